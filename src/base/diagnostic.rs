@@ -1,0 +1,169 @@
+//! Mistakes in the user's file: values made where the mistake is seen, collected, rendered once.
+
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// A text that a diagnostic can point into: a file, or a `--set` argument.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub name: String,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(u32);
+
+/// The texts of one load.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(Vec<Source>);
+
+impl Sources {
+    pub fn add(&mut self, name: String, text: String) -> SourceId {
+        self.0.push(Source { name, text });
+        SourceId(self.0.len() as u32 - 1)
+    }
+
+    pub fn get(&self, id: SourceId) -> &Source {
+        &self.0[id.0 as usize]
+    }
+
+    /// `file:line:column` of the start of an origin, counted from 1.
+    pub fn place(&self, origin: &Origin) -> String {
+        let source = self.get(origin.source);
+        let before = &source.text[..origin.range.start.min(source.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+        format!("{}:{line}:{column}", source.name)
+    }
+}
+
+/// A stretch of a source: where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    pub source: SourceId,
+    pub range: Range<usize>,
+}
+
+/// One mistake (or, for `why`, one fact) with its places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    pub severity: Severity,
+    pub message: String,
+    /// The first label is the place of the mistake, the others give context.
+    pub labels: Vec<(Origin, String)>,
+    pub help: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    Error,
+    Warning,
+    Note,
+}
+
+impl Diagnostic {
+    pub fn error(message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Error, message: message.into(), labels: Vec::new(), help: Vec::new() }
+    }
+
+    pub fn warning(message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Warning, ..Diagnostic::error(message) }
+    }
+
+    pub fn note(message: impl Into<String>) -> Diagnostic {
+        Diagnostic { severity: Severity::Note, ..Diagnostic::error(message) }
+    }
+
+    #[must_use]
+    pub fn at(mut self, origin: Origin, label: impl Into<String>) -> Diagnostic {
+        self.labels.push((origin, label.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Diagnostic {
+        self.help.push(help.into());
+        self
+    }
+
+    /// The whole text of the diagnostic. `color` is for terminals; the plain text is stable.
+    pub fn render(&self, sources: &Sources, color: bool) -> String {
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+            Severity::Note => Level::NOTE,
+        };
+        let mut group = Group::with_title(level.primary_title(self.message.as_str()));
+        let mut shown: Vec<SourceId> = Vec::new();
+        for (origin, _) in &self.labels {
+            if shown.contains(&origin.source) {
+                continue;
+            }
+            shown.push(origin.source);
+            let source = sources.get(origin.source);
+            let mut snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
+            for (index, (place, label)) in self.labels.iter().enumerate() {
+                if place.source != origin.source {
+                    continue;
+                }
+                let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+                let end = place.range.end.min(source.text.len());
+                let annotation = kind.span(place.range.start.min(end)..end);
+                snippet =
+                    snippet.annotation(if label.is_empty() { annotation } else { annotation.label(label.as_str()) });
+            }
+            group = group.element(snippet);
+        }
+        for help in &self.help {
+            group = group.element(Level::HELP.message(help.as_str()));
+        }
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        renderer.render(&[group])
+    }
+}
+
+/// The known name nearest to `name`, if one is near enough to have been meant.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(name, candidate), candidate))
+        .filter(|(distance, candidate)| *distance <= (candidate.len().max(name.len()) / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn a_diagnostic_shows_its_place_and_help() {
+        let mut sources = Sources::default();
+        let source = sources.add("a.toml".into(), "[stage.dpo]\nfrom = \"stf\"\n".into());
+        let diagnostic = Diagnostic::error("stage `stf` is not defined")
+            .at(Origin { source, range: 19..24 }, "no stage of this name")
+            .at(Origin { source, range: 0..11 }, "in this stage")
+            .help("a stage of a similar name exists: `sft`");
+        expect![[r#"
+            error: stage `stf` is not defined
+             --> a.toml:2:8
+              |
+            1 | [stage.dpo]
+              | ----------- in this stage
+            2 | from = "stf"
+              |        ^^^^^ no stage of this name
+              |
+              = help: a stage of a similar name exists: `sft`"#]]
+        .assert_eq(&diagnostic.render(&sources, false));
+        assert_eq!(sources.place(&Origin { source, range: 19..24 }), "a.toml:2:8");
+    }
+
+    #[test]
+    fn the_nearest_name_is_one_that_was_meant() {
+        assert_eq!(nearest("stf", ["sft", "dpo"]), Some("sft"));
+        assert_eq!(nearest("bteas", ["beta", "lr"]), Some("beta"));
+        assert_eq!(nearest("xyz", ["beta", "lr"]), None);
+    }
+}

@@ -1,0 +1,205 @@
+//! The only home of file writes: every write is atomic or into a private folder, every error names its path.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Reads a text file.
+pub fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// Reads a file.
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// Opens a file for buffered reading.
+pub fn open(path: &Path) -> Result<BufReader<File>> {
+    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    Ok(BufReader::with_capacity(1 << 18, file))
+}
+
+/// Reads a JSON document.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).with_context(|| format!("`{}` is not the JSON it should be", path.display()))
+}
+
+/// Creates a folder and those above it.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn create_dir(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot create the folder `{}`", path.display()))
+}
+
+/// Creates a file for writing, replacing one that is there. For private folders: a reader may see half of it.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn create(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        create_dir(folder)?;
+    }
+    File::create(path).with_context(|| format!("cannot create `{}`", path.display()))
+}
+
+/// Opens a file for appending, creating it if need be.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn append(path: &Path) -> Result<File> {
+    if let Some(folder) = path.parent() {
+        create_dir(folder)?;
+    }
+    OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot open `{}` for appending", path.display()))
+}
+
+/// Writes a whole file so that a reader, a crash or a power cut sees the old content or the new, never a part.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = sibling(path);
+    let mut file = create(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    drop(file);
+    if let Err(error) = written {
+        remove_file(&temporary).ok();
+        return Err(error).with_context(|| format!("cannot write `{}`", path.display()));
+    }
+    rename(&temporary, path)
+}
+
+/// Writes a value as indented JSON, atomically.
+pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let mut text =
+        serde_json::to_string_pretty(value).with_context(|| format!("cannot serialize `{}`", path.display()))?;
+    text.push('\n');
+    write_atomic(path, text.as_bytes())
+}
+
+/// Renames a file or folder and makes the new name durable.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        create_dir(folder)?;
+    }
+    fs::rename(from, to).with_context(|| format!("cannot rename `{}` to `{}`", from.display(), to.display()))?;
+    if let Some(folder) = to.parent() {
+        sync_dir(folder)?;
+    }
+    Ok(())
+}
+
+/// Makes the entries of a folder durable.
+pub fn sync_dir(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|file| file.sync_all())
+        .with_context(|| format!("cannot sync the folder `{}`", folder.display()))
+}
+
+/// Makes a file's bytes durable.
+pub fn sync_file(path: &Path) -> Result<()> {
+    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync `{}`", path.display()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn remove_file(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))
+}
+
+/// Removes a folder and everything in it; a folder that is not there is no error.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn remove_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result.with_context(|| format!("cannot remove the folder `{}`", path.display())),
+    }
+}
+
+/// Copies a file's bytes.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(folder) = to.parent() {
+        create_dir(folder)?;
+    }
+    fs::copy(from, to).with_context(|| format!("cannot copy `{}` to `{}`", from.display(), to.display()))?;
+    Ok(())
+}
+
+/// Lets nobody write a file any more.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn make_read_only(path: &Path) -> Result<()> {
+    let mut permissions =
+        fs::metadata(path).with_context(|| format!("cannot look at `{}`", path.display()))?.permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(path, permissions).with_context(|| format!("cannot make `{}` read-only", path.display()))
+}
+
+/// Makes `link` a symbolic link to `target`, replacing a link that is there.
+pub fn relink(target: &Path, link: &Path) -> Result<()> {
+    if let Some(folder) = link.parent() {
+        create_dir(folder)?;
+    }
+    let temporary = sibling(link);
+    std::os::unix::fs::symlink(target, &temporary)
+        .with_context(|| format!("cannot link `{}` to `{}`", link.display(), target.display()))?;
+    rename(&temporary, link)
+}
+
+/// The files below a folder as sorted relative paths with `/`, the folder's own name left out. Follows no links.
+pub fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    let mut pending = vec![(String::new(), folder.to_path_buf())];
+    while let Some((prefix, folder)) = pending.pop() {
+        let entries =
+            fs::read_dir(&folder).with_context(|| format!("cannot list the folder `{}`", folder.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot list the folder `{}`", folder.display()))?;
+            let path = entry.path();
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                anyhow::bail!("the name of `{}` is not UTF-8", path.display());
+            };
+            let relative = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
+            if path.is_dir() {
+                pending.push((relative, path));
+            } else {
+                found.push((relative, path));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// A name beside `path` that no other process uses.
+fn sibling(path: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_atomic_write_replaces_and_leaves_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/name.json");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(read_text(&path).unwrap(), "two");
+        assert_eq!(walk(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn errors_name_the_path() {
+        let error = read_text(Path::new("/nowhere/at/all")).unwrap_err();
+        assert_eq!(error.to_string(), "cannot read `/nowhere/at/all`");
+    }
+}

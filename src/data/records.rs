@@ -1,0 +1,160 @@
+//! The records that pass between stages, one JSON object per line.
+
+use serde::{Deserialize, Serialize};
+
+/// How an answer is compared with the gold answer (paper section 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AnswerType {
+    /// A multiple-choice letter; `B`, `B.`, `(b)`, `B. uk` and the option's text are the same answer.
+    Letter,
+    /// A number; within 5 % of the gold is right (ChartQA's relaxed accuracy), other text must be equal.
+    Number,
+    /// Equal text after normalisation.
+    Text,
+    /// Average normalised Levenshtein similarity, zero below 0.5 (DocVQA, InfoVQA).
+    Anls,
+}
+
+/// A question about an image, with its gold answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Item {
+    pub id: String,
+    /// The data set it belongs to: a row's group in mixes and tables.
+    pub dataset: String,
+    /// `<first 16 hex digits of the pack's hash>/<member name>`; none for text-only items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    pub question: String,
+    /// Texts of options A, B, C, ...; empty unless the answer is a letter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    pub answer_type: AnswerType,
+    /// Accepted answers; the best match counts.
+    pub answers: Vec<String>,
+    /// A reasoning text that comes with the data (a synthetic task's own, or a human's), without the answer line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationale: Option<String>,
+}
+
+/// A training row: the loss counts on the response only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    pub id: String,
+    pub dataset: String,
+    /// Which source of a mix it came from; empty before mixing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The user's turn, instruction included, as the model sees it.
+    pub prompt: String,
+    pub response: String,
+}
+
+/// Why a sample ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// The end-of-turn token.
+    Stop,
+    /// The token limit: the response is cut.
+    Length,
+}
+
+/// One sampled response.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    pub text: String,
+    pub finish: Finish,
+    /// Generated tokens, the end-of-turn token included.
+    pub tokens: u32,
+}
+
+/// The samples of one item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rollout {
+    pub item: Item,
+    /// The user's turn that was asked.
+    pub prompt: String,
+    pub samples: Vec<Sample>,
+}
+
+/// A verdict over one sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub text: String,
+    pub finish: Finish,
+    /// The final answer that was found, if one was.
+    pub answer: Option<String>,
+    /// Followed the prompt's form: marker present (CoT) or absent (direct), and ended by itself.
+    pub compliant: bool,
+    /// 0 to 1; a sample without a readable answer has 0.
+    pub score: f64,
+    /// Counted as right: `score` reaches the judge's threshold.
+    pub correct: bool,
+}
+
+/// The judged samples of one item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    pub item: Item,
+    pub prompt: String,
+    pub verdicts: Vec<Verdict>,
+}
+
+/// A preference pair: `chosen` answers right, `rejected` wrong.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pair {
+    /// `<item id>#<number of the pair>`.
+    pub id: String,
+    pub dataset: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    pub prompt: String,
+    pub chosen: String,
+    pub rejected: String,
+    /// Whether the text was cut: a cut response carries no end-of-turn token in the loss.
+    #[serde(default)]
+    pub chosen_cut: bool,
+    #[serde(default)]
+    pub rejected_cut: bool,
+}
+
+/// One evaluated item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    pub id: String,
+    pub dataset: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    pub prompt: String,
+    pub gold: Vec<String>,
+    pub response: String,
+    pub finish: Finish,
+    /// The final answer that was found, if one was.
+    pub answer: Option<String>,
+    pub compliant: bool,
+    /// 0 to 1 by the item's answer type.
+    pub score: f64,
+}
+
+/// One line of a training curve.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Optimizer steps done, from 1.
+    pub step: u64,
+    /// Mean loss since the last line.
+    pub loss: f64,
+    pub learning_rate: f64,
+    /// Global gradient norm before clipping.
+    pub gradient_norm: f64,
+    /// Loss tokens so far.
+    pub tokens: u64,
+    /// DPO only: share of pairs whose implicit reward prefers the chosen response, since the last line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_accuracy: Option<f64>,
+    /// DPO only: mean implicit reward margin (beta times the difference of log-ratios).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_margin: Option<f64>,
+}

@@ -1,0 +1,2 @@
+//! The `ablate` program: a thin shell over the library.
+fn main() {}

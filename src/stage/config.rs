@@ -1,0 +1,219 @@
+//! From a table of the user's file to a kind's config struct, with every mistake and its place in the table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_path_to_error::Segment;
+
+use crate::base::diagnostic::nearest;
+
+/// A mistake in a stage's table. `path` leads to the value (or to the unknown key) inside the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// Keys and list indices, outermost first. Empty for the table itself.
+    pub path: Vec<String>,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+impl ConfigError {
+    /// A mistake at a dotted path.
+    pub fn at(path: &str, message: impl Into<String>) -> ConfigError {
+        let path = path.split('.').filter(|part| !part.is_empty()).map(str::to_string).collect();
+        ConfigError { path, message: message.into(), help: None }
+    }
+
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> ConfigError {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+/// Deserializes a table and goes on after each mistake, so that all of them come at once.
+pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> {
+    let mut rest = table.clone();
+    let mut errors: Vec<ConfigError> = Vec::new();
+    loop {
+        let error = match serde_path_to_error::deserialize::<_, T>(&rest) {
+            Ok(value) if errors.is_empty() => return Ok(value),
+            Ok(_) => return Err(errors),
+            Err(error) => error,
+        };
+        let path: Vec<String> = error
+            .path()
+            .iter()
+            .filter_map(|segment| match segment {
+                Segment::Seq { index } => Some(index.to_string()),
+                Segment::Map { key } => Some(key.clone()),
+                Segment::Enum { variant } => Some(variant.clone()),
+                Segment::Unknown => None,
+            })
+            .collect();
+        let error = describe(&path, &error.inner().to_string());
+        // A key that was taken away because it was wrong would now be reported as missing.
+        let echo = error.message.starts_with("the key `")
+            && errors.iter().any(|known| known.path.starts_with(&path) && known.path.len() > path.len());
+        let again = errors.contains(&error);
+        let removable = !path.is_empty() && remove(&mut rest, &path);
+        if !echo && !again {
+            errors.push(error);
+        }
+        if !removable {
+            return Err(errors);
+        }
+    }
+}
+
+/// serde's words turned into ours.
+fn describe(path: &[String], message: &str) -> ConfigError {
+    let ticked: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let error = |message: String| ConfigError { path: path.to_vec(), message, help: None };
+    if message.starts_with("unknown field") || message.starts_with("unknown variant") {
+        let what = if message.starts_with("unknown field") { "key" } else { "value" };
+        let (name, known) = ticked.split_first().map_or(("", &[][..]), |(name, known)| (*name, known));
+        let help = match nearest(name, known.iter().copied()) {
+            Some(near) => format!("a {what} of a similar name exists: `{near}`"),
+            None if known.is_empty() => format!("no {what} is known here"),
+            None => format!("the known {what}s are {}", list(known)),
+        };
+        return error(format!("unknown {what} `{name}`")).help(help);
+    }
+    if message.starts_with("missing field") {
+        return error(format!("the key `{}` is missing", ticked.first().unwrap_or(&"")));
+    }
+    let words =
+        [("f64", "a number"), ("f32", "a number"), ("u64", "a whole number from 0"), ("u32", "a whole number from 0")];
+    let words = words.into_iter().chain([("usize", "a whole number from 0"), ("a boolean", "`true` or `false`")]);
+    let mut message = message.to_string();
+    for (theirs, ours) in words {
+        message = message.replace(&format!("expected {theirs}"), &format!("expected {ours}"));
+    }
+    error(message.replace("invalid type: ", "wrong type: ").replace("floating point", "number"))
+}
+
+fn list(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Takes the value at `path` out. False when there is none.
+fn remove(value: &mut Value, path: &[String]) -> bool {
+    match (value, path) {
+        (Value::Object(table), [key]) => table.shift_remove(key).is_some(),
+        (Value::Object(table), [key, rest @ ..]) => match table.get_mut(key) {
+            // Taking one element out of a list would move the others: the list goes as a whole.
+            Some(Value::Array(_)) => table.shift_remove(key).is_some(),
+            Some(inner) if inner.is_object() => remove(inner, rest),
+            Some(_) => table.shift_remove(key).is_some(),
+            None => false,
+        },
+        _ => false,
+    }
+}
+
+/// A name of another stage's output: `stage`, `stage:output`, or with axis values pinned,
+/// `stage@axis=value,other=value:output`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Reference {
+    pub stage: String,
+    /// Axis name to the value (as written in instance names) that the reference insists on.
+    pub pins: BTreeMap<String, String>,
+    pub output: Option<String>,
+}
+
+impl TryFrom<String> for Reference {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Reference, String> {
+        let malformed = || format!("`{text}` is not a reference: write `stage`, `stage:output` or `stage@axis=value`");
+        let (head, output) = match text.rsplit_once(':') {
+            Some((head, output)) => (head, Some(output.to_string())),
+            None => (text.as_str(), None),
+        };
+        let (stage, pins) = match head.split_once('@') {
+            Some((stage, pins)) => (stage, pins),
+            None => (head, ""),
+        };
+        let mut pinned = BTreeMap::new();
+        for pin in pins.split(',').filter(|pin| !pin.is_empty()) {
+            let (axis, value) = pin.split_once('=').ok_or_else(malformed)?;
+            pinned.insert(axis.trim().to_string(), value.trim().to_string());
+        }
+        if stage.is_empty() || output.as_deref() == Some("") || (head.contains('@') && pinned.is_empty()) {
+            return Err(malformed());
+        }
+        Ok(Reference { stage: stage.to_string(), pins: pinned, output })
+    }
+}
+
+impl From<Reference> for String {
+    fn from(reference: Reference) -> String {
+        reference.to_string()
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.stage)?;
+        for (index, (axis, value)) in self.pins.iter().enumerate() {
+            write!(f, "{}{axis}={value}", if index == 0 { '@' } else { ',' })?;
+        }
+        match &self.output {
+            Some(output) => write!(f, ":{output}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the errors are looked at")]
+    struct Dpo {
+        beta: f64,
+        policy: Reference,
+        optimizer: Optimizer,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only the errors are looked at")]
+    struct Optimizer {
+        lr: f64,
+        warmup: u32,
+    }
+
+    #[test]
+    fn all_mistakes_of_a_table_come_at_once() {
+        let table = json!({ "bta": 1, "beta": "high", "optimizer": { "lr": 1, "wramup": 3 } });
+        let errors = parse::<Dpo>(&table).unwrap_err();
+        let told: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.path.join("."), e.message)).collect();
+        assert_eq!(
+            told,
+            [
+                "bta: unknown key `bta`",
+                "beta: wrong type: string \"high\", expected a number",
+                "optimizer.wramup: unknown key `wramup`",
+                "optimizer: the key `warmup` is missing",
+            ]
+        );
+        assert_eq!(errors[0].help.as_deref(), Some("a key of a similar name exists: `beta`"));
+    }
+
+    #[test]
+    fn references_read_and_print_alike() {
+        for text in ["sft", "sft:curve", "sft@mix=both,seed=1", "sft@mix=both:model"] {
+            assert_eq!(Reference::try_from(text.to_string()).unwrap().to_string(), text);
+        }
+        assert!(Reference::try_from("@mix=1".to_string()).is_err());
+        assert!(Reference::try_from("sft@mix".to_string()).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! What a running stage may see: its inputs, its private folders, its seed. Nothing else of the world.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, anyhow};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::artifact::ArtifactKind;
+use crate::base::{Hash, Progress, Seed};
+
+/// An input as it lies on disk. Read-only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputPath {
+    pub path: PathBuf,
+    pub hash: Hash,
+    /// The artifact's kind; `None` for a file or folder from outside.
+    pub kind: Option<ArtifactKind>,
+}
+
+/// The world of one running stage.
+pub struct StageContext<'a> {
+    /// Inputs by role.
+    pub inputs: BTreeMap<String, InputPath>,
+    /// Image packs (tars) by content hash: those of every input.
+    pub images: BTreeMap<Hash, PathBuf>,
+    /// The outputs go here, each under its declared name.
+    pub out: PathBuf,
+    /// Survives an interruption of this same fingerprint: checkpoints to resume from.
+    pub scratch: PathBuf,
+    pub seed: Seed,
+    /// Threads the stage may use; never changes its output.
+    pub threads: usize,
+    /// `auto`, `cpu` or `cuda:N`.
+    pub device: String,
+    pub progress: &'a dyn Progress,
+}
+
+impl StageContext<'_> {
+    /// The input of a role. A missing role is a mistake of the kind, reported as an error.
+    pub fn input(&self, role: &str) -> Result<&InputPath> {
+        self.inputs.get(role).ok_or_else(|| anyhow!("BUG: the stage declares no input `{role}`"))
+    }
+
+    /// Where the output called `name` is to be written.
+    pub fn output(&self, name: &str) -> PathBuf {
+        self.out.join(name)
+    }
+}
+
+/// What a stage tells about its work: kept in the record, shown by `show`, never part of an artifact.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Summary(pub serde_json::Map<String, Value>);
+
+impl Summary {
+    #[must_use]
+    pub fn with<T: Serialize>(mut self, key: &str, value: T) -> Summary {
+        let value = serde_json::to_value(value).unwrap_or_else(|error| panic!("BUG: summary `{key}`: {error}"));
+        self.0.insert(key.to_string(), value);
+        self
+    }
+}

@@ -1,0 +1,111 @@
+//! What identifies a stage instance, in the clear: an ordered list of named values.
+//!
+//! Hashing, explaining and comparing are three readers of the same list, so a difference in the fingerprint
+//! is always a difference that `why` can name.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::base::Hash;
+
+/// The ordered named values that identify a stage instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub kind: String,
+    pub version: u32,
+    pub entries: Vec<ManifestEntry>,
+}
+
+/// One named value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ManifestEntry {
+    /// A value of the stage's table; `key` is its dotted path there.
+    Value { key: String, value: Value },
+    /// The content of an input; `role` is the dotted path of the key that names it.
+    Input { role: String, hash: Hash },
+    /// The seed of the instance, for kinds that draw.
+    Seed { seed: u64 },
+}
+
+impl ManifestEntry {
+    /// The dotted key of the entry; the seed's is `seed`.
+    pub fn key(&self) -> &str {
+        match self {
+            ManifestEntry::Value { key, .. } => key,
+            ManifestEntry::Input { role, .. } => role,
+            ManifestEntry::Seed { .. } => "seed",
+        }
+    }
+}
+
+impl Manifest {
+    pub fn new(kind: &str, version: u32) -> Manifest {
+        Manifest { kind: kind.to_string(), version, entries: Vec::new() }
+    }
+
+    /// Adds a value of the config. Tables are flattened to dotted keys, so that a difference names its key.
+    pub fn value<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
+        let value =
+            serde_json::to_value(value).unwrap_or_else(|error| panic!("BUG: `{key}` has no stable form: {error}"));
+        self.flatten(key, value);
+    }
+
+    /// Adds a value unless it is `unless`: for a key that came later, whose default means "as before".
+    pub fn value_unless<T: Serialize + PartialEq>(&mut self, key: &str, value: &T, unless: &T) {
+        if value != unless {
+            self.value(key, value);
+        }
+    }
+
+    pub fn input(&mut self, role: &str, hash: Hash) {
+        self.entries.push(ManifestEntry::Input { role: role.to_string(), hash });
+    }
+
+    pub fn seed(&mut self, seed: u64) {
+        self.entries.push(ManifestEntry::Seed { seed });
+    }
+
+    /// blake3 of the canonical bytes: compact JSON of this list, tables in the order they were written.
+    pub fn fingerprint(&self) -> Hash {
+        let bytes = serde_json::to_vec(self).unwrap_or_else(|error| panic!("BUG: a manifest is plain data: {error}"));
+        Hash::of_bytes(&bytes)
+    }
+
+    fn flatten(&mut self, key: &str, value: Value) {
+        match value {
+            Value::Object(table) if !table.is_empty() => {
+                for (name, value) in table {
+                    self.flatten(&format!("{key}.{name}"), value);
+                }
+            }
+            value => self.entries.push(ManifestEntry::Value { key: key.to_string(), value }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_flattened_and_defaults_left_out() {
+        let mut manifest = Manifest::new("dpo", 1);
+        manifest.value("truncate", &serde_json::json!({ "words": 90 }));
+        manifest.value_unless("label_smoothing", &0.0, &0.0);
+        let keys: Vec<&str> = manifest.entries.iter().map(ManifestEntry::key).collect();
+        assert_eq!(keys, ["truncate.words"]);
+    }
+
+    #[test]
+    fn the_fingerprint_depends_on_every_entry() {
+        let mut one = Manifest::new("dpo", 1);
+        one.value("beta", &0.1);
+        let mut other = one.clone();
+        assert_eq!(one.fingerprint(), other.fingerprint());
+        other.seed(0);
+        assert_ne!(one.fingerprint(), other.fingerprint());
+        one.version = 2;
+        assert_ne!(one.fingerprint(), Manifest { version: 1, ..one.clone() }.fingerprint());
+    }
+}

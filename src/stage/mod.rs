@@ -1,0 +1,85 @@
+//! The contract of a stage: what a kind promises the engine. Knows no concrete kind and no store.
+//!
+//! A kind is a row of the registry: a name, a version, its outputs, and a function that turns a table of
+//! the user's file into a [`Stage`]. A stage says what identifies it ([`Stage::identify`]), what it reads
+//! ([`Stage::inputs`]), and does its job in a private folder ([`Stage::run`]).
+
+pub mod artifact;
+pub mod config;
+pub mod context;
+pub mod manifest;
+
+use std::fmt::Debug;
+
+use anyhow::Result;
+
+pub use artifact::{Artifact, ArtifactKind, OutputSpec};
+pub use config::{ConfigError, Reference};
+pub use context::{InputPath, StageContext, Summary};
+pub use manifest::{Manifest, ManifestEntry};
+
+/// What a node of the graph does. The implementor is the kind's own config struct.
+pub trait Stage: Send + Sync + Debug {
+    /// Writes every value that can change the output's bytes, by destructuring the config without `..`.
+    /// References and outside files are not written here: the engine adds their content under their roles.
+    fn identify(&self, manifest: &mut Manifest);
+
+    /// What the stage reads, in a fixed order. A role is the key's path in the stage's table.
+    fn inputs(&self) -> Vec<Input>;
+
+    /// Does the job: reads `ctx` inputs, writes each output of the kind under `ctx.output(name)`, prints nothing.
+    fn run(&self, ctx: &StageContext) -> Result<Summary>;
+}
+
+/// One thing that a stage reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// Path of the key that names it, for example `policy` or `sources.cot.from`.
+    pub role: String,
+    pub source: InputSource,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputSource {
+    /// An output of another stage; the first of `accepts` that the stage produces is taken.
+    Stage { reference: Reference, accepts: &'static [ArtifactKind] },
+    /// A file or folder outside the store, by path as the user wrote it. Enters by content.
+    Outside { path: String },
+}
+
+/// Which scarce resource an instance occupies while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Pool {
+    /// Little work; still one slot of the `cpu` pool.
+    Light,
+    /// Executes a model: a slot of `cpu`, or of `gpu` where the device is one.
+    Model,
+    /// Waits for a remote endpoint: a slot of `teacher`.
+    Teacher,
+}
+
+/// A row of the registry. Kinds are values, so the engine can be tested with toy kinds.
+#[derive(Debug)]
+pub struct Kind {
+    pub name: &'static str,
+    /// Raised when the same inputs give other bytes than before: old results are then recomputed.
+    pub version: u32,
+    /// One line for `--help`, the schema and the docs.
+    pub about: &'static str,
+    pub outputs: &'static [OutputSpec],
+    /// Keys whose value may be a list that fans out to one instance per element.
+    pub fan_out: &'static [&'static str],
+    /// Whether the instance's seed can change its output.
+    pub seeded: bool,
+    pub pool: Pool,
+    /// Builds the stage from its table (without `kind`), or says everything that is wrong with it.
+    pub parse: fn(&serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>>,
+}
+
+/// The kinds that an experiment may name.
+pub type Registry = [&'static Kind];
+
+/// The kind called `name`.
+pub fn find_kind(registry: &Registry, name: &str) -> Option<&'static Kind> {
+    registry.iter().copied().find(|kind| kind.name == name)
+}
