@@ -39,7 +39,7 @@ impl Sources {
 }
 
 /// A stretch of a source: where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     pub source: SourceId,
     pub range: Range<usize>,
