@@ -148,6 +148,22 @@ pub fn relink(target: &Path, link: &Path) -> Result<()> {
     rename(&temporary, link)
 }
 
+/// The sorted names in a folder.
+pub fn list(folder: &Path) -> Result<Vec<String>> {
+    let context = || format!("cannot list the folder `{}`", folder.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(context)? {
+        names.push(entry.with_context(context)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The sorted names in a folder; none when there is no folder.
+pub fn list_if_there(folder: &Path) -> Result<Vec<String>> {
+    if folder.is_dir() { list(folder) } else { Ok(Vec::new()) }
+}
+
 /// The files below a folder as sorted relative paths with `/`, the folder's own name left out. Follows no links.
 pub fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();

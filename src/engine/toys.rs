@@ -1,0 +1,1 @@
+//! Toy kinds for the engine's tests: they write text, count how often they ran, and fail when told to.
