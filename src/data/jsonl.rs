@@ -142,10 +142,10 @@ mod tests {
         let path = folder.path().join("points.jsonl");
         files::write_atomic(&path, b"{\"x\":1}\n\n{\"y\":1}\n{\"x\":\n\xff\n").unwrap();
         let error = read::<Point>(&path).unwrap_err().to_string().replace(&path.display().to_string(), "points.jsonl");
-        expect_test::expect![[r#"
+        expect_test::expect![[r"
             points.jsonl:3: missing field `x` (column 7)
             points.jsonl:4: not JSON: EOF while parsing a value (column 5)
-            points.jsonl:5: not JSON: expected value (column 1)"#]]
+            points.jsonl:5: not JSON: expected value (column 1)"]]
         .assert_eq(&error);
     }
 

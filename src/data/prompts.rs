@@ -67,7 +67,8 @@ impl PromptTemplate {
     pub fn render(&self, item: &Item) -> String {
         let mut prompt = item.question.clone();
         for (letter, option) in letters().zip(&item.options) {
-            prompt.push_str(&format!("\n{letter} {option}"));
+            prompt.extend(['\n', letter, ' ']);
+            prompt.push_str(option);
         }
         let instruction = if item.answer_type == AnswerType::Letter { &self.letter } else { &self.text };
         if !instruction.is_empty() {
