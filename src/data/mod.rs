@@ -6,6 +6,8 @@ pub mod records;
 
 pub mod images;
 pub mod jsonl;
+pub mod llava;
+pub mod synthetic;
 
 pub mod answers;
 pub mod prompts;
