@@ -1,4 +1,18 @@
 //! Data of the pipeline: items and rows, images, prompts, answers, tokens, mixes, batches, synthetic tasks.
 //! Plain values in, plain values out; knows no stage, no TOML and no tensor.
 
+pub mod draw;
 pub mod records;
+
+pub mod images;
+pub mod jsonl;
+pub mod llava;
+pub mod synthetic;
+
+pub mod answers;
+pub mod prompts;
+
+pub mod tokenizer;
+pub mod tokens;
+
+pub mod batches;

@@ -35,6 +35,10 @@ pub struct Item {
     /// A reasoning text that comes with the data (a synthetic task's own, or a human's), without the answer line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rationale: Option<String>,
+    /// The answer that `rationale` arrives at, where that is not the first of `answers`: a teacher may write it
+    /// differently, or be wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concluded: Option<String>,
 }
 
 /// A training row: the loss counts on the response only.

@@ -1,0 +1,302 @@
+//! Images: packed as encoded files into a deterministic tar, read back by key, decoded to pixel values.
+//! The only home of `image` and `tar`. Knows no row and no model.
+//!
+//! A row names an image by its key, `<first 16 hex digits of the pack's hash>/<member name>`: rows of different
+//! packs can be mixed, and a row never means another image than the one it was written for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufWriter, Cursor};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, anyhow, bail};
+use image::{DynamicImage, ImageFormat, ImageReader, Limits, Rgb, RgbImage, imageops};
+
+use crate::base::{Hash, files};
+
+/// Larger images are refused before they are decoded.
+const MAX_SIDE: u32 = 16_384;
+/// Decoded values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
+const CACHED: usize = 1 << 30;
+
+/// Where pixel values come from.
+pub trait PixelSource: Sync {
+    /// The image at `size` x `size`: rows from the top, in each row pixels from the left, in each pixel red, green
+    /// and blue from -1 to 1 (`size * size * 3` values). An image that is not square is centred on black.
+    fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>>;
+}
+
+/// Writes a tar whose bytes depend on the members alone: no time, owner or mode of the files enters.
+pub struct PackWriter {
+    path: PathBuf,
+    tar: tar::Builder<BufWriter<File>>,
+    names: BTreeSet<String>,
+}
+
+impl PackWriter {
+    pub fn create(path: &Path) -> Result<PackWriter> {
+        let tar = tar::Builder::new(BufWriter::with_capacity(1 << 20, files::create(path)?));
+        Ok(PackWriter { path: path.to_path_buf(), tar, names: BTreeSet::new() })
+    }
+
+    /// Adds an encoded image under a relative name. A name can be added once.
+    pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        check_name(name)?;
+        if !self.names.insert(name.to_string()) {
+            bail!("the image `{name}` is in the pack twice");
+        }
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        header.set_uid(0);
+        header.set_gid(0);
+        self.tar
+            .append_data(&mut header, name, bytes)
+            .with_context(|| format!("cannot write `{name}` into `{}`", self.path.display()))
+    }
+
+    /// Closes the pack; its hash begins the keys of its members.
+    pub fn finish(self) -> Result<Hash> {
+        let context = || format!("cannot write `{}`", self.path.display());
+        let buffer = self.tar.into_inner().with_context(context)?;
+        buffer.into_inner().map_err(|error| anyhow!("{}", error.error())).with_context(context)?;
+        Hash::of_file(&self.path)
+    }
+}
+
+/// The key of a pack's member.
+pub fn image_key(pack: Hash, name: &str) -> String {
+    format!("{}/{name}", &pack.to_string()[..16])
+}
+
+/// Packs open for reading, any number of threads at a time.
+#[derive(Debug)]
+pub struct ImagePacks {
+    packs: Vec<(PathBuf, File)>,
+    members: BTreeMap<String, Member>,
+    cache: Mutex<Cache>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    pack: usize,
+    offset: u64,
+    size: usize,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    decoded: BTreeMap<(String, usize), Arc<[f32]>>,
+    bytes: usize,
+}
+
+impl ImagePacks {
+    /// Reads the tables of contents; the images themselves are read when they are asked for.
+    pub fn open(paths: &BTreeMap<Hash, PathBuf>) -> Result<ImagePacks> {
+        let mut packs = Vec::new();
+        let mut members = BTreeMap::new();
+        for (pack, (hash, path)) in paths.iter().enumerate() {
+            let context = || format!("cannot read the image pack `{}`", path.display());
+            let mut archive = tar::Archive::new(files::open(path)?);
+            for entry in archive.entries_with_seek().with_context(context)? {
+                let entry = entry.with_context(context)?;
+                let name = String::from_utf8(entry.path_bytes().into_owned())
+                    .map_err(|_| anyhow!("a member's name is not UTF-8"))
+                    .with_context(context)?;
+                let size = usize::try_from(entry.size()).with_context(context)?;
+                members.insert(image_key(*hash, &name), Member { pack, offset: entry.raw_file_position(), size });
+            }
+            packs.push((path.clone(), files::open(path)?.into_inner()));
+        }
+        Ok(ImagePacks { packs, members, cache: Mutex::default() })
+    }
+
+    /// The keys of all images, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.members.keys().map(String::as_str)
+    }
+
+    /// The encoded file (PNG or JPEG) as it was packed.
+    pub fn encoded(&self, key: &str) -> Result<Vec<u8>> {
+        let member = self.members.get(key).ok_or_else(|| match self.packs.len() {
+            0 => anyhow!("the image `{key}` is not there: no image pack came with the inputs"),
+            count => anyhow!("the image `{key}` is in none of the {count} image packs of the inputs"),
+        })?;
+        let (path, file) = &self.packs[member.pack];
+        let mut bytes = vec![0; member.size];
+        file.read_exact_at(&mut bytes, member.offset)
+            .with_context(|| format!("cannot read the image `{key}` in `{}`", path.display()))?;
+        Ok(bytes)
+    }
+}
+
+impl PixelSource for ImagePacks {
+    fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>> {
+        let place = (key.to_string(), size);
+        // A poisoned lock means another thread failed; the cache itself is whole after every statement.
+        if let Some(pixels) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).decoded.get(&place) {
+            return Ok(Arc::clone(pixels));
+        }
+        let image = decode(&self.encoded(key)?).with_context(|| format!("the image `{key}`"))?;
+        let pixels: Arc<[f32]> = normalize(&fit(image, size)).into();
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.bytes + 4 * pixels.len() <= CACHED {
+            cache.bytes += 4 * pixels.len();
+            cache.decoded.insert(place, Arc::clone(&pixels));
+        }
+        Ok(pixels)
+    }
+}
+
+/// Decodes a PNG or JPEG. Transparent parts become white. A picture that is cut off or too large is an error.
+pub fn decode(bytes: &[u8]) -> Result<RgbImage> {
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().context("cannot be read")?;
+    match reader.format() {
+        Some(ImageFormat::Png | ImageFormat::Jpeg) => {}
+        _ => bail!("is neither PNG nor JPEG"),
+    }
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    reader.limits(limits);
+    let image = reader.decode().map_err(|error| anyhow!("cannot be decoded: {error}"))?;
+    if !image.color().has_alpha() {
+        return Ok(image.into_rgb8());
+    }
+    let image = image.into_rgba8();
+    Ok(RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
+        Rgb([red, green, blue].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
+    }))
+}
+
+/// Scales the longer side to `size` and centres the picture on a black square; one of that size stays as it is.
+fn fit(image: RgbImage, size: usize) -> RgbImage {
+    let side = u32::try_from(size).unwrap_or(MAX_SIDE).clamp(1, MAX_SIDE);
+    let (width, height) = image.dimensions();
+    if (width, height) == (side, side) {
+        return image;
+    }
+    let longer = u64::from(width.max(height).max(1));
+    let scaled = |length: u32| ((u64::from(length) * u64::from(side) + longer / 2) / longer).max(1) as u32;
+    let (width, height) = (scaled(width), scaled(height));
+    let resized = DynamicImage::ImageRgb8(image).resize_exact(width, height, imageops::FilterType::Triangle);
+    let mut square = RgbImage::new(side, side);
+    imageops::replace(&mut square, &resized.into_rgb8(), i64::from((side - width) / 2), i64::from((side - height) / 2));
+    square
+}
+
+/// `(v / 255 - 0.5) / 0.5` for every value.
+fn normalize(image: &RgbImage) -> Vec<f32> {
+    image.as_raw().iter().map(|&value| (f32::from(value) / 255.0 - 0.5) / 0.5).collect()
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
+    if !name.split('/').all(plain) || name.contains('\0') {
+        bail!("`{name}` cannot name an image: write a relative path without `.` or `..`");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> {
+        let mut bytes = Cursor::new(Vec::new());
+        RgbImage::from_fn(width, height, |x, y| Rgb(pixel(x, y))).write_to(&mut bytes, ImageFormat::Png).unwrap();
+        bytes.into_inner()
+    }
+
+    fn pack(folder: &Path, members: &[(&str, Vec<u8>)]) -> (Hash, ImagePacks) {
+        let path = folder.join("images.tar");
+        let mut writer = PackWriter::create(&path).unwrap();
+        for (name, bytes) in members {
+            writer.add(name, bytes).unwrap();
+        }
+        let hash = writer.finish().unwrap();
+        (hash, ImagePacks::open(&BTreeMap::from([(hash, path)])).unwrap())
+    }
+
+    #[test]
+    fn what_was_packed_is_read_back_by_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = format!("deep/{}.png", "x".repeat(150));
+        let members =
+            [("a.png", png(1, 1, |_, _| [1, 2, 3])), (long.as_str(), png(2, 1, |_, _| [9; 3])), ("empty", vec![])];
+        let (hash, packs) = pack(folder.path(), &members);
+        for (name, bytes) in &members {
+            assert_eq!(&packs.encoded(&image_key(hash, name)).unwrap(), bytes);
+        }
+        assert_eq!(packs.keys().count(), 3);
+        let error = packs.encoded("0123456789abcdef/b.png").unwrap_err().to_string();
+        assert_eq!(error, "the image `0123456789abcdef/b.png` is in none of the 1 image packs of the inputs");
+    }
+
+    #[test]
+    fn the_bytes_of_a_pack_depend_on_its_members_alone() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let members = [("a.png", png(1, 1, |_, _| [1, 2, 3]))];
+        assert_eq!(pack(one.path(), &members).0, pack(other.path(), &members).0);
+        let (empty, packs) = pack(one.path(), &[]);
+        assert_ne!(empty, pack(other.path(), &members).0);
+        assert_eq!(packs.keys().count(), 0);
+    }
+
+    #[test]
+    fn pixels_are_rows_of_red_green_blue_from_minus_1_to_1() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = png(2, 2, |x, y| [if x == 1 { 255 } else { 0 }, if y == 1 { 255 } else { 0 }, 51]);
+        let (hash, packs) = pack(folder.path(), &[("a.png", image)]);
+        let pixels = packs.pixels(&image_key(hash, "a.png"), 2).unwrap();
+        let blue = 51.0 / 255.0 * 2.0 - 1.0;
+        let expected = [-1.0, -1.0, blue, 1.0, -1.0, blue, -1.0, 1.0, blue, 1.0, 1.0, blue];
+        assert!(pixels.iter().zip(expected).all(|(one, other): (&f32, f32)| (one - other).abs() < 1e-6), "{pixels:?}");
+        assert_eq!(pixels.len(), 12);
+    }
+
+    #[test]
+    fn an_image_of_another_size_is_scaled_and_centred() {
+        let folder = tempfile::tempdir().unwrap();
+        let (hash, packs) = pack(folder.path(), &[("wide.png", png(8, 4, |_, _| [255; 3]))]);
+        let pixels = packs.pixels(&image_key(hash, "wide.png"), 4).unwrap();
+        let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
+        assert_eq!(rows, [-1.0, 1.0, 1.0, -1.0]);
+    }
+
+    #[test]
+    fn transparent_parts_are_white() {
+        let mut bytes = Cursor::new(Vec::new());
+        let image = image::RgbaImage::from_pixel(1, 1, image::Rgba([200, 0, 0, 51]));
+        image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+        // A fifth of 200 and four fifths of 255.
+        assert_eq!(decode(bytes.get_ref()).unwrap().get_pixel(0, 0).0, [244, 204, 204]);
+    }
+
+    #[test]
+    fn what_is_no_image_is_an_error() {
+        let whole = png(16, 16, |x, y| [x as u8, y as u8, 7]);
+        let told = |bytes: &[u8]| format!("{:#}", decode(bytes).unwrap_err());
+        assert_eq!(told(b"hello"), "is neither PNG nor JPEG");
+        assert!(told(&whole[..whole.len() / 2]).starts_with("cannot be decoded: "));
+        assert!(told(&whole[..20]).starts_with("cannot be decoded: "));
+        let mut huge = whole.clone();
+        huge[16..20].copy_from_slice(&100_000u32.to_be_bytes());
+        assert!(told(&huge).starts_with("cannot be decoded: "));
+    }
+
+    #[test]
+    fn names_stay_inside_the_pack() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = PackWriter::create(&folder.path().join("images.tar")).unwrap();
+        for name in ["/etc/passwd", "../a.png", "a//b.png", "", "./a.png"] {
+            assert!(writer.add(name, b"").is_err(), "{name}");
+        }
+        writer.add("a.png", b"").unwrap();
+        assert_eq!(writer.add("a.png", b"").unwrap_err().to_string(), "the image `a.png` is in the pack twice");
+    }
+}

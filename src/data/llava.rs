@@ -1,0 +1,361 @@
+//! Data in LLaVA's layout: a JSON array or JSONL of `id`, `image` and `conversations`, with fields of ours beside.
+//! Every row becomes an item. Knows no pack: images are still paths here.
+//!
+//! ```json
+//! {"id": "7", "image": "charts/7.png", "dataset": "chart",
+//!  "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}],
+//!  "answer_type": "number", "answers": ["4", "four"], "rationale": "Counting from the left: 1, 2, 3, 4."}
+//! ```
+//!
+//! All fields beyond LLaVA's are optional: the question is the human's turn without `<image>`, the answer is the
+//! assistant's turn. An assistant's turn that holds `### Answer:` gives rationale and answer. Other fields are ignored.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use super::jsonl::{self, Mistakes};
+use super::prompts::MARKER;
+use super::records::{AnswerType, Item};
+use crate::base::files;
+
+/// LLaVA's placeholder of the image.
+const IMAGE: &str = "<image>";
+
+/// A row as it stands in the file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LlavaRow {
+    #[serde(deserialize_with = "text_or_number")]
+    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    pub conversations: Vec<Turn>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_type: Option<AnswerType>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "maybe_text_or_number")]
+    pub answer: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "texts_or_numbers")]
+    pub answers: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rationale: Option<String>,
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    pub from: String,
+    pub value: String,
+}
+
+impl Turn {
+    pub fn human(value: String) -> Turn {
+        Turn { from: "human".to_string(), value }
+    }
+
+    pub fn gpt(value: String) -> Turn {
+        Turn { from: "gpt".to_string(), value }
+    }
+}
+
+/// What rows that do not say it themselves are taken for.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    pub dataset: String,
+    /// Without one, rows with options have letters and others text.
+    pub answer_type: Option<AnswerType>,
+}
+
+/// An item whose image is still a path, and where in the file it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Located {
+    /// `file:line`, or `file: element 3 (id `7`)`.
+    pub place: String,
+    /// `image` is the path relative to the folder of images.
+    pub item: Item,
+}
+
+/// Reads a JSON array or JSONL. `images` is the folder that image paths are relative to. Mistakes are reported
+/// together, up to ten. Of rows with the same id and data set the second is called `id#2`, and so on.
+pub fn read(path: &Path, images: &Path, defaults: &Defaults) -> Result<Vec<Located>> {
+    let mut mistakes = Mistakes::default();
+    let mut located = Vec::new();
+    let mut used: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for (place, value) in values(path, &mut mistakes)? {
+        let item = value.map_err(|mistake| vec![mistake]).and_then(|value| item(value, images, defaults));
+        match item {
+            Ok(mut item) => {
+                let count = used.entry((item.dataset.clone(), item.id.clone())).or_default();
+                *count += 1;
+                if *count > 1 {
+                    item.id = format!("{}#{count}", item.id);
+                }
+                located.push(Located { place, item });
+            }
+            Err(wrong) => wrong.into_iter().for_each(|what| mistakes.add(format!("{place}: {what}"))),
+        }
+    }
+    mistakes.check()?;
+    Ok(located)
+}
+
+/// Every row with its place, or what is wrong with its text.
+fn values(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<Value, String>)>> {
+    let name = path.display();
+    let lines = jsonl::lines(path)?;
+    let array = lines.first().is_some_and(|(_, line)| line.trim_ascii_start().starts_with(b"["));
+    if !array {
+        let read = |line: &[u8]| serde_json::from_slice(line).map_err(|error| jsonl::explain(&error));
+        return Ok(lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect());
+    }
+    match serde_json::from_slice::<Vec<Value>>(&files::read_bytes(path)?) {
+        Ok(elements) => Ok(elements
+            .into_iter()
+            .enumerate()
+            .map(|(index, element)| {
+                let id = match element.get("id") {
+                    Some(Value::String(id)) => format!(" (id `{id}`)"),
+                    Some(Value::Number(id)) => format!(" (id `{id}`)"),
+                    _ => String::new(),
+                };
+                (format!("{name}: element {}{id}", index + 1), Ok(element))
+            })
+            .collect()),
+        Err(error) => {
+            mistakes.add(format!("{name}:{}: {}", error.line(), jsonl::explain(&error)));
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// A row's item, or everything that is wrong with the row.
+fn item(value: Value, images: &Path, defaults: &Defaults) -> Result<Item, Vec<String>> {
+    if !value.is_object() {
+        return Err(vec!["a row must be an object with `id` and `conversations`".to_string()]);
+    }
+    let row: LlavaRow = serde_path_to_error::deserialize(value).map_err(|error| vec![wrong_form(&error)])?;
+    let mut wrong = Vec::new();
+    let (asked, told) = exchange(&row.conversations).unwrap_or_else(|what| {
+        wrong.push(what);
+        (String::new(), String::new())
+    });
+    if let Some(image) = &row.image {
+        let outside = image.split('/').any(|part| matches!(part, "" | "." | ".."));
+        if outside {
+            wrong.push(format!("the image `{image}` is not a relative path below the folder of images"));
+        } else if !images.join(image).is_file() {
+            wrong.push(format!("the image `{image}` is not in `{}`", images.display()));
+        }
+    }
+    let (reasoned, concluded) = match told.rsplit_once(MARKER) {
+        Some((rationale, answer)) => (Some(rationale.trim().to_string()), answer.trim().to_string()),
+        None => (None, told.trim().to_string()),
+    };
+    let mut answers = row.answers;
+    if answers.is_empty() {
+        answers.extend(row.answer);
+    }
+    if answers.is_empty() && !concluded.is_empty() {
+        answers.push(concluded.clone());
+    }
+    if wrong.is_empty() && answers.iter().all(|answer| answer.trim().is_empty()) {
+        wrong.push("the row has no answer: neither `answer`, `answers` nor the assistant's turn holds one".to_string());
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    let rationale = row.rationale.or(reasoned.clone());
+    // The assistant's turn and the answer may differ: a data set can come with another's reasoning.
+    let differs = reasoned.is_some() && !concluded.is_empty() && Some(&concluded) != answers.first();
+    let fallback = if row.options.is_empty() { AnswerType::Text } else { AnswerType::Letter };
+    Ok(Item {
+        id: row.id,
+        dataset: row.dataset.unwrap_or_else(|| defaults.dataset.clone()),
+        image: row.image,
+        question: row.question.unwrap_or(asked),
+        options: row.options,
+        answer_type: row.answer_type.or(defaults.answer_type).unwrap_or(fallback),
+        answers,
+        concluded: (differs && rationale == reasoned).then_some(concluded),
+        rationale,
+    })
+}
+
+/// The one question and answer of a conversation.
+fn exchange(turns: &[Turn]) -> Result<(String, String), String> {
+    let [human, rest @ ..] = turns else {
+        return Err("`conversations` is empty".to_string());
+    };
+    if human.from != "human" {
+        return Err(format!("`conversations` begins with `{}`, and not with `human`", human.from));
+    }
+    let told = match rest {
+        [] => String::new(),
+        [gpt] if gpt.from == "gpt" => gpt.value.clone(),
+        [other] => return Err(format!("the second turn of `conversations` is from `{}`, and not `gpt`", other.from)),
+        more => {
+            let turns = more.len() + 1;
+            return Err(format!(
+                "`conversations` has {turns} turns: split it into rows of one question and one answer"
+            ));
+        }
+    };
+    let images = human.value.matches(IMAGE).count();
+    if images > 1 {
+        return Err(format!("the question names {images} images: one is the most"));
+    }
+    let asked = human.value.replace(IMAGE, "").trim().to_string();
+    if asked.is_empty() {
+        return Err("the human's turn asks nothing".to_string());
+    }
+    Ok((asked, told))
+}
+
+fn wrong_form(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let path = error.path().to_string();
+    let what = error.inner().to_string().replace("missing field", "there is no").replace("a sequence", "a list");
+    if path == "." { what } else { format!("`{path}`: {what}") }
+}
+
+/// Ids and answers are often numbers in JSON.
+#[derive(Deserialize)]
+#[serde(untagged)]
+#[serde(expecting = "expected a text or a number")]
+enum TextOrNumber {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+impl From<TextOrNumber> for String {
+    fn from(value: TextOrNumber) -> String {
+        match value {
+            TextOrNumber::Text(text) => text,
+            TextOrNumber::Number(number) => number.to_string(),
+        }
+    }
+}
+
+fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    TextOrNumber::deserialize(deserializer).map(String::from)
+}
+
+fn maybe_text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Option::<TextOrNumber>::deserialize(deserializer)?.map(String::from))
+}
+
+fn texts_or_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(Vec::<TextOrNumber>::deserialize(deserializer)?.into_iter().map(String::from).collect())
+}
+
+/// Reads an image's file for packing, and makes sure that it can be decoded.
+pub fn image_bytes(located: &Located, images: &Path) -> Result<Option<Vec<u8>>> {
+    let Some(image) = &located.item.image else {
+        return Ok(None);
+    };
+    let bytes = files::read_bytes(&images.join(image)).with_context(|| located.place.clone())?;
+    super::images::decode(&bytes).with_context(|| format!("{}: the image `{image}`", located.place))?;
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        files::write_atomic(&path, text.as_bytes()).unwrap();
+        files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
+        let defaults = Defaults { dataset: "toy".into(), answer_type: None };
+        let root = format!("{}/", folder.path().display());
+        match read(&path, &folder.path().join("images"), &defaults) {
+            Ok(mut located) => {
+                located.iter_mut().for_each(|row| row.place = row.place.replace(&root, ""));
+                Ok(located)
+            }
+            Err(error) => Err(error.to_string().replace(&root, "")),
+        }
+    }
+
+    const PLAIN: &str = r#"{"id": 7, "image": "a.png", "conversations":
+        [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "4"}]}"#;
+
+    #[test]
+    fn a_plain_llava_row_is_an_item() {
+        let one_line = PLAIN.replace('\n', " ");
+        let rows = read_text("a.jsonl", &format!("{one_line}\n\n{one_line}\n")).unwrap();
+        let expected = Item {
+            id: "7".into(),
+            dataset: "toy".into(),
+            image: Some("a.png".into()),
+            question: "How many?".into(),
+            options: vec![],
+            answer_type: AnswerType::Text,
+            answers: vec!["4".into()],
+            rationale: None,
+            concluded: None,
+        };
+        assert_eq!(rows[0], Located { place: "a.jsonl:1".into(), item: expected });
+        assert_eq!((rows[1].place.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));
+        assert_eq!(read_text("a.json", &format!("[{PLAIN}]")).unwrap()[0].item, rows[0].item);
+    }
+
+    #[test]
+    fn our_fields_say_more() {
+        let row = r#"{"id": "1", "dataset": "pick", "question": "Which?", "options": ["red", "blue"], "answers": [2, "B"],
+            "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "Red is 1.\n\n### Answer: A"}]}"#;
+        let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).item;
+        assert_eq!((item.dataset.as_str(), item.question.as_str()), ("pick", "Which?"));
+        assert_eq!((item.answer_type, item.answers), (AnswerType::Letter, vec!["2".to_string(), "B".to_string()]));
+        assert_eq!((item.rationale.as_deref(), item.concluded.as_deref()), (Some("Red is 1."), Some("A")));
+    }
+
+    #[test]
+    fn every_mistake_comes_with_its_line() {
+        let lines = [
+            r#"{"id": 1, "conversations": [{"from": "human", "value": "a?"}]}"#,
+            r"{broken",
+            r#"{"id": 3, "image": "b.png", "conversations": [{"from": "gpt", "value": "a?"}]}"#,
+            r#"{"conversations": []}"#,
+            r#"{"id": 5, "conversations": [{"from": "human"}]}"#,
+            r#"{"id": 6, "conversations": "hello"}"#,
+            r#"{"id": 7, "image": "../a.png", "conversations": []}"#,
+            "[1]",
+            r#"{"id": [], "conversations": []}"#,
+            r#"{"id": 8, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]}"#,
+        ];
+        expect![[r#"
+            a.jsonl:1: the row has no answer: neither `answer`, `answers` nor the assistant's turn holds one
+            a.jsonl:2: not JSON: key must be a string (column 2)
+            a.jsonl:3: `conversations` begins with `gpt`, and not with `human`
+            a.jsonl:3: the image `b.png` is not in `images`
+            a.jsonl:4: there is no `id`
+            a.jsonl:5: `conversations[0]`: there is no `value`
+            a.jsonl:6: `conversations`: invalid type: string "hello", expected a list
+            a.jsonl:7: `conversations` is empty
+            a.jsonl:7: the image `../a.png` is not a relative path below the folder of images
+            a.jsonl:8: a row must be an object with `id` and `conversations`
+            and 2 more"#]]
+        .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
+    }
+
+    #[test]
+    fn the_elements_of_an_array_have_numbers() {
+        let text = format!("[\n{PLAIN},\n{{\"id\": \"x\", \"conversations\": []}},\n3]");
+        expect![[r#"
+            a.json: element 2 (id `x`): `conversations` is empty
+            a.json: element 3: a row must be an object with `id` and `conversations`"#]]
+        .assert_eq(&read_text("a.json", &text).unwrap_err());
+        expect!["a.json:3: not JSON: key must be a string (column 2)"]
+            .assert_eq(&read_text("a.json", "[\n{\"id\": 1},\n{]").unwrap_err());
+    }
+}

@@ -1,0 +1,113 @@
+//! What a base model is taught before any question: captions, directed reading, and sums without a picture.
+//! Each is a prompt with its own instruction and a response; as items they are asked with the `bare` template.
+
+use rand::Rng;
+
+use super::Example;
+use super::scene::{COLOURS, LARGEST, Mark, SHAPES, bars, digits, shapes, shapes_to_count};
+use super::tasks::{named, row_text, shape_names};
+use crate::data::draw::{below, permutation};
+use crate::data::prompts::letters;
+
+/// Everything in the picture, in reading order.
+pub(super) fn caption(random: &mut impl Rng) -> Example {
+    let (image, response) = match below(random, 3) {
+        0 => {
+            let (image, marks) = bars(random);
+            (image, list_of(&marks))
+        }
+        1 => {
+            let (image, marks) = digits(random);
+            (image, list_of(&marks))
+        }
+        _ => {
+            let (image, figures) = shapes(random);
+            let named = figures.iter().map(|figure| format!("{} {}", figure.colour.name, figure.shape));
+            (image, named.collect::<Vec<_>>().join(", ") + ".")
+        }
+    };
+    Example::read(Some(image), "Describe the image.".to_string(), response)
+}
+
+/// Only what is asked for, in the order in which it is asked for.
+pub(super) fn list(random: &mut impl Rng) -> Example {
+    match below(random, 4) {
+        0 => {
+            let (image, marks) = bars(random);
+            let (names, response) = some_of(random, &marks);
+            Example::read(Some(image), format!("List {names}."), response)
+        }
+        1 => {
+            let (image, marks) = digits(random);
+            let (names, response) = some_of(random, &marks);
+            Example::read(Some(image), format!("List the digits {names}."), response)
+        }
+        2 => {
+            let (image, marks) = digits(random);
+            let row = below(random, 2) + 1;
+            Example::read(Some(image), format!("List row {row}."), row_text(&marks, row) + ".")
+        }
+        _ => {
+            let counted = below(random, COLOURS.len());
+            let colour = COLOURS[counted].name;
+            let (image, figures) = shapes_to_count(random, counted);
+            let response = format!("{colour} {}.", shape_names(&figures, colour).join(", "));
+            Example::read(Some(image), format!("List the {colour} shapes."), response)
+        }
+    }
+}
+
+/// No picture: sums and differences (half of them), the largest of three, the length of a list.
+pub(super) fn text(random: &mut impl Rng) -> Example {
+    let (prompt, response) = match below(random, 4) {
+        0 | 1 => {
+            let sums: Vec<String> = (0..3).map(|_| sum(random)).collect();
+            ("Compute.", sums.join(" "))
+        }
+        2 => {
+            let colours = permutation(random, COLOURS.len());
+            let values = permutation(random, LARGEST);
+            let marks: Vec<Mark> = colours
+                .into_iter()
+                .zip(values)
+                .take(3)
+                .map(|(colour, value)| Mark { colour: COLOURS[colour], value: value + 1 })
+                .collect();
+            let largest = marks.iter().map(|mark| mark.value).max().unwrap_or_default();
+            let lettered: Vec<(char, &Mark)> = letters().zip(&marks).collect();
+            let answer = lettered.iter().find(|(_, mark)| mark.value == largest).map_or('A', |(letter, _)| *letter);
+            let read: Vec<String> =
+                lettered.iter().map(|(letter, mark)| format!("{letter} {}", named(**mark))).collect();
+            ("Compare.", format!("{}. Largest:{largest}. {answer}", read.join(", ")))
+        }
+        _ => {
+            let colour = COLOURS[below(random, COLOURS.len())].name;
+            let count = below(random, 4) + 1;
+            let names: Vec<&str> = (0..count).map(|_| SHAPES[below(random, SHAPES.len())].0).collect();
+            ("Count.", format!("{colour} {}. Total:{count}.", names.join(", ")))
+        }
+    };
+    Example::read(None, prompt.to_string(), response)
+}
+
+fn list_of(marks: &[Mark]) -> String {
+    marks.iter().map(|mark| named(*mark)).collect::<Vec<_>>().join(", ") + "."
+}
+
+/// Two or three marks in random order: their names, and the list.
+fn some_of(random: &mut impl Rng, marks: &[Mark]) -> (String, String) {
+    let order = permutation(random, marks.len());
+    let count = 2 + below(random, 2);
+    let chosen: Vec<Mark> = order.into_iter().take(count).map(|place| marks[place]).collect();
+    let names: Vec<&str> = chosen.iter().map(|mark| mark.colour.name).collect();
+    (names.join(", "), list_of(&chosen))
+}
+
+fn sum(random: &mut impl Rng) -> String {
+    let (a, b) = (below(random, LARGEST) + 1, below(random, LARGEST) + 1);
+    if below(random, 2) == 1 {
+        return format!("{a}+{b}={}.", a + b);
+    }
+    let (a, b) = (a.max(b), a.min(b));
+    format!("{a}-{b}={}.", a - b)
+}

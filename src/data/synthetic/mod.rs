@@ -1,0 +1,260 @@
+//! A tiny world with real files: pictures as PNG and rows in LLaVA's layout, made from a seed in seconds.
+//! What is written here is read by the same reader as anybody's data; knows no stage.
+
+mod lessons;
+mod scene;
+mod tasks;
+
+use std::io::Cursor;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ImageEncoder, RgbImage};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::jsonl;
+use super::llava::{LlavaRow, Turn};
+use super::records::AnswerType;
+use crate::base::{Seed, files};
+
+pub use scene::SIZE;
+
+/// What the tiny world can ask. The first five are questions; the last three are lessons for a base model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dataset {
+    Chart,
+    Pick,
+    Math,
+    Doc,
+    Count,
+    /// Describe the whole picture.
+    Caption,
+    /// Read out what is asked for.
+    List,
+    /// Sums, comparisons and counts without a picture.
+    Text,
+}
+
+/// Splits are different random streams: an item of one is not drawn for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    Train,
+    Dev,
+    Test,
+}
+
+/// One example before it is a file.
+#[derive(Clone, Debug)]
+struct Example {
+    image: Option<RgbImage>,
+    question: String,
+    options: Vec<String>,
+    answer_type: AnswerType,
+    answer: String,
+    rationale: Option<String>,
+}
+
+/// Writes `count` examples of each data set: `rows.jsonl` and the pictures below `images/`. Example number `n` of a
+/// data set depends on seed, split, stream and `n` alone, so a larger count begins with the smaller one's examples.
+pub fn write(folder: &Path, datasets: &[Dataset], split: Split, stream: &str, count: usize, seed: Seed) -> Result<()> {
+    let part = match stream {
+        "" => split.name().to_string(),
+        stream => format!("{}-{stream}", split.name()),
+    };
+    let jobs: Vec<(Dataset, usize)> =
+        datasets.iter().flat_map(|&dataset| (0..count).map(move |number| (dataset, number))).collect();
+    let images = folder.join("images");
+    let rows: Vec<LlavaRow> = jobs
+        .par_iter()
+        .map(|&(dataset, number)| {
+            let name = dataset.name();
+            let example = dataset.example(seed.derive(&format!("synthetic/{name}/{part}/{number}")));
+            let image = match &example.image {
+                Some(image) => {
+                    let path = format!("{name}/{part}/{number:06}.png");
+                    write_png(&images.join(&path), image)?;
+                    Some(path)
+                }
+                None => None,
+            };
+            Ok(row(format!("{name}-{part}-{number}"), dataset, image, example))
+        })
+        .collect::<Result<_>>()?;
+    jsonl::write(&folder.join("rows.jsonl"), &rows)
+}
+
+impl Dataset {
+    pub fn name(self) -> &'static str {
+        match self {
+            Dataset::Chart => "chart",
+            Dataset::Pick => "pick",
+            Dataset::Math => "math",
+            Dataset::Doc => "doc",
+            Dataset::Count => "count",
+            Dataset::Caption => "caption",
+            Dataset::List => "list",
+            Dataset::Text => "text",
+        }
+    }
+
+    fn example(self, seed: Seed) -> Example {
+        let random = &mut seed.stream("example");
+        match self {
+            Dataset::Chart => tasks::chart(random),
+            Dataset::Pick => tasks::pick(random),
+            Dataset::Math => tasks::math(random),
+            Dataset::Doc => tasks::doc(random),
+            Dataset::Count => tasks::count(random),
+            Dataset::Caption => lessons::caption(random),
+            Dataset::List => lessons::list(random),
+            Dataset::Text => lessons::text(random),
+        }
+    }
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Dev => "dev",
+            Split::Test => "test",
+        }
+    }
+}
+
+impl Example {
+    /// An example whose answer is text.
+    fn read(image: Option<RgbImage>, question: String, answer: String) -> Example {
+        Example { image, question, options: Vec::new(), answer_type: AnswerType::Text, answer, rationale: None }
+    }
+
+    fn number(image: RgbImage, question: String, rationale: String, answer: usize) -> Example {
+        let example = Example::read(Some(image), question, answer.to_string()).because(rationale);
+        Example { answer_type: AnswerType::Number, ..example }
+    }
+
+    fn because(self, rationale: String) -> Example {
+        Example { rationale: Some(rationale), ..self }
+    }
+}
+
+fn row(id: String, dataset: Dataset, image: Option<String>, example: Example) -> LlavaRow {
+    let Example { image: _, question, options, answer_type, answer, rationale } = example;
+    let opening = if image.is_some() { "<image>\n" } else { "" };
+    LlavaRow {
+        id,
+        image,
+        conversations: vec![Turn::human(format!("{opening}{question}")), Turn::gpt(answer.clone())],
+        dataset: Some(dataset.name().to_string()),
+        question: Some(question),
+        options,
+        answer_type: Some(answer_type),
+        answer: Some(answer),
+        answers: Vec::new(),
+        rationale,
+    }
+}
+
+fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
+    let mut bytes = Cursor::new(Vec::with_capacity(4096));
+    PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::NoFilter)
+        .write_image(image.as_raw(), image.width(), image.height(), image::ExtendedColorType::Rgb8)
+        .with_context(|| format!("cannot encode `{}`", path.display()))?;
+    std::io::Write::write_all(&mut files::create(path)?, bytes.get_ref())
+        .with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::answers;
+    use crate::data::llava::{self, Defaults, Located};
+    use crate::data::prompts::{PromptTemplate, Style, cot_response};
+    use crate::data::records::Finish;
+
+    const ALL: [Dataset; 8] = [
+        Dataset::Chart,
+        Dataset::Pick,
+        Dataset::Math,
+        Dataset::Doc,
+        Dataset::Count,
+        Dataset::Caption,
+        Dataset::List,
+        Dataset::Text,
+    ];
+
+    fn made(split: Split, stream: &str, count: usize, seed: u64) -> (tempfile::TempDir, Vec<Located>) {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &ALL, split, stream, count, Seed(seed)).unwrap();
+        let defaults = Defaults { dataset: "none".into(), answer_type: None };
+        let rows = llava::read(&folder.path().join("rows.jsonl"), &folder.path().join("images"), &defaults).unwrap();
+        (folder, rows)
+    }
+
+    #[test]
+    fn one_example_of_each_data_set() {
+        let (folder, rows) = made(Split::Train, "", 1, 0);
+        let mut told = String::new();
+        for row in &rows {
+            let item = &row.item;
+            let questions = item.dataset != "caption" && item.dataset != "list" && item.dataset != "text";
+            let template = if questions { PromptTemplate::cot() } else { PromptTemplate::bare() };
+            let response = match &item.rationale {
+                Some(rationale) => cot_response(rationale, &item.answers[0]),
+                None => item.answers[0].clone(),
+            };
+            told += &format!("[{}] {:?} -> {response:?}\n", item.id, template.render(item));
+            assert_eq!(
+                llava::image_bytes(row, &folder.path().join("images")).unwrap().is_some(),
+                item.dataset != "text"
+            );
+        }
+        expect_test::expect![[r#"
+            [chart-train-0] "What is the sum of red and yellow?\nExplain first, then answer." -> "red6, yellow3. 6+3=9.\n### Answer: 9"
+            [pick-train-0] "Which bar is largest?\nA red\nB blue\nC green\nExplain first, then answer with the letter." -> "Largest:6.\n### Answer: A"
+            [math-train-0] "What is the red digit plus the green digit?\nExplain first, then answer." -> "red1, green1. 1+1=2.\n### Answer: 2"
+            [doc-train-0] "What is in row 1, column 2?\nExplain first, then answer." -> "Row 1: column 1 red1, column 2 blue6.\n### Answer: blue6"
+            [count-train-0] "How many green shapes?\nExplain first, then answer." -> "green cross. Total:1.\n### Answer: 1"
+            [caption-train-0] "Describe the image." -> "red4, yellow1, blue5, green6."
+            [list-train-0] "List the green shapes." -> "green circle, cross."
+            [text-train-0] "Compute." -> "4+2=6. 3+2=5. 5-3=2."
+        "#]].assert_eq(&told);
+    }
+
+    #[test]
+    fn the_reasoned_response_is_right_and_compliant() {
+        let (_folder, rows) = made(Split::Dev, "", 50, 1);
+        for Located { item, .. } in rows {
+            if let Some(rationale) = &item.rationale {
+                let response = cot_response(rationale, &item.answers[0]);
+                let verdict = answers::judge(&item, &response, Finish::Stop, Style::Cot);
+                assert!(verdict.correct && verdict.compliant, "{item:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_larger_count_begins_with_the_smaller_ones_examples() {
+        let (_small, few) = made(Split::Train, "", 3, 5);
+        let (_large, many) = made(Split::Train, "", 6, 5);
+        for row in &few {
+            assert!(many.iter().any(|other| other.item == row.item));
+        }
+    }
+
+    #[test]
+    fn splits_streams_and_seeds_give_other_examples() {
+        let questions = |split, stream, seed| -> Vec<(String, Vec<String>)> {
+            made(split, stream, 20, seed).1.into_iter().map(|row| (row.item.question, row.item.answers)).collect()
+        };
+        let train = questions(Split::Train, "", 0);
+        assert_eq!(train, questions(Split::Train, "", 0));
+        assert_ne!(train, questions(Split::Test, "", 0));
+        assert_ne!(train, questions(Split::Train, "rollouts", 0));
+        assert_ne!(train, questions(Split::Train, "", 1));
+    }
+}

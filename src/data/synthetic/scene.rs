@@ -1,0 +1,245 @@
+//! Pictures of the tiny world: bars, digits and shapes on black, with noise. Knows no question.
+//!
+//! A picture is 32 x 32 pixels and is meant for patches of 8 x 8: every bar and every glyph lies inside one patch
+//! column or one patch, so that a model of this size can learn to read them.
+
+use image::{Rgb, RgbImage};
+use rand::Rng;
+
+use crate::data::draw::{bell, below, permutation};
+
+/// Side of a picture in pixels.
+pub const SIZE: u32 = 32;
+/// Standard deviation of the noise on every value, in units of full brightness.
+const NOISE: f64 = 0.1;
+/// Values of bars and digits run from 1 to this.
+pub const LARGEST: usize = 6;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Colour {
+    pub name: &'static str,
+    rgb: [f64; 3],
+}
+
+pub const COLOURS: [Colour; 4] = [
+    Colour { name: "red", rgb: [1.0, 0.1, 0.1] },
+    Colour { name: "green", rgb: [0.1, 0.9, 0.1] },
+    Colour { name: "blue", rgb: [0.2, 0.3, 1.0] },
+    Colour { name: "yellow", rgb: [1.0, 0.9, 0.1] },
+];
+
+/// Shapes by name, 5 x 5.
+pub const SHAPES: [(&str, [&str; 5]); 4] = [
+    ("square", ["11111", "11111", "11111", "11111", "11111"]),
+    ("circle", ["01110", "10001", "10001", "10001", "01110"]),
+    ("triangle", ["00100", "00100", "01110", "01110", "11111"]),
+    ("cross", ["10001", "01010", "00100", "01010", "10001"]),
+];
+
+/// Digits 1 to 6, 3 x 5; every column is drawn twice.
+const DIGITS: [[&str; 5]; LARGEST] = [
+    ["010", "110", "010", "010", "111"],
+    ["111", "001", "111", "100", "111"],
+    ["111", "001", "011", "001", "111"],
+    ["101", "101", "111", "001", "001"],
+    ["111", "100", "111", "001", "111"],
+    ["111", "100", "111", "101", "111"],
+];
+
+/// A coloured value: a bar's height or a digit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mark {
+    pub colour: Colour,
+    pub value: usize,
+}
+
+/// A coloured shape.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Figure {
+    pub colour: Colour,
+    pub shape: &'static str,
+}
+
+/// Four bars from left to right: each colour once, values different.
+pub fn bars(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
+    let colours = permutation(random, COLOURS.len());
+    let values = permutation(random, LARGEST);
+    let marks: Vec<Mark> = colours
+        .into_iter()
+        .zip(values)
+        .map(|(colour, value)| Mark { colour: COLOURS[colour], value: value + 1 })
+        .collect();
+    let mut canvas = Canvas::new();
+    for (place, mark) in marks.iter().enumerate() {
+        let height = 5 * mark.value + below(random, 2);
+        let left = 8 * place + 1 + below(random, 2);
+        for y in SIZE as usize - height..SIZE as usize {
+            for x in left..left + 5 {
+                canvas.paint(x, y, mark.colour);
+            }
+        }
+    }
+    (canvas.finish(random), marks)
+}
+
+/// A digit in each quadrant, row by row: each colour once, values independent.
+pub fn digits(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
+    let marks: Vec<Mark> = permutation(random, COLOURS.len())
+        .into_iter()
+        .map(|colour| Mark { colour: COLOURS[colour], value: below(random, LARGEST) + 1 })
+        .collect();
+    let mut canvas = Canvas::new();
+    for (quadrant, mark) in marks.iter().enumerate() {
+        canvas.glyph(quadrant, DIGITS[mark.value - 1], 2, mark.colour);
+    }
+    (canvas.finish(random), marks)
+}
+
+/// A shape in each quadrant, row by row, colours independent.
+pub fn shapes(random: &mut impl Rng) -> (RgbImage, Vec<Figure>) {
+    let colours = (0..4).map(|_| below(random, COLOURS.len())).collect();
+    figures(random, colours)
+}
+
+/// A shape in each quadrant; the number of those in colour `counted` is uniform on 1 to 4.
+pub fn shapes_to_count(random: &mut impl Rng, counted: usize) -> (RgbImage, Vec<Figure>) {
+    let matching = below(random, 4) + 1;
+    let others: Vec<usize> = (0..COLOURS.len()).filter(|&colour| colour != counted).collect();
+    let unordered: Vec<usize> =
+        (0..4).map(|place| if place < matching { counted } else { others[below(random, others.len())] }).collect();
+    let colours = permutation(random, 4).into_iter().map(|place| unordered[place]).collect();
+    figures(random, colours)
+}
+
+fn figures(random: &mut impl Rng, colours: Vec<usize>) -> (RgbImage, Vec<Figure>) {
+    let mut canvas = Canvas::new();
+    let mut figures = Vec::new();
+    for (quadrant, colour) in colours.into_iter().enumerate() {
+        let (shape, bitmap) = SHAPES[below(random, SHAPES.len())];
+        canvas.glyph(quadrant, bitmap, 1, COLOURS[colour]);
+        figures.push(Figure { colour: COLOURS[colour], shape });
+    }
+    (canvas.finish(random), figures)
+}
+
+/// Brightness from 0 to 1 before noise.
+struct Canvas([[[f64; 3]; SIZE as usize]; SIZE as usize]);
+
+impl Canvas {
+    fn new() -> Canvas {
+        Canvas([[[0.0; 3]; SIZE as usize]; SIZE as usize])
+    }
+
+    fn paint(&mut self, x: usize, y: usize, colour: Colour) {
+        self.0[y][x] = colour.rgb;
+    }
+
+    /// Draws a bitmap into the lower right patch of a quadrant, every column `wide` times.
+    fn glyph(&mut self, quadrant: usize, rows: [&str; 5], wide: usize, colour: Colour) {
+        let (left, top) = (16 * (quadrant % 2) + 9, 16 * (quadrant / 2) + 9);
+        for (y, row) in rows.iter().enumerate() {
+            for (x, _) in row.bytes().enumerate().filter(|(_, ink)| *ink == b'1') {
+                for copy in 0..wide {
+                    self.paint(left + x * wide + copy, top + y, colour);
+                }
+            }
+        }
+    }
+
+    /// Adds the noise and rounds to bytes.
+    fn finish(&self, random: &mut impl Rng) -> RgbImage {
+        RgbImage::from_fn(SIZE, SIZE, |x, y| {
+            let pixel = self.0[y as usize][x as usize];
+            Rgb(pixel.map(|value| (255.0 * (value + NOISE * bell(random))).round().clamp(0.0, 255.0) as u8))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Seed;
+
+    /// A picture as text: the first letter of the nearest colour, `.` for black.
+    fn drawn(image: &RgbImage) -> String {
+        let distance = |pixel: &Rgb<u8>, rgb: [f64; 3]| -> f64 {
+            pixel.0.iter().zip(rgb).map(|(&value, full)| (f64::from(value) / 255.0 - full).powi(2)).sum()
+        };
+        let letter = |pixel: &Rgb<u8>| {
+            let dark = (".", [0.0; 3]);
+            let known = COLOURS.iter().map(|colour| (&colour.name[..1], colour.rgb)).chain([dark]);
+            known.min_by(|one, other| distance(pixel, one.1).total_cmp(&distance(pixel, other.1))).unwrap().0
+        };
+        let row = |y| (0..SIZE).map(|x| letter(image.get_pixel(x, y))).collect::<String>();
+        (0..SIZE).map(|y| row(y) + "\n").collect()
+    }
+
+    #[test]
+    fn a_bar_is_five_pixels_high_per_unit_and_stands_in_its_column() {
+        for seed in 0..20 {
+            let (image, marks) = bars(&mut Seed(seed).stream("bars"));
+            let text = drawn(&image);
+            for (place, mark) in marks.iter().enumerate() {
+                let letter = &mark.colour.name[..1];
+                let column = |line: &str| line[8 * place..8 * place + 8].matches(letter).count();
+                let rows: Vec<usize> = text.lines().map(column).filter(|&count| count > 0).collect();
+                assert!((5 * mark.value..=5 * mark.value + 1).contains(&rows.len()), "{mark:?}\n{text}");
+                assert!(rows.iter().all(|&count| count == 5), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn digits_lie_inside_one_patch_each() {
+        let (image, marks) = digits(&mut Seed(3).stream("digits"));
+        let told: Vec<String> = marks.iter().map(|mark| format!("{}{}", mark.colour.name, mark.value)).collect();
+        expect_test::expect![[r#"
+            red4 green4 blue3 yellow4
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            .........rr..rr..........gg..gg.
+            .........rr..rr..........gg..gg.
+            .........rrrrrr..........gggggg.
+            .............rr..............gg.
+            .............rr..............gg.
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            ................................
+            .........bbbbbb..........yy..yy.
+            .............bb..........yy..yy.
+            ...........bbbb..........yyyyyy.
+            .............bb..............yy.
+            .........bbbbbb..............yy.
+            ................................
+            ................................
+        "#]]
+        .assert_eq(&format!("{}\n{}", told.join(" "), drawn(&image)));
+    }
+
+    #[test]
+    fn as_many_shapes_as_drawn_have_the_counted_colour() {
+        let mut counts = [0; 5];
+        for seed in 0..400 {
+            let (_, figures) = shapes_to_count(&mut Seed(seed).stream("count"), 2);
+            counts[figures.iter().filter(|figure| figure.colour.name == "blue").count()] += 1;
+        }
+        assert_eq!(counts[0], 0);
+        // 100 expected of each, standard deviation 9.
+        assert!(counts[1..].iter().all(|&count: &i32| (count - 100).abs() < 40), "{counts:?}");
+    }
+}

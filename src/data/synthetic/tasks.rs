@@ -1,0 +1,116 @@
+//! The questions of the tiny world, each with its answer and a rationale. Knows no file and no split.
+//!
+//! | dataset | picture | question | answer |
+//! |---|---|---|---|
+//! | chart | bars | sum or difference of two bars | number |
+//! | pick | bars | which of three is largest | letter |
+//! | math | digits | one digit plus another | number |
+//! | doc | digits | what stands in a cell | text |
+//! | count | shapes | how many of a colour | number |
+//!
+//! Rationales come in two styles, as a teacher's do: careful ones read before they compute, terse ones jump to the
+//! result. A value follows its name without a space (`red5`): so written a small model learns to look values up.
+
+use rand::Rng;
+
+use super::Example;
+use super::scene::{COLOURS, Figure, Mark, bars, digits, shapes_to_count};
+use crate::data::draw::{below, permutation, unit};
+use crate::data::prompts::letters;
+use crate::data::records::AnswerType;
+
+/// Shares of terse rationales.
+const TERSE: f64 = 0.3;
+const TERSE_DIFFERENCE: f64 = 0.6;
+const TERSE_PICK: f64 = 0.55;
+
+pub(super) fn chart(random: &mut impl Rng) -> Example {
+    let (image, marks) = bars(random);
+    let (mut first, mut second) = two(random, &marks);
+    let sum = below(random, 2) == 1;
+    if !sum && first.value < second.value {
+        std::mem::swap(&mut first, &mut second);
+    }
+    let (a, b) = (first.value, second.value);
+    let (word, sign, result, terse) =
+        if sum { ("sum", '+', a + b, TERSE) } else { ("difference", '-', a - b, TERSE_DIFFERENCE) };
+    let question = format!("What is the {word} of {} and {}?", first.colour.name, second.colour.name);
+    let rationale = (format!("{}, {}. ", named(first), named(second)), format!("{a}{sign}{b}={result}."));
+    Example::number(image, question, style(random, rationale, terse), result)
+}
+
+pub(super) fn pick(random: &mut impl Rng) -> Example {
+    let (image, marks) = bars(random);
+    let options: Vec<Mark> = permutation(random, marks.len()).into_iter().take(3).map(|place| marks[place]).collect();
+    let lettered = || letters().zip(&options);
+    let largest = options.iter().map(|mark| mark.value).max().unwrap_or_default();
+    let answer = lettered().find(|(_, mark)| mark.value == largest).map_or('A', |(letter, _)| letter);
+    let read: Vec<String> = lettered().map(|(letter, mark)| format!("{letter} {}", named(*mark))).collect();
+    let rationale = (format!("{}. ", read.join(", ")), format!("Largest:{largest}."));
+    Example {
+        image: Some(image),
+        question: "Which bar is largest?".to_string(),
+        options: options.iter().map(|mark| mark.colour.name.to_string()).collect(),
+        answer_type: AnswerType::Letter,
+        answer: answer.to_string(),
+        rationale: Some(style(random, rationale, TERSE_PICK)),
+    }
+}
+
+pub(super) fn math(random: &mut impl Rng) -> Example {
+    let (image, marks) = digits(random);
+    let (first, second) = two(random, &marks);
+    let (a, b) = (first.value, second.value);
+    let question = format!("What is the {} digit plus the {} digit?", first.colour.name, second.colour.name);
+    let rationale = (format!("{}, {}. ", named(first), named(second)), format!("{a}+{b}={}.", a + b));
+    Example::number(image, question, style(random, rationale, TERSE), a + b)
+}
+
+pub(super) fn doc(random: &mut impl Rng) -> Example {
+    let (image, marks) = digits(random);
+    let cell = below(random, marks.len());
+    let (row, column) = (cell / 2 + 1, cell % 2 + 1);
+    let careful = format!("Row {row}: {}.", row_text(&marks, row));
+    let terse = format!("Row {row}, column {column}.");
+    let rationale = if unit(random) < TERSE { terse } else { careful };
+    let question = format!("What is in row {row}, column {column}?");
+    Example { answer_type: AnswerType::Text, ..Example::read(Some(image), question, named(marks[cell])) }
+        .because(rationale)
+}
+
+pub(super) fn count(random: &mut impl Rng) -> Example {
+    let counted = below(random, COLOURS.len());
+    let colour = COLOURS[counted].name;
+    let (image, figures) = shapes_to_count(random, counted);
+    let matching = shape_names(&figures, colour);
+    let rationale = (format!("{colour} {}. ", matching.join(", ")), format!("Total:{}.", matching.len()));
+    let question = format!("How many {colour} shapes?");
+    Example::number(image, question, style(random, rationale, TERSE), matching.len())
+}
+
+/// `red5`.
+pub(super) fn named(mark: Mark) -> String {
+    format!("{}{}", mark.colour.name, mark.value)
+}
+
+/// `column 1 red5, column 2 blue3` of row 1 or 2.
+pub(super) fn row_text(marks: &[Mark], row: usize) -> String {
+    let cells = marks.iter().skip(2 * (row - 1)).take(2).enumerate();
+    cells.map(|(column, mark)| format!("column {} {}", column + 1, named(*mark))).collect::<Vec<_>>().join(", ")
+}
+
+/// Names of the shapes of one colour, in order.
+pub(super) fn shape_names(figures: &[Figure], colour: &str) -> Vec<&'static str> {
+    figures.iter().filter(|figure| figure.colour.name == colour).map(|figure| figure.shape).collect()
+}
+
+/// Two different marks.
+fn two(random: &mut impl Rng, marks: &[Mark]) -> (Mark, Mark) {
+    let order = permutation(random, marks.len());
+    (marks[order[0]], marks[order[1]])
+}
+
+/// Reading and result, or with probability `terse` the result alone.
+fn style(random: &mut impl Rng, (reading, result): (String, String), terse: f64) -> String {
+    if unit(random) < terse { result } else { reading + &result }
+}

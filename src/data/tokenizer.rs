@@ -1,0 +1,252 @@
+//! Text to token ids and back: trained here (byte-level BPE, or words) or imported from a `tokenizer.json`.
+//! The only home of the `tokenizers` crate. Knows no row and no layout of a conversation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::decoders::fuse::Fuse;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::wordlevel::WordLevel;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
+
+use crate::base::files;
+
+/// The special tokens, in the order of their ids in a tokenizer that is trained here.
+pub const SPECIAL: [&str; 5] = ["<|pad|>", "<|image|>", "<|user|>", "<|assistant|>", "<|end|>"];
+
+/// What a word is for [`Tokenizer::train_word`]: a run of letters or of `#` with the space before it, one digit,
+/// or any other single character. Joined again they are the text.
+const WORD: &str = r" ?#+| ?\p{L}+|\p{N}|[\s\S]";
+
+/// Text to ids and back.
+#[derive(Clone, Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: Special,
+}
+
+/// Ids of the special tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Special {
+    pub pad: u32,
+    /// Stands where the projector's output for one image patch goes.
+    pub image: u32,
+    pub user: u32,
+    pub assistant: u32,
+    /// Ends a turn.
+    pub end: u32,
+}
+
+impl Tokenizer {
+    /// Byte-level BPE with at most `vocab` tokens: the special tokens, 256 bytes, then merges. Every digit is a
+    /// token of its own, so that numbers are spelled alike wherever they stand. Any text can be encoded.
+    pub fn train_bpe<'a>(texts: impl IntoIterator<Item = &'a str>, vocab: usize) -> Result<Tokenizer> {
+        let least = SPECIAL.len() + 256;
+        if vocab < least {
+            bail!(
+                "a byte-level vocabulary has at least {least} tokens ({} special, 256 bytes), not {vocab}",
+                SPECIAL.len()
+            );
+        }
+        let mut inner = tokenizers::Tokenizer::new(BPE::default());
+        inner.with_pre_tokenizer(Some(Sequence::new(vec![
+            Digits::new(true).into(),
+            ByteLevel::default().add_prefix_space(false).use_regex(true).into(),
+        ])));
+        inner.with_decoder(Some(ByteLevelDecoder::default()));
+        let trainer = BpeTrainer::builder()
+            .vocab_size(vocab)
+            .min_frequency(2)
+            .show_progress(false)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .special_tokens(SPECIAL.iter().map(|name| AddedToken::from(*name, true)).collect())
+            .build();
+        let texts: Vec<String> = texts.into_iter().map(str::to_string).collect();
+        inner
+            .train(&mut TrainerWrapper::from(trainer), texts.into_iter())
+            .map_err(|error| anyhow!("cannot train the tokenizer: {error}"))?;
+        Tokenizer::new(inner)
+    }
+
+    /// One token per word, digit or other character, the most frequent first, at most `vocab` in all. A word that
+    /// is not in the vocabulary cannot be encoded: for closed worlds.
+    pub fn train_word<'a>(texts: impl IntoIterator<Item = &'a str>, vocab: usize) -> Result<Tokenizer> {
+        let splitter = Split::new(SplitPattern::Regex(WORD.to_string()), SplitDelimiterBehavior::Isolated, false)
+            .map_err(|error| anyhow!("BUG: the pattern of a word: {error}"))?;
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for text in texts {
+            let mut pieces = PreTokenizedString::from(text);
+            splitter.pre_tokenize(&mut pieces).map_err(|error| anyhow!("cannot split into words: {error}"))?;
+            for (word, _, _) in pieces.get_splits(OffsetReferential::Original, OffsetType::Byte) {
+                *counts.entry(word.to_string()).or_default() += 1;
+            }
+        }
+        let mut words: Vec<(String, u64)> = counts.into_iter().collect();
+        words.sort_by(|(one, count), (other, larger)| larger.cmp(count).then_with(|| one.cmp(other)));
+        if words.len() + SPECIAL.len() > vocab {
+            bail!(
+                "the texts have {} different words, and `vocab` = {vocab} leaves room for {}: \
+                 raise `vocab`, or use kind `bpe`",
+                words.len(),
+                vocab.saturating_sub(SPECIAL.len())
+            );
+        }
+        let words = words.into_iter().map(|(word, _)| word);
+        let names = SPECIAL.iter().map(ToString::to_string).chain(words);
+        let model = WordLevel::builder()
+            .vocab(names.zip(0u32..).collect())
+            // Not in the vocabulary: an unknown word is an error, not a token.
+            .unk_token("<|unknown|>".to_string())
+            .build()
+            .map_err(|error| anyhow!("cannot build the tokenizer: {error}"))?;
+        let mut inner = tokenizers::Tokenizer::new(model);
+        inner.with_pre_tokenizer(Some(splitter));
+        inner.with_decoder(Some(Fuse::new()));
+        Tokenizer::new(inner)
+    }
+
+    /// A `tokenizer.json` from elsewhere. Special tokens of ours that it does not have are added at the end.
+    pub fn import(path: &Path) -> Result<Tokenizer> {
+        Tokenizer::read(path)
+    }
+
+    /// Reads a `tokenizer.json`.
+    pub fn read(path: &Path) -> Result<Tokenizer> {
+        let bytes = files::read_bytes(path)?;
+        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|error| anyhow!("{error}"))
+            .with_context(|| format!("`{}` is not a tokenizer", path.display()))?;
+        Tokenizer::new(inner).with_context(|| format!("`{}` cannot be used", path.display()))
+    }
+
+    /// Writes a `tokenizer.json` that the `tokenizers` and `transformers` packages read too.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let text = self.inner.to_string(true).map_err(|error| anyhow!("cannot write the tokenizer: {error}"))?;
+        files::write_atomic(path, text.as_bytes())
+    }
+
+    /// The ids of a text. Special tokens in the text are plain characters here; only the chat layout places them.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| {
+            let start: String = text.chars().take(60).collect();
+            anyhow!("cannot encode `{start}`: a word is not in the tokenizer's vocabulary ({error})")
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of ids. Special tokens are written by their names, so that nothing a model said is hidden; bytes
+    /// that are no UTF-8 become U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(|error| anyhow!("cannot decode {} tokens: {error}", ids.len()))
+    }
+
+    /// Number of ids, the special tokens included.
+    pub fn vocab(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    pub fn special(&self) -> Special {
+        self.special
+    }
+
+    fn new(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
+        inner
+            .add_special_tokens(SPECIAL.iter().map(|name| AddedToken::from(*name, true)))
+            .map_err(|error| anyhow!("cannot add the special tokens: {error}"))?;
+        inner.set_encode_special_tokens(true);
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(|error| anyhow!("cannot switch truncation off: {error}"))?;
+        let id = |name: &str| inner.token_to_id(name).ok_or_else(|| anyhow!("the special token `{name}` has no id"));
+        let [pad, image, user, assistant, end] = SPECIAL;
+        let special =
+            Special { pad: id(pad)?, image: id(image)?, user: id(user)?, assistant: id(assistant)?, end: id(end)? };
+        Ok(Tokenizer { inner, special })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXTS: [&str; 4] = [
+        "What is the sum of red and blue?\nExplain first, then answer.",
+        "red=3, blue=12. 3+12=15.\n### Answer: 15",
+        "What is the sum of red and green?\nExplain first, then answer.",
+        "Größe  naïve 日本 🦀\t\u{1F468}\u{200D}\u{1F469}",
+    ];
+
+    #[test]
+    fn bpe_gives_every_text_back() {
+        let tokenizer = Tokenizer::train_bpe(TEXTS, 320).unwrap();
+        for text in
+            TEXTS.into_iter().chain(["", " ", "\n\n  x", "an unseen Ω text \u{0} 123", "<|end|>", "<|unk|> <|user|>x"])
+        {
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn digits_are_tokens_of_their_own() {
+        let tokenizer = Tokenizer::train_bpe(std::iter::repeat_n("2024 2024 12", 50), 300).unwrap();
+        let digit = |text: &str| tokenizer.encode(text).unwrap();
+        assert_eq!(digit("2024"), [digit("2"), digit("0"), digit("2"), digit("4")].concat());
+        assert_eq!(digit("2").len(), 1);
+    }
+
+    #[test]
+    fn text_never_becomes_a_special_token() {
+        for tokenizer in [Tokenizer::train_bpe(TEXTS, 320).unwrap(), Tokenizer::train_word(["<|end|>a"], 50).unwrap()] {
+            let special = tokenizer.special();
+            let ids = tokenizer.encode("<|end|>a<|end|>").unwrap();
+            assert!(ids.len() > 3 && !ids.contains(&special.end), "{ids:?}");
+            assert_eq!(tokenizer.decode(&[special.end, special.pad]).unwrap(), "<|end|><|pad|>");
+        }
+    }
+
+    #[test]
+    fn training_is_deterministic_and_a_file_is_read_back_alike() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        for train in [Tokenizer::train_bpe(TEXTS, 320), Tokenizer::train_word(TEXTS, 200)] {
+            let tokenizer = train.unwrap();
+            tokenizer.write(&path).unwrap();
+            let again = Tokenizer::read(&path).unwrap();
+            assert_eq!(again.special(), tokenizer.special());
+            assert_eq!(again.special(), Special { pad: 0, image: 1, user: 2, assistant: 3, end: 4 });
+            assert_eq!(again.vocab(), tokenizer.vocab());
+            assert_eq!(again.encode(TEXTS[1]).unwrap(), tokenizer.encode(TEXTS[1]).unwrap());
+            assert!(!again.encode("<|end|>").unwrap_or_default().contains(&4));
+        }
+        let texts = |tokenizer: &Tokenizer| tokenizer.inner.to_string(false).unwrap();
+        let one = texts(&Tokenizer::train_bpe(TEXTS, 320).unwrap());
+        assert_eq!(one, texts(&Tokenizer::train_bpe(TEXTS, 320).unwrap()));
+    }
+
+    #[test]
+    fn words_keep_their_space_and_unknown_words_are_errors() {
+        let tokenizer = Tokenizer::train_word(TEXTS, 200).unwrap();
+        let ids = tokenizer.encode("red=3, blue=12.\n### Answer: 15").unwrap();
+        assert_eq!(tokenizer.decode(&ids).unwrap(), "red=3, blue=12.\n### Answer: 15");
+        assert_eq!(ids.len(), 16);
+        let error = tokenizer.encode("a purple bar").unwrap_err().to_string();
+        assert!(error.starts_with("cannot encode `a purple bar`: a word is not in"), "{error}");
+        assert!(Tokenizer::train_word(TEXTS, 10).unwrap_err().to_string().contains("raise `vocab`"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_tokenizer_is_an_error_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        files::write_atomic(&path, b"{\"version\":\"1.0\"}").unwrap();
+        let error = Tokenizer::import(&path).unwrap_err().to_string();
+        assert_eq!(error, format!("`{}` is not a tokenizer", path.display()));
+    }
+}
