@@ -1,1 +1,3 @@
-//! report
+//! Reports: statistics over item scores, tables, contrasts, curves, pages. Runs no stage and knows no tensor.
+
+pub mod statistics;
