@@ -87,10 +87,10 @@ fn unsigned_zero(text: String) -> String {
 
 /// The central table.
 pub(super) fn main(table: &Table) -> Grid {
-    let rows = table.rows.iter().map(|row| GridRow {
-        label: row.label.clone(),
-        cells: row.cells.iter().map(main_cell).collect(),
-    });
+    let rows = table
+        .rows
+        .iter()
+        .map(|row| GridRow { label: row.label.clone(), cells: row.cells.iter().map(main_cell).collect() });
     let mut legend = vec![scale(table)];
     if table.rows.iter().flat_map(|row| &row.cells).any(partial) {
         legend.push("† not all seeds have run".to_string());

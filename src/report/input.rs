@@ -19,6 +19,8 @@ pub struct ReportInput<'a> {
     pub costs: Vec<Cost>,
     /// Facts about the run for the foot of the page: versions, device, dates.
     pub provenance: Vec<(String, String)>,
+    /// What a reader must know beyond the tables' own notes.
+    pub notes: Vec<String>,
     /// The encoded bytes (PNG or JPEG) of an image by its key in [`Score::image`].
     pub images: &'a dyn Fn(&str) -> Option<Vec<u8>>,
     /// Resamples of the bootstrap; [`RESAMPLES`] unless told.
@@ -103,7 +105,7 @@ pub struct Evaluation {
 }
 
 /// The training curve of one instance.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Curve {
     pub instance: String,
     /// Curves of one stage share a plot.
@@ -112,7 +114,7 @@ pub struct Curve {
 }
 
 /// One instance in the graph.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GraphNode {
     pub instance: String,
     pub stage: String,
@@ -131,7 +133,7 @@ pub enum NodeState {
 }
 
 /// What one instance cost.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
     pub instance: String,
     pub stage: String,
