@@ -19,7 +19,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("stages", &["base", "stage", "data", "nn", "train", "infer", "teacher"]),
     // `data` for the records of scores and curves.
     ("report", &["base", "stage", "experiment", "store", "engine", "data"]),
-    ("cli", &["base", "stage", "experiment", "store", "engine", "stages", "report", "data"]),
+    // `nn` for the choice of a device only.
+    ("cli", &["base", "stage", "experiment", "store", "engine", "stages", "report", "nn"]),
 ];
 
 /// Crate, and the only places that may name it.
@@ -40,6 +41,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["base/diagnostic.rs"]),
     ("rustix", &["engine/"]),
     ("clap", &["cli/"]),
+    ("console", &["cli/"]),
     ("indicatif", &["cli/"]),
     ("ctrlc", &["cli/"]),
     ("tracing_subscriber", &["cli/"]),

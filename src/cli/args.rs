@@ -127,7 +127,7 @@ Examples:
     Verify,
     /// Runs one stage in this process: what `run` starts. Not for people.
     #[command(hide = true)]
-    StageRun {
+    StageJob {
         /// The job that `run` wrote.
         job: PathBuf,
     },
