@@ -108,13 +108,6 @@ pub(crate) fn read(name: &str, entry: &Entry, stages: &BTreeSet<&str>, problems:
             return None;
         }
     };
-    if points.is_empty() {
-        section.wrong(&[], "the axis has no point", None, problems);
-        return None;
-    }
-    if points.iter().all(|point| point.patches.is_empty()) {
-        section.wrong(&[], "the axis changes no stage", None, problems);
-    }
     Some(Axis { name: name.into(), points })
 }
 
@@ -129,7 +122,7 @@ fn key_points(
     let Some(Data::List(values)) = section.table.get("values").map(|node| &node.data) else { return None };
     if let Some(labels) = labels {
         if labels.len() != values.len() {
-            let message = format!("{} labels for {} values", labels.len(), values.len());
+            let message = format!("{} values need as many labels, not {}", values.len(), labels.len());
             section.wrong(&["labels"], message, None, problems);
             return None;
         }
@@ -138,6 +131,10 @@ fn key_points(
                 section.wrong(&["labels", &index.to_string()], message, None, problems);
             }
         }
+    }
+    if values.is_empty() {
+        section.wrong(&["values"], "there is no value", None, problems);
+        return None;
     }
     let place = section.table.get("key")?.origin.clone();
     let target = target(key, &place, stages, problems);
@@ -164,6 +161,9 @@ fn key_points(
 fn variant_points(section: &Section<'_>, stages: &BTreeSet<&str>, problems: &mut Problems) -> Option<Vec<AxisPoint>> {
     let variants = section.table.get("variants")?.as_table()?;
     let mut points = Vec::new();
+    if variants.0.values().all(|variant| variant.node.as_table().is_some_and(|patches| patches.0.is_empty())) {
+        section.wrong(&["variants"], "no variant changes a stage", None, problems);
+    }
     for (label, variant) in variants.written() {
         if let Some(message) = label_problem(label) {
             problems.push(Diagnostic::error(message).at(variant.key.clone(), ""));

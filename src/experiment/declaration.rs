@@ -117,7 +117,10 @@ pub(crate) fn read<'t>(
         && let Some(table) = node.as_table()
     {
         let section = Section { path: "seeds", table, header: &node.origin };
-        declaration.seeds = seeds(&section, &names, problems).unwrap_or_default();
+        match seeds(&section, &names, problems) {
+            Some(seeds) => declaration.seeds = seeds,
+            None => drop(declaration.unusable_axes.insert("seed")),
+        }
     }
     if let Some(node) = tree.get("settings")
         && let Some(table) = node.as_table()

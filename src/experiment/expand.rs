@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::declaration::{Declaration, StageDeclaration};
 use super::instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
-use super::join::{AxisId, Candidates, Joined, Point};
+use super::join::{AxisId, Candidates, Joined, MAX_POINTS, Point};
 use super::order::order;
 use super::own::{OwnInput, OwnPoint, OwnPoints, OwnSource, too_many};
 use super::problems::Problems;
@@ -50,6 +50,7 @@ pub(crate) fn expand(declaration: &Declaration<'_>, folder: &Path, problems: &mu
         candidates: BTreeMap::new(),
         expansion: Expansion::default(),
         equal: BTreeMap::new(),
+        found: 0,
     };
     for index in order {
         if let Some(points) = own[index].take() {
@@ -69,6 +70,8 @@ struct Expander<'a> {
     expansion: Expansion,
     /// Instances by all that makes them equal.
     equal: BTreeMap<Hash, InstanceId>,
+    /// Points found so far, of all stages.
+    found: usize,
 }
 
 struct ExpandedStage {
@@ -94,7 +97,7 @@ impl Expander<'_> {
         for point in own {
             let Some(combinations) = self.join(stage, point, problems) else { return };
             joined.extend(combinations.into_iter().map(|combination| (point, combination)));
-            if joined.len() > super::join::MAX_POINTS {
+            if self.found + joined.len() > MAX_POINTS {
                 return too_many(stage, problems);
             }
         }
@@ -103,6 +106,7 @@ impl Expander<'_> {
             problems.push(Diagnostic::error(message).at(stage.header.clone(), ""));
             return;
         }
+        self.found += joined.len();
         let axes = self.axis_names(stage, joined.iter().map(|(_, joined)| &joined.point));
         let mut points = Vec::with_capacity(joined.len());
         for (own, joined) in joined {
@@ -151,7 +155,7 @@ impl Expander<'_> {
         let name = &self.declaration.stages[above].name;
         let upstream = self.expanded[above].as_ref()?;
         let mut wrong = |message: String, help: String| {
-            let message = format!("`stage.{}.{}`: {message}", reader.name, input.role);
+            let message = format!("`stage.{}.{}`: {message}", reader.name, input.named);
             problems.push(Diagnostic::error(message).at(input.place.clone(), "").help(help));
         };
         let mut points = upstream.points.clone();

@@ -40,13 +40,26 @@ impl Section<'_> {
             [self.path].into_iter().chain(named.iter().map(String::as_str)).filter(|part| !part.is_empty()).collect();
         let message =
             if path.is_empty() { error.message.clone() } else { format!("`{}`: {}", path.join("."), error.message) };
-        let place = if unknown { key } else { value };
+        self.report_at(&if unknown { key } else { value }, message, error.help.clone(), problems);
+    }
+
+    /// Reports one mistake at the key of a path, which is what is wrong.
+    pub(crate) fn wrong_key(&self, path: &[&str], message: String, help: Option<String>, problems: &mut Problems) {
+        let path: Vec<String> = path.iter().map(|part| (*part).to_string()).collect();
+        self.report_at(&self.locate(&path).0, message, help, problems);
+    }
+
+    fn report_at(&self, place: &Origin, message: String, help: Option<String>, problems: &mut Problems) {
         let mut diagnostic = Diagnostic::error(message).at(place.clone(), "");
-        if place != *self.header && !self.path.is_empty() {
-            diagnostic = diagnostic.at(self.header.clone(), "in this table");
+        if place != self.header && !self.path.is_empty() {
+            let what = match self.path.split('.').next() {
+                Some(part @ ("stage" | "axis" | "report")) => part,
+                _ => "table",
+            };
+            diagnostic = diagnostic.at(self.header.clone(), format!("in this {what}"));
         }
-        if let Some(help) = &error.help {
-            diagnostic = diagnostic.help(help.clone());
+        if let Some(help) = help {
+            diagnostic = diagnostic.help(help);
         }
         problems.push(diagnostic);
     }

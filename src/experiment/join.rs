@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::instance::InstanceId;
 
-/// More points of one stage are taken for a mistake.
+/// More points of all stages together are taken for a mistake.
 pub(crate) const MAX_POINTS: usize = 100_000;
 
 /// What tells axes apart, whatever they are called where they meet.
@@ -45,7 +45,6 @@ impl Candidates {
         }
         Candidates { points, groups, indexes: BTreeMap::new() }
     }
-
 
     /// Every way to go on from `partial` with one of the points. `None` when there are too many.
     pub(crate) fn join(&mut self, partial: Vec<Joined>) -> Option<Vec<Joined>> {

@@ -57,7 +57,8 @@ pub(crate) fn order(names: &[&str], reads: &Reads) -> (Vec<usize>, Vec<(Vec<usiz
 fn describe(cycle: &[usize], names: &[&str], reads: &Reads) -> Diagnostic {
     let path: Vec<&str> = cycle.iter().chain(cycle.first()).map(|stage| names[*stage]).collect();
     let mut diagnostic = Diagnostic::error(format!("stages need each other: `{}`", path.join(" -> ")));
-    for (index, stage) in cycle.iter().enumerate() {
+    // A very long cycle is a generated file: its path says enough.
+    for (index, stage) in cycle.iter().enumerate().take(8) {
         let next = cycle[(index + 1) % cycle.len()];
         if let Some(place) = reads[*stage].get(&next) {
             diagnostic = diagnostic.at(place.clone(), format!("`{}` reads `{}`", names[*stage], names[next]));

@@ -17,7 +17,7 @@ use super::text::list;
 use super::tree::{Data, Node, Table};
 use crate::base::diagnostic::nearest;
 use crate::base::{Diagnostic, Hash, Origin};
-use crate::stage::{ArtifactKind, InputSource, Kind, Manifest, Reference, Stage};
+use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, Reference, Stage};
 
 /// A stage at one of its own points.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub(crate) struct OwnPoint {
 #[derive(Clone, Debug)]
 pub(crate) struct OwnInput {
     pub(crate) role: String,
+    /// The role that messages name: that of the key which was written, for an input that defaults to another.
+    pub(crate) named: String,
     /// Where the input is named; the stage's header for a default.
     pub(crate) place: Origin,
     pub(crate) source: OwnSource,
@@ -54,6 +56,8 @@ pub(crate) struct OwnPoints<'a> {
     /// Axes by the stages they patch.
     axes: BTreeMap<&'a str, Vec<&'a Axis>>,
     exists: BTreeMap<PathBuf, bool>,
+    /// Points found so far, of all stages.
+    found: usize,
 }
 
 impl<'a> OwnPoints<'a> {
@@ -68,7 +72,7 @@ impl<'a> OwnPoints<'a> {
                 }
             }
         }
-        OwnPoints { declaration, folder, stages, axes, exists: BTreeMap::new() }
+        OwnPoints { declaration, folder, stages, axes, exists: BTreeMap::new(), found: 0 }
     }
 
     /// All own points of a stage, seeds left out; `None` after reporting what is wrong at one of them.
@@ -77,7 +81,7 @@ impl<'a> OwnPoints<'a> {
         table.0.remove("kind");
         let axes = self.axes.get(&*stage.name).cloned().unwrap_or_default();
         let mut tables = vec![(Point::new(), table)];
-        let mut sound = true;
+        let mut sound = unambiguous(stage, &axes, problems);
         for axis in axes {
             if tables.len().saturating_mul(axis.points.len()) > MAX_POINTS {
                 too_many(stage, problems);
@@ -105,7 +109,8 @@ impl<'a> OwnPoints<'a> {
                 sound = false;
                 continue;
             };
-            if points.len() + fanned.len() > MAX_POINTS {
+            self.found += fanned.len();
+            if self.found > MAX_POINTS {
                 too_many(stage, problems);
                 return None;
             }
@@ -140,17 +145,22 @@ impl<'a> OwnPoints<'a> {
         };
         let mut inputs = Vec::new();
         let mut sound = true;
-        for input in built.inputs() {
-            let keys: Vec<String> = input.role.split('.').map(str::to_string).collect();
+        let reads = built.inputs();
+        for input in &reads {
+            // A key that is not written may default to the value of one that is: mistakes are told there, once.
+            let written = |input: &Input| table.at(&input.role.split('.').collect::<Vec<_>>()).is_some();
+            let same = reads.iter().find(|other| other.source == input.source && written(other));
+            let named = if written(input) { input } else { same.unwrap_or(input) }.role.clone();
+            let keys: Vec<String> = named.split('.').map(str::to_string).collect();
             let place = section.locate(&keys).1;
             let source = match &input.source {
                 InputSource::Stage { reference, accepts } => {
-                    self.output(stage, &input.role, &place, reference, accepts, problems)
+                    self.output(stage, &named, &place, reference, accepts, problems)
                 }
-                InputSource::Outside { path } => self.outside(stage, &input.role, &place, path, problems),
+                InputSource::Outside { path } => self.outside(stage, &named, &place, path, problems),
             };
             match source {
-                Some(source) => inputs.push(OwnInput { role: input.role, place, source }),
+                Some(source) => inputs.push(OwnInput { role: input.role.clone(), named, place, source }),
                 None => sound = false,
             }
         }
@@ -300,8 +310,29 @@ fn fan_out(
     Some(tables)
 }
 
+/// Checks that no two axes patch the same key: the order of the file would decide which one counts.
+fn unambiguous(stage: &StageDeclaration<'_>, axes: &[&Axis], problems: &mut Problems) -> bool {
+    let mut patched: BTreeMap<&[String], (&Axis, &Origin)> = BTreeMap::new();
+    let mut sound = true;
+    for axis in axes {
+        for patch in axis.points.iter().flat_map(|point| &point.patches).filter(|patch| *patch.stage == *stage.name) {
+            let (first, place) = patched.entry(&patch.path).or_insert((axis, &patch.key));
+            if first.name != axis.name {
+                let key = patch.path.join(".");
+                let message =
+                    format!("`stage.{}.{key}` is changed by the axes `{}` and `{}`", stage.name, first.name, axis.name);
+                let diagnostic =
+                    Diagnostic::error(message).at(patch.key.clone(), "").at(place.clone(), "changed here too");
+                problems.push(diagnostic);
+                sound = false;
+            }
+        }
+    }
+    sound
+}
+
 pub(crate) fn too_many(stage: &StageDeclaration<'_>, problems: &mut Problems) {
-    let message = format!("`stage.{}` has more than {MAX_POINTS} points", stage.name);
+    let message = format!("`stage.{}` takes the experiment over {MAX_POINTS} points", stage.name);
     problems.push(Diagnostic::error(message).at(stage.header.clone(), ""));
 }
 

@@ -125,8 +125,7 @@ pub(crate) fn read(
             }
         }
     }
-    let labels =
-        report.labels.into_iter().map(|(text, label)| (checks.selector(&["labels", &text], &text, true), label));
+    let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label));
     let labels = labels.collect();
     let title = report.title.unwrap_or_else(|| name.to_string());
     Some(ReportSpec {
@@ -232,22 +231,36 @@ impl Checks<'_> {
 
     /// A selector in its plain form, checked. Which data sets there are is known only after a run.
     fn selector(&mut self, path: &[&str], text: &str, dataset: bool) -> String {
-        let parsed = match Selector::parse(text) {
-            Ok(parsed) => parsed,
-            Err(message) => {
-                self.wrong(path, message, None);
-                return text.to_string();
+        match self.plain(text, dataset) {
+            Ok(plain) => plain,
+            Err((message, help)) => {
+                self.wrong(path, message, help);
+                text.to_string()
             }
-        };
+        }
+    }
+
+    /// A selector that is a key of `labels`.
+    fn label(&mut self, text: &str) -> String {
+        match self.plain(text, true) {
+            Ok(plain) => plain,
+            Err((message, help)) => {
+                let message = format!("`{}.labels`: {message}", self.section.path);
+                self.section.wrong_key(&["labels", text], message, help, self.problems);
+                text.to_string()
+            }
+        }
+    }
+
+    fn plain(&self, text: &str, dataset: bool) -> Result<String, (String, Option<String>)> {
+        let parsed = Selector::parse(text).map_err(|message| (message, None))?;
         let plain: BTreeMap<String, String> =
             parsed.0.into_iter().map(|(axis, value)| (self.bare(&axis), value)).collect();
         let mut checked = Selector(plain.clone());
         if dataset {
             checked.0.remove(DATASET);
         }
-        if let Err((message, help)) = checked.check(self.stage, self.points) {
-            self.wrong(path, message, Some(help));
-        }
-        plain.iter().map(|(axis, value)| format!("{axis}={value}")).collect::<Vec<_>>().join(",")
+        checked.check(self.stage, self.points).map_err(|(message, help)| (message, Some(help)))?;
+        Ok(Selector(plain).to_string())
     }
 }

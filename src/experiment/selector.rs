@@ -1,6 +1,7 @@
 //! Selectors: `model=sft,mix=both` chooses the points of a stage that have these values. Knows no stage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use super::text::list;
 use crate::base::diagnostic::nearest;
@@ -60,10 +61,18 @@ impl Selector {
     }
 }
 
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (axis, value)) in self.0.iter().enumerate() {
+            write!(f, "{}{axis}={value}", if index == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
 /// The message and the help for an axis that no point has.
 pub(crate) fn unknown_axis(stage: &str, axis: &str, points: &[&BTreeMap<String, String>]) -> (String, String) {
-    let axes: std::collections::BTreeSet<&str> =
-        points.iter().flat_map(|point| point.keys()).map(String::as_str).collect();
+    let axes: BTreeSet<&str> = points.iter().flat_map(|point| point.keys()).map(String::as_str).collect();
     let help = match nearest(axis, axes.iter().copied()) {
         Some(near) => format!("an axis of a similar name exists: `{near}`"),
         None if axes.is_empty() => format!("`{stage}` is one instance: nothing varies there"),

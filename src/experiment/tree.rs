@@ -161,10 +161,18 @@ pub(crate) fn parse_document(source: SourceId, sources: &Sources, problems: &mut
     let text = sources.get(source).text.as_str();
     let (table, errors) = DeTable::parse_recoverable(text);
     let sound = errors.iter().all(|error| error.message() == "duplicate key");
+    // What stands in a table that is written twice is written twice only because the table is.
+    let mut echo = 0..0;
     for error in errors {
         let range = visible(text, error.span().unwrap_or(text.len()..text.len()));
+        if echo.contains(&range.start) {
+            continue;
+        }
         let message = match error.message() {
-            "duplicate key" => format!("the name `{}` is given twice", text[range.clone()].trim()),
+            "duplicate key" => {
+                echo = twice(text, range.start);
+                format!("the name `{}` is given twice", text[range.clone()].trim())
+            }
             message => lower_first(message),
         };
         problems.push(Diagnostic::error(message).at(Origin { source, range }, ""));
@@ -209,7 +217,7 @@ impl Reader<'_> {
     fn node(&self, value: &Spanned<DeValue<'_>>, depth: usize, problems: &mut Problems) -> Node {
         let origin = self.origin(value.span());
         let mut wrong = |message: String| {
-            problems.push(Diagnostic::error(message).at(origin.clone(), ""));
+            problems.poison(Diagnostic::error(message).at(origin.clone(), ""));
             Data::Boolean(false)
         };
         let data = match value.get_ref() {
@@ -250,6 +258,16 @@ fn visible(text: &str, range: Range<usize>) -> Range<usize> {
     };
     let start = boundary(range.start);
     start..boundary(range.end).max(start)
+}
+
+/// The part of the text that belongs to a table header at `start`; nothing when a key stands there.
+fn twice(text: &str, start: usize) -> Range<usize> {
+    let line = text[..start].rfind('\n').map_or(0, |at| at + 1);
+    if !text[line..].trim_start().starts_with('[') {
+        return 0..0;
+    }
+    let end = text[start..].find("\n[").map_or(text.len(), |at| start + at);
+    start + 1..end
 }
 
 fn lower_first(message: &str) -> String {
