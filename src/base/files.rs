@@ -71,6 +71,19 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     rename(&temporary, path)
 }
 
+/// Writes a whole file so that a reader sees the old content or the new. A power cut may lose it: for what can be
+/// made again.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn write_soft(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = sibling(path);
+    let context = || format!("cannot write `{}`", path.display());
+    let written = create(&temporary)?.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        remove_file(&temporary).ok();
+    }
+    written.with_context(context)
+}
+
 /// Writes a value as indented JSON, atomically.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut text =
@@ -137,15 +150,16 @@ pub fn make_read_only(path: &Path) -> Result<()> {
     fs::set_permissions(path, permissions).with_context(|| format!("cannot make `{}` read-only", path.display()))
 }
 
-/// Makes `link` a symbolic link to `target`, replacing a link that is there.
+/// Makes `link` a symbolic link to `target`, replacing a link that is there. A power cut may lose it.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn relink(target: &Path, link: &Path) -> Result<()> {
     if let Some(folder) = link.parent() {
         create_dir(folder)?;
     }
     let temporary = sibling(link);
     std::os::unix::fs::symlink(target, &temporary)
-        .with_context(|| format!("cannot link `{}` to `{}`", link.display(), target.display()))?;
-    rename(&temporary, link)
+        .and_then(|()| fs::rename(&temporary, link))
+        .with_context(|| format!("cannot link `{}` to `{}`", link.display(), target.display()))
 }
 
 /// The sorted names in a folder.

@@ -312,7 +312,29 @@ mod tests {
             DirtyReason::PathMissing { role: "path".into(), path: path.clone() },
             DirtyReason::PathUnreadable { role: "path".into(), path, error: "permission denied".into() },
         ];
-        expect![[r#""#]].assert_eq(&told(&reasons));
+        expect![[r#"
+            it has not run yet
+            it was asked for with `--force`
+            its kind changed from `sft` to `dpo`
+            version 2 of `sft` gives other results than version 1
+            `beta` changed from 0.1 to 0.2
+            `truncate.words` is new: 90
+            `prompt` is gone, it was "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
+            the content of its input `policy` changed from 96a4257289 to b20ab0a020
+            the content of `data/train.jsonl` (`path`) changed from 96a4257289 to b20ab0a020
+            its input `sources.cot.from` is new
+            its input `sources.cot.from` is gone
+            its seed changed from 0 to 1
+            it now draws, with the seed 1
+            it draws no more
+            the order of its values changed, first at `lr`
+            its output `model` (96a4257289) is missing from the store
+            its output `model` (96a4257289) was damaged in the store
+            its kind now has the output `curve.jsonl`
+            `data/train.jsonl` (`path`) does not exist
+            `data/train.jsonl` (`path`) cannot be read: permission denied
+        "#]]
+        .assert_eq(&told(&reasons));
     }
 
     #[test]
@@ -329,7 +351,15 @@ mod tests {
         new.input("policy", Hash::of_bytes(b"2"));
         new.input("pairs", Hash::of_bytes(b"3"));
         new.seed(1);
-        expect![[r#""#]].assert_eq(&told(&differences(&old, &new)));
+        expect![[r#"
+            version 2 of `dpo` gives other results than version 1
+            `beta` changed from 0.1 to 0.2
+            the content of its input `policy` changed from d63bd9a826 to 813e9b7291
+            its input `pairs` is new
+            its seed changed from 0 to 1
+            `gone` is gone, it was true
+        "#]]
+        .assert_eq(&told(&differences(&old, &new)));
         assert_eq!(differences(&old, &old), []);
     }
 
@@ -359,6 +389,6 @@ mod tests {
             equal += usize::from(same);
             assert_eq!(differences(&old, &new).is_empty(), same, "{old:?}\n{new:?}");
         }
-        assert!(equal > 50, "the world is small enough to repeat itself: {equal}");
+        assert!(equal > 20, "the world is small enough to repeat itself: {equal}");
     }
 }

@@ -26,6 +26,8 @@ mod draw;
 mod outputs;
 
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod toys;
 
 pub use dirty::DirtyReason;

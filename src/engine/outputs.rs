@@ -108,6 +108,12 @@ mod tests {
             told("", Some("{\"overall\":{\"accuracy\":[1,null]}}"), ""),
             told("", Some("{}"), "{\"loss\":1}\n{\"loss\":null}\n"),
         ];
-        expect![[r#""#]].assert_eq(&answers.join("\n"));
+        expect![[r#"
+            fine
+            the stage ended without writing its output `metrics.json`
+            the output `rows.jsonl` is not valid: line 2 is not JSON: EOF while parsing an object at line 1 column 5
+            the output `metrics.json` is not valid: `overall.accuracy.1` is not a number
+            the output `curve.jsonl` is not valid: line 2: the loss is not a number"#]]
+        .assert_eq(&answers.join("\n"));
     }
 }

@@ -176,3 +176,103 @@ fn tail(path: &Path, bytes: u64) -> Result<String> {
     file.read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::toys::{REGISTRY, Space};
+    use crate::engine::{Outcome, Quiet, RunOptions, RunReport, run, run_job};
+    use expect_test::expect;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    /// Not a test of its own: the child's side, when this very test program is started on a job.
+    #[test]
+    fn child_side() {
+        let Some(job) = std::env::args().next_back().filter(|last| last.ends_with("job.json")) else { return };
+        run_job(Path::new(&job), REGISTRY);
+        // The harness must not go on to print and to end with a code of its own.
+        std::process::exit(0);
+    }
+
+    fn options(space: &Space) -> RunOptions {
+        let program = std::env::current_exe().unwrap();
+        let arguments = ["--exact", "engine::process::tests::child_side", "--nocapture"];
+        let executor = ProcessExecutor::new(program, arguments.map(str::to_string).to_vec());
+        RunOptions { executor: Arc::new(executor), ..space.options() }
+    }
+
+    fn space() -> Space {
+        let space = Space::new();
+        space.write("data.txt", "one");
+        space
+    }
+
+    #[test]
+    fn a_child_runs_a_stage_and_its_chatter_goes_to_the_log() {
+        let space = space();
+        let stages = space.stages(&[
+            ("base", json!({ "kind": "model", "path": "data.txt" })),
+            ("eval", json!({ "from": ["base"], "word": "x" })),
+        ]);
+        expect![[r#"
+            base: ran, it has not run yet
+            eval: ran, it has not run yet
+        "#]]
+        .assert_eq(&space.run_with(&stages, &options(&space)));
+        assert_eq!(space.output("eval"), r#""one" "" "x""#);
+        let store = space.store();
+        let record = store.record(store.latest("test", "eval").fingerprint.unwrap()).unwrap();
+        assert_eq!(record.summary.0["rows"], 3);
+        let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
+        assert!(log.contains("running 1 test"), "{log}");
+    }
+
+    #[test]
+    fn a_child_that_panics_or_dies_fails_one_stage() {
+        let space = space();
+        space.tell("panic", "panic");
+        space.tell("abort", "abort");
+        let stage = |word: &str| json!({ "path": "data.txt", "word": word });
+        let stages = space.stages(&[("panic", stage("1")), ("abort", stage("2")), ("good", stage("3"))]);
+        let told = space.run_with(&stages, &options(&space));
+        let lines = told.lines().filter(|line| ["failed", "signal", "ran"].iter().any(|word| line.contains(word)));
+        expect![[r#"
+            `panic` failed: the stage panicked: a mistake of ours
+            `abort` failed: the child process was killed by signal 6
+            good: ran, it has not run yet"#]]
+        .assert_eq(&lines.collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn an_interrupted_child_is_ended_and_its_work_stays() {
+        let space = space();
+        space.tell("read", "wait");
+        let stages = space.stages(&[("read", json!({ "path": "data.txt" })), ("eval", json!({ "from": ["read"] }))]);
+        let options = options(&space);
+        let report: RunReport = std::thread::scope(|scope| {
+            let run = scope.spawn(|| run("test", &stages, &space.store(), &options, &Quiet).unwrap());
+            while !space.path("ran").exists() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            options.interrupt.store(true, Ordering::Relaxed);
+            run.join().unwrap()
+        });
+        assert_eq!(report.exit_code(), 130);
+        assert_eq!(report.count(|outcome| *outcome == Outcome::Interrupted), 2);
+        assert_eq!(space.store().unfinished().unwrap().len(), 1);
+        space.forgive("read", "wait");
+        options.interrupt.store(false, Ordering::Relaxed);
+        assert_eq!(run("test", &stages, &space.store(), &options, &Quiet).unwrap().exit_code(), 0);
+        assert_eq!(space.store().unfinished().unwrap(), []);
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_started_fails_the_stage() {
+        let space = space();
+        let stages = space.stages(&[("read", json!({ "path": "data.txt" }))]);
+        let executor = ProcessExecutor::new("/nowhere/ablate".into(), Vec::new());
+        let told = space.run_with(&stages, &RunOptions { executor: Arc::new(executor), ..space.options() });
+        assert!(told.starts_with("`read` failed: cannot start `/nowhere/ablate`\n"), "{told}");
+    }
+}

@@ -370,8 +370,10 @@ impl<'a> Scheduler<'a> {
                 return Ok(());
             }
             Finished::Interrupted => {
+                // What lies below was not reached either: the end of the run tells so.
                 self.set(id, State::Left);
                 self.report(id, Outcome::Interrupted, seconds);
+                return Ok(());
             }
             Finished::Failed(causes) => {
                 self.set(id, State::Failed);

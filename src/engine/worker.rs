@@ -68,7 +68,8 @@ impl Task<'_> {
         let begun_at = jiff::Timestamp::now();
         let job = self.prepare()?;
         let path = self.work().join("job.json");
-        files::write_json(&path, &job)?;
+        let text = serde_json::to_vec(&job).unwrap_or_else(|error| panic!("BUG: a job is plain data: {error}"));
+        files::write_soft(&path, &text)?;
         let desk = Desk { job: &path, log: &self.log, stop: self.stop, events };
         let summary = match self.executor.execute(&job, &desk) {
             Ended::Done(summary) => summary,

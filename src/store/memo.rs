@@ -1,4 +1,4 @@
-//! The memo of file hashes: a file whose size, modification time and inode are as remembered is not read again.
+//! The memo of file hashes: a file whose size, times and inode are as remembered is not read again.
 //! Knows nothing of what the files are.
 //!
 //! As in git's index, a time stamp proves nothing for a file that was changed a moment ago: a second edit within
@@ -24,13 +24,20 @@ const HEADER: &str = "ablate memo 1";
 pub(super) struct Stamp {
     size: u64,
     modified: i128,
+    /// Time of the last change of anything, which no program can set back.
+    changed: i128,
     inode: u64,
 }
 
 impl Stamp {
     pub(super) fn of(metadata: &Metadata) -> Stamp {
-        let modified = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        Stamp { size: metadata.size(), modified, inode: metadata.ino() }
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Stamp {
+            size: metadata.size(),
+            modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+            inode: metadata.ino(),
+        }
     }
 
     /// Whether a later edit would be sure to give another stamp.
@@ -83,12 +90,13 @@ impl Memo {
         for (key, (stamp, hash)) in entries {
             // A path with a line break would break the file's lines; it is hashed every time instead.
             if !key.contains('\n') {
-                let _ = writeln!(text, "{hash} {} {} {} {key}", stamp.size, stamp.modified, stamp.inode);
+                let _ =
+                    writeln!(text, "{hash} {} {} {} {} {key}", stamp.size, stamp.modified, stamp.changed, stamp.inode);
             }
         }
         // What another run remembered meanwhile is lost and costs it one more reading. A store that cannot be
         // written costs every invocation that reading.
-        self.changed = files::write_atomic(&self.file, text.as_bytes()).is_err();
+        self.changed = files::write_soft(&self.file, text.as_bytes()).is_err();
     }
 
     fn entries(&mut self) -> &mut BTreeMap<String, (Stamp, Hash)> {
@@ -135,12 +143,13 @@ fn read(file: &Path) -> BTreeMap<String, (Stamp, Hash)> {
 }
 
 fn parse(line: &str) -> Option<(String, (Stamp, Hash))> {
-    let mut fields = line.splitn(5, ' ');
+    let mut fields = line.splitn(6, ' ');
     let hash = fields.next()?.parse().ok()?;
     let size = fields.next()?.parse().ok()?;
     let modified = fields.next()?.parse().ok()?;
+    let changed = fields.next()?.parse().ok()?;
     let inode = fields.next()?.parse().ok()?;
-    Some((fields.next()?.to_string(), (Stamp { size, modified, inode }, hash)))
+    Some((fields.next()?.to_string(), (Stamp { size, modified, changed, inode }, hash)))
 }
 
 #[cfg(test)]
@@ -175,7 +184,7 @@ mod tests {
     fn the_memo_survives_on_disk_and_nonsense_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("memo");
-        let stamp = Stamp { size: 3, modified: 5, inode: 7 };
+        let stamp = Stamp { size: 3, modified: 5, changed: 6, inode: 7 };
         let mut memo = Memo::new(file.clone());
         memo.put("a path with spaces".into(), stamp, Hash::of_bytes(b"x"));
         memo.save();

@@ -13,7 +13,7 @@
 //!   locks/<fingerprint>.child       held by the child process for its lifetime
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
-//!   memo                            hashes of files by (path, size, mtime, inode)
+//!   memo                            hashes of files by (path, size, mtime, ctime, inode)
 //! ```
 //!
 //! A commit moves outputs from `work/` into `objects/` and renames the record into place last, so a crash at any

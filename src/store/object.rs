@@ -319,6 +319,7 @@ mod tests {
         damage(&path, b"evil");
         seal(&path).unwrap();
         assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Present);
+        store.forget();
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Corrupt);
     }
 

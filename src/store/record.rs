@@ -89,7 +89,8 @@ impl Store {
         if self.latest(experiment, instance) == *note {
             return Ok(());
         }
-        files::write_json(&self.latest_path(experiment, instance), note)
+        let text = serde_json::to_vec(note).unwrap_or_else(|error| panic!("BUG: a note is plain data: {error}"));
+        files::write_soft(&self.latest_path(experiment, instance), &text)
     }
 
     /// Every fingerprint that has a record.
