@@ -83,9 +83,10 @@ pub struct Located {
     pub item: Item,
 }
 
-/// Reads a JSON array or JSONL. `images` is the folder that image paths are relative to. Mistakes are reported
-/// together, up to ten. Of rows with the same id and data set the second is called `id#2`, and so on.
-pub fn read(path: &Path, images: &Path, defaults: &Defaults) -> Result<Vec<Located>> {
+/// Reads a JSON array or JSONL. `images` is the folder that image paths are relative to; without one no row may name
+/// an image. Mistakes are reported together, up to ten. Of rows with the same id and data set the second is called
+/// `id#2`, and so on.
+pub fn read(path: &Path, images: Option<&Path>, defaults: &Defaults) -> Result<Vec<Located>> {
     let mut mistakes = Mistakes::default();
     let mut located = Vec::new();
     let mut used: BTreeMap<(String, String), usize> = BTreeMap::new();
@@ -137,7 +138,7 @@ fn values(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<Va
 }
 
 /// A row's item, or everything that is wrong with the row.
-fn item(value: Value, images: &Path, defaults: &Defaults) -> Result<Item, Vec<String>> {
+fn item(value: Value, images: Option<&Path>, defaults: &Defaults) -> Result<Item, Vec<String>> {
     if !value.is_object() {
         return Err(vec!["a row must be an object with `id` and `conversations`".to_string()]);
     }
@@ -149,10 +150,15 @@ fn item(value: Value, images: &Path, defaults: &Defaults) -> Result<Item, Vec<St
     });
     if let Some(image) = &row.image {
         let outside = image.split('/').any(|part| matches!(part, "" | "." | ".."));
-        if outside {
-            wrong.push(format!("the image `{image}` is not a relative path below the folder of images"));
-        } else if !images.join(image).is_file() {
-            wrong.push(format!("the image `{image}` is not in `{}`", images.display()));
+        match images {
+            None => wrong.push(format!("the row names the image `{image}`, and no folder of images is given")),
+            Some(_) if outside => {
+                wrong.push(format!("the image `{image}` is not a relative path below the folder of images"));
+            }
+            Some(folder) if !folder.join(image).is_file() => {
+                wrong.push(format!("the image `{image}` is not in `{}`", folder.display()));
+            }
+            Some(_) => {}
         }
     }
     let (reasoned, concluded) = match told.rsplit_once(MARKER) {
@@ -255,7 +261,7 @@ fn texts_or_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
     Ok(Vec::<TextOrNumber>::deserialize(deserializer)?.into_iter().map(String::from).collect())
 }
 
-/// Reads an image's file for packing, and makes sure that it can be decoded.
+/// Reads a row's image file for packing, and makes sure that it can be decoded.
 pub fn image_bytes(located: &Located, images: &Path) -> Result<Option<Vec<u8>>> {
     let Some(image) = &located.item.image else {
         return Ok(None);
@@ -277,7 +283,7 @@ mod tests {
         files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
         let defaults = Defaults { dataset: "toy".into(), answer_type: None };
         let root = format!("{}/", folder.path().display());
-        match read(&path, &folder.path().join("images"), &defaults) {
+        match read(&path, Some(&folder.path().join("images")), &defaults) {
             Ok(mut located) => {
                 located.iter_mut().for_each(|row| row.place = row.place.replace(&root, ""));
                 Ok(located)

@@ -16,3 +16,6 @@ pub mod tokenizer;
 pub mod tokens;
 
 pub mod batches;
+
+pub mod mix;
+pub mod pairs;

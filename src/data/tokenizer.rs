@@ -21,6 +21,9 @@ use crate::base::files;
 /// The special tokens, in the order of their ids in a tokenizer that is trained here.
 pub const SPECIAL: [&str; 5] = ["<|pad|>", "<|image|>", "<|user|>", "<|assistant|>", "<|end|>"];
 
+/// The file's name in a folder, as `transformers` knows it.
+pub const FILE: &str = "tokenizer.json";
+
 /// What a word is for [`Tokenizer::train_word`]: a run of letters or of `#` with the space before it, one digit,
 /// or any other single character. Joined again they are the text.
 const WORD: &str = r" ?#+| ?\p{L}+|\p{N}|[\s\S]";
@@ -117,8 +120,10 @@ impl Tokenizer {
         Tokenizer::read(path)
     }
 
-    /// Reads a `tokenizer.json`.
+    /// Reads a `tokenizer.json`, or the one in a folder.
     pub fn read(path: &Path) -> Result<Tokenizer> {
+        let inside = path.join(FILE);
+        let path = if path.is_dir() { &inside } else { path };
         let bytes = files::read_bytes(path)?;
         let inner = tokenizers::Tokenizer::from_bytes(&bytes)
             .map_err(|error| anyhow!("{error}"))

@@ -19,8 +19,6 @@ use super::llava::{LlavaRow, Turn};
 use super::records::AnswerType;
 use crate::base::{Seed, files};
 
-pub use scene::SIZE;
-
 /// What the tiny world can ask. The first five are questions; the last three are lessons for a base model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -191,7 +189,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &ALL, split, stream, count, Seed(seed)).unwrap();
         let defaults = Defaults { dataset: "none".into(), answer_type: None };
-        let rows = llava::read(&folder.path().join("rows.jsonl"), &folder.path().join("images"), &defaults).unwrap();
+        let rows =
+            llava::read(&folder.path().join("rows.jsonl"), Some(&folder.path().join("images")), &defaults).unwrap();
         (folder, rows)
     }
 

@@ -9,19 +9,19 @@ use rand::Rng;
 use crate::data::draw::{bell, below, permutation};
 
 /// Side of a picture in pixels.
-pub const SIZE: u32 = 32;
+const SIZE: u32 = 32;
 /// Standard deviation of the noise on every value, in units of full brightness.
 const NOISE: f64 = 0.1;
 /// Values of bars and digits run from 1 to this.
-pub const LARGEST: usize = 6;
+pub(super) const LARGEST: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Colour {
-    pub name: &'static str,
+pub(super) struct Colour {
+    pub(super) name: &'static str,
     rgb: [f64; 3],
 }
 
-pub const COLOURS: [Colour; 4] = [
+pub(super) const COLOURS: [Colour; 4] = [
     Colour { name: "red", rgb: [1.0, 0.1, 0.1] },
     Colour { name: "green", rgb: [0.1, 0.9, 0.1] },
     Colour { name: "blue", rgb: [0.2, 0.3, 1.0] },
@@ -29,7 +29,7 @@ pub const COLOURS: [Colour; 4] = [
 ];
 
 /// Shapes by name, 5 x 5.
-pub const SHAPES: [(&str, [&str; 5]); 4] = [
+pub(super) const SHAPES: [(&str, [&str; 5]); 4] = [
     ("square", ["11111", "11111", "11111", "11111", "11111"]),
     ("circle", ["01110", "10001", "10001", "10001", "01110"]),
     ("triangle", ["00100", "00100", "01110", "01110", "11111"]),
@@ -48,20 +48,20 @@ const DIGITS: [[&str; 5]; LARGEST] = [
 
 /// A coloured value: a bar's height or a digit.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mark {
-    pub colour: Colour,
-    pub value: usize,
+pub(super) struct Mark {
+    pub(super) colour: Colour,
+    pub(super) value: usize,
 }
 
 /// A coloured shape.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Figure {
-    pub colour: Colour,
-    pub shape: &'static str,
+pub(super) struct Figure {
+    pub(super) colour: Colour,
+    pub(super) shape: &'static str,
 }
 
 /// Four bars from left to right: each colour once, values different.
-pub fn bars(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
+pub(super) fn bars(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
     let colours = permutation(random, COLOURS.len());
     let values = permutation(random, LARGEST);
     let marks: Vec<Mark> = colours
@@ -83,7 +83,7 @@ pub fn bars(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
 }
 
 /// A digit in each quadrant, row by row: each colour once, values independent.
-pub fn digits(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
+pub(super) fn digits(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
     let marks: Vec<Mark> = permutation(random, COLOURS.len())
         .into_iter()
         .map(|colour| Mark { colour: COLOURS[colour], value: below(random, LARGEST) + 1 })
@@ -96,13 +96,13 @@ pub fn digits(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
 }
 
 /// A shape in each quadrant, row by row, colours independent.
-pub fn shapes(random: &mut impl Rng) -> (RgbImage, Vec<Figure>) {
+pub(super) fn shapes(random: &mut impl Rng) -> (RgbImage, Vec<Figure>) {
     let colours = (0..4).map(|_| below(random, COLOURS.len())).collect();
     figures(random, colours)
 }
 
 /// A shape in each quadrant; the number of those in colour `counted` is uniform on 1 to 4.
-pub fn shapes_to_count(random: &mut impl Rng, counted: usize) -> (RgbImage, Vec<Figure>) {
+pub(super) fn shapes_to_count(random: &mut impl Rng, counted: usize) -> (RgbImage, Vec<Figure>) {
     let matching = below(random, 4) + 1;
     let others: Vec<usize> = (0..COLOURS.len()).filter(|&colour| colour != counted).collect();
     let unordered: Vec<usize> =

@@ -1,0 +1,402 @@
+//! How many rows of which source a mix holds, and which ones. Knows ids and token counts, no text and no template.
+//!
+//! Units are stated, never guessed: a source gives its share as one of five units, and a mix its size as rows, as
+//! tokens or as all there is. What the sources with an amount of their own leave is shared among those with a weight.
+//!
+//! Which rows are taken depends on seed, source and row ids alone, in an order of its own for every source. So a
+//! source that gives more keeps the rows it gave before, and neither other sources nor the size of the mix move it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::base::Seed;
+
+/// How much one source gives.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Amount {
+    /// A share, relative to the other weights, of what the sources with other units leave.
+    Weight(f64),
+    /// So many tokens, to the nearest row.
+    Tokens(u64),
+    Rows(usize),
+    /// So many passes over the source; 1.5 is one pass and half of another.
+    Epochs(f64),
+    /// A fraction of the source, at most 1.
+    Keep(f64),
+}
+
+/// The size of the mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Size {
+    Rows(usize),
+    Tokens(u64),
+    /// What the sources give; none may have a weight.
+    All,
+}
+
+/// A source as far as a mix must know it.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub name: String,
+    /// One per row, unique within a data set: decides the order in which rows are taken.
+    pub keys: Vec<String>,
+    /// Tokens per row, where they are counted.
+    pub tokens: Option<Vec<u64>>,
+    pub amount: Amount,
+    /// Whether `rows`, `tokens` or a weight may take more than there is.
+    pub replace: bool,
+}
+
+/// What a source gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceFacts {
+    /// Rows that the source has.
+    pub available: usize,
+    /// Rows in the mix.
+    pub rows: usize,
+    /// Text tokens in the mix, where they were counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// Rows in the mix for each row of the source.
+    pub epochs: f64,
+    /// Rows in the mix that are there for the second time or more often.
+    pub repeated: usize,
+    /// Rows that could not be used, by reason; they are not among those available.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, usize>,
+}
+
+/// The rows that each source gives, as indices into its keys, in the order of `sources`.
+pub fn draw(sources: &[Source], size: Size, max_epochs: Option<f64>, seed: Seed) -> Result<Vec<Vec<usize>>> {
+    check(sources, size)?;
+    let orders: Vec<Order> = sources.iter().map(|source| Order::new(source, seed)).collect();
+    let mut counts: Vec<usize> = Vec::new();
+    for order in &orders {
+        let available = order.source.keys.len();
+        counts.push(match order.source.amount {
+            Amount::Weight(_) => 0,
+            Amount::Rows(rows) => rows,
+            Amount::Tokens(tokens) => order.rows_of(tokens)?,
+            Amount::Epochs(epochs) => (epochs * available as f64).round() as usize,
+            Amount::Keep(share) => (share * available as f64).round() as usize,
+        });
+    }
+    share_out(&orders, size, &mut counts)?;
+    for (order, &count) in orders.iter().zip(&counts) {
+        check_repetition(order.source, count, max_epochs)?;
+    }
+    Ok(orders.iter().zip(counts).map(|(order, count)| order.take(count)).collect())
+}
+
+/// Facts about a source from which `taken` was drawn.
+pub fn facts(source: &Source, taken: &[usize], dropped: BTreeMap<String, usize>) -> SourceFacts {
+    let available = source.keys.len();
+    let tokens = source.tokens.as_ref().map(|tokens| taken.iter().map(|&row| tokens[row]).sum());
+    let epochs = if available == 0 { 0.0 } else { taken.len() as f64 / available as f64 };
+    SourceFacts {
+        available,
+        rows: taken.len(),
+        tokens,
+        epochs,
+        repeated: taken.len().saturating_sub(available),
+        dropped,
+    }
+}
+
+/// Gives the weighted sources their shares of what is left.
+fn share_out(orders: &[Order], size: Size, counts: &mut [usize]) -> Result<()> {
+    let weighted: Vec<(usize, f64)> = orders
+        .iter()
+        .enumerate()
+        .filter_map(|(index, order)| match order.source.amount {
+            Amount::Weight(weight) => Some((index, weight)),
+            _ => None,
+        })
+        .collect();
+    let total: f64 = weighted.iter().map(|(_, weight)| weight).sum();
+    match size {
+        Size::All => {}
+        Size::Rows(rows) => {
+            let fixed: usize = counts.iter().sum();
+            if fixed > rows || (weighted.is_empty() && fixed != rows) {
+                bail!(
+                    "the mix is to have {rows} rows, and the sources that state an amount give {fixed}: \
+                     give one of them a `weight`, or leave out the size of the mix"
+                );
+            }
+            let left = (rows - fixed) as f64;
+            let exact: Vec<f64> = weighted.iter().map(|(_, weight)| left * weight / total).collect();
+            for ((index, _), count) in weighted.iter().zip(whole(&exact, rows - fixed)) {
+                counts[*index] = count;
+            }
+        }
+        Size::Tokens(tokens) => {
+            let mut fixed = 0;
+            for (order, &count) in orders.iter().zip(counts.iter()) {
+                fixed += order.tokens_of(count)?;
+            }
+            if weighted.is_empty() || fixed > tokens {
+                bail!(
+                    "the mix is to have {tokens} tokens, and the sources that state an amount give {fixed}: \
+                     give one of them a `weight`, or leave out the size of the mix"
+                );
+            }
+            for (index, weight) in weighted {
+                counts[index] = orders[index].rows_of(((tokens - fixed) as f64 * weight / total).round() as u64)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whole numbers near `exact` with the sum `total` (largest remainders; ties to the first).
+fn whole(exact: &[f64], total: usize) -> Vec<usize> {
+    let mut counts: Vec<usize> = exact.iter().map(|value| value.floor() as usize).collect();
+    let mut order: Vec<usize> = (0..exact.len()).collect();
+    order.sort_by(|&one, &other| (exact[other].fract()).total_cmp(&exact[one].fract()));
+    let missing = total.saturating_sub(counts.iter().sum());
+    for index in order.into_iter().take(missing) {
+        counts[index] += 1;
+    }
+    counts
+}
+
+fn check(sources: &[Source], size: Size) -> Result<()> {
+    let mut weights = Vec::new();
+    for Source { name, amount, .. } in sources {
+        let (unit, value) = match *amount {
+            Amount::Weight(weight) => ("weight", weight),
+            Amount::Epochs(epochs) => ("epochs", epochs),
+            Amount::Keep(share) => ("keep", share),
+            Amount::Rows(_) | Amount::Tokens(_) => continue,
+        };
+        if !value.is_finite() || value < 0.0 {
+            bail!("source `{name}`: `{unit}` = {value} is not a number from 0 up");
+        }
+        if unit == "keep" && value > 1.0 {
+            bail!("source `{name}`: `keep` = {value} is more than all of it: `epochs` repeats rows");
+        }
+        if unit == "weight" {
+            weights.push((name, value));
+        }
+    }
+    if let (Size::All, [(name, _), ..]) = (size, weights.as_slice()) {
+        bail!("source `{name}` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`");
+    }
+    if !weights.is_empty() && weights.iter().all(|(_, weight)| *weight == 0.0) {
+        bail!("all weights are 0: nothing can be drawn");
+    }
+    Ok(())
+}
+
+fn check_repetition(source: &Source, count: usize, max_epochs: Option<f64>) -> Result<()> {
+    let Source { name, keys, amount, replace, .. } = source;
+    let available = keys.len();
+    if count > 0 && available == 0 {
+        bail!("source `{name}` is to give {count} rows and has none");
+    }
+    let repeats = *replace || matches!(amount, Amount::Epochs(_));
+    if count > available && !repeats {
+        bail!("source `{name}` is to give {count} rows and has {available}: `replace = true` lets rows come again");
+    }
+    if let Some(most) = max_epochs
+        && count as f64 > most * available as f64
+    {
+        let epochs = count as f64 / available as f64;
+        bail!(
+            "source `{name}` would be repeated {epochs:.2} times ({count} rows of {available}): `max_epochs` = {most}"
+        );
+    }
+    Ok(())
+}
+
+/// The order in which a source gives its rows.
+struct Order<'a> {
+    source: &'a Source,
+    seed: Seed,
+}
+
+impl Order<'_> {
+    fn new(source: &Source, seed: Seed) -> Order<'_> {
+        Order { source, seed: seed.derive(&format!("mix/{}", source.name)) }
+    }
+
+    /// The first `count` rows; every pass over the source has an order of its own.
+    fn take(&self, count: usize) -> Vec<usize> {
+        let mut rows = Vec::with_capacity(count);
+        let mut epoch = 0;
+        while rows.len() < count && !self.source.keys.is_empty() {
+            rows.extend(self.epoch(epoch));
+            epoch += 1;
+        }
+        rows.truncate(count);
+        rows
+    }
+
+    /// All rows, by a rank that each has from its own key: a row that is added or goes leaves the others in order.
+    fn epoch(&self, epoch: usize) -> Vec<usize> {
+        let seed = self.seed.derive(&format!("epoch/{epoch}"));
+        let mut ranked: Vec<(u64, usize)> =
+            self.source.keys.iter().enumerate().map(|(index, key)| (seed.derive(key).0, index)).collect();
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(_, index)| index).collect()
+    }
+
+    /// How many rows come nearest to so many tokens.
+    fn rows_of(&self, tokens: u64) -> Result<usize> {
+        let lengths = self.lengths()?;
+        let whole: u64 = lengths.iter().sum();
+        if whole == 0 || tokens == 0 {
+            if tokens > 0 {
+                bail!("source `{}` is to give {tokens} tokens and has none", self.source.name);
+            }
+            return Ok(0);
+        }
+        let passes = (tokens / whole) as usize;
+        let mut left = tokens % whole;
+        let mut count = passes * lengths.len();
+        for row in self.epoch(passes) {
+            // A row belongs to the amount when more than half of it does.
+            if 2 * left <= lengths[row] {
+                break;
+            }
+            left = left.saturating_sub(lengths[row]);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    fn tokens_of(&self, count: usize) -> Result<u64> {
+        let lengths = self.lengths()?;
+        Ok(self.take(count).into_iter().map(|row| lengths[row]).sum())
+    }
+
+    fn lengths(&self) -> Result<&[u64]> {
+        match &self.source.tokens {
+            Some(tokens) => Ok(tokens),
+            None => bail!("tokens cannot be counted: the mix has no `tokenizer`"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(name: &str, rows: usize, amount: Amount) -> Source {
+        let keys: Vec<String> = (0..rows).map(|row| format!("{name}/{row}")).collect();
+        Source { name: name.into(), tokens: Some(vec![10; rows]), keys, amount, replace: false }
+    }
+
+    fn counts(sources: &[Source], size: Size) -> Result<Vec<usize>, String> {
+        let drawn = draw(sources, size, None, Seed(1)).map_err(|error| error.to_string())?;
+        Ok(drawn.iter().map(Vec::len).collect())
+    }
+
+    #[test]
+    fn each_unit_gives_what_it_says() {
+        let sources = [
+            source("a", 100, Amount::Rows(7)),
+            source("b", 100, Amount::Keep(0.25)),
+            source("c", 10, Amount::Epochs(2.5)),
+            source("d", 100, Amount::Tokens(304)),
+        ];
+        assert_eq!(counts(&sources, Size::All).unwrap(), [7, 25, 25, 30]);
+    }
+
+    #[test]
+    fn weights_share_what_the_others_leave() {
+        let sources = [
+            source("a", 100, Amount::Rows(10)),
+            source("b", 100, Amount::Weight(2.0)),
+            source("c", 100, Amount::Weight(1.0)),
+            source("d", 100, Amount::Weight(0.0)),
+        ];
+        assert_eq!(counts(&sources, Size::Rows(60)).unwrap(), [10, 33, 17, 0]);
+        assert_eq!(counts(&sources, Size::Tokens(700)).unwrap(), [10, 40, 20, 0]);
+    }
+
+    #[test]
+    fn raising_a_ratio_adds_rows_and_keeps_those_it_had() {
+        let drawn = |weight: f64| {
+            let sources = [source("a", 500, Amount::Weight(weight)), source("b", 500, Amount::Weight(1.0 - weight))];
+            draw(&sources, Size::Rows(400), None, Seed(3)).unwrap()
+        };
+        let (few, many) = (drawn(0.25), drawn(0.75));
+        assert_eq!((few[0].len(), many[0].len()), (100, 300));
+        assert_eq!(few[0], many[0][..100]);
+        assert_eq!(many[1], few[1][..100]);
+    }
+
+    #[test]
+    fn a_row_that_goes_leaves_the_others_in_order() {
+        let all = source("a", 50, Amount::Rows(20));
+        let mut fewer = all.clone();
+        let gone = draw(&[all.clone()], Size::All, None, Seed(0)).unwrap()[0][3];
+        fewer.keys.remove(gone);
+        let keys = |source: &Source| -> Vec<String> {
+            let rows = draw(std::slice::from_ref(source), Size::All, None, Seed(0)).unwrap().remove(0);
+            rows.into_iter().map(|row| source.keys[row].clone()).collect()
+        };
+        let mut expected = keys(&all);
+        expected.remove(3);
+        assert_eq!(keys(&fewer)[..19], expected);
+    }
+
+    #[test]
+    fn rows_come_again_only_when_that_is_allowed() {
+        let few = source("a", 10, Amount::Rows(25));
+        assert_eq!(
+            counts(&[few.clone()], Size::All).unwrap_err(),
+            "source `a` is to give 25 rows and has 10: `replace = true` lets rows come again"
+        );
+        let again = Source { replace: true, ..few };
+        let rows = draw(&[again.clone()], Size::All, None, Seed(1)).unwrap().remove(0);
+        let mut first: Vec<usize> = rows[..10].to_vec();
+        first.sort_unstable();
+        assert_eq!(first, (0..10).collect::<Vec<_>>());
+        assert_ne!(rows[..10], rows[10..20]);
+        assert_eq!(facts(&again, &rows, BTreeMap::new()).repeated, 15);
+        assert_eq!(
+            draw(&[again], Size::All, Some(2.0), Seed(1)).unwrap_err().to_string(),
+            "source `a` would be repeated 2.50 times (25 rows of 10): `max_epochs` = 2"
+        );
+    }
+
+    #[test]
+    fn wrong_amounts_are_errors() {
+        let told = |amount, size| counts(&[source("a", 10, amount)], size).unwrap_err();
+        assert_eq!(told(Amount::Weight(-1.0), Size::Rows(5)), "source `a`: `weight` = -1 is not a number from 0 up");
+        assert_eq!(told(Amount::Weight(0.0), Size::Rows(5)), "all weights are 0: nothing can be drawn");
+        assert_eq!(
+            told(Amount::Weight(1.0), Size::All),
+            "source `a` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`"
+        );
+        assert_eq!(
+            told(Amount::Keep(1.5), Size::All),
+            "source `a`: `keep` = 1.5 is more than all of it: `epochs` repeats rows"
+        );
+        assert!(told(Amount::Rows(9), Size::Rows(5)).starts_with("the mix is to have 5 rows, and the sources"));
+        assert!(told(Amount::Rows(3), Size::Rows(5)).contains("give 3: give one of them a `weight`"));
+        assert!(told(Amount::Epochs(f64::NAN), Size::All).contains("is not a number"));
+        let uncounted = Source { tokens: None, ..source("a", 10, Amount::Tokens(50)) };
+        assert_eq!(
+            counts(&[uncounted], Size::All).unwrap_err(),
+            "tokens cannot be counted: the mix has no `tokenizer`"
+        );
+        assert_eq!(
+            counts(&[source("a", 0, Amount::Rows(1))], Size::All).unwrap_err(),
+            "source `a` is to give 1 rows and has none"
+        );
+    }
+
+    #[test]
+    fn shares_are_whole_and_sum_up() {
+        assert_eq!(whole(&[1.5, 1.5, 1.0], 4), [2, 1, 1]);
+        assert_eq!(whole(&[33.3, 33.3, 33.4], 100), [33, 33, 34]);
+    }
+}

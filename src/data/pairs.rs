@@ -1,0 +1,271 @@
+//! Preference pairs from judged samples: a right answer is preferred to a wrong one of the same question.
+//! Knows no model; texts are cut by a function it is given.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::draw::shuffle;
+use super::records::{Judged, Pair, Verdict};
+use crate::base::Seed;
+
+/// Which questions and samples become pairs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Selection {
+    /// Least and greatest share of right samples that a question may have.
+    pub band: [f64; 2],
+    pub per_question: usize,
+    /// Share of the questions whose pairs are held out.
+    pub dev: f64,
+    /// Whether a sample without a readable answer may be rejected; it counts as wrong either way.
+    pub unreadable: bool,
+}
+
+/// What was made of the samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PairFacts {
+    pub questions: usize,
+    pub samples: usize,
+    /// Share of right samples.
+    pub accuracy: f64,
+    /// Questions with too few right samples for the band, and with too many.
+    pub too_hard: usize,
+    pub too_easy: usize,
+    /// Questions inside the band.
+    pub in_band: usize,
+    /// Pairs that were dropped because both texts are alike once cut.
+    pub alike: usize,
+    /// Questions in the band that gave no pair.
+    pub without_pair: usize,
+    pub pairs: usize,
+    pub dev_pairs: usize,
+    /// Pairs (held-out ones included) by data set.
+    pub by_dataset: BTreeMap<String, usize>,
+    /// Responses that were cut.
+    pub cut: usize,
+    /// Mean words of a response after the cut.
+    pub chosen_words: f64,
+    pub rejected_words: f64,
+}
+
+/// Pairs for training and pairs that are held out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selected {
+    pub train: Vec<Pair>,
+    pub dev: Vec<Pair>,
+    pub facts: PairFacts,
+}
+
+/// Draws the pairs. Every question and its draws depend on the seed and the question's id alone, and all pairs of a
+/// question fall on the same side of the hold-out. Of samples with equal texts one is used, each at most once.
+/// `cut` shortens a response and says whether it did.
+pub fn select<E>(
+    judged: &[Judged],
+    selection: &Selection,
+    seed: Seed,
+    cut: impl Fn(&str) -> Result<(String, bool), E>,
+) -> Result<Selected, E> {
+    let mut selected = Selected::default();
+    let facts = &mut selected.facts;
+    let mut right_samples = 0;
+    let (mut chosen_words, mut rejected_words) = (0, 0);
+    for Judged { item, prompt, verdicts } in judged {
+        facts.questions += 1;
+        facts.samples += verdicts.len();
+        let right = verdicts.iter().filter(|verdict| verdict.correct).count();
+        right_samples += right;
+        if verdicts.is_empty() {
+            facts.too_hard += 1;
+            continue;
+        }
+        let accuracy = right as f64 / verdicts.len() as f64;
+        let [low, high] = selection.band;
+        if accuracy < low {
+            facts.too_hard += 1;
+            continue;
+        }
+        if accuracy > high {
+            facts.too_easy += 1;
+            continue;
+        }
+        facts.in_band += 1;
+        let seed = seed.derive(&format!("pairs/{}/{}", item.dataset, item.id));
+        let mut random = seed.stream("order");
+        let mut chosen = distinct(verdicts, |verdict| verdict.correct);
+        let mut rejected =
+            distinct(verdicts, |verdict| !verdict.correct && (selection.unreadable || readable(verdict)));
+        shuffle(&mut chosen, &mut random);
+        shuffle(&mut rejected, &mut random);
+        let held_out = super::draw::unit(&mut seed.stream("dev")) < selection.dev;
+        let mut count = 0;
+        for (chosen, rejected) in chosen.into_iter().zip(rejected) {
+            if count == selection.per_question {
+                break;
+            }
+            let ((chosen, chosen_cut), (rejected, rejected_cut)) = (cut(chosen)?, cut(rejected)?);
+            if chosen.split_whitespace().eq(rejected.split_whitespace()) {
+                facts.alike += 1;
+                continue;
+            }
+            facts.cut += usize::from(chosen_cut) + usize::from(rejected_cut);
+            chosen_words += chosen.split_whitespace().count();
+            rejected_words += rejected.split_whitespace().count();
+            let pair = Pair {
+                id: format!("{}#{count}", item.id),
+                dataset: item.dataset.clone(),
+                image: item.image.clone(),
+                prompt: prompt.clone(),
+                chosen,
+                rejected,
+                chosen_cut,
+                rejected_cut,
+            };
+            count += 1;
+            *facts.by_dataset.entry(item.dataset.clone()).or_default() += 1;
+            if held_out { selected.dev.push(pair) } else { selected.train.push(pair) }
+        }
+        if count == 0 {
+            facts.without_pair += 1;
+        }
+    }
+    (facts.pairs, facts.dev_pairs) = (selected.train.len(), selected.dev.len());
+    let mean = |sum: usize, count: usize| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
+    facts.accuracy = mean(right_samples, facts.samples);
+    facts.chosen_words = mean(chosen_words, facts.pairs + facts.dev_pairs);
+    facts.rejected_words = mean(rejected_words, facts.pairs + facts.dev_pairs);
+    Ok(selected)
+}
+
+/// The text up to the end of word number `words`, and whether anything was cut off. Words are what white space parts.
+pub fn cut_words(text: &str, words: usize) -> (String, bool) {
+    let mut rest = text;
+    for _ in 0..words {
+        let start = rest.trim_start();
+        let end = start.find(char::is_whitespace).unwrap_or(start.len());
+        rest = &start[end..];
+    }
+    if rest.trim().is_empty() {
+        return (text.to_string(), false);
+    }
+    (text[..text.len() - rest.len()].to_string(), true)
+}
+
+/// A sample that has the asked form, so that its answer was read and is wrong.
+fn readable(verdict: &Verdict) -> bool {
+    verdict.compliant
+}
+
+fn distinct(verdicts: &[Verdict], wanted: impl Fn(&Verdict) -> bool) -> Vec<&str> {
+    let mut seen = BTreeSet::new();
+    verdicts
+        .iter()
+        .filter(|verdict| wanted(verdict))
+        .map(|verdict| verdict.text.as_str())
+        .filter(|text| seen.insert(*text))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::records::{AnswerType, Finish, Item};
+
+    /// A question whose samples are told by letters: `r` right, `w` wrong, `u` unreadable; equal digits, equal texts.
+    fn question(id: &str, samples: &str) -> Judged {
+        let verdicts = samples
+            .split_whitespace()
+            .map(|sample| Verdict {
+                text: format!("one two three {sample}"),
+                finish: Finish::Stop,
+                answer: Some(sample.to_string()),
+                compliant: !sample.starts_with('u'),
+                score: 0.0,
+                correct: sample.starts_with('r'),
+            })
+            .collect();
+        let item = Item {
+            id: id.into(),
+            dataset: "toy".into(),
+            image: None,
+            question: "?".into(),
+            options: vec![],
+            answer_type: AnswerType::Text,
+            answers: vec!["r".into()],
+            rationale: None,
+            concluded: None,
+        };
+        Judged { item, prompt: "?".into(), verdicts }
+    }
+
+    const PAPER: Selection = Selection { band: [0.25, 0.85], per_question: 3, dev: 0.0, unreadable: true };
+
+    fn selected(judged: &[Judged], selection: &Selection) -> Selected {
+        select(judged, selection, Seed(1), |text| Ok::<_, ()>((text.to_string(), false))).unwrap()
+    }
+
+    #[test]
+    fn only_questions_inside_the_band_give_pairs() {
+        let judged = [
+            question("hard", "r1 w1 w2 w3 w4"),
+            question("low", "r1 w1 w2 w3"),
+            question("high", "r1 r2 r3 r4 r5 w1"),
+            question("easy", "r1 r2 r3 r4 r5 r6 w1"),
+            question("none", ""),
+        ];
+        let Selected { train, facts, .. } = selected(&judged, &PAPER);
+        // 1/4 and 5/6 are inside, 1/5 and 6/7 are not.
+        assert_eq!(train.iter().map(|pair| pair.id.as_str()).collect::<Vec<_>>(), ["low#0", "high#0"]);
+        assert_eq!((facts.too_hard, facts.too_easy, facts.in_band, facts.questions), (2, 1, 2, 5));
+    }
+
+    #[test]
+    fn a_question_gives_so_many_pairs_and_uses_a_text_once() {
+        let judged = [question("q", "r1 r2 r3 r4 w1 w2 w3 w4")];
+        let pairs = selected(&judged, &PAPER).train;
+        assert_eq!(pairs.len(), 3);
+        assert!(pairs.iter().all(|pair| pair.chosen.contains(" r") && pair.rejected.contains(" w")));
+        assert_eq!(pairs.iter().map(|pair| &pair.chosen).collect::<BTreeSet<_>>().len(), 3);
+        assert_eq!(selected(&[question("q", "r1 r1 r1 w1 w2 w3")], &PAPER).train.len(), 1);
+    }
+
+    #[test]
+    fn unreadable_samples_are_rejected_only_if_asked() {
+        let judged = [question("q", "r1 r2 u1 u2")];
+        assert_eq!(selected(&judged, &PAPER).train.len(), 2);
+        let selection = Selection { unreadable: false, ..PAPER };
+        let Selected { train, facts, .. } = selected(&judged, &selection);
+        assert_eq!((train.len(), facts.without_pair), (0, 1));
+    }
+
+    #[test]
+    fn texts_that_are_alike_once_cut_give_no_pair() {
+        let judged = [question("q", "r1 w1")];
+        let cut = |words| move |text: &str| Ok::<_, ()>(cut_words(text, words));
+        let Selected { train, facts, .. } = select(&judged, &PAPER, Seed(1), cut(3)).unwrap();
+        assert_eq!((train.len(), facts.alike), (0, 1));
+        let pairs = select(&judged, &PAPER, Seed(1), cut(4)).unwrap().train;
+        assert!(!pairs[0].chosen_cut);
+    }
+
+    #[test]
+    fn the_pairs_of_a_question_are_held_out_together() {
+        let judged: Vec<Judged> = (0..400).map(|id| question(&id.to_string(), "r1 r2 r3 w1 w2 w3")).collect();
+        let Selected { train, dev, .. } = selected(&judged, &Selection { dev: 0.25, ..PAPER });
+        let questions = |pairs: &[Pair]| -> BTreeSet<String> {
+            pairs.iter().filter_map(|pair| pair.id.split_once('#')).map(|(id, _)| id.to_string()).collect()
+        };
+        assert!(questions(&train).is_disjoint(&questions(&dev)));
+        // 100 of 400 expected, standard deviation 9.
+        assert!((questions(&dev).len() as i32 - 100).abs() < 40);
+        assert_eq!(train.len() + dev.len(), 1200);
+    }
+
+    #[test]
+    fn words_are_cut_and_white_space_stays() {
+        assert_eq!(cut_words("a  b\nc d", 3), ("a  b\nc".to_string(), true));
+        assert_eq!(cut_words("a  b\nc ", 3), ("a  b\nc ".to_string(), false));
+        assert_eq!(cut_words("größe ist", 1), ("größe".to_string(), true));
+        assert_eq!(cut_words("a", 0), (String::new(), true));
+        assert_eq!(cut_words("", 5), (String::new(), false));
+    }
+}
