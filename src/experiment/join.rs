@@ -46,7 +46,6 @@ impl Candidates {
         Candidates { points, groups, indexes: BTreeMap::new() }
     }
 
-
     /// Every way to go on from `partial` with one of the points. `None` when there are too many.
     pub(crate) fn join(&mut self, partial: Vec<Joined>) -> Option<Vec<Joined>> {
         let mut result = Vec::with_capacity(partial.len());

@@ -22,7 +22,7 @@ pub struct ReportInput<'a> {
     /// What a reader must know beyond the tables' own notes.
     pub notes: Vec<String>,
     /// The encoded bytes (PNG or JPEG) of an image by its key in [`Score::image`].
-    pub images: &'a dyn Fn(&str) -> Option<Vec<u8>>,
+    pub images: Box<dyn Fn(&str) -> Option<Vec<u8>> + 'a>,
     /// Resamples of the bootstrap; [`RESAMPLES`] unless told.
     pub resamples: usize,
 }

@@ -104,6 +104,8 @@ fn only_what_an_axis_touches_and_what_lies_below_it_multiplies() {
         eval@model=rft,prompt=direct,seed=0 <- rft@seed=0
         eval@model=rft,prompt=direct,seed=1 <- rft@seed=1
         eval@model=rft,prompt=cot,seed=0 <- rft@seed=0
-        eval@model=rft,prompt=cot,seed=1 <- rft@seed=1"#]].assert_eq(&names(&expansion));
-    expect![[r#"[("mix", ["cot", "direct", "both"]), ("seed", ["0", "1"])]"#]].assert_eq(&format!("{:?}", experiment.axes));
+        eval@model=rft,prompt=cot,seed=1 <- rft@seed=1"#]]
+    .assert_eq(&names(&expansion));
+    expect![[r#"[("mix", ["cot", "direct", "both"]), ("seed", ["0", "1"])]"#]]
+        .assert_eq(&format!("{:?}", experiment.axes));
 }
