@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 
-use super::input::{Evaluation, Metric, Selector};
+use super::input::{DATASET, Evaluation, Metric, Selector};
 use super::statistics::{Items, Series};
 use crate::data::records::Score;
 
@@ -29,6 +29,13 @@ pub(super) struct Pool {
     pub(super) missing: Vec<String>,
     pub(super) metric: Series,
     pub(super) compliance: Series,
+}
+
+/// Instances, by their indices, and the data set they are looked at on; all data sets when none is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Choice {
+    pub(super) instances: Vec<usize>,
+    pub(super) dataset: Option<usize>,
 }
 
 struct Measured<'a> {
@@ -97,9 +104,11 @@ impl<'a> Cells<'a> {
     /// The values of `axes` that occur together, in order of appearance; an axis a point lacks is absent there.
     pub(super) fn combinations(&self, axes: &[&str]) -> Vec<Selector> {
         let mut all: Vec<Selector> = Vec::new();
+        let by_dataset = axes.contains(&DATASET);
+        let axes: Vec<&str> = axes.iter().copied().filter(|axis| *axis != DATASET).collect();
         for Measured { evaluation, .. } in &self.evaluations {
             let mut selector = Selector::default();
-            for &axis in axes {
+            for &axis in &axes {
                 match evaluation.point.get(axis) {
                     Some(value) => drop(selector.pins.insert(axis.to_string(), value.clone())),
                     None => drop(selector.absent.insert(axis.to_string())),
@@ -109,20 +118,34 @@ impl<'a> Cells<'a> {
                 all.push(selector);
             }
         }
-        all
+        if !by_dataset {
+            return all;
+        }
+        let pin = |selector: &Selector, dataset: &String| {
+            let mut selector = selector.clone();
+            selector.pins.insert(DATASET.to_string(), dataset.clone());
+            selector
+        };
+        all.iter().flat_map(|selector| self.datasets.iter().map(|dataset| pin(selector, dataset))).collect()
     }
 
-    /// Indices of the instances that a selector names.
-    pub(super) fn select(&self, selector: &Selector) -> Vec<usize> {
+    /// What a selector names.
+    pub(super) fn select(&self, selector: &Selector) -> Choice {
         let matching = |index: &usize| selector.matches(&self.evaluations[*index].evaluation.point);
-        (0..self.evaluations.len()).filter(matching).collect()
+        let mut instances: Vec<usize> = (0..self.evaluations.len()).filter(matching).collect();
+        let position = |name: &str| self.datasets.iter().position(|known| known == name);
+        let dataset = selector.dataset().and_then(position);
+        if selector.dataset().is_some() && dataset.is_none() {
+            instances.clear();
+        }
+        Choice { instances, dataset }
     }
 
     /// What these instances measured: per seed and item the mean over the instances.
     ///
     /// A seed counts only when all its instances have run, and an item only when every instance that asks its
     /// data set has it: otherwise a missing instance would shift the mean.
-    pub(super) fn pool(&self, instances: &[usize], metric: Metric) -> Pool {
+    pub(super) fn pool(&self, Choice { instances, dataset }: &Choice, metric: Metric) -> Pool {
         let instances: Vec<&Measured> = instances.iter().map(|&index| &self.evaluations[index]).collect();
         let names = |keep: &dyn Fn(&Measured) -> bool| -> Vec<String> {
             instances.iter().filter(|one| keep(one)).map(|one| one.evaluation.instance.clone()).collect()
@@ -143,9 +166,12 @@ impl<'a> Cells<'a> {
         let shared = !instances.is_empty() && instances.iter().all(|one| one.seed.is_none());
         let series = |metric: Metric| {
             Series::new(self.seeds.len(), &self.items, shared, |seed, item| {
+                if dataset.is_some_and(|only| only != dataset_of[item]) {
+                    return None;
+                }
                 let asked = by_seed[seed].iter().filter(|one| one.covers[dataset_of[item]]);
                 let values: Option<Vec<f64>> =
-                    asked.map(|one| one.scores[item].and_then(|score| metric.of(score))).collect();
+                    asked.map(|one| one.scores[item].map(|score| metric.of(score))).collect();
                 super::statistics::series::mean(values?)
             })
         };

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, anyhow};
 
-use super::cells::{Cells, Pool};
-use super::input::{ContrastRequest, Metric, Selector, TableRequest, axis_name};
+use super::cells::{Cells, Choice, Pool};
+use super::input::{ContrastRequest, DATASET, Metric, Selector, TableRequest};
 use super::statistics::{Comparison, Interval, Series, bootstrap, bootstrap::Intervals, compare, holm};
 use super::table::{Cell, Contrast, Dataset, Difference, Estimate, Row, SeedEstimate, Table, Verdict};
 use crate::base::Seed;
@@ -44,30 +44,19 @@ pub(super) fn table(request: &TableRequest, cells: &Cells, layout: &Layout, resa
     let with_mean = layout.columns.len() > 1;
     let mut drafts: Vec<Vec<Draft>> = Vec::new();
     for row in &layout.rows {
-        let chosen: Vec<Vec<usize>> =
-            layout.columns.iter().map(|column| cells.select(&row.selector.and(&column.selector))).collect();
+        let cells_of = |line: &Line| -> Vec<Choice> {
+            layout.columns.iter().map(|column| cells.select(&line.selector.and(&column.selector))).collect()
+        };
+        let chosen = cells_of(row);
+        let base = layout.baseline.as_ref().map(cells_of);
         let mut line = Vec::new();
-        for (column, instances) in layout.columns.iter().zip(&chosen) {
-            let base = layout.baseline.as_ref().map(|base| cells.select(&base.selector.and(&column.selector)));
+        for (index, column) in layout.columns.iter().enumerate() {
             let selector = row.selector.and(&column.selector).to_string();
-            line.push(work.draft(selector, instances, base.as_deref(), request.metric));
+            line.push(work.draft(selector, &chosen[index], base.as_ref().map(|base| &base[index]), request.metric));
         }
         if with_mean {
-            let together = union(&chosen);
-            let of_base = |base: &Line| {
-                union(
-                    &layout
-                        .columns
-                        .iter()
-                        .map(|column| cells.select(&base.selector.and(&column.selector)))
-                        .collect::<Vec<_>>(),
-                )
-            };
-            let base = layout.baseline.as_ref().map(of_base);
-            // A mean over columns of which one is empty is no mean over the columns.
-            let whole = chosen.iter().all(|instances| !instances.is_empty());
-            let instances = if whole { together.as_slice() } else { &[] };
-            line.push(work.draft(row.selector.to_string(), instances, base.as_deref(), request.metric));
+            let base = base.map(|base| together(&base));
+            line.push(work.draft(row.selector.to_string(), &together(&chosen), base.as_ref(), request.metric));
         }
         drafts.push(line);
     }
@@ -121,14 +110,14 @@ pub(super) fn table(request: &TableRequest, cells: &Cells, layout: &Layout, resa
         title: if request.title.is_empty() { request.name.clone() } else { request.title.clone() },
         stage: request.stage.clone(),
         metric: request.metric,
-        rows_are: axes(&request.rows, request),
-        columns_are: axes(&request.columns, request),
+        rows_are: axes(&request.rows),
+        columns_are: axes(&request.columns),
         columns,
         rows,
         baseline: layout.baseline.as_ref().map(|line| line.label.clone()),
         family,
         datasets: datasets.map(|(name, range)| Dataset { name: name.clone(), items: range.len() }).collect(),
-        breakdown: request.breakdown && cells.datasets.len() > 1,
+        breakdown: cells.datasets.len() > 1 && !request.columns.iter().chain(&request.rows).any(|axis| axis == DATASET),
         seeds: cells.seeds.clone(),
         resamples,
         contrasts,
@@ -136,28 +125,29 @@ pub(super) fn table(request: &TableRequest, cells: &Cells, layout: &Layout, resa
     })
 }
 
-/// Label of a selector: the request's own words if it has some, else the values.
+/// Label of a selector: the request's own words for as many of its values as they stand for, then the values.
 pub(super) fn label(selector: &Selector, request: &TableRequest) -> String {
-    let own = |key: &str| request.labels.get(key).cloned();
-    if let Some(label) = own(&selector.to_string()) {
-        return label;
+    let own = request.labels.iter().filter_map(|(text, words)| Some((Selector::parse(text).ok()?.pins, words)));
+    let mut own: Vec<_> = own.filter(|(pins, _)| !pins.is_empty()).collect();
+    own.sort_by_key(|(pins, _)| std::cmp::Reverse(pins.len()));
+    let mut left = selector.pins.clone();
+    let mut parts: Vec<String> = Vec::new();
+    for (pins, words) in own {
+        if pins.iter().all(|(axis, value)| left.get(axis) == Some(value)) {
+            left.retain(|axis, _| !pins.contains_key(axis));
+            parts.push(words.clone());
+        }
     }
-    let values = selector
-        .pins
-        .iter()
-        .map(|(axis, value)| own(&format!("{axis}={value}")).or_else(|| own(value)).unwrap_or_else(|| value.clone()));
-    let label = values.collect::<Vec<_>>().join(" · ");
-    if label.is_empty() { "all".to_string() } else { label }
+    parts.extend(left.into_values());
+    if parts.is_empty() { "all".to_string() } else { parts.join(" · ") }
 }
 
 fn lines(texts: &[String], request: &TableRequest, cells: &Cells) -> Result<Vec<Line>> {
     let selectors: Vec<Selector> = if texts.iter().any(|text| text.contains('=')) {
-        let parsed: Result<Vec<Selector>, String> =
-            texts.iter().map(|text| Selector::parse(text, &request.stage)).collect();
+        let parsed: Result<Vec<Selector>, String> = texts.iter().map(|text| Selector::parse(text)).collect();
         parsed.map_err(|message| anyhow!(message))?
     } else {
-        let names: Vec<&str> = texts.iter().map(|text| axis_name(text, &request.stage)).collect();
-        cells.combinations(&names)
+        cells.combinations(&texts.iter().map(String::as_str).collect::<Vec<_>>())
     };
     Ok(selectors.into_iter().map(|selector| Line { label: label(&selector, request), selector }).collect())
 }
@@ -165,7 +155,7 @@ fn lines(texts: &[String], request: &TableRequest, cells: &Cells) -> Result<Vec<
 /// The baseline is a selector, or the label or value of a row.
 fn baseline(text: &str, request: &TableRequest, rows: &[Line]) -> Result<Line> {
     if text.contains('=') {
-        let selector = Selector::parse(text, &request.stage).map_err(|message| anyhow!(message))?;
+        let selector = Selector::parse(text).map_err(|message| anyhow!(message))?;
         // Written short for a row, it is that row: with the row's other values, and its label.
         let fits: Vec<&Line> = rows.iter().filter(|row| selector.matches(&row.selector.pins)).collect();
         return Ok(match fits[..] {
@@ -177,20 +167,19 @@ fn baseline(text: &str, request: &TableRequest, rows: &[Line]) -> Result<Line> {
     rows.iter().find(named).cloned().ok_or_else(|| anyhow!("the baseline `{text}` is no row of the table"))
 }
 
-fn axes(texts: &[String], request: &TableRequest) -> String {
-    if texts.iter().any(|text| text.contains('=')) {
-        return String::new();
-    }
-    let names = texts.iter().map(|text| axis_name(text, &request.stage));
-    let words = names.map(|name| request.labels.get(name).map_or(name, String::as_str));
-    words.collect::<Vec<_>>().join(" · ")
+fn axes(texts: &[String]) -> String {
+    if texts.iter().any(|text| text.contains('=')) { String::new() } else { texts.join(" · ") }
 }
 
-fn union(chosen: &[Vec<usize>]) -> Vec<usize> {
-    let mut all: Vec<usize> = chosen.iter().flatten().copied().collect();
+/// The cells of a row as one. A mean over columns of which one is empty is no mean over the columns: then nothing.
+fn together(chosen: &[Choice]) -> Choice {
+    if chosen.iter().any(|choice| choice.instances.is_empty()) {
+        return Choice::default();
+    }
+    let mut all: Vec<usize> = chosen.iter().flat_map(|choice| &choice.instances).copied().collect();
     all.sort_unstable();
     all.dedup();
-    all
+    Choice { instances: all, dataset: None }
 }
 
 /// Holm over the comparisons that exist; the adjusted values come out in the same order.
@@ -228,9 +217,9 @@ impl Work<'_> {
         self.pending.len() - 1
     }
 
-    fn draft(&mut self, selector: String, instances: &[usize], base: Option<&[usize]>, metric: Metric) -> Draft {
-        let Pool { instances: names, missing, metric: values, compliance } = self.cells.pool(instances, metric);
-        let difference = base.filter(|base| *base != instances).map(|base| {
+    fn draft(&mut self, selector: String, choice: &Choice, base: Option<&Choice>, metric: Metric) -> Draft {
+        let Pool { instances: names, missing, metric: values, compliance } = self.cells.pool(choice, metric);
+        let difference = base.filter(|base| *base != choice).map(|base| {
             let base = self.cells.pool(base, metric).metric;
             self.push(Series::combination(&[(1.0, &values), (-1.0, &base)]))
         });
@@ -244,12 +233,12 @@ impl Work<'_> {
         let mut terms: Vec<(f64, Series)> = Vec::new();
         for (sign, side) in [(1.0, &contrast.plus), (-1.0, &contrast.minus)] {
             for text in side {
-                let selector = Selector::parse(text, &request.stage).map_err(|message| anyhow!(message))?;
-                let instances = self.cells.select(&selector);
-                if instances.is_empty() {
+                let selector = Selector::parse(text).map_err(|message| anyhow!(message))?;
+                let choice = self.cells.select(&selector);
+                if choice.instances.is_empty() {
                     draft.unmatched.push(text.clone());
                 }
-                let pool = self.cells.pool(&instances, request.metric);
+                let pool = self.cells.pool(&choice, request.metric);
                 draft
                     .missing
                     .extend(pool.missing.into_iter().filter(|name| !draft.missing.contains(name)).collect::<Vec<_>>());

@@ -22,10 +22,13 @@ pub struct ReportInput<'a> {
     /// What a reader must know beyond the tables' own notes.
     pub notes: Vec<String>,
     /// The encoded bytes (PNG or JPEG) of an image by its key in [`Score::image`].
-    pub images: &'a dyn Fn(&str) -> Option<Vec<u8>>,
+    pub images: Box<dyn Fn(&str) -> Option<Vec<u8>> + 'a>,
     /// Resamples of the bootstrap; [`RESAMPLES`] unless told.
     pub resamples: usize,
 }
+
+/// Stands for the data set of the items where an axis may stand: no axis, as one instance scores all data sets.
+pub const DATASET: &str = "dataset";
 
 /// Enough for two digits of an interval's ends.
 pub const RESAMPLES: usize = 2_000;
@@ -37,17 +40,15 @@ pub struct TableRequest {
     pub title: String,
     /// The stage whose instances are the cells.
     pub stage: String,
-    /// Axes whose values span the rows (`model`, or `eval.model`), or selectors of one row each (`model=sft,mix=1`).
+    /// Axes whose values span the rows (`model`), or selectors of one row each (`model=sft,mix=1`).
     pub rows: Vec<String>,
-    /// As `rows`.
+    /// As `rows`; [`DATASET`] may be one of the axes.
     pub columns: Vec<String>,
     /// Selector of what the other cells are compared with; axes that it leaves open follow the column.
     pub baseline: Option<String>,
     pub metric: Metric,
     pub contrasts: Vec<ContrastRequest>,
-    /// Also show every data set by itself.
-    pub breakdown: bool,
-    /// Words to show for a selector (`model=sft,mix=1`), an axis value (`prompt=cot`, `cot`) or an axis (`mix`).
+    /// Selectors to the words that stand for what they choose: of a row, of a column, or of one value.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -69,8 +70,6 @@ pub enum Metric {
     Accuracy,
     /// Share of responses that follow the prompt's form.
     Compliance,
-    /// The score among the responses that follow the prompt's form.
-    AccuracyWhenCompliant,
 }
 
 impl Metric {
@@ -78,16 +77,14 @@ impl Metric {
         match self {
             Metric::Accuracy => "accuracy",
             Metric::Compliance => "format compliance",
-            Metric::AccuracyWhenCompliant => "accuracy of compliant responses",
         }
     }
 
-    /// The metric of one item; none where it says nothing about the item.
-    pub(super) fn of(self, score: &Score) -> Option<f64> {
+    /// The metric of one item.
+    pub(super) fn of(self, score: &Score) -> f64 {
         match self {
-            Metric::Accuracy => Some(score.score),
-            Metric::Compliance => Some(if score.compliant { 1.0 } else { 0.0 }),
-            Metric::AccuracyWhenCompliant => score.compliant.then_some(score.score),
+            Metric::Accuracy => score.score,
+            Metric::Compliance => f64::from(u8::from(score.compliant)),
         }
     }
 }
@@ -154,21 +151,26 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Reads `axis=value,axis=value`; an axis may be written with its stage, `eval.prompt`. The error is a message.
-    pub fn parse(text: &str, stage: &str) -> Result<Selector, String> {
+    /// Reads `axis=value,axis=value`. The error is a message.
+    pub fn parse(text: &str) -> Result<Selector, String> {
         let mut selector = Selector::default();
         for pin in text.split(',').map(str::trim).filter(|pin| !pin.is_empty()) {
             let (axis, value) = pin
                 .split_once('=')
                 .ok_or_else(|| format!("`{text}` is not a selector: write `axis=value,other=value`"))?;
-            selector.pins.insert(axis_name(axis.trim(), stage).to_string(), value.trim().to_string());
+            selector.pins.insert(axis.trim().to_string(), value.trim().to_string());
         }
         Ok(selector)
     }
 
     pub fn matches(&self, point: &BTreeMap<String, String>) -> bool {
-        self.pins.iter().all(|(axis, value)| point.get(axis) == Some(value))
+        self.pins.iter().all(|(axis, value)| axis == DATASET || point.get(axis) == Some(value))
             && self.absent.iter().all(|axis| !point.contains_key(axis))
+    }
+
+    /// The data set that it insists on.
+    pub fn dataset(&self) -> Option<&str> {
+        self.pins.get(DATASET).map(String::as_str)
     }
 
     /// Both selectors at once; where they pin the same axis, `self` wins.
@@ -190,22 +192,17 @@ impl fmt::Display for Selector {
     }
 }
 
-/// An axis without the stage that it may be written with.
-pub(super) fn axis_name<'t>(text: &'t str, stage: &str) -> &'t str {
-    text.strip_prefix(stage).and_then(|rest| rest.strip_prefix('.')).unwrap_or(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn point(text: &str) -> BTreeMap<String, String> {
-        Selector::parse(text, "eval").unwrap().pins
+        Selector::parse(text).unwrap().pins
     }
 
     #[test]
     fn a_selector_matches_points_that_have_its_values() {
-        let selector = Selector::parse(" eval.prompt=cot, mix=1 ", "eval").unwrap();
+        let selector = Selector::parse(" prompt=cot, mix=1 ").unwrap();
         assert_eq!(selector.to_string(), "mix=1,prompt=cot");
         assert!(selector.matches(&point("prompt=cot,mix=1,seed=0")));
         assert!(!selector.matches(&point("prompt=direct,mix=1")) && !selector.matches(&point("prompt=cot")));
@@ -215,14 +212,14 @@ mod tests {
 
     #[test]
     fn the_own_pins_win_over_the_other_s() {
-        let baseline = Selector::parse("mix=1,prompt=direct", "eval").unwrap();
-        let column = Selector::parse("prompt=cot,benchmark=chart", "eval").unwrap();
+        let baseline = Selector::parse("mix=1,prompt=direct").unwrap();
+        let column = Selector::parse("prompt=cot,benchmark=chart").unwrap();
         assert_eq!(baseline.and(&column).to_string(), "benchmark=chart,mix=1,prompt=direct");
     }
 
     #[test]
     fn what_is_no_selector_is_said() {
-        let error = Selector::parse("cot", "eval").unwrap_err();
+        let error = Selector::parse("cot").unwrap_err();
         assert_eq!(error, "`cot` is not a selector: write `axis=value,other=value`");
     }
 }

@@ -6,6 +6,7 @@ pub mod table;
 
 mod cells;
 mod compute;
+mod gather;
 mod grid;
 mod html;
 mod markdown;
@@ -15,6 +16,7 @@ mod terminal;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub use gather::gather;
 pub use input::ReportInput;
 use input::{Cost, Curve, GraphNode};
 pub use samples::Disagreement;
@@ -44,7 +46,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
             .with_context(|| format!("report `{}`", request.name))?;
         let layout = compute::Layout::new(request, &cells)?;
         let table = compute::table(request, &cells, &layout, input.resamples)?;
-        let picked = samples::pick(request, &table, &layout, &cells, input.images);
+        let picked = samples::pick(request, &table, &layout, &cells, &input.images);
         if !picked.is_empty() {
             disagreements.push((table.title.clone(), picked));
         }

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::cells::Cells;
+use super::cells::{Cells, Choice};
 use super::compute::{Layout, label};
-use super::input::{Selector, TableRequest};
+use super::input::{DATASET, Selector, TableRequest};
 use super::table::Table;
 use crate::data::records::{Finish, Score};
 
@@ -73,18 +73,19 @@ pub(super) fn pick(
     }
     for contrast in &request.contrasts {
         if let ([plus], [minus]) = (&contrast.plus[..], &contrast.minus[..]) {
-            let sides = (Selector::parse(plus, &request.stage), Selector::parse(minus, &request.stage));
+            let sides = (Selector::parse(plus), Selector::parse(minus));
             if let (Ok(plus), Ok(minus)) = sides {
                 pairs.push((plus, minus));
             }
         }
     }
     let mut all = Vec::new();
-    let mut shown: Vec<[Vec<usize>; 2]> = Vec::new();
+    let mut shown: Vec<[Choice; 2]> = Vec::new();
     for (one, other) in pairs {
         let mut chosen = [cells.select(&one), cells.select(&other)];
         chosen.sort();
-        if shown.contains(&chosen) || shown.len() == PAIRS {
+        let same = chosen[0].instances == chosen[1].instances;
+        if same || shown.contains(&chosen) || shown.len() == PAIRS {
             continue;
         }
         let directions = [(&one, &other), (&other, &one)];
@@ -107,7 +108,8 @@ fn disagreement(
     images: &dyn Fn(&str) -> Option<Vec<u8>>,
 ) -> Option<Disagreement> {
     let (right_is, wrong_is) = (cells.select(right), cells.select(wrong));
-    let both = |seed: usize| Some((seed, cells.scores(&right_is, seed)?, cells.scores(&wrong_is, seed)?));
+    let both =
+        |seed: usize| Some((seed, cells.scores(&right_is.instances, seed)?, cells.scores(&wrong_is.instances, seed)?));
     let (seed, rights, wrongs) = (0..cells.seeds.len()).find_map(both)?;
     let asked: Vec<usize> =
         (0..cells.items.len()).filter(|&item| rights[item].is_some() && wrongs[item].is_some()).collect();
@@ -118,27 +120,33 @@ fn disagreement(
         return None;
     }
     let (right_label, wrong_label) = (label(right, request), label(wrong, request));
+    let pairs = layout.rows.iter().flat_map(|row| layout.columns.iter().map(move |column| (row, column)));
+    let cells_of_table: Vec<(Choice, String)> = pairs
+        .map(|(row, column)| {
+            let mut selector = row.selector.and(&column.selector);
+            // An instance scores every data set: which column it stands in says nothing about its response.
+            selector.pins.remove(DATASET);
+            (cells.select(&selector), label(&selector, request))
+        })
+        .collect();
     let count = differ.len().min(SAMPLES);
     // Evenly over the list, which is in the order of the data sets.
     let samples = (0..count).filter_map(|number| {
         let item = differ[(2 * number + 1) * differ.len() / (2 * count)];
         let (score, other) = (rights[item]?, wrongs[item]?);
         let mut others = Vec::new();
-        for row in &layout.rows {
-            for column in &layout.columns {
-                let instances = cells.select(&row.selector.and(&column.selector));
-                let score = cells.scores(&instances, seed).and_then(|scores| scores[item]);
-                if instances != right_is && instances != wrong_is {
-                    let selector =
-                        Selector { absent: std::collections::BTreeSet::new(), ..row.selector.and(&column.selector) };
-                    others.extend(score.map(|score| response(label(&selector, request), score)));
-                }
+        let mut told = vec![&right_is.instances, &wrong_is.instances];
+        for (choice, name) in &cells_of_table {
+            if !told.contains(&&choice.instances) {
+                told.push(&choice.instances);
+                let score = cells.scores(&choice.instances, seed).and_then(|scores| scores[item]);
+                others.extend(score.map(|score| response(name.clone(), score)));
             }
         }
         Some(Sample {
             id: score.id.clone(),
             dataset: score.dataset.clone(),
-            prompt: score.prompt.clone(),
+            prompt: shared_lines(&score.prompt, &other.prompt),
             gold: score.gold.clone(),
             image: score.image.as_deref().and_then(images),
             right: response(right_label.clone(), score),
@@ -154,6 +162,13 @@ fn disagreement(
         right: right_label,
         wrong: wrong_label,
     })
+}
+
+/// The lines with which both prompts begin: the question, without the instruction when that differs.
+fn shared_lines(one: &str, other: &str) -> String {
+    let lines = one.lines().zip(other.lines()).take_while(|(one, other)| one == other);
+    let shared = lines.map(|(line, _)| line).collect::<Vec<_>>().join("\n");
+    if shared.is_empty() { one.to_string() } else { shared }
 }
 
 fn response(label: String, score: &Score) -> Response {

@@ -19,6 +19,28 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
+/// Escaped text in which what stands between backticks is code.
+pub(super) fn code(text: &str) -> String {
+    let parts: Vec<String> = text.split('`').map(escape).collect();
+    let mut html = String::new();
+    for (index, part) in parts.iter().enumerate() {
+        match (index % 2, index + 1 == parts.len()) {
+            (0, _) => html.push_str(part),
+            // A backtick without a partner stands for itself.
+            (_, true) => html.extend(["`", part]),
+            _ => html.extend(["<code>", part, "</code>"]),
+        }
+    }
+    html
+}
+
+/// The text with a capital.
+pub(super) fn capital(text: &str) -> String {
+    let mut characters = text.chars();
+    let first = characters.next().map(|first| first.to_uppercase().collect::<String>()).unwrap_or_default();
+    format!("{first}{}", characters.as_str())
+}
+
 /// A data URL of a PNG or JPEG image; none for other bytes.
 pub(super) fn image_url(bytes: &[u8]) -> Option<String> {
     use base64::Engine;
@@ -40,6 +62,11 @@ mod tests {
             escape("</td><script>alert('x')</script>\" onload=\"&\u{0}\u{8}\r\n"),
             "&lt;/td&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot; onload=&quot;&amp;\u{fffd}\u{fffd}\u{fffd}\n"
         );
+    }
+
+    #[test]
+    fn backticks_become_code_in_pairs() {
+        assert_eq!(code("not run: `a<b` and ` alone"), "not run: <code>a&lt;b</code> and ` alone");
     }
 
     #[test]

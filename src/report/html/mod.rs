@@ -8,7 +8,7 @@ mod tables;
 
 use std::fmt::Write;
 
-use escape::escape;
+use escape::{capital, code, escape};
 
 use super::Report;
 use super::grid;
@@ -117,14 +117,14 @@ fn table_body(table: &Table) -> String {
     _ = write!(
         text,
         "<h3>{}</h3>{}",
-        heading(table.metric.words()),
+        escape(&capital(table.metric.words())),
         tables::render_grid(&grid::main(table), false, mean)
     );
     if !table.contrasts.is_empty() {
         _ = write!(text, "<h3>Claims</h3>{}", tables::render_contrasts(table));
     }
     for grid in [grid::breakdown(table), grid::compliance(table)].iter().flatten() {
-        _ = write!(text, "<h3>{}</h3>{}", heading(&grid.caption), tables::render_grid(grid, true, false));
+        _ = write!(text, "<h3>{}</h3>{}", escape(&capital(&grid.caption)), tables::render_grid(grid, true, false));
     }
     text.push_str(&list(&table.notes));
     text
@@ -174,12 +174,6 @@ fn list(lines: &[String]) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    let items: String = lines.iter().map(|line| format!("<li>{}</li>", escape(line))).collect();
+    let items: String = lines.iter().map(|line| format!("<li>{}</li>", code(&capital(line)))).collect();
     format!("<ul class=\"notes\">{items}</ul>")
-}
-
-fn heading(text: &str) -> String {
-    let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_uppercase().collect::<String>()).unwrap_or_default();
-    escape(&format!("{first}{}", characters.as_str()))
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::escape::escape;
+use super::escape::{capital, code, escape};
 use crate::report::grid::{self, Grid, Trend};
 use crate::report::input::Cost;
 use crate::report::table::{Contrast, Difference, Table, Verdict};
@@ -45,7 +45,7 @@ pub(super) fn render_grid(grid: &Grid, dense: bool, mean: bool) -> String {
     }
     text.push_str("</tbody></table></div>");
     for line in &grid.legend {
-        _ = write!(text, "<p class=\"legend\">{}</p>", escape(&sentence(line)));
+        _ = write!(text, "<p class=\"legend\">{}</p>", code(&sentence(line)));
     }
     text
 }
@@ -106,7 +106,7 @@ fn render_contrast(contrast: &Contrast, reach: f64) -> String {
         None => text
             .push_str("<td class=\"num cell\"><b>–</b></td><td></td><td class=\"num\">–</td><td class=\"num\">–</td>"),
     }
-    let (verdict, words) = (sentence(contrast.verdict.words()), escape(&contrast.words));
+    let (verdict, words) = (capital(contrast.verdict.words()), code(&contrast.words));
     _ = write!(text, "<td class=\"words\"><strong{class}>{verdict}</strong>{words}</td></tr>");
     text
 }
@@ -116,7 +116,7 @@ fn forest(difference: &Difference, reach: f64) -> String {
     let x = |value: f64| 100.0 + 96.0 * (value / reach).clamp(-1.0, 1.0);
     let (low, high) = (difference.estimate.interval.low, difference.estimate.interval.high);
     format!(
-        "<svg class=\"forest\" viewBox=\"0 0 200 28\" preserveAspectRatio=\"none\" aria-hidden=\"true\">\
+        "<svg class=\"forest\" viewBox=\"0 0 200 28\" aria-hidden=\"true\">\
          <line class=\"zero\" x1=\"100\" x2=\"100\" y1=\"-10\" y2=\"38\"/>\
          <line class=\"range\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"14\" y2=\"14\"/><circle cx=\"{:.1}\" cy=\"14\" r=\"4.5\"/></svg>",
         x(low),
@@ -200,11 +200,6 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// With a capital and a full stop where it lacks one.
 fn sentence(text: &str) -> String {
-    let mut characters = text.chars();
-    let first = characters.next().map(|first| first.to_uppercase().collect::<String>()).unwrap_or_default();
-    let rest = characters.as_str();
-    let stop = if rest.contains(' ') && !rest.ends_with('.') { "." } else { "" };
-    format!("{first}{rest}{stop}")
+    format!("{}{}", capital(text), if text.ends_with('.') { "" } else { "." })
 }
