@@ -11,7 +11,9 @@ use super::device::Device as Where;
 use super::fused::Fused;
 use super::model::{Learning, Model, device_error};
 use super::ops::{Ops, Scalar, Vector};
-use super::{Resources, stock::Stock};
+use super::Resources;
+#[cfg(feature = "cuda")]
+use super::stock::Stock;
 
 /// A model on its device.
 pub(crate) enum Engine {
@@ -107,6 +109,15 @@ impl Engine {
                     Ok(sum(index, &batch, &scores::<Cuda, Stock>(model, &batch)?))
                 })
                 .collect(),
+        }
+    }
+
+    /// The logits after every selected position of a batch: (selected, v).
+    pub(crate) fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        match self {
+            Engine::Cpu { model, pool } => pool.install(|| model.logits::<Fused>(batch)),
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(model) => model.logits::<Stock>(batch),
         }
     }
 }

@@ -21,6 +21,7 @@ pub(crate) mod kernels;
 pub(crate) mod model;
 pub(crate) mod ops;
 pub(crate) mod raw;
+#[cfg(any(test, feature = "cuda"))]
 pub(crate) mod stock;
 
 pub use batch::{Batch, Sequence};

@@ -160,6 +160,13 @@ impl<D: Device<f32>> Model<D> {
         O::log_probs(selected, self.head(), &batch.targets).map_err(device_error)
     }
 
+    /// The logits after every selected position: (selected, v).
+    pub(crate) fn logits<O: Ops<D>>(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let hidden = self.hidden::<O, NoneTape>(batch, Learning { vision: false, projector: false })?;
+        let logits = O::gather(hidden, &batch.selected).and_then(|selected| O::linear(selected, self.head()));
+        Ok(logits.map_err(device_error)?.as_vec())
+    }
+
     /// The matrix that turns hidden states into logits: (v, dim).
     pub(crate) fn head(&self) -> &Matrix<D> {
         self.head.as_ref().unwrap_or(&self.embedding)

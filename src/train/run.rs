@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::optimizer::{Optimizer, OptimizerConfig, sum};
 use super::state::{OpenPoint, Position, TrainState};
-use crate::base::{Event, Progress};
+use crate::base::Event;
 use crate::data::images::PixelSource;
 use crate::data::records::CurvePoint;
 use crate::nn::engine::Engine;
