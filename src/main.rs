@@ -1,2 +1,7 @@
 //! The `ablate` program: a thin shell over the library.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ablate::cli::main()
+}

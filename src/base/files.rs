@@ -71,6 +71,19 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     rename(&temporary, path)
 }
 
+/// Writes a whole file so that a reader sees the old content or the new. A power cut may lose it: for what can be
+/// made again.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn write_soft(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = sibling(path);
+    let context = || format!("cannot write `{}`", path.display());
+    let written = create(&temporary)?.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        remove_file(&temporary).ok();
+    }
+    written.with_context(context)
+}
+
 /// Writes a value as indented JSON, atomically.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let mut text =
@@ -137,15 +150,32 @@ pub fn make_read_only(path: &Path) -> Result<()> {
     fs::set_permissions(path, permissions).with_context(|| format!("cannot make `{}` read-only", path.display()))
 }
 
-/// Makes `link` a symbolic link to `target`, replacing a link that is there.
+/// Makes `link` a symbolic link to `target`, replacing a link that is there. A power cut may lose it.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn relink(target: &Path, link: &Path) -> Result<()> {
     if let Some(folder) = link.parent() {
         create_dir(folder)?;
     }
     let temporary = sibling(link);
     std::os::unix::fs::symlink(target, &temporary)
-        .with_context(|| format!("cannot link `{}` to `{}`", link.display(), target.display()))?;
-    rename(&temporary, link)
+        .and_then(|()| fs::rename(&temporary, link))
+        .with_context(|| format!("cannot link `{}` to `{}`", link.display(), target.display()))
+}
+
+/// The sorted names in a folder.
+pub fn list(folder: &Path) -> Result<Vec<String>> {
+    let context = || format!("cannot list the folder `{}`", folder.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(context)? {
+        names.push(entry.with_context(context)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The sorted names in a folder; none when there is no folder.
+pub fn list_if_there(folder: &Path) -> Result<Vec<String>> {
+    if folder.is_dir() { list(folder) } else { Ok(Vec::new()) }
 }
 
 /// The files below a folder as sorted relative paths with `/`, the folder's own name left out. Follows no links.

@@ -1,1 +1,74 @@
-//! cli
+//! The command line: reads arguments, calls the layers below, prints. Knows no tensor.
+
+mod args;
+mod inspect;
+mod planning;
+mod progress;
+mod reporting;
+mod running;
+mod session;
+mod shell;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::engine;
+use crate::experiment;
+use crate::stages::KINDS;
+use args::{Cli, Command, Global};
+use shell::Shell;
+
+/// Done.
+const DONE: u8 = 0;
+/// The input is wrong: arguments, the experiment, the store.
+const WRONG_INPUT: u8 = 2;
+
+/// The program: from the process's arguments to its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(&cli.global);
+    let shell = Shell::new(&cli.global);
+    let result = match &cli.command {
+        Command::Run(arguments) => running::run(shell, &cli.global, arguments),
+        Command::Plan(arguments) => planning::plan(shell, &cli.global, arguments),
+        Command::Why(arguments) => planning::why(shell, &cli.global, arguments),
+        Command::Check(arguments) => inspect::check(shell, arguments),
+        Command::Graph(arguments) => inspect::graph(shell, arguments),
+        Command::Report(arguments) => reporting::report(shell, &cli.global, arguments),
+        Command::Ls(arguments) => inspect::list(shell, &cli.global, arguments),
+        Command::Show(arguments) => inspect::show(shell, &cli.global, arguments),
+        Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),
+        Command::Verify => inspect::verify(shell, &cli.global),
+        Command::StageJob { job } => return engine::run_job(job, KINDS),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            match error.downcast_ref::<experiment::Failure>() {
+                Some(failure) => shell.diagnostics(&failure.render(shell.error_color)),
+                None => shell.error(&told(&error)),
+            }
+            ExitCode::from(WRONG_INPUT)
+        }
+    }
+}
+
+/// An error with its causes, one line each.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        text.push_str("\n  because ");
+        text.push_str(&cause.to_string());
+    }
+    text
+}
+
+/// Debug output goes to stderr, and only when asked for.
+fn start_log(global: &Global) {
+    let default = if global.verbose > 1 { "ablate=debug" } else { "warn" };
+    let filter = std::env::var("ABLATE_LOG").unwrap_or_else(|_| default.to_string());
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| default.into());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    subscriber.with_target(false).try_init().ok();
+}

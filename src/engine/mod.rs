@@ -1,1 +1,42 @@
-//! engine
+//! The engine: which instances must run and why, in what order, and running them. Knows no tensor and no concrete kind.
+//!
+//! ```text
+//! Expansion -Graph-> order -identity,Store-> Plan{Fresh|Dirty(why)|Waits} -Scheduler-> Executor -check,commit-> StageRecord
+//! ```
+//!
+//! In reading order: what identifies an instance ([`identity`]), how it differs from the last time ([`dirty`]),
+//! the [`plan`], how both are told ([`why`]), the [`graph`], who runs what when ([`scheduler`]), one execution from
+//! lock to commit ([`worker`]), the two executors ([`executor`], [`process`]), and the child's side ([`job`]).
+
+pub mod dirty;
+pub mod executor;
+pub mod graph;
+pub mod identity;
+pub mod job;
+pub mod plan;
+pub mod process;
+pub mod query;
+pub mod run;
+pub mod scheduler;
+pub mod select;
+pub mod why;
+pub mod worker;
+
+mod draw;
+mod outputs;
+
+#[cfg(test)]
+mod scenarios;
+#[cfg(test)]
+mod toys;
+
+pub use dirty::DirtyReason;
+pub use draw::GraphFormat;
+pub use executor::{Executor, InProcess};
+pub use graph::Graph;
+pub use job::{Job, run_job};
+pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};
+pub use process::ProcessExecutor;
+pub use run::{Failure, Observer, Outcome, Quiet, RunOptions, RunReport, run};
+pub use select::Selection;
+pub use why::why;

@@ -47,7 +47,7 @@ pub enum Upstream {
         output: &'static str,
         kind: ArtifactKind,
     },
-    /// A file or folder outside the store, absolute; whether it exists is for the plan to say.
+    /// A file or folder outside the store, absolute; it existed when the experiment was loaded.
     Outside { path: PathBuf },
 }
 
@@ -59,6 +59,14 @@ pub struct Expansion {
     pub aliases: BTreeMap<String, InstanceId>,
 }
 
+impl Instance {
+    /// The name of a stage at a point.
+    pub fn name_of(stage: &str, point: &BTreeMap<String, String>) -> String {
+        let pairs: Vec<String> = point.iter().map(|(axis, label)| format!("{axis}={label}")).collect();
+        if pairs.is_empty() { stage.to_string() } else { format!("{stage}@{}", pairs.join(",")) }
+    }
+}
+
 impl Expansion {
     pub fn get(&self, id: InstanceId) -> &Instance {
         &self.instances[id.0]
@@ -66,5 +74,24 @@ impl Expansion {
 
     pub fn ids(&self) -> impl Iterator<Item = InstanceId> + use<> {
         (0..self.instances.len()).map(InstanceId)
+    }
+
+    /// The instance of that name, or the one that came out equal to it.
+    pub fn find(&self, name: &str) -> Option<InstanceId> {
+        let known = self.instances.iter().position(|instance| instance.name == name).map(InstanceId);
+        known.or_else(|| self.aliases.get(name).copied())
+    }
+
+    /// Every point of a stage with its instance, points that share one included.
+    pub fn points_of(&self, stage: &str) -> Vec<(BTreeMap<String, String>, InstanceId)> {
+        let own = self.ids().filter(|id| self.get(*id).stage == stage).map(|id| (self.get(id).point.clone(), id));
+        let aliases = self.aliases.iter().filter_map(|(name, id)| {
+            // No label has a comma and no axis an `=`, so a name can be read back.
+            let (owner, pairs) = name.split_once('@').unwrap_or((name, ""));
+            let point = pairs.split(',').filter_map(|pair| pair.split_once('='));
+            let point = point.map(|(axis, label)| (axis.to_string(), label.to_string())).collect();
+            (owner == stage).then_some((point, *id))
+        });
+        own.chain(aliases).collect()
     }
 }

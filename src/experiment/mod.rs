@@ -1,5 +1,36 @@
 //! The experiment language: text in, checked and expanded instances out. Knows no kind by name, no store, no graph library.
+//!
+//! ```text
+//! files -text-> Table -vars-> Table -declaration-> stages, axes -own-> own points -expand-> Expansion -report-> specs
+//! ```
 
 pub mod instance;
+mod load;
+mod report;
+mod selector;
+mod settings;
+
+mod problems;
+mod text;
+mod tree;
+mod vars;
+
+mod axis;
+mod declaration;
+mod fields;
+mod label;
+
+mod expand;
+mod join;
+mod order;
+mod own;
 
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
+pub use load::Experiment;
+pub use problems::Failure;
+pub use report::{Contrast, DATASET, Metric, ReportSpec};
+pub use selector::Selector;
+pub use settings::Settings;
+
+#[cfg(test)]
+mod tests;

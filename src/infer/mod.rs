@@ -1,1 +1,15 @@
-//! infer
+//! Inference: sampling responses and scoring given ones. Knows no stage, no prompt text and no answer.
+//!
+//! In reading order: [`generate`](generate()) (what is asked and how work is shared out), `sample` (from logits to a
+//! token), `fast` (the CPU path: packed weights and a key/value cache), `plain` (any device, no cache), [`score`].
+
+pub mod generate;
+pub mod score;
+
+mod cache;
+mod fast;
+mod plain;
+mod sample;
+
+pub use generate::{GenerateConfig, Generated, generate};
+pub use score::log_probs;

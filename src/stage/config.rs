@@ -88,7 +88,13 @@ fn describe(path: &[String], message: &str) -> ConfigError {
     let words =
         [("f64", "a number"), ("f32", "a number"), ("u64", "a whole number from 0"), ("u32", "a whole number from 0")];
     let words = words.into_iter().chain([("usize", "a whole number from 0"), ("a boolean", "`true` or `false`")]);
-    let mut message = message.to_string();
+    let words = words.chain([("a map", "a table"), ("a sequence", "a list")]);
+    let mut message =
+        message.replace("invalid type: map", "invalid type: table").replace("type: sequence", "type: list");
+    // serde names the struct of our source code.
+    if let Some((before, _)) = message.split_once("expected struct ") {
+        message = format!("{before}expected a table");
+    }
     for (theirs, ours) in words {
         message = message.replace(&format!("expected {theirs}"), &format!("expected {ours}"));
     }

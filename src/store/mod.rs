@@ -1,1 +1,220 @@
-//! store
+//! The store: outputs by content, records by fingerprint. Knows no experiment, no graph and no kind.
+//!
+//! ```text
+//! cache/
+//!   FORMAT                          "ablate store 1"; a store of another format is refused
+//!   objects/ab/cdef...              a file, read-only, named by the blake3 of its bytes,
+//!                                   or the manifest (JSON) of a tree
+//!   objects/ab/cdef....tree/        the files of that tree, so that a child reads it as a plain folder
+//!   records/ab/cdef....json         StageRecord by fingerprint: no record, not done
+//!   latest/<experiment>/<instance>  last fingerprint and log of that name: for `why` and `logs` only
+//!   work/<fingerprint>/             a running or interrupted stage: `job.json`, `out/`, `scratch/`
+//!   locks/<fingerprint>.run         held by the run that works on it, freed by the system when the run dies
+//!   locks/<fingerprint>.child       held by the child process for its lifetime
+//!   runs/<time>-<id>/               what was asked, what happened, logs
+//!   quarantine/                     objects whose bytes did not match their name
+//!   memo                            hashes of files by (path, size, mtime, ctime, inode)
+//! ```
+//!
+//! A commit moves outputs from `work/` into `objects/` and renames the record into place last, so a crash at any
+//! instruction leaves the old state or the new one. Objects get a fixed modification time when they are sealed:
+//! an edit gives them another one, and the next look reads them again. Deleting the whole folder is always safe.
+
+mod clean;
+mod lock;
+mod memo;
+mod object;
+mod record;
+mod verify;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use anyhow::{Context, Result, bail};
+
+pub use clean::{Freed, Kept};
+pub use lock::Lock;
+pub use object::{ObjectState, Tree, TreeFile};
+pub use record::{LatestNote, Provenance, StageRecord};
+pub use verify::{Problem, VerifyReport};
+
+use crate::base::{Hash, files};
+use memo::Memo;
+
+/// The one format this program reads and writes.
+const FORMAT: &str = "ablate store 1";
+
+/// A folder of objects and records. Many runs may use one at the same time.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    memo: Mutex<Memo>,
+}
+
+impl Store {
+    /// Opens the store in a folder, making one where there is none. Fails for a folder that holds something else.
+    pub fn open(root: &Path) -> Result<Store> {
+        let root = std::path::absolute(root).with_context(|| format!("`{}` is no path", root.display()))?;
+        let format = root.join("FORMAT");
+        match fs::read_to_string(&format) {
+            Ok(text) if text.trim_end() == FORMAT => {}
+            Ok(text) => bail!(
+                "the store `{}` has the format `{}`, this program reads `{FORMAT}`\nhelp: give another folder with `--store`",
+                root.display(),
+                text.lines().next().unwrap_or_default()
+            ),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                refuse_strange_folder(&root)?;
+                let written = files::write_atomic(&format, format!("{FORMAT}\n").as_bytes());
+                written.with_context(|| format!("cannot make a store in `{}`", root.display()))?;
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read the store `{}`", root.display()));
+            }
+        }
+        let memo = Mutex::new(Memo::new(root.join("memo")));
+        Ok(Store { root, memo })
+    }
+
+    /// Fails when nothing can be written here, before any work is done.
+    pub fn check_writable(&self) -> Result<()> {
+        let probe = self.root.join(format!(".probe.{}", std::process::id()));
+        let probed = files::write_atomic(&probe, b"").and_then(|()| files::remove_file(&probe));
+        probed.with_context(|| {
+            format!(
+                "the store `{}` cannot be written: it serves `plan`, `why`, `ls` and `report` only",
+                self.root.display()
+            )
+        })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where a running or interrupted stage has its files.
+    pub fn work_path(&self, fingerprint: Hash) -> PathBuf {
+        self.root.join("work").join(fingerprint.to_string())
+    }
+
+    pub fn runs_path(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    /// Tries to become the only run that works on a fingerprint. `None` while another one does.
+    pub fn lock_run(&self, fingerprint: Hash) -> Result<Option<Lock>> {
+        Lock::try_take(&self.root.join("locks").join(format!("{fingerprint}.run")))
+    }
+
+    /// Where the child process of a fingerprint holds its own lock.
+    pub fn child_lock_path(&self, fingerprint: Hash) -> PathBuf {
+        self.root.join("locks").join(format!("{fingerprint}.child"))
+    }
+
+    /// Keeps what was learned about files for the next invocation. A store that cannot be written just forgets it.
+    pub fn remember(&self) {
+        self.memo().save();
+    }
+
+    /// Forgets every remembered hash, so that files are read again (`--rehash`).
+    pub fn forget(&self) {
+        self.memo().forget();
+    }
+
+    fn memo(&self) -> std::sync::MutexGuard<'_, Memo> {
+        // A panic elsewhere leaves the memo usable: its entries are checked against the files anyway.
+        self.memo.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A name of the user's (with `@`, `=`, `,` and whatever else) as the name of one file.
+pub fn file_name(name: &str) -> String {
+    let mut safe = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'@' | b'=' | b',' | b'_' | b'+' | b'-' => {
+                safe.push(byte as char)
+            }
+            b'.' if !safe.is_empty() => safe.push('.'),
+            _ => safe.push_str(&format!("%{byte:02x}")),
+        }
+    }
+    // Most file systems take 255 bytes; a suffix such as `.log` needs some of them.
+    if safe.len() > 200 {
+        let hash = Hash::of_bytes(name.as_bytes()).short();
+        safe.truncate(180);
+        safe.push('~');
+        safe.push_str(&hash);
+    }
+    safe
+}
+
+/// A folder with someone's files in it must not become a store by a slip of the keyboard.
+fn refuse_strange_folder(root: &Path) -> Result<()> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot list the folder `{}`", root.display())),
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list the folder `{}`", root.display()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && !name.starts_with("README") {
+            bail!(
+                "`{}` is not a store: it has no `FORMAT` but holds `{name}`\nhelp: name an empty or new folder with `--store`",
+                root.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_of_another_format_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        files::write_atomic(&folder.path().join("FORMAT"), b"ablate store 9\n").unwrap();
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        let path = folder.path().display();
+        assert_eq!(
+            error,
+            format!(
+                "the store `{path}` has the format `ablate store 9`, this program reads `ablate store 1`\n\
+                 help: give another folder with `--store`"
+            )
+        );
+    }
+
+    #[test]
+    fn a_folder_with_other_files_is_no_store() {
+        let folder = tempfile::tempdir().unwrap();
+        files::write_atomic(&folder.path().join("README.md"), b"").unwrap();
+        files::write_atomic(&folder.path().join(".gitignore"), b"").unwrap();
+        files::write_atomic(&folder.path().join("thesis.tex"), b"").unwrap();
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is not a store: it has no `FORMAT` but holds `thesis.tex`"), "{error}");
+        files::remove_file(&folder.path().join("thesis.tex")).unwrap();
+        Store::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_made_says_where() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        files::write_atomic(&file, b"").unwrap();
+        let error = Store::open(&file.join("cache")).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot read the store `{}`", file.join("cache").display()));
+    }
+
+    #[test]
+    fn names_become_file_names() {
+        assert_eq!(file_name("eval@model=dpo,prompt=cot"), "eval@model=dpo,prompt=cot");
+        assert_eq!(file_name("../a b/ü"), "%2e.%2fa%20b%2f%c3%bc");
+        assert_eq!(file_name(&"x".repeat(300)).len(), 191);
+        assert_ne!(file_name(&"x".repeat(300)), file_name(&"x".repeat(301)));
+    }
+}

@@ -1,1 +1,21 @@
-//! train
+//! Training: supervised fine-tuning and direct preference optimization. Knows no stage, no store and no prompt.
+//!
+//! In reading order: [`optimizer`] (AdamW and its schedule), [`sft`] and [`dpo`] (the two losses), `run` (the loop that
+//! both share), `state` (what an interrupted run resumes from).
+//!
+//! Promised on the CPU: the same rows, config and seed give the same weights bit for bit, with any number of threads
+//! and however often the run was interrupted. A batch is always split into the same number of shards, each with its own
+//! tape, and what they find is added up in their order.
+
+pub mod dpo;
+pub mod optimizer;
+pub mod sft;
+
+mod run;
+mod state;
+
+pub use dpo::{DpoConfig, dpo};
+pub use optimizer::{LearningRates, OptimizerConfig, Schedule};
+pub use run::Trained;
+pub use sft::{SftConfig, sft};
+pub use state::TrainState;

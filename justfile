@@ -1,0 +1,27 @@
+# Shortcuts; everything here is a plain cargo command.
+
+default:
+    @just --list
+
+# What a change must pass.
+ci:
+    bash .ci/run
+
+# The default experiment.
+run *args:
+    cargo run --release -- run experiments/reasoner.toml {{args}}
+
+test *args:
+    cargo test --release {{args}}
+
+# The scaled-down experiment that the tests run: the whole graph in seconds.
+smoke *args:
+    cargo run --release -- run experiments/smoke.toml {{args}}
+
+lint:
+    cargo fmt --check
+    cargo clippy --release --all-targets -- -D warnings
+
+# Golden numbers of the model, from PyTorch (needs python3 with torch and numpy).
+golden:
+    python3 tests/golden/make_golden.py

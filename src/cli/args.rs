@@ -1,0 +1,219 @@
+//! The command line: what may be said, with examples. Interprets nothing.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A declarative experiment engine for post-training vision-language models.
+///
+/// One TOML file describes a DAG of stages; ablate runs what changed and reports every table with intervals.
+#[derive(Debug, Parser)]
+#[command(name = "ablate", version, max_term_width = 100)]
+#[command(after_help = "\
+Examples:
+  ablate run experiments/reasoner.toml            run what is not fresh, then print the tables
+  ablate plan experiments/reasoner.toml           what would run, and why
+  ablate run exp.toml --set stage.dpo.beta=0.2    change a key for this run
+  ablate why exp.toml dpo                         every difference to the last result, at its line
+
+Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 130 interrupted.")]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Folder of the store.
+    #[arg(long, global = true, env = "ABLATE_STORE", default_value = "cache", value_name = "DIR")]
+    pub store: PathBuf,
+    /// Print one JSON document (for `run`: one JSON line per event) on stdout.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say more (-v: notes of stages; -vv: debug log). `ABLATE_LOG` takes a filter such as `ablate=debug`.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Print results and errors only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// When to color. `NO_COLOR` is respected.
+    #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
+    pub color: ColorChoice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    Auto,
+    Always,
+    Never,
+}
+
+/// An experiment file and what to change in it.
+#[derive(Debug, Args)]
+pub struct ExperimentArgs {
+    /// The experiment's TOML file.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Change a key: `stage.dpo.beta=0.2`, `vars.data=/mnt/data`. The value is TOML, or else text. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+}
+
+/// Which instances are meant.
+#[derive(Debug, Args)]
+pub struct Targets {
+    /// Stages or instances to reach, with what they need: `dpo`, `eval@model=dpo`, `sft*`. All when none is named.
+    #[arg(value_name = "TARGET")]
+    pub targets: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run what is not fresh, then print the reports.
+    #[command(after_help = "\
+Examples:
+  ablate run exp.toml                      everything
+  ablate run exp.toml dpo                  only what `dpo` needs
+  ablate run exp.toml --force rollouts     run these again although they are fresh
+  ablate run exp.toml --jobs 1 --fail-fast one at a time, stop at the first failure
+
+Ctrl-C stops the stages and keeps their checkpoints: the same command goes on from there.")]
+    Run(RunArgs),
+    /// Show what would run, and why. Runs nothing.
+    #[command(after_help = "\
+Examples:
+  ablate plan exp.toml                     counts, and one line per stage that is not fresh
+  ablate plan exp.toml --all               fresh ones too
+  ablate plan exp.toml --json | jq .must_run")]
+    Plan(PlanArgs),
+    /// Explain why a stage would run: old and new value at the line of the TOML.
+    #[command(after_help = "\
+Examples:
+  ablate why exp.toml dpo
+  ablate why exp.toml 'eval@model=dpo,prompt=cot' --set stage.dpo.beta=0.2")]
+    Why(WhyArgs),
+    /// Check an experiment file: every error at its line and column.
+    #[command(after_help = "\
+Examples:
+  ablate check exp.toml
+  ablate check exp.toml --json             stages, instances and reports of the file")]
+    Check(ExperimentArgs),
+    /// Print the graph of stages.
+    #[command(after_help = "\
+Examples:
+  ablate graph exp.toml --format mermaid
+  ablate graph exp.toml --expanded | dot -Tsvg > graph.svg")]
+    Graph(GraphArgs),
+    /// Print the reports and write Markdown, JSON and one HTML page each.
+    #[command(after_help = "\
+Examples:
+  ablate report exp.toml
+  ablate report exp.toml --out reports --report main
+  ablate report exp.toml --json | jq .tables")]
+    Report(ReportArgs),
+    /// List the instances of an experiment with their state.
+    #[command(after_help = "Example:\n  ablate ls exp.toml --json")]
+    Ls(PlanArgs),
+    /// Show one instance: what identifies it, its outputs, its summary, where it ran.
+    #[command(after_help = "Example:\n  ablate show exp.toml sft@mix=both")]
+    Show(InstanceArgs),
+    /// Print the latest log of an instance.
+    #[command(after_help = "Example:\n  ablate logs exp.toml dpo")]
+    Logs(InstanceArgs),
+    /// Check every object of the store against its name.
+    Verify,
+    /// Runs one stage in this process: what `run` starts. Not for people.
+    #[command(hide = true)]
+    StageJob {
+        /// The job that `run` wrote.
+        job: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Stages that run at the same time; the number of cores when not said.
+    #[arg(short, long, value_name = "N")]
+    pub jobs: Option<usize>,
+    /// `auto`, `cpu` or `cuda:N`; the experiment's own setting when not said.
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Start nothing more after the first failure.
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// Run these stages or instances again although they are fresh. Repeatable.
+    #[arg(long, value_name = "TARGET")]
+    pub force: Vec<String>,
+    /// Read files from outside again, whatever their time and size say.
+    #[arg(long)]
+    pub rehash: bool,
+    /// Links to the outputs by name go here.
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub targets: Targets,
+    /// Show fresh instances too.
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// A stage or an instance.
+    #[arg(value_name = "STAGE")]
+    pub stage: String,
+}
+
+#[derive(Debug, Args)]
+pub struct GraphArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
+    pub format: GraphFormat,
+    /// One node per instance instead of one per stage.
+    #[arg(long)]
+    pub expanded: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GraphFormat {
+    Dot,
+    Mermaid,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Only the report of this name.
+    #[arg(long, value_name = "NAME")]
+    pub report: Option<String>,
+    /// Folder for the files; `out/<experiment>` when not said.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct InstanceArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// An instance, or a stage that has only one.
+    #[arg(value_name = "INSTANCE")]
+    pub instance: String,
+}

@@ -1,0 +1,165 @@
+//! `check`, `graph`, `ls`, `show`, `logs`, `verify`: looking at what is there. Runs nothing.
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::args::{ExperimentArgs, Global, GraphArgs, GraphFormat, InstanceArgs, PlanArgs};
+use super::session::{self, Session};
+use super::shell::Shell;
+use super::{DONE, WRONG_INPUT};
+use crate::base::files;
+use crate::engine::{self, Graph};
+use crate::stage::ManifestEntry;
+use crate::store::Store;
+
+pub(super) fn check(shell: Shell, arguments: &ExperimentArgs) -> Result<u8> {
+    let (experiment, expansion) = session::load(arguments)?;
+    let mut stages: Vec<&str> = expansion.instances.iter().map(|instance| instance.stage.as_str()).collect();
+    stages.sort_unstable();
+    stages.dedup();
+    if shell.json {
+        let reports: Vec<&str> = experiment.reports.iter().map(|report| report.name.as_str()).collect();
+        let instances: Vec<&str> = expansion.instances.iter().map(|instance| instance.name.as_str()).collect();
+        shell.json(&json!({
+            "experiment": experiment.name, "stages": stages, "instances": instances, "reports": reports,
+        }))?;
+    } else {
+        let shared = expansion.aliases.len();
+        let shared = if shared > 0 { format!(" ({} before sharing)", expansion.instances.len() + shared) } else { String::new() };
+        shell.result(&format!(
+            "{} is well-formed: {} stages, {} instances{shared}, {} reports",
+            arguments.file.display(),
+            stages.len(),
+            expansion.instances.len(),
+            experiment.reports.len()
+        ));
+    }
+    Ok(DONE)
+}
+
+pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
+    let (_, expansion) = session::load(&arguments.experiment)?;
+    let format = match arguments.format {
+        _ if shell.json => engine::GraphFormat::Json,
+        GraphFormat::Dot => engine::GraphFormat::Dot,
+        GraphFormat::Mermaid => engine::GraphFormat::Mermaid,
+        GraphFormat::Json => engine::GraphFormat::Json,
+    };
+    shell.result(&Graph::of(&expansion).draw(&expansion, format, arguments.expanded));
+    Ok(DONE)
+}
+
+pub(super) fn list(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
+    let session = Session::open(global, &arguments.experiment)?;
+    let selected = session.selected(&arguments.targets.targets)?;
+    let plan = session.plan()?;
+    let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
+    let listed: Vec<_> = listed.into_iter().filter(|line| selected.contains(&line.id)).collect();
+    if shell.json {
+        shell.json(&listed)?;
+        return Ok(DONE);
+    }
+    let width = listed.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
+    let mut text = String::new();
+    for line in &listed {
+        let size = line.size.map(bytes).unwrap_or_default();
+        let seconds = line.seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default();
+        let record = line.record.map(|hash| hash.short()).unwrap_or_default();
+        text.push_str(&format!("{:width$}  {:6}  {size:>9}  {seconds:>8}  {record}", line.name, line.state).trim_end());
+        text.push('\n');
+    }
+    shell.result(&text);
+    Ok(DONE)
+}
+
+pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
+    let session = Session::open(global, &arguments.experiment)?;
+    let id = session.one(&arguments.instance)?;
+    let plan = session.plan()?;
+    let shown = engine::query::show(&session.experiment.name, &session.expansion, &session.store, &plan, id);
+    if shell.json {
+        shell.json(&shown)?;
+        return Ok(DONE);
+    }
+    let mut text = format!("{}  ({}, {})\n", shown.listed.name, shown.listed.kind, shown.listed.state);
+    for reason in &shown.listed.reasons {
+        text.push_str(&format!("  {reason}\n"));
+    }
+    let Some(record) = &shown.record else {
+        text.push_str("  no result yet\n");
+        shell.result(&text);
+        return Ok(DONE);
+    };
+    text.push_str(&format!("\nrecord {}\n", record.fingerprint));
+    for entry in &record.manifest.entries {
+        let value = match entry {
+            ManifestEntry::Value { value, .. } => value.to_string(),
+            ManifestEntry::Input { hash, .. } => format!("content {}", hash.short()),
+            ManifestEntry::Seed { seed } => seed.to_string(),
+        };
+        text.push_str(&format!("  {} = {value}\n", entry.key()));
+    }
+    text.push_str("\noutputs\n");
+    for (name, path) in &shown.paths {
+        let artifact = &record.outputs[name];
+        text.push_str(&format!("  {name}  {}  {}  {}\n", artifact.kind, bytes(artifact.size), path.display()));
+    }
+    text.push_str("\nsummary\n");
+    for (key, value) in &record.summary.0 {
+        text.push_str(&format!("  {key} = {value}\n"));
+    }
+    let provenance = &record.provenance;
+    text.push_str(&format!(
+        "\nran on {} ({}, {} threads) at {} for {:.1} s with ablate {}\n",
+        provenance.host, provenance.device, provenance.threads, provenance.started, provenance.seconds, provenance.version
+    ));
+    if let Some(log) = &shown.log {
+        text.push_str(&format!("log {}\n", log.display()));
+    }
+    shell.result(&text);
+    Ok(DONE)
+}
+
+pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
+    let session = Session::open(global, &arguments.experiment)?;
+    let id = session.one(&arguments.instance)?;
+    let Some(log) = engine::query::log(&session.experiment.name, &session.expansion, &session.store, id) else {
+        bail!("`{}` has no log: it has not run in this store", session.expansion.get(id).name)
+    };
+    let text = files::read_text(&log)?;
+    if shell.json {
+        shell.json(&json!({ "path": log, "text": text }))?;
+    } else {
+        shell.status(&log.display().to_string());
+        shell.result(&text);
+    }
+    Ok(DONE)
+}
+
+pub(super) fn verify(shell: Shell, global: &Global) -> Result<u8> {
+    let store = Store::open(&global.store)?;
+    let report = store.verify(true, &|_, _| {})?;
+    store.remember();
+    if shell.json {
+        shell.json(&report)?;
+    } else {
+        for problem in &report.problems {
+            let producers: Vec<String> =
+                problem.producers.iter().map(|(kind, hash)| format!("{kind} {}", hash.short())).collect();
+            let again = if producers.is_empty() { String::new() } else { format!("; to run again: {}", producers.join(", ")) };
+            shell.result(&format!("{}: {}{again}", problem.path.display(), problem.what));
+        }
+        shell.result(&format!(
+            "{} records, {} objects, {}: {} problems",
+            report.records,
+            report.objects,
+            bytes(report.bytes),
+            report.problems.len()
+        ));
+    }
+    Ok(if report.problems.is_empty() { DONE } else { WRONG_INPUT })
+}
+
+fn bytes(count: u64) -> String {
+    indicatif::HumanBytes(count).to_string()
+}

@@ -1,0 +1,185 @@
+//! A run as it goes, on stderr: bars on a terminal, plain lines elsewhere, JSON lines with `--json`.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::shell::Shell;
+use crate::base::Event;
+use crate::engine::{DirtyReason, Observer, Outcome, Plan, RunReport};
+use crate::experiment::{Instance, InstanceId};
+
+/// A plain line about a running stage at most this often.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
+
+pub(super) struct Display {
+    shell: Shell,
+    bars: MultiProgress,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    overall: Option<ProgressBar>,
+    running: BTreeMap<InstanceId, Running>,
+    /// Instances that were fresh when the run began: they are counted, not listed.
+    fresh: BTreeSet<InstanceId>,
+}
+
+struct Running {
+    bar: ProgressBar,
+    last_line: Instant,
+}
+
+impl Display {
+    pub(super) fn new(shell: Shell) -> Display {
+        let target = if shell.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Display { shell, bars: MultiProgress::with_draw_target(target), state: RefCell::default() }
+    }
+
+    /// A line that stays, above the bars.
+    fn line(&self, text: &str) {
+        if self.shell.live {
+            self.bars.println(text).ok();
+        } else if !self.shell.json {
+            self.shell.status(text);
+        }
+    }
+
+    fn emit(&self, value: &serde_json::Value) {
+        if self.shell.json {
+            self.shell.json_line(value);
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.shell.error_color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_string() }
+    }
+}
+
+impl Observer for Display {
+    fn planned(&self, plan: &Plan, selected: &BTreeSet<InstanceId>) {
+        let (fresh, must, may) = plan.counts_of(selected);
+        self.emit(&json!({ "event": "planned", "fresh": fresh, "must_run": must, "may_run": may }));
+        let mut state = self.state.borrow_mut();
+        state.fresh.extend(selected.iter().filter(|id| plan.get(**id).is_fresh()));
+        if must + may == 0 {
+            return;
+        }
+        self.line(&format!("{} to run, {} that may have to, {} fresh", stages(must), stages(may), stages(fresh)));
+        let overall = self.bars.add(ProgressBar::new(selected.len() as u64));
+        overall.set_style(style("{bar:24.green/dim} {pos}/{len} stages  {elapsed_precise}"));
+        overall.enable_steady_tick(Duration::from_millis(500));
+        state.overall = Some(overall);
+    }
+
+    fn started(&self, id: InstanceId, instance: &Instance, reasons: &[DirtyReason]) {
+        let told: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+        self.emit(&json!({ "event": "started", "instance": instance.name, "reasons": told }));
+        if !self.shell.live {
+            self.line(&format!("start {}", instance.name));
+        }
+        let mut state = self.state.borrow_mut();
+        let bar = match &state.overall {
+            Some(overall) => self.bars.insert_before(overall, ProgressBar::new(0)),
+            None => self.bars.add(ProgressBar::new(0)),
+        };
+        bar.set_style(style("{spinner} {prefix:34} {elapsed:>5}  {msg}"));
+        bar.set_prefix(instance.name.clone());
+        bar.enable_steady_tick(Duration::from_millis(250));
+        state.running.insert(id, Running { bar, last_line: Instant::now() });
+    }
+
+    fn elsewhere(&self, _id: InstanceId, instance: &Instance) {
+        self.emit(&json!({ "event": "elsewhere", "instance": instance.name }));
+        self.line(&format!("wait  {}: another run works on it", instance.name));
+    }
+
+    fn event(&self, id: InstanceId, instance: &Instance, event: &Event) {
+        self.emit(&json!({ "event": "stage", "instance": instance.name, "of": event }));
+        let mut state = self.state.borrow_mut();
+        let Some(running) = state.running.get_mut(&id) else { return };
+        match event {
+            Event::Progress { done, total, unit, loss, tokens_per_second } => {
+                let mut words = Vec::new();
+                words.extend(loss.map(|loss| format!("loss {loss:.4}")));
+                words.extend(tokens_per_second.map(|rate| format!("{} tok/s", thousands(rate))));
+                running.bar.set_length(*total);
+                running.bar.set_position(*done);
+                running.bar.set_style(style(&format!(
+                    "{{spinner}} {{prefix:34}} {{bar:16.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  eta {{eta}}"
+                )));
+                running.bar.set_message(words.join("  "));
+                if !self.shell.live && running.last_line.elapsed() >= PLAIN_INTERVAL {
+                    running.last_line = Instant::now();
+                    let left = indicatif::HumanDuration(running.bar.eta());
+                    words.push(format!("about {left} left"));
+                    let words = words.join(", ");
+                    drop(state);
+                    self.line(&format!("      {} {done}/{total} {unit}, {words}", instance.name));
+                }
+            }
+            Event::Note { text } => {
+                drop(state);
+                if self.shell.verbose > 0 {
+                    self.line(&format!("      {}: {text}", instance.name));
+                }
+            }
+            Event::Done { .. } | Event::Failed { .. } => {}
+        }
+    }
+
+    fn finished(&self, id: InstanceId, instance: &Instance, outcome: &Outcome, seconds: f64) {
+        self.emit(&json!({ "event": "finished", "instance": instance.name, "of": outcome, "seconds": seconds }));
+        let listed = {
+            let mut state = self.state.borrow_mut();
+            if let Some(running) = state.running.remove(&id) {
+                running.bar.finish_and_clear();
+                self.bars.remove(&running.bar);
+            }
+            if let Some(overall) = &state.overall {
+                overall.inc(1);
+            }
+            !state.fresh.contains(&id)
+        };
+        let time = format!("{seconds:6.1} s");
+        match outcome {
+            Outcome::Ran => self.line(&format!("{} {time}  {}", self.paint("32", "ran  "), instance.name)),
+            Outcome::Fresh if listed => {
+                self.line(&format!("{} {:8}  {}", self.paint("36", "fresh"), "", instance.name));
+            }
+            Outcome::Fresh => {}
+            Outcome::Failed(_) => self.line(&format!("{} {time}  {}", self.paint("1;31", "FAIL "), instance.name)),
+            Outcome::Skipped { because } => {
+                self.line(&format!("{} {:8}  {}: {because}", self.paint("33", "skip "), "", instance.name));
+            }
+            Outcome::Interrupted => {
+                self.line(&format!("{} {time}  {}", self.paint("33", "stop "), instance.name));
+            }
+        }
+    }
+
+    fn ended(&self, report: &RunReport) {
+        if let Some(overall) = self.state.borrow_mut().overall.take() {
+            overall.finish_and_clear();
+        }
+        self.bars.clear().ok();
+        self.emit(&json!({ "event": "ended", "run": report }));
+    }
+}
+
+fn stages(count: usize) -> String {
+    format!("{count} stage{}", if count == 1 { "" } else { "s" })
+}
+
+fn thousands(rate: f64) -> String {
+    if rate >= 10_000.0 { format!("{:.1}k", rate / 1000.0) } else { format!("{rate:.0}") }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|error| panic!("BUG: the template `{template}` of a bar: {error}"))
+}

@@ -1,0 +1,82 @@
+//! `run`: brings an experiment up to date, then prints its reports.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
+
+use anyhow::{Context, Result};
+
+use super::args::{Global, RunArgs};
+use super::progress::Display;
+use super::reporting;
+use super::session::Session;
+use super::shell::Shell;
+use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
+use crate::nn::device::DeviceChoice;
+
+pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
+    let session = Session::open(global, &arguments.experiment)?;
+    let settings = &session.experiment.settings;
+    let device = arguments.device.as_deref().unwrap_or(&settings.device);
+    let device = DeviceChoice::resolve(device)?.to_string();
+    if arguments.rehash {
+        session.store.forget();
+    }
+    let cores = available_parallelism().map_or(1, usize::from);
+    let slots = settings.jobs.or(settings.pools.get("cpu").copied());
+    let options = RunOptions {
+        jobs: arguments.jobs.or(slots).unwrap_or(cores).max(1),
+        teachers: settings.pools.get("teacher").copied().unwrap_or(4),
+        keep_going: !arguments.fail_fast,
+        force: arguments.force.clone(),
+        selection: Selection { until: arguments.targets.targets.clone(), ..Selection::default() },
+        device,
+        interrupt: interrupt()?,
+        out: Some(arguments.out.clone()),
+        command: std::env::args().collect(),
+        ..RunOptions::new(Arc::new(ProcessExecutor::current()?))
+    };
+    let display = Display::new(shell);
+    let report = engine::run(&session.experiment.name, &session.expansion, &session.store, &options, &display)?;
+    for failure in report.failures() {
+        shell.error(&failure.to_string());
+    }
+    // The tables come last, where the eye is; a run for a part of the graph has no table to show yet.
+    if report.exit_code() == 0 && arguments.targets.targets.is_empty() && !shell.json {
+        reporting::print(shell, &session, &arguments.out.join(&session.experiment.name))?;
+    }
+    shell.status(&summary(&report));
+    Ok(report.exit_code())
+}
+
+/// Set by Ctrl-C and by SIGTERM. The second Ctrl-C ends the program at once; children die with it.
+fn interrupt() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = flag.clone();
+    ctrlc::set_handler(move || {
+        if set.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+    Ok(flag)
+}
+
+/// `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, and how to go on if something is left to do.
+fn summary(report: &RunReport) -> String {
+    let counted = [
+        (report.count(|outcome| *outcome == Outcome::Ran), "ran"),
+        (report.count(|outcome| *outcome == Outcome::Fresh), "fresh"),
+        (report.count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
+        (report.count(|outcome| matches!(outcome, Outcome::Skipped { .. })), "skipped"),
+        (report.count(|outcome| *outcome == Outcome::Interrupted), "interrupted"),
+    ];
+    let words: Vec<String> =
+        counted.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let words = if words.is_empty() { "nothing to do".to_string() } else { words.join(", ") };
+    let mut text = format!("{words} in {:.1} s", report.seconds);
+    if report.interrupted {
+        text.push_str("\nhelp: the same command goes on from here");
+    }
+    text
+}

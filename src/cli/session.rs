@@ -1,0 +1,61 @@
+//! What most commands begin with: the experiment, the store, the plan.
+
+use anyhow::{Result, bail};
+
+use super::args::{ExperimentArgs, Global};
+use crate::engine::{self, Plan, PlanOptions, Selection};
+use crate::experiment::{Expansion, Experiment, InstanceId};
+use crate::stages::KINDS;
+use crate::store::Store;
+
+/// An experiment with its expansion and the store to hold it against.
+pub(super) struct Session {
+    pub(super) experiment: Experiment,
+    pub(super) expansion: Expansion,
+    pub(super) store: Store,
+}
+
+/// Loads and checks an experiment.
+pub(super) fn load(arguments: &ExperimentArgs) -> Result<(Experiment, Expansion)> {
+    Experiment::load(&arguments.file, &arguments.overrides, KINDS).map_err(|failure| (*failure).into())
+}
+
+impl Session {
+    pub(super) fn open(global: &Global, arguments: &ExperimentArgs) -> Result<Session> {
+        let (experiment, expansion) = load(arguments)?;
+        let store = Store::open(&global.store)?;
+        Ok(Session { experiment, expansion, store })
+    }
+
+    /// The plan as things stand.
+    pub(super) fn plan(&self) -> Result<Plan> {
+        let options = PlanOptions { experiment: self.experiment.name.clone(), ..PlanOptions::default() };
+        let plan = engine::plan(&self.expansion, &self.store, &options)?;
+        self.store.remember();
+        Ok(plan)
+    }
+
+    /// The instances that the targets name, with what they need; all when there is no target.
+    pub(super) fn selected(&self, targets: &[String]) -> Result<Vec<InstanceId>> {
+        let selection = Selection { until: targets.to_vec(), ..Selection::default() };
+        Ok(selection.resolve(&self.expansion)?.into_iter().collect())
+    }
+
+    /// The instances that one name stands for.
+    pub(super) fn named(&self, name: &str) -> Result<Vec<InstanceId>> {
+        Ok(engine::select::matching(&self.expansion, &[name.to_string()])?.into_iter().collect())
+    }
+
+    /// The one instance that a name stands for.
+    pub(super) fn one(&self, name: &str) -> Result<InstanceId> {
+        let ids = self.named(name)?;
+        match ids.as_slice() {
+            [id] => Ok(*id),
+            ids => {
+                let names: Vec<&str> = ids.iter().take(6).map(|id| self.expansion.get(*id).name.as_str()).collect();
+                let more = if ids.len() > names.len() { format!(" and {} more", ids.len() - names.len()) } else { String::new() };
+                bail!("`{name}` stands for {} instances: name one of {}{more}", ids.len(), names.join(", "))
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What runs a job: the contract, and the executor that uses this very process. Knows no plan and no store.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use super::job::{self, Job};
+use crate::base::{Event, Progress};
+use crate::stage::{Registry, Summary};
+
+/// How the execution of a job ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ended {
+    Done(Summary),
+    /// Causes, outermost first.
+    Failed(Vec<String>),
+    /// Stopped because it was asked to.
+    Interrupted,
+}
+
+/// Where a job is run and watched.
+pub struct Desk<'a> {
+    /// The job as a file.
+    pub job: &'a Path,
+    /// Takes the child's words for people.
+    pub log: &'a Path,
+    /// Set when the run is to stop.
+    pub stop: &'a AtomicBool,
+    pub events: &'a (dyn Fn(Event) + Sync),
+}
+
+/// Runs one job to its end. Called from many threads.
+pub trait Executor: Send + Sync {
+    fn execute(&self, job: &Job, desk: &Desk) -> Ended;
+}
+
+/// Runs stages on a thread of this process: for tests and for library users who bring their own kinds.
+/// A stage that aborts takes the process with it, and none can be stopped.
+pub struct InProcess {
+    registry: Arc<Registry>,
+}
+
+impl InProcess {
+    pub fn new(registry: &Registry) -> InProcess {
+        InProcess { registry: registry.into() }
+    }
+}
+
+impl Executor for InProcess {
+    fn execute(&self, job: &Job, desk: &Desk) -> Ended {
+        match job::perform(job, &self.registry, &Relay(desk.events, Mutex::new(()))) {
+            Ok(summary) => Ended::Done(summary),
+            Err(error) => Ended::Failed(job::causes(&error)),
+        }
+    }
+}
+
+/// Hands events on, one at a time.
+struct Relay<'a>(&'a (dyn Fn(Event) + Sync), Mutex<()>);
+
+impl Progress for Relay<'_> {
+    fn emit(&self, event: Event) {
+        let _one = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        (self.0)(event);
+    }
+}

@@ -1,0 +1,128 @@
+//! A job: all that a child process needs to run one stage, and the child's side of it. Knows no store and no plan.
+//!
+//! The child holds its own lock while it lives, says what happens as JSON lines on stdout, and dies when its
+//! parent does: the kernel sends it a signal, and the parent's end of its stdin closes.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::base::{Event, Hash, Progress, Seed, files};
+use crate::stage::{InputPath, Registry, StageContext, Summary, find_kind};
+use crate::store::Lock;
+
+/// One stage to run. Everything in it but `kind`, `config`, `seed` and the inputs' content is circumstance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// Name of the instance, for messages.
+    pub instance: String,
+    pub kind: String,
+    pub config: Value,
+    pub inputs: BTreeMap<String, InputPath>,
+    pub images: BTreeMap<Hash, PathBuf>,
+    pub out: PathBuf,
+    pub scratch: PathBuf,
+    pub seed: u64,
+    pub threads: usize,
+    pub device: String,
+    /// The lock that the child holds while it lives.
+    pub lock: PathBuf,
+}
+
+/// Runs a job in this process: parses its table again, runs the stage, turns a panic into an error.
+pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Result<Summary> {
+    let Some(kind) = find_kind(registry, &job.kind) else { bail!("this program knows no kind `{}`", job.kind) };
+    let stage = (kind.parse)(&job.config).map_err(|errors| {
+        let told: Vec<String> =
+            errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
+        anyhow!("the table of `{}` is not one of `{}`: {}", job.instance, job.kind, told.join("; "))
+    })?;
+    let context = StageContext {
+        inputs: job.inputs.clone(),
+        images: job.images.clone(),
+        out: job.out.clone(),
+        scratch: job.scratch.clone(),
+        seed: Seed(job.seed),
+        threads: job.threads,
+        device: job.device.clone(),
+        progress,
+    };
+    match std::panic::catch_unwind(AssertUnwindSafe(|| stage.run(&context))) {
+        Ok(result) => result,
+        Err(payload) => {
+            let text = payload.downcast_ref::<&str>().map(ToString::to_string);
+            let text = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_default();
+            bail!("the stage panicked: {text}")
+        }
+    }
+}
+
+/// The child's side: runs the job in a file and reports on stdout. What else is printed goes to the log.
+pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
+    die_with_parent();
+    let lines = Lines(Mutex::new(std::io::stdout()));
+    let result = files::read_json::<Job>(path).and_then(|job| {
+        let pause = Duration::from_millis(20);
+        let Some(lock) = Lock::take_within(&job.lock, 500, pause)? else {
+            bail!("another process still works on this stage: it holds `{}`", job.lock.display())
+        };
+        let result = perform(&job, registry, &lines);
+        drop(lock);
+        result
+    });
+    match result {
+        Ok(Summary(summary)) => {
+            lines.emit(Event::Done { summary });
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            lines.emit(Event::Failed { causes: causes(&error) });
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error's chain of causes, outermost first.
+pub fn causes(error: &anyhow::Error) -> Vec<String> {
+    error.chain().map(ToString::to_string).collect()
+}
+
+/// Events as lines of JSON.
+struct Lines(Mutex<std::io::Stdout>);
+
+impl Progress for Lines {
+    fn emit(&self, event: Event) {
+        let mut line =
+            serde_json::to_string(&event).unwrap_or_else(|error| panic!("BUG: an event is plain data: {error}"));
+        line.push('\n');
+        let mut out = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A parent that no longer listens is dead, and this process is about to be.
+        out.write_all(line.as_bytes()).and_then(|()| out.flush()).ok();
+    }
+}
+
+/// Two ways to notice the parent's death: a signal from the kernel, and the end of stdin.
+fn die_with_parent() {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
+    std::thread::spawn(|| {
+        let mut buffer = [0; 64];
+        let mut stdin = std::io::stdin();
+        while stdin.read(&mut buffer).is_ok_and(|count| count > 0) {}
+        // The whole group: the stage may have started programs of its own. The parent made the group; without
+        // one of our own, only this process may go.
+        let own = rustix::process::getpid();
+        if rustix::process::getpgrp() == own {
+            rustix::process::kill_process_group(own, rustix::process::Signal::KILL).ok();
+        }
+        std::process::exit(1);
+    });
+}

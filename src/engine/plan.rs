@@ -1,0 +1,189 @@
+//! The plan: for every instance whether it is fresh, must run, or waits for something that must. Runs nothing.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::dirty::{DirtyReason, differences};
+use super::identity::{Identity, Outside, identify};
+use crate::base::Hash;
+use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
+use crate::store::{ObjectState, StageRecord, Store};
+
+/// What a plan takes into account beside the experiment and the store.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// Name of the experiment, under which the last fingerprints are kept.
+    pub experiment: String,
+    /// Instances that run even if they are fresh.
+    pub force: BTreeSet<InstanceId>,
+}
+
+/// One entry per instance, in the order of the expansion.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub entries: Vec<PlanEntry>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PlanEntry {
+    pub id: InstanceId,
+    pub state: PlanState,
+    /// `None` while something above has to run first, or cannot be read.
+    pub identity: Option<Identity>,
+    /// The record that makes it fresh.
+    pub record: Option<StageRecord>,
+    /// Fingerprint of the record that the reasons compare with.
+    pub compared: Option<Hash>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum PlanState {
+    /// Its record and outputs are in the store.
+    Fresh,
+    /// It must run.
+    Dirty(Vec<DirtyReason>),
+    /// It may run: that depends on what these instances above it will yield.
+    Waits(Vec<InstanceId>),
+}
+
+impl Plan {
+    pub fn get(&self, id: InstanceId) -> &PlanEntry {
+        &self.entries[id.0]
+    }
+
+    /// How many are fresh, must run, may run.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        self.entries.iter().fold((0, 0, 0), |(fresh, must, may), entry| match entry.state {
+            PlanState::Fresh => (fresh + 1, must, may),
+            PlanState::Dirty(_) => (fresh, must + 1, may),
+            PlanState::Waits(_) => (fresh, must, may + 1),
+        })
+    }
+
+    /// Instances that cannot run because a file or folder from outside is missing or cannot be read.
+    pub fn obstacles(&self) -> Vec<(InstanceId, &DirtyReason)> {
+        self.entries
+            .iter()
+            .filter_map(|entry| match &entry.state {
+                PlanState::Dirty(reasons) => Some((entry.id, reasons)),
+                _ => None,
+            })
+            .flat_map(|(id, reasons)| {
+                reasons.iter().filter(|reason| reason.is_obstacle()).map(move |reason| (id, reason))
+            })
+            .collect()
+    }
+}
+
+/// Decides for every instance. Writes nothing but the memo of file hashes.
+pub fn plan(expansion: &Expansion, store: &Store, options: &PlanOptions) -> Result<Plan> {
+    let plan = decide(expansion, store, options, &mut Outside::default())?;
+    store.remember();
+    Ok(plan)
+}
+
+pub(super) fn decide(
+    expansion: &Expansion,
+    store: &Store,
+    options: &PlanOptions,
+    outside: &mut Outside,
+) -> Result<Plan> {
+    let mut entries: Vec<PlanEntry> = Vec::with_capacity(expansion.instances.len());
+    for (id, instance) in expansion.ids().zip(&expansion.instances) {
+        let waits = waits_for(instance, &entries);
+        let entry = if waits.is_empty() {
+            let record = |index: usize| entries[index].record.as_ref();
+            match identify(instance, store, outside, &record) {
+                Ok(identity) => judge(id, instance, identity, store, options)?,
+                Err(obstacles) => {
+                    let state = PlanState::Dirty(obstacles);
+                    PlanEntry { id, state, identity: None, record: None, compared: None }
+                }
+            }
+        } else {
+            PlanEntry { id, state: PlanState::Waits(waits), identity: None, record: None, compared: None }
+        };
+        entries.push(entry);
+    }
+    Ok(Plan { entries })
+}
+
+/// The state of an instance that has a fingerprint.
+pub(super) fn judge(
+    id: InstanceId,
+    instance: &Instance,
+    identity: Identity,
+    store: &Store,
+    options: &PlanOptions,
+) -> Result<PlanEntry> {
+    let mut reasons = Vec::new();
+    if options.force.contains(&id) {
+        reasons.push(DirtyReason::Forced);
+    }
+    let mut compared = None;
+    let record = store.record(identity.fingerprint);
+    if let Some(record) = &record {
+        reasons.extend(lacking(instance, record, store)?);
+    } else {
+        let old = store.latest(&options.experiment, &instance.name).fingerprint.and_then(|old| store.record(old));
+        let found = old.as_ref().map(|old| differences(&old.manifest, &identity.manifest)).unwrap_or_default();
+        // Numbers may lose their last bit on the way through a record; then nothing differs that could be named.
+        compared = old.filter(|_| !found.is_empty()).map(|old| old.fingerprint);
+        reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_paths(found, instance) });
+    }
+    if reasons.is_empty() {
+        return Ok(PlanEntry { id, state: PlanState::Fresh, identity: Some(identity), record, compared: None });
+    }
+    Ok(PlanEntry { id, state: PlanState::Dirty(reasons), identity: Some(identity), record: None, compared })
+}
+
+/// What a record promises and the store does not have.
+fn lacking(instance: &Instance, record: &StageRecord, store: &Store) -> Result<Vec<DirtyReason>> {
+    let mut reasons = Vec::new();
+    for output in instance.kind.outputs {
+        let Some(artifact) = record.outputs.get(output.name) else {
+            reasons.push(DirtyReason::OutputAdded { output: output.name.to_string() });
+            continue;
+        };
+        let (output, hash) = (output.name.to_string(), artifact.hash);
+        match store.check(artifact, false)? {
+            ObjectState::Present => {}
+            ObjectState::Missing => reasons.push(DirtyReason::ObjectMissing { output, hash }),
+            ObjectState::Corrupt => reasons.push(DirtyReason::ObjectCorrupt { output, hash }),
+        }
+    }
+    Ok(reasons)
+}
+
+/// The instances above that are not fresh, each once.
+fn waits_for(instance: &Instance, entries: &[PlanEntry]) -> Vec<InstanceId> {
+    let mut waits: Vec<InstanceId> = Vec::new();
+    for input in &instance.inputs {
+        if let Upstream::Output { instance: above, .. } = input.upstream {
+            let fresh = entries.get(above.0).is_some_and(|entry| entry.state == PlanState::Fresh);
+            if !fresh && !waits.contains(&above) {
+                waits.push(above);
+            }
+        }
+    }
+    waits
+}
+
+/// Tells which file or folder a changed input is, where it comes from outside.
+fn with_paths(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
+    let path_of = |role: &str| {
+        instance.inputs.iter().filter(|input| input.role == role).find_map(|input| match &input.upstream {
+            Upstream::Outside { path } => Some(path.clone()),
+            Upstream::Output { .. } => None,
+        })
+    };
+    let add = |reason| match reason {
+        DirtyReason::InputChanged { role, old, new, .. } => {
+            let path = path_of(&role);
+            DirtyReason::InputChanged { role, old, new, path }
+        }
+        other => other,
+    };
+    reasons.into_iter().map(add).collect()
+}

@@ -1,0 +1,107 @@
+//! Questions about what is there: list instances, show one, find its log. Runs nothing.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::plan::{Plan, PlanState};
+use crate::base::Hash;
+use crate::experiment::{Expansion, InstanceId};
+use crate::store::{StageRecord, Store};
+
+/// A line of `ls`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Listed {
+    #[serde(skip)]
+    pub id: InstanceId,
+    pub name: String,
+    pub kind: &'static str,
+    /// `fresh`, `dirty`, `waits`, or `failed` where the last execution failed.
+    pub state: &'static str,
+    /// Why it must run, in words.
+    pub reasons: Vec<String>,
+    /// Names of the instances that it waits for.
+    pub waits: Vec<String>,
+    /// The record of the present form, or of the last one.
+    pub record: Option<Hash>,
+    /// Bytes of its outputs.
+    pub size: Option<u64>,
+    pub seconds: Option<f64>,
+    pub started: Option<String>,
+}
+
+/// All of one instance.
+#[derive(Clone, Debug, Serialize)]
+pub struct Shown {
+    #[serde(flatten)]
+    pub listed: Listed,
+    pub record: Option<StageRecord>,
+    /// Output names to paths in the store.
+    pub paths: Vec<(String, PathBuf)>,
+    pub log: Option<PathBuf>,
+}
+
+/// Every instance with its state.
+pub fn list(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan) -> Vec<Listed> {
+    expansion.ids().map(|id| look(experiment, expansion, store, plan, id).0).collect()
+}
+
+/// One instance with its record: the present one, or the last one if it is dirty.
+pub fn show(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan, id: InstanceId) -> Shown {
+    let (listed, record) = look(experiment, expansion, store, plan, id);
+    let outputs = record.iter().flat_map(|record| &record.outputs);
+    let paths = outputs.map(|(name, artifact)| (name.clone(), store.artifact_path(artifact))).collect();
+    let log = log(experiment, expansion, store, id);
+    Shown { listed, record, paths, log }
+}
+
+/// The log of an instance's last execution, also of a failed one.
+pub fn log(experiment: &str, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
+    let note = store.latest(experiment, &expansion.get(id).name);
+    note.log.map(|log| store.root().join(log)).filter(|log| log.exists())
+}
+
+/// Folders of the runs, the latest last.
+pub fn runs(store: &Store) -> Result<Vec<PathBuf>> {
+    let folder = store.runs_path();
+    Ok(crate::base::files::list_if_there(&folder)?.into_iter().map(|name| folder.join(name)).collect())
+}
+
+fn look(
+    experiment: &str,
+    expansion: &Expansion,
+    store: &Store,
+    plan: &Plan,
+    id: InstanceId,
+) -> (Listed, Option<StageRecord>) {
+    let instance = expansion.get(id);
+    let entry = plan.get(id);
+    let note = store.latest(experiment, &instance.name);
+    let record = entry.record.clone().or_else(|| store.record(note.fingerprint?));
+    let state = match &entry.state {
+        PlanState::Fresh => "fresh",
+        _ if note.failed => "failed",
+        PlanState::Dirty(_) => "dirty",
+        PlanState::Waits(_) => "waits",
+    };
+    let (reasons, waits) = match &entry.state {
+        PlanState::Fresh => (Vec::new(), Vec::new()),
+        PlanState::Dirty(reasons) => (reasons.iter().map(ToString::to_string).collect(), Vec::new()),
+        PlanState::Waits(above) => (Vec::new(), above.iter().map(|above| expansion.get(*above).name.clone()).collect()),
+    };
+    let provenance = record.as_ref().map(|record| &record.provenance);
+    let listed = Listed {
+        id,
+        name: instance.name.clone(),
+        kind: instance.kind.name,
+        state,
+        reasons,
+        waits,
+        record: record.as_ref().map(|record| record.fingerprint),
+        size: record.as_ref().map(|record| record.outputs.values().map(|artifact| artifact.size).sum()),
+        seconds: provenance.map(|provenance| provenance.seconds),
+        started: provenance.map(|provenance| provenance.started.clone()),
+    };
+    (listed, record)
+}

@@ -1,0 +1,284 @@
+//! A run: what is asked of the engine, what it reports, and the folder that keeps both. Knows no terminal.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::dirty::DirtyReason;
+use super::executor::Executor;
+use super::identity::Outside;
+use super::plan::{Plan, PlanOptions, PlanState, decide};
+use super::scheduler::Scheduler;
+use super::select::{Selection, matching};
+use crate::base::{Event, Hash, files};
+use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
+use crate::store::{ObjectState, Store};
+
+/// What is asked of a run.
+#[derive(Clone)]
+pub struct RunOptions {
+    /// Stages at a time that use this machine.
+    pub jobs: usize,
+    /// Stages at a time that wait for a remote endpoint.
+    pub teachers: usize,
+    /// After a failure go on with everything that does not lie below it.
+    pub keep_going: bool,
+    /// Names of stages or instances that run even if they are fresh.
+    pub force: Vec<String>,
+    pub selection: Selection,
+    /// `cpu`, or the devices that model stages may have: `cuda:0`, or several: `cuda:0,cuda:1`.
+    pub device: String,
+    pub executor: Arc<dyn Executor>,
+    /// Set to stop: nothing more is started, children are ended, their work stays resumable.
+    pub interrupt: Arc<AtomicBool>,
+    /// Where outputs are linked by name: `<out>/<experiment>/<instance>/<output>`.
+    pub out: Option<PathBuf>,
+    /// The words of the command, for the run's record.
+    pub command: Vec<String>,
+}
+
+impl RunOptions {
+    /// One job at a time on the CPU, keeping going, no links.
+    pub fn new(executor: Arc<dyn Executor>) -> RunOptions {
+        RunOptions {
+            jobs: 1,
+            teachers: 4,
+            keep_going: true,
+            force: Vec::new(),
+            selection: Selection::default(),
+            device: "cpu".to_string(),
+            executor,
+            interrupt: Arc::default(),
+            out: None,
+            command: Vec::new(),
+        }
+    }
+}
+
+/// What became of an instance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Outcome {
+    Ran,
+    /// Its result was there, from before or from another run.
+    Fresh,
+    Failed(Failure),
+    /// Not run, for this reason.
+    Skipped {
+        because: String,
+    },
+    /// Stopped by the user, resumable.
+    Interrupted,
+}
+
+/// Why an instance failed, and where to look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub instance: String,
+    /// Outermost first.
+    pub causes: Vec<String>,
+    pub log: Option<PathBuf>,
+    /// Where the next attempt goes on.
+    pub work: Option<PathBuf>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut causes = self.causes.iter().map(String::as_str);
+        write!(f, "`{}` failed: {}", self.instance, causes.next().unwrap_or("it gave no reason"))?;
+        for cause in causes {
+            write!(f, "\n  because {}", cause.replace('\n', "\n    "))?;
+        }
+        if let Some(log) = &self.log {
+            write!(f, "\n  log: {}", log.display())?;
+        }
+        if let Some(work) = &self.work {
+            write!(
+                f,
+                "\n  help: run the same command again: finished stages are kept, this one resumes from `{}`",
+                work.display()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Name of the run: `<time>-<id>`.
+    pub run: String,
+    pub folder: PathBuf,
+    pub experiment: String,
+    pub command: Vec<String>,
+    pub started: String,
+    pub seconds: f64,
+    pub interrupted: bool,
+    /// Whether the run has ended; a record that says no belongs to a running or killed one.
+    pub ended: bool,
+    pub instances: Vec<InstanceReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InstanceReport {
+    #[serde(skip)]
+    pub id: InstanceId,
+    pub name: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    pub seconds: f64,
+    pub fingerprint: Option<Hash>,
+    pub reasons: Vec<DirtyReason>,
+}
+
+impl RunReport {
+    /// How many instances had an outcome that `wanted` accepts.
+    pub fn count(&self, wanted: impl Fn(&Outcome) -> bool) -> usize {
+        self.instances.iter().filter(|instance| wanted(&instance.outcome)).count()
+    }
+
+    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.instances.iter().filter_map(|instance| match &instance.outcome {
+            Outcome::Failed(failure) => Some(failure),
+            _ => None,
+        })
+    }
+
+    /// 0 when everything asked for is there, 1 when something failed or was skipped, 130 after an interruption.
+    pub fn exit_code(&self) -> u8 {
+        let incomplete = |outcome: &Outcome| !matches!(outcome, Outcome::Ran | Outcome::Fresh);
+        match (self.interrupted, self.count(incomplete)) {
+            (true, _) => 130,
+            (false, 0) => 0,
+            (false, _) => 1,
+        }
+    }
+}
+
+/// Watches a run. Every call comes from the thread that called [`run`].
+pub trait Observer {
+    /// The plan that the run begins with, and how many instances are selected.
+    fn planned(&self, _plan: &Plan, _selected: &BTreeSet<InstanceId>) {}
+    /// The instance's stage is about to run.
+    fn started(&self, _id: InstanceId, _instance: &Instance, _reasons: &[DirtyReason]) {}
+    /// Another run works on this instance; it is waited for.
+    fn elsewhere(&self, _id: InstanceId, _instance: &Instance) {}
+    fn event(&self, _id: InstanceId, _instance: &Instance, _event: &Event) {}
+    fn finished(&self, _id: InstanceId, _instance: &Instance, _outcome: &Outcome, _seconds: f64) {}
+    fn ended(&self, _report: &RunReport) {}
+}
+
+/// Watches nothing.
+pub struct Quiet;
+
+impl Observer for Quiet {}
+
+/// Brings every selected instance up to date. An error is one of the run as a whole; failures of stages are in the
+/// report.
+pub fn run(
+    experiment: &str,
+    expansion: &Expansion,
+    store: &Store,
+    options: &RunOptions,
+    observer: &dyn Observer,
+) -> Result<RunReport> {
+    store.check_writable()?;
+    let selected = options.selection.resolve(expansion)?;
+    let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
+    let plan_options = PlanOptions { experiment: experiment.to_string(), force };
+    let mut outside = Outside::default();
+    let plan = sound_plan(expansion, store, &plan_options, &mut outside, &selected)?;
+    store.remember();
+    observer.planned(&plan, &selected);
+
+    let begun = Instant::now();
+    let started = jiff::Timestamp::now();
+    let run = run_name(started);
+    let folder = store.runs_path().join(&run);
+    let mut report = RunReport {
+        folder,
+        run,
+        experiment: experiment.to_string(),
+        command: options.command.clone(),
+        started: started.to_string(),
+        seconds: 0.0,
+        interrupted: false,
+        ended: false,
+        instances: Vec::new(),
+    };
+    save(&report)?;
+    let folder = report.folder.clone();
+    let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, outside);
+    let result = scheduler.run(plan, &selected, &mut |instances| {
+        report.instances = instances;
+        report.seconds = begun.elapsed().as_secs_f64();
+        save(&report)
+    });
+    report.instances = scheduler.into_reports();
+    result?;
+    report.seconds = begun.elapsed().as_secs_f64();
+    report.interrupted = report.count(|outcome| *outcome == Outcome::Interrupted) > 0;
+    report.ended = true;
+    save(&report)?;
+    store.remember();
+    observer.ended(&report);
+    Ok(report)
+}
+
+/// A plan whose fresh outputs have been read wherever a stage is about to read them. Damaged ones are taken out of
+/// the way, which makes their producers dirty.
+fn sound_plan(
+    expansion: &Expansion,
+    store: &Store,
+    options: &PlanOptions,
+    outside: &mut Outside,
+    selected: &BTreeSet<InstanceId>,
+) -> Result<Plan> {
+    loop {
+        let plan = decide(expansion, store, options, outside)?;
+        let mut damaged = false;
+        for id in selected.iter().filter(|id| plan.get(**id).state != PlanState::Fresh) {
+            for input in &expansion.get(*id).inputs {
+                let Upstream::Output { instance, output, .. } = input.upstream else { continue };
+                let above = plan.get(instance).record.as_ref().and_then(|record| record.outputs.get(output));
+                if let Some(artifact) = above
+                    && store.check(artifact, true)? != ObjectState::Present
+                {
+                    store.quarantine(artifact)?;
+                    damaged = true;
+                }
+            }
+        }
+        if !damaged {
+            return Ok(plan);
+        }
+    }
+}
+
+fn save(report: &RunReport) -> Result<()> {
+    files::write_json(&report.folder.join("run.json"), report)
+}
+
+/// A name that sorts by time and that no other run has.
+fn run_name(started: jiff::Timestamp) -> String {
+    let id = Hash::of_bytes(format!("{} {}", started.as_nanosecond(), std::process::id()).as_bytes());
+    format!("{}-{}", started.strftime("%Y%m%dT%H%M%SZ"), &id.short()[..6])
+}
+
+/// Links an instance's outputs under their names, so that nobody has to read hashes.
+pub(super) fn link_outputs(out: &Path, experiment: &str, instance: &str, outputs: &[(String, PathBuf)]) -> Result<()> {
+    let folder = out.join(crate::store::file_name(experiment)).join(crate::store::file_name(instance));
+    for (name, target) in outputs {
+        let link = folder.join(name);
+        if std::fs::read_link(&link).ok().as_deref() != Some(target) {
+            files::relink(target, &link)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! Selecting instances by name: `sft`, `sft@mix=both`, `eval@prompt=*`, `*@seed=0`. Knows no plan.
+
+use std::collections::BTreeSet;
+
+use crate::base::diagnostic::nearest;
+use crate::experiment::{Expansion, InstanceId, Upstream};
+
+/// Which instances a run is about. Empty lists mean all.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only these; what they read must be there already.
+    pub only: Vec<String>,
+    /// These and whatever they read.
+    pub until: Vec<String>,
+}
+
+impl Selection {
+    /// The selected instances, or the names that match nothing.
+    pub fn resolve(&self, expansion: &Expansion) -> anyhow::Result<BTreeSet<InstanceId>> {
+        let all = || expansion.ids().collect::<BTreeSet<_>>();
+        let until = if self.until.is_empty() { all() } else { closed(expansion, matching(expansion, &self.until)?) };
+        let only = if self.only.is_empty() { all() } else { matching(expansion, &self.only)? };
+        Ok(until.intersection(&only).copied().collect())
+    }
+}
+
+/// Every instance that one of the patterns names. A pattern that names none is an error with the nearest name.
+pub fn matching(expansion: &Expansion, patterns: &[String]) -> anyhow::Result<BTreeSet<InstanceId>> {
+    let mut found = BTreeSet::new();
+    for pattern in patterns {
+        let before = found.len();
+        let mut any = false;
+        for id in expansion.ids() {
+            if matches(pattern, expansion, id) {
+                any = true;
+                found.insert(id);
+            }
+        }
+        if let Some(id) = expansion.aliases.get(pattern) {
+            any = true;
+            found.insert(*id);
+        }
+        if !any {
+            debug_assert_eq!(before, found.len());
+            let names =
+                expansion.instances.iter().flat_map(|instance| [instance.name.as_str(), instance.stage.as_str()]);
+            let help = match nearest(pattern, names) {
+                Some(near) => format!("a similar name exists: `{near}`"),
+                None => "`ls` lists the instances".to_string(),
+            };
+            anyhow::bail!("`{pattern}` names no stage and no instance\nhelp: {help}");
+        }
+    }
+    Ok(found)
+}
+
+/// The instances and everything above them.
+fn closed(expansion: &Expansion, start: BTreeSet<InstanceId>) -> BTreeSet<InstanceId> {
+    let mut found = start.clone();
+    let mut pending: Vec<InstanceId> = start.into_iter().collect();
+    while let Some(id) = pending.pop() {
+        for input in &expansion.get(id).inputs {
+            if let Upstream::Output { instance, .. } = input.upstream
+                && found.insert(instance)
+            {
+                pending.push(instance);
+            }
+        }
+    }
+    found
+}
+
+/// A full name, or `stage` with any of its axis values; `*` stands for any characters.
+fn matches(pattern: &str, expansion: &Expansion, id: InstanceId) -> bool {
+    let instance = expansion.get(id);
+    if pattern == instance.name {
+        return true;
+    }
+    let (stage, pins) = pattern.split_once('@').unwrap_or((pattern, ""));
+    glob(stage, &instance.stage)
+        && pins.split(',').filter(|pin| !pin.is_empty()).all(|pin| match pin.split_once('=') {
+            Some((axis, value)) => instance.point.get(axis).is_some_and(|label| glob(value, label)),
+            None => false,
+        })
+}
+
+/// Whether `text` fits `pattern`, in which `*` stands for any characters.
+fn glob(pattern: &str, text: &str) -> bool {
+    match pattern.split_once('*') {
+        None => pattern == text,
+        Some((start, rest)) => text.strip_prefix(start).is_some_and(|tail| {
+            (0..=tail.len()).filter(|cut| tail.is_char_boundary(*cut)).any(|cut| glob(rest, &tail[cut..]))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_stands_for_any_characters() {
+        assert!(glob("*", ""));
+        assert!(glob("e*l", "eval"));
+        assert!(glob("*a*", "eval"));
+        assert!(!glob("e*x", "eval"));
+        assert!(!glob("eva", "eval"));
+    }
+}

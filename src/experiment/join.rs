@@ -1,0 +1,116 @@
+//! Points and their natural join: two points go together when they agree on every axis that both have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::instance::InstanceId;
+
+/// More points of all stages together are taken for a mistake.
+pub(crate) const MAX_POINTS: usize = 100_000;
+
+/// What tells axes apart, whatever they are called where they meet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum AxisId {
+    /// An axis of the experiment, or `seed`.
+    Shared(Arc<str>),
+    /// A list under a key of a stage, one instance per element.
+    Own { stage: Arc<str>, key: &'static str },
+}
+
+/// Axis to label.
+pub(crate) type Point = BTreeMap<AxisId, Arc<str>>;
+
+/// The points of a stage that a reference may mean, ready to be joined.
+#[derive(Debug, Default)]
+pub(crate) struct Candidates {
+    points: Vec<(Point, InstanceId)>,
+    /// Points grouped by the axes they have.
+    groups: BTreeMap<Vec<AxisId>, Vec<usize>>,
+    /// Per group and axes shared with the other side: labels on these to points.
+    indexes: BTreeMap<(Vec<AxisId>, Vec<AxisId>), BTreeMap<Vec<Arc<str>>, Vec<usize>>>,
+}
+
+/// A point in the making, with the instances chosen so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Joined {
+    pub(crate) point: Point,
+    pub(crate) chosen: Vec<InstanceId>,
+}
+
+impl Candidates {
+    pub(crate) fn new(points: Vec<(Point, InstanceId)>) -> Candidates {
+        let mut groups: BTreeMap<Vec<AxisId>, Vec<usize>> = BTreeMap::new();
+        for (index, (point, _)) in points.iter().enumerate() {
+            groups.entry(point.keys().cloned().collect()).or_default().push(index);
+        }
+        Candidates { points, groups, indexes: BTreeMap::new() }
+    }
+
+    /// Every way to go on from `partial` with one of the points. `None` when there are too many.
+    pub(crate) fn join(&mut self, partial: Vec<Joined>) -> Option<Vec<Joined>> {
+        let mut result = Vec::with_capacity(partial.len());
+        for joined in partial {
+            for index in self.matches(&joined.point) {
+                let (point, instance) = &self.points[index];
+                let mut next = joined.clone();
+                next.point.extend(point.iter().map(|(axis, label)| (axis.clone(), label.clone())));
+                next.chosen.push(*instance);
+                result.push(next);
+                if result.len() > MAX_POINTS {
+                    return None;
+                }
+            }
+        }
+        Some(result)
+    }
+
+    /// The points that agree with `point`, in their order.
+    fn matches(&mut self, point: &Point) -> Vec<usize> {
+        let mut found = Vec::new();
+        for (axes, members) in &self.groups {
+            let shared: Vec<AxisId> = axes.iter().filter(|axis| point.contains_key(axis)).cloned().collect();
+            if shared.is_empty() {
+                found.extend(members);
+                continue;
+            }
+            let labels = |point: &Point| -> Vec<Arc<str>> {
+                shared.iter().filter_map(|axis| point.get(axis).cloned()).collect()
+            };
+            let wanted = labels(point);
+            let index = self.indexes.entry((axes.clone(), shared.clone())).or_insert_with(|| {
+                let mut index: BTreeMap<Vec<Arc<str>>, Vec<usize>> = BTreeMap::new();
+                for member in members {
+                    index.entry(labels(&self.points[*member].0)).or_default().push(*member);
+                }
+                index
+            });
+            found.extend(index.get(&wanted).into_iter().flatten());
+        }
+        found.sort_unstable();
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(pairs: &[(&str, &str)]) -> Point {
+        pairs.iter().map(|(axis, label)| (AxisId::Shared((*axis).into()), (*label).into())).collect()
+    }
+
+    #[test]
+    fn points_join_where_they_agree_and_multiply_where_they_do_not_meet() {
+        let mut candidates = Candidates::new(vec![
+            (point(&[("mix", "cot"), ("seed", "0")]), InstanceId(0)),
+            (point(&[("mix", "cot"), ("seed", "1")]), InstanceId(1)),
+            (point(&[("mix", "both"), ("seed", "0")]), InstanceId(2)),
+            (point(&[]), InstanceId(3)),
+        ]);
+        let start = vec![Joined { point: point(&[("mix", "cot"), ("prompt", "direct")]), chosen: Vec::new() }];
+        let joined = candidates.join(start).unwrap();
+        let chosen: Vec<usize> = joined.iter().map(|joined| joined.chosen[0].0).collect();
+        assert_eq!(chosen, [0, 1, 3]);
+        assert_eq!(joined[1].point, point(&[("mix", "cot"), ("prompt", "direct"), ("seed", "1")]));
+    }
+}

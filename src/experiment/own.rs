@@ -1,0 +1,348 @@
+//! The points that a stage has by itself: axes that patch it, lists that fan out. Each is parsed by the kind. Knows
+//! nothing of what the stages above it come to.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::axis::Axis;
+use super::declaration::{Declaration, StageDeclaration};
+use super::fields::Section;
+use super::join::{AxisId, MAX_POINTS, Point};
+use super::label::label_of;
+use super::problems::Problems;
+use super::text::list;
+use super::tree::{Data, Node, Table};
+use crate::base::diagnostic::nearest;
+use crate::base::{Diagnostic, Hash, Origin};
+use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, Reference, Stage};
+
+/// A stage at one of its own points.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnPoint {
+    pub(crate) point: Point,
+    pub(crate) config: Value,
+    pub(crate) built: Arc<dyn Stage>,
+    /// Hash of all that identifies the stage but seed and inputs.
+    pub(crate) identity: Hash,
+    pub(crate) inputs: Vec<OwnInput>,
+    pub(crate) origins: Arc<BTreeMap<String, Origin>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct OwnInput {
+    pub(crate) role: String,
+    /// The role that messages name: that of the key which was written, for an input that defaults to another.
+    pub(crate) named: String,
+    /// Where the input is named; the stage's header for a default.
+    pub(crate) place: Origin,
+    pub(crate) source: OwnSource,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum OwnSource {
+    Output { stage: usize, pins: BTreeMap<String, String>, output: &'static str, kind: ArtifactKind },
+    Outside(PathBuf),
+}
+
+/// Finds the own points of stages, one stage at a time.
+pub(crate) struct OwnPoints<'a> {
+    declaration: &'a Declaration<'a>,
+    /// Outside paths are relative to this folder.
+    folder: &'a Path,
+    stages: BTreeMap<&'a str, usize>,
+    /// Axes by the stages they patch.
+    axes: BTreeMap<&'a str, Vec<&'a Axis>>,
+    exists: BTreeMap<PathBuf, bool>,
+    /// Points found so far, of all stages.
+    found: usize,
+}
+
+impl<'a> OwnPoints<'a> {
+    pub(crate) fn new(declaration: &'a Declaration<'a>, folder: &'a Path) -> OwnPoints<'a> {
+        let stages = declaration.stages.iter().enumerate().map(|(index, stage)| (&*stage.name, index)).collect();
+        let mut axes: BTreeMap<&str, Vec<&Axis>> = BTreeMap::new();
+        for axis in &declaration.axes {
+            for patch in axis.points.iter().flat_map(|point| &point.patches) {
+                let touching = axes.entry(&patch.stage).or_default();
+                if touching.last().is_none_or(|last| !std::ptr::eq(*last, axis)) {
+                    touching.push(axis);
+                }
+            }
+        }
+        OwnPoints { declaration, folder, stages, axes, exists: BTreeMap::new(), found: 0 }
+    }
+
+    /// All own points of a stage, seeds left out; `None` after reporting what is wrong at one of them.
+    pub(crate) fn of(&mut self, stage: &StageDeclaration<'_>, problems: &mut Problems) -> Option<Vec<OwnPoint>> {
+        let mut table = stage.table.clone();
+        table.0.remove("kind");
+        let axes = self.axes.get(&*stage.name).cloned().unwrap_or_default();
+        let mut tables = vec![(Point::new(), table)];
+        let mut sound = unambiguous(stage, &axes, problems);
+        for axis in axes {
+            if tables.len().saturating_mul(axis.points.len()) > MAX_POINTS {
+                too_many(stage, problems);
+                return None;
+            }
+            let mut next = Vec::with_capacity(tables.len() * axis.points.len());
+            for (point, table) in &tables {
+                for value in &axis.points {
+                    let (mut point, mut table) = (point.clone(), table.clone());
+                    point.insert(AxisId::Shared(axis.name.clone()), value.label.clone());
+                    for patch in value.patches.iter().filter(|patch| *patch.stage == *stage.name) {
+                        if let Err(diagnostic) = patch.apply(&mut table) {
+                            problems.push(*diagnostic);
+                            sound = false;
+                        }
+                    }
+                    next.push((point, table));
+                }
+            }
+            tables = next;
+        }
+        let mut points = Vec::new();
+        for (point, table) in tables {
+            let Some(fanned) = fan_out(stage, point, table, problems) else {
+                sound = false;
+                continue;
+            };
+            self.found += fanned.len();
+            if self.found > MAX_POINTS {
+                too_many(stage, problems);
+                return None;
+            }
+            for (point, table) in fanned {
+                match self.parse(stage, point, &table, problems) {
+                    Some(point) => points.push(point),
+                    None => sound = false,
+                }
+            }
+        }
+        sound.then_some(points)
+    }
+
+    fn parse(
+        &mut self,
+        stage: &StageDeclaration<'_>,
+        point: Point,
+        table: &Table,
+        problems: &mut Problems,
+    ) -> Option<OwnPoint> {
+        let path = format!("stage.{}", stage.name);
+        let section = Section { path: &path, table, header: stage.header };
+        let config = table.to_json();
+        let built: Arc<dyn Stage> = match (stage.kind.parse)(&config) {
+            Ok(built) => built.into(),
+            Err(errors) => {
+                for error in &errors {
+                    section.report(error, problems);
+                }
+                return None;
+            }
+        };
+        let mut inputs = Vec::new();
+        let mut sound = true;
+        let reads = built.inputs();
+        for input in &reads {
+            // A key that is not written may default to the value of one that is: mistakes are told there, once.
+            let written = |input: &Input| table.at(&input.role.split('.').collect::<Vec<_>>()).is_some();
+            let same = reads.iter().find(|other| other.source == input.source && written(other));
+            let named = if written(input) { input } else { same.unwrap_or(input) }.role.clone();
+            let keys: Vec<String> = named.split('.').map(str::to_string).collect();
+            let place = section.locate(&keys).1;
+            let source = match &input.source {
+                InputSource::Stage { reference, accepts } => {
+                    self.output(stage, &named, &place, reference, accepts, problems)
+                }
+                InputSource::Outside { path } => self.outside(stage, &named, &place, path, problems),
+            };
+            match source {
+                Some(source) => inputs.push(OwnInput { role: input.role.clone(), named, place, source }),
+                None => sound = false,
+            }
+        }
+        let mut manifest = Manifest::new(stage.kind.name, stage.kind.version);
+        built.identify(&mut manifest);
+        let mut origins = BTreeMap::new();
+        table.origins("", &mut origins);
+        origins.insert(String::new(), stage.header.clone());
+        let identity = manifest.fingerprint();
+        sound.then(|| OwnPoint { point, config, built, identity, inputs, origins: Arc::new(origins) })
+    }
+
+    /// The output that a reference means; what it comes to at each point is not asked here.
+    fn output(
+        &self,
+        stage: &StageDeclaration<'_>,
+        role: &str,
+        place: &Origin,
+        reference: &Reference,
+        accepts: &[ArtifactKind],
+        problems: &mut Problems,
+    ) -> Option<OwnSource> {
+        let key = format!("stage.{}.{role}", stage.name);
+        let mut wrong = |message: String, label: &str, help: Option<String>| {
+            let mut diagnostic = Diagnostic::error(format!("`{key}`: {message}")).at(place.clone(), label);
+            if place != stage.header {
+                diagnostic = diagnostic.at(stage.header.clone(), "in this stage");
+            }
+            problems.push(match help {
+                Some(help) => diagnostic.help(help),
+                None => diagnostic,
+            });
+            None
+        };
+        let name = reference.stage.as_str();
+        let Some(index) = self.stages.get(name).copied() else {
+            if self.declaration.unusable.contains(name) {
+                return None;
+            }
+            let help = match nearest(name, self.stages.keys().copied()) {
+                Some(near) => format!("a stage of a similar name exists: `{near}`"),
+                None => format!("the stages are {}", list(self.stages.keys())),
+            };
+            return wrong(format!("stage `{name}` is not defined"), "no stage of this name", Some(help));
+        };
+        let kind = self.declaration.stages[index].kind;
+        let found = match &reference.output {
+            Some(output) => match kind.outputs.iter().find(|spec| spec.name == output) {
+                Some(spec) => accepts.contains(&spec.kind).then_some(spec),
+                None => {
+                    let names = kind.outputs.iter().map(|spec| spec.name);
+                    let help = match nearest(output, names.clone()) {
+                        Some(near) => format!("an output of a similar name exists: `{near}`"),
+                        None => format!("the outputs are {}", list(names)),
+                    };
+                    return wrong(format!("`{name}` has no output `{output}`"), "", Some(help));
+                }
+            },
+            None => accepts.iter().find_map(|accepted| kind.outputs.iter().find(|spec| spec.kind == *accepted)),
+        };
+        let Some(spec) = found else {
+            let gives = match &reference.output {
+                Some(output) => {
+                    let spec = kind.outputs.iter().find(|spec| spec.name == output)?;
+                    format!("`{name}:{output}` is {}", spec.kind)
+                }
+                None => format!("`{name}` gives {}", gives(kind)),
+            };
+            let needs: Vec<String> = accepts.iter().map(ToString::to_string).collect();
+            return wrong(format!("{gives}; `{role}` needs {}", needs.join(" or ")), "", None);
+        };
+        Some(OwnSource::Output { stage: index, pins: reference.pins.clone(), output: spec.name, kind: spec.kind })
+    }
+
+    fn outside(
+        &mut self,
+        stage: &StageDeclaration<'_>,
+        role: &str,
+        place: &Origin,
+        path: &str,
+        problems: &mut Problems,
+    ) -> Option<OwnSource> {
+        let full = self.folder.join(path);
+        if !*self.exists.entry(full.clone()).or_insert_with(|| full.exists()) {
+            let message = format!("`stage.{}.{role}`: `{path}` does not exist", stage.name);
+            let help = format!("paths start at the folder of the experiment: looked for `{}`", full.display());
+            problems.push(Diagnostic::error(message).at(place.clone(), "").help(help));
+            return None;
+        }
+        Some(OwnSource::Outside(std::path::absolute(&full).unwrap_or(full)))
+    }
+}
+
+/// Makes one table per element of every list that fans out.
+fn fan_out(
+    stage: &StageDeclaration<'_>,
+    point: Point,
+    table: Table,
+    problems: &mut Problems,
+) -> Option<Vec<(Point, Table)>> {
+    let mut tables = vec![(point, table)];
+    for key in stage.kind.fan_out.iter().copied() {
+        let path: Vec<&str> = key.split('.').collect();
+        let Some(Node { data: Data::List(elements), origin }) =
+            tables.first().and_then(|(_, table)| table.at(&path)).cloned()
+        else {
+            continue;
+        };
+        let mut labels: Vec<Arc<str>> = Vec::new();
+        let mut wrong = |message: &str, origin: &Origin, help: Option<String>| {
+            let message = format!("`stage.{}.{key}`: {message}", stage.name);
+            let diagnostic = Diagnostic::error(message).at(origin.clone(), "");
+            problems.push(match help {
+                Some(help) => diagnostic.help(help),
+                None => diagnostic,
+            });
+            None
+        };
+        if elements.is_empty() {
+            return wrong("an empty list is no instance at all", &origin, None);
+        }
+        for element in &elements {
+            let label: Arc<str> = label_of(element).into();
+            if labels.contains(&label) {
+                let help = "a table may have a `name`; an axis may have `labels`".to_string();
+                return wrong(&format!("two elements are called `{label}`"), &element.origin, Some(help));
+            }
+            labels.push(label);
+        }
+        if tables.len().saturating_mul(elements.len()) > MAX_POINTS {
+            too_many(stage, problems);
+            return None;
+        }
+        let axis = AxisId::Own { stage: stage.name.clone(), key };
+        let mut next = Vec::with_capacity(tables.len() * elements.len());
+        for (point, table) in &tables {
+            for (label, element) in labels.iter().zip(&elements) {
+                let (mut point, mut table) = (point.clone(), table.clone());
+                point.insert(axis.clone(), label.clone());
+                // The path was just read, so there is nothing in its way.
+                table.set(&path, &element.origin, element.clone()).ok();
+                next.push((point, table));
+            }
+        }
+        tables = next;
+    }
+    Some(tables)
+}
+
+/// Checks that no two axes patch the same key: the order of the file would decide which one counts.
+fn unambiguous(stage: &StageDeclaration<'_>, axes: &[&Axis], problems: &mut Problems) -> bool {
+    let mut patched: BTreeMap<&[String], (&Axis, &Origin)> = BTreeMap::new();
+    let mut sound = true;
+    for axis in axes {
+        for patch in axis.points.iter().flat_map(|point| &point.patches).filter(|patch| *patch.stage == *stage.name) {
+            let (first, place) = patched.entry(&patch.path).or_insert((axis, &patch.key));
+            if first.name != axis.name {
+                let key = patch.path.join(".");
+                let message =
+                    format!("`stage.{}.{key}` is changed by the axes `{}` and `{}`", stage.name, first.name, axis.name);
+                let diagnostic =
+                    Diagnostic::error(message).at(patch.key.clone(), "").at(place.clone(), "changed here too");
+                problems.push(diagnostic);
+                sound = false;
+            }
+        }
+    }
+    sound
+}
+
+pub(crate) fn too_many(stage: &StageDeclaration<'_>, problems: &mut Problems) {
+    let message = format!("`stage.{}` takes the experiment over {MAX_POINTS} points", stage.name);
+    problems.push(Diagnostic::error(message).at(stage.header.clone(), ""));
+}
+
+fn gives(kind: &Kind) -> String {
+    let mut kinds: Vec<String> = Vec::new();
+    for spec in kind.outputs {
+        let kind = spec.kind.to_string();
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    kinds.join(", ")
+}

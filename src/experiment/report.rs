@@ -1,0 +1,266 @@
+//! `[report.NAME]`: which table to make of which stage's scores. Reads no score.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::declaration::Declaration;
+use super::fields::Section;
+use super::instance::Expansion;
+use super::label::name_problem;
+use super::problems::Problems;
+use super::selector::{Selector, unknown_axis};
+use super::text::list;
+use super::tree::Entry;
+use crate::base::Diagnostic;
+use crate::base::diagnostic::nearest;
+use crate::stage::ArtifactKind;
+
+/// The column that breaks a table down by the data set of the items. No axis: one instance scores all of them.
+pub const DATASET: &str = "dataset";
+
+/// One table of results. Seeds are pooled in every cell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportSpec {
+    pub name: String,
+    pub title: String,
+    /// The stage whose scores are shown.
+    pub stage: String,
+    /// Axes whose values make the rows.
+    pub rows: Vec<String>,
+    /// Axes whose values make the columns; [`DATASET`] may be one.
+    pub columns: Vec<String>,
+    /// Selector of the row that others are compared with.
+    pub baseline: Option<String>,
+    pub metric: Metric,
+    pub contrasts: Vec<Contrast>,
+    /// Selector to the words that stand for the row or column it chooses.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What a cell averages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// The score of the extracted answer.
+    #[default]
+    Accuracy,
+    /// Whether the response has the form that its prompt asks for.
+    Compliance,
+}
+
+/// A question put to the cells: the mean of `plus` less the mean of `minus`, each a list of selectors of equal weight.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Contrast {
+    pub name: String,
+    pub plus: Vec<String>,
+    pub minus: Vec<String>,
+    #[serde(default)]
+    pub about: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportTable {
+    title: Option<String>,
+    stage: Option<String>,
+    rows: Option<Vec<String>>,
+    #[serde(default)]
+    columns: Vec<String>,
+    baseline: Option<String>,
+    #[serde(default)]
+    metric: Metric,
+    #[serde(default)]
+    contrasts: Vec<Contrast>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+/// Reads a report and checks its names against the points of its stage.
+pub(crate) fn read(
+    name: &str,
+    entry: &Entry,
+    declaration: &Declaration<'_>,
+    expansion: &Expansion,
+    problems: &mut Problems,
+) -> Option<ReportSpec> {
+    let path = format!("report.{name}");
+    let Some(table) = entry.node.as_table() else {
+        let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
+        problems.push(Diagnostic::error(message).at(entry.node.origin.clone(), ""));
+        return None;
+    };
+    let section = Section { path: &path, table, header: &entry.node.origin };
+    if let Some(message) = name_problem(name) {
+        section.wrong(&[], message, None, problems);
+    }
+    let report: ReportTable = section.read(problems)?;
+    let stage = stage_of(&section, report.stage.as_deref(), declaration, problems)?;
+    let points = expansion.points_of(&stage);
+    let points: Vec<&BTreeMap<String, String>> = points.iter().map(|(point, _)| point).collect();
+    if points.is_empty() {
+        // The stage could not be expanded, which was said.
+        return None;
+    }
+    let mut checks = Checks { section, stage: &stage, points: &points, problems };
+    let columns = checks.axes("columns", &report.columns);
+    let rows = match &report.rows {
+        Some(rows) => checks.axes("rows", rows),
+        None => checks.remaining(&columns),
+    };
+    for axis in rows.iter().filter(|axis| columns.contains(axis)) {
+        checks.wrong(&["columns"], format!("`{axis}` cannot make both rows and columns"), None);
+    }
+    let baseline = report.baseline.map(|text| checks.selector(&["baseline"], &text, false));
+    let mut contrasts = report.contrasts;
+    for (index, contrast) in contrasts.iter_mut().enumerate() {
+        let index = index.to_string();
+        for (side, selectors) in [("plus", &mut contrast.plus), ("minus", &mut contrast.minus)] {
+            if selectors.is_empty() {
+                checks.wrong(&["contrasts", &index, side], "a contrast needs cells on both sides".to_string(), None);
+            }
+            for (place, text) in selectors.iter_mut().enumerate() {
+                *text = checks.selector(&["contrasts", &index, side, &place.to_string()], text, true);
+            }
+        }
+    }
+    let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label));
+    let labels = labels.collect();
+    let title = report.title.unwrap_or_else(|| name.to_string());
+    Some(ReportSpec {
+        name: name.to_string(),
+        title,
+        stage,
+        rows,
+        columns,
+        baseline,
+        metric: report.metric,
+        contrasts,
+        labels,
+    })
+}
+
+/// The stage that a report names, or the only one that gives scores.
+fn stage_of(
+    section: &Section<'_>,
+    named: Option<&str>,
+    declaration: &Declaration<'_>,
+    problems: &mut Problems,
+) -> Option<String> {
+    let scoring: Vec<&str> = declaration
+        .stages
+        .iter()
+        .filter(|stage| stage.kind.outputs.iter().any(|spec| spec.kind == ArtifactKind::Scores))
+        .map(|stage| &*stage.name)
+        .collect();
+    let Some(name) = named else {
+        if let [only] = scoring.as_slice() {
+            return Some((*only).to_string());
+        }
+        if declaration.unusable.is_empty() {
+            let help = match scoring.as_slice() {
+                [] => "no stage gives scores".to_string(),
+                several => format!("the stages that give scores are {}", list(several)),
+            };
+            section.wrong(&[], "the key `stage` is missing", Some(help), problems);
+        }
+        return None;
+    };
+    if declaration.unusable.contains(name) {
+        return None;
+    }
+    if scoring.contains(&name) {
+        return Some(name.to_string());
+    }
+    let exists = declaration.stages.iter().any(|stage| &*stage.name == name);
+    let message = if exists { format!("`{name}` gives no scores") } else { format!("stage `{name}` is not defined") };
+    let help = match nearest(name, scoring.iter().copied()) {
+        Some(near) => Some(format!("a stage of a similar name exists: `{near}`")),
+        None if scoring.is_empty() => None,
+        None => Some(format!("the stages that give scores are {}", list(scoring))),
+    };
+    section.wrong(&["stage"], message, help, problems);
+    None
+}
+
+/// The checks of one report's names.
+struct Checks<'a> {
+    section: Section<'a>,
+    stage: &'a str,
+    points: &'a [&'a BTreeMap<String, String>],
+    problems: &'a mut Problems,
+}
+
+impl Checks<'_> {
+    fn wrong(&mut self, path: &[&str], message: String, help: Option<String>) {
+        self.section.wrong(path, message, help, self.problems);
+    }
+
+    /// `eval.model` is the axis `model` of the stage `eval`.
+    fn bare(&self, axis: &str) -> String {
+        let known = self.points.iter().any(|point| point.contains_key(axis));
+        let bare = axis.strip_prefix(self.stage).and_then(|rest| rest.strip_prefix('.'));
+        bare.filter(|_| !known).unwrap_or(axis).to_string()
+    }
+
+    fn axes(&mut self, key: &str, axes: &[String]) -> Vec<String> {
+        let mut named: Vec<String> = Vec::new();
+        for (index, axis) in axes.iter().enumerate() {
+            let axis = self.bare(axis);
+            let index = index.to_string();
+            if axis == "seed" {
+                let help = "leave it out: the interval of a cell comes from its seeds".to_string();
+                self.wrong(&[key, &index], "seeds are pooled in every cell".to_string(), Some(help));
+            } else if named.contains(&axis) {
+                self.wrong(&[key, &index], format!("`{axis}` is named twice"), None);
+            } else if axis != DATASET && !self.points.iter().any(|point| point.contains_key(&axis)) {
+                let (message, help) = unknown_axis(self.stage, &axis, self.points);
+                self.wrong(&[key, &index], message, Some(help));
+            }
+            named.push(axis);
+        }
+        named
+    }
+
+    /// The axes that make the rows when none are named: all that are not columns, in alphabetical order.
+    fn remaining(&self, columns: &[String]) -> Vec<String> {
+        let axes: BTreeSet<&String> = self.points.iter().flat_map(|point| point.keys()).collect();
+        axes.into_iter().filter(|axis| *axis != "seed" && !columns.contains(axis)).cloned().collect()
+    }
+
+    /// A selector in its plain form, checked. Which data sets there are is known only after a run.
+    fn selector(&mut self, path: &[&str], text: &str, dataset: bool) -> String {
+        match self.plain(text, dataset) {
+            Ok(plain) => plain,
+            Err((message, help)) => {
+                self.wrong(path, message, help);
+                text.to_string()
+            }
+        }
+    }
+
+    /// A selector that is a key of `labels`.
+    fn label(&mut self, text: &str) -> String {
+        match self.plain(text, true) {
+            Ok(plain) => plain,
+            Err((message, help)) => {
+                let message = format!("`{}.labels`: {message}", self.section.path);
+                self.section.wrong_key(&["labels", text], message, help, self.problems);
+                text.to_string()
+            }
+        }
+    }
+
+    fn plain(&self, text: &str, dataset: bool) -> Result<String, (String, Option<String>)> {
+        let parsed = Selector::parse(text).map_err(|message| (message, None))?;
+        let plain: BTreeMap<String, String> =
+            parsed.0.into_iter().map(|(axis, value)| (self.bare(&axis), value)).collect();
+        let mut checked = Selector(plain.clone());
+        if dataset {
+            checked.0.remove(DATASET);
+        }
+        checked.check(self.stage, self.points).map_err(|(message, help)| (message, Some(help)))?;
+        Ok(Selector(plain).to_string())
+    }
+}

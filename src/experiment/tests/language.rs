@@ -1,0 +1,281 @@
+//! Files that extend files, variables and overrides.
+
+use expect_test::expect;
+use serde_json::json;
+
+use super::toy::{Folder, errors, load, names};
+
+#[test]
+fn a_file_extends_another_key_by_key() {
+    let folder = Folder::new();
+    folder.write(
+        "base.toml",
+        "about = \"below\"\n[vars]\nwidth = 64\n[stage.base]\nkind = \"base\"\ndim = \"${width}\"\n",
+    );
+    folder.write("sub.toml", "extends = \"base.toml\"\n[stage.eval]\nkind = \"eval\"\nmodel = [\"base\", \"base\"]\n");
+    let top = "extends = \"sub.toml\"\nname = \"top\"\n[vars]\nwidth = 128\n[stage.eval]\nmodel = [\"base\"]\n";
+    folder.write("top.toml", top);
+    let (experiment, expansion) = folder.load("top.toml", &[]).unwrap();
+    assert_eq!((experiment.name.as_str(), experiment.about.as_str()), ("top", "below"));
+    assert_eq!(names(&expansion), "base\neval@model=base <- base");
+    assert_eq!(expansion.instances[0].config, json!({ "dim": 128 }));
+    let place = |key: &str| {
+        let place = experiment.sources.place(&expansion.instances[0].origins[key]);
+        place.replace(&folder.path().display().to_string(), "DIR")
+    };
+    assert_eq!(place("dim"), "DIR/base.toml:6:7");
+    assert_eq!(place(""), "DIR/base.toml:4:1");
+}
+
+#[test]
+fn files_that_extend_each_other_are_told_as_a_path() {
+    let folder = Folder::new();
+    folder.write("a.toml", "extends = \"b.toml\"\n");
+    folder.write("b.toml", "name = \"b\"\nextends = \"a.toml\"\n");
+    expect![[r#"
+        error: files extend each other: `DIR/a.toml -> DIR/b.toml -> DIR/a.toml`
+         --> DIR/b.toml:2:11
+          |
+        2 | extends = "a.toml"
+          |           ^^^^^^^^
+          |
+         ::: DIR/a.toml:1:11
+          |
+        1 | extends = "b.toml"
+          |           --------"#]]
+    .assert_eq(&folder.errors("a.toml", &[]));
+}
+
+#[test]
+fn a_mistake_in_an_extended_file_is_shown_there() {
+    let folder = Folder::new();
+    folder.write("a.toml", "extends = \"b.toml\"\n[stage.base]\ndmi = 1\n");
+    folder.write("b.toml", "[stage.base]\nkind = \"base\"\ndim = \"wide\"\n");
+    expect![[r#"
+        error: `stage.base`: unknown key `dmi`
+         --> DIR/a.toml:3:1
+          |
+        2 | [stage.base]
+          | ------------ in this stage
+        3 | dmi = 1
+          | ^^^
+          |
+          = help: a key of a similar name exists: `dim`
+
+        error: `stage.base.dim`: wrong type: string "wide", expected a whole number from 0
+         --> DIR/b.toml:3:7
+          |
+        3 | dim = "wide"
+          |       ^^^^^^
+          |
+         ::: DIR/a.toml:2:1
+          |
+        2 | [stage.base]
+          | ------------ in this stage"#]]
+    .assert_eq(&folder.errors("a.toml", &[]));
+    folder.write("c.toml", "extends = \"nowhere.toml\"\n");
+    expect![[r#"
+        error: cannot read `DIR/nowhere.toml`: No such file or directory (os error 2)
+         --> DIR/c.toml:1:11
+          |
+        1 | extends = "nowhere.toml"
+          |           ^^^^^^^^^^^^^^"#]]
+    .assert_eq(&folder.errors("c.toml", &[]));
+}
+
+#[test]
+fn variables_keep_their_type_and_may_use_variables() {
+    let text = r#"
+[vars]
+size = 64
+folder = "data"
+train = "${folder}/train-${size}"
+[stage.base]
+kind = "base"
+dim = "${size}"
+[stage.eval]
+kind = "eval"
+model = "base"
+prompt = "${train} costs $${size} and $5"
+"#;
+    let (_, expansion) = load(text);
+    assert_eq!(expansion.instances[0].config, json!({ "dim": 64 }));
+    assert_eq!(expansion.instances[1].config["prompt"], "data/train-64 costs ${size} and $5");
+}
+
+#[test]
+fn mistakes_in_variables() {
+    let text = r#"
+about = "an ${unclosed"
+[vars]
+size = [1]
+a = "${b}"
+b = "${a}"
+c = "${b}"
+[stage.base]
+kind = "base"
+dim = "${sise}"
+[stage.eval]
+kind = "eval"
+model = "${c}"
+prompt = "is ${size} and ${flower}"
+"#;
+    expect![[r#"
+        error: a `${` is not closed
+         --> DIR/a.toml:2:9
+          |
+        2 | about = "an ${unclosed"
+          |         ^^^^^^^^^^^^^^^
+          |
+          = help: close it with `}`, or write `$${` for the characters themselves
+
+        error: variables need each other: `a -> b -> a`
+         --> DIR/a.toml:6:5
+          |
+        6 | b = "${a}"
+          |     ^^^^^^
+
+        error: the variable `sise` is not defined
+          --> DIR/a.toml:10:7
+           |
+        10 | dim = "${sise}"
+           |       ^^^^^^^^^
+           |
+           = help: a variable of a similar name exists: `size`
+
+        error: the variable `size` is a list, which cannot stand inside a string
+          --> DIR/a.toml:14:10
+           |
+        14 | prompt = "is ${size} and ${flower}"
+           |          ^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
+    .assert_eq(&errors(text));
+}
+
+#[test]
+fn variables_that_grow_without_bound_are_refused() {
+    use std::fmt::Write;
+    let mut text = "[stage.base]\nkind = \"base\"\n[vars]\nv0 = \"xxxxxxxxxxxxxxxx\"\n".to_string();
+    for index in 1..16 {
+        let before = format!("${{v{}}}", index - 1);
+        writeln!(text, "v{index} = \"{}\"", before.repeat(10)).unwrap();
+    }
+    let told = errors(&text);
+    assert!(told.starts_with("error: variables grow too large here"), "{told}");
+}
+
+#[test]
+fn an_override_wins_and_is_a_place_of_its_own() {
+    let folder = Folder::new();
+    folder.write("a.toml", "[stage.base]\nkind = \"base\"\ndim = 1\n");
+    let (experiment, expansion) = folder.load("a.toml", &["stage.base.dim=7", "name=seven"]).unwrap();
+    assert_eq!(experiment.name, "seven");
+    assert_eq!(expansion.instances[0].config, json!({ "dim": 7 }));
+    assert_eq!(experiment.sources.place(&expansion.instances[0].origins["dim"]), "--set stage.base.dim=7:1:16");
+}
+
+#[test]
+fn mistakes_in_overrides() {
+    let folder = Folder::new();
+    folder.write("a.toml", "[vars]\nsize = 1\n[stage.base]\nkind = \"base\"\ndim = \"${size}\"\n");
+    let overrides = [
+        "stage.bsae.dim=1",
+        "stage.base.dmi=1",
+        "stage.base.dim.x=1",
+        "stage.base=3",
+        "stage=3",
+        "vars.sise=2",
+        "beta",
+        "stage..dim=2",
+        "sttings.jobs=1",
+        "vars.size=many",
+        "extends=b.toml",
+    ];
+    let told: Vec<String> = overrides.iter().map(|argument| folder.errors("a.toml", &[argument])).collect();
+    expect![[r#"
+        error: there is no `stage.bsae` to override
+         --> --set stage.bsae.dim=1:1:1
+          |
+        1 | stage.bsae.dim=1
+          | ^^^^^^^^^^^^^^
+          |
+          = help: a name like it exists: `stage.base`
+
+        error: `stage.base`: unknown key `dmi`
+         --> --set stage.base.dmi=1:1:1
+          |
+        1 | stage.base.dmi=1
+          | ^^^^^^^^^^^^^^
+          |
+         ::: DIR/a.toml:3:1
+          |
+        3 | [stage.base]
+          | ------------ in this stage
+          |
+          = help: a key of a similar name exists: `dim`
+
+        error: `stage.base.dim` is not a table, so it has no key to override
+         --> --set stage.base.dim.x=1:1:1
+          |
+        1 | stage.base.dim.x=1
+          | ^^^^^^^^^^^^^^^^
+
+        error: `stage.base` is a whole table: name a key in it
+         --> --set stage.base=3:1:1
+          |
+        1 | stage.base=3
+          | ^^^^^^^^^^
+
+        error: `stage` is a whole table: name a key in it
+         --> --set stage=3:1:1
+          |
+        1 | stage=3
+          | ^^^^^
+
+        error: there is no `vars.sise` to override
+         --> --set vars.sise=2:1:1
+          |
+        1 | vars.sise=2
+          | ^^^^^^^^^
+          |
+          = help: a name like it exists: `vars.size`
+
+        error: an override needs a key and a value
+         --> --set beta:1:1
+          |
+        1 | beta
+          | ^^^^
+          |
+          = help: write `--set stage.dpo.beta=0.2`
+
+        error: `stage..dim` is not a key path
+         --> --set stage..dim=2:1:1
+          |
+        1 | stage..dim=2
+          | ^^^^^^^^^^
+          |
+          = help: write `--set stage.dpo.beta=0.2`
+
+        error: unknown key `sttings`
+         --> --set sttings.jobs=1:1:1
+          |
+        1 | sttings.jobs=1
+          | ^^^^^^^^^^^^
+          |
+          = help: a key of a similar name exists: `settings`
+
+        error: `stage.base.dim`: wrong type: string "many", expected a whole number from 0
+         --> DIR/a.toml:5:7
+          |
+        3 | [stage.base]
+          | ------------ in this stage
+        4 | kind = "base"
+        5 | dim = "${size}"
+          |       ^^^^^^^^^
+
+        error: `extends` cannot be overridden
+         --> --set extends=b.toml:1:1
+          |
+        1 | extends=b.toml
+          | ^^^^^^^"#]]
+    .assert_eq(&told.join("\n\n"));
+}

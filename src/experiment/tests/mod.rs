@@ -1,0 +1,11 @@
+//! Whole experiments in, whole messages and instance names out. Stages are toys that run nothing.
+
+mod axes;
+mod bad_axes;
+mod errors;
+mod expansion;
+mod fuzz;
+mod language;
+mod references;
+mod reports;
+mod toy;

@@ -1,0 +1,147 @@
+//! Mistakes in what stages read: each message as a whole.
+
+use expect_test::expect;
+
+use super::toy::errors;
+
+#[test]
+fn a_missing_stage_is_told_with_the_nearest_name() {
+    let text = "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = [\"base\", \"bsae\"]\n";
+    expect![[r#"
+        error: `stage.eval.model`: stage `bsae` is not defined
+         --> DIR/a.toml:5:18
+          |
+        3 | [stage.eval]
+          | ------------ in this stage
+        4 | kind = "eval"
+        5 | model = ["base", "bsae"]
+          |                  ^^^^^^ no stage of this name
+          |
+          = help: a stage of a similar name exists: `base`"#]]
+    .assert_eq(&errors(text));
+}
+
+#[test]
+fn stages_that_need_each_other_are_told_as_a_path() {
+    let text = r#"
+[stage.format]
+kind = "mix"
+sources = {}
+[stage.sft]
+kind = "sft"
+model = "dpo"
+data = "format"
+[stage.rollout]
+kind = "rollout"
+model = "sft"
+[stage.pairs]
+kind = "pairs"
+rollouts = "rollout"
+[stage.dpo]
+kind = "dpo"
+policy = "sft"
+pairs = "pairs"
+[stage.eval]
+kind = "eval"
+model = "dpo"
+"#;
+    expect![[r#"
+        error: stages need each other: `sft -> dpo -> sft`
+          --> DIR/a.toml:7:9
+           |
+         7 | model = "dpo"
+           |         ^^^^^ `sft` reads `dpo`
+        ...
+        17 | policy = "sft"
+           |          ----- `dpo` reads `sft`
+
+        error: stages need each other: `sft -> dpo -> pairs -> rollout -> sft`
+          --> DIR/a.toml:7:9
+           |
+         7 | model = "dpo"
+           |         ^^^^^ `sft` reads `dpo`
+        ...
+        11 | model = "sft"
+           |         ----- `rollout` reads `sft`
+        ...
+        14 | rollouts = "rollout"
+           |            --------- `pairs` reads `rollout`
+        ...
+        18 | pairs = "pairs"
+           |         ------- `dpo` reads `pairs`"#]]
+    .assert_eq(&errors(text));
+}
+
+#[test]
+fn an_output_of_the_wrong_kind_is_told_with_both() {
+    let text = r#"
+[stage.base]
+kind = "base"
+[stage.one]
+kind = "sft"
+model = "base"
+data = "base"
+[stage.two]
+kind = "sft"
+model = "one:curve.jsonl"
+data = "one:weights"
+"#;
+    expect![[r#"
+        error: `stage.one.data`: `base` gives checkpoint; `data` needs rows
+         --> DIR/a.toml:7:8
+          |
+        4 | [stage.one]
+          | ----------- in this stage
+        ...
+        7 | data = "base"
+          |        ^^^^^^
+
+        error: `stage.two.model`: `one:curve.jsonl` is curve; `model` needs checkpoint
+          --> DIR/a.toml:10:9
+           |
+         8 | [stage.two]
+           | ----------- in this stage
+         9 | kind = "sft"
+        10 | model = "one:curve.jsonl"
+           |         ^^^^^^^^^^^^^^^^^
+
+        error: `stage.two.data`: `one` has no output `weights`
+          --> DIR/a.toml:11:8
+           |
+         8 | [stage.two]
+           | ----------- in this stage
+        ...
+        11 | data = "one:weights"
+           |        ^^^^^^^^^^^^^
+           |
+           = help: the outputs are `model`, `curve.jsonl`"#]]
+    .assert_eq(&errors(text));
+}
+
+#[test]
+fn a_malformed_reference_is_told_with_the_form() {
+    let text = "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = \"base@seed\"\n";
+    expect![[r#"
+        error: `stage.eval.model`: `base@seed` is not a reference: write `stage`, `stage:output` or `stage@axis=value`
+         --> DIR/a.toml:5:9
+          |
+        3 | [stage.eval]
+          | ------------ in this stage
+        4 | kind = "eval"
+        5 | model = "base@seed"
+          |         ^^^^^^^^^^^"#]]
+    .assert_eq(&errors(text));
+}
+
+#[test]
+fn a_path_that_does_not_exist_is_told_with_where_it_was_looked_for() {
+    expect![[r#"
+        error: `stage.items.path`: `data/train.jsonl` does not exist
+         --> DIR/a.toml:3:8
+          |
+        3 | path = "data/train.jsonl"
+          |        ^^^^^^^^^^^^^^^^^^
+          |
+          = help: paths start at the folder of the experiment: looked for `DIR/data/train.jsonl`"#]]
+    .assert_eq(&errors("[stage.items]\nkind = \"items\"\npath = \"data/train.jsonl\"\n"));
+}

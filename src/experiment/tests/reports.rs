@@ -1,0 +1,246 @@
+//! Reports: names checked against the points of their stage.
+
+use expect_test::expect;
+
+use super::expansion::STUDY;
+use super::toy::{errors, load};
+
+#[test]
+fn a_report_is_read_and_its_names_are_made_plain() {
+    let report = r#"
+[report.main]
+title = "Does it think?"
+rows = ["eval.model", "mix"]
+columns = ["eval.prompt", "dataset"]
+baseline = "model=sft, mix=direct"
+[[report.main.contrasts]]
+name = "cot"
+plus = ["model=sft,mix=cot,prompt=cot", "model=dpo"]
+minus = ["model=sft,mix=cot,prompt=direct,dataset=chart"]
+about = "what thinking adds"
+[report.main.labels]
+"model=sft,mix=both" = "④ CoT + direct"
+[report.form]
+metric = "compliance"
+columns = ["prompt"]
+"#;
+    let (experiment, _) = load(&format!("{STUDY}{report}"));
+    expect![[r#"
+        [
+            ReportSpec {
+                name: "main",
+                title: "Does it think?",
+                stage: "eval",
+                rows: [
+                    "model",
+                    "mix",
+                ],
+                columns: [
+                    "prompt",
+                    "dataset",
+                ],
+                baseline: Some(
+                    "mix=direct,model=sft",
+                ),
+                metric: Accuracy,
+                contrasts: [
+                    Contrast {
+                        name: "cot",
+                        plus: [
+                            "mix=cot,model=sft,prompt=cot",
+                            "model=dpo",
+                        ],
+                        minus: [
+                            "dataset=chart,mix=cot,model=sft,prompt=direct",
+                        ],
+                        about: "what thinking adds",
+                    },
+                ],
+                labels: {
+                    "mix=both,model=sft": "④ CoT + direct",
+                },
+            },
+            ReportSpec {
+                name: "form",
+                title: "form",
+                stage: "eval",
+                rows: [
+                    "mix",
+                    "model",
+                ],
+                columns: [
+                    "prompt",
+                ],
+                baseline: None,
+                metric: Compliance,
+                contrasts: [],
+                labels: {},
+            },
+        ]"#]]
+    .assert_eq(&format!("{:#?}", experiment.reports));
+}
+
+#[test]
+fn bad_reports() {
+    let report = r#"
+[report.main]
+stage = "sft"
+[report.second]
+rows = ["model", "mxi", "seed", "prompt", "model"]
+columns = ["prompt"]
+baseline = "model=stf,mix=direct"
+metric = "speed"
+[report.third]
+baseline = "model=dpo,mix=cot"
+contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+labels = { "model=sft,model=dpo" = "x" }
+[report.fourth]
+rows = ["model", "mxi", "seed", "prompt", "model"]
+columns = ["prompt"]
+baseline = "model=stf,mix=direct"
+[report.fifth]
+stage = "evla"
+"#;
+    expect![[r#"
+        error: `report.main.stage`: `sft` gives no scores
+          --> DIR/a.toml:58:9
+           |
+        57 | [report.main]
+           | ------------- in this report
+        58 | stage = "sft"
+           |         ^^^^^
+           |
+           = help: the stages that give scores are `eval`
+
+        error: `report.second.metric`: unknown value `speed`
+          --> DIR/a.toml:63:10
+           |
+        59 | [report.second]
+           | --------------- in this report
+        ...
+        63 | metric = "speed"
+           |          ^^^^^^^
+           |
+           = help: the known values are `accuracy`, `compliance`
+
+        error: `report.third.baseline`: `eval` has no point `mix=cot,model=dpo`
+          --> DIR/a.toml:65:12
+           |
+        64 | [report.third]
+           | -------------- in this report
+        65 | baseline = "model=dpo,mix=cot"
+           |            ^^^^^^^^^^^^^^^^^^^
+           |
+           = help: each value exists, but not together
+
+        error: `report.third.contrasts.0.plus`: a contrast needs cells on both sides
+          --> DIR/a.toml:66:35
+           |
+        64 | [report.third]
+           | -------------- in this report
+        65 | baseline = "model=dpo,mix=cot"
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+           |                                   ^^
+
+        error: `report.third.contrasts.0.minus.0`: `eval` has no point `prompt=think`
+          --> DIR/a.toml:66:48
+           |
+        64 | [report.third]
+           | -------------- in this report
+        65 | baseline = "model=dpo,mix=cot"
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+           |                                                ^^^^^^^^^^^^^^
+           |
+           = help: the values of `prompt` are `direct`, `cot`
+
+        error: `report.third.contrasts.0.minus.1`: `cot` is not a selector: write `axis=value,other=value`
+          --> DIR/a.toml:66:64
+           |
+        64 | [report.third]
+           | -------------- in this report
+        65 | baseline = "model=dpo,mix=cot"
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+           |                                                                ^^^^^
+
+        error: `report.third.labels`: `model=sft,model=dpo` names `model` twice
+          --> DIR/a.toml:67:12
+           |
+        64 | [report.third]
+           | -------------- in this report
+        ...
+        67 | labels = { "model=sft,model=dpo" = "x" }
+           |            ^^^^^^^^^^^^^^^^^^^^^
+
+        error: `report.fourth.rows.1`: `eval` does not vary with `mxi`
+          --> DIR/a.toml:69:18
+           |
+        68 | [report.fourth]
+           | --------------- in this report
+        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
+           |                  ^^^^^
+           |
+           = help: an axis of a similar name exists: `mix`
+
+        error: `report.fourth.rows.2`: seeds are pooled in every cell
+          --> DIR/a.toml:69:25
+           |
+        68 | [report.fourth]
+           | --------------- in this report
+        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
+           |                         ^^^^^^
+           |
+           = help: leave it out: the interval of a cell comes from its seeds
+
+        error: `report.fourth.rows.4`: `model` is named twice
+          --> DIR/a.toml:69:43
+           |
+        68 | [report.fourth]
+           | --------------- in this report
+        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
+           |                                           ^^^^^^^
+
+        error: `report.fourth.columns`: `prompt` cannot make both rows and columns
+          --> DIR/a.toml:70:11
+           |
+        68 | [report.fourth]
+           | --------------- in this report
+        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
+        70 | columns = ["prompt"]
+           |           ^^^^^^^^^^
+
+        error: `report.fourth.baseline`: `eval` has no point `model=stf`
+          --> DIR/a.toml:71:12
+           |
+        68 | [report.fourth]
+           | --------------- in this report
+        ...
+        71 | baseline = "model=stf,mix=direct"
+           |            ^^^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: a value of a similar name exists: `model=sft`
+
+        error: `report.fifth.stage`: stage `evla` is not defined
+          --> DIR/a.toml:73:9
+           |
+        72 | [report.fifth]
+           | -------------- in this report
+        73 | stage = "evla"
+           |         ^^^^^^
+           |
+           = help: a stage of a similar name exists: `eval`"#]]
+    .assert_eq(&errors(&format!("{STUDY}{report}")));
+}
+
+#[test]
+fn a_report_must_say_its_stage_when_there_are_several() {
+    let more = "[stage.more]\nkind = \"eval\"\nmodel = \"base\"\n[report.main]\n";
+    expect![[r#"
+        error: `report.main`: the key `stage` is missing
+          --> DIR/a.toml:59:1
+           |
+        59 | [report.main]
+           | ^^^^^^^^^^^^^
+           |
+           = help: the stages that give scores are `eval`, `more`"#]]
+    .assert_eq(&errors(&format!("{STUDY}{more}")));
+}

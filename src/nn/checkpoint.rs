@@ -1,0 +1,204 @@
+//! A model at rest: sizes and plain arrays, in memory and on disk. Knows no tensor, no device and no tokenizer.
+//!
+//! ```text
+//! checkpoint/
+//!   config.json         sizes, vocabulary, id of the image token, format number
+//!   model.safetensors   one f32 array per parameter, by Hugging Face name
+//! ```
+//!
+//! Equal checkpoints give equal bytes. Other files in the folder are left alone.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::arrays::{self, Array};
+use super::config::ModelConfig;
+use super::parameters::{Parameter, parameters};
+use crate::base::{Seed, files};
+
+/// Sizes and weights of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    pub config: ModelConfig,
+    /// Token ids run from 0 to this, exclusive.
+    pub vocab: usize,
+    /// The id that stands for one image token in a sequence.
+    pub image_token: u32,
+    /// Values by parameter, in the order of [`parameters`].
+    pub(crate) weights: Vec<Vec<f32>>,
+}
+
+/// What `config.json` holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    format: u32,
+    vocab: usize,
+    image_token: u32,
+    model: ModelConfig,
+}
+
+const FORMAT: u32 = 1;
+/// Larger vocabularies are mistakes; so is a model of more parameters than this (1 TiB of weights).
+const LARGEST_VOCAB: usize = 1 << 24;
+const MOST_PARAMETERS: u128 = 1 << 38;
+
+impl Checkpoint {
+    /// Fresh weights, drawn from `seed` by parameter name. The config must have been checked.
+    pub fn fresh(config: &ModelConfig, vocab: usize, image_token: u32, seed: Seed) -> Result<Checkpoint> {
+        check(config, vocab, image_token)?;
+        let weights = parameters(config, vocab).iter().map(|parameter| parameter.draw(seed)).collect();
+        Ok(Checkpoint { config: config.clone(), vocab, image_token, weights })
+    }
+
+    /// Reads a folder and checks every name, shape and value.
+    pub fn read(folder: &Path) -> Result<Checkpoint> {
+        let path = folder.join("config.json");
+        let Header { format, vocab, image_token, model } = files::read_json(&path)?;
+        if format != FORMAT {
+            bail!("`{}` has the format {format}, this program reads {FORMAT}", path.display());
+        }
+        check(&model, vocab, image_token).with_context(|| format!("`{}`", path.display()))?;
+        let expected: Vec<(String, Vec<usize>)> =
+            parameters(&model, vocab).into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
+        let (weights, _) = arrays::read(&folder.join("model.safetensors"), &expected)?;
+        Ok(Checkpoint { config: model, vocab, image_token, weights })
+    }
+
+    /// Writes the folder's two files, each atomically.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let Checkpoint { config, vocab, image_token, weights } = self;
+        let header = Header { format: FORMAT, vocab: *vocab, image_token: *image_token, model: config.clone() };
+        files::write_json(&folder.join("config.json"), &header)?;
+        let arrays: Vec<Array> = self
+            .list()
+            .into_iter()
+            .zip(weights)
+            .map(|(parameter, values)| Array { name: parameter.name, shape: parameter.shape, values })
+            .collect();
+        arrays::write(&folder.join("model.safetensors"), &arrays, ("format", "pt".to_string()))
+    }
+
+    /// How many numbers the model has.
+    pub fn parameters(&self) -> usize {
+        self.weights.iter().map(Vec::len).sum()
+    }
+
+    /// The parameters, in the order of the weights.
+    pub(crate) fn list(&self) -> Vec<Parameter> {
+        parameters(&self.config, self.vocab)
+    }
+}
+
+/// Sizes that come from a file, before anything is allocated for them.
+fn check(config: &ModelConfig, vocab: usize, image_token: u32) -> Result<()> {
+    if let Err(wrong) = config.check() {
+        let lines: Vec<String> = wrong.iter().map(|(key, message)| format!("`{key}` {message}")).collect();
+        bail!("{}", lines.join("; "));
+    }
+    if vocab == 0 || vocab > LARGEST_VOCAB {
+        bail!("a vocabulary of {vocab} tokens: must lie between 1 and {LARGEST_VOCAB}");
+    }
+    if image_token as usize >= vocab {
+        bail!("the image token {image_token} lies outside the vocabulary of {vocab} tokens");
+    }
+    let ModelConfig { vision, decoder, .. } = config;
+    let block = |layers: usize, dim: usize, ff: usize| {
+        let (layers, dim, ff) = (layers as u128, dim as u128, ff as u128);
+        layers * (4 * dim * dim + 3 * dim * ff)
+    };
+    let total = block(vision.layers, vision.dim, vision.ff)
+        + block(decoder.layers, decoder.dim, decoder.ff)
+        + (config.image_tokens() as u128 + config.patch_values() as u128) * vision.dim as u128
+        + config.projector.hidden as u128 * (vision.dim as u128 + decoder.dim as u128)
+        + 2 * vocab as u128 * decoder.dim as u128;
+    if total > MOST_PARAMETERS {
+        bail!("these sizes make a model of {total} parameters: at most {MOST_PARAMETERS} are possible");
+    }
+    // Every block costs a fixed amount of bookkeeping too.
+    if vision.layers + decoder.layers > 10_000 {
+        bail!("{} layers: at most 10000 are possible", vision.layers + decoder.layers);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Checkpoint {
+        Checkpoint::fresh(&ModelConfig::default(), 20, 1, Seed(7)).unwrap()
+    }
+
+    #[test]
+    fn a_checkpoint_survives_the_disk_and_has_one_form() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoint = small();
+        checkpoint.write(&folder.path().join("one")).unwrap();
+        let again = Checkpoint::read(&folder.path().join("one")).unwrap();
+        assert_eq!(again, checkpoint);
+        again.write(&folder.path().join("two")).unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            let read = |sub: &str| files::read_bytes(&folder.path().join(sub).join(name)).unwrap();
+            assert_eq!(read("one"), read("two"));
+        }
+    }
+
+    /// What reading says after `damage` has been done to one of the two files.
+    fn told_after(name: &str, damage: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        small().write(folder.path()).unwrap();
+        let path = folder.path().join(name);
+        let bytes = files::read_bytes(&path).unwrap();
+        files::write_atomic(&path, &damage(bytes)).unwrap();
+        let error = Checkpoint::read(folder.path()).unwrap_err();
+        format!("{error:#}").replace(&folder.path().display().to_string(), "DIR")
+    }
+
+    fn replace(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+        assert_eq!(from.len(), to.len());
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
+        let mut bytes = bytes.to_vec();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn a_damaged_file_is_an_error_that_names_what_is_wrong() {
+        let cut = told_after("model.safetensors", |bytes| bytes[..bytes.len() / 2].to_vec());
+        assert!(cut.starts_with("`DIR/model.safetensors`: not a whole safetensors file"), "{cut}");
+        let empty = told_after("model.safetensors", |_| Vec::new());
+        assert!(empty.starts_with("`DIR/model.safetensors`: not a whole safetensors file"), "{empty}");
+        let huge = told_after("model.safetensors", |mut bytes| {
+            bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+            bytes
+        });
+        assert!(huge.starts_with("`DIR/model.safetensors`: not a whole safetensors file"), "{huge}");
+        let renamed = told_after("model.safetensors", |bytes| replace(&bytes, "model.norm.weight", "model.mron.weight"));
+        assert_eq!(renamed, "`DIR/model.safetensors`: array `model.norm.weight` is missing");
+        let retyped = told_after("model.safetensors", |bytes| replace(&bytes, "\"F32\"", "\"I32\""));
+        assert!(retyped.contains("is of type I32, not F32"), "{retyped}");
+        let infinite = told_after("model.safetensors", |mut bytes| {
+            let at = bytes.len() - 4;
+            bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
+            bytes
+        });
+        assert!(infinite.contains("holds NaN at place"), "{infinite}");
+    }
+
+    #[test]
+    fn sizes_in_a_file_are_checked_before_anything_is_allocated() {
+        let vocab = told_after("config.json", |bytes| replace(&bytes, "\"vocab\": 20", "\"vocab\": 21"));
+        assert!(vocab.contains("array `model.embed_tokens.weight` has the shape [20, 64], not [21, 64]"), "{vocab}");
+        let heads = told_after("config.json", |bytes| replace(&bytes, "\"kv_heads\": 4", "\"kv_heads\": 3"));
+        assert!(heads.contains("`decoder.kv_heads` must divide"), "{heads}");
+        let layers = told_after("config.json", |bytes| {
+            String::from_utf8(bytes).unwrap().replace("\"layers\": 3", "\"layers\": 99999").into_bytes()
+        });
+        assert!(layers.contains("layers: at most 10000 are possible"), "{layers}");
+        let text = told_after("config.json", |_| b"{}".to_vec());
+        assert!(text.starts_with("`DIR/config.json` is not the JSON it should be"), "{text}");
+    }
+}

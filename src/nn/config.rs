@@ -1,0 +1,229 @@
+//! Sizes of a model, as the user writes them. Knows no weights, no tokenizer and no file format.
+
+use serde::{Deserialize, Serialize};
+
+/// Sizes of a vision-language model: encoder, projector, decoder. The vocabulary comes from the tokenizer.
+///
+/// The defaults are the small model of the default experiment, about 230,000 parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Height and width of the image in pixels; images are resized to it.
+    pub image_size: usize,
+    /// Height and width of a patch in pixels. One patch is one image token.
+    pub patch_size: usize,
+    pub vision: VisionConfig,
+    pub projector: ProjectorConfig,
+    pub decoder: DecoderConfig,
+}
+
+/// The image encoder: linear patches, learned positions, bidirectional blocks, `RMSNorm`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct VisionConfig {
+    /// Width.
+    pub dim: usize,
+    /// Blocks; 0 leaves patches and positions only.
+    pub layers: usize,
+    pub heads: usize,
+    /// Width of the gated feed-forward layer.
+    pub ff: usize,
+}
+
+/// Two linear layers with a GELU between, from the encoder's width to the decoder's (LLaVA 1.5).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProjectorConfig {
+    /// Width between the two layers.
+    pub hidden: usize,
+}
+
+/// The language model: a LLaMA decoder (`RMSNorm`, rotary positions, grouped-query attention, `SwiGLU`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DecoderConfig {
+    /// Width.
+    pub dim: usize,
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Width of the gated feed-forward layer.
+    pub ff: usize,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+    /// Added to the mean square in every `RMSNorm`, the encoder's included.
+    pub norm_eps: f64,
+    /// Whether the head is the transposed token embedding.
+    pub tied_head: bool,
+    /// Longest sequence, image tokens included.
+    pub max_positions: usize,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        ModelConfig {
+            image_size: 32,
+            patch_size: 8,
+            vision: VisionConfig::default(),
+            projector: ProjectorConfig::default(),
+            decoder: DecoderConfig::default(),
+        }
+    }
+}
+
+impl Default for VisionConfig {
+    fn default() -> Self {
+        VisionConfig { dim: 64, layers: 1, heads: 4, ff: 176 }
+    }
+}
+
+impl Default for ProjectorConfig {
+    fn default() -> Self {
+        ProjectorConfig { hidden: 64 }
+    }
+}
+
+impl Default for DecoderConfig {
+    fn default() -> Self {
+        DecoderConfig {
+            dim: 64,
+            layers: 3,
+            heads: 4,
+            kv_heads: 4,
+            ff: 176,
+            rope_theta: 1000.0,
+            norm_eps: 1e-5,
+            tied_head: false,
+            max_positions: 512,
+        }
+    }
+}
+
+/// No size may exceed this: a slip of the keyboard must not ask for a petabyte.
+const LARGEST: usize = 1 << 20;
+
+impl ModelConfig {
+    /// Image tokens per image: one per patch.
+    pub fn image_tokens(&self) -> usize {
+        let side = self.image_size / self.patch_size.max(1);
+        side * side
+    }
+
+    /// Numbers per patch: height x width x RGB.
+    pub fn patch_values(&self) -> usize {
+        self.patch_size * self.patch_size * 3
+    }
+
+    /// Numbers per image.
+    pub fn pixel_values(&self) -> usize {
+        self.image_size * self.image_size * 3
+    }
+
+    /// Everything that is wrong with the sizes, each with its dotted key.
+    pub fn check(&self) -> Result<(), Vec<(String, String)>> {
+        let ModelConfig { image_size, patch_size, vision, projector, decoder } = self;
+        let mut wrong: Vec<(String, String)> = Vec::new();
+        let mut sizes = vec![
+            ("image_size", *image_size),
+            ("patch_size", *patch_size),
+            ("vision.dim", vision.dim),
+            ("vision.heads", vision.heads),
+            ("vision.ff", vision.ff),
+            ("projector.hidden", projector.hidden),
+        ];
+        sizes.extend([
+            ("decoder.dim", decoder.dim),
+            ("decoder.layers", decoder.layers),
+            ("decoder.heads", decoder.heads),
+            ("decoder.kv_heads", decoder.kv_heads),
+            ("decoder.ff", decoder.ff),
+            ("decoder.max_positions", decoder.max_positions),
+        ]);
+        for (key, size) in sizes {
+            if size == 0 {
+                wrong.push((key.to_string(), "must be at least 1".to_string()));
+            } else if size > LARGEST {
+                wrong.push((key.to_string(), format!("must be at most {LARGEST}, not {size}")));
+            }
+        }
+        if vision.layers > LARGEST {
+            wrong.push(("vision.layers".to_string(), format!("must be at most {LARGEST}, not {}", vision.layers)));
+        }
+        let mut need = |key: &str, divides: bool, message: String| {
+            if !divides && !wrong.iter().any(|(known, _)| known == key) {
+                wrong.push((key.to_string(), message));
+            }
+        };
+        let divides = |whole: usize, part: usize| part != 0 && whole.is_multiple_of(part);
+        need(
+            "patch_size",
+            divides(*image_size, *patch_size),
+            format!("must divide `image_size` ({image_size}), which {patch_size} does not"),
+        );
+        need(
+            "vision.heads",
+            divides(vision.dim, vision.heads),
+            format!("must divide `vision.dim` ({}), which {} does not", vision.dim, vision.heads),
+        );
+        need(
+            "decoder.heads",
+            divides(decoder.dim, decoder.heads),
+            format!("must divide `decoder.dim` ({}), which {} does not", decoder.dim, decoder.heads),
+        );
+        need(
+            "decoder.heads",
+            decoder.heads == 0 || divides(decoder.dim / decoder.heads, 2),
+            "gives heads of an odd width, which rotary positions cannot turn: choose another number".to_string(),
+        );
+        need(
+            "decoder.kv_heads",
+            divides(decoder.heads, decoder.kv_heads),
+            format!("must divide `decoder.heads` ({}), which {} does not", decoder.heads, decoder.kv_heads),
+        );
+        need(
+            "decoder.rope_theta",
+            decoder.rope_theta.is_finite() && decoder.rope_theta > 1.0,
+            format!("must be a number above 1, not {}", decoder.rope_theta),
+        );
+        need(
+            "decoder.norm_eps",
+            decoder.norm_eps.is_finite() && decoder.norm_eps > 0.0,
+            format!("must be a number above 0, not {}", decoder.norm_eps),
+        );
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_model_is_the_small_one() {
+        let config = ModelConfig::default();
+        assert_eq!(config.check(), Ok(()));
+        assert_eq!(config.image_tokens(), 16);
+        assert_eq!(config.patch_values(), 192);
+    }
+
+    #[test]
+    fn every_wrong_size_is_told_with_its_key() {
+        let mut config = ModelConfig::default();
+        config.patch_size = 7;
+        config.decoder.kv_heads = 3;
+        config.decoder.ff = 0;
+        config.vision.dim = 1 << 40;
+        let told: Vec<String> = config.check().unwrap_err().iter().map(|(key, text)| format!("{key} {text}")).collect();
+        assert_eq!(
+            told,
+            [
+                "vision.dim must be at most 1048576, not 1099511627776",
+                "decoder.ff must be at least 1",
+                "patch_size must divide `image_size` (32), which 7 does not",
+                "decoder.kv_heads must divide `decoder.heads` (4), which 3 does not",
+            ]
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! A model on whichever device was asked for, and the work that training and scoring give it. Here the kinds of device
+//! part; nothing outside `nn` is generic over them.
+
+use anyhow::{Result, anyhow};
+use dfdx::prelude::*;
+use rayon::prelude::*;
+
+use super::batch::Batch;
+use super::checkpoint::Checkpoint;
+use super::device::Device as Where;
+use super::fused::Fused;
+use super::model::{Learning, Model, device_error};
+use super::ops::{Ops, Scalar, Vector};
+use super::Resources;
+#[cfg(feature = "cuda")]
+use super::stock::Stock;
+
+/// A model on its device.
+pub(crate) enum Engine {
+    Cpu {
+        model: Model<Cpu>,
+        pool: rayon::ThreadPool,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda(Model<Cuda>),
+}
+
+/// The gradient of every parameter, and what the loss told about its shard.
+pub(crate) struct Shard<W> {
+    pub(crate) gradients: Vec<Vec<f32>>,
+    pub(crate) told: W,
+}
+
+/// From a batch and the log-probabilities of its targets to the loss's derivative by each of them.
+pub(crate) type Loss<'a, W> = dyn Fn(usize, &Batch, &[f32]) -> Result<(Vec<f32>, W)> + Sync + 'a;
+
+impl Engine {
+    pub(crate) fn new(checkpoint: &Checkpoint, resources: &Resources) -> Result<Engine> {
+        match resources.device {
+            Where::Cpu => Ok(Engine::Cpu { model: Model::new(Cpu::default(), checkpoint)?, pool: pool(resources.threads)? }),
+            #[cfg(feature = "cuda")]
+            Where::Cuda(ordinal) => {
+                let device = Cuda::try_build(ordinal, 0).map_err(device_error)?;
+                Ok(Engine::Cuda(Model::new(device, checkpoint)?))
+            }
+            #[cfg(not(feature = "cuda"))]
+            Where::Cuda(_) => Err(anyhow!("this program was built for the CPU only")),
+        }
+    }
+
+    /// Whether batches must be padded.
+    pub(crate) fn padded(&self) -> bool {
+        match self {
+            Engine::Cpu { .. } => <Fused as Ops<Cpu>>::PADDED,
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(_) => <Stock as Ops<Cuda>>::PADDED,
+        }
+    }
+
+    /// Takes new weights.
+    pub(crate) fn renew(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        match self {
+            Engine::Cpu { model, .. } => *model = model.renew(checkpoint)?,
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(model) => *model = model.renew(checkpoint)?,
+        }
+        Ok(())
+    }
+
+    /// Gradients of each of `shards` batches, on its own tape and, on the CPU, its own thread; in order.
+    pub(crate) fn gradients<W: Send>(
+        &self,
+        shards: usize,
+        learning: Learning,
+        build: &(dyn Fn(usize) -> Result<Batch> + Sync),
+        loss: &Loss<W>,
+    ) -> Result<Vec<Shard<W>>> {
+        match self {
+            Engine::Cpu { model, pool } => {
+                let one = |shard| gradients::<Cpu, Fused, W>(model, shard, learning, &build(shard)?, loss);
+                in_order(pool, shards, &one)
+            }
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(model) => (0..shards)
+                .map(|shard| gradients::<Cuda, Stock, W>(model, shard, learning, &build(shard)?, loss))
+                .collect(),
+        }
+    }
+
+    /// The log-probabilities of the targets of `count` batches, in order, each handed to `sum` with its batch.
+    pub(crate) fn log_probs<W: Send>(
+        &self,
+        count: usize,
+        build: &(dyn Fn(usize) -> Result<Batch> + Sync),
+        sum: &(dyn Fn(usize, &Batch, &[f32]) -> W + Sync),
+    ) -> Result<Vec<W>> {
+        match self {
+            Engine::Cpu { model, pool } => {
+                let one = |index| {
+                    let batch = build(index)?;
+                    Ok(sum(index, &batch, &scores::<Cpu, Fused>(model, &batch)?))
+                };
+                in_order(pool, count, &one)
+            }
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(model) => (0..count)
+                .map(|index| {
+                    let batch = build(index)?;
+                    Ok(sum(index, &batch, &scores::<Cuda, Stock>(model, &batch)?))
+                })
+                .collect(),
+        }
+    }
+
+    /// The logits after every selected position of a batch: (selected, v).
+    pub(crate) fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
+        match self {
+            Engine::Cpu { model, pool } => pool.install(|| model.logits::<Fused>(batch)),
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(model) => model.logits::<Stock>(batch),
+        }
+    }
+}
+
+/// A pool of its own, so that a run uses the threads that it was given and no more.
+pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.max(1))
+        .build()
+        .map_err(|error| anyhow!("cannot start {threads} thread(s): {error}"))
+}
+
+/// Results in the order of the tasks, the first error in that order too.
+fn in_order<R: Send>(pool: &rayon::ThreadPool, count: usize, one: &(dyn Fn(usize) -> Result<R> + Sync)) -> Result<Vec<R>> {
+    let results: Vec<Result<R>> = pool.install(|| (0..count).into_par_iter().with_max_len(1).map(one).collect());
+    results.into_iter().collect()
+}
+
+fn gradients<D: Device<f32>, O: Ops<D>, W>(
+    model: &Model<D>,
+    shard: usize,
+    learning: Learning,
+    batch: &Batch,
+    loss: &Loss<W>,
+) -> Result<Shard<W>> {
+    if batch.targets.is_empty() {
+        let (_, told) = loss(shard, batch, &[])?;
+        return Ok(Shard { gradients: Vec::new(), told });
+    }
+    let log_probs: Vector<D, OwnedTape<f32, D>> = model.log_probs::<O, _>(batch, learning)?;
+    let values = log_probs.as_vec();
+    let (derivative, told) = loss(shard, batch, &values)?;
+    // The gradient of sum(c * log_probs) with constant c is that of any loss whose derivative is c.
+    let derivative: Vector<D> =
+        model.device().try_tensor_from_vec(derivative, (values.len(),)).map_err(device_error)?;
+    let surrogate: Scalar<D, _> =
+        log_probs.try_mul(derivative).and_then(|product| product.try_sum::<(), Axis<0>>()).map_err(device_error)?;
+    let mut found = surrogate.try_backward().map_err(device_error)?;
+    Ok(Shard { gradients: model.gradients::<O>(&mut found)?, told })
+}
+
+fn scores<D: Device<f32>, O: Ops<D>>(model: &Model<D>, batch: &Batch) -> Result<Vec<f32>> {
+    if batch.targets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let frozen = Learning { vision: false, projector: false };
+    Ok(model.log_probs::<O, NoneTape>(batch, frozen)?.as_vec())
+}

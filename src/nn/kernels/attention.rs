@@ -1,0 +1,199 @@
+//! Attention over rows of different lengths that lie one after the other. Queries and keys come rotated.
+//!
+//! Letters: t tokens of a row, h query heads, g query heads per key head, w width of a head.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::elementwise::{scale, softmax_backward};
+use super::math::{dot, exp_and_sum, exp_in_place, ln, maximum};
+use super::matmul::{Into, View, matmul};
+
+/// Query positions per block: bounds the scores kept at once, and what a causal mask throws away.
+const BLOCK: usize = 32;
+
+/// The heads of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Heads {
+    pub(crate) heads: usize,
+    /// Divides `heads`.
+    pub(crate) kv_heads: usize,
+    pub(crate) width: usize,
+    /// Whether a position sees only itself and those before it.
+    pub(crate) causal: bool,
+}
+
+impl Heads {
+    /// Width of a query or output token.
+    pub(crate) fn query(&self) -> usize {
+        self.heads * self.width
+    }
+
+    /// Width of a key or value token.
+    pub(crate) fn key(&self) -> usize {
+        self.kv_heads * self.width
+    }
+
+    fn factor(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+}
+
+/// `out = softmax(q k^T / sqrt(w)) v` for every row and head. `rows` covers the tokens in order.
+/// `log_sums` (h numbers per token) keeps the logarithm of each softmax's denominator, head by head within a row.
+pub(crate) fn attention(
+    heads: Heads,
+    rows: &[Range<usize>],
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    out: &mut [f32],
+    log_sums: &mut [f32],
+) {
+    let outs = split(out, rows, heads.query());
+    let sums = split(log_sums, rows, heads.heads);
+    let work: Vec<_> = rows.iter().zip(outs.into_iter().zip(sums)).collect();
+    each(work, |(row, (out, sums))| {
+        forward_row(heads, part(q, row, heads.query()), part(k, row, heads.key()), part(v, row, heads.key()), out, sums);
+    });
+}
+
+/// What the backward pass reads.
+pub(crate) struct Forward<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) out: &'a [f32],
+    pub(crate) log_sums: &'a [f32],
+}
+
+/// The gradients of [`attention`] for the gradient `dout` of its output: replaces `dq`, adds to `dk` and `dv`.
+pub(crate) fn attention_backward(
+    heads: Heads,
+    rows: &[Range<usize>],
+    forward: &Forward,
+    dout: &[f32],
+    dq: &mut [f32],
+    dk: &mut [f32],
+    dv: &mut [f32],
+) {
+    let (query, key) = (heads.query(), heads.key());
+    let gradients = split(dq, rows, query).into_iter().zip(split(dk, rows, key)).zip(split(dv, rows, key));
+    let work: Vec<_> = rows.iter().zip(gradients).collect();
+    each(work, |(row, ((dq, dk), dv))| {
+        let forward = Forward {
+            q: part(forward.q, row, query),
+            k: part(forward.k, row, key),
+            v: part(forward.v, row, key),
+            out: part(forward.out, row, query),
+            log_sums: part(forward.log_sums, row, heads.heads),
+        };
+        backward_row(heads, &forward, part(dout, row, query), dq, dk, dv);
+    });
+}
+
+fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], sums: &mut [f32]) {
+    let Heads { width: w, causal, .. } = heads;
+    let (query, key) = (heads.query(), heads.key());
+    let t = q.len() / query;
+    with_scratch(BLOCK.min(t) * t, |scores| {
+        for head in 0..heads.heads {
+            let (at, kv_at) = (head * w, head / (heads.heads / heads.kv_heads) * w);
+            for first in (0..t).step_by(BLOCK) {
+                let m = BLOCK.min(t - first);
+                let n = if causal { first + m } else { t };
+                let q = View::strided(&q[first * query + at..], query, 1); // (m, w)
+                let k = View::strided(&k[kv_at..], 1, key); // (w, n)
+                matmul(m, n, w, q, k, scores, n, Into::Replace);
+                for (i, row) in scores.chunks_exact_mut(n).take(m).enumerate() {
+                    let (seen, hidden) = row.split_at_mut(if causal { first + i + 1 } else { t });
+                    let shift = maximum(seen) * heads.factor();
+                    let sum = exp_and_sum(seen, heads.factor(), shift);
+                    scale(seen, 1.0 / sum);
+                    hidden.fill(0.0);
+                    sums[head * t + first + i] = shift + ln(sum);
+                }
+                let v = View::strided(&v[kv_at..], key, 1); // (n, w)
+                matmul(m, w, n, View::rows(scores, n), v, &mut out[first * query + at..], query, Into::Replace);
+            }
+        }
+    });
+}
+
+fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+    let Heads { width: w, causal, .. } = heads;
+    let Forward { q, k, v, out, log_sums } = forward;
+    let (query, key) = (heads.query(), heads.key());
+    let t = q.len() / query;
+    let size = BLOCK.min(t) * t;
+    with_scratch(2 * size, |scratch| {
+        let (p, dp) = scratch.split_at_mut(size);
+        for head in 0..heads.heads {
+            let (at, kv_at) = (head * w, head / (heads.heads / heads.kv_heads) * w);
+            for first in (0..t).step_by(BLOCK) {
+                let m = BLOCK.min(t - first);
+                let n = if causal { first + m } else { t };
+                let q_block = View::strided(&q[first * query + at..], query, 1); // (m, w)
+                let d_block = View::strided(&dout[first * query + at..], query, 1); // (m, w)
+                matmul(m, n, w, q_block, View::strided(&k[kv_at..], 1, key), p, n, Into::Replace);
+                matmul(m, n, w, d_block, View::strided(&v[kv_at..], 1, key), dp, n, Into::Replace);
+                for i in 0..m {
+                    let seen = if causal { first + i + 1 } else { t };
+                    let (p, dp) = (&mut p[i * n..(i + 1) * n], &mut dp[i * n..(i + 1) * n]);
+                    exp_in_place(&mut p[..seen], heads.factor(), log_sums[head * t + first + i]);
+                    p[seen..].fill(0.0);
+                    let token = (first + i) * query + at;
+                    let delta = dot(&dout[token..token + w], &out[token..token + w]);
+                    softmax_backward(&p[..seen], &mut dp[..seen], delta, heads.factor());
+                    dp[seen..].fill(0.0);
+                }
+                matmul(n, w, m, View::transposed(p, n), d_block, &mut dv[kv_at..], key, Into::Add);
+                matmul(m, w, n, View::rows(dp, n), View::strided(&k[kv_at..], key, 1), &mut dq[first * query + at..], query, Into::Replace);
+                matmul(n, w, m, View::transposed(dp, n), q_block, &mut dk[kv_at..], key, Into::Add);
+            }
+        }
+    });
+}
+
+/// The tokens of a row.
+fn part<'a>(values: &'a [f32], row: &Range<usize>, width: usize) -> &'a [f32] {
+    &values[row.start * width..row.end * width]
+}
+
+/// Cuts a buffer at the borders of the rows.
+fn split<'a>(mut values: &'a mut [f32], rows: &[Range<usize>], width: usize) -> Vec<&'a mut [f32]> {
+    let mut parts = Vec::with_capacity(rows.len());
+    for row in rows {
+        let (head, rest) = values.split_at_mut(row.len() * width);
+        parts.push(head);
+        values = rest;
+    }
+    parts
+}
+
+/// Rows are independent: with more threads than shards they are spread over the pool.
+fn each<W: Send>(work: Vec<W>, f: impl Fn(W) + Sync + Send) {
+    if work.len() > 1 && rayon::current_num_threads() > 2 {
+        work.into_par_iter().for_each(f);
+    } else {
+        work.into_iter().for_each(f);
+    }
+}
+
+thread_local! { static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) }; }
+
+/// Lends the thread's scratch buffer; its contents are whatever was left in it.
+fn with_scratch<R>(size: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+    SCRATCH.with(|scratch| {
+        // Taken, not borrowed: a stolen task may come here while this one waits.
+        let mut buffer = std::mem::take(&mut *scratch.borrow_mut());
+        if buffer.len() < size {
+            buffer.resize(size, 0.0);
+        }
+        let result = work(&mut buffer[..size]);
+        *scratch.borrow_mut() = buffer;
+        result
+    })
+}

@@ -1,0 +1,208 @@
+//! Norms, activations, rotations, sums and the optimizer's update, over slices. Backward passes add to what is there.
+
+use super::math::{dot_inline, fold, normal_cdf, sigmoid};
+use super::{LANES, simd};
+
+simd! {
+/// `y = x / sqrt(mean(x^2) + eps) * weight` for rows as wide as `weight`; `inverse` keeps `1 / sqrt(..)` per row.
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], inverse: &mut [f32]) {
+    let d = weight.len();
+    for ((x, y), inverse) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(inverse) {
+        let r = 1.0 / (dot_inline(x, x) / d as f32 + eps).sqrt();
+        *inverse = r;
+        for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+            *y = x * r * w;
+        }
+    }
+}}
+
+simd! {
+/// The gradients of [`rms_norm`]: adds to `dx` (rows) and `dweight`.
+pub(crate) fn rms_norm_backward(x: &[f32], weight: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32], dweight: &mut [f32]) {
+    let d = weight.len();
+    let rows = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).zip(inverse);
+    for (((x, dy), dx), &r) in rows {
+        let mut lanes = [0.0f32; LANES];
+        let whole = d / LANES * LANES;
+        let chunks = x[..whole].chunks_exact(LANES).zip(dy[..whole].chunks_exact(LANES));
+        for ((x, dy), w) in chunks.zip(weight[..whole].chunks_exact(LANES)) {
+            for i in 0..LANES {
+                lanes[i] += x[i] * dy[i] * w[i];
+            }
+        }
+        let mut sum = fold(lanes);
+        for i in whole..d {
+            sum += x[i] * dy[i] * weight[i];
+        }
+        let c = sum * r * r * r / d as f32;
+        for ((((dx, dweight), &x), &dy), &w) in dx.iter_mut().zip(dweight.iter_mut()).zip(x).zip(dy).zip(weight) {
+            *dx += dy * w * r - x * c;
+            *dweight += dy * x * r;
+        }
+    }
+}}
+
+simd! {
+/// `y = gate * sigmoid(gate) * up` (Shazeer 2020).
+pub(crate) fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
+        *y = g * sigmoid(g) * u;
+    }
+}}
+
+simd! {
+/// The gradients of [`swiglu`]: adds to `dgate` and `dup`.
+pub(crate) fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
+    for ((((&g, &u), &dy), dgate), dup) in gate.iter().zip(up).zip(dy).zip(dgate).zip(dup) {
+        let s = sigmoid(g);
+        *dup += dy * g * s;
+        *dgate += dy * u * (s + g * s * (1.0 - s));
+    }
+}}
+
+simd! {
+/// `y = x * Phi(x)` with the normal distribution function (Hendrycks and Gimpel 2016), the exact form.
+pub(crate) fn gelu(x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * normal_cdf(x).0;
+    }
+}}
+
+simd! {
+/// The gradient of [`gelu`]: adds to `dx`.
+pub(crate) fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+        let (cdf, density) = normal_cdf(x);
+        *dx += dy * (cdf + x * density);
+    }
+}}
+
+simd! {
+/// `y = a + b`.
+pub(crate) fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
+    for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
+        *y = a + b;
+    }
+}}
+
+simd! {
+/// `y += a`.
+pub(crate) fn accumulate(y: &mut [f32], a: &[f32]) {
+    for (y, &a) in y.iter_mut().zip(a) {
+        *y += a;
+    }
+}}
+
+simd! {
+/// `y *= factor`.
+pub(crate) fn scale(y: &mut [f32], factor: f32) {
+    for y in y {
+        *y *= factor;
+    }
+}}
+
+simd! {
+/// Row of the softmax's gradient in attention: `dp = p * (dp - delta) * scale`.
+pub(crate) fn softmax_backward(p: &[f32], dp: &mut [f32], delta: f32, scale: f32) {
+    for (&p, dp) in p.iter().zip(dp) {
+        *dp = p * (*dp - delta) * scale;
+    }
+}}
+
+/// Cosines and sines of the rotary positions 0 to `positions`, `width / 2` of each per position (Su et al. 2021).
+pub(crate) struct Rotary {
+    pub(crate) half: usize,
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
+}
+
+impl Rotary {
+    /// The tables for heads of an even `width`.
+    pub(crate) fn new(positions: usize, width: usize, theta: f64) -> Rotary {
+        let half = width / 2;
+        let angles = (0..positions).flat_map(|position| {
+            (0..half).map(move |j| position as f64 / theta.powf(2.0 * j as f64 / width as f64))
+        });
+        let (sin, cos) = angles.map(|angle| (angle.sin() as f32, angle.cos() as f32)).unzip();
+        Rotary { half, cos, sin }
+    }
+
+    /// Turns every head of a token at `position` by rotate-half: `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
+    pub(crate) fn turn(&self, token: &mut [f32], position: usize) {
+        let at = position * self.half..(position + 1) * self.half;
+        turn(token, &self.cos[at.clone()], &self.sin[at], 1.0);
+    }
+
+    /// Turns back: the gradient of [`Rotary::turn`].
+    pub(crate) fn turn_back(&self, token: &mut [f32], position: usize) {
+        let at = position * self.half..(position + 1) * self.half;
+        turn(token, &self.cos[at.clone()], &self.sin[at], -1.0);
+    }
+}
+
+simd! {
+pub(crate) fn turn(token: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    for head in token.chunks_exact_mut(2 * cos.len()) {
+        let (first, second) = head.split_at_mut(cos.len());
+        for (((x1, x2), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            let s = s * sign;
+            (*x1, *x2) = (*x1 * c - *x2 * s, *x2 * c + *x1 * s);
+        }
+    }
+}}
+
+/// What one update of AdamW needs besides the arrays.
+#[derive(Clone, Copy)]
+pub(crate) struct AdamW {
+    /// Factor on the gradient: the clipping.
+    pub(crate) scale: f32,
+    pub(crate) beta1: f32,
+    pub(crate) beta2: f32,
+    /// Learning rate over the first moment's bias correction.
+    pub(crate) rate: f32,
+    /// One over the second moment's bias correction.
+    pub(crate) correction2: f32,
+    pub(crate) eps: f32,
+    /// `1 - learning rate * weight decay`.
+    pub(crate) keep: f32,
+}
+
+simd! {
+/// One step of AdamW (Loshchilov and Hutter 2019) over parameters `p` with gradients `g` and moments `m`, `v`.
+pub(crate) fn adamw(step: AdamW, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    let AdamW { scale, beta1, beta2, rate, correction2, eps, keep } = step;
+    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+        let g = g * scale;
+        *m = *m * beta1 + g * (1.0 - beta1);
+        *v = *v * beta2 + g * g * (1.0 - beta2);
+        *p = *p * keep - rate * *m / ((*v * correction2).sqrt() + eps);
+    }
+}}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_and_its_way_back_cancel() {
+        let rotary = Rotary::new(8, 4, 10.0);
+        let mut token = vec![1.0, 2.0, 3.0, 4.0, -1.0, 0.5, 0.0, 2.0];
+        let before = token.clone();
+        rotary.turn(&mut token, 5);
+        // Position 5, frequencies 1 and 10^-0.5: by hand for the first number of the first head.
+        let expected = 5f64.cos() - 3.0 * 5f64.sin();
+        assert!((f64::from(token[0]) - expected).abs() < 1e-6, "{token:?}");
+        rotary.turn_back(&mut token, 5);
+        assert!(token.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6), "{token:?}");
+    }
+
+    #[test]
+    fn a_step_of_adamw_is_the_one_worked_out_by_hand() {
+        // g = 0.5: m = 0.05, v = 0.0125; corrected m = 0.5, v = 0.25; p = 1 (1 - 0.1 x 0.2) - 0.1 x 0.5 / 0.5.
+        let step =
+            AdamW { scale: 1.0, beta1: 0.9, beta2: 0.95, rate: 0.1 / 0.1, correction2: 1.0 / 0.05, eps: 0.0, keep: 0.98 };
+        let (mut p, mut m, mut v) = ([1.0], [0.0], [0.0]);
+        adamw(step, &mut p, &[0.5], &mut m, &mut v);
+        assert!((p[0] - 0.88).abs() < 1e-6 && (m[0] - 0.05).abs() < 1e-7 && (v[0] - 0.0125).abs() < 1e-8, "{p:?}");
+    }
+}

@@ -1,0 +1,173 @@
+//! Scalar functions that vectorise, and sums over rows in a fixed order.
+
+use super::{LANES, simd};
+
+/// The exponential, to about 2 units in the last place; 0 below -87, `exp(88)` above 88. NaN stays NaN.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // Cephes' expf: x = n ln 2 + r with n rounded to nearest by adding 1.5 x 2^23.
+    let clamped = x.clamp(-87.0, 88.0);
+    let magic = 12_582_912.0f32;
+    let n = (clamped * std::f32::consts::LOG2_E + magic) - magic;
+    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let p = 1.987_569_1e-4f32;
+    let p = p * r + 1.398_199_9e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 5.000_000_1e-1;
+    let y = p * r * r + r + 1.0;
+    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    if x < -87.0 { 0.0 } else { y * power }
+}
+
+/// The logistic function.
+#[inline(always)]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// The standard normal distribution function and its density at `x`, each to about 1e-7
+/// (Abramowitz and Stegun 7.1.26 for the error function).
+#[inline(always)]
+pub(crate) fn normal_cdf(x: f32) -> (f32, f32) {
+    let bell = exp(-0.5 * x * x);
+    let t = 1.0 / (1.0 + 0.327_591_1 * x.abs() * std::f32::consts::FRAC_1_SQRT_2);
+    let p = 1.061_405_4f32;
+    let p = p * t - 1.453_152;
+    let p = p * t + 1.421_413_7;
+    let p = p * t - 0.284_496_74;
+    let p = p * t + 0.254_829_6;
+    let tail = 0.5 * p * t * bell;
+    (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_3 * bell)
+}
+
+/// The natural logarithm by way of `f64`.
+pub(crate) fn ln(x: f32) -> f32 {
+    f64::from(x).ln() as f32
+}
+
+/// Folds the partial sums of a row, always in the same order.
+#[inline(always)]
+pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
+
+/// The inner product of two slices of one length.
+#[inline(always)]
+pub(crate) fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (a_rest, b_rest) = (a_chunks.remainder(), b_chunks.remainder());
+    for (x, y) in a_chunks.zip(b_chunks) {
+        for i in 0..LANES {
+            lanes[i] += x[i] * y[i];
+        }
+    }
+    let mut sum = fold(lanes);
+    for (x, y) in a_rest.iter().zip(b_rest) {
+        sum += x * y;
+    }
+    sum
+}
+
+simd! {
+/// The inner product of two slices of one length.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dot_inline(a, b)
+}}
+
+/// The sum of squares, in `f64` over chunks of 1,024.
+pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
+    values.chunks(1024).map(|chunk| f64::from(dot(chunk, chunk))).sum()
+}
+
+simd! {
+/// The largest value; minus infinity for none. NaN is passed over.
+pub(crate) fn maximum(values: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for i in 0..LANES {
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
+        }
+    }
+    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &value| if value > largest { value } else { largest })
+}}
+
+simd! {
+/// Replaces each value `v` by `exp(v * factor - shift)` and returns their sum.
+pub(crate) fn exp_and_sum(values: &mut [f32], factor: f32, shift: f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let mut chunks = values.chunks_exact_mut(LANES);
+    for chunk in &mut chunks {
+        for i in 0..LANES {
+            let e = exp(chunk[i] * factor - shift);
+            chunk[i] = e;
+            lanes[i] += e;
+        }
+    }
+    let mut sum = fold(lanes);
+    for value in chunks.into_remainder() {
+        *value = exp(*value * factor - shift);
+        sum += *value;
+    }
+    sum
+}}
+
+simd! {
+/// Replaces each value `v` by `exp(v * factor - shift)`.
+pub(crate) fn exp_in_place(values: &mut [f32], factor: f32, shift: f32) {
+    for value in values {
+        *value = exp(*value * factor - shift);
+    }
+}}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_the_platforms_to_a_few_units() {
+        let mut x = -86.0f32;
+        while x < 86.0 {
+            let (ours, theirs) = (f64::from(exp(x)), f64::from(x).exp());
+            assert!((ours / theirs - 1.0).abs() < 3e-7, "exp({x}) = {ours}, not {theirs}");
+            x += 0.37;
+        }
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(f32::INFINITY) > 1e38);
+    }
+
+    #[test]
+    fn the_normal_distribution_has_its_tabulated_values() {
+        // Abramowitz and Stegun, table 26.1.
+        for (x, cdf, density) in [(0.0, 0.5, 0.398_942_3), (1.0, 0.841_344_75, 0.241_970_72), (2.5, 0.993_790_33, 0.017_528_3)] {
+            let (ours, bell) = normal_cdf(x);
+            assert!((ours - cdf).abs() < 3e-7 && (bell - density).abs() < 1e-7, "{x}: {ours} {bell}");
+            assert!((normal_cdf(-x).0 - (1.0 - cdf)).abs() < 3e-7);
+        }
+    }
+
+    #[test]
+    fn row_sums_are_right_at_every_length() {
+        for n in 0..70 {
+            let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            let b = vec![2.0; n];
+            let twice_sum = (n * n.saturating_sub(1)) as f32;
+            assert_eq!(dot(&a, &b), twice_sum);
+            assert_eq!(maximum(&a), if n == 0 { f32::NEG_INFINITY } else { (n - 1) as f32 });
+            let mut e = vec![0.5; n];
+            assert_eq!(exp_and_sum(&mut e, 2.0, 1.0), n as f32);
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! From an experiment and its store to the input of a report. Reads records and outputs, runs nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::input::{
+    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, TableRequest,
+};
+use crate::base::Hash;
+use crate::data::images::ImagePacks;
+use crate::data::jsonl;
+use crate::data::records::Score;
+use crate::engine::{Outcome, Plan, PlanState, RunReport};
+use crate::experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
+use crate::stage::ArtifactKind;
+use crate::store::{StageRecord, Store};
+
+/// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
+/// itself counts as reused. An instance whose result is missing or out of date has no scores and no curve.
+///
+/// Errors are outputs that cannot be read and a name in `only` that the file does not have.
+pub fn gather(
+    experiment: &Experiment,
+    expansion: &Expansion,
+    plan: &Plan,
+    store: &Store,
+    ran: Option<&RunReport>,
+    only: Option<&str>,
+) -> Result<ReportInput<'static>> {
+    let specs: Vec<&ReportSpec> =
+        experiment.reports.iter().filter(|spec| only.is_none_or(|name| spec.name == name)).collect();
+    if let (Some(name), true) = (only, specs.is_empty()) {
+        let known: Vec<String> = experiment.reports.iter().map(|spec| format!("`{}`", spec.name)).collect();
+        let known =
+            if known.is_empty() { "it has none".to_string() } else { format!("its reports are {}", known.join(", ")) };
+        anyhow::bail!("`{}` has no report `{name}`: {known}", experiment.path.display());
+    }
+    let desk = Desk { expansion, plan, store, ran };
+    let stages: BTreeSet<&str> = specs.iter().map(|spec| spec.stage.as_str()).collect();
+    let mut evaluations = Vec::new();
+    let mut packs: BTreeMap<Hash, PathBuf> = BTreeMap::new();
+    for stage in stages {
+        let mut read: BTreeMap<InstanceId, Option<Vec<Score>>> = BTreeMap::new();
+        for (point, id) in expansion.points_of(stage) {
+            if let std::collections::btree_map::Entry::Vacant(place) = read.entry(id) {
+                place.insert(desk.rows(id, ArtifactKind::Scores)?);
+                packs.extend(desk.packs(id));
+            }
+            let pairs: Vec<String> = point.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
+            let instance = if pairs.is_empty() { stage.to_string() } else { format!("{stage}@{}", pairs.join(",")) };
+            let scores = read.get(&id).cloned().flatten();
+            evaluations.push(Evaluation { instance, stage: stage.to_string(), point, scores });
+        }
+    }
+    let mut curves = Vec::new();
+    for id in expansion.ids() {
+        if let Some(points) = desk.rows(id, ArtifactKind::Curve)? {
+            let instance = expansion.get(id);
+            curves.push(Curve { instance: instance.name.clone(), stage: instance.stage.clone(), points });
+        }
+    }
+    let mut notes = desk.notes();
+    let images = match ImagePacks::open(&packs) {
+        Ok(packs) => Some(packs),
+        Err(error) => {
+            notes.push(format!("responses are shown without their images: {error:#}"));
+            None
+        }
+    };
+    Ok(ReportInput {
+        experiment: experiment.name.clone(),
+        about: experiment.about.clone(),
+        tables: specs.into_iter().map(request).collect(),
+        evaluations,
+        curves,
+        graph: desk.graph(),
+        costs: desk.costs(),
+        provenance: desk.provenance(experiment),
+        notes,
+        images: Box::new(move |key| images.as_ref()?.encoded(key).ok()),
+        resamples: RESAMPLES,
+    })
+}
+
+/// A report of the experiment's file as a request.
+fn request(spec: &ReportSpec) -> TableRequest {
+    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels } = spec.clone();
+    TableRequest {
+        name,
+        title,
+        stage,
+        rows,
+        columns,
+        baseline,
+        metric: match metric {
+            experiment::Metric::Accuracy => Metric::Accuracy,
+            experiment::Metric::Compliance => Metric::Compliance,
+        },
+        contrasts: contrasts
+            .into_iter()
+            .map(|experiment::Contrast { name, plus, minus, about }| ContrastRequest { name, about, plus, minus })
+            .collect(),
+        labels,
+    }
+}
+
+struct Desk<'a> {
+    expansion: &'a Expansion,
+    plan: &'a Plan,
+    store: &'a Store,
+    ran: Option<&'a RunReport>,
+}
+
+impl Desk<'_> {
+    /// The record of an instance whose result is up to date.
+    fn record(&self, id: InstanceId) -> Option<&StageRecord> {
+        let entry = self.plan.get(id);
+        if entry.state == PlanState::Fresh { entry.record.as_ref() } else { None }
+    }
+
+    /// The rows of the first output of a kind; none when the instance has no result or no such output.
+    fn rows<T: DeserializeOwned>(&self, id: InstanceId, kind: ArtifactKind) -> Result<Option<Vec<T>>> {
+        let Some(record) = self.record(id) else { return Ok(None) };
+        let Some(artifact) = record.outputs.values().find(|artifact| artifact.kind == kind) else { return Ok(None) };
+        let rows = jsonl::read(&self.store.artifact_path(artifact));
+        rows.map(Some).with_context(|| format!("`{}`: its {kind} cannot be read", self.expansion.get(id).name))
+    }
+
+    /// The image packs that an instance's outputs name.
+    fn packs(&self, id: InstanceId) -> Vec<(Hash, PathBuf)> {
+        let artifacts = self.record(id).into_iter().flat_map(|record| record.outputs.values());
+        artifacts.flat_map(|artifact| &artifact.images).map(|hash| (*hash, self.store.object_path(*hash))).collect()
+    }
+
+    fn graph(&self) -> Vec<GraphNode> {
+        let node = |id: InstanceId| {
+            let instance = self.expansion.get(id);
+            let reads = instance.inputs.iter().filter_map(|input| match &input.upstream {
+                Upstream::Output { instance, .. } => Some(self.expansion.get(*instance).name.clone()),
+                Upstream::Outside { .. } => None,
+            });
+            GraphNode {
+                instance: instance.name.clone(),
+                stage: instance.stage.clone(),
+                kind: instance.kind.name.to_string(),
+                state: if self.record(id).is_some() { NodeState::Done } else { NodeState::Missing },
+                reads: reads.collect(),
+            }
+        };
+        self.expansion.ids().map(node).collect()
+    }
+
+    fn costs(&self) -> Vec<Cost> {
+        let cost = |id: InstanceId| {
+            let (record, instance) = (self.record(id)?, self.expansion.get(id));
+            let number = |key: &str| record.summary.0.get(key);
+            let outcome = |report: &RunReport| {
+                report.instances.iter().find(|one| one.id == id).is_none_or(|one| one.outcome != Outcome::Ran)
+            };
+            Some(Cost {
+                instance: instance.name.clone(),
+                stage: instance.stage.clone(),
+                kind: instance.kind.name.to_string(),
+                seconds: record.provenance.seconds,
+                tokens: number("tokens").and_then(Value::as_u64),
+                flops: number("flops").and_then(Value::as_f64),
+                device: Some(record.provenance.device.clone()).filter(|device| !device.is_empty()),
+                reused: self.ran.is_some_and(outcome),
+            })
+        };
+        self.expansion.ids().filter_map(cost).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let all = self.expansion.instances.len();
+        match self.expansion.ids().filter(|id| self.record(*id).is_none()).count() {
+            0 => Vec::new(),
+            missing => vec![format!("{missing} of {all} instances have not run, or their results are out of date")],
+        }
+    }
+
+    fn provenance(&self, experiment: &Experiment) -> Vec<(String, String)> {
+        let records = || self.expansion.ids().filter_map(|id| self.record(id));
+        let told = |of: &dyn Fn(&StageRecord) -> &str| -> BTreeSet<String> {
+            records().map(|record| of(record).to_string()).filter(|text| !text.is_empty()).collect()
+        };
+        let list = |texts: &BTreeSet<String>| texts.iter().cloned().collect::<Vec<_>>().join(", ");
+        let started = told(&|record| &record.provenance.started);
+        // RFC 3339 in UTC sorts as text.
+        let dates = match (started.first(), started.last()) {
+            (Some(first), Some(last)) => format!("{} to {}", minute(first), minute(last)),
+            _ => String::new(),
+        };
+        let facts = [
+            (
+                "experiment",
+                experiment.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            ),
+            ("ablate", list(&told(&|record| &record.provenance.version))),
+            ("device", list(&told(&|record| &record.provenance.device))),
+            ("stages started", dates),
+        ];
+        facts
+            .into_iter()
+            .filter(|(_, value)| !value.is_empty())
+            .map(|(name, value)| (name.to_string(), value))
+            .collect()
+    }
+}
+
+/// `2025-03-01T10:20:30Z` as `2025-03-01 10:20 UTC`; other text as it is.
+fn minute(time: &str) -> String {
+    match (time.get(..10), time.get(10..11), time.get(11..16)) {
+        (Some(day), Some("T"), Some(minute)) if time.ends_with('Z') => format!("{day} {minute} UTC"),
+        _ => time.to_string(),
+    }
+}

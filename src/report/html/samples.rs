@@ -1,0 +1,85 @@
+//! Responses of the page: image, question, gold answer, and what two cells said of it. Picks nothing.
+
+use std::fmt::Write;
+
+use super::escape::{escape, image_url};
+use crate::report::grid;
+use crate::report::samples::{Disagreement, Response, Sample};
+
+/// One group of disagreements, folded but for the first.
+pub(super) fn render(group: &Disagreement, open: bool) -> String {
+    let share = grid::percent(group.count as f64 / group.of.max(1) as f64);
+    let seed = if group.seed.is_empty() { String::new() } else { format!(", seed {}", escape(&group.seed)) };
+    let mut text = format!(
+        "<details{}><summary>{} right, {} wrong<small>{} of {} items ({share} %{seed})</small></summary>",
+        if open { " open" } else { "" },
+        escape(&group.right),
+        escape(&group.wrong),
+        grid::grouped(group.count as u64),
+        grid::grouped(group.of as u64),
+    );
+    for sample in &group.samples {
+        text.push_str(&render_sample(sample));
+    }
+    text.push_str("</details>");
+    text
+}
+
+fn render_sample(sample: &Sample) -> String {
+    let image = match sample.image.as_deref().and_then(image_url) {
+        Some(url) => format!("<img alt=\"image of {}\" src=\"{url}\">", escape(&sample.id)),
+        None => "<div class=\"none\"></div>".to_string(),
+    };
+    let gold: Vec<String> = sample.gold.iter().map(|gold| format!("<code>{}</code>", escape(gold))).collect();
+    let mut text = format!(
+        "<article class=\"sample\">{image}<div><p class=\"question\">{}</p><p class=\"sub\">gold {} · {} · {}</p><div class=\"pair\">{}{}</div>",
+        escape(&sample.prompt),
+        gold.join(" or "),
+        escape(&sample.dataset),
+        escape(&sample.id),
+        render_response(&sample.right),
+        render_response(&sample.wrong)
+    );
+    if !sample.others.is_empty() {
+        text.push_str("<ul class=\"chips\" aria-label=\"other arms\">");
+        for other in &sample.others {
+            let (mark, class) = mark(other);
+            _ = write!(
+                text,
+                "<li>{} <span class=\"{class}\">{mark} {}</span></li>",
+                escape(&other.label),
+                escape(other.answer.as_deref().unwrap_or("no answer"))
+            );
+        }
+        text.push_str("</ul>");
+    }
+    text.push_str("</div></article>");
+    text
+}
+
+fn render_response(response: &Response) -> String {
+    let (mark, class) = mark(response);
+    let mut remarks = vec![match &response.answer {
+        Some(answer) => format!("answer <code>{}</code>", escape(answer)),
+        None => "no answer found".to_string(),
+    }];
+    if response.score > 0.0 && response.score < 1.0 {
+        remarks.push(format!("score {:.2}", response.score));
+    }
+    if response.cut {
+        remarks.push("cut at the token limit".to_string());
+    } else if !response.compliant {
+        remarks.push("not in the prompt's form".to_string());
+    }
+    let empty = if response.text.trim().is_empty() { "(empty response)" } else { "" };
+    format!(
+        "<section class=\"response\" style=\"margin:0\"><header><span>{}</span><span class=\"{class}\">{mark}</span></header><pre tabindex=\"0\">{}{empty}</pre><p>{}</p></section>",
+        escape(&response.label),
+        escape(&response.text),
+        remarks.join(" · ")
+    )
+}
+
+fn mark(response: &Response) -> (&'static str, &'static str) {
+    if response.score >= 0.5 { ("✓", "up") } else { ("✗", "down") }
+}

@@ -1,0 +1,205 @@
+//! Tables and contrasts of the page. Computes nothing but positions.
+
+use std::fmt::Write;
+
+use super::escape::{capital, code, escape};
+use crate::report::grid::{self, Grid, Trend};
+use crate::report::input::Cost;
+use crate::report::table::{Contrast, Difference, Table, Verdict};
+
+/// A grid as a table that scrolls sideways where it does not fit. `mean` sets the last column apart.
+pub(super) fn render_grid(grid: &Grid, dense: bool, mean: bool) -> String {
+    let last = |column: usize| if mean && column + 1 == grid.columns.len() { " last" } else { "" };
+    let mut text = format!(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table{}><thead><tr><th scope=\"col\">{}</th>",
+        escape(&grid.caption),
+        if dense { " class=\"dense\"" } else { "" },
+        escape(&grid.corner)
+    );
+    for (column, heading) in grid.columns.iter().enumerate() {
+        let heading = match heading.rsplit_once(" (n ") {
+            Some((name, count)) => format!("{}<small>n {}</small>", escape(name), escape(count.trim_end_matches(')'))),
+            None => escape(heading),
+        };
+        _ = write!(text, "<th scope=\"col\" class=\"num{}\">{heading}</th>", last(column));
+    }
+    text.push_str("</tr></thead><tbody>");
+    for row in &grid.rows {
+        _ = write!(text, "<tr><th scope=\"row\">{}</th>", escape(&row.label));
+        for (column, cell) in row.cells.iter().enumerate() {
+            let trend = match cell.trend {
+                Trend::Up => " class=\"up\"",
+                Trend::Down => " class=\"down\"",
+                Trend::None => "",
+            };
+            _ = write!(text, "<td class=\"num cell{}\"><b>{}</b>", last(column), escape(&cell.mean));
+            if !cell.difference.is_empty() {
+                _ = write!(text, "<i{trend}>{}</i>", escape(&cell.difference));
+            }
+            if !cell.interval.is_empty() {
+                _ = write!(text, "<small>{}</small>", escape(&cell.interval));
+            }
+            text.push_str("</td>");
+        }
+        text.push_str("</tr>");
+    }
+    text.push_str("</tbody></table></div>");
+    for line in &grid.legend {
+        _ = write!(text, "<p class=\"legend\">{}</p>", code(&sentence(line)));
+    }
+    text
+}
+
+/// The contrasts with their intervals drawn on one scale.
+pub(super) fn render_contrasts(table: &Table) -> String {
+    let differences = || table.contrasts.iter().filter_map(|contrast| contrast.difference.as_ref());
+    let ends = differences().flat_map(|one| [one.estimate.interval.low.abs(), one.estimate.interval.high.abs()]);
+    let reach = ends.fold(0.0, f64::max).max(1e-3);
+    let mut text = String::from(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"claims\"><table class=\"claim\"><thead><tr>\
+         <th scope=\"col\">claim</th><th scope=\"col\" class=\"num\">points</th><th scope=\"col\">95 % interval</th>\
+         <th scope=\"col\" class=\"num\">p</th><th scope=\"col\" class=\"num\">gained / lost</th>\
+         <th scope=\"col\">verdict</th></tr></thead><tbody>",
+    );
+    for contrast in &table.contrasts {
+        text.push_str(&render_contrast(contrast, reach));
+    }
+    text.push_str("</tbody></table></div>");
+    let tested = differences().count();
+    let mut methods: Vec<&str> = differences().map(|one| one.comparison.method.words()).collect();
+    methods.dedup();
+    _ = write!(
+        text,
+        "<p class=\"legend\">Points: the average of the cells claimed to be higher less the average of the others, on shared \
+         items and seeds. p: {}, two-sided, after Holm over {tested}. Gained and lost count pairs of item and seed.</p>",
+        escape(&methods.join(", "))
+    );
+    text
+}
+
+fn render_contrast(contrast: &Contrast, reach: f64) -> String {
+    let class = match contrast.verdict {
+        Verdict::Supported => " class=\"up\"",
+        Verdict::Contradicted => " class=\"down\"",
+        Verdict::NotSupported | Verdict::NotMeasured => "",
+    };
+    let mut text = format!("<tr><th scope=\"row\">{}", escape(&contrast.name));
+    if !contrast.about.is_empty() {
+        _ = write!(text, "<small>{}</small>", escape(&contrast.about));
+    }
+    text.push_str("</th>");
+    match &contrast.difference {
+        Some(difference) => {
+            let comparison = &difference.comparison;
+            _ = write!(
+                text,
+                "<td class=\"num cell\"><b>{}</b><small>{}</small></td><td{class}>{}</td><td class=\"num\">{}</td>\
+                 <td class=\"num\">{} / {}</td>",
+                escape(&grid::points(difference.estimate.mean)),
+                escape(&grid::interval(&difference.estimate)),
+                forest(difference, reach),
+                escape(&grid::p_value(difference.p_holm)),
+                grid::grouped(comparison.gained as u64),
+                grid::grouped(comparison.lost as u64),
+            );
+        }
+        None => text
+            .push_str("<td class=\"num cell\"><b>–</b></td><td></td><td class=\"num\">–</td><td class=\"num\">–</td>"),
+    }
+    let (verdict, words) = (capital(contrast.verdict.words()), code(&contrast.words));
+    _ = write!(text, "<td class=\"words\"><strong{class}>{verdict}</strong>{words}</td></tr>");
+    text
+}
+
+/// An interval as a line with a dot at the mean, over a zero line in the middle.
+fn forest(difference: &Difference, reach: f64) -> String {
+    let x = |value: f64| 100.0 + 96.0 * (value / reach).clamp(-1.0, 1.0);
+    let (low, high) = (difference.estimate.interval.low, difference.estimate.interval.high);
+    format!(
+        "<svg class=\"forest\" viewBox=\"0 0 200 28\" aria-hidden=\"true\">\
+         <line class=\"zero\" x1=\"100\" x2=\"100\" y1=\"-10\" y2=\"38\"/>\
+         <line class=\"range\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"14\" y2=\"14\"/><circle cx=\"{:.1}\" cy=\"14\" r=\"4.5\"/></svg>",
+        x(low),
+        x(high),
+        x(difference.estimate.mean)
+    )
+}
+
+/// What each stage cost, and what the store saved.
+pub(super) fn render_costs(costs: &[Cost]) -> String {
+    let mut stages: Vec<(&str, &str)> = Vec::new();
+    for cost in costs {
+        if !stages.iter().any(|(stage, _)| *stage == cost.stage) {
+            stages.push((&cost.stage, &cost.kind));
+        }
+    }
+    let mut text = String::from(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"cost\"><table class=\"dense\"><thead><tr><th scope=\"col\">stage</th>\
+         <th scope=\"col\">kind</th><th scope=\"col\" class=\"num\">instances</th><th scope=\"col\" class=\"num\">reused</th>\
+         <th scope=\"col\" class=\"num\">seconds</th><th scope=\"col\" class=\"num\">tokens</th>\
+         <th scope=\"col\" class=\"num\">FLOP</th><th scope=\"col\">device</th></tr></thead><tbody>",
+    );
+    for (stage, kind) in stages {
+        let of: Vec<&Cost> = costs.iter().filter(|cost| cost.stage == stage).collect();
+        text.push_str(&cost_row(stage, kind, &of));
+    }
+    text.push_str(&cost_row("total", "", &costs.iter().collect::<Vec<_>>()));
+    text.push_str("</tbody></table></div>");
+    let reused: Vec<&Cost> = costs.iter().filter(|cost| cost.reused).collect();
+    if !reused.is_empty() {
+        let saved: f64 = reused.iter().map(|cost| cost.seconds).sum();
+        _ = write!(
+            text,
+            "<p class=\"legend\">{} of {} instances came from the store, which saved {} of {} of work.</p>",
+            reused.len(),
+            costs.len(),
+            duration(saved),
+            duration(costs.iter().map(|cost| cost.seconds).sum())
+        );
+    }
+    text
+}
+
+fn cost_row(stage: &str, kind: &str, costs: &[&Cost]) -> String {
+    let tokens = costs.iter().filter_map(|cost| cost.tokens).reduce(u64::saturating_add);
+    let flops = costs.iter().filter_map(|cost| cost.flops).reduce(|a, b| a + b);
+    let mut devices: Vec<&str> = costs.iter().filter_map(|cost| cost.device.as_deref()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    let reused = costs.iter().filter(|cost| cost.reused).count();
+    let number = |text: String| format!("<td class=\"num\">{text}</td>");
+    let seconds: f64 = costs.iter().map(|cost| cost.seconds).sum();
+    format!(
+        "<tr><th scope=\"row\">{}</th><td>{}</td>{}{}{}{}{}<td>{}</td></tr>",
+        escape(stage),
+        escape(kind),
+        number(costs.len().to_string()),
+        number(if reused == 0 { "–".to_string() } else { reused.to_string() }),
+        number(format!("{seconds:.1}")),
+        number(tokens.map_or_else(|| "–".to_string(), grid::grouped)),
+        number(flops.map_or_else(|| "–".to_string(), power_of_ten)),
+        escape(&devices.join(", "))
+    )
+}
+
+fn power_of_ten(value: f64) -> String {
+    if !value.is_finite() || value <= 0.0 {
+        return "–".to_string();
+    }
+    let exponent = value.log10().floor() as i32;
+    format!("{:.1}·10<sup>{exponent}</sup>", value / 10f64.powi(exponent))
+}
+
+/// Seconds as people say them.
+pub(super) fn duration(seconds: f64) -> String {
+    let whole = seconds.max(0.0).round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+    }
+}
+
+fn sentence(text: &str) -> String {
+    format!("{}{}", capital(text), if text.ends_with('.') { "" } else { "." })
+}

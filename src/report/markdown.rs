@@ -1,0 +1,127 @@
+//! A report as Markdown and as CSV. Computes nothing.
+
+use std::fmt::Write;
+
+use super::Report;
+use super::grid::{self, Grid};
+use super::table::{Contrast, Estimate};
+
+/// The report as GitHub-flavoured Markdown.
+pub(super) fn render(report: &Report) -> String {
+    let mut text = format!("# {}\n", escape(&report.experiment));
+    if !report.about.is_empty() {
+        _ = write!(text, "\n{}\n", escape(&report.about));
+    }
+    for table in &report.tables {
+        _ = write!(text, "\n## {}\n\n`{}`, {}.\n", escape(&table.title), code(&table.stage), grid::evidence(table));
+        for grid in [Some(grid::main(table)), grid::breakdown(table), grid::compliance(table)].iter().flatten() {
+            render_grid(grid, &mut text);
+        }
+        if !table.contrasts.is_empty() {
+            render_contrasts(&table.contrasts, &mut text);
+        }
+        for (index, note) in table.notes.iter().enumerate() {
+            _ = write!(text, "{}- {}\n", if index == 0 { "\n" } else { "" }, escape(note));
+        }
+    }
+    for (index, note) in report.notes.iter().enumerate() {
+        _ = write!(text, "{}- {}\n", if index == 0 { "\n" } else { "" }, escape(note));
+    }
+    text
+}
+
+/// One line per cell and data set, for spreadsheets and scripts. Values are shares of 1.
+pub(super) fn csv(report: &Report) -> String {
+    let mut text = String::from(
+        "table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm\n",
+    );
+    for table in &report.tables {
+        for row in &table.rows {
+            for (column, cell) in table.columns.iter().zip(&row.cells) {
+                let place = [&table.name, &row.label, column].map(|name| quote(name)).join(",");
+                let difference = cell.difference.as_ref().map_or_else(
+                    || ",,,,".to_string(),
+                    |one| {
+                        let Estimate { mean, interval, .. } = one.estimate;
+                        format!("{mean},{},{},{},{}", interval.low, interval.high, one.comparison.p, one.p_holm)
+                    },
+                );
+                _ = writeln!(text, "{place},,{},{difference}", numbers(cell.estimate.as_ref()));
+                for (dataset, estimate) in table.datasets.iter().zip(&cell.datasets) {
+                    if estimate.is_some() {
+                        _ = writeln!(text, "{place},{},{},,,,,", quote(&dataset.name), numbers(estimate.as_ref()));
+                    }
+                }
+            }
+        }
+    }
+    text
+}
+
+fn render_grid(grid: &Grid, text: &mut String) {
+    _ = write!(text, "\n**{}**\n\n| {} |", escape(&grid.caption), escape(&grid.corner));
+    for column in &grid.columns {
+        _ = write!(text, " {} |", escape(column));
+    }
+    _ = write!(text, "\n|---|{}\n", "---:|".repeat(grid.columns.len()));
+    for row in &grid.rows {
+        _ = write!(text, "| {} |", escape(&row.label));
+        for cell in &row.cells {
+            let parts = [&cell.mean, &cell.interval, &cell.difference].map(|part| escape(part));
+            let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
+            _ = write!(text, " {} |", parts.join(" "));
+        }
+        text.push('\n');
+    }
+    _ = writeln!(text, "\n{}.", grid.legend.iter().map(|line| escape(line)).collect::<Vec<_>>().join(". "));
+}
+
+fn render_contrasts(contrasts: &[Contrast], text: &mut String) {
+    let tested = contrasts.iter().filter(|contrast| contrast.difference.is_some()).count();
+    _ = write!(text, "\n**contrasts**, points; p after Holm over {tested}\n\n");
+    text.push_str("| claim | difference | 95 % interval | p | items | gained / lost | verdict |\n");
+    text.push_str("|---|---:|---:|---:|---:|---:|---|\n");
+    for contrast in contrasts {
+        let name = [&contrast.name, &contrast.about].map(|part| escape(part));
+        let name = name.iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(": ");
+        let numbers = contrast.difference.as_ref().map_or_else(
+            || "– | | | | ".to_string(),
+            |one| {
+                let (mean, interval) = (grid::points(one.estimate.mean), grid::interval(&one.estimate));
+                let (items, p) = (grid::grouped(one.estimate.items as u64), grid::p_value(one.p_holm));
+                format!("{mean} | {interval} | {p} | {items} | {} / {}", one.comparison.gained, one.comparison.lost)
+            },
+        );
+        let verdict = contrast.verdict.words();
+        _ = writeln!(text, "| {name} | {numbers} | **{verdict}**: {} |", escape(&contrast.words));
+    }
+}
+
+/// Text as it stands, whatever it holds: no markup, no HTML, no end of a cell.
+fn escape(text: &str) -> String {
+    let mut escaped = String::new();
+    for character in text.chars() {
+        match character {
+            '\\' | '`' | '*' | '_' | '|' | '[' | ']' | '#' | '~' => escaped.extend(['\\', character]),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '&' => escaped.push_str("&amp;"),
+            control if control.is_control() => escaped.push(' '),
+            plain => escaped.push(plain),
+        }
+    }
+    escaped
+}
+
+fn code(text: &str) -> String {
+    text.replace('`', "'")
+}
+
+fn quote(text: &str) -> String {
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
+}
+
+fn numbers(estimate: Option<&Estimate>) -> String {
+    let Some(Estimate { mean, interval, items, seeds }) = estimate else { return ",,,,".to_string() };
+    format!("{mean},{},{},{items},{seeds}", interval.low, interval.high)
+}

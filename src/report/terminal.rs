@@ -1,0 +1,261 @@
+//! A report for the terminal: aligned columns, no more than the width, color on demand. Computes nothing.
+
+use unicode_width::UnicodeWidthStr;
+
+use super::Report;
+use super::grid::{self, Grid, GridCell, Trend};
+use super::table::{Contrast, Table, Verdict};
+
+const BOLD: &str = "1";
+const DIM: &str = "2";
+const GREEN: &str = "32";
+const RED: &str = "31";
+
+/// The tables, contrasts and notes of a report, in lines of at most `width` columns (40 at least).
+pub(super) fn render(report: &Report, width: usize, color: bool) -> String {
+    let page = Page { width: width.max(40), color };
+    let mut lines: Vec<String> = Vec::new();
+    for table in &report.tables {
+        if !lines.is_empty() {
+            lines.push(String::new());
+        }
+        page.table(table, &mut lines);
+    }
+    for note in &report.notes {
+        page.paragraph("note: ", note, &mut lines);
+    }
+    lines.push(String::new());
+    lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
+}
+
+struct Page {
+    width: usize,
+    color: bool,
+}
+
+/// How much of a cell is shown.
+#[derive(Clone, Copy, PartialEq)]
+enum Detail {
+    Interval,
+    Mean,
+}
+
+/// A text with the way it is painted.
+struct Piece(String, &'static str);
+
+impl Page {
+    fn table(&self, table: &Table, lines: &mut Vec<String>) {
+        lines.push(self.paint(&clip(&table.title, self.width), BOLD));
+        let evidence = format!("`{}`, {}", table.stage, grid::evidence(table));
+        lines.push(self.paint(&clip(&evidence, self.width), DIM));
+        let grids = [Some(grid::main(table)), grid::breakdown(table), grid::compliance(table)];
+        for grid in grids.iter().flatten() {
+            lines.push(String::new());
+            self.grid(grid, lines);
+        }
+        if !table.contrasts.is_empty() {
+            lines.push(String::new());
+            self.contrasts(&table.contrasts, lines);
+        }
+        if !table.notes.is_empty() {
+            lines.push(String::new());
+        }
+        for note in &table.notes {
+            self.paragraph("note: ", note, lines);
+        }
+    }
+
+    fn grid(&self, grid: &Grid, lines: &mut Vec<String>) {
+        lines.push(self.paint(&clip(&grid.caption, self.width), BOLD));
+        let labels = grid.rows.iter().map(|row| row.label.as_str()).chain([grid.corner.as_str()]);
+        let label_width = labels.map(UnicodeWidthStr::width).max().unwrap_or(0).min(self.width / 3);
+        let room = self.width - label_width;
+        let widths = |detail: Detail| -> Vec<usize> {
+            let cell = |column: usize| {
+                let cells = grid.rows.iter().map(move |row| &row.cells[column]);
+                Widths::of(cells, detail).total().max(grid.columns[column].width().min(24)) + 3
+            };
+            (0..grid.columns.len()).map(cell).collect()
+        };
+        // Intervals where they fit; else the means alone, in blocks of columns if need be.
+        let with_intervals = widths(Detail::Interval);
+        let fits = with_intervals.iter().sum::<usize>() <= room || with_intervals.len() == 1;
+        let (detail, widths) =
+            if fits { (Detail::Interval, with_intervals) } else { (Detail::Mean, widths(Detail::Mean)) };
+        let mut start = 0;
+        while start < widths.len() {
+            let mut end = start + 1;
+            while end < widths.len() && widths[start..=end].iter().sum::<usize>() <= room {
+                end += 1;
+            }
+            if start > 0 {
+                lines.push(String::new());
+            }
+            self.block(grid, start..end, detail, label_width, &widths, lines);
+            start = end;
+        }
+        for legend in &grid.legend {
+            self.paragraph("", legend, lines);
+        }
+    }
+
+    fn block(
+        &self,
+        grid: &Grid,
+        columns: std::ops::Range<usize>,
+        detail: Detail,
+        label_width: usize,
+        widths: &[usize],
+        lines: &mut Vec<String>,
+    ) {
+        let mut head = pad(&clip(&grid.corner, label_width), label_width);
+        for column in columns.clone() {
+            head.push_str("   ");
+            head.push_str(&pad(&clip(&grid.columns[column], widths[column] - 3), widths[column] - 3));
+        }
+        lines.push(self.paint(head.trim_end(), DIM));
+        for row in &grid.rows {
+            let mut line = pad(&clip(&row.label, label_width), label_width);
+            for column in columns.clone() {
+                let parts = Widths::of(grid.rows.iter().map(|row| &row.cells[column]), detail);
+                let pieces = parts.pieces(&row.cells[column], detail);
+                let used: usize = pieces.iter().map(|Piece(text, _)| text.width()).sum();
+                line.push_str("   ");
+                for Piece(text, style) in &pieces {
+                    line.push_str(&self.paint(text, style));
+                }
+                line.push_str(&" ".repeat((widths[column] - 3).saturating_sub(used)));
+            }
+            lines.push(line);
+        }
+    }
+
+    fn contrasts(&self, contrasts: &[Contrast], lines: &mut Vec<String>) {
+        let tested = contrasts.iter().filter(|contrast| contrast.difference.is_some()).count();
+        lines.push(self.paint(&format!("contrasts (points, 95 % interval, p after Holm over {tested})"), BOLD));
+        let name_width = contrasts.iter().map(|one| one.name.width()).max().unwrap_or(0).min(self.width / 3);
+        for contrast in contrasts {
+            let mut line = pad(&clip(&contrast.name, name_width), name_width);
+            if let Some(difference) = &contrast.difference {
+                let p = format!("p {}", grid::p_value(difference.p_holm));
+                let interval = grid::interval(&difference.estimate);
+                line.push_str(&format!("   {:>6}", grid::points(difference.estimate.mean)));
+                line.push_str(&self.paint(&format!(" {interval:<15}"), DIM));
+                line.push_str(&format!(" {p:<9}"));
+            } else {
+                line.push_str(&format!("   {:>6} {:<15} {:<9}", "–", "", ""));
+            }
+            let style = match contrast.verdict {
+                Verdict::Supported => GREEN,
+                Verdict::Contradicted => RED,
+                Verdict::NotSupported | Verdict::NotMeasured => BOLD,
+            };
+            line.push(' ');
+            line.push_str(&self.paint(contrast.verdict.words(), style));
+            lines.push(line);
+            for text in [&contrast.about, &contrast.words] {
+                if !text.is_empty() {
+                    self.paragraph("    ", text, lines);
+                }
+            }
+        }
+    }
+
+    /// Words wrapped at the width; lines after the first are indented as far as `lead` is wide.
+    fn paragraph(&self, lead: &str, text: &str, lines: &mut Vec<String>) {
+        let indent = " ".repeat(lead.width());
+        let mut line = lead.to_string();
+        let mut empty = true;
+        for word in text.split_whitespace() {
+            if !empty && line.width() + 1 + word.width() > self.width {
+                lines.push(self.paint(&line, DIM));
+                line.clone_from(&indent);
+                empty = true;
+            }
+            if !empty {
+                line.push(' ');
+            }
+            line.push_str(word);
+            empty = false;
+        }
+        lines.push(self.paint(&line, DIM));
+    }
+
+    fn paint(&self, text: &str, style: &str) -> String {
+        if self.color && !style.is_empty() && !text.trim().is_empty() {
+            format!("\x1b[{style}m{text}\x1b[0m")
+        } else {
+            text.to_string()
+        }
+    }
+}
+
+/// Widths of the parts of a column's cells, so that means stand under means.
+struct Widths {
+    mean: usize,
+    interval: usize,
+    difference: usize,
+}
+
+impl Widths {
+    fn of<'g>(cells: impl Iterator<Item = &'g GridCell> + Clone, detail: Detail) -> Widths {
+        let widest = |part: &dyn Fn(&GridCell) -> usize| cells.clone().map(part).max().unwrap_or(0);
+        let interval = if detail == Detail::Interval { widest(&|cell| cell.interval.width()) } else { 0 };
+        Widths {
+            mean: widest(&|cell| cell.mean.width()),
+            interval,
+            difference: widest(&|cell| cell.difference.trim_end_matches('*').width()),
+        }
+    }
+
+    fn total(&self) -> usize {
+        let spaced = |width: usize| if width > 0 { width + 1 } else { 0 };
+        // The star has a place of its own, so that signs and digits line up.
+        self.mean + spaced(self.interval) + if self.difference > 0 { self.difference + 2 } else { 0 }
+    }
+
+    fn pieces(&self, cell: &GridCell, detail: Detail) -> Vec<Piece> {
+        let mut pieces = vec![Piece(left(&cell.mean, self.mean), "")];
+        if detail == Detail::Interval && self.interval > 0 {
+            pieces.push(Piece(format!(" {}", pad(&cell.interval, self.interval)), DIM));
+        }
+        if self.difference > 0 {
+            let number = cell.difference.trim_end_matches('*');
+            let star = if cell.difference.ends_with('*') { "*" } else { " " };
+            let style = match cell.trend {
+                Trend::Up => GREEN,
+                Trend::Down => RED,
+                Trend::None => "",
+            };
+            pieces.push(Piece(format!(" {}{star}", left(number, self.difference)), style));
+        }
+        pieces
+    }
+}
+
+/// The text with spaces after it.
+fn pad(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
+}
+
+/// The text with spaces before it.
+fn left(text: &str, width: usize) -> String {
+    format!("{}{text}", " ".repeat(width.saturating_sub(text.width())))
+}
+
+/// At most `width` columns of the text, without control characters; what is cut ends in `…`.
+fn clip(text: &str, width: usize) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if clean.width() <= width {
+        return clean;
+    }
+    let mut short = String::new();
+    for character in clean.chars() {
+        if short.width() + character.to_string().width() + 1 > width {
+            break;
+        }
+        short.push(character);
+    }
+    short.push('…');
+    short
+}

@@ -1,0 +1,101 @@
+//! Locks between processes: a file that is locked while its holder lives. Knows nothing of what it guards.
+
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::base::files;
+
+/// A lock that is held. Dropping it, or the death of the process, frees it.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lock {
+    /// Takes the lock, or gives `None` when someone else holds it.
+    pub fn try_take(path: &Path) -> Result<Option<Lock>> {
+        loop {
+            let file = files::append(path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock `{}`", path.display()));
+                }
+            }
+            // The holder before us removes the file while it still has the lock. Whoever opened it before that
+            // would now hold the lock of a file without a name, which guards nothing: then begin again.
+            let ours = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
+            match std::fs::metadata(path) {
+                Ok(named) if named.ino() == ours.ino() && named.dev() == ours.dev() => {
+                    return Ok(Some(Lock { path: path.to_path_buf(), file }));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes the lock as soon as it is free, asking `tries` times with `pause` between.
+    pub fn take_within(path: &Path, tries: usize, pause: Duration) -> Result<Option<Lock>> {
+        for attempt in 0..tries {
+            if attempt > 0 {
+                std::thread::sleep(pause);
+            }
+            if let Some(lock) = Lock::try_take(path)? {
+                return Ok(Some(lock));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        files::remove_file(&self.path).ok();
+        self.file.unlock().ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_excludes_until_it_is_dropped_and_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("deep/lock");
+        let held = Lock::try_take(&path).unwrap().unwrap();
+        assert!(Lock::try_take(&path).unwrap().is_none());
+        drop(held);
+        let again = Lock::try_take(&path).unwrap();
+        assert!(again.is_some());
+        drop(again);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_one_of_many_threads_is_inside() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let (inside, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let lock = Lock::take_within(&path, 100_000, Duration::from_micros(50)).unwrap().unwrap();
+                        most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(most.load(Ordering::SeqCst), 1);
+    }
+}

@@ -1,0 +1,352 @@
+//! Objects: files and trees by the hash of their content, written once and never edited. Knows no record.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::Store;
+use super::memo::{hash_file, look};
+use crate::base::{Hash, files};
+use crate::stage::{Artifact, ArtifactKind};
+
+/// The files of a folder, by sorted relative path with `/`. Its canonical JSON names the tree.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tree {
+    pub files: BTreeMap<String, TreeFile>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeFile {
+    pub hash: Hash,
+    pub size: u64,
+}
+
+/// What a look at an object shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectState {
+    Present,
+    Missing,
+    /// Its bytes are not those that its name promises.
+    Corrupt,
+}
+
+impl Tree {
+    fn bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_else(|error| panic!("BUG: a tree is plain data: {error}"))
+    }
+
+    fn size(&self) -> u64 {
+        self.files.values().map(|file| file.size).sum()
+    }
+}
+
+impl Store {
+    /// Where the object of a file (or the manifest of a tree) is.
+    pub fn object_path(&self, hash: Hash) -> PathBuf {
+        self.root().join(object_key(hash))
+    }
+
+    /// Where an artifact can be read: a file, or a folder for a tree.
+    pub fn artifact_path(&self, artifact: &Artifact) -> PathBuf {
+        let key = object_key(artifact.hash);
+        self.root().join(if artifact.tree { format!("{key}.tree") } else { key })
+    }
+
+    /// Looks at an object. Sizes and time stamps are always compared; bytes are read where a stamp is not the one
+    /// an object was sealed with, and with `thorough` wherever they have not been read before.
+    pub fn check(&self, artifact: &Artifact, thorough: bool) -> Result<ObjectState> {
+        let key = object_key(artifact.hash);
+        let state = self.check_file(&key, artifact.hash, (!artifact.tree).then_some(artifact.size), thorough)?;
+        if !artifact.tree || state != ObjectState::Present {
+            return Ok(if state == ObjectState::Missing { self.missing(artifact.hash) } else { state });
+        }
+        let manifest = files::read_bytes(&self.root().join(&key))?;
+        let Ok(tree) = serde_json::from_slice::<Tree>(&manifest) else { return Ok(ObjectState::Corrupt) };
+        if Hash::of_bytes(&manifest) != artifact.hash || tree.size() != artifact.size {
+            return Ok(ObjectState::Corrupt);
+        }
+        for (name, file) in &tree.files {
+            let state = self.check_file(&format!("{key}.tree/{name}"), file.hash, Some(file.size), thorough)?;
+            if state != ObjectState::Present {
+                return Ok(if state == ObjectState::Missing { self.missing(artifact.hash) } else { state });
+            }
+        }
+        Ok(ObjectState::Present)
+    }
+
+    /// Moves a finished output from a private folder into the store and seals it. Equal content is kept once.
+    pub fn put(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
+        let metadata =
+            fs::symlink_metadata(path).with_context(|| format!("the output `{}` is not there", path.display()))?;
+        if metadata.is_dir() {
+            self.put_tree(path, kind)
+        } else if metadata.is_file() {
+            self.put_file(path, kind)
+        } else {
+            bail!("the output `{}` is neither a file nor a folder", path.display())
+        }
+    }
+
+    /// Takes a damaged object out of the way, so that nothing reads it and someone can look at it.
+    pub fn quarantine(&self, artifact: &Artifact) -> Result<()> {
+        let name = artifact.hash.to_string();
+        let key = object_key(artifact.hash);
+        for (from, to) in [(format!("{key}.tree"), format!("{name}.tree")), (key, name)] {
+            let from = self.root().join(from);
+            if look(&from)?.is_some() {
+                let to = self.root().join("quarantine").join(to);
+                files::remove_dir(&to).or_else(|_| files::remove_file(&to))?;
+                files::rename(&from, &to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The content hash of a file or folder outside the store, through the memo. `None` where nothing is.
+    /// A folder counts by its files' relative paths and bytes.
+    pub fn hash_outside(&self, path: &Path) -> Result<Option<Hash>> {
+        let Some(metadata) = look(path)? else { return Ok(None) };
+        if !metadata.is_dir() {
+            return hash_file(&self.memo, &path.to_string_lossy(), path);
+        }
+        let found = files::walk(path)?;
+        let hashed: Vec<(String, TreeFile)> = found
+            .into_par_iter()
+            .map(|(name, path)| {
+                let hash = hash_file(&self.memo, &path.to_string_lossy(), &path)?;
+                let hash = hash.with_context(|| format!("`{}` vanished while it was read", path.display()))?;
+                Ok((name, TreeFile { hash, size: fs::metadata(&path).map_or(0, |metadata| metadata.len()) }))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Some(Hash::of_bytes(&Tree { files: hashed.into_iter().collect() }.bytes())))
+    }
+
+    /// The tree that a manifest object lists.
+    pub fn tree(&self, hash: Hash) -> Result<Tree> {
+        files::read_json(&self.object_path(hash))
+    }
+
+    fn check_file(&self, key: &str, hash: Hash, size: Option<u64>, thorough: bool) -> Result<ObjectState> {
+        let path = self.root().join(key);
+        let Some(metadata) = look(&path)? else { return Ok(ObjectState::Missing) };
+        if !metadata.is_file() || size.is_some_and(|size| size != metadata.len()) {
+            return Ok(ObjectState::Corrupt);
+        }
+        if !thorough && metadata.modified().ok() == Some(sealed_time()) {
+            return Ok(ObjectState::Present);
+        }
+        match hash_file(&self.memo, key, &path)? {
+            Some(found) if found == hash => Ok(ObjectState::Present),
+            Some(_) => Ok(ObjectState::Corrupt),
+            None => Ok(ObjectState::Missing),
+        }
+    }
+
+    /// An object that is not there because it was damaged is told apart from one that somebody deleted.
+    fn missing(&self, hash: Hash) -> ObjectState {
+        let quarantined = self.root().join("quarantine").join(hash.to_string());
+        if quarantined.exists() || quarantined.with_extension("tree").exists() {
+            ObjectState::Corrupt
+        } else {
+            ObjectState::Missing
+        }
+    }
+
+    fn put_file(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
+        let size = seal(path)?;
+        let hash = Hash::of_file(path)?;
+        let artifact = Artifact { kind, hash, tree: false, size, images: Vec::new() };
+        let key = object_key(hash);
+        if self.check_file(&key, hash, Some(size), true)? == ObjectState::Present {
+            files::remove_file(path)?;
+        } else {
+            // Replaces a damaged object of this name, if there is one.
+            files::rename(path, &self.root().join(&key))?;
+        }
+        self.trust(&key, hash)?;
+        Ok(artifact)
+    }
+
+    fn put_tree(&self, folder: &Path, kind: ArtifactKind) -> Result<Artifact> {
+        let mut tree = Tree::default();
+        for (name, path) in files::walk(folder)? {
+            let metadata =
+                fs::symlink_metadata(&path).with_context(|| format!("cannot look at `{}`", path.display()))?;
+            if !metadata.is_file() {
+                bail!("the output holds `{}`, which is not a plain file", path.display());
+            }
+            let size = seal(&path)?;
+            tree.files.insert(name, TreeFile { hash: Hash::of_file(&path)?, size });
+        }
+        files::sync_dir(folder)?;
+        let manifest = tree.bytes();
+        let hash = Hash::of_bytes(&manifest);
+        let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new() };
+        if self.check(&artifact, true)? == ObjectState::Present {
+            files::remove_dir(folder)?;
+            return Ok(artifact);
+        }
+        let place = self.artifact_path(&artifact);
+        if place.exists() {
+            self.quarantine(&artifact)?;
+        }
+        files::rename(folder, &place)?;
+        // The manifest comes last: a tree without it is not there.
+        let key = object_key(hash);
+        let path = self.root().join(&key);
+        files::write_atomic(&path, &manifest)?;
+        seal(&path)?;
+        self.trust(&key, hash)?;
+        for (name, file) in &tree.files {
+            self.trust(&format!("{key}.tree/{name}"), file.hash)?;
+        }
+        Ok(artifact)
+    }
+
+    /// Remembers that an object was hashed. Its sealed time stamp is old, so any later edit shows.
+    fn trust(&self, key: &str, hash: Hash) -> Result<()> {
+        if let Some(metadata) = look(&self.root().join(key))? {
+            self.memo().put(key.to_string(), super::memo::Stamp::of(&metadata), hash);
+        }
+        Ok(())
+    }
+}
+
+/// Path of an object inside the store.
+fn object_key(hash: Hash) -> String {
+    let digits = hash.to_string();
+    format!("objects/{}/{}", &digits[..2], &digits[2..])
+}
+
+/// The modification time of every object: one second after the epoch. An edit gives another one.
+fn sealed_time() -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1)
+}
+
+/// Makes a file's bytes durable, its time stamp fixed and its content read-only; gives its size.
+fn seal(path: &Path) -> Result<u64> {
+    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    let sealed = file.set_modified(sealed_time()).and_then(|()| file.sync_all()).and_then(|()| file.metadata());
+    let metadata = sealed.with_context(|| format!("cannot seal `{}`", path.display()))?;
+    files::make_read_only(path)?;
+    Ok(metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        (folder, store)
+    }
+
+    fn put(store: &Store, name: &str, content: &[u8]) -> Artifact {
+        let path = store.root().join("work").join(name);
+        files::write_atomic(&path, content).unwrap();
+        store.put(&path, ArtifactKind::Facts).unwrap()
+    }
+
+    fn put_checkpoint(store: &Store) -> Artifact {
+        let folder = store.root().join("work/model");
+        files::write_atomic(&folder.join("config.json"), b"{}").unwrap();
+        files::write_atomic(&folder.join("deep/model.safetensors"), b"weights").unwrap();
+        store.put(&folder, ArtifactKind::Checkpoint).unwrap()
+    }
+
+    /// Writes over an object as someone would who does not know better.
+    fn damage(path: &Path, content: &[u8]) {
+        files::remove_file(path).unwrap();
+        files::write_atomic(path, content).unwrap();
+    }
+
+    #[test]
+    fn an_object_is_named_by_its_content_sealed_and_kept_once() {
+        let (_folder, store) = store();
+        let artifact = put(&store, "a", b"{}");
+        assert_eq!((artifact.hash, artifact.size, artifact.tree), (Hash::of_bytes(b"{}"), 2, false));
+        assert_eq!(put(&store, "b", b"{}"), artifact);
+        let path = store.artifact_path(&artifact);
+        assert!(fs::metadata(&path).unwrap().permissions().readonly());
+        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
+        assert_eq!(files::walk(&store.root().join("work")).unwrap(), []);
+    }
+
+    #[test]
+    fn a_tree_is_a_plain_folder_for_its_reader() {
+        let (_folder, store) = store();
+        let artifact = put_checkpoint(&store);
+        assert!(artifact.tree);
+        assert_eq!(artifact.size, 9);
+        let folder = store.artifact_path(&artifact);
+        assert_eq!(files::read_text(&folder.join("deep/model.safetensors")).unwrap(), "weights");
+        assert_eq!(put_checkpoint(&store), artifact);
+        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
+        assert_eq!(store.tree(artifact.hash).unwrap().files.len(), 2);
+    }
+
+    #[test]
+    fn damage_is_seen_at_a_glance_and_mended_by_putting_again() {
+        let (_folder, store) = store();
+        let artifact = put(&store, "a", b"good");
+        let path = store.artifact_path(&artifact);
+        damage(&path, b"evil");
+        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Corrupt);
+        store.quarantine(&artifact).unwrap();
+        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Corrupt);
+        put(&store, "a", b"good");
+        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
+        damage(&path, b"longer");
+        put(&store, "a", b"good");
+        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
+        files::remove_file(&path).unwrap();
+        let other = put(&store, "b", b"other");
+        files::remove_file(&store.artifact_path(&other)).unwrap();
+        assert_eq!(store.check(&other, false).unwrap(), ObjectState::Missing);
+    }
+
+    #[test]
+    fn decay_that_keeps_the_time_stamp_is_found_by_a_thorough_look() {
+        let (_folder, store) = store();
+        let artifact = put(&store, "a", b"good");
+        let path = store.artifact_path(&artifact);
+        damage(&path, b"evil");
+        seal(&path).unwrap();
+        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Present);
+        store.forget();
+        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Corrupt);
+    }
+
+    #[test]
+    fn a_damaged_tree_is_seen_and_mended() {
+        let (_folder, store) = store();
+        let artifact = put_checkpoint(&store);
+        let weights = store.artifact_path(&artifact).join("deep/model.safetensors");
+        damage(&weights, b"wEights");
+        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Corrupt);
+        assert_eq!(put_checkpoint(&store), artifact);
+        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
+        files::remove_file(&weights).unwrap();
+        assert_ne!(store.check(&artifact, false).unwrap(), ObjectState::Present);
+    }
+
+    #[test]
+    fn a_folder_outside_counts_by_names_and_bytes_only() {
+        let (folder, store) = store();
+        let data = folder.path().join("data");
+        files::write_atomic(&data.join("a.png"), b"1").unwrap();
+        files::write_atomic(&data.join("sub/b.png"), b"2").unwrap();
+        let hash = store.hash_outside(&data).unwrap().unwrap();
+        files::write_atomic(&data.join("a.png"), b"1").unwrap();
+        assert_eq!(store.hash_outside(&data).unwrap(), Some(hash));
+        files::rename(&data.join("a.png"), &data.join("c.png")).unwrap();
+        assert_ne!(store.hash_outside(&data).unwrap(), Some(hash));
+        assert_eq!(store.hash_outside(&folder.path().join("none")).unwrap(), None);
+    }
+}

@@ -1,0 +1,96 @@
+//! `verify`: every object against its name, every record against its objects. Changes nothing unless asked.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{ObjectState, Store};
+use crate::base::{Hash, files};
+use crate::stage::Artifact;
+
+/// What a check of the whole store found.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VerifyReport {
+    pub records: usize,
+    pub objects: usize,
+    pub bytes: u64,
+    pub problems: Vec<Problem>,
+}
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub path: PathBuf,
+    pub what: String,
+    /// Kind and fingerprint of the stages that have to run again.
+    pub producers: Vec<(String, Hash)>,
+}
+
+impl Store {
+    /// Reads every object that a record names, whatever the memo says, and every record. With `quarantine`, damaged
+    /// objects are taken out of the way. `step` is told how many objects of how many have been read.
+    pub fn verify(&self, quarantine: bool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<VerifyReport> {
+        let mut report = VerifyReport::default();
+        let mut artifacts: BTreeMap<Hash, (Artifact, Vec<(String, Hash)>)> = BTreeMap::new();
+        for fingerprint in self.fingerprints()? {
+            let Some(record) = self.record(fingerprint) else {
+                report.problems.push(Problem {
+                    path: self.record_path(fingerprint),
+                    what: "the record cannot be read".to_string(),
+                    producers: Vec::new(),
+                });
+                continue;
+            };
+            report.records += 1;
+            if record.manifest.fingerprint() != fingerprint {
+                report.problems.push(Problem {
+                    path: self.record_path(fingerprint),
+                    what: "the manifest does not give the fingerprint that names the record".to_string(),
+                    producers: vec![(record.manifest.kind.clone(), fingerprint)],
+                });
+            }
+            for artifact in record.outputs.values() {
+                let entry = artifacts.entry(artifact.hash).or_insert_with(|| (artifact.clone(), Vec::new()));
+                entry.1.push((record.manifest.kind.clone(), fingerprint));
+            }
+        }
+        self.memo().retain(|key| !key.starts_with("objects/"));
+        let total = artifacts.len();
+        let done = std::sync::atomic::AtomicUsize::new(0);
+        let found: Vec<(Artifact, Vec<(String, Hash)>, ObjectState)> = artifacts
+            .into_values()
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .map(|(artifact, producers)| {
+                let state = self.check(&artifact, true)?;
+                step(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
+                Ok((artifact, producers, state))
+            })
+            .collect::<Result<_>>()?;
+        for (artifact, producers, state) in found {
+            let what = match state {
+                ObjectState::Present => {
+                    report.objects += 1;
+                    report.bytes += artifact.size;
+                    continue;
+                }
+                ObjectState::Missing => "the object is missing",
+                ObjectState::Corrupt => "the object's bytes are not those of its name",
+            };
+            if quarantine && state == ObjectState::Corrupt {
+                self.quarantine(&artifact)?;
+            }
+            report.problems.push(Problem { path: self.artifact_path(&artifact), what: what.to_string(), producers });
+        }
+        self.remember();
+        Ok(report)
+    }
+
+    /// Fingerprints that have a work folder: running now, or interrupted and resumable.
+    pub fn unfinished(&self) -> Result<Vec<Hash>> {
+        Ok(files::list_if_there(&self.root().join("work"))?.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+}

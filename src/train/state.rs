@@ -1,0 +1,161 @@
+//! What an interrupted run resumes from: weights, moments, step and curve in one file, written atomically.
+//! Knows no loss and no model beyond its arrays.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::Optimizer;
+use crate::data::records::CurvePoint;
+use crate::nn::Checkpoint;
+use crate::nn::arrays::{self, Array};
+
+/// Where and how often the state of training is kept. Never changes a result.
+#[derive(Clone, Debug)]
+pub struct TrainState {
+    /// A private folder that survives an interruption of this same run, and of no other. None: nothing is kept.
+    pub folder: Option<PathBuf>,
+    /// Keep after so many steps, and
+    pub every_steps: u64,
+    /// after so many seconds, whichever comes first.
+    pub every_seconds: f64,
+}
+
+/// How far a run has come.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Position {
+    /// Steps done.
+    pub(crate) step: u64,
+    /// Positions computed, padding left out.
+    pub(crate) tokens: u64,
+    /// Targets learned from.
+    pub(crate) targets: u64,
+    pub(crate) flops: f64,
+    pub(crate) curve: Vec<CurvePoint>,
+    /// Sums since the last line of the curve.
+    pub(crate) open: OpenPoint,
+}
+
+/// A line of the curve that is not full yet.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct OpenPoint {
+    pub(crate) steps: u64,
+    pub(crate) loss: f64,
+    pub(crate) norm: f64,
+    pub(crate) pairs: u64,
+    pub(crate) preferred: u64,
+    pub(crate) margin: f64,
+}
+
+const FILE: &str = "training.safetensors";
+
+impl TrainState {
+    /// Keeps nothing.
+    pub fn none() -> TrainState {
+        TrainState { folder: None, every_steps: u64::MAX, every_seconds: f64::INFINITY }
+    }
+
+    /// Whether it is time to keep a state again.
+    pub(super) fn due(&self, steps: u64, since: Instant) -> bool {
+        self.folder.is_some() && (steps >= self.every_steps || since.elapsed().as_secs_f64() >= self.every_seconds)
+    }
+
+    pub(super) fn write(&self, checkpoint: &Checkpoint, optimizer: &Optimizer, position: &Position) -> Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let mut arrays: Vec<Array> = Vec::new();
+        for (parameter, values) in checkpoint.list().into_iter().zip(&checkpoint.weights) {
+            arrays.push(Array { name: parameter.name, shape: parameter.shape, values });
+        }
+        for (moment, values) in [("first", &optimizer.first), ("second", &optimizer.second)] {
+            for (index, parameter) in optimizer.learning() {
+                let name = format!("{moment}.{}", parameter.name);
+                arrays.push(Array { name, shape: parameter.shape.clone(), values: &values[index] });
+            }
+        }
+        let text = serde_json::to_string(&Exact::from(position)).context("cannot serialize the training state")?;
+        arrays::write(&folder.join(FILE), &arrays, ("position", text))
+    }
+
+    /// Takes up a state that was kept, if there is one. An error means that it cannot be used.
+    pub(super) fn read(&self, checkpoint: &mut Checkpoint, optimizer: &mut Optimizer) -> Result<Option<Position>> {
+        let Some(path) = self.folder.as_ref().map(|folder| folder.join(FILE)).filter(|path| path.exists()) else {
+            return Ok(None);
+        };
+        let parameters = checkpoint.list();
+        let mut expected: Vec<(String, Vec<usize>)> =
+            parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone())).collect();
+        let learning: Vec<usize> = optimizer.learning().map(|(index, _)| index).collect();
+        for moment in ["first", "second"] {
+            for &index in &learning {
+                let parameter = &parameters[index];
+                expected.push((format!("{moment}.{}", parameter.name), parameter.shape.clone()));
+            }
+        }
+        let (arrays, metadata) = arrays::read(&path, &expected)?;
+        let Some(text) = metadata.get("position") else { bail!("`{}` does not say where it stands", path.display()) };
+        let exact: Exact = serde_json::from_str(text).with_context(|| format!("`{}`", path.display()))?;
+        let mut arrays = arrays.into_iter();
+        for weights in &mut checkpoint.weights {
+            *weights = arrays.next().unwrap_or_default();
+        }
+        for moments in [&mut optimizer.first, &mut optimizer.second] {
+            for &index in &learning {
+                moments[index] = arrays.next().unwrap_or_default();
+            }
+        }
+        Ok(Some(exact.into()))
+    }
+}
+
+/// A position with every number as its bits: decimal digits would not bring each one back.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exact {
+    step: u64,
+    tokens: u64,
+    targets: u64,
+    flops: u64,
+    curve: Vec<(u64, u64, u64, u64, u64, Option<u64>, Option<u64>)>,
+    open: (u64, u64, u64, u64, u64, u64),
+}
+
+impl From<&Position> for Exact {
+    fn from(position: &Position) -> Exact {
+        let Position { step, tokens, targets, flops, curve, open } = position;
+        let point = |point: &CurvePoint| {
+            let CurvePoint { step, loss, learning_rate, gradient_norm, tokens, reward_accuracy, reward_margin } = point;
+            let (accuracy, margin) = (reward_accuracy.map(f64::to_bits), reward_margin.map(f64::to_bits));
+            (*step, loss.to_bits(), learning_rate.to_bits(), gradient_norm.to_bits(), *tokens, accuracy, margin)
+        };
+        let OpenPoint { steps, loss, norm, pairs, preferred, margin } = open;
+        Exact {
+            step: *step,
+            tokens: *tokens,
+            targets: *targets,
+            flops: flops.to_bits(),
+            curve: curve.iter().map(point).collect(),
+            open: (*steps, loss.to_bits(), norm.to_bits(), *pairs, *preferred, margin.to_bits()),
+        }
+    }
+}
+
+impl From<Exact> for Position {
+    fn from(exact: Exact) -> Position {
+        let Exact { step, tokens, targets, flops, curve, open } = exact;
+        let curve = curve.into_iter().map(|(step, loss, learning_rate, gradient_norm, tokens, accuracy, margin)| CurvePoint {
+            step,
+            loss: f64::from_bits(loss),
+            learning_rate: f64::from_bits(learning_rate),
+            gradient_norm: f64::from_bits(gradient_norm),
+            tokens,
+            reward_accuracy: accuracy.map(f64::from_bits),
+            reward_margin: margin.map(f64::from_bits),
+        });
+        let (steps, loss, norm, pairs, preferred, margin) = open;
+        let (loss, norm, margin) = (f64::from_bits(loss), f64::from_bits(norm), f64::from_bits(margin));
+        let open = OpenPoint { steps, loss, norm, pairs, preferred, margin };
+        Position { step, tokens, targets, flops: f64::from_bits(flops), curve: curve.collect(), open }
+    }
+}
