@@ -25,7 +25,11 @@ pub(super) fn check(shell: Shell, arguments: &ExperimentArgs) -> Result<u8> {
         }))?;
     } else {
         let shared = expansion.aliases.len();
-        let shared = if shared > 0 { format!(" ({} before sharing)", expansion.instances.len() + shared) } else { String::new() };
+        let shared = if shared > 0 {
+            format!(" ({} before sharing)", expansion.instances.len() + shared)
+        } else {
+            String::new()
+        };
         shell.result(&format!(
             "{} is well-formed: {} stages, {} instances{shared}, {} reports",
             arguments.file.display(),
@@ -111,7 +115,12 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     let provenance = &record.provenance;
     text.push_str(&format!(
         "\nran on {} ({}, {} threads) at {} for {:.1} s with ablate {}\n",
-        provenance.host, provenance.device, provenance.threads, provenance.started, provenance.seconds, provenance.version
+        provenance.host,
+        provenance.device,
+        provenance.threads,
+        provenance.started,
+        provenance.seconds,
+        provenance.version
     ));
     if let Some(log) = &shown.log {
         text.push_str(&format!("log {}\n", log.display()));
@@ -146,7 +155,8 @@ pub(super) fn verify(shell: Shell, global: &Global) -> Result<u8> {
         for problem in &report.problems {
             let producers: Vec<String> =
                 problem.producers.iter().map(|(kind, hash)| format!("{kind} {}", hash.short())).collect();
-            let again = if producers.is_empty() { String::new() } else { format!("; to run again: {}", producers.join(", ")) };
+            let again =
+                if producers.is_empty() { String::new() } else { format!("; to run again: {}", producers.join(", ")) };
             shell.result(&format!("{}: {}{again}", problem.path.display(), problem.what));
         }
         shell.result(&format!(

@@ -17,11 +17,8 @@ pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Resul
     let plan = session.plan()?;
     let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
     let (fresh, must, may) = plan.counts_of(&selected.iter().copied().collect());
-    let saved: f64 = selected
-        .iter()
-        .filter_map(|id| plan.get(*id).record.as_ref())
-        .map(|record| record.provenance.seconds)
-        .sum();
+    let saved: f64 =
+        selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.provenance.seconds).sum();
     if shell.json {
         let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
         let points = session.expansion.instances.len() + session.expansion.aliases.len();

@@ -53,7 +53,11 @@ impl Session {
             [id] => Ok(*id),
             ids => {
                 let names: Vec<&str> = ids.iter().take(6).map(|id| self.expansion.get(*id).name.as_str()).collect();
-                let more = if ids.len() > names.len() { format!(" and {} more", ids.len() - names.len()) } else { String::new() };
+                let more = if ids.len() > names.len() {
+                    format!(" and {} more", ids.len() - names.len())
+                } else {
+                    String::new()
+                };
                 bail!("`{name}` stands for {} instances: name one of {}{more}", ids.len(), names.join(", "))
             }
         }
