@@ -70,9 +70,38 @@ pub struct SourceFacts {
     pub dropped: BTreeMap<String, usize>,
 }
 
+/// Whether the amounts of the sources make sense, which can be told before any row is there.
+pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: Size) -> Result<()> {
+    let mut weights = Vec::new();
+    for (name, amount) in amounts {
+        let (unit, value) = match amount {
+            Amount::Weight(weight) => ("weight", weight),
+            Amount::Epochs(epochs) => ("epochs", epochs),
+            Amount::Keep(share) => ("keep", share),
+            Amount::Rows(_) | Amount::Tokens(_) => continue,
+        };
+        if !value.is_finite() || value < 0.0 {
+            bail!("source `{name}`: `{unit}` = {value} is not a number from 0 up");
+        }
+        if unit == "keep" && value > 1.0 {
+            bail!("source `{name}`: `keep` = {value} is more than all of it: `epochs` repeats rows");
+        }
+        if unit == "weight" {
+            weights.push((name, value));
+        }
+    }
+    if let (Size::All, Some((name, _))) = (size, weights.first()) {
+        bail!("source `{name}` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`");
+    }
+    if !weights.is_empty() && weights.iter().all(|(_, weight)| *weight == 0.0) {
+        bail!("all weights are 0: nothing can be drawn");
+    }
+    Ok(())
+}
+
 /// The rows that each source gives, as indices into its keys, in the order of `sources`.
 pub fn draw(sources: &[Source], size: Size, max_epochs: Option<f64>, seed: Seed) -> Result<Vec<Vec<usize>>> {
-    check(sources, size)?;
+    check(sources.iter().map(|source| (source.name.as_str(), source.amount)), size)?;
     let orders: Vec<Order> = sources.iter().map(|source| Order::new(source, seed)).collect();
     let mut counts: Vec<usize> = Vec::new();
     for order in &orders {
@@ -163,34 +192,6 @@ fn whole(exact: &[f64], total: usize) -> Vec<usize> {
         counts[index] += 1;
     }
     counts
-}
-
-fn check(sources: &[Source], size: Size) -> Result<()> {
-    let mut weights = Vec::new();
-    for Source { name, amount, .. } in sources {
-        let (unit, value) = match *amount {
-            Amount::Weight(weight) => ("weight", weight),
-            Amount::Epochs(epochs) => ("epochs", epochs),
-            Amount::Keep(share) => ("keep", share),
-            Amount::Rows(_) | Amount::Tokens(_) => continue,
-        };
-        if !value.is_finite() || value < 0.0 {
-            bail!("source `{name}`: `{unit}` = {value} is not a number from 0 up");
-        }
-        if unit == "keep" && value > 1.0 {
-            bail!("source `{name}`: `keep` = {value} is more than all of it: `epochs` repeats rows");
-        }
-        if unit == "weight" {
-            weights.push((name, value));
-        }
-    }
-    if let (Size::All, [(name, _), ..]) = (size, weights.as_slice()) {
-        bail!("source `{name}` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`");
-    }
-    if !weights.is_empty() && weights.iter().all(|(_, weight)| *weight == 0.0) {
-        bail!("all weights are 0: nothing can be drawn");
-    }
-    Ok(())
 }
 
 fn check_repetition(source: &Source, count: usize, max_epochs: Option<f64>) -> Result<()> {

@@ -152,6 +152,17 @@ impl Tokenizer {
         self.inner.decode(ids, false).map_err(|error| anyhow!("cannot decode {} tokens: {error}", ids.len()))
     }
 
+    /// The text of the first `count` tokens, and whether anything was cut off. A character that the cut would part
+    /// goes as a whole.
+    pub fn cut(&self, text: &str, count: usize) -> Result<(String, bool)> {
+        let ids = self.encode(text)?;
+        if ids.len() <= count {
+            return Ok((text.to_string(), false));
+        }
+        let start = self.decode(&ids[..count])?;
+        Ok((start.trim_end_matches(char::REPLACEMENT_CHARACTER).to_string(), true))
+    }
+
     /// Number of ids, the special tokens included.
     pub fn vocab(&self) -> usize {
         self.inner.get_vocab_size(true)
@@ -196,6 +207,14 @@ mod tests {
             let ids = tokenizer.encode(text).unwrap();
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        let tokenizer = Tokenizer::train_bpe([""], 261).unwrap();
+        assert_eq!(tokenizer.cut("aé3", 2).unwrap(), ("a".to_string(), true));
+        assert_eq!(tokenizer.cut("aé3", 3).unwrap(), ("aé".to_string(), true));
+        assert_eq!(tokenizer.cut("aé3", 4).unwrap(), ("aé3".to_string(), false));
     }
 
     #[test]

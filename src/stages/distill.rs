@@ -1,0 +1,199 @@
+//! `distill`: rationales from a teacher that knows the reference answer, kept where the teacher arrives at it.
+//!
+//! Kept samples stay items, so that a mix can ask them with any template: the rationale is the teacher's, and so is
+//! the answer that it arrives at.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::common::{self, check_range, share};
+use super::distill_teacher::{Api, Teacher};
+use crate::data::answers;
+use crate::data::jsonl;
+use crate::data::prompts::{MARKER, Style, letters};
+use crate::data::records::{AnswerType, Finish, Item, Judged, Verdict};
+use crate::stage::config::{self, ConfigError};
+use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+
+pub static KIND: Kind = Kind {
+    name: "distill",
+    version: 1,
+    about: "rationales from a teacher, kept where they arrive at the reference answer",
+    outputs: &[
+        OutputSpec { name: "items.jsonl", kind: ArtifactKind::Items },
+        OutputSpec { name: "rejects.jsonl", kind: ArtifactKind::Judged },
+    ],
+    fan_out: &[],
+    seeded: true,
+    pool: Pool::Teacher,
+    parse,
+};
+
+/// What the teacher is told before the question. The paper shows its own words in an appendix that the public
+/// sources lack; these are ours.
+const SYSTEM: &str = "You explain how to find the answer to a question about an image. You are given the reference \
+answer: write the reasoning that leads to it from what can be seen, as if you did not know it beforehand. Name the \
+visual evidence, keep to short paragraphs, and do not mention the reference answer before you have derived it. If \
+the image contradicts the reference, say what you see and conclude with your own answer.";
+
+const INSTRUCTION: &str = "{question}{options}\n\nReference answer: {answer}\n\nWrite the reasoning first. Then end \
+with one last line of exactly this form, with nothing after the answer:\n### Answer: {form}";
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Distill {
+    items: Reference,
+    teacher: Teacher,
+    #[serde(default)]
+    keep: Keep,
+}
+
+/// Which samples are kept. One without a final answer never is: no row could be made of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Keep {
+    #[default]
+    AnswerMatches,
+    All,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let distill: Distill = config::parse(table)?;
+    let mut errors = distill.teacher.check();
+    if let Some(wrong) = distill.teacher.wrong {
+        check_range(&mut errors, "teacher.wrong", wrong, 0.0, 1.0);
+    }
+    if errors.is_empty() { Ok(Box::new(distill)) } else { Err(errors) }
+}
+
+impl Stage for Distill {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Distill { items: _, teacher, keep } = self;
+        teacher.identify(manifest, SYSTEM, INSTRUCTION);
+        manifest.value("keep", keep);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![common::input("items", &self.items, &[ArtifactKind::Items])]
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
+        common::not_empty(&items, "items")?;
+        let prompts: Vec<String> =
+            items.iter().map(|item| fill(self.teacher.instruction.as_deref().unwrap_or(INSTRUCTION), item)).collect();
+        let responses = match self.teacher.api {
+            Api::Oracle => self.teacher.ask_oracle(&items, ctx.seed),
+            Api::Openai => {
+                let system = self.teacher.system.as_deref().unwrap_or(SYSTEM);
+                self.teacher.ask_openai(&items, &prompts, system, ctx)?
+            }
+        };
+        let mut kept = Vec::new();
+        let mut rejects = Vec::new();
+        let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut samples = 0;
+        for ((item, prompt), responses) in items.into_iter().zip(prompts).zip(responses) {
+            let mut rejected = Vec::new();
+            let mut number = 0;
+            samples += responses.len();
+            for (text, finish) in responses {
+                let verdict = answers::judge(&item, &text, finish, Style::Cot);
+                match self.reject(&verdict) {
+                    Some(reason) => {
+                        *reasons.entry(reason).or_default() += 1;
+                        rejected.push(verdict);
+                    }
+                    None => {
+                        number += 1;
+                        kept.push(distilled(&item, &verdict, number));
+                    }
+                }
+            }
+            if !rejected.is_empty() {
+                rejects.push(Judged { item, prompt, verdicts: rejected });
+            }
+        }
+        if kept.is_empty() {
+            let told: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            let told = if told.is_empty() { "no item has a rationale".to_string() } else { told.join(", ") };
+            anyhow::bail!("the teacher gave nothing to keep: {told}");
+        }
+        jsonl::write(&ctx.output("items.jsonl"), &kept)?;
+        jsonl::write(&ctx.output("rejects.jsonl"), &rejects)?;
+        Ok(Summary::default()
+            .with("samples", samples)
+            .with("kept", kept.len())
+            .with("kept_share", share(kept.len(), samples))
+            .with("rejected", reasons))
+    }
+}
+
+impl Distill {
+    /// Why a sample is not kept.
+    fn reject(&self, verdict: &Verdict) -> Option<&'static str> {
+        if verdict.finish == Finish::Length {
+            Some("cut at the token limit")
+        } else if verdict.answer.is_none() {
+            Some("without a final answer")
+        } else if self.keep == Keep::AnswerMatches && !verdict.correct {
+            Some("with another answer than the reference")
+        } else {
+            None
+        }
+    }
+}
+
+/// The item with the teacher's reasoning in place of its own.
+fn distilled(item: &Item, verdict: &Verdict, number: usize) -> Item {
+    let rationale = verdict.text.rsplit_once(MARKER).map_or("", |(rationale, _)| rationale).trim();
+    let concluded = verdict.answer.clone().filter(|answer| Some(answer) != item.answers.first());
+    let id = if number == 1 { item.id.clone() } else { format!("{}#{number}", item.id) };
+    Item { id, rationale: Some(rationale.to_string()), concluded, ..item.clone() }
+}
+
+/// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` filled in. One pass, so that a question
+/// that holds such a name stays as it is.
+fn fill(instruction: &str, item: &Item) -> String {
+    let options: String = letters().zip(&item.options).map(|(letter, option)| format!("\n{letter} {option}")).collect();
+    let answer = item.answers.join(" or ");
+    let form = if item.answer_type == AnswerType::Letter { "<letter>" } else { "<answer>" };
+    let values =
+        [("{question}", item.question.as_str()), ("{options}", &options), ("{answer}", &answer), ("{form}", form)];
+    let mut filled = String::new();
+    let mut rest = instruction;
+    while let Some(start) = rest.find('{') {
+        filled.push_str(&rest[..start]);
+        rest = &rest[start..];
+        let (name, value) = values.iter().find(|(name, _)| rest.starts_with(name)).unwrap_or(&("{", "{"));
+        filled.push_str(value);
+        rest = &rest[name.len()..];
+    }
+    filled + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instruction_is_filled_in_one_pass() {
+        let item = Item {
+            id: "1".into(),
+            dataset: "toy".into(),
+            image: None,
+            question: "Which {answer}?".into(),
+            options: vec!["red".into(), "blue".into()],
+            answer_type: AnswerType::Letter,
+            answers: vec!["B".into(), "blue".into()],
+            rationale: None,
+            concluded: None,
+        };
+        assert_eq!(
+            fill("{question}{options}\n{answer} {other} {form}", &item),
+            "Which {answer}?\nA red\nB blue\nB or blue {other} <letter>"
+        );
+    }
+}

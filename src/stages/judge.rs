@@ -1,0 +1,91 @@
+//! `judge`: a verdict over every sample of a rollout. Also for rollouts that came from elsewhere.
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use super::common::{self, check_range, share};
+use crate::data::answers::{self, CORRECT_FROM};
+use crate::data::jsonl;
+use crate::data::prompts::Style;
+use crate::data::records::{Judged, Rollout};
+use crate::stage::config::{self, ConfigError};
+use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+
+pub static KIND: Kind = Kind {
+    name: "judge",
+    version: 1,
+    about: "right or wrong for every sample of a rollout",
+    outputs: &[OutputSpec { name: "judged.jsonl", kind: ArtifactKind::Judged }],
+    fan_out: &[],
+    seeded: false,
+    pool: Pool::Light,
+    parse,
+};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Judge {
+    rollouts: Reference,
+    /// The form that the rollouts' prompt asked for.
+    #[serde(default = "cot")]
+    style: Style,
+    /// A sample is right from this score on.
+    #[serde(default = "correct_from")]
+    threshold: f64,
+}
+
+fn cot() -> Style {
+    Style::Cot
+}
+
+fn correct_from() -> f64 {
+    CORRECT_FROM
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let judge: Judge = config::parse(table)?;
+    let mut errors = Vec::new();
+    check_range(&mut errors, "threshold", judge.threshold, 0.0, 1.0);
+    if judge.threshold == 0.0 {
+        errors.push(ConfigError::at("threshold", "with 0 every sample would be right"));
+    }
+    if errors.is_empty() { Ok(Box::new(judge)) } else { Err(errors) }
+}
+
+impl Stage for Judge {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Judge { rollouts: _, style, threshold } = self;
+        manifest.value("style", style);
+        manifest.value("threshold", threshold);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![common::input("rollouts", &self.rollouts, &[ArtifactKind::Rollouts])]
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let rollouts: Vec<Rollout> = jsonl::read(&ctx.input("rollouts")?.path)?;
+        common::not_empty(&rollouts, "rollouts")?;
+        let (mut samples, mut compliant, mut correct) = (0, 0, 0);
+        let mut writer = jsonl::Writer::create(&ctx.output("judged.jsonl"))?;
+        for Rollout { item, prompt, samples: texts } in rollouts {
+            let verdicts: Vec<_> = texts
+                .iter()
+                .map(|sample| {
+                    let mut verdict = answers::judge(&item, &sample.text, sample.finish, self.style);
+                    verdict.correct = verdict.score >= self.threshold;
+                    verdict
+                })
+                .collect();
+            samples += verdicts.len();
+            compliant += verdicts.iter().filter(|verdict| verdict.compliant).count();
+            correct += verdicts.iter().filter(|verdict| verdict.correct).count();
+            writer.push(&Judged { item, prompt, verdicts })?;
+        }
+        writer.finish()?;
+        Ok(Summary::default()
+            .with("samples", samples)
+            .with("accuracy", share(correct, samples))
+            .with("compliance", share(compliant, samples)))
+    }
+}

@@ -1,0 +1,184 @@
+//! What a source of a mix can be: items asked with a template, rows as they are, right samples. Draws nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::data::jsonl;
+use crate::data::prompts::{PromptTemplate, Style, cot_response};
+use crate::data::records::{Item, Judged, Row};
+use crate::data::tokenizer::Tokenizer;
+use crate::stage::{ArtifactKind, InputPath};
+
+/// What becomes of a source's records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Shape {
+    /// Rows as they are; an item's question and first answer without any instruction.
+    #[default]
+    AsIs,
+    /// An item's question with the direct instruction, and its first answer.
+    Direct,
+    /// An item's question with the CoT instruction, and rationale and answer.
+    Cot,
+    /// The right samples of judged rollouts, with the prompt that they were sampled from.
+    Correct,
+}
+
+/// The rows that a source could give.
+pub(super) struct Candidates {
+    pub(super) rows: Vec<Row>,
+    pub(super) keys: Vec<String>,
+    pub(super) dropped: BTreeMap<String, usize>,
+}
+
+impl Shape {
+    /// The form of responses to items; none where items are not what is read.
+    pub(super) fn style(self) -> Option<Style> {
+        self.template().map(|template| template.style)
+    }
+
+    pub(super) fn template(self) -> Option<PromptTemplate> {
+        match self {
+            Shape::AsIs => Some(PromptTemplate::bare()),
+            Shape::Direct => Some(PromptTemplate::direct()),
+            Shape::Cot => Some(PromptTemplate::cot()),
+            Shape::Correct => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Shape::AsIs => "as-is",
+            Shape::Direct => "direct",
+            Shape::Cot => "cot",
+            Shape::Correct => "correct",
+        }
+    }
+}
+
+impl Candidates {
+    fn new() -> Candidates {
+        Candidates { rows: Vec::new(), keys: Vec::new(), dropped: BTreeMap::new() }
+    }
+
+    fn push(&mut self, key: String, row: Row) {
+        self.keys.push(key);
+        self.rows.push(row);
+    }
+
+    fn drop_one(&mut self, reason: &str) {
+        *self.dropped.entry(reason.to_string()).or_default() += 1;
+    }
+
+    /// Keeps the rows of some data sets; each of them must be there.
+    pub(super) fn retain(&mut self, datasets: &BTreeSet<String>) -> Result<()> {
+        let known: BTreeSet<&str> = self.rows.iter().map(|row| row.dataset.as_str()).collect();
+        if let Some(unknown) = datasets.iter().find(|dataset| !known.contains(dataset.as_str())) {
+            let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+            bail!("no row is of the data set `{unknown}`: there are {}", known.join(", "));
+        }
+        let mut kept = Candidates { dropped: std::mem::take(&mut self.dropped), ..Candidates::new() };
+        for (key, row) in self.keys.drain(..).zip(self.rows.drain(..)) {
+            if datasets.contains(&row.dataset) {
+                kept.push(key, row);
+            }
+        }
+        *self = kept;
+        Ok(())
+    }
+}
+
+/// Reads a source and shapes its records. `template` is what items are asked with.
+pub(super) fn read(
+    input: &InputPath,
+    shape: Shape,
+    template: Option<&PromptTemplate>,
+    per_question: Option<usize>,
+) -> Result<Candidates> {
+    match (input.kind, shape, template) {
+        (Some(ArtifactKind::Rows), Shape::AsIs, _) => Ok(from_rows(jsonl::read(&input.path)?)),
+        (Some(ArtifactKind::Items), Shape::AsIs | Shape::Direct | Shape::Cot, Some(template)) => {
+            Ok(from_items(jsonl::read(&input.path)?, shape, template))
+        }
+        (Some(ArtifactKind::Judged), Shape::Correct, _) => {
+            Ok(from_judged(jsonl::read(&input.path)?, per_question.unwrap_or(usize::MAX)))
+        }
+        (kind, shape, _) => {
+            let (what, fitting) = match kind {
+                Some(ArtifactKind::Rows) => ("rows", "`as-is`"),
+                Some(ArtifactKind::Judged) => ("judged rollouts", "`correct`"),
+                _ => ("items", "`as-is`, `direct` or `cot`"),
+            };
+            bail!("`from` gives {what}, which cannot be taken as `{}`: they can be taken as {fitting}", shape.name())
+        }
+    }
+}
+
+/// Text tokens of every row, its special tokens included and its image's left out.
+pub(super) fn count_tokens(rows: &[Row], tokenizer: &Tokenizer) -> Result<Vec<u64>> {
+    // `<|user|>`, `<|assistant|>` and `<|end|>`.
+    let count = |row: &Row| Ok(tokenizer.encode(&row.prompt)?.len() + tokenizer.encode(&row.response)?.len() + 3);
+    rows.iter().map(|row| count(row).map(|tokens| tokens as u64)).collect()
+}
+
+fn from_rows(rows: Vec<Row>) -> Candidates {
+    let mut candidates = Candidates::new();
+    for row in rows {
+        candidates.push(format!("{}/{}/{}", row.source, row.dataset, row.id), row);
+    }
+    candidates
+}
+
+fn from_items(items: Vec<Item>, shape: Shape, template: &PromptTemplate) -> Candidates {
+    let mut candidates = Candidates::new();
+    for item in items {
+        let Some(answer) = item.answers.first() else {
+            candidates.drop_one("no answer");
+            continue;
+        };
+        let response = match (shape, &item.rationale) {
+            (Shape::Cot, Some(rationale)) => cot_response(rationale, item.concluded.as_ref().unwrap_or(answer)),
+            (Shape::Cot, None) => {
+                candidates.drop_one("no rationale");
+                continue;
+            }
+            _ => answer.clone(),
+        };
+        let prompt = template.render(&item);
+        let key = format!("{}/{}", item.dataset, item.id);
+        let Item { id, dataset, image, .. } = item;
+        candidates.push(key, Row { id, dataset, source: String::new(), image, prompt, response });
+    }
+    candidates
+}
+
+fn from_judged(judged: Vec<Judged>, per_question: usize) -> Candidates {
+    let mut candidates = Candidates::new();
+    for Judged { item, prompt, verdicts } in judged {
+        let mut texts = BTreeSet::new();
+        for verdict in &verdicts {
+            if !verdict.correct {
+                candidates.drop_one("wrong");
+            } else if texts.contains(&verdict.text) {
+                candidates.drop_one("equal to another sample");
+            } else if texts.len() == per_question {
+                candidates.drop_one("beyond `per_question`");
+            } else {
+                texts.insert(&verdict.text);
+                let id = format!("{}#{}", item.id, texts.len());
+                let row = Row {
+                    id: id.clone(),
+                    dataset: item.dataset.clone(),
+                    source: String::new(),
+                    image: item.image.clone(),
+                    prompt: prompt.clone(),
+                    response: verdict.text.clone(),
+                };
+                candidates.push(format!("{}/{id}", item.dataset), row);
+            }
+        }
+    }
+    candidates
+}

@@ -1,0 +1,119 @@
+//! The teacher that needs no client: an item's own rationale, made wrong at a stated rate. For synthetic data and for
+//! data sets that come with human reasoning.
+
+use crate::base::Seed;
+use crate::data::draw::{below, unit};
+use crate::data::prompts::{cot_response, letters};
+use crate::data::records::{AnswerType, Item};
+
+/// The response to an item, or none if it has no rationale. With probability `wrong` the final answer is one that
+/// the item does not accept; where the rationale ends in the right answer, that is changed too, as a teacher's
+/// mistake is consistent with itself. `others` are answers of the data set, to be wrong with.
+pub fn respond(item: &Item, others: &[&str], wrong: f64, seed: Seed) -> Option<String> {
+    let rationale = item.rationale.as_deref()?;
+    let right = item.concluded.as_deref().or(item.answers.first().map(String::as_str))?;
+    let mut random = seed.derive(&format!("oracle/{}/{}", item.dataset, item.id)).stream("respond");
+    if unit(&mut random) >= wrong {
+        return Some(cot_response(rationale, right));
+    }
+    let candidates = wrong_answers(item, others);
+    let answer = &candidates[below(&mut random, candidates.len())];
+    Some(cot_response(&replace_last(rationale, right, answer), answer))
+}
+
+/// Answers that the item does not accept; at least one.
+fn wrong_answers(item: &Item, others: &[&str]) -> Vec<String> {
+    let differs = |answer: &String| crate::data::answers::score(item, answer) == 0.0;
+    let mut candidates: Vec<String> = match item.answer_type {
+        AnswerType::Letter => letters().take(item.options.len()).map(String::from).filter(differs).collect(),
+        _ => others.iter().map(ToString::to_string).filter(differs).collect(),
+    };
+    candidates.sort();
+    candidates.dedup();
+    if candidates.is_empty() {
+        candidates.push("none of these".to_string());
+    }
+    candidates
+}
+
+/// `text` with the last occurrence of the word `from` replaced, if it stands in the last sentence.
+fn replace_last(text: &str, from: &str, to: &str) -> String {
+    let body = text.trim_end().trim_end_matches('.');
+    match body.strip_suffix(from) {
+        Some(start) if !from.is_empty() && !start.ends_with(char::is_alphanumeric) => {
+            format!("{start}{to}{}", &text[body.len()..])
+        }
+        _ => text.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::answers;
+    use crate::data::prompts::Style;
+    use crate::data::records::Finish;
+
+    fn item(id: usize) -> Item {
+        Item {
+            id: id.to_string(),
+            dataset: "toy".into(),
+            image: None,
+            question: "What is 3+2?".into(),
+            options: vec![],
+            answer_type: AnswerType::Number,
+            answers: vec!["5".into()],
+            rationale: Some("red3, blue2. 3+2=5.".into()),
+            concluded: None,
+        }
+    }
+
+    #[test]
+    fn a_teacher_that_is_never_wrong_gives_the_rationale() {
+        let response = respond(&item(0), &["5", "6"], 0.0, Seed(0)).unwrap();
+        assert_eq!(response, "red3, blue2. 3+2=5.\n### Answer: 5");
+        assert_eq!(respond(&Item { rationale: None, ..item(0) }, &[], 0.0, Seed(0)), None);
+    }
+
+    #[test]
+    fn a_wrong_response_is_wrong_and_agrees_with_itself() {
+        let response = respond(&item(0), &["5", "6"], 1.0, Seed(0)).unwrap();
+        assert_eq!(response, "red3, blue2. 3+2=6.\n### Answer: 6");
+        assert!(!answers::judge(&item(0), &response, Finish::Stop, Style::Cot).correct);
+        let alone = respond(&item(0), &["5"], 1.0, Seed(0)).unwrap();
+        assert!(alone.ends_with("### Answer: none of these"));
+    }
+
+    #[test]
+    fn a_wrong_letter_is_another_option() {
+        let choice = Item {
+            answer_type: AnswerType::Letter,
+            options: vec!["red".into(), "blue".into(), "green".into()],
+            answers: vec!["B".into()],
+            rationale: Some("Largest:6.".into()),
+            ..item(0)
+        };
+        for seed in 0..20 {
+            let response = respond(&choice, &[], 1.0, Seed(seed)).unwrap();
+            assert!(["A", "C"].contains(&&response[response.len() - 1..]), "{response}");
+        }
+    }
+
+    #[test]
+    fn the_stated_share_is_wrong() {
+        let wrong = |item: &Item| {
+            let response = respond(item, &["6", "7"], 0.1, Seed(7)).unwrap();
+            !answers::judge(item, &response, Finish::Stop, Style::Cot).correct
+        };
+        let count = (0..4000).filter(|&id| wrong(&item(id))).count();
+        // 400 expected, standard deviation 19.
+        assert!((count as i32 - 400).abs() < 95, "{count}");
+    }
+
+    #[test]
+    fn only_an_answer_that_ends_the_text_is_replaced() {
+        assert_eq!(replace_last("3+2=5.", "5", "6"), "3+2=6.");
+        assert_eq!(replace_last("5 of them. Row 2.", "5", "6"), "5 of them. Row 2.");
+        assert_eq!(replace_last("3+12=15.", "5", "6"), "3+12=15.");
+    }
+}
