@@ -60,7 +60,15 @@ impl Cache {
     }
 
     /// Attention of one rotated query (h w) over the first `count` positions.
-    pub(super) fn attend(&self, layer: usize, heads: Heads, count: usize, query: &[f32], out: &mut [f32], scores: &mut Vec<f32>) {
+    pub(super) fn attend(
+        &self,
+        layer: usize,
+        heads: Heads,
+        count: usize,
+        query: &[f32],
+        out: &mut [f32],
+        scores: &mut Vec<f32>,
+    ) {
         let Heads { heads: h, kv_heads, width: w, .. } = heads;
         scores.resize(count, 0.0);
         let factor = 1.0 / (w as f32).sqrt();

@@ -185,8 +185,7 @@ impl<'a> Decoder<'a> {
         let Weights { decoder, embedding, rotary, eps, .. } = self.weights;
         let (heads, dim) = (self.heads, self.model.config.decoder.dim);
         assert_eq!(tokens.len(), self.caches.len(), "BUG: one token per sequence");
-        let mut x: Vec<f32> =
-            tokens.iter().flat_map(|&id| &embedding[id as usize * dim..][..dim]).copied().collect();
+        let mut x: Vec<f32> = tokens.iter().flat_map(|&id| &embedding[id as usize * dim..][..dim]).copied().collect();
         let (caches, scores) = (&mut self.caches, &mut self.scores);
         for (layer, block) in decoder.iter().enumerate() {
             block.run(&mut x, *eps, &mut |q, k, v, out| {

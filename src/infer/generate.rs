@@ -192,7 +192,9 @@ impl<'a> Worker<'a> {
     fn work(&mut self, take: &dyn Fn() -> Option<usize>, sender: &mpsc::Sender<Message>) -> Result<()> {
         let mut more = true;
         loop {
-            while more && (self.active.is_empty() || self.active.len() + self.request.distinct() <= self.request.config.batch) {
+            while more
+                && (self.active.is_empty() || self.active.len() + self.request.distinct() <= self.request.config.batch)
+            {
                 match take() {
                     Some(prompt) => self.admit(prompt, sender)?,
                     None => more = false,
@@ -201,7 +203,8 @@ impl<'a> Worker<'a> {
             if self.active.is_empty() {
                 return Ok(());
             }
-            let tokens: Vec<u32> = self.active.iter().map(|active| active.response.tokens[active.response.tokens.len() - 1]).collect();
+            let tokens: Vec<u32> =
+                self.active.iter().map(|active| active.response.tokens[active.response.tokens.len() - 1]).collect();
             let mut logits = self.decoder.step(&tokens);
             self.advance(&mut logits, 0, sender);
         }
@@ -235,7 +238,9 @@ impl<'a> Worker<'a> {
     fn advance(&mut self, logits: &mut [f32], first: usize, sender: &mpsc::Sender<Message>) {
         let mut ended = Vec::new();
         let rows = logits.chunks_exact_mut(self.request.model.vocab);
-        for (index, (active, logits)) in self.active.iter_mut().enumerate().skip(first).zip(rows).map(|((i, a), l)| (i, (a, l))) {
+        for (index, (active, logits)) in
+            self.active.iter_mut().enumerate().skip(first).zip(rows).map(|((i, a), l)| (i, (a, l)))
+        {
             let Some(generated) = self.request.extend(active.prompt, &mut active.response, logits) else { continue };
             ended.push(index);
             let responses = self.open.entry(active.prompt).or_default();

@@ -65,7 +65,11 @@ fn next_logits(
     let sequences: Vec<Sequence> = open
         .iter()
         .zip(texts.iter().zip(&marks))
-        .map(|(&(prompt, _), (tokens, loss))| Sequence { tokens, loss, image: request.prompts[prompt].image.as_deref() })
+        .map(|(&(prompt, _), (tokens, loss))| Sequence {
+            tokens,
+            loss,
+            image: request.prompts[prompt].image.as_deref(),
+        })
         .collect();
     let pixels = |key: &str, size: usize| -> Result<Arc<[f32]>> { request.pixels.pixels(key, size) };
     engine.logits(&Batch::new(request.model, &sequences, engine.padded(), &pixels)?)

@@ -17,17 +17,14 @@ pub fn log_probs(
     pixels: &dyn PixelSource,
     resources: &Resources,
 ) -> Result<Vec<f64>> {
-    let sequences: Vec<Sequence> = rows
-        .iter()
-        .map(|row| Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() })
-        .collect();
+    let sequences: Vec<Sequence> =
+        rows.iter().map(|row| Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }).collect();
     for (index, sequence) in sequences.iter().enumerate() {
         batch::check(model, sequence).with_context(|| format!("row {index} (counted from 0)"))?;
     }
     let engine = Engine::new(model, resources)?;
     let chunks: Vec<&[Sequence]> = sequences.chunks(BATCH).collect();
-    let build =
-        |chunk: usize| Batch::new(model, chunks[chunk], engine.padded(), &|key, size| pixels.pixels(key, size));
+    let build = |chunk: usize| Batch::new(model, chunks[chunk], engine.padded(), &|key, size| pixels.pixels(key, size));
     let sums = |_: usize, batch: &Batch, values: &[f32]| batch.sum_by_sequence(values);
     Ok(engine.log_probs(chunks.len(), &build, &sums)?.concat())
 }

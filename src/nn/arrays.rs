@@ -58,8 +58,7 @@ fn read_from(bytes: &[u8], expected: &[(String, Vec<usize>)]) -> Result<(Vec<Vec
         if view.shape() != shape {
             bail!("array `{name}` has the shape {:?}, not {shape:?}", view.shape());
         }
-        let values: Vec<f32> =
-            view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+        let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             bail!("array `{name}` holds {} at place {at}", values[at]);
         }

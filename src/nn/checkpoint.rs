@@ -176,7 +176,8 @@ mod tests {
             bytes
         });
         assert!(huge.starts_with("`DIR/model.safetensors`: not a whole safetensors file"), "{huge}");
-        let renamed = told_after("model.safetensors", |bytes| replace(&bytes, "model.norm.weight", "model.mron.weight"));
+        let renamed =
+            told_after("model.safetensors", |bytes| replace(&bytes, "model.norm.weight", "model.mron.weight"));
         assert_eq!(renamed, "`DIR/model.safetensors`: array `model.norm.weight` is missing");
         let retyped = told_after("model.safetensors", |bytes| replace(&bytes, "\"F32\"", "\"I32\""));
         assert!(retyped.contains("is of type I32, not F32"), "{retyped}");

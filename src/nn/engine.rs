@@ -5,13 +5,13 @@ use anyhow::{Result, anyhow};
 use dfdx::prelude::*;
 use rayon::prelude::*;
 
+use super::Resources;
 use super::batch::Batch;
 use super::checkpoint::Checkpoint;
 use super::device::Device as Where;
 use super::fused::Fused;
 use super::model::{Learning, Model, device_error};
 use super::ops::{Ops, Scalar, Vector};
-use super::Resources;
 #[cfg(feature = "cuda")]
 use super::stock::Stock;
 
@@ -37,7 +37,9 @@ pub(crate) type Loss<'a, W> = dyn Fn(usize, &Batch, &[f32]) -> Result<(Vec<f32>,
 impl Engine {
     pub(crate) fn new(checkpoint: &Checkpoint, resources: &Resources) -> Result<Engine> {
         match resources.device {
-            Where::Cpu => Ok(Engine::Cpu { model: Model::new(Cpu::default(), checkpoint)?, pool: pool(resources.threads)? }),
+            Where::Cpu => {
+                Ok(Engine::Cpu { model: Model::new(Cpu::default(), checkpoint)?, pool: pool(resources.threads)? })
+            }
             #[cfg(feature = "cuda")]
             Where::Cuda(ordinal) => {
                 let device = Cuda::try_build(ordinal, 0).map_err(device_error)?;
@@ -131,7 +133,11 @@ pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
 }
 
 /// Results in the order of the tasks, the first error in that order too.
-fn in_order<R: Send>(pool: &rayon::ThreadPool, count: usize, one: &(dyn Fn(usize) -> Result<R> + Sync)) -> Result<Vec<R>> {
+fn in_order<R: Send>(
+    pool: &rayon::ThreadPool,
+    count: usize,
+    one: &(dyn Fn(usize) -> Result<R> + Sync),
+) -> Result<Vec<R>> {
     let results: Vec<Result<R>> = pool.install(|| (0..count).into_par_iter().with_max_len(1).map(one).collect());
     results.into_iter().collect()
 }

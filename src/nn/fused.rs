@@ -117,11 +117,7 @@ impl Ops<Cpu> for Fused {
         Ok(y.put_tape(tape))
     }
 
-    fn rms_norm<T: Tape<f32, Cpu>>(
-        x: Matrix<Cpu, T>,
-        weight: &Vector<Cpu>,
-        eps: f32,
-    ) -> Fallible<Matrix<Cpu, T>, Cpu> {
+    fn rms_norm<T: Tape<f32, Cpu>>(x: Matrix<Cpu, T>, weight: &Vector<Cpu>, eps: f32) -> Fallible<Matrix<Cpu, T>, Cpu> {
         let (x, mut tape) = x.split_tape();
         let (n, d) = *x.shape();
         let (mut y, mut inverse) = (vec![0.0; n * d], vec![0.0; n]);

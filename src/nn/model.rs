@@ -26,8 +26,8 @@ pub(crate) struct Model<D: Device<f32>> {
     position_embedding: Matrix<D>, // (patches, vision)
     encoder: Vec<Block<D>>,
     encoder_norm: Vector<D>,
-    linear_1: Matrix<D>, // (hidden, vision)
-    linear_2: Matrix<D>, // (dim, hidden)
+    linear_1: Matrix<D>,  // (hidden, vision)
+    linear_2: Matrix<D>,  // (dim, hidden)
     embedding: Matrix<D>, // (v, dim)
     decoder: Vec<Block<D>>,
     decoder_norm: Vector<D>,
@@ -82,7 +82,8 @@ impl<D: Device<f32>> Model<D> {
         let config = &checkpoint.config;
         let mut arrays = checkpoint.list().into_iter().zip(&checkpoint.weights);
         let model = {
-            let mut load = Loader { device: &device, next: &mut || arrays.next().map(|(p, w)| (p.shape, w.as_slice())) };
+            let mut load =
+                Loader { device: &device, next: &mut || arrays.next().map(|(p, w)| (p.shape, w.as_slice())) };
             let (patch_embedding, position_embedding) = (load.matrix()?, load.matrix()?);
             let encoder = (0..config.vision.layers).map(|_| load.block()).collect::<Result<_>>()?;
             let encoder_norm = load.vector()?;
@@ -136,10 +137,13 @@ impl<D: Device<f32>> Model<D> {
     pub(crate) fn gradients<O: Ops<D>>(&self, gradients: &mut Gradients<f32, D>) -> Result<Vec<Vec<f32>>> {
         let mut list = Vec::new();
         for weight in self.weights() {
-            list.push(match weight {
-                Weight::Vector(tensor) => O::gradient(gradients, tensor),
-                Weight::Matrix(tensor) => O::gradient(gradients, tensor),
-            }.map_err(device_error)?);
+            list.push(
+                match weight {
+                    Weight::Vector(tensor) => O::gradient(gradients, tensor),
+                    Weight::Matrix(tensor) => O::gradient(gradients, tensor),
+                }
+                .map_err(device_error)?,
+            );
         }
         Ok(list)
     }
@@ -172,11 +176,7 @@ impl<D: Device<f32>> Model<D> {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    fn try_hidden<O: Ops<D>, T: Tape<f32, D>>(
-        &self,
-        batch: &Batch,
-        learning: Learning,
-    ) -> Fallible<Matrix<D, T>, D> {
+    fn try_hidden<O: Ops<D>, T: Tape<f32, D>>(&self, batch: &Batch, learning: Learning) -> Fallible<Matrix<D, T>, D> {
         let features = if batch.images == 0 {
             None
         } else if learning.vision {
@@ -217,12 +217,8 @@ pub(crate) fn heads(checkpoint: &Checkpoint) -> (Heads, Heads) {
     let (vision, decoder) = (&checkpoint.config.vision, &checkpoint.config.decoder);
     let encoder =
         Heads { heads: vision.heads, kv_heads: vision.heads, width: vision.dim / vision.heads, causal: false };
-    let decoder = Heads {
-        heads: decoder.heads,
-        kv_heads: decoder.kv_heads,
-        width: decoder.dim / decoder.heads,
-        causal: true,
-    };
+    let decoder =
+        Heads { heads: decoder.heads, kv_heads: decoder.kv_heads, width: decoder.dim / decoder.heads, causal: true };
     (encoder, decoder)
 }
 

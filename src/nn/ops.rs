@@ -70,10 +70,7 @@ pub(crate) trait Ops<D: Device<f32>>: 'static {
     fn log_probs<T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>, targets: &[u32]) -> Fallible<Vector<D, T>, D>;
 
     /// The gradient of a parameter as plain numbers; zeros where none has arrived.
-    fn gradient<S: Shape>(
-        gradients: &mut Gradients<f32, D>,
-        parameter: &Tensor<S, f32, D>,
-    ) -> Fallible<Vec<f32>, D> {
+    fn gradient<S: Shape>(gradients: &mut Gradients<f32, D>, parameter: &Tensor<S, f32, D>) -> Fallible<Vec<f32>, D> {
         gradients.try_alloc_for(parameter)?;
         Ok(gradients.get(parameter).as_vec())
     }

@@ -133,8 +133,7 @@ impl<D: Device<f32>> Ops<D> for Stock {
 
     fn log_probs<T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>, targets: &[u32]) -> Fallible<Vector<D, T>, D> {
         let targets = targets.iter().map(|&target| target as usize).collect::<Vec<_>>();
-        let targets: Tensor<(usize,), usize, D> =
-            x.device().try_tensor_from_vec(targets.clone(), (targets.len(),))?;
+        let targets: Tensor<(usize,), usize, D> = x.device().try_tensor_from_vec(targets.clone(), (targets.len(),))?;
         let logits = <Stock as Ops<D>>::linear(x, weight)?; // (n, v)
         logits.try_log_softmax::<Axis<1>>()?.try_select::<(usize,), (usize,)>(targets)
     }

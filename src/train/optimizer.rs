@@ -74,7 +74,8 @@ impl Default for OptimizerConfig {
 impl OptimizerConfig {
     /// Everything that is wrong with the values, each with its key.
     pub fn check(&self) -> Vec<(String, String)> {
-        let OptimizerConfig { lr, lr_parts, betas, eps, weight_decay, clip, schedule: _, warmup, final_lr, freeze } = self;
+        let OptimizerConfig { lr, lr_parts, betas, eps, weight_decay, clip, schedule: _, warmup, final_lr, freeze } =
+            self;
         let mut wrong = Vec::new();
         let mut need = |key: &str, holds: bool, rule: &str, value: f64| {
             if !holds {
@@ -122,10 +123,7 @@ impl OptimizerConfig {
 
     /// Which parts need gradients.
     pub(crate) fn learning(&self) -> Learning {
-        Learning {
-            vision: !self.freeze.contains(&Part::Vision),
-            projector: !self.freeze.contains(&Part::Projector),
-        }
+        Learning { vision: !self.freeze.contains(&Part::Vision), projector: !self.freeze.contains(&Part::Projector) }
     }
 
     fn rate(&self, part: Part) -> f64 {

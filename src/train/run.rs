@@ -191,7 +191,13 @@ impl Run<'_> {
         }
     }
 
-    fn batch<O: Objective>(&self, objective: &O, model: &Checkpoint, examples: &[usize], padded: bool) -> Result<Batch> {
+    fn batch<O: Objective>(
+        &self,
+        objective: &O,
+        model: &Checkpoint,
+        examples: &[usize],
+        padded: bool,
+    ) -> Result<Batch> {
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
         let pixels = |key: &str, size: usize| -> Result<Arc<[f32]>> { self.pixels.pixels(key, size) };
         Batch::new(model, &sequences, padded, &pixels)
@@ -206,7 +212,9 @@ impl Run<'_> {
             Ok(None) => return Position::default(),
             Ok(Some(position)) => {
                 let steps = self.plan.len();
-                self.resources.progress.note(format!("started over: a kept state of step {} of {steps}", position.step));
+                self.resources
+                    .progress
+                    .note(format!("started over: a kept state of step {} of {steps}", position.step));
             }
             Err(error) => self.resources.progress.note(format!("started over: {error:#}")),
         }

@@ -144,15 +144,16 @@ impl From<&Position> for Exact {
 impl From<Exact> for Position {
     fn from(exact: Exact) -> Position {
         let Exact { step, tokens, targets, flops, curve, open } = exact;
-        let curve = curve.into_iter().map(|(step, loss, learning_rate, gradient_norm, tokens, accuracy, margin)| CurvePoint {
-            step,
-            loss: f64::from_bits(loss),
-            learning_rate: f64::from_bits(learning_rate),
-            gradient_norm: f64::from_bits(gradient_norm),
-            tokens,
-            reward_accuracy: accuracy.map(f64::from_bits),
-            reward_margin: margin.map(f64::from_bits),
-        });
+        let curve =
+            curve.into_iter().map(|(step, loss, learning_rate, gradient_norm, tokens, accuracy, margin)| CurvePoint {
+                step,
+                loss: f64::from_bits(loss),
+                learning_rate: f64::from_bits(learning_rate),
+                gradient_norm: f64::from_bits(gradient_norm),
+                tokens,
+                reward_accuracy: accuracy.map(f64::from_bits),
+                reward_margin: margin.map(f64::from_bits),
+            });
         let (steps, loss, norm, pairs, preferred, margin) = open;
         let (loss, norm, margin) = (f64::from_bits(loss), f64::from_bits(norm), f64::from_bits(margin));
         let open = OpenPoint { steps, loss, norm, pairs, preferred, margin };

@@ -56,7 +56,14 @@ pub(crate) fn attention(
     let sums = split(log_sums, rows, heads.heads);
     let work: Vec<_> = rows.iter().zip(outs.into_iter().zip(sums)).collect();
     each(work, |(row, (out, sums))| {
-        forward_row(heads, part(q, row, heads.query()), part(k, row, heads.key()), part(v, row, heads.key()), out, sums);
+        forward_row(
+            heads,
+            part(q, row, heads.query()),
+            part(k, row, heads.key()),
+            part(v, row, heads.key()),
+            out,
+            sums,
+        );
     });
 }
 
@@ -150,7 +157,16 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                     dp[seen..].fill(0.0);
                 }
                 matmul(n, w, m, View::transposed(p, n), d_block, &mut dv[kv_at..], key, Into::Add);
-                matmul(m, w, n, View::rows(dp, n), View::strided(&k[kv_at..], key, 1), &mut dq[first * query + at..], query, Into::Replace);
+                matmul(
+                    m,
+                    w,
+                    n,
+                    View::rows(dp, n),
+                    View::strided(&k[kv_at..], key, 1),
+                    &mut dq[first * query + at..],
+                    query,
+                    Into::Replace,
+                );
                 matmul(n, w, m, View::transposed(dp, n), q_block, &mut dk[kv_at..], key, Into::Add);
             }
         }

@@ -120,9 +120,8 @@ impl Rotary {
     /// The tables for heads of an even `width`.
     pub(crate) fn new(positions: usize, width: usize, theta: f64) -> Rotary {
         let half = width / 2;
-        let angles = (0..positions).flat_map(|position| {
-            (0..half).map(move |j| position as f64 / theta.powf(2.0 * j as f64 / width as f64))
-        });
+        let angles = (0..positions)
+            .flat_map(|position| (0..half).map(move |j| position as f64 / theta.powf(2.0 * j as f64 / width as f64)));
         let (sin, cos) = angles.map(|angle| (angle.sin() as f32, angle.cos() as f32)).unzip();
         Rotary { half, cos, sin }
     }
@@ -199,8 +198,15 @@ mod tests {
     #[test]
     fn a_step_of_adamw_is_the_one_worked_out_by_hand() {
         // g = 0.5: m = 0.05, v = 0.0125; corrected m = 0.5, v = 0.25; p = 1 (1 - 0.1 x 0.2) - 0.1 x 0.5 / 0.5.
-        let step =
-            AdamW { scale: 1.0, beta1: 0.9, beta2: 0.95, rate: 0.1 / 0.1, correction2: 1.0 / 0.05, eps: 0.0, keep: 0.98 };
+        let step = AdamW {
+            scale: 1.0,
+            beta1: 0.9,
+            beta2: 0.95,
+            rate: 0.1 / 0.1,
+            correction2: 1.0 / 0.05,
+            eps: 0.0,
+            keep: 0.98,
+        };
         let (mut p, mut m, mut v) = ([1.0], [0.0], [0.0]);
         adamw(step, &mut p, &[0.5], &mut m, &mut v);
         assert!((p[0] - 0.88).abs() < 1e-6 && (m[0] - 0.05).abs() < 1e-7 && (v[0] - 0.0125).abs() < 1e-8, "{p:?}");

@@ -151,7 +151,9 @@ mod tests {
     #[test]
     fn the_normal_distribution_has_its_tabulated_values() {
         // Abramowitz and Stegun, table 26.1.
-        for (x, cdf, density) in [(0.0, 0.5, 0.398_942_3), (1.0, 0.841_344_75, 0.241_970_72), (2.5, 0.993_790_33, 0.017_528_3)] {
+        for (x, cdf, density) in
+            [(0.0, 0.5, 0.398_942_3), (1.0, 0.841_344_75, 0.241_970_72), (2.5, 0.993_790_33, 0.017_528_3)]
+        {
             let (ours, bell) = normal_cdf(x);
             assert!((ours - cdf).abs() < 3e-7 && (bell - density).abs() < 1e-7, "{x}: {ours} {bell}");
             assert!((normal_cdf(-x).0 - (1.0 - cdf)).abs() < 3e-7);

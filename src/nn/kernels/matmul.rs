@@ -332,7 +332,8 @@ mod tests {
 
     #[test]
     fn a_product_is_bit_for_bit_its_definition_at_every_shape_and_orientation() {
-        let sizes = [(1, 1, 1), (1, 64, 64), (5, 16, 3), (6, 17, 255), (7, 130, 257), (97, 33, 16), (100, 150, 520), (3, 4, 0)];
+        let sizes =
+            [(1, 1, 1), (1, 64, 64), (5, 16, 3), (6, 17, 255), (7, 130, 257), (97, 33, 16), (100, 150, 520), (3, 4, 0)];
         for (m, n, k) in sizes {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             let views_a = [View::rows(&a, k), View::transposed(&a, m)];
