@@ -12,16 +12,20 @@ fn a_report_is_read_and_its_names_are_made_plain() {
 title = "Does it think?"
 rows = ["eval.model", "mix"]
 columns = ["eval.prompt", "dataset"]
-baseline = "model=sft, mix=direct"
+baseline = "sft, mix=direct"
 [[report.main.contrasts]]
 name = "cot"
 plus = ["model=sft,mix=cot,prompt=cot", "model=dpo"]
-minus = ["model=sft,mix=cot,prompt=direct,dataset=chart"]
+minus = ["model=sft,mix=cot,prompt=direct"]
 about = "what thinking adds"
 [report.main.labels]
 "model=sft,mix=both" = "④ CoT + direct"
+"eval.prompt" = "asked for"
+cot = "with rationale"
 [report.form]
-metric = "compliance"
+metric = "accuracy-when-compliant"
+rows = ["dpo", "model=sft,mix=both"]
+[report.plain]
 columns = ["prompt"]
 "#;
     let (experiment, _) = load(&format!("{STUDY}{report}"));
@@ -37,8 +41,8 @@ columns = ["prompt"]
                 ],
                 columns: [
                     "prompt",
-                    "dataset",
                 ],
+                breakdown: true,
                 baseline: Some(
                     "mix=direct,model=sft",
                 ),
@@ -51,18 +55,35 @@ columns = ["prompt"]
                             "model=dpo",
                         ],
                         minus: [
-                            "dataset=chart,mix=cot,model=sft,prompt=direct",
+                            "mix=cot,model=sft,prompt=direct",
                         ],
                         about: "what thinking adds",
                     },
                 ],
                 labels: {
+                    "cot": "with rationale",
                     "mix=both,model=sft": "④ CoT + direct",
+                    "prompt": "asked for",
                 },
             },
             ReportSpec {
                 name: "form",
                 title: "form",
+                stage: "eval",
+                rows: [
+                    "model=dpo",
+                    "mix=both,model=sft",
+                ],
+                columns: [],
+                breakdown: false,
+                baseline: None,
+                metric: AccuracyWhenCompliant,
+                contrasts: [],
+                labels: {},
+            },
+            ReportSpec {
+                name: "plain",
+                title: "plain",
                 stage: "eval",
                 rows: [
                     "mix",
@@ -71,8 +92,9 @@ columns = ["prompt"]
                 columns: [
                     "prompt",
                 ],
+                breakdown: false,
                 baseline: None,
-                metric: Compliance,
+                metric: Accuracy,
                 contrasts: [],
                 labels: {},
             },
@@ -92,8 +114,8 @@ baseline = "model=stf,mix=direct"
 metric = "speed"
 [report.third]
 baseline = "model=dpo,mix=cot"
-contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
-labels = { "model=sft,model=dpo" = "x" }
+contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
+labels = { "model=sft,model=dpo" = "x", dpe = "y" }
 [report.fourth]
 rows = ["model", "mxi", "seed", "prompt", "model"]
 columns = ["prompt"]
@@ -121,7 +143,7 @@ stage = "evla"
         63 | metric = "speed"
            |          ^^^^^^^
            |
-           = help: the known values are `accuracy`, `compliance`
+           = help: the known values are `accuracy`, `compliance`, `accuracy-when-compliant`
 
         error: `report.third.baseline`: `eval` has no point `mix=cot,model=dpo`
           --> DIR/a.toml:65:12
@@ -139,7 +161,7 @@ stage = "evla"
         64 | [report.third]
            | -------------- in this report
         65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
            |                                   ^^
 
         error: `report.third.contrasts.0.minus.0`: `eval` has no point `prompt=think`
@@ -148,19 +170,32 @@ stage = "evla"
         64 | [report.third]
            | -------------- in this report
         65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
            |                                                ^^^^^^^^^^^^^^
            |
            = help: the values of `prompt` are `direct`, `cot`
 
-        error: `report.third.contrasts.0.minus.1`: `cot` is not a selector: write `axis=value,other=value`
+        error: `report.third.contrasts.0.minus.1`: `cot` is a value of several axes
           --> DIR/a.toml:66:64
            |
         64 | [report.third]
            | -------------- in this report
         65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
            |                                                                ^^^^^
+           |
+           = help: write `mix=cot` or `prompt=cot`
+
+        error: `report.third.contrasts.0.minus.2`: `eval` has no point `think`
+          --> DIR/a.toml:66:71
+           |
+        64 | [report.third]
+           | -------------- in this report
+        65 | baseline = "model=dpo,mix=cot"
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
+           |                                                                       ^^^^^^^
+           |
+           = help: write a selector as `axis=value,other=value`
 
         error: `report.third.labels`: `model=sft,model=dpo` names `model` twice
           --> DIR/a.toml:67:12
@@ -168,8 +203,19 @@ stage = "evla"
         64 | [report.third]
            | -------------- in this report
         ...
-        67 | labels = { "model=sft,model=dpo" = "x" }
+        67 | labels = { "model=sft,model=dpo" = "x", dpe = "y" }
            |            ^^^^^^^^^^^^^^^^^^^^^
+
+        error: `report.third.labels`: `eval` has no point `dpe`
+          --> DIR/a.toml:67:41
+           |
+        64 | [report.third]
+           | -------------- in this report
+        ...
+        67 | labels = { "model=sft,model=dpo" = "x", dpe = "y" }
+           |                                         ^^^
+           |
+           = help: a value of a similar name exists: `dpo`
 
         error: `report.fourth.rows.1`: `eval` does not vary with `mxi`
           --> DIR/a.toml:69:18
@@ -243,4 +289,24 @@ fn a_report_must_say_its_stage_when_there_are_several() {
            |
            = help: the stages that give scores are `eval`, `more`"#]]
     .assert_eq(&errors(&format!("{STUDY}{more}")));
+}
+
+#[test]
+fn the_examples_of_the_reference_are_the_language() {
+    let reference = include_str!("../../../docs/experiment.md");
+    let blocks: Vec<&str> =
+        reference.split("```").skip(1).step_by(2).filter_map(|b| b.strip_prefix("toml\n")).collect();
+    assert!(blocks.len() > 8);
+    for block in &blocks {
+        let (_, errors) = toml::de::DeTable::parse_recoverable(block);
+        assert!(errors.is_empty(), "{block}\n{errors:?}");
+    }
+    let with = |part: &str| {
+        let block = blocks.iter().find(|block| block.contains(part)).unwrap();
+        load(&format!("{STUDY}{block}")).0
+    };
+    assert_eq!(with("[report.main]").reports[0].contrasts.len(), 1);
+    assert_eq!(with("[settings]").settings.pools["teacher"], 8);
+    let (truncate, _) = with("[axis.truncate]").axes.into_iter().find(|(name, _)| name == "truncate").unwrap();
+    assert_eq!(truncate, "truncate");
 }
