@@ -16,7 +16,7 @@ use crate::base::Diagnostic;
 use crate::base::diagnostic::nearest;
 use crate::stage::ArtifactKind;
 
-/// The column that breaks a table down by the data set of the items. No axis: one instance scores all of them.
+/// Stands for the data set of the items where an axis may stand: no axis, as one instance scores all data sets.
 const DATASET: &str = "dataset";
 
 /// One table of results. Seeds are pooled in every cell.
@@ -26,17 +26,15 @@ pub struct ReportSpec {
     pub title: String,
     /// The stage whose scores are shown.
     pub stage: String,
-    /// Axes whose values make the rows, or selectors of one row each.
+    /// Axes whose values make the rows (`dataset` may be one), or selectors of one row each.
     pub rows: Vec<String>,
     /// As `rows`.
     pub columns: Vec<String>,
-    /// Also show every data set by itself.
-    pub breakdown: bool,
     /// Selector of the row that others are compared with.
     pub baseline: Option<String>,
     pub metric: Metric,
     pub contrasts: Vec<Contrast>,
-    /// Words to show for a selector, an axis or a value of an axis.
+    /// Selectors to the words that stand for what they choose: a row, a column, or one value.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -49,8 +47,6 @@ pub enum Metric {
     Accuracy,
     /// Whether the response has the form that its prompt asks for.
     Compliance,
-    /// The score of the answer, among the responses that have that form.
-    AccuracyWhenCompliant,
 }
 
 /// A question put to the cells: the mean of `plus` less the mean of `minus`, each a list of selectors of equal weight.
@@ -108,11 +104,9 @@ pub(crate) fn read(
         return None;
     }
     let mut checks = Checks { section, stage: &stage, points: &points, problems };
-    let (breakdown, columns): (Vec<_>, Vec<_>) =
-        report.columns.iter().enumerate().partition(|(_, name)| *name == DATASET);
-    let columns = checks.lines("columns", columns);
+    let columns = checks.lines("columns", &report.columns);
     let rows = match &report.rows {
-        Some(rows) => checks.lines("rows", rows.iter().enumerate().collect()),
+        Some(rows) => checks.lines("rows", rows),
         None => checks.remaining(&columns),
     };
     for axis in rows.iter().filter(|axis| columns.contains(axis)) {
@@ -139,7 +133,6 @@ pub(crate) fn read(
         stage,
         rows,
         columns,
-        breakdown: !breakdown.is_empty(),
         baseline,
         metric: report.metric,
         contrasts,
@@ -210,11 +203,11 @@ impl Checks<'_> {
         bare.filter(|_| !known).unwrap_or(axis).to_string()
     }
 
-    /// What makes the rows or the columns: axes, or selectors of one line each. Each comes with its index in the file.
-    fn lines(&mut self, key: &str, lines: Vec<(usize, &String)>) -> Vec<String> {
-        let selectors = lines.iter().any(|(_, line)| line.contains('='));
+    /// What makes the rows or the columns: axes, or selectors of one line each.
+    fn lines(&mut self, key: &str, lines: &[String]) -> Vec<String> {
+        let selectors = lines.iter().any(|line| line.contains('='));
         let mut named: Vec<String> = Vec::new();
-        for (index, line) in lines {
+        for (index, line) in lines.iter().enumerate() {
             let index = index.to_string();
             let place = [key, index.as_str()];
             let line = if selectors { self.selector(&place, line) } else { self.axis(&place, line) };
@@ -231,7 +224,7 @@ impl Checks<'_> {
         if axis == "seed" {
             let help = "leave it out: the interval of a cell comes from its seeds".to_string();
             self.wrong(path, "seeds are pooled in every cell".to_string(), Some(help));
-        } else if !self.points.iter().any(|point| point.contains_key(&axis)) {
+        } else if axis != DATASET && !self.points.iter().any(|point| point.contains_key(&axis)) {
             let (message, help) = unknown_axis(self.stage, &axis, self.points);
             self.wrong(path, message, Some(help));
         }
@@ -255,12 +248,8 @@ impl Checks<'_> {
         }
     }
 
-    /// A key of `labels`: a selector, an axis, or a value wherever it stands.
+    /// A key of `labels`, in its plain form.
     fn label(&mut self, text: &str) -> String {
-        let axis = self.bare(text);
-        if self.points.iter().any(|point| point.contains_key(&axis) || point.values().any(|value| value == text)) {
-            return axis;
-        }
         match self.plain(text) {
             Ok(plain) => plain,
             Err((message, help)) => {
@@ -280,7 +269,10 @@ impl Checks<'_> {
             }
         }
         let selector = Selector::parse(&pairs.join(",")).map_err(|message| (message, None))?;
-        selector.check(self.stage, self.points).map_err(|(message, help)| (message, Some(help)))?;
+        // Which data sets there are is known only after a run.
+        let mut known = selector.clone();
+        known.0.remove(DATASET);
+        known.check(self.stage, self.points).map_err(|(message, help)| (message, Some(help)))?;
         Ok(selector.to_string())
     }
 

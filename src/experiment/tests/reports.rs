@@ -16,14 +16,14 @@ baseline = "sft, mix=direct"
 [[report.main.contrasts]]
 name = "cot"
 plus = ["model=sft,mix=cot,prompt=cot", "model=dpo"]
-minus = ["model=sft,mix=cot,prompt=direct"]
+minus = ["model=sft,mix=cot,prompt=direct,dataset=chart"]
 about = "what thinking adds"
 [report.main.labels]
 "model=sft,mix=both" = "④ CoT + direct"
-"eval.prompt" = "asked for"
-cot = "with rationale"
+"eval.prompt=cot" = "with rationale"
+dpo = "⑥ DPO"
 [report.form]
-metric = "accuracy-when-compliant"
+metric = "compliance"
 rows = ["dpo", "model=sft,mix=both"]
 [report.plain]
 columns = ["prompt"]
@@ -41,8 +41,8 @@ columns = ["prompt"]
                 ],
                 columns: [
                     "prompt",
+                    "dataset",
                 ],
-                breakdown: true,
                 baseline: Some(
                     "mix=direct,model=sft",
                 ),
@@ -55,15 +55,15 @@ columns = ["prompt"]
                             "model=dpo",
                         ],
                         minus: [
-                            "mix=cot,model=sft,prompt=direct",
+                            "dataset=chart,mix=cot,model=sft,prompt=direct",
                         ],
                         about: "what thinking adds",
                     },
                 ],
                 labels: {
-                    "cot": "with rationale",
                     "mix=both,model=sft": "④ CoT + direct",
-                    "prompt": "asked for",
+                    "model=dpo": "⑥ DPO",
+                    "prompt=cot": "with rationale",
                 },
             },
             ReportSpec {
@@ -75,9 +75,8 @@ columns = ["prompt"]
                     "mix=both,model=sft",
                 ],
                 columns: [],
-                breakdown: false,
                 baseline: None,
-                metric: AccuracyWhenCompliant,
+                metric: Compliance,
                 contrasts: [],
                 labels: {},
             },
@@ -92,7 +91,6 @@ columns = ["prompt"]
                 columns: [
                     "prompt",
                 ],
-                breakdown: false,
                 baseline: None,
                 metric: Accuracy,
                 contrasts: [],
@@ -143,7 +141,7 @@ stage = "evla"
         63 | metric = "speed"
            |          ^^^^^^^
            |
-           = help: the known values are `accuracy`, `compliance`, `accuracy-when-compliant`
+           = help: the known values are `accuracy`, `compliance`
 
         error: `report.third.baseline`: `eval` has no point `mix=cot,model=dpo`
           --> DIR/a.toml:65:12
