@@ -43,7 +43,7 @@ fn a_report_reads_well_in_a_terminal() {
         dpo     100.0 [100.0, 100.0]   100.0 [100.0, 100.0]
         percent of responses that follow the prompt's form and end by themselves, 95 % interval
 
-        contrasts (points, 95 % interval, p after Holm over 1)
+        contrasts (points, 95 % interval, p of one test)
         preferences help    +50.0 [12.5, 75.0]    p 0.13    not supported
             the interval excludes zero, the corrected test does not; these items show differences from 60.1
             points on; one seed: how much another seed would change it is unknown
@@ -82,7 +82,7 @@ fn a_report_reads_well_as_markdown() {
 
         percent of responses that follow the prompt's form and end by themselves, 95 % interval.
 
-        **contrasts**, points; p after Holm over 1
+        **contrasts**, points, 95 % interval, p of one test
 
         | claim | difference | 95 % interval | p | items | gained / lost | verdict |
         |---|---:|---:|---:|---:|---:|---|
@@ -312,7 +312,7 @@ fn disagreements_show_both_ways_with_their_counts() {
         .map(|one| format!("{} right, {} wrong: {} of {}, seed {}", one.right, one.wrong, one.count, one.of, one.seed))
         .collect();
     expect![[r#"
-        CoT · dpo right, dpo · direct wrong: 5 of 8, seed 0
-        CoT · dpo right, CoT · sft wrong: 4 of 8, seed 0"#]]
+        dpo · CoT right, dpo · direct wrong: 5 of 8, seed 0
+        dpo · CoT right, sft · CoT wrong: 4 of 8, seed 0"#]]
     .assert_eq(&told.join("\n"));
 }
