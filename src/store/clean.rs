@@ -69,7 +69,7 @@ impl Store {
                 }
                 if name.starts_with('.') {
                     freed.leftovers += 1;
-                } else if !name.ends_with(".tree") {
+                } else if !name.contains('.') {
                     freed.objects += 1;
                 }
                 doomed.push(objects.join(&shard).join(name));

@@ -27,6 +27,7 @@ mod object;
 mod record;
 mod verify;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -134,10 +135,10 @@ pub fn file_name(name: &str) -> String {
     for byte in name.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'@' | b'=' | b',' | b'_' | b'+' | b'-' => {
-                safe.push(byte as char)
+                safe.push(byte as char);
             }
             b'.' if !safe.is_empty() => safe.push('.'),
-            _ => safe.push_str(&format!("%{byte:02x}")),
+            _ => drop(write!(safe, "%{byte:02x}")),
         }
     }
     // Most file systems take 255 bytes; a suffix such as `.log` needs some of them.
