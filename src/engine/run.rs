@@ -189,6 +189,7 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<RunReport> {
     store.check_writable()?;
+    let _shared = store.share()?;
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
     let plan_options = PlanOptions { experiment: experiment.to_string(), force };

@@ -11,6 +11,7 @@
 //!   work/<fingerprint>/             a running or interrupted stage: `job.json`, `out/`, `scratch/`
 //!   locks/<fingerprint>.run         held by the run that works on it, freed by the system when the run dies
 //!   locks/<fingerprint>.child       held by the child process for its lifetime
+//!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode)
@@ -106,6 +107,11 @@ impl Store {
     /// Tries to become the only run that works on a fingerprint. `None` while another one does.
     pub fn lock_run(&self, fingerprint: Hash) -> Result<Option<Lock>> {
         Lock::try_take(&self.root.join("locks").join(format!("{fingerprint}.run")))
+    }
+
+    /// Keeps `gc` away while a run makes things that no record names yet.
+    pub fn share(&self) -> Result<Lock> {
+        Lock::share(&self.root.join("locks/store"))
     }
 
     /// Where the child process of a fingerprint holds its own lock.
