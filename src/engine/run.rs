@@ -189,6 +189,7 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<RunReport> {
     store.check_writable()?;
+    let _shared = store.share()?;
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
     let plan_options = PlanOptions { experiment: experiment.to_string(), force };
@@ -215,13 +216,13 @@ pub fn run(
     save(&report)?;
     let folder = report.folder.clone();
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, outside);
-    let result = scheduler.run(plan, &selected, &mut |instances| {
+    scheduler.run(plan, &selected, &mut |instances| {
         report.instances = instances;
         report.seconds = begun.elapsed().as_secs_f64();
-        save(&report)
+        // If it cannot be written now, it may be at the end; the stages that run must not suffer from it.
+        save(&report).ok();
     });
     report.instances = scheduler.into_reports();
-    result?;
     report.seconds = begun.elapsed().as_secs_f64();
     report.interrupted = report.count(|outcome| *outcome == Outcome::Interrupted) > 0;
     report.ended = true;

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::toys::{Space, damage};
 use super::*;
 use crate::base::files;
-use crate::experiment::Expansion;
+use crate::experiment::{Expansion, InstanceId};
 
 /// read -> trim -> train -> eval, where `trim` takes white space away.
 fn chain(space: &Space, word: &str) -> Expansion {
@@ -508,4 +508,79 @@ fn a_wide_sweep_runs_side_by_side_and_is_fresh_afterwards() {
     assert_eq!(report.count(|outcome| *outcome == Outcome::Ran), 41);
     let plan = plan::plan(&stages, &space.store(), &PlanOptions::default()).unwrap();
     assert_eq!(plan.counts(&stages.ids().collect::<Vec<_>>()), (41, 0, 0));
+}
+
+#[test]
+fn a_commit_that_cannot_be_written_leaves_the_old_state() {
+    let space = space();
+    let stages = chain(&space, "a");
+    let store = space.store();
+    // As on a full disk: the record's folder cannot be made, because a file is in its place.
+    files::write_atomic(&store.root().join("records"), b"").unwrap();
+    let told = space.run(&stages);
+    assert!(told.starts_with("`read` failed: cannot create the folder `SPACE/cache/records/"), "{told}");
+    files::remove_file(&store.root().join("records")).unwrap();
+    space.ran();
+    space.run(&stages);
+    assert_eq!(space.ran(), "read trim train eval");
+}
+
+#[test]
+fn the_log_of_a_failed_stage_is_found_by_its_name() {
+    let space = space();
+    let stages = chain(&space, "a");
+    space.tell("train", "fail");
+    space.run(&stages);
+    let store = space.store();
+    let log = |id: usize| query::log("test", &stages, &store, InstanceId(id));
+    expect![[r#"
+        failed: cannot train
+          because the disk is on fire
+    "#]]
+    .assert_eq(&files::read_text(&log(2).unwrap()).unwrap());
+    assert_eq!(log(3), None);
+}
+
+#[test]
+fn verify_reads_everything_and_names_who_must_run_again() {
+    let space = space();
+    let stages = chain(&space, "a");
+    space.run(&stages);
+    let store = space.store();
+    let report = store.verify(true, &|_, _| {}).unwrap();
+    assert_eq!((report.records, report.objects, report.problems.len()), (4, 8, 0));
+    let object = space.object("train", "rows.jsonl");
+    damage(&object, "\"evil\"\n");
+    let report = store.verify(true, &|_, _| {}).unwrap();
+    let fingerprint = store.latest("test", "train").fingerprint.unwrap();
+    assert_eq!(report.problems.len(), 1);
+    assert_eq!(report.problems[0].path, object);
+    assert_eq!(report.problems[0].producers, [("toy".to_string(), fingerprint)]);
+    assert!(!object.exists());
+    space.ran();
+    space.run(&stages);
+    assert_eq!(space.ran(), "train");
+}
+
+#[test]
+fn cleaning_keeps_what_was_last_looked_at() {
+    let space = space();
+    space.run(&chain(&space, "a"));
+    space.run(&chain(&space, "b"));
+    let store = space.store();
+    let kept = store.kept(0).unwrap();
+    let dry = store.clean(&kept, true).unwrap();
+    assert_eq!((dry.records, dry.leftovers), (2, 0));
+    assert_eq!(store.kept(2).unwrap().records.len(), 6);
+    let shared = store.share().unwrap();
+    let error = store.clean(&kept, false).unwrap_err().to_string();
+    assert!(error.starts_with("a run uses the store"), "{error}");
+    drop(shared);
+    assert_eq!(store.clean(&kept, false).unwrap(), dry);
+    assert_eq!(store.clean(&kept, false).unwrap().paths.len(), 0);
+    space.ran();
+    space.run(&chain(&space, "b"));
+    assert_eq!(space.ran(), "");
+    space.run(&chain(&space, "a"));
+    assert_eq!(space.ran(), "train eval");
 }

@@ -13,6 +13,7 @@ use anyhow::Result;
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::identity::{Identity, Outside, identify};
+use super::job::causes;
 use super::plan::{Plan, PlanOptions, PlanState, judge};
 use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions, link_outputs};
 use super::worker::{Finished, Task};
@@ -130,26 +131,25 @@ impl<'a> Scheduler<'a> {
         &mut self,
         plan: Plan,
         selected: &BTreeSet<InstanceId>,
-        save: &mut dyn FnMut(Vec<InstanceReport>) -> Result<()>,
-    ) -> Result<()> {
-        let result = std::thread::scope(|scope| {
+        save: &mut dyn FnMut(Vec<InstanceReport>),
+    ) {
+        std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::channel();
-            self.begin(plan, selected)?;
+            self.begin(plan, selected);
             let mut saved = Instant::now();
             loop {
                 self.start_ready(scope, &sender);
                 if self.running.values().all(BTreeSet::is_empty) && (self.elsewhere.is_empty() || self.stopping()) {
-                    return Ok(());
+                    return;
                 }
-                self.receive(&receiver)?;
+                self.receive(&receiver);
                 if saved.elapsed() > SAVE_AGAIN {
-                    save(self.reports.values().cloned().collect())?;
+                    save(self.reports.values().cloned().collect());
                     saved = Instant::now();
                 }
             }
         });
         self.close();
-        result
     }
 
     pub(super) fn into_reports(self) -> Vec<InstanceReport> {
@@ -188,7 +188,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Takes the plan's verdicts over.
-    fn begin(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) -> Result<()> {
+    fn begin(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         for entry in plan.entries {
             let id = entry.id;
             self.identities[id.0] = entry.identity;
@@ -211,10 +211,9 @@ impl<'a> Scheduler<'a> {
         // What waits for something that is not selected will never be reached from above.
         for id in self.expansion.ids() {
             if self.states[id.0] == State::Blocked {
-                self.settle(id)?;
+                self.settle(id);
             }
         }
-        Ok(())
     }
 
     /// Gives a dirty instance to the queue, or fails it where something outside is missing.
@@ -224,15 +223,20 @@ impl<'a> Scheduler<'a> {
         if causes.is_empty() {
             self.set(id, State::Ready);
         } else {
-            self.set(id, State::Failed);
-            self.failed.get_or_insert(id);
-            let failure = Failure { instance: self.name(id).to_string(), causes, log: None, work: None };
-            self.report(id, Outcome::Failed(failure), 0.0);
+            self.fail(id, causes);
         }
     }
 
+    /// Fails an instance that never began.
+    fn fail(&mut self, id: InstanceId, causes: Vec<String>) {
+        self.set(id, State::Failed);
+        self.failed.get_or_insert(id);
+        let failure = Failure { instance: self.name(id).to_string(), causes, log: None, work: None };
+        self.report(id, Outcome::Failed(failure), 0.0);
+    }
+
     /// Looks at a blocked instance again: everything above may be done by now, or lost.
-    fn settle(&mut self, id: InstanceId) -> Result<()> {
+    fn settle(&mut self, id: InstanceId) {
         let mut pending = vec![id];
         while let Some(id) = pending.pop() {
             if self.states[id.0] != State::Blocked {
@@ -246,27 +250,29 @@ impl<'a> Scheduler<'a> {
                 self.report(id, Outcome::Skipped { because }, 0.0);
                 pending.extend(self.graph.below(id));
             } else if above.iter().all(|above| self.states[above.0] == State::Done) {
-                self.decide(id)?;
+                self.decide(id);
                 if self.states[id.0] != State::Ready {
                     pending.extend(self.graph.below(id));
                 }
             }
         }
-        Ok(())
     }
 
     /// Everything above is done: the instance gets its fingerprint and may come out fresh.
-    fn decide(&mut self, id: InstanceId) -> Result<()> {
+    fn decide(&mut self, id: InstanceId) {
         let instance = self.expansion.get(id);
         let records = &self.records;
         let record = |index: usize| records[index].as_ref();
-        match identify(instance, self.store, &mut self.outside, &record) {
+        let identity = match identify(instance, self.store, &mut self.outside, &record) {
+            Ok(identity) => identity,
             Err(obstacles) => {
                 self.reasons[id.0] = obstacles;
-                self.make_ready(id);
+                return self.make_ready(id);
             }
-            Ok(identity) => {
-                let entry = judge(id, instance, identity, self.store, self.plan_options)?;
+        };
+        match judge(id, instance, identity, self.store, self.plan_options) {
+            Err(error) => self.fail(id, causes(&error)),
+            Ok(entry) => {
                 self.identities[id.0] = entry.identity;
                 if let PlanState::Dirty(reasons) = entry.state {
                     self.reasons[id.0] = reasons;
@@ -278,7 +284,6 @@ impl<'a> Scheduler<'a> {
                 }
             }
         }
-        Ok(())
     }
 
     fn start_ready<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, sender: &Sender<Message>)
@@ -326,30 +331,33 @@ impl<'a> Scheduler<'a> {
             let begun = Instant::now();
             let events = sender.clone();
             let starts = sender.clone();
-            let finished = task.perform(&move || drop(starts.send(Message::Started(id))), &move |event| {
-                drop(events.send(Message::Event(id, event)))
-            });
+            let started = move || {
+                starts.send(Message::Started(id)).ok();
+            };
+            let relay = move |event| {
+                events.send(Message::Event(id, event)).ok();
+            };
+            let finished = task.perform(&started, &relay);
             sender.send(Message::Finished(id, Box::new(finished), begun.elapsed().as_secs_f64())).ok();
         });
     }
 
-    fn receive(&mut self, receiver: &Receiver<Message>) -> Result<()> {
+    fn receive(&mut self, receiver: &Receiver<Message>) {
         match receiver.recv_timeout(ASK_AGAIN) {
             Ok(Message::Started(id)) => {
                 self.observer.started(id, self.expansion.get(id), &self.reasons[id.0]);
             }
             Ok(Message::Event(id, event)) => self.observer.event(id, self.expansion.get(id), &event),
-            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds)?,
+            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
                 for id in std::mem::take(&mut self.elsewhere) {
                     self.set(id, State::Ready);
                 }
             }
         }
-        Ok(())
     }
 
-    fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) -> Result<()> {
+    fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
         match finished {
             Finished::Ran(record) | Finished::Fresh(record) if record.fingerprint != self.fingerprint(id) => {
                 panic!("BUG: `{}` was committed under another fingerprint", self.name(id))
@@ -367,13 +375,13 @@ impl<'a> Scheduler<'a> {
             Finished::Busy => {
                 self.observer.elsewhere(id, self.expansion.get(id));
                 self.set(id, State::Elsewhere);
-                return Ok(());
+                return;
             }
             Finished::Interrupted => {
                 // What lies below was not reached either: the end of the run tells so.
                 self.set(id, State::Left);
                 self.report(id, Outcome::Interrupted, seconds);
-                return Ok(());
+                return;
             }
             Finished::Failed(causes) => {
                 self.set(id, State::Failed);
@@ -384,9 +392,8 @@ impl<'a> Scheduler<'a> {
             }
         }
         for below in self.graph.below(id) {
-            self.settle(below)?;
+            self.settle(below);
         }
-        Ok(())
     }
 
     /// Gives everything that was not reached its outcome.
