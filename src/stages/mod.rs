@@ -19,3 +19,6 @@ use crate::stage::{Kind, Registry};
 pub static KINDS: &Registry = ALL;
 
 static ALL: &[&Kind] = &[&items::KIND, &tokenizer::KIND, &distill::KIND, &mix::KIND, &judge::KIND, &pairs::KIND];
+
+#[cfg(test)]
+mod tests;
