@@ -221,7 +221,10 @@ mod tests {
         ];
         let Selected { train, facts, .. } = selected(&judged, &PAPER);
         // 1/4 and 5/6 are inside, 1/5 and 6/7 are not.
-        assert_eq!(train.iter().map(|pair| pair.id.as_str()).collect::<Vec<_>>(), ["low#0", "high#0"]);
+        assert_eq!(
+            train.iter().map(|pair| pair.id.as_str()).collect::<Vec<_>>(),
+            ["low#0", "low#1", "low#2", "high#0", "high#1", "high#2"]
+        );
         assert_eq!((facts.too_hard, facts.too_easy, facts.in_band, facts.questions), (2, 1, 2, 5));
     }
 

@@ -299,7 +299,33 @@ fn an_interrupted_distillation_goes_on_where_it_stopped() {
 
 #[test]
 fn mistakes_in_a_table_are_told_with_their_keys() {
-    expect_test::expect![[r#""#]].assert_eq(
+    expect_test::expect![[r#"
+        : the stage has no rows: neither `path` nor `synthetic` is given
+        synthetic.datasets.1: unknown value `chrat`
+        synthetic: rows come from `path` or from `synthetic`, and both are given
+        images: `images` belongs to `path`: synthetic rows bring their own
+        take: no rows: `take` is at least 1
+        vocab: `vocab` is for training, and `path` imports a tokenizer
+        vocab: the smallest vocabulary of this algorithm has 261 tokens
+        teacher.url: `url` is for a remote teacher, and the oracle asks nobody
+        teacher.wrong: `2` is out of range: it is a number from 0 to 1
+        teacher.model: the api `openai` needs a `model`
+        teacher.url: the address begins with neither `http://` nor `https://`
+        teacher.samples: `samples` is at least 1
+        teacher.api: unknown value `gpt`
+        keep: unknown value `some`
+        sources: the mix has no sources
+        sources: source `a`: `weight` = -1 is not a number from 0 up
+        sources.a.sa: unknown key `sa`
+        : tokens cannot be counted without a `tokenizer`
+        sources.a.prompt: the template `direct` asks for another form than `as`
+        sources.a.per_question: `per_question` is for `as = "correct"` only
+        truncate: unknown value `wrods`
+        band: the band is empty: 0.9 is more than 0.1
+        dev: `2` is out of range: it is a number from 0 to 1
+        truncate: tokens cannot be counted without a `tokenizer`
+        style: unknown value `long`"#]]
+    .assert_eq(
         &[
             told("items", &json!({})),
             told("items", &json!({ "synthetic": { "datasets": ["chart", "chrat"], "split": "train", "count": 0 } })),
@@ -354,7 +380,16 @@ fn the_fingerprints_of_a_fixed_config_stay() {
         let keys: Vec<&str> = manifest.entries.iter().map(crate::stage::ManifestEntry::key).collect();
         format!("{name} {} {}\n", manifest.fingerprint().short(), keys.join(" "))
     };
-    expect_test::expect![[r#""#]].assert_eq(&tables.iter().map(line).collect::<String>());
+    expect_test::expect![[r#"
+        items 8da311ddf2 synthetic.datasets synthetic.split synthetic.count synthetic.stream
+        items cc6663a4bb dataset answer_type
+        tokenizer f8b76c36e3 algorithm vocab prompts
+        distill e243a7d40c teacher.api teacher.wrong keep
+        distill 71c843d5bd teacher.api teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
+        mix 3f438aa5bb size.rows sources.a.as sources.a.weight sources.a.prompt.name sources.a.prompt.style sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.name sources.b.prompt.style sources.b.prompt.text sources.b.prompt.letter
+        judge 75d68e657c style threshold
+        pairs ea42c2c6a3 band per_question dev truncate.words unreadable
+    "#]].assert_eq(&tables.iter().map(line).collect::<String>());
 }
 
 #[test]
