@@ -331,6 +331,7 @@ fn mistakes_in_a_table_are_told_with_their_keys() {
             told("items", &json!({ "synthetic": { "datasets": ["chart", "chrat"], "split": "train", "count": 0 } })),
             told("items", &json!({ "path": "a", "synthetic": chart(1)["synthetic"], "images": "b", "take": 0 })),
             told("tokenizer", &json!({ "path": "a", "vocab": 9 })),
+            told("tokenizer", &json!({ "train_on": ["a"], "vocab": 9 })),
             told("distill", &json!({ "items": "a", "teacher": { "api": "oracle", "url": "x", "wrong": 2 } })),
             told("distill", &json!({ "items": "a", "teacher": { "api": "openai", "url": "ftp://x", "samples": 0 } })),
             told("distill", &json!({ "items": "a", "teacher": { "api": "gpt" }, "keep": "some" })),
