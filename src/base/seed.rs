@@ -16,6 +16,7 @@ impl Seed {
     }
 
     /// A seed for something below this one: an item, a sample, an epoch.
+    #[must_use]
     pub fn derive(self, name: &str) -> Seed {
         let key = self.key(name);
         let mut low = [0; 8];

@@ -17,35 +17,35 @@ Examples:
   ablate why exp.toml dpo                         every difference to the last result, at its line
 
 Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 130 interrupted.")]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    pub(super) command: Command,
     #[command(flatten)]
-    pub global: Global,
+    pub(super) global: Global,
 }
 
 /// Options of every command.
 #[derive(Debug, Args)]
-pub struct Global {
+pub(super) struct Global {
     /// Folder of the store.
     #[arg(long, global = true, env = "ABLATE_STORE", default_value = "cache", value_name = "DIR")]
-    pub store: PathBuf,
+    pub(super) store: PathBuf,
     /// Print one JSON document (for `run`: one JSON line per event) on stdout.
     #[arg(long, global = true)]
-    pub json: bool,
+    pub(super) json: bool,
     /// Say more (-v: notes of stages; -vv: debug log). `ABLATE_LOG` takes a filter such as `ablate=debug`.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    pub(super) verbose: u8,
     /// Print results and errors only.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
-    pub quiet: bool,
+    pub(super) quiet: bool,
     /// When to color. `NO_COLOR` is respected.
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
-    pub color: ColorChoice,
+    pub(super) color: ColorChoice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ColorChoice {
+pub(super) enum ColorChoice {
     Auto,
     Always,
     Never,
@@ -53,25 +53,25 @@ pub enum ColorChoice {
 
 /// An experiment file and what to change in it.
 #[derive(Debug, Args)]
-pub struct ExperimentArgs {
+pub(super) struct ExperimentArgs {
     /// The experiment's TOML file.
     #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    pub(super) file: PathBuf,
     /// Change a key: `stage.dpo.beta=0.2`, `vars.data=/mnt/data`. The value is TOML, or else text. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
+    pub(super) overrides: Vec<String>,
 }
 
 /// Which instances are meant.
 #[derive(Debug, Args)]
-pub struct Targets {
+pub(super) struct Targets {
     /// Stages or instances to reach, with what they need: `dpo`, `eval@model=dpo`, `sft*`. All when none is named.
     #[arg(value_name = "TARGET")]
-    pub targets: Vec<String>,
+    pub(super) targets: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run what is not fresh, then print the reports.
     #[command(after_help = "\
 Examples:
@@ -134,86 +134,86 @@ Examples:
 }
 
 #[derive(Debug, Args)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     #[command(flatten)]
-    pub experiment: ExperimentArgs,
+    pub(super) experiment: ExperimentArgs,
     #[command(flatten)]
-    pub targets: Targets,
+    pub(super) targets: Targets,
     /// Stages that run at the same time; the number of cores when not said.
     #[arg(short, long, value_name = "N")]
-    pub jobs: Option<usize>,
+    pub(super) jobs: Option<usize>,
     /// `auto`, `cpu` or `cuda:N`; the experiment's own setting when not said.
     #[arg(long, value_name = "DEVICE")]
-    pub device: Option<String>,
+    pub(super) device: Option<String>,
     /// Start nothing more after the first failure.
     #[arg(long)]
-    pub fail_fast: bool,
+    pub(super) fail_fast: bool,
     /// Run these stages or instances again although they are fresh. Repeatable.
     #[arg(long, value_name = "TARGET")]
-    pub force: Vec<String>,
+    pub(super) force: Vec<String>,
     /// Read files from outside again, whatever their time and size say.
     #[arg(long)]
-    pub rehash: bool,
+    pub(super) rehash: bool,
     /// Links to the outputs by name go here.
     #[arg(long, value_name = "DIR", default_value = "out")]
-    pub out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]
-pub struct PlanArgs {
+pub(super) struct PlanArgs {
     #[command(flatten)]
-    pub experiment: ExperimentArgs,
+    pub(super) experiment: ExperimentArgs,
     #[command(flatten)]
-    pub targets: Targets,
+    pub(super) targets: Targets,
     /// Show fresh instances too.
     #[arg(long)]
-    pub all: bool,
+    pub(super) all: bool,
 }
 
 #[derive(Debug, Args)]
-pub struct WhyArgs {
+pub(super) struct WhyArgs {
     #[command(flatten)]
-    pub experiment: ExperimentArgs,
+    pub(super) experiment: ExperimentArgs,
     /// A stage or an instance.
     #[arg(value_name = "STAGE")]
-    pub stage: String,
+    pub(super) stage: String,
 }
 
 #[derive(Debug, Args)]
-pub struct GraphArgs {
+pub(super) struct GraphArgs {
     #[command(flatten)]
-    pub experiment: ExperimentArgs,
+    pub(super) experiment: ExperimentArgs,
     #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
-    pub format: GraphFormat,
+    pub(super) format: GraphFormat,
     /// One node per instance instead of one per stage.
     #[arg(long)]
-    pub expanded: bool,
+    pub(super) expanded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GraphFormat {
+pub(super) enum GraphFormat {
     Dot,
     Mermaid,
     Json,
 }
 
 #[derive(Debug, Args)]
-pub struct ReportArgs {
+pub(super) struct ReportArgs {
     #[command(flatten)]
-    pub experiment: ExperimentArgs,
+    pub(super) experiment: ExperimentArgs,
     /// Only the report of this name.
     #[arg(long, value_name = "NAME")]
-    pub report: Option<String>,
+    pub(super) report: Option<String>,
     /// Folder for the files; `out/<experiment>` when not said.
     #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub struct InstanceArgs {
+pub(super) struct InstanceArgs {
     #[command(flatten)]
-    pub experiment: ExperimentArgs,
+    pub(super) experiment: ExperimentArgs,
     /// An instance, or a stage that has only one.
     #[arg(value_name = "INSTANCE")]
-    pub instance: String,
+    pub(super) instance: String,
 }

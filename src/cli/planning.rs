@@ -10,13 +10,14 @@ use super::args::{Global, PlanArgs, WhyArgs};
 use super::session::Session;
 use super::shell::Shell;
 use crate::engine::{self, PlanState};
+use crate::experiment::InstanceId;
 
 pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
     let session = Session::open(global, &arguments.experiment)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
     let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
-    let (fresh, must, may) = plan.counts_of(&selected.iter().copied().collect());
+    let (fresh, must, may) = plan.counts(&selected);
     let saved: f64 =
         selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.provenance.seconds).sum();
     if shell.json {
@@ -73,10 +74,18 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
     let plan = session.plan()?;
     if shell.json {
         let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
-        let entries: Vec<_> = ids
-            .iter()
-            .map(|id| json!({ "instance": listed[id.0].name, "state": plan.get(*id).state, "words": listed[id.0].reasons }))
-            .collect();
+        let entry = |id: &InstanceId| {
+            let line = &listed[id.0];
+            let reasons = match &plan.get(*id).state {
+                PlanState::Dirty(reasons) => reasons.as_slice(),
+                _ => &[],
+            };
+            json!({
+                "instance": line.name, "state": line.state, "waits": line.waits,
+                "reasons": reasons, "words": line.reasons,
+            })
+        };
+        let entries: Vec<_> = ids.iter().map(entry).collect();
         shell.json(&entries)?;
         return Ok(DONE);
     }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::shell::Shell;
 use crate::base::Event;
-use crate::engine::{DirtyReason, Observer, Outcome, Plan, RunReport};
+use crate::engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
 use crate::experiment::{Instance, InstanceId};
 
 /// A plain line about a running stage at most this often.
@@ -62,10 +62,10 @@ impl Display {
 
 impl Observer for Display {
     fn planned(&self, plan: &Plan, selected: &BTreeSet<InstanceId>) {
-        let (fresh, must, may) = plan.counts_of(selected);
+        let (fresh, must, may) = plan.counts(selected);
         self.emit(&json!({ "event": "planned", "fresh": fresh, "must_run": must, "may_run": may }));
         let mut state = self.state.borrow_mut();
-        state.fresh.extend(selected.iter().filter(|id| plan.get(**id).is_fresh()));
+        state.fresh.extend(selected.iter().filter(|id| plan.get(**id).state == PlanState::Fresh));
         if must + may == 0 {
             return;
         }

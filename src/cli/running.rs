@@ -43,7 +43,8 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     }
     // The tables come last, where the eye is; a run for a part of the graph has no table to show yet.
     if report.exit_code() == 0 && arguments.targets.targets.is_empty() && !shell.json {
-        reporting::print(shell, &session, &arguments.out.join(&session.experiment.name))?;
+        let folder = arguments.out.join(&session.experiment.name);
+        reporting::print(shell, &session, &folder, Some(&report), None)?;
     }
     shell.status(&summary(&report));
     Ok(report.exit_code())

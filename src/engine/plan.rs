@@ -52,9 +52,9 @@ impl Plan {
         &self.entries[id.0]
     }
 
-    /// How many are fresh, must run, may run.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        self.entries.iter().fold((0, 0, 0), |(fresh, must, may), entry| match entry.state {
+    /// How many of `among` are fresh, must run, may run.
+    pub fn counts<'a>(&self, among: impl IntoIterator<Item = &'a InstanceId>) -> (usize, usize, usize) {
+        among.into_iter().fold((0, 0, 0), |(fresh, must, may), id| match self.get(*id).state {
             PlanState::Fresh => (fresh + 1, must, may),
             PlanState::Dirty(_) => (fresh, must + 1, may),
             PlanState::Waits(_) => (fresh, must, may + 1),

@@ -73,8 +73,11 @@ pub struct Kind {
     pub seeded: bool,
     pub pool: Pool,
     /// Builds the stage from its table (without `kind`), or says everything that is wrong with it.
-    pub parse: fn(&serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>>,
+    pub parse: Parse,
 }
+
+/// Turns a table into the stage that it describes.
+pub type Parse = fn(&serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>>;
 
 /// The kinds that an experiment may name.
 pub type Registry = [&'static Kind];

@@ -1,24 +1,47 @@
 //! The stage kinds, one file each: read inputs, call the layer below, write outputs. A kind knows no other kind,
 //! no store and no engine.
 
-mod common;
-
 pub mod items;
 pub mod tokenizer;
 
+pub mod base;
+pub mod sft;
+
 pub mod distill;
-mod distill_teacher;
-pub mod judge;
 pub mod mix;
-mod mix_rows;
+
+pub mod judge;
 pub mod pairs;
+pub mod rollout;
+
+pub mod dpo;
+pub mod eval;
+
+mod common;
+mod distill_teacher;
+mod mix_rows;
+mod models;
+mod sampling;
 
 use crate::stage::{Kind, Registry};
 
 /// Every kind that an experiment may name.
 pub static KINDS: &Registry = ALL;
 
-static ALL: &[&Kind] = &[&items::KIND, &tokenizer::KIND, &distill::KIND, &mix::KIND, &judge::KIND, &pairs::KIND];
+/// In the order of the pipeline.
+static ALL: &[&Kind] = &[
+    &items::KIND,
+    &tokenizer::KIND,
+    &base::KIND,
+    &distill::KIND,
+    &mix::KIND,
+    &sft::KIND,
+    &rollout::KIND,
+    &judge::KIND,
+    &pairs::KIND,
+    &dpo::KIND,
+    &eval::KIND,
+];
 
 #[cfg(test)]
 mod tests;

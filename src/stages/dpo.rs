@@ -1,0 +1,117 @@
+//! `dpo`: direct preference optimization on pairs.
+
+use anyhow::Result;
+
+use super::models::{self, Keep, Model, training_table};
+use crate::data::images::ImagePacks;
+use crate::data::jsonl;
+use crate::data::records::Pair;
+use crate::data::tokens::TokenPair;
+use crate::nn::Part;
+use crate::stage::config::{self, ConfigError};
+use crate::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use crate::train::{self, DpoConfig, OptimizerConfig};
+
+pub static KIND: Kind = Kind {
+    name: "dpo",
+    version: 1,
+    about: "direct preference optimization on pairs",
+    outputs: &[
+        OutputSpec { name: "model", kind: ArtifactKind::Checkpoint },
+        OutputSpec { name: "curve.jsonl", kind: ArtifactKind::Curve },
+    ],
+    fan_out: &[],
+    seeded: true,
+    pool: Pool::Model,
+    parse,
+};
+
+training_table! {
+/// The keys of the kind. Defaults are the paper's: one epoch of batches of 32 pairs at 5e-7, beta 0.1, no
+/// cross-entropy term, encoder and projector frozen.
+struct Table {
+    policy: Reference,
+    /// The policy before training, if not given.
+    reference: Option<Reference>,
+    pairs: Reference,
+    beta: Option<f64>,
+    sft_weight: Option<f64>,
+}}
+
+#[derive(Debug)]
+struct Dpo {
+    policy: Reference,
+    reference: Option<Reference>,
+    pairs: Reference,
+    train: DpoConfig,
+    keep: Keep,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let table: Table = config::parse(table)?;
+    let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
+    let (beta, sft_weight) = (table.beta.unwrap_or(0.1), table.sft_weight.unwrap_or(0.0));
+    let freeze = vec![Part::Vision, Part::Projector];
+    let optimizer = table.optimizer(OptimizerConfig { lr: 5e-7, freeze, ..OptimizerConfig::default() });
+    let keep = table.keep();
+    let mut errors = models::check_training(&optimizer, epochs, batch, keep);
+    for (key, value) in [("beta", beta), ("sft_weight", sft_weight)] {
+        if !value.is_finite() || value < 0.0 {
+            errors.push(ConfigError::at(key, format!("`{key}` must be at least 0, not {value}")));
+        }
+    }
+    if beta == 0.0 && sft_weight == 0.0 {
+        let error = ConfigError::at("beta", "with `beta` and `sft_weight` both 0 there is nothing to learn");
+        errors.push(error.help("`beta = 0` with a `sft_weight` is rejection fine-tuning on the chosen responses"));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let train = DpoConfig { epochs, batch, beta, sft_weight, optimizer };
+    Ok(Box::new(Dpo { policy: table.policy, reference: table.reference, pairs: table.pairs, train, keep }))
+}
+
+impl Stage for Dpo {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Dpo { policy: _, reference: _, pairs: _, train, keep: _ } = self;
+        let DpoConfig { epochs, batch, beta, sft_weight, optimizer } = train;
+        manifest.value("epochs", epochs);
+        manifest.value("batch", batch);
+        manifest.value("beta", beta);
+        manifest.value("sft_weight", sft_weight);
+        models::identify_optimizer(manifest, optimizer);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
+            role: role.to_string(),
+            source: InputSource::Stage { reference: reference.clone(), accepts },
+        };
+        let mut inputs = vec![input("policy", &self.policy, &[ArtifactKind::Checkpoint])];
+        inputs
+            .extend(self.reference.iter().map(|reference| input("reference", reference, &[ArtifactKind::Checkpoint])));
+        inputs.push(input("pairs", &self.pairs, &[ArtifactKind::Pairs]));
+        inputs
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let policy = Model::read(ctx, "policy")?;
+        let reference = match self.reference {
+            Some(_) => Model::read(ctx, "reference")?.checkpoint,
+            None => policy.checkpoint.clone(),
+        };
+        let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
+        let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
+        let pixels = ImagePacks::open(&ctx.images)?;
+        let resources = models::resources(ctx)?;
+        let (state, start) = (self.keep.state(ctx), &policy.checkpoint);
+        let trained = train::dpo(start, &reference, &pairs, &pixels, &self.train, ctx.seed, &state, &resources)?;
+        let last = trained.curve.last();
+        Ok(models::finish(ctx, &trained, "policy", resources.device)?
+            .with("pairs", pairs.len())
+            .with("reward_accuracy", last.and_then(|point| point.reward_accuracy))
+            .with("reward_margin", last.and_then(|point| point.reward_margin)))
+    }
+}

@@ -1,0 +1,163 @@
+//! `eval`: one response per item of a benchmark, judged. Every item's score is kept, so that any two evaluations can
+//! be compared item by item.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use super::models::Model;
+use super::sampling::{self, Asking, Take};
+use crate::base::files;
+use crate::data::answers::judge;
+use crate::data::jsonl;
+use crate::data::prompts::PromptTemplate;
+use crate::data::records::{Finish, Item, Score};
+use crate::stage::config::{self, ConfigError};
+use crate::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+
+pub static KIND: Kind = Kind {
+    name: "eval",
+    version: 1,
+    about: "a model's score on every item of a benchmark",
+    outputs: &[
+        OutputSpec { name: "scores.jsonl", kind: ArtifactKind::Scores },
+        OutputSpec { name: "metrics.json", kind: ArtifactKind::Facts },
+    ],
+    fan_out: &["model", "benchmark", "prompt"],
+    seeded: true,
+    pool: Pool::Model,
+    parse,
+};
+
+/// The keys of the kind. Decoding is greedy unless a temperature is given.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    model: Reference,
+    benchmark: Reference,
+    prompt: Option<PromptTemplate>,
+    temperature: Option<f64>,
+    top_k: Option<usize>,
+    top_p: Option<f64>,
+    max_tokens: Option<usize>,
+    take: Option<Take>,
+}
+
+#[derive(Debug)]
+struct Eval {
+    model: Reference,
+    benchmark: Reference,
+    asking: Asking,
+    take: Option<Take>,
+}
+
+/// What `metrics.json` holds.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Metrics {
+    #[serde(flatten)]
+    overall: Metric,
+    datasets: BTreeMap<String, Metric>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Metric {
+    items: usize,
+    /// Mean score.
+    accuracy: f64,
+    /// Share of responses in the form that the prompt asks for.
+    compliance: f64,
+    /// Share of responses that were cut at `max_tokens`.
+    cut: f64,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, take } = config::parse(table)?;
+    let asking = Asking {
+        prompt: prompt.unwrap_or_else(PromptTemplate::direct),
+        samples: 1,
+        temperature: temperature.unwrap_or(0.0),
+        top_k: top_k.unwrap_or(0),
+        top_p: top_p.unwrap_or(1.0),
+        max_tokens: max_tokens.unwrap_or(256),
+    };
+    let errors = asking.check(take);
+    if errors.is_empty() { Ok(Box::new(Eval { model, benchmark, asking, take })) } else { Err(errors) }
+}
+
+impl Stage for Eval {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Eval { model: _, benchmark: _, asking, take } = self;
+        asking.identify(manifest);
+        manifest.value_unless("take", take, &None);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
+            role: role.to_string(),
+            source: InputSource::Stage { reference: reference.clone(), accepts },
+        };
+        vec![
+            input("model", &self.model, &[ArtifactKind::Checkpoint]),
+            input("benchmark", &self.benchmark, &[ArtifactKind::Items]),
+        ]
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let model = Model::read(ctx, "model")?;
+        let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
+        let rollouts = self.asking.ask(ctx, &model, sampling::take(ctx, items, self.take)?)?;
+        let mut scores = Vec::with_capacity(rollouts.len());
+        for rollout in rollouts {
+            let Some(sample) = rollout.samples.into_iter().next() else { continue };
+            let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style);
+            scores.push(Score {
+                id: rollout.item.id,
+                dataset: rollout.item.dataset,
+                image: rollout.item.image,
+                prompt: rollout.prompt,
+                gold: rollout.item.answers,
+                response: sample.text,
+                finish: sample.finish,
+                answer: verdict.answer,
+                compliant: verdict.compliant,
+                score: verdict.score,
+            });
+        }
+        jsonl::write(&ctx.output("scores.jsonl"), &scores)?;
+        let metrics = Metrics::of(&scores);
+        files::write_json(&ctx.output("metrics.json"), &metrics)?;
+        Ok(Summary::default()
+            .with("items", metrics.overall.items)
+            .with("accuracy", metrics.overall.accuracy)
+            .with("compliance", metrics.overall.compliance)
+            .with("cut", metrics.overall.cut)
+            .with("device", super::models::resources(ctx)?.device.to_string()))
+    }
+}
+
+impl Metrics {
+    fn of(scores: &[Score]) -> Metrics {
+        let mut groups: BTreeMap<String, Vec<&Score>> = BTreeMap::new();
+        for score in scores {
+            groups.entry(score.dataset.clone()).or_default().push(score);
+        }
+        let datasets = groups.into_iter().map(|(name, scores)| (name, Metric::of(&scores))).collect();
+        Metrics { overall: Metric::of(&scores.iter().collect::<Vec<_>>()), datasets }
+    }
+}
+
+impl Metric {
+    fn of(scores: &[&Score]) -> Metric {
+        let items = scores.len();
+        let share = |count: usize| count as f64 / items.max(1) as f64;
+        Metric {
+            items,
+            accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
+            compliance: share(scores.iter().filter(|score| score.compliant).count()),
+            cut: share(scores.iter().filter(|score| score.finish == Finish::Length).count()),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! What the stages that execute a model share: a checkpoint with its tokenizer, the device, the optimizer's keys.
+//! Knows no kind.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::base::files;
+use crate::data::tokenizer::{FILE, Tokenizer};
+use crate::data::tokens::Chat;
+use crate::nn::{Checkpoint, DeviceChoice, Resources};
+use crate::stage::{ConfigError, Manifest, StageContext, Summary};
+use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained};
+
+/// A checkpoint and the tokenizer that came with it.
+pub(super) struct Model {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) chat: Chat,
+}
+
+impl Model {
+    /// Reads the checkpoint of a role. A tokenizer of another vocabulary is an error.
+    pub(super) fn read(ctx: &StageContext, role: &str) -> Result<Model> {
+        let folder = &ctx.input(role)?.path;
+        Model::read_from(folder).with_context(|| format!("`{role}`"))
+    }
+
+    fn read_from(folder: &Path) -> Result<Model> {
+        let checkpoint = Checkpoint::read(folder)?;
+        let tokenizer = Tokenizer::read(&folder.join(FILE))?;
+        if tokenizer.vocab() != checkpoint.vocab || tokenizer.special().image != checkpoint.image_token {
+            bail!(
+                "the tokenizer has {} tokens with the image token {}, the model {} and {}",
+                tokenizer.vocab(),
+                tokenizer.special().image,
+                checkpoint.vocab,
+                checkpoint.image_token
+            );
+        }
+        let config = &checkpoint.config;
+        let chat = Chat::new(tokenizer, config.image_tokens(), config.decoder.max_positions);
+        Ok(Model { checkpoint, chat })
+    }
+
+    /// Writes `checkpoint` as the stage's model, with the tokenizer of the model that it came from.
+    pub(super) fn write(ctx: &StageContext, checkpoint: &Checkpoint, role: &str) -> Result<()> {
+        let folder = ctx.output("model");
+        checkpoint.write(&folder)?;
+        files::copy(&ctx.input(role)?.path.join(FILE), &folder.join(FILE))
+    }
+}
+
+/// The device and the threads that the stage was given.
+pub(super) fn resources<'a>(ctx: &'a StageContext) -> Result<Resources<'a>> {
+    let device = DeviceChoice::resolve(&ctx.device)?;
+    Ok(Resources { device, threads: ctx.threads.max(1), progress: ctx.progress })
+}
+
+/// How often a training keeps its state: none of it changes a result.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keep {
+    pub(super) steps: u64,
+    pub(super) seconds: f64,
+}
+
+impl Keep {
+    pub(super) fn state(self, ctx: &StageContext) -> TrainState {
+        TrainState { folder: Some(ctx.scratch.clone()), every_steps: self.steps, every_seconds: self.seconds }
+    }
+}
+
+/// Writes a training's outputs and sums it up.
+pub(super) fn finish(ctx: &StageContext, trained: &Trained, role: &str, device: impl ToString) -> Result<Summary> {
+    Model::write(ctx, &trained.checkpoint, role)?;
+    crate::data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
+    let loss = trained.curve.last().map(|point| point.loss);
+    Ok(Summary::default()
+        .with("steps", trained.steps)
+        .with("tokens", trained.tokens)
+        .with("flops", trained.flops)
+        .with("final_loss", loss)
+        .with("parameters", trained.checkpoint.parameters())
+        .with("device", device.to_string()))
+}
+
+/// Adds the optimizer's values to what identifies a stage, under the keys that the user types.
+pub(super) fn identify_optimizer(manifest: &mut Manifest, optimizer: &OptimizerConfig) {
+    let OptimizerConfig { lr, lr_parts, betas, eps, weight_decay, clip, schedule, warmup, final_lr, freeze } =
+        optimizer;
+    let LearningRates { vision, projector, decoder } = lr_parts;
+    manifest.value("lr", lr);
+    for (part, value) in [("vision", vision), ("projector", projector), ("decoder", decoder)] {
+        manifest.value_unless(&format!("lr_parts.{part}"), value, &None);
+    }
+    manifest.value("betas", betas);
+    manifest.value("eps", eps);
+    manifest.value("weight_decay", weight_decay);
+    manifest.value("clip", clip);
+    manifest.value("schedule", schedule);
+    manifest.value("warmup", warmup);
+    manifest.value("final_lr", final_lr);
+    let mut freeze = freeze.clone();
+    freeze.sort_unstable();
+    freeze.dedup();
+    manifest.value("freeze", &freeze);
+}
+
+/// Declares a training kind's table: its own keys, and beside them the optimizer's, epochs, batch, and how often the
+/// state is kept. Written out by a macro, since serde's `flatten` cannot refuse unknown keys.
+macro_rules! training_table {
+    ($(#[$attribute:meta])* struct $name:ident { $($own:tt)* }) => {
+        $(#[$attribute])*
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            $($own)*
+            epochs: Option<usize>,
+            batch: Option<usize>,
+            lr: Option<f64>,
+            lr_parts: Option<$crate::train::LearningRates>,
+            betas: Option<[f64; 2]>,
+            eps: Option<f64>,
+            weight_decay: Option<f64>,
+            clip: Option<f64>,
+            schedule: Option<$crate::train::Schedule>,
+            warmup: Option<f64>,
+            final_lr: Option<f64>,
+            freeze: Option<Vec<$crate::nn::Part>>,
+            keep_steps: Option<u64>,
+            keep_seconds: Option<f64>,
+        }
+
+        impl $name {
+            /// The optimizer's keys, with `defaults` for those that are not there.
+            fn optimizer(&self, defaults: $crate::train::OptimizerConfig) -> $crate::train::OptimizerConfig {
+                $crate::train::OptimizerConfig {
+                    lr: self.lr.unwrap_or(defaults.lr),
+                    lr_parts: self.lr_parts.unwrap_or(defaults.lr_parts),
+                    betas: self.betas.unwrap_or(defaults.betas),
+                    eps: self.eps.unwrap_or(defaults.eps),
+                    weight_decay: self.weight_decay.unwrap_or(defaults.weight_decay),
+                    clip: self.clip.unwrap_or(defaults.clip),
+                    schedule: self.schedule.unwrap_or(defaults.schedule),
+                    warmup: self.warmup.unwrap_or(defaults.warmup),
+                    final_lr: self.final_lr.unwrap_or(defaults.final_lr),
+                    freeze: self.freeze.clone().unwrap_or(defaults.freeze),
+                }
+            }
+
+            fn keep(&self) -> $crate::stages::models::Keep {
+                $crate::stages::models::Keep {
+                    steps: self.keep_steps.unwrap_or(500),
+                    seconds: self.keep_seconds.unwrap_or(30.0),
+                }
+            }
+        }
+    };
+}
+pub(super) use training_table;
+
+/// Mistakes of the optimizer's values and of the counts that every training has.
+pub(super) fn check_training(optimizer: &OptimizerConfig, epochs: usize, batch: usize, keep: Keep) -> Vec<ConfigError> {
+    let mut errors: Vec<ConfigError> = optimizer
+        .check()
+        .into_iter()
+        .map(|(key, message)| ConfigError::at(&key, format!("`{key}` {message}")))
+        .collect();
+    for (key, value) in [("epochs", epochs as u64), ("batch", batch as u64), ("keep_steps", keep.steps)] {
+        if value == 0 {
+            errors.push(ConfigError::at(key, format!("`{key}` must be at least 1, not 0")));
+        }
+    }
+    if !(keep.seconds > 0.0) {
+        errors.push(ConfigError::at("keep_seconds", format!("`keep_seconds` must be above 0, not {}", keep.seconds)));
+    }
+    errors
+}

@@ -1,0 +1,96 @@
+//! `rollout`: several sampled responses per item.
+
+use anyhow::Result;
+use serde::Deserialize;
+
+use super::models::Model;
+use super::sampling::{self, Asking, Take};
+use crate::data::jsonl;
+use crate::data::prompts::PromptTemplate;
+use crate::data::records::{Finish, Item, Rollout};
+use crate::stage::config::{self, ConfigError};
+use crate::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+
+pub static KIND: Kind = Kind {
+    name: "rollout",
+    version: 1,
+    about: "several sampled responses per item",
+    outputs: &[OutputSpec { name: "rollouts.jsonl", kind: ArtifactKind::Rollouts }],
+    fan_out: &[],
+    seeded: true,
+    pool: Pool::Model,
+    parse,
+};
+
+/// The keys of the kind. Defaults are the paper's where it has them: chain of thought, 32 samples at temperature 1.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    model: Reference,
+    items: Reference,
+    prompt: Option<PromptTemplate>,
+    samples: Option<usize>,
+    temperature: Option<f64>,
+    top_k: Option<usize>,
+    top_p: Option<f64>,
+    max_tokens: Option<usize>,
+    take: Option<Take>,
+}
+
+#[derive(Debug)]
+struct RolloutStage {
+    model: Reference,
+    items: Reference,
+    asking: Asking,
+    take: Option<Take>,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let Table { model, items, prompt, samples, temperature, top_k, top_p, max_tokens, take } = config::parse(table)?;
+    let asking = Asking {
+        prompt: prompt.unwrap_or_else(PromptTemplate::cot),
+        samples: samples.unwrap_or(32),
+        temperature: temperature.unwrap_or(1.0),
+        top_k: top_k.unwrap_or(0),
+        top_p: top_p.unwrap_or(1.0),
+        max_tokens: max_tokens.unwrap_or(256),
+    };
+    let errors = asking.check(take);
+    if errors.is_empty() { Ok(Box::new(RolloutStage { model, items, asking, take })) } else { Err(errors) }
+}
+
+impl Stage for RolloutStage {
+    fn identify(&self, manifest: &mut Manifest) {
+        let RolloutStage { model: _, items: _, asking, take } = self;
+        asking.identify(manifest);
+        manifest.value_unless("take", take, &None);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
+            role: role.to_string(),
+            source: InputSource::Stage { reference: reference.clone(), accepts },
+        };
+        vec![
+            input("model", &self.model, &[ArtifactKind::Checkpoint]),
+            input("items", &self.items, &[ArtifactKind::Items]),
+        ]
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let model = Model::read(ctx, "model")?;
+        let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
+        let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, sampling::take(ctx, items, self.take)?)?;
+        jsonl::write(&ctx.output("rollouts.jsonl"), &rollouts)?;
+        let samples = || rollouts.iter().flat_map(|rollout| &rollout.samples);
+        let stopped = samples().filter(|sample| sample.finish == Finish::Stop).count();
+        Ok(Summary::default()
+            .with("items", rollouts.len())
+            .with("samples", samples().count())
+            .with("tokens", samples().map(|sample| u64::from(sample.tokens)).sum::<u64>())
+            .with("stopped", stopped as f64 / samples().count().max(1) as f64)
+            .with("device", super::models::resources(ctx)?.device.to_string()))
+    }
+}

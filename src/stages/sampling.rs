@@ -1,0 +1,168 @@
+//! What `rollout` and `eval` share: items asked of a model, with finished prompts kept over a restart. Knows no kind.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::models::{self, Model};
+use crate::base::files;
+use crate::data::images::ImagePacks;
+use crate::data::jsonl;
+use crate::data::prompts::PromptTemplate;
+use crate::data::records::{Item, Rollout, Sample};
+use crate::data::tokens::Prompt;
+use crate::infer::{GenerateConfig, generate};
+use crate::stage::{ConfigError, Manifest, StageContext};
+
+/// Sequences computed at once per thread.
+const BATCH: usize = 64;
+
+/// How items are asked.
+#[derive(Clone, Debug)]
+pub(super) struct Asking {
+    pub(super) prompt: PromptTemplate,
+    pub(super) samples: usize,
+    pub(super) temperature: f64,
+    pub(super) top_k: usize,
+    pub(super) top_p: f64,
+    pub(super) max_tokens: usize,
+}
+
+/// Which items of a set are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Take {
+    /// The first so many.
+    First(usize),
+    /// So many drawn by the stage's seed; a larger number keeps those of a smaller one.
+    Random(usize),
+}
+
+impl Asking {
+    pub(super) fn check(&self, take: Option<Take>) -> Vec<ConfigError> {
+        let Asking { prompt: _, samples, temperature, top_k: _, top_p, max_tokens } = self;
+        let mut errors = Vec::new();
+        let mut need = |key: &str, holds: bool, message: String| {
+            if !holds {
+                errors.push(ConfigError::at(key, format!("`{key}` must be {message}")));
+            }
+        };
+        need("samples", *samples > 0, "at least 1, not 0".to_string());
+        need("max_tokens", *max_tokens > 0, "at least 1, not 0".to_string());
+        let warm = temperature.is_finite() && *temperature >= 0.0;
+        need("temperature", warm, format!("at least 0 (0 is greedy), not {temperature}"));
+        need("top_p", *top_p > 0.0 && *top_p <= 1.0, format!("above 0 and at most 1, not {top_p}"));
+        let some = !matches!(take, Some(Take::First(0) | Take::Random(0)));
+        need("take", some, "at least 1 item".to_string());
+        errors
+    }
+
+    pub(super) fn identify(&self, manifest: &mut Manifest) {
+        let Asking { prompt, samples, temperature, top_k, top_p, max_tokens } = self;
+        manifest.value("prompt", prompt);
+        manifest.value("samples", samples);
+        manifest.value("temperature", temperature);
+        manifest.value("top_k", top_k);
+        manifest.value("top_p", top_p);
+        manifest.value("max_tokens", max_tokens);
+    }
+
+    /// Asks `items`; the rollouts come in their order.
+    pub(super) fn ask(&self, ctx: &StageContext, model: &Model, items: Vec<Item>) -> Result<Vec<Rollout>> {
+        if items.is_empty() {
+            bail!("there are no items to ask");
+        }
+        let path = ctx.scratch.join("rollouts.jsonl");
+        let mut finished = resume(&path, &items)?;
+        if !finished.is_empty() {
+            ctx.progress.note(format!("resumed with {} of {} items done", finished.len(), items.len()));
+        }
+        let texts: Vec<String> = items.iter().map(|item| self.prompt.render(item)).collect();
+        let open: Vec<usize> = (0..items.len()).filter(|index| !finished.contains_key(index)).collect();
+        let prompts: Vec<Prompt> = open
+            .iter()
+            .map(|&index| model.chat.prompt(&items[index].id, &texts[index], items[index].image.as_deref()))
+            .collect::<Result<_>>()?;
+        let pixels = ImagePacks::open(&ctx.images)?;
+        let resources = models::resources(ctx)?;
+        let tokenizer = model.chat.tokenizer();
+        let config = GenerateConfig {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            max_tokens: self.max_tokens,
+            samples: self.samples,
+            stop: vec![tokenizer.special().end],
+            batch: BATCH,
+        };
+        let mut writer = jsonl::Writer::append(&path)?;
+        let total = items.len() as u64;
+        generate(&model.checkpoint, &prompts, &pixels, &config, ctx.seed, &resources, &mut |at, responses| {
+            let index = open[at];
+            let samples = responses
+                .into_iter()
+                .map(|response| {
+                    let text = tokenizer.decode(&response.tokens)?;
+                    Ok(Sample { text: text.trim().to_string(), finish: response.finish, tokens: response.count })
+                })
+                .collect::<Result<_>>()?;
+            let rollout = Rollout { item: items[index].clone(), prompt: texts[index].clone(), samples };
+            writer.push(&Done { index, rollout: rollout.clone() })?;
+            writer.flush()?;
+            finished.insert(index, rollout);
+            ctx.progress.step(finished.len() as u64, total, "items");
+            Ok(())
+        })?;
+        Ok(finished.into_values().collect())
+    }
+}
+
+/// The items that `take` asks for, in the order of the set.
+pub(super) fn take(ctx: &StageContext, items: Vec<Item>, take: Option<Take>) -> Result<Vec<Item>> {
+    let count = match take {
+        None => return Ok(items),
+        Some(Take::First(count) | Take::Random(count)) => count,
+    };
+    if count > items.len() {
+        bail!("`take`: {count} of {} items", items.len());
+    }
+    let mut chosen: Vec<usize> = (0..items.len()).collect();
+    if let Some(Take::Random(_)) = take {
+        crate::data::draw::shuffle(&mut chosen, &mut ctx.seed.stream("take"));
+    }
+    chosen.truncate(count);
+    chosen.sort_unstable();
+    let mut items: Vec<Option<Item>> = items.into_iter().map(Some).collect();
+    Ok(chosen.into_iter().filter_map(|index| items[index].take()).collect())
+}
+
+/// A line of the file that a restart reads.
+#[derive(Serialize, Deserialize)]
+struct Done {
+    index: usize,
+    rollout: Rollout,
+}
+
+/// What an interrupted run had finished. Its last line may be torn: that one is asked again.
+fn resume(path: &Path, items: &[Item]) -> Result<BTreeMap<usize, Rollout>> {
+    let mut finished = BTreeMap::new();
+    if !path.exists() {
+        return Ok(finished);
+    }
+    let bytes = files::read_bytes(path)?;
+    let mut whole = Vec::new();
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let Ok(Done { index, rollout }) = serde_json::from_slice(line) else { break };
+        if !line.ends_with(b"\n") || items.get(index) != Some(&rollout.item) {
+            break;
+        }
+        whole.extend_from_slice(line);
+        finished.insert(index, rollout);
+    }
+    if whole.len() < bytes.len() {
+        files::write_atomic(path, &whole).context("cannot drop a torn line")?;
+    }
+    Ok(finished)
+}

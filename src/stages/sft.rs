@@ -1,0 +1,83 @@
+//! `sft`: supervised fine-tuning on rows; pre-training and rejection fine-tuning are the same kind over other rows.
+
+use anyhow::Result;
+
+use super::models::{self, Keep, Model, training_table};
+use crate::data::images::ImagePacks;
+use crate::data::jsonl;
+use crate::data::records::Row;
+use crate::data::tokens::TokenRow;
+use crate::stage::config::{self, ConfigError};
+use crate::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use crate::train::{self, OptimizerConfig, SftConfig};
+
+pub static KIND: Kind = Kind {
+    name: "sft",
+    version: 1,
+    about: "supervised fine-tuning on rows",
+    outputs: &[
+        OutputSpec { name: "model", kind: ArtifactKind::Checkpoint },
+        OutputSpec { name: "curve.jsonl", kind: ArtifactKind::Curve },
+    ],
+    fan_out: &[],
+    seeded: true,
+    pool: Pool::Model,
+    parse,
+};
+
+training_table! {
+/// The keys of the kind. Defaults are the paper's: one epoch of batches of 32 at 5e-6.
+struct Table {
+    model: Reference,
+    data: Reference,
+}}
+
+#[derive(Debug)]
+struct Sft {
+    model: Reference,
+    data: Reference,
+    train: SftConfig,
+    keep: Keep,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let table: Table = config::parse(table)?;
+    let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
+    let optimizer = table.optimizer(OptimizerConfig::default());
+    let keep = table.keep();
+    let errors = models::check_training(&optimizer, epochs, batch, keep);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok(Box::new(Sft { model: table.model, data: table.data, train: SftConfig { epochs, batch, optimizer }, keep }))
+}
+
+impl Stage for Sft {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Sft { model: _, data: _, train: SftConfig { epochs, batch, optimizer }, keep: _ } = self;
+        manifest.value("epochs", epochs);
+        manifest.value("batch", batch);
+        models::identify_optimizer(manifest, optimizer);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
+            role: role.to_string(),
+            source: InputSource::Stage { reference: reference.clone(), accepts },
+        };
+        vec![input("model", &self.model, &[ArtifactKind::Checkpoint]), input("data", &self.data, &[ArtifactKind::Rows])]
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let model = Model::read(ctx, "model")?;
+        let rows: Vec<Row> = jsonl::read(&ctx.input("data")?.path)?;
+        let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
+        let pixels = ImagePacks::open(&ctx.images)?;
+        let resources = models::resources(ctx)?;
+        let state = self.keep.state(ctx);
+        let trained = train::sft(&model.checkpoint, &rows, &pixels, &self.train, ctx.seed, &state, &resources)?;
+        Ok(models::finish(ctx, &trained, "model", resources.device)?.with("rows", rows.len()))
+    }
+}
