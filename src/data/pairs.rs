@@ -33,7 +33,7 @@ pub struct PairFacts {
     pub too_easy: usize,
     /// Questions inside the band.
     pub in_band: usize,
-    /// Pairs that were dropped because both texts are alike once cut.
+    /// Pairs that were dropped because, once cut, both texts are alike or the pair is one that was made already.
     pub alike: usize,
     /// Questions in the band that gave no pair.
     pub without_pair: usize,
@@ -56,8 +56,9 @@ pub struct Selected {
     pub facts: PairFacts,
 }
 
-/// Draws the pairs. Every question and its draws depend on the seed and the question's id alone, and all pairs of a
-/// question fall on the same side of the hold-out. Of samples with equal texts one is used, each at most once.
+/// Draws the pairs. Every question's draws depend on the seed and the question's id alone, and all pairs of a question
+/// fall on the same side of the hold-out. Samples with equal texts count as one. Both sides are shuffled and paired in
+/// turn; the side with fewer texts begins again, until every text was used or the question has its pairs.
 /// `cut` shortens a response and says whether it did.
 pub fn select<E>(
     judged: &[Judged],
@@ -97,13 +98,19 @@ pub fn select<E>(
         shuffle(&mut chosen, &mut random);
         shuffle(&mut rejected, &mut random);
         let held_out = super::draw::unit(&mut seed.stream("dev")) < selection.dev;
+        let longer = if chosen.is_empty() || rejected.is_empty() { 0 } else { chosen.len().max(rejected.len()) };
         let mut count = 0;
-        for (chosen, rejected) in chosen.into_iter().zip(rejected) {
+        let mut made = BTreeSet::new();
+        for turn in 0..longer {
             if count == selection.per_question {
                 break;
             }
-            let ((chosen, chosen_cut), (rejected, rejected_cut)) = (cut(chosen)?, cut(rejected)?);
-            if chosen.split_whitespace().eq(rejected.split_whitespace()) {
+            let (chosen, chosen_cut) = cut(chosen[turn % chosen.len()])?;
+            let (rejected, rejected_cut) = cut(rejected[turn % rejected.len()])?;
+            // Cut texts can be equal where whole ones differ.
+            if !made.insert((chosen.clone(), rejected.clone()))
+                || chosen.split_whitespace().eq(rejected.split_whitespace())
+            {
                 facts.alike += 1;
                 continue;
             }
@@ -214,7 +221,10 @@ mod tests {
         ];
         let Selected { train, facts, .. } = selected(&judged, &PAPER);
         // 1/4 and 5/6 are inside, 1/5 and 6/7 are not.
-        assert_eq!(train.iter().map(|pair| pair.id.as_str()).collect::<Vec<_>>(), ["low#0", "high#0"]);
+        assert_eq!(
+            train.iter().map(|pair| pair.id.as_str()).collect::<Vec<_>>(),
+            ["low#0", "low#1", "low#2", "high#0", "high#1", "high#2"]
+        );
         assert_eq!((facts.too_hard, facts.too_easy, facts.in_band, facts.questions), (2, 1, 2, 5));
     }
 
@@ -225,7 +235,14 @@ mod tests {
         assert_eq!(pairs.len(), 3);
         assert!(pairs.iter().all(|pair| pair.chosen.contains(" r") && pair.rejected.contains(" w")));
         assert_eq!(pairs.iter().map(|pair| &pair.chosen).collect::<BTreeSet<_>>().len(), 3);
-        assert_eq!(selected(&[question("q", "r1 r1 r1 w1 w2 w3")], &PAPER).train.len(), 1);
+    }
+
+    #[test]
+    fn the_side_with_fewer_texts_begins_again() {
+        let pairs = selected(&[question("q", "r1 r1 r1 w1 w2 w3")], &PAPER).train;
+        assert_eq!(pairs.iter().map(|pair| &pair.rejected).collect::<BTreeSet<_>>().len(), 3);
+        assert!(pairs.iter().all(|pair| pair.chosen.ends_with("r1")));
+        assert_eq!(selected(&[question("q", "r1 r1 r1 w1 w1 w1")], &PAPER).train.len(), 1);
     }
 
     #[test]

@@ -252,7 +252,10 @@ impl SourceTable {
         manifest.value(path, &self.amount());
         manifest.value_unless(&format!("{path}.datasets"), datasets, &None);
         if let Some(template) = self.template() {
-            manifest.value(&format!("{path}.prompt"), &template);
+            // What it is called changes no row, and its style is that of `as`.
+            let PromptTemplate { name: _, style: _, text, letter } = template;
+            manifest.value(&format!("{path}.prompt.text"), &text);
+            manifest.value(&format!("{path}.prompt.letter"), &letter);
         }
         manifest.value_unless(&format!("{path}.per_question"), per_question, &None);
     }

@@ -42,3 +42,6 @@ static ALL: &[&Kind] = &[
     &dpo::KIND,
     &eval::KIND,
 ];
+
+#[cfg(test)]
+mod tests;

@@ -61,13 +61,13 @@ enum Truncate {
 #[serde(rename_all = "lowercase")]
 enum Unreadable {
     /// They may be the rejected side of a pair.
-    #[default]
     Reject,
-    /// They count as wrong and are in no pair.
+    /// They count as wrong and are in no pair: what they would teach is the form.
+    #[default]
     Skip,
 }
 
-// The paper's values.
+// The paper's values; its share held out is 1.41k of 66.2k pairs.
 
 fn band() -> [f64; 2] {
     [0.25, 0.85]
@@ -121,7 +121,7 @@ impl Stage for Pairs {
         manifest.value("per_question", per_question);
         manifest.value("dev", dev);
         manifest.value("truncate", truncate);
-        manifest.value_unless("unreadable", unreadable, &Unreadable::Reject);
+        manifest.value("unreadable", unreadable);
     }
 
     fn inputs(&self) -> Vec<Input> {

@@ -73,7 +73,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         None => {}
     }
     let least = SPECIAL.len() + if stage.algorithm() == Algorithm::Bpe { 256 } else { 1 };
-    if stage.vocab.is_some_and(|vocab| vocab < least) {
+    if stage.path.is_none() && stage.vocab.is_some_and(|vocab| vocab < least) {
         errors.push(ConfigError::at("vocab", format!("the smallest vocabulary of this algorithm has {least} tokens")));
     }
     if errors.is_empty() { Ok(Box::new(stage)) } else { Err(errors) }

@@ -1,0 +1,434 @@
+//! The model-free stages on real files, each in a private folder as the engine would run it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::KINDS;
+use crate::base::progress::Silent;
+use crate::base::{Hash, Seed, files};
+use crate::data::images::{ImagePacks, PixelSource};
+use crate::data::jsonl;
+use crate::data::records::{Finish, Item, Judged, Pair, Rollout, Row, Sample};
+use crate::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
+
+/// Runs stages one after another; every stage's outputs can be inputs of later ones.
+struct Bench {
+    folder: tempfile::TempDir,
+    images: BTreeMap<Hash, PathBuf>,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        Bench { folder: tempfile::tempdir().unwrap(), images: BTreeMap::new() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a stage called `name`. A reference in its table is the folder of an earlier stage.
+    fn run(&mut self, name: &str, kind: &str, table: &Value) -> anyhow::Result<Summary> {
+        let stage = (find_kind(KINDS, kind).unwrap().parse)(table).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+        let mut inputs = BTreeMap::new();
+        for input in stage.inputs() {
+            let (path, kind) = match &input.source {
+                InputSource::Outside { path } => (self.path(path), None),
+                InputSource::Stage { reference, accepts } => self.output(&reference.stage, accepts),
+            };
+            let hash = if path.is_dir() { Hash::of_bytes(b"folder") } else { Hash::of_file(&path)? };
+            inputs.insert(input.role, InputPath { path, hash, kind });
+        }
+        let (out, scratch) = (self.path(name), self.path(&format!("{name}-scratch")));
+        files::create_dir(&out)?;
+        files::create_dir(&scratch)?;
+        let ctx = StageContext {
+            inputs,
+            images: self.images.clone(),
+            out: out.clone(),
+            scratch,
+            seed: Seed(1),
+            threads: 2,
+            device: "cpu".into(),
+            progress: &Silent,
+        };
+        let summary = stage.run(&ctx)?;
+        let pack = out.join("images.tar");
+        if pack.is_file() {
+            self.images.insert(Hash::of_file(&pack)?, pack);
+        }
+        Ok(summary)
+    }
+
+    /// The first output of an earlier stage that is accepted.
+    fn output(&self, stage: &str, accepts: &[ArtifactKind]) -> (PathBuf, Option<ArtifactKind>) {
+        let names = [
+            (ArtifactKind::Items, "items.jsonl"),
+            (ArtifactKind::Rows, "rows.jsonl"),
+            (ArtifactKind::Rollouts, "rollouts.jsonl"),
+            (ArtifactKind::Judged, "judged.jsonl"),
+            (ArtifactKind::Tokenizer, "tokenizer"),
+        ];
+        let found = accepts.iter().find_map(|kind| {
+            let (_, name) = names.iter().find(|(known, _)| known == kind)?;
+            let path = self.path(stage).join(name);
+            path.exists().then_some((path, Some(*kind)))
+        });
+        found.unwrap_or_else(|| panic!("`{stage}` has no output of {accepts:?}"))
+    }
+
+    fn read<T: serde::de::DeserializeOwned>(&self, path: &str) -> Vec<T> {
+        jsonl::read(&self.path(path)).unwrap()
+    }
+}
+
+fn told(kind: &str, table: &Value) -> Vec<String> {
+    let errors = (find_kind(KINDS, kind).unwrap().parse)(table).map(|_| ()).unwrap_err();
+    errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect()
+}
+
+fn chart(count: usize) -> Value {
+    json!({ "synthetic": { "datasets": ["chart", "pick"], "split": "train", "count": count } })
+}
+
+#[test]
+fn items_are_written_with_a_pack_that_their_keys_name() {
+    let mut bench = Bench::new();
+    bench.run("items", "items", &chart(20)).unwrap();
+    let items: Vec<Item> = bench.read("items/items.jsonl");
+    assert_eq!(items.len(), 40);
+    let packs = ImagePacks::open(&bench.images).unwrap();
+    for item in &items {
+        let pixels = packs.pixels(item.image.as_ref().unwrap(), 32).unwrap();
+        assert_eq!(pixels.len(), 32 * 32 * 3);
+        assert!(pixels.iter().all(|value| (-1.0..=1.0).contains(value)));
+    }
+    let mut again = Bench::new();
+    again.run("items", "items", &chart(20)).unwrap();
+    for name in ["items/items.jsonl", "items/images.tar"] {
+        assert_eq!(Hash::of_file(&bench.path(name)).unwrap(), Hash::of_file(&again.path(name)).unwrap());
+    }
+    assert_eq!(files::walk(&bench.path("items-scratch")).unwrap(), []);
+}
+
+#[test]
+fn rows_are_taken_by_the_seed_and_stay_in_order() {
+    let mut bench = Bench::new();
+    let take = |take| json!({ "synthetic": chart(30)["synthetic"], "take": take });
+    bench.run("few", "items", &take(10)).unwrap();
+    bench.run("many", "items", &take(25)).unwrap();
+    let ids = |bench: &Bench, name| -> Vec<String> {
+        bench.read::<Item>(&format!("{name}/items.jsonl")).into_iter().map(|item| item.id).collect()
+    };
+    let (few, many) = (ids(&bench, "few"), ids(&bench, "many"));
+    assert!(few.iter().all(|id| many.contains(id)));
+    assert_eq!(few, many.iter().filter(|id| few.contains(id)).cloned().collect::<Vec<_>>());
+    let error = bench.run("all", "items", &take(61)).unwrap_err().to_string();
+    assert_eq!(error, "`take` = 61 asks for more rows than there are: 60");
+}
+
+#[test]
+fn a_llava_file_with_a_broken_image_names_its_row() {
+    let mut bench = Bench::new();
+    bench.run("made", "items", &chart(1)).unwrap();
+    let packs = ImagePacks::open(&bench.images).unwrap();
+    let png = packs.encoded(packs.keys().next().unwrap()).unwrap();
+    files::write_atomic(&bench.path("photos/whole.png"), &png).unwrap();
+    files::write_atomic(&bench.path("photos/half.png"), &png[..png.len() / 2]).unwrap();
+    let row = |id: u32, image: &str| {
+        let turns = json!([{ "from": "human", "value": "<image>\nWhat?" }, { "from": "gpt", "value": "a cat" }]);
+        json!({ "id": id, "image": image, "conversations": turns }).to_string()
+    };
+    files::write_atomic(&bench.path("cats.jsonl"), (row(1, "whole.png") + "\n" + &row(2, "whole.png")).as_bytes())
+        .unwrap();
+    let table = json!({ "path": "cats.jsonl", "images": "photos" });
+    bench.run("cats", "items", &table).unwrap();
+    let items: Vec<Item> = bench.read("cats/items.jsonl");
+    assert_eq!((items[0].dataset.as_str(), items[1].id.as_str(), items.len()), ("cats", "2", 2));
+    assert_eq!(items[0].image, items[1].image);
+    files::write_atomic(&bench.path("cats.jsonl"), (row(1, "whole.png") + "\n" + &row(2, "half.png")).as_bytes())
+        .unwrap();
+    let error = format!("{:#}", bench.run("cats", "items", &table).unwrap_err());
+    assert!(error.contains("cats.jsonl:2: the image `half.png`: cannot be decoded"), "{error}");
+}
+
+#[test]
+fn a_wrong_teacher_is_caught_by_the_filter() {
+    let mut bench = Bench::new();
+    bench.run("items", "items", &chart(100)).unwrap();
+    let table = |keep| json!({ "items": "items", "teacher": { "api": "oracle", "wrong": 0.2 }, "keep": keep });
+    bench.run("kept", "distill", &table("answer-matches")).unwrap();
+    bench.run("all", "distill", &table("all")).unwrap();
+    let (kept, all): (Vec<Item>, Vec<Item>) = (bench.read("kept/items.jsonl"), bench.read("all/items.jsonl"));
+    let rejects: Vec<Judged> = bench.read("kept/rejects.jsonl");
+    assert_eq!((all.len(), kept.len() + rejects.len()), (200, 200));
+    // 40 expected, standard deviation 6.
+    assert!((12..68).contains(&rejects.len()), "{}", rejects.len());
+    assert!(kept.iter().all(|item| item.concluded.is_none()));
+    assert_eq!(all.iter().filter(|item| item.concluded.is_some()).count(), rejects.len());
+}
+
+#[test]
+fn a_mix_asks_items_with_the_templates_of_its_sources() {
+    let mut bench = Bench::new();
+    bench.run("items", "items", &chart(50)).unwrap();
+    let lessons = json!({ "synthetic": { "datasets": ["caption", "text"], "split": "train", "count": 30 } });
+    bench.run("lessons", "items", &lessons).unwrap();
+    bench.run("kept", "distill", &json!({ "items": "items", "teacher": { "api": "oracle" } })).unwrap();
+    bench.run("tokenizer", "tokenizer", &json!({ "train_on": ["items", "lessons"], "vocab": 400 })).unwrap();
+    let mix = json!({
+        "rows": 60,
+        "tokenizer": "tokenizer",
+        "sources": {
+            "lessons": { "from": "lessons", "rows": 20, "datasets": ["caption"] },
+            "cot": { "from": "kept", "as": "cot", "weight": 3 },
+            "direct": { "from": "items", "as": "direct", "weight": 1 },
+            "gone": "remove",
+        },
+    });
+    bench.run("mix", "mix", &mix).unwrap();
+    let rows: Vec<Row> = bench.read("mix/rows.jsonl");
+    let of = |source: &str| rows.iter().filter(|row| row.source == source).collect::<Vec<_>>();
+    assert_eq!((of("lessons").len(), of("cot").len(), of("direct").len()), (20, 30, 10));
+    assert!(
+        of("cot").iter().all(|row| row.prompt.contains("\nExplain first") && row.response.contains("\n### Answer: "))
+    );
+    assert!(of("direct").iter().all(|row| row.prompt.contains("\nAnswer ") && !row.response.contains('#')));
+    assert!(of("lessons").iter().all(|row| row.prompt == "Describe the image." && row.dataset == "caption"));
+    let facts: Value = files::read_json(&bench.path("mix/mix.json")).unwrap();
+    assert_eq!(facts["rows"], json!(60));
+    assert_eq!(facts["sources"]["cot"]["epochs"], json!(0.3));
+    assert!(facts["tokens"].as_u64().unwrap() > 60 * 5);
+}
+
+#[test]
+fn judged_rollouts_become_pairs_and_right_rows() {
+    let mut bench = Bench::new();
+    bench.run("items", "items", &chart(10)).unwrap();
+    let rollouts: Vec<Rollout> = bench
+        .read::<Item>("items/items.jsonl")
+        .into_iter()
+        .map(|item| {
+            let sample = |text: String, finish| Sample { text, finish, tokens: 5 };
+            let samples = vec![
+                sample(format!("so.\n### Answer: {}", item.answers[0]), Finish::Stop),
+                sample("thus.\n### Answer: none".into(), Finish::Stop),
+                sample("rambling".into(), Finish::Length),
+            ];
+            Rollout { item, prompt: "asked".into(), samples }
+        })
+        .collect();
+    jsonl::write(&bench.path("sampled/rollouts.jsonl"), &rollouts).unwrap();
+    let summary = bench.run("judged", "judge", &json!({ "rollouts": "sampled" })).unwrap();
+    assert_eq!(
+        (summary.0["accuracy"].as_f64(), summary.0["compliance"].as_f64()),
+        (Some(20.0 / 60.0), Some(40.0 / 60.0))
+    );
+    bench.run("pairs", "pairs", &json!({ "judged": "judged", "dev": 0.0, "truncate": "none" })).unwrap();
+    let pairs: Vec<Pair> = bench.read("pairs/pairs.jsonl");
+    assert_eq!(pairs.len(), 20);
+    assert!(
+        pairs
+            .iter()
+            .all(|pair| pair.chosen.starts_with("so.") && pair.rejected.starts_with("thus.") && !pair.chosen_cut)
+    );
+    let right = json!({ "sources": { "own": { "from": "judged", "as": "correct", "per_question": 3 } } });
+    bench.run("right", "mix", &right).unwrap();
+    let rows: Vec<Row> = bench.read("right/rows.jsonl");
+    assert_eq!(rows.len(), 20);
+    assert!(rows.iter().all(|row| row.prompt == "asked" && row.response.starts_with("so.")));
+    let error = bench.run("none", "pairs", &json!({ "judged": "judged", "band": [0.9, 1.0] })).unwrap_err().to_string();
+    assert!(error.starts_with("no pair: of 20 questions 20 are too hard"), "{error}");
+    let wrong = json!({ "sources": { "own": { "from": "judged", "as": "cot" } } });
+    let error = format!("{:#}", bench.run("wrong", "mix", &wrong).unwrap_err());
+    assert_eq!(
+        error,
+        "source `own`: `from` gives judged rollouts, which cannot be taken as `cot`: they can be taken as `correct`"
+    );
+}
+
+/// An endpoint that answers so many requests with the given text, then closes its door.
+fn endpoint(count: usize, text: &str) -> (String, std::thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let body = json!({ "choices": [{ "message": { "content": text }, "finish_reason": "stop" }] }).to_string();
+    let thread = std::thread::spawn(move || {
+        for _ in 0..count {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(stream.try_clone().unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
+            let length = head.to_lowercase().split_once("content-length: ").unwrap().1.lines().next().unwrap().parse();
+            reader.read_exact(&mut vec![0; length.unwrap()]).unwrap();
+            write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                .unwrap();
+        }
+    });
+    (url, thread)
+}
+
+#[test]
+fn an_interrupted_distillation_goes_on_where_it_stopped() {
+    let mut bench = Bench::new();
+    bench
+        .run("items", "items", &json!({ "synthetic": { "datasets": ["count"], "split": "train", "count": 8 } }))
+        .unwrap();
+    let table = |url: &str| {
+        let teacher = json!({ "api": "openai", "url": url, "model": "m", "concurrency": 2, "retries": 0 });
+        json!({ "items": "items", "teacher": teacher, "keep": "all" })
+    };
+    let (url, thread) = endpoint(5, "Seen.\n### Answer: 2");
+    let error = format!("{:#}", bench.run("kept", "distill", &table(&url)).unwrap_err());
+    assert!(error.contains("gave up on the teacher after 1 tries: cannot reach the teacher at"), "{error}");
+    thread.join().unwrap();
+    // A line that was torn is asked for again.
+    let saved = bench.path("kept-scratch/replies.jsonl");
+    let text = files::read_text(&saved).unwrap();
+    assert_eq!(text.lines().count(), 5);
+    files::write_atomic(&saved, &text.as_bytes()[..text.len() - 9]).unwrap();
+    let (url, thread) = endpoint(4, "Seen.\n### Answer: 2");
+    bench.run("kept", "distill", &table(&url)).unwrap();
+    thread.join().unwrap();
+    let kept: Vec<Item> = bench.read("kept/items.jsonl");
+    assert_eq!(kept.len(), 8);
+    assert!(kept.iter().all(|item| item.rationale.as_deref() == Some("Seen.")));
+}
+
+#[test]
+fn mistakes_in_a_table_are_told_with_their_keys() {
+    expect_test::expect![[r#"
+        : the stage has no rows: neither `path` nor `synthetic` is given
+        synthetic.datasets.1: unknown value `chrat`
+        synthetic: rows come from `path` or from `synthetic`, and both are given
+        images: `images` belongs to `path`: synthetic rows bring their own
+        take: no rows: `take` is at least 1
+        vocab: `vocab` is for training, and `path` imports a tokenizer
+        vocab: the smallest vocabulary of this algorithm has 261 tokens
+        teacher.url: `url` is for a remote teacher, and the oracle asks nobody
+        teacher.wrong: `2` is out of range: it is a number from 0 to 1
+        teacher.model: the api `openai` needs a `model`
+        teacher.url: the address begins with neither `http://` nor `https://`
+        teacher.samples: `samples` is at least 1
+        teacher.api: unknown value `gpt`
+        keep: unknown value `some`
+        sources: the mix has no sources
+        sources: source `a`: `weight` = -1 is not a number from 0 up
+        sources.a.sa: unknown key `sa`
+        : tokens cannot be counted without a `tokenizer`
+        sources.a.prompt: the template `direct` asks for another form than `as`
+        sources.a.per_question: `per_question` is for `as = "correct"` only
+        truncate: unknown value `wrods`
+        band: the band is empty: 0.9 is more than 0.1
+        dev: `2` is out of range: it is a number from 0 to 1
+        truncate: tokens cannot be counted without a `tokenizer`
+        style: unknown value `long`"#]]
+    .assert_eq(
+        &[
+            told("items", &json!({})),
+            told("items", &json!({ "synthetic": { "datasets": ["chart", "chrat"], "split": "train", "count": 0 } })),
+            told("items", &json!({ "path": "a", "synthetic": chart(1)["synthetic"], "images": "b", "take": 0 })),
+            told("tokenizer", &json!({ "path": "a", "vocab": 9 })),
+            told("tokenizer", &json!({ "train_on": ["a"], "vocab": 9 })),
+            told("distill", &json!({ "items": "a", "teacher": { "api": "oracle", "url": "x", "wrong": 2 } })),
+            told("distill", &json!({ "items": "a", "teacher": { "api": "openai", "url": "ftp://x", "samples": 0 } })),
+            told("distill", &json!({ "items": "a", "teacher": { "api": "gpt" }, "keep": "some" })),
+            told("mix", &json!({ "sources": {} })),
+            told("mix", &json!({ "rows": 5, "sources": { "a": { "from": "x", "weight": -1 } } })),
+            told("mix", &json!({ "sources": { "a": { "from": "x", "weight": 1, "rows": 2, "sa": "cot" } } })),
+            told(
+                "mix",
+                &json!({ "sources": { "a": { "from": "x", "weight": 1 }, "b": { "from": "x", "tokens": 5 } } }),
+            ),
+            told(
+                "mix",
+                &json!({ "sources": { "a": { "from": "x", "as": "cot", "prompt": "direct", "per_question": 1 } } }),
+            ),
+            told("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "wrods": 3 } })),
+            told("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "tokens": 3 }, "dev": 2 })),
+            told("judge", &json!({ "rollouts": "a", "style": "long", "threshold": 2 })),
+        ]
+        .concat()
+        .join("\n"),
+    );
+}
+
+/// A difference here means that results in people's stores are computed again: raise the kind's version, or undo it.
+#[test]
+fn the_fingerprints_of_a_fixed_config_stay() {
+    let tables = [
+        ("items", chart(5)),
+        ("items", json!({ "path": "a/rows.jsonl", "answer_type": "anls" })),
+        ("tokenizer", json!({ "train_on": ["items"] })),
+        ("distill", json!({ "items": "a", "teacher": { "api": "oracle", "wrong": 0.1 } })),
+        (
+            "distill",
+            json!({ "items": "a", "teacher": { "api": "openai", "url": "http://x", "model": "m", "retries": 9 } }),
+        ),
+        (
+            "mix",
+            json!({ "rows": 9, "sources": { "a": { "from": "x", "as": "cot", "weight": 1 }, "b": { "from": "y" } } }),
+        ),
+        ("judge", json!({ "rollouts": "a" })),
+        ("pairs", json!({ "judged": "a" })),
+    ];
+    let line = |(name, table): &(&str, Value)| {
+        let kind = find_kind(KINDS, name).unwrap();
+        let mut manifest = crate::stage::Manifest::new(kind.name, kind.version);
+        (kind.parse)(table).unwrap().identify(&mut manifest);
+        let keys: Vec<&str> = manifest.entries.iter().map(crate::stage::ManifestEntry::key).collect();
+        format!("{name} {} {}\n", manifest.fingerprint().short(), keys.join(" "))
+    };
+    expect_test::expect![[r#"
+        items 8da311ddf2 synthetic.datasets synthetic.split synthetic.count synthetic.stream
+        items cc6663a4bb dataset answer_type
+        tokenizer f8b76c36e3 algorithm vocab prompts
+        distill e243a7d40c teacher.api teacher.wrong keep
+        distill 71c843d5bd teacher.api teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
+        mix 3f438aa5bb size.rows sources.a.as sources.a.weight sources.a.prompt.name sources.a.prompt.style sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.name sources.b.prompt.style sources.b.prompt.text sources.b.prompt.letter
+        judge 75d68e657c style threshold
+        pairs ea42c2c6a3 band per_question dev truncate.words unreadable
+    "#]].assert_eq(&tables.iter().map(line).collect::<String>());
+}
+
+#[test]
+fn where_a_teacher_is_and_how_fast_it_is_asked_is_no_identity() {
+    let fingerprint = |teacher: Value| {
+        let mut manifest = crate::stage::Manifest::new("distill", 1);
+        let table = json!({ "items": "a", "teacher": teacher });
+        (find_kind(KINDS, "distill").unwrap().parse)(&table).unwrap().identify(&mut manifest);
+        manifest.fingerprint()
+    };
+    let plain = json!({ "api": "openai", "url": "http://x", "model": "m" });
+    let elsewhere = json!({ "api": "openai", "url": "https://y/v1", "model": "m", "key_env": "KEY", "concurrency": 64,
+        "timeout_seconds": 5, "retries": 0, "temperature": 0, "samples": 1 });
+    assert_eq!(fingerprint(plain.clone()), fingerprint(elsewhere));
+    assert_ne!(fingerprint(plain), fingerprint(json!({ "api": "openai", "url": "http://x", "model": "other" })));
+}
+
+#[test]
+fn removing_a_source_is_leaving_it_out() {
+    let fingerprint = |table: Value| {
+        let mut manifest = crate::stage::Manifest::new("mix", 1);
+        (find_kind(KINDS, "mix").unwrap().parse)(&table).unwrap().identify(&mut manifest);
+        manifest.fingerprint()
+    };
+    let source = json!({ "from": "x", "as": "cot" });
+    assert_eq!(
+        fingerprint(json!({ "sources": { "a": source, "b": "remove" } })),
+        fingerprint(json!({ "sources": { "a": source } }))
+    );
+}
+
+/// The bench's outside paths are relative to its folder.
+#[test]
+fn an_imported_tokenizer_is_written_as_it_came() {
+    let mut bench = Bench::new();
+    bench.run("items", "items", &chart(5)).unwrap();
+    bench.run("trained", "tokenizer", &json!({ "train_on": ["items"], "algorithm": "word", "vocab": 100 })).unwrap();
+    bench.run("imported", "tokenizer", &json!({ "path": "trained/tokenizer/tokenizer.json" })).unwrap();
+    let text = |name: &str| files::read_text(&Path::new(&bench.path(name)).join("tokenizer/tokenizer.json")).unwrap();
+    assert_eq!(text("trained"), text("imported"));
+}
