@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -270,16 +270,4 @@ fn save(report: &RunReport) -> Result<()> {
 fn run_name(started: jiff::Timestamp) -> String {
     let id = Hash::of_bytes(format!("{} {}", started.as_nanosecond(), std::process::id()).as_bytes());
     format!("{}-{}", started.strftime("%Y%m%dT%H%M%SZ"), &id.short()[..6])
-}
-
-/// Links an instance's outputs under their names, so that nobody has to read hashes.
-pub(super) fn link_outputs(out: &Path, experiment: &str, instance: &str, outputs: &[(String, PathBuf)]) -> Result<()> {
-    let folder = out.join(crate::store::file_name(experiment)).join(crate::store::file_name(instance));
-    for (name, target) in outputs {
-        let link = folder.join(name);
-        if std::fs::read_link(&link).ok().as_deref() != Some(target) {
-            files::relink(target, &link)?;
-        }
-    }
-    Ok(())
 }
