@@ -7,8 +7,6 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
 use super::board::{Board, State};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
