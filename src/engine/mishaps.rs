@@ -96,7 +96,7 @@ fn a_failure_stops_what_lies_below_it_only() {
         `bad` failed: cannot train
           because the disk is on fire
           log: SPACE/cache/runs/RUN/logs/bad.log
-          help: run the same command again: finished stages are kept, this one resumes from `SPACE/cache/work/HASH`
+          help: when the cause is mended, run the same command again: finished stages are kept, this one goes on from its last checkpoint if it wrote any
         below: skipped, `bad` failed
         further: skipped, `bad` failed
         good: ran, it has not run yet
@@ -122,7 +122,7 @@ fn fail_fast_starts_nothing_after_a_failure() {
         `bad` failed: cannot train
           because the disk is on fire
           log: SPACE/cache/runs/RUN/logs/bad.log
-          help: run the same command again: finished stages are kept, this one resumes from `SPACE/cache/work/HASH`
+          help: when the cause is mended, run the same command again: finished stages are kept, this one goes on from its last checkpoint if it wrote any
         below: skipped, `bad` failed
         good: skipped, `bad` failed, and the run stops at the first failure
     "#]]
@@ -142,17 +142,17 @@ fn what_is_no_result_is_not_committed() {
     expect![[r#"
         `silent` failed: the stage ended without writing its output `rows.jsonl`
           log: SPACE/cache/runs/RUN/logs/silent.log
-          help: run the same command again: finished stages are kept, this one resumes from `SPACE/cache/work/HASH`
+          help: when the cause is mended, run the same command again: finished stages are kept, this one goes on from its last checkpoint if it wrote any
         `nan` failed: the output `facts.json` is not valid
           because `loss` is not a number
           log: SPACE/cache/runs/RUN/logs/nan.log
-          help: run the same command again: finished stages are kept, this one resumes from `SPACE/cache/work/HASH`
+          help: when the cause is mended, run the same command again: finished stages are kept, this one goes on from its last checkpoint if it wrote any
         `panic` failed: the stage panicked: a mistake of ours
           log: SPACE/cache/runs/RUN/logs/panic.log
-          help: run the same command again: finished stages are kept, this one resumes from `SPACE/cache/work/HASH`
+          help: when the cause is mended, run the same command again: finished stages are kept, this one goes on from its last checkpoint if it wrote any
         `edit` failed: `SPACE/data.txt` (`path`) changed while the stage ran
           log: SPACE/cache/runs/RUN/logs/edit.log
-          help: run the same command again: finished stages are kept, this one resumes from `SPACE/cache/work/HASH`
+          help: when the cause is mended, run the same command again: finished stages are kept, this one goes on from its last checkpoint if it wrote any
     "#]]
     .assert_eq(&space.run(&stages));
     let store = space.store();

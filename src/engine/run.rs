@@ -98,12 +98,9 @@ impl fmt::Display for Failure {
         if let Some(log) = &self.log {
             write!(f, "\n  log: {}", log.display())?;
         }
-        if let Some(work) = &self.work {
-            write!(
-                f,
-                "\n  help: run the same command again: finished stages are kept, this one resumes from `{}`",
-                work.display()
-            )?;
+        if self.work.is_some() {
+            let resume = "finished stages are kept, this one goes on from its last checkpoint if it wrote any";
+            write!(f, "\n  help: when the cause is mended, run the same command again: {resume}")?;
         }
         Ok(())
     }
