@@ -142,7 +142,8 @@ fn in_order<R: Send>(
     results.into_iter().collect()
 }
 
-fn gradients<D: Device<f32>, O: Ops<D>, W>(
+/// Forward and backward on one tape.
+pub(crate) fn gradients<D: Device<f32>, O: Ops<D>, W>(
     model: &Model<D>,
     shard: usize,
     learning: Learning,
