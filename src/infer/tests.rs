@@ -209,7 +209,8 @@ fn what_cannot_be_asked_is_an_error_that_names_the_prompt() {
         let result = generate(&model, &prompts, pixels, config, Seed(0), &resources(2), &mut |_, _| Ok(()));
         format!("{:#}", result.unwrap_err())
     };
-    let prompt = |tokens: Vec<u32>, image: Option<&str>| Prompt { key: "x".into(), tokens, image: image.map(Into::into) };
+    let prompt =
+        |tokens: Vec<u32>, image: Option<&str>| Prompt { key: "x".into(), tokens, image: image.map(Into::into) };
     let config = config(1.0);
     let wrong = told(prompt(vec![2, 30, 3], None), &Ramps, &config);
     assert_eq!(wrong, "prompt 1 (`x`): token 30 lies outside the model's vocabulary of 30");

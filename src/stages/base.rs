@@ -56,7 +56,8 @@ impl Stage for Base {
         }
         let ProjectorConfig { hidden } = projector;
         manifest.value("model.projector.hidden", hidden);
-        let DecoderConfig { dim, layers, heads, kv_heads, ff, rope_theta, norm_eps, tied_head, max_positions } = decoder;
+        let DecoderConfig { dim, layers, heads, kv_heads, ff, rope_theta, norm_eps, tied_head, max_positions } =
+            decoder;
         let sizes = [("dim", dim), ("layers", layers), ("heads", heads), ("kv_heads", kv_heads), ("ff", ff)];
         for (key, value) in sizes {
             manifest.value(&format!("model.decoder.{key}"), value);

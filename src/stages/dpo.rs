@@ -90,7 +90,8 @@ impl Stage for Dpo {
             source: InputSource::Stage { reference: reference.clone(), accepts },
         };
         let mut inputs = vec![input("policy", &self.policy, &[ArtifactKind::Checkpoint])];
-        inputs.extend(self.reference.iter().map(|reference| input("reference", reference, &[ArtifactKind::Checkpoint])));
+        inputs
+            .extend(self.reference.iter().map(|reference| input("reference", reference, &[ArtifactKind::Checkpoint])));
         inputs.push(input("pairs", &self.pairs, &[ArtifactKind::Pairs]));
         inputs
     }

@@ -163,8 +163,11 @@ pub(super) use training_table;
 
 /// Mistakes of the optimizer's values and of the counts that every training has.
 pub(super) fn check_training(optimizer: &OptimizerConfig, epochs: usize, batch: usize, keep: Keep) -> Vec<ConfigError> {
-    let mut errors: Vec<ConfigError> =
-        optimizer.check().into_iter().map(|(key, message)| ConfigError::at(&key, format!("`{key}` {message}"))).collect();
+    let mut errors: Vec<ConfigError> = optimizer
+        .check()
+        .into_iter()
+        .map(|(key, message)| ConfigError::at(&key, format!("`{key}` {message}")))
+        .collect();
     for (key, value) in [("epochs", epochs as u64), ("batch", batch as u64), ("keep_steps", keep.steps)] {
         if value == 0 {
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 1, not 0")));

@@ -67,10 +67,7 @@ impl Stage for Sft {
             role: role.to_string(),
             source: InputSource::Stage { reference: reference.clone(), accepts },
         };
-        vec![
-            input("model", &self.model, &[ArtifactKind::Checkpoint]),
-            input("data", &self.data, &[ArtifactKind::Rows]),
-        ]
+        vec![input("model", &self.model, &[ArtifactKind::Checkpoint]), input("data", &self.data, &[ArtifactKind::Rows])]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

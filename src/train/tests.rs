@@ -28,7 +28,15 @@ fn model() -> Checkpoint {
         patch_size: 4,
         vision: VisionConfig { dim: 16, layers: 1, heads: 2, ff: 24 },
         projector: ProjectorConfig { hidden: 16 },
-        decoder: DecoderConfig { dim: 32, layers: 2, heads: 4, kv_heads: 2, ff: 48, max_positions: 64, ..Default::default() },
+        decoder: DecoderConfig {
+            dim: 32,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            ff: 48,
+            max_positions: 64,
+            ..Default::default()
+        },
     };
     Checkpoint::fresh(&config, 24, 1, Seed(11)).unwrap()
 }
@@ -64,7 +72,13 @@ fn optimizer(freeze: Vec<Part>) -> OptimizerConfig {
     OptimizerConfig { lr: 1e-2, weight_decay: 0.01, warmup: 0.1, freeze, ..OptimizerConfig::default() }
 }
 
-fn run_sft(rows: &[TokenRow], threads: usize, state: &TrainState, pixels: &dyn PixelSource, progress: &dyn Progress) -> Result<Trained> {
+fn run_sft(
+    rows: &[TokenRow],
+    threads: usize,
+    state: &TrainState,
+    pixels: &dyn PixelSource,
+    progress: &dyn Progress,
+) -> Result<Trained> {
     let config = SftConfig { epochs: 3, batch: 5, optimizer: optimizer(vec![]) };
     let resources = Resources { device: Device::Cpu, threads, progress };
     sft(&model(), rows, pixels, &config, Seed(5), state, &resources)
@@ -129,7 +143,10 @@ impl PixelSource for Failing {
 }
 
 /// Runs, is stopped three times at different places, goes on each time and ends.
-fn interrupted(images: [usize; 3], run: impl Fn(&TrainState, &dyn PixelSource, &dyn Progress) -> Result<Trained>) -> Trained {
+fn interrupted(
+    images: [usize; 3],
+    run: impl Fn(&TrainState, &dyn PixelSource, &dyn Progress) -> Result<Trained>,
+) -> Trained {
     let folder = tempfile::tempdir().unwrap();
     let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 2, every_seconds: 1e9 };
     let mut notes = Vec::new();
@@ -185,11 +202,9 @@ fn what_cannot_go_on_says_where_and_why() {
     assert_eq!(told(run(&[], &Ramps)), "there are no rows to train on");
     let mut long = rows();
     long[3].tokens[1] = 99;
-    assert_eq!(
-        told(run(&long, &Ramps)),
-        "row 3 (counted from 0): token 99 lies outside the model's vocabulary of 24"
-    );
-    let mute: Vec<TokenRow> = rows().into_iter().take(2).map(|row| TokenRow { loss: vec![false; row.loss.len()], ..row }).collect();
+    assert_eq!(told(run(&long, &Ramps)), "row 3 (counted from 0): token 99 lies outside the model's vocabulary of 24");
+    let mute: Vec<TokenRow> =
+        rows().into_iter().take(2).map(|row| TokenRow { loss: vec![false; row.loss.len()], ..row }).collect();
     assert_eq!(
         told(run(&mute, &Ramps)),
         "training step 1 of 3: no row of the batch has a target; counted from 0: 0, 1"
