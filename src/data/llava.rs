@@ -285,7 +285,9 @@ mod tests {
         let root = format!("{}/", folder.path().display());
         match read(&path, Some(&folder.path().join("images")), &defaults) {
             Ok(mut located) => {
-                located.iter_mut().for_each(|row| row.place = row.place.replace(&root, ""));
+                for row in &mut located {
+                    row.place = row.place.replace(&root, "");
+                }
                 Ok(located)
             }
             Err(error) => Err(error.to_string().replace(&root, "")),

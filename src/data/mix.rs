@@ -337,7 +337,7 @@ mod tests {
     fn a_row_that_goes_leaves_the_others_in_order() {
         let all = source("a", 50, Amount::Rows(20));
         let mut fewer = all.clone();
-        let gone = draw(&[all.clone()], Size::All, None, Seed(0)).unwrap()[0][3];
+        let gone = draw(std::slice::from_ref(&all), Size::All, None, Seed(0)).unwrap()[0][3];
         fewer.keys.remove(gone);
         let keys = |source: &Source| -> Vec<String> {
             let rows = draw(std::slice::from_ref(source), Size::All, None, Seed(0)).unwrap().remove(0);
@@ -352,11 +352,11 @@ mod tests {
     fn rows_come_again_only_when_that_is_allowed() {
         let few = source("a", 10, Amount::Rows(25));
         assert_eq!(
-            counts(&[few.clone()], Size::All).unwrap_err(),
+            counts(std::slice::from_ref(&few), Size::All).unwrap_err(),
             "source `a` is to give 25 rows and has 10: `replace = true` lets rows come again"
         );
         let again = Source { replace: true, ..few };
-        let rows = draw(&[again.clone()], Size::All, None, Seed(1)).unwrap().remove(0);
+        let rows = draw(std::slice::from_ref(&again), Size::All, None, Seed(1)).unwrap().remove(0);
         let mut first: Vec<usize> = rows[..10].to_vec();
         first.sort_unstable();
         assert_eq!(first, (0..10).collect::<Vec<_>>());

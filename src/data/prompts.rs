@@ -65,11 +65,7 @@ impl PromptTemplate {
 
     /// The user's turn: question, one line per lettered option, instruction.
     pub fn render(&self, item: &Item) -> String {
-        let mut prompt = item.question.clone();
-        for (letter, option) in letters().zip(&item.options) {
-            prompt.extend(['\n', letter, ' ']);
-            prompt.push_str(option);
-        }
+        let mut prompt = item.question.clone() + &option_lines(&item.options);
         let instruction = if item.answer_type == AnswerType::Letter { &self.letter } else { &self.text };
         if !instruction.is_empty() {
             prompt.push('\n');
@@ -86,6 +82,16 @@ impl PromptTemplate {
 /// The letters of options, in order.
 pub fn letters() -> impl Iterator<Item = char> {
     'A'..='Z'
+}
+
+/// A line for every option, each after a line break: `\nA red\nB blue`.
+pub fn option_lines(options: &[String]) -> String {
+    let mut lines = String::new();
+    for (letter, option) in letters().zip(options) {
+        lines.extend(['\n', letter, ' ']);
+        lines.push_str(option);
+    }
+    lines
 }
 
 /// A response that reasons: the rationale, then the answer after the marker on a line of its own.

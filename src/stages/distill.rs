@@ -12,7 +12,7 @@ use super::common::{self, check_range, share};
 use super::distill_teacher::{Api, Teacher};
 use crate::data::answers;
 use crate::data::jsonl;
-use crate::data::prompts::{MARKER, Style, letters};
+use crate::data::prompts::{MARKER, Style, option_lines};
 use crate::data::records::{AnswerType, Finish, Item, Judged, Verdict};
 use crate::stage::config::{self, ConfigError};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
@@ -101,15 +101,12 @@ impl Stage for Distill {
             samples += responses.len();
             for (text, finish) in responses {
                 let verdict = answers::judge(&item, &text, finish, Style::Cot);
-                match self.reject(&verdict) {
-                    Some(reason) => {
-                        *reasons.entry(reason).or_default() += 1;
-                        rejected.push(verdict);
-                    }
-                    None => {
-                        number += 1;
-                        kept.push(distilled(&item, &verdict, number));
-                    }
+                if let Some(reason) = self.reject(&verdict) {
+                    *reasons.entry(reason).or_default() += 1;
+                    rejected.push(verdict);
+                } else {
+                    number += 1;
+                    kept.push(distilled(&item, &verdict, number));
                 }
             }
             if !rejected.is_empty() {
@@ -157,7 +154,7 @@ fn distilled(item: &Item, verdict: &Verdict, number: usize) -> Item {
 /// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` filled in. One pass, so that a question
 /// that holds such a name stays as it is.
 fn fill(instruction: &str, item: &Item) -> String {
-    let options: String = letters().zip(&item.options).map(|(letter, option)| format!("\n{letter} {option}")).collect();
+    let options = option_lines(&item.options);
     let answer = item.answers.join(" or ");
     let form = if item.answer_type == AnswerType::Letter { "<letter>" } else { "<answer>" };
     let values =

@@ -113,12 +113,12 @@ impl Teacher {
         errors
     }
 
-    /// What decides the replies. The address does not: the same model elsewhere is the same teacher.
+    /// What decides the replies. The address too: a model's name does not say which weights stand behind it.
     pub(super) fn identify(&self, manifest: &mut Manifest, default_system: &str, default_instruction: &str) {
         let Teacher {
             api,
             wrong,
-            url: _,
+            url,
             model,
             temperature,
             samples,
@@ -134,6 +134,7 @@ impl Teacher {
         match api {
             Api::Oracle => manifest.value("teacher.wrong", &wrong.unwrap_or(0.0)),
             Api::Openai => {
+                manifest.value("teacher.url", url);
                 manifest.value("teacher.model", model);
                 manifest.value("teacher.temperature", &temperature.unwrap_or(TEMPERATURE));
                 manifest.value("teacher.samples", &samples.unwrap_or(SAMPLES));

@@ -111,13 +111,12 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
 impl Stage for Items {
     fn identify(&self, manifest: &mut Manifest) {
         let Items { path: _, images: _, synthetic, dataset: _, answer_type, take } = self;
-        match synthetic {
-            Some(synthetic) => manifest.value("synthetic", synthetic),
-            None => {
-                // The file enters by content, and its name where rows take their data set from it.
-                manifest.value("dataset", &self.dataset());
-                manifest.value_unless("answer_type", answer_type, &None);
-            }
+        if let Some(synthetic) = synthetic {
+            manifest.value("synthetic", synthetic);
+        } else {
+            // The file enters by content, and its name where rows take their data set from it.
+            manifest.value("dataset", &self.dataset());
+            manifest.value_unless("answer_type", answer_type, &None);
         }
         manifest.value_unless("take", take, &None);
     }

@@ -149,7 +149,7 @@ impl OpenAi {
         if let Some(key) = &self.key {
             request = request.header("Authorization", &format!("Bearer {key}"));
         }
-        let mut response = request.send(body).map_err(|error| failure(&url, error))?;
+        let mut response = request.send(body).map_err(|error| failure(&url, &error))?;
         let status = response.status();
         let pause = response
             .headers()
@@ -162,7 +162,7 @@ impl OpenAi {
             .limit(LONGEST_RESPONSE)
             .lossy_utf8(true)
             .read_to_string()
-            .map_err(|error| failure(&url, error))?;
+            .map_err(|error| failure(&url, &error))?;
         if !status.is_success() {
             let error = anyhow!("the teacher at `{url}` said {status}: {}", first_line(&text));
             return Err(if status.as_u16() == 429 || status.is_server_error() {
@@ -213,7 +213,7 @@ impl Choice {
 }
 
 /// What a failure of the connection means.
-fn failure(url: &str, error: ureq::Error) -> Failure {
+fn failure(url: &str, error: &ureq::Error) -> Failure {
     let passing = matches!(
         error,
         ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound

@@ -168,6 +168,8 @@ fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use crate::data::answers;
     use crate::data::llava::{self, Defaults, Located};
@@ -206,7 +208,7 @@ mod tests {
                 Some(rationale) => cot_response(rationale, &item.answers[0]),
                 None => item.answers[0].clone(),
             };
-            told += &format!("[{}] {:?} -> {response:?}\n", item.id, template.render(item));
+            writeln!(told, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
             assert_eq!(
                 llava::image_bytes(row, &folder.path().join("images")).unwrap().is_some(),
                 item.dataset != "text"

@@ -123,15 +123,15 @@ fn figures(random: &mut impl Rng, colours: Vec<usize>) -> (RgbImage, Vec<Figure>
 }
 
 /// Brightness from 0 to 1 before noise.
-struct Canvas([[[f64; 3]; SIZE as usize]; SIZE as usize]);
+struct Canvas(Vec<[f64; 3]>);
 
 impl Canvas {
     fn new() -> Canvas {
-        Canvas([[[0.0; 3]; SIZE as usize]; SIZE as usize])
+        Canvas(vec![[0.0; 3]; (SIZE * SIZE) as usize])
     }
 
     fn paint(&mut self, x: usize, y: usize, colour: Colour) {
-        self.0[y][x] = colour.rgb;
+        self.0[y * SIZE as usize + x] = colour.rgb;
     }
 
     /// Draws a bitmap into the lower right patch of a quadrant, every column `wide` times.
@@ -149,7 +149,7 @@ impl Canvas {
     /// Adds the noise and rounds to bytes.
     fn finish(&self, random: &mut impl Rng) -> RgbImage {
         RgbImage::from_fn(SIZE, SIZE, |x, y| {
-            let pixel = self.0[y as usize][x as usize];
+            let pixel = self.0[(y * SIZE + x) as usize];
             Rgb(pixel.map(|value| (255.0 * (value + NOISE * bell(random))).round().clamp(0.0, 255.0) as u8))
         })
     }
