@@ -142,6 +142,9 @@ pub(super) struct RunArgs {
     /// Stages that run at the same time; the number of cores when not said.
     #[arg(short, long, value_name = "N")]
     pub(super) jobs: Option<usize>,
+    /// Threads of each stage; the cores, shared by the running stages, when not said. Never changes a result.
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
     /// `auto`, `cpu` or `cuda:N`; the experiment's own setting when not said.
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Option<String>,

@@ -26,6 +26,7 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     let slots = settings.jobs.or(settings.pools.get("cpu").copied());
     let options = RunOptions {
         jobs: arguments.jobs.or(slots).unwrap_or(cores).max(1),
+        threads: arguments.threads,
         teachers: settings.pools.get("teacher").copied().unwrap_or(4),
         keep_going: !arguments.fail_fast,
         force: arguments.force.clone(),

@@ -46,6 +46,8 @@ pub(super) struct Board {
     running: BTreeMap<Slot, BTreeSet<InstanceId>>,
     elsewhere: BTreeSet<InstanceId>,
     jobs: usize,
+    /// Threads of every stage, where the user has said it.
+    threads: Option<usize>,
     teachers: usize,
     /// Devices that no instance has.
     devices: BTreeSet<String>,
@@ -70,6 +72,7 @@ impl Board {
             running: BTreeMap::new(),
             elsewhere: BTreeSet::new(),
             jobs: options.jobs.max(1),
+            threads: options.threads,
             teachers: options.teachers.max(1),
             devices,
             lent: BTreeMap::new(),
@@ -139,8 +142,11 @@ impl Board {
         self.elsewhere.iter().copied().collect()
     }
 
-    /// Threads for the next stage: the cores, shared by the stages that run or could run now.
+    /// Threads for the next stage: as told, else the cores, shared by the stages that run or could run now.
     pub(super) fn threads(&self) -> usize {
+        if let Some(threads) = self.threads {
+            return threads.max(1);
+        }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let running = self.running.get(&Slot::Cpu).map_or(0, BTreeSet::len);
         let ready = self.ready.get(&Slot::Cpu).map_or(0, BTreeSet::len);

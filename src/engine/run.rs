@@ -25,6 +25,8 @@ use crate::store::{ObjectState, Store};
 pub struct RunOptions {
     /// Stages at a time that use this machine.
     pub jobs: usize,
+    /// Threads of each stage; the cores shared among the stages when not said. Never changes a result.
+    pub threads: Option<usize>,
     /// Stages at a time that wait for a remote endpoint.
     pub teachers: usize,
     /// After a failure go on with everything that does not lie below it.
@@ -48,6 +50,7 @@ impl RunOptions {
     pub fn new(executor: Arc<dyn Executor>) -> RunOptions {
         RunOptions {
             jobs: 1,
+            threads: None,
             teachers: 4,
             keep_going: true,
             force: Vec::new(),

@@ -34,6 +34,11 @@ impl Space {
         self
     }
 
+    /// Adds to the end of a file.
+    pub(crate) fn append(&self, name: &str, text: &str) -> &Space {
+        self.write(name, self.read(name) + text)
+    }
+
     pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap()
     }

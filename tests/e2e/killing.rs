@@ -1,0 +1,130 @@
+//! Killed at any moment, a run goes on from its checkpoint and ends with the same bytes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::caching::study;
+use crate::space::Space;
+
+/// The study with a training long enough to be hit, that keeps its state every few steps.
+fn long_study() -> Space {
+    let space = study();
+    let text = space.read("study.toml").replace("epochs = 2", "epochs = 3000\nkeep_steps = 50");
+    space.write("study.toml", text);
+    space
+}
+
+/// Every output by name with its bytes.
+fn outputs(space: &Space) -> BTreeMap<String, Vec<u8>> {
+    fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(root, &path, found);
+            } else if path.is_file() {
+                let name = path.strip_prefix(root).unwrap().display().to_string();
+                found.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    let root = space.path("out/study");
+    let mut found = BTreeMap::new();
+    walk(&root, &root, &mut found);
+    found
+}
+
+/// Waits until the training has kept its state at least once, and gives the scratch folder.
+fn until_kept(space: &Space) -> PathBuf {
+    let begun = Instant::now();
+    loop {
+        let work = fs::read_dir(space.path("cache/work")).into_iter().flatten().flatten();
+        for folder in work.map(|entry| entry.path().join("scratch")) {
+            if fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
+                return folder;
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(120), "no checkpoint appeared");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn start(space: &Space) -> Child {
+    let mut command = space.command(&["run", "study.toml", "--jobs", "1"]);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<i32> {
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    let ids = processes.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    ids.filter(|id| {
+        let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let after = status.rsplit(')').next().unwrap_or_default();
+        after.split_whitespace().nth(1) == Some(&parent.to_string())
+    })
+    .collect()
+}
+
+fn kill(id: i32) {
+    let id = rustix::process::Pid::from_raw(id).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+}
+
+fn uninterrupted() -> BTreeMap<String, Vec<u8>> {
+    let space = long_study();
+    space.ok(&["run", "study.toml", "--jobs", "1"]);
+    outputs(&space)
+}
+
+#[test]
+fn a_killed_program_resumes_to_the_same_bytes_with_one_thread_and_with_two() {
+    let expected = uninterrupted();
+    assert!(expected.keys().any(|name| name.ends_with("model.safetensors")));
+    for threads in ["1", "2"] {
+        let space = long_study();
+        let mut child = space
+            .command(&["run", "study.toml", "--jobs", "1", "--threads", threads])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        until_kept(&space);
+        kill(child.id() as i32);
+        child.wait().unwrap();
+        let told = space.ok(&["run", "study.toml", "--jobs", "1", "--threads", threads, "-v"]).stderr;
+        assert!(told.contains("resumed"), "it began anew:\n{told}");
+        assert!(outputs(&space) == expected, "the bytes differ with {threads} threads");
+    }
+}
+
+#[test]
+fn a_killed_stage_fails_alone_and_resumes_to_the_same_bytes() {
+    let expected = uninterrupted();
+    let space = long_study();
+    let mut child = start(&space);
+    until_kept(&space);
+    let stages = children(child.id());
+    assert_eq!(stages.len(), 1);
+    kill(stages[0]);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let again = space.ok(&["run", "study.toml", "--jobs", "1", "-v"]);
+    assert!(again.stderr.contains("resumed"), "it began anew:\n{}", again.stderr);
+    assert!(outputs(&space) == expected, "the bytes differ");
+}
+
+#[test]
+fn ctrl_c_leaves_everything_resumable_and_says_so() {
+    let space = long_study();
+    let child = space.command(&["run", "study.toml", "--jobs", "1"]).stderr(Stdio::piped()).spawn().unwrap();
+    until_kept(&space);
+    let id = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{told}");
+    assert!(told.contains("help: the same command goes on from here"), "{told}");
+    assert!(space.ok(&["run", "study.toml", "-v"]).stderr.contains("resumed"));
+}
