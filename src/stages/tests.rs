@@ -386,8 +386,8 @@ fn the_fingerprints_of_a_fixed_config_stay() {
         items cc6663a4bb dataset answer_type
         tokenizer f8b76c36e3 algorithm vocab prompts
         distill e243a7d40c teacher.api teacher.wrong keep
-        distill 71c843d5bd teacher.api teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
-        mix 3f438aa5bb size.rows sources.a.as sources.a.weight sources.a.prompt.name sources.a.prompt.style sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.name sources.b.prompt.style sources.b.prompt.text sources.b.prompt.letter
+        distill d47f2864d9 teacher.api teacher.url teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
+        mix c0f9350e2f size.rows sources.a.as sources.a.weight sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.text sources.b.prompt.letter
         judge 75d68e657c style threshold
         pairs ea42c2c6a3 band per_question dev truncate.words unreadable
     "#]].assert_eq(&tables.iter().map(line).collect::<String>());
