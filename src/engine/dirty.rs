@@ -283,7 +283,7 @@ mod tests {
     use crate::base::Seed;
 
     fn told(reasons: &[DirtyReason]) -> String {
-        reasons.iter().map(|reason| format!("{reason}\n")).collect()
+        reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n"
     }
 
     #[test]

@@ -111,3 +111,72 @@ fn mermaid(drawing: &Drawing) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::toys::Space;
+    use crate::experiment::InstanceId;
+    use expect_test::expect;
+    use serde_json::json;
+
+    fn sweep() -> Expansion {
+        Space::new().stages(&[
+            ("read", json!({ "path": "data.txt" })),
+            ("train@seed=0", json!({ "kind": "model", "from": ["read"], "seed": 0 })),
+            ("train@seed=1", json!({ "kind": "model", "from": ["read"], "seed": 1 })),
+            ("eval@seed=0", json!({ "from": ["train@seed=0", "read"] })),
+            ("eval@seed=1", json!({ "from": ["train@seed=1", "read"] })),
+        ])
+    }
+
+    #[test]
+    fn axes_are_collapsed_unless_asked_for() {
+        let expansion = sweep();
+        let graph = Graph::of(&expansion);
+        expect![[r#"
+            digraph ablate {
+              rankdir=LR;
+              node [shape=box];
+              "read" [label="read\ntoy"];
+              "train" [label="train\nmodel\n2 x seed"];
+              "eval" [label="eval\ntoy\n2 x seed"];
+              "read" -> "eval" [label="from.1"];
+              "read" -> "train" [label="from.0"];
+              "train" -> "eval" [label="from.0"];
+            }
+        "#]]
+        .assert_eq(&graph.draw(&expansion, GraphFormat::Dot, false));
+        expect![[r#"
+            flowchart LR
+              n0["read<br/>toy"]
+              n1["train@seed=0<br/>model"]
+              n2["train@seed=1<br/>model"]
+              n3["eval@seed=0<br/>toy"]
+              n4["eval@seed=1<br/>toy"]
+              n0 -->|"from.1"| n3
+              n0 -->|"from.1"| n4
+              n0 -->|"from.0"| n1
+              n0 -->|"from.0"| n2
+              n1 -->|"from.0"| n3
+              n2 -->|"from.0"| n4
+        "#]]
+        .assert_eq(&graph.draw(&expansion, GraphFormat::Mermaid, true));
+        let json = graph.draw(&expansion, GraphFormat::Json, false);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["nodes"][1], json!({ "name": "train", "kind": "model", "instances": 2, "axes": ["seed"] }));
+        assert_eq!(json["edges"][0], json!({ "from": "read", "to": "eval", "role": "from.1" }));
+    }
+
+    #[test]
+    fn chains_and_neighbours_follow_the_edges() {
+        let expansion = sweep();
+        let graph = Graph::of(&expansion);
+        let ids = |numbers: &[usize]| numbers.iter().copied().map(InstanceId).collect::<BTreeSet<_>>();
+        assert_eq!(graph.chains(|_| 1.0), [3.0, 2.0, 2.0, 1.0, 1.0]);
+        assert_eq!(graph.above(InstanceId(3)), ids(&[0, 1]));
+        assert_eq!(graph.below(InstanceId(0)), ids(&[1, 2, 3, 4]));
+        assert_eq!(graph.ancestors(InstanceId(4)), ids(&[0, 2]));
+        assert_eq!(graph.descendants(InstanceId(1)), ids(&[3]));
+    }
+}

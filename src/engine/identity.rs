@@ -24,19 +24,19 @@ pub struct Outside {
 
 impl Outside {
     /// The content hash of a path, or the reason why there is none.
-    pub fn hash(&mut self, store: &Store, role: &str, path: &Path) -> Result<Hash, DirtyReason> {
+    pub fn hash(&mut self, store: &Store, role: &str, path: &Path) -> Result<Hash, Box<DirtyReason>> {
         if !self.known.contains_key(path) {
             let found = store.hash_outside(path).map_err(|error| format!("{error:#}"));
             self.known.insert(path.to_path_buf(), found);
         }
         match &self.known[path] {
             Ok(Some(hash)) => Ok(*hash),
-            Ok(None) => Err(DirtyReason::PathMissing { role: role.to_string(), path: path.to_path_buf() }),
-            Err(error) => Err(DirtyReason::PathUnreadable {
+            Ok(None) => Err(Box::new(DirtyReason::PathMissing { role: role.to_string(), path: path.to_path_buf() })),
+            Err(error) => Err(Box::new(DirtyReason::PathUnreadable {
                 role: role.to_string(),
                 path: path.to_path_buf(),
                 error: error.clone(),
-            }),
+            })),
         }
     }
 }
@@ -47,7 +47,7 @@ pub fn input_hash<'a>(
     store: &Store,
     outside: &mut Outside,
     record: &impl Fn(usize) -> Option<&'a StageRecord>,
-) -> Result<Hash, DirtyReason> {
+) -> Result<Hash, Box<DirtyReason>> {
     match &input.upstream {
         Upstream::Outside { path } => outside.hash(store, &input.role, path),
         Upstream::Output { instance, output, .. } => {
@@ -73,7 +73,7 @@ pub fn identify<'a>(
     for input in &instance.inputs {
         match input_hash(input, store, outside, record) {
             Ok(hash) => manifest.input(&input.role, hash),
-            Err(reason) => obstacles.push(reason),
+            Err(reason) => obstacles.push(*reason),
         }
     }
     if !obstacles.is_empty() {

@@ -22,9 +22,13 @@ pub mod select;
 pub mod why;
 pub mod worker;
 
+mod board;
 mod draw;
 mod outputs;
+mod publish;
 
+#[cfg(test)]
+mod mishaps;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

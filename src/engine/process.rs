@@ -182,6 +182,7 @@ mod tests {
     use super::*;
     use crate::engine::toys::{REGISTRY, Space};
     use crate::engine::{Outcome, Quiet, RunOptions, RunReport, run, run_job};
+    use crate::store::Lock;
     use expect_test::expect;
     use serde_json::json;
     use std::sync::Arc;
@@ -265,6 +266,46 @@ mod tests {
         options.interrupt.store(false, Ordering::Relaxed);
         assert_eq!(run("test", &stages, &space.store(), &options, &Quiet).unwrap().exit_code(), 0);
         assert_eq!(space.store().unfinished().unwrap(), []);
+    }
+
+    /// Not a test of its own: a whole run in a process that will be killed.
+    #[test]
+    fn parent_side() {
+        let Some(marker) = std::env::args().next_back().filter(|last| last.ends_with("doomed-run")) else { return };
+        let space = Space::at(Path::new(&marker).parent().unwrap());
+        run("test", &waiting(&space), &space.store(), &options(&space), &Quiet).unwrap();
+    }
+
+    fn waiting(space: &Space) -> crate::experiment::Expansion {
+        space.stages(&[("read", json!({ "path": "data.txt" })), ("eval", json!({ "from": ["read"] }))])
+    }
+
+    #[test]
+    fn a_killed_run_leaves_no_child_and_the_next_one_begins_at_once() {
+        let space = space();
+        space.tell("read", "wait");
+        let mut parent = Command::new(std::env::current_exe().unwrap());
+        parent.args(["--exact", "engine::process::tests::parent_side"]).arg(space.path("doomed-run"));
+        let mut parent = parent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        while !space.path("ran").exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let store = space.store();
+        let fingerprint = store.unfinished().unwrap()[0];
+        assert!(store.lock_run(fingerprint).unwrap().is_none(), "the run holds its lock");
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        // The orphan still waits for the file to go; if it lived, it would write its output over the new one.
+        let dead = Lock::take_within(&store.child_lock_path(fingerprint), 1000, Duration::from_millis(10)).unwrap();
+        assert!(dead.is_some(), "the child died with its parent");
+        drop(dead);
+        space.forgive("read", "wait");
+        expect![[r#"
+            read: ran, it has not run yet
+            eval: ran, it has not run yet
+        "#]]
+        .assert_eq(&space.run_with(&waiting(&space), &options(&space)));
+        assert_eq!(space.ran(), "read read eval");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -98,12 +98,9 @@ impl fmt::Display for Failure {
         if let Some(log) = &self.log {
             write!(f, "\n  log: {}", log.display())?;
         }
-        if let Some(work) = &self.work {
-            write!(
-                f,
-                "\n  help: run the same command again: finished stages are kept, this one resumes from `{}`",
-                work.display()
-            )?;
+        if self.work.is_some() {
+            let resume = "finished stages are kept, this one goes on from its last checkpoint if it wrote any";
+            write!(f, "\n  help: when the cause is mended, run the same command again: {resume}")?;
         }
         Ok(())
     }
@@ -189,6 +186,7 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<RunReport> {
     store.check_writable()?;
+    let _shared = store.share()?;
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
     let plan_options = PlanOptions { experiment: experiment.to_string(), force };
@@ -215,13 +213,13 @@ pub fn run(
     save(&report)?;
     let folder = report.folder.clone();
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, outside);
-    let result = scheduler.run(plan, &selected, &mut |instances| {
+    scheduler.run(plan, &selected, &mut |instances| {
         report.instances = instances;
         report.seconds = begun.elapsed().as_secs_f64();
-        save(&report)
+        // If it cannot be written now, it may be at the end; the stages that run must not suffer from it.
+        save(&report).ok();
     });
     report.instances = scheduler.into_reports();
-    result?;
     report.seconds = begun.elapsed().as_secs_f64();
     report.interrupted = report.count(|outcome| *outcome == Outcome::Interrupted) > 0;
     report.ended = true;
@@ -269,16 +267,4 @@ fn save(report: &RunReport) -> Result<()> {
 fn run_name(started: jiff::Timestamp) -> String {
     let id = Hash::of_bytes(format!("{} {}", started.as_nanosecond(), std::process::id()).as_bytes());
     format!("{}-{}", started.strftime("%Y%m%dT%H%M%SZ"), &id.short()[..6])
-}
-
-/// Links an instance's outputs under their names, so that nobody has to read hashes.
-pub(super) fn link_outputs(out: &Path, experiment: &str, instance: &str, outputs: &[(String, PathBuf)]) -> Result<()> {
-    let folder = out.join(crate::store::file_name(experiment)).join(crate::store::file_name(instance));
-    for (name, target) in outputs {
-        let link = folder.join(name);
-        if std::fs::read_link(&link).ok().as_deref() != Some(target) {
-            files::relink(target, &link)?;
-        }
-    }
-    Ok(())
 }

@@ -1,6 +1,5 @@
-//! Who runs what when: one state per instance, changed in one function. Knows no stage's work and no terminal.
+//! Who runs what when: from the plan's verdicts to an outcome for every instance. Knows no stage's work and no terminal.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -8,50 +7,25 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-
+use super::board::{Board, State};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::identity::{Identity, Outside, identify};
+use super::job::causes;
 use super::plan::{Plan, PlanOptions, PlanState, judge};
-use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions, link_outputs};
+use super::publish::publish;
+use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
 use super::worker::{Finished, Task};
-use crate::base::Event;
+use crate::base::{Event, Hash};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::stage::Pool;
-use crate::store::{LatestNote, StageRecord, Store, file_name};
+use crate::stage::Artifact;
+use crate::store::{StageRecord, Store, file_name};
 
 /// How often a stage that another run works on is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// How often the run's record is brought up to date.
 const SAVE_AGAIN: Duration = Duration::from_secs(2);
-
-/// Where an instance stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    /// Something that it reads is not done.
-    Blocked,
-    /// It has a fingerprint, must run, and wants a slot.
-    Ready,
-    /// A thread of this run works on it.
-    Running,
-    /// Another run holds its lock.
-    Elsewhere,
-    /// Its record and outputs are there.
-    Done,
-    Failed,
-    /// It will not run: not selected, below a failure, or the run was stopped.
-    Left,
-}
-
-/// The resource that an instance occupies while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Slot {
-    Cpu,
-    Gpu,
-    Teacher,
-}
 
 enum Message {
     Started(InstanceId),
@@ -68,23 +42,16 @@ pub(super) struct Scheduler<'a> {
     observer: &'a dyn Observer,
     folder: &'a Path,
     graph: Graph,
-    /// Length of the longest chain from an instance down: the longest goes first.
-    chains: Vec<u64>,
-    states: Vec<State>,
-    /// Per slot, the ready instances in the order in which they are started.
-    ready: BTreeMap<Slot, BTreeSet<(Reverse<u64>, InstanceId)>>,
-    running: BTreeMap<Slot, BTreeSet<InstanceId>>,
-    elsewhere: BTreeSet<InstanceId>,
-    /// Devices that no instance has.
-    devices: BTreeSet<String>,
-    /// The device of each running instance of the `gpu` slot.
-    lent: BTreeMap<InstanceId, String>,
+    board: Board,
     identities: Vec<Option<Identity>>,
     reasons: Vec<Vec<DirtyReason>>,
     records: Vec<Option<StageRecord>>,
     reports: BTreeMap<InstanceId, InstanceReport>,
     outside: Outside,
+    /// The first that failed.
     failed: Option<InstanceId>,
+    /// When the instances that other runs work on were last asked for.
+    asked: Instant,
 }
 
 impl<'a> Scheduler<'a> {
@@ -99,8 +66,6 @@ impl<'a> Scheduler<'a> {
     ) -> Scheduler<'a> {
         let count = expansion.instances.len();
         let graph = Graph::of(expansion);
-        let chains = graph.chains(|_| 1.0).into_iter().map(|chain| chain as u64).collect();
-        let devices = options.device.split(',').map(str::trim).filter(|device| device.starts_with("cuda"));
         Scheduler {
             expansion,
             store,
@@ -108,20 +73,15 @@ impl<'a> Scheduler<'a> {
             plan_options,
             observer,
             folder,
+            board: Board::new(expansion, &graph, options),
             graph,
-            chains,
-            states: vec![State::Blocked; count],
-            ready: BTreeMap::new(),
-            running: BTreeMap::new(),
-            elsewhere: BTreeSet::new(),
-            devices: devices.map(str::to_string).collect(),
-            lent: BTreeMap::new(),
             identities: vec![None; count],
             reasons: vec![Vec::new(); count],
             records: vec![None; count],
             reports: BTreeMap::new(),
             outside,
             failed: None,
+            asked: Instant::now(),
         }
     }
 
@@ -130,77 +90,45 @@ impl<'a> Scheduler<'a> {
         &mut self,
         plan: Plan,
         selected: &BTreeSet<InstanceId>,
-        save: &mut dyn FnMut(Vec<InstanceReport>) -> Result<()>,
-    ) -> Result<()> {
-        let result = std::thread::scope(|scope| {
+        save: &mut dyn FnMut(Vec<InstanceReport>),
+    ) {
+        std::thread::scope(|scope| {
             let (sender, receiver) = mpsc::channel();
-            self.begin(plan, selected)?;
+            self.begin(plan, selected);
             let mut saved = Instant::now();
             loop {
                 self.start_ready(scope, &sender);
-                if self.running.values().all(BTreeSet::is_empty) && (self.elsewhere.is_empty() || self.stopping()) {
-                    return Ok(());
+                if self.board.nothing_runs() && (self.board.elsewhere().is_empty() || self.stopping()) {
+                    return;
                 }
-                self.receive(&receiver)?;
+                self.receive(&receiver);
                 if saved.elapsed() > SAVE_AGAIN {
-                    save(self.reports.values().cloned().collect())?;
+                    save(self.reports.values().cloned().collect());
                     saved = Instant::now();
                 }
             }
         });
         self.close();
-        result
     }
 
     pub(super) fn into_reports(self) -> Vec<InstanceReport> {
         self.reports.into_values().collect()
     }
 
-    /// The only place where a state changes; the queues follow from it.
-    fn set(&mut self, id: InstanceId, new: State) {
-        let old = self.states[id.0];
-        let possible = matches!(
-            (old, new),
-            (State::Blocked, State::Ready | State::Done | State::Failed | State::Left)
-                | (State::Ready, State::Running | State::Left)
-                | (State::Running, State::Done | State::Failed | State::Left | State::Elsewhere)
-                | (State::Elsewhere, State::Ready | State::Left)
-        );
-        assert!(possible, "BUG: `{}` cannot go from {old:?} to {new:?}", self.name(id));
-        let slot = self.slot(id);
-        let place = (Reverse(self.chains[id.0]), id);
-        match old {
-            State::Ready => drop(self.ready.entry(slot).or_default().remove(&place)),
-            State::Running => {
-                self.running.entry(slot).or_default().remove(&id);
-                self.devices.extend(self.lent.remove(&id));
-            }
-            State::Elsewhere => drop(self.elsewhere.remove(&id)),
-            State::Blocked | State::Done | State::Failed | State::Left => {}
-        }
-        match new {
-            State::Ready => drop(self.ready.entry(slot).or_default().insert(place)),
-            State::Running => drop(self.running.entry(slot).or_default().insert(id)),
-            State::Elsewhere => drop(self.elsewhere.insert(id)),
-            State::Blocked | State::Done | State::Failed | State::Left => {}
-        }
-        self.states[id.0] = new;
-    }
-
     /// Takes the plan's verdicts over.
-    fn begin(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) -> Result<()> {
+    fn begin(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         for entry in plan.entries {
             let id = entry.id;
             self.identities[id.0] = entry.identity;
             match entry.state {
                 PlanState::Fresh => {
                     self.records[id.0] = entry.record;
-                    self.set(id, State::Done);
+                    self.board.set(id, State::Done);
                     if selected.contains(&id) {
                         self.report(id, Outcome::Fresh, 0.0);
                     }
                 }
-                _ if !selected.contains(&id) => self.set(id, State::Left),
+                _ if !selected.contains(&id) => self.board.set(id, State::Left),
                 PlanState::Dirty(reasons) => {
                     self.reasons[id.0] = reasons;
                     self.make_ready(id);
@@ -210,11 +138,10 @@ impl<'a> Scheduler<'a> {
         }
         // What waits for something that is not selected will never be reached from above.
         for id in self.expansion.ids() {
-            if self.states[id.0] == State::Blocked {
-                self.settle(id)?;
+            if self.board.get(id) == State::Blocked {
+                self.settle(id);
             }
         }
-        Ok(())
     }
 
     /// Gives a dirty instance to the queue, or fails it where something outside is missing.
@@ -222,74 +149,85 @@ impl<'a> Scheduler<'a> {
         let obstacles = self.reasons[id.0].iter().filter(|reason| reason.is_obstacle());
         let causes: Vec<String> = obstacles.map(ToString::to_string).collect();
         if causes.is_empty() {
-            self.set(id, State::Ready);
+            self.board.set(id, State::Ready);
         } else {
-            self.set(id, State::Failed);
-            self.failed.get_or_insert(id);
-            let failure = Failure { instance: self.name(id).to_string(), causes, log: None, work: None };
-            self.report(id, Outcome::Failed(failure), 0.0);
+            self.fail(id, causes);
         }
     }
 
+    /// Fails an instance that never began.
+    fn fail(&mut self, id: InstanceId, causes: Vec<String>) {
+        self.board.set(id, State::Failed);
+        self.failed.get_or_insert(id);
+        let failure = Failure { instance: self.name(id).to_string(), causes, log: None, work: None };
+        self.report(id, Outcome::Failed(failure), 0.0);
+    }
+
     /// Looks at a blocked instance again: everything above may be done by now, or lost.
-    fn settle(&mut self, id: InstanceId) -> Result<()> {
+    fn settle(&mut self, id: InstanceId) {
         let mut pending = vec![id];
         while let Some(id) = pending.pop() {
-            if self.states[id.0] != State::Blocked {
+            if self.board.get(id) != State::Blocked {
                 continue;
             }
             let above = self.graph.above(id);
-            let lost = above.iter().find(|above| matches!(self.states[above.0], State::Failed | State::Left));
+            let lost = above.iter().find(|above| matches!(self.board.get(**above), State::Failed | State::Left));
             if let Some(lost) = lost.copied() {
                 let because = self.why_lost(lost);
-                self.set(id, State::Left);
+                self.board.set(id, State::Left);
                 self.report(id, Outcome::Skipped { because }, 0.0);
                 pending.extend(self.graph.below(id));
-            } else if above.iter().all(|above| self.states[above.0] == State::Done) {
-                self.decide(id)?;
-                if self.states[id.0] != State::Ready {
+            } else if above.iter().all(|above| self.board.get(*above) == State::Done) {
+                self.decide(id);
+                if self.board.get(id) != State::Ready {
                     pending.extend(self.graph.below(id));
                 }
             }
         }
-        Ok(())
     }
 
     /// Everything above is done: the instance gets its fingerprint and may come out fresh.
-    fn decide(&mut self, id: InstanceId) -> Result<()> {
+    fn decide(&mut self, id: InstanceId) {
         let instance = self.expansion.get(id);
         let records = &self.records;
         let record = |index: usize| records[index].as_ref();
-        match identify(instance, self.store, &mut self.outside, &record) {
+        let identity = match identify(instance, self.store, &mut self.outside, &record) {
+            Ok(identity) => identity,
             Err(obstacles) => {
                 self.reasons[id.0] = obstacles;
-                self.make_ready(id);
+                return self.make_ready(id);
             }
-            Ok(identity) => {
-                let entry = judge(id, instance, identity, self.store, self.plan_options)?;
+        };
+        match judge(id, instance, identity, self.store, self.plan_options) {
+            Err(error) => self.fail(id, causes(&error)),
+            Ok(entry) => {
                 self.identities[id.0] = entry.identity;
                 if let PlanState::Dirty(reasons) = entry.state {
                     self.reasons[id.0] = reasons;
                     self.make_ready(id);
                 } else {
                     self.records[id.0] = entry.record;
-                    self.set(id, State::Done);
+                    self.board.set(id, State::Done);
                     self.report(id, Outcome::Fresh, 0.0);
                 }
             }
         }
-        Ok(())
+    }
+
+    fn done(&mut self, id: InstanceId, record: StageRecord, outcome: Outcome, seconds: f64) {
+        self.records[id.0] = Some(record);
+        self.board.set(id, State::Done);
+        self.report(id, outcome, seconds);
     }
 
     fn start_ready<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, sender: &Sender<Message>)
     where
         'a: 'scope,
     {
-        for slot in [Slot::Gpu, Slot::Cpu, Slot::Teacher] {
-            while !self.stopping() && self.has_room(slot) {
-                let Some((_, id)) = self.ready.get(&slot).and_then(|ready| ready.first().copied()) else { break };
-                self.start(id, scope, sender);
-            }
+        while !self.stopping()
+            && let Some(id) = self.board.next()
+        {
+            self.start(id, scope, sender);
         }
     }
 
@@ -297,15 +235,9 @@ impl<'a> Scheduler<'a> {
     where
         'a: 'scope,
     {
-        let threads = self.threads();
-        let device = match self.slot(id) {
-            Slot::Gpu => self.devices.pop_first().unwrap_or_else(|| panic!("BUG: a slot without a device")),
-            Slot::Cpu | Slot::Teacher => "cpu".to_string(),
-        };
-        self.set(id, State::Running);
-        if self.slot(id) == Slot::Gpu {
-            self.lent.insert(id, device.clone());
-        }
+        let threads = self.board.threads();
+        self.board.set(id, State::Running);
+        let device = self.board.device(id);
         let instance = self.expansion.get(id);
         let identity = self.identities[id.0].clone();
         let task = Task {
@@ -326,57 +258,51 @@ impl<'a> Scheduler<'a> {
             let begun = Instant::now();
             let events = sender.clone();
             let starts = sender.clone();
-            let finished = task.perform(&move || drop(starts.send(Message::Started(id))), &move |event| {
-                drop(events.send(Message::Event(id, event)))
-            });
+            let started = move || {
+                starts.send(Message::Started(id)).ok();
+            };
+            let relay = move |event| {
+                events.send(Message::Event(id, event)).ok();
+            };
+            let finished = task.perform(&started, &relay);
             sender.send(Message::Finished(id, Box::new(finished), begun.elapsed().as_secs_f64())).ok();
         });
     }
 
-    fn receive(&mut self, receiver: &Receiver<Message>) -> Result<()> {
+    fn receive(&mut self, receiver: &Receiver<Message>) {
         match receiver.recv_timeout(ASK_AGAIN) {
             Ok(Message::Started(id)) => {
                 self.observer.started(id, self.expansion.get(id), &self.reasons[id.0]);
             }
             Ok(Message::Event(id, event)) => self.observer.event(id, self.expansion.get(id), &event),
-            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds)?,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                for id in std::mem::take(&mut self.elsewhere) {
-                    self.set(id, State::Ready);
-                }
+            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+        if self.asked.elapsed() > ASK_AGAIN {
+            self.asked = Instant::now();
+            for id in self.board.elsewhere() {
+                self.board.set(id, State::Ready);
             }
         }
-        Ok(())
     }
 
-    fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) -> Result<()> {
+    fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
         match finished {
-            Finished::Ran(record) | Finished::Fresh(record) if record.fingerprint != self.fingerprint(id) => {
-                panic!("BUG: `{}` was committed under another fingerprint", self.name(id))
-            }
-            Finished::Ran(record) => {
-                self.records[id.0] = Some(record);
-                self.set(id, State::Done);
-                self.report(id, Outcome::Ran, seconds);
-            }
-            Finished::Fresh(record) => {
-                self.records[id.0] = Some(record);
-                self.set(id, State::Done);
-                self.report(id, Outcome::Fresh, seconds);
-            }
+            Finished::Ran(record) => self.done(id, record, Outcome::Ran, seconds),
+            Finished::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
             Finished::Busy => {
                 self.observer.elsewhere(id, self.expansion.get(id));
-                self.set(id, State::Elsewhere);
-                return Ok(());
+                self.board.set(id, State::Elsewhere);
+                return;
             }
             Finished::Interrupted => {
                 // What lies below was not reached either: the end of the run tells so.
-                self.set(id, State::Left);
+                self.board.set(id, State::Left);
                 self.report(id, Outcome::Interrupted, seconds);
-                return Ok(());
+                return;
             }
             Finished::Failed(causes) => {
-                self.set(id, State::Failed);
+                self.board.set(id, State::Failed);
                 self.failed.get_or_insert(id);
                 let work = Some(self.store.work_path(self.fingerprint(id)));
                 let failure = Failure { instance: self.name(id).to_string(), causes, log: Some(self.log(id)), work };
@@ -384,16 +310,15 @@ impl<'a> Scheduler<'a> {
             }
         }
         for below in self.graph.below(id) {
-            self.settle(below)?;
+            self.settle(below);
         }
-        Ok(())
     }
 
     /// Gives everything that was not reached its outcome.
     fn close(&mut self) {
         let interrupted = self.options.interrupt.load(Ordering::Relaxed);
         for id in self.expansion.ids() {
-            if !matches!(self.states[id.0], State::Blocked | State::Ready | State::Elsewhere) {
+            if !matches!(self.board.get(id), State::Blocked | State::Ready | State::Elsewhere) {
                 continue;
             }
             let outcome = match self.failed {
@@ -402,7 +327,7 @@ impl<'a> Scheduler<'a> {
                 },
                 _ => Outcome::Interrupted,
             };
-            self.set(id, State::Left);
+            self.board.set(id, State::Left);
             self.report(id, outcome, 0.0);
         }
     }
@@ -410,7 +335,9 @@ impl<'a> Scheduler<'a> {
     /// Keeps an outcome: in the report, under the instance's name in the store, as links, and for the observer.
     fn report(&mut self, id: InstanceId, outcome: Outcome, seconds: f64) {
         let instance = self.expansion.get(id);
-        if let Err(error) = self.publish(id, instance, &outcome) {
+        let record = self.records[id.0].as_ref();
+        let (log, out) = (self.log(id), self.options.out.as_deref());
+        if let Err(error) = publish(self.store, &self.plan_options.experiment, instance, record, &outcome, &log, out) {
             // The result itself is safe; only its name could not be written down.
             let text = format!("`{}` is not reachable by name: {error:#}", instance.name);
             self.observer.event(id, instance, &Event::Note { text });
@@ -422,60 +349,11 @@ impl<'a> Scheduler<'a> {
         self.reports.insert(id, report);
     }
 
-    fn publish(&self, id: InstanceId, instance: &Instance, outcome: &Outcome) -> Result<()> {
-        let known = self.store.latest(&self.plan_options.experiment, &instance.name);
-        let inside = |log: PathBuf| log.strip_prefix(self.store.root()).unwrap_or(&log).to_string_lossy().into_owned();
-        let note = match (&self.records[id.0], outcome) {
-            (Some(record), Outcome::Ran | Outcome::Fresh) => LatestNote {
-                fingerprint: Some(record.fingerprint),
-                log: Some(record.provenance.log.clone()),
-                failed: false,
-            },
-            (_, Outcome::Failed(Failure { log: Some(log), .. })) => {
-                LatestNote { log: Some(inside(log.clone())), failed: true, ..known }
-            }
-            (_, Outcome::Interrupted) if self.log(id).exists() => {
-                LatestNote { log: Some(inside(self.log(id))), ..known }
-            }
-            _ => return Ok(()),
-        };
-        self.store.note_latest(&self.plan_options.experiment, &instance.name, &note)?;
-        let (Some(out), Some(record)) = (&self.options.out, &self.records[id.0]) else { return Ok(()) };
-        let paths = record.outputs.iter().map(|(name, artifact)| (name.clone(), self.store.artifact_path(artifact)));
-        link_outputs(out, &self.plan_options.experiment, &instance.name, &paths.collect::<Vec<_>>())
-    }
-
     fn stopping(&self) -> bool {
         self.options.interrupt.load(Ordering::Relaxed) || (self.failed.is_some() && !self.options.keep_going)
     }
 
-    fn has_room(&self, slot: Slot) -> bool {
-        let taken = self.running.get(&slot).map_or(0, BTreeSet::len);
-        match slot {
-            Slot::Cpu => taken < self.options.jobs.max(1),
-            Slot::Gpu => !self.devices.is_empty(),
-            Slot::Teacher => taken < self.options.teachers.max(1),
-        }
-    }
-
-    fn slot(&self, id: InstanceId) -> Slot {
-        match self.expansion.get(id).kind.pool {
-            Pool::Teacher => Slot::Teacher,
-            Pool::Model if self.options.device.contains("cuda") => Slot::Gpu,
-            Pool::Model | Pool::Light => Slot::Cpu,
-        }
-    }
-
-    /// The cores, shared by the stages that run or could run now.
-    fn threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let count = |queue: Option<usize>| queue.unwrap_or_default();
-        let busy = count(self.running.get(&Slot::Cpu).map(BTreeSet::len));
-        let ready = count(self.ready.get(&Slot::Cpu).map(BTreeSet::len));
-        (cores / (busy + ready).clamp(1, self.options.jobs.max(1))).max(1)
-    }
-
-    fn artifacts(&self, instance: &Instance) -> BTreeMap<String, crate::stage::Artifact> {
+    fn artifacts(&self, instance: &Instance) -> BTreeMap<String, Artifact> {
         let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
             Upstream::Output { instance: above, output, .. } => {
                 let artifact = self.records[above.0].as_ref()?.outputs.get(*output)?;
@@ -495,7 +373,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn fingerprint(&self, id: InstanceId) -> crate::base::Hash {
+    fn fingerprint(&self, id: InstanceId) -> Hash {
         let identity = self.identities[id.0].as_ref();
         identity.unwrap_or_else(|| panic!("BUG: `{}` has no fingerprint", self.name(id))).fingerprint
     }

@@ -126,9 +126,7 @@ impl Stage for Toy {
         if self.told("fail") {
             return Err(anyhow::anyhow!("the disk is on fire").context("cannot train"));
         }
-        if self.told("panic") {
-            panic!("a mistake of ours");
-        }
+        assert!(!self.told("panic"), "a mistake of ours");
         if self.told("abort") {
             std::process::abort();
         }
@@ -147,7 +145,7 @@ impl Stage for Toy {
             }
         }
         rows.push(self.word.clone());
-        let text: String = rows.iter().map(|row| format!("{}\n", json!(row))).collect();
+        let text: String = rows.iter().map(|row| json!(row).to_string() + "\n").collect();
         let outputs: &[&str] = if self.told("model") { &["model/weights"] } else { &["rows.jsonl", "facts.json"] };
         for output in outputs {
             let nan = *output == "facts.json" && self.told("nan");
@@ -163,16 +161,24 @@ impl Stage for Toy {
 
 /// A folder with files, a store and stages.
 pub(super) struct Space {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Removes the folder at the end, for the space that made it.
+    _made: Option<tempfile::TempDir>,
 }
 
 impl Space {
     pub(super) fn new() -> Space {
-        Space { folder: tempfile::tempdir().unwrap() }
+        let made = tempfile::tempdir().unwrap();
+        Space { folder: made.path().to_path_buf(), _made: Some(made) }
+    }
+
+    /// The space that another process made.
+    pub(super) fn at(folder: &Path) -> Space {
+        Space { folder: folder.to_path_buf(), _made: None }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
     /// Writes a file that looks as if it had been there for long.
@@ -206,7 +212,7 @@ impl Space {
             let seed = table.remove("seed").map_or(0, |seed| seed.as_u64().unwrap());
             let kind: &'static Kind =
                 REGISTRY.iter().find(|known| known.name == kind && u64::from(known.version) == version).unwrap();
-            table.insert("folder".into(), json!(self.folder.path()));
+            table.insert("folder".into(), json!(self.folder));
             table.insert("name".into(), json!(name));
             if kind.name == "model" {
                 self.tell(name, "model");
@@ -297,8 +303,8 @@ impl Space {
     }
 
     /// Text without what differs from run to run.
-    fn clean(&self, text: &str) -> String {
-        let text = text.replace(&self.folder.path().display().to_string(), "SPACE");
+    pub(super) fn clean(&self, text: &str) -> String {
+        let text = text.replace(&self.folder.display().to_string(), "SPACE");
         let mut clean = String::new();
         for word in text.split_inclusive(|c: char| !c.is_ascii_alphanumeric()) {
             let digits = word.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());

@@ -56,3 +56,82 @@ fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Origin> {
         key = key.rsplit_once('.').map_or("", |(around, _)| around);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Sources;
+    use crate::engine::PlanOptions;
+    use crate::engine::plan::plan;
+    use crate::engine::toys::Space;
+    use expect_test::expect;
+    use serde_json::json;
+
+    const TEXT: &str =
+        "[stage.train]\nkind = \"toy\"\npath = \"data.txt\"\nword = \"b\"\n\n[stage.eval]\nfrom = [\"train\"]\n";
+
+    /// The stages of `TEXT`, with the places of their keys.
+    fn stages(space: &Space, sources: &mut Sources, path: &str, word: &str) -> Expansion {
+        let source = sources.add("a.toml".to_string(), TEXT.to_string());
+        let mut stages =
+            space.stages(&[("train", json!({ "path": path, "word": word })), ("eval", json!({ "from": ["train"] }))]);
+        let places = [(0, "", "stage.train"), (0, "path", "\"data.txt\""), (0, "word", "\"b\""), (1, "", "stage.eval")];
+        for (instance, key, text) in places {
+            let start = TEXT.find(text).unwrap();
+            let origin = Origin { source, range: start..start + text.len() };
+            stages.instances[instance].origins.insert(key.to_string(), origin);
+        }
+        stages
+    }
+
+    fn told(space: &Space, stages: &Expansion, sources: &Sources) -> String {
+        let options = PlanOptions { experiment: "test".to_string(), ..PlanOptions::default() };
+        let plan = plan(stages, &space.store(), &options).unwrap();
+        let notes = stages.ids().flat_map(|id| why(stages, &plan, id));
+        let text = notes.map(|note| note.render(sources, false)).collect::<Vec<_>>().join("\n");
+        space.clean(&text)
+    }
+
+    #[test]
+    fn a_reason_points_at_its_line() {
+        let space = Space::new();
+        space.write("data.txt", "one");
+        let mut sources = Sources::default();
+        let first = stages(&space, &mut sources, "data.txt", "a");
+        expect![[r#"
+            note: `train` must run: it has not run yet
+             --> a.toml:1:2
+              |
+            1 | [stage.train]
+              |  ^^^^^^^^^^^
+            note: `eval` waits for `train`"#]]
+        .assert_eq(&told(&space, &first, &sources));
+        space.run(&first);
+        expect![[r#"
+            note: `train` is fresh: its result is record HASH
+            note: `eval` is fresh: its result is record HASH"#]]
+        .assert_eq(&told(&space, &first, &sources));
+        space.write("data.txt", "two");
+        expect![[r#"
+            note: `train` must run: `word` changed from "a" to "b"
+             --> a.toml:4:8
+              |
+            4 | word = "b"
+              |        ^^^ was "a" in record HASH
+            note: `train` must run: the content of `SPACE/data.txt` (`path`) changed from HASH to HASH
+             --> a.toml:3:8
+              |
+            3 | path = "data.txt"
+              |        ^^^^^^^^^^ other content than in record HASH
+            note: `eval` waits for `train`"#]]
+        .assert_eq(&told(&space, &stages(&space, &mut sources, "data.txt", "b"), &sources));
+        expect![[r#"
+            error: `train` cannot run: `SPACE/none.txt` (`path`) does not exist
+             --> a.toml:3:8
+              |
+            3 | path = "data.txt"
+              |        ^^^^^^^^^^
+            note: `eval` waits for `train`"#]]
+        .assert_eq(&told(&space, &stages(&space, &mut sources, "none.txt", "b"), &sources));
+    }
+}

@@ -1,6 +1,7 @@
 //! One execution, from the lock to the commit. Knows no schedule and no other instance.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -70,10 +71,19 @@ impl Task<'_> {
         let path = self.work().join("job.json");
         let text = serde_json::to_vec(&job).unwrap_or_else(|error| panic!("BUG: a job is plain data: {error}"));
         files::write_soft(&path, &text)?;
-        let desk = Desk { job: &path, log: &self.log, stop: self.stop, events };
+        let noting = |event: Event| {
+            if let Event::Note { text } = &event {
+                self.write_log(text);
+            }
+            events(event);
+        };
+        let desk = Desk { job: &path, log: &self.log, stop: self.stop, events: &noting };
         let summary = match self.executor.execute(&job, &desk) {
             Ended::Done(summary) => summary,
-            Ended::Failed(causes) => return Ok(Finished::Failed(causes)),
+            Ended::Failed(causes) => {
+                self.write_log(&format!("failed: {}", causes.join("\n  because ")));
+                return Ok(Finished::Failed(causes));
+            }
             Ended::Interrupted => return Ok(Finished::Interrupted),
         };
         outputs::check(&job.out, self.instance.kind.outputs)?;
@@ -97,6 +107,11 @@ impl Task<'_> {
         self.store.write_record(&record)?;
         files::remove_dir(&self.work())?;
         Ok(Finished::Ran(record))
+    }
+
+    /// Adds a line to the log. A log that cannot be written is no reason to stop.
+    fn write_log(&self, line: &str) {
+        files::append(&self.log).and_then(|mut log| Ok(writeln!(log, "{line}")?)).ok();
     }
 
     /// Makes the private folder ready: `out` empty, `scratch` as the last attempt left it.

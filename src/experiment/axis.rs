@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::fields::Section;
 use super::label::{label_of, label_problem, name_problem};
@@ -73,7 +74,7 @@ struct AxisTable {
     key: Option<String>,
     values: Option<Vec<IgnoredAny>>,
     labels: Option<Vec<String>>,
-    variants: Option<BTreeMap<String, BTreeMap<String, IgnoredAny>>>,
+    variants: Option<BTreeMap<String, BTreeMap<String, Value>>>,
 }
 
 /// Reads `[axis.NAME]`. `None` after reporting that its points cannot be told.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::axis::{self, Axis};
 use super::fields::Section;
@@ -60,11 +61,11 @@ struct Top {
     about: Option<String>,
     extends: Option<IgnoredAny>,
     vars: Option<IgnoredAny>,
-    stage: Option<BTreeMap<String, IgnoredAny>>,
-    seeds: Option<BTreeMap<String, IgnoredAny>>,
-    axis: Option<BTreeMap<String, IgnoredAny>>,
-    report: Option<BTreeMap<String, IgnoredAny>>,
-    settings: Option<BTreeMap<String, IgnoredAny>>,
+    stage: Option<BTreeMap<String, Value>>,
+    seeds: Option<BTreeMap<String, Value>>,
+    axis: Option<BTreeMap<String, Value>>,
+    report: Option<BTreeMap<String, Value>>,
+    settings: Option<BTreeMap<String, Value>>,
 }
 
 /// Reads the tree. `root` is the place for what the file as a whole lacks.

@@ -54,7 +54,7 @@ pub(crate) fn expand(declaration: &Declaration<'_>, folder: &Path, problems: &mu
     };
     for index in order {
         if let Some(points) = own[index].take() {
-            let points = if seeded.contains(names[index]) { expander.with_seeds(points) } else { points };
+            let points = if seeded.contains(names[index]) { expander.with_seeds(&points) } else { points };
             expander.stage(index, &points, problems);
         }
     }
@@ -80,7 +80,7 @@ struct ExpandedStage {
 }
 
 impl Expander<'_> {
-    fn with_seeds(&self, points: Vec<OwnPoint>) -> Vec<OwnPoint> {
+    fn with_seeds(&self, points: &[OwnPoint]) -> Vec<OwnPoint> {
         let axis = AxisId::Shared("seed".into());
         let seeds: Vec<Arc<str>> = self.declaration.seeds.values.iter().map(|seed| seed.to_string().into()).collect();
         let with = |point: &OwnPoint, seed: &Arc<str>| {
@@ -132,13 +132,11 @@ impl Expander<'_> {
                 self.candidates.insert(key.clone(), Candidates::new(points));
             }
             let Some(candidates) = self.candidates.get_mut(&key).filter(|_| sound) else { continue };
-            match candidates.join(joined) {
-                Some(next) => joined = next,
-                None => {
-                    too_many(stage, problems);
-                    return None;
-                }
-            }
+            let Some(next) = candidates.join(joined) else {
+                too_many(stage, problems);
+                return None;
+            };
+            joined = next;
         }
         sound.then_some(joined)
     }

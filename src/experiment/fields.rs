@@ -52,10 +52,8 @@ impl Section<'_> {
     fn report_at(&self, place: &Origin, message: String, help: Option<String>, problems: &mut Problems) {
         let mut diagnostic = Diagnostic::error(message).at(place.clone(), "");
         if place != self.header && !self.path.is_empty() {
-            let what = match self.path.split('.').next() {
-                Some(part @ ("stage" | "axis" | "report")) => part,
-                _ => "table",
-            };
+            let part = self.path.split('.').next().unwrap_or_default();
+            let what = if ["stage", "axis", "report"].contains(&part) { part } else { "table" };
             diagnostic = diagnostic.at(self.header.clone(), format!("in this {what}"));
         }
         if let Some(help) = help {

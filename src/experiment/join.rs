@@ -20,6 +20,9 @@ pub(crate) enum AxisId {
 /// Axis to label.
 pub(crate) type Point = BTreeMap<AxisId, Arc<str>>;
 
+/// Labels to the points that have them.
+type Index = BTreeMap<Vec<Arc<str>>, Vec<usize>>;
+
 /// The points of a stage that a reference may mean, ready to be joined.
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
@@ -27,7 +30,7 @@ pub(crate) struct Candidates {
     /// Points grouped by the axes they have.
     groups: BTreeMap<Vec<AxisId>, Vec<usize>>,
     /// Per group and axes shared with the other side: labels on these to points.
-    indexes: BTreeMap<(Vec<AxisId>, Vec<AxisId>), BTreeMap<Vec<Arc<str>>, Vec<usize>>>,
+    indexes: BTreeMap<(Vec<AxisId>, Vec<AxisId>), Index>,
 }
 
 /// A point in the making, with the instances chosen so far.
@@ -78,7 +81,7 @@ impl Candidates {
             };
             let wanted = labels(point);
             let index = self.indexes.entry((axes.clone(), shared.clone())).or_insert_with(|| {
-                let mut index: BTreeMap<Vec<Arc<str>>, Vec<usize>> = BTreeMap::new();
+                let mut index = Index::new();
                 for member in members {
                     index.entry(labels(&self.points[*member].0)).or_default().push(*member);
                 }

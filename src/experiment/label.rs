@@ -32,13 +32,13 @@ fn text_of(node: &Node) -> String {
         Data::Number(number) => number.to_string(),
         Data::Boolean(flag) => flag.to_string(),
         Data::List(nodes) => nodes.iter().map(text_of).collect::<Vec<_>>().join("+"),
-        Data::Table(table) => match table.get("name").and_then(Node::as_str) {
-            Some(name) => name.to_string(),
-            None => {
-                let pairs = table.0.iter().map(|(key, entry)| format!("{key}={}", text_of(&entry.node)));
-                pairs.collect::<Vec<_>>().join("+")
+        Data::Table(table) => {
+            if let Some(name) = table.get("name").and_then(Node::as_str) {
+                return name.to_string();
             }
-        },
+            let pairs = table.0.iter().map(|(key, entry)| format!("{key}={}", text_of(&entry.node)));
+            pairs.collect::<Vec<_>>().join("+")
+        }
     }
 }
 

@@ -28,7 +28,7 @@ mod own;
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 pub use load::Experiment;
 pub use problems::Failure;
-pub use report::{Contrast, DATASET, Metric, ReportSpec};
+pub use report::{Contrast, Metric, ReportSpec};
 pub use selector::Selector;
 pub use settings::Settings;
 

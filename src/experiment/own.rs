@@ -207,18 +207,17 @@ impl<'a> OwnPoints<'a> {
             return wrong(format!("stage `{name}` is not defined"), "no stage of this name", Some(help));
         };
         let kind = self.declaration.stages[index].kind;
-        let found = match &reference.output {
-            Some(output) => match kind.outputs.iter().find(|spec| spec.name == output) {
-                Some(spec) => accepts.contains(&spec.kind).then_some(spec),
-                None => {
-                    let names = kind.outputs.iter().map(|spec| spec.name);
-                    let help = match nearest(output, names.clone()) {
-                        Some(near) => format!("an output of a similar name exists: `{near}`"),
-                        None => format!("the outputs are {}", list(names)),
-                    };
-                    return wrong(format!("`{name}` has no output `{output}`"), "", Some(help));
-                }
-            },
+        let named = |output: &String| kind.outputs.iter().find(|spec| spec.name == output);
+        if let Some(output) = reference.output.as_ref().filter(|output| named(output).is_none()) {
+            let names = kind.outputs.iter().map(|spec| spec.name);
+            let help = match nearest(output, names.clone()) {
+                Some(near) => format!("an output of a similar name exists: `{near}`"),
+                None => format!("the outputs are {}", list(names)),
+            };
+            return wrong(format!("`{name}` has no output `{output}`"), "", Some(help));
+        }
+        let found = match reference.output.as_ref().and_then(named) {
+            Some(spec) => accepts.contains(&spec.kind).then_some(spec),
             None => accepts.iter().find_map(|accepted| kind.outputs.iter().find(|spec| spec.kind == *accepted)),
         };
         let Some(spec) = found else {

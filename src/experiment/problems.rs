@@ -5,13 +5,16 @@ use std::fmt;
 
 use crate::base::{Diagnostic, Origin, SourceId, Sources};
 
+/// An origin that can be ordered: its text, start and end.
+type Spot = (SourceId, usize, usize);
+
 /// Collects diagnostics; the same one is kept once.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
     diagnostics: Vec<Diagnostic>,
-    seen: BTreeSet<(String, Option<(SourceId, usize, usize)>)>,
+    seen: BTreeSet<(String, Option<Spot>)>,
     /// Values that are already known to be wrong: what follows from them is not said.
-    poisoned: BTreeSet<(SourceId, usize, usize)>,
+    poisoned: BTreeSet<Spot>,
 }
 
 impl Problems {
@@ -47,7 +50,7 @@ impl Problems {
     }
 }
 
-fn spot(origin: &Origin) -> (SourceId, usize, usize) {
+fn spot(origin: &Origin) -> Spot {
     (origin.source, origin.range.start, origin.range.end)
 }
 

@@ -16,8 +16,8 @@ use crate::base::Diagnostic;
 use crate::base::diagnostic::nearest;
 use crate::stage::ArtifactKind;
 
-/// The column that breaks a table down by the data set of the items. No axis: one instance scores all of them.
-pub const DATASET: &str = "dataset";
+/// Stands for the data set of the items where an axis may stand: no axis, as one instance scores all data sets.
+const DATASET: &str = "dataset";
 
 /// One table of results. Seeds are pooled in every cell.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,15 +26,15 @@ pub struct ReportSpec {
     pub title: String,
     /// The stage whose scores are shown.
     pub stage: String,
-    /// Axes whose values make the rows.
+    /// Axes whose values make the rows (`dataset` may be one), or selectors of one row each.
     pub rows: Vec<String>,
-    /// Axes whose values make the columns; [`DATASET`] may be one.
+    /// As `rows`.
     pub columns: Vec<String>,
     /// Selector of the row that others are compared with.
     pub baseline: Option<String>,
     pub metric: Metric,
     pub contrasts: Vec<Contrast>,
-    /// Selector to the words that stand for the row or column it chooses.
+    /// Selectors to the words that stand for what they choose: a row, a column, or one value.
     pub labels: BTreeMap<String, String>,
 }
 
@@ -104,15 +104,15 @@ pub(crate) fn read(
         return None;
     }
     let mut checks = Checks { section, stage: &stage, points: &points, problems };
-    let columns = checks.axes("columns", &report.columns);
+    let columns = checks.lines("columns", &report.columns);
     let rows = match &report.rows {
-        Some(rows) => checks.axes("rows", rows),
+        Some(rows) => checks.lines("rows", rows),
         None => checks.remaining(&columns),
     };
     for axis in rows.iter().filter(|axis| columns.contains(axis)) {
         checks.wrong(&["columns"], format!("`{axis}` cannot make both rows and columns"), None);
     }
-    let baseline = report.baseline.map(|text| checks.selector(&["baseline"], &text, false));
+    let baseline = report.baseline.map(|text| checks.selector(&["baseline"], &text));
     let mut contrasts = report.contrasts;
     for (index, contrast) in contrasts.iter_mut().enumerate() {
         let index = index.to_string();
@@ -121,12 +121,11 @@ pub(crate) fn read(
                 checks.wrong(&["contrasts", &index, side], "a contrast needs cells on both sides".to_string(), None);
             }
             for (place, text) in selectors.iter_mut().enumerate() {
-                *text = checks.selector(&["contrasts", &index, side, &place.to_string()], text, true);
+                *text = checks.selector(&["contrasts", &index, side, &place.to_string()], text);
             }
         }
     }
-    let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label));
-    let labels = labels.collect();
+    let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label)).collect();
     let title = report.title.unwrap_or_else(|| name.to_string());
     Some(ReportSpec {
         name: name.to_string(),
@@ -204,23 +203,32 @@ impl Checks<'_> {
         bare.filter(|_| !known).unwrap_or(axis).to_string()
     }
 
-    fn axes(&mut self, key: &str, axes: &[String]) -> Vec<String> {
+    /// What makes the rows or the columns: axes, or selectors of one line each.
+    fn lines(&mut self, key: &str, lines: &[String]) -> Vec<String> {
+        let selectors = lines.iter().any(|line| line.contains('='));
         let mut named: Vec<String> = Vec::new();
-        for (index, axis) in axes.iter().enumerate() {
-            let axis = self.bare(axis);
+        for (index, line) in lines.iter().enumerate() {
             let index = index.to_string();
-            if axis == "seed" {
-                let help = "leave it out: the interval of a cell comes from its seeds".to_string();
-                self.wrong(&[key, &index], "seeds are pooled in every cell".to_string(), Some(help));
-            } else if named.contains(&axis) {
-                self.wrong(&[key, &index], format!("`{axis}` is named twice"), None);
-            } else if axis != DATASET && !self.points.iter().any(|point| point.contains_key(&axis)) {
-                let (message, help) = unknown_axis(self.stage, &axis, self.points);
-                self.wrong(&[key, &index], message, Some(help));
+            let place = [key, index.as_str()];
+            let line = if selectors { self.selector(&place, line) } else { self.axis(&place, line) };
+            if named.contains(&line) {
+                self.wrong(&place, format!("`{line}` is named twice"), None);
             }
-            named.push(axis);
+            named.push(line);
         }
         named
+    }
+
+    fn axis(&mut self, path: &[&str], axis: &str) -> String {
+        let axis = self.bare(axis);
+        if axis == "seed" {
+            let help = "leave it out: the interval of a cell comes from its seeds".to_string();
+            self.wrong(path, "seeds are pooled in every cell".to_string(), Some(help));
+        } else if axis != DATASET && !self.points.iter().any(|point| point.contains_key(&axis)) {
+            let (message, help) = unknown_axis(self.stage, &axis, self.points);
+            self.wrong(path, message, Some(help));
+        }
+        axis
     }
 
     /// The axes that make the rows when none are named: all that are not columns, in alphabetical order.
@@ -229,9 +237,9 @@ impl Checks<'_> {
         axes.into_iter().filter(|axis| *axis != "seed" && !columns.contains(axis)).cloned().collect()
     }
 
-    /// A selector in its plain form, checked. Which data sets there are is known only after a run.
-    fn selector(&mut self, path: &[&str], text: &str, dataset: bool) -> String {
-        match self.plain(text, dataset) {
+    /// A selector in its plain form, checked.
+    fn selector(&mut self, path: &[&str], text: &str) -> String {
+        match self.plain(text) {
             Ok(plain) => plain,
             Err((message, help)) => {
                 self.wrong(path, message, help);
@@ -240,9 +248,9 @@ impl Checks<'_> {
         }
     }
 
-    /// A selector that is a key of `labels`.
+    /// A key of `labels`, in its plain form.
     fn label(&mut self, text: &str) -> String {
-        match self.plain(text, true) {
+        match self.plain(text) {
             Ok(plain) => plain,
             Err((message, help)) => {
                 let message = format!("`{}.labels`: {message}", self.section.path);
@@ -252,15 +260,41 @@ impl Checks<'_> {
         }
     }
 
-    fn plain(&self, text: &str, dataset: bool) -> Result<String, (String, Option<String>)> {
-        let parsed = Selector::parse(text).map_err(|message| (message, None))?;
-        let plain: BTreeMap<String, String> =
-            parsed.0.into_iter().map(|(axis, value)| (self.bare(&axis), value)).collect();
-        let mut checked = Selector(plain.clone());
-        if dataset {
-            checked.0.remove(DATASET);
+    fn plain(&self, text: &str) -> Result<String, (String, Option<String>)> {
+        let mut pairs = Vec::new();
+        for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            match part.split_once('=') {
+                Some((axis, value)) => pairs.push(format!("{}={value}", self.bare(axis.trim()))),
+                None => pairs.push(format!("{}={part}", self.axis_of(part)?)),
+            }
         }
-        checked.check(self.stage, self.points).map_err(|(message, help)| (message, Some(help)))?;
-        Ok(Selector(plain).to_string())
+        let selector = Selector::parse(&pairs.join(",")).map_err(|message| (message, None))?;
+        // Which data sets there are is known only after a run.
+        let mut known = selector.clone();
+        known.0.remove(DATASET);
+        known.check(self.stage, self.points).map_err(|(message, help)| (message, Some(help)))?;
+        Ok(selector.to_string())
+    }
+
+    /// The only axis that has a value of that name.
+    fn axis_of(&self, value: &str) -> Result<&str, (String, Option<String>)> {
+        let pairs = self.points.iter().flat_map(|point| point.iter());
+        let axes: BTreeSet<&str> = pairs.filter(|(_, known)| *known == value).map(|(axis, _)| axis.as_str()).collect();
+        let mut axes = axes.into_iter();
+        match (axes.next(), axes.next()) {
+            (Some(axis), None) => Ok(axis),
+            (Some(one), Some(other)) => {
+                let help = format!("write `{one}={value}` or `{other}={value}`");
+                Err((format!("`{value}` is a value of several axes"), Some(help)))
+            }
+            (None, _) => {
+                let values = self.points.iter().flat_map(|point| point.values()).map(String::as_str);
+                let help = match nearest(value, values) {
+                    Some(near) => format!("a value of a similar name exists: `{near}`"),
+                    None => "write a selector as `axis=value,other=value`".to_string(),
+                };
+                Err((format!("`{}` has no point `{value}`", self.stage), Some(help)))
+            }
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) fn read_files(path: &Path, sources: &mut Sources, problems: &mut Prob
             problems.push(cycle(&chain[start..], &shown, &places[start..]));
             return None;
         }
-        let Some(text) = read(&path, places.last(), problems) else { return None };
+        let text = read(&path, places.last(), problems)?;
         let source = sources.add(shown.clone(), text);
         root.get_or_insert(source);
         chain.push((identity, shown));

@@ -99,10 +99,25 @@ pub(crate) fn products(query: &[f32], keys: &[f32], stride: usize, scores: &mut 
 simd! {
 /// `out = sum over j of weights[j] * values[j]`, a row of `values` being as wide as `out`.
 pub(crate) fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    out.fill(0.0);
-    for (&weight, value) in weights.iter().zip(values.chunks_exact(out.len())) {
-        for (out, &value) in out.iter_mut().zip(value) {
-            *out += weight * value;
+    let width = out.len();
+    // Sixteen sums at a time stay in registers.
+    for (block, out) in out.chunks_mut(16).enumerate() {
+        let mut sums = [0.0f32; 16];
+        if let Ok(out) = <&mut [f32; 16]>::try_from(&mut *out) {
+            for (&weight, value) in weights.iter().zip(values.chunks_exact(width)) {
+                for (sum, &value) in sums.iter_mut().zip(&value[block * 16..block * 16 + 16]) {
+                    *sum += weight * value;
+                }
+            }
+            *out = sums;
+        } else {
+            for (&weight, value) in weights.iter().zip(values.chunks_exact(width)) {
+                for (sum, &value) in sums.iter_mut().zip(&value[block * 16..]) {
+                    *sum += weight * value;
+                }
+            }
+            let count = out.len();
+            out.copy_from_slice(&sums[..count]);
         }
     }
 }}

@@ -11,5 +11,8 @@ mod fast;
 mod plain;
 mod sample;
 
+#[cfg(test)]
+mod tests;
+
 pub use generate::{GenerateConfig, Generated, generate};
 pub use score::log_probs;

@@ -8,6 +8,7 @@
 //!
 //! Equal checkpoints give equal bytes. Other files in the folder are left alone.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +20,7 @@ use super::parameters::{Parameter, parameters};
 use crate::base::{Seed, files};
 
 /// Sizes and weights of a model.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Checkpoint {
     pub config: ModelConfig,
     /// Token ids run from 0 to this, exclusive.
@@ -89,6 +90,16 @@ impl Checkpoint {
     /// The parameters, in the order of the weights.
     pub(crate) fn list(&self) -> Vec<Parameter> {
         parameters(&self.config, self.vocab)
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    /// Sizes only: nobody wants to read the weights.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Checkpoint { config, vocab, image_token, weights } = self;
+        let mut debug = f.debug_struct("Checkpoint");
+        debug.field("config", config).field("vocab", vocab).field("image_token", image_token);
+        debug.field("parameters", &weights.iter().map(Vec::len).sum::<usize>()).finish()
     }
 }
 

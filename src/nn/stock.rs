@@ -128,7 +128,18 @@ impl<D: Device<f32>> Ops<D> for Stock {
     }
 
     fn gelu<T: Tape<f32, D>>(x: Matrix<D, T>) -> Fallible<Matrix<D, T>, D> {
-        x.try_accurate_gelu()
+        // x Phi(x) = (x + |x| erf(|x| / sqrt 2)) / 2, with erf by Abramowitz and Stegun 7.1.26. dfdx has this function,
+        // but its derivative (0.13) is off by a factor in the density.
+        let size = x.retaped::<T>().try_abs()?;
+        let a = size.retaped::<T>().try_mul(std::f32::consts::FRAC_1_SQRT_2)?;
+        let t = a.retaped::<T>().try_mul(0.327_591_1)?.try_add(1.0)?.try_recip()?;
+        let mut p = t.retaped::<T>().try_mul(1.061_405_4)?;
+        for coefficient in [-1.453_152, 1.421_413_7, -0.284_496_74] {
+            p = p.try_add(coefficient)?.try_mul(t.retaped::<T>())?;
+        }
+        let p = p.try_add(0.254_829_6)?.try_mul(t)?;
+        let erf = p.try_mul(a.try_square()?.try_negate()?.try_exp()?)?.try_negate()?.try_add(1.0)?;
+        size.try_mul(erf)?.try_add(x)?.try_mul(0.5)
     }
 
     fn log_probs<T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>, targets: &[u32]) -> Fallible<Vector<D, T>, D> {

@@ -1,5 +1,7 @@
 //! From a table's request to its numbers: lays out rows and columns, then one bootstrap for all of them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, anyhow};
 
 use super::cells::{Cells, Choice, Pool};
@@ -131,14 +133,16 @@ pub(super) fn label(selector: &Selector, request: &TableRequest) -> String {
     let mut own: Vec<_> = own.filter(|(pins, _)| !pins.is_empty()).collect();
     own.sort_by_key(|(pins, _)| std::cmp::Reverse(pins.len()));
     let mut left = selector.pins.clone();
-    let mut parts: Vec<String> = Vec::new();
+    // By their first axis, so that values with words of their own stand where the others do.
+    let mut parts: BTreeMap<String, String> = BTreeMap::new();
     for (pins, words) in own {
         if pins.iter().all(|(axis, value)| left.get(axis) == Some(value)) {
             left.retain(|axis, _| !pins.contains_key(axis));
-            parts.push(words.clone());
+            parts.extend(pins.into_keys().next().map(|axis| (axis, words.clone())));
         }
     }
-    parts.extend(left.into_values());
+    parts.extend(left);
+    let parts: Vec<String> = parts.into_values().collect();
     if parts.is_empty() { "all".to_string() } else { parts.join(" · ") }
 }
 

@@ -1,6 +1,6 @@
 //! A table as text in cells: what the terminal, Markdown and HTML show alike. Knows no width, no markup.
 
-use super::table::{Cell, Difference, Estimate, Table};
+use super::table::{Cell, Contrast, Difference, Estimate, Table};
 
 /// Rows of texts under a caption.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -95,7 +95,7 @@ pub(super) fn main(table: &Table) -> Grid {
     if table.rows.iter().flat_map(|row| &row.cells).any(partial) {
         legend.push("† not all seeds have run".to_string());
     }
-    if let Some(baseline) = &table.baseline {
+    if let (Some(baseline), true) = (&table.baseline, table.family > 0) {
         let compared = if table.family == 1 { "1 comparison".into() } else { format!("{} comparisons", table.family) };
         legend
             .push(format!("signed: difference to `{baseline}` on shared items; * p < 0.05 after Holm over {compared}"));
@@ -148,6 +148,15 @@ pub(super) fn compliance(table: &Table) -> Option<Grid> {
         rows,
         legend: vec!["percent of responses that follow the prompt's form and end by themselves, 95 % interval".into()],
     })
+}
+
+/// `, p after Holm over 6`: how many contrasts the correction counts; nothing when none was measured.
+pub(super) fn holm_words(contrasts: &[Contrast]) -> String {
+    match contrasts.iter().filter(|contrast| contrast.difference.is_some()).count() {
+        0 => String::new(),
+        1 => ", p of one test".to_string(),
+        tested => format!(", p after Holm over {tested}"),
+    }
 }
 
 /// How many items and seeds stand behind the cells: `1,200 items, 3 seeds`.

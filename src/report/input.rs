@@ -22,10 +22,13 @@ pub struct ReportInput<'a> {
     /// What a reader must know beyond the tables' own notes.
     pub notes: Vec<String>,
     /// The encoded bytes (PNG or JPEG) of an image by its key in [`Score::image`].
-    pub images: Box<dyn Fn(&str) -> Option<Vec<u8>> + 'a>,
+    pub images: Images<'a>,
     /// Resamples of the bootstrap; [`RESAMPLES`] unless told.
     pub resamples: usize,
 }
+
+/// Finds the bytes of an image by its key.
+pub type Images<'a> = Box<dyn Fn(&str) -> Option<Vec<u8>> + 'a>;
 
 /// Stands for the data set of the items where an axis may stand: no axis, as one instance scores all data sets.
 pub const DATASET: &str = "dataset";

@@ -20,13 +20,9 @@ pub(super) fn render(report: &Report) -> String {
         if !table.contrasts.is_empty() {
             render_contrasts(&table.contrasts, &mut text);
         }
-        for (index, note) in table.notes.iter().enumerate() {
-            _ = write!(text, "{}- {}\n", if index == 0 { "\n" } else { "" }, escape(note));
-        }
+        list(&table.notes, &mut text);
     }
-    for (index, note) in report.notes.iter().enumerate() {
-        _ = write!(text, "{}- {}\n", if index == 0 { "\n" } else { "" }, escape(note));
-    }
+    list(&report.notes, &mut text);
     text
 }
 
@@ -58,6 +54,12 @@ pub(super) fn csv(report: &Report) -> String {
     text
 }
 
+fn list(lines: &[String], text: &mut String) {
+    for (index, line) in lines.iter().enumerate() {
+        _ = writeln!(text, "{}- {}", if index == 0 { "\n" } else { "" }, escape(line));
+    }
+}
+
 fn render_grid(grid: &Grid, text: &mut String) {
     _ = write!(text, "\n**{}**\n\n| {} |", escape(&grid.caption), escape(&grid.corner));
     for column in &grid.columns {
@@ -77,8 +79,7 @@ fn render_grid(grid: &Grid, text: &mut String) {
 }
 
 fn render_contrasts(contrasts: &[Contrast], text: &mut String) {
-    let tested = contrasts.iter().filter(|contrast| contrast.difference.is_some()).count();
-    _ = write!(text, "\n**contrasts**, points; p after Holm over {tested}\n\n");
+    _ = write!(text, "\n**contrasts**, points, 95 % interval{}\n\n", grid::holm_words(contrasts));
     text.push_str("| claim | difference | 95 % interval | p | items | gained / lost | verdict |\n");
     text.push_str("|---|---:|---:|---:|---:|---:|---|\n");
     for contrast in contrasts {

@@ -13,6 +13,11 @@ mod markdown;
 mod samples;
 mod terminal;
 
+#[cfg(test)]
+mod fixture;
+#[cfg(test)]
+mod tests;
+
 use anyhow::{Context, Result};
 use serde::Serialize;
 

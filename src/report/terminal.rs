@@ -1,5 +1,7 @@
 //! A report for the terminal: aligned columns, no more than the width, color on demand. Computes nothing.
 
+use std::fmt::Write;
+
 use unicode_width::UnicodeWidthStr;
 
 use super::Report;
@@ -71,10 +73,8 @@ impl Page {
         let label_width = labels.map(UnicodeWidthStr::width).max().unwrap_or(0).min(self.width / 3);
         let room = self.width - label_width;
         let widths = |detail: Detail| -> Vec<usize> {
-            let cell = |column: usize| {
-                let cells = grid.rows.iter().map(move |row| &row.cells[column]);
-                Widths::of(cells, detail).total().max(grid.columns[column].width().min(24)) + 3
-            };
+            let cell =
+                |column: usize| Widths::of(grid, column, detail).total().max(grid.columns[column].width().min(24)) + 3;
             (0..grid.columns.len()).map(cell).collect()
         };
         // Intervals where they fit; else the means alone, in blocks of columns if need be.
@@ -117,7 +117,7 @@ impl Page {
         for row in &grid.rows {
             let mut line = pad(&clip(&row.label, label_width), label_width);
             for column in columns.clone() {
-                let parts = Widths::of(grid.rows.iter().map(|row| &row.cells[column]), detail);
+                let parts = Widths::of(grid, column, detail);
                 let pieces = parts.pieces(&row.cells[column], detail);
                 let used: usize = pieces.iter().map(|Piece(text, _)| text.width()).sum();
                 line.push_str("   ");
@@ -131,19 +131,18 @@ impl Page {
     }
 
     fn contrasts(&self, contrasts: &[Contrast], lines: &mut Vec<String>) {
-        let tested = contrasts.iter().filter(|contrast| contrast.difference.is_some()).count();
-        lines.push(self.paint(&format!("contrasts (points, 95 % interval, p after Holm over {tested})"), BOLD));
+        lines.push(self.paint(&format!("contrasts (points, 95 % interval{})", grid::holm_words(contrasts)), BOLD));
         let name_width = contrasts.iter().map(|one| one.name.width()).max().unwrap_or(0).min(self.width / 3);
         for contrast in contrasts {
             let mut line = pad(&clip(&contrast.name, name_width), name_width);
             if let Some(difference) = &contrast.difference {
                 let p = format!("p {}", grid::p_value(difference.p_holm));
                 let interval = grid::interval(&difference.estimate);
-                line.push_str(&format!("   {:>6}", grid::points(difference.estimate.mean)));
+                _ = write!(line, "   {:>6}", grid::points(difference.estimate.mean));
                 line.push_str(&self.paint(&format!(" {interval:<15}"), DIM));
-                line.push_str(&format!(" {p:<9}"));
+                _ = write!(line, " {p:<9}");
             } else {
-                line.push_str(&format!("   {:>6} {:<15} {:<9}", "–", "", ""));
+                _ = write!(line, "   {:>6} {:<15} {:<9}", "–", "", "");
             }
             let style = match contrast.verdict {
                 Verdict::Supported => GREEN,
@@ -166,7 +165,7 @@ impl Page {
         let indent = " ".repeat(lead.width());
         let mut line = lead.to_string();
         let mut empty = true;
-        for word in text.split_whitespace() {
+        for word in clean(text).split_whitespace() {
             if !empty && line.width() + 1 + word.width() > self.width {
                 lines.push(self.paint(&line, DIM));
                 line.clone_from(&indent);
@@ -193,16 +192,20 @@ impl Page {
 /// Widths of the parts of a column's cells, so that means stand under means.
 struct Widths {
     mean: usize,
+    /// 1 when a mean of the column carries a dagger, which has a place of its own.
+    dagger: usize,
     interval: usize,
     difference: usize,
 }
 
 impl Widths {
-    fn of<'g>(cells: impl Iterator<Item = &'g GridCell> + Clone, detail: Detail) -> Widths {
+    fn of(grid: &Grid, column: usize, detail: Detail) -> Widths {
+        let cells = grid.rows.iter().map(|row| &row.cells[column]);
         let widest = |part: &dyn Fn(&GridCell) -> usize| cells.clone().map(part).max().unwrap_or(0);
         let interval = if detail == Detail::Interval { widest(&|cell| cell.interval.width()) } else { 0 };
         Widths {
-            mean: widest(&|cell| cell.mean.width()),
+            mean: widest(&|cell| cell.mean.trim_end_matches('†').width()),
+            dagger: widest(&|cell| usize::from(cell.mean.ends_with('†'))),
             interval,
             difference: widest(&|cell| cell.difference.trim_end_matches('*').width()),
         }
@@ -211,11 +214,13 @@ impl Widths {
     fn total(&self) -> usize {
         let spaced = |width: usize| if width > 0 { width + 1 } else { 0 };
         // The star has a place of its own, so that signs and digits line up.
-        self.mean + spaced(self.interval) + if self.difference > 0 { self.difference + 2 } else { 0 }
+        self.mean + self.dagger + spaced(self.interval) + if self.difference > 0 { self.difference + 2 } else { 0 }
     }
 
     fn pieces(&self, cell: &GridCell, detail: Detail) -> Vec<Piece> {
-        let mut pieces = vec![Piece(left(&cell.mean, self.mean), "")];
+        let number = cell.mean.trim_end_matches('†');
+        let dagger = if cell.mean.ends_with('†') { "†" } else { "" };
+        let mut pieces = vec![Piece(format!("{}{}", left(number, self.mean), pad(dagger, self.dagger)), "")];
         if detail == Detail::Interval && self.interval > 0 {
             pieces.push(Piece(format!(" {}", pad(&cell.interval, self.interval)), DIM));
         }
@@ -243,9 +248,14 @@ fn left(text: &str, width: usize) -> String {
     format!("{}{text}", " ".repeat(width.saturating_sub(text.width())))
 }
 
+/// The text without control characters: a label or a name must not speak to the terminal.
+fn clean(text: &str) -> String {
+    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
+}
+
 /// At most `width` columns of the text, without control characters; what is cut ends in `…`.
 fn clip(text: &str, width: usize) -> String {
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean = clean(text);
     if clean.width() <= width {
         return clean;
     }

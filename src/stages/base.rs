@@ -3,8 +3,9 @@
 use anyhow::{Result, anyhow};
 use serde::Deserialize;
 
+use super::models::FILE;
 use crate::base::files;
-use crate::data::tokenizer::{FILE, Tokenizer};
+use crate::data::tokenizer::Tokenizer;
 use crate::nn::{Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 use crate::stage::config::{self, ConfigError};
 use crate::stage::{

@@ -1,12 +1,12 @@
-//! `gc`: takes away what nothing points at any more. Knows only records; the caller says which of them count.
+//! `gc`: takes away what nothing points at any more. Knows only records; what counts is what was last looked at.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
 
-use super::{Lock, Store};
+use super::{LatestNote, Lock, Store};
 use crate::base::{Hash, files};
 
 /// What must stay: these records, and the objects that they name.
@@ -20,32 +20,48 @@ pub struct Kept {
 pub struct Freed {
     pub records: usize,
     pub objects: usize,
-    /// Abandoned work folders and leftovers of interrupted writes.
+    /// Abandoned work folders, quarantined objects and leftovers of interrupted writes.
     pub leftovers: usize,
     pub bytes: u64,
     pub paths: Vec<PathBuf>,
 }
 
+/// The part of a run's record that matters here.
+#[derive(Deserialize)]
+struct RunFile {
+    instances: Vec<RunLine>,
+}
+
+#[derive(Deserialize)]
+struct RunLine {
+    fingerprint: Option<Hash>,
+}
+
 impl Store {
-    /// The records that `latest` names, of every experiment.
-    pub fn kept_by_latest(&self) -> Result<Kept> {
+    /// The records that any experiment came to last, and those of the last `runs` runs.
+    pub fn kept(&self, runs: usize) -> Result<Kept> {
         let mut kept = Kept::default();
-        let folder = self.root().join("latest");
-        if folder.is_dir() {
-            for (_, path) in files::walk(&folder)? {
-                let note: super::LatestNote = files::read_json(&path).unwrap_or_default();
-                kept.records.extend(note.fingerprint);
+        let latest = self.root().join("latest");
+        for experiment in files::list_if_there(&latest)? {
+            for instance in files::list(&latest.join(&experiment))? {
+                let note = files::read_json::<LatestNote>(&latest.join(&experiment).join(instance));
+                kept.records.extend(note.unwrap_or_default().fingerprint);
+            }
+        }
+        for run in files::list_if_there(&self.runs_path())?.iter().rev().take(runs) {
+            if let Ok(run) = files::read_json::<RunFile>(&self.runs_path().join(run).join("run.json")) {
+                kept.records.extend(run.instances.iter().filter_map(|line| line.fingerprint));
             }
         }
         Ok(kept)
     }
 
-    /// Removes every other record, then every object and leftover that no kept record needs. A work folder that a
-    /// living run holds stays. With `dry`, only says what would go.
+    /// Removes every other record, then every object and leftover that no kept record needs. With `dry`, only says
+    /// what would go. Fails while a run uses the store: it makes objects before it writes the record that names them.
     pub fn clean(&self, kept: &Kept, dry: bool) -> Result<Freed> {
+        let _alone = if dry { None } else { Some(self.take_alone()?) };
         let mut freed = Freed::default();
         let mut needed: BTreeSet<String> = BTreeSet::new();
-        let mut doomed: Vec<PathBuf> = Vec::new();
         for fingerprint in self.fingerprints()? {
             match self.record(fingerprint) {
                 Some(record) if kept.records.contains(&fingerprint) => {
@@ -56,54 +72,54 @@ impl Store {
                 }
                 _ => {
                     freed.records += 1;
-                    doomed.push(self.record_path(fingerprint));
+                    freed.paths.push(self.record_path(fingerprint));
                 }
             }
         }
         let objects = self.root().join("objects");
         for shard in files::list_if_there(&objects)? {
             for name in files::list(&objects.join(&shard))? {
-                let hash = format!("{shard}{}", name.trim_end_matches(".tree"));
-                if needed.contains(&hash) {
+                if needed.contains(&format!("{shard}{}", name.trim_end_matches(".tree"))) {
                     continue;
                 }
                 if name.starts_with('.') {
                     freed.leftovers += 1;
-                } else if !name.ends_with(".tree") {
+                } else if !name.contains('.') {
                     freed.objects += 1;
                 }
-                doomed.push(objects.join(&shard).join(name));
+                freed.paths.push(objects.join(&shard).join(name));
             }
         }
-        doomed.extend(files::list_if_there(&self.root().join("quarantine"))?.iter().map(|name| {
-            freed.leftovers += 1;
-            self.root().join("quarantine").join(name)
-        }));
-        let mut locks: Vec<Lock> = Vec::new();
-        for fingerprint in self.unfinished()? {
-            if let Some(lock) = self.lock_run(fingerprint)? {
-                locks.push(lock);
+        for folder in ["quarantine", "work"] {
+            for name in files::list_if_there(&self.root().join(folder))? {
                 freed.leftovers += 1;
-                doomed.push(self.work_path(fingerprint));
+                freed.paths.push(self.root().join(folder).join(name));
             }
         }
-        for path in &doomed {
+        for path in &freed.paths {
             freed.bytes += size(path)?;
             if !dry {
                 if path.is_dir() { files::remove_dir(path)? } else { files::remove_file(path)? }
             }
         }
-        freed.paths = doomed;
-        let root = self.root().to_path_buf();
         if !dry {
-            self.memo().retain(|key| if key.starts_with('/') { true } else { root.join(key).exists() });
+            let root = self.root().to_path_buf();
+            self.memo().retain(|key| root.join(key).exists());
             self.remember();
         }
         Ok(freed)
     }
+
+    fn take_alone(&self) -> Result<Lock> {
+        match Lock::try_alone(&self.root().join("locks/store"))? {
+            Some(lock) => Ok(lock),
+            None => bail!("a run uses the store `{}`\nhelp: try again when it has ended", self.root().display()),
+        }
+    }
 }
 
-fn size(path: &std::path::Path) -> Result<u64> {
+/// Bytes of a file, or of the files in a folder.
+fn size(path: &Path) -> Result<u64> {
     if !path.is_dir() {
         return Ok(path.symlink_metadata().map_or(0, |metadata| metadata.len()));
     }

@@ -12,7 +12,8 @@ use crate::base::files;
 /// A lock that is held. Dropping it, or the death of the process, frees it.
 #[derive(Debug)]
 pub struct Lock {
-    path: PathBuf,
+    /// The file to remove with the lock; none for a lock that is shared.
+    path: Option<PathBuf>,
     file: File,
 }
 
@@ -33,10 +34,27 @@ impl Lock {
             let ours = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
             match std::fs::metadata(path) {
                 Ok(named) if named.ino() == ours.ino() && named.dev() == ours.dev() => {
-                    return Ok(Some(Lock { path: path.to_path_buf(), file }));
+                    return Ok(Some(Lock { path: Some(path.to_path_buf()), file }));
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// Takes the lock together with others who share it, waiting for one who has it alone.
+    pub fn share(path: &Path) -> Result<Lock> {
+        let file = files::append(path)?;
+        file.lock_shared().with_context(|| format!("cannot lock `{}`", path.display()))?;
+        Ok(Lock { path: None, file })
+    }
+
+    /// Takes a lock that others share, alone; `None` while anyone has it.
+    pub fn try_alone(path: &Path) -> Result<Option<Lock>> {
+        let file = files::append(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock { path: None, file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock `{}`", path.display())),
         }
     }
 
@@ -56,7 +74,9 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        files::remove_file(&self.path).ok();
+        if let Some(path) = &self.path {
+            files::remove_file(path).ok();
+        }
         self.file.unlock().ok();
     }
 }

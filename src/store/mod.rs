@@ -11,6 +11,7 @@
 //!   work/<fingerprint>/             a running or interrupted stage: `job.json`, `out/`, `scratch/`
 //!   locks/<fingerprint>.run         held by the run that works on it, freed by the system when the run dies
 //!   locks/<fingerprint>.child       held by the child process for its lifetime
+//!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode)
@@ -27,6 +28,7 @@ mod object;
 mod record;
 mod verify;
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -107,6 +109,11 @@ impl Store {
         Lock::try_take(&self.root.join("locks").join(format!("{fingerprint}.run")))
     }
 
+    /// Keeps `gc` away while a run makes things that no record names yet.
+    pub fn share(&self) -> Result<Lock> {
+        Lock::share(&self.root.join("locks/store"))
+    }
+
     /// Where the child process of a fingerprint holds its own lock.
     pub fn child_lock_path(&self, fingerprint: Hash) -> PathBuf {
         self.root.join("locks").join(format!("{fingerprint}.child"))
@@ -134,10 +141,10 @@ pub fn file_name(name: &str) -> String {
     for byte in name.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'@' | b'=' | b',' | b'_' | b'+' | b'-' => {
-                safe.push(byte as char)
+                safe.push(byte as char);
             }
             b'.' if !safe.is_empty() => safe.push('.'),
-            _ => safe.push_str(&format!("%{byte:02x}")),
+            _ => drop(write!(safe, "%{byte:02x}")),
         }
     }
     // Most file systems take 255 bytes; a suffix such as `.log` needs some of them.

@@ -93,11 +93,12 @@ fn both(pair: &TokenPair) -> [Sequence<'_>; 2] {
     [sequence(&pair.chosen), sequence(&pair.rejected)]
 }
 
-struct Preference<'a> {
-    pairs: &'a [TokenPair],
-    reference: Vec<f64>,
-    beta: f64,
-    sft_weight: f64,
+pub(super) struct Preference<'a> {
+    pub(super) pairs: &'a [TokenPair],
+    /// `log reference(chosen) - log reference(rejected)` per pair.
+    pub(super) reference: Vec<f64>,
+    pub(super) beta: f64,
+    pub(super) sft_weight: f64,
 }
 
 impl Objective for Preference<'_> {

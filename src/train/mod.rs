@@ -14,6 +14,11 @@ pub mod sft;
 mod run;
 mod state;
 
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod tests;
+
 pub use dpo::{DpoConfig, dpo};
 pub use optimizer::{LearningRates, OptimizerConfig, Schedule};
 pub use run::Trained;

@@ -56,8 +56,8 @@ pub(super) fn targets(row: &TokenRow) -> usize {
     row.loss.iter().skip(1).filter(|loss| **loss).count()
 }
 
-struct CrossEntropy<'a> {
-    rows: &'a [TokenRow],
+pub(super) struct CrossEntropy<'a> {
+    pub(super) rows: &'a [TokenRow],
 }
 
 impl Objective for CrossEntropy<'_> {

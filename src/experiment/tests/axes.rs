@@ -57,7 +57,7 @@ labels = ["small", "large"]
         pairs@dim=large,truncate=true <- rollout@dim=large
         pairs@dim=small,truncate=a--long--text-with---all-that-no-name-43a4acd872 <- rollout@dim=small
         pairs@dim=large,truncate=a--long--text-with---all-that-no-name-43a4acd872 <- rollout@dim=large"#]]
-    .assert_eq(&names(&load(&text).1));
+    .assert_eq(&names(&load(text).1));
 }
 
 #[test]

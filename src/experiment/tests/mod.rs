@@ -1,4 +1,5 @@
 //! Whole experiments in, whole messages and instance names out. Stages are toys that run nothing.
+#![expect(clippy::needless_raw_string_hashes, reason = "as expect-test writes them")]
 
 mod axes;
 mod bad_axes;

@@ -12,7 +12,7 @@ fn a_report_is_read_and_its_names_are_made_plain() {
 title = "Does it think?"
 rows = ["eval.model", "mix"]
 columns = ["eval.prompt", "dataset"]
-baseline = "model=sft, mix=direct"
+baseline = "sft, mix=direct"
 [[report.main.contrasts]]
 name = "cot"
 plus = ["model=sft,mix=cot,prompt=cot", "model=dpo"]
@@ -20,8 +20,12 @@ minus = ["model=sft,mix=cot,prompt=direct,dataset=chart"]
 about = "what thinking adds"
 [report.main.labels]
 "model=sft,mix=both" = "④ CoT + direct"
+"eval.prompt=cot" = "with rationale"
+dpo = "⑥ DPO"
 [report.form]
 metric = "compliance"
+rows = ["dpo", "model=sft,mix=both"]
+[report.plain]
 columns = ["prompt"]
 "#;
     let (experiment, _) = load(&format!("{STUDY}{report}"));
@@ -58,11 +62,27 @@ columns = ["prompt"]
                 ],
                 labels: {
                     "mix=both,model=sft": "④ CoT + direct",
+                    "model=dpo": "⑥ DPO",
+                    "prompt=cot": "with rationale",
                 },
             },
             ReportSpec {
                 name: "form",
                 title: "form",
+                stage: "eval",
+                rows: [
+                    "model=dpo",
+                    "mix=both,model=sft",
+                ],
+                columns: [],
+                baseline: None,
+                metric: Compliance,
+                contrasts: [],
+                labels: {},
+            },
+            ReportSpec {
+                name: "plain",
+                title: "plain",
                 stage: "eval",
                 rows: [
                     "mix",
@@ -72,7 +92,7 @@ columns = ["prompt"]
                     "prompt",
                 ],
                 baseline: None,
-                metric: Compliance,
+                metric: Accuracy,
                 contrasts: [],
                 labels: {},
             },
@@ -92,8 +112,8 @@ baseline = "model=stf,mix=direct"
 metric = "speed"
 [report.third]
 baseline = "model=dpo,mix=cot"
-contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
-labels = { "model=sft,model=dpo" = "x" }
+contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
+labels = { "model=sft,model=dpo" = "x", dpe = "y" }
 [report.fourth]
 rows = ["model", "mxi", "seed", "prompt", "model"]
 columns = ["prompt"]
@@ -139,7 +159,7 @@ stage = "evla"
         64 | [report.third]
            | -------------- in this report
         65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
            |                                   ^^
 
         error: `report.third.contrasts.0.minus.0`: `eval` has no point `prompt=think`
@@ -148,19 +168,32 @@ stage = "evla"
         64 | [report.third]
            | -------------- in this report
         65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
            |                                                ^^^^^^^^^^^^^^
            |
            = help: the values of `prompt` are `direct`, `cot`
 
-        error: `report.third.contrasts.0.minus.1`: `cot` is not a selector: write `axis=value,other=value`
+        error: `report.third.contrasts.0.minus.1`: `cot` is a value of several axes
           --> DIR/a.toml:66:64
            |
         64 | [report.third]
            | -------------- in this report
         65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot"] }]
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
            |                                                                ^^^^^
+           |
+           = help: write `mix=cot` or `prompt=cot`
+
+        error: `report.third.contrasts.0.minus.2`: `eval` has no point `think`
+          --> DIR/a.toml:66:71
+           |
+        64 | [report.third]
+           | -------------- in this report
+        65 | baseline = "model=dpo,mix=cot"
+        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
+           |                                                                       ^^^^^^^
+           |
+           = help: write a selector as `axis=value,other=value`
 
         error: `report.third.labels`: `model=sft,model=dpo` names `model` twice
           --> DIR/a.toml:67:12
@@ -168,8 +201,19 @@ stage = "evla"
         64 | [report.third]
            | -------------- in this report
         ...
-        67 | labels = { "model=sft,model=dpo" = "x" }
+        67 | labels = { "model=sft,model=dpo" = "x", dpe = "y" }
            |            ^^^^^^^^^^^^^^^^^^^^^
+
+        error: `report.third.labels`: `eval` has no point `dpe`
+          --> DIR/a.toml:67:41
+           |
+        64 | [report.third]
+           | -------------- in this report
+        ...
+        67 | labels = { "model=sft,model=dpo" = "x", dpe = "y" }
+           |                                         ^^^
+           |
+           = help: a value of a similar name exists: `dpo`
 
         error: `report.fourth.rows.1`: `eval` does not vary with `mxi`
           --> DIR/a.toml:69:18
@@ -243,4 +287,24 @@ fn a_report_must_say_its_stage_when_there_are_several() {
            |
            = help: the stages that give scores are `eval`, `more`"#]]
     .assert_eq(&errors(&format!("{STUDY}{more}")));
+}
+
+#[test]
+fn the_examples_of_the_reference_are_the_language() {
+    let reference = include_str!("../../../docs/experiment.md");
+    let blocks: Vec<&str> =
+        reference.split("```").skip(1).step_by(2).filter_map(|b| b.strip_prefix("toml\n")).collect();
+    assert!(blocks.len() > 8);
+    for block in &blocks {
+        let (_, errors) = toml::de::DeTable::parse_recoverable(block);
+        assert!(errors.is_empty(), "{block}\n{errors:?}");
+    }
+    let with = |part: &str| {
+        let block = blocks.iter().find(|block| block.contains(part)).unwrap();
+        load(&format!("{STUDY}{block}")).0
+    };
+    assert_eq!(with("[report.main]").reports[0].contrasts.len(), 1);
+    assert_eq!(with("[settings]").settings.pools["teacher"], 8);
+    let (truncate, _) = with("[axis.truncate]").axes.into_iter().find(|(name, _)| name == "truncate").unwrap();
+    assert_eq!(truncate, "truncate");
 }

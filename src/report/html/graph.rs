@@ -239,3 +239,62 @@ fn short(text: &str, most: usize) -> String {
     }
     text.chars().take(most - 1).chain(['…']).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(instance: &str, reads: &[&str]) -> GraphNode {
+        GraphNode {
+            instance: instance.to_string(),
+            stage: instance.split('@').next().unwrap_or_default().to_string(),
+            kind: "toy".to_string(),
+            state: NodeState::Done,
+            reads: reads.iter().map(|name| (*name).to_string()).collect(),
+        }
+    }
+
+    #[test]
+    fn instances_of_a_stage_are_one_box() {
+        let nodes = [node("a", &[]), node("b@x=1", &["a"]), node("b@x=2", &["a"]), node("c", &["b@x=1", "b@x=2"])];
+        let (stages, edges) = collapse(&nodes);
+        assert_eq!(stages.iter().map(|stage| stage.instances).collect::<Vec<_>>(), [1, 2, 1]);
+        assert_eq!(edges, [(0, 1), (1, 2)]);
+        let svg = svg(&nodes);
+        assert_eq!((svg.matches("<rect").count(), svg.matches("<path").count()), (3, 2));
+        assert!(svg.contains("toy · 2"));
+    }
+
+    #[test]
+    fn a_long_edge_passes_through_every_layer() {
+        let (stages, edges) = collapse(&[node("a", &[]), node("b", &["a"]), node("c", &["b"]), node("d", &["c", "a"])]);
+        let drawing = place(stages, &edges);
+        assert_eq!(drawing.places.iter().map(|place| place.layer).collect::<Vec<_>>(), [0, 1, 2, 3, 1, 2]);
+        assert!(drawing.segments.iter().all(|&(from, to)| drawing.places[from].layer + 1 == drawing.places[to].layer));
+    }
+
+    #[test]
+    fn boxes_of_a_layer_stay_apart() {
+        let nodes: Vec<GraphNode> = std::iter::once(node("a", &[]))
+            .chain((0..5).map(|index| node(&format!("b{index}"), &["a"])))
+            .chain([node("c", &["b0", "b4", "a"])])
+            .collect();
+        let (stages, edges) = collapse(&nodes);
+        let mut drawing = place(stages, &edges);
+        drawing.order();
+        drawing.settle();
+        for mut layer in drawing.layers() {
+            layer.sort_by(|&a, &b| drawing.places[a].y.total_cmp(&drawing.places[b].y));
+            for pair in layer.windows(2) {
+                let apart = drawing.places[pair[1]].y - drawing.places[pair[0]].y;
+                assert!(apart >= drawing.gap(pair[0], pair[1]) - 1e-6, "{apart}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_circle_and_an_empty_graph_are_drawn_without_harm() {
+        assert_eq!(svg(&[]), "");
+        assert!(svg(&[node("a", &["b"]), node("b", &["a"])]).contains("<rect"));
+    }
+}

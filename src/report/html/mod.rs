@@ -40,9 +40,9 @@ pub(super) fn render(report: &Report) -> String {
     }
     text.push_str("</ul></nav></header>\n<main id=\"main\">\n");
     for section in &page.0 {
-        _ = write!(
+        _ = writeln!(
             text,
-            "<section aria-labelledby=\"{0}\"><h2 id=\"{0}\">{1}</h2>{2}</section>\n",
+            "<section aria-labelledby=\"{0}\"><h2 id=\"{0}\">{1}</h2>{2}</section>",
             section.id,
             escape(&section.title),
             section.body
@@ -140,21 +140,12 @@ fn curves_body(curves: &[Curve]) -> String {
     let mut text = String::new();
     for stage in stages {
         let mine: Vec<&Curve> = curves.iter().filter(|curve| curve.stage == stage).collect();
-        let keys: String = mine
-            .iter()
-            .enumerate()
-            .map(|(index, curve)| {
-                let name = curve
-                    .instance
-                    .strip_prefix(stage)
-                    .map_or(curve.instance.as_str(), |rest| rest.trim_start_matches('@'));
-                format!(
-                    "<li class=\"k{}\">{}</li>",
-                    index % curves::COLORS,
-                    escape(if name.is_empty() { stage } else { name })
-                )
-            })
-            .collect();
+        let mut keys = String::new();
+        for (index, curve) in mine.iter().enumerate() {
+            let point = curve.instance.strip_prefix(stage).unwrap_or(&curve.instance).trim_start_matches('@');
+            let name = if point.is_empty() { stage } else { point };
+            _ = write!(keys, "<li class=\"k{}\">{}</li>", index % curves::COLORS, escape(name));
+        }
         for (quantity, svg) in curves::plots(&mine) {
             _ = write!(
                 text,
@@ -174,6 +165,9 @@ fn list(lines: &[String]) -> String {
     if lines.is_empty() {
         return String::new();
     }
-    let items: String = lines.iter().map(|line| format!("<li>{}</li>", code(&capital(line)))).collect();
-    format!("<ul class=\"notes\">{items}</ul>")
+    let mut text = String::from("<ul class=\"notes\">");
+    for line in lines {
+        _ = write!(text, "<li>{}</li>", code(&capital(line)));
+    }
+    text + "</ul>"
 }

@@ -65,14 +65,17 @@ pub(super) fn render_contrasts(table: &Table) -> String {
         text.push_str(&render_contrast(contrast, reach));
     }
     text.push_str("</tbody></table></div>");
-    let tested = differences().count();
+    if differences().next().is_none() {
+        return text;
+    }
     let mut methods: Vec<&str> = differences().map(|one| one.comparison.method.words()).collect();
     methods.dedup();
     _ = write!(
         text,
         "<p class=\"legend\">Points: the average of the cells claimed to be higher less the average of the others, on shared \
-         items and seeds. p: {}, two-sided, after Holm over {tested}. Gained and lost count pairs of item and seed.</p>",
-        escape(&methods.join(", "))
+         items and seeds. p: {}, two-sided{}. Gained and lost count pairs of item and seed.</p>",
+        escape(&methods.join(", ")),
+        grid::holm_words(&table.contrasts).replace(", p", ",")
     );
     text
 }
