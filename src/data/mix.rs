@@ -394,10 +394,4 @@ mod tests {
             "source `a` is to give 1 rows and has none"
         );
     }
-
-    #[test]
-    fn shares_are_whole_and_sum_up() {
-        assert_eq!(whole(&[1.5, 1.5, 1.0], 4), [2, 1, 1]);
-        assert_eq!(whole(&[33.3, 33.3, 33.4], 100), [33, 33, 34]);
-    }
 }

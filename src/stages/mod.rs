@@ -44,4 +44,6 @@ static ALL: &[&Kind] = &[
 ];
 
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;

@@ -1,0 +1,140 @@
+//! Tables of the model-free kinds: what their mistakes are told as, and what of them is identity.
+
+use serde_json::{Value, json};
+
+use super::KINDS;
+use crate::stage::{Manifest, ManifestEntry, find_kind};
+
+fn told(kind: &str, table: &Value) -> Vec<String> {
+    let errors = (find_kind(KINDS, kind).unwrap().parse)(table).map(|_| ()).unwrap_err();
+    errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect()
+}
+
+fn chart(count: usize) -> Value {
+    json!({ "synthetic": { "datasets": ["chart", "pick"], "split": "train", "count": count } })
+}
+
+#[test]
+fn mistakes_in_a_table_are_told_with_their_keys() {
+    expect_test::expect![[r#"
+        : the stage has no rows: neither `path` nor `synthetic` is given
+        synthetic.datasets.1: unknown value `chrat`
+        synthetic: rows come from `path` or from `synthetic`, and both are given
+        images: `images` belongs to `path`: synthetic rows bring their own
+        take: no rows: `take` is at least 1
+        vocab: `vocab` is for training, and `path` imports a tokenizer
+        vocab: the smallest vocabulary of this algorithm has 261 tokens
+        teacher.url: `url` is for a remote teacher, and the oracle asks nobody
+        teacher.wrong: `2` is out of range: it is a number from 0 to 1
+        teacher.model: the api `openai` needs a `model`
+        teacher.url: the address begins with neither `http://` nor `https://`
+        teacher.samples: `samples` is at least 1
+        teacher.api: unknown value `gpt`
+        keep: unknown value `some`
+        sources: the mix has no sources
+        sources: source `a`: `weight` = -1 is not a number from 0 up
+        sources.a.sa: unknown key `sa`
+        : tokens cannot be counted without a `tokenizer`
+        sources.a.prompt: the template `direct` asks for another form than `as`
+        sources.a.per_question: `per_question` is for `as = "correct"` only
+        truncate: unknown value `wrods`
+        band: the band is empty: 0.9 is more than 0.1
+        dev: `2` is out of range: it is a number from 0 to 1
+        truncate: tokens cannot be counted without a `tokenizer`
+        style: unknown value `long`"#]]
+    .assert_eq(
+        &[
+            told("items", &json!({})),
+            told("items", &json!({ "synthetic": { "datasets": ["chart", "chrat"], "split": "train", "count": 0 } })),
+            told("items", &json!({ "path": "a", "synthetic": chart(1)["synthetic"], "images": "b", "take": 0 })),
+            told("tokenizer", &json!({ "path": "a", "vocab": 9 })),
+            told("tokenizer", &json!({ "train_on": ["a"], "vocab": 9 })),
+            told("distill", &json!({ "items": "a", "teacher": { "api": "oracle", "url": "x", "wrong": 2 } })),
+            told("distill", &json!({ "items": "a", "teacher": { "api": "openai", "url": "ftp://x", "samples": 0 } })),
+            told("distill", &json!({ "items": "a", "teacher": { "api": "gpt" }, "keep": "some" })),
+            told("mix", &json!({ "sources": {} })),
+            told("mix", &json!({ "rows": 5, "sources": { "a": { "from": "x", "weight": -1 } } })),
+            told("mix", &json!({ "sources": { "a": { "from": "x", "weight": 1, "rows": 2, "sa": "cot" } } })),
+            told(
+                "mix",
+                &json!({ "sources": { "a": { "from": "x", "weight": 1 }, "b": { "from": "x", "tokens": 5 } } }),
+            ),
+            told(
+                "mix",
+                &json!({ "sources": { "a": { "from": "x", "as": "cot", "prompt": "direct", "per_question": 1 } } }),
+            ),
+            told("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "wrods": 3 } })),
+            told("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "tokens": 3 }, "dev": 2 })),
+            told("judge", &json!({ "rollouts": "a", "style": "long", "threshold": 2 })),
+        ]
+        .concat()
+        .join("\n"),
+    );
+}
+
+/// A difference here means that results in people's stores are computed again: raise the kind's version, or undo it.
+#[test]
+fn the_fingerprints_of_a_fixed_config_stay() {
+    let tables = [
+        ("items", chart(5)),
+        ("items", json!({ "path": "a/rows.jsonl", "answer_type": "anls" })),
+        ("tokenizer", json!({ "train_on": ["items"] })),
+        ("distill", json!({ "items": "a", "teacher": { "api": "oracle", "wrong": 0.1 } })),
+        (
+            "distill",
+            json!({ "items": "a", "teacher": { "api": "openai", "url": "http://x", "model": "m", "retries": 9 } }),
+        ),
+        (
+            "mix",
+            json!({ "rows": 9, "sources": { "a": { "from": "x", "as": "cot", "weight": 1 }, "b": { "from": "y" } } }),
+        ),
+        ("judge", json!({ "rollouts": "a" })),
+        ("pairs", json!({ "judged": "a" })),
+    ];
+    let line = |(name, table): &(&str, Value)| {
+        let kind = find_kind(KINDS, name).unwrap();
+        let mut manifest = Manifest::new(kind.name, kind.version);
+        (kind.parse)(table).unwrap().identify(&mut manifest);
+        let keys: Vec<&str> = manifest.entries.iter().map(ManifestEntry::key).collect();
+        format!("{name} {} {}\n", manifest.fingerprint().short(), keys.join(" "))
+    };
+    expect_test::expect![[r#"
+        items 8da311ddf2 synthetic.datasets synthetic.split synthetic.count synthetic.stream
+        items cc6663a4bb dataset answer_type
+        tokenizer f8b76c36e3 algorithm vocab prompts
+        distill e243a7d40c teacher.api teacher.wrong keep
+        distill d47f2864d9 teacher.api teacher.url teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
+        mix c0f9350e2f size.rows sources.a.as sources.a.weight sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.text sources.b.prompt.letter
+        judge 75d68e657c style threshold
+        pairs ea42c2c6a3 band per_question dev truncate.words unreadable
+    "#]].assert_eq(&tables.iter().map(line).collect::<String>());
+}
+
+#[test]
+fn how_fast_a_teacher_is_asked_is_no_identity() {
+    let fingerprint = |teacher: Value| {
+        let mut manifest = Manifest::new("distill", 1);
+        let table = json!({ "items": "a", "teacher": teacher });
+        (find_kind(KINDS, "distill").unwrap().parse)(&table).unwrap().identify(&mut manifest);
+        manifest.fingerprint()
+    };
+    let plain = json!({ "api": "openai", "url": "http://x", "model": "m" });
+    let slowly = json!({ "api": "openai", "url": "http://x", "model": "m", "key_env": "KEY", "concurrency": 64,
+        "timeout_seconds": 5, "retries": 0, "temperature": 0, "samples": 1 });
+    assert_eq!(fingerprint(plain.clone()), fingerprint(slowly));
+    assert_ne!(fingerprint(plain), fingerprint(json!({ "api": "openai", "url": "http://x", "model": "other" })));
+}
+
+#[test]
+fn removing_a_source_is_leaving_it_out() {
+    let fingerprint = |table: Value| {
+        let mut manifest = Manifest::new("mix", 1);
+        (find_kind(KINDS, "mix").unwrap().parse)(&table).unwrap().identify(&mut manifest);
+        manifest.fingerprint()
+    };
+    let source = json!({ "from": "x", "as": "cot" });
+    assert_eq!(
+        fingerprint(json!({ "sources": { "a": source, "b": "remove" } })),
+        fingerprint(json!({ "sources": { "a": source } }))
+    );
+}
