@@ -22,6 +22,9 @@ pub struct Sequence<'a> {
     pub image: Option<&'a str>,
 }
 
+/// From an image's key and the wanted size to `size * size * 3` numbers.
+pub type Pixels<'a> = dyn Fn(&str, usize) -> Result<Arc<[f32]>> + 'a;
+
 /// A batch, ready for [`Model::hidden`](super::model::Model::hidden).
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -44,12 +47,12 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Lays sequences out for a model. `pixels` gives `size * size * 3` numbers for an image's key.
+    /// Lays sequences out for a model. `pixels` gives an image's numbers.
     pub fn new(
         model: &Checkpoint,
         sequences: &[Sequence],
         padded: bool,
-        pixels: &dyn Fn(&str, usize) -> Result<Arc<[f32]>>,
+        pixels: &Pixels,
     ) -> Result<Batch> {
         let longest = sequences.iter().map(|sequence| sequence.tokens.len().saturating_sub(1)).max().unwrap_or(0);
         let mut batch = Batch {
@@ -69,14 +72,14 @@ impl Batch {
                 bail!("a sequence of {} token(s) has nothing to predict", sequence.tokens.len());
             };
             let image = match sequence.image {
-                Some(key) => match seen.get(key) {
-                    Some(&image) => image,
-                    None => {
-                        batch.add_image(model, key, pixels)?;
-                        *seen.entry(key).or_insert(batch.images - 1)
-                    }
-                },
                 None => 0,
+                Some(key) => {
+                    if !seen.contains_key(key) {
+                        batch.add_image(model, key, pixels)?;
+                        seen.insert(key, batch.images - 1);
+                    }
+                    seen[key]
+                }
             };
             let start = batch.sources.len();
             place(model, &sequence.tokens[..inputs], image, &mut batch.sources);
@@ -128,9 +131,9 @@ impl Batch {
         &mut self,
         model: &Checkpoint,
         key: &str,
-        pixels: &dyn Fn(&str, usize) -> Result<Arc<[f32]>>,
+        pixels: &Pixels,
     ) -> Result<()> {
-        patchify(model, key, &*pixels(key, model.config.image_size)?, &mut self.patches)?;
+        patchify(model, key, &pixels(key, model.config.image_size)?, &mut self.patches)?;
         self.images += 1;
         Ok(())
     }

@@ -108,7 +108,7 @@ impl Stage for Eval {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
-        let rollouts = self.asking.ask(ctx, &model, sampling::take(ctx, items, self.take)?)?;
+        let rollouts = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
         let mut scores = Vec::with_capacity(rollouts.len());
         for rollout in rollouts {
             let Some(sample) = rollout.samples.into_iter().next() else { continue };

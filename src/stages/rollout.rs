@@ -82,7 +82,7 @@ impl Stage for RolloutStage {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
-        let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, sampling::take(ctx, items, self.take)?)?;
+        let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
         jsonl::write(&ctx.output("rollouts.jsonl"), &rollouts)?;
         let samples = || rollouts.iter().flat_map(|rollout| &rollout.samples);
         let stopped = samples().filter(|sample| sample.finish == Finish::Stop).count();

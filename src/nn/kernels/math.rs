@@ -1,5 +1,7 @@
 //! Scalar functions that vectorise, and sums over rows in a fixed order.
 
+#![expect(clippy::inline_always, reason = "a function that is not inlined would not be compiled for the wider registers")]
+
 use super::{LANES, simd};
 
 /// The exponential, to about 2 units in the last place; 0 below -87, `exp(88)` above 88. NaN stays NaN.
@@ -132,6 +134,7 @@ pub(crate) fn exp_in_place(values: &mut [f32], factor: f32, shift: f32) {
 }}
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
 mod tests {
     use super::*;
 
