@@ -40,10 +40,7 @@ pub(crate) fn write(path: &Path, arrays: &[Array], metadata: (&str, String)) -> 
 
 /// The arrays of a file, checked against what is expected, in that order, and the metadata.
 /// An array too many, one that is missing, of another shape or type, or with a value that is not finite is an error.
-pub(crate) fn read(
-    path: &Path,
-    expected: &[(String, Vec<usize>)],
-) -> Result<Contents> {
+pub(crate) fn read(path: &Path, expected: &[(String, Vec<usize>)]) -> Result<Contents> {
     let bytes = files::read_bytes(path)?;
     read_from(&bytes, expected).with_context(|| format!("`{}`", path.display()))
 }

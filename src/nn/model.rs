@@ -82,8 +82,7 @@ impl<D: Device<f32>> Model<D> {
         let config = &checkpoint.config;
         let mut arrays = checkpoint.list().into_iter().zip(&checkpoint.weights);
         let model = {
-            let mut load =
-                Loader { device, next: &mut || arrays.next().map(|(p, w)| (p.shape, w.as_slice())) };
+            let mut load = Loader { device, next: &mut || arrays.next().map(|(p, w)| (p.shape, w.as_slice())) };
             let (patch_embedding, position_embedding) = (load.matrix()?, load.matrix()?);
             let encoder = (0..config.vision.layers).map(|_| load.block()).collect::<Result<_>>()?;
             let encoder_norm = load.vector()?;

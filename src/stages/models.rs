@@ -6,14 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::base::files;
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::data::tokens::Chat;
 use crate::nn::{Checkpoint, Device, DeviceChoice, Resources};
 use crate::stage::{ConfigError, Manifest, StageContext, Summary};
 use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained};
-
-/// The tokenizer's file in a checkpoint's folder.
-pub(super) const FILE: &str = "tokenizer.json";
 
 /// A checkpoint and the tokenizer that came with it.
 pub(super) struct Model {
