@@ -28,6 +28,9 @@ pub(super) struct Weights {
     eps: f32,
 }
 
+/// From queries, keys (both to be rotated in place) and values to the heads' outputs.
+type Attend<'a> = dyn FnMut(&mut [f32], &mut [f32], &[f32], &mut [f32]) + 'a;
+
 struct Block {
     attention_norm: Vec<f32>,
     q: Packed,
@@ -89,7 +92,7 @@ impl Block {
     }
 
     /// `x (m, dim)` through the block; `attend` turns queries, keys and values into the heads' outputs.
-    fn run(&self, x: &mut [f32], eps: f32, attend: &mut dyn FnMut(&mut [f32], &mut [f32], &[f32], &mut [f32])) {
+    fn run(&self, x: &mut [f32], eps: f32, attend: &mut Attend) {
         let Block { dim, kv_dim, ff, .. } = *self;
         let m = x.len() / dim;
         let (mut h, mut inverse, mut y) = (vec![0.0; m * dim], vec![0.0; m], vec![0.0; m * dim]);

@@ -1,5 +1,6 @@
 //! Sampling responses: what is asked, and how prompts are shared out. Knows no tokenizer and no prompt text.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
@@ -47,7 +48,6 @@ pub struct Generated {
 /// Samples `config.samples` responses to each prompt and hands them to `done` with the prompt's index, in whatever
 /// order they come. A response depends on the model, the config, `seed`, the prompt (its `key` names its random
 /// stream) and the sample's number; on no other prompt, and on no number of threads. The image token is never sampled.
-#[expect(clippy::too_many_arguments, reason = "a model, prompts, settings and circumstances")]
 pub fn generate(
     model: &Checkpoint,
     prompts: &[Prompt],
@@ -175,7 +175,7 @@ struct Worker<'a> {
     /// One per sequence of the decoder, in its order.
     active: Vec<Active>,
     /// By prompt: its responses, filled as they end.
-    open: std::collections::BTreeMap<usize, Vec<Option<Generated>>>,
+    open: BTreeMap<usize, Vec<Option<Generated>>>,
 }
 
 struct Active {
@@ -186,7 +186,7 @@ struct Active {
 
 impl<'a> Worker<'a> {
     fn new(request: &'a Request<'a>, weights: &'a Weights) -> Worker<'a> {
-        Worker { request, decoder: Decoder::new(request.model, weights), active: Vec::new(), open: Default::default() }
+        Worker { request, decoder: Decoder::new(request.model, weights), active: Vec::new(), open: BTreeMap::new() }
     }
 
     fn work(&mut self, take: &dyn Fn() -> Option<usize>, sender: &mpsc::Sender<Message>) -> Result<()> {

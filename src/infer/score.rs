@@ -23,8 +23,9 @@ pub fn log_probs(
         batch::check(model, sequence).with_context(|| format!("row {index} (counted from 0)"))?;
     }
     let engine = Engine::new(model, resources)?;
+    let padded = engine.padded();
     let chunks: Vec<&[Sequence]> = sequences.chunks(BATCH).collect();
-    let build = |chunk: usize| Batch::new(model, chunks[chunk], engine.padded(), &|key, size| pixels.pixels(key, size));
+    let build = |chunk: usize| Batch::new(model, chunks[chunk], padded, &|key, size| pixels.pixels(key, size));
     let sums = |_: usize, batch: &Batch, values: &[f32]| batch.sum_by_sequence(values);
     Ok(engine.log_probs(chunks.len(), &build, &sums)?.concat())
 }

@@ -18,6 +18,9 @@ pub(crate) struct Array<'a> {
     pub(crate) values: &'a [f32],
 }
 
+/// Arrays in the order that was expected, and the file's metadata.
+pub(crate) type Contents = (Vec<Vec<f32>>, BTreeMap<String, String>);
+
 /// Writes arrays and a text in the file's metadata, atomically. Equal arrays give equal bytes.
 pub(crate) fn write(path: &Path, arrays: &[Array], metadata: (&str, String)) -> Result<()> {
     let bytes: Vec<Vec<u8>> =
@@ -37,15 +40,12 @@ pub(crate) fn write(path: &Path, arrays: &[Array], metadata: (&str, String)) -> 
 
 /// The arrays of a file, checked against what is expected, in that order, and the metadata.
 /// An array too many, one that is missing, of another shape or type, or with a value that is not finite is an error.
-pub(crate) fn read(
-    path: &Path,
-    expected: &[(String, Vec<usize>)],
-) -> Result<(Vec<Vec<f32>>, BTreeMap<String, String>)> {
+pub(crate) fn read(path: &Path, expected: &[(String, Vec<usize>)]) -> Result<Contents> {
     let bytes = files::read_bytes(path)?;
     read_from(&bytes, expected).with_context(|| format!("`{}`", path.display()))
 }
 
-fn read_from(bytes: &[u8], expected: &[(String, Vec<usize>)]) -> Result<(Vec<Vec<f32>>, BTreeMap<String, String>)> {
+fn read_from(bytes: &[u8], expected: &[(String, Vec<usize>)]) -> Result<Contents> {
     let (_, header) = SafeTensors::read_metadata(bytes).context("not a whole safetensors file")?;
     let file = SafeTensors::deserialize(bytes).context("not a whole safetensors file")?;
     let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();

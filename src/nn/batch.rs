@@ -22,6 +22,9 @@ pub struct Sequence<'a> {
     pub image: Option<&'a str>,
 }
 
+/// From an image's key and the wanted size to `size * size * 3` numbers.
+pub type Pixels<'a> = dyn Fn(&str, usize) -> Result<Arc<[f32]>> + 'a;
+
 /// A batch, ready for [`Model::hidden`](super::model::Model::hidden).
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -44,13 +47,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Lays sequences out for a model. `pixels` gives `size * size * 3` numbers for an image's key.
-    pub fn new(
-        model: &Checkpoint,
-        sequences: &[Sequence],
-        padded: bool,
-        pixels: &dyn Fn(&str, usize) -> Result<Arc<[f32]>>,
-    ) -> Result<Batch> {
+    /// Lays sequences out for a model. `pixels` gives an image's numbers.
+    pub fn new(model: &Checkpoint, sequences: &[Sequence], padded: bool, pixels: &Pixels) -> Result<Batch> {
         let longest = sequences.iter().map(|sequence| sequence.tokens.len().saturating_sub(1)).max().unwrap_or(0);
         let mut batch = Batch {
             rows: Vec::with_capacity(sequences.len()),
@@ -69,14 +67,14 @@ impl Batch {
                 bail!("a sequence of {} token(s) has nothing to predict", sequence.tokens.len());
             };
             let image = match sequence.image {
-                Some(key) => match seen.get(key) {
-                    Some(&image) => image,
-                    None => {
-                        batch.add_image(model, key, pixels)?;
-                        *seen.entry(key).or_insert(batch.images - 1)
-                    }
-                },
                 None => 0,
+                Some(key) => {
+                    if !seen.contains_key(key) {
+                        batch.add_image(model, key, pixels)?;
+                        seen.insert(key, batch.images - 1);
+                    }
+                    seen[key]
+                }
             };
             let start = batch.sources.len();
             place(model, &sequence.tokens[..inputs], image, &mut batch.sources);
@@ -124,13 +122,8 @@ impl Batch {
         sums
     }
 
-    fn add_image(
-        &mut self,
-        model: &Checkpoint,
-        key: &str,
-        pixels: &dyn Fn(&str, usize) -> Result<Arc<[f32]>>,
-    ) -> Result<()> {
-        patchify(model, key, &*pixels(key, model.config.image_size)?, &mut self.patches)?;
+    fn add_image(&mut self, model: &Checkpoint, key: &str, pixels: &Pixels) -> Result<()> {
+        patchify(model, key, &pixels(key, model.config.image_size)?, &mut self.patches)?;
         self.images += 1;
         Ok(())
     }
@@ -198,8 +191,12 @@ mod tests {
         Checkpoint::fresh(&config, 10, 1, Seed(0)).unwrap()
     }
 
-    fn ramp(_: &str, size: usize) -> Result<Arc<[f32]>> {
-        Ok((0..size * size * 3).map(|i| i as f32).collect())
+    fn ramp(_: &str, size: usize) -> Arc<[f32]> {
+        (0..size * size * 3).map(|i| i as f32).collect()
+    }
+
+    fn lay_out(sequences: &[Sequence], padded: bool) -> Result<Batch> {
+        Batch::new(&model(), sequences, padded, &|key, size| Ok(ramp(key, size)))
     }
 
     #[test]
@@ -208,7 +205,7 @@ mod tests {
         let loss = [false, false, false, false, false, false, true, true];
         let image = Sequence { tokens: &with_image, loss: &loss, image: Some("a") };
         let text = Sequence { tokens: &[2, 5, 3], loss: &[false, false, true], image: None };
-        let batch = Batch::new(&model(), &[image, text, image], false, &ramp).unwrap();
+        let batch = lay_out(&[image, text, image], false).unwrap();
         assert_eq!(batch.rows, [0..7, 7..9, 9..16]);
         assert_eq!(batch.images, 1);
         assert_eq!(batch.sources[..4], [Source::Token(2), Source::Feature(0), Source::Feature(1), Source::Feature(2)]);
@@ -223,7 +220,7 @@ mod tests {
     fn a_padded_batch_has_rows_of_one_length() {
         let long = Sequence { tokens: &[2, 3, 4, 5], loss: &[true; 4], image: None };
         let short = Sequence { tokens: &[2, 3], loss: &[true; 2], image: None };
-        let batch = Batch::new(&model(), &[short, long], true, &ramp).unwrap();
+        let batch = lay_out(&[short, long], true).unwrap();
         assert_eq!(batch.rows, [0..3, 3..6]);
         assert_eq!(batch.selected, [0, 3, 4, 5]);
     }
@@ -232,7 +229,7 @@ mod tests {
     fn sequences_that_do_not_fit_the_model_are_errors() {
         let told = |tokens: &[u32], image: Option<&str>| {
             let loss = vec![true; tokens.len()];
-            Batch::new(&model(), &[Sequence { tokens, loss: &loss, image }], false, &ramp).unwrap_err().to_string()
+            lay_out(&[Sequence { tokens, loss: &loss, image }], false).unwrap_err().to_string()
         };
         assert_eq!(told(&[2, 10], None), "token 10 lies outside the model's vocabulary of 10");
         assert_eq!(told(&[2, 1, 1, 3], Some("a")), "a sequence with 2 image tokens where its image has 4");

@@ -210,8 +210,7 @@ mod tests {
 
     #[test]
     fn every_wrong_size_is_told_with_its_key() {
-        let mut config = ModelConfig::default();
-        config.patch_size = 7;
+        let mut config = ModelConfig { patch_size: 7, ..ModelConfig::default() };
         config.decoder.kv_heads = 3;
         config.decoder.ff = 0;
         config.vision.dim = 1 << 40;

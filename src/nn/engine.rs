@@ -39,12 +39,12 @@ impl Engine {
         match resources.device {
             Where::Cpu => {
                 keep_memory();
-                Ok(Engine::Cpu { model: Model::new(Cpu::default(), checkpoint)?, pool: pool(resources.threads)? })
+                Ok(Engine::Cpu { model: Model::new(&Cpu::default(), checkpoint)?, pool: pool(resources.threads)? })
             }
             #[cfg(feature = "cuda")]
             Where::Cuda(ordinal) => {
                 let device = Cuda::try_build(ordinal, 0).map_err(device_error)?;
-                Ok(Engine::Cuda(Model::new(device, checkpoint)?))
+                Ok(Engine::Cuda(Model::new(&device, checkpoint)?))
             }
             #[cfg(not(feature = "cuda"))]
             Where::Cuda(_) => Err(anyhow!("this program was built for the CPU only")),
@@ -183,8 +183,8 @@ pub(crate) fn gradients<D: Device<f32>, O: Ops<D>, W>(
     // The gradient of sum(c * log_probs) with constant c is that of any loss whose derivative is c.
     let derivative: Vector<D> =
         model.device().try_tensor_from_vec(derivative, (values.len(),)).map_err(device_error)?;
-    let surrogate: Scalar<D, _> =
-        log_probs.try_mul(derivative).and_then(|product| product.try_sum::<(), Axis<0>>()).map_err(device_error)?;
+    let product = log_probs.try_mul(derivative).map_err(device_error)?;
+    let surrogate: Scalar<D, _> = product.try_sum::<(), Axis<0>>().map_err(device_error)?;
     let mut found = surrogate.try_backward().map_err(device_error)?;
     Ok(Shard { gradients: model.gradients::<O>(&mut found)?, told })
 }

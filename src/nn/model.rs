@@ -67,7 +67,7 @@ pub(crate) struct Learning {
 
 impl<D: Device<f32>> Model<D> {
     /// Copies a checkpoint to a device.
-    pub(crate) fn new(device: D, checkpoint: &Checkpoint) -> Result<Model<D>> {
+    pub(crate) fn new(device: &D, checkpoint: &Checkpoint) -> Result<Model<D>> {
         let decoder = &checkpoint.config.decoder;
         let rotary = Rotary::new(decoder.max_positions, decoder.dim / decoder.heads, decoder.rope_theta);
         Model::load(device, checkpoint, Arc::new(rotary))
@@ -75,15 +75,14 @@ impl<D: Device<f32>> Model<D> {
 
     /// The same model with the checkpoint's weights of now.
     pub(crate) fn renew(&self, checkpoint: &Checkpoint) -> Result<Model<D>> {
-        Model::load(self.device.clone(), checkpoint, self.rotary.clone())
+        Model::load(&self.device, checkpoint, self.rotary.clone())
     }
 
-    fn load(device: D, checkpoint: &Checkpoint, rotary: Arc<Rotary>) -> Result<Model<D>> {
+    fn load(device: &D, checkpoint: &Checkpoint, rotary: Arc<Rotary>) -> Result<Model<D>> {
         let config = &checkpoint.config;
         let mut arrays = checkpoint.list().into_iter().zip(&checkpoint.weights);
         let model = {
-            let mut load =
-                Loader { device: &device, next: &mut || arrays.next().map(|(p, w)| (p.shape, w.as_slice())) };
+            let mut load = Loader { device, next: &mut || arrays.next().map(|(p, w)| (p.shape, w.as_slice())) };
             let (patch_embedding, position_embedding) = (load.matrix()?, load.matrix()?);
             let encoder = (0..config.vision.layers).map(|_| load.block()).collect::<Result<_>>()?;
             let encoder_norm = load.vector()?;
@@ -223,7 +222,6 @@ pub(crate) fn heads(checkpoint: &Checkpoint) -> (Heads, Heads) {
 }
 
 /// A device's complaint as an error of ours.
-#[expect(clippy::needless_pass_by_value, reason = "shaped for `map_err`")]
 pub(crate) fn device_error<E: std::fmt::Display + std::fmt::Debug>(error: E) -> anyhow::Error {
     anyhow!("the device failed: {error} ({error:?})")
 }

@@ -3,14 +3,12 @@
 use anyhow::{Result, anyhow};
 use serde::Deserialize;
 
-use super::models::FILE;
+use super::common;
 use crate::base::files;
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::nn::{Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 use crate::stage::config::{self, ConfigError};
-use crate::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
-};
+use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
     name: "base",
@@ -69,8 +67,7 @@ impl Stage for Base {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let source = InputSource::Stage { reference: self.tokenizer.clone(), accepts: &[ArtifactKind::Tokenizer] };
-        vec![Input { role: "tokenizer".to_string(), source }]
+        vec![common::input("tokenizer", &self.tokenizer, &[ArtifactKind::Tokenizer])]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::common;
 use super::models::{self, Keep, Model, training_table};
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
@@ -9,9 +10,7 @@ use crate::data::records::Pair;
 use crate::data::tokens::TokenPair;
 use crate::nn::Part;
 use crate::stage::config::{self, ConfigError};
-use crate::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
-};
+use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::train::{self, DpoConfig, OptimizerConfig};
 
 pub static KIND: Kind = Kind {
@@ -85,14 +84,11 @@ impl Stage for Dpo {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
-            role: role.to_string(),
-            source: InputSource::Stage { reference: reference.clone(), accepts },
-        };
-        let mut inputs = vec![input("policy", &self.policy, &[ArtifactKind::Checkpoint])];
-        inputs
-            .extend(self.reference.iter().map(|reference| input("reference", reference, &[ArtifactKind::Checkpoint])));
-        inputs.push(input("pairs", &self.pairs, &[ArtifactKind::Pairs]));
+        let mut inputs = vec![common::input("policy", &self.policy, &[ArtifactKind::Checkpoint])];
+        inputs.extend(
+            self.reference.iter().map(|reference| common::input("reference", reference, &[ArtifactKind::Checkpoint])),
+        );
+        inputs.push(common::input("pairs", &self.pairs, &[ArtifactKind::Pairs]));
         inputs
     }
 

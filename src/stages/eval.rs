@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::common;
 use super::models::Model;
 use super::sampling::{self, Asking, Take};
 use crate::base::files;
@@ -14,9 +15,7 @@ use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Finish, Item, Score};
 use crate::stage::config::{self, ConfigError};
-use crate::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
-};
+use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
     name: "eval",
@@ -95,20 +94,16 @@ impl Stage for Eval {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
-            role: role.to_string(),
-            source: InputSource::Stage { reference: reference.clone(), accepts },
-        };
         vec![
-            input("model", &self.model, &[ArtifactKind::Checkpoint]),
-            input("benchmark", &self.benchmark, &[ArtifactKind::Items]),
+            common::input("model", &self.model, &[ArtifactKind::Checkpoint]),
+            common::input("benchmark", &self.benchmark, &[ArtifactKind::Items]),
         ]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
-        let rollouts = self.asking.ask(ctx, &model, sampling::take(ctx, items, self.take)?)?;
+        let rollouts = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
         let mut scores = Vec::with_capacity(rollouts.len());
         for rollout in rollouts {
             let Some(sample) = rollout.samples.into_iter().next() else { continue };

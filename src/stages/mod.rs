@@ -23,6 +23,9 @@ mod mix_rows;
 mod models;
 mod sampling;
 
+#[cfg(test)]
+mod model_tests;
+
 use crate::stage::{Kind, Registry};
 
 /// Every kind that an experiment may name.

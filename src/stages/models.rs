@@ -6,14 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use crate::base::files;
-use crate::data::tokenizer::Tokenizer;
+use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::data::tokens::Chat;
-use crate::nn::{Checkpoint, DeviceChoice, Resources};
+use crate::nn::{Checkpoint, Device, DeviceChoice, Resources};
 use crate::stage::{ConfigError, Manifest, StageContext, Summary};
 use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained};
-
-/// The tokenizer's file in a checkpoint's folder.
-pub(super) const FILE: &str = "tokenizer.json";
 
 /// A checkpoint and the tokenizer that came with it.
 pub(super) struct Model {
@@ -73,7 +70,7 @@ impl Keep {
 }
 
 /// Writes a training's outputs and sums it up.
-pub(super) fn finish(ctx: &StageContext, trained: &Trained, role: &str, device: impl ToString) -> Result<Summary> {
+pub(super) fn finish(ctx: &StageContext, trained: &Trained, role: &str, device: Device) -> Result<Summary> {
     Model::write(ctx, &trained.checkpoint, role)?;
     crate::data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
     let loss = trained.curve.last().map(|point| point.loss);
@@ -173,7 +170,7 @@ pub(super) fn check_training(optimizer: &OptimizerConfig, epochs: usize, batch: 
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 1, not 0")));
         }
     }
-    if !(keep.seconds > 0.0) {
+    if keep.seconds.is_nan() || keep.seconds <= 0.0 {
         errors.push(ConfigError::at("keep_seconds", format!("`keep_seconds` must be above 0, not {}", keep.seconds)));
     }
     errors

@@ -3,15 +3,14 @@
 use anyhow::Result;
 use serde::Deserialize;
 
+use super::common;
 use super::models::Model;
 use super::sampling::{self, Asking, Take};
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Finish, Item, Rollout};
 use crate::stage::config::{self, ConfigError};
-use crate::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
-};
+use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
     name: "rollout",
@@ -69,20 +68,16 @@ impl Stage for RolloutStage {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
-            role: role.to_string(),
-            source: InputSource::Stage { reference: reference.clone(), accepts },
-        };
         vec![
-            input("model", &self.model, &[ArtifactKind::Checkpoint]),
-            input("items", &self.items, &[ArtifactKind::Items]),
+            common::input("model", &self.model, &[ArtifactKind::Checkpoint]),
+            common::input("items", &self.items, &[ArtifactKind::Items]),
         ]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
-        let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, sampling::take(ctx, items, self.take)?)?;
+        let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
         jsonl::write(&ctx.output("rollouts.jsonl"), &rollouts)?;
         let samples = || rollouts.iter().flat_map(|rollout| &rollout.samples);
         let stopped = samples().filter(|sample| sample.finish == Finish::Stop).count();

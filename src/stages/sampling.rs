@@ -70,12 +70,12 @@ impl Asking {
     }
 
     /// Asks `items`; the rollouts come in their order.
-    pub(super) fn ask(&self, ctx: &StageContext, model: &Model, items: Vec<Item>) -> Result<Vec<Rollout>> {
+    pub(super) fn ask(&self, ctx: &StageContext, model: &Model, items: &[Item]) -> Result<Vec<Rollout>> {
         if items.is_empty() {
             bail!("there are no items to ask");
         }
         let path = ctx.scratch.join("rollouts.jsonl");
-        let mut finished = resume(&path, &items)?;
+        let mut finished = resume(&path, items)?;
         if !finished.is_empty() {
             ctx.progress.note(format!("resumed with {} of {} items done", finished.len(), items.len()));
         }

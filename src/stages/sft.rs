@@ -2,15 +2,14 @@
 
 use anyhow::Result;
 
+use super::common;
 use super::models::{self, Keep, Model, training_table};
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::records::Row;
 use crate::data::tokens::TokenRow;
 use crate::stage::config::{self, ConfigError};
-use crate::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
-};
+use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::train::{self, OptimizerConfig, SftConfig};
 
 pub static KIND: Kind = Kind {
@@ -63,11 +62,10 @@ impl Stage for Sft {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let input = |role: &str, reference: &Reference, accepts: &'static [ArtifactKind]| Input {
-            role: role.to_string(),
-            source: InputSource::Stage { reference: reference.clone(), accepts },
-        };
-        vec![input("model", &self.model, &[ArtifactKind::Checkpoint]), input("data", &self.data, &[ArtifactKind::Rows])]
+        vec![
+            common::input("model", &self.model, &[ArtifactKind::Checkpoint]),
+            common::input("data", &self.data, &[ArtifactKind::Rows]),
+        ]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

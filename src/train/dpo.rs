@@ -78,10 +78,11 @@ fn reference_ratios(
     resources: &Resources,
 ) -> Result<Vec<f64>> {
     let engine = Engine::new(reference, resources)?;
+    let padded = engine.padded();
     let chunks: Vec<&[TokenPair]> = pairs.chunks(REFERENCE_BATCH).collect();
     let build = |chunk: usize| {
         let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();
-        Batch::new(reference, &sequences, engine.padded(), &|key, size| pixels.pixels(key, size))
+        Batch::new(reference, &sequences, padded, &|key, size| pixels.pixels(key, size))
     };
     let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
         batch.sum_by_sequence(values).chunks_exact(2).map(|pair| pair[0] - pair[1]).collect()

@@ -95,7 +95,7 @@ impl Golden {
         let batch = self.batch(&self.policy, &sequences, O::PADDED);
         let whole = objective.whole(&examples);
         let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, whole, batch, values));
-        let model = Model::new(Cpu::default(), &self.policy).unwrap();
+        let model = Model::new(&Cpu::default(), &self.policy).unwrap();
         let Shard { gradients, told } = engine::gradients::<Cpu, O, _>(&model, 0, ALL, &batch, &loss).unwrap();
         (gradients, told.loss)
     }

@@ -207,6 +207,7 @@ pub(crate) fn sum(shards: Vec<Vec<Vec<f32>>>) -> Option<Vec<Vec<f32>>> {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
 mod tests {
     use super::*;
 

@@ -125,8 +125,8 @@ impl Run<'_> {
             (0..SHARDS).map(|shard| examples.iter().copied().skip(shard).step_by(SHARDS).collect()).collect();
         let shards: Vec<Vec<usize>> = shards.into_iter().filter(|shard| !shard.is_empty()).collect();
         let whole = objective.whole(examples);
-        let model = &*checkpoint;
-        let build = |shard: usize| self.batch(objective, model, &shards[shard], engine.padded());
+        let (model, padded) = (&*checkpoint, engine.padded());
+        let build = |shard: usize| self.batch(objective, model, &shards[shard], padded);
         let loss = |shard: usize, batch: &Batch, log_probs: &[f32]| {
             let (derivative, told) = objective.derivative(&shards[shard], whole, batch, log_probs);
             let tokens = batch.sources_used();

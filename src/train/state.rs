@@ -109,6 +109,9 @@ impl TrainState {
     }
 }
 
+/// Step, loss, learning rate, gradient norm, tokens, reward accuracy and margin.
+type ExactPoint = (u64, u64, u64, u64, u64, Option<u64>, Option<u64>);
+
 /// A position with every number as its bits: decimal digits would not bring each one back.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -117,7 +120,7 @@ struct Exact {
     tokens: u64,
     targets: u64,
     flops: u64,
-    curve: Vec<(u64, u64, u64, u64, u64, Option<u64>, Option<u64>)>,
+    curve: Vec<ExactPoint>,
     open: (u64, u64, u64, u64, u64, u64),
 }
 

@@ -138,7 +138,10 @@ struct Failing(AtomicUsize);
 impl PixelSource for Failing {
     fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>> {
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        if left.is_err() { bail!("the disk is gone") } else { Ramps.pixels(key, size) }
+        if left.is_err() {
+            bail!("the disk is gone");
+        }
+        Ramps.pixels(key, size)
     }
 }
 
@@ -195,6 +198,15 @@ fn a_state_that_cannot_be_read_is_started_over_with_a_note() {
     assert!(notes.len() == 1 && notes[0].contains("not a whole safetensors file"), "{notes:?}");
 }
 
+/// Pictures of infinities.
+struct Infinite;
+
+impl PixelSource for Infinite {
+    fn pixels(&self, _: &str, size: usize) -> Result<Arc<[f32]>> {
+        Ok(vec![f32::INFINITY; size * size * 3].into())
+    }
+}
+
 #[test]
 fn what_cannot_go_on_says_where_and_why() {
     let told = |result: Result<Trained>| format!("{:#}", result.unwrap_err());
@@ -210,12 +222,6 @@ fn what_cannot_go_on_says_where_and_why() {
         "training step 1 of 3: no row of the batch has a target; counted from 0: 0, 1"
     );
     // A picture of infinities makes the loss one that is not a number.
-    struct Infinite;
-    impl PixelSource for Infinite {
-        fn pixels(&self, _: &str, size: usize) -> Result<Arc<[f32]>> {
-            Ok(vec![f32::INFINITY; size * size * 3].into())
-        }
-    }
     let infinite = told(run(&rows()[1..2], &Infinite));
     assert_eq!(infinite, "training step 1 of 3: the loss is NaN; the rows of the batch, counted from 0: 0");
 }

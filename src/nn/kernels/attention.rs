@@ -16,6 +16,7 @@ const BLOCK: usize = 32;
 
 /// The heads of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_field_names, reason = "query heads, key heads: the papers' words")]
 pub(crate) struct Heads {
     pub(crate) heads: usize,
     /// Divides `heads`.

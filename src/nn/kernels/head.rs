@@ -62,12 +62,11 @@ pub(crate) fn log_probs_backward(
     for (chunk, targets) in targets.chunks(CHUNK).enumerate() {
         let (first, m) = (chunk * CHUNK, targets.len());
         let x = View::rows(&x[first * d..], d);
-        let logits = match &mut kept {
-            Some(kept) => &mut kept[first * v..(first + m) * v],
-            None => {
-                matmul(m, v, d, x, View::transposed(weight, d), &mut again, v, Into::Replace);
-                &mut again[..m * v]
-            }
+        let logits = if let Some(kept) = &mut kept {
+            &mut kept[first * v..(first + m) * v]
+        } else {
+            matmul(m, v, d, x, View::transposed(weight, d), &mut again, v, Into::Replace);
+            &mut again[..m * v]
         };
         for (i, (logits, &target)) in logits.chunks_exact_mut(v).zip(targets).enumerate() {
             exp_in_place(logits, 1.0, log_sums[first + i]);

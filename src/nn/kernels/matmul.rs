@@ -46,7 +46,7 @@ impl<'a> View<'a> {
         View { data, row, column }
     }
 
-    fn from_row(self, row: usize) -> View<'a> {
+    fn below(self, row: usize) -> View<'a> {
         View { data: self.data.get(row * self.row..).unwrap_or(&[]), ..self }
     }
 
@@ -75,7 +75,7 @@ pub(crate) fn matmul(m: usize, n: usize, k: usize, a: View, b: View, c: &mut [f3
     if chunks > 1 && m * n * k >= WORTH_THREADS && rayon::current_num_threads() > 2 {
         c.par_chunks_mut(ROWS * c_row).enumerate().for_each(|(chunk, c)| {
             let rows = ROWS.min(m - chunk * ROWS);
-            product(rows, n, k, a.from_row(chunk * ROWS), b, c, c_row, into);
+            product(rows, n, k, a.below(chunk * ROWS), b, c, c_row, into);
         });
     } else {
         product(m, n, k, a, b, c, c_row, into);

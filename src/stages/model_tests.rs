@@ -1,0 +1,216 @@
+//! The stages that execute a model, run one after the other on a closed little world.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::{base, dpo, eval, rollout, sft};
+use crate::base::progress::Silent;
+use crate::base::{Hash, Seed, files};
+use crate::data::jsonl;
+use crate::data::records::{AnswerType, CurvePoint, Item, Pair, Rollout, Row, Score};
+use crate::data::tokenizer::{FILE, Tokenizer};
+use crate::nn::Checkpoint;
+use crate::stage::{InputPath, Kind, StageContext, Summary};
+
+/// A folder with a subfolder per stage.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> World {
+        let world = World { folder: tempfile::tempdir().unwrap() };
+        let rows: Vec<Row> = (0..24)
+            .map(|i| Row {
+                id: i.to_string(),
+                dataset: "echo".into(),
+                source: String::new(),
+                image: None,
+                prompt: prompt(i),
+                response: word(i).into(),
+            })
+            .collect();
+        jsonl::write(&world.path("rows.jsonl"), &rows).unwrap();
+        let items: Vec<Item> = (0..6).map(item).collect();
+        jsonl::write(&world.path("items.jsonl"), &items).unwrap();
+        let pairs: Vec<Pair> = (0..8)
+            .map(|i| Pair {
+                id: format!("{i}#0"),
+                dataset: "echo".into(),
+                image: None,
+                prompt: prompt(i),
+                chosen: word(i).into(),
+                rejected: word(i + 1).into(),
+                chosen_cut: false,
+                rejected_cut: false,
+            })
+            .collect();
+        jsonl::write(&world.path("pairs.jsonl"), &pairs).unwrap();
+        let texts: Vec<String> = rows.iter().flat_map(|row| [row.prompt.clone(), row.response.clone()]).collect();
+        let tokenizer = Tokenizer::train_word(texts.iter().map(String::as_str), 100).unwrap();
+        tokenizer.write(&world.path("tokenizer").join(FILE)).unwrap();
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Runs a kind in a folder of its own, with inputs by role.
+    fn run(&self, name: &str, kind: &Kind, table: &Value, inputs: &[(&str, &str)]) -> Summary {
+        let stage = (kind.parse)(table).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let roles: Vec<String> = stage.inputs().into_iter().map(|input| input.role).collect();
+        assert_eq!(roles, inputs.iter().map(|(role, _)| *role).collect::<Vec<_>>());
+        let input = |path: &str| InputPath { path: self.path(path), hash: Hash::of_bytes(b""), kind: None };
+        let ctx = StageContext {
+            inputs: inputs.iter().map(|(role, path)| ((*role).to_string(), input(path))).collect(),
+            images: BTreeMap::new(),
+            out: self.path(name),
+            scratch: self.path(&format!("{name}.scratch")),
+            seed: Seed(1),
+            threads: 1,
+            device: "cpu".into(),
+            progress: &Silent,
+        };
+        stage.run(&ctx).unwrap()
+    }
+
+    /// A base model that has learned to echo.
+    fn learn(&self) -> Summary {
+        let sizes = json!({
+            "vision": { "dim": 8, "layers": 0, "heads": 2, "ff": 8 },
+            "projector": { "hidden": 8 },
+            "decoder": { "dim": 32, "layers": 1, "heads": 2, "kv_heads": 2, "ff": 48, "max_positions": 32 },
+        });
+        let base = json!({ "tokenizer": "tokenizer", "model": sizes });
+        self.run("base", &base::KIND, &base, &[("tokenizer", "tokenizer")]);
+        let table = json!({ "model": "base", "data": "rows", "epochs": 25, "batch": 8, "lr": 1e-2 });
+        self.run("sft", &sft::KIND, &table, &[("model", "base/model"), ("data", "rows.jsonl")])
+    }
+}
+
+fn word(i: usize) -> &'static str {
+    ["red", "green", "blue", "white"][i % 4]
+}
+
+fn prompt(i: usize) -> String {
+    format!("say {} .\nAnswer briefly.", word(i))
+}
+
+fn item(i: usize) -> Item {
+    serde_json::from_value(json!({
+        "id": format!("item {i}"),
+        "dataset": if i < 4 { "echo" } else { "more" },
+        "question": format!("say {} .", word(i)),
+        "answer_type": AnswerType::Text,
+        "answers": [word(i)],
+    }))
+    .unwrap()
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
+    jsonl::read(path).unwrap()
+}
+
+#[test]
+fn a_base_model_learns_answers_and_is_pushed_by_preferences() {
+    let world = World::new();
+    let summary = world.learn();
+    // 24 rows, 25 epochs, batches of 8.
+    assert_eq!((&summary.0["steps"], &summary.0["rows"], &summary.0["device"]), (&json!(75), &json!(24), &json!("cpu")));
+    let curve: Vec<CurvePoint> = read(&world.path("sft/curve.jsonl"));
+    assert!(curve[curve.len() - 1].loss < 0.2, "{:?}", curve[curve.len() - 1]);
+    assert_eq!(
+        files::read_bytes(&world.path("sft/model").join(FILE)).unwrap(),
+        files::read_bytes(&world.path("tokenizer").join(FILE)).unwrap()
+    );
+
+    let table = json!({ "model": "sft", "benchmark": "items", "max_tokens": 4 });
+    let inputs = [("model", "sft/model"), ("benchmark", "items.jsonl")];
+    let summary = world.run("eval", &eval::KIND, &table, &inputs);
+    assert_eq!((&summary.0["accuracy"], &summary.0["compliance"]), (&json!(1.0), &json!(1.0)));
+    let scores: Vec<Score> = read(&world.path("eval/scores.jsonl"));
+    let ids: Vec<&str> = scores.iter().map(|score| score.id.as_str()).collect();
+    assert_eq!(ids, ["item 0", "item 1", "item 2", "item 3", "item 4", "item 5"]);
+    let metrics: Value = files::read_json(&world.path("eval/metrics.json")).unwrap();
+    let more = json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "cut": 0.0 });
+    assert_eq!((&metrics["items"], &metrics["datasets"]["more"]), (&json!(6), &more));
+
+    let table = json!({ "policy": "sft", "pairs": "pairs", "batch": 4, "lr": 1e-3, "epochs": 3 });
+    let summary = world.run("dpo", &dpo::KIND, &table, &[("policy", "sft/model"), ("pairs", "pairs.jsonl")]);
+    assert_eq!(summary.0["reward_accuracy"], json!(1.0));
+    assert!(summary.0["reward_margin"].as_f64() > Some(0.0));
+    let (before, after) = (world.path("sft/model"), world.path("dpo/model"));
+    let (before, after) = (Checkpoint::read(&before).unwrap(), Checkpoint::read(&after).unwrap());
+    // Encoder and projector are frozen without being told: patches and positions are the first two arrays.
+    assert!(before.weights[..2] == after.weights[..2] && before.weights != after.weights);
+}
+
+#[test]
+fn an_interrupted_rollout_goes_on_where_it_was_and_ends_the_same() {
+    let world = World::new();
+    world.learn();
+    let table = json!({ "model": "sft", "items": "items", "prompt": "direct", "samples": 3, "max_tokens": 4 });
+    let inputs = [("model", "sft/model"), ("items", "items.jsonl")];
+    world.run("whole", &rollout::KIND, &table, &inputs);
+    let whole = files::read_text(&world.path("whole/rollouts.jsonl")).unwrap();
+    let rollouts: Vec<Rollout> = read(&world.path("whole/rollouts.jsonl"));
+    assert_eq!(rollouts.iter().map(|rollout| rollout.samples.len()).collect::<Vec<_>>(), [3; 6]);
+    // Two items were done and the third was being written when the power was cut.
+    let kept = files::read_text(&world.path("whole.scratch/rollouts.jsonl")).unwrap();
+    let lines: Vec<&str> = kept.split_inclusive('\n').collect();
+    let torn = [lines[0], lines[1], &lines[2][..20]].concat();
+    files::write_atomic(&world.path("resumed.scratch/rollouts.jsonl"), torn.as_bytes()).unwrap();
+    world.run("resumed", &rollout::KIND, &table, &inputs);
+    assert_eq!(files::read_text(&world.path("resumed/rollouts.jsonl")).unwrap(), whole);
+    assert_eq!(files::read_text(&world.path("resumed.scratch/rollouts.jsonl")).unwrap().lines().count(), 6);
+}
+
+#[test]
+fn a_larger_draw_of_items_keeps_those_of_a_smaller_one() {
+    let world = World::new();
+    world.learn();
+    let ids = |name: &str, take: Value| {
+        let table = json!({ "model": "sft", "benchmark": "items", "max_tokens": 2, "take": take });
+        world.run(name, &eval::KIND, &table, &[("model", "sft/model"), ("benchmark", "items.jsonl")]);
+        let scores: Vec<Score> = read(&world.path(name).join("scores.jsonl"));
+        scores.into_iter().map(|score| score.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("first", json!({ "first": 2 })), ["item 0", "item 1"]);
+    let (three, five) = (ids("three", json!({ "random": 3 })), ids("five", json!({ "random": 5 })));
+    assert_eq!((three.len(), five.len()), (3, 5));
+    assert!(three.iter().all(|id| five.contains(id)));
+}
+
+#[test]
+fn mistakes_in_a_table_are_told_with_their_keys() {
+    let told = |kind: &Kind, table: Value| -> Vec<String> {
+        let errors = (kind.parse)(&table).map(|_| ()).unwrap_err();
+        errors.into_iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect()
+    };
+    let table = json!({ "model": "base", "data": "rows", "epochs": 0, "lr": -1.0, "schedule": "cosin" });
+    assert_eq!(told(&sft::KIND, table), ["schedule: unknown value `cosin`"]);
+    let table = json!({ "model": "base", "data": "rows", "epochs": 0, "lr": -1.0, "freeze": ["vision"] });
+    assert_eq!(told(&sft::KIND, table), ["lr: `lr` must be above 0, not -1", "epochs: `epochs` must be at least 1, not 0"]);
+    let table = json!({ "policy": "sft", "pairs": "pairs", "beta": 0.0 });
+    assert_eq!(told(&dpo::KIND, table), ["beta: with `beta` and `sft_weight` both 0 there is nothing to learn"]);
+    let table = json!({ "model": "sft", "items": "items", "samples": 0, "top_p": 1.5, "take": { "first": 0 } });
+    assert_eq!(
+        told(&rollout::KIND, table),
+        [
+            "samples: `samples` must be at least 1, not 0",
+            "top_p: `top_p` must be above 0 and at most 1, not 1.5",
+            "take: `take` must be at least 1 item",
+        ]
+    );
+    let table = json!({ "tokenizer": "t", "model": { "decoder": { "heads": 3 } } });
+    assert_eq!(
+        told(&base::KIND, table),
+        [
+            "model.decoder.heads: `decoder.heads` must divide `decoder.dim` (64), which 3 does not",
+            "model.decoder.kv_heads: `decoder.kv_heads` must divide `decoder.heads` (3), which 4 does not",
+        ]
+    );
+}
