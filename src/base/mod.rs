@@ -1,11 +1,13 @@
 //! What every layer may lean on: hashes, diagnostics, files, seeds, progress. Knows no word of the domain.
 
+pub mod causes;
 pub mod diagnostic;
 pub mod files;
 pub mod hash;
 pub mod progress;
 pub mod seed;
 
+pub use causes::{Causes, wrong_input};
 pub use diagnostic::{Diagnostic, Origin, Source, SourceId, Sources};
 pub use hash::Hash;
 pub use progress::{Event, Progress};

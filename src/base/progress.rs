@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Causes;
+
 /// One event of a running stage. Crosses the process border as one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -22,8 +24,8 @@ pub enum Event {
     Note { text: String },
     /// The stage ended well; `summary` is what its record keeps.
     Done { summary: serde_json::Map<String, serde_json::Value> },
-    /// The stage ended with an error: the chain of causes, outermost first.
-    Failed { causes: Vec<String> },
+    /// The stage ended with an error.
+    Failed(Causes),
 }
 
 /// Takes the events of one stage.

@@ -5,15 +5,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use super::job::{self, Job};
-use crate::base::{Event, Progress};
+use crate::base::{Causes, Event, Progress};
 use crate::stage::{Registry, Summary};
 
 /// How the execution of a job ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
     Done(Summary),
-    /// Causes, outermost first.
-    Failed(Vec<String>),
+    Failed(Causes),
     /// Stopped because it was asked to.
     Interrupted,
 }
@@ -50,7 +49,7 @@ impl Executor for InProcess {
     fn execute(&self, job: &Job, desk: &Desk) -> Ended {
         match job::perform(job, &self.registry, &Relay(desk.events, Mutex::new(()))) {
             Ok(summary) => Ended::Done(summary),
-            Err(error) => Ended::Failed(job::causes(&error)),
+            Err(error) => Ended::Failed(Causes::of(&error)),
         }
     }
 }

@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::base::{Event, Hash, Progress, Seed, files};
+use crate::base::{Causes, Event, Hash, Progress, Seed, files};
 use crate::stage::{InputPath, Registry, StageContext, Summary, find_kind};
 use crate::store::Lock;
 
@@ -84,15 +84,10 @@ pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            lines.emit(Event::Failed { causes: causes(&error) });
+            lines.emit(Event::Failed(Causes::of(&error)));
             ExitCode::FAILURE
         }
     }
-}
-
-/// An error's chain of causes, outermost first.
-pub fn causes(error: &anyhow::Error) -> Vec<String> {
-    error.chain().map(ToString::to_string).collect()
 }
 
 /// Events as lines of JSON.

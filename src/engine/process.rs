@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::executor::{Desk, Ended, Executor};
-use super::job::{Job, causes};
-use crate::base::{Event, files};
+use super::job::Job;
+use crate::base::{Causes, Event, files};
 use crate::stage::Summary;
 
 /// The hidden subcommand under which this program runs one job.
@@ -60,7 +60,7 @@ impl Executor for ProcessExecutor {
     fn execute(&self, job: &Job, desk: &Desk) -> Ended {
         match self.spawn(job, desk) {
             Ok(child) => watch(child, desk),
-            Err(error) => Ended::Failed(causes(&error)),
+            Err(error) => Ended::Failed(Causes::of(&error)),
         }
     }
 }
@@ -79,7 +79,7 @@ fn watch(mut child: Child, desk: &Desk) -> Ended {
     loop {
         match receiver.recv_timeout(TURN) {
             Ok(Event::Done { summary }) => result = Some(Ended::Done(Summary(summary))),
-            Ok(Event::Failed { causes }) => result = Some(Ended::Failed(causes)),
+            Ok(Event::Failed(causes)) => result = Some(Ended::Failed(causes)),
             Ok(event) => (desk.events)(event),
             Err(RecvTimeoutError::Disconnected) if has_ended(&child) => break,
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(1)),
@@ -113,7 +113,7 @@ fn watch(mut child: Child, desk: &Desk) -> Ended {
         (Some(failed @ Ended::Failed(_)), _) => failed,
         _ if asked.is_some() => Ended::Interrupted,
         (_, Ok(status)) => Ended::Failed(last_words(status, desk.log)),
-        (_, Err(error)) => Ended::Failed(vec![format!("cannot wait for the child process: {error}")]),
+        (_, Err(error)) => Ended::Failed(Causes::world(format!("cannot wait for the child process: {error}"))),
     }
 }
 
@@ -152,17 +152,17 @@ fn signal(child: &Child, signal: Signal) {
 }
 
 /// Why a child ended without saying so, with the end of its log.
-fn last_words(status: ExitStatus, log: &Path) -> Vec<String> {
-    let mut causes = vec![match (status.code(), status.signal()) {
+fn last_words(status: ExitStatus, log: &Path) -> Causes {
+    let mut causes = Causes::world(match (status.code(), status.signal()) {
         (_, Some(9)) => "the child process was killed by signal 9, as the kernel does when memory runs out".to_string(),
         (_, Some(signal)) => format!("the child process was killed by signal {signal}"),
         (Some(code), _) => format!("the child process ended with exit code {code} and without a result"),
         (None, None) => "the child process ended without a result".to_string(),
-    }];
+    });
     let words = tail(log, 4096).unwrap_or_default();
     let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
     if !lines.is_empty() {
-        causes.push(format!("the end of its log: {}", lines[lines.len().saturating_sub(5)..].join("\n")));
+        causes.chain.push(format!("the end of its log: {}", lines[lines.len().saturating_sub(5)..].join("\n")));
     }
     causes
 }

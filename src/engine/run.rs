@@ -16,7 +16,7 @@ use super::identity::Outside;
 use super::plan::{Plan, PlanOptions, PlanState, decide};
 use super::scheduler::Scheduler;
 use super::select::{Selection, matching};
-use crate::base::{Event, Hash, files};
+use crate::base::{Causes, Event, Hash, files};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::store::{ObjectState, Store};
 
@@ -84,8 +84,8 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
     pub instance: String,
-    /// Outermost first.
-    pub causes: Vec<String>,
+    #[serde(flatten)]
+    pub causes: Causes,
     pub log: Option<PathBuf>,
     /// Where the next attempt goes on.
     pub work: Option<PathBuf>,
@@ -93,7 +93,7 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut causes = self.causes.iter().map(String::as_str);
+        let mut causes = self.causes.chain.iter().map(String::as_str);
         write!(f, "`{}` failed: {}", self.instance, causes.next().unwrap_or("it gave no reason"))?;
         for cause in causes {
             write!(f, "\n  because {}", cause.replace('\n', "\n    "))?;
@@ -150,12 +150,14 @@ impl RunReport {
         })
     }
 
-    /// 0 when everything asked for is there, 1 when something failed or was skipped, 130 after an interruption.
+    /// 0 when everything asked for is there, 130 after an interruption, 2 when only wrong input stood in the way,
+    /// else 1.
     pub fn exit_code(&self) -> u8 {
         let incomplete = |outcome: &Outcome| !matches!(outcome, Outcome::Ran | Outcome::Fresh);
         match (self.interrupted, self.count(incomplete)) {
             (true, _) => 130,
             (false, 0) => 0,
+            (false, _) if self.failures().all(|failure| failure.causes.input) => 2,
             (false, _) => 1,
         }
     }

@@ -11,12 +11,11 @@ use super::board::{Board, State};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::identity::{Identity, Outside, identify};
-use super::job::causes;
 use super::plan::{Plan, PlanOptions, PlanState, judge};
 use super::publish::publish;
 use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
 use super::worker::{Finished, Task};
-use crate::base::{Event, Hash};
+use crate::base::{Causes, Event, Hash};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::stage::Artifact;
 use crate::store::{StageRecord, Store, file_name};
@@ -147,16 +146,16 @@ impl<'a> Scheduler<'a> {
     /// Gives a dirty instance to the queue, or fails it where something outside is missing.
     fn make_ready(&mut self, id: InstanceId) {
         let obstacles = self.reasons[id.0].iter().filter(|reason| reason.is_obstacle());
-        let causes: Vec<String> = obstacles.map(ToString::to_string).collect();
-        if causes.is_empty() {
+        let chain: Vec<String> = obstacles.map(ToString::to_string).collect();
+        if chain.is_empty() {
             self.board.set(id, State::Ready);
         } else {
-            self.fail(id, causes);
+            self.fail(id, Causes { chain, input: true });
         }
     }
 
     /// Fails an instance that never began.
-    fn fail(&mut self, id: InstanceId, causes: Vec<String>) {
+    fn fail(&mut self, id: InstanceId, causes: Causes) {
         self.board.set(id, State::Failed);
         self.failed.get_or_insert(id);
         let failure = Failure { instance: self.name(id).to_string(), causes, log: None, work: None };
@@ -199,7 +198,7 @@ impl<'a> Scheduler<'a> {
             }
         };
         match judge(id, instance, identity, self.store, self.plan_options) {
-            Err(error) => self.fail(id, causes(&error)),
+            Err(error) => self.fail(id, Causes::of(&error)),
             Ok(entry) => {
                 self.identities[id.0] = entry.identity;
                 if let PlanState::Dirty(reasons) = entry.state {

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 
 use super::executor::{Desk, Ended, Executor};
 use super::identity::{Identity, Outside};
-use super::job::{Job, causes};
+use super::job::Job;
 use super::outputs;
 use super::plan::{PlanOptions, PlanState, judge};
-use crate::base::{Event, Hash, files};
+use crate::base::{Causes, Event, Hash, files};
 use crate::experiment::{Instance, InstanceId, Upstream};
 use crate::stage::{Artifact, ArtifactKind, InputPath};
 use crate::store::{Lock, ObjectState, Provenance, StageRecord, Store};
@@ -43,7 +43,7 @@ pub(super) enum Finished {
     Fresh(StageRecord),
     /// Another run is at it now.
     Busy,
-    Failed(Vec<String>),
+    Failed(Causes),
     Interrupted,
 }
 
@@ -52,7 +52,7 @@ impl Task<'_> {
     pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Finished {
         match self.attempt(started, events) {
             Ok(finished) => finished,
-            Err(error) => Finished::Failed(causes(&error)),
+            Err(error) => Finished::Failed(Causes::of(&error)),
         }
     }
 
@@ -81,7 +81,7 @@ impl Task<'_> {
         let summary = match self.executor.execute(&job, &desk) {
             Ended::Done(summary) => summary,
             Ended::Failed(causes) => {
-                self.write_log(&format!("failed: {}", causes.join("\n  because ")));
+                self.write_log(&format!("failed: {}", causes.chain.join("\n  because ")));
                 return Ok(Finished::Failed(causes));
             }
             Ended::Interrupted => return Ok(Finished::Interrupted),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::common::check_range;
-use crate::base::{Seed, files};
+use crate::base::{Seed, files, wrong_input};
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::records::{Finish, Item};
@@ -186,7 +186,8 @@ impl Teacher {
         let ask = |index: usize| -> Result<Responses> {
             let image = items[index].image.as_deref().map(|key| packs.encoded(key)).transpose()?;
             let question = Question { system: system.to_string(), prompt: prompts[index].clone(), image };
-            let replies = client.ask(&question).with_context(|| format!("item `{}`", items[index].id))?;
+            let replies =
+                client.ask(&question).map_err(wrong_input).with_context(|| format!("item `{}`", items[index].id))?;
             Ok(replies.into_iter().map(|reply| (reply.text, reply.finish)).collect())
         };
         let mut writer = jsonl::Writer::append(&path)?;

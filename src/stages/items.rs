@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::common::with_threads;
-use crate::base::{Hash, Progress, Seed, files};
+use crate::base::{Hash, Progress, Seed, files, wrong_input};
 use crate::data::images::{PackWriter, image_key};
 use crate::data::jsonl;
 use crate::data::llava::{self, Defaults, Located};
@@ -142,14 +142,15 @@ impl Stage for Items {
             None => (ctx.input("path")?.path.clone(), ctx.inputs.get("images").map(|input| input.path.clone())),
         };
         let defaults = Defaults { dataset: self.dataset(), answer_type: self.answer_type };
-        let mut located = llava::read(&rows, images.as_deref(), &defaults)?;
-        super::common::not_empty(&located, "path")?;
+        let mut located = llava::read(&rows, images.as_deref(), &defaults).map_err(wrong_input)?;
+        super::common::not_empty(&located, "path").map_err(wrong_input)?;
         let available = located.len();
         if let Some(take) = self.take {
-            located = draw(located, take, ctx.seed)?;
+            located = draw(located, take, ctx.seed).map_err(wrong_input)?;
         }
-        let pack =
-            with_threads(ctx.threads, || pack(&located, images.as_deref(), &ctx.output("images.tar"), ctx.progress))??;
+        let tar = ctx.output("images.tar");
+        let pack = with_threads(ctx.threads, || pack(&located, images.as_deref(), &tar, ctx.progress))?;
+        let pack = pack.map_err(wrong_input)?;
         let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
         let items: Vec<Item> = located
             .into_iter()

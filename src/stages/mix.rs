@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::common::{self, check_range};
 use super::mix_rows::{self, Candidates, Shape};
-use crate::base::files;
+use crate::base::{files, wrong_input};
 use crate::data::draw::shuffle;
 use crate::data::jsonl;
 use crate::data::mix::{self, Amount, Size, Source, SourceFacts};
@@ -153,7 +153,7 @@ impl Stage for Mix {
             });
             candidates.push(found);
         }
-        let drawn = mix::draw(&sources, self.size(), self.max_epochs, ctx.seed)?;
+        let drawn = mix::draw(&sources, self.size(), self.max_epochs, ctx.seed).map_err(wrong_input)?;
         let mut rows: Vec<Row> = Vec::new();
         let mut facts = BTreeMap::new();
         for ((source, taken), Candidates { rows: found, dropped, .. }) in sources.iter().zip(drawn).zip(candidates) {

@@ -119,7 +119,10 @@ fn a_base_model_learns_answers_and_is_pushed_by_preferences() {
     let world = World::new();
     let summary = world.learn();
     // 24 rows, 25 epochs, batches of 8.
-    assert_eq!((&summary.0["steps"], &summary.0["rows"], &summary.0["device"]), (&json!(75), &json!(24), &json!("cpu")));
+    assert_eq!(
+        (&summary.0["steps"], &summary.0["rows"], &summary.0["device"]),
+        (&json!(75), &json!(24), &json!("cpu"))
+    );
     let curve: Vec<CurvePoint> = read(&world.path("sft/curve.jsonl"));
     assert!(curve[curve.len() - 1].loss < 0.2, "{:?}", curve[curve.len() - 1]);
     assert_eq!(
@@ -193,7 +196,10 @@ fn mistakes_in_a_table_are_told_with_their_keys() {
     let table = json!({ "model": "base", "data": "rows", "epochs": 0, "lr": -1.0, "schedule": "cosin" });
     assert_eq!(told(&sft::KIND, table), ["schedule: unknown value `cosin`"]);
     let table = json!({ "model": "base", "data": "rows", "epochs": 0, "lr": -1.0, "freeze": ["vision"] });
-    assert_eq!(told(&sft::KIND, table), ["lr: `lr` must be above 0, not -1", "epochs: `epochs` must be at least 1, not 0"]);
+    assert_eq!(
+        told(&sft::KIND, table),
+        ["lr: `lr` must be above 0, not -1", "epochs: `epochs` must be at least 1, not 0"]
+    );
     let table = json!({ "policy": "sft", "pairs": "pairs", "beta": 0.0 });
     assert_eq!(told(&dpo::KIND, table), ["beta: with `beta` and `sft_weight` both 0 there is nothing to learn"]);
     let table = json!({ "model": "sft", "items": "items", "samples": 0, "top_p": 1.5, "take": { "first": 0 } });

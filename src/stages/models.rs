@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::base::files;
+use crate::base::{files, wrong_input};
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::data::tokens::Chat;
 use crate::nn::{Checkpoint, Device, DeviceChoice, Resources};
@@ -22,7 +22,7 @@ impl Model {
     /// Reads the checkpoint of a role. A tokenizer of another vocabulary is an error.
     pub(super) fn read(ctx: &StageContext, role: &str) -> Result<Model> {
         let folder = &ctx.input(role)?.path;
-        Model::read_from(folder).with_context(|| format!("`{role}`"))
+        Model::read_from(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))
     }
 
     fn read_from(folder: &Path) -> Result<Model> {

@@ -70,7 +70,8 @@ fn rows(first: &str) -> String {
             { "from": "human", "value": format!("<image>\n{question}") },
             { "from": "gpt", "value": answer },
         ]);
-        serde_json::json!({ "id": format!("row-{id}"), "image": format!("{image}.png"), "conversations": turns }).to_string()
+        serde_json::json!({ "id": format!("row-{id}"), "image": format!("{image}.png"), "conversations": turns })
+            .to_string()
     };
     let asked = "How bright is the picture?";
     let other = "Is it dark?";
@@ -124,7 +125,10 @@ fn an_upstream_that_gives_equal_bytes_leaves_what_is_below_fresh() {
 fn a_renamed_stage_costs_nothing() {
     let space = study();
     run(&space);
-    let text = space.read("study.toml").replace("stage.mix]", "stage.blend]").replace("data   = \"mix\"", "data   = \"blend\"");
+    let text = space
+        .read("study.toml")
+        .replace("stage.mix]", "stage.blend]")
+        .replace("data   = \"mix\"", "data   = \"blend\"");
     space.write("study.toml", text);
     assert_eq!(run(&space), Vec::<String>::new());
 }

@@ -53,10 +53,10 @@ fn a_stage_that_is_not_there() {
 
 #[test]
 fn a_cycle() {
-    expect![[""]].assert_eq(&check(&edited("from = \"items\"", "from = \"more\"").append(
-        "study.toml",
-        "\n[stage.more]\nkind = \"mix\"\nsources.one = { from = \"mix\" }\n",
-    )));
+    expect![[""]].assert_eq(&check(
+        &edited("from = \"items\"", "from = \"more\"")
+            .append("study.toml", "\n[stage.more]\nkind = \"mix\"\nsources.one = { from = \"mix\" }\n"),
+    ));
 }
 
 #[test]

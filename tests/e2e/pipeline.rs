@@ -79,7 +79,8 @@ fn one_file_runs_from_distillation_to_the_table_and_then_never_again() {
 #[test]
 fn two_runs_at_once_share_the_work() {
     let space = smoke();
-    let start = || space.command(&["run", "smoke.toml", "sft@mix=both", "--json"]).stdout(std::process::Stdio::piped()).spawn();
+    let start =
+        || space.command(&["run", "smoke.toml", "sft@mix=both", "--json"]).stdout(std::process::Stdio::piped()).spawn();
     let (one, other) = (start().unwrap(), start().unwrap());
     let texts = [one, other].map(|child| {
         let output = child.wait_with_output().unwrap();
