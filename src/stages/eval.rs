@@ -90,6 +90,7 @@ impl Stage for Eval {
     fn identify(&self, manifest: &mut Manifest) {
         let Eval { model: _, benchmark: _, asking, take } = self;
         asking.identify(manifest);
+        manifest.value("prompt.style", &asking.prompt.style);
         manifest.value_unless("take", take, &None);
     }
 

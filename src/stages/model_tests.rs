@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use expect_test::expect;
 use serde_json::{Value, json};
 
 use super::{base, dpo, eval, rollout, sft};
@@ -12,7 +13,7 @@ use crate::data::jsonl;
 use crate::data::records::{AnswerType, CurvePoint, Item, Pair, Rollout, Row, Score};
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::nn::Checkpoint;
-use crate::stage::{InputPath, Kind, StageContext, Summary};
+use crate::stage::{InputPath, Kind, Manifest, ManifestEntry, StageContext, Summary};
 
 /// A folder with a subfolder per stage.
 struct World {
@@ -185,6 +186,34 @@ fn a_larger_draw_of_items_keeps_those_of_a_smaller_one() {
     let (three, five) = (ids("three", json!({ "random": 3 })), ids("five", json!({ "random": 5 })));
     assert_eq!((three.len(), five.len()), (3, 5));
     assert!(three.iter().all(|id| five.contains(id)));
+}
+
+/// A difference here means that every user's results of the kind are computed again: undo it or raise `version`.
+#[test]
+fn the_identity_of_a_fixed_config_stays() {
+    let line = |kind: &Kind, table: Value| {
+        let mut manifest = Manifest::new(kind.name, kind.version);
+        (kind.parse)(&table).unwrap_or_else(|errors| panic!("{errors:?}")).identify(&mut manifest);
+        let keys: Vec<&str> = manifest.entries.iter().map(ManifestEntry::key).collect();
+        format!("{} {} {}\n", kind.name, manifest.fingerprint().short(), keys.join(" "))
+    };
+    let text = [
+        line(&base::KIND, json!({ "tokenizer": "t" })),
+        line(&sft::KIND, json!({ "model": "m", "data": "d", "keep_steps": 7 })),
+        line(&sft::KIND, json!({ "model": "m", "data": "d", "lr_parts": { "vision": 1e-6 }, "freeze": ["projector"] })),
+        line(&dpo::KIND, json!({ "policy": "m", "pairs": "p" })),
+        line(&rollout::KIND, json!({ "model": "m", "items": "i" })),
+        line(&eval::KIND, json!({ "model": "m", "benchmark": "b", "take": { "first": 10 } })),
+    ];
+    expect![[r#"
+        base 340c76e5f8 model.image_size model.patch_size model.vision.dim model.vision.layers model.vision.heads model.vision.ff model.projector.hidden model.decoder.dim model.decoder.layers model.decoder.heads model.decoder.kv_heads model.decoder.ff model.decoder.rope_theta model.decoder.norm_eps model.decoder.tied_head model.decoder.max_positions
+        sft 75e096b6c1 epochs batch lr betas eps weight_decay clip schedule warmup final_lr freeze
+        sft b5dc149c69 epochs batch lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
+        dpo bc7b44b8c6 epochs batch beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
+        rollout 7be7e9e892 prompt.text prompt.letter samples temperature top_k top_p max_tokens
+        eval d60d06d36a prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
+    "#]]
+    .assert_eq(&text.concat());
 }
 
 #[test]

@@ -61,7 +61,9 @@ impl Asking {
 
     pub(super) fn identify(&self, manifest: &mut Manifest) {
         let Asking { prompt, samples, temperature, top_k, top_p, max_tokens } = self;
-        manifest.value("prompt", prompt);
+        // A template's name and style change no response; `eval` adds the style, which changes its verdicts.
+        manifest.value("prompt.text", &prompt.text);
+        manifest.value("prompt.letter", &prompt.letter);
         manifest.value("samples", samples);
         manifest.value("temperature", temperature);
         manifest.value("top_k", top_k);
