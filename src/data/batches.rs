@@ -4,18 +4,22 @@
 use super::draw::shuffle;
 use crate::base::Seed;
 
-/// Batches that are grouped by length together. Within a window rows are sorted, so a larger window pads less
-/// and shuffles less.
-const WINDOW: usize = 32;
-
 /// The batches of `epochs` passes over rows of these `lengths`, in training order: each batch lists indices
 /// into `lengths`.
 ///
-/// Every epoch is shuffled anew, cut into windows of 32 batches, sorted by length inside each window and cut into
-/// batches, and then the batches are shuffled. So a batch holds rows of like length, and a long row may come at
-/// any time. The last batch of an epoch may be smaller; with `drop_last` the rows that fill no whole batch are left
+/// Every epoch is shuffled anew, cut into windows of `window` batches, sorted by length inside each window and cut
+/// into batches, and then the batches are shuffled. So a batch holds rows of like length, and a long row may come at
+/// any time. A larger window pads less and mixes less: where kinds of rows differ in length, a batch holds one kind,
+/// which hurts small models. With 1 a batch is any rows. The last batch of an epoch may be smaller; with `drop_last` the rows that fill no whole batch are left
 /// out instead (others in each epoch), and with fewer rows than `batch` nothing is left.
-pub fn plan(lengths: &[usize], batch: usize, epochs: usize, drop_last: bool, seed: Seed) -> Vec<Vec<usize>> {
+pub fn plan(
+    lengths: &[usize],
+    batch: usize,
+    epochs: usize,
+    drop_last: bool,
+    window: usize,
+    seed: Seed,
+) -> Vec<Vec<usize>> {
     let batch = batch.max(1);
     let mut batches = Vec::new();
     for epoch in 0..epochs {
@@ -27,7 +31,7 @@ pub fn plan(lengths: &[usize], batch: usize, epochs: usize, drop_last: bool, see
             order.truncate(order.len() / batch * batch);
         }
         let mut of_epoch: Vec<Vec<usize>> = Vec::new();
-        for window in order.chunks_mut(batch * WINDOW) {
+        for window in order.chunks_mut(batch * window.max(1)) {
             window.sort_by_key(|&row| lengths[row]);
             of_epoch.extend(window.chunks(batch).map(<[usize]>::to_vec));
         }
@@ -50,7 +54,7 @@ mod tests {
     #[test]
     fn every_epoch_holds_every_row_once_in_another_order() {
         let lengths = lengths(1000);
-        let batches = plan(&lengths, 16, 2, false, Seed(1));
+        let batches = plan(&lengths, 16, 2, false, 32, Seed(1));
         assert_eq!(batches.len(), 2 * 63);
         let (first, second) = batches.split_at(63);
         for epoch in [first, second] {
@@ -64,8 +68,8 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_plan() {
         let lengths = lengths(300);
-        assert_eq!(plan(&lengths, 8, 1, true, Seed(1)), plan(&lengths, 8, 1, true, Seed(1)));
-        assert_ne!(plan(&lengths, 8, 1, true, Seed(1)), plan(&lengths, 8, 1, true, Seed(2)));
+        assert_eq!(plan(&lengths, 8, 1, true, 32, Seed(1)), plan(&lengths, 8, 1, true, 32, Seed(1)));
+        assert_ne!(plan(&lengths, 8, 1, true, 32, Seed(1)), plan(&lengths, 8, 1, true, 32, Seed(2)));
     }
 
     #[test]
@@ -77,7 +81,7 @@ mod tests {
             let real: usize = batches.iter().flatten().map(|&row| lengths[row]).sum();
             padded as f64 / real as f64 - 1.0
         };
-        let grouped = padding(&plan(&lengths, 32, 1, true, Seed(3)));
+        let grouped = padding(&plan(&lengths, 32, 1, true, 32, Seed(3)));
         let mut order: Vec<usize> = (0..4000).collect();
         shuffle(&mut order, &mut Seed(3).stream("plain"));
         let plain = padding(&order.chunks(32).map(<[usize]>::to_vec).collect::<Vec<_>>());
@@ -87,10 +91,10 @@ mod tests {
 
     #[test]
     fn drop_last_leaves_out_what_fills_no_batch() {
-        assert!(plan(&lengths(103), 10, 3, true, Seed(0)).iter().all(|batch| batch.len() == 10));
-        assert_eq!(plan(&lengths(103), 10, 3, true, Seed(0)).len(), 30);
-        assert!(plan(&lengths(9), 10, 1, true, Seed(0)).is_empty());
-        assert_eq!(plan(&lengths(9), 10, 1, false, Seed(0)).len(), 1);
-        assert!(plan(&[], 10, 1, false, Seed(0)).is_empty());
+        assert!(plan(&lengths(103), 10, 3, true, 32, Seed(0)).iter().all(|batch| batch.len() == 10));
+        assert_eq!(plan(&lengths(103), 10, 3, true, 32, Seed(0)).len(), 30);
+        assert!(plan(&lengths(9), 10, 1, true, 32, Seed(0)).is_empty());
+        assert_eq!(plan(&lengths(9), 10, 1, false, 32, Seed(0)).len(), 1);
+        assert!(plan(&[], 10, 1, false, 32, Seed(0)).is_empty());
     }
 }

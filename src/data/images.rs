@@ -24,7 +24,7 @@ const CACHED: usize = 1 << 30;
 /// Where pixel values come from.
 pub trait PixelSource: Sync {
     /// The image at `size` x `size`: rows from the top, in each row pixels from the left, in each pixel red, green
-    /// and blue from -1 to 1 (`size * size * 3` values). An image that is not square is centred on black.
+    /// and blue from 0 to 1 (`size * size * 3` values). An image that is not square is centred on black.
     fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>>;
 }
 

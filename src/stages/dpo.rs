@@ -52,6 +52,7 @@ struct Dpo {
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let table: Table = config::parse(table)?;
     let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
+    let length_window = table.length_window.unwrap_or(models::LENGTH_WINDOW);
     let (beta, sft_weight) = (table.beta.unwrap_or(0.1), table.sft_weight.unwrap_or(0.0));
     let freeze = vec![Part::Vision, Part::Projector];
     let optimizer = table.optimizer(OptimizerConfig { lr: 5e-7, freeze, ..OptimizerConfig::default() });
@@ -69,16 +70,17 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if !errors.is_empty() {
         return Err(errors);
     }
-    let train = DpoConfig { epochs, batch, beta, sft_weight, optimizer };
+    let train = DpoConfig { epochs, batch, length_window, beta, sft_weight, optimizer };
     Ok(Box::new(Dpo { policy: table.policy, reference: table.reference, pairs: table.pairs, train, keep }))
 }
 
 impl Stage for Dpo {
     fn identify(&self, manifest: &mut Manifest) {
         let Dpo { policy: _, reference: _, pairs: _, train, keep: _ } = self;
-        let DpoConfig { epochs, batch, beta, sft_weight, optimizer } = train;
+        let DpoConfig { epochs, batch, length_window, beta, sft_weight, optimizer } = train;
         manifest.value("epochs", epochs);
         manifest.value("batch", batch);
+        manifest.value("length_window", length_window);
         manifest.value("beta", beta);
         manifest.value("sft_weight", sft_weight);
         models::identify_optimizer(manifest, optimizer);

@@ -57,6 +57,9 @@ pub(super) fn resources<'a>(ctx: &'a StageContext) -> Result<Resources<'a>> {
 }
 
 /// How often a training keeps its state: none of it changes a result.
+/// Batches that are sorted by length together, unless the table says otherwise.
+pub(super) const LENGTH_WINDOW: usize = 32;
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keep {
     pub(super) steps: u64,
@@ -116,6 +119,7 @@ macro_rules! training_table {
             $($own)*
             epochs: Option<usize>,
             batch: Option<usize>,
+            length_window: Option<usize>,
             lr: Option<f64>,
             lr_parts: Option<$crate::train::LearningRates>,
             betas: Option<[f64; 2]>,

@@ -44,20 +44,23 @@ struct Sft {
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let table: Table = config::parse(table)?;
     let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
+    let length_window = table.length_window.unwrap_or(models::LENGTH_WINDOW);
     let optimizer = table.optimizer(OptimizerConfig::default());
     let keep = table.keep();
     let errors = models::check_training(&optimizer, epochs, batch, keep);
     if !errors.is_empty() {
         return Err(errors);
     }
-    Ok(Box::new(Sft { model: table.model, data: table.data, train: SftConfig { epochs, batch, optimizer }, keep }))
+    let train = SftConfig { epochs, batch, length_window, optimizer };
+    Ok(Box::new(Sft { model: table.model, data: table.data, train, keep }))
 }
 
 impl Stage for Sft {
     fn identify(&self, manifest: &mut Manifest) {
-        let Sft { model: _, data: _, train: SftConfig { epochs, batch, optimizer }, keep: _ } = self;
+        let Sft { model: _, data: _, train: SftConfig { epochs, batch, length_window, optimizer }, keep: _ } = self;
         manifest.value("epochs", epochs);
         manifest.value("batch", batch);
+        manifest.value("length_window", length_window);
         models::identify_optimizer(manifest, optimizer);
     }
 

@@ -23,6 +23,8 @@ pub struct DpoConfig {
     pub epochs: usize,
     /// Pairs per step.
     pub batch: usize,
+    /// Batches whose rows are sorted by length together; see [`batches::plan`].
+    pub length_window: usize,
     /// Strength of the pull to the reference.
     pub beta: f64,
     /// Weight of the mean `-log p(token)` over the chosen responses' tokens; 0 for plain DPO.
@@ -65,7 +67,7 @@ pub fn dpo(
     }
     let reference = reference_ratios(reference, pairs, pixels, resources)?;
     let lengths: Vec<usize> = pairs.iter().map(|pair| pair.chosen.tokens.len() + pair.rejected.tokens.len()).collect();
-    let plan = batches::plan(&lengths, config.batch, config.epochs, false, seed);
+    let plan = batches::plan(&lengths, config.batch, config.epochs, false, config.length_window, seed);
     let run = Run { plan, optimizer: &config.optimizer, pixels, state, resources };
     run.train(policy, &Preference { pairs, reference, beta: config.beta, sft_weight: config.sft_weight })
 }

@@ -19,6 +19,8 @@ pub struct SftConfig {
     pub epochs: usize,
     /// Rows per step.
     pub batch: usize,
+    /// Batches whose rows are sorted by length together; see [`batches::plan`].
+    pub length_window: usize,
     pub optimizer: OptimizerConfig,
 }
 
@@ -41,7 +43,7 @@ pub fn sft(
         batch::check(start, &sequence(row)).with_context(|| format!("row {index} (counted from 0)"))?;
     }
     let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
-    let plan = batches::plan(&lengths, config.batch, config.epochs, false, seed);
+    let plan = batches::plan(&lengths, config.batch, config.epochs, false, config.length_window, seed);
     let run = Run { plan, optimizer: &config.optimizer, pixels, state, resources };
     run.train(start, &CrossEntropy { rows })
 }

@@ -79,14 +79,15 @@ fn run_sft(
     pixels: &dyn PixelSource,
     progress: &dyn Progress,
 ) -> Result<Trained> {
-    let config = SftConfig { epochs: 3, batch: 5, optimizer: optimizer(vec![]) };
+    let config = SftConfig { epochs: 3, batch: 5, length_window: 4, optimizer: optimizer(vec![]) };
     let resources = Resources { device: Device::Cpu, threads, progress };
     sft(&model(), rows, pixels, &config, Seed(5), state, &resources)
 }
 
 fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progress: &dyn Progress) -> Result<Trained> {
     let freeze = vec![Part::Vision, Part::Projector];
-    let config = DpoConfig { epochs: 2, batch: 4, beta: 0.2, sft_weight: 0.1, optimizer: optimizer(freeze) };
+    let config =
+        DpoConfig { epochs: 2, batch: 4, length_window: 4, beta: 0.2, sft_weight: 0.1, optimizer: optimizer(freeze) };
     let resources = Resources { device: Device::Cpu, threads, progress };
     dpo(&model(), &model(), &pairs(), pixels, &config, Seed(6), state, &resources)
 }
