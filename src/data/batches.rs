@@ -1,19 +1,30 @@
-//! The order in which rows are trained on: shuffled, and grouped by length so that little is padding.
+//! The order in which rows are trained on: shuffled, and grouped by modality and length.
 //! Knows lengths and indices only, no row and no token.
 
 use super::draw::shuffle;
 use crate::base::Seed;
 
-/// The batches of `epochs` passes over rows of these `lengths`, in training order: each batch lists indices
-/// into `lengths`.
+/// What of a row decides with which others it shares a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Tokens.
+    pub length: usize,
+    /// Whether it has an image. A batch holds rows with images or rows without, as in the paper's recipe (section 6):
+    /// mixed, the many predictable and unpredictable tokens of plain text drown what an image teaches.
+    pub image: bool,
+}
+
+/// The batches of `epochs` passes over `rows`, in training order: each batch lists indices into `rows`.
 ///
-/// Every epoch is shuffled anew, cut into windows of `window` batches, sorted by length inside each window and cut
-/// into batches, and then the batches are shuffled. So a batch holds rows of like length, and a long row may come at
-/// any time. A larger window pads less and mixes less: where kinds of rows differ in length, a batch holds one kind,
-/// which hurts small models. With 1 a batch is any rows. The last batch of an epoch may be smaller; with `drop_last` the rows that fill no whole batch are left
-/// out instead (others in each epoch), and with fewer rows than `batch` nothing is left.
+/// Every epoch is shuffled anew and parted by modality; each part is cut into windows of `window` batches, sorted by
+/// length inside each window and cut into batches, and then all batches are shuffled. So a batch holds rows of like
+/// length, and a long row may come at any time. A larger window pads less and mixes less: where kinds of rows differ
+/// in length, a batch holds one kind, which hurts small models. With 1 a batch is any rows of a modality.
+///
+/// The last batch of a part may be smaller; with `drop_last` the rows that fill no whole batch are left out instead
+/// (others in each epoch), and with fewer rows than `batch` nothing is left.
 pub fn plan(
-    lengths: &[usize],
+    rows: &[Extent],
     batch: usize,
     epochs: usize,
     drop_last: bool,
@@ -24,16 +35,19 @@ pub fn plan(
     let mut batches = Vec::new();
     for epoch in 0..epochs {
         let mut random = seed.stream(&format!("batches/{epoch}"));
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        let mut order: Vec<usize> = (0..rows.len()).collect();
         shuffle(&mut order, &mut random);
-        if drop_last {
-            // Rows go before the sort: afterwards it would always be the longest that go.
-            order.truncate(order.len() / batch * batch);
-        }
+        let (mut seeing, mut reading): (Vec<usize>, Vec<usize>) = order.into_iter().partition(|&row| rows[row].image);
         let mut of_epoch: Vec<Vec<usize>> = Vec::new();
-        for window in order.chunks_mut(batch * window.max(1)) {
-            window.sort_by_key(|&row| lengths[row]);
-            of_epoch.extend(window.chunks(batch).map(<[usize]>::to_vec));
+        for part in [&mut seeing, &mut reading] {
+            if drop_last {
+                // Rows go before the sort: afterwards it would always be the longest that go.
+                part.truncate(part.len() / batch * batch);
+            }
+            for window in part.chunks_mut(batch * window.max(1)) {
+                window.sort_by_key(|&row| rows[row].length);
+                of_epoch.extend(window.chunks(batch).map(<[usize]>::to_vec));
+            }
         }
         shuffle(&mut of_epoch, &mut random);
         batches.append(&mut of_epoch);
@@ -46,9 +60,19 @@ mod tests {
     use super::*;
     use crate::data::draw::below;
 
-    fn lengths(count: usize) -> Vec<usize> {
+    fn lengths(count: usize) -> Vec<Extent> {
         let mut random = Seed(7).stream("lengths");
-        (0..count).map(|_| 5 + below(&mut random, 195)).collect()
+        (0..count).map(|_| Extent { length: 5 + below(&mut random, 195), image: true }).collect()
+    }
+
+    #[test]
+    fn a_batch_has_images_or_none() {
+        let rows: Vec<Extent> = (0..100).map(|row| Extent { length: 10, image: row % 3 > 0 }).collect();
+        let batches = plan(&rows, 8, 1, false, 4, Seed(1));
+        assert!(batches.iter().all(|batch| batch.iter().all(|&row| rows[row].image == rows[batch[0]].image)));
+        assert_eq!(batches.iter().map(Vec::len).sum::<usize>(), 100);
+        // 66 rows with an image, 34 without.
+        assert_eq!(batches.len(), 9 + 5);
     }
 
     #[test]
@@ -77,8 +101,8 @@ mod tests {
         let lengths = lengths(4000);
         let padding = |batches: &[Vec<usize>]| -> f64 {
             let padded: usize =
-                batches.iter().map(|b| b.len() * b.iter().map(|&row| lengths[row]).max().unwrap()).sum();
-            let real: usize = batches.iter().flatten().map(|&row| lengths[row]).sum();
+                batches.iter().map(|b| b.len() * b.iter().map(|&row| lengths[row].length).max().unwrap()).sum();
+            let real: usize = batches.iter().flatten().map(|&row| lengths[row].length).sum();
             padded as f64 / real as f64 - 1.0
         };
         let grouped = padding(&plan(&lengths, 32, 1, true, 32, Seed(3)));

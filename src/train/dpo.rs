@@ -7,7 +7,7 @@ use super::run::{Objective, Run, Told, Trained, Whole};
 use super::sft::{sequence, targets};
 use super::state::TrainState;
 use crate::base::Seed;
-use crate::data::batches;
+use crate::data::batches::{self, Extent};
 use crate::data::images::PixelSource;
 use crate::data::tokens::TokenPair;
 use crate::nn::engine::Engine;
@@ -66,8 +66,12 @@ pub fn dpo(
         }
     }
     let reference = reference_ratios(reference, pairs, pixels, resources)?;
-    let lengths: Vec<usize> = pairs.iter().map(|pair| pair.chosen.tokens.len() + pair.rejected.tokens.len()).collect();
-    let plan = batches::plan(&lengths, config.batch, config.epochs, false, config.length_window, seed);
+    let extent = |TokenPair { chosen, rejected }: &TokenPair| Extent {
+        length: chosen.tokens.len() + rejected.tokens.len(),
+        image: chosen.image.is_some(),
+    };
+    let extents: Vec<Extent> = pairs.iter().map(extent).collect();
+    let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
     let run = Run { plan, optimizer: &config.optimizer, pixels, state, resources };
     run.train(policy, &Preference { pairs, reference, beta: config.beta, sft_weight: config.sft_weight })
 }

@@ -7,7 +7,7 @@ use super::optimizer::OptimizerConfig;
 use super::run::{Objective, Run, Told, Trained, Whole};
 use super::state::TrainState;
 use crate::base::Seed;
-use crate::data::batches;
+use crate::data::batches::{self, Extent};
 use crate::data::images::PixelSource;
 use crate::data::tokens::TokenRow;
 use crate::nn::{Batch, Checkpoint, Resources, Sequence, batch};
@@ -42,8 +42,9 @@ pub fn sft(
     for (index, row) in rows.iter().enumerate() {
         batch::check(start, &sequence(row)).with_context(|| format!("row {index} (counted from 0)"))?;
     }
-    let lengths: Vec<usize> = rows.iter().map(|row| row.tokens.len()).collect();
-    let plan = batches::plan(&lengths, config.batch, config.epochs, false, config.length_window, seed);
+    let extent = |row: &TokenRow| Extent { length: row.tokens.len(), image: row.image.is_some() };
+    let extents: Vec<Extent> = rows.iter().map(extent).collect();
+    let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
     let run = Run { plan, optimizer: &config.optimizer, pixels, state, resources };
     run.train(start, &CrossEntropy { rows })
 }
