@@ -29,7 +29,6 @@ const HOMES: &[(&str, &[&str])] = &[
     ("blake3", &["base/hash.rs"]),
     ("toml", &["experiment/"]),
     ("dfdx", &["nn/", "train/", "infer/"]),
-    ("gemm", &["nn/"]),
     ("cudarc", &["nn/device.rs"]),
     ("safetensors", &["nn/", "train/"]),
     ("tokenizers", &["data/tokenizer.rs"]),

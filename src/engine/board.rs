@@ -39,6 +39,8 @@ enum Slot {
 pub(super) struct Board {
     states: Vec<State>,
     slots: Vec<Slot>,
+    /// Whether an instance executes a model, and so has use for many threads.
+    heavy: Vec<bool>,
     /// Length of the longest chain from an instance down: the longest goes first.
     chains: Vec<u64>,
     /// Per slot, the ready instances in the order in which they are started.
@@ -67,6 +69,7 @@ impl Board {
         Board {
             states: vec![State::Blocked; expansion.instances.len()],
             slots: slots.collect(),
+            heavy: expansion.instances.iter().map(|instance| instance.kind.pool == Pool::Model).collect(),
             chains: graph.chains(|_| 1.0).into_iter().map(|chain| chain as u64).collect(),
             ready: BTreeMap::new(),
             running: BTreeMap::new(),
@@ -142,14 +145,17 @@ impl Board {
         self.elsewhere.iter().copied().collect()
     }
 
-    /// Threads for the next stage: as told, else the cores, shared by the stages that run or could run now.
+    /// Threads for the next stage: as told, else the cores, shared by the model stages that run or could run now.
+    /// The others are over soon, and a training that began with one thread beside them would keep it to its end.
     pub(super) fn threads(&self) -> usize {
         if let Some(threads) = self.threads {
             return threads.max(1);
         }
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let running = self.running.get(&Slot::Cpu).map_or(0, BTreeSet::len);
-        let ready = self.ready.get(&Slot::Cpu).map_or(0, BTreeSet::len);
+        let running = self.running.get(&Slot::Cpu).into_iter().flatten();
+        let ready = self.ready.get(&Slot::Cpu).into_iter().flatten().map(|(_, id)| id);
+        let running = running.filter(|id| self.heavy[id.0]).count();
+        let ready = ready.filter(|id| self.heavy[id.0]).count();
         (cores / (running + ready).clamp(1, self.jobs)).max(1)
     }
 

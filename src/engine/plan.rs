@@ -104,6 +104,7 @@ pub(super) fn decide(
         } else {
             PlanEntry { id, state: PlanState::Waits(waits), identity: None, record: None, compared: None }
         };
+        tracing::trace!(instance = instance.name, state = ?entry.state, "is planned");
         entries.push(entry);
     }
     Ok(Plan { entries })

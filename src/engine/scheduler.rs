@@ -238,6 +238,7 @@ impl<'a> Scheduler<'a> {
         self.board.set(id, State::Running);
         let device = self.board.device(id);
         let instance = self.expansion.get(id);
+        tracing::debug!(instance = instance.name, device, threads, "starts");
         let identity = self.identities[id.0].clone();
         let task = Task {
             id,
@@ -335,6 +336,7 @@ impl<'a> Scheduler<'a> {
     fn report(&mut self, id: InstanceId, outcome: Outcome, seconds: f64) {
         let instance = self.expansion.get(id);
         let record = self.records[id.0].as_ref();
+        tracing::debug!(instance = instance.name, ?outcome, seconds, "ends");
         let (log, out) = (self.log(id), self.options.out.as_deref());
         if let Err(error) = publish(self.store, &self.plan_options.experiment, instance, record, &outcome, &log, out) {
             // The result itself is safe; only its name could not be written down.
