@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn the_nearest_name_is_one_that_was_meant() {
         assert_eq!(nearest("stf", ["sft", "dpo"]), Some("sft"));
-        assert_eq!(nearest("bteas", ["beta", "lr"]), Some("beta"));
+        assert_eq!(nearest("bta", ["beta", "lr"]), Some("beta"));
         assert_eq!(nearest("xyz", ["beta", "lr"]), None);
     }
 }

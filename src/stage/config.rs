@@ -54,9 +54,7 @@ pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> 
             })
             .collect();
         let error = describe(&path, &error.inner().to_string());
-        // A key that was taken away because it was wrong would now be reported as missing.
-        let echo = error.message.starts_with("the key `")
-            && errors.iter().any(|known| known.path.starts_with(&path) && known.path.len() > path.len());
+        let echo = errors.iter().any(|known| is_echo(&path, &error, known));
         let again = errors.contains(&error);
         let removable = !path.is_empty() && remove(&mut rest, &path);
         if !echo && !again {
@@ -66,6 +64,17 @@ pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> 
             return Err(errors);
         }
     }
+}
+
+/// Whether `error` only follows from `known`: a key that is missing because it was taken away as wrong, or because it
+/// is there under a misspelt name.
+fn is_echo(path: &[String], error: &ConfigError, known: &ConfigError) -> bool {
+    let Some(name) = error.message.strip_prefix("the key `").and_then(|rest| rest.strip_suffix("` is missing")) else {
+        return false;
+    };
+    let Some((key, table)) = known.path.split_last() else { return false };
+    let meant = || known.help.as_ref().is_some_and(|help| help.ends_with(&format!("exists: `{name}`")));
+    table == path && (key == name || meant())
 }
 
 /// serde's words turned into ours.
@@ -195,6 +204,7 @@ mod tests {
     struct Optimizer {
         lr: f64,
         warmup: u32,
+        eps: f64,
     }
 
     #[test]
@@ -208,7 +218,7 @@ mod tests {
                 "bta: unknown key `bta`",
                 "beta: wrong type: string \"high\", expected a number",
                 "optimizer.wramup: unknown key `wramup`",
-                "optimizer: the key `warmup` is missing",
+                "optimizer: the key `eps` is missing",
             ]
         );
         assert_eq!(errors[0].help.as_deref(), Some("a key of a similar name exists: `beta`"));

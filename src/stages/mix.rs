@@ -206,6 +206,11 @@ impl SourceTable {
             let message = format!("`{first}` and `{second}` are both given: a source states its amount in one unit");
             errors.push(ConfigError::at(&format!("{path}.{second}"), message));
         }
+        for (unit, value) in [("weight", self.weight), ("epochs", self.epochs), ("keep", self.keep)] {
+            if let Some(value) = value {
+                check_range(errors, &format!("{path}.{unit}"), value, 0.0, f64::INFINITY);
+            }
+        }
         if let Some(prompt) = &self.prompt {
             match self.shape.style() {
                 Some(style) if style != prompt.style => {

@@ -207,9 +207,9 @@ fn the_identity_of_a_fixed_config_stays() {
     ];
     expect![[r#"
         base 340c76e5f8 model.image_size model.patch_size model.vision.dim model.vision.layers model.vision.heads model.vision.ff model.projector.hidden model.decoder.dim model.decoder.layers model.decoder.heads model.decoder.kv_heads model.decoder.ff model.decoder.rope_theta model.decoder.norm_eps model.decoder.tied_head model.decoder.max_positions
-        sft 75e096b6c1 epochs batch lr betas eps weight_decay clip schedule warmup final_lr freeze
-        sft b5dc149c69 epochs batch lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
-        dpo bc7b44b8c6 epochs batch beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
+        sft 96a866e9c8 epochs batch length_window lr betas eps weight_decay clip schedule warmup final_lr freeze
+        sft 0a3040afcb epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
+        dpo 46fcf4a386 epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
         rollout 7be7e9e892 prompt.text prompt.letter samples temperature top_k top_p max_tokens
         eval d60d06d36a prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
     "#]]

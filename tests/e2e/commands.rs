@@ -7,7 +7,22 @@ use crate::caching::study;
 #[test]
 fn the_graph_is_drawn_in_three_languages() {
     let space = study();
-    expect![[""]].assert_eq(&space.ok(&["graph", "study.toml", "--format", "mermaid"]).stdout);
+    expect![[r#"
+        flowchart LR
+          n0["items<br/>items"]
+          n1["tokenizer<br/>tokenizer"]
+          n2["fresh<br/>base"]
+          n3["mix<br/>mix"]
+          n4["sft<br/>sft"]
+          n5["eval<br/>eval"]
+          n2 -->|"model"| n4
+          n0 -->|"benchmark"| n5
+          n0 -->|"sources.direct.from"| n3
+          n0 -->|"train_on.0"| n1
+          n3 -->|"data"| n4
+          n4 -->|"model"| n5
+          n1 -->|"tokenizer"| n2
+    "#]].assert_eq(&space.ok(&["graph", "study.toml", "--format", "mermaid"]).stdout);
     assert!(space.ok(&["graph", "study.toml"]).stdout.starts_with("digraph ablate {"));
     let drawing = space.json(&["graph", "study.toml"]);
     assert_eq!(drawing["nodes"].as_array().unwrap().len(), 6);
@@ -16,7 +31,15 @@ fn the_graph_is_drawn_in_three_languages() {
 #[test]
 fn a_plan_says_what_runs_and_runs_nothing() {
     let space = study();
-    expect![[""]].assert_eq(&space.ok(&["plan", "study.toml"]).stdout);
+    expect![[r#"
+        items: must run: it has not run yet
+        tokenizer: may run: waits for items
+        fresh: may run: waits for tokenizer
+        mix: may run: waits for items
+        sft: may run: waits for fresh, mix
+        eval: may run: waits for sft, items
+        1 must run, 5 may run, 0 fresh
+    "#]].assert_eq(&space.ok(&["plan", "study.toml"]).stdout);
     assert!(!space.path("out").exists());
     let plan = space.json(&["plan", "study.toml"]);
     assert_eq!((&plan["must_run"], &plan["may_run"], &plan["fresh"]), (&1.into(), &5.into(), &0.into()));

@@ -42,7 +42,9 @@ fn until_kept(space: &Space) -> PathBuf {
     loop {
         let work = fs::read_dir(space.path("cache/work")).into_iter().flatten().flatten();
         for folder in work.map(|entry| entry.path().join("scratch")) {
-            if fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_some()) {
+            // Names with a dot are files that are still being written.
+            let kept = |entry: fs::DirEntry| !entry.file_name().to_string_lossy().starts_with('.');
+            if fs::read_dir(&folder).is_ok_and(|entries| entries.flatten().any(kept)) {
                 return folder;
             }
         }

@@ -259,7 +259,7 @@ fn several_syntax_errors_come_at_once() {
         error: string values must be quoted, expected literal string
          --> DIR/a.toml:3:7
           |
-        3 | dim = 
+        3 | dim =
           |       ^
 
         error: unclosed table, expected `]`
@@ -267,7 +267,7 @@ fn several_syntax_errors_come_at_once() {
           |
         5 | [stage.sft
           |           ^"#]]
-    .assert_eq(&errors("[stage.base]\nkind = base\ndim = \n\n[stage.sft\nkind = \"sft\"\n"));
+    .assert_eq(&errors("[stage.base]\nkind = base\ndim =\n\n[stage.sft\nkind = \"sft\"\n"));
 }
 
 #[test]
