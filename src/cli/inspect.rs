@@ -69,7 +69,8 @@ pub(super) fn list(shell: Shell, global: &Global, arguments: &PlanArgs) -> Resul
         let size = line.size.map(bytes).unwrap_or_default();
         let seconds = line.seconds.map(|seconds| format!("{seconds:.1} s")).unwrap_or_default();
         let record = line.record.map(|hash| hash.short()).unwrap_or_default();
-        text.push_str(&format!("{:width$}  {:6}  {size:>9}  {seconds:>8}  {record}", line.name, line.state).trim_end());
+        let columns = format!("{:width$}  {:6}  {size:>9}  {seconds:>8}  {record}", line.name, line.state);
+        text.push_str(columns.trim_end());
         text.push('\n');
     }
     shell.result(&text);

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::args::{ColorChoice, Global};
 
 /// How to talk to the user.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shell {
     /// Color on stdout.

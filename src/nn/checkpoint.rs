@@ -203,7 +203,10 @@ mod tests {
     #[test]
     fn sizes_in_a_file_are_checked_before_anything_is_allocated() {
         let vocab = told_after("config.json", |bytes| replace(&bytes, "\"vocab\": 20", "\"vocab\": 21"));
-        assert_eq!(vocab, "`DIR/model.safetensors`: array `model.embed_tokens.weight` has the shape [20, 64], not [21, 64]");
+        assert_eq!(
+            vocab,
+            "`DIR/model.safetensors`: array `model.embed_tokens.weight` has the shape [20, 64], not [21, 64]"
+        );
         let heads = told_after("config.json", |bytes| replace(&bytes, "\"kv_heads\": 4", "\"kv_heads\": 3"));
         assert!(heads.contains("`decoder.kv_heads` must divide"), "{heads}");
         let layers = told_after("config.json", |bytes| {

@@ -16,6 +16,7 @@ use super::ops::{Ops, Scalar, Vector};
 use super::stock::Stock;
 
 /// A model on its device.
+#[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "there is one engine in a process"))]
 pub(crate) enum Engine {
     Cpu {
         model: Model<Cpu>,

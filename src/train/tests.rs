@@ -218,10 +218,7 @@ fn what_cannot_go_on_says_where_and_why() {
     assert_eq!(told(run(&long, &Ramps)), "row 3 (counted from 0): token 99 lies outside the model's vocabulary of 24");
     let mute: Vec<TokenRow> =
         rows().into_iter().take(2).map(|row| TokenRow { loss: vec![false; row.loss.len()], ..row }).collect();
-    assert_eq!(
-        told(run(&mute, &Ramps)),
-        "training step 1 of 6: no row of the batch has a target; counted from 0: 0"
-    );
+    assert_eq!(told(run(&mute, &Ramps)), "training step 1 of 6: no row of the batch has a target; counted from 0: 0");
     // A picture of infinities makes the loss one that is not a number.
     let infinite = told(run(&rows()[1..2], &Infinite));
     assert_eq!(infinite, "training step 1 of 3: the loss is NaN; the rows of the batch, counted from 0: 0");

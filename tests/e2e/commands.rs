@@ -22,7 +22,8 @@ fn the_graph_is_drawn_in_three_languages() {
           n3 -->|"data"| n4
           n4 -->|"model"| n5
           n1 -->|"tokenizer"| n2
-    "#]].assert_eq(&space.ok(&["graph", "study.toml", "--format", "mermaid"]).stdout);
+    "#]]
+    .assert_eq(&space.ok(&["graph", "study.toml", "--format", "mermaid"]).stdout);
     assert!(space.ok(&["graph", "study.toml"]).stdout.starts_with("digraph ablate {"));
     let drawing = space.json(&["graph", "study.toml"]);
     assert_eq!(drawing["nodes"].as_array().unwrap().len(), 6);
@@ -39,7 +40,8 @@ fn a_plan_says_what_runs_and_runs_nothing() {
         sft: may run: waits for fresh, mix
         eval: may run: waits for sft, items
         1 must run, 5 may run, 0 fresh
-    "#]].assert_eq(&space.ok(&["plan", "study.toml"]).stdout);
+    "#]]
+    .assert_eq(&space.ok(&["plan", "study.toml"]).stdout);
     assert!(!space.path("out").exists());
     let plan = space.json(&["plan", "study.toml"]);
     assert_eq!((&plan["must_run"], &plan["may_run"], &plan["fresh"]), (&1.into(), &5.into(), &0.into()));

@@ -29,7 +29,7 @@ fn run(space: &Space) -> String {
         assert_eq!(outcome.code, Some(2), "{}\n{}", outcome.stdout, outcome.stderr);
         let lines = outcome.stderr.lines().skip_while(|line| !line.starts_with("error"));
         let lines = lines.take_while(|line| !line.starts_with("  log:") && !line.contains(" failed in "));
-        lines.map(|line| format!("{line}\n")).collect::<String>()
+        lines.flat_map(|line| [line, "\n"]).collect::<String>()
     };
     let first = told(space.ablate(&["run", "study.toml", "--jobs", "1"]));
     assert_eq!(told(space.ablate(&["run", "study.toml", "--jobs", "1"])), first);
@@ -49,7 +49,8 @@ fn an_unknown_key() {
            | ^^^^^^
            |
            = help: a key of a similar name exists: `epochs`
-    "#]].assert_eq(&check(&edited("epochs = 2", "epcohs = 2")));
+    "#]]
+    .assert_eq(&check(&edited("epochs = 2", "epcohs = 2")));
 }
 
 #[test]
@@ -63,7 +64,8 @@ fn a_value_of_the_wrong_type() {
         ...
         34 | lr     = "fast"
            |          ^^^^^^
-    "#]].assert_eq(&check(&edited("lr     = 1e-3", "lr     = \"fast\"")));
+    "#]]
+    .assert_eq(&check(&edited("lr     = 1e-3", "lr     = \"fast\"")));
 }
 
 #[test]
@@ -79,7 +81,8 @@ fn a_stage_that_is_not_there() {
            |          ^^^^^^ no stage of this name
            |
            = help: a stage of a similar name exists: `fresh`
-    "#]].assert_eq(&check(&edited("model  = \"fresh\"", "model  = \"frsh\"")));
+    "#]]
+    .assert_eq(&check(&edited("model  = \"fresh\"", "model  = \"frsh\"")));
 }
 
 #[test]
@@ -93,8 +96,9 @@ fn a_cycle() {
         ...
         45 | sources.one = { from = "mix" }
            |                        ----- `more` reads `mix`
-    "#]].assert_eq(&check(
-        &edited("from = \"items\"", "from = \"more\"")
+    "#]]
+    .assert_eq(&check(
+        edited("from = \"items\"", "from = \"more\"")
             .append("study.toml", "\n[stage.more]\nkind = \"mix\"\nsources.one = { from = \"mix\" }\n"),
     ));
 }
@@ -107,7 +111,8 @@ fn a_name_that_is_there_twice() {
            |
         34 | batch  = 8
            | ^^^^^
-    "#]].assert_eq(&check(&edited("batch  = 4", "batch  = 4\nbatch  = 8")));
+    "#]]
+    .assert_eq(&check(&edited("batch  = 4", "batch  = 4\nbatch  = 8")));
 }
 
 #[test]
@@ -121,7 +126,8 @@ fn a_reference_to_the_wrong_kind_of_artifact() {
         ...
         31 | data   = "fresh"
            |          ^^^^^^^
-    "#]].assert_eq(&check(&edited("data   = \"mix\"", "data   = \"fresh\"")));
+    "#]]
+    .assert_eq(&check(&edited("data   = \"mix\"", "data   = \"fresh\"")));
 }
 
 #[test]
@@ -139,7 +145,8 @@ fn weights_that_are_negative_or_all_zero() {
         ...
         27 | sources.direct = { from = "items", as = "direct", weight = -1 }
            | ^^^^^^^
-    "#]].assert_eq(&check(&space));
+    "#]]
+    .assert_eq(&check(&space));
     space.write("study.toml", space.read("study.toml").replace("weight = -1", "weight = 0"));
     expect![[r#"
         error: `stage.mix.sources`: all weights are 0: nothing can be drawn
@@ -150,7 +157,8 @@ fn weights_that_are_negative_or_all_zero() {
         ...
         27 | sources.direct = { from = "items", as = "direct", weight = 0 }
            | ^^^^^^^
-    "#]].assert_eq(&check(&space));
+    "#]]
+    .assert_eq(&check(&space));
 }
 
 #[test]
@@ -163,7 +171,8 @@ fn a_path_that_does_not_exist() {
           |          ^^^^^^^^^^^^^^^^^^
           |
           = help: paths start at the folder of the experiment: looked for `data/trian.jsonl`
-    "#]].assert_eq(&check(&edited("data/train.jsonl", "data/trian.jsonl")));
+    "#]]
+    .assert_eq(&check(&edited("data/train.jsonl", "data/trian.jsonl")));
 }
 
 #[test]
@@ -180,7 +189,8 @@ fn a_line_that_is_not_json() {
     space.write("data/train.jsonl", space.read("data/train.jsonl").replacen("\"row-2\"", "\"row-2", 1));
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: not JSON: expected `,` or `}` (column 15)
-    "#]].assert_eq(&run(&space));
+    "#]]
+    .assert_eq(&run(&space));
 }
 
 #[test]
@@ -199,7 +209,8 @@ fn an_image_that_is_not_an_image() {
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`
           because is neither PNG nor JPEG
-    "#]].assert_eq(&run(&space));
+    "#]]
+    .assert_eq(&run(&space));
 }
 
 #[test]
@@ -210,14 +221,16 @@ fn an_image_that_is_cut_short() {
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`
           because cannot be decoded: unexpected end of file
-    "#]].assert_eq(&run(&space));
+    "#]]
+    .assert_eq(&run(&space));
 }
 
 #[test]
 fn more_rows_than_there_are() {
     expect![[r#"
         error: `mix` failed: source `direct` is to give 10 rows and has 6: `replace = true` lets rows come again
-    "#]].assert_eq(&run(&edited("as = \"direct\" }", "as = \"direct\", rows = 10 }")));
+    "#]]
+    .assert_eq(&run(&edited("as = \"direct\" }", "as = \"direct\", rows = 10 }")));
     // Unless repetition is asked for.
     let space = edited("as = \"direct\" }", "as = \"direct\", rows = 10, replace = true }");
     space.ok(&["run", "study.toml"]);
@@ -232,7 +245,8 @@ fn a_store_of_another_format() {
     expect![[r#"
         error: the store `[ROOT]/cache` has the format `999`, this program reads `ablate store 1`
         help: give another folder with `--store`
-    "#]].assert_eq(&outcome.stderr);
+    "#]]
+    .assert_eq(&outcome.stderr);
 }
 
 #[test]
@@ -245,7 +259,8 @@ fn a_store_that_cannot_be_written() {
     expect![[r#"
         error: cannot read the store `[ROOT]/cache`
           because Not a directory (os error 20)
-    "#]].assert_eq(&outcome.stderr);
+    "#]]
+    .assert_eq(&outcome.stderr);
 }
 
 #[test]
@@ -274,5 +289,6 @@ fn an_unknown_target() {
     expect![[r#"
         error: `stf` names no stage and no instance
         help: a similar name exists: `sft`
-    "#]].assert_eq(&outcome.stderr);
+    "#]]
+    .assert_eq(&outcome.stderr);
 }

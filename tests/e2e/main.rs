@@ -1,6 +1,6 @@
 //! Scenarios of use: the real binary on real files, each in a folder of its own.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, reason = "a scenario may do to files what people do")]
 
 mod space;
 
