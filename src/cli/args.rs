@@ -125,6 +125,9 @@ Examples:
     Logs(InstanceArgs),
     /// Check every object of the store against its name.
     Verify,
+    /// Remove results that no experiment came to last and no recent run used.
+    #[command(after_help = "Examples:\n  ablate gc --dry-run\n  ablate gc --keep-runs 20")]
+    Gc(GcArgs),
     /// Runs one stage in this process: what `run` starts. Not for people.
     #[command(hide = true)]
     StageJob {
@@ -219,4 +222,14 @@ pub(super) struct InstanceArgs {
     /// An instance, or a stage that has only one.
     #[arg(value_name = "INSTANCE")]
     pub(super) instance: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Only say what would go.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Results of so many of the latest runs stay, whatever was changed since.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) keep_runs: usize,
 }

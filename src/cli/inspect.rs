@@ -1,9 +1,9 @@
-//! `check`, `graph`, `ls`, `show`, `logs`, `verify`: looking at what is there. Runs nothing.
+//! `check`, `graph`, `ls`, `show`, `logs`, `verify`, `gc`: looking after what is there. Runs nothing.
 
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::args::{ExperimentArgs, Global, GraphArgs, GraphFormat, InstanceArgs, PlanArgs};
+use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, PlanArgs};
 use super::session::{self, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
@@ -169,6 +169,19 @@ pub(super) fn verify(shell: Shell, global: &Global) -> Result<u8> {
         ));
     }
     Ok(if report.problems.is_empty() { DONE } else { WRONG_INPUT })
+}
+
+pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8> {
+    let store = Store::open(&global.store)?;
+    let freed = store.clean(&store.kept(arguments.keep_runs)?, arguments.dry_run)?;
+    if shell.json {
+        shell.json(&freed)?;
+    } else {
+        let verb = if arguments.dry_run { "would remove" } else { "removed" };
+        let (records, objects, left) = (freed.records, freed.objects, freed.leftovers);
+        shell.result(&format!("{verb} {records} records, {objects} objects, {left} leftovers: {}", bytes(freed.bytes)));
+    }
+    Ok(DONE)
 }
 
 fn bytes(count: u64) -> String {

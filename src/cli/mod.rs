@@ -40,6 +40,7 @@ pub fn main() -> ExitCode {
         Command::Show(arguments) => inspect::show(shell, &cli.global, arguments),
         Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),
         Command::Verify => inspect::verify(shell, &cli.global),
+        Command::Gc(arguments) => inspect::gc(shell, &cli.global, arguments),
         Command::StageJob { job } => return engine::run_job(job, KINDS),
     };
     match result {

@@ -42,10 +42,18 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     for failure in report.failures() {
         shell.error(&failure.to_string());
     }
-    // The tables come last, where the eye is; a run for a part of the graph has no table to show yet.
-    if report.exit_code() == 0 && arguments.targets.targets.is_empty() && !shell.json {
-        let folder = arguments.out.join(&session.experiment.name);
-        reporting::print(shell, &session, &folder, Some(&report), None)?;
+    // The tables come last, where the eye is. A run for a part of the graph has no table to show yet, and one that
+    // ran nothing has nothing new to show.
+    if report.exit_code() == 0 && !shell.json {
+        if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
+            shell.status(&format!(
+                "nothing to run: `ablate report {}` prints the tables",
+                session.experiment.path.display()
+            ));
+        } else if arguments.targets.targets.is_empty() {
+            let folder = arguments.out.join(&session.experiment.name);
+            reporting::print(shell, &session, &folder, Some(&report), None)?;
+        }
     }
     shell.status(&summary(&report));
     Ok(report.exit_code())

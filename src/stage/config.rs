@@ -204,7 +204,6 @@ mod tests {
     struct Optimizer {
         lr: f64,
         warmup: u32,
-        eps: f64,
     }
 
     #[test]
@@ -218,7 +217,6 @@ mod tests {
                 "bta: unknown key `bta`",
                 "beta: wrong type: string \"high\", expected a number",
                 "optimizer.wramup: unknown key `wramup`",
-                "optimizer: the key `eps` is missing",
             ]
         );
         assert_eq!(errors[0].help.as_deref(), Some("a key of a similar name exists: `beta`"));

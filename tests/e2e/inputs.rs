@@ -137,14 +137,14 @@ fn weights_that_are_negative_or_all_zero() {
         "rows = 4\nsources.direct = { from = \"items\", as = \"direct\", weight = -1 }",
     );
     expect![[r#"
-        error: `stage.mix.sources`: source `direct`: `weight` = -1 is not a number from 0 up
-          --> study.toml:27:1
+        error: `stage.mix.sources.direct.weight`: `-1` is out of range: it is a number at least 0
+          --> study.toml:27:60
            |
         24 | [stage.mix]
            | ----------- in this stage
         ...
         27 | sources.direct = { from = "items", as = "direct", weight = -1 }
-           | ^^^^^^^
+           |                                                            ^^
     "#]]
     .assert_eq(&check(&space));
     space.write("study.toml", space.read("study.toml").replace("weight = -1", "weight = 0"));

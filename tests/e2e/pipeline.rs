@@ -63,6 +63,12 @@ fn one_file_runs_from_distillation_to_the_table_and_then_never_again() {
     // Going back costs nothing.
     assert_eq!(ran(&space.ok(&["run", "smoke.toml", "--json"]).stdout), Vec::<String>::new());
 
+    // What the last file came to stays; the other beta's results go.
+    let dry = space.json(&["gc", "--keep-runs", "1", "--dry-run"]);
+    assert_eq!(dry["records"], 6);
+    assert_eq!(space.json(&["gc", "--keep-runs", "1"])["records"], 6);
+    assert_eq!(ran(&space.ok(&["run", "smoke.toml", "--json"]).stdout), Vec::<String>::new());
+
     // The store is sound, and a damaged object is noticed and made again.
     assert!(space.ok(&["verify"]).stdout.contains(" 0 problems"));
     let curve = std::fs::canonicalize(space.path("out/smoke/dpo@seed=0/curve.jsonl")).unwrap();

@@ -198,6 +198,12 @@ pools = { gpus = 1, cpu = 0 }
         9 | data = 5
           |        ^
 
+        error: `seeds`: the key `values` is missing
+          --> DIR/a.toml:13:1
+           |
+        13 | [seeds]
+           | ^^^^^^^
+
         error: `seeds.values.1`: wrong type: string "one", expected a whole number from 0
           --> DIR/a.toml:14:14
            |
@@ -257,10 +263,10 @@ fn several_syntax_errors_come_at_once() {
           |        ^^^^
 
         error: string values must be quoted, expected literal string
-         --> DIR/a.toml:3:7
+         --> DIR/a.toml:3:6
           |
         3 | dim =
-          |       ^
+          |      ^
 
         error: unclosed table, expected `]`
          --> DIR/a.toml:5:11
