@@ -237,6 +237,36 @@ fn more_rows_than_there_are() {
 }
 
 #[test]
+fn a_checkpoint_that_does_not_fit() {
+    let space = Space::new();
+    space.with_experiment("reasoner.toml").with_experiment("smoke.toml");
+    space.write(
+        "study.toml",
+        r#"extends = "smoke.toml"
+
+[stage.letters]
+kind      = "tokenizer"
+train_on  = ["dev"]
+algorithm = "bpe"
+vocab     = 300
+
+[stage.stranger]
+kind      = "base"
+tokenizer = "letters"
+
+[stage.dpo]
+reference = "stranger"
+"#,
+    );
+    let outcome = space.ablate(&["run", "study.toml", "dpo@seed=0"]);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    let told: Vec<&str> = outcome.stderr.lines().filter(|line| line.starts_with("error")).collect();
+    expect![[r#"
+        error: `dpo@seed=0` failed: `reference` does not read what `policy` reads: it has 300 tokens and 16 per image, the policy 421 and 16"#]]
+    .assert_eq(&told.join("\n"));
+}
+
+#[test]
 fn a_store_of_another_format() {
     let space = study();
     space.write("cache/FORMAT", "999\n");
