@@ -147,7 +147,7 @@ pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
 }
 
 pub(super) fn verify(shell: Shell, global: &Global) -> Result<u8> {
-    let store = Store::open(&global.store)?;
+    let store = existing(global)?;
     let report = store.verify(true, &|_, _| {})?;
     store.remember();
     if shell.json {
@@ -172,7 +172,7 @@ pub(super) fn verify(shell: Shell, global: &Global) -> Result<u8> {
 }
 
 pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8> {
-    let store = Store::open(&global.store)?;
+    let store = existing(global)?;
     let freed = store.clean(&store.kept(arguments.keep_runs)?, arguments.dry_run)?;
     if shell.json {
         shell.json(&freed)?;
@@ -182,6 +182,14 @@ pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8
         shell.result(&format!("{verb} {records} records, {objects} objects, {left} leftovers: {}", bytes(freed.bytes)));
     }
     Ok(DONE)
+}
+
+/// The store, which these commands do not make: a misspelt folder must not look like a sound store.
+fn existing(global: &Global) -> Result<Store> {
+    if !global.store.exists() {
+        bail!("there is no store at `{}`", global.store.display());
+    }
+    Store::open(&global.store)
 }
 
 fn bytes(count: u64) -> String {

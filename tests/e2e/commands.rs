@@ -79,3 +79,9 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+#[test]
+fn a_store_that_is_not_there_is_not_called_sound() {
+    let outcome = study().ablate(&["verify", "--store", "cahce"]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(2), "error: there is no store at `cahce`\n"));
+}
