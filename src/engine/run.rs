@@ -271,5 +271,6 @@ fn save(report: &RunReport) -> Result<()> {
 /// A name that sorts by time and that no other run has.
 fn run_name(started: jiff::Timestamp) -> String {
     let id = Hash::of_bytes(format!("{} {}", started.as_nanosecond(), std::process::id()).as_bytes());
-    format!("{}-{}", started.strftime("%Y%m%dT%H%M%SZ"), &id.short()[..6])
+    // To the millisecond: `gc` tells the latest runs by their names.
+    format!("{}.{:03}Z-{}", started.strftime("%Y%m%dT%H%M%S"), started.subsec_millisecond(), &id.short()[..6])
 }
