@@ -112,11 +112,6 @@ pub fn sync_dir(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot sync the folder `{}`", folder.display()))
 }
 
-/// Makes a file's bytes durable.
-pub fn sync_file(path: &Path) -> Result<()> {
-    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync `{}`", path.display()))
-}
-
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn remove_file(path: &Path) -> Result<()> {
     fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))

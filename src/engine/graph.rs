@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
-use petgraph::visit::{Dfs, Reversed};
 
 use crate::experiment::{Expansion, InstanceId, Upstream};
 
@@ -38,29 +37,6 @@ impl Graph {
     /// The instances that read an instance, each once.
     pub fn below(&self, id: InstanceId) -> BTreeSet<InstanceId> {
         self.graph.neighbors_directed(node(id), Direction::Outgoing).map(|node| self.graph[node]).collect()
-    }
-
-    /// Everything that an instance depends on, itself left out.
-    pub fn ancestors(&self, id: InstanceId) -> BTreeSet<InstanceId> {
-        let reversed = Reversed(&self.graph);
-        let mut search = Dfs::new(reversed, node(id));
-        let mut found = BTreeSet::new();
-        while let Some(next) = search.next(reversed) {
-            found.insert(self.graph[next]);
-        }
-        found.remove(&id);
-        found
-    }
-
-    /// Everything that depends on an instance, itself left out.
-    pub fn descendants(&self, id: InstanceId) -> BTreeSet<InstanceId> {
-        let mut search = Dfs::new(&self.graph, node(id));
-        let mut found = BTreeSet::new();
-        while let Some(next) = search.next(&self.graph) {
-            found.insert(self.graph[next]);
-        }
-        found.remove(&id);
-        found
     }
 
     /// For each instance the weight of the heaviest chain that begins with it: what a run must still wait for.

@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
 use serde::Serialize;
 
 use super::plan::{Plan, PlanState};
@@ -60,12 +59,6 @@ pub fn show(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan,
 pub fn log(experiment: &str, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
     let note = store.latest(experiment, &expansion.get(id).name);
     note.log.map(|log| store.root().join(log)).filter(|log| log.exists())
-}
-
-/// Folders of the runs, the latest last.
-pub fn runs(store: &Store) -> Result<Vec<PathBuf>> {
-    let folder = store.runs_path();
-    Ok(crate::base::files::list_if_there(&folder)?.into_iter().map(|name| folder.join(name)).collect())
 }
 
 fn look(
