@@ -53,8 +53,8 @@ fn until_kept(space: &Space) -> PathBuf {
     }
 }
 
-fn start(space: &Space) -> Child {
-    let mut command = space.command(&["run", "study.toml", "--jobs", "1"]);
+fn start(space: &Space, threads: &str) -> Child {
+    let mut command = space.command(&["run", "study.toml", "--jobs", "1", "--threads", threads]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
@@ -87,12 +87,7 @@ fn a_killed_program_resumes_to_the_same_bytes_with_one_thread_and_with_two() {
     assert!(expected.keys().any(|name| name.ends_with("model.safetensors")));
     for threads in ["1", "2"] {
         let space = long_study();
-        let mut child = space
-            .command(&["run", "study.toml", "--jobs", "1", "--threads", threads])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = start(&space, threads);
         until_kept(&space);
         kill(child.id() as i32);
         child.wait().unwrap();
@@ -103,18 +98,20 @@ fn a_killed_program_resumes_to_the_same_bytes_with_one_thread_and_with_two() {
 }
 
 #[test]
-fn a_killed_stage_fails_alone_and_resumes_to_the_same_bytes() {
+fn a_killed_stage_fails_alone_and_resumes_to_the_same_bytes_with_one_thread_and_with_two() {
     let expected = uninterrupted();
-    let space = long_study();
-    let mut child = start(&space);
-    until_kept(&space);
-    let stages = children(child.id());
-    assert_eq!(stages.len(), 1);
-    kill(stages[0]);
-    assert_eq!(child.wait().unwrap().code(), Some(1));
-    let again = space.ok(&["run", "study.toml", "--jobs", "1", "-v"]);
-    assert!(again.stderr.contains("resumed"), "it began anew:\n{}", again.stderr);
-    assert!(outputs(&space) == expected, "the bytes differ");
+    for threads in ["1", "2"] {
+        let space = long_study();
+        let mut child = start(&space, threads);
+        until_kept(&space);
+        let stages = children(child.id());
+        assert_eq!(stages.len(), 1);
+        kill(stages[0]);
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        let told = space.ok(&["run", "study.toml", "--jobs", "1", "--threads", threads, "-v"]).stderr;
+        assert!(told.contains("resumed"), "it began anew:\n{told}");
+        assert!(outputs(&space) == expected, "the bytes differ with {threads} threads");
+    }
 }
 
 #[test]
