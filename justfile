@@ -25,3 +25,13 @@ lint:
 # Golden numbers of the model, from PyTorch (needs python3 with torch and numpy).
 golden:
     python3 tests/golden/make_golden.py
+
+# What the engine costs, beside ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
+bench-engine *args:
+    cargo build --profile dist
+    python3 benches/engine.py {{args}}
+
+# How fast a folder is hashed, beside b3sum.
+bench-hash *args:
+    cargo build --profile dist
+    python3 benches/hash.py {{args}}

@@ -38,7 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("plotters", &["report/"]),
     ("statrs", &["report/"]),
     ("annotate_snippets", &["base/diagnostic.rs"]),
-    ("rustix", &["engine/"]),
+    ("rustix", &["engine/", "base/files.rs"]),
     ("clap", &["cli/"]),
     ("console", &["cli/"]),
     ("indicatif", &["cli/"]),

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -39,30 +40,37 @@ pub fn create_dir(path: &Path) -> Result<()> {
 /// Creates a file for writing, replacing one that is there. For private folders: a reader may see half of it.
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn create(path: &Path) -> Result<File> {
-    if let Some(folder) = path.parent() {
-        create_dir(folder)?;
-    }
-    File::create(path).with_context(|| format!("cannot create `{}`", path.display()))
+    step("create");
+    in_folder(path, || File::create(path)).with_context(|| format!("cannot create `{}`", path.display()))
 }
 
 /// Opens a file for appending, creating it if need be.
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn append(path: &Path) -> Result<File> {
-    if let Some(folder) = path.parent() {
-        create_dir(folder)?;
+    step("append");
+    let open = || OpenOptions::new().create(true).read(true).append(true).open(path);
+    in_folder(path, open).with_context(|| format!("cannot open `{}` for appending", path.display()))
+}
+
+/// Does something in the folder of a path, which is made first where it is not there.
+fn in_folder<T>(path: &Path, attempt: impl Fn() -> std::io::Result<T>) -> Result<T> {
+    match (attempt(), path.parent()) {
+        (Err(error), Some(folder)) if error.kind() == std::io::ErrorKind::NotFound => {
+            create_dir(folder)?;
+            Ok(attempt()?)
+        }
+        (result, _) => Ok(result?),
     }
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("cannot open `{}` for appending", path.display()))
 }
 
 /// Writes a whole file so that a reader, a crash or a power cut sees the old content or the new, never a part.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = sibling(path);
     let mut file = create(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let written = file.write_all(bytes).and_then(|()| {
+        step("written");
+        file.sync_all()
+    });
     drop(file);
     if let Err(error) = written {
         remove_file(&temporary).ok();
@@ -77,7 +85,10 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn write_soft(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = sibling(path);
     let context = || format!("cannot write `{}`", path.display());
-    let written = create(&temporary)?.write_all(bytes).and_then(|()| fs::rename(&temporary, path));
+    let written = create(&temporary)?.write_all(bytes).and_then(|()| {
+        step("written");
+        fs::rename(&temporary, path)
+    });
     if written.is_err() {
         remove_file(&temporary).ok();
     }
@@ -93,20 +104,48 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
 }
 
 /// Renames a file or folder and makes the new name durable.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    if let Some(folder) = to.parent() {
-        create_dir(folder)?;
-    }
-    fs::rename(from, to).with_context(|| format!("cannot rename `{}` to `{}`", from.display(), to.display()))?;
+    rename_soft(from, to)?;
+    step("renamed");
     if let Some(folder) = to.parent() {
         sync_dir(folder)?;
     }
     Ok(())
 }
 
+/// Renames a file or folder. A power cut may undo it, until [`sync_dir`] of the new folder returns.
+#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+pub fn rename_soft(from: &Path, to: &Path) -> Result<()> {
+    step("rename");
+    let renamed = in_folder(to, || fs::rename(from, to));
+    renamed.with_context(|| format!("cannot rename `{}` to `{}`", from.display(), to.display()))
+}
+
+/// Makes a file's bytes durable.
+pub fn sync_file(path: &Path) -> Result<()> {
+    step("sync file");
+    File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync `{}`", path.display()))
+}
+
+/// Makes everything durable that was written to the file system of a path. False where the system cannot do that.
+pub fn sync_file_system(path: &Path) -> Result<bool> {
+    step("sync file system");
+    #[cfg(target_os = "linux")]
+    {
+        let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+        rustix::fs::syncfs(file).with_context(|| format!("cannot sync the file system of `{}`", path.display()))?;
+        Ok(true)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = path;
+        Ok(false)
+    }
+}
+
 /// Makes the entries of a folder durable.
 pub fn sync_dir(folder: &Path) -> Result<()> {
+    step("sync folder");
     File::open(folder)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("cannot sync the folder `{}`", folder.display()))
@@ -114,12 +153,14 @@ pub fn sync_dir(folder: &Path) -> Result<()> {
 
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn remove_file(path: &Path) -> Result<()> {
+    step("remove file");
     fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))
 }
 
 /// Removes a folder and everything in it; a folder that is not there is no error.
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn remove_dir(path: &Path) -> Result<()> {
+    step("remove folder");
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result.with_context(|| format!("cannot remove the folder `{}`", path.display())),
@@ -136,21 +177,27 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Lets nobody write a file any more.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
-pub fn make_read_only(path: &Path) -> Result<()> {
-    let mut permissions =
-        fs::metadata(path).with_context(|| format!("cannot look at `{}`", path.display()))?.permissions();
-    permissions.set_readonly(true);
-    fs::set_permissions(path, permissions).with_context(|| format!("cannot make `{}` read-only", path.display()))
+/// Lets nobody write a file any more, gives it a time of modification, and tells its size.
+pub fn seal(path: &Path, modified: SystemTime) -> Result<u64> {
+    step("seal");
+    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    let sealed = file.set_modified(modified).and_then(|()| file.metadata()).and_then(|metadata| {
+        let mut permissions = metadata.permissions();
+        permissions.set_readonly(true);
+        file.set_permissions(permissions)?;
+        Ok(metadata.len())
+    });
+    sealed.with_context(|| format!("cannot seal `{}`", path.display()))
 }
 
 /// Makes `link` a symbolic link to `target`, replacing a link that is there. A power cut may lose it.
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn relink(target: &Path, link: &Path) -> Result<()> {
-    if let Some(folder) = link.parent() {
-        create_dir(folder)?;
+    step("link");
+    if in_folder(link, || std::os::unix::fs::symlink(target, link)).is_ok() {
+        return Ok(());
     }
+    // Something has the name already.
     let temporary = sibling(link);
     std::os::unix::fs::symlink(target, &temporary)
         .and_then(|()| fs::rename(&temporary, link))
@@ -197,6 +244,37 @@ pub fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// A moment at which a crash leaves a state of its own: between two changes of the file system. Tests let the
+/// process die there.
+#[cfg(not(test))]
+pub(crate) fn step(_what: &str) {}
+
+#[cfg(test)]
+pub(crate) use faults::step;
+
+/// Death at the step that `ABLATE_DIE_AT` numbers, for crash tests.
+#[cfg(test)]
+pub(crate) mod faults {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    static STEPS: AtomicUsize = AtomicUsize::new(0);
+
+    pub(crate) fn step(what: &str) {
+        let number = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
+        let chosen = std::env::var("ABLATE_DIE_AT").ok().and_then(|chosen| chosen.parse().ok());
+        if chosen == Some(number) {
+            // To a file descriptor that is there in every test; the death itself is told by the exit status.
+            let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("dies at step {number}: {what}\n"));
+            std::process::abort();
+        }
+    }
+
+    /// Steps taken so far.
+    pub(crate) fn count() -> usize {
+        STEPS.load(Ordering::SeqCst)
+    }
 }
 
 /// A name beside `path` that no other process uses.

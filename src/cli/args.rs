@@ -128,6 +128,9 @@ Examples:
     /// Remove results that no experiment came to last and no recent run used.
     #[command(after_help = "Examples:\n  ablate gc --dry-run\n  ablate gc --keep-runs 20")]
     Gc(GcArgs),
+    /// Runs programs, one after another, and ends what they leave behind: what `run` starts. Not for people.
+    #[command(hide = true)]
+    Warden,
     /// Runs one stage in this process: what `run` starts. Not for people.
     #[command(hide = true)]
     StageJob {
@@ -151,9 +154,21 @@ pub(super) struct RunArgs {
     /// `auto`, `cpu` or `cuda:N`; the experiment's own setting when not said.
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Option<String>,
+    /// After a failure go on with everything that does not lie below it. The default.
+    #[arg(short, long, conflicts_with = "fail_fast")]
+    pub(super) keep_going: bool,
     /// Start nothing more after the first failure.
     #[arg(long)]
     pub(super) fail_fast: bool,
+    /// Try a stage that failed again, so many times; wrong input is not tried again.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) retries: u32,
+    /// Stop an attempt that takes longer, in seconds, where the stage has no limit of its own.
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) timeout: Option<f64>,
+    /// GPUs, by number or UUID, that stages of the pool `gpu` are given, one stage at a time.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    pub(super) gpus: Vec<String>,
     /// Run these stages or instances again although they are fresh. Repeatable.
     #[arg(long, value_name = "TARGET")]
     pub(super) force: Vec<String>,

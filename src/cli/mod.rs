@@ -41,6 +41,7 @@ pub fn main() -> ExitCode {
         Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),
         Command::Verify => inspect::verify(shell, &cli.global),
         Command::Gc(arguments) => inspect::gc(shell, &cli.global, arguments),
+        Command::Warden => return engine::warden::serve(),
         Command::StageJob { job } => return engine::run_job(job, KINDS),
     };
     match result {

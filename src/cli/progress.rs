@@ -30,6 +30,7 @@ struct State {
 }
 
 struct Running {
+    /// Hidden where there is no terminal; it knows the time that is left all the same.
     bar: ProgressBar,
     last_line: Instant,
 }
@@ -72,24 +73,31 @@ impl Observer for Display {
         self.line(&format!("{} to run, {} that may have to, {} fresh", stages(must), stages(may), stages(fresh)));
         let overall = self.bars.add(ProgressBar::new(selected.len() as u64));
         overall.set_style(style("{bar:24.green/dim} {pos}/{len} stages  {elapsed_precise}"));
-        overall.enable_steady_tick(Duration::from_millis(500));
+        if self.shell.live {
+            overall.enable_steady_tick(Duration::from_millis(500));
+        }
         state.overall = Some(overall);
     }
 
     fn started(&self, id: InstanceId, instance: &Instance, reasons: &[DirtyReason]) {
-        let told: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-        self.emit(&json!({ "event": "started", "instance": instance.name, "reasons": told }));
+        if self.shell.json {
+            let told: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+            self.emit(&json!({ "event": "started", "instance": instance.name, "reasons": told }));
+        }
         if !self.shell.live {
             self.line(&format!("start {}", instance.name));
         }
         let mut state = self.state.borrow_mut();
-        let bar = match &state.overall {
-            Some(overall) => self.bars.insert_before(overall, ProgressBar::new(0)),
-            None => self.bars.add(ProgressBar::new(0)),
-        };
-        bar.set_style(style("{spinner} {prefix:34} {elapsed:>5}  {msg}"));
-        bar.set_prefix(instance.name.clone());
-        bar.enable_steady_tick(Duration::from_millis(250));
+        let mut bar = ProgressBar::hidden();
+        if self.shell.live {
+            bar = match &state.overall {
+                Some(overall) => self.bars.insert_before(overall, ProgressBar::new(0)),
+                None => self.bars.add(ProgressBar::new(0)),
+            };
+            bar.set_style(style("{spinner} {prefix:34} {elapsed:>5}  {msg}"));
+            bar.set_prefix(instance.name.clone());
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
         state.running.insert(id, Running { bar, last_line: Instant::now() });
     }
 
@@ -138,7 +146,9 @@ impl Observer for Display {
             let mut state = self.state.borrow_mut();
             if let Some(running) = state.running.remove(&id) {
                 running.bar.finish_and_clear();
-                self.bars.remove(&running.bar);
+                if self.shell.live {
+                    self.bars.remove(&running.bar);
+                }
             }
             if let Some(overall) = &state.overall {
                 overall.inc(1);

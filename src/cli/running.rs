@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -12,6 +13,7 @@ use super::reporting;
 use super::session::Session;
 use super::shell::Shell;
 use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
+use crate::experiment::Settings;
 use crate::nn::device::DeviceChoice;
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
@@ -28,6 +30,10 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
         jobs: arguments.jobs.or(slots).unwrap_or(cores).max(1),
         threads: arguments.threads,
         teachers: settings.pools.get("teacher").copied().unwrap_or(4),
+        pools: settings.pools.clone(),
+        gpus: gpus(arguments, settings),
+        retries: arguments.retries,
+        time: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("`--timeout` is no time")?,
         keep_going: !arguments.fail_fast,
         force: arguments.force.clone(),
         selection: Selection { until: arguments.targets.targets.clone(), ..Selection::default() },
@@ -57,6 +63,14 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     }
     shell.status(&summary(&report));
     Ok(report.exit_code())
+}
+
+/// The GPUs that are named, or the first ones where the experiment only says how many.
+fn gpus(arguments: &RunArgs, settings: &Settings) -> Vec<String> {
+    if !arguments.gpus.is_empty() {
+        return arguments.gpus.clone();
+    }
+    (0..settings.pools.get("gpu").copied().unwrap_or(0)).map(|number| number.to_string()).collect()
 }
 
 /// Set by Ctrl-C and by SIGTERM. The second Ctrl-C ends the program at once; children die with it.

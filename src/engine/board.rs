@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::Graph;
 use super::run::RunOptions;
-use crate::experiment::{Expansion, InstanceId};
+use crate::experiment::{Expansion, Instance, InstanceId};
 use crate::stage::Pool;
 
 /// Where an instance stands.
@@ -16,7 +16,7 @@ pub(super) enum State {
     Blocked,
     /// It has a fingerprint, must run, and wants a slot.
     Ready,
-    /// A thread of this run works on it.
+    /// A thread of this run works on it, or its commit is under way.
     Running,
     /// Another run holds its lock.
     Elsewhere,
@@ -27,56 +27,86 @@ pub(super) enum State {
     Left,
 }
 
-/// The resource that an instance occupies while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Slot {
-    Gpu,
-    Cpu,
-    Teacher,
+/// A scarce resource: so many instances at a time.
+#[derive(Debug, Default)]
+struct Slots {
+    size: usize,
+    taken: usize,
+    /// Ready instances in the order in which they are started: the longest chain goes first.
+    ready: BTreeSet<(Reverse<u64>, InstanceId)>,
 }
 
 /// The states of a run's instances.
 pub(super) struct Board {
     states: Vec<State>,
-    slots: Vec<Slot>,
+    /// Per instance the name of its pool.
+    pools: Vec<u16>,
     /// Whether an instance executes a model, and so has use for many threads.
     heavy: Vec<bool>,
-    /// Length of the longest chain from an instance down: the longest goes first.
+    /// GPUs that an instance wants for itself, where its pool is `gpu`.
+    gpus: Vec<usize>,
+    /// Length of the longest chain from an instance down.
     chains: Vec<u64>,
-    /// Per slot, the ready instances in the order in which they are started.
-    ready: BTreeMap<Slot, BTreeSet<(Reverse<u64>, InstanceId)>>,
-    running: BTreeMap<Slot, BTreeSet<InstanceId>>,
+    names: Vec<String>,
+    slots: Vec<Slots>,
+    /// Instances whose state is `Running`, and those of them that still have their slot.
+    running: usize,
+    holders: BTreeSet<InstanceId>,
+    /// Model stages of the pool `cpu` that are ready, and that run.
+    heavy_ready: usize,
+    heavy_running: usize,
     elsewhere: BTreeSet<InstanceId>,
     jobs: usize,
     /// Threads of every stage, where the user has said it.
     threads: Option<usize>,
-    teachers: usize,
     /// Devices that no instance has.
     devices: BTreeSet<String>,
-    /// The device of each running instance of the `gpu` slot.
-    lent: BTreeMap<InstanceId, String>,
+    /// The devices of each running instance of the pool `gpu`.
+    lent: BTreeMap<InstanceId, Vec<String>>,
 }
+
+/// The pools that every run has, in the order in which they are served.
+const GPU: u16 = 0;
+const CPU: u16 = 1;
+const TEACHER: u16 = 2;
 
 impl Board {
     pub(super) fn new(expansion: &Expansion, graph: &Graph, options: &RunOptions) -> Board {
         let devices = options.device.split(',').map(str::trim).filter(|device| device.starts_with("cuda"));
-        let devices: BTreeSet<String> = devices.map(str::to_string).collect();
-        let slots = expansion.instances.iter().map(|instance| match instance.kind.pool {
-            Pool::Teacher => Slot::Teacher,
-            Pool::Model if !devices.is_empty() => Slot::Gpu,
-            Pool::Model | Pool::Light => Slot::Cpu,
-        });
+        let on_gpu = devices.clone().next().is_some();
+        let devices: BTreeSet<String> =
+            devices.map(str::to_string).chain(options.gpus.iter().map(|id| format!("cuda:{id}"))).collect();
+        let mut names: Vec<String> = ["gpu", "cpu", "teacher"].map(str::to_string).to_vec();
+        names.extend(options.pools.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
+        let size = |(index, name): (usize, &String)| match index as u16 {
+            GPU => devices.len(),
+            CPU => options.jobs.max(1),
+            TEACHER => options.teachers.max(1),
+            _ => options.pools.get(name).copied().unwrap_or(1).max(1),
+        };
+        let pool = |instance: &Instance| match (&instance.limits.pool, instance.kind.pool) {
+            (Some(pool), _) => names.iter().position(|name| name == pool).map_or(CPU, |index| index as u16),
+            (None, _) if instance.limits.gpu.is_some_and(|count| count > 0) => GPU,
+            (None, Pool::Model) if on_gpu && instance.limits.gpu != Some(0) => GPU,
+            (None, Pool::Teacher) => TEACHER,
+            (None, Pool::Model | Pool::Light) => CPU,
+        };
+        let count = expansion.instances.len();
         Board {
-            states: vec![State::Blocked; expansion.instances.len()],
-            slots: slots.collect(),
+            states: vec![State::Blocked; count],
+            pools: expansion.instances.iter().map(pool).collect(),
             heavy: expansion.instances.iter().map(|instance| instance.kind.pool == Pool::Model).collect(),
+            gpus: expansion.instances.iter().map(|instance| instance.limits.gpu.unwrap_or(1).max(1)).collect(),
             chains: graph.chains(|_| 1.0).into_iter().map(|chain| chain as u64).collect(),
-            ready: BTreeMap::new(),
-            running: BTreeMap::new(),
+            slots: names.iter().enumerate().map(|slot| Slots { size: size(slot), ..Slots::default() }).collect(),
+            names,
+            running: 0,
+            holders: BTreeSet::new(),
+            heavy_ready: 0,
+            heavy_running: 0,
             elsewhere: BTreeSet::new(),
             jobs: options.jobs.max(1),
             threads: options.threads,
-            teachers: options.teachers.max(1),
             devices,
             lent: BTreeMap::new(),
         }
@@ -86,6 +116,20 @@ impl Board {
         self.states[id.0]
     }
 
+    /// Why an instance could never get a slot; `None` when it can.
+    pub(super) fn out_of_reach(&self, id: InstanceId) -> Option<String> {
+        let (pool, wanted) = (self.pools[id.0], self.gpus[id.0]);
+        let size = self.slots[pool as usize].size;
+        if pool != GPU || wanted <= size {
+            return None;
+        }
+        let has = if size == 0 { "none".to_string() } else { format!("only {size}") };
+        Some(format!(
+            "it needs {wanted} of the pool `{}`, and this run has {has}: name some with `--gpus 0,1`",
+            self.names[pool as usize]
+        ))
+    }
+
     /// The only place where a state changes; queues and slots follow from it.
     pub(super) fn set(&mut self, id: InstanceId, new: State) {
         let old = self.states[id.0];
@@ -93,28 +137,39 @@ impl Board {
             (old, new),
             (State::Blocked, State::Ready | State::Done | State::Failed | State::Left)
                 | (State::Ready, State::Running | State::Left)
-                | (State::Running, State::Done | State::Failed | State::Left | State::Elsewhere)
+                // Ready: to try again.
+                | (State::Running, State::Done | State::Failed | State::Left | State::Elsewhere | State::Ready)
                 | (State::Elsewhere, State::Ready | State::Left)
         );
         assert!(possible, "BUG: instance {} cannot go from {old:?} to {new:?}", id.0);
-        let slot = self.slots[id.0];
+        let pool = self.pools[id.0];
         let place = (Reverse(self.chains[id.0]), id);
+        let heavy = usize::from(self.heavy[id.0] && pool == CPU);
         match old {
-            State::Ready => drop(self.ready.entry(slot).or_default().remove(&place)),
+            State::Ready => {
+                self.slots[pool as usize].ready.remove(&place);
+                self.heavy_ready -= heavy;
+            }
             State::Running => {
-                self.running.entry(slot).or_default().remove(&id);
-                self.devices.extend(self.lent.remove(&id));
+                self.release(id);
+                self.running -= 1;
             }
             State::Elsewhere => drop(self.elsewhere.remove(&id)),
             State::Blocked | State::Done | State::Failed | State::Left => {}
         }
         match new {
-            State::Ready => drop(self.ready.entry(slot).or_default().insert(place)),
+            State::Ready => {
+                self.slots[pool as usize].ready.insert(place);
+                self.heavy_ready += heavy;
+            }
             State::Running => {
-                self.running.entry(slot).or_default().insert(id);
-                if slot == Slot::Gpu {
-                    let device = self.devices.pop_first();
-                    self.lent.insert(id, device.unwrap_or_else(|| panic!("BUG: a slot without a device")));
+                self.running += 1;
+                self.holders.insert(id);
+                self.heavy_running += heavy;
+                self.slots[pool as usize].taken += if pool == GPU { self.gpus[id.0] } else { 1 };
+                if pool == GPU {
+                    let lent = (0..self.gpus[id.0]).map_while(|_| self.devices.pop_first()).collect();
+                    self.lent.insert(id, lent);
                 }
             }
             State::Elsewhere => drop(self.elsewhere.insert(id)),
@@ -123,21 +178,42 @@ impl Board {
         self.states[id.0] = new;
     }
 
+    /// Gives an instance's slot to others: its work is over, though its commit is not.
+    pub(super) fn release(&mut self, id: InstanceId) {
+        if !self.holders.remove(&id) {
+            return;
+        }
+        let pool = self.pools[id.0];
+        self.heavy_running -= usize::from(self.heavy[id.0] && pool == CPU);
+        self.slots[pool as usize].taken -= if pool == GPU { self.gpus[id.0] } else { 1 };
+        self.devices.extend(self.lent.remove(&id).into_iter().flatten());
+    }
+
     /// A ready instance for which a slot is free: the one with the longest chain below it.
     pub(super) fn next(&self) -> Option<InstanceId> {
-        [Slot::Gpu, Slot::Cpu, Slot::Teacher].into_iter().filter(|slot| self.has_room(*slot)).find_map(|slot| {
-            let (_, id) = self.ready.get(&slot)?.first()?;
-            Some(*id)
+        self.slots.iter().enumerate().find_map(|(pool, slots)| {
+            let (_, id) = slots.ready.first()?;
+            let wanted = if pool == GPU as usize { self.gpus[id.0] } else { 1 };
+            (slots.taken + wanted <= slots.size).then_some(*id)
         })
     }
 
-    /// The device of a running instance.
-    pub(super) fn device(&self, id: InstanceId) -> String {
-        self.lent.get(&id).cloned().unwrap_or_else(|| "cpu".to_string())
+    /// The devices of a running instance; none is the CPU.
+    pub(super) fn devices(&self, id: InstanceId) -> Vec<String> {
+        self.lent.get(&id).cloned().unwrap_or_default()
     }
 
     pub(super) fn nothing_runs(&self) -> bool {
-        self.running.values().all(BTreeSet::is_empty)
+        self.running == 0
+    }
+
+    /// Whether no instance works, and none could begin to.
+    pub(super) fn is_idle(&self) -> bool {
+        self.holders.is_empty() && self.next().is_none()
+    }
+
+    pub(super) fn nothing_is_elsewhere(&self) -> bool {
+        self.elsewhere.is_empty()
     }
 
     /// The instances that other runs work on.
@@ -151,21 +227,9 @@ impl Board {
         if let Some(threads) = self.threads {
             return threads.max(1);
         }
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let running = self.running.get(&Slot::Cpu).into_iter().flatten();
-        let ready = self.ready.get(&Slot::Cpu).into_iter().flatten().map(|(_, id)| id);
-        let running = running.filter(|id| self.heavy[id.0]).count();
-        let ready = ready.filter(|id| self.heavy[id.0]).count();
-        (cores / (running + ready).clamp(1, self.jobs)).max(1)
-    }
-
-    fn has_room(&self, slot: Slot) -> bool {
-        let taken = self.running.get(&slot).map_or(0, BTreeSet::len);
-        match slot {
-            Slot::Cpu => taken < self.jobs,
-            Slot::Gpu => !self.devices.is_empty(),
-            Slot::Teacher => taken < self.teachers,
-        }
+        static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+        let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+        (cores / (self.heavy_running + self.heavy_ready).clamp(1, self.jobs)).max(1)
     }
 }
 
@@ -193,9 +257,9 @@ mod tests {
         let mut started = Vec::new();
         while let Some(id) = board.next() {
             board.set(id, State::Running);
-            started.push((id.0, board.device(id)));
+            started.push((id.0, board.devices(id).join(",")));
         }
-        let expected = [(1, "cuda:0"), (0, "cuda:1"), (3, "cpu"), (4, "cpu")];
+        let expected = [(1, "cuda:0"), (0, "cuda:1"), (3, ""), (4, "")];
         assert_eq!(started, expected.map(|(id, device)| (id, device.to_string())));
         board.set(InstanceId(1), State::Done);
         board.set(InstanceId(2), State::Ready);

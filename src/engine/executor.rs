@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::job::{self, Job};
+use super::room::Room;
 use crate::base::{Causes, Event, Progress};
 use crate::stage::{Registry, Summary};
 
@@ -17,24 +19,45 @@ pub enum Ended {
     Interrupted,
 }
 
-/// Where a job is run and watched.
+/// What is to be executed.
+#[derive(Debug)]
+pub enum Work {
+    /// A stage of a kind of our own.
+    Own(Job),
+    /// A program of the user's.
+    Program(Room),
+}
+
+impl Work {
+    /// Where its outputs will be, each under its name.
+    pub fn out(&self) -> &Path {
+        match self {
+            Work::Own(job) => &job.out,
+            Work::Program(room) => &room.out,
+        }
+    }
+}
+
+/// Where work is done and watched.
 pub struct Desk<'a> {
-    /// The job as a file.
+    /// Where a job is written for its child.
     pub job: &'a Path,
     /// Takes the child's words for people.
     pub log: &'a Path,
     /// Set when the run is to stop.
     pub stop: &'a AtomicBool,
     pub events: &'a (dyn Fn(Event) + Sync),
+    /// How long it may take.
+    pub time: Option<Duration>,
 }
 
-/// Runs one job to its end. Called from many threads.
+/// Does one piece of work to its end. Called from many threads.
 pub trait Executor: Send + Sync {
-    fn execute(&self, job: &Job, desk: &Desk) -> Ended;
+    fn execute(&self, work: &Work, desk: &Desk) -> Ended;
 }
 
 /// Runs stages on a thread of this process: for tests and for library users who bring their own kinds.
-/// A stage that aborts takes the process with it, and none can be stopped.
+/// A stage that aborts takes the process with it, none can be stopped, and time limits do not hold.
 pub struct InProcess {
     registry: Arc<Registry>,
 }
@@ -46,7 +69,10 @@ impl InProcess {
 }
 
 impl Executor for InProcess {
-    fn execute(&self, job: &Job, desk: &Desk) -> Ended {
+    fn execute(&self, work: &Work, desk: &Desk) -> Ended {
+        let Work::Own(job) = work else {
+            return Ended::Failed(Causes::world("programs are run by the process executor only"));
+        };
         match job::perform(job, &self.registry, &Relay(desk.events, Mutex::new(()))) {
             Ok(summary) => Ended::Done(summary),
             Err(error) => Ended::Failed(Causes::of(&error)),

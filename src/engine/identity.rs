@@ -1,19 +1,53 @@
 //! What identifies an instance: its manifest, with the content of every input. Knows no plan and no record's age.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::dirty::DirtyReason;
 use crate::base::Hash;
 use crate::experiment::{Instance, InstanceInput, Upstream};
-use crate::stage::Manifest;
-use crate::store::{StageRecord, Store};
+use crate::stage::{Manifest, ManifestEntry};
+use crate::store::{Committed, Store};
 
-/// A manifest and its fingerprint.
+/// The content of every input, and the fingerprint that follows from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
-    pub manifest: Manifest,
+    pub inputs: Vec<Hash>,
     pub fingerprint: Hash,
+}
+
+impl Identity {
+    /// The identity of an instance with these contents, in the order of its inputs.
+    pub fn new(instance: &Instance, inputs: Vec<Hash>) -> Identity {
+        let fingerprint = Hash::of_bytes(text(instance, &inputs).as_bytes());
+        Identity { inputs, fingerprint }
+    }
+
+    /// The manifest that the fingerprint is the hash of.
+    pub fn manifest(&self, instance: &Instance) -> Manifest {
+        let text = text(instance, &self.inputs);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("BUG: `{text}` is no manifest: {error}"))
+    }
+}
+
+fn text(instance: &Instance, inputs: &[Hash]) -> String {
+    let named = instance.inputs.iter().zip(inputs);
+    let mut entries: Vec<ManifestEntry> =
+        named.map(|(input, hash)| ManifestEntry::Input { role: input.role.clone(), hash: *hash }).collect();
+    if instance.kind.seeded {
+        entries.push(ManifestEntry::Seed { seed: instance.seed });
+    }
+    Manifest::extend(&instance.identity, &entries)
+}
+
+/// The content of a variable of the environment. One that is not set is not the same as an empty one.
+pub fn environment_hash(value: Option<&OsString>) -> Hash {
+    match value {
+        Some(value) => Hash::of_bytes(&[b"=", value.as_bytes()].concat()),
+        None => Hash::of_bytes(b""),
+    }
 }
 
 /// Content hashes of files and folders outside the store, each looked at once per plan.
@@ -46,12 +80,13 @@ pub fn input_hash<'a>(
     input: &InstanceInput,
     store: &Store,
     outside: &mut Outside,
-    record: &impl Fn(usize) -> Option<&'a StageRecord>,
+    record: &impl Fn(usize) -> Option<&'a Committed>,
 ) -> Result<Hash, Box<DirtyReason>> {
     match &input.upstream {
         Upstream::Outside { path } => outside.hash(store, &input.role, path),
+        Upstream::Environment { name } => Ok(environment_hash(std::env::var_os(name).as_ref())),
         Upstream::Output { instance, output, .. } => {
-            let artifact = record(instance.0).and_then(|record| record.outputs.get(*output));
+            let artifact = record(instance.0).and_then(|record| record.outputs.get(&**output));
             let Some(artifact) = artifact else {
                 panic!("BUG: the input `{}` is asked for before its stage is done", input.role)
             };
@@ -65,23 +100,15 @@ pub fn identify<'a>(
     instance: &Instance,
     store: &Store,
     outside: &mut Outside,
-    record: &impl Fn(usize) -> Option<&'a StageRecord>,
+    record: &impl Fn(usize) -> Option<&'a Committed>,
 ) -> Result<Identity, Vec<DirtyReason>> {
-    let mut manifest = Manifest::new(instance.kind.name, instance.kind.version);
-    instance.built.identify(&mut manifest);
+    let mut inputs = Vec::with_capacity(instance.inputs.len());
     let mut obstacles = Vec::new();
     for input in &instance.inputs {
         match input_hash(input, store, outside, record) {
-            Ok(hash) => manifest.input(&input.role, hash),
+            Ok(hash) => inputs.push(hash),
             Err(reason) => obstacles.push(*reason),
         }
     }
-    if !obstacles.is_empty() {
-        return Err(obstacles);
-    }
-    if instance.kind.seeded {
-        manifest.seed(instance.seed);
-    }
-    let fingerprint = manifest.fingerprint();
-    Ok(Identity { manifest, fingerprint })
+    if obstacles.is_empty() { Ok(Identity::new(instance, inputs)) } else { Err(obstacles) }
 }

@@ -1,10 +1,9 @@
 //! A job: all that a child process needs to run one stage, and the child's side of it. Knows no store and no plan.
 //!
-//! The child holds its own lock while it lives, says what happens as JSON lines on stdout, and dies when its
-//! parent does: the kernel sends it a signal, and the parent's end of its stdin closes.
+//! The child holds its own lock while it lives and says what happens as JSON lines on stdout.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -67,7 +66,6 @@ pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Resul
 
 /// The child's side: runs the job in a file and reports on stdout. What else is printed goes to the log.
 pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
-    die_with_parent();
     let lines = Lines(Mutex::new(std::io::stdout()));
     let result = files::read_json::<Job>(path).and_then(|job| {
         let pause = Duration::from_millis(20);
@@ -102,22 +100,4 @@ impl Progress for Lines {
         // A parent that no longer listens is dead, and this process is about to be.
         out.write_all(line.as_bytes()).and_then(|()| out.flush()).ok();
     }
-}
-
-/// Two ways to notice the parent's death: a signal from the kernel, and the end of stdin.
-fn die_with_parent() {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).ok();
-    std::thread::spawn(|| {
-        let mut buffer = [0; 64];
-        let mut stdin = std::io::stdin();
-        while stdin.read(&mut buffer).is_ok_and(|count| count > 0) {}
-        // The whole group: the stage may have started programs of its own. The parent made the group; without
-        // one of our own, only this process may go.
-        let own = rustix::process::getpid();
-        if rustix::process::getpgrp() == own {
-            rustix::process::kill_process_group(own, rustix::process::Signal::KILL).ok();
-        }
-        std::process::exit(1);
-    });
 }

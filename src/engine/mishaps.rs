@@ -222,19 +222,25 @@ fn leftovers_of_a_half_commit_count_for_nothing() {
     space.run(&stages);
     let store = space.store();
     let record = store.record(store.latest("test", "train").fingerprint.unwrap()).unwrap();
-    // As after a power cut between the objects and the record: the work folder stands, a temporary file too.
-    store.remove_record(record.fingerprint).unwrap();
-    let shard = store.root().join("records").join(&record.fingerprint.to_string()[..2]);
-    files::write_atomic(&shard.join(".half.json.1-1.tmp"), b"{ \"finger").unwrap();
+    // As after a power cut between the objects and the record: the work folder stands, half a line too.
+    let others = store.fingerprints().unwrap().into_iter().filter(|other| *other != record.fingerprint).collect();
+    store.keep_records(&others).unwrap();
+    let path = store.root().join("records");
+    let half = format!("{}{} 0123456789abcdef {{\"finger", files::read_text(&path).unwrap(), record.fingerprint);
+    files::write_atomic(&path, half.as_bytes()).unwrap();
     files::write_atomic(&store.work_path(record.fingerprint).join("out/rows.jsonl"), b"\"half\"\n").unwrap();
     space.ran();
     space.run(&stages);
     assert_eq!(space.ran(), "train");
     assert_eq!(space.output("train"), r#""one" "two" "" "" "a""#);
-    // A record cut short by a file system that lies about syncing.
-    damage(&shard.join(format!("{}.json", &record.fingerprint.to_string()[2..])), "{ \"fingerprint\": \"12");
+    // A bit of the record flips.
+    let text = files::read_text(&path).unwrap();
+    let at = text.rfind("\"host\"").unwrap();
+    files::write_atomic(&path, format!("{}{}{}", &text[..at], "\"hosT\"", &text[at + 6..]).as_bytes()).unwrap();
     space.run(&stages);
     assert_eq!(space.ran(), "train");
+    let problems = store.verify(false, &|_, _| {}).unwrap().problems;
+    assert_eq!(problems.len(), 2, "{problems:?}");
 }
 
 #[test]
@@ -259,11 +265,11 @@ fn a_commit_that_cannot_be_written_leaves_the_old_state() {
     let space = space();
     let stages = chain(&space, "a");
     let store = space.store();
-    // As on a full disk: the record's folder cannot be made, because a file is in its place.
-    files::write_atomic(&store.root().join("records"), b"").unwrap();
+    // As on a full disk: the log cannot be made, because a folder is in its place.
+    files::create_dir(&store.root().join("records")).unwrap();
     let told = space.run(&stages);
-    assert!(told.starts_with("`read` failed: cannot create the folder `SPACE/cache/records/"), "{told}");
-    files::remove_file(&store.root().join("records")).unwrap();
+    assert!(told.starts_with("`read` failed: cannot open `SPACE/cache/records` for appending"), "{told}");
+    files::remove_dir(&store.root().join("records")).unwrap();
     space.ran();
     space.run(&stages);
     assert_eq!(space.ran(), "read trim train eval");

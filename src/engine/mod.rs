@@ -16,13 +16,17 @@ pub mod job;
 pub mod plan;
 pub mod process;
 pub mod query;
+pub mod room;
 pub mod run;
 pub mod scheduler;
 pub mod select;
+pub mod warden;
 pub mod why;
 pub mod worker;
 
 mod board;
+mod bounded;
+mod commit;
 mod draw;
 mod outputs;
 mod publish;
@@ -36,7 +40,7 @@ mod toys;
 
 pub use dirty::DirtyReason;
 pub use draw::GraphFormat;
-pub use executor::{Executor, InProcess};
+pub use executor::{Executor, InProcess, Work};
 pub use graph::Graph;
 pub use job::{Job, run_job};
 pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};

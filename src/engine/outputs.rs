@@ -14,9 +14,12 @@ use crate::stage::{ArtifactKind, OutputSpec};
 /// Every declared output exists and is what its type says.
 pub(super) fn check(folder: &Path, outputs: &[OutputSpec]) -> Result<()> {
     for output in outputs {
-        let path = folder.join(output.name);
+        let path = folder.join(&*output.name);
         if !path.exists() {
             bail!("the stage ended without writing its output `{}`", output.name);
+        }
+        if let Some(link) = link_on_the_way(folder, &output.name) {
+            bail!("the output `{}` may lie outside of the stage's folder: `{link}` is a link", output.name);
         }
         check_one(&path, output).with_context(|| format!("the output `{}` is not valid", output.name))?;
     }
@@ -27,6 +30,12 @@ pub(super) fn check(folder: &Path, outputs: &[OutputSpec]) -> Result<()> {
 pub(super) fn has_rows(kind: ArtifactKind) -> bool {
     use ArtifactKind::{Items, Judged, Pairs, Rollouts, Rows, Scores};
     matches!(kind, Items | Rows | Rollouts | Judged | Pairs | Scores)
+}
+
+/// The first part of an output's path that leads elsewhere.
+fn link_on_the_way<'n>(folder: &Path, name: &'n str) -> Option<&'n str> {
+    let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
+    ends.map(|end| &name[..end]).find(|part| folder.join(part).is_symlink())
 }
 
 fn check_one(path: &Path, output: &OutputSpec) -> Result<()> {
@@ -81,9 +90,9 @@ mod tests {
     use expect_test::expect;
 
     const OUTPUTS: &[OutputSpec] = &[
-        OutputSpec { name: "rows.jsonl", kind: ArtifactKind::Rows },
-        OutputSpec { name: "metrics.json", kind: ArtifactKind::Facts },
-        OutputSpec { name: "curve.jsonl", kind: ArtifactKind::Curve },
+        OutputSpec::new("rows.jsonl", ArtifactKind::Rows),
+        OutputSpec::new("metrics.json", ArtifactKind::Facts),
+        OutputSpec::new("curve.jsonl", ArtifactKind::Curve),
     ];
 
     fn told(rows: &str, metrics: Option<&str>, curve: &str) -> String {

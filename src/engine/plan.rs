@@ -8,7 +8,7 @@ use super::dirty::{DirtyReason, differences};
 use super::identity::{Identity, Outside, identify};
 use crate::base::Hash;
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::store::{ObjectState, StageRecord, Store};
+use crate::store::{Committed, ObjectState, Store};
 
 /// What a plan takes into account beside the experiment and the store.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ pub struct PlanEntry {
     /// `None` while something above has to run first, or cannot be read.
     pub identity: Option<Identity>,
     /// The record that makes it fresh.
-    pub record: Option<StageRecord>,
+    pub record: Option<Committed>,
     /// Fingerprint of the record that the reasons compare with.
     pub compared: Option<Hash>,
 }
@@ -123,13 +123,13 @@ pub(super) fn judge(
         reasons.push(DirtyReason::Forced);
     }
     let mut compared = None;
-    let record = store.record(identity.fingerprint);
+    let record = store.committed(identity.fingerprint);
     if let Some(record) = &record {
         reasons.extend(lacking(instance, record, store)?);
     } else {
         let old = store.latest(&options.experiment, &instance.name).fingerprint.and_then(|old| store.record(old));
-        let found = old.as_ref().map(|old| differences(&old.manifest, &identity.manifest)).unwrap_or_default();
-        // Numbers may lose their last bit on the way through a record; then nothing differs that could be named.
+        let found = old.as_ref().map(|old| differences(&old.manifest, &identity.manifest(instance)));
+        let found = found.unwrap_or_default();
         compared = old.filter(|_| !found.is_empty()).map(|old| old.fingerprint);
         reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_paths(found, instance) });
     }
@@ -140,10 +140,10 @@ pub(super) fn judge(
 }
 
 /// What a record promises and the store does not have.
-fn lacking(instance: &Instance, record: &StageRecord, store: &Store) -> Result<Vec<DirtyReason>> {
+pub(super) fn lacking(instance: &Instance, record: &Committed, store: &Store) -> Result<Vec<DirtyReason>> {
     let mut reasons = Vec::new();
-    for output in instance.kind.outputs {
-        let Some(artifact) = record.outputs.get(output.name) else {
+    for output in &*instance.outputs {
+        let Some(artifact) = record.outputs.get(&*output.name) else {
             reasons.push(DirtyReason::OutputAdded { output: output.name.to_string() });
             continue;
         };
@@ -176,7 +176,7 @@ fn with_paths(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason
     let path_of = |role: &str| {
         instance.inputs.iter().filter(|input| input.role == role).find_map(|input| match &input.upstream {
             Upstream::Outside { path } => Some(path.clone()),
-            Upstream::Output { .. } => None,
+            Upstream::Output { .. } | Upstream::Environment { .. } => None,
         })
     };
     let add = |reason| match reason {

@@ -1,164 +1,229 @@
-//! The process executor: each stage in a child of its own, so that a crash, a panic or an out-of-memory kill fails
+//! The process executor: each stage in a process of its own, so that a crash, a panic or an out-of-memory kill fails
 //! one stage. Knows no plan and no store.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::executor::{Desk, Ended, Executor};
-use super::job::Job;
+use super::executor::{Desk, Ended, Executor, Work};
+use super::warden::{self, Ending, Order, STOP};
 use crate::base::{Causes, Event, files};
 use crate::stage::Summary;
 
 /// The hidden subcommand under which this program runs one job.
 pub const SUBCOMMAND: &str = "stage-job";
 
-/// How long a child may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(5);
-
-/// How often a child is looked at while it says nothing.
+/// How often a stage that says nothing is asked whether it should stop.
 const TURN: Duration = Duration::from_millis(50);
 
-/// Starts a program with the path of the job as its last argument.
-#[derive(Clone, Debug)]
+/// How long a warden may take to end a program that was stopped: more than the grace that the program has.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs jobs as children of this very program, and programs of the user's as they are. Each runs under a
+/// [`warden`]; wardens are kept for the next stage.
+#[derive(Debug)]
 pub struct ProcessExecutor {
     program: PathBuf,
-    arguments: Vec<String>,
+    job: Vec<String>,
+    warden: Vec<String>,
+    idle: Mutex<Vec<Warden>>,
 }
 
 impl ProcessExecutor {
-    /// This very program with its hidden subcommand.
+    /// This very program with its hidden subcommands.
     pub fn current() -> Result<ProcessExecutor> {
         let program = std::env::current_exe().context("cannot find the program that is running")?;
-        Ok(ProcessExecutor::new(program, vec![SUBCOMMAND.to_string()]))
+        let words = |word: &str| vec![word.to_string()];
+        Ok(ProcessExecutor::new(program, words(SUBCOMMAND), words(warden::SUBCOMMAND)))
     }
 
-    pub fn new(program: PathBuf, arguments: Vec<String>) -> ProcessExecutor {
-        ProcessExecutor { program, arguments }
+    /// A program that runs the job whose path follows the arguments `job`, and is a warden with the arguments `warden`.
+    pub fn new(program: PathBuf, job: Vec<String>, warden: Vec<String>) -> ProcessExecutor {
+        ProcessExecutor { program, job, warden, idle: Mutex::default() }
     }
 
-    fn spawn(&self, job: &Job, desk: &Desk) -> Result<Child> {
-        let log = files::append(desk.log)?;
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments).arg(desk.job);
-        command.env("RAYON_NUM_THREADS", job.threads.to_string());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        command.process_group(0);
-        command.spawn().with_context(|| format!("cannot start `{}`", self.program.display()))
+    fn attempt(&self, work: &Work, desk: &Desk) -> Result<Ended> {
+        let order = self.order(work, desk)?;
+        let mut line = serde_json::to_vec(&order).context("the stage has a path that is not UTF-8")?;
+        line.push(b'\n');
+        let mut warden = self.send(&line)?;
+        let ended = warden.follow(desk, order.events);
+        if warden.is_sound {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(warden);
+        }
+        Ok(ended)
+    }
+
+    fn order(&self, work: &Work, desk: &Desk) -> Result<Order> {
+        Ok(match work {
+            Work::Own(job) => {
+                let text = serde_json::to_vec(job).context("the stage has a path that is not UTF-8")?;
+                files::write_soft(desk.job, &text)?;
+                let words = [self.program.as_path(), desk.job].map(|path| path.display().to_string());
+                let [program, path] = words;
+                let argv = [program].into_iter().chain(self.job.iter().cloned()).chain([path]).collect();
+                Order {
+                    argv,
+                    env: vec![("RAYON_NUM_THREADS".to_string(), job.threads.to_string())],
+                    clear: false,
+                    dir: std::env::current_dir().context("the working directory is gone")?,
+                    log: desk.log.to_path_buf(),
+                    time: desk.time,
+                    events: true,
+                }
+            }
+            Work::Program(room) => Order {
+                argv: room.argv.clone(),
+                env: room.env.clone(),
+                clear: true,
+                dir: room.dir.clone(),
+                log: desk.log.to_path_buf(),
+                time: desk.time,
+                events: false,
+            },
+        })
+    }
+
+    /// A warden that has taken the order.
+    fn send(&self, order: &[u8]) -> Result<Warden> {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        while let Some(mut warden) = idle() {
+            // One that was killed while it had nothing to do is no loss.
+            if warden.send(order).is_ok() {
+                return Ok(warden);
+            }
+        }
+        let mut warden = Warden::start(&self.program, &self.warden)?;
+        warden.send(order).context("cannot speak to the process that watches over stages")?;
+        Ok(warden)
     }
 }
 
 impl Executor for ProcessExecutor {
-    fn execute(&self, job: &Job, desk: &Desk) -> Ended {
-        match self.spawn(job, desk) {
-            Ok(child) => watch(child, desk),
-            Err(error) => Ended::Failed(Causes::of(&error)),
-        }
+    fn execute(&self, work: &Work, desk: &Desk) -> Ended {
+        self.attempt(work, desk).unwrap_or_else(|error| Ended::Failed(Causes::of(&error)))
     }
 }
 
-/// Relays a child's events until it ends. The child's stdin stays open as long as this function runs.
-fn watch(mut child: Child, desk: &Desk) -> Ended {
-    let heartbeat = child.stdin.take();
-    let (sender, receiver) = mpsc::channel();
-    if let Some(stdout) = child.stdout.take() {
-        let log = desk.log.to_path_buf();
-        std::thread::spawn(move || read_events(stdout, &log, &sender));
+/// A warden's process, seen from here.
+#[derive(Debug)]
+struct Warden {
+    process: Child,
+    /// Its end ends the warden. Always there but while this value is dropped.
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+    is_sound: bool,
+}
+
+impl Warden {
+    fn start(program: &Path, arguments: &[String]) -> Result<Warden> {
+        let mut command = Command::new(program);
+        // A group of its own: Ctrl-C on the terminal is for the engine, which then stops its stages in order.
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let cannot = || format!("cannot start `{}`", program.display());
+        let mut process = command.spawn().with_context(cannot)?;
+        let stdin = process.stdin.take();
+        let stdout = BufReader::new(process.stdout.take().with_context(cannot)?);
+        Ok(Warden { process, stdin, stdout, is_sound: true })
     }
-    let mut result = None;
-    let mut asked: Option<Instant> = None;
-    let mut silent_since_end = 0;
-    loop {
-        match receiver.recv_timeout(TURN) {
-            Ok(Event::Done { summary }) => result = Some(Ended::Done(Summary(summary))),
-            Ok(Event::Failed(causes)) => result = Some(Ended::Failed(causes)),
-            Ok(event) => (desk.events)(event),
-            Err(RecvTimeoutError::Disconnected) if has_ended(&child) => break,
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(1)),
-            Err(RecvTimeoutError::Timeout) if has_ended(&child) => {
-                // Something that the stage started holds its stdout open: it goes with the group, or is not waited for.
-                signal(&child, Signal::KILL);
-                silent_since_end += 1;
-                if silent_since_end > 20 {
-                    break;
+
+    fn send(&mut self, line: &[u8]) -> std::io::Result<()> {
+        self.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(line))
+    }
+
+    /// Relays events until the program has ended, and stops it when it is asked to.
+    fn follow(&mut self, desk: &Desk, events: bool) -> Ended {
+        let mut result = None;
+        let mut asked: Option<Instant> = None;
+        let mut line = Vec::new();
+        loop {
+            if asked.is_none() && desk.stop.load(Ordering::Relaxed) {
+                asked = Some(Instant::now());
+                self.is_sound = self.send(format!("{STOP}\n").as_bytes()).is_ok();
+            }
+            // A warden that does not answer is ended itself, and the kernel then ends its program.
+            self.is_sound &= asked.is_none_or(|asked| asked.elapsed() < PATIENCE);
+            if !self.is_sound {
+                return Ended::Interrupted;
+            }
+            if self.stdout.buffer().is_empty() && !self.is_ready() {
+                continue;
+            }
+            line.clear();
+            if !self.stdout.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                self.is_sound = false;
+                let lost = "the process that watches over the stage was killed".to_string();
+                return if asked.is_some() { Ended::Interrupted } else { Ended::Failed(Causes::world(lost)) };
+            }
+            if let Ok(event) = serde_json::from_slice(&line) {
+                match event {
+                    Event::Done { summary } => result = Some(Ended::Done(Summary(summary))),
+                    Event::Failed(causes) => result = Some(Ended::Failed(causes)),
+                    event => (desk.events)(event),
                 }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-        }
-        if desk.stop.load(Ordering::Relaxed) {
-            let since = *asked.get_or_insert_with(|| {
-                signal(&child, Signal::TERM);
-                Instant::now()
-            });
-            if since.elapsed() > GRACE {
-                signal(&child, Signal::KILL);
+            } else if let Ok(warden::Ended { ended }) = serde_json::from_slice(&line) {
+                return judge(result, &ended, desk, events);
             }
         }
     }
-    // The child has ended but is not reaped, so its group's number is still its own: programs that the stage
-    // started and left behind must not write on.
-    signal(&child, Signal::KILL);
-    let status = child.wait();
-    drop(heartbeat);
-    match (result, status) {
-        (Some(Ended::Done(summary)), Ok(status)) if status.success() => Ended::Done(summary),
+
+    /// Whether there is something to read before the turn is over.
+    fn is_ready(&self) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.stdout.get_ref().as_fd(), PollFlags::IN)];
+        let turn = Timespec { tv_sec: 0, tv_nsec: TURN.subsec_nanos().into() };
+        poll(&mut fds, Some(&turn)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl Drop for Warden {
+    fn drop(&mut self) {
+        if !self.is_sound {
+            self.process.kill().ok();
+        }
+        self.stdin = None;
+        self.process.wait().ok();
+    }
+}
+
+/// What the end of a process means for its stage.
+fn judge(result: Option<Ended>, ending: &Ending, desk: &Desk, events: bool) -> Ended {
+    let late = || {
+        let limit = desk.time.unwrap_or_default().as_secs_f64();
+        Causes::world(format!("it took longer than its limit of {limit} s"))
+    };
+    match (result, ending) {
+        (_, Ending::Stopped) => Ended::Interrupted,
+        (_, Ending::Late) => Ended::Failed(with_last_words(late(), desk.log)),
         (Some(failed @ Ended::Failed(_)), _) => failed,
-        _ if asked.is_some() => Ended::Interrupted,
-        (_, Ok(status)) => Ended::Failed(last_words(status, desk.log)),
-        (_, Err(error)) => Ended::Failed(Causes::world(format!("cannot wait for the child process: {error}"))),
-    }
-}
-
-/// Whether the child has ended. Leaves it to be waited for.
-fn has_ended(child: &Child) -> bool {
-    let Some(pid) = Pid::from_raw(child.id() as i32) else { return true };
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    !matches!(waitid(WaitId::Pid(pid), options), Ok(None))
-}
-
-/// Sends each event on; anything else that the child prints goes to the log.
-fn read_events(stdout: ChildStdout, log: &Path, sender: &mpsc::Sender<Event>) {
-    let mut reader = BufReader::new(stdout);
-    let mut line = Vec::new();
-    while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-        match serde_json::from_slice(&line) {
-            Ok(event) => {
-                if sender.send(event).is_err() {
-                    return;
-                }
-            }
-            Err(_) => {
-                files::append(log).and_then(|mut log| Ok(log.write_all(&line)?)).ok();
-            }
+        (Some(done), Ending::Exited { code: 0 }) => done,
+        (None, Ending::Exited { code: 0 }) if !events => Ended::Done(Summary::default()),
+        (_, Ending::Exited { code }) if events => {
+            let told = format!("the child process ended with exit code {code} and without a result");
+            Ended::Failed(with_last_words(Causes::world(told), desk.log))
         }
-        line.clear();
+        (_, Ending::Exited { code }) => {
+            Ended::Failed(with_last_words(Causes::world(format!("its program ended with exit code {code}")), desk.log))
+        }
+        (_, Ending::Killed { signal }) => {
+            let memory = if *signal == 9 { ", as the kernel does when memory runs out" } else { "" };
+            let told = format!("the child process was killed by signal {signal}{memory}");
+            Ended::Failed(with_last_words(Causes::world(told), desk.log))
+        }
+        (_, Ending::NotStarted { cause }) => Ended::Failed(Causes::world(cause.clone())),
     }
 }
 
-/// Signals the child's whole process group.
-fn signal(child: &Child, signal: Signal) {
-    if let Some(group) = Pid::from_raw(child.id() as i32) {
-        // The group may be gone already, which is what we want.
-        kill_process_group(group, signal).ok();
-    }
-}
-
-/// Why a child ended without saying so, with the end of its log.
-fn last_words(status: ExitStatus, log: &Path) -> Causes {
-    let mut causes = Causes::world(match (status.code(), status.signal()) {
-        (_, Some(9)) => "the child process was killed by signal 9, as the kernel does when memory runs out".to_string(),
-        (_, Some(signal)) => format!("the child process was killed by signal {signal}"),
-        (Some(code), _) => format!("the child process ended with exit code {code} and without a result"),
-        (None, None) => "the child process ended without a result".to_string(),
-    });
+/// Adds the end of a log to the causes.
+fn with_last_words(mut causes: Causes, log: &Path) -> Causes {
     let words = tail(log, 4096).unwrap_or_default();
     let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
     if !lines.is_empty() {
@@ -196,10 +261,23 @@ mod tests {
         std::process::exit(0);
     }
 
+    /// Not a test of its own: the warden's side.
+    #[test]
+    fn warden_side() {
+        let exact = std::env::args().any(|argument| argument == "engine::process::tests::warden_side");
+        if exact && std::env::args().any(|argument| argument == "--nocapture") {
+            warden::serve();
+            std::process::exit(0);
+        }
+    }
+
     fn options(space: &Space) -> RunOptions {
         let program = std::env::current_exe().unwrap();
-        let arguments = ["--exact", "engine::process::tests::child_side", "--nocapture"];
-        let executor = ProcessExecutor::new(program, arguments.map(str::to_string).to_vec());
+        let side = |name: &str| {
+            let name = format!("engine::process::tests::{name}_side");
+            ["--exact", &name, "--nocapture"].map(str::to_string).to_vec()
+        };
+        let executor = ProcessExecutor::new(program, side("child"), side("warden"));
         RunOptions { executor: Arc::new(executor), ..space.options() }
     }
 
@@ -312,7 +390,7 @@ mod tests {
     fn a_program_that_cannot_be_started_fails_the_stage() {
         let space = space();
         let stages = space.stages(&[("read", json!({ "path": "data.txt" }))]);
-        let executor = ProcessExecutor::new("/nowhere/ablate".into(), Vec::new());
+        let executor = ProcessExecutor::new("/nowhere/ablate".into(), Vec::new(), Vec::new());
         let told = space.run_with(&stages, &RunOptions { executor: Arc::new(executor), ..space.options() });
         assert!(told.starts_with("`read` failed: cannot start `/nowhere/ablate`\n"), "{told}");
     }

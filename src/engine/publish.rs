@@ -7,19 +7,17 @@ use anyhow::Result;
 use super::run::Outcome;
 use crate::base::files;
 use crate::experiment::Instance;
-use crate::store::{LatestNote, StageRecord, Store, file_name};
+use crate::store::{Committed, LatestNote, Store, file_name};
 
-/// Notes what became of an instance, and links its outputs as `<out>/<experiment>/<instance>/<output>`, so that
-/// nobody has to read hashes. Writes only what is not so already.
-pub(super) fn publish(
+/// What is to be noted of an instance's outcome; `None` where that is known already.
+pub(super) fn note(
     store: &Store,
     experiment: &str,
     instance: &Instance,
-    record: Option<&StageRecord>,
+    record: Option<&Committed>,
     outcome: &Outcome,
     log: &Path,
-    out: Option<&Path>,
-) -> Result<()> {
+) -> Option<LatestNote> {
     let known = store.latest(experiment, &instance.name);
     let inside = log.strip_prefix(store.root()).unwrap_or(log).to_string_lossy().into_owned();
     let note = match (record, outcome) {
@@ -29,13 +27,17 @@ pub(super) fn publish(
             failed: false,
         },
         (_, Outcome::Failed(failure)) if failure.log.is_some() => {
-            LatestNote { log: Some(inside), failed: true, ..known }
+            LatestNote { log: Some(inside), failed: true, ..known.clone() }
         }
-        (_, Outcome::Interrupted) if log.exists() => LatestNote { log: Some(inside), ..known },
-        _ => return Ok(()),
+        (_, Outcome::Interrupted) if log.exists() => LatestNote { log: Some(inside), ..known.clone() },
+        _ => return None,
     };
-    store.note_latest(experiment, &instance.name, &note)?;
-    let (Some(out), Some(record)) = (out, record) else { return Ok(()) };
+    (note != known).then_some(note)
+}
+
+/// Links an instance's outputs as `<out>/<experiment>/<instance>/<output>`, so that nobody has to read hashes. Writes
+/// only what is not so already.
+pub(super) fn link(store: &Store, experiment: &str, instance: &Instance, record: &Committed, out: &Path) -> Result<()> {
     let folder = out.join(file_name(experiment)).join(file_name(&instance.name));
     for (name, artifact) in &record.outputs {
         let target: PathBuf = store.artifact_path(artifact);

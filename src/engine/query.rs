@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::plan::{Plan, PlanState};
 use crate::base::Hash;
 use crate::experiment::{Expansion, InstanceId};
-use crate::store::{StageRecord, Store};
+use crate::store::{Committed, StageRecord, Store};
 
 /// A line of `ls`.
 #[derive(Clone, Debug, Serialize)]
@@ -49,6 +49,7 @@ pub fn list(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan)
 /// One instance with its record: the present one, or the last one if it is dirty.
 pub fn show(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan, id: InstanceId) -> Shown {
     let (listed, record) = look(experiment, expansion, store, plan, id);
+    let record = record.and_then(|record| store.record(record.fingerprint));
     let outputs = record.iter().flat_map(|record| &record.outputs);
     let paths = outputs.map(|(name, artifact)| (name.clone(), store.artifact_path(artifact))).collect();
     let log = log(experiment, expansion, store, id);
@@ -67,11 +68,11 @@ fn look(
     store: &Store,
     plan: &Plan,
     id: InstanceId,
-) -> (Listed, Option<StageRecord>) {
+) -> (Listed, Option<Committed>) {
     let instance = expansion.get(id);
     let entry = plan.get(id);
     let note = store.latest(experiment, &instance.name);
-    let record = entry.record.clone().or_else(|| store.record(note.fingerprint?));
+    let record = entry.record.clone().or_else(|| store.committed(note.fingerprint?));
     let state = match &entry.state {
         PlanState::Fresh => "fresh",
         _ if note.failed => "failed",

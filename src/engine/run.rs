@@ -1,11 +1,11 @@
 //! A run: what is asked of the engine, what it reports, and the folder that keeps both. Knows no terminal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -29,6 +29,14 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Stages at a time that wait for a remote endpoint.
     pub teachers: usize,
+    /// Slots of the pools that the experiment makes.
+    pub pools: BTreeMap<String, usize>,
+    /// GPUs, by number or UUID, that programs may be given.
+    pub gpus: Vec<String>,
+    /// How often every stage is tried again after a failure of the world, beside what its own limits say.
+    pub retries: u32,
+    /// How long an attempt of a stage may take whose own limits do not say it.
+    pub time: Option<Duration>,
     /// After a failure go on with everything that does not lie below it.
     pub keep_going: bool,
     /// Names of stages or instances that run even if they are fresh.
@@ -52,6 +60,10 @@ impl RunOptions {
             jobs: 1,
             threads: None,
             teachers: 4,
+            pools: BTreeMap::new(),
+            gpus: Vec::new(),
+            retries: 0,
+            time: None,
             keep_going: true,
             force: Vec::new(),
             selection: Selection::default(),
@@ -192,6 +204,7 @@ pub fn run(
 ) -> Result<RunReport> {
     store.check_writable()?;
     let _shared = store.share()?;
+    store.sweep()?;
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
     let plan_options = PlanOptions { experiment: experiment.to_string(), force };
@@ -248,8 +261,8 @@ fn sound_plan(
         let mut damaged = false;
         for id in selected.iter().filter(|id| plan.get(**id).state != PlanState::Fresh) {
             for input in &expansion.get(*id).inputs {
-                let Upstream::Output { instance, output, .. } = input.upstream else { continue };
-                let above = plan.get(instance).record.as_ref().and_then(|record| record.outputs.get(output));
+                let Upstream::Output { instance, output, .. } = &input.upstream else { continue };
+                let above = plan.get(*instance).record.as_ref().and_then(|record| record.outputs.get(&**output));
                 if let Some(artifact) = above
                     && store.check(artifact, true)? != ObjectState::Present
                 {

@@ -2,34 +2,54 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use super::board::{Board, State};
+use super::commit::{Pending, commit_all};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::identity::{Identity, Outside, identify};
 use super::plan::{Plan, PlanOptions, PlanState, judge};
-use super::publish::publish;
+use super::publish;
 use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
 use super::worker::{Finished, Task};
 use crate::base::{Causes, Event, Hash};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::stage::Artifact;
-use crate::store::{StageRecord, Store, file_name};
+use crate::store::{Committed, LatestNote, Store, file_name};
 
 /// How often a stage that another run works on is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
+/// How long a finished stage may wait for others, to be committed together, and how many are enough.
+const COMMIT_AFTER: Duration = Duration::from_millis(50);
+const BATCH: usize = 32;
+
 /// How often the run's record is brought up to date.
 const SAVE_AGAIN: Duration = Duration::from_secs(2);
 
-enum Message {
+pub(super) enum Message {
     Started(InstanceId),
     Event(InstanceId, Event),
+    /// The work is over, the commit is not.
+    Collected(Box<Pending>),
     Finished(InstanceId, Box<Finished>, f64),
+}
+
+/// The threads of a run, and what they are told and tell.
+struct Outlets<'scope, 'env, 'a> {
+    scope: &'scope Scope<'scope, 'env>,
+    messages: Sender<Message>,
+    commits: Sender<Vec<Pending>>,
+    tasks: Sender<Task<'a>>,
+    /// What workers take tasks from, one at a time.
+    waiting: Arc<Mutex<Receiver<Task<'a>>>>,
+    /// Workers that have nothing to do.
+    free: Arc<AtomicUsize>,
 }
 
 /// One run of an expansion.
@@ -44,8 +64,15 @@ pub(super) struct Scheduler<'a> {
     board: Board,
     identities: Vec<Option<Identity>>,
     reasons: Vec<Vec<DirtyReason>>,
-    records: Vec<Option<StageRecord>>,
+    records: Vec<Option<Committed>>,
+    /// Attempts that failed, of instances that were tried again.
+    attempts: BTreeMap<InstanceId, u32>,
     reports: BTreeMap<InstanceId, InstanceReport>,
+    /// Notes that are not written yet.
+    notes: Vec<(String, LatestNote)>,
+    /// Stages that are not committed yet, and since when there are some.
+    pending: Vec<Pending>,
+    pending_since: Instant,
     outside: Outside,
     /// The first that failed.
     failed: Option<InstanceId>,
@@ -77,7 +104,11 @@ impl<'a> Scheduler<'a> {
             identities: vec![None; count],
             reasons: vec![Vec::new(); count],
             records: vec![None; count],
+            attempts: BTreeMap::new(),
             reports: BTreeMap::new(),
+            notes: Vec::new(),
+            pending: Vec::new(),
+            pending_since: Instant::now(),
             outside,
             failed: None,
             asked: Instant::now(),
@@ -92,15 +123,26 @@ impl<'a> Scheduler<'a> {
         save: &mut dyn FnMut(Vec<InstanceReport>),
     ) {
         std::thread::scope(|scope| {
-            let (sender, receiver) = mpsc::channel();
+            let (messages, receiver) = mpsc::channel();
+            let (commits, pending) = mpsc::channel();
+            let (tasks, waiting) = mpsc::channel();
+            let (store, sender) = (self.store, messages.clone());
+            scope.spawn(move || commit_all(store, &pending, &sender));
+            let waiting = Arc::new(Mutex::new(waiting));
+            let outlets = Outlets { scope, messages, commits, tasks, waiting, free: Arc::default() };
             self.begin(plan, selected);
             let mut saved = Instant::now();
             loop {
-                self.start_ready(scope, &sender);
-                if self.board.nothing_runs() && (self.board.elsewhere().is_empty() || self.stopping()) {
+                while !self.stopping()
+                    && let Some(id) = self.board.next()
+                {
+                    self.start(id, &outlets);
+                }
+                if self.board.nothing_runs() && (self.board.nothing_is_elsewhere() || self.stopping()) {
                     return;
                 }
                 self.receive(&receiver);
+                self.commit(&outlets);
                 if saved.elapsed() > SAVE_AGAIN {
                     save(self.reports.values().cloned().collect());
                     saved = Instant::now();
@@ -108,6 +150,27 @@ impl<'a> Scheduler<'a> {
             }
         });
         self.close();
+        self.write_notes();
+    }
+
+    /// Hands over what has come together, once it is much, or old, or nothing else is under way that it could wait for.
+    fn commit(&mut self, outlets: &Outlets<'_, '_, '_>) {
+        let idle = || self.board.is_idle();
+        if self.pending.is_empty()
+            || (self.pending.len() < BATCH && self.pending_since.elapsed() < COMMIT_AFTER && !idle())
+        {
+            return;
+        }
+        // The committer lives as long as somebody could send it more.
+        outlets.commits.send(std::mem::take(&mut self.pending)).ok();
+        self.write_notes();
+    }
+
+    fn write_notes(&mut self) {
+        let notes = std::mem::take(&mut self.notes);
+        if let Err(error) = self.store.note_latest(&self.plan_options.experiment, &notes) {
+            tracing::warn!("what became of {} instances could not be noted: {error:#}", notes.len());
+        }
     }
 
     pub(super) fn into_reports(self) -> Vec<InstanceReport> {
@@ -146,7 +209,7 @@ impl<'a> Scheduler<'a> {
     /// Gives a dirty instance to the queue, or fails it where something outside is missing.
     fn make_ready(&mut self, id: InstanceId) {
         let obstacles = self.reasons[id.0].iter().filter(|reason| reason.is_obstacle());
-        let chain: Vec<String> = obstacles.map(ToString::to_string).collect();
+        let chain: Vec<String> = obstacles.map(ToString::to_string).chain(self.board.out_of_reach(id)).collect();
         if chain.is_empty() {
             self.board.set(id, State::Ready);
         } else {
@@ -213,32 +276,21 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn done(&mut self, id: InstanceId, record: StageRecord, outcome: Outcome, seconds: f64) {
+    fn done(&mut self, id: InstanceId, record: Committed, outcome: Outcome, seconds: f64) {
         self.records[id.0] = Some(record);
         self.board.set(id, State::Done);
         self.report(id, outcome, seconds);
     }
 
-    fn start_ready<'scope>(&mut self, scope: &'scope Scope<'scope, '_>, sender: &Sender<Message>)
-    where
-        'a: 'scope,
-    {
-        while !self.stopping()
-            && let Some(id) = self.board.next()
-        {
-            self.start(id, scope, sender);
-        }
-    }
-
-    fn start<'scope>(&mut self, id: InstanceId, scope: &'scope Scope<'scope, '_>, sender: &Sender<Message>)
+    fn start<'scope>(&mut self, id: InstanceId, outlets: &Outlets<'scope, '_, 'a>)
     where
         'a: 'scope,
     {
         let threads = self.board.threads();
         self.board.set(id, State::Running);
-        let device = self.board.device(id);
+        let devices = self.board.devices(id);
         let instance = self.expansion.get(id);
-        tracing::debug!(instance = instance.name, device, threads, "starts");
+        tracing::debug!(instance = instance.name, ?devices, threads, "starts");
         let identity = self.identities[id.0].clone();
         let task = Task {
             id,
@@ -247,34 +299,36 @@ impl<'a> Scheduler<'a> {
             artifacts: self.artifacts(instance),
             forced: self.plan_options.force.contains(&id),
             threads,
-            device,
+            time: self.options.time,
+            devices,
             log: self.log(id),
             store: self.store,
             executor: self.options.executor.as_ref(),
             stop: &self.options.interrupt,
         };
-        let sender = sender.clone();
-        scope.spawn(move || {
-            let begun = Instant::now();
-            let events = sender.clone();
-            let starts = sender.clone();
-            let started = move || {
-                starts.send(Message::Started(id)).ok();
-            };
-            let relay = move |event| {
-                events.send(Message::Event(id, event)).ok();
-            };
-            let finished = task.perform(&started, &relay);
-            sender.send(Message::Finished(id, Box::new(finished), begun.elapsed().as_secs_f64())).ok();
-        });
+        // A worker that is free takes the task; if none is, there is one more of them.
+        if outlets.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |free| free.checked_sub(1)).is_err() {
+            let (waiting, free, messages) = (outlets.waiting.clone(), outlets.free.clone(), outlets.messages.clone());
+            outlets.scope.spawn(move || work(&waiting, &free, &messages));
+        }
+        // The workers live as long as somebody could give them more.
+        outlets.tasks.send(task).ok();
     }
 
     fn receive(&mut self, receiver: &Receiver<Message>) {
-        match receiver.recv_timeout(ASK_AGAIN) {
+        let patience = if self.pending.is_empty() { ASK_AGAIN } else { COMMIT_AFTER };
+        match receiver.recv_timeout(patience) {
             Ok(Message::Started(id)) => {
                 self.observer.started(id, self.expansion.get(id), &self.reasons[id.0]);
             }
             Ok(Message::Event(id, event)) => self.observer.event(id, self.expansion.get(id), &event),
+            Ok(Message::Collected(pending)) => {
+                self.board.release(pending.id);
+                if self.pending.is_empty() {
+                    self.pending_since = Instant::now();
+                }
+                self.pending.push(*pending);
+            }
             Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
@@ -288,7 +342,7 @@ impl<'a> Scheduler<'a> {
 
     fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
         match finished {
-            Finished::Ran(record) => self.done(id, record, Outcome::Ran, seconds),
+            Finished::Ran(record) => self.done(id, Committed::from(&record), Outcome::Ran, seconds),
             Finished::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
             Finished::Busy => {
                 self.observer.elsewhere(id, self.expansion.get(id));
@@ -299,6 +353,10 @@ impl<'a> Scheduler<'a> {
                 // What lies below was not reached either: the end of the run tells so.
                 self.board.set(id, State::Left);
                 self.report(id, Outcome::Interrupted, seconds);
+                return;
+            }
+            Finished::Failed(causes) if self.tries_again(id, &causes) => {
+                self.board.set(id, State::Ready);
                 return;
             }
             Finished::Failed(causes) => {
@@ -312,6 +370,21 @@ impl<'a> Scheduler<'a> {
         for below in self.graph.below(id) {
             self.settle(below);
         }
+    }
+
+    /// Whether a failed instance is worth another attempt. Wrong input stays wrong.
+    fn tries_again(&mut self, id: InstanceId, causes: &Causes) -> bool {
+        let instance = self.expansion.get(id);
+        let allowed = instance.limits.retries.max(self.options.retries);
+        let failed = self.attempts.entry(id).or_default();
+        *failed += 1;
+        if causes.input || *failed > allowed || self.options.interrupt.load(Ordering::Relaxed) {
+            return false;
+        }
+        let why = causes.chain.first().map_or("", String::as_str);
+        let text = format!("attempt {failed} of {} failed: {why}", allowed + 1);
+        self.observer.event(id, instance, &Event::Note { text });
+        true
     }
 
     /// Gives everything that was not reached its outcome.
@@ -337,8 +410,12 @@ impl<'a> Scheduler<'a> {
         let instance = self.expansion.get(id);
         let record = self.records[id.0].as_ref();
         tracing::debug!(instance = instance.name, ?outcome, seconds, "ends");
-        let (log, out) = (self.log(id), self.options.out.as_deref());
-        if let Err(error) = publish(self.store, &self.plan_options.experiment, instance, record, &outcome, &log, out) {
+        let experiment = &self.plan_options.experiment;
+        let note = publish::note(self.store, experiment, instance, record, &outcome, &self.log(id));
+        self.notes.extend(note.map(|note| (instance.name.clone(), note)));
+        if let (Some(out), Some(record)) = (self.options.out.as_deref(), record)
+            && let Err(error) = publish::link(self.store, experiment, instance, record, out)
+        {
             // The result itself is safe; only its name could not be written down.
             let text = format!("`{}` is not reachable by name: {error:#}", instance.name);
             self.observer.event(id, instance, &Event::Note { text });
@@ -357,10 +434,10 @@ impl<'a> Scheduler<'a> {
     fn artifacts(&self, instance: &Instance) -> BTreeMap<String, Artifact> {
         let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
             Upstream::Output { instance: above, output, .. } => {
-                let artifact = self.records[above.0].as_ref()?.outputs.get(*output)?;
+                let artifact = self.records[above.0].as_ref()?.outputs.get(&**output)?;
                 Some((input.role.clone(), artifact.clone()))
             }
-            Upstream::Outside { .. } => None,
+            Upstream::Outside { .. } | Upstream::Environment { .. } => None,
         });
         found.collect()
     }
@@ -385,5 +462,24 @@ impl<'a> Scheduler<'a> {
 
     fn name(&self, id: InstanceId) -> &str {
         &self.expansion.get(id).name
+    }
+}
+
+/// A worker's life: takes tasks until nobody is left who could give it more.
+fn work(tasks: &Mutex<Receiver<Task<'_>>>, free: &AtomicUsize, messages: &Sender<Message>) {
+    // Nobody stops listening before all threads have ended.
+    let send = |message| {
+        messages.send(message).ok();
+    };
+    let next = || tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    while let Ok(task) = next() {
+        let (id, begun) = (task.id, Instant::now());
+        let performed = task.perform(&|| send(Message::Started(id)), &|event| send(Message::Event(id, event)));
+        // Before the scheduler hears of it, which may have the next task for this very worker.
+        free.fetch_add(1, Ordering::SeqCst);
+        match performed {
+            Ok(pending) => send(Message::Collected(Box::new(pending))),
+            Err(finished) => send(Message::Finished(id, Box::new(finished), begun.elapsed().as_secs_f64())),
+        }
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::base::files;
-use crate::experiment::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
+use crate::experiment::{Expansion, Instance, InstanceId, InstanceInput, Limits, Upstream};
 use crate::stage::{
     ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
     StageContext, Summary, config,
@@ -27,10 +27,7 @@ static TOY: Kind = Kind {
     name: "toy",
     version: 1,
     about: "joins rows",
-    outputs: &[
-        OutputSpec { name: "rows.jsonl", kind: ArtifactKind::Rows },
-        OutputSpec { name: "facts.json", kind: ArtifactKind::Facts },
-    ],
+    outputs: &[OutputSpec::new("rows.jsonl", ArtifactKind::Rows), OutputSpec::new("facts.json", ArtifactKind::Facts)],
     fan_out: &[],
     seeded: false,
     pool: Pool::Light,
@@ -43,7 +40,7 @@ static TOY_2: Kind = Kind { version: 2, name: "toy", ..copy(&TOY) };
 /// The same, as a checkpoint, with a seed.
 static MODEL: Kind = Kind {
     name: "model",
-    outputs: &[OutputSpec { name: "model", kind: ArtifactKind::Checkpoint }],
+    outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint)],
     seeded: true,
     pool: Pool::Model,
     ..copy(&TOY)
@@ -217,13 +214,16 @@ impl Space {
             if kind.name == "model" {
                 self.tell(name, "model");
             }
-            let built: Arc<dyn Stage> = (kind.parse)(&config).unwrap().into();
+            let built = (kind.parse)(&config).unwrap();
+            let mut manifest = Manifest::new(kind.name, kind.version);
+            built.identify(&mut manifest);
             let inputs = built.inputs().into_iter().map(|input| {
                 let upstream = match input.source {
                     InputSource::Outside { path } => Upstream::Outside { path: path.into() },
+                    InputSource::Environment { name } => Upstream::Environment { name },
                     InputSource::Stage { reference, .. } => {
                         let instance = ids[reference.to_string().as_str()];
-                        let output = expansion.get(instance).kind.outputs[0];
+                        let output = expansion.get(instance).outputs[0].clone();
                         Upstream::Output { instance, output: output.name, kind: output.kind }
                     }
                 };
@@ -238,11 +238,13 @@ impl Space {
                 stage: stage.to_string(),
                 point: point.map(|(axis, value)| (axis.to_string(), value.to_string())).collect(),
                 kind,
-                config,
-                built,
+                config: config.to_string().into(),
+                identity: manifest.text().into(),
                 seed,
                 inputs,
-                origins: BTreeMap::new(),
+                outputs: built.outputs().map_or(kind.outputs.into(), Into::into),
+                limits: Limits::default(),
+                origins: Arc::default(),
             });
         }
         expansion

@@ -66,6 +66,7 @@ mod tests {
     use crate::engine::toys::Space;
     use expect_test::expect;
     use serde_json::json;
+    use std::sync::Arc;
 
     const TEXT: &str =
         "[stage.train]\nkind = \"toy\"\npath = \"data.txt\"\nword = \"b\"\n\n[stage.eval]\nfrom = [\"train\"]\n";
@@ -79,7 +80,7 @@ mod tests {
         for (instance, key, text) in places {
             let start = TEXT.find(text).unwrap();
             let origin = Origin { source, range: start..start + text.len() };
-            stages.instances[instance].origins.insert(key.to_string(), origin);
+            Arc::make_mut(&mut stages.instances[instance].origins).insert(key.to_string(), origin);
         }
         stages
     }

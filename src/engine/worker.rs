@@ -3,20 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::executor::{Desk, Ended, Executor};
+use super::commit::Pending;
+use super::executor::{Desk, Ended, Executor, Work};
 use super::identity::{Identity, Outside};
 use super::job::Job;
 use super::outputs;
-use super::plan::{PlanOptions, PlanState, judge};
+use super::plan::lacking;
+use super::room::{self, Circumstances};
 use crate::base::{Causes, Event, Hash, files};
 use crate::experiment::{Instance, InstanceId, Upstream};
 use crate::stage::{Artifact, ArtifactKind, InputPath};
-use crate::store::{Lock, ObjectState, Provenance, StageRecord, Store};
+use crate::store::{Committed, Lock, ObjectState, Provenance, StageRecord, Store};
 
 /// Everything that one execution needs.
 pub(super) struct Task<'a> {
@@ -28,7 +31,10 @@ pub(super) struct Task<'a> {
     /// Runs even if a record is there.
     pub(super) forced: bool,
     pub(super) threads: usize,
-    pub(super) device: String,
+    /// How long it may take, where its own limits do not say it.
+    pub(super) time: Option<Duration>,
+    /// The devices that it has for itself; none is the CPU.
+    pub(super) devices: Vec<String>,
     pub(super) log: PathBuf,
     pub(super) store: &'a Store,
     pub(super) executor: &'a dyn Executor,
@@ -40,7 +46,7 @@ pub(super) struct Task<'a> {
 pub(super) enum Finished {
     Ran(StageRecord),
     /// Another run has done it meanwhile.
-    Fresh(StageRecord),
+    Fresh(Committed),
     /// Another run is at it now.
     Busy,
     Failed(Causes),
@@ -48,65 +54,71 @@ pub(super) enum Finished {
 }
 
 impl Task<'_> {
-    /// Locks, looks again, runs, checks, commits. `started` is called when the stage is really about to run.
-    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Finished {
+    /// Locks, looks again, runs, checks, and takes the outputs into the store. What is left to do is to commit.
+    /// `started` is called when the stage is really about to run.
+    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Pending, Finished> {
         match self.attempt(started, events) {
-            Ok(finished) => finished,
-            Err(error) => Finished::Failed(Causes::of(&error)),
+            Ok(performed) => performed,
+            Err(error) => Err(Finished::Failed(Causes::of(&error))),
         }
     }
 
-    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Finished> {
-        let Some(_lock) = self.store.lock_run(self.identity.fingerprint)? else { return Ok(Finished::Busy) };
+    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Result<Pending, Finished>> {
+        let Some(lock) = self.store.lock_run(self.identity.fingerprint)? else { return Ok(Err(Finished::Busy)) };
         if !self.forced {
-            let entry = judge(self.id, self.instance, self.identity.clone(), self.store, &PlanOptions::default())?;
-            if let (PlanState::Fresh, Some(record)) = (entry.state, entry.record) {
-                return Ok(Finished::Fresh(record));
+            let record = self.store.committed(self.identity.fingerprint);
+            if let Some(record) = record
+                && lacking(self.instance, &record, self.store)?.is_empty()
+            {
+                return Ok(Err(Finished::Fresh(record)));
             }
         }
         started();
         let begun = Instant::now();
         let begun_at = jiff::Timestamp::now();
-        let job = self.prepare()?;
+        let work = self.prepare()?;
         let path = self.work().join("job.json");
-        let text = serde_json::to_vec(&job).unwrap_or_else(|error| panic!("BUG: a job is plain data: {error}"));
-        files::write_soft(&path, &text)?;
         let noting = |event: Event| {
             if let Event::Note { text } = &event {
                 self.write_log(text);
             }
             events(event);
         };
-        let desk = Desk { job: &path, log: &self.log, stop: self.stop, events: &noting };
-        let summary = match self.executor.execute(&job, &desk) {
+        let time = self.instance.limits.time.or(self.time);
+        let desk = Desk { job: &path, log: &self.log, stop: self.stop, events: &noting, time };
+        let summary = match self.executor.execute(&work, &desk) {
             Ended::Done(summary) => summary,
             Ended::Failed(causes) => {
                 self.write_log(&format!("failed: {}", causes.chain.join("\n  because ")));
-                return Ok(Finished::Failed(causes));
+                return Ok(Err(Finished::Failed(causes)));
             }
-            Ended::Interrupted => return Ok(Finished::Interrupted),
+            Ended::Interrupted => return Ok(Err(Finished::Interrupted)),
         };
-        outputs::check(&job.out, self.instance.kind.outputs)?;
-        self.check_outside()?;
+        outputs::check(work.out(), &self.instance.outputs)?;
+        self.check_inputs()?;
         let log = self.log.strip_prefix(self.store.root()).unwrap_or(&self.log);
         let record = StageRecord {
             fingerprint: self.identity.fingerprint,
-            manifest: self.identity.manifest.clone(),
-            outputs: self.commit_outputs(&job)?,
+            manifest: self.identity.manifest(self.instance),
+            outputs: self.take_outputs(work.out())?,
             summary,
             provenance: Provenance {
                 host: host(),
-                device: job.device,
+                device: self.device(),
                 version: env!("CARGO_PKG_VERSION").to_string(),
-                threads: job.threads,
+                threads: self.threads,
                 started: begun_at.to_string(),
                 seconds: begun.elapsed().as_secs_f64(),
                 log: log.to_string_lossy().into_owned(),
             },
         };
-        self.store.write_record(&record)?;
-        files::remove_dir(&self.work())?;
-        Ok(Finished::Ran(record))
+        let work = if let Work::Program(room) = work { room.out } else { self.work() };
+        Ok(Ok(Pending { id: self.id, record, lock, work, seconds: begun.elapsed().as_secs_f64() }))
+    }
+
+    /// The devices in the words of the record and of model stages.
+    fn device(&self) -> String {
+        if self.devices.is_empty() { "cpu".to_string() } else { self.devices.join(",") }
     }
 
     /// Adds a line to the log. A log that cannot be written is no reason to stop.
@@ -114,14 +126,13 @@ impl Task<'_> {
         files::append(&self.log).and_then(|mut log| Ok(writeln!(log, "{line}")?)).ok();
     }
 
-    /// Makes the private folder ready: `out` empty, `scratch` as the last attempt left it.
-    fn prepare(&self) -> Result<Job> {
+    /// Makes the private folder ready: a program's room, or `out` empty and `scratch` as the last attempt left it.
+    fn prepare(&self) -> Result<Work> {
         let mut inputs = BTreeMap::new();
-        for input in &self.instance.inputs {
+        for (input, hash) in self.instance.inputs.iter().zip(&self.identity.inputs) {
             let path = match &input.upstream {
-                Upstream::Outside { path } => {
-                    InputPath { path: path.clone(), hash: self.input_hash(&input.role)?, kind: None }
-                }
+                Upstream::Environment { .. } => continue,
+                Upstream::Outside { path } => InputPath { path: path.clone(), hash: *hash, kind: None },
                 Upstream::Output { kind, .. } => {
                     let artifact = self.artifact(&input.role)?;
                     self.check_artifact(artifact, &input.role)?;
@@ -130,6 +141,16 @@ impl Task<'_> {
                 }
             };
             inputs.insert(input.role.clone(), path);
+        }
+        if let Some(program) = self.instance.stage()?.program() {
+            let input = |role: &str| inputs.get(role).cloned().with_context(|| format!("BUG: no input `{role}`"));
+            let around = Circumstances { seed: self.instance.seed, devices: &self.devices };
+            return Ok(Work::Program(room::furnish(
+                self.store.room_path(self.identity.fingerprint),
+                &program,
+                &input,
+                &around,
+            )?));
         }
         let mut images = BTreeMap::new();
         for hash in self.image_packs() {
@@ -152,45 +173,59 @@ impl Task<'_> {
         files::create_dir(&out)?;
         files::create_dir(&scratch)?;
         drop(lock);
-        Ok(Job {
+        Ok(Work::Own(Job {
             instance: self.instance.name.clone(),
             kind: self.instance.kind.name.to_string(),
-            config: self.instance.config.clone(),
+            config: self.instance.table()?,
             inputs,
             images,
             out,
             scratch,
             seed: self.instance.seed,
             threads: self.threads,
-            device: self.device.clone(),
+            device: self.device(),
             lock: child_lock,
-        })
+        }))
     }
 
-    fn commit_outputs(&self, job: &Job) -> Result<BTreeMap<String, Artifact>> {
+    fn take_outputs(&self, out: &Path) -> Result<BTreeMap<String, Artifact>> {
         let mut images = self.image_packs();
-        let mut committed = BTreeMap::new();
-        for output in self.instance.kind.outputs {
-            let artifact = self.store.put(&job.out.join(output.name), output.kind)?;
+        let mut taken = BTreeMap::new();
+        for output in &*self.instance.outputs {
+            let artifact = self.store.put(&out.join(&*output.name), output.kind)?;
             if output.kind == ArtifactKind::Images {
                 images.insert(artifact.hash);
             }
-            committed.insert(output.name.to_string(), artifact);
+            taken.insert(output.name.to_string(), artifact);
         }
-        for artifact in committed.values_mut().filter(|artifact| outputs::has_rows(artifact.kind)) {
+        for artifact in taken.values_mut().filter(|artifact| outputs::has_rows(artifact.kind)) {
             artifact.images = images.iter().copied().collect();
         }
-        Ok(committed)
+        Ok(taken)
     }
 
-    /// A file that changed while the stage read it would be committed under the wrong fingerprint.
-    fn check_outside(&self) -> Result<()> {
+    /// An input that changed while the stage read it would be committed under the wrong fingerprint.
+    fn check_inputs(&self) -> Result<()> {
         let mut outside = Outside::default();
-        for input in &self.instance.inputs {
-            if let Upstream::Outside { path } = &input.upstream
-                && outside.hash(self.store, &input.role, path).ok() != Some(self.input_hash(&input.role)?)
-            {
-                bail!("`{}` (`{}`) changed while the stage ran", path.display(), input.role);
+        for (input, hash) in self.instance.inputs.iter().zip(&self.identity.inputs) {
+            match &input.upstream {
+                Upstream::Outside { path } => {
+                    if outside.hash(self.store, &input.role, path).ok() != Some(*hash) {
+                        bail!("`{}` (`{}`) changed while the stage ran", path.display(), input.role);
+                    }
+                }
+                // A program of the user's may have written through its link.
+                Upstream::Output { .. } => {
+                    let artifact = self.artifact(&input.role)?;
+                    if self.store.check(artifact, false)? != ObjectState::Present {
+                        self.store.quarantine(artifact)?;
+                        bail!(
+                            "its input `{}` changed while the stage ran: inputs may only be read\nhelp: copy what is to be edited; the next run makes the input again",
+                            input.role
+                        );
+                    }
+                }
+                Upstream::Environment { .. } => {}
             }
         }
         Ok(())
@@ -221,15 +256,6 @@ impl Task<'_> {
         self.artifacts.get(role).with_context(|| format!("BUG: the input `{role}` has no artifact"))
     }
 
-    fn input_hash(&self, role: &str) -> Result<Hash> {
-        use crate::stage::ManifestEntry;
-        let found = self.identity.manifest.entries.iter().find_map(|entry| match entry {
-            ManifestEntry::Input { role: known, hash } if known == role => Some(*hash),
-            _ => None,
-        });
-        found.with_context(|| format!("BUG: the input `{role}` is not in the manifest"))
-    }
-
     fn work(&self) -> PathBuf {
         self.store.work_path(self.identity.fingerprint)
     }
@@ -237,6 +263,7 @@ impl Task<'_> {
 
 /// Name of this machine, for the record only.
 fn host() -> String {
-    let name = files::read_text(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
-    name.trim().to_string()
+    static NAME: OnceLock<String> = OnceLock::new();
+    let read = || files::read_text(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default().trim().to_string();
+    NAME.get_or_init(read).clone()
 }

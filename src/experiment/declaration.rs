@@ -127,7 +127,9 @@ pub(crate) fn read<'t>(
         && let Some(table) = node.as_table()
     {
         let section = Section { path: "settings", table, header: &node.origin };
-        declaration.settings = settings::read(&section, problems);
+        let named =
+            |pool: &str| ["stage", "axis"].iter().any(|part| tree.get(part).is_some_and(|node| node.says(pool)));
+        declaration.settings = settings::read(&section, &named, problems);
     }
     declaration
 }

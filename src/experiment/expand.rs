@@ -27,6 +27,7 @@ pub(crate) fn expand(declaration: &Declaration<'_>, folder: &Path, problems: &mu
     let stages = &declaration.stages;
     let mut own_points = OwnPoints::new(declaration, folder);
     let mut own: Vec<Option<Vec<OwnPoint>>> = stages.iter().map(|stage| own_points.of(stage, problems)).collect();
+    own_points.resolve(&mut own, problems);
     let mut reads = vec![BTreeMap::new(); stages.len()];
     for (points, reads) in own.iter().zip(&mut reads) {
         for input in points.iter().flatten().flat_map(|point| &point.inputs) {
@@ -239,16 +240,18 @@ impl Expander<'_> {
             .filter_map(|input| {
                 let upstream = match &input.source {
                     OwnSource::Outside(path) => Upstream::Outside { path: path.clone() },
+                    OwnSource::Environment(name) => Upstream::Environment { name: name.clone() },
                     OwnSource::Output { output, kind, .. } => {
-                        Upstream::Output { instance: *chosen.next()?, output, kind: *kind }
+                        Upstream::Output { instance: *chosen.next()?, output: output.clone(), kind: *kind }
                     }
+                    OwnSource::Reference { .. } => return None,
                 };
                 Some(InstanceInput { role: input.role.clone(), upstream })
             })
             .collect();
         let name = Instance::name_of(&stage.name, &point);
         let drawn = stage.kind.seeded.then_some(seed);
-        let equal = Hash::of_bytes(format!("{} {drawn:?} {inputs:?}", own.identity).as_bytes());
+        let equal = Hash::of_bytes(format!("{} {drawn:?} {inputs:?} {:?}", own.identity, own.limits).as_bytes());
         if let Some(known) = self.equal.get(&equal) {
             if self.expansion.get(*known).name != name {
                 self.expansion.aliases.insert(name, *known);
@@ -263,10 +266,12 @@ impl Expander<'_> {
             point,
             kind: stage.kind,
             config: own.config.clone(),
-            built: own.built.clone(),
+            identity: own.identity.clone(),
             seed,
             inputs,
-            origins: (*own.origins).clone(),
+            outputs: own.outputs.clone(),
+            limits: own.limits.clone(),
+            origins: own.origins.clone(),
         });
         id
     }

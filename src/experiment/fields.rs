@@ -80,8 +80,11 @@ impl Section<'_> {
         let mut value = self.header.clone();
         let mut table = Some(self.table);
         let mut list: Option<&[Node]> = None;
-        for part in path {
-            let node = if let Some(entry) = table.and_then(|table| table.0.get(part)) {
+        let mut rest = path;
+        while let Some((part, below)) = rest.split_first() {
+            rest = below;
+            let node = if let Some((entry, used)) = table.and_then(|table| table.first_of(part, below)) {
+                rest = &below[used..];
                 key = entry.key.clone();
                 &entry.node
             } else if let Some(node) = list.and_then(|list| list.get(part.parse::<usize>().ok()?)) {

@@ -1,13 +1,16 @@
 //! What expansion yields: every stage instance with its resolved table and inputs.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
+use super::limits::Limits;
 use crate::base::Origin;
-use crate::stage::{ArtifactKind, Kind, Stage};
+use crate::stage::{ArtifactKind, Kind, OutputSpec, Stage};
 
 /// Index of an instance in its [`Expansion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,13 +25,17 @@ pub struct Instance {
     /// Axis (or fan-out key, or `seed`) to the label of its value.
     pub point: BTreeMap<String, String>,
     pub kind: &'static Kind,
-    /// The stage's table at this point, without `kind`, every `${...}` replaced.
-    pub config: Value,
-    pub built: Arc<dyn Stage>,
+    /// The stage's table at this point as JSON, without `kind` and `limits`, every `${...}` replaced. Text, because
+    /// of ten thousand instances few are ever run.
+    pub config: Arc<str>,
+    /// What identifies it beside inputs and seed, as [`crate::stage::Manifest::text`] has it.
+    pub identity: Arc<str>,
     pub seed: u64,
     pub inputs: Vec<InstanceInput>,
+    pub outputs: Cow<'static, [OutputSpec]>,
+    pub limits: Limits,
     /// Where each dotted key of `config` was written; the empty key is the stage's header.
-    pub origins: BTreeMap<String, Origin>,
+    pub origins: Arc<BTreeMap<String, Origin>>,
 }
 
 /// One input of an instance, resolved.
@@ -44,11 +51,13 @@ pub enum Upstream {
     Output {
         instance: InstanceId,
         /// The output's declared name.
-        output: &'static str,
+        output: Cow<'static, str>,
         kind: ArtifactKind,
     },
     /// A file or folder outside the store, absolute; it existed when the experiment was loaded.
     Outside { path: PathBuf },
+    /// A variable of the environment.
+    Environment { name: String },
 }
 
 /// All instances, each after the instances that it reads. Equal instances are one.
@@ -60,6 +69,20 @@ pub struct Expansion {
 }
 
 impl Instance {
+    /// The stage's table at this point.
+    pub fn table(&self) -> Result<Value> {
+        serde_json::from_str(&self.config).with_context(|| format!("BUG: the table of `{}` is not JSON", self.name))
+    }
+
+    /// The stage, built from its table once more.
+    pub fn stage(&self) -> Result<Box<dyn Stage>> {
+        (self.kind.parse)(&self.table()?).map_err(|errors| {
+            let told: Vec<String> =
+                errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
+            anyhow!("the table of `{}` is not one of `{}`: {}", self.name, self.kind.name, told.join("; "))
+        })
+    }
+
     /// The name of a stage at a point.
     pub fn name_of(stage: &str, point: &BTreeMap<String, String>) -> String {
         let pairs: Vec<String> = point.iter().map(|(axis, label)| format!("{axis}={label}")).collect();

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod instance;
+mod limits;
 mod load;
 mod report;
 mod selector;
@@ -26,6 +27,7 @@ mod order;
 mod own;
 
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
+pub use limits::Limits;
 pub use load::Experiment;
 pub use problems::Failure;
 pub use report::{Contrast, Metric, ReportSpec};

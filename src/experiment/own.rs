@@ -1,33 +1,34 @@
 //! The points that a stage has by itself: axes that patch it, lists that fan out. Each is parsed by the kind. Knows
 //! nothing of what the stages above it come to.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-use serde_json::Value;
 
 use super::axis::Axis;
 use super::declaration::{Declaration, StageDeclaration};
 use super::fields::Section;
 use super::join::{AxisId, MAX_POINTS, Point};
 use super::label::label_of;
+use super::limits::{self, Limits};
 use super::problems::Problems;
 use super::text::list;
 use super::tree::{Data, Node, Table};
 use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Hash, Origin};
-use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, Reference, Stage};
+use crate::base::{Diagnostic, Origin};
+use crate::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Reference, Stage};
 
 /// A stage at one of its own points.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnPoint {
     pub(crate) point: Point,
-    pub(crate) config: Value,
-    pub(crate) built: Arc<dyn Stage>,
-    /// Hash of all that identifies the stage but seed and inputs.
-    pub(crate) identity: Hash,
+    pub(crate) config: Arc<str>,
+    /// All that identifies the stage but seed and inputs.
+    pub(crate) identity: Arc<str>,
     pub(crate) inputs: Vec<OwnInput>,
+    pub(crate) outputs: Cow<'static, [OutputSpec]>,
+    pub(crate) limits: Limits,
     pub(crate) origins: Arc<BTreeMap<String, Origin>>,
 }
 
@@ -43,8 +44,19 @@ pub(crate) struct OwnInput {
 
 #[derive(Clone, Debug)]
 pub(crate) enum OwnSource {
-    Output { stage: usize, pins: BTreeMap<String, String>, output: &'static str, kind: ArtifactKind },
+    /// As written; [`OwnPoints::resolve`] finds the output.
+    Reference {
+        reference: Reference,
+        accepts: &'static [ArtifactKind],
+    },
+    Output {
+        stage: usize,
+        pins: BTreeMap<String, String>,
+        output: Cow<'static, str>,
+        kind: ArtifactKind,
+    },
     Outside(PathBuf),
+    Environment(String),
 }
 
 /// Finds the own points of stages, one stage at a time.
@@ -114,28 +126,61 @@ impl<'a> OwnPoints<'a> {
                 too_many(stage, problems);
                 return None;
             }
-            for (point, table) in fanned {
-                match self.parse(stage, point, &table, problems) {
+            for (point, mut table) in fanned {
+                match self.parse(stage, point, &mut table, problems) {
                     Some(point) => points.push(point),
                     None => sound = false,
                 }
             }
         }
+        if let [first, rest @ ..] = points.as_slice()
+            && rest.iter().any(|point| point.outputs != first.outputs)
+        {
+            let message = format!("`stage.{}`: its outputs vary along an axis, so nothing could read them", stage.name);
+            problems.push(Diagnostic::error(message).at(stage.header.clone(), ""));
+            return None;
+        }
         sound.then_some(points)
+    }
+
+    /// Finds the outputs that the inputs of all stages name; a stage of which one cannot be found is taken out.
+    pub(crate) fn resolve(&self, own: &mut [Option<Vec<OwnPoint>>], problems: &mut Problems) {
+        let outputs: Vec<Cow<'static, [OutputSpec]>> = own
+            .iter()
+            .zip(&self.declaration.stages)
+            .map(|(points, stage)| match points.as_ref().and_then(|points| points.first()) {
+                Some(point) => point.outputs.clone(),
+                None => Cow::Borrowed(stage.kind.outputs),
+            })
+            .collect();
+        for (points, stage) in own.iter_mut().zip(&self.declaration.stages) {
+            let mut sound = true;
+            for input in points.iter_mut().flatten().flat_map(|point| &mut point.inputs) {
+                let OwnSource::Reference { reference, accepts } = &input.source else { continue };
+                match self.output(stage, input, reference, accepts, &outputs, problems) {
+                    Some(source) => input.source = source,
+                    None => sound = false,
+                }
+            }
+            if !sound {
+                *points = None;
+            }
+        }
     }
 
     fn parse(
         &mut self,
         stage: &StageDeclaration<'_>,
         point: Point,
-        table: &Table,
+        table: &mut Table,
         problems: &mut Problems,
     ) -> Option<OwnPoint> {
         let path = format!("stage.{}", stage.name);
+        let limits = self.limits(&path, stage, table, problems);
         let section = Section { path: &path, table, header: stage.header };
         let config = table.to_json();
-        let built: Arc<dyn Stage> = match (stage.kind.parse)(&config) {
-            Ok(built) => built.into(),
+        let built: Box<dyn Stage> = match (stage.kind.parse)(&config) {
+            Ok(built) => built,
             Err(errors) => {
                 for error in &errors {
                     section.report(error, problems);
@@ -155,9 +200,10 @@ impl<'a> OwnPoints<'a> {
             let place = section.locate(&keys).1;
             let source = match &input.source {
                 InputSource::Stage { reference, accepts } => {
-                    self.output(stage, &named, &place, reference, accepts, problems)
+                    Some(OwnSource::Reference { reference: reference.clone(), accepts })
                 }
                 InputSource::Outside { path } => self.outside(stage, &named, &place, path, problems),
+                InputSource::Environment { name } => Some(OwnSource::Environment(name.clone())),
             };
             match source {
                 Some(source) => inputs.push(OwnInput { role: input.role.clone(), named, place, source }),
@@ -169,20 +215,43 @@ impl<'a> OwnPoints<'a> {
         let mut origins = BTreeMap::new();
         table.origins("", &mut origins);
         origins.insert(String::new(), stage.header.clone());
-        let identity = manifest.fingerprint();
-        sound.then(|| OwnPoint { point, config, built, identity, inputs, origins: Arc::new(origins) })
+        let outputs = built.outputs().map_or(Cow::Borrowed(stage.kind.outputs), Cow::Owned);
+        let (config, identity) = (config.to_string().into(), manifest.text().into());
+        let limits = limits.filter(|_| sound)?;
+        Some(OwnPoint { point, config, identity, inputs, outputs, limits, origins: Arc::new(origins) })
+    }
+
+    /// Takes the stage's `limits` out of its table, which the kind does not know.
+    fn limits(
+        &self,
+        path: &str,
+        stage: &StageDeclaration<'_>,
+        table: &mut Table,
+        problems: &mut Problems,
+    ) -> Option<Limits> {
+        let Some(entry) = table.0.remove(limits::KEY) else { return Some(Limits::default()) };
+        let path = format!("{path}.{}", limits::KEY);
+        let Some(table) = entry.node.as_table() else {
+            let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
+            let diagnostic = Diagnostic::error(message).at(entry.node.origin, "");
+            problems.push(diagnostic.at(stage.header.clone(), "in this stage"));
+            return None;
+        };
+        let section = Section { path: &path, table, header: &entry.node.origin };
+        limits::read(&section, &self.declaration.settings.pools, problems)
     }
 
     /// The output that a reference means; what it comes to at each point is not asked here.
     fn output(
         &self,
         stage: &StageDeclaration<'_>,
-        role: &str,
-        place: &Origin,
+        input: &OwnInput,
         reference: &Reference,
         accepts: &[ArtifactKind],
+        outputs: &[Cow<'static, [OutputSpec]>],
         problems: &mut Problems,
     ) -> Option<OwnSource> {
+        let (role, place) = (&input.named, &input.place);
         let key = format!("stage.{}.{role}", stage.name);
         let mut wrong = |message: String, label: &str, help: Option<String>| {
             let mut diagnostic = Diagnostic::error(format!("`{key}`: {message}")).at(place.clone(), label);
@@ -206,10 +275,10 @@ impl<'a> OwnPoints<'a> {
             };
             return wrong(format!("stage `{name}` is not defined"), "no stage of this name", Some(help));
         };
-        let kind = self.declaration.stages[index].kind;
-        let named = |output: &String| kind.outputs.iter().find(|spec| spec.name == output);
+        let outputs = &outputs[index];
+        let named = |output: &String| outputs.iter().find(|spec| spec.name == *output);
         if let Some(output) = reference.output.as_ref().filter(|output| named(output).is_none()) {
-            let names = kind.outputs.iter().map(|spec| spec.name);
+            let names = outputs.iter().map(|spec| &*spec.name);
             let help = match nearest(output, names.clone()) {
                 Some(near) => format!("an output of a similar name exists: `{near}`"),
                 None => format!("the outputs are {}", list(names)),
@@ -217,21 +286,23 @@ impl<'a> OwnPoints<'a> {
             return wrong(format!("`{name}` has no output `{output}`"), "", Some(help));
         }
         let found = match reference.output.as_ref().and_then(named) {
-            Some(spec) => accepts.contains(&spec.kind).then_some(spec),
-            None => accepts.iter().find_map(|accepted| kind.outputs.iter().find(|spec| spec.kind == *accepted)),
+            Some(spec) => (accepts.is_empty() || accepts.contains(&spec.kind)).then_some(spec),
+            None if accepts.is_empty() => outputs.first(),
+            None => accepts.iter().find_map(|accepted| outputs.iter().find(|spec| spec.kind == *accepted)),
         };
         let Some(spec) = found else {
             let gives = match &reference.output {
                 Some(output) => {
-                    let spec = kind.outputs.iter().find(|spec| spec.name == output)?;
+                    let spec = named(output)?;
                     format!("`{name}:{output}` is {}", spec.kind)
                 }
-                None => format!("`{name}` gives {}", gives(kind)),
+                None => format!("`{name}` gives {}", gives(outputs)),
             };
             let needs: Vec<String> = accepts.iter().map(ToString::to_string).collect();
             return wrong(format!("{gives}; `{role}` needs {}", needs.join(" or ")), "", None);
         };
-        Some(OwnSource::Output { stage: index, pins: reference.pins.clone(), output: spec.name, kind: spec.kind })
+        let output = spec.name.clone();
+        Some(OwnSource::Output { stage: index, pins: reference.pins.clone(), output, kind: spec.kind })
     }
 
     fn outside(
@@ -335,9 +406,9 @@ pub(crate) fn too_many(stage: &StageDeclaration<'_>, problems: &mut Problems) {
     problems.push(Diagnostic::error(message).at(stage.header.clone(), ""));
 }
 
-fn gives(kind: &Kind) -> String {
+fn gives(outputs: &[OutputSpec]) -> String {
     let mut kinds: Vec<String> = Vec::new();
-    for spec in kind.outputs {
+    for spec in outputs {
         let kind = spec.kind.to_string();
         if !kinds.contains(&kind) {
             kinds.push(kind);

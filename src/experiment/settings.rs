@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::fields::Section;
+use super::label::name_problem;
 use super::problems::Problems;
-
-const POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
 
 /// Circumstances that the file prefers; the command line has the last word.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -17,7 +16,7 @@ pub struct Settings {
     pub device: String,
     /// Instances that may run at once; what the machine allows when not given.
     pub jobs: Option<usize>,
-    /// Slots of the pools `cpu`, `gpu` and `teacher`.
+    /// Slots of the pools `cpu`, `gpu` and `teacher`, and of others that stages name in their `limits`.
     pub pools: BTreeMap<String, usize>,
 }
 
@@ -27,8 +26,11 @@ impl Default for Settings {
     }
 }
 
-/// Reads `[settings]`, and checks the values that are not free.
-pub(crate) fn read(section: &Section<'_>, problems: &mut Problems) -> Settings {
+/// The pools that are there without being asked for.
+pub(crate) const POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
+
+/// Reads `[settings]`, and checks the values that are not free. `named` tells whether a stage names a pool.
+pub(crate) fn read(section: &Section<'_>, named: &dyn Fn(&str) -> bool, problems: &mut Problems) -> Settings {
     let Some(settings) = section.read::<Settings>(problems) else { return Settings::default() };
     let device = settings.device.as_str();
     let ordinal = device.strip_prefix("cuda:").is_some_and(|number| number.parse::<u16>().is_ok());
@@ -40,8 +42,10 @@ pub(crate) fn read(section: &Section<'_>, problems: &mut Problems) -> Settings {
         section.wrong(&["jobs"], "with no job nothing can run", None, problems);
     }
     for (pool, slots) in &settings.pools {
-        if !POOLS.contains(&pool.as_str()) {
-            let help = "the pools are `cpu`, `gpu`, `teacher`".to_string();
+        if let Some(message) = name_problem(pool) {
+            section.wrong(&["pools", pool], message, None, problems);
+        } else if !POOLS.contains(&pool.as_str()) && !named(pool) {
+            let help = "the pools are `cpu`, `gpu`, `teacher`, and those that stages name in `limits.pool`".to_string();
             section.wrong(&["pools", pool], format!("unknown key `{pool}`"), Some(help), problems);
         } else if *slots == 0 {
             section.wrong(&["pools", pool], "a pool without slots runs nothing", None, problems);

@@ -66,6 +66,16 @@ impl Node {
         }
     }
 
+    /// Whether a string in it, at any depth, is `text`.
+    pub(crate) fn says(&self, text: &str) -> bool {
+        match &self.data {
+            Data::String(own) => own == text,
+            Data::List(nodes) => nodes.iter().any(|node| node.says(text)),
+            Data::Table(table) => table.0.values().any(|entry| entry.node.says(text)),
+            Data::Number(_) | Data::Boolean(_) => false,
+        }
+    }
+
     pub(crate) fn to_json(&self) -> Value {
         match &self.data {
             Data::String(text) => Value::String(text.clone()),
@@ -92,8 +102,23 @@ impl Table {
     /// The value at a path of keys.
     pub(crate) fn at(&self, path: &[&str]) -> Option<&Node> {
         let (first, rest) = path.split_first()?;
-        let node = self.get(first)?;
-        if rest.is_empty() { Some(node) } else { node.as_table()?.at(rest) }
+        let (entry, used) = self.first_of(first, rest)?;
+        let rest = &rest[used..];
+        if rest.is_empty() { Some(&entry.node) } else { entry.node.as_table()?.at(rest) }
+    }
+
+    /// The entry that a path begins with, and how many of its further parts belong to the key: a key may hold dots
+    /// (`"a.txt"`), and a dotted path does not tell them apart.
+    pub(crate) fn first_of<T: AsRef<str>>(&self, first: &str, rest: &[T]) -> Option<(&Entry, usize)> {
+        let mut key = first.to_string();
+        for used in 0..=rest.len() {
+            if let Some(entry) = self.0.get(&key) {
+                return Some((entry, used));
+            }
+            key.push('.');
+            key.push_str(rest.get(used)?.as_ref());
+        }
+        None
     }
 
     /// Puts a value at a path, creating tables on the way. The part of the path that is no table is the error.

@@ -17,7 +17,7 @@ use crate::data::records::Score;
 use crate::engine::{Outcome, Plan, PlanState, RunReport};
 use crate::experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
 use crate::stage::ArtifactKind;
-use crate::store::{StageRecord, Store};
+use crate::store::{Committed, Store};
 
 /// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
 /// itself counts as reused. An instance whose result is missing or out of date has no scores and no curve.
@@ -117,7 +117,7 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     /// The record of an instance whose result is up to date.
-    fn record(&self, id: InstanceId) -> Option<&StageRecord> {
+    fn record(&self, id: InstanceId) -> Option<&Committed> {
         let entry = self.plan.get(id);
         if entry.state == PlanState::Fresh { entry.record.as_ref() } else { None }
     }
@@ -141,7 +141,7 @@ impl Desk<'_> {
             let instance = self.expansion.get(id);
             let reads = instance.inputs.iter().filter_map(|input| match &input.upstream {
                 Upstream::Output { instance, .. } => Some(self.expansion.get(*instance).name.clone()),
-                Upstream::Outside { .. } => None,
+                Upstream::Outside { .. } | Upstream::Environment { .. } => None,
             });
             GraphNode {
                 instance: instance.name.clone(),
@@ -157,7 +157,8 @@ impl Desk<'_> {
     fn costs(&self) -> Vec<Cost> {
         let cost = |id: InstanceId| {
             let (record, instance) = (self.record(id)?, self.expansion.get(id));
-            let number = |key: &str| record.summary.0.get(key);
+            let summary = self.store.record(record.fingerprint).map(|record| record.summary).unwrap_or_default();
+            let number = |key: &str| summary.0.get(key);
             let outcome = |report: &RunReport| {
                 report.instances.iter().find(|one| one.id == id).is_none_or(|one| one.outcome != Outcome::Ran)
             };
@@ -185,7 +186,7 @@ impl Desk<'_> {
 
     fn provenance(&self, experiment: &Experiment) -> Vec<(String, String)> {
         let records = || self.expansion.ids().filter_map(|id| self.record(id));
-        let told = |of: &dyn Fn(&StageRecord) -> &str| -> BTreeSet<String> {
+        let told = |of: &dyn Fn(&Committed) -> &str| -> BTreeSet<String> {
             records().map(|record| of(record).to_string()).filter(|text| !text.is_empty()).collect()
         };
         let list = |texts: &BTreeSet<String>| texts.iter().cloned().collect::<Vec<_>>().join(", ");

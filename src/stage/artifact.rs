@@ -1,5 +1,6 @@
 //! Outputs of stages: a type and a content hash.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub enum ArtifactKind {
     Curve,
     /// Facts about another output (JSON).
     Facts,
+    /// A file or folder of which nothing more is known.
+    File,
 }
 
 impl fmt::Display for ArtifactKind {
@@ -47,15 +50,22 @@ impl fmt::Display for ArtifactKind {
             ArtifactKind::Scores => "scores",
             ArtifactKind::Curve => "curve",
             ArtifactKind::Facts => "facts",
+            ArtifactKind::File => "a file",
         })
     }
 }
 
-/// An output that a kind declares: a file or folder called `name` in the stage's output folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// An output that a kind or a stage declares: a file or folder called `name` in the stage's output folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputSpec {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     pub kind: ArtifactKind,
+}
+
+impl OutputSpec {
+    pub const fn new(name: &'static str, kind: ArtifactKind) -> OutputSpec {
+        OutputSpec { name: Cow::Borrowed(name), kind }
+    }
 }
 
 /// A committed output.

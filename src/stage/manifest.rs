@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::base::Hash;
 
+/// How the canonical text ends: the list of entries is the last thing in it.
+const END: &str = "]}";
+
 /// The ordered named values that identify a stage instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -66,10 +69,28 @@ impl Manifest {
         self.entries.push(ManifestEntry::Seed { seed });
     }
 
-    /// blake3 of the canonical bytes: compact JSON of this list, tables in the order they were written.
+    /// The canonical text: compact JSON of this list, tables in the order they were written.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|error| panic!("BUG: a manifest is plain data: {error}"))
+    }
+
+    /// The text of a manifest with more entries at its end.
+    pub fn extend(text: &str, entries: &[ManifestEntry]) -> String {
+        let mut longer = text.strip_suffix(END).unwrap_or(text).to_string();
+        for entry in entries {
+            if !longer.ends_with('[') {
+                longer.push(',');
+            }
+            let entry = serde_json::to_string(entry);
+            longer.push_str(&entry.unwrap_or_else(|error| panic!("BUG: a manifest is plain data: {error}")));
+        }
+        longer.push_str(END);
+        longer
+    }
+
+    /// blake3 of the canonical text.
     pub fn fingerprint(&self) -> Hash {
-        let bytes = serde_json::to_vec(self).unwrap_or_else(|error| panic!("BUG: a manifest is plain data: {error}"));
-        Hash::of_bytes(&bytes)
+        Hash::of_bytes(self.text().as_bytes())
     }
 
     fn flatten(&mut self, key: &str, value: Value) {
@@ -95,6 +116,23 @@ mod tests {
         manifest.value_unless("label_smoothing", &0.0, &0.0);
         let keys: Vec<&str> = manifest.entries.iter().map(ManifestEntry::key).collect();
         assert_eq!(keys, ["truncate.words"]);
+    }
+
+    #[test]
+    fn a_text_that_is_extended_is_the_text_of_the_longer_list() {
+        let mut manifest = Manifest::new("dpo", 1);
+        for _ in 0..2 {
+            let text = manifest.text();
+            let more = [
+                ManifestEntry::Input { role: "policy".into(), hash: Hash::of_bytes(b"1") },
+                ManifestEntry::Seed { seed: 3 },
+            ];
+            let mut longer = manifest.clone();
+            longer.entries.extend(more.clone());
+            assert_eq!(Manifest::extend(&text, &more), longer.text());
+            assert_eq!(Manifest::extend(&text, &[]), text);
+            manifest.value("list", &serde_json::json!([1, []]));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod config;
 pub mod context;
 pub mod manifest;
+pub mod program;
 
 use std::fmt::Debug;
 
@@ -17,6 +18,7 @@ pub use artifact::{Artifact, ArtifactKind, OutputSpec};
 pub use config::{ConfigError, Reference};
 pub use context::{InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
+pub use program::Program;
 
 /// What a node of the graph does. The implementor is the kind's own config struct.
 pub trait Stage: Send + Sync + Debug {
@@ -27,7 +29,17 @@ pub trait Stage: Send + Sync + Debug {
     /// What the stage reads, in a fixed order. A role is the key's path in the stage's table.
     fn inputs(&self) -> Vec<Input>;
 
-    /// Does the job: reads `ctx` inputs, writes each output of the kind under `ctx.output(name)`, prints nothing.
+    /// The outputs, where they follow from the table; `None` for those of the kind.
+    fn outputs(&self) -> Option<Vec<OutputSpec>> {
+        None
+    }
+
+    /// The program that does the job instead of [`Stage::run`].
+    fn program(&self) -> Option<Program> {
+        None
+    }
+
+    /// Does the job: reads `ctx` inputs, writes each output under `ctx.output(name)`, prints nothing.
     fn run(&self, ctx: &StageContext) -> Result<Summary>;
 }
 
@@ -41,10 +53,13 @@ pub struct Input {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InputSource {
-    /// An output of another stage; the first of `accepts` that the stage produces is taken.
+    /// An output of another stage; the first of `accepts` that the stage produces is taken. An empty list accepts
+    /// anything, and takes the stage's first output.
     Stage { reference: Reference, accepts: &'static [ArtifactKind] },
     /// A file or folder outside the store, by path as the user wrote it. Enters by content.
     Outside { path: String },
+    /// A variable of the environment. Enters by content, which is not kept in the clear: it may be a secret.
+    Environment { name: String },
 }
 
 /// Which scarce resource an instance occupies while it runs.
@@ -66,6 +81,7 @@ pub struct Kind {
     pub version: u32,
     /// One line for `--help`, the schema and the docs.
     pub about: &'static str,
+    /// What every stage of the kind gives, unless the stage says otherwise ([`Stage::outputs`]).
     pub outputs: &'static [OutputSpec],
     /// Keys whose value may be a list that fans out to one instance per element.
     pub fan_out: &'static [&'static str],

@@ -14,7 +14,7 @@ pub static KIND: Kind = Kind {
     name: "base",
     version: 1,
     about: "a model with fresh weights",
-    outputs: &[OutputSpec { name: "model", kind: ArtifactKind::Checkpoint }],
+    outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint)],
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,

@@ -22,8 +22,8 @@ pub static KIND: Kind = Kind {
     version: 1,
     about: "rationales from a teacher, kept where they arrive at the reference answer",
     outputs: &[
-        OutputSpec { name: "items.jsonl", kind: ArtifactKind::Items },
-        OutputSpec { name: "rejects.jsonl", kind: ArtifactKind::Judged },
+        OutputSpec::new("items.jsonl", ArtifactKind::Items),
+        OutputSpec::new("rejects.jsonl", ArtifactKind::Judged),
     ],
     fan_out: &[],
     seeded: true,

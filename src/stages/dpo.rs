@@ -18,10 +18,7 @@ pub static KIND: Kind = Kind {
     name: "dpo",
     version: 1,
     about: "direct preference optimization on pairs",
-    outputs: &[
-        OutputSpec { name: "model", kind: ArtifactKind::Checkpoint },
-        OutputSpec { name: "curve.jsonl", kind: ArtifactKind::Curve },
-    ],
+    outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],
     seeded: true,
     pool: Pool::Model,

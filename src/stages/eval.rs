@@ -22,8 +22,8 @@ pub static KIND: Kind = Kind {
     version: 1,
     about: "a model's score on every item of a benchmark",
     outputs: &[
-        OutputSpec { name: "scores.jsonl", kind: ArtifactKind::Scores },
-        OutputSpec { name: "metrics.json", kind: ArtifactKind::Facts },
+        OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
+        OutputSpec::new("metrics.json", ArtifactKind::Facts),
     ],
     fan_out: &["model", "benchmark", "prompt"],
     seeded: true,

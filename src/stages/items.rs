@@ -22,8 +22,8 @@ pub static KIND: Kind = Kind {
     version: 1,
     about: "questions with gold answers, from a LLaVA file or the synthetic world",
     outputs: &[
-        OutputSpec { name: "items.jsonl", kind: ArtifactKind::Items },
-        OutputSpec { name: "images.tar", kind: ArtifactKind::Images },
+        OutputSpec::new("items.jsonl", ArtifactKind::Items),
+        OutputSpec::new("images.tar", ArtifactKind::Images),
     ],
     fan_out: &[],
     seeded: true,

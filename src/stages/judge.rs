@@ -15,7 +15,7 @@ pub static KIND: Kind = Kind {
     name: "judge",
     version: 1,
     about: "right or wrong for every sample of a rollout",
-    outputs: &[OutputSpec { name: "judged.jsonl", kind: ArtifactKind::Judged }],
+    outputs: &[OutputSpec::new("judged.jsonl", ArtifactKind::Judged)],
     fan_out: &[],
     seeded: false,
     pool: Pool::Light,

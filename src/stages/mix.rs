@@ -22,10 +22,7 @@ pub static KIND: Kind = Kind {
     name: "mix",
     version: 1,
     about: "training rows drawn from several sources in stated amounts",
-    outputs: &[
-        OutputSpec { name: "rows.jsonl", kind: ArtifactKind::Rows },
-        OutputSpec { name: "mix.json", kind: ArtifactKind::Facts },
-    ],
+    outputs: &[OutputSpec::new("rows.jsonl", ArtifactKind::Rows), OutputSpec::new("mix.json", ArtifactKind::Facts)],
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,

@@ -17,6 +17,8 @@ pub mod rollout;
 pub mod dpo;
 pub mod eval;
 
+pub mod command;
+
 mod common;
 mod distill_teacher;
 mod mix_rows;
@@ -44,6 +46,7 @@ static ALL: &[&Kind] = &[
     &pairs::KIND,
     &dpo::KIND,
     &eval::KIND,
+    &command::KIND,
 ];
 
 #[cfg(test)]

@@ -17,9 +17,9 @@ pub static KIND: Kind = Kind {
     version: 1,
     about: "preference pairs of a right and a wrong sample",
     outputs: &[
-        OutputSpec { name: "pairs.jsonl", kind: ArtifactKind::Pairs },
-        OutputSpec { name: "dev.jsonl", kind: ArtifactKind::Pairs },
-        OutputSpec { name: "pairs.json", kind: ArtifactKind::Facts },
+        OutputSpec::new("pairs.jsonl", ArtifactKind::Pairs),
+        OutputSpec::new("dev.jsonl", ArtifactKind::Pairs),
+        OutputSpec::new("pairs.json", ArtifactKind::Facts),
     ],
     fan_out: &[],
     seeded: true,

@@ -16,7 +16,7 @@ pub static KIND: Kind = Kind {
     name: "rollout",
     version: 1,
     about: "several sampled responses per item",
-    outputs: &[OutputSpec { name: "rollouts.jsonl", kind: ArtifactKind::Rollouts }],
+    outputs: &[OutputSpec::new("rollouts.jsonl", ArtifactKind::Rollouts)],
     fan_out: &[],
     seeded: true,
     pool: Pool::Model,

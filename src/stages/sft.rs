@@ -16,10 +16,7 @@ pub static KIND: Kind = Kind {
     name: "sft",
     version: 1,
     about: "supervised fine-tuning on rows",
-    outputs: &[
-        OutputSpec { name: "model", kind: ArtifactKind::Checkpoint },
-        OutputSpec { name: "curve.jsonl", kind: ArtifactKind::Curve },
-    ],
+    outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],
     seeded: true,
     pool: Pool::Model,

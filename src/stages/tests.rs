@@ -38,6 +38,7 @@ impl Bench {
             let (path, kind) = match &input.source {
                 InputSource::Outside { path } => (self.path(path), None),
                 InputSource::Stage { reference, accepts } => self.output(&reference.stage, accepts),
+                InputSource::Environment { .. } => continue,
             };
             let hash = if path.is_dir() { Hash::of_bytes(b"folder") } else { Hash::of_file(&path)? };
             inputs.insert(input.role, InputPath { path, hash, kind });

@@ -17,7 +17,7 @@ pub static KIND: Kind = Kind {
     name: "tokenizer",
     version: 1,
     about: "a tokenizer, trained on rows and items or imported from a tokenizer.json",
-    outputs: &[OutputSpec { name: "tokenizer", kind: ArtifactKind::Tokenizer }],
+    outputs: &[OutputSpec::new("tokenizer", ArtifactKind::Tokenizer)],
     fan_out: &[],
     seeded: false,
     pool: Pool::Light,

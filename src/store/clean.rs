@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{LatestNote, Lock, Store};
+use super::{Lock, Store};
 use crate::base::{Hash, files};
 
 /// What must stay: these records, and the objects that they name.
@@ -40,14 +40,7 @@ struct RunLine {
 impl Store {
     /// The records that any experiment came to last, and those of the last `runs` runs.
     pub fn kept(&self, runs: usize) -> Result<Kept> {
-        let mut kept = Kept::default();
-        let latest = self.root().join("latest");
-        for experiment in files::list_if_there(&latest)? {
-            for instance in files::list(&latest.join(&experiment))? {
-                let note = files::read_json::<LatestNote>(&latest.join(&experiment).join(instance));
-                kept.records.extend(note.unwrap_or_default().fingerprint);
-            }
-        }
+        let mut kept = Kept { records: self.noted()? };
         for run in files::list_if_there(&self.runs_path())?.iter().rev().take(runs) {
             if let Ok(run) = files::read_json::<RunFile>(&self.runs_path().join(run).join("run.json")) {
                 kept.records.extend(run.instances.iter().filter_map(|line| line.fingerprint));
@@ -63,17 +56,14 @@ impl Store {
         let mut freed = Freed::default();
         let mut needed: BTreeSet<String> = BTreeSet::new();
         for fingerprint in self.fingerprints()? {
-            match self.record(fingerprint) {
+            match self.committed(fingerprint) {
                 Some(record) if kept.records.contains(&fingerprint) => {
                     for artifact in record.outputs.values() {
                         needed.insert(artifact.hash.to_string());
                         needed.extend(artifact.images.iter().map(Hash::to_string));
                     }
                 }
-                _ => {
-                    freed.records += 1;
-                    freed.paths.push(self.record_path(fingerprint));
-                }
+                _ => freed.records += 1,
             }
         }
         let objects = self.root().join("objects");
@@ -95,6 +85,10 @@ impl Store {
                 freed.leftovers += 1;
                 freed.paths.push(self.root().join(folder).join(name));
             }
+        }
+        if !dry {
+            // The records first: one without its objects would be a result that is damaged.
+            self.keep_records(&kept.records)?;
         }
         for path in &freed.paths {
             freed.bytes += size(path)?;

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! cache/
-//!   FORMAT                          "ablate store 1"; a store of another format is refused
+//!   FORMAT                          "ablate store 2"; a store of another format is refused
 //!   objects/ab/cdef...              a file, read-only, named by the blake3 of its bytes,
 //!                                   or the manifest (JSON) of a tree
 //!   objects/ab/cdef....tree/        the files of that tree, so that a child reads it as a plain folder
-//!   records/ab/cdef....json         StageRecord by fingerprint: no record, not done
-//!   latest/<experiment>/<instance>  last fingerprint and log of that name: for `why` and `logs` only
+//!   records                         StageRecords by fingerprint, a line each: no record, not done
+//!   notes                           last fingerprint and log by experiment and instance: for `why` and `logs` only
 //!   work/<fingerprint>/             a running or interrupted stage: `job.json`, `out/`, `scratch/`
+//!   work/<fingerprint>.<process>-<number>/   the clean folder of a program, which is never used again
 //!   locks/<fingerprint>.run         held by the run that works on it, freed by the system when the run dies
 //!   locks/<fingerprint>.child       held by the child process for its lifetime
 //!   locks/store                     shared by runs, taken alone by `gc`
@@ -17,12 +18,13 @@
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode)
 //! ```
 //!
-//! A commit moves outputs from `work/` into `objects/` and renames the record into place last, so a crash at any
+//! A commit moves outputs from `work/` into `objects/`, syncs them, and appends the record last, so a crash at any
 //! instruction leaves the old state or the new one. Objects get a fixed modification time when they are sealed:
 //! an edit gives them another one, and the next look reads them again. Deleting the whole folder is always safe.
 
 mod clean;
 mod lock;
+mod log;
 mod memo;
 mod object;
 mod record;
@@ -32,25 +34,29 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 
 pub use clean::{Freed, Kept};
 pub use lock::Lock;
 pub use object::{ObjectState, Tree, TreeFile};
-pub use record::{LatestNote, Provenance, StageRecord};
+pub use record::{Committed, LatestNote, Provenance, StageRecord};
 pub use verify::{Problem, VerifyReport};
 
 use crate::base::{Hash, files};
+use log::Log;
 use memo::Memo;
 
 /// The one format this program reads and writes.
-const FORMAT: &str = "ablate store 1";
+const FORMAT: &str = "ablate store 2";
 
 /// A folder of objects and records. Many runs may use one at the same time.
 #[derive(Debug)]
 pub struct Store {
     root: PathBuf,
+    records: Log,
+    notes: Log,
     memo: Mutex<Memo>,
 }
 
@@ -76,7 +82,8 @@ impl Store {
             }
         }
         let memo = Mutex::new(Memo::new(root.join("memo")));
-        Ok(Store { root, memo })
+        let (records, notes) = (Log::new(root.join("records")), Log::new(root.join("notes")));
+        Ok(Store { root, records, notes, memo })
     }
 
     /// Fails when nothing can be written here, before any work is done.
@@ -98,6 +105,27 @@ impl Store {
     /// Where a running or interrupted stage has its files.
     pub fn work_path(&self, fingerprint: Hash) -> PathBuf {
         self.root.join("work").join(fingerprint.to_string())
+    }
+
+    /// A folder for one attempt of a program, which has no other's name.
+    pub fn room_path(&self, fingerprint: Hash) -> PathBuf {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        self.root.join("work").join(format!("{fingerprint}.{}-{count}", std::process::id()))
+    }
+
+    /// Removes the folders of programs that nobody runs any more: a run that was killed could not.
+    pub fn sweep(&self) -> Result<()> {
+        for name in files::list_if_there(&self.root.join("work"))? {
+            let Some(fingerprint) = name.split_once('.').and_then(|(fingerprint, _)| fingerprint.parse().ok()) else {
+                continue;
+            };
+            if let Some(_lock) = self.lock_run(fingerprint)? {
+                // Something may still be writing there: then it stays for the next time.
+                files::remove_dir(&self.root.join("work").join(name)).ok();
+            }
+        }
+        Ok(())
     }
 
     pub fn runs_path(&self) -> PathBuf {
@@ -190,7 +218,7 @@ mod tests {
         assert_eq!(
             error,
             format!(
-                "the store `{path}` has the format `ablate store 9`, this program reads `ablate store 1`\n\
+                "the store `{path}` has the format `ablate store 9`, this program reads `ablate store 2`\n\
                  help: give another folder with `--store`"
             )
         );

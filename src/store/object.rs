@@ -1,7 +1,7 @@
 //! Objects: files and trees by the hash of their content, written once and never edited. Knows no record.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +34,9 @@ pub enum ObjectState {
     /// Its bytes are not those that its name promises.
     Corrupt,
 }
+
+/// So many files are synced one by one.
+const FEW: usize = 4;
 
 impl Tree {
     fn bytes(&self) -> Vec<u8> {
@@ -79,7 +82,8 @@ impl Store {
         Ok(ObjectState::Present)
     }
 
-    /// Moves a finished output from a private folder into the store and seals it. Equal content is kept once.
+    /// Moves a finished output from a private folder into the store and seals it. Equal content is kept once. A power
+    /// cut may lose it until [`Store::commit`] has returned for a record that names it.
     pub fn put(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
         let metadata =
             fs::symlink_metadata(path).with_context(|| format!("the output `{}` is not there", path.display()))?;
@@ -158,7 +162,7 @@ impl Store {
     }
 
     fn put_file(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
-        let size = seal(path)?;
+        let size = files::seal(path, sealed_time())?;
         let hash = Hash::of_file(path)?;
         let artifact = Artifact { kind, hash, tree: false, size, images: Vec::new() };
         let key = object_key(hash);
@@ -166,7 +170,7 @@ impl Store {
             files::remove_file(path)?;
         } else {
             // Replaces a damaged object of this name, if there is one.
-            files::rename(path, &self.root().join(&key))?;
+            files::rename_soft(path, &self.root().join(&key))?;
         }
         self.trust(&key, hash)?;
         Ok(artifact)
@@ -180,10 +184,9 @@ impl Store {
             if !metadata.is_file() {
                 bail!("the output holds `{}`, which is not a plain file", path.display());
             }
-            let size = seal(&path)?;
+            let size = files::seal(&path, sealed_time())?;
             tree.files.insert(name, TreeFile { hash: Hash::of_file(&path)?, size });
         }
-        files::sync_dir(folder)?;
         let manifest = tree.bytes();
         let hash = Hash::of_bytes(&manifest);
         let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new() };
@@ -195,17 +198,44 @@ impl Store {
         if place.exists() {
             self.quarantine(&artifact)?;
         }
-        files::rename(folder, &place)?;
+        files::rename_soft(folder, &place)?;
         // The manifest comes last: a tree without it is not there.
         let key = object_key(hash);
         let path = self.root().join(&key);
-        files::write_atomic(&path, &manifest)?;
-        seal(&path)?;
+        files::write_soft(&path, &manifest)?;
+        files::seal(&path, sealed_time())?;
         self.trust(&key, hash)?;
         for (name, file) in &tree.files {
             self.trust(&format!("{key}.tree/{name}"), file.hash)?;
         }
         Ok(artifact)
+    }
+
+    /// Brings the objects of artifacts to the disk: their bytes, then the entries that lead to them.
+    pub(super) fn make_durable<'a>(&self, artifacts: impl Iterator<Item = &'a Artifact>) -> Result<()> {
+        let mut found: BTreeSet<PathBuf> = BTreeSet::new();
+        // Shards are made as they are needed: their own entries too.
+        let mut folders = BTreeSet::from([self.root().join("objects")]);
+        for artifact in artifacts {
+            let path = self.object_path(artifact.hash);
+            folders.extend(path.parent().map(Path::to_path_buf));
+            found.insert(path);
+            if artifact.tree {
+                let tree = self.artifact_path(artifact);
+                for (_, file) in files::walk(&tree)? {
+                    let above = file.ancestors().skip(1).take_while(|above| above.starts_with(&tree));
+                    folders.extend(above.map(Path::to_path_buf));
+                    found.insert(file);
+                }
+            }
+        }
+        // Many files one by one cost a turn of the disk each; all at once may cost what others have written. Few are
+        // what a slow stage gives, many what a row of fast ones does.
+        if found.len() > FEW && files::sync_file_system(self.root())? {
+            return Ok(());
+        }
+        found.iter().try_for_each(|file| files::sync_file(file))?;
+        folders.iter().try_for_each(|folder| files::sync_dir(folder))
     }
 
     /// Remembers that an object was hashed. Its sealed time stamp is old, so any later edit shows.
@@ -226,15 +256,6 @@ fn object_key(hash: Hash) -> String {
 /// The modification time of every object: one second after the epoch. An edit gives another one.
 fn sealed_time() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1)
-}
-
-/// Makes a file's bytes durable, its time stamp fixed and its content read-only; gives its size.
-fn seal(path: &Path) -> Result<u64> {
-    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-    let sealed = file.set_modified(sealed_time()).and_then(|()| file.sync_all()).and_then(|()| file.metadata());
-    let metadata = sealed.with_context(|| format!("cannot seal `{}`", path.display()))?;
-    files::make_read_only(path)?;
-    Ok(metadata.len())
 }
 
 #[cfg(test)]
@@ -317,7 +338,7 @@ mod tests {
         let artifact = put(&store, "a", b"good");
         let path = store.artifact_path(&artifact);
         damage(&path, b"evil");
-        seal(&path).unwrap();
+        files::seal(&path, sealed_time()).unwrap();
         assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Present);
         store.forget();
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Corrupt);

@@ -1,13 +1,13 @@
-//! Records: what was committed under a fingerprint. Knows no object's bytes.
+//! Records: what was committed under a fingerprint, and what is known under a name. Knows no object's bytes.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Store, file_name};
-use crate::base::{Hash, files};
+use super::Store;
+use super::log::Survey;
+use crate::base::Hash;
 use crate::stage::{Artifact, Manifest, Summary};
 
 /// The proof that a stage is done: its manifest in the clear, its outputs, and how they came to be.
@@ -38,6 +38,21 @@ pub struct Provenance {
     pub log: String,
 }
 
+/// What most readers want of a record: ten thousand manifests would only be in the way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Committed {
+    pub fingerprint: Hash,
+    pub outputs: BTreeMap<String, Artifact>,
+    pub provenance: Provenance,
+}
+
+impl From<&StageRecord> for Committed {
+    fn from(record: &StageRecord) -> Committed {
+        let StageRecord { fingerprint, manifest: _, outputs, summary: _, provenance } = record;
+        Committed { fingerprint: *fingerprint, outputs: outputs.clone(), provenance: provenance.clone() }
+    }
+}
+
 /// What is known of the last time an instance of this name was looked after.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -50,56 +65,80 @@ pub struct LatestNote {
     pub failed: bool,
 }
 
-impl Store {
-    pub(super) fn record_path(&self, fingerprint: Hash) -> PathBuf {
-        let digits = fingerprint.to_string();
-        self.root().join("records").join(&digits[..2]).join(format!("{}.json", &digits[2..]))
-    }
+/// A note with the name it belongs to.
+#[derive(Serialize, Deserialize)]
+struct Named {
+    experiment: String,
+    instance: String,
+    #[serde(flatten)]
+    note: LatestNote,
+}
 
+impl Store {
     /// The record of a fingerprint. A record that cannot be read, or that speaks of another fingerprint, is none:
     /// its stage runs again and replaces it; `verify` reports it.
     pub fn record(&self, fingerprint: Hash) -> Option<StageRecord> {
-        let text = std::fs::read_to_string(self.record_path(fingerprint)).ok()?;
-        let record: StageRecord = serde_json::from_str(&text).ok()?;
+        let record: StageRecord = serde_json::from_str(&self.records.get(fingerprint)?).ok()?;
         (record.fingerprint == fingerprint).then_some(record)
     }
 
-    /// The last step of a commit: from here on the stage is done.
-    pub fn write_record(&self, record: &StageRecord) -> Result<()> {
-        files::write_json(&self.record_path(record.fingerprint), record)
+    /// As [`Store::record`], without manifest and summary.
+    pub fn committed(&self, fingerprint: Hash) -> Option<Committed> {
+        let record: Committed = serde_json::from_str(&self.records.get(fingerprint)?).ok()?;
+        (record.fingerprint == fingerprint).then_some(record)
     }
 
-    /// Forgets a result: its stage is dirty from now on. The objects stay until `gc`.
-    pub fn remove_record(&self, fingerprint: Hash) -> Result<()> {
-        files::remove_file(&self.record_path(fingerprint))
+    /// Commits stages: their outputs, which [`Store::put`] has taken in, reach the disk, then their records are
+    /// written. From here on they are done. On an error none of them is.
+    pub fn commit(&self, records: &[StageRecord]) -> Result<()> {
+        self.make_durable(records.iter().flat_map(|record| record.outputs.values()))?;
+        let mut lines = Vec::with_capacity(records.len());
+        for record in records {
+            lines.push((record.fingerprint, serde_json::to_string(record).context("BUG: a record is plain data")?));
+        }
+        self.records.append(&lines, true)
     }
 
-    fn latest_path(&self, experiment: &str, instance: &str) -> PathBuf {
-        self.root().join("latest").join(file_name(experiment)).join(file_name(instance))
+    /// Every record that can be read.
+    pub(super) fn survey(&self) -> Result<Survey> {
+        self.records.survey()
+    }
+
+    /// Forgets every other record: their stages are dirty from now on. The objects stay until `gc` takes them.
+    pub fn keep_records(&self, kept: &BTreeSet<Hash>) -> Result<()> {
+        self.records.rewrite(&|fingerprint, _| kept.contains(&fingerprint))
     }
 
     /// What is known of an instance by its name; empty when nothing is.
     pub fn latest(&self, experiment: &str, instance: &str) -> LatestNote {
-        let text = std::fs::read_to_string(self.latest_path(experiment, instance)).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
+        let text = self.notes.get(note_key(experiment, instance)).unwrap_or_default();
+        serde_json::from_str::<Named>(&text).map(|named| named.note).unwrap_or_default()
     }
 
-    /// Notes what became of an instance; writes nothing when that is known already.
-    pub fn note_latest(&self, experiment: &str, instance: &str, note: &LatestNote) -> Result<()> {
-        if self.latest(experiment, instance) == *note {
-            return Ok(());
+    /// Notes what became of instances, by name. A power cut may lose it.
+    pub fn note_latest(&self, experiment: &str, notes: &[(String, LatestNote)]) -> Result<()> {
+        let mut lines = Vec::with_capacity(notes.len());
+        for (instance, note) in notes {
+            let key = note_key(experiment, instance);
+            let named = Named { experiment: experiment.to_string(), instance: instance.clone(), note: note.clone() };
+            lines.push((key, serde_json::to_string(&named).context("BUG: a note is plain data")?));
         }
-        let text = serde_json::to_vec(note).unwrap_or_else(|error| panic!("BUG: a note is plain data: {error}"));
-        files::write_soft(&self.latest_path(experiment, instance), &text)
+        if lines.is_empty() { Ok(()) } else { self.notes.append(&lines, false) }
+    }
+
+    /// The fingerprints that instances of any experiment came to last.
+    pub(super) fn noted(&self) -> Result<BTreeSet<Hash>> {
+        let notes = self.notes.survey()?.entries;
+        let notes = notes.iter().filter_map(|(_, text)| serde_json::from_str::<Named>(text).ok());
+        Ok(notes.filter_map(|named| named.note.fingerprint).collect())
     }
 
     /// Every fingerprint that has a record.
     pub fn fingerprints(&self) -> Result<Vec<Hash>> {
-        let folder = self.root().join("records");
-        if !folder.is_dir() {
-            return Ok(Vec::new());
-        }
-        let found = files::walk(&folder)?;
-        Ok(found.iter().filter_map(|(name, _)| name.strip_suffix(".json")?.replace('/', "").parse().ok()).collect())
+        Ok(self.survey()?.entries.into_iter().map(|(fingerprint, _)| fingerprint).collect())
     }
+}
+
+fn note_key(experiment: &str, instance: &str) -> Hash {
+    Hash::of_bytes(format!("{experiment}\0{instance}").as_bytes())
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{ObjectState, Store};
+use super::{ObjectState, StageRecord, Store};
 use crate::base::{Hash, files};
 use crate::stage::Artifact;
 
@@ -38,13 +38,19 @@ impl Store {
     pub fn verify(&self, quarantine: bool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let mut artifacts: BTreeMap<Hash, Produced> = BTreeMap::new();
-        for fingerprint in self.fingerprints()? {
-            let Some(record) = self.record(fingerprint) else {
-                report.problems.push(Problem {
-                    path: self.record_path(fingerprint),
-                    what: "the record cannot be read".to_string(),
-                    producers: Vec::new(),
-                });
+        let survey = self.survey()?;
+        let damaged = |what: String| Problem { path: self.records.path().to_path_buf(), what, producers: Vec::new() };
+        report.problems.extend(
+            survey
+                .damaged
+                .iter()
+                .map(|line| damaged(format!("the record in line {line} is damaged and counts for nothing"))),
+        );
+        for (fingerprint, text) in survey.entries {
+            let Ok(record) = serde_json::from_str::<StageRecord>(&text) else {
+                report
+                    .problems
+                    .push(damaged(format!("the record {} is none that this program knows", fingerprint.short())));
                 continue;
             };
             report.records += 1;

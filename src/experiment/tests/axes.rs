@@ -112,7 +112,7 @@ variants.none = { "stage.format.sources.plain" = "remove", "stage.sft.lr" = 0.5 
         format@data=none = items"#]]
     .assert_eq(&names(&expansion));
     let more = expansion.get(expansion.find("format@data=more").unwrap());
-    assert_eq!(more.config["sources"]["extra"], serde_json::json!({ "from": "items", "weight": 2 }));
+    assert_eq!(more.table().unwrap()["sources"]["extra"], serde_json::json!({ "from": "items", "weight": 2 }));
     let place = experiment.sources.place(&more.origins["sources.extra.weight"]);
     assert!(place.ends_with("a.toml:17:102"), "{place}");
 }

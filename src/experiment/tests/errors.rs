@@ -240,7 +240,7 @@ pools = { gpus = 1, cpu = 0 }
         19 | pools = { gpus = 1, cpu = 0 }
            |           ^^^^
            |
-           = help: the pools are `cpu`, `gpu`, `teacher`
+           = help: the pools are `cpu`, `gpu`, `teacher`, and those that stages name in `limits.pool`
 
         error: `settings.pools.cpu`: a pool without slots runs nothing
           --> DIR/a.toml:19:27

@@ -18,7 +18,7 @@ fn a_file_extends_another_key_by_key() {
     let (experiment, expansion) = folder.load("top.toml", &[]).unwrap();
     assert_eq!((experiment.name.as_str(), experiment.about.as_str()), ("top", "below"));
     assert_eq!(names(&expansion), "base\neval@model=base <- base");
-    assert_eq!(expansion.instances[0].config, json!({ "dim": 128 }));
+    assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 128 }));
     let place = |key: &str| {
         let place = experiment.sources.place(&expansion.instances[0].origins[key]);
         place.replace(&folder.path().display().to_string(), "DIR")
@@ -99,8 +99,8 @@ model = "base"
 prompt = "${train} costs $${size} and $5"
 "#;
     let (_, expansion) = load(text);
-    assert_eq!(expansion.instances[0].config, json!({ "dim": 64 }));
-    assert_eq!(expansion.instances[1].config["prompt"], "data/train-64 costs ${size} and $5");
+    assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 64 }));
+    assert_eq!(expansion.instances[1].table().unwrap()["prompt"], "data/train-64 costs ${size} and $5");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn an_override_wins_and_is_a_place_of_its_own() {
     folder.write("a.toml", "[stage.base]\nkind = \"base\"\ndim = 1\n");
     let (experiment, expansion) = folder.load("a.toml", &["stage.base.dim=7", "name=seven"]).unwrap();
     assert_eq!(experiment.name, "seven");
-    assert_eq!(expansion.instances[0].config, json!({ "dim": 7 }));
+    assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 7 }));
     assert_eq!(experiment.sources.place(&expansion.instances[0].origins["dim"]), "--set stage.base.dim=7:1:16");
 }
 

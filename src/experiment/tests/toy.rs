@@ -15,30 +15,25 @@ use crate::stage::{
 
 pub(super) const KINDS: &Registry = &[&ITEMS, &BASE, &MIX, &SFT, &ROLLOUT, &PAIRS, &DPO, &EVAL];
 
-static ITEMS: Kind = kind("items", &[output("items.jsonl", ArtifactKind::Items)], &[], build::<Items>);
-static BASE: Kind = kind("base", &[output("model", ArtifactKind::Checkpoint)], &[], build::<Base>);
-static MIX: Kind = kind(
-    "mix",
-    &[output("rows.jsonl", ArtifactKind::Rows), output("mix.json", ArtifactKind::Facts)],
-    &[],
-    build::<Mix>,
-);
+static ITEMS: Kind = kind("items", ONE_ITEMS, &[], build::<Items>);
+static BASE: Kind = kind("base", ONE_MODEL, &[], build::<Base>);
+static MIX: Kind = kind("mix", MIXED, &[], build::<Mix>);
 static SFT: Kind = kind("sft", TRAINED, &[], build::<Sft>);
-static ROLLOUT: Kind = kind("rollout", &[output("rollouts.jsonl", ArtifactKind::Rollouts)], &[], build::<Rollout>);
-static PAIRS: Kind = kind(
-    "pairs",
-    &[output("pairs.jsonl", ArtifactKind::Pairs), output("dev", ArtifactKind::Pairs)],
-    &[],
-    build::<Pairs>,
-);
+static ROLLOUT: Kind = kind("rollout", SAMPLED, &[], build::<Rollout>);
+static PAIRS: Kind = kind("pairs", PAIRED, &[], build::<Pairs>);
 static DPO: Kind = kind("dpo", TRAINED, &[], build::<Dpo>);
-static EVAL: Kind = kind("eval", &[output("scores.jsonl", ArtifactKind::Scores)], &["model", "prompt"], build::<Eval>);
+static EVAL: Kind = kind("eval", SCORED, &["model", "prompt"], build::<Eval>);
 
-const TRAINED: &[OutputSpec] = &[output("model", ArtifactKind::Checkpoint), output("curve.jsonl", ArtifactKind::Curve)];
-
-const fn output(name: &'static str, kind: ArtifactKind) -> OutputSpec {
-    OutputSpec { name, kind }
-}
+const ONE_ITEMS: &[OutputSpec] = &[OutputSpec::new("items.jsonl", ArtifactKind::Items)];
+const ONE_MODEL: &[OutputSpec] = &[OutputSpec::new("model", ArtifactKind::Checkpoint)];
+const MIXED: &[OutputSpec] =
+    &[OutputSpec::new("rows.jsonl", ArtifactKind::Rows), OutputSpec::new("mix.json", ArtifactKind::Facts)];
+const TRAINED: &[OutputSpec] =
+    &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)];
+const SAMPLED: &[OutputSpec] = &[OutputSpec::new("rollouts.jsonl", ArtifactKind::Rollouts)];
+const PAIRED: &[OutputSpec] =
+    &[OutputSpec::new("pairs.jsonl", ArtifactKind::Pairs), OutputSpec::new("dev", ArtifactKind::Pairs)];
+const SCORED: &[OutputSpec] = &[OutputSpec::new("scores.jsonl", ArtifactKind::Scores)];
 
 type Parse = fn(&Value) -> Result<Box<dyn Stage>, Vec<ConfigError>>;
 
@@ -316,7 +311,7 @@ pub(super) fn names(expansion: &Expansion) -> String {
             .iter()
             .filter_map(|input| match &input.upstream {
                 crate::experiment::Upstream::Output { instance, .. } => Some(expansion.get(*instance).name.as_str()),
-                crate::experiment::Upstream::Outside { .. } => None,
+                _ => None,
             })
             .collect();
         lines.push(format!("{} <- {}", instance.name, reads.join(" ")).trim_end_matches(" <- ").trim_end().to_string());

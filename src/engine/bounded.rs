@@ -1,0 +1,76 @@
+//! A log with bounds: whatever a program says, its end is kept and the disk is not filled.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::base::files;
+
+/// Bytes of one file of a log; there are two at most.
+const LIMIT: u64 = 8 << 20;
+
+/// Takes bytes into a file, which is made at the first of them. A full file moves to [`older`], over the one that is
+/// there, and a new one begins.
+#[derive(Debug)]
+pub(super) struct BoundedLog {
+    path: PathBuf,
+    file: Option<File>,
+    written: u64,
+}
+
+impl BoundedLog {
+    pub(super) fn new(path: PathBuf) -> BoundedLog {
+        BoundedLog { path, file: None, written: 0 }
+    }
+
+    /// Adds bytes. A log that cannot be written is no reason to stop.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.written >= LIMIT {
+            self.file = None;
+            files::rename_soft(&self.path, &older(&self.path)).ok();
+        }
+        if self.file.is_none() {
+            self.file = files::append(&self.path).ok();
+            self.written =
+                self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |metadata| metadata.len());
+        }
+        if let Some(file) = &mut self.file
+            && file.write_all(bytes).is_ok()
+        {
+            self.written += bytes.len() as u64;
+        }
+    }
+}
+
+/// Where the older part of a long log is.
+pub(super) fn older(log: &Path) -> PathBuf {
+    let mut name = log.as_os_str().to_os_string();
+    name.push(".1");
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_long_log_is_kept_within_bounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/a.log");
+        let mut log = BoundedLog::new(path.clone());
+        log.write(b"");
+        assert!(!path.exists());
+        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+        for _ in 0..5 * LIMIT / 100 {
+            log.write(&line);
+        }
+        log.write(b"the end\n");
+        let (new, old) = (files::read_bytes(&path).unwrap(), files::read_bytes(&older(&path)).unwrap());
+        assert!(new.ends_with(b"x\nthe end\n") || new == b"the end\n");
+        assert!(new.len() + old.len() <= 2 * (LIMIT as usize + 100));
+        assert!(new.len() + old.len() > LIMIT as usize);
+    }
+}

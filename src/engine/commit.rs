@@ -1,0 +1,44 @@
+//! The committer: finished stages reach the store together, because a disk syncs ten of them as fast as one. Knows no
+//! schedule.
+
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, Sender};
+
+use super::scheduler::Message;
+use super::worker::Finished;
+use crate::base::{Causes, files};
+use crate::experiment::InstanceId;
+use crate::store::{Lock, StageRecord, Store};
+
+/// A stage whose outputs are in the store, and whose record is not.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) id: InstanceId,
+    pub(super) record: StageRecord,
+    /// Held until other runs can see the record.
+    pub(super) lock: Lock,
+    /// Goes once nothing can be resumed from it any more.
+    pub(super) work: PathBuf,
+    pub(super) seconds: f64,
+}
+
+/// Commits batch after batch, until nobody is left who could send more. What cannot be written fails all of its batch.
+pub(super) fn commit_all(store: &Store, batches: &Receiver<Vec<Pending>>, messages: &Sender<Message>) {
+    while let Ok(batch) = batches.recv() {
+        let records: Vec<StageRecord> = batch.iter().map(|pending| pending.record.clone()).collect();
+        let committed = store.commit(&records).map_err(|error| Causes::of(&error));
+        for Pending { id, record, lock, work, seconds } in batch {
+            let finished = match &committed {
+                Ok(()) => {
+                    // The result is safe; a work folder that cannot be removed is only a nuisance, and `gc` takes it.
+                    files::remove_dir(&work).ok();
+                    Finished::Ran(record)
+                }
+                Err(causes) => Finished::Failed(causes.clone()),
+            };
+            drop(lock);
+            // A run that no longer listens has ended.
+            messages.send(Message::Finished(id, Box::new(finished), seconds)).ok();
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The room of a program: a clean folder with its inputs by name, the environment that it was promised, nothing else.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::base::files;
+use crate::stage::{InputPath, Program};
+
+/// What every program finds in its environment: enough to start other programs, and nothing of the user's.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A program and the place where it runs.
+#[derive(Debug)]
+pub struct Room {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Where it starts.
+    pub dir: PathBuf,
+    /// Where its outputs will be: the room itself.
+    pub out: PathBuf,
+}
+
+/// The circumstances of one execution that a program may know.
+pub(super) struct Circumstances<'a> {
+    /// Seed of the instance.
+    pub(super) seed: u64,
+    /// The devices that it has for itself, such as `cuda:1`; none for a program on the CPU.
+    pub(super) devices: &'a [String],
+}
+
+/// Makes a room that no other process knows: what an earlier attempt left running may write where it was, and nobody
+/// reads it.
+pub(super) fn furnish(
+    out: PathBuf,
+    program: &Program,
+    input: &dyn Fn(&str) -> Result<InputPath>,
+    around: &Circumstances,
+) -> Result<Room> {
+    files::create_dir(&out)?;
+    for (role, name) in &program.visible {
+        let place = out.join(name);
+        // The link leads to the sealed object, or to the user's own file.
+        files::relink(&input(role)?.path, &place)?;
+    }
+    let dir = out.join(&program.dir);
+    if !program.dir.is_empty() {
+        files::create_dir(&dir)?;
+    }
+    Ok(Room { argv: program.argv.clone(), env: environment(program, &out, around)?, dir, out })
+}
+
+fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result<Vec<(String, String)>> {
+    let room = room.to_str().context("the store's path is not UTF-8")?;
+    // The number, or the UUID, of `cuda:1`.
+    let devices: Vec<&str> =
+        around.devices.iter().map(|device| device.split_once(':').map_or(device.as_str(), |(_, id)| id)).collect();
+    let mut env: Vec<(String, String)> = [
+        ("PATH", PATH),
+        ("LANG", "C.UTF-8"),
+        ("HOME", room),
+        ("TMPDIR", room),
+        ("ABLATE_SEED", &around.seed.to_string()),
+        ("CUDA_VISIBLE_DEVICES", &devices.join(",")),
+    ]
+    .map(|(name, value)| (name.to_string(), value.to_string()))
+    .to_vec();
+    for name in &program.passed {
+        match std::env::var(name) {
+            Ok(value) => env.push((name.clone(), value)),
+            Err(std::env::VarError::NotPresent) => {}
+            Err(std::env::VarError::NotUnicode(_)) => bail!("the variable `{name}` of the environment is not UTF-8"),
+        }
+    }
+    env.extend(program.env.iter().cloned());
+    Ok(env)
+}

@@ -1,0 +1,396 @@
+//! The warden: a process that runs programs, one after another, and lets nothing of them live on. Knows no stage.
+//!
+//! It is a process of its own for three reasons. What a program leaves behind, even a daemon that has left its
+//! process group, is adopted by its nearest reaper: here that is a process with nothing else below it, so all of it can
+//! be ended. The engine's death is the end of this process's stdin, whatever killed it. And a small process starts
+//! programs faster than a large one.
+
+use std::collections::VecDeque;
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions};
+use serde::{Deserialize, Serialize};
+
+use super::bounded::BoundedLog;
+
+/// The hidden subcommand under which this program is a warden.
+pub const SUBCOMMAND: &str = "warden";
+
+/// The line that ends the running program.
+pub(super) const STOP: &str = "stop";
+
+/// How long a program may take to end after it was asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often a program is looked at where the system cannot tell of its end.
+const TURN: Duration = Duration::from_millis(10);
+
+/// A program to run: one line on the warden's stdin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// Whether the program sees nothing of the environment but `env`.
+    pub clear: bool,
+    pub dir: PathBuf,
+    /// Takes what the program says, within bounds.
+    pub log: PathBuf,
+    pub time: Option<Duration>,
+    /// Whether lines of stdout that are events go to the engine.
+    pub events: bool,
+}
+
+/// How the program ended: one line on the warden's stdout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    NotStarted {
+        cause: String,
+    },
+    Exited {
+        code: i32,
+    },
+    Killed {
+        signal: i32,
+    },
+    /// It took longer than the order allows.
+    Late,
+    /// It was asked to stop.
+    Stopped,
+}
+
+/// The line around an [`Ending`], so that it cannot be taken for an event.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Ended {
+    pub(super) ended: Ending,
+}
+
+/// The warden's whole life: takes orders until its stdin ends.
+pub fn serve() -> ExitCode {
+    adopt_orphans();
+    let mut control = Control::default();
+    while let Some(line) = control.wait() {
+        let ended = match serde_json::from_str::<Order>(&line) {
+            Ok(order) => watch(&order, &mut control),
+            // Asked to stop what has ended meanwhile.
+            Err(_) if line == STOP => continue,
+            Err(error) => Ending::NotStarted { cause: format!("the order is not one: {error}") },
+        };
+        let line = serde_json::to_string(&Ended { ended })
+            .unwrap_or_else(|error| panic!("BUG: an ending is plain data: {error}"));
+        say(line.as_bytes());
+    }
+    ExitCode::SUCCESS
+}
+
+fn watch(order: &Order, control: &mut Control) -> Ending {
+    let mut log = BoundedLog::new(order.log.clone());
+    let started = start(order);
+    let (mut child, words, events) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            let program = order.argv.first().map_or("", String::as_str);
+            return Ending::NotStarted { cause: format!("cannot start `{program}`: {error}") };
+        }
+    };
+    let mut words = Stream::new(words);
+    let mut events = events.map(Stream::new);
+    let group = Pid::from_child(&child);
+    let end = pidfd(group);
+    let mut deadline = order.time.map(|time| Instant::now() + time);
+    let mut asked: Option<Ending> = None;
+    while !has_ended(&child) {
+        let readable = {
+            let streams = [Some(&words), events.as_ref()].into_iter().flatten().filter(|stream| !stream.closed);
+            let mut watched: Vec<BorrowedFd<'_>> = vec![control.fd()];
+            watched.extend(streams.map(|stream| stream.pipe.as_fd()));
+            watched.extend(end.as_ref().map(AsFd::as_fd));
+            let turn = if end.is_none() { Some(Instant::now() + TURN) } else { None };
+            wait_for(&watched, [deadline, turn].into_iter().flatten().min())
+        };
+        words.drain(&mut |bytes| log.write(bytes));
+        if let Some(events) = &mut events {
+            events.drain_lines(&mut log);
+        }
+        if readable && control.look() {
+            while let Some(line) = control.lines.pop_front() {
+                if line == STOP && asked.is_none() {
+                    asked = Some(Ending::Stopped);
+                    signal(group, Signal::TERM);
+                    deadline = Some(Instant::now() + GRACE);
+                }
+            }
+            if control.closed {
+                // The engine is dead: nobody waits for this program any more.
+                end_all(&mut child).ok();
+                std::process::exit(1);
+            }
+        }
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            let mild = asked.is_none();
+            asked.get_or_insert(Ending::Late);
+            signal(group, if mild { Signal::TERM } else { Signal::KILL });
+            deadline = Some(Instant::now() + GRACE);
+        }
+    }
+    let status = end_all(&mut child);
+    words.drain(&mut |bytes| log.write(bytes));
+    if let Some(events) = &mut events {
+        events.drain_lines(&mut log);
+        events.flush(&mut log);
+    }
+    match (asked, status) {
+        (Some(asked), _) => asked,
+        (None, Ok(status)) => match (status.code(), status.signal()) {
+            (Some(code), _) => Ending::Exited { code },
+            (None, signal) => Ending::Killed { signal: signal.unwrap_or_default() },
+        },
+        (None, Err(error)) => Ending::NotStarted { cause: format!("cannot wait for the program: {error}") },
+    }
+}
+
+/// The program, what it says, and its events where it has some.
+fn start(order: &Order) -> std::io::Result<(Child, PipeReader, Option<PipeReader>)> {
+    let Some((program, arguments)) = order.argv.split_first() else {
+        return Err(std::io::Error::other("the order names no program"));
+    };
+    let (words, writer) = std::io::pipe()?;
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(&order.dir).stdin(Stdio::null()).process_group(0);
+    if order.clear {
+        command.env_clear();
+    }
+    command.envs(order.env.iter().map(|(name, value)| (name, value)));
+    let mut events = None;
+    if order.events {
+        let (reader, writer) = std::io::pipe()?;
+        command.stdout(writer);
+        events = Some(reader);
+    } else {
+        command.stdout(writer.try_clone()?);
+    }
+    command.stderr(writer);
+    die_with_warden(&mut command);
+    Ok((command.spawn()?, words, events))
+}
+
+/// Ends the program's group and everything else that it has started, and gives the program's own end.
+fn end_all(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
+    // The program is not waited for yet, so the number of its group is still its own.
+    signal(Pid::from_child(child), Signal::KILL);
+    let status = child.wait();
+    // Each round ends one generation of what was left behind. One that cannot be ended hangs in the kernel.
+    for _ in 0..1000 {
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => break,
+                Err(_) => return status,
+            }
+        }
+        for pid in children() {
+            rustix::process::kill_process(pid, Signal::KILL).ok();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    status
+}
+
+/// The processes whose parent this one is.
+fn children() -> Vec<Pid> {
+    let own = rustix::process::getpid();
+    if let Ok(list) = std::fs::read_to_string(format!("/proc/self/task/{}/children", own.as_raw_nonzero())) {
+        return list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect();
+    }
+    // A kernel that does not list them: look at every process.
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let ours = pids.filter(|pid| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat.rsplit(')').next().unwrap_or_default();
+        after.split_whitespace().nth(1).is_some_and(|parent| parent == own.as_raw_nonzero().to_string())
+    });
+    ours.filter_map(Pid::from_raw).collect()
+}
+
+/// A pipe that is read as far as it goes, without waiting.
+struct Stream {
+    pipe: PipeReader,
+    closed: bool,
+    /// The beginning of a line.
+    line: Vec<u8>,
+}
+
+impl Stream {
+    fn new(pipe: PipeReader) -> Stream {
+        let flags = rustix::fs::fcntl_getfl(&pipe).unwrap_or(rustix::fs::OFlags::empty());
+        rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK).ok();
+        Stream { pipe, closed: false, line: Vec::new() }
+    }
+
+    fn drain(&mut self, take: &mut dyn FnMut(&[u8])) {
+        let mut buffer = [0; 1 << 16];
+        // A bound, so that a program that never stops talking cannot keep its end from being noticed.
+        for _ in 0..64 {
+            match self.pipe.read(&mut buffer) {
+                Ok(0) => self.closed = true,
+                Ok(count) => {
+                    take(&buffer[..count]);
+                    continue;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => self.closed = error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+            return;
+        }
+    }
+
+    /// Hands whole lines that are events to the engine, and everything else to the log.
+    fn drain_lines(&mut self, log: &mut BoundedLog) {
+        let mut line = std::mem::take(&mut self.line);
+        self.drain(&mut |mut bytes| {
+            while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+                line.extend_from_slice(&bytes[..end]);
+                bytes = &bytes[end + 1..];
+                pass(&line, log);
+                line.clear();
+            }
+            line.extend_from_slice(bytes);
+            if line.len() > 1 << 20 {
+                log.write(&line);
+                line.clear();
+            }
+        });
+        self.line = line;
+    }
+
+    fn flush(&mut self, log: &mut BoundedLog) {
+        if !self.line.is_empty() {
+            pass(&std::mem::take(&mut self.line), log);
+        }
+    }
+}
+
+fn pass(line: &[u8], log: &mut BoundedLog) {
+    if line.starts_with(b"{\"event\"") {
+        say(line);
+    } else {
+        log.write(line);
+        log.write(b"\n");
+    }
+}
+
+/// One line to the engine. An engine that no longer listens is dead, which the next look at stdin tells.
+fn say(line: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).ok();
+}
+
+/// What the engine says, line by line.
+#[derive(Default)]
+struct Control {
+    pending: Vec<u8>,
+    lines: VecDeque<String>,
+    closed: bool,
+}
+
+impl Control {
+    fn fd(&self) -> BorrowedFd<'static> {
+        rustix::stdio::stdin()
+    }
+
+    /// The next line, once it is there; `None` at the end.
+    fn wait(&mut self) -> Option<String> {
+        loop {
+            if let Some(line) = self.lines.pop_front() {
+                return Some(line);
+            }
+            if self.closed {
+                return None;
+            }
+            self.read();
+        }
+    }
+
+    /// Reads if there is something to read; false if not.
+    fn look(&mut self) -> bool {
+        let readable = wait_for(&[self.fd()], Some(Instant::now()));
+        if readable {
+            self.read();
+        }
+        readable
+    }
+
+    fn read(&mut self) {
+        let mut buffer = [0; 1 << 14];
+        match rustix::io::read(self.fd(), &mut buffer) {
+            Ok(0) => self.closed = true,
+            Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => self.closed = true,
+        }
+        while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.pending.drain(..=end).collect();
+            self.lines.push_back(String::from_utf8_lossy(&line[..end]).into_owned());
+        }
+    }
+}
+
+/// Waits until one of the descriptors can be read or the time has come; tells whether the first can be read.
+fn wait_for(watched: &[BorrowedFd<'_>], until: Option<Instant>) -> bool {
+    let mut fds: Vec<PollFd<'_>> = watched.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+    poll(&mut fds, timeout.as_ref()).ok();
+    fds.first().is_some_and(|first| !first.revents().is_empty())
+}
+
+/// Whether the program has ended. Leaves it to be waited for.
+fn has_ended(child: &Child) -> bool {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    !matches!(waitid(WaitId::Pid(Pid::from_child(child)), options), Ok(None))
+}
+
+fn signal(group: Pid, signal: Signal) {
+    // The group may be gone already, which is what we want.
+    rustix::process::kill_process_group(group, signal).ok();
+}
+
+#[cfg(target_os = "linux")]
+fn pidfd(pid: Pid) -> Option<OwnedFd> {
+    rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pidfd(_: Pid) -> Option<OwnedFd> {
+    None
+}
+
+/// From now on, what programs leave behind becomes a child of this process.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
+}
+
+/// Lets the kernel kill the program when the warden dies without having ended it.
+#[cfg(target_os = "linux")]
+fn die_with_warden(command: &mut Command) {
+    let warn = || {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).ok();
+        Ok(())
+    };
+    // SAFETY: between fork and exec only functions that are safe in a signal handler may be called: this is one
+    // system call, without allocation or lock.
+    unsafe { command.pre_exec(warn) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn die_with_warden(_: &mut Command) {}
