@@ -17,10 +17,8 @@ pub(crate) const KEY: &str = "limits";
 
 /// Circumstances of one instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// How long one attempt may take.
-    #[serde(deserialize_with = "duration")]
     pub time: Option<Duration>,
     /// How often it is tried again after a failure of the world.
     pub retries: u32,
@@ -30,9 +28,21 @@ pub struct Limits {
     pub gpu: Option<usize>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LimitsTable {
+    #[serde(default, deserialize_with = "duration")]
+    time: Option<Duration>,
+    #[serde(default)]
+    retries: u32,
+    pool: Option<String>,
+    gpu: Option<usize>,
+}
+
 /// Reads a stage's `limits`, and checks them against the experiment's pools.
 pub(crate) fn read(section: &Section<'_>, pools: &BTreeMap<String, usize>, problems: &mut Problems) -> Option<Limits> {
-    let limits: Limits = section.read(problems)?;
+    let LimitsTable { time, retries, pool, gpu } = section.read(problems)?;
+    let limits = Limits { time, retries, pool, gpu };
     let mut sound = true;
     let mut wrong = |key: &str, message: String, help: Option<String>| {
         section.wrong(&[key], message, help, problems);

@@ -10,7 +10,7 @@ use super::report::{self, ReportSpec};
 use super::settings::Settings;
 use super::text::{apply_overrides, read_files};
 use super::vars::interpolate;
-use crate::base::{Origin, Sources};
+use crate::base::{Hash, Origin, Sources};
 use crate::stage::Registry;
 
 /// One checked experiment file.
@@ -23,6 +23,8 @@ pub struct Experiment {
     pub path: PathBuf,
     /// The texts that the origins of instances point into.
     pub sources: Sources,
+    /// The files that the experiment was read from, with the hashes of what they said.
+    pub texts: Vec<(PathBuf, Hash)>,
     /// Axes with the labels of their points, both in the order in which they were written; the last is `seed`, if
     /// there are seeds. Lists that fan out belong to their stage and are not among them.
     pub axes: Vec<(String, Vec<String>)>,
@@ -41,7 +43,8 @@ impl Experiment {
     ) -> Result<(Experiment, Expansion), Box<Failure>> {
         let mut sources = Sources::default();
         let mut problems = Problems::default();
-        let Some((source, mut tree)) = read_files(path, &mut sources, &mut problems) else {
+        let mut texts = Vec::new();
+        let Some((source, mut tree)) = read_files(path, &mut texts, &mut sources, &mut problems) else {
             return Err(Box::new(problems.into_failure(sources)));
         };
         apply_overrides(&mut tree, overrides, &mut sources, &mut problems);
@@ -66,6 +69,7 @@ impl Experiment {
             reports,
             settings: declaration.settings,
             sources,
+            texts,
         };
         Ok((experiment, expansion))
     }

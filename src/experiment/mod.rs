@@ -4,6 +4,7 @@
 //! files -text-> Table -vars-> Table -declaration-> stages, axes -own-> own points -expand-> Expansion -report-> specs
 //! ```
 
+pub mod compiled;
 pub mod instance;
 mod limits;
 mod load;

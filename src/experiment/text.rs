@@ -5,14 +5,19 @@ use std::path::{Path, PathBuf};
 use super::problems::Problems;
 use super::tree::{Data, Node, Table, parse_document, parse_value};
 use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Origin, SourceId, Sources, files};
+use crate::base::{Diagnostic, Hash, Origin, SourceId, Sources, files};
 
 /// Parts of the file that a `--set` may only name what is already there: a new stage or variable is a typing mistake.
 const NAMED: [&str; 5] = ["stage", "vars", "axis", "report", "settings"];
 
 /// Reads a file and all that it extends, and merges them, the extended one below. Gives the file's own text too, and
-/// `None` when a text cannot be read or is not TOML.
-pub(crate) fn read_files(path: &Path, sources: &mut Sources, problems: &mut Problems) -> Option<(SourceId, Table)> {
+/// notes in `texts` what was read. `None` when a text cannot be read or is not TOML.
+pub(crate) fn read_files(
+    path: &Path,
+    texts: &mut Vec<(PathBuf, Hash)>,
+    sources: &mut Sources,
+    problems: &mut Problems,
+) -> Option<(SourceId, Table)> {
     let mut root = None;
     let mut layers: Vec<Table> = Vec::new();
     let mut chain: Vec<(PathBuf, String)> = Vec::new();
@@ -27,6 +32,7 @@ pub(crate) fn read_files(path: &Path, sources: &mut Sources, problems: &mut Prob
             return None;
         }
         let text = read(&path, places.last(), problems)?;
+        texts.push((std::path::absolute(&path).unwrap_or_else(|_| path.clone()), Hash::of_bytes(text.as_bytes())));
         let source = sources.add(shown.clone(), text);
         root.get_or_insert(source);
         chain.push((identity, shown));
