@@ -1,11 +1,11 @@
 //! The only home of file writes: every write is atomic or into a private folder, every error names its path.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -220,23 +220,32 @@ pub fn list_if_there(folder: &Path) -> Result<Vec<String>> {
     if folder.is_dir() { list(folder) } else { Ok(Vec::new()) }
 }
 
-/// The files below a folder as sorted relative paths with `/`, the folder's own name left out. Follows no links.
+/// What lies in a folder: names, paths and kinds. Follows no links.
+pub fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, FileType)>> {
+    let context = || format!("cannot list the folder `{}`", folder.display());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(context)? {
+        let entry = entry.with_context(context)?;
+        let path = entry.path();
+        let Ok(name) = entry.file_name().into_string() else {
+            bail!("the name of `{}` is not UTF-8", path.display());
+        };
+        let kind = entry.file_type().with_context(|| format!("cannot look at `{}`", path.display()))?;
+        found.push((name, path, kind));
+    }
+    Ok(found)
+}
+
+/// What lies below a folder and is no folder, as sorted relative paths with `/`, the folder's own name left out.
+/// Follows no links: a link is listed as itself, whatever it leads to.
 pub fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     let mut pending = vec![(String::new(), folder.to_path_buf())];
     while let Some((prefix, folder)) = pending.pop() {
-        let entries =
-            fs::read_dir(&folder).with_context(|| format!("cannot list the folder `{}`", folder.display()))?;
-        for entry in entries {
-            let entry = entry.with_context(|| format!("cannot list the folder `{}`", folder.display()))?;
-            let path = entry.path();
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else {
-                anyhow::bail!("the name of `{}` is not UTF-8", path.display());
-            };
-            let relative = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
-            if path.is_dir() {
-                pending.push((relative, path));
+        for (name, path, kind) in entries(&folder)? {
+            let relative = format!("{prefix}{name}");
+            if kind.is_dir() {
+                pending.push((relative + "/", path));
             } else {
                 found.push((relative, path));
             }
@@ -298,6 +307,16 @@ mod tests {
         write_atomic(&path, b"two").unwrap();
         assert_eq!(read_text(&path).unwrap(), "two");
         assert_eq!(walk(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_walk_follows_no_links() {
+        let folder = tempfile::tempdir().unwrap();
+        write_atomic(&folder.path().join("deep/file"), b"").unwrap();
+        relink(Path::new("."), &folder.path().join("deep/round")).unwrap();
+        relink(Path::new("nowhere"), &folder.path().join("dangling")).unwrap();
+        let names: Vec<String> = walk(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["dangling", "deep/file", "deep/round"]);
     }
 
     #[test]

@@ -3,12 +3,21 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use blake3::hazmat::{self, ChainingValue, HasherExt, Mode};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes of a file that one thread hashes at a time. A power of two: a part is a subtree of blake3's tree.
+const PART: u64 = 1 << 20;
+
+/// Hears of every part of a file that was read, with its bytes.
+pub type Told<'a> = &'a (dyn Fn(u64) + Sync);
 
 /// A 256-bit blake3 hash, written as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,12 +28,35 @@ impl Hash {
         Hash(*blake3::hash(bytes).as_bytes())
     }
 
-    /// Hash of a file's bytes, read in one pass.
+    /// Hash of a file's bytes.
     pub fn of_file(path: &Path) -> Result<Hash> {
         let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(file).with_context(|| format!("cannot read `{}`", path.display()))?;
-        Ok(Hash(*hasher.finalize().as_bytes()))
+        let hash = file.metadata().and_then(|metadata| Hash::of_open_file(&file, metadata.len(), &|_| ()));
+        hash.with_context(|| format!("cannot read `{}`", path.display()))
+    }
+
+    /// Hash of an open file that is `size` bytes long, by all threads of the current pool. Ends with
+    /// `UnexpectedEof` when the file becomes shorter meanwhile.
+    ///
+    /// Each thread reads its parts into a small buffer that stays in its cache. A memory map would not be faster
+    /// (2 GiB in the page cache, two cores: 0.73 s of processor time this way, 0.84 s with a map, in `b3sum` too),
+    /// and whoever truncates a mapped file kills the process that reads it.
+    pub fn of_open_file(file: &File, size: u64, told: Told) -> io::Result<Hash> {
+        let root = if size <= PART {
+            // To the end, whatever `size` says: files of `/proc` and the like say nothing true.
+            let mut hasher = blake3::Hasher::new();
+            hasher.update_reader(file)?;
+            told(hasher.count());
+            hasher.finalize()
+        } else {
+            let (left, right) = halves(file, 0, size, told)?;
+            hazmat::merge_subtrees_root(&left, &right, Mode::Hash)
+        };
+        Ok(Hash(*root.as_bytes()))
+    }
+
+    pub fn from_bytes(bytes: [u8; 32]) -> Hash {
+        Hash(bytes)
     }
 
     /// The first digits, for people; never for identity.
@@ -35,6 +67,32 @@ impl Hash {
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
+}
+
+/// The two subtrees of a range of more than one part, each by whichever thread is free.
+fn halves(file: &File, from: u64, length: u64, told: Told) -> io::Result<(ChainingValue, ChainingValue)> {
+    let left = hazmat::left_subtree_len(length);
+    let (left, right) =
+        rayon::join(|| subtree(file, from, left, told), || subtree(file, from + left, length - left, told));
+    Ok((left?, right?))
+}
+
+fn subtree(file: &File, from: u64, length: u64, told: Told) -> io::Result<ChainingValue> {
+    if length > PART {
+        let (left, right) = halves(file, from, length, told)?;
+        return Ok(hazmat::merge_subtrees_non_root(&left, &right, Mode::Hash));
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(from);
+    let mut buffer = [0; 1 << 16];
+    while hasher.count() < length {
+        let wanted = (length - hasher.count()).min(buffer.len() as u64);
+        let block = &mut buffer[..wanted as usize];
+        file.read_exact_at(block, from + hasher.count())?;
+        hasher.update(block);
+    }
+    told(length);
+    Ok(hasher.finalize_non_root())
 }
 
 impl fmt::Display for Hash {
@@ -84,6 +142,7 @@ impl<'de> Deserialize<'de> for Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     #[test]
     fn a_hash_survives_text() {
@@ -91,6 +150,33 @@ mod tests {
         assert_eq!(hash.to_string().parse::<Hash>().unwrap(), hash);
         // The published blake3 test value for "abc".
         assert!(hash.to_string().starts_with("6437b3ac38465133ffb63b75273a8db5"));
+    }
+
+    #[test]
+    fn a_file_read_in_parts_has_the_hash_of_its_bytes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let part = PART as usize;
+        for size in [0, 1, part, part + 1, 2 * part - 1, 2 * part, 5 * part + 1023, 7 * part + 70_000] {
+            let bytes: Vec<u8> = (0..size).map(|i| (i / 7 + i / 65_537) as u8).collect();
+            crate::base::files::write_soft(file.path(), &bytes).unwrap();
+            assert_eq!(Hash::of_file(file.path()).unwrap(), Hash::of_bytes(&bytes), "{size} bytes");
+            let read = AtomicU64::new(0);
+            let count = |bytes| {
+                read.fetch_add(bytes, Ordering::Relaxed);
+            };
+            Hash::of_open_file(&File::open(file.path()).unwrap(), size as u64, &count).unwrap();
+            assert_eq!(read.into_inner(), size as u64);
+        }
+    }
+
+    #[test]
+    fn a_file_that_becomes_shorter_is_an_error_and_one_without_a_size_is_read_to_its_end() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(3 * PART).unwrap();
+        let error = Hash::of_open_file(&file, 5 * PART, &|_| ()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let version = Path::new("/proc/version");
+        assert_eq!(Hash::of_file(version).unwrap(), Hash::of_bytes(&std::fs::read(version).unwrap()));
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Outside {
     /// The content hash of a path, or the reason why there is none.
     pub fn hash(&mut self, store: &Store, role: &str, path: &Path) -> Result<Hash, Box<DirtyReason>> {
         if !self.known.contains_key(path) {
-            let found = store.hash_outside(path).map_err(|error| format!("{error:#}"));
+            let found = store.hash_outside(path, &|_| ()).map_err(|error| format!("{error:#}"));
             self.known.insert(path.to_path_buf(), found);
         }
         match &self.known[path] {

@@ -1,32 +1,27 @@
-//! The memo of file hashes: a file whose size, times and inode are as remembered is not read again.
-//! Knows nothing of what the files are.
-//!
-//! As in git's index, a time stamp proves nothing for a file that was changed a moment ago: a second edit within
-//! the tick of the file system's clock would look the same. Such hashes are used once and not remembered.
+//! The memo of file hashes: a file whose size, times, inode and device are as remembered is not read again.
+//! Knows nothing of what the files are, and reads none.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::fs::{self, Metadata};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
-
+use super::known::{Entry, Known};
 use crate::base::{Hash, files};
 
 /// The coarsest clock of a file system that we expect (FAT has two seconds).
 const TICK_NANOSECONDS: i128 = 2_000_000_000;
 
-const HEADER: &str = "ablate memo 1";
-
 /// What a file looked like when it was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    size: u64,
+    pub(super) size: u64,
     modified: i128,
     /// Time of the last change of anything, which no program can set back.
     changed: i128,
     inode: u64,
+    device: u64,
 }
 
 impl Stamp {
@@ -37,162 +32,156 @@ impl Stamp {
             modified: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
             changed: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
             inode: metadata.ino(),
+            device: metadata.dev(),
         }
     }
 
-    /// Whether a later edit would be sure to give another stamp.
-    fn settled(&self) -> bool {
-        self.modified + TICK_NANOSECONDS < jiff::Timestamp::now().as_nanosecond()
+    /// Whether an edit from `now` on is sure to give another stamp.
+    pub(super) fn settled(&self, now: i128) -> bool {
+        self.latest() + TICK_NANOSECONDS < now
+    }
+
+    pub(super) fn latest(&self) -> i128 {
+        self.modified.max(self.changed)
+    }
+
+    fn entry(&self, hash: Hash) -> Entry {
+        let mut entry = [0; size_of::<Entry>()];
+        entry[..8].copy_from_slice(&self.size.to_le_bytes());
+        entry[8..24].copy_from_slice(&self.modified.to_le_bytes());
+        entry[24..40].copy_from_slice(&self.changed.to_le_bytes());
+        entry[40..48].copy_from_slice(&self.inode.to_le_bytes());
+        entry[48..56].copy_from_slice(&self.device.to_le_bytes());
+        entry[56..].copy_from_slice(hash.bytes());
+        entry
+    }
+
+    /// The hash of an entry, if it is of this stamp.
+    pub(super) fn hash_in(&self, entry: &Entry) -> Option<Hash> {
+        let hash = Hash::from_bytes(*entry.last_chunk()?);
+        (self.entry(hash) == *entry).then_some(hash)
     }
 }
 
-/// Hashes by path, read from disk at the first question.
+/// Hashes by path: those on disk, read at the first question, and those that were learned since.
 #[derive(Debug)]
 pub(super) struct Memo {
     file: PathBuf,
-    entries: Option<BTreeMap<String, (Stamp, Hash)>>,
-    changed: bool,
+    known: Option<Arc<Known>>,
+    learned: BTreeMap<String, Entry>,
 }
 
 impl Memo {
     pub(super) fn new(file: PathBuf) -> Memo {
-        Memo { file, entries: None, changed: false }
+        Memo { file, known: None, learned: BTreeMap::new() }
     }
 
-    /// The remembered hash of a file that still looks the same.
-    pub(super) fn get(&mut self, key: &str, stamp: Stamp) -> Option<Hash> {
-        self.entries().get(key).filter(|(known, _)| *known == stamp).map(|(_, hash)| *hash)
+    /// The hash of a file that still looks the same, learned since the file was read.
+    pub(super) fn learned(&self, key: &str, stamp: Stamp) -> Option<Hash> {
+        self.learned.get(key).and_then(|entry| stamp.hash_in(entry))
     }
 
     /// Remembers the hash of a file that was settled before it was read.
     pub(super) fn put(&mut self, key: String, stamp: Stamp, hash: Hash) {
-        if self.entries().get(&key) != Some(&(stamp, hash)) {
-            self.entries().insert(key, (stamp, hash));
-            self.changed = true;
+        let entry = stamp.entry(hash);
+        if self.known().get(&key) != Some(&entry) {
+            self.learned.insert(key, entry);
         }
     }
 
+    /// Forgets everything, on disk too: what a later `save` finds there was learned by others since.
     pub(super) fn forget(&mut self) {
-        self.entries = Some(BTreeMap::new());
-        self.changed = true;
+        files::remove_file(&self.file).ok();
+        self.known = Some(Arc::default());
+        self.learned.clear();
     }
 
-    /// Drops the entries that `keep` refuses.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
-        let before = self.entries().len();
-        self.entries().retain(|key, _| keep(key));
-        self.changed |= self.entries().len() != before;
+    /// Drops the entries that `keep` refuses, on disk too.
+    pub(super) fn retain(&mut self, keep: impl FnMut(&str) -> bool) {
+        let kept = self.merged(keep);
+        files::write_soft(&self.file, kept.bytes()).ok();
+        self.known = Some(Arc::new(kept));
+        self.learned.clear();
     }
 
+    /// Adds what was learned to what is on disk by now: other runs have been learning too. A store that cannot be
+    /// written costs every invocation a reading of the files.
     pub(super) fn save(&mut self) {
-        let (true, Some(entries)) = (self.changed, &self.entries) else { return };
-        let mut text = format!("{HEADER}\n");
-        for (key, (stamp, hash)) in entries {
-            // A path with a line break would break the file's lines; it is hashed every time instead.
-            if !key.contains('\n') {
-                let _ =
-                    writeln!(text, "{hash} {} {} {} {} {key}", stamp.size, stamp.modified, stamp.changed, stamp.inode);
-            }
+        if self.learned.is_empty() {
+            return;
         }
-        // What another run remembered meanwhile is lost and costs it one more reading. A store that cannot be
-        // written costs every invocation that reading.
-        self.changed = files::write_soft(&self.file, text.as_bytes()).is_err();
+        let merged = self.merged(|_| true);
+        if files::write_soft(&self.file, merged.bytes()).is_ok() {
+            self.known = Some(Arc::new(merged));
+            self.learned.clear();
+        }
     }
 
-    fn entries(&mut self) -> &mut BTreeMap<String, (Stamp, Hash)> {
+    fn merged(&self, mut keep: impl FnMut(&str) -> bool) -> Known {
+        let on_disk = Known::read(&self.file);
+        let mut entries: BTreeMap<&str, &Entry> = on_disk.iter().collect();
+        entries.extend(self.learned.iter().map(|(key, entry)| (key.as_str(), entry)));
+        Known::new(entries.into_iter().filter(|(key, _)| keep(key)))
+    }
+
+    /// What was on disk, to be asked without a lock.
+    pub(super) fn known(&mut self) -> &Arc<Known> {
         let file = &self.file;
-        self.entries.get_or_insert_with(|| read(file))
+        self.known.get_or_insert_with(|| Arc::new(Known::read(file)))
     }
-}
-
-/// The hash of a file, through the memo. `None` for a path where nothing is.
-pub(super) fn hash_file(memo: &std::sync::Mutex<Memo>, key: &str, path: &Path) -> Result<Option<Hash>> {
-    let lock = || memo.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let Some(metadata) = look(path)? else { return Ok(None) };
-    let stamp = Stamp::of(&metadata);
-    if let Some(hash) = lock().get(key, stamp) {
-        return Ok(Some(hash));
-    }
-    let settled = stamp.settled();
-    let hash = Hash::of_file(path)?;
-    if settled {
-        lock().put(key.to_string(), stamp, hash);
-    }
-    Ok(Some(hash))
-}
-
-/// A path's metadata, links followed; `None` where nothing is.
-pub(super) fn look(path: &Path) -> Result<Option<Metadata>> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(Some(metadata)),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            Ok(None)
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
-    }
-}
-
-/// A memo that cannot be read is an empty one: it only saves time.
-fn read(file: &Path) -> BTreeMap<String, (Stamp, Hash)> {
-    let text = fs::read_to_string(file).unwrap_or_default();
-    let mut lines = text.lines();
-    if lines.next() != Some(HEADER) {
-        return BTreeMap::new();
-    }
-    lines.filter_map(parse).collect()
-}
-
-fn parse(line: &str) -> Option<(String, (Stamp, Hash))> {
-    let mut fields = line.splitn(6, ' ');
-    let hash = fields.next()?.parse().ok()?;
-    let size = fields.next()?.parse().ok()?;
-    let modified = fields.next()?.parse().ok()?;
-    let changed = fields.next()?.parse().ok()?;
-    let inode = fields.next()?.parse().ok()?;
-    Some((fields.next()?.to_string(), (Stamp { size, modified, changed, inode }, hash)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
-    use std::time::{Duration, UNIX_EPOCH};
+
+    const SECOND: i128 = 1_000_000_000;
 
     #[test]
-    fn a_settled_file_is_read_once_and_a_fresh_one_every_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("data.jsonl");
-        let memo = Mutex::new(Memo::new(folder.path().join("memo")));
-        let hash = || hash_file(&memo, "data", &path).unwrap().unwrap();
-        let known = || memo.lock().unwrap().entries().contains_key("data");
-
-        files::write_atomic(&path, b"one").unwrap();
-        assert_eq!(hash(), Hash::of_bytes(b"one"));
-        assert!(!known(), "a file of this moment can change within the tick");
-
-        let old = UNIX_EPOCH + Duration::from_secs(1000);
-        fs::File::open(&path).unwrap().set_modified(old).unwrap();
-        assert_eq!(hash(), Hash::of_bytes(b"one"));
-        assert!(known());
-
-        // Equal size, another time: read again.
-        files::write_atomic(&path, b"two").unwrap();
-        assert_eq!(hash(), Hash::of_bytes(b"two"));
+    fn both_times_of_a_stamp_must_be_older_than_the_tick() {
+        let stamp = Stamp { size: 3, modified: 5 * SECOND, changed: 4 * SECOND, inode: 7, device: 8 };
+        for stamp in [stamp, Stamp { modified: 4 * SECOND, changed: 5 * SECOND, ..stamp }] {
+            assert!(!stamp.settled(4 * SECOND), "from the future");
+            assert!(!stamp.settled(7 * SECOND), "within the tick");
+            assert!(stamp.settled(7 * SECOND + 1));
+        }
     }
 
     #[test]
-    fn the_memo_survives_on_disk_and_nonsense_is_ignored() {
+    fn runs_side_by_side_keep_what_each_of_them_learned() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("memo");
-        let stamp = Stamp { size: 3, modified: 5, changed: 6, inode: 7 };
-        let mut memo = Memo::new(file.clone());
-        memo.put("a path with spaces".into(), stamp, Hash::of_bytes(b"x"));
-        memo.save();
-        assert_eq!(Memo::new(file.clone()).get("a path with spaces", stamp), Some(Hash::of_bytes(b"x")));
-        assert_eq!(Memo::new(file.clone()).get("a path with spaces", Stamp { size: 4, ..stamp }), None);
-        files::write_atomic(&file, b"ablate memo 1\nnot a line\n").unwrap();
-        assert_eq!(Memo::new(file.clone()).get("a path with spaces", stamp), None);
-        files::write_atomic(&file, &[0xff, 0xfe]).unwrap();
-        assert_eq!(Memo::new(file).get("a path with spaces", stamp), None);
+        let memo = || Memo::new(folder.path().join("memo"));
+        let stamp = Stamp { size: 3, modified: 5, changed: 6, inode: 7, device: 8 };
+        let knows = |memo: &mut Memo, key: &str, stamp: Stamp| {
+            memo.known().get(key).and_then(|entry| stamp.hash_in(entry)) == Some(Hash::of_bytes(key.as_bytes()))
+        };
+        let (mut one, mut other) = (memo(), memo());
+        one.put("one".into(), stamp, Hash::of_bytes(b"one"));
+        other.put("the other".into(), stamp, Hash::of_bytes(b"the other"));
+        one.save();
+        other.save();
+        assert!(knows(&mut memo(), "one", stamp) && knows(&mut memo(), "the other", stamp));
+        for wrong in [
+            Stamp { size: 4, ..stamp },
+            Stamp { modified: 4, ..stamp },
+            Stamp { changed: 4, ..stamp },
+            Stamp { inode: 4, ..stamp },
+            Stamp { device: 4, ..stamp },
+        ] {
+            assert!(!knows(&mut memo(), "one", wrong));
+        }
+        // What one run forgets, another that read it before does not bring back.
+        let mut late = memo();
+        assert!(knows(&mut late, "one", stamp));
+        one.forget();
+        late.put("late".into(), stamp, Hash::of_bytes(b"late"));
+        late.save();
+        one.put("two".into(), stamp, Hash::of_bytes(b"two"));
+        one.save();
+        let kept = |memo: &mut Memo| memo.known().iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>();
+        assert_eq!(kept(&mut memo()), ["late", "two"]);
+        one.retain(|key| key != "late");
+        assert_eq!(kept(&mut one), ["two"]);
+        assert_eq!(kept(&mut memo()), ["two"]);
     }
 }

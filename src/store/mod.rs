@@ -15,7 +15,7 @@
 //!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
-//!   memo                            hashes of files by (path, size, mtime, ctime, inode)
+//!   memo                            hashes of files by (path, size, mtime, ctime, inode, device)
 //! ```
 //!
 //! A commit moves outputs from `work/` into `objects/`, syncs them, and appends the record last, so a crash at any
@@ -23,10 +23,13 @@
 //! an edit gives them another one, and the next look reads them again. Deleting the whole folder is always safe.
 
 mod clean;
+mod known;
 mod lock;
 mod log;
 mod memo;
 mod object;
+mod outside;
+mod reader;
 mod record;
 mod verify;
 

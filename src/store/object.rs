@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use super::memo::{hash_file, look};
+use super::reader::{hash_file, look};
 use crate::base::{Hash, files};
 use crate::stage::{Artifact, ArtifactKind};
 
@@ -39,7 +38,8 @@ pub enum ObjectState {
 const FEW: usize = 4;
 
 impl Tree {
-    fn bytes(&self) -> Vec<u8> {
+    /// The canonical JSON.
+    pub(super) fn bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_else(|error| panic!("BUG: a tree is plain data: {error}"))
     }
 
@@ -109,25 +109,6 @@ impl Store {
             }
         }
         Ok(())
-    }
-
-    /// The content hash of a file or folder outside the store, through the memo. `None` where nothing is.
-    /// A folder counts by its files' relative paths and bytes.
-    pub fn hash_outside(&self, path: &Path) -> Result<Option<Hash>> {
-        let Some(metadata) = look(path)? else { return Ok(None) };
-        if !metadata.is_dir() {
-            return hash_file(&self.memo, &path.to_string_lossy(), path);
-        }
-        let found = files::walk(path)?;
-        let hashed: Vec<(String, TreeFile)> = found
-            .into_par_iter()
-            .map(|(name, path)| {
-                let hash = hash_file(&self.memo, &path.to_string_lossy(), &path)?;
-                let hash = hash.with_context(|| format!("`{}` vanished while it was read", path.display()))?;
-                Ok((name, TreeFile { hash, size: fs::metadata(&path).map_or(0, |metadata| metadata.len()) }))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Some(Hash::of_bytes(&Tree { files: hashed.into_iter().collect() }.bytes())))
     }
 
     /// The tree that a manifest object lists.
@@ -355,19 +336,5 @@ mod tests {
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
         files::remove_file(&weights).unwrap();
         assert_ne!(store.check(&artifact, false).unwrap(), ObjectState::Present);
-    }
-
-    #[test]
-    fn a_folder_outside_counts_by_names_and_bytes_only() {
-        let (folder, store) = store();
-        let data = folder.path().join("data");
-        files::write_atomic(&data.join("a.png"), b"1").unwrap();
-        files::write_atomic(&data.join("sub/b.png"), b"2").unwrap();
-        let hash = store.hash_outside(&data).unwrap().unwrap();
-        files::write_atomic(&data.join("a.png"), b"1").unwrap();
-        assert_eq!(store.hash_outside(&data).unwrap(), Some(hash));
-        files::rename(&data.join("a.png"), &data.join("c.png")).unwrap();
-        assert_ne!(store.hash_outside(&data).unwrap(), Some(hash));
-        assert_eq!(store.hash_outside(&folder.path().join("none")).unwrap(), None);
     }
 }

@@ -1,0 +1,222 @@
+//! Hashes of files and folders from outside the store. Knows no object and no record.
+//!
+//! A folder counts by the relative paths and bytes of the files below it, in the form of a store's tree: a folder
+//! and its copy in the store have one hash. Links are followed, as by the stage that reads the folder, and count as
+//! what they lead to.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+
+use super::Store;
+use super::object::{Tree, TreeFile};
+use super::reader::{Reader, look};
+use crate::base::hash::Told;
+use crate::base::{Hash, files};
+
+impl Store {
+    /// The content hash of a file or folder outside the store, through the memo. `None` where nothing is.
+    pub fn hash_outside(&self, path: &Path, told: Told) -> Result<Option<Hash>> {
+        let path = std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))?;
+        hash(&Reader::new(&self.memo, told), &path)
+    }
+}
+
+fn hash(reader: &Reader, path: &Path) -> Result<Option<Hash>> {
+    let Some(metadata) = look(path)? else { return Ok(None) };
+    if !metadata.is_dir() {
+        return Ok(reader.hash(&path.to_string_lossy(), path)?.map(|(hash, _)| hash));
+    }
+    let hashed: Vec<(String, TreeFile)> = files_below(path)?
+        .into_par_iter()
+        .map(|(name, path)| {
+            let found = reader.hash(&path.to_string_lossy(), &path)?;
+            let (hash, size) = found.with_context(|| format!("`{}` vanished while it was read", path.display()))?;
+            Ok((name, TreeFile { hash, size }))
+        })
+        .collect::<Result<_>>()?;
+    Ok(Some(Hash::of_bytes(&Tree { files: hashed.into_iter().collect() }.bytes())))
+}
+
+/// The files below a folder as sorted relative paths, links followed. What is neither a file nor a folder, a link
+/// to nothing and a link to a folder around it are errors.
+fn files_below(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    // Depth first: `around` are the folders that the present one lies in.
+    let mut around = Vec::new();
+    let mut pending = vec![(0, String::new(), folder.to_path_buf())];
+    while let Some((depth, prefix, folder)) = pending.pop() {
+        let metadata = fs::metadata(&folder).with_context(|| format!("cannot look at `{}`", folder.display()))?;
+        let id = (metadata.dev(), metadata.ino());
+        around.truncate(depth);
+        if around.contains(&id) {
+            bail!("`{}` is a link to a folder that it lies in", folder.display());
+        }
+        around.push(id);
+        for (name, path, mut kind) in files::entries(&folder)? {
+            if kind.is_symlink() {
+                let target = look(&path)?;
+                kind = target.with_context(|| format!("`{}` is a link to nothing", path.display()))?.file_type();
+            }
+            let relative = format!("{prefix}{name}");
+            if kind.is_dir() {
+                pending.push((depth + 1, relative + "/", path));
+            } else if kind.is_file() {
+                found.push((relative, path));
+            } else {
+                bail!("`{}` is neither a file nor a folder", path.display());
+            }
+        }
+    }
+    found.par_sort_unstable();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::ArtifactKind;
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Bench {
+        folder: tempfile::TempDir,
+        store: Store,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::open(&folder.path().join("cache")).unwrap();
+            let bench = Bench { folder, store };
+            bench.write("a.png", b"1");
+            bench.write("sub/b.png", b"22");
+            bench
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join("data").join(name)
+        }
+
+        fn write(&self, name: &str, bytes: &[u8]) {
+            files::write_soft(&self.path(name), bytes).unwrap();
+        }
+
+        fn link(&self, target: &str, name: &str) {
+            files::relink(Path::new(target), &self.path(name)).unwrap();
+        }
+
+        /// The hash of the folder a minute from now, when its files have settled, and the bytes read for it.
+        fn hash(&self) -> (Hash, u64) {
+            let read = AtomicU64::new(0);
+            let count = |bytes| {
+                read.fetch_add(bytes, Ordering::Relaxed);
+            };
+            let later = || jiff::Timestamp::now().as_nanosecond() + 60_000_000_000;
+            let found = hash(&Reader::new(&self.store.memo, &count).at(&later), &self.path("")).unwrap();
+            (found.unwrap(), read.into_inner())
+        }
+
+        fn error(&self, name: &str) -> String {
+            let error = self.store.hash_outside(&self.path(name), &|_| ()).unwrap_err();
+            error.to_string().replace(&self.folder.path().display().to_string(), "")
+        }
+    }
+
+    #[test]
+    fn an_unchanged_folder_is_not_read_again() {
+        let mut bench = Bench::new();
+        let (first, read) = bench.hash();
+        assert_eq!(read, 3);
+        assert_eq!(bench.hash(), (first, 0));
+        bench.store.remember();
+        bench.store = Store::open(bench.store.root()).unwrap();
+        assert_eq!(bench.hash(), (first, 0));
+        // A touch, or equal bytes written again, cost one file's reading and change nothing.
+        std::fs::File::open(bench.path("a.png")).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(bench.hash(), (first, 1));
+        bench.write("sub/b.png", b"22");
+        assert_eq!(bench.hash(), (first, 2));
+        bench.write("sub/b.png", b"23");
+        let (edited, read) = bench.hash();
+        assert!(edited != first && read == 2);
+    }
+
+    #[test]
+    fn what_was_forgotten_is_read_again_and_remembered_anew() {
+        let mut bench = Bench::new();
+        let (first, _) = bench.hash();
+        bench.store.remember();
+        bench.store.forget();
+        assert_eq!(bench.hash(), (first, 3));
+        assert_eq!(bench.hash(), (first, 0));
+        bench.store.forget();
+        bench.store = Store::open(bench.store.root()).unwrap();
+        assert_eq!(bench.hash(), (first, 3));
+    }
+
+    #[test]
+    fn a_folder_counts_by_names_and_bytes_as_its_copy_in_the_store_does() {
+        let bench = Bench::new();
+        let (first, _) = bench.hash();
+        let output = bench.store.root().join("work/out");
+        files::write_soft(&output.join("a.png"), b"1").unwrap();
+        files::write_soft(&output.join("sub/b.png"), b"22").unwrap();
+        assert_eq!(bench.store.put(&output, ArtifactKind::Facts).unwrap().hash, first);
+        files::rename(&bench.path("sub/b.png"), &bench.path("sub/c.png")).unwrap();
+        let (renamed, _) = bench.hash();
+        assert_ne!(renamed, first);
+        bench.write("empty", b"");
+        let (more, _) = bench.hash();
+        assert!(more != renamed && more != first);
+        assert_eq!(bench.store.hash_outside(&bench.path("none"), &|_| ()).unwrap(), None);
+        assert_eq!(bench.store.hash_outside(&bench.path("a.png/none"), &|_| ()).unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_counts_as_what_it_leads_to() {
+        let bench = Bench::new();
+        bench.write("c.png", b"1");
+        bench.write("more/b.png", b"22");
+        let (plain, _) = bench.hash();
+        files::remove_file(&bench.path("c.png")).unwrap();
+        files::remove_dir(&bench.path("more")).unwrap();
+        bench.link("a.png", "c.png");
+        bench.link("sub", "more");
+        assert_eq!(bench.hash().0, plain);
+        // An edit of what the link leads to is seen.
+        bench.write("a.png", b"2");
+        assert_ne!(bench.hash().0, plain);
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_or_round_are_errors() {
+        let bench = Bench::new();
+        bench.link("nothing", "sub/dangling");
+        assert_eq!(bench.error(""), "`/data/sub/dangling` is a link to nothing");
+        bench.link(".", "sub/dangling");
+        assert_eq!(bench.error(""), "`/data/sub/dangling` is a link to a folder that it lies in");
+        bench.link("../../other", "sub/dangling");
+        bench.link("../data/sub", "../other/back");
+        assert_eq!(bench.error(""), "`/data/sub/dangling/back` is a link to a folder that it lies in");
+        bench.link("dangling", "sub/dangling");
+        assert_eq!(bench.error(""), "cannot look at `/data/sub/dangling`");
+    }
+
+    #[test]
+    fn pipes_and_sockets_are_errors_and_never_opened() {
+        let bench = Bench::new();
+        let _socket = UnixListener::bind(bench.path("socket")).unwrap();
+        assert_eq!(bench.error(""), "`/data/socket` is neither a file nor a folder");
+        files::remove_file(&bench.path("socket")).unwrap();
+        assert!(Command::new("mkfifo").arg(bench.path("pipe")).status().unwrap().success());
+        assert_eq!(bench.error(""), "`/data/pipe` is neither a file nor a folder");
+        assert_eq!(bench.error("pipe"), "`/data/pipe` is neither a file nor a folder");
+        bench.link("pipe", "a.png");
+        assert_eq!(bench.error("a.png"), "`/data/a.png` is neither a file nor a folder");
+    }
+}

@@ -1,0 +1,265 @@
+//! Reads files for their hashes, through the memo. Knows nothing of what the files are.
+//!
+//! As in git's index, a time stamp proves nothing for a file that was changed a moment before it was read: a second
+//! edit within the tick of the file system's clock would look the same. Such hashes are used once and not
+//! remembered. Nor is a stamp from the future believed, which a clock that was set back leaves behind.
+
+use std::fs::{self, File, Metadata};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, bail};
+
+use super::known::Known;
+use super::memo::{Memo, Stamp};
+use crate::base::Hash;
+use crate::base::hash::Told;
+
+/// How often a file is read in the hope that it stays the same meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// Hashes files through the memo, any number of threads at a time.
+pub(super) struct Reader<'a> {
+    memo: &'a Mutex<Memo>,
+    known: Arc<Known>,
+    told: Told<'a>,
+    now: &'a (dyn Fn() -> i128 + Sync),
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(memo: &'a Mutex<Memo>, told: Told<'a>) -> Reader<'a> {
+        Reader { memo, known: lock(memo).known().clone(), told, now: &|| jiff::Timestamp::now().as_nanosecond() }
+    }
+
+    /// The reader with another clock.
+    #[cfg(test)]
+    pub(super) fn at(self, now: &'a (dyn Fn() -> i128 + Sync)) -> Reader<'a> {
+        Reader { now, ..self }
+    }
+
+    /// The hash and size of a file. `None` for a path where nothing is.
+    pub(super) fn hash(&self, key: &str, path: &Path) -> Result<Option<(Hash, u64)>> {
+        let Some(metadata) = look(path)? else { return Ok(None) };
+        // A pipe would keep whoever opens it waiting for ever.
+        if !metadata.is_file() {
+            bail!("`{}` is neither a file nor a folder", path.display());
+        }
+        let stamp = Stamp::of(&metadata);
+        let found = match self.remembered(key, stamp) {
+            Some(hash) if stamp.latest() <= (self.now)() => (hash, stamp.size),
+            _ => self.read(key, path)?,
+        };
+        Ok(Some(found))
+    }
+
+    fn remembered(&self, key: &str, stamp: Stamp) -> Option<Hash> {
+        let on_disk = self.known.get(key).and_then(|entry| stamp.hash_in(entry));
+        on_disk.or_else(|| lock(self.memo).learned(key, stamp))
+    }
+
+    fn read(&self, key: &str, path: &Path) -> Result<(Hash, u64)> {
+        let context = || format!("cannot read `{}`", path.display());
+        for _ in 0..ATTEMPTS {
+            let now = (self.now)();
+            let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+            let before = Stamp::of(&file.metadata().with_context(context)?);
+            let hash = match Hash::of_open_file(&file, before.size, self.told) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
+                hash => hash.with_context(context)?,
+            };
+            if Stamp::of(&file.metadata().with_context(context)?) == before {
+                if before.settled(now) {
+                    lock(self.memo).put(key.to_string(), before, hash);
+                }
+                return Ok((hash, before.size));
+            }
+        }
+        bail!("`{}` changes while it is read\nhelp: wait until nothing writes to it", path.display())
+    }
+}
+
+/// The hash of a file, through the memo. `None` for a path where nothing is.
+pub(super) fn hash_file(memo: &Mutex<Memo>, key: &str, path: &Path) -> Result<Option<Hash>> {
+    Ok(Reader::new(memo, &|_| ()).hash(key, path)?.map(|(hash, _)| hash))
+}
+
+/// A path's metadata, links followed; `None` where nothing is.
+pub(super) fn look(path: &Path) -> Result<Option<Metadata>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+    }
+}
+
+fn lock(memo: &Mutex<Memo>) -> MutexGuard<'_, Memo> {
+    // A panic elsewhere leaves the memo usable: its entries are checked against the files anyway.
+    memo.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::files;
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+    const SECOND: i128 = 1_000_000_000;
+
+    /// A file and a memo, a clock that is set by hand, and a count of the bytes that were read.
+    struct Bench {
+        folder: tempfile::TempDir,
+        memo: Mutex<Memo>,
+        /// Seconds by which the clock is ahead of the last change of the file.
+        ahead: AtomicI64,
+        read: AtomicU64,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let folder = tempfile::tempdir().unwrap();
+            let memo = Mutex::new(Memo::new(folder.path().join("memo")));
+            let bench = Bench { folder, memo, ahead: AtomicI64::new(100), read: AtomicU64::new(0) };
+            bench.write(b"one");
+            bench
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("data")
+        }
+
+        fn write(&self, bytes: &[u8]) {
+            files::write_soft(&self.path(), bytes).unwrap();
+        }
+
+        fn set_modified(&self, time: SystemTime) {
+            File::open(self.path()).unwrap().set_modified(time).unwrap();
+        }
+
+        fn changed(&self) -> i128 {
+            let metadata = fs::metadata(self.path()).unwrap();
+            i128::from(metadata.ctime()) * SECOND + i128::from(metadata.ctime_nsec())
+        }
+
+        fn hash_while(&self, told: Told) -> Result<Hash> {
+            let changed = self.changed();
+            let now = || changed + i128::from(self.ahead.load(Ordering::Relaxed)) * SECOND;
+            let count = |bytes| {
+                self.read.fetch_add(bytes, Ordering::Relaxed);
+                told(bytes);
+            };
+            Ok(Reader::new(&self.memo, &count).at(&now).hash("data", &self.path())?.unwrap().0)
+        }
+
+        /// The hash of the file and how many bytes were read for it.
+        fn hash(&self) -> (Hash, u64) {
+            let hash = self.hash_while(&|_| ()).unwrap();
+            (hash, self.read.swap(0, Ordering::Relaxed))
+        }
+
+        fn remembers(&self) -> bool {
+            let stamp = Stamp::of(&fs::metadata(self.path()).unwrap());
+            lock(&self.memo).learned("data", stamp).is_some()
+        }
+    }
+
+    fn of(text: &str) -> Hash {
+        Hash::of_bytes(text.as_bytes())
+    }
+
+    #[test]
+    fn a_settled_file_is_read_once_and_an_edited_one_again() {
+        let bench = Bench::new();
+        assert_eq!(bench.hash(), (of("one"), 3));
+        assert_eq!(bench.hash(), (of("one"), 0));
+        bench.write(b"two");
+        assert_eq!(bench.hash(), (of("two"), 3));
+        assert_eq!(bench.hash(), (of("two"), 0));
+    }
+
+    #[test]
+    fn a_file_of_this_moment_is_read_every_time_for_it_can_change_within_the_tick() {
+        let bench = Bench::new();
+        bench.ahead.store(1, Ordering::Relaxed);
+        assert_eq!(bench.hash(), (of("one"), 3));
+        assert!(!bench.remembers());
+        // The edit that no stamp would show on a file system of two seconds.
+        bench.write(b"two");
+        assert_eq!(bench.hash(), (of("two"), 3));
+        // A stamp that was set back by hand does not hide that something happened a moment ago.
+        bench.set_modified(UNIX_EPOCH + Duration::from_secs(1000));
+        assert_eq!(bench.hash(), (of("two"), 3));
+        assert!(!bench.remembers());
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_makes_files_be_read() {
+        let bench = Bench::new();
+        bench.hash();
+        bench.ahead.store(-10, Ordering::Relaxed);
+        assert_eq!(bench.hash(), (of("one"), 3));
+        assert_eq!(bench.hash(), (of("one"), 3));
+        bench.ahead.store(100, Ordering::Relaxed);
+        assert_eq!(bench.hash(), (of("one"), 0));
+    }
+
+    #[test]
+    fn a_time_stamp_from_the_future_is_never_believed() {
+        let bench = Bench::new();
+        bench.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 33));
+        assert_eq!(bench.hash(), (of("one"), 3));
+        assert_eq!(bench.hash(), (of("one"), 3));
+        assert!(!bench.remembers());
+    }
+
+    #[test]
+    fn a_file_put_in_anothers_place_is_read_although_size_and_time_are_equal() {
+        let bench = Bench::new();
+        let old = UNIX_EPOCH + Duration::from_secs(1000);
+        bench.set_modified(old);
+        bench.hash();
+        let other = bench.folder.path().join("other");
+        files::write_soft(&other, b"two").unwrap();
+        File::open(&other).unwrap().set_modified(old).unwrap();
+        files::rename(&other, &bench.path()).unwrap();
+        assert_eq!(bench.hash(), (of("two"), 3));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_read_again_or_an_error() {
+        let bench = Bench::new();
+        let append = |text: &str| files::append(&bench.path()).unwrap().write_all(text.as_bytes()).unwrap();
+        let once = std::sync::Once::new();
+        let hash = bench.hash_while(&|_| once.call_once(|| append(", two"))).unwrap();
+        assert_eq!(hash, of("one, two"));
+        lock(&bench.memo).forget();
+        let error = bench.hash_while(&|_| append("!")).unwrap_err().to_string();
+        let path = bench.path();
+        let wanted = format!("`{}` changes while it is read\nhelp: wait until nothing writes to it", path.display());
+        assert_eq!(error, wanted);
+        assert!(!bench.remembers());
+        // A file that becomes shorter; one that is large enough to be read in parts.
+        bench.write(&vec![1; 5 << 20]);
+        let cut = |_| File::options().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
+        assert_eq!(bench.hash_while(&cut).unwrap_err().to_string(), wanted);
+        let once = std::sync::Once::new();
+        bench.write(&vec![1; 5 << 20]);
+        let hash = bench.hash_while(&|bytes| once.call_once(|| cut(bytes))).unwrap();
+        assert_eq!(hash, Hash::of_bytes(&vec![1; 2 << 20]));
+    }
+
+    #[test]
+    fn a_memo_that_cannot_be_written_serves_as_long_as_it_lives() {
+        let mut bench = Bench::new();
+        bench.memo = Mutex::new(Memo::new(bench.path().join("memo")));
+        bench.hash();
+        lock(&bench.memo).save();
+        assert_eq!(bench.hash(), (of("one"), 0));
+        lock(&bench.memo).forget();
+        assert_eq!(bench.hash(), (of("one"), 3));
+    }
+}
