@@ -38,7 +38,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("plotters", &["report/"]),
     ("statrs", &["report/"]),
     ("annotate_snippets", &["base/diagnostic.rs"]),
-    ("rustix", &["engine/", "base/files.rs"]),
+    ("rustix", &["engine/", "base/files.rs", "store/memo.rs"]),
     ("clap", &["cli/"]),
     ("console", &["cli/"]),
     ("indicatif", &["cli/"]),

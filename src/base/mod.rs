@@ -6,9 +6,11 @@ pub mod files;
 pub mod hash;
 pub mod progress;
 pub mod seed;
+pub mod text;
 
 pub use causes::{Causes, wrong_input};
 pub use diagnostic::{Diagnostic, Origin, Source, SourceId, Sources};
 pub use hash::Hash;
 pub use progress::{Event, Progress};
 pub use seed::Seed;
+pub use text::Text;

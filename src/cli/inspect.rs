@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, PlanArgs};
-use super::session::{self, Session};
+use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
 use crate::base::files;
@@ -54,7 +54,7 @@ pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
 }
 
 pub(super) fn list(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment)?;
+    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
     let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
@@ -78,7 +78,7 @@ pub(super) fn list(shell: Shell, global: &Global, arguments: &PlanArgs) -> Resul
 }
 
 pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment)?;
+    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let plan = session.plan()?;
     let shown = engine::query::show(&session.experiment.name, &session.expansion, &session.store, &plan, id);
@@ -131,7 +131,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
 }
 
 pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment)?;
+    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let Some(log) = engine::query::log(&session.experiment.name, &session.expansion, &session.store, id) else {
         bail!("`{}` has no log: it has not run in this store", session.expansion.get(id).name)

@@ -7,19 +7,18 @@ use serde_json::json;
 
 use super::DONE;
 use super::args::{Global, PlanArgs, WhyArgs};
-use super::session::Session;
+use super::session::{Need, Session};
 use super::shell::Shell;
 use crate::engine::{self, PlanState};
 use crate::experiment::InstanceId;
 
 pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment)?;
+    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
     let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
     let (fresh, must, may) = plan.counts(&selected);
-    let saved: f64 =
-        selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.provenance.seconds).sum();
+    let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
         let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
         let points = session.expansion.instances.len() + session.expansion.aliases.len();
@@ -69,7 +68,7 @@ pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Resul
 }
 
 pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment)?;
+    let session = Session::open(global, &arguments.experiment, Need::All)?;
     let ids = session.named(&arguments.stage)?;
     let plan = session.plan()?;
     if shell.json {

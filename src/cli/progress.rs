@@ -50,9 +50,10 @@ impl Display {
         }
     }
 
-    fn emit(&self, value: &serde_json::Value) {
+    /// One line of `--json`; made only where somebody reads it.
+    fn emit(&self, value: impl FnOnce() -> serde_json::Value) {
         if self.shell.json {
-            self.shell.json_line(value);
+            self.shell.json_line(&value());
         }
     }
 
@@ -64,7 +65,7 @@ impl Display {
 impl Observer for Display {
     fn planned(&self, plan: &Plan, selected: &BTreeSet<InstanceId>) {
         let (fresh, must, may) = plan.counts(selected);
-        self.emit(&json!({ "event": "planned", "fresh": fresh, "must_run": must, "may_run": may }));
+        self.emit(|| json!({ "event": "planned", "fresh": fresh, "must_run": must, "may_run": may }));
         let mut state = self.state.borrow_mut();
         state.fresh.extend(selected.iter().filter(|id| plan.get(**id).state == PlanState::Fresh));
         if must + may == 0 {
@@ -80,10 +81,8 @@ impl Observer for Display {
     }
 
     fn started(&self, id: InstanceId, instance: &Instance, reasons: &[DirtyReason]) {
-        if self.shell.json {
-            let told: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-            self.emit(&json!({ "event": "started", "instance": instance.name, "reasons": told }));
-        }
+        let told = || reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
+        self.emit(|| json!({ "event": "started", "instance": instance.name, "reasons": told() }));
         if !self.shell.live {
             self.line(&format!("start {}", instance.name));
         }
@@ -102,12 +101,12 @@ impl Observer for Display {
     }
 
     fn elsewhere(&self, _id: InstanceId, instance: &Instance) {
-        self.emit(&json!({ "event": "elsewhere", "instance": instance.name }));
+        self.emit(|| json!({ "event": "elsewhere", "instance": instance.name }));
         self.line(&format!("wait  {}: another run works on it", instance.name));
     }
 
     fn event(&self, id: InstanceId, instance: &Instance, event: &Event) {
-        self.emit(&json!({ "event": "stage", "instance": instance.name, "of": event }));
+        self.emit(|| json!({ "event": "stage", "instance": instance.name, "of": event }));
         let mut state = self.state.borrow_mut();
         let Some(running) = state.running.get_mut(&id) else { return };
         match event {
@@ -141,7 +140,7 @@ impl Observer for Display {
     }
 
     fn finished(&self, id: InstanceId, instance: &Instance, outcome: &Outcome, seconds: f64) {
-        self.emit(&json!({ "event": "finished", "instance": instance.name, "of": outcome, "seconds": seconds }));
+        self.emit(|| json!({ "event": "finished", "instance": instance.name, "of": outcome, "seconds": seconds }));
         let listed = {
             let mut state = self.state.borrow_mut();
             if let Some(running) = state.running.remove(&id) {
@@ -177,7 +176,7 @@ impl Observer for Display {
             overall.finish_and_clear();
         }
         self.bars.clear().ok();
-        self.emit(&json!({ "event": "ended", "run": report }));
+        self.emit(|| json!({ "event": "ended", "run": report }));
     }
 }
 

@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 
 use super::DONE;
 use super::args::{Global, ReportArgs};
-use super::session::Session;
+use super::session::{Need, Session};
 use super::shell::Shell;
 use crate::base::files;
 use crate::engine::RunReport;
 use crate::report::{self, Report};
 
 pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment)?;
+    let session = Session::open(global, &arguments.experiment, Need::All)?;
     let only = arguments.report.as_deref();
     if session.experiment.reports.is_empty() {
         bail!("`{}` declares no report: add a table `[report.main]`", arguments.experiment.file.display());

@@ -10,14 +10,14 @@ use anyhow::{Context, Result};
 use super::args::{Global, RunArgs};
 use super::progress::Display;
 use super::reporting;
-use super::session::Session;
+use super::session::{Need, Session};
 use super::shell::Shell;
 use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
 use crate::experiment::Settings;
 use crate::nn::device::DeviceChoice;
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment)?;
+    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
     let settings = &session.experiment.settings;
     let device = arguments.device.as_deref().unwrap_or(&settings.device);
     let device = DeviceChoice::resolve(device)?.to_string();
@@ -40,6 +40,7 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
         device,
         interrupt: interrupt()?,
         out: Some(arguments.out.clone()),
+        standing: Some(session.standing.clone()),
         command: std::env::args().collect(),
         ..RunOptions::new(Arc::new(ProcessExecutor::current()?))
     };
@@ -51,12 +52,13 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     // The tables come last, where the eye is. A run for a part of the graph has no table to show yet, and one that
     // ran nothing has nothing new to show.
     if report.exit_code() == 0 && !shell.json {
-        if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
+        if report.count(|outcome| *outcome == Outcome::Ran) == 0 && session.has_reports {
             shell.status(&format!(
                 "nothing to run: `ablate report {}` prints the tables",
                 session.experiment.path.display()
             ));
-        } else if arguments.targets.targets.is_empty() {
+        } else if arguments.targets.targets.is_empty() && session.has_reports {
+            let session = Session::open(global, &arguments.experiment, Need::All)?;
             let folder = arguments.out.join(&session.experiment.name);
             reporting::print(shell, &session, &folder, Some(&report), None)?;
         }

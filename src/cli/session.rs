@@ -3,7 +3,9 @@
 use anyhow::{Result, bail};
 
 use super::args::{ExperimentArgs, Global};
+use crate::base::Hash;
 use crate::engine::{self, Plan, PlanOptions, Selection};
+use crate::experiment::compiled::{self, Lean};
 use crate::experiment::{Expansion, Experiment, InstanceId};
 use crate::stages::KINDS;
 use crate::store::Store;
@@ -13,6 +15,19 @@ pub(super) struct Session {
     pub(super) experiment: Experiment,
     pub(super) expansion: Expansion,
     pub(super) store: Store,
+    /// Name of the derived data in which runs leave what they found.
+    pub(super) standing: String,
+    /// Whether the experiment has reports: they are not here where only instances were needed.
+    pub(super) has_reports: bool,
+}
+
+/// How much of an experiment a command needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The places of its values, its axes and its reports too.
+    All,
+    /// Its instances.
+    Instances,
 }
 
 /// Loads and checks an experiment.
@@ -21,15 +36,33 @@ pub(super) fn load(arguments: &ExperimentArgs) -> Result<(Experiment, Expansion)
 }
 
 impl Session {
-    pub(super) fn open(global: &Global, arguments: &ExperimentArgs) -> Result<Session> {
-        let (experiment, expansion) = load(arguments)?;
+    pub(super) fn open(global: &Global, arguments: &ExperimentArgs, need: Need) -> Result<Session> {
+        let key = compiled::key(&arguments.file, &arguments.overrides);
+        let (plan, standing) = (format!("{key}.plan"), format!("{key}.standing"));
+        if need == Need::Instances
+            && global.store.exists()
+            && let Ok(store) = Store::open(&global.store)
+            && let Some(bytes) = store.derived(&plan)
+            && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_outside(path, &|_| ()).ok()?)
+        {
+            let Lean { mut experiment, expansion, has_reports } = lean;
+            experiment.path.clone_from(&arguments.file);
+            return Ok(Session { experiment, expansion, store, standing, has_reports });
+        }
+        let (experiment, mut expansion) = load(arguments)?;
         let store = Store::open(&global.store)?;
-        Ok(Session { experiment, expansion, store })
+        if let Some(bytes) = compiled::compile(&experiment, &expansion, KINDS) {
+            expansion.hash = Some(Hash::of_bytes(&bytes));
+            store.keep_derived(&plan, &bytes);
+        }
+        let has_reports = !experiment.reports.is_empty();
+        Ok(Session { experiment, expansion, store, standing, has_reports })
     }
 
     /// The plan as things stand.
     pub(super) fn plan(&self) -> Result<Plan> {
-        let options = PlanOptions { experiment: self.experiment.name.clone(), ..PlanOptions::default() };
+        let standing = Some(self.standing.clone());
+        let options = PlanOptions { experiment: self.experiment.name.clone(), standing, ..PlanOptions::default() };
         let plan = engine::plan(&self.expansion, &self.store, &options)?;
         self.store.remember();
         Ok(plan)

@@ -1,6 +1,7 @@
 //! The graph of instances: who reads whom, and how long the chains are. The only home of the graph library.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
@@ -10,7 +11,7 @@ use crate::experiment::{Expansion, InstanceId, Upstream};
 /// Edges go from an instance to those that read its outputs; the weight is the role it plays there.
 #[derive(Clone, Debug)]
 pub struct Graph {
-    graph: DiGraph<InstanceId, String>,
+    graph: DiGraph<InstanceId, Arc<str>>,
 }
 
 impl Graph {
@@ -56,7 +57,7 @@ impl Graph {
     pub fn edges(&self) -> impl Iterator<Item = (InstanceId, InstanceId, &str)> {
         self.graph.edge_indices().filter_map(|edge| {
             let (from, to) = self.graph.edge_endpoints(edge)?;
-            Some((self.graph[from], self.graph[to], self.graph[edge].as_str()))
+            Some((self.graph[from], self.graph[to], &*self.graph[edge]))
         })
     }
 }

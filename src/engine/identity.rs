@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::dirty::DirtyReason;
 use crate::base::Hash;
@@ -35,7 +35,7 @@ impl Identity {
 fn text(instance: &Instance, inputs: &[Hash]) -> String {
     let named = instance.inputs.iter().zip(inputs);
     let mut entries: Vec<ManifestEntry> =
-        named.map(|(input, hash)| ManifestEntry::Input { role: input.role.clone(), hash: *hash }).collect();
+        named.map(|(input, hash)| ManifestEntry::Input { role: input.role.to_string(), hash: *hash }).collect();
     if instance.kind.seeded {
         entries.push(ManifestEntry::Seed { seed: instance.seed });
     }
@@ -53,17 +53,18 @@ pub fn environment_hash(value: Option<&OsString>) -> Hash {
 /// Content hashes of files and folders outside the store, each looked at once per plan.
 #[derive(Debug, Default)]
 pub struct Outside {
-    known: BTreeMap<PathBuf, Result<Option<Hash>, String>>,
+    known: BTreeMap<OsString, Result<Option<Hash>, String>>,
 }
 
 impl Outside {
     /// The content hash of a path, or the reason why there is none.
     pub fn hash(&mut self, store: &Store, role: &str, path: &Path) -> Result<Hash, Box<DirtyReason>> {
-        if !self.known.contains_key(path) {
+        let key = path.as_os_str();
+        if !self.known.contains_key(key) {
             let found = store.hash_outside(path, &|_| ()).map_err(|error| format!("{error:#}"));
-            self.known.insert(path.to_path_buf(), found);
+            self.known.insert(key.to_os_string(), found);
         }
-        match &self.known[path] {
+        match &self.known[key] {
             Ok(Some(hash)) => Ok(*hash),
             Ok(None) => Err(Box::new(DirtyReason::PathMissing { role: role.to_string(), path: path.to_path_buf() })),
             Err(error) => Err(Box::new(DirtyReason::PathUnreadable {
@@ -95,13 +96,13 @@ pub fn input_hash<'a>(
     }
 }
 
-/// The identity of an instance whose upstream is done, or every obstacle that keeps it from having one.
-pub fn identify<'a>(
+/// The content of every input of an instance whose upstream is done, or every obstacle that keeps it from having some.
+pub fn contents<'a>(
     instance: &Instance,
     store: &Store,
     outside: &mut Outside,
     record: &impl Fn(usize) -> Option<&'a Committed>,
-) -> Result<Identity, Vec<DirtyReason>> {
+) -> Result<Vec<Hash>, Vec<DirtyReason>> {
     let mut inputs = Vec::with_capacity(instance.inputs.len());
     let mut obstacles = Vec::new();
     for input in &instance.inputs {
@@ -110,5 +111,5 @@ pub fn identify<'a>(
             Err(reason) => obstacles.push(*reason),
         }
     }
-    if obstacles.is_empty() { Ok(Identity::new(instance, inputs)) } else { Err(obstacles) }
+    if obstacles.is_empty() { Ok(inputs) } else { Err(obstacles) }
 }

@@ -30,6 +30,7 @@ mod commit;
 mod draw;
 mod outputs;
 mod publish;
+mod standing;
 
 #[cfg(test)]
 mod mishaps;

@@ -1,11 +1,14 @@
 //! The plan: for every instance whether it is fresh, must run, or waits for something that must. Runs nothing.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::Result;
 
 use super::dirty::{DirtyReason, differences};
-use super::identity::{Identity, Outside, identify};
+use super::identity::{Identity, Outside, contents};
+use super::publish::Links;
+use super::standing::Standing;
 use crate::base::Hash;
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::store::{Committed, ObjectState, Store};
@@ -17,6 +20,10 @@ pub struct PlanOptions {
     pub experiment: String,
     /// Instances that run even if they are fresh.
     pub force: BTreeSet<InstanceId>,
+    /// Name of the derived data that hold what the last run found.
+    pub standing: Option<String>,
+    /// Where outputs are linked, if what was found there counts.
+    pub out: Option<PathBuf>,
 }
 
 /// One entry per instance, in the order of the expansion.
@@ -33,6 +40,8 @@ pub struct PlanEntry {
     pub identity: Option<Identity>,
     /// The record that makes it fresh.
     pub record: Option<Committed>,
+    /// Whether it is as the last run left it, its links and its note included.
+    pub stands: bool,
     /// Fingerprint of the record that the reasons compare with.
     pub compared: Option<Hash>,
 }
@@ -45,6 +54,17 @@ pub enum PlanState {
     Dirty(Vec<DirtyReason>),
     /// It may run: that depends on what these instances above it will yield.
     Waits(Vec<InstanceId>),
+}
+
+impl PlanEntry {
+    fn new(id: InstanceId, state: PlanState) -> PlanEntry {
+        PlanEntry { id, state, identity: None, record: None, stands: false, compared: None }
+    }
+
+    fn standing(id: InstanceId, inputs: Vec<Hash>, record: Committed) -> PlanEntry {
+        let identity = Some(Identity { inputs, fingerprint: record.fingerprint });
+        PlanEntry { identity, record: Some(record), stands: true, ..PlanEntry::new(id, PlanState::Fresh) }
+    }
 }
 
 impl Plan {
@@ -90,19 +110,24 @@ pub(super) fn decide(
     outside: &mut Outside,
 ) -> Result<Plan> {
     let mut entries: Vec<PlanEntry> = Vec::with_capacity(expansion.instances.len());
+    let links = options.out.as_deref().map(|out| Links::new(out, &options.experiment));
+    let mut standing = Standing::load(store, options.standing.as_deref(), expansion);
     for (id, instance) in expansion.ids().zip(&expansion.instances) {
         let waits = waits_for(instance, &entries);
         let entry = if waits.is_empty() {
             let record = |index: usize| entries[index].record.as_ref();
-            match identify(instance, store, outside, &record) {
-                Ok(identity) => judge(id, instance, identity, store, options)?,
-                Err(obstacles) => {
-                    let state = PlanState::Dirty(obstacles);
-                    PlanEntry { id, state, identity: None, record: None, compared: None }
+            match contents(instance, store, outside, &record) {
+                Ok(inputs) => {
+                    let stood = standing.take(store, id.0, instance, &inputs, links.as_ref());
+                    match stood.filter(|_| !options.force.contains(&id)) {
+                        Some(record) => PlanEntry::standing(id, inputs, record),
+                        None => judge(id, instance, Identity::new(instance, inputs), store, options)?,
+                    }
                 }
+                Err(obstacles) => PlanEntry::new(id, PlanState::Dirty(obstacles)),
             }
         } else {
-            PlanEntry { id, state: PlanState::Waits(waits), identity: None, record: None, compared: None }
+            PlanEntry::new(id, PlanState::Waits(waits))
         };
         tracing::trace!(instance = instance.name, state = ?entry.state, "is planned");
         entries.push(entry);
@@ -134,9 +159,9 @@ pub(super) fn judge(
         reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_paths(found, instance) });
     }
     if reasons.is_empty() {
-        return Ok(PlanEntry { id, state: PlanState::Fresh, identity: Some(identity), record, compared: None });
+        return Ok(PlanEntry { identity: Some(identity), record, ..PlanEntry::new(id, PlanState::Fresh) });
     }
-    Ok(PlanEntry { id, state: PlanState::Dirty(reasons), identity: Some(identity), record: None, compared })
+    Ok(PlanEntry { identity: Some(identity), compared, ..PlanEntry::new(id, PlanState::Dirty(reasons)) })
 }
 
 /// What a record promises and the store does not have.
@@ -174,7 +199,7 @@ fn waits_for(instance: &Instance, entries: &[PlanEntry]) -> Vec<InstanceId> {
 /// Tells which file or folder a changed input is, where it comes from outside.
 fn with_paths(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
     let path_of = |role: &str| {
-        instance.inputs.iter().filter(|input| input.role == role).find_map(|input| match &input.upstream {
+        instance.inputs.iter().filter(|input| *input.role == *role).find_map(|input| match &input.upstream {
             Upstream::Outside { path } => Some(path.clone()),
             Upstream::Output { .. } | Upstream::Environment { .. } => None,
         })

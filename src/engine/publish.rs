@@ -7,7 +7,8 @@ use anyhow::Result;
 use super::run::Outcome;
 use crate::base::files;
 use crate::experiment::Instance;
-use crate::store::{Committed, LatestNote, Store, file_name};
+use crate::stage::Artifact;
+use crate::store::{Committed, Folder, LatestNote, Stamp, Store, file_name};
 
 /// What is to be noted of an instance's outcome; `None` where that is known already.
 pub(super) fn note(
@@ -21,11 +22,9 @@ pub(super) fn note(
     let known = store.latest(experiment, &instance.name);
     let inside = log.strip_prefix(store.root()).unwrap_or(log).to_string_lossy().into_owned();
     let note = match (record, outcome) {
-        (Some(record), Outcome::Ran | Outcome::Fresh) => LatestNote {
-            fingerprint: Some(record.fingerprint),
-            log: Some(record.provenance.log.clone()),
-            failed: false,
-        },
+        (Some(record), Outcome::Ran | Outcome::Fresh) => {
+            LatestNote { fingerprint: Some(record.fingerprint), log: Some(record.log.clone()), failed: false }
+        }
         (_, Outcome::Failed(failure)) if failure.log.is_some() => {
             LatestNote { log: Some(inside), failed: true, ..known.clone() }
         }
@@ -35,16 +34,62 @@ pub(super) fn note(
     (note != known).then_some(note)
 }
 
-/// Links an instance's outputs as `<out>/<experiment>/<instance>/<output>`, so that nobody has to read hashes. Writes
-/// only what is not so already.
-pub(super) fn link(store: &Store, experiment: &str, instance: &Instance, record: &Committed, out: &Path) -> Result<()> {
-    let folder = out.join(file_name(experiment)).join(file_name(&instance.name));
-    for (name, artifact) in &record.outputs {
-        let target: PathBuf = store.artifact_path(artifact);
-        let link = folder.join(name);
-        if std::fs::read_link(&link).ok().as_ref() != Some(&target) {
-            files::relink(&target, &link)?;
-        }
+/// The folder in which the outputs of an experiment can be reached by name, as `<instance>/<output>`, so that nobody
+/// has to read hashes.
+pub(super) struct Links {
+    folder: PathBuf,
+    /// Opened once: a look at ten thousand links need not walk the way to the folder each time.
+    handle: Option<Folder>,
+}
+
+impl Links {
+    pub(super) fn new(out: &Path, experiment: &str) -> Links {
+        let folder = out.join(file_name(experiment));
+        let handle = Folder::open(&folder).ok();
+        Links { folder, handle }
     }
-    Ok(())
+
+    /// Links an instance's outputs. Writes only what is not so already.
+    pub(super) fn make(&self, store: &Store, instance: &Instance, record: &Committed) -> Result<()> {
+        for (name, artifact) in record.outputs.iter() {
+            if self.leads_to(store, instance, name, artifact) {
+                continue;
+            }
+            let link = self.folder.join(place(instance, name));
+            // A file of the user's own in the place of the link is not ours to take away.
+            if link.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
+                files::rename_soft(&link, &aside(&link))?;
+            }
+            files::relink(&store.artifact_path(artifact), &link)?;
+        }
+        Ok(())
+    }
+
+    /// What the link of an output leads to.
+    pub(super) fn look(&self, instance: &Instance, name: &str) -> Option<Stamp> {
+        self.handle.as_ref()?.look(&place(instance, name))
+    }
+
+    /// Whether the link of an output is the one that it should be.
+    pub(super) fn leads_to(&self, store: &Store, instance: &Instance, name: &str, artifact: &Artifact) -> bool {
+        let found = std::fs::read_link(self.folder.join(place(instance, name)));
+        found.is_ok_and(|found| found == store.artifact_path(artifact))
+    }
+}
+
+fn place(instance: &Instance, output: &str) -> String {
+    let mut place = file_name(&instance.name);
+    place.push('/');
+    place.push_str(output);
+    place
+}
+
+/// Where a file that somebody put into the place of a link goes: a name that is free.
+fn aside(link: &Path) -> PathBuf {
+    let named = |number: u32| {
+        let mut name = link.as_os_str().to_os_string();
+        name.push(if number == 1 { ".edited".to_string() } else { format!(".edited-{number}") });
+        PathBuf::from(name)
+    };
+    (1..).map(named).find(|path| path.symlink_metadata().is_err()).unwrap_or_else(|| named(1))
 }

@@ -27,7 +27,6 @@ pub struct Listed {
     /// Bytes of its outputs.
     pub size: Option<u64>,
     pub seconds: Option<f64>,
-    pub started: Option<String>,
 }
 
 /// All of one instance.
@@ -84,7 +83,6 @@ fn look(
         PlanState::Dirty(reasons) => (reasons.iter().map(ToString::to_string).collect(), Vec::new()),
         PlanState::Waits(above) => (Vec::new(), above.iter().map(|above| expansion.get(*above).name.clone()).collect()),
     };
-    let provenance = record.as_ref().map(|record| &record.provenance);
     let listed = Listed {
         id,
         name: instance.name.clone(),
@@ -94,8 +92,7 @@ fn look(
         waits,
         record: record.as_ref().map(|record| record.fingerprint),
         size: record.as_ref().map(|record| record.outputs.values().map(|artifact| artifact.size).sum()),
-        seconds: provenance.map(|provenance| provenance.seconds),
-        started: provenance.map(|provenance| provenance.started.clone()),
+        seconds: record.as_ref().map(|record| record.seconds),
     };
     (listed, record)
 }

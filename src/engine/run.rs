@@ -13,9 +13,10 @@ use serde::Serialize;
 use super::dirty::DirtyReason;
 use super::executor::Executor;
 use super::identity::Outside;
-use super::plan::{Plan, PlanOptions, PlanState, decide};
+use super::plan::{Plan, PlanEntry, PlanOptions, PlanState, decide};
 use super::scheduler::Scheduler;
 use super::select::{Selection, matching};
+use super::standing::Standing;
 use crate::base::{Causes, Event, Hash, files};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::store::{ObjectState, Store};
@@ -49,6 +50,8 @@ pub struct RunOptions {
     pub interrupt: Arc<AtomicBool>,
     /// Where outputs are linked by name: `<out>/<experiment>/<instance>/<output>`.
     pub out: Option<PathBuf>,
+    /// Name of the derived data in which runs of this experiment leave what they found, to find it sooner.
+    pub standing: Option<String>,
     /// The words of the command, for the run's record.
     pub command: Vec<String>,
 }
@@ -71,6 +74,7 @@ impl RunOptions {
             executor,
             interrupt: Arc::default(),
             out: None,
+            standing: None,
             command: Vec::new(),
         }
     }
@@ -126,7 +130,8 @@ impl fmt::Display for Failure {
 pub struct RunReport {
     /// Name of the run: `<time>-<id>`.
     pub run: String,
-    pub folder: PathBuf,
+    /// Where its record and logs are; a run that found nothing to do leaves none.
+    pub folder: Option<PathBuf>,
     pub experiment: String,
     pub command: Vec<String>,
     pub started: String,
@@ -147,6 +152,19 @@ pub struct InstanceReport {
     pub seconds: f64,
     pub fingerprint: Option<Hash>,
     pub reasons: Vec<DirtyReason>,
+}
+
+impl InstanceReport {
+    fn fresh(entry: &PlanEntry, instance: &Instance) -> InstanceReport {
+        InstanceReport {
+            id: entry.id,
+            name: instance.name.clone(),
+            outcome: Outcome::Fresh,
+            seconds: 0.0,
+            fingerprint: entry.identity.as_ref().map(|identity| identity.fingerprint),
+            reasons: Vec::new(),
+        }
+    }
 }
 
 impl RunReport {
@@ -202,24 +220,26 @@ pub fn run(
     options: &RunOptions,
     observer: &dyn Observer,
 ) -> Result<RunReport> {
-    store.check_writable()?;
-    let _shared = store.share()?;
-    store.sweep()?;
+    let begun = Instant::now();
+    let started = jiff::Timestamp::now();
+    // Taken before anything is found fresh, so that `gc` does not take it away; a store that cannot be written has no
+    // `gc` either.
+    let shared = store.share();
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
-    let plan_options = PlanOptions { experiment: experiment.to_string(), force };
+    let plan_options = PlanOptions {
+        experiment: experiment.to_string(),
+        force,
+        standing: options.standing.clone(),
+        out: options.out.clone(),
+    };
     let mut outside = Outside::default();
     let plan = sound_plan(expansion, store, &plan_options, &mut outside, &selected)?;
     store.remember();
     observer.planned(&plan, &selected);
-
-    let begun = Instant::now();
-    let started = jiff::Timestamp::now();
-    let run = run_name(started);
-    let folder = store.runs_path().join(&run);
     let mut report = RunReport {
-        folder,
-        run,
+        folder: None,
+        run: run_name(started),
         experiment: experiment.to_string(),
         command: options.command.clone(),
         started: started.to_string(),
@@ -228,8 +248,20 @@ pub fn run(
         ended: false,
         instances: Vec::new(),
     };
+    if selected.iter().all(|id| plan.get(*id).stands) {
+        let fresh = selected.iter().map(|id| InstanceReport::fresh(plan.get(*id), expansion.get(*id)));
+        report.instances = fresh.collect();
+        report.seconds = begun.elapsed().as_secs_f64();
+        report.ended = true;
+        observer.ended(&report);
+        return Ok(report);
+    }
+    store.check_writable()?;
+    let _shared = shared?;
+    store.sweep()?;
+    let folder = store.runs_path().join(&report.run);
+    report.folder = Some(folder.clone());
     save(&report)?;
-    let folder = report.folder.clone();
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, outside);
     scheduler.run(plan, &selected, &mut |instances| {
         report.instances = instances;
@@ -237,6 +269,9 @@ pub fn run(
         // If it cannot be written now, it may be at the end; the stages that run must not suffer from it.
         save(&report).ok();
     });
+    if let Some(name) = &options.standing {
+        Standing::keep(store, name, expansion, scheduler.fresh());
+    }
     report.instances = scheduler.into_reports();
     report.seconds = begun.elapsed().as_secs_f64();
     report.interrupted = report.count(|outcome| *outcome == Outcome::Interrupted) > 0;
@@ -278,7 +313,7 @@ fn sound_plan(
 }
 
 fn save(report: &RunReport) -> Result<()> {
-    files::write_json(&report.folder.join("run.json"), report)
+    report.folder.as_ref().map_or(Ok(()), |folder| files::write_json(&folder.join("run.json"), report))
 }
 
 /// A name that sorts by time and that no other run has.

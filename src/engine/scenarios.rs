@@ -236,7 +236,7 @@ fn the_run_folder_keeps_what_was_asked_and_what_happened() {
     let options = RunOptions { command: vec!["run".into(), "x.toml".into()], ..space.options() };
     let store = space.store();
     let report = run("test", &stages, &store, &options, &Quiet).unwrap();
-    let kept: serde_json::Value = files::read_json(&report.folder.join("run.json")).unwrap();
+    let kept: serde_json::Value = files::read_json(&report.folder.clone().unwrap().join("run.json")).unwrap();
     assert_eq!(kept["command"], json!(["run", "x.toml"]));
     assert_eq!(kept["ended"], json!(true));
     let outcomes: Vec<String> =

@@ -12,9 +12,9 @@ use super::board::{Board, State};
 use super::commit::{Pending, commit_all};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
-use super::identity::{Identity, Outside, identify};
+use super::identity::{Identity, Outside, contents};
 use super::plan::{Plan, PlanOptions, PlanState, judge};
-use super::publish;
+use super::publish::{self, Links};
 use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
 use super::worker::{Finished, Task};
 use crate::base::{Causes, Event, Hash};
@@ -67,6 +67,9 @@ pub(super) struct Scheduler<'a> {
     records: Vec<Option<Committed>>,
     /// Attempts that failed, of instances that were tried again.
     attempts: BTreeMap<InstanceId, u32>,
+    /// Whether an instance is as the last run left it: then its links and its note are too.
+    stands: Vec<bool>,
+    links: Option<Links>,
     reports: BTreeMap<InstanceId, InstanceReport>,
     /// Notes that are not written yet.
     notes: Vec<(String, LatestNote)>,
@@ -105,6 +108,8 @@ impl<'a> Scheduler<'a> {
             reasons: vec![Vec::new(); count],
             records: vec![None; count],
             attempts: BTreeMap::new(),
+            stands: vec![false; count],
+            links: options.out.as_deref().map(|out| Links::new(out, &plan_options.experiment)),
             reports: BTreeMap::new(),
             notes: Vec::new(),
             pending: Vec::new(),
@@ -177,11 +182,20 @@ impl<'a> Scheduler<'a> {
         self.reports.into_values().collect()
     }
 
+    /// What is fresh by now: per instance the content of its inputs, and its record.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = Option<(&[Hash], &Committed)>> {
+        self.identities.iter().zip(&self.records).map(|(identity, record)| {
+            let (identity, record) = (identity.as_ref()?, record.as_ref()?);
+            Some((identity.inputs.as_slice(), record))
+        })
+    }
+
     /// Takes the plan's verdicts over.
     fn begin(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         for entry in plan.entries {
             let id = entry.id;
             self.identities[id.0] = entry.identity;
+            self.stands[id.0] = entry.stands;
             match entry.state {
                 PlanState::Fresh => {
                     self.records[id.0] = entry.record;
@@ -253,8 +267,8 @@ impl<'a> Scheduler<'a> {
         let instance = self.expansion.get(id);
         let records = &self.records;
         let record = |index: usize| records[index].as_ref();
-        let identity = match identify(instance, self.store, &mut self.outside, &record) {
-            Ok(identity) => identity,
+        let identity = match contents(instance, self.store, &mut self.outside, &record) {
+            Ok(inputs) => Identity::new(instance, inputs),
             Err(obstacles) => {
                 self.reasons[id.0] = obstacles;
                 return self.make_ready(id);
@@ -410,11 +424,12 @@ impl<'a> Scheduler<'a> {
         let instance = self.expansion.get(id);
         let record = self.records[id.0].as_ref();
         tracing::debug!(instance = instance.name, ?outcome, seconds, "ends");
+        let record = record.filter(|_| !self.stands[id.0]);
         let experiment = &self.plan_options.experiment;
         let note = publish::note(self.store, experiment, instance, record, &outcome, &self.log(id));
         self.notes.extend(note.map(|note| (instance.name.clone(), note)));
-        if let (Some(out), Some(record)) = (self.options.out.as_deref(), record)
-            && let Err(error) = publish::link(self.store, experiment, instance, record, out)
+        if let (Some(links), Some(record)) = (&self.links, record)
+            && let Err(error) = links.make(self.store, instance, record)
         {
             // The result itself is safe; only its name could not be written down.
             let text = format!("`{}` is not reachable by name: {error:#}", instance.name);
@@ -435,7 +450,7 @@ impl<'a> Scheduler<'a> {
         let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
             Upstream::Output { instance: above, output, .. } => {
                 let artifact = self.records[above.0].as_ref()?.outputs.get(&**output)?;
-                Some((input.role.clone(), artifact.clone()))
+                Some((input.role.to_string(), artifact.clone()))
             }
             Upstream::Outside { .. } | Upstream::Environment { .. } => None,
         });

@@ -224,10 +224,10 @@ impl Space {
                     InputSource::Stage { reference, .. } => {
                         let instance = ids[reference.to_string().as_str()];
                         let output = expansion.get(instance).outputs[0].clone();
-                        Upstream::Output { instance, output: output.name, kind: output.kind }
+                        Upstream::Output { instance, output: output.name.as_ref().into(), kind: output.kind }
                     }
                 };
-                InstanceInput { role: input.role, upstream }
+                InstanceInput { role: input.role.into(), upstream }
             });
             let inputs = inputs.collect();
             ids.insert(name, InstanceId(expansion.instances.len()));

@@ -140,7 +140,7 @@ impl Task<'_> {
                     InputPath { path, hash: artifact.hash, kind: Some(*kind) }
                 }
             };
-            inputs.insert(input.role.clone(), path);
+            inputs.insert(input.role.to_string(), path);
         }
         if let Some(program) = self.instance.stage()?.program() {
             let input = |role: &str| inputs.get(role).cloned().with_context(|| format!("BUG: no input `{role}`"));

@@ -12,8 +12,8 @@ use super::instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 use super::limits::Limits;
 use super::load::Experiment;
 use super::settings::Settings;
-use crate::base::{Hash, Sources, files};
-use crate::stage::{ArtifactKind, OutputSpec, Registry, find_kind};
+use crate::base::{Hash, Origin, Sources, Text};
+use crate::stage::{ArtifactKind, OutputSpec, Registry};
 
 /// A part of the bytes: everything in it is as the experiment has it, with strings that repeat by number.
 #[derive(Serialize, Deserialize)]
@@ -38,8 +38,9 @@ struct CompiledInstance {
     kind: u32,
     version: u32,
     point: Vec<(String, String)>,
-    config: String,
-    identity: String,
+    /// Bytes of its stretches of the prose: tables and identities, one after the other, before all this.
+    config: usize,
+    identity: usize,
     seed: u64,
     inputs: Vec<CompiledInput>,
     /// `None` for those of the kind.
@@ -49,7 +50,7 @@ struct CompiledInstance {
 
 #[derive(Serialize, Deserialize)]
 enum CompiledInput {
-    Output { role: u32, instance: usize, output: String, kind: ArtifactKind },
+    Output { role: u32, instance: usize, output: u32, kind: ArtifactKind },
     Outside { role: u32, path: PathBuf },
     Environment { role: u32, name: String },
 }
@@ -65,9 +66,10 @@ pub struct Lean {
 
 /// The bytes of a checked experiment. `None` where its texts cannot be told apart from later ones.
 pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Registry) -> Option<Vec<u8>> {
-    let mut words = Words::default();
+    let (mut words, mut prose) = (Words::default(), String::new());
     let texts = experiment.texts.iter().map(|(path, hash)| (path.clone(), *hash)).collect();
-    let instances = expansion.instances.iter().map(|instance| compile_instance(instance, registry, &mut words));
+    let instances =
+        expansion.instances.iter().map(|instance| compile_instance(instance, registry, &mut words, &mut prose));
     let instances = instances.collect::<Option<Vec<_>>>()?;
     let compiled = Compiled {
         texts,
@@ -80,24 +82,33 @@ pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Regist
         aliases: expansion.aliases.iter().map(|(name, id)| (name.clone(), id.0)).collect(),
         words: words.list,
     };
-    postcard::to_stdvec(&compiled).ok()
+    let length = (prose.len() as u64).to_le_bytes();
+    Some([prose.as_bytes(), &postcard::to_stdvec(&compiled).ok()?, &length].concat())
 }
 
-/// The experiment in the bytes, if its texts still say what they said. Anything else is `None`: then they are read.
-pub fn read(bytes: &[u8], registry: &Registry) -> Option<Lean> {
-    let compiled: Compiled = postcard::from_bytes(bytes).ok()?;
-    let current =
-        |(path, hash): &(PathBuf, Hash)| files::read_bytes(path).is_ok_and(|bytes| Hash::of_bytes(&bytes) == *hash);
-    if !compiled.texts.iter().all(current) {
+/// The experiment in the bytes, if its texts still say what they said, going by `hash_of` a file. Anything else is
+/// `None`: then they are read.
+pub fn read(mut bytes: Vec<u8>, registry: &Registry, hash_of: &dyn Fn(&Path) -> Option<Hash>) -> Option<Lean> {
+    let hash = Some(Hash::of_bytes(&bytes));
+    let (rest, length) = bytes.split_last_chunk()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+    let compiled: Compiled = postcard::from_bytes(rest.get(length..)?).ok()?;
+    if !compiled.texts.iter().all(|(path, hash)| hash_of(path) == Some(*hash)) {
         return None;
     }
+    // The prose stays where it is: it is most of what there is.
+    bytes.truncate(length);
     let count = compiled.instances.len();
-    let words: Vec<String> = compiled.words;
-    let instances =
-        compiled.instances.into_iter().enumerate().map(|(at, one)| read_instance(one, at, registry, &words));
+    let words: Vec<Arc<str>> = compiled.words.into_iter().map(Into::into).collect();
+    let mut prose = Prose { all: Arc::new(String::from_utf8(bytes).ok()?), read: 0 };
+    let instances = compiled
+        .instances
+        .into_iter()
+        .enumerate()
+        .map(|(at, one)| read_instance(one, at, registry, &words, &mut prose));
     let instances = instances.collect::<Option<Vec<_>>>()?;
     let aliases = compiled.aliases.into_iter().map(|(name, id)| (id < count).then_some((name, InstanceId(id))));
-    let expansion = Expansion { instances, aliases: aliases.collect::<Option<_>>()? };
+    let expansion = Expansion { hash, instances, aliases: aliases.collect::<Option<_>>()? };
     let experiment = Experiment {
         name: compiled.name,
         about: compiled.about,
@@ -111,26 +122,33 @@ pub fn read(bytes: &[u8], registry: &Registry) -> Option<Lean> {
     Some(Lean { experiment, expansion, has_reports: compiled.has_reports })
 }
 
-fn compile_instance(instance: &Instance, registry: &Registry, words: &mut Words) -> Option<CompiledInstance> {
+fn compile_instance(
+    instance: &Instance,
+    registry: &Registry,
+    words: &mut Words,
+    prose: &mut String,
+) -> Option<CompiledInstance> {
     let Instance { name, stage, point, kind, config, identity, seed, inputs, outputs, limits, origins: _ } = instance;
     let input = |input: &InstanceInput| {
         let role = words.number(&input.role);
         match &input.upstream {
             Upstream::Output { instance, output, kind } => {
-                CompiledInput::Output { role, instance: instance.0, output: output.to_string(), kind: *kind }
+                CompiledInput::Output { role, instance: instance.0, output: words.number(output), kind: *kind }
             }
             Upstream::Outside { path } => CompiledInput::Outside { role, path: path.clone() },
             Upstream::Environment { name } => CompiledInput::Environment { role, name: name.clone() },
         }
     };
+    prose.push_str(config);
+    prose.push_str(identity);
     Some(CompiledInstance {
         name: name.clone(),
         stage: stage.clone(),
         kind: registry.iter().position(|known| known.name == kind.name)? as u32,
         version: kind.version,
         point: point.iter().map(|(axis, label)| (axis.clone(), label.clone())).collect(),
-        config: config.to_string(),
-        identity: identity.to_string(),
+        config: config.len(),
+        identity: identity.len(),
         seed: *seed,
         inputs: inputs.iter().map(input).collect(),
         outputs: match outputs {
@@ -141,7 +159,13 @@ fn compile_instance(instance: &Instance, registry: &Registry, words: &mut Words)
     })
 }
 
-fn read_instance(one: CompiledInstance, at: usize, registry: &Registry, words: &[String]) -> Option<Instance> {
+fn read_instance(
+    one: CompiledInstance,
+    at: usize,
+    registry: &Registry,
+    words: &[Arc<str>],
+    prose: &mut Prose,
+) -> Option<Instance> {
     let kind = registry.get(one.kind as usize).copied().filter(|kind| kind.version == one.version)?;
     let input = |input: CompiledInput| {
         let word = |role: u32| words.get(role as usize).cloned();
@@ -149,7 +173,7 @@ fn read_instance(one: CompiledInstance, at: usize, registry: &Registry, words: &
             // An instance comes after what it reads.
             CompiledInput::Output { role, instance, output, kind } if instance < at => InstanceInput {
                 role: word(role)?,
-                upstream: Upstream::Output { instance: InstanceId(instance), output: Cow::Owned(output), kind },
+                upstream: Upstream::Output { instance: InstanceId(instance), output: word(output)?, kind },
             },
             CompiledInput::Output { .. } => return None,
             CompiledInput::Outside { role, path } => {
@@ -166,8 +190,8 @@ fn read_instance(one: CompiledInstance, at: usize, registry: &Registry, words: &
         stage: one.stage,
         point: one.point.into_iter().collect(),
         kind,
-        config: one.config.into(),
-        identity: one.identity.into(),
+        config: prose.next(one.config)?,
+        identity: prose.next(one.identity)?,
         seed: one.seed,
         inputs: one.inputs.into_iter().map(input).collect::<Option<_>>()?,
         outputs: match one.outputs {
@@ -175,8 +199,27 @@ fn read_instance(one: CompiledInstance, at: usize, registry: &Registry, words: &
             Some(specs) => specs.into_iter().map(spec).collect(),
         },
         limits: one.limits.unwrap_or_default(),
-        origins: Arc::default(),
+        origins: NOWHERE.with(Arc::clone),
     })
+}
+
+thread_local! {
+    /// The places of the values of a compiled instance: one map for all of them.
+    static NOWHERE: Arc<BTreeMap<String, Origin>> = Arc::default();
+}
+
+/// A long text that is read from its beginning.
+struct Prose {
+    all: Arc<String>,
+    read: usize,
+}
+
+impl Prose {
+    fn next(&mut self, length: usize) -> Option<Text> {
+        let start = self.read;
+        self.read = start.checked_add(length)?;
+        Text::of(&self.all, start, self.read)
+    }
 }
 
 /// Strings by number.

@@ -251,7 +251,7 @@ impl Expander<'_> {
             .collect();
         let name = Instance::name_of(&stage.name, &point);
         let drawn = stage.kind.seeded.then_some(seed);
-        let equal = Hash::of_bytes(format!("{} {drawn:?} {inputs:?} {:?}", own.identity, own.limits).as_bytes());
+        let equal = Hash::of_bytes(format!("{} {drawn:?} {inputs:?} {:?}", &*own.identity, own.limits).as_bytes());
         if let Some(known) = self.equal.get(&equal) {
             if self.expansion.get(*known).name != name {
                 self.expansion.aliases.insert(name, *known);

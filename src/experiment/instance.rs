@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::Value;
 
 use super::limits::Limits;
-use crate::base::Origin;
+use crate::base::{Hash, Origin, Text};
 use crate::stage::{ArtifactKind, Kind, OutputSpec, Stage};
 
 /// Index of an instance in its [`Expansion`].
@@ -27,9 +27,9 @@ pub struct Instance {
     pub kind: &'static Kind,
     /// The stage's table at this point as JSON, without `kind` and `limits`, every `${...}` replaced. Text, because
     /// of ten thousand instances few are ever run.
-    pub config: Arc<str>,
+    pub config: Text,
     /// What identifies it beside inputs and seed, as [`crate::stage::Manifest::text`] has it.
-    pub identity: Arc<str>,
+    pub identity: Text,
     pub seed: u64,
     pub inputs: Vec<InstanceInput>,
     pub outputs: Cow<'static, [OutputSpec]>,
@@ -42,7 +42,7 @@ pub struct Instance {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceInput {
     /// Path of the key that names it.
-    pub role: String,
+    pub role: Arc<str>,
     pub upstream: Upstream,
 }
 
@@ -51,7 +51,7 @@ pub enum Upstream {
     Output {
         instance: InstanceId,
         /// The output's declared name.
-        output: Cow<'static, str>,
+        output: Arc<str>,
         kind: ArtifactKind,
     },
     /// A file or folder outside the store, absolute; it existed when the experiment was loaded.
@@ -63,6 +63,8 @@ pub enum Upstream {
 /// All instances, each after the instances that it reads. Equal instances are one.
 #[derive(Clone, Debug, Default)]
 pub struct Expansion {
+    /// Hash of all that the instances are, where somebody has computed it.
+    pub hash: Option<Hash>,
     pub instances: Vec<Instance>,
     /// Names of points that came out equal to another instance.
     pub aliases: BTreeMap<String, InstanceId>,

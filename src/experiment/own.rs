@@ -16,16 +16,16 @@ use super::problems::Problems;
 use super::text::list;
 use super::tree::{Data, Node, Table};
 use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Origin};
+use crate::base::{Diagnostic, Origin, Text};
 use crate::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Reference, Stage};
 
 /// A stage at one of its own points.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnPoint {
     pub(crate) point: Point,
-    pub(crate) config: Arc<str>,
+    pub(crate) config: Text,
     /// All that identifies the stage but seed and inputs.
-    pub(crate) identity: Arc<str>,
+    pub(crate) identity: Text,
     pub(crate) inputs: Vec<OwnInput>,
     pub(crate) outputs: Cow<'static, [OutputSpec]>,
     pub(crate) limits: Limits,
@@ -34,7 +34,7 @@ pub(crate) struct OwnPoint {
 
 #[derive(Clone, Debug)]
 pub(crate) struct OwnInput {
-    pub(crate) role: String,
+    pub(crate) role: Arc<str>,
     /// The role that messages name: that of the key which was written, for an input that defaults to another.
     pub(crate) named: String,
     /// Where the input is named; the stage's header for a default.
@@ -52,7 +52,7 @@ pub(crate) enum OwnSource {
     Output {
         stage: usize,
         pins: BTreeMap<String, String>,
-        output: Cow<'static, str>,
+        output: Arc<str>,
         kind: ArtifactKind,
     },
     Outside(PathBuf),
@@ -206,7 +206,7 @@ impl<'a> OwnPoints<'a> {
                 InputSource::Environment { name } => Some(OwnSource::Environment(name.clone())),
             };
             match source {
-                Some(source) => inputs.push(OwnInput { role: input.role.clone(), named, place, source }),
+                Some(source) => inputs.push(OwnInput { role: input.role.as_str().into(), named, place, source }),
                 None => sound = false,
             }
         }
@@ -301,7 +301,7 @@ impl<'a> OwnPoints<'a> {
             let needs: Vec<String> = accepts.iter().map(ToString::to_string).collect();
             return wrong(format!("{gives}; `{role}` needs {}", needs.join(" or ")), "", None);
         };
-        let output = spec.name.clone();
+        let output = Arc::from(&*spec.name);
         Some(OwnSource::Output { stage: index, pins: reference.pins.clone(), output, kind: spec.kind })
     }
 

@@ -17,7 +17,7 @@ use crate::data::records::Score;
 use crate::engine::{Outcome, Plan, PlanState, RunReport};
 use crate::experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
 use crate::stage::ArtifactKind;
-use crate::store::{Committed, Store};
+use crate::store::{Committed, StageRecord, Store};
 
 /// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
 /// itself counts as reused. An instance whose result is missing or out of date has no scores and no curve.
@@ -157,7 +157,7 @@ impl Desk<'_> {
     fn costs(&self) -> Vec<Cost> {
         let cost = |id: InstanceId| {
             let (record, instance) = (self.record(id)?, self.expansion.get(id));
-            let summary = self.store.record(record.fingerprint).map(|record| record.summary).unwrap_or_default();
+            let StageRecord { summary, provenance, .. } = self.store.record(record.fingerprint)?;
             let number = |key: &str| summary.0.get(key);
             let outcome = |report: &RunReport| {
                 report.instances.iter().find(|one| one.id == id).is_none_or(|one| one.outcome != Outcome::Ran)
@@ -166,10 +166,10 @@ impl Desk<'_> {
                 instance: instance.name.clone(),
                 stage: instance.stage.clone(),
                 kind: instance.kind.name.to_string(),
-                seconds: record.provenance.seconds,
+                seconds: provenance.seconds,
                 tokens: number("tokens").and_then(Value::as_u64),
                 flops: number("flops").and_then(Value::as_f64),
-                device: Some(record.provenance.device.clone()).filter(|device| !device.is_empty()),
+                device: Some(provenance.device).filter(|device| !device.is_empty()),
                 reused: self.ran.is_some_and(outcome),
             })
         };
@@ -185,9 +185,10 @@ impl Desk<'_> {
     }
 
     fn provenance(&self, experiment: &Experiment) -> Vec<(String, String)> {
-        let records = || self.expansion.ids().filter_map(|id| self.record(id));
-        let told = |of: &dyn Fn(&Committed) -> &str| -> BTreeSet<String> {
-            records().map(|record| of(record).to_string()).filter(|text| !text.is_empty()).collect()
+        let fresh = self.expansion.ids().filter_map(|id| self.record(id));
+        let records: Vec<StageRecord> = fresh.filter_map(|record| self.store.record(record.fingerprint)).collect();
+        let told = |of: &dyn Fn(&StageRecord) -> &str| -> BTreeSet<String> {
+            records.iter().map(|record| of(record).to_string()).filter(|text| !text.is_empty()).collect()
         };
         let list = |texts: &BTreeSet<String>| texts.iter().cloned().collect::<Vec<_>>().join(", ");
         let started = told(&|record| &record.provenance.started);

@@ -1,6 +1,7 @@
 //! Outputs of stages: a type and a content hash.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -79,6 +80,30 @@ pub struct Artifact {
     /// Bytes in all.
     pub size: u64,
     /// Image packs whose members this artifact's rows name: they live as long as the artifact.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     pub images: Vec<Hash>,
+}
+
+/// Committed outputs by name. There are few of them per stage and many stages: a list, in the order of the names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outputs(Vec<(String, Artifact)>);
+
+impl Outputs {
+    pub fn get(&self, name: &str) -> Option<&Artifact> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, artifact)| artifact)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Artifact)> {
+        self.0.iter().map(|(name, artifact)| (name.as_str(), artifact))
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Artifact> {
+        self.0.iter().map(|(_, artifact)| artifact)
+    }
+}
+
+impl From<BTreeMap<String, Artifact>> for Outputs {
+    fn from(outputs: BTreeMap<String, Artifact>) -> Outputs {
+        Outputs(outputs.into_iter().collect())
+    }
 }

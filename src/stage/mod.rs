@@ -14,7 +14,7 @@ use std::fmt::Debug;
 
 use anyhow::Result;
 
-pub use artifact::{Artifact, ArtifactKind, OutputSpec};
+pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
 pub use config::{ConfigError, Reference};
 pub use context::{InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};

@@ -151,12 +151,6 @@ impl Log {
         files::write_atomic(&self.path, &text)
     }
 
-    /// Which file this is, and how much of it there is: changes when anything is written.
-    pub(super) fn state(&self) -> Option<(u64, u64, u64)> {
-        let metadata = fs::metadata(&self.path).ok()?;
-        Some((metadata.dev(), metadata.ino(), metadata.len()))
-    }
-
     /// What a new line must begin with, where the last writer died in the middle of one.
     fn mend(&self, file: &File, length: u64) -> Result<&'static [u8]> {
         let mut last = [0];

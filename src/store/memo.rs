@@ -2,10 +2,14 @@
 //! Knows nothing of what the files are, and reads none.
 
 use std::collections::BTreeMap;
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::AtFlags;
+
+use serde::{Deserialize, Serialize};
 
 use super::known::{Entry, Known};
 use crate::base::{Hash, files};
@@ -14,8 +18,8 @@ use crate::base::{Hash, files};
 const TICK_NANOSECONDS: i128 = 2_000_000_000;
 
 /// What a file looked like when it was hashed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
     pub(super) size: u64,
     modified: i128,
     /// Time of the last change of anything, which no program can set back.
@@ -60,6 +64,29 @@ impl Stamp {
     pub(super) fn hash_in(&self, entry: &Entry) -> Option<Hash> {
         let hash = Hash::from_bytes(*entry.last_chunk()?);
         (self.entry(hash) == *entry).then_some(hash)
+    }
+}
+
+/// An open folder, for many looks at what lies in it.
+#[derive(Debug)]
+pub struct Folder(File);
+
+impl Folder {
+    pub fn open(path: &Path) -> std::io::Result<Folder> {
+        File::open(path).map(Folder)
+    }
+
+    /// What a file in the folder looks like, links followed; `None` where nothing is.
+    pub fn look(&self, name: &str) -> Option<Stamp> {
+        let found = rustix::fs::statat(&self.0, name, AtFlags::empty()).ok()?;
+        let nanoseconds = |seconds: i64, rest: u64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Some(Stamp {
+            size: found.st_size as u64,
+            modified: nanoseconds(found.st_mtime, found.st_mtime_nsec as u64),
+            changed: nanoseconds(found.st_ctime, found.st_ctime_nsec as u64),
+            inode: found.st_ino,
+            device: found.st_dev,
+        })
     }
 }
 

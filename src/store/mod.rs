@@ -15,6 +15,7 @@
 //!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
+//!   derived/                        what could be computed again: compiled experiments and what runs found
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode, device)
 //! ```
 //!
@@ -23,6 +24,7 @@
 //! an edit gives them another one, and the next look reads them again. Deleting the whole folder is always safe.
 
 mod clean;
+mod derived;
 mod known;
 mod lock;
 mod log;
@@ -36,13 +38,14 @@ mod verify;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail};
 
 pub use clean::{Freed, Kept};
 pub use lock::Lock;
+pub use memo::{Folder, Stamp};
 pub use object::{ObjectState, Tree, TreeFile};
 pub use record::{Committed, LatestNote, Provenance, StageRecord};
 pub use verify::{Problem, VerifyReport};
@@ -61,6 +64,8 @@ pub struct Store {
     records: Log,
     notes: Log,
     memo: Mutex<Memo>,
+    /// The folder of the objects, opened at the first look at one.
+    objects: OnceLock<Option<Folder>>,
 }
 
 impl Store {
@@ -86,7 +91,7 @@ impl Store {
         }
         let memo = Mutex::new(Memo::new(root.join("memo")));
         let (records, notes) = (Log::new(root.join("records")), Log::new(root.join("notes")));
-        Ok(Store { root, records, notes, memo })
+        Ok(Store { root, records, notes, memo, objects: OnceLock::new() })
     }
 
     /// Fails when nothing can be written here, before any work is done.
@@ -103,6 +108,11 @@ impl Store {
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What the records look like: whatever is done to them changes it.
+    pub fn records_stamp(&self) -> Option<Stamp> {
+        fs::metadata(self.records.path()).ok().map(|metadata| Stamp::of(&metadata))
     }
 
     /// Where a running or interrupted stage has its files.

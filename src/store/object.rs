@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::Store;
 use super::reader::{hash_file, look};
+use super::{Folder, Stamp, Store};
 use crate::base::{Hash, files};
 use crate::stage::{Artifact, ArtifactKind};
 
@@ -80,6 +80,18 @@ impl Store {
             }
         }
         Ok(ObjectState::Present)
+    }
+
+    /// What an artifact's object looks like; `None` where there is none.
+    pub fn look(&self, artifact: &Artifact) -> Option<Stamp> {
+        let objects = self.objects.get_or_init(|| Folder::open(&self.root().join("objects")).ok());
+        let key = object_key(artifact.hash);
+        objects.as_ref()?.look(key.strip_prefix("objects/")?)
+    }
+
+    /// Whether an object looks as it was sealed.
+    pub fn is_present(&self, artifact: &Artifact) -> bool {
+        self.check(artifact, false).is_ok_and(|state| state == ObjectState::Present)
     }
 
     /// Moves a finished output from a private folder into the store and seals it. Equal content is kept once. A power

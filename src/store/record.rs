@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Store;
 use super::log::Survey;
 use crate::base::Hash;
-use crate::stage::{Artifact, Manifest, Summary};
+use crate::stage::{Artifact, Manifest, Outputs, Summary};
 
 /// The proof that a stage is done: its manifest in the clear, its outputs, and how they came to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,14 +42,32 @@ pub struct Provenance {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Committed {
     pub fingerprint: Hash,
-    pub outputs: BTreeMap<String, Artifact>,
-    pub provenance: Provenance,
+    pub outputs: Outputs,
+    /// How long it took.
+    pub seconds: f64,
+    /// Path of its log inside the store.
+    pub log: String,
+}
+
+/// The part of a record that makes a [`Committed`].
+#[derive(Deserialize)]
+struct Part {
+    fingerprint: Hash,
+    outputs: BTreeMap<String, Artifact>,
+    provenance: Circumstances,
+}
+
+#[derive(Deserialize)]
+struct Circumstances {
+    seconds: f64,
+    log: String,
 }
 
 impl From<&StageRecord> for Committed {
     fn from(record: &StageRecord) -> Committed {
         let StageRecord { fingerprint, manifest: _, outputs, summary: _, provenance } = record;
-        Committed { fingerprint: *fingerprint, outputs: outputs.clone(), provenance: provenance.clone() }
+        let Provenance { seconds, log, .. } = provenance;
+        Committed { fingerprint: *fingerprint, outputs: outputs.clone().into(), seconds: *seconds, log: log.clone() }
     }
 }
 
@@ -84,8 +102,9 @@ impl Store {
 
     /// As [`Store::record`], without manifest and summary.
     pub fn committed(&self, fingerprint: Hash) -> Option<Committed> {
-        let record: Committed = serde_json::from_str(&self.records.get(fingerprint)?).ok()?;
-        (record.fingerprint == fingerprint).then_some(record)
+        let part: Part = serde_json::from_str(&self.records.get(fingerprint)?).ok()?;
+        let Part { fingerprint: own, outputs, provenance: Circumstances { seconds, log } } = part;
+        (own == fingerprint).then(|| Committed { fingerprint, outputs: outputs.into(), seconds, log })
     }
 
     /// Commits stages: their outputs, which [`Store::put`] has taken in, reach the disk, then their records are
