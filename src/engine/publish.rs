@@ -65,13 +65,14 @@ impl Links {
         Ok(())
     }
 
-    /// What the link of an output leads to.
-    pub(super) fn look(&self, instance: &Instance, name: &str) -> Option<Stamp> {
-        self.handle.as_ref()?.look(&place(instance, name))
+    /// What the folder of an instance's links looks like; `None` where links lie deeper, and could change without it.
+    pub(super) fn look(&self, instance: &Instance) -> Option<Stamp> {
+        let deep = instance.outputs.iter().any(|output| output.name.contains('/'));
+        if deep { None } else { self.handle.as_ref()?.look(&file_name(&instance.name)) }
     }
 
     /// Whether the link of an output is the one that it should be.
-    pub(super) fn leads_to(&self, store: &Store, instance: &Instance, name: &str, artifact: &Artifact) -> bool {
+    fn leads_to(&self, store: &Store, instance: &Instance, name: &str, artifact: &Artifact) -> bool {
         let found = std::fs::read_link(self.folder.join(place(instance, name)));
         found.is_ok_and(|found| found == store.artifact_path(artifact))
     }

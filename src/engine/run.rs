@@ -14,6 +14,7 @@ use super::dirty::DirtyReason;
 use super::executor::Executor;
 use super::identity::Outside;
 use super::plan::{Plan, PlanEntry, PlanOptions, PlanState, decide};
+use super::publish::Links;
 use super::scheduler::Scheduler;
 use super::select::{Selection, matching};
 use super::standing::Standing;
@@ -270,7 +271,8 @@ pub fn run(
         save(&report).ok();
     });
     if let Some(name) = &options.standing {
-        Standing::keep(store, name, expansion, scheduler.fresh());
+        let links = options.out.as_deref().map(|out| Links::new(out, experiment));
+        Standing::keep(store, name, expansion, links.as_ref(), scheduler.fresh());
     }
     report.instances = scheduler.into_reports();
     report.seconds = begun.elapsed().as_secs_f64();

@@ -27,6 +27,8 @@ struct Stood {
     committed: Committed,
     /// How the objects of its outputs look; `None` for a tree, of which each file is looked at.
     looks: Vec<Option<Stamp>>,
+    /// How the folder of its links looks, which changes when one of them is taken away or replaced.
+    links: Option<Stamp>,
 }
 
 impl Standing {
@@ -46,14 +48,16 @@ impl Standing {
         store: &Store,
         name: &str,
         expansion: &Expansion,
+        links: Option<&Links>,
         fresh: impl Iterator<Item = Option<(&'a [Hash], &'a Committed)>>,
     ) {
-        let entries = fresh.map(|found| {
+        let entries = expansion.instances.iter().zip(fresh).map(|(instance, found)| {
             let (inputs, committed) = found?;
             // An output that is gone by now is no finding.
             let look = |artifact: &Artifact| if artifact.tree { Some(None) } else { store.look(artifact).map(Some) };
             let looks = committed.outputs.values().map(look).collect::<Option<_>>()?;
-            Some(Stood { inputs: inputs.to_vec(), committed: committed.clone(), looks })
+            let links = links.and_then(|links| links.look(instance));
+            Some(Stood { inputs: inputs.to_vec(), committed: committed.clone(), looks, links })
         });
         let entries = entries.collect();
         let standing = Standing { expansion: expansion.hash, records: store.records_stamp(), entries };
@@ -63,7 +67,7 @@ impl Standing {
     }
 
     /// Takes out the record of an instance whose inputs have the content that they had, and whose outputs look as they
-    /// did: over their links, where somebody asks for these.
+    /// did, and the folder of their links, where somebody asks for these.
     pub(super) fn take(
         &mut self,
         store: &Store,
@@ -73,13 +77,11 @@ impl Standing {
         links: Option<&Links>,
     ) -> Option<Committed> {
         let stood = self.entries.get_mut(index)?.take().filter(|stood| stood.inputs == inputs)?;
-        let holds =
-            stood.committed.outputs.iter().zip(&stood.looks).all(|((name, artifact), look)| match (look, links) {
-                (Some(stamp), Some(links)) => links.look(instance, name) == Some(*stamp),
-                (Some(stamp), None) => store.look(artifact) == Some(*stamp),
-                (None, Some(links)) => links.leads_to(store, instance, name, artifact) && store.is_present(artifact),
-                (None, None) => store.is_present(artifact),
-            });
-        holds.then_some(stood.committed)
+        let objects = stood.committed.outputs.values().zip(&stood.looks).all(|(artifact, look)| match look {
+            Some(stamp) => store.look(artifact) == Some(*stamp),
+            None => store.is_present(artifact),
+        });
+        let linked = || links.is_none_or(|links| stood.links.is_some() && links.look(instance) == stood.links);
+        (objects && linked()).then_some(stood.committed)
     }
 }

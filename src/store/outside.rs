@@ -28,7 +28,7 @@ impl Store {
 fn hash(reader: &Reader, path: &Path) -> Result<Option<Hash>> {
     let Some(metadata) = look(path)? else { return Ok(None) };
     if !metadata.is_dir() {
-        return Ok(reader.hash(&path.to_string_lossy(), path)?.map(|(hash, _)| hash));
+        return reader.hash_seen(&path.to_string_lossy(), path, &metadata).map(|(hash, _)| Some(hash));
     }
     let hashed: Vec<(String, TreeFile)> = files_below(path)?
         .into_par_iter()

@@ -41,16 +41,20 @@ impl<'a> Reader<'a> {
     /// The hash and size of a file. `None` for a path where nothing is.
     pub(super) fn hash(&self, key: &str, path: &Path) -> Result<Option<(Hash, u64)>> {
         let Some(metadata) = look(path)? else { return Ok(None) };
+        self.hash_seen(key, path, &metadata).map(Some)
+    }
+
+    /// As [`Reader::hash`], for a file that somebody has looked at already.
+    pub(super) fn hash_seen(&self, key: &str, path: &Path, metadata: &Metadata) -> Result<(Hash, u64)> {
         // A pipe would keep whoever opens it waiting for ever.
         if !metadata.is_file() {
             bail!("`{}` is neither a file nor a folder", path.display());
         }
-        let stamp = Stamp::of(&metadata);
-        let found = match self.remembered(key, stamp) {
-            Some(hash) if stamp.latest() <= (self.now)() => (hash, stamp.size),
-            _ => self.read(key, path)?,
-        };
-        Ok(Some(found))
+        let stamp = Stamp::of(metadata);
+        match self.remembered(key, stamp) {
+            Some(hash) if stamp.latest() <= (self.now)() => Ok((hash, stamp.size)),
+            _ => self.read(key, path),
+        }
     }
 
     fn remembered(&self, key: &str, stamp: Stamp) -> Option<Hash> {
