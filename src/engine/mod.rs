@@ -33,6 +33,8 @@ mod publish;
 mod standing;
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod mishaps;
 #[cfg(test)]
 mod scenarios;

@@ -4,8 +4,15 @@
 
 mod space;
 
+mod anchors;
 mod caching;
 mod commands;
+mod crash;
+mod damage;
+mod disk;
 mod inputs;
 mod killing;
 mod pipeline;
+mod programs;
+mod together;
+mod wardens;
