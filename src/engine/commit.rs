@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
 
-use super::scheduler::Message;
+use super::crew::Message;
 use super::worker::Finished;
 use crate::base::{Causes, files};
 use crate::experiment::InstanceId;

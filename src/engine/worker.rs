@@ -261,6 +261,18 @@ impl Task<'_> {
     }
 }
 
+/// What other stages have made for an instance, by role.
+pub(super) fn artifacts(instance: &Instance, records: &[Option<Committed>]) -> BTreeMap<String, Artifact> {
+    let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
+        Upstream::Output { instance: above, output, .. } => {
+            let artifact = records[above.0].as_ref()?.outputs.get(output)?;
+            Some((input.role.to_string(), artifact.clone()))
+        }
+        Upstream::Outside { .. } | Upstream::Environment { .. } => None,
+    });
+    found.collect()
+}
+
 /// Name of this machine, for the record only.
 fn host() -> String {
     static NAME: OnceLock<String> = OnceLock::new();
