@@ -41,7 +41,7 @@ fn told(status: &Status) -> String {
         RunState::Ended => "has ended",
         RunState::Killed => "was killed: the same command goes on from there",
     };
-    let time = clock(status.seconds);
+    let time = clock(status.elapsed);
     let mut text = format!("{} ({}) {state}, {time}\n", status.run.run, status.run.experiment);
     let over: usize = status.outcomes.values().sum();
     let counts: Vec<String> = status.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();

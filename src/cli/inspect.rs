@@ -207,7 +207,7 @@ pub(super) fn pin(shell: Shell, global: &Global, arguments: &PinArgs) -> Result<
     if shell.json {
         shell.json(&json!({ "pin": pin, "not_up_to_date": missing }))?;
     } else {
-        let rest = if missing > 0 { format!("; {missing} instances are not up to date") } else { String::new() };
+        let rest = if missing > 0 { format!("; {missing} more would have to run first") } else { String::new() };
         shell.result(&format!("`{}` keeps {} results{rest}", pin.name, pin.fingerprints.len()));
     }
     Ok(DONE)

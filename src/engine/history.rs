@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::dirty::{DirtyReason, differences};
+use super::difference::differences;
+use super::dirty::DirtyReason;
 use super::journal::{Happening, What};
 use super::run::ALIVE;
 use crate::base::diagnostic::nearest;
@@ -45,7 +46,7 @@ pub struct Status {
     pub run: PastRun,
     pub state: RunState,
     /// Seconds from its beginning to the last thing that happened.
-    pub seconds: f64,
+    pub elapsed: f64,
     /// Outcomes and how many instances had them; those that the plan found fresh included.
     pub outcomes: BTreeMap<String, usize>,
     pub running: Vec<Working>,
@@ -118,7 +119,7 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
     let lives = is_alive(&folder);
     let run = read(store, run)?;
     let happened = happenings(&folder);
-    let seconds = if run.ended { run.seconds } else { happened.last().map_or(0.0, |last| last.at) };
+    let elapsed = if run.ended { run.seconds } else { happened.last().map_or(0.0, |last| last.at) };
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     if run.fresh > 0 {
         outcomes.insert("fresh".to_string(), run.fresh);
@@ -151,9 +152,9 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
         (false, true) => RunState::Running,
         (false, false) => RunState::Killed,
     };
-    let working = |(at, working): (f64, Working)| Working { seconds: (seconds - at).max(0.0), ..working };
+    let working = |(at, working): (f64, Working)| Working { seconds: (elapsed - at).max(0.0), ..working };
     let running = running.into_values().map(working).collect();
-    Ok(Status { run, state, seconds, outcomes, running, failed })
+    Ok(Status { run, state, elapsed, outcomes, running, failed })
 }
 
 fn is_alive(folder: &Path) -> bool {

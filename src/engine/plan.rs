@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::dirty::{DirtyReason, differences};
+use super::difference::differences;
+use super::dirty::DirtyReason;
 use super::identity::{Identity, Outside, contents};
 use super::publish::Links;
 use super::standing::Standing;
@@ -156,7 +157,7 @@ pub(super) fn judge(
         let found = old.as_ref().map(|old| differences(&old.manifest, &identity.manifest(instance)));
         let found = found.unwrap_or_default();
         compared = old.filter(|_| !found.is_empty()).map(|old| old.fingerprint);
-        reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_paths(found, instance) });
+        reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_names(found, instance) });
     }
     if reasons.is_empty() {
         return Ok(PlanEntry { identity: Some(identity), record, ..PlanEntry::new(id, PlanState::Fresh) });
@@ -196,19 +197,15 @@ fn waits_for(instance: &Instance, entries: &[PlanEntry]) -> Vec<InstanceId> {
     waits
 }
 
-/// Tells which file or folder a changed input is, where it comes from outside.
-fn with_paths(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
-    let path_of = |role: &str| {
-        instance.inputs.iter().filter(|input| *input.role == *role).find_map(|input| match &input.upstream {
-            Upstream::Outside { path } => Some(path.clone()),
-            Upstream::Output { .. } | Upstream::Environment { .. } => None,
-        })
-    };
+/// Tells which file, folder or variable a changed input is, where it comes from outside.
+fn with_names(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
+    let upstream = |role: &str| instance.inputs.iter().find(|input| *input.role == *role).map(|input| &input.upstream);
     let add = |reason| match reason {
-        DirtyReason::InputChanged { role, old, new, .. } => {
-            let path = path_of(&role);
-            DirtyReason::InputChanged { role, old, new, path }
-        }
+        DirtyReason::InputChanged { role, old, new, .. } => match upstream(&role) {
+            Some(Upstream::Environment { name }) => DirtyReason::VariableChanged { name: name.clone(), role },
+            Some(Upstream::Outside { path }) => DirtyReason::InputChanged { path: Some(path.clone()), role, old, new },
+            Some(Upstream::Output { .. }) | None => DirtyReason::InputChanged { role, old, new, path: None },
+        },
         other => other,
     };
     reasons.into_iter().map(add).collect()

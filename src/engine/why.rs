@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::dirty::{DirtyReason, differences};
+use super::difference::differences;
+use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::plan::{Plan, PlanState};
 use crate::base::{Diagnostic, Hash, Origin};
