@@ -4,13 +4,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::commit::{Pending, commit_all};
 use super::worker::{Finished, Task};
 use crate::base::Event;
 use crate::experiment::InstanceId;
 use crate::store::Store;
+
+/// How long a finished stage may wait for others, to be committed together, and how many are enough.
+const COMMIT_AFTER: Duration = Duration::from_millis(50);
+const BATCH: usize = 32;
 
 /// What threads tell the scheduler.
 pub(super) enum Message {
@@ -31,6 +35,9 @@ pub(super) struct Crew<'scope, 'env, 'a> {
     waiting: Arc<Mutex<Receiver<Task<'a>>>>,
     /// Workers that have nothing to do.
     free: Arc<AtomicUsize>,
+    /// Stages that are not committed yet, and since when there are some.
+    pending: Vec<Pending>,
+    pending_since: Instant,
 }
 
 impl<'scope, 'env, 'a: 'scope> Crew<'scope, 'env, 'a> {
@@ -42,7 +49,8 @@ impl<'scope, 'env, 'a: 'scope> Crew<'scope, 'env, 'a> {
         let sender = messages.clone();
         scope.spawn(move || commit_all(store, &batches, &sender));
         let waiting = Arc::new(Mutex::new(waiting));
-        (Crew { scope, messages, commits, tasks, waiting, free: Arc::default() }, told)
+        let (free, pending, pending_since) = (Arc::default(), Vec::new(), Instant::now());
+        (Crew { scope, messages, commits, tasks, waiting, free, pending, pending_since }, told)
     }
 
     /// Has a task done: by a worker that is free, or by a new one.
@@ -55,9 +63,25 @@ impl<'scope, 'env, 'a: 'scope> Crew<'scope, 'env, 'a> {
         self.tasks.send(task).ok();
     }
 
-    /// Has stages committed together.
-    pub(super) fn commit(&self, batch: Vec<Pending>) {
-        self.commits.send(batch).ok();
+    /// Keeps a stage that is ready to be committed.
+    pub(super) fn collect(&mut self, pending: Pending) {
+        if self.pending.is_empty() {
+            self.pending_since = Instant::now();
+        }
+        self.pending.push(pending);
+    }
+
+    /// Has committed what has come together, once it is much, or old, or nothing is under way that it could wait for.
+    pub(super) fn commit(&mut self, idle: bool) {
+        let enough = self.pending.len() >= BATCH || self.pending_since.elapsed() >= COMMIT_AFTER;
+        if !self.pending.is_empty() && (enough || idle) {
+            self.commits.send(std::mem::take(&mut self.pending)).ok();
+        }
+    }
+
+    /// How long nothing has to be done here.
+    pub(super) fn patience(&self) -> Duration {
+        if self.pending.is_empty() { Duration::MAX } else { COMMIT_AFTER }
     }
 }
 

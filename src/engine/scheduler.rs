@@ -7,7 +7,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::board::{Board, State};
-use super::commit::Pending;
 use super::crew::{Crew, Message};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
@@ -22,10 +21,6 @@ use crate::store::{Committed, Store};
 
 /// How often a stage that another run works on is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-
-/// How long a finished stage may wait for others, to be committed together, and how many are enough.
-const COMMIT_AFTER: Duration = Duration::from_millis(50);
-const BATCH: usize = 32;
 
 /// One run of an expansion.
 pub(super) struct Scheduler<'a> {
@@ -44,9 +39,6 @@ pub(super) struct Scheduler<'a> {
     attempts: BTreeMap<InstanceId, u32>,
     /// Whether an instance is as the last run left it: then its links and its note are too.
     stands: Vec<bool>,
-    /// Stages that are not committed yet, and since when there are some.
-    pending: Vec<Pending>,
-    pending_since: Instant,
     outside: Outside,
     /// The first that failed.
     failed: Option<InstanceId>,
@@ -80,8 +72,6 @@ impl<'a> Scheduler<'a> {
             records: vec![None; count],
             attempts: BTreeMap::new(),
             stands: vec![false; count],
-            pending: Vec::new(),
-            pending_since: Instant::now(),
             outside,
             failed: None,
             asked: Instant::now(),
@@ -91,7 +81,7 @@ impl<'a> Scheduler<'a> {
     /// Runs until nothing is left to start and nothing runs.
     pub(super) fn run(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         std::thread::scope(|scope| {
-            let (crew, messages) = Crew::new(scope, self.store);
+            let (mut crew, messages) = Crew::new(scope, self.store);
             self.begin(plan, selected);
             loop {
                 while !self.stopping()
@@ -102,8 +92,8 @@ impl<'a> Scheduler<'a> {
                 if self.board.nothing_runs() && (self.board.nothing_is_elsewhere() || self.stopping()) {
                     return;
                 }
-                self.receive(&messages);
-                self.commit(&crew);
+                self.receive(&messages, &mut crew);
+                crew.commit(self.board.is_idle());
                 self.journal.turn();
             }
         });
@@ -113,17 +103,6 @@ impl<'a> Scheduler<'a> {
 
     pub(super) fn into_reports(self) -> Vec<InstanceReport> {
         self.journal.into_reports()
-    }
-
-    /// Hands over what has come together, once it is much, or old, or nothing else is under way that it could wait for.
-    fn commit<'scope>(&mut self, crew: &Crew<'scope, '_, 'a>)
-    where
-        'a: 'scope,
-    {
-        let enough = self.pending.len() >= BATCH || self.pending_since.elapsed() >= COMMIT_AFTER;
-        if !self.pending.is_empty() && (enough || self.board.is_idle()) {
-            crew.commit(std::mem::take(&mut self.pending));
-        }
     }
 
     /// What is fresh by now: per instance the content of its inputs, and its record.
@@ -267,9 +246,11 @@ impl<'a> Scheduler<'a> {
         crew.give(task);
     }
 
-    fn receive(&mut self, receiver: &Receiver<Message>) {
-        let patience = if self.pending.is_empty() { ASK_AGAIN } else { COMMIT_AFTER };
-        match receiver.recv_timeout(patience) {
+    fn receive<'scope>(&mut self, messages: &Receiver<Message>, crew: &mut Crew<'scope, '_, 'a>)
+    where
+        'a: 'scope,
+    {
+        match messages.recv_timeout(ASK_AGAIN.min(crew.patience())) {
             Ok(Message::Started(id)) => {
                 let instance = self.expansion.get(id);
                 self.journal.started(instance);
@@ -278,10 +259,7 @@ impl<'a> Scheduler<'a> {
             Ok(Message::Event(id, event)) => self.journal.event(id, self.expansion.get(id), &event),
             Ok(Message::Collected(pending)) => {
                 self.board.release(pending.id);
-                if self.pending.is_empty() {
-                    self.pending_since = Instant::now();
-                }
-                self.pending.push(*pending);
+                crew.collect(*pending);
             }
             Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
