@@ -100,13 +100,24 @@ impl Store {
     /// Fails when nothing can be written here, before any work is done.
     pub fn check_writable(&self) -> Result<()> {
         let probe = self.root.join(format!(".probe.{}", std::process::id()));
-        let probed = files::write_atomic(&probe, b"").and_then(|()| files::remove_file(&probe));
-        probed.with_context(|| {
+        let probed = files::write_atomic(&probe, b"").and_then(|()| {
+            let excludes = Lock::excludes(&probe);
+            files::remove_file(&probe)?;
+            excludes
+        });
+        let excludes = probed.with_context(|| {
             format!(
                 "the store `{}` cannot be written: it serves `plan`, `why`, `ls` and `report` only",
                 self.root.display()
             )
-        })
+        })?;
+        if !excludes {
+            bail!(
+                "the file system of the store `{}` knows no locks: two runs would not see each other\nhelp: name another place with `--store`",
+                self.root.display()
+            );
+        }
+        Ok(())
     }
 
     pub fn root(&self) -> &Path {
