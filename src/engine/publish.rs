@@ -19,6 +19,9 @@ pub(super) fn note(
     outcome: &Outcome,
     log: &Path,
 ) -> Option<LatestNote> {
+    if record.is_none() && *outcome == Outcome::Fresh {
+        return None;
+    }
     let known = store.latest(experiment, &instance.name);
     let inside = log.strip_prefix(store.root()).unwrap_or(log).to_string_lossy().into_owned();
     let note = match (record, outcome) {

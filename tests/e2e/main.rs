@@ -6,6 +6,7 @@ mod space;
 
 mod caching;
 mod commands;
+mod history;
 mod inputs;
 mod killing;
 mod pipeline;
