@@ -9,7 +9,7 @@ use super::difference::differences;
 use super::dirty::DirtyReason;
 use super::identity::{Identity, Outside, contents};
 use super::publish::Links;
-use super::standing::Standing;
+use super::standing::{Looks, Standing};
 use crate::base::Hash;
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::store::{Committed, ObjectState, Store};
@@ -41,8 +41,8 @@ pub struct PlanEntry {
     pub identity: Option<Identity>,
     /// The record that makes it fresh.
     pub record: Option<Committed>,
-    /// Whether it is as the last run left it, its links and its note included.
-    pub stands: bool,
+    /// How it looks, where that is as the last run left it, its links and its note included.
+    pub(super) looks: Option<Looks>,
     /// Fingerprint of the record that the reasons compare with.
     pub compared: Option<Hash>,
 }
@@ -59,12 +59,12 @@ pub enum PlanState {
 
 impl PlanEntry {
     fn new(id: InstanceId, state: PlanState) -> PlanEntry {
-        PlanEntry { id, state, identity: None, record: None, stands: false, compared: None }
+        PlanEntry { id, state, identity: None, record: None, looks: None, compared: None }
     }
 
-    fn standing(id: InstanceId, inputs: Vec<Hash>, record: Committed) -> PlanEntry {
+    fn standing(id: InstanceId, inputs: Vec<Hash>, record: Committed, looks: Looks) -> PlanEntry {
         let identity = Some(Identity { inputs, fingerprint: record.fingerprint });
-        PlanEntry { identity, record: Some(record), stands: true, ..PlanEntry::new(id, PlanState::Fresh) }
+        PlanEntry { identity, record: Some(record), looks: Some(looks), ..PlanEntry::new(id, PlanState::Fresh) }
     }
 }
 
@@ -121,7 +121,7 @@ pub(super) fn decide(
                 Ok(inputs) => {
                     let stood = standing.take(store, id.0, instance, &inputs, links.as_ref());
                     match stood.filter(|_| !options.force.contains(&id)) {
-                        Some(record) => PlanEntry::standing(id, inputs, record),
+                        Some((record, looks)) => PlanEntry::standing(id, inputs, record, looks),
                         None => judge(id, instance, Identity::new(instance, inputs), store, options)?,
                     }
                 }

@@ -274,7 +274,7 @@ pub fn run(
         fresh: plan.counts(&selected).0,
         instances: Vec::new(),
     };
-    if selected.iter().all(|id| plan.get(*id).stands) {
+    if selected.iter().all(|id| plan.get(*id).looks.is_some()) {
         let fresh = selected.iter().map(|id| InstanceReport::fresh(plan.get(*id), expansion.get(*id)));
         report.instances = fresh.collect();
         report.seconds = begun.elapsed().as_secs_f64();

@@ -14,6 +14,7 @@ use super::identity::{Identity, Outside, contents};
 use super::journal::Journal;
 use super::plan::{Plan, PlanOptions, PlanState, judge};
 use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
+use super::standing::{Fresh, Looks};
 use super::worker::{Finished, Task, artifacts};
 use crate::base::{Causes, Event, Hash};
 use crate::experiment::{Expansion, InstanceId};
@@ -37,8 +38,8 @@ pub(super) struct Scheduler<'a> {
     records: Vec<Option<Committed>>,
     /// Attempts that failed, of instances that were tried again.
     attempts: BTreeMap<InstanceId, u32>,
-    /// Whether an instance is as the last run left it: then its links and its note are too.
-    stands: Vec<bool>,
+    /// How an instance looks that is as the last run left it: then its links and its note are too.
+    looks: Vec<Option<Looks>>,
     outside: Outside,
     /// The first that failed.
     failed: Option<InstanceId>,
@@ -71,7 +72,7 @@ impl<'a> Scheduler<'a> {
             reasons: vec![Vec::new(); count],
             records: vec![None; count],
             attempts: BTreeMap::new(),
-            stands: vec![false; count],
+            looks: vec![None; count],
             outside,
             failed: None,
             asked: Instant::now(),
@@ -105,11 +106,10 @@ impl<'a> Scheduler<'a> {
         self.journal.into_reports()
     }
 
-    /// What is fresh by now: per instance the content of its inputs, and its record.
-    pub(super) fn fresh(&self) -> impl Iterator<Item = Option<(&[Hash], &Committed)>> {
-        self.identities.iter().zip(&self.records).map(|(identity, record)| {
-            let (identity, record) = (identity.as_ref()?, record.as_ref()?);
-            Some((identity.inputs.as_slice(), record))
+    /// What is fresh by now.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = Option<Fresh<'_>>> {
+        self.identities.iter().zip(&self.records).zip(&self.looks).map(|((identity, record), looks)| {
+            Some((identity.as_ref()?.inputs.as_slice(), record.as_ref()?, looks.as_ref()))
         })
     }
 
@@ -118,7 +118,7 @@ impl<'a> Scheduler<'a> {
         for entry in plan.entries {
             let id = entry.id;
             self.identities[id.0] = entry.identity;
-            self.stands[id.0] = entry.stands;
+            self.looks[id.0] = entry.looks;
             match entry.state {
                 PlanState::Fresh => {
                     self.records[id.0] = entry.record;
@@ -352,7 +352,7 @@ impl<'a> Scheduler<'a> {
         let fingerprint = self.identities[id.0].as_ref().map(|identity| identity.fingerprint);
         let reasons = self.reasons[id.0].clone();
         let report = InstanceReport { id, name: instance.name.clone(), outcome, seconds, fingerprint, reasons };
-        let record = self.records[id.0].as_ref().filter(|_| !self.stands[id.0]);
+        let record = self.records[id.0].as_ref().filter(|_| self.looks[id.0].is_none());
         self.journal.finished(instance, report, record, planned);
     }
 
