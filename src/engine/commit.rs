@@ -32,13 +32,13 @@ pub(super) fn commit_all(store: &Store, batches: &Receiver<Vec<Pending>>, messag
                 Ok(()) => {
                     // The result is safe; a work folder that cannot be removed is only a nuisance, and `gc` takes it.
                     files::remove_dir(&work).ok();
-                    Finished::Ran(record)
+                    Finished::Ran(Box::new(record))
                 }
                 Err(causes) => Finished::Failed(causes.clone()),
             };
             drop(lock);
             // A run that no longer listens has ended.
-            messages.send(Message::Finished(id, Box::new(finished), seconds)).ok();
+            messages.send(Message::Finished(id, finished, seconds)).ok();
         }
     }
 }

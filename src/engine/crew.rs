@@ -7,7 +7,7 @@ use std::thread::Scope;
 use std::time::{Duration, Instant};
 
 use super::commit::{Pending, commit_all};
-use super::worker::{Finished, Task};
+use super::worker::{Finished, Performed, Task};
 use crate::base::Event;
 use crate::experiment::InstanceId;
 use crate::store::Store;
@@ -22,7 +22,7 @@ pub(super) enum Message {
     Event(InstanceId, Event),
     /// The work is over, the commit is not.
     Collected(Box<Pending>),
-    Finished(InstanceId, Box<Finished>, f64),
+    Finished(InstanceId, Finished, f64),
 }
 
 /// The threads and the ways to them. They end when this value does.
@@ -98,8 +98,10 @@ fn work(tasks: &Mutex<Receiver<Task<'_>>>, free: &AtomicUsize, messages: &Sender
         // Before the scheduler hears of it, which may have the next task for this very worker.
         free.fetch_add(1, Ordering::SeqCst);
         match performed {
-            Ok(pending) => send(Message::Collected(Box::new(pending))),
-            Err(finished) => send(Message::Finished(id, Box::new(finished), begun.elapsed().as_secs_f64())),
+            Performed::Collected(pending) => send(Message::Collected(pending)),
+            Performed::Finished(finished) => {
+                send(Message::Finished(id, finished, begun.elapsed().as_secs_f64()));
+            }
         }
     }
 }

@@ -169,7 +169,7 @@ pub(super) fn judge(
 pub(super) fn lacking(instance: &Instance, record: &Committed, store: &Store) -> Result<Vec<DirtyReason>> {
     let mut reasons = Vec::new();
     for output in &*instance.outputs {
-        let Some(artifact) = record.outputs.get(&*output.name) else {
+        let Some(artifact) = record.outputs.get(&output.name) else {
             reasons.push(DirtyReason::OutputAdded { output: output.name.to_string() });
             continue;
         };

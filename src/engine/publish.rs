@@ -95,5 +95,5 @@ fn aside(link: &Path) -> PathBuf {
         name.push(if number == 1 { ".edited".to_string() } else { format!(".edited-{number}") });
         PathBuf::from(name)
     };
-    (1..).map(named).find(|path| path.symlink_metadata().is_err()).unwrap_or_else(|| named(1))
+    (1..1000).map(named).find(|path| path.symlink_metadata().is_err()).unwrap_or_else(|| named(1000))
 }

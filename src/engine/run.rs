@@ -322,7 +322,7 @@ fn sound_plan(
         for id in selected.iter().filter(|id| plan.get(**id).state != PlanState::Fresh) {
             for input in &expansion.get(*id).inputs {
                 let Upstream::Output { instance, output, .. } = &input.upstream else { continue };
-                let above = plan.get(*instance).record.as_ref().and_then(|record| record.outputs.get(&**output));
+                let above = plan.get(*instance).record.as_ref().and_then(|record| record.outputs.get(output));
                 if let Some(artifact) = above
                     && store.check(artifact, true)? != ObjectState::Present
                 {

@@ -261,7 +261,7 @@ impl<'a> Scheduler<'a> {
                 self.board.release(pending.id);
                 crew.collect(*pending);
             }
-            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds),
+            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, finished, seconds),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         if self.asked.elapsed() > ASK_AGAIN {
@@ -274,7 +274,7 @@ impl<'a> Scheduler<'a> {
 
     fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
         match finished {
-            Finished::Ran(record) => self.done(id, Committed::from(&record), Outcome::Ran, seconds),
+            Finished::Ran(record) => self.done(id, Committed::from(&*record), Outcome::Ran, seconds),
             Finished::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
             Finished::Busy => {
                 self.observer.elsewhere(id, self.expansion.get(id));

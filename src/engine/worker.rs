@@ -44,7 +44,7 @@ pub(super) struct Task<'a> {
 /// How an execution ended.
 #[derive(Debug)]
 pub(super) enum Finished {
-    Ran(StageRecord),
+    Ran(Box<StageRecord>),
     /// Another run has done it meanwhile.
     Fresh(Committed),
     /// Another run is at it now.
@@ -53,24 +53,33 @@ pub(super) enum Finished {
     Interrupted,
 }
 
+/// What a task has come to.
+pub(super) enum Performed {
+    /// Its outputs are in the store; what is left is to commit.
+    Collected(Box<Pending>),
+    Finished(Finished),
+}
+
 impl Task<'_> {
     /// Locks, looks again, runs, checks, and takes the outputs into the store. What is left to do is to commit.
     /// `started` is called when the stage is really about to run.
-    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Pending, Finished> {
+    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Performed {
         match self.attempt(started, events) {
             Ok(performed) => performed,
-            Err(error) => Err(Finished::Failed(Causes::of(&error))),
+            Err(error) => Performed::Finished(Finished::Failed(Causes::of(&error))),
         }
     }
 
-    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Result<Pending, Finished>> {
-        let Some(lock) = self.store.lock_run(self.identity.fingerprint)? else { return Ok(Err(Finished::Busy)) };
+    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Performed> {
+        let Some(lock) = self.store.lock_run(self.identity.fingerprint)? else {
+            return Ok(Performed::Finished(Finished::Busy));
+        };
         if !self.forced {
             let record = self.store.committed(self.identity.fingerprint);
             if let Some(record) = record
                 && lacking(self.instance, &record, self.store)?.is_empty()
             {
-                return Ok(Err(Finished::Fresh(record)));
+                return Ok(Performed::Finished(Finished::Fresh(record)));
             }
         }
         started();
@@ -90,9 +99,9 @@ impl Task<'_> {
             Ended::Done(summary) => summary,
             Ended::Failed(causes) => {
                 self.write_log(&format!("failed: {}", causes.chain.join("\n  because ")));
-                return Ok(Err(Finished::Failed(causes)));
+                return Ok(Performed::Finished(Finished::Failed(causes)));
             }
-            Ended::Interrupted => return Ok(Err(Finished::Interrupted)),
+            Ended::Interrupted => return Ok(Performed::Finished(Finished::Interrupted)),
         };
         outputs::check(work.out(), &self.instance.outputs)?;
         self.check_inputs()?;
@@ -113,7 +122,13 @@ impl Task<'_> {
             },
         };
         let work = if let Work::Program(room) = work { room.out } else { self.work() };
-        Ok(Ok(Pending { id: self.id, record, lock, work, seconds: begun.elapsed().as_secs_f64() }))
+        Ok(Performed::Collected(Box::new(Pending {
+            id: self.id,
+            record,
+            lock,
+            work,
+            seconds: begun.elapsed().as_secs_f64(),
+        })))
     }
 
     /// The devices in the words of the record and of model stages.
