@@ -84,7 +84,7 @@ fn subtree(file: &File, from: u64, length: u64, told: Told) -> io::Result<Chaini
     }
     let mut hasher = blake3::Hasher::new();
     hasher.set_input_offset(from);
-    let mut buffer = [0; 1 << 16];
+    let mut buffer = vec![0; 1 << 16];
     while hasher.count() < length {
         let wanted = (length - hasher.count()).min(buffer.len() as u64);
         let block = &mut buffer[..wanted as usize];

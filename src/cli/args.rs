@@ -87,14 +87,40 @@ Ctrl-C stops the stages and keeps their checkpoints: the same command goes on fr
 Examples:
   ablate plan exp.toml                     counts, and one line per stage that is not fresh
   ablate plan exp.toml --all               fresh ones too
+  ablate plan exp.toml --explain           every difference at its line, old and new
   ablate plan exp.toml --json | jq .must_run")]
     Plan(PlanArgs),
-    /// Explain why a stage would run: old and new value at the line of the TOML.
+    /// Explain why a stage would run, and the stages above it: old and new value at the line of the TOML.
     #[command(after_help = "\
 Examples:
   ablate why exp.toml dpo
   ablate why exp.toml 'eval@model=dpo,prompt=cot' --set stage.dpo.beta=0.2")]
     Why(WhyArgs),
+    /// Show what a run is doing, or how it ended: from any terminal.
+    #[command(after_help = "\
+Examples:
+  ablate status                            the latest run
+  ablate status --follow                   until it ends
+  ablate status latest~1 --json            the one before, for scripts")]
+    Status(StatusArgs),
+    /// Show how two runs differ: which instances, and in what, old and new.
+    #[command(after_help = "\
+Examples:
+  ablate diff latest~1 latest
+  ablate diff 20260211T09 latest --json    a part of a run's name is enough")]
+    Diff(DiffArgs),
+    /// Keep the present results of an experiment, whatever `gc` removes.
+    #[command(after_help = "\
+Examples:
+  ablate pin exp.toml --name submission
+  ablate pin exp.toml 'eval@model=dpo' --name table-3
+  ablate unpin submission")]
+    Pin(PinArgs),
+    /// Take a pin away; without a name, list them.
+    Unpin {
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
     /// Check an experiment file: every error at its line and column.
     #[command(after_help = "\
 Examples:
@@ -125,7 +151,7 @@ Examples:
     Logs(InstanceArgs),
     /// Check every object of the store against its name.
     Verify,
-    /// Remove results that no experiment came to last and no recent run used.
+    /// Remove results that no experiment came to last, no recent run used and no pin keeps.
     #[command(after_help = "Examples:\n  ablate gc --dry-run\n  ablate gc --keep-runs 20")]
     Gc(GcArgs),
     /// Runs programs, one after another, and ends what they leave behind: what `run` starts. Not for people.
@@ -189,6 +215,40 @@ pub(super) struct PlanArgs {
     /// Show fresh instances too.
     #[arg(long)]
     pub(super) all: bool,
+    /// Show every reason at its line of the file.
+    #[arg(long)]
+    pub(super) explain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// A run: `latest`, `latest~1`, or a part of its name.
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub(super) run: String,
+    /// Show it again and again until it ends.
+    #[arg(short, long)]
+    pub(super) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// The run that was before: `latest~1`, or a part of its name.
+    #[arg(value_name = "RUN")]
+    pub(super) first: String,
+    /// The run to compare with it.
+    #[arg(value_name = "RUN", default_value = "latest")]
+    pub(super) second: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PinArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(super) targets: Targets,
+    /// What the pin is called; the experiment's name when not said.
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
 }
 
 #[derive(Debug, Args)]

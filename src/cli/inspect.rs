@@ -1,15 +1,19 @@
 //! `check`, `graph`, `ls`, `show`, `logs`, `verify`, `gc`: looking after what is there. Runs nothing.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, PlanArgs};
+use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, PinArgs, PlanArgs};
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
+use crate::base::Hash;
 use crate::engine::{self, Graph};
+use crate::experiment::InstanceId;
 use crate::stage::ManifestEntry;
-use crate::store::Store;
+use crate::store::{Pin, Store};
 
 pub(super) fn check(shell: Shell, arguments: &ExperimentArgs) -> Result<u8> {
     let (experiment, expansion) = session::load(arguments)?;
@@ -183,8 +187,51 @@ pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8
     Ok(DONE)
 }
 
+pub(super) fn pin(shell: Shell, global: &Global, arguments: &PinArgs) -> Result<u8> {
+    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
+    let selected = session.selected(&arguments.targets.targets)?;
+    let plan = session.plan()?;
+    let record = |id: &InstanceId| plan.get(*id).record.as_ref().map(|record| record.fingerprint);
+    let fingerprints: BTreeSet<Hash> = selected.iter().filter_map(record).collect();
+    if fingerprints.is_empty() {
+        bail!("nothing of `{}` is up to date: there is no result to pin", session.experiment.name);
+    }
+    let pin = Pin {
+        name: arguments.name.clone().unwrap_or_else(|| session.experiment.name.clone()),
+        made: jiff::Timestamp::now().to_string(),
+        experiment: session.experiment.name.clone(),
+        fingerprints,
+    };
+    session.store.pin(&pin)?;
+    let missing = selected.iter().filter(|id| record(id).is_none()).count();
+    if shell.json {
+        shell.json(&json!({ "pin": pin, "not_up_to_date": missing }))?;
+    } else {
+        let rest = if missing > 0 { format!("; {missing} more would have to run first") } else { String::new() };
+        shell.result(&format!("`{}` keeps {} results{rest}", pin.name, pin.fingerprints.len()));
+    }
+    Ok(DONE)
+}
+
+pub(super) fn unpin(shell: Shell, global: &Global, name: Option<&str>) -> Result<u8> {
+    let store = existing(global)?;
+    if let Some(name) = name {
+        store.unpin(name)?;
+    }
+    let pins = store.pins()?;
+    if shell.json {
+        shell.json(&pins)?;
+    } else if name.is_none() {
+        let line = |pin: &Pin| {
+            format!("{}  {} results of `{}`, {}\n", pin.name, pin.fingerprints.len(), pin.experiment, pin.made)
+        };
+        shell.result(&pins.iter().map(line).collect::<String>());
+    }
+    Ok(DONE)
+}
+
 /// The store, which these commands do not make: a misspelt folder must not look like a sound store.
-fn existing(global: &Global) -> Result<Store> {
+pub(super) fn existing(global: &Global) -> Result<Store> {
     if !global.store.exists() {
         bail!("there is no store at `{}`", global.store.display());
     }

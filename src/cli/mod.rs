@@ -1,6 +1,7 @@
 //! The command line: reads arguments, calls the layers below, prints. Knows no tensor.
 
 mod args;
+mod history;
 mod inspect;
 mod planning;
 mod progress;
@@ -33,6 +34,10 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => running::run(shell, &cli.global, arguments),
         Command::Plan(arguments) => planning::plan(shell, &cli.global, arguments),
         Command::Why(arguments) => planning::why(shell, &cli.global, arguments),
+        Command::Status(arguments) => history::status(shell, &cli.global, arguments),
+        Command::Diff(arguments) => history::diff(shell, &cli.global, arguments),
+        Command::Pin(arguments) => inspect::pin(shell, &cli.global, arguments),
+        Command::Unpin { name } => inspect::unpin(shell, &cli.global, name.as_deref()),
         Command::Check(arguments) => inspect::check(shell, arguments),
         Command::Graph(arguments) => inspect::graph(shell, arguments),
         Command::Report(arguments) => reporting::report(shell, &cli.global, arguments),

@@ -57,6 +57,7 @@ pub(super) struct Board {
     heavy_running: usize,
     elsewhere: BTreeSet<InstanceId>,
     jobs: usize,
+    cores: usize,
     /// Threads of every stage, where the user has said it.
     threads: Option<usize>,
     /// Devices that no instance has.
@@ -106,6 +107,7 @@ impl Board {
             heavy_running: 0,
             elsewhere: BTreeSet::new(),
             jobs: options.jobs.max(1),
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads: options.threads,
             devices,
             lent: BTreeMap::new(),
@@ -227,9 +229,7 @@ impl Board {
         if let Some(threads) = self.threads {
             return threads.max(1);
         }
-        static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-        let cores = *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        (cores / (self.heavy_running + self.heavy_ready).clamp(1, self.jobs)).max(1)
+        (self.cores / (self.heavy_running + self.heavy_ready).clamp(1, self.jobs)).max(1)
     }
 }
 

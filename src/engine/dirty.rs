@@ -1,6 +1,5 @@
 //! Why an instance must run: one variant per cause, with old and new value. Knows no place in a file.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -8,7 +7,6 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::base::Hash;
-use crate::stage::{Manifest, ManifestEntry};
 
 /// A cause. There is no "other": the comparison walks the very list that is hashed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -47,6 +45,11 @@ pub enum DirtyReason {
         old: Hash,
         new: Hash,
         path: Option<PathBuf>,
+    },
+    /// A variable of the environment has another value, which is not kept: it may be a secret.
+    VariableChanged {
+        role: String,
+        name: String,
     },
     InputAdded {
         role: String,
@@ -99,6 +102,7 @@ impl DirtyReason {
             | DirtyReason::ValueRemoved { key, .. }
             | DirtyReason::OrderChanged { key } => key,
             DirtyReason::InputChanged { role, .. }
+            | DirtyReason::VariableChanged { role, .. }
             | DirtyReason::InputAdded { role }
             | DirtyReason::InputRemoved { role }
             | DirtyReason::PathMissing { role, .. }
@@ -130,10 +134,14 @@ impl fmt::Display for DirtyReason {
                 write!(f, "version {new} of `{kind}` gives other results than version {old}")
             }
             DirtyReason::ValueChanged { key, old, new } => {
-                write!(f, "`{key}` changed from {} to {}", shown(old), shown(new))
+                let (old, new) = (old.to_string(), new.to_string());
+                let from = common(&old, &new);
+                write!(f, "`{key}` changed from {} to {}", shown(&old, from), shown(&new, from))
             }
-            DirtyReason::ValueAdded { key, new } => write!(f, "`{key}` is new: {}", shown(new)),
-            DirtyReason::ValueRemoved { key, old } => write!(f, "`{key}` is gone, it was {}", shown(old)),
+            DirtyReason::ValueAdded { key, new } => write!(f, "`{key}` is new: {}", shown(&new.to_string(), 0)),
+            DirtyReason::ValueRemoved { key, old } => {
+                write!(f, "`{key}` is gone, it was {}", shown(&old.to_string(), 0))
+            }
             DirtyReason::InputChanged { role, old, new, path: Some(path) } => {
                 write!(
                     f,
@@ -145,6 +153,9 @@ impl fmt::Display for DirtyReason {
             }
             DirtyReason::InputChanged { role, old, new, path: None } => {
                 write!(f, "the content of its input `{role}` changed from {} to {}", old.short(), new.short())
+            }
+            DirtyReason::VariableChanged { name, .. } => {
+                write!(f, "the variable `{name}` of the environment has another value")
             }
             DirtyReason::InputAdded { role } => write!(f, "its input `{role}` is new"),
             DirtyReason::InputRemoved { role } => write!(f, "its input `{role}` is gone"),
@@ -173,114 +184,34 @@ impl fmt::Display for DirtyReason {
     }
 }
 
-/// All differences of two manifests, in the order of the new one. Empty only for manifests with one fingerprint.
-pub fn differences(old: &Manifest, new: &Manifest) -> Vec<DirtyReason> {
-    let mut reasons = Vec::new();
-    if old.kind != new.kind {
-        reasons.push(DirtyReason::KindChanged { old: old.kind.clone(), new: new.kind.clone() });
-    } else if old.version != new.version {
-        reasons.push(DirtyReason::VersionChanged { kind: new.kind.clone(), old: old.version, new: new.version });
-    }
-    let (before, after) = (numbered(old), numbered(new));
-    for slot in numbered_order(new) {
-        match (before.get(&slot), after[&slot]) {
-            (None, entry) => reasons.push(added(entry)),
-            (Some(before), entry) => reasons.extend(changed(before, entry)),
-        }
-    }
-    for slot in numbered_order(old) {
-        if !after.contains_key(&slot) {
-            reasons.push(removed(before[&slot]));
-        }
-    }
-    if reasons.is_empty() && old.fingerprint() != new.fingerprint() {
-        let moved = old.entries.iter().zip(&new.entries).find(|(old, new)| text(old) != text(new));
-        let key = moved.map_or("", |(_, new)| new.key()).to_string();
-        reasons.push(DirtyReason::OrderChanged { key });
-    }
-    reasons
+/// Letters of a value that are shown.
+const SHOWN: usize = 60;
+
+/// How many letters two texts have in common at their beginning.
+fn common(one: &str, other: &str) -> usize {
+    one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count()
 }
 
-/// An entry's place: what sort it is, its key, and which of the entries of that key.
-type Slot = (u8, String, usize);
-
-fn numbered_order(manifest: &Manifest) -> Vec<Slot> {
-    let mut seen: BTreeMap<(u8, String), usize> = BTreeMap::new();
-    let mut order = Vec::with_capacity(manifest.entries.len());
-    for entry in &manifest.entries {
-        let sort = match entry {
-            ManifestEntry::Value { .. } => 0,
-            ManifestEntry::Input { .. } => 1,
-            ManifestEntry::Seed { .. } => 2,
-        };
-        let count = seen.entry((sort, entry.key().to_string())).or_default();
-        order.push((sort, entry.key().to_string(), *count));
-        *count += 1;
+/// A value for people: a long one is cut, to where it begins to differ.
+fn shown(text: &str, differs: usize) -> String {
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text.to_string();
     }
-    order
-}
-
-fn numbered(manifest: &Manifest) -> BTreeMap<Slot, &ManifestEntry> {
-    numbered_order(manifest).into_iter().zip(&manifest.entries).collect()
-}
-
-/// Values are compared as the text that is hashed: equality of JSON tables ignores their order, the hash does not.
-fn text(entry: &ManifestEntry) -> String {
-    serde_json::to_string(entry).unwrap_or_else(|error| panic!("BUG: a manifest is plain data: {error}"))
-}
-
-fn changed(old: &ManifestEntry, new: &ManifestEntry) -> Option<DirtyReason> {
-    if text(old) == text(new) {
-        return None;
-    }
-    Some(match (old, new) {
-        (ManifestEntry::Value { value: old, .. }, ManifestEntry::Value { key, value: new }) => {
-            DirtyReason::ValueChanged { key: key.clone(), old: old.clone(), new: new.clone() }
-        }
-        (ManifestEntry::Input { hash: old, .. }, ManifestEntry::Input { role, hash: new }) => {
-            DirtyReason::InputChanged { role: role.clone(), old: *old, new: *new, path: None }
-        }
-        (ManifestEntry::Seed { seed: old }, ManifestEntry::Seed { seed: new }) => {
-            DirtyReason::SeedChanged { old: Some(*old), new: Some(*new) }
-        }
-        _ => panic!("BUG: entries of different sorts share a slot"),
-    })
-}
-
-fn added(entry: &ManifestEntry) -> DirtyReason {
-    match entry {
-        ManifestEntry::Value { key, value } => DirtyReason::ValueAdded { key: key.clone(), new: value.clone() },
-        ManifestEntry::Input { role, .. } => DirtyReason::InputAdded { role: role.clone() },
-        ManifestEntry::Seed { seed } => DirtyReason::SeedChanged { old: None, new: Some(*seed) },
-    }
-}
-
-fn removed(entry: &ManifestEntry) -> DirtyReason {
-    match entry {
-        ManifestEntry::Value { key, value } => DirtyReason::ValueRemoved { key: key.clone(), old: value.clone() },
-        ManifestEntry::Input { role, .. } => DirtyReason::InputRemoved { role: role.clone() },
-        ManifestEntry::Seed { seed } => DirtyReason::SeedChanged { old: Some(*seed), new: None },
-    }
-}
-
-/// A value for people: long ones are cut.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    if text.chars().count() <= 60 {
-        return text;
-    }
-    let start: String = text.chars().take(57).collect();
-    format!("{start}...")
+    // Some of what is in common shows where one is.
+    let skipped = if differs + 3 < SHOWN { 0 } else { (differs - 15).min(length - SHOWN + 6) };
+    let taken = SHOWN - if skipped > 0 { 6 } else { 3 };
+    let middle: String = text.chars().skip(skipped).take(taken).collect();
+    let start = if skipped > 0 { "..." } else { "" };
+    let end = if skipped + taken < length { "..." } else { "" };
+    format!("{start}{middle}{end}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use expect_test::expect;
-    use rand::RngExt;
     use serde_json::json;
-
-    use crate::base::Seed;
 
     fn told(reasons: &[DirtyReason]) -> String {
         reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n"
@@ -300,6 +231,7 @@ mod tests {
             DirtyReason::ValueRemoved { key: "prompt".into(), old: json!("x".repeat(80)) },
             DirtyReason::InputChanged { role: "policy".into(), old, new, path: None },
             DirtyReason::InputChanged { role: "path".into(), old, new, path: Some(path.clone()) },
+            DirtyReason::VariableChanged { role: "env.HF_HOME".into(), name: "HF_HOME".into() },
             DirtyReason::InputAdded { role: "sources.cot.from".into() },
             DirtyReason::InputRemoved { role: "sources.cot.from".into() },
             DirtyReason::SeedChanged { old: Some(0), new: Some(1) },
@@ -322,6 +254,7 @@ mod tests {
             `prompt` is gone, it was "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
             the content of its input `policy` changed from 96a4257289 to b20ab0a020
             the content of `data/train.jsonl` (`path`) changed from 96a4257289 to b20ab0a020
+            the variable `HF_HOME` of the environment has another value
             its input `sources.cot.from` is new
             its input `sources.cot.from` is gone
             its seed changed from 0 to 1
@@ -338,57 +271,15 @@ mod tests {
     }
 
     #[test]
-    fn all_differences_come_at_once_in_the_order_of_the_file() {
-        let mut old = Manifest::new("dpo", 1);
-        old.value("beta", &0.1);
-        old.value("band", &[0.25, 0.85]);
-        old.value("gone", &true);
-        old.input("policy", Hash::of_bytes(b"1"));
-        old.seed(0);
-        let mut new = Manifest::new("dpo", 2);
-        new.value("beta", &0.2);
-        new.value("band", &[0.25, 0.85]);
-        new.input("policy", Hash::of_bytes(b"2"));
-        new.input("pairs", Hash::of_bytes(b"3"));
-        new.seed(1);
+    fn long_values_are_shown_where_they_differ() {
+        let value = |end: &str| json!(format!("{}{end}", "x".repeat(70)));
+        let reason = |old, new| DirtyReason::ValueChanged { key: "run".into(), old: value(old), new: value(new) };
         expect![[r#"
-            version 2 of `dpo` gives other results than version 1
-            `beta` changed from 0.1 to 0.2
-            the content of its input `policy` changed from d63bd9a826 to 813e9b7291
-            its input `pairs` is new
-            its seed changed from 0 to 1
-            `gone` is gone, it was true
+            `run` changed from ...xxxxxxxxxxxxxxx.upper()" to ...xxxxxxxxxxxxxxx.lower()"
         "#]]
-        .assert_eq(&told(&differences(&old, &new)));
-        assert_eq!(differences(&old, &old), []);
-    }
-
-    /// A manifest of a few entries out of a small world, so that two of them often share some.
-    fn random(rng: &mut impl RngExt) -> Manifest {
-        let mut manifest = Manifest::new(["sft", "dpo"][rng.random_range(0..2)], rng.random_range(1..3));
-        for _ in 0..rng.random_range(0..5) {
-            let key = ["a", "b", "c"][rng.random_range(0..3)];
-            match rng.random_range(0..5) {
-                0 => manifest.value(key, &rng.random_range(0..2)),
-                1 => manifest.value(key, &json!([{ "x": 1, "y": 2 }])),
-                2 => manifest.value(key, &json!([{ "y": 2, "x": 1 }])),
-                3 => manifest.input(key, Hash::of_bytes(&[rng.random_range(0..2)])),
-                _ => manifest.seed(rng.random_range(0..2)),
-            }
-        }
-        manifest
-    }
-
-    #[test]
-    fn any_difference_of_fingerprints_has_a_reason_and_none_is_invented() {
-        let mut rng = Seed(7).stream("manifests");
-        let mut equal = 0;
-        for _ in 0..5000 {
-            let (old, new) = (random(&mut rng), random(&mut rng));
-            let same = old.fingerprint() == new.fingerprint();
-            equal += usize::from(same);
-            assert_eq!(differences(&old, &new).is_empty(), same, "{old:?}\n{new:?}");
-        }
-        assert!(equal > 20, "the world is small enough to repeat itself: {equal}");
+        .assert_eq(&told(&[reason(".upper()", ".lower()")]).replace(&"x".repeat(40), "x"));
+        let (short, long) = (json!("a"), json!("b".repeat(80)));
+        let text = DirtyReason::ValueChanged { key: "run".into(), old: short, new: long }.to_string();
+        assert!(text.starts_with("`run` changed from \"a\" to \"bbb") && text.ends_with("b..."), "{text}");
     }
 }

@@ -87,7 +87,7 @@ pub fn input_hash<'a>(
         Upstream::Outside { path } => outside.hash(store, &input.role, path),
         Upstream::Environment { name } => Ok(environment_hash(std::env::var_os(name).as_ref())),
         Upstream::Output { instance, output, .. } => {
-            let artifact = record(instance.0).and_then(|record| record.outputs.get(&**output));
+            let artifact = record(instance.0).and_then(|record| record.outputs.get(output));
             let Some(artifact) = artifact else {
                 panic!("BUG: the input `{}` is asked for before its stage is done", input.role)
             };

@@ -8,9 +8,11 @@
 //! the [`plan`], how both are told ([`why`]), the [`graph`], who runs what when ([`scheduler`]), one execution from
 //! lock to commit ([`worker`]), the two executors ([`executor`], [`process`]), and the child's side ([`job`]).
 
+pub mod difference;
 pub mod dirty;
 pub mod executor;
 pub mod graph;
+pub mod history;
 pub mod identity;
 pub mod job;
 pub mod plan;
@@ -27,7 +29,9 @@ pub mod worker;
 mod board;
 mod bounded;
 mod commit;
+mod crew;
 mod draw;
+mod journal;
 mod outputs;
 mod publish;
 mod standing;
@@ -50,4 +54,4 @@ pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};
 pub use process::ProcessExecutor;
 pub use run::{Failure, Observer, Outcome, Quiet, RunOptions, RunReport, run};
 pub use select::Selection;
-pub use why::why;
+pub use why::{chain, so_far, why, why_so_far};

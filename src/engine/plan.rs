@@ -5,10 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::dirty::{DirtyReason, differences};
+use super::difference::differences;
+use super::dirty::DirtyReason;
 use super::identity::{Identity, Outside, contents};
 use super::publish::Links;
-use super::standing::Standing;
+use super::standing::{Looks, Standing};
 use crate::base::Hash;
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::store::{Committed, ObjectState, Store};
@@ -40,8 +41,8 @@ pub struct PlanEntry {
     pub identity: Option<Identity>,
     /// The record that makes it fresh.
     pub record: Option<Committed>,
-    /// Whether it is as the last run left it, its links and its note included.
-    pub stands: bool,
+    /// How it looks, where that is as the last run left it, its links and its note included.
+    pub(super) looks: Option<Looks>,
     /// Fingerprint of the record that the reasons compare with.
     pub compared: Option<Hash>,
 }
@@ -58,12 +59,12 @@ pub enum PlanState {
 
 impl PlanEntry {
     fn new(id: InstanceId, state: PlanState) -> PlanEntry {
-        PlanEntry { id, state, identity: None, record: None, stands: false, compared: None }
+        PlanEntry { id, state, identity: None, record: None, looks: None, compared: None }
     }
 
-    fn standing(id: InstanceId, inputs: Vec<Hash>, record: Committed) -> PlanEntry {
+    fn standing(id: InstanceId, inputs: Vec<Hash>, record: Committed, looks: Looks) -> PlanEntry {
         let identity = Some(Identity { inputs, fingerprint: record.fingerprint });
-        PlanEntry { identity, record: Some(record), stands: true, ..PlanEntry::new(id, PlanState::Fresh) }
+        PlanEntry { identity, record: Some(record), looks: Some(looks), ..PlanEntry::new(id, PlanState::Fresh) }
     }
 }
 
@@ -120,7 +121,7 @@ pub(super) fn decide(
                 Ok(inputs) => {
                     let stood = standing.take(store, id.0, instance, &inputs, links.as_ref());
                     match stood.filter(|_| !options.force.contains(&id)) {
-                        Some(record) => PlanEntry::standing(id, inputs, record),
+                        Some((record, looks)) => PlanEntry::standing(id, inputs, record, looks),
                         None => judge(id, instance, Identity::new(instance, inputs), store, options)?,
                     }
                 }
@@ -156,7 +157,7 @@ pub(super) fn judge(
         let found = old.as_ref().map(|old| differences(&old.manifest, &identity.manifest(instance)));
         let found = found.unwrap_or_default();
         compared = old.filter(|_| !found.is_empty()).map(|old| old.fingerprint);
-        reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_paths(found, instance) });
+        reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_names(found, instance) });
     }
     if reasons.is_empty() {
         return Ok(PlanEntry { identity: Some(identity), record, ..PlanEntry::new(id, PlanState::Fresh) });
@@ -168,7 +169,7 @@ pub(super) fn judge(
 pub(super) fn lacking(instance: &Instance, record: &Committed, store: &Store) -> Result<Vec<DirtyReason>> {
     let mut reasons = Vec::new();
     for output in &*instance.outputs {
-        let Some(artifact) = record.outputs.get(&*output.name) else {
+        let Some(artifact) = record.outputs.get(&output.name) else {
             reasons.push(DirtyReason::OutputAdded { output: output.name.to_string() });
             continue;
         };
@@ -196,19 +197,15 @@ fn waits_for(instance: &Instance, entries: &[PlanEntry]) -> Vec<InstanceId> {
     waits
 }
 
-/// Tells which file or folder a changed input is, where it comes from outside.
-fn with_paths(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
-    let path_of = |role: &str| {
-        instance.inputs.iter().filter(|input| *input.role == *role).find_map(|input| match &input.upstream {
-            Upstream::Outside { path } => Some(path.clone()),
-            Upstream::Output { .. } | Upstream::Environment { .. } => None,
-        })
-    };
+/// Tells which file, folder or variable a changed input is, where it comes from outside.
+fn with_names(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
+    let upstream = |role: &str| instance.inputs.iter().find(|input| *input.role == *role).map(|input| &input.upstream);
     let add = |reason| match reason {
-        DirtyReason::InputChanged { role, old, new, .. } => {
-            let path = path_of(&role);
-            DirtyReason::InputChanged { role, old, new, path }
-        }
+        DirtyReason::InputChanged { role, old, new, .. } => match upstream(&role) {
+            Some(Upstream::Environment { name }) => DirtyReason::VariableChanged { name: name.clone(), role },
+            Some(Upstream::Outside { path }) => DirtyReason::InputChanged { path: Some(path.clone()), role, old, new },
+            Some(Upstream::Output { .. }) | None => DirtyReason::InputChanged { role, old, new, path: None },
+        },
         other => other,
     };
     reasons.into_iter().map(add).collect()

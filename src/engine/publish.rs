@@ -19,6 +19,9 @@ pub(super) fn note(
     outcome: &Outcome,
     log: &Path,
 ) -> Option<LatestNote> {
+    if record.is_none() && *outcome == Outcome::Fresh {
+        return None;
+    }
     let known = store.latest(experiment, &instance.name);
     let inside = log.strip_prefix(store.root()).unwrap_or(log).to_string_lossy().into_owned();
     let note = match (record, outcome) {
@@ -92,5 +95,5 @@ fn aside(link: &Path) -> PathBuf {
         name.push(if number == 1 { ".edited".to_string() } else { format!(".edited-{number}") });
         PathBuf::from(name)
     };
-    (1..).map(named).find(|path| path.symlink_metadata().is_err()).unwrap_or_else(|| named(1))
+    (1..1000).map(named).find(|path| path.symlink_metadata().is_err()).unwrap_or_else(|| named(1000))
 }

@@ -20,7 +20,10 @@ use super::select::{Selection, matching};
 use super::standing::Standing;
 use crate::base::{Causes, Event, Hash, files};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::store::{ObjectState, Store};
+use crate::store::{Lock, ObjectState, Store};
+
+/// The lock in a run's folder that is held while it lives.
+pub(super) const ALIVE: &str = "alive";
 
 /// What is asked of a run.
 #[derive(Clone)]
@@ -97,6 +100,19 @@ pub enum Outcome {
     Interrupted,
 }
 
+impl Outcome {
+    /// The outcome in one word.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Outcome::Ran => "ran",
+            Outcome::Fresh => "fresh",
+            Outcome::Failed(_) => "failed",
+            Outcome::Skipped { .. } => "skipped",
+            Outcome::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// Why an instance failed, and where to look.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -118,9 +134,14 @@ impl fmt::Display for Failure {
         if let Some(log) = &self.log {
             write!(f, "\n  log: {}", log.display())?;
         }
-        if self.work.is_some() {
-            let resume = "finished stages are kept, this one goes on from its last checkpoint if it wrote any";
-            write!(f, "\n  help: when the cause is mended, run the same command again: {resume}")?;
+        let again = "help: when the cause is mended, run the same command again: finished stages are kept";
+        match &self.work {
+            // A folder with a dot in its name is a program's, which begins anew.
+            Some(work) if work.extension().is_some() => {
+                write!(f, "\n  its folder, until the next run: {}\n  {again}", work.display())?;
+            }
+            Some(_) => write!(f, "\n  {again}, this one goes on from its last checkpoint if it wrote any")?,
+            None => {}
         }
         Ok(())
     }
@@ -140,6 +161,9 @@ pub struct RunReport {
     pub interrupted: bool,
     /// Whether the run has ended; a record that says no belongs to a running or killed one.
     pub ended: bool,
+    /// How many instances were asked for, and how many of them the plan found fresh.
+    pub selected: usize,
+    pub fresh: usize,
     pub instances: Vec<InstanceReport>,
 }
 
@@ -221,8 +245,7 @@ pub fn run(
     options: &RunOptions,
     observer: &dyn Observer,
 ) -> Result<RunReport> {
-    let begun = Instant::now();
-    let started = jiff::Timestamp::now();
+    let (begun, started) = (Instant::now(), jiff::Timestamp::now());
     // Taken before anything is found fresh, so that `gc` does not take it away; a store that cannot be written has no
     // `gc` either.
     let shared = store.share();
@@ -247,9 +270,11 @@ pub fn run(
         seconds: 0.0,
         interrupted: false,
         ended: false,
+        selected: selected.len(),
+        fresh: plan.counts(&selected).0,
         instances: Vec::new(),
     };
-    if selected.iter().all(|id| plan.get(*id).stands) {
+    if selected.iter().all(|id| plan.get(*id).looks.is_some()) {
         let fresh = selected.iter().map(|id| InstanceReport::fresh(plan.get(*id), expansion.get(*id)));
         report.instances = fresh.collect();
         report.seconds = begun.elapsed().as_secs_f64();
@@ -263,13 +288,10 @@ pub fn run(
     let folder = store.runs_path().join(&report.run);
     report.folder = Some(folder.clone());
     save(&report)?;
+    // Tells others that the run lives; free again when it has ended, however it did.
+    let alive = Lock::try_take(&folder.join(ALIVE))?;
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, outside);
-    scheduler.run(plan, &selected, &mut |instances| {
-        report.instances = instances;
-        report.seconds = begun.elapsed().as_secs_f64();
-        // If it cannot be written now, it may be at the end; the stages that run must not suffer from it.
-        save(&report).ok();
-    });
+    scheduler.run(plan, &selected);
     if let Some(name) = &options.standing {
         let links = options.out.as_deref().map(|out| Links::new(out, experiment));
         Standing::keep(store, name, expansion, links.as_ref(), scheduler.fresh());
@@ -278,7 +300,11 @@ pub fn run(
     report.seconds = begun.elapsed().as_secs_f64();
     report.interrupted = report.count(|outcome| *outcome == Outcome::Interrupted) > 0;
     report.ended = true;
-    save(&report)?;
+    if let Err(error) = save(&report) {
+        // What became of the stages matters more, and is told by the report.
+        tracing::warn!("the run's own record could not be written: {error:#}");
+    }
+    drop(alive);
     store.remember();
     observer.ended(&report);
     Ok(report)
@@ -299,7 +325,7 @@ fn sound_plan(
         for id in selected.iter().filter(|id| plan.get(**id).state != PlanState::Fresh) {
             for input in &expansion.get(*id).inputs {
                 let Upstream::Output { instance, output, .. } = &input.upstream else { continue };
-                let above = plan.get(*instance).record.as_ref().and_then(|record| record.outputs.get(&**output));
+                let above = plan.get(*instance).record.as_ref().and_then(|record| record.outputs.get(output));
                 if let Some(artifact) = above
                     && store.check(artifact, true)? != ObjectState::Present
                 {

@@ -1,56 +1,27 @@
 //! Who runs what when: from the plan's verdicts to an outcome for every instance. Knows no stage's work and no terminal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::Scope;
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::board::{Board, State};
-use super::commit::{Pending, commit_all};
+use super::crew::{Crew, Message};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::identity::{Identity, Outside, contents};
+use super::journal::Journal;
 use super::plan::{Plan, PlanOptions, PlanState, judge};
-use super::publish::{self, Links};
 use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
-use super::worker::{Finished, Task};
+use super::standing::{Fresh, Looks};
+use super::worker::{Finished, Task, artifacts};
 use crate::base::{Causes, Event, Hash};
-use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::stage::Artifact;
-use crate::store::{Committed, LatestNote, Store, file_name};
+use crate::experiment::{Expansion, InstanceId};
+use crate::store::{Committed, Store};
 
 /// How often a stage that another run works on is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-
-/// How long a finished stage may wait for others, to be committed together, and how many are enough.
-const COMMIT_AFTER: Duration = Duration::from_millis(50);
-const BATCH: usize = 32;
-
-/// How often the run's record is brought up to date.
-const SAVE_AGAIN: Duration = Duration::from_secs(2);
-
-pub(super) enum Message {
-    Started(InstanceId),
-    Event(InstanceId, Event),
-    /// The work is over, the commit is not.
-    Collected(Box<Pending>),
-    Finished(InstanceId, Box<Finished>, f64),
-}
-
-/// The threads of a run, and what they are told and tell.
-struct Outlets<'scope, 'env, 'a> {
-    scope: &'scope Scope<'scope, 'env>,
-    messages: Sender<Message>,
-    commits: Sender<Vec<Pending>>,
-    tasks: Sender<Task<'a>>,
-    /// What workers take tasks from, one at a time.
-    waiting: Arc<Mutex<Receiver<Task<'a>>>>,
-    /// Workers that have nothing to do.
-    free: Arc<AtomicUsize>,
-}
 
 /// One run of an expansion.
 pub(super) struct Scheduler<'a> {
@@ -59,7 +30,7 @@ pub(super) struct Scheduler<'a> {
     options: &'a RunOptions,
     plan_options: &'a PlanOptions,
     observer: &'a dyn Observer,
-    folder: &'a Path,
+    journal: Journal<'a>,
     graph: Graph,
     board: Board,
     identities: Vec<Option<Identity>>,
@@ -67,15 +38,8 @@ pub(super) struct Scheduler<'a> {
     records: Vec<Option<Committed>>,
     /// Attempts that failed, of instances that were tried again.
     attempts: BTreeMap<InstanceId, u32>,
-    /// Whether an instance is as the last run left it: then its links and its note are too.
-    stands: Vec<bool>,
-    links: Option<Links>,
-    reports: BTreeMap<InstanceId, InstanceReport>,
-    /// Notes that are not written yet.
-    notes: Vec<(String, LatestNote)>,
-    /// Stages that are not committed yet, and since when there are some.
-    pending: Vec<Pending>,
-    pending_since: Instant,
+    /// How an instance looks that is as the last run left it: then its links and its note are too.
+    looks: Vec<Option<Looks>>,
     outside: Outside,
     /// The first that failed.
     failed: Option<InstanceId>,
@@ -101,92 +65,51 @@ impl<'a> Scheduler<'a> {
             options,
             plan_options,
             observer,
-            folder,
+            journal: Journal::new(store, &plan_options.experiment, observer, folder, options.out.as_deref()),
             board: Board::new(expansion, &graph, options),
             graph,
             identities: vec![None; count],
             reasons: vec![Vec::new(); count],
             records: vec![None; count],
             attempts: BTreeMap::new(),
-            stands: vec![false; count],
-            links: options.out.as_deref().map(|out| Links::new(out, &plan_options.experiment)),
-            reports: BTreeMap::new(),
-            notes: Vec::new(),
-            pending: Vec::new(),
-            pending_since: Instant::now(),
+            looks: vec![None; count],
             outside,
             failed: None,
             asked: Instant::now(),
         }
     }
 
-    /// Runs until nothing is left to start and nothing runs. `save` is given the reports now and then.
-    pub(super) fn run(
-        &mut self,
-        plan: Plan,
-        selected: &BTreeSet<InstanceId>,
-        save: &mut dyn FnMut(Vec<InstanceReport>),
-    ) {
+    /// Runs until nothing is left to start and nothing runs.
+    pub(super) fn run(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         std::thread::scope(|scope| {
-            let (messages, receiver) = mpsc::channel();
-            let (commits, pending) = mpsc::channel();
-            let (tasks, waiting) = mpsc::channel();
-            let (store, sender) = (self.store, messages.clone());
-            scope.spawn(move || commit_all(store, &pending, &sender));
-            let waiting = Arc::new(Mutex::new(waiting));
-            let outlets = Outlets { scope, messages, commits, tasks, waiting, free: Arc::default() };
+            let (mut crew, messages) = Crew::new(scope, self.store);
             self.begin(plan, selected);
-            let mut saved = Instant::now();
             loop {
                 while !self.stopping()
                     && let Some(id) = self.board.next()
                 {
-                    self.start(id, &outlets);
+                    self.start(id, &crew);
                 }
                 if self.board.nothing_runs() && (self.board.nothing_is_elsewhere() || self.stopping()) {
                     return;
                 }
-                self.receive(&receiver);
-                self.commit(&outlets);
-                if saved.elapsed() > SAVE_AGAIN {
-                    save(self.reports.values().cloned().collect());
-                    saved = Instant::now();
-                }
+                self.receive(&messages, &mut crew);
+                crew.commit(self.board.is_idle());
+                self.journal.turn();
             }
         });
         self.close();
-        self.write_notes();
-    }
-
-    /// Hands over what has come together, once it is much, or old, or nothing else is under way that it could wait for.
-    fn commit(&mut self, outlets: &Outlets<'_, '_, '_>) {
-        let idle = || self.board.is_idle();
-        if self.pending.is_empty()
-            || (self.pending.len() < BATCH && self.pending_since.elapsed() < COMMIT_AFTER && !idle())
-        {
-            return;
-        }
-        // The committer lives as long as somebody could send it more.
-        outlets.commits.send(std::mem::take(&mut self.pending)).ok();
-        self.write_notes();
-    }
-
-    fn write_notes(&mut self) {
-        let notes = std::mem::take(&mut self.notes);
-        if let Err(error) = self.store.note_latest(&self.plan_options.experiment, &notes) {
-            tracing::warn!("what became of {} instances could not be noted: {error:#}", notes.len());
-        }
+        self.journal.write();
     }
 
     pub(super) fn into_reports(self) -> Vec<InstanceReport> {
-        self.reports.into_values().collect()
+        self.journal.into_reports()
     }
 
-    /// What is fresh by now: per instance the content of its inputs, and its record.
-    pub(super) fn fresh(&self) -> impl Iterator<Item = Option<(&[Hash], &Committed)>> {
-        self.identities.iter().zip(&self.records).map(|(identity, record)| {
-            let (identity, record) = (identity.as_ref()?, record.as_ref()?);
-            Some((identity.inputs.as_slice(), record))
+    /// What is fresh by now.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = Option<Fresh<'_>>> {
+        self.identities.iter().zip(&self.records).zip(&self.looks).map(|((identity, record), looks)| {
+            Some((identity.as_ref()?.inputs.as_slice(), record.as_ref()?, looks.as_ref()))
         })
     }
 
@@ -195,13 +118,13 @@ impl<'a> Scheduler<'a> {
         for entry in plan.entries {
             let id = entry.id;
             self.identities[id.0] = entry.identity;
-            self.stands[id.0] = entry.stands;
+            self.looks[id.0] = entry.looks;
             match entry.state {
                 PlanState::Fresh => {
                     self.records[id.0] = entry.record;
                     self.board.set(id, State::Done);
                     if selected.contains(&id) {
-                        self.report(id, Outcome::Fresh, 0.0);
+                        self.tell(id, Outcome::Fresh, 0.0, true);
                     }
                 }
                 _ if !selected.contains(&id) => self.board.set(id, State::Left),
@@ -296,7 +219,7 @@ impl<'a> Scheduler<'a> {
         self.report(id, outcome, seconds);
     }
 
-    fn start<'scope>(&mut self, id: InstanceId, outlets: &Outlets<'scope, '_, 'a>)
+    fn start<'scope>(&mut self, id: InstanceId, crew: &Crew<'scope, '_, 'a>)
     where
         'a: 'scope,
     {
@@ -310,40 +233,35 @@ impl<'a> Scheduler<'a> {
             id,
             instance,
             identity: identity.unwrap_or_else(|| panic!("BUG: `{}` is ready without a fingerprint", instance.name)),
-            artifacts: self.artifacts(instance),
+            artifacts: artifacts(instance, &self.records),
             forced: self.plan_options.force.contains(&id),
             threads,
             time: self.options.time,
             devices,
-            log: self.log(id),
+            log: self.journal.log(instance),
             store: self.store,
             executor: self.options.executor.as_ref(),
             stop: &self.options.interrupt,
         };
-        // A worker that is free takes the task; if none is, there is one more of them.
-        if outlets.free.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |free| free.checked_sub(1)).is_err() {
-            let (waiting, free, messages) = (outlets.waiting.clone(), outlets.free.clone(), outlets.messages.clone());
-            outlets.scope.spawn(move || work(&waiting, &free, &messages));
-        }
-        // The workers live as long as somebody could give them more.
-        outlets.tasks.send(task).ok();
+        crew.give(task);
     }
 
-    fn receive(&mut self, receiver: &Receiver<Message>) {
-        let patience = if self.pending.is_empty() { ASK_AGAIN } else { COMMIT_AFTER };
-        match receiver.recv_timeout(patience) {
+    fn receive<'scope>(&mut self, messages: &Receiver<Message>, crew: &mut Crew<'scope, '_, 'a>)
+    where
+        'a: 'scope,
+    {
+        match messages.recv_timeout(ASK_AGAIN.min(crew.patience())) {
             Ok(Message::Started(id)) => {
-                self.observer.started(id, self.expansion.get(id), &self.reasons[id.0]);
+                let instance = self.expansion.get(id);
+                self.journal.started(instance);
+                self.observer.started(id, instance, &self.reasons[id.0]);
             }
-            Ok(Message::Event(id, event)) => self.observer.event(id, self.expansion.get(id), &event),
+            Ok(Message::Event(id, event)) => self.journal.event(id, self.expansion.get(id), &event),
             Ok(Message::Collected(pending)) => {
                 self.board.release(pending.id);
-                if self.pending.is_empty() {
-                    self.pending_since = Instant::now();
-                }
-                self.pending.push(*pending);
+                crew.collect(*pending);
             }
-            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, *finished, seconds),
+            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, finished, seconds),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
         if self.asked.elapsed() > ASK_AGAIN {
@@ -356,7 +274,7 @@ impl<'a> Scheduler<'a> {
 
     fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
         match finished {
-            Finished::Ran(record) => self.done(id, Committed::from(&record), Outcome::Ran, seconds),
+            Finished::Ran(record) => self.done(id, Committed::from(&*record), Outcome::Ran, seconds),
             Finished::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
             Finished::Busy => {
                 self.observer.elsewhere(id, self.expansion.get(id));
@@ -376,8 +294,13 @@ impl<'a> Scheduler<'a> {
             Finished::Failed(causes) => {
                 self.board.set(id, State::Failed);
                 self.failed.get_or_insert(id);
-                let work = Some(self.store.work_path(self.fingerprint(id)));
-                let failure = Failure { instance: self.name(id).to_string(), causes, log: Some(self.log(id)), work };
+                let work = self.store.left_behind(self.fingerprint(id));
+                let failure = Failure {
+                    instance: self.name(id).to_string(),
+                    causes,
+                    log: Some(self.journal.log(self.expansion.get(id))),
+                    work,
+                };
                 self.report(id, Outcome::Failed(failure), seconds);
             }
         }
@@ -397,7 +320,7 @@ impl<'a> Scheduler<'a> {
         }
         let why = causes.chain.first().map_or("", String::as_str);
         let text = format!("attempt {failed} of {} failed: {why}", allowed + 1);
-        self.observer.event(id, instance, &Event::Note { text });
+        self.journal.event(id, instance, &Event::Note { text });
         true
     }
 
@@ -419,46 +342,26 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Keeps an outcome: in the report, under the instance's name in the store, as links, and for the observer.
+    /// Keeps an outcome.
     fn report(&mut self, id: InstanceId, outcome: Outcome, seconds: f64) {
+        self.tell(id, outcome, seconds, false);
+    }
+
+    fn tell(&mut self, id: InstanceId, outcome: Outcome, seconds: f64, planned: bool) {
         let instance = self.expansion.get(id);
-        let record = self.records[id.0].as_ref();
-        tracing::debug!(instance = instance.name, ?outcome, seconds, "ends");
-        let record = record.filter(|_| !self.stands[id.0]);
-        let experiment = &self.plan_options.experiment;
-        let note = publish::note(self.store, experiment, instance, record, &outcome, &self.log(id));
-        self.notes.extend(note.map(|note| (instance.name.clone(), note)));
-        if let (Some(links), Some(record)) = (&self.links, record)
-            && let Err(error) = links.make(self.store, instance, record)
-        {
-            // The result itself is safe; only its name could not be written down.
-            let text = format!("`{}` is not reachable by name: {error:#}", instance.name);
-            self.observer.event(id, instance, &Event::Note { text });
-        }
-        self.observer.finished(id, instance, &outcome, seconds);
         let fingerprint = self.identities[id.0].as_ref().map(|identity| identity.fingerprint);
         let reasons = self.reasons[id.0].clone();
         let report = InstanceReport { id, name: instance.name.clone(), outcome, seconds, fingerprint, reasons };
-        self.reports.insert(id, report);
+        let record = self.records[id.0].as_ref().filter(|_| self.looks[id.0].is_none());
+        self.journal.finished(instance, report, record, planned);
     }
 
     fn stopping(&self) -> bool {
         self.options.interrupt.load(Ordering::Relaxed) || (self.failed.is_some() && !self.options.keep_going)
     }
 
-    fn artifacts(&self, instance: &Instance) -> BTreeMap<String, Artifact> {
-        let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
-            Upstream::Output { instance: above, output, .. } => {
-                let artifact = self.records[above.0].as_ref()?.outputs.get(&**output)?;
-                Some((input.role.to_string(), artifact.clone()))
-            }
-            Upstream::Outside { .. } | Upstream::Environment { .. } => None,
-        });
-        found.collect()
-    }
-
     fn why_lost(&self, id: InstanceId) -> String {
-        match self.reports.get(&id).map(|report| &report.outcome) {
+        match self.journal.outcome(id) {
             Some(Outcome::Skipped { because }) => because.clone(),
             Some(Outcome::Interrupted) => format!("`{}` was interrupted", self.name(id)),
             Some(_) => format!("`{}` failed", self.name(id)),
@@ -471,30 +374,7 @@ impl<'a> Scheduler<'a> {
         identity.unwrap_or_else(|| panic!("BUG: `{}` has no fingerprint", self.name(id))).fingerprint
     }
 
-    fn log(&self, id: InstanceId) -> PathBuf {
-        self.folder.join("logs").join(format!("{}.log", file_name(self.name(id))))
-    }
-
     fn name(&self, id: InstanceId) -> &str {
         &self.expansion.get(id).name
-    }
-}
-
-/// A worker's life: takes tasks until nobody is left who could give it more.
-fn work(tasks: &Mutex<Receiver<Task<'_>>>, free: &AtomicUsize, messages: &Sender<Message>) {
-    // Nobody stops listening before all threads have ended.
-    let send = |message| {
-        messages.send(message).ok();
-    };
-    let next = || tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-    while let Ok(task) = next() {
-        let (id, begun) = (task.id, Instant::now());
-        let performed = task.perform(&|| send(Message::Started(id)), &|event| send(Message::Event(id, event)));
-        // Before the scheduler hears of it, which may have the next task for this very worker.
-        free.fetch_add(1, Ordering::SeqCst);
-        match performed {
-            Ok(pending) => send(Message::Collected(Box::new(pending))),
-            Err(finished) => send(Message::Finished(id, Box::new(finished), begun.elapsed().as_secs_f64())),
-        }
     }
 }

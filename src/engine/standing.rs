@@ -25,11 +25,29 @@ struct Stood {
     /// Content of its inputs.
     inputs: Vec<Hash>,
     committed: Committed,
-    /// How the objects of its outputs look; `None` for a tree, of which each file is looked at.
-    looks: Vec<Option<Stamp>>,
-    /// How the folder of its links looks, which changes when one of them is taken away or replaced.
+    looks: Looks,
+}
+
+/// How the outputs of an instance look.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Looks {
+    /// Their objects, one by one; `None` for a tree, of which each file is looked at.
+    objects: Vec<Option<Stamp>>,
+    /// The folder of their links, which changes when one of them is taken away or replaced.
     links: Option<Stamp>,
 }
+
+impl Looks {
+    /// A look at everything. An output that is gone by now is no finding.
+    fn take(store: &Store, instance: &Instance, committed: &Committed, links: Option<&Links>) -> Option<Looks> {
+        let look = |artifact: &Artifact| if artifact.tree { Some(None) } else { store.look(artifact).map(Some) };
+        let objects = committed.outputs.values().map(look).collect::<Option<_>>()?;
+        Some(Looks { objects, links: links.and_then(|links| links.look(instance)) })
+    }
+}
+
+/// An instance that is fresh: the content of its inputs, its record, and how it looked when the plan was made.
+pub(super) type Fresh<'a> = (&'a [Hash], &'a Committed, Option<&'a Looks>);
 
 impl Standing {
     /// What was found for these instances, if nothing was written to the records since.
@@ -43,21 +61,18 @@ impl Standing {
         if holds { standing } else { Standing::default() }
     }
 
-    /// Notes what is fresh now: the content of each instance's inputs, and its record.
+    /// Notes what is fresh now. What stood when the plan was made is not looked at again.
     pub(super) fn keep<'a>(
         store: &Store,
         name: &str,
         expansion: &Expansion,
         links: Option<&Links>,
-        fresh: impl Iterator<Item = Option<(&'a [Hash], &'a Committed)>>,
+        fresh: impl Iterator<Item = Option<Fresh<'a>>>,
     ) {
         let entries = expansion.instances.iter().zip(fresh).map(|(instance, found)| {
-            let (inputs, committed) = found?;
-            // An output that is gone by now is no finding.
-            let look = |artifact: &Artifact| if artifact.tree { Some(None) } else { store.look(artifact).map(Some) };
-            let looks = committed.outputs.values().map(look).collect::<Option<_>>()?;
-            let links = links.and_then(|links| links.look(instance));
-            Some(Stood { inputs: inputs.to_vec(), committed: committed.clone(), looks, links })
+            let (inputs, committed, looks) = found?;
+            let looks = looks.cloned().or_else(|| Looks::take(store, instance, committed, links))?;
+            Some(Stood { inputs: inputs.to_vec(), committed: committed.clone(), looks })
         });
         let entries = entries.collect();
         let standing = Standing { expansion: expansion.hash, records: store.records_stamp(), entries };
@@ -75,13 +90,14 @@ impl Standing {
         instance: &Instance,
         inputs: &[Hash],
         links: Option<&Links>,
-    ) -> Option<Committed> {
+    ) -> Option<(Committed, Looks)> {
         let stood = self.entries.get_mut(index)?.take().filter(|stood| stood.inputs == inputs)?;
-        let objects = stood.committed.outputs.values().zip(&stood.looks).all(|(artifact, look)| match look {
+        let Stood { committed, looks, .. } = stood;
+        let objects = committed.outputs.values().zip(&looks.objects).all(|(artifact, look)| match look {
             Some(stamp) => store.look(artifact) == Some(*stamp),
             None => store.is_present(artifact),
         });
-        let linked = || links.is_none_or(|links| stood.links.is_some() && links.look(instance) == stood.links);
-        (objects && linked()).then_some(stood.committed)
+        let linked = || links.is_none_or(|links| looks.links.is_some() && links.look(instance) == looks.links);
+        (objects && linked()).then_some((committed, looks))
     }
 }

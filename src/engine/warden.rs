@@ -109,7 +109,7 @@ fn watch(order: &Order, control: &mut Control) -> Ending {
     while !has_ended(&child) {
         let readable = {
             let streams = [Some(&words), events.as_ref()].into_iter().flatten().filter(|stream| !stream.closed);
-            let mut watched: Vec<BorrowedFd<'_>> = vec![control.fd()];
+            let mut watched: Vec<BorrowedFd<'_>> = vec![rustix::stdio::stdin()];
             watched.extend(streams.map(|stream| stream.pipe.as_fd()));
             watched.extend(end.as_ref().map(AsFd::as_fd));
             let turn = if end.is_none() { Some(Instant::now() + TURN) } else { None };
@@ -236,9 +236,9 @@ impl Stream {
     }
 
     fn drain(&mut self, take: &mut dyn FnMut(&[u8])) {
-        let mut buffer = [0; 1 << 16];
+        let mut buffer = [0; 1 << 14];
         // A bound, so that a program that never stops talking cannot keep its end from being noticed.
-        for _ in 0..64 {
+        for _ in 0..256 {
             match self.pipe.read(&mut buffer) {
                 Ok(0) => self.closed = true,
                 Ok(count) => {
@@ -302,10 +302,6 @@ struct Control {
 }
 
 impl Control {
-    fn fd(&self) -> BorrowedFd<'static> {
-        rustix::stdio::stdin()
-    }
-
     /// The next line, once it is there; `None` at the end.
     fn wait(&mut self) -> Option<String> {
         loop {
@@ -321,7 +317,7 @@ impl Control {
 
     /// Reads if there is something to read; false if not.
     fn look(&mut self) -> bool {
-        let readable = wait_for(&[self.fd()], Some(Instant::now()));
+        let readable = wait_for(&[rustix::stdio::stdin()], Some(Instant::now()));
         if readable {
             self.read();
         }
@@ -330,7 +326,7 @@ impl Control {
 
     fn read(&mut self) {
         let mut buffer = [0; 1 << 14];
-        match rustix::io::read(self.fd(), &mut buffer) {
+        match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
             Ok(0) => self.closed = true,
             Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
             Err(Errno::INTR | Errno::AGAIN) => {}

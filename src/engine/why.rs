@@ -1,9 +1,15 @@
-//! `why`: a plan's verdicts in words, each at its line of the user's file. Knows no store.
+//! `why`: a plan's verdicts in words, each at its line of the user's file.
 
+use std::collections::BTreeSet;
+
+use super::difference::differences;
 use super::dirty::DirtyReason;
+use super::graph::Graph;
 use super::plan::{Plan, PlanState};
-use crate::base::{Diagnostic, Origin};
+use crate::base::{Diagnostic, Hash, Origin};
 use crate::experiment::{Expansion, Instance, InstanceId};
+use crate::stage::{Manifest, ManifestEntry};
+use crate::store::Store;
 
 /// Why an instance is fresh, must run or waits: one note per reason.
 pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
@@ -25,8 +31,45 @@ pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic
     }
 }
 
+/// An instance and everything above it that is not fresh, upstream first: where its own state comes from.
+pub fn chain(expansion: &Expansion, plan: &Plan, id: InstanceId) -> BTreeSet<InstanceId> {
+    let graph = Graph::of(expansion);
+    let mut found = BTreeSet::from([id]);
+    let mut pending = vec![id];
+    while let Some(id) = pending.pop() {
+        let above = graph.above(id).into_iter().filter(|above| plan.get(*above).state != PlanState::Fresh);
+        pending.extend(above.filter(|above| found.insert(*above)));
+    }
+    found
+}
+
+/// What is known already of an instance that waits: the record of its last result, and how its own values differ from
+/// that. Its inputs are not known yet.
+pub fn so_far(store: &Store, experiment: &str, instance: &Instance) -> Option<(Hash, Vec<DirtyReason>)> {
+    let old = store.record(store.latest(experiment, &instance.name).fingerprint?)?;
+    let mut new: Manifest = serde_json::from_str(&instance.identity).ok()?;
+    if instance.kind.seeded {
+        new.seed(instance.seed);
+    }
+    let mut manifest = old.manifest;
+    manifest.entries.retain(|entry| !matches!(entry, ManifestEntry::Input { .. }));
+    Some((old.fingerprint, differences(&manifest, &new)))
+}
+
+/// The differences of an instance that waits, as notes.
+pub fn why_so_far(store: &Store, experiment: &str, instance: &Instance) -> Vec<Diagnostic> {
+    let Some((record, reasons)) = so_far(store, experiment, instance) else { return Vec::new() };
+    let record = record.short();
+    reasons.iter().map(|reason| note(instance, "must run in any case", reason, Some(&record))).collect()
+}
+
 /// One reason as a note that points at the value, or at the stage's header.
 fn explain(instance: &Instance, reason: &DirtyReason, record: Option<&str>) -> Diagnostic {
+    let verdict = if reason.is_obstacle() { "cannot run" } else { "must run" };
+    note(instance, verdict, reason, record)
+}
+
+fn note(instance: &Instance, verdict: &str, reason: &DirtyReason, record: Option<&str>) -> Diagnostic {
     let label = match (reason, record) {
         (DirtyReason::ValueChanged { old, .. }, Some(record)) => format!("was {old} in record {record}"),
         (DirtyReason::ValueAdded { .. }, Some(record)) => format!("not in record {record}"),
@@ -34,7 +77,6 @@ fn explain(instance: &Instance, reason: &DirtyReason, record: Option<&str>) -> D
         (_, Some(record)) => format!("compared with record {record}"),
         (_, None) => String::new(),
     };
-    let verdict = if reason.is_obstacle() { "cannot run" } else { "must run" };
     let message = format!("`{}` {verdict}: {reason}", instance.name);
     let diagnostic = if reason.is_obstacle() { Diagnostic::error(message) } else { Diagnostic::note(message) };
     match origin(instance, reason.key()) {

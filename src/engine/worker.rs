@@ -44,7 +44,7 @@ pub(super) struct Task<'a> {
 /// How an execution ended.
 #[derive(Debug)]
 pub(super) enum Finished {
-    Ran(StageRecord),
+    Ran(Box<StageRecord>),
     /// Another run has done it meanwhile.
     Fresh(Committed),
     /// Another run is at it now.
@@ -53,24 +53,33 @@ pub(super) enum Finished {
     Interrupted,
 }
 
+/// What a task has come to.
+pub(super) enum Performed {
+    /// Its outputs are in the store; what is left is to commit.
+    Collected(Box<Pending>),
+    Finished(Finished),
+}
+
 impl Task<'_> {
     /// Locks, looks again, runs, checks, and takes the outputs into the store. What is left to do is to commit.
     /// `started` is called when the stage is really about to run.
-    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Pending, Finished> {
+    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Performed {
         match self.attempt(started, events) {
             Ok(performed) => performed,
-            Err(error) => Err(Finished::Failed(Causes::of(&error))),
+            Err(error) => Performed::Finished(Finished::Failed(Causes::of(&error))),
         }
     }
 
-    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Result<Pending, Finished>> {
-        let Some(lock) = self.store.lock_run(self.identity.fingerprint)? else { return Ok(Err(Finished::Busy)) };
+    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Performed> {
+        let Some(lock) = self.store.lock_run(self.identity.fingerprint)? else {
+            return Ok(Performed::Finished(Finished::Busy));
+        };
         if !self.forced {
             let record = self.store.committed(self.identity.fingerprint);
             if let Some(record) = record
                 && lacking(self.instance, &record, self.store)?.is_empty()
             {
-                return Ok(Err(Finished::Fresh(record)));
+                return Ok(Performed::Finished(Finished::Fresh(record)));
             }
         }
         started();
@@ -89,10 +98,11 @@ impl Task<'_> {
         let summary = match self.executor.execute(&work, &desk) {
             Ended::Done(summary) => summary,
             Ended::Failed(causes) => {
+                let causes = self.make_room(&work, causes);
                 self.write_log(&format!("failed: {}", causes.chain.join("\n  because ")));
-                return Ok(Err(Finished::Failed(causes)));
+                return Ok(Performed::Finished(Finished::Failed(causes)));
             }
-            Ended::Interrupted => return Ok(Err(Finished::Interrupted)),
+            Ended::Interrupted => return Ok(Performed::Finished(Finished::Interrupted)),
         };
         outputs::check(work.out(), &self.instance.outputs)?;
         self.check_inputs()?;
@@ -113,7 +123,25 @@ impl Task<'_> {
             },
         };
         let work = if let Work::Program(room) = work { room.out } else { self.work() };
-        Ok(Ok(Pending { id: self.id, record, lock, work, seconds: begun.elapsed().as_secs_f64() }))
+        Ok(Performed::Collected(Box::new(Pending {
+            id: self.id,
+            record,
+            lock,
+            work,
+            seconds: begun.elapsed().as_secs_f64(),
+        })))
+    }
+
+    /// On a full disk what a program has left there is in everybody's way, and nothing could go on from it. Its own words
+    /// may have found no room either, so the cause is named here.
+    fn make_room(&self, work: &Work, mut causes: Causes) -> Causes {
+        if files::is_full(self.store.root()) {
+            causes.chain.push(format!("the disk of the store `{}` is full", self.store.root().display()));
+            if let Work::Program(room) = work {
+                files::remove_dir(&room.out).ok();
+            }
+        }
+        causes
     }
 
     /// The devices in the words of the record and of model stages.
@@ -259,6 +287,18 @@ impl Task<'_> {
     fn work(&self) -> PathBuf {
         self.store.work_path(self.identity.fingerprint)
     }
+}
+
+/// What other stages have made for an instance, by role.
+pub(super) fn artifacts(instance: &Instance, records: &[Option<Committed>]) -> BTreeMap<String, Artifact> {
+    let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
+        Upstream::Output { instance: above, output, .. } => {
+            let artifact = records[above.0].as_ref()?.outputs.get(output)?;
+            Some((input.role.to_string(), artifact.clone()))
+        }
+        Upstream::Outside { .. } | Upstream::Environment { .. } => None,
+    });
+    found.collect()
 }
 
 /// Name of this machine, for the record only.

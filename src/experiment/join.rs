@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::instance::InstanceId;
 
 /// More points of all stages together are taken for a mistake.
-pub(crate) const MAX_POINTS: usize = 100_000;
+pub(crate) const MAX_POINTS: usize = 250_000;
 
 /// What tells axes apart, whatever they are called where they meet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -26,6 +26,7 @@ mod expand;
 mod join;
 mod order;
 mod own;
+mod resolve;
 
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 pub use limits::Limits;

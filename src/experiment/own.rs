@@ -13,9 +13,7 @@ use super::join::{AxisId, MAX_POINTS, Point};
 use super::label::label_of;
 use super::limits::{self, Limits};
 use super::problems::Problems;
-use super::text::list;
 use super::tree::{Data, Node, Table};
-use crate::base::diagnostic::nearest;
 use crate::base::{Diagnostic, Origin, Text};
 use crate::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Reference, Stage};
 
@@ -61,10 +59,10 @@ pub(crate) enum OwnSource {
 
 /// Finds the own points of stages, one stage at a time.
 pub(crate) struct OwnPoints<'a> {
-    declaration: &'a Declaration<'a>,
+    pub(crate) declaration: &'a Declaration<'a>,
     /// Outside paths are relative to this folder.
     folder: &'a Path,
-    stages: BTreeMap<&'a str, usize>,
+    pub(crate) stages: BTreeMap<&'a str, usize>,
     /// Axes by the stages they patch.
     axes: BTreeMap<&'a str, Vec<&'a Axis>>,
     exists: BTreeMap<PathBuf, bool>,
@@ -143,31 +141,6 @@ impl<'a> OwnPoints<'a> {
         sound.then_some(points)
     }
 
-    /// Finds the outputs that the inputs of all stages name; a stage of which one cannot be found is taken out.
-    pub(crate) fn resolve(&self, own: &mut [Option<Vec<OwnPoint>>], problems: &mut Problems) {
-        let outputs: Vec<Cow<'static, [OutputSpec]>> = own
-            .iter()
-            .zip(&self.declaration.stages)
-            .map(|(points, stage)| match points.as_ref().and_then(|points| points.first()) {
-                Some(point) => point.outputs.clone(),
-                None => Cow::Borrowed(stage.kind.outputs),
-            })
-            .collect();
-        for (points, stage) in own.iter_mut().zip(&self.declaration.stages) {
-            let mut sound = true;
-            for input in points.iter_mut().flatten().flat_map(|point| &mut point.inputs) {
-                let OwnSource::Reference { reference, accepts } = &input.source else { continue };
-                match self.output(stage, input, reference, accepts, &outputs, problems) {
-                    Some(source) => input.source = source,
-                    None => sound = false,
-                }
-            }
-            if !sound {
-                *points = None;
-            }
-        }
-    }
-
     fn parse(
         &mut self,
         stage: &StageDeclaration<'_>,
@@ -239,70 +212,6 @@ impl<'a> OwnPoints<'a> {
         };
         let section = Section { path: &path, table, header: &entry.node.origin };
         limits::read(&section, &self.declaration.settings.pools, problems)
-    }
-
-    /// The output that a reference means; what it comes to at each point is not asked here.
-    fn output(
-        &self,
-        stage: &StageDeclaration<'_>,
-        input: &OwnInput,
-        reference: &Reference,
-        accepts: &[ArtifactKind],
-        outputs: &[Cow<'static, [OutputSpec]>],
-        problems: &mut Problems,
-    ) -> Option<OwnSource> {
-        let (role, place) = (&input.named, &input.place);
-        let key = format!("stage.{}.{role}", stage.name);
-        let mut wrong = |message: String, label: &str, help: Option<String>| {
-            let mut diagnostic = Diagnostic::error(format!("`{key}`: {message}")).at(place.clone(), label);
-            if place != stage.header {
-                diagnostic = diagnostic.at(stage.header.clone(), "in this stage");
-            }
-            problems.push(match help {
-                Some(help) => diagnostic.help(help),
-                None => diagnostic,
-            });
-            None
-        };
-        let name = reference.stage.as_str();
-        let Some(index) = self.stages.get(name).copied() else {
-            if self.declaration.unusable.contains(name) {
-                return None;
-            }
-            let help = match nearest(name, self.stages.keys().copied()) {
-                Some(near) => format!("a stage of a similar name exists: `{near}`"),
-                None => format!("the stages are {}", list(self.stages.keys())),
-            };
-            return wrong(format!("stage `{name}` is not defined"), "no stage of this name", Some(help));
-        };
-        let outputs = &outputs[index];
-        let named = |output: &String| outputs.iter().find(|spec| spec.name == *output);
-        if let Some(output) = reference.output.as_ref().filter(|output| named(output).is_none()) {
-            let names = outputs.iter().map(|spec| &*spec.name);
-            let help = match nearest(output, names.clone()) {
-                Some(near) => format!("an output of a similar name exists: `{near}`"),
-                None => format!("the outputs are {}", list(names)),
-            };
-            return wrong(format!("`{name}` has no output `{output}`"), "", Some(help));
-        }
-        let found = match reference.output.as_ref().and_then(named) {
-            Some(spec) => (accepts.is_empty() || accepts.contains(&spec.kind)).then_some(spec),
-            None if accepts.is_empty() => outputs.first(),
-            None => accepts.iter().find_map(|accepted| outputs.iter().find(|spec| spec.kind == *accepted)),
-        };
-        let Some(spec) = found else {
-            let gives = match &reference.output {
-                Some(output) => {
-                    let spec = named(output)?;
-                    format!("`{name}:{output}` is {}", spec.kind)
-                }
-                None => format!("`{name}` gives {}", gives(outputs)),
-            };
-            let needs: Vec<String> = accepts.iter().map(ToString::to_string).collect();
-            return wrong(format!("{gives}; `{role}` needs {}", needs.join(" or ")), "", None);
-        };
-        let output = Arc::from(&*spec.name);
-        Some(OwnSource::Output { stage: index, pins: reference.pins.clone(), output, kind: spec.kind })
     }
 
     fn outside(
@@ -404,15 +313,4 @@ fn unambiguous(stage: &StageDeclaration<'_>, axes: &[&Axis], problems: &mut Prob
 pub(crate) fn too_many(stage: &StageDeclaration<'_>, problems: &mut Problems) {
     let message = format!("`stage.{}` takes the experiment over {MAX_POINTS} points", stage.name);
     problems.push(Diagnostic::error(message).at(stage.header.clone(), ""));
-}
-
-fn gives(outputs: &[OutputSpec]) -> String {
-    let mut kinds: Vec<String> = Vec::new();
-    for spec in outputs {
-        let kind = spec.kind.to_string();
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
-        }
-    }
-    kinds.join(", ")
 }

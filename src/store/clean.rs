@@ -20,7 +20,7 @@ pub struct Kept {
 pub struct Freed {
     pub records: usize,
     pub objects: usize,
-    /// Abandoned work folders, quarantined objects and leftovers of interrupted writes.
+    /// Abandoned work folders, quarantined objects, derived data and leftovers of interrupted writes.
     pub leftovers: usize,
     pub bytes: u64,
     pub paths: Vec<PathBuf>,
@@ -38,9 +38,10 @@ struct RunLine {
 }
 
 impl Store {
-    /// The records that any experiment came to last, and those of the last `runs` runs.
+    /// The records that any experiment came to last, those that are pinned, and those of the last `runs` runs.
     pub fn kept(&self, runs: usize) -> Result<Kept> {
         let mut kept = Kept { records: self.noted()? };
+        kept.records.extend(self.pins()?.into_iter().flat_map(|pin| pin.fingerprints));
         for run in files::list_if_there(&self.runs_path())?.iter().rev().take(runs) {
             if let Ok(run) = files::read_json::<RunFile>(&self.runs_path().join(run).join("run.json")) {
                 kept.records.extend(run.instances.iter().filter_map(|line| line.fingerprint));
@@ -80,7 +81,7 @@ impl Store {
                 freed.paths.push(objects.join(&shard).join(name));
             }
         }
-        for folder in ["quarantine", "work"] {
+        for folder in ["quarantine", "work", "derived"] {
             for name in files::list_if_there(&self.root().join(folder))? {
                 freed.leftovers += 1;
                 freed.paths.push(self.root().join(folder).join(name));

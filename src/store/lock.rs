@@ -58,6 +58,13 @@ impl Lock {
         }
     }
 
+    /// Whether a lock on this file keeps others away. A file system may take every lock and mean none.
+    pub(super) fn excludes(path: &Path) -> Result<bool> {
+        let (one, other) = (files::append(path)?, files::append(path)?);
+        one.lock().with_context(|| format!("cannot lock `{}`", path.display()))?;
+        Ok(matches!(other.try_lock(), Err(TryLockError::WouldBlock)))
+    }
+
     /// Takes the lock as soon as it is free, asking `tries` times with `pause` between.
     pub fn take_within(path: &Path, tries: usize, pause: Duration) -> Result<Option<Lock>> {
         for attempt in 0..tries {
@@ -96,6 +103,12 @@ mod tests {
         assert!(again.is_some());
         drop(again);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn this_file_system_knows_locks() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Lock::excludes(&folder.path().join("probe")).unwrap());
     }
 
     #[test]

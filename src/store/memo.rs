@@ -52,11 +52,12 @@ impl Stamp {
     fn entry(&self, hash: Hash) -> Entry {
         let mut entry = [0; size_of::<Entry>()];
         entry[..8].copy_from_slice(&self.size.to_le_bytes());
-        entry[8..24].copy_from_slice(&self.modified.to_le_bytes());
-        entry[24..40].copy_from_slice(&self.changed.to_le_bytes());
-        entry[40..48].copy_from_slice(&self.inode.to_le_bytes());
-        entry[48..56].copy_from_slice(&self.device.to_le_bytes());
-        entry[56..].copy_from_slice(hash.bytes());
+        // 64 bits of nanoseconds come round after 584 years.
+        entry[8..16].copy_from_slice(&(self.modified as u64).to_le_bytes());
+        entry[16..24].copy_from_slice(&(self.changed as u64).to_le_bytes());
+        entry[24..32].copy_from_slice(&self.inode.to_le_bytes());
+        entry[32..40].copy_from_slice(&self.device.to_le_bytes());
+        entry[40..].copy_from_slice(hash.bytes());
         entry
     }
 
@@ -145,10 +146,10 @@ impl Memo {
     }
 
     fn merged(&self, mut keep: impl FnMut(&str) -> bool) -> Known {
-        let on_disk = Known::read(&self.file);
-        let mut entries: BTreeMap<&str, &Entry> = on_disk.iter().collect();
-        entries.extend(self.learned.iter().map(|(key, entry)| (key.as_str(), entry)));
-        Known::new(entries.into_iter().filter(|(key, _)| keep(key)))
+        let mut entries: BTreeMap<String, Entry> = Known::read(&self.file).iter().collect();
+        entries.extend(self.learned.clone());
+        entries.retain(|key, _| keep(key));
+        Known::new(entries.iter().map(|(key, entry)| (key.as_str(), entry)))
     }
 
     /// What was on disk, to be asked without a lock.
@@ -205,7 +206,7 @@ mod tests {
         late.save();
         one.put("two".into(), stamp, Hash::of_bytes(b"two"));
         one.save();
-        let kept = |memo: &mut Memo| memo.known().iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>();
+        let kept = |memo: &mut Memo| memo.known().iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(kept(&mut memo()), ["late", "two"]);
         one.retain(|key| key != "late");
         assert_eq!(kept(&mut one), ["two"]);

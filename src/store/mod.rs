@@ -15,6 +15,7 @@
 //!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
+//!   pins/<name>.json                results that `gc` leaves alone
 //!   derived/                        what could be computed again: compiled experiments and what runs found
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode, device)
 //! ```
@@ -31,6 +32,7 @@ mod log;
 mod memo;
 mod object;
 mod outside;
+mod pins;
 mod reader;
 mod record;
 mod verify;
@@ -47,6 +49,7 @@ pub use clean::{Freed, Kept};
 pub use lock::Lock;
 pub use memo::{Folder, Stamp};
 pub use object::{ObjectState, Tree, TreeFile};
+pub use pins::Pin;
 pub use record::{Committed, LatestNote, Provenance, StageRecord};
 pub use verify::{Problem, VerifyReport};
 
@@ -97,13 +100,24 @@ impl Store {
     /// Fails when nothing can be written here, before any work is done.
     pub fn check_writable(&self) -> Result<()> {
         let probe = self.root.join(format!(".probe.{}", std::process::id()));
-        let probed = files::write_atomic(&probe, b"").and_then(|()| files::remove_file(&probe));
-        probed.with_context(|| {
+        let probed = files::write_atomic(&probe, b"").and_then(|()| {
+            let excludes = Lock::excludes(&probe);
+            files::remove_file(&probe)?;
+            excludes
+        });
+        let excludes = probed.with_context(|| {
             format!(
                 "the store `{}` cannot be written: it serves `plan`, `why`, `ls` and `report` only",
                 self.root.display()
             )
-        })
+        })?;
+        if !excludes {
+            bail!(
+                "the file system of the store `{}` knows no locks: two runs would not see each other\nhelp: name another place with `--store`",
+                self.root.display()
+            );
+        }
+        Ok(())
     }
 
     pub fn root(&self) -> &Path {
@@ -125,6 +139,17 @@ impl Store {
         static COUNTER: AtomicU64 = AtomicU64::new(0);
         let count = COUNTER.fetch_add(1, Ordering::Relaxed);
         self.root.join("work").join(format!("{fingerprint}.{}-{count}", std::process::id()))
+    }
+
+    /// What an attempt that did not end well has left: the folder that it goes on from, or the one of its program.
+    pub fn left_behind(&self, fingerprint: Hash) -> Option<PathBuf> {
+        let own = self.work_path(fingerprint);
+        if own.exists() {
+            return Some(own);
+        }
+        let prefix = format!("{fingerprint}.");
+        let names = files::list_if_there(&self.root.join("work")).ok()?;
+        names.iter().rev().find(|name| name.starts_with(&prefix)).map(|name| self.root.join("work").join(name))
     }
 
     /// Removes the folders of programs that nobody runs any more: a run that was killed could not.

@@ -248,7 +248,7 @@ mod tests {
         assert!(!bench.remembers());
         // A file that becomes shorter; one that is large enough to be read in parts.
         bench.write(&vec![1; 5 << 20]);
-        let cut = |_| File::options().write(true).open(&path).unwrap().set_len(2 << 20).unwrap();
+        let cut = |_| files::append(&path).unwrap().set_len(2 << 20).unwrap();
         assert_eq!(bench.hash_while(&cut).unwrap_err().to_string(), wanted);
         let once = std::sync::Once::new();
         bench.write(&vec![1; 5 << 20]);

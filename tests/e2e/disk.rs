@@ -67,7 +67,8 @@ fn bulky(stages: usize) -> String {
 /// Insists that the run failed for want of room, and says so.
 fn says_full(outcome: &Outcome) {
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("No space left on device"), "{}", outcome.stderr);
+    let named = ["No space left on device", "the disk of the store `[ROOT]/disk/cache` is full"];
+    assert!(named.iter().any(|cause| outcome.stderr.contains(cause)), "{}", outcome.stderr);
 }
 
 #[test]
@@ -126,7 +127,6 @@ fn a_stage_that_fills_the_disk_fails_and_leaves_room_for_the_others() {
 fn a_store_on_a_read_only_disk_answers_questions_and_says_before_a_run_that_it_cannot() {
     let space = Space::new();
     let Some(disk) = Disk::mount(&space, "6m") else { return };
-    space.study(&(bulky(2) + "[report.main]\nrows = []\n"));
     space.study(&bulky(2));
     let outcome = run(&space);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
@@ -141,7 +141,7 @@ fn a_store_on_a_read_only_disk_answers_questions_and_says_before_a_run_that_it_c
     assert!(ask(&["why", "study.toml", "bulk-2"]).contains("`bulk-2` must run"));
     assert!(ask(&["ls", "study.toml"]).contains("fresh"));
     assert!(ask(&["show", "study.toml", "bulk-0"]).contains("out.bin"));
-    assert!(ask(&["logs", "study.toml", "bulk-0"]).is_empty());
+    assert_eq!(ask(&["logs", "study.toml", "bulk-0"]).trim(), "");
     is_sound(&space);
     let outcome = run(&space);
     assert_eq!((outcome.code, space.told().as_str()), (Some(2), ""), "{}", outcome.stderr);

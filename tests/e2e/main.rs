@@ -10,6 +10,7 @@ mod commands;
 mod crash;
 mod damage;
 mod disk;
+mod history;
 mod inputs;
 mod killing;
 mod pipeline;

@@ -251,13 +251,13 @@ fn bad_pins_are_told_with_the_known_values() {
 
 #[test]
 fn too_many_points_are_a_mistake() {
-    let values: Vec<String> = (0..400).map(|value| value.to_string()).collect();
+    let values: Vec<String> = (0..501).map(|value| value.to_string()).collect();
     let values = values.join(",");
     let text = chain(&format!(
         "[axis.a]\nkey = \"stage.sft.lr\"\nvalues = [{values}]\n[axis.b]\nkey = \"stage.base.dim\"\nvalues = [{values}]\n"
     ));
     expect![[r#"
-        error: `stage.sft` takes the experiment over 100000 points
+        error: `stage.sft` takes the experiment over 250000 points
           --> DIR/a.toml:10:1
            |
         10 | [stage.sft]

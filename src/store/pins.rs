@@ -1,0 +1,79 @@
+//! Pins: names under which results are kept, whatever becomes of the experiments that made them. Knows no experiment.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, file_name};
+use crate::base::diagnostic::nearest;
+use crate::base::{Hash, files};
+
+/// Results that `gc` leaves alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    pub name: String,
+    /// When it was made (RFC 3339, UTC).
+    pub made: String,
+    /// Name of the experiment that it was made of.
+    pub experiment: String,
+    pub fingerprints: BTreeSet<Hash>,
+}
+
+impl Store {
+    /// Keeps a pin, in the place of one that has its name.
+    pub fn pin(&self, pin: &Pin) -> Result<()> {
+        files::write_json(&self.pin_path(&pin.name), pin)
+    }
+
+    /// Takes a pin away. Its results stay until `gc`.
+    pub fn unpin(&self, name: &str) -> Result<()> {
+        if self.pin_path(name).exists() {
+            return files::remove_file(&self.pin_path(name));
+        }
+        let pins = self.pins()?;
+        match nearest(name, pins.iter().map(|pin| pin.name.as_str())) {
+            Some(near) => bail!("there is no pin `{name}`\nhelp: a pin of a similar name exists: `{near}`"),
+            None => bail!("there is no pin `{name}`"),
+        }
+    }
+
+    /// Every pin, by name. One that cannot be read is an error: `gc` must not take for nothing what it keeps.
+    pub fn pins(&self) -> Result<Vec<Pin>> {
+        let folder = self.root().join("pins");
+        // Names with a dot at their beginning are files that were never finished.
+        let names = files::list_if_there(&folder)?.into_iter().filter(|name| !name.starts_with('.'));
+        names.map(|name| files::read_json(&folder.join(name))).collect()
+    }
+
+    fn pin_path(&self, name: &str) -> PathBuf {
+        self.root().join("pins").join(format!("{}.json", file_name(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_stays_until_it_is_taken_away_and_a_damaged_one_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let pin = |name: &str| Pin {
+            name: name.to_string(),
+            made: String::new(),
+            experiment: "study".to_string(),
+            fingerprints: BTreeSet::from([Hash::of_bytes(name.as_bytes())]),
+        };
+        store.pin(&pin("paper")).unwrap();
+        store.pin(&pin("camera ready")).unwrap();
+        assert_eq!(store.pins().unwrap(), [pin("camera ready"), pin("paper")]);
+        let error = store.unpin("papr").unwrap_err().to_string();
+        assert_eq!(error, "there is no pin `papr`\nhelp: a pin of a similar name exists: `paper`");
+        store.unpin("paper").unwrap();
+        assert_eq!(store.pins().unwrap(), [pin("camera ready")]);
+        files::write_atomic(&store.pin_path("camera ready"), b"{").unwrap();
+        assert!(store.pins().is_err());
+    }
+}
