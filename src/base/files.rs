@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// Bytes that are as good as none.
+const LITTLE: u64 = 64 << 10;
+
 /// Reads a text file.
 pub fn read_text(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
@@ -119,6 +122,12 @@ pub fn rename_soft(from: &Path, to: &Path) -> Result<()> {
     step("rename");
     let renamed = in_folder(to, || fs::rename(from, to));
     renamed.with_context(|| format!("cannot rename `{}` to `{}`", from.display(), to.display()))
+}
+
+/// Whether the file system of a path has no room left to speak of.
+pub fn is_full(path: &Path) -> bool {
+    let left = |found: rustix::fs::StatVfs| found.f_bavail.saturating_mul(found.f_frsize);
+    rustix::fs::statvfs(path).is_ok_and(|found| left(found) < LITTLE)
 }
 
 /// Makes a file's bytes durable.

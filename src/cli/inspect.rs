@@ -9,7 +9,7 @@ use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, Instan
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
-use crate::base::{Hash, files};
+use crate::base::Hash;
 use crate::engine::{self, Graph};
 use crate::experiment::InstanceId;
 use crate::stage::ManifestEntry;
@@ -139,7 +139,7 @@ pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     let Some(log) = engine::query::log(&session.experiment.name, &session.expansion, &session.store, id) else {
         bail!("`{}` has no log: it has not run in this store", session.expansion.get(id).name)
     };
-    let text = files::read_text(&log)?;
+    let text = engine::query::words(&log)?;
     if shell.json {
         shell.json(&json!({ "path": log, "text": text }))?;
     } else {

@@ -1,14 +1,23 @@
 //! The committer: finished stages reach the store together, because a disk syncs ten of them as fast as one. Knows no
 //! schedule.
 
+use std::error::Error;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
+
+use anyhow::Result;
 
 use super::crew::Message;
 use super::worker::Finished;
 use crate::base::{Causes, files};
 use crate::experiment::InstanceId;
 use crate::store::{Lock, StageRecord, Store};
+
+/// How often a full disk is tried again, and how long it is left alone in between.
+const PATIENCE: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A stage whose outputs are in the store, and whose record is not.
 #[derive(Debug)]
@@ -26,7 +35,7 @@ pub(super) struct Pending {
 pub(super) fn commit_all(store: &Store, batches: &Receiver<Vec<Pending>>, messages: &Sender<Message>) {
     while let Ok(batch) = batches.recv() {
         let records: Vec<StageRecord> = batch.iter().map(|pending| pending.record.clone()).collect();
-        let committed = store.commit(&records).map_err(|error| Causes::of(&error));
+        let committed = commit(store, &records).map_err(|error| Causes::of(&error));
         for Pending { id, record, lock, work, seconds } in batch {
             let finished = match &committed {
                 Ok(()) => {
@@ -41,4 +50,20 @@ pub(super) fn commit_all(store: &Store, batches: &Receiver<Vec<Pending>>, messag
             messages.send(Message::Finished(id, finished, seconds)).ok();
         }
     }
+}
+
+/// A stage that fills the disk is about to fail, and to leave room again: what others have finished can wait for that.
+fn commit(store: &Store, records: &[StageRecord]) -> Result<()> {
+    for _ in 0..PATIENCE {
+        match store.commit(records) {
+            Err(error) if wants_room(&error) => std::thread::sleep(PAUSE),
+            committed => return committed,
+        }
+    }
+    store.commit(records)
+}
+
+fn wants_room(error: &anyhow::Error) -> bool {
+    let cause = |cause: &(dyn Error + 'static)| Some(cause.downcast_ref::<std::io::Error>()?.kind());
+    error.chain().any(|link| cause(link) == Some(ErrorKind::StorageFull))
 }

@@ -239,8 +239,11 @@ fn leftovers_of_a_half_commit_count_for_nothing() {
     files::write_atomic(&path, format!("{}{}{}", &text[..at], "\"hosT\"", &text[at + 6..]).as_bytes()).unwrap();
     space.run(&stages);
     assert_eq!(space.ran(), "train");
-    let problems = store.verify(false, &|_, _| {}).unwrap().problems;
-    assert_eq!(problems.len(), 2, "{problems:?}");
+    // The half line is gone, the other damaged one stays until a check takes it away.
+    let problems = |mend| store.verify(mend, &|_, _| {}).unwrap().problems.len();
+    assert_eq!([problems(false), problems(true), problems(false)], [1, 1, 0]);
+    space.run(&stages);
+    assert_eq!(space.ran(), "");
 }
 
 #[test]

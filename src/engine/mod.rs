@@ -37,6 +37,8 @@ mod publish;
 mod standing;
 
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod idle;
 #[cfg(test)]
 mod mishaps;

@@ -1,11 +1,13 @@
 //! Questions about what is there: list instances, show one, find its log. Runs nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use serde::Serialize;
 
+use super::bounded::older;
 use super::plan::{Plan, PlanState};
-use crate::base::Hash;
+use crate::base::{Hash, files};
 use crate::experiment::{Expansion, InstanceId};
 use crate::store::{Committed, StageRecord, Store};
 
@@ -55,10 +57,20 @@ pub fn show(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan,
     Shown { listed, record, paths, log }
 }
 
-/// The log of an instance's last execution, also of a failed one.
+/// Where the log of an instance's last execution is, also of a failed one. There is no file where it said nothing.
 pub fn log(experiment: &str, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
     let note = store.latest(experiment, &expansion.get(id).name);
-    note.log.map(|log| store.root().join(log)).filter(|log| log.exists())
+    note.log.map(|log| store.root().join(log))
+}
+
+/// What a log says, the older part of a long one first.
+pub fn words(log: &Path) -> Result<String> {
+    let mut text = String::new();
+    for part in [older(log), log.to_path_buf()].iter().filter(|part| part.exists()) {
+        // Programs say what they like.
+        text.push_str(&String::from_utf8_lossy(&files::read_bytes(part)?));
+    }
+    Ok(text)
 }
 
 fn look(

@@ -300,7 +300,10 @@ pub fn run(
     report.seconds = begun.elapsed().as_secs_f64();
     report.interrupted = report.count(|outcome| *outcome == Outcome::Interrupted) > 0;
     report.ended = true;
-    save(&report)?;
+    if let Err(error) = save(&report) {
+        // What became of the stages matters more, and is told by the report.
+        tracing::warn!("the run's own record could not be written: {error:#}");
+    }
     drop(alive);
     store.remember();
     observer.ended(&report);

@@ -98,6 +98,7 @@ impl Task<'_> {
         let summary = match self.executor.execute(&work, &desk) {
             Ended::Done(summary) => summary,
             Ended::Failed(causes) => {
+                let causes = self.make_room(&work, causes);
                 self.write_log(&format!("failed: {}", causes.chain.join("\n  because ")));
                 return Ok(Performed::Finished(Finished::Failed(causes)));
             }
@@ -129,6 +130,18 @@ impl Task<'_> {
             work,
             seconds: begun.elapsed().as_secs_f64(),
         })))
+    }
+
+    /// On a full disk what a program has left there is in everybody's way, and nothing could go on from it. Its own words
+    /// may have found no room either, so the cause is named here.
+    fn make_room(&self, work: &Work, mut causes: Causes) -> Causes {
+        if files::is_full(self.store.root()) {
+            causes.chain.push(format!("the disk of the store `{}` is full", self.store.root().display()));
+            if let Work::Program(room) = work {
+                files::remove_dir(&room.out).ok();
+            }
+        }
+        causes
     }
 
     /// The devices in the words of the record and of model stages.

@@ -5,8 +5,8 @@
 //! <key: 64 hex digits> <check: 16 hex digits of the blake3 of key and text> <text>
 //! ```
 //!
-//! The last line of a key counts. A line that was cut by a crash, or of which a bit has flipped, fails its check and
-//! is as good as not there; the lines around it are not touched by that. Writers take turns by a lock on the file;
+//! The last line of a key counts. A line of which a bit has flipped fails its check and is as good as not there; the
+//! lines around it are not touched by that. One that was cut by a crash is taken away by the next writer. Writers take turns by a lock on the file;
 //! nobody holds it for longer than one write. A rewrite (by `gc`) replaces the file, which every process notices by
 //! its inode.
 
@@ -105,8 +105,8 @@ impl Log {
         }
         let file = self.lock()?;
         let wrote = || format!("cannot write `{}`", self.path.display());
-        let length = file.metadata().with_context(wrote)?.len();
-        let begin = if length == 0 { HEADER } else { self.mend(&file, length)? };
+        let length = self.mend(&file)?;
+        let begin = if length == 0 { HEADER } else { b"" };
         if let Err(error) = (&file).write_all(&[begin, &text].concat()) {
             // Half a line would do no harm, but it is nobody's.
             file.set_len(length).ok();
@@ -151,15 +151,21 @@ impl Log {
         files::write_atomic(&self.path, &text)
     }
 
-    /// What a new line must begin with, where the last writer died in the middle of one.
-    fn mend(&self, file: &File, length: u64) -> Result<&'static [u8]> {
-        let mut last = [0];
-        let mut reader = file;
-        reader
-            .seek(SeekFrom::Start(length - 1))
-            .and_then(|_| reader.read_exact(&mut last))
-            .with_context(|| format!("cannot read `{}`", self.path.display()))?;
-        Ok(if last == *b"\n" { b"" } else { b"\n" })
+    /// Takes away what the last writer left of a line when it died, and tells the length of what is whole.
+    fn mend(&self, mut file: &File) -> Result<u64> {
+        let length = file.metadata().with_context(|| format!("cannot look at `{}`", self.path.display()))?.len();
+        let mut last = [b'\n'];
+        if length > 0 {
+            let read = file.seek(SeekFrom::Start(length - 1)).and_then(|_| file.read_exact(&mut last));
+            read.with_context(|| format!("cannot read `{}`", self.path.display()))?;
+        }
+        if last == *b"\n" {
+            return Ok(length);
+        }
+        let bytes = files::read_bytes(&self.path)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1);
+        file.set_len(whole).with_context(|| format!("cannot shorten `{}`", self.path.display()))?;
+        Ok(whole)
     }
 
     /// The file, locked, and still the one that has the name.
@@ -301,8 +307,9 @@ mod tests {
             again.append(&[line("d", "4")], true).unwrap();
             assert_eq!(again.get(key("d")).as_deref(), Some("4"), "cut at {cut}");
             let intact = ["a", "b", "c"].iter().filter(|name| again.get(key(name)).is_some()).count();
-            let lines = whole[HEADER.len()..=cut].iter().filter(|byte| **byte == b'\n').count();
+            let lines = whole[HEADER.len()..cut].iter().filter(|byte| **byte == b'\n').count();
             assert_eq!(intact, lines, "cut at {cut}");
+            assert_eq!(again.survey().unwrap().damaged, [0; 0], "cut at {cut}");
         }
         for place in HEADER.len()..whole.len() {
             let mut flipped = whole.clone();

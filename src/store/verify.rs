@@ -34,7 +34,7 @@ type Produced = (Artifact, Vec<(String, Hash)>);
 
 impl Store {
     /// Reads every object that a record names, whatever the memo says, and every record. With `quarantine`, damaged
-    /// objects are taken out of the way. `step` is told how many objects of how many have been read.
+    /// objects are taken out of the way, and damaged records are no more. `step` is told how many objects of how many have been read.
     pub fn verify(&self, quarantine: bool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let mut artifacts: BTreeMap<Hash, Produced> = BTreeMap::new();
@@ -46,6 +46,9 @@ impl Store {
                 .iter()
                 .map(|line| damaged(format!("the record in line {line} is damaged and counts for nothing"))),
         );
+        if quarantine && !survey.damaged.is_empty() {
+            self.records.rewrite(&|_, _| true)?;
+        }
         for (fingerprint, text) in survey.entries {
             let Ok(record) = serde_json::from_str::<StageRecord>(&text) else {
                 report

@@ -273,7 +273,7 @@ fn a_store_of_another_format() {
     let outcome = space.ablate(&["run", "study.toml"]);
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
-        error: the store `[ROOT]/cache` has the format `999`, this program reads `ablate store 1`
+        error: the store `[ROOT]/cache` has the format `999`, this program reads `ablate store 2`
         help: give another folder with `--store`
     "#]]
     .assert_eq(&outcome.stderr);

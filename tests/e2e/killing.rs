@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::caching::study;
-use crate::space::Space;
+use crate::space::{Space, kill};
 
 /// The study with a training long enough to be hit, that keeps its state every few steps.
 fn long_study() -> Space {
@@ -15,25 +15,6 @@ fn long_study() -> Space {
     let text = space.read("study.toml").replace("epochs = 2", "epochs = 3000\nkeep_steps = 50");
     space.write("study.toml", text);
     space
-}
-
-/// Every output by name with its bytes.
-fn outputs(space: &Space) -> BTreeMap<String, Vec<u8>> {
-    fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                walk(root, &path, found);
-            } else if path.is_file() {
-                let name = path.strip_prefix(root).unwrap().display().to_string();
-                found.insert(name, fs::read(&path).unwrap());
-            }
-        }
-    }
-    let root = space.path("out/study");
-    let mut found = BTreeMap::new();
-    walk(&root, &root, &mut found);
-    found
 }
 
 /// Waits until the training has kept its state at least once, and gives the scratch folder.
@@ -54,14 +35,13 @@ fn until_kept(space: &Space) -> PathBuf {
 }
 
 fn start(space: &Space, threads: &str) -> Child {
-    let mut command = space.command(&["run", "study.toml", "--jobs", "1", "--threads", threads]);
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    space.start(&["run", "study.toml", "--jobs", "1", "--threads", threads])
 }
 
 /// Processes whose parent is `parent`.
-fn children(parent: u32) -> Vec<i32> {
+fn children(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
-    let ids = processes.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
+    let ids = processes.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
     ids.filter(|id| {
         let status = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         let after = status.rsplit(')').next().unwrap_or_default();
@@ -70,15 +50,10 @@ fn children(parent: u32) -> Vec<i32> {
     .collect()
 }
 
-fn kill(id: i32) {
-    let id = rustix::process::Pid::from_raw(id).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
-}
-
 fn uninterrupted() -> BTreeMap<String, Vec<u8>> {
     let space = long_study();
     space.ok(&["run", "study.toml", "--jobs", "1"]);
-    outputs(&space)
+    space.outputs("study")
 }
 
 #[test]
@@ -89,11 +64,11 @@ fn a_killed_program_resumes_to_the_same_bytes_with_one_thread_and_with_two() {
         let space = long_study();
         let mut child = start(&space, threads);
         until_kept(&space);
-        kill(child.id() as i32);
+        kill(child.id());
         child.wait().unwrap();
         let told = space.ok(&["run", "study.toml", "--jobs", "1", "--threads", threads, "-v"]).stderr;
         assert!(told.contains("resumed"), "it began anew:\n{told}");
-        assert!(outputs(&space) == expected, "the bytes differ with {threads} threads");
+        assert!(space.outputs("study") == expected, "the bytes differ with {threads} threads");
     }
 }
 
@@ -110,7 +85,7 @@ fn a_killed_stage_fails_alone_and_resumes_to_the_same_bytes_with_one_thread_and_
         assert_eq!(child.wait().unwrap().code(), Some(1));
         let told = space.ok(&["run", "study.toml", "--jobs", "1", "--threads", threads, "-v"]).stderr;
         assert!(told.contains("resumed"), "it began anew:\n{told}");
-        assert!(outputs(&space) == expected, "the bytes differ with {threads} threads");
+        assert!(space.outputs("study") == expected, "the bytes differ with {threads} threads");
     }
 }
 

@@ -4,9 +4,16 @@
 
 mod space;
 
+mod anchors;
 mod caching;
 mod commands;
+mod crash;
+mod damage;
+mod disk;
 mod history;
 mod inputs;
 mod killing;
 mod pipeline;
+mod programs;
+mod together;
+mod wardens;
