@@ -6,6 +6,7 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::AtFlags;
 
@@ -38,6 +39,12 @@ impl Stamp {
             inode: metadata.ino(),
             device: metadata.dev(),
         }
+    }
+
+    /// Whether a file has this size and was last modified at this time.
+    pub(super) fn is_of(&self, size: u64, modified: SystemTime) -> bool {
+        let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.size == size && self.modified == since.as_nanos() as i128
     }
 
     /// Whether an edit from `now` on is sure to give another stamp.

@@ -82,11 +82,11 @@ impl Store {
         Ok(ObjectState::Present)
     }
 
-    /// What an artifact's object looks like; `None` where there is none.
+    /// What an artifact's object looks like; `None` where there is none, or where it has been touched since it was sealed.
     pub fn look(&self, artifact: &Artifact) -> Option<Stamp> {
         let objects = self.objects.get_or_init(|| Folder::open(&self.root().join("objects")).ok());
         let key = object_key(artifact.hash);
-        objects.as_ref()?.look(key.strip_prefix("objects/")?)
+        objects.as_ref()?.look(key.strip_prefix("objects/")?).filter(|stamp| stamp.is_of(artifact.size, sealed_time()))
     }
 
     /// Whether an object looks as it was sealed.
