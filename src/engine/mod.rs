@@ -33,6 +33,8 @@ mod publish;
 mod standing;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod mishaps;
 #[cfg(test)]
 mod scenarios;

@@ -36,9 +36,11 @@ impl Standing {
     pub(super) fn load(store: &Store, name: Option<&str>, expansion: &Expansion) -> Standing {
         let found = name.and_then(|name| store.derived(name)).and_then(|bytes| postcard::from_bytes(&bytes).ok());
         let standing: Standing = found.unwrap_or_default();
-        let holds = standing.records.is_some()
-            && standing.records == store.records_stamp()
+        // What nobody has told apart from all else may be anything.
+        let holds = standing.expansion.is_some()
             && standing.expansion == expansion.hash
+            && standing.records.is_some()
+            && standing.records == store.records_stamp()
             && standing.entries.len() == expansion.instances.len();
         if holds { standing } else { Standing::default() }
     }
@@ -77,7 +79,13 @@ impl Standing {
         links: Option<&Links>,
     ) -> Option<Committed> {
         let stood = self.entries.get_mut(index)?.take().filter(|stood| stood.inputs == inputs)?;
-        let objects = stood.committed.outputs.values().zip(&stood.looks).all(|(artifact, look)| match look {
+        let outputs = &stood.committed.outputs;
+        if stood.looks.len() != outputs.values().count()
+            || !instance.outputs.iter().all(|output| outputs.get(&output.name).is_some())
+        {
+            return None;
+        }
+        let objects = outputs.values().zip(&stood.looks).all(|(artifact, look)| match look {
             Some(stamp) => store.look(artifact) == Some(*stamp),
             None => store.is_present(artifact),
         });

@@ -25,6 +25,8 @@
 
 mod clean;
 mod derived;
+#[cfg(test)]
+mod fuzz;
 mod known;
 mod lock;
 mod log;
