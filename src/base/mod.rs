@@ -3,6 +3,8 @@
 pub mod causes;
 pub mod diagnostic;
 pub mod files;
+#[cfg(test)]
+pub(crate) mod fuzz;
 pub mod hash;
 pub mod progress;
 pub mod seed;

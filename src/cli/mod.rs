@@ -1,6 +1,8 @@
 //! The command line: reads arguments, calls the layers below, prints. Knows no tensor.
 
 mod args;
+#[cfg(test)]
+mod fuzz;
 mod history;
 mod inspect;
 mod planning;

@@ -116,9 +116,7 @@ impl Observer for Display {
                 words.extend(tokens_per_second.map(|rate| format!("{} tok/s", thousands(rate))));
                 running.bar.set_length(*total);
                 running.bar.set_position(*done);
-                running.bar.set_style(style(&format!(
-                    "{{spinner}} {{prefix:34}} {{bar:16.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  eta {{eta}}"
-                )));
+                running.bar.set_style(style(&bar_of(unit)));
                 running.bar.set_message(words.join("  "));
                 if !self.shell.live && running.last_line.elapsed() >= PLAIN_INTERVAL {
                     running.last_line = Instant::now();
@@ -188,7 +186,25 @@ fn thousands(rate: f64) -> String {
     if rate >= 10_000.0 { format!("{:.1}k", rate / 1000.0) } else { format!("{rate:.0}") }
 }
 
+/// The template of a stage's bar; the unit is a stage's word, which may have braces of its own.
+fn bar_of(unit: &str) -> String {
+    let unit = unit.replace('{', "{{").replace('}', "}}");
+    format!("{{spinner}} {{prefix:34}} {{bar:16.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  eta {{eta}}")
+}
+
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|error| panic!("BUG: the template `{template}` of a bar: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_unit_has_a_bar() {
+        for unit in ["rows", "", "{", "}", "{}", "{{rows}", "{rows:", "{pos!}", "ü\n"] {
+            style(&bar_of(unit));
+        }
+    }
 }

@@ -39,6 +39,8 @@ mod standing;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod idle;
 #[cfg(test)]
 mod mishaps;

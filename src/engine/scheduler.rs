@@ -319,7 +319,7 @@ impl<'a> Scheduler<'a> {
             return false;
         }
         let why = causes.chain.first().map_or("", String::as_str);
-        let text = format!("attempt {failed} of {} failed: {why}", allowed + 1);
+        let text = format!("attempt {failed} of {} failed: {why}", u64::from(allowed) + 1);
         self.journal.event(id, instance, &Event::Note { text });
         true
     }

@@ -54,9 +54,11 @@ impl Standing {
     pub(super) fn load(store: &Store, name: Option<&str>, expansion: &Expansion) -> Standing {
         let found = name.and_then(|name| store.derived(name)).and_then(|bytes| postcard::from_bytes(&bytes).ok());
         let standing: Standing = found.unwrap_or_default();
-        let holds = standing.records.is_some()
-            && standing.records == store.records_stamp()
+        // What nobody has told apart from all else may be anything.
+        let holds = standing.expansion.is_some()
             && standing.expansion == expansion.hash
+            && standing.records.is_some()
+            && standing.records == store.records_stamp()
             && standing.entries.len() == expansion.instances.len();
         if holds { standing } else { Standing::default() }
     }
@@ -93,7 +95,13 @@ impl Standing {
     ) -> Option<(Committed, Looks)> {
         let stood = self.entries.get_mut(index)?.take().filter(|stood| stood.inputs == inputs)?;
         let Stood { committed, looks, .. } = stood;
-        let objects = committed.outputs.values().zip(&looks.objects).all(|(artifact, look)| match look {
+        let outputs = &committed.outputs;
+        if looks.objects.len() != outputs.values().count()
+            || !instance.outputs.iter().all(|output| outputs.get(&output.name).is_some())
+        {
+            return None;
+        }
+        let objects = outputs.values().zip(&looks.objects).all(|(artifact, look)| match look {
             Some(stamp) => store.look(artifact) == Some(*stamp),
             None => store.is_present(artifact),
         });

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::base::files;
+use crate::base::{Hash, files};
 use crate::experiment::{Expansion, Instance, InstanceId, InstanceInput, Limits, Upstream};
 use crate::stage::{
     ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
@@ -247,6 +247,7 @@ impl Space {
                 origins: Arc::default(),
             });
         }
+        expansion.hash = Some(Hash::of_bytes(format!("{:?}", expansion.instances).as_bytes()));
         expansion
     }
 

@@ -104,7 +104,8 @@ fn watch(order: &Order, control: &mut Control) -> Ending {
     let mut events = events.map(Stream::new);
     let group = Pid::from_child(&child);
     let end = pidfd(group);
-    let mut deadline = order.time.map(|time| Instant::now() + time);
+    // A time that the clock cannot tell is none.
+    let mut deadline = order.time.and_then(|time| Instant::now().checked_add(time));
     let mut asked: Option<Ending> = None;
     while !has_ended(&child) {
         let readable = {

@@ -86,7 +86,7 @@ impl Known {
         })
     }
 
-    fn parse(bytes: Vec<u8>) -> Option<Known> {
+    pub(super) fn parse(bytes: Vec<u8>) -> Option<Known> {
         let (checksum, rest) = bytes.strip_prefix(HEADER)?.split_first_chunk()?;
         if Hash::of_bytes(rest) != Hash::from_bytes(*checksum) {
             return None;

@@ -62,14 +62,12 @@ impl Log {
         &self.path
     }
 
-    /// The last text under a key. `None` when there is none, or when it is damaged.
+    /// The last text under a key that is not damaged.
     pub(super) fn get(&self, key: Hash) -> Option<String> {
         let mut known = self.known();
         // A log that cannot be read says nothing; its writers will say why.
         self.refresh(&mut known).ok();
-        let (start, end) = *known.lines.get(&key)?;
-        let (_, text) = parse(&known.bytes[start..end])?;
-        Some(text.to_string())
+        known.get(key).map(|(_, text)| text.to_string())
     }
 
     /// Every key with its last text, in the order in which they were written.
@@ -82,7 +80,7 @@ impl Log {
         for (index, line) in known.bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
             let end = start + line.len() - 1;
             match parse(&known.bytes[start..end]) {
-                Some((key, text)) if known.lines.get(&key) == Some(&(start, end)) => {
+                Some((key, text)) if known.get(key).is_some_and(|(last, _)| last == start) => {
                     survey.entries.push((key, text.to_string()));
                 }
                 Some(_) => {}
@@ -200,7 +198,9 @@ impl Log {
         let read = || format!("cannot read `{}`", self.path.display());
         let mut file = File::open(&self.path).with_context(read)?;
         file.seek(SeekFrom::Start(from as u64)).with_context(read)?;
-        known.bytes.reserve((metadata.len() as usize).saturating_sub(from));
+        // The length of a file that a damaged file system tells may be more than there is memory.
+        let more = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_sub(from);
+        known.bytes.try_reserve(more).with_context(read)?;
         file.read_to_end(&mut known.bytes).with_context(read)?;
         // What has no line break yet is still being written, or never will be whole.
         let end = known.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -216,6 +216,24 @@ impl Log {
 }
 
 impl Known {
+    /// Where the last line of a key that is whole begins, and its text.
+    fn get(&self, key: Hash) -> Option<(usize, &str)> {
+        let (start, end) = *self.lines.get(&key)?;
+        if let Some((_, text)) = parse(&self.bytes[start..end]) {
+            return Some((start, text));
+        }
+        // Damage is rare: whoever meets it looks at everything before it.
+        let mut end = start;
+        for line in self.bytes[..start].split_inclusive(|byte| *byte == b'\n').rev() {
+            let start = end - line.len();
+            match parse(&self.bytes[start..end - 1]) {
+                Some((found, text)) if found == key => return Some((start, text)),
+                _ => end = start,
+            }
+        }
+        None
+    }
+
     /// Notes the keys of the lines from an offset on. Their checks are made when they are asked for.
     fn note(&mut self, from: usize) {
         let mut start = from;
@@ -321,6 +339,32 @@ mod tests {
             let lost = if whole[place] == b'\n' && place + 1 < whole.len() { 2 } else { 1 };
             assert_eq!(intact, 3 - lost, "flipped at {place}");
             assert!(!again.survey().unwrap().damaged.is_empty() || place + 1 == whole.len());
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_hides_no_earlier_one_of_its_key() {
+        let (_folder, log) = log();
+        log.append(&[line("a", "1"), line("b", "2"), line("a", "3")], true).unwrap();
+        let whole = files::read_bytes(&log.path).unwrap();
+        files::write_atomic(&log.path, &whole[..whole.len() - 3]).unwrap();
+        log.append(&[line("c", "4")], true).unwrap();
+        for log in [&log, &Log::new(log.path.clone())] {
+            assert_eq!(log.get(key("a")).as_deref(), Some("1"));
+            assert_eq!(log.survey().unwrap().entries, [line("a", "1"), line("b", "2"), line("c", "4")]);
+        }
+        log.rewrite(&|_, _| true).unwrap();
+        assert_eq!(log.get(key("a")).as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_length_that_no_memory_has_is_an_error() {
+        let (_folder, log) = log();
+        log.append(&[line("a", "1")], true).unwrap();
+        // A file of holes. File systems that have none so large cannot be damaged in this way.
+        if files::append(&log.path).unwrap().set_len(1 << 62).is_ok() {
+            assert_eq!(Log::new(log.path.clone()).get(key("a")), None);
+            assert!(log.survey().is_err());
         }
     }
 

@@ -26,6 +26,8 @@
 
 mod clean;
 mod derived;
+#[cfg(test)]
+mod fuzz;
 mod known;
 mod lock;
 mod log;
