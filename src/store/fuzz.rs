@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::known::Known;
+use super::known::{Entry, Known};
 use super::log::Log;
 use crate::base::fuzz::{Edit, edited, edits, fuzz};
 use crate::base::{Hash, files};
@@ -71,7 +71,7 @@ fn any_file_is_a_log() {
 #[test]
 fn any_file_is_a_memo() {
     let paths = ["", "/a", "/data/a folder/image-1.png", "/ü"];
-    let known = Known::new(paths.iter().map(|path| (*path, &[7; 88])));
+    let known = Known::new(paths.iter().map(|path| (*path, &[7; size_of::<Entry>()])));
     let body = &known.bytes()[46..];
     fuzz("memo", &(content(), any::<bool>()), |(content, seal)| {
         let mut bytes = if seal { content.bytes(body) } else { content.bytes(known.bytes()) };
@@ -81,7 +81,7 @@ fn any_file_is_a_memo() {
         }
         let Some(known) = Known::parse(bytes) else { return };
         for (path, _) in known.iter() {
-            known.get(path);
+            known.get(&path);
         }
         assert_eq!(known.get("/nowhere/at/all"), None);
     });
