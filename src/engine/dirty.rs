@@ -275,7 +275,7 @@ mod tests {
         let value = |end: &str| json!(format!("{}{end}", "x".repeat(70)));
         let reason = |old, new| DirtyReason::ValueChanged { key: "run".into(), old: value(old), new: value(new) };
         expect![[r#"
-            `run` changed from ...xxxxxxxxxxxxxxx.upper()" to ...xxxxxxxxxxxxxxx.lower()"
+            `run` changed from ...xxxxxx.upper()" to ...xxxxxx.lower()"
         "#]]
         .assert_eq(&told(&[reason(".upper()", ".lower()")]).replace(&"x".repeat(40), "x"));
         let (short, long) = (json!("a"), json!("b".repeat(80)));

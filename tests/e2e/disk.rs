@@ -151,3 +151,15 @@ fn a_store_on_a_read_only_disk_answers_questions_and_says_before_a_run_that_it_c
     assert_eq!(run(&space).code, Some(0));
     assert_eq!(space.told(), "bulk-2");
 }
+
+#[test]
+fn a_report_needs_no_store_that_can_be_written() {
+    let space = Space::new();
+    let Some(disk) = Disk::mount(&space, "64m") else { return };
+    space.with_experiment("reasoner.toml").with_experiment("smoke.toml");
+    space.ok(&["run", "smoke.toml", "--store", "disk/cache", "--quiet"]);
+    disk.remount("ro");
+    let told = space.ok(&["report", "smoke.toml", "--store", "disk/cache", "--out", "tables"]).stdout;
+    assert!(told.contains("4 both (SFT)"), "{told}");
+    assert!(space.path("tables/report.html").exists());
+}

@@ -155,6 +155,12 @@ impl Space {
     }
 }
 
+/// A text without the name of the record that it speaks of, which depends on where the space is.
+pub(crate) fn without_record(text: &str) -> String {
+    let record = text.split("record ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    text.replace(record.unwrap_or("?"), "[RECORD]")
+}
+
 /// Waits until something is so, not for ever.
 pub(crate) fn until(what: &str, is_so: &dyn Fn() -> bool) {
     let begun = Instant::now();
