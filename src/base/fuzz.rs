@@ -4,6 +4,7 @@
 //! tried, `ABLATE_FUZZ_SEED` runs the one case of that number; a failure tells the number and the smallest case that
 //! fails in the same way.
 
+use std::fmt::Debug;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 
 use super::Hash;
 
-const SECONDS: u64 = 5;
+const SECONDS: u64 = 3;
 
 /// Tries values of a strategy; a panic of `test` is a failure.
 pub(crate) fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value)) {
@@ -30,7 +31,8 @@ pub(crate) fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, Hash::of_bytes(format!("{name} {seed}").as_bytes()).bytes());
         let config = Config { failure_persistence: None, max_shrink_time: 20_000, ..Config::default() };
         let mut runner = TestRunner::new_with_rng(config, rng);
-        let value = strategy.new_tree(&mut runner).unwrap_or_else(|reason| panic!("BUG: no case of `{name}`: {reason}"));
+        let value =
+            strategy.new_tree(&mut runner).unwrap_or_else(|reason| panic!("BUG: no case of `{name}`: {reason}"));
         let result = runner.run_one(value, |value| {
             test(value);
             Ok(())
@@ -44,8 +46,16 @@ pub(crate) fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value
     let (cases, taken) = (seed - first, begun.elapsed().as_secs_f64());
     let rate = cases as f64 / taken;
     let (slowest, which) = (slowest.0.as_secs_f64(), slowest.1);
-    let told = format!("fuzz {name}: {cases} cases in {taken:.1} s, {rate:.0}/s; the slowest {slowest:.2} s, {which}\n");
+    let told =
+        format!("fuzz {name}: {cases} cases in {taken:.1} s, {rate:.0}/s; the slowest {slowest:.2} s, {which}\n");
     std::io::stderr().write_all(told.as_bytes()).ok();
+}
+
+/// Says more about a case that is run alone.
+pub(crate) fn tell(more: &dyn Debug) {
+    if std::env::var_os("ABLATE_FUZZ_SEED").is_some() {
+        std::io::stderr().write_all(format!("{more:#?}\n").as_bytes()).ok();
+    }
 }
 
 /// One change of some bytes.

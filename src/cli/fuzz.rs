@@ -16,11 +16,62 @@ use crate::stages::KINDS;
 use crate::store::Store;
 
 const PIECES: &[&str] = &[
-    "\"", "[", "]", "{", "}", "=", ".", ",", "\n", "${", "$${", "@", ":", "é", "\u{feff}", "'''", "\"\"\"", "#", "-",
-    "[[", "]]", "\\u", "\\", "\t", "\r", "=[", "={", " 1e999", " 0x", " nan", " -1", " 0", " 18446744073709551616",
-    " 9223372036854775807", " 1e19", " true", " []", " {}", " \"\"", " \"remove\"", " \"${x}\"", " \"base\"", " \"seed\"",
-    " [\"a\", \"b\"]", " [1, 2, 3]", " 1979-05-27", " \"command\"", " \"eval@model=sft\"", " \"sft@mix=both:model\"",
-    " \"..\"", " { n = 1 }", " { values = [1, 2] }", " \"10000000000d\"", " 4294967295", " \"\\u0000\"", " inf",
+    "\"",
+    "[",
+    "]",
+    "{",
+    "}",
+    "=",
+    ".",
+    ",",
+    "\n",
+    "${",
+    "$${",
+    "@",
+    ":",
+    "é",
+    "\u{feff}",
+    "'''",
+    "\"\"\"",
+    "#",
+    "-",
+    "[[",
+    "]]",
+    "\\u",
+    "\\",
+    "\t",
+    "\r",
+    "=[",
+    "={",
+    " 1e999",
+    " 0x",
+    " nan",
+    " -1",
+    " 0",
+    " 18446744073709551616",
+    " 9223372036854775807",
+    " 1e19",
+    " true",
+    " []",
+    " {}",
+    " \"\"",
+    " \"remove\"",
+    " \"${x}\"",
+    " \"base\"",
+    " \"seed\"",
+    " [\"a\", \"b\"]",
+    " [1, 2, 3]",
+    " 1979-05-27",
+    " \"command\"",
+    " \"eval@model=sft\"",
+    " \"sft@mix=both:model\"",
+    " \"..\"",
+    " { n = 1 }",
+    " { values = [1, 2] }",
+    " \"10000000000d\"",
+    " 4294967295",
+    " \"\\u0000\"",
+    " inf",
 ];
 
 /// What the shipped experiments do not have: programs, limits, pools, variables, axes of every form, seeds.
@@ -76,9 +127,24 @@ labels = ["one", "two"]
 "#;
 
 const OVERRIDES: &[&str] = &[
-    "stage.count.limits.retries", "stage.sft.lr", "stage.mix.sources", "vars.x", "seeds", "axis.size", "settings.jobs",
-    "settings.pools.disk", "stage.words.inputs.data", "extends", "stage", "stage.eval.prompt", "axis.mix.variants.both",
-    "", ".", "a.b.c", "stage.words.env.0", "name",
+    "stage.count.limits.retries",
+    "stage.sft.lr",
+    "stage.mix.sources",
+    "vars.x",
+    "seeds",
+    "axis.size",
+    "settings.jobs",
+    "settings.pools.disk",
+    "stage.words.inputs.data",
+    "extends",
+    "stage",
+    "stage.eval.prompt",
+    "axis.mix.variants.both",
+    "",
+    ".",
+    "a.b.c",
+    "stage.words.env.0",
+    "name",
 ];
 
 /// A text made from the experiments that there are.
@@ -210,7 +276,8 @@ fn any_bytes_are_a_compiled_experiment_or_none() {
     let (experiment, expansion) = Experiment::load(&path, &[], KINDS).unwrap();
     let sound = compiled::compile(&experiment, &expansion, KINDS).unwrap();
     let lies: &[&str] = &["\0", "\u{1}", "\u{7f}", "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}", "ü"];
-    let lengths = prop_oneof![Just(Vec::new()), any::<u64>().prop_map(|n| n.to_le_bytes().to_vec()), Just(vec![0xff; 9])];
+    let lengths =
+        prop_oneof![Just(Vec::new()), any::<u64>().prop_map(|n| n.to_le_bytes().to_vec()), Just(vec![0xff; 9])];
     fuzz("compiled", &(edits(lies), lengths, any::<Index>()), |(edits, length, at)| {
         let mut bytes = edited(&sound, &edits);
         let at = at.index(bytes.len() + 1);

@@ -23,8 +23,21 @@ use crate::engine::{Executor, ProcessExecutor, Work};
 use crate::stage::InputPath;
 
 const PIECES: &[&str] = &[
-    "null", "-1", "0", "1e400", "18446744073709551615", "[]", "{}", "\"\"", "true", "{\"event\":", "\\u0000", "\"ended\"",
-    "\\ud800", "stop", ",",
+    "null",
+    "-1",
+    "0",
+    "1e400",
+    "18446744073709551615",
+    "[]",
+    "{}",
+    "\"\"",
+    "true",
+    "{\"event\":",
+    "\\u0000",
+    "\"ended\"",
+    "\\ud800",
+    "stop",
+    ",",
 ];
 
 /// A warden as its engine sees it.
@@ -74,14 +87,8 @@ fn orders(log: PathBuf) -> impl Strategy<Value = Order> {
     let time = prop_oneof![Just(None), any::<u64>().prop_map(Some), Just(Some(u64::MAX)), Just(Some(0))];
     let dir = prop_oneof![4 => Just("/".to_string()), 1 => words()];
     let circumstances = (time, dir, any::<bool>(), any::<bool>());
-    (argv, vec((words(), words()), 0..3), circumstances).prop_map(move |(argv, env, (time, dir, clear, events))| Order {
-        argv,
-        env,
-        clear,
-        dir: dir.into(),
-        log: log.clone(),
-        time: time.map(Duration::from_secs),
-        events,
+    (argv, vec((words(), words()), 0..3), circumstances).prop_map(move |(argv, env, (time, dir, clear, events))| {
+        Order { argv, env, clear, dir: dir.into(), log: log.clone(), time: time.map(Duration::from_secs), events }
     })
 }
 
