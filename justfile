@@ -22,6 +22,10 @@ lint:
     cargo fmt --check
     cargo clippy --release --all-targets -- -D warnings
 
+# Ten minutes of fuzzing, the nine targets one after another. Tells a seed when something fails.
+fuzz seconds="67":
+    ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
+
 # Golden numbers of the model, from PyTorch (needs python3 with torch and numpy).
 golden:
     python3 tests/golden/make_golden.py

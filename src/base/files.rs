@@ -213,20 +213,34 @@ pub fn relink(target: &Path, link: &Path) -> Result<()> {
         .with_context(|| format!("cannot link `{}` to `{}`", link.display(), target.display()))
 }
 
-/// The sorted names in a folder.
-pub fn list(folder: &Path) -> Result<Vec<String>> {
-    let context = || format!("cannot list the folder `{}`", folder.display());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(folder).with_context(context)? {
-        names.push(entry.with_context(context)?.file_name().to_string_lossy().into_owned());
+/// What lies in a folder, sorted, whatever the names are; nothing when there is no folder.
+pub fn paths_if_there(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
     }
-    names.sort();
-    Ok(names)
+    let context = || format!("cannot list the folder `{}`", folder.display());
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).with_context(context)? {
+        paths.push(entry.with_context(context)?.path());
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Whether something failed because links lead round in a circle.
+pub fn is_circle(error: &anyhow::Error) -> bool {
+    let code = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+    code == Some(rustix::io::Errno::LOOP.raw_os_error())
+}
+
+/// The name of a path as text.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// The sorted names in a folder; none when there is no folder.
 pub fn list_if_there(folder: &Path) -> Result<Vec<String>> {
-    if folder.is_dir() { list(folder) } else { Ok(Vec::new()) }
+    Ok(paths_if_there(folder)?.iter().map(|path| name_of(path)).collect())
 }
 
 /// What lies in a folder: names, paths and kinds. Follows no links.

@@ -4,6 +4,7 @@
 //! tried, `ABLATE_FUZZ_SEED` runs the one case of that number; a failure tells the number and the smallest case that
 //! fails in the same way.
 
+use std::fmt::Debug;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner
 
 use super::Hash;
 
-const SECONDS: u64 = 5;
+const SECONDS: u64 = 3;
 
 /// Tries values of a strategy; a panic of `test` is a failure.
 pub(crate) fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value)) {
@@ -48,6 +49,13 @@ pub(crate) fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value
     let told =
         format!("fuzz {name}: {cases} cases in {taken:.1} s, {rate:.0}/s; the slowest {slowest:.2} s, {which}\n");
     std::io::stderr().write_all(told.as_bytes()).ok();
+}
+
+/// Says more about a case that is run alone.
+pub(crate) fn tell(more: &dyn Debug) {
+    if std::env::var_os("ABLATE_FUZZ_SEED").is_some() {
+        std::io::stderr().write_all(format!("{more:#?}\n").as_bytes()).ok();
+    }
 }
 
 /// One change of some bytes.

@@ -314,3 +314,32 @@ fn verify_reads_everything_and_names_who_must_run_again() {
     space.run(&stages);
     assert_eq!(space.ran(), "train");
 }
+
+#[test]
+fn notes_that_are_lost_are_written_again_before_gc_looks_for_them() {
+    let space = space();
+    let stages = chain(&space, "a");
+    let store = space.store();
+    let options = RunOptions { standing: Some("x.standing".to_string()), ..space.options() };
+    for lost in ["nothing", "notes", "runs"] {
+        let path = store.root().join(lost);
+        files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
+        run("test", &stages, &store, &options, &Quiet).unwrap();
+    }
+    store.clean(&store.kept(0).unwrap(), false).unwrap();
+    space.ran();
+    run("test", &stages, &store, &options, &Quiet).unwrap();
+    assert_eq!(space.ran(), "");
+}
+
+#[test]
+fn findings_of_what_nobody_told_apart_are_not_believed() {
+    let space = space();
+    let options = RunOptions { standing: Some("x.standing".to_string()), ..space.options() };
+    for word in ["a", "a", "b"] {
+        let mut stages = chain(&space, word);
+        stages.hash = None;
+        run("test", &stages, &space.store(), &options, &Quiet).unwrap();
+    }
+    assert_eq!(space.output("train"), r#""one" "two" "" "" "b""#);
+}

@@ -14,8 +14,8 @@ use crate::store::{Committed, Stamp, Store};
 pub(super) struct Standing {
     /// The instances that they are about.
     expansion: Option<Hash>,
-    /// The records as they were: others may have been taken away or damaged since.
-    records: Option<Stamp>,
+    /// Records and notes as they were: others may have been taken away or damaged since.
+    logs: Option<[Stamp; 2]>,
     entries: Vec<Option<Stood>>,
 }
 
@@ -50,15 +50,15 @@ impl Looks {
 pub(super) type Fresh<'a> = (&'a [Hash], &'a Committed, Option<&'a Looks>);
 
 impl Standing {
-    /// What was found for these instances, if nothing was written to the records since.
+    /// What was found for these instances, if nothing was written to records and notes since.
     pub(super) fn load(store: &Store, name: Option<&str>, expansion: &Expansion) -> Standing {
         let found = name.and_then(|name| store.derived(name)).and_then(|bytes| postcard::from_bytes(&bytes).ok());
         let standing: Standing = found.unwrap_or_default();
         // What nobody has told apart from all else may be anything.
         let holds = standing.expansion.is_some()
             && standing.expansion == expansion.hash
-            && standing.records.is_some()
-            && standing.records == store.records_stamp()
+            && standing.logs.is_some()
+            && standing.logs == store.stamps()
             && standing.entries.len() == expansion.instances.len();
         if holds { standing } else { Standing::default() }
     }
@@ -77,7 +77,7 @@ impl Standing {
             Some(Stood { inputs: inputs.to_vec(), committed: committed.clone(), looks })
         });
         let entries = entries.collect();
-        let standing = Standing { expansion: expansion.hash, records: store.records_stamp(), entries };
+        let standing = Standing { expansion: expansion.hash, logs: store.stamps(), entries };
         if let Ok(bytes) = postcard::to_stdvec(&standing) {
             store.keep_derived(name, &bytes);
         }

@@ -68,9 +68,16 @@ impl Store {
             }
         }
         let objects = self.root().join("objects");
-        for shard in files::list_if_there(&objects)? {
-            for name in files::list(&objects.join(&shard))? {
-                if needed.contains(&format!("{shard}{}", name.trim_end_matches(".tree"))) {
+        for shard in files::paths_if_there(&objects)? {
+            if !shard.is_dir() {
+                // Nothing of ours: whatever it is, it has no record.
+                freed.leftovers += 1;
+                freed.paths.push(shard);
+                continue;
+            }
+            for path in files::paths_if_there(&shard)? {
+                let name = files::name_of(&path);
+                if needed.contains(&format!("{}{}", files::name_of(&shard), name.trim_end_matches(".tree"))) {
                     continue;
                 }
                 if name.starts_with('.') {
@@ -78,21 +85,20 @@ impl Store {
                 } else if !name.contains('.') {
                     freed.objects += 1;
                 }
-                freed.paths.push(objects.join(&shard).join(name));
+                freed.paths.push(path);
             }
         }
         for folder in ["quarantine", "work", "derived"] {
-            for name in files::list_if_there(&self.root().join(folder))? {
-                freed.leftovers += 1;
-                freed.paths.push(self.root().join(folder).join(name));
-            }
+            let found = files::paths_if_there(&self.root().join(folder))?;
+            freed.leftovers += found.len();
+            freed.paths.extend(found);
         }
         if !dry {
             // The records first: one without its objects would be a result that is damaged.
             self.keep_records(&kept.records)?;
         }
         for path in &freed.paths {
-            freed.bytes += size(path)?;
+            freed.bytes += size(path);
             if !dry {
                 if path.is_dir() { files::remove_dir(path)? } else { files::remove_file(path)? }
             }
@@ -113,10 +119,35 @@ impl Store {
     }
 }
 
-/// Bytes of a file, or of the files in a folder.
-fn size(path: &Path) -> Result<u64> {
-    if !path.is_dir() {
-        return Ok(path.symlink_metadata().map_or(0, |metadata| metadata.len()));
+/// Bytes of a file, or of the files in a folder, as far as they can be seen. Follows no links.
+fn size(path: &Path) -> u64 {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => {
+            files::paths_if_there(path).unwrap_or_default().iter().map(|path| size(path)).sum()
+        }
+        Ok(found) => found.len(),
+        Err(_) => 0,
     }
-    Ok(files::walk(path)?.iter().filter_map(|(_, file)| file.symlink_metadata().ok()).map(|found| found.len()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn what_is_not_of_the_store_goes_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let strange = OsStr::from_bytes(b"\xff\n");
+        for place in ["objects", "objects/ab", "work/half", "quarantine"] {
+            files::write_soft(&store.root().join(place).join(strange), b"four").unwrap();
+        }
+        files::relink(Path::new("nowhere"), &store.root().join("objects/link")).unwrap();
+        let dry = store.clean(&Kept::default(), true).unwrap();
+        let freed = store.clean(&Kept::default(), false).unwrap();
+        assert_eq!((&dry, freed.bytes), (&freed, 16 + 7));
+        assert!(freed.paths.iter().all(|path| path.symlink_metadata().is_err()));
+    }
 }

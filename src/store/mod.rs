@@ -126,9 +126,10 @@ impl Store {
         &self.root
     }
 
-    /// What the records look like: whatever is done to them changes it.
-    pub fn records_stamp(&self) -> Option<Stamp> {
-        fs::metadata(self.records.path()).ok().map(|metadata| Stamp::of(&metadata))
+    /// What records and notes look like: whatever is done to them changes it. `None` where one of them is missing.
+    pub fn stamps(&self) -> Option<[Stamp; 2]> {
+        let stamp = |log: &Log| fs::metadata(log.path()).ok().map(|metadata| Stamp::of(&metadata));
+        Some([stamp(&self.records)?, stamp(&self.notes)?])
     }
 
     /// Where a running or interrupted stage has its files.

@@ -114,7 +114,8 @@ impl Store {
         let key = object_key(artifact.hash);
         for (from, to) in [(format!("{key}.tree"), format!("{name}.tree")), (key, name)] {
             let from = self.root().join(from);
-            if look(&from)?.is_some() {
+            // A link counts as itself: it is what is in the way.
+            if from.symlink_metadata().is_ok() {
                 let to = self.root().join("quarantine").join(to);
                 files::remove_dir(&to).or_else(|_| files::remove_file(&to))?;
                 files::rename(&from, &to)?;
@@ -130,7 +131,12 @@ impl Store {
 
     fn check_file(&self, key: &str, hash: Hash, size: Option<u64>, thorough: bool) -> Result<ObjectState> {
         let path = self.root().join(key);
-        let Some(metadata) = look(&path)? else { return Ok(ObjectState::Missing) };
+        let metadata = match look(&path) {
+            Ok(Some(metadata)) => metadata,
+            Ok(None) => return Ok(ObjectState::Missing),
+            Err(error) if files::is_circle(&error) => return Ok(ObjectState::Corrupt),
+            Err(error) => return Err(error),
+        };
         if !metadata.is_file() || size.is_some_and(|size| size != metadata.len()) {
             return Ok(ObjectState::Corrupt);
         }
@@ -162,8 +168,12 @@ impl Store {
         if self.check_file(&key, hash, Some(size), true)? == ObjectState::Present {
             files::remove_file(path)?;
         } else {
-            // Replaces a damaged object of this name, if there is one.
-            files::rename_soft(path, &self.root().join(&key))?;
+            // Replaces a damaged object of this name, if there is one; a folder there would not give way.
+            let place = self.root().join(&key);
+            if place.is_dir() {
+                self.quarantine(&artifact)?;
+            }
+            files::rename_soft(path, &place)?;
         }
         self.trust(&key, hash)?;
         Ok(artifact)
@@ -188,9 +198,8 @@ impl Store {
             return Ok(artifact);
         }
         let place = self.artifact_path(&artifact);
-        if place.exists() {
-            self.quarantine(&artifact)?;
-        }
+        // Whatever is there is not the tree, and may be of a kind that a rename does not replace.
+        self.quarantine(&artifact)?;
         files::rename_soft(folder, &place)?;
         // The manifest comes last: a tree without it is not there.
         let key = object_key(hash);
@@ -335,6 +344,29 @@ mod tests {
         assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Present);
         store.forget();
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Corrupt);
+    }
+
+    #[test]
+    fn what_is_of_another_kind_than_an_object_gives_way_to_it() {
+        let (_folder, store) = store();
+        let objects = [put(&store, "a", b"good"), put_checkpoint(&store)];
+        let mend = |index: usize| if index == 0 { put(&store, "a", b"good") } else { put_checkpoint(&store) };
+        for (index, artifact) in objects.iter().enumerate() {
+            for path in [store.object_path(artifact.hash), store.artifact_path(artifact)] {
+                for round in 0..4 {
+                    files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
+                    match round {
+                        0 => files::write_atomic(&path.join("deep/file"), b"").unwrap(),
+                        1 => files::relink(&path, &path).unwrap(),
+                        2 => files::relink(Path::new("nowhere"), &path).unwrap(),
+                        _ => files::write_atomic(&path, b"a file").unwrap(),
+                    }
+                    assert_ne!(store.check(artifact, true).unwrap(), ObjectState::Present);
+                    assert_eq!(mend(index), *artifact);
+                    assert_eq!(store.check(artifact, true).unwrap(), ObjectState::Present);
+                }
+            }
+        }
     }
 
     #[test]
