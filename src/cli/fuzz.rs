@@ -184,7 +184,7 @@ fn folder() -> (tempfile::TempDir, Vec<String>) {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
     let mut texts = vec![COMMANDS.to_string()];
     for (name, path, _) in files::entries(&shipped).unwrap() {
-        if name.ends_with(".toml") {
+        if path.extension().is_some_and(|ending| ending == "toml") {
             let text = files::read_text(&path).unwrap();
             files::write_soft(&folder.path().join(name), text.as_bytes()).unwrap();
             texts.push(text);
@@ -200,7 +200,7 @@ fn bytes_of(text: &Text, texts: &[String]) -> Vec<u8> {
         Text::Edited(which, edits) => edited(which.get(texts).as_bytes(), edits),
         Text::Mixed(places) => {
             let lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).collect();
-            places.iter().map(|place| format!("{}\n", place.get(&lines))).collect::<String>().into_bytes()
+            places.iter().flat_map(|place| [place.get(&lines), "\n"]).collect::<String>().into_bytes()
         }
     }
 }

@@ -390,15 +390,4 @@ mod tests {
         let survey = log.survey().unwrap();
         assert_eq!((survey.entries.len(), survey.damaged.len()), (200, 0));
     }
-
-    #[test]
-    fn any_bytes_are_a_log_that_says_nothing() {
-        let (_folder, log) = log();
-        for bytes in [&b""[..], b"\n\n\n", &[0xff; 300], b"ablate log 1\nabc", "ü".repeat(99).as_bytes()] {
-            files::write_atomic(&log.path, bytes).unwrap();
-            let again = Log::new(log.path.clone());
-            assert_eq!(again.get(key("a")), None);
-            assert!(again.survey().unwrap().entries.is_empty());
-        }
-    }
 }
