@@ -1,7 +1,5 @@
 //! Scenarios of the short way: what an idle run takes for granted, and what brings it back to the long way.
 
-use std::fs;
-
 use super::scenarios::{chain, space};
 use super::toys::{Space, damage};
 use super::*;
@@ -85,7 +83,7 @@ fn whatever_looks_different_is_found_out_again() {
     assert_eq!(ran(), (false, "read trim".to_string()));
 
     // What was found may be gone, or be nonsense.
-    fs::remove_dir_all(space.store().root().join("derived")).unwrap();
+    files::remove_dir(&space.store().root().join("derived")).unwrap();
     assert_eq!(ran(), (false, nothing()));
     space.store().keep_derived("chain.standing", b"nonsense");
     assert_eq!(ran(), (false, nothing()));

@@ -218,7 +218,8 @@ mod tests {
         match parse(table) {
             Ok(stage) => format!("{:?}\n", stage.inputs().iter().map(|input| &input.role).collect::<Vec<_>>()),
             Err(errors) => {
-                errors.iter().map(|error| format!("{}: {}\n", error.path.join("."), error.message)).collect()
+                let told = errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message));
+                told.collect::<Vec<_>>().join("\n") + "\n"
             }
         }
     }

@@ -46,7 +46,7 @@ fn verified(space: &Space) -> String {
     outcome.stdout
 }
 
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     bytes[0] ^= 1;
 }
 
@@ -54,7 +54,7 @@ fn flip(bytes: &mut Vec<u8>) {
 fn a_flipped_bit_under_the_old_time_is_found_by_a_check_and_mended_by_the_next_run() {
     let space = row();
     let object = space.object("two/two.txt");
-    damage(&object, &flip, true);
+    damage(&object, &|bytes| flip(bytes), true);
     let told = verified(&space);
     assert!(told.contains("the object's bytes are not those of its name; to run again: command"), "{told}");
     assert!(!object.exists());
@@ -66,7 +66,7 @@ fn a_flipped_bit_under_the_old_time_is_found_by_a_check_and_mended_by_the_next_r
 #[test]
 fn a_flipped_bit_under_a_new_time_is_found_by_the_next_run() {
     let space = row();
-    damage(&space.object("two/two.txt"), &flip, false);
+    damage(&space.object("two/two.txt"), &|bytes| flip(bytes), false);
     let why = space.ok(&["why", "study.toml", "two"]).stdout;
     assert!(why.contains("its output `two.txt`") && why.contains("was damaged in the store"), "{why}");
     assert_eq!(space.ran(), "two");
@@ -76,7 +76,7 @@ fn a_flipped_bit_under_a_new_time_is_found_by_the_next_run() {
 #[test]
 fn a_flipped_bit_under_the_old_time_is_never_read_by_a_stage() {
     let space = row();
-    damage(&space.object("two/two.txt"), &flip, true);
+    damage(&space.object("two/two.txt"), &|bytes| flip(bytes), true);
     let text = space.read("study.toml").replace("(echo three;", "(echo 3;");
     space.write("study.toml", text);
     assert_eq!(space.ran(), "three two");
@@ -186,7 +186,7 @@ fn a_clock_that_goes_backwards_hides_no_edit() {
     let object = space.object("two/two.txt");
     set_time(&object, ahead);
     is_right(&space);
-    damage(&object, &flip, true);
+    damage(&object, &|bytes| flip(bytes), true);
     assert_eq!(space.ran(), "two");
     is_right(&space);
 }
