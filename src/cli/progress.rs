@@ -66,11 +66,11 @@ impl Observer for Display {
     fn planned(&self, plan: &Plan, selected: &BTreeSet<InstanceId>) {
         let (fresh, must, may) = plan.counts(selected);
         self.emit(|| json!({ "event": "planned", "fresh": fresh, "must_run": must, "may_run": may }));
-        let mut state = self.state.borrow_mut();
-        state.fresh.extend(selected.iter().filter(|id| plan.get(**id).state == PlanState::Fresh));
         if must + may == 0 {
             return;
         }
+        let mut state = self.state.borrow_mut();
+        state.fresh.extend(selected.iter().filter(|id| plan.get(**id).state == PlanState::Fresh));
         self.line(&format!("{} to run, {} that may have to, {} fresh", stages(must), stages(may), stages(fresh)));
         let overall = self.bars.add(ProgressBar::new(selected.len() as u64));
         overall.set_style(style("{bar:24.green/dim} {pos}/{len} stages  {elapsed_precise}"));
@@ -150,7 +150,8 @@ impl Observer for Display {
             if let Some(overall) = &state.overall {
                 overall.inc(1);
             }
-            !state.fresh.contains(&id)
+            // Where nothing is to run, what is fresh is no news.
+            state.overall.is_some() && !state.fresh.contains(&id)
         };
         let time = format!("{seconds:6.1} s");
         match outcome {

@@ -1,5 +1,6 @@
 //! `run`: brings an experiment up to date, then prints its reports.
 
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
@@ -17,7 +18,8 @@ use crate::experiment::Settings;
 use crate::nn::device::DeviceChoice;
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
+    // The process ends with this function: to take ten thousand instances apart one by one would be for nothing.
+    let session = ManuallyDrop::new(Session::open(global, &arguments.experiment, Need::Instances)?);
     let settings = &session.experiment.settings;
     let device = arguments.device.as_deref().unwrap_or(&settings.device);
     let device = DeviceChoice::resolve(device)?.to_string();

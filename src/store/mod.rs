@@ -206,6 +206,10 @@ impl Store {
 
 /// A name of the user's (with `@`, `=`, `,` and whatever else) as the name of one file.
 pub fn file_name(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@=,_+-".contains(&byte);
+    if name.len() <= 200 && name.bytes().all(plain) {
+        return name.to_string();
+    }
     let mut safe = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {

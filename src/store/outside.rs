@@ -20,8 +20,11 @@ use crate::base::{Hash, files};
 impl Store {
     /// The content hash of a file or folder outside the store, through the memo. `None` where nothing is.
     pub fn hash_outside(&self, path: &Path, told: Told) -> Result<Option<Hash>> {
-        let path = std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))?;
-        hash(&Reader::new(&self.memo, told), &path)
+        let reader = Reader::new(&self.memo, told);
+        if path.is_absolute() {
+            return hash(&reader, path);
+        }
+        hash(&reader, &std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))?)
     }
 }
 
