@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -39,11 +39,7 @@ pub struct Job {
 /// Runs a job in this process: parses its table again, runs the stage, turns a panic into an error.
 pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Result<Summary> {
     let Some(kind) = find_kind(registry, &job.kind) else { bail!("this program knows no kind `{}`", job.kind) };
-    let stage = (kind.parse)(&job.config).map_err(|errors| {
-        let told: Vec<String> =
-            errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
-        anyhow!("the table of `{}` is not one of `{}`: {}", job.instance, job.kind, told.join("; "))
-    })?;
+    let stage = kind.build(&job.instance, &job.config)?;
     let context = StageContext {
         inputs: job.inputs.clone(),
         images: job.images.clone(),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::limits::Limits;
@@ -78,11 +78,7 @@ impl Instance {
 
     /// The stage, built from its table once more.
     pub fn stage(&self) -> Result<Box<dyn Stage>> {
-        (self.kind.parse)(&self.table()?).map_err(|errors| {
-            let told: Vec<String> =
-                errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
-            anyhow!("the table of `{}` is not one of `{}`: {}", self.name, self.kind.name, told.join("; "))
-        })
+        self.kind.build(&self.name, &self.table()?)
     }
 
     /// The name of a stage at a point.

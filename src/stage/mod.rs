@@ -12,7 +12,7 @@ pub mod program;
 
 use std::fmt::Debug;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
 pub use config::{ConfigError, Reference};
@@ -90,6 +90,17 @@ pub struct Kind {
     pub pool: Pool,
     /// Builds the stage from its table (without `kind`), or says everything that is wrong with it.
     pub parse: Parse,
+}
+
+impl Kind {
+    /// The stage in a table that was checked before: what is wrong with it now is told in one sentence.
+    pub fn build(&self, instance: &str, table: &serde_json::Value) -> Result<Box<dyn Stage>> {
+        (self.parse)(table).map_err(|errors| {
+            let told: Vec<String> =
+                errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
+            anyhow!("the table of `{instance}` is not one of `{}`: {}", self.name, told.join("; "))
+        })
+    }
 }
 
 /// Turns a table into the stage that it describes.
