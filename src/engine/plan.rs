@@ -114,13 +114,13 @@ pub(super) fn decide(
     let links = options.out.as_deref().map(|out| Links::new(out, &options.experiment));
     let mut standing = Standing::load(store, options.standing.as_deref(), expansion);
     for (id, instance) in expansion.ids().zip(&expansion.instances) {
-        let waits = waits_for(instance, &entries);
+        let (waits, stood) = (waits_for(instance, &entries), standing.next());
         let entry = if waits.is_empty() {
             let record = |index: usize| entries[index].record.as_ref();
             match contents(instance, store, outside, &record) {
                 Ok(inputs) => {
-                    let stood = standing.take(store, id.0, instance, &inputs, links.as_ref());
-                    match stood.filter(|_| !options.force.contains(&id)) {
+                    let stood = stood.filter(|_| !options.force.contains(&id));
+                    match stood.and_then(|stood| stood.holds(store, instance, &inputs, links.as_ref())) {
                         Some((record, looks)) => PlanEntry::standing(id, inputs, record, looks),
                         None => judge(id, instance, Identity::new(instance, inputs), store, options)?,
                     }

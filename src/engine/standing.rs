@@ -9,19 +9,32 @@ use crate::experiment::{Expansion, Instance};
 use crate::stage::Artifact;
 use crate::store::{Committed, Stamp, Store};
 
-/// The findings of a run.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// The findings of a run, read one by one: all of them at once would take more memory than the plan.
+#[derive(Debug, Default)]
 pub(super) struct Standing {
-    /// The instances that they are about.
-    expansion: Option<Hash>,
+    bytes: Vec<u8>,
+    /// Where the next instance's begins.
+    at: usize,
+}
+
+/// What the findings are about.
+#[derive(PartialEq, Serialize, Deserialize)]
+struct Head {
+    /// The instances. What nobody has told apart from all else may be anything.
+    expansion: Hash,
     /// Records and notes as they were: others may have been taken away or damaged since.
-    logs: Option<[Stamp; 2]>,
-    entries: Vec<Option<Stood>>,
+    logs: [Stamp; 2],
+}
+
+impl Head {
+    fn now(store: &Store, expansion: &Expansion) -> Option<Head> {
+        Some(Head { expansion: expansion.hash?, logs: store.stamps()? })
+    }
 }
 
 /// One instance that was fresh.
 #[derive(Debug, Serialize, Deserialize)]
-struct Stood {
+pub(super) struct Stood {
     /// Content of its inputs.
     inputs: Vec<Hash>,
     committed: Committed,
@@ -52,15 +65,13 @@ pub(super) type Fresh<'a> = (&'a [Hash], &'a Committed, Option<&'a Looks>);
 impl Standing {
     /// What was found for these instances, if nothing was written to records and notes since.
     pub(super) fn load(store: &Store, name: Option<&str>, expansion: &Expansion) -> Standing {
-        let found = name.and_then(|name| store.derived(name)).and_then(|bytes| postcard::from_bytes(&bytes).ok());
-        let standing: Standing = found.unwrap_or_default();
-        // What nobody has told apart from all else may be anything.
-        let holds = standing.expansion.is_some()
-            && standing.expansion == expansion.hash
-            && standing.logs.is_some()
-            && standing.logs == store.stamps()
-            && standing.entries.len() == expansion.instances.len();
-        if holds { standing } else { Standing::default() }
+        let load = || {
+            let bytes = store.derived(name?)?;
+            let (head, rest) = postcard::take_from_bytes::<Head>(&bytes).ok()?;
+            let at = bytes.len() - rest.len();
+            (head == Head::now(store, expansion)?).then_some(Standing { bytes, at })
+        };
+        load().unwrap_or_default()
     }
 
     /// Notes what is fresh now. What stood when the plan was made is not looked at again.
@@ -71,30 +82,41 @@ impl Standing {
         links: Option<&Links>,
         fresh: impl Iterator<Item = Option<Fresh<'a>>>,
     ) {
-        let entries = expansion.instances.iter().zip(fresh).map(|(instance, found)| {
-            let (inputs, committed, looks) = found?;
-            let looks = looks.cloned().or_else(|| Looks::take(store, instance, committed, links))?;
-            Some(Stood { inputs: inputs.to_vec(), committed: committed.clone(), looks })
-        });
-        let entries = entries.collect();
-        let standing = Standing { expansion: expansion.hash, logs: store.stamps(), entries };
-        if let Ok(bytes) = postcard::to_stdvec(&standing) {
+        let write = || {
+            let mut bytes = postcard::to_stdvec(&Head::now(store, expansion)?).ok()?;
+            for (instance, found) in expansion.instances.iter().zip(fresh) {
+                let stood = found.and_then(|(inputs, committed, looks)| {
+                    let looks = looks.cloned().or_else(|| Looks::take(store, instance, committed, links))?;
+                    Some(Stood { inputs: inputs.to_vec(), committed: committed.clone(), looks })
+                });
+                bytes = postcard::to_extend(&stood, bytes).ok()?;
+            }
+            Some(bytes)
+        };
+        if let Some(bytes) = write() {
             store.keep_derived(name, &bytes);
         }
     }
 
-    /// Takes out the record of an instance whose inputs have the content that they had, and whose outputs look as they
-    /// did, and the folder of their links, where somebody asks for these.
-    pub(super) fn take(
-        &mut self,
+    /// What was found of the next instance. To be asked once for each, in their order.
+    pub(super) fn next(&mut self) -> Option<Stood> {
+        let (stood, rest) = postcard::take_from_bytes::<Option<Stood>>(self.bytes.get(self.at..)?).ok()?;
+        self.at = self.bytes.len() - rest.len();
+        stood
+    }
+}
+
+impl Stood {
+    /// The record, if the inputs have the content that they had, and the outputs look as they did, and so does the
+    /// folder of their links, where somebody asks for these.
+    pub(super) fn holds(
+        self,
         store: &Store,
-        index: usize,
         instance: &Instance,
         inputs: &[Hash],
         links: Option<&Links>,
     ) -> Option<(Committed, Looks)> {
-        let stood = self.entries.get_mut(index)?.take().filter(|stood| stood.inputs == inputs)?;
-        let Stood { committed, looks, .. } = stood;
+        let Stood { committed, looks, .. } = Some(self).filter(|stood| stood.inputs == inputs)?;
         let outputs = &committed.outputs;
         if looks.objects.len() != outputs.values().count()
             || !instance.outputs.iter().all(|output| outputs.get(&output.name).is_some())

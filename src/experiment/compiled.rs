@@ -15,9 +15,9 @@ use super::settings::Settings;
 use crate::base::{Hash, Origin, Sources, Text};
 use crate::stage::{ArtifactKind, OutputSpec, Registry};
 
-/// A part of the bytes: everything in it is as the experiment has it, with strings that repeat by number.
+/// What the bytes say beside the instances: everything in it is as the experiment has it.
 #[derive(Serialize, Deserialize)]
-struct Compiled {
+struct Head {
     /// The texts: the experiment's file and all that it extends, with the hashes of what they said.
     texts: Vec<(PathBuf, Hash)>,
     name: String,
@@ -25,9 +25,10 @@ struct Compiled {
     path: PathBuf,
     settings: Settings,
     has_reports: bool,
-    instances: Vec<CompiledInstance>,
+    /// How many instances follow.
+    count: usize,
     aliases: BTreeMap<String, usize>,
-    /// Strings that occur often.
+    /// Strings that occur often: instances have them by number.
     words: Vec<String>,
 }
 
@@ -66,60 +67,62 @@ pub struct Lean {
 
 /// The bytes of a checked experiment. `None` where its texts cannot be told apart from later ones.
 pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Registry) -> Option<Vec<u8>> {
-    let (mut words, mut prose) = (Words::default(), String::new());
-    let texts = experiment.texts.iter().map(|(path, hash)| (path.clone(), *hash)).collect();
-    let instances =
-        expansion.instances.iter().map(|instance| compile_instance(instance, registry, &mut words, &mut prose));
-    let instances = instances.collect::<Option<Vec<_>>>()?;
-    let compiled = Compiled {
-        texts,
+    let (mut words, mut prose, mut instances) = (Words::default(), String::new(), Vec::new());
+    for instance in &expansion.instances {
+        let compiled = compile_instance(instance, registry, &mut words, &mut prose)?;
+        instances = postcard::to_extend(&compiled, instances).ok()?;
+    }
+    let head = Head {
+        texts: experiment.texts.iter().map(|(path, hash)| (path.clone(), *hash)).collect(),
         name: experiment.name.clone(),
         about: experiment.about.clone(),
         path: experiment.path.clone(),
         settings: experiment.settings.clone(),
         has_reports: !experiment.reports.is_empty(),
-        instances,
+        count: expansion.instances.len(),
         aliases: expansion.aliases.iter().map(|(name, id)| (name.clone(), id.0)).collect(),
         words: words.list,
     };
     let length = (prose.len() as u64).to_le_bytes();
-    Some([prose.as_bytes(), &postcard::to_stdvec(&compiled).ok()?, &length].concat())
+    Some([prose.as_bytes(), &postcard::to_stdvec(&head).ok()?, &instances, &length].concat())
 }
 
 /// The experiment in the bytes, if its texts still say what they said, going by `hash_of` a file. Anything else is
 /// `None`: then they are read.
 pub fn read(mut bytes: Vec<u8>, registry: &Registry, hash_of: &dyn Fn(&Path) -> Option<Hash>) -> Option<Lean> {
     let hash = Some(Hash::of_bytes(&bytes));
-    let (rest, length) = bytes.split_last_chunk()?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-    let compiled: Compiled = postcard::from_bytes(rest.get(length..)?).ok()?;
-    if !compiled.texts.iter().all(|(path, hash)| hash_of(path) == Some(*hash)) {
+    let (_, length) = bytes.split_last_chunk()?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|length| *length <= bytes.len())?;
+    // The prose stays where it is: it is most of what there is.
+    let rest = bytes.split_off(length);
+    let (rest, _) = rest.split_last_chunk::<8>()?;
+    let (head, mut rest) = postcard::take_from_bytes::<Head>(rest).ok()?;
+    if !head.texts.iter().all(|(path, hash)| hash_of(path) == Some(*hash)) {
         return None;
     }
-    // The prose stays where it is: it is most of what there is.
-    bytes.truncate(length);
-    let count = compiled.instances.len();
-    let words: Vec<Arc<str>> = compiled.words.into_iter().map(Into::into).collect();
+    let words: Vec<Arc<str>> = head.words.into_iter().map(Into::into).collect();
     let mut prose = Prose { all: Arc::new(String::from_utf8(bytes).ok()?), read: 0 };
-    let instances = compiled
-        .instances
-        .into_iter()
-        .enumerate()
-        .map(|(at, one)| read_instance(one, at, registry, &words, &mut prose));
-    let instances = instances.collect::<Option<Vec<_>>>()?;
-    let aliases = compiled.aliases.into_iter().map(|(name, id)| (id < count).then_some((name, InstanceId(id))));
+    let mut instances = Vec::with_capacity(head.count.min(rest.len()));
+    while !rest.is_empty() {
+        // One at a time: all of them at once would take the memory twice.
+        let (one, more) = postcard::take_from_bytes(rest).ok()?;
+        instances.push(read_instance(one, instances.len(), registry, &words, &mut prose)?);
+        rest = more;
+    }
+    let count = Some(instances.len()).filter(|count| *count == head.count)?;
+    let aliases = head.aliases.into_iter().map(|(name, id)| (id < count).then_some((name, InstanceId(id))));
     let expansion = Expansion { hash, instances, aliases: aliases.collect::<Option<_>>()? };
     let experiment = Experiment {
-        name: compiled.name,
-        about: compiled.about,
-        path: compiled.path,
+        name: head.name,
+        about: head.about,
+        path: head.path,
         sources: Sources::default(),
-        texts: compiled.texts,
+        texts: head.texts,
         axes: Vec::new(),
         reports: Vec::new(),
-        settings: compiled.settings,
+        settings: head.settings,
     };
-    Some(Lean { experiment, expansion, has_reports: compiled.has_reports })
+    Some(Lean { experiment, expansion, has_reports: head.has_reports })
 }
 
 fn compile_instance(
