@@ -26,13 +26,15 @@ mod expand;
 mod join;
 mod order;
 mod own;
+mod points;
 mod resolve;
 
+pub use axis::Simplex;
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 pub use limits::Limits;
 pub use load::Experiment;
 pub use problems::Failure;
-pub use report::{Contrast, Metric, ReportSpec};
+pub use report::{Contrast, Metric, Published, ReportSpec, Select};
 pub use selector::Selector;
 pub use settings::Settings;
 

@@ -12,6 +12,7 @@ use super::fields::Section;
 use super::join::{AxisId, MAX_POINTS, Point};
 use super::label::label_of;
 use super::limits::{self, Limits};
+use super::points::{self, Condition, Constraints, WHEN};
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
 use crate::base::{Diagnostic, Origin, Text};
@@ -66,12 +67,17 @@ pub(crate) struct OwnPoints<'a> {
     /// Axes by the stages they patch.
     axes: BTreeMap<&'a str, Vec<&'a Axis>>,
     exists: BTreeMap<PathBuf, bool>,
+    constraints: &'a Constraints,
     /// Points found so far, of all stages.
     found: usize,
 }
 
 impl<'a> OwnPoints<'a> {
-    pub(crate) fn new(declaration: &'a Declaration<'a>, folder: &'a Path) -> OwnPoints<'a> {
+    pub(crate) fn new(
+        declaration: &'a Declaration<'a>,
+        constraints: &'a Constraints,
+        folder: &'a Path,
+    ) -> OwnPoints<'a> {
         let stages = declaration.stages.iter().enumerate().map(|(index, stage)| (&*stage.name, index)).collect();
         let mut axes: BTreeMap<&str, Vec<&Axis>> = BTreeMap::new();
         for axis in &declaration.axes {
@@ -82,14 +88,24 @@ impl<'a> OwnPoints<'a> {
                 }
             }
         }
-        OwnPoints { declaration, folder, stages, axes, exists: BTreeMap::new(), found: 0 }
+        OwnPoints { declaration, folder, stages, axes, exists: BTreeMap::new(), constraints, found: 0 }
     }
 
     /// All own points of a stage, seeds left out; `None` after reporting what is wrong at one of them.
     pub(crate) fn of(&mut self, stage: &StageDeclaration<'_>, problems: &mut Problems) -> Option<Vec<OwnPoint>> {
         let mut table = stage.table.clone();
         table.0.remove("kind");
-        let axes = self.axes.get(&*stage.name).cloned().unwrap_or_default();
+        table.0.remove(WHEN);
+        let when = points::when(stage, self.declaration, problems);
+        let mut axes = self.axes.get(&*stage.name).cloned().unwrap_or_default();
+        // A stage that exists at some points of an axis varies with it.
+        for axis in &self.declaration.axes {
+            let named = |condition: &Condition| condition.axes().any(|id| *id == AxisId::Shared(axis.name.clone()));
+            let asked = when.iter().flatten().any(named);
+            if asked && !axes.iter().any(|known| std::ptr::eq(*known, axis)) {
+                axes.push(axis);
+            }
+        }
         let mut tables = vec![(Point::new(), table)];
         let mut sound = unambiguous(stage, &axes, problems);
         for axis in axes {
@@ -111,7 +127,11 @@ impl<'a> OwnPoints<'a> {
                     next.push((point, table));
                 }
             }
+            next.retain(|(point, _)| self.constraints.allow(point));
             tables = next;
+        }
+        if let Some(conditions) = &when {
+            tables.retain(|(point, _)| points::exists(conditions, point));
         }
         let mut points = Vec::new();
         for (point, table) in tables {
@@ -119,6 +139,7 @@ impl<'a> OwnPoints<'a> {
                 sound = false;
                 continue;
             };
+            let fanned: Vec<_> = fanned.into_iter().filter(|(point, _)| self.constraints.allow(point)).collect();
             self.found += fanned.len();
             if self.found > MAX_POINTS {
                 too_many(stage, problems);

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::input::{
-    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, TableRequest,
+    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, Select, TableRequest,
 };
 use crate::base::Hash;
 use crate::data::images::ImagePacks;
@@ -88,7 +88,8 @@ pub fn gather(
 
 /// A report of the experiment's file as a request.
 fn request(spec: &ReportSpec) -> TableRequest {
-    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels } = spec.clone();
+    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels, published, select } =
+        spec.clone();
     TableRequest {
         name,
         title,
@@ -105,6 +106,10 @@ fn request(spec: &ReportSpec) -> TableRequest {
             .map(|experiment::Contrast { name, plus, minus, about }| ContrastRequest { name, about, plus, minus })
             .collect(),
         labels,
+        published: published.map(|experiment::Published { source, cells }| {
+            (source, cells.into_iter().map(|(cell, percent)| (cell, percent / 100.0)).collect())
+        }),
+        select: select.map(|experiment::Select { axis, on }| Select { axis, on }),
     }
 }
 

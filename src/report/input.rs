@@ -53,6 +53,17 @@ pub struct TableRequest {
     pub contrasts: Vec<ContrastRequest>,
     /// Selectors to the words that stand for what they choose: of a row, of a column, or of one value.
     pub labels: BTreeMap<String, String>,
+    /// Where numbers were published, and which: selectors of cells to shares of 1.
+    pub published: Option<(String, BTreeMap<String, f64>)>,
+    pub select: Option<Select>,
+}
+
+/// The value of an axis is picked that does best on some scores; the table shows it on the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    pub axis: String,
+    /// Selector of the scores that decide.
+    pub on: String,
 }
 
 /// A claim: the average of `plus` lies above the average of `minus`.

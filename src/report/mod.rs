@@ -11,6 +11,7 @@ mod grid;
 mod html;
 mod markdown;
 mod samples;
+mod select;
 mod terminal;
 
 #[cfg(test)]
@@ -47,10 +48,12 @@ pub struct Report {
 pub fn build(input: &ReportInput) -> Result<Report> {
     let (mut tables, mut disagreements) = (Vec::new(), Vec::new());
     for request in &input.tables {
-        let cells = cells::Cells::new(&input.evaluations, &request.stage)
-            .with_context(|| format!("report `{}`", request.name))?;
+        let place = || format!("report `{}`", request.name);
+        let (shown, picked) = select::shown(&input.evaluations, request, &input.images).with_context(place)?;
+        let cells = cells::Cells::new(&shown, &request.stage).with_context(place)?;
         let layout = compute::Layout::new(request, &cells)?;
-        let table = compute::table(request, &cells, &layout, input.resamples)?;
+        let mut table = compute::table(request, &cells, &layout, input.resamples)?;
+        table.notes.splice(0..0, picked);
         let picked = samples::pick(request, &table, &layout, &cells, &input.images);
         if !picked.is_empty() {
             disagreements.push((table.title.clone(), picked));

@@ -196,6 +196,7 @@ struct Widths {
     dagger: usize,
     interval: usize,
     difference: usize,
+    published: usize,
 }
 
 impl Widths {
@@ -208,13 +209,15 @@ impl Widths {
             dagger: widest(&|cell| usize::from(cell.mean.ends_with('†'))),
             interval,
             difference: widest(&|cell| cell.difference.trim_end_matches('*').width()),
+            published: widest(&|cell| cell.published.width()),
         }
     }
 
     fn total(&self) -> usize {
         let spaced = |width: usize| if width > 0 { width + 1 } else { 0 };
         // The star has a place of its own, so that signs and digits line up.
-        self.mean + self.dagger + spaced(self.interval) + if self.difference > 0 { self.difference + 2 } else { 0 }
+        let difference = if self.difference > 0 { self.difference + 2 } else { 0 };
+        self.mean + self.dagger + spaced(self.interval) + difference + spaced(self.published)
     }
 
     fn pieces(&self, cell: &GridCell, detail: Detail) -> Vec<Piece> {
@@ -233,6 +236,9 @@ impl Widths {
                 Trend::None => "",
             };
             pieces.push(Piece(format!(" {}{star}", left(number, self.difference)), style));
+        }
+        if self.published > 0 {
+            pieces.push(Piece(format!(" {}", left(&cell.published, self.published)), DIM));
         }
         pieces
     }
