@@ -11,6 +11,7 @@ mod load;
 mod report;
 mod selector;
 mod settings;
+mod sharing;
 
 mod problems;
 mod text;
@@ -37,6 +38,7 @@ pub use problems::Failure;
 pub use report::{Contrast, Metric, Published, ReportSpec, Select};
 pub use selector::Selector;
 pub use settings::Settings;
+pub use sharing::Sharing;
 
 #[cfg(test)]
 mod tests;

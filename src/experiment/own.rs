@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::axis::Axis;
+use super::axis::{Axis, Change, Patch};
 use super::declaration::{Declaration, StageDeclaration};
 use super::fields::Section;
 use super::join::{AxisId, MAX_POINTS, Point};
@@ -97,6 +97,9 @@ impl<'a> OwnPoints<'a> {
         table.0.remove("kind");
         table.0.remove(WHEN);
         let when = points::when(stage, self.declaration, problems);
+        if when.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
         let mut axes = self.axes.get(&*stage.name).cloned().unwrap_or_default();
         // A stage that exists at some points of an axis varies with it.
         for axis in &self.declaration.axes {
@@ -106,7 +109,8 @@ impl<'a> OwnPoints<'a> {
                 axes.push(axis);
             }
         }
-        let mut tables = vec![(Point::new(), table)];
+        // What is set at a point is set before anything is removed: an axis may change a source that another takes away.
+        let mut tables: Vec<(Point, Table, Vec<&Patch>)> = vec![(Point::new(), table, Vec::new())];
         let mut sound = unambiguous(stage, &axes, problems);
         for axis in axes {
             if tables.len().saturating_mul(axis.points.len()) > MAX_POINTS {
@@ -114,27 +118,30 @@ impl<'a> OwnPoints<'a> {
                 return None;
             }
             let mut next = Vec::with_capacity(tables.len() * axis.points.len());
-            for (point, table) in &tables {
+            for (point, table, removals) in &tables {
                 for value in &axis.points {
-                    let (mut point, mut table) = (point.clone(), table.clone());
+                    let (mut point, mut table, mut removals) = (point.clone(), table.clone(), removals.clone());
                     point.insert(AxisId::Shared(axis.name.clone()), value.label.clone());
                     for patch in value.patches.iter().filter(|patch| *patch.stage == *stage.name) {
-                        if let Err(diagnostic) = patch.apply(&mut table) {
-                            problems.push(*diagnostic);
-                            sound = false;
+                        match &patch.change {
+                            Change::Remove(_) => removals.push(patch),
+                            Change::Set(_) => sound &= apply(patch, &mut table, problems),
                         }
                     }
-                    next.push((point, table));
+                    next.push((point, table, removals));
                 }
             }
-            next.retain(|(point, _)| self.constraints.allow(point));
+            next.retain(|(point, ..)| self.constraints.allow(point));
             tables = next;
         }
         if let Some(conditions) = &when {
-            tables.retain(|(point, _)| points::exists(conditions, point));
+            tables.retain(|(point, ..)| points::exists(conditions, point));
         }
         let mut points = Vec::new();
-        for (point, table) in tables {
+        for (point, mut table, removals) in tables {
+            for patch in removals {
+                sound &= apply(patch, &mut table, problems);
+            }
             let Some(fanned) = fan_out(stage, point, table, problems) else {
                 sound = false;
                 continue;
@@ -252,6 +259,15 @@ impl<'a> OwnPoints<'a> {
         }
         Some(OwnSource::Outside(std::path::absolute(&full).unwrap_or(full)))
     }
+}
+
+fn apply(patch: &Patch, table: &mut Table, problems: &mut Problems) -> bool {
+    let applied = patch.apply(table);
+    let sound = applied.is_ok();
+    if let Err(diagnostic) = applied {
+        problems.push(*diagnostic);
+    }
+    sound
 }
 
 /// Makes one table per element of every list that fans out.

@@ -47,8 +47,10 @@ pub struct ReportSpec {
 #[serde(deny_unknown_fields)]
 pub struct Published {
     pub source: String,
-    /// Selectors of cells to percent.
-    pub cells: BTreeMap<String, f64>,
+    /// Selectors of what stands below each other in `rows`.
+    pub columns: Vec<String>,
+    /// Selectors of rows to percent, one number a column.
+    pub rows: BTreeMap<String, Vec<f64>>,
 }
 
 /// The value of an axis that does best on some of the scores; the table shows it on the others.
@@ -154,10 +156,7 @@ pub(crate) fn read(
         }
     }
     let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label)).collect();
-    let published = report.published.map(|published| Published {
-        cells: published.cells.into_iter().map(|(text, value)| (checks.cell(&text), value)).collect(),
-        ..published
-    });
+    let published = report.published.map(|published| checks.published(published));
     let select = report.select.map(|select| checks.select(select, &found, expansion));
     let title = report.title.unwrap_or_else(|| name.to_string());
     Some(ReportSpec {
@@ -302,16 +301,26 @@ impl Checks<'_> {
         }
     }
 
-    /// A key of `published.cells`, in its plain form.
-    fn cell(&mut self, text: &str) -> String {
-        match self.plain(text) {
-            Ok(plain) => plain,
-            Err((message, help)) => {
-                let message = format!("`{}.published.cells`: {message}", self.section.path);
-                self.section.wrong_key(&["published", "cells", text], message, help, self.problems);
-                text.to_string()
+    /// What others published, its selectors checked.
+    fn published(&mut self, published: Published) -> Published {
+        let Published { source, columns, rows } = published;
+        let wanted = columns.len();
+        let columns = columns.iter().enumerate();
+        let columns = columns.map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
+        let mut checked = BTreeMap::new();
+        for (text, values) in rows {
+            if values.len() != wanted {
+                let message = format!("{wanted} columns need as many numbers, not {}", values.len());
+                self.wrong(&["published", "rows", &text], message, None);
             }
+            let plain = self.plain(&text).unwrap_or_else(|(message, help)| {
+                let message = format!("`{}.published.rows`: {message}", self.section.path);
+                self.section.wrong_key(&["published", "rows", &text], message, help, self.problems);
+                text.clone()
+            });
+            checked.insert(plain, values);
         }
+        Published { source, columns, rows: checked }
     }
 
     /// What is picked, and by which scores. Scores of items that the table shows too cannot pick.

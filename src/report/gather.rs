@@ -106,8 +106,12 @@ fn request(spec: &ReportSpec) -> TableRequest {
             .map(|experiment::Contrast { name, plus, minus, about }| ContrastRequest { name, about, plus, minus })
             .collect(),
         labels,
-        published: published.map(|experiment::Published { source, cells }| {
-            (source, cells.into_iter().map(|(cell, percent)| (cell, percent / 100.0)).collect())
+        published: published.map(|experiment::Published { source, columns, rows }| {
+            let row = |(row, values): (String, Vec<f64>)| {
+                let cell = |(column, percent): (&String, f64)| (format!("{row},{column}"), percent / 100.0);
+                columns.iter().zip(values).map(cell).collect::<Vec<_>>()
+            };
+            (source, rows.into_iter().flat_map(row).collect())
         }),
         select: select.map(|experiment::Select { axis, on }| Select { axis, on }),
     }

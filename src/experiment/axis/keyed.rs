@@ -1,6 +1,6 @@
 //! Axes whose points are written out: one key with several values, or named sets of patches.
 
-use super::{AxisPoint, Patch, Reading, change};
+use super::{AxisPoint, OneOrMany, Patch, Reading, change};
 use crate::base::Diagnostic;
 use crate::experiment::label::{label_of, label_problem};
 use crate::experiment::problems::Problems;
@@ -8,7 +8,11 @@ use crate::experiment::tree::Data;
 
 /// The points of `key` and `values`.
 pub(super) fn values(reading: &Reading<'_>, problems: &mut Problems) -> Option<Vec<AxisPoint>> {
-    let (section, key) = (&reading.section, reading.table.key.as_ref()?);
+    let section = &reading.section;
+    let keys = match reading.table.key.as_ref()? {
+        OneOrMany::One(key) => std::slice::from_ref(key),
+        OneOrMany::Many(keys) => keys.as_slice(),
+    };
     let Some(Data::List(values)) = section.table.get("values").map(|node| &node.data) else {
         section.wrong(&["key"], "`key` needs the list `values`", None, problems);
         return None;
@@ -18,8 +22,18 @@ pub(super) fn values(reading: &Reading<'_>, problems: &mut Problems) -> Option<V
         section.wrong(&["values"], "there is no value", None, problems);
         return None;
     }
-    let place = section.table.get("key")?.origin.clone();
-    let target = reading.target(key, &place, problems);
+    if keys.is_empty() {
+        section.wrong(&["key"], "there is no key", None, problems);
+        return None;
+    }
+    let targets: Vec<_> = keys
+        .iter()
+        .enumerate()
+        .filter_map(|(index, key)| {
+            let path = if keys.len() == 1 { vec!["key".to_string()] } else { vec!["key".to_string(), index.to_string()] };
+            reading.target(key, &section.locate(&path).1, problems)
+        })
+        .collect();
     let mut points: Vec<AxisPoint> = Vec::new();
     for (index, value) in values.iter().enumerate() {
         let label = reading.label(index, || label_of(value));
@@ -28,13 +42,13 @@ pub(super) fn values(reading: &Reading<'_>, problems: &mut Problems) -> Option<V
             let message = format!("two values are called `{label}`");
             section.wrong(&["values", &index.to_string()], message, Some(help), problems);
         }
-        let patch = target.as_ref().map(|(stage, path)| Patch {
+        let patches = targets.iter().map(|(stage, path)| Patch {
             stage: stage.clone(),
             path: path.clone(),
             change: change(value),
             key: value.origin.clone(),
         });
-        points.push(AxisPoint { label: label.into(), patches: patch.into_iter().collect() });
+        points.push(AxisPoint { label: label.into(), patches: patches.collect() });
     }
     Some(points)
 }

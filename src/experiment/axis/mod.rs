@@ -89,7 +89,7 @@ impl Patch {
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "tables and values are read from the tree, where their places are")]
 struct AxisTable {
-    key: Option<String>,
+    key: Option<OneOrMany>,
     values: Option<Vec<IgnoredAny>>,
     labels: Option<Vec<String>>,
     variants: Option<BTreeMap<String, BTreeMap<String, Value>>>,
@@ -103,6 +103,14 @@ struct AxisTable {
     of: Option<Vec<String>>,
     subsets: Option<String>,
     sets: Option<BTreeMap<String, Vec<String>>>,
+}
+
+/// A key, or several that take the same values.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a string or a list of strings")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
 }
 
 /// The ways to write an axis: the key that each begins with, and the others that go with it.
