@@ -319,7 +319,7 @@ fn a_credit_map_colors_tokens_and_frames_the_lowest() {
     // A question without a wrong response is not shown.
     assert_eq!(report.credits[0].questions.len(), 1);
     let html = report.html();
-    let maps = html.split("<pre tabindex=\"0\"><span class=\"credit").skip(1);
+    let maps = html.split("<pre tabindex=\"0\"><span class=\"credit ").skip(1);
     let maps: Vec<&str> = maps.filter_map(|part| Some(part.split_once("</pre>")?.0)).collect();
     // -0.5 and 1.0 of the right response, -2.0 and 1.0 of the wrong one: shares of 70 % by the strongest, which is 2.
     expect![[r#"

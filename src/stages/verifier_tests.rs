@@ -82,7 +82,7 @@ fn a_taught_model_is_a_verifier_of_its_reference() {
     let table = json!({ "policy": "dpo", "reference": "sft", "judged": "judged", "normalise": "tokens" });
     world.run("mean", &score::KIND, &table, &INPUTS);
     let means: Vec<Credited> = read(&world.path("mean/credits.jsonl"));
-    assert_eq!(means[0].responses[1].log_ratio, credits[0].responses[1].log_ratio / 2.0);
+    assert!((2.0 * means[0].responses[1].log_ratio - credits[0].responses[1].log_ratio).abs() < 1e-12);
     let table = json!({ "policy": "dpo", "reference": "sft", "judged": "judged", "truncate": { "tokens": 1 } });
     world.run("short", &score::KIND, &table, &INPUTS);
     let short: Vec<Credited> = read(&world.path("short/credits.jsonl"));
@@ -96,16 +96,16 @@ fn a_taught_model_is_a_verifier_of_its_reference() {
         let summary = world.run(&name, &rerank::KIND, &table, &[("credits", "score/credits.jsonl")]);
         let scores: Vec<Score> = read(&world.path(&name).join("scores.jsonl"));
         assert_eq!(scores.len(), 6);
-        summary.0["accuracy"].as_f64().unwrap()
+        summary.0["accuracy"].clone()
     };
     for strategy in ["first", "majority", "best", "weighted", "oracle"] {
-        assert_eq!(rerank(strategy, 1), 0.0);
+        assert_eq!(rerank(strategy, 1), json!(0.0));
     }
     assert_eq!(
         ["first", "majority", "best", "weighted", "oracle"].map(|one| rerank(one, 2)),
-        [0.0, 0.0, 1.0, 1.0, 1.0]
+        [0.0, 0.0, 1.0, 1.0, 1.0].map(|score| json!(score))
     );
-    assert_eq!(["first", "majority"].map(|one| rerank(one, 3)), [0.0, 1.0]);
+    assert_eq!(["first", "majority"].map(|one| rerank(one, 3)), [json!(0.0), json!(1.0)]);
     let metrics: Value = files::read_json(&world.path("best-2/metrics.json")).unwrap();
     assert_eq!(metrics["datasets"]["more"], json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "cut": 0.0 }));
 }

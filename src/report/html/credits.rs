@@ -63,9 +63,9 @@ fn render_response(credit: &Credit, label: &str, mark: &str, strongest: f32) -> 
         Some(answer) => format!("answer <code>{}</code>", escape(answer)),
         None => "no answer found".to_string(),
     }];
-    remarks.push(format!("log-ratio {:+.2}", credit.log_ratio));
+    remarks.push(format!("log-ratio {:+.3}", credit.log_ratio));
     if let Some((piece, ratio)) = lowest.map(|index| &credit.tokens[index]) {
-        remarks.push(format!("lowest <code>{}</code> {ratio:+.2}", escape(piece)));
+        remarks.push(format!("lowest <code>{}</code> {ratio:+.3}", escape(piece)));
     }
     samples::response(label, mark, &tokens, &remarks)
 }

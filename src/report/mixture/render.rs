@@ -26,6 +26,9 @@ impl MixtureFit {
             100.0 * left_out.rmse,
             left_out.r2.map_or("–".to_string(), |r2| format!("{r2:.2}"))
         );
+        if left_out.r2.is_none_or(|r2| r2 <= 0.0) {
+            text.push_str("the mean of all mixes tells as much: what follows is a guess\n\n");
+        }
         let terms = self.coefficients.iter().map(|one| match one.term {
             Term::Source(i) => (name(i), one),
             Term::Blend(i, j) => (format!("{} x {}", name(i), name(j)), one),
@@ -38,17 +41,17 @@ impl MixtureFit {
         let names: Vec<String> = (0..self.points[0].shares.len()).map(name).collect();
         let head: Vec<String> = names.iter().map(|name| left(name, 5)).collect();
         _ = writeln!(text, "\n            {}   predicted", head.join(" "));
-        self.line(&mut text, "best", &head, &self.best());
+        line(&mut text, "best", &head, &self.best());
         for (number, one) in (1..).zip(self.suggest(count)) {
-            self.line(&mut text, &format!("try next {number}"), &head, &one);
+            line(&mut text, &format!("try next {number}"), &head, &one);
         }
         text
     }
+}
 
-    fn line(&self, text: &mut String, label: &str, head: &[String], one: &Prediction) {
-        let share = |(name, share): (&String, &f64)| left(&format!("{:.0} %", 100.0 * share), name.width());
-        let shares: Vec<String> = head.iter().zip(&one.shares).map(share).collect();
-        let score = format!("{:.1} ± {:.1}", 100.0 * one.mean, 100.0 * one.error);
-        _ = writeln!(text, "{} {}   {score}", pad(label, 11), shares.join(" "));
-    }
+fn line(text: &mut String, label: &str, head: &[String], one: &Prediction) {
+    let share = |(name, share): (&String, &f64)| left(&format!("{:.0} %", 100.0 * share), name.width());
+    let shares: Vec<String> = head.iter().zip(&one.shares).map(share).collect();
+    let score = format!("{:.1} ± {:.1}", 100.0 * one.mean, 100.0 * one.error);
+    _ = writeln!(text, "{} {}   {score}", pad(label, 11), shares.join(" "));
 }

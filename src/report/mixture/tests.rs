@@ -154,6 +154,8 @@ fn what_cannot_be_fitted_is_told() {
 
 #[test]
 fn a_fit_reads_well_in_a_terminal() {
+    let guess = [point(&[1.0, 0.0], 0.2), point(&[0.0, 1.0], 0.5), point(&[0.5, 0.5], 0.44)];
+    assert!(fit(&guess).unwrap().terminal(&["direct", "cot"], 1).contains("is a guess"));
     let text = fit(&lattice()).unwrap().terminal(&["direct", "cot", "fo\u{1b}rmat"], 2);
     expect![[r#"
         quadratic model of 8 measured mixes, standard deviation 1.0 points
