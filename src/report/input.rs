@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::credits::Credits;
 use crate::data::records::{CurvePoint, Score};
 
 /// Everything a report shows. Instances that have not run are listed without scores, and shown as missing.
@@ -15,6 +16,7 @@ pub struct ReportInput<'a> {
     pub tables: Vec<TableRequest>,
     pub evaluations: Vec<Evaluation>,
     pub curves: Vec<Curve>,
+    pub credits: Vec<Credits>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
     /// Facts about the run for the foot of the page: versions, device, dates.

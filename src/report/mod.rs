@@ -1,11 +1,13 @@
 //! Reports: statistics over item scores, tables, contrasts, curves, pages. Runs no stage and knows no tensor.
 
 pub mod input;
+pub mod mixture;
 pub mod statistics;
 pub mod table;
 
 mod cells;
 mod compute;
+mod credits;
 mod gather;
 mod grid;
 mod html;
@@ -22,6 +24,7 @@ mod tests;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub use credits::{CreditMap, Credits};
 pub use gather::gather;
 pub use input::ReportInput;
 use input::{Cost, Curve, GraphNode};
@@ -37,6 +40,8 @@ pub struct Report {
     /// By table title: items on which cells disagree.
     pub disagreements: Vec<(String, Vec<Disagreement>)>,
     pub curves: Vec<Curve>,
+    /// Responses colored by token.
+    pub credits: Vec<CreditMap>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
     pub provenance: Vec<(String, String)>,
@@ -66,6 +71,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         tables,
         disagreements,
         curves: input.curves.clone(),
+        credits: credits::maps(&input.credits, &input.images),
         graph: input.graph.clone(),
         costs: input.costs.clone(),
         provenance: input.provenance.clone(),
