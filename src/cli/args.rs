@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::engine::Selection;
+
 /// A declarative experiment engine for post-training vision-language models.
 ///
 /// One TOML file describes a DAG of stages; ablate runs what changed and reports every table with intervals.
@@ -70,6 +72,39 @@ pub(super) struct Targets {
     pub(super) targets: Vec<String>,
 }
 
+/// Which experiments and which of their instances are meant.
+#[derive(Debug, Args)]
+pub(super) struct Scope {
+    /// More experiments (whatever ends in `.toml`), one after another; or stages and instances to reach, with what they
+    /// need: `dpo`, `eval@model=dpo`, `sft*`. All when none is named.
+    #[arg(value_name = "FILE|TARGET")]
+    more: Vec<String>,
+    /// The same as a target: these and what they need. Repeatable.
+    #[arg(long, value_name = "TARGET")]
+    until: Vec<String>,
+    /// These and nothing else: what they need must be there already. Repeatable.
+    #[arg(long, value_name = "TARGET")]
+    only: Vec<String>,
+}
+
+impl Scope {
+    /// The first experiment and the others, each with what was changed.
+    pub(super) fn experiments(&self, first: &ExperimentArgs) -> Vec<ExperimentArgs> {
+        let others = self.more.iter().filter(|text| is_file(text)).map(PathBuf::from);
+        let files = [first.file.clone()].into_iter().chain(others);
+        files.map(|file| ExperimentArgs { file, overrides: first.overrides.clone() }).collect()
+    }
+
+    pub(super) fn selection(&self) -> Selection {
+        let targets = self.more.iter().filter(|text| !is_file(text)).chain(&self.until);
+        Selection { until: targets.cloned().collect(), only: self.only.clone() }
+    }
+}
+
+fn is_file(text: &str) -> bool {
+    std::path::Path::new(text).extension().is_some_and(|extension| extension == "toml")
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run what is not fresh, then print the reports.
@@ -77,6 +112,8 @@ pub(super) enum Command {
 Examples:
   ablate run exp.toml                      everything
   ablate run exp.toml dpo                  only what `dpo` needs
+  ablate run exp.toml --only 'dpo@mix=*'   these and nothing above them
+  ablate run studies/*.toml                several experiments, which share what is equal
   ablate run exp.toml --force rollouts     run these again although they are fresh
   ablate run exp.toml --jobs 1 --fail-fast one at a time, stop at the first failure
 
@@ -87,6 +124,7 @@ Ctrl-C stops the stages and keeps their checkpoints: the same command goes on fr
 Examples:
   ablate plan exp.toml                     counts, and one line per stage that is not fresh
   ablate plan exp.toml --all               fresh ones too
+  ablate plan studies/*.toml               what several experiments share
   ablate plan exp.toml --explain           every difference at its line, old and new
   ablate plan exp.toml --json | jq .must_run")]
     Plan(PlanArgs),
@@ -142,7 +180,7 @@ Examples:
     Report(ReportArgs),
     /// List the instances of an experiment with their state.
     #[command(after_help = "Example:\n  ablate ls exp.toml --json")]
-    Ls(PlanArgs),
+    Ls(ListArgs),
     /// Show one instance: what identifies it, its outputs, its summary, where it ran.
     #[command(after_help = "Example:\n  ablate show exp.toml sft@mix=both")]
     Show(InstanceArgs),
@@ -170,7 +208,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) experiment: ExperimentArgs,
     #[command(flatten)]
-    pub(super) targets: Targets,
+    pub(super) scope: Scope,
     /// Stages that run at the same time; the number of cores when not said.
     #[arg(short, long, value_name = "N")]
     pub(super) jobs: Option<usize>,
@@ -211,13 +249,21 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     pub(super) experiment: ExperimentArgs,
     #[command(flatten)]
-    pub(super) targets: Targets,
+    pub(super) scope: Scope,
     /// Show fresh instances too.
     #[arg(long)]
     pub(super) all: bool,
     /// Show every reason at its line of the file.
     #[arg(long)]
     pub(super) explain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(super) targets: Targets,
 }
 
 #[derive(Debug, Args)]

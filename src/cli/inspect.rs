@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, PinArgs, PlanArgs};
+use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, ListArgs, PinArgs};
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
@@ -56,7 +56,7 @@ pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
     Ok(DONE)
 }
 
-pub(super) fn list(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
+pub(super) fn list(shell: Shell, global: &Global, arguments: &ListArgs) -> Result<u8> {
     let session = Session::open(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;

@@ -3,35 +3,130 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::DONE;
-use super::args::{Global, PlanArgs, WhyArgs};
+use super::args::{ExperimentArgs, Global, PlanArgs, WhyArgs};
 use super::session::{Need, Session};
 use super::shell::Shell;
-use crate::base::Diagnostic;
+use crate::base::{Diagnostic, Hash};
 use crate::engine::{self, Plan, PlanState};
-use crate::experiment::InstanceId;
+use crate::experiment::{InstanceId, Sharing};
+use crate::stage::ArtifactKind;
 
 pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
+    let experiments = arguments.scope.experiments(&arguments.experiment);
+    let mut totals = Totals::default();
+    let mut documents = Vec::new();
+    for experiment in &experiments {
+        if experiments.len() > 1 && !shell.json {
+            shell.result(&format!("{}\n", experiment.file.display()));
+        }
+        let totals = (experiments.len() > 1).then_some(&mut totals);
+        documents.extend(plan_one(shell, global, experiment, arguments, totals)?);
+        if experiments.len() > 1 && !shell.json {
+            shell.result("\n");
+        }
+    }
+    match documents.as_slice() {
+        [] if experiments.len() > 1 => shell.result(&totals.words(experiments.len())),
+        [] => {}
+        [one] => shell.json(one)?,
+        several => shell.json(&json!({ "experiments": several, "together": totals.json() }))?,
+    }
+    Ok(DONE)
+}
+
+/// What several experiments come to together.
+#[derive(Default)]
+struct Totals {
+    points: usize,
+    alone: Option<usize>,
+    /// Instances of each experiment by itself.
+    apart: usize,
+    trainings: usize,
+    /// Instances of all of them, equal ones once, and whether each is a training.
+    shapes: BTreeMap<Hash, bool>,
+    began: bool,
+}
+
+impl Totals {
+    fn add(&mut self, session: &Session, selected: &BTreeSet<InstanceId>, sharing: Sharing) {
+        self.points += sharing.points;
+        let before = if self.began { self.alone } else { Some(0) };
+        self.alone = before.zip(sharing.alone).map(|(all, one)| all + one);
+        self.began = true;
+        self.apart += sharing.shared;
+        self.trainings += trainings(session, selected);
+        let shapes = session.expansion.shapes();
+        self.shapes.extend(selected.iter().map(|id| (shapes[id.0], is_training(session, *id))));
+    }
+
+    fn words(&self, files: usize) -> String {
+        let shared = self.shapes.len();
+        let trainings = self.shapes.values().filter(|training| **training).count();
+        format!(
+            "together: {} points in {files} experiments; {} instances if each point were made by itself, {} if only \
+             each experiment shared, {shared} as they are; {} trainings, {trainings} of them different",
+            self.points,
+            many(self.alone),
+            self.apart,
+            self.trainings,
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "points": self.points, "instances_alone": self.alone, "instances_apart": self.apart,
+            "instances": self.shapes.len(), "trainings": self.trainings,
+            "different_trainings": self.shapes.values().filter(|training| **training).count(),
+        })
+    }
+}
+
+/// Stages that train leave a curve.
+fn is_training(session: &Session, id: InstanceId) -> bool {
+    session.expansion.get(id).outputs.iter().any(|output| output.kind == ArtifactKind::Curve)
+}
+
+fn trainings(session: &Session, selected: &BTreeSet<InstanceId>) -> usize {
+    selected.iter().filter(|id| is_training(session, **id)).count()
+}
+
+fn many(count: Option<usize>) -> String {
+    count.map_or_else(|| "more than can be counted".to_string(), |count| count.to_string())
+}
+
+/// Shows one experiment; with `--json` it is returned instead.
+fn plan_one(
+    shell: Shell,
+    global: &Global,
+    experiment: &ExperimentArgs,
+    arguments: &PlanArgs,
+    totals: Option<&mut Totals>,
+) -> Result<Option<Value>> {
     // Only the texts know where a value stands.
     let need = if arguments.explain { Need::All } else { Need::Instances };
-    let session = Session::open(global, &arguments.experiment, need)?;
-    let selected = session.selected(&arguments.targets.targets)?;
+    let session = Session::open(global, experiment, need)?;
+    let chosen = session.chosen(&arguments.scope.selection())?;
+    let sharing = session.expansion.sharing(&chosen);
+    if let Some(totals) = totals {
+        totals.add(&session, &chosen, sharing);
+    }
+    let selected: Vec<InstanceId> = chosen.iter().copied().collect();
     let plan = session.plan()?;
     let (fresh, must, may) = plan.counts(&selected);
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
         let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
         let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
-        let points = session.expansion.instances.len() + session.expansion.aliases.len();
-        shell.json(&json!({
+        return Ok(Some(json!({
             "experiment": session.experiment.name,
             "fresh": fresh, "must_run": must, "may_run": may,
-            "instances_without_sharing": points, "seconds_saved": saved,
+            "points": sharing.points, "instances_alone": sharing.alone, "trainings": trainings(&session, &chosen),
+            "seconds_saved": saved,
             "instances": instances,
-        }))?;
-        return Ok(DONE);
+        })));
     }
     if arguments.explain {
         let text = explain(&session, &plan, &selected, shell.color);
@@ -70,12 +165,15 @@ pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Resul
         };
         text.push_str(&format!("{name}: {words}\n"));
     }
-    text.push_str(&format!("{must} must run, {may} may run, {fresh} fresh"));
+    let (points, alone) = (sharing.points, many(sharing.alone));
+    let trained = trainings(&session, &chosen);
+    text.push_str(&format!("{points} points: {alone} instances without sharing, {} with", sharing.shared));
+    text.push_str(&format!("; {trained} trainings\n{must} must run, {may} may run, {fresh} fresh"));
     if fresh > 0 {
         text.push_str(&format!(" (their results took {saved:.0} s to make)"));
     }
     shell.result(&text);
-    Ok(DONE)
+    Ok(None)
 }
 
 /// Every reason of the instances that are not fresh, at its line. Instances of a stage that have a reason in common are

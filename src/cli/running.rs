@@ -8,18 +8,43 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::args::{Global, RunArgs};
+use super::DONE;
+use super::args::{ExperimentArgs, Global, RunArgs};
 use super::progress::Display;
 use super::reporting;
 use super::session::{Need, Session};
 use super::shell::Shell;
-use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
+use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
 use crate::experiment::Settings;
 use crate::nn::device::DeviceChoice;
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
-    // The process ends with this function: to take ten thousand instances apart one by one would be for nothing.
-    let session = ManuallyDrop::new(Session::open(global, &arguments.experiment, Need::Instances)?);
+    let interrupt = interrupt()?;
+    let experiments = arguments.scope.experiments(&arguments.experiment);
+    let mut worst = DONE;
+    for experiment in &experiments {
+        if experiments.len() > 1 {
+            shell.status(&format!("\n{}", experiment.file.display()));
+        }
+        let code = run_one(shell, global, experiment, arguments, &interrupt)?;
+        worst = worst.max(code);
+        if interrupt.load(Ordering::SeqCst) || (code != DONE && arguments.fail_fast) {
+            break;
+        }
+    }
+    Ok(worst)
+}
+
+/// Brings one experiment up to date and prints its reports.
+fn run_one(
+    shell: Shell,
+    global: &Global,
+    experiment: &ExperimentArgs,
+    arguments: &RunArgs,
+    interrupt: &Arc<AtomicBool>,
+) -> Result<u8> {
+    // The process ends soon: to take ten thousand instances apart one by one would be for nothing.
+    let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
     let settings = &session.experiment.settings;
     let device = arguments.device.as_deref().unwrap_or(&settings.device);
     let device = DeviceChoice::resolve(device)?.to_string();
@@ -28,6 +53,7 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     }
     let cores = available_parallelism().map_or(1, usize::from);
     let slots = settings.jobs.or(settings.pools.get("cpu").copied());
+    let selection = arguments.scope.selection();
     let options = RunOptions {
         jobs: arguments.jobs.or(slots).unwrap_or(cores).max(1),
         threads: arguments.threads,
@@ -38,9 +64,9 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
         time: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("`--timeout` is no time")?,
         keep_going: !arguments.fail_fast,
         force: arguments.force.clone(),
-        selection: Selection { until: arguments.targets.targets.clone(), ..Selection::default() },
+        selection: selection.clone(),
         device,
-        interrupt: interrupt()?,
+        interrupt: interrupt.clone(),
         out: Some(arguments.out.clone()),
         standing: Some(session.standing.clone()),
         command: std::env::args().collect(),
@@ -59,8 +85,8 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
                 "nothing to run: `ablate report {}` prints the tables",
                 session.experiment.path.display()
             ));
-        } else if arguments.targets.targets.is_empty() && session.has_reports {
-            let session = Session::open(global, &arguments.experiment, Need::All)?;
+        } else if selection.until.is_empty() && selection.only.is_empty() && session.has_reports {
+            let session = Session::open(global, experiment, Need::All)?;
             let folder = arguments.out.join(&session.experiment.name);
             reporting::print(shell, &session, &folder, Some(&report), None)?;
         }

@@ -1,5 +1,7 @@
 //! What most commands begin with: the experiment, the store, the plan.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 
 use super::args::{ExperimentArgs, Global};
@@ -68,10 +70,15 @@ impl Session {
         Ok(plan)
     }
 
+    /// The instances that the selection chooses; all when it names none.
+    pub(super) fn chosen(&self, selection: &Selection) -> Result<BTreeSet<InstanceId>> {
+        selection.resolve(&self.expansion)
+    }
+
     /// The instances that the targets name, with what they need; all when there is no target.
     pub(super) fn selected(&self, targets: &[String]) -> Result<Vec<InstanceId>> {
         let selection = Selection { until: targets.to_vec(), ..Selection::default() };
-        Ok(selection.resolve(&self.expansion)?.into_iter().collect())
+        Ok(self.chosen(&selection)?.into_iter().collect())
     }
 
     /// The instances that one name stands for.

@@ -57,6 +57,21 @@ pub fn score(item: &Item, answer: &str) -> f64 {
     item.answers.iter().map(one).fold(0.0, f64::max)
 }
 
+/// The name that all ways to write an answer share, so that votes for it can be counted: an option's letter, a number
+/// without its units, else the normalised text. Narrower than [`score`], which takes a near number or text for right:
+/// being near is no equality.
+pub fn canonical(item: &Item, answer: &str) -> String {
+    let name = match item.answer_type {
+        AnswerType::Letter => {
+            option_index(answer, &item.options).and_then(|index| letters().nth(index)).map(String::from)
+        }
+        // Adding 0 makes -0 and 0 one number.
+        AnswerType::Number => number(answer).map(|value| (value + 0.0).to_string()),
+        AnswerType::Text | AnswerType::Anls => None,
+    };
+    name.unwrap_or_else(|| normalize(answer))
+}
+
 /// The verdict over one response. A response that does not comply has score 0: an answer in the wrong place, or one
 /// that may be cut, is no answer to the question as it was asked.
 pub fn judge(item: &Item, response: &str, finish: Finish, style: Style) -> Verdict {
@@ -235,6 +250,21 @@ mod tests {
         // One of five characters differs, though two of seven bytes do.
         assert_eq!(scores(&unicode, &["grösse", "große", "x"]), [1.0 - 2.0 / 6.0, 0.8, 1.0]);
         assert_eq!(scores(&text, &["", "🦀🦀🦀🦀"]), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn ways_to_write_an_answer_have_one_name() {
+        let named = |item: &Item, answers: &[&str]| -> Vec<String> {
+            answers.iter().map(|answer| canonical(item, answer)).collect()
+        };
+        let choice = item(AnswerType::Letter, &["B"], &["france", "uk"]);
+        assert_eq!(named(&choice, &["B", "b.", "B. uk", "UK", "A", "Spain."]), ["B", "B", "B", "B", "A", "spain"]);
+        let sum = item(AnswerType::Number, &["5"], &[]);
+        assert_eq!(
+            named(&sum, &["1,200", "$1200.0", "12 %", "-0", "5.1", "Five."]),
+            ["1200", "1200", "12", "0", "5.1", "five"]
+        );
+        assert_eq!(named(&item(AnswerType::Anls, &["x"], &[]), &["Red  Car.", "red car"]), ["red car", "red car"]);
     }
 
     #[test]

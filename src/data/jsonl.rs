@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -24,6 +24,23 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     }
     mistakes.check()?;
     Ok(records)
+}
+
+/// The first `count` records that are `wanted`, reading no further.
+pub fn first<T: DeserializeOwned>(path: &Path, count: usize, wanted: impl Fn(&T) -> bool) -> Result<Vec<T>> {
+    let mut found = Vec::new();
+    for (index, line) in files::open(path)?.lines().enumerate() {
+        if found.len() == count {
+            break;
+        }
+        let line = line.with_context(|| format!("cannot read `{}`", path.display()))?;
+        let record = serde_json::from_str(&line)
+            .map_err(|error| anyhow!("{}:{}: {}", path.display(), index + 1, explain(&error)))?;
+        if wanted(&record) {
+            found.push(record);
+        }
+    }
+    Ok(found)
 }
 
 /// Writes one object per line.

@@ -19,3 +19,6 @@ pub mod batches;
 
 pub mod mix;
 pub mod pairs;
+
+pub mod credits;
+pub mod rerank;

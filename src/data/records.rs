@@ -107,6 +107,25 @@ pub struct Judged {
     pub verdicts: Vec<Verdict>,
 }
 
+/// A judged response with its log-ratio `log policy(y | x) - log reference(y | x)`, whole and token by token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Credit {
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// The sum over the tokens, or their mean where a stage asks for it.
+    pub log_ratio: f64,
+    /// Each scored token's text and log-ratio; the end of the turn is written by its name.
+    pub tokens: Vec<(String, f32)>,
+}
+
+/// The credits of one item's responses, in the order of the samples.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Credited {
+    pub item: Item,
+    pub prompt: String,
+    pub responses: Vec<Credit>,
+}
+
 /// A preference pair: `chosen` answers right, `rejected` wrong.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {

@@ -21,6 +21,9 @@ use crate::base::files;
 /// The special tokens, in the order of their ids in a tokenizer that is trained here.
 pub const SPECIAL: [&str; 5] = ["<|pad|>", "<|image|>", "<|user|>", "<|assistant|>", "<|end|>"];
 
+/// The name of the token that ends a turn.
+pub const END: &str = SPECIAL[4];
+
 /// The file's name in a folder, as `transformers` knows it.
 pub const FILE: &str = "tokenizer.json";
 
@@ -139,11 +142,25 @@ impl Tokenizer {
 
     /// The ids of a text. Special tokens in the text are plain characters here; only the chat layout places them.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| {
-            let start: String = text.chars().take(60).collect();
-            anyhow!("cannot encode `{start}`: a word is not in the tokenizer's vocabulary ({error})")
-        })?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|error| unknown_word(text, &*error))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The stretch of the text that each of its tokens stands for; joined they are the text. Of a character that
+    /// several tokens share the first has all.
+    pub fn pieces(&self, text: &str) -> Result<Vec<String>> {
+        let encoding = self.inner.encode(text, false).map_err(|error| unknown_word(text, &*error))?;
+        let mut pieces = Vec::with_capacity(encoding.len());
+        let mut start = 0;
+        for (index, &(_, end)) in encoding.get_offsets().iter().enumerate() {
+            let mut end = if index + 1 == encoding.len() { text.len() } else { end.max(start) };
+            while !text.is_char_boundary(end) && end < text.len() {
+                end += 1;
+            }
+            pieces.push(text[start..end].to_string());
+            start = end;
+        }
+        Ok(pieces)
     }
 
     /// The text of ids. Special tokens are written by their names, so that nothing a model said is hidden; bytes
@@ -187,6 +204,11 @@ impl Tokenizer {
     }
 }
 
+fn unknown_word(text: &str, error: &dyn std::error::Error) -> anyhow::Error {
+    let start: String = text.chars().take(60).collect();
+    anyhow!("cannot encode `{start}`: a word is not in the tokenizer's vocabulary ({error})")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -206,6 +228,23 @@ mod tests {
         {
             let ids = tokenizer.encode(text).unwrap();
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn the_pieces_of_a_text_are_its_tokens() {
+        let words = Tokenizer::train_word(TEXTS, 200).unwrap();
+        assert_eq!(
+            words.pieces("red=3, blue\n### 12").unwrap(),
+            ["red", "=", "3", ",", " blue", "\n", "###", " ", "1", "2"]
+        );
+        // `é` has two bytes, which are two tokens here.
+        let bytes = Tokenizer::train_bpe([""], 261).unwrap();
+        assert_eq!(bytes.pieces("aé3").unwrap(), ["a", "é", "", "3"]);
+        let merged = Tokenizer::train_bpe(TEXTS, 320).unwrap();
+        for text in TEXTS {
+            let pieces = merged.pieces(text).unwrap();
+            assert_eq!((pieces.len(), pieces.concat().as_str()), (merged.encode(text).unwrap().len(), text));
         }
     }
 

@@ -10,7 +10,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::records::{Pair, Row};
-use super::tokenizer::Tokenizer;
+use super::tokenizer::{END, Tokenizer};
 
 /// A training sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +79,8 @@ impl Chat {
         Ok(Prompt { key: key.to_string(), tokens, image: image.map(str::to_string) })
     }
 
-    fn sequence(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<TokenRow> {
+    /// A prompt and a given response; a `cut` one has no end.
+    pub fn sequence(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<TokenRow> {
         let mut tokens = self.opening(image, prompt)?;
         let mut loss = vec![false; tokens.len()];
         tokens.extend(self.tokenizer.encode(response)?);
@@ -89,6 +90,15 @@ impl Chat {
         loss.resize(tokens.len(), true);
         self.check(tokens.len())?;
         Ok(TokenRow { tokens, loss, image: image.map(str::to_string) })
+    }
+
+    /// The text of each loss token of [`Chat::sequence`]; the end is written by its name.
+    pub fn pieces(&self, response: &str, cut: bool) -> Result<Vec<String>> {
+        let mut pieces = self.tokenizer.pieces(response)?;
+        if !cut {
+            pieces.push(END.to_string());
+        }
+        Ok(pieces)
     }
 
     fn opening(&self, image: Option<&str>, prompt: &str) -> Result<Vec<u32>> {
@@ -156,6 +166,8 @@ mod tests {
         assert_eq!(pair.chosen.tokens, [2, 6, 3, 6]);
         assert_eq!(pair.rejected.tokens, [2, 6, 3, 5, 4]);
         assert_eq!(pair.rejected.loss, [false, false, false, true, true]);
+        assert_eq!(chat(20).pieces("ab c", true).unwrap(), ["ab", " c"]);
+        assert_eq!(chat(20).pieces(" c", false).unwrap(), [" c", "<|end|>"]);
     }
 
     #[test]

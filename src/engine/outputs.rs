@@ -28,8 +28,8 @@ pub(super) fn check(folder: &Path, outputs: &[OutputSpec]) -> Result<()> {
 
 /// Artifacts whose rows may name images, and so keep their image packs alive.
 pub(super) fn has_rows(kind: ArtifactKind) -> bool {
-    use ArtifactKind::{Items, Judged, Pairs, Rollouts, Rows, Scores};
-    matches!(kind, Items | Rows | Rollouts | Judged | Pairs | Scores)
+    use ArtifactKind::{Credits, Items, Judged, Pairs, Rollouts, Rows, Scores};
+    matches!(kind, Items | Rows | Rollouts | Judged | Credits | Pairs | Scores)
 }
 
 /// The first part of an output's path that leads elsewhere.

@@ -12,6 +12,7 @@ use super::instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 use super::limits::Limits;
 use super::load::Experiment;
 use super::settings::Settings;
+use super::text::absolute;
 use crate::base::{Hash, Origin, Sources, Text};
 use crate::stage::{ArtifactKind, OutputSpec, Registry};
 
@@ -119,6 +120,7 @@ pub fn read(mut bytes: Vec<u8>, registry: &Registry, hash_of: &dyn Fn(&Path) -> 
         sources: Sources::default(),
         texts: head.texts,
         axes: Vec::new(),
+        simplexes: BTreeMap::new(),
         reports: Vec::new(),
         settings: head.settings,
     };
@@ -246,7 +248,8 @@ impl Words {
 
 /// What the bytes of an experiment are kept under: they follow from its file and from what was changed in it.
 pub fn key(path: &Path, overrides: &[String]) -> Hash {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    // Not where a link leads: what a file extends is found beside the link.
+    let path = absolute(path);
     let mut bytes = path.as_os_str().as_encoded_bytes().to_vec();
     for change in overrides {
         bytes.push(0);

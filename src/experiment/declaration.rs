@@ -13,7 +13,7 @@ use super::label::name_problem;
 use super::problems::Problems;
 use super::settings::{self, Settings};
 use super::text::list;
-use super::tree::{Entry, Node, Table};
+use super::tree::{Data, Entry, Node, Table};
 use crate::base::diagnostic::nearest;
 use crate::base::{Diagnostic, Origin};
 use crate::stage::{Kind, Registry, find_kind};
@@ -32,6 +32,8 @@ pub(crate) struct Declaration<'t> {
     /// Axes whose points could not be told.
     pub(crate) unusable_axes: BTreeSet<&'t str>,
     pub(crate) seeds: Seeds,
+    /// The stages that are wanted, each with the place that says so; all of them where nothing is said.
+    pub(crate) targets: Option<Vec<(String, Origin)>>,
     pub(crate) settings: Settings,
     pub(crate) reports: Vec<(&'t str, &'t Entry)>,
 }
@@ -64,6 +66,8 @@ struct Top {
     stage: Option<BTreeMap<String, Value>>,
     seeds: Option<BTreeMap<String, Value>>,
     axis: Option<BTreeMap<String, Value>>,
+    points: Option<BTreeMap<String, Value>>,
+    targets: Option<Vec<String>>,
     report: Option<BTreeMap<String, Value>>,
     settings: Option<BTreeMap<String, Value>>,
 }
@@ -91,6 +95,7 @@ pub(crate) fn read<'t>(
         axes: Vec::new(),
         unusable_axes: BTreeSet::new(),
         seeds: Seeds::default(),
+        targets: None,
         settings: Settings::default(),
         reports: section("report").map(Table::written).unwrap_or_default(),
     };
@@ -106,10 +111,14 @@ pub(crate) fn read<'t>(
         let help = "write a table `[stage.NAME]` with a `kind`";
         problems.push(Diagnostic::error("the experiment has no stage").at(root.clone(), "").help(help));
     }
-    let names: BTreeSet<&str> =
-        section("stage").into_iter().flat_map(|table| table.0.keys()).map(String::as_str).collect();
+    let tables: BTreeMap<&str, &Node> = section("stage")
+        .into_iter()
+        .flat_map(|table| table.0.iter().map(|(name, entry)| (name.as_str(), &entry.node)))
+        .collect();
+    let names: BTreeSet<&str> = tables.keys().copied().collect();
+    declaration.targets = targets(tree, &names, problems);
     for (name, entry) in section("axis").map(Table::written).unwrap_or_default() {
-        match axis::read(name, entry, &names, problems) {
+        match axis::read(name, entry, &tables, problems) {
             Some(axis) => declaration.axes.push(axis),
             None => drop(declaration.unusable_axes.insert(name)),
         }
@@ -173,6 +182,26 @@ fn stage<'t>(
         return None;
     };
     Some(StageDeclaration { name: name.into(), kind, table, header })
+}
+
+/// The stages that `targets` names.
+fn targets(tree: &Table, stages: &BTreeSet<&str>, problems: &mut Problems) -> Option<Vec<(String, Origin)>> {
+    let Data::List(nodes) = &tree.get("targets")?.data else { return None };
+    let mut found = Vec::new();
+    for node in nodes {
+        let name = node.as_str()?;
+        if stages.contains(name) {
+            found.push((name.to_string(), node.origin.clone()));
+            continue;
+        }
+        let help = match nearest(name, stages.iter().copied()) {
+            Some(near) => format!("a stage of a similar name exists: `{near}`"),
+            None => format!("the stages are {}", list(stages)),
+        };
+        let message = format!("`targets`: stage `{name}` is not defined");
+        problems.push(Diagnostic::error(message).at(node.origin.clone(), "").help(help));
+    }
+    Some(found)
 }
 
 fn seeds(section: &Section<'_>, stages: &BTreeSet<&str>, problems: &mut Problems) -> Option<Seeds> {

@@ -14,6 +14,7 @@ use super::instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 use super::join::{AxisId, Candidates, Joined, MAX_POINTS, Point};
 use super::order::order;
 use super::own::{OwnInput, OwnPoint, OwnPoints, OwnSource, too_many};
+use super::points::Constraints;
 use super::problems::Problems;
 use super::text::list;
 use crate::base::diagnostic::nearest;
@@ -22,11 +23,16 @@ use crate::base::{Diagnostic, Hash};
 /// The seed of an instance whose point has none.
 const DEFAULT_SEED: u64 = 0;
 
-/// Expands all stages that can be; the others are reported.
-pub(crate) fn expand(declaration: &Declaration<'_>, folder: &Path, problems: &mut Problems) -> Expansion {
+/// Expands all stages that are wanted and can be; the others of them are reported.
+pub(crate) fn expand(
+    declaration: &Declaration<'_>,
+    constraints: &Constraints,
+    folder: &Path,
+    problems: &mut Problems,
+) -> Expansion {
     let stages = &declaration.stages;
-    let mut own_points = OwnPoints::new(declaration, folder);
-    let mut own: Vec<Option<Vec<OwnPoint>>> = stages.iter().map(|stage| own_points.of(stage, problems)).collect();
+    let mut own_points = OwnPoints::new(declaration, constraints, folder);
+    let mut own = own_points.wanted(problems);
     own_points.resolve(&mut own, problems);
     let mut reads = vec![BTreeMap::new(); stages.len()];
     for (points, reads) in own.iter().zip(&mut reads) {
@@ -47,6 +53,7 @@ pub(crate) fn expand(declaration: &Declaration<'_>, folder: &Path, problems: &mu
     let seeded: BTreeSet<&str> = declaration.seeds.from.iter().map(String::as_str).collect();
     let mut expander = Expander {
         declaration,
+        constraints,
         expanded: stages.iter().map(|_| None).collect(),
         candidates: BTreeMap::new(),
         expansion: Expansion::default(),
@@ -59,11 +66,16 @@ pub(crate) fn expand(declaration: &Declaration<'_>, folder: &Path, problems: &mu
             expander.stage(index, &points, problems);
         }
     }
-    expander.expansion
+    let expansion = expander.expansion;
+    if problems.is_empty() {
+        constraints.report_unmet(problems);
+    }
+    expansion
 }
 
 struct Expander<'a> {
     declaration: &'a Declaration<'a>,
+    constraints: &'a Constraints,
     /// Per stage: its points and what its axes are called. `None` for one that is not expanded, or cannot be.
     expanded: Vec<Option<ExpandedStage>>,
     /// The points that references with equal pins choose from.
@@ -138,6 +150,7 @@ impl Expander<'_> {
                 return None;
             };
             joined = next;
+            joined.retain(|joined| self.constraints.allow(&joined.point));
         }
         sound.then_some(joined)
     }

@@ -1,10 +1,13 @@
 //! Loading: text in, a checked experiment and its expansion out, or every mistake at its place. Runs nothing.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::axis::Simplex;
 use super::declaration::{self, Declaration};
 use super::expand::expand;
 use super::instance::Expansion;
+use super::points::Constraints;
 use super::problems::{Failure, Problems};
 use super::report::{self, ReportSpec};
 use super::settings::Settings;
@@ -28,6 +31,8 @@ pub struct Experiment {
     /// Axes with the labels of their points, both in the order in which they were written; the last is `seed`, if
     /// there are seeds. Lists that fan out belong to their stage and are not among them.
     pub axes: Vec<(String, Vec<String>)>,
+    /// The axes that share a whole among several keys.
+    pub simplexes: BTreeMap<String, Simplex>,
     /// In the order in which they were written.
     pub reports: Vec<ReportSpec>,
     pub settings: Settings,
@@ -52,7 +57,8 @@ impl Experiment {
         let root = Origin { source, range: 0..0 };
         let declaration = declaration::read(&tree, &root, registry, &mut problems);
         let folder = path.parent().unwrap_or(Path::new(""));
-        let expansion = expand(&declaration, folder, &mut problems);
+        let constraints = Constraints::read(&tree, &declaration, &mut problems);
+        let expansion = expand(&declaration, &constraints, folder, &mut problems);
         let reports = declaration.reports.iter();
         let reports: Vec<ReportSpec> = reports
             .filter_map(|(name, entry)| report::read(name, entry, &declaration, &expansion, &mut problems))
@@ -66,6 +72,11 @@ impl Experiment {
             about: declaration.about.clone().unwrap_or_default(),
             path: path.to_path_buf(),
             axes: axes(&declaration),
+            simplexes: declaration
+                .axes
+                .iter()
+                .filter_map(|axis| Some((axis.name.to_string(), axis.simplex.clone()?)))
+                .collect(),
             reports,
             settings: declaration.settings,
             sources,

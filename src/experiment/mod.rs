@@ -11,6 +11,7 @@ mod load;
 mod report;
 mod selector;
 mod settings;
+mod sharing;
 
 mod problems;
 mod text;
@@ -26,15 +27,18 @@ mod expand;
 mod join;
 mod order;
 mod own;
+mod points;
 mod resolve;
 
+pub use axis::Simplex;
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 pub use limits::Limits;
 pub use load::Experiment;
 pub use problems::Failure;
-pub use report::{Contrast, Metric, ReportSpec};
+pub use report::{Contrast, Metric, Published, ReportSpec, Select};
 pub use selector::Selector;
 pub use settings::Settings;
+pub use sharing::Sharing;
 
 #[cfg(test)]
 mod tests;

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::axis::Axis;
+use super::axis::{Axis, Change, Patch};
 use super::declaration::{Declaration, StageDeclaration};
 use super::fields::Section;
 use super::join::{AxisId, MAX_POINTS, Point};
 use super::label::label_of;
 use super::limits::{self, Limits};
+use super::points::{self, Condition, Constraints, WHEN};
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
 use crate::base::{Diagnostic, Origin, Text};
@@ -66,12 +67,17 @@ pub(crate) struct OwnPoints<'a> {
     /// Axes by the stages they patch.
     axes: BTreeMap<&'a str, Vec<&'a Axis>>,
     exists: BTreeMap<PathBuf, bool>,
+    constraints: &'a Constraints,
     /// Points found so far, of all stages.
     found: usize,
 }
 
 impl<'a> OwnPoints<'a> {
-    pub(crate) fn new(declaration: &'a Declaration<'a>, folder: &'a Path) -> OwnPoints<'a> {
+    pub(crate) fn new(
+        declaration: &'a Declaration<'a>,
+        constraints: &'a Constraints,
+        folder: &'a Path,
+    ) -> OwnPoints<'a> {
         let stages = declaration.stages.iter().enumerate().map(|(index, stage)| (&*stage.name, index)).collect();
         let mut axes: BTreeMap<&str, Vec<&Axis>> = BTreeMap::new();
         for axis in &declaration.axes {
@@ -82,15 +88,29 @@ impl<'a> OwnPoints<'a> {
                 }
             }
         }
-        OwnPoints { declaration, folder, stages, axes, exists: BTreeMap::new(), found: 0 }
+        OwnPoints { declaration, folder, stages, axes, exists: BTreeMap::new(), constraints, found: 0 }
     }
 
     /// All own points of a stage, seeds left out; `None` after reporting what is wrong at one of them.
     pub(crate) fn of(&mut self, stage: &StageDeclaration<'_>, problems: &mut Problems) -> Option<Vec<OwnPoint>> {
         let mut table = stage.table.clone();
         table.0.remove("kind");
-        let axes = self.axes.get(&*stage.name).cloned().unwrap_or_default();
-        let mut tables = vec![(Point::new(), table)];
+        table.0.remove(WHEN);
+        let when = points::when(stage, self.declaration, problems);
+        if when.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
+        let mut axes = self.axes.get(&*stage.name).cloned().unwrap_or_default();
+        // A stage that exists at some points of an axis varies with it.
+        for axis in &self.declaration.axes {
+            let named = |condition: &Condition| condition.axes().any(|id| *id == AxisId::Shared(axis.name.clone()));
+            let asked = when.iter().flatten().any(named);
+            if asked && !axes.iter().any(|known| std::ptr::eq(*known, axis)) {
+                axes.push(axis);
+            }
+        }
+        // What is set at a point is set before anything is removed: an axis may change a source that another takes away.
+        let mut tables: Vec<(Point, Table, Vec<&Patch>)> = vec![(Point::new(), table, Vec::new())];
         let mut sound = unambiguous(stage, &axes, problems);
         for axis in axes {
             if tables.len().saturating_mul(axis.points.len()) > MAX_POINTS {
@@ -98,27 +118,35 @@ impl<'a> OwnPoints<'a> {
                 return None;
             }
             let mut next = Vec::with_capacity(tables.len() * axis.points.len());
-            for (point, table) in &tables {
+            for (point, table, removals) in &tables {
                 for value in &axis.points {
-                    let (mut point, mut table) = (point.clone(), table.clone());
+                    let (mut point, mut table, mut removals) = (point.clone(), table.clone(), removals.clone());
                     point.insert(AxisId::Shared(axis.name.clone()), value.label.clone());
                     for patch in value.patches.iter().filter(|patch| *patch.stage == *stage.name) {
-                        if let Err(diagnostic) = patch.apply(&mut table) {
-                            problems.push(*diagnostic);
-                            sound = false;
+                        match &patch.change {
+                            Change::Remove(_) => removals.push(patch),
+                            Change::Set(_) => sound &= apply(patch, &mut table, problems),
                         }
                     }
-                    next.push((point, table));
+                    next.push((point, table, removals));
                 }
             }
+            next.retain(|(point, ..)| self.constraints.allow(point));
             tables = next;
         }
+        if let Some(conditions) = &when {
+            tables.retain(|(point, ..)| points::exists(conditions, point));
+        }
         let mut points = Vec::new();
-        for (point, table) in tables {
+        for (point, mut table, removals) in tables {
+            for patch in removals {
+                sound &= apply(patch, &mut table, problems);
+            }
             let Some(fanned) = fan_out(stage, point, table, problems) else {
                 sound = false;
                 continue;
             };
+            let fanned: Vec<_> = fanned.into_iter().filter(|(point, _)| self.constraints.allow(point)).collect();
             self.found += fanned.len();
             if self.found > MAX_POINTS {
                 too_many(stage, problems);
@@ -231,6 +259,15 @@ impl<'a> OwnPoints<'a> {
         }
         Some(OwnSource::Outside(std::path::absolute(&full).unwrap_or(full)))
     }
+}
+
+fn apply(patch: &Patch, table: &mut Table, problems: &mut Problems) -> bool {
+    let applied = patch.apply(table);
+    let sound = applied.is_ok();
+    if let Err(diagnostic) = applied {
+        problems.push(*diagnostic);
+    }
+    sound
 }
 
 /// Makes one table per element of every list that fans out.

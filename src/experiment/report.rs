@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::declaration::Declaration;
 use super::fields::Section;
-use super::instance::Expansion;
+use super::instance::{Expansion, InstanceId, Upstream};
 use super::label::name_problem;
 use super::problems::Problems;
 use super::selector::{Selector, unknown_axis};
@@ -20,7 +20,7 @@ use crate::stage::ArtifactKind;
 const DATASET: &str = "dataset";
 
 /// One table of results. Seeds are pooled in every cell.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ReportSpec {
     pub name: String,
     pub title: String,
@@ -36,6 +36,30 @@ pub struct ReportSpec {
     pub contrasts: Vec<Contrast>,
     /// Selectors to the words that stand for what they choose: a row, a column, or one value.
     pub labels: BTreeMap<String, String>,
+    /// Numbers that others published for cells, in percent, with where.
+    pub published: Option<Published>,
+    /// A point that is picked by other scores than those shown.
+    pub select: Option<Select>,
+}
+
+/// Numbers from a publication, to stand beside our own.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Published {
+    pub source: String,
+    /// Selectors of what stands below each other in `rows`.
+    pub columns: Vec<String>,
+    /// Selectors of rows to percent, one number a column.
+    pub rows: BTreeMap<String, Vec<f64>>,
+}
+
+/// The value of an axis that does best on some of the scores; the table shows it on the others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    pub axis: String,
+    /// Selector of the scores that decide, which the table does not show.
+    pub on: String,
 }
 
 /// What a cell averages.
@@ -75,6 +99,8 @@ struct ReportTable {
     contrasts: Vec<Contrast>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    published: Option<Published>,
+    select: Option<Select>,
 }
 
 /// Reads a report and checks its names against the points of its stage.
@@ -96,11 +122,15 @@ pub(crate) fn read(
         section.wrong(&[], message, None, problems);
     }
     let report: ReportTable = section.read(problems)?;
-    let stage = stage_of(&section, report.stage.as_deref(), declaration, problems)?;
-    let points = expansion.points_of(&stage);
-    let points: Vec<&BTreeMap<String, String>> = points.iter().map(|(point, _)| point).collect();
+    let stage = stage_of(&section, report.stage.as_deref(), declaration, expansion, problems)?;
+    let found = expansion.points_of(&stage);
+    let points: Vec<&BTreeMap<String, String>> = found.iter().map(|(point, _)| point).collect();
     if points.is_empty() {
-        // The stage could not be expanded, which was said.
+        if problems.is_empty() {
+            let message = format!("`{stage}` is not among the `targets` of the experiment, nor read by one");
+            section.wrong(&["stage"], message, None, problems);
+        }
+        // Otherwise the stage could not be expanded, which was said.
         return None;
     }
     let mut checks = Checks { section, stage: &stage, points: &points, problems };
@@ -126,6 +156,8 @@ pub(crate) fn read(
         }
     }
     let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label)).collect();
+    let published = report.published.map(|published| checks.published(published));
+    let select = report.select.map(|select| checks.select(select, &found, expansion));
     let title = report.title.unwrap_or_else(|| name.to_string());
     Some(ReportSpec {
         name: name.to_string(),
@@ -137,6 +169,8 @@ pub(crate) fn read(
         metric: report.metric,
         contrasts,
         labels,
+        published,
+        select,
     })
 }
 
@@ -145,6 +179,7 @@ fn stage_of(
     section: &Section<'_>,
     named: Option<&str>,
     declaration: &Declaration<'_>,
+    expansion: &Expansion,
     problems: &mut Problems,
 ) -> Option<String> {
     let scoring: Vec<&str> = declaration
@@ -154,6 +189,12 @@ fn stage_of(
         .map(|stage| &*stage.name)
         .collect();
     let Some(name) = named else {
+        // Of the stages that are not wanted none is meant.
+        let wanted: BTreeSet<&str> = expansion.instances.iter().map(|instance| instance.stage.as_str()).collect();
+        let mut scoring = scoring;
+        if declaration.targets.is_some() {
+            scoring.retain(|stage| wanted.contains(stage));
+        }
         if let [only] = scoring.as_slice() {
             return Some((*only).to_string());
         }
@@ -258,6 +299,59 @@ impl Checks<'_> {
                 text.to_string()
             }
         }
+    }
+
+    /// What others published, its selectors checked.
+    fn published(&mut self, published: Published) -> Published {
+        let Published { source, columns, rows } = published;
+        let wanted = columns.len();
+        let columns = columns.iter().enumerate();
+        let columns = columns.map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
+        let mut checked = BTreeMap::new();
+        for (text, values) in rows {
+            if values.len() != wanted {
+                let message = format!("{wanted} columns need as many numbers, not {}", values.len());
+                self.wrong(&["published", "rows", &text], message, None);
+            }
+            let plain = self.plain(&text).unwrap_or_else(|(message, help)| {
+                let message = format!("`{}.published.rows`: {message}", self.section.path);
+                self.section.wrong_key(&["published", "rows", &text], message, help, self.problems);
+                text.clone()
+            });
+            checked.insert(plain, values);
+        }
+        Published { source, columns, rows: checked }
+    }
+
+    /// What is picked, and by which scores. Scores of items that the table shows too cannot pick.
+    fn select(
+        &mut self,
+        select: Select,
+        found: &[(BTreeMap<String, String>, InstanceId)],
+        expansion: &Expansion,
+    ) -> Select {
+        let axis = self.axis(&["select", "axis"], &select.axis);
+        let on = self.selector(&["select", "on"], &select.on);
+        let Ok(selector) = Selector::parse(&on) else { return Select { axis, on } };
+        let items = |id: InstanceId| {
+            let inputs = expansion.get(id).inputs.iter().filter_map(|input| match &input.upstream {
+                Upstream::Output { instance, kind: ArtifactKind::Items, .. } => Some(*instance),
+                _ => None,
+            });
+            inputs.collect::<BTreeSet<_>>()
+        };
+        let (on_items, shown): (Vec<_>, Vec<_>) = found.iter().partition(|(point, _)| selector.matches(point));
+        let decide: BTreeSet<InstanceId> = on_items.iter().flat_map(|(_, id)| items(*id)).collect();
+        let both = shown.iter().flat_map(|(_, id)| items(*id)).find(|id| decide.contains(id));
+        if let Some(both) = both {
+            let items = &expansion.get(both).name;
+            let message = format!("`{axis}` would be picked on `{items}`, which the table reports");
+            let help = "pick on items of their own: a benchmark `dev` beside the one that is reported".to_string();
+            self.wrong(&["select", "on"], message, Some(help));
+        } else if shown.is_empty() {
+            self.wrong(&["select", "on"], "the table would show nothing else".to_string(), None);
+        }
+        Select { axis, on }
     }
 
     fn plain(&self, text: &str) -> Result<String, (String, Option<String>)> {

@@ -2,6 +2,7 @@
 //! Knows nothing of what the stages come to at each point.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::declaration::StageDeclaration;
@@ -13,6 +14,33 @@ use crate::base::diagnostic::nearest;
 use crate::stage::{ArtifactKind, OutputSpec, Reference};
 
 impl OwnPoints<'_> {
+    /// The own points of every stage that is wanted: all of them, or the targets and what they read. `None` for the
+    /// others, and for one of which something is wrong.
+    pub(crate) fn wanted(&mut self, problems: &mut Problems) -> Vec<Option<Vec<OwnPoint>>> {
+        let stages = &self.declaration.stages;
+        let mut own: Vec<Option<Vec<OwnPoint>>> = stages.iter().map(|_| None).collect();
+        let Some(targets) = &self.declaration.targets else {
+            for (own, stage) in own.iter_mut().zip(stages) {
+                *own = self.of(stage, problems);
+            }
+            return own;
+        };
+        let mut open: Vec<usize> = targets.iter().filter_map(|(name, _)| self.stages.get(name.as_str()).copied()).collect();
+        let mut seen: BTreeSet<usize> = open.iter().copied().collect();
+        while let Some(index) = open.pop() {
+            own[index] = self.of(&stages[index], problems);
+            for input in own[index].iter().flatten().flat_map(|point| &point.inputs) {
+                if let OwnSource::Reference { reference, .. } = &input.source
+                    && let Some(above) = self.stages.get(reference.stage.as_str())
+                    && seen.insert(*above)
+                {
+                    open.push(*above);
+                }
+            }
+        }
+        own
+    }
+
     /// Finds the outputs that the inputs of all stages name; a stage of which one cannot be found is taken out.
     pub(crate) fn resolve(&self, own: &mut [Option<Vec<OwnPoint>>], problems: &mut Problems) {
         let outputs: Vec<Cow<'static, [OutputSpec]>> = own

@@ -1,5 +1,6 @@
 //! From files and `--set` arguments to one merged tree. Knows `extends`, and no other key of the language.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::problems::Problems;
@@ -10,7 +11,10 @@ use crate::base::{Diagnostic, Hash, Origin, SourceId, Sources, files};
 /// Parts of the file that a `--set` may only name what is already there: a new stage or variable is a typing mistake.
 const NAMED: [&str; 5] = ["stage", "vars", "axis", "report", "settings"];
 
-/// Reads a file and all that it extends, and merges them, the extended one below. Gives the file's own text too, and
+/// Files that extend each other this deep are taken for a mistake.
+const MAX_FILES: usize = 64;
+
+/// Reads a file and all that it extends, and merges them, the extended ones below. Gives the file's own text too, and
 /// notes in `texts` what was read. `None` when a text cannot be read or is not TOML.
 pub(crate) fn read_files(
     path: &Path,
@@ -18,46 +22,85 @@ pub(crate) fn read_files(
     sources: &mut Sources,
     problems: &mut Problems,
 ) -> Option<(SourceId, Table)> {
-    let mut root = None;
-    let mut layers: Vec<Table> = Vec::new();
-    let mut chain: Vec<(PathBuf, String)> = Vec::new();
-    let mut places: Vec<Origin> = Vec::new();
-    let mut sound = true;
-    let mut next = Some(path.to_path_buf());
-    while let Some(path) = next.take() {
+    let mut reader = Reader { texts, sources, problems, layers: BTreeMap::new(), chain: Vec::new(), merged: Table::default() };
+    let root = reader.lay(path, None);
+    root.filter(|_| reader.layers.values().all(|sound| *sound)).map(|root| (root, reader.merged))
+}
+
+/// Lays files over each other, each once: where it is reached first.
+struct Reader<'a> {
+    texts: &'a mut Vec<(PathBuf, Hash)>,
+    sources: &'a mut Sources,
+    problems: &'a mut Problems,
+    /// Files that were read, and whether they are TOML.
+    layers: BTreeMap<PathBuf, bool>,
+    /// The files that are being read, each extended by the one before, with the place that asks for it.
+    chain: Vec<Link>,
+    merged: Table,
+}
+
+struct Link {
+    identity: PathBuf,
+    shown: String,
+    asked: Option<Origin>,
+}
+
+impl Reader<'_> {
+    /// `None` when a text cannot be read or there is no end of files.
+    fn lay(&mut self, path: &Path, asked: Option<Origin>) -> Option<SourceId> {
         let shown = path.display().to_string();
-        let identity = path.canonicalize().unwrap_or_else(|_| path.clone());
-        if let Some(start) = chain.iter().position(|(known, _)| *known == identity) {
-            problems.push(cycle(&chain[start..], &shown, &places[start..]));
+        let identity = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        if let Some(start) = self.chain.iter().position(|link| link.identity == identity) {
+            self.problems.push(cycle(&self.chain[start..], &shown, asked));
             return None;
         }
-        let text = read(&path, places.last(), problems)?;
-        texts.push((std::path::absolute(&path).unwrap_or_else(|_| path.clone()), Hash::of_bytes(text.as_bytes())));
-        let source = sources.add(shown.clone(), text);
-        root.get_or_insert(source);
-        chain.push((identity, shown));
-        let layer = parse_document(source, sources, problems);
-        sound &= layer.is_some();
+        if self.chain.len() >= MAX_FILES {
+            let message = format!("more than {MAX_FILES} files extend each other");
+            self.problems.push(Diagnostic::error(message).at(asked?, ""));
+            return None;
+        }
+        let text = read(path, asked.as_ref(), self.problems)?;
+        self.texts.push((absolute(path), Hash::of_bytes(text.as_bytes())));
+        let source = self.sources.add(shown.clone(), text);
+        let layer = parse_document(source, self.sources, self.problems);
+        self.layers.insert(identity.clone(), layer.is_some());
         let mut layer = layer.unwrap_or_default();
-        if let Some(entry) = layer.0.remove("extends") {
-            match entry.node.as_str() {
-                Some(base) => {
-                    next = Some(path.parent().unwrap_or(Path::new("")).join(base));
-                    places.push(entry.node.origin);
-                }
-                None => problems.push(
-                    Diagnostic::error(format!("`extends`: wrong type: {}, expected a string", entry.node.type_name()))
-                        .at(entry.node.origin, ""),
-                ),
+        let bases = layer.0.remove("extends").map(|entry| self.bases(entry.node)).unwrap_or_default();
+        self.chain.push(Link { identity, shown, asked });
+        for (base, place) in bases {
+            let base = path.parent().unwrap_or(Path::new("")).join(base);
+            let known = base.canonicalize().is_ok_and(|base| self.layers.contains_key(&base) && !self.is_open(&base));
+            if !known {
+                self.lay(&base, Some(place))?;
             }
         }
-        layers.push(layer);
+        self.chain.pop();
+        self.merged.merge(layer);
+        Some(source)
     }
-    let mut merged = Table::default();
-    for layer in layers.into_iter().rev() {
-        merged.merge(layer);
+
+    fn is_open(&self, identity: &Path) -> bool {
+        self.chain.iter().any(|link| link.identity == identity)
     }
-    root.filter(|_| sound).map(|root| (root, merged))
+
+    /// The files that `extends` names, one or several.
+    fn bases(&mut self, node: Node) -> Vec<(String, Origin)> {
+        let nodes = match node.data {
+            Data::List(nodes) => nodes,
+            data => vec![Node { data, origin: node.origin }],
+        };
+        let mut bases = Vec::new();
+        for node in nodes {
+            match node.as_str() {
+                Some(base) => bases.push((base.to_string(), node.origin)),
+                None => {
+                    let message = format!("`extends`: wrong type: {}, expected a string or a list of strings", node.type_name());
+                    self.problems.push(Diagnostic::error(message).at(node.origin, ""));
+                }
+            }
+        }
+        bases
+    }
 }
 
 /// Lays the `--set` arguments on top, in order. Each is a source of its own, so that mistakes point into it.
@@ -154,13 +197,17 @@ fn read(path: &Path, asked: Option<&Origin>, problems: &mut Problems) -> Option<
     }
 }
 
-fn cycle(chain: &[(PathBuf, String)], again: &str, places: &[Origin]) -> Diagnostic {
-    let mut names: Vec<&str> = chain.iter().map(|(_, shown)| shown.as_str()).collect();
+fn cycle(chain: &[Link], again: &str, asked: Option<Origin>) -> Diagnostic {
+    let mut names: Vec<&str> = chain.iter().map(|link| link.shown.as_str()).collect();
     names.push(again);
-    let path = names.join(" -> ");
-    let mut diagnostic = Diagnostic::error(format!("files extend each other: `{path}`"));
-    for origin in places.iter().rev() {
-        diagnostic = diagnostic.at(origin.clone(), "");
+    let mut diagnostic = Diagnostic::error(format!("files extend each other: `{}`", names.join(" -> ")));
+    for origin in asked.into_iter().chain(chain[1..].iter().rev().filter_map(|link| link.asked.clone())) {
+        diagnostic = diagnostic.at(origin, "");
     }
     diagnostic
+}
+
+/// The path from the root, with `.` and `..` left as they are where they could lead through a link.
+pub(crate) fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

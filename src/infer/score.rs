@@ -1,4 +1,6 @@
-//! Log-probabilities of given responses.
+//! Log-probabilities of given responses, token by token.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 
@@ -10,13 +12,13 @@ use crate::nn::{Batch, Checkpoint, Resources, Sequence, batch};
 /// Rows per batch. Changes no result.
 const BATCH: usize = 32;
 
-/// The sum of `log p(token)` over the loss tokens of each row, in nats. A row without loss tokens has 0.
+/// `log p(token)` of the loss tokens of each row, in nats; their sum is the log-probability of the response.
 pub fn log_probs(
     model: &Checkpoint,
     rows: &[TokenRow],
     pixels: &dyn PixelSource,
     resources: &Resources,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<Vec<f32>>> {
     let sequences: Vec<Sequence> =
         rows.iter().map(|row| Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }).collect();
     for (index, sequence) in sequences.iter().enumerate() {
@@ -26,6 +28,15 @@ pub fn log_probs(
     let padded = engine.padded();
     let chunks: Vec<&[Sequence]> = sequences.chunks(BATCH).collect();
     let build = |chunk: usize| Batch::new(model, chunks[chunk], padded, &|key, size| pixels.pixels(key, size));
-    let sums = |_: usize, batch: &Batch, values: &[f32]| batch.sum_by_sequence(values);
-    Ok(engine.log_probs(chunks.len(), &build, &sums)?.concat())
+    let done = AtomicU64::new(0);
+    let by_row = |chunk: usize, batch: &Batch, values: &[f32]| {
+        let mut rows = vec![Vec::new(); chunks[chunk].len()];
+        for (&owner, &value) in batch.owners().iter().zip(values) {
+            rows[owner].push(value);
+        }
+        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+        resources.progress.step(done, chunks.len() as u64, "batches");
+        rows
+    };
+    Ok(engine.log_probs(chunks.len(), &build, &by_row)?.concat())
 }

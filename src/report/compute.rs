@@ -41,7 +41,9 @@ impl Layout {
 pub(super) fn table(request: &TableRequest, cells: &Cells, layout: &Layout, resamples: usize) -> Result<Table> {
     // The stream's name is fixed: the same scores give the same report.
     let seed = Seed(0).derive("report");
-    let mut work = Work { cells, pending: Vec::new() };
+    let published = request.published.iter().flat_map(|(_, published)| published);
+    let published = published.filter_map(|(text, value)| Some((cells.select(&Selector::parse(text).ok()?), *value)));
+    let mut work = Work { cells, pending: Vec::new(), published: published.collect() };
     let mut notes: Vec<String> = Vec::new();
     let with_mean = layout.columns.len() > 1;
     let mut drafts: Vec<Vec<Draft>> = Vec::new();
@@ -123,6 +125,7 @@ pub(super) fn table(request: &TableRequest, cells: &Cells, layout: &Layout, resa
         seeds: cells.seeds.clone(),
         resamples,
         contrasts,
+        source: request.published.as_ref().map(|(source, _)| source.clone()),
         notes,
     })
 }
@@ -199,6 +202,7 @@ struct Draft {
     metric: usize,
     compliance: usize,
     difference: Option<usize>,
+    published: Option<f64>,
 }
 
 struct ContrastDraft {
@@ -213,6 +217,7 @@ struct ContrastDraft {
 struct Work<'a> {
     cells: &'a Cells<'a>,
     pending: Vec<Series>,
+    published: Vec<(Choice, f64)>,
 }
 
 impl Work<'_> {
@@ -228,7 +233,9 @@ impl Work<'_> {
             self.push(Series::combination(&[(1.0, &values), (-1.0, &base)]))
         });
         let (metric, compliance) = (self.push(values), self.push(compliance));
-        Draft { selector, instances: names, missing, metric, compliance, difference }
+        // What was published for the same evaluations, however they are named there.
+        let published = self.published.iter().find(|(known, _)| known == choice).map(|(_, value)| *value);
+        Draft { selector, instances: names, missing, metric, compliance, difference, published }
     }
 
     fn contrast(&mut self, contrast: &ContrastRequest, request: &TableRequest) -> Result<ContrastDraft> {
@@ -306,6 +313,7 @@ impl Finished<'_> {
             selector: draft.selector,
             instances: draft.instances,
             missing: draft.missing,
+            published: draft.published,
         }
     }
 

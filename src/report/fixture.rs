@@ -1,7 +1,7 @@
 //! Small made-up evaluations for the tests of reports.
 
 use super::input::{ContrastRequest, Evaluation, ReportInput, Selector, TableRequest};
-use crate::data::records::{Finish, Score};
+use crate::data::records::{AnswerType, Credit, Credited, Finish, Item, Score, Verdict};
 
 /// One score: `id` names its data set before the first dash.
 pub(super) fn score(id: &str, value: f64) -> Score {
@@ -57,6 +57,7 @@ pub(super) fn input(table: TableRequest, evaluations: Vec<Evaluation>) -> Report
         tables: vec![table],
         evaluations,
         curves: Vec::new(),
+        credits: Vec::new(),
         graph: Vec::new(),
         costs: Vec::new(),
         provenance: Vec::new(),
@@ -79,4 +80,32 @@ pub(super) fn study() -> Vec<Evaluation> {
         evaluation("model=dpo,prompt=cot,seed=0", &[yes, yes, yes, yes, yes, yes, yes, no]),
         not_run("model=dpo,prompt=cot,seed=1"),
     ]
+}
+
+/// A question with right and wrong responses of two tokens each.
+pub(super) fn credited(responses: &[bool]) -> Credited {
+    let credit = |&correct: &bool| Credit {
+        verdict: Verdict {
+            text: "1+2=3".to_string(),
+            finish: Finish::Stop,
+            answer: Some("3".to_string()),
+            compliant: true,
+            score: f64::from(u8::from(correct)),
+            correct,
+        },
+        log_ratio: if correct { 0.5 } else { -1.0 },
+        tokens: vec![("1+2".to_string(), if correct { -0.5 } else { -2.0 }), ("=3".to_string(), 1.0)],
+    };
+    let item = Item {
+        id: "a-0".to_string(),
+        dataset: "a".to_string(),
+        image: None,
+        question: "1+2?".to_string(),
+        options: Vec::new(),
+        answer_type: AnswerType::Number,
+        answers: vec!["3".to_string()],
+        rationale: None,
+        concluded: None,
+    };
+    Credited { item, prompt: "1+2?".to_string(), responses: responses.iter().map(credit).collect() }
 }

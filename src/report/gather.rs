@@ -1,19 +1,20 @@
 //! From an experiment and its store to the input of a report. Reads records and outputs, runs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::credits::{self, Credits, INSTANCES, QUESTIONS};
 use super::input::{
-    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, TableRequest,
+    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, Select, TableRequest,
 };
 use crate::base::Hash;
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
-use crate::data::records::Score;
+use crate::data::records::{Credited, Score};
 use crate::engine::{Outcome, Plan, PlanState, RunReport};
 use crate::experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
 use crate::stage::ArtifactKind;
@@ -63,6 +64,15 @@ pub fn gather(
             curves.push(Curve { instance: instance.name.clone(), stage: instance.stage.clone(), points });
         }
     }
+    let mut credits: Vec<Credits> = Vec::new();
+    for id in expansion.ids() {
+        if credits.len() < INSTANCES
+            && let Some(questions) = desk.credited(id)?
+        {
+            credits.push(Credits { instance: expansion.get(id).name.clone(), questions });
+            packs.extend(desk.packs(id));
+        }
+    }
     let mut notes = desk.notes();
     let images = match ImagePacks::open(&packs) {
         Ok(packs) => Some(packs),
@@ -77,6 +87,7 @@ pub fn gather(
         tables: specs.into_iter().map(request).collect(),
         evaluations,
         curves,
+        credits,
         graph: desk.graph(),
         costs: desk.costs(),
         provenance: desk.provenance(experiment),
@@ -88,7 +99,8 @@ pub fn gather(
 
 /// A report of the experiment's file as a request.
 fn request(spec: &ReportSpec) -> TableRequest {
-    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels } = spec.clone();
+    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels, published, select } =
+        spec.clone();
     TableRequest {
         name,
         title,
@@ -105,6 +117,14 @@ fn request(spec: &ReportSpec) -> TableRequest {
             .map(|experiment::Contrast { name, plus, minus, about }| ContrastRequest { name, about, plus, minus })
             .collect(),
         labels,
+        published: published.map(|experiment::Published { source, columns, rows }| {
+            let row = |(row, values): (String, Vec<f64>)| {
+                let cell = |(column, percent): (&String, f64)| (format!("{row},{column}"), percent / 100.0);
+                columns.iter().zip(values).map(cell).collect::<Vec<_>>()
+            };
+            (source, rows.into_iter().flat_map(row).collect())
+        }),
+        select: select.map(|experiment::Select { axis, on }| Select { axis, on }),
     }
 }
 
@@ -124,9 +144,25 @@ impl Desk<'_> {
 
     /// The rows of the first output of a kind; none when the instance has no result or no such output.
     fn rows<T: DeserializeOwned>(&self, id: InstanceId, kind: ArtifactKind) -> Result<Option<Vec<T>>> {
+        self.read(id, kind, jsonl::read)
+    }
+
+    /// The credited questions that are shown of an instance, without reading its other ones; none when it has none.
+    fn credited(&self, id: InstanceId) -> Result<Option<Vec<Credited>>> {
+        let shown = |path: &Path| jsonl::first(path, QUESTIONS, credits::is_shown);
+        Ok(self.read(id, ArtifactKind::Credits, shown)?.filter(|questions| !questions.is_empty()))
+    }
+
+    /// What is read of the first output of a kind.
+    fn read<T>(
+        &self,
+        id: InstanceId,
+        kind: ArtifactKind,
+        read: impl FnOnce(&Path) -> Result<Vec<T>>,
+    ) -> Result<Option<Vec<T>>> {
         let Some(record) = self.record(id) else { return Ok(None) };
         let Some(artifact) = record.outputs.values().find(|artifact| artifact.kind == kind) else { return Ok(None) };
-        let rows = jsonl::read(&self.store.artifact_path(artifact));
+        let rows = read(&self.store.artifact_path(artifact));
         rows.map(Some).with_context(|| format!("`{}`: its {kind} cannot be read", self.expansion.get(id).name))
     }
 

@@ -29,6 +29,8 @@ pub(super) struct GridCell {
     /// `+1.2`, starred when it is significant; or empty.
     pub(super) difference: String,
     pub(super) trend: Trend,
+    /// `(74.4)`: what others published, or empty.
+    pub(super) published: String,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,6 +101,9 @@ pub(super) fn main(table: &Table) -> Grid {
         let compared = if table.family == 1 { "1 comparison".into() } else { format!("{} comparisons", table.family) };
         legend
             .push(format!("signed: difference to `{baseline}` on shared items; * p < 0.05 after Holm over {compared}"));
+    }
+    if let Some(source) = &table.source {
+        legend.push(format!("in parentheses: {source}"));
     }
     Grid {
         caption: table.metric.words().to_string(),
@@ -189,6 +194,7 @@ fn main_cell(cell: &Cell) -> GridCell {
     if partial(cell) {
         shown.mean.push('†');
     }
+    shown.published = cell.published.map(|share| format!("({})", percent(share))).unwrap_or_default();
     shown
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::credits::Credits;
 use crate::data::records::{CurvePoint, Score};
 
 /// Everything a report shows. Instances that have not run are listed without scores, and shown as missing.
@@ -15,6 +16,7 @@ pub struct ReportInput<'a> {
     pub tables: Vec<TableRequest>,
     pub evaluations: Vec<Evaluation>,
     pub curves: Vec<Curve>,
+    pub credits: Vec<Credits>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
     /// Facts about the run for the foot of the page: versions, device, dates.
@@ -53,6 +55,17 @@ pub struct TableRequest {
     pub contrasts: Vec<ContrastRequest>,
     /// Selectors to the words that stand for what they choose: of a row, of a column, or of one value.
     pub labels: BTreeMap<String, String>,
+    /// Where numbers were published, and which: selectors of cells to shares of 1.
+    pub published: Option<(String, BTreeMap<String, f64>)>,
+    pub select: Option<Select>,
+}
+
+/// The value of an axis is picked that does best on some scores; the table shows it on the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    pub axis: String,
+    /// Selector of the scores that decide.
+    pub on: String,
 }
 
 /// A claim: the average of `plus` lies above the average of `minus`.

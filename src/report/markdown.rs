@@ -69,7 +69,7 @@ fn render_grid(grid: &Grid, text: &mut String) {
     for row in &grid.rows {
         _ = write!(text, "| {} |", escape(&row.label));
         for cell in &row.cells {
-            let parts = [&cell.mean, &cell.interval, &cell.difference].map(|part| escape(part));
+            let parts = [&cell.mean, &cell.interval, &cell.difference, &cell.published].map(|part| escape(part));
             let parts: Vec<&str> = parts.iter().map(String::as_str).filter(|part| !part.is_empty()).collect();
             _ = write!(text, " {} |", parts.join(" "));
         }

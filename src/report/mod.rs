@@ -1,16 +1,19 @@
 //! Reports: statistics over item scores, tables, contrasts, curves, pages. Runs no stage and knows no tensor.
 
 pub mod input;
+pub mod mixture;
 pub mod statistics;
 pub mod table;
 
 mod cells;
 mod compute;
+mod credits;
 mod gather;
 mod grid;
 mod html;
 mod markdown;
 mod samples;
+mod select;
 mod terminal;
 
 #[cfg(test)]
@@ -21,6 +24,7 @@ mod tests;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+pub use credits::{CreditMap, Credits};
 pub use gather::gather;
 pub use input::ReportInput;
 use input::{Cost, Curve, GraphNode};
@@ -36,6 +40,8 @@ pub struct Report {
     /// By table title: items on which cells disagree.
     pub disagreements: Vec<(String, Vec<Disagreement>)>,
     pub curves: Vec<Curve>,
+    /// Responses colored by token.
+    pub credits: Vec<CreditMap>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
     pub provenance: Vec<(String, String)>,
@@ -47,10 +53,12 @@ pub struct Report {
 pub fn build(input: &ReportInput) -> Result<Report> {
     let (mut tables, mut disagreements) = (Vec::new(), Vec::new());
     for request in &input.tables {
-        let cells = cells::Cells::new(&input.evaluations, &request.stage)
-            .with_context(|| format!("report `{}`", request.name))?;
+        let place = || format!("report `{}`", request.name);
+        let (shown, picked) = select::shown(&input.evaluations, request, &input.images).with_context(place)?;
+        let cells = cells::Cells::new(&shown, &request.stage).with_context(place)?;
         let layout = compute::Layout::new(request, &cells)?;
-        let table = compute::table(request, &cells, &layout, input.resamples)?;
+        let mut table = compute::table(request, &cells, &layout, input.resamples)?;
+        table.notes.splice(0..0, picked);
         let picked = samples::pick(request, &table, &layout, &cells, &input.images);
         if !picked.is_empty() {
             disagreements.push((table.title.clone(), picked));
@@ -63,6 +71,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         tables,
         disagreements,
         curves: input.curves.clone(),
+        credits: credits::maps(&input.credits, &input.images),
         graph: input.graph.clone(),
         costs: input.costs.clone(),
         provenance: input.provenance.clone(),

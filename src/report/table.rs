@@ -29,6 +29,9 @@ pub struct Table {
     pub seeds: Vec<String>,
     pub resamples: usize,
     pub contrasts: Vec<Contrast>,
+    /// Where the published numbers are from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// What a reader must know: missing instances, one seed, names that match nothing.
     pub notes: Vec<String>,
 }
@@ -61,6 +64,9 @@ pub struct Cell {
     pub datasets: Vec<Option<Estimate>>,
     /// Against the baseline's cell; none for the baseline itself.
     pub difference: Option<Difference>,
+    /// What others published for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published: Option<f64>,
 }
 
 /// A mean with its 95 % interval.

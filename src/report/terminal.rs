@@ -196,6 +196,7 @@ struct Widths {
     dagger: usize,
     interval: usize,
     difference: usize,
+    published: usize,
 }
 
 impl Widths {
@@ -208,13 +209,15 @@ impl Widths {
             dagger: widest(&|cell| usize::from(cell.mean.ends_with('†'))),
             interval,
             difference: widest(&|cell| cell.difference.trim_end_matches('*').width()),
+            published: widest(&|cell| cell.published.width()),
         }
     }
 
     fn total(&self) -> usize {
         let spaced = |width: usize| if width > 0 { width + 1 } else { 0 };
         // The star has a place of its own, so that signs and digits line up.
-        self.mean + self.dagger + spaced(self.interval) + if self.difference > 0 { self.difference + 2 } else { 0 }
+        let difference = if self.difference > 0 { self.difference + 2 } else { 0 };
+        self.mean + self.dagger + spaced(self.interval) + difference + spaced(self.published)
     }
 
     fn pieces(&self, cell: &GridCell, detail: Detail) -> Vec<Piece> {
@@ -234,22 +237,25 @@ impl Widths {
             };
             pieces.push(Piece(format!(" {}{star}", left(number, self.difference)), style));
         }
+        if self.published > 0 {
+            pieces.push(Piece(format!(" {}", left(&cell.published, self.published)), DIM));
+        }
         pieces
     }
 }
 
 /// The text with spaces after it.
-fn pad(text: &str, width: usize) -> String {
+pub(super) fn pad(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
 }
 
 /// The text with spaces before it.
-fn left(text: &str, width: usize) -> String {
+pub(super) fn left(text: &str, width: usize) -> String {
     format!("{}{text}", " ".repeat(width.saturating_sub(text.width())))
 }
 
 /// The text without control characters: a label or a name must not speak to the terminal.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 

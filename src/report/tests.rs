@@ -2,10 +2,10 @@
 
 use expect_test::expect;
 
-use super::fixture::{contrast, evaluation, input, not_run, request, score, study};
+use super::fixture::{contrast, credited, evaluation, input, not_run, request, score, study};
 use super::input::{Cost, GraphNode, NodeState, TableRequest};
 use super::table::{Cell, Verdict};
-use super::{Report, build};
+use super::{Credits, Report, ReportInput, build};
 
 fn report(table: TableRequest, evaluations: Vec<super::input::Evaluation>) -> Report {
     build(&input(table, evaluations)).unwrap()
@@ -277,11 +277,18 @@ fn no_text_of_a_user_becomes_markup() {
     }];
     input.costs =
         vec![Cost { instance: evil.to_string(), stage: evil.to_string(), kind: evil.to_string(), ..Cost::default() }];
+    let mut credited = credited(&[true, false]);
+    (credited.prompt, credited.item.id) = (evil.to_string(), evil.to_string());
+    for credit in &mut credited.responses {
+        credit.tokens.push((evil.to_string(), -2.0));
+        credit.verdict.answer = Some(evil.to_string());
+    }
+    input.credits = vec![Credits { instance: evil.to_string(), questions: vec![credited] }];
     input.images = Box::new(|_| Some(b"<svg onload=alert(1)>".to_vec()));
     let report = build(&input).unwrap();
     let html = report.html();
     assert!(!html.contains("<script") && !html.contains("<img") && !html.contains("<svg onload"));
-    assert!(html.contains("&lt;script&gt;") && !html.contains('\u{1b}'));
+    assert!(html.contains("id=\"credits\"") && html.contains("&lt;script&gt;") && !html.contains('\u{1b}'));
     let markdown = report.markdown();
     assert!(!markdown.contains("<script") && !markdown.contains('\u{1b}'));
     assert!(!report.terminal(100, false).contains('\u{1b}'));
@@ -301,6 +308,25 @@ fn the_page_asks_nobody_for_anything() {
     );
     let addresses = html.replace("http://www.w3.org/2000/svg", "");
     assert!(!addresses.contains("http://") && !addresses.contains("https://"));
+}
+
+#[test]
+fn a_credit_map_colors_tokens_and_frames_the_lowest() {
+    let mut input = input(request(), study());
+    let seen = [credited(&[true, true]), credited(&[true, false, false])];
+    input.credits = vec![Credits { instance: "score".to_string(), questions: seen.to_vec() }];
+    let report = build(&input).unwrap();
+    // A question without a wrong response is not shown.
+    assert_eq!(report.credits[0].questions.len(), 1);
+    let html = report.html();
+    let maps = html.split("<pre tabindex=\"0\"><span class=\"credit ").skip(1);
+    let maps: Vec<&str> = maps.filter_map(|part| Some(part.split_once("</pre>")?.0)).collect();
+    // -0.5 and 1.0 of the right response, -2.0 and 1.0 of the wrong one: shares of 70 % by the strongest, which is 2.
+    expect![[r#"
+         minus lowest" style="--share:18%" title="-0.500">1+2</span><span class="credit plus" style="--share:35%" title="+1.000">=3</span>
+         minus lowest" style="--share:70%" title="-2.000">1+2</span><span class="credit plus" style="--share:35%" title="+1.000">=3</span>"#]]
+    .assert_eq(&maps.join("\n"));
+    assert!(!build(&ReportInput { credits: Vec::new(), ..input }).unwrap().html().contains("id=\"credits\""));
 }
 
 #[test]

@@ -25,6 +25,8 @@ pub enum ArtifactKind {
     Rollouts,
     /// Rollouts with a verdict per sample (JSONL).
     Judged,
+    /// Judged responses with the log-ratio of two models, token by token (JSONL).
+    Credits,
     /// Preference pairs (JSONL).
     Pairs,
     /// One row per evaluated item (JSONL).
@@ -47,6 +49,7 @@ impl fmt::Display for ArtifactKind {
             ArtifactKind::Checkpoint => "checkpoint",
             ArtifactKind::Rollouts => "rollouts",
             ArtifactKind::Judged => "judged",
+            ArtifactKind::Credits => "credits",
             ArtifactKind::Pairs => "pairs",
             ArtifactKind::Scores => "scores",
             ArtifactKind::Curve => "curve",

@@ -1,8 +1,39 @@
 //! What several kinds need: threads, checks of numbers, inputs by reference. Knows no kind.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
 
+use crate::data::pairs::cut_words;
+use crate::data::tokenizer::Tokenizer;
 use crate::stage::{ArtifactKind, ConfigError, Input, InputSource, Reference};
+
+/// How much of a response is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Truncate {
+    Words(usize),
+    Tokens(usize),
+    #[default]
+    None,
+}
+
+impl Truncate {
+    /// The mistake of keeping nothing.
+    pub(super) fn check(self) -> Option<ConfigError> {
+        matches!(self, Truncate::Words(0) | Truncate::Tokens(0))
+            .then(|| ConfigError::at("truncate", "nothing would be left: write `\"none\"` to keep all"))
+    }
+
+    /// What is kept of a text, and whether anything was cut off. Tokens are those of `tokenizer`.
+    pub(super) fn cut(self, text: &str, tokenizer: Option<&Tokenizer>) -> Result<(String, bool)> {
+        match (self, tokenizer) {
+            (Truncate::Words(words), _) => Ok(cut_words(text, words)),
+            (Truncate::Tokens(tokens), Some(tokenizer)) => tokenizer.cut(text, tokens),
+            (Truncate::Tokens(_), None) => Err(anyhow!("BUG: tokens are to be counted without a tokenizer")),
+            (Truncate::None, _) => Ok((text.to_string(), false)),
+        }
+    }
+}
 
 /// Runs `work` with this many threads for parallel iterators.
 pub(super) fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> Result<T> {

@@ -1,16 +1,15 @@
 //! `dpo`: preference optimization on pairs, with the loss of DPO or one of its relatives.
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde::Deserialize;
 
 use super::common;
 use super::models::{self, Keep, Model, training_table};
-use crate::base::wrong_input;
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::records::Pair;
 use crate::data::tokens::TokenPair;
-use crate::nn::{Checkpoint, Part};
+use crate::nn::Part;
 use crate::stage::config::{self, ConfigError};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::train::{self, DpoConfig, OptimizerConfig, PreferenceLoss, TokenWeights};
@@ -139,7 +138,7 @@ impl Stage for Dpo {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let policy = Model::read(ctx, "policy")?;
         let reference = match self.reference {
-            Some(_) => comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?,
+            Some(_) => models::comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?,
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
@@ -154,20 +153,4 @@ impl Stage for Dpo {
             .with("reward_accuracy", last.and_then(|point| point.reward_accuracy))
             .with("reward_margin", last.and_then(|point| point.reward_margin)))
     }
-}
-
-/// The reference, if it reads the same tokens as the policy.
-fn comparable(reference: Checkpoint, policy: &Checkpoint) -> Result<Checkpoint> {
-    let reads = |model: &Checkpoint| (model.vocab, model.image_token, model.config.image_tokens());
-    let (own, other) = (reads(policy), reads(&reference));
-    if own != other {
-        return Err(wrong_input(anyhow!(
-            "`reference` does not read what `policy` reads: it has {} tokens and {} per image, the policy {} and {}",
-            other.0,
-            other.2,
-            own.0,
-            own.2
-        )));
-    }
-    Ok(reference)
 }

@@ -1,19 +1,17 @@
 //! `eval`: one response per item of a benchmark, judged. Every item's score is kept, so that any two evaluations can
 //! be compared item by item.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::common;
+use super::metrics;
 use super::models::Model;
 use super::sampling::{self, Asking, Take};
-use crate::base::files;
 use crate::data::answers::judge;
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
-use crate::data::records::{Finish, Item, Score};
+use crate::data::records::{Item, Score};
 use crate::stage::config::{self, ConfigError};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
@@ -51,25 +49,6 @@ struct Eval {
     benchmark: Reference,
     asking: Asking,
     take: Option<Take>,
-}
-
-/// What `metrics.json` holds.
-#[derive(Debug, Default, PartialEq, Serialize)]
-struct Metrics {
-    #[serde(flatten)]
-    overall: Metric,
-    datasets: BTreeMap<String, Metric>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-struct Metric {
-    items: usize,
-    /// Mean score.
-    accuracy: f64,
-    /// Share of responses in the form that the prompt asks for.
-    compliance: f64,
-    /// Share of responses that were cut at `max_tokens`.
-    cut: f64,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
@@ -122,38 +101,6 @@ impl Stage for Eval {
                 score: verdict.score,
             });
         }
-        jsonl::write(&ctx.output("scores.jsonl"), &scores)?;
-        let metrics = Metrics::of(&scores);
-        files::write_json(&ctx.output("metrics.json"), &metrics)?;
-        Ok(Summary::default()
-            .with("items", metrics.overall.items)
-            .with("accuracy", metrics.overall.accuracy)
-            .with("compliance", metrics.overall.compliance)
-            .with("cut", metrics.overall.cut)
-            .with("device", super::models::resources(ctx)?.device.to_string()))
-    }
-}
-
-impl Metrics {
-    fn of(scores: &[Score]) -> Metrics {
-        let mut groups: BTreeMap<String, Vec<&Score>> = BTreeMap::new();
-        for score in scores {
-            groups.entry(score.dataset.clone()).or_default().push(score);
-        }
-        let datasets = groups.into_iter().map(|(name, scores)| (name, Metric::of(&scores))).collect();
-        Metrics { overall: Metric::of(&scores.iter().collect::<Vec<_>>()), datasets }
-    }
-}
-
-impl Metric {
-    fn of(scores: &[&Score]) -> Metric {
-        let items = scores.len();
-        let share = |count: usize| count as f64 / items.max(1) as f64;
-        Metric {
-            items,
-            accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
-            compliance: share(scores.iter().filter(|score| score.compliant).count()),
-            cut: share(scores.iter().filter(|score| score.finish == Finish::Length).count()),
-        }
+        Ok(metrics::write(ctx, &scores)?.with("device", super::models::resources(ctx)?.device.to_string()))
     }
 }

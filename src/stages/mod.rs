@@ -17,10 +17,14 @@ pub mod rollout;
 pub mod dpo;
 pub mod eval;
 
+pub mod rerank;
+pub mod score;
+
 pub mod command;
 
 mod common;
 mod distill_teacher;
+mod metrics;
 mod mix_rows;
 mod models;
 mod sampling;
@@ -46,6 +50,8 @@ static ALL: &[&Kind] = &[
     &pairs::KIND,
     &dpo::KIND,
     &eval::KIND,
+    &score::KIND,
+    &rerank::KIND,
     &command::KIND,
 ];
 
@@ -53,3 +59,5 @@ static ALL: &[&Kind] = &[
 mod table_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod verifier_tests;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use expect_test::expect;
 use serde_json::{Value, json};
 
@@ -16,12 +17,12 @@ use crate::nn::Checkpoint;
 use crate::stage::{InputPath, Kind, Manifest, ManifestEntry, StageContext, Summary};
 
 /// A folder with a subfolder per stage.
-struct World {
+pub(super) struct World {
     folder: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> World {
+    pub(super) fn new() -> World {
         let world = World { folder: tempfile::tempdir().unwrap() };
         let rows: Vec<Row> = (0..24)
             .map(|i| Row {
@@ -55,12 +56,16 @@ impl World {
         world
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs a kind in a folder of its own, with inputs by role.
-    fn run(&self, name: &str, kind: &Kind, table: &Value, inputs: &[(&str, &str)]) -> Summary {
+    pub(super) fn run(&self, name: &str, kind: &Kind, table: &Value, inputs: &[(&str, &str)]) -> Summary {
+        self.try_run(name, kind, table, inputs).unwrap()
+    }
+
+    pub(super) fn try_run(&self, name: &str, kind: &Kind, table: &Value, inputs: &[(&str, &str)]) -> Result<Summary> {
         let stage = (kind.parse)(table).unwrap_or_else(|errors| panic!("{errors:?}"));
         let roles: Vec<String> = stage.inputs().into_iter().map(|input| input.role).collect();
         assert_eq!(roles, inputs.iter().map(|(role, _)| *role).collect::<Vec<_>>());
@@ -75,11 +80,11 @@ impl World {
             device: "cpu".into(),
             progress: &Silent,
         };
-        stage.run(&ctx).unwrap()
+        stage.run(&ctx)
     }
 
     /// A base model that has learned to echo.
-    fn learn(&self) -> Summary {
+    pub(super) fn learn(&self) -> Summary {
         let sizes = json!({
             "vision": { "dim": 8, "layers": 0, "heads": 2, "ff": 8 },
             "projector": { "hidden": 8 },
@@ -92,7 +97,7 @@ impl World {
     }
 }
 
-fn word(i: usize) -> &'static str {
+pub(super) fn word(i: usize) -> &'static str {
     ["red", "green", "blue", "white"][i % 4]
 }
 
@@ -100,7 +105,7 @@ fn prompt(i: usize) -> String {
     format!("say {} .\nAnswer briefly.", word(i))
 }
 
-fn item(i: usize) -> Item {
+pub(super) fn item(i: usize) -> Item {
     serde_json::from_value(json!({
         "id": format!("item {i}"),
         "dataset": if i < 4 { "echo" } else { "more" },
@@ -111,7 +116,7 @@ fn item(i: usize) -> Item {
     .unwrap()
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Vec<T> {
     jsonl::read(path).unwrap()
 }
 

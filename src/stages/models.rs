@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::base::{files, wrong_input};
 use crate::data::tokenizer::{FILE, Tokenizer};
@@ -48,6 +48,22 @@ impl Model {
         checkpoint.write(&folder)?;
         files::copy(&ctx.input(role)?.path.join(FILE), &folder.join(FILE))
     }
+}
+
+/// The reference, if it reads the same tokens as the policy.
+pub(super) fn comparable(reference: Checkpoint, policy: &Checkpoint) -> Result<Checkpoint> {
+    let reads = |model: &Checkpoint| (model.vocab, model.image_token, model.config.image_tokens());
+    let (own, other) = (reads(policy), reads(&reference));
+    if own != other {
+        return Err(wrong_input(anyhow!(
+            "`reference` does not read what `policy` reads: it has {} tokens and {} per image, the policy {} and {}",
+            other.0,
+            other.2,
+            own.0,
+            own.2
+        )));
+    }
+    Ok(reference)
 }
 
 /// The device and the threads that the stage was given.

@@ -3,10 +3,10 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::common::{self, check_range};
+use super::common::{self, Truncate, check_range};
 use crate::base::files;
 use crate::data::jsonl;
-use crate::data::pairs::{self, Selection, cut_words};
+use crate::data::pairs::{self, Selection};
 use crate::data::records::Judged;
 use crate::data::tokenizer::Tokenizer;
 use crate::stage::config::{self, ConfigError};
@@ -45,15 +45,6 @@ struct Pairs {
     unreadable: Unreadable,
     /// Counts the tokens of `truncate = { tokens = ... }`.
     tokenizer: Option<Reference>,
-}
-
-/// How much of a response a pair keeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Truncate {
-    Words(usize),
-    Tokens(usize),
-    None,
 }
 
 /// What becomes of wrong samples without a readable answer.
@@ -98,10 +89,9 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if stage.per_question == 0 {
         errors.push(ConfigError::at("per_question", "no pairs: `per_question` is at least 1"));
     }
+    let nothing = stage.truncate.check();
     match (stage.truncate, &stage.tokenizer) {
-        (Truncate::Words(0) | Truncate::Tokens(0), _) => {
-            errors.push(ConfigError::at("truncate", "nothing would be left: write `\"none\"` to keep all"));
-        }
+        _ if nothing.is_some() => errors.extend(nothing),
         (Truncate::Tokens(_), None) => errors.push(
             ConfigError::at("truncate", "tokens cannot be counted without a `tokenizer`")
                 .help("name a tokenizer stage: `tokenizer = \"...\"`"),
@@ -139,11 +129,7 @@ impl Stage for Pairs {
             dev: self.dev,
             unreadable: self.unreadable == Unreadable::Reject,
         };
-        let cut = |text: &str| match (self.truncate, &tokenizer) {
-            (Truncate::Words(words), _) => Ok(cut_words(text, words)),
-            (Truncate::Tokens(tokens), Some(tokenizer)) => tokenizer.cut(text, tokens),
-            _ => Ok((text.to_string(), false)),
-        };
+        let cut = |text: &str| self.truncate.cut(text, tokenizer.as_ref());
         let selected = pairs::select(&judged, &selection, ctx.seed, cut)?;
         if selected.train.is_empty() {
             let facts = &selected.facts;

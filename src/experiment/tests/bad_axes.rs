@@ -55,13 +55,13 @@ values = ["fast", 1]
         17 | values = []
            |          ^^
 
-        error: `axis.both`: the points of the axis are not told
+        error: `axis.both`: `key` and `variants` are two ways to tell the points
           --> DIR/a.toml:18:1
            |
         18 | [axis.both]
            | ^^^^^^^^^^^
            |
-           = help: write `key` and `values` (and `labels`), or `variants`
+           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`
 
         error: stage `stf` is not defined
           --> DIR/a.toml:23:7

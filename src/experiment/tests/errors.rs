@@ -29,7 +29,7 @@ fn an_unknown_key_at_the_top_is_told_with_all_known() {
         1 | ablation = 3
           | ^^^^^^^^
           |
-          = help: the known keys are `name`, `about`, `extends`, `vars`, `stage`, `seeds`, `axis`, `report`, `settings`"#]].assert_eq(&errors("ablation = 3\n[stage.base]\nkind = \"base\"\n"));
+          = help: the known keys are `name`, `about`, `extends`, `vars`, `stage`, `seeds`, `axis`, `points`, `targets`, `report`, `settings`"#]].assert_eq(&errors("ablation = 3\n[stage.base]\nkind = \"base\"\n"));
 }
 
 #[test]

@@ -65,6 +65,8 @@ columns = ["prompt"]
                     "model=dpo": "⑥ DPO",
                     "prompt=cot": "with rationale",
                 },
+                published: None,
+                select: None,
             },
             ReportSpec {
                 name: "form",
@@ -79,6 +81,8 @@ columns = ["prompt"]
                 metric: Compliance,
                 contrasts: [],
                 labels: {},
+                published: None,
+                select: None,
             },
             ReportSpec {
                 name: "plain",
@@ -95,6 +99,8 @@ columns = ["prompt"]
                 metric: Accuracy,
                 contrasts: [],
                 labels: {},
+                published: None,
+                select: None,
             },
         ]"#]]
     .assert_eq(&format!("{:#?}", experiment.reports));

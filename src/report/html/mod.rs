@@ -1,5 +1,6 @@
 //! A report as one self-contained page: no script, no request, light and dark, prints well. Computes nothing.
 
+mod credits;
 mod curves;
 mod escape;
 mod graph;
@@ -89,6 +90,7 @@ impl Page {
                 if body.is_empty() { body } else { format!("{intro}{body}") },
             );
         }
+        page.add("credits".into(), "Token credit", credits::render(&report.credits));
         let dag = graph::svg(&report.graph);
         if !dag.is_empty() {
             let about =

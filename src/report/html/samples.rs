@@ -26,35 +26,45 @@ pub(super) fn render(group: &Disagreement, open: bool) -> String {
 }
 
 fn render_sample(sample: &Sample) -> String {
-    let image = match sample.image.as_deref().and_then(image_url) {
-        Some(url) => format!("<img alt=\"image of {}\" src=\"{url}\">", escape(&sample.id)),
-        None => "<div class=\"none\"></div>".to_string(),
-    };
-    let gold: Vec<String> = sample.gold.iter().map(|gold| format!("<code>{}</code>", escape(gold))).collect();
-    let mut text = format!(
-        "<article class=\"sample\">{image}<div><p class=\"question\">{}</p><p class=\"sub\">gold {} · {} · {}</p><div class=\"pair\">{}{}</div>",
-        escape(&sample.prompt),
-        gold.join(" or "),
-        escape(&sample.dataset),
-        escape(&sample.id),
-        render_response(&sample.right),
-        render_response(&sample.wrong)
-    );
+    let mut body =
+        format!("<div class=\"pair\">{}{}</div>", render_response(&sample.right), render_response(&sample.wrong));
     if !sample.others.is_empty() {
-        text.push_str("<ul class=\"chips\" aria-label=\"other arms\">");
+        body.push_str("<ul class=\"chips\" aria-label=\"other arms\">");
         for other in &sample.others {
             let (mark, class) = mark(other);
             _ = write!(
-                text,
+                body,
                 "<li>{} <span class=\"{class}\">{mark} {}</span></li>",
                 escape(&other.label),
                 escape(other.answer.as_deref().unwrap_or("no answer"))
             );
         }
-        text.push_str("</ul>");
+        body.push_str("</ul>");
     }
-    text.push_str("</div></article>");
-    text
+    article(sample.image.as_deref(), &sample.id, &sample.dataset, &sample.prompt, &sample.gold, &body)
+}
+
+/// A question beside its image, with `body` (HTML) below it.
+pub(super) fn article(
+    image: Option<&[u8]>,
+    id: &str,
+    dataset: &str,
+    prompt: &str,
+    gold: &[String],
+    body: &str,
+) -> String {
+    let image = match image.and_then(image_url) {
+        Some(url) => format!("<img alt=\"image of {}\" src=\"{url}\">", escape(id)),
+        None => "<div class=\"none\"></div>".to_string(),
+    };
+    let gold: Vec<String> = gold.iter().map(|gold| format!("<code>{}</code>", escape(gold))).collect();
+    format!(
+        "<article class=\"sample\">{image}<div><p class=\"question\">{}</p><p class=\"sub\">gold {} · {} · {}</p>{body}</div></article>",
+        escape(prompt),
+        gold.join(" or "),
+        escape(dataset),
+        escape(id)
+    )
 }
 
 fn render_response(response: &Response) -> String {
@@ -72,10 +82,15 @@ fn render_response(response: &Response) -> String {
         remarks.push("not in the prompt's form".to_string());
     }
     let empty = if response.text.trim().is_empty() { "(empty response)" } else { "" };
+    let text = escape(&response.text) + empty;
+    self::response(&response.label, &format!("<span class=\"{class}\">{mark}</span>"), &text, &remarks)
+}
+
+/// A response's box; all but the label is HTML.
+pub(super) fn response(label: &str, mark: &str, text: &str, remarks: &[String]) -> String {
     format!(
-        "<section class=\"response\" style=\"margin:0\"><header><span>{}</span><span class=\"{class}\">{mark}</span></header><pre tabindex=\"0\">{}{empty}</pre><p>{}</p></section>",
-        escape(&response.label),
-        escape(&response.text),
+        "<section class=\"response\" style=\"margin:0\"><header><span>{}</span>{mark}</header><pre tabindex=\"0\">{text}</pre><p>{}</p></section>",
+        escape(label),
         remarks.join(" · ")
     )
 }

@@ -36,8 +36,8 @@ pub(super) fn render_grid(grid: &Grid, dense: bool, mean: bool) -> String {
             if !cell.difference.is_empty() {
                 _ = write!(text, "<i{trend}>{}</i>", escape(&cell.difference));
             }
-            if !cell.interval.is_empty() {
-                _ = write!(text, "<small>{}</small>", escape(&cell.interval));
+            for small in [&cell.interval, &cell.published].into_iter().filter(|small| !small.is_empty()) {
+                _ = write!(text, "<small>{}</small>", escape(small));
             }
             text.push_str("</td>");
         }

@@ -1,0 +1,152 @@
+//! What the credits of responses say: whether the log-ratio tells right responses from wrong ones, and where in a
+//! wrong one its lowest token lies (paper 5.6 and 5.7). Knows no model.
+
+use serde::{Deserialize, Serialize};
+
+use super::prompts::MARKER;
+use super::records::{Credit, Credited};
+
+/// Facts about the credits of a set of questions. What cannot be told, for want of right or of wrong responses, is
+/// left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CreditFacts {
+    pub questions: usize,
+    pub responses: usize,
+    pub right: usize,
+    /// Share of the pairs of a right and a wrong response in which the right one has the higher log-ratio; an equal
+    /// one counts half.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auc: Option<f64>,
+    /// The same over the pairs whose responses answer the same question: what re-ranking has to go by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auc_within_questions: Option<f64>,
+    /// Mean log-ratio of the right responses, and of the wrong ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_right: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_wrong: Option<f64>,
+    /// Of wrong responses: mean place of the lowest token, from 0 for the first to 1 for the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lowest_place: Option<f64>,
+    /// Of wrong responses: share whose lowest token lies in the reasoning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lowest_in_reasoning: Option<f64>,
+    /// Of wrong responses: mean share of tokens that lie in the reasoning, which is what chance would give.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_in_reasoning: Option<f64>,
+}
+
+impl CreditFacts {
+    pub fn of(credited: &[Credited]) -> CreditFacts {
+        let responses: Vec<&Credit> = credited.iter().flat_map(|one| &one.responses).collect();
+        let (right, wrong): (Vec<&Credit>, Vec<&Credit>) =
+            responses.iter().copied().partition(|credit| credit.verdict.correct);
+        let within = credited.iter().map(|one| wins(&one.responses.iter().collect::<Vec<_>>()));
+        let within = within.fold((0.0, 0.0), |sum, (wins, pairs)| (sum.0 + wins, sum.1 + pairs));
+        let ratio = |(part, whole): (f64, f64)| (whole > 0.0).then(|| part / whole);
+        let mut told = Vec::new();
+        for credit in &wrong {
+            if let Some(lowest) = lowest(credit) {
+                let (last, reasoning) = (credit.tokens.len() - 1, reasoning(credit));
+                let place = if last == 0 { 0.0 } else { lowest as f64 / last as f64 };
+                told.push((place, f64::from(lowest < reasoning), reasoning as f64 / credit.tokens.len() as f64));
+            }
+        }
+        CreditFacts {
+            questions: credited.len(),
+            responses: responses.len(),
+            right: right.len(),
+            auc: ratio(wins(&responses)),
+            auc_within_questions: ratio(within),
+            mean_right: mean(right.iter().map(|credit| credit.log_ratio)),
+            mean_wrong: mean(wrong.iter().map(|credit| credit.log_ratio)),
+            lowest_place: mean(told.iter().map(|one| one.0)),
+            lowest_in_reasoning: mean(told.iter().map(|one| one.1)),
+            tokens_in_reasoning: mean(told.iter().map(|one| one.2)),
+        }
+    }
+}
+
+/// The token that speaks most against a response: that of the lowest log-ratio, of equal ones the first.
+pub fn lowest(credit: &Credit) -> Option<usize> {
+    (0..credit.tokens.len()).min_by(|&one, &other| credit.tokens[one].1.total_cmp(&credit.tokens[other].1))
+}
+
+/// How many tokens begin before the answer's marker; without a marker, all of the text's.
+fn reasoning(credit: &Credit) -> usize {
+    let text: String = credit.tokens.iter().map(|(piece, _)| piece.as_str()).collect();
+    let end = text.rfind(MARKER).unwrap_or(text.len());
+    let starts = credit.tokens.iter().scan(0, |start, (piece, _)| Some(std::mem::replace(start, *start + piece.len())));
+    starts.take_while(|&start| start < end).count()
+}
+
+/// Pairs of a right and a wrong response in which the right one has the higher log-ratio, and such pairs in all.
+fn wins(credits: &[&Credit]) -> (f64, f64) {
+    let mut sorted = credits.to_vec();
+    sorted.sort_by(|one, other| one.log_ratio.total_cmp(&other.log_ratio));
+    let (mut wins, mut rights, mut wrongs) = (0.0, 0.0, 0.0);
+    for equal in sorted.chunk_by(|one, other| one.log_ratio.total_cmp(&other.log_ratio).is_eq()) {
+        let right = equal.iter().filter(|credit| credit.verdict.correct).count() as f64;
+        let wrong = equal.len() as f64 - right;
+        wins += right * (wrongs + wrong / 2.0);
+        rights += right;
+        wrongs += wrong;
+    }
+    (wins, rights * wrongs)
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
+    let count = values.len();
+    (count > 0).then(|| values.sum::<f64>() / count as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::rerank::tests::{credit, question};
+
+    #[test]
+    fn the_area_under_the_curve_counts_ties_half() {
+        // Right at 3, 1 and 0; wrong at 1 and -2. Of 6 pairs, 3 > 1, 3 > -2, 1 = 1, 1 > -2, 0 < 1, 0 > -2: 4.5 / 6.
+        let one = question(&["3", "3", "4"], &[3.0, 1.0, 1.0]);
+        let other = question(&["3", "4"], &[0.0, -2.0]);
+        let facts = CreditFacts::of(&[one, other]);
+        assert_eq!(facts.auc, Some(0.75));
+        // Within questions: 3 > 1, 1 = 1, 0 > -2: 2.5 / 3.
+        assert!((facts.auc_within_questions.unwrap() - 2.5 / 3.0).abs() < 1e-12);
+        assert_eq!((facts.questions, facts.responses, facts.right), (2, 5, 3));
+        assert!((facts.mean_right.unwrap() - 4.0 / 3.0).abs() < 1e-12);
+        assert_eq!(facts.mean_wrong, Some(-0.5));
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_left_out() {
+        let facts = CreditFacts::of(&[question(&["3"], &[1.0])]);
+        assert_eq!((facts.auc, facts.mean_wrong, facts.lowest_place), (None, None, None));
+        assert!(!serde_json::to_string(&facts).unwrap().contains("null"));
+    }
+
+    #[test]
+    fn the_lowest_token_of_a_wrong_response_has_a_place() {
+        let wrong = |tokens: &[(&str, f32)]| Credit {
+            tokens: tokens.iter().map(|(piece, ratio)| ((*piece).to_string(), *ratio)).collect(),
+            ..credit("4", 0.0)
+        };
+        // The second of five tokens, and four of them before the marker.
+        let early = wrong(&[("2+", 0.1), ("2=5", -3.0), (".", -0.5), ("\n", 0.0), ("### Answer:", 0.5)]);
+        // The last of three tokens, which ends a marker that begins in the second.
+        let late = wrong(&[("so\n", 0.1), ("### ", 0.2), ("Answer: 4", -1.0)]);
+        // A response that was cut has no marker: all of it is reasoning. Of equal tokens the first counts.
+        let cut = wrong(&[("2", -1.0), ("+", -1.0)]);
+        let silent = wrong(&[]);
+        assert_eq!([&early, &late, &cut, &silent].map(lowest), [Some(1), Some(2), Some(0), None]);
+        assert_eq!([&early, &late, &cut, &silent].map(reasoning), [4, 1, 2, 0]);
+        let mut asked = question(&["3"], &[1.0]);
+        asked.responses.extend([early, late, cut, silent]);
+        let facts = CreditFacts::of(&[asked]);
+        // (1/4 + 2/2 + 0/1) / 3, 2 of 3, and (4/5 + 1/3 + 1) / 3.
+        assert!((facts.lowest_place.unwrap() - 1.25 / 3.0).abs() < 1e-12);
+        assert!((facts.lowest_in_reasoning.unwrap() - 2.0 / 3.0).abs() < 1e-12);
+        assert!((facts.tokens_in_reasoning.unwrap() - (0.8 + 1.0 / 3.0 + 1.0) / 3.0).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,264 @@
+//! Axes whose points nobody writes out: shares, draws, entries left out and added.
+
+use expect_test::expect;
+
+use super::toy::{errors, load, names};
+
+const MIX: &str = r#"
+[stage.items]
+kind = "mix"
+sources = {}
+[stage.mix]
+kind = "mix"
+[stage.mix.sources]
+cot    = { from = "items" }
+direct = { from = "items" }
+general = { from = "items" }
+[stage.base]
+kind = "base"
+"#;
+
+fn mix(more: &str) -> String {
+    format!("{MIX}{more}")
+}
+
+/// The tables of a stage, one a line.
+fn tables(text: &str, stage: &str) -> String {
+    let expansion = load(text).1;
+    let tables = expansion.instances.iter().filter(|instance| instance.stage == stage);
+    tables.map(|instance| format!("{} {}", instance.name, &*instance.config)).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_whole_is_shared_in_steps() {
+    let text = mix(r#"
+[axis.ratio]
+simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
+step = 0.5
+"#);
+    expect![[r#"
+        mix@ratio=1-0 {"sources":{"cot":{"from":"items","weight":1.0},"direct":{"from":"items","weight":0.0},"general":{"from":"items"}}}
+        mix@ratio=0.5-0.5 {"sources":{"cot":{"from":"items","weight":0.5},"direct":{"from":"items","weight":0.5},"general":{"from":"items"}}}
+        mix@ratio=0-1 {"sources":{"cot":{"from":"items","weight":0.0},"direct":{"from":"items","weight":1.0},"general":{"from":"items"}}}"#]].assert_eq(&tables(&text, "mix"));
+    let (experiment, _) = load(&text);
+    assert_eq!(experiment.simplexes["ratio"].parts, ["cot", "direct"]);
+    assert_eq!(experiment.simplexes["ratio"].shares, [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]);
+}
+
+#[test]
+fn a_whole_is_shared_as_listed() {
+    let text = mix(r#"
+[axis.ratio]
+simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight", "stage.mix.sources.general.weight"]
+values = [[0.5, 0.25, 0.25], [0, 1, 0]]
+labels = ["half", "direct"]
+"#);
+    expect![[r#"
+        mix@ratio=half {"sources":{"cot":{"from":"items","weight":0.5},"direct":{"from":"items","weight":0.25},"general":{"from":"items","weight":0.25}}}
+        mix@ratio=direct {"sources":{"cot":{"from":"items","weight":0.0},"direct":{"from":"items","weight":1.0},"general":{"from":"items","weight":0.0}}}"#]].assert_eq(&tables(&text, "mix"));
+}
+
+#[test]
+fn a_search_draws_points_and_keeps_them_when_it_draws_more() {
+    let search = |points: usize| {
+        mix(&format!(
+            r#"
+[axis.search]
+points = {points}
+seed = 7
+random = [
+  {{ key = "stage.base.dim", uniform = [8, 64] }},
+  {{ key = "stage.mix.sources.general.weight", log_uniform = [1e-3, 1.0] }},
+  {{ keys = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"], dirichlet = true }},
+]
+"#
+        ))
+    };
+    expect![[r#"
+        mix@search=1 {"sources":{"cot":{"from":"items","weight":0.3634},"direct":{"from":"items","weight":0.6366},"general":{"from":"items","weight":0.009631}}}
+        mix@search=2 {"sources":{"cot":{"from":"items","weight":0.2332},"direct":{"from":"items","weight":0.7668},"general":{"from":"items","weight":0.002736}}}"#]].assert_eq(&tables(&search(2), "mix"));
+    expect![[r#"
+        base@search=1 {"dim":22}
+        base@search=2 {"dim":64}"#]].assert_eq(&tables(&search(2), "base"));
+    assert!(tables(&search(3), "mix").starts_with(&tables(&search(2), "mix")));
+}
+
+#[test]
+fn a_search_chooses_and_removes() {
+    let text = mix(r#"
+[axis.search]
+points = 4
+random = [{ key = "stage.mix.sources.general", choice = ["remove", { from = "items", weight = 2.0 }] }]
+"#);
+    expect![[r#"
+        mix@search=1 {"sources":{"cot":{"from":"items"},"direct":{"from":"items"}}}
+        mix@search=3 {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items","weight":2.0}}}"#]].assert_eq(&tables(&text, "mix"));
+}
+
+#[test]
+fn each_source_is_left_out_once() {
+    let text = mix("[axis.without]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n");
+    expect![[r#"
+        mix@without=all {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}
+        mix@without=no-cot {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}
+        mix@without=no-direct {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}"#]].assert_eq(&tables(&text, "mix"));
+}
+
+#[test]
+fn each_source_is_added_alone() {
+    let text = mix("[axis.with]\nadd_one = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n");
+    expect![[r#"
+        mix@with=none {"sources":{"general":{"from":"items"}}}
+        mix@with=cot {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}
+        mix@with=direct {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}"#]].assert_eq(&tables(&text, "mix"));
+}
+
+#[test]
+fn sets_keep_what_they_name() {
+    let text = mix(r#"
+[axis.sources]
+subsets = "stage.mix.sources"
+sets.neither = []
+sets.cot = ["cot"]
+sets.both = ["cot", "direct"]
+"#);
+    expect![[r#"
+        mix@sources=neither {"sources":{"general":{"from":"items"}}}
+        mix@sources=cot {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}
+        mix@sources=both {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}"#]].assert_eq(&tables(&text, "mix"));
+}
+
+#[test]
+fn equal_points_are_one_instance() {
+    let text = mix(r#"
+[axis.sources]
+subsets = "stage.mix.sources"
+sets.one = ["cot"]
+sets.same = ["cot"]
+sets.other = ["direct"]
+"#);
+    let (_, expansion) = load(&text);
+    expect![[r#"
+        items
+        mix@sources=one <- items items
+        mix@sources=other <- items items
+        base
+        mix@sources=same = mix@sources=one"#]].assert_eq(&names(&expansion));
+    assert_eq!(expansion.aliases.len(), 1);
+}
+
+#[test]
+fn an_axis_is_written_in_one_way() {
+    let wrong = |axis: &str| errors(&mix(axis));
+    expect![[r#"
+        error: `axis.a`: the points of the axis are not told
+          --> DIR/a.toml:13:1
+           |
+        13 | [axis.a]
+           | ^^^^^^^^
+           |
+           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\n"));
+    expect![[r#"
+        error: `axis.a`: `key` and `add_one` are two ways to tell the points
+          --> DIR/a.toml:13:1
+           |
+        13 | [axis.a]
+           | ^^^^^^^^
+           |
+           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nadd_one = \"stage.mix.sources\"\n"));
+    expect![[r#"
+        error: `axis.a`: `step` does not go with `key`
+          --> DIR/a.toml:16:1
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        ...
+        16 | step = 0.5
+           | ^^^^
+           |
+           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nvalues = [1]\nstep = 0.5\n"));
+    expect![[r#"
+        error: `axis.a.simplex`: a whole is shared among 2 to 6 keys, not 1
+          --> DIR/a.toml:14:11
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | simplex = ["stage.mix.sources.cot.weight"]
+           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\"]\nstep = 0.5\n"));
+    expect![[r#"
+        error: `axis.a.step`: a whole cannot be shared in steps of 0.3
+          --> DIR/a.toml:15:8
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
+        15 | step = 0.3
+           |        ^^^"#]].assert_eq(&wrong(
+        "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nstep = 0.3\n"
+    ));
+    expect![[r#"
+        error: `axis.a.values.0`: a point is 2 numbers from 0 up that add up to 1
+          --> DIR/a.toml:15:11
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
+        15 | values = [[0.5, 0.6]]
+           |           ^^^^^^^^^^"#]].assert_eq(&wrong(
+        "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nvalues = [[0.5, 0.6]]\n"
+    ));
+    expect![[r#"
+        error: `axis.a.points`: `random` needs `points`: how many are drawn
+          --> DIR/a.toml:13:1
+           |
+        13 | [axis.a]
+           | ^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\nrandom = [{ key = \"stage.base.dim\", uniform = [1, 2] }]\n"));
+    expect![[r#"
+        error: `axis.a.random.0`: write one of `uniform`, `log_uniform`, `choice` and `dirichlet = true`
+          --> DIR/a.toml:15:11
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | points = 2
+        15 | random = [{ key = "stage.base.dim" }]
+           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\" }]\n"));
+    expect![[r#"
+        error: `axis.a.random.0`: the bounds of `log_uniform` are above 0, the lower one first
+          --> DIR/a.toml:15:11
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | points = 2
+        15 | random = [{ key = "stage.base.dim", log_uniform = [0, 1] }]
+           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\", log_uniform = [0, 1] }]\n"));
+    expect![[r#"
+        error: `axis.a.of.0`: `stage.mix.sources` has no entry `cott`
+          --> DIR/a.toml:15:7
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | leave_one_out = "stage.mix.sources"
+        15 | of = ["cott"]
+           |       ^^^^^^
+           |
+           = help: a similar name exists: `cot`"#]].assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cott\"]\n"));
+    expect![[r#"
+        error: `axis.a.leave_one_out`: `stage.mix.nothing` is not a table of the experiment
+          --> DIR/a.toml:14:17
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | leave_one_out = "stage.mix.nothing"
+           |                 ^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.nothing\"\n"));
+    expect![[r#"
+        error: `axis.a.sets.x.0`: `stage.mix.sources` has no entry `direkt`
+          --> DIR/a.toml:15:11
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | subsets = "stage.mix.sources"
+        15 | sets.x = ["direkt"]
+           |           ^^^^^^^^
+           |
+           = help: a similar name exists: `direct`"#]].assert_eq(&wrong("[axis.a]\nsubsets = \"stage.mix.sources\"\nsets.x = [\"direkt\"]\n"));
+}

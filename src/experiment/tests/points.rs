@@ -1,0 +1,242 @@
+//! Which points there are: axes in step, combinations left out, stages that exist at some points, targets.
+
+use expect_test::expect;
+
+use super::toy::{Folder, errors, load, names};
+
+const STAGES: &str = r#"
+[stage.items]
+kind = "mix"
+sources = {}
+[stage.base]
+kind = "base"
+[stage.mix]
+kind = "mix"
+sources = { plain = { from = "items" } }
+[stage.sft]
+kind = "sft"
+model = "base"
+data = "mix"
+[stage.rollouts]
+kind = "rollout"
+model = "sft"
+[stage.pairs]
+kind = "pairs"
+rollouts = "rollouts"
+[stage.dpo]
+kind = "dpo"
+policy = "sft"
+pairs = "pairs"
+[stage.eval]
+kind = "eval"
+model = ["sft", "dpo"]
+[axis.weight]
+key = "stage.mix.sources.plain.weight"
+values = [1, 2, 3]
+labels = ["one", "two", "three"]
+"#;
+
+fn stages(more: &str) -> String {
+    format!("{STAGES}{more}")
+}
+
+const LENGTH: &str = "[axis.length]\nkey = \"stage.pairs.truncate\"\nvalues = [70, 90, 110]\n";
+
+fn only(text: &str, stages: &[&str]) -> String {
+    let names = names(&load(text).1);
+    let wanted = |line: &&str| stages.iter().any(|stage| line.split(['@', ' ']).next() == Some(stage));
+    names.lines().filter(wanted).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn axes_in_step_meet_at_the_same_place() {
+    let text = stages(&format!("{LENGTH}[points]\nzip = [[\"weight\", \"length\"]]\n"));
+    expect![[r#"
+        dpo@length=70,weight=one <- sft@weight=one sft@weight=one pairs@length=70,weight=one
+        dpo@length=90,weight=two <- sft@weight=two sft@weight=two pairs@length=90,weight=two
+        dpo@length=110,weight=three <- sft@weight=three sft@weight=three pairs@length=110,weight=three
+        eval@model=sft,weight=one <- sft@weight=one
+        eval@model=sft,weight=two <- sft@weight=two
+        eval@model=sft,weight=three <- sft@weight=three
+        eval@length=70,model=dpo,weight=one <- dpo@length=70,weight=one
+        eval@length=90,model=dpo,weight=two <- dpo@length=90,weight=two
+        eval@length=110,model=dpo,weight=three <- dpo@length=110,weight=three"#]].assert_eq(&only(&text, &["dpo", "eval"]));
+}
+
+#[test]
+fn a_combination_is_left_out_with_what_lies_below() {
+    let text = stages(&format!(
+        "{LENGTH}[points]\nexclude = [\"weight=one\", \"weight=two,length=70\", \"weight=two,eval.model=sft\"]\n"
+    ));
+    expect![[r#"
+        sft@weight=two <- base mix@weight=two
+        sft@weight=three <- base mix@weight=three
+        dpo@length=90,weight=two <- sft@weight=two sft@weight=two pairs@length=90,weight=two
+        dpo@length=110,weight=two <- sft@weight=two sft@weight=two pairs@length=110,weight=two
+        dpo@length=70,weight=three <- sft@weight=three sft@weight=three pairs@length=70,weight=three
+        dpo@length=90,weight=three <- sft@weight=three sft@weight=three pairs@length=90,weight=three
+        dpo@length=110,weight=three <- sft@weight=three sft@weight=three pairs@length=110,weight=three
+        eval@model=sft,weight=three <- sft@weight=three
+        eval@length=90,model=dpo,weight=two <- dpo@length=90,weight=two
+        eval@length=110,model=dpo,weight=two <- dpo@length=110,weight=two
+        eval@length=70,model=dpo,weight=three <- dpo@length=70,weight=three
+        eval@length=90,model=dpo,weight=three <- dpo@length=90,weight=three
+        eval@length=110,model=dpo,weight=three <- dpo@length=110,weight=three"#]].assert_eq(&only(&text, &["sft", "dpo", "eval"]));
+}
+
+#[test]
+fn a_stage_exists_where_it_says() {
+    let text = stages("[stage.pairs]\n").replace("[stage.dpo]\n", "[stage.dpo]\nwhen = [\"weight=one\", \"weight=three\"]\n");
+    let text = text.trim_end_matches("[stage.pairs]\n");
+    expect![[r#"
+        dpo@weight=one <- sft@weight=one sft@weight=one pairs@weight=one
+        dpo@weight=three <- sft@weight=three sft@weight=three pairs@weight=three
+        eval@model=sft,weight=one <- sft@weight=one
+        eval@model=sft,weight=two <- sft@weight=two
+        eval@model=sft,weight=three <- sft@weight=three
+        eval@model=dpo,weight=one <- dpo@weight=one
+        eval@model=dpo,weight=three <- dpo@weight=three"#]].assert_eq(&only(text, &["dpo", "eval"]));
+}
+
+#[test]
+fn a_stage_that_reads_no_axis_may_still_depend_on_a_point() {
+    let text = stages("").replace("[stage.base]\n", "[stage.base]\nwhen = \"weight=two\"\n");
+    expect![[r#"
+        base@weight=two
+        sft@weight=two <- base@weight=two mix@weight=two"#]].assert_eq(&only(&text, &["base", "sft"]));
+}
+
+#[test]
+fn targets_bring_what_they_read_and_nothing_else() {
+    let text = format!("targets = [\"sft\"]\n{}", stages("[stage.broken]\nkind = \"eval\"\nmodel = \"nowhere\"\n"));
+    expect![[r#"
+        items
+        base
+        mix@weight=one <- items
+        mix@weight=two <- items
+        mix@weight=three <- items
+        sft@weight=one <- base mix@weight=one
+        sft@weight=two <- base mix@weight=two
+        sft@weight=three <- base mix@weight=three"#]].assert_eq(&names(&load(&text).1));
+}
+
+#[test]
+fn files_are_laid_over_each_other_in_their_order() {
+    let folder = Folder::new();
+    folder.write("base.toml", "name = \"base\"\n[stage.base]\nkind = \"base\"\ndim = 1\n");
+    folder.write("wide.toml", "extends = \"base.toml\"\n[stage.base]\ndim = 2\n");
+    folder.write("also.toml", "extends = \"base.toml\"\n[stage.items]\nkind = \"mix\"\nsources = {}\n");
+    folder.write("a.toml", "extends = [\"wide.toml\", \"also.toml\"]\nname = \"a\"\n");
+    let (experiment, expansion) = folder.load("a.toml", &[]).unwrap();
+    // `base.toml` is reached twice and laid once, so what `wide.toml` says stays.
+    let tables: Vec<String> = expansion.instances.iter().map(|one| format!("{} {}", one.name, &*one.config)).collect();
+    expect![[r#"a base {"dim":2}, items {"sources":{}}"#]].assert_eq(&format!("{} {}", experiment.name, tables.join(", ")));
+    assert_eq!(experiment.texts.len(), 4);
+}
+
+#[test]
+fn what_is_wrong_with_points_is_told() {
+    let wrong = |more: &str| errors(&stages(&format!("{LENGTH}{more}")));
+    expect![[r#"
+        error: `points.zip.0.1`: there is no axis `lenght`
+          --> DIR/a.toml:35:19
+           |
+        34 | [points]
+           | -------- in this table
+        35 | zip = [["weight", "lenght"]]
+           |                   ^^^^^^^^
+           |
+           = help: an axis of a similar name exists: `length`"#]].assert_eq(&wrong("[points]\nzip = [[\"weight\", \"lenght\"]]\n"));
+    expect![[r#"
+        error: `points.zip.0`: two axes at least go in step
+          --> DIR/a.toml:35:8
+           |
+        34 | [points]
+           | -------- in this table
+        35 | zip = [["weight"]]
+           |        ^^^^^^^^^^"#]].assert_eq(&wrong("[points]\nzip = [[\"weight\"]]\n"));
+    expect![[r#"
+        error: `points.zip.0.1`: axes go in step when they are as long: `weight` has 3 points, `two` 2
+          --> DIR/a.toml:38:19
+           |
+        37 | [points]
+           | -------- in this table
+        38 | zip = [["weight", "two"]]
+           |                   ^^^^^"#]].assert_eq(&wrong("[axis.two]\nkey = \"stage.dpo.beta\"\nvalues = [1, 2]\n[points]\nzip = [[\"weight\", \"two\"]]\n"));
+    expect![[r#"
+        error: `points.exclude`: the axis `weight` has no value `four`
+          --> DIR/a.toml:35:12
+           |
+        35 | exclude = ["weight=four"]
+           |            ^^^^^^^^^^^^^
+           |
+           = help: the values of `weight` are `one`, `two`, `three`"#]].assert_eq(&wrong("[points]\nexclude = [\"weight=four\"]\n"));
+    expect![[r#"
+        error: `points.exclude`: no point is `eval.model=stf`
+          --> DIR/a.toml:35:12
+           |
+        35 | exclude = ["eval.model=stf"]
+           |            ^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[points]\nexclude = [\"eval.model=stf\"]\n"));
+    expect![[r#"
+        error: `points.exclude`: wrong type: a number, expected a string
+          --> DIR/a.toml:35:12
+           |
+        35 | exclude = [3, "", "weight"]
+           |            ^
+
+        error: `points.exclude`: an empty text names no point
+          --> DIR/a.toml:35:15
+           |
+        35 | exclude = [3, "", "weight"]
+           |               ^^
+
+        error: `points.exclude`: `weight` is not a selector: write `axis=value,other=value`
+          --> DIR/a.toml:35:19
+           |
+        35 | exclude = [3, "", "weight"]
+           |                   ^^^^^^^^"#]].assert_eq(&wrong("[points]\nexclude = [3, \"\", \"weight\"]\n"));
+    expect![[r#"
+        error: `points`: unknown key `except`
+          --> DIR/a.toml:35:1
+           |
+        34 | [points]
+           | -------- in this table
+        35 | except = []
+           | ^^^^^^
+           |
+           = help: the known keys are `zip`, `exclude`"#]].assert_eq(&wrong("[points]\nexcept = []\n"));
+    expect![[r#"
+        error: `stage.base` has no point: what it reads has no point in common
+         --> DIR/a.toml:5:1
+          |
+        5 | [stage.base]
+          | ^^^^^^^^^^^^
+
+        error: `stage.base.when`: there is no axis `weigth`
+         --> DIR/a.toml:6:8
+          |
+        6 | when = "weigth=two"
+          |        ^^^^^^^^^^^^
+          |
+          = help: an axis of a similar name exists: `weight`"#]].assert_eq(&errors(&stages("").replace("[stage.base]\n", "[stage.base]\nwhen = \"weigth=two\"\n")));
+    expect![[r#"
+        error: `stage.base` has no point: what it reads has no point in common
+         --> DIR/a.toml:5:1
+          |
+        5 | [stage.base]
+          | ^^^^^^^^^^^^
+
+        error: `stage.base.when`: the stage would exist nowhere
+         --> DIR/a.toml:6:8
+          |
+        6 | when = []
+          |        ^^"#]].assert_eq(&errors(&stages("").replace("[stage.base]\n", "[stage.base]\nwhen = []\n")));
+    expect![[r#"
+        error: `targets`: stage `sfd` is not defined
+         --> DIR/a.toml:1:12
+          |
+        1 | targets = ["sfd", "eval"]
+          |            ^^^^^
+          |
+          = help: a stage of a similar name exists: `sft`"#]].assert_eq(&errors(&format!("targets = [\"sfd\", \"eval\"]\n{}", stages(""))));
+}
