@@ -306,7 +306,8 @@ impl Checks<'_> {
         let Published { source, columns, rows } = published;
         let wanted = columns.len();
         let columns = columns.iter().enumerate();
-        let columns = columns.map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
+        let columns =
+            columns.map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
         let mut checked = BTreeMap::new();
         for (text, values) in rows {
             if values.len() != wanted {
