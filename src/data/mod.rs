@@ -7,6 +7,7 @@ pub mod records;
 pub mod images;
 pub mod jsonl;
 pub mod llava;
+pub mod outside;
 pub mod synthetic;
 
 pub mod answers;
@@ -19,6 +20,8 @@ pub mod batches;
 
 pub mod mix;
 pub mod pairs;
+
+pub mod preferences;
 
 pub mod credits;
 pub mod rerank;

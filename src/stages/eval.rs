@@ -1,6 +1,8 @@
 //! `eval`: one response per item of a benchmark, judged. Every item's score is kept, so that any two evaluations can
 //! be compared item by item.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde::Deserialize;
 
@@ -40,6 +42,7 @@ struct Table {
     top_k: Option<usize>,
     top_p: Option<f64>,
     max_tokens: Option<usize>,
+    datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
 
@@ -48,11 +51,13 @@ struct Eval {
     model: Reference,
     benchmark: Reference,
     asking: Asking,
+    datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, take } = config::parse(table)?;
+    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, datasets, take } =
+        config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::direct),
         samples: 1,
@@ -61,16 +66,18 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
     };
-    let errors = asking.check(take);
-    if errors.is_empty() { Ok(Box::new(Eval { model, benchmark, asking, take })) } else { Err(errors) }
+    let mut errors = asking.check(take);
+    common::check_datasets(&mut errors, datasets.as_ref());
+    if errors.is_empty() { Ok(Box::new(Eval { model, benchmark, asking, datasets, take })) } else { Err(errors) }
 }
 
 impl Stage for Eval {
     fn identify(&self, manifest: &mut Manifest) {
-        let Eval { model: _, benchmark: _, asking, take } = self;
+        let Eval { model: _, benchmark: _, asking, datasets, take } = self;
         asking.identify(manifest);
         manifest.value("prompt.style", &asking.prompt.style);
         manifest.value_unless("take", take, &None);
+        manifest.value_unless("datasets", datasets, &None);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -83,7 +90,7 @@ impl Stage for Eval {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
-        let rollouts = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
+        let rollouts = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.datasets.as_ref(), self.take)?)?;
         let mut scores = Vec::with_capacity(rollouts.len());
         for rollout in rollouts {
             let Some(sample) = rollout.samples.into_iter().next() else { continue };

@@ -1,15 +1,15 @@
 //! `items`: questions with gold answers, from a LLaVA file or from the tiny synthetic world.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::{Context, Result};
-use rayon::prelude::*;
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::common::with_threads;
-use crate::base::{Hash, Progress, Seed, files, wrong_input};
-use crate::data::images::{PackWriter, image_key};
+use super::packing::{Named, pack};
+use crate::base::{Seed, files, wrong_input};
+use crate::data::images::image_key;
 use crate::data::jsonl;
 use crate::data::llava::{self, Defaults, Located};
 use crate::data::records::{AnswerType, Item};
@@ -30,9 +30,6 @@ pub static KIND: Kind = Kind {
     pool: Pool::Light,
     parse,
 };
-
-/// Images that are read and decoded before they are written to the pack.
-const PACKED_AT_ONCE: usize = 512;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,7 +146,9 @@ impl Stage for Items {
             located = draw(located, take, ctx.seed).map_err(wrong_input)?;
         }
         let tar = ctx.output("images.tar");
-        let pack = with_threads(ctx.threads, || pack(&located, images.as_deref(), &tar, ctx.progress))?;
+        let named =
+            located.iter().filter_map(|row| Some(Named { place: &row.place, image: row.item.image.as_deref()? }));
+        let pack = with_threads(ctx.threads, || pack(named, images.as_deref(), &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
         let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
         let items: Vec<Item> = located
@@ -178,33 +177,6 @@ impl Items {
         let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
         self.dataset.clone().or(stem).unwrap_or_else(|| "items".to_string())
     }
-}
-
-struct Packed {
-    hash: Hash,
-    images: usize,
-}
-
-/// Writes every image that a row names, once, in the order of the rows.
-fn pack(located: &[Located], images: Option<&Path>, path: &Path, progress: &dyn Progress) -> Result<Packed> {
-    let mut seen = BTreeSet::new();
-    let with_image: Vec<&Located> =
-        located.iter().filter(|row| row.item.image.as_ref().is_some_and(|name| seen.insert(name))).collect();
-    let folder = images.map_or_else(PathBuf::new, Path::to_path_buf);
-    let mut writer = PackWriter::create(path)?;
-    let mut done = 0;
-    for rows in with_image.chunks(PACKED_AT_ONCE) {
-        let encoded: Vec<Option<Vec<u8>>> =
-            rows.par_iter().map(|row| llava::image_bytes(row, &folder)).collect::<Result<_>>()?;
-        for (row, bytes) in rows.iter().zip(encoded) {
-            if let (Some(name), Some(bytes)) = (&row.item.image, bytes) {
-                writer.add(name, &bytes).with_context(|| row.place.clone())?;
-            }
-        }
-        done += rows.len();
-        progress.step(done as u64, with_image.len() as u64, "images");
-    }
-    Ok(Packed { hash: writer.finish()?, images: with_image.len() })
 }
 
 /// `take` rows by a rank that each has from its own id, in the order of the file.

@@ -20,6 +20,8 @@ pub mod eval;
 pub mod rerank;
 pub mod score;
 
+pub mod export;
+
 pub mod command;
 
 mod common;
@@ -27,6 +29,7 @@ mod distill_teacher;
 mod metrics;
 mod mix_rows;
 mod models;
+mod packing;
 mod sampling;
 
 #[cfg(test)]
@@ -52,6 +55,7 @@ static ALL: &[&Kind] = &[
     &eval::KIND,
     &score::KIND,
     &rerank::KIND,
+    &export::KIND,
     &command::KIND,
 ];
 

@@ -173,6 +173,7 @@ mod tests {
     use super::*;
     use crate::data::answers;
     use crate::data::llava::{self, Defaults, Located};
+    use crate::data::outside::image_bytes;
     use crate::data::prompts::{PromptTemplate, Style, cot_response};
     use crate::data::records::Finish;
 
@@ -209,10 +210,10 @@ mod tests {
                 None => item.answers[0].clone(),
             };
             writeln!(told, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
-            assert_eq!(
-                llava::image_bytes(row, &folder.path().join("images")).unwrap().is_some(),
-                item.dataset != "text"
-            );
+            assert_eq!(item.image.is_some(), item.dataset != "text");
+            if let Some(image) = &item.image {
+                image_bytes(&row.place, image, &folder.path().join("images")).unwrap();
+            }
         }
         expect_test::expect![[r#"
             [chart-train-0] "What is the sum of red and yellow?\nExplain first, then answer." -> "red6, yellow3. 6+3=9.\n### Answer: 9"
