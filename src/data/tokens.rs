@@ -126,6 +126,7 @@ mod tests {
             image: image.map(str::to_string),
             prompt: "ab".into(),
             response: "ab c".into(),
+            question: None,
         }
     }
 
@@ -151,6 +152,7 @@ mod tests {
             rejected: " c".into(),
             chosen_cut: true,
             rejected_cut: false,
+            question: None,
         };
         let pair = chat(20).pair(&pair).unwrap();
         assert_eq!(pair.chosen.tokens, [2, 6, 3, 6]);

@@ -270,6 +270,7 @@ impl Expander<'_> {
             seed,
             inputs,
             outputs: own.outputs.clone(),
+            pool: own.pool,
             limits: own.limits.clone(),
             origins: own.origins.clone(),
         });

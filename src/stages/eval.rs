@@ -3,23 +3,26 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::common;
-use super::models::Model;
+use super::common::{self, with_threads};
+use super::eval_model::Model;
+use super::models;
 use super::sampling::{self, Asking, Take};
-use crate::base::files;
+use crate::base::{files, wrong_input};
 use crate::data::answers::judge;
+use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
-use crate::data::records::{Finish, Item, Score};
+use crate::data::records::{Finish, Item, Overlap, Rollout, Score};
+use crate::data::seen::{Asked, Seen};
 use crate::stage::config::{self, ConfigError};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
     name: "eval",
-    version: 1,
+    version: 2,
     about: "a model's score on every item of a benchmark",
     outputs: &[
         OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
@@ -35,7 +38,7 @@ pub static KIND: Kind = Kind {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    model: Reference,
+    model: Model,
     benchmark: Reference,
     prompt: Option<PromptTemplate>,
     temperature: Option<f64>,
@@ -47,7 +50,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Eval {
-    model: Reference,
+    model: Model,
     benchmark: Reference,
     asking: Asking,
     take: Option<Take>,
@@ -70,6 +73,21 @@ struct Metric {
     compliance: f64,
     /// Share of responses that were cut at `max_tokens`.
     cut: f64,
+    /// Items of which the model was trained on something; none where nobody has kept what it was trained on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    contaminated: Option<Contaminated>,
+    /// Mean score of the others, where there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy_clean: Option<f64>,
+}
+
+/// How many items were trained on, each counted once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Contaminated {
+    /// With another question about the same image.
+    image: usize,
+    /// With the same question about the same image.
+    question: usize,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
@@ -82,78 +100,139 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
     };
-    let errors = asking.check(take);
+    let asking = match &model {
+        Model::Checkpoint(_) => asking,
+        Model::Remote(remote) => remote.asking(asking),
+    };
+    let mut errors = asking.check(take);
+    if let Model::Remote(remote) = &model {
+        errors = remote.check(&asking).into_iter().chain(errors).collect();
+    }
     if errors.is_empty() { Ok(Box::new(Eval { model, benchmark, asking, take })) } else { Err(errors) }
 }
 
 impl Stage for Eval {
     fn identify(&self, manifest: &mut Manifest) {
-        let Eval { model: _, benchmark: _, asking, take } = self;
+        let Eval { model, benchmark: _, asking, take } = self;
         asking.identify(manifest);
         manifest.value("prompt.style", &asking.prompt.style);
         manifest.value_unless("take", take, &None);
+        if let Model::Remote(remote) = model {
+            remote.identify(asking, manifest);
+        }
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![
-            common::input("model", &self.model, &[ArtifactKind::Checkpoint]),
-            common::input("benchmark", &self.benchmark, &[ArtifactKind::Items]),
-        ]
+        let model = match &self.model {
+            Model::Checkpoint(model) => Some(common::input("model", model, &[ArtifactKind::Checkpoint])),
+            Model::Remote(_) => None,
+        };
+        model.into_iter().chain([common::input("benchmark", &self.benchmark, &[ArtifactKind::Items])]).collect()
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        matches!(self.model, Model::Remote(_)).then_some(Pool::Teacher)
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
-        let rollouts = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
-        let mut scores = Vec::with_capacity(rollouts.len());
-        for rollout in rollouts {
-            let Some(sample) = rollout.samples.into_iter().next() else { continue };
-            let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style);
-            scores.push(Score {
-                id: rollout.item.id,
-                dataset: rollout.item.dataset,
-                image: rollout.item.image,
-                prompt: rollout.prompt,
-                gold: rollout.item.answers,
-                response: sample.text,
-                finish: sample.finish,
-                answer: verdict.answer,
-                compliant: verdict.compliant,
-                score: verdict.score,
-            });
-        }
+        let items = sampling::take(ctx, items, self.take)?;
+        common::not_empty(&items, "benchmark")?;
+        let overlap = self.overlap(ctx, &items)?;
+        let known = overlap.is_some();
+        let (rollouts, asked) = match &self.model {
+            Model::Checkpoint(_) => {
+                let model = models::Model::read(ctx, "model")?;
+                let device = models::resources(ctx)?.device.to_string();
+                (self.asking.ask(ctx, &model, &items)?, ("device", device))
+            }
+            Model::Remote(remote) => {
+                let name = remote.name.clone().or(remote.model.clone()).unwrap_or_default();
+                (remote.ask(&self.asking, items, ctx)?, ("model", name))
+            }
+        };
+        let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
+        let scores: Vec<Score> =
+            rollouts.into_iter().zip(overlap).filter_map(|(rollout, seen)| self.score(rollout, seen)).collect();
         jsonl::write(&ctx.output("scores.jsonl"), &scores)?;
-        let metrics = Metrics::of(&scores);
+        let metrics = Metrics::of(&scores, known);
         files::write_json(&ctx.output("metrics.json"), &metrics)?;
-        Ok(Summary::default()
+        let summary = Summary::default()
             .with("items", metrics.overall.items)
             .with("accuracy", metrics.overall.accuracy)
             .with("compliance", metrics.overall.compliance)
             .with("cut", metrics.overall.cut)
-            .with("device", super::models::resources(ctx)?.device.to_string()))
+            .with(asked.0, asked.1);
+        Ok(match metrics.overall.contaminated {
+            Some(contaminated) => summary
+                .with("contaminated", contaminated)
+                .with("accuracy_clean", metrics.overall.accuracy_clean),
+            None => summary,
+        })
+    }
+}
+
+impl Eval {
+    /// What of each item the model was trained on; none where that is not known.
+    fn overlap(&self, ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
+        let Model::Checkpoint(_) = self.model else { return Ok(None) };
+        let seen = Seen::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
+        let Some(seen) = seen else { return Ok(None) };
+        let packs = ImagePacks::open(&ctx.images)?;
+        let asked: Vec<Asked> = items.iter().map(Asked::from).collect();
+        with_threads(ctx.threads, || seen.overlap(&asked, &packs))?.map(Some)
+    }
+
+    fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Option<Score> {
+        let sample = rollout.samples.into_iter().next()?;
+        let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style);
+        Some(Score {
+            id: rollout.item.id,
+            dataset: rollout.item.dataset,
+            image: rollout.item.image,
+            prompt: rollout.prompt,
+            gold: rollout.item.answers,
+            response: sample.text,
+            finish: sample.finish,
+            answer: verdict.answer,
+            compliant: verdict.compliant,
+            score: verdict.score,
+            seen,
+        })
     }
 }
 
 impl Metrics {
-    fn of(scores: &[Score]) -> Metrics {
+    /// `known` says whether the scores know what the model was trained on.
+    fn of(scores: &[Score], known: bool) -> Metrics {
         let mut groups: BTreeMap<String, Vec<&Score>> = BTreeMap::new();
         for score in scores {
             groups.entry(score.dataset.clone()).or_default().push(score);
         }
-        let datasets = groups.into_iter().map(|(name, scores)| (name, Metric::of(&scores))).collect();
-        Metrics { overall: Metric::of(&scores.iter().collect::<Vec<_>>()), datasets }
+        let datasets = groups.into_iter().map(|(name, scores)| (name, Metric::of(&scores, known))).collect();
+        Metrics { overall: Metric::of(&scores.iter().collect::<Vec<_>>(), known), datasets }
     }
 }
 
 impl Metric {
-    fn of(scores: &[&Score]) -> Metric {
+    fn of(scores: &[&Score], known: bool) -> Metric {
         let items = scores.len();
+        let seen = |overlap| scores.iter().filter(|score| score.seen == overlap).count();
+        let clean = seen(None);
         let share = |count: usize| count as f64 / items.max(1) as f64;
         Metric {
             items,
             accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
             compliance: share(scores.iter().filter(|score| score.compliant).count()),
             cut: share(scores.iter().filter(|score| score.finish == Finish::Length).count()),
+            contaminated: known.then(|| Contaminated {
+                image: seen(Some(Overlap::Image)),
+                question: seen(Some(Overlap::Question)),
+            }),
+            accuracy_clean: (known && clean > 0).then(|| {
+                let clean_scores = scores.iter().filter(|score| score.seen.is_none());
+                clean_scores.map(|score| score.score).sum::<f64>() / clean as f64
+            }),
         }
     }
 }

@@ -21,6 +21,8 @@ pub mod command;
 
 mod common;
 mod distill_teacher;
+mod endpoint;
+mod eval_model;
 mod mix_rows;
 mod models;
 mod sampling;

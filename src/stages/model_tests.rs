@@ -31,6 +31,7 @@ impl World {
                 image: None,
                 prompt: prompt(i),
                 response: word(i).into(),
+                question: Some(question(i)),
             })
             .collect();
         jsonl::write(&world.path("rows.jsonl"), &rows).unwrap();
@@ -46,6 +47,7 @@ impl World {
                 rejected: word(i + 1).into(),
                 chosen_cut: false,
                 rejected_cut: false,
+                question: None,
             })
             .collect();
         jsonl::write(&world.path("pairs.jsonl"), &pairs).unwrap();
@@ -96,15 +98,19 @@ fn word(i: usize) -> &'static str {
     ["red", "green", "blue", "white"][i % 4]
 }
 
+fn question(i: usize) -> String {
+    format!("say {} .", word(i))
+}
+
 fn prompt(i: usize) -> String {
-    format!("say {} .\nAnswer briefly.", word(i))
+    question(i) + "\nAnswer briefly."
 }
 
 fn item(i: usize) -> Item {
     serde_json::from_value(json!({
         "id": format!("item {i}"),
         "dataset": if i < 4 { "echo" } else { "more" },
-        "question": format!("say {} .", word(i)),
+        "question": question(i),
         "answer_type": AnswerType::Text,
         "answers": [word(i)],
     }))

@@ -14,7 +14,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "pairs",
-    version: 1,
+    version: 2,
     about: "preference pairs of a right and a wrong sample",
     outputs: &[
         OutputSpec::new("pairs.jsonl", ArtifactKind::Pairs),
