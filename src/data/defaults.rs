@@ -68,20 +68,20 @@ impl Defaults {
         }
     }
 
-    /// What a question ends with instead of an instruction, and the instruction that comes nearest to it.
+    /// The last line of a question that has no instruction, and the instruction that comes nearest to its end.
     fn unlike(&self, question: &str) -> String {
-        let end = |count: usize| {
-            let skipped = question.chars().count().saturating_sub(count);
-            question.chars().skip(skipped).collect::<String>()
+        let end = |text: &str, count: usize| {
+            let skipped = text.chars().count().saturating_sub(count);
+            text.chars().skip(skipped).collect::<String>()
         };
         let nearest = self.instructions.iter().map(|instruction| instruction.trim()).min_by_key(|instruction| {
             let length = instruction.chars().count();
             // In thousandths of its length, so that a short text is not near to everything.
-            strsim::levenshtein(&end(length), instruction) * 1000 / length.max(1)
+            strsim::levenshtein(&end(question, length), instruction) * 1000 / length.max(1)
         });
-        let nearest = nearest.unwrap_or_default();
-        let shown = end(nearest.chars().count().min(SHOWN));
-        format!("the question ends with none of `instructions`, but with `{shown}`: the nearest is `{nearest}`")
+        let (nearest, last) = (nearest.unwrap_or_default(), question.lines().last().unwrap_or_default());
+        let last = end(last.trim(), SHOWN);
+        format!("the question ends with none of `instructions`, but with `{last}`: the nearest is `{nearest}`")
     }
 }
 
@@ -115,8 +115,7 @@ mod tests {
     #[test]
     fn the_instruction_at_the_end_is_taken_away() {
         let instructions = ["Answer briefly.", "Think first. Answer briefly.", "Give the letter."];
-        let defaults =
-            Defaults { instructions: instructions.map(str::to_string).to_vec(), answer_types: None };
+        let defaults = Defaults { instructions: instructions.map(str::to_string).to_vec(), answer_types: None };
         let bare = |question: &str| defaults.bare(question.to_string());
         assert_eq!(bare("How many?\nAnswer briefly. \n").unwrap(), "How many?");
         assert_eq!(bare("How many?\nThink first. Answer briefly.").unwrap(), "How many?");
@@ -131,14 +130,15 @@ mod tests {
 
     #[test]
     fn answer_types_are_one_for_all_or_one_for_each_data_set() {
-        let types = |value| Defaults {
-            answer_types: Some(serde_json::from_value(value).unwrap()),
-            ..Defaults::default()
-        };
+        let types =
+            |value| Defaults { answer_types: Some(serde_json::from_value(value).unwrap()), ..Defaults::default() };
         assert_eq!(types(json!("vqa")).answer_type("any", true), AnswerType::Vqa);
         let each = types(json!({ "chart": "number" }));
         assert_eq!(each.answer_type("chart", true), AnswerType::Number);
-        assert_eq!((each.answer_type("doc", true), each.answer_type("doc", false)), (AnswerType::Letter, AnswerType::Text));
+        assert_eq!(
+            (each.answer_type("doc", true), each.answer_type("doc", false)),
+            (AnswerType::Letter, AnswerType::Text)
+        );
         let wrong = serde_json::from_value::<AnswerTypes>(json!(3)).unwrap_err().to_string();
         assert_eq!(wrong, "invalid type: integer `3`, expected an answer type or a table of one for each data set");
     }

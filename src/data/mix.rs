@@ -210,13 +210,7 @@ fn whole(exact: &[f64], total: usize) -> Vec<usize> {
 }
 
 /// Whether `count` rows may be taken of `available` ones; `of` says of which.
-fn check_repetition(
-    source: &Source,
-    of: &str,
-    count: usize,
-    available: usize,
-    max_epochs: Option<f64>,
-) -> Result<()> {
+fn check_repetition(source: &Source, of: &str, count: usize, available: usize, max_epochs: Option<f64>) -> Result<()> {
     if count > 0 && available == 0 {
         bail!("{of} is to give {count} rows and has none");
     }
@@ -345,7 +339,10 @@ mod tests {
         let sources = |rows| [source("a", 50, Amount::Weight(1.0)), source("b", rows, Amount::Weight(0.0))];
         for size in [Size::Rows(31), Size::Tokens(310)] {
             assert_eq!(counts(&sources(50), size).unwrap(), [31, 0]);
-            assert_eq!(draw(&sources(0), size, Some(1.0), Seed(2)).unwrap(), draw(&sources(9), size, None, Seed(2)).unwrap());
+            assert_eq!(
+                draw(&sources(0), size, Some(1.0), Seed(2)).unwrap(),
+                draw(&sources(9), size, None, Seed(2)).unwrap()
+            );
         }
     }
 

@@ -115,10 +115,8 @@ impl Seen {
 /// The hashes of image and question. Every image is read once, by all threads of the current pool.
 fn hashes(asked: &[Asked<'_>], packs: &ImagePacks) -> Result<Vec<(Option<u128>, u128)>> {
     let keys: BTreeSet<&str> = asked.iter().filter_map(|asked| asked.image).collect();
-    let images: BTreeMap<&str, u128> = keys
-        .into_par_iter()
-        .map(|key| Ok((key, half(Hash::of_bytes(&packs.encoded(key)?)))))
-        .collect::<Result<_>>()?;
+    let images: BTreeMap<&str, u128> =
+        keys.into_par_iter().map(|key| Ok((key, half(Hash::of_bytes(&packs.encoded(key)?))))).collect::<Result<_>>()?;
     let of = |Asked { image, question }: &Asked<'_>| {
         let image = image.and_then(|key| images.get(key).copied());
         let plain = question.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
@@ -185,6 +183,9 @@ mod tests {
         assert_eq!(Seen::read(folder.path()).unwrap(), Some(seen));
         files::write_atomic(&folder.path().join(FILE), b"image 12\n").unwrap();
         let error = Seen::read(folder.path()).unwrap_err().to_string();
-        assert!(error.ends_with("seen.txt:1: not `image` or `question` and 32 hexadecimal digits: `image 12`"), "{error}");
+        assert!(
+            error.ends_with("seen.txt:1: not `image` or `question` and 32 hexadecimal digits: `image 12`"),
+            "{error}"
+        );
     }
 }

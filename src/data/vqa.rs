@@ -11,8 +11,7 @@ const MARKS: [char; 21] =
 const ARTICLES: [&str; 3] = ["a", "an", "the"];
 
 /// Number words; the place is the number. `none` is 0 too.
-const NUMBERS: [&str; 11] =
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+const NUMBERS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
 /// Contractions that are written right when their apostrophes are missing or misplaced. Those that would then be
 /// another word (`well`, `its`, `shed`) are not among them.

@@ -132,7 +132,8 @@ fn compile_instance(
     words: &mut Words,
     prose: &mut String,
 ) -> Option<CompiledInstance> {
-    let Instance { name, stage, point, kind, config, identity, seed, inputs, outputs, pool, limits, origins: _ } = instance;
+    let Instance { name, stage, point, kind, config, identity, seed, inputs, outputs, pool, limits, origins: _ } =
+        instance;
     let input = |input: &InstanceInput| {
         let role = words.number(&input.role);
         match &input.upstream {

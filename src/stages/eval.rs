@@ -164,9 +164,9 @@ impl Stage for Eval {
             .with("cut", metrics.overall.cut)
             .with(asked.0, asked.1);
         Ok(match metrics.overall.contaminated {
-            Some(contaminated) => summary
-                .with("contaminated", contaminated)
-                .with("accuracy_clean", metrics.overall.accuracy_clean),
+            Some(contaminated) => {
+                summary.with("contaminated", contaminated).with("accuracy_clean", metrics.overall.accuracy_clean)
+            }
             None => summary,
         })
     }
@@ -225,10 +225,8 @@ impl Metric {
             accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
             compliance: share(scores.iter().filter(|score| score.compliant).count()),
             cut: share(scores.iter().filter(|score| score.finish == Finish::Length).count()),
-            contaminated: known.then(|| Contaminated {
-                image: seen(Some(Overlap::Image)),
-                question: seen(Some(Overlap::Question)),
-            }),
+            contaminated: known
+                .then(|| Contaminated { image: seen(Some(Overlap::Image)), question: seen(Some(Overlap::Question)) }),
             accuracy_clean: (known && clean > 0).then(|| {
                 let clean_scores = scores.iter().filter(|score| score.seen.is_none());
                 clean_scores.map(|score| score.score).sum::<f64>() / clean as f64

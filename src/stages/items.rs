@@ -91,7 +91,8 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
                 .help("`path` names a LLaVA file, `files` several of them, `synthetic` makes rows"),
         ),
         [first, .., last] => {
-            errors.push(ConfigError::at(last, format!("rows come from `{first}` or from `{last}`, and both are given")));
+            errors
+                .push(ConfigError::at(last, format!("rows come from `{first}` or from `{last}`, and both are given")));
         }
         [_] => {}
     }
@@ -185,7 +186,8 @@ impl Stage for Items {
 
     fn inputs(&self) -> Vec<Input> {
         let one = |role: &str, path: &Option<String>| Some((role.to_string(), path.clone()?));
-        let roles = one("path", &self.path).into_iter().chain(self.files().into_iter().map(|(_, role, path)| (role, path)));
+        let roles =
+            one("path", &self.path).into_iter().chain(self.files().into_iter().map(|(_, role, path)| (role, path)));
         roles
             .chain(one("images", &self.images))
             .map(|(role, path)| Input { role, source: InputSource::Outside { path } })
@@ -270,7 +272,9 @@ impl Items {
             return Ok(plain(ctx.input("path")?.path.clone()));
         }
         let named = self.files().into_iter();
-        named.map(|(dataset, role, _)| Ok(RowFile { path: ctx.input(&role)?.path.clone(), dataset, of_all: true })).collect()
+        named
+            .map(|(dataset, role, _)| Ok(RowFile { path: ctx.input(&role)?.path.clone(), dataset, of_all: true }))
+            .collect()
     }
 
     /// Every data set that has an answer type of its own must be there.

@@ -52,6 +52,8 @@ static ALL: &[&Kind] = &[
 ];
 
 #[cfg(test)]
+mod released_tests;
+#[cfg(test)]
 mod table_tests;
 #[cfg(test)]
 mod tests;

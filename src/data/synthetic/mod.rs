@@ -192,8 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &ALL, split, stream, count, Seed(seed)).unwrap();
         let file = RowFile { path: folder.path().join("rows.jsonl"), dataset: "none".into(), of_all: false };
-        let rows =
-            llava::read(&[file], Some(&folder.path().join("images")), &Defaults::default()).unwrap();
+        let rows = llava::read(&[file], Some(&folder.path().join("images")), &Defaults::default()).unwrap();
         (folder, rows)
     }
 
