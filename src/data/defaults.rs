@@ -123,7 +123,8 @@ mod tests {
         assert_eq!(bare(" Answer briefly.").unwrap_err(), "the question is nothing but its instruction");
         assert_eq!(
             bare("Which?\nGive one letter.").unwrap_err(),
-            "the question ends with none of `instructions`, but with `Give one letter.`: the nearest is `Give the letter.`"
+            "the question ends with none of `instructions`, but with `Give one letter.`: the nearest is `Give the \
+             letter.`"
         );
         assert_eq!(Defaults::default().bare("a \n".into()).unwrap(), "a \n");
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use anyhow::Result;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::endpoint::Endpoint;
 use super::sampling::Asking;
@@ -25,8 +25,7 @@ pub(super) enum Model {
 pub(super) struct Remote {
     /// What it is called in the names of instances.
     pub(super) name: Option<String>,
-    #[serde(rename = "api")]
-    _api: Api,
+    api: Api,
     pub(super) url: Option<String>,
     pub(super) model: Option<String>,
     temperature: Option<f64>,
@@ -39,7 +38,7 @@ pub(super) struct Remote {
     retries: Option<u32>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Api {
     /// An OpenAI-compatible endpoint.
@@ -70,7 +69,7 @@ impl Remote {
     pub(super) fn identify(&self, asking: &Asking, manifest: &mut Manifest) {
         let Remote {
             name: _,
-            _api: Api::Openai,
+            api,
             url: _,
             model: _,
             temperature: _,
@@ -81,7 +80,7 @@ impl Remote {
             timeout_seconds: _,
             retries: _,
         } = self;
-        manifest.value("model.api", "openai");
+        manifest.value("model.api", api);
         self.endpoint(asking).identify("model", manifest);
         manifest.value("model.system", system);
     }

@@ -109,7 +109,7 @@ fn an_interrupted_evaluation_of_an_endpoint_goes_on_where_it_stopped() {
     let table = |url: &str| json!({ "model": remote(url), "benchmark": "items", "prompt": "cot", "max_tokens": 99 });
     let (url, thread) = endpoint(2, "Two. \n### Answer: 2 ");
     let error = format!("{:#}", bench.run("eval", "eval", &table(&url)).unwrap_err());
-    assert!(error.contains("gave up on the teacher after 1 tries"), "{error}");
+    assert!(error.contains("gave up on the endpoint after 1 tries"), "{error}");
     let asked = thread.join().unwrap();
     assert_eq!((&asked[0]["temperature"], &asked[0]["max_tokens"]), (&json!(0.0), &json!(99)));
     assert_eq!(asked[0]["messages"][0]["content"], json!("Be strict."));
@@ -124,7 +124,7 @@ fn an_interrupted_evaluation_of_an_endpoint_goes_on_where_it_stopped() {
     assert_eq!(scores.len(), 6);
     for (score, item) in scores.iter().zip(&items) {
         assert_eq!((&score.id, score.finish, score.compliant, score.seen), (&item.id, Finish::Stop, true, None));
-        assert_eq!(score.score, f64::from(item.answers[0] == "2"));
+        assert_eq!(score.score > 0.5, item.answers[0] == "2");
     }
     assert_eq!((&summary.0["items"], &summary.0["model"]), (&json!(6), &json!("m")));
     let metrics: Value = files::read_json(&bench.path("eval/metrics.json")).unwrap();

@@ -311,7 +311,7 @@ fn an_interrupted_distillation_goes_on_where_it_stopped() {
     };
     let (url, thread) = endpoint(5, "Seen.\n### Answer: 2");
     let error = format!("{:#}", bench.run("kept", "distill", &table(&url)).unwrap_err());
-    assert!(error.contains("gave up on the teacher after 1 tries: cannot reach the teacher at"), "{error}");
+    assert!(error.contains("gave up on the endpoint after 1 tries: cannot reach the endpoint at"), "{error}");
     thread.join().unwrap();
     // A line that was torn is asked for again.
     let saved = bench.path("kept-scratch/replies.jsonl");
