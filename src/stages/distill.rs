@@ -198,5 +198,7 @@ mod tests {
             fill("{question}{options}\n{answer} {other} {form}", &item),
             "Which {answer}?\nA red\nB blue\nB or blue {other} <letter>"
         );
+        let annotated = Item { answer_type: AnswerType::Vqa, answers: ["b", "a", "b"].map(Into::into).into(), ..item };
+        assert_eq!(fill("{answer}", &annotated), "b or a");
     }
 }
