@@ -64,4 +64,6 @@ mod table_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod training_tests;
+#[cfg(test)]
 mod verifier_tests;

@@ -16,22 +16,22 @@ use crate::data::records::{Finish, Item, Judged, Pair, Rollout, Row, Sample};
 use crate::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
 
 /// Runs stages one after another; every stage's outputs can be inputs of later ones.
-struct Bench {
+pub(super) struct Bench {
     folder: tempfile::TempDir,
-    images: BTreeMap<Hash, PathBuf>,
+    pub(super) images: BTreeMap<Hash, PathBuf>,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         Bench { folder: tempfile::tempdir().unwrap(), images: BTreeMap::new() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs a stage called `name`. A reference in its table is the folder of an earlier stage.
-    fn run(&mut self, name: &str, kind: &str, table: &Value) -> anyhow::Result<Summary> {
+    pub(super) fn run(&mut self, name: &str, kind: &str, table: &Value) -> anyhow::Result<Summary> {
         let stage = (find_kind(KINDS, kind).unwrap().parse)(table).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
         let mut inputs = BTreeMap::new();
         for input in stage.inputs() {
@@ -81,7 +81,7 @@ impl Bench {
         found.unwrap_or_else(|| panic!("`{stage}` has no output of {accepts:?}"))
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, path: &str) -> Vec<T> {
+    pub(super) fn read<T: serde::de::DeserializeOwned>(&self, path: &str) -> Vec<T> {
         jsonl::read(&self.path(path)).unwrap()
     }
 }
