@@ -68,4 +68,6 @@ mod table_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod training_tests;
+#[cfg(test)]
 mod verifier_tests;

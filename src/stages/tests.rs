@@ -18,7 +18,7 @@ use crate::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, 
 /// Runs stages one after another; every stage's outputs can be inputs of later ones.
 pub(super) struct Bench {
     folder: tempfile::TempDir,
-    images: BTreeMap<Hash, PathBuf>,
+    pub(super) images: BTreeMap<Hash, PathBuf>,
 }
 
 impl Bench {
