@@ -16,5 +16,6 @@ mod killing;
 mod pipeline;
 mod programs;
 mod remote;
+mod studies;
 mod together;
 mod wardens;
