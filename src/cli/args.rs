@@ -178,6 +178,16 @@ Examples:
   ablate report exp.toml --out reports --report main
   ablate report exp.toml --json | jq .tables")]
     Report(ReportArgs),
+    /// Predict the scores of unseen mix ratios from those that ran, and say which to try next.
+    #[command(after_help = "\
+Examples:
+  ablate suggest ratio.toml
+  ablate suggest ratio.toml --by prompt=cot -n 5
+  ablate suggest ratio.toml --json | jq .suggestions
+
+The experiment needs an axis with `simplex`. The error that each measured ratio has when the others predict it is \
+printed with the prediction.")]
+    Suggest(SuggestArgs),
     /// List the instances of an experiment with their state.
     #[command(after_help = "Example:\n  ablate ls exp.toml --json")]
     Ls(ListArgs),
@@ -334,6 +344,24 @@ pub(super) struct ReportArgs {
     /// Folder for the files; `out/<experiment>` when not said.
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SuggestArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    /// The axis of ratios; the only one with `simplex` when not said.
+    #[arg(long, value_name = "AXIS")]
+    pub(super) axis: Option<String>,
+    /// The report whose scores count; the only one when not said.
+    #[arg(long, value_name = "NAME")]
+    pub(super) report: Option<String>,
+    /// Only scores of these points: `prompt=cot`.
+    #[arg(long, value_name = "SELECTOR")]
+    pub(super) by: Option<String>,
+    /// How many ratios to suggest.
+    #[arg(short = 'n', long = "count", value_name = "N", default_value_t = 3)]
+    pub(super) count: usize,
 }
 
 #[derive(Debug, Args)]

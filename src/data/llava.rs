@@ -17,6 +17,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::defaults::{Defaults, RowFile};
 use super::jsonl::Mistakes;
 use super::outside::{self, maybe_text_or_number, text_or_number, texts_or_numbers};
 use super::prompts::MARKER;
@@ -63,14 +64,6 @@ impl Turn {
     }
 }
 
-/// What rows that do not say it themselves are taken for.
-#[derive(Clone, Debug)]
-pub struct Defaults {
-    pub dataset: String,
-    /// Without one, rows with options have letters and others text.
-    pub answer_type: Option<AnswerType>,
-}
-
 /// An item whose image is still a path, and where in the file it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located {
@@ -80,15 +73,19 @@ pub struct Located {
     pub item: Item,
 }
 
-/// Reads a JSON array or JSONL. `images` is the folder that image paths are relative to; without one no row may name
-/// an image. Mistakes are reported together, up to ten. Of rows with the same id and data set the second is called
-/// `id#2`, and so on.
-pub fn read(path: &Path, images: Option<&Path>, defaults: &Defaults) -> Result<Vec<Located>> {
+/// Reads files that are JSON arrays or JSONL. `images` is the folder that image paths are relative to; without one no
+/// row may name an image. Mistakes are reported together, up to ten. Of rows with the same id and data set the second
+/// is called `id#2`, and so on.
+pub fn read(row_files: &[RowFile], images: Option<&Path>, defaults: &Defaults) -> Result<Vec<Located>> {
     let mut mistakes = Mistakes::default();
     let mut located = Vec::new();
     let mut used: BTreeMap<(String, String), usize> = BTreeMap::new();
-    for (place, value) in outside::values(path, &mut mistakes)? {
-        let item = value.map_err(|mistake| vec![mistake]).and_then(|value| item(value, images, defaults));
+    let mut rows = Vec::new();
+    for file in row_files {
+        rows.extend(outside::values(&file.path, &mut mistakes)?.into_iter().map(|(place, value)| (file, place, value)));
+    }
+    for (file, place, value) in rows {
+        let item = value.map_err(|mistake| vec![mistake]).and_then(|value| item(value, images, file, defaults));
         match item {
             Ok(mut item) => {
                 let count = used.entry((item.dataset.clone(), item.id.clone())).or_default();
@@ -106,7 +103,7 @@ pub fn read(path: &Path, images: Option<&Path>, defaults: &Defaults) -> Result<V
 }
 
 /// A row's item, or everything that is wrong with the row.
-fn item(value: Value, images: Option<&Path>, defaults: &Defaults) -> Result<Item, Vec<String>> {
+fn item(value: Value, images: Option<&Path>, file: &RowFile, defaults: &Defaults) -> Result<Item, Vec<String>> {
     if !value.is_object() {
         return Err(vec!["a row must be an object with `id` and `conversations`".to_string()]);
     }
@@ -117,6 +114,13 @@ fn item(value: Value, images: Option<&Path>, defaults: &Defaults) -> Result<Item
         (String::new(), String::new())
     });
     wrong.extend(row.image.as_deref().and_then(|image| outside::check_image(image, images)));
+    let question = row.question.unwrap_or(asked);
+    // Where the conversation has no question, that is told already.
+    let question = if question.is_empty() { Ok(question) } else { defaults.bare(question) };
+    let question = question.unwrap_or_else(|what| {
+        wrong.push(what);
+        String::new()
+    });
     let (reasoned, concluded) = match told.rsplit_once(MARKER) {
         Some((rationale, answer)) => (Some(rationale.trim().to_string()), answer.trim().to_string()),
         None => (None, told.trim().to_string()),
@@ -137,14 +141,15 @@ fn item(value: Value, images: Option<&Path>, defaults: &Defaults) -> Result<Item
     let rationale = row.rationale.or(reasoned.clone());
     // The assistant's turn and the answer may differ: a data set can come with another's reasoning.
     let differs = reasoned.is_some() && !concluded.is_empty() && Some(&concluded) != answers.first();
-    let fallback = if row.options.is_empty() { AnswerType::Text } else { AnswerType::Letter };
+    let dataset = row.dataset.filter(|_| !file.of_all).unwrap_or_else(|| file.dataset.clone());
+    let answer_type = row.answer_type.unwrap_or_else(|| defaults.answer_type(&dataset, !row.options.is_empty()));
     Ok(Item {
         id: row.id,
-        dataset: row.dataset.unwrap_or_else(|| defaults.dataset.clone()),
+        dataset,
         image: row.image,
-        question: row.question.unwrap_or(asked),
+        question,
         options: row.options,
-        answer_type: row.answer_type.or(defaults.answer_type).unwrap_or(fallback),
+        answer_type,
         answers,
         concluded: (differs && rationale == reasoned).then_some(concluded),
         rationale,
@@ -188,9 +193,9 @@ mod tests {
         let path = folder.path().join(name);
         files::write_atomic(&path, text.as_bytes()).unwrap();
         files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
-        let defaults = Defaults { dataset: "toy".into(), answer_type: None };
+        let file = RowFile { path, dataset: "toy".into(), of_all: false };
         let root = format!("{}/", folder.path().display());
-        match read(&path, Some(&folder.path().join("images")), &defaults) {
+        match read(&[file], Some(&folder.path().join("images")), &Defaults::default()) {
             Ok(mut located) => {
                 for row in &mut located {
                     row.place = row.place.replace(&root, "");

@@ -85,7 +85,17 @@ fn pair(value: Value, images: Option<&Path>, dataset: &str) -> Result<Pair, Vec<
         return Err(wrong);
     }
     let dataset = row.dataset.or(row.ds_name).unwrap_or_else(|| dataset.to_string());
-    Ok(Pair { id, dataset, image: row.image, prompt, chosen, rejected, chosen_cut: false, rejected_cut: false })
+    Ok(Pair {
+        id,
+        dataset,
+        image: row.image,
+        question: None,
+        prompt,
+        chosen,
+        rejected,
+        chosen_cut: false,
+        rejected_cut: false,
+    })
 }
 
 /// What was made of the rows.
@@ -183,6 +193,7 @@ mod tests {
             id: id.into(),
             dataset: dataset.into(),
             image: Some("a.png".into()),
+            question: None,
             prompt: prompt.into(),
             chosen: chosen.into(),
             rejected: rejected.into(),

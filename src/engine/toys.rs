@@ -243,6 +243,7 @@ impl Space {
                 seed,
                 inputs,
                 outputs: built.outputs().map_or(kind.outputs.into(), Into::into),
+                pool: built.pool().unwrap_or(kind.pool),
                 limits: Limits::default(),
                 origins: Arc::default(),
             });

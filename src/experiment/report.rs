@@ -157,7 +157,7 @@ pub(crate) fn read(
     }
     let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label)).collect();
     let published = report.published.map(|published| checks.published(published));
-    let select = report.select.map(|select| checks.select(select, &found, expansion));
+    let select = report.select.map(|select| checks.select(&select, &found, expansion));
     let title = report.title.unwrap_or_else(|| name.to_string());
     Some(ReportSpec {
         name: name.to_string(),
@@ -327,7 +327,7 @@ impl Checks<'_> {
     /// What is picked, and by which scores. Scores of items that the table shows too cannot pick.
     fn select(
         &mut self,
-        select: Select,
+        select: &Select,
         found: &[(BTreeMap<String, String>, InstanceId)],
         expansion: &Expansion,
     ) -> Select {

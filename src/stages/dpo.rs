@@ -16,7 +16,7 @@ use crate::train::{self, DpoConfig, OptimizerConfig, PreferenceLoss, TokenWeight
 
 pub static KIND: Kind = Kind {
     name: "dpo",
-    version: 1,
+    version: 2,
     about: "direct preference optimization on pairs",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],
@@ -142,13 +142,14 @@ impl Stage for Dpo {
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
-        let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let pixels = ImagePacks::open(&ctx.images)?;
+        let seen = models::seen(ctx, "policy", &pairs, &pixels)?;
+        let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let (state, start) = (self.keep.state(ctx), &policy.checkpoint);
         let trained = train::dpo(start, &reference, &pairs, &pixels, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
-        Ok(models::finish(ctx, &trained, "policy", resources.device)?
+        Ok(models::finish(ctx, &trained, "policy", &seen, resources.device)?
             .with("pairs", pairs.len())
             .with("reward_accuracy", last.and_then(|point| point.reward_accuracy))
             .with("reward_margin", last.and_then(|point| point.reward_margin)))

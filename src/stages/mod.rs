@@ -26,6 +26,8 @@ pub mod command;
 
 mod common;
 mod distill_teacher;
+mod endpoint;
+mod eval_model;
 mod metrics;
 mod mix_rows;
 mod models;
@@ -59,6 +61,8 @@ static ALL: &[&Kind] = &[
     &command::KIND,
 ];
 
+#[cfg(test)]
+mod released_tests;
 #[cfg(test)]
 mod table_tests;
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::stage::{
 
 pub static KIND: Kind = Kind {
     name: "pairs",
-    version: 1,
+    version: 2,
     about: "preference pairs of a right and a wrong sample, or released ones",
     outputs: OUTPUTS,
     fan_out: &[],

@@ -15,5 +15,6 @@ mod inputs;
 mod killing;
 mod pipeline;
 mod programs;
+mod remote;
 mod together;
 mod wardens;

@@ -172,7 +172,8 @@ mod tests {
 
     use super::*;
     use crate::data::answers;
-    use crate::data::llava::{self, Defaults, Located};
+    use crate::data::defaults::{Defaults, RowFile};
+    use crate::data::llava::{self, Located};
     use crate::data::outside::image_bytes;
     use crate::data::prompts::{PromptTemplate, Style, cot_response};
     use crate::data::records::Finish;
@@ -191,9 +192,8 @@ mod tests {
     fn made(split: Split, stream: &str, count: usize, seed: u64) -> (tempfile::TempDir, Vec<Located>) {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &ALL, split, stream, count, Seed(seed)).unwrap();
-        let defaults = Defaults { dataset: "none".into(), answer_type: None };
-        let rows =
-            llava::read(&folder.path().join("rows.jsonl"), Some(&folder.path().join("images")), &defaults).unwrap();
+        let file = RowFile { path: folder.path().join("rows.jsonl"), dataset: "none".into(), of_all: false };
+        let rows = llava::read(&[file], Some(&folder.path().join("images")), &Defaults::default()).unwrap();
         (folder, rows)
     }
 

@@ -191,13 +191,10 @@ fn form(section: &Section<'_>, problems: &mut Problems) -> Option<&'static str> 
         section.wrong(&[], message, Some(ways()), problems);
         return None;
     };
-    for key in section.table.0.keys().filter(|key| *key != form && !others.contains(&key.as_str())) {
-        section.wrong_key(
-            &[key],
-            format!("`{}`: `{key}` does not go with `{form}`", section.path),
-            Some(ways()),
-            problems,
-        );
+    let alien = section.table.0.keys().find(|key| *key != form && !others.contains(&key.as_str()));
+    if let Some(key) = alien {
+        let message = format!("`{}`: `{key}` does not go with `{form}`", section.path);
+        section.wrong_key(&[key], message, Some(ways()), problems);
         return None;
     }
     Some(form)

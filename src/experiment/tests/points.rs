@@ -225,12 +225,6 @@ fn what_is_wrong_with_points_is_told() {
            = help: the known keys are `zip`, `exclude`"#]]
     .assert_eq(&wrong("[points]\nexcept = []\n"));
     expect![[r#"
-        error: `stage.base` has no point: what it reads has no point in common
-         --> DIR/a.toml:5:1
-          |
-        5 | [stage.base]
-          | ^^^^^^^^^^^^
-
         error: `stage.base.when`: there is no axis `weigth`
          --> DIR/a.toml:6:8
           |
@@ -240,12 +234,6 @@ fn what_is_wrong_with_points_is_told() {
           = help: an axis of a similar name exists: `weight`"#]]
     .assert_eq(&errors(&stages("").replace("[stage.base]\n", "[stage.base]\nwhen = \"weigth=two\"\n")));
     expect![[r#"
-        error: `stage.base` has no point: what it reads has no point in common
-         --> DIR/a.toml:5:1
-          |
-        5 | [stage.base]
-          | ^^^^^^^^^^^^
-
         error: `stage.base.when`: the stage would exist nowhere
          --> DIR/a.toml:6:8
           |
