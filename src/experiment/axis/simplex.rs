@@ -117,7 +117,7 @@ fn listed(
                     && shares.iter().all(|share| *share >= 0.0)
                     && (sum - 1.0).abs() < TOLERANCE =>
             {
-                all.push(shares)
+                all.push(shares);
             }
             _ => {
                 let message = format!("a point is {keys} numbers from 0 up that add up to 1");
