@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::common;
-use super::models::Model;
+use super::models::{self, Model};
 use crate::base::{files, wrong_input};
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::nn::{Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
@@ -132,6 +132,9 @@ impl Stage for Base {
         };
         checkpoint.write(&ctx.output("model"))?;
         files::copy(&tokenizer, &ctx.output("model").join(FILE))?;
+        if let Base::Import { .. } = self {
+            models::carry_seen(&ctx.input("path")?.path, &ctx.output("model"))?;
+        }
         Ok(Summary::default()
             .with("parameters", checkpoint.parameters())
             .with("vocab", checkpoint.vocab)

@@ -6,8 +6,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::common;
-use super::models::Model;
+use super::models::{self, Model};
 use crate::base::files;
+use crate::data::seen;
 use crate::data::tokenizer::{FILE, SPECIAL};
 use crate::nn::checkpoint::FORMAT;
 use crate::nn::parameters::parameters;
@@ -69,7 +70,9 @@ impl Stage for Export {
         let Model { checkpoint, .. } = Model::read(ctx, "model")?;
         let folder = ctx.output(FOLDER);
         checkpoint.write(&folder)?;
-        files::copy(&ctx.input("model")?.path.join(FILE), &folder.join(FILE))?;
+        let from = &ctx.input("model")?.path;
+        files::copy(&from.join(FILE), &folder.join(FILE))?;
+        models::carry_seen(from, &folder)?;
         let mut parameters_by_part = BTreeMap::new();
         for parameter in parameters(&checkpoint.config, checkpoint.vocab) {
             *parameters_by_part.entry(parameter.part).or_default() += parameter.len();
@@ -81,6 +84,7 @@ impl Stage for Export {
                 ("config.json", "format, vocabulary, id of the image token, sizes"),
                 ("model.safetensors", "one float32 array per parameter"),
                 (FILE, "the vocabulary, as the `tokenizers` package reads it"),
+                (seen::FILE, "hashes of the images and questions that it was trained on, where they are known"),
             ]),
             parameters: checkpoint.parameters(),
             parameters_by_part,

@@ -103,6 +103,11 @@ where
     Ok(seen)
 }
 
+/// What a checkpoint has seen goes with it, where that is known.
+pub(super) fn carry_seen(from: &Path, to: &Path) -> Result<()> {
+    Seen::read(from).map_err(wrong_input)?.map_or(Ok(()), |seen| seen.write(to))
+}
+
 /// Writes a training's outputs and sums it up.
 pub(super) fn finish(
     ctx: &StageContext,

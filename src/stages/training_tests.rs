@@ -136,9 +136,9 @@ fn a_checkpoint_goes_out_and_comes_back_as_it_was() {
     let summary = world.run("out", &export::KIND, &json!({ "model": "sft" }), &[("model", "sft/model")]);
     let names: Vec<String> =
         files::walk(&world.path("out/checkpoint")).unwrap().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["card.json", "config.json", "model.safetensors", "tokenizer.json"]);
+    assert_eq!(names, ["card.json", "config.json", "model.safetensors", "seen.txt", "tokenizer.json"]);
     world.run("back", &base::KIND, &json!({ "path": "out/checkpoint" }), &[("path", "out/checkpoint")]);
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+    for name in ["config.json", "model.safetensors", "seen.txt", "tokenizer.json"] {
         let of = |folder: &str| Hash::of_file(&world.path(folder).join(name)).unwrap();
         assert_eq!(of("sft/model"), of("out/checkpoint"));
         assert_eq!(of("sft/model"), of("back/model"));
