@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
 use crate::pipeline::ran;
 use crate::space::Space;
+
+#[path = "../../experiments/paper/make_stand_in.rs"]
+mod stand_in;
 
 /// What a study is called, and how many trainings its table needs.
 const STUDIES: [(&str, u64); 13] = [
@@ -116,8 +118,7 @@ fn miniature(study: &str) -> Space {
 #[test]
 fn the_paper_s_trainings_are_planned_and_shared() {
     let space = studies();
-    let made = Command::new("python3").arg(project("paper/make_stand_in.py")).arg(space.path("paper/data")).status();
-    assert!(made.expect("python3 makes the stand-in data").success());
+    stand_in::make(&space.path("paper/data")).unwrap();
     let files: Vec<String> = STUDIES.iter().map(|(name, _)| format!("paper/{name}.toml")).collect();
     let arguments: Vec<&str> = ["plan"].into_iter().chain(files.iter().map(String::as_str)).collect();
     let plan = space.json(&arguments);

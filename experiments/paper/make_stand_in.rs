@@ -1,0 +1,144 @@
+//! Makes a folder with the layout of the paper's data and a few invented rows in each file, to plan the studies with:
+//!
+//! ```console
+//! $ cargo run --release --example make-stand-in -- experiments/paper/data
+//! ```
+//!
+//! The folder is what `vars.data` of base.toml names. Nothing in it is the paper's: put the released files in its place.
+
+use std::io::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::{Value, json};
+
+/// Rows of each file.
+const ROWS: usize = 4;
+
+const SFT: [&str; 7] = ["aokvqa", "chartqa", "docvqa", "infovqa", "textvqa", "ai2d", "mathvision"];
+const BENCH: [&str; 8] = ["aokvqa", "chartqa", "docvqa", "infovqa", "textvqa", "ai2d", "sqa", "mathvista"];
+const LETTERS: [&str; 3] = ["aokvqa", "ai2d", "sqa"];
+
+/// Makes the folder that the command line names.
+#[allow(dead_code, reason = "the tests include this file and call `make`")]
+fn main() -> Result<()> {
+    let folder = env::args().nth(1).ok_or_else(|| Error::other("name the folder: make-stand-in FOLDER"))?;
+    make(Path::new(&folder))
+}
+
+/// Makes all files below `root`.
+pub(crate) fn make(root: &Path) -> Result<()> {
+    let mut data = Data { root: root.to_path_buf(), images: 0 };
+    for set in SFT {
+        data.both(set, &format!("sft/{set}/cot.none"), &format!("sft/{set}/direct.none"))?;
+    }
+    data.both("sqa", "sft/sqa/cot.image.none", "sft/sqa/direct.image.none")?;
+    for form in ["mcq", "sa"] {
+        data.both("gllava", &format!("sft/math/geo.{form}.x2"), &format!("sft/math/geo.{form}.direct"))?;
+    }
+    for name in ["geo-align.rationale.4k", "geo-qa.rationale.4k", "geo-align.qa.4k", "geo-qa.qa.4k"] {
+        data.plain(&format!("sft/math/{name}"), "geometry", "Describe the figure.", "A triangle")?;
+    }
+    data.plain("sft/pt_data_mix_2k", "general", "What is this?", "A thing")?;
+    for name in ["mathplus", "mathinstruct"] {
+        let row =
+            |n: usize| talk(name, n, None, &format!("What is {n} + 2?"), &format!("{n} + 2.\n\n### Answer: {}", n + 2));
+        data.write(&format!("text/{name}"), &(0..ROWS).map(row).collect::<Vec<_>>())?;
+    }
+    for set in BENCH {
+        let mut rows = Vec::new();
+        for n in 0..ROWS {
+            let image = data.image(&format!("bench-{set}"))?;
+            rows.push(talk(set, n, Some(&image), &question(set, n), &answer(set, n)));
+        }
+        data.write(&format!("bench/{set}"), &rows)?;
+    }
+    let mut pairs = Vec::new();
+    for n in 0..ROWS {
+        pairs.push(json!({
+            "idx": n, "ds_name": "rlaifv", "image": data.image("rlaifv")?, "question": "What is in the picture?",
+            "chosen": format!("One colour, number {n}."), "rejected": "A dog and a cat.",
+        }));
+    }
+    data.write("dpo/rlaifv", &pairs)?;
+    fs::create_dir_all(root.join("base"))?;
+    fs::write(root.join("base/README"), "Put the base model here, in the layout that `export` writes.\n")
+}
+
+struct Data {
+    root: PathBuf,
+    /// Images so far: each has a colour of its own.
+    images: u32,
+}
+
+impl Data {
+    /// The same questions with rationales and with short answers.
+    fn both(&mut self, set: &str, cot: &str, direct: &str) -> Result<()> {
+        let letters = LETTERS.contains(&set);
+        let (brief, reason) = if letters {
+            (
+                "Answer with the option's letter from the given choices directly.",
+                "Generate a reason first and then output a letter answer.",
+            )
+        } else {
+            ("Answer the question with a short answer.", "Generate a reason first and then output a short answer.")
+        };
+        let (mut long, mut short) = (Vec::new(), Vec::new());
+        for n in 0..ROWS {
+            let (image, question, answer) = (self.image(set)?, question(set, n), answer(set, n));
+            let told = format!("The picture shows it.\n\n### Answer: {answer}");
+            long.push(talk(set, n, Some(&image), &format!("{question}\n{reason}"), &told));
+            short.push(talk(set, n, Some(&image), &format!("{question}\n{brief}"), &answer));
+        }
+        self.write(cot, &long)?;
+        self.write(direct, &short)
+    }
+
+    fn plain(&mut self, file: &str, set: &str, question: &str, answer: &str) -> Result<()> {
+        let mut rows = Vec::new();
+        for n in 0..ROWS {
+            let image = self.image(set)?;
+            rows.push(talk(set, n, Some(&image), question, &format!("{answer} {n}.")));
+        }
+        self.write(file, &rows)
+    }
+
+    fn image(&mut self, set: &str) -> Result<String> {
+        let name = format!("{set}/{}.png", self.images);
+        let colour = Rgb([self.images as u8, (self.images * 7) as u8, (self.images * 31) as u8]);
+        self.images += 1;
+        let path = self.root.join("images").join(&name);
+        fs::create_dir_all(self.root.join("images").join(set))?;
+        RgbImage::from_pixel(8, 8, colour).save_with_format(path, ImageFormat::Png).map_err(Error::other)?;
+        Ok(name)
+    }
+
+    fn write(&self, name: &str, rows: &[Value]) -> Result<()> {
+        let path = self.root.join(format!("{name}.jsonl"));
+        fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+        fs::write(path, rows.iter().map(|row| format!("{row}\n")).collect::<String>())
+    }
+}
+
+fn question(set: &str, n: usize) -> String {
+    let options = if LETTERS.contains(&set) { "\nA. one\nB. two\nC. three" } else { "" };
+    format!("What is the value of item {n} in this {set} picture?{options}")
+}
+
+fn answer(set: &str, n: usize) -> String {
+    if LETTERS.contains(&set) { ["A", "B", "C"][n % 3].to_string() } else { (10 + n).to_string() }
+}
+
+/// A row in LLaVA's layout.
+fn talk(set: &str, n: usize, image: Option<&str>, human: &str, told: &str) -> Value {
+    let asked = if image.is_some() { format!("<image>\n{human}") } else { human.to_string() };
+    let mut row = json!({
+        "id": format!("{set}-{n}"),
+        "conversations": [{ "from": "human", "value": asked }, { "from": "gpt", "value": told }],
+    });
+    if let Some(image) = image {
+        row["image"] = image.into();
+    }
+    row
+}
