@@ -192,6 +192,23 @@ Examples:
     /// Remove results that no experiment came to last, no recent run used and no pin keeps.
     #[command(after_help = "Examples:\n  ablate gc --dry-run\n  ablate gc --keep-runs 20")]
     Gc(GcArgs),
+    /// Write a small experiment file to start from.
+    #[command(after_help = "\
+Examples:
+  ablate new first                         first.toml: fine-tuning on three mixes of data
+  ablate new studies/pull --template dpo   preference pairs of the model's own answers
+  ablate new mine --template command       programs of your own
+
+Each runs as it is, in seconds to a minute on two cores: ablate run first.toml")]
+    New(NewArgs),
+    /// Print the JSON Schema of experiment files, for editors.
+    #[command(after_help = "\
+Examples:
+  ablate schema > ablate.schema.json
+
+Then write `#:schema ./ablate.schema.json` as the first line of an experiment file: editors with Taplo (such as VS Code
+with Even Better TOML) complete keys, show what they mean and mark mistakes.")]
+    Schema,
     /// Runs programs, one after another, and ends what they leave behind: what `run` starts. Not for people.
     #[command(hide = true)]
     Warden,
@@ -201,6 +218,26 @@ Examples:
         /// The job that `run` wrote.
         job: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// Name of the experiment, and with `.toml` of its file; may lie in a folder.
+    #[arg(value_name = "NAME")]
+    pub(super) name: PathBuf,
+    /// What to start from.
+    #[arg(long, value_enum, default_value_t = Template::Sft)]
+    pub(super) template: Template,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Template {
+    /// Fine-tuning on three mixes of data.
+    Sft,
+    /// Fine-tuning, then DPO on pairs of the model's own answers.
+    Dpo,
+    /// Programs of your own.
+    Command,
 }
 
 #[derive(Debug, Args)]

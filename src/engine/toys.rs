@@ -32,6 +32,7 @@ static TOY: Kind = Kind {
     seeded: false,
     pool: Pool::Light,
     parse,
+    schema: config::schema_of::<Toy>,
 };
 
 /// The same, as a later version of the program would have it.
@@ -58,6 +59,7 @@ const fn copy(kind: &Kind) -> Kind {
         seeded: kind.seeded,
         pool: kind.pool,
         parse: kind.parse,
+        schema: kind.schema,
     }
 }
 
@@ -66,7 +68,7 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
 }
 
 /// Everything but `word` and `trim` is circumstance, so that a test can change it without a new identity.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Toy {
     /// The test's folder: gets a line in `ran` per execution; `<name>.<mischief>` there changes what it does.

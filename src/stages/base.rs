@@ -7,7 +7,7 @@ use super::common;
 use crate::base::files;
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::nn::{Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -19,9 +19,10 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Base>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Base {
     /// Its vocabulary becomes the model's; it is copied into the checkpoint.

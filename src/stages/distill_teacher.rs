@@ -19,7 +19,7 @@ use crate::teacher::{OpenAi, OpenAiConfig, Question, oracle};
 /// Responses of the teacher to one item.
 pub(super) type Responses = Vec<(String, Finish)>;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Teacher {
     pub(super) api: Api,
@@ -38,7 +38,7 @@ pub(super) struct Teacher {
     retries: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Api {
     /// The item's own rationale.

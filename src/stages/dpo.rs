@@ -9,7 +9,7 @@ use crate::data::jsonl;
 use crate::data::records::Pair;
 use crate::data::tokens::TokenPair;
 use crate::nn::Part;
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::train::{self, DpoConfig, OptimizerConfig};
 
@@ -22,6 +22,7 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Model,
     parse,
+    schema: schema_of::<Table>,
 };
 
 training_table! {

@@ -12,7 +12,7 @@ use crate::data::answers::judge;
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Item, Score};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -27,10 +27,11 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Model,
     parse,
+    schema: schema_of::<Table>,
 };
 
 /// The keys of the kind. Decoding is greedy unless a temperature is given.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     model: Reference,

@@ -14,7 +14,7 @@ use crate::data::jsonl;
 use crate::data::llava::{self, Defaults, Located};
 use crate::data::records::{AnswerType, Item};
 use crate::data::synthetic::{self, Dataset, Split};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -29,12 +29,13 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Items>,
 };
 
 /// Images that are read and decoded before they are written to the pack.
 const PACKED_AT_ONCE: usize = 512;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Items {
     /// A LLaVA JSON array or JSONL.
@@ -51,7 +52,7 @@ struct Items {
     take: Option<usize>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Synthetic {
     datasets: Vec<Dataset>,

@@ -9,7 +9,7 @@ use crate::data::jsonl;
 use crate::data::pairs::{self, Selection};
 use crate::data::records::Judged;
 use crate::data::tokenizer::Tokenizer;
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -25,9 +25,10 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Pairs>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Pairs {
     judged: Reference,
@@ -48,7 +49,7 @@ struct Pairs {
 }
 
 /// What becomes of wrong samples without a readable answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Unreadable {
     /// They may be the rejected side of a pair.

@@ -19,7 +19,6 @@ fn mistakes_in_a_table_are_told_with_their_keys() {
     expect_test::expect![[r#"
         : the stage has no rows: neither `path` nor `synthetic` is given
         synthetic.datasets.1: unknown value `chrat`
-        synthetic: the key `datasets` is missing
         synthetic: rows come from `path` or from `synthetic`, and both are given
         images: `images` belongs to `path`: synthetic rows bring their own
         take: no rows: `take` is at least 1
