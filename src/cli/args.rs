@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::starting::NewArgs;
 use crate::engine::Selection;
 
 /// A declarative experiment engine for post-training vision-language models.
@@ -178,6 +179,16 @@ Examples:
   ablate report exp.toml --out reports --report main
   ablate report exp.toml --json | jq .tables")]
     Report(ReportArgs),
+    /// Predict the scores of unseen mix ratios from those that ran, and say which to try next.
+    #[command(after_help = "\
+Examples:
+  ablate suggest ratio.toml
+  ablate suggest ratio.toml --by prompt=cot -n 5
+  ablate suggest ratio.toml --json | jq .suggestions
+
+The experiment needs an axis with `simplex`. The error that each measured ratio has when the others predict it is \
+printed with the prediction.")]
+    Suggest(SuggestArgs),
     /// List the instances of an experiment with their state.
     #[command(after_help = "Example:\n  ablate ls exp.toml --json")]
     Ls(ListArgs),
@@ -197,9 +208,7 @@ Examples:
 Examples:
   ablate new first                         first.toml: fine-tuning on three mixes of data
   ablate new studies/pull --template dpo   preference pairs of the model's own answers
-  ablate new mine --template command       programs of your own
-
-Each runs as it is, in seconds to a minute on two cores: ablate run first.toml")]
+  ablate new mine --template command       programs of your own: runs as it is, as all of them do")]
     New(NewArgs),
     /// Print the JSON Schema of experiment files, for editors.
     #[command(after_help = "\
@@ -218,26 +227,6 @@ with Even Better TOML) complete keys, show what they mean and mark mistakes.")]
         /// The job that `run` wrote.
         job: PathBuf,
     },
-}
-
-#[derive(Debug, Args)]
-pub(super) struct NewArgs {
-    /// Name of the experiment, and with `.toml` of its file; may lie in a folder.
-    #[arg(value_name = "NAME")]
-    pub(super) name: PathBuf,
-    /// What to start from.
-    #[arg(long, value_enum, default_value_t = Template::Sft)]
-    pub(super) template: Template,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Template {
-    /// Fine-tuning on three mixes of data.
-    Sft,
-    /// Fine-tuning, then DPO on pairs of the model's own answers.
-    Dpo,
-    /// Programs of your own.
-    Command,
 }
 
 #[derive(Debug, Args)]
@@ -371,6 +360,24 @@ pub(super) struct ReportArgs {
     /// Folder for the files; `out/<experiment>` when not said.
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SuggestArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    /// The axis of ratios; the only one with `simplex` when not said.
+    #[arg(long, value_name = "AXIS")]
+    pub(super) axis: Option<String>,
+    /// The report whose scores count; the only one when not said.
+    #[arg(long, value_name = "NAME")]
+    pub(super) report: Option<String>,
+    /// Only scores of these points: `prompt=cot`.
+    #[arg(long, value_name = "SELECTOR")]
+    pub(super) by: Option<String>,
+    /// How many ratios to suggest.
+    #[arg(short = 'n', long = "count", value_name = "N", default_value_t = 3)]
+    pub(super) count: usize,
 }
 
 #[derive(Debug, Args)]

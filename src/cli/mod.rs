@@ -12,6 +12,7 @@ mod running;
 mod session;
 mod shell;
 mod starting;
+mod suggest;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => inspect::check(shell, arguments),
         Command::Graph(arguments) => inspect::graph(shell, arguments),
         Command::Report(arguments) => reporting::report(shell, &cli.global, arguments),
+        Command::Suggest(arguments) => suggest::suggest(shell, &cli.global, arguments),
         Command::Ls(arguments) => inspect::list(shell, &cli.global, arguments),
         Command::Show(arguments) => inspect::show(shell, &cli.global, arguments),
         Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::DONE;
-use super::args::{NewArgs, Template};
 use super::shell::Shell;
 use crate::base::files;
 use crate::experiment::{Experiment, schema};
@@ -15,6 +15,26 @@ use crate::stages::KINDS;
 const SFT: &str = include_str!("templates/sft.toml");
 const DPO: &str = include_str!("templates/dpo.toml");
 const COMMAND: &str = include_str!("templates/command.toml");
+
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// Name of the experiment, and with `.toml` of its file; may lie in a folder.
+    #[arg(value_name = "NAME")]
+    pub(super) name: PathBuf,
+    /// What to start from.
+    #[arg(long, value_enum, default_value_t = Template::Sft)]
+    pub(super) template: Template,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Template {
+    /// Fine-tuning on three mixes of data.
+    Sft,
+    /// Fine-tuning, then DPO on pairs of the model's own answers.
+    Dpo,
+    /// Programs of your own.
+    Command,
+}
 
 pub(super) fn schema(shell: Shell) -> Result<u8> {
     shell.json(&schema::schema(KINDS))?;

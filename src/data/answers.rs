@@ -7,9 +7,12 @@
 //! | number | within 5 % of the gold; where the gold is no number, equal text | ChartQA's relaxed accuracy |
 //! | text | equal after normalisation | |
 //! | anls | 1 - edit distance / longer length, 0 below 0.5 | DocVQA, InfoVQA |
+//! | vqa | soft accuracy over the annotators' answers (`vqa.rs`) | TextVQA |
+//! | contains | a gold answer occurs in the answer, case and white space ignored | OCRBench |
 
 use super::prompts::{MARKER, Style, letters};
 use super::records::{AnswerType, Finish, Item, Verdict};
+use super::vqa;
 
 /// A sample counts as right from this score on, unless a stage says otherwise.
 pub const CORRECT_FROM: f64 = 0.5;
@@ -41,20 +44,23 @@ pub fn compliant(response: &str, finish: Finish, style: Style) -> bool {
     asked && finish == Finish::Stop && extract(response, style).is_some()
 }
 
-/// How well an answer matches the best of the item's gold answers, 0 to 1.
+/// How well an answer matches the best of the item's gold answers, or for `vqa` all of them, 0 to 1.
 pub fn score(item: &Item, answer: &str) -> f64 {
-    let one = |gold: &String| -> f64 {
-        match item.answer_type {
-            AnswerType::Letter => match (option_index(gold, &item.options), option_index(answer, &item.options)) {
+    let best = |one: &dyn Fn(&str) -> f64| item.answers.iter().map(|gold| one(gold)).fold(0.0, f64::max);
+    let equal = |gold: &str| f64::from(normalize(gold) == normalize(answer));
+    match item.answer_type {
+        AnswerType::Letter => {
+            best(&|gold| match (option_index(gold, &item.options), option_index(answer, &item.options)) {
                 (Some(gold), Some(answer)) => f64::from(gold == answer),
-                _ => f64::from(normalize(gold) == normalize(answer)),
-            },
-            AnswerType::Number => f64::from(relaxed(gold, answer)),
-            AnswerType::Text => f64::from(normalize(gold) == normalize(answer)),
-            AnswerType::Anls => anls(gold, answer),
+                _ => equal(gold),
+            })
         }
-    };
-    item.answers.iter().map(one).fold(0.0, f64::max)
+        AnswerType::Number => best(&|gold| f64::from(relaxed(gold, answer))),
+        AnswerType::Text => best(&equal),
+        AnswerType::Anls => best(&|gold| anls(gold, answer)),
+        AnswerType::Vqa => vqa::score(&item.answers, answer),
+        AnswerType::Contains => best(&|gold| f64::from(contains(gold, answer))),
+    }
 }
 
 /// The name that all ways to write an answer share, so that votes for it can be counted: an option's letter, a number
@@ -67,7 +73,8 @@ pub fn canonical(item: &Item, answer: &str) -> String {
         }
         // Adding 0 makes -0 and 0 one number.
         AnswerType::Number => number(answer).map(|value| (value + 0.0).to_string()),
-        AnswerType::Text | AnswerType::Anls => None,
+        AnswerType::Vqa => Some(vqa::normalize(answer)),
+        AnswerType::Text | AnswerType::Anls | AnswerType::Contains => None,
     };
     name.unwrap_or_else(|| normalize(answer))
 }
@@ -156,9 +163,19 @@ fn number(text: &str) -> Option<f64> {
     plain.parse::<f64>().ok().filter(|value| value.is_finite()).map(|value| sign * value)
 }
 
+/// Lower case, and every white space one space.
+fn plain(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase()
+}
+
+/// Whether the gold answer occurs in the given one, inside of words and numbers too. An empty one never does.
+fn contains(gold: &str, answer: &str) -> bool {
+    let gold = plain(gold);
+    !gold.is_empty() && plain(answer).contains(&gold)
+}
+
 /// Average normalised Levenshtein similarity of one pair, in characters, case and outer space ignored.
 fn anls(gold: &str, answer: &str) -> f64 {
-    let plain = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
     let (gold, answer) = (plain(gold), plain(answer));
     let longer = gold.chars().count().max(answer.chars().count());
     if longer == 0 {
@@ -265,6 +282,25 @@ mod tests {
             ["1200", "1200", "12", "0", "5.1", "five"]
         );
         assert_eq!(named(&item(AnswerType::Anls, &["x"], &[]), &["Red  Car.", "red car"]), ["red car", "red car"]);
+    }
+
+    #[test]
+    fn text_in_a_picture_may_stand_anywhere_in_the_answer() {
+        let sign = item(AnswerType::Contains, &["No Parking", "parking\nnever"], &[]);
+        let answers = ["The sign says NO  PARKING here.", "Parking never.", "no-parking", ""];
+        assert_eq!(scores(&sign, &answers), [1.0, 1.0, 0.0, 0.0]);
+        assert_eq!(scores(&item(AnswerType::Contains, &["12", " "], &[]), &["3124", "3 14"]), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn annotators_are_counted() {
+        let answers = ["stop", "stop", "Stop.", "stop sign", "the stop sign", "red", "a", "b", "c", "d"];
+        let sign = item(AnswerType::Vqa, &answers, &[]);
+        // Three matches of ten: (3 * 2/3 + 7 * 1) / 10. Two: (2 * 1/3 + 8 * 2/3) / 10. None.
+        let expected = [0.9, 0.6, 0.0];
+        for (score, expected) in scores(&sign, &["STOP!", "stop sign", "go"]).into_iter().zip(expected) {
+            assert!((score - expected).abs() < 1e-12, "{score} {expected}");
+        }
     }
 
     #[test]

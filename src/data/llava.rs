@@ -13,17 +13,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
-use serde::{Deserialize, Deserializer, Serialize};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::jsonl::{self, Mistakes};
+use super::defaults::{Defaults, RowFile};
+use super::jsonl::Mistakes;
+use super::outside::{self, maybe_text_or_number, text_or_number, texts_or_numbers};
 use super::prompts::MARKER;
 use super::records::{AnswerType, Item};
-use crate::base::files;
-
-/// LLaVA's placeholder of the image.
-const IMAGE: &str = "<image>";
 
 /// A row as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,14 +64,6 @@ impl Turn {
     }
 }
 
-/// What rows that do not say it themselves are taken for.
-#[derive(Clone, Debug)]
-pub struct Defaults {
-    pub dataset: String,
-    /// Without one, rows with options have letters and others text.
-    pub answer_type: Option<AnswerType>,
-}
-
 /// An item whose image is still a path, and where in the file it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located {
@@ -83,15 +73,19 @@ pub struct Located {
     pub item: Item,
 }
 
-/// Reads a JSON array or JSONL. `images` is the folder that image paths are relative to; without one no row may name
-/// an image. Mistakes are reported together, up to ten. Of rows with the same id and data set the second is called
-/// `id#2`, and so on.
-pub fn read(path: &Path, images: Option<&Path>, defaults: &Defaults) -> Result<Vec<Located>> {
+/// Reads files that are JSON arrays or JSONL. `images` is the folder that image paths are relative to; without one no
+/// row may name an image. Mistakes are reported together, up to ten. Of rows with the same id and data set the second
+/// is called `id#2`, and so on.
+pub fn read(row_files: &[RowFile], images: Option<&Path>, defaults: &Defaults) -> Result<Vec<Located>> {
     let mut mistakes = Mistakes::default();
     let mut located = Vec::new();
     let mut used: BTreeMap<(String, String), usize> = BTreeMap::new();
-    for (place, value) in values(path, &mut mistakes)? {
-        let item = value.map_err(|mistake| vec![mistake]).and_then(|value| item(value, images, defaults));
+    let mut rows = Vec::new();
+    for file in row_files {
+        rows.extend(outside::values(&file.path, &mut mistakes)?.into_iter().map(|(place, value)| (file, place, value)));
+    }
+    for (file, place, value) in rows {
+        let item = value.map_err(|mistake| vec![mistake]).and_then(|value| item(value, images, file, defaults));
         match item {
             Ok(mut item) => {
                 let count = used.entry((item.dataset.clone(), item.id.clone())).or_default();
@@ -108,59 +102,25 @@ pub fn read(path: &Path, images: Option<&Path>, defaults: &Defaults) -> Result<V
     Ok(located)
 }
 
-/// Every row with its place, or what is wrong with its text.
-fn values(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<Value, String>)>> {
-    let name = path.display();
-    let lines = jsonl::lines(path)?;
-    let array = lines.first().is_some_and(|(_, line)| line.trim_ascii_start().starts_with(b"["));
-    if !array {
-        let read = |line: &[u8]| serde_json::from_slice(line).map_err(|error| jsonl::explain(&error));
-        return Ok(lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect());
-    }
-    match serde_json::from_slice::<Vec<Value>>(&files::read_bytes(path)?) {
-        Ok(elements) => Ok(elements
-            .into_iter()
-            .enumerate()
-            .map(|(index, element)| {
-                let id = match element.get("id") {
-                    Some(Value::String(id)) => format!(" (id `{id}`)"),
-                    Some(Value::Number(id)) => format!(" (id `{id}`)"),
-                    _ => String::new(),
-                };
-                (format!("{name}: element {}{id}", index + 1), Ok(element))
-            })
-            .collect()),
-        Err(error) => {
-            mistakes.add(format!("{name}:{}: {}", error.line(), jsonl::explain(&error)));
-            Ok(Vec::new())
-        }
-    }
-}
-
 /// A row's item, or everything that is wrong with the row.
-fn item(value: Value, images: Option<&Path>, defaults: &Defaults) -> Result<Item, Vec<String>> {
+fn item(value: Value, images: Option<&Path>, file: &RowFile, defaults: &Defaults) -> Result<Item, Vec<String>> {
     if !value.is_object() {
         return Err(vec!["a row must be an object with `id` and `conversations`".to_string()]);
     }
-    let row: LlavaRow = serde_path_to_error::deserialize(value).map_err(|error| vec![wrong_form(&error)])?;
+    let row: LlavaRow = serde_path_to_error::deserialize(value).map_err(|error| vec![outside::wrong_form(&error)])?;
     let mut wrong = Vec::new();
     let (asked, told) = exchange(&row.conversations).unwrap_or_else(|what| {
         wrong.push(what);
         (String::new(), String::new())
     });
-    if let Some(image) = &row.image {
-        let outside = image.split('/').any(|part| matches!(part, "" | "." | ".."));
-        match images {
-            None => wrong.push(format!("the row names the image `{image}`, and no folder of images is given")),
-            Some(_) if outside => {
-                wrong.push(format!("the image `{image}` is not a relative path below the folder of images"));
-            }
-            Some(folder) if !folder.join(image).is_file() => {
-                wrong.push(format!("the image `{image}` is not in `{}`", folder.display()));
-            }
-            Some(_) => {}
-        }
-    }
+    wrong.extend(row.image.as_deref().and_then(|image| outside::check_image(image, images)));
+    let question = row.question.unwrap_or(asked);
+    // Where the conversation has no question, that is told already.
+    let question = if question.is_empty() { Ok(question) } else { defaults.bare(question) };
+    let question = question.unwrap_or_else(|what| {
+        wrong.push(what);
+        String::new()
+    });
     let (reasoned, concluded) = match told.rsplit_once(MARKER) {
         Some((rationale, answer)) => (Some(rationale.trim().to_string()), answer.trim().to_string()),
         None => (None, told.trim().to_string()),
@@ -181,14 +141,15 @@ fn item(value: Value, images: Option<&Path>, defaults: &Defaults) -> Result<Item
     let rationale = row.rationale.or(reasoned.clone());
     // The assistant's turn and the answer may differ: a data set can come with another's reasoning.
     let differs = reasoned.is_some() && !concluded.is_empty() && Some(&concluded) != answers.first();
-    let fallback = if row.options.is_empty() { AnswerType::Text } else { AnswerType::Letter };
+    let dataset = row.dataset.filter(|_| !file.of_all).unwrap_or_else(|| file.dataset.clone());
+    let answer_type = row.answer_type.unwrap_or_else(|| defaults.answer_type(&dataset, !row.options.is_empty()));
     Ok(Item {
         id: row.id,
-        dataset: row.dataset.unwrap_or_else(|| defaults.dataset.clone()),
+        dataset,
         image: row.image,
-        question: row.question.unwrap_or(asked),
+        question,
         options: row.options,
-        answer_type: row.answer_type.or(defaults.answer_type).unwrap_or(fallback),
+        answer_type,
         answers,
         concluded: (differs && rationale == reasoned).then_some(concluded),
         rationale,
@@ -214,66 +175,17 @@ fn exchange(turns: &[Turn]) -> Result<(String, String), String> {
             ));
         }
     };
-    let images = human.value.matches(IMAGE).count();
-    if images > 1 {
-        return Err(format!("the question names {images} images: one is the most"));
-    }
-    let asked = human.value.replace(IMAGE, "").trim().to_string();
+    let asked = outside::question(&human.value)?;
     if asked.is_empty() {
         return Err("the human's turn asks nothing".to_string());
     }
     Ok((asked, told))
 }
 
-fn wrong_form(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
-    let path = error.path().to_string();
-    let what = error.inner().to_string().replace("missing field", "there is no").replace("a sequence", "a list");
-    if path == "." { what } else { format!("`{path}`: {what}") }
-}
-
-/// Ids and answers are often numbers in JSON.
-#[derive(Deserialize)]
-#[serde(untagged)]
-#[serde(expecting = "expected a text or a number")]
-enum TextOrNumber {
-    Text(String),
-    Number(serde_json::Number),
-}
-
-impl From<TextOrNumber> for String {
-    fn from(value: TextOrNumber) -> String {
-        match value {
-            TextOrNumber::Text(text) => text,
-            TextOrNumber::Number(number) => number.to_string(),
-        }
-    }
-}
-
-fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    TextOrNumber::deserialize(deserializer).map(String::from)
-}
-
-fn maybe_text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    Ok(Option::<TextOrNumber>::deserialize(deserializer)?.map(String::from))
-}
-
-fn texts_or_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    Ok(Vec::<TextOrNumber>::deserialize(deserializer)?.into_iter().map(String::from).collect())
-}
-
-/// Reads a row's image file for packing, and makes sure that it can be decoded.
-pub fn image_bytes(located: &Located, images: &Path) -> Result<Option<Vec<u8>>> {
-    let Some(image) = &located.item.image else {
-        return Ok(None);
-    };
-    let bytes = files::read_bytes(&images.join(image)).with_context(|| located.place.clone())?;
-    super::images::decode(&bytes).with_context(|| format!("{}: the image `{image}`", located.place))?;
-    Ok(Some(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::files;
     use expect_test::expect;
 
     fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
@@ -281,9 +193,9 @@ mod tests {
         let path = folder.path().join(name);
         files::write_atomic(&path, text.as_bytes()).unwrap();
         files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
-        let defaults = Defaults { dataset: "toy".into(), answer_type: None };
+        let file = RowFile { path, dataset: "toy".into(), of_all: false };
         let root = format!("{}/", folder.path().display());
-        match read(&path, Some(&folder.path().join("images")), &defaults) {
+        match read(&[file], Some(&folder.path().join("images")), &Defaults::default()) {
             Ok(mut located) => {
                 for row in &mut located {
                     row.place = row.place.replace(&root, "");

@@ -1,16 +1,17 @@
 //! How many rows of which source a mix holds, and which ones. Knows ids and token counts, no text and no template.
 //!
-//! Units are stated, never guessed: a source gives its share as one of five units, and a mix its size as rows, as
+//! Units are stated, never guessed: a source gives its share as one of six units, and a mix its size as rows, as
 //! tokens or as all there is. What the sources with an amount of their own leave is shared among those with a weight.
 //!
 //! Which rows are taken depends on seed, source and row ids alone, in an order of its own for every source. So a
 //! source that gives more keeps the rows it gave before, and neither other sources nor the size of the mix move it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::mix_order::Order;
 use crate::base::Seed;
 
 /// How much one source gives.
@@ -26,6 +27,8 @@ pub enum Amount {
     Epochs(f64),
     /// A fraction of the source, at most 1.
     Keep(f64),
+    /// So many rows of each of its data sets.
+    PerDataset(usize),
 }
 
 /// The size of the mix.
@@ -44,6 +47,8 @@ pub struct Source {
     pub name: String,
     /// One per row, unique within a data set: decides the order in which rows are taken.
     pub keys: Vec<String>,
+    /// The data set of each row.
+    pub datasets: Vec<String>,
     /// Tokens per row, where they are counted.
     pub tokens: Option<Vec<u64>>,
     pub amount: Amount,
@@ -78,7 +83,7 @@ pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: Siz
             Amount::Weight(weight) => ("weight", weight),
             Amount::Epochs(epochs) => ("epochs", epochs),
             Amount::Keep(share) => ("keep", share),
-            Amount::Rows(_) | Amount::Tokens(_) => continue,
+            Amount::Rows(_) | Amount::Tokens(_) | Amount::PerDataset(_) => continue,
         };
         if !value.is_finite() || value < 0.0 {
             bail!("source `{name}`: `{unit}` = {value} is not a number from 0 up");
@@ -112,13 +117,23 @@ pub fn draw(sources: &[Source], size: Size, max_epochs: Option<f64>, seed: Seed)
             Amount::Tokens(tokens) => order.rows_of(tokens)?,
             Amount::Epochs(epochs) => (epochs * available as f64).round() as usize,
             Amount::Keep(share) => (share * available as f64).round() as usize,
+            Amount::PerDataset(rows) => rows * order.datasets().len(),
         });
     }
     share_out(&orders, size, &mut counts)?;
     for (order, &count) in orders.iter().zip(&counts) {
-        check_repetition(order.source, count, max_epochs)?;
+        let Source { name, keys, amount, .. } = order.source;
+        match amount {
+            Amount::PerDataset(rows) => {
+                for (dataset, available) in order.datasets() {
+                    let of = format!("source `{name}`, data set `{dataset}`,");
+                    check_repetition(order.source, &of, *rows, available, max_epochs)?;
+                }
+            }
+            _ => check_repetition(order.source, &format!("source `{name}`"), count, keys.len(), max_epochs)?,
+        }
     }
-    Ok(orders.iter().zip(counts).map(|(order, count)| order.take(count)).collect())
+    Ok(orders.iter().zip(counts).map(|(order, count)| order.give(count)).collect())
 }
 
 /// Facts about a source from which `taken` was drawn.
@@ -131,7 +146,7 @@ pub fn facts(source: &Source, taken: &[usize], dropped: BTreeMap<String, usize>)
         rows: taken.len(),
         tokens,
         epochs,
-        repeated: taken.len().saturating_sub(available),
+        repeated: taken.len() - taken.iter().collect::<BTreeSet<_>>().len(),
         dropped,
     }
 }
@@ -194,94 +209,22 @@ fn whole(exact: &[f64], total: usize) -> Vec<usize> {
     counts
 }
 
-fn check_repetition(source: &Source, count: usize, max_epochs: Option<f64>) -> Result<()> {
-    let Source { name, keys, amount, replace, .. } = source;
-    let available = keys.len();
+/// Whether `count` rows may be taken of `available` ones; `of` says of which.
+fn check_repetition(source: &Source, of: &str, count: usize, available: usize, max_epochs: Option<f64>) -> Result<()> {
     if count > 0 && available == 0 {
-        bail!("source `{name}` is to give {count} rows and has none");
+        bail!("{of} is to give {count} rows and has none");
     }
-    let repeats = *replace || matches!(amount, Amount::Epochs(_));
+    let repeats = source.replace || matches!(source.amount, Amount::Epochs(_));
     if count > available && !repeats {
-        bail!("source `{name}` is to give {count} rows and has {available}: `replace = true` lets rows come again");
+        bail!("{of} is to give {count} rows and has {available}: `replace = true` lets rows come again");
     }
     if let Some(most) = max_epochs
         && count as f64 > most * available as f64
     {
         let epochs = count as f64 / available as f64;
-        bail!(
-            "source `{name}` would be repeated {epochs:.2} times ({count} rows of {available}): `max_epochs` = {most}"
-        );
+        bail!("{of} would be repeated {epochs:.2} times ({count} rows of {available}): `max_epochs` = {most}");
     }
     Ok(())
-}
-
-/// The order in which a source gives its rows.
-struct Order<'a> {
-    source: &'a Source,
-    seed: Seed,
-}
-
-impl Order<'_> {
-    fn new(source: &Source, seed: Seed) -> Order<'_> {
-        Order { source, seed: seed.derive(&format!("mix/{}", source.name)) }
-    }
-
-    /// The first `count` rows; every pass over the source has an order of its own.
-    fn take(&self, count: usize) -> Vec<usize> {
-        let mut rows = Vec::with_capacity(count);
-        let mut epoch = 0;
-        while rows.len() < count && !self.source.keys.is_empty() {
-            rows.extend(self.epoch(epoch));
-            epoch += 1;
-        }
-        rows.truncate(count);
-        rows
-    }
-
-    /// All rows, by a rank that each has from its own key: a row that is added or goes leaves the others in order.
-    fn epoch(&self, epoch: usize) -> Vec<usize> {
-        let seed = self.seed.derive(&format!("epoch/{epoch}"));
-        let mut ranked: Vec<(u64, usize)> =
-            self.source.keys.iter().enumerate().map(|(index, key)| (seed.derive(key).0, index)).collect();
-        ranked.sort_unstable();
-        ranked.into_iter().map(|(_, index)| index).collect()
-    }
-
-    /// How many rows come nearest to so many tokens.
-    fn rows_of(&self, tokens: u64) -> Result<usize> {
-        let lengths = self.lengths()?;
-        let whole: u64 = lengths.iter().sum();
-        if whole == 0 || tokens == 0 {
-            if tokens > 0 {
-                bail!("source `{}` is to give {tokens} tokens and has none", self.source.name);
-            }
-            return Ok(0);
-        }
-        let passes = (tokens / whole) as usize;
-        let mut left = tokens % whole;
-        let mut count = passes * lengths.len();
-        for row in self.epoch(passes) {
-            // A row belongs to the amount when more than half of it does.
-            if 2 * left <= lengths[row] {
-                break;
-            }
-            left = left.saturating_sub(lengths[row]);
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    fn tokens_of(&self, count: usize) -> Result<u64> {
-        let lengths = self.lengths()?;
-        Ok(self.take(count).into_iter().map(|row| lengths[row]).sum())
-    }
-
-    fn lengths(&self) -> Result<&[u64]> {
-        match &self.source.tokens {
-            Some(tokens) => Ok(tokens),
-            None => bail!("tokens cannot be counted: the mix has no `tokenizer`"),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -290,7 +233,8 @@ mod tests {
 
     fn source(name: &str, rows: usize, amount: Amount) -> Source {
         let keys: Vec<String> = (0..rows).map(|row| format!("{name}/{row}")).collect();
-        Source { name: name.into(), tokens: Some(vec![10; rows]), keys, amount, replace: false }
+        let datasets = vec!["toy".to_string(); rows];
+        Source { name: name.into(), tokens: Some(vec![10; rows]), keys, datasets, amount, replace: false }
     }
 
     fn counts(sources: &[Source], size: Size) -> Result<Vec<usize>, String> {
@@ -366,6 +310,40 @@ mod tests {
             draw(&[again], Size::All, Some(2.0), Seed(1)).unwrap_err().to_string(),
             "source `a` would be repeated 2.50 times (25 rows of 10): `max_epochs` = 2"
         );
+    }
+
+    #[test]
+    fn each_data_set_must_have_its_rows() {
+        let each = |rows, replace| {
+            let mut source = Source { replace, ..source("f", 10, Amount::PerDataset(rows)) };
+            source.datasets[7..].fill("rare".to_string());
+            source
+        };
+        assert_eq!(counts(&[each(3, false)], Size::All).unwrap(), [6]);
+        assert_eq!(counts(&[each(3, false), source("a", 50, Amount::Weight(1.0))], Size::Rows(20)).unwrap(), [6, 14]);
+        assert_eq!(
+            counts(&[each(4, false)], Size::All).unwrap_err(),
+            "source `f`, data set `rare`, is to give 4 rows and has 3: `replace = true` lets rows come again"
+        );
+        let again = each(4, true);
+        let rows = draw(std::slice::from_ref(&again), Size::All, None, Seed(1)).unwrap().remove(0);
+        assert_eq!((rows.len(), facts(&again, &rows, BTreeMap::new()).repeated), (8, 1));
+        assert_eq!(
+            draw(&[again], Size::All, Some(1.0), Seed(1)).unwrap_err().to_string(),
+            "source `f`, data set `rare`, would be repeated 1.33 times (4 rows of 3): `max_epochs` = 1"
+        );
+    }
+
+    #[test]
+    fn a_source_of_weight_0_gives_nothing_even_if_it_has_nothing() {
+        let sources = |rows| [source("a", 50, Amount::Weight(1.0)), source("b", rows, Amount::Weight(0.0))];
+        for size in [Size::Rows(31), Size::Tokens(310)] {
+            assert_eq!(counts(&sources(50), size).unwrap(), [31, 0]);
+            assert_eq!(
+                draw(&sources(0), size, Some(1.0), Seed(2)).unwrap(),
+                draw(&sources(9), size, None, Seed(2)).unwrap()
+            );
+        }
     }
 
     #[test]

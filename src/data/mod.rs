@@ -4,13 +4,16 @@
 pub mod draw;
 pub mod records;
 
+pub mod defaults;
 pub mod images;
 pub mod jsonl;
 pub mod llava;
+pub mod outside;
 pub mod synthetic;
 
 pub mod answers;
 pub mod prompts;
+mod vqa;
 
 pub mod tokenizer;
 pub mod tokens;
@@ -18,7 +21,11 @@ pub mod tokens;
 pub mod batches;
 
 pub mod mix;
+mod mix_order;
 pub mod pairs;
+
+pub mod preferences;
 
 pub mod credits;
 pub mod rerank;
+pub mod seen;

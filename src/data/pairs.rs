@@ -126,6 +126,7 @@ pub fn select<E>(
                 rejected,
                 chosen_cut,
                 rejected_cut,
+                question: Some(item.question.clone()),
             };
             count += 1;
             *facts.by_dataset.entry(item.dataset.clone()).or_default() += 1;

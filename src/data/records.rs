@@ -14,6 +14,10 @@ pub enum AnswerType {
     Text,
     /// Average normalised Levenshtein similarity, zero below 0.5 (DocVQA, InfoVQA).
     Anls,
+    /// Soft accuracy of the VQA challenge: `answers` holds one answer per annotator (TextVQA).
+    Vqa,
+    /// A gold answer occurs in the given one, whatever the case (OCRBench).
+    Contains,
 }
 
 /// A question about an image, with its gold answers.
@@ -54,6 +58,9 @@ pub struct Row {
     /// The user's turn, instruction included, as the model sees it.
     pub prompt: String,
     pub response: String,
+    /// The question alone, by which it is known again under another instruction; none where it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
 }
 
 /// Why a sample ended.
@@ -142,6 +149,9 @@ pub struct Pair {
     pub chosen_cut: bool,
     #[serde(default)]
     pub rejected_cut: bool,
+    /// The question alone, as in [`Row`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
 }
 
 /// One evaluated item.
@@ -160,6 +170,19 @@ pub struct Score {
     pub compliant: bool,
     /// 0 to 1 by the item's answer type.
     pub score: f64,
+    /// What of the item the model was trained on; none for nothing, or where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Overlap>,
+}
+
+/// What of an evaluated item was trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overlap {
+    /// Its image, under another question.
+    Image,
+    /// Its question, with the same image.
+    Question,
 }
 
 /// One line of a training curve.

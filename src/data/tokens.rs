@@ -136,6 +136,7 @@ mod tests {
             image: image.map(str::to_string),
             prompt: "ab".into(),
             response: "ab c".into(),
+            question: None,
         }
     }
 
@@ -161,6 +162,7 @@ mod tests {
             rejected: " c".into(),
             chosen_cut: true,
             rejected_cut: false,
+            question: None,
         };
         let pair = chat(20).pair(&pair).unwrap();
         assert_eq!(pair.chosen.tokens, [2, 6, 3, 6]);

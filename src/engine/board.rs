@@ -85,7 +85,7 @@ impl Board {
             TEACHER => options.teachers.max(1),
             _ => options.pools.get(name).copied().unwrap_or(1).max(1),
         };
-        let pool = |instance: &Instance| match (&instance.limits.pool, instance.kind.pool) {
+        let pool = |instance: &Instance| match (&instance.limits.pool, instance.pool) {
             (Some(pool), _) => names.iter().position(|name| name == pool).map_or(CPU, |index| index as u16),
             (None, _) if instance.limits.gpu.is_some_and(|count| count > 0) => GPU,
             (None, Pool::Model) if on_gpu && instance.limits.gpu != Some(0) => GPU,
@@ -96,7 +96,7 @@ impl Board {
         Board {
             states: vec![State::Blocked; count],
             pools: expansion.instances.iter().map(pool).collect(),
-            heavy: expansion.instances.iter().map(|instance| instance.kind.pool == Pool::Model).collect(),
+            heavy: expansion.instances.iter().map(|instance| instance.pool == Pool::Model).collect(),
             gpus: expansion.instances.iter().map(|instance| instance.limits.gpu.unwrap_or(1).max(1)).collect(),
             chains: graph.chains(|_| 1.0).into_iter().map(|chain| chain as u64).collect(),
             slots: names.iter().enumerate().map(|slot| Slots { size: size(slot), ..Slots::default() }).collect(),

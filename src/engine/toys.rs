@@ -32,7 +32,7 @@ static TOY: Kind = Kind {
     seeded: false,
     pool: Pool::Light,
     parse,
-    schema: config::schema_of::<Toy>,
+    schema: config::schema_of::<Value>,
 };
 
 /// The same, as a later version of the program would have it.
@@ -68,7 +68,7 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
 }
 
 /// Everything but `word` and `trim` is circumstance, so that a test can change it without a new identity.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Toy {
     /// The test's folder: gets a line in `ran` per execution; `<name>.<mischief>` there changes what it does.
@@ -245,6 +245,7 @@ impl Space {
                 seed,
                 inputs,
                 outputs: built.outputs().map_or(kind.outputs.into(), Into::into),
+                pool: built.pool().unwrap_or(kind.pool),
                 limits: Limits::default(),
                 origins: Arc::default(),
             });

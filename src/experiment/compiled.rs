@@ -14,7 +14,7 @@ use super::load::Experiment;
 use super::settings::Settings;
 use super::text::absolute;
 use crate::base::{Hash, Origin, Sources, Text};
-use crate::stage::{ArtifactKind, OutputSpec, Registry};
+use crate::stage::{ArtifactKind, OutputSpec, Pool, Registry};
 
 /// What the bytes say beside the instances: everything in it is as the experiment has it.
 #[derive(Serialize, Deserialize)]
@@ -47,6 +47,7 @@ struct CompiledInstance {
     inputs: Vec<CompiledInput>,
     /// `None` for those of the kind.
     outputs: Option<Vec<(String, ArtifactKind)>>,
+    pool: Pool,
     limits: Option<Limits>,
 }
 
@@ -133,7 +134,8 @@ fn compile_instance(
     words: &mut Words,
     prose: &mut String,
 ) -> Option<CompiledInstance> {
-    let Instance { name, stage, point, kind, config, identity, seed, inputs, outputs, limits, origins: _ } = instance;
+    let Instance { name, stage, point, kind, config, identity, seed, inputs, outputs, pool, limits, origins: _ } =
+        instance;
     let input = |input: &InstanceInput| {
         let role = words.number(&input.role);
         match &input.upstream {
@@ -160,6 +162,7 @@ fn compile_instance(
             Cow::Borrowed(_) => None,
             Cow::Owned(specs) => Some(specs.iter().map(|spec| (spec.name.to_string(), spec.kind)).collect()),
         },
+        pool: *pool,
         limits: (*limits != Limits::default()).then(|| limits.clone()),
     })
 }
@@ -203,6 +206,7 @@ fn read_instance(
             None => Cow::Borrowed(kind.outputs),
             Some(specs) => specs.into_iter().map(spec).collect(),
         },
+        pool: one.pool,
         limits: one.limits.unwrap_or_default(),
         origins: NOWHERE.with(Arc::clone),
     })

@@ -283,6 +283,7 @@ impl Expander<'_> {
             seed,
             inputs,
             outputs: own.outputs.clone(),
+            pool: own.pool,
             limits: own.limits.clone(),
             origins: own.origins.clone(),
         });

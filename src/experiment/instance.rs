@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::limits::Limits;
 use crate::base::{Hash, Origin, Text};
-use crate::stage::{ArtifactKind, Kind, OutputSpec, Stage};
+use crate::stage::{ArtifactKind, Kind, OutputSpec, Pool, Stage};
 
 /// Index of an instance in its [`Expansion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,7 @@ pub struct Instance {
     pub seed: u64,
     pub inputs: Vec<InstanceInput>,
     pub outputs: Cow<'static, [OutputSpec]>,
+    pub pool: Pool,
     pub limits: Limits,
     /// Where each dotted key of `config` was written; the empty key is the stage's header.
     pub origins: Arc<BTreeMap<String, Origin>>,

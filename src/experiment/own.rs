@@ -16,7 +16,7 @@ use super::points::{self, Condition, Constraints, WHEN};
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
 use crate::base::{Diagnostic, Origin, Text};
-use crate::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Reference, Stage};
+use crate::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Pool, Reference, Stage};
 
 /// A stage at one of its own points.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ pub(crate) struct OwnPoint {
     pub(crate) identity: Text,
     pub(crate) inputs: Vec<OwnInput>,
     pub(crate) outputs: Cow<'static, [OutputSpec]>,
+    pub(crate) pool: Pool,
     pub(crate) limits: Limits,
     pub(crate) origins: Arc<BTreeMap<String, Origin>>,
 }
@@ -217,9 +218,10 @@ impl<'a> OwnPoints<'a> {
         table.origins("", &mut origins);
         origins.insert(String::new(), stage.header.clone());
         let outputs = built.outputs().map_or(Cow::Borrowed(stage.kind.outputs), Cow::Owned);
+        let pool = built.pool().unwrap_or(stage.kind.pool);
         let (config, identity) = (config.to_string().into(), manifest.text().into());
         let limits = limits.filter(|_| sound)?;
-        Some(OwnPoint { point, config, identity, inputs, outputs, limits, origins: Arc::new(origins) })
+        Some(OwnPoint { point, config, identity, inputs, outputs, pool, limits, origins: Arc::new(origins) })
     }
 
     /// Takes the stage's `limits` out of its table, which the kind does not know.

@@ -136,7 +136,10 @@ fn zip(
         let lengths = (first.unwrap_or(axis).points.len(), axis.points.len());
         if lengths.0 != lengths.1 {
             let other = first.map_or("", |axis| &axis.name);
-            let message = format!("axes go in step when they are as long: `{other}` has {} points, `{name}` {}", lengths.0, lengths.1);
+            let message = format!(
+                "axes go in step when they are as long: `{other}` has {} points, `{name}` {}",
+                lengths.0, lengths.1
+            );
             section.wrong(&path, message, None, problems);
             return None;
         }

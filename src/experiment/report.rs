@@ -87,13 +87,11 @@ pub struct Contrast {
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReportTable {
-    /// The heading.
     title: Option<String>,
     /// The stage whose scores are shown; the only one that gives scores when not said.
     stage: Option<String>,
     /// Axes whose values make the rows, or selectors of one row each.
     rows: Option<Vec<String>>,
-    /// The same for columns.
     #[serde(default)]
     columns: Vec<String>,
     /// Selector of what the other cells are compared with.
@@ -164,7 +162,7 @@ pub(crate) fn read(
     }
     let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label)).collect();
     let published = report.published.map(|published| checks.published(published));
-    let select = report.select.map(|select| checks.select(select, &found, expansion));
+    let select = report.select.map(|select| checks.select(&select, &found, expansion));
     let title = report.title.unwrap_or_else(|| name.to_string());
     Some(ReportSpec {
         name: name.to_string(),
@@ -313,7 +311,8 @@ impl Checks<'_> {
         let Published { source, columns, rows } = published;
         let wanted = columns.len();
         let columns = columns.iter().enumerate();
-        let columns = columns.map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
+        let columns =
+            columns.map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
         let mut checked = BTreeMap::new();
         for (text, values) in rows {
             if values.len() != wanted {
@@ -333,7 +332,7 @@ impl Checks<'_> {
     /// What is picked, and by which scores. Scores of items that the table shows too cannot pick.
     fn select(
         &mut self,
-        select: Select,
+        select: &Select,
         found: &[(BTreeMap<String, String>, InstanceId)],
         expansion: &Expansion,
     ) -> Select {

@@ -25,7 +25,8 @@ impl OwnPoints<'_> {
             }
             return own;
         };
-        let mut open: Vec<usize> = targets.iter().filter_map(|(name, _)| self.stages.get(name.as_str()).copied()).collect();
+        let mut open: Vec<usize> =
+            targets.iter().filter_map(|(name, _)| self.stages.get(name.as_str()).copied()).collect();
         let mut seen: BTreeSet<usize> = open.iter().copied().collect();
         while let Some(index) = open.pop() {
             own[index] = self.of(&stages[index], problems);

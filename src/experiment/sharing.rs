@@ -64,7 +64,7 @@ impl Expansion {
                 let upstream = match &input.upstream {
                     // An instance comes after what it reads.
                     Upstream::Output { instance, output, .. } => format!("{} {output}", shapes[instance.0]),
-                    Upstream::Outside { path } => format!("{path:?}"),
+                    Upstream::Outside { path } => path.display().to_string(),
                     Upstream::Environment { name } => format!("${name}"),
                 };
                 text.push_str(&format!("{} {upstream}\n", input.role));

@@ -22,7 +22,8 @@ pub(crate) fn read_files(
     sources: &mut Sources,
     problems: &mut Problems,
 ) -> Option<(SourceId, Table)> {
-    let mut reader = Reader { texts, sources, problems, layers: BTreeMap::new(), chain: Vec::new(), merged: Table::default() };
+    let mut reader =
+        Reader { texts, sources, problems, layers: BTreeMap::new(), chain: Vec::new(), merged: Table::default() };
     let root = reader.lay(path, None);
     root.filter(|_| reader.layers.values().all(|sound| *sound)).map(|root| (root, reader.merged))
 }
@@ -91,13 +92,13 @@ impl Reader<'_> {
         };
         let mut bases = Vec::new();
         for node in nodes {
-            match node.as_str() {
-                Some(base) => bases.push((base.to_string(), node.origin)),
-                None => {
-                    let message = format!("`extends`: wrong type: {}, expected a string or a list of strings", node.type_name());
-                    self.problems.push(Diagnostic::error(message).at(node.origin, ""));
-                }
+            if let Some(base) = node.as_str() {
+                bases.push((base.to_string(), node.origin));
+                continue;
             }
+            let message =
+                format!("`extends`: wrong type: {}, expected a string or a list of strings", node.type_name());
+            self.problems.push(Diagnostic::error(message).at(node.origin, ""));
         }
         bases
     }

@@ -41,7 +41,8 @@ struct Header {
     model: ModelConfig,
 }
 
-const FORMAT: u32 = 1;
+/// The format number of `config.json`.
+pub const FORMAT: u32 = 1;
 /// Larger vocabularies are mistakes; so is a model of more parameters than this (1 TiB of weights).
 const LARGEST_VOCAB: usize = 1 << 24;
 const MOST_PARAMETERS: u128 = 1 << 38;

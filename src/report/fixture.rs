@@ -16,6 +16,7 @@ pub(super) fn score(id: &str, value: f64) -> Score {
         answer: Some(value.to_string()),
         compliant: value >= 0.0,
         score: value,
+        seen: None,
     }
 }
 

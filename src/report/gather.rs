@@ -9,7 +9,8 @@ use serde_json::Value;
 
 use super::credits::{self, Credits, INSTANCES, QUESTIONS};
 use super::input::{
-    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, Select, TableRequest,
+    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, Select,
+    TableRequest,
 };
 use crate::base::Hash;
 use crate::data::images::ImagePacks;

@@ -94,6 +94,9 @@ fn describe(path: &[String], message: &str) -> ConfigError {
         };
         return error(format!("unknown {what} `{name}`")).help(help);
     }
+    if let (true, Some(name)) = (message.ends_with("unit variant, expected newtype variant"), path.last()) {
+        return error(format!("`{name}` needs a value: write `{{ {name} = ... }}`"));
+    }
     if message.starts_with("missing field") {
         return error(format!("the key `{}` is missing", ticked.first().unwrap_or(&"")));
     }

@@ -14,6 +14,7 @@ use std::fmt::Debug;
 
 use anyhow::{Result, anyhow};
 use schemars::{Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
 
 pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
 pub use config::{ConfigError, Reference};
@@ -32,6 +33,11 @@ pub trait Stage: Send + Sync + Debug {
 
     /// The outputs, where they follow from the table; `None` for those of the kind.
     fn outputs(&self) -> Option<Vec<OutputSpec>> {
+        None
+    }
+
+    /// The pool, where it follows from the table; `None` for that of the kind.
+    fn pool(&self) -> Option<Pool> {
         None
     }
 
@@ -64,7 +70,7 @@ pub enum InputSource {
 }
 
 /// Which scarce resource an instance occupies while it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Pool {
     /// Little work; still one slot of the `cpu` pool.
     Light,
@@ -88,6 +94,7 @@ pub struct Kind {
     pub fan_out: &'static [&'static str],
     /// Whether the instance's seed can change its output.
     pub seeded: bool,
+    /// Of its stages, unless the stage says otherwise ([`Stage::pool`]).
     pub pool: Pool,
     /// Builds the stage from its table (without `kind`), or says everything that is wrong with it.
     pub parse: Parse,

@@ -1,51 +1,91 @@
-//! `base`: a model with fresh weights, its vocabulary taken from a tokenizer.
+//! `base`: a model to start from, with fresh weights and a tokenizer's vocabulary, or imported.
 
-use anyhow::{Result, anyhow};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::common;
-use crate::base::files;
+use super::models::Model;
+use crate::base::{files, wrong_input};
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::nn::{Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use crate::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
 
 pub static KIND: Kind = Kind {
     name: "base",
     version: 1,
-    about: "a model with fresh weights",
+    about: "a model with fresh weights, or an imported checkpoint",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint)],
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
     parse,
-    schema: schema_of::<Base>,
+    schema: schema_of::<Table>,
 };
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Base {
-    /// Its vocabulary becomes the model's; it is copied into the checkpoint.
-    tokenizer: Reference,
+struct Table {
+    tokenizer: Option<Reference>,
     /// Sizes; those that are left out are the small default model's.
-    #[serde(default)]
-    model: ModelConfig,
+    model: Option<ModelConfig>,
+    /// A folder with a checkpoint instead.
+    path: Option<String>,
 }
 
-fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let base: Base = config::parse(table)?;
-    match base.model.check() {
-        Ok(()) => Ok(Box::new(base)),
-        Err(wrong) => Err(wrong
-            .into_iter()
-            .map(|(key, message)| ConfigError::at(&format!("model.{key}"), format!("`{key}` {message}")))
-            .collect()),
+#[derive(Debug)]
+enum Base {
+    /// The tokenizer's vocabulary becomes the model's; it is copied into the checkpoint.
+    Fresh {
+        tokenizer: Reference,
+        model: ModelConfig,
+    },
+    Import {
+        path: String,
+    },
+}
+
+fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let Table { tokenizer, model, path } = config::parse(table)?;
+    let given = [("tokenizer", tokenizer.is_some()), ("model", model.is_some())];
+    match (tokenizer, path) {
+        (None, None) => Err(vec![
+            ConfigError::at("", "the stage has no model: neither `tokenizer` nor `path` is given")
+                .help("`tokenizer` gives a fresh model its vocabulary, `path` imports a checkpoint"),
+        ]),
+        (_, Some(path)) => {
+            let wrong = |key: &str| {
+                ConfigError::at(key, format!("`{key}` is for a fresh model, and `path` imports one that has its own"))
+            };
+            let errors: Vec<ConfigError> =
+                given.into_iter().filter(|(_, given)| *given).map(|(key, _)| wrong(key)).collect();
+            if errors.is_empty() { Ok(Box::new(Base::Import { path })) } else { Err(errors) }
+        }
+        (Some(tokenizer), None) => {
+            let model = model.unwrap_or_default();
+            match model.check() {
+                Ok(()) => Ok(Box::new(Base::Fresh { tokenizer, model })),
+                Err(wrong) => Err(wrong
+                    .into_iter()
+                    .map(|(key, message)| ConfigError::at(&format!("model.{key}"), format!("`{key}` {message}")))
+                    .collect()),
+            }
+        }
     }
 }
 
 impl Stage for Base {
     fn identify(&self, manifest: &mut Manifest) {
-        let Base { tokenizer: _, model } = self;
+        let model = match self {
+            Base::Fresh { tokenizer: _, model } => model,
+            // The folder enters by content.
+            Base::Import { path: _ } => return,
+        };
         let ModelConfig { image_size, patch_size, vision, projector, decoder } = model;
         manifest.value("model.image_size", image_size);
         manifest.value("model.patch_size", patch_size);
@@ -68,19 +108,50 @@ impl Stage for Base {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![common::input("tokenizer", &self.tokenizer, &[ArtifactKind::Tokenizer])]
+        match self {
+            Base::Fresh { tokenizer, .. } => vec![common::input("tokenizer", tokenizer, &[ArtifactKind::Tokenizer])],
+            Base::Import { path } => {
+                vec![Input { role: "path".to_string(), source: InputSource::Outside { path: path.clone() } }]
+            }
+        }
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let path = ctx.input("tokenizer")?.path.join(FILE);
-        let tokenizer = Tokenizer::read(&path)?;
-        let checkpoint = Checkpoint::fresh(&self.model, tokenizer.vocab(), tokenizer.special().image, ctx.seed)
-            .map_err(|error| anyhow!("`model`: {error:#}"))?;
+        let (checkpoint, tokenizer) = match self {
+            Base::Fresh { model, .. } => {
+                let path = ctx.input("tokenizer")?.path.join(FILE);
+                let tokenizer = Tokenizer::read(&path)?;
+                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab(), tokenizer.special().image, ctx.seed)
+                    .map_err(|error| anyhow!("`model`: {error:#}"))?;
+                (checkpoint, path)
+            }
+            Base::Import { .. } => {
+                let folder = &ctx.input("path")?.path;
+                refuse_other_layouts(folder).map_err(wrong_input).context("`path`")?;
+                (Model::read(ctx, "path")?.checkpoint, folder.join(FILE))
+            }
+        };
         checkpoint.write(&ctx.output("model"))?;
-        files::copy(&path, &ctx.output("model").join(FILE))?;
+        files::copy(&tokenizer, &ctx.output("model").join(FILE))?;
         Ok(Summary::default()
             .with("parameters", checkpoint.parameters())
             .with("vocab", checkpoint.vocab)
-            .with("image_tokens", self.model.image_tokens()))
+            .with("image_tokens", checkpoint.config.image_tokens()))
     }
+}
+
+/// A folder in the layout of Hugging Face's `transformers` names its architecture, which no checkpoint of ours does.
+fn refuse_other_layouts(folder: &Path) -> Result<()> {
+    if !folder.is_dir() {
+        bail!("`{}` is not a folder: a checkpoint is one, as `export` writes it", folder.display());
+    }
+    let config: Value = files::read_json(&folder.join("config.json"))?;
+    let Some(architectures) = config.get("architectures") else { return Ok(()) };
+    let names: Vec<&str> = architectures.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let name = names.first().copied().or(config.get("model_type").and_then(Value::as_str)).unwrap_or("unknown");
+    bail!(
+        "`{}` holds a checkpoint of the architecture `{name}` in Hugging Face's layout, which is not read yet: only \
+         folders in the layout that `export` writes are",
+        folder.display()
+    )
 }

@@ -1,6 +1,8 @@
 //! What several kinds need: threads, checks of numbers, inputs by reference. Knows no kind.
 
-use anyhow::{Context, Result, anyhow};
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, anyhow, bail};
 use schemars::Schema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -74,4 +76,27 @@ pub(super) fn not_empty<T>(rows: &[T], role: &str) -> Result<()> {
         anyhow::bail!("`{role}` holds no rows");
     }
     Ok(())
+}
+
+/// The mistake of a list of data sets that holds none.
+pub(super) fn check_datasets(errors: &mut Vec<ConfigError>, datasets: Option<&BTreeSet<String>>) {
+    if datasets.is_some_and(BTreeSet::is_empty) {
+        errors.push(ConfigError::at("datasets", "the list of data sets is empty"));
+    }
+}
+
+/// Keeps the rows of some data sets, each of which must be there; without a list all of them. `what` are the rows.
+pub(super) fn of_datasets<T>(
+    rows: Vec<T>,
+    datasets: Option<&BTreeSet<String>>,
+    what: &str,
+    dataset: impl Fn(&T) -> &str,
+) -> Result<Vec<T>> {
+    let Some(wanted) = datasets else { return Ok(rows) };
+    let known: BTreeSet<&str> = rows.iter().map(&dataset).collect();
+    if let Some(unknown) = wanted.iter().find(|name| !known.contains(name.as_str())) {
+        let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+        bail!("`datasets`: no {what} is of the data set `{unknown}`: there are {}", known.join(", "));
+    }
+    Ok(rows.into_iter().filter(|row| wanted.contains(dataset(row))).collect())
 }

@@ -3,7 +3,7 @@
 //! Kept samples stay items, so that a mix can ask them with any template: the rationale is the teacher's, and so is
 //! the answer that it arrives at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -89,7 +89,7 @@ impl Stage for Distill {
             Api::Oracle => self.teacher.ask_oracle(&items, ctx.seed),
             Api::Openai => {
                 let system = self.teacher.system.as_deref().unwrap_or(SYSTEM);
-                self.teacher.ask_openai(&items, &prompts, system, ctx)?
+                self.teacher.endpoint().ask(&items, &prompts, system, ctx)?
             }
         };
         let mut kept = Vec::new();
@@ -156,7 +156,13 @@ fn distilled(item: &Item, verdict: &Verdict, number: usize) -> Item {
 /// that holds such a name stays as it is.
 fn fill(instruction: &str, item: &Item) -> String {
     let options = option_lines(&item.options);
-    let answer = item.answers.join(" or ");
+    let mut answers = item.answers.clone();
+    if item.answer_type == AnswerType::Vqa {
+        // Annotators repeat each other.
+        let mut told = BTreeSet::new();
+        answers.retain(|answer| told.insert(answer.clone()));
+    }
+    let answer = answers.join(" or ");
     let form = if item.answer_type == AnswerType::Letter { "<letter>" } else { "<answer>" };
     let values =
         [("{question}", item.question.as_str()), ("{options}", &options), ("{answer}", &answer), ("{form}", form)];
@@ -193,5 +199,7 @@ mod tests {
             fill("{question}{options}\n{answer} {other} {form}", &item),
             "Which {answer}?\nA red\nB blue\nB or blue {other} <letter>"
         );
+        let annotated = Item { answer_type: AnswerType::Vqa, answers: ["b", "a", "b"].map(Into::into).into(), ..item };
+        assert_eq!(fill("{answer}", &annotated), "b or a");
     }
 }

@@ -1,6 +1,7 @@
-//! `dpo`: direct preference optimization on pairs.
+//! `dpo`: preference optimization on pairs, with the loss of DPO or one of its relatives.
 
 use anyhow::Result;
+use serde::Deserialize;
 
 use super::common;
 use super::models::{self, Keep, Model, training_table};
@@ -11,11 +12,11 @@ use crate::data::tokens::TokenPair;
 use crate::nn::Part;
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
-use crate::train::{self, DpoConfig, OptimizerConfig};
+use crate::train::{self, DpoConfig, OptimizerConfig, PreferenceLoss, TokenWeights};
 
 pub static KIND: Kind = Kind {
     name: "dpo",
-    version: 1,
+    version: 2,
     about: "direct preference optimization on pairs",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],
@@ -33,9 +34,20 @@ struct Table {
     /// The policy before training, if not given.
     reference: Option<Reference>,
     pairs: Reference,
+    loss: Option<LossName>,
+    label_smoothing: Option<f64>,
     beta: Option<f64>,
+    token_weights: Option<TokenWeights>,
     sft_weight: Option<f64>,
 }}
+
+#[derive(Clone, Copy, Debug, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum LossName {
+    Sigmoid,
+    Hinge,
+    Ipo,
+}
 
 #[derive(Debug)]
 struct Dpo {
@@ -60,27 +72,59 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 0, not {value}")));
         }
     }
-    if beta == 0.0 && sft_weight == 0.0 {
+    let loss = loss(&table, &mut errors);
+    if beta == 0.0 && loss == PreferenceLoss::Ipo {
+        errors.push(ConfigError::at("beta", "with `loss = \"ipo\"`, whose target is 1 / (2 beta), `beta` is above 0"));
+    } else if beta == 0.0 && sft_weight == 0.0 {
         let error = ConfigError::at("beta", "with `beta` and `sft_weight` both 0 there is nothing to learn");
         errors.push(error.help("`beta = 0` with a `sft_weight` is rejection fine-tuning on the chosen responses"));
+    }
+    if let Some(TokenWeights::Cosine(0) | TokenWeights::Linear(0)) = table.token_weights {
+        errors.push(ConfigError::at("token_weights", "no token would count: the weights reach 0 at token 1 or later"));
     }
     if !errors.is_empty() {
         return Err(errors);
     }
-    let train = DpoConfig { epochs, batch, length_window, beta, sft_weight, optimizer };
+    let token_weights = table.token_weights;
+    let train = DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer };
     Ok(Box::new(Dpo { policy: table.policy, reference: table.reference, pairs: table.pairs, train, keep }))
+}
+
+/// The loss that the table names; its smoothing belongs to one of them.
+fn loss(table: &Table, errors: &mut Vec<ConfigError>) -> PreferenceLoss {
+    let label_smoothing = table.label_smoothing.unwrap_or(0.0);
+    let loss = match table.loss.unwrap_or(LossName::Sigmoid) {
+        LossName::Sigmoid => PreferenceLoss::Sigmoid { label_smoothing },
+        LossName::Hinge => PreferenceLoss::Hinge,
+        LossName::Ipo => PreferenceLoss::Ipo,
+    };
+    if !(0.0..0.5).contains(&label_smoothing) {
+        let message = format!("`label_smoothing` must be at least 0 and below 0.5, not {label_smoothing}");
+        errors.push(ConfigError::at("label_smoothing", message));
+    } else if table.label_smoothing.is_some() && !matches!(loss, PreferenceLoss::Sigmoid { .. }) {
+        errors.push(ConfigError::at("label_smoothing", "`label_smoothing` is for `loss = \"sigmoid\"` only"));
+    }
+    loss
 }
 
 impl Stage for Dpo {
     fn identify(&self, manifest: &mut Manifest) {
         let Dpo { policy: _, reference: _, pairs: _, train, keep: _ } = self;
-        let DpoConfig { epochs, batch, length_window, beta, sft_weight, optimizer } = train;
+        let DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer } = train;
         manifest.value("epochs", epochs);
         manifest.value("batch", batch);
         manifest.value("length_window", length_window);
         manifest.value("beta", beta);
         manifest.value("sft_weight", sft_weight);
         models::identify_optimizer(manifest, optimizer);
+        match loss {
+            PreferenceLoss::Sigmoid { label_smoothing } => {
+                manifest.value_unless("label_smoothing", label_smoothing, &0.0);
+            }
+            PreferenceLoss::Hinge => manifest.value("loss", "hinge"),
+            PreferenceLoss::Ipo => manifest.value("loss", "ipo"),
+        }
+        manifest.value_unless("token_weights", token_weights, &None);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -99,13 +143,14 @@ impl Stage for Dpo {
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
-        let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let pixels = ImagePacks::open(&ctx.images)?;
+        let seen = models::seen(ctx, "policy", &pairs, &pixels)?;
+        let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let (state, start) = (self.keep.state(ctx), &policy.checkpoint);
         let trained = train::dpo(start, &reference, &pairs, &pixels, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
-        Ok(models::finish(ctx, &trained, "policy", resources.device)?
+        Ok(models::finish(ctx, &trained, "policy", &seen, resources.device)?
             .with("pairs", pairs.len())
             .with("reward_accuracy", last.and_then(|point| point.reward_accuracy))
             .with("reward_margin", last.and_then(|point| point.reward_margin)))

@@ -1,23 +1,29 @@
 //! `eval`: one response per item of a benchmark, judged. Every item's score is kept, so that any two evaluations can
 //! be compared item by item.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::common;
+use super::common::{self, with_threads};
+use super::eval_model::Model;
 use super::metrics;
-use super::models::Model;
+use super::models;
 use super::sampling::{self, Asking, Take};
+use crate::base::wrong_input;
 use crate::data::answers::judge;
+use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
-use crate::data::records::{Item, Score};
+use crate::data::records::{Item, Overlap, Rollout, Score};
+use crate::data::seen::{Asked, Seen};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
     name: "eval",
-    version: 1,
+    version: 2,
     about: "a model's score on every item of a benchmark",
     outputs: &[
         OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
@@ -34,26 +40,29 @@ pub static KIND: Kind = Kind {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    model: Reference,
+    model: Model,
     benchmark: Reference,
     prompt: Option<PromptTemplate>,
     temperature: Option<f64>,
     top_k: Option<usize>,
     top_p: Option<f64>,
     max_tokens: Option<usize>,
+    datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
 
 #[derive(Debug)]
 struct Eval {
-    model: Reference,
+    model: Model,
     benchmark: Reference,
     asking: Asking,
+    datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, take } = config::parse(table)?;
+    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, datasets, take } =
+        config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::direct),
         samples: 1,
@@ -62,46 +71,92 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
     };
-    let errors = asking.check(take);
-    if errors.is_empty() { Ok(Box::new(Eval { model, benchmark, asking, take })) } else { Err(errors) }
+    let asking = match &model {
+        Model::Checkpoint(_) => asking,
+        Model::Remote(remote) => remote.asking(asking),
+    };
+    let mut errors = asking.check(take);
+    if let Model::Remote(remote) = &model {
+        errors = remote.check(&asking).into_iter().chain(errors).collect();
+    }
+    common::check_datasets(&mut errors, datasets.as_ref());
+    if errors.is_empty() { Ok(Box::new(Eval { model, benchmark, asking, datasets, take })) } else { Err(errors) }
 }
 
 impl Stage for Eval {
     fn identify(&self, manifest: &mut Manifest) {
-        let Eval { model: _, benchmark: _, asking, take } = self;
+        let Eval { model, benchmark: _, asking, datasets, take } = self;
         asking.identify(manifest);
         manifest.value("prompt.style", &asking.prompt.style);
         manifest.value_unless("take", take, &None);
+        manifest.value_unless("datasets", datasets, &None);
+        if let Model::Remote(remote) = model {
+            remote.identify(asking, manifest);
+        }
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![
-            common::input("model", &self.model, &[ArtifactKind::Checkpoint]),
-            common::input("benchmark", &self.benchmark, &[ArtifactKind::Items]),
-        ]
+        let model = match &self.model {
+            Model::Checkpoint(model) => Some(common::input("model", model, &[ArtifactKind::Checkpoint])),
+            Model::Remote(_) => None,
+        };
+        model.into_iter().chain([common::input("benchmark", &self.benchmark, &[ArtifactKind::Items])]).collect()
+    }
+
+    fn pool(&self) -> Option<Pool> {
+        matches!(self.model, Model::Remote(_)).then_some(Pool::Teacher)
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
-        let rollouts = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
-        let mut scores = Vec::with_capacity(rollouts.len());
-        for rollout in rollouts {
-            let Some(sample) = rollout.samples.into_iter().next() else { continue };
-            let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style);
-            scores.push(Score {
-                id: rollout.item.id,
-                dataset: rollout.item.dataset,
-                image: rollout.item.image,
-                prompt: rollout.prompt,
-                gold: rollout.item.answers,
-                response: sample.text,
-                finish: sample.finish,
-                answer: verdict.answer,
-                compliant: verdict.compliant,
-                score: verdict.score,
-            });
-        }
-        Ok(metrics::write(ctx, &scores)?.with("device", super::models::resources(ctx)?.device.to_string()))
+        let items = sampling::take(ctx, items, self.datasets.as_ref(), self.take)?;
+        common::not_empty(&items, "benchmark")?;
+        let overlap = self.overlap(ctx, &items)?;
+        let known = overlap.is_some();
+        let (rollouts, asked) = match &self.model {
+            Model::Checkpoint(_) => {
+                let model = models::Model::read(ctx, "model")?;
+                let device = models::resources(ctx)?.device.to_string();
+                (self.asking.ask(ctx, &model, &items)?, ("device", device))
+            }
+            Model::Remote(remote) => {
+                let name = remote.name.clone().or(remote.model.clone()).unwrap_or_default();
+                (remote.ask(&self.asking, items, ctx)?, ("model", name))
+            }
+        };
+        let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
+        let scores: Vec<Score> =
+            rollouts.into_iter().zip(overlap).filter_map(|(rollout, seen)| self.score(rollout, seen)).collect();
+        Ok(metrics::write(ctx, &scores, known)?.with(asked.0, asked.1))
+    }
+}
+
+impl Eval {
+    /// What of each item the model was trained on; none where that is not known.
+    fn overlap(&self, ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
+        let Model::Checkpoint(_) = self.model else { return Ok(None) };
+        let seen = Seen::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
+        let Some(seen) = seen else { return Ok(None) };
+        let packs = ImagePacks::open(&ctx.images)?;
+        let asked: Vec<Asked> = items.iter().map(Asked::from).collect();
+        with_threads(ctx.threads, || seen.overlap(&asked, &packs))?.map(Some)
+    }
+
+    fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Option<Score> {
+        let sample = rollout.samples.into_iter().next()?;
+        let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style);
+        Some(Score {
+            id: rollout.item.id,
+            dataset: rollout.item.dataset,
+            image: rollout.item.image,
+            prompt: rollout.prompt,
+            gold: rollout.item.answers,
+            response: sample.text,
+            finish: sample.finish,
+            answer: verdict.answer,
+            compliant: verdict.compliant,
+            score: verdict.score,
+            seen,
+        })
     }
 }

@@ -1,18 +1,19 @@
-//! `items`: questions with gold answers, from a LLaVA file or from the tiny synthetic world.
+//! `items`: questions with gold answers, from LLaVA files or from the tiny synthetic world.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use rayon::prelude::*;
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::common::with_threads;
-use crate::base::{Hash, Progress, Seed, files, wrong_input};
-use crate::data::images::{PackWriter, image_key};
+use super::packing::{Named, pack};
+use crate::base::{Seed, files, wrong_input};
+use crate::data::defaults::{AnswerTypes, Defaults, RowFile};
+use crate::data::images::image_key;
 use crate::data::jsonl;
-use crate::data::llava::{self, Defaults, Located};
-use crate::data::records::{AnswerType, Item};
+use crate::data::llava::{self, Located};
+use crate::data::records::Item;
 use crate::data::synthetic::{self, Dataset, Split};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary};
@@ -20,7 +21,7 @@ use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec,
 pub static KIND: Kind = Kind {
     name: "items",
     version: 1,
-    about: "questions with gold answers, from a LLaVA file or the synthetic world",
+    about: "questions with gold answers, from LLaVA files or the synthetic world",
     outputs: &[
         OutputSpec::new("items.jsonl", ArtifactKind::Items),
         OutputSpec::new("images.tar", ArtifactKind::Images),
@@ -32,24 +33,36 @@ pub static KIND: Kind = Kind {
     schema: schema_of::<Items>,
 };
 
-/// Images that are read and decoded before they are written to the pack.
-const PACKED_AT_ONCE: usize = 512;
-
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Items {
     /// A LLaVA JSON array or JSONL.
     path: Option<String>,
+    /// Instead of `path`: data set to its file or files.
+    files: Option<BTreeMap<String, Paths>>,
     /// The folder that image paths are relative to.
     images: Option<String>,
     /// Made here instead of read.
     synthetic: Option<Synthetic>,
     /// Data set of rows that name none; the file's name without its ending.
     dataset: Option<String>,
-    /// Answer type of rows that name none; `letter` for rows with options, `text` for others.
-    answer_type: Option<AnswerType>,
+    /// Answer type of rows that name none, for all of them or by data set; `letter` for rows with options, `text` for
+    /// others.
+    answer_type: Option<AnswerTypes>,
+    /// Every question ends with one of these, which is taken away.
+    instructions: Option<Vec<String>>,
     /// So many rows, drawn by the seed; a larger number keeps those of a smaller one.
     take: Option<usize>,
+    /// So many rows of each data set, drawn in the same way.
+    per_dataset: Option<usize>,
+}
+
+/// A path, or several.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
+enum Paths {
+    One(String),
+    Many(Vec<String>),
 }
 
 #[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
@@ -67,21 +80,26 @@ struct Synthetic {
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let items: Items = config::parse(table)?;
     let mut errors = Vec::new();
-    match (&items.path, &items.synthetic) {
-        (None, None) => errors.push(
-            ConfigError::at("", "the stage has no rows: neither `path` nor `synthetic` is given")
-                .help("`path` names a LLaVA file, `synthetic` makes rows"),
+    let sources =
+        [("path", items.path.is_some()), ("files", items.files.is_some()), ("synthetic", items.synthetic.is_some())];
+    let given: Vec<&str> = sources.into_iter().filter_map(|(key, given)| given.then_some(key)).collect();
+    match given.as_slice() {
+        [] => errors.push(
+            ConfigError::at("", "the stage has no rows: neither `path`, `files` nor `synthetic` is given")
+                .help("`path` names a LLaVA file, `files` several of them, `synthetic` makes rows"),
         ),
-        (Some(_), Some(_)) => {
-            errors.push(ConfigError::at("synthetic", "rows come from `path` or from `synthetic`, and both are given"));
+        [first, .., last] => {
+            errors
+                .push(ConfigError::at(last, format!("rows come from `{first}` or from `{last}`, and both are given")));
         }
-        _ => {}
+        [_] => {}
     }
     if let Some(synthetic) = &items.synthetic {
         for (key, given) in [
             ("images", items.images.is_some()),
             ("dataset", items.dataset.is_some()),
             ("answer_type", items.answer_type.is_some()),
+            ("instructions", items.instructions.is_some()),
         ] {
             if given {
                 errors.push(ConfigError::at(key, format!("`{key}` belongs to `path`: synthetic rows bring their own")));
@@ -103,54 +121,110 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
             errors.push(ConfigError::at("synthetic.stream", message));
         }
     }
-    if items.take == Some(0) {
-        errors.push(ConfigError::at("take", "no rows: `take` is at least 1"));
+    if let Some(files) = &items.files {
+        check_files(files, &items, &mut errors);
+    }
+    if let Some(instructions) = &items.instructions
+        && (instructions.is_empty() || instructions.iter().any(|text| text.trim().is_empty()))
+    {
+        errors.push(ConfigError::at("instructions", "an empty instruction is none: leave the key out"));
+    }
+    for (key, rows) in [("take", items.take), ("per_dataset", items.per_dataset)] {
+        if rows == Some(0) {
+            errors.push(ConfigError::at(key, format!("no rows: `{key}` is at least 1")));
+        }
+    }
+    if items.take.is_some() && items.per_dataset.is_some() {
+        errors.push(ConfigError::at("per_dataset", "rows are drawn by `take` or by `per_dataset`, and both are given"));
     }
     if errors.is_empty() { Ok(Box::new(items)) } else { Err(errors) }
 }
 
+fn check_files(files: &BTreeMap<String, Paths>, items: &Items, errors: &mut Vec<ConfigError>) {
+    if files.is_empty() {
+        errors.push(ConfigError::at("files", "no data set has a file"));
+    }
+    if items.dataset.is_some() {
+        errors.push(ConfigError::at("dataset", "`dataset` belongs to `path`: in `files` every data set is named"));
+    }
+    for (dataset, paths) in files {
+        if dataset.is_empty() || dataset.contains('.') {
+            let message = format!("`{dataset}` is not a name of a data set: it is not empty and has no full stop");
+            errors.push(ConfigError::at("files", message));
+        }
+        if matches!(paths, Paths::Many(paths) if paths.is_empty()) {
+            errors.push(ConfigError::at(&format!("files.{dataset}"), "the list of files is empty"));
+        }
+    }
+    if let Some(AnswerTypes::Each(types)) = &items.answer_type {
+        for unknown in types.keys().filter(|dataset| !files.contains_key(*dataset)) {
+            let message = format!("no file is of the data set `{unknown}`");
+            errors.push(ConfigError::at(&format!("answer_type.{unknown}"), message));
+        }
+    }
+}
+
 impl Stage for Items {
     fn identify(&self, manifest: &mut Manifest) {
-        let Items { path: _, images: _, synthetic, dataset: _, answer_type, take } = self;
+        let Items { path, files: _, images: _, synthetic, dataset: _, answer_type, instructions, take, per_dataset } =
+            self;
         if let Some(synthetic) = synthetic {
             manifest.value("synthetic", synthetic);
         } else {
-            // The file enters by content, and its name where rows take their data set from it.
-            manifest.value("dataset", &self.dataset());
+            // Files enter by content, and with `files` the data sets are in the roles of the inputs.
+            if path.is_some() {
+                manifest.value("dataset", &self.dataset());
+            }
             manifest.value_unless("answer_type", answer_type, &None);
+            manifest.value_unless("instructions", instructions, &None);
         }
         manifest.value_unless("take", take, &None);
+        manifest.value_unless("per_dataset", per_dataset, &None);
     }
 
     fn inputs(&self) -> Vec<Input> {
-        [("path", &self.path), ("images", &self.images)]
-            .into_iter()
-            .filter_map(|(role, path)| {
-                let path = path.clone()?;
-                Some(Input { role: role.to_string(), source: InputSource::Outside { path } })
-            })
+        let one = |role: &str, path: &Option<String>| Some((role.to_string(), path.clone()?));
+        let roles =
+            one("path", &self.path).into_iter().chain(self.files().into_iter().map(|(_, role, path)| (role, path)));
+        roles
+            .chain(one("images", &self.images))
+            .map(|(role, path)| Input { role, source: InputSource::Outside { path } })
             .collect()
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let made = ctx.scratch.join("synthetic");
-        let (rows, images) = match &self.synthetic {
+        let images = match &self.synthetic {
             Some(Synthetic { datasets, split, count, stream }) => {
                 files::remove_dir(&made)?;
                 with_threads(ctx.threads, || synthetic::write(&made, datasets, *split, stream, *count, ctx.seed))??;
-                (made.join("rows.jsonl"), Some(made.join("images")))
+                Some(made.join("images"))
             }
-            None => (ctx.input("path")?.path.clone(), ctx.inputs.get("images").map(|input| input.path.clone())),
+            None => ctx.inputs.get("images").map(|input| input.path.clone()),
         };
-        let defaults = Defaults { dataset: self.dataset(), answer_type: self.answer_type };
-        let mut located = llava::read(&rows, images.as_deref(), &defaults).map_err(wrong_input)?;
-        super::common::not_empty(&located, "path").map_err(wrong_input)?;
+        let defaults = Defaults {
+            answer_types: self.answer_type.clone(),
+            instructions: self.instructions.clone().unwrap_or_default(),
+        };
+        let mut located =
+            llava::read(&self.row_files(ctx, &made)?, images.as_deref(), &defaults).map_err(wrong_input)?;
+        super::common::not_empty(&located, if self.files.is_some() { "files" } else { "path" }).map_err(wrong_input)?;
+        self.check_datasets(&located).map_err(wrong_input)?;
         let available = located.len();
         if let Some(take) = self.take {
-            located = draw(located, take, ctx.seed).map_err(wrong_input)?;
+            if take > available {
+                let message = anyhow::anyhow!("`take` = {take} asks for more rows than there are: {available}");
+                return Err(wrong_input(message));
+            }
+            located = draw(located, take, ctx.seed);
+        }
+        if let Some(rows) = self.per_dataset {
+            located = draw_each(located, rows, ctx.seed).map_err(wrong_input)?;
         }
         let tar = ctx.output("images.tar");
-        let pack = with_threads(ctx.threads, || pack(&located, images.as_deref(), &tar, ctx.progress))?;
+        let named =
+            located.iter().filter_map(|row| Some(Named { place: &row.place, image: row.item.image.as_deref()? }));
+        let pack = with_threads(ctx.threads, || pack(named, images.as_deref(), &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
         let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
         let items: Vec<Item> = located
@@ -173,6 +247,49 @@ impl Stage for Items {
 }
 
 impl Items {
+    /// The files of `files`: data set, role, path.
+    fn files(&self) -> Vec<(String, String, String)> {
+        let mut files = Vec::new();
+        for (dataset, paths) in self.files.iter().flatten() {
+            let mut push = |role: String, path: &String| files.push((dataset.clone(), role, path.clone()));
+            match paths {
+                Paths::One(path) => push(format!("files.{dataset}"), path),
+                Paths::Many(paths) => {
+                    paths.iter().enumerate().for_each(|(at, path)| push(format!("files.{dataset}.{at}"), path));
+                }
+            }
+        }
+        files
+    }
+
+    /// The files to read; `made` holds the synthetic one.
+    fn row_files(&self, ctx: &StageContext, made: &Path) -> Result<Vec<RowFile>> {
+        let plain = |path: PathBuf| vec![RowFile { path, dataset: self.dataset(), of_all: false }];
+        if self.synthetic.is_some() {
+            return Ok(plain(made.join("rows.jsonl")));
+        }
+        if self.path.is_some() {
+            return Ok(plain(ctx.input("path")?.path.clone()));
+        }
+        let named = self.files().into_iter();
+        named
+            .map(|(dataset, role, _)| Ok(RowFile { path: ctx.input(&role)?.path.clone(), dataset, of_all: true }))
+            .collect()
+    }
+
+    /// Every data set that has an answer type of its own must be there.
+    fn check_datasets(&self, located: &[Located]) -> Result<()> {
+        let Some(AnswerTypes::Each(types)) = &self.answer_type else { return Ok(()) };
+        let known: BTreeSet<&str> = located.iter().map(|row| row.item.dataset.as_str()).collect();
+        match types.keys().find(|dataset| !known.contains(dataset.as_str())) {
+            Some(unknown) => {
+                let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+                anyhow::bail!("`answer_type`: no row is of the data set `{unknown}`: there are {}", known.join(", "))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The data set of rows that name none.
     fn dataset(&self) -> String {
         let stem = self.path.as_deref().and_then(|path| Path::new(path).file_stem());
@@ -181,38 +298,8 @@ impl Items {
     }
 }
 
-struct Packed {
-    hash: Hash,
-    images: usize,
-}
-
-/// Writes every image that a row names, once, in the order of the rows.
-fn pack(located: &[Located], images: Option<&Path>, path: &Path, progress: &dyn Progress) -> Result<Packed> {
-    let mut seen = BTreeSet::new();
-    let with_image: Vec<&Located> =
-        located.iter().filter(|row| row.item.image.as_ref().is_some_and(|name| seen.insert(name))).collect();
-    let folder = images.map_or_else(PathBuf::new, Path::to_path_buf);
-    let mut writer = PackWriter::create(path)?;
-    let mut done = 0;
-    for rows in with_image.chunks(PACKED_AT_ONCE) {
-        let encoded: Vec<Option<Vec<u8>>> =
-            rows.par_iter().map(|row| llava::image_bytes(row, &folder)).collect::<Result<_>>()?;
-        for (row, bytes) in rows.iter().zip(encoded) {
-            if let (Some(name), Some(bytes)) = (&row.item.image, bytes) {
-                writer.add(name, &bytes).with_context(|| row.place.clone())?;
-            }
-        }
-        done += rows.len();
-        progress.step(done as u64, with_image.len() as u64, "images");
-    }
-    Ok(Packed { hash: writer.finish()?, images: with_image.len() })
-}
-
 /// `take` rows by a rank that each has from its own id, in the order of the file.
-fn draw(located: Vec<Located>, take: usize, seed: Seed) -> Result<Vec<Located>> {
-    if take > located.len() {
-        anyhow::bail!("`take` = {take} asks for more rows than there are: {}", located.len());
-    }
+fn draw(located: Vec<Located>, take: usize, seed: Seed) -> Vec<Located> {
     let seed = seed.derive("take");
     let mut ranked: Vec<(u64, usize, Located)> = located
         .into_iter()
@@ -222,5 +309,21 @@ fn draw(located: Vec<Located>, take: usize, seed: Seed) -> Result<Vec<Located>> 
     ranked.sort_by_key(|(rank, index, _)| (*rank, *index));
     ranked.truncate(take);
     ranked.sort_by_key(|(_, index, _)| *index);
-    Ok(ranked.into_iter().map(|(_, _, row)| row).collect())
+    ranked.into_iter().map(|(_, _, row)| row).collect()
+}
+
+/// So many rows of each data set; the data sets in the order of their names.
+fn draw_each(located: Vec<Located>, rows: usize, seed: Seed) -> Result<Vec<Located>> {
+    let mut groups: BTreeMap<String, Vec<Located>> = BTreeMap::new();
+    for row in located {
+        groups.entry(row.item.dataset.clone()).or_default().push(row);
+    }
+    let mut drawn = Vec::new();
+    for (dataset, group) in groups {
+        if rows > group.len() {
+            anyhow::bail!("`per_dataset` = {rows} asks for more rows than there are of `{dataset}`: {}", group.len());
+        }
+        drawn.extend(draw(group, rows, seed));
+    }
+    Ok(drawn)
 }

@@ -20,7 +20,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "mix",
-    version: 1,
+    version: 2,
     about: "training rows drawn from several sources in stated amounts",
     outputs: &[OutputSpec::new("rows.jsonl", ArtifactKind::Rows), OutputSpec::new("mix.json", ArtifactKind::Facts)],
     fan_out: &[],
@@ -57,6 +57,8 @@ struct SourceTable {
     rows: Option<usize>,
     epochs: Option<f64>,
     keep: Option<f64>,
+    /// So many rows of each data set.
+    per_dataset: Option<usize>,
     /// Whether rows may come again when there are too few.
     #[serde(default)]
     replace: bool,
@@ -146,6 +148,7 @@ impl Stage for Mix {
             sources.push(Source {
                 name: name.clone(),
                 keys: found.keys.clone(),
+                datasets: found.rows.iter().map(|row| row.dataset.clone()).collect(),
                 tokens,
                 amount: table.amount(),
                 replace: table.replace,
@@ -189,6 +192,7 @@ impl SourceTable {
             self.rows.map(|rows| ("rows", Amount::Rows(rows))),
             self.epochs.map(|epochs| ("epochs", Amount::Epochs(epochs))),
             self.keep.map(|share| ("keep", Amount::Keep(share))),
+            self.per_dataset.map(|rows| ("per_dataset", Amount::PerDataset(rows))),
         ]
         .into_iter()
         .flatten()
@@ -246,6 +250,7 @@ impl SourceTable {
             rows: _,
             epochs: _,
             keep: _,
+            per_dataset: _,
             // Whether rows may repeat decides between an error and a result, not between two results.
             replace: _,
             datasets,

@@ -148,8 +148,9 @@ fn from_items(items: Vec<Item>, shape: Shape, template: &PromptTemplate) -> Cand
         };
         let prompt = template.render(&item);
         let key = format!("{}/{}", item.dataset, item.id);
-        let Item { id, dataset, image, .. } = item;
-        candidates.push(key, Row { id, dataset, source: String::new(), image, prompt, response });
+        let Item { id, dataset, image, question, .. } = item;
+        let question = Some(question);
+        candidates.push(key, Row { id, dataset, source: String::new(), image, prompt, response, question });
     }
     candidates
 }
@@ -175,6 +176,7 @@ fn from_judged(judged: Vec<Judged>, per_question: usize) -> Candidates {
                     image: item.image.clone(),
                     prompt: prompt.clone(),
                     response: verdict.text.clone(),
+                    question: Some(item.question.clone()),
                 };
                 candidates.push(format!("{}/{id}", item.dataset), row);
             }

@@ -20,13 +20,18 @@ pub mod eval;
 pub mod rerank;
 pub mod score;
 
+pub mod export;
+
 pub mod command;
 
 mod common;
 mod distill_teacher;
+mod endpoint;
+mod eval_model;
 mod metrics;
 mod mix_rows;
 mod models;
+mod packing;
 mod sampling;
 
 #[cfg(test)]
@@ -52,12 +57,17 @@ static ALL: &[&Kind] = &[
     &eval::KIND,
     &score::KIND,
     &rerank::KIND,
+    &export::KIND,
     &command::KIND,
 ];
 
 #[cfg(test)]
+mod released_tests;
+#[cfg(test)]
 mod table_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod training_tests;
 #[cfg(test)]
 mod verifier_tests;

@@ -32,6 +32,7 @@ impl World {
                 image: None,
                 prompt: prompt(i),
                 response: word(i).into(),
+                question: Some(question(i)),
             })
             .collect();
         jsonl::write(&world.path("rows.jsonl"), &rows).unwrap();
@@ -47,6 +48,7 @@ impl World {
                 rejected: word(i + 1).into(),
                 chosen_cut: false,
                 rejected_cut: false,
+                question: None,
             })
             .collect();
         jsonl::write(&world.path("pairs.jsonl"), &pairs).unwrap();
@@ -101,15 +103,19 @@ pub(super) fn word(i: usize) -> &'static str {
     ["red", "green", "blue", "white"][i % 4]
 }
 
+fn question(i: usize) -> String {
+    format!("say {} .", word(i))
+}
+
 fn prompt(i: usize) -> String {
-    format!("say {} .\nAnswer briefly.", word(i))
+    question(i) + "\nAnswer briefly."
 }
 
 pub(super) fn item(i: usize) -> Item {
     serde_json::from_value(json!({
         "id": format!("item {i}"),
         "dataset": if i < 4 { "echo" } else { "more" },
-        "question": format!("say {} .", word(i)),
+        "question": question(i),
         "answer_type": AnswerType::Text,
         "answers": [word(i)],
     }))
@@ -144,7 +150,8 @@ fn a_base_model_learns_answers_and_is_pushed_by_preferences() {
     let ids: Vec<&str> = scores.iter().map(|score| score.id.as_str()).collect();
     assert_eq!(ids, ["item 0", "item 1", "item 2", "item 3", "item 4", "item 5"]);
     let metrics: Value = files::read_json(&world.path("eval/metrics.json")).unwrap();
-    let more = json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "cut": 0.0 });
+    let contaminated = json!({ "image": 0, "question": 2 });
+    let more = json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "cut": 0.0, "contaminated": contaminated });
     assert_eq!((&metrics["items"], &metrics["datasets"]["more"]), (&json!(6), &more));
 
     let table = json!({ "policy": "sft", "pairs": "pairs", "batch": 4, "lr": 1e-3, "epochs": 3 });
@@ -155,6 +162,39 @@ fn a_base_model_learns_answers_and_is_pushed_by_preferences() {
     let (before, after) = (Checkpoint::read(&before).unwrap(), Checkpoint::read(&after).unwrap());
     // Encoder and projector are frozen without being told: patches and positions are the first two arrays.
     assert!(before.weights[..2] == after.weights[..2] && before.weights != after.weights);
+}
+
+#[test]
+fn a_model_remembers_what_it_was_trained_on() {
+    let world = World::new();
+    world.learn();
+    let rows: Vec<Row> = read(&world.path("rows.jsonl"));
+    // Questions about red and green.
+    jsonl::write(&world.path("some.jsonl"), &rows[..2]).unwrap();
+    let table = json!({ "model": "base", "data": "rows" });
+    world.run("some", &sft::KIND, &table, &[("model", "base/model"), ("data", "some.jsonl")]);
+    let seen = |name: &str| files::read_text(&world.path(name).join("model/seen.txt")).unwrap();
+    assert_eq!(seen("some").lines().count(), 2);
+    let table = json!({ "model": "some", "benchmark": "items", "max_tokens": 2 });
+    let inputs = [("model", "some/model"), ("benchmark", "items.jsonl")];
+    let summary = world.run("eval", &eval::KIND, &table, &inputs);
+    // Items 0, 1, 4 and 5 are about red and green.
+    assert_eq!(summary.0["contaminated"], json!({ "image": 0, "question": 4 }));
+    let scores: Vec<Score> = read(&world.path("eval/scores.jsonl"));
+    let new: Vec<&Score> = scores.iter().filter(|score| score.seen.is_none()).collect();
+    assert_eq!(new.iter().map(|score| score.id.as_str()).collect::<Vec<_>>(), ["item 2", "item 3"]);
+    let clean = new.iter().map(|score| score.score).sum::<f64>() / 2.0;
+    assert_eq!(summary.0["accuracy_clean"], json!(clean));
+    // The pairs do not know their questions: their four whole prompts are added.
+    let table = json!({ "policy": "some", "pairs": "pairs" });
+    world.run("dpo", &dpo::KIND, &table, &[("policy", "some/model"), ("pairs", "pairs.jsonl")]);
+    let (before, after) = (seen("some"), seen("dpo"));
+    assert_eq!(after.lines().count(), 6);
+    assert!(before.lines().all(|line| after.contains(line)));
+    // Of a base model nothing is known.
+    let table = json!({ "model": "base", "benchmark": "items", "max_tokens": 2 });
+    let inputs = [("model", "base/model"), ("benchmark", "items.jsonl")];
+    assert_eq!(world.run("none", &eval::KIND, &table, &inputs).0.get("contaminated"), None);
 }
 
 #[test]
@@ -212,11 +252,11 @@ fn the_identity_of_a_fixed_config_stays() {
     ];
     expect![[r#"
         base 340c76e5f8 model.image_size model.patch_size model.vision.dim model.vision.layers model.vision.heads model.vision.ff model.projector.hidden model.decoder.dim model.decoder.layers model.decoder.heads model.decoder.kv_heads model.decoder.ff model.decoder.rope_theta model.decoder.norm_eps model.decoder.tied_head model.decoder.max_positions
-        sft 96a866e9c8 epochs batch length_window lr betas eps weight_decay clip schedule warmup final_lr freeze
-        sft 0a3040afcb epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
-        dpo 46fcf4a386 epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
+        sft d4433ec124 epochs batch length_window lr betas eps weight_decay clip schedule warmup final_lr freeze
+        sft 73268df584 epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
+        dpo d87c2c6725 epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
         rollout 7be7e9e892 prompt.text prompt.letter samples temperature top_k top_p max_tokens
-        eval d60d06d36a prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
+        eval 7f2aa8a653 prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
     "#]]
     .assert_eq(&text.concat());
 }

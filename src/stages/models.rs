@@ -5,7 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::common::with_threads;
 use crate::base::{files, wrong_input};
+use crate::data::images::ImagePacks;
+use crate::data::seen::{Asked, Seen};
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::data::tokens::Chat;
 use crate::nn::{Checkpoint, Device, DeviceChoice, Resources};
@@ -43,7 +46,7 @@ impl Model {
     }
 
     /// Writes `checkpoint` as the stage's model, with the tokenizer of the model that it came from.
-    pub(super) fn write(ctx: &StageContext, checkpoint: &Checkpoint, role: &str) -> Result<()> {
+    fn write(ctx: &StageContext, checkpoint: &Checkpoint, role: &str) -> Result<()> {
         let folder = ctx.output("model");
         checkpoint.write(&folder)?;
         files::copy(&ctx.input(role)?.path.join(FILE), &folder.join(FILE))
@@ -72,10 +75,10 @@ pub(super) fn resources<'a>(ctx: &'a StageContext) -> Result<Resources<'a>> {
     Ok(Resources { device, threads: ctx.threads.max(1), progress: ctx.progress })
 }
 
-/// How often a training keeps its state: none of it changes a result.
 /// Batches that are sorted by length together, unless the table says otherwise.
 pub(super) const LENGTH_WINDOW: usize = 32;
 
+/// How often a training keeps its state: none of it changes a result.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keep {
     pub(super) steps: u64,
@@ -88,9 +91,28 @@ impl Keep {
     }
 }
 
+/// What the model of a role had seen before, and what it is asked in this training.
+pub(super) fn seen<'a, T>(ctx: &StageContext, role: &str, asked: &'a [T], packs: &ImagePacks) -> Result<Seen>
+where
+    Asked<'a>: From<&'a T>,
+{
+    let folder = &ctx.input(role)?.path;
+    let mut seen = Seen::read(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))?.unwrap_or_default();
+    let asked: Vec<Asked> = asked.iter().map(Asked::from).collect();
+    with_threads(ctx.threads, || seen.add(&asked, packs))??;
+    Ok(seen)
+}
+
 /// Writes a training's outputs and sums it up.
-pub(super) fn finish(ctx: &StageContext, trained: &Trained, role: &str, device: Device) -> Result<Summary> {
+pub(super) fn finish(
+    ctx: &StageContext,
+    trained: &Trained,
+    role: &str,
+    seen: &Seen,
+    device: Device,
+) -> Result<Summary> {
     Model::write(ctx, &trained.checkpoint, role)?;
+    seen.write(&ctx.output("model"))?;
     crate::data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
     let loss = trained.curve.last().map(|point| point.loss);
     Ok(Summary::default()

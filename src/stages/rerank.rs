@@ -92,8 +92,10 @@ impl Stage for Rerank {
                 answer: verdict.answer,
                 compliant: verdict.compliant,
                 score: verdict.score,
+                seen: None,
             });
         }
-        metrics::write(ctx, &scores)
+        // What the policy was trained on is not told by its samples.
+        metrics::write(ctx, &scores, false)
     }
 }

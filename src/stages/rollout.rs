@@ -1,5 +1,7 @@
 //! `rollout`: several sampled responses per item.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde::Deserialize;
 
@@ -36,6 +38,7 @@ struct Table {
     top_k: Option<usize>,
     top_p: Option<f64>,
     max_tokens: Option<usize>,
+    datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
 
@@ -44,11 +47,13 @@ struct RolloutStage {
     model: Reference,
     items: Reference,
     asking: Asking,
+    datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { model, items, prompt, samples, temperature, top_k, top_p, max_tokens, take } = config::parse(table)?;
+    let Table { model, items, prompt, samples, temperature, top_k, top_p, max_tokens, datasets, take } =
+        config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::cot),
         samples: samples.unwrap_or(32),
@@ -57,15 +62,17 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
     };
-    let errors = asking.check(take);
-    if errors.is_empty() { Ok(Box::new(RolloutStage { model, items, asking, take })) } else { Err(errors) }
+    let mut errors = asking.check(take);
+    common::check_datasets(&mut errors, datasets.as_ref());
+    if errors.is_empty() { Ok(Box::new(RolloutStage { model, items, asking, datasets, take })) } else { Err(errors) }
 }
 
 impl Stage for RolloutStage {
     fn identify(&self, manifest: &mut Manifest) {
-        let RolloutStage { model: _, items: _, asking, take } = self;
+        let RolloutStage { model: _, items: _, asking, datasets, take } = self;
         asking.identify(manifest);
         manifest.value_unless("take", take, &None);
+        manifest.value_unless("datasets", datasets, &None);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -78,7 +85,8 @@ impl Stage for RolloutStage {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
-        let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.take)?)?;
+        let rollouts: Vec<Rollout> =
+            self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.datasets.as_ref(), self.take)?)?;
         jsonl::write(&ctx.output("rollouts.jsonl"), &rollouts)?;
         let samples = || rollouts.iter().flat_map(|rollout| &rollout.samples);
         let stopped = samples().filter(|sample| sample.finish == Finish::Stop).count();

@@ -1,13 +1,14 @@
 //! What `rollout` and `eval` share: items asked of a model, with finished prompts kept over a restart. Knows no kind.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::common::of_datasets;
 use super::models::{self, Model};
-use crate::base::files;
+use crate::base::{files, wrong_input};
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
@@ -121,8 +122,14 @@ impl Asking {
     }
 }
 
-/// The items that `take` asks for, in the order of the set.
-pub(super) fn take(ctx: &StageContext, items: Vec<Item>, take: Option<Take>) -> Result<Vec<Item>> {
+/// Of the items of these data sets those that `take` asks for, in the order of the set.
+pub(super) fn take(
+    ctx: &StageContext,
+    items: Vec<Item>,
+    datasets: Option<&BTreeSet<String>>,
+    take: Option<Take>,
+) -> Result<Vec<Item>> {
+    let items = of_datasets(items, datasets, "item", |item| &item.dataset).map_err(wrong_input)?;
     let count = match take {
         None => return Ok(items),
         Some(Take::First(count) | Take::Random(count)) => count,

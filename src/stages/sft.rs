@@ -14,7 +14,7 @@ use crate::train::{self, OptimizerConfig, SftConfig};
 
 pub static KIND: Kind = Kind {
     name: "sft",
-    version: 1,
+    version: 2,
     about: "supervised fine-tuning on rows",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],
@@ -72,11 +72,12 @@ impl Stage for Sft {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let rows: Vec<Row> = jsonl::read(&ctx.input("data")?.path)?;
-        let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
         let pixels = ImagePacks::open(&ctx.images)?;
+        let seen = models::seen(ctx, "model", &rows, &pixels)?;
+        let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let state = self.keep.state(ctx);
         let trained = train::sft(&model.checkpoint, &rows, &pixels, &self.train, ctx.seed, &state, &resources)?;
-        Ok(models::finish(ctx, &trained, "model", resources.device)?.with("rows", rows.len()))
+        Ok(models::finish(ctx, &trained, "model", &seen, resources.device)?.with("rows", rows.len()))
     }
 }

@@ -17,7 +17,7 @@ fn chart(count: usize) -> Value {
 #[test]
 fn mistakes_in_a_table_are_told_with_their_keys() {
     expect_test::expect![[r#"
-        : the stage has no rows: neither `path` nor `synthetic` is given
+        : the stage has no rows: neither `path`, `files` nor `synthetic` is given
         synthetic.datasets.1: unknown value `chrat`
         synthetic: rows come from `path` or from `synthetic`, and both are given
         images: `images` belongs to `path`: synthetic rows bring their own
@@ -105,9 +105,9 @@ fn the_fingerprints_of_a_fixed_config_stay() {
         tokenizer f8b76c36e3 algorithm vocab prompts
         distill e243a7d40c teacher.api teacher.wrong keep
         distill d47f2864d9 teacher.api teacher.url teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
-        mix c0f9350e2f size.rows sources.a.as sources.a.weight sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.text sources.b.prompt.letter
+        mix 6d79d69847 size.rows sources.a.as sources.a.weight sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.text sources.b.prompt.letter
         judge 75d68e657c style threshold
-        pairs ea42c2c6a3 band per_question dev truncate.words unreadable
+        pairs 44acfa231b band per_question dev truncate.words unreadable
     "#]].assert_eq(&tables.iter().map(line).collect::<String>());
 }
 

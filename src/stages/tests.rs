@@ -1,6 +1,6 @@
 //! The model-free stages on real files, each in a private folder as the engine would run it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,22 @@ use crate::data::records::{Finish, Item, Judged, Pair, Rollout, Row, Sample};
 use crate::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
 
 /// Runs stages one after another; every stage's outputs can be inputs of later ones.
-struct Bench {
+pub(super) struct Bench {
     folder: tempfile::TempDir,
-    images: BTreeMap<Hash, PathBuf>,
+    pub(super) images: BTreeMap<Hash, PathBuf>,
 }
 
 impl Bench {
-    fn new() -> Bench {
+    pub(super) fn new() -> Bench {
         Bench { folder: tempfile::tempdir().unwrap(), images: BTreeMap::new() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Runs a stage called `name`. A reference in its table is the folder of an earlier stage.
-    fn run(&mut self, name: &str, kind: &str, table: &Value) -> anyhow::Result<Summary> {
+    pub(super) fn run(&mut self, name: &str, kind: &str, table: &Value) -> anyhow::Result<Summary> {
         let stage = (find_kind(KINDS, kind).unwrap().parse)(table).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
         let mut inputs = BTreeMap::new();
         for input in stage.inputs() {
@@ -81,7 +81,7 @@ impl Bench {
         found.unwrap_or_else(|| panic!("`{stage}` has no output of {accepts:?}"))
     }
 
-    fn read<T: serde::de::DeserializeOwned>(&self, path: &str) -> Vec<T> {
+    pub(super) fn read<T: serde::de::DeserializeOwned>(&self, path: &str) -> Vec<T> {
         jsonl::read(&self.path(path)).unwrap()
     }
 }
@@ -194,10 +194,39 @@ fn a_mix_asks_items_with_the_templates_of_its_sources() {
     );
     assert!(of("direct").iter().all(|row| row.prompt.contains("\nAnswer ") && !row.response.contains('#')));
     assert!(of("lessons").iter().all(|row| row.prompt == "Describe the image." && row.dataset == "caption"));
+    assert!(rows.iter().all(|row| row.prompt.starts_with(row.question.as_ref().unwrap())));
     let facts: Value = files::read_json(&bench.path("mix/mix.json")).unwrap();
     assert_eq!(facts["rows"], json!(60));
     assert_eq!(facts["sources"]["cot"]["epochs"], json!(0.3));
     assert!(facts["tokens"].as_u64().unwrap() > 60 * 5);
+}
+
+#[test]
+fn a_mix_takes_so_many_rows_of_each_data_set_and_rows_without_images() {
+    let mut bench = Bench::new();
+    bench.run("items", "items", &chart(20)).unwrap();
+    let text = json!({ "synthetic": { "datasets": ["text"], "split": "train", "count": 15 } });
+    bench.run("text", "items", &text).unwrap();
+    let mut ids = |name: &str, rows: usize| -> BTreeSet<String> {
+        let format = json!({ "from": "items", "as": "direct", "per_dataset": rows });
+        let none = json!({ "from": "items", "as": "direct", "weight": 0 });
+        let text = json!({ "from": "text", "weight": 1.0 });
+        let table = json!({ "rows": 2 * rows + 12, "sources": { "format": format, "none": none, "text": text } });
+        bench.run(name, "mix", &table).unwrap();
+        let rows: Vec<Row> = bench.read(&format!("{name}/rows.jsonl"));
+        let count = |dataset: &str| rows.iter().filter(|row| row.dataset == dataset).count();
+        assert_eq!((count("chart"), count("pick"), count("text")), ((rows.len() - 12) / 2, (rows.len() - 12) / 2, 12));
+        assert!(rows.iter().all(|row| row.source != "none" && row.image.is_none() == (row.dataset == "text")));
+        rows.iter().map(|row| format!("{}/{}", row.dataset, row.id)).collect()
+    };
+    let (few, many) = (ids("few", 3), ids("many", 8));
+    assert!(few.is_subset(&many) && many.len() == 28);
+    let table = json!({ "sources": { "a": { "from": "items", "per_dataset": 21 } } });
+    let error = bench.run("wrong", "mix", &table).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "source `a`, data set `chart`, is to give 21 rows and has 20: `replace = true` lets rows come again"
+    );
 }
 
 #[test]
@@ -246,22 +275,26 @@ fn judged_rollouts_become_pairs_and_right_rows() {
     );
 }
 
-/// An endpoint that answers so many requests with the given text, then closes its door.
-fn endpoint(count: usize, text: &str) -> (String, std::thread::JoinHandle<()>) {
+/// An endpoint that answers so many requests with the given text, then closes its door and says what it was asked.
+pub(super) fn endpoint(count: usize, text: &str) -> (String, std::thread::JoinHandle<Vec<Value>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let body = json!({ "choices": [{ "message": { "content": text }, "finish_reason": "stop" }] }).to_string();
     let thread = std::thread::spawn(move || {
+        let mut asked = Vec::new();
         for _ in 0..count {
             let (mut stream, _) = listener.accept().unwrap();
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut head = String::new();
             while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap() > 0 {}
             let length = head.to_lowercase().split_once("content-length: ").unwrap().1.lines().next().unwrap().parse();
-            reader.read_exact(&mut vec![0; length.unwrap()]).unwrap();
+            let mut question = vec![0; length.unwrap()];
+            reader.read_exact(&mut question).unwrap();
+            asked.push(serde_json::from_slice(&question).unwrap());
             write!(stream, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len())
                 .unwrap();
         }
+        asked
     });
     (url, thread)
 }
@@ -278,7 +311,7 @@ fn an_interrupted_distillation_goes_on_where_it_stopped() {
     };
     let (url, thread) = endpoint(5, "Seen.\n### Answer: 2");
     let error = format!("{:#}", bench.run("kept", "distill", &table(&url)).unwrap_err());
-    assert!(error.contains("gave up on the teacher after 1 tries: cannot reach the teacher at"), "{error}");
+    assert!(error.contains("gave up on the endpoint after 1 tries: cannot reach the endpoint at"), "{error}");
     thread.join().unwrap();
     // A line that was torn is asked for again.
     let saved = bench.path("kept-scratch/replies.jsonl");

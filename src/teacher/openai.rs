@@ -16,7 +16,7 @@ const LONGEST_RESPONSE: u64 = 64 << 20;
 /// The longest pause between two tries, whatever the server asks for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Where the teacher is and how it samples.
+/// Where the endpoint is and how it samples.
 #[derive(Clone, Debug)]
 pub struct OpenAiConfig {
     /// Base address, for example `https://api.openai.com/v1`; `/chat/completions` is added.
@@ -36,7 +36,7 @@ pub struct OpenAiConfig {
     pub backoff: Duration,
 }
 
-/// What a teacher is asked.
+/// What a model is asked.
 #[derive(Clone, Debug)]
 pub struct Question {
     pub system: String,
@@ -95,9 +95,7 @@ impl OpenAi {
             None => None,
             Some(name) => match std::env::var(name) {
                 Ok(key) if !key.trim().is_empty() => Some(key.trim().to_string()),
-                _ => bail!(
-                    "the environment variable `{name}` is not set: `key_env` says that it holds the teacher's API key"
-                ),
+                _ => bail!("the environment variable `{name}` is not set: `key_env` says that it holds the API key"),
             },
         };
         let agent = ureq::Agent::config_builder()
@@ -115,7 +113,7 @@ impl OpenAi {
         while replies.len() < self.config.samples {
             let more = self.request(question, self.config.samples - replies.len())?;
             if more.is_empty() {
-                bail!("the teacher at `{}` gave no reply", self.config.url);
+                bail!("the endpoint at `{}` gave no reply", self.config.url);
             }
             replies.extend(more);
         }
@@ -136,7 +134,7 @@ impl OpenAi {
                 Err(Failure::Passing { error, pause }) => (error, pause),
             };
             if tries > self.config.retries {
-                return Err(error.context(format!("gave up on the teacher after {tries} tries")));
+                return Err(error.context(format!("gave up on the endpoint after {tries} tries")));
             }
             std::thread::sleep(pause.unwrap_or(backoff).min(LONGEST_PAUSE));
             backoff *= 2;
@@ -164,7 +162,7 @@ impl OpenAi {
             .read_to_string()
             .map_err(|error| failure(&url, &error))?;
         if !status.is_success() {
-            let error = anyhow!("the teacher at `{url}` said {status}: {}", first_line(&text));
+            let error = anyhow!("the endpoint at `{url}` said {status}: {}", first_line(&text));
             return Err(if status.as_u16() == 429 || status.is_server_error() {
                 Failure::Passing { error, pause }
             } else {
@@ -173,7 +171,7 @@ impl OpenAi {
         }
         let completion: Completion = serde_json::from_str(&text).map_err(|error| {
             let line = first_line(&text);
-            Failure::Final(anyhow!("the teacher at `{url}` did not answer with a chat completion ({error}): {line}"))
+            Failure::Final(anyhow!("the endpoint at `{url}` did not answer with a chat completion ({error}): {line}"))
         })?;
         Ok(completion.choices.into_iter().map(Choice::reply).collect())
     }
@@ -218,7 +216,7 @@ fn failure(url: &str, error: &ureq::Error) -> Failure {
         error,
         ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::ConnectionFailed | ureq::Error::HostNotFound
     );
-    let error = anyhow!("cannot reach the teacher at `{url}`: {error}");
+    let error = anyhow!("cannot reach the endpoint at `{url}`: {error}");
     if passing { Failure::Passing { error, pause: None } } else { Failure::Final(error) }
 }
 
@@ -338,8 +336,8 @@ mod tests {
         let (url, thread) = server(vec![broken(), broken(), broken()]);
         let error = format!("{:#}", client(&url, 1).ask(&question(None)).unwrap_err());
         let expected = format!(
-            "gave up on the teacher after 3 tries: the teacher at `{url}/chat/completions` said 500 Internal Server Error: \
-             out of memory"
+            "gave up on the endpoint after 3 tries: the endpoint at `{url}/chat/completions` said 500 Internal Server \
+             Error: out of memory"
         );
         assert_eq!(error, expected);
         thread.join().unwrap();
@@ -369,7 +367,8 @@ mod tests {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = format!("{:#}", client(&format!("http://{address}/v1"), 1).ask(&question(None)).unwrap_err());
         let start = format!(
-            "gave up on the teacher after 3 tries: cannot reach the teacher at `http://{address}/v1/chat/completions`: "
+            "gave up on the endpoint after 3 tries: cannot reach the endpoint at \
+             `http://{address}/v1/chat/completions`: "
         );
         assert!(error.starts_with(&start), "{error}");
     }

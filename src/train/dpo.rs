@@ -1,8 +1,10 @@
-//! Direct preference optimization (Rafailov et al. 2023), with an optional cross-entropy term on the chosen response.
+//! Direct preference optimization (Rafailov et al. 2023) and its relatives, with an optional cross-entropy term on the
+//! chosen response. The losses themselves are in [`preference`](super::preference).
 
 use anyhow::{Context, Result, bail};
 
 use super::optimizer::OptimizerConfig;
+use super::preference::{PreferenceLoss, Reduction, TokenWeights};
 use super::run::{Objective, Run, Told, Trained, Whole};
 use super::sft::{sequence, targets};
 use super::state::TrainState;
@@ -25,22 +27,28 @@ pub struct DpoConfig {
     pub batch: usize,
     /// Batches whose rows are sorted by length together; see [`batches::plan`].
     pub length_window: usize,
+    pub loss: PreferenceLoss,
     /// Strength of the pull to the reference.
     pub beta: f64,
+    /// Weights of a response's tokens in the preference; without them all weigh 1.
+    pub token_weights: Option<TokenWeights>,
     /// Weight of the mean `-log p(token)` over the chosen responses' tokens; 0 for plain DPO.
     pub sft_weight: f64,
     pub optimizer: OptimizerConfig,
 }
 
-/// Optimizes `policy` on `pairs`. With `l(y) = log policy(y | x) - log reference(y | x)`, summed over the loss tokens,
-/// the loss is the mean over a batch's pairs of
+/// Optimizes `policy` on `pairs`. With `l(y) = sum_t w_t (log policy(y_t | x, y_<t) - log reference(y_t | x, y_<t))`
+/// over the loss tokens of a response, divided by `sum_t w_t` for IPO, the loss is the mean over a batch's pairs of
 ///
 /// ```text
-/// -log sigmoid(beta (l(chosen) - l(rejected)))        (equation 7 of the paper)
+/// sigmoid   -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)     h = l(chosen) - l(rejected)
+/// hinge     max(0, 1 - beta h)
+/// ipo       (h - 1 / (2 beta))^2
 /// ```
 ///
-/// plus `sft_weight` times the mean of `-log p(token)` over the loss tokens of the batch's chosen responses. The
-/// reference is evaluated once, before the first step.
+/// (see [`PreferenceLoss`] for the papers), plus `sft_weight` times the mean of `-log p(token)` over the loss tokens of
+/// the batch's chosen responses. `w_t` is 1 without [`TokenWeights`]; the cross-entropy term is never weighed by them.
+/// The reference is evaluated once, before the first step.
 #[expect(clippy::too_many_arguments, reason = "two models, data, config and circumstances")]
 pub fn dpo(
     policy: &Checkpoint,
@@ -65,7 +73,9 @@ pub fn dpo(
             }
         }
     }
-    let reference = reference_ratios(reference, pairs, pixels, resources)?;
+    let DpoConfig { loss, beta, token_weights, sft_weight, .. } = *config;
+    let reduction = Reduction { weights: token_weights, mean: loss.averages() };
+    let reference = reference_ratios(reference, pairs, reduction, pixels, resources)?;
     let extent = |TokenPair { chosen, rejected }: &TokenPair| Extent {
         length: chosen.tokens.len() + rejected.tokens.len(),
         image: chosen.image.is_some(),
@@ -73,13 +83,14 @@ pub fn dpo(
     let extents: Vec<Extent> = pairs.iter().map(extent).collect();
     let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
     let run = Run { plan, optimizer: &config.optimizer, pixels, state, resources };
-    run.train(policy, &Preference { pairs, reference, beta: config.beta, sft_weight: config.sft_weight })
+    run.train(policy, &Preference { pairs, reference, reduction, loss, beta, sft_weight })
 }
 
 /// `log reference(chosen) - log reference(rejected)` per pair.
 fn reference_ratios(
     reference: &Checkpoint,
     pairs: &[TokenPair],
+    reduction: Reduction,
     pixels: &dyn PixelSource,
     resources: &Resources,
 ) -> Result<Vec<f64>> {
@@ -91,9 +102,22 @@ fn reference_ratios(
         Batch::new(reference, &sequences, padded, &|key, size| pixels.pixels(key, size))
     };
     let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
-        batch.sum_by_sequence(values).chunks_exact(2).map(|pair| pair[0] - pair[1]).collect()
+        sums(batch, &reduction.factors(batch.owners()), values)
+            .iter()
+            .map(|[chosen, rejected]| chosen - rejected)
+            .collect()
     };
     Ok(engine.log_probs(chunks.len(), &build, &ratios)?.concat())
+}
+
+/// The log-probability of every pair's two responses, their tokens multiplied with `factors`.
+fn sums(batch: &Batch, factors: &[f64], log_probs: &[f32]) -> Vec<[f64; 2]> {
+    let pairs = batch.owners().last().map_or(0, |last| last / 2 + 1);
+    let mut sums = vec![[0.0; 2]; pairs];
+    for ((&owner, &factor), &value) in batch.owners().iter().zip(factors).zip(log_probs) {
+        sums[owner / 2][owner % 2] += factor * f64::from(value);
+    }
+    sums
 }
 
 fn both(pair: &TokenPair) -> [Sequence<'_>; 2] {
@@ -104,6 +128,8 @@ pub(super) struct Preference<'a> {
     pub(super) pairs: &'a [TokenPair],
     /// `log reference(chosen) - log reference(rejected)` per pair.
     pub(super) reference: Vec<f64>,
+    pub(super) reduction: Reduction,
+    pub(super) loss: PreferenceLoss,
     pub(super) beta: f64,
     pub(super) sft_weight: f64,
 }
@@ -121,30 +147,136 @@ impl Objective for Preference<'_> {
     }
 
     fn derivative(&self, examples: &[usize], whole: Whole, batch: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told) {
-        let sums = batch.sum_by_sequence(log_probs);
-        let mut told = Told::default();
-        // By sequence: chosen and rejected of each pair in turn.
-        let mut by_sequence = Vec::with_capacity(sums.len());
+        let factors = self.reduction.factors(batch.owners());
+        let preferences = sums(batch, &factors, log_probs);
+        // The cross-entropy term takes the chosen responses' tokens as they are.
+        let plain = batch.sum_by_sequence(log_probs);
         let per_token = self.sft_weight / whole.targets as f64;
-        for (pair, &example) in sums.chunks_exact(2).zip(examples) {
-            let margin = self.beta * (pair[0] - pair[1] - self.reference[example]);
-            told.loss += softplus(-margin) / whole.examples as f64 - per_token * pair[0];
+        let mut told = Told::default();
+        let mut slopes = Vec::with_capacity(examples.len());
+        for ((pair, &[chosen, rejected]), &example) in preferences.iter().enumerate().zip(examples) {
+            let ratio = chosen - rejected - self.reference[example];
+            let (loss, slope) = self.loss.at(ratio, self.beta);
+            let margin = self.beta * ratio;
+            told.loss += loss / whole.examples as f64 - per_token * plain[2 * pair];
             told.pairs += 1;
             told.preferred += u64::from(margin > 0.0);
             told.margin += margin;
-            let slope = -self.beta * sigmoid(-margin) / whole.examples as f64;
-            by_sequence.extend([slope - per_token, -slope]);
+            slopes.push(slope / whole.examples as f64);
         }
-        (batch.owners().iter().map(|&owner| by_sequence[owner] as f32).collect(), told)
+        let of_token = |(&owner, factor): (&usize, &f64)| {
+            let slope = slopes[owner / 2] * factor;
+            (if owner % 2 == 0 { slope - per_token } else { -slope }) as f32
+        };
+        (batch.owners().iter().zip(&factors).map(of_token).collect(), told)
     }
 }
 
-/// `log(1 + exp(x))` without overflow.
-fn softplus(x: f64) -> f64 {
-    x.max(0.0) + (-x.abs()).exp().ln_1p()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::tokens::TokenRow;
+    use crate::nn::ModelConfig;
 
-fn sigmoid(x: f64) -> f64 {
-    let e = (-x.abs()).exp();
-    if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
+    /// A pair whose chosen response has three tokens and whose rejected one has two, laid out.
+    fn pair() -> (TokenPair, Batch) {
+        let row = |response: usize| {
+            let tokens = vec![2; 2 + response];
+            TokenRow { loss: (0..tokens.len()).map(|at| at >= 2).collect(), tokens, image: None }
+        };
+        let pair = TokenPair { chosen: row(3), rejected: row(2) };
+        let model = Checkpoint::fresh(&ModelConfig::default(), 5, 1, Seed(0)).unwrap();
+        let batch = Batch::new(&model, &both(&pair), false, &|_, _| unreachable!()).unwrap();
+        (pair, batch)
+    }
+
+    /// Loss and derivative by token, chosen first. The reference prefers the chosen response by 0.5.
+    fn derivative(
+        loss: PreferenceLoss,
+        weights: Option<TokenWeights>,
+        sft_weight: f64,
+        log_probs: &[f32],
+    ) -> (Vec<f32>, f64) {
+        let (pair, batch) = pair();
+        let reduction = Reduction { weights, mean: loss.averages() };
+        let objective = Preference { pairs: &[pair], reference: vec![0.5], reduction, loss, beta: 0.5, sft_weight };
+        let (derivative, told) = objective.derivative(&[0], objective.whole(&[0]), &batch, log_probs);
+        (derivative, told.loss)
+    }
+
+    const LOG_PROBS: [f32; 5] = [-0.5, -1.0, -1.5, -2.0, -4.0];
+
+    fn near(ours: (Vec<f32>, f64), derivative: [f64; 5], loss: f64) {
+        let close = ours.0.iter().zip(derivative).all(|(&one, other)| (f64::from(one) - other).abs() < 1e-6);
+        assert!(close && (ours.1 - loss).abs() < 1e-6, "{ours:?}, not {derivative:?} and {loss}");
+    }
+
+    #[test]
+    fn a_pair_is_pulled_apart_as_on_paper() {
+        // Sums -3 and -6: h = -3 + 6 - 0.5 = 2.5, beta h = 1.25. sigmoid(-1.25) = 0.2227001388,
+        // -log sigmoid(1.25) = 0.2519291, slope -0.5 x 0.2227001 = -0.1113501.
+        let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+        near(
+            derivative(sigmoid, None, 0.0, &LOG_PROBS),
+            [-0.111_350_1, -0.111_350_1, -0.111_350_1, 0.111_350_1, 0.111_350_1],
+            0.251_929_1,
+        );
+        // Plus 0.3 times the mean of 0.5, 1, 1.5: 0.3; each chosen token 0.3 / 3 lower.
+        near(
+            derivative(sigmoid, None, 0.3, &LOG_PROBS),
+            [-0.211_350_1, -0.211_350_1, -0.211_350_1, 0.111_350_1, 0.111_350_1],
+            0.551_929_1,
+        );
+        // beta h is past 1: the hinge rests, and only the cross-entropy is left.
+        near(derivative(PreferenceLoss::Hinge, None, 0.3, &LOG_PROBS), [-0.1, -0.1, -0.1, 0.0, 0.0], 0.3);
+        // Means -1 and -3: h = -1 + 3 - 0.5 = 1.5; target 1: 0.5^2, slope 1, shared by 3 and by 2 tokens.
+        near(
+            derivative(PreferenceLoss::Ipo, None, 0.0, &LOG_PROBS),
+            [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, -0.5, -0.5],
+            0.25,
+        );
+    }
+
+    #[test]
+    fn weights_are_for_the_preference_and_not_for_the_cross_entropy() {
+        // Weights 1, 0.5, 0: sums -0.5 - 0.5 = -1 and -2 - 2 = -4; h = 3 - 0.5 = 2.5 again, slope -0.1113501.
+        let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+        let weights = Some(TokenWeights::Linear(2));
+        near(
+            derivative(sigmoid, weights, 0.3, &LOG_PROBS),
+            [-0.211_350_1, -0.155_675_0, -0.1, 0.111_350_1, 0.055_675_0],
+            0.551_929_1,
+        );
+        // Weighted means -1 / 1.5 and -4 / 1.5: h = 2 - 0.5 = 1.5, loss 0.25, slope 1 in shares of 2/3 and 1/3.
+        near(
+            derivative(PreferenceLoss::Ipo, weights, 0.0, &LOG_PROBS),
+            [2.0 / 3.0, 1.0 / 3.0, 0.0, -2.0 / 3.0, -1.0 / 3.0],
+            0.25,
+        );
+    }
+
+    #[test]
+    fn derivatives_are_those_of_the_whole_loss() {
+        let smooth = PreferenceLoss::Sigmoid { label_smoothing: 0.2 };
+        for loss in [smooth, PreferenceLoss::Hinge, PreferenceLoss::Ipo] {
+            for weights in [None, Some(TokenWeights::Cosine(2)), Some(TokenWeights::Linear(9))] {
+                // Close to each other, so that the hinge has not closed.
+                let log_probs = [-0.5, -1.0, -1.5, -1.25, -1.5];
+                let (slopes, _) = derivative(loss, weights, 0.3, &log_probs);
+                for (token, slope) in slopes.into_iter().enumerate() {
+                    let moved = |by: f32| {
+                        let mut log_probs = log_probs;
+                        log_probs[token] += by;
+                        derivative(loss, weights, 0.3, &log_probs).1
+                    };
+                    let step = 1.0 / 1024.0;
+                    let expected = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+                    assert!(
+                        (expected - f64::from(slope)).abs() < 1e-5,
+                        "{loss:?} {weights:?} {token}: {expected}, {slope}"
+                    );
+                }
+            }
+        }
+    }
 }

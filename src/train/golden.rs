@@ -10,6 +10,7 @@ use dfdx::prelude::Cpu;
 use serde::Deserialize;
 
 use super::dpo::Preference;
+use super::preference::{PreferenceLoss, Reduction};
 use super::run::Objective;
 use super::sft::{CrossEntropy, sequence};
 use crate::base::files;
@@ -125,7 +126,10 @@ impl Golden {
             sums[0] - sums[1]
         };
         let reference = engine.log_probs(pairs.len(), &build, &ratio).unwrap();
-        Preference { pairs, reference, beta: self.data.beta, sft_weight: self.data.sft_weight }
+        let reduction = Reduction { weights: None, mean: false };
+        let loss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+        let Data { beta, sft_weight, .. } = self.data;
+        Preference { pairs, reference, reduction, loss, beta, sft_weight }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Training: supervised fine-tuning and direct preference optimization. Knows no stage, no store and no prompt.
 //!
-//! In reading order: [`optimizer`] (AdamW and its schedule), [`sft`] and [`dpo`] (the two losses), `run` (the loop that
-//! both share), `state` (what an interrupted run resumes from).
+//! In reading order: [`optimizer`] (AdamW and its schedule), [`sft`] and [`dpo`] with [`preference`] (the losses), `run`
+//! (the loop that both share), `state` (what an interrupted run resumes from).
 //!
 //! Promised on the CPU: the same rows, config and seed give the same weights bit for bit, with any number of threads
 //! and however often the run was interrupted. A batch is always split into the same number of shards, each with its own
@@ -9,6 +9,7 @@
 
 pub mod dpo;
 pub mod optimizer;
+pub mod preference;
 pub mod sft;
 
 mod run;
@@ -21,6 +22,7 @@ mod tests;
 
 pub use dpo::{DpoConfig, dpo};
 pub use optimizer::{LearningRates, OptimizerConfig, Schedule};
+pub use preference::{PreferenceLoss, TokenWeights};
 pub use run::Trained;
 pub use sft::{SftConfig, sft};
 pub use state::TrainState;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 
-use super::{DpoConfig, OptimizerConfig, SftConfig, TrainState, Trained, dpo, sft};
+use super::{DpoConfig, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, dpo, sft};
 use crate::base::progress::Silent;
 use crate::base::{Event, Progress, Seed};
 use crate::data::images::PixelSource;
@@ -86,8 +86,16 @@ fn run_sft(
 
 fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progress: &dyn Progress) -> Result<Trained> {
     let freeze = vec![Part::Vision, Part::Projector];
-    let config =
-        DpoConfig { epochs: 2, batch: 4, length_window: 4, beta: 0.2, sft_weight: 0.1, optimizer: optimizer(freeze) };
+    let config = DpoConfig {
+        epochs: 2,
+        batch: 4,
+        length_window: 4,
+        loss: PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
+        beta: 0.2,
+        token_weights: None,
+        sft_weight: 0.1,
+        optimizer: optimizer(freeze),
+    };
     let resources = Resources { device: Device::Cpu, threads, progress };
     dpo(&model(), &model(), &pairs(), pixels, &config, Seed(6), state, &resources)
 }

@@ -307,8 +307,8 @@ fn a_teacher_that_cannot_be_reached() {
     let told = run(&space).replace(&port.to_string(), "[PORT]");
     expect![[r#"
         error: `rationales` failed: item `row-1`
-          because gave up on the teacher after 1 tries
-          because cannot reach the teacher at `http://127.0.0.1:[PORT]/v1/chat/completions`: io: Connection refused (os error 111)
+          because gave up on the endpoint after 1 tries
+          because cannot reach the endpoint at `http://127.0.0.1:[PORT]/v1/chat/completions`: io: Connection refused (os error 111)
     "#]].assert_eq(&told);
 }
 

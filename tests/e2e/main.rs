@@ -16,6 +16,7 @@ mod inputs;
 mod killing;
 mod pipeline;
 mod programs;
+mod remote;
 mod schema;
 mod starting;
 mod together;

@@ -172,7 +172,9 @@ mod tests {
 
     use super::*;
     use crate::data::answers;
-    use crate::data::llava::{self, Defaults, Located};
+    use crate::data::defaults::{Defaults, RowFile};
+    use crate::data::llava::{self, Located};
+    use crate::data::outside::image_bytes;
     use crate::data::prompts::{PromptTemplate, Style, cot_response};
     use crate::data::records::Finish;
 
@@ -190,9 +192,8 @@ mod tests {
     fn made(split: Split, stream: &str, count: usize, seed: u64) -> (tempfile::TempDir, Vec<Located>) {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &ALL, split, stream, count, Seed(seed)).unwrap();
-        let defaults = Defaults { dataset: "none".into(), answer_type: None };
-        let rows =
-            llava::read(&folder.path().join("rows.jsonl"), Some(&folder.path().join("images")), &defaults).unwrap();
+        let file = RowFile { path: folder.path().join("rows.jsonl"), dataset: "none".into(), of_all: false };
+        let rows = llava::read(&[file], Some(&folder.path().join("images")), &Defaults::default()).unwrap();
         (folder, rows)
     }
 
@@ -209,10 +210,10 @@ mod tests {
                 None => item.answers[0].clone(),
             };
             writeln!(told, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
-            assert_eq!(
-                llava::image_bytes(row, &folder.path().join("images")).unwrap().is_some(),
-                item.dataset != "text"
-            );
+            assert_eq!(item.image.is_some(), item.dataset != "text");
+            if let Some(image) = &item.image {
+                image_bytes(&row.place, image, &folder.path().join("images")).unwrap();
+            }
         }
         expect_test::expect![[r#"
             [chart-train-0] "What is the sum of red and yellow?\nExplain first, then answer." -> "red6, yellow3. 6+3=9.\n### Answer: 9"

@@ -88,7 +88,8 @@ impl Draw {
             return (low.as_f64() > high.as_f64()).then(|| format!("nothing lies between {low} and {high}"));
         }
         if let Some([low, high]) = self.log_uniform {
-            return (!(low > 0.0 && low <= high)).then(|| "the bounds of `log_uniform` are above 0, the lower one first".to_string());
+            return (!(low > 0.0 && low <= high))
+                .then(|| "the bounds of `log_uniform` are above 0, the lower one first".to_string());
         }
         self.choice.as_ref().filter(|choice| choice.is_empty()).map(|_| "there is nothing to choose from".to_string())
     }
@@ -109,7 +110,8 @@ impl Draw {
             },
             (None, Some([low, high])) => between(Some(low.ln()), Some(high.ln()), stream).exp().clamp(low, high),
             (None, None) => {
-                let Some(Data::List(choice)) = node.as_table().and_then(|table| table.get("choice")).map(|node| &node.data)
+                let Some(Data::List(choice)) =
+                    node.as_table().and_then(|table| table.get("choice")).map(|node| &node.data)
                 else {
                     return Vec::new();
                 };

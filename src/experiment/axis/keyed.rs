@@ -30,7 +30,8 @@ pub(super) fn values(reading: &Reading<'_>, problems: &mut Problems) -> Option<V
         .iter()
         .enumerate()
         .filter_map(|(index, key)| {
-            let path = if keys.len() == 1 { vec!["key".to_string()] } else { vec!["key".to_string(), index.to_string()] };
+            let path =
+                if keys.len() == 1 { vec!["key".to_string()] } else { vec!["key".to_string(), index.to_string()] };
             reading.target(key, &section.locate(&path).1, problems)
         })
         .collect();

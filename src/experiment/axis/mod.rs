@@ -148,12 +148,7 @@ struct Reading<'a> {
 }
 
 /// Reads `[axis.NAME]`. `None` after reporting that its points cannot be told.
-pub(crate) fn read(
-    name: &str,
-    entry: &Entry,
-    stages: &BTreeMap<&str, &Node>,
-    problems: &mut Problems,
-) -> Option<Axis> {
+pub(crate) fn read(name: &str, entry: &Entry, stages: &BTreeMap<&str, &Node>, problems: &mut Problems) -> Option<Axis> {
     let path = format!("axis.{name}");
     let Some(table) = entry.node.as_table() else {
         let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
@@ -197,7 +192,9 @@ fn form(section: &Section<'_>, problems: &mut Problems) -> Option<&'static str> 
     let written = |key: &str| section.table.get(key).is_some();
     let forms: Vec<&(&str, &[&str])> = FORMS.iter().filter(|(first, _)| written(first)).collect();
     let ways = || {
-        let ways = FORMS.map(|(first, others)| [&[first], others].concat().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" "));
+        let ways = FORMS.map(|(first, others)| {
+            [&[first], others].concat().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" ")
+        });
         format!("an axis has {}", ways.join(", or "))
     };
     let [(form, others)] = forms.as_slice() else {
@@ -209,8 +206,10 @@ fn form(section: &Section<'_>, problems: &mut Problems) -> Option<&'static str> 
         section.wrong(&[], message, Some(ways()), problems);
         return None;
     };
-    for key in section.table.0.keys().filter(|key| *key != form && !others.contains(&key.as_str())) {
-        section.wrong_key(&[key], format!("`{}`: `{key}` does not go with `{form}`", section.path), Some(ways()), problems);
+    let alien = section.table.0.keys().find(|key| *key != form && !others.contains(&key.as_str()));
+    if let Some(key) = alien {
+        let message = format!("`{}`: `{key}` does not go with `{form}`", section.path);
+        section.wrong_key(&[key], message, Some(ways()), problems);
         return None;
     }
     Some(form)

@@ -42,7 +42,9 @@ pub(super) fn points(reading: &Reading<'_>, problems: &mut Problems) -> Option<(
             (shares, places)
         }
         (None, Some(Node { data: Data::List(values), .. })) => listed(reading, keys.len(), values, problems)?,
-        (Some(_), Some(_)) => return wrong(&["step"], "`step` and `values` are two ways to tell the shares".to_string(), problems),
+        (Some(_), Some(_)) => {
+            return wrong(&["step"], "`step` and `values` are two ways to tell the shares".to_string(), problems);
+        }
         _ => return wrong(&["simplex"], "`simplex` needs `step` or the list `values`".to_string(), problems),
     };
     reading.check_labels(shares.len(), problems)?;
@@ -110,7 +112,13 @@ fn listed(
         let shares: Option<Vec<f64>> = shares.collect();
         let sum: f64 = shares.iter().flatten().sum();
         match shares {
-            Some(shares) if shares.len() == keys && shares.iter().all(|share| *share >= 0.0) && (sum - 1.0).abs() < TOLERANCE => all.push(shares),
+            Some(shares)
+                if shares.len() == keys
+                    && shares.iter().all(|share| *share >= 0.0)
+                    && (sum - 1.0).abs() < TOLERANCE =>
+            {
+                all.push(shares)
+            }
             _ => {
                 let message = format!("a point is {keys} numbers from 0 up that add up to 1");
                 reading.section.wrong(&["values", &index.to_string()], message, None, problems);
@@ -127,9 +135,17 @@ fn listed(
 
 /// The part of each path that tells it from the others: `cot` of `sources.cot.weight`.
 fn parts(targets: &[(String, Vec<String>)]) -> Vec<String> {
-    let paths: Vec<Vec<&str>> = targets.iter().map(|(stage, path)| [stage.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect()).collect();
+    let paths: Vec<Vec<&str>> = targets
+        .iter()
+        .map(|(stage, path)| [stage.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect())
+        .collect();
     let differs = |at: usize| paths.iter().any(|path| path.get(at) != paths[0].get(at));
-    paths.iter().map(|path| path.iter().enumerate().filter(|(at, _)| differs(*at)).map(|(_, part)| *part).collect::<Vec<_>>().join(".")).collect()
+    paths
+        .iter()
+        .map(|path| {
+            path.iter().enumerate().filter(|(at, _)| differs(*at)).map(|(_, part)| *part).collect::<Vec<_>>().join(".")
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -145,7 +161,8 @@ mod tests {
 
     #[test]
     fn parts_are_what_differs() {
-        let target = |name: &str| ("mix".to_string(), vec!["sources".to_string(), name.to_string(), "weight".to_string()]);
+        let target =
+            |name: &str| ("mix".to_string(), vec!["sources".to_string(), name.to_string(), "weight".to_string()]);
         assert_eq!(parts(&[target("cot"), target("direct")]), ["cot", "direct"]);
     }
 }

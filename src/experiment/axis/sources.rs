@@ -82,7 +82,8 @@ fn entries<'a>(reading: &'a Reading<'_>, form: &str, problems: &mut Problems) ->
     let node = reading.section.table.get(form)?;
     let (stage, path) = reading.target(node.as_str()?, &node.origin, problems)?;
     let parts: Vec<&str> = path.iter().map(String::as_str).collect();
-    let table = reading.stages.get(stage.as_str()).and_then(|stage| stage.as_table()).and_then(|table| table.at(&parts));
+    let table =
+        reading.stages.get(stage.as_str()).and_then(|stage| stage.as_table()).and_then(|table| table.at(&parts));
     let Some(table) = table.and_then(Node::as_table) else {
         let message = format!("`stage.{stage}.{}` is not a table of the experiment", parts.join("."));
         reading.section.wrong(&[form], message, None, problems);

@@ -79,7 +79,8 @@ random = [
         mix@search=2 {"sources":{"cot":{"from":"items","weight":0.2332},"direct":{"from":"items","weight":0.7668},"general":{"from":"items","weight":0.002736}}}"#]].assert_eq(&tables(&search(2), "mix"));
     expect![[r#"
         base@search=1 {"dim":22}
-        base@search=2 {"dim":64}"#]].assert_eq(&tables(&search(2), "base"));
+        base@search=2 {"dim":64}"#]]
+    .assert_eq(&tables(&search(2), "base"));
     assert!(tables(&search(3), "mix").starts_with(&tables(&search(2), "mix")));
 }
 
@@ -101,7 +102,8 @@ fn each_source_is_left_out_once() {
     expect![[r#"
         mix@without=all {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}
         mix@without=no-cot {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}
-        mix@without=no-direct {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}"#]].assert_eq(&tables(&text, "mix"));
+        mix@without=no-direct {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}"#]]
+    .assert_eq(&tables(&text, "mix"));
 }
 
 #[test]
@@ -110,7 +112,8 @@ fn each_source_is_added_alone() {
     expect![[r#"
         mix@with=none {"sources":{"general":{"from":"items"}}}
         mix@with=cot {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}
-        mix@with=direct {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}"#]].assert_eq(&tables(&text, "mix"));
+        mix@with=direct {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}"#]]
+    .assert_eq(&tables(&text, "mix"));
 }
 
 #[test]
@@ -125,7 +128,8 @@ sets.both = ["cot", "direct"]
     expect![[r#"
         mix@sources=neither {"sources":{"general":{"from":"items"}}}
         mix@sources=cot {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}
-        mix@sources=both {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}"#]].assert_eq(&tables(&text, "mix"));
+        mix@sources=both {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}"#]]
+    .assert_eq(&tables(&text, "mix"));
 }
 
 #[test]
@@ -143,7 +147,8 @@ sets.other = ["direct"]
         mix@sources=one <- items items
         mix@sources=other <- items items
         base
-        mix@sources=same = mix@sources=one"#]].assert_eq(&names(&expansion));
+        mix@sources=same = mix@sources=one"#]]
+    .assert_eq(&names(&expansion));
     assert_eq!(expansion.aliases.len(), 1);
 }
 
@@ -184,7 +189,8 @@ fn an_axis_is_written_in_one_way() {
         13 | [axis.a]
            | -------- in this axis
         14 | simplex = ["stage.mix.sources.cot.weight"]
-           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\"]\nstep = 0.5\n"));
+           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
+    .assert_eq(&wrong("[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\"]\nstep = 0.5\n"));
     expect![[r#"
         error: `axis.a.step`: a whole cannot be shared in steps of 0.3
           --> DIR/a.toml:15:8
@@ -193,8 +199,9 @@ fn an_axis_is_written_in_one_way() {
            | -------- in this axis
         14 | simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
         15 | step = 0.3
-           |        ^^^"#]].assert_eq(&wrong(
-        "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nstep = 0.3\n"
+           |        ^^^"#]]
+    .assert_eq(&wrong(
+        "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nstep = 0.3\n",
     ));
     expect![[r#"
         error: `axis.a.values.0`: a point is 2 numbers from 0 up that add up to 1
@@ -212,7 +219,8 @@ fn an_axis_is_written_in_one_way() {
           --> DIR/a.toml:13:1
            |
         13 | [axis.a]
-           | ^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\nrandom = [{ key = \"stage.base.dim\", uniform = [1, 2] }]\n"));
+           | ^^^^^^^^"#]]
+    .assert_eq(&wrong("[axis.a]\nrandom = [{ key = \"stage.base.dim\", uniform = [1, 2] }]\n"));
     expect![[r#"
         error: `axis.a.random.0`: write one of `uniform`, `log_uniform`, `choice` and `dirichlet = true`
           --> DIR/a.toml:15:11
@@ -221,7 +229,8 @@ fn an_axis_is_written_in_one_way() {
            | -------- in this axis
         14 | points = 2
         15 | random = [{ key = "stage.base.dim" }]
-           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\" }]\n"));
+           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
+    .assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\" }]\n"));
     expect![[r#"
         error: `axis.a.random.0`: the bounds of `log_uniform` are above 0, the lower one first
           --> DIR/a.toml:15:11
@@ -230,7 +239,8 @@ fn an_axis_is_written_in_one_way() {
            | -------- in this axis
         14 | points = 2
         15 | random = [{ key = "stage.base.dim", log_uniform = [0, 1] }]
-           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\", log_uniform = [0, 1] }]\n"));
+           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
+    .assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\", log_uniform = [0, 1] }]\n"));
     expect![[r#"
         error: `axis.a.of.0`: `stage.mix.sources` has no entry `cott`
           --> DIR/a.toml:15:7
@@ -241,7 +251,8 @@ fn an_axis_is_written_in_one_way() {
         15 | of = ["cott"]
            |       ^^^^^^
            |
-           = help: a similar name exists: `cot`"#]].assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cott\"]\n"));
+           = help: a similar name exists: `cot`"#]]
+    .assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cott\"]\n"));
     expect![[r#"
         error: `axis.a.leave_one_out`: `stage.mix.nothing` is not a table of the experiment
           --> DIR/a.toml:14:17
@@ -249,7 +260,8 @@ fn an_axis_is_written_in_one_way() {
         13 | [axis.a]
            | -------- in this axis
         14 | leave_one_out = "stage.mix.nothing"
-           |                 ^^^^^^^^^^^^^^^^^^^"#]].assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.nothing\"\n"));
+           |                 ^^^^^^^^^^^^^^^^^^^"#]]
+    .assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.nothing\"\n"));
     expect![[r#"
         error: `axis.a.sets.x.0`: `stage.mix.sources` has no entry `direkt`
           --> DIR/a.toml:15:11
@@ -260,5 +272,6 @@ fn an_axis_is_written_in_one_way() {
         15 | sets.x = ["direkt"]
            |           ^^^^^^^^
            |
-           = help: a similar name exists: `direct`"#]].assert_eq(&wrong("[axis.a]\nsubsets = \"stage.mix.sources\"\nsets.x = [\"direkt\"]\n"));
+           = help: a similar name exists: `direct`"#]]
+    .assert_eq(&wrong("[axis.a]\nsubsets = \"stage.mix.sources\"\nsets.x = [\"direkt\"]\n"));
 }

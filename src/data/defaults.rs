@@ -1,0 +1,146 @@
+//! What the rows of a file are taken for beside what they say: their data set, the type of their answers, and the
+//! instruction that their questions end with. Reads no file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::value::{MapAccessDeserializer, StrDeserializer};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::records::AnswerType;
+
+/// Characters of a question that a message shows.
+const SHOWN: usize = 80;
+
+/// A file of rows.
+#[derive(Clone, Debug)]
+pub struct RowFile {
+    pub path: PathBuf,
+    /// The data set of rows that name none.
+    pub dataset: String,
+    /// Whether it is the data set of all rows, whatever they name.
+    pub of_all: bool,
+}
+
+/// What holds for every file.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    /// Answer types of rows that name none.
+    pub answer_types: Option<AnswerTypes>,
+    /// Every question ends with one of these, which is taken away; with none of them questions stay as they are.
+    pub instructions: Vec<String>,
+}
+
+/// Answer types of rows that name none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum AnswerTypes {
+    All(AnswerType),
+    /// By data set.
+    Each(BTreeMap<String, AnswerType>),
+}
+
+impl Defaults {
+    /// The answer type of a row that names none. With nothing else to go by, options mean letters.
+    pub fn answer_type(&self, dataset: &str, has_options: bool) -> AnswerType {
+        let given = match &self.answer_types {
+            None => None,
+            Some(AnswerTypes::All(one)) => Some(*one),
+            Some(AnswerTypes::Each(types)) => types.get(dataset).copied(),
+        };
+        given.unwrap_or(if has_options { AnswerType::Letter } else { AnswerType::Text })
+    }
+
+    /// The question without its instruction.
+    pub fn bare(&self, question: String) -> Result<String, String> {
+        if self.instructions.is_empty() {
+            return Ok(question);
+        }
+        let question = question.trim_end();
+        // One instruction may be the end of another: the longer one is meant.
+        let fitting = self.instructions.iter().filter_map(|instruction| question.strip_suffix(instruction.trim()));
+        match fitting.min_by_key(|rest| rest.len()).map(str::trim_end) {
+            Some("") => Err("the question is nothing but its instruction".to_string()),
+            Some(rest) => Ok(rest.to_string()),
+            None => Err(self.unlike(question)),
+        }
+    }
+
+    /// The last line of a question that has no instruction, and the instruction that comes nearest to its end.
+    fn unlike(&self, question: &str) -> String {
+        let end = |text: &str, count: usize| {
+            let skipped = text.chars().count().saturating_sub(count);
+            text.chars().skip(skipped).collect::<String>()
+        };
+        let nearest = self.instructions.iter().map(|instruction| instruction.trim()).min_by_key(|instruction| {
+            let length = instruction.chars().count();
+            // In thousandths of its length, so that a short text is not near to everything.
+            strsim::levenshtein(&end(question, length), instruction) * 1000 / length.max(1)
+        });
+        let (nearest, last) = (nearest.unwrap_or_default(), question.lines().last().unwrap_or_default());
+        let last = end(last.trim(), SHOWN);
+        format!("the question ends with none of `instructions`, but with `{last}`: the nearest is `{nearest}`")
+    }
+}
+
+impl<'de> Deserialize<'de> for AnswerTypes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AnswerTypes, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = AnswerTypes;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an answer type or a table of one for each data set")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<AnswerTypes, E> {
+                AnswerType::deserialize(StrDeserializer::new(text)).map(AnswerTypes::All)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AnswerTypes, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(AnswerTypes::Each)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_instruction_at_the_end_is_taken_away() {
+        let instructions = ["Answer briefly.", "Think first. Answer briefly.", "Give the letter."];
+        let defaults = Defaults { instructions: instructions.map(str::to_string).to_vec(), answer_types: None };
+        let bare = |question: &str| defaults.bare(question.to_string());
+        assert_eq!(bare("How many?\nAnswer briefly. \n").unwrap(), "How many?");
+        assert_eq!(bare("How many?\nThink first. Answer briefly.").unwrap(), "How many?");
+        assert_eq!(bare("Give the letter. Which?\nGive the letter.").unwrap(), "Give the letter. Which?");
+        assert_eq!(bare(" Answer briefly.").unwrap_err(), "the question is nothing but its instruction");
+        assert_eq!(
+            bare("Which?\nGive one letter.").unwrap_err(),
+            "the question ends with none of `instructions`, but with `Give one letter.`: the nearest is `Give the \
+             letter.`"
+        );
+        assert_eq!(Defaults::default().bare("a \n".into()).unwrap(), "a \n");
+    }
+
+    #[test]
+    fn answer_types_are_one_for_all_or_one_for_each_data_set() {
+        let types =
+            |value| Defaults { answer_types: Some(serde_json::from_value(value).unwrap()), ..Defaults::default() };
+        assert_eq!(types(json!("vqa")).answer_type("any", true), AnswerType::Vqa);
+        let each = types(json!({ "chart": "number" }));
+        assert_eq!(each.answer_type("chart", true), AnswerType::Number);
+        assert_eq!(
+            (each.answer_type("doc", true), each.answer_type("doc", false)),
+            (AnswerType::Letter, AnswerType::Text)
+        );
+        let wrong = serde_json::from_value::<AnswerTypes>(json!(3)).unwrap_err().to_string();
+        assert_eq!(wrong, "invalid type: integer `3`, expected an answer type or a table of one for each data set");
+    }
+}

@@ -1,0 +1,283 @@
+//! Released preference pairs: a JSON array or JSONL with a pair per row. Knows no pack: images are still paths here.
+//!
+//! ```json
+//! {"id": "7", "image": "charts/7.png", "question": "How many bars?\nExplain first, then answer.",
+//!  "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3", "ds_name": "chart"}
+//! ```
+//!
+//! `idx` may stand for `id` and `dataset` for `ds_name`; other fields, such as `answer`, are ignored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::jsonl::Mistakes;
+use super::outside::{self, maybe_text_or_number};
+use super::records::Pair;
+use crate::base::Seed;
+
+/// A row as it stands in the file.
+#[derive(Deserialize)]
+struct PreferenceRow {
+    #[serde(default, deserialize_with = "maybe_text_or_number")]
+    id: Option<String>,
+    #[serde(default, deserialize_with = "maybe_text_or_number")]
+    idx: Option<String>,
+    image: Option<String>,
+    /// The user's turn, instruction included.
+    question: String,
+    chosen: String,
+    rejected: String,
+    dataset: Option<String>,
+    ds_name: Option<String>,
+}
+
+/// A pair whose image is still a path, and where in the file it stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Located {
+    pub place: String,
+    /// `image` is the path relative to the folder of images, `id` the row's own.
+    pub pair: Pair,
+}
+
+/// Reads a file. `images` is the folder that image paths are relative to; without one no row may name an image.
+/// `dataset` is that of rows that name none. Mistakes are reported together, up to ten.
+pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<Located>> {
+    let mut mistakes = Mistakes::default();
+    let mut located = Vec::new();
+    for (place, value) in outside::values(path, &mut mistakes)? {
+        match value.map_err(|mistake| vec![mistake]).and_then(|value| pair(value, images, dataset)) {
+            Ok(pair) => located.push(Located { place, pair }),
+            Err(wrong) => wrong.into_iter().for_each(|what| mistakes.add(format!("{place}: {what}"))),
+        }
+    }
+    mistakes.check()?;
+    Ok(located)
+}
+
+/// A row's pair, or everything that is wrong with the row.
+fn pair(value: Value, images: Option<&Path>, dataset: &str) -> Result<Pair, Vec<String>> {
+    if !value.is_object() {
+        return Err(vec!["a row must be an object with `question`, `chosen` and `rejected`".to_string()]);
+    }
+    let row: PreferenceRow =
+        serde_path_to_error::deserialize(value).map_err(|error| vec![outside::wrong_form(&error)])?;
+    let mut wrong = Vec::new();
+    let prompt = outside::question(&row.question).unwrap_or_else(|what| {
+        wrong.push(what);
+        row.question.clone()
+    });
+    let (chosen, rejected) = (row.chosen.trim().to_string(), row.rejected.trim().to_string());
+    for (name, text) in [("question", &prompt), ("chosen", &chosen), ("rejected", &rejected)] {
+        if text.is_empty() {
+            wrong.push(format!("`{name}` is empty"));
+        }
+    }
+    wrong.extend(row.image.as_deref().and_then(|image| outside::check_image(image, images)));
+    let id = row.id.or(row.idx).unwrap_or_else(|| {
+        wrong.push("there is no `id` and no `idx`".to_string());
+        String::new()
+    });
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    let dataset = row.dataset.or(row.ds_name).unwrap_or_else(|| dataset.to_string());
+    Ok(Pair {
+        id,
+        dataset,
+        image: row.image,
+        question: None,
+        prompt,
+        chosen,
+        rejected,
+        chosen_cut: false,
+        rejected_cut: false,
+    })
+}
+
+/// What was made of the rows.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ImportFacts {
+    pub rows: usize,
+    /// Different questions: prompt, image and data set.
+    pub questions: usize,
+    /// Pairs that were dropped because, once cut, both texts are alike or the pair was there already.
+    pub alike: usize,
+    pub pairs: usize,
+    pub dev_pairs: usize,
+    /// Pairs (held-out ones included) by data set.
+    pub by_dataset: BTreeMap<String, usize>,
+    /// Responses that were cut.
+    pub cut: usize,
+    /// Mean words of a response after the cut.
+    pub chosen_words: f64,
+    pub rejected_words: f64,
+}
+
+/// Pairs for training and pairs that are held out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prepared {
+    pub train: Vec<Located>,
+    pub dev: Vec<Located>,
+    pub facts: ImportFacts,
+}
+
+/// Cuts the responses and holds a share of the questions out; all pairs of a question fall on the same side. The pairs
+/// keep the order of the file and are called `<row's id>#<number>`. `cut` shortens a response and says whether it did.
+pub fn prepare<E>(
+    located: Vec<Located>,
+    dev: f64,
+    seed: Seed,
+    cut: impl Fn(&str) -> Result<(String, bool), E>,
+) -> Result<Prepared, E> {
+    let mut prepared = Prepared::default();
+    let facts = &mut prepared.facts;
+    facts.rows = located.len();
+    let mut made: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
+    let mut numbers: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let (mut chosen_words, mut rejected_words) = (0, 0);
+    for Located { place, mut pair } in located {
+        // Ids are no help here: a release may number its rows, or repeat a question's id.
+        let question = format!("pairs/{}/{}/{}", pair.dataset, pair.image.as_deref().unwrap_or_default(), pair.prompt);
+        let held_out = super::draw::unit(&mut seed.derive(&question).stream("dev")) < dev;
+        (pair.chosen, pair.chosen_cut) = cut(&pair.chosen)?;
+        (pair.rejected, pair.rejected_cut) = cut(&pair.rejected)?;
+        let fresh = made.entry(question).or_default().insert((pair.chosen.clone(), pair.rejected.clone()));
+        if !fresh || pair.chosen.split_whitespace().eq(pair.rejected.split_whitespace()) {
+            facts.alike += 1;
+            continue;
+        }
+        let number = numbers.entry((pair.dataset.clone(), pair.id.clone())).or_default();
+        pair.id = format!("{}#{number}", pair.id);
+        *number += 1;
+        facts.cut += usize::from(pair.chosen_cut) + usize::from(pair.rejected_cut);
+        chosen_words += pair.chosen.split_whitespace().count();
+        rejected_words += pair.rejected.split_whitespace().count();
+        *facts.by_dataset.entry(pair.dataset.clone()).or_default() += 1;
+        let side = if held_out { &mut prepared.dev } else { &mut prepared.train };
+        side.push(Located { place, pair });
+    }
+    facts.questions = made.len();
+    (facts.pairs, facts.dev_pairs) = (prepared.train.len(), prepared.dev.len());
+    let mean = |words: usize| words as f64 / (facts.pairs + facts.dev_pairs).max(1) as f64;
+    (facts.chosen_words, facts.rejected_words) = (mean(chosen_words), mean(rejected_words));
+    Ok(prepared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::files;
+    use crate::data::pairs::cut_words;
+    use expect_test::expect;
+
+    fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        files::write_atomic(&path, text.as_bytes()).unwrap();
+        files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
+        let located = read(&path, Some(&folder.path().join("images")), "toy");
+        let root = format!("{}/", folder.path().display());
+        located.map_err(|error| error.to_string().replace(&root, ""))
+    }
+
+    #[test]
+    fn the_rows_of_two_releases_are_pairs() {
+        let ours = r#"{"id": 7, "image": "a.png", "question": "How many?\nExplain.", "chosen": "4", "rejected": "3", "answer": "4"}"#;
+        let rlaif = r#"{"idx": 0, "ds_name": "RLAIF-V", "image": "a.png", "question": "<image>\nDescribe.", "chosen": " a cat ",
+            "rejected": "a dog", "origin_dataset": "OK-VQA", "origin_split": "train"}"#;
+        let pair = |id: &str, dataset: &str, prompt: &str, chosen: &str, rejected: &str| Pair {
+            id: id.into(),
+            dataset: dataset.into(),
+            image: Some("a.png".into()),
+            question: None,
+            prompt: prompt.into(),
+            chosen: chosen.into(),
+            rejected: rejected.into(),
+            chosen_cut: false,
+            rejected_cut: false,
+        };
+        let located = read_text("a.json", &format!("[{ours}, {rlaif}]")).unwrap();
+        assert_eq!(located[0].pair, pair("7", "toy", "How many?\nExplain.", "4", "3"));
+        assert_eq!(located[1].pair, pair("0", "RLAIF-V", "Describe.", "a cat", "a dog"));
+    }
+
+    #[test]
+    fn every_mistake_comes_with_its_line() {
+        let lines = [
+            r#"{"id": 1, "question": "a?", "chosen": "x", "rejected": "y"}"#,
+            r#"{"id": 2, "question": "a?", "chosen": "x"}"#,
+            r#"{"question": "<image>", "chosen": "x", "rejected": " "}"#,
+            "",
+            r#"{"id": 4, "image": "b.png", "question": "<image><image>a?", "chosen": 3, "rejected": "y"}"#,
+            r#"{"id": 5, "image": "b.png", "question": "<image><image>a?", "chosen": "x", "rejected": "y"}"#,
+            "[]",
+            "{",
+        ];
+        expect![[r#"
+            a.jsonl:2: there is no `rejected`
+            a.jsonl:3: `question` is empty
+            a.jsonl:3: `rejected` is empty
+            a.jsonl:3: there is no `id` and no `idx`
+            a.jsonl:5: `chosen`: invalid type: integer `3`, expected a string
+            a.jsonl:6: the question names 2 images: one is the most
+            a.jsonl:6: the image `b.png` is not in `images`
+            a.jsonl:7: a row must be an object with `question`, `chosen` and `rejected`
+            a.jsonl:8: not JSON: EOF while parsing an object (column 1)"#]]
+        .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
+    }
+
+    fn row(id: &str, prompt: &str, chosen: &str, rejected: &str) -> String {
+        serde_json::json!({ "id": id, "question": prompt, "chosen": chosen, "rejected": rejected }).to_string() + "\n"
+    }
+
+    #[test]
+    fn responses_are_cut_and_pairs_that_are_alike_are_dropped() {
+        let text = [
+            row("1", "a?", "one two three", "one three"),
+            row("1", "a?", "one two four", "one three"),
+            row("1", "a?", "two", "one"),
+            row("2", "b?", "one two three", "one two four"),
+        ];
+        let located = read_text("a.jsonl", &text.concat()).unwrap();
+        let Prepared { train, dev, facts } =
+            prepare(located, 0.0, Seed(1), |text| Ok::<_, ()>(cut_words(text, 2))).unwrap();
+        // Cut to two words the second pair is the first again, and both texts of the fourth are one.
+        let told: Vec<(&str, &str, bool)> =
+            train.iter().map(|one| (one.pair.id.as_str(), one.pair.chosen.as_str(), one.pair.chosen_cut)).collect();
+        assert_eq!(told, [("1#0", "one two", true), ("1#1", "two", false)]);
+        let by_dataset = BTreeMap::from([("toy".to_string(), 2)]);
+        let (chosen_words, rejected_words) = (1.5, 1.5);
+        let expected = ImportFacts {
+            rows: 4,
+            questions: 2,
+            alike: 2,
+            pairs: 2,
+            dev_pairs: 0,
+            by_dataset,
+            cut: 1,
+            chosen_words,
+            rejected_words,
+        };
+        assert_eq!((facts, dev.len()), (expected, 0));
+    }
+
+    #[test]
+    fn the_pairs_of_a_question_are_held_out_together_whatever_their_ids() {
+        let rows = (0..400).flat_map(|i| {
+            let prompt = format!("{i}?");
+            [row(&format!("{i}a"), &prompt, "x", "y"), row(&format!("{i}b"), &prompt, "x", "z")]
+        });
+        let located = read_text("a.jsonl", &rows.collect::<String>()).unwrap();
+        let Prepared { train, dev, .. } =
+            prepare(located, 0.25, Seed(1), |text| Ok::<_, ()>((text.to_string(), false))).unwrap();
+        let questions = |side: &[Located]| side.iter().map(|one| one.pair.prompt.clone()).collect::<BTreeSet<_>>();
+        assert!(questions(&train).is_disjoint(&questions(&dev)));
+        // 100 of 400 expected, standard deviation 9.
+        assert!((questions(&dev).len() as i32 - 100).abs() < 40);
+        assert_eq!(train.len() + dev.len(), 800);
+    }
+}

@@ -1,0 +1,130 @@
+//! The score of the VQA challenge (Antol et al. 2015), by which TextVQA is scored: answers are normalised as its
+//! evaluation does it, and one counts by how many of the annotators gave it.
+
+/// Annotators who must agree with an answer for it to be wholly right.
+const AGREEING: f64 = 3.0;
+
+/// Marks that are taken out. One that touches a space is dropped, one inside a word becomes a space.
+const MARKS: [char; 21] =
+    [';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!'];
+
+const ARTICLES: [&str; 3] = ["a", "an", "the"];
+
+/// Number words; the place is the number. `none` is 0 too.
+const NUMBERS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+
+/// Contractions that are written right when their apostrophes are missing or misplaced. Those that would then be
+/// another word (`well`, `its`, `shed`) are not among them.
+const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've \
+    hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've \
+    mustn't must've needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've \
+    somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's \
+    there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't \
+    what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're \
+    why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've";
+
+/// The mean, over all ways to leave one annotator out, of min(1, others who gave this answer / 3). So with 10 answers
+/// one match is worth 0.3, two 0.6, three 0.9 and four 1; two or three annotators in all cannot make an answer wholly
+/// right. With one gold answer there is nobody to leave out: it must be given.
+pub(super) fn score(golds: &[String], answer: &str) -> f64 {
+    let answer = normalize(answer);
+    let matches = golds.iter().filter(|gold| normalize(gold) == answer).count();
+    if golds.len() < 2 {
+        return f64::from(matches == golds.len() && matches > 0);
+    }
+    let agreement = |others: usize| (others as f64 / AGREEING).min(1.0);
+    let without_a_match = matches as f64 * agreement(matches.saturating_sub(1));
+    let without_another = (golds.len() - matches) as f64 * agreement(matches);
+    (without_a_match + without_another) / golds.len() as f64
+}
+
+/// Marks and full stops taken out, lower case, number words as digits, no articles, contractions with apostrophes.
+pub(super) fn normalize(text: &str) -> String {
+    let text = text.split(['\n', '\t']).collect::<Vec<_>>().join(" ");
+    let plain = without_full_stops(&without_marks(text.trim())).to_lowercase();
+    let words = plain.split_whitespace().map(|word| number(word).unwrap_or_else(|| word.to_string()));
+    let words = words.filter(|word| !ARTICLES.contains(&word.as_str())).map(contraction);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn without_marks(text: &str) -> String {
+    let letters: Vec<char> = text.chars().collect();
+    let grouped = letters.windows(3).any(|three| match three {
+        [before, ',', after] => before.is_ascii_digit() && after.is_ascii_digit(),
+        _ => false,
+    });
+    let touches_space = |mark: char| letters.windows(2).any(|two| two == [mark, ' '] || two == [' ', mark]);
+    let mut plain = text.to_string();
+    for mark in MARKS.into_iter().filter(|mark| letters.contains(mark)) {
+        // `1,000` loses its comma, and with it every other mark.
+        plain = plain.replace(mark, if grouped || touches_space(mark) { "" } else { " " });
+    }
+    plain
+}
+
+/// Full stops that no digit follows.
+fn without_full_stops(text: &str) -> String {
+    let mut letters = text.chars().peekable();
+    let mut plain = String::new();
+    while let Some(letter) = letters.next() {
+        if letter != '.' || letters.peek().is_some_and(char::is_ascii_digit) {
+            plain.push(letter);
+        }
+    }
+    plain
+}
+
+fn number(word: &str) -> Option<String> {
+    let word = if word == "none" { "zero" } else { word };
+    NUMBERS.iter().position(|known| *known == word).map(|number| number.to_string())
+}
+
+fn contraction(word: String) -> String {
+    let bare = |word: &str| word.replace('\'', "");
+    let own = bare(&word);
+    CONTRACTIONS.split_whitespace().find(|known| bare(known) == own).map_or(word, str::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_normalised_as_the_challenge_does_it() {
+        let pairs = [
+            ("The Dog.", "dog"),
+            ("two  dogs", "2 dogs"),
+            ("None", "0"),
+            ("1,000", "1000"),
+            ("12.5 m.", "12.5 m"),
+            ("red/blue", "red blue"),
+            ("red / blue", "red blue"),
+            ("stop !", "stop"),
+            ("t-shirt", "t shirt"),
+            ("dont\nwalk", "don't walk"),
+            ("couldn'tve", "couldn't've"),
+            ("well, its shed", "well its shed"),
+            ("an", ""),
+        ];
+        for (given, expected) in pairs {
+            assert_eq!(normalize(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn an_answer_counts_by_the_annotators_who_gave_it() {
+        let golds = |matching: usize, all: usize| -> Vec<String> {
+            (0..all).map(|at| if at < matching { "Stop!".into() } else { format!("other {at}") }).collect()
+        };
+        let of = |matching, all| score(&golds(matching, all), "stop");
+        // Leaving a match out leaves 0 others, leaving another out leaves 1: (1 * 0 + 9 * 1/3) / 10.
+        assert!((of(1, 10) - 0.3).abs() < 1e-12);
+        // (2 * 1/3 + 8 * 2/3) / 10 and (3 * 2/3 + 7 * 1) / 10.
+        assert!((of(2, 10) - 0.6).abs() < 1e-12);
+        assert!((of(3, 10) - 0.9).abs() < 1e-12);
+        assert_eq!((of(0, 10), of(4, 10), of(10, 10)), (0.0, 1.0, 1.0));
+        // (3 * 2/3) / 3.
+        assert!((of(3, 3) - 2.0 / 3.0).abs() < 1e-12);
+        assert_eq!((of(1, 1), of(0, 1), of(0, 0)), (1.0, 0.0, 0.0));
+    }
+}
