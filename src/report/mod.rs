@@ -7,6 +7,7 @@ pub mod table;
 
 mod cells;
 mod compute;
+mod contamination;
 mod credits;
 mod gather;
 mod grid;
@@ -18,6 +19,8 @@ mod terminal;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod guards_tests;
 #[cfg(test)]
 mod tests;
 
@@ -58,7 +61,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         let cells = cells::Cells::new(&shown, &request.stage).with_context(place)?;
         let layout = compute::Layout::new(request, &cells)?;
         let mut table = compute::table(request, &cells, &layout, input.resamples)?;
-        table.notes.splice(0..0, picked);
+        table.notes.splice(0..0, picked.into_iter().chain(contamination::note(&shown, request)));
         let picked = samples::pick(request, &table, &layout, &cells, &input.images);
         if !picked.is_empty() {
             disagreements.push((table.title.clone(), picked));

@@ -15,8 +15,8 @@ use crate::data::records::{CurvePoint, Pair, Rollout, Score};
 use crate::nn::Checkpoint;
 use crate::stage::{Manifest, ManifestEntry, find_kind};
 
-fn told(kind: &str, table: Value) -> Vec<String> {
-    let errors = (find_kind(KINDS, kind).unwrap().parse)(&table).map(|_| ()).unwrap_err();
+fn told(kind: &str, table: &Value) -> Vec<String> {
+    let errors = (find_kind(KINDS, kind).unwrap().parse)(table).map(|_| ()).unwrap_err();
     errors.into_iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect()
 }
 
@@ -194,21 +194,21 @@ fn a_folder_that_is_no_checkpoint_of_ours_is_refused_with_its_reason() {
 #[test]
 fn mistakes_in_a_table_are_told_with_their_keys() {
     let text = [
-        told("dpo", json!({ "policy": "m", "pairs": "p", "loss": "hing" })),
-        told("dpo", json!({ "policy": "m", "pairs": "p", "loss": "hinge", "label_smoothing": 0.1 })),
-        told("dpo", json!({ "policy": "m", "pairs": "p", "label_smoothing": 0.5, "token_weights": { "linear": 0 } })),
-        told("dpo", json!({ "policy": "m", "pairs": "p", "loss": "ipo", "beta": 0, "sft_weight": 1 })),
-        told("dpo", json!({ "policy": "m", "pairs": "p", "token_weights": "cosine" })),
-        told("pairs", json!({})),
-        told("pairs", json!({ "judged": "j", "path": "p.jsonl" })),
-        told("pairs", json!({ "judged": "j", "images": "i", "datasets": [] })),
+        told("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "hing" })),
+        told("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "hinge", "label_smoothing": 0.1 })),
+        told("dpo", &json!({ "policy": "m", "pairs": "p", "label_smoothing": 0.5, "token_weights": { "linear": 0 } })),
+        told("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "ipo", "beta": 0, "sft_weight": 1 })),
+        told("dpo", &json!({ "policy": "m", "pairs": "p", "token_weights": "cosine" })),
+        told("pairs", &json!({})),
+        told("pairs", &json!({ "judged": "j", "path": "p.jsonl" })),
+        told("pairs", &json!({ "judged": "j", "images": "i", "datasets": [] })),
         told(
             "pairs",
-            json!({ "path": "p.jsonl", "band": [0, 1], "per_question": 1, "unreadable": "skip", "datasets": ["a"] }),
+            &json!({ "path": "p.jsonl", "band": [0, 1], "per_question": 1, "unreadable": "skip", "datasets": ["a"] }),
         ),
-        told("rollout", json!({ "model": "m", "items": "i", "datasets": [] })),
-        told("base", json!({})),
-        told("base", json!({ "path": "p", "tokenizer": "t", "model": {} })),
+        told("rollout", &json!({ "model": "m", "items": "i", "datasets": [] })),
+        told("base", &json!({})),
+        told("base", &json!({ "path": "p", "tokenizer": "t", "model": {} })),
     ];
     expect![[r#"
         loss: unknown value `hing`
@@ -246,8 +246,8 @@ fn the_identity_of_a_fixed_config_stays() {
             }
             _ => None,
         });
-        let told: String = told.map(|value| format!(" {value}")).collect();
-        format!("{name} {}{told}\n", manifest.fingerprint().short())
+        let head = format!("{name} {}", manifest.fingerprint().short());
+        std::iter::once(head).chain(told).collect::<Vec<_>>().join(" ") + "\n"
     };
     let lines = [
         ("dpo", json!({ "policy": "m", "pairs": "p", "loss": "ipo", "token_weights": { "cosine": 90 } })),

@@ -206,7 +206,7 @@ mod tests {
 
     const LOG_PROBS: [f32; 5] = [-0.5, -1.0, -1.5, -2.0, -4.0];
 
-    fn near(ours: (Vec<f32>, f64), derivative: [f64; 5], loss: f64) {
+    fn near(ours: &(Vec<f32>, f64), derivative: [f64; 5], loss: f64) {
         let close = ours.0.iter().zip(derivative).all(|(&one, other)| (f64::from(one) - other).abs() < 1e-6);
         assert!(close && (ours.1 - loss).abs() < 1e-6, "{ours:?}, not {derivative:?} and {loss}");
     }
@@ -217,21 +217,21 @@ mod tests {
         // -log sigmoid(1.25) = 0.2519291, slope -0.5 x 0.2227001 = -0.1113501.
         let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
         near(
-            derivative(sigmoid, None, 0.0, &LOG_PROBS),
+            &derivative(sigmoid, None, 0.0, &LOG_PROBS),
             [-0.111_350_1, -0.111_350_1, -0.111_350_1, 0.111_350_1, 0.111_350_1],
             0.251_929_1,
         );
         // Plus 0.3 times the mean of 0.5, 1, 1.5: 0.3; each chosen token 0.3 / 3 lower.
         near(
-            derivative(sigmoid, None, 0.3, &LOG_PROBS),
+            &derivative(sigmoid, None, 0.3, &LOG_PROBS),
             [-0.211_350_1, -0.211_350_1, -0.211_350_1, 0.111_350_1, 0.111_350_1],
             0.551_929_1,
         );
         // beta h is past 1: the hinge rests, and only the cross-entropy is left.
-        near(derivative(PreferenceLoss::Hinge, None, 0.3, &LOG_PROBS), [-0.1, -0.1, -0.1, 0.0, 0.0], 0.3);
+        near(&derivative(PreferenceLoss::Hinge, None, 0.3, &LOG_PROBS), [-0.1, -0.1, -0.1, 0.0, 0.0], 0.3);
         // Means -1 and -3: h = -1 + 3 - 0.5 = 1.5; target 1: 0.5^2, slope 1, shared by 3 and by 2 tokens.
         near(
-            derivative(PreferenceLoss::Ipo, None, 0.0, &LOG_PROBS),
+            &derivative(PreferenceLoss::Ipo, None, 0.0, &LOG_PROBS),
             [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, -0.5, -0.5],
             0.25,
         );
@@ -243,13 +243,13 @@ mod tests {
         let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
         let weights = Some(TokenWeights::Linear(2));
         near(
-            derivative(sigmoid, weights, 0.3, &LOG_PROBS),
+            &derivative(sigmoid, weights, 0.3, &LOG_PROBS),
             [-0.211_350_1, -0.155_675_0, -0.1, 0.111_350_1, 0.055_675_0],
             0.551_929_1,
         );
         // Weighted means -1 / 1.5 and -4 / 1.5: h = 2 - 0.5 = 1.5, loss 0.25, slope 1 in shares of 2/3 and 1/3.
         near(
-            derivative(PreferenceLoss::Ipo, weights, 0.0, &LOG_PROBS),
+            &derivative(PreferenceLoss::Ipo, weights, 0.0, &LOG_PROBS),
             [2.0 / 3.0, 1.0 / 3.0, 0.0, -2.0 / 3.0, -1.0 / 3.0],
             0.25,
         );

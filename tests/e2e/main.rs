@@ -19,6 +19,7 @@ mod programs;
 mod remote;
 mod schema;
 mod starting;
+mod studies;
 mod together;
 mod wardens;
 mod wrong;
