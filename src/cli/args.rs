@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::starting::NewArgs;
 use crate::engine::Selection;
 
 /// A declarative experiment engine for post-training vision-language models.
@@ -202,6 +203,21 @@ printed with the prediction.")]
     /// Remove results that no experiment came to last, no recent run used and no pin keeps.
     #[command(after_help = "Examples:\n  ablate gc --dry-run\n  ablate gc --keep-runs 20")]
     Gc(GcArgs),
+    /// Write a small experiment file to start from.
+    #[command(after_help = "\
+Examples:
+  ablate new first                         first.toml: fine-tuning on three mixes of data
+  ablate new studies/pull --template dpo   preference pairs of the model's own answers
+  ablate new mine --template command       programs of your own: runs as it is, as all of them do")]
+    New(NewArgs),
+    /// Print the JSON Schema of experiment files, for editors.
+    #[command(after_help = "\
+Examples:
+  ablate schema > ablate.schema.json
+
+Then write `#:schema ./ablate.schema.json` as the first line of an experiment file: editors with Taplo (such as VS Code
+with Even Better TOML) complete keys, show what they mean and mark mistakes.")]
+    Schema,
     /// Runs programs, one after another, and ends what they leave behind: what `run` starts. Not for people.
     #[command(hide = true)]
     Warden,

@@ -11,6 +11,7 @@ mod reporting;
 mod running;
 mod session;
 mod shell;
+mod starting;
 mod suggest;
 
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ pub fn main() -> ExitCode {
         Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),
         Command::Verify => inspect::verify(shell, &cli.global),
         Command::Gc(arguments) => inspect::gc(shell, &cli.global, arguments),
+        Command::New(arguments) => starting::new(shell, arguments),
+        Command::Schema => starting::schema(shell),
         Command::Warden => return engine::warden::serve(),
         Command::StageJob { job } => return engine::run_job(job, KINDS),
     };

@@ -34,7 +34,7 @@ pub struct Defaults {
 }
 
 /// Answer types of rows that name none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum AnswerTypes {
     All(AnswerType),

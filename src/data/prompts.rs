@@ -1,8 +1,10 @@
 //! Prompt templates: a question turned into the user's turn, and a rationale into a response. A template is part
 //! of an experiment's identity, because wording moves scores. Knows no tokenizer.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -10,6 +12,9 @@ use super::records::{AnswerType, Item};
 
 /// What the final answer of a reasoned response is found by.
 pub const MARKER: &str = "### Answer:";
+
+/// Names of the built-in templates.
+const BUILT_IN: [&str; 3] = ["direct", "cot", "bare"];
 
 /// An instruction that follows the question on a line of its own.
 ///
@@ -26,7 +31,7 @@ pub struct PromptTemplate {
 }
 
 /// What form a response must have: decides where its answer is looked for and whether it complies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Style {
     /// The whole response is the answer.
@@ -99,18 +104,36 @@ pub fn cot_response(rationale: &str, answer: &str) -> String {
     format!("{}\n{MARKER} {}", rationale.trim_end(), answer.trim())
 }
 
+/// A template that is written out where it is used. Serde's untagged enums would hide which key is wrong.
+#[derive(Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "PromptTable")]
+struct Table {
+    /// What it is called in names.
+    name: String,
+    /// What form a response must have.
+    style: Style,
+    /// The instruction after the question.
+    text: String,
+    /// The same where the answer is a letter; `text` when not said.
+    letter: Option<String>,
+}
+
+impl JsonSchema for PromptTemplate {
+    fn schema_name() -> Cow<'static, str> {
+        "PromptTemplate".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "What items are asked with: a built-in template, or a table that defines one.",
+            "anyOf": [{ "enum": BUILT_IN }, generator.subschema_for::<Table>()],
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for PromptTemplate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PromptTemplate, D::Error> {
-        /// The inline form. Serde's untagged enums would hide which key is wrong.
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            name: String,
-            style: Style,
-            text: String,
-            letter: Option<String>,
-        }
-
         struct Either;
 
         impl<'de> Visitor<'de> for Either {
@@ -121,7 +144,7 @@ impl<'de> Deserialize<'de> for PromptTemplate {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<PromptTemplate, E> {
-                PromptTemplate::built_in(name).ok_or_else(|| E::unknown_variant(name, &["direct", "cot", "bare"]))
+                PromptTemplate::built_in(name).ok_or_else(|| E::unknown_variant(name, &BUILT_IN))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PromptTemplate, A::Error> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How an answer is compared with the gold answer (paper section 4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerType {
     /// A multiple-choice letter; `B`, `B.`, `(b)`, `B. uk` and the option's text are the same answer.

@@ -7,7 +7,7 @@ use super::answers::canonical;
 use super::records::{Credit, Item};
 
 /// How one of several responses is picked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
     /// The first: a single sample.
@@ -23,7 +23,7 @@ pub enum Strategy {
 }
 
 /// What a response's vote weighs, of its log-ratio.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Weight {
     /// `1 / (1 + exp(-log_ratio))`.

@@ -32,6 +32,7 @@ static TOY: Kind = Kind {
     seeded: false,
     pool: Pool::Light,
     parse,
+    schema: config::schema_of::<Value>,
 };
 
 /// The same, as a later version of the program would have it.
@@ -58,6 +59,7 @@ const fn copy(kind: &Kind) -> Kind {
         seeded: kind.seeded,
         pool: kind.pool,
         parse: kind.parse,
+        schema: kind.schema,
     }
 }
 

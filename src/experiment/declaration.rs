@@ -7,10 +7,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::axis::{self, Axis};
+use super::axis::{self, Axis, AxisTable, OneOrMany};
 use super::fields::Section;
 use super::label::name_problem;
+use super::points::PointsTable;
 use super::problems::Problems;
+use super::report::ReportTable;
 use super::settings::{self, Settings};
 use super::text::list;
 use super::tree::{Data, Entry, Node, Table};
@@ -48,27 +50,47 @@ pub(crate) struct StageDeclaration<'t> {
 }
 
 /// Which stages are drawn anew for every seed, they and what lies below them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Seeds {
+    /// One run each.
     pub(crate) values: Vec<u64>,
+    /// These stages, and what lies below them, run once per seed.
     pub(crate) from: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "the tables are read from the tree, where their places are")]
-struct Top {
+pub(super) struct Top {
+    /// Names the results; the file's name when not said.
     name: Option<String>,
+    /// One line for people; shown in reports.
     about: Option<String>,
+    /// Another file that this one builds upon, or several.
+    #[schemars(with = "Option<OneOrMany>")]
     extends: Option<IgnoredAny>,
+    /// Values that strings take as `${name}`.
+    #[schemars(with = "Option<BTreeMap<String, Value>>")]
     vars: Option<IgnoredAny>,
+    /// What is done, step by step.
     stage: Option<BTreeMap<String, Value>>,
+    /// Which stages are repeated.
+    #[schemars(with = "Option<Seeds>")]
     seeds: Option<BTreeMap<String, Value>>,
+    /// What varies.
+    #[schemars(with = "Option<BTreeMap<String, AxisTable>>")]
     axis: Option<BTreeMap<String, Value>>,
+    /// Which points of the axes there are.
+    #[schemars(with = "Option<PointsTable>")]
     points: Option<BTreeMap<String, Value>>,
+    /// The stages that are wanted; all of them when not said.
     targets: Option<Vec<String>>,
+    /// Tables of results.
+    #[schemars(with = "Option<BTreeMap<String, ReportTable>>")]
     report: Option<BTreeMap<String, Value>>,
+    /// Where it runs; never changes a result.
+    #[schemars(with = "Option<Settings>")]
     settings: Option<BTreeMap<String, Value>>,
 }
 

@@ -28,14 +28,20 @@ pub struct Limits {
     pub gpu: Option<usize>,
 }
 
-#[derive(Deserialize)]
+/// Circumstances of a stage: never identity.
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct LimitsTable {
+pub(super) struct LimitsTable {
+    /// How long an attempt may take: `"90s"`, `"5m"`, `"1h 30m"`, or a number of seconds.
     #[serde(default, deserialize_with = "duration")]
+    #[schemars(with = "Option<Written>")]
     time: Option<Duration>,
+    /// How often it is tried again when it fails.
     #[serde(default)]
     retries: u32,
+    /// The pool in which it takes a slot.
     pool: Option<String>,
+    /// GPUs that it has for itself.
     gpu: Option<usize>,
 }
 
@@ -69,14 +75,16 @@ pub(crate) fn read(section: &Section<'_>, pools: &BTreeMap<String, usize>, probl
     sound.then_some(limits)
 }
 
+/// A length of time as it is written.
+#[derive(Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+enum Written {
+    Seconds(f64),
+    Text(String),
+}
+
 /// `"90s"`, `"5m"`, `"2h"`, `"1h 30m"`, or a number of seconds.
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Seconds(f64),
-        Text(String),
-    }
     let help = "write a number of seconds, or a time such as \"90s\", \"5m\" or \"1h 30m\"";
     let found = match Option::<Written>::deserialize(deserializer)
         .map_err(|_| D::Error::custom(format!("this is no length of time: {help}")))?

@@ -7,6 +7,7 @@ use super::axis::Simplex;
 use super::declaration::{self, Declaration};
 use super::expand::expand;
 use super::instance::Expansion;
+use super::label::name_problem;
 use super::points::Constraints;
 use super::problems::{Failure, Problems};
 use super::report::{self, ReportSpec};
@@ -39,6 +40,11 @@ pub struct Experiment {
 }
 
 impl Experiment {
+    /// What is wrong with a name of an experiment; `None` when nothing is.
+    pub fn name_problem(name: &str) -> Option<String> {
+        name_problem(name)
+    }
+
     /// Reads the file at `path` and all it extends, lays `overrides` (`stage.dpo.beta=0.2`) on top, and expands it.
     /// Never panics, whatever the bytes; an error has everything that is wrong.
     pub fn load(

@@ -9,6 +9,7 @@ pub mod instance;
 mod limits;
 mod load;
 mod report;
+pub mod schema;
 mod selector;
 mod settings;
 mod sharing;

@@ -39,13 +39,16 @@ pub(crate) struct Condition {
     met: Cell<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "conditions are read from the tree, where their places are")]
-struct PointsTable {
+pub(super) struct PointsTable {
+    /// Groups of axes that go in step instead of as a product.
     #[serde(default)]
     zip: Vec<Vec<String>>,
+    /// Points that are left out: `axis=value,other=value`.
     #[serde(default)]
+    #[schemars(with = "Vec<String>")]
     exclude: Vec<Value>,
 }
 

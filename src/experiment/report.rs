@@ -43,7 +43,7 @@ pub struct ReportSpec {
 }
 
 /// Numbers from a publication, to stand beside our own.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Published {
     pub source: String,
@@ -54,7 +54,7 @@ pub struct Published {
 }
 
 /// The value of an axis that does best on some of the scores; the table shows it on the others.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Select {
     pub axis: String,
@@ -63,7 +63,7 @@ pub struct Select {
 }
 
 /// What a cell averages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// The score of the extracted answer.
@@ -74,7 +74,7 @@ pub enum Metric {
 }
 
 /// A question put to the cells: the mean of `plus` less the mean of `minus`, each a list of selectors of equal weight.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Contrast {
     pub name: String,
@@ -84,19 +84,24 @@ pub struct Contrast {
     pub about: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct ReportTable {
+pub(super) struct ReportTable {
     title: Option<String>,
+    /// The stage whose scores are shown; the only one that gives scores when not said.
     stage: Option<String>,
+    /// Axes whose values make the rows, or selectors of one row each.
     rows: Option<Vec<String>>,
     #[serde(default)]
     columns: Vec<String>,
+    /// Selector of what the other cells are compared with.
     baseline: Option<String>,
     #[serde(default)]
     metric: Metric,
+    /// Claims to test.
     #[serde(default)]
     contrasts: Vec<Contrast>,
+    /// Selectors to the words shown for what they choose.
     #[serde(default)]
     labels: BTreeMap<String, String>,
     published: Option<Published>,

@@ -9,7 +9,7 @@ use super::label::name_problem;
 use super::problems::Problems;
 
 /// Circumstances that the file prefers; the command line has the last word.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// `auto`, `cpu` or `cuda:N`.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Sizes of a vision-language model: encoder, projector, decoder. The vocabulary comes from the tokenizer.
 ///
 /// The defaults are the small model of the default experiment, about 230,000 parameters.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Height and width of the image in pixels; images are resized to it.
@@ -18,7 +18,7 @@ pub struct ModelConfig {
 }
 
 /// The image encoder: linear patches, learned positions, bidirectional blocks, `RMSNorm`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VisionConfig {
     /// Width.
@@ -31,7 +31,7 @@ pub struct VisionConfig {
 }
 
 /// Two linear layers with a GELU between, from the encoder's width to the decoder's (LLaVA 1.5).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProjectorConfig {
     /// Width between the two layers.
@@ -39,7 +39,7 @@ pub struct ProjectorConfig {
 }
 
 /// The language model: a LLaMA decoder (`RMSNorm`, rotary positions, grouped-query attention, `SwiGLU`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecoderConfig {
     /// Width.

@@ -11,7 +11,7 @@ use super::config::ModelConfig;
 use crate::base::Seed;
 
 /// The part of a model that a parameter belongs to: each may have its own learning rate or be frozen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
     Vision,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::Hash;
 
 /// What an output is, so that a reference to the wrong thing is an error before anything runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactKind {
     /// Questions with gold answers (JSONL).

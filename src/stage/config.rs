@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -72,9 +73,11 @@ fn is_echo(path: &[String], error: &ConfigError, known: &ConfigError) -> bool {
     let Some(name) = error.message.strip_prefix("the key `").and_then(|rest| rest.strip_suffix("` is missing")) else {
         return false;
     };
-    let Some((key, table)) = known.path.split_last() else { return false };
+    let Some((_, table)) = known.path.split_last() else { return false };
     let meant = || known.help.as_ref().is_some_and(|help| help.ends_with(&format!("exists: `{name}`")));
-    table == path && (key == name || meant())
+    // What was wrong may have been an element of a list, which went as a whole.
+    let inside = known.path.strip_prefix(path).and_then(<[String]>::first).is_some_and(|key| key == name);
+    inside || (table == path && meant())
 }
 
 /// serde's words turned into ours.
@@ -100,7 +103,7 @@ fn describe(path: &[String], message: &str) -> ConfigError {
     let words =
         [("f64", "a number"), ("f32", "a number"), ("u64", "a whole number from 0"), ("u32", "a whole number from 0")];
     let words = words.into_iter().chain([("usize", "a whole number from 0"), ("a boolean", "`true` or `false`")]);
-    let words = words.chain([("a map", "a table"), ("a sequence", "a list")]);
+    let words = words.chain([("a map", "a table"), ("a sequence", "a list"), ("an array of", "a list of")]);
     let mut message =
         message.replace("invalid type: map", "invalid type: table").replace("type: sequence", "type: list");
     // serde names the struct of our source code.
@@ -132,9 +135,14 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     }
 }
 
+/// The schema of a config struct: what [`parse`] reads from its table.
+pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    T::json_schema(generator)
+}
+
 /// A name of another stage's output: `stage`, `stage:output`, or with axis values pinned,
 /// `stage@axis=value,other=value:output`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
     pub stage: String,

@@ -13,6 +13,7 @@ pub mod program;
 use std::fmt::Debug;
 
 use anyhow::{Result, anyhow};
+use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
@@ -97,6 +98,8 @@ pub struct Kind {
     pub pool: Pool,
     /// Builds the stage from its table (without `kind`), or says everything that is wrong with it.
     pub parse: Parse,
+    /// The keys of the table, for editors: see [`config::schema_of`].
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Kind {

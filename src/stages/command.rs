@@ -7,7 +7,7 @@ use std::path::{Component, Path};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Program, Reference, Stage, StageContext,
     Summary,
@@ -22,9 +22,10 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Table>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     run: Run,
@@ -40,14 +41,14 @@ struct Table {
     dir: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged, expecting = "wrong type, expected a line for the shell or a list of a program and its arguments")]
 enum Run {
     Shell(String),
     Program(Vec<String>),
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged, expecting = "wrong type, expected a list of names, or a table of names and types such as `rows`")]
 enum Outputs {
     Names(Vec<String>),

@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, anyhow, bail};
+use schemars::Schema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::data::pairs::cut_words;
 use crate::data::tokenizer::Tokenizer;
 use crate::stage::{ArtifactKind, ConfigError, Input, InputSource, Reference};
 
 /// How much of a response is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Truncate {
     Words(usize),
@@ -35,6 +37,12 @@ impl Truncate {
             (Truncate::None, _) => Ok((text.to_string(), false)),
         }
     }
+}
+
+/// Lets the schema of a table take the word `"remove"` instead.
+pub(super) fn or_remove(schema: &mut Schema) {
+    schema.insert("type".to_string(), json!(["object", "string"]));
+    schema.insert("pattern".to_string(), json!("^remove$"));
 }
 
 /// Runs `work` with this many threads for parallel iterators.

@@ -14,7 +14,7 @@ use crate::data::answers;
 use crate::data::jsonl;
 use crate::data::prompts::{MARKER, Style, option_lines};
 use crate::data::records::{AnswerType, Finish, Item, Judged, Verdict};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -29,6 +29,7 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Teacher,
     parse,
+    schema: schema_of::<Distill>,
 };
 
 /// What the teacher is told before the question. The paper shows its own words in an appendix that the public
@@ -41,7 +42,7 @@ the image contradicts the reference, say what you see and conclude with your own
 const INSTRUCTION: &str = "{question}{options}\n\nReference answer: {answer}\n\nWrite the reasoning first. Then end \
 with one last line of exactly this form, with nothing after the answer:\n### Answer: {form}";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Distill {
     items: Reference,
@@ -51,7 +52,7 @@ pub(super) struct Distill {
 }
 
 /// Which samples are kept. One without a final answer never is: no row could be made of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum Keep {
     #[default]

@@ -10,7 +10,7 @@ use crate::data::records::{Finish, Item};
 use crate::stage::{ConfigError, Manifest};
 use crate::teacher::oracle;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Teacher {
     pub(super) api: Api,
@@ -29,7 +29,7 @@ pub(super) struct Teacher {
     retries: Option<u32>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Api {
     /// The item's own rationale.

@@ -10,7 +10,7 @@ use crate::data::jsonl;
 use crate::data::records::Pair;
 use crate::data::tokens::TokenPair;
 use crate::nn::Part;
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::train::{self, DpoConfig, OptimizerConfig, PreferenceLoss, TokenWeights};
 
@@ -23,6 +23,7 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Model,
     parse,
+    schema: schema_of::<Table>,
 };
 
 training_table! {
@@ -40,7 +41,7 @@ struct Table {
     sft_weight: Option<f64>,
 }}
 
-#[derive(Clone, Copy, Debug, Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum LossName {
     Sigmoid,

@@ -18,7 +18,7 @@ use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Item, Overlap, Rollout, Score};
 use crate::data::seen::{Asked, Seen};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -33,10 +33,11 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Model,
     parse,
+    schema: schema_of::<Table>,
 };
 
 /// The keys of the kind. Decoding is greedy unless a temperature is given.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     model: Model,

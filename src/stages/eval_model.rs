@@ -1,8 +1,10 @@
 //! The `model` key of `eval`: a checkpoint of another stage, or a model behind an endpoint. Judges nothing.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use anyhow::Result;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -20,7 +22,7 @@ pub(super) enum Model {
 }
 
 /// A model behind an endpoint.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Remote {
     /// What it is called in the names of instances.
@@ -38,7 +40,7 @@ pub(super) struct Remote {
     retries: Option<u32>,
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Api {
     /// An OpenAI-compatible endpoint.
@@ -108,6 +110,19 @@ impl Remote {
             timeout_seconds: self.timeout_seconds,
             retries: self.retries,
         }
+    }
+}
+
+impl JsonSchema for Model {
+    fn schema_name() -> Cow<'static, str> {
+        "Model".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The checkpoint of another stage, or a table of a model behind an endpoint.",
+            "anyOf": [generator.subschema_for::<Reference>(), generator.subschema_for::<Remote>()],
+        })
     }
 }
 

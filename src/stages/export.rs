@@ -13,7 +13,7 @@ use crate::data::tokenizer::{FILE, SPECIAL};
 use crate::nn::checkpoint::FORMAT;
 use crate::nn::parameters::parameters;
 use crate::nn::{ModelConfig, Part};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -25,11 +25,12 @@ pub static KIND: Kind = Kind {
     seeded: false,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Export>,
 };
 
 const FOLDER: &str = "checkpoint";
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Export {
     model: Reference,

@@ -15,7 +15,7 @@ use crate::data::jsonl;
 use crate::data::llava::{self, Located};
 use crate::data::records::Item;
 use crate::data::synthetic::{self, Dataset, Split};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -30,9 +30,10 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Items>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Items {
     /// A LLaVA JSON array or JSONL.
@@ -57,14 +58,14 @@ struct Items {
 }
 
 /// A path, or several.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(untagged, expecting = "expected a path or a list of paths")]
 enum Paths {
     One(String),
     Many(Vec<String>),
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Synthetic {
     datasets: Vec<Dataset>,

@@ -8,7 +8,7 @@ use crate::data::answers::{self, CORRECT_FROM};
 use crate::data::jsonl;
 use crate::data::prompts::Style;
 use crate::data::records::{Judged, Rollout};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -20,9 +20,10 @@ pub static KIND: Kind = Kind {
     seeded: false,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Judge>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Judge {
     rollouts: Reference,

@@ -15,7 +15,7 @@ use crate::data::mix::{self, Amount, Size, Source, SourceFacts};
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::Row;
 use crate::data::tokenizer::Tokenizer;
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -27,9 +27,10 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Mix>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Mix {
     sources: BTreeMap<String, SourceTable>,
@@ -43,8 +44,9 @@ struct Mix {
     tokenizer: Option<Reference>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = super::common::or_remove)]
 struct SourceTable {
     from: Reference,
     /// What becomes of an item.

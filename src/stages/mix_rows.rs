@@ -12,7 +12,7 @@ use crate::data::tokenizer::Tokenizer;
 use crate::stage::{ArtifactKind, InputPath};
 
 /// What becomes of a source's records.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Shape {
     /// Rows as they are; an item's question and first answer without any instruction.

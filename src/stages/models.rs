@@ -156,24 +156,39 @@ pub(super) fn identify_optimizer(manifest: &mut Manifest, optimizer: &OptimizerC
 macro_rules! training_table {
     ($(#[$attribute:meta])* struct $name:ident { $($own:tt)* }) => {
         $(#[$attribute])*
-        #[derive(serde::Deserialize)]
+        #[derive(serde::Deserialize, schemars::JsonSchema)]
         #[serde(deny_unknown_fields)]
         struct $name {
             $($own)*
+            /// Passes over the data.
             epochs: Option<usize>,
+            /// Rows of a step.
             batch: Option<usize>,
+            /// Batches whose rows are sorted by length together; 1 mixes all lengths.
             length_window: Option<usize>,
+            /// Highest learning rate.
             lr: Option<f64>,
+            /// Learning rates of single parts.
             lr_parts: Option<$crate::train::LearningRates>,
+            /// Decay of the first and of the second moment.
             betas: Option<[f64; 2]>,
+            /// Added to the root of the second moment.
             eps: Option<f64>,
+            /// Decoupled decay per step, times the learning rate. Matrices only.
             weight_decay: Option<f64>,
+            /// Longest gradient: the global norm is cut to it. 0: no cut.
             clip: Option<f64>,
+            /// How the learning rate moves after the warm-up.
             schedule: Option<$crate::train::Schedule>,
+            /// Share of the steps over which the learning rate rises from 0.
             warmup: Option<f64>,
+            /// Learning rate at the last step, as a share of `lr`.
             final_lr: Option<f64>,
+            /// Parts that do not learn.
             freeze: Option<Vec<$crate::nn::Part>>,
+            /// Steps after which the state is kept to resume from; not identity.
             keep_steps: Option<u64>,
+            /// Seconds after which the state is kept to resume from; not identity.
             keep_seconds: Option<f64>,
         }
 

@@ -15,7 +15,7 @@ use crate::data::pairs::{self, Selection};
 use crate::data::preferences::{self, Located};
 use crate::data::records::{Judged, Pair};
 use crate::data::tokenizer::Tokenizer;
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
@@ -29,6 +29,7 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Table>,
 };
 
 /// What every stage of the kind gives; one that imports has [`IMAGES`] beside.
@@ -39,7 +40,7 @@ const OUTPUTS: &[OutputSpec] = &[
 ];
 const IMAGES: OutputSpec = OutputSpec::new("images.tar", ArtifactKind::Images);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     judged: Option<Reference>,
@@ -84,7 +85,7 @@ struct FromJudged {
 }
 
 /// What becomes of wrong samples without a readable answer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Unreadable {
     /// They may be the rejected side of a pair.

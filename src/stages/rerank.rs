@@ -9,7 +9,7 @@ use crate::base::wrong_input;
 use crate::data::jsonl;
 use crate::data::records::{Credited, Score};
 use crate::data::rerank::{Strategy, Weight, pick};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -24,9 +24,10 @@ pub static KIND: Kind = Kind {
     seeded: false,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<Rerank>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Rerank {
     credits: Reference,

@@ -11,7 +11,7 @@ use super::sampling::{self, Asking, Take};
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Finish, Item, Rollout};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -23,10 +23,11 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Model,
     parse,
+    schema: schema_of::<Table>,
 };
 
 /// The keys of the kind. Defaults are the paper's where it has them: chain of thought, 32 samples at temperature 1.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     model: Reference,

@@ -32,7 +32,7 @@ pub(super) struct Asking {
 }
 
 /// Which items of a set are asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Take {
     /// The first so many.

@@ -16,7 +16,7 @@ use crate::data::records::{Credit, Credited, Finish, Judged};
 use crate::data::tokens::{Chat, TokenRow};
 use crate::infer;
 use crate::nn::Checkpoint;
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
 pub static KIND: Kind = Kind {
@@ -31,9 +31,10 @@ pub static KIND: Kind = Kind {
     seeded: false,
     pool: Pool::Model,
     parse,
+    schema: schema_of::<Scoring>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Scoring {
     policy: Reference,
@@ -46,7 +47,7 @@ struct Scoring {
 }
 
 /// What the sum of a response's log-ratios is divided by.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Normalise {
     /// Nothing (paper 5.6): a longer response has more to gain and to lose.

@@ -8,7 +8,7 @@ use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::records::Row;
 use crate::data::tokens::TokenRow;
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::train::{self, OptimizerConfig, SftConfig};
 
@@ -21,6 +21,7 @@ pub static KIND: Kind = Kind {
     seeded: true,
     pool: Pool::Model,
     parse,
+    schema: schema_of::<Table>,
 };
 
 training_table! {

@@ -19,7 +19,6 @@ fn mistakes_in_a_table_are_told_with_their_keys() {
     expect_test::expect![[r#"
         : the stage has no rows: neither `path`, `files` nor `synthetic` is given
         synthetic.datasets.1: unknown value `chrat`
-        synthetic: the key `datasets` is missing
         synthetic: rows come from `path` or from `synthetic`, and both are given
         images: `images` belongs to `path`: synthetic rows bring their own
         take: no rows: `take` is at least 1
@@ -32,7 +31,6 @@ fn mistakes_in_a_table_are_told_with_their_keys() {
         teacher.samples: `samples` is at least 1
         teacher.api: unknown value `gpt`
         keep: unknown value `some`
-        : the key `teacher` is missing
         sources: the mix has no sources
         sources.a.weight: `-1` is out of range: it is a number at least 0
         sources.a.sa: unknown key `sa`

@@ -8,7 +8,7 @@ use crate::data::jsonl;
 use crate::data::prompts::{PromptTemplate, cot_response};
 use crate::data::records::{Item, Row};
 use crate::data::tokenizer::{FILE, SPECIAL, Tokenizer};
-use crate::stage::config::{self, ConfigError};
+use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
@@ -22,9 +22,10 @@ pub static KIND: Kind = Kind {
     seeded: false,
     pool: Pool::Light,
     parse,
+    schema: schema_of::<TokenizerStage>,
 };
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TokenizerStage {
     /// Stages whose texts it is trained on.
@@ -39,7 +40,7 @@ struct TokenizerStage {
     prompts: Option<Vec<PromptTemplate>>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Algorithm {
     /// Byte-level byte-pair encoding, digits one by one.

@@ -9,7 +9,7 @@ use crate::nn::parameters::Parameter;
 use crate::nn::{Checkpoint, Part};
 
 /// How the learning rate moves after the warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
     /// Half a cosine from `lr` to `lr * final_lr` (Loshchilov and Hutter 2017).
@@ -22,7 +22,7 @@ pub enum Schedule {
 }
 
 /// Learning rates of single parts; a part that has none uses `lr`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LearningRates {
     pub vision: Option<f64>,

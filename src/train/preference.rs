@@ -56,7 +56,7 @@ impl PreferenceLoss {
 
 /// Weights of a response's tokens that fall with their position: 1 at the first token, 0 from token number `n` on
 /// (counted from 0). The paper's code has both forms, its text gives neither a formula nor a horizon (section 3.4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenWeights {
     /// `(1 + cos(pi t / n)) / 2`.

@@ -20,7 +20,7 @@ use super::records::AnswerType;
 use crate::base::{Seed, files};
 
 /// What the tiny world can ask. The first five are questions; the last three are lessons for a base model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dataset {
     Chart,
@@ -37,7 +37,7 @@ pub enum Dataset {
 }
 
 /// Splits are different random streams: an item of one is not drawn for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
     Train,

@@ -14,15 +14,19 @@ use crate::experiment::problems::Problems;
 use crate::experiment::tree::{Data, Node};
 
 /// What one key is drawn from, or several keys together.
-#[derive(Deserialize)]
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Draw {
+    /// The key that is drawn.
     key: Option<String>,
+    /// Keys that are drawn together.
     keys: Option<Vec<String>>,
     /// Bounds, the lower one first. Two whole numbers give whole numbers, both bounds among them.
     uniform: Option<[Number; 2]>,
     /// Bounds above 0; the logarithm is uniform.
     log_uniform: Option<[f64; 2]>,
+    /// Any of these.
+    #[schemars(with = "Option<Vec<Value>>")]
     choice: Option<Vec<IgnoredAny>>,
     /// Shares of a whole for `keys`, uniform over the simplex: a Dirichlet distribution whose parameters are 1.
     #[serde(default)]

@@ -198,12 +198,6 @@ pools = { gpus = 1, cpu = 0 }
         9 | data = 5
           |        ^
 
-        error: `seeds`: the key `values` is missing
-          --> DIR/a.toml:13:1
-           |
-        13 | [seeds]
-           | ^^^^^^^
-
         error: `seeds.values.1`: wrong type: string "one", expected a whole number from 0
           --> DIR/a.toml:14:14
            |

@@ -43,7 +43,8 @@ const fn kind(
     fan_out: &'static [&'static str],
     parse: Parse,
 ) -> Kind {
-    Kind { name, version: 1, about: "a toy", outputs, fan_out, seeded: true, pool: Pool::Light, parse }
+    let schema = config::schema_of::<Value>;
+    Kind { name, version: 1, about: "a toy", outputs, fan_out, seeded: true, pool: Pool::Light, parse, schema }
 }
 
 /// What a toy reads and what identifies it.

@@ -1,0 +1,82 @@
+//! `new` and `schema`: what a user needs before there is an experiment. Runs nothing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::DONE;
+use super::shell::Shell;
+use crate::base::files;
+use crate::experiment::{Experiment, schema};
+use crate::stages::KINDS;
+
+const SFT: &str = include_str!("templates/sft.toml");
+const DPO: &str = include_str!("templates/dpo.toml");
+const COMMAND: &str = include_str!("templates/command.toml");
+
+#[derive(Debug, Args)]
+pub(super) struct NewArgs {
+    /// Name of the experiment, and with `.toml` of its file; may lie in a folder.
+    #[arg(value_name = "NAME")]
+    pub(super) name: PathBuf,
+    /// What to start from.
+    #[arg(long, value_enum, default_value_t = Template::Sft)]
+    pub(super) template: Template,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Template {
+    /// Fine-tuning on three mixes of data.
+    Sft,
+    /// Fine-tuning, then DPO on pairs of the model's own answers.
+    Dpo,
+    /// Programs of your own.
+    Command,
+}
+
+pub(super) fn schema(shell: Shell) -> Result<u8> {
+    shell.json(&schema::schema(KINDS))?;
+    Ok(DONE)
+}
+
+pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<u8> {
+    let path = file_of(&arguments.name);
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    if let Some(message) = Experiment::name_problem(&name) {
+        bail!("{message}");
+    }
+    if path.symlink_metadata().is_ok() {
+        bail!("{} is there already: nothing was written", path.display());
+    }
+    let text = match arguments.template {
+        Template::Sft => SFT,
+        Template::Dpo => DPO,
+        Template::Command => COMMAND,
+    };
+    let absolute = std::path::absolute(&path)?;
+    if let Some(folder) = absolute.parent() {
+        files::create_dir(folder)?;
+    }
+    files::write_atomic(&absolute, text.replacen("NAME", &name, 1).as_bytes())?;
+    let file = path.display();
+    if shell.json {
+        shell.json(&json!({ "file": path }))?;
+    } else {
+        shell.result(&format!("wrote {file}: see it with `ablate plan {file}`, start it with `ablate run {file}`"));
+    }
+    Ok(DONE)
+}
+
+/// `first` and `first.toml` are the same.
+fn file_of(name: &Path) -> PathBuf {
+    match name.extension() {
+        Some(extension) if extension == "toml" => name.to_path_buf(),
+        _ => {
+            let mut named = name.as_os_str().to_os_string();
+            named.push(".toml");
+            PathBuf::from(named)
+        }
+    }
+}

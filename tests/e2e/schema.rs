@@ -1,0 +1,111 @@
+//! `schema`: takes every experiment of the project and its parts, and refuses what an editor should mark.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jsonschema::Validator;
+use serde_json::Value;
+
+use crate::space::Space;
+
+/// The schema as the program prints it.
+pub(crate) fn schema() -> Value {
+    serde_json::from_str(&Space::new().ok(&["schema"]).stdout).unwrap()
+}
+
+/// What the schema says is wrong with a text, each with its place.
+fn wrong(validator: &Validator, text: &str) -> Vec<String> {
+    let value: Value = toml::from_str(text).unwrap();
+    validator.iter_errors(&value).map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+fn experiments(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            experiments(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_experiment_of_the_project_fits() {
+    let validator = jsonschema::draft202012::new(&schema()).unwrap();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["experiments", "src/cli/templates", "tests/wrong/parts"] {
+        experiments(&root.join(folder), &mut files);
+    }
+    assert!(files.len() > 30, "{} files", files.len());
+    for path in files {
+        let problems = wrong(&validator, &fs::read_to_string(&path).unwrap());
+        assert!(problems.is_empty(), "{}\n{}", path.display(), problems.join("\n"));
+    }
+}
+
+#[test]
+fn parts_and_variables_fit() {
+    let validator = jsonschema::draft202012::new(&schema()).unwrap();
+    for text in [
+        // No kind: another file says it.
+        "stage.sft = { lr = 1e-5 }",
+        "stage.sft = { kind = 'sft', lr = '${lr}', epochs = '${epochs}', freeze = '${parts}', schedule = '${s}' }",
+        "stage.items = { kind = 'items', synthetic = '${world}' }",
+        "stage.more = { kind = '${kind}', lr = 1e-5 }",
+        "stage.eval = { kind = 'eval', model = ['sft', 'dpo'], prompt = '${prompts}', max_tokens = 48 }",
+        "stage.eval = { kind = 'eval', prompt = ['cot', { name = 'terse', style = 'direct', text = 'One word.' }] }",
+        "stage.mix = { kind = 'mix', sources = { a = 'remove', b = { from = 'x', rows = '${rows}' } } }",
+        "stage.pairs = { kind = 'pairs', truncate = 'none', when = ['mix=both', 'mix=direct'] }",
+        "stage.pairs = { kind = 'pairs', truncate = { words = 70 }, limits = { time = 90, retries = 1 } }",
+        "extends = ['a.toml', 'b.toml']\nvars.lr = 1e-5\nseeds.values = [0, 1]",
+        "axis.ratio = { simplex = ['stage.mix.sources.a.weight', 'stage.mix.sources.b.weight'], step = 0.25 }",
+        "axis.search = { points = 8, random = [{ key = 'stage.sft.lr', log_uniform = [1e-6, 1e-4] }] }",
+    ] {
+        let problems = wrong(&validator, text);
+        assert!(problems.is_empty(), "{text}\n{}", problems.join("\n"));
+    }
+}
+
+#[test]
+fn mistakes_are_marked_at_their_place() {
+    let validator = jsonschema::draft202012::new(&schema()).unwrap();
+    for (text, place) in [
+        ("stages.sft = {}", ""),
+        ("stage.sft = { kind = 'stf' }", "/stage/sft/kind"),
+        ("stage.sft = { kind = 'sft', epcohs = 2 }", "/stage/sft"),
+        ("stage.sft = { epcohs = 2 }", "/stage/sft"),
+        ("stage.dpo = { kind = 'dpo', max_tokens = 48 }", "/stage/dpo"),
+        ("stage.sft = { kind = 'sft', lr = 'fast' }", "/stage/sft/lr"),
+        ("stage.sft = { kind = 'sft', epochs = 1.5 }", "/stage/sft/epochs"),
+        ("stage.sft = { kind = 'sft', epochs = -1 }", "/stage/sft/epochs"),
+        ("stage.sft = { kind = 'sft', schedule = 'cosin' }", "/stage/sft/schedule"),
+        ("stage.sft = { kind = 'sft', betas = [0.9] }", "/stage/sft/betas"),
+        ("stage.sft = { kind = 'sft', freeze = ['tower'] }", "/stage/sft/freeze/0"),
+        ("stage.dpo = { kind = 'dpo', policy = ['a', 'b'] }", "/stage/dpo/policy"),
+        ("stage.base = { kind = 'base', model = { decoder = { head = 4 } } }", "/stage/base/model/decoder"),
+        ("stage.items = { kind = 'items', synthetic = { datasets = ['chrat'] } }", "/stage/items/synthetic/datasets/0"),
+        ("stage.mix = { kind = 'mix', sources = { a = { form = 'x' } } }", "/stage/mix/sources/a"),
+        ("stage.mix = { kind = 'mix', sources = { a = 'removed' } }", "/stage/mix/sources/a"),
+        ("stage.pairs = { kind = 'pairs', truncate = { wrods = 9 } }", "/stage/pairs/truncate"),
+        ("stage.eval = { kind = 'eval', prompt = 'chain' }", "/stage/eval/prompt"),
+        ("stage.sft = { kind = 'sft', limits = { tiem = '2h' } }", "/stage/sft/limits"),
+        ("stage.a = { kind = 'command', outputs = { x = 'row' } }", "/stage/a/outputs"),
+        ("axis.lr = { key = 'stage.sft.lr', value = [1] }", "/axis/lr"),
+        (
+            "axis.search = { random = [{ key = 'stage.sft.lr', log_uniform = [1e-6] }] }",
+            "/axis/search/random/0/log_uniform",
+        ),
+        ("report.main = { metric = 'accurracy' }", "/report/main/metric"),
+        ("report.main = { contrasts = [{ nmae = 'x' }] }", "/report/main/contrasts/0"),
+        ("points = { zip = ['a', 'b'] }", "/points/zip/0"),
+        ("seeds = { values = ['one'] }", "/seeds/values/0"),
+        ("settings = { jobs = 'all' }", "/settings/jobs"),
+    ] {
+        let problems = wrong(&validator, text);
+        assert!(!problems.is_empty(), "{text} is taken");
+        let known = problems.iter().any(|problem| problem.starts_with(&format!("{place}:")));
+        assert!(known, "{text} is marked elsewhere\n{}", problems.join("\n"));
+    }
+}
