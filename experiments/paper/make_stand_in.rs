@@ -117,7 +117,8 @@ impl Data {
     fn write(&self, name: &str, rows: &[Value]) -> Result<()> {
         let path = self.root.join(format!("{name}.jsonl"));
         fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
-        fs::write(path, rows.iter().map(|row| format!("{row}\n")).collect::<String>())
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        fs::write(path, lines.join("\n") + "\n")
     }
 }
 

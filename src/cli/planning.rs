@@ -93,6 +93,10 @@ fn trainings(session: &Session, selected: &BTreeSet<InstanceId>) -> usize {
     selected.iter().filter(|id| is_training(session, **id)).count()
 }
 
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn many(count: Option<usize>) -> String {
     count.map_or_else(|| "more than can be counted".to_string(), |count| count.to_string())
 }
@@ -167,8 +171,9 @@ fn plan_one(
     }
     let (points, alone) = (sharing.points, many(sharing.alone));
     let trained = trainings(&session, &chosen);
-    text.push_str(&format!("{points} points: {alone} instances without sharing, {} with", sharing.shared));
-    text.push_str(&format!("; {trained} trainings\n{must} must run, {may} may run, {fresh} fresh"));
+    let (points, trained) = (counted(points, "point"), counted(trained, "training"));
+    text.push_str(&format!("{points}: {alone} instances without sharing, {} with", sharing.shared));
+    text.push_str(&format!("; {trained}\n{must} must run, {may} may run, {fresh} fresh"));
     if fresh > 0 {
         text.push_str(&format!(" (their results took {saved:.0} s to make)"));
     }

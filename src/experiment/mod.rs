@@ -4,6 +4,7 @@
 //! files -text-> Table -vars-> Table -declaration-> stages, axes -own-> own points -expand-> Expansion -report-> specs
 //! ```
 
+mod beside;
 pub mod compiled;
 pub mod instance;
 mod limits;
@@ -32,11 +33,12 @@ mod points;
 mod resolve;
 
 pub use axis::Simplex;
+pub use beside::{Published, Select};
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
 pub use limits::Limits;
 pub use load::Experiment;
 pub use problems::Failure;
-pub use report::{Contrast, Metric, Published, ReportSpec, Select};
+pub use report::{Contrast, Metric, ReportSpec};
 pub use selector::Selector;
 pub use settings::Settings;
 pub use sharing::Sharing;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
+use super::beside::{Published, Select};
 use super::declaration::Declaration;
 use super::fields::Section;
-use super::instance::{Expansion, InstanceId, Upstream};
+use super::instance::Expansion;
 use super::label::name_problem;
 use super::problems::Problems;
 use super::selector::{Selector, unknown_axis};
@@ -40,26 +41,6 @@ pub struct ReportSpec {
     pub published: Option<Published>,
     /// A point that is picked by other scores than those shown.
     pub select: Option<Select>,
-}
-
-/// Numbers from a publication, to stand beside our own.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Published {
-    pub source: String,
-    /// Selectors of what stands below each other in `rows`.
-    pub columns: Vec<String>,
-    /// Selectors of rows to percent, one number a column.
-    pub rows: BTreeMap<String, Vec<f64>>,
-}
-
-/// The value of an axis that does best on some of the scores; the table shows it on the others.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Select {
-    pub axis: String,
-    /// Selector of the scores that decide, which the table does not show.
-    pub on: String,
 }
 
 /// What a cell averages.
@@ -203,7 +184,8 @@ fn stage_of(
         if let [only] = scoring.as_slice() {
             return Some((*only).to_string());
         }
-        if declaration.unusable.is_empty() {
+        // Without a stage that is wanted, what is wrong was said at `targets`.
+        if declaration.unusable.is_empty() && !wanted.is_empty() {
             let help = match scoring.as_slice() {
                 [] => "no stage gives scores".to_string(),
                 several => format!("the stages that give scores are {}", list(several)),
@@ -230,15 +212,15 @@ fn stage_of(
 }
 
 /// The checks of one report's names.
-struct Checks<'a> {
-    section: Section<'a>,
+pub(super) struct Checks<'a> {
+    pub(super) section: Section<'a>,
     stage: &'a str,
     points: &'a [&'a BTreeMap<String, String>],
-    problems: &'a mut Problems,
+    pub(super) problems: &'a mut Problems,
 }
 
 impl Checks<'_> {
-    fn wrong(&mut self, path: &[&str], message: String, help: Option<String>) {
+    pub(super) fn wrong(&mut self, path: &[&str], message: String, help: Option<String>) {
         self.section.wrong(path, message, help, self.problems);
     }
 
@@ -265,7 +247,7 @@ impl Checks<'_> {
         named
     }
 
-    fn axis(&mut self, path: &[&str], axis: &str) -> String {
+    pub(super) fn axis(&mut self, path: &[&str], axis: &str) -> String {
         let axis = self.bare(axis);
         if axis == "seed" {
             let help = "leave it out: the interval of a cell comes from its seeds".to_string();
@@ -284,7 +266,7 @@ impl Checks<'_> {
     }
 
     /// A selector in its plain form, checked.
-    fn selector(&mut self, path: &[&str], text: &str) -> String {
+    pub(super) fn selector(&mut self, path: &[&str], text: &str) -> String {
         match self.plain(text) {
             Ok(plain) => plain,
             Err((message, help)) => {
@@ -306,61 +288,7 @@ impl Checks<'_> {
         }
     }
 
-    /// What others published, its selectors checked.
-    fn published(&mut self, published: Published) -> Published {
-        let Published { source, columns, rows } = published;
-        let wanted = columns.len();
-        let columns = columns.iter().enumerate();
-        let columns =
-            columns.map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
-        let mut checked = BTreeMap::new();
-        for (text, values) in rows {
-            if values.len() != wanted {
-                let message = format!("{wanted} columns need as many numbers, not {}", values.len());
-                self.wrong(&["published", "rows", &text], message, None);
-            }
-            let plain = self.plain(&text).unwrap_or_else(|(message, help)| {
-                let message = format!("`{}.published.rows`: {message}", self.section.path);
-                self.section.wrong_key(&["published", "rows", &text], message, help, self.problems);
-                text.clone()
-            });
-            checked.insert(plain, values);
-        }
-        Published { source, columns, rows: checked }
-    }
-
-    /// What is picked, and by which scores. Scores of items that the table shows too cannot pick.
-    fn select(
-        &mut self,
-        select: &Select,
-        found: &[(BTreeMap<String, String>, InstanceId)],
-        expansion: &Expansion,
-    ) -> Select {
-        let axis = self.axis(&["select", "axis"], &select.axis);
-        let on = self.selector(&["select", "on"], &select.on);
-        let Ok(selector) = Selector::parse(&on) else { return Select { axis, on } };
-        let items = |id: InstanceId| {
-            let inputs = expansion.get(id).inputs.iter().filter_map(|input| match &input.upstream {
-                Upstream::Output { instance, kind: ArtifactKind::Items, .. } => Some(*instance),
-                _ => None,
-            });
-            inputs.collect::<BTreeSet<_>>()
-        };
-        let (on_items, shown): (Vec<_>, Vec<_>) = found.iter().partition(|(point, _)| selector.matches(point));
-        let decide: BTreeSet<InstanceId> = on_items.iter().flat_map(|(_, id)| items(*id)).collect();
-        let both = shown.iter().flat_map(|(_, id)| items(*id)).find(|id| decide.contains(id));
-        if let Some(both) = both {
-            let items = &expansion.get(both).name;
-            let message = format!("`{axis}` would be picked on `{items}`, which the table reports");
-            let help = "pick on items of their own: a benchmark `dev` beside the one that is reported".to_string();
-            self.wrong(&["select", "on"], message, Some(help));
-        } else if shown.is_empty() {
-            self.wrong(&["select", "on"], "the table would show nothing else".to_string(), None);
-        }
-        Select { axis, on }
-    }
-
-    fn plain(&self, text: &str) -> Result<String, (String, Option<String>)> {
+    pub(super) fn plain(&self, text: &str) -> Result<String, (String, Option<String>)> {
         let mut pairs = Vec::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
             match part.split_once('=') {

@@ -165,7 +165,6 @@ fn what_an_endpoint_is_asked_is_identity_and_how_fast_is_not() {
         model.url: the address begins with neither `http://` nor `https://`
         top_k: `top_k` is for a checkpoint: an endpoint is asked with a temperature only
         model.api: unknown value `oracle`
-        : the key `model` is missing
         model.samples: unknown key `samples`
         model: wrong type: integer `3`, expected a reference or the table of an endpoint"#]]
     .assert_eq(&told.concat().join("\n"));

@@ -258,10 +258,10 @@ fn the_identity_of_a_fixed_config_stays() {
         ("export", json!({ "model": "m" })),
     ];
     expect![[r#"
-        dpo 36525cc49f epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
-        dpo dd4035ef7a epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] label_smoothing=0.1
-        pairs 36a9cf196b dataset="rlaif" dev=0.02 truncate.words=90
-        pairs e49fe582f3 band=[0.25,0.85] per_question=3 dev=0.02 truncate.words=90 unreadable="skip" datasets=["a","b"]
+        dpo edbd938dfc epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
+        dpo 055123a9bf epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] label_smoothing=0.1
+        pairs 84dc7e60d2 dataset="rlaif" dev=0.02 truncate.words=90
+        pairs 0980a7bc3d band=[0.25,0.85] per_question=3 dev=0.02 truncate.words=90 unreadable="skip" datasets=["a","b"]
         base 1b7d456307
         export 10787769cc
     "#]].assert_eq(&lines.map(line).concat());

@@ -32,7 +32,8 @@ pub(super) fn values(reading: &Reading<'_>, problems: &mut Problems) -> Option<V
         .filter_map(|(index, key)| {
             let path =
                 if keys.len() == 1 { vec!["key".to_string()] } else { vec!["key".to_string(), index.to_string()] };
-            reading.target(key, &section.locate(&path).1, problems)
+            let place = section.locate(&path).1;
+            reading.target(key, &place, problems).map(|target| (target, place))
         })
         .collect();
     let mut points: Vec<AxisPoint> = Vec::new();
@@ -43,11 +44,11 @@ pub(super) fn values(reading: &Reading<'_>, problems: &mut Problems) -> Option<V
             let message = format!("two values are called `{label}`");
             section.wrong(&["values", &index.to_string()], message, Some(help), problems);
         }
-        let patches = targets.iter().map(|(stage, path)| Patch {
+        let patches = targets.iter().map(|((stage, path), place)| Patch {
             stage: stage.clone(),
             path: path.clone(),
             change: change(value),
-            key: value.origin.clone(),
+            key: place.clone(),
         });
         points.push(AxisPoint { label: label.into(), patches: patches.collect() });
     }

@@ -179,9 +179,9 @@ variants.y = {}
         error: `stage.sft.lr` is changed by the axes `a` and `b`
           --> DIR/a.toml:19:16
            |
-        17 | values = [1, 2]
-           |           - changed here too
-        18 | [axis.b]
+        16 | key = "stage.sft.lr"
+           |       -------------- changed here too
+        ...
         19 | variants.x = { "stage.sft.lr" = 3 }
            |                ^^^^^^^^^^^^^^"#]]
     .assert_eq(&errors(&text));
@@ -204,13 +204,13 @@ values = [1, 2, 3]
     );
     expect![[r#"
         error: `stage.sft`: unknown key `lrr`
-          --> DIR/a.toml:17:11
+          --> DIR/a.toml:16:7
            |
         10 | [stage.sft]
            | ----------- in this stage
         ...
-        17 | values = [1]
-           |           ^
+        16 | key = "stage.sft.lrr"
+           |       ^^^^^^^^^^^^^^^
            |
            = help: a key of a similar name exists: `lr`"#]]
     .assert_eq(&errors(&text));
