@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use std::fmt;
+
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -75,8 +77,25 @@ pub struct SourceFacts {
     pub dropped: BTreeMap<String, usize>,
 }
 
+/// Amounts that make no sense together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// Source and unit of the amount that is wrong, where it is one.
+    pub amount: Option<(String, &'static str)>,
+    message: String,
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Misfit {}
+
 /// Whether the amounts of the sources make sense, which can be told before any row is there.
-pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: Size) -> Result<()> {
+pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: Size) -> Result<(), Misfit> {
+    let wrong = |name: &str, unit, message| Err(Misfit { amount: Some((name.to_string(), unit)), message });
     let mut weights = Vec::new();
     for (name, amount) in amounts {
         let (unit, value) = match amount {
@@ -86,20 +105,23 @@ pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: Siz
             Amount::Rows(_) | Amount::Tokens(_) | Amount::PerDataset(_) => continue,
         };
         if !value.is_finite() || value < 0.0 {
-            bail!("source `{name}`: `{unit}` = {value} is not a number from 0 up");
+            return wrong(name, unit, format!("source `{name}`: `{unit}` = {value} is not a number from 0 up"));
         }
         if unit == "keep" && value > 1.0 {
-            bail!("source `{name}`: `keep` = {value} is more than all of it: `epochs` repeats rows");
+            let message = format!("source `{name}`: `keep` = {value} is more than all of it: `epochs` repeats rows");
+            return wrong(name, unit, message);
         }
         if unit == "weight" {
             weights.push((name, value));
         }
     }
     if let (Size::All, Some((name, _))) = (size, weights.first()) {
-        bail!("source `{name}` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`");
+        let message =
+            format!("source `{name}` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`");
+        return wrong(name, "weight", message);
     }
     if !weights.is_empty() && weights.iter().all(|(_, weight)| *weight == 0.0) {
-        bail!("all weights are 0: nothing can be drawn");
+        return Err(Misfit { amount: None, message: "all weights are 0: nothing can be drawn".to_string() });
     }
     Ok(())
 }

@@ -111,9 +111,10 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     }
     let amounts = mix.sources.iter().map(|(name, source)| (name.as_str(), source.amount()));
     if errors.is_empty()
-        && let Err(error) = mix::check(amounts, mix.size())
+        && let Err(misfit) = mix::check(amounts, mix.size())
     {
-        errors.push(ConfigError::at("sources", error.to_string()));
+        let amount = misfit.amount.as_ref().map(|(source, unit)| format!("sources.{source}.{unit}"));
+        errors.push(ConfigError::at(amount.as_deref().unwrap_or("sources"), misfit.to_string()));
     }
     if errors.is_empty() { Ok(Box::new(mix)) } else { Err(errors) }
 }

@@ -3,6 +3,7 @@
 use expect_test::expect;
 
 use crate::caching::study;
+use crate::space::Space;
 
 #[test]
 fn the_graph_is_drawn_in_three_languages() {
@@ -85,4 +86,25 @@ fn a_reader_that_goes_away_is_no_error() {
 fn a_store_that_is_not_there_is_not_called_sound() {
     let outcome = study().ablate(&["verify", "--store", "cahce"]);
     assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(2), "error: there is no store at `cahce`\n"));
+}
+
+#[test]
+fn only_what_is_named_runs_and_several_files_are_one_command() {
+    let space = Space::new();
+    let chain = "[stage.a]\nkind = \"command\"\nrun = \"echo a > a.txt\"\noutputs = [\"a.txt\"]\n\
+                 [stage.b]\nkind = \"command\"\nrun = \"cat in.txt > b.txt\"\noutputs = [\"b.txt\"]\n\
+                 inputs = { \"in.txt\" = \"a\" }\n";
+    space.write("study.toml", chain).write("twin.toml", chain);
+    let refused = space.ablate(&["run", "study.toml", "--only", "b"]);
+    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+    assert!(refused.stderr.contains("`a` is not up to date and not selected"), "{}", refused.stderr);
+    space.ok(&["run", "study.toml", "--until", "a"]);
+    let plan = space.json(&["plan", "study.toml", "--only", "b"]);
+    assert_eq!((&plan["must_run"], &plan["fresh"]), (&1.into(), &0.into()));
+    // The twin finds what the study made.
+    let both = space.ok(&["run", "study.toml", "twin.toml"]);
+    assert!(both.stderr.contains("1 ran, 1 fresh") && both.stderr.contains("2 fresh in"), "{}", both.stderr);
+    let plan = space.ok(&["plan", "study.toml", "twin.toml"]).stdout;
+    assert!(plan.contains("4 if only each experiment shared, 2 as they are"), "{plan}");
+    assert_eq!(space.ablate(&["run", "study.toml", "missing.toml"]).code, Some(2));
 }
