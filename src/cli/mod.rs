@@ -59,12 +59,17 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            match error.downcast_ref::<experiment::Failure>() {
-                Some(failure) => shell.diagnostics(&failure.render(shell.error_color)),
-                None => shell.error(&told(&error)),
-            }
+            tell(shell, &error);
             ExitCode::from(WRONG_INPUT)
         }
+    }
+}
+
+/// Says what is wrong: at its places, if it is an experiment.
+fn tell(shell: Shell, error: &anyhow::Error) {
+    match error.downcast_ref::<experiment::Failure>() {
+        Some(failure) => shell.diagnostics(&failure.render(shell.error_color)),
+        None => shell.error(&told(error)),
     }
 }
 

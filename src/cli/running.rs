@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::DONE;
 use super::args::{ExperimentArgs, Global, RunArgs};
 use super::progress::Display;
 use super::reporting;
 use super::session::{Need, Session};
 use super::shell::Shell;
+use super::{DONE, WRONG_INPUT, tell};
 use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
 use crate::experiment::Settings;
 use crate::nn::device::DeviceChoice;
@@ -21,6 +21,17 @@ use crate::nn::device::DeviceChoice;
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
     let interrupt = interrupt()?;
     let experiments = arguments.scope.experiments(&arguments.experiment);
+    // A mistake in the last file is told before the first one takes its hours.
+    if experiments.len() > 1 {
+        let opened = experiments.iter().map(|experiment| Session::open(global, experiment, Need::Instances));
+        let wrong: Vec<anyhow::Error> = opened.filter_map(Result::err).collect();
+        for error in &wrong {
+            tell(shell, error);
+        }
+        if !wrong.is_empty() {
+            return Ok(WRONG_INPUT);
+        }
+    }
     let mut worst = DONE;
     for experiment in &experiments {
         if experiments.len() > 1 {

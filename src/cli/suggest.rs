@@ -69,6 +69,9 @@ fn measured(session: &Session, axis: &str, named: Option<&str>, by: &str) -> Res
     let [request] = input.tables.as_slice() else {
         bail!("name one of the experiment's reports with `--report`: its scores are what counts")
     };
+    if request.select.is_some() && by.pins.is_empty() {
+        bail!("`{}` picks a point by some of its scores: say with `--by` which scores count here", request.name);
+    }
     let request = TableRequest {
         name: request.name.clone(),
         stage: request.stage.clone(),

@@ -7,7 +7,6 @@
 //! source that gives more keeps the rows it gave before, and neither other sources nor the size of the mix move it.
 
 use std::collections::{BTreeMap, BTreeSet};
-
 use std::fmt;
 
 use anyhow::{Result, bail};

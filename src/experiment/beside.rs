@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 
 use super::instance::{Expansion, InstanceId, Upstream};
-use super::report::Checks;
+use super::report::{Checks, DATASET};
 use super::selector::Selector;
 use crate::stage::ArtifactKind;
 
@@ -64,6 +64,14 @@ impl Checks<'_> {
         let axis = self.axis(&["select", "axis"], &select.axis);
         let on = self.selector(&["select", "on"], &select.on);
         let Ok(selector) = Selector::parse(&on) else { return Select { axis, on } };
+        // One evaluation scores all data sets: they are no points to choose from.
+        for (key, named) in [("axis", axis == DATASET), ("on", selector.0.contains_key(DATASET))] {
+            if named {
+                let help = "a benchmark of its own for what decides, beside the one that is reported".to_string();
+                self.wrong(&["select", key], format!("`{DATASET}` is no axis that can pick or be picked"), Some(help));
+                return Select { axis, on };
+            }
+        }
         let items = |id: InstanceId| {
             let inputs = expansion.get(id).inputs.iter().filter_map(|input| match &input.upstream {
                 Upstream::Output { instance, kind: ArtifactKind::Items, .. } => Some(*instance),

@@ -208,7 +208,12 @@ fn stage<'t>(
 
 /// The stages that `targets` names.
 fn targets(tree: &Table, stages: &BTreeSet<&str>, problems: &mut Problems) -> Option<Vec<(String, Origin)>> {
-    let Data::List(nodes) = &tree.get("targets")?.data else { return None };
+    let node = tree.get("targets")?;
+    let Data::List(nodes) = &node.data else { return None };
+    if nodes.is_empty() {
+        let help = "leave `targets` out to have all stages";
+        problems.push(Diagnostic::error("`targets` names no stage").at(node.origin.clone(), "").help(help));
+    }
     let mut found = Vec::new();
     for node in nodes {
         let name = node.as_str()?;

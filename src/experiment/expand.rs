@@ -133,6 +133,8 @@ impl Expander<'_> {
     /// which is said elsewhere or here.
     fn join(&mut self, stage: &StageDeclaration<'_>, own: &OwnPoint, problems: &mut Problems) -> Option<Vec<Joined>> {
         let mut joined = vec![Joined { point: own.point.clone(), chosen: Vec::new() }];
+        // Seeds were added since the stage's own points were looked at.
+        joined.retain(|joined| self.constraints.allow(&joined.point));
         let mut sound = true;
         for input in &own.inputs {
             let OwnSource::Output { stage: above, pins, .. } = &input.source else { continue };

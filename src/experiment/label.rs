@@ -42,7 +42,8 @@ fn text_of(node: &Node) -> String {
     }
 }
 
-fn clean(text: &str) -> String {
+/// The text as a label: without what no name may have, and no longer than one may be.
+pub(crate) fn clean(text: &str) -> String {
     let cleaned: String = text
         .trim()
         .chars()

@@ -89,7 +89,8 @@ impl Constraints {
     }
 
     pub(crate) fn allow(&self, point: &Point) -> bool {
-        let excluded = self.exclude.iter().any(|condition| condition.holds(point));
+        // Every condition is asked, so that each learns that it is met.
+        let excluded = self.exclude.iter().fold(false, |excluded, condition| condition.holds(point) || excluded);
         let in_step = self.zips.iter().all(|group| {
             let mut places = point.iter().filter_map(|(axis, label)| group.get(axis)?.get(label));
             let first = places.next();
@@ -98,9 +99,15 @@ impl Constraints {
         !excluded && in_step
     }
 
-    /// Reports what was excluded and is not there: a condition that never holds is a mistake.
+    /// Reports what was excluded and is not there: a condition that never holds is a mistake. One that another includes
+    /// is met with it.
     pub(crate) fn report_unmet(&self, problems: &mut Problems) {
-        for condition in self.exclude.iter().filter(|condition| !condition.met.get()) {
+        let included = |one: &Condition| {
+            let wider =
+                |other: &Condition| other.labels.iter().all(|(axis, label)| one.labels.get(axis) == Some(label));
+            self.exclude.iter().any(|other| other.met.get() && wider(other))
+        };
+        for condition in self.exclude.iter().filter(|condition| !included(condition)) {
             let message = format!("`points.exclude`: no point is `{}`", condition.text);
             problems.push(Diagnostic::error(message).at(condition.place.clone(), ""));
         }

@@ -18,7 +18,7 @@ use crate::base::diagnostic::nearest;
 use crate::stage::ArtifactKind;
 
 /// Stands for the data set of the items where an axis may stand: no axis, as one instance scores all data sets.
-const DATASET: &str = "dataset";
+pub(super) const DATASET: &str = "dataset";
 
 /// One table of results. Seeds are pooled in every cell.
 #[derive(Clone, Debug, PartialEq)]

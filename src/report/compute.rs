@@ -43,6 +43,8 @@ pub(super) fn table(request: &TableRequest, cells: &Cells, layout: &Layout, resa
     let seed = Seed(0).derive("report");
     let published = request.published.iter().flat_map(|(_, published)| published);
     let published = published.filter_map(|(text, value)| Some((cells.select(&Selector::parse(text).ok()?), *value)));
+    // What chooses nothing here, such as a data set that is not there, belongs to no cell.
+    let published = published.filter(|(choice, _)| !choice.instances.is_empty());
     let mut work = Work { cells, pending: Vec::new(), published: published.collect() };
     let mut notes: Vec<String> = Vec::new();
     let with_mean = layout.columns.len() > 1;

@@ -90,6 +90,31 @@ fn items_that_were_trained_on_are_told() {
 }
 
 #[test]
+fn questions_of_one_image_are_different_items() {
+    let mut scores = lengths(&[("90", &[1.0])], &[("90", &[1.0])]);
+    for (one, question) in scores.iter_mut().zip(["How many are red?", "How many are blue?"]) {
+        let score = &mut one.scores.as_mut().unwrap()[0];
+        (score.image, score.prompt) = (Some("pack/a.png".to_string()), format!("{question}\nAnswer briefly."));
+    }
+    assert!(build(&input(picking(), scores.clone())).is_ok());
+    // The same question under another instruction is the same item.
+    scores[1].scores.as_mut().unwrap()[0].prompt = "How many are red?\nExplain first.".to_string();
+    assert!(build(&input(picking(), scores)).is_err());
+}
+
+#[test]
+fn what_was_published_for_a_data_set_that_is_not_there_stands_nowhere() {
+    let cells = [("model=sft,dataset=chart", 0.7), ("model=dpo,dataset=chart", 0.8)];
+    let cells = cells.map(|(cell, value)| (cell.to_string(), value)).into();
+    let published = Some(("elsewhere".to_string(), cells));
+    let table = TableRequest { published, columns: vec!["dataset".to_string()], contrasts: Vec::new(), ..request() };
+    let scores = vec![evaluation("model=sft", &[1.0]), super::fixture::not_run("model=dpo")];
+    let report = build(&input(table, scores)).unwrap();
+    let cells = report.tables[0].rows.iter().flat_map(|row| &row.cells);
+    assert!(cells.map(|cell| cell.published).all(|published| published.is_none()));
+}
+
+#[test]
 fn published_numbers_stand_beside_our_own() {
     let scores = vec![
         evaluation("model=sft,prompt=cot", &[1.0, 0.0]),

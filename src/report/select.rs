@@ -24,7 +24,8 @@ pub(super) fn shown<'a>(
     let (decide, rest): (Vec<_>, Vec<_>) = of_stage().partition(|one| on_selector.matches(&one.point));
     let scores = |of: &[&'a Evaluation]| of.iter().flat_map(|one| one.scores.iter().flatten()).collect::<Vec<_>>();
     let mut contents = Contents { images, known: BTreeMap::new() };
-    let used: BTreeSet<(Hash, &[String])> = scores(&decide).into_iter().map(|score| contents.item(score)).collect();
+    let used: BTreeSet<(Hash, &str, &[String])> =
+        scores(&decide).into_iter().map(|score| contents.item(score)).collect();
     let both = scores(&rest).into_iter().filter(|score| used.contains(&contents.item(score)));
     let both: BTreeSet<(&str, &str)> = both.map(|score| (score.dataset.as_str(), score.id.as_str())).collect();
     if let Some((dataset, id)) = both.first() {
@@ -67,10 +68,12 @@ struct Contents<'a, 'i> {
 }
 
 impl<'a> Contents<'a, '_> {
-    /// Its image, or else its question; and the answers.
-    fn item(&mut self, score: &'a Score) -> (Hash, &'a [String]) {
-        let Some(key) = &score.image else { return (Hash::of_bytes(score.prompt.as_bytes()), &score.gold) };
+    /// Its image, the first line of what was asked, and the answers. The instruction, by which two evaluations of an
+    /// item may differ, is the last line.
+    fn item(&mut self, score: &'a Score) -> (Hash, &'a str, &'a [String]) {
+        let key = score.image.as_deref().unwrap_or_default();
         let read = || Hash::of_bytes(&(self.images)(key).unwrap_or_else(|| key.as_bytes().to_vec()));
-        (*self.known.entry(key).or_insert_with(read), &score.gold)
+        let image = *self.known.entry(key).or_insert_with(read);
+        (image, score.prompt.lines().next().unwrap_or_default(), &score.gold)
     }
 }

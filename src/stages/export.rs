@@ -78,15 +78,18 @@ impl Stage for Export {
         for parameter in parameters(&checkpoint.config, checkpoint.vocab) {
             *parameters_by_part.entry(parameter.part).or_default() += parameter.len();
         }
+        let mut files_told = BTreeMap::from([
+            ("config.json", "format, vocabulary, id of the image token, sizes"),
+            ("model.safetensors", "one float32 array per parameter"),
+            (FILE, "the vocabulary, as the `tokenizers` package reads it"),
+        ]);
+        if folder.join(seen::FILE).exists() {
+            files_told.insert(seen::FILE, "hashes of the images and questions that it was trained on");
+        }
         let card = Card {
             about: "a vision-language model: patch encoder, projector, LLaMA decoder",
             format: FORMAT,
-            files: BTreeMap::from([
-                ("config.json", "format, vocabulary, id of the image token, sizes"),
-                ("model.safetensors", "one float32 array per parameter"),
-                (FILE, "the vocabulary, as the `tokenizers` package reads it"),
-                (seen::FILE, "hashes of the images and questions that it was trained on, where they are known"),
-            ]),
+            files: files_told,
             parameters: checkpoint.parameters(),
             parameters_by_part,
             vocab: checkpoint.vocab,

@@ -106,5 +106,10 @@ fn only_what_is_named_runs_and_several_files_are_one_command() {
     assert!(both.stderr.contains("1 ran, 1 fresh") && both.stderr.contains("2 fresh in"), "{}", both.stderr);
     let plan = space.ok(&["plan", "study.toml", "twin.toml"]).stdout;
     assert!(plan.contains("4 if only each experiment shared, 2 as they are"), "{plan}");
-    assert_eq!(space.ablate(&["run", "study.toml", "missing.toml"]).code, Some(2));
+    // A mistake in a later file is told before the first one runs.
+    space.write("wrong.toml", "[stage.a]\nkind = \"comand\"\n").write("study.toml", chain.replace("echo a", "echo c"));
+    let refused = space.ablate(&["run", "study.toml", "wrong.toml", "missing.toml"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(!refused.stderr.contains("ran"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("wrong.toml:2") && refused.stderr.contains("missing.toml"), "{}", refused.stderr);
 }

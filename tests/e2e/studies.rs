@@ -206,4 +206,9 @@ fn a_point_is_not_picked_on_the_items_of_the_table() {
     let refused = space.ablate(&["check", "study.toml"]);
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("would be picked on `bench`, which the table reports"), "{}", refused.stderr);
+    let space = miniature("truncation");
+    space.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"dataset=count\" }\n");
+    let refused = space.ablate(&["check", "study.toml"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.stderr.contains("`dataset` is no axis that can pick or be picked"), "{}", refused.stderr);
 }

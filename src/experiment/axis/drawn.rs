@@ -1,6 +1,8 @@
 //! Axes whose points are drawn: random search. A point's draws depend on the axis, the key and its own number, so more
 //! points keep those that were there.
 
+use std::collections::BTreeSet;
+
 use rand::{Rng, RngExt};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -48,16 +50,27 @@ pub(super) fn points(name: &str, reading: &Reading<'_>, problems: &mut Problems)
     let seed = Seed(reading.table.seed.unwrap_or(0)).derive(&format!("axis/{name}"));
     let mut points: Vec<AxisPoint> =
         (1..=count).map(|number| AxisPoint { label: number.to_string().into(), patches: Vec::new() }).collect();
+    let mut drawn: BTreeSet<(String, Vec<String>)> = BTreeSet::new();
     let Some(Data::List(nodes)) = section.table.get("random").map(|node| &node.data) else { return None };
     for (at, (draw, node)) in draws.iter().zip(nodes).enumerate() {
         let names: Vec<&str> = draw.key.iter().chain(draw.keys.iter().flatten()).map(String::as_str).collect();
         let one = draw.key.is_some() && draw.keys.is_none();
+        if draw.key.is_some() && draw.keys.is_some() {
+            section.wrong(&["random", &at.to_string()], "`key` and `keys` are both given", None, problems);
+            return None;
+        }
         if let Some(message) = draw.problem(one, names.len()) {
             section.wrong(&["random", &at.to_string()], message, None, problems);
             return None;
         }
         let targets = names.iter().map(|key| reading.target(key, &node.origin, problems));
         let targets: Vec<(String, Vec<String>)> = targets.collect::<Option<_>>()?;
+        for (target, name) in targets.iter().zip(&names) {
+            if !drawn.insert(target.clone()) {
+                section.wrong(&["random", &at.to_string()], format!("`{name}` is drawn twice"), None, problems);
+                return None;
+            }
+        }
         for (number, point) in points.iter_mut().enumerate() {
             let mut stream = seed.stream(&format!("{}/{number}", names.join(",")));
             let changes = draw.changes(targets.len(), node, &mut stream);
@@ -85,7 +98,11 @@ impl Draw {
             return Some("write `key`: only `dirichlet` draws several keys together".to_string());
         }
         if let Some([low, high]) = &self.uniform {
-            return (low.as_f64() > high.as_f64()).then(|| format!("nothing lies between {low} and {high}"));
+            let empty = match (low.as_i64(), high.as_i64()) {
+                (Some(low), Some(high)) => low > high,
+                _ => low.as_f64() > high.as_f64(),
+            };
+            return empty.then(|| format!("nothing lies between {low} and {high}"));
         }
         if let Some([low, high]) = self.log_uniform {
             return (!(low > 0.0 && low <= high))
@@ -106,9 +123,12 @@ impl Draw {
         let value = match (&self.uniform, self.log_uniform) {
             (Some([low, high]), _) => match (low.as_i64(), high.as_i64()) {
                 (Some(low), Some(high)) => return vec![whole(stream.random_range(low..=high), place)],
-                _ => between(low.as_f64(), high.as_f64(), stream),
+                _ => {
+                    let (low, high) = (low.as_f64().unwrap_or(0.0), high.as_f64().unwrap_or(0.0));
+                    short(between(low, high, stream)).clamp(low, high)
+                }
             },
-            (None, Some([low, high])) => between(Some(low.ln()), Some(high.ln()), stream).exp().clamp(low, high),
+            (None, Some([low, high])) => short(between(low.ln(), high.ln(), stream).exp()).clamp(low, high),
             (None, None) => {
                 let Some(Data::List(choice)) =
                     node.as_table().and_then(|table| table.get("choice")).map(|node| &node.data)
@@ -118,12 +138,11 @@ impl Draw {
                 return vec![change(&choice[stream.random_range(0..choice.len())])];
             }
         };
-        vec![set(short(value), place)]
+        vec![set(value, place)]
     }
 }
 
-fn between(low: Option<f64>, high: Option<f64>, stream: &mut impl Rng) -> f64 {
-    let (low, high) = (low.unwrap_or(0.0), high.unwrap_or(0.0));
+fn between(low: f64, high: f64, stream: &mut impl Rng) -> f64 {
     low + (high - low) * stream.random::<f64>()
 }
 

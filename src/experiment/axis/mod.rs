@@ -184,6 +184,18 @@ pub(crate) fn read(name: &str, entry: &Entry, stages: &BTreeMap<&str, &Node>, pr
         "subsets" => sources::subsets(&reading, problems),
         one_by_one => sources::one_by_one(&reading, one_by_one, problems),
     }?;
+    for (index, point) in points.iter().enumerate() {
+        // Labels that were written out are checked where they stand.
+        let made = ["leave_one_out", "add_one"].contains(&form);
+        let problem = label_problem(&point.label).filter(|_| made).or_else(|| {
+            let twice = form != "key" && points[..index].iter().any(|other| other.label == point.label);
+            twice.then(|| format!("two points are called `{}`", point.label))
+        });
+        if let Some(message) = problem {
+            section.wrong(&[form], message, None, problems);
+            return None;
+        }
+    }
     Some(Axis { name: name.into(), points, simplex })
 }
 

@@ -5,6 +5,7 @@ use serde_json::Number;
 use super::{AxisPoint, Change, Patch, Reading, Simplex};
 use crate::base::Origin;
 use crate::experiment::join::MAX_POINTS;
+use crate::experiment::label::clean;
 use crate::experiment::problems::Problems;
 use crate::experiment::tree::{Data, Node};
 
@@ -34,7 +35,8 @@ pub(super) fn points(reading: &Reading<'_>, problems: &mut Problems) -> Option<(
             if !(step > 0.0 && step <= 1.0) || (parts * step - 1.0).abs() > TOLERANCE {
                 return wrong(&["step"], format!("a whole cannot be shared in steps of {step}"), problems);
             }
-            let Some(shares) = steps(keys.len(), parts as usize) else {
+            let shares = (parts <= MAX_POINTS as f64).then(|| steps(keys.len(), parts as usize)).flatten();
+            let Some(shares) = shares else {
                 return wrong(&["step"], format!("steps of {step} make more than {MAX_POINTS} points"), problems);
             };
             let place = section.table.get("step").map(|node| node.origin.clone())?;
@@ -48,7 +50,7 @@ pub(super) fn points(reading: &Reading<'_>, problems: &mut Problems) -> Option<(
         _ => return wrong(&["simplex"], "`simplex` needs `step` or the list `values`".to_string(), problems),
     };
     reading.check_labels(shares.len(), problems)?;
-    let own = |shares: &[f64]| shares.iter().map(f64::to_string).collect::<Vec<_>>().join("-");
+    let own = |shares: &[f64]| clean(&shares.iter().map(f64::to_string).collect::<Vec<_>>().join("-"));
     let points = shares.iter().zip(&places).enumerate().map(|(index, (shares, place))| {
         let patches = targets.iter().zip(shares).map(|((stage, path), share)| Patch {
             stage: stage.clone(),
@@ -59,12 +61,6 @@ pub(super) fn points(reading: &Reading<'_>, problems: &mut Problems) -> Option<(
         AxisPoint { label: reading.label(index, || own(shares)).into(), patches: patches.collect() }
     });
     let points: Vec<AxisPoint> = points.collect();
-    for (index, point) in points.iter().enumerate() {
-        if points[..index].iter().any(|other| other.label == point.label) {
-            let message = format!("two points are called `{}`", point.label);
-            return wrong(&["values", &index.to_string()], message, problems);
-        }
-    }
     Some((points, Simplex { parts: parts(&targets), shares }))
 }
 

@@ -275,3 +275,66 @@ fn an_axis_is_written_in_one_way() {
            = help: a similar name exists: `direct`"#]]
     .assert_eq(&wrong("[axis.a]\nsubsets = \"stage.mix.sources\"\nsets.x = [\"direkt\"]\n"));
 }
+
+#[test]
+fn no_number_of_an_axis_is_too_much_to_read() {
+    let wrong = |axis: &str| {
+        let told = errors(&mix(axis));
+        told.lines().next().unwrap_or_default().to_string()
+    };
+    let keys = "[\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]";
+    let step = |step: &str| wrong(&format!("[axis.a]\nsimplex = {keys}\nstep = {step}\n"));
+    let draw = |draw: &str| wrong(&format!("[axis.a]\npoints = 2\nrandom = [{draw}]\n"));
+    let told = [
+        step("1e-9"),
+        step("1e-18"),
+        step("-0.5"),
+        draw("{ key = \"stage.base.dim\", uniform = [9007199254740993, 9007199254740992] }"),
+        draw("{ key = \"stage.base.dim\", uniform = [1, 2] }, { key = \"stage.base.dim\", uniform = [3, 4] }"),
+        draw(&format!("{{ key = \"stage.base.dim\", keys = {keys}, dirichlet = true }}")),
+        draw("{ keys = [\"stage.base.dim\", \"stage.base.dim\"], dirichlet = true }"),
+    ];
+    expect![[r#"
+        error: `axis.a.step`: steps of 0.000000001 make more than 250000 points
+        error: `axis.a.step`: steps of 0.000000000000000001 make more than 250000 points
+        error: `axis.a.step`: a whole cannot be shared in steps of -0.5
+        error: `axis.a.random.0`: nothing lies between 9007199254740993 and 9007199254740992
+        error: `axis.a.random.1`: `stage.base.dim` is drawn twice
+        error: `axis.a.random.0`: `key` and `keys` are both given
+        error: `axis.a.random.0`: `stage.base.dim` is drawn twice"#]]
+    .assert_eq(&told.join("\n"));
+}
+
+#[test]
+fn entries_that_make_no_labels_are_told() {
+    let wrong = |entry: &str| {
+        let text = mix("").replace("general = ", &format!("\"{entry}\" = "));
+        errors(&format!("{text}[axis.a]\nadd_one = \"stage.mix.sources\"\n"))
+    };
+    expect![[r#"
+        error: `axis.a.add_one`: two points are called `none`
+          --> DIR/a.toml:14:11
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | add_one = "stage.mix.sources"
+           |           ^^^^^^^^^^^^^^^^^^^"#]]
+    .assert_eq(&wrong("none"));
+    expect![[r#"
+        error: `axis.a.add_one`: `a,b` is not a label: no spaces and none of `, : / \ *`, 48 bytes at most
+          --> DIR/a.toml:14:11
+           |
+        13 | [axis.a]
+           | -------- in this axis
+        14 | add_one = "stage.mix.sources"
+           |           ^^^^^^^^^^^^^^^^^^^"#]]
+    .assert_eq(&wrong("a,b"));
+}
+
+#[test]
+fn draws_stay_within_their_bounds() {
+    let text = mix(
+        "[axis.a]\npoints = 20\nrandom = [{ key = \"stage.mix.sources.cot.weight\", uniform = [0.49996, 0.49999] }]\n",
+    );
+    assert!(!tables(&text, "mix").contains("0.5}"));
+}

@@ -241,6 +241,15 @@ fn what_is_wrong_with_points_is_told() {
           |        ^^"#]]
     .assert_eq(&errors(&stages("").replace("[stage.base]\n", "[stage.base]\nwhen = []\n")));
     expect![[r#"
+        error: `targets` names no stage
+         --> DIR/a.toml:1:11
+          |
+        1 | targets = []
+          |           ^^
+          |
+          = help: leave `targets` out to have all stages"#]]
+    .assert_eq(&errors(&format!("targets = []\n{}", stages(""))));
+    expect![[r#"
         error: `targets`: stage `sfd` is not defined
          --> DIR/a.toml:1:12
           |
@@ -249,4 +258,19 @@ fn what_is_wrong_with_points_is_told() {
           |
           = help: a stage of a similar name exists: `sft`"#]]
     .assert_eq(&errors(&format!("targets = [\"sfd\", \"eval\"]\n{}", stages(""))));
+}
+
+#[test]
+fn a_seed_is_left_out_where_seeds_begin_and_excludes_may_overlap() {
+    let text = stages(
+        "[seeds]\nvalues = [0, 1]\nfrom = [\"mix\"]\n[points]\n\
+         exclude = [\"weight=one,seed=1\", \"weight=one\", \"weight=two,seed=0\"]\n",
+    );
+    expect![[r#"
+        mix@seed=1,weight=two <- items
+        mix@seed=0,weight=three <- items
+        mix@seed=1,weight=three <- items
+        sft@seed=1,weight=two <- base mix@seed=1,weight=two
+        sft@seed=0,weight=three <- base mix@seed=0,weight=three
+        sft@seed=1,weight=three <- base mix@seed=1,weight=three"#]].assert_eq(&only(&text, &["mix", "sft"]));
 }
