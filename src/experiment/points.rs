@@ -90,7 +90,7 @@ impl Constraints {
 
     pub(crate) fn allow(&self, point: &Point) -> bool {
         // Every condition is asked, so that each learns that it is met.
-        let excluded = self.exclude.iter().fold(false, |excluded, condition| condition.holds(point) || excluded);
+        let excluded = self.exclude.iter().filter(|condition| condition.holds(point)).count() > 0;
         let in_step = self.zips.iter().all(|group| {
             let mut places = point.iter().filter_map(|(axis, label)| group.get(axis)?.get(label));
             let first = places.next();

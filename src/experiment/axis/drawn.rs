@@ -121,13 +121,13 @@ impl Draw {
             return draws.iter().map(|draw| set(short(draw / sum), place)).collect();
         }
         let value = match (&self.uniform, self.log_uniform) {
-            (Some([low, high]), _) => match (low.as_i64(), high.as_i64()) {
-                (Some(low), Some(high)) => return vec![whole(stream.random_range(low..=high), place)],
-                _ => {
-                    let (low, high) = (low.as_f64().unwrap_or(0.0), high.as_f64().unwrap_or(0.0));
-                    short(between(low, high, stream)).clamp(low, high)
+            (Some([low, high]), _) => {
+                if let (Some(low), Some(high)) = (low.as_i64(), high.as_i64()) {
+                    return vec![whole(stream.random_range(low..=high), place)];
                 }
-            },
+                let (low, high) = (low.as_f64().unwrap_or(0.0), high.as_f64().unwrap_or(0.0));
+                short(between(low, high, stream)).clamp(low, high)
+            }
             (None, Some([low, high])) => short(between(low.ln(), high.ln(), stream).exp()).clamp(low, high),
             (None, None) => {
                 let Some(Data::List(choice)) =

@@ -272,5 +272,6 @@ fn a_seed_is_left_out_where_seeds_begin_and_excludes_may_overlap() {
         mix@seed=1,weight=three <- items
         sft@seed=1,weight=two <- base mix@seed=1,weight=two
         sft@seed=0,weight=three <- base mix@seed=0,weight=three
-        sft@seed=1,weight=three <- base mix@seed=1,weight=three"#]].assert_eq(&only(&text, &["mix", "sft"]));
+        sft@seed=1,weight=three <- base mix@seed=1,weight=three"#]]
+    .assert_eq(&only(&text, &["mix", "sft"]));
 }
