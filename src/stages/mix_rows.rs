@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::common::of_datasets;
 use crate::data::jsonl;
 use crate::data::prompts::{PromptTemplate, Style, cot_response};
 use crate::data::records::{Item, Judged, Row};
@@ -74,18 +75,9 @@ impl Candidates {
 
     /// Keeps the rows of some data sets; each of them must be there.
     pub(super) fn retain(&mut self, datasets: &BTreeSet<String>) -> Result<()> {
-        let known: BTreeSet<&str> = self.rows.iter().map(|row| row.dataset.as_str()).collect();
-        if let Some(unknown) = datasets.iter().find(|dataset| !known.contains(dataset.as_str())) {
-            let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-            bail!("no row is of the data set `{unknown}`: there are {}", known.join(", "));
-        }
-        let mut kept = Candidates { dropped: std::mem::take(&mut self.dropped), ..Candidates::new() };
-        for (key, row) in self.keys.drain(..).zip(self.rows.drain(..)) {
-            if datasets.contains(&row.dataset) {
-                kept.push(key, row);
-            }
-        }
-        *self = kept;
+        let rows = self.keys.drain(..).zip(self.rows.drain(..)).collect();
+        let kept = of_datasets(rows, Some(datasets), "row", |(_, row): &(String, Row)| &row.dataset)?;
+        (self.keys, self.rows) = kept.into_iter().unzip();
         Ok(())
     }
 }
