@@ -126,7 +126,69 @@ values = [["A=1"], ["A=2"]]
 labels = ["one", "two"]
 "#;
 
+/// Every form of an axis, points that are left out, and a stage that exists at some of them.
+const AXES: &str = r#"
+name = "axes"
+targets = ["sft", "half"]
+
+[stage.items]
+kind = "items"
+synthetic = { datasets = ["count"], split = "train", count = 4 }
+[stage.mix]
+kind = "mix"
+rows = 4
+[stage.mix.sources]
+cot = { from = "items", as = "cot", weight = 1.0 }
+direct = { from = "items", as = "direct", weight = 1.0 }
+plain = { from = "items", rows = 1 }
+[stage.words]
+kind = "tokenizer"
+train_on = ["items"]
+[stage.fresh]
+kind = "base"
+tokenizer = "words"
+[stage.sft]
+kind = "sft"
+model = "fresh"
+data = "mix"
+[stage.half]
+kind = "sft"
+model = "sft"
+data = "mix"
+when = ["ratio=1-0", "with=plain"]
+
+[axis.ratio]
+simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
+step = 0.5
+[axis.search]
+points = 3
+seed = 1
+random = [
+  { key = "stage.sft.lr", log_uniform = [1e-6, 1e-3] },
+  { key = "stage.sft.batch", uniform = [1, 8] },
+  { key = "stage.sft.clip", uniform = [0.5, 1.5] },
+  { key = "stage.sft.schedule", choice = ["cosine", "linear"] },
+]
+[axis.with]
+add_one = "stage.mix.sources"
+of = ["plain"]
+[axis.without]
+leave_one_out = "stage.mix.sources"
+of = ["cot"]
+[axis.sets]
+subsets = "stage.mix.sources"
+sets = { all = ["direct"], none = [] }
+[points]
+zip = [["ratio", "search"]]
+exclude = ["with=none,ratio=0-1", "without=no-cot,sets=none", "ratio=1-0,without=no-cot", "ratio=0-1,sets=none"]
+"#;
+
 const OVERRIDES: &[&str] = &[
+    "axis.ratio.step",
+    "axis.search.points",
+    "points.exclude",
+    "targets",
+    "stage.half.when",
     "stage.count.limits.retries",
     "stage.sft.lr",
     "stage.mix.sources",
@@ -182,7 +244,7 @@ fn cases() -> impl Strategy<Value = Case> {
 fn folder() -> (tempfile::TempDir, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments");
-    let mut texts = vec![COMMANDS.to_string()];
+    let mut texts = vec![COMMANDS.to_string(), AXES.to_string()];
     for (name, path, _) in files::entries(&shipped).unwrap() {
         if path.extension().is_some_and(|ending| ending == "toml") {
             let text = files::read_text(&path).unwrap();
