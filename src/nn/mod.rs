@@ -7,11 +7,13 @@
 //! Letters in shapes: `n` tokens of a batch in all, `b` rows, `t` tokens of a row, `d` width, `v` vocabulary, `h` query
 //! heads, `k` key heads, `g = h / k`, `w` width of a head.
 
+pub mod architecture;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod parameters;
+pub mod picture;
 
 pub(crate) mod arrays;
 pub(crate) mod engine;
@@ -24,11 +26,13 @@ pub(crate) mod raw;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod stock;
 
+pub use architecture::Architecture;
 pub use batch::{Batch, Sequence};
 pub use checkpoint::Checkpoint;
 pub use config::{DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 pub use device::{Device, DeviceChoice};
 pub use parameters::Part;
+pub use picture::{Frame, Picture, PixelSource};
 
 use crate::base::Progress;
 
