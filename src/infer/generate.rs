@@ -11,10 +11,9 @@ use super::fast::{Decoder, Weights};
 use super::plain;
 use super::sample::{Choice, choose};
 use crate::base::Seed;
-use crate::data::images::PixelSource;
 use crate::data::records::Finish;
 use crate::data::tokens::Prompt;
-use crate::nn::{Checkpoint, Device, Resources, Sequence, batch};
+use crate::nn::{Checkpoint, Device, PixelSource, Resources, Sequence, batch};
 
 /// How to sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +50,7 @@ pub struct Generated {
 pub fn generate(
     model: &Checkpoint,
     prompts: &[Prompt],
-    pixels: &dyn PixelSource,
+    images: &dyn PixelSource,
     config: &GenerateConfig,
     seed: Seed,
     resources: &Resources,
@@ -64,13 +63,13 @@ pub fn generate(
         let loss = vec![false; prompt.tokens.len()];
         let sequence = Sequence { tokens: &prompt.tokens, loss: &loss, image: prompt.image.as_deref() };
         let place = || format!("prompt {index} (`{}`)", prompt.key);
-        batch::check(model, &sequence).with_context(place)?;
-        if prompt.tokens.is_empty() || prompt.tokens.len() >= model.config.decoder.max_positions {
-            let most = model.config.decoder.max_positions;
+        batch::check(&model.architecture, &sequence, images).with_context(place)?;
+        let most = model.architecture.decoder.max_positions;
+        if prompt.tokens.is_empty() || prompt.tokens.len() >= most {
             bail!("{}: {} tokens leave no room in {most} positions", place(), prompt.tokens.len());
         }
     }
-    let request = Request { model, prompts, pixels, config, seed };
+    let request = Request { model, prompts, images, config, seed };
     match resources.device {
         Device::Cpu => on_threads(&request, resources.threads.max(1), done),
         Device::Cuda(_) => plain::generate(&request, resources, done),
@@ -81,7 +80,7 @@ pub fn generate(
 pub(super) struct Request<'a> {
     pub(super) model: &'a Checkpoint,
     pub(super) prompts: &'a [Prompt],
-    pub(super) pixels: &'a dyn PixelSource,
+    pub(super) images: &'a dyn PixelSource,
     pub(super) config: &'a GenerateConfig,
     pub(super) seed: Seed,
 }
@@ -101,14 +100,16 @@ impl Request<'_> {
     /// Adds the next token of a response; the response itself if this ends it.
     pub(super) fn extend(&self, prompt: usize, response: &mut Response, logits: &mut [f32]) -> Option<Generated> {
         let GenerateConfig { temperature, top_k, top_p, max_tokens, ref stop, .. } = *self.config;
-        logits[self.model.image_token as usize] = f32::NEG_INFINITY;
+        if let Some(vision) = &self.model.architecture.vision {
+            logits[vision.image_token as usize] = f32::NEG_INFINITY;
+        }
         let token = choose(Choice { temperature, top_k, top_p }, logits, &mut response.generator);
         let count = response.tokens.len() as u32 + 1;
         if stop.contains(&token) {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
         }
         response.tokens.push(token);
-        let room = self.model.config.decoder.max_positions - self.prompts[prompt].tokens.len();
+        let room = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
         if response.tokens.len() >= max_tokens.min(room) {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Length, count });
         }
@@ -136,7 +137,7 @@ fn on_threads(
     threads: usize,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
-    let weights = Weights::new(request.model);
+    let weights = Weights::new(request.model)?;
     let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     let take = || {
         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -186,7 +187,12 @@ struct Active {
 
 impl<'a> Worker<'a> {
     fn new(request: &'a Request<'a>, weights: &'a Weights) -> Worker<'a> {
-        Worker { request, decoder: Decoder::new(request.model, weights), active: Vec::new(), open: BTreeMap::new() }
+        Worker {
+            request,
+            decoder: Decoder::new(&request.model.architecture, weights),
+            active: Vec::new(),
+            open: BTreeMap::new(),
+        }
     }
 
     fn work(&mut self, take: &dyn Fn() -> Option<usize>, sender: &mpsc::Sender<Message>) -> Result<()> {
@@ -205,26 +211,21 @@ impl<'a> Worker<'a> {
             }
             let tokens: Vec<u32> =
                 self.active.iter().map(|active| active.response.tokens[active.response.tokens.len() - 1]).collect();
-            let mut logits = self.decoder.step(&tokens);
+            let mut logits = self.decoder.step(&tokens)?;
             self.advance(&mut logits, 0, sender);
         }
     }
 
     /// Encodes a prompt once, for all its samples, and draws their first tokens.
     fn admit(&mut self, prompt: usize, sender: &mpsc::Sender<Message>) -> Result<()> {
-        let Request { prompts, pixels, config, .. } = self.request;
+        let Request { prompts, images, config, .. } = self.request;
         let place = || format!("prompt {prompt} (`{}`)", prompts[prompt].key);
         let first = self.active.len();
-        let image = match &prompts[prompt].image {
-            Some(key) => {
-                let size = self.request.model.config.image_size;
-                Some((key.as_str(), pixels.pixels(key, size).with_context(place)?))
-            }
-            None => None,
-        };
+        let Prompt { tokens, image, .. } = &prompts[prompt];
+        let picture = image.as_ref().map(|key| images.picture(key)).transpose().with_context(place)?;
+        let image = image.as_deref().zip(picture.as_ref());
         let samples = self.request.distinct();
-        let image = image.as_ref().map(|(key, pixels)| (*key, &**pixels));
-        let one = self.decoder.start(&prompts[prompt].tokens, image, samples, config.max_tokens).with_context(place)?;
+        let one = self.decoder.start(tokens, image, samples, config.max_tokens).with_context(place)?;
         let mut logits = one.repeat(samples);
         for sample in 0..samples {
             self.active.push(Active { prompt, sample, response: self.request.begin(prompt, sample) });
@@ -237,7 +238,7 @@ impl<'a> Worker<'a> {
     /// Draws a token for every sequence from `first` on; those that end leave.
     fn advance(&mut self, logits: &mut [f32], first: usize, sender: &mpsc::Sender<Message>) {
         let mut ended = Vec::new();
-        let rows = logits.chunks_exact_mut(self.request.model.vocab);
+        let rows = logits.chunks_exact_mut(self.request.model.architecture.vocab);
         for (index, (active, logits)) in
             self.active.iter_mut().enumerate().skip(first).zip(rows).map(|((i, a), l)| (i, (a, l)))
         {

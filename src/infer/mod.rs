@@ -6,7 +6,6 @@
 pub mod generate;
 pub mod score;
 
-mod cache;
 mod fast;
 mod plain;
 mod sample;

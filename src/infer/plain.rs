@@ -1,12 +1,11 @@
 //! Generation on any device, by a whole forward pass per token. Slow and simple: no cache, so nothing that could
 //! disagree with training. It is also what the fast path is checked against.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 
 use super::generate::{Generated, Request};
 use crate::nn::engine::Engine;
+use crate::nn::learner::Learner;
 use crate::nn::{Batch, Resources, Sequence};
 
 /// Samples prompt by prompt groups of at most `batch` sequences.
@@ -15,7 +14,7 @@ pub(super) fn generate(
     resources: &Resources,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
-    let engine = Engine::new(request.model, resources)?;
+    let engine = Engine::new(&Learner::frozen(request.model), resources)?;
     let samples = request.distinct();
     let group = (request.config.batch / samples).max(1);
     for first in (0..request.prompts.len()).step_by(group) {
@@ -27,7 +26,7 @@ pub(super) fn generate(
         while !open.is_empty() {
             let mut logits = next_logits(request, &engine, &open, &responses)?;
             let mut still = Vec::new();
-            for (row, logits) in logits.chunks_exact_mut(request.model.vocab).enumerate() {
+            for (row, logits) in logits.chunks_exact_mut(request.model.architecture.vocab).enumerate() {
                 let (prompt, sample) = open[row];
                 match request.extend(prompt, &mut responses[row], logits) {
                     Some(generated) => ended[prompt - first][sample] = Some(generated),
@@ -71,6 +70,5 @@ fn next_logits(
             image: request.prompts[prompt].image.as_deref(),
         })
         .collect();
-    let pixels = |key: &str, size: usize| -> Result<Arc<[f32]>> { request.pixels.pixels(key, size) };
-    engine.logits(&Batch::new(request.model, &sequences, engine.padded(), &pixels)?)
+    engine.logits(&Batch::new(&request.model.architecture, &sequences, engine.padded(), request.images)?)
 }

@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::data::images::PixelSource;
 use crate::data::tokens::TokenRow;
 use crate::nn::engine::Engine;
-use crate::nn::{Batch, Checkpoint, Resources, Sequence, batch};
+use crate::nn::learner::Learner;
+use crate::nn::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 
 /// Rows per batch. Changes no result.
 const BATCH: usize = 32;
@@ -16,18 +16,18 @@ const BATCH: usize = 32;
 pub fn log_probs(
     model: &Checkpoint,
     rows: &[TokenRow],
-    pixels: &dyn PixelSource,
+    images: &dyn PixelSource,
     resources: &Resources,
 ) -> Result<Vec<Vec<f32>>> {
     let sequences: Vec<Sequence> =
         rows.iter().map(|row| Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }).collect();
     for (index, sequence) in sequences.iter().enumerate() {
-        batch::check(model, sequence).with_context(|| format!("row {index} (counted from 0)"))?;
+        batch::check(&model.architecture, sequence, images).with_context(|| format!("row {index} (counted from 0)"))?;
     }
-    let engine = Engine::new(model, resources)?;
+    let engine = Engine::new(&Learner::frozen(model), resources)?;
     let padded = engine.padded();
     let chunks: Vec<&[Sequence]> = sequences.chunks(BATCH).collect();
-    let build = |chunk: usize| Batch::new(model, chunks[chunk], padded, &|key, size| pixels.pixels(key, size));
+    let build = |chunk: usize| Batch::new(&model.architecture, chunks[chunk], padded, images);
     let done = AtomicU64::new(0);
     let by_row = |chunk: usize, batch: &Batch, values: &[f32]| {
         let mut rows = vec![Vec::new(); chunks[chunk].len()];

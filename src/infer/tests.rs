@@ -1,7 +1,6 @@
 //! What inference promises: the cache computes what training does, and a response depends on its own prompt only.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
@@ -10,22 +9,15 @@ use super::generate::Request;
 use super::{GenerateConfig, Generated, generate, log_probs, plain};
 use crate::base::Seed;
 use crate::base::progress::Silent;
-use crate::data::images::PixelSource;
 use crate::data::records::Finish;
 use crate::data::tokens::{Prompt, TokenRow};
 use crate::nn::engine::Engine;
+use crate::nn::learner::Learner;
+use crate::nn::picture::fixture::Ramps;
 use crate::nn::{
-    Batch, Checkpoint, DecoderConfig, Device, ModelConfig, ProjectorConfig, Resources, Sequence, VisionConfig,
+    Batch, Checkpoint, DecoderConfig, Device, ModelConfig, PixelSource, ProjectorConfig, Resources, Sequence,
+    VisionConfig,
 };
-
-struct Ramps;
-
-impl PixelSource for Ramps {
-    fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>> {
-        let start: usize = key.parse()?;
-        Ok((0..size * size * 3).map(|i| ((i + 37 * start) % 64) as f32 / 32.0 - 1.0).collect())
-    }
-}
 
 /// A model whose logits are far from even, so that greedy and sampled responses say something.
 fn model(tied_head: bool) -> Checkpoint {
@@ -48,7 +40,7 @@ fn model(tied_head: bool) -> Checkpoint {
     let mut model = Checkpoint::fresh(&config, 30, 1, Seed(3)).unwrap();
     let head = if tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
     let index = model.list().iter().position(|parameter| parameter.name == head).unwrap();
-    for value in &mut model.weights[index] {
+    for value in std::sync::Arc::make_mut(&mut model.weights[index]) {
         *value *= 15.0;
     }
     model
@@ -90,20 +82,20 @@ fn run(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig, threads:
 fn the_cache_computes_what_a_whole_forward_pass_does() {
     for tied in [false, true] {
         let model = model(tied);
-        let weights = Weights::new(&model);
-        let engine = Engine::new(&model, &resources(1)).unwrap();
+        let weights = Weights::new(&model).unwrap();
+        let engine = Engine::new(&Learner::frozen(&model), &resources(1)).unwrap();
         let tokens = [2, 1, 1, 1, 1, 7, 8, 3, 20, 21, 22, 4];
-        let pixels = Ramps.pixels("6", 8).unwrap();
+        let picture = Ramps.picture("6").unwrap();
         let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], image: Some("6") };
-        let batch = Batch::new(&model, &[sequence], false, &|key, size| Ramps.pixels(key, size)).unwrap();
+        let batch = Batch::new(&model.architecture, &[sequence], false, &Ramps).unwrap();
         let whole = engine.logits(&batch).unwrap();
         // The prompt up to position 7 at once, then token by token.
-        let mut decoder = Decoder::new(&model, &weights);
-        let mut stepped = decoder.start(&tokens[..8], Some(("6", &pixels)), 1, 12).unwrap();
+        let mut decoder = Decoder::new(&model.architecture, &weights);
+        let mut stepped = decoder.start(&tokens[..8], Some(("6", &picture)), 1, 12).unwrap();
         for &token in &tokens[8..] {
-            stepped.extend(decoder.step(&[token]));
+            stepped.extend(decoder.step(&[token]).unwrap());
         }
-        let whole = &whole[7 * model.vocab..];
+        let whole = &whole[7 * model.architecture.vocab..];
         assert_eq!(whole.len(), stepped.len());
         let largest = whole.iter().zip(&stepped).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(largest < 1e-4, "logits differ by {largest}");
@@ -116,7 +108,7 @@ fn the_fast_and_the_plain_path_say_the_same() {
     for temperature in [0.0, 0.8] {
         let config = config(temperature);
         let fast = run(&model, &prompts, &config, 1);
-        let request = Request { model: &model, prompts: &prompts, pixels: &Ramps, config: &config, seed: Seed(8) };
+        let request = Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8) };
         let mut slow = Vec::new();
         let mut done = |index: usize, responses| {
             assert_eq!(index, slow.len());
@@ -182,13 +174,13 @@ fn log_probabilities_are_those_of_the_choices_and_know_no_batch() {
         })
         .collect();
     let together = log_probs(&model, &rows, &Ramps, &resources(2)).unwrap();
-    let weights = Weights::new(&model);
+    let weights = Weights::new(&model).unwrap();
     for (row, values) in rows.iter().zip(&together) {
         let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &resources(1)).unwrap();
         assert_eq!(alone, std::slice::from_ref(values));
-        let mut decoder = Decoder::new(&model, &weights);
-        let pixels = row.image.as_ref().map(|key| (key.as_str(), Ramps.pixels(key, 8).unwrap()));
-        let image = pixels.as_ref().map(|(key, pixels)| (*key, &**pixels));
+        let mut decoder = Decoder::new(&model.architecture, &weights);
+        let picture = row.image.as_ref().map(|key| Ramps.picture(key).unwrap());
+        let image = row.image.as_deref().zip(picture.as_ref());
         let prompt = row.tokens.len() - 3;
         let mut logits = decoder.start(&row.tokens[..prompt], image, 1, 4).unwrap();
         assert_eq!(values.len(), 3);
@@ -196,7 +188,7 @@ fn log_probabilities_are_those_of_the_choices_and_know_no_batch() {
             let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
             let expected = f64::from(logits[token as usize]) - total.ln();
             assert!((f64::from(value) - expected).abs() < 1e-4, "{value} {expected}");
-            logits = decoder.step(&[token]);
+            logits = decoder.step(&[token]).unwrap();
         }
     }
 }

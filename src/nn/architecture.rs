@@ -34,8 +34,8 @@ pub struct Vision {
     pub activation: Activation,
     /// After how many blocks the features are taken; those of several places lie side by side.
     pub features: Vec<usize>,
-    /// Whether the class token is a feature too.
-    pub keep_class: bool,
+    /// Whether the first position, CLIP's class token, is left out of the features.
+    pub skip_first: bool,
     /// Whether the tower has an attention pooling on top, which no decoder looks at (SigLIP).
     pub pooling: bool,
     pub projector: Projector,
@@ -148,9 +148,14 @@ impl Vision {
         self.image_size / self.patch_size.max(1)
     }
 
+    /// Positions of a tile in the encoder.
+    pub fn positions(&self) -> usize {
+        self.side() * self.side() + usize::from(self.family == VisionFamily::Clip)
+    }
+
     /// Features of a tile.
     pub fn tile_tokens(&self) -> usize {
-        self.side() * self.side() + usize::from(self.keep_class)
+        self.positions() - usize::from(self.skip_first)
     }
 
     /// Numbers per patch: height x width x RGB.
@@ -203,7 +208,7 @@ impl Architecture {
                 norm_eps: decoder.norm_eps,
                 activation: Activation::Swiglu,
                 features: vec![vision.layers],
-                keep_class: false,
+                skip_first: false,
                 pooling: false,
                 projector: Projector { hidden: projector.hidden, activation: Activation::Gelu, bias: false },
                 tiled: false,

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use super::checkpoint::Checkpoint;
+use super::architecture::{Architecture, Vision, VisionFamily};
 use super::ops::Source;
+use super::picture::{Picture, PixelSource};
+use super::tiles::{Slot, slots};
+use crate::base::Seed;
 
 /// A sequence as the caller has it.
 #[derive(Clone, Copy, Debug)]
@@ -22,9 +24,6 @@ pub struct Sequence<'a> {
     pub image: Option<&'a str>,
 }
 
-/// From an image's key and the wanted size to `size * size * 3` numbers.
-pub type Pixels<'a> = dyn Fn(&str, usize) -> Result<Arc<[f32]>> + 'a;
-
 /// A batch, ready for [`Model::hidden`](super::model::Model::hidden).
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -32,9 +31,10 @@ pub struct Batch {
     pub(crate) rows: Vec<Range<usize>>,
     /// What lies at each position.
     pub(crate) sources: Vec<Source>,
-    /// Distinct images.
-    pub(crate) images: usize,
-    /// Patches of the images, raster order within an image, rows of pixels within a patch: (images x patches, values).
+    /// Tiles of the distinct images.
+    pub(crate) tiles: usize,
+    /// Their patches, raster order within a tile, pixels in the order of the model's family within a patch:
+    /// (tiles x patches, values).
     pub(crate) patches: Vec<f32>,
     /// Positions whose next token is a target.
     pub(crate) selected: Vec<usize>,
@@ -42,42 +42,47 @@ pub struct Batch {
     pub(crate) targets: Vec<u32>,
     /// The sequence that each target belongs to.
     pub(crate) owners: Vec<usize>,
+    /// Where what is dropped in training is drawn from; none where nothing is.
+    pub(crate) dropout: Option<Seed>,
     /// Positions that are not padding.
     used: usize,
 }
 
 impl Batch {
-    /// Lays sequences out for a model. `pixels` gives an image's numbers.
-    pub fn new(model: &Checkpoint, sequences: &[Sequence], padded: bool, pixels: &Pixels) -> Result<Batch> {
+    /// Lays sequences out for a model.
+    pub fn new(model: &Architecture, sequences: &[Sequence], padded: bool, images: &dyn PixelSource) -> Result<Batch> {
         let longest = sequences.iter().map(|sequence| sequence.tokens.len().saturating_sub(1)).max().unwrap_or(0);
         let mut batch = Batch {
             rows: Vec::with_capacity(sequences.len()),
             sources: Vec::new(),
-            images: 0,
+            tiles: 0,
             patches: Vec::new(),
             selected: Vec::new(),
             targets: Vec::new(),
             owners: Vec::new(),
+            dropout: None,
             used: 0,
         };
-        let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut seen: BTreeMap<&str, Vec<Source>> = BTreeMap::new();
         for (owner, sequence) in sequences.iter().enumerate() {
-            check(model, sequence)?;
+            check(model, sequence, images)?;
             let Some(inputs) = sequence.tokens.len().checked_sub(1).filter(|&inputs| inputs > 0) else {
                 bail!("a sequence of {} token(s) has nothing to predict", sequence.tokens.len());
             };
-            let image = match sequence.image {
-                None => 0,
-                Some(key) => {
+            let features: &[Source] = match (sequence.image, &model.vision) {
+                (Some(key), Some(vision)) => {
                     if !seen.contains_key(key) {
-                        batch.add_image(model, key, pixels)?;
-                        seen.insert(key, batch.images - 1);
+                        let picture = images.picture(key)?;
+                        let features = features(vision, key, &picture, batch.tiles)?;
+                        batch.tiles += patchify(vision, key, &picture, &mut batch.patches)?;
+                        seen.insert(key, features);
                     }
-                    seen[key]
+                    &seen[key]
                 }
+                _ => &[],
             };
             let start = batch.sources.len();
-            place(model, &sequence.tokens[..inputs], image, &mut batch.sources);
+            place(model, &sequence.tokens[..inputs], features, &mut batch.sources);
             let targets = sequence.tokens.iter().zip(sequence.loss).enumerate().skip(1);
             for (i, (&token, _)) in targets.filter(|(_, (_, loss))| **loss) {
                 batch.selected.push(start + i - 1);
@@ -121,82 +126,118 @@ impl Batch {
         }
         sums
     }
-
-    fn add_image(&mut self, model: &Checkpoint, key: &str, pixels: &Pixels) -> Result<()> {
-        patchify(model, key, &pixels(key, model.config.image_size)?, &mut self.patches)?;
-        self.images += 1;
-        Ok(())
-    }
 }
 
 /// Refuses what would index outside the model.
-pub(crate) fn check(model: &Checkpoint, sequence: &Sequence) -> Result<()> {
+pub(crate) fn check(model: &Architecture, sequence: &Sequence, images: &dyn PixelSource) -> Result<()> {
     let Sequence { tokens, loss, image } = sequence;
     if tokens.len() != loss.len() {
         bail!("a sequence of {} tokens with {} loss marks", tokens.len(), loss.len());
     }
-    let longest = model.config.decoder.max_positions;
+    let longest = model.decoder.max_positions;
     if tokens.len() > longest {
         bail!("a sequence of {} tokens: the model's `max_positions` is {longest}", tokens.len());
     }
     if let Some(token) = tokens.iter().find(|&&token| token as usize >= model.vocab) {
         bail!("token {token} lies outside the model's vocabulary of {}", model.vocab);
     }
-    let found = tokens.iter().filter(|&&token| token == model.image_token).count();
-    let expected = if image.is_some() { model.config.image_tokens() } else { 0 };
+    let Some(vision) = &model.vision else {
+        return match image {
+            None => Ok(()),
+            Some(key) => bail!("image `{key}`: the model is a language model, which takes no image"),
+        };
+    };
+    let found = tokens.iter().filter(|&&token| token == vision.image_token).count();
+    let expected = match image {
+        Some(key) => slots(vision, images.frame(key)?).with_context(|| format!("image `{key}`"))?.len(),
+        None => 0,
+    };
     if found != expected {
         bail!("a sequence with {found} image tokens where its image has {expected}");
     }
     Ok(())
 }
 
-/// What lies at each position of a sequence whose image is the `image`-th.
-pub(crate) fn place(model: &Checkpoint, tokens: &[u32], image: usize, sources: &mut Vec<Source>) {
-    let mut feature = image * model.config.image_tokens();
+/// The features of an image whose first tile is the `first`-th of a batch, in the order in which they are read.
+pub(crate) fn features(vision: &Vision, key: &str, picture: &Picture, first: usize) -> Result<Vec<Source>> {
+    let slots = slots(vision, picture.frame).with_context(|| format!("image `{key}`"))?;
+    let start = first * vision.tile_tokens();
+    let source = |slot| match slot {
+        Slot::Feature(feature) => Source::Feature(start + feature),
+        Slot::Newline => Source::Newline,
+    };
+    Ok(slots.into_iter().map(source).collect())
+}
+
+/// What lies at each position of a sequence: its image's features stand at the image tokens, in order.
+pub(crate) fn place(model: &Architecture, tokens: &[u32], features: &[Source], sources: &mut Vec<Source>) {
+    let image_token = model.vision.as_ref().map(|vision| vision.image_token);
+    let mut features = features.iter();
     for &token in tokens {
-        if token == model.image_token {
-            sources.push(Source::Feature(feature));
-            feature += 1;
-        } else {
-            sources.push(Source::Token(token));
-        }
+        let feature = if Some(token) == image_token { features.next() } else { None };
+        sources.push(feature.copied().unwrap_or(Source::Token(token)));
     }
 }
 
-/// Cuts an image (rows of pixels, RGB last) into patches and appends them.
-pub(crate) fn patchify(model: &Checkpoint, key: &str, pixels: &[f32], patches: &mut Vec<f32>) -> Result<()> {
-    let (size, patch) = (model.config.image_size, model.config.patch_size);
-    if pixels.len() != model.config.pixel_values() {
-        bail!("image `{key}` came as {} numbers, not {size} x {size} x 3", pixels.len());
+/// Cuts an image's tiles into patches and appends them; how many tiles there were.
+pub(crate) fn patchify(vision: &Vision, key: &str, picture: &Picture, patches: &mut Vec<f32>) -> Result<usize> {
+    let (size, patch, side) = (vision.image_size, vision.patch_size, vision.side());
+    let values = vision.tile_values();
+    let (rows, columns) = picture.frame.grid.unwrap_or((0, 0));
+    let expected = 1 + rows as usize * columns as usize;
+    if picture.values.len() != expected * values {
+        bail!("image `{key}` came as {} numbers, not {expected} x {size} x {size} x 3", picture.values.len());
     }
-    for top in (0..size).step_by(patch) {
-        for left in (0..size).step_by(patch) {
-            for y in top..top + patch {
-                let start = (y * size + left) * 3;
-                patches.extend_from_slice(&pixels[start..start + patch * 3]);
+    if picture.values.iter().any(|value| !value.is_finite()) {
+        bail!("image `{key}` has a pixel that is not a number");
+    }
+    for tile in picture.values.chunks_exact(values) {
+        for (top, left) in (0..side).flat_map(|row| (0..side).map(move |column| (row * patch, column * patch))) {
+            match vision.family {
+                // Rows of RGB pixels.
+                VisionFamily::Plain => {
+                    for y in top..top + patch {
+                        patches.extend_from_slice(&tile[(y * size + left) * 3..][..patch * 3]);
+                    }
+                }
+                // A plane per channel.
+                VisionFamily::Clip | VisionFamily::Siglip => {
+                    for (plane, y) in (0..3).flat_map(|plane| (top..top + patch).map(move |y| (plane, y))) {
+                        patches.extend_from_slice(&tile[(plane * size + y) * size + left..][..patch]);
+                    }
+                }
             }
         }
     }
-    Ok(())
+    Ok(expected)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Seed;
     use crate::nn::config::ModelConfig;
+    use crate::nn::picture::Frame;
 
-    fn model() -> Checkpoint {
+    fn model() -> Architecture {
         let config = ModelConfig { image_size: 4, patch_size: 2, ..ModelConfig::default() };
-        Checkpoint::fresh(&config, 10, 1, Seed(0)).unwrap()
+        Architecture::of(&config, 10, 1)
     }
 
-    fn ramp(_: &str, size: usize) -> Arc<[f32]> {
-        (0..size * size * 3).map(|i| i as f32).collect()
+    /// Every image holds its numbers in order.
+    struct Ramp;
+
+    impl PixelSource for Ramp {
+        fn frame(&self, _: &str) -> Result<Frame> {
+            Ok(Frame { width: 4, height: 4, grid: None })
+        }
+
+        fn picture(&self, key: &str) -> Result<Picture> {
+            Ok(Picture { frame: self.frame(key)?, values: (0..4 * 4 * 3).map(|i| i as f32).collect() })
+        }
     }
 
     fn lay_out(sequences: &[Sequence], padded: bool) -> Result<Batch> {
-        Batch::new(&model(), sequences, padded, &|key, size| Ok(ramp(key, size)))
+        Batch::new(&model(), sequences, padded, &Ramp)
     }
 
     #[test]
@@ -207,7 +248,7 @@ mod tests {
         let text = Sequence { tokens: &[2, 5, 3], loss: &[false, false, true], image: None };
         let batch = lay_out(&[image, text, image], false).unwrap();
         assert_eq!(batch.rows, [0..7, 7..9, 9..16]);
-        assert_eq!(batch.images, 1);
+        assert_eq!(batch.tiles, 1);
         assert_eq!(batch.sources[..4], [Source::Token(2), Source::Feature(0), Source::Feature(1), Source::Feature(2)]);
         assert_eq!(batch.selected, [5, 6, 8, 14, 15]);
         assert_eq!(batch.targets, [6, 7, 3, 6, 7]);

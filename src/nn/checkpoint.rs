@@ -10,10 +10,12 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::architecture::Architecture;
 use super::arrays::{self, Array};
 use super::config::ModelConfig;
 use super::parameters::{Parameter, parameters};
@@ -22,13 +24,18 @@ use crate::base::{Seed, files};
 /// Sizes and weights of a model.
 #[derive(Clone, PartialEq)]
 pub struct Checkpoint {
-    pub config: ModelConfig,
-    /// Token ids run from 0 to this, exclusive.
-    pub vocab: usize,
-    /// The id that stands for one image token in a sequence.
-    pub image_token: u32,
-    /// Values by parameter, in the order of [`parameters`].
-    pub(crate) weights: Vec<Vec<f32>>,
+    pub architecture: Architecture,
+    /// The file that the sizes come from and go to.
+    pub(crate) layout: Layout,
+    /// Values by parameter, in the order of [`parameters`]. Copies of a checkpoint share those that neither changes.
+    pub(crate) weights: Vec<Arc<Vec<f32>>>,
+}
+
+/// How a checkpoint lies on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Layout {
+    /// Ours, with sizes as a user writes them.
+    Own(ModelConfig),
 }
 
 /// What `config.json` holds.
@@ -51,8 +58,10 @@ impl Checkpoint {
     /// Fresh weights, drawn from `seed` by parameter name. The config must have been checked.
     pub fn fresh(config: &ModelConfig, vocab: usize, image_token: u32, seed: Seed) -> Result<Checkpoint> {
         check(config, vocab, image_token)?;
-        let weights = parameters(config, vocab).iter().map(|parameter| parameter.draw(seed)).collect();
-        Ok(Checkpoint { config: config.clone(), vocab, image_token, weights })
+        let architecture = Architecture::of(config, vocab, image_token);
+        let draw = |parameter: &Parameter| Arc::new(parameter.draw(seed));
+        let weights = parameters(&architecture).iter().map(draw).collect();
+        Ok(Checkpoint { architecture, layout: Layout::Own(config.clone()), weights })
     }
 
     /// Reads a folder and checks every name, shape and value.
@@ -63,16 +72,20 @@ impl Checkpoint {
             bail!("`{}` has the format {format}, this program reads {FORMAT}", path.display());
         }
         check(&model, vocab, image_token).with_context(|| format!("`{}`", path.display()))?;
+        let architecture = Architecture::of(&model, vocab, image_token);
         let expected: Vec<(String, Vec<usize>)> =
-            parameters(&model, vocab).into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
+            parameters(&architecture).into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
         let (weights, _) = arrays::read(&folder.join("model.safetensors"), &expected)?;
-        Ok(Checkpoint { config: model, vocab, image_token, weights })
+        let weights = weights.into_iter().map(Arc::new).collect();
+        Ok(Checkpoint { architecture, layout: Layout::Own(model), weights })
     }
 
     /// Writes the folder's two files, each atomically.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let Checkpoint { config, vocab, image_token, weights } = self;
-        let header = Header { format: FORMAT, vocab: *vocab, image_token: *image_token, model: config.clone() };
+        let Checkpoint { architecture, layout: Layout::Own(model), weights } = self;
+        let Some(vision) = &architecture.vision else { bail!("BUG: a model of ours without eyes") };
+        let (vocab, image_token) = (architecture.vocab, vision.image_token);
+        let header = Header { format: FORMAT, vocab, image_token, model: model.clone() };
         files::write_json(&folder.join("config.json"), &header)?;
         let arrays: Vec<Array> = self
             .list()
@@ -83,24 +96,31 @@ impl Checkpoint {
         arrays::write(&folder.join("model.safetensors"), &arrays, ("format", "pt".to_string()))
     }
 
+    /// The sizes of a model of ours.
+    pub fn own_sizes(&self) -> &ModelConfig {
+        let Layout::Own(model) = &self.layout;
+        model
+    }
+
     /// How many numbers the model has.
     pub fn parameters(&self) -> usize {
-        self.weights.iter().map(Vec::len).sum()
+        self.weights.iter().map(|weights| weights.len()).sum()
     }
 
     /// The parameters, in the order of the weights.
     pub(crate) fn list(&self) -> Vec<Parameter> {
-        parameters(&self.config, self.vocab)
+        parameters(&self.architecture)
     }
 }
 
 impl fmt::Debug for Checkpoint {
     /// Sizes only: nobody wants to read the weights.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Checkpoint { config, vocab, image_token, weights } = self;
-        let mut debug = f.debug_struct("Checkpoint");
-        debug.field("config", config).field("vocab", vocab).field("image_token", image_token);
-        debug.field("parameters", &weights.iter().map(Vec::len).sum::<usize>()).finish()
+        let Checkpoint { architecture, layout: _, weights: _ } = self;
+        f.debug_struct("Checkpoint")
+            .field("architecture", architecture)
+            .field("parameters", &self.parameters())
+            .finish_non_exhaustive()
     }
 }
 

@@ -7,11 +7,11 @@ use rayon::prelude::*;
 
 use super::Resources;
 use super::batch::Batch;
-use super::checkpoint::Checkpoint;
 use super::device::Device as Where;
 use super::fused::Fused;
-use super::model::{Learning, Model, device_error};
-use super::ops::{Ops, Scalar, Vector};
+use super::learner::Learner;
+use super::model::Model;
+use super::ops::{OnDevice, Ops, Taped};
 #[cfg(feature = "cuda")]
 use super::stock::Stock;
 
@@ -19,15 +19,16 @@ use super::stock::Stock;
 #[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "there is one engine in a process"))]
 pub(crate) enum Engine {
     Cpu {
-        model: Model<Cpu>,
+        model: Model<OnDevice<Cpu>>,
         pool: rayon::ThreadPool,
     },
     #[cfg(feature = "cuda")]
-    Cuda(Model<Cuda>),
+    Cuda(Model<OnDevice<Cuda>>),
 }
 
-/// The gradient of every parameter, and what the loss told about its shard.
+/// The gradient of every parameter that learns, and what the loss told about its shard.
 pub(crate) struct Shard<W> {
+    /// By number; empty when the shard has no target.
     pub(crate) gradients: Vec<Vec<f32>>,
     pub(crate) told: W,
 }
@@ -36,16 +37,17 @@ pub(crate) struct Shard<W> {
 pub(crate) type Loss<'a, W> = dyn Fn(usize, &Batch, &[f32]) -> Result<(Vec<f32>, W)> + Sync + 'a;
 
 impl Engine {
-    pub(crate) fn new(checkpoint: &Checkpoint, resources: &Resources) -> Result<Engine> {
+    pub(crate) fn new(learner: &Learner, resources: &Resources) -> Result<Engine> {
         match resources.device {
             Where::Cpu => {
                 keep_memory();
-                Ok(Engine::Cpu { model: Model::new(&Cpu::default(), checkpoint)?, pool: pool(resources.threads)? })
+                let place = OnDevice(Cpu::default());
+                Ok(Engine::Cpu { model: Model::new(&place, learner)?, pool: pool(resources.threads)? })
             }
             #[cfg(feature = "cuda")]
             Where::Cuda(ordinal) => {
-                let device = Cuda::try_build(ordinal, 0).map_err(device_error)?;
-                Ok(Engine::Cuda(Model::new(&device, checkpoint)?))
+                let device = Cuda::try_build(ordinal, 0).map_err(super::ops::device_error)?;
+                Ok(Engine::Cuda(Model::new(&OnDevice(device), learner)?))
             }
             #[cfg(not(feature = "cuda"))]
             Where::Cuda(_) => Err(anyhow!("this program was built for the CPU only")),
@@ -55,38 +57,37 @@ impl Engine {
     /// Whether batches must be padded.
     pub(crate) fn padded(&self) -> bool {
         match self {
-            Engine::Cpu { .. } => <Fused as Ops<Cpu>>::PADDED,
+            Engine::Cpu { .. } => Fused::PADDED,
             #[cfg(feature = "cuda")]
-            Engine::Cuda(_) => <Stock as Ops<Cuda>>::PADDED,
+            Engine::Cuda(_) => Stock::<Cuda>::PADDED,
         }
     }
 
-    /// Takes new weights.
-    pub(crate) fn renew(&mut self, checkpoint: &Checkpoint) -> Result<()> {
-        match self {
-            Engine::Cpu { model, .. } => *model = model.renew(checkpoint)?,
+    /// Takes the weights of now of everything that learns.
+    pub(crate) fn renew(self, learner: &Learner) -> Result<Engine> {
+        Ok(match self {
+            Engine::Cpu { model, pool } => Engine::Cpu { model: model.renew(learner)?, pool },
             #[cfg(feature = "cuda")]
-            Engine::Cuda(model) => *model = model.renew(checkpoint)?,
-        }
-        Ok(())
+            Engine::Cuda(model) => Engine::Cuda(model.renew(learner)?),
+        })
     }
 
     /// Gradients of each of `shards` batches, on its own tape and, on the CPU, its own thread; in order.
     pub(crate) fn gradients<W: Send>(
         &self,
+        learner: &Learner,
         shards: usize,
-        learning: Learning,
         build: &(dyn Fn(usize) -> Result<Batch> + Sync),
         loss: &Loss<W>,
     ) -> Result<Vec<Shard<W>>> {
         match self {
             Engine::Cpu { model, pool } => {
-                let one = |shard| gradients::<Cpu, Fused, W>(model, shard, learning, &build(shard)?, loss);
+                let one = |shard| gradients::<Cpu, Fused, W>(model, learner, shard, &build(shard)?, loss);
                 in_order(pool, shards, &one)
             }
             #[cfg(feature = "cuda")]
             Engine::Cuda(model) => (0..shards)
-                .map(|shard| gradients::<Cuda, Stock, W>(model, shard, learning, &build(shard)?, loss))
+                .map(|shard| gradients::<Cuda, Stock<Cuda>, W>(model, learner, shard, &build(shard)?, loss))
                 .collect(),
         }
     }
@@ -110,7 +111,7 @@ impl Engine {
             Engine::Cuda(model) => (0..count)
                 .map(|index| {
                     let batch = build(index)?;
-                    Ok(sum(index, &batch, &scores::<Cuda, Stock>(model, &batch)?))
+                    Ok(sum(index, &batch, &scores::<Cuda, Stock<Cuda>>(model, &batch)?))
                 })
                 .collect(),
         }
@@ -119,9 +120,9 @@ impl Engine {
     /// The logits after every selected position of a batch: (selected, v).
     pub(crate) fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         match self {
-            Engine::Cpu { model, pool } => pool.install(|| model.logits::<Fused>(batch)),
+            Engine::Cpu { model, pool } => pool.install(|| model.selected_logits::<Fused>(batch)),
             #[cfg(feature = "cuda")]
-            Engine::Cuda(model) => model.logits::<Stock>(batch),
+            Engine::Cuda(model) => model.selected_logits::<Stock<Cuda>>(batch),
         }
     }
 }
@@ -167,10 +168,10 @@ fn in_order<R: Send>(
 }
 
 /// Forward and backward on one tape.
-pub(crate) fn gradients<D: Device<f32>, O: Ops<D>, W>(
-    model: &Model<D>,
+pub(crate) fn gradients<D: Device<f32>, O: Taped<D = D>, W>(
+    model: &Model<OnDevice<D>>,
+    learner: &Learner,
     shard: usize,
-    learning: Learning,
     batch: &Batch,
     loss: &Loss<W>,
 ) -> Result<Shard<W>> {
@@ -178,22 +179,13 @@ pub(crate) fn gradients<D: Device<f32>, O: Ops<D>, W>(
         let (_, told) = loss(shard, batch, &[])?;
         return Ok(Shard { gradients: Vec::new(), told });
     }
-    let log_probs: Vector<D, OwnedTape<f32, D>> = model.log_probs::<O, _>(batch, learning)?;
-    let values = log_probs.as_vec();
-    let (derivative, told) = loss(shard, batch, &values)?;
-    // The gradient of sum(c * log_probs) with constant c is that of any loss whose derivative is c.
-    let derivative: Vector<D> =
-        model.device().try_tensor_from_vec(derivative, (values.len(),)).map_err(device_error)?;
-    let product = log_probs.try_mul(derivative).map_err(device_error)?;
-    let surrogate: Scalar<D, _> = product.try_sum::<(), Axis<0>>().map_err(device_error)?;
-    let mut found = surrogate.try_backward().map_err(device_error)?;
-    Ok(Shard { gradients: model.gradients::<O>(&mut found)?, told })
+    let (gradients, told) = model.learn::<O, W>(learner, batch, &|log_probs| loss(shard, batch, log_probs))?;
+    Ok(Shard { gradients, told })
 }
 
-fn scores<D: Device<f32>, O: Ops<D>>(model: &Model<D>, batch: &Batch) -> Result<Vec<f32>> {
+fn scores<D: Device<f32>, O: Taped<D = D>>(model: &Model<OnDevice<D>>, batch: &Batch) -> Result<Vec<f32>> {
     if batch.targets.is_empty() {
         return Ok(Vec::new());
     }
-    let frozen = Learning { vision: false, projector: false };
-    Ok(model.log_probs::<O, NoneTape>(batch, frozen)?.as_vec())
+    Ok(model.log_probs(&mut O::new(model.device()), batch, false)?.as_vec())
 }

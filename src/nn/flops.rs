@@ -1,22 +1,29 @@
 //! Floating-point operations of a forward pass, counted from the sizes: a multiply-add is two.
 
+use super::architecture::{Activation, Architecture, Vision};
 use super::batch::Batch;
-use super::checkpoint::Checkpoint;
 
 /// Operations of matrix products and attention for a batch; norms and activations are left out.
-pub(crate) fn forward(model: &Checkpoint, batch: &Batch) -> f64 {
-    let config = &model.config;
-    let (vision, decoder) = (&config.vision, &config.decoder);
-    let block = |dim: usize, kv_dim: usize, ff: usize| (2 * dim * dim + 2 * dim * kv_dim + 3 * dim * ff) as f64;
-    let patches = config.image_tokens();
-    let kv_dim = decoder.dim / decoder.heads * decoder.kv_heads;
-    let per_patch = (config.patch_values() * vision.dim + config.projector.hidden * (vision.dim + decoder.dim)) as f64
-        + vision.layers as f64 * (block(vision.dim, vision.dim, vision.ff) + (2 * patches * vision.dim) as f64);
-    let images = 2.0 * (batch.images * patches) as f64 * per_patch;
-    let linear = 2.0 * batch.tokens() as f64 * decoder.layers as f64 * block(decoder.dim, kv_dim, decoder.ff);
+pub(crate) fn forward(model: &Architecture, batch: &Batch) -> f64 {
+    let Architecture { vision, decoder, vocab } = model;
+    let images = vision.as_ref().map_or(0.0, |vision| batch.tiles as f64 * tile(vision, decoder.dim));
+    let (query, key) = (decoder.query_width(), decoder.kv_width());
+    let block = (2 * decoder.dim * (query + key) + 3 * decoder.dim * decoder.ff) as f64;
+    let linear = 2.0 * batch.tokens() as f64 * decoder.layers as f64 * block;
     // A position attends to those before it and itself: t (t + 1) / 2 scores, used twice.
     let scores: f64 = batch.rows.iter().map(|row| (row.len() * (row.len() + 1)) as f64 / 2.0).sum();
-    let attention = 4.0 * scores * (decoder.layers * decoder.dim) as f64;
-    let head = 2.0 * (batch.targets() * model.vocab * decoder.dim) as f64;
+    let attention = 4.0 * scores * (decoder.layers * query) as f64;
+    let head = 2.0 * (batch.targets() * vocab * decoder.dim) as f64;
     images + linear + attention + head
+}
+
+/// Operations of one tile.
+fn tile(vision: &Vision, dim: usize) -> f64 {
+    let Vision { dim: width, ff, .. } = *vision;
+    let positions = vision.positions();
+    let layers = if vision.activation == Activation::Swiglu { 3 } else { 2 };
+    let block = (4 * width * width + layers * width * ff + 2 * positions * width) as f64;
+    let per_position = (vision.patch_values() * width) as f64 + vision.used_layers() as f64 * block;
+    let projector = (vision.projector.hidden * (vision.feature_width() + dim)) as f64;
+    2.0 * (positions as f64 * per_position + vision.tile_tokens() as f64 * projector)
 }

@@ -4,17 +4,25 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use anyhow::Result;
 use dfdx::prelude::*;
 
+use super::architecture::Activation;
 use super::kernels::attention::{Forward, Heads, attention, attention_backward};
 use super::kernels::elementwise as kernel;
-use super::kernels::elementwise::Rotary;
 use super::kernels::head;
+use super::kernels::layer_norm::{layer_norm, layer_norm_backward};
 use super::kernels::matmul::{Into, View, matmul};
-use super::ops::{Fallible, Matrix, Ops, Source, Vector};
+use super::kernels::rotary::Turns;
+use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, device_error};
 use super::raw::slice;
 
-pub(crate) struct Fused;
+/// Operations with a tape that fills while they record.
+#[derive(Default)]
+pub(crate) struct Fused {
+    tape: OwnedTape<f32, Cpu>,
+    recording: bool,
+}
 
 /// Takes the gradient of a tensor (or of its ghost) out of the map; it is zeros if none has arrived. An output's is
 /// read once and freed this way. A macro, since dfdx does not export the trait that both are.
@@ -31,82 +39,115 @@ macro_rules! put {
     };
 }
 
-/// What attention keeps: heads, rows, and the cosines and sines of every token's position.
+/// What attention keeps: heads, rows, and the cosines and sines of every position.
 pub(crate) struct Plan {
     heads: Heads,
     rows: Arc<[Range<usize>]>,
-    rotary: Option<Arc<Rotary>>,
+    turns: Option<Arc<Turns>>,
 }
 
-impl Ops<Cpu> for Fused {
-    const PADDED: bool = false;
+impl Fused {
+    fn then(&mut self, backward: impl FnOnce(&mut Gradients<f32, Cpu>) -> Result<(), <Cpu as HasErr>::Err> + 'static) {
+        self.tape.add_backward_op(backward);
+    }
+}
 
+fn matrix(values: Vec<f32>, width: usize) -> Result<Matrix<Cpu>> {
+    let shape = (values.len() / width.max(1), width);
+    Cpu::default().try_tensor_from_vec(values, shape).map_err(device_error)
+}
+
+impl Ops for Fused {
+    type Place = OnDevice<Cpu>;
+    type X = Matrix<Cpu>;
     type Plan = Plan;
 
-    fn plan(_: &Cpu, heads: Heads, rows: &[Range<usize>], rotary: Option<&Rotary>) -> Fallible<Plan, Cpu> {
-        let rotary = rotary.map(|rotary| {
-            let positions = rows.iter().map(Range::len).max().unwrap_or(0) * rotary.half;
-            let table = |values: &[f32]| values[..positions].to_vec();
-            Arc::new(Rotary { half: rotary.half, cos: table(&rotary.cos), sin: table(&rotary.sin) })
-        });
-        Ok(Plan { heads, rows: rows.into(), rotary })
+    const PADDED: bool = false;
+
+    fn record(&mut self, on: bool) {
+        self.recording = on;
     }
 
-    fn gather<T: Tape<f32, Cpu>>(table: Matrix<Cpu, T>, indices: &[usize]) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let (table, mut tape) = table.split_tape();
-        let d = table.shape().1;
-        let values = slice(&table);
-        let y: Vec<f32> = indices.iter().flat_map(|&i| &values[i * d..(i + 1) * d]).copied().collect();
-        let y = table.device().try_tensor_from_vec(y, (indices.len(), d))?;
-        if T::OWNS_TAPE {
-            let (table, output, indices) = (table.ghost(), y.ghost(), indices.to_vec());
-            tape.add_backward_op(move |gradients| {
+    fn rows(&self, x: &Matrix<Cpu>) -> usize {
+        x.shape().0
+    }
+
+    fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Matrix<Cpu>> {
+        matrix(values, width)
+    }
+
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan> {
+        Ok(Plan { heads, rows: rows.into(), turns: turns.cloned() })
+    }
+
+    fn lookup(&mut self, table: &Param<Matrix<Cpu>>, indices: &[usize]) -> Result<Matrix<Cpu>> {
+        let recording = self.recording;
+        self.recording &= table.learns;
+        let found = self.select(&table.value, indices);
+        self.recording = recording;
+        found
+    }
+
+    fn select(&mut self, x: &Matrix<Cpu>, indices: &[usize]) -> Result<Matrix<Cpu>> {
+        let d = x.shape().1;
+        let values = slice(x);
+        let y = matrix(indices.iter().flat_map(|&i| &values[i * d..(i + 1) * d]).copied().collect(), d)?;
+        if self.recording {
+            let (x, output, indices) = (x.ghost(), y.ghost(), indices.to_vec());
+            self.then(move |gradients| {
                 let dy = take!(gradients, output);
-                let dtable = gradients.get_or_alloc_mut(&table)?;
+                let dx = gradients.get_or_alloc_mut(&x)?;
                 for (&i, dy) in indices.iter().zip(dy.chunks_exact(d)) {
-                    kernel::accumulate(&mut dtable[i * d..(i + 1) * d], dy);
+                    kernel::accumulate(&mut dx[i * d..(i + 1) * d], dy);
                 }
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
+        Ok(y)
     }
 
-    fn splice<T: Tape<f32, Cpu>>(
-        table: Matrix<Cpu, T>,
-        features: Option<Matrix<Cpu, T>>,
+    fn splice(
+        &mut self,
+        table: &Param<Matrix<Cpu>>,
+        features: Option<&Matrix<Cpu>>,
+        newline: Option<&Param<Vector<Cpu>>>,
         sources: &[Source],
-    ) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let (table, mut tape) = table.split_tape();
-        let features = features.map(|features| {
-            let (features, more) = features.split_tape();
-            tape = std::mem::take(&mut tape).merge(more);
-            features
-        });
-        let d = table.shape().1;
-        let rows = (slice(&table), features.as_ref().map_or(&[][..], |features| slice(features)));
+    ) -> Result<Matrix<Cpu>> {
+        let d = table.value.shape().1;
+        let rows = (slice(&table.value), features.map_or(&[][..], slice), newline.map_or(&[][..], |n| slice(&n.value)));
         let mut y = Vec::with_capacity(sources.len() * d);
         for source in sources {
             y.extend_from_slice(match *source {
                 Source::Token(id) => &rows.0[id as usize * d..][..d],
                 Source::Feature(row) => &rows.1[row * d..][..d],
+                Source::Newline => rows.2,
             });
         }
-        let y = table.device().try_tensor_from_vec(y, (sources.len(), d))?;
-        if T::OWNS_TAPE {
-            let (table, features, output) = (table.ghost(), features.map(|features| features.ghost()), y.ghost());
-            let sources = sources.to_vec();
-            tape.add_backward_op(move |gradients| {
+        let y = matrix(y, d)?;
+        if self.recording {
+            let table = table.learns.then(|| table.value.ghost());
+            let newline = newline.filter(|newline| newline.learns).map(|newline| newline.value.ghost());
+            let (features, output, sources) = (features.map(Tensor::ghost), y.ghost(), sources.to_vec());
+            self.then(move |gradients| {
                 let dy = take!(gradients, output);
-                let dtable = gradients.get_or_alloc_mut(&table)?;
-                for (source, dy) in sources.iter().zip(dy.chunks_exact(d)) {
-                    if let Source::Token(id) = *source {
-                        kernel::accumulate(&mut dtable[id as usize * d..][..d], dy);
+                let rows = || sources.iter().zip(dy.chunks_exact(d));
+                if let Some(table) = table {
+                    let dtable = gradients.get_or_alloc_mut(&table)?;
+                    for (source, dy) in rows() {
+                        if let Source::Token(id) = *source {
+                            kernel::accumulate(&mut dtable[id as usize * d..][..d], dy);
+                        }
+                    }
+                }
+                if let Some(newline) = newline {
+                    let dnewline = gradients.get_or_alloc_mut(&newline)?;
+                    for (_, dy) in rows().filter(|(source, _)| matches!(source, Source::Newline)) {
+                        kernel::accumulate(dnewline, dy);
                     }
                 }
                 let Some(features) = features else { return Ok(()) };
                 let dfeatures = gradients.get_or_alloc_mut(&features)?;
-                for (source, dy) in sources.iter().zip(dy.chunks_exact(d)) {
+                for (source, dy) in rows() {
                     if let Source::Feature(row) = *source {
                         kernel::accumulate(&mut dfeatures[row * d..][..d], dy);
                     }
@@ -114,18 +155,17 @@ impl Ops<Cpu> for Fused {
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
+        Ok(y)
     }
 
-    fn rms_norm<T: Tape<f32, Cpu>>(x: Matrix<Cpu, T>, weight: &Vector<Cpu>, eps: f32) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let (x, mut tape) = x.split_tape();
-        let (n, d) = *x.shape();
-        let (mut y, mut inverse) = (vec![0.0; n * d], vec![0.0; n]);
-        kernel::rms_norm(slice(&x), slice(weight), eps, &mut y, &mut inverse);
-        let y = x.device().try_tensor_from_vec(y, (n, d))?;
-        if T::OWNS_TAPE {
-            let (weight, output) = (weight.clone(), y.ghost());
-            tape.add_backward_op(move |gradients| {
+    fn rms_norm(&mut self, x: &Matrix<Cpu>, weight: &Param<Vector<Cpu>>, eps: f32) -> Result<Matrix<Cpu>> {
+        let (count, d) = (x.shape().num_elements(), weight.value.shape().0);
+        let (mut y, mut inverse) = (vec![0.0; count], vec![0.0; count / d]);
+        kernel::rms_norm(slice(x), slice(&weight.value), eps, &mut y, &mut inverse);
+        let y = matrix(y, x.shape().1)?;
+        if self.recording {
+            let (x, weight, output) = (x.clone(), weight.value.clone(), y.ghost());
+            self.then(move |gradients| {
                 let dy = take!(gradients, output);
                 let mut dx = take!(gradients, x);
                 let dweight = gradients.get_or_alloc_mut(&weight)?;
@@ -134,79 +174,164 @@ impl Ops<Cpu> for Fused {
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
+        Ok(y)
     }
 
-    fn linear<T: Tape<f32, Cpu>>(x: Matrix<Cpu, T>, weight: &Matrix<Cpu>) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let (x, mut tape) = x.split_tape();
-        let (m, k) = *x.shape();
-        let n = weight.shape().0;
-        let mut y = vec![0.0; m * n];
-        matmul(m, n, k, View::rows(slice(&x), k), View::transposed(slice(weight), k), &mut y, n, Into::Replace);
-        let y = x.device().try_tensor_from_vec(y, (m, n))?;
-        if T::OWNS_TAPE {
-            let (weight, output) = (weight.clone(), y.ghost());
-            tape.add_backward_op(move |gradients| {
+    fn layer_norm(
+        &mut self,
+        x: &Matrix<Cpu>,
+        weight: &Param<Vector<Cpu>>,
+        bias: &Param<Vector<Cpu>>,
+        eps: f32,
+    ) -> Result<Matrix<Cpu>> {
+        let (n, d) = *x.shape();
+        let (mut y, mut moments) = (vec![0.0; n * d], vec![(0.0, 0.0); n]);
+        layer_norm(slice(x), slice(&weight.value), slice(&bias.value), eps, &mut y, &mut moments);
+        let y = matrix(y, d)?;
+        if self.recording {
+            let (x, weight, bias, output) = (x.clone(), weight.value.clone(), bias.value.ghost(), y.ghost());
+            self.then(move |gradients| {
                 let dy = take!(gradients, output);
-                let dx = gradients.get_or_alloc_mut(&x)?;
-                matmul(m, k, n, View::rows(&dy, n), View::rows(slice(&weight), k), dx, k, Into::Add);
+                let (mut dx, mut dbias) = (take!(gradients, x), take!(gradients, bias));
                 let dweight = gradients.get_or_alloc_mut(&weight)?;
-                matmul(n, k, m, View::transposed(&dy, n), View::rows(slice(&x), k), dweight, k, Into::Add);
+                layer_norm_backward(slice(&x), slice(&weight), &moments, &dy, &mut dx, dweight, &mut dbias);
+                put!(gradients, x, dx);
+                put!(gradients, bias, dbias);
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
+        Ok(y)
     }
 
-    fn add<T: Tape<f32, Cpu>>(a: Matrix<Cpu, T>, b: Matrix<Cpu, T>) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let ((a, tape), (b, more)) = (a.split_tape(), b.split_tape());
-        let mut tape = tape.merge(more);
+    fn linear(
+        &mut self,
+        x: &Matrix<Cpu>,
+        weight: &Param<Matrix<Cpu>>,
+        bias: Option<&Param<Vector<Cpu>>>,
+    ) -> Result<Matrix<Cpu>> {
+        let (m, k) = *x.shape();
+        let n = weight.value.shape().0;
+        let mut y = vec![0.0; m * n];
+        matmul(m, n, k, View::rows(slice(x), k), View::transposed(slice(&weight.value), k), &mut y, n, Into::Replace);
+        if let Some(bias) = bias {
+            kernel::add_bias(&mut y, slice(&bias.value));
+        }
+        let y = matrix(y, n)?;
+        if self.recording {
+            let (x, output, learns) = (x.clone(), y.ghost(), weight.learns);
+            let bias = bias.filter(|bias| bias.learns).map(|bias| bias.value.ghost());
+            let weight = weight.value.clone();
+            self.then(move |gradients| {
+                let dy = take!(gradients, output);
+                let dx = gradients.get_or_alloc_mut(&x)?;
+                matmul(m, k, n, View::rows(&dy, n), View::rows(slice(&weight), k), dx, k, Into::Add);
+                if learns {
+                    let dweight = gradients.get_or_alloc_mut(&weight)?;
+                    matmul(n, k, m, View::transposed(&dy, n), View::rows(slice(&x), k), dweight, k, Into::Add);
+                }
+                if let Some(bias) = bias {
+                    kernel::add_rows(gradients.get_or_alloc_mut(&bias)?, &dy);
+                }
+                Ok(())
+            });
+        }
+        Ok(y)
+    }
+
+    fn add(&mut self, a: &Matrix<Cpu>, b: &Matrix<Cpu>) -> Result<Matrix<Cpu>> {
         let mut y = vec![0.0; a.shape().num_elements()];
-        kernel::add(slice(&a), slice(&b), &mut y);
-        let y = a.device().try_tensor_from_vec(y, *a.shape())?;
-        if T::OWNS_TAPE {
+        kernel::add(slice(a), slice(b), &mut y);
+        let y = matrix(y, a.shape().1)?;
+        if self.recording {
             let (a, b, output) = (a.ghost(), b.ghost(), y.ghost());
-            tape.add_backward_op(move |gradients| {
+            self.then(move |gradients| {
                 let dy = take!(gradients, output);
                 kernel::accumulate(gradients.get_or_alloc_mut(&a)?, &dy);
                 kernel::accumulate(gradients.get_or_alloc_mut(&b)?, &dy);
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
+        Ok(y)
     }
 
-    fn attention<T: Tape<f32, Cpu>>(
-        q: Matrix<Cpu, T>,
-        k: Matrix<Cpu, T>,
-        v: Matrix<Cpu, T>,
+    fn scale(&mut self, x: &Matrix<Cpu>, factor: Factor) -> Result<Matrix<Cpu>> {
+        let mut y = slice(x).to_vec();
+        match &factor {
+            Factor::All(factor) => kernel::scale(&mut y, *factor),
+            Factor::Each(factors) => kernel::multiply(slice(x), factors, &mut y),
+        }
+        let y = matrix(y, x.shape().1)?;
+        if self.recording {
+            let (x, output) = (x.ghost(), y.ghost());
+            self.then(move |gradients| {
+                let dy = take!(gradients, output);
+                let dx = gradients.get_or_alloc_mut(&x)?;
+                match &factor {
+                    Factor::All(factor) => kernel::accumulate_scaled(dx, &dy, *factor),
+                    Factor::Each(factors) => kernel::accumulate_product(dx, &dy, factors),
+                }
+                Ok(())
+            });
+        }
+        Ok(y)
+    }
+
+    fn beside(&mut self, parts: &[Matrix<Cpu>]) -> Result<Matrix<Cpu>> {
+        let widths: Vec<usize> = parts.iter().map(|part| part.shape().1).collect();
+        let (rows, width) = (parts.first().map_or(0, |part| part.shape().0), widths.iter().sum());
+        let mut y = Vec::with_capacity(rows * width);
+        for row in 0..rows {
+            for (part, &d) in parts.iter().zip(&widths) {
+                y.extend_from_slice(&slice(part)[row * d..(row + 1) * d]);
+            }
+        }
+        let y = matrix(y, width)?;
+        if self.recording {
+            let (parts, output) = (parts.iter().map(Tensor::ghost).collect::<Vec<_>>(), y.ghost());
+            self.then(move |gradients| {
+                let dy = take!(gradients, output);
+                let mut start = 0;
+                for (part, d) in parts.iter().zip(widths) {
+                    let dx = gradients.get_or_alloc_mut(part)?;
+                    for (dx, dy) in dx.chunks_exact_mut(d).zip(dy.chunks_exact(width)) {
+                        kernel::accumulate(dx, &dy[start..start + d]);
+                    }
+                    start += d;
+                }
+                Ok(())
+            });
+        }
+        Ok(y)
+    }
+
+    fn attention(
+        &mut self,
+        _: usize,
+        q: Matrix<Cpu>,
+        k: Matrix<Cpu>,
+        v: Matrix<Cpu>,
         plan: &Plan,
-    ) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let ((q, tape), (k, more), (v, most)) = (q.split_tape(), k.split_tape(), v.split_tape());
-        let mut tape = tape.merge(more).merge(most);
-        let Plan { heads, rows, rotary } = plan;
+    ) -> Result<Matrix<Cpu>> {
+        let Plan { heads, rows, turns } = plan;
         let heads = *heads;
         let n = q.shape().0;
-        let (q_turned, k_turned) = match rotary {
-            None => (None, None),
-            Some(rotary) => {
-                let turned = |values: &[f32], width: usize| {
-                    let mut values = values.to_vec();
-                    for_tokens(&mut values, rows, width, |token, position| rotary.turn(token, position));
-                    Some(values)
-                };
-                (turned(slice(&q), heads.query()), turned(slice(&k), heads.key()))
-            }
+        let turned = |values: &[f32], width: usize| {
+            turns.as_ref().map(|turns| {
+                let mut values = values.to_vec();
+                for_tokens(&mut values, rows, width, |token, position| turns.turn(token, position));
+                values
+            })
         };
+        let (q_turned, k_turned) = (turned(slice(&q), heads.query()), turned(slice(&k), heads.key()));
         let mut out = vec![0.0; n * heads.query()];
         let mut log_sums = vec![0.0; n * heads.heads];
         let (q_values, k_values) = (q_turned.as_deref(), k_turned.as_deref());
         let (q_values, k_values) = (q_values.unwrap_or(slice(&q)), k_values.unwrap_or(slice(&k)));
         attention(heads, rows, q_values, k_values, slice(&v), &mut out, &mut log_sums);
-        let y = q.device().try_tensor_from_vec(out, (n, heads.query()))?;
-        if T::OWNS_TAPE {
-            let (rows, rotary, out) = (rows.clone(), rotary.clone(), y.clone());
-            tape.add_backward_op(move |gradients| {
+        let y = matrix(out, heads.query())?;
+        if self.recording {
+            let (rows, turns, out) = (rows.clone(), turns.clone(), y.clone());
+            self.then(move |gradients| {
                 let dy = take!(gradients, out);
                 let mut dv = take!(gradients, v);
                 let forward = Forward {
@@ -219,27 +344,25 @@ impl Ops<Cpu> for Fused {
                 let (mut dq, mut dk) = (vec![0.0; n * heads.query()], vec![0.0; n * heads.key()]);
                 attention_backward(heads, &rows, &forward, &dy, &mut dq, &mut dk, &mut dv);
                 put!(gradients, v, dv);
-                if let Some(rotary) = rotary {
-                    for_tokens(&mut dq, &rows, heads.query(), |token, position| rotary.turn_back(token, position));
-                    for_tokens(&mut dk, &rows, heads.key(), |token, position| rotary.turn_back(token, position));
+                if let Some(turns) = turns {
+                    for_tokens(&mut dq, &rows, heads.query(), |token, position| turns.turn_back(token, position));
+                    for_tokens(&mut dk, &rows, heads.key(), |token, position| turns.turn_back(token, position));
                 }
                 kernel::accumulate(gradients.get_or_alloc_mut(&q)?, &dq);
                 kernel::accumulate(gradients.get_or_alloc_mut(&k)?, &dk);
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
+        Ok(y)
     }
 
-    fn swiglu<T: Tape<f32, Cpu>>(gate: Matrix<Cpu, T>, up: Matrix<Cpu, T>) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let ((gate, tape), (up, more)) = (gate.split_tape(), up.split_tape());
-        let mut tape = tape.merge(more);
+    fn swiglu(&mut self, gate: &Matrix<Cpu>, up: &Matrix<Cpu>) -> Result<Matrix<Cpu>> {
         let mut y = vec![0.0; gate.shape().num_elements()];
-        kernel::swiglu(slice(&gate), slice(&up), &mut y);
-        let y = gate.device().try_tensor_from_vec(y, *gate.shape())?;
-        if T::OWNS_TAPE {
-            let output = y.ghost();
-            tape.add_backward_op(move |gradients| {
+        kernel::swiglu(slice(gate), slice(up), &mut y);
+        let y = matrix(y, gate.shape().1)?;
+        if self.recording {
+            let (gate, up, output) = (gate.clone(), up.clone(), y.ghost());
+            self.then(move |gradients| {
                 let dy = take!(gradients, output);
                 let mut dgate = take!(gradients, gate);
                 let dup = gradients.get_or_alloc_mut(&up)?;
@@ -248,53 +371,22 @@ impl Ops<Cpu> for Fused {
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
+        Ok(y)
     }
 
-    fn gelu<T: Tape<f32, Cpu>>(x: Matrix<Cpu, T>) -> Fallible<Matrix<Cpu, T>, Cpu> {
-        let (x, mut tape) = x.split_tape();
+    fn activate(&mut self, x: &Matrix<Cpu>, activation: Activation) -> Result<Matrix<Cpu>> {
         let mut y = vec![0.0; x.shape().num_elements()];
-        kernel::gelu(slice(&x), &mut y);
-        let y = x.device().try_tensor_from_vec(y, *x.shape())?;
-        if T::OWNS_TAPE {
-            let output = y.ghost();
-            tape.add_backward_op(move |gradients| {
+        kernel::activate(activation, slice(x), &mut y);
+        let y = matrix(y, x.shape().1)?;
+        if self.recording {
+            let (x, output) = (x.clone(), y.ghost());
+            self.then(move |gradients| {
                 let dy = take!(gradients, output);
-                kernel::gelu_backward(slice(&x), &dy, gradients.get_or_alloc_mut(&x)?);
+                kernel::activate_backward(activation, slice(&x), &dy, gradients.get_or_alloc_mut(&x)?);
                 Ok(())
             });
         }
-        Ok(y.put_tape(tape))
-    }
-
-    fn log_probs<T: Tape<f32, Cpu>>(
-        x: Matrix<Cpu, T>,
-        weight: &Matrix<Cpu>,
-        targets: &[u32],
-    ) -> Fallible<Vector<Cpu, T>, Cpu> {
-        let (x, mut tape) = x.split_tape();
-        let d = x.shape().1;
-        let mut forward = head::log_probs(slice(&x), slice(weight), targets, d, T::OWNS_TAPE);
-        let y = x.device().try_tensor_from_vec(std::mem::take(&mut forward.values), (targets.len(),))?;
-        if T::OWNS_TAPE {
-            let (weight, output, targets) = (weight.clone(), y.ghost(), targets.to_vec());
-            tape.add_backward_op(move |gradients| {
-                let dy = take!(gradients, output);
-                let mut dx = take!(gradients, x);
-                let dweight = gradients.get_or_alloc_mut(&weight)?;
-                head::log_probs_backward(forward, slice(&x), slice(&weight), &targets, d, &dy, &mut dx, dweight);
-                put!(gradients, x, dx);
-                Ok(())
-            });
-        }
-        Ok(y.put_tape(tape))
-    }
-
-    fn gradient<S: Shape>(
-        gradients: &mut Gradients<f32, Cpu>,
-        parameter: &Tensor<S, f32, Cpu>,
-    ) -> Fallible<Vec<f32>, Cpu> {
-        Ok(std::mem::take(&mut **gradients.get_or_alloc_mut(parameter)?))
+        Ok(y)
     }
 }
 
@@ -305,5 +397,47 @@ fn for_tokens(values: &mut [f32], rows: &[Range<usize>], width: usize, f: impl F
         for (position, token) in tokens.enumerate() {
             f(token, position);
         }
+    }
+}
+
+impl Taped for Fused {
+    type D = Cpu;
+
+    fn new(_: &Cpu) -> Fused {
+        Fused::default()
+    }
+
+    fn log_probs(&mut self, x: &Matrix<Cpu>, weight: &Param<Matrix<Cpu>>, targets: &[u32]) -> Result<Vector<Cpu>> {
+        let d = x.shape().1;
+        let mut forward = head::log_probs(slice(x), slice(&weight.value), targets, d, self.recording);
+        let values = std::mem::take(&mut forward.values);
+        let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (targets.len(),)).map_err(device_error)?;
+        if self.recording {
+            let (x, output, targets, learns) = (x.clone(), y.ghost(), targets.to_vec(), weight.learns);
+            let weight = weight.value.clone();
+            self.then(move |gradients| {
+                let dy = take!(gradients, output);
+                let mut dx = take!(gradients, x);
+                if learns {
+                    let dweight = gradients.get_or_alloc_mut(&weight)?;
+                    let dweight = Some(&mut dweight[..]);
+                    head::log_probs_backward(forward, slice(&x), slice(&weight), &targets, d, &dy, &mut dx, dweight);
+                } else {
+                    head::log_probs_backward(forward, slice(&x), slice(&weight), &targets, d, &dy, &mut dx, None);
+                }
+                put!(gradients, x, dx);
+                Ok(())
+            });
+        }
+        Ok(y)
+    }
+
+    fn backward(self, output: &Vector<Cpu>, derivative: Vec<f32>) -> Result<Gradients<f32, Cpu>> {
+        super::ops::backward(self.tape, output, derivative)
+    }
+
+    fn gradient<S: Shape>(gradients: &mut Gradients<f32, Cpu>, parameter: &Tensor<S, f32, Cpu>) -> Result<Vec<f32>> {
+        let gradient = gradients.get_or_alloc_mut(parameter).map_err(device_error)?;
+        Ok(std::mem::take(&mut **gradient))
     }
 }

@@ -1,19 +1,23 @@
-//! The operations that a model is made of, as a trait with one implementation per kind of device. Knows no model.
+//! The operations that a model is made of, as a trait with one implementation per way to compute. Knows no model.
 //!
-//! [`Stock`](super::stock::Stock) composes dfdx's own operations and serves every device; [`Fused`](super::fused::Fused)
-//! has a kernel per operation on the CPU. Tensors are flat: a token per row. Letters as in [`super`].
+//! [`Fused`](super::fused::Fused) has a kernel per operation on the CPU and a tape, for training;
+//! [`Stock`](super::stock::Stock) composes dfdx's own operations and serves every device with a tape;
+//! [`Packed`](super::packed::Packed) has weights laid out for products and no tape, for generation. A value is flat: a
+//! token per row. Letters as in [`super`].
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use anyhow::Result;
 use dfdx::prelude::*;
 
+use super::architecture::Activation;
 use super::kernels::attention::Heads;
-use super::kernels::elementwise::Rotary;
+use super::kernels::rotary::Turns;
 
 pub(crate) type Scalar<D, T = NoneTape> = Tensor<(), f32, D, T>;
 pub(crate) type Vector<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
 pub(crate) type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
-pub(crate) type Fallible<X, D> = Result<X, <D as HasErr>::Err>;
 
 /// Where the embedding of a position comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,56 +26,187 @@ pub(crate) enum Source {
     Token(u32),
     /// A row of the projected image features.
     Feature(usize),
+    /// The feature that ends a row of patches.
+    Newline,
 }
 
-/// The operations on device `D`, with a tape (training) or without.
-pub(crate) trait Ops<D: Device<f32>>: 'static {
-    /// Whether all rows of a batch must have one length.
-    const PADDED: bool;
+/// Where weights live, and in which form.
+pub(crate) trait Place: Clone {
+    /// (out, in), for products. A clone is the same weights.
+    type Matrix: Clone;
+    /// (rows, width), looked up by row.
+    type Table: Clone;
+    type Vector: Clone;
+
+    fn matrix(&self, values: &[f32], rows: usize, columns: usize) -> Result<Self::Matrix>;
+
+    fn table(&self, values: &[f32], rows: usize, columns: usize) -> Result<Self::Table>;
+
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
+
+    /// A table's own weights for products: what they learn there, the table learns.
+    fn tied(&self, table: &Self::Table) -> Result<Self::Matrix>;
+}
+
+/// A parameter in its place.
+#[derive(Clone, Debug)]
+pub(crate) struct Param<W> {
+    pub(crate) value: W,
+    /// Its number among the model's parameters.
+    pub(crate) index: usize,
+    /// Whether a backward pass finds its gradient.
+    pub(crate) learns: bool,
+}
+
+/// Factors of [`Ops::scale`].
+pub(crate) enum Factor {
+    All(f32),
+    /// One per number.
+    Each(Vec<f32>),
+}
+
+/// The operations. What they compute is remembered for a backward pass while they record.
+pub(crate) trait Ops {
+    type Place: Place;
+
+    /// Numbers, a token per row.
+    type X;
 
     /// What attention needs besides its inputs: made once per forward pass, shared by its layers.
     type Plan;
 
-    fn plan(device: &D, heads: Heads, rows: &[Range<usize>], rotary: Option<&Rotary>) -> Fallible<Self::Plan, D>;
+    /// Whether all rows of a batch must have one length.
+    const PADDED: bool;
+
+    /// Whether what follows is remembered for a backward pass.
+    fn record(&mut self, on: bool);
+
+    /// Tokens of a value.
+    fn rows(&self, x: &Self::X) -> usize;
+
+    /// Plain numbers (n, width).
+    fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Self::X>;
+
+    /// Attention over `rows`, which cover the tokens in order; `turns` holds the rotary positions from 0 on.
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Self::Plan>;
 
     /// Rows of a table (r, d) by index -> (n, d).
-    fn gather<T: Tape<f32, D>>(table: Matrix<D, T>, indices: &[usize]) -> Fallible<Matrix<D, T>, D>;
+    fn lookup(&mut self, table: &Param<Table<Self>>, indices: &[usize]) -> Result<Self::X>;
 
-    /// Token embeddings (v, d) and image features (f, d), one of them per position -> (n, d).
-    fn splice<T: Tape<f32, D>>(
-        table: Matrix<D, T>,
-        features: Option<Matrix<D, T>>,
+    /// Rows of a value by index -> (n, d).
+    fn select(&mut self, x: &Self::X, indices: &[usize]) -> Result<Self::X>;
+
+    /// Rows of a table (v, d), of image features (f, d) and the newline (d), one of them per position -> (n, d).
+    fn splice(
+        &mut self,
+        table: &Param<Table<Self>>,
+        features: Option<&Self::X>,
+        newline: Option<&Param<Vect<Self>>>,
         sources: &[Source],
-    ) -> Fallible<Matrix<D, T>, D>;
+    ) -> Result<Self::X>;
 
-    /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019): (n, d) -> (n, d).
-    fn rms_norm<T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Vector<D>, eps: f32) -> Fallible<Matrix<D, T>, D>;
+    /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019) of every stretch of a row as wide as the weight.
+    fn rms_norm(&mut self, x: &Self::X, weight: &Param<Vect<Self>>, eps: f32) -> Result<Self::X>;
 
-    /// `x weight^T`: (n, i), (o, i) -> (n, o).
-    fn linear<T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>) -> Fallible<Matrix<D, T>, D>;
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias` of every row (Ba et al. 2016).
+    fn layer_norm(
+        &mut self,
+        x: &Self::X,
+        weight: &Param<Vect<Self>>,
+        bias: &Param<Vect<Self>>,
+        eps: f32,
+    ) -> Result<Self::X>;
 
-    fn add<T: Tape<f32, D>>(a: Matrix<D, T>, b: Matrix<D, T>) -> Fallible<Matrix<D, T>, D>;
+    /// `x weight^T + bias`: (n, i), (o, i), (o) -> (n, o).
+    fn linear(&mut self, x: &Self::X, weight: &Param<Matr<Self>>, bias: Option<&Param<Vect<Self>>>) -> Result<Self::X>;
 
-    /// Queries (n, h w), keys and values (n, k w), rotated inside where the plan says so -> (n, h w).
-    fn attention<T: Tape<f32, D>>(
-        q: Matrix<D, T>,
-        k: Matrix<D, T>,
-        v: Matrix<D, T>,
-        plan: &Self::Plan,
-    ) -> Fallible<Matrix<D, T>, D>;
+    fn add(&mut self, a: &Self::X, b: &Self::X) -> Result<Self::X>;
+
+    /// Numbers times constants.
+    fn scale(&mut self, x: &Self::X, factor: Factor) -> Result<Self::X>;
+
+    /// Values of equal length side by side: (n, d) each -> (n, sum of d).
+    fn beside(&mut self, parts: &[Self::X]) -> Result<Self::X>;
+
+    /// Queries (n, h w), keys and values (n, k w) of layer `layer`, rotated inside where the plan says so -> (n, h w).
+    fn attention(&mut self, layer: usize, q: Self::X, k: Self::X, v: Self::X, plan: &Self::Plan) -> Result<Self::X>;
 
     /// `silu(gate) * up` (Shazeer 2020).
-    fn swiglu<T: Tape<f32, D>>(gate: Matrix<D, T>, up: Matrix<D, T>) -> Fallible<Matrix<D, T>, D>;
+    fn swiglu(&mut self, gate: &Self::X, up: &Self::X) -> Result<Self::X>;
 
-    /// `x Phi(x)` (Hendrycks and Gimpel 2016).
-    fn gelu<T: Tape<f32, D>>(x: Matrix<D, T>) -> Fallible<Matrix<D, T>, D>;
+    /// A function of every number; not for [`Activation::Swiglu`], which has two inputs.
+    fn activate(&mut self, x: &Self::X, activation: Activation) -> Result<Self::X>;
+}
+
+pub(crate) type Table<O> = <<O as Ops>::Place as Place>::Table;
+pub(crate) type Matr<O> = <<O as Ops>::Place as Place>::Matrix;
+pub(crate) type Vect<O> = <<O as Ops>::Place as Place>::Vector;
+
+/// Operations on dfdx tensors with a tape.
+pub(crate) trait Taped: Ops<Place = OnDevice<Self::D>, X = Matrix<Self::D>> {
+    type D: Device<f32>;
+
+    fn new(device: &Self::D) -> Self;
 
     /// `log softmax(x weight^T)` at each row's target: (n, d), (v, d) -> (n,).
-    fn log_probs<T: Tape<f32, D>>(x: Matrix<D, T>, weight: &Matrix<D>, targets: &[u32]) -> Fallible<Vector<D, T>, D>;
+    fn log_probs(
+        &mut self,
+        x: &Matrix<Self::D>,
+        weight: &Param<Matrix<Self::D>>,
+        targets: &[u32],
+    ) -> Result<Vector<Self::D>>;
+
+    /// The gradients of `sum(derivative * output)`: of any loss of `output` that has this derivative there.
+    fn backward(self, output: &Vector<Self::D>, derivative: Vec<f32>) -> Result<Gradients<f32, Self::D>>;
 
     /// The gradient of a parameter as plain numbers; zeros where none has arrived.
-    fn gradient<S: Shape>(gradients: &mut Gradients<f32, D>, parameter: &Tensor<S, f32, D>) -> Fallible<Vec<f32>, D> {
-        gradients.try_alloc_for(parameter)?;
-        Ok(gradients.get(parameter).as_vec())
+    fn gradient<S: Shape>(
+        gradients: &mut Gradients<f32, Self::D>,
+        parameter: &Tensor<S, f32, Self::D>,
+    ) -> Result<Vec<f32>>;
+}
+
+/// Runs a tape backwards from `sum(derivative * output)`.
+pub(crate) fn backward<D: Device<f32>>(
+    tape: OwnedTape<f32, D>,
+    output: &Vector<D>,
+    derivative: Vec<f32>,
+) -> Result<Gradients<f32, D>> {
+    let shape = (derivative.len(),);
+    let derivative: Vector<D> = output.device().try_tensor_from_vec(derivative, shape).map_err(device_error)?;
+    let product = output.clone().put_tape(tape).try_mul(derivative).map_err(device_error)?;
+    let sum: Scalar<D, _> = product.try_sum::<(), Axis<0>>().map_err(device_error)?;
+    sum.try_backward().map_err(device_error)
+}
+
+/// Weights as tensors on a device of dfdx's.
+#[derive(Clone, Debug)]
+pub(crate) struct OnDevice<D>(pub(crate) D);
+
+impl<D: Device<f32>> Place for OnDevice<D> {
+    type Matrix = Matrix<D>;
+    type Table = Matrix<D>;
+    type Vector = Vector<D>;
+
+    fn matrix(&self, values: &[f32], rows: usize, columns: usize) -> Result<Matrix<D>> {
+        self.0.try_tensor_from_vec(values.to_vec(), (rows, columns)).map_err(device_error)
     }
+
+    fn table(&self, values: &[f32], rows: usize, columns: usize) -> Result<Matrix<D>> {
+        self.matrix(values, rows, columns)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Vector<D>> {
+        self.0.try_tensor_from_vec(values.to_vec(), (values.len(),)).map_err(device_error)
+    }
+
+    fn tied(&self, table: &Matrix<D>) -> Result<Matrix<D>> {
+        // A clone is the same tensor to a tape.
+        Ok(table.clone())
+    }
+}
+
+/// A device's complaint as an error of ours.
+pub(crate) fn device_error<E: std::fmt::Display + std::fmt::Debug>(error: E) -> anyhow::Error {
+    anyhow::anyhow!("the device failed: {error} ({error:?})")
 }

@@ -1,13 +1,14 @@
 //! The list of a model's parameters: names, shapes, parts, first values. The one walk that counting, reading,
 //! writing, building and optimizing share. Knows no tensor and no file.
 //!
-//! Names follow Hugging Face's LLaVA and LLaMA, so that an exported file reads like any other.
+//! Names follow Hugging Face's LLaVA and LLaMA as transformers 4 writes them, without the prefix that a composite puts
+//! before its decoder.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::config::ModelConfig;
+use super::architecture::{Architecture, Decoder, Projector, Vision, VisionFamily};
 use crate::base::Seed;
 
 /// The part of a model that a parameter belongs to: each may have its own learning rate or be frozen.
@@ -23,11 +24,13 @@ pub enum Part {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parameter {
     pub name: String,
-    /// `[n]` for a norm's weight, `[out, in]` for a matrix.
+    /// `[n]` for a norm's weight or a bias, `[out, in]` for a matrix, `[out, 3, height, width]` for ViT patches.
     pub shape: Vec<usize>,
     pub part: Part,
     /// Standard deviation of the first values; none: all are 1.
     pub deviation: Option<f64>,
+    /// Whether the model's output depends on it. What is on top of the features that a decoder reads is only kept.
+    pub used: bool,
 }
 
 impl Parameter {
@@ -41,9 +44,9 @@ impl Parameter {
         self.len() == 0
     }
 
-    /// A matrix is decayed, a norm's weight is not.
+    /// A matrix is decayed; a norm's weight, a bias or another single row is not.
     pub fn is_matrix(&self) -> bool {
-        self.shape.len() == 2
+        self.shape.len() >= 2
     }
 
     /// First values, from the stream of the parameter's own name: another layer more shifts none of them.
@@ -58,77 +61,172 @@ impl Parameter {
     }
 }
 
-/// All parameters of a model, in a fixed order: encoder, projector, decoder. The config must have been checked.
+/// All parameters of a model, in a fixed order: encoder, projector, decoder. The sizes must have been checked.
 ///
-/// First values: linear layers have deviation `1 / sqrt(fan_in)`, the two matrices of a block that write into the
-/// residual stream `1 / sqrt(layers + 1)` of that and at most half of it, positions 0.1, token embeddings 0.5, the
-/// head 0.02.
-pub fn parameters(config: &ModelConfig, vocab: usize) -> Vec<Parameter> {
-    let ModelConfig { vision, projector, decoder, .. } = config;
+/// First values of a model of ours: linear layers have deviation `1 / sqrt(fan_in)`, the two matrices of a block that
+/// write into the residual stream `1 / sqrt(layers + 1)` of that and at most half of it, positions 0.1, token embeddings
+/// 0.5, the head 0.02.
+pub fn parameters(architecture: &Architecture) -> Vec<Parameter> {
+    let Architecture { vision, decoder, vocab } = architecture;
     let mut list = List(Vec::new());
-    let part = Part::Vision;
-    list.linear(part, "vision_tower.patch_embedding", vision.dim, config.patch_values());
-    list.matrix(part, "vision_tower.position_embedding", vision.dim, config.image_tokens(), 0.1);
-    for layer in 0..vision.layers {
-        let sizes = BlockSizes { dim: vision.dim, kv_dim: vision.dim, ff: vision.ff, layers: vision.layers };
-        list.block(part, &format!("vision_tower.layers.{layer}"), sizes);
+    if let Some(vision) = vision {
+        match vision.family {
+            VisionFamily::Plain => list.plain_tower(vision),
+            VisionFamily::Clip | VisionFamily::Siglip => list.vit(vision),
+        }
+        let Projector { hidden, bias, .. } = vision.projector;
+        list.linear(Part::Projector, "multi_modal_projector.linear_1", hidden, vision.feature_width(), bias);
+        list.linear(Part::Projector, "multi_modal_projector.linear_2", decoder.dim, hidden, bias);
+        if vision.tiled {
+            list.vector(Part::Projector, "image_newline", decoder.dim);
+        }
     }
-    list.norm(part, "vision_tower.norm", vision.dim);
-    let part = Part::Projector;
-    list.linear(part, "multi_modal_projector.linear_1", projector.hidden, vision.dim);
-    list.linear(part, "multi_modal_projector.linear_2", decoder.dim, projector.hidden);
-    let part = Part::Decoder;
-    // A tied embedding is the head as well, whose logits must start small.
-    let deviation = if decoder.tied_head { 0.02 } else { 0.5 };
-    list.matrix(part, "model.embed_tokens", decoder.dim, vocab, deviation);
-    for layer in 0..decoder.layers {
-        let kv_dim = decoder.dim / decoder.heads * decoder.kv_heads;
-        let sizes = BlockSizes { dim: decoder.dim, kv_dim, ff: decoder.ff, layers: decoder.layers };
-        list.block(part, &format!("model.layers.{layer}"), sizes);
-    }
-    list.norm(part, "model.norm", decoder.dim);
-    if !decoder.tied_head {
-        list.matrix(part, "lm_head", decoder.dim, vocab, 0.02);
-    }
+    list.decoder(decoder, *vocab);
     list.0
 }
 
-#[derive(Clone, Copy)]
-struct BlockSizes {
-    dim: usize,
-    kv_dim: usize,
-    ff: usize,
-    layers: usize,
-}
+/// Names of the towers of Hugging Face's LLaVA begin so.
+pub(crate) const VIT: &str = "vision_tower.vision_model";
 
 struct List(Vec<Parameter>);
 
+/// Scale of the matrices that write into the residual stream.
+fn residual(layers: usize) -> f64 {
+    0.5f64.min(1.0 / ((layers + 1) as f64).sqrt())
+}
+
 impl List {
-    fn matrix(&mut self, part: Part, name: &str, columns: usize, rows: usize, deviation: f64) {
-        let name = format!("{name}.weight");
-        self.0.push(Parameter { name, shape: vec![rows, columns], part, deviation: Some(deviation) });
+    fn push(&mut self, part: Part, name: String, shape: Vec<usize>, deviation: Option<f64>) {
+        self.0.push(Parameter { name, shape, part, deviation, used: true });
     }
 
-    fn linear(&mut self, part: Part, name: &str, outputs: usize, inputs: usize) {
+    fn matrix(&mut self, part: Part, name: &str, columns: usize, rows: usize, deviation: f64) {
+        self.push(part, format!("{name}.weight"), vec![rows, columns], Some(deviation));
+    }
+
+    fn linear(&mut self, part: Part, name: &str, outputs: usize, inputs: usize, bias: bool) {
         self.matrix(part, name, inputs, outputs, 1.0 / (inputs as f64).sqrt());
+        if bias {
+            self.vector(part, &format!("{name}.bias"), outputs);
+        }
+    }
+
+    /// A linear layer whose output is added to the residual stream of `layers` blocks.
+    fn writing(&mut self, part: Part, name: &str, outputs: usize, inputs: usize, bias: bool, layers: usize) {
+        self.matrix(part, name, inputs, outputs, residual(layers) / (inputs as f64).sqrt());
+        if bias {
+            self.vector(part, &format!("{name}.bias"), outputs);
+        }
+    }
+
+    fn vector(&mut self, part: Part, name: &str, dim: usize) {
+        self.push(part, name.to_string(), vec![dim], None);
     }
 
     fn norm(&mut self, part: Part, name: &str, dim: usize) {
-        self.0.push(Parameter { name: format!("{name}.weight"), shape: vec![dim], part, deviation: None });
+        self.vector(part, &format!("{name}.weight"), dim);
     }
 
-    fn block(&mut self, part: Part, name: &str, sizes: BlockSizes) {
-        let BlockSizes { dim, kv_dim, ff, layers } = sizes;
-        let residual = 0.5f64.min(1.0 / ((layers + 1) as f64).sqrt());
-        self.norm(part, &format!("{name}.input_layernorm"), dim);
-        self.linear(part, &format!("{name}.self_attn.q_proj"), dim, dim);
-        self.linear(part, &format!("{name}.self_attn.k_proj"), kv_dim, dim);
-        self.linear(part, &format!("{name}.self_attn.v_proj"), kv_dim, dim);
-        self.matrix(part, &format!("{name}.self_attn.o_proj"), dim, dim, residual / (dim as f64).sqrt());
-        self.norm(part, &format!("{name}.post_attention_layernorm"), dim);
-        self.linear(part, &format!("{name}.mlp.gate_proj"), ff, dim);
-        self.linear(part, &format!("{name}.mlp.up_proj"), ff, dim);
-        self.matrix(part, &format!("{name}.mlp.down_proj"), ff, dim, residual / (ff as f64).sqrt());
+    fn layer_norm(&mut self, part: Part, name: &str, dim: usize) {
+        self.norm(part, name, dim);
+        self.vector(part, &format!("{name}.bias"), dim);
+    }
+
+    fn plain_tower(&mut self, vision: &Vision) {
+        let Vision { dim, layers, ff, .. } = *vision;
+        let part = Part::Vision;
+        self.linear(part, "vision_tower.patch_embedding", dim, vision.patch_values(), false);
+        self.matrix(part, "vision_tower.position_embedding", dim, vision.positions(), 0.1);
+        for layer in 0..layers {
+            let name = |rest: &str| format!("vision_tower.layers.{layer}.{rest}");
+            self.norm(part, &name("input_layernorm"), dim);
+            for projection in ["q_proj", "k_proj", "v_proj"] {
+                self.linear(part, &name(&format!("self_attn.{projection}")), dim, dim, false);
+            }
+            self.writing(part, &name("self_attn.o_proj"), dim, dim, false, layers);
+            self.norm(part, &name("post_attention_layernorm"), dim);
+            self.linear(part, &name("mlp.gate_proj"), ff, dim, false);
+            self.linear(part, &name("mlp.up_proj"), ff, dim, false);
+            self.writing(part, &name("mlp.down_proj"), dim, ff, false, layers);
+        }
+        self.norm(part, "vision_tower.norm", dim);
+    }
+
+    fn vit(&mut self, vision: &Vision) {
+        let Vision { dim, layers, ff, patch_size, .. } = *vision;
+        let part = Part::Vision;
+        let clip = vision.family == VisionFamily::Clip;
+        if clip {
+            self.vector(part, &format!("{VIT}.embeddings.class_embedding"), dim);
+        }
+        let patches = format!("{VIT}.embeddings.patch_embedding");
+        self.push(part, format!("{patches}.weight"), vec![dim, 3, patch_size, patch_size], None);
+        if !clip {
+            self.vector(part, &format!("{patches}.bias"), dim);
+        }
+        self.matrix(part, &format!("{VIT}.embeddings.position_embedding"), dim, vision.positions(), 0.1);
+        if clip {
+            self.layer_norm(part, &format!("{VIT}.pre_layrnorm"), dim);
+        }
+        for layer in 0..layers {
+            let start = self.0.len();
+            let name = |rest: &str| format!("{VIT}.encoder.layers.{layer}.{rest}");
+            self.layer_norm(part, &name("layer_norm1"), dim);
+            for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+                self.linear(part, &name(&format!("self_attn.{projection}")), dim, dim, true);
+            }
+            self.layer_norm(part, &name("layer_norm2"), dim);
+            self.linear(part, &name("mlp.fc1"), ff, dim, true);
+            self.linear(part, &name("mlp.fc2"), dim, ff, true);
+            self.used_if(start, layer < vision.used_layers());
+        }
+        // What sits on top serves the pooled output, which no decoder looks at.
+        let start = self.0.len();
+        self.layer_norm(part, &format!("{VIT}.post_layernorm"), dim);
+        if vision.pooling {
+            let name = |rest: &str| format!("{VIT}.head.{rest}");
+            self.push(part, name("probe"), vec![1, 1, dim], None);
+            self.push(part, name("attention.in_proj_weight"), vec![3 * dim, dim], None);
+            self.vector(part, &name("attention.in_proj_bias"), 3 * dim);
+            self.linear(part, &name("attention.out_proj"), dim, dim, true);
+            self.layer_norm(part, &name("layernorm"), dim);
+            self.linear(part, &name("mlp.fc1"), ff, dim, true);
+            self.linear(part, &name("mlp.fc2"), dim, ff, true);
+        }
+        self.used_if(start, false);
+    }
+
+    fn decoder(&mut self, decoder: &Decoder, vocab: usize) {
+        let Decoder { dim, layers, ff, qkv_bias, output_bias, mlp_bias, .. } = *decoder;
+        let (query, key) = (decoder.query_width(), decoder.kv_width());
+        let part = Part::Decoder;
+        // A tied embedding is the head as well, whose logits must start small.
+        let deviation = if decoder.tied_head { 0.02 } else { 0.5 };
+        self.matrix(part, "model.embed_tokens", dim, vocab, deviation);
+        for layer in 0..layers {
+            let name = |rest: &str| format!("model.layers.{layer}.{rest}");
+            self.norm(part, &name("input_layernorm"), dim);
+            for (projection, width) in [("q_proj", query), ("k_proj", key), ("v_proj", key)] {
+                self.linear(part, &name(&format!("self_attn.{projection}")), width, dim, qkv_bias);
+            }
+            self.writing(part, &name("self_attn.o_proj"), dim, query, output_bias, layers);
+            if decoder.head_norm {
+                self.norm(part, &name("self_attn.q_norm"), decoder.head_width);
+                self.norm(part, &name("self_attn.k_norm"), decoder.head_width);
+            }
+            self.norm(part, &name("post_attention_layernorm"), dim);
+            self.linear(part, &name("mlp.gate_proj"), ff, dim, mlp_bias);
+            self.linear(part, &name("mlp.up_proj"), ff, dim, mlp_bias);
+            self.writing(part, &name("mlp.down_proj"), dim, ff, mlp_bias, layers);
+        }
+        self.norm(part, "model.norm", dim);
+        if !decoder.tied_head {
+            self.matrix(part, "lm_head", dim, vocab, 0.02);
+        }
+    }
+
+    fn used_if(&mut self, start: usize, used: bool) {
+        self.0[start..].iter_mut().for_each(|parameter| parameter.used = used);
     }
 }
 
@@ -142,10 +240,11 @@ fn normal(generator: &mut ChaCha8Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::config::ModelConfig;
 
     #[test]
     fn the_default_model_has_the_parameters_that_were_counted_by_hand() {
-        let parameters = parameters(&ModelConfig::default(), 83);
+        let parameters = parameters(&Architecture::of(&ModelConfig::default(), 83, 1));
         let total: usize = parameters.iter().map(Parameter::len).sum();
         // Block: 2 norms of 64, 4 squares of 64, 3 x 64 x 176. Encoder and decoder: 4 blocks, 2 norms,
         // patches 192 x 64, positions 16 x 64, projector 2 x 64 x 64, embedding and head 83 x 64.
@@ -157,7 +256,7 @@ mod tests {
 
     #[test]
     fn first_values_have_the_deviation_they_should() {
-        let parameters = parameters(&ModelConfig::default(), 83);
+        let parameters = parameters(&Architecture::of(&ModelConfig::default(), 83, 1));
         let gate = parameters.iter().find(|p| p.name == "model.layers.1.mlp.gate_proj.weight").unwrap();
         let values = gate.draw(Seed(3));
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;

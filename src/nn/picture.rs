@@ -29,3 +29,23 @@ pub trait PixelSource: Sync {
 
     fn picture(&self, key: &str) -> Result<Picture>;
 }
+
+#[cfg(test)]
+pub(crate) mod fixture {
+    use super::{Arc, Frame, Picture, PixelSource, Result};
+
+    /// Pictures of 8 x 8: a ramp that starts at the number in the key.
+    pub(crate) struct Ramps;
+
+    impl PixelSource for Ramps {
+        fn frame(&self, _: &str) -> Result<Frame> {
+            Ok(Frame { width: 8, height: 8, grid: None })
+        }
+
+        fn picture(&self, key: &str) -> Result<Picture> {
+            let start: usize = key.parse()?;
+            let values: Arc<[f32]> = (0..8 * 8 * 3).map(|i| ((i + 37 * start) % 64) as f32 / 32.0 - 1.0).collect();
+            Ok(Picture { frame: self.frame(key)?, values })
+        }
+    }
+}

@@ -10,6 +10,7 @@ use super::common;
 use super::models::{self, Model};
 use crate::base::{files, wrong_input};
 use crate::data::tokenizer::{FILE, Tokenizer};
+use crate::nn::architecture::Vision;
 use crate::nn::{Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{
@@ -138,8 +139,8 @@ impl Stage for Base {
         }
         Ok(Summary::default()
             .with("parameters", checkpoint.parameters())
-            .with("vocab", checkpoint.vocab)
-            .with("image_tokens", checkpoint.config.image_tokens()))
+            .with("vocab", checkpoint.architecture.vocab)
+            .with("image_tokens", checkpoint.architecture.vision.as_ref().map_or(0, Vision::tile_tokens)))
     }
 }
 

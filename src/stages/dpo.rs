@@ -5,14 +5,13 @@ use serde::Deserialize;
 
 use super::common;
 use super::models::{self, Keep, Model, training_table};
-use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::records::Pair;
 use crate::data::tokens::TokenPair;
 use crate::nn::Part;
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
-use crate::train::{self, DpoConfig, OptimizerConfig, PreferenceLoss, TokenWeights};
+use crate::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, TokenWeights};
 
 pub static KIND: Kind = Kind {
     name: "dpo",
@@ -63,10 +62,10 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
     let length_window = table.length_window.unwrap_or(models::LENGTH_WINDOW);
     let (beta, sft_weight) = (table.beta.unwrap_or(0.1), table.sft_weight.unwrap_or(0.0));
-    let freeze = vec![Part::Vision, Part::Projector];
+    let freeze = [Part::Vision, Part::Projector].map(Freeze::Part).to_vec();
     let optimizer = table.optimizer(OptimizerConfig { lr: 5e-7, freeze, ..OptimizerConfig::default() });
-    let keep = table.keep();
-    let mut errors = models::check_training(&optimizer, epochs, batch, keep);
+    let (tuning, keep) = (table.tuning(), table.keep());
+    let mut errors = models::check_training(&optimizer, &tuning, epochs, batch, keep);
     for (key, value) in [("beta", beta), ("sft_weight", sft_weight)] {
         if !value.is_finite() || value < 0.0 {
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 0, not {value}")));
@@ -86,7 +85,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         return Err(errors);
     }
     let token_weights = table.token_weights;
-    let train = DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer };
+    let train = DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning };
     Ok(Box::new(Dpo { policy: table.policy, reference: table.reference, pairs: table.pairs, train, keep }))
 }
 
@@ -110,13 +109,15 @@ fn loss(table: &Table, errors: &mut Vec<ConfigError>) -> PreferenceLoss {
 impl Stage for Dpo {
     fn identify(&self, manifest: &mut Manifest) {
         let Dpo { policy: _, reference: _, pairs: _, train, keep: _ } = self;
-        let DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer } = train;
+        let DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning } =
+            train;
         manifest.value("epochs", epochs);
         manifest.value("batch", batch);
         manifest.value("length_window", length_window);
         manifest.value("beta", beta);
         manifest.value("sft_weight", sft_weight);
         models::identify_optimizer(manifest, optimizer);
+        models::identify_tuning(manifest, tuning);
         match loss {
             PreferenceLoss::Sigmoid { label_smoothing } => {
                 manifest.value_unless("label_smoothing", label_smoothing, &0.0);
@@ -143,12 +144,12 @@ impl Stage for Dpo {
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
-        let pixels = ImagePacks::open(&ctx.images)?;
-        let seen = models::seen(ctx, "policy", &pairs, &pixels)?;
+        let pictures = policy.pictures(ctx)?;
+        let seen = models::seen(ctx, "policy", &pairs, pictures.packs())?;
         let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let (state, start) = (self.keep.state(ctx), &policy.checkpoint);
-        let trained = train::dpo(start, &reference, &pairs, &pixels, &self.train, ctx.seed, &state, &resources)?;
+        let trained = train::dpo(start, &reference, &pairs, &pictures, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
         Ok(models::finish(ctx, &trained, "policy", &seen, resources.device)?
             .with("pairs", pairs.len())

@@ -69,13 +69,14 @@ impl Stage for Export {
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let Model { checkpoint, .. } = Model::read(ctx, "model")?;
+        let model = checkpoint.own_sizes();
         let folder = ctx.output(FOLDER);
         checkpoint.write(&folder)?;
         let from = &ctx.input("model")?.path;
         files::copy(&from.join(FILE), &folder.join(FILE))?;
         models::carry_seen(from, &folder)?;
         let mut parameters_by_part = BTreeMap::new();
-        for parameter in parameters(&checkpoint.config, checkpoint.vocab) {
+        for parameter in parameters(&checkpoint.architecture) {
             *parameters_by_part.entry(parameter.part).or_default() += parameter.len();
         }
         let mut files_told = BTreeMap::from([
@@ -92,11 +93,11 @@ impl Stage for Export {
             files: files_told,
             parameters: checkpoint.parameters(),
             parameters_by_part,
-            vocab: checkpoint.vocab,
-            image_tokens: checkpoint.config.image_tokens(),
+            vocab: checkpoint.architecture.vocab,
+            image_tokens: model.image_tokens(),
             special_tokens: SPECIAL,
             conversation: "<|user|> [<|image|> x image_tokens] prompt <|assistant|> response <|end|>",
-            model: &checkpoint.config,
+            model,
         };
         files::write_json(&folder.join("card.json"), &card)?;
         Ok(Summary::default().with("parameters", card.parameters).with("vocab", card.vocab))

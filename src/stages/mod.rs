@@ -32,6 +32,7 @@ mod metrics;
 mod mix_rows;
 mod models;
 mod packing;
+mod pictures;
 mod sampling;
 
 #[cfg(test)]

@@ -6,14 +6,16 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::common::with_threads;
+use super::pictures::Pictures;
 use crate::base::{files, wrong_input};
 use crate::data::images::ImagePacks;
 use crate::data::seen::{Asked, Seen};
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::data::tokens::Chat;
-use crate::nn::{Checkpoint, Device, DeviceChoice, Resources};
+use crate::nn::architecture::Vision;
+use crate::nn::{Architecture, Checkpoint, Device, DeviceChoice, LoraConfig, Pattern, Resources};
 use crate::stage::{ConfigError, Manifest, StageContext, Summary};
-use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained};
+use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained, Tuning};
 
 /// A checkpoint and the tokenizer that came with it.
 pub(super) struct Model {
@@ -31,18 +33,25 @@ impl Model {
     fn read_from(folder: &Path) -> Result<Model> {
         let checkpoint = Checkpoint::read(folder)?;
         let tokenizer = Tokenizer::read(&folder.join(FILE))?;
-        if tokenizer.vocab() != checkpoint.vocab || tokenizer.special().image != checkpoint.image_token {
+        let Architecture { vision, decoder, vocab } = &checkpoint.architecture;
+        let (image_token, image_tokens) =
+            vision.as_ref().map_or((None, 0), |vision| (Some(vision.image_token), vision.tile_tokens()));
+        if tokenizer.vocab() != *vocab || image_token != Some(tokenizer.special().image) {
             bail!(
-                "the tokenizer has {} tokens with the image token {}, the model {} and {}",
+                "the tokenizer has {} tokens with the image token {}, the model {vocab} and {}",
                 tokenizer.vocab(),
                 tokenizer.special().image,
-                checkpoint.vocab,
-                checkpoint.image_token
+                image_token.map_or_else(|| "none".to_string(), |token| token.to_string())
             );
         }
-        let config = &checkpoint.config;
-        let chat = Chat::new(tokenizer, config.image_tokens(), config.decoder.max_positions);
+        let chat = Chat::new(tokenizer, image_tokens, decoder.max_positions);
         Ok(Model { checkpoint, chat })
+    }
+
+    /// The images of the stage's inputs, as this model takes them.
+    pub(super) fn pictures(&self, ctx: &StageContext) -> Result<Pictures> {
+        let size = self.checkpoint.architecture.vision.as_ref().map_or(1, |vision| vision.image_size);
+        Ok(Pictures::new(ImagePacks::open(&ctx.images)?, size))
     }
 
     /// Writes `checkpoint` as the stage's model, with the tokenizer of the model that it came from.
@@ -55,7 +64,10 @@ impl Model {
 
 /// The reference, if it reads the same tokens as the policy.
 pub(super) fn comparable(reference: Checkpoint, policy: &Checkpoint) -> Result<Checkpoint> {
-    let reads = |model: &Checkpoint| (model.vocab, model.image_token, model.config.image_tokens());
+    let reads = |model: &Checkpoint| {
+        let Architecture { vision, vocab, .. } = &model.architecture;
+        (*vocab, vision.as_ref().map(|vision| vision.image_token), vision.as_ref().map_or(0, Vision::tile_tokens))
+    };
     let (own, other) = (reads(policy), reads(&reference));
     if own != other {
         return Err(wrong_input(anyhow!(
@@ -151,6 +163,42 @@ pub(super) fn identify_optimizer(manifest: &mut Manifest, optimizer: &OptimizerC
     manifest.value("freeze", &freeze);
 }
 
+/// The keys of an adapter (Hu et al. 2021); the defaults are PEFT's.
+#[derive(Clone, Debug, serde::Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lora {
+    rank: Option<usize>,
+    /// The adapter counts `alpha / rank` times.
+    alpha: Option<f64>,
+    /// Share of its inputs that are dropped in training.
+    dropout: Option<f64>,
+    /// Linear layers that get an adapter, by name or pattern.
+    targets: Option<Vec<Pattern>>,
+}
+
+impl Lora {
+    pub(super) fn config(&self) -> LoraConfig {
+        let targets = || ["q_proj", "v_proj"].map(|name| Pattern(name.to_string())).to_vec();
+        LoraConfig {
+            rank: self.rank.unwrap_or(8),
+            alpha: self.alpha.unwrap_or(8.0),
+            dropout: self.dropout.unwrap_or(0.0),
+            targets: self.targets.clone().unwrap_or_else(targets),
+        }
+    }
+}
+
+/// Adds what is tuned to what identifies a stage. Micro-batches are identity: they change the last bits of a sum.
+pub(super) fn identify_tuning(manifest: &mut Manifest, tuning: &Tuning) {
+    let Tuning { micro_batch, lora } = tuning;
+    manifest.value_unless("micro_batch", micro_batch, &None);
+    let Some(LoraConfig { rank, alpha, dropout, targets }) = lora else { return };
+    manifest.value("lora.rank", rank);
+    manifest.value("lora.alpha", alpha);
+    manifest.value("lora.dropout", dropout);
+    manifest.value("lora.targets", targets);
+}
+
 /// Declares a training kind's table: its own keys, and beside them the optimizer's, epochs, batch, and how often the
 /// state is kept. Written out by a macro, since serde's `flatten` cannot refuse unknown keys.
 macro_rules! training_table {
@@ -184,8 +232,12 @@ macro_rules! training_table {
             warmup: Option<f64>,
             /// Learning rate at the last step, as a share of `lr`.
             final_lr: Option<f64>,
-            /// Parts that do not learn.
-            freeze: Option<Vec<$crate::nn::Part>>,
+            /// What does not learn: parts, or patterns over the names of parameters.
+            freeze: Option<Vec<$crate::train::Freeze>>,
+            /// Rows that are computed at once; their gradients are added up over the batch.
+            micro_batch: Option<usize>,
+            /// A low-rank adapter learns instead of the model's own parameters.
+            lora: Option<$crate::stages::models::Lora>,
             /// Steps after which the state is kept to resume from; not identity.
             keep_steps: Option<u64>,
             /// Seconds after which the state is kept to resume from; not identity.
@@ -209,6 +261,14 @@ macro_rules! training_table {
                 }
             }
 
+            /// What is tuned, and in which portions.
+            fn tuning(&self) -> $crate::train::Tuning {
+                $crate::train::Tuning {
+                    micro_batch: self.micro_batch,
+                    lora: self.lora.as_ref().map($crate::stages::models::Lora::config),
+                }
+            }
+
             fn keep(&self) -> $crate::stages::models::Keep {
                 $crate::stages::models::Keep {
                     steps: self.keep_steps.unwrap_or(500),
@@ -220,8 +280,31 @@ macro_rules! training_table {
 }
 pub(super) use training_table;
 
+/// Mistakes of what is tuned.
+fn check_tuning(tuning: &Tuning, batch: usize, errors: &mut Vec<ConfigError>) {
+    let mut need = |key: &str, holds: bool, message: String| {
+        if !holds {
+            errors.push(ConfigError::at(key, format!("`{key}` must be {message}")));
+        }
+    };
+    if let Some(micro) = tuning.micro_batch {
+        need("micro_batch", (1..=batch).contains(&micro), format!("from 1 to `batch`, which is {batch}, not {micro}"));
+    }
+    let Some(LoraConfig { rank, alpha, dropout, targets }) = &tuning.lora else { return };
+    need("lora.rank", (1..=4096).contains(rank), format!("from 1 to 4096, not {rank}"));
+    need("lora.alpha", alpha.is_finite() && *alpha > 0.0, format!("above 0, not {alpha}"));
+    need("lora.dropout", (0.0..1.0).contains(dropout), format!("at least 0 and below 1, not {dropout}"));
+    need("lora.targets", !targets.is_empty(), "a list of layers, and it is empty".to_string());
+}
+
 /// Mistakes of the optimizer's values and of the counts that every training has.
-pub(super) fn check_training(optimizer: &OptimizerConfig, epochs: usize, batch: usize, keep: Keep) -> Vec<ConfigError> {
+pub(super) fn check_training(
+    optimizer: &OptimizerConfig,
+    tuning: &Tuning,
+    epochs: usize,
+    batch: usize,
+    keep: Keep,
+) -> Vec<ConfigError> {
     let mut errors: Vec<ConfigError> = optimizer
         .check()
         .into_iter()
@@ -232,6 +315,7 @@ pub(super) fn check_training(optimizer: &OptimizerConfig, epochs: usize, batch: 
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 1, not 0")));
         }
     }
+    check_tuning(tuning, batch, &mut errors);
     if keep.seconds.is_nan() || keep.seconds <= 0.0 {
         errors.push(ConfigError::at("keep_seconds", format!("`keep_seconds` must be above 0, not {}", keep.seconds)));
     }

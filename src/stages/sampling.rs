@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use super::common::of_datasets;
 use super::models::{self, Model};
 use crate::base::{files, wrong_input};
-use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Item, Rollout, Sample};
@@ -88,7 +87,7 @@ impl Asking {
             .iter()
             .map(|&index| model.chat.prompt(&items[index].id, &texts[index], items[index].image.as_deref()))
             .collect::<Result<_>>()?;
-        let pixels = ImagePacks::open(&ctx.images)?;
+        let pictures = model.pictures(ctx)?;
         let resources = models::resources(ctx)?;
         let tokenizer = model.chat.tokenizer();
         let config = GenerateConfig {
@@ -102,7 +101,7 @@ impl Asking {
         };
         let mut writer = jsonl::Writer::append(&path)?;
         let total = items.len() as u64;
-        generate(&model.checkpoint, &prompts, &pixels, &config, ctx.seed, &resources, &mut |at, responses| {
+        generate(&model.checkpoint, &prompts, &pictures, &config, ctx.seed, &resources, &mut |at, responses| {
             let index = open[at];
             let samples = responses
                 .into_iter()

@@ -10,7 +10,6 @@ use super::common::{self, Truncate};
 use super::models::{self, Model};
 use crate::base::files;
 use crate::data::credits::CreditFacts;
-use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::records::{Credit, Credited, Finish, Judged};
 use crate::data::tokens::{Chat, TokenRow};
@@ -86,8 +85,8 @@ impl Stage for Scoring {
         let judged: Vec<Judged> = jsonl::read(&ctx.input("judged")?.path)?;
         common::not_empty(&judged, "judged")?;
         let asked = Asked::new(&judged, self.truncate, &policy.chat)?;
-        let (pixels, resources) = (ImagePacks::open(&ctx.images)?, models::resources(ctx)?);
-        let log_probs = |model: &Checkpoint| infer::log_probs(model, &asked.rows, &pixels, &resources);
+        let (pictures, resources) = (policy.pictures(ctx)?, models::resources(ctx)?);
+        let log_probs = |model: &Checkpoint| infer::log_probs(model, &asked.rows, &pictures, &resources);
         let (ours, theirs) = (log_probs(&policy.checkpoint)?, log_probs(&reference)?);
         let credit = |row: usize| -> (f64, Vec<(String, f32)>) {
             let ratios = ours[row].iter().zip(&theirs[row]).map(|(one, other)| f64::from(*one) - f64::from(*other));

@@ -4,7 +4,6 @@ use anyhow::Result;
 
 use super::common;
 use super::models::{self, Keep, Model, training_table};
-use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::records::Row;
 use crate::data::tokens::TokenRow;
@@ -44,22 +43,24 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
     let length_window = table.length_window.unwrap_or(models::LENGTH_WINDOW);
     let optimizer = table.optimizer(OptimizerConfig::default());
-    let keep = table.keep();
-    let errors = models::check_training(&optimizer, epochs, batch, keep);
+    let (tuning, keep) = (table.tuning(), table.keep());
+    let errors = models::check_training(&optimizer, &tuning, epochs, batch, keep);
     if !errors.is_empty() {
         return Err(errors);
     }
-    let train = SftConfig { epochs, batch, length_window, optimizer };
+    let train = SftConfig { epochs, batch, length_window, optimizer, tuning };
     Ok(Box::new(Sft { model: table.model, data: table.data, train, keep }))
 }
 
 impl Stage for Sft {
     fn identify(&self, manifest: &mut Manifest) {
-        let Sft { model: _, data: _, train: SftConfig { epochs, batch, length_window, optimizer }, keep: _ } = self;
+        let Sft { model: _, data: _, train: SftConfig { epochs, batch, length_window, optimizer, tuning }, keep: _ } =
+            self;
         manifest.value("epochs", epochs);
         manifest.value("batch", batch);
         manifest.value("length_window", length_window);
         models::identify_optimizer(manifest, optimizer);
+        models::identify_tuning(manifest, tuning);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -72,12 +73,12 @@ impl Stage for Sft {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let rows: Vec<Row> = jsonl::read(&ctx.input("data")?.path)?;
-        let pixels = ImagePacks::open(&ctx.images)?;
-        let seen = models::seen(ctx, "model", &rows, &pixels)?;
+        let pictures = model.pictures(ctx)?;
+        let seen = models::seen(ctx, "model", &rows, pictures.packs())?;
         let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let state = self.keep.state(ctx);
-        let trained = train::sft(&model.checkpoint, &rows, &pixels, &self.train, ctx.seed, &state, &resources)?;
+        let trained = train::sft(&model.checkpoint, &rows, &pictures, &self.train, ctx.seed, &state, &resources)?;
         Ok(models::finish(ctx, &trained, "model", &seen, resources.device)?.with("rows", rows.len()))
     }
 }

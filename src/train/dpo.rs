@@ -8,12 +8,13 @@ use super::preference::{PreferenceLoss, Reduction, TokenWeights};
 use super::run::{Objective, Run, Told, Trained, Whole};
 use super::sft::{sequence, targets};
 use super::state::TrainState;
+use super::tuning::Tuning;
 use crate::base::Seed;
 use crate::data::batches::{self, Extent};
-use crate::data::images::PixelSource;
 use crate::data::tokens::TokenPair;
 use crate::nn::engine::Engine;
-use crate::nn::{Batch, Checkpoint, Resources, Sequence, batch};
+use crate::nn::learner::Learner;
+use crate::nn::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 
 /// Pairs per batch when the reference's log-probabilities are computed. Changes no result.
 const REFERENCE_BATCH: usize = 16;
@@ -35,6 +36,7 @@ pub struct DpoConfig {
     /// Weight of the mean `-log p(token)` over the chosen responses' tokens; 0 for plain DPO.
     pub sft_weight: f64,
     pub optimizer: OptimizerConfig,
+    pub tuning: Tuning,
 }
 
 /// Optimizes `policy` on `pairs`. With `l(y) = sum_t w_t (log policy(y_t | x, y_<t) - log reference(y_t | x, y_<t))`
@@ -54,7 +56,7 @@ pub fn dpo(
     policy: &Checkpoint,
     reference: &Checkpoint,
     pairs: &[TokenPair],
-    pixels: &dyn PixelSource,
+    images: &dyn PixelSource,
     config: &DpoConfig,
     seed: Seed,
     state: &TrainState,
@@ -66,8 +68,9 @@ pub fn dpo(
     for (index, pair) in pairs.iter().enumerate() {
         for (name, row) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
             let place = || format!("{name} response of pair {index} (counted from 0)");
-            batch::check(policy, &sequence(row)).with_context(place)?;
-            batch::check(reference, &sequence(row)).with_context(|| format!("{}, reference", place()))?;
+            batch::check(&policy.architecture, &sequence(row), images).with_context(place)?;
+            batch::check(&reference.architecture, &sequence(row), images)
+                .with_context(|| format!("{}, reference", place()))?;
             if targets(row) == 0 {
                 bail!("{}: no token of it is a target", place());
             }
@@ -75,14 +78,14 @@ pub fn dpo(
     }
     let DpoConfig { loss, beta, token_weights, sft_weight, .. } = *config;
     let reduction = Reduction { weights: token_weights, mean: loss.averages() };
-    let reference = reference_ratios(reference, pairs, reduction, pixels, resources)?;
+    let reference = reference_ratios(reference, pairs, reduction, images, resources)?;
     let extent = |TokenPair { chosen, rejected }: &TokenPair| Extent {
         length: chosen.tokens.len() + rejected.tokens.len(),
         image: chosen.image.is_some(),
     };
     let extents: Vec<Extent> = pairs.iter().map(extent).collect();
     let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
-    let run = Run { plan, optimizer: &config.optimizer, pixels, state, resources };
+    let run = Run { plan, optimizer: &config.optimizer, tuning: &config.tuning, seed, images, state, resources };
     run.train(policy, &Preference { pairs, reference, reduction, loss, beta, sft_weight })
 }
 
@@ -91,15 +94,15 @@ fn reference_ratios(
     reference: &Checkpoint,
     pairs: &[TokenPair],
     reduction: Reduction,
-    pixels: &dyn PixelSource,
+    images: &dyn PixelSource,
     resources: &Resources,
 ) -> Result<Vec<f64>> {
-    let engine = Engine::new(reference, resources)?;
+    let engine = Engine::new(&Learner::frozen(reference), resources)?;
     let padded = engine.padded();
     let chunks: Vec<&[TokenPair]> = pairs.chunks(REFERENCE_BATCH).collect();
     let build = |chunk: usize| {
         let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();
-        Batch::new(reference, &sequences, padded, &|key, size| pixels.pixels(key, size))
+        Batch::new(&reference.architecture, &sequences, padded, images)
     };
     let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
         sums(batch, &reduction.factors(batch.owners()), values)
@@ -176,7 +179,8 @@ impl Objective for Preference<'_> {
 mod tests {
     use super::*;
     use crate::data::tokens::TokenRow;
-    use crate::nn::ModelConfig;
+    use crate::nn::picture::fixture::Ramps;
+    use crate::nn::{Architecture, ModelConfig};
 
     /// A pair whose chosen response has three tokens and whose rejected one has two, laid out.
     fn pair() -> (TokenPair, Batch) {
@@ -185,8 +189,8 @@ mod tests {
             TokenRow { loss: (0..tokens.len()).map(|at| at >= 2).collect(), tokens, image: None }
         };
         let pair = TokenPair { chosen: row(3), rejected: row(2) };
-        let model = Checkpoint::fresh(&ModelConfig::default(), 5, 1, Seed(0)).unwrap();
-        let batch = Batch::new(&model, &both(&pair), false, &|_, _| unreachable!()).unwrap();
+        let model = Architecture::of(&ModelConfig::default(), 5, 1);
+        let batch = Batch::new(&model, &both(&pair), false, &Ramps).unwrap();
         (pair, batch)
     }
 

@@ -3,9 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use dfdx::prelude::Cpu;
 use serde::Deserialize;
 
@@ -18,12 +17,12 @@ use crate::base::progress::Silent;
 use crate::data::tokens::{TokenPair, TokenRow};
 use crate::nn::engine::{self, Engine, Shard};
 use crate::nn::fused::Fused;
-use crate::nn::model::{Learning, Model};
-use crate::nn::ops::Ops;
+use crate::nn::learner::Learner;
+use crate::nn::model::Model;
+use crate::nn::ops::{OnDevice, Taped};
 use crate::nn::stock::Stock;
-use crate::nn::{Batch, Checkpoint, Device, Resources, Sequence, arrays};
+use crate::nn::{Batch, Checkpoint, Device, Frame, Picture, PixelSource, Resources, Sequence, arrays};
 
-const ALL: Learning = Learning { vision: true, projector: true };
 const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
 
 #[derive(Deserialize)]
@@ -72,7 +71,7 @@ fn golden() -> Golden {
     let mut names: Vec<(String, Vec<usize>)> =
         vec![("sft.loss".to_string(), vec![1]), ("dpo.loss".to_string(), vec![1])];
     for (index, row) in data.rows.iter().enumerate() {
-        names.push((format!("logits.{index}"), vec![row.tokens.len() - 1, policy.vocab]));
+        names.push((format!("logits.{index}"), vec![row.tokens.len() - 1, policy.architecture.vocab]));
     }
     for parameter in policy.list() {
         names.push((format!("sft.{}", parameter.name), parameter.shape.clone()));
@@ -83,25 +82,36 @@ fn golden() -> Golden {
     Golden { data, policy, reference, expected }
 }
 
+impl PixelSource for Data {
+    fn frame(&self, _: &str) -> Result<Frame> {
+        Ok(Frame { width: 8, height: 8, grid: None })
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        let values = self.images.get(key).context("no such image")?;
+        Ok(Picture { frame: self.frame(key)?, values: values.as_slice().into() })
+    }
+}
+
 impl Golden {
     fn batch(&self, model: &Checkpoint, sequences: &[Sequence], padded: bool) -> Batch {
-        let pixels = |key: &str, _: usize| -> Result<Arc<[f32]>> { Ok(self.data.images[key].as_slice().into()) };
-        Batch::new(model, sequences, padded, &pixels).unwrap()
+        Batch::new(&model.architecture, sequences, padded, &self.data).unwrap()
     }
 
     /// Gradients of the mean loss over all examples, in one shard, and the loss.
-    fn gradients<O: Ops<Cpu>>(&self, objective: &impl Objective, examples: usize) -> (Vec<Vec<f32>>, f64) {
+    fn gradients<O: Taped<D = Cpu>>(&self, objective: &impl Objective, examples: usize) -> (Vec<Vec<f32>>, f64) {
         let examples: Vec<usize> = (0..examples).collect();
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
         let batch = self.batch(&self.policy, &sequences, O::PADDED);
         let whole = objective.whole(&examples);
         let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, whole, batch, values));
-        let model = Model::new(&Cpu::default(), &self.policy).unwrap();
-        let Shard { gradients, told } = engine::gradients::<Cpu, O, _>(&model, 0, ALL, &batch, &loss).unwrap();
+        let learner = Learner::new(self.policy.clone(), None, |_| true);
+        let model = Model::new(&OnDevice(Cpu::default()), &learner).unwrap();
+        let Shard { gradients, told } = engine::gradients::<Cpu, O, _>(&model, &learner, 0, &batch, &loss).unwrap();
         (gradients, told.loss)
     }
 
-    fn check<O: Ops<Cpu>>(&self, name: &str, objective: &impl Objective, examples: usize) {
+    fn check<O: Taped<D = Cpu>>(&self, name: &str, objective: &impl Objective, examples: usize) {
         let (gradients, loss) = self.gradients::<O>(objective, examples);
         let expected = f64::from(self.expected[&format!("{name}.loss")][0]);
         assert!((loss / expected - 1.0).abs() < 1e-5, "{name}: loss {loss}, not {expected}");
@@ -116,7 +126,7 @@ impl Golden {
     }
 
     fn preference<'a>(&self, pairs: &'a [TokenPair]) -> Preference<'a> {
-        let engine = Engine::new(&self.reference, &RESOURCES).unwrap();
+        let engine = Engine::new(&Learner::frozen(&self.reference), &RESOURCES).unwrap();
         let build = |index: usize| {
             let pair: &TokenPair = &pairs[index];
             Ok(self.batch(&self.reference, &[sequence(&pair.chosen), sequence(&pair.rejected)], false))
@@ -144,7 +154,7 @@ fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
 #[test]
 fn logits_are_pytorchs() {
     let golden = golden();
-    let engine = Engine::new(&golden.policy, &RESOURCES).unwrap();
+    let engine = Engine::new(&Learner::frozen(&golden.policy), &RESOURCES).unwrap();
     for (index, row) in golden.data.rows.iter().enumerate() {
         // Every position is selected, so that all logits come.
         let loss = vec![true; row.tokens.len()];
@@ -161,7 +171,7 @@ fn the_cross_entropy_and_its_gradients_are_pytorchs() {
     let rows: Vec<TokenRow> = golden.data.rows.iter().map(Row::token_row).collect();
     let objective = CrossEntropy { rows: &rows };
     golden.check::<Fused>("sft", &objective, rows.len());
-    golden.check::<Stock>("sft", &objective, rows.len());
+    golden.check::<Stock<Cpu>>("sft", &objective, rows.len());
 }
 
 #[test]
@@ -175,5 +185,5 @@ fn the_preference_loss_and_its_gradients_are_pytorchs() {
         .collect();
     let objective = golden.preference(&pairs);
     golden.check::<Fused>("dpo", &objective, pairs.len());
-    golden.check::<Stock>("dpo", &objective, pairs.len());
+    golden.check::<Stock<Cpu>>("dpo", &objective, pairs.len());
 }

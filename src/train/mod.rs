@@ -1,7 +1,7 @@
 //! Training: supervised fine-tuning and direct preference optimization. Knows no stage, no store and no prompt.
 //!
 //! In reading order: [`optimizer`] (AdamW and its schedule), [`sft`] and [`dpo`] with [`preference`] (the losses), `run`
-//! (the loop that both share), `state` (what an interrupted run resumes from).
+//! (the loop that both share), `tuning` (what learns), `state` (what an interrupted run resumes from).
 //!
 //! Promised on the CPU: the same rows, config and seed give the same weights bit for bit, with any number of threads
 //! and however often the run was interrupted. A batch is always split into the same number of shards, each with its own
@@ -14,6 +14,7 @@ pub mod sft;
 
 mod run;
 mod state;
+mod tuning;
 
 #[cfg(test)]
 mod golden;
@@ -21,8 +22,9 @@ mod golden;
 mod tests;
 
 pub use dpo::{DpoConfig, dpo};
-pub use optimizer::{LearningRates, OptimizerConfig, Schedule};
+pub use optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};
 pub use preference::{PreferenceLoss, TokenWeights};
 pub use run::Trained;
 pub use sft::{SftConfig, sft};
 pub use state::TrainState;
+pub use tuning::Tuning;

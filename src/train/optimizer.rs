@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::nn::kernels::elementwise::{AdamW, accumulate, adamw};
+use crate::nn::kernels::elementwise::{AdamW, adamw};
 use crate::nn::kernels::math::sum_of_squares;
-use crate::nn::model::Learning;
+use crate::nn::learner::Learner;
 use crate::nn::parameters::Parameter;
-use crate::nn::{Checkpoint, Part};
+use crate::nn::{Part, Pattern};
 
 /// How the learning rate moves after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -50,8 +50,47 @@ pub struct OptimizerConfig {
     pub warmup: f64,
     /// Learning rate at the last step, as a fraction of the highest.
     pub final_lr: f64,
-    /// Parts that do not learn.
-    pub freeze: Vec<Part>,
+    /// What does not learn: parts, or parameters whose names match.
+    pub freeze: Vec<Freeze>,
+}
+
+/// A part, or a pattern over the names of parameters, which has a `.` or a `*` in it: so a slip in a part's name is one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(try_from = "String", untagged)]
+pub enum Freeze {
+    Part(Part),
+    Named(Pattern),
+}
+
+impl TryFrom<String> for Freeze {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Freeze, String> {
+        match text.as_str() {
+            "vision" => Ok(Freeze::Part(Part::Vision)),
+            "projector" => Ok(Freeze::Part(Part::Projector)),
+            "decoder" => Ok(Freeze::Part(Part::Decoder)),
+            _ if text.contains(['.', '*']) => Ok(Freeze::Named(Pattern(text))),
+            _ => Err(format!(
+                "unknown part `{text}`, expected one of `vision`, `projector`, `decoder`, or a pattern over the names of \
+                 parameters such as `model.layers.0.*`"
+            )),
+        }
+    }
+}
+
+impl Freeze {
+    /// Whether it means a parameter; its name is taken with and without the `.weight` or `.bias` at its end.
+    pub(crate) fn matches(&self, parameter: &Parameter) -> bool {
+        match self {
+            Freeze::Part(part) => parameter.part == *part,
+            Freeze::Named(pattern) => {
+                let name = &parameter.name;
+                let layer = name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer);
+                pattern.matches(name) || pattern.matches(layer)
+            }
+        }
+    }
 }
 
 impl Default for OptimizerConfig {
@@ -98,7 +137,7 @@ impl OptimizerConfig {
         need("clip", clip.is_finite() && *clip >= 0.0, "at least 0 (0 cuts nothing)", *clip);
         need("warmup", (0.0..=1.0).contains(warmup), "between 0 and 1, a fraction of the steps", *warmup);
         need("final_lr", (0.0..=1.0).contains(final_lr), "between 0 and 1, a fraction of `lr`", *final_lr);
-        if [Part::Vision, Part::Projector, Part::Decoder].iter().all(|part| freeze.contains(part)) {
+        if [Part::Vision, Part::Projector, Part::Decoder].iter().all(|&part| freeze.contains(&Freeze::Part(part))) {
             wrong.push(("freeze".to_string(), "leaves no part that learns".to_string()));
         }
         wrong
@@ -121,9 +160,9 @@ impl OptimizerConfig {
         self.final_lr + (1.0 - self.final_lr) * left
     }
 
-    /// Which parts need gradients.
-    pub(crate) fn learning(&self) -> Learning {
-        Learning { vision: !self.freeze.contains(&Part::Vision), projector: !self.freeze.contains(&Part::Projector) }
+    /// Whether a parameter keeps its values.
+    pub(crate) fn freezes(&self, parameter: &Parameter) -> bool {
+        self.freeze.iter().any(|freeze| freeze.matches(parameter))
     }
 
     fn rate(&self, part: Part) -> f64 {
@@ -137,48 +176,39 @@ impl OptimizerConfig {
     }
 }
 
-/// The moments of every parameter, in the order of the checkpoint's weights. A frozen parameter has none.
+/// The moments of every parameter by its number. One that does not learn has none.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Optimizer {
     config: OptimizerConfig,
-    parameters: Vec<Parameter>,
     pub(crate) first: Vec<Vec<f32>>,
     pub(crate) second: Vec<Vec<f32>>,
 }
 
 impl Optimizer {
-    pub(crate) fn new(config: &OptimizerConfig, checkpoint: &Checkpoint) -> Optimizer {
-        let parameters = checkpoint.list();
-        let zeros: Vec<Vec<f32>> = parameters
-            .iter()
-            .map(|parameter| vec![0.0; if config.freeze.contains(&parameter.part) { 0 } else { parameter.len() }])
-            .collect();
-        Optimizer { config: config.clone(), parameters, first: zeros.clone(), second: zeros }
+    pub(crate) fn new(config: &OptimizerConfig, learner: &Learner) -> Optimizer {
+        let mut zeros = vec![Vec::new(); learner.count()];
+        for (index, parameter) in learner.learning() {
+            zeros[index] = vec![0.0; parameter.len()];
+        }
+        Optimizer { config: config.clone(), first: zeros.clone(), second: zeros }
     }
 
-    /// The parameters that have moments, with their index among all.
-    pub(crate) fn learning(&self) -> impl Iterator<Item = (usize, &Parameter)> {
-        self.parameters.iter().enumerate().filter(|(_, parameter)| !self.config.freeze.contains(&parameter.part))
-    }
-
-    /// The global norm of the gradients of all parameters that learn.
-    pub(crate) fn norm(&self, gradients: &[Vec<f32>]) -> f64 {
-        self.learning().map(|(index, _)| sum_of_squares(&gradients[index])).sum::<f64>().sqrt()
+    /// The global norm of the gradients of everything that learns.
+    pub(crate) fn norm(learner: &Learner, gradients: &[Vec<f32>]) -> f64 {
+        learner.learning().map(|(index, _)| sum_of_squares(&gradients[index])).sum::<f64>().sqrt()
     }
 
     /// Step `step` of `steps`, counted from 0, with gradients of global norm `norm`.
-    pub(crate) fn step(&mut self, weights: &mut [Vec<f32>], gradients: &[Vec<f32>], norm: f64, step: u64, steps: u64) {
+    pub(crate) fn step(&mut self, learner: &mut Learner, gradients: &[Vec<f32>], norm: f64, step: u64, steps: u64) {
         let OptimizerConfig { betas: [beta1, beta2], eps, weight_decay, clip, .. } = self.config;
         let factor = self.config.factor(step, steps);
         let power = i32::try_from(step + 1).unwrap_or(i32::MAX);
         let clipped = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
-        for index in 0..self.parameters.len() {
-            let parameter = &self.parameters[index];
-            if self.config.freeze.contains(&parameter.part) {
-                continue;
-            }
-            let rate = self.config.rate(parameter.part) * factor;
-            let decay = if parameter.is_matrix() { weight_decay } else { 0.0 };
+        let learning: Vec<(usize, Part, bool)> =
+            learner.learning().map(|(index, parameter)| (index, parameter.part, parameter.is_matrix())).collect();
+        for (index, part, is_matrix) in learning {
+            let rate = self.config.rate(part) * factor;
+            let decay = if is_matrix { weight_decay } else { 0.0 };
             let update = AdamW {
                 scale: clipped as f32,
                 beta1: beta1 as f32,
@@ -189,21 +219,9 @@ impl Optimizer {
                 keep: (1.0 - rate * decay) as f32,
             };
             let (first, second) = (&mut self.first[index], &mut self.second[index]);
-            adamw(update, &mut weights[index], &gradients[index], first, second);
+            adamw(update, learner.weights_mut(index), &gradients[index], first, second);
         }
     }
-}
-
-/// Sums gradients of shards in their order. A shard without targets has none.
-pub(crate) fn sum(shards: Vec<Vec<Vec<f32>>>) -> Option<Vec<Vec<f32>>> {
-    let mut shards = shards.into_iter().filter(|shard| !shard.is_empty());
-    let mut total = shards.next()?;
-    for shard in shards {
-        for (total, part) in total.iter_mut().zip(shard) {
-            accumulate(total, &part);
-        }
-    }
-    Some(total)
 }
 
 #[cfg(test)]
@@ -232,7 +250,7 @@ mod tests {
             lr: 0.0,
             betas: [0.9, 1.0],
             warmup: 3.0,
-            freeze: vec![Part::Vision, Part::Decoder, Part::Projector],
+            freeze: [Part::Vision, Part::Decoder, Part::Projector].map(Freeze::Part).to_vec(),
             ..OptimizerConfig::default()
         };
         let told: Vec<String> = config.check().iter().map(|(key, text)| format!("{key} {text}")).collect();

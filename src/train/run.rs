@@ -1,18 +1,18 @@
 //! The loop that every training shares: batches, shards, steps, curve, progress, and what is kept for a restart.
 //! Knows no particular loss.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::optimizer::{Optimizer, OptimizerConfig, sum};
+use super::optimizer::{Optimizer, OptimizerConfig};
 use super::state::{OpenPoint, Position, TrainState};
-use crate::base::Event;
-use crate::data::images::PixelSource;
+use super::tuning::{Sum, Tuning};
+use crate::base::{Event, Seed};
 use crate::data::records::CurvePoint;
 use crate::nn::engine::Engine;
-use crate::nn::{Batch, Checkpoint, Resources, Sequence, flops};
+use crate::nn::learner::Learner;
+use crate::nn::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 
 /// Parts that a batch is always split into, so that the number of threads changes nothing.
 const SHARDS: usize = 2;
@@ -24,7 +24,10 @@ const PROGRESS: Duration = Duration::from_millis(200);
 /// A finished training.
 #[derive(Clone, Debug)]
 pub struct Trained {
+    /// The model that came out, an adapter merged into it.
     pub checkpoint: Checkpoint,
+    /// The adapter by itself, where one was trained.
+    pub adapter: Option<Adapter>,
     pub curve: Vec<CurvePoint>,
     /// Optimizer steps.
     pub steps: u64,
@@ -70,7 +73,9 @@ pub(super) struct Told {
 pub(super) struct Run<'a> {
     pub(super) plan: Vec<Vec<usize>>,
     pub(super) optimizer: &'a OptimizerConfig,
-    pub(super) pixels: &'a dyn PixelSource,
+    pub(super) tuning: &'a Tuning,
+    pub(super) seed: Seed,
+    pub(super) images: &'a dyn PixelSource,
     pub(super) state: &'a TrainState,
     pub(super) resources: &'a Resources<'a>,
 }
@@ -78,20 +83,40 @@ pub(super) struct Run<'a> {
 impl Run<'_> {
     /// Trains `start` to the end of the plan.
     pub(super) fn train<O: Objective>(&self, start: &Checkpoint, objective: &O) -> Result<Trained> {
-        let mut checkpoint = start.clone();
-        let mut optimizer = Optimizer::new(self.optimizer, start);
-        let mut position = self.resume(&mut checkpoint, &mut optimizer, start);
-        let mut engine = Engine::new(&checkpoint, self.resources)?;
+        let mut learner = self.tuning.learner(start, self.optimizer, self.seed)?;
+        let mut optimizer = Optimizer::new(self.optimizer, &learner);
+        let mut position = self.resume(&mut learner, &mut optimizer);
+        let mut engine = Engine::new(&learner, self.resources)?;
         let steps = self.plan.len() as u64;
         let (began, mut kept, mut told) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
         while position.step < steps {
             let examples = &self.plan[position.step as usize];
-            let loss = self
-                .step(objective, examples, &mut checkpoint, &mut engine, &mut optimizer, &mut position)
-                .with_context(|| format!("training step {} of {steps}", position.step + 1))?;
+            let place = || format!("training step {} of {steps}", position.step + 1);
+            let found = self.gradients(objective, examples, &learner, &engine, position.step).and_then(|found| {
+                check::<O>(examples, &found)?;
+                Ok(found)
+            });
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    // The weights before this step are the last good ones.
+                    let path = if position.step > 0 { self.state.file() } else { None };
+                    let Some(path) = path else { return Err(error).with_context(place) };
+                    self.state.write(&learner, &optimizer, &position)?;
+                    let kept =
+                        format!("{}; the state after step {} is in `{}`", place(), position.step, path.display());
+                    return Err(error.context(kept));
+                }
+            };
+            optimizer.step(&mut learner, &found.gradients, found.norm, position.step, steps);
+            engine = engine.renew(&learner)?;
+            position.tokens += found.tokens;
+            position.targets += found.targets;
+            position.flops += found.flops;
+            self.note(&mut position, found.told, found.norm, steps);
             if self.state.due(position.step - kept.0, kept.1) && position.step < steps {
-                self.state.write(&checkpoint, &optimizer, &position)?;
+                self.state.write(&learner, &optimizer, &position)?;
                 kept = (position.step, Instant::now());
             }
             if told.is_none_or(|told| told.elapsed() >= PROGRESS) || position.step == steps {
@@ -100,68 +125,65 @@ impl Run<'_> {
                     done: position.step,
                     total: steps,
                     unit: "steps".to_string(),
-                    loss: Some(loss),
+                    loss: Some(found.told.loss),
                     tokens_per_second: Some((position.tokens - tokens_before) as f64 / seconds),
                 });
                 told = Some(Instant::now());
             }
         }
         let Position { tokens, flops, curve, .. } = position;
-        Ok(Trained { checkpoint, curve, steps, tokens, flops })
+        let Learner { mut checkpoint, adapter, .. } = learner;
+        if let Some(adapter) = &adapter {
+            adapter.merge(&mut checkpoint)?;
+        }
+        Ok(Trained { checkpoint, adapter, curve, steps, tokens, flops })
     }
 
-    /// One optimizer step; the loss of its batch.
-    fn step<O: Objective>(
+    /// The gradient of the loss of a batch. Micro-batches are computed one after the other, each in [`SHARDS`] parts;
+    /// every part weighs by its share of the whole batch, so their sum is the large batch's gradient.
+    fn gradients<O: Objective>(
         &self,
         objective: &O,
         examples: &[usize],
-        checkpoint: &mut Checkpoint,
-        engine: &mut Engine,
-        optimizer: &mut Optimizer,
-        position: &mut Position,
-    ) -> Result<f64> {
-        // Every other example: a plan that sorts by length gives shards of like cost.
-        let shards: Vec<Vec<usize>> =
-            (0..SHARDS).map(|shard| examples.iter().copied().skip(shard).step_by(SHARDS).collect()).collect();
-        let shards: Vec<Vec<usize>> = shards.into_iter().filter(|shard| !shard.is_empty()).collect();
-        let whole = objective.whole(examples);
-        let (model, padded) = (&*checkpoint, engine.padded());
-        let build = |shard: usize| self.batch(objective, model, &shards[shard], padded);
-        let loss = |shard: usize, batch: &Batch, log_probs: &[f32]| {
-            let (derivative, told) = objective.derivative(&shards[shard], whole, batch, log_probs);
-            let tokens = batch.sources_used();
-            Ok((derivative, (told, tokens, batch.targets(), 3.0 * flops::forward(model, batch))))
-        };
-        let found = engine.gradients(shards.len(), self.optimizer.learning(), &build, &loss)?;
-        let (gradients, told): (Vec<_>, Vec<_>) = found.into_iter().map(|shard| (shard.gradients, shard.told)).unzip();
-        let loss: f64 = told.iter().map(|(told, ..)| told.loss).sum();
-        let names = || examples.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        if !loss.is_finite() {
-            bail!("the loss is {loss}; the {}s of the batch, counted from 0: {}", O::EXAMPLE, names());
+        learner: &Learner,
+        engine: &Engine,
+        step: u64,
+    ) -> Result<Found> {
+        let (whole, padded) = (objective.whole(examples), engine.padded());
+        let mut sum = Sum::default();
+        let mut found = Found::default();
+        let micro = self.tuning.micro_batch.unwrap_or(examples.len()).max(1);
+        for (group, examples) in examples.chunks(micro).enumerate() {
+            // Every other example: a plan that sorts by length gives shards of like cost.
+            let shards: Vec<Vec<usize>> =
+                (0..SHARDS).map(|shard| examples.iter().copied().skip(shard).step_by(SHARDS).collect()).collect();
+            let shards: Vec<Vec<usize>> = shards.into_iter().filter(|shard| !shard.is_empty()).collect();
+            let build = |shard: usize| {
+                let sequences: Vec<Sequence> =
+                    shards[shard].iter().flat_map(|&example| objective.sequences(example)).collect();
+                let mut batch = Batch::new(&learner.checkpoint.architecture, &sequences, padded, self.images)?;
+                batch.dropout = Some(self.seed.derive(&format!("dropout/{step}/{group}/{shard}")));
+                Ok(batch)
+            };
+            let loss = |shard: usize, batch: &Batch, log_probs: &[f32]| {
+                let (derivative, told) = objective.derivative(&shards[shard], whole, batch, log_probs);
+                let flops = 3.0 * flops::forward(&learner.checkpoint.architecture, batch);
+                Ok((derivative, (told, batch.sources_used(), batch.targets(), flops)))
+            };
+            for shard in engine.gradients(learner, shards.len(), &build, &loss)? {
+                sum.add(shard.gradients);
+                let (told, tokens, targets, flops) = shard.told;
+                found.told.add(told);
+                found.tokens += tokens as u64;
+                found.targets += targets as u64;
+                found.flops += flops;
+            }
         }
-        let Some(gradients) = sum(gradients) else {
-            bail!("no {} of the batch has a target; counted from 0: {}", O::EXAMPLE, names());
-        };
-        let norm = optimizer.norm(&gradients);
-        if !norm.is_finite() {
-            bail!("the gradient is {norm}; the {}s of the batch, counted from 0: {}", O::EXAMPLE, names());
+        found.gradients = sum.total();
+        if !found.gradients.is_empty() {
+            found.norm = Optimizer::norm(learner, &found.gradients);
         }
-        let steps = self.plan.len() as u64;
-        optimizer.step(&mut checkpoint.weights, &gradients, norm, position.step, steps);
-        engine.renew(checkpoint)?;
-        for (_, tokens, targets, flops) in &told {
-            position.tokens += *tokens as u64;
-            position.targets += *targets as u64;
-            position.flops += flops;
-        }
-        let sums = told.iter().fold(Told::default(), |a, (b, ..)| Told {
-            loss,
-            pairs: a.pairs + b.pairs,
-            preferred: a.preferred + b.preferred,
-            margin: a.margin + b.margin,
-        });
-        self.note(position, sums, norm, steps);
-        Ok(loss)
+        Ok(found)
     }
 
     /// Adds a step to the curve.
@@ -191,20 +213,9 @@ impl Run<'_> {
         }
     }
 
-    fn batch<O: Objective>(
-        &self,
-        objective: &O,
-        model: &Checkpoint,
-        examples: &[usize],
-        padded: bool,
-    ) -> Result<Batch> {
-        let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
-        let pixels = |key: &str, size: usize| -> Result<Arc<[f32]>> { self.pixels.pixels(key, size) };
-        Batch::new(model, &sequences, padded, &pixels)
-    }
-
-    fn resume(&self, checkpoint: &mut Checkpoint, optimizer: &mut Optimizer, start: &Checkpoint) -> Position {
-        match self.state.read(checkpoint, optimizer) {
+    fn resume(&self, learner: &mut Learner, optimizer: &mut Optimizer) -> Position {
+        let start = (learner.clone(), optimizer.clone());
+        match self.state.read(learner, optimizer) {
             Ok(Some(position)) if position.step <= self.plan.len() as u64 => {
                 self.resources.progress.note(format!("resumed after step {}", position.step));
                 return position;
@@ -218,8 +229,43 @@ impl Run<'_> {
             }
             Err(error) => self.resources.progress.note(format!("started over: {error:#}")),
         }
-        *checkpoint = start.clone();
-        *optimizer = Optimizer::new(self.optimizer, start);
+        (*learner, *optimizer) = start;
         Position::default()
+    }
+}
+
+/// What a batch told, and its gradient by parameter number; none when it has no target.
+#[derive(Default)]
+struct Found {
+    gradients: Vec<Vec<f32>>,
+    norm: f64,
+    told: Told,
+    tokens: u64,
+    targets: u64,
+    flops: f64,
+}
+
+/// Refuses numbers that no training can go on with.
+fn check<O: Objective>(examples: &[usize], found: &Found) -> Result<()> {
+    let names = || examples.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let (loss, norm) = (found.told.loss, found.norm);
+    if !loss.is_finite() {
+        bail!("the loss is {loss}; the {}s of the batch, counted from 0: {}", O::EXAMPLE, names());
+    }
+    if found.gradients.is_empty() {
+        bail!("no {} of the batch has a target; counted from 0: {}", O::EXAMPLE, names());
+    }
+    if !norm.is_finite() {
+        bail!("the gradient is {norm}; the {}s of the batch, counted from 0: {}", O::EXAMPLE, names());
+    }
+    Ok(())
+}
+
+impl Told {
+    fn add(&mut self, other: Told) {
+        self.loss += other.loss;
+        self.pairs += other.pairs;
+        self.preferred += other.preferred;
+        self.margin += other.margin;
     }
 }

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use super::optimizer::OptimizerConfig;
 use super::run::{Objective, Run, Told, Trained, Whole};
 use super::state::TrainState;
+use super::tuning::Tuning;
 use crate::base::Seed;
 use crate::data::batches::{self, Extent};
-use crate::data::images::PixelSource;
 use crate::data::tokens::TokenRow;
-use crate::nn::{Batch, Checkpoint, Resources, Sequence, batch};
+use crate::nn::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 
 /// How to fine-tune.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +22,7 @@ pub struct SftConfig {
     /// Batches whose rows are sorted by length together; see [`batches::plan`].
     pub length_window: usize,
     pub optimizer: OptimizerConfig,
+    pub tuning: Tuning,
 }
 
 /// Fine-tunes `start` on `rows`: the loss is the mean of `-log p(token)` over the loss tokens of a batch.
@@ -30,7 +31,7 @@ pub struct SftConfig {
 pub fn sft(
     start: &Checkpoint,
     rows: &[TokenRow],
-    pixels: &dyn PixelSource,
+    images: &dyn PixelSource,
     config: &SftConfig,
     seed: Seed,
     state: &TrainState,
@@ -40,12 +41,13 @@ pub fn sft(
         bail!("there are no rows to train on");
     }
     for (index, row) in rows.iter().enumerate() {
-        batch::check(start, &sequence(row)).with_context(|| format!("row {index} (counted from 0)"))?;
+        batch::check(&start.architecture, &sequence(row), images)
+            .with_context(|| format!("row {index} (counted from 0)"))?;
     }
     let extent = |row: &TokenRow| Extent { length: row.tokens.len(), image: row.image.is_some() };
     let extents: Vec<Extent> = rows.iter().map(extent).collect();
     let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
-    let run = Run { plan, optimizer: &config.optimizer, pixels, state, resources };
+    let run = Run { plan, optimizer: &config.optimizer, tuning: &config.tuning, seed, images, state, resources };
     run.train(start, &CrossEntropy { rows })
 }
 

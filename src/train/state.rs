@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::Optimizer;
 use crate::data::records::CurvePoint;
-use crate::nn::Checkpoint;
 use crate::nn::arrays::{self, Array};
+use crate::nn::learner::Learner;
+use crate::nn::parameters::Parameter;
 
 /// Where and how often the state of training is kept. Never changes a result.
 #[derive(Clone, Debug)]
@@ -62,43 +63,37 @@ impl TrainState {
         self.folder.is_some() && (steps >= self.every_steps || since.elapsed().as_secs_f64() >= self.every_seconds)
     }
 
-    pub(super) fn write(&self, checkpoint: &Checkpoint, optimizer: &Optimizer, position: &Position) -> Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
+    /// Keeps what has changed since the start: the weights and moments of everything that learns.
+    pub(super) fn write(&self, learner: &Learner, optimizer: &Optimizer, position: &Position) -> Result<()> {
+        let Some(path) = self.file() else { return Ok(()) };
         let mut arrays: Vec<Array> = Vec::new();
-        for (parameter, values) in checkpoint.list().into_iter().zip(&checkpoint.weights) {
-            arrays.push(Array { name: parameter.name, shape: parameter.shape, values });
-        }
-        for (moment, values) in [("first", &optimizer.first), ("second", &optimizer.second)] {
-            for (index, parameter) in optimizer.learning() {
-                let name = format!("{moment}.{}", parameter.name);
-                arrays.push(Array { name, shape: parameter.shape.clone(), values: &values[index] });
+        for (prefix, values) in [("", None), ("first.", Some(&optimizer.first)), ("second.", Some(&optimizer.second))] {
+            for (index, parameter) in learner.learning() {
+                let values = values.map_or_else(|| learner.weights(index), |moments| &moments[index]);
+                let name = format!("{prefix}{}", parameter.name);
+                arrays.push(Array { name, shape: parameter.shape.clone(), values });
             }
         }
         let text = serde_json::to_string(&Exact::from(position)).context("cannot serialize the training state")?;
-        arrays::write(&folder.join(FILE), &arrays, ("position", text))
+        arrays::write(&path, &arrays, ("position", text))
     }
 
     /// Takes up a state that was kept, if there is one. An error means that it cannot be used.
-    pub(super) fn read(&self, checkpoint: &mut Checkpoint, optimizer: &mut Optimizer) -> Result<Option<Position>> {
-        let Some(path) = self.folder.as_ref().map(|folder| folder.join(FILE)).filter(|path| path.exists()) else {
-            return Ok(None);
-        };
-        let parameters = checkpoint.list();
-        let mut expected: Vec<(String, Vec<usize>)> =
-            parameters.iter().map(|parameter| (parameter.name.clone(), parameter.shape.clone())).collect();
-        let learning: Vec<usize> = optimizer.learning().map(|(index, _)| index).collect();
-        for moment in ["first", "second"] {
-            for &index in &learning {
-                let parameter = &parameters[index];
-                expected.push((format!("{moment}.{}", parameter.name), parameter.shape.clone()));
-            }
+    pub(super) fn read(&self, learner: &mut Learner, optimizer: &mut Optimizer) -> Result<Option<Position>> {
+        let Some(path) = self.file().filter(|path| path.exists()) else { return Ok(None) };
+        let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
+        for prefix in ["", "first.", "second."] {
+            let of =
+                |(_, parameter): (usize, &Parameter)| (format!("{prefix}{}", parameter.name), parameter.shape.clone());
+            expected.extend(learner.learning().map(of));
         }
         let (arrays, metadata) = arrays::read(&path, &expected)?;
         let Some(text) = metadata.get("position") else { bail!("`{}` does not say where it stands", path.display()) };
         let exact: Exact = serde_json::from_str(text).with_context(|| format!("`{}`", path.display()))?;
         let mut arrays = arrays.into_iter();
-        for weights in &mut checkpoint.weights {
-            *weights = arrays.next().unwrap_or_default();
+        let learning: Vec<usize> = learner.learning().map(|(index, _)| index).collect();
+        for &index in &learning {
+            *learner.weights_mut(index) = arrays.next().unwrap_or_default();
         }
         for moments in [&mut optimizer.first, &mut optimizer.second] {
             for &index in &learning {
@@ -106,6 +101,11 @@ impl TrainState {
             }
         }
         Ok(Some(exact.into()))
+    }
+
+    /// The file of the state, if one is kept.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(FILE))
     }
 }
 

@@ -1,26 +1,19 @@
 //! What training promises: one result whatever the threads and the interruptions, and clear ends when it cannot go on.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail};
 
-use super::{DpoConfig, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, dpo, sft};
+use super::{DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning, dpo, sft};
 use crate::base::progress::Silent;
 use crate::base::{Event, Progress, Seed};
-use crate::data::images::PixelSource;
 use crate::data::tokens::{TokenPair, TokenRow};
-use crate::nn::{Checkpoint, DecoderConfig, Device, ModelConfig, Part, ProjectorConfig, Resources, VisionConfig};
-
-/// An image is a ramp that starts at the number in its key.
-struct Ramps;
-
-impl PixelSource for Ramps {
-    fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>> {
-        let start: usize = key.parse()?;
-        Ok((0..size * size * 3).map(|i| ((i + 37 * start) % 64) as f32 / 32.0 - 1.0).collect())
-    }
-}
+use crate::nn::picture::fixture::Ramps;
+use crate::nn::{
+    Checkpoint, DecoderConfig, Device, Frame, ModelConfig, Part, Picture, PixelSource, ProjectorConfig, Resources,
+    VisionConfig,
+};
 
 fn model() -> Checkpoint {
     let config = ModelConfig {
@@ -68,7 +61,7 @@ fn pairs() -> Vec<TokenPair> {
     rows.iter().map(|row| TokenPair { chosen: row.clone(), rejected: wrong(row) }).collect()
 }
 
-fn optimizer(freeze: Vec<Part>) -> OptimizerConfig {
+fn optimizer(freeze: Vec<Freeze>) -> OptimizerConfig {
     OptimizerConfig { lr: 1e-2, weight_decay: 0.01, warmup: 0.1, freeze, ..OptimizerConfig::default() }
 }
 
@@ -79,13 +72,14 @@ fn run_sft(
     pixels: &dyn PixelSource,
     progress: &dyn Progress,
 ) -> Result<Trained> {
-    let config = SftConfig { epochs: 3, batch: 5, length_window: 4, optimizer: optimizer(vec![]) };
+    let config =
+        SftConfig { epochs: 3, batch: 5, length_window: 4, optimizer: optimizer(vec![]), tuning: Tuning::default() };
     let resources = Resources { device: Device::Cpu, threads, progress };
     sft(&model(), rows, pixels, &config, Seed(5), state, &resources)
 }
 
 fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progress: &dyn Progress) -> Result<Trained> {
-    let freeze = vec![Part::Vision, Part::Projector];
+    let freeze = [Part::Vision, Part::Projector].map(Freeze::Part).to_vec();
     let config = DpoConfig {
         epochs: 2,
         batch: 4,
@@ -95,6 +89,7 @@ fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progres
         token_weights: None,
         sft_weight: 0.1,
         optimizer: optimizer(freeze),
+        tuning: Tuning::default(),
     };
     let resources = Resources { device: Device::Cpu, threads, progress };
     dpo(&model(), &model(), &pairs(), pixels, &config, Seed(6), state, &resources)
@@ -145,12 +140,16 @@ fn a_frozen_part_keeps_its_bits() {
 struct Failing(AtomicUsize);
 
 impl PixelSource for Failing {
-    fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>> {
+    fn frame(&self, key: &str) -> Result<Frame> {
+        Ramps.frame(key)
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if left.is_err() {
             bail!("the disk is gone");
         }
-        Ramps.pixels(key, size)
+        Ramps.picture(key)
     }
 }
 
@@ -207,12 +206,17 @@ fn a_state_that_cannot_be_read_is_started_over_with_a_note() {
     assert!(notes.len() == 1 && notes[0].contains("not a whole safetensors file"), "{notes:?}");
 }
 
-/// Pictures of infinities.
-struct Infinite;
+/// Pictures so bright that sums over them overflow.
+struct Blinding;
 
-impl PixelSource for Infinite {
-    fn pixels(&self, _: &str, size: usize) -> Result<Arc<[f32]>> {
-        Ok(vec![f32::INFINITY; size * size * 3].into())
+impl PixelSource for Blinding {
+    fn frame(&self, key: &str) -> Result<Frame> {
+        Ramps.frame(key)
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        let Picture { frame, values } = Ramps.picture(key)?;
+        Ok(Picture { frame, values: values.iter().map(|value| value * f32::MAX).collect() })
     }
 }
 
@@ -227,7 +231,7 @@ fn what_cannot_go_on_says_where_and_why() {
     let mute: Vec<TokenRow> =
         rows().into_iter().take(2).map(|row| TokenRow { loss: vec![false; row.loss.len()], ..row }).collect();
     assert_eq!(told(run(&mute, &Ramps)), "training step 1 of 6: no row of the batch has a target; counted from 0: 0");
-    // A picture of infinities makes the loss one that is not a number.
-    let infinite = told(run(&rows()[1..2], &Infinite));
+    // Where sums overflow, the loss is not a number.
+    let infinite = told(run(&rows()[1..2], &Blinding));
     assert_eq!(infinite, "training step 1 of 3: the loss is NaN; the rows of the batch, counted from 0: 0");
 }

@@ -1,7 +1,8 @@
-//! Norms, activations, rotations, sums and the optimizer's update, over slices. Backward passes add to what is there.
+//! Norms, activations, sums and the optimizer's update, over slices. Backward passes add to what is there.
 
 use super::math::{dot_inline, fold, normal_cdf, sigmoid};
 use super::{LANES, simd};
+use crate::nn::architecture::Activation;
 
 simd! {
 /// `y = x / sqrt(mean(x^2) + eps) * weight` for rows as wide as `weight`; `inverse` keeps `1 / sqrt(..)` per row.
@@ -78,6 +79,89 @@ pub(crate) fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
 }}
 
 simd! {
+/// `y = x * sigmoid(c x)` with `c` = 1.702: CLIP's approximation of [`gelu`].
+pub(crate) fn quick_gelu(x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * sigmoid(1.702 * x);
+    }
+}}
+
+simd! {
+/// The gradient of [`quick_gelu`]: adds to `dx`.
+pub(crate) fn quick_gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+        let s = sigmoid(1.702 * x);
+        *dx += dy * (s + 1.702 * x * s * (1.0 - s));
+    }
+}}
+
+/// `2 sqrt(2 / pi)` and the cubic term's share of it: [`gelu_tanh`] is `x sigmoid(u)`, `u = A x + B x^3`.
+const TANH_LINEAR: f32 = 1.595_769_1;
+const TANH_CUBIC: f32 = 0.071_354_814;
+
+simd! {
+/// `y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2` (Hendrycks and Gimpel 2016), since `(1 + tanh u) / 2` is the
+/// sigmoid of `2 u`.
+pub(crate) fn gelu_tanh(x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = x * sigmoid(x * (TANH_LINEAR + TANH_CUBIC * x * x));
+    }
+}}
+
+simd! {
+/// The gradient of [`gelu_tanh`]: adds to `dx`.
+pub(crate) fn gelu_tanh_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+        let s = sigmoid(x * (TANH_LINEAR + TANH_CUBIC * x * x));
+        *dx += dy * (s + x * s * (1.0 - s) * (TANH_LINEAR + 3.0 * TANH_CUBIC * x * x));
+    }
+}}
+
+simd! {
+/// `y += bias` for rows as wide as `bias`.
+pub(crate) fn add_bias(y: &mut [f32], bias: &[f32]) {
+    for row in y.chunks_exact_mut(bias.len()) {
+        for (y, &b) in row.iter_mut().zip(bias) {
+            *y += b;
+        }
+    }
+}}
+
+simd! {
+/// The gradient of a bias: adds the rows of `dy` to `dbias`.
+pub(crate) fn add_rows(dbias: &mut [f32], dy: &[f32]) {
+    for row in dy.chunks_exact(dbias.len()) {
+        for (dbias, &dy) in dbias.iter_mut().zip(row) {
+            *dbias += dy;
+        }
+    }
+}}
+
+simd! {
+/// `y = x * factors`.
+pub(crate) fn multiply(x: &[f32], factors: &[f32], y: &mut [f32]) {
+    for ((y, &x), &f) in y.iter_mut().zip(x).zip(factors) {
+        *y = x * f;
+    }
+}}
+
+simd! {
+/// `y += x * factor`.
+pub(crate) fn accumulate_scaled(y: &mut [f32], x: &[f32], factor: f32) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y += x * factor;
+    }
+}}
+
+simd! {
+/// `y += x * factors`.
+pub(crate) fn accumulate_product(y: &mut [f32], x: &[f32], factors: &[f32]) {
+    for ((y, &x), &f) in y.iter_mut().zip(x).zip(factors) {
+        *y += x * f;
+    }
+}}
+
+simd! {
 /// `y = a + b`.
 pub(crate) fn add(a: &[f32], b: &[f32], y: &mut [f32]) {
     for ((y, &a), &b) in y.iter_mut().zip(a).zip(b) {
@@ -109,46 +193,25 @@ pub(crate) fn softmax_backward(p: &[f32], dp: &mut [f32], delta: f32, scale: f32
     }
 }}
 
-/// Cosines and sines of the rotary positions 0 to `positions`, `width / 2` of each per position (Su et al. 2021).
-pub(crate) struct Rotary {
-    pub(crate) half: usize,
-    pub(crate) cos: Vec<f32>,
-    pub(crate) sin: Vec<f32>,
-}
-
-impl Rotary {
-    /// The tables for heads of an even `width`.
-    pub(crate) fn new(positions: usize, width: usize, theta: f64) -> Rotary {
-        let half = width / 2;
-        let angles = (0..positions)
-            .flat_map(|position| (0..half).map(move |j| position as f64 / theta.powf(2.0 * j as f64 / width as f64)));
-        let (sin, cos) = angles.map(|angle| (angle.sin() as f32, angle.cos() as f32)).unzip();
-        Rotary { half, cos, sin }
-    }
-
-    /// Turns every head of a token at `position` by rotate-half: `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
-    pub(crate) fn turn(&self, token: &mut [f32], position: usize) {
-        let at = position * self.half..(position + 1) * self.half;
-        turn(token, &self.cos[at.clone()], &self.sin[at], 1.0);
-    }
-
-    /// Turns back: the gradient of [`Rotary::turn`].
-    pub(crate) fn turn_back(&self, token: &mut [f32], position: usize) {
-        let at = position * self.half..(position + 1) * self.half;
-        turn(token, &self.cos[at.clone()], &self.sin[at], -1.0);
+/// `y = f(x)` of an activation with one input.
+pub(crate) fn activate(activation: Activation, x: &[f32], y: &mut [f32]) {
+    match activation {
+        Activation::Gelu => gelu(x, y),
+        Activation::GeluTanh => gelu_tanh(x, y),
+        Activation::QuickGelu => quick_gelu(x, y),
+        Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
     }
 }
 
-simd! {
-pub(crate) fn turn(token: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
-    for head in token.chunks_exact_mut(2 * cos.len()) {
-        let (first, second) = head.split_at_mut(cos.len());
-        for (((x1, x2), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-            let s = s * sign;
-            (*x1, *x2) = (*x1 * c - *x2 * s, *x2 * c + *x1 * s);
-        }
+/// The gradient of [`activate`]: adds to `dx`.
+pub(crate) fn activate_backward(activation: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    match activation {
+        Activation::Gelu => gelu_backward(x, dy, dx),
+        Activation::GeluTanh => gelu_tanh_backward(x, dy, dx),
+        Activation::QuickGelu => quick_gelu_backward(x, dy, dx),
+        Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
     }
-}}
+}
 
 /// What one update of AdamW needs besides the arrays.
 #[derive(Clone, Copy)]
@@ -181,19 +244,6 @@ pub(crate) fn adamw(step: AdamW, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_turn_and_its_way_back_cancel() {
-        let rotary = Rotary::new(8, 4, 10.0);
-        let mut token = vec![1.0, 2.0, 3.0, 4.0, -1.0, 0.5, 0.0, 2.0];
-        let before = token.clone();
-        rotary.turn(&mut token, 5);
-        // Position 5, frequencies 1 and 10^-0.5: by hand for the first number of the first head.
-        let expected = 5f64.cos() - 3.0 * 5f64.sin();
-        assert!((f64::from(token[0]) - expected).abs() < 1e-6, "{token:?}");
-        rotary.turn_back(&mut token, 5);
-        assert!(token.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6), "{token:?}");
-    }
 
     #[test]
     fn a_step_of_adamw_is_the_one_worked_out_by_hand() {

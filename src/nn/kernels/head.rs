@@ -43,7 +43,8 @@ pub(crate) fn log_probs(x: &[f32], weight: &[f32], targets: &[u32], d: usize, ke
     LogProbs { values, log_sums, logits: keep.then_some(kept) }
 }
 
-/// The gradients of [`log_probs`] for the gradient `dy` of its values: adds to `dx` and `dweight`.
+/// The gradients of [`log_probs`] for the gradient `dy` of its values: adds to `dx` and, if the weight
+/// learns, to `dweight`.
 #[expect(clippy::too_many_arguments, reason = "two factors, two gradients and what the forward pass left")]
 pub(crate) fn log_probs_backward(
     forward: LogProbs,
@@ -53,7 +54,7 @@ pub(crate) fn log_probs_backward(
     d: usize,
     dy: &[f32],
     dx: &mut [f32],
-    dweight: &mut [f32],
+    mut dweight: Option<&mut [f32]>,
 ) {
     let v = weight.len() / d;
     let LogProbs { log_sums, logits: mut kept, .. } = forward;
@@ -75,6 +76,8 @@ pub(crate) fn log_probs_backward(
         }
         matmul(m, d, v, View::rows(logits, v), View::rows(weight, d), &mut dx_chunk, d, Into::Replace);
         accumulate(&mut dx[first * d..(first + m) * d], &dx_chunk[..m * d]);
-        matmul(v, d, m, View::transposed(logits, v), x, dweight, d, Into::Add);
+        if let Some(dweight) = dweight.as_deref_mut() {
+            matmul(v, d, m, View::transposed(logits, v), x, dweight, d, Into::Add);
+        }
     }
 }

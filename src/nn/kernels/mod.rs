@@ -13,8 +13,10 @@
 pub(crate) mod attention;
 pub(crate) mod elementwise;
 pub(crate) mod head;
+pub(crate) mod layer_norm;
 pub(crate) mod math;
 pub(crate) mod matmul;
+pub(crate) mod rotary;
 
 /// Partial sums per row sum.
 pub(crate) const LANES: usize = 16;

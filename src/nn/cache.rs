@@ -1,19 +1,19 @@
-//! Keys and values of the positions that a sequence has passed, in buffers of fixed size.
+//! Keys and values of the positions that a sequence has passed, in buffers of fixed size. Knows no model.
 //!
 //! Keys lie transposed (width by width, position beside position), so that a query meets all of them with products
 //! of whole registers; values lie position by position.
 
-use crate::nn::kernels::attention::Heads;
-use crate::nn::kernels::elementwise::scale;
-use crate::nn::kernels::math::{exp_and_sum, maximum};
-use crate::nn::kernels::simd;
+use super::kernels::attention::Heads;
+use super::kernels::elementwise::scale;
+use super::kernels::math::{exp_and_sum, maximum};
+use super::kernels::simd;
 
 /// The cache of one sequence.
-pub(super) struct Cache {
+pub(crate) struct Cache {
     /// Positions that fit.
     capacity: usize,
     /// Positions that are there.
-    pub(super) length: usize,
+    pub(crate) length: usize,
     /// By layer: (k, w, capacity).
     keys: Vec<Vec<f32>>,
     /// By layer: (k, capacity, w).
@@ -21,13 +21,13 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(layers: usize, heads: Heads, capacity: usize) -> Cache {
+    pub(crate) fn new(layers: usize, heads: Heads, capacity: usize) -> Cache {
         let empty = vec![vec![0.0; heads.key() * capacity]; layers];
         Cache { capacity, length: 0, keys: empty.clone(), values: empty }
     }
 
     /// Room for `capacity` positions, with those of `other` already there.
-    pub(super) fn fork(&mut self, heads: Heads, other: &Cache) {
+    pub(crate) fn fork(&mut self, heads: Heads, other: &Cache) {
         self.length = other.length;
         for (to, from) in self.keys.iter_mut().zip(&other.keys) {
             for (to, from) in to.chunks_exact_mut(self.capacity).zip(from.chunks_exact(other.capacity)) {
@@ -43,12 +43,12 @@ impl Cache {
         }
     }
 
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// Puts the rotated key (k w) and the value (k w) of a position in.
-    pub(super) fn put(&mut self, layer: usize, heads: Heads, position: usize, key: &[f32], value: &[f32]) {
+    pub(crate) fn put(&mut self, layer: usize, heads: Heads, position: usize, key: &[f32], value: &[f32]) {
         let Heads { width, .. } = heads;
         for (row, &number) in self.keys[layer].chunks_exact_mut(self.capacity).zip(key) {
             row[position] = number;
@@ -60,7 +60,7 @@ impl Cache {
     }
 
     /// Attention of one rotated query (h w) over the first `count` positions.
-    pub(super) fn attend(
+    pub(crate) fn attend(
         &self,
         layer: usize,
         heads: Heads,

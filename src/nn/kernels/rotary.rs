@@ -1,0 +1,182 @@
+//! Rotary positions (Su et al. 2021): the angles of every position, and the turn of a token by them.
+
+use std::f64::consts::TAU;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::simd;
+use crate::nn::architecture::{Rope, RopeScaling};
+
+/// The frequencies of a model, and the angles of the positions that were asked for so far.
+#[derive(Debug)]
+pub(crate) struct Rotary {
+    /// Radians per position.
+    frequencies: Vec<f64>,
+    /// Positions per radian: without rounding, an angle is a quotient by this.
+    periods: Vec<f64>,
+    /// Factor on cosines and sines.
+    factor: f64,
+    rounded: bool,
+    turns: Mutex<Arc<Turns>>,
+}
+
+/// Cosines and sines of the positions from 0 on, `half` of each per position.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    pub(crate) half: usize,
+    pub(crate) cos: Vec<f32>,
+    pub(crate) sin: Vec<f32>,
+}
+
+impl Rotary {
+    /// For heads of an even `width`.
+    pub(crate) fn new(rope: &Rope, width: usize) -> Rotary {
+        let round = |value: f64| if rope.rounded { f64::from(value as f32) } else { value };
+        let exponent = |j: usize| round(2.0 * j as f64 / width as f64);
+        let plain: Vec<f64> = (0..width / 2).map(|j| round(rope.theta.powf(exponent(j)))).collect();
+        let scaled = |frequency: f64, j: usize| match rope.scaling {
+            RopeScaling::None => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_positions } => {
+                llama3(frequency, factor, low_frequency_factor, high_frequency_factor, original_positions as f64)
+            }
+            RopeScaling::Yarn { factor, beta_fast, beta_slow, original_positions, truncate, .. } => {
+                let at = |turns: f64| {
+                    width as f64 * (original_positions as f64 / (turns * TAU)).ln() / (2.0 * rope.theta.ln())
+                };
+                let (low, high) = (at(beta_fast), at(beta_slow));
+                let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, mut high) = (low.max(0.0), high.min(width as f64 - 1.0));
+                if low >= high {
+                    // The paper's code keeps the ramp from dividing by nothing.
+                    high = low + 0.001;
+                }
+                let stretched = ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                frequency / factor * stretched + frequency * (1.0 - stretched)
+            }
+        };
+        let frequencies: Vec<f64> =
+            plain.iter().enumerate().map(|(j, period)| round(scaled(round(1.0 / period), j))).collect();
+        let periods = match rope.scaling {
+            RopeScaling::None => plain,
+            _ => frequencies.iter().map(|frequency| 1.0 / frequency).collect(),
+        };
+        let factor = if let RopeScaling::Yarn { attention_factor, .. } = rope.scaling { attention_factor } else { 1.0 };
+        let turns = Mutex::new(Arc::new(Turns { half: width / 2, ..Turns::default() }));
+        Rotary { frequencies, periods, factor, rounded: rope.rounded, turns }
+    }
+
+    /// The turns of the positions 0 to `positions` at least.
+    pub(crate) fn turns(&self, positions: usize) -> Arc<Turns> {
+        // A poisoned lock means another thread failed; what it holds is whole.
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if turns.positions() < positions {
+            *turns = Arc::new(self.compute(positions.next_power_of_two()));
+        }
+        turns.clone()
+    }
+
+    fn compute(&self, positions: usize) -> Turns {
+        let angle = |position: usize, j: usize| {
+            let position = position as f64;
+            if self.rounded { f64::from((position * self.frequencies[j]) as f32) } else { position / self.periods[j] }
+        };
+        let half = self.periods.len();
+        let angles = (0..positions).flat_map(|position| (0..half).map(move |j| angle(position, j)));
+        let (sin, cos) =
+            angles.map(|angle| ((angle.sin() * self.factor) as f32, (angle.cos() * self.factor) as f32)).unzip();
+        Turns { half, cos, sin }
+    }
+}
+
+/// Wavelengths longer than the original context over the low factor are stretched, those shorter than over the high one
+/// are not, and between them a slope (Llama 3.1's release).
+fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
+    let wavelength = TAU / frequency;
+    if wavelength > original / low {
+        frequency / factor
+    } else if wavelength < original / high {
+        frequency
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        (1.0 - smooth) * frequency / factor + smooth * frequency
+    }
+}
+
+impl Turns {
+    pub(crate) fn positions(&self) -> usize {
+        self.cos.len() / self.half.max(1)
+    }
+
+    /// Turns every head of a token at `position` by rotate-half: `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
+    pub(crate) fn turn(&self, token: &mut [f32], position: usize) {
+        let at = position * self.half..(position + 1) * self.half;
+        turn(token, &self.cos[at.clone()], &self.sin[at], 1.0);
+    }
+
+    /// Turns back: the gradient of [`Turns::turn`].
+    pub(crate) fn turn_back(&self, token: &mut [f32], position: usize) {
+        let at = position * self.half..(position + 1) * self.half;
+        turn(token, &self.cos[at.clone()], &self.sin[at], -1.0);
+    }
+}
+
+simd! {
+pub(crate) fn turn(token: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+    for head in token.chunks_exact_mut(2 * cos.len()) {
+        let (first, second) = head.split_at_mut(cos.len());
+        for (((x1, x2), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+            let s = s * sign;
+            (*x1, *x2) = (*x1 * c - *x2 * s, *x2 * c + *x1 * s);
+        }
+    }
+}}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rope(theta: f64, scaling: RopeScaling) -> Rope {
+        Rope { theta, scaling, rounded: false }
+    }
+
+    #[test]
+    fn a_turn_and_its_way_back_cancel() {
+        let turns = Rotary::new(&rope(10.0, RopeScaling::None), 4).turns(8);
+        let mut token = vec![1.0, 2.0, 3.0, 4.0, -1.0, 0.5, 0.0, 2.0];
+        let before = token.clone();
+        turns.turn(&mut token, 5);
+        // Position 5, frequencies 1 and 10^-0.5: by hand for the first number of the first head.
+        let expected = 5f64.cos() - 3.0 * 5f64.sin();
+        assert!((f64::from(token[0]) - expected).abs() < 1e-6, "{token:?}");
+        turns.turn_back(&mut token, 5);
+        assert!(token.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6), "{token:?}");
+    }
+
+    #[test]
+    fn more_positions_change_none_that_were_there() {
+        let rotary = Rotary::new(&rope(1000.0, RopeScaling::None), 8);
+        let few = rotary.turns(3);
+        let many = rotary.turns(100);
+        assert_eq!((few.positions(), many.positions()), (4, 128));
+        assert_eq!(few.cos, many.cos[..few.cos.len()]);
+    }
+
+    #[test]
+    fn stretched_frequencies_are_those_worked_out_by_hand() {
+        // Width 4 and theta 10,000: frequencies 1 and 0.01, wavelengths 6.28 and 628.
+        let of = |scaling| Rotary::new(&rope(10_000.0, scaling), 4).frequencies;
+        assert_eq!(of(RopeScaling::Linear { factor: 4.0 }), [0.25, 0.0025]);
+        let scaling = |original_positions| RopeScaling::Llama3 {
+            factor: 8.0,
+            low_frequency_factor: 1.0,
+            high_frequency_factor: 4.0,
+            original_positions,
+        };
+        // 628 is longer than 512: stretched; 6.28 is shorter than 512 / 4.
+        let frequencies = of(scaling(512));
+        assert!((frequencies[1] - 0.01 / 8.0).abs() < 1e-12 && frequencies[0] == 1.0, "{frequencies:?}");
+        // 628 lies between 1024 / 4 and 1024: smooth = (1024 / 628.32 - 1) / 3 = 0.2099.
+        let slope = (1024.0 / 628.318_530_717_958_6 - 1.0) / 3.0;
+        assert!((of(scaling(1024))[1] - ((1.0 - slope) * 0.01 / 8.0 + slope * 0.01)).abs() < 1e-12);
+    }
+}

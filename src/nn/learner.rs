@@ -1,0 +1,80 @@
+//! What a training changes: a checkpoint, the adapter that may sit on it, and which of their parameters learn.
+
+use std::sync::Arc;
+
+use super::adapter::Adapter;
+use super::checkpoint::Checkpoint;
+use super::parameters::{Parameter, Part};
+
+/// A model as it learns. Parameters are numbered: the checkpoint's in its order, then two per module of the adapter.
+#[derive(Clone)]
+pub(crate) struct Learner {
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) adapter: Option<Adapter>,
+    parameters: Vec<Parameter>,
+    learns: Vec<bool>,
+    /// Parameters that are the checkpoint's.
+    own: usize,
+}
+
+impl Learner {
+    /// A model that learns what `learns` says of its parameters; beside an adapter only the adapter does.
+    pub(crate) fn new(
+        checkpoint: Checkpoint,
+        adapter: Option<Adapter>,
+        learns: impl Fn(&Parameter) -> bool,
+    ) -> Learner {
+        let mut parameters = checkpoint.list();
+        let own = parameters.len();
+        let mut marks: Vec<bool> =
+            parameters.iter().map(|parameter| adapter.is_none() && parameter.used && learns(parameter)).collect();
+        if let Some(adapter) = &adapter {
+            let list = adapter.list();
+            marks.extend(list.iter().map(&learns));
+            parameters.extend(list);
+        }
+        Learner { checkpoint, adapter, parameters, learns: marks, own }
+    }
+
+    /// A model that only answers.
+    pub(crate) fn frozen(checkpoint: &Checkpoint) -> Learner {
+        Learner::new(checkpoint.clone(), None, |_| false)
+    }
+
+    /// How many parameters there are.
+    pub(crate) fn count(&self) -> usize {
+        self.parameters.len()
+    }
+
+    pub(crate) fn learns(&self, index: usize) -> bool {
+        self.learns[index]
+    }
+
+    /// Whether anything of a part learns.
+    pub(crate) fn part_learns(&self, part: Part) -> bool {
+        self.learning().any(|(_, parameter)| parameter.part == part)
+    }
+
+    /// The parameters that learn, with their numbers.
+    pub(crate) fn learning(&self) -> impl Iterator<Item = (usize, &Parameter)> {
+        self.parameters.iter().enumerate().filter(|(index, _)| self.learns[*index])
+    }
+
+    pub(crate) fn weights(&self, index: usize) -> &[f32] {
+        if index < self.own {
+            return &self.checkpoint.weights[index];
+        }
+        let Some(adapter) = &self.adapter else { panic!("BUG: parameter {index} of {}", self.own) };
+        let module = &adapter.modules[(index - self.own) / 2];
+        if (index - self.own).is_multiple_of(2) { &module.a } else { &module.b }
+    }
+
+    pub(crate) fn weights_mut(&mut self, index: usize) -> &mut Vec<f32> {
+        if index < self.own {
+            return Arc::make_mut(&mut self.checkpoint.weights[index]);
+        }
+        let Some(adapter) = &mut self.adapter else { panic!("BUG: parameter {index} of {}", self.own) };
+        let module = &mut adapter.modules[(index - self.own) / 2];
+        if (index - self.own).is_multiple_of(2) { &mut module.a } else { &mut module.b }
+    }
+}

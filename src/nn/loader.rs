@@ -1,0 +1,132 @@
+//! Puts a model's weights into their places, by name. Knows no layout of a model and no file.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use super::adapter::Adapter;
+use super::layers::{Linear, LowRank, Norm};
+use super::learner::Learner;
+use super::ops::{Param, Place};
+use super::parameters::Parameter;
+
+/// A parameter's weights in their place; a clone is the same weights.
+#[derive(Clone)]
+pub(crate) enum Held<P: Place> {
+    Matrix(P::Matrix),
+    Table(P::Table),
+    Vector(P::Vector),
+}
+
+/// Hands out parameters by name and remembers what it placed.
+pub(crate) struct Loader<'a, P: Place> {
+    place: &'a P,
+    parameters: Vec<Parameter>,
+    numbers: BTreeMap<String, usize>,
+    learner: &'a Learner,
+    /// What was placed before: what does not learn stays where it is.
+    before: Option<&'a [Option<Held<P>>]>,
+    held: Vec<Option<Held<P>>>,
+}
+
+impl<'a, P: Place> Loader<'a, P> {
+    pub(crate) fn new(place: &'a P, learner: &'a Learner, before: Option<&'a [Option<Held<P>>]>) -> Loader<'a, P> {
+        let parameters = learner.checkpoint.list();
+        let numbers = parameters.iter().enumerate().map(|(number, p)| (p.name.clone(), number)).collect();
+        Loader { place, parameters, numbers, learner, before, held: vec![None; learner.count()] }
+    }
+
+    /// Everything that was placed, by number.
+    pub(crate) fn finish(self) -> Vec<Option<Held<P>>> {
+        self.held
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.numbers.contains_key(name)
+    }
+
+    pub(crate) fn matrix(&mut self, name: &str) -> Result<Param<P::Matrix>> {
+        let number = self.number(name);
+        let rows = self.parameters[number].shape[0];
+        self.place_matrix(number, rows)
+    }
+
+    pub(crate) fn table(&mut self, name: &str) -> Result<Param<P::Table>> {
+        let index = self.number(name);
+        let learns = self.learner.learns(index);
+        let value = match self.kept(index) {
+            Some(Held::Table(table)) => table,
+            _ => {
+                let shape = &self.parameters[index].shape;
+                let (rows, columns) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1]) };
+                self.place.table(self.learner.weights(index), rows, columns)?
+            }
+        };
+        self.held[index] = Some(Held::Table(value.clone()));
+        Ok(Param { value, index, learns })
+    }
+
+    pub(crate) fn vector(&mut self, name: &str) -> Result<Param<P::Vector>> {
+        let index = self.number(name);
+        let learns = self.learner.learns(index);
+        let value = match self.kept(index) {
+            Some(Held::Vector(vector)) => vector,
+            _ => self.place.vector(self.learner.weights(index))?,
+        };
+        self.held[index] = Some(Held::Vector(value.clone()));
+        Ok(Param { value, index, learns })
+    }
+
+    /// A linear layer with its bias and its adapter, where it has them.
+    pub(crate) fn linear(&mut self, name: &str) -> Result<Linear<P>> {
+        let weight = self.matrix(&format!("{name}.weight"))?;
+        let bias = format!("{name}.bias");
+        let bias = if self.has(&bias) { Some(self.vector(&bias)?) } else { None };
+        let Some(adapter) = &self.learner.adapter else { return Ok(Linear { weight, bias, adapter: None }) };
+        let adapter = match adapter.place(name) {
+            None => None,
+            Some(place) => Some(self.low_rank(adapter, place)?),
+        };
+        Ok(Linear { weight, bias, adapter })
+    }
+
+    pub(crate) fn rms_norm(&mut self, name: &str, eps: f64) -> Result<Norm<P>> {
+        Ok(Norm::Rms(self.vector(&format!("{name}.weight"))?, eps as f32))
+    }
+
+    pub(crate) fn layer_norm(&mut self, name: &str, eps: f64) -> Result<Norm<P>> {
+        let (weight, bias) = (self.vector(&format!("{name}.weight"))?, self.vector(&format!("{name}.bias"))?);
+        Ok(Norm::Layer(weight, bias, eps as f32))
+    }
+
+    fn low_rank(&mut self, adapter: &Adapter, module: usize) -> Result<LowRank<P>> {
+        let first = self.parameters.len() + 2 * module;
+        let (inputs, outputs) = (adapter.modules[module].inputs, adapter.modules[module].outputs);
+        let (scale, dropout) = (adapter.config.scale(), adapter.config.dropout);
+        let (a, b) = (self.place_matrix(first, adapter.config.rank)?, self.place_matrix(first + 1, outputs)?);
+        Ok(LowRank { a, b, scale, dropout, inputs })
+    }
+
+    fn place_matrix(&mut self, index: usize, rows: usize) -> Result<Param<P::Matrix>> {
+        let learns = self.learner.learns(index);
+        let value = match self.kept(index) {
+            Some(Held::Matrix(matrix)) => matrix,
+            _ => {
+                let values = self.learner.weights(index);
+                self.place.matrix(values, rows, values.len() / rows.max(1))?
+            }
+        };
+        self.held[index] = Some(Held::Matrix(value.clone()));
+        Ok(Param { value, index, learns })
+    }
+
+    /// What was placed before and has not moved since.
+    fn kept(&self, index: usize) -> Option<Held<P>> {
+        let before = self.before?;
+        if self.learner.learns(index) { None } else { before.get(index)?.clone() }
+    }
+
+    fn number(&self, name: &str) -> usize {
+        *self.numbers.get(name).unwrap_or_else(|| panic!("BUG: the model has no parameter `{name}`"))
+    }
+}

@@ -1,0 +1,248 @@
+//! The operations without a tape, on weights that are laid out for products once: for generation on the CPU. Attention
+//! reads and fills the caches of keys and values; the arithmetic of a sequence does not depend on those beside it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::architecture::Activation;
+use super::cache::Cache;
+use super::kernels::attention::{Heads, attention};
+use super::kernels::elementwise as kernel;
+use super::kernels::layer_norm::layer_norm;
+use super::kernels::matmul;
+use super::kernels::rotary::Turns;
+use super::ops::{Factor, Ops, Param, Place, Source};
+
+/// Weights in plain memory, those of products packed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packing;
+
+/// A packed matrix, with its sizes.
+pub(crate) struct PackedMatrix {
+    panels: matmul::Packed,
+    outputs: usize,
+}
+
+/// Rows that are looked up.
+pub(crate) struct Rows {
+    pub(crate) values: Vec<f32>,
+    pub(crate) width: usize,
+}
+
+impl Place for Packing {
+    type Matrix = Arc<PackedMatrix>;
+    type Table = Arc<Rows>;
+    type Vector = Arc<[f32]>;
+
+    fn matrix(&self, values: &[f32], rows: usize, columns: usize) -> Result<Arc<PackedMatrix>> {
+        let panels = matmul::Packed::linear(values, rows, columns);
+        Ok(Arc::new(PackedMatrix { panels, outputs: rows }))
+    }
+
+    fn table(&self, values: &[f32], _: usize, columns: usize) -> Result<Arc<Rows>> {
+        Ok(Arc::new(Rows { values: values.to_vec(), width: columns }))
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Arc<[f32]>> {
+        Ok(values.into())
+    }
+
+    fn tied(&self, table: &Arc<Rows>) -> Result<Arc<PackedMatrix>> {
+        self.matrix(&table.values, table.values.len() / table.width.max(1), table.width)
+    }
+}
+
+/// The operations, and the sequences that are being continued.
+#[derive(Default)]
+pub(crate) struct Packed {
+    /// One per sequence: a step's token `i` continues sequence `i`.
+    pub(crate) caches: Vec<Cache>,
+    /// Takes the keys and values of a prompt that is read.
+    pub(crate) reading: Option<Cache>,
+    scores: Vec<f32>,
+}
+
+/// How attention runs.
+pub(crate) enum Plan {
+    /// Over rows of tokens that are all here.
+    Rows { heads: Heads, rows: Vec<Range<usize>>, turns: Option<Arc<Turns>> },
+    /// One token for every sequence, over its cache.
+    Step { heads: Heads, turns: Arc<Turns> },
+}
+
+impl Packed {
+    /// Longest sequence that is being continued.
+    pub(crate) fn longest(&self) -> usize {
+        self.caches.iter().map(|cache| cache.length).max().unwrap_or(0)
+    }
+
+    /// After a step every sequence is a position longer.
+    pub(crate) fn advance(&mut self) {
+        for cache in &mut self.caches {
+            cache.length += 1;
+        }
+    }
+}
+
+impl Ops for Packed {
+    type Place = Packing;
+    type X = Rows;
+    type Plan = Plan;
+
+    const PADDED: bool = false;
+
+    fn record(&mut self, _: bool) {}
+
+    fn rows(&self, x: &Rows) -> usize {
+        x.count()
+    }
+
+    fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Rows> {
+        Ok(Rows { values, width })
+    }
+
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan> {
+        Ok(Plan::Rows { heads, rows: rows.to_vec(), turns: turns.cloned() })
+    }
+
+    fn lookup(&mut self, table: &Param<Arc<Rows>>, indices: &[usize]) -> Result<Rows> {
+        self.select(&table.value, indices)
+    }
+
+    fn select(&mut self, x: &Rows, indices: &[usize]) -> Result<Rows> {
+        let values = indices.iter().flat_map(|&i| x.row(i)).copied().collect();
+        Ok(Rows { values, width: x.width })
+    }
+
+    fn splice(
+        &mut self,
+        table: &Param<Arc<Rows>>,
+        features: Option<&Rows>,
+        newline: Option<&Param<Arc<[f32]>>>,
+        sources: &[Source],
+    ) -> Result<Rows> {
+        let width = table.value.width;
+        let mut values = Vec::with_capacity(sources.len() * width);
+        for source in sources {
+            values.extend_from_slice(match *source {
+                Source::Token(id) => table.value.row(id as usize),
+                Source::Feature(row) => features.map_or(&[][..], |features| features.row(row)),
+                Source::Newline => newline.map_or(&[][..], |newline| &newline.value),
+            });
+        }
+        Ok(Rows { values, width })
+    }
+
+    fn rms_norm(&mut self, x: &Rows, weight: &Param<Arc<[f32]>>, eps: f32) -> Result<Rows> {
+        let (mut y, mut inverse) = (x.zeros(x.width), vec![0.0; x.values.len() / weight.value.len()]);
+        kernel::rms_norm(&x.values, &weight.value, eps, &mut y.values, &mut inverse);
+        Ok(y)
+    }
+
+    fn layer_norm(&mut self, x: &Rows, weight: &Param<Arc<[f32]>>, bias: &Param<Arc<[f32]>>, eps: f32) -> Result<Rows> {
+        let (mut y, mut moments) = (x.zeros(x.width), vec![(0.0, 0.0); x.count()]);
+        layer_norm(&x.values, &weight.value, &bias.value, eps, &mut y.values, &mut moments);
+        Ok(y)
+    }
+
+    fn linear(
+        &mut self,
+        x: &Rows,
+        weight: &Param<Arc<PackedMatrix>>,
+        bias: Option<&Param<Arc<[f32]>>>,
+    ) -> Result<Rows> {
+        let mut y = x.zeros(weight.value.outputs);
+        weight.value.panels.apply(x.count(), &x.values, &mut y.values);
+        if let Some(bias) = bias {
+            kernel::add_bias(&mut y.values, &bias.value);
+        }
+        Ok(y)
+    }
+
+    fn add(&mut self, a: &Rows, b: &Rows) -> Result<Rows> {
+        let mut y = a.zeros(a.width);
+        kernel::add(&a.values, &b.values, &mut y.values);
+        Ok(y)
+    }
+
+    fn scale(&mut self, x: &Rows, factor: Factor) -> Result<Rows> {
+        let mut y = Rows { values: x.values.clone(), width: x.width };
+        match factor {
+            Factor::All(factor) => kernel::scale(&mut y.values, factor),
+            Factor::Each(factors) => kernel::multiply(&x.values, &factors, &mut y.values),
+        }
+        Ok(y)
+    }
+
+    fn beside(&mut self, parts: &[Rows]) -> Result<Rows> {
+        let rows = parts.first().map_or(0, Rows::count);
+        let values = (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part.row(row))).copied().collect();
+        Ok(Rows { values, width: parts.iter().map(|part| part.width).sum() })
+    }
+
+    fn attention(&mut self, layer: usize, mut q: Rows, mut k: Rows, v: Rows, plan: &Plan) -> Result<Rows> {
+        let mut out = q.zeros(q.width);
+        match plan {
+            Plan::Rows { heads, rows, turns } => {
+                if let Some(turns) = turns {
+                    for row in rows {
+                        for (position, token) in row.clone().enumerate() {
+                            turns.turn(q.row_mut(token), position);
+                            turns.turn(k.row_mut(token), position);
+                        }
+                    }
+                }
+                if let Some(cache) = self.reading.as_mut().filter(|_| heads.causal) {
+                    for token in 0..k.count() {
+                        cache.put(layer, *heads, token, k.row(token), v.row(token));
+                    }
+                }
+                let mut sums = vec![0.0; q.count() * heads.heads];
+                attention(*heads, rows, &q.values, &k.values, &v.values, &mut out.values, &mut sums);
+            }
+            Plan::Step { heads, turns } => {
+                for (token, cache) in self.caches.iter_mut().enumerate() {
+                    let position = cache.length;
+                    turns.turn(q.row_mut(token), position);
+                    turns.turn(k.row_mut(token), position);
+                    cache.put(layer, *heads, position, k.row(token), v.row(token));
+                    let (query, out) = (q.row(token), out.row_mut(token));
+                    cache.attend(layer, *heads, position + 1, query, out, &mut self.scores);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn swiglu(&mut self, gate: &Rows, up: &Rows) -> Result<Rows> {
+        let mut y = gate.zeros(gate.width);
+        kernel::swiglu(&gate.values, &up.values, &mut y.values);
+        Ok(y)
+    }
+
+    fn activate(&mut self, x: &Rows, activation: Activation) -> Result<Rows> {
+        let mut y = x.zeros(x.width);
+        kernel::activate(activation, &x.values, &mut y.values);
+        Ok(y)
+    }
+}
+
+impl Rows {
+    pub(crate) fn count(&self) -> usize {
+        self.values.len() / self.width.max(1)
+    }
+
+    fn zeros(&self, width: usize) -> Rows {
+        Rows { values: vec![0.0; self.count() * width], width }
+    }
+
+    fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.width..][..self.width]
+    }
+
+    fn row_mut(&mut self, index: usize) -> &mut [f32] {
+        &mut self.values[index * self.width..][..self.width]
+    }
+}

@@ -1,0 +1,57 @@
+//! What of a model is trained and in which portions: micro-batches, adapters, frozen parameters. Knows no loss.
+
+use anyhow::{Result, bail};
+
+use super::optimizer::{Freeze, OptimizerConfig};
+use crate::base::Seed;
+use crate::nn::kernels::elementwise::accumulate;
+use crate::nn::learner::Learner;
+use crate::nn::{Adapter, Checkpoint, LoraConfig};
+
+/// How a model is tuned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tuning {
+    /// Examples that are computed at once; their gradients are added up over the batch. None: the whole batch.
+    pub micro_batch: Option<usize>,
+    /// An adapter learns instead of the model's own parameters.
+    pub lora: Option<LoraConfig>,
+}
+
+impl Tuning {
+    /// The model as it will learn. An adapter's first values come from `seed`.
+    pub(super) fn learner(&self, start: &Checkpoint, optimizer: &OptimizerConfig, seed: Seed) -> Result<Learner> {
+        for freeze in &optimizer.freeze {
+            let Freeze::Named(pattern) = freeze else { continue };
+            if !start.list().iter().any(|parameter| freeze.matches(parameter)) {
+                bail!("`freeze`: `{pattern}` matches no parameter of the model");
+            }
+        }
+        let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(start, lora, seed)).transpose()?;
+        let learner = Learner::new(start.clone(), adapter, |parameter| !optimizer.freezes(parameter));
+        if learner.learning().next().is_none() {
+            bail!("`freeze` leaves no parameter that learns");
+        }
+        Ok(learner)
+    }
+}
+
+/// Adds up gradients in the order in which they come.
+#[derive(Default)]
+pub(super) struct Sum(Vec<Vec<f32>>);
+
+impl Sum {
+    /// A part without targets has no gradient.
+    pub(super) fn add(&mut self, part: Vec<Vec<f32>>) {
+        if self.0.is_empty() {
+            self.0 = part;
+            return;
+        }
+        for (total, part) in self.0.iter_mut().zip(part) {
+            accumulate(total, &part);
+        }
+    }
+
+    pub(super) fn total(self) -> Vec<Vec<f32>> {
+        self.0
+    }
+}
