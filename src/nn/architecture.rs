@@ -36,6 +36,8 @@ pub struct Vision {
     pub features: Vec<usize>,
     /// Whether the class token is a feature too.
     pub keep_class: bool,
+    /// Whether the first patch is no feature: what transformers makes of `default` for a tower without class token.
+    pub skip_first: bool,
     /// Whether the tower has an attention pooling on top, which no decoder looks at (SigLIP).
     pub pooling: bool,
     pub projector: Projector,
@@ -150,7 +152,7 @@ impl Vision {
 
     /// Features of a tile.
     pub fn tile_tokens(&self) -> usize {
-        self.side() * self.side() + usize::from(self.keep_class)
+        self.side() * self.side() + usize::from(self.keep_class) - usize::from(self.skip_first)
     }
 
     /// Numbers per patch: height x width x RGB.
@@ -204,6 +206,7 @@ impl Architecture {
                 activation: Activation::Swiglu,
                 features: vec![vision.layers],
                 keep_class: false,
+                skip_first: false,
                 pooling: false,
                 projector: Projector { hidden: projector.hidden, activation: Activation::Gelu, bias: false },
                 tiled: false,

@@ -12,6 +12,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+pub mod hub;
 pub mod parameters;
 pub mod picture;
 
