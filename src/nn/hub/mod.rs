@@ -5,7 +5,7 @@
 //! folder/
 //!   config.json                      what the model is        (config: text, vision, rope; fields, harmless)
 //!   model.safetensors                its weights, in F32, F16 or BF16        (weights: header, number; writer)
-//!   model.safetensors.index.json     or: which array lies in which of        (names)
+//!   model.safetensors.index.json     or: which array lies in which of        (names, model)
 //!   model-00001-of-00002.safetensors
 //! adapter folder/
 //!   adapter_config.json              LoRA in PEFT's layout    (adapter)
@@ -14,7 +14,9 @@
 //!
 //! A folder that is wrong in any way is an error that names the file and the field or array.
 
+pub mod adapter;
 pub mod config;
+pub mod model;
 pub mod names;
 pub mod number;
 pub mod weights;
@@ -27,7 +29,9 @@ mod rope;
 mod text;
 mod vision;
 
+pub use adapter::{Adapter, LowRank};
 pub use config::Config;
+pub use model::Form;
 pub use names::Scheme;
 pub use number::Dtype;
 pub use weights::Folder;

@@ -31,6 +31,8 @@ const HEAD: &str = "lm_head.";
 const TOWER: &str = "vision_tower.vision_model.";
 const PROJECTOR: &str = "multi_modal_projector.";
 const NEWLINE: &str = "image_newline";
+/// What LLaVA consists of.
+const PARTS: [&str; 3] = ["language_model.", "vision_tower.", PROJECTOR];
 
 impl Scheme {
     /// The scheme of a file, by its names. `eyes`: whether the model takes images.
@@ -42,15 +44,17 @@ impl Scheme {
             }
             return Ok(Scheme::Decoder);
         }
-        let outer = has("language_model.");
-        match (outer, has("model.language_model.")) {
-            (true, true) => bail!("some names begin with `language_model.` and some with `model.language_model.`"),
-            (false, false) => bail!("no array's name begins with `language_model.` or `model.language_model.`"),
-            _ => {}
+        let wrapped = if has(TOWER) || has(&format!("model.{TOWER}")) { Tower::Wrapped } else { Tower::Bare };
+        let part = |before: &str| PARTS.iter().find(|part| has(&format!("{before}{part}")));
+        match (part(""), part("model.")) {
+            (Some(_), None) => Ok(Scheme::Outer(wrapped)),
+            (None, Some(_)) => Ok(Scheme::Inner(wrapped)),
+            (Some(outer), Some(inner)) => bail!("some arrays' names begin with `{outer}`, others with `model.{inner}`"),
+            (None, None) => {
+                let (outer, inner) = (PARTS[0], format!("model.{}", PARTS[0]));
+                bail!("no array's name begins with `{outer}` or `{inner}`: these are not the weights of LLaVA")
+            }
         }
-        let wrapped = has(if outer { TOWER } else { "model.vision_tower.vision_model." });
-        let tower = if wrapped { Tower::Wrapped } else { Tower::Bare };
-        Ok(if outer { Scheme::Outer(tower) } else { Scheme::Inner(tower) })
     }
 
     /// What the file calls a parameter.

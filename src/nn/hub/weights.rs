@@ -124,7 +124,7 @@ impl Folder {
     }
 
     /// The arrays' names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.arrays.keys().map(String::as_str)
     }
 
@@ -148,13 +148,20 @@ impl Folder {
         }
     }
 
-    /// Reads an array of this shape. A number that is not finite is an error.
-    pub fn array(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    /// Whether an array is there with this shape, without reading it.
+    pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
         let place = self.place(name)?;
-        let dtype = self.dtype(name)?;
         if place.shape != shape {
             bail!("{} has the shape {:?}, not {shape:?}", self.told(place, name), place.shape);
         }
+        Ok(())
+    }
+
+    /// Reads an array of this shape. A number that is not finite is an error.
+    pub fn array(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.check(name, shape)?;
+        let place = self.place(name)?;
+        let dtype = self.dtype(name)?;
         // As long as the file says, and the file is that long: its header was checked.
         let mut values = Vec::with_capacity(place.bytes / dtype.bytes());
         let mut piece = vec![0; PIECE.min(place.bytes)];
