@@ -31,6 +31,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("dfdx", &["nn/", "train/", "infer/"]),
     ("cudarc", &["nn/device.rs"]),
     ("safetensors", &["nn/", "train/"]),
+    ("half", &["nn/hub/number.rs"]),
     ("tokenizers", &["data/tokenizer.rs"]),
     ("tar", &["data/"]),
     ("image", &["data/"]),

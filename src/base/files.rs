@@ -68,11 +68,17 @@ fn in_folder<T>(path: &Path, attempt: impl Fn() -> std::io::Result<T>) -> Result
 
 /// Writes a whole file so that a reader, a crash or a power cut sees the old content or the new, never a part.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let written = |file: &mut File| file.write_all(bytes).map_err(Into::into);
+    write_atomic_with(path, written)
+}
+
+/// The same for a file that is written piece by piece.
+pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let temporary = sibling(path);
     let mut file = create(&temporary)?;
-    let written = file.write_all(bytes).and_then(|()| {
+    let written = write(&mut file).and_then(|()| {
         step("written");
-        file.sync_all()
+        Ok(file.sync_all()?)
     });
     drop(file);
     if let Err(error) = written {

@@ -34,7 +34,8 @@ pub struct Vision {
     pub activation: Activation,
     /// After how many blocks the features are taken; those of several places lie side by side.
     pub features: Vec<usize>,
-    /// Whether the first position, CLIP's class token, is left out of the features.
+    /// Whether the first position is left out of the features: CLIP's class token, and the first patch of a SigLIP tower
+    /// with the strategy `default`, as transformers does.
     pub skip_first: bool,
     /// Whether the tower has an attention pooling on top, which no decoder looks at (SigLIP).
     pub pooling: bool,

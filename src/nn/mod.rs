@@ -14,6 +14,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 pub mod device;
+pub mod hub;
 pub mod parameters;
 pub mod patterns;
 pub mod picture;

@@ -1,0 +1,91 @@
+//! A model's weights from a hub folder, by parameter, and back under the names that they had. Knows no tensor.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::names::{self, Scheme};
+use super::number::Dtype;
+use super::weights::Folder;
+use super::writer::{self, Output};
+use crate::nn::architecture::Architecture;
+
+/// How a folder stores a model besides its numbers: what writing it back needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Form {
+    pub scheme: Scheme,
+    /// By parameter.
+    pub dtypes: Vec<Dtype>,
+}
+
+const HEAD: &str = "lm_head.weight";
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Reads every parameter (our name and shape), in their order, and how they were stored. An array that is missing, of
+/// another shape or of no parameter is an error before any is read.
+pub fn read(
+    folder: &Path,
+    architecture: &Architecture,
+    parameters: &[(String, Vec<usize>)],
+) -> Result<(Vec<Vec<f32>>, Form)> {
+    let files = Folder::open(folder)?;
+    let named = Scheme::of(files.names(), architecture.vision.is_some());
+    let scheme = named.with_context(|| format!("`{}`", folder.display()))?;
+    let expected: Vec<(String, &[usize])> =
+        parameters.iter().map(|(name, shape)| (scheme.in_file(name), shape.as_slice())).collect();
+    let mut known: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
+    let head = scheme.in_file(HEAD);
+    if architecture.decoder.tied_head {
+        known.push(&head);
+    }
+    known.sort_unstable();
+    files.refuse_strangers(|name| known.binary_search(&name).is_ok() || names::is_table(name))?;
+    let mut dtypes = Vec::with_capacity(expected.len());
+    for (name, shape) in &expected {
+        files.check(name, shape)?;
+        dtypes.push(files.dtype(name)?);
+    }
+    let mut weights = Vec::with_capacity(expected.len());
+    for (name, shape) in &expected {
+        weights.push(files.array(name, shape)?);
+    }
+    if architecture.decoder.tied_head && files.has(&head) {
+        check_tie(&files, &head, parameters, &weights)?;
+    }
+    Ok((weights, Form { scheme, dtypes }))
+}
+
+/// A head that is stored although it is tied must be the embedding: transformers would untie them otherwise.
+fn check_tie(files: &Folder, head: &str, parameters: &[(String, Vec<usize>)], weights: &[Vec<f32>]) -> Result<()> {
+    let embedding = parameters.iter().zip(weights).find(|((name, _), _)| name == EMBEDDING);
+    if let Some(((_, shape), values)) = embedding
+        && files.array(head, shape)? != *values
+    {
+        bail!("array `{head}` differs from the token embedding, which `tie_word_embeddings` says it is");
+    }
+    Ok(())
+}
+
+/// Writes parameters (our name and shape) as the folder that they were read from had them. A parameter that its number
+/// type cannot hold any more, as training changed it, is stored as F32 where `exact`, and rounded otherwise.
+pub fn write(
+    folder: &Path,
+    form: &Form,
+    parameters: &[(String, Vec<usize>)],
+    weights: &[Vec<f32>],
+    exact: bool,
+) -> Result<()> {
+    let dtype = |dtype: Dtype, values: &[f32]| if exact && !dtype.fits(values) { Dtype::F32 } else { dtype };
+    let outputs: Vec<Output> = parameters
+        .iter()
+        .zip(weights)
+        .zip(&form.dtypes)
+        .map(|(((name, shape), values), stored)| Output {
+            name: form.scheme.in_file(name),
+            shape: shape.clone(),
+            dtype: dtype(*stored, values),
+            values,
+        })
+        .collect();
+    writer::write(folder, &outputs)
+}

@@ -1,0 +1,164 @@
+//! A decoder's `config.json`, or the `text_config` in it: `llama`, `mistral`, `qwen2`, `qwen3`. Fields and defaults are
+//! those of the configuration classes of transformers 5.24.
+
+use serde_json::json;
+
+use super::fields::Fields;
+use super::{harmless, rope};
+use crate::nn::architecture::Decoder;
+
+/// A decoder of transformers, by its `model_type`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    Llama,
+    Mistral,
+    Qwen2,
+    Qwen3,
+}
+
+pub(super) const FAMILIES: [(&str, Family); 4] =
+    [("llama", Family::Llama), ("mistral", Family::Mistral), ("qwen2", Family::Qwen2), ("qwen3", Family::Qwen3)];
+
+/// A larger vocabulary is a mistake.
+const LARGEST_VOCAB: usize = 1 << 24;
+
+/// What a family's class fills in where the file says nothing. The rest is the same for all four.
+struct Defaults {
+    ff: usize,
+    vocab: usize,
+    max_positions: usize,
+    /// None: as many as there are query heads.
+    kv_heads: Option<usize>,
+    /// None: what the width leaves to each head.
+    head_width: Option<usize>,
+}
+
+impl Family {
+    /// What `architectures` calls the model with its head.
+    pub(super) fn class(self) -> &'static str {
+        match self {
+            Family::Llama => "LlamaForCausalLM",
+            Family::Mistral => "MistralForCausalLM",
+            Family::Qwen2 => "Qwen2ForCausalLM",
+            Family::Qwen3 => "Qwen3ForCausalLM",
+        }
+    }
+
+    fn defaults(self) -> Defaults {
+        let (ff, vocab, max_positions, kv_heads, head_width) = match self {
+            Family::Llama => (11_008, 32_000, 2048, None, None),
+            Family::Mistral => (14_336, 32_000, 131_072, Some(8), None),
+            Family::Qwen2 => (22_016, 151_936, 32_768, Some(32), None),
+            Family::Qwen3 => (22_016, 151_936, 32_768, Some(32), Some(128)),
+        };
+        Defaults { ff, vocab, max_positions, kv_heads, head_width }
+    }
+}
+
+/// The decoder of an object and its vocabulary. `model_type` and `architectures` are the caller's.
+pub(super) fn read(fields: &Fields, family: Family) -> (Decoder, usize) {
+    let defaults = family.defaults();
+    let before = fields.problems();
+    let dim = fields.size("hidden_size", 4096);
+    let layers = fields.size("num_hidden_layers", 32);
+    let heads = fields.size("num_attention_heads", 32);
+    // Left out is the class's default; null is one per query head.
+    let kv_heads = match (fields.has("num_key_value_heads"), defaults.kv_heads) {
+        (false, Some(default)) => default,
+        _ => fields.size("num_key_value_heads", heads),
+    };
+    let head_width = fields.size_if_there("head_dim").or(defaults.head_width);
+    let vocab = fields.count_if_there("vocab_size", 1, LARGEST_VOCAB).unwrap_or(defaults.vocab);
+    let positions = fields.size("max_position_embeddings", defaults.max_positions);
+    let window = window(fields, family, layers).unwrap_or(positions);
+    fields.choice("hidden_act", "silu", &[("silu", ())]);
+    let attention_bias = match family {
+        Family::Llama | Family::Qwen3 => fields.flag("attention_bias", false),
+        // Qwen2 has its biases whatever this field says, which some files carry.
+        Family::Qwen2 => fields.flag("attention_bias", true),
+        Family::Mistral => {
+            fields.only("attention_bias", &json!(false));
+            false
+        }
+    };
+    let mlp_bias = if family == Family::Llama { fields.flag("mlp_bias", false) } else { false };
+    fields.only("mlp_bias", &json!(mlp_bias));
+    let decoder = Decoder {
+        dim,
+        layers,
+        heads,
+        kv_heads,
+        head_width: head_width.unwrap_or(dim / heads),
+        ff: fields.size("intermediate_size", defaults.ff),
+        norm_eps: fields.positive("rms_norm_eps", 1e-6),
+        qkv_bias: attention_bias || family == Family::Qwen2,
+        output_bias: attention_bias && family != Family::Qwen2,
+        mlp_bias,
+        head_norm: family == Family::Qwen3,
+        tied_head: fields.flag("tie_word_embeddings", false),
+        rope: rope::read(fields, positions),
+        // Within the window, attention is as if there were none.
+        max_positions: positions.min(window),
+    };
+    if fields.problems() == before {
+        check(fields, &decoder, head_width.is_none());
+    }
+    fields.only("use_mrope", &json!(false));
+    harmless::refuse_the_rest_of_the_base(fields);
+    fields.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING]);
+    (decoder, vocab)
+}
+
+/// How sizes must fit together.
+fn check(fields: &Fields, decoder: &Decoder, width_is_shared_out: bool) {
+    let Decoder { dim, heads, kv_heads, head_width, .. } = decoder;
+    if width_is_shared_out && !dim.is_multiple_of(*heads) {
+        fields.wrong("num_attention_heads", format!("must divide `hidden_size` ({dim}), which {heads} does not"));
+    } else if !head_width.is_multiple_of(2) {
+        fields.wrong("head_dim", format!("must be even for rotary positions, not {head_width}"));
+    }
+    if !heads.is_multiple_of(*kv_heads) {
+        let message = format!("must divide `num_attention_heads` ({heads}), which {kv_heads} does not");
+        fields.wrong("num_key_value_heads", message);
+    }
+}
+
+/// How many tokens a layer looks back over, where some layer has a limit.
+fn window(fields: &Fields, family: Family, layers: usize) -> Option<usize> {
+    match family {
+        Family::Llama => None,
+        Family::Mistral => match fields.has("sliding_window") {
+            true => fields.size_if_there("sliding_window"),
+            false => Some(4096),
+        },
+        Family::Qwen2 | Family::Qwen3 => {
+            let used = fields.flag("use_sliding_window", false);
+            let window = fields.size("sliding_window", 4096);
+            // Layers below this one have no window.
+            let first = fields.count_if_there("max_window_layers", 0, 1 << 20).unwrap_or(28);
+            let slides = layer_types(fields, layers).unwrap_or(used && first < layers);
+            if slides && !used {
+                fields.wrong("layer_types", "has a `sliding_attention`, but `use_sliding_window` is false");
+            }
+            slides.then_some(window)
+        }
+    }
+}
+
+/// Whether some layer has a window, where the file says it of each.
+fn layer_types(fields: &Fields, layers: usize) -> Option<bool> {
+    let types = fields.value("layer_types")?;
+    let known = ["full_attention", "sliding_attention"];
+    let texts: Option<Vec<&str>> =
+        types.as_array().and_then(|types| types.iter().map(|value| value.as_str()).collect());
+    match texts {
+        Some(texts) if texts.len() == layers && texts.iter().all(|text| known.contains(text)) => {
+            Some(texts.contains(&"sliding_attention"))
+        }
+        _ => {
+            let message = format!("must be `full_attention` or `sliding_attention` for each of the {layers} layers");
+            fields.wrong("layer_types", message);
+            Some(false)
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The `vision_config` of LLaVA's `config.json` and what the outer object says of images: towers `clip_vision_model` and
+//! `siglip_vision_model`. Fields and defaults are those of the configuration classes of transformers 5.24.
+
+use serde_json::{Map, Value, json};
+
+use super::fields::{Fields, Problems};
+use super::harmless;
+use crate::nn::architecture::{Activation, Projector, Vision, VisionFamily};
+
+/// Activations by the names that transformers gives them.
+const ACTIVATIONS: [(&str, Activation); 4] = [
+    ("gelu", Activation::Gelu),
+    ("quick_gelu", Activation::QuickGelu),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_new", Activation::GeluTanh),
+];
+
+/// The tower, and how its features get to a decoder of width `decoder`. `tiled`: LLaVA-NeXT.
+pub(super) fn read<'a>(outer: &Fields<'a>, decoder: usize, tiled: bool, problems: &'a Problems) -> Vision {
+    if let Some(tower) = outer.inner("vision_config") {
+        return read_tower(outer, &tower, decoder, tiled);
+    }
+    let left_out = left_out();
+    read_tower(outer, &Fields::new(&left_out, "vision_config.".to_string(), problems), decoder, tiled)
+}
+
+/// What LLaVA's class fills in where there is no `vision_config` at all.
+fn left_out() -> Map<String, Value> {
+    let sizes = [
+        ("intermediate_size", 4096),
+        ("hidden_size", 1024),
+        ("patch_size", 14),
+        ("image_size", 336),
+        ("num_hidden_layers", 24),
+        ("num_attention_heads", 16),
+    ];
+    sizes.into_iter().map(|(name, size)| (name.to_string(), json!(size))).collect()
+}
+
+fn read_tower(outer: &Fields, tower: &Fields, decoder: usize, tiled: bool) -> Vision {
+    let towers = [("clip_vision_model", VisionFamily::Clip), ("siglip_vision_model", VisionFamily::Siglip)];
+    let family = tower.choice("model_type", "clip_vision_model", &towers);
+    let clip = family != Some(VisionFamily::Siglip);
+    let before = tower.problems();
+    let dim = tower.size("hidden_size", 768);
+    let heads = tower.size("num_attention_heads", 12);
+    let layers = tower.size("num_hidden_layers", 12);
+    let image_size = tower.size("image_size", 224);
+    let patch_size = tower.size("patch_size", if clip { 32 } else { 16 });
+    if tower.problems() == before {
+        if !dim.is_multiple_of(heads) {
+            tower.wrong("num_attention_heads", format!("must divide `hidden_size` ({dim}), which {heads} does not"));
+        }
+        if patch_size > image_size {
+            tower.wrong("patch_size", format!("must not exceed `image_size` ({image_size}), which {patch_size} does"));
+        }
+    }
+    tower.only("num_channels", &json!(3));
+    let activation = tower.choice("hidden_act", if clip { "quick_gelu" } else { "gelu_pytorch_tanh" }, &ACTIVATIONS);
+    let pooling = !clip && tower.flag("vision_use_head", true);
+    let norm_eps = tower.positive("layer_norm_eps", if clip { 1e-5 } else { 1e-6 });
+    let ff = tower.size("intermediate_size", 3072);
+    harmless::refuse_the_rest_of_the_base(tower);
+    tower.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::VISION]);
+
+    let strategies = [("default", false), ("full", true)];
+    let full = outer.choice("vision_feature_select_strategy", "default", &strategies).unwrap_or(false);
+    // Rows of patches are laid out in a square there, which a token too many or too few would break.
+    if tiled && full == clip {
+        let (token, strategy) = if clip { ("a class token", "default") } else { ("no class token", "full") };
+        let message = format!("must be `{strategy}` for tiles of a tower with {token}");
+        outer.wrong("vision_feature_select_strategy", message);
+    }
+    Vision {
+        family: family.unwrap_or(VisionFamily::Clip),
+        image_token: image_token(outer),
+        image_size,
+        patch_size,
+        dim,
+        layers,
+        heads,
+        ff,
+        norm_eps,
+        activation: activation.unwrap_or(Activation::Gelu),
+        features: features(outer, layers),
+        keep_class: clip && full,
+        skip_first: !clip && !full,
+        pooling,
+        projector: Projector {
+            hidden: decoder,
+            activation: outer.choice("projector_hidden_act", "gelu", &ACTIVATIONS).unwrap_or(Activation::Gelu),
+            bias: outer.flag("multimodal_projector_bias", true),
+        },
+        tiled,
+    }
+}
+
+/// `image_token_index`, which some files call `image_token_id`.
+fn image_token(outer: &Fields) -> u32 {
+    let id = |name| outer.count_if_there(name, 0, u32::MAX as usize);
+    let (index, id) = (id("image_token_index"), id("image_token_id"));
+    if let (Some(index), Some(id)) = (index, id)
+        && index != id
+    {
+        outer.wrong("image_token_id", format!("is {id}, but `image_token_index` is {index}"));
+    }
+    index.or(id).unwrap_or(32_000) as u32
+}
+
+/// `vision_feature_layer` as numbers of blocks: an index of the tower's hidden states, of which the first stands before
+/// all blocks (behind CLIP's `pre_layrnorm`) and none is behind `post_layernorm`. A negative one counts from the end.
+fn features(outer: &Fields, layers: usize) -> Vec<usize> {
+    let name = "vision_feature_layer";
+    let Some(value) = outer.value(name) else { return vec![layers - 1] };
+    let whole = |value: &Value| value.as_i64().map(|index| vec![index]);
+    let list = |value: &Value| value.as_array().and_then(|list| list.iter().map(Value::as_i64).collect());
+    let states = layers as i64 + 1;
+    let indices: Option<Vec<i64>> = whole(value).or_else(|| list(value)).filter(|indices| !indices.is_empty());
+    match indices {
+        Some(indices)
+            if indices.len() <= layers + 1 && indices.iter().all(|index| (-states..states).contains(index)) =>
+        {
+            indices.iter().map(|index| index.rem_euclid(states) as usize).collect()
+        }
+        _ => {
+            let message = format!("must be a whole number or a list of them, each from -{states} to {layers}");
+            outer.wrong(name, format!("{message}, not {value}"));
+            vec![layers]
+        }
+    }
+}
