@@ -25,6 +25,7 @@ pub(crate) mod ops;
 pub(crate) mod raw;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod stock;
+pub(crate) mod tiles;
 
 pub use architecture::Architecture;
 pub use batch::{Batch, Sequence};
