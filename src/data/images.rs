@@ -1,23 +1,21 @@
-//! Images: packed as encoded files into a deterministic tar, read back by key, decoded to pixel values.
-//! The only home of `image` and `tar`. Knows no row and no model.
+//! Images: packed as encoded files into a deterministic tar, read back by key, as pixel values of models of ours.
+//! The only home of `tar`. Knows no row and no model.
 //!
 //! A row names an image by its key, `<first 16 hex digits of the pack's hash>/<member name>`: rows of different
 //! packs can be mixed, and a row never means another image than the one it was written for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufWriter, Cursor};
+use std::io::BufWriter;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
-use image::{DynamicImage, ImageFormat, ImageReader, Limits, Rgb, RgbImage, imageops};
 
+use super::processor::Processor;
 use crate::base::{Hash, files};
 
-/// Larger images are refused before they are decoded.
-const MAX_SIDE: u32 = 16_384;
 /// Decoded values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
 const CACHED: usize = 1 << 30;
 
@@ -140,8 +138,9 @@ impl PixelSource for ImagePacks {
         if let Some(pixels) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).decoded.get(&place) {
             return Ok(Arc::clone(pixels));
         }
-        let image = decode(&self.encoded(key)?).with_context(|| format!("the image `{key}`"))?;
-        let pixels: Arc<[f32]> = normalize(&fit(image, size)).into();
+        let processor = Processor::Square { size };
+        let image = processor.decode(&self.encoded(key)?).with_context(|| format!("the image `{key}`"))?;
+        let pixels: Arc<[f32]> = processor.process(&image)?.into();
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.bytes + 4 * pixels.len() <= CACHED {
             cache.bytes += 4 * pixels.len();
@@ -149,49 +148,6 @@ impl PixelSource for ImagePacks {
         }
         Ok(pixels)
     }
-}
-
-/// Decodes a PNG or JPEG. Transparent parts become white. A picture that is cut off or too large is an error.
-pub fn decode(bytes: &[u8]) -> Result<RgbImage> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().context("cannot be read")?;
-    match reader.format() {
-        Some(ImageFormat::Png | ImageFormat::Jpeg) => {}
-        _ => bail!("is neither PNG nor JPEG"),
-    }
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    reader.limits(limits);
-    let image = reader.decode().map_err(|error| anyhow!("cannot be decoded: {error}"))?;
-    if !image.color().has_alpha() {
-        return Ok(image.into_rgb8());
-    }
-    let image = image.into_rgba8();
-    Ok(RgbImage::from_fn(image.width(), image.height(), |x, y| {
-        let [red, green, blue, alpha] = image.get_pixel(x, y).0.map(u32::from);
-        Rgb([red, green, blue].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
-    }))
-}
-
-/// Scales the longer side to `size` and centres the picture on a black square; one of that size stays as it is.
-fn fit(image: RgbImage, size: usize) -> RgbImage {
-    let side = u32::try_from(size).unwrap_or(MAX_SIDE).clamp(1, MAX_SIDE);
-    let (width, height) = image.dimensions();
-    if (width, height) == (side, side) {
-        return image;
-    }
-    let longer = u64::from(width.max(height).max(1));
-    let scaled = |length: u32| ((u64::from(length) * u64::from(side) + longer / 2) / longer).max(1) as u32;
-    let (width, height) = (scaled(width), scaled(height));
-    let resized = DynamicImage::ImageRgb8(image).resize_exact(width, height, imageops::FilterType::Triangle);
-    let mut square = RgbImage::new(side, side);
-    imageops::replace(&mut square, &resized.into_rgb8(), i64::from((side - width) / 2), i64::from((side - height) / 2));
-    square
-}
-
-/// `v / 255` for every value: black is 0, so an empty patch gives the encoder nothing to overcome.
-fn normalize(image: &RgbImage) -> Vec<f32> {
-    image.as_raw().iter().map(|&value| f32::from(value) / 255.0).collect()
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -204,6 +160,10 @@ fn check_name(name: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
+    use image::{ImageFormat, Rgb, RgbImage};
+
     use super::*;
 
     fn png(width: u32, height: u32, pixel: impl Fn(u32, u32) -> [u8; 3]) -> Vec<u8> {
@@ -266,27 +226,6 @@ mod tests {
         let pixels = packs.pixels(&image_key(hash, "wide.png"), 4).unwrap();
         let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
         assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);
-    }
-
-    #[test]
-    fn transparent_parts_are_white() {
-        let mut bytes = Cursor::new(Vec::new());
-        let image = image::RgbaImage::from_pixel(1, 1, image::Rgba([200, 0, 0, 51]));
-        image.write_to(&mut bytes, ImageFormat::Png).unwrap();
-        // A fifth of 200 and four fifths of 255.
-        assert_eq!(decode(bytes.get_ref()).unwrap().get_pixel(0, 0).0, [244, 204, 204]);
-    }
-
-    #[test]
-    fn what_is_no_image_is_an_error() {
-        let whole = png(16, 16, |x, y| [x as u8, y as u8, 7]);
-        let told = |bytes: &[u8]| format!("{:#}", decode(bytes).unwrap_err());
-        assert_eq!(told(b"hello"), "is neither PNG nor JPEG");
-        assert!(told(&whole[..whole.len() / 2]).starts_with("cannot be decoded: "));
-        assert!(told(&whole[..20]).starts_with("cannot be decoded: "));
-        let mut huge = whole.clone();
-        huge[16..20].copy_from_slice(&100_000u32.to_be_bytes());
-        assert!(told(&huge).starts_with("cannot be decoded: "));
     }
 
     #[test]

@@ -11,6 +11,15 @@ pub mod llava;
 pub mod outside;
 pub mod synthetic;
 
+mod anyres;
+pub mod decode;
+pub mod pixels;
+#[cfg(test)]
+mod pixels_golden;
+pub mod processor;
+mod processor_file;
+pub mod resize;
+
 pub mod answers;
 pub mod prompts;
 mod vqa;

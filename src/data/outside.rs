@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::decode::{Deep, decode};
 use super::jsonl::{self, Mistakes};
 use crate::base::files;
 
@@ -65,7 +66,7 @@ pub(super) fn check_image(image: &str, folder: Option<&Path>) -> Option<String> 
 /// Reads a row's image file for packing, and makes sure that it can be decoded.
 pub fn image_bytes(place: &str, image: &str, folder: &Path) -> Result<Vec<u8>> {
     let bytes = files::read_bytes(&folder.join(image)).with_context(|| place.to_string())?;
-    super::images::decode(&bytes).with_context(|| format!("{place}: the image `{image}`"))?;
+    decode(&bytes, Deep::Nearest).with_context(|| format!("{place}: the image `{image}`"))?;
     Ok(bytes)
 }
 

@@ -83,8 +83,7 @@ fn read_tower(outer: &Fields, tower: &Fields, decoder: usize, tiled: bool) -> Vi
         norm_eps,
         activation: activation.unwrap_or(Activation::Gelu),
         features: features(outer, layers),
-        keep_class: clip && full,
-        skip_first: !clip && !full,
+        skip_first: !full,
         pooling,
         projector: Projector {
             hidden: decoder,

@@ -1,0 +1,138 @@
+//! Images by key, as the numbers that a model reads: found, decoded, processed, and kept while there is room.
+//! Knows no row and no model.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use super::decode;
+use super::images::ImagePacks;
+use super::processor::Processor;
+use crate::base::{Hash, files};
+
+/// Values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
+const KEPT: usize = 1 << 30;
+
+/// Images and the processor of one model, for any number of threads at a time.
+#[derive(Debug)]
+pub struct Images {
+    source: Source,
+    processor: Processor,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Packs(ImagePacks),
+    Files(BTreeMap<String, PathBuf>),
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    sizes: BTreeMap<String, (u32, u32)>,
+    pixels: BTreeMap<String, Arc<[f32]>>,
+    /// Of all `pixels`.
+    bytes: usize,
+}
+
+impl Images {
+    /// The images of packs.
+    pub fn open(packs: &BTreeMap<Hash, PathBuf>, processor: Processor) -> Result<Images> {
+        Ok(Images::of(Source::Packs(ImagePacks::open(packs)?), processor))
+    }
+
+    /// Image files, each under a key. A key can be given once.
+    pub fn of_files(paths: &[(&str, &Path)], processor: Processor) -> Result<Images> {
+        let mut files = BTreeMap::new();
+        for (key, path) in paths {
+            if files.insert((*key).to_string(), path.to_path_buf()).is_some() {
+                bail!("the image `{key}` is given twice");
+            }
+        }
+        Ok(Images::of(Source::Files(files), processor))
+    }
+
+    fn of(source: Source, processor: Processor) -> Images {
+        Images { source, processor, kept: Mutex::default() }
+    }
+
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// Width and height of the picture as it was given, from its header.
+    pub fn size(&self, key: &str) -> Result<(u32, u32)> {
+        if let Some(size) = self.kept().sizes.get(key) {
+            return Ok(*size);
+        }
+        let size = decode::dimensions(&self.encoded(key)?).with_context(|| format!("the image `{key}`"))?;
+        self.kept().sizes.insert(key.to_string(), size);
+        Ok(size)
+    }
+
+    /// Rows and columns of tiles beside the whole; none where nothing is cut.
+    pub fn grid(&self, key: &str) -> Result<Option<(u32, u32)>> {
+        let (width, height) = self.size(key)?;
+        Ok(self.processor.grid(width, height))
+    }
+
+    /// The values of [`Processor::process`].
+    pub fn pixels(&self, key: &str) -> Result<Arc<[f32]>> {
+        if let Some(pixels) = self.kept().pixels.get(key) {
+            return Ok(Arc::clone(pixels));
+        }
+        let bytes = self.encoded(key)?;
+        let made = self.processor.decode(&bytes).and_then(|image| self.processor.process(&image));
+        let pixels: Arc<[f32]> = made.with_context(|| format!("the image `{key}`"))?.into();
+        let mut kept = self.kept();
+        let size = size_of_val(&*pixels);
+        if kept.bytes + size <= KEPT && kept.pixels.insert(key.to_string(), Arc::clone(&pixels)).is_none() {
+            kept.bytes += size;
+        }
+        Ok(pixels)
+    }
+
+    fn encoded(&self, key: &str) -> Result<Vec<u8>> {
+        match &self.source {
+            Source::Packs(packs) => packs.encoded(key),
+            Source::Files(paths) => {
+                let path = paths.get(key).ok_or_else(|| anyhow!("the image `{key}` is not among those given"))?;
+                files::read_bytes(path)
+            }
+        }
+    }
+
+    /// A poisoned lock means that another thread failed; what is kept is whole after every statement.
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_once_and_measured_by_its_header() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wide.png");
+        image::RgbImage::from_pixel(8, 4, image::Rgb([255; 3])).save(&path).unwrap();
+        let images = Images::of_files(&[("wide", &path)], Processor::Square { size: 4 }).unwrap();
+        assert_eq!((images.size("wide").unwrap(), images.grid("wide").unwrap()), ((8, 4), None));
+        let pixels = images.pixels("wide").unwrap();
+        let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
+        assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((images.size("wide").unwrap(), images.pixels("wide").unwrap()), ((8, 4), pixels));
+        assert_eq!(images.pixels("tall").unwrap_err().to_string(), "the image `tall` is not among those given");
+    }
+
+    #[test]
+    fn a_key_names_one_file() {
+        let paths = [("a", Path::new("one.png")), ("a", Path::new("other.png"))];
+        let error = Images::of_files(&paths, Processor::Square { size: 4 }).unwrap_err();
+        assert_eq!(error.to_string(), "the image `a` is given twice");
+    }
+}

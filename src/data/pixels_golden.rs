@@ -1,0 +1,45 @@
+//! Values of checkpoints' image processors against those of Hugging Face (`tests/golden/make_pixels.py`).
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::processor::Processor;
+use crate::base::files;
+
+#[derive(Deserialize)]
+struct Case {
+    processor: String,
+    image: String,
+    tiles: usize,
+    offset: usize,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pixels")
+}
+
+#[test]
+fn values_are_those_of_the_pillow_backend_to_the_bit() {
+    let cases: Vec<Case> = files::read_json(&folder().join("expected.json")).unwrap();
+    let bytes = files::read_bytes(&folder().join("expected.f32")).unwrap();
+    let expected: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let (mut seen, mut apart) = (0, Vec::new());
+    for Case { processor: kind, image, tiles, offset } in cases {
+        let processor = Processor::read(&folder().join(&kind)).unwrap();
+        let picture = processor.decode(&files::read_bytes(&folder().join(&image)).unwrap()).unwrap();
+        let grid = processor.grid(picture.width(), picture.height());
+        assert_eq!(grid.map_or(0, |(rows, columns)| rows * columns) as usize + 1, tiles, "{kind} {image}");
+        let values = processor.process(&picture).unwrap();
+        assert_eq!(values.len(), tiles * processor.size() * processor.size() * 3, "{kind} {image}");
+        let expected = &expected[offset..][..values.len()];
+        seen += values.len();
+        let most = values.iter().zip(expected).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
+        let allowed = if image.ends_with("jpg") && kind != "clip_raw" { 0.04 } else { 0.0 };
+        if most > allowed {
+            apart.push(format!("{kind} {image}: {most}"));
+        }
+    }
+    assert!(apart.is_empty(), "\n{}\n", apart.join("\n"));
+    assert_eq!(seen, expected.len());
+}

@@ -1,0 +1,308 @@
+//! The image processor of a Hugging Face checkpoint, read from its folder. Knows no picture.
+//!
+//! transformers 5 writes it as `image_processor` into `processor_config.json`, a processor on its own and every version
+//! before into `preprocessor_config.json`. A field that is left out or null has the default of its kind, as in
+//! transformers 5.24. A field that is neither known nor in [`NO_EFFECT`] is an error: it might change pixels.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Map, Value};
+
+use super::anyres::Tiles;
+use super::processor::{Processor, Steps, Target};
+use super::resize::Filter;
+use crate::base::files;
+
+/// Where transformers 5 keeps the settings, in the field `image_processor`.
+const NESTED: &str = "processor_config.json";
+/// Where they stand by themselves.
+const PLAIN: &str = "preprocessor_config.json";
+
+/// No side of a picture or tile may be longer.
+const MAX_SIDE: u64 = 4096;
+/// Tiles beside the whole.
+const MAX_TILES: u64 = 64;
+/// Pixels of all tiles of an image.
+const MAX_PIXELS: u64 = 1 << 25;
+/// Resolutions to choose from.
+const MAX_RESOLUTIONS: usize = 1024;
+
+/// Fields that say how a call is made or what comes after; no pixel depends on them.
+const NO_EFFECT: &[&str] = &[
+    "_valid_processor_keys",
+    "aspect_ratio_setting",
+    "data_format",
+    "device",
+    "disable_grouping",
+    "feature_extractor_type",
+    "image_processor_type",
+    "image_seq_length",
+    "input_data_format",
+    "processor_class",
+    "return_tensors",
+];
+
+/// Fields that are read below.
+const READ: &[&str] = &[
+    "crop_size",
+    "default_to_square",
+    "do_center_crop",
+    "do_convert_rgb",
+    "do_normalize",
+    "do_pad",
+    "do_rescale",
+    "do_resize",
+    "image_grid_pinpoints",
+    "image_mean",
+    "image_std",
+    "pad_size",
+    "resample",
+    "rescale_factor",
+    "size",
+    "use_square_size",
+];
+
+const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_DEVIATION: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+/// LLaVA-NeXT's choice where a file names none: (height, width).
+const RESOLUTIONS: [(u32, u32); 5] = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Clip,
+    Siglip,
+    Llava,
+    LlavaNext,
+}
+
+impl Processor {
+    /// The processor of a checkpoint. Errors name the file and the field.
+    pub fn read(folder: &Path) -> Result<Processor> {
+        let nested = folder.join(NESTED);
+        if nested.is_file() {
+            let mut whole: Map<String, Value> = files::read_json(&nested)?;
+            if let Some(inner) = whole.remove("image_processor") {
+                let context = || format!("`{}`: `image_processor`", nested.display());
+                let Value::Object(inner) = inner else { return Err(anyhow!("is not an object")).with_context(context) };
+                return steps(&inner).map(Processor::Hub).with_context(context);
+            }
+        }
+        let plain = folder.join(PLAIN);
+        if !plain.is_file() {
+            bail!("`{}` has no image processor: neither `{PLAIN}` nor one in `{NESTED}`", folder.display());
+        }
+        steps(&files::read_json(&plain)?).map(Processor::Hub).with_context(|| format!("`{}`", plain.display()))
+    }
+}
+
+fn steps(map: &Map<String, Value>) -> Result<Steps> {
+    let kind = kind(map)?;
+    let fields = Fields(map);
+    if let Some(name) = map.keys().find(|name| !READ.contains(&name.as_str()) && !NO_EFFECT.contains(&name.as_str())) {
+        bail!("`{name}` is not a field that is known");
+    }
+    for (name, wanted) in [("do_convert_rgb", true), ("default_to_square", false), ("use_square_size", false)] {
+        if fields.flag(name, wanted)? != wanted {
+            bail!("`{name}` is {}, which is not supported", !wanted);
+        }
+    }
+    if fields.get("pad_size").is_some() {
+        bail!("`pad_size` is not supported");
+    }
+    let siglip = kind == Kind::Siglip;
+    let size = fields.size("size")?.unwrap_or(match kind {
+        Kind::Siglip => Target::Exact { height: 224, width: 224 },
+        _ => Target::Shortest(224),
+    });
+    let crop_size = match fields.size("crop_size")? {
+        // A number alone is a square here.
+        Some(Target::Shortest(side)) if !map["crop_size"].is_object() => Some((side, side)),
+        Some(Target::Exact { height, width }) => Some((height, width)),
+        Some(Target::Shortest(_)) => bail!("`crop_size` is not a height and a width"),
+        None => (!siglip).then_some((224, 224)),
+    };
+    let resize = fields.flag("do_resize", true)?;
+    let crop = fields.flag("do_center_crop", !siglip)?;
+    let pads = fields.flag("do_pad", kind == Kind::LlavaNext)?;
+    let mean = fields.colour("image_mean")?.unwrap_or(if siglip { [0.5; 3] } else { CLIP_MEAN });
+    let deviation = fields.colour("image_std")?.unwrap_or(if siglip { [0.5; 3] } else { CLIP_DEVIATION });
+    if deviation.iter().any(|&value| value as f32 <= 0.0) {
+        bail!("`image_std` holds a number that is not above 0");
+    }
+    let scale = fields.number("rescale_factor")?.unwrap_or(1.0 / 255.0);
+    if scale <= 0.0 {
+        bail!("`rescale_factor` is {scale}, not above 0");
+    }
+    let tiles = match kind {
+        Kind::LlavaNext => Some(tiles(&fields, size, crop_size)?),
+        _ if fields.get("image_grid_pinpoints").is_some() => bail!("`image_grid_pinpoints` belongs to another kind"),
+        _ => None,
+    };
+    let pad = if kind == Kind::Llava && pads { Some(pad_colour(mean)?) } else { None };
+    let square = pad.is_some() || tiles.is_some();
+    let side = match (crop.then_some(crop_size), resize.then_some(size)) {
+        (Some(None), _) => bail!("`do_center_crop` is true, and there is no `crop_size`"),
+        (Some(Some((height, width))), _) if height == width => height,
+        (Some(Some((height, width))), _) => bail!("`crop_size` is {height} x {width}, which is not square"),
+        (None, Some(Target::Exact { height, width })) if height == width => height,
+        (None, Some(Target::Exact { height, width })) => bail!("`size` is {height} x {width}, which is not square"),
+        (None, Some(Target::Shortest(side))) if square => side,
+        (None, Some(Target::Shortest(_))) => bail!("`do_center_crop` is false: images would not be square"),
+        (None, None) => bail!("`do_resize` and `do_center_crop` are false: images would be of any size"),
+    };
+    if let Some(tiles) = &tiles {
+        check_tiles(tiles, side)?;
+    }
+    let normal = fields.flag("do_normalize", true)?;
+    Ok(Steps {
+        tiles,
+        pad,
+        resize: resize.then_some(size),
+        filter: filter(&fields)?,
+        crop,
+        scale: fields.flag("do_rescale", true)?.then_some(scale),
+        normal: normal.then(|| (mean.map(|value| value as f32), deviation.map(|value| value as f32))),
+        side,
+    })
+}
+
+/// The class that wrote the file, whichever backend and age it was of.
+fn kind(map: &Map<String, Value>) -> Result<Kind> {
+    let field = if map.get("image_processor_type").is_some_and(|value| !value.is_null()) {
+        "image_processor_type"
+    } else {
+        "feature_extractor_type"
+    };
+    let named = map.get(field).ok_or_else(|| anyhow!("there is no `image_processor_type`"))?;
+    let name = named.as_str().ok_or_else(|| anyhow!("`{field}` is not a text"))?;
+    let plain = name.replace("FeatureExtractor", "ImageProcessor");
+    let plain = plain.strip_suffix("Fast").or(plain.strip_suffix("Pil")).unwrap_or(&plain);
+    match plain {
+        "CLIPImageProcessor" => Ok(Kind::Clip),
+        "SiglipImageProcessor" => Ok(Kind::Siglip),
+        "LlavaImageProcessor" => Ok(Kind::Llava),
+        "LlavaNextImageProcessor" => Ok(Kind::LlavaNext),
+        _ => bail!("`{field}` is `{name}`, which is not supported"),
+    }
+}
+
+fn filter(fields: &Fields) -> Result<Filter> {
+    let Some(value) = fields.get("resample") else { return Ok(Filter::Bicubic) };
+    match value.as_u64() {
+        Some(0) => Ok(Filter::Nearest),
+        Some(1) => Ok(Filter::Lanczos),
+        Some(2) => Ok(Filter::Bilinear),
+        Some(3) => Ok(Filter::Bicubic),
+        Some(4) => bail!("`resample` is 4 (box), which is not supported"),
+        Some(5) => bail!("`resample` is 5 (Hamming), which is not supported"),
+        _ => bail!("`resample` is {value}, and not one of Pillow's numbers from 0 to 5"),
+    }
+}
+
+/// `tuple(int(x * 255) for x in image_mean)`.
+fn pad_colour(mean: [f64; 3]) -> Result<[u8; 3]> {
+    let colour = mean.map(|value| (value * 255.0).trunc());
+    if colour.iter().any(|value| !(0.0..=255.0).contains(value)) {
+        bail!("`image_mean` is no colour to pad with: its values must lie from 0 to 1");
+    }
+    Ok(colour.map(|value| value as u8))
+}
+
+fn tiles(fields: &Fields, size: Target, crop_size: Option<(u32, u32)>) -> Result<Tiles> {
+    let whole = match size {
+        Target::Exact { height, width } => (height, width),
+        Target::Shortest(side) => (side, side),
+    };
+    let resolutions = match fields.get("image_grid_pinpoints") {
+        None => RESOLUTIONS.to_vec(),
+        Some(value) => resolutions(value).ok_or_else(|| {
+            anyhow!("`image_grid_pinpoints` is not a list of heights and widths from 1 to {MAX_SIDE}")
+        })?,
+    };
+    if resolutions.is_empty() || resolutions.len() > MAX_RESOLUTIONS {
+        bail!("`image_grid_pinpoints` has {} entries, not 1 to {MAX_RESOLUTIONS}", resolutions.len());
+    }
+    Ok(Tiles { resolutions, side: crop_size.map_or(whole.0, |(height, _)| height), whole })
+}
+
+fn resolutions(value: &Value) -> Option<Vec<(u32, u32)>> {
+    let pair = |entry: &Value| match entry.as_array()?.as_slice() {
+        [height, width] => Some((side(height)?, side(width)?)),
+        _ => None,
+    };
+    value.as_array()?.iter().map(pair).collect()
+}
+
+/// Every resolution must be made of whole tiles of the size that the tower reads, and not of too many.
+fn check_tiles(tiles: &Tiles, side: u32) -> Result<()> {
+    if tiles.side != side {
+        bail!("`crop_size` cuts tiles of {} pixels that become {side}: they must stay as large", tiles.side);
+    }
+    for &(height, width) in &tiles.resolutions {
+        if height % side != 0 || width % side != 0 {
+            bail!("`image_grid_pinpoints` holds {height} x {width}, which is not made of tiles of {side} pixels");
+        }
+        let count = u64::from(height / side) * u64::from(width / side);
+        if count > MAX_TILES || (count + 1) * u64::from(side) * u64::from(side) > MAX_PIXELS {
+            bail!("`image_grid_pinpoints` holds {height} x {width}: {count} tiles of {side} pixels are too many");
+        }
+    }
+    Ok(())
+}
+
+fn side(value: &Value) -> Option<u32> {
+    value.as_u64().filter(|side| (1..=MAX_SIDE).contains(side)).map(|side| side as u32)
+}
+
+/// Typed looks at the settings. What is null is not there.
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| anyhow!("`{name}` is {value}, not true or false"))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| anyhow!("`{name}` is {value}, not a number"))
+    }
+
+    fn colour(&self, name: &str) -> Result<Option<[f64; 3]>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let numbers: Option<Vec<f64>> = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+        let three = numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok());
+        let fits = three.filter(|three| three.iter().all(|&value| (value as f32).is_finite()));
+        fits.map(Some).ok_or_else(|| anyhow!("`{name}` is not three numbers, for red, green and blue"))
+    }
+
+    /// A number, a list of height and width, or an object with `shortest_edge` or with `height` and `width`.
+    fn size(&self, name: &str) -> Result<Option<Target>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let length = |value: &Value| {
+            side(value).ok_or_else(|| anyhow!("`{name}` holds {value}, not a length from 1 to {MAX_SIDE}"))
+        };
+        let exact = |height, width| Ok(Target::Exact { height: length(height)?, width: length(width)? });
+        let size: Result<Target> = match value {
+            Value::Number(_) => Ok(Target::Shortest(length(value)?)),
+            Value::Array(list) if list.len() == 2 => exact(&list[0], &list[1]),
+            Value::Object(map) => {
+                let keys: Vec<&str> = map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| &**key).collect();
+                match keys.as_slice() {
+                    ["shortest_edge"] => Ok(Target::Shortest(length(&map["shortest_edge"])?)),
+                    ["height", "width"] | ["width", "height"] => exact(&map["height"], &map["width"]),
+                    _ => bail!(
+                        "`{name}` has the keys {keys:?}: only `shortest_edge`, or `height` and `width`, are supported"
+                    ),
+                }
+            }
+            _ => bail!("`{name}` is neither a number nor an object"),
+        };
+        size.map(Some)
+    }
+}
