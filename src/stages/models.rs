@@ -2,6 +2,7 @@
 //! Knows no kind.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 
@@ -31,17 +32,19 @@ impl Model {
     fn read_from(folder: &Path) -> Result<Model> {
         let checkpoint = Checkpoint::read(folder)?;
         let tokenizer = Tokenizer::read(&folder.join(FILE))?;
-        if tokenizer.vocab() != checkpoint.vocab || tokenizer.special().image != checkpoint.image_token {
+        let image = tokenizer.special()?.image;
+        if tokenizer.vocab() != checkpoint.vocab || image != checkpoint.image_token {
             bail!(
                 "the tokenizer has {} tokens with the image token {}, the model {} and {}",
                 tokenizer.vocab(),
-                tokenizer.special().image,
+                image,
                 checkpoint.vocab,
                 checkpoint.image_token
             );
         }
         let config = &checkpoint.config;
-        let chat = Chat::new(tokenizer, config.image_tokens(), config.decoder.max_positions);
+        let image_tokens = config.image_tokens();
+        let chat = Chat::new(tokenizer, Arc::new(move |_| Ok(image_tokens)), config.decoder.max_positions)?;
         Ok(Model { checkpoint, chat })
     }
 
