@@ -24,6 +24,7 @@ pub mod answers;
 pub mod prompts;
 mod vqa;
 
+pub mod conversation;
 pub mod tokenizer;
 pub mod tokens;
 

@@ -14,7 +14,9 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior};
+use tokenizers::{
+    AddedToken, Encoding, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
+};
 
 use crate::base::files;
 
@@ -35,10 +37,9 @@ const WORD: &str = r" ?#+| ?\p{L}+|\p{N}|[\s\S]";
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    special: Special,
 }
 
-/// Ids of the special tokens.
+/// Ids of our special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Special {
     pub pad: u32,
@@ -125,13 +126,7 @@ impl Tokenizer {
 
     /// Reads a `tokenizer.json`, or the one in a folder.
     pub fn read(path: &Path) -> Result<Tokenizer> {
-        let inside = path.join(FILE);
-        let path = if path.is_dir() { &inside } else { path };
-        let bytes = files::read_bytes(path)?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| anyhow!("{error}"))
-            .with_context(|| format!("`{}` is not a tokenizer", path.display()))?;
-        Tokenizer::new(inner).with_context(|| format!("`{}` cannot be used", path.display()))
+        Tokenizer::new(load(path)?).with_context(|| format!("`{}` cannot be used", path.display()))
     }
 
     /// Writes a `tokenizer.json` that the `tokenizers` and `transformers` packages read too.
@@ -149,7 +144,7 @@ impl Tokenizer {
     /// The stretch of the text that each of its tokens stands for; joined they are the text. Of a character that
     /// several tokens share the first has all.
     pub fn pieces(&self, text: &str) -> Result<Vec<String>> {
-        let encoding = self.inner.encode(text, false).map_err(|error| unknown_word(text, &*error))?;
+        let encoding = self.encoding(text)?;
         let mut pieces = Vec::with_capacity(encoding.len());
         let mut start = 0;
         for (index, &(_, end)) in encoding.get_offsets().iter().enumerate() {
@@ -180,31 +175,62 @@ impl Tokenizer {
         Ok((start.trim_end_matches(char::REPLACEMENT_CHARACTER).to_string(), true))
     }
 
+    /// The ids of a text with the stretches that they stand for.
+    pub(super) fn encoding(&self, text: &str) -> Result<Encoding> {
+        self.inner.encode(text, false).map_err(|error| unknown_word(text, &*error))
+    }
+
     /// Number of ids, the special tokens included.
     pub fn vocab(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    pub fn special(&self) -> Special {
-        self.special
+    /// Whether a model with an embedding of so many rows has one for every id. More rows than ids are padding.
+    pub fn check_rows(&self, rows: usize) -> Result<()> {
+        let ids = self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        if ids > rows {
+            bail!("the tokenizer has {ids} tokens, the model's embedding {rows} rows");
+        }
+        Ok(())
     }
 
+    /// The ids of our special tokens. The tokenizer of a Hugging Face folder has none of them.
+    pub fn special(&self) -> Result<Special> {
+        let id = |name: &str| {
+            self.inner.token_to_id(name).ok_or_else(|| anyhow!("the tokenizer has no special token `{name}`"))
+        };
+        let [pad, image, user, assistant, end] = SPECIAL;
+        Ok(Special { pad: id(pad)?, image: id(image)?, user: id(user)?, assistant: id(assistant)?, end: id(end)? })
+    }
+
+    /// A tokenizer with our special tokens.
     fn new(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
         inner
             .add_special_tokens(SPECIAL.iter().map(|name| AddedToken::from(*name, true)))
             .map_err(|error| anyhow!("cannot add the special tokens: {error}"))?;
+        Tokenizer::untouched(inner)
+    }
+
+    /// A tokenizer with the vocabulary that it has.
+    pub(super) fn untouched(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
         inner.set_encode_special_tokens(true);
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| anyhow!("cannot switch truncation off: {error}"))?;
-        let id = |name: &str| inner.token_to_id(name).ok_or_else(|| anyhow!("the special token `{name}` has no id"));
-        let [pad, image, user, assistant, end] = SPECIAL;
-        let special =
-            Special { pad: id(pad)?, image: id(image)?, user: id(user)?, assistant: id(assistant)?, end: id(end)? };
-        Ok(Tokenizer { inner, special })
+        Ok(Tokenizer { inner })
     }
 }
 
-fn unknown_word(text: &str, error: &dyn std::error::Error) -> anyhow::Error {
+/// Reads a `tokenizer.json`, or the one in a folder, as it is.
+pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
+    let inside = path.join(FILE);
+    let path = if path.is_dir() { &inside } else { path };
+    let bytes = files::read_bytes(path)?;
+    tokenizers::Tokenizer::from_bytes(&bytes)
+        .map_err(|error| anyhow!("{error}"))
+        .with_context(|| format!("`{}` is not a tokenizer", path.display()))
+}
+
+pub(super) fn unknown_word(text: &str, error: &dyn std::error::Error) -> anyhow::Error {
     let start: String = text.chars().take(60).collect();
     anyhow!("cannot encode `{start}`: a word is not in the tokenizer's vocabulary ({error})")
 }
@@ -267,7 +293,7 @@ mod tests {
     #[test]
     fn text_never_becomes_a_special_token() {
         for tokenizer in [Tokenizer::train_bpe(TEXTS, 320).unwrap(), Tokenizer::train_word(["<|end|>a"], 50).unwrap()] {
-            let special = tokenizer.special();
+            let special = tokenizer.special().unwrap();
             let ids = tokenizer.encode("<|end|>a<|end|>").unwrap();
             assert!(ids.len() > 3 && !ids.contains(&special.end), "{ids:?}");
             assert_eq!(tokenizer.decode(&[special.end, special.pad]).unwrap(), "<|end|><|pad|>");
@@ -282,8 +308,7 @@ mod tests {
             let tokenizer = train.unwrap();
             tokenizer.write(&path).unwrap();
             let again = Tokenizer::read(&path).unwrap();
-            assert_eq!(again.special(), tokenizer.special());
-            assert_eq!(again.special(), Special { pad: 0, image: 1, user: 2, assistant: 3, end: 4 });
+            assert_eq!(again.special().unwrap(), Special { pad: 0, image: 1, user: 2, assistant: 3, end: 4 });
             assert_eq!(again.vocab(), tokenizer.vocab());
             assert_eq!(again.encode(TEXTS[1]).unwrap(), tokenizer.encode(TEXTS[1]).unwrap());
             assert!(!again.encode("<|end|>").unwrap_or_default().contains(&4));

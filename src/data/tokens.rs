@@ -1,16 +1,24 @@
-//! The chat layout: rows, pairs and prompts as token ids with a loss mask. Knows no model and no batch.
+//! Rows, pairs and prompts as token ids with a loss mask, in one of two layouts. Knows no model and no batch.
+//!
+//! That of models that are made here:
 //!
 //! ```text
 //! <|user|> [<|image|> x image_tokens] prompt <|assistant|> response <|end|>
 //!                                                          ^^^^^^^^^^^^^^^^ loss
 //! ```
 //!
-//! A cut response has no `<|end|>`: the model must not learn that a text ends where it was cut.
+//! That of a Hugging Face folder is its chat template's ([`Conversation`]). In both the loss counts on the response and
+//! on the token that ends it, and a cut response has no such token: the model must not learn that a text ends where it
+//! was cut.
+
+use std::fmt;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::conversation::Conversation;
 use super::records::{Pair, Row};
-use super::tokenizer::{END, Tokenizer};
+use super::tokenizer::{END, Special, Tokenizer};
 
 /// A training sequence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +26,7 @@ pub struct TokenRow {
     pub tokens: Vec<u32>,
     /// Whether token `i` is a target: predicted from the tokens before it, and counted in the loss.
     pub loss: Vec<bool>,
-    /// Key of the image whose patches stand at the `<|image|>` tokens.
+    /// Key of the image whose features stand at the image tokens.
     pub image: Option<String>,
 }
 
@@ -29,7 +37,7 @@ pub struct TokenPair {
     pub rejected: TokenRow,
 }
 
-/// A sequence to be continued: it ends with `<|assistant|>`.
+/// A sequence to be continued: it ends where the assistant's text begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     /// The item's id. A sample depends on it, never on the place in the list.
@@ -38,23 +46,67 @@ pub struct Prompt {
     pub image: Option<String>,
 }
 
+/// Number of image tokens that stand for the image of a key.
+pub type ImageTokens = Arc<dyn Fn(&str) -> Result<usize> + Send + Sync>;
+
 /// Lays out sequences for one tokenizer and one model.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Chat {
-    tokenizer: Tokenizer,
-    image_tokens: usize,
+    layout: Layout,
+    image_tokens: ImageTokens,
     max_tokens: usize,
 }
 
+#[derive(Clone)]
+enum Layout {
+    Own { tokenizer: Tokenizer, special: Special },
+    Template(Arc<Conversation>),
+}
+
+impl fmt::Debug for Chat {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Chat").field("max_tokens", &self.max_tokens).finish_non_exhaustive()
+    }
+}
+
 impl Chat {
-    /// `image_tokens` stand for one image; a sequence of more than `max_tokens` tokens is an error. It is not cut
-    /// and not dropped in silence: either would change what an experiment trains on.
-    pub fn new(tokenizer: Tokenizer, image_tokens: usize, max_tokens: usize) -> Chat {
-        Chat { tokenizer, image_tokens, max_tokens }
+    /// Our own layout. `image_tokens` stand for an image; a sequence of more than `max_tokens` tokens is an error. It
+    /// is not cut and not dropped in silence: either would change what an experiment trains on.
+    ///
+    /// # Errors
+    ///
+    /// A tokenizer without our special tokens.
+    pub fn new(tokenizer: Tokenizer, image_tokens: ImageTokens, max_tokens: usize) -> Result<Chat> {
+        let layout = Layout::Own { special: tokenizer.special()?, tokenizer };
+        Ok(Chat { layout, image_tokens, max_tokens })
+    }
+
+    /// The layout of a Hugging Face folder, as [`Chat::new`].
+    pub fn hub(conversation: Conversation, image_tokens: ImageTokens, max_tokens: usize) -> Chat {
+        Chat { layout: Layout::Template(Arc::new(conversation)), image_tokens, max_tokens }
     }
 
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        match &self.layout {
+            Layout::Own { tokenizer, .. } => tokenizer,
+            Layout::Template(conversation) => conversation.tokenizer(),
+        }
+    }
+
+    /// Tokens that end a response.
+    pub fn stop_tokens(&self) -> &[u32] {
+        match &self.layout {
+            Layout::Own { special, .. } => std::slice::from_ref(&special.end),
+            Layout::Template(conversation) => conversation.stop_tokens(),
+        }
+    }
+
+    /// The token that stands for a feature of an image; none if the model takes no images.
+    pub fn image_token(&self) -> Option<u32> {
+        match &self.layout {
+            Layout::Own { special, .. } => Some(special.image),
+            Layout::Template(conversation) => conversation.image_token(),
+        }
     }
 
     pub fn row(&self, row: &Row) -> Result<TokenRow> {
@@ -74,42 +126,56 @@ impl Chat {
     /// The user's turn, to be answered. `key` is the item's id. It may be as long as `max_tokens`: how much room
     /// an answer needs is for the caller to say.
     pub fn prompt(&self, key: &str, text: &str, image: Option<&str>) -> Result<Prompt> {
-        let tokens = self.opening(image, text).with_context(|| format!("item `{key}`"))?;
+        let tokens = match &self.layout {
+            Layout::Own { tokenizer, special } => opening(tokenizer, *special, image.is_some(), text),
+            Layout::Template(conversation) => conversation.prompt(image.is_some(), text),
+        };
+        let tokens = tokens.and_then(|tokens| self.expand(tokens, image)).with_context(|| format!("item `{key}`"))?;
         self.check(tokens.len()).with_context(|| format!("item `{key}`"))?;
         Ok(Prompt { key: key.to_string(), tokens, image: image.map(str::to_string) })
     }
 
     /// A prompt and a given response; a `cut` one has no end.
     pub fn sequence(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<TokenRow> {
-        let mut tokens = self.opening(image, prompt)?;
+        let (tokens, target) = match &self.layout {
+            Layout::Own { tokenizer, special } => {
+                let mut target = tokenizer.encode(response)?;
+                target.extend(Some(special.end).filter(|_| !cut));
+                (opening(tokenizer, *special, image.is_some(), prompt)?, target)
+            }
+            Layout::Template(conversation) => conversation.sequence(image.is_some(), prompt, response, cut)?,
+        };
+        let mut tokens = self.expand(tokens, image)?;
         let mut loss = vec![false; tokens.len()];
-        tokens.extend(self.tokenizer.encode(response)?);
-        if !cut {
-            tokens.push(self.tokenizer.special().end);
-        }
+        tokens.extend(target);
         loss.resize(tokens.len(), true);
         self.check(tokens.len())?;
         Ok(TokenRow { tokens, loss, image: image.map(str::to_string) })
     }
 
     /// The text of each loss token of [`Chat::sequence`]; the end is written by its name.
-    pub fn pieces(&self, response: &str, cut: bool) -> Result<Vec<String>> {
-        let mut pieces = self.tokenizer.pieces(response)?;
-        if !cut {
-            pieces.push(END.to_string());
+    pub fn pieces(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<Vec<String>> {
+        match &self.layout {
+            Layout::Own { tokenizer, .. } => {
+                let mut pieces = tokenizer.pieces(response)?;
+                pieces.extend(Some(END.to_string()).filter(|_| !cut));
+                Ok(pieces)
+            }
+            Layout::Template(conversation) => conversation.pieces(image.is_some(), prompt, response, cut),
         }
-        Ok(pieces)
     }
 
-    fn opening(&self, image: Option<&str>, prompt: &str) -> Result<Vec<u32>> {
-        let special = self.tokenizer.special();
-        let mut tokens = vec![special.user];
-        if image.is_some() {
-            tokens.resize(1 + self.image_tokens, special.image);
-        }
-        tokens.extend(self.tokenizer.encode(prompt)?);
-        tokens.push(special.assistant);
-        Ok(tokens)
+    /// A prompt in which the placeholder of the image stands as often as the image has features.
+    fn expand(&self, tokens: Vec<u32>, image: Option<&str>) -> Result<Vec<u32>> {
+        let (Some(key), Some(token)) = (image, self.image_token()) else { return Ok(tokens) };
+        let Some(at) = tokens.iter().position(|&id| id == token) else { bail!("BUG: a prompt without its image") };
+        let count = (self.image_tokens)(key).with_context(|| format!("image `{key}`"))?;
+        // Checked before anything of that size is there.
+        self.check(tokens.len() - 1 + count)?;
+        let mut expanded = tokens[..at].to_vec();
+        expanded.resize(at + count, token);
+        expanded.extend_from_slice(&tokens[at + 1..]);
+        Ok(expanded)
     }
 
     fn check(&self, length: usize) -> Result<()> {
@@ -120,12 +186,22 @@ impl Chat {
     }
 }
 
+/// A user's turn in our layout, with one placeholder for an image.
+fn opening(tokenizer: &Tokenizer, special: Special, image: bool, prompt: &str) -> Result<Vec<u32>> {
+    let mut tokens = vec![special.user];
+    tokens.extend(Some(special.image).filter(|_| image));
+    tokens.extend(tokenizer.encode(prompt)?);
+    tokens.push(special.assistant);
+    Ok(tokens)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn chat(max_tokens: usize) -> Chat {
-        Chat::new(Tokenizer::train_word(["ab c"], 20).unwrap(), 3, max_tokens)
+        let tokenizer = Tokenizer::train_word(["ab c"], 20).unwrap();
+        Chat::new(tokenizer, Arc::new(|_| Ok(3)), max_tokens).unwrap()
     }
 
     fn row(image: Option<&str>) -> Row {
@@ -168,8 +244,8 @@ mod tests {
         assert_eq!(pair.chosen.tokens, [2, 6, 3, 6]);
         assert_eq!(pair.rejected.tokens, [2, 6, 3, 5, 4]);
         assert_eq!(pair.rejected.loss, [false, false, false, true, true]);
-        assert_eq!(chat(20).pieces("ab c", true).unwrap(), ["ab", " c"]);
-        assert_eq!(chat(20).pieces(" c", false).unwrap(), [" c", "<|end|>"]);
+        assert_eq!(chat(20).pieces(None, "ab", "ab c", true).unwrap(), ["ab", " c"]);
+        assert_eq!(chat(20).pieces(None, "ab", " c", false).unwrap(), [" c", "<|end|>"]);
     }
 
     #[test]

@@ -122,7 +122,7 @@ impl Stage for Base {
             Base::Fresh { model, .. } => {
                 let path = ctx.input("tokenizer")?.path.join(FILE);
                 let tokenizer = Tokenizer::read(&path)?;
-                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab(), tokenizer.special().image, ctx.seed)
+                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab(), tokenizer.special()?.image, ctx.seed)
                     .map_err(|error| anyhow!("`model`: {error:#}"))?;
                 (checkpoint, path)
             }

@@ -2,6 +2,7 @@
 //! Knows no kind.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 

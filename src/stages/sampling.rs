@@ -96,7 +96,7 @@ impl Asking {
             top_p: self.top_p,
             max_tokens: self.max_tokens,
             samples: self.samples,
-            stop: vec![tokenizer.special().end],
+            stop: model.chat.stop_tokens().to_vec(),
             batch: BATCH,
         };
         let mut writer = jsonl::Writer::append(&path)?;

@@ -149,7 +149,7 @@ impl Asked {
                 let (text, cut) = truncate.cut(&verdict.text, Some(chat.tokenizer()))?;
                 let row = chat.sequence(item.image.as_deref(), prompt, &text, open || cut);
                 asked.rows.push(row.with_context(|| format!("a response to `{}` of `{}`", item.id, item.dataset))?);
-                asked.pieces.push(chat.pieces(&text, open || cut)?);
+                asked.pieces.push(chat.pieces(item.image.as_deref(), prompt, &text, open || cut)?);
                 known.insert((&verdict.text, open), asked.rows.len() - 1);
                 places.push(asked.rows.len() - 1);
             }

@@ -1,0 +1,286 @@
+//! What the files of a Hugging Face folder say about a conversation: special tokens by name, ids that have a role,
+//! the chat template's text. Looks where `transformers` looks; knows no vocabulary and renders nothing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
+
+use crate::base::files;
+use crate::data::tokenizer::FILE;
+
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const TOKENS_MAP: &str = "special_tokens_map.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const CONFIG: &str = "config.json";
+const PROCESSOR_CONFIG: &str = "processor_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+const TEMPLATE_JSON: &str = "chat_template.json";
+
+/// Roles that every tokenizer of `transformers` knows. Their tokens have to be in the vocabulary.
+pub(super) const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// What a folder says about its special tokens.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Special {
+    /// Token by role (`bos_token`, ..., also roles of the model's own such as `image_token`).
+    pub(super) named: BTreeMap<String, String>,
+    /// Further special tokens, without a role.
+    pub(super) further: Vec<String>,
+    /// The placeholder of an image, with the place that says so.
+    pub(super) image: Option<(u32, String)>,
+    /// Ends of a text, with the place that says so. The tokenizer's own `eos_token` is in `named`.
+    pub(super) ends: Vec<(u32, String)>,
+}
+
+/// A chat template and where it was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Template {
+    pub(super) text: String,
+    /// For errors: file and key.
+    pub(super) origin: String,
+}
+
+/// Refuses a folder that has only the file of a slow tokenizer, or none.
+pub(super) fn check_tokenizer(folder: &Path) -> Result<()> {
+    if folder.join(FILE).is_file() {
+        return Ok(());
+    }
+    if folder.join("tokenizer.model").is_file() {
+        bail!(
+            "`{}` has a `tokenizer.model` and no `{FILE}`: only fast tokenizers are read; \
+             `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of `transformers` writes one",
+            folder.display()
+        );
+    }
+    bail!("`{}` has no `{FILE}`", folder.display());
+}
+
+/// Reads the special tokens of a folder.
+///
+/// # Errors
+///
+/// A file that is not JSON, or a key of another kind: with file and key.
+pub(super) fn special(folder: &Path) -> Result<Special> {
+    let mut special = Special::default();
+    let mut tokenizer = object(folder, TOKENIZER_CONFIG)?.unwrap_or_default();
+    // As `transformers`: the older file counts only where the newer one does not list all tokens.
+    if !tokenizer.contains_key("added_tokens_decoder")
+        && let Some(map) = object(folder, TOKENS_MAP)?
+    {
+        tokenizer.extend(map);
+    }
+    for (key, value) in &tokenizer {
+        let place = || format!("`{key}` of `{TOKENIZER_CONFIG}` or `{TOKENS_MAP}` in `{}`", folder.display());
+        match (key.as_str(), value) {
+            (_, Value::Null) => {}
+            ("additional_special_tokens" | "extra_special_tokens", Value::Array(tokens)) => {
+                for token in tokens {
+                    special.further.extend(content(token).map(str::to_string));
+                }
+            }
+            ("extra_special_tokens", Value::Object(tokens)) => {
+                let tokens =
+                    tokens.iter().filter_map(|(role, token)| Some((role.clone(), content(token)?.to_string())));
+                special.named.extend(tokens);
+            }
+            (role, value) if role.ends_with("_token") => match content(value) {
+                Some(token) => drop(special.named.insert(role.to_string(), token.to_string())),
+                None if ROLES.contains(&role) => bail!("{} is neither a text nor a token", place()),
+                // A switch such as `add_bos_token`; `tokenizer.json` says what is added.
+                None => {}
+            },
+            _ => {}
+        }
+    }
+
+    if let Some(generation) = object(folder, GENERATION_CONFIG)? {
+        special.ends.extend(ids(&generation, "eos_token_id", &folder.join(GENERATION_CONFIG))?);
+    }
+    let config: Map<String, Value> = files::read_json(&folder.join(CONFIG))?;
+    let text = config.get("text_config").and_then(Value::as_object);
+    for part in std::iter::once(&config).chain(text) {
+        special.ends.extend(ids(part, "eos_token_id", &folder.join(CONFIG))?);
+    }
+    for key in ["image_token_index", "image_token_id"] {
+        let found = ids(&config, key, &folder.join(CONFIG))?;
+        match (&special.image, found.as_slice()) {
+            (_, []) => {}
+            (Some((before, _)), [(id, place)]) if before != id => {
+                bail!("{place} is {id}, and `image_token_index` is {before}");
+            }
+            (_, [one]) => special.image = Some(one.clone()),
+            (_, [.., (_, place)]) => bail!("{place} is a list"),
+        }
+    }
+    Ok(special)
+}
+
+/// The chat template of a folder. With `images` the places of a processor come first, as in `transformers`, where a
+/// processor lays out the conversations of a model that takes images.
+///
+/// # Errors
+///
+/// No template: an error that names the files that were looked for.
+pub(super) fn template(folder: &Path, images: bool) -> Result<Template> {
+    type Source = fn(&Path, &str) -> Result<Option<Template>>;
+    let processor: [(&str, Source); 2] = [(PROCESSOR_CONFIG, keyed), (TEMPLATE_JSON, keyed)];
+    let tokenizer: [(&str, Source); 2] = [(TEMPLATE, plain), (TOKENIZER_CONFIG, keyed)];
+    let places: Vec<(&str, Source)> = processor.into_iter().filter(|_| images).chain(tokenizer).collect();
+    for (name, source) in &places {
+        if let Some(template) = source(folder, name)? {
+            return Ok(template);
+        }
+    }
+    let names: Vec<String> = places.iter().map(|(name, _)| format!("`{name}`")).collect();
+    bail!(
+        "`{}` has no chat template: looked for {} (the key `chat_template` in JSON)",
+        folder.display(),
+        names.join(", ")
+    )
+}
+
+/// A template that is a file of its own.
+fn plain(folder: &Path, name: &str) -> Result<Option<Template>> {
+    let path = folder.join(name);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    Ok(Some(Template { text: files::read_text(&path)?, origin: format!("`{}`", path.display()) }))
+}
+
+/// A template under the key `chat_template`: a text, or a list of named ones.
+fn keyed(folder: &Path, name: &str) -> Result<Option<Template>> {
+    let Some(object) = object(folder, name)? else { return Ok(None) };
+    let origin = format!("`chat_template` of `{}`", folder.join(name).display());
+    let text = match object.get("chat_template") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::String(text)) => Some(text),
+        Some(Value::Object(named)) => match named.get("default") {
+            Some(Value::String(text)) => Some(text),
+            _ => None,
+        },
+        Some(Value::Array(named)) => named.iter().find_map(|entry| match (entry.get("name"), entry.get("template")) {
+            (Some(Value::String(name)), Some(Value::String(text))) if name == "default" => Some(text),
+            _ => None,
+        }),
+        Some(_) => None,
+    };
+    let text = text.with_context(|| format!("{origin} is no text, and has none that is named `default`"))?;
+    Ok(Some(Template { text: text.clone(), origin }))
+}
+
+fn object(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
+    let path = folder.join(name);
+    if path.is_file() { files::read_json(&path).map(Some) } else { Ok(None) }
+}
+
+/// A token's text: written as such, or as an `AddedToken`.
+fn content(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.as_object()?.get("content")?.as_str())
+}
+
+/// The ids at a key: none, one, or a list; each with its place.
+fn ids(object: &Map<String, Value>, key: &str, path: &Path) -> Result<Vec<(u32, String)>> {
+    let place = format!("`{key}` of `{}`", path.display());
+    let id = |value: &Value| {
+        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.map(|id| (id, place.clone())).with_context(|| format!("{place} has {value}, which is no token id"))
+    };
+    match object.get(key) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(values)) => values.iter().map(id).collect(),
+        Some(value) => Ok(vec![id(value)?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            crate::base::files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn special_tokens_are_read_where_they_are_written() {
+        let folder = folder(&[
+            ("config.json", r#"{"image_token_index": 9, "text_config": {"eos_token_id": 2}, "eos_token_id": null}"#),
+            ("generation_config.json", r#"{"eos_token_id": [3, 4]}"#),
+            (
+                "tokenizer_config.json",
+                r#"{"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null,
+                    "add_bos_token": true, "image_token": "<image>", "additional_special_tokens": ["<a>"]}"#,
+            ),
+            ("special_tokens_map.json", r#"{"pad_token": "<pad>"}"#),
+        ]);
+        let special = special(folder.path()).unwrap();
+        let named: Vec<(&str, &str)> =
+            special.named.iter().map(|(role, token)| (role.as_str(), token.as_str())).collect();
+        let expected =
+            [("bos_token", "<s>"), ("eos_token", "</s>"), ("image_token", "<image>"), ("pad_token", "<pad>")];
+        assert_eq!(named, expected);
+        assert_eq!(special.further, ["<a>"]);
+        assert_eq!(special.image.unwrap().0, 9);
+        assert_eq!(special.ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 4, 2]);
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_an_error_with_its_place() {
+        let error = |config: &str, tokenizer: &str| {
+            let folder = folder(&[("config.json", config), ("tokenizer_config.json", tokenizer)]);
+            special(folder.path()).unwrap_err().to_string()
+        };
+        assert!(
+            error(r#"{"image_token_index": -200}"#, "{}").ends_with("/config.json` has -200, which is no token id")
+        );
+        assert!(error(r#"{"eos_token_id": "x"}"#, "{}").contains("`eos_token_id` of"));
+        assert!(
+            error(r#"{"image_token_index": 1, "image_token_id": 2}"#, "{}")
+                .ends_with("is 2, and `image_token_index` is 1")
+        );
+        assert!(error("{}", r#"{"bos_token": 3}"#).starts_with("`bos_token` of `tokenizer_config.json`"));
+        assert!(error("[]", "{}").ends_with("is not the JSON it should be"));
+    }
+
+    #[test]
+    fn the_template_is_looked_for_where_transformers_looks() {
+        let all = [
+            ("processor_config.json", r#"{"chat_template": "a"}"#),
+            ("chat_template.json", r#"{"chat_template": "b"}"#),
+            ("chat_template.jinja", "c"),
+            (
+                "tokenizer_config.json",
+                r#"{"chat_template": [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "d"}]}"#,
+            ),
+        ];
+        for (from, expected) in ["a", "b", "c", "d"].into_iter().enumerate() {
+            let folder = folder(&all[from..]);
+            assert_eq!(template(folder.path(), true).unwrap().text, expected);
+            assert_eq!(template(folder.path(), false).unwrap().text, if from < 3 { "c" } else { "d" });
+        }
+        let none = folder(&[]);
+        let error = template(none.path(), true).unwrap_err().to_string();
+        assert!(error.ends_with(
+            "has no chat template: looked for `processor_config.json`, `chat_template.json`, `chat_template.jinja`, \
+             `tokenizer_config.json` (the key `chat_template` in JSON)"
+        ));
+        let other = folder(&[("tokenizer_config.json", r#"{"chat_template": [{"name": "rag", "template": "x"}]}"#)]);
+        assert!(template(other.path(), false).unwrap_err().to_string().contains("none that is named `default`"));
+    }
+
+    #[test]
+    fn a_folder_with_a_slow_tokenizer_only_is_refused() {
+        let slow = folder(&[("tokenizer.model", "")]);
+        let error = check_tokenizer(slow.path()).unwrap_err().to_string();
+        assert!(error.contains("only fast tokenizers are read"), "{error}");
+        assert!(check_tokenizer(folder(&[]).path()).unwrap_err().to_string().ends_with("has no `tokenizer.json`"));
+        assert!(check_tokenizer(folder(&[("tokenizer.json", "")]).path()).is_ok());
+    }
+}

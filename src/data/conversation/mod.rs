@@ -1,0 +1,269 @@
+//! Conversations of a Hugging Face folder: its tokenizer, its special tokens and its chat template, and the token ids
+//! of prompts and training sequences that follow from them. Knows no model and no number of image tokens.
+//!
+//! ```text
+//! prompt   = the template on [user: image, text], with its opening of the assistant's turn
+//! sequence = the template on [user: image, text; assistant: response], up to the first stop token
+//!            ^^^^^^^^^^ begins with the prompt; what follows it is the target
+//! ```
+//!
+//! Ids are those of `transformers` (`ProcessorMixin.apply_chat_template`, for a model of text
+//! `PreTrainedTokenizerBase.apply_chat_template`). `tokenizer.json` is taken as it is: classes of `transformers` that
+//! build another pipeline than the file's, and keys such as `add_bos_token`, change nothing here.
+
+mod files;
+mod python;
+mod template;
+#[cfg(test)]
+mod tests;
+mod vocabulary;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+pub use template::{ChatTemplate, Format, Message, Role};
+
+use super::tokenizer::Tokenizer;
+use template::PROBE;
+use vocabulary::{Marks, Vocabulary};
+
+/// How a folder's model is spoken to.
+#[derive(Debug)]
+pub struct Conversation {
+    vocabulary: Vocabulary,
+    template: ChatTemplate,
+    user: Format,
+    assistant: Format,
+    image: Option<Image>,
+    /// Tokens that end a turn, by id and name.
+    stop: Vec<(u32, String)>,
+    stop_tokens: Vec<u32>,
+    /// Closes a response after which the template writes no stop token.
+    eos: (u32, String),
+    bos: Option<String>,
+}
+
+/// The placeholder of an image.
+#[derive(Debug)]
+struct Image {
+    id: u32,
+    name: String,
+    /// Whether the template writes it for a part `{"type": "image"}`.
+    part: bool,
+}
+
+/// A rendered chat.
+struct Turns {
+    /// With marks, as `whole`.
+    prompt: String,
+    /// Begins with the prompt, and ends where the sequence does.
+    whole: String,
+    /// Whether the end of a text comes after it.
+    close: bool,
+    marks: Marks,
+}
+
+/// What a response becomes behind its prompt.
+struct Target {
+    ids: Vec<u32>,
+    /// Whether the chat as a whole has other tokens at the border, so that the target stands for itself.
+    apart: bool,
+}
+
+impl Conversation {
+    /// Reads a Hugging Face folder (`tokenizer.json`, `config.json` and the others that are there).
+    ///
+    /// # Errors
+    ///
+    /// A folder with a slow tokenizer only, or without a chat template; a special token or an id that is not in the
+    /// vocabulary; a template that does not compile or does not write a user's and an assistant's text.
+    pub fn read(folder: &Path) -> Result<Conversation> {
+        Conversation::build(folder, None)
+    }
+
+    /// As [`Conversation::read`], with the text of a chat template that the folder need not have; `origin` names it in
+    /// errors.
+    pub fn with_template(folder: &Path, template: &str, origin: &str) -> Result<Conversation> {
+        let template = files::Template { text: template.to_string(), origin: origin.to_string() };
+        Conversation::build(folder, Some(template))
+    }
+
+    fn build(folder: &Path, template: Option<files::Template>) -> Result<Conversation> {
+        files::check_tokenizer(folder)?;
+        let files::Special { named, further, image, ends } = files::special(folder)?;
+        let template = template.map_or_else(|| files::template(folder, image.is_some()), Ok)?;
+
+        let roles = files::ROLES.iter().filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
+        let further = further.iter().map(|token| (token.as_str(), "of the special tokens"));
+        let vocabulary = Vocabulary::read(folder, &roles.chain(further).collect::<Vec<_>>())?;
+        let own = named.get("eos_token").and_then(|token| Some((vocabulary.id(token)?, token.clone())));
+        let mut stop: Vec<(u32, String)> = Vec::new();
+        for (id, place) in &ends {
+            stop.push((*id, vocabulary.name(*id, place)?));
+        }
+        stop.extend(own.clone());
+        let eos = own.or_else(|| stop.first().cloned()).with_context(|| {
+            format!("`{}` names no end of a text: `eos_token_id` or `eos_token` is missing", folder.display())
+        })?;
+        stop.sort_unstable();
+        stop.dedup();
+        let image = match image {
+            Some((id, place)) => {
+                let name = vocabulary.name(id, &place)?;
+                if !vocabulary.is_special(&name) {
+                    bail!("{place} is {id}, and `{name}` is no special token of `tokenizer.json`");
+                }
+                Some(Image { id, name, part: false })
+            }
+            None => None,
+        };
+
+        let bos = named.get("bos_token").cloned();
+        let template = ChatTemplate::new(&template.text, &template.origin, named)?;
+        let preferred = if image.is_some() { Format::Parts } else { Format::Text };
+        let turn = |role: Role| move |format: Format| Message::new(role, PROBE, format);
+        let user = template.format_of(preferred, &[], turn(Role::User), true)?;
+        let before = [Message::new(Role::User, "a", user)];
+        let assistant = template.format_of(preferred, &before, turn(Role::Assistant), false)?;
+        let image = match image {
+            Some(image) if user == Format::Parts => {
+                let part = template.render(&[Message::with_image(Role::User, PROBE)], true)?.contains(&image.name);
+                Some(Image { part, ..image })
+            }
+            other => other,
+        };
+        let stop_tokens = stop.iter().map(|(id, _)| *id).collect();
+        Ok(Conversation { vocabulary, template, user, assistant, image, stop, stop_tokens, eos, bos })
+    }
+
+    /// The folder's tokenizer, to which special tokens in a text are characters.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.vocabulary.plain
+    }
+
+    /// Tokens that end a response: those of `generation_config.json`, of `config.json` and the tokenizer's own.
+    pub fn stop_tokens(&self) -> &[u32] {
+        &self.stop_tokens
+    }
+
+    /// The placeholder of an image, if the model takes images.
+    pub fn image_token(&self) -> Option<u32> {
+        self.image.as_ref().map(|image| image.id)
+    }
+
+    /// The text of messages, as the template writes it.
+    pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
+        self.template.render(messages, open)
+    }
+
+    /// The ids of a user's turn, to be answered. An image is one placeholder.
+    pub fn prompt(&self, image: bool, text: &str) -> Result<Vec<u32>> {
+        let marks = Marks::outside(&[text])?;
+        let prompt = self.template.render(&[self.user(image, text, marks)?], true)?;
+        self.prompt_ids(&prompt, marks, image)
+    }
+
+    /// The ids of a prompt and of its response; a `cut` response ends without a stop token.
+    pub fn sequence(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+        let turns = self.turns(image, prompt, response, cut)?;
+        let prompt = self.prompt_ids(&turns.prompt, turns.marks, image)?;
+        let mut target = self.target(&turns, &prompt)?.ids;
+        if turns.close {
+            target.push(self.eos.0);
+        }
+        if let Some(image) = self.image.as_ref().filter(|image| target.contains(&image.id)) {
+            bail!("the chat template writes `{}` after the prompt", image.name);
+        }
+        Ok((prompt, target))
+    }
+
+    /// The text of each id of a response in [`Conversation::sequence`].
+    pub fn pieces(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<Vec<String>> {
+        let turns = self.turns(image, prompt, response, cut)?;
+        let prompt = self.prompt_ids(&turns.prompt, turns.marks, image)?;
+        let Target { ids, apart } = self.target(&turns, &prompt)?;
+        let mut pieces = if apart {
+            self.vocabulary.pieces(&turns.whole[turns.prompt.len()..], turns.marks, true)?
+        } else {
+            let pieces = self.vocabulary.pieces(&turns.whole, turns.marks, false)?;
+            pieces[pieces.len() - ids.len()..].to_vec()
+        };
+        if turns.close {
+            pieces.push(self.eos.1.clone());
+        }
+        Ok(pieces)
+    }
+
+    fn user(&self, image: bool, text: &str, marks: Marks) -> Result<Message> {
+        let text = self.vocabulary.mark(text, marks);
+        Ok(match (&self.image, image) {
+            (None, true) => bail!("the model takes no images: its `config.json` names no image token"),
+            (Some(image), true) if image.part => Message::with_image(Role::User, &text),
+            (Some(image), true) => Message::new(Role::User, &format!("{}\n{text}", image.name), self.user),
+            (_, false) => Message::new(Role::User, &text, self.user),
+        })
+    }
+
+    fn turns(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<Turns> {
+        let marks = Marks::outside(&[prompt, response])?;
+        let user = self.user(image, prompt, marks)?;
+        let answered = |text: &str| {
+            self.template.render(&[user.clone(), Message::new(Role::Assistant, text, self.assistant)], false)
+        };
+        let prompt = self.template.render(std::slice::from_ref(&user), true)?;
+        let mut whole = answered(&self.vocabulary.mark(response, marks))?;
+        if !whole.starts_with(&prompt) {
+            bail!(
+                "the chat template writes another prompt before a response than without one: \
+                 `{prompt}` is not the start of `{whole}`"
+            );
+        }
+        // Where the response ends is found with one that cannot be mistaken.
+        let probed = answered(&marks.probe.to_string())?;
+        let tail = match probed.split(marks.probe).collect::<Vec<_>>()[..] {
+            [_, tail] => tail,
+            ref parts => bail!("the chat template writes a response {} times", parts.len() - 1),
+        };
+        let end = whole.strip_suffix(tail).map(str::len).filter(|&end| end >= prompt.len());
+        let end = end.with_context(|| format!("the chat template does not end with `{tail}` after every response"))?;
+        let special = self.stop.iter().filter(|(_, name)| self.vocabulary.is_special(name));
+        let stop = special.filter_map(|(_, name)| tail.find(name).map(|at| at + name.len())).min();
+        let stop = stop.filter(|_| !cut);
+        whole.truncate(end + stop.unwrap_or(0));
+        Ok(Turns { prompt, whole, close: !cut && stop.is_none(), marks })
+    }
+
+    fn prompt_ids(&self, prompt: &str, marks: Marks, image: bool) -> Result<Vec<u32>> {
+        let mut ids = self.opening(prompt)?.to_vec();
+        ids.extend(self.vocabulary.ids(prompt, marks, false)?);
+        if let Some(token) = &self.image {
+            let count = ids.iter().filter(|id| **id == token.id).count();
+            if count != usize::from(image) {
+                bail!("the chat template writes `{}` {count} times for {} images", token.name, usize::from(image));
+            }
+        }
+        Ok(ids)
+    }
+
+    /// What a processor of `transformers` adds before a chat that does not open with `bos_token` itself. A tokenizer
+    /// adds nothing to a chat.
+    fn opening(&self, chat: &str) -> Result<&[u32]> {
+        if self.image.is_none() || self.bos.as_ref().is_some_and(|bos| chat.starts_with(bos)) {
+            return Ok(&[]);
+        }
+        self.vocabulary.opening()
+    }
+
+    fn target(&self, turns: &Turns, prompt: &[u32]) -> Result<Target> {
+        let opening = self.opening(&turns.prompt)?.len();
+        let whole = self.vocabulary.ids(&turns.whole, turns.marks, false)?;
+        if let Some(ids) = whole.strip_prefix(&prompt[opening..]) {
+            return Ok(Target { ids: ids.to_vec(), apart: false });
+        }
+        // A token of the whole reaches over the border. Generation continues the prompt's own tokens, so training
+        // does too.
+        let ids = self.vocabulary.ids(&turns.whole[turns.prompt.len()..], turns.marks, true)?;
+        Ok(Target { ids, apart: true })
+    }
+}

@@ -1,0 +1,260 @@
+//! A chat template: messages to text, as `transformers`' `apply_chat_template` writes it. The only home of
+//! `minijinja`. Knows no token id and no file.
+//!
+//! The environment is that of `transformers` (`utils/chat_template_utils.py`): `trim_blocks`, `lstrip_blocks`, loop
+//! controls, `raise_exception`, python's `tojson` and methods, the special tokens by their names. One thing is left
+//! out on purpose: `strftime_now`. What a model is asked may not depend on the day; templates that ask whether it is
+//! defined take the date that is written in them.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, anyhow, bail};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, Error, ErrorKind, Value};
+
+use super::python;
+
+/// Instructions and 64-byte pieces of text that one rendering may cost: about 64 MiB, or a second.
+const FUEL: u64 = 1_000_000;
+
+/// Depth of calls in a template.
+const DEPTH: usize = 200;
+
+/// The template's name inside its environment.
+const NAME: &str = "chat";
+
+/// Stands for a turn's text where a template is tried out: a character for private use, which no template treats.
+pub(super) const PROBE: &str = "\u{F0002}";
+
+/// Who speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    System,
+    User,
+    Assistant,
+}
+
+/// How a template takes the content of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A string.
+    Text,
+    /// A list of parts: `{"type": "image"}` and `{"type": "text", "text": ..}`.
+    Parts,
+}
+
+/// One turn.
+#[derive(Clone, Debug)]
+pub struct Message {
+    role: Role,
+    text: String,
+    format: Format,
+    image: bool,
+}
+
+impl Message {
+    /// A turn of text alone.
+    pub fn new(role: Role, text: &str, format: Format) -> Message {
+        Message { role, text: text.to_string(), format, image: false }
+    }
+
+    /// A turn of an image and a text, as parts.
+    pub fn with_image(role: Role, text: &str) -> Message {
+        Message { role, text: text.to_string(), format: Format::Parts, image: true }
+    }
+
+    /// What a template sees: `{"role": .., "content": ..}`.
+    fn value(&self) -> Value {
+        let role = match self.role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        let content = match self.format {
+            Format::Text => Value::from(self.text.as_str()),
+            Format::Parts => {
+                let image = self.image.then(|| Value::from_pairs([("type", "image")]));
+                let text = Value::from_pairs([("type", "text"), ("text", self.text.as_str())]);
+                image.into_iter().chain([text]).collect()
+            }
+        };
+        Value::from_pairs([("role", Value::from(role)), ("content", content)])
+    }
+}
+
+/// A chat template, ready to render.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// Where the template comes from, for errors.
+    origin: String,
+    /// `bos_token` and the other special tokens by name.
+    variables: BTreeMap<String, String>,
+}
+
+impl ChatTemplate {
+    /// Compiles a template; `origin` says in errors where it was written, `variables` are the special tokens.
+    pub fn new(source: &str, origin: &str, variables: BTreeMap<String, String>) -> Result<ChatTemplate> {
+        let mut environment = Environment::new();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        environment.set_syntax(syntax.map_err(|error| anyhow!("BUG: the syntax of chat templates: {error}"))?);
+        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(DEPTH);
+        environment.set_unknown_method_callback(python::method);
+        environment.add_filter("tojson", python::to_json);
+        environment.add_filter("trim", python::trim);
+        environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
+            Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        environment
+            .add_template_owned(NAME, python::source(source))
+            .map_err(|error| described(&error).context(format!("the chat template of {origin}")))?;
+        Ok(ChatTemplate { environment, origin: origin.to_string(), variables })
+    }
+
+    /// The text of `messages`. With `open` the template adds what comes before the assistant's next turn
+    /// (`add_generation_prompt`).
+    ///
+    /// # Errors
+    ///
+    /// What the template does wrong or refuses (`raise_exception`), with its line; also one that does not come to an
+    /// end.
+    pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
+        let own = [
+            ("messages", messages.iter().map(Message::value).collect()),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", Value::from(open)),
+        ];
+        let named = self.variables.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
+        let context = Value::from_pairs(named.chain(own));
+        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(context));
+        rendered.map_err(|error| described(&error).context(format!("the chat template of {}", self.origin)))
+    }
+
+    /// How the template takes the content of the turn that `message` makes: that of `preferred` if it writes the
+    /// turn's text then, else the other.
+    pub(super) fn format_of(
+        &self,
+        preferred: Format,
+        before: &[Message],
+        message: impl Fn(Format) -> Message,
+        open: bool,
+    ) -> Result<Format> {
+        let other = match preferred {
+            Format::Text => Format::Parts,
+            Format::Parts => Format::Text,
+        };
+        let mut failure = None;
+        for format in [preferred, other] {
+            let mut messages = before.to_vec();
+            messages.push(message(format));
+            match self.render(&messages, open) {
+                Ok(text) if writes_the_probe(&text) => return Ok(format),
+                Ok(_) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        match failure {
+            Some(error) => Err(error),
+            None => bail!("the chat template of {} does not write a turn's text", self.origin),
+        }
+    }
+}
+
+/// Whether the probe stands in the text as itself. A template that is given the wrong kind of content writes it as
+/// python writes a list: in quotes.
+fn writes_the_probe(text: &str) -> bool {
+    let quoted = ['\'', '"'].iter().any(|quote| text.contains(&format!("{quote}{PROBE}{quote}")));
+    text.contains(PROBE) && !quoted
+}
+
+/// A template's error with its line.
+fn described(error: &Error) -> anyhow::Error {
+    let message = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => "does not come to an end, or writes too much".to_string(),
+        (ErrorKind::InvalidOperation, Some(detail)) => detail.to_string(),
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
+    };
+    match error.line() {
+        Some(line) => anyhow!("line {line}: {message}"),
+        None => anyhow!(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(source: &str) -> Result<String> {
+        let variables = BTreeMap::from([("bos_token".to_string(), "<s>".to_string())]);
+        let template = ChatTemplate::new(source, "`x`", variables)?;
+        template.render(&[Message::new(Role::User, " hi ", Format::Text)], true)
+    }
+
+    #[test]
+    fn a_template_has_what_transformers_gives_it() {
+        let same = |source: &str, expected: &str| assert_eq!(rendered(source).unwrap(), expected, "{source}");
+        same("{{ bos_token }}{{ messages[0]['content'] | trim }}{{ messages[0].role }}", "<s>hiuser");
+        same(
+            "{% for x in [1, 2, 3] %}\n    {% if x == 2 %}{% continue %}{% endif %}\n{{ x }}\n{% endfor %}\n",
+            "1\n3\n",
+        );
+        same("a {% generation %}\nb\n  {%- endgeneration -%}  c\n", "a bc");
+        same("{{ {'a': 'é\"<\\n', 'b': [1, true, none]} | tojson }}", r#"{"a": "é\"<\n", "b": [1, true, null]}"#);
+        same("{{ [{'b': 1, 'a': []}] | tojson(indent=2) }}", "[\n  {\n    \"b\": 1,\n    \"a\": []\n  }\n]");
+        same("{{ {'b': 'é', 'a': 2} | tojson(ensure_ascii=true, sort_keys=true) }}", r#"{"a": 2, "b": "\u00e9"}"#);
+        same("{{ strftime_now is defined }} {{ tools is none }} {{ nothing }}", "False True ");
+        same("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = 7 %}{% endfor %}{{ ns.n }}", "7");
+        same("{{ '\u{1c} a\t'.strip() }}|{{ 'ab'.removeprefix('a') }}|{{ 'a,b'.split(',')[-1] }}", "a|b|b");
+        same("a\r\nb", "a\nb");
+    }
+
+    #[test]
+    fn a_bad_template_is_an_error_with_its_line() {
+        let error = |source: &str| format!("{:#}", rendered(source).unwrap_err());
+        assert_eq!(error("\n{{ raise_exception('no system') }}"), "the chat template of `x`: line 2: no system");
+        assert!(
+            error("a\n\n{% if %}").starts_with("the chat template of `x`: line 3: syntax error"),
+            "{}",
+            error("{% if %}")
+        );
+        assert!(error("{{ messages[0].a.b }}").contains("line 1: undefined value"));
+        assert!(error("{{ no_such() }}").contains("line 1: unknown function"));
+        assert!(error("{{ strftime_now('%d') }}").contains("line 1: unknown function"));
+        let endless = "line 1: does not come to an end, or writes too much";
+        assert!(
+            error("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}").contains(endless)
+        );
+        let doubling =
+            "{% set ns = namespace(t='ab') %}{% for a in range(99) %}{% set ns.t = ns.t + ns.t %}{% endfor %}";
+        assert!(error(doubling).contains(endless), "{}", error(doubling));
+        assert!(error("{{ 'x' * 999999999999 }}").contains("line 1"));
+        let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
+        assert!(error(recursion).contains("recursion"), "{}", error(recursion));
+        let deep = format!("{}1{}", "{{ ".to_string() + &"(".repeat(5000), ")".repeat(5000) + " }}");
+        assert!(error(&deep).contains("recursion"));
+    }
+
+    #[test]
+    fn the_kind_of_content_is_found_by_trying() {
+        let found = |source: &str, preferred| {
+            let template = ChatTemplate::new(source, "`x`", BTreeMap::new()).unwrap();
+            template.format_of(preferred, &[], |format| Message::new(Role::User, PROBE, format), true)
+        };
+        let string = "{{ messages[0]['content'] }}";
+        let parts = "{% for part in messages[0]['content'] %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}";
+        let either = format!("{{% if messages[0]['content'] is string %}}{string}{{% else %}}{parts}{{% endif %}}");
+        for preferred in [Format::Text, Format::Parts] {
+            assert_eq!(found(string, preferred).unwrap(), Format::Text);
+            assert_eq!(found(parts, preferred).unwrap(), Format::Parts);
+            assert_eq!(found(&either, preferred).unwrap(), preferred);
+        }
+        assert_eq!(
+            found("nothing", Format::Text).unwrap_err().to_string(),
+            "the chat template of `x` does not write a turn's text"
+        );
+    }
+}

@@ -1,0 +1,242 @@
+//! Ids and rendered chats against those of `transformers` (`tests/golden/make_chat.py`), and folders that are wrong.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::base::files as base;
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat").join(name)
+}
+
+#[derive(Deserialize)]
+struct Folder {
+    name: String,
+    tokenizer: String,
+    files: BTreeMap<String, Value>,
+    chats: Vec<Chat>,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    system: Option<String>,
+    image: bool,
+    user: String,
+    response: String,
+    prompt: String,
+    prompt_ids: Vec<u32>,
+    whole: String,
+    whole_ids: Vec<u32>,
+}
+
+impl Folder {
+    fn all() -> Vec<Folder> {
+        base::read_json(&golden("chats.json")).unwrap()
+    }
+
+    fn named(name: &str) -> Folder {
+        Folder::all().into_iter().find(|folder| folder.name == name).unwrap()
+    }
+
+    /// The folder as it would come from a hub.
+    fn write(&self) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        base::copy(&golden(&format!("{}.json", self.tokenizer)), &folder.path().join("tokenizer.json")).unwrap();
+        for (name, value) in &self.files {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
+            base::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
+        }
+        folder
+    }
+
+    fn read(&self) -> Result<Conversation> {
+        Conversation::read(self.write().path())
+    }
+
+    /// The error of a folder in which a key of a file has another value.
+    fn error_with(mut self, file: &str, key: &str, value: Value) -> String {
+        self.files.get_mut(file).unwrap()[key] = value;
+        format!("{:#}", self.read().unwrap_err())
+    }
+}
+
+#[test]
+fn a_thousand_strings_have_the_ids_of_transformers() {
+    let strings: Vec<String> = base::read_json(&golden("strings.json")).unwrap();
+    assert_eq!(strings.len(), 1000);
+    let marks = Marks::outside(&strings.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    for name in ["llama2", "mistral", "llama3", "qwen2"] {
+        let folder = tempfile::tempdir().unwrap();
+        base::copy(&golden(&format!("{name}.json")), &folder.path().join("tokenizer.json")).unwrap();
+        let vocabulary = Vocabulary::read(folder.path(), &[]).unwrap();
+        let bytes = base::read_bytes(&golden(&format!("{name}.ids"))).unwrap();
+        let mut packed = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]])));
+        let decoded: BTreeMap<usize, String> = base::read_json(&golden(&format!("{name}.decoded.json"))).unwrap();
+        for (index, string) in strings.iter().enumerate() {
+            let count = packed.next().unwrap() as usize;
+            let expected: Vec<u32> = packed.by_ref().take(count).collect();
+            assert_eq!(vocabulary.ids(string, marks, false).unwrap(), expected, "{name} {index}: {string:?}");
+            let text = vocabulary.plain.decode(&expected).unwrap();
+            assert_eq!(&text, decoded.get(&index).unwrap_or(string), "{name} {index}");
+            let pieces = vocabulary.pieces(string, marks, false).unwrap();
+            assert_eq!((pieces.len(), &pieces.concat()), (count, string), "{name} {index}");
+        }
+        assert_eq!(packed.next(), None);
+    }
+}
+
+/// The ids with one placeholder for an image, which the golden ones have four times.
+fn with_one_placeholder(conversation: &Conversation, ids: &[u32]) -> Vec<u32> {
+    let mut ids = ids.to_vec();
+    ids.dedup_by(|one, other| one == other && Some(*one) == conversation.image_token());
+    ids
+}
+
+#[test]
+fn chats_have_the_text_and_the_ids_of_transformers() {
+    let mut apart = 0;
+    for folder in Folder::all() {
+        let conversation = folder.read().unwrap();
+        for chat in &folder.chats {
+            let place = format!("{}: {:?} {:?}", folder.name, chat.user, chat.response);
+            let plain = Marks::outside(&[]).unwrap();
+            let user = match chat.image {
+                true => Message::with_image(Role::User, &chat.user),
+                false => Message::new(Role::User, &chat.user, conversation.user),
+            };
+            let answer = Message::new(Role::Assistant, &chat.response, conversation.assistant);
+            let system = chat.system.iter().map(|text| Message::new(Role::System, text, conversation.user));
+            let mut messages: Vec<Message> = system.chain([user]).collect();
+            assert_eq!(conversation.render(&messages, true).unwrap(), chat.prompt, "{place}");
+            if chat.system.is_some() {
+                let ids = conversation.prompt_ids(&chat.prompt, plain, chat.image).unwrap();
+                assert_eq!(ids, with_one_placeholder(&conversation, &chat.prompt_ids), "{place}");
+            }
+            messages.push(answer);
+            assert_eq!(conversation.render(&messages, false).unwrap(), chat.whole, "{place}");
+            if chat.system.is_some() {
+                continue;
+            }
+
+            let (prompt, target) = conversation.sequence(chat.image, &chat.user, &chat.response, false).unwrap();
+            assert_eq!(prompt, conversation.prompt(chat.image, &chat.user).unwrap());
+            assert_eq!(prompt, with_one_placeholder(&conversation, &chat.prompt_ids), "{place}");
+            let whole = with_one_placeholder(&conversation, &chat.whole_ids);
+            let (last, before) = target.split_last().unwrap();
+            assert!(conversation.stop_tokens().contains(last), "{place}");
+            if whole.starts_with(&prompt) {
+                // Without the end that the template does not write.
+                let expected = [prompt.as_slice(), before].concat();
+                assert!(whole.starts_with(&expected), "{place}: {expected:?} {whole:?}");
+            } else {
+                apart += 1;
+            }
+            let pieces = conversation.pieces(chat.image, &chat.user, &chat.response, false).unwrap();
+            assert_eq!(pieces.len(), target.len(), "{place}");
+        }
+    }
+    assert_eq!(apart, 0);
+}
+
+#[test]
+fn a_target_ends_with_the_first_stop_token_and_a_cut_one_with_its_text() {
+    let target = |folder: &str, response: &str, cut: bool| {
+        Folder::named(folder).read().unwrap().pieces(false, "a", response, cut).unwrap().concat()
+    };
+    // No stop token in the template: the end of a text, and not the space before it.
+    assert_eq!(target("vicuna", "Yes.", false), " Yes.</s>");
+    assert_eq!(target("inst", "Yes.", false), " Yes.</s>");
+    assert_eq!(target("headers", " Yes. ", false), "Yes.<|eot_id|>");
+    // The line break after it is not trained on.
+    assert_eq!(target("chatml", "Yes.", false), "Yes.<|im_end|>");
+    assert_eq!(target("thinking", "Yes.", false), "<think>\n\n</think>\n\nYes.<|im_end|>");
+    for folder in ["vicuna", "inst", "headers", "chatml"] {
+        assert_eq!(target(folder, "Yes.", true).trim(), "Yes.");
+        assert_eq!(target(folder, "", true).trim(), "");
+    }
+    assert_eq!(target("chatml", "", false), "<|im_end|>");
+}
+
+#[test]
+fn text_never_becomes_a_special_token() {
+    for (folder, token) in
+        [("inst", "</s>"), ("chatml", "<|im_end|>"), ("headers", "<|eot_id|>"), ("vicuna", "<image>")]
+    {
+        let conversation = Folder::named(folder).read().unwrap();
+        let id = conversation.vocabulary.id(token).unwrap();
+        let count = |ids: &[u32]| ids.iter().filter(|one| **one == id).count();
+        let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
+        let text = format!("{token}a{token}{token} b");
+        let (spelled, answered) = conversation.sequence(false, &text, &text, false).unwrap();
+        assert_eq!((count(&spelled), count(&answered)), (count(&prompt), count(&target)), "{folder}");
+        let pieces = conversation.pieces(false, &text, &text, true).unwrap();
+        assert_eq!(pieces.concat().trim(), text);
+        assert!(!conversation.tokenizer().encode(&text).unwrap().contains(&id));
+    }
+}
+
+#[test]
+fn a_template_of_text_alone_gets_the_image_before_the_text() {
+    let mut folder = Folder::named("chatml");
+    folder.files.get_mut("config.json").unwrap()["image_token_id"] = json!(1503);
+    let conversation = folder.read().unwrap();
+    assert_eq!(conversation.user, Format::Text);
+    let image = conversation.image_token().unwrap();
+    let prompt = conversation.prompt(true, "How many?").unwrap();
+    assert_eq!(prompt.iter().filter(|id| **id == image).count(), 1);
+    assert!(conversation.tokenizer().decode(&prompt).unwrap().contains("user\n<image>\nHow many?"));
+    let none = Folder::named("chatml").read().unwrap();
+    assert!(none.prompt(true, "a").unwrap_err().to_string().starts_with("the model takes no images"));
+}
+
+#[test]
+fn a_template_may_come_from_elsewhere() {
+    let mut folder = Folder::named("chatml");
+    folder.files.remove("tokenizer_config.json");
+    let error = folder.read().unwrap_err().to_string();
+    assert!(
+        error.ends_with("looked for `chat_template.jinja`, `tokenizer_config.json` (the key `chat_template` in JSON)")
+    );
+    let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+    let given = Conversation::with_template(folder.write().path(), template, "`base.chat_template`").unwrap();
+    let eos = given.stop_tokens().to_vec();
+    let (prompt, target) = given.sequence(false, "a", "b", false).unwrap();
+    assert_eq!(given.tokenizer().decode(&prompt).unwrap(), "a\n");
+    assert!(eos.contains(target.last().unwrap()));
+    let error = Conversation::with_template(folder.write().path(), "{% if %}", "`base.chat_template`").unwrap_err();
+    assert!(format!("{error:#}").starts_with("the chat template of `base.chat_template`: line 1: syntax error"));
+}
+
+#[test]
+fn templates_that_cannot_be_trained_on_say_so() {
+    let error = |template: &str| {
+        let mut folder = Folder::named("chatml");
+        folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
+        let conversation = folder.read().unwrap();
+        format!("{:#}", conversation.sequence(false, "a", "b", false).unwrap_err())
+    };
+    let other_prompt = "{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    assert!(error(other_prompt).contains("writes another prompt before a response"));
+    let twice = "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}";
+    assert!(error(twice).ends_with("the chat template writes a response 2 times"));
+}
+
+#[test]
+fn ids_and_tokens_have_to_be_in_the_vocabulary() {
+    let error = Folder::named("parts").error_with("config.json", "image_token_index", json!(9999));
+    assert!(error.ends_with("/config.json` is 9999, which is not in the vocabulary of `tokenizer.json`"), "{error}");
+    let error = Folder::named("parts").error_with("config.json", "image_token_index", json!(70));
+    assert!(error.ends_with("is no special token of `tokenizer.json`"), "{error}");
+    let error = Folder::named("parts").error_with("generation_config.json", "eos_token_id", json!([4, 4_000_000]));
+    assert!(error.contains("generation_config.json` is 4000000, which is not in"), "{error}");
+    let error = Folder::named("parts").error_with("tokenizer_config.json", "bos_token", json!("<none>"));
+    assert_eq!(error, "the token `<none>` (bos_token) is not in the vocabulary of `tokenizer.json`");
+    let conversation = Folder::named("parts").read().unwrap();
+    let error = conversation.tokenizer().check_rows(100).unwrap_err().to_string();
+    assert!(error.starts_with("the tokenizer has ") && error.ends_with("tokens, the model's embedding 100 rows"));
+    assert!(conversation.tokenizer().check_rows(4096).is_ok());
+}
