@@ -2,8 +2,9 @@
 
     python tests/golden/parity golden            # writes tests/golden/hub, which is committed
     python tests/golden/parity all FOLDER        # the same and more shapes of every family, for `just parity`
+    python tests/golden/parity check HUB FOLDER  # reads what ablate exported: FOLDER/<case> of HUB/<case>
 
-Equal versions (requirements.txt) write equal bytes. docs of the files: README.md beside this one.
+README.md says what is in the files.
 """
 
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import fixed
 import cases
+import check
 import checkpoint
 import expect
 import old
@@ -76,6 +78,8 @@ def main():
             write(HUB, cases.golden(), 12, 100, only)
         case ["all", folder, *only]:
             write(Path(folder), cases.golden() + cases.parity(), 5, 1000, only)
+        case ["check", hub, folder]:
+            check.exported(cases.golden() + cases.parity(), Path(hub), Path(folder))
         case _:
             raise SystemExit(__doc__)
 

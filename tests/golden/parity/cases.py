@@ -250,7 +250,7 @@ def parity():
         larger(llava, "llava-plain-gelu", sizes=decoder, eyes=eyes(24, 2, 48, 3, 30, 7, hidden_act="gelu")),
         larger(layers, "llava-full", sizes=decoder, joint=dict(vision_feature_select_strategy="full")),
         larger(layers, "llava-layers-default", sizes=decoder, joint=dict(vision_feature_layer=[-2, 2])),
-        larger(layers, "llava-layer-0", sizes=decoder, joint=dict(vision_feature_layer=0)),
+        larger(layers, "llava-layer-1", sizes=decoder, joint=dict(vision_feature_layer=1)),
         larger(siglip, "siglip-full", sizes=decoder, text="llama", eyes=eyes(32, 4, 48, 3, 56, 14), tokenizer="llama3"),
         larger(siglip, "siglip-headless", sizes=decoder, eyes=eyes(24, 2, 48, 3, 28, 7, vision_use_head=False)),
         larger(siglip, "siglip-default", sizes=decoder, joint=dict(vision_feature_select_strategy="default")),

@@ -177,7 +177,7 @@ def expectations(case, folder, pictures, every, seed):
     }
     about = {
         "transformers": transformers.__version__,
-        "torch": torch.__version__,
+        "torch": torch.__version__.split("+")[0],
         "seed": seed,
         "dtype": case.dtype,
         "images": images,
