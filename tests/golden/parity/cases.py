@@ -216,6 +216,7 @@ def parity():
     """What `just parity` compares besides the golden ones: more shapes of every family."""
     made = {case.name: case for case in golden()}
     llama2, llama3, biases = made["llama2"], made["llama3"], made["llama-linear-biases"]
+    mistral, qwen2, qwen3 = made["mistral"], made["qwen2"], made["qwen3"]
     llava, layers, siglip, following = (made[name] for name in ["llava", "llava-layers", "llava-siglip", "llava-next"])
     wide = dict(vocab=416, positions=1024)
     dynamic = text(48, 4, 4, 64, rope_parameters=rope("dynamic", factor=2.0), **wide)
@@ -234,15 +235,16 @@ def parity():
         larger(llama3, "llama-yarn-given", sizes=text(48, 4, 2, 64, rope_parameters=yarn, **wide)),
         larger(llama3, "llama-yarn-ramp", sizes=text(48, 4, 2, 64, rope_parameters=ramp, **wide)),
         larger(llama3, "llama-dynamic", sizes=dynamic),
-        larger(made["mistral"], "mistral-wide", sizes=text(64, 8, 2, 96, layers=3, head_dim=16, sliding_window=1024, **wide)),
-        larger(made["mistral"], "mistral-tied", sizes=text(48, 6, 2, 64, sliding_window=None, **tied, **wide)),
-        larger(made["qwen2"], "qwen2-untied", sizes=text(56, 7, 1, 88, layers=3, positions=1024, vocab=421), shard=None),
-        larger(made["qwen2"], "qwen2-tied", sizes=text(64, 4, 2, 96, positions=1024, vocab=397, **tied), shard=60_000),
-        larger(made["qwen3"], "qwen3-tied", sizes=text(64, 8, 2, 96, layers=3, head_dim=16, **tied, **wide), dtype="bf16"),
-        larger(made["qwen3"], "qwen3-biases", sizes=text(48, 4, 4, 64, head_dim=24, attention_bias=True, **wide)),
+        larger(mistral, "mistral-wide", sizes=text(64, 8, 2, 96, layers=3, head_dim=16, sliding_window=1024, **wide)),
+        larger(mistral, "mistral-tied", sizes=text(48, 6, 2, 64, sliding_window=None, **tied, **wide)),
+        larger(qwen2, "qwen2-untied", sizes=text(56, 7, 1, 88, layers=3, positions=1024, vocab=421), shard=None),
+        larger(qwen2, "qwen2-tied", sizes=text(64, 4, 2, 96, positions=1024, vocab=397, **tied), shard=60_000),
+        larger(qwen3, "qwen3-tied", sizes=text(64, 8, 2, 96, layers=3, head_dim=16, **tied, **wide), dtype="bf16"),
+        larger(qwen3, "qwen3-biases", sizes=text(48, 4, 4, 64, head_dim=24, attention_bias=True, **wide)),
     ]
     decoder = text(48, 4, 2, 64, **wide)
     anyres = dict(image_grid_pinpoints=[[28, 56], [56, 28], [56, 56]])
+    odd = dict(image_grid_pinpoints=[[30, 60], [60, 30], [60, 60]])
     strip = dict(image_grid_pinpoints=[[28, 28], [28, 84], [84, 28], [56, 84], [84, 56]])
     seeing = [
         larger(llava, "llava-f32", sizes=decoder, eyes=eyes(32, 4, 48, 4, 42, 14), dtype="f32"),
@@ -267,7 +269,6 @@ def parity():
             eyes=eyes(24, 2, 48, 3, 28, 7),
             joint=dict(anyres, vision_feature_layer=[-2, -1]),
         ),
-        larger(following, "next-old", sizes=decoder, eyes=eyes(24, 2, 48, 3, 30, 7), joint=dict(
-            image_grid_pinpoints=[[30, 60], [60, 30], [60, 60]]), old=True),
+        larger(following, "next-old", sizes=decoder, eyes=eyes(24, 2, 48, 3, 30, 7), joint=odd, old=True),
     ]
     return text_only + seeing

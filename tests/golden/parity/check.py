@@ -32,8 +32,12 @@ def compared(case, source, folder, images):
         found = model(**inputs, use_cache=False).logits[0, sequence["positions"]]
         error = max(error, ((found - right).abs().max() / right.abs().max()).item())
     before, after = weights(source), weights(folder)
-    same = sum(name in after and after[name].dtype == each.dtype and after[name].equal(each) for name, each in before.items())
-    return error, same, len(before)
+    kept = [name for name, each in before.items() if name in after and identical(each, after[name])]
+    return error, len(kept), len(before)
+
+
+def identical(one, other):
+    return one.dtype == other.dtype and one.equal(other)
 
 
 def exported(cases, hub, folder):

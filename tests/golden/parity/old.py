@@ -4,8 +4,13 @@ import json
 
 from safetensors.torch import load_file, save_file
 
-# What transformers 5 moved into `rope_parameters`; what it renamed; what it writes and 4 did not.
-NEW_IN_TEXT = ["rope_parameters", "dtype", "layer_types", "pad_token_id"]
+# What transformers 5 writes into a decoder's config and 4 did not.
+NEW_IN_TEXT = ["dtype", "layer_types", "pad_token_id"]
+# What the cases leave as the class has it.
+USUAL_IN_TEXT = ["attention_bias", "attention_dropout", "head_dim", "hidden_act", "initializer_range", "mlp_bias"]
+USUAL_IN_TEXT += ["pretraining_tp", "use_cache", "tie_word_embeddings", "bos_token_id", "eos_token_id"]
+USUAL_IN_VISION = ["attention_dropout", "dtype", "hidden_act", "initializer_factor", "initializer_range"]
+USUAL_IN_VISION += ["layer_norm_eps", "num_channels"]
 DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
@@ -41,20 +46,16 @@ def old_config(config, dtype):
     text = config["text_config"]
     old_text(text, dtype)
     # Only what differs from the class's defaults was kept.
-    for key in ["attention_bias", "attention_dropout", "head_dim", "hidden_act", "initializer_range", "mlp_bias"]:
-        text.pop(key, None)
-    for key in ["pretraining_tp", "use_cache", "tie_word_embeddings", "bos_token_id", "eos_token_id"]:
+    for key in USUAL_IN_TEXT:
         text.pop(key, None)
     if text["rope_scaling"] is None:
         text.pop("rope_scaling")
     if text["rope_theta"] == 10000.0:
         text.pop("rope_theta")
     vision = config["vision_config"]
-    for key in ["attention_dropout", "dtype", "hidden_act", "initializer_factor", "initializer_range", "layer_norm_eps"]:
+    for key in USUAL_IN_VISION:
         vision.pop(key, None)
-    vision.pop("num_channels", None)
-    for key in ["multimodal_projector_bias"]:
-        config.pop(key, None)
+    config.pop("multimodal_projector_bias")
     config["ignore_index"] = -100
     return config
 
@@ -68,7 +69,8 @@ def rewrite(case, folder):
     path = folder / "config.json"
     pretty(path, old_config(json.loads(path.read_text()), case.dtype))
     weights = load_file(folder / "model.safetensors")
-    save_file({old_name(name): tensor for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    renamed = {old_name(name): tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
     path = folder / "tokenizer_config.json"
     names = json.loads(path.read_text())
     added = json.loads((folder / "tokenizer.json").read_text("utf-8"))["added_tokens"]

@@ -50,7 +50,14 @@ CASES = [
         pixels="clip",
         pictures=("wide", "tall", "square"),
     ),
-    Case("qwen2", "qwen2", text(16, 4, 2, 24, positions=128, vocab=297, tie_word_embeddings=True), "qwen2", "qwen2", "f32"),
+    Case(
+        "qwen2",
+        "qwen2",
+        text(16, 4, 2, 24, positions=128, vocab=297, tie_word_embeddings=True),
+        "qwen2",
+        "qwen2",
+        dtype="f32",
+    ),
 ]
 
 
