@@ -30,6 +30,10 @@ fuzz seconds="67":
 golden:
     python3 tests/golden/make_golden.py
 
+# Compares ablate with transformers, TRL and PEFT on random checkpoints of every family (needs python3 and PyPI).
+parity:
+    bash tests/golden/parity.sh
+
 # What the engine costs, beside ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
     cargo build --profile dist

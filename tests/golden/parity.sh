@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Compares ablate with transformers, TRL and PEFT on random checkpoints of every supported family: `just parity`.
+# Needs python3 and PyPI the first time. Everything it makes lies below target/.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+venv=target/parity-venv
+made=$PWD/target/parity
+if ! cmp --silent tests/golden/requirements.txt "$venv/requirements.txt"; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --requirement tests/golden/requirements.txt
+    cp tests/golden/requirements.txt "$venv/requirements.txt"
+fi
+rm -rf "$made"
+"$venv/bin/python" tests/golden/parity all "$made/hub"
+"$venv/bin/python" tests/golden/parity/train.py "$made/train"
+# The tests print the table and export every checkpoint again, for transformers to read.
+ABLATE_PARITY=$made cargo test --release --lib parity -- --nocapture
+"$venv/bin/python" tests/golden/parity check "$made/hub" "$made/exported"

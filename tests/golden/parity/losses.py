@@ -1,0 +1,89 @@
+"""What is minimised: the mean of `-log p` over a batch's learned tokens, and TRL's preference losses by TRL's code."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from accelerate import Accelerator
+from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.utils import add_fused_lm_head
+
+
+def targets(row):
+    return sum(row["loss"][1:])
+
+
+def cross_entropy(model, rows, examples, images):
+    """Row after row without padding; the mean is over the tokens of the whole batch."""
+    total = 0.0
+    for row in (rows[example] for example in examples):
+        ids = torch.tensor([row["ids"]])
+        more = {"pixel_values": images[row["image"]]} if row["image"] else {}
+        log_probs = model(input_ids=ids, use_cache=False, **more).logits[0, :-1].log_softmax(-1)
+        each = log_probs.gather(1, ids[0, 1:, None])[:, 0]
+        total = total - each[torch.tensor(row["loss"][1:]) == 1].sum()
+    return total / sum(targets(rows[example]) for example in examples)
+
+
+@dataclass
+class Variant:
+    name: str
+    # As ablate writes it; `types` and `weights` as TRL does.
+    loss: dict
+    types: list
+    weights: list
+    # Share of pairs whose preference is taken the wrong way round.
+    smoothing: float = 0.0
+
+
+VARIANTS = [
+    Variant("dpo-sigmoid", {"loss": "sigmoid", "beta": 0.1}, ["sigmoid"], [1.0]),
+    # TRL 1 has no such term; it is its sigmoid loss of both orders.
+    Variant("dpo-smoothed", {"loss": "sigmoid", "beta": 0.1, "label_smoothing": 0.2}, ["sigmoid"], [1.0], 0.2),
+    Variant("dpo-hinge", {"loss": "hinge", "beta": 0.1}, ["hinge"], [1.0]),
+    Variant("dpo-ipo", {"loss": "ipo", "beta": 0.5}, ["ipo"], [1.0]),
+    Variant("dpo-sft", {"loss": "sigmoid", "beta": 0.1, "sft_weight": 0.3}, ["sigmoid", "sft"], [1.0, 0.3]),
+]
+
+
+class Trl(DPOTrainer):
+    """TRL's trainer with what its loss needs and no more: no data sets, no loop."""
+
+    def __init__(self, model, reference, variant):
+        add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
+        add_fused_lm_head(reference)
+        self.model, self.ref_model, self.variant = model, reference, variant
+        self.accelerator = Accelerator(cpu=True)
+        self.args = SimpleNamespace(gradient_checkpointing_kwargs=None, gradient_checkpointing=False)
+        self.loss_types, self.loss_weights = variant.types, variant.weights
+        self.beta, self.label_smoothing = variant.loss["beta"], 0.0
+        self.ld_alpha, self.f_divergence_type = None, "reverse_kl"
+        self.use_weighting = self.precompute_ref_logps = self.aux_loss_enabled = False
+        self._metrics, self._total_train_tokens, self._tp_size = {"train": defaultdict(list)}, 0, 1
+
+    def loss(self, pairs, examples, images):
+        chosen = [pairs[example]["chosen"] for example in examples]
+        rejected = [pairs[example]["rejected"] for example in examples]
+        right = self._compute_loss(self.model, padded(chosen + rejected, images), False)
+        if not self.variant.smoothing:
+            return right
+        wrong = self._compute_loss(self.model, padded(rejected + chosen, images), False)
+        return (1 - self.variant.smoothing) * right + self.variant.smoothing * wrong
+
+
+def padded(rows, images):
+    """Rows of a batch as TRL's collator lays them out: padded on the right."""
+    longest = max(len(row["ids"]) for row in rows)
+
+    def filled(key, value):
+        return torch.tensor([key(row) + [value] * (longest - len(row["ids"])) for row in rows])
+
+    batch = {
+        "input_ids": filled(lambda row: row["ids"], 0),
+        "attention_mask": filled(lambda row: [1] * len(row["ids"]), 0),
+        "completion_mask": filled(lambda row: row["loss"], 0),
+    }
+    if images:
+        batch["pixel_values"] = torch.cat([images[row["image"]] for row in rows])
+    return batch
