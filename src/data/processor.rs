@@ -75,6 +75,12 @@ impl Processor {
         }
     }
 
+    /// Heights and widths that an image may be laid out over in tiles; none where nothing is cut.
+    pub fn resolutions(&self) -> Option<Vec<(usize, usize)>> {
+        let Processor::Hub(Steps { tiles: Some(tiles), .. }) = self else { return None };
+        Some(tiles.resolutions.iter().map(|&(height, width)| (height as usize, width as usize)).collect())
+    }
+
     /// Decodes a PNG or JPEG for [`Processor::process`].
     pub fn decode(&self, bytes: &[u8]) -> Result<RgbImage> {
         let deep = match self {

@@ -37,22 +37,28 @@ pub struct GenerateConfig {
 /// One response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
-    /// Without the stop token.
+    /// Without the stop token; with what `watch` ended it for.
     pub tokens: Vec<u32>,
     pub finish: Finish,
     /// Generated tokens, the stop token included.
     pub count: u32,
 }
 
+/// Sees the tokens of a response so far, by prompt and sample, as each one is added; true ends the response there.
+pub type Watch<'a> = dyn Fn(usize, usize, &[u32]) -> bool + Sync + 'a;
+
 /// Samples `config.samples` responses to each prompt and hands them to `done` with the prompt's index, in whatever
 /// order they come. A response depends on the model, the config, `seed`, the prompt (its `key` names its random
-/// stream) and the sample's number; on no other prompt, and on no number of threads. The image token is never sampled.
+/// stream), the sample's number and `watch`; on no other prompt, and on no number of threads. The image token is never
+/// sampled.
+#[expect(clippy::too_many_arguments, reason = "a model, what it is asked, how, and circumstances")]
 pub fn generate(
     model: &Checkpoint,
     prompts: &[Prompt],
     images: &dyn PixelSource,
     config: &GenerateConfig,
     seed: Seed,
+    watch: &Watch,
     resources: &Resources,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
@@ -69,7 +75,7 @@ pub fn generate(
             bail!("{}: {} tokens leave no room in {most} positions", place(), prompt.tokens.len());
         }
     }
-    let request = Request { model, prompts, images, config, seed };
+    let request = Request { model, prompts, images, config, seed, watch };
     match resources.device {
         Device::Cpu => on_threads(&request, resources.threads.max(1), done),
         Device::Cuda(_) => plain::generate(&request, resources, done),
@@ -83,6 +89,7 @@ pub(super) struct Request<'a> {
     pub(super) images: &'a dyn PixelSource,
     pub(super) config: &'a GenerateConfig,
     pub(super) seed: Seed,
+    pub(super) watch: &'a Watch<'a>,
 }
 
 impl Request<'_> {
@@ -94,7 +101,7 @@ impl Request<'_> {
     /// A response that has not begun.
     pub(super) fn begin(&self, prompt: usize, sample: usize) -> Response {
         let key = &self.prompts[prompt].key;
-        Response { tokens: Vec::new(), generator: self.seed.stream(&format!("{key}#{sample}")) }
+        Response { sample, tokens: Vec::new(), generator: self.seed.stream(&format!("{key}#{sample}")) }
     }
 
     /// Adds the next token of a response; the response itself if this ends it.
@@ -109,6 +116,9 @@ impl Request<'_> {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
         }
         response.tokens.push(token);
+        if (self.watch)(prompt, response.sample, &response.tokens) {
+            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
+        }
         let room = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
         if response.tokens.len() >= max_tokens.min(room) {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Length, count });
@@ -127,6 +137,7 @@ impl Request<'_> {
 
 /// A response in the making.
 pub(super) struct Response {
+    sample: usize,
     pub(super) tokens: Vec<u32>,
     generator: ChaCha8Rng,
 }

@@ -13,5 +13,5 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
-pub use generate::{GenerateConfig, Generated, generate};
+pub use generate::{GenerateConfig, Generated, Watch, generate};
 pub use score::log_probs;

@@ -63,13 +63,17 @@ fn config(temperature: f64) -> GenerateConfig {
     GenerateConfig { temperature, top_k: 0, top_p: 1.0, max_tokens: 12, samples: 3, stop: vec![4, 9], batch: 64 }
 }
 
+fn unwatched(_: usize, _: usize, _: &[u32]) -> bool {
+    false
+}
+
 fn resources(threads: usize) -> Resources<'static> {
     Resources { device: Device::Cpu, threads, progress: &Silent }
 }
 
 fn run(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig, threads: usize) -> Vec<Vec<Generated>> {
     let mut found = BTreeMap::new();
-    generate(model, prompts, &Ramps, config, Seed(8), &resources(threads), &mut |index, responses| {
+    generate(model, prompts, &Ramps, config, Seed(8), &unwatched, &resources(threads), &mut |index, responses| {
         assert!(found.insert(index, responses).is_none(), "prompt {index} came twice");
         Ok(())
     })
@@ -108,7 +112,14 @@ fn the_fast_and_the_plain_path_say_the_same() {
     for temperature in [0.0, 0.8] {
         let config = config(temperature);
         let fast = run(&model, &prompts, &config, 1);
-        let request = Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8) };
+        let request = Request {
+            model: &model,
+            prompts: &prompts,
+            images: &Ramps,
+            config: &config,
+            seed: Seed(8),
+            watch: &unwatched,
+        };
         let mut slow = Vec::new();
         let mut done = |index: usize, responses| {
             assert_eq!(index, slow.len());
@@ -198,7 +209,7 @@ fn what_cannot_be_asked_is_an_error_that_names_the_prompt() {
     let model = model(false);
     let told = |prompt: Prompt, pixels: &dyn PixelSource, config: &GenerateConfig| {
         let prompts = [prompts()[1].clone(), prompt];
-        let result = generate(&model, &prompts, pixels, config, Seed(0), &resources(2), &mut |_, _| Ok(()));
+        let result = generate(&model, &prompts, pixels, config, Seed(0), &unwatched, &resources(2), &mut |_, _| Ok(()));
         format!("{:#}", result.unwrap_err())
     };
     let prompt =
@@ -222,6 +233,7 @@ fn an_error_of_the_receiver_ends_the_work() {
         calls += 1;
         bail!("the disk is full")
     };
-    let error = generate(&model, &prompts, &Ramps, &config(1.0), Seed(0), &resources(2), &mut done).unwrap_err();
+    let error =
+        generate(&model, &prompts, &Ramps, &config(1.0), Seed(0), &unwatched, &resources(2), &mut done).unwrap_err();
     assert_eq!((error.to_string().as_str(), calls), ("the disk is full", 1));
 }

@@ -17,8 +17,10 @@ use crate::base::Seed;
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
     pub rank: usize,
-    /// The adapter counts `alpha / rank` times.
+    /// The adapter counts `alpha / rank` times, or
     pub alpha: f64,
+    /// `alpha / sqrt(rank)` times (rsLoRA, Kalajdzievski 2023).
+    pub rank_stabilized: bool,
     /// Share of the inputs of an adapter that are dropped in training.
     pub dropout: f64,
     /// Linear layers that get an adapter.
@@ -28,7 +30,8 @@ pub struct LoraConfig {
 impl LoraConfig {
     /// What the product of the two matrices is multiplied with.
     pub fn scale(&self) -> f32 {
-        (self.alpha / self.rank as f64) as f32
+        let rank = self.rank as f64;
+        (self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }) as f32
     }
 }
 

@@ -1,7 +1,11 @@
 //! What a model is made of: every size and choice that its arithmetic needs, whichever file they were written in.
 //! Knows no file format, no weights and no tokenizer.
 
+use anyhow::Result;
+
 use super::config::ModelConfig;
+use super::picture::Frame;
+use super::tiles::slots;
 
 /// A decoder, and the eyes that it may have.
 #[derive(Clone, Debug, PartialEq)]
@@ -172,6 +176,11 @@ impl Vision {
     /// Width of what the projector reads.
     pub fn feature_width(&self) -> usize {
         self.dim * self.features.len()
+    }
+
+    /// Features that stand for an image in a sequence, newlines included.
+    pub fn image_tokens(&self, frame: Frame) -> Result<usize> {
+        Ok(slots(self, frame)?.len())
     }
 
     /// Blocks that must be computed: those above have no say.

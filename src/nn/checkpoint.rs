@@ -1,5 +1,7 @@
 //! A model at rest: sizes and plain arrays, in memory and on disk. Knows no tensor, no device and no tokenizer.
 //!
+//! On disk it lies in Hugging Face's layout, which `hub` knows, or in our own:
+//!
 //! ```text
 //! checkpoint/
 //!   config.json         sizes, vocabulary, id of the image token, format number
@@ -14,10 +16,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use super::architecture::Architecture;
 use super::arrays::{self, Array};
 use super::config::ModelConfig;
+use super::hub::{self, Config, Dtype, Form};
 use super::parameters::{Parameter, parameters};
 use crate::base::{Seed, files};
 
@@ -36,6 +40,29 @@ pub struct Checkpoint {
 pub(crate) enum Layout {
     /// Ours, with sizes as a user writes them.
     Own(ModelConfig),
+    /// Hugging Face's.
+    Hub(Box<Hub>),
+}
+
+/// What of a Hugging Face folder is written back as it was.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Hub {
+    /// `config.json`.
+    config: Map<String, Value>,
+    /// Heights and widths that images are laid out for in tiles.
+    resolutions: Vec<(usize, usize)>,
+    form: Form,
+}
+
+/// How weights are rounded when they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounding {
+    /// An array that its number type cannot hold any more is written as F32: nothing is lost.
+    Exact,
+    /// Every array gets the number type that it was read with.
+    AsRead,
+    /// Every array gets this one.
+    To(Dtype),
 }
 
 /// What `config.json` holds.
@@ -67,6 +94,10 @@ impl Checkpoint {
     /// Reads a folder and checks every name, shape and value.
     pub fn read(folder: &Path) -> Result<Checkpoint> {
         let path = folder.join("config.json");
+        let config: Map<String, Value> = files::read_json(&path)?;
+        if config.contains_key("model_type") || config.contains_key("architectures") {
+            return Checkpoint::read_hub(folder, config);
+        }
         let Header { format, vocab, image_token, model } = files::read_json(&path)?;
         if format != FORMAT {
             bail!("`{}` has the format {format}, this program reads {FORMAT}", path.display());
@@ -80,9 +111,29 @@ impl Checkpoint {
         Ok(Checkpoint { architecture, layout: Layout::Own(model), weights })
     }
 
-    /// Writes the folder's two files, each atomically.
+    fn read_hub(folder: &Path, config: Map<String, Value>) -> Result<Checkpoint> {
+        let Config { architecture, pinpoints: resolutions } =
+            Config::of(&config).with_context(|| format!("`{}`", folder.join("config.json").display()))?;
+        let (weights, form) = hub::model::read(folder, &architecture, &parameters(&architecture))?;
+        let weights = weights.into_iter().map(Arc::new).collect();
+        Ok(Checkpoint { architecture, layout: Layout::Hub(Box::new(Hub { config, resolutions, form })), weights })
+    }
+
+    /// Writes the folder's sizes and weights, each file atomically, with nothing lost.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let Checkpoint { architecture, layout: Layout::Own(model), weights } = self;
+        self.write_rounded(folder, Rounding::Exact)
+    }
+
+    /// As [`Checkpoint::write`]. Our own layout has F32 only.
+    pub fn write_rounded(&self, folder: &Path, rounding: Rounding) -> Result<()> {
+        let Checkpoint { architecture, layout, weights } = self;
+        let model = match layout {
+            Layout::Own(model) => model,
+            Layout::Hub(hub) => {
+                files::write_json(&folder.join("config.json"), &hub.config)?;
+                return hub::model::write(folder, &hub.form, &self.list(), weights, rounding);
+            }
+        };
         let Some(vision) = &architecture.vision else { bail!("BUG: a model of ours without eyes") };
         let (vocab, image_token) = (architecture.vocab, vision.image_token);
         let header = Header { format: FORMAT, vocab, image_token, model: model.clone() };
@@ -96,10 +147,25 @@ impl Checkpoint {
         arrays::write(&folder.join("model.safetensors"), &arrays, ("format", "pt".to_string()))
     }
 
-    /// The sizes of a model of ours.
-    pub fn own_sizes(&self) -> &ModelConfig {
-        let Layout::Own(model) = &self.layout;
-        model
+    /// The sizes of a model in our own layout.
+    pub fn own_sizes(&self) -> Option<&ModelConfig> {
+        match &self.layout {
+            Layout::Own(model) => Some(model),
+            Layout::Hub(_) => None,
+        }
+    }
+
+    /// Whether the checkpoint is in our own layout, and not in Hugging Face's.
+    pub fn is_own(&self) -> bool {
+        self.own_sizes().is_some()
+    }
+
+    /// Heights and widths in pixels that images are laid out for in tiles (LLaVA-NeXT); none for other models.
+    pub fn resolutions(&self) -> &[(usize, usize)] {
+        match &self.layout {
+            Layout::Own(_) => &[],
+            Layout::Hub(hub) => &hub.resolutions,
+        }
     }
 
     /// How many numbers the model has.

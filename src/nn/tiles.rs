@@ -25,8 +25,10 @@ pub(crate) fn slots(vision: &Vision, frame: Frame) -> Result<Vec<Slot>> {
     if !vision.tiled {
         return Ok(slots);
     }
-    if vision.keep_class {
-        bail!("the class token cannot be a feature of a model that cuts images into tiles: it has no place in a row");
+    if tokens != side * side {
+        bail!(
+            "a tile has {tokens} features, which do not fill its {side} x {side} patches: they have no place in a row"
+        );
     }
     let (rows, columns) = frame.grid.ok_or_else(|| anyhow!("BUG: an image came without its grid of tiles"))?;
     let (rows, columns) = (rows as usize * side, columns as usize * side);

@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::common;
-use super::models::{self, Model};
+use super::model::{self, Model};
 use crate::base::{files, wrong_input};
+use crate::data::pixels::Images;
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::nn::architecture::Vision;
-use crate::nn::{Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
+use crate::nn::{Adapter, Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
@@ -29,14 +30,21 @@ pub static KIND: Kind = Kind {
     schema: schema_of::<Table>,
 };
 
+/// Where transformers looks for a template first.
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     tokenizer: Option<Reference>,
     /// Sizes; those that are left out are the small default model's.
     model: Option<ModelConfig>,
-    /// A folder with a checkpoint instead.
+    /// A folder with a checkpoint instead: Hugging Face's layout or ours.
     path: Option<String>,
+    /// A folder with a LoRA adapter in PEFT's layout, which is merged into the checkpoint.
+    adapter: Option<String>,
+    /// A file with a chat template, for a checkpoint that has none or another.
+    chat_template: Option<String>,
 }
 
 #[derive(Debug)]
@@ -48,13 +56,19 @@ enum Base {
     },
     Import {
         path: String,
+        adapter: Option<String>,
+        chat_template: Option<String>,
     },
 }
 
 fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { tokenizer, model, path } = config::parse(table)?;
+    let Table { tokenizer, model, path, adapter, chat_template } = config::parse(table)?;
     let given = [("tokenizer", tokenizer.is_some()), ("model", model.is_some())];
     match (tokenizer, path) {
+        (_, None) if adapter.is_some() || chat_template.is_some() => {
+            let key = if adapter.is_some() { "adapter" } else { "chat_template" };
+            Err(vec![ConfigError::at(key, format!("`{key}` is for a checkpoint that `path` imports"))])
+        }
         (None, None) => Err(vec![
             ConfigError::at("", "the stage has no model: neither `tokenizer` nor `path` is given")
                 .help("`tokenizer` gives a fresh model its vocabulary, `path` imports a checkpoint"),
@@ -65,7 +79,7 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
             };
             let errors: Vec<ConfigError> =
                 given.into_iter().filter(|(_, given)| *given).map(|(key, _)| wrong(key)).collect();
-            if errors.is_empty() { Ok(Box::new(Base::Import { path })) } else { Err(errors) }
+            if errors.is_empty() { Ok(Box::new(Base::Import { path, adapter, chat_template })) } else { Err(errors) }
         }
         (Some(tokenizer), None) => {
             let model = model.unwrap_or_default();
@@ -84,8 +98,8 @@ impl Stage for Base {
     fn identify(&self, manifest: &mut Manifest) {
         let model = match self {
             Base::Fresh { tokenizer: _, model } => model,
-            // The folder enters by content.
-            Base::Import { path: _ } => return,
+            // Folders and files enter by content.
+            Base::Import { path: _, adapter: _, chat_template: _ } => return,
         };
         let ModelConfig { image_size, patch_size, vision, projector, decoder } = model;
         manifest.value("model.image_size", image_size);
@@ -111,32 +125,32 @@ impl Stage for Base {
     fn inputs(&self) -> Vec<Input> {
         match self {
             Base::Fresh { tokenizer, .. } => vec![common::input("tokenizer", tokenizer, &[ArtifactKind::Tokenizer])],
-            Base::Import { path } => {
-                vec![Input { role: "path".to_string(), source: InputSource::Outside { path: path.clone() } }]
+            Base::Import { path, adapter, chat_template } => {
+                let given =
+                    [("path", Some(path)), ("adapter", adapter.as_ref()), ("chat_template", chat_template.as_ref())];
+                let outside = |(role, path): (&str, Option<&String>)| {
+                    Some(Input { role: role.to_string(), source: InputSource::Outside { path: path?.clone() } })
+                };
+                given.into_iter().filter_map(outside).collect()
             }
         }
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let (checkpoint, tokenizer) = match self {
+        let folder = ctx.output("model");
+        let checkpoint = match self {
             Base::Fresh { model, .. } => {
                 let path = ctx.input("tokenizer")?.path.join(FILE);
                 let tokenizer = Tokenizer::read(&path)?;
-                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab(), tokenizer.special()?.image, ctx.seed)
+                let image_token = tokenizer.special()?.image;
+                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab(), image_token, ctx.seed)
                     .map_err(|error| anyhow!("`model`: {error:#}"))?;
-                (checkpoint, path)
+                checkpoint.write(&folder)?;
+                files::copy(&path, &folder.join(FILE))?;
+                checkpoint
             }
-            Base::Import { .. } => {
-                let folder = &ctx.input("path")?.path;
-                refuse_other_layouts(folder).map_err(wrong_input).context("`path`")?;
-                (Model::read(ctx, "path")?.checkpoint, folder.join(FILE))
-            }
+            Base::Import { .. } => import(ctx, &folder)?,
         };
-        checkpoint.write(&ctx.output("model"))?;
-        files::copy(&tokenizer, &ctx.output("model").join(FILE))?;
-        if let Base::Import { .. } = self {
-            models::carry_seen(&ctx.input("path")?.path, &ctx.output("model"))?;
-        }
         Ok(Summary::default()
             .with("parameters", checkpoint.parameters())
             .with("vocab", checkpoint.architecture.vocab)
@@ -144,18 +158,31 @@ impl Stage for Base {
     }
 }
 
-/// A folder in the layout of Hugging Face's `transformers` names its architecture, which no checkpoint of ours does.
-fn refuse_other_layouts(folder: &Path) -> Result<()> {
-    if !folder.is_dir() {
-        bail!("`{}` is not a folder: a checkpoint is one, as `export` writes it", folder.display());
+/// Copies a checkpoint from elsewhere, with an adapter merged in and its own or another chat template.
+fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
+    let path = &ctx.input("path")?.path;
+    if !path.is_dir() {
+        return Err(wrong_input(anyhow!("`path`: `{}` is not a folder: a checkpoint is one", path.display())));
     }
-    let config: Value = files::read_json(&folder.join("config.json"))?;
-    let Some(architectures) = config.get("architectures") else { return Ok(()) };
-    let names: Vec<&str> = architectures.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let name = names.first().copied().or(config.get("model_type").and_then(Value::as_str)).unwrap_or("unknown");
-    bail!(
-        "`{}` holds a checkpoint of the architecture `{name}` in Hugging Face's layout, which is not read yet: only \
-         folders in the layout that `export` writes are",
-        folder.display()
-    )
+    let read = || -> Result<Checkpoint> {
+        let mut checkpoint = Checkpoint::read(path)?;
+        if let Some(adapter) = ctx.inputs.get("adapter") {
+            Adapter::read(&adapter.path, &checkpoint).and_then(|adapter| adapter.merge(&mut checkpoint))?;
+        }
+        Ok(checkpoint)
+    };
+    let checkpoint = read().map_err(wrong_input).context("`path`")?;
+    model::carry_companions(path, folder)?;
+    if let Some(template) = ctx.inputs.get("chat_template") {
+        if checkpoint.is_own() {
+            let error = anyhow!("`chat_template`: a checkpoint of our own layout has its conversation fixed");
+            return Err(wrong_input(error));
+        }
+        files::copy(&template.path, &folder.join(CHAT_TEMPLATE))?;
+    }
+    let images = |processor| Images::open(&ctx.images, processor);
+    let Model { checkpoint, .. } = Model::around(checkpoint, folder, images).map_err(wrong_input).context("`path`")?;
+    checkpoint.write(folder)?;
+    model::carry_seen(path, folder)?;
+    Ok(checkpoint)
 }

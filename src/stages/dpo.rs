@@ -4,7 +4,8 @@ use anyhow::Result;
 use serde::Deserialize;
 
 use super::common;
-use super::models::{self, Keep, Model, training_table};
+use super::model::{self, Model};
+use super::models::{self, Keep, training_table};
 use crate::data::jsonl;
 use crate::data::records::Pair;
 use crate::data::tokens::TokenPair;
@@ -140,16 +141,16 @@ impl Stage for Dpo {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let policy = Model::read(ctx, "policy")?;
         let reference = match self.reference {
-            Some(_) => models::comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?,
+            Some(_) => model::comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?,
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
-        let pictures = policy.pictures(ctx)?;
-        let seen = models::seen(ctx, "policy", &pairs, pictures.packs())?;
+        let seen = models::seen(ctx, "policy", &pairs)?;
         let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let (state, start) = (self.keep.state(ctx), &policy.checkpoint);
-        let trained = train::dpo(start, &reference, &pairs, &pictures, &self.train, ctx.seed, &state, &resources)?;
+        let trained =
+            train::dpo(start, &reference, &pairs, &*policy.pictures, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
         Ok(models::finish(ctx, &trained, "policy", &seen, resources.device)?
             .with("pairs", pairs.len())

@@ -47,6 +47,9 @@ struct Table {
     top_k: Option<usize>,
     top_p: Option<f64>,
     max_tokens: Option<usize>,
+    /// Texts that end a response.
+    #[serde(default)]
+    stop: Vec<String>,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
@@ -61,7 +64,7 @@ struct Eval {
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, datasets, take } =
+    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, stop, datasets, take } =
         config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::direct),
@@ -70,6 +73,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_k: top_k.unwrap_or(0),
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
+        stop,
     };
     let asking = match &model {
         Model::Checkpoint(_) => asking,
@@ -115,7 +119,7 @@ impl Stage for Eval {
         let known = overlap.is_some();
         let (rollouts, asked) = match &self.model {
             Model::Checkpoint(_) => {
-                let model = models::Model::read(ctx, "model")?;
+                let model = super::model::Model::read(ctx, "model")?;
                 let device = models::resources(ctx)?.device.to_string();
                 (self.asking.ask(ctx, &model, &items)?, ("device", device))
             }

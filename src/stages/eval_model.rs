@@ -58,7 +58,9 @@ impl Remote {
     /// Everything that is wrong with the table, and with what the stage asks of it.
     pub(super) fn check(&self, asking: &Asking) -> Vec<ConfigError> {
         let mut errors = self.endpoint(asking).check("model");
-        for (key, given) in [("top_k", asking.top_k != 0), ("top_p", asking.top_p < 1.0)] {
+        for (key, given) in
+            [("top_k", asking.top_k != 0), ("top_p", asking.top_p < 1.0), ("stop", !asking.stop.is_empty())]
+        {
             if given {
                 let message = format!("`{key}` is for a checkpoint: an endpoint is asked with a temperature only");
                 errors.push(ConfigError::at(key, message));

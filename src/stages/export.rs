@@ -1,18 +1,21 @@
 //! `export`: a checkpoint as a folder for other programs, with a card that says what it is.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::common;
-use super::models::{self, Model};
-use crate::base::files;
+use super::model::{self, Model};
+use super::models::ADAPTER;
+use crate::base::{files, wrong_input};
 use crate::data::seen;
 use crate::data::tokenizer::{FILE, SPECIAL};
-use crate::nn::checkpoint::FORMAT;
+use crate::nn::checkpoint::{FORMAT, Rounding};
+use crate::nn::hub::Dtype;
 use crate::nn::parameters::parameters;
-use crate::nn::{ModelConfig, Part};
+use crate::nn::{Checkpoint, ModelConfig, Part};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
@@ -34,6 +37,8 @@ const FOLDER: &str = "checkpoint";
 #[serde(deny_unknown_fields)]
 struct Export {
     model: Reference,
+    /// The number type of the weights; that of the checkpoint that was imported, if not given.
+    dtype: Option<Dtype>,
 }
 
 /// What `card.json` holds: everything that a reader of the folder needs to know, and nothing of where it was made.
@@ -59,8 +64,9 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
 }
 
 impl Stage for Export {
-    fn identify(&self, _: &mut Manifest) {
-        let Export { model: _ } = self;
+    fn identify(&self, manifest: &mut Manifest) {
+        let Export { model: _, dtype } = self;
+        manifest.value_unless("dtype", dtype, &None);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -68,38 +74,54 @@ impl Stage for Export {
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let Model { checkpoint, .. } = Model::read(ctx, "model")?;
-        let model = checkpoint.own_sizes();
-        let folder = ctx.output(FOLDER);
-        checkpoint.write(&folder)?;
         let from = &ctx.input("model")?.path;
-        files::copy(&from.join(FILE), &folder.join(FILE))?;
-        models::carry_seen(from, &folder)?;
-        let mut parameters_by_part = BTreeMap::new();
-        for parameter in parameters(&checkpoint.architecture) {
-            *parameters_by_part.entry(parameter.part).or_default() += parameter.len();
+        let Model { checkpoint, .. } = Model::read(ctx, "model")?;
+        let folder = ctx.output(FOLDER);
+        let rounding = self.dtype.map_or(Rounding::AsRead, Rounding::To);
+        if checkpoint.is_own() && self.dtype.is_some_and(|dtype| dtype != Dtype::F32) {
+            return Err(wrong_input(anyhow!("`dtype`: a model of our own layout is written as `f32` only")));
         }
-        let mut files_told = BTreeMap::from([
-            ("config.json", "format, vocabulary, id of the image token, sizes"),
-            ("model.safetensors", "one float32 array per parameter"),
-            (FILE, "the vocabulary, as the `tokenizers` package reads it"),
-        ]);
-        if folder.join(seen::FILE).exists() {
-            files_told.insert(seen::FILE, "hashes of the images and questions that it was trained on");
+        checkpoint.write_rounded(&folder, rounding)?;
+        model::carry_companions(from, &folder)?;
+        model::carry_seen(from, &folder)?;
+        if let Some(sizes) = checkpoint.own_sizes() {
+            write_card(&checkpoint, sizes, &folder)?;
         }
-        let card = Card {
-            about: "a vision-language model: patch encoder, projector, LLaMA decoder",
-            format: FORMAT,
-            files: files_told,
-            parameters: checkpoint.parameters(),
-            parameters_by_part,
-            vocab: checkpoint.architecture.vocab,
-            image_tokens: model.image_tokens(),
-            special_tokens: SPECIAL,
-            conversation: "<|user|> [<|image|> x image_tokens] prompt <|assistant|> response <|end|>",
-            model,
-        };
-        files::write_json(&folder.join("card.json"), &card)?;
-        Ok(Summary::default().with("parameters", card.parameters).with("vocab", card.vocab))
+        let adapter = from.join(ADAPTER);
+        if adapter.is_dir() {
+            for name in files::list_if_there(&adapter)? {
+                files::copy(&adapter.join(&name), &folder.join(ADAPTER).join(&name))?;
+            }
+        }
+        Ok(Summary::default().with("parameters", checkpoint.parameters()).with("vocab", checkpoint.architecture.vocab))
     }
+}
+
+/// Says what is in the folder of a model of ours.
+fn write_card(checkpoint: &Checkpoint, model: &ModelConfig, folder: &Path) -> Result<()> {
+    let mut parameters_by_part = BTreeMap::new();
+    for parameter in parameters(&checkpoint.architecture) {
+        *parameters_by_part.entry(parameter.part).or_default() += parameter.len();
+    }
+    let mut files_told = BTreeMap::from([
+        ("config.json", "format, vocabulary, id of the image token, sizes"),
+        ("model.safetensors", "one float32 array per parameter"),
+        (FILE, "the vocabulary, as the `tokenizers` package reads it"),
+    ]);
+    if folder.join(seen::FILE).exists() {
+        files_told.insert(seen::FILE, "hashes of the images and questions that it was trained on");
+    }
+    let card = Card {
+        about: "a vision-language model: patch encoder, projector, LLaMA decoder",
+        format: FORMAT,
+        files: files_told,
+        parameters: checkpoint.parameters(),
+        parameters_by_part,
+        vocab: checkpoint.architecture.vocab,
+        image_tokens: model.image_tokens(),
+        special_tokens: SPECIAL,
+        conversation: "<|user|> [<|image|> x image_tokens] prompt <|assistant|> response <|end|>",
+        model,
+    };
+    files::write_json(&folder.join("card.json"), &card)
 }

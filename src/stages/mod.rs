@@ -30,6 +30,7 @@ mod endpoint;
 mod eval_model;
 mod metrics;
 mod mix_rows;
+mod model;
 mod models;
 mod packing;
 mod pictures;

@@ -1,86 +1,18 @@
-//! What the stages that execute a model share: a checkpoint with its tokenizer, the device, the optimizer's keys.
-//! Knows no kind.
+//! What the training kinds share: the device, the optimizer's keys, the outputs. Knows no kind.
 
-use std::path::Path;
-use std::sync::Arc;
-
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 
 use super::common::with_threads;
-use super::pictures::Pictures;
-use crate::base::{files, wrong_input};
+use super::model::Model;
+use crate::base::wrong_input;
 use crate::data::images::ImagePacks;
 use crate::data::seen::{Asked, Seen};
-use crate::data::tokenizer::{FILE, Tokenizer};
-use crate::data::tokens::Chat;
-use crate::nn::architecture::Vision;
-use crate::nn::{Architecture, Checkpoint, Device, DeviceChoice, LoraConfig, Pattern, Resources};
+use crate::nn::{Device, DeviceChoice, LoraConfig, Pattern, Resources};
 use crate::stage::{ConfigError, Manifest, StageContext, Summary};
 use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained, Tuning};
 
-/// A checkpoint and the tokenizer that came with it.
-pub(super) struct Model {
-    pub(super) checkpoint: Checkpoint,
-    pub(super) chat: Chat,
-}
-
-impl Model {
-    /// Reads the checkpoint of a role. A tokenizer of another vocabulary is an error.
-    pub(super) fn read(ctx: &StageContext, role: &str) -> Result<Model> {
-        let folder = &ctx.input(role)?.path;
-        Model::read_from(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))
-    }
-
-    fn read_from(folder: &Path) -> Result<Model> {
-        let checkpoint = Checkpoint::read(folder)?;
-        let tokenizer = Tokenizer::read(&folder.join(FILE))?;
-        let Architecture { vision, decoder, vocab } = &checkpoint.architecture;
-        let (image_token, image_tokens) =
-            vision.as_ref().map_or((None, 0), |vision| (Some(vision.image_token), vision.tile_tokens()));
-        if tokenizer.vocab() != *vocab || image_token != Some(tokenizer.special().image) {
-            bail!(
-                "the tokenizer has {} tokens with the image token {}, the model {vocab} and {}",
-                tokenizer.vocab(),
-                tokenizer.special().image,
-                image_token.map_or_else(|| "none".to_string(), |token| token.to_string())
-            );
-        }
-        let chat = Chat::new(tokenizer, image_tokens, decoder.max_positions);
-        Ok(Model { checkpoint, chat })
-    }
-
-    /// The images of the stage's inputs, as this model takes them.
-    pub(super) fn pictures(&self, ctx: &StageContext) -> Result<Pictures> {
-        let size = self.checkpoint.architecture.vision.as_ref().map_or(1, |vision| vision.image_size);
-        Ok(Pictures::new(ImagePacks::open(&ctx.images)?, size))
-    }
-
-    /// Writes `checkpoint` as the stage's model, with the tokenizer of the model that it came from.
-    fn write(ctx: &StageContext, checkpoint: &Checkpoint, role: &str) -> Result<()> {
-        let folder = ctx.output("model");
-        checkpoint.write(&folder)?;
-        files::copy(&ctx.input(role)?.path.join(FILE), &folder.join(FILE))
-    }
-}
-
-/// The reference, if it reads the same tokens as the policy.
-pub(super) fn comparable(reference: Checkpoint, policy: &Checkpoint) -> Result<Checkpoint> {
-    let reads = |model: &Checkpoint| {
-        let Architecture { vision, vocab, .. } = &model.architecture;
-        (*vocab, vision.as_ref().map(|vision| vision.image_token), vision.as_ref().map_or(0, Vision::tile_tokens))
-    };
-    let (own, other) = (reads(policy), reads(&reference));
-    if own != other {
-        return Err(wrong_input(anyhow!(
-            "`reference` does not read what `policy` reads: it has {} tokens and {} per image, the policy {} and {}",
-            other.0,
-            other.2,
-            own.0,
-            own.2
-        )));
-    }
-    Ok(reference)
-}
+/// Where the adapter of a training lies in the folder of its model, which has it merged in.
+pub(super) const ADAPTER: &str = "adapter";
 
 /// The device and the threads that the stage was given.
 pub(super) fn resources<'a>(ctx: &'a StageContext) -> Result<Resources<'a>> {
@@ -105,20 +37,16 @@ impl Keep {
 }
 
 /// What the model of a role had seen before, and what it is asked in this training.
-pub(super) fn seen<'a, T>(ctx: &StageContext, role: &str, asked: &'a [T], packs: &ImagePacks) -> Result<Seen>
+pub(super) fn seen<'a, T>(ctx: &StageContext, role: &str, asked: &'a [T]) -> Result<Seen>
 where
     Asked<'a>: From<&'a T>,
 {
     let folder = &ctx.input(role)?.path;
     let mut seen = Seen::read(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))?.unwrap_or_default();
     let asked: Vec<Asked> = asked.iter().map(Asked::from).collect();
-    with_threads(ctx.threads, || seen.add(&asked, packs))??;
+    let packs = ImagePacks::open(&ctx.images)?;
+    with_threads(ctx.threads, || seen.add(&asked, &packs))??;
     Ok(seen)
-}
-
-/// What a checkpoint has seen goes with it, where that is known.
-pub(super) fn carry_seen(from: &Path, to: &Path) -> Result<()> {
-    Seen::read(from).map_err(wrong_input)?.map_or(Ok(()), |seen| seen.write(to))
 }
 
 /// Writes a training's outputs and sums it up.
@@ -129,8 +57,12 @@ pub(super) fn finish(
     seen: &Seen,
     device: Device,
 ) -> Result<Summary> {
-    Model::write(ctx, &trained.checkpoint, role)?;
-    seen.write(&ctx.output("model"))?;
+    let folder = ctx.output("model");
+    Model::write(&trained.checkpoint, &ctx.input(role)?.path, &folder)?;
+    if let Some(adapter) = &trained.adapter {
+        adapter.write(&trained.checkpoint, &folder.join(ADAPTER))?;
+    }
+    seen.write(&folder)?;
     crate::data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
     let loss = trained.curve.last().map(|point| point.loss);
     Ok(Summary::default()
@@ -183,6 +115,7 @@ impl Lora {
         LoraConfig {
             rank: self.rank.unwrap_or(8),
             alpha: self.alpha.unwrap_or(8.0),
+            rank_stabilized: false,
             dropout: self.dropout.unwrap_or(0.0),
             targets: self.targets.clone().unwrap_or_else(targets),
         }
@@ -193,7 +126,7 @@ impl Lora {
 pub(super) fn identify_tuning(manifest: &mut Manifest, tuning: &Tuning) {
     let Tuning { micro_batch, lora } = tuning;
     manifest.value_unless("micro_batch", micro_batch, &None);
-    let Some(LoraConfig { rank, alpha, dropout, targets }) = lora else { return };
+    let Some(LoraConfig { rank, alpha, rank_stabilized: _, dropout, targets }) = lora else { return };
     manifest.value("lora.rank", rank);
     manifest.value("lora.alpha", alpha);
     manifest.value("lora.dropout", dropout);
@@ -291,7 +224,7 @@ fn check_tuning(tuning: &Tuning, batch: usize, errors: &mut Vec<ConfigError>) {
     if let Some(micro) = tuning.micro_batch {
         need("micro_batch", (1..=batch).contains(&micro), format!("from 1 to `batch`, which is {batch}, not {micro}"));
     }
-    let Some(LoraConfig { rank, alpha, dropout, targets }) = &tuning.lora else { return };
+    let Some(LoraConfig { rank, alpha, rank_stabilized: _, dropout, targets }) = &tuning.lora else { return };
     need("lora.rank", (1..=4096).contains(rank), format!("from 1 to 4096, not {rank}"));
     need("lora.alpha", alpha.is_finite() && *alpha > 0.0, format!("above 0, not {alpha}"));
     need("lora.dropout", (0.0..1.0).contains(dropout), format!("at least 0 and below 1, not {dropout}"));

@@ -2,32 +2,19 @@
 
 use anyhow::Result;
 
-use crate::data::images::{ImagePacks, PixelSource as _};
+use crate::data::pixels::Images;
 use crate::nn::{Frame, Picture, PixelSource};
 
-/// Images of the inputs, prepared for one model.
-pub(super) struct Pictures {
-    packs: ImagePacks,
-    size: usize,
-}
-
-impl Pictures {
-    pub(super) fn new(packs: ImagePacks, size: usize) -> Pictures {
-        Pictures { packs, size }
-    }
-
-    pub(super) fn packs(&self) -> &ImagePacks {
-        &self.packs
-    }
-}
+/// Images, prepared for one model.
+pub(super) struct Pictures(pub(super) Images);
 
 impl PixelSource for Pictures {
-    fn frame(&self, _: &str) -> Result<Frame> {
-        let side = self.size as u32;
-        Ok(Frame { width: side, height: side, grid: None })
+    fn frame(&self, key: &str) -> Result<Frame> {
+        let (width, height) = self.0.size(key)?;
+        Ok(Frame { width, height, grid: self.0.grid(key)? })
     }
 
     fn picture(&self, key: &str) -> Result<Picture> {
-        Ok(Picture { frame: self.frame(key)?, values: self.packs.pixels(key, self.size)? })
+        Ok(Picture { frame: self.frame(key)?, values: self.0.pixels(key)? })
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Deserialize;
 
 use super::common;
-use super::models::Model;
+use super::model::Model;
 use super::sampling::{self, Asking, Take};
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
@@ -38,6 +38,9 @@ struct Table {
     top_k: Option<usize>,
     top_p: Option<f64>,
     max_tokens: Option<usize>,
+    /// Texts that end a response.
+    #[serde(default)]
+    stop: Vec<String>,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
@@ -52,7 +55,7 @@ struct RolloutStage {
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { model, items, prompt, samples, temperature, top_k, top_p, max_tokens, datasets, take } =
+    let Table { model, items, prompt, samples, temperature, top_k, top_p, max_tokens, stop, datasets, take } =
         config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::cot),
@@ -61,6 +64,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_k: top_k.unwrap_or(0),
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
+        stop,
     };
     let mut errors = asking.check(take);
     common::check_datasets(&mut errors, datasets.as_ref());

@@ -7,11 +7,13 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::common::of_datasets;
-use super::models::{self, Model};
+use super::model::Model;
+use super::models;
 use crate::base::{files, wrong_input};
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Item, Rollout, Sample};
+use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::Prompt;
 use crate::infer::{GenerateConfig, generate};
 use crate::stage::{ConfigError, Manifest, StageContext};
@@ -28,6 +30,8 @@ pub(super) struct Asking {
     pub(super) top_k: usize,
     pub(super) top_p: f64,
     pub(super) max_tokens: usize,
+    /// Texts that end a response; what comes before is kept.
+    pub(super) stop: Vec<String>,
 }
 
 /// Which items of a set are asked.
@@ -42,7 +46,7 @@ pub(super) enum Take {
 
 impl Asking {
     pub(super) fn check(&self, take: Option<Take>) -> Vec<ConfigError> {
-        let Asking { prompt: _, samples, temperature, top_k: _, top_p, max_tokens } = self;
+        let Asking { prompt: _, samples, temperature, top_k: _, top_p, max_tokens, stop } = self;
         let mut errors = Vec::new();
         let mut need = |key: &str, holds: bool, message: String| {
             if !holds {
@@ -54,13 +58,14 @@ impl Asking {
         let warm = temperature.is_finite() && *temperature >= 0.0;
         need("temperature", warm, format!("at least 0 (0 is greedy), not {temperature}"));
         need("top_p", *top_p > 0.0 && *top_p <= 1.0, format!("above 0 and at most 1, not {top_p}"));
+        need("stop", !stop.iter().any(String::is_empty), "texts that are not empty".to_string());
         let some = !matches!(take, Some(Take::First(0) | Take::Random(0)));
         need("take", some, "at least 1 item".to_string());
         errors
     }
 
     pub(super) fn identify(&self, manifest: &mut Manifest) {
-        let Asking { prompt, samples, temperature, top_k, top_p, max_tokens } = self;
+        let Asking { prompt, samples, temperature, top_k, top_p, max_tokens, stop } = self;
         // A template's name and style change no response; `eval` adds the style, which changes its verdicts.
         manifest.value("prompt.text", &prompt.text);
         manifest.value("prompt.letter", &prompt.letter);
@@ -69,6 +74,7 @@ impl Asking {
         manifest.value("top_k", top_k);
         manifest.value("top_p", top_p);
         manifest.value("max_tokens", max_tokens);
+        manifest.value_unless("stop", stop, &Vec::new());
     }
 
     /// Asks `items`; the rollouts come in their order.
@@ -87,9 +93,9 @@ impl Asking {
             .iter()
             .map(|&index| model.chat.prompt(&items[index].id, &texts[index], items[index].image.as_deref()))
             .collect::<Result<_>>()?;
-        let pictures = model.pictures(ctx)?;
         let resources = models::resources(ctx)?;
-        let tokenizer = model.chat.tokenizer();
+        let ends = Ends { tokenizer: model.chat.tokenizer(), texts: &self.stop };
+        let watch = |_: usize, _: usize, tokens: &[u32]| ends.reached(tokens);
         let config = GenerateConfig {
             temperature: self.temperature,
             top_k: self.top_k,
@@ -101,23 +107,57 @@ impl Asking {
         };
         let mut writer = jsonl::Writer::append(&path)?;
         let total = items.len() as u64;
-        generate(&model.checkpoint, &prompts, &pictures, &config, ctx.seed, &resources, &mut |at, responses| {
-            let index = open[at];
-            let samples = responses
-                .into_iter()
-                .map(|response| {
-                    let text = tokenizer.decode(&response.tokens)?;
-                    Ok(Sample { text: text.trim().to_string(), finish: response.finish, tokens: response.count })
-                })
-                .collect::<Result<_>>()?;
-            let rollout = Rollout { item: items[index].clone(), prompt: texts[index].clone(), samples };
-            writer.push(&Done { index, rollout: rollout.clone() })?;
-            writer.flush()?;
-            finished.insert(index, rollout);
-            ctx.progress.step(finished.len() as u64, total, "items");
-            Ok(())
-        })?;
+        generate(
+            &model.checkpoint,
+            &prompts,
+            &*model.pictures,
+            &config,
+            ctx.seed,
+            &watch,
+            &resources,
+            &mut |at, responses| {
+                let index = open[at];
+                let samples = responses
+                    .into_iter()
+                    .map(|response| {
+                        let text = ends.text(&response.tokens)?;
+                        Ok(Sample { text: text.trim().to_string(), finish: response.finish, tokens: response.count })
+                    })
+                    .collect::<Result<_>>()?;
+                let rollout = Rollout { item: items[index].clone(), prompt: texts[index].clone(), samples };
+                writer.push(&Done { index, rollout: rollout.clone() })?;
+                writer.flush()?;
+                finished.insert(index, rollout);
+                ctx.progress.step(finished.len() as u64, total, "items");
+                Ok(())
+            },
+        )?;
         Ok(finished.into_values().collect())
+    }
+}
+
+/// The texts that end a response.
+pub(super) struct Ends<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) texts: &'a [String],
+}
+
+impl Ends<'_> {
+    /// Whether one of them has just been written.
+    pub(super) fn reached(&self, tokens: &[u32]) -> bool {
+        let Some(longest) = self.texts.iter().map(String::len).max() else { return false };
+        // A token stands for a byte at least, and one that is cut in a character for three more.
+        let tail = &tokens[tokens.len().saturating_sub(longest + 4)..];
+        self.tokenizer.decode(tail).is_ok_and(|tail| self.texts.iter().any(|text| tail.contains(text)))
+    }
+
+    /// The text of a response, up to the first of them.
+    pub(super) fn text(&self, tokens: &[u32]) -> Result<String> {
+        let mut text = self.tokenizer.decode(tokens)?;
+        if let Some(end) = self.texts.iter().filter_map(|end| text.find(end)).min() {
+            text.truncate(end);
+        }
+        Ok(text)
     }
 }
 

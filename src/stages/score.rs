@@ -7,7 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::common::{self, Truncate};
-use super::models::{self, Model};
+use super::model::{self, Model};
+use super::models;
 use crate::base::files;
 use crate::data::credits::CreditFacts;
 use crate::data::jsonl;
@@ -81,12 +82,12 @@ impl Stage for Scoring {
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let policy = Model::read(ctx, "policy")?;
-        let reference = models::comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?;
+        let reference = model::comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?;
         let judged: Vec<Judged> = jsonl::read(&ctx.input("judged")?.path)?;
         common::not_empty(&judged, "judged")?;
         let asked = Asked::new(&judged, self.truncate, &policy.chat)?;
-        let (pictures, resources) = (policy.pictures(ctx)?, models::resources(ctx)?);
-        let log_probs = |model: &Checkpoint| infer::log_probs(model, &asked.rows, &pictures, &resources);
+        let resources = models::resources(ctx)?;
+        let log_probs = |model: &Checkpoint| infer::log_probs(model, &asked.rows, &*policy.pictures, &resources);
         let (ours, theirs) = (log_probs(&policy.checkpoint)?, log_probs(&reference)?);
         let credit = |row: usize| -> (f64, Vec<(String, f32)>) {
             let ratios = ours[row].iter().zip(&theirs[row]).map(|(one, other)| f64::from(*one) - f64::from(*other));

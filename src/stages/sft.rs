@@ -3,7 +3,8 @@
 use anyhow::Result;
 
 use super::common;
-use super::models::{self, Keep, Model, training_table};
+use super::model::Model;
+use super::models::{self, Keep, training_table};
 use crate::data::jsonl;
 use crate::data::records::Row;
 use crate::data::tokens::TokenRow;
@@ -73,12 +74,12 @@ impl Stage for Sft {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let rows: Vec<Row> = jsonl::read(&ctx.input("data")?.path)?;
-        let pictures = model.pictures(ctx)?;
-        let seen = models::seen(ctx, "model", &rows, pictures.packs())?;
+        let seen = models::seen(ctx, "model", &rows)?;
         let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let state = self.keep.state(ctx);
-        let trained = train::sft(&model.checkpoint, &rows, &pictures, &self.train, ctx.seed, &state, &resources)?;
+        let trained =
+            train::sft(&model.checkpoint, &rows, &*model.pictures, &self.train, ctx.seed, &state, &resources)?;
         Ok(models::finish(ctx, &trained, "model", &seen, resources.device)?.with("rows", rows.len()))
     }
 }

@@ -1,6 +1,7 @@
 //! A model's weights from a hub folder, by parameter, and back under the names that they had. Knows no tensor.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
@@ -9,6 +10,8 @@ use super::number::Dtype;
 use super::weights::Folder;
 use super::writer::{self, Output};
 use crate::nn::architecture::Architecture;
+use crate::nn::checkpoint::Rounding;
+use crate::nn::parameters::Parameter;
 
 /// How a folder stores a model besides its numbers: what writing it back needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,16 +26,16 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Reads every parameter (our name and shape), in their order, and how they were stored. An array that is missing, of
 /// another shape or of no parameter is an error before any is read.
-pub fn read(
+pub(crate) fn read(
     folder: &Path,
     architecture: &Architecture,
-    parameters: &[(String, Vec<usize>)],
+    parameters: &[Parameter],
 ) -> Result<(Vec<Vec<f32>>, Form)> {
     let files = Folder::open(folder)?;
     let named = Scheme::of(files.names(), architecture.vision.is_some());
     let scheme = named.with_context(|| format!("`{}`", folder.display()))?;
     let expected: Vec<(String, &[usize])> =
-        parameters.iter().map(|(name, shape)| (scheme.in_file(name), shape.as_slice())).collect();
+        parameters.iter().map(|parameter| (scheme.in_file(&parameter.name), parameter.shape.as_slice())).collect();
     let mut known: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
     let head = scheme.in_file(HEAD);
     if architecture.decoder.tied_head {
@@ -56,9 +59,9 @@ pub fn read(
 }
 
 /// A head that is stored although it is tied must be the embedding: transformers would untie them otherwise.
-fn check_tie(files: &Folder, head: &str, parameters: &[(String, Vec<usize>)], weights: &[Vec<f32>]) -> Result<()> {
-    let embedding = parameters.iter().zip(weights).find(|((name, _), _)| name == EMBEDDING);
-    if let Some(((_, shape), values)) = embedding
+fn check_tie(files: &Folder, head: &str, parameters: &[Parameter], weights: &[Vec<f32>]) -> Result<()> {
+    let embedding = parameters.iter().zip(weights).find(|(parameter, _)| parameter.name == EMBEDDING);
+    if let Some((Parameter { shape, .. }, values)) = embedding
         && files.array(head, shape)? != *values
     {
         bail!("array `{head}` differs from the token embedding, which `tie_word_embeddings` says it is");
@@ -66,24 +69,27 @@ fn check_tie(files: &Folder, head: &str, parameters: &[(String, Vec<usize>)], we
     Ok(())
 }
 
-/// Writes parameters (our name and shape) as the folder that they were read from had them. A parameter that its number
-/// type cannot hold any more, as training changed it, is stored as F32 where `exact`, and rounded otherwise.
-pub fn write(
+/// Writes parameters under the names that they had in the folder that they were read from.
+pub(crate) fn write(
     folder: &Path,
     form: &Form,
-    parameters: &[(String, Vec<usize>)],
-    weights: &[Vec<f32>],
-    exact: bool,
+    parameters: &[Parameter],
+    weights: &[Arc<Vec<f32>>],
+    rounding: Rounding,
 ) -> Result<()> {
-    let dtype = |dtype: Dtype, values: &[f32]| if exact && !dtype.fits(values) { Dtype::F32 } else { dtype };
+    let dtype = |read: Dtype, values: &[f32]| match rounding {
+        Rounding::Exact if !read.fits(values) => Dtype::F32,
+        Rounding::Exact | Rounding::AsRead => read,
+        Rounding::To(dtype) => dtype,
+    };
     let outputs: Vec<Output> = parameters
         .iter()
         .zip(weights)
         .zip(&form.dtypes)
-        .map(|(((name, shape), values), stored)| Output {
-            name: form.scheme.in_file(name),
-            shape: shape.clone(),
-            dtype: dtype(*stored, values),
+        .map(|((parameter, values), read)| Output {
+            name: form.scheme.in_file(&parameter.name),
+            shape: parameter.shape.clone(),
+            dtype: dtype(*read, values),
             values,
         })
         .collect();
