@@ -114,7 +114,7 @@ impl<'a> Fields<'a> {
 
     /// One of several texts, and what it stands for.
     pub(super) fn choice<T: Copy>(&self, name: &'static str, default: &str, choices: &[(&str, T)]) -> Option<T> {
-        let text = self.text(name).unwrap_or(default);
+        let text = if self.value(name).is_some() { self.text(name)? } else { default };
         let chosen = choices.iter().find(|(known, _)| *known == text).map(|(_, chosen)| *chosen);
         if chosen.is_none() {
             let known: Vec<String> = choices.iter().map(|(known, _)| format!("`{known}`")).collect();
@@ -143,7 +143,7 @@ impl<'a> Fields<'a> {
         for (name, value) in self.object {
             let known = asked.contains(name.as_str()) || harmless.iter().any(|list| list.contains(&name.as_str()));
             if !known && !value.is_null() {
-                self.wrong(name, format!("is not known, and may change the arithmetic: it is {}", short(value)));
+                self.wrong(name, format!("is not supported and may change the arithmetic: it is {}", short(value)));
             }
         }
     }

@@ -29,6 +29,9 @@ mod rope;
 mod text;
 mod vision;
 
+#[cfg(test)]
+mod tests;
+
 pub use adapter::{Adapter, LowRank};
 pub use config::Config;
 pub use model::Form;

@@ -22,9 +22,9 @@ pub(super) fn read(fields: &Fields, max_positions: usize) -> Rope {
         Some(inner) => {
             let theta = inner.positive("rope_theta", outer_theta);
             inner.only("partial_rotary_factor", &json!(1.0));
-            let scaling = scaling(&inner, max_positions);
-            inner.finish(&[]);
-            (theta, scaling)
+            // The other fields of a kind that is not known have no meaning to us.
+            let scaling = scaling(&inner, max_positions).inspect(|_| inner.finish(&[]));
+            (theta, scaling.unwrap_or(RopeScaling::None))
         }
     };
     if theta <= 1.0 {
@@ -33,20 +33,21 @@ pub(super) fn read(fields: &Fields, max_positions: usize) -> Rope {
     Rope { theta, scaling, rounded: true }
 }
 
-fn scaling(inner: &Fields, max_positions: usize) -> RopeScaling {
+fn scaling(inner: &Fields, max_positions: usize) -> Option<RopeScaling> {
     let older = inner.text("type").unwrap_or("default");
     let original = || inner.size("original_max_position_embeddings", max_positions);
     let kinds = ["default", "linear", "dynamic", "llama3", "yarn"].map(|kind| (kind, kind));
-    match inner.choice("rope_type", older, &kinds) {
-        Some("linear") => RopeScaling::Linear { factor: inner.needed("factor") },
+    Some(match inner.choice("rope_type", older, &kinds)? {
+        "linear" => RopeScaling::Linear { factor: inner.needed("factor") },
         // Stretches nothing up to `max_position_embeddings`, which is the longest sequence that we allow.
-        Some("dynamic") => {
+        "dynamic" => {
             inner.needed("factor");
             RopeScaling::None
         }
-        Some("llama3") => {
+        "llama3" => {
+            let before = inner.problems();
             let (low, high) = (inner.needed("low_freq_factor"), inner.needed("high_freq_factor"));
-            if high <= low {
+            if high <= low && inner.problems() == before {
                 inner
                     .wrong("high_freq_factor", format!("must exceed `low_freq_factor` ({low}), which {high} does not"));
             }
@@ -57,9 +58,9 @@ fn scaling(inner: &Fields, max_positions: usize) -> RopeScaling {
                 original_positions: original(),
             }
         }
-        Some("yarn") => yarn(inner, original(), max_positions),
+        "yarn" => yarn(inner, original(), max_positions),
         _ => RopeScaling::None,
-    }
+    })
 }
 
 /// `_compute_yarn_parameters`.

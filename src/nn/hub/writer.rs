@@ -41,7 +41,7 @@ pub fn write(folder: &Path, arrays: &[Output]) -> Result<()> {
     write_sharded(folder, arrays, SHARD)
 }
 
-fn write_sharded(folder: &Path, arrays: &[Output], most: usize) -> Result<()> {
+pub(super) fn write_sharded(folder: &Path, arrays: &[Output], most: usize) -> Result<()> {
     let shards = split(arrays, most);
     let name = |number: usize| match shards.len() {
         1 => SINGLE.to_string(),

@@ -1,0 +1,198 @@
+//! LoRA adapters of PEFT.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::super::{Adapter, Dtype, LowRank, writer, writer::Output};
+use super::{put, told};
+use crate::base::files;
+
+/// `adapter_config.json` as PEFT 0.21 writes it.
+const PEFT: &str = r#"{
+  "alora_invocation_tokens": null, "alpha_pattern": {}, "arrow_config": null, "auto_mapping": null,
+  "base_model_name_or_path": null, "bias": "none", "corda_config": null, "ensure_weight_tying": false,
+  "eva_config": null, "exclude_modules": null, "fan_in_fan_out": false, "inference_mode": true,
+  "init_lora_weights": true, "kasa_config": null, "layer_replication": null, "layers_pattern": null,
+  "layers_to_transform": null, "loftq_config": {}, "lora_alpha": 4, "lora_bias": false, "lora_dropout": 0.05,
+  "lora_ga_config": null, "megatron_config": null, "megatron_core": "megatron.core", "modules_to_save": null,
+  "monteclora_config": null, "peft_type": "LORA", "peft_version": "0.21.2", "qalora_group_size": 16, "r": 2,
+  "rank_pattern": {}, "revision": null, "target_modules": ["q_proj", "down_proj"], "target_parameters": null,
+  "task_type": "CAUSAL_LM", "trainable_token_indices": null, "use_bdlora": null, "use_dora": false,
+  "use_qalora": false, "use_rslora": false, "velora_config": null
+}"#;
+
+/// An adapter's file with both halves of these modules, 3 inputs and 1 output each.
+fn put_modules(folder: &Path, modules: &[&str], rank: usize) {
+    let values: Vec<f32> = (0..3 * rank).map(|at| at as f32).collect();
+    let mut outputs = Vec::new();
+    for module in modules {
+        let mut add = |half: &str, shape: [usize; 2]| {
+            let name = format!("base_model.model.{module}.lora_{half}.weight");
+            let values = &values[..shape[0] * shape[1]];
+            outputs.push(Output { name, shape: shape.to_vec(), dtype: Dtype::F32, values });
+        };
+        add("A", [rank, 3]);
+        add("B", [1, rank]);
+    }
+    let outputs: Vec<&Output> = outputs.iter().collect();
+    writer::write_file(&folder.join("adapter_model.safetensors"), &outputs).unwrap();
+}
+
+fn low_rank() -> LowRank {
+    LowRank { inputs: 3, outputs: 1, down: vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0], up: vec![0.0, 1.0] }
+}
+
+#[test]
+fn peft_names_modules_by_the_version_of_transformers_below_it() {
+    let ours = [
+        "model.layers.0.self_attn.q_proj",
+        "multi_modal_projector.linear_1",
+        "vision_tower.vision_model.encoder.layers.0.mlp.fc1",
+    ];
+    let ways: [[&str; 3]; 3] = [
+        [
+            "model.language_model.layers.0.self_attn.q_proj",
+            "model.multi_modal_projector.linear_1",
+            "model.vision_tower.encoder.layers.0.mlp.fc1",
+        ],
+        [
+            "model.language_model.layers.0.self_attn.q_proj",
+            "model.multi_modal_projector.linear_1",
+            "model.vision_tower.vision_model.encoder.layers.0.mlp.fc1",
+        ],
+        [
+            "language_model.model.layers.0.self_attn.q_proj",
+            "multi_modal_projector.linear_1",
+            "vision_tower.vision_model.encoder.layers.0.mlp.fc1",
+        ],
+    ];
+    for way in ways {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), "adapter_config.json", PEFT);
+        put_modules(folder.path(), &way, 2);
+        let adapter = Adapter::read(folder.path(), true).unwrap();
+        assert_eq!(adapter.modules.keys().collect::<Vec<_>>(), ours);
+        assert!(adapter.modules.values().all(|module| *module == low_rank()));
+        assert_eq!((adapter.rank, adapter.alpha, adapter.dropout), (2, 4.0, 0.05));
+        assert_eq!(adapter.scale(), 2.0);
+    }
+}
+
+#[test]
+fn an_adapter_survives_the_disk() {
+    let modules = BTreeMap::from([
+        ("model.layers.0.self_attn.q_proj".to_string(), low_rank()),
+        ("vision_tower.vision_model.encoder.layers.1.mlp.fc2".to_string(), low_rank()),
+    ]);
+    let adapter = Adapter { rank: 2, alpha: 3.0, dropout: 0.0, rank_stabilized: true, modules };
+    assert!((adapter.scale() - 3.0 / 2f64.sqrt()).abs() < 1e-12);
+    let folder = tempfile::tempdir().unwrap();
+    adapter.write(folder.path(), true, Some("models/base"), Dtype::F32).unwrap();
+    assert_eq!(Adapter::read(folder.path(), true).unwrap(), adapter);
+    let config = files::read_text(&folder.path().join("adapter_config.json")).unwrap();
+    expect_test::expect![[r#"
+        {
+          "base_model_name_or_path": "models/base",
+          "bias": "none",
+          "fan_in_fan_out": false,
+          "inference_mode": true,
+          "init_lora_weights": true,
+          "lora_alpha": 3,
+          "lora_dropout": 0.0,
+          "modules_to_save": null,
+          "peft_type": "LORA",
+          "r": 2,
+          "target_modules": [
+            "model.language_model.layers.0.self_attn.q_proj",
+            "model.vision_tower.encoder.layers.1.mlp.fc2"
+          ],
+          "task_type": "CAUSAL_LM",
+          "use_dora": false,
+          "use_rslora": true
+        }
+    "#]]
+    .assert_eq(&config);
+}
+
+/// What reading an adapter tells whose config has one text replaced.
+fn of_config(from: &str, to: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(PEFT.contains(from), "{from}");
+    put(folder.path(), "adapter_config.json", &PEFT.replace(from, to));
+    put_modules(folder.path(), &["model.layers.0.self_attn.q_proj"], 2);
+    told(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_config.json`: ", "")
+}
+
+#[test]
+fn kinds_of_adapters_that_are_not_supported() {
+    let cases = [
+        ("\"LORA\"", "\"IA3\""),
+        ("\"bias\": \"none\"", "\"bias\": \"all\""),
+        ("\"use_dora\": false", "\"use_dora\": true"),
+        ("\"fan_in_fan_out\": false", "\"fan_in_fan_out\": true"),
+        ("\"rank_pattern\": {}", "\"rank_pattern\": {\"q_proj\": 4}"),
+        ("\"alpha_pattern\": {}", "\"alpha_pattern\": {\"q_proj\": 4}"),
+        ("\"modules_to_save\": null", "\"modules_to_save\": [\"lm_head\"]"),
+        ("\"init_lora_weights\": true", "\"init_lora_weights\": \"pissa\""),
+        ("\"target_modules\": [\"q_proj\", \"down_proj\"]", "\"target_modules\": 3"),
+        ("\"lora_dropout\": 0.05", "\"lora_dropout\": 1.0"),
+        ("\"r\": 2", "\"r\": 0"),
+        ("\"lora_alpha\": 4", "\"lora_alpha\": -1"),
+        ("\"task_type\": \"CAUSAL_LM\"", "\"task_type\": \"SEQ_CLS\""),
+        ("\"layer_replication\": null", "\"layer_replication\": [[0, 4]]"),
+        ("\"peft_type\": \"LORA\",", ""),
+    ];
+    let told: Vec<String> = cases.into_iter().map(|(from, to)| of_config(from, to)).collect();
+    expect_test::expect![[r#"
+        `peft_type` is "IA3": supported is "LORA" only
+        `bias` is "all": supported is "none" only
+        `use_dora` is true: supported is false only
+        `fan_in_fan_out` is true: supported is false only
+        `rank_pattern` is {"q_proj":4}: supported is {} only
+        `alpha_pattern` is {"q_proj":4}: supported is {} only
+        `modules_to_save` is not supported and may change the arithmetic: it is ["lm_head"]
+        `init_lora_weights` is "pissa": supported is "gaussian" only
+        `target_modules` must be a text or a list of texts
+        `lora_dropout` must be a number from 0 to below 1, not 1.0
+        `r` must be a whole number from 1 to 1048576, not 0
+        `lora_alpha` must be a number above 0, not -1
+        `task_type` is "SEQ_CLS": supported is "CAUSAL_LM" only
+        `layer_replication` is not supported and may change the arithmetic: it is [[0,4]]
+        `peft_type` is missing"#]]
+    .assert_eq(&told.join("\n"));
+}
+
+#[test]
+fn arrays_that_are_no_adapter() {
+    let of = |modules: &[&str], rank: usize| {
+        let folder = tempfile::tempdir().unwrap();
+        put(folder.path(), "adapter_config.json", PEFT);
+        put_modules(folder.path(), modules, rank);
+        told(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_model.safetensors`", "FILE")
+    };
+    assert_eq!(of(&[], 2), "FILE: holds no LoRA module");
+    assert_eq!(
+        of(&["model.layers.0.mlp.up_proj"], 4),
+        "FILE: the module `model.layers.0.mlp.up_proj` has A of shape [4, 3] and B of shape [1, 4], not of rank 2"
+    );
+    assert_eq!(of(&["model.layers.0.mlp.up_proj", "score"], 2), "FILE: the module `score` is none of the model's");
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "adapter_config.json", PEFT);
+    let half = |name: &str, shape: &[usize]| Output {
+        name: format!("base_model.model.{name}"),
+        shape: shape.to_vec(),
+        dtype: Dtype::F32,
+        values: &[0.0; 6],
+    };
+    let path = folder.path().join("adapter_model.safetensors");
+    writer::write_file(&path, &[&half("model.layers.0.mlp.up_proj.lora_A.weight", &[2, 3])]).unwrap();
+    assert_eq!(
+        told(Adapter::read(folder.path(), false), folder.path()),
+        "`DIR/adapter_model.safetensors`: array `base_model.model.model.layers.0.mlp.up_proj.lora_B.weight` is missing"
+    );
+    writer::write_file(&path, &[&half("lm_head.weight", &[2, 3])]).unwrap();
+    assert_eq!(
+        told(Adapter::read(folder.path(), false), folder.path()),
+        "`DIR/adapter_model.safetensors`: array `base_model.model.lm_head.weight` is no half of a LoRA module"
+    );
+}

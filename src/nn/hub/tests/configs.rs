@@ -1,0 +1,297 @@
+//! Configs of every family, in the style of transformers 4 and 5.
+
+use super::config;
+use crate::nn::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Vision, VisionFamily};
+
+/// A small decoder as transformers 5.24 writes it, `more` in front.
+fn written(model_type: &str, class: &str, more: &str) -> String {
+    format!(
+        r#"{{{more} "architectures": ["{class}"], "model_type": "{model_type}", "vocab_size": 40, "hidden_size": 16,
+        "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "max_position_embeddings": 2048, "rms_norm_eps": 1e-06, "hidden_act": "silu", "initializer_range": 0.02,
+        "attention_dropout": 0.0, "dtype": "float32", "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": null,
+        "tie_word_embeddings": false, "transformers_version": "5.24.0", "use_cache": true}}"#
+    )
+}
+
+fn rope(theta: f64, scaling: RopeScaling) -> Rope {
+    Rope { theta, scaling, rounded: true }
+}
+
+/// What [`written`] says.
+fn small() -> Decoder {
+    Decoder {
+        dim: 16,
+        layers: 2,
+        heads: 4,
+        kv_heads: 2,
+        head_width: 4,
+        ff: 24,
+        norm_eps: 1e-6,
+        qkv_bias: false,
+        output_bias: false,
+        mlp_bias: false,
+        head_norm: false,
+        tied_head: false,
+        rope: rope(10_000.0, RopeScaling::None),
+        max_positions: 2048,
+    }
+}
+
+fn decoder(text: &str) -> Decoder {
+    config(text).unwrap().architecture.decoder
+}
+
+#[test]
+fn the_four_decoders_differ_in_biases_norms_and_windows() {
+    let new = r#""rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},"#;
+    let llama = written("llama", "LlamaForCausalLM", &format!(r#"{new} "head_dim": 4, "pretraining_tp": 1,"#));
+    let found = config(&llama).unwrap();
+    assert_eq!((found.architecture.vision, found.architecture.vocab, found.pinpoints), (None, 40, vec![]));
+    assert_eq!(found.architecture.decoder, small());
+
+    let biased = written("llama", "LlamaForCausalLM", r#""attention_bias": true, "mlp_bias": true, "head_dim": 6,"#);
+    let expected = Decoder { head_width: 6, qkv_bias: true, output_bias: true, mlp_bias: true, ..small() };
+    assert_eq!(decoder(&biased), expected);
+
+    let mistral = written("mistral", "MistralForCausalLM", r#""sliding_window": 64,"#);
+    assert_eq!(decoder(&mistral), Decoder { max_positions: 64, ..small() });
+    let mistral = written("mistral", "MistralForCausalLM", r#""sliding_window": null,"#);
+    assert_eq!(decoder(&mistral), small());
+
+    let qwen2 = written(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        r#""use_sliding_window": false, "sliding_window": 64, "max_window_layers": 1, "use_mrope": false,"#,
+    );
+    assert_eq!(decoder(&qwen2), Decoder { qkv_bias: true, ..small() });
+
+    let qwen3 = written(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        r#""attention_bias": true, "layer_types": ["full_attention", "sliding_attention"],
+        "use_sliding_window": true, "sliding_window": 32,"#,
+    );
+    let expected =
+        Decoder { head_width: 128, qkv_bias: true, output_bias: true, head_norm: true, max_positions: 32, ..small() };
+    assert_eq!(decoder(&qwen3), expected);
+}
+
+#[test]
+fn a_window_above_all_layers_has_no_say() {
+    let text = |first: usize| {
+        let more = format!(r#""use_sliding_window": true, "sliding_window": 64, "max_window_layers": {first},"#);
+        written("qwen2", "Qwen2ForCausalLM", &more)
+    };
+    assert_eq!(decoder(&text(2)).max_positions, 2048);
+    assert_eq!(decoder(&text(1)).max_positions, 64);
+}
+
+#[test]
+fn what_a_file_leaves_out_is_what_the_class_has() {
+    let of = |model_type: &str| {
+        let found = config(&format!(r#"{{"model_type": "{model_type}"}}"#)).unwrap().architecture;
+        let Decoder { dim, layers, heads, kv_heads, head_width, ff, max_positions, .. } = found.decoder;
+        (found.vocab, dim, layers, (heads, kv_heads, head_width), ff, max_positions)
+    };
+    assert_eq!(of("llama"), (32_000, 4096, 32, (32, 32, 128), 11_008, 2048));
+    assert_eq!(of("mistral"), (32_000, 4096, 32, (32, 8, 128), 14_336, 4096));
+    assert_eq!(of("qwen2"), (151_936, 4096, 32, (32, 32, 128), 22_016, 32_768));
+    assert_eq!(of("qwen3"), (151_936, 4096, 32, (32, 32, 128), 22_016, 32_768));
+    // Null is not left out: as many as there are query heads.
+    let many = config(r#"{"model_type": "mistral", "num_key_value_heads": null}"#).unwrap();
+    assert_eq!(many.architecture.decoder.kv_heads, 32);
+}
+
+#[test]
+fn rotary_positions_are_read_in_the_old_form_and_the_new() {
+    let rope_of = |more: &str| decoder(&written("llama", "LlamaForCausalLM", more)).rope;
+    assert_eq!(rope_of(r#""rope_theta": 5e5, "rope_scaling": null,"#), rope(5e5, RopeScaling::None));
+    let linear = rope(1e4, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(rope_of(r#""rope_scaling": {"type": "linear", "factor": 2.0},"#), linear);
+    let new = r#""rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000},"#;
+    assert_eq!(rope_of(new), linear);
+    // Nothing is stretched up to the longest sequence.
+    let dynamic = r#""rope_scaling": {"rope_type": "dynamic", "type": "dynamic", "factor": 4.0},"#;
+    assert_eq!(rope_of(dynamic), rope(1e4, RopeScaling::None));
+    let llama3 = |original_positions| RopeScaling::Llama3 {
+        factor: 8.0,
+        low_frequency_factor: 1.0,
+        high_frequency_factor: 4.0,
+        original_positions,
+    };
+    let fields = r#""factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_type": "llama3""#;
+    let old =
+        format!(r#""rope_theta": 500000.0, "rope_scaling": {{{fields}, "original_max_position_embeddings": 8192}},"#);
+    assert_eq!(rope_of(&old), rope(5e5, llama3(8192)));
+    assert_eq!(rope_of(&format!(r#""rope_parameters": {{{fields}, "rope_theta": 5e5}},"#)), rope(5e5, llama3(2048)));
+}
+
+#[test]
+fn yarn_infers_its_attention_factor_as_transformers_does() {
+    let yarn_of = |more: &str| {
+        let fields = format!(r#""rope_type": "yarn", "original_max_position_embeddings": 512{more}"#);
+        let text = written("qwen2", "Qwen2ForCausalLM", &format!(r#""rope_scaling": {{{fields}}},"#));
+        decoder(&text).rope.scaling
+    };
+    let yarn = |factor, attention_factor| RopeScaling::Yarn {
+        factor,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        original_positions: 512,
+        attention_factor,
+        truncate: true,
+    };
+    assert_eq!(yarn_of(r#", "factor": 8.0"#), yarn(8.0, 0.1 * 8f64.ln() + 1.0));
+    assert_eq!(yarn_of(r#", "factor": 0.5"#), yarn(0.5, 1.0));
+    // 2048 / 512.
+    assert_eq!(yarn_of(r#", "factor": null, "beta_fast": 0"#), yarn(4.0, 0.1 * 4f64.ln() + 1.0));
+    assert_eq!(
+        yarn_of(r#", "factor": 8.0, "attention_factor": 1.5, "mscale": 2.0, "mscale_all_dim": 3.0"#),
+        yarn(8.0, 1.5)
+    );
+    let both = (0.2 * 8f64.ln() + 1.0) / (0.1 * 3.0 * 8f64.ln() + 1.0);
+    assert_eq!(yarn_of(r#", "factor": 8.0, "mscale": 2.0, "mscale_all_dim": 3.0"#), yarn(8.0, both));
+    assert_eq!(yarn_of(r#", "factor": 8.0, "mscale": 2.0, "mscale_all_dim": 0"#), yarn(8.0, 0.1 * 8f64.ln() + 1.0));
+    let given = RopeScaling::Yarn {
+        factor: 8.0,
+        beta_fast: 16.0,
+        beta_slow: 2.0,
+        original_positions: 512,
+        attention_factor: 0.1 * 8f64.ln() + 1.0,
+        truncate: false,
+    };
+    assert_eq!(yarn_of(r#", "factor": 8.0, "beta_fast": 16, "beta_slow": 2, "truncate": false"#), given);
+}
+
+/// `config.json` of llava-hf/llava-1.5-7b-hf, in the style of transformers 4.
+const LLAVA_1_5: &str = r#"{
+  "architectures": ["LlavaForConditionalGeneration"], "ignore_index": -100, "image_token_index": 32000,
+  "model_type": "llava", "pad_token_id": 32001, "projector_hidden_act": "gelu",
+  "text_config": {
+    "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096,
+    "model_type": "llama", "rms_norm_eps": 1e-05, "torch_dtype": "float16", "vocab_size": 32064
+  },
+  "tie_word_embeddings": false, "torch_dtype": "float16", "transformers_version": "4.36.0.dev0",
+  "vision_config": {
+    "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "model_type": "clip_vision_model",
+    "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768, "vocab_size": 32000
+  },
+  "vision_feature_layer": -2, "vision_feature_select_strategy": "default", "vocab_size": 32064
+}"#;
+
+#[test]
+fn llava_1_5_is_what_it_is() {
+    let found = config(LLAVA_1_5).unwrap();
+    let vision = found.architecture.vision.unwrap();
+    assert_eq!(
+        vision,
+        Vision {
+            family: VisionFamily::Clip,
+            image_token: 32_000,
+            image_size: 336,
+            patch_size: 14,
+            dim: 1024,
+            layers: 24,
+            heads: 16,
+            ff: 4096,
+            norm_eps: 1e-5,
+            activation: Activation::QuickGelu,
+            features: vec![23],
+            keep_class: false,
+            skip_first: false,
+            pooling: false,
+            projector: Projector { hidden: 4096, activation: Activation::Gelu, bias: true },
+            tiled: false,
+        }
+    );
+    assert_eq!(vision.tile_tokens(), 576);
+    assert_eq!(found.architecture.vocab, 32_064);
+    assert_eq!(found.architecture.decoder.max_positions, 4096);
+    assert_eq!(found.architecture.decoder.norm_eps, 1e-5);
+    // The same towers and decoders are what LLaVA's class fills in.
+    let short = config(r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}}"#).unwrap();
+    assert_eq!(short.architecture.vision.unwrap(), vision);
+}
+
+/// A small LLaVA or LLaVA-NeXT over SigLIP and Qwen2, as transformers 5.24 writes it, `outer` in front.
+fn over_siglip(model_type: &str, outer: &str, text_tie: bool) -> String {
+    format!(
+        r#"{{{outer} "model_type": "{model_type}", "image_seq_length": 576, "image_token_index": 39,
+        "multimodal_projector_bias": false, "projector_hidden_act": "gelu",
+        "text_config": {{"model_type": "qwen2", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            "layer_types": ["full_attention", "full_attention"], "max_window_layers": 28, "sliding_window": null,
+            "tie_word_embeddings": {text_tie}}},
+        "vision_config": {{"model_type": "siglip_vision_model", "hidden_size": 8, "intermediate_size": 12,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 9, "patch_size": 4, "num_channels": 3,
+            "attention_dropout": 0.0, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-06,
+            "vision_use_head": true}}}}"#
+    )
+}
+
+#[test]
+fn siglip_has_no_class_token_and_the_default_strategy_drops_a_patch() {
+    let default = config(&over_siglip("llava", "", false)).unwrap().architecture.vision.unwrap();
+    assert_eq!(
+        default,
+        Vision {
+            family: VisionFamily::Siglip,
+            image_token: 39,
+            image_size: 9,
+            patch_size: 4,
+            dim: 8,
+            layers: 2,
+            heads: 2,
+            ff: 12,
+            norm_eps: 1e-6,
+            activation: Activation::GeluTanh,
+            features: vec![1],
+            keep_class: false,
+            skip_first: true,
+            pooling: true,
+            projector: Projector { hidden: 16, activation: Activation::Gelu, bias: false },
+            tiled: false,
+        }
+    );
+    assert_eq!(default.tile_tokens(), 3);
+    let full = config(&over_siglip("llava", r#""vision_feature_select_strategy": "full","#, false)).unwrap();
+    assert_eq!(full.architecture.vision.unwrap().tile_tokens(), 4);
+}
+
+#[test]
+fn features_are_counted_in_blocks_from_either_end() {
+    let features = |layer: &str| {
+        let text = over_siglip("llava", &format!(r#""vision_feature_layer": {layer},"#), false);
+        config(&text).unwrap().architecture.vision.unwrap().features
+    };
+    assert_eq!(features("-1"), [2]);
+    assert_eq!(features("0"), [0]);
+    assert_eq!(features("2"), [2]);
+    assert_eq!(features("[-3, 1, -1, 1]".replace(", 1]", "]").as_str()), [0, 1, 2]);
+}
+
+#[test]
+fn tiles_come_with_their_pinpoints() {
+    let full = r#""vision_feature_select_strategy": "full", "use_image_newline_parameter": true,"#;
+    let pinpoints = format!(r#"{full} "image_grid_pinpoints": [[9, 18], [18, 9]],"#);
+    let found = config(&over_siglip("llava_next", &pinpoints, false)).unwrap();
+    assert!(found.architecture.vision.unwrap().tiled);
+    assert_eq!(found.pinpoints, [(9, 18), (18, 9)]);
+    let next = config(&LLAVA_1_5.replace("\"llava\"", "\"llava_next\"").replace("LlavaFor", "LlavaNextFor")).unwrap();
+    assert_eq!(next.pinpoints, [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]);
+}
+
+#[test]
+fn a_head_is_tied_where_transformers_ties_it() {
+    let tied = |model_type: &str, outer: &str, text_tie: bool| {
+        let pinpoints = r#""image_grid_pinpoints": [[9, 18]], "vision_feature_select_strategy": "full","#;
+        let more = if model_type == "llava_next" { pinpoints } else { "" };
+        let text = over_siglip(model_type, &format!("{outer} {more}"), text_tie);
+        config(&text).unwrap().architecture.decoder.tied_head
+    };
+    let (yes, no) = (r#""tie_word_embeddings": true,"#, r#""tie_word_embeddings": false,"#);
+    assert!(tied("llava", yes, false) && tied("llava", no, true) && tied("llava", "", true));
+    assert!(tied("llava_next", yes, false) && !tied("llava_next", no, true) && !tied("llava_next", "", true));
+    assert!(!tied("llava", "", false));
+}
