@@ -17,6 +17,7 @@ pub mod pixels;
 #[cfg(test)]
 mod pixels_golden;
 pub mod processor;
+mod processor_fields;
 mod processor_file;
 pub mod resize;
 

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::anyres::Tiles;
 use super::processor::{Processor, Steps, Target};
+use super::processor_fields::{Fields, MAX_SIDE, side};
 use super::resize::Filter;
 use crate::base::files;
 
@@ -19,8 +20,6 @@ const NESTED: &str = "processor_config.json";
 /// Where they stand by themselves.
 const PLAIN: &str = "preprocessor_config.json";
 
-/// No side of a picture or tile may be longer.
-const MAX_SIDE: u64 = 4096;
 /// Tiles beside the whole.
 const MAX_TILES: u64 = 64;
 /// Pixels of all tiles of an image.
@@ -251,58 +250,108 @@ fn check_tiles(tiles: &Tiles, side: u32) -> Result<()> {
     Ok(())
 }
 
-fn side(value: &Value) -> Option<u32> {
-    value.as_u64().filter(|side| (1..=MAX_SIDE).contains(side)).map(|side| side as u32)
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-/// Typed looks at the settings. What is null is not there.
-struct Fields<'a>(&'a Map<String, Value>);
+    use super::*;
 
-impl<'a> Fields<'a> {
-    fn get(&self, name: &str) -> Option<&'a Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+    fn told(settings: &Value) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(PLAIN), settings.to_string()).unwrap();
+        match Processor::read(folder.path()) {
+            Ok(processor) => format!("{}", processor.size()),
+            Err(error) => format!("{error:#}").replace(&format!("{}/", folder.path().display()), ""),
+        }
     }
 
-    fn flag(&self, name: &str, default: bool) -> Result<bool> {
-        let Some(value) = self.get(name) else { return Ok(default) };
-        value.as_bool().ok_or_else(|| anyhow!("`{name}` is {value}, not true or false"))
+    fn with(kind: &str, field: &str, value: &Value) -> String {
+        told(&json!({"image_processor_type": kind, field: value})).replace("`preprocessor_config.json`: ", "")
     }
 
-    fn number(&self, name: &str) -> Result<Option<f64>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        value.as_f64().map(Some).ok_or_else(|| anyhow!("`{name}` is {value}, not a number"))
+    #[test]
+    fn what_is_left_out_has_the_default_of_its_kind() {
+        let bare = |kind: &str| told(&json!({"image_processor_type": kind, "do_resize": null}));
+        for kind in ["CLIPImageProcessorFast", "SiglipImageProcessor", "LlavaImageProcessorPil"] {
+            assert_eq!(bare(kind), "224", "{kind}");
+        }
+        // The default resolutions are for tiles of 336, the default tile is 224: every file names one of them.
+        assert!(bare("LlavaNextImageProcessor").contains("`image_grid_pinpoints` holds 336 x 672"));
+        let old = json!({"feature_extractor_type": "CLIPFeatureExtractor", "size": 24, "crop_size": 20, "resample": 3});
+        assert_eq!(told(&old), "20");
     }
 
-    fn colour(&self, name: &str) -> Result<Option<[f64; 3]>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        let numbers: Option<Vec<f64>> = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
-        let three = numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok());
-        let fits = three.filter(|three| three.iter().all(|&value| (value as f32).is_finite()));
-        fits.map(Some).ok_or_else(|| anyhow!("`{name}` is not three numbers, for red, green and blue"))
+    #[test]
+    fn a_processor_within_another_file_comes_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let size = || Processor::read(folder.path()).map(|processor| processor.size());
+        assert!(size().unwrap_err().to_string().contains("has no image processor"));
+        write(PLAIN, r#"{"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}}"#);
+        write(NESTED, r#"{"processor_class": "LlavaProcessor"}"#);
+        assert_eq!(size().unwrap(), 16);
+        write(NESTED, r#"{"image_processor": {"image_processor_type": "SiglipImageProcessor"}}"#);
+        assert_eq!(size().unwrap(), 224);
+        write(NESTED, r#"{"image_processor": []}"#);
+        assert!(format!("{:#}", size().unwrap_err()).ends_with("`: `image_processor`: is not an object"));
     }
 
-    /// A number, a list of height and width, or an object with `shortest_edge` or with `height` and `width`.
-    fn size(&self, name: &str) -> Result<Option<Target>> {
-        let Some(value) = self.get(name) else { return Ok(None) };
-        let length = |value: &Value| {
-            side(value).ok_or_else(|| anyhow!("`{name}` holds {value}, not a length from 1 to {MAX_SIDE}"))
-        };
-        let exact = |height, width| Ok(Target::Exact { height: length(height)?, width: length(width)? });
-        let size: Result<Target> = match value {
-            Value::Number(_) => Ok(Target::Shortest(length(value)?)),
-            Value::Array(list) if list.len() == 2 => exact(&list[0], &list[1]),
-            Value::Object(map) => {
-                let keys: Vec<&str> = map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| &**key).collect();
-                match keys.as_slice() {
-                    ["shortest_edge"] => Ok(Target::Shortest(length(&map["shortest_edge"])?)),
-                    ["height", "width"] | ["width", "height"] => exact(&map["height"], &map["width"]),
-                    _ => bail!(
-                        "`{name}` has the keys {keys:?}: only `shortest_edge`, or `height` and `width`, are supported"
-                    ),
-                }
-            }
-            _ => bail!("`{name}` is neither a number nor an object"),
-        };
-        size.map(Some)
+    #[test]
+    fn what_is_not_understood_is_told_with_file_and_field() {
+        let told_all = told(&json!({"image_processor_type": "SiglipImageProcessor", "blur": 2}));
+        assert_eq!(told_all, "`preprocessor_config.json`: `blur` is not a field that is known");
+        assert_eq!(told(&json!({})), "`preprocessor_config.json`: there is no `image_processor_type`");
+        let clip = "CLIPImageProcessor";
+        for (kind, field, value, expected) in [
+            (
+                "ViTImageProcessor",
+                "size",
+                json!(8),
+                "`image_processor_type` is `ViTImageProcessor`, which is not supported",
+            ),
+            (clip, "resample", json!(5), "`resample` is 5 (Hamming), which is not supported"),
+            (
+                clip,
+                "resample",
+                json!("bicubic"),
+                "`resample` is \"bicubic\", and not one of Pillow's numbers from 0 to 5",
+            ),
+            (clip, "do_resize", json!(1), "`do_resize` is 1, not true or false"),
+            (clip, "do_convert_rgb", json!(false), "`do_convert_rgb` is false, which is not supported"),
+            (clip, "size", json!({"shortest_edge": 0}), "`size` holds 0, not a length from 1 to 4096"),
+            (clip, "size", json!({"height": 5, "width": 5000}), "`size` holds 5000, not a length from 1 to 4096"),
+            (
+                clip,
+                "size",
+                json!({"longest_edge": 5}),
+                "`size` has the keys [\"longest_edge\"]: only `shortest_edge`, or `height` and `width`, are supported",
+            ),
+            (clip, "crop_size", json!({"shortest_edge": 5}), "`crop_size` is not a height and a width"),
+            (clip, "crop_size", json!({"height": 5, "width": 6}), "`crop_size` is 5 x 6, which is not square"),
+            (clip, "do_center_crop", json!(false), "`do_center_crop` is false: images would not be square"),
+            (clip, "image_mean", json!([0.5, 0.5]), "`image_mean` is not three numbers, for red, green and blue"),
+            (clip, "image_std", json!([0.5, 0, 0.5]), "`image_std` holds a number that is not above 0"),
+            (clip, "rescale_factor", json!(0), "`rescale_factor` is 0, not above 0"),
+            (clip, "pad_size", json!(5), "`pad_size` is not supported"),
+            (clip, "image_grid_pinpoints", json!([[5, 5]]), "`image_grid_pinpoints` belongs to another kind"),
+        ] {
+            assert_eq!(with(kind, field, &value), expected);
+        }
+    }
+
+    #[test]
+    fn resolutions_are_whole_tiles_and_not_too_many() {
+        let next = |value: &Value| with("LlavaNextImageProcessor", "image_grid_pinpoints", value);
+        assert_eq!(next(&json!([[224, 448], [448, 224]])), "224");
+        assert_eq!(next(&json!([])), "`image_grid_pinpoints` has 0 entries, not 1 to 1024");
+        let list = "`image_grid_pinpoints` is not a list of heights and widths from 1 to 4096";
+        for value in [json!(5), json!([5]), json!([[5]]), json!([[224, 0]]), json!([[224, 4097]]), json!([[224, "a"]])]
+        {
+            assert_eq!(next(&value), list, "{value}");
+        }
+        let odd = "`image_grid_pinpoints` holds 224 x 225, which is not made of tiles of 224 pixels";
+        assert_eq!(next(&json!([[224, 224], [224, 225]])), odd);
+        let many = "`image_grid_pinpoints` holds 2240 x 2240: 100 tiles of 224 pixels are too many";
+        assert_eq!(next(&json!([[2240, 2240]])), many);
     }
 }

@@ -1,4 +1,4 @@
-//! Resizing as Pillow does it, to the bit: two passes of 8-bit values with weights of 22 fractional bits
+//! Resizing as Pillow 13 does it, to the bit: two passes of 8-bit values with weights of 22 fractional bits
 //! (`src/libImaging/Resample.c`), and its nearest neighbour (`Geometry.c`). Knows no model.
 //!
 //! No crate was found that rounds as Pillow does: `fast_image_resize` keeps its weights in 16 bits.
@@ -71,16 +71,34 @@ pub(super) fn resize(image: &RgbImage, size: (u32, u32), window: &Window, filter
         let (xs, ys) = (nearest(image.width(), size.0, &window.columns), nearest(image.height(), size.1, &window.rows));
         return RgbImage::from_fn(width, height, |x, y| *image.get_pixel(xs[x as usize], ys[y as usize]));
     }
-    let across = taps(image.width(), size.0, &window.columns, filter);
-    let down = taps(image.height(), size.1, &window.rows, filter);
-    let first = down.iter().map(|tap| tap.first).min().unwrap_or(0);
-    let last = down.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
-    let (source, stride, line) = (image.as_raw(), image.width() as usize * 3, width as usize * 3);
+    let across = Taps::new(image.width(), size.0, &window.columns, filter);
+    let down = Taps::new(image.height(), size.1, &window.rows, filter);
+    let all = |length: u32| 0..length as usize;
+    if downward_first(image.dimensions(), size) {
+        let low = pass_down(image, across.span.clone(), &down);
+        pass_across(&low, all(low.height()), &across)
+    } else {
+        let narrow = pass_across(image, down.span.clone(), &across);
+        pass_down(&narrow, all(narrow.width()), &down)
+    }
+}
 
-    let mut narrow = vec![0u8; (last - first) * line];
-    for (row, out) in narrow.chunks_exact_mut(line).enumerate() {
-        let row = &source[(first + row) * stride..][..stride];
-        for (tap, pixel) in across.iter().zip(out.as_chunks_mut::<3>().0) {
+/// Since version 13 Pillow begins with the pass that leaves less for the other. The order shows in the last bit, and
+/// in bicubic and Lanczos overshoot, which is cut off between the passes.
+fn downward_first((width, height): (u32, u32), (to_width, to_height): (u32, u32)) -> bool {
+    let lost = i64::from(height) - i64::from(to_height);
+    lost > 0 && lost > 2 * (i64::from(width) - i64::from(to_width))
+}
+
+/// These rows of an image, each pixel a sum over its row.
+fn pass_across(image: &RgbImage, rows: Range<usize>, taps: &Taps) -> RgbImage {
+    let mut result = RgbImage::new(taps.list.len() as u32, rows.len() as u32);
+    let (stride, line) = (image.width() as usize * 3, taps.list.len() * 3);
+    for (row, out) in rows.zip(result.chunks_exact_mut(line)) {
+        let row = &image.as_raw()[row * stride..][..stride];
+        // The image holds the span only, or all.
+        let row = if stride == taps.span.len() * 3 { row } else { &row[taps.span.start * 3..] };
+        for (tap, pixel) in taps.list.iter().zip(out.as_chunks_mut::<3>().0) {
             let mut sums = [1 << (BITS - 1); 3];
             for (weight, values) in tap.weights.iter().zip(row[tap.first * 3..].as_chunks::<3>().0) {
                 for (sum, value) in sums.iter_mut().zip(values) {
@@ -90,13 +108,20 @@ pub(super) fn resize(image: &RgbImage, size: (u32, u32), window: &Window, filter
             *pixel = sums.map(level);
         }
     }
+    result
+}
 
-    let mut result = RgbImage::new(width, height);
+/// These columns of an image, each pixel a sum over its column.
+fn pass_down(image: &RgbImage, columns: Range<usize>, taps: &Taps) -> RgbImage {
+    let mut result = RgbImage::new(columns.len() as u32, taps.list.len() as u32);
+    let (stride, line) = (image.width() as usize * 3, columns.len() * 3);
+    let first = if image.height() as usize == taps.span.len() { 0 } else { taps.span.start };
     let mut sums = vec![0i32; line];
-    for (tap, out) in down.iter().zip(result.chunks_exact_mut(line)) {
+    for (tap, out) in taps.list.iter().zip(result.chunks_exact_mut(line)) {
         sums.fill(1 << (BITS - 1));
-        for (weight, row) in tap.weights.iter().zip(narrow[(tap.first - first) * line..].chunks_exact(line)) {
-            for (sum, value) in sums.iter_mut().zip(row) {
+        let rows = image.as_raw()[(first + tap.first) * stride..].chunks_exact(stride);
+        for (weight, row) in tap.weights.iter().zip(rows) {
+            for (sum, value) in sums.iter_mut().zip(&row[columns.start * 3..columns.end * 3]) {
                 *sum += weight * i32::from(*value);
             }
         }
@@ -107,31 +132,47 @@ pub(super) fn resize(image: &RgbImage, size: (u32, u32), window: &Window, filter
     result
 }
 
-/// The pixels that one output pixel is made of.
+/// What the pixels of a window along one side are made of.
+struct Taps {
+    /// The pixels that any of them looks at.
+    span: Range<usize>,
+    list: Vec<Tap>,
+}
+
+/// What one pixel is made of.
 struct Tap {
+    /// Counted from the start of the span.
     first: usize,
     weights: Vec<i32>,
 }
 
-fn taps(from: u32, to: u32, window: &Range<u32>, filter: Filter) -> Vec<Tap> {
-    let scale = f64::from(from) / f64::from(to);
-    let stretch = scale.max(1.0);
-    let support = filter.support() * stretch;
-    let tap = |at: u32| {
-        let center = (f64::from(at) + 0.5) * scale;
-        // Casts cut off below 0, as in the original.
-        let first = (center - support + 0.5) as u32;
-        let end = ((center + support + 0.5) as u32).min(from);
-        let weight = |x: u32| filter.weight((f64::from(x) - center + 0.5) * (1.0 / stretch));
-        let weights: Vec<f64> = (first..end).map(weight).collect();
-        let total: f64 = weights.iter().sum();
-        let whole = |weight: &f64| {
-            let share = if total == 0.0 { *weight } else { weight / total } * f64::from(1 << BITS);
-            (share + 0.5f64.copysign(share)) as i32
+impl Taps {
+    fn new(from: u32, to: u32, window: &Range<u32>, filter: Filter) -> Taps {
+        let scale = f64::from(from) / f64::from(to);
+        let stretch = scale.max(1.0);
+        let support = filter.support() * stretch;
+        let tap = |at: u32| {
+            let center = (f64::from(at) + 0.5) * scale;
+            // Casts cut off below 0, as in the original.
+            let first = (center - support + 0.5) as u32;
+            let end = ((center + support + 0.5) as u32).min(from);
+            let weight = |x: u32| filter.weight((f64::from(x) - center + 0.5) * (1.0 / stretch));
+            let weights: Vec<f64> = (first..end).map(weight).collect();
+            let total: f64 = weights.iter().sum();
+            let whole = |weight: &f64| {
+                let share = if total == 0.0 { *weight } else { weight / total } * f64::from(1 << BITS);
+                (share + 0.5f64.copysign(share)) as i32
+            };
+            Tap { first: first as usize, weights: weights.iter().map(whole).collect() }
         };
-        Tap { first: first as usize, weights: weights.iter().map(whole).collect() }
-    };
-    window.clone().map(tap).collect()
+        let mut list: Vec<Tap> = window.clone().map(tap).collect();
+        let start = list.iter().map(|tap| tap.first).min().unwrap_or(0);
+        let end = list.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
+        for tap in &mut list {
+            tap.first -= start;
+        }
+        Taps { span: start..end, list }
+    }
 }
 
 /// A sum without its fraction, from 0 to 255.
