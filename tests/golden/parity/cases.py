@@ -261,13 +261,21 @@ def parity():
         larger(following, "next-strip", sizes=decoder, eyes=eyes(24, 2, 48, 3, 28, 14), joint=strip, dtype="f32"),
         larger(
             following,
-            "next-full-qwen2",
+            "next-layers-qwen2",
             sizes=decoder,
             text="qwen2",
             tokenizer="qwen2",
             template="llava-chatml",
             eyes=eyes(24, 2, 48, 3, 28, 7),
             joint=dict(anyres, vision_feature_layer=[-2, -1]),
+        ),
+        larger(
+            following,
+            "next-siglip",
+            sizes=decoder,
+            vision="siglip",
+            eyes=eyes(24, 2, 48, 3, 28, 7),
+            joint=dict(anyres, vision_feature_layer=-1, vision_feature_select_strategy="full"),
         ),
         larger(following, "next-old", sizes=decoder, eyes=eyes(24, 2, 48, 3, 30, 7), joint=odd, old=True),
     ]
