@@ -1,6 +1,7 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021) on the linear layers of a model: `W x` becomes `W x + scale B A x`.
 //! Knows no file format and no device.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -17,94 +18,85 @@ use crate::base::Seed;
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
     pub rank: usize,
-    /// The adapter counts `alpha / rank` times, or
+    /// The adapter counts `alpha / rank` times.
     pub alpha: f64,
-    /// `alpha / sqrt(rank)` times (rsLoRA, Kalajdzievski 2023).
-    pub rank_stabilized: bool,
     /// Share of the inputs of an adapter that are dropped in training.
     pub dropout: f64,
     /// Linear layers that get an adapter.
     pub targets: Vec<Pattern>,
 }
 
-impl LoraConfig {
-    /// What the product of the two matrices is multiplied with.
-    pub fn scale(&self) -> f32 {
-        let rank = self.rank as f64;
-        (self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }) as f32
-    }
-}
-
-/// An adapter's weights.
+/// Updates of low rank to linear layers: each layer's matrix grows by `scale B A`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
-    pub config: LoraConfig,
-    /// In the order of the model's parameters.
-    pub modules: Vec<Module>,
+    pub rank: usize,
+    pub alpha: f64,
+    /// Probability that an input of `A` is dropped in training.
+    pub dropout: f64,
+    /// Whether the scale is `alpha / sqrt(rank)` (rsLoRA, Kalajdzievski 2023) instead of `alpha / rank`.
+    pub rank_stabilized: bool,
+    /// By the name of the parameter without `.weight`: `model.layers.0.self_attn.q_proj`.
+    pub modules: BTreeMap<String, LowRank>,
 }
 
-/// The two matrices beside one linear layer.
+/// The two matrices of a layer, row after row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Module {
-    /// The layer's name, without `.weight`.
-    pub name: String,
-    pub part: Part,
+pub struct LowRank {
     pub inputs: usize,
     pub outputs: usize,
-    pub a: Vec<f32>, // (rank, inputs)
-    pub b: Vec<f32>, // (outputs, rank)
+    /// `A`: (rank, inputs).
+    pub down: Vec<f32>,
+    /// `B`: (outputs, rank).
+    pub up: Vec<f32>,
 }
 
 impl Adapter {
     /// An adapter that changes nothing yet: `B` is zero, `A` uniform between plus and minus `1 / sqrt(inputs)`, as PEFT
     /// draws it, from the stream of the layer's name.
     pub fn fresh(model: &Checkpoint, config: &LoraConfig, seed: Seed) -> Result<Adapter> {
+        let LoraConfig { rank, alpha, dropout, ref targets } = *config;
         let layers = linear_layers(model);
         let names: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();
-        let mut chosen = vec![false; layers.len()];
-        for target in &config.targets {
-            let mut found = false;
-            for (chosen, name) in chosen.iter_mut().zip(&names) {
-                let here = target.matches(name);
-                *chosen |= here;
-                found |= here;
-            }
-            if !found {
-                bail!("`{target}` matches no linear layer of the model{}", patterns::nearest(target, &names));
-            }
+        if let Some(target) = targets.iter().find(|target| !names.iter().any(|name| target.matches(name))) {
+            bail!(
+                "`lora.targets`: `{target}` matches no linear layer of the model{}",
+                patterns::nearest(target, &names)
+            );
         }
-        let modules = layers.into_iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|((name, parameter), _)| {
+        let chosen = layers.into_iter().filter(|(name, _)| targets.iter().any(|target| target.matches(name)));
+        let modules = chosen.map(|(name, parameter)| {
             let (outputs, inputs) = (parameter.shape[0], parameter.shape[1]);
             let bound = 1.0 / (inputs as f64).sqrt();
             let mut generator = seed.stream(&format!("{name}.lora_A"));
             let mut uniform = || (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-            let a = (0..config.rank * inputs).map(|_| ((2.0 * uniform() - 1.0) * bound) as f32).collect();
-            Module { name, part: parameter.part, inputs, outputs, a, b: vec![0.0; outputs * config.rank] }
+            let down = (0..rank * inputs).map(|_| ((2.0 * uniform() - 1.0) * bound) as f32).collect();
+            (name, LowRank { inputs, outputs, down, up: vec![0.0; outputs * rank] })
         });
-        Ok(Adapter { config: config.clone(), modules: modules.collect() })
+        Ok(Adapter { rank, alpha, dropout, rank_stabilized: false, modules: modules.collect() })
     }
 
-    /// The number of the module beside a linear layer.
-    pub(crate) fn place(&self, name: &str) -> Option<usize> {
-        self.modules.iter().position(|module| module.name == name)
+    /// What `B A` is multiplied by.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
     }
 
     /// The adapter's own parameters, two per module.
     pub(crate) fn list(&self) -> Vec<Parameter> {
-        let rank = self.config.rank;
-        let of = |module: &Module, side: &str, shape: Vec<usize>| {
-            let name = format!("{}.lora_{side}.weight", module.name);
-            Parameter { name, shape, part: module.part, deviation: None, used: true }
+        let of = |name: &str, side: &str, shape: Vec<usize>| {
+            let full = format!("{name}.lora_{side}.weight");
+            Parameter { name: full, shape, part: part_of(name), deviation: None, used: true }
         };
-        let both =
-            |module: &Module| [of(module, "A", vec![rank, module.inputs]), of(module, "B", vec![module.outputs, rank])];
+        let both = |(name, module): (&String, &LowRank)| {
+            [of(name, "A", vec![self.rank, module.inputs]), of(name, "B", vec![module.outputs, self.rank])]
+        };
         self.modules.iter().flat_map(both).collect()
     }
 
     /// Adds the adapter to the weights that it stands beside: `W + scale B A`.
     pub fn merge(&self, model: &mut Checkpoint) -> Result<()> {
         let layers = model.list();
-        for Module { name, inputs, outputs, a, b, .. } in &self.modules {
+        for (name, LowRank { inputs, outputs, down, up }) in &self.modules {
             let weight = format!("{name}.weight");
             let Some(index) = layers.iter().position(|layer| layer.name == weight) else {
                 bail!("the adapter is for a linear layer `{name}`, which this model does not have");
@@ -112,14 +104,22 @@ impl Adapter {
             if layers[index].shape != [*outputs, *inputs] {
                 bail!("the adapter of `{name}` is for a layer of {outputs} x {inputs}, not {:?}", layers[index].shape);
             }
-            let rank = self.config.rank;
             let mut product = vec![0.0; outputs * inputs];
-            let (b, a) = (View::rows(b, rank), View::rows(a, *inputs));
-            matmul(*outputs, *inputs, rank, b, a, &mut product, *inputs, Into::Replace);
+            let (up, down) = (View::rows(up, self.rank), View::rows(down, *inputs));
+            matmul(*outputs, *inputs, self.rank, up, down, &mut product, *inputs, Into::Replace);
             let weights: &mut Vec<f32> = Arc::make_mut(&mut model.weights[index]);
-            accumulate_scaled(weights, &product, self.config.scale());
+            accumulate_scaled(weights, &product, self.scale() as f32);
         }
         Ok(())
+    }
+}
+
+/// The part that a layer of this name belongs to.
+fn part_of(name: &str) -> Part {
+    match name.split('.').next() {
+        Some("vision_tower") => Part::Vision,
+        Some("multi_modal_projector") => Part::Projector,
+        _ => Part::Decoder,
     }
 }
 

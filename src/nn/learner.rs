@@ -15,6 +15,8 @@ pub(crate) struct Learner {
     learns: Vec<bool>,
     /// Parameters that are the checkpoint's.
     own: usize,
+    /// Names of the adapter's modules.
+    modules: Vec<String>,
 }
 
 impl Learner {
@@ -24,6 +26,7 @@ impl Learner {
         adapter: Option<Adapter>,
         learns: impl Fn(&Parameter) -> bool,
     ) -> Learner {
+        let modules = adapter.iter().flat_map(|adapter| adapter.modules.keys().cloned()).collect();
         let mut parameters = checkpoint.list();
         let own = parameters.len();
         let mut marks: Vec<bool> =
@@ -33,7 +36,7 @@ impl Learner {
             marks.extend(list.iter().map(&learns));
             parameters.extend(list);
         }
-        Learner { checkpoint, adapter, parameters, learns: marks, own }
+        Learner { checkpoint, adapter, parameters, learns: marks, own, modules }
     }
 
     /// A model that only answers.
@@ -61,20 +64,28 @@ impl Learner {
     }
 
     pub(crate) fn weights(&self, index: usize) -> &[f32] {
-        if index < self.own {
-            return &self.checkpoint.weights[index];
+        match (index.checked_sub(self.own), &self.adapter) {
+            (None, _) => &self.checkpoint.weights[index],
+            (Some(inner), Some(adapter)) => {
+                let module = &adapter.modules[&self.modules[inner / 2]];
+                if inner.is_multiple_of(2) { &module.down } else { &module.up }
+            }
+            (Some(_), None) => panic!("BUG: parameter {index} of {}", self.own),
         }
-        let Some(adapter) = &self.adapter else { panic!("BUG: parameter {index} of {}", self.own) };
-        let module = &adapter.modules[(index - self.own) / 2];
-        if (index - self.own).is_multiple_of(2) { &module.a } else { &module.b }
     }
 
     pub(crate) fn weights_mut(&mut self, index: usize) -> &mut Vec<f32> {
-        if index < self.own {
-            return Arc::make_mut(&mut self.checkpoint.weights[index]);
+        let found = match index.checked_sub(self.own) {
+            None => return Arc::make_mut(&mut self.checkpoint.weights[index]),
+            Some(inner) => {
+                let name = &self.modules[inner / 2];
+                self.adapter.as_mut().and_then(|adapter| adapter.modules.get_mut(name)).map(|module| (module, inner))
+            }
+        };
+        match found {
+            Some((module, inner)) if inner.is_multiple_of(2) => &mut module.down,
+            Some((module, _)) => &mut module.up,
+            None => panic!("BUG: parameter {index} of {}", self.own),
         }
-        let Some(adapter) = &mut self.adapter else { panic!("BUG: parameter {index} of {}", self.own) };
-        let module = &mut adapter.modules[(index - self.own) / 2];
-        if (index - self.own).is_multiple_of(2) { &mut module.a } else { &mut module.b }
     }
 }

@@ -83,9 +83,9 @@ impl<'a, P: Place> Loader<'a, P> {
         let bias = format!("{name}.bias");
         let bias = if self.has(&bias) { Some(self.vector(&bias)?) } else { None };
         let Some(adapter) = &self.learner.adapter else { return Ok(Linear { weight, bias, adapter: None }) };
-        let adapter = match adapter.place(name) {
+        let adapter = match adapter.modules.keys().position(|module| module == name) {
             None => None,
-            Some(place) => Some(self.low_rank(adapter, place)?),
+            Some(module) => Some(self.low_rank(adapter, name, module)?),
         };
         Ok(Linear { weight, bias, adapter })
     }
@@ -99,12 +99,11 @@ impl<'a, P: Place> Loader<'a, P> {
         Ok(Norm::Layer(weight, bias, eps as f32))
     }
 
-    fn low_rank(&mut self, adapter: &Adapter, module: usize) -> Result<LowRank<P>> {
+    fn low_rank(&mut self, adapter: &Adapter, name: &str, module: usize) -> Result<LowRank<P>> {
         let first = self.parameters.len() + 2 * module;
-        let (inputs, outputs) = (adapter.modules[module].inputs, adapter.modules[module].outputs);
-        let (scale, dropout) = (adapter.config.scale(), adapter.config.dropout);
-        let (a, b) = (self.place_matrix(first, adapter.config.rank)?, self.place_matrix(first + 1, outputs)?);
-        Ok(LowRank { a, b, scale, dropout, inputs })
+        let (inputs, outputs) = (adapter.modules[name].inputs, adapter.modules[name].outputs);
+        let (a, b) = (self.place_matrix(first, adapter.rank)?, self.place_matrix(first + 1, outputs)?);
+        Ok(LowRank { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout, inputs })
     }
 
     fn place_matrix(&mut self, index: usize, rows: usize) -> Result<Param<P::Matrix>> {

@@ -65,6 +65,7 @@ mod tests {
 
     use super::*;
     use crate::base::files;
+    use crate::nn::architecture::VisionFamily;
     use crate::nn::{Architecture, ModelConfig};
 
     #[derive(Deserialize)]
@@ -114,14 +115,14 @@ mod tests {
     #[test]
     fn an_image_that_is_not_cut_is_its_features_in_order() {
         let frame = Frame { width: 9, height: 2, grid: None };
-        let vision = Vision { keep_class: true, ..vision(28, 14, false) };
+        let vision = Vision { family: VisionFamily::Clip, ..vision(28, 14, false) };
         assert_eq!(slots(&vision, frame).unwrap(), [0, 1, 2, 3, 4].map(Slot::Feature));
     }
 
     #[test]
     fn a_class_token_has_no_place_among_tiles() {
-        let vision = Vision { keep_class: true, ..vision(28, 14, true) };
+        let vision = Vision { family: VisionFamily::Clip, ..vision(28, 14, true) };
         let error = slots(&vision, Frame { width: 9, height: 2, grid: Some((1, 1)) }).unwrap_err();
-        assert!(error.to_string().starts_with("the class token cannot be a feature"), "{error}");
+        assert!(error.to_string().starts_with("a tile has 5 features, which do not fill its 2 x 2"), "{error}");
     }
 }

@@ -167,7 +167,9 @@ fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
     let read = || -> Result<Checkpoint> {
         let mut checkpoint = Checkpoint::read(path)?;
         if let Some(adapter) = ctx.inputs.get("adapter") {
-            Adapter::read(&adapter.path, &checkpoint).and_then(|adapter| adapter.merge(&mut checkpoint))?;
+            let eyes = checkpoint.architecture.vision.is_some();
+            let adapter = Adapter::read(&adapter.path, eyes).context("`adapter`")?;
+            adapter.merge(&mut checkpoint).context("`adapter`")?;
         }
         Ok(checkpoint)
     };

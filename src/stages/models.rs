@@ -7,6 +7,7 @@ use super::model::Model;
 use crate::base::wrong_input;
 use crate::data::images::ImagePacks;
 use crate::data::seen::{Asked, Seen};
+use crate::nn::hub::Dtype;
 use crate::nn::{Device, DeviceChoice, LoraConfig, Pattern, Resources};
 use crate::stage::{ConfigError, Manifest, StageContext, Summary};
 use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained, Tuning};
@@ -60,7 +61,11 @@ pub(super) fn finish(
     let folder = ctx.output("model");
     Model::write(&trained.checkpoint, &ctx.input(role)?.path, &folder)?;
     if let Some(adapter) = &trained.adapter {
-        adapter.write(&trained.checkpoint, &folder.join(ADAPTER))?;
+        // Names of ours mean nothing to PEFT: there the model with the adapter merged in is all there is.
+        if !trained.checkpoint.is_own() {
+            let eyes = trained.checkpoint.architecture.vision.is_some();
+            adapter.write(&folder.join(ADAPTER), eyes, None, Dtype::F32)?;
+        }
     }
     seen.write(&folder)?;
     crate::data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
@@ -115,7 +120,6 @@ impl Lora {
         LoraConfig {
             rank: self.rank.unwrap_or(8),
             alpha: self.alpha.unwrap_or(8.0),
-            rank_stabilized: false,
             dropout: self.dropout.unwrap_or(0.0),
             targets: self.targets.clone().unwrap_or_else(targets),
         }
@@ -126,7 +130,7 @@ impl Lora {
 pub(super) fn identify_tuning(manifest: &mut Manifest, tuning: &Tuning) {
     let Tuning { micro_batch, lora } = tuning;
     manifest.value_unless("micro_batch", micro_batch, &None);
-    let Some(LoraConfig { rank, alpha, rank_stabilized: _, dropout, targets }) = lora else { return };
+    let Some(LoraConfig { rank, alpha, dropout, targets }) = lora else { return };
     manifest.value("lora.rank", rank);
     manifest.value("lora.alpha", alpha);
     manifest.value("lora.dropout", dropout);
@@ -224,7 +228,7 @@ fn check_tuning(tuning: &Tuning, batch: usize, errors: &mut Vec<ConfigError>) {
     if let Some(micro) = tuning.micro_batch {
         need("micro_batch", (1..=batch).contains(&micro), format!("from 1 to `batch`, which is {batch}, not {micro}"));
     }
-    let Some(LoraConfig { rank, alpha, rank_stabilized: _, dropout, targets }) = &tuning.lora else { return };
+    let Some(LoraConfig { rank, alpha, dropout, targets }) = &tuning.lora else { return };
     need("lora.rank", (1..=4096).contains(rank), format!("from 1 to 4096, not {rank}"));
     need("lora.alpha", alpha.is_finite() && *alpha > 0.0, format!("above 0, not {alpha}"));
     need("lora.dropout", (0.0..1.0).contains(dropout), format!("at least 0 and below 1, not {dropout}"));

@@ -13,6 +13,7 @@ use super::number::Dtype;
 use super::weights::Folder;
 use super::writer::{self, Output};
 use crate::base::files;
+use crate::nn::adapter::{Adapter, LowRank};
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -21,37 +22,7 @@ const PREFIX: &str = "base_model.model.";
 /// A config longer than this is none.
 const LONGEST: u64 = 4 << 20;
 
-/// Updates of low rank to linear layers (Hu et al. 2021): each layer's matrix grows by `scale B A`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Adapter {
-    pub rank: usize,
-    pub alpha: f64,
-    /// Probability that an input of `A` is dropped in training.
-    pub dropout: f64,
-    /// Whether the scale is `alpha / sqrt(rank)` (rsLoRA, Kalajdzievski 2023) instead of `alpha / rank`.
-    pub rank_stabilized: bool,
-    /// By the name of the parameter without `.weight`: `model.layers.0.self_attn.q_proj`.
-    pub modules: BTreeMap<String, LowRank>,
-}
-
-/// The two matrices of a layer, row after row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LowRank {
-    pub inputs: usize,
-    pub outputs: usize,
-    /// `A`: (rank, inputs).
-    pub down: Vec<f32>,
-    /// `B`: (outputs, rank).
-    pub up: Vec<f32>,
-}
-
 impl Adapter {
-    /// What `B A` is multiplied by.
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
-        self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
-    }
-
     /// Reads an adapter's folder. `eyes`: whether the model that it is for takes images.
     pub fn read(folder: &Path, eyes: bool) -> Result<Adapter> {
         let path = folder.join(CONFIG);

@@ -32,7 +32,6 @@ mod vision;
 #[cfg(test)]
 mod tests;
 
-pub use adapter::{Adapter, LowRank};
 pub use config::Config;
 pub use model::Form;
 pub use names::Scheme;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::{Adapter, Dtype, LowRank, writer, writer::Output};
+use super::super::{Dtype, writer, writer::Output};
 use super::{put, told};
 use crate::base::files;
+use crate::nn::adapter::{Adapter, LowRank};
 
 /// `adapter_config.json` as PEFT 0.21 writes it.
 const PEFT: &str = r#"{

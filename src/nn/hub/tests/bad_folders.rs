@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::{Dtype, Folder, model, writer, writer::Output};
-use super::{config, put, told, write_arrays};
+use super::{config, parameter, put, told, write_arrays};
 use crate::base::files;
 
 /// Two shards and their index.
@@ -155,9 +155,9 @@ fn of_model(arrays: &[(&str, &[usize])], tied: bool) -> String {
     let folder = tempfile::tempdir().unwrap();
     write_arrays(folder.path(), arrays);
     let text = format!(r#"{{"model_type": "llama", "tie_word_embeddings": {tied}}}"#);
-    let mut parameters = vec![("model.embed_tokens.weight".to_string(), vec![2, 3])];
+    let mut parameters = vec![parameter("model.embed_tokens.weight", &[2, 3])];
     if !tied {
-        parameters.push(("lm_head.weight".to_string(), vec![2, 3]));
+        parameters.push(parameter("lm_head.weight", &[2, 3]));
     }
     told(model::read(folder.path(), &config(&text).unwrap().architecture, &parameters), folder.path())
 }

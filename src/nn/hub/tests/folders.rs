@@ -1,8 +1,10 @@
 //! Weights in and out: every way that a file names its arrays, number types, shards.
 
 use super::super::{Config, Dtype, Folder, Scheme, model, names::Tower, writer, writer::Output};
-use super::{config, write_arrays};
+use super::{config, parameter, write_arrays};
 use crate::base::files;
+use crate::nn::checkpoint::Rounding;
+use crate::nn::parameters::Parameter;
 
 const SIZES: &str = r#""hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 6"#;
 
@@ -14,8 +16,12 @@ fn small(tied: bool) -> Config {
     config(&text).unwrap()
 }
 
+fn shared(weights: &[Vec<f32>]) -> Vec<std::sync::Arc<Vec<f32>>> {
+    weights.iter().cloned().map(std::sync::Arc::new).collect()
+}
+
 /// Some of LLaVA's parameters, one of each part.
-fn some() -> Vec<(String, Vec<usize>)> {
+fn some() -> Vec<Parameter> {
     let list: [(&str, &[usize]); 6] = [
         ("vision_tower.vision_model.embeddings.patch_embedding.weight", &[4, 3, 1, 1]),
         ("multi_modal_projector.linear_1.bias", &[4]),
@@ -24,14 +30,14 @@ fn some() -> Vec<(String, Vec<usize>)> {
         ("model.layers.0.self_attn.q_proj.weight", &[4, 4]),
         ("lm_head.weight", &[5, 4]),
     ];
-    list.into_iter().map(|(name, shape)| (name.to_string(), shape.to_vec())).collect()
+    list.into_iter().map(|(name, shape)| parameter(name, shape)).collect()
 }
 
 #[test]
 fn every_way_of_naming_is_found_out_and_kept() {
     let parameters = some();
     let weights: Vec<Vec<f32>> =
-        parameters.iter().map(|(_, shape)| (0..shape.iter().product()).map(|at: usize| at as f32).collect()).collect();
+        parameters.iter().map(|parameter| (0..parameter.len()).map(|at| at as f32).collect()).collect();
     let ways = [
         (Scheme::Outer(Tower::Wrapped), "language_model.lm_head.weight", "vision_tower.vision_model.embeddings"),
         (Scheme::Outer(Tower::Bare), "language_model.model.embed_tokens.weight", "vision_tower.embeddings"),
@@ -41,12 +47,12 @@ fn every_way_of_naming_is_found_out_and_kept() {
     for (scheme, one, other) in ways {
         let folder = tempfile::tempdir().unwrap();
         let form = model::Form { scheme, dtypes: vec![Dtype::F32; parameters.len()] };
-        model::write(folder.path(), &form, &parameters, &weights, true).unwrap();
+        model::write(folder.path(), &form, &parameters, &shared(&weights), Rounding::Exact).unwrap();
         let file = Folder::open(folder.path()).unwrap();
         for start in [one, other] {
             assert!(file.names().any(|name| name.starts_with(start)), "{scheme:?}: {start}");
         }
-        for (name, _) in &parameters {
+        for Parameter { name, .. } in &parameters {
             assert_eq!(scheme.parameter(&scheme.in_file(name)).as_ref(), Some(name));
         }
         let read = model::read(folder.path(), &small(false).architecture, &parameters).unwrap();
@@ -65,7 +71,7 @@ fn a_tied_head_may_be_stored_and_old_tables_are_passed_over() {
             ("vision_tower.vision_model.embeddings.position_ids", &[1, 5]),
         ],
     );
-    let embedding = vec![("model.embed_tokens.weight".to_string(), vec![5, 4])];
+    let embedding = vec![parameter("model.embed_tokens.weight", &[5, 4])];
     let (weights, _) = model::read(folder.path(), &small(true).architecture, &embedding).unwrap();
     assert_eq!(weights, [(0..20).map(|at| at as f32).collect::<Vec<f32>>()]);
 }
@@ -84,8 +90,7 @@ fn numbers_keep_their_type_and_bytes_as_long_as_they_fit_it() {
         array("model.norm.weight", Dtype::F32, values.as_slice()),
     ];
     writer::write(&one, &arrays).unwrap();
-    let parameters: Vec<(String, Vec<usize>)> =
-        arrays.iter().map(|array| (array.name.clone(), array.shape.clone())).collect();
+    let parameters: Vec<Parameter> = arrays.iter().map(|array| parameter(&array.name, &array.shape)).collect();
     let decoder = config(&format!(r#"{{"model_type": "llama", {SIZES}}}"#)).unwrap().architecture;
     let (mut weights, form) = model::read(&one, &decoder, &parameters).unwrap();
     assert_eq!(form.dtypes, [Dtype::F16, Dtype::BF16, Dtype::F32]);
@@ -94,7 +99,7 @@ fn numbers_keep_their_type_and_bytes_as_long_as_they_fit_it() {
         weights.iter().map(|values| bits(values)).collect::<Vec<_>>(),
         [bits(&halves), bits(&brains), bits(&values)]
     );
-    model::write(&two, &form, &parameters, &weights, true).unwrap();
+    model::write(&two, &form, &parameters, &shared(&weights), Rounding::Exact).unwrap();
     let bytes = |folder: &std::path::Path| files::read_bytes(&folder.join("model.safetensors")).unwrap();
     assert!(bytes(&one) == bytes(&two));
     // The library writes the same bytes.
@@ -116,9 +121,9 @@ fn numbers_keep_their_type_and_bytes_as_long_as_they_fit_it() {
     assert!(safetensors::serialize(views, Some(metadata)).unwrap() == bytes(&one));
     // A changed one is stored as it is, or rounded.
     weights[1][0] += 1e-3;
-    for (exact, dtype, value) in [(true, Dtype::F32, 1.001), (false, Dtype::BF16, 1.0)] {
+    for (rounding, dtype, value) in [(Rounding::Exact, Dtype::F32, 1.001), (Rounding::AsRead, Dtype::BF16, 1.0)] {
         let three = folder.path().join(format!("{dtype}"));
-        model::write(&three, &form, &parameters, &weights, exact).unwrap();
+        model::write(&three, &form, &parameters, &shared(&weights), rounding).unwrap();
         let (again, form) = model::read(&three, &decoder, &parameters).unwrap();
         assert_eq!((form.dtypes[1], again[1][0]), (dtype, value));
     }

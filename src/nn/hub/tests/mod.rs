@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::writer::{self, Output};
 use super::{Config, Dtype};
 use crate::base::files;
+use crate::nn::parameters::{Parameter, Part};
 
 /// The config in a JSON text.
 fn config(text: &str) -> anyhow::Result<Config> {
@@ -47,4 +48,9 @@ fn put(folder: &Path, name: &str, text: &str) {
 fn told<T>(result: anyhow::Result<T>, folder: &Path) -> String {
     let Err(error) = result else { panic!("is no error") };
     format!("{error:#}").replace(&folder.display().to_string(), "DIR")
+}
+
+/// A parameter by name and shape; nothing else of it is looked at.
+fn parameter(name: &str, shape: &[usize]) -> Parameter {
+    Parameter { name: name.to_string(), shape: shape.to_vec(), part: Part::Decoder, deviation: None, used: true }
 }
