@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::asking::GenerateArgs;
 use super::starting::NewArgs;
 use crate::engine::Selection;
 
@@ -210,6 +211,12 @@ Examples:
   ablate new studies/pull --template dpo   preference pairs of the model's own answers
   ablate new mine --template command       programs of your own: runs as it is, as all of them do")]
     New(NewArgs),
+    /// Ask a checkpoint, about an image or without one, and see the answer as it is written.
+    #[command(after_help = "\
+Examples:
+  ablate generate --model out/reasoner/dpo/model --image chart.png \"How many bars are blue?\"
+  ablate generate --model llava-1.5-7b-hf --image chart.png --temperature 1 --seed 7 \"Explain the chart.\"")]
+    Generate(GenerateArgs),
     /// Print the JSON Schema of experiment files, for editors.
     #[command(after_help = "\
 Examples:

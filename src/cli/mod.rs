@@ -1,6 +1,7 @@
 //! The command line: reads arguments, calls the layers below, prints. Knows no tensor.
 
 mod args;
+mod asking;
 #[cfg(test)]
 mod fuzz;
 mod history;
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Verify => inspect::verify(shell, &cli.global),
         Command::Gc(arguments) => inspect::gc(shell, &cli.global, arguments),
         Command::New(arguments) => starting::new(shell, arguments),
+        Command::Generate(arguments) => asking::generate(shell, arguments),
         Command::Schema => starting::schema(shell),
         Command::Warden => return engine::warden::serve(),
         Command::StageJob { job } => return engine::run_job(job, KINDS),

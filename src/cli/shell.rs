@@ -56,6 +56,13 @@ impl Shell {
         write!(out, "{text}{newline}").and_then(|()| out.flush()).ok();
     }
 
+    /// A piece of a result that comes little by little.
+    #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
+    pub(super) fn piece(self, text: &str) {
+        let mut out = io::stdout().lock();
+        write!(out, "{text}").and_then(|()| out.flush()).ok();
+    }
+
     /// A result as one indented JSON document.
     pub(super) fn json<T: Serialize>(self, value: &T) -> Result<()> {
         self.result(&serde_json::to_string_pretty(value)?);

@@ -24,6 +24,8 @@ pub mod export;
 
 pub mod command;
 
+pub mod ask;
+
 mod common;
 mod distill_teacher;
 mod endpoint;

@@ -151,6 +151,12 @@ impl Ends<'_> {
         self.tokenizer.decode(tail).is_ok_and(|tail| self.texts.iter().any(|text| tail.contains(text)))
     }
 
+    /// Whether a text ends in what may be the beginning of one of them.
+    pub(super) fn begins(&self, text: &str) -> bool {
+        let starts = |end: &String| (1..end.len()).any(|at| end.is_char_boundary(at) && text.ends_with(&end[..at]));
+        self.texts.iter().any(starts)
+    }
+
     /// The text of a response, up to the first of them.
     pub(super) fn text(&self, tokens: &[u32]) -> Result<String> {
         let mut text = self.tokenizer.decode(tokens)?;

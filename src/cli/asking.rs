@@ -1,0 +1,102 @@
+//! `generate`: a question to a checkpoint, answered as it is written. Needs no experiment and no store.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::json;
+
+use super::DONE;
+use super::shell::Shell;
+use crate::base::progress::Silent;
+use crate::stages::ask::{Answer, Question, ask};
+
+#[derive(Debug, Args)]
+pub(super) struct GenerateArgs {
+    /// The question, as the user's turn. `-` reads it from stdin.
+    #[arg(value_name = "QUESTION")]
+    question: String,
+    /// Folder of the checkpoint: Hugging Face's layout, or a `model` of a stage.
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// PNG or JPEG that the question is about.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// 0 takes the likeliest token each time.
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f64,
+    /// Only the so many likeliest tokens; 0: all.
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    top_k: usize,
+    /// Only the likeliest tokens that just reach this probability together.
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f64,
+    /// Longest answer.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_tokens: usize,
+    /// A text that ends the answer. Repeatable.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Decides the draws at a temperature above 0.
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    seed: u64,
+    /// `auto`, `cpu` or `cuda:N`.
+    #[arg(long, default_value = "auto", value_name = "DEVICE")]
+    device: String,
+    /// Threads on the CPU; all when not given.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+}
+
+pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
+    let GenerateArgs { temperature, top_p, max_tokens, .. } = *arguments;
+    if !temperature.is_finite() || temperature < 0.0 {
+        bail!("`--temperature` must be at least 0, not {temperature}");
+    }
+    if top_p.is_nan() || top_p <= 0.0 || top_p > 1.0 {
+        bail!("`--top-p` must be above 0 and at most 1, not {top_p}");
+    }
+    if max_tokens == 0 || arguments.stop.iter().any(String::is_empty) {
+        bail!("`--max-tokens` must be at least 1, and `--stop` a text that is not empty");
+    }
+    let text = match arguments.question.as_str() {
+        "-" => std::io::read_to_string(std::io::stdin())?.trim_end().to_string(),
+        text => text.to_string(),
+    };
+    let threads = arguments.threads.or(std::thread::available_parallelism().ok().map(usize::from));
+    let question = Question {
+        model: arguments.model.clone(),
+        image: arguments.image.clone(),
+        text,
+        temperature,
+        top_k: arguments.top_k,
+        top_p,
+        max_tokens,
+        stop: arguments.stop.clone(),
+        seed: arguments.seed,
+        device: arguments.device.clone(),
+        threads: threads.unwrap_or(1),
+    };
+    let began = Instant::now();
+    let heard = |piece: &str| {
+        if !shell.json {
+            shell.piece(piece);
+        }
+    };
+    let answer = ask(&question, &Silent, &heard)?;
+    let seconds = began.elapsed().as_secs_f64();
+    if shell.json {
+        let Answer { text, finish, prompt_tokens, tokens, device } = answer;
+        shell.json(&json!({
+            "text": text, "finish": finish, "prompt_tokens": prompt_tokens, "tokens": tokens,
+            "device": device, "seconds": seconds,
+        }))?;
+    } else {
+        shell.piece("\n");
+        if shell.verbose > 0 {
+            shell.status(&format!("{} tokens in {seconds:.1} s, the model's reading included", answer.tokens));
+        }
+    }
+    Ok(DONE)
+}

@@ -1,0 +1,113 @@
+//! One question to a checkpoint in a folder, outside any experiment. Knows no kind and no store.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::model::Model;
+use super::sampling::Ends;
+use crate::base::{Progress, Seed};
+use crate::data::pixels::Images;
+use crate::data::records::Finish;
+use crate::infer::{GenerateConfig, generate};
+use crate::nn::{DeviceChoice, Resources};
+
+/// What is asked of whom, and how it is answered.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Folder of the checkpoint: Hugging Face's layout or ours.
+    pub model: PathBuf,
+    pub image: Option<PathBuf>,
+    pub text: String,
+    /// 0: the likeliest token each time.
+    pub temperature: f64,
+    pub top_k: usize,
+    pub top_p: f64,
+    /// Longest answer in tokens.
+    pub max_tokens: usize,
+    /// Texts that end an answer.
+    pub stop: Vec<String>,
+    pub seed: u64,
+    pub device: String,
+    pub threads: usize,
+}
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    pub text: String,
+    pub finish: Finish,
+    /// Tokens of the question, those of the image included.
+    pub prompt_tokens: usize,
+    /// Tokens that were generated, the one that ends the answer included.
+    pub tokens: u32,
+    pub device: String,
+}
+
+/// What the image is called in errors.
+const IMAGE: &str = "image";
+
+/// Asks, and hands every new piece of the answer to `heard` as it comes; joined they are the answer.
+pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) + Sync)) -> Result<Answer> {
+    let Question { temperature, top_k, top_p, max_tokens, ref stop, .. } = *question;
+    let images = |processor| {
+        let image = question.image.iter().map(|path| (IMAGE, path.as_path()));
+        Images::of_files(&image.collect::<Vec<_>>(), processor)
+    };
+    let model = Model::open(&question.model, images)?;
+    if question.image.is_some() && model.checkpoint.architecture.vision.is_none() {
+        bail!("`{}` is a language model, which takes no image", question.model.display());
+    }
+    let prompt = model.chat.prompt("question", &question.text, question.image.as_ref().map(|_| IMAGE))?;
+    let device = DeviceChoice::resolve(&question.device)?;
+    let resources = Resources { device, threads: question.threads.max(1), progress };
+    let config = GenerateConfig {
+        temperature,
+        top_k,
+        top_p,
+        max_tokens,
+        samples: 1,
+        stop: model.chat.stop_tokens().to_vec(),
+        batch: 1,
+    };
+    let ends = Ends { tokenizer: model.chat.tokenizer(), texts: stop };
+    let told = Mutex::new(String::new());
+    let tell = |text: &str| {
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        // A character that is not whole yet may still change.
+        if let Some(new) = text.strip_prefix(told.as_str()).filter(|new| !new.is_empty()) {
+            heard(new);
+            told.push_str(new);
+        }
+    };
+    let watch = |_: usize, _: usize, tokens: &[u32]| {
+        let reached = ends.reached(tokens);
+        if let Ok(text) = ends.text(tokens)
+            && !text.ends_with(char::REPLACEMENT_CHARACTER)
+            && !ends.begins(&text)
+        {
+            tell(text.trim_start());
+        }
+        reached
+    };
+    let mut answer = None;
+    let prompts = [prompt];
+    let (checkpoint, pictures) = (&model.checkpoint, &*model.pictures);
+    let mut done = |_: usize, responses: Vec<crate::infer::Generated>| {
+        answer = responses.into_iter().next();
+        Ok(())
+    };
+    generate(checkpoint, &prompts, pictures, &config, Seed(question.seed), &watch, &resources, &mut done)?;
+    let answer = answer.context("BUG: no answer came")?;
+    let text = ends.text(&answer.tokens)?.trim_start().to_string();
+    tell(&text);
+    Ok(Answer {
+        text,
+        finish: answer.finish,
+        prompt_tokens: prompts[0].tokens.len(),
+        tokens: answer.count,
+        device: device.to_string(),
+    })
+}
