@@ -208,7 +208,7 @@ fn llava_1_5_is_what_it_is() {
     assert_eq!(vision.tile_tokens(), 576);
     assert_eq!(found.architecture.vocab, 32_064);
     assert_eq!(found.architecture.decoder.max_positions, 4096);
-    assert_eq!(found.architecture.decoder.norm_eps, 1e-5);
+    assert!((found.architecture.decoder.norm_eps - 1e-5).abs() < 1e-12);
     // The same towers and decoders are what LLaVA's class fills in.
     let short = config(r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}}"#).unwrap();
     assert_eq!(short.architecture.vision.unwrap(), vision);
