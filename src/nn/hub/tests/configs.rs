@@ -1,5 +1,7 @@
 //! Configs of every family, in the style of transformers 4 and 5.
 
+use super::super::config::note_dtype;
+use super::super::{Config, Dtype};
 use super::config;
 use crate::nn::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Vision, VisionFamily};
 
@@ -294,4 +296,14 @@ fn a_head_is_tied_where_transformers_ties_it() {
     assert!(tied("llava", yes, false) && tied("llava", no, true) && tied("llava", "", true));
     assert!(tied("llava_next", yes, false) && !tied("llava_next", no, true) && !tied("llava_next", "", true));
     assert!(!tied("llava", "", false));
+}
+
+#[test]
+fn a_number_type_is_noted_wherever_the_config_has_one() {
+    let mut object = serde_json::from_str(LLAVA_1_5).unwrap();
+    note_dtype(&mut object, Dtype::BF16);
+    let told = serde_json::to_string(&object).unwrap();
+    assert_eq!(told.matches(r#""torch_dtype":"bfloat16""#).count(), 2);
+    assert!(!told.contains(r#""float16""#));
+    assert!(Config::of(&object).is_ok());
 }
