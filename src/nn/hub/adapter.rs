@@ -157,7 +157,7 @@ fn read_modules(path: &Path, rank: usize, eyes: bool) -> Result<BTreeMap<String,
         return Err(anyhow!("holds no LoRA module")).with_context(context);
     }
     // As in the model's memory, by the version of transformers that PEFT wrapped.
-    let scheme = Scheme::of(halves.iter().copied(), eyes).with_context(context)?;
+    let scheme = Scheme::of(&halves, eyes).with_context(context)?;
     let mut modules = BTreeMap::new();
     for module in halves {
         let Some(parameter) = scheme.parameter(module) else {

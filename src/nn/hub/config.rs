@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Problems};
+use super::number::Dtype;
 use super::text::{self, FAMILIES};
 use super::{harmless, vision};
 use crate::base::files;
@@ -49,6 +50,23 @@ impl Config {
         match config {
             Some(config) if problems.is_empty() => Ok(config),
             _ => bail!("{}", problems.join("; ")),
+        }
+    }
+}
+
+/// Notes in a config that its weights are stored as `dtype`, wherever it says what they are: transformers rounds them
+/// to what the config says, whatever the files hold.
+pub fn note_dtype(config: &mut Map<String, Value>, dtype: Dtype) {
+    let name = match dtype {
+        Dtype::F32 => "float32",
+        Dtype::F16 => "float16",
+        Dtype::BF16 => "bfloat16",
+    };
+    for (field, value) in config {
+        match (field.as_str(), value) {
+            ("dtype" | "torch_dtype", value) => *value = json!(name),
+            ("text_config" | "vision_config", Value::Object(inner)) => note_dtype(inner, dtype),
+            _ => {}
         }
     }
 }

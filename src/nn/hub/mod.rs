@@ -1,5 +1,5 @@
-//! Model folders in Hugging Face's layout, in and out: Llama, Mistral, Qwen2 and Qwen3 decoders, alone or with a CLIP or
-//! SigLIP tower as LLaVA and LLaVA-NeXT. Knows no tensor, no device and no tokenizer.
+//! Model folders in Hugging Face's layout, in and out: Llama, Mistral, Qwen2 and Qwen3 decoders, alone or with a CLIP
+//! or SigLIP tower as LLaVA and LLaVA-NeXT. Knows no tensor, no device and no tokenizer.
 //!
 //! ```text
 //! folder/

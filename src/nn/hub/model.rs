@@ -32,8 +32,9 @@ pub(crate) fn read(
     parameters: &[Parameter],
 ) -> Result<(Vec<Vec<f32>>, Form)> {
     let files = Folder::open(folder)?;
-    let named = Scheme::of(files.names(), architecture.vision.is_some());
-    let scheme = named.with_context(|| format!("`{}`", folder.display()))?;
+    let names: Vec<&str> = files.names().collect();
+    let scheme =
+        Scheme::of(&names, architecture.vision.is_some()).with_context(|| format!("`{}`", folder.display()))?;
     let expected: Vec<(String, &[usize])> =
         parameters.iter().map(|parameter| (scheme.in_file(&parameter.name), parameter.shape.as_slice())).collect();
     let mut known: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();

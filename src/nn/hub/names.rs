@@ -36,8 +36,8 @@ const PARTS: [&str; 3] = ["language_model.", "vision_tower.", PROJECTOR];
 
 impl Scheme {
     /// The scheme of a file, by its names. `eyes`: whether the model takes images.
-    pub fn of<'a>(names: impl Iterator<Item = &'a str> + Clone, eyes: bool) -> Result<Scheme> {
-        let has = |prefix: &str| names.clone().any(|name| name.starts_with(prefix));
+    pub fn of(names: &[&str], eyes: bool) -> Result<Scheme> {
+        let has = |prefix: &str| names.iter().any(|name| name.starts_with(prefix));
         if !eyes {
             if !has(DECODER) {
                 bail!("no array's name begins with `{DECODER}`: these are not the weights of a language model");

@@ -67,6 +67,7 @@ impl fmt::Display for Dtype {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
 mod tests {
     use super::*;
 
@@ -113,9 +114,9 @@ mod tests {
             let infinity = ((1u16 << wide) - 1) << (15 - wide);
             for bits in 0..infinity - 1 {
                 let (low, high) = (by_definition(bits, wide), by_definition(bits + 1, wide));
-                let middle = ((low + high) / 2.0) as f32;
+                let middle = low.midpoint(high) as f32;
                 // The middle has one bit more: f32 holds it, apart from those that are subnormal in both.
-                if f64::from(middle) == (low + high) / 2.0 {
+                if f64::from(middle) == low.midpoint(high) {
                     let even = if bits % 2 == 0 { low } else { high };
                     assert_eq!(f64::from(dtype.round(middle)), even, "{dtype} {bits:#06x}");
                     assert_eq!(f64::from(dtype.round(middle.next_down())), low);

@@ -11,7 +11,7 @@ const THETA: f64 = 10_000.0;
 
 /// The positions of a decoder whose object this is. `max_positions` stands in for an original length left out.
 pub(super) fn read(fields: &Fields, max_positions: usize) -> Rope {
-    let outer_theta = fields.positive("rope_theta", THETA);
+    let outer_theta = theta(fields, THETA);
     fields.only("partial_rotary_factor", &json!(1.0));
     let (old, new) = (fields.inner("rope_scaling"), fields.inner("rope_parameters"));
     if old.is_some() && new.is_some() {
@@ -20,17 +20,22 @@ pub(super) fn read(fields: &Fields, max_positions: usize) -> Rope {
     let (theta, scaling) = match new.or(old) {
         None => (outer_theta, RopeScaling::None),
         Some(inner) => {
-            let theta = inner.positive("rope_theta", outer_theta);
+            let theta = theta(&inner, outer_theta);
             inner.only("partial_rotary_factor", &json!(1.0));
             // The other fields of a kind that is not known have no meaning to us.
             let scaling = scaling(&inner, max_positions).inspect(|_| inner.finish(&[]));
             (theta, scaling.unwrap_or(RopeScaling::None))
         }
     };
+    Rope { theta, scaling, rounded: true }
+}
+
+fn theta(fields: &Fields, default: f64) -> f64 {
+    let theta = fields.positive("rope_theta", default);
     if theta <= 1.0 {
         fields.wrong("rope_theta", format!("must be a number above 1, not {theta}"));
     }
-    Rope { theta, scaling, rounded: true }
+    theta
 }
 
 fn scaling(inner: &Fields, max_positions: usize) -> Option<RopeScaling> {

@@ -127,10 +127,9 @@ fn check(fields: &Fields, decoder: &Decoder, width_is_shared_out: bool) {
 fn window(fields: &Fields, family: Family, layers: usize) -> Option<usize> {
     match family {
         Family::Llama => None,
-        Family::Mistral => match fields.has("sliding_window") {
-            true => fields.size_if_there("sliding_window"),
-            false => Some(4096),
-        },
+        // Null is no window, left out is the class's.
+        Family::Mistral if fields.has("sliding_window") => fields.size_if_there("sliding_window"),
+        Family::Mistral => Some(4096),
         Family::Qwen2 | Family::Qwen3 => {
             let used = fields.flag("use_sliding_window", false);
             let window = fields.size("sliding_window", 4096);

@@ -1,5 +1,5 @@
-//! The `vision_config` of LLaVA's `config.json` and what the outer object says of images: towers `clip_vision_model` and
-//! `siglip_vision_model`. Fields and defaults are those of the configuration classes of transformers 5.24.
+//! The `vision_config` of LLaVA's `config.json` and what the outer object says of images: towers `clip_vision_model`
+//! and `siglip_vision_model`. Fields and defaults are those of the configuration classes of transformers 5.24.
 
 use serde_json::{Map, Value, json};
 
@@ -70,6 +70,9 @@ fn read_tower(outer: &Fields, tower: &Fields, decoder: usize, tiled: bool) -> Vi
         let (token, strategy) = if clip { ("a class token", "default") } else { ("no class token", "full") };
         let message = format!("must be `{strategy}` for tiles of a tower with {token}");
         outer.wrong("vision_feature_select_strategy", message);
+    }
+    if !clip && !full && image_size / patch_size == 1 {
+        outer.wrong("vision_feature_select_strategy", "leaves nothing of a tower of one patch: it drops the first");
     }
     Vision {
         family: family.unwrap_or(VisionFamily::Clip),

@@ -59,9 +59,9 @@ impl Folder {
         if index.exists() {
             return Folder::open_shards(folder, &index);
         }
-        let old = files::list_if_there(folder)?.into_iter().find(|name| {
-            name.starts_with("pytorch_model") && (name.ends_with(".bin") || name.ends_with(".bin.index.json"))
-        });
+        let old = files::list_if_there(folder)?
+            .into_iter()
+            .find(|name| name.starts_with("pytorch_model") && name.contains(".bin"));
         if let Some(old) = old {
             let advice = "convert it to safetensors (`save_pretrained` of transformers does)";
             bail!("`{}` has `{old}` but no `{SINGLE}`: {advice}", folder.display());
@@ -124,7 +124,7 @@ impl Folder {
     }
 
     /// The arrays' names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.arrays.keys().map(String::as_str)
     }
 

@@ -186,7 +186,7 @@ fn arrays_of_another_model() {
 
 #[test]
 fn names_of_llava_in_two_ways_or_in_none() {
-    let of = |names: &[&str]| super::super::Scheme::of(names.iter().copied(), true).unwrap_err().to_string();
+    let of = |names: &[&str]| super::super::Scheme::of(names, true).unwrap_err().to_string();
     assert_eq!(
         of(&["language_model.model.norm.weight", "model.vision_tower.x"]),
         "some arrays' names begin with `language_model.`, others with `model.vision_tower.`"

@@ -1,5 +1,7 @@
 //! Configs of every family, in the style of transformers 4 and 5.
 
+use super::super::config::note_dtype;
+use super::super::{Config, Dtype};
 use super::config;
 use crate::nn::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Vision, VisionFamily};
 
@@ -207,7 +209,7 @@ fn llava_1_5_is_what_it_is() {
     assert_eq!(vision.tile_tokens(), 576);
     assert_eq!(found.architecture.vocab, 32_064);
     assert_eq!(found.architecture.decoder.max_positions, 4096);
-    assert_eq!(found.architecture.decoder.norm_eps, 1e-5);
+    assert!((found.architecture.decoder.norm_eps - 1e-5).abs() < 1e-12);
     // The same towers and decoders are what LLaVA's class fills in.
     let short = config(r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}}"#).unwrap();
     assert_eq!(short.architecture.vision.unwrap(), vision);
@@ -292,4 +294,14 @@ fn a_head_is_tied_where_transformers_ties_it() {
     assert!(tied("llava", yes, false) && tied("llava", no, true) && tied("llava", "", true));
     assert!(tied("llava_next", yes, false) && !tied("llava_next", no, true) && !tied("llava_next", "", true));
     assert!(!tied("llava", "", false));
+}
+
+#[test]
+fn a_number_type_is_noted_wherever_the_config_has_one() {
+    let mut object = serde_json::from_str(LLAVA_1_5).unwrap();
+    note_dtype(&mut object, Dtype::BF16);
+    let told = serde_json::to_string(&object).unwrap();
+    assert_eq!(told.matches(r#""torch_dtype":"bfloat16""#).count(), 2);
+    assert!(!told.contains(r#""float16""#));
+    assert!(Config::of(&object).is_ok());
 }
