@@ -26,9 +26,10 @@ lint:
 fuzz seconds="67":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
 
-# Golden numbers of the model, from PyTorch (needs python3 with torch and numpy).
+# Golden numbers of the model, from PyTorch (needs python3 with torch and numpy), and pixels (transformers, Pillow 13).
 golden:
     python3 tests/golden/make_golden.py
+    python3 tests/golden/make_pixels.py
 
 # What the engine costs, beside ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
