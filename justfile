@@ -26,9 +26,10 @@ lint:
 fuzz seconds="67":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
 
-# Golden numbers of the model, from PyTorch (needs python3 with torch and numpy).
+# Golden numbers of the model, from PyTorch (needs python3 with torch and numpy), and pixels (transformers, Pillow 13).
 golden:
     python3 tests/golden/make_golden.py
+    python3 tests/golden/make_pixels.py
 
 # Compares ablate with transformers, TRL and PEFT on random checkpoints of every family (needs python3 and PyPI).
 parity:

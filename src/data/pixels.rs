@@ -124,7 +124,7 @@ mod tests {
         let pixels = images.pixels("wide").unwrap();
         let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
         assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);
-        std::fs::remove_file(&path).unwrap();
+        files::remove_file(&path).unwrap();
         assert_eq!((images.size("wide").unwrap(), images.pixels("wide").unwrap()), ((8, 4), pixels));
         assert_eq!(images.pixels("tall").unwrap_err().to_string(), "the image `tall` is not among those given");
     }

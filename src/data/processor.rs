@@ -1,9 +1,10 @@
 //! From a picture to the numbers that a vision tower reads: resized, cut out, scaled, as the tower was trained with.
 //! Knows no key, no cache and no model; `processor_file` reads the settings of a checkpoint.
 //!
-//! A checkpoint's steps are those of transformers 5.24 with its Pillow backend, to the bit; the one of torchvision
-//! rounds now and then to the next level, and puts a picture that is smaller than the crop a pixel higher or further
-//! left when the border is odd.
+//! A checkpoint's steps are those of transformers 5.24 with its Pillow backend and Pillow 13, to the bit. Its torchvision
+//! backend differs by a level now and then; by more where contrast is strong and a picture loses more rows than twice
+//! the columns, since it resizes across first; and a picture smaller than the crop may lie a pixel higher and further
+//! left.
 
 use std::borrow::Cow;
 

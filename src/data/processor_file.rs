@@ -258,7 +258,7 @@ mod tests {
 
     fn told(settings: &Value) -> String {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(PLAIN), settings.to_string()).unwrap();
+        files::write_atomic(&folder.path().join(PLAIN), settings.to_string().as_bytes()).unwrap();
         match Processor::read(folder.path()) {
             Ok(processor) => format!("{}", processor.size()),
             Err(error) => format!("{error:#}").replace(&format!("{}/", folder.path().display()), ""),
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_processor_within_another_file_comes_first() {
         let folder = tempfile::tempdir().unwrap();
-        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let write = |name: &str, text: &str| files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
         let size = || Processor::read(folder.path()).map(|processor| processor.size());
         assert!(size().unwrap_err().to_string().contains("has no image processor"));
         write(PLAIN, r#"{"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}}"#);

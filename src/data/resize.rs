@@ -83,8 +83,9 @@ pub(super) fn resize(image: &RgbImage, size: (u32, u32), window: &Window, filter
     }
 }
 
-/// Since version 13 Pillow begins with the pass that leaves less for the other. The order shows in the last bit, and
-/// in bicubic and Lanczos overshoot, which is cut off between the passes.
+/// Whether Pillow 13 begins with the columns; older ones never did. The order shows in the last bit, and in what bicubic
+/// and Lanczos overshoot, which is cut off between the passes. The rule was found from results at 5,556 random sizes,
+/// all of which it explains, and not in the source.
 fn downward_first((width, height): (u32, u32), (to_width, to_height): (u32, u32)) -> bool {
     let lost = i64::from(height) - i64::from(to_height);
     lost > 0 && lost > 2 * (i64::from(width) - i64::from(to_width))
@@ -96,7 +97,7 @@ fn pass_across(image: &RgbImage, rows: Range<usize>, taps: &Taps) -> RgbImage {
     let (stride, line) = (image.width() as usize * 3, taps.list.len() * 3);
     for (row, out) in rows.zip(result.chunks_exact_mut(line)) {
         let row = &image.as_raw()[row * stride..][..stride];
-        // The image holds the span only, or all.
+        // What the other pass left holds the span only.
         let row = if stride == taps.span.len() * 3 { row } else { &row[taps.span.start * 3..] };
         for (tap, pixel) in taps.list.iter().zip(out.as_chunks_mut::<3>().0) {
             let mut sums = [1 << (BITS - 1); 3];
@@ -115,6 +116,7 @@ fn pass_across(image: &RgbImage, rows: Range<usize>, taps: &Taps) -> RgbImage {
 fn pass_down(image: &RgbImage, columns: Range<usize>, taps: &Taps) -> RgbImage {
     let mut result = RgbImage::new(columns.len() as u32, taps.list.len() as u32);
     let (stride, line) = (image.width() as usize * 3, columns.len() * 3);
+    // What the other pass left holds the span only.
     let first = if image.height() as usize == taps.span.len() { 0 } else { taps.span.start };
     let mut sums = vec![0i32; line];
     for (tap, out) in taps.list.iter().zip(result.chunks_exact_mut(line)) {
