@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::asking::GenerateArgs;
 use super::starting::NewArgs;
+use super::suggest::SuggestArgs;
 use crate::engine::Selection;
 
 /// A declarative experiment engine for post-training vision-language models.
@@ -367,24 +368,6 @@ pub(super) struct ReportArgs {
     /// Folder for the files; `out/<experiment>` when not said.
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SuggestArgs {
-    #[command(flatten)]
-    pub(super) experiment: ExperimentArgs,
-    /// The axis of ratios; the only one with `simplex` when not said.
-    #[arg(long, value_name = "AXIS")]
-    pub(super) axis: Option<String>,
-    /// The report whose scores count; the only one when not said.
-    #[arg(long, value_name = "NAME")]
-    pub(super) report: Option<String>,
-    /// Only scores of these points: `prompt=cot`.
-    #[arg(long, value_name = "SELECTOR")]
-    pub(super) by: Option<String>,
-    /// How many ratios to suggest.
-    #[arg(short = 'n', long = "count", value_name = "N", default_value_t = 3)]
-    pub(super) count: usize,
 }
 
 #[derive(Debug, Args)]

@@ -1,10 +1,11 @@
 //! `suggest`: what the measured ratios of a mix say of the others, and which to try next. Runs nothing.
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use serde_json::json;
 
 use super::DONE;
-use super::args::{Global, SuggestArgs};
+use super::args::{ExperimentArgs, Global};
 use super::session::{Need, Session};
 use super::shell::Shell;
 use crate::experiment::Simplex;
@@ -14,6 +15,24 @@ use crate::report::{self, Report};
 
 /// A standard error in half a 95 % interval.
 const HALF_INTERVAL: f64 = 1.96;
+
+#[derive(Debug, Args)]
+pub(super) struct SuggestArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    /// The axis of ratios; the only one with `simplex` when not said.
+    #[arg(long, value_name = "AXIS")]
+    pub(super) axis: Option<String>,
+    /// The report whose scores count; the only one when not said.
+    #[arg(long, value_name = "NAME")]
+    pub(super) report: Option<String>,
+    /// Only scores of these points: `prompt=cot`.
+    #[arg(long, value_name = "SELECTOR")]
+    pub(super) by: Option<String>,
+    /// How many ratios to suggest.
+    #[arg(short = 'n', long = "count", value_name = "N", default_value_t = 3)]
+    pub(super) count: usize,
+}
 
 pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) -> Result<u8> {
     let session = Session::open(global, &arguments.experiment, Need::All)?;

@@ -1,4 +1,4 @@
-//! Images: packed as encoded files into a deterministic tar, read back by key, as pixel values of models of ours.
+//! Images: packed as encoded files into a deterministic tar, read back by key.
 //! The only home of `tar`. Knows no row and no model.
 //!
 //! A row names an image by its key, `<first 16 hex digits of the pack's hash>/<member name>`: rows of different
@@ -9,22 +9,10 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::processor::Processor;
 use crate::base::{Hash, files};
-
-/// Decoded values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
-const CACHED: usize = 1 << 30;
-
-/// Where pixel values come from.
-pub trait PixelSource: Sync {
-    /// The image at `size` x `size`: rows from the top, in each row pixels from the left, in each pixel red, green
-    /// and blue from 0 to 1 (`size * size * 3` values). An image that is not square is centred on black.
-    fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>>;
-}
 
 /// Writes a tar whose bytes depend on the members alone: no time, owner or mode of the files enters.
 pub struct PackWriter {
@@ -75,7 +63,6 @@ pub fn image_key(pack: Hash, name: &str) -> String {
 pub struct ImagePacks {
     packs: Vec<(PathBuf, File)>,
     members: BTreeMap<String, Member>,
-    cache: Mutex<Cache>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +70,6 @@ struct Member {
     pack: usize,
     offset: u64,
     size: usize,
-}
-
-#[derive(Debug, Default)]
-struct Cache {
-    decoded: BTreeMap<(String, usize), Arc<[f32]>>,
-    bytes: usize,
 }
 
 impl ImagePacks {
@@ -109,7 +90,7 @@ impl ImagePacks {
             }
             packs.push((path.clone(), files::open(path)?.into_inner()));
         }
-        Ok(ImagePacks { packs, members, cache: Mutex::default() })
+        Ok(ImagePacks { packs, members })
     }
 
     /// The keys of all images, in order.
@@ -128,25 +109,6 @@ impl ImagePacks {
         file.read_exact_at(&mut bytes, member.offset)
             .with_context(|| format!("cannot read the image `{key}` in `{}`", path.display()))?;
         Ok(bytes)
-    }
-}
-
-impl PixelSource for ImagePacks {
-    fn pixels(&self, key: &str, size: usize) -> Result<Arc<[f32]>> {
-        let place = (key.to_string(), size);
-        // A poisoned lock means another thread failed; the cache itself is whole after every statement.
-        if let Some(pixels) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).decoded.get(&place) {
-            return Ok(Arc::clone(pixels));
-        }
-        let processor = Processor::Square { size };
-        let image = processor.decode(&self.encoded(key)?).with_context(|| format!("the image `{key}`"))?;
-        let pixels: Arc<[f32]> = processor.process(&image)?.into();
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if cache.bytes + 4 * pixels.len() <= CACHED {
-            cache.bytes += 4 * pixels.len();
-            cache.decoded.insert(place, Arc::clone(&pixels));
-        }
-        Ok(pixels)
     }
 }
 
@@ -205,27 +167,6 @@ mod tests {
         let (empty, packs) = pack(one.path(), &[]);
         assert_ne!(empty, pack(other.path(), &members).0);
         assert_eq!(packs.keys().count(), 0);
-    }
-
-    #[test]
-    fn pixels_are_rows_of_red_green_blue_from_0_to_1() {
-        let folder = tempfile::tempdir().unwrap();
-        let image = png(2, 2, |x, y| [if x == 1 { 255 } else { 0 }, if y == 1 { 255 } else { 0 }, 51]);
-        let (hash, packs) = pack(folder.path(), &[("a.png", image)]);
-        let pixels = packs.pixels(&image_key(hash, "a.png"), 2).unwrap();
-        let blue = 51.0 / 255.0;
-        let expected = [0.0, 0.0, blue, 1.0, 0.0, blue, 0.0, 1.0, blue, 1.0, 1.0, blue];
-        assert!(pixels.iter().zip(expected).all(|(one, other): (&f32, f32)| (one - other).abs() < 1e-6), "{pixels:?}");
-        assert_eq!(pixels.len(), 12);
-    }
-
-    #[test]
-    fn an_image_of_another_size_is_scaled_and_centred() {
-        let folder = tempfile::tempdir().unwrap();
-        let (hash, packs) = pack(folder.path(), &[("wide.png", png(8, 4, |_, _| [255; 3]))]);
-        let pixels = packs.pixels(&image_key(hash, "wide.png"), 4).unwrap();
-        let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
-        assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);
     }
 
     #[test]

@@ -115,6 +115,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pixels_of_a_model_of_ours_are_rows_of_red_green_blue_from_0_to_1() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let pixel = |x, y| image::Rgb([if x == 1 { 255 } else { 0 }, if y == 1 { 255 } else { 0 }, 51]);
+        image::RgbImage::from_fn(2, 2, pixel).save(&path).unwrap();
+        let images = Images::of_files(&[("a", &path)], Processor::Square { size: 2 }).unwrap();
+        let pixels = images.pixels("a").unwrap();
+        let blue = 51.0 / 255.0;
+        let expected = [0.0, 0.0, blue, 1.0, 0.0, blue, 0.0, 1.0, blue, 1.0, 1.0, blue];
+        assert!(pixels.iter().zip(expected).all(|(one, other): (&f32, f32)| (one - other).abs() < 1e-6), "{pixels:?}");
+        assert_eq!(pixels.len(), 12);
+    }
+
+    #[test]
     fn a_file_is_read_once_and_measured_by_its_header() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wide.png");

@@ -130,8 +130,11 @@ impl Checkpoint {
         let model = match layout {
             Layout::Own(model) => model,
             Layout::Hub(hub) => {
-                files::write_json(&folder.join("config.json"), &hub.config)?;
-                return hub::model::write(folder, &hub.form, &self.list(), weights, rounding);
+                let mut config = hub.config.clone();
+                if let Some(dtype) = hub::model::write(folder, &hub.form, &self.list(), weights, rounding)? {
+                    hub::config::note_dtype(&mut config, dtype);
+                }
+                return files::write_json(&folder.join("config.json"), &config);
             }
         };
         let Some(vision) = &architecture.vision else { bail!("BUG: a model of ours without eyes") };

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use super::KINDS;
 use crate::base::progress::Silent;
 use crate::base::{Hash, Seed, files};
-use crate::data::images::{ImagePacks, PixelSource};
 use crate::data::jsonl;
+use crate::data::pixels::Images;
+use crate::data::processor::Processor;
 use crate::data::records::{Finish, Item, Judged, Pair, Rollout, Row, Sample};
 use crate::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
 
@@ -96,9 +97,9 @@ fn items_are_written_with_a_pack_that_their_keys_name() {
     bench.run("items", "items", &chart(20)).unwrap();
     let items: Vec<Item> = bench.read("items/items.jsonl");
     assert_eq!(items.len(), 40);
-    let packs = ImagePacks::open(&bench.images).unwrap();
+    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
     for item in &items {
-        let pixels = packs.pixels(item.image.as_ref().unwrap(), 32).unwrap();
+        let pixels = images.pixels(item.image.as_ref().unwrap()).unwrap();
         assert_eq!(pixels.len(), 32 * 32 * 3);
         assert!(pixels.iter().all(|value| (-1.0..=1.0).contains(value)));
     }
@@ -130,7 +131,7 @@ fn rows_are_taken_by_the_seed_and_stay_in_order() {
 fn a_llava_file_with_a_broken_image_names_its_row() {
     let mut bench = Bench::new();
     bench.run("made", "items", &chart(1)).unwrap();
-    let packs = ImagePacks::open(&bench.images).unwrap();
+    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
     let png = packs.encoded(packs.keys().next().unwrap()).unwrap();
     files::write_atomic(&bench.path("photos/whole.png"), &png).unwrap();
     files::write_atomic(&bench.path("photos/half.png"), &png[..png.len() / 2]).unwrap();

@@ -10,7 +10,8 @@ use super::model_tests::{World, read};
 use super::tests::Bench;
 use super::{KINDS, base, dpo, eval, export, pairs, rollout, sft};
 use crate::base::{Hash, files};
-use crate::data::images::{ImagePacks, PixelSource};
+use crate::data::pixels::Images;
+use crate::data::processor::Processor;
 use crate::data::records::{CurvePoint, Pair, Rollout, Score};
 use crate::nn::Checkpoint;
 use crate::stage::{Manifest, ManifestEntry, find_kind};
@@ -50,7 +51,7 @@ fn released_pairs_are_packed_cut_and_held_out() {
     let mut bench = Bench::new();
     let made = json!({ "synthetic": { "datasets": ["chart"], "split": "train", "count": 2 } });
     bench.run("made", "items", &made).unwrap();
-    let packs = ImagePacks::open(&bench.images).unwrap();
+    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
     let keys: Vec<&str> = packs.keys().collect();
     for (name, key) in ["a.png", "b.png"].iter().zip(keys) {
         files::write_atomic(&bench.path("photos").join(name), &packs.encoded(key).unwrap()).unwrap();
@@ -76,9 +77,9 @@ fn released_pairs_are_packed_cut_and_held_out() {
         .collect();
     assert_eq!(told, [("1#0", "hub", "one two three", true), ("2#0", "hub", "one", false)]);
     assert!(pairs.iter().all(|pair| pair.prompt == "What?" && pair.rejected == "nothing at all"));
-    let packs = ImagePacks::open(&bench.images).unwrap();
+    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
     for pair in &pairs {
-        packs.pixels(pair.image.as_ref().unwrap(), 32).unwrap();
+        images.pixels(pair.image.as_ref().unwrap()).unwrap();
     }
     assert!(bench.read::<Pair>("pairs/dev.jsonl").is_empty());
 

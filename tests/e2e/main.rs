@@ -14,6 +14,7 @@ mod documented;
 mod history;
 mod inputs;
 mod killing;
+mod models;
 mod pipeline;
 mod programs;
 mod remote;

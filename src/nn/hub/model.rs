@@ -70,14 +70,15 @@ fn check_tie(files: &Folder, head: &str, parameters: &[Parameter], weights: &[Ve
     Ok(())
 }
 
-/// Writes parameters under the names that they had in the folder that they were read from.
+/// Writes parameters under the names that they had in the folder that they were read from. The number type that the
+/// config must name for nothing to be rounded on the way back, if it is another than it was.
 pub(crate) fn write(
     folder: &Path,
     form: &Form,
     parameters: &[Parameter],
     weights: &[Arc<Vec<f32>>],
     rounding: Rounding,
-) -> Result<()> {
+) -> Result<Option<Dtype>> {
     let dtype = |read: Dtype, values: &[f32]| match rounding {
         Rounding::Exact if !read.fits(values) => Dtype::F32,
         Rounding::Exact | Rounding::AsRead => read,
@@ -94,5 +95,11 @@ pub(crate) fn write(
             values,
         })
         .collect();
-    writer::write(folder, &outputs)
+    let wider = outputs.iter().zip(&form.dtypes).any(|(output, read)| output.dtype != *read);
+    writer::write(folder, &outputs)?;
+    Ok(match rounding {
+        Rounding::Exact => wider.then_some(Dtype::F32),
+        Rounding::AsRead => None,
+        Rounding::To(dtype) => Some(dtype),
+    })
 }

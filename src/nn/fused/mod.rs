@@ -8,7 +8,7 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::architecture::Activation;
-use super::kernels::attention::{Forward, Heads, attention, attention_backward};
+use super::kernels::attention::Heads;
 use super::kernels::elementwise as kernel;
 use super::kernels::head;
 use super::kernels::layer_norm::{layer_norm, layer_norm_backward};
@@ -39,12 +39,9 @@ macro_rules! put {
     };
 }
 
-/// What attention keeps: heads, rows, and the cosines and sines of every position.
-pub(crate) struct Plan {
-    heads: Heads,
-    rows: Arc<[Range<usize>]>,
-    turns: Option<Arc<Turns>>,
-}
+mod attention;
+
+use attention::Plan;
 
 impl Fused {
     fn then(&mut self, backward: impl FnOnce(&mut Gradients<f32, Cpu>) -> Result<(), <Cpu as HasErr>::Err> + 'static) {
@@ -77,7 +74,7 @@ impl Ops for Fused {
     }
 
     fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan> {
-        Ok(Plan { heads, rows: rows.into(), turns: turns.cloned() })
+        Ok(Plan::new(heads, rows, turns))
     }
 
     fn lookup(&mut self, table: &Param<Matrix<Cpu>>, indices: &[usize]) -> Result<Matrix<Cpu>> {
@@ -312,48 +309,7 @@ impl Ops for Fused {
         v: Matrix<Cpu>,
         plan: &Plan,
     ) -> Result<Matrix<Cpu>> {
-        let Plan { heads, rows, turns } = plan;
-        let heads = *heads;
-        let n = q.shape().0;
-        let turned = |values: &[f32], width: usize| {
-            turns.as_ref().map(|turns| {
-                let mut values = values.to_vec();
-                for_tokens(&mut values, rows, width, |token, position| turns.turn(token, position));
-                values
-            })
-        };
-        let (q_turned, k_turned) = (turned(slice(&q), heads.query()), turned(slice(&k), heads.key()));
-        let mut out = vec![0.0; n * heads.query()];
-        let mut log_sums = vec![0.0; n * heads.heads];
-        let (q_values, k_values) = (q_turned.as_deref(), k_turned.as_deref());
-        let (q_values, k_values) = (q_values.unwrap_or(slice(&q)), k_values.unwrap_or(slice(&k)));
-        attention(heads, rows, q_values, k_values, slice(&v), &mut out, &mut log_sums);
-        let y = matrix(out, heads.query())?;
-        if self.recording {
-            let (rows, turns, out) = (rows.clone(), turns.clone(), y.clone());
-            self.then(move |gradients| {
-                let dy = take!(gradients, out);
-                let mut dv = take!(gradients, v);
-                let forward = Forward {
-                    q: q_turned.as_deref().unwrap_or(slice(&q)),
-                    k: k_turned.as_deref().unwrap_or(slice(&k)),
-                    v: slice(&v),
-                    out: slice(&out),
-                    log_sums: &log_sums,
-                };
-                let (mut dq, mut dk) = (vec![0.0; n * heads.query()], vec![0.0; n * heads.key()]);
-                attention_backward(heads, &rows, &forward, &dy, &mut dq, &mut dk, &mut dv);
-                put!(gradients, v, dv);
-                if let Some(turns) = turns {
-                    for_tokens(&mut dq, &rows, heads.query(), |token, position| turns.turn_back(token, position));
-                    for_tokens(&mut dk, &rows, heads.key(), |token, position| turns.turn_back(token, position));
-                }
-                kernel::accumulate(gradients.get_or_alloc_mut(&q)?, &dq);
-                kernel::accumulate(gradients.get_or_alloc_mut(&k)?, &dk);
-                Ok(())
-            });
-        }
-        Ok(y)
+        attention::attend(self, q, k, v, plan)
     }
 
     fn swiglu(&mut self, gate: &Matrix<Cpu>, up: &Matrix<Cpu>) -> Result<Matrix<Cpu>> {
@@ -387,16 +343,6 @@ impl Ops for Fused {
             });
         }
         Ok(y)
-    }
-}
-
-/// Calls `f` with every token of `width` numbers and its position in its row.
-fn for_tokens(values: &mut [f32], rows: &[Range<usize>], width: usize, f: impl Fn(&mut [f32], usize)) {
-    for row in rows {
-        let tokens = values[row.start * width..row.end * width].chunks_exact_mut(width);
-        for (position, token) in tokens.enumerate() {
-            f(token, position);
-        }
     }
 }
 

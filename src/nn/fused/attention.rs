@@ -1,0 +1,89 @@
+//! Attention with its rotary positions, forward and back.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::Result;
+use dfdx::prelude::*;
+
+use super::super::kernels::attention::{Forward, Heads, attention, attention_backward};
+use super::super::kernels::elementwise as kernel;
+use super::super::kernels::rotary::Turns;
+use super::super::ops::Matrix;
+use super::super::raw::slice;
+use super::{Fused, matrix};
+
+/// What attention keeps: heads, rows, and the cosines and sines of every position.
+pub(crate) struct Plan {
+    heads: Heads,
+    rows: Arc<[Range<usize>]>,
+    turns: Option<Arc<Turns>>,
+}
+
+impl Plan {
+    pub(super) fn new(heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Plan {
+        Plan { heads, rows: rows.into(), turns: turns.cloned() }
+    }
+}
+
+/// Queries (n, h w), keys and values (n, k w) -> (n, h w).
+pub(super) fn attend(
+    fused: &mut Fused,
+    q: Matrix<Cpu>,
+    k: Matrix<Cpu>,
+    v: Matrix<Cpu>,
+    plan: &Plan,
+) -> Result<Matrix<Cpu>> {
+    let Plan { heads, rows, turns } = plan;
+    let heads = *heads;
+    let n = q.shape().0;
+    let turned = |values: &[f32], width: usize| {
+        turns.as_ref().map(|turns| {
+            let mut values = values.to_vec();
+            for_tokens(&mut values, rows, width, |token, position| turns.turn(token, position));
+            values
+        })
+    };
+    let (q_turned, k_turned) = (turned(slice(&q), heads.query()), turned(slice(&k), heads.key()));
+    let mut out = vec![0.0; n * heads.query()];
+    let mut log_sums = vec![0.0; n * heads.heads];
+    let (q_values, k_values) = (q_turned.as_deref(), k_turned.as_deref());
+    let (q_values, k_values) = (q_values.unwrap_or(slice(&q)), k_values.unwrap_or(slice(&k)));
+    attention(heads, rows, q_values, k_values, slice(&v), &mut out, &mut log_sums);
+    let y = matrix(out, heads.query())?;
+    if fused.recording {
+        let (rows, turns, out) = (rows.clone(), turns.clone(), y.clone());
+        fused.then(move |gradients| {
+            let dy = take!(gradients, out);
+            let mut dv = take!(gradients, v);
+            let forward = Forward {
+                q: q_turned.as_deref().unwrap_or(slice(&q)),
+                k: k_turned.as_deref().unwrap_or(slice(&k)),
+                v: slice(&v),
+                out: slice(&out),
+                log_sums: &log_sums,
+            };
+            let (mut dq, mut dk) = (vec![0.0; n * heads.query()], vec![0.0; n * heads.key()]);
+            attention_backward(heads, &rows, &forward, &dy, &mut dq, &mut dk, &mut dv);
+            put!(gradients, v, dv);
+            if let Some(turns) = turns {
+                for_tokens(&mut dq, &rows, heads.query(), |token, position| turns.turn_back(token, position));
+                for_tokens(&mut dk, &rows, heads.key(), |token, position| turns.turn_back(token, position));
+            }
+            kernel::accumulate(gradients.get_or_alloc_mut(&q)?, &dq);
+            kernel::accumulate(gradients.get_or_alloc_mut(&k)?, &dk);
+            Ok(())
+        });
+    }
+    Ok(y)
+}
+
+/// Calls `f` with every token of `width` numbers and its position in its row.
+fn for_tokens(values: &mut [f32], rows: &[Range<usize>], width: usize, f: impl Fn(&mut [f32], usize)) {
+    for row in rows {
+        let tokens = values[row.start * width..row.end * width].chunks_exact_mut(width);
+        for (position, token) in tokens.enumerate() {
+            f(token, position);
+        }
+    }
+}
