@@ -26,9 +26,11 @@ lint:
 fuzz seconds="67":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
 
-# Golden numbers of the model, from PyTorch (needs python3 with torch and numpy).
+# Golden numbers of the model, from PyTorch, and golden ids and chats, from transformers (needs python3 with torch,
+# transformers and pillow).
 golden:
     python3 tests/golden/make_golden.py
+    python3 tests/golden/make_chat.py
 
 # What the engine costs, beside ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:

@@ -214,9 +214,15 @@ impl Conversation {
         let prompt = self.template.render(std::slice::from_ref(&user), true)?;
         let mut whole = answered(&self.vocabulary.mark(response, marks))?;
         if !whole.starts_with(&prompt) {
+            let at = prompt.char_indices().zip(whole.chars()).find(|((_, one), other)| one != other);
+            let at = at.map_or(whole.len(), |((at, _), _)| at);
+            let behind = |text: &str| text[at..].chars().take(40).collect::<String>();
             bail!(
-                "the chat template writes another prompt before a response than without one: \
-                 `{prompt}` is not the start of `{whole}`"
+                "the chat template writes another prompt before a response than without one: after `{}` comes {:?} \
+                 without a response, {:?} with one",
+                prompt[..at].lines().last().unwrap_or_default(),
+                behind(&prompt),
+                behind(&whole)
             );
         }
         // Where the response ends is found with one that cannot be mistaken.

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::base::files as base;
+use crate::data::tokens;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat").join(name)
@@ -143,6 +145,23 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
 }
 
 #[test]
+fn an_image_stands_as_often_as_it_has_features() {
+    for folder in Folder::all().iter().filter(|folder| folder.chats.iter().any(|chat| chat.image)) {
+        let count = |key: &str| if key == "key" { Ok(4) } else { bail!("there is none") };
+        let layout = tokens::Chat::hub(folder.read().unwrap(), Arc::new(count), 500);
+        for chat in folder.chats.iter().filter(|chat| chat.image && chat.system.is_none()) {
+            let prompt = layout.prompt("1", &chat.user, Some("key")).unwrap();
+            assert_eq!(prompt.tokens, chat.prompt_ids, "{}: {:?}", folder.name, chat.user);
+            let row = layout.sequence(Some("key"), &chat.user, &chat.response, false).unwrap();
+            assert!(row.tokens.starts_with(&prompt.tokens));
+            assert_eq!(row.loss.iter().filter(|loss| !**loss).count(), prompt.tokens.len());
+        }
+        let error = layout.prompt("1", "a", Some("other")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "item `1`: image `other`: there is none");
+    }
+}
+
+#[test]
 fn a_target_ends_with_the_first_stop_token_and_a_cut_one_with_its_text() {
     let target = |folder: &str, response: &str, cut: bool| {
         Folder::named(folder).read().unwrap().pieces(false, "a", response, cut).unwrap().concat()
@@ -220,7 +239,11 @@ fn templates_that_cannot_be_trained_on_say_so() {
         format!("{:#}", conversation.sequence(false, "a", "b", false).unwrap_err())
     };
     let other_prompt = "{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}";
-    assert!(error(other_prompt).contains("writes another prompt before a response"));
+    assert_eq!(
+        error(other_prompt),
+        "the chat template writes another prompt before a response than without one: \
+         after `` comes \"1a\" without a response, \"2ab\" with one"
+    );
     let twice = "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}";
     assert!(error(twice).ends_with("the chat template writes a response 2 times"));
 }
