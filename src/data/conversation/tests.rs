@@ -106,9 +106,10 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
         for chat in &folder.chats {
             let place = format!("{}: {:?} {:?}", folder.name, chat.user, chat.response);
             let plain = Marks::outside(&[]).unwrap();
-            let user = match chat.image {
-                true => Message::with_image(Role::User, &chat.user),
-                false => Message::new(Role::User, &chat.user, conversation.user),
+            let user = if chat.image {
+                Message::with_image(Role::User, &chat.user)
+            } else {
+                Message::new(Role::User, &chat.user, conversation.user)
             };
             let answer = Message::new(Role::Assistant, &chat.response, conversation.assistant);
             let system = chat.system.iter().map(|text| Message::new(Role::System, text, conversation.user));
