@@ -26,10 +26,12 @@ lint:
 fuzz seconds="67":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
 
-# Golden numbers of the model, from PyTorch (needs python3 with torch and numpy), and pixels (transformers, Pillow 13).
+# Golden numbers of the model, from PyTorch; pixels, ids and chats, from transformers and Pillow 13 (needs python3 with
+# torch, transformers and pillow).
 golden:
     python3 tests/golden/make_golden.py
     python3 tests/golden/make_pixels.py
+    python3 tests/golden/make_chat.py
 
 # Compares ablate with transformers, TRL and PEFT on random checkpoints of every family (needs python3 and PyPI).
 parity:

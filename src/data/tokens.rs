@@ -59,7 +59,7 @@ pub struct Chat {
 
 #[derive(Clone)]
 enum Layout {
-    Own { tokenizer: Tokenizer, special: Special },
+    Own { tokenizer: Arc<Tokenizer>, special: Special },
     Template(Arc<Conversation>),
 }
 
@@ -77,7 +77,7 @@ impl Chat {
     ///
     /// A tokenizer without our special tokens.
     pub fn new(tokenizer: Tokenizer, image_tokens: ImageTokens, max_tokens: usize) -> Result<Chat> {
-        let layout = Layout::Own { special: tokenizer.special()?, tokenizer };
+        let layout = Layout::Own { special: tokenizer.special()?, tokenizer: Arc::new(tokenizer) };
         Ok(Chat { layout, image_tokens, max_tokens })
     }
 

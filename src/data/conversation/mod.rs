@@ -212,19 +212,19 @@ impl Conversation {
             self.template.render(&[user.clone(), Message::new(Role::Assistant, text, self.assistant)], false)
         };
         let prompt = self.template.render(std::slice::from_ref(&user), true)?;
-        let mut whole = answered(&self.vocabulary.mark(response, marks))?;
-        if !whole.starts_with(&prompt) {
-            bail!(
-                "the chat template writes another prompt before a response than without one: \
-                 `{prompt}` is not the start of `{whole}`"
-            );
-        }
+        let response = self.vocabulary.mark(response, marks);
+        let mut whole = answered(&response)?;
         // Where the response ends is found with one that cannot be mistaken.
         let probed = answered(&marks.probe.to_string())?;
         let tail = match probed.split(marks.probe).collect::<Vec<_>>()[..] {
             [_, tail] => tail,
             ref parts => bail!("the chat template writes a response {} times", parts.len() - 1),
         };
+        if !whole.starts_with(&prompt) {
+            // Some templates open a turn for an answer otherwise than they write a given one (a line break, a space).
+            // What is generated follows the opening, so that is what a response is learned behind.
+            whole = format!("{prompt}{response}{tail}");
+        }
         let end = whole.strip_suffix(tail).map(str::len).filter(|&end| end >= prompt.len());
         let end = end.with_context(|| format!("the chat template does not end with `{tail}` after every response"))?;
         let special = self.stop.iter().filter(|(_, name)| self.vocabulary.is_special(name));

@@ -64,6 +64,7 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
 }
 
 /// `json.dumps` with the keywords that `transformers` lets through.
+#[expect(clippy::needless_pass_by_value, reason = "what a filter of `minijinja` takes")]
 pub(super) fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::base::files as base;
+use crate::data::tokens;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat").join(name)
@@ -104,9 +106,10 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
         for chat in &folder.chats {
             let place = format!("{}: {:?} {:?}", folder.name, chat.user, chat.response);
             let plain = Marks::outside(&[]).unwrap();
-            let user = match chat.image {
-                true => Message::with_image(Role::User, &chat.user),
-                false => Message::new(Role::User, &chat.user, conversation.user),
+            let user = if chat.image {
+                Message::with_image(Role::User, &chat.user)
+            } else {
+                Message::new(Role::User, &chat.user, conversation.user)
             };
             let answer = Message::new(Role::Assistant, &chat.response, conversation.assistant);
             let system = chat.system.iter().map(|text| Message::new(Role::System, text, conversation.user));
@@ -140,6 +143,23 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
         }
     }
     assert_eq!(apart, 0);
+}
+
+#[test]
+fn an_image_stands_as_often_as_it_has_features() {
+    for folder in Folder::all().iter().filter(|folder| folder.chats.iter().any(|chat| chat.image)) {
+        let count = |key: &str| if key == "key" { Ok(4) } else { bail!("there is none") };
+        let layout = tokens::Chat::hub(folder.read().unwrap(), Arc::new(count), 500);
+        for chat in folder.chats.iter().filter(|chat| chat.image && chat.system.is_none()) {
+            let prompt = layout.prompt("1", &chat.user, Some("key")).unwrap();
+            assert_eq!(prompt.tokens, chat.prompt_ids, "{}: {:?}", folder.name, chat.user);
+            let row = layout.sequence(Some("key"), &chat.user, &chat.response, false).unwrap();
+            assert!(row.tokens.starts_with(&prompt.tokens));
+            assert_eq!(row.loss.iter().filter(|loss| !**loss).count(), prompt.tokens.len());
+        }
+        let error = layout.prompt("1", "a", Some("other")).unwrap_err();
+        assert_eq!(format!("{error:#}"), "item `1`: image `other`: there is none");
+    }
 }
 
 #[test]
@@ -219,10 +239,22 @@ fn templates_that_cannot_be_trained_on_say_so() {
         let conversation = folder.read().unwrap();
         format!("{:#}", conversation.sequence(false, "a", "b", false).unwrap_err())
     };
-    let other_prompt = "{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}";
-    assert!(error(other_prompt).contains("writes another prompt before a response"));
     let twice = "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}";
     assert!(error(twice).ends_with("the chat template writes a response 2 times"));
+}
+
+#[test]
+fn a_response_is_learned_behind_the_opening_that_an_answer_is_generated_from() {
+    // As in templates of LLaVA on Qwen2: a line break before an answer that is asked for, a space before a given one.
+    let mut folder = Folder::named("chatml");
+    let template = "{% for m in messages %}{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}\
+                    {% if add_generation_prompt %}assistant\n{% endif %}";
+    folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
+    let conversation = folder.read().unwrap();
+    let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
+    assert_eq!(prompt, conversation.prompt(false, "a").unwrap());
+    let text = |ids: &[u32]| conversation.tokenizer().decode(ids).unwrap();
+    assert_eq!((text(&prompt).as_str(), text(&target).as_str()), ("user a<|im_end|>assistant\n", "b<|im_end|>"));
 }
 
 #[test]
