@@ -11,6 +11,8 @@ mod plain;
 mod sample;
 
 #[cfg(test)]
+pub(crate) mod parity;
+#[cfg(test)]
 mod tests;
 
 pub use generate::{GenerateConfig, Generated, Watch, generate};

@@ -32,6 +32,8 @@ mod loader;
 pub(crate) mod model;
 pub(crate) mod ops;
 pub(crate) mod packed;
+#[cfg(test)]
+pub(crate) mod parity;
 pub(crate) mod raw;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod stock;

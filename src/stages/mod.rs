@@ -66,6 +66,8 @@ static ALL: &[&Kind] = &[
 ];
 
 #[cfg(test)]
+mod parity;
+#[cfg(test)]
 mod released_tests;
 #[cfg(test)]
 mod table_tests;

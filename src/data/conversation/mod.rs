@@ -12,6 +12,8 @@
 //! build another pipeline than the file's, and keys such as `add_bos_token`, change nothing here.
 
 mod files;
+#[cfg(test)]
+pub(crate) mod parity;
 mod python;
 mod template;
 #[cfg(test)]
