@@ -85,12 +85,14 @@ pub fn dpo(
     };
     let extents: Vec<Extent> = pairs.iter().map(extent).collect();
     let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
-    let run = Run { plan, optimizer: &config.optimizer, tuning: &config.tuning, seed, images, state, resources };
-    run.train(policy, &Preference { pairs, reference, reduction, loss, beta, sft_weight })
+    let (optimizer, tuning) = (&config.optimizer, &config.tuning);
+    let learner = tuning.learner(policy, optimizer, seed)?;
+    let run = Run { plan, optimizer, micro_batch: tuning.micro_batch, seed, images, state, resources };
+    run.train(learner, &Preference { pairs, reference, reduction, loss, beta, sft_weight })
 }
 
 /// `log reference(chosen) - log reference(rejected)` per pair.
-fn reference_ratios(
+pub(super) fn reference_ratios(
     reference: &Checkpoint,
     pairs: &[TokenPair],
     reduction: Reduction,

@@ -19,6 +19,8 @@ mod tuning;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod parity;
+#[cfg(test)]
 mod tests;
 
 pub use dpo::{DpoConfig, dpo};

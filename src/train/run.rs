@@ -3,11 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 
 use super::optimizer::{Optimizer, OptimizerConfig};
-use super::state::{OpenPoint, Position, TrainState};
-use super::tuning::{Sum, Tuning};
+use super::state::{self, OpenPoint, Position, TrainState};
+use super::tuning::Sum;
 use crate::base::{Event, Seed};
 use crate::data::records::CurvePoint;
 use crate::nn::engine::Engine;
@@ -73,7 +73,8 @@ pub(super) struct Told {
 pub(super) struct Run<'a> {
     pub(super) plan: Vec<Vec<usize>>,
     pub(super) optimizer: &'a OptimizerConfig,
-    pub(super) tuning: &'a Tuning,
+    /// Examples that are computed at once; none: the whole batch.
+    pub(super) micro_batch: Option<usize>,
     pub(super) seed: Seed,
     pub(super) images: &'a dyn PixelSource,
     pub(super) state: &'a TrainState,
@@ -81,9 +82,8 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Trains `start` to the end of the plan.
-    pub(super) fn train<O: Objective>(&self, start: &Checkpoint, objective: &O) -> Result<Trained> {
-        let mut learner = self.tuning.learner(start, self.optimizer, self.seed)?;
+    /// Trains to the end of the plan.
+    pub(super) fn train<O: Objective>(&self, mut learner: Learner, objective: &O) -> Result<Trained> {
         let mut optimizer = Optimizer::new(self.optimizer, &learner);
         let mut position = self.resume(&mut learner, &mut optimizer);
         let mut engine = Engine::new(&learner, self.resources)?;
@@ -92,22 +92,15 @@ impl Run<'_> {
         let tokens_before = position.tokens;
         while position.step < steps {
             let examples = &self.plan[position.step as usize];
-            let place = || format!("training step {} of {steps}", position.step + 1);
+            let number = position.step + 1;
+            let place = || format!("training step {number} of {steps}");
             let found = self.gradients(objective, examples, &learner, &engine, position.step).and_then(|found| {
                 check::<O>(examples, &found)?;
                 Ok(found)
             });
             let found = match found {
                 Ok(found) => found,
-                Err(error) => {
-                    // The weights before this step are the last good ones.
-                    let path = if position.step > 0 { self.state.file() } else { None };
-                    let Some(path) = path else { return Err(error).with_context(place) };
-                    self.state.write(&learner, &optimizer, &position)?;
-                    let kept =
-                        format!("{}; the state after step {} is in `{}`", place(), position.step, path.display());
-                    return Err(error.context(kept));
-                }
+                Err(error) => return Err(self.stopped(error.context(place()), &learner, &optimizer, &position)),
             };
             optimizer.step(&mut learner, &found.gradients, found.norm, position.step, steps);
             engine = engine.renew(&learner)?;
@@ -116,7 +109,7 @@ impl Run<'_> {
             position.flops += found.flops;
             self.note(&mut position, found.told, found.norm, steps);
             if self.state.due(position.step - kept.0, kept.1) && position.step < steps {
-                self.state.write(&learner, &optimizer, &position)?;
+                self.state.write(&learner, &optimizer, &position).with_context(place)?;
                 kept = (position.step, Instant::now());
             }
             if told.is_none_or(|told| told.elapsed() >= PROGRESS) || position.step == steps {
@@ -131,6 +124,7 @@ impl Run<'_> {
                 told = Some(Instant::now());
             }
         }
+        state::check(&learner).with_context(|| format!("training step {steps} of {steps}"))?;
         let Position { tokens, flops, curve, .. } = position;
         let Learner { mut checkpoint, adapter, .. } = learner;
         if let Some(adapter) = &adapter {
@@ -141,7 +135,7 @@ impl Run<'_> {
 
     /// The gradient of the loss of a batch. Micro-batches are computed one after the other, each in [`SHARDS`] parts;
     /// every part weighs by its share of the whole batch, so their sum is the large batch's gradient.
-    fn gradients<O: Objective>(
+    pub(super) fn gradients<O: Objective>(
         &self,
         objective: &O,
         examples: &[usize],
@@ -152,7 +146,7 @@ impl Run<'_> {
         let (whole, padded) = (objective.whole(examples), engine.padded());
         let mut sum = Sum::default();
         let mut found = Found::default();
-        let micro = self.tuning.micro_batch.unwrap_or(examples.len()).max(1);
+        let micro = self.micro_batch.unwrap_or(examples.len()).max(1);
         for (group, examples) in examples.chunks(micro).enumerate() {
             // Every other example: a plan that sorts by length gives shards of like cost.
             let shards: Vec<Vec<usize>> =
@@ -184,6 +178,16 @@ impl Run<'_> {
             found.norm = Optimizer::norm(learner, &found.gradients);
         }
         Ok(found)
+    }
+
+    /// The error of a step, with where its start is kept: the last good weights.
+    fn stopped(&self, error: Error, learner: &Learner, optimizer: &Optimizer, position: &Position) -> Error {
+        let step = position.step;
+        let Some(path) = self.state.file().filter(|_| step > 0) else { return error };
+        error.context(match self.state.write(learner, optimizer, position) {
+            Ok(()) => format!("the state after step {step} is in `{}`", path.display()),
+            Err(why) => format!("the state after step {step} could not be kept ({why:#})"),
+        })
     }
 
     /// Adds a step to the curve.
@@ -236,8 +240,8 @@ impl Run<'_> {
 
 /// What a batch told, and its gradient by parameter number; none when it has no target.
 #[derive(Default)]
-struct Found {
-    gradients: Vec<Vec<f32>>,
+pub(super) struct Found {
+    pub(super) gradients: Vec<Vec<f32>>,
     norm: f64,
     told: Told,
     tokens: u64,

@@ -47,8 +47,10 @@ pub fn sft(
     let extent = |row: &TokenRow| Extent { length: row.tokens.len(), image: row.image.is_some() };
     let extents: Vec<Extent> = rows.iter().map(extent).collect();
     let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
-    let run = Run { plan, optimizer: &config.optimizer, tuning: &config.tuning, seed, images, state, resources };
-    run.train(start, &CrossEntropy { rows })
+    let (optimizer, tuning) = (&config.optimizer, &config.tuning);
+    let learner = tuning.learner(start, optimizer, seed)?;
+    let run = Run { plan, optimizer, micro_batch: tuning.micro_batch, seed, images, state, resources };
+    run.train(learner, &CrossEntropy { rows })
 }
 
 /// A row as the model takes it.

@@ -54,7 +54,7 @@ const FILE: &str = "training.safetensors";
 
 impl TrainState {
     /// Keeps nothing.
-    pub fn none() -> TrainState {
+    pub const fn none() -> TrainState {
         TrainState { folder: None, every_steps: u64::MAX, every_seconds: f64::INFINITY }
     }
 
@@ -63,7 +63,8 @@ impl TrainState {
         self.folder.is_some() && (steps >= self.every_steps || since.elapsed().as_secs_f64() >= self.every_seconds)
     }
 
-    /// Keeps what has changed since the start: the weights and moments of everything that learns.
+    /// Keeps what has changed since the start: the weights and moments of everything that learns. What is there stays
+    /// if one of them is not finite: nothing could go on from that.
     pub(super) fn write(&self, learner: &Learner, optimizer: &Optimizer, position: &Position) -> Result<()> {
         let Some(path) = self.file() else { return Ok(()) };
         let mut arrays: Vec<Array> = Vec::new();
@@ -74,6 +75,7 @@ impl TrainState {
                 arrays.push(Array { name, shape: parameter.shape.clone(), values });
             }
         }
+        arrays.iter().try_for_each(|array| finite(&array.name, array.values))?;
         let text = serde_json::to_string(&Exact::from(position)).context("cannot serialize the training state")?;
         arrays::write(&path, &arrays, ("position", text))
     }
@@ -106,6 +108,18 @@ impl TrainState {
     /// The file of the state, if one is kept.
     pub(super) fn file(&self) -> Option<PathBuf> {
         self.folder.as_ref().map(|folder| folder.join(FILE))
+    }
+}
+
+/// Refuses weights that no model can have.
+pub(super) fn check(learner: &Learner) -> Result<()> {
+    learner.learning().try_for_each(|(index, parameter)| finite(&parameter.name, learner.weights(index)))
+}
+
+fn finite(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => bail!("`{name}` has become {} at place {at}", values[at]),
+        None => Ok(()),
     }
 }
 

@@ -1,0 +1,40 @@
+//! All parameters learn: supervised fine-tuning and every preference loss.
+
+use super::{Case, RESOURCES, cases};
+use crate::train::dpo::{Preference, reference_ratios};
+use crate::train::preference::{PreferenceLoss, Reduction};
+use crate::train::sft::CrossEntropy;
+
+#[test]
+fn fine_tuning_is_torchs() {
+    for case in cases() {
+        let objective = CrossEntropy { rows: &case.rows };
+        case.follow("sft", &case.expected("sft"), None, &objective);
+    }
+}
+
+#[test]
+fn preference_optimization_is_trls() {
+    for case in cases() {
+        for run in ["dpo-sigmoid", "dpo-smoothed", "dpo-hinge", "dpo-ipo", "dpo-sft"] {
+            follow(&case, run);
+        }
+    }
+}
+
+fn follow(case: &Case, run: &str) {
+    let expected = case.expected(run);
+    let told = &expected.told["loss"];
+    let number = |key: &str| told.get(key).map_or(0.0, |value| value.as_f64().unwrap());
+    let loss = match told["loss"].as_str().unwrap() {
+        "sigmoid" => PreferenceLoss::Sigmoid { label_smoothing: number("label_smoothing") },
+        "hinge" => PreferenceLoss::Hinge,
+        "ipo" => PreferenceLoss::Ipo,
+        other => panic!("an unknown loss `{other}`"),
+    };
+    let reduction = Reduction { weights: None, mean: loss.averages() };
+    let reference = reference_ratios(&case.start, &case.pairs, reduction, &case.images, &RESOURCES).unwrap();
+    let (beta, sft_weight) = (number("beta"), number("sft_weight"));
+    let objective = Preference { pairs: &case.pairs, reference, reduction, loss, beta, sft_weight };
+    case.follow(run, &expected, None, &objective);
+}

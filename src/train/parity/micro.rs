@@ -1,0 +1,61 @@
+//! Micro-batches are the large batch: their gradients weigh by their targets.
+
+use super::{Case, cases, relative_error};
+use crate::nn::Part;
+use crate::nn::engine::Engine;
+use crate::nn::learner::Learner;
+use crate::train::run::Run;
+use crate::train::sft::CrossEntropy;
+
+impl Case {
+    /// The gradient of some rows, all parameters behind one another but those whose true gradient is zero.
+    fn gradient(&self, run: &Run, rows: &[usize]) -> Vec<f32> {
+        let learner = Learner::new(self.start.clone(), None, |_| true);
+        let engine = Engine::new(&learner, run.resources).unwrap();
+        let objective = CrossEntropy { rows: &self.rows };
+        run.gradients(&objective, rows, &learner, &engine, 0).unwrap().gradients.concat()
+    }
+}
+
+#[test]
+fn a_gradient_in_micro_batches_is_the_batchs() {
+    for case in cases() {
+        let expected = case.expected("sft");
+        let rows = &expected.batches[0];
+        let whole = case.gradient(&case.run(&expected, None), rows);
+        let parts = case.gradient(&case.run(&expected, Some(2)), rows);
+        // What it would be if every micro-batch counted alike, though their targets differ in number.
+        let alone: Vec<Vec<f32>> = rows.chunks(2).map(|rows| case.gradient(&case.run(&expected, None), rows)).collect();
+        let mean: Vec<f32> = (0..whole.len()).map(|at| alone.iter().map(|part| part[at] / 4.0).sum()).collect();
+        let (by_tokens, by_parts) = (relative_error(&parts, &whole), relative_error(&mean, &whole));
+        println!("{:<6} micro-batches | off by {by_tokens:.1e}; weighed alike {by_parts:.1e}", case.name());
+        assert!(by_tokens < 1e-5, "{by_tokens:e}");
+        // Torch's mean is off by as much, counted by the largest entries.
+        let largest = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).fold(0.0, f32::max);
+        let off = largest(&mut mean.iter().zip(&whole).map(|(a, b)| a - b)) / largest(&mut whole.iter().copied());
+        let theirs = expected.told["off_in_4_micro_batches"]["by_micro_batches"].as_f64().unwrap();
+        assert!((f64::from(off) / theirs - 1.0).abs() < 1e-3, "{off}, not {theirs}");
+    }
+}
+
+#[test]
+fn a_training_in_micro_batches_ends_where_the_batchs_does() {
+    for case in cases() {
+        let mut expected = case.expected("sft");
+        expected.batches.truncate(6);
+        let end = |micro| {
+            let learner = Learner::new(case.start.clone(), None, |_| true);
+            let objective = CrossEntropy { rows: &case.rows };
+            case.run(&expected, micro).train(learner, &objective).unwrap().checkpoint
+        };
+        let (whole, parts) = (end(None), end(Some(2)));
+        for (index, parameter) in case.start.list().into_iter().enumerate() {
+            // Its gradient is rounding only: see `Case::compare`.
+            if parameter.part == Part::Vision && parameter.name.ends_with("k_proj.bias") {
+                continue;
+            }
+            let error = relative_error(&parts.weights[index], &whole.weights[index]);
+            assert!(error < 1e-5, "`{}` is off by {error:e}", parameter.name);
+        }
+    }
+}
