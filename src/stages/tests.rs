@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::KINDS;
 use crate::base::progress::Silent;
 use crate::base::{Hash, Seed, files};
+use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::pixels::Images;
 use crate::data::processor::Processor;
@@ -131,7 +132,7 @@ fn rows_are_taken_by_the_seed_and_stay_in_order() {
 fn a_llava_file_with_a_broken_image_names_its_row() {
     let mut bench = Bench::new();
     bench.run("made", "items", &chart(1)).unwrap();
-    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
+    let packs = ImagePacks::open(&bench.images).unwrap();
     let png = packs.encoded(packs.keys().next().unwrap()).unwrap();
     files::write_atomic(&bench.path("photos/whole.png"), &png).unwrap();
     files::write_atomic(&bench.path("photos/half.png"), &png[..png.len() / 2]).unwrap();

@@ -10,6 +10,7 @@ use super::model_tests::{World, read};
 use super::tests::Bench;
 use super::{KINDS, base, dpo, eval, export, pairs, rollout, sft};
 use crate::base::{Hash, files};
+use crate::data::images::ImagePacks;
 use crate::data::pixels::Images;
 use crate::data::processor::Processor;
 use crate::data::records::{CurvePoint, Pair, Rollout, Score};
@@ -51,7 +52,7 @@ fn released_pairs_are_packed_cut_and_held_out() {
     let mut bench = Bench::new();
     let made = json!({ "synthetic": { "datasets": ["chart"], "split": "train", "count": 2 } });
     bench.run("made", "items", &made).unwrap();
-    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
+    let packs = ImagePacks::open(&bench.images).unwrap();
     let keys: Vec<&str> = packs.keys().collect();
     for (name, key) in ["a.png", "b.png"].iter().zip(keys) {
         files::write_atomic(&bench.path("photos").join(name), &packs.encoded(key).unwrap()).unwrap();
