@@ -24,13 +24,13 @@ pub(super) struct GenerateArgs {
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// 0 takes the likeliest token each time.
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f64,
     /// Only the so many likeliest tokens; 0: all.
     #[arg(long, default_value_t = 0, value_name = "K")]
     top_k: usize,
     /// Only the likeliest tokens that just reach this probability together.
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
     top_p: f64,
     /// Longest answer.
     #[arg(long, default_value_t = 512, value_name = "N")]

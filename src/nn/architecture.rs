@@ -82,6 +82,7 @@ pub struct Projector {
 }
 
 /// The language model: `RMSNorm`, rotary positions, grouped-query attention, `SwiGLU`.
+#[expect(clippy::struct_excessive_bools, reason = "families differ in what they have")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
     /// Width.

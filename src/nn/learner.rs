@@ -1,5 +1,6 @@
 //! What a training changes: a checkpoint, the adapter that may sit on it, and which of their parameters learn.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::adapter::Adapter;
@@ -32,8 +33,15 @@ impl Learner {
         let mut marks: Vec<bool> =
             parameters.iter().map(|parameter| adapter.is_none() && parameter.used && learns(parameter)).collect();
         if let Some(adapter) = &adapter {
-            let list = adapter.list();
-            marks.extend(list.iter().map(&learns));
+            // A module beside a layer that the output does not depend on has nothing to learn from.
+            let used: BTreeSet<&str> =
+                parameters.iter().filter(|parameter| parameter.used).map(|parameter| parameter.name.as_str()).collect();
+            let module = |index: usize| adapter.modules.keys().nth(index / 2).map(|name| format!("{name}.weight"));
+            let beside = |index: usize| module(index).is_some_and(|layer| used.contains(layer.as_str()));
+            let list = adapter.list().into_iter().enumerate();
+            let list: Vec<Parameter> =
+                list.map(|(index, parameter)| Parameter { used: beside(index), ..parameter }).collect();
+            marks.extend(list.iter().map(|parameter| parameter.used && learns(parameter)));
             parameters.extend(list);
         }
         Learner { checkpoint, adapter, parameters, learns: marks, own, modules }

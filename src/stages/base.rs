@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::common;
 use super::model::{self, Model};
@@ -30,7 +30,7 @@ pub static KIND: Kind = Kind {
     schema: schema_of::<Table>,
 };
 
-/// Where transformers looks for a template first.
+/// A file that is a template and nothing else.
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
@@ -180,6 +180,7 @@ fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
             let error = anyhow!("`chat_template`: a checkpoint of our own layout has its conversation fixed");
             return Err(wrong_input(error));
         }
+        forget_template(folder)?;
         files::copy(&template.path, &folder.join(CHAT_TEMPLATE))?;
     }
     // What is there without a given template is checked where the user knows it.
@@ -189,4 +190,20 @@ fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
     checkpoint.write(folder)?;
     model::carry_seen(path, folder)?;
     Ok(checkpoint)
+}
+
+/// Takes the chat templates out that would come before one of [`CHAT_TEMPLATE`].
+fn forget_template(folder: &Path) -> Result<()> {
+    let json = folder.join("chat_template.json");
+    if json.is_file() {
+        files::remove_file(&json)?;
+    }
+    let processor = folder.join("processor_config.json");
+    if processor.is_file() {
+        let mut config: Map<String, Value> = files::read_json(&processor)?;
+        if config.shift_remove("chat_template").is_some() {
+            files::write_json(&processor, &config)?;
+        }
+    }
+    Ok(())
 }

@@ -1,5 +1,8 @@
 //! AdamW with a schedule, clipping, learning rates per part and frozen parts, on plain arrays. Knows no loss.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::kernels::elementwise::{AdamW, adamw};
@@ -55,11 +58,24 @@ pub struct OptimizerConfig {
 }
 
 /// A part, or a pattern over the names of parameters, which has a `.` or a `*` in it: so a slip in a part's name is one.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", untagged)]
 pub enum Freeze {
     Part(Part),
     Named(Pattern),
+}
+
+impl JsonSchema for Freeze {
+    fn schema_name() -> Cow<'static, str> {
+        "Freeze".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A part, or a pattern over the names of parameters, with a `.` or a `*` in it.",
+            "anyOf": [generator.subschema_for::<Part>(), { "type": "string", "pattern": "[.*]" }],
+        })
+    }
 }
 
 impl TryFrom<String> for Freeze {
