@@ -54,13 +54,12 @@ impl<'a, P: Place> Loader<'a, P> {
     pub(crate) fn table(&mut self, name: &str) -> Result<Param<P::Table>> {
         let index = self.number(name);
         let learns = self.learner.learns(index);
-        let value = match self.kept(index) {
-            Some(Held::Table(table)) => table,
-            _ => {
-                let shape = &self.parameters[index].shape;
-                let (rows, columns) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1]) };
-                self.place.table(self.learner.weights(index), rows, columns)?
-            }
+        let value = if let Some(Held::Table(table)) = self.kept(index) {
+            table
+        } else {
+            let shape = &self.parameters[index].shape;
+            let (rows, columns) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1]) };
+            self.place.table(self.learner.weights(index), rows, columns)?
         };
         self.held[index] = Some(Held::Table(value.clone()));
         Ok(Param { value, index, learns })
@@ -108,12 +107,11 @@ impl<'a, P: Place> Loader<'a, P> {
 
     fn place_matrix(&mut self, index: usize, rows: usize) -> Result<Param<P::Matrix>> {
         let learns = self.learner.learns(index);
-        let value = match self.kept(index) {
-            Some(Held::Matrix(matrix)) => matrix,
-            _ => {
-                let values = self.learner.weights(index);
-                self.place.matrix(values, rows, values.len() / rows.max(1))?
-            }
+        let value = if let Some(Held::Matrix(matrix)) = self.kept(index) {
+            matrix
+        } else {
+            let values = self.learner.weights(index);
+            self.place.matrix(values, rows, values.len() / rows.max(1))?
         };
         self.held[index] = Some(Held::Matrix(value.clone()));
         Ok(Param { value, index, learns })

@@ -19,6 +19,9 @@ use super::loader::{Held, Loader};
 use super::ops::{OnDevice, Ops, Param, Place, Source, Taped, Vector};
 use super::parameters::Part;
 
+/// From the log-probabilities of targets to the loss's derivative by each, and what else it tells.
+type Derivative<'a, W> = dyn Fn(&[f32]) -> Result<(Vec<f32>, W)> + 'a;
+
 /// A model whose weights are in place `P`.
 pub(crate) struct Model<P: Place> {
     place: P,
@@ -164,7 +167,7 @@ impl<D: Device<f32>> Model<OnDevice<D>> {
         &self,
         learner: &Learner,
         batch: &Batch,
-        derivative: &dyn Fn(&[f32]) -> Result<(Vec<f32>, W)>,
+        derivative: &Derivative<W>,
     ) -> Result<(Vec<Vec<f32>>, W)> {
         let mut ops = O::new(&self.place.0);
         let log_probs = self.log_probs(&mut ops, batch, true)?;

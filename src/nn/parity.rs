@@ -53,7 +53,8 @@ pub(crate) struct Text {
     pub(crate) span: (usize, usize),
     pub(crate) log_probs: Vec<f32>,
     pub(crate) greedy: Option<Vec<u32>>,
-    pub(crate) greedy_text: Option<String>,
+    #[serde(rename = "greedy_text")]
+    pub(crate) answer: Option<String>,
     pub(crate) margin: Option<f64>,
 }
 
@@ -250,13 +251,13 @@ impl PixelSource for Case {
         // The grid of as many tiles and tokens.
         let tiles = self.array(&format!("{key}.pixel_values"))?.len() / vision.tile_values() - 1;
         let side = vision.image_size;
-        let grids = self.checkpoint.resolutions().iter().map(|(height, width)| (height / side, width / side));
+        let mut grids = self.checkpoint.resolutions().iter().map(|(height, width)| (height / side, width / side));
         let fits = |(rows, columns): (usize, usize)| {
             let frame = frame(Some((rows as u32, columns as u32)));
             let right = rows * columns == tiles && slots(vision, frame).is_ok_and(|slots| slots.len() == tokens);
             right.then_some(frame)
         };
-        grids.filter_map(fits).next().with_context(|| format!("no grid gives `{key}` {tokens} tokens"))
+        grids.find_map(fits).with_context(|| format!("no grid gives `{key}` {tokens} tokens"))
     }
 
     fn picture(&self, key: &str) -> Result<Picture> {

@@ -35,7 +35,8 @@ struct Tokens {
 
 #[derive(Deserialize)]
 struct Prompt {
-    prompt: String,
+    #[serde(rename = "prompt")]
+    text: String,
     images: Vec<String>,
     ids: Vec<u32>,
 }
@@ -98,7 +99,7 @@ impl Words {
 
     /// The ids of the prompts of the sequences, their images' tokens expanded.
     pub(crate) fn prompts(&self) -> Tally {
-        let compare = |Prompt { prompt, images, ids }: &Prompt| compared(prompt, &self.tokens(prompt, images)?, ids);
+        let compare = |Prompt { text, images, ids }: &Prompt| compared(text, &self.tokens(text, images)?, ids);
         tally(self.expected.sequences.values().map(compare))
     }
 

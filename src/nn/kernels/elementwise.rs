@@ -96,7 +96,7 @@ pub(crate) fn quick_gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
 }}
 
 /// `2 sqrt(2 / pi)` and the cubic term's share of it: [`gelu_tanh`] is `x sigmoid(u)`, `u = A x + B x^3`.
-const TANH_LINEAR: f32 = 1.595_769_1;
+const TANH_LINEAR: f32 = 1.595_769;
 const TANH_CUBIC: f32 = 0.071_354_814;
 
 simd! {

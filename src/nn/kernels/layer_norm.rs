@@ -46,6 +46,7 @@ pub(crate) fn layer_norm_backward(x: &[f32], weight: &[f32], moments: &[Moments]
 }}
 
 /// A sum in [`LANES`] parts that are folded in a fixed order.
+#[expect(clippy::inline_always, reason = "it would not be compiled for the wider registers")]
 #[inline(always)]
 fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];

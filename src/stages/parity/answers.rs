@@ -60,8 +60,8 @@ pub(super) fn greedy(subject: &Subject) -> Result<Tally> {
             let said = subject.words.text(tokens)?;
             if (tokens, *finish) != (&wanted, ended) {
                 tally.wrong.push(format!("`{name}` {path}: {tokens:?}, {finish:?}, and not {wanted:?}, {ended:?}"));
-            } else if Some(&said) != text.greedy_text.as_ref() {
-                tally.wrong.push(format!("`{name}` {path}: {said:?}, and not {:?}", text.greedy_text));
+            } else if Some(&said) != text.answer.as_ref() {
+                tally.wrong.push(format!("`{name}` {path}: {said:?}, and not {:?}", text.answer));
             } else {
                 tally.right += 1;
             }

@@ -1,6 +1,8 @@
 //! Every family of models against transformers, on the checkpoints of `tests/golden/hub` or, for `just parity`, of
 //! `ABLATE_PARITY`: one line of a table per checkpoint, and all that is wrong at the end.
 
+#![expect(clippy::print_stdout, reason = "the table is for people")]
+
 mod answers;
 mod disk;
 
@@ -183,7 +185,9 @@ fn line(subject: &Subject) -> Line {
 fn every_family_computes_what_transformers_does() {
     let mut wrong = Vec::new();
     let mut table = format!("{:22}", "case");
-    TITLES.iter().for_each(|title| write!(table, "{title:>10}").unwrap());
+    for title in TITLES {
+        write!(table, "{title:>10}").unwrap();
+    }
     println!("{table}");
     for (name, folder) in folders() {
         let line = match Subject::open(&folder) {

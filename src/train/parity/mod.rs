@@ -1,6 +1,8 @@
 //! Twenty steps of training against torch's AdamW, TRL's losses and PEFT's adapters, from equal weights and batches
 //! (`tests/golden/parity/train.py`). Prints what it finds; another folder of the same kind is taken from `ABLATE_PARITY`.
 
+#![expect(clippy::print_stdout, reason = "the table is for people")]
+
 mod full;
 mod lora;
 mod micro;
