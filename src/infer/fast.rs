@@ -63,12 +63,15 @@ impl<'a> Decoder<'a> {
         let logits = self.model.logits(pass.ops, &last)?.values;
         let Some(mut read) = self.ops.reading.take() else { panic!("BUG: the prompt's cache is gone") };
         read.length = count;
-        let capacity = (count + max_tokens).min(positions);
+        let capacity = count.saturating_add(max_tokens).min(positions);
         for _ in 0..samples {
             let fits = self.spare.iter().position(|spare| spare.capacity() >= capacity);
-            let mut cache = match fits {
-                Some(index) => self.spare.swap_remove(index),
-                None => Cache::new(layers, heads, capacity),
+            let mut cache = if let Some(index) = fits {
+                self.spare.swap_remove(index)
+            } else {
+                // One that is too small goes for each that comes: there are never more than were needed at once.
+                self.spare.pop();
+                Cache::new(layers, heads, capacity)
             };
             cache.fork(heads, &read);
             self.ops.caches.push(cache);

@@ -13,7 +13,7 @@ use super::sample::{Choice, choose};
 use crate::base::Seed;
 use crate::data::records::Finish;
 use crate::data::tokens::Prompt;
-use crate::nn::{Checkpoint, Device, PixelSource, Resources, Sequence, batch};
+use crate::nn::{Architecture, Checkpoint, Device, PixelSource, Resources, Sequence, batch};
 
 /// How to sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +82,9 @@ pub fn generate(
     }
 }
 
+/// Bytes of keys and values that all threads hold together, unless those of one prompt take more.
+const CACHES: usize = 4 << 30;
+
 /// What all workers share.
 pub(super) struct Request<'a> {
     pub(super) model: &'a Checkpoint,
@@ -96,6 +99,15 @@ impl Request<'_> {
     /// Sequences that differ: greedy responses to one prompt are all the same one.
     pub(super) fn distinct(&self) -> usize {
         if self.config.temperature > 0.0 { self.config.samples } else { 1 }
+    }
+
+    /// Sequences that a thread computes at once: as many as are asked for, if their keys and values have room.
+    fn at_once(&self, threads: usize) -> usize {
+        let Architecture { decoder, .. } = &self.model.architecture;
+        let longest = self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
+        let positions = longest.saturating_add(self.config.max_tokens).min(decoder.max_positions);
+        let bytes = 2 * size_of::<f32>() * decoder.layers * decoder.kv_width() * positions;
+        self.config.batch.min((CACHES / threads / bytes.max(1)).max(1))
     }
 
     /// A response that has not begun.
@@ -149,6 +161,7 @@ fn on_threads(
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
     let weights = Weights::new(request.model)?;
+    let most = request.at_once(threads);
     let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     let take = || {
         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -159,7 +172,7 @@ fn on_threads(
         for _ in 0..threads.min(request.prompts.len()) {
             let (sender, take, weights) = (sender.clone(), &take, &weights);
             scope.spawn(move || {
-                let result = Worker::new(request, weights).work(take, &sender);
+                let result = Worker::new(request, weights, most).work(take, &sender);
                 if let Err(error) = result {
                     // The receiver may have gone with an error of its own, which then is the one to tell.
                     sender.send(Err(error)).ok();
@@ -197,9 +210,10 @@ struct Active {
 }
 
 impl<'a> Worker<'a> {
-    fn new(request: &'a Request<'a>, weights: &'a Weights) -> Worker<'a> {
+    fn new(request: &'a Request<'a>, weights: &'a Weights, most: usize) -> Worker<'a> {
         Worker {
             request,
+            most,
             decoder: Decoder::new(&request.model.architecture, weights),
             active: Vec::new(),
             open: BTreeMap::new(),
@@ -209,9 +223,7 @@ impl<'a> Worker<'a> {
     fn work(&mut self, take: &dyn Fn() -> Option<usize>, sender: &mpsc::Sender<Message>) -> Result<()> {
         let mut more = true;
         loop {
-            while more
-                && (self.active.is_empty() || self.active.len() + self.request.distinct() <= self.request.config.batch)
-            {
+            while more && (self.active.is_empty() || self.active.len() + self.request.distinct() <= self.most) {
                 match take() {
                     Some(prompt) => self.admit(prompt, sender)?,
                     None => more = false,

@@ -59,8 +59,8 @@ pub(crate) struct Hub {
 pub enum Rounding {
     /// An array that its number type cannot hold any more is written as F32: nothing is lost.
     Exact,
-    /// Every array gets the number type that it was read with.
-    AsRead,
+    /// Every array gets the number type that it was imported with.
+    AsImported,
     /// Every array gets this one.
     To(Dtype),
 }
@@ -78,8 +78,10 @@ struct Header {
 /// The format number of `config.json`.
 pub const FORMAT: u32 = 1;
 /// Larger vocabularies are mistakes; so is a model of more parameters than this (1 TiB of weights).
-const LARGEST_VOCAB: usize = 1 << 24;
-const MOST_PARAMETERS: u128 = 1 << 38;
+pub(crate) const LARGEST_VOCAB: usize = 1 << 24;
+pub(crate) const MOST_PARAMETERS: u128 = 1 << 38;
+/// Every block costs a fixed amount of bookkeeping too.
+pub(crate) const MOST_LAYERS: usize = 10_000;
 
 impl Checkpoint {
     /// Fresh weights, drawn from `seed` by parameter name. The config must have been checked.
@@ -218,9 +220,8 @@ fn check(config: &ModelConfig, vocab: usize, image_token: u32) -> Result<()> {
     if total > MOST_PARAMETERS {
         bail!("these sizes make a model of {total} parameters: at most {MOST_PARAMETERS} are possible");
     }
-    // Every block costs a fixed amount of bookkeeping too.
-    if vision.layers + decoder.layers > 10_000 {
-        bail!("{} layers: at most 10000 are possible", vision.layers + decoder.layers);
+    if vision.layers + decoder.layers > MOST_LAYERS {
+        bail!("{} layers: at most {MOST_LAYERS} are possible", vision.layers + decoder.layers);
     }
     Ok(())
 }

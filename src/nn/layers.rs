@@ -24,11 +24,11 @@ pub(crate) enum Norm<P: Place> {
 pub(crate) struct Linear<P: Place> {
     pub(crate) weight: Param<P::Matrix>,
     pub(crate) bias: Option<Param<P::Vector>>,
-    pub(crate) adapter: Option<LowRank<P>>,
+    pub(crate) adapter: Option<Adapted<P>>,
 }
 
 /// `scale * dropout(x) A^T B^T` (Hu et al. 2021).
-pub(crate) struct LowRank<P: Place> {
+pub(crate) struct Adapted<P: Place> {
     pub(crate) a: Param<P::Matrix>, // (r, in)
     pub(crate) b: Param<P::Matrix>, // (out, r)
     pub(crate) scale: f32,
@@ -69,7 +69,7 @@ impl<P: Place> Norm<P> {
 impl<P: Place> Linear<P> {
     pub(crate) fn apply<O: Ops<Place = P>>(&self, pass: &mut Pass<O>, x: &O::X) -> Result<O::X> {
         let y = pass.ops.linear(x, &self.weight, self.bias.as_ref())?;
-        let Some(LowRank { a, b, scale, dropout, inputs }) = &self.adapter else { return Ok(y) };
+        let Some(Adapted { a, b, scale, dropout, inputs }) = &self.adapter else { return Ok(y) };
         let low = match pass.dropout.as_mut().filter(|_| *dropout > 0.0) {
             Some(generator) => {
                 let factors = keep(generator, *dropout, pass.ops.rows(x) * inputs);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::adapter::Adapter;
-use super::layers::{Linear, LowRank, Norm};
+use super::layers::{Adapted, Linear, Norm};
 use super::learner::Learner;
 use super::ops::{Param, Place};
 use super::parameters::Parameter;
@@ -62,7 +62,7 @@ impl<'a, P: Place> Loader<'a, P> {
             self.place.table(self.learner.weights(index), rows, columns)?
         };
         self.held[index] = Some(Held::Table(value.clone()));
-        Ok(Param { value, index, learns })
+        Ok(Param { value, learns })
     }
 
     pub(crate) fn vector(&mut self, name: &str) -> Result<Param<P::Vector>> {
@@ -73,7 +73,7 @@ impl<'a, P: Place> Loader<'a, P> {
             _ => self.place.vector(self.learner.weights(index))?,
         };
         self.held[index] = Some(Held::Vector(value.clone()));
-        Ok(Param { value, index, learns })
+        Ok(Param { value, learns })
     }
 
     /// A linear layer with its bias and its adapter, where it has them.
@@ -98,11 +98,11 @@ impl<'a, P: Place> Loader<'a, P> {
         Ok(Norm::Layer(weight, bias, eps as f32))
     }
 
-    fn low_rank(&mut self, adapter: &Adapter, name: &str, module: usize) -> Result<LowRank<P>> {
+    fn low_rank(&mut self, adapter: &Adapter, name: &str, module: usize) -> Result<Adapted<P>> {
         let first = self.parameters.len() + 2 * module;
         let (inputs, outputs) = (adapter.modules[name].inputs, adapter.modules[name].outputs);
         let (a, b) = (self.place_matrix(first, adapter.rank)?, self.place_matrix(first + 1, outputs)?);
-        Ok(LowRank { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout, inputs })
+        Ok(Adapted { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout, inputs })
     }
 
     fn place_matrix(&mut self, index: usize, rows: usize) -> Result<Param<P::Matrix>> {
@@ -114,7 +114,7 @@ impl<'a, P: Place> Loader<'a, P> {
             self.place.matrix(values, rows, values.len() / rows.max(1))?
         };
         self.held[index] = Some(Held::Matrix(value.clone()));
-        Ok(Param { value, index, learns })
+        Ok(Param { value, learns })
     }
 
     /// What was placed before and has not moved since.

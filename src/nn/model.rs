@@ -64,8 +64,8 @@ impl<P: Place> Model<P> {
         let blocks = (0..decoder.layers).map(&mut block).collect::<Result<_>>()?;
         let norm = load.rms_norm("model.norm", eps)?;
         let head = if decoder.tied_head {
-            let Param { ref value, index, learns } = embedding;
-            Param { value: place.tied(value)?, index, learns }
+            let Param { ref value, learns } = embedding;
+            Param { value: place.tied(value)?, learns }
         } else {
             load.matrix("lm_head.weight")?
         };

@@ -52,8 +52,6 @@ pub(crate) trait Place: Clone {
 #[derive(Clone, Debug)]
 pub(crate) struct Param<W> {
     pub(crate) value: W,
-    /// Its number among the model's parameters.
-    pub(crate) index: usize,
     /// Whether a backward pass finds its gradient.
     pub(crate) learns: bool,
 }

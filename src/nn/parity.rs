@@ -42,7 +42,7 @@ pub(crate) struct Expected {
 pub(crate) struct Image {
     width: u32,
     height: u32,
-    pub(crate) tokens: usize,
+    tokens: usize,
 }
 
 #[derive(Deserialize)]

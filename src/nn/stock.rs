@@ -1,4 +1,5 @@
 //! The operations as compositions of dfdx's own: every device, one length per batch. Also the yardstick of the fused ones.
+//! dfdx tapes both factors of a product, so weights that do not learn get gradients too, which nobody reads.
 
 use std::ops::Range;
 use std::sync::Arc;

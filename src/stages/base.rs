@@ -174,7 +174,7 @@ fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
         Ok(checkpoint)
     };
     let checkpoint = read().map_err(wrong_input).context("`path`")?;
-    model::carry_companions(path, folder)?;
+    model::carry_companions(&checkpoint, path, folder)?;
     if let Some(template) = ctx.inputs.get("chat_template") {
         if checkpoint.is_own() {
             let error = anyhow!("`chat_template`: a checkpoint of our own layout has its conversation fixed");

@@ -141,7 +141,7 @@ impl Stage for Dpo {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let policy = Model::read(ctx, "policy")?;
         let reference = match self.reference {
-            Some(_) => model::comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?,
+            Some(_) => model::comparable(Model::read(ctx, "reference")?, &policy)?,
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;

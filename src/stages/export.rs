@@ -77,12 +77,12 @@ impl Stage for Export {
         let from = &ctx.input("model")?.path;
         let Model { checkpoint, .. } = Model::read(ctx, "model")?;
         let folder = ctx.output(FOLDER);
-        let rounding = self.dtype.map_or(Rounding::AsRead, Rounding::To);
+        let rounding = self.dtype.map_or(Rounding::AsImported, Rounding::To);
         if checkpoint.is_own() && self.dtype.is_some_and(|dtype| dtype != Dtype::F32) {
             return Err(wrong_input(anyhow!("`dtype`: a model of our own layout is written as `f32` only")));
         }
         checkpoint.write_rounded(&folder, rounding)?;
-        model::carry_companions(from, &folder)?;
+        model::carry_companions(&checkpoint, from, &folder)?;
         model::carry_seen(from, &folder)?;
         if let Some(sizes) = checkpoint.own_sizes() {
             write_card(&checkpoint, sizes, &folder)?;

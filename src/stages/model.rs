@@ -97,13 +97,14 @@ impl Model {
     /// Writes `checkpoint` into a folder, with what came with the model in `from`.
     pub(super) fn write(checkpoint: &Checkpoint, from: &Path, folder: &Path) -> Result<()> {
         checkpoint.write(folder)?;
-        carry_companions(from, folder)
+        carry_companions(checkpoint, from, folder)
     }
 }
 
 /// Copies what a model needs besides its sizes and weights.
-pub(super) fn carry_companions(from: &Path, to: &Path) -> Result<()> {
-    for name in COMPANIONS.iter().filter(|name| from.join(name).is_file()) {
+pub(super) fn carry_companions(checkpoint: &Checkpoint, from: &Path, to: &Path) -> Result<()> {
+    let names = if checkpoint.is_own() { &[FILE] } else { COMPANIONS };
+    for name in names.iter().filter(|name| from.join(name).is_file()) {
         files::copy(&from.join(name), &to.join(name))?;
     }
     Ok(())
@@ -125,8 +126,13 @@ fn fits(processor: &Processor, vision: &Vision, checkpoint: &Checkpoint) -> Resu
     Ok(())
 }
 
-/// The reference, if it reads the same tokens as the policy.
-pub(super) fn comparable(reference: Checkpoint, policy: &Checkpoint) -> Result<Checkpoint> {
+/// The reference, if it reads the same tokens and sees the same pixels as the policy.
+pub(super) fn comparable(reference: Model, policy: &Model) -> Result<Checkpoint> {
+    let family = |model: &Model| model.checkpoint.architecture.vision.as_ref().map(|vision| vision.family);
+    if family(&reference) != family(policy) || reference.pictures.0.processor() != policy.pictures.0.processor() {
+        return Err(wrong_input(anyhow!("`reference` does not see images as `policy` does: their processors differ")));
+    }
+    let (reference, policy) = (reference.checkpoint, &policy.checkpoint);
     let reads = |model: &Checkpoint| {
         let Architecture { vision, vocab, .. } = &model.architecture;
         (*vocab, vision.as_ref().map(|vision| vision.image_token), vision.as_ref().map_or(0, Vision::tile_tokens))

@@ -134,7 +134,10 @@ pub(super) fn identify_tuning(manifest: &mut Manifest, tuning: &Tuning) {
     manifest.value("lora.rank", rank);
     manifest.value("lora.alpha", alpha);
     manifest.value("lora.dropout", dropout);
-    manifest.value("lora.targets", targets);
+    let mut targets = targets.clone();
+    targets.sort_unstable();
+    targets.dedup();
+    manifest.value("lora.targets", &targets);
 }
 
 /// Declares a training kind's table: its own keys, and beside them the optimizer's, epochs, batch, and how often the
@@ -202,7 +205,8 @@ macro_rules! training_table {
             /// What is tuned, and in which portions.
             fn tuning(&self) -> $crate::train::Tuning {
                 $crate::train::Tuning {
-                    micro_batch: self.micro_batch,
+                    // As many as the batch has are no pieces.
+                    micro_batch: self.micro_batch.filter(|micro| Some(*micro) != self.batch.or(Some(32))),
                     lora: self.lora.as_ref().map($crate::stages::models::Lora::config),
                 }
             }

@@ -74,7 +74,10 @@ impl Asking {
         manifest.value("top_k", top_k);
         manifest.value("top_p", top_p);
         manifest.value("max_tokens", max_tokens);
-        manifest.value_unless("stop", stop, &Vec::new());
+        let mut stop = stop.clone();
+        stop.sort_unstable();
+        stop.dedup();
+        manifest.value_unless("stop", &stop, &Vec::new());
     }
 
     /// Asks `items`; the rollouts come in their order.

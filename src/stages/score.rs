@@ -82,7 +82,7 @@ impl Stage for Scoring {
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let policy = Model::read(ctx, "policy")?;
-        let reference = model::comparable(Model::read(ctx, "reference")?.checkpoint, &policy.checkpoint)?;
+        let reference = model::comparable(Model::read(ctx, "reference")?, &policy)?;
         let judged: Vec<Judged> = jsonl::read(&ctx.input("judged")?.path)?;
         common::not_empty(&judged, "judged")?;
         let asked = Asked::new(&judged, self.truncate, &policy.chat)?;

@@ -96,14 +96,22 @@ impl TryFrom<String> for Freeze {
 }
 
 impl Freeze {
-    /// Whether it means a parameter; its name is taken with and without the `.weight` or `.bias` at its end.
+    /// Whether it means a parameter. Its name is taken as it is and without its end (`.weight`, `.bias`); an adapter's
+    /// also as that of the layer that it stands beside.
     pub(crate) fn matches(&self, parameter: &Parameter) -> bool {
         match self {
             Freeze::Part(part) => parameter.part == *part,
             Freeze::Named(pattern) => {
-                let name = &parameter.name;
-                let layer = name.rsplit_once('.').map_or(name.as_str(), |(layer, _)| layer);
-                pattern.matches(name) || pattern.matches(layer)
+                let shorter =
+                    |name: &str| name.rsplit_once('.').map_or_else(String::new, |(start, _)| start.to_string());
+                let layer = shorter(&parameter.name);
+                let beside = if layer.ends_with(".lora_A") || layer.ends_with(".lora_B") {
+                    shorter(&layer)
+                } else {
+                    String::new()
+                };
+                let names = [parameter.name.clone(), layer, beside];
+                names.iter().filter(|name| !name.is_empty()).any(|name| pattern.matches(name))
             }
         }
     }

@@ -20,13 +20,15 @@ pub struct Tuning {
 impl Tuning {
     /// The model as it will learn. An adapter's first values come from `seed`.
     pub(super) fn learner(&self, start: &Checkpoint, optimizer: &OptimizerConfig, seed: Seed) -> Result<Learner> {
+        let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(start, lora, seed)).transpose()?;
+        let mut parameters = start.list();
+        parameters.extend(adapter.iter().flat_map(Adapter::list));
         for freeze in &optimizer.freeze {
             let Freeze::Named(pattern) = freeze else { continue };
-            if !start.list().iter().any(|parameter| freeze.matches(parameter)) {
+            if !parameters.iter().any(|parameter| freeze.matches(parameter)) {
                 bail!("`freeze`: `{pattern}` matches no parameter of the model");
             }
         }
-        let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(start, lora, seed)).transpose()?;
         let learner = Learner::new(start.clone(), adapter, |parameter| !optimizer.freezes(parameter));
         if learner.learning().next().is_none() {
             bail!("`freeze` leaves no parameter that learns");

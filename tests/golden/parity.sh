@@ -4,9 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-venv=target/parity-venv
+# An environment with the packages that is there already may be named by ABLATE_PARITY_VENV.
+venv=${ABLATE_PARITY_VENV:-target/parity-venv}
 made=$PWD/target/parity
-if ! cmp --silent tests/golden/requirements.txt "$venv/requirements.txt"; then
+if [ -z "${ABLATE_PARITY_VENV:-}" ] && ! cmp --silent tests/golden/requirements.txt "$venv/requirements.txt"; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --requirement tests/golden/requirements.txt
     cp tests/golden/requirements.txt "$venv/requirements.txt"

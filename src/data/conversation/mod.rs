@@ -81,20 +81,9 @@ impl Conversation {
     /// A folder with a slow tokenizer only, or without a chat template; a special token or an id that is not in the
     /// vocabulary; a template that does not compile or does not write a user's and an assistant's text.
     pub fn read(folder: &Path) -> Result<Conversation> {
-        Conversation::build(folder, None)
-    }
-
-    /// As [`Conversation::read`], with the text of a chat template that the folder need not have; `origin` names it in
-    /// errors.
-    pub fn with_template(folder: &Path, template: &str, origin: &str) -> Result<Conversation> {
-        let template = files::Template { text: template.to_string(), origin: origin.to_string() };
-        Conversation::build(folder, Some(template))
-    }
-
-    fn build(folder: &Path, template: Option<files::Template>) -> Result<Conversation> {
         files::check_tokenizer(folder)?;
         let files::Special { named, further, image, ends } = files::special(folder)?;
-        let template = template.map_or_else(|| files::template(folder, image.is_some()), Ok)?;
+        let template = files::template(folder, image.is_some())?;
 
         let roles = files::ROLES.iter().filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
         let further = further.iter().map(|token| (token.as_str(), "of the special tokens"));

@@ -8,10 +8,12 @@ use serde_json::Value;
 use super::*;
 use crate::base::files;
 use crate::data::tokenizer::FILE;
+use crate::data::tokens::ImageTokens;
 
 /// A folder's conversation and what is expected of it.
 pub(crate) struct Words {
     conversation: Conversation,
+    image_tokens: ImageTokens,
     expected: Expected,
 }
 
@@ -23,14 +25,8 @@ pub(crate) struct Tally {
 
 #[derive(Deserialize)]
 struct Expected {
-    images: BTreeMap<String, Tokens>,
     sequences: BTreeMap<String, Prompt>,
     chats: BTreeMap<String, Chat>,
-}
-
-#[derive(Deserialize)]
-struct Tokens {
-    tokens: usize,
 }
 
 #[derive(Deserialize)]
@@ -77,9 +73,9 @@ impl Turn {
 }
 
 impl Words {
-    pub(crate) fn read(folder: &Path) -> Result<Words> {
+    pub(crate) fn read(folder: &Path, image_tokens: ImageTokens) -> Result<Words> {
         let conversation = Conversation::read(folder)?;
-        Ok(Words { conversation, expected: files::read_json(&folder.join("expected.json"))? })
+        Ok(Words { conversation, image_tokens, expected: files::read_json(&folder.join("expected.json"))? })
     }
 
     /// The ids of the strings beside the folder, which have the folder's tokenizer under its name.
@@ -144,9 +140,8 @@ impl Words {
         let (mut ids, mut images) = (opening.to_vec(), images.iter());
         for id in self.conversation.vocabulary.ids(text, Marks::outside(&[text])?, false)? {
             let seen = if Some(id) == self.conversation.image_token() { images.next() } else { None };
-            // Where an image was only named, the model does not cut: all have the same number.
-            let known = |image| self.expected.images.get(image).or(self.expected.images.values().next());
-            ids.extend(std::iter::repeat_n(id, seen.and_then(known).map_or(1, |image| image.tokens)));
+            let count = seen.map_or(Ok(1), |image| (self.image_tokens)(image))?;
+            ids.extend(std::iter::repeat_n(id, count));
         }
         Ok(ids)
     }

@@ -138,6 +138,7 @@ impl Vocabulary {
             for (index, &(_, end)) in encoding.get_offsets().iter().enumerate().skip(skipped) {
                 let mut end =
                     if index + 1 == encoding.len() { text.len() } else { end.saturating_sub(shift).max(start) };
+                end = end.min(text.len());
                 while !text.is_char_boundary(end) {
                     end += 1;
                 }

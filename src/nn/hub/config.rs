@@ -14,6 +14,7 @@ use super::text::{self, FAMILIES};
 use super::{harmless, vision};
 use crate::base::files;
 use crate::nn::architecture::Architecture;
+use crate::nn::checkpoint::{MOST_LAYERS, MOST_PARAMETERS};
 
 /// What `config.json` says of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,26 +24,10 @@ pub struct Config {
     pub pinpoints: Vec<(usize, usize)>,
 }
 
-/// A config longer than this is none.
-const LONGEST: u64 = 4 << 20;
-/// Nor is there a model of more parameters (1 TiB of weights) or layers.
-const MOST_PARAMETERS: u128 = 1 << 38;
-const MOST_LAYERS: usize = 10_000;
 const MOST_PINPOINTS: usize = 1000;
 
 impl Config {
-    /// Reads the `config.json` of a folder. The error tells every problem with its dotted field.
-    pub fn read(folder: &Path) -> Result<Config> {
-        let path = folder.join("config.json");
-        let length = path.metadata().with_context(|| format!("cannot read `{}`", path.display()))?.len();
-        if length > LONGEST {
-            bail!("`{}` has {length} bytes: a config has at most {LONGEST}", path.display());
-        }
-        let object: Map<String, Value> = files::read_json(&path)?;
-        Config::of(&object).with_context(|| format!("`{}`", path.display()))
-    }
-
-    /// The same of the file's content.
+    /// What the content of a `config.json` says. The error tells every problem with its dotted field.
     pub fn of(object: &Map<String, Value>) -> Result<Config> {
         let problems = Problems::default();
         let config = read(&Fields::new(object, String::new(), &problems), &problems);
@@ -54,9 +39,16 @@ impl Config {
     }
 }
 
-/// Notes in a config that its weights are stored as `dtype`, wherever it says what they are: transformers rounds them
-/// to what the config says, whatever the files hold.
+/// Notes in a config that its weights are stored as `dtype`, wherever it says what they are and at its top: transformers
+/// rounds them to what the config says, or else to what one of the arrays is.
 pub fn note_dtype(config: &mut Map<String, Value>, dtype: Dtype) {
+    if !config.contains_key("dtype") && !config.contains_key("torch_dtype") {
+        config.insert("dtype".to_string(), Value::Null);
+    }
+    note(config, dtype);
+}
+
+fn note(config: &mut Map<String, Value>, dtype: Dtype) {
     let name = match dtype {
         Dtype::F32 => "float32",
         Dtype::F16 => "float16",
@@ -65,7 +57,7 @@ pub fn note_dtype(config: &mut Map<String, Value>, dtype: Dtype) {
     for (field, value) in config {
         match (field.as_str(), value) {
             ("dtype" | "torch_dtype", value) => *value = json!(name),
-            ("text_config" | "vision_config", Value::Object(inner)) => note_dtype(inner, dtype),
+            ("text_config" | "vision_config", Value::Object(inner)) => note(inner, dtype),
             _ => {}
         }
     }

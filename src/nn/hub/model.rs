@@ -1,5 +1,6 @@
 //! A model's weights from a hub folder, by parameter, and back under the names that they had. Knows no tensor.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use super::names::{self, Scheme};
 use super::number::Dtype;
 use super::weights::Folder;
 use super::writer::{self, Output};
+use crate::base::files;
 use crate::nn::architecture::Architecture;
 use crate::nn::checkpoint::Rounding;
 use crate::nn::parameters::Parameter;
@@ -31,8 +33,8 @@ pub(crate) fn read(
     architecture: &Architecture,
     parameters: &[Parameter],
 ) -> Result<(Vec<Vec<f32>>, Form)> {
-    let files = Folder::open(folder)?;
-    let names: Vec<&str> = files.names().collect();
+    let arrays = Folder::open(folder)?;
+    let names: Vec<&str> = arrays.names().collect();
     let scheme =
         Scheme::of(&names, architecture.vision.is_some()).with_context(|| format!("`{}`", folder.display()))?;
     let expected: Vec<(String, &[usize])> =
@@ -43,35 +45,45 @@ pub(crate) fn read(
         known.push(&head);
     }
     known.sort_unstable();
-    files.refuse_strangers(|name| known.binary_search(&name).is_ok() || names::is_table(name))?;
+    arrays.refuse_strangers(|name| known.binary_search(&name).is_ok() || names::is_table(name))?;
     let mut dtypes = Vec::with_capacity(expected.len());
+    let imported = imported(folder)?;
     for (name, shape) in &expected {
-        files.check(name, shape)?;
-        dtypes.push(files.dtype(name)?);
+        arrays.check(name, shape)?;
+        dtypes.push(imported.get(name).copied().map_or_else(|| arrays.dtype(name), Ok)?);
     }
     let mut weights = Vec::with_capacity(expected.len());
     for (name, shape) in &expected {
-        weights.push(files.array(name, shape)?);
+        weights.push(arrays.array(name, shape)?);
     }
-    if architecture.decoder.tied_head && files.has(&head) {
-        check_tie(&files, &head, parameters, &weights)?;
+    if architecture.decoder.tied_head && arrays.has(&head) {
+        check_tie(&arrays, &head, parameters, &weights)?;
     }
     Ok((weights, Form { scheme, dtypes }))
 }
 
 /// A head that is stored although it is tied must be the embedding: transformers would untie them otherwise.
-fn check_tie(files: &Folder, head: &str, parameters: &[Parameter], weights: &[Vec<f32>]) -> Result<()> {
+fn check_tie(arrays: &Folder, head: &str, parameters: &[Parameter], weights: &[Vec<f32>]) -> Result<()> {
     let embedding = parameters.iter().zip(weights).find(|(parameter, _)| parameter.name == EMBEDDING);
     if let Some((Parameter { shape, .. }, values)) = embedding
-        && files.array(head, shape)? != *values
+        && arrays.array(head, shape)? != *values
     {
         bail!("array `{head}` differs from the token embedding, which `tie_word_embeddings` says it is");
     }
     Ok(())
 }
 
+/// Number types that arrays were imported with, where training has made them F32 since.
+const IMPORTED: &str = "imported_types.json";
+
+/// The number types of [`IMPORTED`], by the names of the files.
+fn imported(folder: &Path) -> Result<BTreeMap<String, Dtype>> {
+    let path = folder.join(IMPORTED);
+    if path.is_file() { files::read_json(&path) } else { Ok(BTreeMap::new()) }
+}
+
 /// Writes parameters under the names that they had in the folder that they were read from. The number type that the
-/// config must name for nothing to be rounded on the way back, if it is another than it was.
+/// config must name for nothing to be rounded when transformers reads the folder; none: the config is right as it is.
 pub(crate) fn write(
     folder: &Path,
     form: &Form,
@@ -81,7 +93,7 @@ pub(crate) fn write(
 ) -> Result<Option<Dtype>> {
     let dtype = |read: Dtype, values: &[f32]| match rounding {
         Rounding::Exact if !read.fits(values) => Dtype::F32,
-        Rounding::Exact | Rounding::AsRead => read,
+        Rounding::Exact | Rounding::AsImported => read,
         Rounding::To(dtype) => dtype,
     };
     let outputs: Vec<Output> = parameters
@@ -95,11 +107,17 @@ pub(crate) fn write(
             values,
         })
         .collect();
-    let wider = outputs.iter().zip(&form.dtypes).any(|(output, read)| output.dtype != *read);
     writer::write(folder, &outputs)?;
+    let others = outputs.iter().zip(&form.dtypes).filter(|(output, read)| output.dtype != **read);
+    let widened: BTreeMap<&str, Dtype> = others.map(|(output, read)| (output.name.as_str(), *read)).collect();
+    let all = |dtype: Dtype| form.dtypes.iter().all(|read| *read == dtype);
     Ok(match rounding {
-        Rounding::Exact => wider.then_some(Dtype::F32),
-        Rounding::AsRead => None,
+        Rounding::Exact if widened.is_empty() => None,
+        Rounding::Exact => {
+            files::write_json(&folder.join(IMPORTED), &widened)?;
+            Some(Dtype::F32)
+        }
+        Rounding::AsImported => Some(form.dtypes.first().copied().filter(|dtype| all(*dtype)).unwrap_or(Dtype::F32)),
         Rounding::To(dtype) => Some(dtype),
     })
 }

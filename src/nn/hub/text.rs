@@ -6,6 +6,7 @@ use serde_json::json;
 use super::fields::Fields;
 use super::{harmless, rope};
 use crate::nn::architecture::Decoder;
+use crate::nn::checkpoint::LARGEST_VOCAB;
 
 /// A decoder of transformers, by its `model_type`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,9 +19,6 @@ pub(super) enum Family {
 
 pub(super) const FAMILIES: [(&str, Family); 4] =
     [("llama", Family::Llama), ("mistral", Family::Mistral), ("qwen2", Family::Qwen2), ("qwen3", Family::Qwen3)];
-
-/// A larger vocabulary is a mistake.
-const LARGEST_VOCAB: usize = 1 << 24;
 
 /// What a family's class fills in where the file says nothing. The rest is the same for all four.
 struct Defaults {

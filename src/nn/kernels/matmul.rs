@@ -112,7 +112,7 @@ pub(crate) struct Packed {
 impl Packed {
     /// Packs the transpose of `weight` (n, k), as a linear layer multiplies by it.
     pub(crate) fn linear(weight: &[f32], n: usize, k: usize) -> Packed {
-        let mut panels = Vec::new();
+        let mut panels = Vec::with_capacity(k * n.next_multiple_of(TILE_COLUMNS));
         let view = View::transposed(weight, k);
         assert!(view.holds(k, n), "BUG: a weight is smaller than its shape says");
         for left in (0..n).step_by(COLUMNS) {

@@ -28,8 +28,8 @@ pub(super) fn round_trip(case: &Case) -> Result<Tally> {
         files::remove_dir(&exported)?;
     }
     // As the stage `export` does.
-    case.checkpoint.write_rounded(&exported, Rounding::AsRead)?;
-    carry_companions(&case.folder, &exported)?;
+    case.checkpoint.write_rounded(&exported, Rounding::AsImported)?;
+    carry_companions(&case.checkpoint, &case.folder, &exported)?;
     tally.wrong.extend(same_arrays(&case.folder, &exported)?.wrong);
     Ok(tally)
 }

@@ -8,10 +8,12 @@ mod disk;
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
 use super::model::Model;
+use crate::base::files;
 use crate::base::progress::Silent;
 use crate::data::conversation::parity::{Tally, Words};
 use crate::data::pixels::Images;
@@ -42,11 +44,13 @@ impl Subject {
     fn open(folder: &Path) -> Result<Subject> {
         let case = Case::read(folder)?;
         let beside = folder.parent().context("a case lies beside the images")?.join("images");
-        let names: Vec<_> =
-            case.expected.images.keys().map(|name| (name, beside.join(format!("{name}.png")))).collect();
-        let files: Vec<(&str, &Path)> = names.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect();
-        let model = Model::open(folder, |processor| Images::of_files(&files, processor))?;
-        Ok(Subject { words: Words::read(folder)?, case, model })
+        let paths = files::paths_if_there(&beside)?;
+        let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
+        let images: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|p| &**p)).collect();
+        let model = Model::open(folder, |processor| Images::of_files(&images, processor))?;
+        let (vision, pictures) = (case.model().vision.clone(), model.pictures.clone());
+        let count = move |key: &str| vision.as_ref().context("no eyes")?.image_tokens(pictures.frame(key)?);
+        Ok(Subject { words: Words::read(folder, Arc::new(count))?, case, model })
     }
 
     fn images(&self) -> &dyn PixelSource {

@@ -121,7 +121,7 @@ fn numbers_keep_their_type_and_bytes_as_long_as_they_fit_it() {
     assert!(safetensors::serialize(views, Some(metadata)).unwrap() == bytes(&one));
     // A changed one is stored as it is, or rounded.
     weights[1][0] += 1e-3;
-    for (rounding, dtype, value) in [(Rounding::Exact, Dtype::F32, 1.001), (Rounding::AsRead, Dtype::BF16, 1.0)] {
+    for (rounding, dtype, value) in [(Rounding::Exact, Dtype::F32, 1.001), (Rounding::AsImported, Dtype::BF16, 1.0)] {
         let three = folder.path().join(format!("{dtype}"));
         model::write(&three, &form, &parameters, &shared(&weights), rounding).unwrap();
         let (again, form) = model::read(&three, &decoder, &parameters).unwrap();
