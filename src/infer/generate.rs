@@ -196,6 +196,8 @@ type Message = Result<(usize, Vec<Generated>)>;
 /// One thread's share: sequences of several prompts, each at its own length.
 struct Worker<'a> {
     request: &'a Request<'a>,
+    /// Sequences that it computes at once.
+    most: usize,
     decoder: Decoder<'a>,
     /// One per sequence of the decoder, in its order.
     active: Vec<Active>,

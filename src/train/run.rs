@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Result, bail};
 
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::state::{self, OpenPoint, Position, TrainState};
@@ -100,7 +100,10 @@ impl Run<'_> {
             });
             let found = match found {
                 Ok(found) => found,
-                Err(error) => return Err(self.stopped(error.context(place()), &learner, &optimizer, &position)),
+                Err(error) => {
+                    let kept = self.last_good(&learner, &optimizer, &position);
+                    return Err(error.context(format!("{}{kept}", place())));
+                }
             };
             optimizer.step(&mut learner, &found.gradients, found.norm, position.step, steps);
             engine = engine.renew(&learner)?;
@@ -126,6 +129,7 @@ impl Run<'_> {
         }
         state::check(&learner).with_context(|| format!("training step {steps} of {steps}"))?;
         let Position { tokens, flops, curve, .. } = position;
+        drop(engine);
         let Learner { mut checkpoint, adapter, .. } = learner;
         if let Some(adapter) = &adapter {
             adapter.merge(&mut checkpoint)?;
@@ -180,14 +184,14 @@ impl Run<'_> {
         Ok(found)
     }
 
-    /// The error of a step, with where its start is kept: the last good weights.
-    fn stopped(&self, error: Error, learner: &Learner, optimizer: &Optimizer, position: &Position) -> Error {
+    /// Keeps the weights that a step began with, the last good ones, and says where.
+    fn last_good(&self, learner: &Learner, optimizer: &Optimizer, position: &Position) -> String {
         let step = position.step;
-        let Some(path) = self.state.file().filter(|_| step > 0) else { return error };
-        error.context(match self.state.write(learner, optimizer, position) {
-            Ok(()) => format!("the state after step {step} is in `{}`", path.display()),
-            Err(why) => format!("the state after step {step} could not be kept ({why:#})"),
-        })
+        let Some(path) = self.state.file().filter(|_| step > 0) else { return String::new() };
+        match self.state.write(learner, optimizer, position) {
+            Ok(()) => format!(" (the state after step {step} is in `{}`)", path.display()),
+            Err(why) => format!(" (the state after step {step} could not be kept: {why:#})"),
+        }
     }
 
     /// Adds a step to the curve.
@@ -218,6 +222,9 @@ impl Run<'_> {
     }
 
     fn resume(&self, learner: &mut Learner, optimizer: &mut Optimizer) -> Position {
+        if self.state.file().is_none_or(|path| !path.exists()) {
+            return Position::default();
+        }
         let start = (learner.clone(), optimizer.clone());
         match self.state.read(learner, optimizer) {
             Ok(Some(position)) if position.step <= self.plan.len() as u64 => {

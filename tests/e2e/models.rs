@@ -108,6 +108,50 @@ fn an_adapter_is_trained_and_its_model_goes_on_as_any_other() {
     assert!(weights("merged").unwrap() == weights("study").unwrap());
 }
 
+#[test]
+fn an_export_has_the_number_types_that_were_imported_unless_others_are_asked_for() {
+    let space = with_study("llava", "");
+    space.append("study.toml", "asked  = { kind = \"export\", model = \"sft\" }\n");
+    space.ok(&["run", "study.toml"]);
+    let types = |path: &str| -> Vec<String> {
+        let bytes = fs::read(space.path(path)).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+        let arrays = header.as_object().unwrap().iter().filter(|(name, _)| *name != "__metadata__");
+        arrays.map(|(name, array)| format!("{name} {}", array["dtype"])).collect()
+    };
+    let imported = types("hub/model.safetensors");
+    assert!(imported.iter().all(|array| array.ends_with("\"BF16\"")), "{imported:?}");
+    // In the store training has lost nothing; handed out, a model is as it came in.
+    let trained = types("out/study/sft/model/model.safetensors");
+    assert!(trained.iter().any(|array| array.ends_with("\"F32\"")), "{trained:?}");
+    assert_eq!(types("out/study/asked/checkpoint/model.safetensors"), imported);
+    let config = |path: &str| -> Value { serde_json::from_str(&space.read(path)).unwrap() };
+    assert_eq!(config("out/study/sft/model/config.json")["dtype"], json!("float32"));
+    assert_eq!(config("out/study/asked/checkpoint/config.json"), config("hub/config.json"));
+}
+
+#[test]
+fn a_given_chat_template_takes_the_place_of_the_folders_own() {
+    let space = with_model("llava-old");
+    let own = generate(&space, None, &["--json", "--max-tokens", "1", "What?"]);
+    assert!(space.path("hub/chat_template.json").exists());
+    space
+        .write("mine.jinja", "{% for m in messages %}ASK {% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}");
+    space.write(
+        "study.toml",
+        "name = \"study\"\n\n[stage]\nbase = { kind = \"base\", path = \"hub\", chat_template = \"mine.jinja\" }\n",
+    );
+    space.ok(&["run", "study.toml"]);
+    let model = "out/study/base/model";
+    assert!(!space.path(&format!("{model}/chat_template.json")).exists());
+    let mine = space.ok(&["generate", "--model", model, "--json", "--max-tokens", "1", "What?"]);
+    let length = |outcome: &Outcome| -> u64 {
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap()["prompt_tokens"].as_u64().unwrap()
+    };
+    assert!(length(&mine) < length(&own), "{} {}", mine.stdout, own.stdout);
+}
+
 /// A question to a model here about an image of the golden ones.
 fn generate(space: &Space, image: Option<&str>, more: &[&str]) -> Outcome {
     let image = image.map(|name| golden("images").join(format!("{name}.png")).display().to_string());

@@ -214,21 +214,25 @@ fn a_template_of_text_alone_gets_the_image_before_the_text() {
 }
 
 #[test]
-fn a_template_may_come_from_elsewhere() {
+fn a_folder_without_a_template_can_be_given_one() {
     let mut folder = Folder::named("chatml");
     folder.files.remove("tokenizer_config.json");
     let error = folder.read().unwrap_err().to_string();
     assert!(
         error.ends_with("looked for `chat_template.jinja`, `tokenizer_config.json` (the key `chat_template` in JSON)")
     );
-    let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
-    let given = Conversation::with_template(folder.write().path(), template, "`base.chat_template`").unwrap();
-    let eos = given.stop_tokens().to_vec();
-    let (prompt, target) = given.sequence(false, "a", "b", false).unwrap();
-    assert_eq!(given.tokenizer().decode(&prompt).unwrap(), "a\n");
+    let given = |template: &str| {
+        let folder = folder.write();
+        crate::base::files::write_atomic(&folder.path().join("chat_template.jinja"), template.as_bytes()).unwrap();
+        Conversation::read(folder.path())
+    };
+    let conversation = given("{% for m in messages %}{{ m.content }}\n{% endfor %}").unwrap();
+    let eos = conversation.stop_tokens().to_vec();
+    let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
+    assert_eq!(conversation.tokenizer().decode(&prompt).unwrap(), "a\n");
     assert!(eos.contains(target.last().unwrap()));
-    let error = Conversation::with_template(folder.write().path(), "{% if %}", "`base.chat_template`").unwrap_err();
-    assert!(format!("{error:#}").starts_with("the chat template of `base.chat_template`: line 1: syntax error"));
+    let error = format!("{:#}", given("{% if %}").unwrap_err());
+    assert!(error.contains("chat_template.jinja") && error.contains("line 1: syntax error"), "{error}");
 }
 
 #[test]

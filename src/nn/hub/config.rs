@@ -3,16 +3,13 @@
 //! A field that is not known might change the arithmetic, so it is refused; those that have no say are listed in
 //! `harmless`. Sizes are bounded before anything is allocated for them.
 
-use std::path::Path;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Problems};
 use super::number::Dtype;
 use super::text::{self, FAMILIES};
 use super::{harmless, vision};
-use crate::base::files;
 use crate::nn::architecture::Architecture;
 use crate::nn::checkpoint::{MOST_LAYERS, MOST_PARAMETERS};
 
