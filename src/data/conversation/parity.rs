@@ -113,13 +113,13 @@ impl Words {
         tally(self.expected.chats.values().map(compare))
     }
 
-    /// The chats' first questions with their images, and the ids of the chats that begin with them.
+    /// Chats that are a user's turn to be answered, with its image: their ids.
     pub(crate) fn questions(&self) -> impl Iterator<Item = (&str, Option<&str>, &[u32])> {
-        let asked = |chat: &Chat| chat.messages[0].role == "user";
+        let asked = |chat: &&Chat| chat.messages.len() == 1 && chat.add_generation_prompt;
         self.expected
             .chats
             .values()
-            .filter(move |chat| asked(chat))
+            .filter(asked)
             .map(|chat| (chat.messages[0].text(), chat.images.first().map(String::as_str), chat.ids.as_slice()))
     }
 

@@ -141,17 +141,17 @@ fn log_probs(Subject { case, model, .. }: &Subject) -> Result<f64> {
     Ok(off_by(&ours.concat(), &wanted))
 }
 
-/// Prompts as transformers' processor has them, chats as its template has them, and our own prompts that begin them.
+/// Prompts as transformers' processor has them, chats as its template has them, and those of a turn as we ask it.
 fn chats(Subject { words, model, .. }: &Subject) -> Result<Tally> {
     let (mut tally, prompts) = (words.chats(), words.prompts());
     tally.right += prompts.right;
     tally.wrong.extend(prompts.wrong);
     for (text, image, ids) in words.questions() {
         let prompt = model.chat.prompt("a question", text, image)?;
-        if ids.starts_with(&prompt.tokens) {
+        if prompt.tokens == ids {
             tally.right += 1;
         } else {
-            tally.wrong.push(format!("the prompt {:?} does not begin the chat {ids:?}", prompt.tokens));
+            tally.wrong.push(format!("the prompt {:?} is not {ids:?}", prompt.tokens));
         }
     }
     Ok(tally)

@@ -120,6 +120,7 @@ TEMPLATES = {
 # Role and text; a text that opens with a picture's name in brackets has that picture.
 CONVERSATIONS = {
     "question": ([("user", "What is the colour of the square?")], True),
+    "picture": ([("user", "[tall]Is it on the left?")], True),
     "system": ([("system", "Answer briefly."), ("user", " Красный? 红色? \n")], True),
     "turns": (
         [
