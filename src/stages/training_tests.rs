@@ -258,6 +258,10 @@ fn the_identity_of_a_fixed_config_stays() {
         ("pairs", json!({ "judged": "j", "datasets": ["b", "a"] })),
         ("base", json!({ "path": "p" })),
         ("export", json!({ "model": "m" })),
+        ("export", json!({ "model": "m", "dtype": "bf16" })),
+        ("sft", json!({ "model": "m", "data": "d", "micro_batch": 8, "lora": { "targets": ["v_proj", "q_proj"] } })),
+        ("sft", json!({ "model": "m", "data": "d", "freeze": ["model.layers.0.*"], "micro_batch": 32 })),
+        ("rollout", json!({ "model": "m", "items": "i", "stop": ["b", "a", "b"] })),
     ];
     expect![[r#"
         dpo edbd938dfc epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
