@@ -183,11 +183,11 @@ fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
         forget_template(folder)?;
         files::copy(&template.path, &folder.join(CHAT_TEMPLATE))?;
     }
+    checkpoint.write(folder)?;
     // What is there without a given template is checked where the user knows it.
     let around = if ctx.inputs.contains_key("chat_template") { folder } else { path };
     let images = |processor| Images::open(&ctx.images, processor);
     let Model { checkpoint, .. } = Model::around(checkpoint, around, images).map_err(wrong_input).context("`path`")?;
-    checkpoint.write(folder)?;
     model::carry_seen(path, folder)?;
     Ok(checkpoint)
 }

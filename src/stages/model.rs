@@ -128,17 +128,12 @@ fn fits(processor: &Processor, vision: &Vision, checkpoint: &Checkpoint) -> Resu
 
 /// The reference, if it reads the same tokens and sees the same pixels as the policy.
 pub(super) fn comparable(reference: Model, policy: &Model) -> Result<Checkpoint> {
-    let family = |model: &Model| model.checkpoint.architecture.vision.as_ref().map(|vision| vision.family);
-    if family(&reference) != family(policy) || reference.pictures.0.processor() != policy.pictures.0.processor() {
-        return Err(wrong_input(anyhow!("`reference` does not see images as `policy` does: their processors differ")));
-    }
-    let (reference, policy) = (reference.checkpoint, &policy.checkpoint);
     let reads = |model: &Checkpoint| {
         let Architecture { vision, vocab, .. } = &model.architecture;
         (*vocab, vision.as_ref().map(|vision| vision.image_token), vision.as_ref().map_or(0, Vision::tile_tokens))
     };
-    let (own, other) = (reads(policy), reads(&reference));
-    if own != other || policy.resolutions() != reference.resolutions() {
+    let (own, other) = (reads(&policy.checkpoint), reads(&reference.checkpoint));
+    if own != other {
         return Err(wrong_input(anyhow!(
             "`reference` does not read what `policy` reads: it has {} tokens and {} per image, the policy {} and {}",
             other.0,
@@ -147,7 +142,13 @@ pub(super) fn comparable(reference: Model, policy: &Model) -> Result<Checkpoint>
             own.2
         )));
     }
-    Ok(reference)
+    let family = |model: &Model| model.checkpoint.architecture.vision.as_ref().map(|vision| vision.family);
+    let resolutions = |model: &Model| model.checkpoint.resolutions().to_vec();
+    let eyes = |model: &Model| (family(model), resolutions(model));
+    if eyes(&reference) != eyes(policy) || reference.pictures.0.processor() != policy.pictures.0.processor() {
+        return Err(wrong_input(anyhow!("`reference` does not see images as `policy` does: their processors differ")));
+    }
+    Ok(reference.checkpoint)
 }
 
 /// What a checkpoint has seen goes with it, where that is known.
