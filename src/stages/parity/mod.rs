@@ -198,8 +198,8 @@ fn every_family_computes_what_transformers_does() {
             Ok(subject) => line(&subject),
             Err(error) => Line { cells: vec!["error!".to_string()], wrong: vec![format!("{error:#}")] },
         };
-        let cells: String = line.cells.iter().map(|cell| format!("{cell:>10}")).collect();
-        println!("{name:22}{cells}");
+        let cells: Vec<String> = line.cells.iter().map(|cell| format!("{cell:>10}")).collect();
+        println!("{name:22}{}", cells.concat());
         wrong.extend(line.wrong.into_iter().map(|told| format!("{name}: {told}")));
     }
     assert!(wrong.is_empty(), "{} of the comparisons failed:\n{}", wrong.len(), wrong.join("\n"));
