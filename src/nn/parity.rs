@@ -175,6 +175,7 @@ impl Case {
         let (fused, stock) = (self.learn::<Fused>(sequence)?, self.learn::<Stock<Cpu>>(sequence)?);
         let norm = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
         let total = fused.iter().map(|values| norm(values).powi(2)).sum::<f64>().sqrt();
+        assert!(total > 0.0, "nothing was learned");
         let (mut largest, mut whose) = (0.0, String::new());
         for (parameter, (one, other)) in parameters(self.model()).iter().zip(fused.iter().zip(&stock)) {
             let finite = one.iter().chain(other).all(|value| value.is_finite());
