@@ -22,6 +22,8 @@ mod golden;
 mod parity;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tuning_tests;
 
 pub use dpo::{DpoConfig, dpo};
 pub use optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};

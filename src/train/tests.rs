@@ -15,7 +15,7 @@ use crate::nn::{
     VisionConfig,
 };
 
-fn model() -> Checkpoint {
+pub(super) fn model() -> Checkpoint {
     let config = ModelConfig {
         image_size: 8,
         patch_size: 4,
@@ -35,7 +35,7 @@ fn model() -> Checkpoint {
 }
 
 /// Rows of different lengths, two in three with an image; the response repeats the prompt's token.
-fn rows() -> Vec<TokenRow> {
+pub(super) fn rows() -> Vec<TokenRow> {
     (0..22)
         .map(|i| {
             let image = (i % 3 != 0).then(|| (i % 5).to_string());
@@ -52,7 +52,7 @@ fn rows() -> Vec<TokenRow> {
         .collect()
 }
 
-fn pairs() -> Vec<TokenPair> {
+pub(super) fn pairs() -> Vec<TokenPair> {
     let rows = rows();
     let wrong = |row: &TokenRow| {
         let tokens = row.tokens.iter().zip(&row.loss).map(|(&t, &l)| if l && t > 4 { 5 + (t - 4) % 19 } else { t });
@@ -95,8 +95,8 @@ fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progres
     dpo(&model(), &model(), &pairs(), pixels, &config, Seed(6), state, &resources)
 }
 
-fn same(a: &Trained, b: &Trained) {
-    assert_eq!(a.checkpoint, b.checkpoint);
+pub(super) fn same(a: &Trained, b: &Trained) {
+    assert!(a.checkpoint == b.checkpoint && a.adapter == b.adapter, "other weights");
     assert_eq!(a.curve, b.curve);
     assert_eq!((a.steps, a.tokens, a.flops.to_bits()), (b.steps, b.tokens, b.flops.to_bits()));
 }
@@ -137,11 +137,11 @@ fn a_frozen_part_keeps_its_bits() {
 }
 
 /// Images until so many have been asked for; then the disk is gone.
-struct Failing(AtomicUsize);
+struct Failing<'a>(AtomicUsize, &'a dyn PixelSource);
 
-impl PixelSource for Failing {
+impl PixelSource for Failing<'_> {
     fn frame(&self, key: &str) -> Result<Frame> {
-        Ramps.frame(key)
+        self.1.frame(key)
     }
 
     fn picture(&self, key: &str) -> Result<Picture> {
@@ -149,26 +149,27 @@ impl PixelSource for Failing {
         if left.is_err() {
             bail!("the disk is gone");
         }
-        Ramps.picture(key)
+        self.1.picture(key)
     }
 }
 
 /// Runs, is stopped three times at different places, goes on each time and ends.
-fn interrupted(
-    images: [usize; 3],
+pub(super) fn interrupted(
+    images: &dyn PixelSource,
+    stops: [usize; 3],
     run: impl Fn(&TrainState, &dyn PixelSource, &dyn Progress) -> Result<Trained>,
 ) -> Trained {
     let folder = tempfile::tempdir().unwrap();
     let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 2, every_seconds: 1e9 };
     let mut notes = Vec::new();
-    for images in images {
+    for stop in stops {
         let heard = Heard::default();
-        let error = run(&state, &Failing(AtomicUsize::new(images)), &heard).unwrap_err();
+        let error = run(&state, &Failing(AtomicUsize::new(stop), images), &heard).unwrap_err();
         assert!(format!("{error:#}").contains("the disk is gone"), "{error:#}");
         notes.extend(heard.0.into_inner().unwrap());
     }
     let heard = Heard::default();
-    let trained = run(&state, &Ramps, &heard).unwrap();
+    let trained = run(&state, images, &heard).unwrap();
     notes.extend(heard.0.into_inner().unwrap());
     assert!(notes.len() >= 2 && notes.iter().all(|note| note.starts_with("resumed after step ")), "{notes:?}");
     trained
@@ -189,9 +190,12 @@ impl Progress for Heard {
 #[test]
 fn an_interrupted_training_ends_as_if_it_had_not_been() {
     let whole = run_sft(&rows(), 1, &TrainState::none(), &Ramps, &Silent).unwrap();
-    same(&whole, &interrupted([0, 16, 16], |state, pixels, progress| run_sft(&rows(), 2, state, pixels, progress)));
+    same(
+        &whole,
+        &interrupted(&Ramps, [0, 16, 16], |state, pixels, progress| run_sft(&rows(), 2, state, pixels, progress)),
+    );
     let whole = run_dpo(1, &TrainState::none(), &Ramps, &Silent).unwrap();
-    same(&whole, &interrupted([0, 20, 20], |state, pixels, progress| run_dpo(1, state, pixels, progress)));
+    same(&whole, &interrupted(&Ramps, [0, 20, 20], |state, pixels, progress| run_dpo(1, state, pixels, progress)));
 }
 
 #[test]
