@@ -137,7 +137,7 @@ fn a_frozen_part_keeps_its_bits() {
 }
 
 /// Images until so many have been asked for; then the disk is gone.
-struct Failing<'a>(AtomicUsize, &'a dyn PixelSource);
+pub(super) struct Failing<'a>(pub(super) AtomicUsize, pub(super) &'a dyn PixelSource);
 
 impl PixelSource for Failing<'_> {
     fn frame(&self, key: &str) -> Result<Frame> {
@@ -171,7 +171,7 @@ pub(super) fn interrupted(
     let heard = Heard::default();
     let trained = run(&state, images, &heard).unwrap();
     notes.extend(heard.0.into_inner().unwrap());
-    assert!(notes.len() >= 2 && notes.iter().all(|note| note.starts_with("resumed after step ")), "{notes:?}");
+    assert!(!notes.is_empty() && notes.iter().all(|note| note.starts_with("resumed after step ")), "{notes:?}");
     trained
 }
 
