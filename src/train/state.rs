@@ -77,7 +77,7 @@ impl TrainState {
         }
         arrays.iter().try_for_each(|array| finite(&array.name, array.values))?;
         let text = serde_json::to_string(&Exact::from(position)).context("cannot serialize the training state")?;
-        arrays::write(&path, &arrays, ("position", text))
+        arrays::write(&path, arrays, ("position", &text))
     }
 
     /// Takes up a state that was kept, if there is one. An error means that it cannot be used.

@@ -51,7 +51,7 @@ impl Adapter {
             add("B", [*rows, self.rank], up);
         }
         let outputs: Vec<&Output> = outputs.iter().collect();
-        writer::write_file(&folder.join(WEIGHTS), &outputs)?;
+        writer::write_file(&folder.join(WEIGHTS), &outputs, writer::FORMAT)?;
         // PEFT writes whole numbers as such.
         let whole = self.alpha.fract() == 0.0 && self.alpha.abs() < 1e15;
         let config = json!({

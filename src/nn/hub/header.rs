@@ -14,7 +14,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use safetensors::tensor::TensorInfo;
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
 use crate::base::files;
 
@@ -26,6 +26,8 @@ pub(super) struct Opened {
     pub(super) file: File,
     /// Arrays by name.
     pub(super) arrays: BTreeMap<String, TensorInfo>,
+    /// Texts by name.
+    pub(super) metadata: BTreeMap<String, String>,
     /// Where the first array's bytes begin.
     pub(super) start: u64,
 }
@@ -54,10 +56,11 @@ fn read(file: File) -> Result<Opened> {
     }
     let mut text = vec![0; header as usize];
     file.read_exact_at(&mut text, 8).context("cannot read the header")?;
-    let Arrays(arrays) = serde_json::from_slice(&text).context("is no safetensors file: its header cannot be read")?;
+    let Header { arrays, metadata } =
+        serde_json::from_slice(&text).context("is no safetensors file: its header cannot be read")?;
     let start = 8 + header;
     check(&arrays, length - start)?;
-    Ok(Opened { file, arrays, start })
+    Ok(Opened { file, arrays, metadata, start })
 }
 
 /// Whether arrays lie one after the other, each as long as its shape says, from the first byte to the last.
@@ -86,11 +89,14 @@ fn check(arrays: &BTreeMap<String, TensorInfo>, length: u64) -> Result<()> {
 }
 
 /// The header's object. Its own type for two reasons: an array that is listed twice is told, and nothing is read into
-/// memory besides the shapes.
-struct Arrays(BTreeMap<String, TensorInfo>);
+/// memory besides shapes and texts.
+struct Header {
+    arrays: BTreeMap<String, TensorInfo>,
+    metadata: BTreeMap<String, String>,
+}
 
-impl<'de> Deserialize<'de> for Arrays {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Arrays, D::Error> {
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Header, D::Error> {
         deserializer.deserialize_map(Visit)
     }
 }
@@ -98,17 +104,17 @@ impl<'de> Deserialize<'de> for Arrays {
 struct Visit;
 
 impl<'de> Visitor<'de> for Visit {
-    type Value = Arrays;
+    type Value = Header;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("an object of arrays")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Arrays, A::Error> {
-        let mut arrays = BTreeMap::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+        let (mut arrays, mut metadata) = (BTreeMap::new(), BTreeMap::new());
         while let Some(name) = map.next_key::<String>()? {
             if name == "__metadata__" {
-                map.next_value::<IgnoredAny>()?;
+                metadata = map.next_value()?;
                 continue;
             }
             let info = map.next_value().map_err(|error| A::Error::custom(anyhow!("array `{name}`: {error}")))?;
@@ -117,6 +123,6 @@ impl<'de> Visitor<'de> for Visit {
             }
             arrays.insert(name, info);
         }
-        Ok(Arrays(arrays))
+        Ok(Header { arrays, metadata })
     }
 }

@@ -25,6 +25,8 @@ const PIECE: usize = 1 << 20;
 pub struct Folder {
     shards: Vec<Shard>,
     arrays: BTreeMap<String, Place>,
+    /// Texts that the files hold beside the arrays.
+    pub(crate) metadata: BTreeMap<String, String>,
 }
 
 struct Shard {
@@ -71,7 +73,7 @@ impl Folder {
 
     /// Opens a single file.
     pub fn open_file(path: &Path) -> Result<Folder> {
-        let mut opened = Folder { shards: Vec::new(), arrays: BTreeMap::new() };
+        let mut opened = Folder { shards: Vec::new(), arrays: BTreeMap::new(), metadata: BTreeMap::new() };
         opened.add(path)?;
         Ok(opened)
     }
@@ -79,7 +81,7 @@ impl Folder {
     fn open_shards(folder: &Path, index: &Path) -> Result<Folder> {
         let Index { weight_map } = files::read_json(index)?;
         let context = || format!("`{}`", index.display());
-        let mut opened = Folder { shards: Vec::new(), arrays: BTreeMap::new() };
+        let mut opened = Folder { shards: Vec::new(), arrays: BTreeMap::new(), metadata: BTreeMap::new() };
         let mut names: Vec<&String> = weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
@@ -107,7 +109,8 @@ impl Folder {
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {
-        let Opened { file, arrays, start } = header::open(path)?;
+        let Opened { file, arrays, metadata, start } = header::open(path)?;
+        self.metadata.extend(metadata);
         let shard = self.shards.len();
         self.shards.push(Shard { path: path.to_path_buf(), file });
         for (name, info) in arrays {

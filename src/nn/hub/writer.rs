@@ -56,7 +56,7 @@ pub(super) fn write_sharded(folder: &Path, arrays: &[Output], most: usize) -> Re
         }
     }
     for (shard, name) in shards.iter().zip(&names) {
-        write_file(&folder.join(name), shard)?;
+        write_file(&folder.join(name), shard, FORMAT)?;
     }
     if let [_] = names.as_slice() {
         return Ok(());
@@ -88,14 +88,17 @@ fn split<'a, 'b>(arrays: &'a [Output<'b>], most: usize) -> Vec<Vec<&'a Output<'b
     shards
 }
 
-/// Writes one file, atomically and array by array.
-pub(super) fn write_file(path: &Path, arrays: &[&Output]) -> Result<()> {
+/// What transformers, and the `safetensors` library with it, take a file of PyTorch's for.
+pub(crate) const FORMAT: (&str, &str) = ("format", "pt");
+
+/// Writes one file with a text in its metadata, atomically and array by array.
+pub(crate) fn write_file(path: &Path, arrays: &[&Output], metadata: (&str, &str)) -> Result<()> {
     let mut arrays = arrays.to_vec();
     arrays.sort_by(|left, right| stored(right.dtype).cmp(&stored(left.dtype)).then(left.name.cmp(&right.name)));
     if let Some(pair) = arrays.windows(2).find(|pair| pair[0].name == pair[1].name) {
         bail!("BUG: two arrays `{}` for `{}`", pair[0].name, path.display());
     }
-    let header = header(&arrays).with_context(|| format!("BUG: no header for `{}`", path.display()))?;
+    let header = header(&arrays, metadata).with_context(|| format!("BUG: no header for `{}`", path.display()))?;
     files::write_atomic_with(path, |file| {
         let mut file = BufWriter::new(file);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -116,7 +119,7 @@ pub(super) fn write_file(path: &Path, arrays: &[&Output]) -> Result<()> {
 }
 
 /// The header as the library makes it, spaces at its end up to a multiple of 8 bytes.
-fn header(arrays: &[&Output]) -> Result<Vec<u8>> {
+fn header(arrays: &[&Output], metadata: (&str, &str)) -> Result<Vec<u8>> {
     let mut infos = Vec::with_capacity(arrays.len());
     let mut offset = 0;
     for array in arrays {
@@ -126,8 +129,8 @@ fn header(arrays: &[&Output]) -> Result<Vec<u8>> {
         offset = end;
     }
     // One key only: the map's order never shows.
-    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let metadata = Metadata::new(Some(format), infos).map_err(|error| anyhow!("{error}"))?;
+    let metadata = HashMap::from([(metadata.0.to_string(), metadata.1.to_string())]);
+    let metadata = Metadata::new(Some(metadata), infos).map_err(|error| anyhow!("{error}"))?;
     let mut header = serde_json::to_vec(&metadata)?;
     header.resize(header.len().next_multiple_of(8), b' ');
     Ok(header)

@@ -36,7 +36,7 @@ fn put_modules(folder: &Path, modules: &[&str], rank: usize) {
         add("B", [1, rank]);
     }
     let outputs: Vec<&Output> = outputs.iter().collect();
-    writer::write_file(&folder.join("adapter_model.safetensors"), &outputs).unwrap();
+    writer::write_file(&folder.join("adapter_model.safetensors"), &outputs, writer::FORMAT).unwrap();
 }
 
 fn low_rank() -> LowRank {
@@ -186,12 +186,12 @@ fn arrays_that_are_no_adapter() {
         values: &[0.0; 6],
     };
     let path = folder.path().join("adapter_model.safetensors");
-    writer::write_file(&path, &[&half("model.layers.0.mlp.up_proj.lora_A.weight", &[2, 3])]).unwrap();
+    writer::write_file(&path, &[&half("model.layers.0.mlp.up_proj.lora_A.weight", &[2, 3])], writer::FORMAT).unwrap();
     assert_eq!(
         told(Adapter::read(folder.path(), false), folder.path()),
         "`DIR/adapter_model.safetensors`: array `base_model.model.model.layers.0.mlp.up_proj.lora_B.weight` is missing"
     );
-    writer::write_file(&path, &[&half("lm_head.weight", &[2, 3])]).unwrap();
+    writer::write_file(&path, &[&half("lm_head.weight", &[2, 3])], writer::FORMAT).unwrap();
     assert_eq!(
         told(Adapter::read(folder.path(), false), folder.path()),
         "`DIR/adapter_model.safetensors`: array `base_model.model.lm_head.weight` is no half of a LoRA module"

@@ -10,7 +10,7 @@ use crate::base::files;
 fn sharded(folder: &Path) {
     for (at, name) in ["a", "b"].into_iter().enumerate() {
         let array = Output { name: name.to_string(), shape: vec![2], dtype: Dtype::F32, values: &[1.0, 2.0] };
-        writer::write_file(&folder.join(format!("model-{}.safetensors", at + 1)), &[&array]).unwrap();
+        writer::write_file(&folder.join(format!("model-{}.safetensors", at + 1)), &[&array], writer::FORMAT).unwrap();
     }
     put_index(folder, r#""a": "model-1.safetensors", "b": "model-2.safetensors""#);
 }
@@ -67,7 +67,7 @@ fn shards_and_their_index() {
     assert_eq!(twice, "`DIR/model-2.safetensors`: array `a` lies in `model-1.safetensors` too");
     let unlisted = of_shards(|folder| {
         let array = |name: &str| Output { name: name.to_string(), shape: vec![0], dtype: Dtype::F32, values: &[] };
-        writer::write_file(&folder.join("model-2.safetensors"), &[&array("b"), &array("c")]).unwrap();
+        writer::write_file(&folder.join("model-2.safetensors"), &[&array("b"), &array("c")], writer::FORMAT).unwrap();
     });
     assert_eq!(unlisted, "`DIR/model.safetensors.index.json`: array `c` lies in a shard but is not listed");
 }
