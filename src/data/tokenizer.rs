@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde::de::IgnoredAny;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::TrainerWrapper;
@@ -225,9 +226,17 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
     let inside = path.join(FILE);
     let path = if path.is_dir() { &inside } else { path };
     let bytes = files::read_bytes(path)?;
-    tokenizers::Tokenizer::from_bytes(&bytes)
-        .map_err(|error| anyhow!("{error}"))
-        .with_context(|| format!("`{}` is not a tokenizer", path.display()))
+    parse(&bytes).with_context(|| format!("`{}` is not a tokenizer", path.display()))
+}
+
+/// Parts of the library unwrap what they read: on JSON that is broken, which is told before it sees it, and on parts
+/// that are not what they should be.
+fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
+    serde_json::from_slice::<IgnoredAny>(bytes)?;
+    match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
+        Ok(read) => read.map_err(|error| anyhow!("{error}")),
+        Err(_) => bail!("a part of it is not what it should be"),
+    }
 }
 
 pub(super) fn unknown_word(text: &str, error: &dyn std::error::Error) -> anyhow::Error {
