@@ -131,3 +131,24 @@ impl<P: Place> Block<P> {
         pass.ops.add(&x, &output)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
+mod tests {
+    use super::*;
+    use crate::base::Seed;
+
+    #[test]
+    fn as_many_inputs_are_dropped_as_asked_and_the_others_make_up_for_them() {
+        for dropout in [0.1, 0.5] {
+            let count = 100_000;
+            let factors = keep(&mut Seed(3).stream("dropout"), dropout, count);
+            let dropped = factors.iter().filter(|factor| **factor == 0.0).count() as f64 / count as f64;
+            let mean = factors.iter().map(|&factor| f64::from(factor)).sum::<f64>() / count as f64;
+            // Four deviations of a share of 100,000 draws are 0.0063 at most.
+            assert!((dropped - dropout).abs() < 0.0063 && (mean - 1.0).abs() < 0.013, "{dropped} {mean}");
+            let kept = (1.0 / (1.0 - dropout)) as f32;
+            assert!(factors.iter().all(|&factor| factor == 0.0 || factor == kept));
+        }
+    }
+}

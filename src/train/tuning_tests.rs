@@ -1,6 +1,6 @@
 //! Adapters, frozen names, rates of parts and stops: whatever is tuned, it resumes to the bit and ends clearly.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
@@ -16,7 +16,9 @@ use crate::data::tokens::{TokenPair, TokenRow};
 use crate::nn::engine::Engine;
 use crate::nn::learner::Learner;
 use crate::nn::picture::fixture::Ramps;
-use crate::nn::{Adapter, Batch, Checkpoint, Device, LoraConfig, Part, Pattern, PixelSource, Resources, Sequence};
+use crate::nn::{
+    Adapter, Batch, Checkpoint, Device, Frame, LoraConfig, Part, Pattern, Picture, PixelSource, Resources, Sequence,
+};
 
 fn lora(dropout: f64, targets: &[&str]) -> LoraConfig {
     let targets = targets.iter().map(|target| Pattern((*target).to_string())).collect();
@@ -109,6 +111,22 @@ fn a_checkpoint_of_hugging_face_resumes_to_the_bit_full_and_adapted() {
     }
 }
 
+/// Pictures that are far too bright from some look on.
+struct Dazzling(AtomicUsize);
+
+impl PixelSource for Dazzling {
+    fn frame(&self, key: &str) -> Result<Frame> {
+        Ramps.frame(key)
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        let Picture { frame, values } = Ramps.picture(key)?;
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let bright = if left.is_ok() { 1.0 } else { f32::MAX };
+        Ok(Picture { frame, values: values.iter().map(|value| value * bright).collect() })
+    }
+}
+
 /// A whole run, and how often it looked at an image.
 fn counted(images: &dyn PixelSource, run: impl Fn(&dyn PixelSource) -> Result<Trained>) -> (Trained, usize) {
     let all = usize::MAX;
@@ -119,11 +137,20 @@ fn counted(images: &dyn PixelSource, run: impl Fn(&dyn PixelSource) -> Result<Tr
 
 /// The log-probabilities of a row under a model with an adapter beside it.
 fn log_probs(checkpoint: &Checkpoint, adapter: Option<Adapter>) -> Vec<f32> {
+    log_probs_of(checkpoint, adapter, None)
+}
+
+/// The same as in training: inputs of the adapter are dropped as `dropout` draws them.
+fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Option<Seed>) -> Vec<f32> {
     let learner = Learner::new(checkpoint.clone(), adapter, |_| false);
     let engine = Engine::new(&learner, &Resources { device: Device::Cpu, threads: 1, progress: &Silent }).unwrap();
     let row = &rows()[1];
     let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() };
-    let build = |_: usize| Batch::new(&checkpoint.architecture, &[sequence], false, &Ramps);
+    let build = |_: usize| {
+        let mut batch = Batch::new(&checkpoint.architecture, &[sequence], false, &Ramps)?;
+        batch.dropout = dropout;
+        Ok(batch)
+    };
     engine.log_probs(1, &build, &|_, _, values: &[f32]| values.to_vec()).unwrap().concat()
 }
 
@@ -136,6 +163,17 @@ fn an_adapter_begins_as_nothing_and_merged_it_says_what_it_said_beside() {
     let (beside, merged) = (log_probs(&start, adapter), log_probs(&checkpoint, None));
     assert_ne!(beside, log_probs(&start, None));
     assert!(beside.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-5), "{beside:?} {merged:?}");
+}
+
+#[test]
+fn what_is_dropped_is_missed_by_the_adapter_alone() {
+    let start = model();
+    let fresh = Adapter::fresh(&start, &lora(0.5, &["*"]), Seed(1)).unwrap();
+    assert_eq!(log_probs_of(&start, Some(fresh), Some(Seed(1))), log_probs(&start, None));
+    let adapter = Study::ours(adapted()).trained().adapter;
+    let drawn = |seed| log_probs_of(&start, adapter.clone(), Some(Seed(seed)));
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
 }
 
 #[test]
@@ -220,4 +258,41 @@ fn a_training_that_breaks_keeps_its_last_good_state_and_says_where() {
     assert!(first.contains("the rows of the batch, counted from 0: "), "{first}");
     // The state is one to go on from, and going on comes to the same place.
     assert_eq!(told(), first);
+}
+
+#[test]
+fn a_training_that_met_a_bad_image_goes_on_as_if_it_had_not() {
+    for tuning in [Tuning::default(), adapted()] {
+        let study = Study::ours(tuning);
+        let folder = tempfile::tempdir().unwrap();
+        let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
+        let told = format!("{:#}", study.sft(1, &state, &Dazzling(AtomicUsize::new(16)), &Silent).unwrap_err());
+        assert!(told.contains("(the state after step ") && told.contains("): the loss is NaN; the rows"), "{told}");
+        same(&study.trained(), &study.sft(1, &state, &Ramps, &Silent).unwrap());
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_never_kept() {
+    let mut study = Study::ours(Tuning::default());
+    // No f32 is as large: the first step leaves no finite weight that moves.
+    let schedule = Schedule::Constant;
+    study.optimizer = OptimizerConfig { lr: 1e39, schedule, warmup: 0.0, ..OptimizerConfig::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let told = |study: &Study, every_steps| {
+        let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps, every_seconds: 1e9 };
+        let told = format!("{:#}", study.sft(1, &state, &Ramps, &Silent).unwrap_err());
+        assert!(!folder.path().join("training.safetensors").exists());
+        told
+    };
+    let next = told(&study, 100);
+    assert!(next.starts_with("training step 2 of 10 (the state after step 1 could not be kept: `"), "{next}");
+    let kept = told(&study, 1);
+    assert!(kept.starts_with("training step 1 of 10: `") && kept.contains("` has become "), "{kept}");
+    // Nor are they a result. Rows with images make one batch, and so one step.
+    study.rows.retain(|row| row.image.is_some());
+    study.rows.truncate(5);
+    study.epochs = 1;
+    let last = told(&study, 100);
+    assert!(last.starts_with("training step 1 of 1: `") && last.contains("` has become "), "{last}");
 }
