@@ -72,12 +72,6 @@ impl Images {
         Ok(size)
     }
 
-    /// Rows and columns of tiles beside the whole; none where nothing is cut.
-    pub fn grid(&self, key: &str) -> Result<Option<(u32, u32)>> {
-        let (width, height) = self.size(key)?;
-        Ok(self.processor.grid(width, height))
-    }
-
     /// The values of [`Processor::process`].
     pub fn pixels(&self, key: &str) -> Result<Arc<[f32]>> {
         if let Some(pixels) = self.kept().pixels.get(key) {
@@ -94,7 +88,8 @@ impl Images {
         Ok(pixels)
     }
 
-    fn encoded(&self, key: &str) -> Result<Vec<u8>> {
+    /// The file as it was given or packed.
+    pub fn encoded(&self, key: &str) -> Result<Vec<u8>> {
         match &self.source {
             Source::Packs(packs) => packs.encoded(key),
             Source::Files(paths) => {
@@ -134,7 +129,7 @@ mod tests {
         let path = folder.path().join("wide.png");
         image::RgbImage::from_pixel(8, 4, image::Rgb([255; 3])).save(&path).unwrap();
         let images = Images::of_files(&[("wide", &path)], Processor::Square { size: 4 }).unwrap();
-        assert_eq!((images.size("wide").unwrap(), images.grid("wide").unwrap()), ((8, 4), None));
+        assert_eq!((images.size("wide").unwrap(), images.processor().grid(8, 4)), ((8, 4), None));
         let pixels = images.pixels("wide").unwrap();
         let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
         assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);

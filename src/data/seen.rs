@@ -16,9 +16,11 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::images::ImagePacks;
 use super::records::{Item, Overlap, Pair, Row};
 use crate::base::{Hash, files};
+
+/// From an image's key to its file, as it was packed.
+pub type Encoded<'a> = dyn Fn(&str) -> Result<Vec<u8>> + Sync + 'a;
 
 /// The file's name in the folder of a checkpoint.
 pub const FILE: &str = "seen.txt";
@@ -91,8 +93,8 @@ impl Seen {
     }
 
     /// Adds questions with their images.
-    pub fn add(&mut self, asked: &[Asked<'_>], packs: &ImagePacks) -> Result<()> {
-        for (image, question) in hashes(asked, packs)? {
+    pub fn add(&mut self, asked: &[Asked<'_>], encoded: &Encoded) -> Result<()> {
+        for (image, question) in hashes(asked, encoded)? {
             self.images.extend(image);
             self.questions.insert(question);
         }
@@ -100,7 +102,7 @@ impl Seen {
     }
 
     /// What of each question is among what was seen.
-    pub fn overlap(&self, asked: &[Asked<'_>], packs: &ImagePacks) -> Result<Vec<Option<Overlap>>> {
+    pub fn overlap(&self, asked: &[Asked<'_>], encoded: &Encoded) -> Result<Vec<Option<Overlap>>> {
         let overlap = |(image, question): (Option<u128>, u128)| {
             if self.questions.contains(&question) {
                 Some(Overlap::Question)
@@ -108,15 +110,15 @@ impl Seen {
                 image.filter(|image| self.images.contains(image)).map(|_| Overlap::Image)
             }
         };
-        Ok(hashes(asked, packs)?.into_iter().map(overlap).collect())
+        Ok(hashes(asked, encoded)?.into_iter().map(overlap).collect())
     }
 }
 
 /// The hashes of image and question. Every image is read once, by all threads of the current pool.
-fn hashes(asked: &[Asked<'_>], packs: &ImagePacks) -> Result<Vec<(Option<u128>, u128)>> {
+fn hashes(asked: &[Asked<'_>], encoded: &Encoded) -> Result<Vec<(Option<u128>, u128)>> {
     let keys: BTreeSet<&str> = asked.iter().filter_map(|asked| asked.image).collect();
     let images: BTreeMap<&str, u128> =
-        keys.into_par_iter().map(|key| Ok((key, half(Hash::of_bytes(&packs.encoded(key)?))))).collect::<Result<_>>()?;
+        keys.into_par_iter().map(|key| Ok((key, half(Hash::of_bytes(&encoded(key)?))))).collect::<Result<_>>()?;
     let of = |Asked { image, question }: &Asked<'_>| {
         let image = image.and_then(|key| images.get(key).copied());
         let plain = question.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
@@ -133,6 +135,7 @@ fn half(hash: Hash) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::images::ImagePacks;
     use crate::data::images::{PackWriter, image_key};
 
     /// Packs of two images, `a.png` in both, under the same bytes.
@@ -156,7 +159,7 @@ mod tests {
         let (packs, [trained, same, other]) = packs(folder.path());
         let mut seen = Seen::default();
         let asked = |image, question| Asked { image, question };
-        seen.add(&[asked(Some(&trained), "How many?"), asked(None, "2 + 3?")], &packs).unwrap();
+        seen.add(&[asked(Some(&trained), "How many?"), asked(None, "2 + 3?")], &|key| packs.encoded(key)).unwrap();
         let items = [
             asked(Some(&same), " how  MANY? "),
             asked(Some(&same), "Which?"),
@@ -165,7 +168,7 @@ mod tests {
             asked(None, "How many?"),
         ];
         let expected = [Some(Overlap::Question), Some(Overlap::Image), None, Some(Overlap::Question), None];
-        assert_eq!(seen.overlap(&items, &packs).unwrap(), expected);
+        assert_eq!(seen.overlap(&items, &|key| packs.encoded(key)).unwrap(), expected);
     }
 
     #[test]
@@ -174,7 +177,7 @@ mod tests {
         let (packs, [trained, ..]) = packs(folder.path());
         assert_eq!(Seen::read(folder.path()).unwrap(), None);
         let mut seen = Seen::default();
-        seen.add(&[Asked { image: Some(&trained), question: "Why?" }; 2], &packs).unwrap();
+        seen.add(&[Asked { image: Some(&trained), question: "Why?" }; 2], &|key| packs.encoded(key)).unwrap();
         seen.write(folder.path()).unwrap();
         let image = &Hash::of_bytes(b"one").to_string()[..32];
         let question = &Hash::of_bytes(format!("{image}\nwhy?").as_bytes()).to_string()[..32];

@@ -1,6 +1,6 @@
 //! What a training changes: a checkpoint, the adapter that may sit on it, and which of their parameters learn.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::adapter::Adapter;
@@ -13,6 +13,8 @@ pub(crate) struct Learner {
     pub(crate) checkpoint: Checkpoint,
     pub(crate) adapter: Option<Adapter>,
     parameters: Vec<Parameter>,
+    /// By name.
+    numbers: BTreeMap<String, usize>,
     learns: Vec<bool>,
     /// Parameters that are the checkpoint's.
     own: usize,
@@ -27,24 +29,22 @@ impl Learner {
         adapter: Option<Adapter>,
         learns: impl Fn(&Parameter) -> bool,
     ) -> Learner {
-        let modules = adapter.iter().flat_map(|adapter| adapter.modules.keys().cloned()).collect();
+        let modules: Vec<String> = adapter.iter().flat_map(|adapter| adapter.modules.keys().cloned()).collect();
         let mut parameters = checkpoint.list();
         let own = parameters.len();
+        let mut numbers: BTreeMap<String, usize> =
+            parameters.iter().enumerate().map(|(number, parameter)| (parameter.name.clone(), number)).collect();
         let mut marks: Vec<bool> =
             parameters.iter().map(|parameter| adapter.is_none() && parameter.used && learns(parameter)).collect();
-        if let Some(adapter) = &adapter {
+        for (inner, parameter) in adapter.iter().flat_map(Adapter::list).enumerate() {
             // A module beside a layer that the output does not depend on has nothing to learn from.
-            let used: BTreeSet<&str> =
-                parameters.iter().filter(|parameter| parameter.used).map(|parameter| parameter.name.as_str()).collect();
-            let module = |index: usize| adapter.modules.keys().nth(index / 2).map(|name| format!("{name}.weight"));
-            let beside = |index: usize| module(index).is_some_and(|layer| used.contains(layer.as_str()));
-            let list = adapter.list().into_iter().enumerate();
-            let list: Vec<Parameter> =
-                list.map(|(index, parameter)| Parameter { used: beside(index), ..parameter }).collect();
-            marks.extend(list.iter().map(|parameter| parameter.used && learns(parameter)));
-            parameters.extend(list);
+            let beside = numbers.get(&format!("{}.weight", modules[inner / 2]));
+            let used = beside.is_some_and(|&layer| parameters[layer].used);
+            marks.push(used && learns(&parameter));
+            numbers.insert(parameter.name.clone(), own + inner);
+            parameters.push(Parameter { used, ..parameter });
         }
-        Learner { checkpoint, adapter, parameters, learns: marks, own, modules }
+        Learner { checkpoint, adapter, parameters, numbers, learns: marks, own, modules }
     }
 
     /// A model that only answers.
@@ -55,6 +55,15 @@ impl Learner {
     /// How many parameters there are.
     pub(crate) fn count(&self) -> usize {
         self.parameters.len()
+    }
+
+    /// The number of the parameter of this name.
+    pub(crate) fn number(&self, name: &str) -> Option<usize> {
+        self.numbers.get(name).copied()
+    }
+
+    pub(crate) fn shape(&self, index: usize) -> &[usize] {
+        &self.parameters[index].shape
     }
 
     pub(crate) fn learns(&self, index: usize) -> bool {

@@ -1,14 +1,11 @@
 //! Puts a model's weights into their places, by name. Knows no layout of a model and no file.
 
-use std::collections::BTreeMap;
-
 use anyhow::Result;
 
 use super::adapter::Adapter;
 use super::layers::{Adapted, Linear, Norm};
 use super::learner::Learner;
 use super::ops::{Param, Place};
-use super::parameters::Parameter;
 
 /// A parameter's weights in their place; a clone is the same weights.
 #[derive(Clone)]
@@ -21,8 +18,6 @@ pub(crate) enum Held<P: Place> {
 /// Hands out parameters by name and remembers what it placed.
 pub(crate) struct Loader<'a, P: Place> {
     place: &'a P,
-    parameters: Vec<Parameter>,
-    numbers: BTreeMap<String, usize>,
     learner: &'a Learner,
     /// What was placed before: what does not learn stays where it is.
     before: Option<&'a [Option<Held<P>>]>,
@@ -31,9 +26,7 @@ pub(crate) struct Loader<'a, P: Place> {
 
 impl<'a, P: Place> Loader<'a, P> {
     pub(crate) fn new(place: &'a P, learner: &'a Learner, before: Option<&'a [Option<Held<P>>]>) -> Loader<'a, P> {
-        let parameters = learner.checkpoint.list();
-        let numbers = parameters.iter().enumerate().map(|(number, p)| (p.name.clone(), number)).collect();
-        Loader { place, parameters, numbers, learner, before, held: vec![None; learner.count()] }
+        Loader { place, learner, before, held: vec![None; learner.count()] }
     }
 
     /// Everything that was placed, by number.
@@ -42,13 +35,11 @@ impl<'a, P: Place> Loader<'a, P> {
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.numbers.contains_key(name)
+        self.learner.number(name).is_some()
     }
 
     pub(crate) fn matrix(&mut self, name: &str) -> Result<Param<P::Matrix>> {
-        let number = self.number(name);
-        let rows = self.parameters[number].shape[0];
-        self.place_matrix(number, rows)
+        self.place_matrix(self.number(name))
     }
 
     pub(crate) fn table(&mut self, name: &str) -> Result<Param<P::Table>> {
@@ -57,7 +48,7 @@ impl<'a, P: Place> Loader<'a, P> {
         let value = if let Some(Held::Table(table)) = self.kept(index) {
             table
         } else {
-            let shape = &self.parameters[index].shape;
+            let shape = self.learner.shape(index);
             let (rows, columns) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1]) };
             self.place.table(self.learner.weights(index), rows, columns)?
         };
@@ -82,10 +73,8 @@ impl<'a, P: Place> Loader<'a, P> {
         let bias = format!("{name}.bias");
         let bias = if self.has(&bias) { Some(self.vector(&bias)?) } else { None };
         let Some(adapter) = &self.learner.adapter else { return Ok(Linear { weight, bias, adapter: None }) };
-        let adapter = match adapter.modules.keys().position(|module| module == name) {
-            None => None,
-            Some(module) => Some(self.low_rank(adapter, name, module)?),
-        };
+        let first = self.learner.number(&format!("{name}.lora_A.weight"));
+        let adapter = first.map(|first| self.low_rank(adapter, first)).transpose()?;
         Ok(Linear { weight, bias, adapter })
     }
 
@@ -98,19 +87,19 @@ impl<'a, P: Place> Loader<'a, P> {
         Ok(Norm::Layer(weight, bias, eps as f32))
     }
 
-    fn low_rank(&mut self, adapter: &Adapter, name: &str, module: usize) -> Result<Adapted<P>> {
-        let first = self.parameters.len() + 2 * module;
-        let (inputs, outputs) = (adapter.modules[name].inputs, adapter.modules[name].outputs);
-        let (a, b) = (self.place_matrix(first, adapter.rank)?, self.place_matrix(first + 1, outputs)?);
+    /// An adapter whose two matrices are numbered from `first` on.
+    fn low_rank(&mut self, adapter: &Adapter, first: usize) -> Result<Adapted<P>> {
+        let inputs = self.learner.shape(first)[1];
+        let (a, b) = (self.place_matrix(first)?, self.place_matrix(first + 1)?);
         Ok(Adapted { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout, inputs })
     }
 
-    fn place_matrix(&mut self, index: usize, rows: usize) -> Result<Param<P::Matrix>> {
+    fn place_matrix(&mut self, index: usize) -> Result<Param<P::Matrix>> {
         let learns = self.learner.learns(index);
         let value = if let Some(Held::Matrix(matrix)) = self.kept(index) {
             matrix
         } else {
-            let values = self.learner.weights(index);
+            let (values, rows) = (self.learner.weights(index), self.learner.shape(index)[0]);
             self.place.matrix(values, rows, values.len() / rows.max(1))?
         };
         self.held[index] = Some(Held::Matrix(value.clone()));
@@ -124,6 +113,6 @@ impl<'a, P: Place> Loader<'a, P> {
     }
 
     fn number(&self, name: &str) -> usize {
-        *self.numbers.get(name).unwrap_or_else(|| panic!("BUG: the model has no parameter `{name}`"))
+        self.learner.number(name).unwrap_or_else(|| panic!("BUG: the model has no parameter `{name}`"))
     }
 }

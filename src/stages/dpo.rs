@@ -145,7 +145,7 @@ impl Stage for Dpo {
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
-        let seen = models::seen(ctx, "policy", &pairs)?;
+        let seen = models::seen(ctx, "policy", &policy, &pairs)?;
         let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let (state, start) = (self.keep.state(ctx), &policy.checkpoint);

@@ -143,7 +143,7 @@ impl Eval {
         let Some(seen) = seen else { return Ok(None) };
         let packs = ImagePacks::open(&ctx.images)?;
         let asked: Vec<Asked> = items.iter().map(Asked::from).collect();
-        with_threads(ctx.threads, || seen.overlap(&asked, &packs))?.map(Some)
+        with_threads(ctx.threads, || seen.overlap(&asked, &|key| packs.encoded(key)))?.map(Some)
     }
 
     fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Option<Score> {

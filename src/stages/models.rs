@@ -5,7 +5,6 @@ use anyhow::{Context, Result};
 use super::common::with_threads;
 use super::model::Model;
 use crate::base::wrong_input;
-use crate::data::images::ImagePacks;
 use crate::data::seen::{Asked, Seen};
 use crate::nn::hub::Dtype;
 use crate::nn::{Device, DeviceChoice, LoraConfig, Pattern, Resources};
@@ -38,15 +37,14 @@ impl Keep {
 }
 
 /// What the model of a role had seen before, and what it is asked in this training.
-pub(super) fn seen<'a, T>(ctx: &StageContext, role: &str, asked: &'a [T]) -> Result<Seen>
+pub(super) fn seen<'a, T>(ctx: &StageContext, role: &str, model: &Model, asked: &'a [T]) -> Result<Seen>
 where
     Asked<'a>: From<&'a T>,
 {
     let folder = &ctx.input(role)?.path;
     let mut seen = Seen::read(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))?.unwrap_or_default();
     let asked: Vec<Asked> = asked.iter().map(Asked::from).collect();
-    let packs = ImagePacks::open(&ctx.images)?;
-    with_threads(ctx.threads, || seen.add(&asked, &packs))??;
+    with_threads(ctx.threads, || seen.add(&asked, &|key| model.pictures.0.encoded(key)))??;
     Ok(seen)
 }
 

@@ -11,7 +11,7 @@ pub(super) struct Pictures(pub(super) Images);
 impl PixelSource for Pictures {
     fn frame(&self, key: &str) -> Result<Frame> {
         let (width, height) = self.0.size(key)?;
-        Ok(Frame { width, height, grid: self.0.grid(key)? })
+        Ok(Frame { width, height, grid: self.0.processor().grid(width, height) })
     }
 
     fn picture(&self, key: &str) -> Result<Picture> {

@@ -74,7 +74,7 @@ impl Stage for Sft {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let rows: Vec<Row> = jsonl::read(&ctx.input("data")?.path)?;
-        let seen = models::seen(ctx, "model", &rows)?;
+        let seen = models::seen(ctx, "model", &model, &rows)?;
         let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let state = self.keep.state(ctx);
