@@ -46,21 +46,20 @@ pub struct Answer {
     pub device: String,
 }
 
-/// What the image is called in errors.
-const IMAGE: &str = "image";
-
 /// Asks, and hands every new piece of the answer to `heard` as it comes; joined they are the answer.
 pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) + Sync)) -> Result<Answer> {
     let Question { temperature, top_k, top_p, max_tokens, ref stop, .. } = *question;
+    // Errors name the file.
+    let key = question.image.as_ref().map(|path| path.display().to_string());
     let images = |processor| {
-        let image = question.image.iter().map(|path| (IMAGE, path.as_path()));
-        Images::of_files(&image.collect::<Vec<_>>(), processor)
+        let image = key.as_deref().zip(question.image.as_deref());
+        Images::of_files(&image.into_iter().collect::<Vec<_>>(), processor)
     };
     let model = Model::open(&question.model, images)?;
     if question.image.is_some() && model.checkpoint.architecture.vision.is_none() {
         bail!("`{}` is a language model, which takes no image", question.model.display());
     }
-    let prompt = model.chat.prompt("question", &question.text, question.image.as_ref().map(|_| IMAGE))?;
+    let prompt = model.chat.prompt("question", &question.text, key.as_deref())?;
     let device = DeviceChoice::resolve(&question.device)?;
     let resources = Resources { device, threads: question.threads.max(1), progress };
     let config = GenerateConfig {
