@@ -379,6 +379,7 @@ fn adopt_orphans() {
 
 /// Lets the kernel kill the program when the warden dies without having ended it.
 #[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "the standard library has no other way to run code between fork and exec")]
 fn die_with_warden(command: &mut Command) {
     let warn = || {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).ok();

@@ -12,6 +12,7 @@ use super::fused::Fused;
 use super::learner::Learner;
 use super::model::Model;
 use super::ops::{OnDevice, Ops, Taped};
+use super::raw::keep_memory;
 #[cfg(feature = "cuda")]
 use super::stock::Stock;
 
@@ -124,28 +125,6 @@ impl Engine {
             #[cfg(feature = "cuda")]
             Engine::Cuda(model) => model.selected_logits::<Stock<Cuda>>(batch),
         }
-    }
-}
-
-/// Tells glibc to keep freed memory. By itself it hands every buffer of an activation back to the kernel and asks for
-/// it anew, page by page: a fifth of a training step of a small model.
-fn keep_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        unsafe extern "C" {
-            fn mallopt(parameter: i32, value: i32) -> i32;
-        }
-        // From malloc.h.
-        const TRIM_THRESHOLD: i32 = -1;
-        const MMAP_THRESHOLD: i32 = -3;
-        const ARENA_MAX: i32 = -8;
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            for (parameter, value) in [(TRIM_THRESHOLD, i32::MAX), (MMAP_THRESHOLD, 1 << 25), (ARENA_MAX, 1)] {
-                // SAFETY: `mallopt` only sets a number of the allocator; values that it does not like it refuses.
-                unsafe { mallopt(parameter, value) };
-            }
-        });
     }
 }
 

@@ -1,4 +1,7 @@
-//! The numbers of a dfdx CPU tensor as a slice, without a copy. The one place of `unsafe` around tensors.
+//! All `unsafe` code around numbers, each piece with its proof: memory of tensors, wider instructions, the register tile
+//! of matrix products, the allocator's settings. Everything here is safe to call. Knows no model and no operation.
+
+#![allow(unsafe_code)]
 
 use dfdx::prelude::{Cpu, HasShape, Shape, Tensor};
 
@@ -26,4 +29,256 @@ pub(crate) fn slice<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> &[f32] {
     // SAFETY: the tensor owns at least `count` numbers from `start` on, since the last index of a contiguous layout is
     // `count - 1` and dfdx allocates by the shape; they live as long as the borrow of the tensor.
     unsafe { std::slice::from_raw_parts(start, count) }
+}
+
+/// Tells glibc to keep freed memory. By itself it hands every buffer of an activation back to the kernel and asks for
+/// it anew, page by page: a fifth of a training step of a small model.
+pub(crate) fn keep_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn mallopt(parameter: i32, value: i32) -> i32;
+        }
+        // From malloc.h.
+        const TRIM_THRESHOLD: i32 = -1;
+        const MMAP_THRESHOLD: i32 = -3;
+        const ARENA_MAX: i32 = -8;
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            for (parameter, value) in [(TRIM_THRESHOLD, i32::MAX), (MMAP_THRESHOLD, 1 << 25), (ARENA_MAX, 1)] {
+                // SAFETY: `mallopt` only sets a number of the allocator; values that it does not like it refuses.
+                unsafe { mallopt(parameter, value) };
+            }
+        });
+    }
+}
+
+/// Whether the machine has the instructions that the fast paths are compiled for.
+#[inline]
+pub(crate) fn has_fma() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// Compiles a function twice, for AVX2 and for every machine, and chooses at run time. Both give the same bits.
+macro_rules! simd {
+    ($(#[$attribute:meta])* pub(crate) fn $name:ident($($argument:ident : $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        pub(crate) fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn body($($argument: $type),*) $(-> $result)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn fast($($argument: $type),*) $(-> $result)? { body($($argument),*) }
+                if $crate::nn::raw::has_fma() {
+                    #[allow(unsafe_code)]
+                    // SAFETY: the instructions that `fast` is compiled for have just been seen to be there.
+                    return unsafe { fast($($argument),*) };
+                }
+            }
+            body($($argument),*)
+        }
+    };
+}
+pub(crate) use simd;
+
+/// Rows of a register tile of a matrix product.
+pub(crate) const TILE_ROWS: usize = 6;
+/// Columns of a register tile: two AVX registers.
+pub(crate) const TILE_COLUMNS: usize = 16;
+
+/// The rows of a left-hand factor: element (i, p) lies at `i * row + p * column`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) row: usize,
+    pub(crate) column: usize,
+}
+
+/// One register tile of a matrix product: `c (rows, 16) <- c + a (rows, depth) b (depth, 16)`, each element one chain of
+/// fused multiply-adds in order of the depth; `fresh` takes 0 for what is in `c`. The rows of `c` lie `c_row` apart.
+/// `rows` is 1 to [`TILE_ROWS`].
+#[expect(clippy::too_many_arguments, reason = "the innermost call, spelled out")]
+#[inline]
+pub(crate) fn tile(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32], c_row: usize, fresh: bool) {
+    let last = |count: usize| count.saturating_sub(1);
+    assert!(rows > 0 && rows <= TILE_ROWS, "BUG: a tile of {rows} rows");
+    assert!(last(rows) * a.row + last(depth) * a.column < a.data.len(), "BUG: a tile outside its rows");
+    assert!(b.len() == depth * TILE_COLUMNS, "BUG: a tile outside its panel");
+    assert!(last(rows) * c_row + TILE_COLUMNS <= c.len(), "BUG: a tile outside its product");
+    #[cfg(target_arch = "x86_64")]
+    if has_fma() {
+        // SAFETY: the bounds have just been checked, and so has that the instructions are there.
+        unsafe {
+            match (rows, a.row, a.column) {
+                (6, _, 1) => fast::tile::<6, { fast::ALONG }>(depth, a, b, c, c_row, fresh),
+                (6, 1, TILE_ROWS) => fast::tile::<6, { fast::PANEL }>(depth, a, b, c, c_row, fresh),
+                (6, ..) => fast::tile::<6, { fast::ANY }>(depth, a, b, c, c_row, fresh),
+                (5, ..) => fast::tile::<5, { fast::ANY }>(depth, a, b, c, c_row, fresh),
+                (4, ..) => fast::tile::<4, { fast::ANY }>(depth, a, b, c, c_row, fresh),
+                (3, ..) => fast::tile::<3, { fast::ANY }>(depth, a, b, c, c_row, fresh),
+                (2, ..) => fast::tile::<2, { fast::ANY }>(depth, a, b, c, c_row, fresh),
+                _ => fast::tile::<1, { fast::ANY }>(depth, a, b, c, c_row, fresh),
+            }
+        }
+        return;
+    }
+    for i in 0..rows {
+        let c = &mut c[i * c_row..][..TILE_COLUMNS];
+        if fresh {
+            c.fill(0.0);
+        }
+        for (p, b) in b.chunks_exact(TILE_COLUMNS).enumerate() {
+            let a = a.data[i * a.row + p * a.column];
+            for (c, &b) in c.iter_mut().zip(b) {
+                *c = a.mul_add(b, *c);
+            }
+        }
+    }
+}
+
+/// Writes 16 rows of `depth` numbers, `stride` apart, as `depth` rows of 16.
+pub(crate) fn transpose(from: &[f32], stride: usize, depth: usize, to: &mut [f32]) {
+    let count = TILE_COLUMNS;
+    assert!((count - 1) * stride + depth <= from.len(), "BUG: a panel outside its matrix");
+    assert!(to.len() == depth * count, "BUG: a panel of another size");
+    let mut done = 0;
+    #[cfg(target_arch = "x86_64")]
+    if has_fma() {
+        done = depth / 8 * 8;
+        for p in (0..done).step_by(8) {
+            for half in [0, 8] {
+                let (from, to) = (&from[half * stride + p..], &mut to[p * count + half..]);
+                // SAFETY: of `from`, 8 rows of 8 numbers from here on are inside, since rows `half + 7 <= 15` and
+                // columns `p + 7 < depth` are; of `to`, rows `p + 7 < depth` from column `half <= 8` on. The
+                // instructions are there.
+                unsafe { fast::transpose(from, stride, to) };
+            }
+        }
+    }
+    for p in done..depth {
+        for j in 0..count {
+            to[p * count + j] = from[j * stride + p];
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod fast {
+    //! The same in AVX2.
+
+    use std::arch::x86_64::{
+        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
+        _mm256_unpacklo_ps,
+    };
+
+    use super::{Rows, TILE_COLUMNS, TILE_ROWS};
+
+    /// How the rows of the left-hand factor lie, known when compiling: each along its row,
+    pub(super) const ALONG: usize = 0;
+    /// side by side in a panel,
+    pub(super) const PANEL: usize = 1;
+    /// or any way.
+    pub(super) const ANY: usize = 2;
+
+    /// # Safety
+    /// The machine has AVX2 and FMA; `a` holds (R, depth) and lies as `LAYOUT` says, `b` is depth x 16, `c` holds R rows
+    /// of 16 lying `c_row` apart.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn tile<const R: usize, const LAYOUT: usize>(
+        depth: usize,
+        a: Rows,
+        b: &[f32],
+        c: &mut [f32],
+        c_row: usize,
+        fresh: bool,
+    ) {
+        let (row, step) = match LAYOUT {
+            ALONG => (a.row, 1),
+            PANEL => (1, TILE_ROWS),
+            _ => (a.row, a.column),
+        };
+        let (c, mut b) = (c.as_mut_ptr(), b.as_ptr());
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        // SAFETY: every address that is read or written lies within the bounds that the caller vouches for. A prefetch
+        // may go anywhere.
+        unsafe {
+            for (i, sums) in sums.iter_mut().enumerate().filter(|_| !fresh) {
+                sums[0] = _mm256_loadu_ps(c.add(i * c_row));
+                sums[1] = _mm256_loadu_ps(c.add(i * c_row + 8));
+            }
+            // The tile below comes next.
+            for i in R..2 * R {
+                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * c_row).cast());
+            }
+            let mut column = a.data.as_ptr();
+            let mut step = || {
+                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let a = _mm256_broadcast_ss(&*column.add(i * row));
+                    sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
+                    sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
+                }
+                // Wrapping: after the last step the pointer may lie past the end, and is not read.
+                column = column.wrapping_add(step);
+                b = b.add(TILE_COLUMNS);
+            };
+            for _ in 0..depth / 4 {
+                step();
+                step();
+                step();
+                step();
+            }
+            for _ in 0..depth % 4 {
+                step();
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                _mm256_storeu_ps(c.add(i * c_row), sums[0]);
+                _mm256_storeu_ps(c.add(i * c_row + 8), sums[1]);
+            }
+        }
+    }
+
+    /// Writes 8 rows of 8 numbers, `stride` apart, as columns of rows that lie 16 apart.
+    ///
+    /// # Safety
+    /// The machine has AVX2; `from` holds 8 rows of 8 lying `stride` apart, `to` 8 rows of 8 lying 16 apart.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn transpose(from: &[f32], stride: usize, to: &mut [f32]) {
+        let (from, to) = (from.as_ptr(), to.as_mut_ptr());
+        // SAFETY: the caller vouches for the bounds.
+        let r: [__m256; 8] = std::array::from_fn(|i| unsafe { _mm256_loadu_ps(from.add(i * stride)) });
+        let pairs = |i: usize| (_mm256_unpacklo_ps(r[i], r[i + 1]), _mm256_unpackhi_ps(r[i], r[i + 1]));
+        let fours = |i: usize| {
+            let ((a, b), (c, d)) = (pairs(i), pairs(i + 2));
+            [
+                _mm256_shuffle_ps::<0x44>(a, c),
+                _mm256_shuffle_ps::<0xEE>(a, c),
+                _mm256_shuffle_ps::<0x44>(b, d),
+                _mm256_shuffle_ps::<0xEE>(b, d),
+            ]
+        };
+        let (upper, lower) = (fours(0), fours(4));
+        for i in 0..4 {
+            let (low, high) = (
+                _mm256_permute2f128_ps::<0x20>(upper[i], lower[i]),
+                _mm256_permute2f128_ps::<0x31>(upper[i], lower[i]),
+            );
+            // SAFETY: the caller vouches for the bounds.
+            unsafe {
+                _mm256_storeu_ps(to.add(i * TILE_COLUMNS), low);
+                _mm256_storeu_ps(to.add((i + 4) * TILE_COLUMNS), high);
+            }
+        }
+    }
 }

@@ -9,14 +9,13 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-/// Rows of `C` per register tile.
-const TILE_ROWS: usize = 6;
-/// Columns of `C` per register tile: two AVX registers.
-const TILE_COLUMNS: usize = 16;
+use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, tile};
+use super::packing;
+
 /// Depth per block: a packed panel of `B` (16 KiB) stays in the first cache.
 const DEPTH: usize = 256;
-/// Columns per block: a packed block of `B` (128 KiB) stays in the second cache.
-const COLUMNS: usize = 128;
+/// Columns per block: a packed block of `B` (1 MiB) stays in the third cache, whence a panel comes once per block of rows.
+const COLUMNS: usize = 1024;
 /// Rows per block: those of `A` (96 KiB) stay in the second cache.
 const ROWS: usize = 96;
 /// Multiply-adds from which a product is worth the pool's threads.
@@ -25,9 +24,9 @@ const WORTH_THREADS: usize = 1 << 22;
 /// A matrix as a slice: element (i, j) lies at `i * row + j * column`.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
-    data: &'a [f32],
-    row: usize,
-    column: usize,
+    pub(super) data: &'a [f32],
+    pub(super) row: usize,
+    pub(super) column: usize,
 }
 
 impl<'a> View<'a> {
@@ -46,8 +45,8 @@ impl<'a> View<'a> {
         View { data, row, column }
     }
 
-    fn below(self, row: usize) -> View<'a> {
-        View { data: self.data.get(row * self.row..).unwrap_or(&[]), ..self }
+    fn from(self, row: usize, column: usize) -> View<'a> {
+        View { data: self.data.get(row * self.row + column * self.column..).unwrap_or(&[]), ..self }
     }
 
     fn holds(&self, rows: usize, columns: usize) -> bool {
@@ -75,7 +74,7 @@ pub(crate) fn matmul(m: usize, n: usize, k: usize, a: View, b: View, c: &mut [f3
     if chunks > 1 && m * n * k >= WORTH_THREADS && rayon::current_num_threads() > 2 {
         c.par_chunks_mut(ROWS * c_row).enumerate().for_each(|(chunk, c)| {
             let rows = ROWS.min(m - chunk * ROWS);
-            product(rows, n, k, a.below(chunk * ROWS), b, c, c_row, into);
+            product(rows, n, k, a.from(chunk * ROWS, 0), b, c, c_row, into);
         });
     } else {
         product(m, n, k, a, b, c, c_row, into);
@@ -89,14 +88,15 @@ fn product(m: usize, n: usize, k: usize, a: View, b: View, c: &mut [f32], c_row:
             row[..n].fill(0.0);
         }
     }
-    with_panels(|panels| {
+    with_scratch(|Scratch { columns, rows }| {
         for left in (0..n).step_by(COLUMNS) {
             let width = COLUMNS.min(n - left);
             for top in (0..k).step_by(DEPTH) {
                 let depth = DEPTH.min(k - top);
-                pack(b, top, depth, left, width, panels);
+                columns.resize(width.next_multiple_of(TILE_COLUMNS) * depth, 0.0);
+                packing::columns(b, top, depth, left, width, columns);
                 let fresh = top == 0 && into == Into::Replace;
-                block(m, width, depth, a, top, panels, &mut c[left..], c_row, fresh);
+                block(m, width, depth, a.from(0, top), columns, rows, &mut c[left..], c_row, fresh);
             }
         }
     });
@@ -112,16 +112,12 @@ pub(crate) struct Packed {
 impl Packed {
     /// Packs the transpose of `weight` (n, k), as a linear layer multiplies by it.
     pub(crate) fn linear(weight: &[f32], n: usize, k: usize) -> Packed {
-        let mut panels = Vec::with_capacity(k * n.next_multiple_of(TILE_COLUMNS));
         let view = View::transposed(weight, k);
         assert!(view.holds(k, n), "BUG: a weight is smaller than its shape says");
-        for left in (0..n).step_by(COLUMNS) {
-            for top in (0..k).step_by(DEPTH) {
-                let mut part = Vec::new();
-                pack(view, top, DEPTH.min(k - top), left, COLUMNS.min(n - left), &mut part);
-                panels.extend_from_slice(&part);
-            }
-        }
+        let mut panels = vec![0.0; k * n.next_multiple_of(TILE_COLUMNS)];
+        each_block(n, k, |left, width, top, depth, at, size| {
+            packing::columns(view, top, depth, left, width, &mut panels[at..at + size]);
+        });
         Packed { panels, k, n }
     }
 
@@ -132,190 +128,93 @@ impl Packed {
             return;
         }
         assert!(a.len() >= m * k && c.len() >= m * n, "BUG: the product does not fit its slices");
-        let mut at = 0;
-        for left in (0..*n).step_by(COLUMNS) {
-            let width = COLUMNS.min(n - left);
-            for top in (0..*k).step_by(DEPTH) {
-                let depth = DEPTH.min(k - top);
-                let size = width.div_ceil(TILE_COLUMNS) * TILE_COLUMNS * depth;
-                let a = View::rows(a, *k);
-                block(m, width, depth, a, top, &panels[at..at + size], &mut c[left..], *n, top == 0);
-                at += size;
-            }
+        let a = View::rows(a, *k);
+        with_scratch(|Scratch { rows, .. }| {
+            each_block(*n, *k, |left, width, top, depth, at, size| {
+                let panels = &panels[at..at + size];
+                block(m, width, depth, a.from(0, top), panels, rows, &mut c[left..], *n, top == 0);
+            });
+        });
+    }
+}
+
+/// The blocks of a right-hand factor (k, n): left column and width, top row and depth, and the place and size of their
+/// panels.
+fn each_block(n: usize, k: usize, mut visit: impl FnMut(usize, usize, usize, usize, usize, usize)) {
+    let mut at = 0;
+    for left in (0..n).step_by(COLUMNS) {
+        let width = COLUMNS.min(n - left);
+        for top in (0..k).step_by(DEPTH) {
+            let depth = DEPTH.min(k - top);
+            let size = width.next_multiple_of(TILE_COLUMNS) * depth;
+            visit(left, width, top, depth, at, size);
+            at += size;
         }
     }
 }
 
-/// Copies a block of `b` into panels of [`TILE_COLUMNS`] columns, depth by depth; missing columns are 0.
-fn pack(b: View, top: usize, depth: usize, left: usize, width: usize, panels: &mut Vec<f32>) {
-    let size = width.div_ceil(TILE_COLUMNS) * TILE_COLUMNS * depth;
-    panels.clear();
-    panels.resize(size, 0.0);
-    for (panel, out) in panels.chunks_exact_mut(TILE_COLUMNS * depth).enumerate() {
-        let first = left + panel * TILE_COLUMNS;
-        let columns = TILE_COLUMNS.min(left + width - first);
-        if b.column == 1 {
-            for (p, out) in out.chunks_exact_mut(TILE_COLUMNS).enumerate() {
-                let at = (top + p) * b.row + first;
-                out[..columns].copy_from_slice(&b.data[at..at + columns]);
-            }
-        } else {
-            // Eight steps of depth at a time, so that what is written lies together and what is read is read whole.
-            for (block, out) in out.chunks_mut(8 * TILE_COLUMNS).enumerate() {
-                let steps = out.len() / TILE_COLUMNS;
-                for j in 0..columns {
-                    let at = (top + block * 8) * b.row + (first + j) * b.column;
-                    if b.row == 1 {
-                        for (i, &value) in b.data[at..at + steps].iter().enumerate() {
-                            out[i * TILE_COLUMNS + j] = value;
-                        }
-                    } else {
-                        for i in 0..steps {
-                            out[i * TILE_COLUMNS + j] = b.data[at + i * b.row];
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// One packed block times the rows of `a`, from column `top` of `a` on.
+/// One packed block times the rows of `a`.
 #[expect(clippy::too_many_arguments, reason = "a product has three sizes and three matrices")]
 fn block(
     m: usize,
     width: usize,
     depth: usize,
     a: View,
-    top: usize,
     panels: &[f32],
+    scratch: &mut Vec<f32>,
     c: &mut [f32],
     c_row: usize,
     fresh: bool,
 ) {
-    let fma = super::has_fma();
+    // Rows that lie along the depth are read as they are; others would cost a cache line per number.
+    let along = a.column == 1;
     for first in (0..m).step_by(ROWS) {
         let last = (first + ROWS).min(m);
+        let block = a.from(first, 0);
+        if !along {
+            packing::rows(block, last - first, depth, scratch);
+        }
         for (panel, b) in panels.chunks_exact(TILE_COLUMNS * depth).enumerate() {
             let column = panel * TILE_COLUMNS;
             let columns = TILE_COLUMNS.min(width - column);
-            let mut row = first;
-            while row < last {
+            for row in (first..last).step_by(TILE_ROWS) {
                 let rows = TILE_ROWS.min(last - row);
-                let a = View { data: &a.data[row * a.row + top * a.column..], ..a };
+                let a = if along {
+                    Rows { data: &block.data[(row - first) * a.row..], row: a.row, column: 1 }
+                } else {
+                    Rows { data: &scratch[(row - first) * depth..], row: 1, column: TILE_ROWS }
+                };
                 let start = row * c_row + column;
                 if columns == TILE_COLUMNS {
                     let c = &mut c[start..start + (rows - 1) * c_row + TILE_COLUMNS];
-                    tile(rows, depth, a, b, c, c_row, fresh, fma);
+                    tile(rows, depth, a, b, c, c_row, fresh);
                 } else {
                     // A tile at the right edge is computed aside: its padding is not ours to write.
                     let mut aside = [0.0f32; TILE_ROWS * TILE_COLUMNS];
                     for (i, aside) in aside.chunks_exact_mut(TILE_COLUMNS).enumerate().take(rows) {
                         aside[..columns].copy_from_slice(&c[start + i * c_row..][..columns]);
                     }
-                    tile(rows, depth, a, b, &mut aside[..rows * TILE_COLUMNS], TILE_COLUMNS, fresh, fma);
+                    tile(rows, depth, a, b, &mut aside[..rows * TILE_COLUMNS], TILE_COLUMNS, fresh);
                     for (i, aside) in aside.chunks_exact(TILE_COLUMNS).enumerate().take(rows) {
                         c[start + i * c_row..][..columns].copy_from_slice(&aside[..columns]);
                     }
                 }
-                row += rows;
             }
         }
     }
 }
 
-/// One register tile of `rows` rows.
-#[expect(clippy::too_many_arguments, reason = "the innermost call, spelled out")]
-#[inline]
-fn tile(rows: usize, depth: usize, a: View, b: &[f32], c: &mut [f32], c_row: usize, fresh: bool, fma: bool) {
-    assert!(a.holds(rows, depth) && b.len() == depth * TILE_COLUMNS, "BUG: a tile outside its factors");
-    assert!((rows - 1) * c_row + TILE_COLUMNS <= c.len(), "BUG: a tile outside its product");
-    #[cfg(target_arch = "x86_64")]
-    if fma {
-        // SAFETY: the bounds have just been checked, and `fma` says that the instructions are there.
-        unsafe {
-            match rows {
-                6 => fast::tile::<6>(depth, a, b, c, c_row, fresh),
-                5 => fast::tile::<5>(depth, a, b, c, c_row, fresh),
-                4 => fast::tile::<4>(depth, a, b, c, c_row, fresh),
-                3 => fast::tile::<3>(depth, a, b, c, c_row, fresh),
-                2 => fast::tile::<2>(depth, a, b, c, c_row, fresh),
-                _ => fast::tile::<1>(depth, a, b, c, c_row, fresh),
-            }
-        }
-        return;
-    }
-    let _ = fma;
-    for i in 0..rows {
-        let c = &mut c[i * c_row..][..TILE_COLUMNS];
-        if fresh {
-            c.fill(0.0);
-        }
-        for (p, b) in b.chunks_exact(TILE_COLUMNS).enumerate() {
-            let a = a.data[i * a.row + p * a.column];
-            for (c, &b) in c.iter_mut().zip(b) {
-                *c = a.mul_add(b, *c);
-            }
-        }
-    }
+/// A thread's buffers of packed factors.
+struct Scratch {
+    columns: Vec<f32>,
+    rows: Vec<f32>,
 }
 
-#[cfg(target_arch = "x86_64")]
-mod fast {
-    //! The register tile in AVX2: `R` rows by two registers, all accumulators in registers.
+thread_local! { static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { columns: Vec::new(), rows: Vec::new() }) }; }
 
-    use std::arch::x86_64::{
-        _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_setzero_ps, _mm256_storeu_ps,
-    };
-
-    use super::{TILE_COLUMNS, View};
-
-    /// # Safety
-    /// The machine has AVX2 and FMA; `a` holds (R, depth), `b` depth x 16, `c` R rows of 16 lying `c_row` apart.
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn tile<const R: usize>(
-        depth: usize,
-        a: View,
-        b: &[f32],
-        c: &mut [f32],
-        c_row: usize,
-        fresh: bool,
-    ) {
-        let (c, mut b) = (c.as_mut_ptr(), b.as_ptr());
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
-        // SAFETY: every address lies within the bounds that the caller vouches for.
-        unsafe {
-            if !fresh {
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    sums[0] = _mm256_loadu_ps(c.add(i * c_row));
-                    sums[1] = _mm256_loadu_ps(c.add(i * c_row + 8));
-                }
-            }
-            let mut column = a.data.as_ptr();
-            for _ in 0..depth {
-                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm256_broadcast_ss(&*column.add(i * a.row));
-                    sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
-                    sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
-                }
-                // Wrapping: after the last step the pointer may lie past the end, and is not read.
-                column = column.wrapping_add(a.column);
-                b = b.add(TILE_COLUMNS);
-            }
-            for (i, sums) in sums.iter().enumerate() {
-                _mm256_storeu_ps(c.add(i * c_row), sums[0]);
-                _mm256_storeu_ps(c.add(i * c_row + 8), sums[1]);
-            }
-        }
-    }
-}
-
-thread_local! { static PANELS: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) }; }
-
-/// Lends the thread's buffer for packed panels.
-fn with_panels<R>(work: impl FnOnce(&mut Vec<f32>) -> R) -> R {
-    PANELS.with(|panels| work(&mut panels.borrow_mut()))
+/// Lends the thread's buffers; what is in them is whatever was left there.
+fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
+    SCRATCH.with(|scratch| work(&mut scratch.borrow_mut()))
 }
 
 #[cfg(test)]

@@ -16,44 +16,10 @@ pub(crate) mod head;
 pub(crate) mod layer_norm;
 pub(crate) mod math;
 pub(crate) mod matmul;
+mod packing;
 pub(crate) mod rotary;
 
 /// Partial sums per row sum.
 pub(crate) const LANES: usize = 16;
 
-/// Whether the machine has the instructions that the fast paths are compiled for.
-#[inline]
-pub(crate) fn has_fma() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
-/// Compiles a function twice, for AVX2 and for every machine, and chooses at run time. Both give the same bits.
-macro_rules! simd {
-    ($(#[$attribute:meta])* pub(crate) fn $name:ident($($argument:ident : $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
-        $(#[$attribute])*
-        pub(crate) fn $name($($argument: $type),*) $(-> $result)? {
-            #[inline(always)]
-            #[allow(clippy::too_many_arguments)]
-            fn body($($argument: $type),*) $(-> $result)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                #[allow(clippy::too_many_arguments)]
-                fn fast($($argument: $type),*) $(-> $result)? { body($($argument),*) }
-                if $crate::nn::kernels::has_fma() {
-                    // SAFETY: the instructions that `fast` is compiled for have just been seen to be there.
-                    return unsafe { fast($($argument),*) };
-                }
-            }
-            body($($argument),*)
-        }
-    };
-}
-pub(crate) use simd;
+pub(crate) use super::raw::simd;
