@@ -1,18 +1,25 @@
 //! A model on whichever device was asked for, and the work that training and scoring give it. Here the kinds of device
 //! part; nothing outside `nn` is generic over them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use anyhow::{Result, anyhow};
-use dfdx::prelude::*;
-use rayon::prelude::*;
+#[cfg(feature = "cuda")]
+use dfdx::prelude::Cuda;
 
 use super::Resources;
 use super::batch::Batch;
 use super::device::Device as Where;
 use super::fused::Fused;
+use super::gradients::{GradientSum, Part};
 use super::learner::Learner;
 use super::model::Model;
-use super::ops::{OnDevice, Ops, Taped};
+#[cfg(feature = "cuda")]
+use super::ops::OnDevice;
+use super::ops::{Ops, Taped};
 use super::raw::keep_memory;
+use super::shared::Shared;
 #[cfg(feature = "cuda")]
 use super::stock::Stock;
 
@@ -20,18 +27,11 @@ use super::stock::Stock;
 #[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "there is one engine in a process"))]
 pub(crate) enum Engine {
     Cpu {
-        model: Model<OnDevice<Cpu>>,
+        model: Model<Shared>,
         pool: rayon::ThreadPool,
     },
     #[cfg(feature = "cuda")]
     Cuda(Model<OnDevice<Cuda>>),
-}
-
-/// The gradient of every parameter that learns, and what the loss told about its shard.
-pub(crate) struct Shard<W> {
-    /// By number; empty when the shard has no target.
-    pub(crate) gradients: Vec<Vec<f32>>,
-    pub(crate) told: W,
 }
 
 /// From a batch and the log-probabilities of its targets to the loss's derivative by each of them.
@@ -42,8 +42,7 @@ impl Engine {
         match resources.device {
             Where::Cpu => {
                 keep_memory();
-                let place = OnDevice(Cpu::default());
-                Ok(Engine::Cpu { model: Model::new(&place, learner)?, pool: pool(resources.threads)? })
+                Ok(Engine::Cpu { model: Model::new(&Shared, learner)?, pool: pool(resources.threads)? })
             }
             #[cfg(feature = "cuda")]
             Where::Cuda(ordinal) => {
@@ -64,31 +63,45 @@ impl Engine {
         }
     }
 
-    /// Takes the weights of now of everything that learns.
-    pub(crate) fn renew(self, learner: &Learner) -> Result<Engine> {
-        Ok(match self {
-            Engine::Cpu { model, pool } => Engine::Cpu { model: model.renew(learner)?, pool },
+    /// Runs something on the engine's threads.
+    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Engine::Cpu { pool, .. } => pool.install(work),
             #[cfg(feature = "cuda")]
-            Engine::Cuda(model) => Engine::Cuda(model.renew(learner)?),
+            Engine::Cuda(_) => work(),
+        }
+    }
+
+    /// Lets `change` change the weights, on the engine's threads, and takes up those of now.
+    pub(crate) fn around(self, learner: &mut Learner, change: impl FnOnce(&mut Learner) + Send) -> Result<Engine> {
+        Ok(match self {
+            Engine::Cpu { model, pool } => {
+                let model = model.around(learner, |learner| pool.install(|| change(learner)))?;
+                Engine::Cpu { model, pool }
+            }
+            #[cfg(feature = "cuda")]
+            Engine::Cuda(model) => Engine::Cuda(model.around(learner, change)?),
         })
     }
 
-    /// Gradients of each of `shards` batches, on its own tape and, on the CPU, its own thread; in order.
+    /// Adds the gradients of `parts` batches to a sum, each on its own tape and, on the CPU, its own thread. What the
+    /// loss tells of them, in order.
     pub(crate) fn gradients<W: Send>(
         &self,
-        learner: &Learner,
-        shards: usize,
+        parts: usize,
         build: &(dyn Fn(usize) -> Result<Batch> + Sync),
         loss: &Loss<W>,
-    ) -> Result<Vec<Shard<W>>> {
+        sum: &Arc<GradientSum>,
+    ) -> Result<Vec<W>> {
+        sum.begin();
         match self {
             Engine::Cpu { model, pool } => {
-                let one = |shard| gradients::<Cpu, Fused, W>(model, learner, shard, &build(shard)?, loss);
-                in_order(pool, shards, &one)
+                let one = |number| learn::<Fused, W>(model, Part::new(sum, number), number, &build(number)?, loss);
+                in_order(pool, parts, &one)
             }
             #[cfg(feature = "cuda")]
-            Engine::Cuda(model) => (0..shards)
-                .map(|shard| gradients::<Cuda, Stock<Cuda>, W>(model, learner, shard, &build(shard)?, loss))
+            Engine::Cuda(model) => (0..parts)
+                .map(|number| learn::<Stock<Cuda>, W>(model, Part::new(sum, number), number, &build(number)?, loss))
                 .collect(),
         }
     }
@@ -104,7 +117,7 @@ impl Engine {
             Engine::Cpu { model, pool } => {
                 let one = |index| {
                     let batch = build(index)?;
-                    Ok(sum(index, &batch, &scores::<Cpu, Fused>(model, &batch)?))
+                    Ok(sum(index, &batch, &scores::<Fused>(model, &batch)?))
                 };
                 in_order(pool, count, &one)
             }
@@ -112,7 +125,7 @@ impl Engine {
             Engine::Cuda(model) => (0..count)
                 .map(|index| {
                     let batch = build(index)?;
-                    Ok(sum(index, &batch, &scores::<Cuda, Stock<Cuda>>(model, &batch)?))
+                    Ok(sum(index, &batch, &scores::<Stock<Cuda>>(model, &batch)?))
                 })
                 .collect(),
         }
@@ -136,35 +149,45 @@ pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
         .map_err(|error| anyhow!("cannot start {threads} thread(s): {error}"))
 }
 
-/// Results in the order of the tasks, the first error in that order too.
+/// Results in the order of the tasks, which begin in it too; so is the first error. After it no task begins.
 fn in_order<R: Send>(
     pool: &rayon::ThreadPool,
     count: usize,
     one: &(dyn Fn(usize) -> Result<R> + Sync),
 ) -> Result<Vec<R>> {
-    let results: Vec<Result<R>> = pool.install(|| (0..count).into_par_iter().with_max_len(1).map(one).collect());
-    results.into_iter().collect()
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return done;
+            }
+            let result = one(number);
+            if result.is_err() {
+                next.store(count, Ordering::Relaxed);
+            }
+            done.push((number, result));
+        }
+    };
+    let mut results: Vec<(usize, Result<R>)> = pool.broadcast(|_| work()).into_iter().flatten().collect();
+    results.sort_unstable_by_key(|(number, _)| *number);
+    results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Forward and backward on one tape.
-pub(crate) fn gradients<D: Device<f32>, O: Taped<D = D>, W>(
-    model: &Model<OnDevice<D>>,
-    learner: &Learner,
-    shard: usize,
-    batch: &Batch,
-    loss: &Loss<W>,
-) -> Result<Shard<W>> {
+/// Forward and backward of one part, on one tape.
+fn learn<O: Taped, W>(model: &Model<O::Place>, part: Part, number: usize, batch: &Batch, loss: &Loss<W>) -> Result<W> {
     if batch.targets.is_empty() {
-        let (_, told) = loss(shard, batch, &[])?;
-        return Ok(Shard { gradients: Vec::new(), told });
+        let (_, told) = loss(number, batch, &[])?;
+        part.finish()?;
+        return Ok(told);
     }
-    let (gradients, told) = model.learn::<O, W>(learner, batch, &|log_probs| loss(shard, batch, log_probs))?;
-    Ok(Shard { gradients, told })
+    model.learn::<O, W>(part, batch, &|log_probs| loss(number, batch, log_probs))
 }
 
-fn scores<D: Device<f32>, O: Taped<D = D>>(model: &Model<OnDevice<D>>, batch: &Batch) -> Result<Vec<f32>> {
+fn scores<O: Taped>(model: &Model<O::Place>, batch: &Batch) -> Result<Vec<f32>> {
     if batch.targets.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(model.log_probs(&mut O::new(model.device()), batch, false)?.as_vec())
+    Ok(model.log_probs(&mut O::new(model.place(), None), batch, false)?.as_vec())
 }

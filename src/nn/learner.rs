@@ -91,6 +91,14 @@ impl Learner {
         }
     }
 
+    /// The same to be held; an adapter's are copied.
+    pub(crate) fn shared(&self, index: usize) -> Arc<Vec<f32>> {
+        match self.checkpoint.weights.get(index) {
+            Some(weights) => weights.clone(),
+            None => Arc::new(self.weights(index).to_vec()),
+        }
+    }
+
     pub(crate) fn weights_mut(&mut self, index: usize) -> &mut Vec<f32> {
         let found = match index.checked_sub(self.own) {
             None => return Arc::make_mut(&mut self.checkpoint.weights[index]),

@@ -50,10 +50,10 @@ impl<'a, P: Place> Loader<'a, P> {
         } else {
             let shape = self.learner.shape(index);
             let (rows, columns) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1]) };
-            self.place.table(self.learner.weights(index), rows, columns)?
+            self.place.table(self.learner.shared(index), rows, columns)?
         };
         self.held[index] = Some(Held::Table(value.clone()));
-        Ok(Param { value, learns })
+        Ok(Param { value, number: index, learns })
     }
 
     pub(crate) fn vector(&mut self, name: &str) -> Result<Param<P::Vector>> {
@@ -61,10 +61,10 @@ impl<'a, P: Place> Loader<'a, P> {
         let learns = self.learner.learns(index);
         let value = match self.kept(index) {
             Some(Held::Vector(vector)) => vector,
-            _ => self.place.vector(self.learner.weights(index))?,
+            _ => self.place.vector(self.learner.shared(index))?,
         };
         self.held[index] = Some(Held::Vector(value.clone()));
-        Ok(Param { value, learns })
+        Ok(Param { value, number: index, learns })
     }
 
     /// A linear layer with its bias and its adapter, where it has them.
@@ -99,11 +99,12 @@ impl<'a, P: Place> Loader<'a, P> {
         let value = if let Some(Held::Matrix(matrix)) = self.kept(index) {
             matrix
         } else {
-            let (values, rows) = (self.learner.weights(index), self.learner.shape(index)[0]);
-            self.place.matrix(values, rows, values.len() / rows.max(1))?
+            let (values, rows) = (self.learner.shared(index), self.learner.shape(index)[0]);
+            let columns = values.len() / rows.max(1);
+            self.place.matrix(values, rows, columns)?
         };
         self.held[index] = Some(Held::Matrix(value.clone()));
-        Ok(Param { value, learns })
+        Ok(Param { value, number: index, learns })
     }
 
     /// What was placed before and has not moved since.

@@ -25,6 +25,7 @@ pub(crate) mod engine;
 pub(crate) mod eyes;
 pub(crate) mod flops;
 pub(crate) mod fused;
+pub(crate) mod gradients;
 pub(crate) mod kernels;
 pub(crate) mod layers;
 pub(crate) mod learner;
@@ -35,6 +36,7 @@ pub(crate) mod packed;
 #[cfg(test)]
 pub(crate) mod parity;
 pub(crate) mod raw;
+pub(crate) mod shared;
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod stock;
 pub(crate) mod tiles;

@@ -6,17 +6,17 @@
 //! ```
 
 use anyhow::Result;
-use dfdx::prelude::*;
 
 use super::architecture::Decoder;
 use super::batch::Batch;
 use super::eyes::{self, Eyes, Learning};
+use super::gradients::Part as GradientPart;
 use super::kernels::attention::Heads;
 use super::kernels::rotary::Rotary;
 use super::layers::{Block, Norm, Pass};
 use super::learner::Learner;
 use super::loader::{Held, Loader};
-use super::ops::{OnDevice, Ops, Param, Place, Source, Taped, Vector};
+use super::ops::{Ops, Param, Place, Source, Taped, Vector};
 use super::parameters::Part;
 
 /// From the log-probabilities of targets to the loss's derivative by each, and what else it tells.
@@ -45,9 +45,16 @@ impl<P: Place> Model<P> {
         Model::load(place, learner, Rotary::new(rope, *head_width), None)
     }
 
-    /// Takes the weights of now of everything that learns.
-    pub(crate) fn renew(self, learner: &Learner) -> Result<Model<P>> {
-        Model::load(&self.place, learner, self.rotary, Some(&self.held))
+    /// Lets go of the weights that learn, lets `change` change them, and takes them up again.
+    pub(crate) fn around(self, learner: &mut Learner, change: impl FnOnce(&mut Learner)) -> Result<Model<P>> {
+        let (place, rotary, frozen) = self.without_learning(learner);
+        change(learner);
+        Model::load(&place, learner, rotary, Some(&frozen))
+    }
+
+    fn without_learning(self, learner: &Learner) -> (P, Rotary, Vec<Option<Held<P>>>) {
+        let frozen = self.held.into_iter().enumerate().map(|(number, held)| held.filter(|_| !learner.learns(number)));
+        (self.place, self.rotary, frozen.collect())
     }
 
     fn load(place: &P, learner: &Learner, rotary: Rotary, before: Option<&[Option<Held<P>>]>) -> Result<Model<P>> {
@@ -64,8 +71,8 @@ impl<P: Place> Model<P> {
         let blocks = (0..decoder.layers).map(&mut block).collect::<Result<_>>()?;
         let norm = load.rms_norm("model.norm", eps)?;
         let head = if decoder.tied_head {
-            let Param { ref value, learns } = embedding;
-            Param { value: place.tied(value)?, learns }
+            let Param { ref value, number, learns } = embedding;
+            Param { value: place.tied(value)?, number, learns }
         } else {
             load.matrix("lm_head.weight")?
         };
@@ -128,56 +135,45 @@ impl<P: Place> Model<P> {
     }
 }
 
-impl<D: Device<f32>> Model<OnDevice<D>> {
+impl<P: Place> Model<P> {
     /// The log-probability of every target of a batch, in order: (targets,). There must be one at least.
-    pub(crate) fn log_probs<O: Taped<D = D>>(&self, ops: &mut O, batch: &Batch, recording: bool) -> Result<Vector<D>> {
+    pub(crate) fn log_probs<O: Taped<Place = P>>(
+        &self,
+        ops: &mut O,
+        batch: &Batch,
+        recording: bool,
+    ) -> Result<Vector<O::D>> {
         let hidden = self.hidden(ops, batch, recording)?;
         let selected = ops.select(&hidden, &batch.selected)?;
         ops.log_probs(&selected, &self.head, &batch.targets)
     }
 
     /// The logits after every selected position: (selected, v).
-    pub(crate) fn selected_logits<O: Taped<D = D>>(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let mut ops = O::new(&self.place.0);
+    pub(crate) fn selected_logits<O: Taped<Place = P>>(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let mut ops = O::new(&self.place, None);
         let hidden = self.hidden(&mut ops, batch, false)?;
         let selected = ops.select(&hidden, &batch.selected)?;
         Ok(self.logits(&mut ops, &selected)?.as_vec())
     }
 
-    /// The gradient of every parameter by number; nothing for one that does not learn.
-    pub(crate) fn gradients<O: Taped<D = D>>(
-        &self,
-        gradients: &mut Gradients<f32, D>,
-        learner: &Learner,
-    ) -> Result<Vec<Vec<f32>>> {
-        let mut list = vec![Vec::new(); self.held.len()];
-        for (index, _) in learner.learning() {
-            list[index] = match &self.held[index] {
-                Some(Held::Vector(tensor)) => O::gradient(gradients, tensor)?,
-                Some(Held::Matrix(tensor) | Held::Table(tensor)) => O::gradient(gradients, tensor)?,
-                None => panic!("BUG: parameter {index} learns and has no place in the model"),
-            };
-        }
-        Ok(list)
-    }
-
     /// Forward and backward on one tape: the log-probabilities of the targets go through `derivative`, which gives the
-    /// loss's derivative by each of them.
-    pub(crate) fn learn<O: Taped<D = D>, W>(
+    /// loss's derivative by each of them. Gradients go to `part`.
+    pub(crate) fn learn<O: Taped<Place = P>, W>(
         &self,
-        learner: &Learner,
+        part: GradientPart,
         batch: &Batch,
         derivative: &Derivative<W>,
-    ) -> Result<(Vec<Vec<f32>>, W)> {
-        let mut ops = O::new(&self.place.0);
+    ) -> Result<W> {
+        let mut ops = O::new(&self.place, Some(part.clone()));
         let log_probs = self.log_probs(&mut ops, batch, true)?;
         let (derivative, told) = derivative(&log_probs.as_vec())?;
-        let mut found = ops.backward(&log_probs, derivative)?;
-        Ok((self.gradients::<O>(&mut found, learner)?, told))
+        ops.backward(&log_probs, derivative, &self.held)?;
+        part.finish()?;
+        Ok(told)
     }
 
-    pub(crate) fn device(&self) -> &D {
-        &self.place.0
+    pub(crate) fn place(&self) -> &P {
+        &self.place
     }
 }
 

@@ -12,8 +12,10 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::architecture::Activation;
+use super::gradients::Part;
 use super::kernels::attention::Heads;
 use super::kernels::rotary::Turns;
+use super::loader::Held;
 
 pub(crate) type Scalar<D, T = NoneTape> = Tensor<(), f32, D, T>;
 pub(crate) type Vector<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
@@ -38,11 +40,11 @@ pub(crate) trait Place: Clone {
     type Table: Clone;
     type Vector: Clone;
 
-    fn matrix(&self, values: &[f32], rows: usize, columns: usize) -> Result<Self::Matrix>;
+    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Self::Matrix>;
 
-    fn table(&self, values: &[f32], rows: usize, columns: usize) -> Result<Self::Table>;
+    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Self::Table>;
 
-    fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
+    fn vector(&self, values: Arc<Vec<f32>>) -> Result<Self::Vector>;
 
     /// A table's own weights for products: what they learn there, the table learns.
     fn tied(&self, table: &Self::Table) -> Result<Self::Matrix>;
@@ -52,6 +54,8 @@ pub(crate) trait Place: Clone {
 #[derive(Clone, Debug)]
 pub(crate) struct Param<W> {
     pub(crate) value: W,
+    /// Its number in the learner, by which its gradient is known.
+    pub(crate) number: usize,
     /// Whether a backward pass finds its gradient.
     pub(crate) learns: bool,
 }
@@ -141,27 +145,24 @@ pub(crate) type Matr<O> = <<O as Ops>::Place as Place>::Matrix;
 pub(crate) type Vect<O> = <<O as Ops>::Place as Place>::Vector;
 
 /// Operations on dfdx tensors with a tape.
-pub(crate) trait Taped: Ops<Place = OnDevice<Self::D>, X = Matrix<Self::D>> {
+pub(crate) trait Taped: Ops<X = Matrix<Self::D>> + Sized {
     type D: Device<f32>;
 
-    fn new(device: &Self::D) -> Self;
+    /// Operations on weights in `place`; gradients go to `part`, which a backward pass needs.
+    fn new(place: &Self::Place, part: Option<Part>) -> Self;
 
     /// `log softmax(x weight^T)` at each row's target: (n, d), (v, d) -> (n,).
     fn log_probs(
         &mut self,
         x: &Matrix<Self::D>,
-        weight: &Param<Matrix<Self::D>>,
+        weight: &Param<Matr<Self>>,
         targets: &[u32],
     ) -> Result<Vector<Self::D>>;
 
-    /// The gradients of `sum(derivative * output)`: of any loss of `output` that has this derivative there.
-    fn backward(self, output: &Vector<Self::D>, derivative: Vec<f32>) -> Result<Gradients<f32, Self::D>>;
-
-    /// The gradient of a parameter as plain numbers; zeros where none has arrived.
-    fn gradient<S: Shape>(
-        gradients: &mut Gradients<f32, Self::D>,
-        parameter: &Tensor<S, f32, Self::D>,
-    ) -> Result<Vec<f32>>;
+    /// Adds the gradients of `sum(derivative * output)`, and so of any loss of `output` that has this derivative there, to
+    /// the part's. `held` are the parameters by number.
+    fn backward(self, output: &Vector<Self::D>, derivative: Vec<f32>, held: &[Option<Held<Self::Place>>])
+    -> Result<()>;
 }
 
 /// Runs a tape backwards from `sum(derivative * output)`.
@@ -178,24 +179,27 @@ pub(crate) fn backward<D: Device<f32>>(
 }
 
 /// Weights as tensors on a device of dfdx's.
-#[derive(Clone, Debug)]
+#[cfg(any(test, feature = "cuda"))]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct OnDevice<D>(pub(crate) D);
 
+#[cfg(any(test, feature = "cuda"))]
 impl<D: Device<f32>> Place for OnDevice<D> {
     type Matrix = Matrix<D>;
     type Table = Matrix<D>;
     type Vector = Vector<D>;
 
-    fn matrix(&self, values: &[f32], rows: usize, columns: usize) -> Result<Matrix<D>> {
-        self.0.try_tensor_from_vec(values.to_vec(), (rows, columns)).map_err(device_error)
+    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Matrix<D>> {
+        self.0.try_tensor_from_vec(Arc::unwrap_or_clone(values), (rows, columns)).map_err(device_error)
     }
 
-    fn table(&self, values: &[f32], rows: usize, columns: usize) -> Result<Matrix<D>> {
+    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Matrix<D>> {
         self.matrix(values, rows, columns)
     }
 
-    fn vector(&self, values: &[f32]) -> Result<Vector<D>> {
-        self.0.try_tensor_from_vec(values.to_vec(), (values.len(),)).map_err(device_error)
+    fn vector(&self, values: Arc<Vec<f32>>) -> Result<Vector<D>> {
+        let shape = (values.len(),);
+        self.0.try_tensor_from_vec(Arc::unwrap_or_clone(values), shape).map_err(device_error)
     }
 
     fn tied(&self, table: &Matrix<D>) -> Result<Matrix<D>> {

@@ -14,8 +14,9 @@ use super::kernels::layer_norm::layer_norm;
 use super::kernels::matmul;
 use super::kernels::rotary::Turns;
 use super::ops::{Factor, Ops, Param, Place, Source};
+use super::shared::Weights;
 
-/// Weights in plain memory, those of products packed.
+/// Weights where the checkpoint has them, those of products packed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packing;
 
@@ -25,7 +26,7 @@ pub(crate) struct PackedMatrix {
     outputs: usize,
 }
 
-/// Rows that are looked up.
+/// Numbers, a token per row.
 pub(crate) struct Rows {
     pub(crate) values: Vec<f32>,
     pub(crate) width: usize,
@@ -33,24 +34,24 @@ pub(crate) struct Rows {
 
 impl Place for Packing {
     type Matrix = Arc<PackedMatrix>;
-    type Table = Arc<Rows>;
-    type Vector = Arc<[f32]>;
+    type Table = Weights;
+    type Vector = Arc<Vec<f32>>;
 
-    fn matrix(&self, values: &[f32], rows: usize, columns: usize) -> Result<Arc<PackedMatrix>> {
-        let panels = matmul::Packed::linear(values, rows, columns);
+    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<PackedMatrix>> {
+        let panels = matmul::Packed::linear(&values, rows, columns);
         Ok(Arc::new(PackedMatrix { panels, outputs: rows }))
     }
 
-    fn table(&self, values: &[f32], _: usize, columns: usize) -> Result<Arc<Rows>> {
-        Ok(Arc::new(Rows { values: values.to_vec(), width: columns }))
+    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Weights> {
+        Ok(Weights { values, rows, columns })
     }
 
-    fn vector(&self, values: &[f32]) -> Result<Arc<[f32]>> {
-        Ok(values.into())
+    fn vector(&self, values: Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>> {
+        Ok(values)
     }
 
-    fn tied(&self, table: &Arc<Rows>) -> Result<Arc<PackedMatrix>> {
-        self.matrix(&table.values, table.values.len() / table.width.max(1), table.width)
+    fn tied(&self, table: &Weights) -> Result<Arc<PackedMatrix>> {
+        self.matrix(table.values.clone(), table.rows, table.columns)
     }
 }
 
@@ -107,8 +108,9 @@ impl Ops for Packed {
         Ok(Plan::Rows { heads, rows: rows.to_vec(), turns: turns.cloned() })
     }
 
-    fn lookup(&mut self, table: &Param<Arc<Rows>>, indices: &[usize]) -> Result<Rows> {
-        self.select(&table.value, indices)
+    fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Rows> {
+        let values = indices.iter().flat_map(|&i| table.value.row(i)).copied().collect();
+        Ok(Rows { values, width: table.value.columns })
     }
 
     fn select(&mut self, x: &Rows, indices: &[usize]) -> Result<Rows> {
@@ -118,12 +120,12 @@ impl Ops for Packed {
 
     fn splice(
         &mut self,
-        table: &Param<Arc<Rows>>,
+        table: &Param<Weights>,
         features: Option<&Rows>,
-        newline: Option<&Param<Arc<[f32]>>>,
+        newline: Option<&Param<Arc<Vec<f32>>>>,
         sources: &[Source],
     ) -> Result<Rows> {
-        let width = table.value.width;
+        let width = table.value.columns;
         let mut values = Vec::with_capacity(sources.len() * width);
         for source in sources {
             values.extend_from_slice(match *source {
@@ -135,13 +137,19 @@ impl Ops for Packed {
         Ok(Rows { values, width })
     }
 
-    fn rms_norm(&mut self, x: &Rows, weight: &Param<Arc<[f32]>>, eps: f32) -> Result<Rows> {
+    fn rms_norm(&mut self, x: &Rows, weight: &Param<Arc<Vec<f32>>>, eps: f32) -> Result<Rows> {
         let (mut y, mut inverse) = (x.zeros(x.width), vec![0.0; x.values.len() / weight.value.len()]);
         kernel::rms_norm(&x.values, &weight.value, eps, &mut y.values, &mut inverse);
         Ok(y)
     }
 
-    fn layer_norm(&mut self, x: &Rows, weight: &Param<Arc<[f32]>>, bias: &Param<Arc<[f32]>>, eps: f32) -> Result<Rows> {
+    fn layer_norm(
+        &mut self,
+        x: &Rows,
+        weight: &Param<Arc<Vec<f32>>>,
+        bias: &Param<Arc<Vec<f32>>>,
+        eps: f32,
+    ) -> Result<Rows> {
         let (mut y, mut moments) = (x.zeros(x.width), vec![(0.0, 0.0); x.count()]);
         layer_norm(&x.values, &weight.value, &bias.value, eps, &mut y.values, &mut moments);
         Ok(y)
@@ -151,7 +159,7 @@ impl Ops for Packed {
         &mut self,
         x: &Rows,
         weight: &Param<Arc<PackedMatrix>>,
-        bias: Option<&Param<Arc<[f32]>>>,
+        bias: Option<&Param<Arc<Vec<f32>>>>,
     ) -> Result<Rows> {
         let mut y = x.zeros(weight.value.outputs);
         weight.value.panels.apply(x.count(), &x.values, &mut y.values);

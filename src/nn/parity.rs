@@ -3,14 +3,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dfdx::prelude::Cpu;
 use serde::Deserialize;
 
-use super::engine::{self, Engine};
+use super::engine::Engine;
 use super::eyes::Learning;
 use super::fused::Fused;
+use super::gradients::{GradientSum, Part};
 use super::hub::Folder;
 use super::layers::Pass;
 use super::learner::Learner;
@@ -190,12 +192,14 @@ impl Case {
         Ok((largest, whose))
     }
 
-    fn learn<O: Taped<D = Cpu>>(&self, sequence: Sequence) -> Result<Vec<Vec<f32>>> {
+    fn learn<O: Taped<Place: Default>>(&self, sequence: Sequence) -> Result<Vec<Vec<f32>>> {
         let batch = Batch::new(self.model(), &[sequence], O::PADDED, self)?;
         let learner = Learner::new(self.checkpoint.clone(), None, |_| true);
-        let model = Model::new(&OnDevice(Cpu::default()), &learner)?;
-        let mean = |_: usize, _: &Batch, values: &[f32]| Ok((vec![-1.0 / values.len() as f32; values.len()], ()));
-        Ok(engine::gradients::<Cpu, O, ()>(&model, &learner, 0, &batch, &mean)?.gradients)
+        let model = Model::new(&O::Place::default(), &learner)?;
+        let mean = |values: &[f32]| Ok((vec![-1.0 / values.len() as f32; values.len()], ()));
+        let sum = Arc::new(GradientSum::new(&learner));
+        model.learn::<O, ()>(Part::new(&sum, 0), &batch, &mean)?;
+        Ok(sum.take())
     }
 
     /// A sequence as a batch, its stored positions selected. More than one image is more than the program takes: their

@@ -8,13 +8,17 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::architecture::Activation;
+use super::gradients::Part;
 use super::kernels::attention::Heads;
+use super::kernels::elementwise::accumulate;
 use super::kernels::rotary::Turns;
+use super::loader::Held;
 use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, device_error};
 
 /// Operations with a tape that fills while they record.
 pub(crate) struct Stock<D: Device<f32>> {
     device: D,
+    part: Option<Part>,
     tape: Tape<D>,
     recording: bool,
 }
@@ -273,8 +277,8 @@ impl<D: Device<f32>> Ops for Stock<D> {
 impl<D: Device<f32>> Taped for Stock<D> {
     type D = D;
 
-    fn new(device: &D) -> Stock<D> {
-        Stock { device: device.clone(), tape: Tape::default(), recording: false }
+    fn new(place: &OnDevice<D>, part: Option<Part>) -> Stock<D> {
+        Stock { device: place.0.clone(), part, tape: Tape::default(), recording: false }
     }
 
     fn log_probs(&mut self, x: &Matrix<D>, weight: &Param<Matrix<D>>, targets: &[u32]) -> Result<Vector<D>> {
@@ -288,14 +292,28 @@ impl<D: Device<f32>> Taped for Stock<D> {
         self.close(y)
     }
 
-    fn backward(self, output: &Vector<D>, derivative: Vec<f32>) -> Result<Gradients<f32, D>> {
-        super::ops::backward(self.tape, output, derivative)
+    fn backward(self, output: &Vector<D>, derivative: Vec<f32>, held: &[Option<Held<OnDevice<D>>>]) -> Result<()> {
+        let Some(part) = self.part else { panic!("BUG: a backward pass without a place for gradients") };
+        let mut gradients = super::ops::backward(self.tape, output, derivative)?;
+        for (number, held) in held.iter().enumerate().filter(|(number, _)| part.wants(*number)) {
+            let gradient = match held {
+                Some(Held::Vector(tensor)) => numbers(&mut gradients, tensor)?,
+                Some(Held::Matrix(tensor) | Held::Table(tensor)) => numbers(&mut gradients, tensor)?,
+                None => panic!("BUG: parameter {number} learns and has no place in the model"),
+            };
+            part.add(number, |sum| accumulate(sum, &gradient));
+        }
+        Ok(())
     }
+}
 
-    fn gradient<S: Shape>(gradients: &mut Gradients<f32, D>, parameter: &Tensor<S, f32, D>) -> Result<Vec<f32>> {
-        gradients.try_alloc_for(parameter).map_err(device_error)?;
-        Ok(gradients.get(parameter).as_vec())
-    }
+/// The gradient of a tensor; zeros where none has arrived.
+fn numbers<S: Shape, D: Device<f32>>(
+    gradients: &mut Gradients<f32, D>,
+    tensor: &Tensor<S, f32, D>,
+) -> Result<Vec<f32>> {
+    gradients.try_alloc_for(tensor).map_err(device_error)?;
+    Ok(gradients.get(tensor).as_vec())
 }
 
 fn attend<D: Device<f32>>(q: Taping<D>, k: Taping<D>, v: Taping<D>, plan: &Plan<D>) -> Fallible<Taping<D>, D> {

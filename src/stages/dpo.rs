@@ -148,9 +148,9 @@ impl Stage for Dpo {
         let seen = models::seen(ctx, "policy", &policy, &pairs)?;
         let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
-        let (state, start) = (self.keep.state(ctx), &policy.checkpoint);
-        let trained =
-            train::dpo(start, &reference, &pairs, &*policy.pictures, &self.train, ctx.seed, &state, &resources)?;
+        let state = self.keep.state(ctx);
+        let Model { checkpoint, pictures, chat: _ } = policy;
+        let trained = train::dpo(checkpoint, reference, &pairs, &*pictures, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
         Ok(models::finish(ctx, &trained, "policy", &seen, resources.device)?
             .with("pairs", pairs.len())

@@ -78,8 +78,8 @@ impl Stage for Sft {
         let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
         let resources = models::resources(ctx)?;
         let state = self.keep.state(ctx);
-        let trained =
-            train::sft(&model.checkpoint, &rows, &*model.pictures, &self.train, ctx.seed, &state, &resources)?;
+        let Model { checkpoint, pictures, chat: _ } = model;
+        let trained = train::sft(checkpoint, &rows, &*pictures, &self.train, ctx.seed, &state, &resources)?;
         Ok(models::finish(ctx, &trained, "model", &seen, resources.device)?.with("rows", rows.len()))
     }
 }

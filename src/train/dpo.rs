@@ -50,11 +50,11 @@ pub struct DpoConfig {
 ///
 /// (see [`PreferenceLoss`] for the papers), plus `sft_weight` times the mean of `-log p(token)` over the loss tokens of
 /// the batch's chosen responses. `w_t` is 1 without [`TokenWeights`]; the cross-entropy term is never weighed by them.
-/// The reference is evaluated once, before the first step.
+/// The reference is evaluated once, before the first step, and let go of; the policy's memory becomes the result's.
 #[expect(clippy::too_many_arguments, reason = "two models, data, config and circumstances")]
 pub fn dpo(
-    policy: &Checkpoint,
-    reference: &Checkpoint,
+    policy: Checkpoint,
+    reference: Checkpoint,
     pairs: &[TokenPair],
     images: &dyn PixelSource,
     config: &DpoConfig,
@@ -78,7 +78,8 @@ pub fn dpo(
     }
     let DpoConfig { loss, beta, token_weights, sft_weight, .. } = *config;
     let reduction = Reduction { weights: token_weights, mean: loss.averages() };
-    let reference = reference_ratios(reference, pairs, reduction, images, resources)?;
+    let ratios = reference_ratios(&reference, pairs, reduction, images, resources)?;
+    drop(reference);
     let extent = |TokenPair { chosen, rejected }: &TokenPair| Extent {
         length: chosen.tokens.len() + rejected.tokens.len(),
         image: chosen.image.is_some(),
@@ -88,7 +89,7 @@ pub fn dpo(
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let learner = tuning.learner(policy, optimizer, seed)?;
     let run = Run { plan, optimizer, micro_batch: tuning.micro_batch, seed, images, state, resources };
-    run.train(learner, &Preference { pairs, reference, reduction, loss, beta, sft_weight })
+    run.train(learner, &Preference { pairs, reference: ratios, reduction, loss, beta, sft_weight })
 }
 
 /// `log reference(chosen) - log reference(rejected)` per pair.

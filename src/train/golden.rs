@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dfdx::prelude::Cpu;
@@ -15,11 +16,12 @@ use super::sft::{CrossEntropy, sequence};
 use crate::base::files;
 use crate::base::progress::Silent;
 use crate::data::tokens::{TokenPair, TokenRow};
-use crate::nn::engine::{self, Engine, Shard};
+use crate::nn::engine::Engine;
 use crate::nn::fused::Fused;
+use crate::nn::gradients::{GradientSum, Part};
 use crate::nn::learner::Learner;
 use crate::nn::model::Model;
-use crate::nn::ops::{OnDevice, Taped};
+use crate::nn::ops::Taped;
 use crate::nn::stock::Stock;
 use crate::nn::{Batch, Checkpoint, Device, Frame, Picture, PixelSource, Resources, Sequence, arrays};
 
@@ -99,19 +101,20 @@ impl Golden {
     }
 
     /// Gradients of the mean loss over all examples, in one shard, and the loss.
-    fn gradients<O: Taped<D = Cpu>>(&self, objective: &impl Objective, examples: usize) -> (Vec<Vec<f32>>, f64) {
+    fn gradients<O: Taped<Place: Default>>(&self, objective: &impl Objective, examples: usize) -> (Vec<Vec<f32>>, f64) {
         let examples: Vec<usize> = (0..examples).collect();
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
         let batch = self.batch(&self.policy, &sequences, O::PADDED);
         let whole = objective.whole(&examples);
         let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, whole, batch, values));
         let learner = Learner::new(self.policy.clone(), None, |_| true);
-        let model = Model::new(&OnDevice(Cpu::default()), &learner).unwrap();
-        let Shard { gradients, told } = engine::gradients::<Cpu, O, _>(&model, &learner, 0, &batch, &loss).unwrap();
-        (gradients, told.loss)
+        let model = Model::new(&O::Place::default(), &learner).unwrap();
+        let sum = Arc::new(GradientSum::new(&learner));
+        let told = model.learn::<O, _>(Part::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
+        (sum.take(), told.loss)
     }
 
-    fn check<O: Taped<D = Cpu>>(&self, name: &str, objective: &impl Objective, examples: usize) {
+    fn check<O: Taped<Place: Default>>(&self, name: &str, objective: &impl Objective, examples: usize) {
         let (gradients, loss) = self.gradients::<O>(objective, examples);
         let expected = f64::from(self.expected[&format!("{name}.loss")][0]);
         assert!((loss / expected - 1.0).abs() < 1e-5, "{name}: loss {loss}, not {expected}");

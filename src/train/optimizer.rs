@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use rayon::prelude::*;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -200,6 +201,9 @@ impl OptimizerConfig {
     }
 }
 
+/// Numbers that a thread updates at a time.
+const PIECE: usize = 1 << 15;
+
 /// The moments of every parameter by its number. One that does not learn has none.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Optimizer {
@@ -219,7 +223,9 @@ impl Optimizer {
 
     /// The global norm of the gradients of everything that learns.
     pub(crate) fn norm(learner: &Learner, gradients: &[Vec<f32>]) -> f64 {
-        learner.learning().map(|(index, _)| sum_of_squares(&gradients[index])).sum::<f64>().sqrt()
+        let pieces: Vec<&[f32]> = learner.learning().flat_map(|(index, _)| gradients[index].chunks(PIECE)).collect();
+        let squares: Vec<f64> = pieces.into_par_iter().map(sum_of_squares).collect();
+        squares.into_iter().sum::<f64>().sqrt()
     }
 
     /// Step `step` of `steps`, counted from 0, with gradients of global norm `norm`.
@@ -242,8 +248,11 @@ impl Optimizer {
                 eps: eps as f32,
                 keep: (1.0 - rate * decay) as f32,
             };
-            let (first, second) = (&mut self.first[index], &mut self.second[index]);
-            adamw(update, learner.weights_mut(index), &gradients[index], first, second);
+            let (first, second) = (self.first[index].par_chunks_mut(PIECE), self.second[index].par_chunks_mut(PIECE));
+            let weights = learner.weights_mut(index).par_chunks_mut(PIECE).zip(gradients[index].par_chunks(PIECE));
+            weights.zip(first.zip(second)).for_each(|((weights, gradients), (first, second))| {
+                adamw(update, weights, gradients, first, second);
+            });
         }
     }
 }

@@ -1,21 +1,23 @@
 //! The loop that every training shares: batches, shards, steps, curve, progress, and what is kept for a restart.
 //! Knows no particular loss.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::state::{self, OpenPoint, Position, TrainState};
-use super::tuning::Sum;
 use crate::base::{Event, Seed};
 use crate::data::records::CurvePoint;
 use crate::nn::engine::Engine;
+use crate::nn::gradients::GradientSum;
 use crate::nn::learner::Learner;
 use crate::nn::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 
-/// Parts that a batch is always split into, so that the number of threads changes nothing.
-const SHARDS: usize = 2;
+/// Tokens of a part of a batch, about: few enough that what a layer computes stays in the caches, enough that laying
+/// out its weights is little of the work. Parts run side by side.
+const PART_TOKENS: usize = 384;
 /// Lines of a curve, about.
 const CURVE_LINES: u64 = 100;
 /// Events of progress come no faster than this.
@@ -87,6 +89,7 @@ impl Run<'_> {
         let mut optimizer = Optimizer::new(self.optimizer, &learner);
         let mut position = self.resume(&mut learner, &mut optimizer);
         let mut engine = Engine::new(&learner, self.resources)?;
+        let sum = Arc::new(GradientSum::new(&learner));
         let steps = self.plan.len() as u64;
         let (began, mut kept, mut told) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
@@ -94,23 +97,25 @@ impl Run<'_> {
             let examples = &self.plan[position.step as usize];
             let number = position.step + 1;
             let place = || format!("training step {number} of {steps}");
-            let found = self.gradients(objective, examples, &learner, &engine, position.step).and_then(|found| {
+            let found = self.gradients(objective, examples, &learner, &engine, position.step, &sum).and_then(|found| {
                 check::<O>(examples, &found)?;
                 Ok(found)
             });
-            let found = match found {
+            let Found { gradients, norm, told: loss, tokens, targets, flops } = match found {
                 Ok(found) => found,
                 Err(error) => {
                     let kept = self.last_good(&learner, &optimizer, &position);
                     return Err(error.context(format!("{}{kept}", place())));
                 }
             };
-            optimizer.step(&mut learner, &found.gradients, found.norm, position.step, steps);
-            engine = engine.renew(&learner)?;
-            position.tokens += found.tokens;
-            position.targets += found.targets;
-            position.flops += found.flops;
-            self.note(&mut position, found.told, found.norm, steps);
+            engine = engine.around(&mut learner, |learner| {
+                optimizer.step(learner, &gradients, norm, position.step, steps);
+            })?;
+            sum.give_back(gradients);
+            position.tokens += tokens;
+            position.targets += targets;
+            position.flops += flops;
+            self.note(&mut position, loss, norm, steps);
             if self.state.due(position.step - kept.0, kept.1) && position.step < steps {
                 self.state.write(&learner, &optimizer, &position).with_context(place)?;
                 kept = (position.step, Instant::now());
@@ -121,7 +126,7 @@ impl Run<'_> {
                     done: position.step,
                     total: steps,
                     unit: "steps".to_string(),
-                    loss: Some(found.told.loss),
+                    loss: Some(loss.loss),
                     tokens_per_second: Some((position.tokens - tokens_before) as f64 / seconds),
                 });
                 told = Some(Instant::now());
@@ -137,8 +142,9 @@ impl Run<'_> {
         Ok(Trained { checkpoint, adapter, curve, steps, tokens, flops })
     }
 
-    /// The gradient of the loss of a batch. Micro-batches are computed one after the other, each in [`SHARDS`] parts;
-    /// every part weighs by its share of the whole batch, so their sum is the large batch's gradient.
+    /// The gradient of the loss of a batch. Micro-batches are computed one after the other, each in parts side by side.
+    /// Every part weighs by its share of the whole batch, so the sum is the batch's gradient, bit for bit whatever the
+    /// micro-batch.
     pub(super) fn gradients<O: Objective>(
         &self,
         objective: &O,
@@ -146,41 +152,34 @@ impl Run<'_> {
         learner: &Learner,
         engine: &Engine,
         step: u64,
+        sum: &Arc<GradientSum>,
     ) -> Result<Found> {
         let (whole, padded) = (objective.whole(examples), engine.padded());
-        let mut sum = Sum::default();
         let mut found = Found::default();
         let micro = self.micro_batch.unwrap_or(examples.len()).max(1);
         for (group, examples) in examples.chunks(micro).enumerate() {
-            // Every other example: a plan that sorts by length gives shards of like cost.
-            let shards: Vec<Vec<usize>> =
-                (0..SHARDS).map(|shard| examples.iter().copied().skip(shard).step_by(SHARDS).collect()).collect();
-            let shards: Vec<Vec<usize>> = shards.into_iter().filter(|shard| !shard.is_empty()).collect();
-            let build = |shard: usize| {
+            let parts = parts(objective, examples);
+            let build = |part: usize| {
                 let sequences: Vec<Sequence> =
-                    shards[shard].iter().flat_map(|&example| objective.sequences(example)).collect();
+                    parts[part].iter().flat_map(|&example| objective.sequences(example)).collect();
                 let mut batch = Batch::new(&learner.checkpoint.architecture, &sequences, padded, self.images)?;
-                batch.dropout = Some(self.seed.derive(&format!("dropout/{step}/{group}/{shard}")));
+                batch.dropout = Some(self.seed.derive(&format!("dropout/{step}/{group}/{part}")));
                 Ok(batch)
             };
-            let loss = |shard: usize, batch: &Batch, log_probs: &[f32]| {
-                let (derivative, told) = objective.derivative(&shards[shard], whole, batch, log_probs);
+            let loss = |part: usize, batch: &Batch, log_probs: &[f32]| {
+                let (derivative, told) = objective.derivative(parts[part], whole, batch, log_probs);
                 let flops = 3.0 * flops::forward(&learner.checkpoint.architecture, batch);
                 Ok((derivative, (told, batch.sources_used(), batch.targets(), flops)))
             };
-            for shard in engine.gradients(learner, shards.len(), &build, &loss)? {
-                sum.add(shard.gradients);
-                let (told, tokens, targets, flops) = shard.told;
+            for (told, tokens, targets, flops) in engine.gradients(parts.len(), &build, &loss, sum)? {
                 found.told.add(told);
                 found.tokens += tokens as u64;
                 found.targets += targets as u64;
                 found.flops += flops;
             }
         }
-        found.gradients = sum.total();
-        if !found.gradients.is_empty() {
-            found.norm = Optimizer::norm(learner, &found.gradients);
-        }
+        found.gradients = sum.take();
+        found.norm = engine.install(|| Optimizer::norm(learner, &found.gradients));
         Ok(found)
     }
 
@@ -245,7 +244,29 @@ impl Run<'_> {
     }
 }
 
-/// What a batch told, and its gradient by parameter number; none when it has no target.
+/// Cuts the examples of a batch into parts of about [`PART_TOKENS`] tokens each; an even number of them if there are
+/// several, since cores come in pairs. Threads have no say: what is dropped in training is drawn part by part.
+fn parts<'a, O: Objective>(objective: &O, examples: &'a [usize]) -> Vec<&'a [usize]> {
+    let length = |&example: &usize| objective.sequences(example).iter().map(|one| one.tokens.len()).sum::<usize>();
+    let lengths: Vec<usize> = examples.iter().map(length).collect();
+    let total = lengths.iter().sum::<usize>().max(1);
+    let count = if total <= PART_TOKENS { 1 } else { total.div_ceil(PART_TOKENS).next_multiple_of(2) };
+    let mut parts: Vec<&[usize]> = Vec::with_capacity(count);
+    let (mut start, mut open, mut before) = (0, 0, 0);
+    for (at, length) in lengths.iter().enumerate() {
+        // An example belongs to the part that its middle falls into.
+        let part = (before + length / 2) * count / total;
+        if part > open && at > start {
+            parts.push(&examples[start..at]);
+            start = at;
+        }
+        (open, before) = (part, before + length);
+    }
+    parts.push(&examples[start..]);
+    parts
+}
+
+/// What a batch told, and its gradient by parameter number.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) gradients: Vec<Vec<f32>>,
@@ -263,7 +284,7 @@ fn check<O: Objective>(examples: &[usize], found: &Found) -> Result<()> {
     if !loss.is_finite() {
         bail!("the loss is {loss}; the {}s of the batch, counted from 0: {}", O::EXAMPLE, names());
     }
-    if found.gradients.is_empty() {
+    if found.targets == 0 {
         bail!("no {} of the batch has a target; counted from 0: {}", O::EXAMPLE, names());
     }
     if !norm.is_finite() {

@@ -27,9 +27,9 @@ pub struct SftConfig {
 
 /// Fine-tunes `start` on `rows`: the loss is the mean of `-log p(token)` over the loss tokens of a batch.
 ///
-/// The order of the rows comes from `seed`. A row that does not fit the model is an error before the first step.
+/// `start` is taken, so that its memory can become the result's. The order of the rows comes from `seed`. A row that does not fit the model is an error before the first step.
 pub fn sft(
-    start: &Checkpoint,
+    start: Checkpoint,
     rows: &[TokenRow],
     images: &dyn PixelSource,
     config: &SftConfig,

@@ -75,7 +75,7 @@ fn run_sft(
     let config =
         SftConfig { epochs: 3, batch: 5, length_window: 4, optimizer: optimizer(vec![]), tuning: Tuning::default() };
     let resources = Resources { device: Device::Cpu, threads, progress };
-    sft(&model(), rows, pixels, &config, Seed(5), state, &resources)
+    sft(model(), rows, pixels, &config, Seed(5), state, &resources)
 }
 
 fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progress: &dyn Progress) -> Result<Trained> {
@@ -92,7 +92,7 @@ fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progres
         tuning: Tuning::default(),
     };
     let resources = Resources { device: Device::Cpu, threads, progress };
-    dpo(&model(), &model(), &pairs(), pixels, &config, Seed(6), state, &resources)
+    dpo(model(), model(), &pairs(), pixels, &config, Seed(6), state, &resources)
 }
 
 pub(super) fn same(a: &Trained, b: &Trained) {

@@ -4,7 +4,6 @@ use anyhow::{Result, bail};
 
 use super::optimizer::{Freeze, OptimizerConfig};
 use crate::base::Seed;
-use crate::nn::kernels::elementwise::accumulate;
 use crate::nn::learner::Learner;
 use crate::nn::{Adapter, Checkpoint, LoraConfig};
 
@@ -19,8 +18,8 @@ pub struct Tuning {
 
 impl Tuning {
     /// The model as it will learn. An adapter's first values come from `seed`.
-    pub(super) fn learner(&self, start: &Checkpoint, optimizer: &OptimizerConfig, seed: Seed) -> Result<Learner> {
-        let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(start, lora, seed)).transpose()?;
+    pub(super) fn learner(&self, start: Checkpoint, optimizer: &OptimizerConfig, seed: Seed) -> Result<Learner> {
+        let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(&start, lora, seed)).transpose()?;
         let mut parameters = start.list();
         parameters.extend(adapter.iter().flat_map(Adapter::list));
         for freeze in &optimizer.freeze {
@@ -29,31 +28,10 @@ impl Tuning {
                 bail!("`freeze`: `{pattern}` matches no parameter of the model");
             }
         }
-        let learner = Learner::new(start.clone(), adapter, |parameter| !optimizer.freezes(parameter));
+        let learner = Learner::new(start, adapter, |parameter| !optimizer.freezes(parameter));
         if learner.learning().next().is_none() {
             bail!("`freeze` leaves no parameter that learns");
         }
         Ok(learner)
-    }
-}
-
-/// Adds up gradients in the order in which they come.
-#[derive(Default)]
-pub(super) struct Sum(Vec<Vec<f32>>);
-
-impl Sum {
-    /// A part without targets has no gradient.
-    pub(super) fn add(&mut self, part: Vec<Vec<f32>>) {
-        if self.0.is_empty() {
-            self.0 = part;
-            return;
-        }
-        for (total, part) in self.0.iter_mut().zip(part) {
-            accumulate(total, &part);
-        }
-    }
-
-    pub(super) fn total(self) -> Vec<Vec<f32>> {
-        self.0
     }
 }

@@ -55,7 +55,7 @@ impl Study {
         let (optimizer, tuning) = (self.optimizer.clone(), self.tuning.clone());
         let config = SftConfig { epochs: self.epochs, batch: 5, length_window: 4, optimizer, tuning };
         let resources = Resources { device: Device::Cpu, threads, progress };
-        sft(&self.start, &self.rows, images, &config, Seed(5), state, &resources)
+        sft(self.start.clone(), &self.rows, images, &config, Seed(5), state, &resources)
     }
 
     fn dpo(
@@ -77,7 +77,7 @@ impl Study {
             tuning: self.tuning.clone(),
         };
         let resources = Resources { device: Device::Cpu, threads, progress };
-        dpo(&self.start, &self.start, &self.pairs, images, &config, Seed(6), state, &resources)
+        dpo(self.start.clone(), self.start.clone(), &self.pairs, images, &config, Seed(6), state, &resources)
     }
 
     fn trained(&self) -> Trained {

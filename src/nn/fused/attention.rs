@@ -7,7 +7,6 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::super::kernels::attention::{Forward, Heads, attention, attention_backward};
-use super::super::kernels::elementwise as kernel;
 use super::super::kernels::rotary::Turns;
 use super::super::ops::Matrix;
 use super::super::raw::slice;
@@ -37,41 +36,36 @@ pub(super) fn attend(
     let Plan { heads, rows, turns } = plan;
     let heads = *heads;
     let n = q.shape().0;
-    let turned = |values: &[f32], width: usize| {
-        turns.as_ref().map(|turns| {
-            let mut values = values.to_vec();
+    let (q_ghost, k_ghost, v_ghost) = (q.ghost(), k.ghost(), v.ghost());
+    let turned = |x: Matrix<Cpu>, width: usize| {
+        let mut values = slice(&x).to_vec();
+        if let Some(turns) = turns {
             for_tokens(&mut values, rows, width, |token, position| turns.turn(token, position));
-            values
-        })
+        }
+        values
     };
-    let (q_turned, k_turned) = (turned(slice(&q), heads.query()), turned(slice(&k), heads.key()));
+    // What came in is let go of: a backward pass needs it turned.
+    let (q, k) = (turned(q, heads.query()), turned(k, heads.key()));
     let mut out = vec![0.0; n * heads.query()];
     let mut log_sums = vec![0.0; n * heads.heads];
-    let (q_values, k_values) = (q_turned.as_deref(), k_turned.as_deref());
-    let (q_values, k_values) = (q_values.unwrap_or(slice(&q)), k_values.unwrap_or(slice(&k)));
-    attention(heads, rows, q_values, k_values, slice(&v), &mut out, &mut log_sums);
+    attention(heads, rows, &q, &k, slice(&v), &mut out, &mut log_sums);
     let y = matrix(out, heads.query())?;
     if fused.recording {
         let (rows, turns, out) = (rows.clone(), turns.clone(), y.clone());
         fused.then(move |gradients| {
             let dy = take!(gradients, out);
-            let mut dv = take!(gradients, v);
-            let forward = Forward {
-                q: q_turned.as_deref().unwrap_or(slice(&q)),
-                k: k_turned.as_deref().unwrap_or(slice(&k)),
-                v: slice(&v),
-                out: slice(&out),
-                log_sums: &log_sums,
-            };
-            let (mut dq, mut dk) = (vec![0.0; n * heads.query()], vec![0.0; n * heads.key()]);
+            let mut dv = take!(gradients, v_ghost);
+            let forward = Forward { q: &q, k: &k, v: slice(&v), out: slice(&out), log_sums: &log_sums };
+            // Attention is all that queries and keys are for, so no gradient has come to them yet.
+            let (mut dq, mut dk) = (take!(gradients, q_ghost), take!(gradients, k_ghost));
             attention_backward(heads, &rows, &forward, &dy, &mut dq, &mut dk, &mut dv);
-            put!(gradients, v, dv);
             if let Some(turns) = turns {
                 for_tokens(&mut dq, &rows, heads.query(), |token, position| turns.turn_back(token, position));
                 for_tokens(&mut dk, &rows, heads.key(), |token, position| turns.turn_back(token, position));
             }
-            kernel::accumulate(gradients.get_or_alloc_mut(&q)?, &dq);
-            kernel::accumulate(gradients.get_or_alloc_mut(&k)?, &dk);
+            put!(gradients, q_ghost, dq);
+            put!(gradients, k_ghost, dk);
+            put!(gradients, v_ghost, dv);
             Ok(())
         });
     }

@@ -8,19 +8,24 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::architecture::Activation;
+use super::gradients::Part;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise as kernel;
 use super::kernels::head;
-use super::kernels::layer_norm::{layer_norm, layer_norm_backward};
+use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_weight_backward};
 use super::kernels::matmul::{Into, View, matmul};
 use super::kernels::rotary::Turns;
-use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, device_error};
+use super::loader::Held;
+use super::ops::{Factor, Matrix, Ops, Param, Source, Taped, Vector, device_error};
 use super::raw::slice;
+use super::shared::{Shared, Weights};
 
-/// Operations with a tape that fills while they record.
+/// Operations with a tape that fills while they record. Gradients of weights go to the part's sum, all others to the
+/// tape's own.
 #[derive(Default)]
 pub(crate) struct Fused {
     tape: OwnedTape<f32, Cpu>,
+    part: Option<Part>,
     recording: bool,
 }
 
@@ -44,8 +49,30 @@ mod attention;
 use attention::Plan;
 
 impl Fused {
+    /// Where the gradient of a parameter goes, if it learns and a backward pass will come.
+    fn learning<W>(&self, parameter: &Param<W>) -> Option<Learning> {
+        let part = self.part.clone().filter(|_| self.recording && parameter.learns)?;
+        Some(Learning { part, number: parameter.number })
+    }
+
     fn then(&mut self, backward: impl FnOnce(&mut Gradients<f32, Cpu>) -> Result<(), <Cpu as HasErr>::Err> + 'static) {
         self.tape.add_backward_op(backward);
+    }
+}
+
+/// A parameter that learns, for a backward operation.
+struct Learning {
+    part: Part,
+    number: usize,
+}
+
+impl Learning {
+    fn add(self, add: impl FnOnce(&mut [f32])) {
+        self.part.add(self.number, add);
+    }
+
+    fn add_product(self, add: impl FnOnce(&mut [f32], Into)) {
+        self.part.add_product(self.number, add);
     }
 }
 
@@ -55,7 +82,7 @@ fn matrix(values: Vec<f32>, width: usize) -> Result<Matrix<Cpu>> {
 }
 
 impl Ops for Fused {
-    type Place = OnDevice<Cpu>;
+    type Place = Shared;
     type X = Matrix<Cpu>;
     type Plan = Plan;
 
@@ -77,12 +104,22 @@ impl Ops for Fused {
         Ok(Plan::new(heads, rows, turns))
     }
 
-    fn lookup(&mut self, table: &Param<Matrix<Cpu>>, indices: &[usize]) -> Result<Matrix<Cpu>> {
-        let recording = self.recording;
-        self.recording &= table.learns;
-        let found = self.select(&table.value, indices);
-        self.recording = recording;
-        found
+    fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Matrix<Cpu>> {
+        let Weights { columns: d, .. } = table.value;
+        let y = matrix(indices.iter().flat_map(|&i| table.value.row(i)).copied().collect(), d)?;
+        if let Some(table) = self.learning(table) {
+            let (output, indices) = (y.ghost(), indices.to_vec());
+            self.then(move |gradients| {
+                let dy = take!(gradients, output);
+                table.add(|sum| {
+                    for (&i, dy) in indices.iter().zip(dy.chunks_exact(d)) {
+                        kernel::accumulate(&mut sum[i * d..(i + 1) * d], dy);
+                    }
+                });
+                Ok(())
+            });
+        }
+        Ok(y)
     }
 
     fn select(&mut self, x: &Matrix<Cpu>, indices: &[usize]) -> Result<Matrix<Cpu>> {
@@ -105,42 +142,43 @@ impl Ops for Fused {
 
     fn splice(
         &mut self,
-        table: &Param<Matrix<Cpu>>,
+        table: &Param<Weights>,
         features: Option<&Matrix<Cpu>>,
-        newline: Option<&Param<Vector<Cpu>>>,
+        newline: Option<&Param<Arc<Vec<f32>>>>,
         sources: &[Source],
     ) -> Result<Matrix<Cpu>> {
-        let d = table.value.shape().1;
-        let rows = (slice(&table.value), features.map_or(&[][..], slice), newline.map_or(&[][..], |n| slice(&n.value)));
+        let d = table.value.columns;
+        let (seen, end) = (features.map_or(&[][..], slice), newline.map_or(&[][..], |newline| &newline.value));
         let mut y = Vec::with_capacity(sources.len() * d);
         for source in sources {
             y.extend_from_slice(match *source {
-                Source::Token(id) => &rows.0[id as usize * d..][..d],
-                Source::Feature(row) => &rows.1[row * d..][..d],
-                Source::Newline => rows.2,
+                Source::Token(id) => table.value.row(id as usize),
+                Source::Feature(row) => &seen[row * d..][..d],
+                Source::Newline => end,
             });
         }
         let y = matrix(y, d)?;
         if self.recording {
-            let table = table.learns.then(|| table.value.ghost());
-            let newline = newline.filter(|newline| newline.learns).map(|newline| newline.value.ghost());
+            let (table, newline) = (self.learning(table), newline.and_then(|newline| self.learning(newline)));
             let (features, output, sources) = (features.map(Tensor::ghost), y.ghost(), sources.to_vec());
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
                 let rows = || sources.iter().zip(dy.chunks_exact(d));
                 if let Some(table) = table {
-                    let dtable = gradients.get_or_alloc_mut(&table)?;
-                    for (source, dy) in rows() {
-                        if let Source::Token(id) = *source {
-                            kernel::accumulate(&mut dtable[id as usize * d..][..d], dy);
+                    table.add(|sum| {
+                        for (source, dy) in rows() {
+                            if let Source::Token(id) = *source {
+                                kernel::accumulate(&mut sum[id as usize * d..][..d], dy);
+                            }
                         }
-                    }
+                    });
                 }
                 if let Some(newline) = newline {
-                    let dnewline = gradients.get_or_alloc_mut(&newline)?;
-                    for (_, dy) in rows().filter(|(source, _)| matches!(source, Source::Newline)) {
-                        kernel::accumulate(dnewline, dy);
-                    }
+                    newline.add(|sum| {
+                        for (_, dy) in rows().filter(|(source, _)| matches!(source, Source::Newline)) {
+                            kernel::accumulate(sum, dy);
+                        }
+                    });
                 }
                 let Some(features) = features else { return Ok(()) };
                 let dfeatures = gradients.get_or_alloc_mut(&features)?;
@@ -155,19 +193,20 @@ impl Ops for Fused {
         Ok(y)
     }
 
-    fn rms_norm(&mut self, x: &Matrix<Cpu>, weight: &Param<Vector<Cpu>>, eps: f32) -> Result<Matrix<Cpu>> {
-        let (count, d) = (x.shape().num_elements(), weight.value.shape().0);
+    fn rms_norm(&mut self, x: &Matrix<Cpu>, weight: &Param<Arc<Vec<f32>>>, eps: f32) -> Result<Matrix<Cpu>> {
+        let (count, d) = (x.shape().num_elements(), weight.value.len());
         let (mut y, mut inverse) = (vec![0.0; count], vec![0.0; count / d]);
-        kernel::rms_norm(slice(x), slice(&weight.value), eps, &mut y, &mut inverse);
+        kernel::rms_norm(slice(x), &weight.value, eps, &mut y, &mut inverse);
         let y = matrix(y, x.shape().1)?;
         if self.recording {
-            let (x, weight, output) = (x.clone(), weight.value.clone(), y.ghost());
+            let (x, output, learning, weight) = (x.clone(), y.ghost(), self.learning(weight), weight.value.clone());
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
-                let mut dx = take!(gradients, x);
-                let dweight = gradients.get_or_alloc_mut(&weight)?;
-                kernel::rms_norm_backward(slice(&x), slice(&weight), &inverse, &dy, &mut dx, dweight);
-                put!(gradients, x, dx);
+                let dx = gradients.get_or_alloc_mut(&x)?;
+                kernel::rms_norm_backward(slice(&x), &weight, &inverse, &dy, dx);
+                if let Some(learning) = learning {
+                    learning.add(|sum| kernel::rms_norm_weight_backward(slice(&x), &inverse, &dy, sum));
+                }
                 Ok(())
             });
         }
@@ -177,23 +216,26 @@ impl Ops for Fused {
     fn layer_norm(
         &mut self,
         x: &Matrix<Cpu>,
-        weight: &Param<Vector<Cpu>>,
-        bias: &Param<Vector<Cpu>>,
+        weight: &Param<Arc<Vec<f32>>>,
+        bias: &Param<Arc<Vec<f32>>>,
         eps: f32,
     ) -> Result<Matrix<Cpu>> {
         let (n, d) = *x.shape();
         let (mut y, mut moments) = (vec![0.0; n * d], vec![(0.0, 0.0); n]);
-        layer_norm(slice(x), slice(&weight.value), slice(&bias.value), eps, &mut y, &mut moments);
+        layer_norm(slice(x), &weight.value, &bias.value, eps, &mut y, &mut moments);
         let y = matrix(y, d)?;
         if self.recording {
-            let (x, weight, bias, output) = (x.clone(), weight.value.clone(), bias.value.ghost(), y.ghost());
+            let (x, output, bias) = (x.clone(), y.ghost(), self.learning(bias));
+            let (learning, weight) = (self.learning(weight), weight.value.clone());
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
-                let (mut dx, mut dbias) = (take!(gradients, x), take!(gradients, bias));
-                let dweight = gradients.get_or_alloc_mut(&weight)?;
-                layer_norm_backward(slice(&x), slice(&weight), &moments, &dy, &mut dx, dweight, &mut dbias);
-                put!(gradients, x, dx);
-                put!(gradients, bias, dbias);
+                layer_norm_backward(slice(&x), &weight, &moments, &dy, gradients.get_or_alloc_mut(&x)?);
+                if let Some(learning) = learning {
+                    learning.add(|sum| layer_norm_weight_backward(slice(&x), &moments, &dy, sum));
+                }
+                if let Some(bias) = bias {
+                    bias.add(|sum| kernel::add_rows(sum, &dy));
+                }
                 Ok(())
             });
         }
@@ -203,31 +245,31 @@ impl Ops for Fused {
     fn linear(
         &mut self,
         x: &Matrix<Cpu>,
-        weight: &Param<Matrix<Cpu>>,
-        bias: Option<&Param<Vector<Cpu>>>,
+        weight: &Param<Weights>,
+        bias: Option<&Param<Arc<Vec<f32>>>>,
     ) -> Result<Matrix<Cpu>> {
-        let (m, k) = *x.shape();
-        let n = weight.value.shape().0;
+        let Weights { ref values, rows: n, columns: k } = weight.value;
+        let m = x.shape().0;
         let mut y = vec![0.0; m * n];
-        matmul(m, n, k, View::rows(slice(x), k), View::transposed(slice(&weight.value), k), &mut y, n, Into::Replace);
+        matmul(m, n, k, View::rows(slice(x), k), View::transposed(values, k), &mut y, n, Into::Replace);
         if let Some(bias) = bias {
-            kernel::add_bias(&mut y, slice(&bias.value));
+            kernel::add_bias(&mut y, &bias.value);
         }
         let y = matrix(y, n)?;
         if self.recording {
-            let (x, output, learns) = (x.clone(), y.ghost(), weight.learns);
-            let bias = bias.filter(|bias| bias.learns).map(|bias| bias.value.ghost());
-            let weight = weight.value.clone();
+            let (x, output, bias) = (x.clone(), y.ghost(), bias.and_then(|bias| self.learning(bias)));
+            let (learning, weight) = (self.learning(weight), values.clone());
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
                 let dx = gradients.get_or_alloc_mut(&x)?;
-                matmul(m, k, n, View::rows(&dy, n), View::rows(slice(&weight), k), dx, k, Into::Add);
-                if learns {
-                    let dweight = gradients.get_or_alloc_mut(&weight)?;
-                    matmul(n, k, m, View::transposed(&dy, n), View::rows(slice(&x), k), dweight, k, Into::Add);
+                matmul(m, k, n, View::rows(&dy, n), View::rows(&weight, k), dx, k, Into::Add);
+                if let Some(learning) = learning {
+                    learning.add_product(|sum, into| {
+                        matmul(n, k, m, View::transposed(&dy, n), View::rows(slice(&x), k), sum, k, into);
+                    });
                 }
                 if let Some(bias) = bias {
-                    kernel::add_rows(gradients.get_or_alloc_mut(&bias)?, &dy);
+                    bias.add(|sum| kernel::add_rows(sum, &dy));
                 }
                 Ok(())
             });
@@ -349,27 +391,31 @@ impl Ops for Fused {
 impl Taped for Fused {
     type D = Cpu;
 
-    fn new(_: &Cpu) -> Fused {
-        Fused::default()
+    fn new(_: &Shared, part: Option<Part>) -> Fused {
+        Fused { part, ..Fused::default() }
     }
 
-    fn log_probs(&mut self, x: &Matrix<Cpu>, weight: &Param<Matrix<Cpu>>, targets: &[u32]) -> Result<Vector<Cpu>> {
+    fn log_probs(&mut self, x: &Matrix<Cpu>, weight: &Param<Weights>, targets: &[u32]) -> Result<Vector<Cpu>> {
         let d = x.shape().1;
-        let mut forward = head::log_probs(slice(x), slice(&weight.value), targets, d, self.recording);
+        let mut forward = head::log_probs(slice(x), &weight.value.values, targets, d, self.recording);
         let values = std::mem::take(&mut forward.values);
         let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (targets.len(),)).map_err(device_error)?;
         if self.recording {
-            let (x, output, targets, learns) = (x.clone(), y.ghost(), targets.to_vec(), weight.learns);
-            let weight = weight.value.clone();
+            let (x, output, targets) = (x.clone(), y.ghost(), targets.to_vec());
+            let learning = self.learning(weight).map(|Learning { part, number }| {
+                let number = part.head(number);
+                Learning { part, number }
+            });
+            let weight = weight.value.values.clone();
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
                 let mut dx = take!(gradients, x);
-                if learns {
-                    let dweight = gradients.get_or_alloc_mut(&weight)?;
-                    let dweight = Some(&mut dweight[..]);
-                    head::log_probs_backward(forward, slice(&x), slice(&weight), &targets, d, &dy, &mut dx, dweight);
-                } else {
-                    head::log_probs_backward(forward, slice(&x), slice(&weight), &targets, d, &dy, &mut dx, None);
+                let work = |sum: Option<(&mut [f32], Into)>| {
+                    head::log_probs_backward(forward, slice(&x), &weight, &targets, d, &dy, &mut dx, sum);
+                };
+                match learning {
+                    Some(learning) => learning.add_product(|sum, into| work(Some((sum, into)))),
+                    None => work(None),
                 }
                 put!(gradients, x, dx);
                 Ok(())
@@ -378,12 +424,7 @@ impl Taped for Fused {
         Ok(y)
     }
 
-    fn backward(self, output: &Vector<Cpu>, derivative: Vec<f32>) -> Result<Gradients<f32, Cpu>> {
-        super::ops::backward(self.tape, output, derivative)
-    }
-
-    fn gradient<S: Shape>(gradients: &mut Gradients<f32, Cpu>, parameter: &Tensor<S, f32, Cpu>) -> Result<Vec<f32>> {
-        let gradient = gradients.get_or_alloc_mut(parameter).map_err(device_error)?;
-        Ok(std::mem::take(&mut **gradient))
+    fn backward(self, output: &Vector<Cpu>, derivative: Vec<f32>, _: &[Option<Held<Shared>>]) -> Result<()> {
+        super::ops::backward(self.tape, output, derivative).map(drop)
     }
 }

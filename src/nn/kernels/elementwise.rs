@@ -18,8 +18,8 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], inver
 }}
 
 simd! {
-/// The gradients of [`rms_norm`]: adds to `dx` (rows) and `dweight`.
-pub(crate) fn rms_norm_backward(x: &[f32], weight: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32], dweight: &mut [f32]) {
+/// The gradient of [`rms_norm`] by its input: adds to `dx`.
+pub(crate) fn rms_norm_backward(x: &[f32], weight: &[f32], inverse: &[f32], dy: &[f32], dx: &mut [f32]) {
     let d = weight.len();
     let rows = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).zip(inverse);
     for (((x, dy), dx), &r) in rows {
@@ -36,8 +36,18 @@ pub(crate) fn rms_norm_backward(x: &[f32], weight: &[f32], inverse: &[f32], dy: 
             sum += x[i] * dy[i] * weight[i];
         }
         let c = sum * r * r * r / d as f32;
-        for ((((dx, dweight), &x), &dy), &w) in dx.iter_mut().zip(dweight.iter_mut()).zip(x).zip(dy).zip(weight) {
+        for (((dx, &x), &dy), &w) in dx.iter_mut().zip(x).zip(dy).zip(weight) {
             *dx += dy * w * r - x * c;
+        }
+    }
+}}
+
+simd! {
+/// The gradient of [`rms_norm`] by its weight: adds to `dweight`.
+pub(crate) fn rms_norm_weight_backward(x: &[f32], inverse: &[f32], dy: &[f32], dweight: &mut [f32]) {
+    let d = dweight.len();
+    for ((x, dy), &r) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(inverse) {
+        for ((dweight, &x), &dy) in dweight.iter_mut().zip(x).zip(dy) {
             *dweight += dy * x * r;
         }
     }

@@ -24,8 +24,8 @@ pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &
 }}
 
 simd! {
-/// The gradients of [`layer_norm`]: adds to `dx` (rows), `dweight` and `dbias`.
-pub(crate) fn layer_norm_backward(x: &[f32], weight: &[f32], moments: &[Moments], dy: &[f32], dx: &mut [f32], dweight: &mut [f32], dbias: &mut [f32]) {
+/// The gradient of [`layer_norm`] by its input: adds to `dx`.
+pub(crate) fn layer_norm_backward(x: &[f32], weight: &[f32], moments: &[Moments], dy: &[f32], dx: &mut [f32]) {
     let d = weight.len();
     let rows = x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(dx.chunks_exact_mut(d)).zip(moments);
     let (mut g, mut n) = (vec![0.0f32; d], vec![0.0f32; d]);
@@ -35,12 +35,19 @@ pub(crate) fn layer_norm_backward(x: &[f32], weight: &[f32], moments: &[Moments]
             *g = dy * w;
         }
         let (shift, along) = (sum(&g) / d as f32, dot_inline(&g, &n) / d as f32);
-        for ((((dx, &g), &n), &dy), (dweight, dbias)) in
-            dx.iter_mut().zip(&g).zip(&n).zip(dy).zip(dweight.iter_mut().zip(dbias.iter_mut()))
-        {
+        for ((dx, &g), &n) in dx.iter_mut().zip(&g).zip(&n) {
             *dx += (g - shift - n * along) * r;
-            *dweight += dy * n;
-            *dbias += dy;
+        }
+    }
+}}
+
+simd! {
+/// The gradient of [`layer_norm`] by its weight: adds to `dweight`. Its bias's is the sum of the rows of `dy`.
+pub(crate) fn layer_norm_weight_backward(x: &[f32], moments: &[Moments], dy: &[f32], dweight: &mut [f32]) {
+    let d = dweight.len();
+    for ((x, dy), &(mean, r)) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(moments) {
+        for ((dweight, &x), &dy) in dweight.iter_mut().zip(x).zip(dy) {
+            *dweight += dy * ((x - mean) * r);
         }
     }
 }}
@@ -86,8 +93,9 @@ mod tests {
         };
         let (mut y, mut moments) = (vec![0.0; 19], [(0.0, 0.0)]);
         layer_norm(&x, &weight, &[0.0; 19], 1e-5, &mut y, &mut moments);
-        let (mut dx, mut dweight, mut dbias) = (vec![0.0; 19], vec![0.0; 19], vec![0.0; 19]);
-        layer_norm_backward(&x, &weight, &moments, &dy, &mut dx, &mut dweight, &mut dbias);
+        let (mut dx, mut dweight) = (vec![0.0; 19], vec![0.0; 19]);
+        layer_norm_backward(&x, &weight, &moments, &dy, &mut dx);
+        layer_norm_weight_backward(&x, &moments, &dy, &mut dweight);
         for at in 0..19 {
             let moved = |by: f32| {
                 let mut x = x.clone();
@@ -97,6 +105,8 @@ mod tests {
             let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
             assert!((slope - f64::from(dx[at])).abs() < 2e-3, "{at}: {slope}, not {}", dx[at]);
         }
-        assert_eq!(dbias, dy);
+        // One row: what the weight multiplies is the row itself, centred and scaled.
+        let (mean, r) = moments[0];
+        assert!((0..19).all(|at| dweight[at] == dy[at] * ((x[at] - mean) * r)));
     }
 }

@@ -1,8 +1,11 @@
 //! Micro-batches are the large batch: their gradients weigh by their targets.
 
+use std::sync::Arc;
+
 use super::{Case, cases, relative_error};
 use crate::nn::Part;
 use crate::nn::engine::Engine;
+use crate::nn::gradients::GradientSum;
 use crate::nn::learner::Learner;
 use crate::train::run::Run;
 use crate::train::sft::CrossEntropy;
@@ -13,7 +16,8 @@ impl Case {
         let learner = Learner::new(self.start.clone(), None, |_| true);
         let engine = Engine::new(&learner, run.resources).unwrap();
         let objective = CrossEntropy { rows: &self.rows };
-        run.gradients(&objective, rows, &learner, &engine, 0).unwrap().gradients.concat()
+        let sum = Arc::new(GradientSum::new(&learner));
+        run.gradients(&objective, rows, &learner, &engine, 0, &sum).unwrap().gradients.concat()
     }
 }
 

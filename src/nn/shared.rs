@@ -1,0 +1,47 @@
+//! Weights where the checkpoint has them: nothing is copied. While something holds them, they do not change.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::ops::Place;
+
+/// The checkpoint's own memory.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Shared;
+
+/// A matrix or a table, row after row.
+#[derive(Clone, Debug)]
+pub(crate) struct Weights {
+    pub(crate) values: Arc<Vec<f32>>,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Weights {
+    pub(crate) fn row(&self, index: usize) -> &[f32] {
+        &self.values[index * self.columns..][..self.columns]
+    }
+}
+
+impl Place for Shared {
+    type Matrix = Weights;
+    type Table = Weights;
+    type Vector = Arc<Vec<f32>>;
+
+    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Weights> {
+        Ok(Weights { values, rows, columns })
+    }
+
+    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Weights> {
+        self.matrix(values, rows, columns)
+    }
+
+    fn vector(&self, values: Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>> {
+        Ok(values)
+    }
+
+    fn tied(&self, table: &Weights) -> Result<Weights> {
+        Ok(table.clone())
+    }
+}
