@@ -46,3 +46,7 @@ bench-engine *args:
 bench-hash *args:
     cargo build --profile dist
     python3 benches/hash.py {{args}}
+
+# Training and rollouts beside PyTorch and transformers (needs python3 and PyPI; builds what it measures).
+bench-model *args:
+    python3 benches/model.py {{args}}

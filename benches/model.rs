@@ -1,0 +1,277 @@
+//! Training and rollouts on request, for `model.py` to time beside its peers: a line of JSON in, a line of JSON out.
+//!
+//! Everything goes through the library's public calls, as a stage makes them. Knows no peer, no size by name, and no
+//! clock but that of a call's beginning and end: processor time and memory are read from outside, as for the peers.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ablate::base::progress::Silent;
+use ablate::base::{Seed, files};
+use ablate::data::tokens::{Prompt, TokenRow};
+use ablate::infer::{GenerateConfig, Generated, generate};
+use ablate::nn::{Checkpoint, Device, Frame, Picture, PixelSource, Resources};
+use ablate::train::{OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Answers requests on stdin until it ends. `just bench-model` is the way to start it.
+#[derive(Parser)]
+struct Arguments {
+    /// A checkpoint in Hugging Face's layout.
+    #[arg(long, required_unless_present = "bench")]
+    model: Option<PathBuf>,
+    /// What is trained on and asked: rows, prompts and images in one JSON file.
+    #[arg(long, required_unless_present = "bench")]
+    work: Option<PathBuf>,
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// What `cargo bench` adds; without the rest there is nothing to do.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// The file that both sides read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Work {
+    /// One batch; every step trains on it again.
+    rows: Vec<Row>,
+    learning_rate: f64,
+    prompts: Vec<Question>,
+    /// Responses per prompt.
+    samples: usize,
+    /// Tokens of each response.
+    new_tokens: usize,
+    /// Side of the images in pixels.
+    image_size: u32,
+    /// By key: a plane per channel, as the model's processor would hand it over.
+    images: BTreeMap<String, Vec<f32>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    tokens: Vec<u32>,
+    /// The tokens from here on are targets.
+    first_target: usize,
+    image: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    tokens: Vec<u32>,
+    image: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+enum Request {
+    /// Trains from the checkpoint, every time anew.
+    Train { steps: usize },
+    /// Samples responses to every prompt; `greedy`: one to each, the likeliest tokens, which are told.
+    Generate { greedy: bool },
+    /// What the processor can do: multiply-adds on registers alone.
+    Peak { threads: usize },
+}
+
+struct Server {
+    model: Checkpoint,
+    work: Work,
+    images: Images,
+    threads: usize,
+}
+
+fn main() -> Result<()> {
+    let Arguments { model: Some(model), work: Some(work), threads, bench: _ } = Arguments::parse() else {
+        return Ok(());
+    };
+    let mut work: Work = files::read_json(&work)?;
+    let images = Images::new(work.image_size, std::mem::take(&mut work.images));
+    let server = Server { model: read(&model)?, work, images, threads };
+    for line in std::io::stdin().lock().lines() {
+        let line = line.context("cannot read stdin")?;
+        let request: Request = serde_json::from_str(&line).with_context(|| format!("request `{line}`"))?;
+        let answer = match request {
+            Request::Train { steps } => server.train(steps)?,
+            Request::Generate { greedy } => server.generate(greedy)?,
+            Request::Peak { threads } => json!({ "flops_per_second": peak::measure(threads)? }),
+        };
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "{answer}").and_then(|()| stdout.flush()).context("cannot write to stdout")?;
+    }
+    Ok(())
+}
+
+fn read(folder: &Path) -> Result<Checkpoint> {
+    Checkpoint::read(folder).with_context(|| format!("`{}`", folder.display()))
+}
+
+impl Server {
+    fn resources(&self) -> Resources<'_> {
+        Resources { device: Device::Cpu, threads: self.threads, progress: &Silent }
+    }
+
+    fn train(&self, steps: usize) -> Result<Value> {
+        let row = |Row { tokens, first_target, image }: &Row| TokenRow {
+            tokens: tokens.clone(),
+            loss: (0..tokens.len()).map(|index| index >= *first_target).collect(),
+            image: image.clone(),
+        };
+        let rows: Vec<TokenRow> = self.work.rows.iter().map(row).collect();
+        let config = SftConfig {
+            epochs: steps,
+            batch: rows.len(),
+            length_window: 1,
+            optimizer: OptimizerConfig {
+                lr: self.work.learning_rate,
+                betas: [0.9, 0.95],
+                weight_decay: 0.1,
+                clip: 1.0,
+                schedule: Schedule::Constant,
+                warmup: 0.0,
+                ..OptimizerConfig::default()
+            },
+            tuning: Tuning::default(),
+        };
+        let start = Instant::now();
+        let trained = sft(&self.model, &rows, &self.images, &config, Seed(0), &TrainState::none(), &self.resources())?;
+        let wall = start.elapsed().as_secs_f64();
+        let losses: Vec<f64> = trained.curve.iter().map(|point| point.loss).collect();
+        if losses.len() != steps {
+            bail!("{steps} steps have a curve of {} points: the losses of single steps are not told", losses.len());
+        }
+        Ok(json!({ "wall": wall, "tokens": trained.tokens, "flops": trained.flops, "losses": losses }))
+    }
+
+    fn generate(&self, greedy: bool) -> Result<Value> {
+        let question = |(index, Question { tokens, image }): (usize, &Question)| Prompt {
+            key: index.to_string(),
+            tokens: tokens.clone(),
+            image: image.clone(),
+        };
+        let prompts: Vec<Prompt> = self.work.prompts.iter().enumerate().map(question).collect();
+        let config = GenerateConfig {
+            temperature: if greedy { 0.0 } else { 1.0 },
+            top_k: 0,
+            top_p: 1.0,
+            max_tokens: self.work.new_tokens,
+            samples: if greedy { 1 } else { self.work.samples },
+            stop: Vec::new(),
+            batch: BATCH,
+        };
+        let mut responses: Vec<Vec<Generated>> = vec![Vec::new(); prompts.len()];
+        let start = Instant::now();
+        generate(
+            &self.model,
+            &prompts,
+            &self.images,
+            &config,
+            Seed(0),
+            &|_, _, _| false,
+            &self.resources(),
+            &mut |prompt, found| {
+                responses[prompt] = found;
+                Ok(())
+            },
+        )?;
+        let wall = start.elapsed().as_secs_f64();
+        let tokens: u32 = responses.iter().flatten().map(|response| response.count).sum();
+        let told: Vec<&[u32]> =
+            responses.iter().flatten().filter(|_| greedy).map(|response| response.tokens.as_slice()).collect();
+        Ok(json!({ "wall": wall, "tokens": tokens, "responses": told }))
+    }
+}
+
+/// As many sequences at once as the stages take unless they are told otherwise.
+const BATCH: usize = 64;
+
+/// Pixels by key.
+struct Images(BTreeMap<String, Picture>);
+
+impl Images {
+    fn new(size: u32, images: BTreeMap<String, Vec<f32>>) -> Images {
+        let frame = Frame { width: size, height: size, grid: None };
+        Images(images.into_iter().map(|(key, values)| (key, Picture { frame, values: values.into() })).collect())
+    }
+}
+
+impl PixelSource for Images {
+    fn frame(&self, key: &str) -> Result<Frame> {
+        Ok(self.picture(key)?.frame)
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        self.0.get(key).cloned().with_context(|| format!("there is no image `{key}`"))
+    }
+}
+
+/// The processor's own limit, for others to be compared with.
+mod peak {
+    use std::hint::black_box;
+    use std::sync::Barrier;
+    use std::time::Instant;
+
+    use anyhow::{Result, bail};
+
+    /// Short ones, about 10 ms: one of them falls between two interruptions.
+    const ROUNDS: usize = 40;
+    const TURNS: usize = 4_000_000;
+    /// Sums that do not wait for each other: two units times five cycles need ten, and sixteen registers hold them.
+    #[cfg(target_arch = "x86_64")]
+    const SUMS: usize = 12;
+
+    /// Multiplications and additions per second of all threads together, the best of some rounds.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn measure(threads: usize) -> Result<f64> {
+        if !(std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")) {
+            bail!("the peak is measured with AVX2 and FMA, which this processor lacks");
+        }
+        let mut best: f64 = 0.0;
+        for _ in 0..ROUNDS {
+            let together = Barrier::new(threads + 1);
+            let seconds = std::thread::scope(|scope| {
+                for _ in 0..threads {
+                    scope.spawn(|| {
+                        together.wait();
+                        // The compiler must not see that equal sums stay equal, nor that nobody reads them.
+                        let start = black_box([1.0; SUMS]);
+                        // SAFETY: AVX2 and FMA have just been seen to be there.
+                        black_box(unsafe { multiply_add(start, black_box(1e-6)) });
+                        together.wait();
+                    });
+                }
+                together.wait();
+                let start = Instant::now();
+                together.wait();
+                start.elapsed().as_secs_f64()
+            });
+            best = best.max((threads * TURNS * SUMS * 8 * 2) as f64 / seconds);
+        }
+        Ok(best)
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) fn measure(_: usize) -> Result<f64> {
+        bail!("the peak is measured on x86-64 only")
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn multiply_add(start: [f32; SUMS], factor: f32) -> f32 {
+        use std::arch::x86_64::{_mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_set1_ps};
+        let factor = _mm256_set1_ps(factor);
+        let mut sums = start.map(|value| _mm256_set1_ps(value));
+        for _ in 0..TURNS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, factor, factor);
+            }
+        }
+        sums.into_iter().map(|sum| _mm256_cvtss_f32(sum)).sum()
+    }
+}
