@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from measure import Failed
-from outcome import OURS, Outcome, Side
+from outcome import OURS, QUIET, Outcome, Side
 from servers import Answer, Server
 
-QUIET = 0.05
-"""A measurement during which others took more of the machine is repeated."""
+BREAK = 2.0
+"""Seconds until a measurement that others disturbed is tried again."""
 
 STEPS = {"S": 20, "M": 4, "L": 2, "default": 20}
 """Of one measurement: about a second of PyTorch's time."""
@@ -94,7 +95,9 @@ def calibrate(place: Place, name: str, script: str, requests: list[dict[str, obj
 def patiently(place: Place, server: Server, request: dict[str, object]) -> Answer:
     """Asks again while the machine is not ours; the least disturbed answer."""
     answers = []
-    for _ in range(1 + place.patience):
+    for attempt in range(1 + place.patience):
+        if attempt > 0:
+            time.sleep(BREAK)
         answers.append(server.ask(**request))
         if answers[-1].others <= QUIET:
             break
@@ -120,11 +123,14 @@ def drop(place: Place, competitors: list[Competitor], competitor: Competitor, er
     competitors.remove(competitor)
 
 
-def enter(place: Place, stack: ExitStack, name: str, setting: Setting | None, script: str | None, work: dict) -> Competitor:
-    command = place.ours() if setting is None else place.peer(script)
-    server = stack.enter_context(Server(command, {} if setting is None else setting.environment))
-    side = Side(name, f"threads {place.threads}" if setting is None else setting.text())
-    return Competitor(side, server, {**work, **({} if setting is None else setting.request)})
+def ours(place: Place, stack: ExitStack, work: dict) -> Competitor:
+    server = stack.enter_context(Server(place.ours()))
+    return Competitor(Side(OURS, f"threads {place.threads}"), server, work)
+
+
+def peer(place: Place, stack: ExitStack, name: str, script: str, setting: Setting, work: dict) -> Competitor:
+    server = stack.enter_context(Server(place.peer(script), setting.environment))
+    return Competitor(Side(name, setting.text()), server, {**work, **setting.request})
 
 
 def first_answers(place: Place, competitors: list[Competitor], change: dict[str, object]) -> None:
@@ -139,18 +145,18 @@ def first_answers(place: Place, competitors: list[Competitor], change: dict[str,
 def train(place: Place, compile: bool) -> Outcome:
     steps = STEPS[place.size]
     work = {"do": "train", "steps": steps}
-    peer = "transformers" if place.sizes["eyes"] else "PyTorch"
+    name = "transformers" if place.sizes["eyes"] else "PyTorch"
     requests = [{"threads": threads, "optimizer": optimizer, "compile": False}
                 for threads, optimizer in itertools.product(sorted({1, place.threads}), ("fused", "foreach"))]
-    best = calibrate(place, peer, "train.py", requests, work)
+    best = calibrate(place, name, "train.py", requests, work)
     with ExitStack() as stack:
         competitors = [
-            enter(place, stack, OURS, None, None, work),
-            enter(place, stack, f"{peer}, eager", best, "train.py", work),
+            ours(place, stack, work),
+            peer(place, stack, f"{name}, eager", "train.py", best, work),
         ]
         if compile:
             compiled = Setting(best.passive, {**best.request, "threads": place.threads, "compile": True})
-            competitors.append(enter(place, stack, f"{peer}, compiled", compiled, "train.py", work))
+            competitors.append(peer(place, stack, f"{name}, compiled", "train.py", compiled, work))
         first_answers(place, competitors, {})
         take_turns(place, competitors)
     tokens = place.sizes["rows"] * place.sizes["inputs"]
@@ -166,8 +172,8 @@ def generate(place: Place, _: bool) -> Outcome:
     best = calibrate(place, "transformers", "rollouts.py", requests, work)
     with ExitStack() as stack:
         competitors = [
-            enter(place, stack, OURS, None, None, work),
-            enter(place, stack, "transformers", best, "rollouts.py", work),
+            ours(place, stack, work),
+            peer(place, stack, "transformers", "rollouts.py", best, work),
         ]
         first_answers(place, competitors, {"greedy": True})
         take_turns(place, competitors)

@@ -86,7 +86,8 @@ def make_work(python: Path, size: str, folder: Path) -> None:
 
 def machine(place: Place) -> dict[str, object]:
     """The processor, and what it can do at most: AVX2 multiply-adds on registers alone."""
-    names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
     with Server(place.ours()) as server:
         peaks = {threads: server.ask(do="peak", threads=threads).told["flops_per_second"]
                  for threads in sorted({1, place.threads})}
@@ -118,7 +119,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="whether torch.compile takes part in training (needs g++)")
     parser.add_argument("--patience", type=int, default=4, metavar="N",
                         help="so often a measurement is repeated that others disturbed (default 4)")
-    parser.add_argument("--server", type=Path, metavar="FILE", help="our side, built already (default: cargo builds it)")
+    parser.add_argument("--server", type=Path, metavar="FILE",
+                        help="our side, if it is built already (default: cargo builds it)")
     parser.add_argument("--python", type=Path, metavar="FILE",
                         help="a Python that has what peers/requirements.txt lists (default: one is made)")
     parser.add_argument("--venv", type=Path, default=REPOSITORY / "target/bench-venv/model", metavar="DIR",

@@ -10,6 +10,9 @@ from servers import Answer
 
 OURS = "ablate"
 
+QUIET = 0.05
+"""Of the machine that others may take during a measurement that counts."""
+
 FASTER = {
     ("S", "train"): 2.5, ("M", "train"): 1.8, ("L", "train"): 1.4,
     ("S", "generate"): 10.0, ("default", "generate"): 10.0, ("M", "generate"): 4.0,
@@ -36,6 +39,9 @@ class Side:
 
     def walls(self) -> list[float]:
         return [answer.wall for answer in self.answers]
+
+    def disturbed(self) -> bool:
+        return statistics.median(answer.others for answer in self.answers) > QUIET
 
 
 @dataclass
@@ -119,6 +125,8 @@ def faster(outcome: Outcome) -> list[Verdict]:
     if peer is None:
         return [Verdict(what, f">= {target} x", "not measured", None)]
     ratio = outcome.ratio(peer)
+    if outcome.sides[0].disturbed() or peer.disturbed():
+        return [Verdict(what, f">= {target} x", f"{ratio:.2f} x on a machine that was not ours alone", None)]
     return [Verdict(what, f">= {target} x", f"{ratio:.2f} x as fast as {peer.name}", ratio >= target)]
 
 
