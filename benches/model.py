@@ -37,7 +37,7 @@ examples:
 
 def build() -> Path:
     """Our side, built for numbers that are reported. Cargo tells where it lies."""
-    command = ["cargo", "bench", "--no-run", "--profile", "dist", "--bench", "model"]
+    command = ["cargo", "build", "--profile", "dist", "--example", "bench-model"]
     done = subprocess.run(
         [*command, "--message-format=json-render-diagnostics"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
     )
@@ -45,9 +45,9 @@ def build() -> Path:
         raise Failed(f"`{' '.join(command)}` ended with {done.returncode}")
     for line in done.stdout.splitlines():
         message = json.loads(line)
-        if message["reason"] == "compiler-artifact" and message["target"]["kind"] == ["bench"]:
+        if message["reason"] == "compiler-artifact" and message["target"]["kind"] == ["example"]:
             return Path(message["executable"])
-    raise Failed("cargo names no program of the bench `model`")
+    raise Failed("cargo names no example `bench-model`")
 
 
 def install(environment: Path) -> Path:

@@ -23,16 +23,13 @@ use serde_json::{Value, json};
 #[derive(Parser)]
 struct Arguments {
     /// A checkpoint in Hugging Face's layout.
-    #[arg(long, required_unless_present = "bench")]
-    model: Option<PathBuf>,
+    #[arg(long)]
+    model: PathBuf,
     /// What is trained on and asked: rows, prompts and images in one JSON file.
-    #[arg(long, required_unless_present = "bench")]
-    work: Option<PathBuf>,
+    #[arg(long)]
+    work: PathBuf,
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// What `cargo bench` adds; without the rest there is nothing to do.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 /// The file that both sides read.
@@ -81,19 +78,18 @@ enum Request {
 }
 
 struct Server {
-    model: Checkpoint,
+    /// Its folder: what is read is given to a training, so that nobody holds the weights that it began with.
+    model: PathBuf,
     work: Work,
     images: Images,
     threads: usize,
 }
 
 fn main() -> Result<()> {
-    let Arguments { model: Some(model), work: Some(work), threads, bench: _ } = Arguments::parse() else {
-        return Ok(());
-    };
+    let Arguments { model, work, threads } = Arguments::parse();
     let mut work: Work = files::read_json(&work)?;
     let images = Images::new(work.image_size, std::mem::take(&mut work.images));
-    let server = Server { model: read(&model)?, work, images, threads };
+    let server = Server { model, work, images, threads };
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read stdin")?;
         let request: Request = serde_json::from_str(&line).with_context(|| format!("request `{line}`"))?;
@@ -139,8 +135,9 @@ impl Server {
             },
             tuning: Tuning::default(),
         };
+        let model = read(&self.model)?;
         let start = Instant::now();
-        let trained = sft(&self.model, &rows, &self.images, &config, Seed(0), &TrainState::none(), &self.resources())?;
+        let trained = sft(model, &rows, &self.images, &config, Seed(0), &TrainState::none(), &self.resources())?;
         let wall = start.elapsed().as_secs_f64();
         let losses: Vec<f64> = trained.curve.iter().map(|point| point.loss).collect();
         if losses.len() != steps {
@@ -166,9 +163,10 @@ impl Server {
             batch: BATCH,
         };
         let mut responses: Vec<Vec<Generated>> = vec![Vec::new(); prompts.len()];
+        let model = read(&self.model)?;
         let start = Instant::now();
         generate(
-            &self.model,
+            &model,
             &prompts,
             &self.images,
             &config,
@@ -212,6 +210,7 @@ impl PixelSource for Images {
 }
 
 /// The processor's own limit, for others to be compared with.
+#[expect(unsafe_code, reason = "wider instructions are called behind a check that they are there")]
 mod peak {
     use std::hint::black_box;
     use std::sync::Barrier;
