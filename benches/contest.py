@@ -167,7 +167,7 @@ def generate(place: Place, _: bool) -> Outcome:
     work = {"do": "generate", "greedy": False}
     prompts = place.sizes["prompts"]
     requests = [{"threads": threads, "together": together}
-                for threads, together in itertools.product(sorted({1, place.threads}), (1, 2, 4))
+                for threads, together in itertools.product(sorted({1, place.threads}), (1, 2, 4, 8))
                 if together <= prompts]
     best = calibrate(place, "transformers", "rollouts.py", requests, work)
     with ExitStack() as stack:

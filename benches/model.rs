@@ -214,9 +214,10 @@ impl PixelSource for Images {
 mod peak {
     use std::hint::black_box;
     use std::sync::Barrier;
+    use std::thread::ScopedJoinHandle;
     use std::time::Instant;
 
-    use anyhow::{Result, bail};
+    use anyhow::{Result, anyhow, bail};
 
     /// Short ones, about 10 ms: one of them falls between two interruptions.
     const ROUNDS: usize = 40;
@@ -246,8 +247,9 @@ mod peak {
             };
             let times: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
                 let workers: Vec<_> = (0..threads).map(|_| scope.spawn(round)).collect();
-                workers.into_iter().map(|worker| worker.join().expect("a loop of additions does not panic")).collect()
-            });
+                let times = workers.into_iter().map(ScopedJoinHandle::join);
+                times.map(|time| time.map_err(|_| anyhow!("a thread of the peak panicked"))).collect::<Result<_>>()
+            })?;
             let began = times.iter().map(|(began, _)| *began).min();
             let ended = times.iter().map(|(_, ended)| *ended).max();
             let Some((began, ended)) = began.zip(ended) else { bail!("no threads have no peak") };
