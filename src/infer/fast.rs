@@ -1,10 +1,13 @@
-//! Generation on the CPU: weights packed once, a key/value cache per sequence. The arithmetic of a sequence does not
+//! Generation on the CPU: weights packed once, a key/value cache per sequence, which shares that of its prompt with the
+//! other samples. The arithmetic of a sequence does not
 //! depend on those beside it.
+
+use std::sync::Arc;
 
 use anyhow::Result;
 
 use crate::nn::batch::{features, patchify, place};
-use crate::nn::cache::Cache;
+use crate::nn::cache::{Cache, Stretch};
 use crate::nn::eyes::Learning;
 use crate::nn::layers::Pass;
 use crate::nn::learner::Learner;
@@ -27,8 +30,8 @@ pub(super) struct Decoder<'a> {
     architecture: &'a Architecture,
     model: &'a Model<Packing>,
     ops: Packed,
-    /// Caches of sequences that have left, for those to come.
-    spare: Vec<Cache>,
+    /// Memory of sequences that have left, for those to come.
+    spare: Vec<Stretch>,
 }
 
 impl<'a> Decoder<'a> {
@@ -54,7 +57,7 @@ impl<'a> Decoder<'a> {
         let mut sources = Vec::with_capacity(count);
         place(self.architecture, tokens, &order, &mut sources);
         let turns = self.model.rotary.turns(count);
-        self.ops.reading = Some(Cache::new(layers, heads, count));
+        self.ops.reading = Some(Stretch::new(layers, heads, count));
         let mut pass = Pass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, features.as_ref(), &sources)?;
         let plan = pass.ops.plan(heads, std::slice::from_ref(&(0..count)), Some(&turns))?;
@@ -62,19 +65,21 @@ impl<'a> Decoder<'a> {
         let last = pass.ops.select(&hidden, &[count - 1])?;
         let logits = self.model.logits(pass.ops, &last)?.values;
         let Some(mut read) = self.ops.reading.take() else { panic!("BUG: the prompt's cache is gone") };
-        read.length = count;
-        let capacity = count.saturating_add(max_tokens).min(positions);
+        read.advance(count);
+        let prompt = Arc::new(read);
+        let capacity = max_tokens.min(positions - count);
         for _ in 0..samples {
-            let fits = self.spare.iter().position(|spare| spare.capacity() >= capacity);
-            let mut cache = if let Some(index) = fits {
-                self.spare.swap_remove(index)
+            let fits = self.spare.iter().position(|spare| spare.fits(capacity));
+            let own = if let Some(index) = fits {
+                let mut own = self.spare.swap_remove(index);
+                own.clear();
+                own
             } else {
                 // One that is too small goes for each that comes: there are never more than were needed at once.
                 self.spare.pop();
-                Cache::new(layers, heads, capacity)
+                Stretch::new(layers, heads, capacity)
             };
-            cache.fork(heads, &read);
-            self.ops.caches.push(cache);
+            self.ops.caches.push(Cache { prompt: prompt.clone(), own });
         }
         Ok(logits)
     }
@@ -95,7 +100,7 @@ impl<'a> Decoder<'a> {
     /// Takes the sequence at `index` out; the last one takes its place.
     pub(super) fn leave(&mut self, index: usize) {
         let cache = self.ops.caches.swap_remove(index);
-        self.spare.push(cache);
+        self.spare.push(cache.own);
     }
 
     /// An image's features, and the order in which the decoder reads them.

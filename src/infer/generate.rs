@@ -105,7 +105,9 @@ impl Request<'_> {
     fn at_once(&self, threads: usize) -> usize {
         let Architecture { decoder, .. } = &self.model.architecture;
         let longest = self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
-        let positions = longest.saturating_add(self.config.max_tokens).min(decoder.max_positions);
+        // The samples of a prompt share its part.
+        let own = self.config.max_tokens.min(decoder.max_positions);
+        let positions = longest.div_ceil(self.distinct()).saturating_add(own);
         let bytes = 2 * size_of::<f32>() * decoder.layers * decoder.kv_width() * positions;
         self.config.batch.min((CACHES / threads / bytes.max(1)).max(1))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::architecture::Activation;
-use super::cache::Cache;
+use super::cache::{Cache, Stretch};
 use super::kernels::attention::{Heads, attention};
 use super::kernels::elementwise as kernel;
 use super::kernels::layer_norm::layer_norm;
@@ -61,7 +61,7 @@ pub(crate) struct Packed {
     /// One per sequence: a step's token `i` continues sequence `i`.
     pub(crate) caches: Vec<Cache>,
     /// Takes the keys and values of a prompt that is read.
-    pub(crate) reading: Option<Cache>,
+    pub(crate) reading: Option<Stretch>,
     scores: Vec<f32>,
 }
 
@@ -76,13 +76,13 @@ pub(crate) enum Plan {
 impl Packed {
     /// Longest sequence that is being continued.
     pub(crate) fn longest(&self) -> usize {
-        self.caches.iter().map(|cache| cache.length).max().unwrap_or(0)
+        self.caches.iter().map(Cache::length).max().unwrap_or(0)
     }
 
     /// After a step every sequence is a position longer.
     pub(crate) fn advance(&mut self) {
         for cache in &mut self.caches {
-            cache.length += 1;
+            cache.own.advance(1);
         }
     }
 }
@@ -212,12 +212,12 @@ impl Ops for Packed {
             }
             Plan::Step { heads, turns } => {
                 for (token, cache) in self.caches.iter_mut().enumerate() {
-                    let position = cache.length;
+                    let position = cache.length();
                     turns.turn(q.row_mut(token), position);
                     turns.turn(k.row_mut(token), position);
-                    cache.put(layer, *heads, position, k.row(token), v.row(token));
+                    cache.own.put(layer, *heads, 0, k.row(token), v.row(token));
                     let (query, out) = (q.row(token), out.row_mut(token));
-                    cache.attend(layer, *heads, position + 1, query, out, &mut self.scores);
+                    cache.attend(layer, *heads, query, out, &mut self.scores);
                 }
             }
         }

@@ -10,19 +10,20 @@ use super::{LANES, simd};
 /// The exponential, to about 2 units in the last place; 0 below -87, `exp(88)` above 88. NaN stays NaN.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Cephes' expf: x = n ln 2 + r with n rounded to nearest by adding 1.5 x 2^23.
+    // Cephes' expf: x = n ln 2 + r with n rounded to nearest by adding 1.5 x 2^23, which leaves n in the lowest bits.
     let clamped = x.clamp(-87.0, 88.0);
     let magic = 12_582_912.0f32;
-    let n = (clamped * std::f32::consts::LOG2_E + magic) - magic;
-    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let shifted = clamped.mul_add(std::f32::consts::LOG2_E, magic);
+    let n = shifted - magic;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, clamped));
     let p = 1.987_569_1e-4f32;
-    let p = p * r + 1.398_199_9e-3;
-    let p = p * r + 8.333_452e-3;
-    let p = p * r + 4.166_579_6e-2;
-    let p = p * r + 1.666_666_5e-1;
-    let p = p * r + 0.5;
-    let y = p * r * r + r + 1.0;
-    let power = f32::from_bits((((n as i32) + 127) << 23) as u32);
+    let p = p.mul_add(r, 1.398_199_9e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_5e-1);
+    let p = p.mul_add(r, 0.5);
+    let y = (p * r).mul_add(r, r) + 1.0;
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
     if x < -87.0 { 0.0 } else { y * power }
 }
 
@@ -98,8 +99,7 @@ simd! {
 /// The largest value; minus infinity for none. NaN is passed over.
 pub(crate) fn maximum(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
-    let chunks = values.chunks_exact(LANES);
-    let rest = chunks.remainder();
+    let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {
         for i in 0..LANES {
             lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
@@ -109,32 +109,54 @@ pub(crate) fn maximum(values: &[f32]) -> f32 {
 }}
 
 simd! {
-/// Replaces each value `v` by `exp(v * factor - shift)` and returns their sum.
+/// Replaces each value `v` by `exp(v * factor - shift)` and returns their sum. `factor` is above 0.
 pub(crate) fn exp_and_sum(values: &mut [f32], factor: f32, shift: f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
-    let mut chunks = values.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        for i in 0..LANES {
-            let e = exp(chunk[i] * factor - shift);
-            chunk[i] = e;
-            lanes[i] += e;
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        exp_lanes(chunk, factor, shift);
+        for (lane, e) in lanes.iter_mut().zip(chunk) {
+            *lane += *e;
         }
     }
-    let mut sum = fold(lanes);
-    for value in chunks.into_remainder() {
-        *value = exp(*value * factor - shift);
-        sum += *value;
+    // What is left is a chunk too: one number at a time it would cost as much as all the others.
+    if !rest.is_empty() {
+        let last = exp_rest(rest, factor, shift);
+        for (lane, e) in lanes.iter_mut().zip(last) {
+            *lane += e;
+        }
     }
-    sum
+    fold(lanes)
 }}
 
 simd! {
-/// Replaces each value `v` by `exp(v * factor - shift)`.
+/// Replaces each value `v` by `exp(v * factor - shift)`. `factor` is above 0.
 pub(crate) fn exp_in_place(values: &mut [f32], factor: f32, shift: f32) {
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        exp_lanes(chunk, factor, shift);
+    }
+    if !rest.is_empty() {
+        exp_rest(rest, factor, shift);
+    }
+}}
+
+#[inline(always)]
+fn exp_lanes(values: &mut [f32; LANES], factor: f32, shift: f32) {
     for value in values {
         *value = exp(*value * factor - shift);
     }
-}}
+}
+
+/// Fewer than [`LANES`] values; 0 stands for those that are missing.
+#[inline(always)]
+fn exp_rest(values: &mut [f32], factor: f32, shift: f32) -> [f32; LANES] {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    lanes[..values.len()].copy_from_slice(values);
+    exp_lanes(&mut lanes, factor, shift);
+    values.copy_from_slice(&lanes[..values.len()]);
+    lanes
+}
 
 #[cfg(test)]
 #[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]

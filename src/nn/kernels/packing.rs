@@ -6,24 +6,36 @@ use super::matmul::View;
 /// Copies rows `top` to `top + depth` and columns `left` to `left + width` of a right-hand factor into panels of
 /// [`TILE_COLUMNS`] columns, depth by depth; missing columns are 0.
 pub(super) fn columns(b: View, top: usize, depth: usize, left: usize, width: usize, panels: &mut [f32]) {
-    for (panel, out) in panels.chunks_exact_mut(TILE_COLUMNS * depth).enumerate() {
-        let first = left + panel * TILE_COLUMNS;
-        let count = TILE_COLUMNS.min(left + width - first);
-        let data = &b.data[top * b.row + first * b.column..];
-        if b.row == 1 && count == TILE_COLUMNS {
-            transpose(data, b.column, depth, out);
+    let (panels, _) = panels.as_chunks_mut::<TILE_COLUMNS>();
+    let whole = width / TILE_COLUMNS;
+    let rest = width - whole * TILE_COLUMNS;
+    let data = &b.data[top * b.row + left * b.column..];
+    if b.column == 1 {
+        // Row by row, as they lie: weights come from memory that likes to be read in order.
+        for p in 0..depth {
+            let (chunks, last) = data[p * b.row..][..width].as_chunks::<TILE_COLUMNS>();
+            for (panel, chunk) in panels[p..].iter_mut().step_by(depth).zip(chunks) {
+                *panel = *chunk;
+            }
+            if rest > 0 {
+                panels[whole * depth + p] = [0.0; TILE_COLUMNS];
+                panels[whole * depth + p][..rest].copy_from_slice(last);
+            }
+        }
+        return;
+    }
+    for (panel, out) in panels.chunks_exact_mut(depth).enumerate() {
+        let data = &data[panel * TILE_COLUMNS * b.column..];
+        if b.row == 1 && panel < whole {
+            transpose(data, b.column, depth, out.as_flattened_mut());
             continue;
         }
-        for (p, out) in out.chunks_exact_mut(TILE_COLUMNS).enumerate() {
-            let data = &data[p * b.row..];
-            if b.column == 1 {
-                out[..count].copy_from_slice(&data[..count]);
-            } else {
-                for (j, out) in out[..count].iter_mut().enumerate() {
-                    *out = data[j * b.column];
-                }
+        let count = if panel < whole { TILE_COLUMNS } else { rest };
+        for (p, out) in out.iter_mut().enumerate() {
+            *out = [0.0; TILE_COLUMNS];
+            for (j, out) in out[..count].iter_mut().enumerate() {
+                *out = data[p * b.row + j * b.column];
             }
-            out[count..].fill(0.0);
         }
     }
 }
