@@ -17,6 +17,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # leaves no __pycache__ beside the sources
 from contest import Place, generate, train
+from kernels import kernels
 from measure import Failed, Verdict, warn_if_busy
 from outcome import Outcome, print_outcome, verdicts
 from servers import Server
@@ -24,7 +25,7 @@ from servers import Server
 REPOSITORY = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
 SIZES = ["S", "M", "L", "default"]
-WORK = {"train": train, "generate": generate}
+WORK = {"train": train, "generate": generate, "kernels": None}
 
 EXAMPLES = """\
 examples:
@@ -110,7 +111,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=names(SIZES), default=SIZES, metavar="SIZE,...",
                         help=f"any of {','.join(SIZES)} (default all)")
     parser.add_argument("--work", type=names(list(WORK)), default=list(WORK), metavar="WORK,...",
-                        help=f"any of {','.join(WORK)} (default both)")
+                        help=f"any of {','.join(WORK)} (default all)")
     parser.add_argument("--rounds", type=int, metavar="N", help="in which all sides take their turn (default 9)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N",
                         help="of each side (default all cores); PyTorch may take one if it is faster so")
@@ -150,6 +151,7 @@ def main() -> int:
     python = options.python.absolute() if options.python else install(options.venv.resolve())
     warn_if_busy()
     outcomes: list[Outcome] = []
+    found: list[Verdict] = []
     with tempfile.TemporaryDirectory(prefix="ablate-bench-") as folder:
         isolate(Path(folder))
         told: dict[str, object] = {}
@@ -162,10 +164,13 @@ def main() -> int:
                 peaks = ", ".join(f"{threads} thread(s) {value / 1e9:.0f}" for threads, value in told["peaks"].items())
                 print(f"{told['processor']}, {told['cores']} cores; peak in GFLOP/s: {peaks}\n", flush=True)
             for work in options.work:
+                if work == "kernels":
+                    found += kernels(place, told["peaks"][options.threads])
+                    continue
                 outcome = WORK[work](place, options.compile)
                 print_outcome(outcome, told["peaks"][options.threads])
                 outcomes.append(outcome)
-    judged = verdicts(outcomes)
+    judged = verdicts(outcomes) + found
     print("Targets of ablate, ratios of medians:")
     for verdict in judged:
         print(verdict.line())

@@ -12,12 +12,13 @@ use ablate::base::progress::Silent;
 use ablate::base::{Seed, files};
 use ablate::data::tokens::{Prompt, TokenRow};
 use ablate::infer::{GenerateConfig, Generated, generate};
+use ablate::nn::profile::{self, Tally};
 use ablate::nn::{Checkpoint, Device, Frame, Picture, PixelSource, Resources};
 use ablate::train::{OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// Answers requests on stdin until it ends. `just bench-model` is the way to start it.
 #[derive(Parser)]
@@ -70,7 +71,12 @@ struct Question {
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {
     /// Trains from the checkpoint, every time anew.
-    Train { steps: usize },
+    Train {
+        steps: usize,
+        /// Whether to tell what each operation cost.
+        #[serde(default)]
+        operations: bool,
+    },
     /// Samples responses to every prompt; `greedy`: one to each, the likeliest tokens, which are told.
     Generate { greedy: bool },
     /// What the processor can do: multiply-adds on registers alone.
@@ -94,7 +100,7 @@ fn main() -> Result<()> {
         let line = line.context("cannot read stdin")?;
         let request: Request = serde_json::from_str(&line).with_context(|| format!("request `{line}`"))?;
         let answer = match request {
-            Request::Train { steps } => server.train(steps)?,
+            Request::Train { steps, operations } => server.train(steps, operations)?,
             Request::Generate { greedy } => server.generate(greedy)?,
             Request::Peak { threads } => json!({ "flops_per_second": peak::measure(threads)? }),
         };
@@ -113,7 +119,7 @@ impl Server {
         Resources { device: Device::Cpu, threads: self.threads, progress: &Silent }
     }
 
-    fn train(&self, steps: usize) -> Result<Value> {
+    fn train(&self, steps: usize, operations: bool) -> Result<Value> {
         let row = |Row { tokens, first_target, image }: &Row| TokenRow {
             tokens: tokens.clone(),
             loss: (0..tokens.len()).map(|index| index >= *first_target).collect(),
@@ -136,6 +142,9 @@ impl Server {
             tuning: Tuning::default(),
         };
         let model = read(&self.model)?;
+        if operations {
+            profile::start();
+        }
         let start = Instant::now();
         let trained = sft(model, &rows, &self.images, &config, Seed(0), &TrainState::none(), &self.resources())?;
         let wall = start.elapsed().as_secs_f64();
@@ -143,7 +152,15 @@ impl Server {
         if losses.len() != steps {
             bail!("{steps} steps have a curve of {} points: the losses of single steps are not told", losses.len());
         }
-        Ok(json!({ "wall": wall, "tokens": trained.tokens, "flops": trained.flops, "losses": losses }))
+        let cost = |(operation, tally): (&str, Tally)| {
+            let Tally { calls, time, flops, bytes } = tally;
+            let cost = json!({ "calls": calls, "seconds": time.as_secs_f64(), "flops": flops, "bytes": bytes });
+            (operation.to_string(), cost)
+        };
+        let costs: Map<String, Value> = profile::stop().into_iter().map(cost).collect();
+        Ok(json!({
+            "wall": wall, "tokens": trained.tokens, "flops": trained.flops, "losses": losses, "operations": costs,
+        }))
     }
 
     fn generate(&self, greedy: bool) -> Result<Value> {

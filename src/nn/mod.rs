@@ -3,7 +3,8 @@
 //! Everything about dfdx stays in here; no tensor leaves. In reading order: what a model is ([`architecture`], written
 //! by a user as [`config`]; `parameters`, [`checkpoint`], [`adapter`]), what it eats ([`picture`], `tiles`, [`batch`]),
 //! what it computes (`layers`, `eyes`, `model`), with which operations (`ops`: `fused` for training on the CPU on top of
-//! `kernels`, `packed` for generation, `stock` for every device), and who asks for it (`learner`, `engine`).
+//! `kernels`, `packed` for generation, `stock` for every device), and who asks for it (`learner`, `engine`). [`profile`] tells what
+//! the operations cost.
 //!
 //! Letters in shapes: `n` tokens of a batch in all, `b` rows, `t` tokens of a row, `d` width, `v` vocabulary, `h` query
 //! heads, `k` key heads, `g = h / k`, `w` width of a head.
@@ -18,6 +19,7 @@ pub mod hub;
 pub mod parameters;
 pub mod patterns;
 pub mod picture;
+pub mod profile;
 
 pub(crate) mod arrays;
 pub(crate) mod cache;

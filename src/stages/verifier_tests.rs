@@ -178,7 +178,7 @@ fn the_identity_of_a_fixed_config_stays() {
         rerank("weighted", "exp"),
     ];
     expect![[r#"
-        score 4e7e2e2acb truncate normalise
+        score 1a82bac9a8 truncate normalise
         rerank 4d8404342f strategy n
         rerank bf8a9046d1 strategy n weight
     "#]]

@@ -10,6 +10,7 @@ use crate::nn::kernels::elementwise::{AdamW, adamw};
 use crate::nn::kernels::math::sum_of_squares;
 use crate::nn::learner::Learner;
 use crate::nn::parameters::Parameter;
+use crate::nn::profile::timer;
 use crate::nn::{Part, Pattern};
 
 /// How the learning rate moves after the warm-up.
@@ -223,6 +224,8 @@ impl Optimizer {
 
     /// The global norm of the gradients of everything that learns.
     pub(crate) fn norm(learner: &Learner, gradients: &[Vec<f32>]) -> f64 {
+        let numbers = gradients.iter().map(Vec::len).sum();
+        let _timer = timer("gradient norm", 0, numbers);
         let pieces: Vec<&[f32]> = learner.learning().flat_map(|(index, _)| gradients[index].chunks(PIECE)).collect();
         let squares: Vec<f64> = pieces.into_par_iter().map(sum_of_squares).collect();
         squares.into_iter().sum::<f64>().sqrt()
@@ -231,6 +234,8 @@ impl Optimizer {
     /// Step `step` of `steps`, counted from 0, with gradients of global norm `norm`.
     pub(crate) fn step(&mut self, learner: &mut Learner, gradients: &[Vec<f32>], norm: f64, step: u64, steps: u64) {
         let OptimizerConfig { betas: [beta1, beta2], eps, weight_decay, clip, .. } = self.config;
+        let numbers = 7 * learner.learning().map(|(_, parameter)| parameter.len()).sum::<usize>();
+        let _timer = timer("optimizer", 0, numbers);
         let factor = self.config.factor(step, steps);
         let power = i32::try_from(step + 1).unwrap_or(i32::MAX);
         let clipped = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };

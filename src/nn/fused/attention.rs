@@ -9,6 +9,7 @@ use dfdx::prelude::*;
 use super::super::kernels::attention::{Forward, Heads, attention, attention_backward};
 use super::super::kernels::rotary::Turns;
 use super::super::ops::Matrix;
+use super::super::profile::timer;
 use super::super::raw::slice;
 use super::{Fused, matrix};
 
@@ -36,6 +37,10 @@ pub(super) fn attend(
     let Plan { heads, rows, turns } = plan;
     let heads = *heads;
     let n = q.shape().0;
+    let seen = |row: &Range<usize>| if heads.causal { row.len() * (row.len() + 1) / 2 } else { row.len().pow(2) };
+    let flops = 4 * rows.iter().map(seen).sum::<usize>() * heads.query();
+    let numbers = 2 * n * (heads.query() + heads.key());
+    let _timer = timer("attention", flops, numbers);
     let (q_ghost, k_ghost, v_ghost) = (q.ghost(), k.ghost(), v.ghost());
     let turned = |x: Matrix<Cpu>, width: usize| {
         let mut values = slice(&x).to_vec();
@@ -53,6 +58,8 @@ pub(super) fn attend(
     if fused.recording {
         let (rows, turns, out) = (rows.clone(), turns.clone(), y.clone());
         fused.then(move |gradients| {
+            // The scores are computed again.
+            let _timer = timer("attention, back", flops / 2 * 5, 2 * numbers);
             let dy = take!(gradients, out);
             let mut dv = take!(gradients, v_ghost);
             let forward = Forward { q: &q, k: &k, v: slice(&v), out: slice(&out), log_sums: &log_sums };

@@ -17,6 +17,7 @@ use super::kernels::matmul::{Into, View, matmul};
 use super::kernels::rotary::Turns;
 use super::loader::Held;
 use super::ops::{Factor, Matrix, Ops, Param, Source, Taped, Vector, device_error};
+use super::profile::timer;
 use super::raw::slice;
 use super::shared::{Shared, Weights};
 
@@ -45,6 +46,7 @@ macro_rules! put {
 }
 
 mod attention;
+mod rows;
 
 use attention::Plan;
 
@@ -105,39 +107,11 @@ impl Ops for Fused {
     }
 
     fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Matrix<Cpu>> {
-        let Weights { columns: d, .. } = table.value;
-        let y = matrix(indices.iter().flat_map(|&i| table.value.row(i)).copied().collect(), d)?;
-        if let Some(table) = self.learning(table) {
-            let (output, indices) = (y.ghost(), indices.to_vec());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                table.add(|sum| {
-                    for (&i, dy) in indices.iter().zip(dy.chunks_exact(d)) {
-                        kernel::accumulate(&mut sum[i * d..(i + 1) * d], dy);
-                    }
-                });
-                Ok(())
-            });
-        }
-        Ok(y)
+        rows::lookup(self, table, indices)
     }
 
     fn select(&mut self, x: &Matrix<Cpu>, indices: &[usize]) -> Result<Matrix<Cpu>> {
-        let d = x.shape().1;
-        let values = slice(x);
-        let y = matrix(indices.iter().flat_map(|&i| &values[i * d..(i + 1) * d]).copied().collect(), d)?;
-        if self.recording {
-            let (x, output, indices) = (x.ghost(), y.ghost(), indices.to_vec());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                let dx = gradients.get_or_alloc_mut(&x)?;
-                for (&i, dy) in indices.iter().zip(dy.chunks_exact(d)) {
-                    kernel::accumulate(&mut dx[i * d..(i + 1) * d], dy);
-                }
-                Ok(())
-            });
-        }
-        Ok(y)
+        rows::select(self, x, indices)
     }
 
     fn splice(
@@ -147,54 +121,12 @@ impl Ops for Fused {
         newline: Option<&Param<Arc<Vec<f32>>>>,
         sources: &[Source],
     ) -> Result<Matrix<Cpu>> {
-        let d = table.value.columns;
-        let (seen, end) = (features.map_or(&[][..], slice), newline.map_or(&[][..], |newline| &newline.value));
-        let mut y = Vec::with_capacity(sources.len() * d);
-        for source in sources {
-            y.extend_from_slice(match *source {
-                Source::Token(id) => table.value.row(id as usize),
-                Source::Feature(row) => &seen[row * d..][..d],
-                Source::Newline => end,
-            });
-        }
-        let y = matrix(y, d)?;
-        if self.recording {
-            let (table, newline) = (self.learning(table), newline.and_then(|newline| self.learning(newline)));
-            let (features, output, sources) = (features.map(Tensor::ghost), y.ghost(), sources.to_vec());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                let rows = || sources.iter().zip(dy.chunks_exact(d));
-                if let Some(table) = table {
-                    table.add(|sum| {
-                        for (source, dy) in rows() {
-                            if let Source::Token(id) = *source {
-                                kernel::accumulate(&mut sum[id as usize * d..][..d], dy);
-                            }
-                        }
-                    });
-                }
-                if let Some(newline) = newline {
-                    newline.add(|sum| {
-                        for (_, dy) in rows().filter(|(source, _)| matches!(source, Source::Newline)) {
-                            kernel::accumulate(sum, dy);
-                        }
-                    });
-                }
-                let Some(features) = features else { return Ok(()) };
-                let dfeatures = gradients.get_or_alloc_mut(&features)?;
-                for (source, dy) in rows() {
-                    if let Source::Feature(row) = *source {
-                        kernel::accumulate(&mut dfeatures[row * d..][..d], dy);
-                    }
-                }
-                Ok(())
-            });
-        }
-        Ok(y)
+        rows::splice(self, table, features, newline, sources)
     }
 
     fn rms_norm(&mut self, x: &Matrix<Cpu>, weight: &Param<Arc<Vec<f32>>>, eps: f32) -> Result<Matrix<Cpu>> {
         let (count, d) = (x.shape().num_elements(), weight.value.len());
+        let _timer = timer("norm", 0, 2 * count);
         let (mut y, mut inverse) = (vec![0.0; count], vec![0.0; count / d]);
         kernel::rms_norm(slice(x), &weight.value, eps, &mut y, &mut inverse);
         let y = matrix(y, x.shape().1)?;
@@ -202,6 +134,7 @@ impl Ops for Fused {
             let (x, output, learning, weight) = (x.clone(), y.ghost(), self.learning(weight), weight.value.clone());
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
+                let _timer = timer("norm, back", 0, 6 * count);
                 let dx = gradients.get_or_alloc_mut(&x)?;
                 kernel::rms_norm_backward(slice(&x), &weight, &inverse, &dy, dx);
                 if let Some(learning) = learning {
@@ -221,6 +154,7 @@ impl Ops for Fused {
         eps: f32,
     ) -> Result<Matrix<Cpu>> {
         let (n, d) = *x.shape();
+        let _timer = timer("norm", 0, 2 * n * d);
         let (mut y, mut moments) = (vec![0.0; n * d], vec![(0.0, 0.0); n]);
         layer_norm(slice(x), &weight.value, &bias.value, eps, &mut y, &mut moments);
         let y = matrix(y, d)?;
@@ -228,6 +162,7 @@ impl Ops for Fused {
             let (x, output, bias) = (x.clone(), y.ghost(), self.learning(bias));
             let (learning, weight) = (self.learning(weight), weight.value.clone());
             self.then(move |gradients| {
+                let _timer = timer("norm, back", 0, 6 * n * d);
                 let dy = take!(gradients, output);
                 layer_norm_backward(slice(&x), &weight, &moments, &dy, gradients.get_or_alloc_mut(&x)?);
                 if let Some(learning) = learning {
@@ -250,6 +185,8 @@ impl Ops for Fused {
     ) -> Result<Matrix<Cpu>> {
         let Weights { ref values, rows: n, columns: k } = weight.value;
         let m = x.shape().0;
+        let (flops, numbers) = (2 * m * n * k, m * k + k * n + m * n);
+        let _timer = timer("linear", flops, numbers);
         let mut y = vec![0.0; m * n];
         matmul(m, n, k, View::rows(slice(x), k), View::transposed(values, k), &mut y, n, Into::Replace);
         if let Some(bias) = bias {
@@ -261,8 +198,11 @@ impl Ops for Fused {
             let (learning, weight) = (self.learning(weight), values.clone());
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
+                let clock = timer("linear, back to input", flops, numbers);
                 let dx = gradients.get_or_alloc_mut(&x)?;
                 matmul(m, k, n, View::rows(&dy, n), View::rows(&weight, k), dx, k, Into::Add);
+                drop(clock);
+                let _timer = timer("linear, back to weight", flops, numbers);
                 if let Some(learning) = learning {
                     learning.add_product(|sum, into| {
                         matmul(n, k, m, View::transposed(&dy, n), View::rows(slice(&x), k), sum, k, into);
@@ -278,12 +218,15 @@ impl Ops for Fused {
     }
 
     fn add(&mut self, a: &Matrix<Cpu>, b: &Matrix<Cpu>) -> Result<Matrix<Cpu>> {
-        let mut y = vec![0.0; a.shape().num_elements()];
+        let count = a.shape().num_elements();
+        let _timer = timer("add", 0, 3 * count);
+        let mut y = vec![0.0; count];
         kernel::add(slice(a), slice(b), &mut y);
         let y = matrix(y, a.shape().1)?;
         if self.recording {
             let (a, b, output) = (a.ghost(), b.ghost(), y.ghost());
             self.then(move |gradients| {
+                let _timer = timer("add, back", 0, 6 * count);
                 let dy = take!(gradients, output);
                 kernel::accumulate(gradients.get_or_alloc_mut(&a)?, &dy);
                 kernel::accumulate(gradients.get_or_alloc_mut(&b)?, &dy);
@@ -316,31 +259,7 @@ impl Ops for Fused {
     }
 
     fn beside(&mut self, parts: &[Matrix<Cpu>]) -> Result<Matrix<Cpu>> {
-        let widths: Vec<usize> = parts.iter().map(|part| part.shape().1).collect();
-        let (rows, width) = (parts.first().map_or(0, |part| part.shape().0), widths.iter().sum());
-        let mut y = Vec::with_capacity(rows * width);
-        for row in 0..rows {
-            for (part, &d) in parts.iter().zip(&widths) {
-                y.extend_from_slice(&slice(part)[row * d..(row + 1) * d]);
-            }
-        }
-        let y = matrix(y, width)?;
-        if self.recording {
-            let (parts, output) = (parts.iter().map(Tensor::ghost).collect::<Vec<_>>(), y.ghost());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                let mut start = 0;
-                for (part, d) in parts.iter().zip(widths) {
-                    let dx = gradients.get_or_alloc_mut(part)?;
-                    for (dx, dy) in dx.chunks_exact_mut(d).zip(dy.chunks_exact(width)) {
-                        kernel::accumulate(dx, &dy[start..start + d]);
-                    }
-                    start += d;
-                }
-                Ok(())
-            });
-        }
-        Ok(y)
+        rows::beside(self, parts)
     }
 
     fn attention(
@@ -355,13 +274,16 @@ impl Ops for Fused {
     }
 
     fn swiglu(&mut self, gate: &Matrix<Cpu>, up: &Matrix<Cpu>) -> Result<Matrix<Cpu>> {
-        let mut y = vec![0.0; gate.shape().num_elements()];
+        let count = gate.shape().num_elements();
+        let _timer = timer("swiglu", 0, 3 * count);
+        let mut y = vec![0.0; count];
         kernel::swiglu(slice(gate), slice(up), &mut y);
         let y = matrix(y, gate.shape().1)?;
         if self.recording {
             let (gate, up, output) = (gate.clone(), up.clone(), y.ghost());
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
+                let _timer = timer("swiglu, back", 0, 7 * count);
                 let mut dgate = take!(gradients, gate);
                 let dup = gradients.get_or_alloc_mut(&up)?;
                 kernel::swiglu_backward(slice(&gate), slice(&up), &dy, &mut dgate, dup);
@@ -373,12 +295,15 @@ impl Ops for Fused {
     }
 
     fn activate(&mut self, x: &Matrix<Cpu>, activation: Activation) -> Result<Matrix<Cpu>> {
-        let mut y = vec![0.0; x.shape().num_elements()];
+        let count = x.shape().num_elements();
+        let _timer = timer("activation", 0, 2 * count);
+        let mut y = vec![0.0; count];
         kernel::activate(activation, slice(x), &mut y);
         let y = matrix(y, x.shape().1)?;
         if self.recording {
             let (x, output) = (x.clone(), y.ghost());
             self.then(move |gradients| {
+                let _timer = timer("activation, back", 0, 4 * count);
                 let dy = take!(gradients, output);
                 kernel::activate_backward(activation, slice(&x), &dy, gradients.get_or_alloc_mut(&x)?);
                 Ok(())
@@ -397,6 +322,9 @@ impl Taped for Fused {
 
     fn log_probs(&mut self, x: &Matrix<Cpu>, weight: &Param<Weights>, targets: &[u32]) -> Result<Vector<Cpu>> {
         let d = x.shape().1;
+        let (n, v) = (targets.len(), weight.value.rows);
+        let (flops, numbers) = (2 * n * d * v, n * d + d * v + n * v);
+        let _timer = timer("head", flops, numbers);
         let mut forward = head::log_probs(slice(x), &weight.value.values, targets, d, self.recording);
         let values = std::mem::take(&mut forward.values);
         let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (targets.len(),)).map_err(device_error)?;
@@ -409,6 +337,7 @@ impl Taped for Fused {
             let weight = weight.value.values.clone();
             self.then(move |gradients| {
                 let dy = take!(gradients, output);
+                let _timer = timer("head, back", 2 * flops, 2 * numbers);
                 let mut dx = take!(gradients, x);
                 let work = |sum: Option<(&mut [f32], Into)>| {
                     head::log_probs_backward(forward, slice(&x), &weight, &targets, d, &dy, &mut dx, sum);
