@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::elementwise::{scale, softmax_backward};
 use super::math::{dot, exp_and_sum, exp_in_place, ln, maximum};
 use super::matmul::{Into, View, matmul};
+use super::panels::Panels;
 
 /// Query positions per block: bounds the scores kept at once, and what a causal mask throws away.
 const BLOCK: usize = 32;
@@ -35,6 +36,12 @@ impl Heads {
     /// Width of a key or value token.
     pub(crate) fn key(&self) -> usize {
         self.kv_heads * self.width
+    }
+
+    /// The query heads that look at a key head.
+    fn group(&self, kv_head: usize) -> Range<usize> {
+        let size = self.heads / self.kv_heads;
+        kv_head * size..(kv_head + 1) * size
     }
 
     fn factor(&self) -> f32 {
@@ -106,25 +113,27 @@ fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], s
     let Heads { width: w, causal, .. } = heads;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
-    with_scratch(BLOCK.min(t) * t, |scores| {
-        for head in 0..heads.heads {
-            let (at, kv_at) = (head * w, head / (heads.heads / heads.kv_heads) * w);
-            for first in (0..t).step_by(BLOCK) {
-                let m = BLOCK.min(t - first);
-                let n = if causal { first + m } else { t };
-                let q = View::strided(&q[first * query + at..], query, 1); // (m, w)
-                let k = View::strided(&k[kv_at..], 1, key); // (w, n)
-                matmul(m, n, w, q, k, scores, n, Into::Replace);
-                for (i, row) in scores.chunks_exact_mut(n).take(m).enumerate() {
-                    let (seen, hidden) = row.split_at_mut(if causal { first + i + 1 } else { t });
-                    let shift = maximum(seen) * heads.factor();
-                    let sum = exp_and_sum(seen, heads.factor(), shift);
-                    scale(seen, 1.0 / sum);
-                    hidden.fill(0.0);
-                    sums[head * t + first + i] = shift + ln(sum);
+    with_scratch(BLOCK.min(t) * t, |Scratch { scores, keys, values, .. }| {
+        for kv_head in 0..heads.kv_heads {
+            let kv_at = kv_head * w;
+            keys.pack(View::strided(&k[kv_at..], 1, key), w, t);
+            values.pack(View::strided(&v[kv_at..], key, 1), t, w);
+            for head in heads.group(kv_head) {
+                let at = head * w;
+                for first in (0..t).step_by(BLOCK) {
+                    let m = BLOCK.min(t - first);
+                    let n = if causal { first + m } else { t };
+                    keys.multiply(m, n, w, &q[first * query + at..], query, scores, n, Into::Replace);
+                    for (i, row) in scores.chunks_exact_mut(n).take(m).enumerate() {
+                        let (seen, hidden) = row.split_at_mut(if causal { first + i + 1 } else { t });
+                        let shift = maximum(seen) * heads.factor();
+                        let sum = exp_and_sum(seen, heads.factor(), shift);
+                        scale(seen, 1.0 / sum);
+                        hidden.fill(0.0);
+                        sums[head * t + first + i] = shift + ln(sum);
+                    }
+                    values.multiply(m, w, n, scores, n, &mut out[first * query + at..], query, Into::Replace);
                 }
-                let v = View::strided(&v[kv_at..], key, 1); // (n, w)
-                matmul(m, w, n, View::rows(scores, n), v, &mut out[first * query + at..], query, Into::Replace);
             }
         }
     });
@@ -135,40 +144,37 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
     let Forward { q, k, v, out, log_sums } = forward;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
-    let size = BLOCK.min(t) * t;
-    with_scratch(2 * size, |scratch| {
-        let (p, dp) = scratch.split_at_mut(size);
-        for head in 0..heads.heads {
-            let (at, kv_at) = (head * w, head / (heads.heads / heads.kv_heads) * w);
-            for first in (0..t).step_by(BLOCK) {
-                let m = BLOCK.min(t - first);
-                let n = if causal { first + m } else { t };
-                let q_block = View::strided(&q[first * query + at..], query, 1); // (m, w)
-                let d_block = View::strided(&dout[first * query + at..], query, 1); // (m, w)
-                matmul(m, n, w, q_block, View::strided(&k[kv_at..], 1, key), p, n, Into::Replace);
-                matmul(m, n, w, d_block, View::strided(&v[kv_at..], 1, key), dp, n, Into::Replace);
-                for i in 0..m {
-                    let seen = if causal { first + i + 1 } else { t };
-                    let (p, dp) = (&mut p[i * n..(i + 1) * n], &mut dp[i * n..(i + 1) * n]);
-                    exp_in_place(&mut p[..seen], heads.factor(), log_sums[head * t + first + i]);
-                    p[seen..].fill(0.0);
-                    let token = (first + i) * query + at;
-                    let delta = dot(&dout[token..token + w], &out[token..token + w]);
-                    softmax_backward(&p[..seen], &mut dp[..seen], delta, heads.factor());
-                    dp[seen..].fill(0.0);
+    with_scratch(2 * BLOCK.min(t) * t, |Scratch { scores, keys, values, keys_back }| {
+        let (p, dp) = scores.split_at_mut(BLOCK.min(t) * t);
+        for kv_head in 0..heads.kv_heads {
+            let kv_at = kv_head * w;
+            keys.pack(View::strided(&k[kv_at..], 1, key), w, t);
+            values.pack(View::strided(&v[kv_at..], 1, key), w, t);
+            keys_back.pack(View::strided(&k[kv_at..], key, 1), t, w);
+            for head in heads.group(kv_head) {
+                let at = head * w;
+                for first in (0..t).step_by(BLOCK) {
+                    let m = BLOCK.min(t - first);
+                    let n = if causal { first + m } else { t };
+                    let (q, dout, out) =
+                        (&q[first * query + at..], &dout[first * query + at..], &out[first * query + at..]);
+                    keys.multiply(m, n, w, q, query, p, n, Into::Replace);
+                    values.multiply(m, n, w, dout, query, dp, n, Into::Replace);
+                    for i in 0..m {
+                        let seen = if causal { first + i + 1 } else { t };
+                        let (p, dp) = (&mut p[i * n..(i + 1) * n], &mut dp[i * n..(i + 1) * n]);
+                        exp_in_place(&mut p[..seen], heads.factor(), log_sums[head * t + first + i]);
+                        p[seen..].fill(0.0);
+                        let token = i * query;
+                        let delta = dot(&dout[token..token + w], &out[token..token + w]);
+                        softmax_backward(&p[..seen], &mut dp[..seen], delta, heads.factor());
+                        dp[seen..].fill(0.0);
+                    }
+                    let (q, dout) = (View::strided(q, query, 1), View::strided(dout, query, 1)); // (m, w)
+                    matmul(n, w, m, View::transposed(p, n), dout, &mut dv[kv_at..], key, Into::Add);
+                    keys_back.multiply(m, w, n, dp, n, &mut dq[first * query + at..], query, Into::Replace);
+                    matmul(n, w, m, View::transposed(dp, n), q, &mut dk[kv_at..], key, Into::Add);
                 }
-                matmul(n, w, m, View::transposed(p, n), d_block, &mut dv[kv_at..], key, Into::Add);
-                matmul(
-                    m,
-                    w,
-                    n,
-                    View::rows(dp, n),
-                    View::strided(&k[kv_at..], key, 1),
-                    &mut dq[first * query + at..],
-                    query,
-                    Into::Replace,
-                );
-                matmul(n, w, m, View::transposed(dp, n), q_block, &mut dk[kv_at..], key, Into::Add);
             }
         }
     });
@@ -199,18 +205,27 @@ fn each<W: Send>(work: Vec<W>, f: impl Fn(W) + Sync + Send) {
     }
 }
 
-thread_local! { static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) }; }
+/// A thread's buffers.
+#[derive(Default)]
+struct Scratch {
+    scores: Vec<f32>,
+    keys: Panels,
+    values: Panels,
+    keys_back: Panels,
+}
 
-/// Lends the thread's scratch buffer; its contents are whatever was left in it.
-fn with_scratch<R>(size: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
+thread_local! { static SCRATCH: RefCell<Scratch> = RefCell::default(); }
+
+/// Lends the thread's buffers, with room for so many scores; what is in them is whatever was left there.
+fn with_scratch<R>(size: usize, work: impl FnOnce(&mut Scratch) -> R) -> R {
     SCRATCH.with(|scratch| {
         // Taken, not borrowed: a stolen task may come here while this one waits.
-        let mut buffer = std::mem::take(&mut *scratch.borrow_mut());
-        if buffer.len() < size {
-            buffer.resize(size, 0.0);
+        let mut buffers = std::mem::take(&mut *scratch.borrow_mut());
+        if buffers.scores.len() < size {
+            buffers.scores.resize(size, 0.0);
         }
-        let result = work(&mut buffer[..size]);
-        *scratch.borrow_mut() = buffer;
+        let result = work(&mut buffers);
+        *scratch.borrow_mut() = buffers;
         result
     })
 }

@@ -184,21 +184,9 @@ fn block(
                 } else {
                     Rows { data: &scratch[(row - first) * depth..], row: 1, column: TILE_ROWS }
                 };
-                let start = row * c_row + column;
-                if columns == TILE_COLUMNS {
-                    let c = &mut c[start..start + (rows - 1) * c_row + TILE_COLUMNS];
+                packing::edge(rows, columns, &mut c[row * c_row + column..], c_row, |c, c_row| {
                     tile(rows, depth, a, b, c, c_row, fresh);
-                } else {
-                    // A tile at the right edge is computed aside: its padding is not ours to write.
-                    let mut aside = [0.0f32; TILE_ROWS * TILE_COLUMNS];
-                    for (i, aside) in aside.chunks_exact_mut(TILE_COLUMNS).enumerate().take(rows) {
-                        aside[..columns].copy_from_slice(&c[start + i * c_row..][..columns]);
-                    }
-                    tile(rows, depth, a, b, &mut aside[..rows * TILE_COLUMNS], TILE_COLUMNS, fresh);
-                    for (i, aside) in aside.chunks_exact(TILE_COLUMNS).enumerate().take(rows) {
-                        c[start + i * c_row..][..columns].copy_from_slice(&aside[..columns]);
-                    }
-                }
+                });
             }
         }
     }

@@ -17,6 +17,7 @@ pub(crate) mod layer_norm;
 pub(crate) mod math;
 pub(crate) mod matmul;
 mod packing;
+mod panels;
 pub(crate) mod rotary;
 
 /// Partial sums per row sum.

@@ -66,3 +66,20 @@ pub(super) fn rows(a: View, rows: usize, depth: usize, panels: &mut Vec<f32>) {
         }
     }
 }
+
+/// Gives a tile of `rows` rows and up to [`TILE_COLUMNS`] columns at the head of `c` to `compute`, which takes whole ones: one
+/// at the right edge is computed aside, since its padding is not ours to write.
+pub(super) fn edge(rows: usize, columns: usize, c: &mut [f32], c_row: usize, compute: impl FnOnce(&mut [f32], usize)) {
+    if columns == TILE_COLUMNS {
+        compute(&mut c[..(rows - 1) * c_row + TILE_COLUMNS], c_row);
+        return;
+    }
+    let mut aside = [0.0f32; TILE_ROWS * TILE_COLUMNS];
+    for (i, aside) in aside.chunks_exact_mut(TILE_COLUMNS).enumerate().take(rows) {
+        aside[..columns].copy_from_slice(&c[i * c_row..][..columns]);
+    }
+    compute(&mut aside[..rows * TILE_COLUMNS], TILE_COLUMNS);
+    for (i, aside) in aside.chunks_exact(TILE_COLUMNS).enumerate().take(rows) {
+        c[i * c_row..][..columns].copy_from_slice(&aside[..columns]);
+    }
+}
