@@ -143,8 +143,8 @@ impl Run<'_> {
     }
 
     /// The gradient of the loss of a batch. Micro-batches are computed one after the other, each in parts side by side.
-    /// Every part weighs by its share of the whole batch, so the sum is the batch's gradient, bit for bit whatever the
-    /// micro-batch.
+    /// Every part weighs by its share of the whole batch, so the sum is the batch's gradient: bit for bit, whatever the
+    /// micro-batch, unless rows share an image.
     pub(super) fn gradients<O: Objective>(
         &self,
         objective: &O,

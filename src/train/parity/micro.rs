@@ -33,8 +33,10 @@ fn a_gradient_in_micro_batches_is_the_batchs() {
         let mean: Vec<f32> = (0..whole.len()).map(|at| alone.iter().map(|part| part[at] / 4.0).sum()).collect();
         let (by_tokens, by_parts) = (relative_error(&parts, &whole), relative_error(&mean, &whole));
         println!("{:<6} micro-batches | off by {by_tokens:.1e}; weighed alike {by_parts:.1e}", case.name());
-        // One sum over the tokens in their order, whatever is computed at once.
-        assert!(parts == whole, "{by_tokens:e}");
+        assert!(by_tokens < 1e-5, "{by_tokens:e}");
+        // One sum over the tokens in their order, whatever is computed at once. An image that several rows share is seen
+        // once by those that are computed together.
+        assert!(parts == whole || case.start.architecture.vision.is_some(), "{by_tokens:e}");
         // Torch's mean is off by as much, counted by the largest entries.
         let largest = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).fold(0.0, f32::max);
         let off = largest(&mut mean.iter().zip(&whole).map(|(a, b)| a - b)) / largest(&mut whole.iter().copied());
