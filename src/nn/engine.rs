@@ -96,12 +96,18 @@ impl Engine {
         sum.begin();
         match self {
             Engine::Cpu { model, pool } => {
-                let one = |number| learn::<Fused, W>(model, Part::new(sum, number), number, &build(number)?, loss);
+                let one = |number| {
+                    let part = Part::new(sum, number);
+                    learn::<Fused, W>(model, &part, number, &build(number)?, loss)
+                };
                 in_order(pool, parts, &one)
             }
             #[cfg(feature = "cuda")]
             Engine::Cuda(model) => (0..parts)
-                .map(|number| learn::<Stock<Cuda>, W>(model, Part::new(sum, number), number, &build(number)?, loss))
+                .map(|number| {
+                    let part = Part::new(sum, number);
+                    learn::<Stock<Cuda>, W>(model, &part, number, &build(number)?, loss)
+                })
                 .collect(),
         }
     }
@@ -176,7 +182,7 @@ fn in_order<R: Send>(
 }
 
 /// Forward and backward of one part, on one tape.
-fn learn<O: Taped, W>(model: &Model<O::Place>, part: Part, number: usize, batch: &Batch, loss: &Loss<W>) -> Result<W> {
+fn learn<O: Taped, W>(model: &Model<O::Place>, part: &Part, number: usize, batch: &Batch, loss: &Loss<W>) -> Result<W> {
     if batch.targets.is_empty() {
         let (_, told) = loss(number, batch, &[])?;
         part.finish()?;

@@ -183,6 +183,7 @@ impl Slot {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
 mod tests {
     use super::*;
     use crate::nn::{Checkpoint, ModelConfig};

@@ -160,7 +160,7 @@ impl<P: Place> Model<P> {
     /// loss's derivative by each of them. Gradients go to `part`.
     pub(crate) fn learn<O: Taped<Place = P>, W>(
         &self,
-        part: GradientPart,
+        part: &GradientPart,
         batch: &Batch,
         derivative: &Derivative<W>,
     ) -> Result<W> {

@@ -198,7 +198,7 @@ impl Case {
         let model = Model::new(&O::Place::default(), &learner)?;
         let mean = |values: &[f32]| Ok((vec![-1.0 / values.len() as f32; values.len()], ()));
         let sum = Arc::new(GradientSum::new(&learner));
-        model.learn::<O, ()>(Part::new(&sum, 0), &batch, &mean)?;
+        model.learn::<O, ()>(&Part::new(&sum, 0), &batch, &mean)?;
         Ok(sum.take())
     }
 

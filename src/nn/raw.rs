@@ -107,7 +107,6 @@ pub(crate) struct Rows<'a> {
 /// One register tile of a matrix product: `c (rows, 16) <- c + a (rows, depth) b (depth, 16)`, each element one chain of
 /// fused multiply-adds in order of the depth; `fresh` takes 0 for what is in `c`. The rows of `c` lie `c_row` apart.
 /// `rows` is 1 to [`TILE_ROWS`].
-#[expect(clippy::too_many_arguments, reason = "the innermost call, spelled out")]
 #[inline]
 pub(crate) fn tile(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32], c_row: usize, fresh: bool) {
     let last = |count: usize| count.saturating_sub(1);

@@ -110,7 +110,7 @@ impl Golden {
         let learner = Learner::new(self.policy.clone(), None, |_| true);
         let model = Model::new(&O::Place::default(), &learner).unwrap();
         let sum = Arc::new(GradientSum::new(&learner));
-        let told = model.learn::<O, _>(Part::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
+        let told = model.learn::<O, _>(&Part::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
         (sum.take(), told.loss)
     }
 

@@ -301,3 +301,45 @@ impl Told {
         self.margin += other.margin;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Examples of given lengths, one sequence each.
+    struct Lengths(Vec<Vec<u32>>);
+
+    impl Objective for Lengths {
+        const EXAMPLE: &'static str = "row";
+
+        fn sequences(&self, example: usize) -> Vec<Sequence<'_>> {
+            vec![Sequence { tokens: &self.0[example], loss: &[], image: None }]
+        }
+
+        fn whole(&self, examples: &[usize]) -> Whole {
+            Whole { examples: examples.len(), targets: 0 }
+        }
+
+        fn derivative(&self, _: &[usize], _: Whole, _: &Batch, _: &[f32]) -> (Vec<f32>, Told) {
+            (Vec::new(), Told::default())
+        }
+    }
+
+    fn cut(lengths: &[usize]) -> Vec<usize> {
+        let objective = Lengths(lengths.iter().map(|&length| vec![0; length]).collect());
+        let examples: Vec<usize> = (0..lengths.len()).collect();
+        let parts = parts(&objective, &examples);
+        assert_eq!(parts.concat(), examples, "in order, none left out");
+        parts.iter().map(|part| part.len()).collect()
+    }
+
+    #[test]
+    fn a_batch_is_cut_into_an_even_number_of_parts_of_like_size() {
+        assert_eq!(cut(&[96; 32]), [4; 8]);
+        assert_eq!(cut(&[256; 4]), [1; 4]);
+        assert_eq!(cut(&[24; 16]), [16], "too little to cut");
+        assert_eq!(cut(&[40; 16]), [8, 8]);
+        assert_eq!(cut(&[2000]), [1], "an example stays whole");
+        assert_eq!(cut(&[1000, 10, 10, 10]), [1, 3]);
+    }
+}

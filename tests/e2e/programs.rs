@@ -32,7 +32,7 @@ outputs = ["x.txt", "y.txt"]
 [stage.it]
 kind    = "command"
 inputs  = { "in/a" = "data/a.txt", "folder" = "./data/more", "y" = "first:y.txt" }
-run     = 'find -L . -type f | sort > out.txt; cat in/a folder/deep/c.txt y >> out.txt'
+run     = ': > out.txt; find -L . -type f | sort >> out.txt; cat in/a folder/deep/c.txt y >> out.txt'
 outputs = ["out.txt"]
 "#,
     );
