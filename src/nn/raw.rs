@@ -96,39 +96,32 @@ pub(crate) const TILE_ROWS: usize = 6;
 /// Columns of a register tile: two AVX registers.
 pub(crate) const TILE_COLUMNS: usize = 16;
 
-/// The rows of a left-hand factor: element (i, p) lies at `i * row + p * column`.
+/// The left-hand factor of a strip.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    pub(crate) data: &'a [f32],
-    pub(crate) row: usize,
-    pub(crate) column: usize,
+pub(crate) enum Rows<'a> {
+    /// Each along its row: element (i, p) lies at `i * row + p`.
+    Along { data: &'a [f32], row: usize },
+    /// [`TILE_ROWS`] side by side, depth by depth, then the next ones.
+    Tiles(&'a [f32]),
 }
 
-/// One register tile of a matrix product: `c (rows, 16) <- c + a (rows, depth) b (depth, 16)`, each element one chain of
-/// fused multiply-adds in order of the depth; `fresh` takes 0 for what is in `c`. The rows of `c` lie `c_row` apart.
-/// `rows` is 1 to [`TILE_ROWS`].
+/// One strip of a matrix product, 16 columns wide: `c (rows, 16) <- c + a (rows, depth) b (depth, 16)`, each element one
+/// chain of fused multiply-adds in order of the depth; `fresh` takes 0 for what is in `c`. The rows of `c` lie `c_row`
+/// apart.
 #[inline]
-pub(crate) fn tile(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32], c_row: usize, fresh: bool) {
-    let last = |count: usize| count.saturating_sub(1);
-    assert!(rows > 0 && rows <= TILE_ROWS, "BUG: a tile of {rows} rows");
-    assert!(last(rows) * a.row + last(depth) * a.column < a.data.len(), "BUG: a tile outside its rows");
-    assert!(b.len() == depth * TILE_COLUMNS, "BUG: a tile outside its panel");
-    assert!(last(rows) * c_row + TILE_COLUMNS <= c.len(), "BUG: a tile outside its product");
+pub(crate) fn strip(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32], c_row: usize, fresh: bool) {
+    assert!(rows > 0 && depth > 0, "BUG: an empty strip");
+    let (held, needed) = match a {
+        Rows::Along { data, row } => (data.len(), (rows - 1) * row + depth),
+        Rows::Tiles(data) => (data.len(), rows.next_multiple_of(TILE_ROWS) * depth),
+    };
+    assert!(needed <= held, "BUG: a strip outside its rows");
+    assert!(b.len() == depth * TILE_COLUMNS, "BUG: a strip outside its panel");
+    assert!((rows - 1) * c_row + TILE_COLUMNS <= c.len(), "BUG: a strip outside its product");
     #[cfg(target_arch = "x86_64")]
     if has_fma() {
         // SAFETY: the bounds have just been checked, and so has that the instructions are there.
-        unsafe {
-            match (rows, a.row, a.column) {
-                (6, _, 1) => fast::tile::<6, { fast::ALONG }>(depth, a, b, c, c_row, fresh),
-                (6, 1, TILE_ROWS) => fast::tile::<6, { fast::PANEL }>(depth, a, b, c, c_row, fresh),
-                (6, ..) => fast::tile::<6, { fast::ANY }>(depth, a, b, c, c_row, fresh),
-                (5, ..) => fast::tile::<5, { fast::ANY }>(depth, a, b, c, c_row, fresh),
-                (4, ..) => fast::tile::<4, { fast::ANY }>(depth, a, b, c, c_row, fresh),
-                (3, ..) => fast::tile::<3, { fast::ANY }>(depth, a, b, c, c_row, fresh),
-                (2, ..) => fast::tile::<2, { fast::ANY }>(depth, a, b, c, c_row, fresh),
-                _ => fast::tile::<1, { fast::ANY }>(depth, a, b, c, c_row, fresh),
-            }
-        }
+        unsafe { fast::strip(rows, depth, a, b, c, c_row, fresh) };
         return;
     }
     for i in 0..rows {
@@ -137,7 +130,10 @@ pub(crate) fn tile(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32],
             c.fill(0.0);
         }
         for (p, b) in b.chunks_exact(TILE_COLUMNS).enumerate() {
-            let a = a.data[i * a.row + p * a.column];
+            let a = match a {
+                Rows::Along { data, row } => data[i * row + p],
+                Rows::Tiles(data) => data[i / TILE_ROWS * TILE_ROWS * depth + p * TILE_ROWS + i % TILE_ROWS],
+            };
             for (c, &b) in c.iter_mut().zip(b) {
                 *c = a.mul_add(b, *c);
             }
@@ -183,18 +179,15 @@ mod fast {
 
     use super::{Rows, TILE_COLUMNS, TILE_ROWS};
 
-    /// How the rows of the left-hand factor lie, known when compiling: each along its row,
-    pub(super) const ALONG: usize = 0;
-    /// side by side in a panel,
-    pub(super) const PANEL: usize = 1;
-    /// or any way.
-    pub(super) const ANY: usize = 2;
-
+    /// The strip's tiles from top to bottom: of six rows where the factor is packed so, else as even as can be, since a
+    /// tile of one or two rows takes as long as one of four.
+    ///
     /// # Safety
-    /// The machine has AVX2 and FMA; `a` holds (R, depth) and lies as `LAYOUT` says, `b` is depth x 16, `c` holds R rows
-    /// of 16 lying `c_row` apart.
+    /// The machine has AVX2 and FMA; `a` holds (rows, depth), `b` is depth x 16, `c` holds `rows` rows of 16 lying `c_row`
+    /// apart.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn tile<const R: usize, const LAYOUT: usize>(
+    pub(super) unsafe fn strip(
+        rows: usize,
         depth: usize,
         a: Rows,
         b: &[f32],
@@ -202,12 +195,80 @@ mod fast {
         c_row: usize,
         fresh: bool,
     ) {
-        let (row, step) = match LAYOUT {
-            ALONG => (a.row, 1),
-            PANEL => (1, TILE_ROWS),
-            _ => (a.row, a.column),
-        };
-        let (c, mut b) = (c.as_mut_ptr(), b.as_ptr());
+        let (b, c) = (b.as_ptr(), c.as_mut_ptr());
+        let count = rows.div_ceil(TILE_ROWS);
+        let (fewer, with_more) = (rows / count, rows % count);
+        let mut first = 0;
+        for number in 0..count {
+            // SAFETY: the rows of the tile are among those of the strip, which the caller vouches for.
+            unsafe {
+                match a {
+                    Rows::Along { data, row } => {
+                        let some = fewer + usize::from(number < with_more);
+                        let (a, c) = (data.as_ptr().add(first * row), c.add(first * c_row));
+                        some_rows::<ALONG>(some, depth, a, row, b, c, c_row, fresh);
+                        first += some;
+                    }
+                    Rows::Tiles(data) => {
+                        let (a, c) = (data.as_ptr().add(first * depth), c.add(first * c_row));
+                        some_rows::<TILED>(TILE_ROWS.min(rows - first), depth, a, 1, b, c, c_row, fresh);
+                        first += TILE_ROWS;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The layouts of [`Rows`], for code that is compiled for each.
+    const ALONG: usize = 0;
+    const TILED: usize = 1;
+
+    /// A tile of 1 to 6 rows.
+    ///
+    /// # Safety
+    /// As for [`tile`].
+    #[expect(clippy::too_many_arguments, reason = "a product has two sizes and three matrices")]
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn some_rows<const LAYOUT: usize>(
+        rows: usize,
+        depth: usize,
+        a: *const f32,
+        a_row: usize,
+        b: *const f32,
+        c: *mut f32,
+        c_row: usize,
+        fresh: bool,
+    ) {
+        // SAFETY: the caller vouches for as many rows.
+        unsafe {
+            match rows {
+                6 => tile::<6, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
+                5 => tile::<5, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
+                4 => tile::<4, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
+                3 => tile::<3, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
+                2 => tile::<2, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
+                _ => tile::<1, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
+            }
+        }
+    }
+
+    /// One register tile.
+    ///
+    /// # Safety
+    /// The machine has AVX2 and FMA; R rows of `depth` numbers of the left-hand factor, laid out as `LAYOUT` says, and
+    /// `depth` x 16 numbers of `b` can be read; R rows of 16 that lie `c_row` apart can be written at `c`.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile<const R: usize, const LAYOUT: usize>(
+        depth: usize,
+        a: *const f32,
+        a_row: usize,
+        mut b: *const f32,
+        c: *mut f32,
+        c_row: usize,
+        fresh: bool,
+    ) {
+        let (row, step) = if LAYOUT == ALONG { (a_row, 1) } else { (1, TILE_ROWS) };
         let mut sums = [[_mm256_setzero_ps(); 2]; R];
         // SAFETY: every address that is read or written lies within the bounds that the caller vouches for. A prefetch
         // may go anywhere.
@@ -220,8 +281,8 @@ mod fast {
             for i in R..2 * R {
                 _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * c_row).cast());
             }
-            let mut column = a.data.as_ptr();
-            let mut step = || {
+            let mut column = a;
+            let mut multiply = || {
                 let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
                 for (i, sums) in sums.iter_mut().enumerate() {
                     let a = _mm256_broadcast_ss(&*column.add(i * row));
@@ -233,13 +294,13 @@ mod fast {
                 b = b.add(TILE_COLUMNS);
             };
             for _ in 0..depth / 4 {
-                step();
-                step();
-                step();
-                step();
+                multiply();
+                multiply();
+                multiply();
+                multiply();
             }
             for _ in 0..depth % 4 {
-                step();
+                multiply();
             }
             for (i, sums) in sums.iter().enumerate() {
                 _mm256_storeu_ps(c.add(i * c_row), sums[0]);

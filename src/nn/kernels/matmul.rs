@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, tile};
+use super::super::raw::{Rows, TILE_COLUMNS};
 use super::packing;
 
 /// Depth per block: a packed panel of `B` (16 KiB) stays in the first cache.
@@ -177,17 +177,8 @@ fn block(
         for (panel, b) in panels.chunks_exact(TILE_COLUMNS * depth).enumerate() {
             let column = panel * TILE_COLUMNS;
             let columns = TILE_COLUMNS.min(width - column);
-            for row in (first..last).step_by(TILE_ROWS) {
-                let rows = TILE_ROWS.min(last - row);
-                let a = if along {
-                    Rows { data: &block.data[(row - first) * a.row..], row: a.row, column: 1 }
-                } else {
-                    Rows { data: &scratch[(row - first) * depth..], row: 1, column: TILE_ROWS }
-                };
-                packing::edge(rows, columns, &mut c[row * c_row + column..], c_row, |c, c_row| {
-                    tile(rows, depth, a, b, c, c_row, fresh);
-                });
-            }
+            let a = if along { Rows::Along { data: block.data, row: a.row } } else { Rows::Tiles(scratch) };
+            packing::panel(last - first, columns, depth, a, b, &mut c[first * c_row + column..], c_row, fresh);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Factors of a matrix product copied into the order in which register tiles read them.
 
-use super::super::raw::{TILE_COLUMNS, TILE_ROWS, transpose};
+use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, strip, transpose};
 use super::matmul::View;
 
 /// Copies rows `top` to `top + depth` and columns `left` to `left + width` of a right-hand factor into panels of
@@ -67,19 +67,37 @@ pub(super) fn rows(a: View, rows: usize, depth: usize, panels: &mut Vec<f32>) {
     }
 }
 
-/// Gives a tile of `rows` rows and up to [`TILE_COLUMNS`] columns at the head of `c` to `compute`, which takes whole ones: one
-/// at the right edge is computed aside, since its padding is not ours to write.
-pub(super) fn edge(rows: usize, columns: usize, c: &mut [f32], c_row: usize, compute: impl FnOnce(&mut [f32], usize)) {
+/// One packed panel times the rows of `a`: [`strip`], of which `columns` are part of the product. Where that is not all,
+/// at the right edge, the rows are computed aside, since the padding is not ours to write.
+#[expect(clippy::too_many_arguments, reason = "a product has three sizes and three matrices")]
+pub(super) fn panel(
+    rows: usize,
+    columns: usize,
+    depth: usize,
+    a: Rows,
+    b: &[f32],
+    c: &mut [f32],
+    c_row: usize,
+    fresh: bool,
+) {
     if columns == TILE_COLUMNS {
-        compute(&mut c[..(rows - 1) * c_row + TILE_COLUMNS], c_row);
+        strip(rows, depth, a, b, c, c_row, fresh);
         return;
     }
     let mut aside = [0.0f32; TILE_ROWS * TILE_COLUMNS];
-    for (i, aside) in aside.chunks_exact_mut(TILE_COLUMNS).enumerate().take(rows) {
-        aside[..columns].copy_from_slice(&c[i * c_row..][..columns]);
-    }
-    compute(&mut aside[..rows * TILE_COLUMNS], TILE_COLUMNS);
-    for (i, aside) in aside.chunks_exact(TILE_COLUMNS).enumerate().take(rows) {
-        c[i * c_row..][..columns].copy_from_slice(&aside[..columns]);
+    for first in (0..rows).step_by(TILE_ROWS) {
+        let rows = TILE_ROWS.min(rows - first);
+        let c = &mut c[first * c_row..];
+        for (i, aside) in aside.chunks_exact_mut(TILE_COLUMNS).enumerate().take(rows) {
+            aside[..columns].copy_from_slice(&c[i * c_row..][..columns]);
+        }
+        let a = match a {
+            Rows::Along { data, row } => Rows::Along { data: &data[first * row..], row },
+            Rows::Tiles(data) => Rows::Tiles(&data[first * depth..]),
+        };
+        strip(rows, depth, a, b, &mut aside, TILE_COLUMNS, fresh);
+        for (i, aside) in aside.chunks_exact(TILE_COLUMNS).enumerate().take(rows) {
+            c[i * c_row..][..columns].copy_from_slice(&aside[..columns]);
+        }
     }
 }

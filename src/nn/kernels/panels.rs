@@ -1,7 +1,7 @@
 //! A right-hand factor packed once for several products with a part of it each, as keys and values are for the blocks of
 //! queries. Knows no attention.
 
-use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, tile};
+use super::super::raw::{Rows, TILE_COLUMNS};
 use super::matmul::{Into, View};
 use super::packing;
 
@@ -43,13 +43,8 @@ impl Panels {
         for (panel, b) in panels.enumerate() {
             let (b, column) = (&b[..TILE_COLUMNS * k], panel * TILE_COLUMNS);
             let columns = TILE_COLUMNS.min(n - column);
-            for row in (0..m).step_by(TILE_ROWS) {
-                let rows = TILE_ROWS.min(m - row);
-                let a = Rows { data: &a[row * a_row..], row: a_row, column: 1 };
-                packing::edge(rows, columns, &mut c[row * c_row + column..], c_row, |c, c_row| {
-                    tile(rows, k, a, b, c, c_row, fresh);
-                });
-            }
+            let a = Rows::Along { data: a, row: a_row };
+            packing::panel(m, columns, k, a, b, &mut c[column..], c_row, fresh);
         }
     }
 }
