@@ -22,6 +22,10 @@ lint:
     cargo fmt --check
     cargo clippy --release --all-targets -- -D warnings
 
+# A build for NVIDIA GPUs (docs/cuda.md); fetches a compiler if there is none.
+cuda *args:
+    src/nn/cuda/with-toolkit.sh cargo build --release --features cuda {{args}}
+
 # Ten minutes of fuzzing, the ten targets one after another. Tells a seed when something fails.
 fuzz seconds="60":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
@@ -50,3 +54,8 @@ bench-hash *args:
 # Training and rollouts beside PyTorch and transformers (needs python3 and PyPI; builds what it measures).
 bench-model *args:
     python3 benches/model.py {{args}}
+
+# A GPU against the CPU, and beside PyTorch on the same card (needs a GPU and a python3 with torch and transformers).
+bench-cuda *args:
+    src/nn/cuda/with-toolkit.sh cargo build --profile dist --features cuda --example bench-model
+    python3 benches/cuda.py {{args}}

@@ -1,4 +1,4 @@
-//! Training and rollouts on request, for `model.py` to time beside its peers: a line of JSON in, a line of JSON out.
+//! Training and rollouts on request, for `model.py` and `cuda.py` to time beside their peers: a line of JSON in, a line of JSON out.
 //!
 //! Everything goes through the library's public calls, as a stage makes them. Knows no peer, no size by name, and no
 //! clock but that of a call's beginning and end: processor time and memory are read from outside, as for the peers.
@@ -11,9 +11,9 @@ use std::time::Instant;
 use ablate::base::progress::Silent;
 use ablate::base::{Seed, files};
 use ablate::data::tokens::{Prompt, TokenRow};
-use ablate::infer::{GenerateConfig, Generated, generate};
+use ablate::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate::nn::profile::{self, Tally};
-use ablate::nn::{Checkpoint, Device, Frame, Picture, PixelSource, Resources};
+use ablate::nn::{Checkpoint, Device, DeviceChoice, Frame, Picture, PixelSource, Resources};
 use ablate::train::{OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -31,6 +31,9 @@ struct Arguments {
     work: PathBuf,
     #[arg(long, default_value_t = 1)]
     threads: usize,
+    /// `cpu` or `cuda:N`.
+    #[arg(long, default_value = "cpu")]
+    device: String,
 }
 
 /// The file that both sides read.
@@ -79,6 +82,8 @@ enum Request {
     },
     /// Samples responses to every prompt; `greedy`: one to each, the likeliest tokens, which are told.
     Generate { greedy: bool },
+    /// The log-probability of every target of the batch.
+    Score,
     /// What the processor can do: multiply-adds on registers alone.
     Peak { threads: usize },
 }
@@ -89,19 +94,22 @@ struct Server {
     work: Work,
     images: Images,
     threads: usize,
+    device: Device,
 }
 
 fn main() -> Result<()> {
-    let Arguments { model, work, threads } = Arguments::parse();
+    let Arguments { model, work, threads, device } = Arguments::parse();
+    let device = DeviceChoice::resolve(&device)?;
     let mut work: Work = files::read_json(&work)?;
     let images = Images::new(work.image_size, std::mem::take(&mut work.images));
-    let server = Server { model, work, images, threads };
+    let server = Server { model, work, images, threads, device };
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read stdin")?;
         let request: Request = serde_json::from_str(&line).with_context(|| format!("request `{line}`"))?;
         let answer = match request {
             Request::Train { steps, operations } => server.train(steps, operations)?,
             Request::Generate { greedy } => server.generate(greedy)?,
+            Request::Score => server.score()?,
             Request::Peak { threads } => json!({ "flops_per_second": peak::measure(threads)? }),
         };
         let mut stdout = std::io::stdout().lock();
@@ -116,16 +124,27 @@ fn read(folder: &Path) -> Result<Checkpoint> {
 
 impl Server {
     fn resources(&self) -> Resources<'_> {
-        Resources { device: Device::Cpu, threads: self.threads, progress: &Silent }
+        Resources { device: self.device, threads: self.threads, progress: &Silent }
     }
 
-    fn train(&self, steps: usize, operations: bool) -> Result<Value> {
+    fn rows(&self) -> Vec<TokenRow> {
         let row = |Row { tokens, first_target, image }: &Row| TokenRow {
             tokens: tokens.clone(),
             loss: (0..tokens.len()).map(|index| index >= *first_target).collect(),
             image: image.clone(),
         };
-        let rows: Vec<TokenRow> = self.work.rows.iter().map(row).collect();
+        self.work.rows.iter().map(row).collect()
+    }
+
+    fn score(&self) -> Result<Value> {
+        let model = read(&self.model)?;
+        let start = Instant::now();
+        let scores = log_probs(&model, &self.rows(), &self.images, &self.resources())?;
+        Ok(json!({ "wall": start.elapsed().as_secs_f64(), "log_probs": scores }))
+    }
+
+    fn train(&self, steps: usize, operations: bool) -> Result<Value> {
+        let rows = self.rows();
         let config = SftConfig {
             epochs: steps,
             batch: rows.len(),
@@ -152,6 +171,7 @@ impl Server {
         if losses.len() != steps {
             bail!("{steps} steps have a curve of {} points: the losses of single steps are not told", losses.len());
         }
+        let norms: Vec<f64> = trained.curve.iter().map(|point| point.gradient_norm).collect();
         let cost = |(operation, tally): (&str, Tally)| {
             let Tally { calls, time, flops, bytes } = tally;
             let cost = json!({ "calls": calls, "seconds": time.as_secs_f64(), "flops": flops, "bytes": bytes });
@@ -159,7 +179,8 @@ impl Server {
         };
         let costs: Map<String, Value> = profile::stop().into_iter().map(cost).collect();
         Ok(json!({
-            "wall": wall, "tokens": trained.tokens, "flops": trained.flops, "losses": losses, "operations": costs,
+            "wall": wall, "tokens": trained.tokens, "flops": trained.flops, "losses": losses,
+            "gradient_norms": norms, "operations": costs,
         }))
     }
 
@@ -177,7 +198,7 @@ impl Server {
             max_tokens: self.work.new_tokens,
             samples: if greedy { 1 } else { self.work.samples },
             stop: Vec::new(),
-            batch: BATCH,
+            batch: if self.device == Device::Cpu { BATCH } else { GPU_BATCH },
         };
         let mut responses: Vec<Vec<Generated>> = vec![Vec::new(); prompts.len()];
         let model = read(&self.model)?;
@@ -205,6 +226,7 @@ impl Server {
 
 /// As many sequences at once as the stages take unless they are told otherwise.
 const BATCH: usize = 64;
+const GPU_BATCH: usize = 512;
 
 /// Pixels by key.
 struct Images(BTreeMap<String, Picture>);

@@ -53,6 +53,9 @@ SIZES = {
     # The nearest that transformers has to the default experiment's model, at its batch and length of responses.
     "default": Size(64, 3, 4, 4, 176, 480, 1000.0, rows=16, inputs=96, prompts=8, prompt_tokens=33, new_tokens=48,
                     eyes=True),
+    # 300 million parameters, for a GPU.
+    "XL": Size(1024, 16, 16, 8, 4096, 24576, 10000.0, rows=16, inputs=512, prompts=16, prompt_tokens=64, new_tokens=128,
+               eyes=True),
 }
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's side of training: `train.py FOLDER`. A line of JSON in, a line of JSON out, as `model.rs`.
+"""PyTorch's side of training: `train.py FOLDER [DEVICE]`. A line of JSON in, a line of JSON out, as `model.rs`.
 
     {"do": "train", "steps": 20, "threads": 2, "optimizer": "fused", "compile": false}
 
@@ -21,7 +21,7 @@ IGNORED = -100
 
 
 class Training:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str) -> None:
         self.work = json.loads((folder / "work.json").read_text())
         size = json.loads((folder / "size.json").read_text())
         rows = self.work["rows"]
@@ -29,17 +29,19 @@ class Training:
         self.inputs, self.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
         for row, targets in zip(rows, self.targets):
             targets[: row["first_target"] - 1] = IGNORED
+        self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
         path = str(folder / "model")
         if size["eyes"]:
             side = self.work["image_size"]
             self.pixels = torch.tensor([self.work["images"][row["image"]] for row in rows]).view(-1, 3, side, side)
+            self.pixels = self.pixels.to(device)
             self.model = LlavaForConditionalGeneration.from_pretrained(
                 path, dtype=torch.float32, attn_implementation="sdpa"
             )
         else:
             self.pixels = None
             self.model = Twin(path)
-        self.model.train()
+        self.model.to(device).train()
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.compiled = torch.compile(self.loss)
 
@@ -74,7 +76,7 @@ class Training:
 
 
 def main() -> None:
-    training = Training(Path(sys.argv[1]))
+    training = Training(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cpu")
     for line in sys.stdin:
         request = json.loads(line)
         if request.pop("do") != "train":

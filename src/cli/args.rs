@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::asking::GenerateArgs;
+use super::doctor::DoctorArgs;
 use super::starting::NewArgs;
 use super::suggest::SuggestArgs;
 use crate::engine::Selection;
@@ -218,6 +219,9 @@ Examples:
   ablate generate --model out/reasoner/dpo/model --image chart.png \"How many bars are blue?\"
   ablate generate --model llava-1.5-7b-hf --image chart.png --temperature 1 --seed 7 \"Explain the chart.\"")]
     Generate(GenerateArgs),
+    /// Show what this machine has for a run: processor, driver, GPUs, and what is missing.
+    #[command(after_help = "Examples:\n  ablate doctor\n  ablate doctor cuda:0 && ablate run exp.toml --device cuda:0")]
+    Doctor(DoctorArgs),
     /// Print the JSON Schema of experiment files, for editors.
     #[command(after_help = "\
 Examples:
@@ -249,7 +253,7 @@ pub(super) struct RunArgs {
     /// Threads of each stage; the cores, shared by the running stages, when not said. Never changes a result.
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,
-    /// `auto`, `cpu` or `cuda:N`; the experiment's own setting when not said.
+    /// `auto` (every GPU, or else the CPU), `cpu`, or `cuda:0,cuda:1`; the experiment's own setting when not said.
     #[arg(long, value_name = "DEVICE")]
     pub(super) device: Option<String>,
     /// After a failure go on with everything that does not lie below it. The default.

@@ -2,6 +2,7 @@
 
 mod args;
 mod asking;
+mod doctor;
 #[cfg(test)]
 mod fuzz;
 mod history;
@@ -54,6 +55,7 @@ pub fn main() -> ExitCode {
         Command::Gc(arguments) => inspect::gc(shell, &cli.global, arguments),
         Command::New(arguments) => starting::new(shell, arguments),
         Command::Generate(arguments) => asking::generate(shell, arguments),
+        Command::Doctor(arguments) => doctor::doctor(shell, arguments),
         Command::Schema => starting::schema(shell),
         Command::Warden => return engine::warden::serve(),
         Command::StageJob { job } => return engine::run_job(job, KINDS),

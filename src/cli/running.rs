@@ -57,8 +57,7 @@ fn run_one(
     // The process ends soon: to take ten thousand instances apart one by one would be for nothing.
     let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
     let settings = &session.experiment.settings;
-    let device = arguments.device.as_deref().unwrap_or(&settings.device);
-    let device = DeviceChoice::resolve(device)?.to_string();
+    let device = devices(arguments.device.as_deref().unwrap_or(&settings.device), settings)?;
     if arguments.rehash {
         session.store.forget();
     }
@@ -104,6 +103,15 @@ fn run_one(
     }
     shell.status(&summary(&report));
     Ok(report.exit_code())
+}
+
+/// The devices of model stages, as the engine names them; of all GPUs so many as the experiment wants.
+fn devices(asked: &str, settings: &Settings) -> Result<String> {
+    let mut devices = DeviceChoice::resolve_all(asked)?;
+    if let Some(&most) = settings.pools.get("gpu").filter(|_| asked == "auto") {
+        devices.truncate(most.max(1));
+    }
+    Ok(devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
 }
 
 /// The GPUs that are named, or the first ones where the experiment only says how many.

@@ -52,9 +52,8 @@ pub(super) fn furnish(
 
 fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result<Vec<(String, String)>> {
     let room = room.to_str().context("the store's path is not UTF-8")?;
-    // The number, or the UUID, of `cuda:1`.
-    let devices: Vec<&str> =
-        around.devices.iter().map(|device| device.split_once(':').map_or(device.as_str(), |(_, id)| id)).collect();
+    let seen = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let devices: Vec<&str> = around.devices.iter().map(|device| visible(device, seen.as_deref())).collect();
     let mut env: Vec<(String, String)> = [
         ("PATH", PATH),
         ("LANG", "C.UTF-8"),
@@ -74,4 +73,26 @@ fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result
     }
     env.extend(program.env.iter().cloned());
     Ok(env)
+}
+
+/// What a program must be shown to see a device, such as `cuda:1`. Its number counts the devices that this process sees,
+/// which may be a choice already; a UUID is one anywhere.
+fn visible<'a>(device: &'a str, seen: Option<&'a str>) -> &'a str {
+    let id = device.split_once(':').map_or(device, |(_, id)| id);
+    let chosen = seen.zip(id.parse().ok()).and_then(|(seen, number)| seen.split(',').nth(number));
+    chosen.map(str::trim).filter(|chosen| !chosen.is_empty()).unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::visible;
+
+    #[test]
+    fn a_program_sees_the_device_that_its_number_means_to_this_process() {
+        assert_eq!(visible("cuda:1", None), "1");
+        assert_eq!(visible("cuda:1", Some("4, 7")), "7");
+        assert_eq!(visible("cuda:0", Some("GPU-5ebe9fb8,GPU-0c2b")), "GPU-5ebe9fb8");
+        assert_eq!(visible("cuda:GPU-0c2b", Some("4,7")), "GPU-0c2b");
+        assert_eq!((visible("cuda:2", Some("4,7")), visible("cuda:0", Some(""))), ("2", "0"));
+    }
 }

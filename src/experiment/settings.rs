@@ -12,7 +12,7 @@ use super::problems::Problems;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// `auto`, `cpu` or `cuda:N`.
+    /// `auto`, `cpu`, `cuda:0` or several: `cuda:0,cuda:1`.
     pub device: String,
     /// Instances that may run at once; what the machine allows when not given.
     pub jobs: Option<usize>,
@@ -33,9 +33,9 @@ pub(crate) const POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
 pub(crate) fn read(section: &Section<'_>, named: &dyn Fn(&str) -> bool, problems: &mut Problems) -> Settings {
     let Some(settings) = section.read::<Settings>(problems) else { return Settings::default() };
     let device = settings.device.as_str();
-    let ordinal = device.strip_prefix("cuda:").is_some_and(|number| number.parse::<u16>().is_ok());
-    if !ordinal && !["auto", "cpu"].contains(&device) {
-        let help = "write `auto`, `cpu`, or `cuda:0` for the first GPU".to_string();
+    let gpu = |name: &str| name.trim().strip_prefix("cuda:").is_some_and(|number| number.parse::<u16>().is_ok());
+    if !["auto", "cpu"].contains(&device) && !device.split(',').all(gpu) {
+        let help = "write `auto`, `cpu`, `cuda:0` for the first GPU, or `cuda:0,cuda:1` for two".to_string();
         section.wrong(&["device"], format!("`{device}` is not a device"), Some(help), problems);
     }
     if settings.jobs == Some(0) {

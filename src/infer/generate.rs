@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use rand_chacha::ChaCha8Rng;
 
 use super::fast::{Decoder, Weights};
-use super::plain;
+use super::grouped;
 use super::sample::{Choice, choose};
 use crate::base::Seed;
 use crate::data::records::Finish;
@@ -78,7 +78,7 @@ pub fn generate(
     let request = Request { model, prompts, images, config, seed, watch };
     match resources.device {
         Device::Cpu => on_threads(&request, resources.threads.max(1), done),
-        Device::Cuda(_) => plain::generate(&request, resources, done),
+        Device::Cuda(_) => grouped::generate(&request, resources, done),
     }
 }
 
@@ -102,7 +102,7 @@ impl Request<'_> {
     }
 
     /// Sequences that a thread computes at once: as many as are asked for, if their keys and values have room.
-    fn at_once(&self, threads: usize) -> usize {
+    pub(super) fn at_once(&self, threads: usize) -> usize {
         let Architecture { decoder, .. } = &self.model.architecture;
         let longest = self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
         // The samples of a prompt share its part.

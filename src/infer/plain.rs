@@ -1,5 +1,5 @@
-//! Generation on any device, by a whole forward pass per token. Slow and simple: no cache, so nothing that could
-//! disagree with training. It is also what the fast path is checked against.
+//! Generation by a whole forward pass per token. Slow and simple: no cache, so nothing that could disagree with training.
+//! What the other paths are checked against. Test code only.
 
 use anyhow::Result;
 

@@ -6,14 +6,16 @@ use anyhow::{Result, bail};
 
 use super::fast::{Decoder, Weights};
 use super::generate::Request;
-use super::{GenerateConfig, Generated, generate, log_probs, plain};
+use super::{GenerateConfig, Generated, generate, grouped, log_probs, plain};
 use crate::base::Seed;
 use crate::base::progress::Silent;
 use crate::data::records::Finish;
 use crate::data::tokens::{Prompt, TokenRow};
 use crate::nn::engine::Engine;
 use crate::nn::learner::Learner;
+use crate::nn::ops::device_error;
 use crate::nn::picture::fixture::Ramps;
+use crate::nn::steps::{Steps, steps};
 use crate::nn::{
     Batch, Checkpoint, DecoderConfig, Device, ModelConfig, PixelSource, ProjectorConfig, Resources, Sequence,
     VisionConfig,
@@ -107,7 +109,7 @@ fn the_cache_computes_what_a_whole_forward_pass_does() {
 }
 
 #[test]
-fn the_fast_and_the_plain_path_say_the_same() {
+fn all_paths_say_the_same() {
     let (model, prompts) = (model(false), prompts());
     for temperature in [0.0, 0.8] {
         let config = config(temperature);
@@ -128,7 +130,64 @@ fn the_fast_and_the_plain_path_say_the_same() {
         };
         plain::generate(&request, &resources(1), &mut done).unwrap();
         assert_eq!(fast, slow);
+        // In one group, in groups of a prompt each, and in some of two.
+        for batch in [64, 3, 6] {
+            let config = GenerateConfig { batch, ..config.clone() };
+            let mut grouped = Vec::new();
+            let mut done = |index: usize, responses| {
+                assert_eq!(index, grouped.len());
+                grouped.push(responses);
+                Ok(())
+            };
+            grouped::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
+            assert_eq!(fast, grouped, "batch {batch}");
+        }
     }
+}
+
+/// A device with memory for so many texts.
+struct Small(Box<dyn Steps>, usize, Vec<usize>);
+
+impl Steps for Small {
+    fn read(&mut self, texts: &Batch, samples: usize) -> anyhow::Result<Vec<f32>> {
+        self.2.push(texts.rows.len());
+        if texts.rows.len() > self.1 {
+            return Err(device_error("CUDA_ERROR_OUT_OF_MEMORY"));
+        }
+        self.0.read(texts, samples)
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
+        self.0.step(tokens)
+    }
+
+    fn keep(&mut self, sequences: &[usize]) -> anyhow::Result<()> {
+        self.0.keep(sequences)
+    }
+}
+
+#[test]
+fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_error() {
+    let (model, prompts) = (model(false), prompts());
+    let config = config(1.0);
+    let request =
+        Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &unwatched };
+    let run = |most: usize| {
+        let mut steps = Small(steps(&model, &resources(1)).unwrap(), most, Vec::new());
+        let mut found = Vec::new();
+        let result = grouped::on(&mut steps, &request, &Silent, &mut |_, responses| {
+            found.push(responses);
+            Ok(())
+        });
+        (result, found, steps.2)
+    };
+    let (result, found, sizes) = run(2);
+    result.unwrap();
+    assert_eq!(found, self::run(&model, &prompts, &config, 1));
+    assert!(sizes[0] > 2 && sizes.last().is_some_and(|&size| size <= 2), "{sizes:?}");
+    let error = run(0).0.unwrap_err();
+    assert_eq!(error.to_string(), "prompts 0 to 0");
+    assert!(error.root_cause().to_string().contains("fewer `samples`"), "{error:?}");
 }
 
 #[test]

@@ -1,8 +1,12 @@
-//! Which device executes a model. The only home of driver calls; knows no model.
+//! Which device executes a model, and which there are. Knows no model.
 
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+#[cfg(feature = "cuda")]
+use super::cuda;
 
 /// A device that was asked for and is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +28,8 @@ impl fmt::Display for Device {
 /// What the user may ask for: `auto`, `cpu` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU if this build and this machine have one, else the CPU.
+    /// The first GPU if this build and this machine have one, else the CPU. A GPU that is there and cannot be used is an
+    /// error: who has one does not want to wait for the CPU.
     Auto,
     Exactly(Device),
 }
@@ -43,36 +48,107 @@ impl DeviceChoice {
         }
     }
 
+    /// All devices of a choice, once they are known to be there: every GPU for `auto`, those of a list such as
+    /// `cuda:0,cuda:1`.
+    pub fn resolve_all(text: &str) -> Result<Vec<Device>> {
+        if text == "auto" {
+            return Ok(match DeviceChoice::resolve(text)? {
+                Device::Cpu => vec![Device::Cpu],
+                Device::Cuda(_) => (0..cuda::count()?).map(Device::Cuda).collect(),
+            });
+        }
+        let mut devices: Vec<Device> = Vec::new();
+        for name in text.split(',').map(str::trim) {
+            match DeviceChoice::resolve(name)? {
+                device if devices.contains(&device) => bail!("device `{device}` is named twice"),
+                device if !devices.is_empty() && (device == Device::Cpu || devices[0] == Device::Cpu) => {
+                    bail!("device `{text}`: stages run on the CPU or on GPUs, not on both")
+                }
+                device => devices.push(device),
+            }
+        }
+        Ok(devices)
+    }
+
     /// The device of a choice, once it is known to be there.
     pub fn resolve(text: &str) -> Result<Device> {
         match DeviceChoice::parse(text)? {
-            DeviceChoice::Auto => Ok(if gpus().unwrap_or(0) > 0 { Device::Cuda(0) } else { Device::Cpu }),
+            DeviceChoice::Auto => {
+                let count = cuda::count().context("device `auto`: choose `cpu` to go without the GPU")?;
+                Ok(if count > 0 { Device::Cuda(0) } else { Device::Cpu })
+            }
             DeviceChoice::Exactly(Device::Cpu) => Ok(Device::Cpu),
-            DeviceChoice::Exactly(device @ Device::Cuda(ordinal)) => match gpus() {
-                Err(missing) => bail!("device `{device}`: {missing}"),
-                Ok(count) if ordinal >= count => {
-                    bail!("device `{device}`: this process sees {count} GPU(s), numbered from 0")
+            DeviceChoice::Exactly(device @ Device::Cuda(ordinal)) => {
+                cuda::missing().with_context(|| format!("device `{device}`"))?;
+                let count = cuda::count()?;
+                if ordinal >= count {
+                    bail!("device `{device}`: this process sees {count} GPU(s), numbered from 0");
                 }
-                Ok(_) => Ok(device),
-            },
+                Ok(device)
+            }
         }
     }
 }
 
-/// How many GPUs the driver shows to this process, or why it cannot say.
-#[cfg(feature = "cuda")]
-pub fn gpus() -> Result<usize> {
-    use anyhow::anyhow;
-    use cudarc::driver::{CudaDevice, result};
-    result::init().map_err(|error| anyhow!("the CUDA driver does not start: {error:?}"))?;
-    let count = CudaDevice::count().map_err(|error| anyhow!("the CUDA driver lists no device: {error:?}"))?;
-    Ok(usize::try_from(count).unwrap_or(0))
+/// What `ablate doctor` tells of the GPUs.
+#[derive(Debug, Serialize)]
+pub struct Survey {
+    /// Whether this program was built for GPUs.
+    pub cuda: bool,
+    /// Whether the CPU has what the fast kernels are compiled for.
+    pub avx2: bool,
+    pub driver: Option<Driver>,
+    /// The library of matrix products, where there is a GPU.
+    pub cublas: Option<String>,
+    pub gpus: Vec<Gpu>,
+    /// Why no GPU can be used, if none can.
+    pub missing: Option<String>,
 }
 
-/// How many GPUs the driver shows to this process, or why it cannot say.
+#[derive(Debug, Serialize)]
+pub struct Driver {
+    pub library: String,
+    /// Version of CUDA up to which it goes.
+    pub cuda: String,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Gpu {
+    /// As in `cuda:0`.
+    pub ordinal: usize,
+    pub name: String,
+    /// Compute capability, as in `9.0`.
+    pub capability: String,
+    /// Bytes.
+    pub memory: u64,
+    /// Bytes that nobody uses, if the driver tells.
+    pub free: Option<u64>,
+}
+
+/// Which GPUs there are, and what is missing.
+pub fn survey() -> Survey {
+    cuda::survey()
+}
+
+/// What a program says that was built for the CPU.
 #[cfg(not(feature = "cuda"))]
-pub fn gpus() -> Result<usize> {
-    bail!("this program was built for the CPU only; build it with `cargo build --release --features cuda`")
+mod cuda {
+    use super::super::raw::has_fma;
+    use super::{Result, Survey, bail};
+
+    #[expect(clippy::unnecessary_wraps, reason = "a build for GPUs can fail here")]
+    pub(super) fn count() -> Result<usize> {
+        Ok(0)
+    }
+
+    pub(super) fn missing() -> Result<()> {
+        bail!("this program was built for the CPU only; docs/cuda.md says how to build it for GPUs")
+    }
+
+    pub(super) fn survey() -> Survey {
+        let missing = missing().err().map(|error| error.to_string());
+        Survey { cuda: false, avx2: has_fma(), driver: None, cublas: None, gpus: Vec::new(), missing }
+    }
 }
 
 #[cfg(test)]
@@ -90,11 +166,19 @@ mod tests {
         assert_eq!(error.to_string(), "unknown device `gpu1`: write `auto`, `cpu` or `cuda:N`");
     }
 
+    #[test]
+    fn a_run_may_have_several_devices_each_once() {
+        assert_eq!(DeviceChoice::resolve_all("cpu").unwrap(), [Device::Cpu]);
+        let error = |text: &str| DeviceChoice::resolve_all(text).unwrap_err().to_string();
+        assert_eq!(error("cpu,cpu"), "device `cpu` is named twice");
+        assert_eq!(error("cpu,gpu1"), "unknown device `gpu1`: write `auto`, `cpu` or `cuda:N`");
+    }
+
     #[cfg(not(feature = "cuda"))]
     #[test]
     fn a_gpu_without_the_feature_is_an_error_that_says_how_to_build_it() {
-        let error = DeviceChoice::resolve("cuda:0").unwrap_err().to_string();
-        assert!(error.contains("--features cuda"), "{error}");
+        let error = format!("{:#}", DeviceChoice::resolve("cuda:0").unwrap_err());
+        assert!(error.starts_with("device `cuda:0`: ") && error.contains("docs/cuda.md"), "{error}");
         assert_eq!(DeviceChoice::resolve("auto").unwrap(), Device::Cpu);
     }
 }

@@ -45,10 +45,7 @@ impl Engine {
                 Ok(Engine::Cpu { model: Model::new(&Shared, learner)?, pool: pool(resources.threads)? })
             }
             #[cfg(feature = "cuda")]
-            Where::Cuda(ordinal) => {
-                let device = Cuda::try_build(ordinal, 0).map_err(super::ops::device_error)?;
-                Ok(Engine::Cuda(Model::new(&OnDevice(device), learner)?))
-            }
+            Where::Cuda(ordinal) => Ok(Engine::Cuda(Model::new(&OnDevice(super::cuda::open(ordinal)?), learner)?)),
             #[cfg(not(feature = "cuda"))]
             Where::Cuda(_) => Err(anyhow!("this program was built for the CPU only")),
         }
@@ -138,6 +135,7 @@ impl Engine {
     }
 
     /// The logits after every selected position of a batch: (selected, v).
+    #[cfg(test)]
     pub(crate) fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         match self {
             Engine::Cpu { model, pool } => pool.install(|| model.selected_logits::<Fused>(batch)),

@@ -93,7 +93,6 @@ impl Part {
     }
 
     /// Whether a parameter learns.
-    #[cfg(any(test, feature = "cuda"))]
     pub(crate) fn wants(&self, number: usize) -> bool {
         self.0.sum.slots[number].size > 0
     }

@@ -3,8 +3,8 @@
 //! Everything about dfdx stays in here; no tensor leaves. In reading order: what a model is ([`architecture`], written
 //! by a user as [`config`]; `parameters`, [`checkpoint`], [`adapter`]), what it eats ([`picture`], `tiles`, [`batch`]),
 //! what it computes (`layers`, `eyes`, `model`), with which operations (`ops`: `fused` for training on the CPU on top of
-//! `kernels`, `packed` for generation, `stock` for every device), and who asks for it (`learner`, `engine`). [`profile`] tells what
-//! the operations cost.
+//! `kernels`, `packed` for generation, `stock` for every device and `steps` to generate with it), and who asks for it (`learner`, `engine`). [`profile`] tells what
+//! the operations cost; `cuda` finds the GPUs and opens their libraries.
 //!
 //! Letters in shapes: `n` tokens of a batch in all, `b` rows, `t` tokens of a row, `d` width, `v` vocabulary, `h` query
 //! heads, `k` key heads, `g = h / k`, `w` width of a head.
@@ -23,6 +23,8 @@ pub mod profile;
 
 pub(crate) mod arrays;
 pub(crate) mod cache;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub(crate) mod engine;
 pub(crate) mod eyes;
 pub(crate) mod flops;
@@ -39,7 +41,7 @@ pub(crate) mod packed;
 pub(crate) mod parity;
 pub(crate) mod raw;
 pub(crate) mod shared;
-#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod steps;
 pub(crate) mod stock;
 pub(crate) mod tiles;
 

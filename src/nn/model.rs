@@ -104,7 +104,7 @@ impl<P: Place> Model<P> {
     }
 
     /// The decoder's normalised output at every position of a batch: (n, dim).
-    fn hidden<O: Ops<Place = P>>(&self, ops: &mut O, batch: &Batch, recording: bool) -> Result<O::X> {
+    pub(crate) fn hidden<O: Ops<Place = P>>(&self, ops: &mut O, batch: &Batch, recording: bool) -> Result<O::X> {
         let mut pass = Pass { ops, dropout: batch.dropout.as_ref().map(|seed| seed.stream("dropout")) };
         pass.ops.record(recording);
         let features = self.features(&mut pass, batch, recording)?;
@@ -149,6 +149,7 @@ impl<P: Place> Model<P> {
     }
 
     /// The logits after every selected position: (selected, v).
+    #[cfg(test)]
     pub(crate) fn selected_logits<O: Taped<Place = P>>(&self, batch: &Batch) -> Result<Vec<f32>> {
         let mut ops = O::new(&self.place, None);
         let hidden = self.hidden(&mut ops, batch, false)?;

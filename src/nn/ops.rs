@@ -179,11 +179,9 @@ pub(crate) fn backward<D: Device<f32>>(
 }
 
 /// Weights as tensors on a device of dfdx's.
-#[cfg(any(test, feature = "cuda"))]
 #[derive(Clone, Debug, Default)]
 pub(crate) struct OnDevice<D>(pub(crate) D);
 
-#[cfg(any(test, feature = "cuda"))]
 impl<D: Device<f32>> Place for OnDevice<D> {
     type Matrix = Matrix<D>;
     type Table = Matrix<D>;
@@ -208,7 +206,52 @@ impl<D: Device<f32>> Place for OnDevice<D> {
     }
 }
 
+/// A device has no room for what it was given.
+#[derive(Debug)]
+pub(crate) struct OutOfMemory(String);
+
+impl std::fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let OutOfMemory(told) = self;
+        write!(
+            f,
+            "the GPU is out of memory: a smaller `micro_batch` of a training needs less, as do fewer `samples` or \
+             `max_tokens` of rollouts ({told})"
+        )
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
 /// A device's complaint as an error of ours.
 pub(crate) fn device_error<E: std::fmt::Display + std::fmt::Debug>(error: E) -> anyhow::Error {
-    anyhow::anyhow!("the device failed: {error} ({error:?})")
+    let told = format!("{error:?}");
+    // The names of the driver's and of cuBLAS's status.
+    if told.contains("OUT_OF_MEMORY") || told.contains("ALLOC_FAILED") {
+        return OutOfMemory(told).into();
+    }
+    anyhow::anyhow!("the device failed: {error} ({told})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As dfdx prints the driver's and cuBLAS's errors.
+    #[test]
+    fn want_of_memory_is_told_from_other_failures() {
+        #[derive(Debug)]
+        struct Driver(#[expect(dead_code, reason = "printed")] &'static str);
+        impl std::fmt::Display for Driver {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{self:?}")
+            }
+        }
+        for status in ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"] {
+            let error = device_error(Driver(status));
+            assert!(error.is::<OutOfMemory>() && error.to_string().contains("`micro_batch`"), "{error}");
+        }
+        let error = device_error(Driver("CUDA_ERROR_ILLEGAL_ADDRESS"));
+        assert!(error.to_string().starts_with("the device failed: Driver(\"CUDA_ERROR_ILLEGAL_ADDRESS\")"), "{error}");
+    }
 }

@@ -16,10 +16,13 @@ use crate::data::records::{Item, Rollout, Sample};
 use crate::data::tokenizer::Tokenizer;
 use crate::data::tokens::Prompt;
 use crate::infer::{GenerateConfig, generate};
+use crate::nn::Device;
 use crate::stage::{ConfigError, Manifest, StageContext};
 
-/// Sequences computed at once per thread.
+/// Sequences computed at once: per thread of the CPU,
 const BATCH: usize = 64;
+/// and on a GPU, which is idle with few.
+const GPU_BATCH: usize = 512;
 
 /// How items are asked.
 #[derive(Clone, Debug)]
@@ -106,7 +109,7 @@ impl Asking {
             max_tokens: self.max_tokens,
             samples: self.samples,
             stop: model.chat.stop_tokens().to_vec(),
-            batch: BATCH,
+            batch: if resources.device == Device::Cpu { BATCH } else { GPU_BATCH },
         };
         let mut writer = jsonl::Writer::append(&path)?;
         let total = items.len() as u64;

@@ -9,6 +9,7 @@ mod caching;
 mod commands;
 mod crash;
 mod damage;
+mod devices;
 mod disk;
 mod documented;
 mod history;

@@ -214,7 +214,7 @@ pools = { gpus = 1, cpu = 0 }
         17 | device = "gpu"
            |          ^^^^^
            |
-           = help: write `auto`, `cpu`, or `cuda:0` for the first GPU
+           = help: write `auto`, `cpu`, `cuda:0` for the first GPU, or `cuda:0,cuda:1` for two
 
         error: `settings.jobs`: with no job nothing can run
           --> DIR/a.toml:18:8

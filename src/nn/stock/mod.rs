@@ -15,6 +15,10 @@ use super::kernels::rotary::Turns;
 use super::loader::Held;
 use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, device_error};
 
+pub(super) mod attention;
+
+use attention::{Fallible, Plan};
+
 /// Operations with a tape that fills while they record.
 pub(crate) struct Stock<D: Device<f32>> {
     device: D,
@@ -23,27 +27,8 @@ pub(crate) struct Stock<D: Device<f32>> {
     recording: bool,
 }
 
-/// Constants of an attention over `rows` sequences of `length` tokens.
-pub(crate) struct Plan<D: Device<f32>> {
-    heads: Heads,
-    rows: usize,
-    length: usize,
-    rotation: Option<Rotation<D>>,
-    /// Added to the scores: minus infinity where a position may not look; one copy per query head of a group.
-    mask: Option<Matrix<D>>, // (g t, t)
-}
-
-struct Rotation<D: Device<f32>> {
-    cos: Matrix<D>, // (t, w)
-    sin: Matrix<D>, // (t, w)
-    /// `x half` is `(-x2, x1)`. A product, since dfdx's `slice` has a wrong gradient on the CPU.
-    half: Matrix<D>, // (w, w)
-}
-
 type Tape<D> = OwnedTape<f32, D>;
 type Taping<D> = Matrix<D, Tape<D>>;
-type Tensor4<D> = Tensor<(usize, usize, usize, usize), f32, D, Tape<D>>;
-type Fallible<X, D> = Result<X, <D as HasErr>::Err>;
 
 impl<D: Device<f32>> Stock<D> {
     /// A value with the tape, to compute on.
@@ -61,7 +46,7 @@ impl<D: Device<f32>> Stock<D> {
         Ok(y)
     }
 
-    fn matrix(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Matrix<D>> {
+    pub(super) fn matrix(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Matrix<D>> {
         self.device.try_tensor_from_vec(values, (rows, columns)).map_err(device_error)
     }
 
@@ -93,18 +78,7 @@ impl<D: Device<f32>> Ops for Stock<D> {
     }
 
     fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan<D>> {
-        let length = rows.first().map_or(0, ExactSizeIterator::len);
-        assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
-        let rotation = turns.map(|turns| self.rotation(turns, length)).transpose()?;
-        let mask = if heads.causal {
-            let group = heads.heads / heads.kv_heads;
-            let one = (0..length).flat_map(|i| (0..length).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }));
-            let values = (0..group).flat_map(|_| one.clone()).collect();
-            Some(self.matrix(values, group * length, length)?)
-        } else {
-            None
-        };
-        Ok(Plan { heads, rows: rows.len(), length, rotation, mask })
+        Plan::new(self, heads, rows, turns)
     }
 
     fn lookup(&mut self, table: &Param<Matrix<D>>, indices: &[usize]) -> Result<Matrix<D>> {
@@ -248,7 +222,7 @@ impl<D: Device<f32>> Ops for Stock<D> {
 
     fn attention(&mut self, _: usize, q: Matrix<D>, k: Matrix<D>, v: Matrix<D>, plan: &Plan<D>) -> Result<Matrix<D>> {
         let q = self.open(&q);
-        let y = attend(q, k.retaped(), v.retaped(), plan);
+        let y = plan.attend(q, k.retaped(), v.retaped());
         self.close(y)
     }
 
@@ -316,29 +290,6 @@ fn numbers<S: Shape, D: Device<f32>>(
     Ok(gradients.get(tensor).as_vec())
 }
 
-fn attend<D: Device<f32>>(q: Taping<D>, k: Taping<D>, v: Taping<D>, plan: &Plan<D>) -> Fallible<Taping<D>, D> {
-    let Plan { heads: Heads { heads: h, kv_heads, width: w, .. }, rows: b, length: t, rotation, mask } = plan;
-    let (h, kv, w, b, t) = (*h, *kv_heads, *w, *b, *t);
-    let by_head = |x: Taping<D>, h: usize| -> Fallible<Tensor4<D>, D> {
-        x.try_reshape_like(&(b, t, h, w))?.try_permute::<_, Axes4<0, 2, 1, 3>>() // (b, h, t, w)
-    };
-    let (mut q, mut k, v) = (by_head(q, h)?, by_head(k, kv)?, by_head(v, kv)?);
-    if let Some(rotation) = rotation {
-        (q, k) = (rotate(q, rotation)?, rotate(k, rotation)?);
-    }
-    // The query heads of a group become rows of their key head: keys and values are never copied.
-    let q = q.try_reshape_like(&(b, kv, h / kv * t, w))?;
-    let scores = q.try_matmul(k.try_permute::<_, Axes4<0, 1, 3, 2>>()?)?.try_mul(1.0 / (w as f32).sqrt())?;
-    let shape = *scores.shape(); // (b, k, g t, t)
-    let scores = match mask {
-        Some(mask) => scores.try_add(mask.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?)?,
-        None => scores,
-    };
-    let out = scores.try_softmax::<Axis<3>>()?.try_matmul(v)?; // (b, k, g t, w)
-    let out = out.try_reshape_like(&(b, h, t, w))?.try_permute::<_, Axes4<0, 2, 1, 3>>()?;
-    out.try_reshape_like(&(b * t, h * w))
-}
-
 fn gelu<D: Device<f32>>(x: Taping<D>) -> Fallible<Taping<D>, D> {
     // x Phi(x) = (x + |x| erf(|x| / sqrt 2)) / 2, with erf by Abramowitz and Stegun 7.1.26. dfdx has this function,
     // but its derivative (0.13) is off by a factor in the density.
@@ -360,33 +311,4 @@ fn gelu_tanh<D: Device<f32>>(x: Taping<D>) -> Fallible<Taping<D>, D> {
     let inner = square.try_mul(0.044_715)?.try_add(1.0)?.try_mul(x.retaped::<Tape<D>>())?;
     let tanh = inner.try_mul(0.797_884_6)?.try_tanh()?;
     tanh.try_add(1.0)?.try_mul(x)?.try_mul(0.5)
-}
-
-impl<D: Device<f32>> Stock<D> {
-    fn rotation(&self, turns: &Turns, length: usize) -> Result<Rotation<D>> {
-        let half = turns.half;
-        let twice = |table: &[f32]| -> Vec<f32> {
-            table.chunks_exact(half).take(length).flat_map(|row| row.iter().chain(row)).copied().collect()
-        };
-        let mut turn = vec![0.0; 4 * half * half];
-        for j in 0..half {
-            turn[(j + half) * 2 * half + j] = -1.0;
-            turn[j * 2 * half + j + half] = 1.0;
-        }
-        Ok(Rotation {
-            cos: self.matrix(twice(&turns.cos), length, 2 * half)?,
-            sin: self.matrix(twice(&turns.sin), length, 2 * half)?,
-            half: self.matrix(turn, 2 * half, 2 * half)?,
-        })
-    }
-}
-
-fn rotate<D: Device<f32>>(x: Tensor4<D>, rotation: &Rotation<D>) -> Fallible<Tensor4<D>, D> {
-    let shape = *x.shape();
-    let (b, h, t, w) = shape;
-    let turned = x.retaped::<Tape<D>>().try_reshape_like(&(b * h * t, w))?.try_matmul(rotation.half.clone())?;
-    let turned = turned.try_reshape_like(&shape)?;
-    let cos = rotation.cos.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
-    let sin = rotation.sin.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
-    x.try_mul(cos)?.try_add(turned.try_mul(sin)?)
 }

@@ -1,0 +1,96 @@
+//! Generation on a GPU: prompts are read in groups, and the samples of a group are continued together until the last one
+//! ends. Draws the same tokens from the same logits as the CPU's path.
+
+use std::ops::Range;
+
+use anyhow::{Context, Result};
+
+use super::generate::{Generated, Request, Response};
+use crate::base::Progress;
+use crate::nn::ops::OutOfMemory;
+use crate::nn::steps::{Steps, steps};
+use crate::nn::{Batch, Resources, Sequence};
+
+/// A sequence on the device. Its place stays taken for a while after its response has ended.
+type Place = Option<(usize, usize, Response)>; // prompt, sample
+
+/// Samples group by group, of at most `batch` sequences each, if there is one prompt that has so few.
+pub(super) fn generate(
+    request: &Request,
+    resources: &Resources,
+    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
+) -> Result<()> {
+    on(&mut *steps(request.model, resources)?, request, resources.progress, done)
+}
+
+/// The same on what can read and continue. A group for which there is no memory is tried again in halves: what is drawn
+/// depends on no neighbour.
+pub(super) fn on(
+    steps: &mut dyn Steps,
+    request: &Request,
+    progress: &dyn Progress,
+    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
+) -> Result<()> {
+    let mut most = (request.at_once(1) / request.distinct()).max(1);
+    let mut first = 0;
+    while first < request.prompts.len() {
+        let prompts = first..(first + most).min(request.prompts.len());
+        let ended = match together(request, steps, prompts.clone()) {
+            Err(error) if prompts.len() > 1 && error.root_cause().is::<OutOfMemory>() => {
+                most = prompts.len().div_ceil(2);
+                progress.note(format!("no memory for {} prompts at once: going on with {most}", prompts.len()));
+                continue;
+            }
+            ended => ended.with_context(|| format!("prompts {} to {}", prompts.start, prompts.end - 1))?,
+        };
+        first = prompts.end;
+        for (prompt, responses) in prompts.zip(ended) {
+            done(prompt, request.complete(responses))?;
+        }
+    }
+    Ok(())
+}
+
+/// The distinct responses to each prompt of a group.
+fn together(request: &Request, steps: &mut dyn Steps, prompts: Range<usize>) -> Result<Vec<Vec<Generated>>> {
+    let (samples, vocab) = (request.distinct(), request.model.architecture.vocab);
+    let first = prompts.start;
+    let texts = steps.read(&read(request, prompts.clone())?, samples)?;
+    let mut logits: Vec<f32> = texts.chunks_exact(vocab).flat_map(|logits| logits.repeat(samples)).collect();
+    let begin = |prompt| (0..samples).map(move |sample| Some((prompt, sample, request.begin(prompt, sample))));
+    let mut places: Vec<Place> = prompts.clone().flat_map(begin).collect();
+    let mut ended = vec![vec![None; samples]; prompts.len()];
+    loop {
+        for (place, logits) in places.iter_mut().zip(logits.chunks_exact_mut(vocab)) {
+            let Some((prompt, sample, response)) = place else { continue };
+            if let Some(generated) = request.extend(*prompt, response, logits) {
+                ended[*prompt - first][*sample] = Some(generated);
+                *place = None;
+            }
+        }
+        let open: Vec<usize> = (0..places.len()).filter(|&place| places[place].is_some()).collect();
+        if open.is_empty() {
+            return Ok(ended.into_iter().map(|responses| responses.into_iter().flatten().collect()).collect());
+        }
+        // To move what was read costs about a step: not for a few places.
+        if open.len() * 4 <= places.len() * 3 {
+            steps.keep(&open)?;
+            places.retain(Option::is_some);
+        }
+        let last = |place: &Place| place.as_ref().and_then(|(_, _, response)| response.tokens.last().copied());
+        let tokens: Vec<u32> = places.iter().map(|place| last(place).unwrap_or(0)).collect();
+        logits = steps.step(&tokens)?;
+    }
+}
+
+/// The prompts of a group, padded to one length, with the last position of each selected.
+fn read(request: &Request, prompts: Range<usize>) -> Result<Batch> {
+    let prompts = &request.prompts[prompts];
+    // A last token that only marks the place: a batch takes no input from it.
+    let texts: Vec<Vec<u32>> = prompts.iter().map(|prompt| [&prompt.tokens[..], &[0]].concat()).collect();
+    let marks: Vec<Vec<bool>> = texts.iter().map(|text| (1..=text.len()).map(|i| i == text.len()).collect()).collect();
+    let texts = prompts.iter().zip(texts.iter().zip(&marks));
+    let sequences: Vec<Sequence> =
+        texts.map(|(prompt, (tokens, loss))| Sequence { tokens, loss, image: prompt.image.as_deref() }).collect();
+    Batch::new(&request.model.architecture, &sequences, true, request.images)
+}

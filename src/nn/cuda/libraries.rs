@@ -1,0 +1,115 @@
+//! CUDA's libraries: where they are looked for, opened when first needed, and what is said when they are not there.
+
+use std::ffi::{c_int, c_uint};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Result, anyhow};
+
+/// The variable with folders to look in before all others, separated by colons.
+pub(super) const PATH: &str = "ABLATE_CUDA_PATH";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Library {
+    /// Comes with the driver of the GPU.
+    Driver,
+    /// Comes with CUDA's toolkit, or with PyTorch.
+    Blas,
+}
+
+struct Opened {
+    library: libloading::Library,
+    /// As it was asked for: a path, or a name that the dynamic linker knows.
+    name: String,
+}
+
+/// What a library was opened as, or why it was not.
+pub(super) fn name(library: Library) -> Result<&'static str> {
+    open(library).map(|opened| opened.name.as_str())
+}
+
+/// The address of a function, if its library is there and has it.
+pub(super) fn symbol(library: Library, function: &str) -> Option<usize> {
+    let opened = open(library).ok()?;
+    // SAFETY: nothing is called; what the address is used for, the caller vouches for. The library is never closed.
+    let address = unsafe { opened.library.get::<*mut ()>(function.as_bytes()) }.ok()?;
+    Some(address.addr()).filter(|&address| address != 0)
+}
+
+fn open(library: Library) -> Result<&'static Opened> {
+    static DRIVER: OnceLock<Result<Opened, String>> = OnceLock::new();
+    static BLAS: OnceLock<Result<Opened, String>> = OnceLock::new();
+    let opened = match library {
+        Library::Driver => DRIVER.get_or_init(|| first_of(&["libcuda.so.1".to_string()], &driver_folders())),
+        Library::Blas => BLAS.get_or_init(|| {
+            // One that is newer than the driver could not work with it.
+            let names: Vec<String> = (11..=driver_major()).rev().map(|major| format!("libcublas.so.{major}")).collect();
+            first_of(&names, &toolkit_folders())
+        }),
+    };
+    opened.as_ref().map_err(|missing| anyhow!("{missing}"))
+}
+
+/// Opens the first that is there: in the folders that the user names, where the dynamic linker looks, in the others.
+fn first_of(names: &[String], folders: &[PathBuf]) -> Result<Opened, String> {
+    let named: Vec<PathBuf> = std::env::var_os(PATH).iter().flat_map(std::env::split_paths).collect();
+    let mut problem = None;
+    for name in names {
+        let inside = |folders: &[PathBuf]| -> Vec<PathBuf> {
+            folders.iter().map(|folder| folder.join(name)).filter(|path| path.is_file()).collect()
+        };
+        for file in [inside(&named), vec![PathBuf::from(name)], inside(folders)].concat() {
+            // SAFETY: NVIDIA's libraries may be loaded at any time from any thread; so may, then, whatever the user
+            // has put in their place.
+            match unsafe { libloading::Library::new(&file) } {
+                Ok(library) => return Ok(Opened { library, name: file.display().to_string() }),
+                // The cause is what the dynamic linker says.
+                Err(error) => problem = Some(std::error::Error::source(&error).unwrap_or(&error).to_string()),
+            }
+        }
+    }
+    let cause = problem.map_or(String::new(), |problem| format!(": {problem}"));
+    Err(format!("cannot open {}{cause}", names.join(" or ")))
+}
+
+/// The CUDA major version up to which the driver goes.
+fn driver_major() -> c_int {
+    let Some(address) = symbol(Library::Driver, "cuDriverGetVersion") else { return 11 };
+    let mut version = 0;
+    // SAFETY: the function takes a place for one integer and needs no initialization.
+    let status = unsafe {
+        let function: unsafe extern "C" fn(*mut c_int) -> c_uint = std::mem::transmute(address);
+        function(&raw mut version)
+    };
+    if status == 0 { (version / 1000).max(11) } else { 11 }
+}
+
+/// Where containers and Windows put the driver.
+fn driver_folders() -> Vec<PathBuf> {
+    ["/usr/local/nvidia/lib64", "/usr/lib/wsl/lib"].map(PathBuf::from).to_vec()
+}
+
+/// Where toolkits are installed: by the usual variables and places, and by pip in the environment that is active.
+fn toolkit_folders() -> Vec<PathBuf> {
+    let variables = ["CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CONDA_PREFIX"];
+    let mut roots: Vec<PathBuf> = variables.iter().filter_map(std::env::var_os).map(PathBuf::from).collect();
+    roots.extend(["/usr/local/cuda", "/opt/cuda"].map(PathBuf::from));
+    let mut versions: Vec<PathBuf> = entries(Path::new("/usr/local"));
+    versions.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("cuda-")));
+    versions.sort();
+    roots.extend(versions.into_iter().rev());
+    let inside = ["lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"];
+    let mut folders: Vec<PathBuf> =
+        roots.iter().flat_map(|root| inside.iter().map(move |folder| root.join(folder))).collect();
+    if let Some(environment) = std::env::var_os("VIRTUAL_ENV") {
+        for python in entries(&Path::new(&environment).join("lib")) {
+            let packages = python.join("site-packages/nvidia");
+            folders.extend(["cu13/lib", "cublas/lib"].map(|folder| packages.join(folder)));
+        }
+    }
+    folders
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Runs a command with what it takes to build ablate for NVIDIA GPUs:
+#
+#   src/nn/cuda/with-toolkit.sh cargo build --release --features cuda
+#
+# Takes the CUDA compiler (nvcc, 11.8 or newer) that it finds in CUDA_PATH, in PATH or in /usr/local/cuda. Where there is
+# none, it fetches one from PyPI (105 MB, once) into target/cuda-toolkit, or into ABLATE_CUDA_TOOLKIT. Needs g++; for the
+# download python3 with pip on x86-64 Linux; never root, never a GPU.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+dir=${ABLATE_CUDA_TOOLKIT:-$here/../../../target/cuda-toolkit}
+mkdir -p "$dir/bin" "$dir/include"
+dir=$(cd "$dir" && pwd)
+
+command -v g++ >/dev/null || { echo "with-toolkit: g++ is needed, nvcc works with it" >&2; exit 1; }
+
+installed() {
+  local root
+  for root in "${CUDA_PATH:-}" "${CUDA_HOME:-}"; do
+    [ -n "$root" ] && [ -x "$root/bin/nvcc" ] && { echo "$root/bin/nvcc"; return; }
+  done
+  command -v nvcc && return
+  [ -x /usr/local/cuda/bin/nvcc ] && echo /usr/local/cuda/bin/nvcc
+}
+
+# The compiler of CUDA 13.0, whose wheels have all of it: older ones lack nvcc.
+fetch() {
+  [ -e "$dir/fetched" ] && return
+  [ "$(uname -sm)" = "Linux x86_64" ] || { echo "with-toolkit: no nvcc here, and none to fetch for $(uname -sm): install CUDA's toolkit" >&2; exit 1; }
+  local wheels
+  wheels=$(mktemp -d "$dir/wheels-XXXXXX")
+  trap 'rm -rf "$wheels"' EXIT
+  cat >"$wheels/requirements.txt" <<'R'
+nvidia-cuda-nvcc==13.0.88 --hash=sha256:56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03
+nvidia-cuda-crt==13.0.88 --hash=sha256:2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4
+nvidia-nvvm==13.0.88 --hash=sha256:c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0
+nvidia-cuda-runtime==13.0.96 --hash=sha256:7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548
+nvidia-cuda-cccl==13.0.85 --hash=sha256:e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649
+R
+  echo "with-toolkit: fetching the CUDA 13.0 compiler into $dir (105 MB, once)" >&2
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    --python-version 3.12 --implementation cp \
+    --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_27_x86_64 \
+    --dest "$wheels" --requirement "$wheels/requirements.txt" >&2
+  for wheel in "$wheels"/*.whl; do python3 -m zipfile -e "$wheel" "$dir"; done
+  # A zip file keeps no permissions that Python would restore.
+  chmod +x "$dir"/nvidia/cu13/bin/* "$dir"/nvidia/cu13/nvvm/bin/*
+  touch "$dir/fetched"
+}
+
+# Not our own stand-in from an earlier call.
+nvcc=$(PATH=${PATH//"$dir/bin:"/} installed || true)
+if [ -z "$nvcc" ]; then
+  fetch
+  nvcc=$dir/nvidia/cu13/bin/nvcc
+fi
+
+# dfdx's build script asks nvidia-smi for the compute capability, and looks whether include/cuda.h exists. 7.5 is the
+# oldest one that CUDA 11, 12 and 13 all compile for; what comes out runs on it and on everything newer.
+cat >"$dir/bin/nvidia-smi" <<'S'
+#!/bin/sh
+printf 'compute_cap\n7.5\n'
+S
+: >"$dir/include/cuda.h"
+
+# Below 8.0 dfdx brings two functions of its own that newer toolkits bring too.
+cat >"$dir/include/dfdx_names.h" <<'S'
+#include "cuda_fp16.h"
+#if __CUDA_ARCH__ < 800
+#define __hmax_nan dfdx_hmax_nan
+#define __hmin_nan dfdx_hmin_nan
+#endif
+S
+
+# nvcc as the build scripts call it. Drivers since 450 load version 7.0 of PTX, which these kernels do not exceed; 13.0
+# would write 9.0, which takes driver 580.
+cat >"$dir/bin/nvcc" <<S
+#!/bin/sh
+case " \$* " in
+*" --ptx "*) ;;
+*) exec "$nvcc" "\$@" ;;
+esac
+out=. before= last=
+for argument in "\$@"; do
+  [ "\$before" = --output-directory ] && out=\$argument
+  before=\$argument last=\$argument
+done
+"$nvcc" -allow-unsupported-compiler -include "$dir/include/dfdx_names.h" "\$@" || exit
+sed -i 's/^\.version .*/.version 7.0/' "\$out/\$(basename "\$last" .cu).ptx"
+S
+chmod +x "$dir/bin/nvcc" "$dir/bin/nvidia-smi"
+
+export PATH="$dir/bin:$PATH" CUDA_PATH="$dir" CUDA_COMPUTE_CAP=75
+exec "$@"
