@@ -97,9 +97,9 @@ impl<'a> Decoder<'a> {
         Ok(logits)
     }
 
-    /// Takes the sequence at `index` out; the last one takes its place.
+    /// Takes the sequence at `index` out. The others keep their order, in which the samples of a prompt stand together.
     pub(super) fn leave(&mut self, index: usize) {
-        let cache = self.ops.caches.swap_remove(index);
+        let cache = self.ops.caches.remove(index);
         self.spare.push(cache.own);
     }
 

@@ -102,7 +102,7 @@ impl Request<'_> {
     }
 
     /// Sequences that a thread computes at once: as many as are asked for, if their keys and values have room.
-    pub(super) fn at_once(&self, threads: usize) -> usize {
+    fn at_once(&self, threads: usize) -> usize {
         let Architecture { decoder, .. } = &self.model.architecture;
         let longest = self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
         // The samples of a prompt share its part.
@@ -279,9 +279,9 @@ impl<'a> Worker<'a> {
                 sender.send(Ok((active.prompt, self.request.complete(responses)))).ok();
             }
         }
-        // From the back: each removal puts the last sequence in the place of one that left.
+        // From the back, so that those before keep their places.
         for index in ended.into_iter().rev() {
-            self.active.swap_remove(index);
+            self.active.remove(index);
             self.decoder.leave(index);
         }
     }

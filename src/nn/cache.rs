@@ -1,17 +1,19 @@
 //! Keys and values of the positions that a sequence has passed, in buffers of fixed size. Knows no model.
 //!
-//! Keys lie transposed (width by width, position beside position), so that a query meets all of them with products
-//! of whole registers; values lie position by position.
+//! Both lie in panels as products read them: of 16 positions for keys, of 16 numbers of their width for values. So the samples
+//! of a prompt meet its positions all together, in one matrix product per head, and each its own positions alone.
 
 use std::sync::Arc;
 
 use super::kernels::attention::Heads;
 use super::kernels::elementwise::scale;
 use super::kernels::math::{exp_and_sum, maximum};
+use super::kernels::packing::panel;
 use super::kernels::simd;
+use super::raw::{Rows, TILE_COLUMNS};
 
-/// Positions whose scores are computed at a time.
-const BLOCK: usize = 32;
+/// Own positions whose scores are computed at a time: two panels.
+const BLOCK: usize = 2 * TILE_COLUMNS;
 
 /// Keys and values of positions that follow each other.
 pub(crate) struct Stretch {
@@ -19,9 +21,9 @@ pub(crate) struct Stretch {
     capacity: usize,
     /// Positions that are there.
     length: usize,
-    /// By layer: (k, w, capacity).
+    /// By layer: (k, capacity / 16, w, 16).
     keys: Vec<Vec<f32>>,
-    /// By layer: (k, capacity, w).
+    /// By layer: (k, w / 16, capacity, 16), the last numbers of a width that is no multiple being 0.
     values: Vec<Vec<f32>>,
 }
 
@@ -29,8 +31,10 @@ impl Stretch {
     /// Room for `capacity` positions.
     pub(crate) fn new(layers: usize, heads: Heads, capacity: usize) -> Stretch {
         let capacity = capacity.next_multiple_of(BLOCK);
-        let empty = vec![vec![0.0; heads.key() * capacity]; layers];
-        Stretch { capacity, length: 0, keys: empty.clone(), values: empty }
+        let keys = vec![vec![0.0; heads.key() * capacity]; layers];
+        let width = heads.width.next_multiple_of(TILE_COLUMNS);
+        let values = vec![vec![0.0; heads.kv_heads * width * capacity]; layers];
+        Stretch { capacity, length: 0, keys, values }
     }
 
     /// Whether there is room for so many positions in all.
@@ -51,25 +55,31 @@ impl Stretch {
     /// Puts the rotated key (k w) and the value (k w) of the position `ahead` of those that are there.
     pub(crate) fn put(&mut self, layer: usize, heads: Heads, ahead: usize, key: &[f32], value: &[f32]) {
         let (width, position) = (heads.width, self.length + ahead);
-        for (row, &number) in self.keys[layer].chunks_exact_mut(self.capacity).zip(key) {
-            row[position] = number;
+        let (block, place) = (position / TILE_COLUMNS * width * TILE_COLUMNS, position % TILE_COLUMNS);
+        let by_head = self.keys[layer].chunks_exact_mut(self.capacity * width).zip(key.chunks_exact(width));
+        for (keys, key) in by_head {
+            let rows = keys[block..].chunks_exact_mut(TILE_COLUMNS);
+            for (row, &number) in rows.zip(key) {
+                row[place] = number;
+            }
         }
-        let blocks = self.values[layer].chunks_exact_mut(self.capacity * width).zip(value.chunks_exact(width));
-        for (block, value) in blocks {
-            block[position * width..(position + 1) * width].copy_from_slice(value);
+        let mut panels = self.values[layer].chunks_exact_mut(self.capacity * TILE_COLUMNS);
+        for part in value.chunks_exact(width).flat_map(|value| value.chunks(TILE_COLUMNS)) {
+            let Some(panel) = panels.next() else { panic!("BUG: more values than panels") };
+            panel[position * TILE_COLUMNS..][..part.len()].copy_from_slice(part);
         }
     }
 
-    /// The products of a head's query with its keys; what follows the last position is of no position.
-    fn score(&self, layer: usize, kv_head: usize, query: &[f32], scores: &mut [f32]) {
-        let size = query.len() * self.capacity;
-        products(query, &self.keys[layer][kv_head * size..][..size], self.capacity, scores);
+    /// A head's keys.
+    fn keys(&self, layer: usize, kv_head: usize, width: usize) -> &[f32] {
+        let size = width * self.capacity;
+        &self.keys[layer][kv_head * size..][..size]
     }
 
-    /// Adds the head's values, weighed, to `out`.
-    fn mix(&self, layer: usize, kv_head: usize, weights: &[f32], out: &mut [f32]) {
-        let size = out.len() * self.capacity;
-        mix(weights, &self.values[layer][kv_head * size..][..size], out);
+    /// The panels of a head's values.
+    fn values(&self, layer: usize, kv_head: usize, width: usize) -> impl Iterator<Item = &[f32]> {
+        let size = width.next_multiple_of(TILE_COLUMNS) * self.capacity;
+        self.values[layer][kv_head * size..][..size].chunks_exact(TILE_COLUMNS * self.capacity)
     }
 }
 
@@ -84,84 +94,101 @@ impl Cache {
     pub(crate) fn length(&self) -> usize {
         self.prompt.length + self.own.length
     }
+}
 
-    /// Attention of one rotated query (h w) over all positions and the one that was just put in.
-    pub(crate) fn attend(&self, layer: usize, heads: Heads, query: &[f32], out: &mut [f32], scores: &mut Vec<f32>) {
-        let Heads { heads: h, kv_heads, width: w, .. } = heads;
-        let (prompt, count) = (self.prompt.length, self.length() + 1);
-        let whole = prompt + (count - prompt).next_multiple_of(BLOCK);
-        scores.resize(whole, 0.0);
-        let factor = 1.0 / (w as f32).sqrt();
-        for head in 0..h {
-            let kv = head / (h / kv_heads);
-            let (query, out) = (&query[head * w..(head + 1) * w], &mut out[head * w..(head + 1) * w]);
-            // The own positions come second, over what the blocks of the prompt wrote behind its end.
-            self.prompt.score(layer, kv, query, &mut scores[..prompt.next_multiple_of(BLOCK)]);
-            self.own.score(layer, kv, query, &mut scores[prompt..whole]);
-            let scores = &mut scores[..count];
+/// Attention of sequences that continue one prompt: each with its rotated query (h w) over all its positions and the one that
+/// was just put in.
+pub(crate) fn attend(
+    sequences: &[Cache],
+    layer: usize,
+    heads: Heads,
+    queries: &[f32],
+    outs: &mut [f32],
+    scores: &mut Vec<f32>,
+) {
+    let Some(Cache { prompt, .. }) = sequences.first() else { return };
+    let Heads { heads: h, kv_heads, width: w, .. } = heads;
+    let (count, read, query) = (sequences.len(), prompt.length, heads.query());
+    let longest = sequences.iter().map(|sequence| sequence.own.length + 1).max().unwrap_or(0);
+    let room = read.next_multiple_of(TILE_COLUMNS).max(read + longest.next_multiple_of(BLOCK));
+    scores.resize(count * room, 0.0);
+    let factor = 1.0 / (w as f32).sqrt();
+    for head in 0..h {
+        let (at, kv) = (head * w, head / (h / kv_heads));
+        let rows = Rows::Along { data: &queries[at..], row: query };
+        let panels = prompt.keys(layer, kv, w).chunks_exact(w * TILE_COLUMNS).take(read.div_ceil(TILE_COLUMNS));
+        for (number, keys) in panels.enumerate() {
+            let scores = &mut scores[number * TILE_COLUMNS..];
+            panel(count, TILE_COLUMNS, w, rows, keys, scores, room, true);
+        }
+        for (index, Cache { own, .. }) in sequences.iter().enumerate() {
+            let (query, scores) = (&queries[index * query + at..][..w], &mut scores[index * room..][..room]);
+            let own_count = own.length + 1;
+            // The own positions come second, over what the panels of the prompt wrote behind its end.
+            let own_scores = &mut scores[read..][..own_count.next_multiple_of(BLOCK)];
+            products(query, own.keys(layer, kv, w), own_scores);
+            let scores = &mut scores[..read + own_count];
             let shift = maximum(scores) * factor;
             let sum = exp_and_sum(scores, factor, shift);
             scale(scores, 1.0 / sum);
-            out.fill(0.0);
-            self.prompt.mix(layer, kv, &scores[..prompt], out);
-            self.own.mix(layer, kv, &scores[prompt..], out);
+        }
+        for (number, values) in prompt.values(layer, kv, w).enumerate() {
+            let (column, columns) = (at + number * TILE_COLUMNS, TILE_COLUMNS.min(w - number * TILE_COLUMNS));
+            let weights = Rows::Along { data: scores, row: room };
+            panel(count, columns, read, weights, &values[..read * TILE_COLUMNS], &mut outs[column..], query, true);
+        }
+        for (index, Cache { own, .. }) in sequences.iter().enumerate() {
+            let weights = &scores[index * room + read..][..=own.length];
+            let out = outs[index * query + at..][..w].chunks_mut(TILE_COLUMNS);
+            for (out, values) in out.zip(own.values(layer, kv, w)) {
+                mix(weights, values, out);
+            }
         }
     }
 }
 
 simd! {
-/// `scores[j] = sum over i of query[i] * keys[i][j]`, the rows of `keys` lying `stride` apart. There are whole blocks of
-/// scores.
-pub(crate) fn products(query: &[f32], keys: &[f32], stride: usize, scores: &mut [f32]) {
+/// `scores[j] = sum over i of query[i] * keys[i][j]`, for keys in panels. There are whole blocks of scores.
+pub(crate) fn products(query: &[f32], keys: &[f32], scores: &mut [f32]) {
     let (blocks, _) = scores.as_chunks_mut::<BLOCK>();
-    for (block, scores) in blocks.iter_mut().enumerate() {
+    let (rows, _) = keys.as_chunks::<TILE_COLUMNS>();
+    for (scores, panels) in blocks.iter_mut().zip(rows.chunks_exact(2 * query.len())) {
+        let (first, second) = panels.split_at(query.len());
         // A block of sums stays in registers.
-        let mut sums = [0.0f32; BLOCK];
-        for (&q, keys) in query.iter().zip(keys.chunks_exact(stride)) {
-            for (sum, &key) in sums.iter_mut().zip(&keys[block * BLOCK..][..BLOCK]) {
-                *sum = q.mul_add(key, *sum);
+        let mut sums = [[0.0f32; TILE_COLUMNS]; 2];
+        for ((&q, first), second) in query.iter().zip(first).zip(second) {
+            for j in 0..TILE_COLUMNS {
+                sums[0][j] = q.mul_add(first[j], sums[0][j]);
+                sums[1][j] = q.mul_add(second[j], sums[1][j]);
             }
         }
-        *scores = sums;
+        scores.copy_from_slice(sums.as_flattened());
     }
 }}
 
-/// Numbers of an output that are summed at a time, and positions that are summed apart, so that no addition waits for
-/// the one before.
-const SIDE: usize = 16;
+/// Positions that are summed apart, so that no addition waits for the one before.
 const APART: usize = 4;
 
 simd! {
-/// `out += sum over j of weights[j] * values[j]`, a row of `values` being as wide as `out`.
+/// `out += sum over j of weights[j] * values[j]`, for one panel of values; `out` may be narrower.
 pub(crate) fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    let width = out.len();
     let (fours, rest) = weights.as_chunks::<APART>();
-    for (block, out) in out.chunks_mut(SIDE).enumerate() {
-        let mut sums = [[0.0f32; SIDE]; APART];
-        let at = |position: usize| &values[position * width + block * SIDE..][..out.len()];
-        if out.len() == SIDE {
-            for (four, weights) in fours.iter().enumerate() {
-                for (i, (sums, &weight)) in sums.iter_mut().zip(weights).enumerate() {
-                    let values = &values[(four * APART + i) * width + block * SIDE..][..SIDE];
-                    for (sum, &value) in sums.iter_mut().zip(values) {
-                        *sum = weight.mul_add(value, *sum);
-                    }
-                }
-            }
-        } else {
-            for (position, &weight) in weights[..fours.len() * APART].iter().enumerate() {
-                for (sum, &value) in sums[position % APART].iter_mut().zip(at(position)) {
-                    *sum = weight.mul_add(value, *sum);
-                }
-            }
-        }
-        for (i, (sums, &weight)) in sums.iter_mut().zip(rest).enumerate() {
-            for (sum, &value) in sums.iter_mut().zip(at(fours.len() * APART + i)) {
+    let (rows, _) = values.as_chunks::<TILE_COLUMNS>();
+    let (rows, last) = rows.split_at(fours.len() * APART);
+    let mut sums = [[0.0f32; TILE_COLUMNS]; APART];
+    for (weights, rows) in fours.iter().zip(rows.chunks_exact(APART)) {
+        for ((sums, &weight), row) in sums.iter_mut().zip(weights).zip(rows) {
+            for (sum, &value) in sums.iter_mut().zip(row) {
                 *sum = weight.mul_add(value, *sum);
             }
         }
-        for (i, out) in out.iter_mut().enumerate() {
-            *out += (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]);
+    }
+    for ((sums, &weight), row) in sums.iter_mut().zip(rest).zip(last) {
+        for (sum, &value) in sums.iter_mut().zip(row) {
+            *sum = weight.mul_add(value, *sum);
         }
+    }
+    for (i, out) in out.iter_mut().enumerate() {
+        *out += (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]);
     }
 }}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::architecture::Activation;
-use super::cache::{Cache, Stretch};
+use super::cache::{Cache, Stretch, attend};
 use super::kernels::attention::{Heads, attention};
 use super::kernels::elementwise as kernel;
 use super::kernels::layer_norm::layer_norm;
@@ -216,8 +216,13 @@ impl Ops for Packed {
                     turns.turn(q.row_mut(token), position);
                     turns.turn(k.row_mut(token), position);
                     cache.own.put(layer, *heads, 0, k.row(token), v.row(token));
-                    let (query, out) = (q.row(token), out.row_mut(token));
-                    cache.attend(layer, *heads, query, out, &mut self.scores);
+                }
+                let mut first = 0;
+                for sequences in self.caches.chunk_by(|one, next| Arc::ptr_eq(&one.prompt, &next.prompt)) {
+                    let tokens = first..first + sequences.len();
+                    let (queries, outs) = (q.rows(tokens.clone()), out.rows_mut(tokens.clone()));
+                    attend(sequences, layer, *heads, queries, outs, &mut self.scores);
+                    first = tokens.end;
                 }
             }
         }
@@ -248,6 +253,14 @@ impl Rows {
 
     fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.width..][..self.width]
+    }
+
+    fn rows(&self, rows: Range<usize>) -> &[f32] {
+        &self.values[rows.start * self.width..rows.end * self.width]
+    }
+
+    fn rows_mut(&mut self, rows: Range<usize>) -> &mut [f32] {
+        &mut self.values[rows.start * self.width..rows.end * self.width]
     }
 
     fn row_mut(&mut self, index: usize) -> &mut [f32] {

@@ -23,7 +23,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "eval",
-    version: 3,
+    version: 4,
     about: "a model's score on every item of a benchmark",
     outputs: &[
         OutputSpec::new("scores.jsonl", ArtifactKind::Scores),

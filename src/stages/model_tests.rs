@@ -255,8 +255,8 @@ fn the_identity_of_a_fixed_config_stays() {
         sft 735cb1a244 epochs batch length_window lr betas eps weight_decay clip schedule warmup final_lr freeze
         sft d8a313b4e2 epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
         dpo 74b1006501 epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
-        rollout 6fe05b0e10 prompt.text prompt.letter samples temperature top_k top_p max_tokens
-        eval b59467f03f prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
+        rollout 1d4a6aaf88 prompt.text prompt.letter samples temperature top_k top_p max_tokens
+        eval f627733b12 prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
     "#]]
     .assert_eq(&text.concat());
 }

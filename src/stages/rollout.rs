@@ -16,7 +16,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "rollout",
-    version: 2,
+    version: 3,
     about: "several sampled responses per item",
     outputs: &[OutputSpec::new("rollouts.jsonl", ArtifactKind::Rollouts)],
     fan_out: &[],

@@ -273,7 +273,7 @@ fn the_identity_of_a_fixed_config_stays() {
         export a7e8184187 dtype="bf16"
         sft 0e80d04837 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch=8 lora.rank=8 lora.alpha=8.0 lora.dropout=0.0 lora.targets=["q_proj","v_proj"]
         sft d113e81f49 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["model.layers.0.*"]
-        rollout f814d29e44 prompt.text="Explain first, then answer." prompt.letter="Explain first, then answer with the letter." samples=32 temperature=1.0 top_k=0 top_p=1.0 max_tokens=256 stop=["a","b"]
+        rollout c0e6922daa prompt.text="Explain first, then answer." prompt.letter="Explain first, then answer with the letter." samples=32 temperature=1.0 top_k=0 top_p=1.0 max_tokens=256 stop=["a","b"]
     "#]].assert_eq(&lines.map(line).concat());
     // What the defaults say out loud is what they say in silence.
     let plain = line(("dpo", json!({ "policy": "m", "pairs": "p" })));

@@ -16,7 +16,7 @@ pub(crate) mod head;
 pub(crate) mod layer_norm;
 pub(crate) mod math;
 pub(crate) mod matmul;
-mod packing;
+pub(crate) mod packing;
 mod panels;
 pub(crate) mod rotary;
 

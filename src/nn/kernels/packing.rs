@@ -70,7 +70,7 @@ pub(super) fn rows(a: View, rows: usize, depth: usize, panels: &mut Vec<f32>) {
 /// One packed panel times the rows of `a`: [`strip`], of which `columns` are part of the product. Where that is not all,
 /// at the right edge, the rows are computed aside, since the padding is not ours to write.
 #[expect(clippy::too_many_arguments, reason = "a product has three sizes and three matrices")]
-pub(super) fn panel(
+pub(crate) fn panel(
     rows: usize,
     columns: usize,
     depth: usize,
