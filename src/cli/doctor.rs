@@ -6,11 +6,11 @@ use serde_json::json;
 
 use super::DONE;
 use super::shell::Shell;
-use crate::nn::device::{DeviceChoice, Gpu, Survey, survey};
+use crate::nn::device::{DeviceChoice, Gpu, Survey, listed, survey};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// A device that must be there: `auto`, `cpu` or `cuda:N`. If it is not, the exit code is 2.
+    /// A device that must be there, or several: `auto`, `cpu`, `cuda:0,cuda:1`. If it is not, the exit code is 2.
     #[arg(value_name = "DEVICE", default_value = "auto")]
     device: String,
 }
@@ -19,7 +19,7 @@ pub(super) fn doctor(shell: Shell, arguments: &DoctorArgs) -> Result<u8> {
     let (version, threads) = (env!("CARGO_PKG_VERSION"), std::thread::available_parallelism()?.get());
     let found = survey();
     let asked = &arguments.device;
-    let device = DeviceChoice::resolve(asked).map(|device| device.to_string());
+    let device = DeviceChoice::resolve_all(asked).map(|devices| listed(&devices));
     if shell.json {
         shell.json(&json!({
             "version": version, "threads": threads, "gpu": found, "asked": asked, "device": device.as_ref().ok(),

@@ -16,7 +16,7 @@ use super::shell::Shell;
 use super::{DONE, WRONG_INPUT, tell};
 use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
 use crate::experiment::Settings;
-use crate::nn::device::DeviceChoice;
+use crate::nn::device::{Device, DeviceChoice, listed};
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
     let interrupt = interrupt()?;
@@ -57,7 +57,7 @@ fn run_one(
     // The process ends soon: to take ten thousand instances apart one by one would be for nothing.
     let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
     let settings = &session.experiment.settings;
-    let device = devices(arguments.device.as_deref().unwrap_or(&settings.device), settings)?;
+    let device = devices(arguments, settings)?;
     if arguments.rehash {
         session.store.forget();
     }
@@ -105,13 +105,22 @@ fn run_one(
     Ok(report.exit_code())
 }
 
-/// The devices of model stages, as the engine names them; of all GPUs so many as the experiment wants.
-fn devices(asked: &str, settings: &Settings) -> Result<String> {
+/// The devices of model stages, as the engine names them. `auto` takes the GPUs that are named, or so many as the
+/// experiment wants.
+fn devices(arguments: &RunArgs, settings: &Settings) -> Result<String> {
+    let asked = arguments.device.as_deref().unwrap_or(&settings.device);
     let mut devices = DeviceChoice::resolve_all(asked)?;
-    if let Some(&most) = settings.pools.get("gpu").filter(|_| asked == "auto") {
-        devices.truncate(most.max(1));
+    if asked == "auto" && devices != [Device::Cpu] {
+        if !arguments.gpus.is_empty() {
+            let named: Vec<String> = arguments.gpus.iter().map(|id| format!("cuda:{id}")).collect();
+            let named = DeviceChoice::resolve_all(&named.join(","));
+            devices =
+                named.context("`--gpus` names GPUs by number where models run on them, unless `--device` is said")?;
+        } else if let Some(&most) = settings.pools.get("gpu") {
+            devices.truncate(most);
+        }
     }
-    Ok(devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
+    Ok(listed(&devices))
 }
 
 /// The GPUs that are named, or the first ones where the experiment only says how many.

@@ -53,7 +53,8 @@ pub(super) fn furnish(
 fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result<Vec<(String, String)>> {
     let room = room.to_str().context("the store's path is not UTF-8")?;
     let seen = std::env::var("CUDA_VISIBLE_DEVICES").ok();
-    let devices: Vec<&str> = around.devices.iter().map(|device| visible(device, seen.as_deref())).collect();
+    let devices = around.devices.iter().map(|device| visible(device, seen.as_deref()));
+    let devices: Vec<&str> = devices.collect::<Result<_>>()?;
     let mut env: Vec<(String, String)> = [
         ("PATH", PATH),
         ("LANG", "C.UTF-8"),
@@ -77,10 +78,14 @@ fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result
 
 /// What a program must be shown to see a device, such as `cuda:1`. Its number counts the devices that this process sees,
 /// which may be a choice already; a UUID is one anywhere.
-fn visible<'a>(device: &'a str, seen: Option<&'a str>) -> &'a str {
+fn visible<'a>(device: &'a str, seen: Option<&'a str>) -> Result<&'a str> {
     let id = device.split_once(':').map_or(device, |(_, id)| id);
-    let chosen = seen.zip(id.parse().ok()).and_then(|(seen, number)| seen.split(',').nth(number));
-    chosen.map(str::trim).filter(|chosen| !chosen.is_empty()).unwrap_or(id)
+    let (Some(seen), Ok(number)) = (seen, id.parse::<usize>()) else { return Ok(id) };
+    let mut chosen = seen.split(',').map(str::trim).filter(|chosen| !chosen.is_empty());
+    let count = chosen.clone().count();
+    chosen.nth(number).with_context(|| {
+        format!("GPU {number}: this process sees {count}, counted from 0, as CUDA_VISIBLE_DEVICES is `{seen}`")
+    })
 }
 
 #[cfg(test)]
@@ -89,10 +94,18 @@ mod tests {
 
     #[test]
     fn a_program_sees_the_device_that_its_number_means_to_this_process() {
-        assert_eq!(visible("cuda:1", None), "1");
-        assert_eq!(visible("cuda:1", Some("4, 7")), "7");
-        assert_eq!(visible("cuda:0", Some("GPU-5ebe9fb8,GPU-0c2b")), "GPU-5ebe9fb8");
-        assert_eq!(visible("cuda:GPU-0c2b", Some("4,7")), "GPU-0c2b");
-        assert_eq!((visible("cuda:2", Some("4,7")), visible("cuda:0", Some(""))), ("2", "0"));
+        let shown = |device, seen| visible(device, seen).unwrap();
+        assert_eq!(shown("cuda:1", None), "1");
+        assert_eq!(shown("cuda:1", Some("4, 7")), "7");
+        assert_eq!(shown("cuda:0", Some("GPU-5ebe9fb8,GPU-0c2b")), "GPU-5ebe9fb8");
+        assert_eq!(shown("cuda:GPU-0c2b", Some("4,7")), "GPU-0c2b");
+    }
+
+    #[test]
+    fn a_number_beyond_those_that_are_seen_is_no_device() {
+        let error = |device, seen| visible(device, Some(seen)).unwrap_err().to_string();
+        let expected = "GPU 2: this process sees 2, counted from 0, as CUDA_VISIBLE_DEVICES is `4,7`";
+        assert_eq!(error("cuda:2", "4,7"), expected);
+        assert!(error("cuda:0", "").starts_with("GPU 0: this process sees 0"));
     }
 }

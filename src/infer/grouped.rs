@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 
 use super::generate::{Generated, Request, Response};
 use crate::base::Progress;
-use crate::nn::ops::OutOfMemory;
+use crate::nn::ops::{OutOfMemory, within_memory};
 use crate::nn::steps::{Steps, steps};
-use crate::nn::{Batch, Resources, Sequence};
+use crate::nn::{Architecture, Batch, Resources, Sequence};
 
 /// A sequence on the device. Its place stays taken for a while after its response has ended.
 type Place = Option<(usize, usize, Response)>; // prompt, sample
@@ -31,17 +31,21 @@ pub(super) fn on(
     progress: &dyn Progress,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
-    let mut most = (request.at_once(1) / request.distinct()).max(1);
+    let mut most = at_once(request);
     let mut first = 0;
     while first < request.prompts.len() {
         let prompts = first..(first + most).min(request.prompts.len());
-        let ended = match together(request, steps, prompts.clone()) {
+        let advice = "no memory for a prompt: fewer `samples` or `max_tokens` need less";
+        let ended = match within_memory(advice, || together(request, steps, prompts.clone())) {
             Err(error) if prompts.len() > 1 && error.root_cause().is::<OutOfMemory>() => {
                 most = prompts.len().div_ceil(2);
                 progress.note(format!("no memory for {} prompts at once: going on with {most}", prompts.len()));
                 continue;
             }
-            ended => ended.with_context(|| format!("prompts {} to {}", prompts.start, prompts.end - 1))?,
+            ended => ended.with_context(|| {
+                let key = |index: usize| &request.prompts[index].key;
+                format!("prompts `{}` to `{}`", key(prompts.start), key(prompts.end - 1))
+            })?,
         };
         first = prompts.end;
         for (prompt, responses) in prompts.zip(ended) {
@@ -49,6 +53,25 @@ pub(super) fn on(
         }
     }
     Ok(())
+}
+
+/// Bytes of keys and values of a group.
+const CACHES: usize = 8 << 30;
+/// Numbers in the largest tensor that reading a group needs; dfdx's kernels count to 2^32.
+const LARGEST: usize = 1 << 30;
+
+/// Prompts of a group: so many that their sequences are as many as are asked for, if there is room, and that no group is
+/// much smaller than the others.
+fn at_once(request: &Request) -> usize {
+    let Architecture { decoder, .. } = &request.model.architecture;
+    let (samples, count) = (request.distinct(), request.prompts.len());
+    let longest = request.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0).max(1);
+    // Every sequence has a copy of its prompt's part.
+    let positions = longest + request.config.max_tokens.min(decoder.max_positions);
+    let bytes = 2 * size_of::<f32>() * decoder.layers * decoder.kv_width() * positions;
+    let numbers = longest * (decoder.heads * longest).max(decoder.ff);
+    let most = (request.config.batch.min(CACHES / bytes.max(1)) / samples).min(LARGEST / numbers.max(1)).max(1);
+    count.div_ceil(count.div_ceil(most).max(1))
 }
 
 /// The distinct responses to each prompt of a group.

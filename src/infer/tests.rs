@@ -145,24 +145,34 @@ fn all_paths_say_the_same() {
     }
 }
 
-/// A device with memory for so many texts.
-struct Small(Box<dyn Steps>, usize, Vec<usize>);
+/// A device with memory for so many texts, which it misses when it reads them, or, as dfdx does, by a panic after a step.
+struct Small {
+    steps: Box<dyn Steps>,
+    most: usize,
+    late: bool,
+    taken: usize,
+    sizes: Vec<usize>,
+}
 
 impl Steps for Small {
     fn read(&mut self, texts: &Batch, samples: usize) -> anyhow::Result<Vec<f32>> {
-        self.2.push(texts.rows.len());
-        if texts.rows.len() > self.1 {
+        self.sizes.push(texts.rows.len());
+        self.taken = 0;
+        if texts.rows.len() > self.most && !self.late {
             return Err(device_error("CUDA_ERROR_OUT_OF_MEMORY"));
         }
-        self.0.read(texts, samples)
+        self.steps.read(texts, samples)
     }
 
     fn step(&mut self, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
-        self.0.step(tokens)
+        self.taken += 1;
+        let size = self.sizes.last().copied().unwrap_or(0);
+        assert!(self.taken < 2 || size <= self.most, "a test's panic: CUDA_ERROR_OUT_OF_MEMORY");
+        self.steps.step(tokens)
     }
 
     fn keep(&mut self, sequences: &[usize]) -> anyhow::Result<()> {
-        self.0.keep(sequences)
+        self.steps.keep(sequences)
     }
 }
 
@@ -172,22 +182,25 @@ fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_err
     let config = config(1.0);
     let request =
         Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &unwatched };
-    let run = |most: usize| {
-        let mut steps = Small(steps(&model, &resources(1)).unwrap(), most, Vec::new());
+    let run = |most: usize, late: bool| {
+        let steps = steps(&model, &resources(1)).unwrap();
+        let mut steps = Small { steps, most, late, taken: 0, sizes: Vec::new() };
         let mut found = Vec::new();
         let result = grouped::on(&mut steps, &request, &Silent, &mut |_, responses| {
             found.push(responses);
             Ok(())
         });
-        (result, found, steps.2)
+        (result, found, steps.sizes)
     };
-    let (result, found, sizes) = run(2);
-    result.unwrap();
-    assert_eq!(found, self::run(&model, &prompts, &config, 1));
-    assert!(sizes[0] > 2 && sizes.last().is_some_and(|&size| size <= 2), "{sizes:?}");
-    let error = run(0).0.unwrap_err();
-    assert_eq!(error.to_string(), "prompts 0 to 0");
-    assert!(error.root_cause().to_string().contains("fewer `samples`"), "{error:?}");
+    for late in [false, true] {
+        let (result, found, sizes) = run(2, late);
+        result.unwrap();
+        assert_eq!(found, self::run(&model, &prompts, &config, 1));
+        assert!(sizes[0] > 2 && sizes.last().is_some_and(|&size| size <= 2), "{sizes:?}");
+        let error = run(0, late).0.unwrap_err();
+        assert_eq!(error.to_string(), "prompts `item 0` to `item 0`");
+        assert!(format!("{error:#}").contains("fewer `samples`"), "{error:?}");
+    }
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl DeviceChoice {
             "cuda" => Ok(DeviceChoice::Exactly(Device::Cuda(0))),
             _ => match text.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()) {
                 Some(ordinal) => Ok(DeviceChoice::Exactly(Device::Cuda(ordinal))),
-                None => bail!("unknown device `{text}`: write `auto`, `cpu` or `cuda:N`"),
+                None => bail!("unknown device `{text}`: write `auto`, `cpu`, `cuda:N` or several: `cuda:0,cuda:1`"),
             },
         }
     }
@@ -52,42 +52,56 @@ impl DeviceChoice {
     /// `cuda:0,cuda:1`.
     pub fn resolve_all(text: &str) -> Result<Vec<Device>> {
         if text == "auto" {
-            return Ok(match DeviceChoice::resolve(text)? {
-                Device::Cpu => vec![Device::Cpu],
-                Device::Cuda(_) => (0..cuda::count()?).map(Device::Cuda).collect(),
+            let gpus = cuda::count().and_then(|count| {
+                (0..count).try_for_each(cuda::check)?;
+                Ok((0..count).map(Device::Cuda).collect::<Vec<_>>())
             });
+            let gpus = gpus.context("device `auto`: choose `cpu` to go without the GPU")?;
+            return Ok(if gpus.is_empty() { vec![Device::Cpu] } else { gpus });
         }
         let mut devices: Vec<Device> = Vec::new();
         for name in text.split(',').map(str::trim) {
-            match DeviceChoice::resolve(name)? {
-                device if devices.contains(&device) => bail!("device `{device}` is named twice"),
-                device if !devices.is_empty() && (device == Device::Cpu || devices[0] == Device::Cpu) => {
-                    bail!("device `{text}`: stages run on the CPU or on GPUs, not on both")
-                }
-                device => devices.push(device),
+            let DeviceChoice::Exactly(device) = DeviceChoice::parse(name)? else {
+                bail!("device `{text}`: `auto` stands alone");
+            };
+            if devices.contains(&device) {
+                bail!("device `{device}` is named twice");
             }
+            if devices.first().is_some_and(|first| *first == Device::Cpu || device == Device::Cpu) {
+                bail!("device `{text}`: stages run on the CPU or on GPUs, not on both");
+            }
+            devices.push(device);
         }
+        devices.iter().try_for_each(|device| device.check().with_context(|| format!("device `{device}`")))?;
         Ok(devices)
     }
 
-    /// The device of a choice, once it is known to be there.
+    /// The device of a choice, once it is known to be there: the first one for `auto`.
     pub fn resolve(text: &str) -> Result<Device> {
-        match DeviceChoice::parse(text)? {
-            DeviceChoice::Auto => {
-                let count = cuda::count().context("device `auto`: choose `cpu` to go without the GPU")?;
-                Ok(if count > 0 { Device::Cuda(0) } else { Device::Cpu })
-            }
-            DeviceChoice::Exactly(Device::Cpu) => Ok(Device::Cpu),
-            DeviceChoice::Exactly(device @ Device::Cuda(ordinal)) => {
-                cuda::missing().with_context(|| format!("device `{device}`"))?;
-                let count = cuda::count()?;
-                if ordinal >= count {
-                    bail!("device `{device}`: this process sees {count} GPU(s), numbered from 0");
-                }
-                Ok(device)
-            }
+        match DeviceChoice::resolve_all(text)?[..] {
+            [device] => Ok(device),
+            [device, ..] if text == "auto" => Ok(device),
+            _ => bail!("device `{text}`: one is needed here, not several"),
         }
     }
+}
+
+impl Device {
+    /// Whether it is there and can be used.
+    fn check(self) -> Result<()> {
+        let Device::Cuda(ordinal) = self else { return Ok(()) };
+        cuda::missing()?;
+        let count = cuda::count()?;
+        if ordinal >= count {
+            bail!("this process sees {count} GPU(s), numbered from 0");
+        }
+        cuda::check(ordinal)
+    }
+}
+
+/// Devices as they are asked for: `cuda:0,cuda:1`.
+pub fn listed(devices: &[Device]) -> String {
+    devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// What `ablate doctor` tells of the GPUs.
@@ -145,6 +159,10 @@ mod cuda {
         bail!("this program was built for the CPU only; docs/cuda.md says how to build it for GPUs")
     }
 
+    pub(super) fn check(_: usize) -> Result<()> {
+        missing()
+    }
+
     pub(super) fn survey() -> Survey {
         let missing = missing().err().map(|error| error.to_string());
         Survey { cuda: false, avx2: has_fma(), driver: None, cublas: None, gpus: Vec::new(), missing }
@@ -163,7 +181,10 @@ mod tests {
             assert_eq!(device.to_string(), text);
         }
         let error = DeviceChoice::parse("gpu1").unwrap_err();
-        assert_eq!(error.to_string(), "unknown device `gpu1`: write `auto`, `cpu` or `cuda:N`");
+        assert_eq!(
+            error.to_string(),
+            "unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several: `cuda:0,cuda:1`"
+        );
     }
 
     #[test]
@@ -171,7 +192,13 @@ mod tests {
         assert_eq!(DeviceChoice::resolve_all("cpu").unwrap(), [Device::Cpu]);
         let error = |text: &str| DeviceChoice::resolve_all(text).unwrap_err().to_string();
         assert_eq!(error("cpu,cpu"), "device `cpu` is named twice");
-        assert_eq!(error("cpu,gpu1"), "unknown device `gpu1`: write `auto`, `cpu` or `cuda:N`");
+        assert_eq!(error("cuda:0,cuda:0"), "device `cuda:0` is named twice");
+        assert_eq!(error("cpu,cuda:0"), "device `cpu,cuda:0`: stages run on the CPU or on GPUs, not on both");
+        assert_eq!(error("cpu,auto"), "device `cpu,auto`: `auto` stands alone");
+        assert_eq!(
+            error("cpu,gpu1"),
+            "unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several: `cuda:0,cuda:1`"
+        );
     }
 
     #[cfg(not(feature = "cuda"))]

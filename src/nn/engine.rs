@@ -16,7 +16,7 @@ use super::gradients::{GradientSum, Part};
 use super::learner::Learner;
 use super::model::Model;
 #[cfg(feature = "cuda")]
-use super::ops::OnDevice;
+use super::ops::{OnDevice, within_memory};
 use super::ops::{Ops, Taped};
 use super::raw::keep_memory;
 use super::shared::Shared;
@@ -103,7 +103,9 @@ impl Engine {
             Engine::Cuda(model) => (0..parts)
                 .map(|number| {
                     let part = Part::new(sum, number);
-                    learn::<Stock<Cuda>, W>(model, &part, number, &build(number)?, loss)
+                    let batch = build(number)?;
+                    let advice = "no memory for this micro-batch: a smaller `micro_batch` needs less";
+                    within_memory(advice, || learn::<Stock<Cuda>, W>(model, &part, number, &batch, loss))
                 })
                 .collect(),
         }
@@ -128,7 +130,9 @@ impl Engine {
             Engine::Cuda(model) => (0..count)
                 .map(|index| {
                     let batch = build(index)?;
-                    Ok(sum(index, &batch, &scores::<Stock<Cuda>>(model, &batch)?))
+                    let advice = "no memory to score these responses";
+                    let scores = within_memory(advice, || scores::<Stock<Cuda>>(model, &batch))?;
+                    Ok(sum(index, &batch, &scores))
                 })
                 .collect(),
         }

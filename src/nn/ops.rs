@@ -212,25 +212,38 @@ pub(crate) struct OutOfMemory(String);
 
 impl std::fmt::Display for OutOfMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let OutOfMemory(told) = self;
-        write!(
-            f,
-            "the GPU is out of memory: a smaller `micro_batch` of a training needs less, as do fewer `samples` or \
-             `max_tokens` of rollouts ({told})"
-        )
+        write!(f, "the GPU is out of memory ({})", self.0)
     }
 }
 
 impl std::error::Error for OutOfMemory {}
 
+/// Whether a status of the driver or of cuBLAS, as dfdx prints it, says so.
+fn wants_memory(told: &str) -> bool {
+    told.contains("OUT_OF_MEMORY") || told.contains("ALLOC_FAILED")
+}
+
 /// A device's complaint as an error of ours.
 pub(crate) fn device_error<E: std::fmt::Display + std::fmt::Debug>(error: E) -> anyhow::Error {
     let told = format!("{error:?}");
-    // The names of the driver's and of cuBLAS's status.
-    if told.contains("OUT_OF_MEMORY") || told.contains("ALLOC_FAILED") {
+    if wants_memory(&told) {
         return OutOfMemory(told).into();
     }
     anyhow::anyhow!("the device failed: {error} ({told})")
+}
+
+/// Does something on a device, where want of memory is an error with advice. dfdx panics with it where an operation
+/// copies a tensor that others hold, too; any other panic goes on.
+pub(crate) fn within_memory<R>(advice: &'static str, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    // What a panic leaves half done is the device's memory, which is freed, and what the caller gives up on an error.
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let told = payload.downcast_ref::<String>().map(String::as_str);
+        match told.or_else(|| payload.downcast_ref::<&str>().copied()) {
+            Some(told) if wants_memory(told) => Err(OutOfMemory(told.to_string()).into()),
+            _ => std::panic::resume_unwind(payload),
+        }
+    });
+    done.map_err(|error| if error.root_cause().is::<OutOfMemory>() { error.context(advice) } else { error })
 }
 
 #[cfg(test)]
@@ -249,8 +262,14 @@ mod tests {
         }
         for status in ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"] {
             let error = device_error(Driver(status));
-            assert!(error.is::<OutOfMemory>() && error.to_string().contains("`micro_batch`"), "{error}");
+            assert!(error.is::<OutOfMemory>(), "{error}");
+            let panics = || panic!("called `Result::unwrap()` on an `Err` value: {status}");
+            let error = within_memory::<()>("take less", panics).unwrap_err();
+            assert!(error.to_string() == "take less" && error.root_cause().is::<OutOfMemory>(), "{error:?}");
         }
+        std::panic::catch_unwind(|| within_memory::<()>("take less", || panic!("BUG: another"))).unwrap_err();
+        let error = within_memory::<()>("take less", || Err(anyhow::anyhow!("another"))).unwrap_err();
+        assert_eq!(error.to_string(), "another");
         let error = device_error(Driver("CUDA_ERROR_ILLEGAL_ADDRESS"));
         assert!(error.to_string().starts_with("the device failed: Driver(\"CUDA_ERROR_ILLEGAL_ADDRESS\")"), "{error}");
     }

@@ -111,13 +111,15 @@ pub(crate) enum Rows<'a> {
 #[inline]
 pub(crate) fn strip(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32], c_row: usize, fresh: bool) {
     assert!(rows > 0 && depth > 0, "BUG: an empty strip");
+    // Saturating: no stride can be so large that a check passes by wrapping.
+    let extent = |stride: usize, last: usize| (rows - 1).saturating_mul(stride).saturating_add(last);
     let (held, needed) = match a {
-        Rows::Along { data, row } => (data.len(), (rows - 1) * row + depth),
-        Rows::Tiles(data) => (data.len(), rows.next_multiple_of(TILE_ROWS) * depth),
+        Rows::Along { data, row } => (data.len(), extent(row, depth)),
+        Rows::Tiles(data) => (data.len(), rows.div_ceil(TILE_ROWS).saturating_mul(TILE_ROWS * depth)),
     };
     assert!(needed <= held, "BUG: a strip outside its rows");
-    assert!(b.len() == depth * TILE_COLUMNS, "BUG: a strip outside its panel");
-    assert!((rows - 1) * c_row + TILE_COLUMNS <= c.len(), "BUG: a strip outside its product");
+    assert!(b.len() / TILE_COLUMNS == depth, "BUG: a strip outside its panel");
+    assert!(extent(c_row, TILE_COLUMNS) <= c.len(), "BUG: a strip outside its product");
     #[cfg(target_arch = "x86_64")]
     if has_fma() {
         // SAFETY: the bounds have just been checked, and so has that the instructions are there.

@@ -1,6 +1,6 @@
 //! What the training kinds share: the device, the optimizer's keys, the outputs. Knows no kind.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::common::with_threads;
 use super::model::Model;
@@ -16,6 +16,9 @@ pub(super) const ADAPTER: &str = "adapter";
 
 /// The device and the threads that the stage was given.
 pub(super) fn resources<'a>(ctx: &'a StageContext) -> Result<Resources<'a>> {
+    if ctx.device.contains(',') {
+        return Err(wrong_input(anyhow!("a model computes on one GPU: leave `limits.gpu` out, or set it to 1")));
+    }
     let device = DeviceChoice::resolve(&ctx.device)?;
     Ok(Resources { device, threads: ctx.threads.max(1), progress: ctx.progress })
 }

@@ -17,7 +17,11 @@ fn doctor_tells_what_there_is_to_people_and_to_scripts() {
 fn a_device_that_nobody_knows_is_wrong_input() {
     let outcome = Space::new().ablate(&["doctor", "gpu1"]);
     assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("unknown device `gpu1`: write `auto`, `cpu` or `cuda:N`"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -28,12 +28,21 @@ pub(super) fn name(library: Library) -> Result<&'static str> {
     open(library).map(|opened| opened.name.as_str())
 }
 
+/// Where a function lies in a library that is never closed.
+#[derive(Clone, Copy)]
+pub(super) struct Address(pub(super) *const ());
+
+// SAFETY: it is an address of code, which no thread changes.
+unsafe impl Send for Address {}
+// SAFETY: as above.
+unsafe impl Sync for Address {}
+
 /// The address of a function, if its library is there and has it.
-pub(super) fn symbol(library: Library, function: &str) -> Option<usize> {
+pub(super) fn symbol(library: Library, function: &str) -> Option<Address> {
     let opened = open(library).ok()?;
     // SAFETY: nothing is called; what the address is used for, the caller vouches for. The library is never closed.
-    let address = unsafe { opened.library.get::<*mut ()>(function.as_bytes()) }.ok()?;
-    Some(address.addr()).filter(|&address| address != 0)
+    let address = unsafe { opened.library.get::<*const ()>(function.as_bytes()) }.ok()?;
+    Some(Address(*address)).filter(|address| !address.0.is_null())
 }
 
 fn open(library: Library) -> Result<&'static Opened> {
@@ -50,31 +59,36 @@ fn open(library: Library) -> Result<&'static Opened> {
     opened.as_ref().map_err(|missing| anyhow!("{missing}"))
 }
 
-/// Opens the first that is there: in the folders that the user names, where the dynamic linker looks, in the others.
+/// Opens the first that is there: in the folders that the user names, then where the dynamic linker looks and in the others.
 fn first_of(names: &[String], folders: &[PathBuf]) -> Result<Opened, String> {
+    let inside = |name: &String, folders: &[PathBuf]| -> Vec<PathBuf> {
+        folders.iter().map(|folder| folder.join(name)).filter(|path| path.is_file()).collect()
+    };
     let named: Vec<PathBuf> = std::env::var_os(PATH).iter().flat_map(std::env::split_paths).collect();
-    let mut problem = None;
-    for name in names {
-        let inside = |folders: &[PathBuf]| -> Vec<PathBuf> {
-            folders.iter().map(|folder| folder.join(name)).filter(|path| path.is_file()).collect()
-        };
-        for file in [inside(&named), vec![PathBuf::from(name)], inside(folders)].concat() {
-            // SAFETY: NVIDIA's libraries may be loaded at any time from any thread; so may, then, whatever the user
-            // has put in their place.
-            match unsafe { libloading::Library::new(&file) } {
-                Ok(library) => return Ok(Opened { library, name: file.display().to_string() }),
+    let mut files: Vec<PathBuf> = names.iter().flat_map(|name| inside(name, &named)).collect();
+    files.extend(names.iter().flat_map(|name| [vec![PathBuf::from(name)], inside(name, folders)].concat()));
+    // A file that is there and does not open says more than one that is not there.
+    let (mut broken, mut absent) = (None, None);
+    for file in files {
+        // SAFETY: NVIDIA's libraries may be loaded at any time from any thread; so may, then, whatever the user has put
+        // in their place.
+        match unsafe { libloading::Library::new(&file) } {
+            Ok(library) => return Ok(Opened { library, name: file.display().to_string() }),
+            Err(error) => {
                 // The cause is what the dynamic linker says.
-                Err(error) => problem = Some(std::error::Error::source(&error).unwrap_or(&error).to_string()),
+                let told = std::error::Error::source(&error).unwrap_or(&error).to_string();
+                let place = if file.is_file() { &mut broken } else { &mut absent };
+                place.get_or_insert(told);
             }
         }
     }
-    let cause = problem.map_or(String::new(), |problem| format!(": {problem}"));
+    let cause = broken.or(absent).map_or(String::new(), |told| format!(": {told}"));
     Err(format!("cannot open {}{cause}", names.join(" or ")))
 }
 
 /// The CUDA major version up to which the driver goes.
 fn driver_major() -> c_int {
-    let Some(address) = symbol(Library::Driver, "cuDriverGetVersion") else { return 11 };
+    let Some(Address(address)) = symbol(Library::Driver, "cuDriverGetVersion") else { return 11 };
     let mut version = 0;
     // SAFETY: the function takes a place for one integer and needs no initialization.
     let status = unsafe {

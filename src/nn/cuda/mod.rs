@@ -1,5 +1,5 @@
 //! What the driver of NVIDIA's GPUs says, and CUDA's functions for dfdx, none of which is linked: `libraries` opens the
-//! driver and cuBLAS when they are first used. So one program starts on every machine, works with CUDA 11, 12 and 13, and
+//! driver and cuBLAS when they are first used. So one program starts on every machine, works with CUDA 11 (from 11.2), 12 and 13, and
 //! can say what is missing.
 //!
 //! The only home of `unsafe` code around foreign functions. Knows no tensor and no model.
@@ -11,6 +11,7 @@ mod libraries;
 mod symbols;
 
 use std::ffi::CStr;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cudarc::driver::result::{self, device, primary_ctx};
@@ -25,14 +26,22 @@ use super::ops::device_error;
 use super::raw::has_fma;
 use libraries::Library;
 
-/// How many GPUs the driver shows to this process: 0 where there is no driver or no device. What stands in the way of a
-/// GPU that is there is an error.
+/// What Linux shows where the driver is installed.
+const KERNEL_DRIVER: &str = "/proc/driver/nvidia";
+/// The compute capability that `build.rs` compiles for, as newer ones run it, too.
+const OLDEST: (i32, i32) = (7, 5);
+/// The version of CUDA since which there are pools of memory, as dfdx uses them.
+const POOLS: i32 = 11_020;
+
+/// How many GPUs the driver shows to this process: 0 where there is no driver or no device. What stands in the way of
+/// GPUs that are there is an error.
 pub(super) fn count() -> Result<usize> {
-    if libraries::name(Library::Driver).is_err() {
+    if libraries::name(Library::Driver).is_err() && !Path::new(KERNEL_DRIVER).exists() {
         return Ok(0);
     }
+    driver()?;
     let count = match start() {
-        Err(CUresult::CUDA_ERROR_NO_DEVICE | CUresult::CUDA_ERROR_STUB_LIBRARY) => 0,
+        Err(CUresult::CUDA_ERROR_NO_DEVICE) => 0,
         Err(status) => return broken(status),
         Ok(count) => count,
     };
@@ -50,6 +59,17 @@ pub(super) fn missing() -> Result<()> {
         Ok(_) => blas().map(drop),
         Err(status) => broken(status),
     }
+}
+
+/// Whether a GPU that is there can run this program's kernels.
+pub(super) fn check(ordinal: usize) -> Result<()> {
+    let device = device::get(i32::try_from(ordinal)?)?;
+    let (major, minor) = capability(device)?;
+    if (major, minor) < OLDEST {
+        let (oldest, least) = OLDEST;
+        bail!("compute capability {major}.{minor} is too old: this program is built for {oldest}.{least} and newer");
+    }
+    Ok(())
 }
 
 /// All that is there.
@@ -97,7 +117,11 @@ fn driver() -> Result<(&'static str, String)> {
     if status != CUresult::CUDA_SUCCESS {
         bail!("`{name}` does not tell its version: {}", symbols::told(status));
     }
-    Ok((name, format!("{}.{}", version / 1000, version % 1000 / 10)))
+    let told = format!("{}.{}", version / 1000, version % 1000 / 10);
+    if version < POOLS {
+        bail!("the NVIDIA driver (`{name}`) goes up to CUDA {told}, and 11.2 is needed: install a newer one");
+    }
+    Ok((name, told))
 }
 
 /// Starts the driver: the number of its devices.
@@ -140,11 +164,8 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
         cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device).result()?;
         CStr::from_ptr(name.as_ptr())
     };
+    let (major, minor) = capability(device)?;
     // SAFETY: the device is one that the driver has just given.
-    let attribute = |attribute| unsafe { device::get_attribute(device, attribute) };
-    let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
-    let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    // SAFETY: as above.
     let total = unsafe { device::total_mem(device) }?;
     Ok(Gpu {
         ordinal,
@@ -153,6 +174,15 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
         memory: total as u64,
         free: free_memory(device).ok(),
     })
+}
+
+fn capability(device: CUdevice) -> Result<(i32, i32)> {
+    // SAFETY: the device is one that the driver has given.
+    let attribute = |attribute| unsafe { device::get_attribute(device, attribute) };
+    Ok((
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+    ))
 }
 
 /// Bytes that nobody uses on a device.

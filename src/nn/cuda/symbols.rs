@@ -16,7 +16,7 @@ use cudarc::driver::sys::{
     CUoccupancyB2DSize, CUresult, CUstream,
 };
 
-use super::libraries::{Library, symbol};
+use super::libraries::{Address, Library, symbol};
 
 /// What the functions of a library return.
 trait Status {
@@ -66,8 +66,8 @@ macro_rules! forward {
         #[unsafe(no_mangle)]
         #[allow(clippy::too_many_arguments, reason = "the signatures are NVIDIA's")]
         unsafe extern "C" fn $name($($argument: $type),*) -> $status {
-            static ADDRESS: OnceLock<Option<usize>> = OnceLock::new();
-            let Some(address) = *ADDRESS.get_or_init(|| symbol($library, stringify!($name))) else {
+            static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
+            let Some(Address(address)) = *ADDRESS.get_or_init(|| symbol($library, stringify!($name))) else {
                 return $status::ABSENT;
             };
             // SAFETY: NVIDIA's function of this name has these parameters in all versions from 11 on, and returns an
@@ -154,12 +154,12 @@ macro_rules! describe {
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name(error: CUresult, text: *mut *const c_char) -> CUresult {
             const NONE: &CStr = c"the CUDA driver is not there";
-            static ADDRESS: OnceLock<Option<usize>> = OnceLock::new();
+            static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
             let address = *ADDRESS.get_or_init(|| symbol(Library::Driver, stringify!($name)));
             // SAFETY: as for the other functions; `text` is where the caller wants a pointer to a text that stays.
             unsafe {
                 *text = NONE.as_ptr();
-                if let Some(address) = address {
+                if let Some(Address(address)) = address {
                     let function: unsafe extern "C" fn(c_uint, *mut *const c_char) -> c_uint =
                         std::mem::transmute(address);
                     if function(error as c_uint, text) != 0 || (*text).is_null() {

@@ -13,6 +13,9 @@ dir=${ABLATE_CUDA_TOOLKIT:-$here/../../../target/cuda-toolkit}
 mkdir -p "$dir/bin" "$dir/include"
 dir=$(cd "$dir" && pwd)
 
+# Called from within itself, everything is set.
+case ":$PATH:" in *":$dir/bin:"*) exec "$@" ;; esac
+
 command -v g++ >/dev/null || { echo "with-toolkit: g++ is needed, nvcc works with it" >&2; exit 1; }
 
 installed() {
@@ -26,11 +29,13 @@ installed() {
 
 # The compiler of CUDA 13.0, whose wheels have all of it: older ones lack nvcc.
 fetch() {
-  [ -e "$dir/fetched" ] && return
+  [ "$(cat "$dir/fetched" 2>/dev/null)" = 13.0.88 ] && return
   [ "$(uname -sm)" = "Linux x86_64" ] || { echo "with-toolkit: no nvcc here, and none to fetch for $(uname -sm): install CUDA's toolkit" >&2; exit 1; }
   local wheels
   wheels=$(mktemp -d "$dir/wheels-XXXXXX")
-  trap 'rm -rf "$wheels"' EXIT
+  # shellcheck disable=SC2064 # the folder of now
+  trap "rm -rf '$wheels'" EXIT
+  python3 -m pip --version >/dev/null || { echo "with-toolkit: no nvcc here, and no python3 with pip to fetch it" >&2; exit 1; }
   cat >"$wheels/requirements.txt" <<'R'
 nvidia-cuda-nvcc==13.0.88 --hash=sha256:56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03
 nvidia-cuda-crt==13.0.88 --hash=sha256:2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4
@@ -46,11 +51,20 @@ R
   for wheel in "$wheels"/*.whl; do python3 -m zipfile -e "$wheel" "$dir"; done
   # A zip file keeps no permissions that Python would restore.
   chmod +x "$dir"/nvidia/cu13/bin/* "$dir"/nvidia/cu13/nvvm/bin/*
-  touch "$dir/fetched"
+  rm -rf "$wheels"
+  trap - EXIT
+  echo 13.0.88 >"$dir/fetched"
 }
 
-# Not our own stand-in from an earlier call.
-nvcc=$(PATH=${PATH//"$dir/bin:"/} installed || true)
+nvcc=$(installed || true)
+if [ -n "$nvcc" ]; then
+  version=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
+  read -r major minor <<<"${version:-0 0}"
+  if [ "$major" -lt 11 ] || { [ "$major" -eq 11 ] && [ "$minor" -lt 8 ]; }; then
+    echo "with-toolkit: $nvcc is of CUDA $major.$minor, and 11.8 is needed" >&2
+    nvcc=
+  fi
+fi
 if [ -z "$nvcc" ]; then
   fetch
   nvcc=$dir/nvidia/cu13/bin/nvcc

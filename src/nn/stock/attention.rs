@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use dfdx::prelude::*;
 
 use super::super::kernels::attention::Heads;
@@ -71,6 +71,14 @@ impl<D: Device<f32>> Plan<D> {
     ) -> Result<Plan<D>> {
         let length = rows.first().map_or(0, ExactSizeIterator::len);
         assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
+        // dfdx's kernels on a GPU count to 2^32, and beyond compute a part or never end.
+        let scores = rows.len() as f64 * heads.heads as f64 * (length as f64).powi(2);
+        if scores >= f64::from(u32::MAX) {
+            bail!(
+                "{} rows of {length} positions are too long to compute at once: take fewer, by `micro_batch`",
+                rows.len()
+            );
+        }
         let positions: Vec<usize> = (0..length).collect();
         let rotation = turns.map(|turns| Rotation::new(stock, turns, &positions)).transpose()?;
         let mask = if heads.causal {
