@@ -10,7 +10,7 @@ use super::kernels::elementwise::scale;
 use super::kernels::math::{exp_and_sum, maximum};
 use super::kernels::packing::panel;
 use super::kernels::simd;
-use super::raw::{Rows, TILE_COLUMNS};
+use super::raw::{Rows, TILE_COLUMNS, prefetch};
 
 /// Own positions whose scores are computed at a time: two panels.
 const BLOCK: usize = 2 * TILE_COLUMNS;
@@ -122,6 +122,9 @@ pub(crate) fn attend(
             panel(count, TILE_COLUMNS, w, rows, keys, scores, room, true);
         }
         for (index, Cache { own, .. }) in sequences.iter().enumerate() {
+            if let Some(Cache { own, .. }) = sequences.get(index + 1) {
+                prefetch(&own.keys(layer, kv, w)[..(own.length + 1).next_multiple_of(TILE_COLUMNS) * w]);
+            }
             let (query, scores) = (&queries[index * query + at..][..w], &mut scores[index * room..][..room]);
             let own_count = own.length + 1;
             // The own positions come second, over what the panels of the prompt wrote behind its end.
@@ -138,6 +141,10 @@ pub(crate) fn attend(
             panel(count, columns, read, weights, &values[..read * TILE_COLUMNS], &mut outs[column..], query, true);
         }
         for (index, Cache { own, .. }) in sequences.iter().enumerate() {
+            if let Some(Cache { own, .. }) = sequences.get(index + 1) {
+                let panels = own.values(layer, kv, w);
+                panels.for_each(|panel| prefetch(&panel[..(own.length + 1) * TILE_COLUMNS]));
+            }
             let weights = &scores[index * room + read..][..=own.length];
             let out = outs[index * query + at..][..w].chunks_mut(TILE_COLUMNS);
             for (out, values) in out.zip(own.values(layer, kv, w)) {
