@@ -19,7 +19,10 @@ pub(super) fn doctor(shell: Shell, arguments: &DoctorArgs) -> Result<u8> {
     let (version, threads) = (env!("CARGO_PKG_VERSION"), std::thread::available_parallelism()?.get());
     let found = survey();
     let asked = &arguments.device;
-    let device = DeviceChoice::resolve_all(asked).map(|devices| listed(&devices));
+    let device = DeviceChoice::devices(asked).and_then(|devices| {
+        devices.iter().try_for_each(|device| device.check())?;
+        Ok(listed(&devices))
+    });
     if shell.json {
         shell.json(&json!({
             "version": version, "threads": threads, "gpu": found, "asked": asked, "device": device.as_ref().ok(),

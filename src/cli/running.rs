@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::args::{ExperimentArgs, Global, RunArgs};
 use super::progress::Display;
@@ -17,6 +17,7 @@ use super::{DONE, WRONG_INPUT, tell};
 use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
 use crate::experiment::Settings;
 use crate::nn::device::{Device, DeviceChoice, listed};
+use crate::stage::Pool;
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
     let interrupt = interrupt()?;
@@ -57,7 +58,8 @@ fn run_one(
     // The process ends soon: to take ten thousand instances apart one by one would be for nothing.
     let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
     let settings = &session.experiment.settings;
-    let device = devices(arguments, settings)?;
+    let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
+    let (device, gpus) = devices(models, arguments, settings)?;
     if arguments.rehash {
         session.store.forget();
     }
@@ -69,7 +71,7 @@ fn run_one(
         threads: arguments.threads,
         teachers: settings.pools.get("teacher").copied().unwrap_or(4),
         pools: settings.pools.clone(),
-        gpus: gpus(arguments, settings),
+        gpus,
         retries: arguments.retries,
         time: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("`--timeout` is no time")?,
         keep_going: !arguments.fail_fast,
@@ -105,30 +107,29 @@ fn run_one(
     Ok(report.exit_code())
 }
 
-/// The devices of model stages, as the engine names them. `auto` takes the GPUs that are named, or so many as the
-/// experiment wants.
-fn devices(arguments: &RunArgs, settings: &Settings) -> Result<String> {
+/// The devices of model stages, as the engine names them, and the GPUs that only programs may be given. Where models run
+/// on GPUs, programs get the same ones. Without models nobody asks the driver.
+fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
     let asked = arguments.device.as_deref().unwrap_or(&settings.device);
-    let mut devices = DeviceChoice::resolve_all(asked)?;
-    if asked == "auto" && devices != [Device::Cpu] {
+    let most = settings.pools.get("gpu").copied();
+    let mut devices = if models || asked != "auto" { DeviceChoice::devices(asked)? } else { vec![Device::Cpu] };
+    if devices[0] == Device::Cpu {
+        let first = || (0..most.unwrap_or(0)).map(|number| number.to_string()).collect();
+        let programs = if arguments.gpus.is_empty() { first() } else { arguments.gpus.clone() };
+        return Ok((listed(&devices), programs));
+    }
+    if asked != "auto" {
         if !arguments.gpus.is_empty() {
-            let named: Vec<String> = arguments.gpus.iter().map(|id| format!("cuda:{id}")).collect();
-            let named = DeviceChoice::resolve_all(&named.join(","));
-            devices =
-                named.context("`--gpus` names GPUs by number where models run on them, unless `--device` is said")?;
-        } else if let Some(&most) = settings.pools.get("gpu") {
-            devices.truncate(most);
+            bail!("`--gpus` and device `{asked}` both name GPUs: leave one of them out");
         }
+    } else if !arguments.gpus.is_empty() {
+        let named: Vec<String> = arguments.gpus.iter().map(|id| format!("cuda:{id}")).collect();
+        devices = DeviceChoice::devices(&named.join(",")).context("`--gpus`: models know GPUs by their numbers")?;
+    } else if let Some(most) = most {
+        devices.truncate(most);
     }
-    Ok(listed(&devices))
-}
-
-/// The GPUs that are named, or the first ones where the experiment only says how many.
-fn gpus(arguments: &RunArgs, settings: &Settings) -> Vec<String> {
-    if !arguments.gpus.is_empty() {
-        return arguments.gpus.clone();
-    }
-    (0..settings.pools.get("gpu").copied().unwrap_or(0)).map(|number| number.to_string()).collect()
+    devices.iter().try_for_each(|device| device.check())?;
+    Ok((listed(&devices), Vec::new()))
 }
 
 /// Set by Ctrl-C and by SIGTERM. The second Ctrl-C ends the program at once; children die with it.

@@ -81,7 +81,9 @@ fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result
 fn visible<'a>(device: &'a str, seen: Option<&'a str>) -> Result<&'a str> {
     let id = device.split_once(':').map_or(device, |(_, id)| id);
     let (Some(seen), Ok(number)) = (seen, id.parse::<usize>()) else { return Ok(id) };
-    let mut chosen = seen.split(',').map(str::trim).filter(|chosen| !chosen.is_empty());
+    // CUDA reads the list up to the first entry that is no device: `-1` and `NoDevFiles` are ways to hide all.
+    let device = |name: &&str| name.parse::<usize>().is_ok() || name.starts_with("GPU-") || name.starts_with("MIG-");
+    let mut chosen = seen.split(',').map(str::trim).take_while(device);
     let count = chosen.clone().count();
     chosen.nth(number).with_context(|| {
         format!("GPU {number}: this process sees {count}, counted from 0, as CUDA_VISIBLE_DEVICES is `{seen}`")
@@ -106,6 +108,9 @@ mod tests {
         let error = |device, seen| visible(device, Some(seen)).unwrap_err().to_string();
         let expected = "GPU 2: this process sees 2, counted from 0, as CUDA_VISIBLE_DEVICES is `4,7`";
         assert_eq!(error("cuda:2", "4,7"), expected);
-        assert!(error("cuda:0", "").starts_with("GPU 0: this process sees 0"));
+        for none in ["", "-1", "NoDevFiles", "-1,0"] {
+            assert!(error("cuda:0", none).starts_with("GPU 0: this process sees 0"), "{none}");
+        }
+        assert!(error("cuda:1", "4,,7").starts_with("GPU 1: this process sees 1"));
     }
 }

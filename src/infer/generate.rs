@@ -13,6 +13,8 @@ use super::sample::{Choice, choose};
 use crate::base::Seed;
 use crate::data::records::Finish;
 use crate::data::tokens::Prompt;
+use crate::nn::cache::Stretch;
+use crate::nn::model::heads;
 use crate::nn::{Architecture, Checkpoint, Device, PixelSource, Resources, Sequence, batch};
 
 /// How to sample.
@@ -105,10 +107,9 @@ impl Request<'_> {
     fn at_once(&self, threads: usize) -> usize {
         let Architecture { decoder, .. } = &self.model.architecture;
         let longest = self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
+        let bytes = |positions: usize| Stretch::bytes(decoder.layers, heads(decoder), positions);
         // The samples of a prompt share its part.
-        let own = self.config.max_tokens.min(decoder.max_positions);
-        let positions = longest.div_ceil(self.distinct()).saturating_add(own);
-        let bytes = 2 * size_of::<f32>() * decoder.layers * decoder.kv_width() * positions;
+        let bytes = bytes(longest) / self.distinct() + bytes(self.config.max_tokens.min(decoder.max_positions));
         self.config.batch.min((CACHES / threads / bytes.max(1)).max(1))
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::generate::{Generated, Request, Response};
 use crate::base::Progress;
-use crate::nn::ops::{OutOfMemory, within_memory};
+use crate::nn::ops::{NoRoom, within_memory};
 use crate::nn::steps::{Steps, steps};
 use crate::nn::{Architecture, Batch, Resources, Sequence};
 
@@ -35,11 +35,11 @@ pub(super) fn on(
     let mut first = 0;
     while first < request.prompts.len() {
         let prompts = first..(first + most).min(request.prompts.len());
-        let advice = "no memory for a prompt: fewer `samples` or `max_tokens` need less";
+        let advice = "no room for a prompt: fewer `samples` or `max_tokens` need less";
         let ended = match within_memory(advice, || together(request, steps, prompts.clone())) {
-            Err(error) if prompts.len() > 1 && error.root_cause().is::<OutOfMemory>() => {
+            Err(error) if prompts.len() > 1 && error.root_cause().is::<NoRoom>() => {
                 most = prompts.len().div_ceil(2);
-                progress.note(format!("no memory for {} prompts at once: going on with {most}", prompts.len()));
+                progress.note(format!("no room for {} prompts at once: going on with {most}", prompts.len()));
                 continue;
             }
             ended => ended.with_context(|| {
@@ -57,7 +57,7 @@ pub(super) fn on(
 
 /// Bytes of keys and values of a group.
 const CACHES: usize = 8 << 30;
-/// Numbers in the largest tensor that reading a group needs; dfdx's kernels count to 2^32.
+/// Numbers in the largest tensor that reading a group needs.
 const LARGEST: usize = 1 << 30;
 
 /// Prompts of a group: so many that their sequences are as many as are asked for, if there is room, and that no group is

@@ -23,16 +23,20 @@ use crate::nn::{
 
 /// A model whose logits are far from even, so that greedy and sampled responses say something.
 fn model(tied_head: bool) -> Checkpoint {
+    shaped(tied_head, 32, 4, 2)
+}
+
+fn shaped(tied_head: bool, dim: usize, heads: usize, kv_heads: usize) -> Checkpoint {
     let config = ModelConfig {
         image_size: 8,
         patch_size: 4,
         vision: VisionConfig { dim: 16, layers: 1, heads: 2, ff: 24 },
         projector: ProjectorConfig { hidden: 16 },
         decoder: DecoderConfig {
-            dim: 32,
+            dim,
             layers: 2,
-            heads: 4,
-            kv_heads: 2,
+            heads,
+            kv_heads,
             ff: 48,
             max_positions: 48,
             tied_head,
@@ -110,38 +114,48 @@ fn the_cache_computes_what_a_whole_forward_pass_does() {
 
 #[test]
 fn all_paths_say_the_same() {
-    let (model, prompts) = (model(false), prompts());
+    let prompts = prompts();
     for temperature in [0.0, 0.8] {
-        let config = config(temperature);
-        let fast = run(&model, &prompts, &config, 1);
-        let request = Request {
-            model: &model,
-            prompts: &prompts,
-            images: &Ramps,
-            config: &config,
-            seed: Seed(8),
-            watch: &unwatched,
-        };
-        let mut slow = Vec::new();
+        agree(&model(false), &prompts, &config(temperature));
+    }
+}
+
+#[test]
+fn wide_heads_long_prompts_and_many_samples_say_the_same_on_all_paths() {
+    // Heads of 40 take three panels, the last one half; prompts of 34 tokens three, with two positions in the last.
+    let long = |i: u32| Prompt {
+        key: format!("long {i}"),
+        tokens: (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect(),
+        image: None,
+    };
+    let prompts: Vec<Prompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
+    let config = GenerateConfig { samples: 8, stop: vec![4], ..config(1.0) };
+    agree(&shaped(false, 80, 2, 1), &prompts, &config);
+}
+
+/// Holds the CPU's path and the GPU's, in groups of several sizes, to whole forward passes.
+fn agree(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig) {
+    let fast = run(model, prompts, config, 1);
+    let request = Request { model, prompts, images: &Ramps, config, seed: Seed(8), watch: &unwatched };
+    let mut slow = Vec::new();
+    let mut done = |index: usize, responses| {
+        assert_eq!(index, slow.len());
+        slow.push(responses);
+        Ok(())
+    };
+    plain::generate(&request, &resources(1), &mut done).unwrap();
+    assert_eq!(fast, slow);
+    // In one group, in groups of a prompt each, and in some of two.
+    for batch in [64, config.samples, 2 * config.samples] {
+        let config = GenerateConfig { batch, ..config.clone() };
+        let mut grouped = Vec::new();
         let mut done = |index: usize, responses| {
-            assert_eq!(index, slow.len());
-            slow.push(responses);
+            assert_eq!(index, grouped.len());
+            grouped.push(responses);
             Ok(())
         };
-        plain::generate(&request, &resources(1), &mut done).unwrap();
-        assert_eq!(fast, slow);
-        // In one group, in groups of a prompt each, and in some of two.
-        for batch in [64, 3, 6] {
-            let config = GenerateConfig { batch, ..config.clone() };
-            let mut grouped = Vec::new();
-            let mut done = |index: usize, responses| {
-                assert_eq!(index, grouped.len());
-                grouped.push(responses);
-                Ok(())
-            };
-            grouped::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
-            assert_eq!(fast, grouped, "batch {batch}");
-        }
+        grouped::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
+        assert_eq!(fast, grouped, "batch {batch}");
     }
 }
 

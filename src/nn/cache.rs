@@ -37,6 +37,12 @@ impl Stretch {
         Stretch { capacity, length: 0, keys, values }
     }
 
+    /// Bytes of one with room for `capacity` positions.
+    pub(crate) fn bytes(layers: usize, heads: Heads, capacity: usize) -> usize {
+        let numbers = heads.key() + heads.kv_heads * heads.width.next_multiple_of(TILE_COLUMNS);
+        layers * numbers * capacity.next_multiple_of(BLOCK) * size_of::<f32>()
+    }
+
     /// Whether there is room for so many positions in all.
     pub(crate) fn fits(&self, positions: usize) -> bool {
         self.capacity >= positions

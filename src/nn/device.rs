@@ -48,16 +48,12 @@ impl DeviceChoice {
         }
     }
 
-    /// All devices of a choice, once they are known to be there: every GPU for `auto`, those of a list such as
-    /// `cuda:0,cuda:1`.
-    pub fn resolve_all(text: &str) -> Result<Vec<Device>> {
+    /// All devices of a choice, those of a list such as `cuda:0,cuda:1`; for `auto` every GPU, or the CPU. A GPU of a list
+    /// need not be there: [`Device::check`] tells.
+    pub fn devices(text: &str) -> Result<Vec<Device>> {
         if text == "auto" {
-            let gpus = cuda::count().and_then(|count| {
-                (0..count).try_for_each(cuda::check)?;
-                Ok((0..count).map(Device::Cuda).collect::<Vec<_>>())
-            });
-            let gpus = gpus.context("device `auto`: choose `cpu` to go without the GPU")?;
-            return Ok(if gpus.is_empty() { vec![Device::Cpu] } else { gpus });
+            let count = cuda::count().context("device `auto`: choose `cpu` to go without the GPU")?;
+            return Ok(if count > 0 { (0..count).map(Device::Cuda).collect() } else { vec![Device::Cpu] });
         }
         let mut devices: Vec<Device> = Vec::new();
         for name in text.split(',').map(str::trim) {
@@ -72,30 +68,34 @@ impl DeviceChoice {
             }
             devices.push(device);
         }
-        devices.iter().try_for_each(|device| device.check().with_context(|| format!("device `{device}`")))?;
         Ok(devices)
     }
 
     /// The device of a choice, once it is known to be there: the first one for `auto`.
     pub fn resolve(text: &str) -> Result<Device> {
-        match DeviceChoice::resolve_all(text)?[..] {
-            [device] => Ok(device),
-            [device, ..] if text == "auto" => Ok(device),
+        let device = match DeviceChoice::devices(text)?[..] {
+            [device] => device,
+            [device, ..] if text == "auto" => device,
             _ => bail!("device `{text}`: one is needed here, not several"),
-        }
+        };
+        device.check()?;
+        Ok(device)
     }
 }
 
 impl Device {
     /// Whether it is there and can be used.
-    fn check(self) -> Result<()> {
+    pub fn check(self) -> Result<()> {
         let Device::Cuda(ordinal) = self else { return Ok(()) };
-        cuda::missing()?;
-        let count = cuda::count()?;
-        if ordinal >= count {
-            bail!("this process sees {count} GPU(s), numbered from 0");
-        }
-        cuda::check(ordinal)
+        let usable = || {
+            cuda::missing()?;
+            let count = cuda::count()?;
+            if ordinal >= count {
+                bail!("this process sees {count} GPU(s), numbered from 0");
+            }
+            cuda::check(ordinal)
+        };
+        usable().with_context(|| format!("device `{self}`"))
     }
 }
 
@@ -189,8 +189,8 @@ mod tests {
 
     #[test]
     fn a_run_may_have_several_devices_each_once() {
-        assert_eq!(DeviceChoice::resolve_all("cpu").unwrap(), [Device::Cpu]);
-        let error = |text: &str| DeviceChoice::resolve_all(text).unwrap_err().to_string();
+        assert_eq!(DeviceChoice::devices("cpu").unwrap(), [Device::Cpu]);
+        let error = |text: &str| DeviceChoice::devices(text).unwrap_err().to_string();
         assert_eq!(error("cpu,cpu"), "device `cpu` is named twice");
         assert_eq!(error("cuda:0,cuda:0"), "device `cuda:0` is named twice");
         assert_eq!(error("cpu,cuda:0"), "device `cpu,cuda:0`: stages run on the CPU or on GPUs, not on both");

@@ -104,7 +104,7 @@ impl Engine {
                 .map(|number| {
                     let part = Part::new(sum, number);
                     let batch = build(number)?;
-                    let advice = "no memory for this micro-batch: a smaller `micro_batch` needs less";
+                    let advice = "no room for this micro-batch: a smaller `micro_batch` needs less";
                     within_memory(advice, || learn::<Stock<Cuda>, W>(model, &part, number, &batch, loss))
                 })
                 .collect(),
@@ -130,7 +130,7 @@ impl Engine {
             Engine::Cuda(model) => (0..count)
                 .map(|index| {
                     let batch = build(index)?;
-                    let advice = "no memory to score these responses";
+                    let advice = "no room to score these responses";
                     let scores = within_memory(advice, || scores::<Stock<Cuda>>(model, &batch))?;
                     Ok(sum(index, &batch, &scores))
                 })

@@ -206,28 +206,44 @@ impl<D: Device<f32>> Place for OnDevice<D> {
     }
 }
 
-/// A device has no room for what it was given.
+/// A device cannot take so much at once: less would do.
 #[derive(Debug)]
-pub(crate) struct OutOfMemory(String);
+pub(crate) struct NoRoom(pub(crate) String);
 
-impl std::fmt::Display for OutOfMemory {
+impl std::fmt::Display for NoRoom {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the GPU is out of memory ({})", self.0)
+        f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for OutOfMemory {}
+impl std::error::Error for NoRoom {}
 
-/// Whether a status of the driver or of cuBLAS, as dfdx prints it, says so.
+/// Numbers of one tensor that dfdx's kernels can count: beyond, their 32-bit indices wrap, and they compute a part twice.
+const MOST: usize = 1 << 31;
+
+/// Refuses a tensor that is too large for dfdx's kernels.
+pub(crate) fn countable(what: &str, sizes: &[usize]) -> Result<()> {
+    let count = sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+    if count.is_none_or(|count| count > MOST) {
+        return Err(NoRoom(format!("{what} are more than a GPU's kernels count to: {sizes:?} numbers")).into());
+    }
+    Ok(())
+}
+
+/// Whether a status of the driver or of cuBLAS, as dfdx prints it, says that there is no memory.
 fn wants_memory(told: &str) -> bool {
     told.contains("OUT_OF_MEMORY") || told.contains("ALLOC_FAILED")
+}
+
+fn out_of_memory(told: &str) -> anyhow::Error {
+    NoRoom(format!("the GPU is out of memory ({told})")).into()
 }
 
 /// A device's complaint as an error of ours.
 pub(crate) fn device_error<E: std::fmt::Display + std::fmt::Debug>(error: E) -> anyhow::Error {
     let told = format!("{error:?}");
     if wants_memory(&told) {
-        return OutOfMemory(told).into();
+        return out_of_memory(&told);
     }
     anyhow::anyhow!("the device failed: {error} ({told})")
 }
@@ -239,11 +255,11 @@ pub(crate) fn within_memory<R>(advice: &'static str, work: impl FnOnce() -> Resu
     let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let told = payload.downcast_ref::<String>().map(String::as_str);
         match told.or_else(|| payload.downcast_ref::<&str>().copied()) {
-            Some(told) if wants_memory(told) => Err(OutOfMemory(told.to_string()).into()),
+            Some(told) if wants_memory(told) => Err(out_of_memory(told)),
             _ => std::panic::resume_unwind(payload),
         }
     });
-    done.map_err(|error| if error.root_cause().is::<OutOfMemory>() { error.context(advice) } else { error })
+    done.map_err(|error| if error.root_cause().is::<NoRoom>() { error.context(advice) } else { error })
 }
 
 #[cfg(test)]
@@ -262,12 +278,16 @@ mod tests {
         }
         for status in ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"] {
             let error = device_error(Driver(status));
-            assert!(error.is::<OutOfMemory>(), "{error}");
+            assert!(error.is::<NoRoom>(), "{error}");
             let panics = || panic!("called `Result::unwrap()` on an `Err` value: {status}");
             let error = within_memory::<()>("take less", panics).unwrap_err();
-            assert!(error.to_string() == "take less" && error.root_cause().is::<OutOfMemory>(), "{error:?}");
+            assert!(error.to_string() == "take less" && error.root_cause().is::<NoRoom>(), "{error:?}");
         }
         std::panic::catch_unwind(|| within_memory::<()>("take less", || panic!("BUG: another"))).unwrap_err();
+        countable("scores", &[1 << 20, 1 << 11]).unwrap();
+        for sizes in [&[1 << 20, 1 << 12][..], &[usize::MAX, 3]] {
+            assert!(countable("scores", sizes).unwrap_err().is::<NoRoom>());
+        }
         let error = within_memory::<()>("take less", || Err(anyhow::anyhow!("another"))).unwrap_err();
         assert_eq!(error.to_string(), "another");
         let error = device_error(Driver("CUDA_ERROR_ILLEGAL_ADDRESS"));

@@ -44,12 +44,12 @@ mod drivers {
 
     const DRIVER: &str = r#"
         #include <string.h>
-        int cuDriverGetVersion(int *version) { *version = 12040; return 0; }
+        int cuDriverGetVersion(int *version) { *version = VERSION; return 0; }
         int cuInit(unsigned flags) { return STATUS; }
         int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
         int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
         int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stand-in", length); return 0; }
-        int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? 9 : 0; return 0; }
+        int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attribute == 75 ? MAJOR : 0; return 0; }
         int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)80 << 30; return 0; }
         int cuGetErrorString(unsigned error, const char **text) {
             *text = error == 100 ? "no CUDA-capable device is detected" : 0;
@@ -59,12 +59,21 @@ mod drivers {
 
     /// Builds a driver that starts with a status and then has so many devices.
     fn driver(space: &Space, status: u32, count: u32) -> PathBuf {
-        space.write("driver.c", DRIVER);
+        driver_of(space, &[("STATUS", status), ("COUNT", count), ("VERSION", 12_040), ("MAJOR", 9)])
+    }
+
+    fn driver_of(space: &Space, numbers: &[(&str, u32)]) -> PathBuf {
+        library(space, "libcuda.so.1", DRIVER, numbers)
+    }
+
+    fn library(space: &Space, name: &str, text: &str, numbers: &[(&str, u32)]) -> PathBuf {
+        space.write("library.c", text);
         let folder = space.path("driver");
         std::fs::create_dir_all(&folder).unwrap();
         let built = Command::new("cc")
-            .args(["-shared", "-fPIC", &format!("-DSTATUS={status}"), &format!("-DCOUNT={count}"), "-o"])
-            .args([folder.join("libcuda.so.1"), space.path("driver.c")])
+            .args(numbers.iter().map(|(name, number)| format!("-D{name}={number}")))
+            .args(["-shared", "-fPIC", "-o"])
+            .args([folder.join(name), space.path("library.c")])
             .status();
         assert!(built.unwrap().success());
         folder
@@ -96,7 +105,7 @@ mod drivers {
         assert!(told.contains("built for the CPU and CUDA") && told.ends_with("auto    runs on cpu\n"), "{told}");
         let outcome = space.ablate(&["doctor", "cuda:0"]);
         assert_eq!(outcome.code, Some(2));
-        let expected = ["device `cuda:0`", "no driver of an NVIDIA GPU is installed", "cannot open libcuda.so.1"];
+        let expected = ["device `cuda:0`", "no driver of an NVIDIA GPU can be opened", "cannot open libcuda.so.1"];
         assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
     }
 
@@ -149,5 +158,59 @@ mod drivers {
             let expected = ["there is a GPU, but not cuBLAS", "ABLATE_CUDA_PATH", "libcublas.so.12 or libcublas.so.11"];
             assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
         }
+    }
+
+    #[test]
+    fn what_is_too_old_is_named_before_anything_starts() {
+        let space = Space::new();
+        let old_card = driver_of(&space, &[("STATUS", 0), ("COUNT", 1), ("VERSION", 12_040), ("MAJOR", 6)]);
+        library(&space, "libcublas.so.12", "int cublasLoggerConfigure(void) { return 0; }", &[]);
+        let outcome = ask(&space, &old_card, &["doctor"]);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        let expected = ["device `cuda:0`", "compute capability 6.0 is too old", "7.5 and newer"];
+        assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
+        let old_driver = driver_of(&space, &[("STATUS", 0), ("COUNT", 1), ("VERSION", 11_010), ("MAJOR", 9)]);
+        let outcome = ask(&space, &old_driver, &["doctor"]);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains("goes up to CUDA 11.1, and 11.2 is needed"), "{}", outcome.stderr);
+    }
+
+    #[test]
+    fn a_driver_that_does_not_open_is_no_missing_driver() {
+        let space = Space::new();
+        if has_driver(&space) {
+            return;
+        }
+        space.write("driver/libcuda.so.1", "half of an upgrade");
+        let outcome = ask(&space, &space.path("driver"), &["doctor"]);
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        let expected =
+            ["device `auto`: choose `cpu`", "no driver of an NVIDIA GPU can be opened", "driver/libcuda.so.1"];
+        assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
+    }
+
+    #[test]
+    fn a_run_uses_the_gpus_that_are_named_and_programs_alone_ask_no_driver() {
+        let space = Space::new();
+        let driver = driver(&space, 0, 2);
+        library(&space, "libcublas.so.12", "int cublasLoggerConfigure(void) { return 0; }", &[]);
+        space.with_experiment("smoke.toml").with_experiment("reasoner.toml");
+        let both = ask(&space, &driver, &["run", "smoke.toml", "--device", "cuda:0", "--gpus", "1"]);
+        assert!(both.code == Some(2) && both.stderr.contains("both name GPUs"), "{both:?}");
+        let third = ask(&space, &driver, &["run", "smoke.toml", "--gpus", "2"]);
+        assert!(third.code == Some(2) && third.stderr.contains("device `cuda:2`"), "{third:?}");
+        assert!(third.stderr.contains("this process sees 2 GPU(s)"), "{third:?}");
+        let unnumbered = ask(&space, &driver, &["run", "smoke.toml", "--gpus", "GPU-5ebe"]);
+        assert!(
+            unnumbered.code == Some(2) && unnumbered.stderr.contains("models know GPUs by their numbers"),
+            "{unnumbered:?}"
+        );
+        let broken = driver_of(&space, &[("STATUS", 803), ("COUNT", 1), ("VERSION", 12_040), ("MAJOR", 9)]);
+        space.write(
+            "programs.toml",
+            "[stage.hello]\nkind = \"command\"\nrun = \"echo hi > out\"\noutputs = [\"out\"]\n",
+        );
+        let programs = ask(&space, &broken, &["run", "programs.toml"]);
+        assert_eq!(programs.code, Some(0), "{programs:?}");
     }
 }

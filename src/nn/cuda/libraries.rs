@@ -23,6 +23,11 @@ struct Opened {
     name: String,
 }
 
+/// Whether there is no file of a library at all: one that is there and does not open is another matter.
+pub(super) fn absent(library: Library) -> bool {
+    opened(library).as_ref().is_err_and(|problem| problem.absent)
+}
+
 /// What a library was opened as, or why it was not.
 pub(super) fn name(library: Library) -> Result<&'static str> {
     open(library).map(|opened| opened.name.as_str())
@@ -46,21 +51,30 @@ pub(super) fn symbol(library: Library, function: &str) -> Option<Address> {
 }
 
 fn open(library: Library) -> Result<&'static Opened> {
-    static DRIVER: OnceLock<Result<Opened, String>> = OnceLock::new();
-    static BLAS: OnceLock<Result<Opened, String>> = OnceLock::new();
-    let opened = match library {
+    opened(library).as_ref().map_err(|problem| anyhow!("{}", problem.told))
+}
+
+/// Why a library was not opened.
+struct Problem {
+    told: String,
+    absent: bool,
+}
+
+fn opened(library: Library) -> &'static Result<Opened, Problem> {
+    static DRIVER: OnceLock<Result<Opened, Problem>> = OnceLock::new();
+    static BLAS: OnceLock<Result<Opened, Problem>> = OnceLock::new();
+    match library {
         Library::Driver => DRIVER.get_or_init(|| first_of(&["libcuda.so.1".to_string()], &driver_folders())),
         Library::Blas => BLAS.get_or_init(|| {
             // One that is newer than the driver could not work with it.
             let names: Vec<String> = (11..=driver_major()).rev().map(|major| format!("libcublas.so.{major}")).collect();
             first_of(&names, &toolkit_folders())
         }),
-    };
-    opened.as_ref().map_err(|missing| anyhow!("{missing}"))
+    }
 }
 
 /// Opens the first that is there: in the folders that the user names, then where the dynamic linker looks and in the others.
-fn first_of(names: &[String], folders: &[PathBuf]) -> Result<Opened, String> {
+fn first_of(names: &[String], folders: &[PathBuf]) -> Result<Opened, Problem> {
     let inside = |name: &String, folders: &[PathBuf]| -> Vec<PathBuf> {
         folders.iter().map(|folder| folder.join(name)).filter(|path| path.is_file()).collect()
     };
@@ -68,7 +82,7 @@ fn first_of(names: &[String], folders: &[PathBuf]) -> Result<Opened, String> {
     let mut files: Vec<PathBuf> = names.iter().flat_map(|name| inside(name, &named)).collect();
     files.extend(names.iter().flat_map(|name| [vec![PathBuf::from(name)], inside(name, folders)].concat()));
     // A file that is there and does not open says more than one that is not there.
-    let (mut broken, mut absent) = (None, None);
+    let (mut broken, mut missing) = (None, None);
     for file in files {
         // SAFETY: NVIDIA's libraries may be loaded at any time from any thread; so may, then, whatever the user has put
         // in their place.
@@ -77,13 +91,14 @@ fn first_of(names: &[String], folders: &[PathBuf]) -> Result<Opened, String> {
             Err(error) => {
                 // The cause is what the dynamic linker says.
                 let told = std::error::Error::source(&error).unwrap_or(&error).to_string();
-                let place = if file.is_file() { &mut broken } else { &mut absent };
+                let place = if file.is_file() { &mut broken } else { &mut missing };
                 place.get_or_insert(told);
             }
         }
     }
-    let cause = broken.or(absent).map_or(String::new(), |told| format!(": {told}"));
-    Err(format!("cannot open {}{cause}", names.join(" or ")))
+    let absent = broken.is_none();
+    let cause = broken.or(missing).map_or(String::new(), |told| format!(": {told}"));
+    Err(Problem { told: format!("cannot open {}{cause}", names.join(" or ")), absent })
 }
 
 /// The CUDA major version up to which the driver goes.

@@ -26,8 +26,8 @@ use super::ops::device_error;
 use super::raw::has_fma;
 use libraries::Library;
 
-/// What Linux shows where the driver is installed.
-const KERNEL_DRIVER: &str = "/proc/driver/nvidia";
+/// What a process sees that was given a GPU, though its container may lack the driver's library.
+const CONTROL: &str = "/dev/nvidiactl";
 /// The compute capability that `build.rs` compiles for, as newer ones run it, too.
 const OLDEST: (i32, i32) = (7, 5);
 /// The version of CUDA since which there are pools of memory, as dfdx uses them.
@@ -36,7 +36,7 @@ const POOLS: i32 = 11_020;
 /// How many GPUs the driver shows to this process: 0 where there is no driver or no device. What stands in the way of
 /// GPUs that are there is an error.
 pub(super) fn count() -> Result<usize> {
-    if libraries::name(Library::Driver).is_err() && !Path::new(KERNEL_DRIVER).exists() {
+    if libraries::absent(Library::Driver) && !Path::new(CONTROL).exists() {
         return Ok(0);
     }
     driver()?;
@@ -110,7 +110,7 @@ pub(super) fn open(ordinal: usize) -> Result<Cuda> {
 
 /// The driver's library, and the version of CUDA up to which it goes.
 fn driver() -> Result<(&'static str, String)> {
-    let name = libraries::name(Library::Driver).context("no driver of an NVIDIA GPU is installed")?;
+    let name = libraries::name(Library::Driver).context("no driver of an NVIDIA GPU can be opened")?;
     let mut version = 0;
     // SAFETY: the function takes a place for one integer, and needs no initialization.
     let status = unsafe { cuDriverGetVersion(&raw mut version) };

@@ -14,17 +14,23 @@ mkdir -p "$dir/bin" "$dir/include"
 dir=$(cd "$dir" && pwd)
 
 # Called from within itself, everything is set.
-case ":$PATH:" in *":$dir/bin:"*) exec "$@" ;; esac
+case ":$PATH:" in *":$dir/bin:"*) [ -x "$dir/bin/nvcc" ] && exec "$@" ;; esac
 
 command -v g++ >/dev/null || { echo "with-toolkit: g++ is needed, nvcc works with it" >&2; exit 1; }
 
+# The first compiler of this machine that is new enough.
 installed() {
-  local root
-  for root in "${CUDA_PATH:-}" "${CUDA_HOME:-}"; do
-    [ -n "$root" ] && [ -x "$root/bin/nvcc" ] && { echo "$root/bin/nvcc"; return; }
+  local nvcc version major minor
+  for nvcc in "${CUDA_PATH:+$CUDA_PATH/bin/nvcc}" "${CUDA_HOME:+$CUDA_HOME/bin/nvcc}" "$(command -v nvcc)" /usr/local/cuda/bin/nvcc; do
+    [ -x "$nvcc" ] && [ "$nvcc" != "$dir/bin/nvcc" ] || continue
+    version=$("$nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1 \2/p') || true
+    read -r major minor <<<"${version:-0 0}"
+    if [ "$major" -gt 11 ] || { [ "$major" -eq 11 ] && [ "$minor" -ge 8 ]; }; then
+      echo "$nvcc"
+      return
+    fi
+    echo "with-toolkit: $nvcc is of CUDA $major.$minor, and 11.8 is needed" >&2
   done
-  command -v nvcc && return
-  [ -x /usr/local/cuda/bin/nvcc ] && echo /usr/local/cuda/bin/nvcc
 }
 
 # The compiler of CUDA 13.0, whose wheels have all of it: older ones lack nvcc.
@@ -56,15 +62,7 @@ R
   echo 13.0.88 >"$dir/fetched"
 }
 
-nvcc=$(installed || true)
-if [ -n "$nvcc" ]; then
-  version=$("$nvcc" --version | sed -n 's/.*release \([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
-  read -r major minor <<<"${version:-0 0}"
-  if [ "$major" -lt 11 ] || { [ "$major" -eq 11 ] && [ "$minor" -lt 8 ]; }; then
-    echo "with-toolkit: $nvcc is of CUDA $major.$minor, and 11.8 is needed" >&2
-    nvcc=
-  fi
-fi
+nvcc=$(installed)
 if [ -z "$nvcc" ]; then
   fetch
   nvcc=$dir/nvidia/cu13/bin/nvcc

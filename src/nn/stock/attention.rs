@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::super::kernels::attention::Heads;
 use super::super::kernels::rotary::Turns;
-use super::super::ops::Matrix;
+use super::super::ops::{Matrix, countable};
 use super::{Stock, Tape, Taping};
 
 pub(crate) type Fallible<X, D> = Result<X, <D as HasErr>::Err>;
@@ -71,14 +71,7 @@ impl<D: Device<f32>> Plan<D> {
     ) -> Result<Plan<D>> {
         let length = rows.first().map_or(0, ExactSizeIterator::len);
         assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
-        // dfdx's kernels on a GPU count to 2^32, and beyond compute a part or never end.
-        let scores = rows.len() as f64 * heads.heads as f64 * (length as f64).powi(2);
-        if scores >= f64::from(u32::MAX) {
-            bail!(
-                "{} rows of {length} positions are too long to compute at once: take fewer, by `micro_batch`",
-                rows.len()
-            );
-        }
+        countable("the scores of attention", &[rows.len(), heads.heads, length, length])?;
         let positions: Vec<usize> = (0..length).collect();
         let rotation = turns.map(|turns| Rotation::new(stock, turns, &positions)).transpose()?;
         let mask = if heads.causal {

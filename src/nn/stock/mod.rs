@@ -13,7 +13,7 @@ use super::kernels::attention::Heads;
 use super::kernels::elementwise::accumulate;
 use super::kernels::rotary::Turns;
 use super::loader::Held;
-use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, device_error};
+use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, countable, device_error};
 
 pub(super) mod attention;
 
@@ -170,6 +170,7 @@ impl<D: Device<f32>> Ops for Stock<D> {
         bias: Option<&Param<Vector<D>>>,
     ) -> Result<Matrix<D>> {
         let shape = (x.shape().0, weight.value.shape().0);
+        countable("the outputs of a layer", &[shape.0, shape.1])?;
         let x = self.open(x);
         let product = || -> Fallible<Taping<D>, D> {
             let y = x.try_matmul(weight.value.retaped::<Tape<D>>().try_permute::<_, Axes2<1, 0>>()?)?;
