@@ -29,16 +29,30 @@ impl Lock {
                     return Err(error).with_context(|| format!("cannot lock `{}`", path.display()));
                 }
             }
-            // The holder before us removes the file while it still has the lock. Whoever opened it before that
-            // would now hold the lock of a file without a name, which guards nothing: then begin again.
-            let ours = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
-            match std::fs::metadata(path) {
-                Ok(named) if named.ino() == ours.ino() && named.dev() == ours.dev() => {
-                    return Ok(Some(Lock { path: Some(path.to_path_buf()), file }));
-                }
-                _ => {}
+            if let Some(lock) = Lock::if_named(path, file)? {
+                return Ok(Some(lock));
             }
         }
+    }
+
+    /// Takes the lock, waiting for whoever has it.
+    pub fn take(path: &Path) -> Result<Lock> {
+        loop {
+            let file = files::append(path)?;
+            file.lock().with_context(|| format!("cannot lock `{}`", path.display()))?;
+            if let Some(lock) = Lock::if_named(path, file)? {
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// The holder before us removes the file while it still has the lock. Whoever opened it before that would now hold
+    /// the lock of a file without a name, which guards nothing: then begin again.
+    fn if_named(path: &Path, file: File) -> Result<Option<Lock>> {
+        let ours = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
+        let named = std::fs::metadata(path);
+        let is_named = named.is_ok_and(|named| named.ino() == ours.ino() && named.dev() == ours.dev());
+        Ok(is_named.then(|| Lock { path: Some(path.to_path_buf()), file }))
     }
 
     /// Takes the lock together with others who share it, waiting for one who has it alone.

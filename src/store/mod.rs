@@ -12,6 +12,7 @@
 //!   work/<fingerprint>.<process>-<number>/   the clean folder of a program, which is never used again
 //!   locks/<fingerprint>.run         held by the run that works on it, freed by the system when the run dies
 //!   locks/<fingerprint>.child       held by the child process for its lifetime
+//!   locks/<hash>.put                held while a tree is put in its place
 //!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
@@ -26,6 +27,7 @@
 
 mod clean;
 mod derived;
+mod durable;
 #[cfg(test)]
 mod fuzz;
 mod known;

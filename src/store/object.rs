@@ -1,6 +1,6 @@
 //! Objects: files and trees by the hash of their content, written once and never edited. Knows no record.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::reader::{hash_file, look};
-use super::{Folder, Stamp, Store};
+use super::{Folder, Lock, Stamp, Store};
 use crate::base::{Hash, files};
 use crate::stage::{Artifact, ArtifactKind};
 
@@ -33,9 +33,6 @@ pub enum ObjectState {
     /// Its bytes are not those that its name promises.
     Corrupt,
 }
-
-/// So many files are synced one by one.
-const FEW: usize = 4;
 
 impl Tree {
     /// The canonical JSON.
@@ -194,6 +191,8 @@ impl Store {
         let manifest = tree.bytes();
         let hash = Hash::of_bytes(&manifest);
         let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new() };
+        // Others may come with an equal tree at the same time: between a look and a rename theirs must not arrive.
+        let _placing = Lock::take(&self.root().join(format!("locks/{hash}.put")))?;
         if self.check(&artifact, true)? == ObjectState::Present {
             files::remove_dir(folder)?;
             return Ok(artifact);
@@ -212,33 +211,6 @@ impl Store {
             self.trust(&format!("{key}.tree/{name}"), file.hash)?;
         }
         Ok(artifact)
-    }
-
-    /// Brings the objects of artifacts to the disk: their bytes, then the entries that lead to them.
-    pub(super) fn make_durable<'a>(&self, artifacts: impl Iterator<Item = &'a Artifact>) -> Result<()> {
-        let mut found: BTreeSet<PathBuf> = BTreeSet::new();
-        // Shards are made as they are needed: their own entries too.
-        let mut folders = BTreeSet::from([self.root().join("objects")]);
-        for artifact in artifacts {
-            let path = self.object_path(artifact.hash);
-            folders.extend(path.parent().map(Path::to_path_buf));
-            found.insert(path);
-            if artifact.tree {
-                let tree = self.artifact_path(artifact);
-                for (_, file) in files::walk(&tree)? {
-                    let above = file.ancestors().skip(1).take_while(|above| above.starts_with(&tree));
-                    folders.extend(above.map(Path::to_path_buf));
-                    found.insert(file);
-                }
-            }
-        }
-        // Many files one by one cost a turn of the disk each; all at once may cost what others have written. Few are
-        // what a slow stage gives, many what a row of fast ones does.
-        if found.len() > FEW && files::sync_file_system(self.root())? {
-            return Ok(());
-        }
-        found.iter().try_for_each(|file| files::sync_file(file))?;
-        folders.iter().try_for_each(|folder| files::sync_dir(folder))
     }
 
     /// Remembers that an object was hashed. Its sealed time stamp is old, so any later edit shows.
@@ -313,6 +285,28 @@ mod tests {
         assert_eq!(put_checkpoint(&store), artifact);
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
         assert_eq!(store.tree(artifact.hash).unwrap().files.len(), 2);
+    }
+
+    #[test]
+    fn equal_trees_that_come_at_once_are_one_and_never_missing() {
+        let (_folder, store) = store();
+        for round in 0..20 {
+            let content = format!("weights of {round}");
+            let folders: Vec<PathBuf> = (0..4).map(|one| store.root().join(format!("work/{round}-{one}"))).collect();
+            for folder in &folders {
+                files::write_atomic(&folder.join("model.safetensors"), content.as_bytes()).unwrap();
+            }
+            std::thread::scope(|scope| {
+                for folder in &folders {
+                    scope.spawn(|| {
+                        let artifact = store.put(folder, ArtifactKind::Checkpoint).unwrap();
+                        let file = store.artifact_path(&artifact).join("model.safetensors");
+                        assert_eq!(files::read_text(&file).unwrap(), content);
+                    });
+                }
+            });
+        }
+        assert_eq!(files::walk(&store.root().join("quarantine")).unwrap_or_default(), []);
     }
 
     #[test]
