@@ -1,6 +1,5 @@
 //! Generation on the CPU: weights packed once, a key/value cache per sequence, which shares that of its prompt with the
-//! other samples. The arithmetic of a sequence does not
-//! depend on those beside it.
+//! other samples. The arithmetic of a sequence does not depend on those beside it.
 
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use crate::nn::learner::Learner;
 use crate::nn::model::Model;
 use crate::nn::ops::{Ops, Source};
 use crate::nn::packed::{Packed, Packing, Plan, Rows};
+use crate::nn::raw::keep_memory;
 use crate::nn::{Architecture, Checkpoint, Picture};
 
 /// A model's weights, laid out for forward passes.
@@ -21,6 +21,7 @@ pub(super) struct Weights(Model<Packing>);
 
 impl Weights {
     pub(super) fn new(model: &Checkpoint) -> Result<Weights> {
+        keep_memory();
         Ok(Weights(Model::new(&Packing, &Learner::frozen(model))?))
     }
 }
@@ -61,8 +62,7 @@ impl<'a> Decoder<'a> {
         let mut pass = Pass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, features.as_ref(), &sources)?;
         let plan = pass.ops.plan(heads, std::slice::from_ref(&(0..count)), Some(&turns))?;
-        let hidden = self.model.decode(&mut pass, x, &plan)?;
-        let last = pass.ops.select(&hidden, &[count - 1])?;
+        let last = self.model.decode(&mut pass, x, &plan, Some(&[count - 1]))?;
         let logits = self.model.logits(pass.ops, &last)?.values;
         let Some(mut read) = self.ops.reading.take() else { panic!("BUG: the prompt's cache is gone") };
         read.advance(count);
@@ -91,7 +91,7 @@ impl<'a> Decoder<'a> {
         let sources: Vec<Source> = tokens.iter().map(|&token| Source::Token(token)).collect();
         let mut pass = Pass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, None, &sources)?;
-        let hidden = self.model.decode(&mut pass, x, &Plan::Step { heads: self.model.heads, turns })?;
+        let hidden = self.model.decode(&mut pass, x, &Plan::Step { heads: self.model.heads, turns }, None)?;
         let logits = self.model.logits(pass.ops, &hidden)?.values;
         self.ops.advance();
         Ok(logits)

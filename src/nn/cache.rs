@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use super::kernels::attention::Heads;
-use super::kernels::elementwise::scale;
-use super::kernels::math::{exp_and_sum, maximum};
 use super::kernels::packing::panel;
 use super::kernels::simd;
+use super::kernels::softmax::softmax;
 use super::raw::{Rows, TILE_COLUMNS, prefetch};
 
 /// Own positions whose scores are computed at a time: two panels.
@@ -116,7 +115,7 @@ pub(crate) fn attend(
     let Heads { heads: h, kv_heads, width: w, .. } = heads;
     let (count, read, query) = (sequences.len(), prompt.length, heads.query());
     let longest = sequences.iter().map(|sequence| sequence.own.length + 1).max().unwrap_or(0);
-    let room = read.next_multiple_of(TILE_COLUMNS).max(read + longest.next_multiple_of(BLOCK));
+    let room = read.next_multiple_of(TILE_COLUMNS) + longest.next_multiple_of(BLOCK);
     scores.resize(count * room, 0.0);
     let factor = 1.0 / (w as f32).sqrt();
     for head in 0..h {
@@ -136,10 +135,7 @@ pub(crate) fn attend(
             // The own positions come second, over what the panels of the prompt wrote behind its end.
             let own_scores = &mut scores[read..][..own_count.next_multiple_of(BLOCK)];
             products(query, own.keys(layer, kv, w), own_scores);
-            let scores = &mut scores[..read + own_count];
-            let shift = maximum(scores) * factor;
-            let sum = exp_and_sum(scores, factor, shift);
-            scale(scores, 1.0 / sum);
+            softmax(scores, read + own_count, factor);
         }
         for (number, values) in prompt.values(layer, kv, w).enumerate() {
             let (column, columns) = (at + number * TILE_COLUMNS, TILE_COLUMNS.min(w - number * TILE_COLUMNS));

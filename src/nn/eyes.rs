@@ -117,7 +117,7 @@ impl<P: Place> Eyes<P> {
                 features.push((layer, pass.ops.select(&x, &self.kept(tiles))?));
             }
             if let Some(block) = self.blocks.get(layer) {
-                x = block.apply(pass, layer, &x, &plan)?;
+                x = block.apply(pass, layer, &x, &plan, None)?;
             }
         }
         // In the order that the projector wants, not in that of the layers.

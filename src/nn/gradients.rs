@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use super::kernels::elementwise::accumulate;
 use super::kernels::matmul::Into;
 use super::learner::Learner;
+use super::profile::timer;
 
 /// The gradients of all parameters that learn, by number.
 pub(crate) struct GradientSum {
@@ -31,8 +32,9 @@ struct Slot {
 struct State {
     /// The part that comes next.
     next: usize,
-    /// No part will come any more: one has failed.
-    stopped: bool,
+    /// The first part that has failed. Those behind it have no turn any more; those before it are not touched, so that
+    /// the error of the first part that failed is the first error.
+    failed: Option<usize>,
     /// Whether anything has been added since the last [`GradientSum::take`].
     used: bool,
     values: Vec<f32>,
@@ -54,7 +56,7 @@ impl GradientSum {
     pub(crate) fn begin(&self) {
         for slot in &self.slots {
             let mut state = slot.lock();
-            (state.next, state.stopped) = (0, false);
+            (state.next, state.failed) = (0, None);
         }
     }
 
@@ -97,6 +99,11 @@ impl Part {
         self.0.sum.slots[number].size > 0
     }
 
+    /// Whether adding to the gradient of a parameter would not have to wait for the parts before.
+    pub(crate) fn has_turn(&self, number: usize) -> bool {
+        !self.is_early(&self.0.sum.slots[number].lock())
+    }
+
     /// Adds to the gradient of a parameter that learns, once the parts before have.
     pub(crate) fn add(&self, number: usize, add: impl FnOnce(&mut [f32])) {
         self.add_product(number, |values, into| {
@@ -129,7 +136,7 @@ impl Part {
                 state.next = self.0.number + 1;
                 slot.turn.notify_all();
             }
-            if slot.lock().stopped {
+            if self.is_cut_off(&slot.lock()) {
                 bail!("another part of the batch failed");
             }
         }
@@ -141,10 +148,20 @@ impl Part {
     fn wait(&self, number: usize) -> Option<MutexGuard<'_, State>> {
         let slot = &self.0.sum.slots[number];
         let mut state = slot.lock();
-        while state.next < self.0.number && !state.stopped {
-            state = slot.turn.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if self.is_early(&state) {
+            let _timer = timer("waiting for its turn", 0, 0);
+            let early = |state: &mut State| self.is_early(state);
+            state = slot.turn.wait_while(state, early).unwrap_or_else(PoisonError::into_inner);
         }
-        (state.next == self.0.number && !state.stopped).then_some(state)
+        (state.next == self.0.number && !self.is_cut_off(&state)).then_some(state)
+    }
+
+    fn is_early(&self, state: &State) -> bool {
+        state.next < self.0.number && !self.is_cut_off(state)
+    }
+
+    fn is_cut_off(&self, state: &State) -> bool {
+        state.failed.is_some_and(|failed| failed < self.0.number)
     }
 }
 
@@ -154,7 +171,9 @@ impl Drop for Inner {
             return;
         }
         for slot in &self.sum.slots {
-            slot.lock().stopped = true;
+            let mut state = slot.lock();
+            state.failed = Some(state.failed.map_or(self.number, |failed| failed.min(self.number)));
+            drop(state);
             slot.turn.notify_all();
         }
     }
@@ -217,16 +236,19 @@ mod tests {
     #[test]
     fn a_part_that_fails_stops_those_behind_it_and_none_waits_for_ever() {
         let (sum, norm) = sum();
-        let (failing, behind) = (Part::new(&sum, 0), Part::new(&sum, 1));
+        let (before, failing, behind) = (Part::new(&sum, 0), Part::new(&sum, 1), Part::new(&sum, 2));
         std::thread::scope(|scope| {
             let behind = scope.spawn(move || {
                 behind.add(norm, |_| panic!("its turn never comes"));
                 behind.finish().unwrap_err().to_string()
             });
             drop(failing);
+            before.add(norm, |values| values.fill(1.0));
+            before.finish().unwrap();
             assert_eq!(behind.join().unwrap(), "another part of the batch failed");
         });
         // The next batch is not disturbed.
+        assert!(sum.take()[norm].iter().all(|&value| value == 1.0));
         sum.begin();
         let part = Part::new(&sum, 0);
         part.add(norm, |values| values.fill(2.0));

@@ -109,13 +109,15 @@ impl<P: Place> Mlp<P> {
 }
 
 impl<P: Place> Block<P> {
-    /// Layer number `layer` of its tower: (n, dim) -> (n, dim).
+    /// Layer number `layer` of its tower: (n, dim) -> (n, dim). Only the tokens that are wanted go on behind the attention,
+    /// if not all of them do.
     pub(crate) fn apply<O: Ops<Place = P>>(
         &self,
         pass: &mut Pass<O>,
         layer: usize,
         x: &O::X,
         plan: &O::Plan,
+        wanted: Option<&[usize]>,
     ) -> Result<O::X> {
         let h = self.attention_norm.apply(pass, x)?;
         let (mut q, mut k) = (self.q.apply(pass, &h)?, self.k.apply(pass, &h)?);
@@ -124,8 +126,10 @@ impl<P: Place> Block<P> {
             (q, k) = (q_norm.apply(pass, &q)?, k_norm.apply(pass, &k)?);
         }
         let heads = pass.ops.attention(layer, q, k, v, plan)?;
-        let output = self.o.apply(pass, &heads)?;
-        let x = pass.ops.add(x, &output)?;
+        let mut select = |x| wanted.map(|rows| pass.ops.select(x, rows)).transpose();
+        let (fewer_heads, fewer) = (select(&heads)?, select(x)?);
+        let output = self.o.apply(pass, fewer_heads.as_ref().unwrap_or(&heads))?;
+        let x = pass.ops.add(fewer.as_ref().unwrap_or(x), &output)?;
         let h = self.mlp_norm.apply(pass, &x)?;
         let output = self.mlp.apply(pass, &h)?;
         pass.ops.add(&x, &output)

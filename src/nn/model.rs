@@ -94,16 +94,24 @@ impl<P: Place> Model<P> {
         pass.ops.splice(&self.embedding, features, newline, sources)
     }
 
-    /// The decoder's normalised output: (n, dim) -> (n, dim).
-    pub(crate) fn decode<O: Ops<Place = P>>(&self, pass: &mut Pass<O>, x: O::X, plan: &O::Plan) -> Result<O::X> {
+    /// The decoder's normalised output, (n, dim) -> (n, dim), or that of the wanted tokens only.
+    pub(crate) fn decode<O: Ops<Place = P>>(
+        &self,
+        pass: &mut Pass<O>,
+        x: O::X,
+        plan: &O::Plan,
+        wanted: Option<&[usize]>,
+    ) -> Result<O::X> {
         let mut x = x;
         for (layer, block) in self.decoder.iter().enumerate() {
-            x = block.apply(pass, layer, &x, plan)?;
+            // The layers before the last need the other tokens' keys and values.
+            let wanted = wanted.filter(|_| layer + 1 == self.decoder.len());
+            x = block.apply(pass, layer, &x, plan, wanted)?;
         }
         self.norm.apply(pass, &x)
     }
 
-    /// The decoder's normalised output at every position of a batch: (n, dim).
+    /// The decoder's normalised output at the selected positions of a batch: (selected, dim).
     pub(crate) fn hidden<O: Ops<Place = P>>(&self, ops: &mut O, batch: &Batch, recording: bool) -> Result<O::X> {
         let mut pass = Pass { ops, dropout: batch.dropout.as_ref().map(|seed| seed.stream("dropout")) };
         pass.ops.record(recording);
@@ -111,7 +119,7 @@ impl<P: Place> Model<P> {
         let x = self.embed(&mut pass, features.as_ref(), &batch.sources)?;
         let longest = batch.rows.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let plan = pass.ops.plan(self.heads, &batch.rows, Some(&self.rotary.turns(longest)))?;
-        self.decode(&mut pass, x, &plan)
+        self.decode(&mut pass, x, &plan, Some(&batch.selected))
     }
 
     /// The features of a batch's images: (tiles x tile tokens, dim).
@@ -144,8 +152,7 @@ impl<P: Place> Model<P> {
         recording: bool,
     ) -> Result<Vector<O::D>> {
         let hidden = self.hidden(ops, batch, recording)?;
-        let selected = ops.select(&hidden, &batch.selected)?;
-        ops.log_probs(&selected, &self.head, &batch.targets)
+        ops.log_probs(&hidden, &self.head, &batch.targets)
     }
 
     /// The logits after every selected position: (selected, v).
@@ -153,8 +160,7 @@ impl<P: Place> Model<P> {
     pub(crate) fn selected_logits<O: Taped<Place = P>>(&self, batch: &Batch) -> Result<Vec<f32>> {
         let mut ops = O::new(&self.place, None);
         let hidden = self.hidden(&mut ops, batch, false)?;
-        let selected = ops.select(&hidden, &batch.selected)?;
-        Ok(self.logits(&mut ops, &selected)?.as_vec())
+        Ok(O::numbers(&self.logits(&mut ops, &hidden)?))
     }
 
     /// Forward and backward on one tape: the log-probabilities of the targets go through `derivative`, which gives the

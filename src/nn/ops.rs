@@ -14,6 +14,7 @@ use dfdx::prelude::*;
 use super::architecture::Activation;
 use super::gradients::Part;
 use super::kernels::attention::Heads;
+use super::kernels::elementwise;
 use super::kernels::rotary::Turns;
 use super::loader::Held;
 
@@ -65,6 +66,16 @@ pub(crate) enum Factor {
     All(f32),
     /// One per number.
     Each(Vec<f32>),
+}
+
+impl Factor {
+    /// Multiplies numbers in place.
+    pub(crate) fn multiply(&self, numbers: &mut [f32]) {
+        match self {
+            Factor::All(factor) => elementwise::scale(numbers, *factor),
+            Factor::Each(factors) => elementwise::multiply(numbers, factors),
+        }
+    }
 }
 
 /// The operations. What they compute is remembered for a backward pass while they record.
@@ -144,25 +155,24 @@ pub(crate) type Table<O> = <<O as Ops>::Place as Place>::Table;
 pub(crate) type Matr<O> = <<O as Ops>::Place as Place>::Matrix;
 pub(crate) type Vect<O> = <<O as Ops>::Place as Place>::Vector;
 
-/// Operations on dfdx tensors with a tape.
-pub(crate) trait Taped: Ops<X = Matrix<Self::D>> + Sized {
+/// Operations with a tape of dfdx's.
+pub(crate) trait Taped: Ops + Sized {
     type D: Device<f32>;
 
     /// Operations on weights in `place`; gradients go to `part`, which a backward pass needs.
     fn new(place: &Self::Place, part: Option<Part>) -> Self;
 
     /// `log softmax(x weight^T)` at each row's target: (n, d), (v, d) -> (n,).
-    fn log_probs(
-        &mut self,
-        x: &Matrix<Self::D>,
-        weight: &Param<Matr<Self>>,
-        targets: &[u32],
-    ) -> Result<Vector<Self::D>>;
+    fn log_probs(&mut self, x: &Self::X, weight: &Param<Matr<Self>>, targets: &[u32]) -> Result<Vector<Self::D>>;
 
     /// Adds the gradients of `sum(derivative * output)`, and so of any loss of `output` that has this derivative there, to
     /// the part's. `held` are the parameters by number.
     fn backward(self, output: &Vector<Self::D>, derivative: Vec<f32>, held: &[Option<Held<Self::Place>>])
     -> Result<()>;
+
+    /// A value's numbers.
+    #[cfg(test)]
+    fn numbers(x: &Self::X) -> Vec<f32>;
 }
 
 /// Runs a tape backwards from `sum(derivative * output)`.

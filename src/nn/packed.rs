@@ -177,10 +177,7 @@ impl Ops for Packed {
 
     fn scale(&mut self, x: &Rows, factor: Factor) -> Result<Rows> {
         let mut y = Rows { values: x.values.clone(), width: x.width };
-        match factor {
-            Factor::All(factor) => kernel::scale(&mut y.values, factor),
-            Factor::Each(factors) => kernel::multiply(&x.values, &factors, &mut y.values),
-        }
+        factor.multiply(&mut y.values);
         Ok(y)
     }
 

@@ -1,35 +1,7 @@
-//! All `unsafe` code around numbers, each piece with its proof: memory of tensors, wider instructions, the register tile
+//! All `unsafe` code around numbers, each piece with its proof: wider instructions, the register tile
 //! of matrix products, the allocator's settings. Everything here is safe to call. Knows no model and no operation.
 
 #![allow(unsafe_code)]
-
-use dfdx::prelude::{Cpu, HasShape, Shape, Tensor};
-
-/// Borrows the storage of a contiguous CPU tensor.
-///
-/// dfdx 0.13 has no public accessor, but `Index` gives references into the buffer: one step along each axis shows
-/// whether the tensor is laid out row by row, which every tensor is that the fused operations make.
-pub(crate) fn slice<S: Shape, T>(tensor: &Tensor<S, f32, Cpu, T>) -> &[f32] {
-    let shape = tensor.shape();
-    let count = shape.num_elements();
-    if count == 0 {
-        return &[];
-    }
-    let first = S::Concrete::default();
-    let start = std::ptr::from_ref(&tensor[first]);
-    let (sizes, strides) = (shape.concrete(), shape.strides());
-    for axis in 0..S::NUM_DIMS {
-        if sizes[axis] > 1 {
-            let mut next = first;
-            next[axis] = 1;
-            let step = std::ptr::from_ref(&tensor[next]).addr().wrapping_sub(start.addr()) / size_of::<f32>();
-            assert_eq!(step, strides[axis], "BUG: a fused operation got a tensor that is not contiguous");
-        }
-    }
-    // SAFETY: the tensor owns at least `count` numbers from `start` on, since the last index of a contiguous layout is
-    // `count - 1` and dfdx allocates by the shape; they live as long as the borrow of the tensor.
-    unsafe { std::slice::from_raw_parts(start, count) }
-}
 
 /// Tells glibc to keep freed memory. By itself it hands every buffer of an activation back to the kernel and asks for
 /// it anew, page by page: a fifth of a training step of a small model.
@@ -114,6 +86,8 @@ pub(crate) const TILE_COLUMNS: usize = 16;
 pub(crate) enum Rows<'a> {
     /// Each along its row: element (i, p) lies at `i * row + p`.
     Along { data: &'a [f32], row: usize },
+    /// All side by side: element (i, p) lies at `p * step + i`.
+    Across { data: &'a [f32], step: usize },
     /// [`TILE_ROWS`] side by side, depth by depth, then the next ones.
     Tiles(&'a [f32]),
 }
@@ -125,14 +99,15 @@ pub(crate) enum Rows<'a> {
 pub(crate) fn strip(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32], c_row: usize, fresh: bool) {
     assert!(rows > 0 && depth > 0, "BUG: an empty strip");
     // Saturating: no stride can be so large that a check passes by wrapping.
-    let extent = |stride: usize, last: usize| (rows - 1).saturating_mul(stride).saturating_add(last);
+    let extent = |count: usize, stride: usize, last: usize| (count - 1).saturating_mul(stride).saturating_add(last);
     let (held, needed) = match a {
-        Rows::Along { data, row } => (data.len(), extent(row, depth)),
+        Rows::Along { data, row } => (data.len(), extent(rows, row, depth)),
+        Rows::Across { data, step } => (data.len(), extent(depth, step, rows)),
         Rows::Tiles(data) => (data.len(), rows.div_ceil(TILE_ROWS).saturating_mul(TILE_ROWS * depth)),
     };
     assert!(needed <= held, "BUG: a strip outside its rows");
     assert!(b.len() / TILE_COLUMNS == depth, "BUG: a strip outside its panel");
-    assert!(extent(c_row, TILE_COLUMNS) <= c.len(), "BUG: a strip outside its product");
+    assert!(extent(rows, c_row, TILE_COLUMNS) <= c.len(), "BUG: a strip outside its product");
     #[cfg(target_arch = "x86_64")]
     if has_fma() {
         // SAFETY: the bounds have just been checked, and so has that the instructions are there.
@@ -147,6 +122,7 @@ pub(crate) fn strip(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32]
         for (p, b) in b.chunks_exact(TILE_COLUMNS).enumerate() {
             let a = match a {
                 Rows::Along { data, row } => data[i * row + p],
+                Rows::Across { data, step } => data[p * step + i],
                 Rows::Tiles(data) => data[i / TILE_ROWS * TILE_ROWS * depth + p * TILE_ROWS + i % TILE_ROWS],
             };
             for (c, &b) in c.iter_mut().zip(b) {
@@ -224,9 +200,15 @@ mod fast {
                         some_rows::<ALONG>(some, depth, a, row, b, c, c_row, fresh);
                         first += some;
                     }
+                    Rows::Across { data, step } => {
+                        let some = fewer + usize::from(number < with_more);
+                        let (a, c) = (data.as_ptr().add(first), c.add(first * c_row));
+                        some_rows::<ACROSS>(some, depth, a, step, b, c, c_row, fresh);
+                        first += some;
+                    }
                     Rows::Tiles(data) => {
                         let (a, c) = (data.as_ptr().add(first * depth), c.add(first * c_row));
-                        some_rows::<TILED>(TILE_ROWS.min(rows - first), depth, a, 1, b, c, c_row, fresh);
+                        some_rows::<ACROSS>(TILE_ROWS.min(rows - first), depth, a, TILE_ROWS, b, c, c_row, fresh);
                         first += TILE_ROWS;
                     }
                 }
@@ -234,9 +216,10 @@ mod fast {
         }
     }
 
-    /// The layouts of [`Rows`], for code that is compiled for each.
+    /// The layouts of a tile's rows, for code that is compiled for each: their numbers lie side by side, and the rows apart,
+    /// or the other way round.
     const ALONG: usize = 0;
-    const TILED: usize = 1;
+    const ACROSS: usize = 1;
 
     /// A tile of 1 to 6 rows.
     ///
@@ -249,7 +232,7 @@ mod fast {
         rows: usize,
         depth: usize,
         a: *const f32,
-        a_row: usize,
+        apart: usize,
         b: *const f32,
         c: *mut f32,
         c_row: usize,
@@ -258,12 +241,12 @@ mod fast {
         // SAFETY: the caller vouches for as many rows.
         unsafe {
             match rows {
-                6 => tile::<6, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
-                5 => tile::<5, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
-                4 => tile::<4, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
-                3 => tile::<3, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
-                2 => tile::<2, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
-                _ => tile::<1, LAYOUT>(depth, a, a_row, b, c, c_row, fresh),
+                6 => tile::<6, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
+                5 => tile::<5, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
+                4 => tile::<4, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
+                3 => tile::<3, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
+                2 => tile::<2, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
+                _ => tile::<1, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
             }
         }
     }
@@ -277,13 +260,13 @@ mod fast {
     unsafe fn tile<const R: usize, const LAYOUT: usize>(
         depth: usize,
         a: *const f32,
-        a_row: usize,
+        apart: usize,
         mut b: *const f32,
         c: *mut f32,
         c_row: usize,
         fresh: bool,
     ) {
-        let (row, step) = if LAYOUT == ALONG { (a_row, 1) } else { (1, TILE_ROWS) };
+        let (row, step) = if LAYOUT == ALONG { (apart, 1) } else { (1, apart) };
         let mut sums = [[_mm256_setzero_ps(); 2]; R];
         // SAFETY: every address that is read or written lies within the bounds that the caller vouches for. A prefetch
         // may go anywhere.

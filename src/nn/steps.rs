@@ -76,8 +76,7 @@ impl<D: Device<f32>> Steps for Stepping<D> {
         let length = |(row, last): (&Range<usize>, &usize)| last + 1 - row.start;
         let lengths = texts.rows.iter().zip(&texts.selected).map(length);
         self.lengths = lengths.flat_map(|length| std::iter::repeat_n(length, samples)).collect();
-        let hidden = self.model.hidden(&mut self.ops, texts, false)?;
-        let last = self.ops.select(&hidden, &texts.selected)?;
+        let last = self.model.hidden(&mut self.ops, texts, false)?;
         let logits = self.model.logits(&mut self.ops, &last)?.as_vec();
         let longest = texts.rows.first().map_or(0, ExactSizeIterator::len);
         if self.lengths.iter().any(|&length| length < longest) {
@@ -104,7 +103,7 @@ impl<D: Device<f32>> Steps for Stepping<D> {
         }
         let mut pass = Pass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, None, &sources)?;
-        let hidden = self.model.decode(&mut pass, x, &plan)?;
+        let hidden = self.model.decode(&mut pass, x, &plan, None)?;
         let logits = self.model.logits(&mut self.ops, &hidden)?.as_vec();
         self.taken += 1;
         Ok(logits)

@@ -100,7 +100,7 @@ impl Golden {
         Batch::new(&model.architecture, sequences, padded, &self.data).unwrap()
     }
 
-    /// Gradients of the mean loss over all examples, in one shard, and the loss.
+    /// Gradients of the mean loss over all examples, in one part, and the loss.
     fn gradients<O: Taped<Place: Default>>(&self, objective: &impl Objective, examples: usize) -> (Vec<Vec<f32>>, f64) {
         let examples: Vec<usize> = (0..examples).collect();
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();

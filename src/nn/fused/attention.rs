@@ -1,17 +1,14 @@
 //! Attention with its rotary positions, forward and back.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
-
-use anyhow::Result;
-use dfdx::prelude::*;
 
 use super::super::kernels::attention::{Forward, Heads, attention, attention_backward};
 use super::super::kernels::rotary::Turns;
-use super::super::ops::Matrix;
 use super::super::profile::timer;
-use super::super::raw::slice;
-use super::{Fused, matrix};
+use super::Fused;
+use super::value::{Buffer, Value};
 
 /// What attention keeps: heads, rows, and the cosines and sines of every position.
 pub(crate) struct Plan {
@@ -27,56 +24,47 @@ impl Plan {
 }
 
 /// Queries (n, h w), keys and values (n, k w) -> (n, h w).
-pub(super) fn attend(
-    fused: &mut Fused,
-    q: Matrix<Cpu>,
-    k: Matrix<Cpu>,
-    v: Matrix<Cpu>,
-    plan: &Plan,
-) -> Result<Matrix<Cpu>> {
+pub(super) fn attend(fused: &mut Fused, q: Value, k: Value, v: Value, plan: &Plan) -> Value {
     let Plan { heads, rows, turns } = plan;
     let heads = *heads;
-    let n = q.shape().0;
+    let n = q.rows();
     let seen = |row: &Range<usize>| if heads.causal { row.len() * (row.len() + 1) / 2 } else { row.len().pow(2) };
     let flops = 4 * rows.iter().map(seen).sum::<usize>() * heads.query();
     let numbers = 2 * n * (heads.query() + heads.key());
     let _timer = timer("attention", flops, numbers);
-    let (q_ghost, k_ghost, v_ghost) = (q.ghost(), k.ghost(), v.ghost());
-    let turned = |x: Matrix<Cpu>, width: usize| {
-        let mut values = slice(&x).to_vec();
+    let (to_q, to_k) = (q.gradient(), k.gradient());
+    // Turned where they are: a backward pass needs them so, too.
+    let turned = |x: Value, width: usize| {
+        let mut x = x.into_numbers();
         if let Some(turns) = turns {
-            for_tokens(&mut values, rows, width, |token, position| turns.turn(token, position));
+            for_tokens(&mut x, rows, width, |token, position| turns.turn(token, position));
         }
-        values
+        x
     };
-    // What came in is let go of: a backward pass needs it turned.
     let (q, k) = (turned(q, heads.query()), turned(k, heads.key()));
-    let mut out = vec![0.0; n * heads.query()];
+    let mut out = Buffer::unset(n * heads.query());
     let mut log_sums = vec![0.0; n * heads.heads];
-    attention(heads, rows, &q, &k, slice(&v), &mut out, &mut log_sums);
-    let y = matrix(out, heads.query())?;
+    attention(heads, rows, &q, &k, &v, &mut out, &mut log_sums);
+    let y = Value::new(out, heads.query());
     if fused.recording {
         let (rows, turns, out) = (rows.clone(), turns.clone(), y.clone());
-        fused.then(move |gradients| {
+        fused.then(move || {
             // The scores are computed again.
             let _timer = timer("attention, back", flops / 2 * 5, 2 * numbers);
-            let dy = take!(gradients, out);
-            let mut dv = take!(gradients, v_ghost);
-            let forward = Forward { q: &q, k: &k, v: slice(&v), out: slice(&out), log_sums: &log_sums };
-            // Attention is all that queries and keys are for, so no gradient has come to them yet.
-            let (mut dq, mut dk) = (take!(gradients, q_ghost), take!(gradients, k_ghost));
+            let dy = out.gradient().take(out.len());
+            let forward = Forward { q: &q, k: &k, v: &v, out: &out, log_sums: &log_sums };
+            let (mut dq, mut dk, mut dv) = (Buffer::unset(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));
             attention_backward(heads, &rows, &forward, &dy, &mut dq, &mut dk, &mut dv);
             if let Some(turns) = turns {
                 for_tokens(&mut dq, &rows, heads.query(), |token, position| turns.turn_back(token, position));
                 for_tokens(&mut dk, &rows, heads.key(), |token, position| turns.turn_back(token, position));
             }
-            put!(gradients, q_ghost, dq);
-            put!(gradients, k_ghost, dk);
-            put!(gradients, v_ghost, dv);
-            Ok(())
+            to_q.put(Rc::new(dq));
+            to_k.put(Rc::new(dk));
+            v.gradient().put(Rc::new(dv));
         });
     }
-    Ok(y)
+    y
 }
 
 /// Calls `f` with every token of `width` numbers and its position in its row.

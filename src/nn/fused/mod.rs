@@ -1,7 +1,8 @@
-//! The operations on the CPU with a kernel each, through dfdx's public tape: forward on slices, then a backward
-//! operation that finds its gradients by the tensors' identities. Rows of a batch may differ in length.
+//! The operations on the CPU with a kernel each: forward, then a backward operation on dfdx's tape, which runs them in
+//! reverse. Rows of a batch may differ in length.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -16,76 +17,47 @@ use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_wei
 use super::kernels::matmul::{Into, View, matmul};
 use super::kernels::rotary::Turns;
 use super::loader::Held;
-use super::ops::{Factor, Matrix, Ops, Param, Source, Taped, Vector, device_error};
+use super::ops::{Factor, Ops, Param, Source, Taped, Vector, device_error};
 use super::profile::timer;
-use super::raw::slice;
 use super::shared::{Shared, Weights};
 
-/// Operations with a tape that fills while they record. Gradients of weights go to the part's sum, all others to the
-/// tape's own.
+/// Operations with a tape that fills while they record. Gradients of weights go to the part's sum, all others stay with
+/// their values.
 #[derive(Default)]
 pub(crate) struct Fused {
     tape: OwnedTape<f32, Cpu>,
     part: Option<Part>,
+    additions: Additions,
     recording: bool,
 }
 
-/// Takes the gradient of a tensor (or of its ghost) out of the map; it is zeros if none has arrived. An output's is
-/// read once and freed this way. A macro, since dfdx does not export the trait that both are.
-macro_rules! take {
-    ($gradients:ident, $tensor:ident) => {
-        std::mem::take(&mut **$gradients.get_or_alloc_mut(&$tensor)?)
-    };
-}
-
-/// Puts a gradient back that was taken out to be added to.
-macro_rules! put {
-    ($gradients:ident, $tensor:ident, $gradient:ident) => {
-        **$gradients.get_or_alloc_mut(&$tensor)? = $gradient
-    };
-}
-
+mod additions;
 mod attention;
 mod rows;
+mod value;
 
+use additions::{Additions, Learning};
 use attention::Plan;
+use value::{Buffer, Value};
 
 impl Fused {
     /// Where the gradient of a parameter goes, if it learns and a backward pass will come.
     fn learning<W>(&self, parameter: &Param<W>) -> Option<Learning> {
         let part = self.part.clone().filter(|_| self.recording && parameter.learns)?;
-        Some(Learning { part, number: parameter.number })
+        Some(Learning { part, number: parameter.number, additions: self.additions.clone() })
     }
 
-    fn then(&mut self, backward: impl FnOnce(&mut Gradients<f32, Cpu>) -> Result<(), <Cpu as HasErr>::Err> + 'static) {
-        self.tape.add_backward_op(backward);
+    fn then(&mut self, backward: impl FnOnce() + 'static) {
+        self.tape.add_backward_op(move |_| {
+            backward();
+            Ok(())
+        });
     }
-}
-
-/// A parameter that learns, for a backward operation.
-struct Learning {
-    part: Part,
-    number: usize,
-}
-
-impl Learning {
-    fn add(self, add: impl FnOnce(&mut [f32])) {
-        self.part.add(self.number, add);
-    }
-
-    fn add_product(self, add: impl FnOnce(&mut [f32], Into)) {
-        self.part.add_product(self.number, add);
-    }
-}
-
-fn matrix(values: Vec<f32>, width: usize) -> Result<Matrix<Cpu>> {
-    let shape = (values.len() / width.max(1), width);
-    Cpu::default().try_tensor_from_vec(values, shape).map_err(device_error)
 }
 
 impl Ops for Fused {
     type Place = Shared;
-    type X = Matrix<Cpu>;
+    type X = Value;
     type Plan = Plan;
 
     const PADDED: bool = false;
@@ -94,53 +66,52 @@ impl Ops for Fused {
         self.recording = on;
     }
 
-    fn rows(&self, x: &Matrix<Cpu>) -> usize {
-        x.shape().0
+    fn rows(&self, x: &Value) -> usize {
+        x.rows()
     }
 
-    fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Matrix<Cpu>> {
-        matrix(values, width)
+    fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Value> {
+        Ok(Value::new(Buffer::copy(&values), width))
     }
 
     fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan> {
         Ok(Plan::new(heads, rows, turns))
     }
 
-    fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Matrix<Cpu>> {
-        rows::lookup(self, table, indices)
+    fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Value> {
+        Ok(rows::lookup(self, table, indices))
     }
 
-    fn select(&mut self, x: &Matrix<Cpu>, indices: &[usize]) -> Result<Matrix<Cpu>> {
-        rows::select(self, x, indices)
+    fn select(&mut self, x: &Value, indices: &[usize]) -> Result<Value> {
+        Ok(rows::select(self, x, indices))
     }
 
     fn splice(
         &mut self,
         table: &Param<Weights>,
-        features: Option<&Matrix<Cpu>>,
+        features: Option<&Value>,
         newline: Option<&Param<Arc<Vec<f32>>>>,
         sources: &[Source],
-    ) -> Result<Matrix<Cpu>> {
-        rows::splice(self, table, features, newline, sources)
+    ) -> Result<Value> {
+        Ok(rows::splice(self, table, features, newline, sources))
     }
 
-    fn rms_norm(&mut self, x: &Matrix<Cpu>, weight: &Param<Arc<Vec<f32>>>, eps: f32) -> Result<Matrix<Cpu>> {
-        let (count, d) = (x.shape().num_elements(), weight.value.len());
+    fn rms_norm(&mut self, x: &Value, weight: &Param<Arc<Vec<f32>>>, eps: f32) -> Result<Value> {
+        let (count, d) = (x.len(), weight.value.len());
         let _timer = timer("norm", 0, 2 * count);
-        let (mut y, mut inverse) = (vec![0.0; count], vec![0.0; count / d]);
-        kernel::rms_norm(slice(x), &weight.value, eps, &mut y, &mut inverse);
-        let y = matrix(y, x.shape().1)?;
+        let (mut y, mut inverse) = (Buffer::unset(count), vec![0.0; count / d]);
+        kernel::rms_norm(x, &weight.value, eps, &mut y, &mut inverse);
+        let y = Value::new(y, x.width());
         if self.recording {
-            let (x, output, learning, weight) = (x.clone(), y.ghost(), self.learning(weight), weight.value.clone());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                let _timer = timer("norm, back", 0, 6 * count);
-                let dx = gradients.get_or_alloc_mut(&x)?;
-                kernel::rms_norm_backward(slice(&x), &weight, &inverse, &dy, dx);
+            let (x, output, learning, weight) = (x.clone(), y.gradient(), self.learning(weight), weight.value.clone());
+            self.then(move || {
+                let dy = output.take(count);
+                let clock = timer("norm, back", 0, 6 * count);
+                x.gradient().add(count, |dx| kernel::rms_norm_backward(&x, &weight, &inverse, &dy, dx));
+                drop(clock);
                 if let Some(learning) = learning {
-                    learning.add(|sum| kernel::rms_norm_weight_backward(slice(&x), &inverse, &dy, sum));
+                    learning.add(move |sum| kernel::rms_norm_weight_backward(&x, &inverse, &dy, sum));
                 }
-                Ok(())
             });
         }
         Ok(y)
@@ -148,165 +119,146 @@ impl Ops for Fused {
 
     fn layer_norm(
         &mut self,
-        x: &Matrix<Cpu>,
+        x: &Value,
         weight: &Param<Arc<Vec<f32>>>,
         bias: &Param<Arc<Vec<f32>>>,
         eps: f32,
-    ) -> Result<Matrix<Cpu>> {
-        let (n, d) = *x.shape();
-        let _timer = timer("norm", 0, 2 * n * d);
-        let (mut y, mut moments) = (vec![0.0; n * d], vec![(0.0, 0.0); n]);
-        layer_norm(slice(x), &weight.value, &bias.value, eps, &mut y, &mut moments);
-        let y = matrix(y, d)?;
+    ) -> Result<Value> {
+        let (count, d) = (x.len(), x.width());
+        let _timer = timer("norm", 0, 2 * count);
+        let (mut y, mut moments) = (Buffer::unset(count), vec![(0.0, 0.0); x.rows()]);
+        layer_norm(x, &weight.value, &bias.value, eps, &mut y, &mut moments);
+        let y = Value::new(y, d);
         if self.recording {
-            let (x, output, bias) = (x.clone(), y.ghost(), self.learning(bias));
+            let (x, output, bias) = (x.clone(), y.gradient(), self.learning(bias));
             let (learning, weight) = (self.learning(weight), weight.value.clone());
-            self.then(move |gradients| {
-                let _timer = timer("norm, back", 0, 6 * n * d);
-                let dy = take!(gradients, output);
-                layer_norm_backward(slice(&x), &weight, &moments, &dy, gradients.get_or_alloc_mut(&x)?);
-                if let Some(learning) = learning {
-                    learning.add(|sum| layer_norm_weight_backward(slice(&x), &moments, &dy, sum));
-                }
+            self.then(move || {
+                let dy = output.take(count);
+                let clock = timer("norm, back", 0, 6 * count);
+                x.gradient().add(count, |dx| layer_norm_backward(&x, &weight, &moments, &dy, dx));
+                drop(clock);
                 if let Some(bias) = bias {
-                    bias.add(|sum| kernel::add_rows(sum, &dy));
+                    let dy = dy.clone();
+                    bias.add(move |sum| kernel::add_rows(sum, &dy));
                 }
-                Ok(())
+                if let Some(learning) = learning {
+                    learning.add(move |sum| layer_norm_weight_backward(&x, &moments, &dy, sum));
+                }
             });
         }
         Ok(y)
     }
 
-    fn linear(
-        &mut self,
-        x: &Matrix<Cpu>,
-        weight: &Param<Weights>,
-        bias: Option<&Param<Arc<Vec<f32>>>>,
-    ) -> Result<Matrix<Cpu>> {
+    fn linear(&mut self, x: &Value, weight: &Param<Weights>, bias: Option<&Param<Arc<Vec<f32>>>>) -> Result<Value> {
         let Weights { ref values, rows: n, columns: k } = weight.value;
-        let m = x.shape().0;
+        let m = x.rows();
         let (flops, numbers) = (2 * m * n * k, m * k + k * n + m * n);
         let _timer = timer("linear", flops, numbers);
-        let mut y = vec![0.0; m * n];
-        matmul(m, n, k, View::rows(slice(x), k), View::transposed(values, k), &mut y, n, Into::Replace);
+        let mut y = Buffer::unset(m * n);
+        matmul(m, n, k, View::rows(x, k), View::transposed(values, k), &mut y, n, Into::Replace);
         if let Some(bias) = bias {
             kernel::add_bias(&mut y, &bias.value);
         }
-        let y = matrix(y, n)?;
+        let y = Value::new(y, n);
         if self.recording {
-            let (x, output, bias) = (x.clone(), y.ghost(), bias.and_then(|bias| self.learning(bias)));
+            let (x, output, bias) = (x.clone(), y.gradient(), bias.and_then(|bias| self.learning(bias)));
             let (learning, weight) = (self.learning(weight), values.clone());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
+            self.then(move || {
+                let dy = output.take(m * n);
                 let clock = timer("linear, back to input", flops, numbers);
-                let dx = gradients.get_or_alloc_mut(&x)?;
-                matmul(m, k, n, View::rows(&dy, n), View::rows(&weight, k), dx, k, Into::Add);
+                x.gradient().receive(m * k, |dx, into| {
+                    matmul(m, k, n, View::rows(&dy, n), View::rows(&weight, k), dx, k, into);
+                });
                 drop(clock);
-                let _timer = timer("linear, back to weight", flops, numbers);
+                if let Some(bias) = bias {
+                    let dy = dy.clone();
+                    bias.add(move |sum| kernel::add_rows(sum, &dy));
+                }
                 if let Some(learning) = learning {
-                    learning.add_product(|sum, into| {
-                        matmul(n, k, m, View::transposed(&dy, n), View::rows(slice(&x), k), sum, k, into);
+                    learning.add_product(move |sum, into| {
+                        let _timer = timer("linear, back to weight", flops, numbers);
+                        matmul(n, k, m, View::transposed(&dy, n), View::rows(&x, k), sum, k, into);
                     });
                 }
-                if let Some(bias) = bias {
-                    bias.add(|sum| kernel::add_rows(sum, &dy));
-                }
-                Ok(())
             });
         }
         Ok(y)
     }
 
-    fn add(&mut self, a: &Matrix<Cpu>, b: &Matrix<Cpu>) -> Result<Matrix<Cpu>> {
-        let count = a.shape().num_elements();
+    fn add(&mut self, a: &Value, b: &Value) -> Result<Value> {
+        let count = a.len();
         let _timer = timer("add", 0, 3 * count);
-        let mut y = vec![0.0; count];
-        kernel::add(slice(a), slice(b), &mut y);
-        let y = matrix(y, a.shape().1)?;
+        let mut y = Buffer::unset(count);
+        kernel::add(a, b, &mut y);
+        let y = Value::new(y, a.width());
         if self.recording {
-            let (a, b, output) = (a.ghost(), b.ghost(), y.ghost());
-            self.then(move |gradients| {
-                let _timer = timer("add, back", 0, 6 * count);
-                let dy = take!(gradients, output);
-                kernel::accumulate(gradients.get_or_alloc_mut(&a)?, &dy);
-                kernel::accumulate(gradients.get_or_alloc_mut(&b)?, &dy);
-                Ok(())
+            let (a, b, output) = (a.gradient(), b.gradient(), y.gradient());
+            self.then(move || {
+                let _timer = timer("add, back", 0, 3 * count);
+                let dy = output.take(count);
+                a.put(dy.clone());
+                b.put(dy);
             });
         }
         Ok(y)
     }
 
-    fn scale(&mut self, x: &Matrix<Cpu>, factor: Factor) -> Result<Matrix<Cpu>> {
-        let mut y = slice(x).to_vec();
-        match &factor {
-            Factor::All(factor) => kernel::scale(&mut y, *factor),
-            Factor::Each(factors) => kernel::multiply(slice(x), factors, &mut y),
-        }
-        let y = matrix(y, x.shape().1)?;
+    fn scale(&mut self, x: &Value, factor: Factor) -> Result<Value> {
+        let mut y = Buffer::copy(x);
+        factor.multiply(&mut y);
+        let y = Value::new(y, x.width());
         if self.recording {
-            let (x, output) = (x.ghost(), y.ghost());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                let dx = gradients.get_or_alloc_mut(&x)?;
-                match &factor {
-                    Factor::All(factor) => kernel::accumulate_scaled(dx, &dy, *factor),
-                    Factor::Each(factors) => kernel::accumulate_product(dx, &dy, factors),
-                }
-                Ok(())
+            let (x, output, count) = (x.gradient(), y.gradient(), y.len());
+            self.then(move || {
+                let mut dy = output.take_numbers(count);
+                factor.multiply(&mut dy);
+                x.put(Rc::new(dy));
             });
         }
         Ok(y)
     }
 
-    fn beside(&mut self, parts: &[Matrix<Cpu>]) -> Result<Matrix<Cpu>> {
-        rows::beside(self, parts)
+    fn beside(&mut self, parts: &[Value]) -> Result<Value> {
+        Ok(rows::beside(self, parts))
     }
 
-    fn attention(
-        &mut self,
-        _: usize,
-        q: Matrix<Cpu>,
-        k: Matrix<Cpu>,
-        v: Matrix<Cpu>,
-        plan: &Plan,
-    ) -> Result<Matrix<Cpu>> {
-        attention::attend(self, q, k, v, plan)
+    fn attention(&mut self, _: usize, q: Value, k: Value, v: Value, plan: &Plan) -> Result<Value> {
+        Ok(attention::attend(self, q, k, v, plan))
     }
 
-    fn swiglu(&mut self, gate: &Matrix<Cpu>, up: &Matrix<Cpu>) -> Result<Matrix<Cpu>> {
-        let count = gate.shape().num_elements();
+    fn swiglu(&mut self, gate: &Value, up: &Value) -> Result<Value> {
+        let count = gate.len();
         let _timer = timer("swiglu", 0, 3 * count);
-        let mut y = vec![0.0; count];
-        kernel::swiglu(slice(gate), slice(up), &mut y);
-        let y = matrix(y, gate.shape().1)?;
+        let mut y = Buffer::unset(count);
+        kernel::swiglu(gate, up, &mut y);
+        let y = Value::new(y, gate.width());
         if self.recording {
-            let (gate, up, output) = (gate.clone(), up.clone(), y.ghost());
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                let _timer = timer("swiglu, back", 0, 7 * count);
-                let mut dgate = take!(gradients, gate);
-                let dup = gradients.get_or_alloc_mut(&up)?;
-                kernel::swiglu_backward(slice(&gate), slice(&up), &dy, &mut dgate, dup);
-                put!(gradients, gate, dgate);
-                Ok(())
+            let (gate, up, output) = (gate.clone(), up.clone(), y.gradient());
+            self.then(move || {
+                let mut dy = output.take_numbers(count);
+                let _timer = timer("swiglu, back", 0, 5 * count);
+                let mut dup = Buffer::unset(count);
+                kernel::swiglu_backward(&gate, &up, &mut dy, &mut dup);
+                gate.gradient().put(Rc::new(dy));
+                up.gradient().put(Rc::new(dup));
             });
         }
         Ok(y)
     }
 
-    fn activate(&mut self, x: &Matrix<Cpu>, activation: Activation) -> Result<Matrix<Cpu>> {
-        let count = x.shape().num_elements();
+    fn activate(&mut self, x: &Value, activation: Activation) -> Result<Value> {
+        let count = x.len();
         let _timer = timer("activation", 0, 2 * count);
-        let mut y = vec![0.0; count];
-        kernel::activate(activation, slice(x), &mut y);
-        let y = matrix(y, x.shape().1)?;
+        let mut y = Buffer::unset(count);
+        kernel::activate(activation, x, &mut y);
+        let y = Value::new(y, x.width());
         if self.recording {
-            let (x, output) = (x.clone(), y.ghost());
-            self.then(move |gradients| {
-                let _timer = timer("activation, back", 0, 4 * count);
-                let dy = take!(gradients, output);
-                kernel::activate_backward(activation, slice(&x), &dy, gradients.get_or_alloc_mut(&x)?);
-                Ok(())
+            let (x, output) = (x.clone(), y.gradient());
+            self.then(move || {
+                let _timer = timer("activation, back", 0, 3 * count);
+                let mut dy = output.take_numbers(count);
+                kernel::activate_backward(activation, &x, &mut dy);
+                x.gradient().put(Rc::new(dy));
             });
         }
         Ok(y)
@@ -320,33 +272,49 @@ impl Taped for Fused {
         Fused { part, ..Fused::default() }
     }
 
-    fn log_probs(&mut self, x: &Matrix<Cpu>, weight: &Param<Weights>, targets: &[u32]) -> Result<Vector<Cpu>> {
-        let d = x.shape().1;
+    fn log_probs(&mut self, x: &Value, weight: &Param<Weights>, targets: &[u32]) -> Result<Vector<Cpu>> {
+        let d = x.width();
         let (n, v) = (targets.len(), weight.value.rows);
         let (flops, numbers) = (2 * n * d * v, n * d + d * v + n * v);
         let _timer = timer("head", flops, numbers);
-        let mut forward = head::log_probs(slice(x), &weight.value.values, targets, d, self.recording);
-        let values = std::mem::take(&mut forward.values);
-        let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (targets.len(),)).map_err(device_error)?;
+        let mut table = Buffer::unset(head::table(n, v, self.recording));
+        let head::LogProbs { values, sums } = head::log_probs(x, &weight.value.values, targets, d, &mut table);
+        let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (n,)).map_err(device_error)?;
         if self.recording {
             let (x, output, targets) = (x.clone(), y.ghost(), targets.to_vec());
-            let learning = self.learning(weight).map(|Learning { part, number }| {
-                let number = part.head(number);
-                Learning { part, number }
-            });
+            let whole = table.len() == n * v;
+            let mut learning = self
+                .learning(weight)
+                .map(|learning| Learning { number: learning.part.head(learning.number), ..learning });
             let weight = weight.value.values.clone();
-            self.then(move |gradients| {
-                let dy = take!(gradients, output);
-                let _timer = timer("head, back", 2 * flops, 2 * numbers);
-                let mut dx = take!(gradients, x);
-                let work = |sum: Option<(&mut [f32], Into)>| {
-                    head::log_probs_backward(forward, slice(&x), &weight, &targets, d, &dy, &mut dx, sum);
-                };
-                match learning {
-                    Some(learning) => learning.add_product(|sum, into| work(Some((sum, into)))),
-                    None => work(None),
+            self.tape.add_backward_op(move |gradients| {
+                let dy = gradients.get_or_alloc_mut(&output)?;
+                x.gradient().receive(n * d, |dx, dx_into| {
+                    let mut back = |dweight: Option<(&mut [f32], Into)>| {
+                        let _timer = timer("head, back", flops * if dweight.is_some() { 2 } else { 1 }, numbers);
+                        head::log_probs_backward(
+                            &mut table,
+                            &sums,
+                            &x,
+                            &weight,
+                            &targets,
+                            d,
+                            dy,
+                            (dx, dx_into),
+                            dweight,
+                        );
+                    };
+                    match learning.take_if(|_| !whole) {
+                        Some(learning) => learning.add_at_once(|sum, into| back(Some((sum, into)))),
+                        None => back(None),
+                    }
+                });
+                if let Some(learning) = learning {
+                    learning.add_product(move |sum, into| {
+                        let _timer = timer("head, back to weight", flops, numbers);
+                        head::weight_backward(&table, &x, d, sum, into);
+                    });
                 }
-                put!(gradients, x, dx);
                 Ok(())
             });
         }
@@ -354,6 +322,13 @@ impl Taped for Fused {
     }
 
     fn backward(self, output: &Vector<Cpu>, derivative: Vec<f32>, _: &[Option<Held<Shared>>]) -> Result<()> {
-        super::ops::backward(self.tape, output, derivative).map(drop)
+        super::ops::backward(self.tape, output, derivative)?;
+        self.additions.run(0);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn numbers(x: &Value) -> Vec<f32> {
+        x.to_vec()
     }
 }

@@ -7,10 +7,12 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::elementwise::{scale, softmax_backward};
-use super::math::{dot, exp_and_sum, exp_in_place, ln, maximum};
-use super::matmul::{Into, View, matmul};
+use super::super::raw::Rows;
+use super::LANES;
+use super::math::{dot, ln};
+use super::matmul::{Into, View};
 use super::panels::Panels;
+use super::softmax::{softmax, softmax_backward};
 
 /// Query positions per block: bounds the scores kept at once, and what a causal mask throws away.
 const BLOCK: usize = 32;
@@ -113,7 +115,7 @@ fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], s
     let Heads { width: w, causal, .. } = heads;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
-    with_scratch(BLOCK.min(t) * t, |Scratch { scores, keys, values, .. }| {
+    with_scratch(BLOCK.min(t) * room(t), |Scratch { scores, keys, values, .. }| {
         for kv_head in 0..heads.kv_heads {
             let kv_at = kv_head * w;
             keys.pack(View::strided(&k[kv_at..], 1, key), w, t);
@@ -123,16 +125,16 @@ fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], s
                 for first in (0..t).step_by(BLOCK) {
                     let m = BLOCK.min(t - first);
                     let n = if causal { first + m } else { t };
-                    keys.multiply(m, n, w, &q[first * query + at..], query, scores, n, Into::Replace);
-                    for (i, row) in scores.chunks_exact_mut(n).take(m).enumerate() {
-                        let (seen, hidden) = row.split_at_mut(if causal { first + i + 1 } else { t });
-                        let shift = maximum(seen) * heads.factor();
-                        let sum = exp_and_sum(seen, heads.factor(), shift);
-                        scale(seen, 1.0 / sum);
-                        hidden.fill(0.0);
+                    let q = Rows::Along { data: &q[first * query + at..], row: query };
+                    let stride = room(n);
+                    keys.multiply(m, stride, w, q, scores, stride, Into::Replace);
+                    for (i, row) in scores.chunks_exact_mut(stride).take(m).enumerate() {
+                        let seen = if causal { first + i + 1 } else { t };
+                        let (shift, sum) = softmax(row, seen, heads.factor());
                         sums[head * t + first + i] = shift + ln(sum);
                     }
-                    values.multiply(m, w, n, scores, n, &mut out[first * query + at..], query, Into::Replace);
+                    let p = Rows::Along { data: scores, row: stride };
+                    values.multiply(m, w, n, p, &mut out[first * query + at..], query, Into::Replace);
                 }
             }
         }
@@ -144,8 +146,8 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
     let Forward { q, k, v, out, log_sums } = forward;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
-    with_scratch(2 * BLOCK.min(t) * t, |Scratch { scores, keys, values, keys_back }| {
-        let (p, dp) = scores.split_at_mut(BLOCK.min(t) * t);
+    with_scratch(2 * BLOCK.min(t) * room(t), |Scratch { scores, keys, values, keys_back, queries }| {
+        let (p, dp) = scores.split_at_mut(BLOCK.min(t) * room(t));
         for kv_head in 0..heads.kv_heads {
             let kv_at = kv_head * w;
             keys.pack(View::strided(&k[kv_at..], 1, key), w, t);
@@ -158,26 +160,39 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                     let n = if causal { first + m } else { t };
                     let (q, dout, out) =
                         (&q[first * query + at..], &dout[first * query + at..], &out[first * query + at..]);
-                    keys.multiply(m, n, w, q, query, p, n, Into::Replace);
-                    values.multiply(m, n, w, dout, query, dp, n, Into::Replace);
-                    for i in 0..m {
+                    let stride = room(n);
+                    keys.multiply(m, stride, w, Rows::Along { data: q, row: query }, p, stride, Into::Replace);
+                    values.multiply(m, stride, w, Rows::Along { data: dout, row: query }, dp, stride, Into::Replace);
+                    for (i, (p, dp)) in p.chunks_exact_mut(stride).zip(dp.chunks_exact_mut(stride)).take(m).enumerate()
+                    {
                         let seen = if causal { first + i + 1 } else { t };
-                        let (p, dp) = (&mut p[i * n..(i + 1) * n], &mut dp[i * n..(i + 1) * n]);
-                        exp_in_place(&mut p[..seen], heads.factor(), log_sums[head * t + first + i]);
-                        p[seen..].fill(0.0);
                         let token = i * query;
                         let delta = dot(&dout[token..token + w], &out[token..token + w]);
-                        softmax_backward(&p[..seen], &mut dp[..seen], delta, heads.factor());
-                        dp[seen..].fill(0.0);
+                        softmax_backward(p, dp, seen, heads.factor(), log_sums[head * t + first + i], delta);
                     }
-                    let (q, dout) = (View::strided(q, query, 1), View::strided(dout, query, 1)); // (m, w)
-                    matmul(n, w, m, View::transposed(p, n), dout, &mut dv[kv_at..], key, Into::Add);
-                    keys_back.multiply(m, w, n, dp, n, &mut dq[first * query + at..], query, Into::Replace);
-                    matmul(n, w, m, View::transposed(dp, n), q, &mut dk[kv_at..], key, Into::Add);
+                    let dq = &mut dq[first * query + at..];
+                    keys_back.multiply(m, w, n, Rows::Along { data: dp, row: stride }, dq, query, Into::Replace);
+                    queries.pack(View::strided(dout, query, 1), m, w);
+                    queries.multiply(n, w, m, Rows::Across { data: p, step: stride }, &mut dv[kv_at..], key, Into::Add);
+                    queries.pack(View::strided(q, query, 1), m, w);
+                    queries.multiply(
+                        n,
+                        w,
+                        m,
+                        Rows::Across { data: dp, step: stride },
+                        &mut dk[kv_at..],
+                        key,
+                        Into::Add,
+                    );
                 }
             }
         }
     });
+}
+
+/// Room for a row of scores.
+fn room(positions: usize) -> usize {
+    positions.next_multiple_of(LANES)
 }
 
 /// The tokens of a row.
@@ -196,7 +211,7 @@ fn split<'a>(mut values: &'a mut [f32], rows: &[Range<usize>], width: usize) -> 
     parts
 }
 
-/// Rows are independent: with more threads than shards they are spread over the pool.
+/// Rows are independent: with more threads than rows they are spread over the pool.
 fn each<W: Send>(work: Vec<W>, f: impl Fn(W) + Sync + Send) {
     if work.len() > 1 && rayon::current_num_threads() > 2 {
         work.into_par_iter().for_each(f);
@@ -212,6 +227,7 @@ struct Scratch {
     keys: Panels,
     values: Panels,
     keys_back: Panels,
+    queries: Panels,
 }
 
 thread_local! { static SCRATCH: RefCell<Scratch> = RefCell::default(); }

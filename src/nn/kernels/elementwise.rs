@@ -1,4 +1,5 @@
-//! Norms, activations, sums and the optimizer's update, over slices. Backward passes add to what is there.
+//! Norms, activations, sums and the optimizer's update, over slices. Backward passes of norms add to what is there, those
+//! of activations take the place of the gradient that came in.
 
 use super::math::{dot_inline, fold, normal_cdf, sigmoid};
 use super::{LANES, simd};
@@ -62,12 +63,12 @@ pub(crate) fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradients of [`swiglu`]: adds to `dgate` and `dup`.
-pub(crate) fn swiglu_backward(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
-    for ((((&g, &u), &dy), dgate), dup) in gate.iter().zip(up).zip(dy).zip(dgate).zip(dup) {
+/// The gradients of [`swiglu`]: that of `gate` takes the place of `dy`.
+pub(crate) fn swiglu_backward(gate: &[f32], up: &[f32], dy: &mut [f32], dup: &mut [f32]) {
+    for (((&g, &u), dy), dup) in gate.iter().zip(up).zip(dy).zip(dup) {
         let s = sigmoid(g);
-        *dup += dy * g * s;
-        *dgate += dy * u * (s + g * s * (1.0 - s));
+        *dup = *dy * g * s;
+        *dy = *dy * u * (s + g * s * (1.0 - s));
     }
 }}
 
@@ -80,11 +81,11 @@ pub(crate) fn gelu(x: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradient of [`gelu`]: adds to `dx`.
-pub(crate) fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+/// The gradient of [`gelu`], in the place of `dy`.
+pub(crate) fn gelu_backward(x: &[f32], dy: &mut [f32]) {
+    for (dy, &x) in dy.iter_mut().zip(x) {
         let (cdf, density) = normal_cdf(x);
-        *dx += dy * (cdf + x * density);
+        *dy *= cdf + x * density;
     }
 }}
 
@@ -97,11 +98,11 @@ pub(crate) fn quick_gelu(x: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradient of [`quick_gelu`]: adds to `dx`.
-pub(crate) fn quick_gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+/// The gradient of [`quick_gelu`], in the place of `dy`.
+pub(crate) fn quick_gelu_backward(x: &[f32], dy: &mut [f32]) {
+    for (dy, &x) in dy.iter_mut().zip(x) {
         let s = sigmoid(1.702 * x);
-        *dx += dy * (s + 1.702 * x * s * (1.0 - s));
+        *dy *= s + 1.702 * x * s * (1.0 - s);
     }
 }}
 
@@ -119,11 +120,11 @@ pub(crate) fn gelu_tanh(x: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradient of [`gelu_tanh`]: adds to `dx`.
-pub(crate) fn gelu_tanh_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+/// The gradient of [`gelu_tanh`], in the place of `dy`.
+pub(crate) fn gelu_tanh_backward(x: &[f32], dy: &mut [f32]) {
+    for (dy, &x) in dy.iter_mut().zip(x) {
         let s = sigmoid(x * (TANH_LINEAR + TANH_CUBIC * x * x));
-        *dx += dy * (s + x * s * (1.0 - s) * (TANH_LINEAR + 3.0 * TANH_CUBIC * x * x));
+        *dy *= s + x * s * (1.0 - s) * (TANH_LINEAR + 3.0 * TANH_CUBIC * x * x);
     }
 }}
 
@@ -148,10 +149,10 @@ pub(crate) fn add_rows(dbias: &mut [f32], dy: &[f32]) {
 }}
 
 simd! {
-/// `y = x * factors`.
-pub(crate) fn multiply(x: &[f32], factors: &[f32], y: &mut [f32]) {
-    for ((y, &x), &f) in y.iter_mut().zip(x).zip(factors) {
-        *y = x * f;
+/// `y *= factors`.
+pub(crate) fn multiply(y: &mut [f32], factors: &[f32]) {
+    for (y, &f) in y.iter_mut().zip(factors) {
+        *y *= f;
     }
 }}
 
@@ -160,14 +161,6 @@ simd! {
 pub(crate) fn accumulate_scaled(y: &mut [f32], x: &[f32], factor: f32) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y += x * factor;
-    }
-}}
-
-simd! {
-/// `y += x * factors`.
-pub(crate) fn accumulate_product(y: &mut [f32], x: &[f32], factors: &[f32]) {
-    for ((y, &x), &f) in y.iter_mut().zip(x).zip(factors) {
-        *y += x * f;
     }
 }}
 
@@ -195,14 +188,6 @@ pub(crate) fn scale(y: &mut [f32], factor: f32) {
     }
 }}
 
-simd! {
-/// Row of the softmax's gradient in attention: `dp = p * (dp - delta) * scale`.
-pub(crate) fn softmax_backward(p: &[f32], dp: &mut [f32], delta: f32, scale: f32) {
-    for (&p, dp) in p.iter().zip(dp) {
-        *dp = p * (*dp - delta) * scale;
-    }
-}}
-
 /// `y = f(x)` of an activation with one input.
 pub(crate) fn activate(activation: Activation, x: &[f32], y: &mut [f32]) {
     match activation {
@@ -213,12 +198,12 @@ pub(crate) fn activate(activation: Activation, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// The gradient of [`activate`]: adds to `dx`.
-pub(crate) fn activate_backward(activation: Activation, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+/// The gradient of [`activate`], in the place of `dy`.
+pub(crate) fn activate_backward(activation: Activation, x: &[f32], dy: &mut [f32]) {
     match activation {
-        Activation::Gelu => gelu_backward(x, dy, dx),
-        Activation::GeluTanh => gelu_tanh_backward(x, dy, dx),
-        Activation::QuickGelu => quick_gelu_backward(x, dy, dx),
+        Activation::Gelu => gelu_backward(x, dy),
+        Activation::GeluTanh => gelu_tanh_backward(x, dy),
+        Activation::QuickGelu => quick_gelu_backward(x, dy),
         Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
     }
 }

@@ -9,22 +9,24 @@ const CHUNK: usize = 256;
 /// The table is kept for the backward pass up to this many numbers (64 MiB); above, it is computed again.
 const KEEP: usize = 1 << 24;
 
-/// What the forward pass leaves behind.
+/// Numbers of the table for `n` tokens and `v` words: all of them, if a backward pass comes and there is room.
+pub(crate) fn table(n: usize, v: usize, keep: bool) -> usize {
+    if keep && n * v <= KEEP { n * v } else { CHUNK.min(n) * v }
+}
+
+/// What the forward pass leaves behind, besides the table: `exp(logit - largest)` of all tokens, if it holds them.
 pub(crate) struct LogProbs {
     /// The logarithm of the target's probability, per token.
     pub(crate) values: Vec<f32>,
-    /// `exp(logit - largest)` of all tokens, when there was room and a backward pass to come.
-    table: Option<Vec<f32>>,
     /// The sum of a token's row of the table.
-    sums: Vec<f32>,
+    pub(crate) sums: Vec<f32>,
 }
 
-/// Log-probabilities of `targets` under `softmax(x weight^T)`: x (n, d), weight (v, d).
-pub(crate) fn log_probs(x: &[f32], weight: &[f32], targets: &[u32], d: usize, keep: bool) -> LogProbs {
+/// Log-probabilities of `targets` under `softmax(x weight^T)`: x (n, d), weight (v, d). What is in the table, as large as
+/// [`table`] says, may be anything.
+pub(crate) fn log_probs(x: &[f32], weight: &[f32], targets: &[u32], d: usize, table: &mut [f32]) -> LogProbs {
     let (v, n) = (weight.len() / d, targets.len());
-    let keep = keep && n * v <= KEEP;
-    let size = if keep { n.max(1) } else { CHUNK.min(n).max(1) };
-    let mut table = vec![0.0; size * v];
+    let size = (table.len() / v).max(1);
     let (mut values, mut sums) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for (x, targets) in x.chunks(size * d).zip(targets.chunks(size)) {
         let table = &mut table[..targets.len() * v];
@@ -36,7 +38,7 @@ pub(crate) fn log_probs(x: &[f32], weight: &[f32], targets: &[u32], d: usize, ke
             sums.push(sum);
         }
     }
-    LogProbs { values, table: keep.then_some(table), sums }
+    LogProbs { values, sums }
 }
 
 fn logits(x: &[f32], weight: &[f32], d: usize, table: &mut [f32]) {
@@ -45,45 +47,48 @@ fn logits(x: &[f32], weight: &[f32], d: usize, table: &mut [f32]) {
 }
 
 /// The gradients of [`log_probs`] for the gradient `dy` of its values: adds to `dx`, and to that of the weight, if it
-/// learns, or replaces it.
+/// learns, or replaces them. The table and the sums are the forward pass's.
 #[expect(clippy::too_many_arguments, reason = "two factors, two gradients and what the forward pass left")]
 pub(crate) fn log_probs_backward(
-    forward: LogProbs,
+    table: &mut [f32],
+    sums: &[f32],
     x: &[f32],
     weight: &[f32],
     targets: &[u32],
     d: usize,
     dy: &[f32],
-    dx: &mut [f32],
+    (dx, dx_into): (&mut [f32], Into),
     mut dweight: Option<(&mut [f32], Into)>,
 ) {
-    let (v, n) = (weight.len() / d, targets.len());
-    let LogProbs { sums, table: mut kept, .. } = forward;
-    let size = if kept.is_some() { n.max(1) } else { CHUNK.min(n).max(1) };
-    let mut again = vec![0.0; if kept.is_some() { 0 } else { size * v }];
+    let v = weight.len() / d;
+    let size = (table.len() / v).max(1);
+    let kept = size >= targets.len();
     for (chunk, targets) in targets.chunks(size).enumerate() {
         let (first, m) = (chunk * size, targets.len());
         let x = &x[first * d..(first + m) * d];
-        let table = if let Some(kept) = &mut kept {
-            &mut kept[..]
-        } else {
-            let table = &mut again[..m * v];
+        let table = &mut table[..m * v];
+        if !kept {
             logits(x, weight, d, table);
             for row in table.chunks_exact_mut(v) {
                 let largest = maximum(row);
                 exp_and_sum(row, 1.0, largest);
             }
-            table
-        };
+        }
         for (i, (row, &target)) in table.chunks_exact_mut(v).zip(targets).enumerate() {
             scale(row, -dy[first + i] / sums[first + i]);
             row[target as usize] += dy[first + i];
         }
         let dx = &mut dx[first * d..(first + m) * d];
-        matmul(m, d, v, View::rows(table, v), View::rows(weight, d), dx, d, Into::Add);
+        matmul(m, d, v, View::rows(table, v), View::rows(weight, d), dx, d, dx_into);
         if let Some((dweight, into)) = &mut dweight {
-            matmul(v, d, m, View::transposed(table, v), View::rows(x, d), dweight, d, *into);
+            weight_backward(table, x, d, dweight, *into);
             *into = Into::Add;
         }
     }
+}
+
+/// The gradient of the weight, (v, d), for that of the logits, which [`log_probs_backward`] leaves in a table of all tokens.
+pub(crate) fn weight_backward(table: &[f32], x: &[f32], d: usize, dweight: &mut [f32], into: Into) {
+    let (m, v) = (x.len() / d, dweight.len() / d);
+    matmul(v, d, m, View::transposed(table, v), View::rows(x, d), dweight, d, into);
 }

@@ -105,8 +105,21 @@ pub(crate) fn maximum(values: &[f32]) -> f32 {
             lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |largest, &value| if value > largest { value } else { largest })
+    rest.iter().fold(largest(lanes), |largest, &value| if value > largest { value } else { largest })
 }}
+
+/// The largest of some numbers, none of them NaN.
+#[inline(always)]
+pub(super) fn largest(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for i in 0..width {
+            lanes[i] = if lanes[i + width] > lanes[i] { lanes[i + width] } else { lanes[i] };
+        }
+        width /= 2;
+    }
+    lanes[0]
+}
 
 simd! {
 /// Replaces each value `v` by `exp(v * factor - shift)` and returns their sum. `factor` is above 0.
@@ -129,20 +142,9 @@ pub(crate) fn exp_and_sum(values: &mut [f32], factor: f32, shift: f32) -> f32 {
     fold(lanes)
 }}
 
-simd! {
-/// Replaces each value `v` by `exp(v * factor - shift)`. `factor` is above 0.
-pub(crate) fn exp_in_place(values: &mut [f32], factor: f32, shift: f32) {
-    let (chunks, rest) = values.as_chunks_mut::<LANES>();
-    for chunk in chunks {
-        exp_lanes(chunk, factor, shift);
-    }
-    if !rest.is_empty() {
-        exp_rest(rest, factor, shift);
-    }
-}}
-
+/// Replaces each value `v` by `exp(v * factor - shift)`.
 #[inline(always)]
-fn exp_lanes(values: &mut [f32; LANES], factor: f32, shift: f32) {
+pub(super) fn exp_lanes(values: &mut [f32; LANES], factor: f32, shift: f32) {
     for value in values {
         *value = exp(*value * factor - shift);
     }

@@ -19,6 +19,7 @@ pub(crate) mod matmul;
 pub(crate) mod packing;
 mod panels;
 pub(crate) mod rotary;
+pub(crate) mod softmax;
 
 /// Partial sums per row sum.
 pub(crate) const LANES: usize = 16;

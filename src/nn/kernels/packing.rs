@@ -93,6 +93,7 @@ pub(crate) fn panel(
         }
         let a = match a {
             Rows::Along { data, row } => Rows::Along { data: &data[first * row..], row },
+            Rows::Across { data, step } => Rows::Across { data: &data[first..], step },
             Rows::Tiles(data) => Rows::Tiles(&data[first * depth..]),
         };
         strip(rows, depth, a, b, &mut aside, TILE_COLUMNS, fresh);

@@ -23,27 +23,19 @@ impl Panels {
         packing::columns(matrix, 0, k, 0, n, &mut self.values[..size]);
     }
 
-    /// `c (m, n) = a (m, k) * p`, or adds to it, where `p` are the first `k` rows and `n` columns of the matrix; rows of `a`
-    /// lie `a_row` apart, those of `c` `c_row`. The bits of [`matmul`](super::matmul::matmul).
+    /// `c (m, n) = a (m, k) * p`, or adds to it, where `p` are the first `k` rows and `n` columns of the matrix, behind
+    /// which columns of 0 fill up a panel; rows of `c` lie `c_row` apart. The bits of [`matmul`](super::matmul::matmul).
     #[expect(clippy::too_many_arguments, reason = "a product has three sizes and three matrices")]
-    pub(super) fn multiply(
-        &self,
-        m: usize,
-        n: usize,
-        k: usize,
-        a: &[f32],
-        a_row: usize,
-        c: &mut [f32],
-        c_row: usize,
-        into: Into,
-    ) {
-        assert!(n <= self.n && k <= self.k && k > 0, "BUG: more of a matrix than there is");
+    pub(super) fn multiply(&self, m: usize, n: usize, k: usize, a: Rows, c: &mut [f32], c_row: usize, into: Into) {
+        assert!(
+            n <= self.n.next_multiple_of(TILE_COLUMNS) && k <= self.k && k > 0,
+            "BUG: more of a matrix than there is"
+        );
         let fresh = into == Into::Replace;
         let panels = self.values.chunks_exact(TILE_COLUMNS * self.k).take(n.div_ceil(TILE_COLUMNS));
         for (panel, b) in panels.enumerate() {
             let (b, column) = (&b[..TILE_COLUMNS * k], panel * TILE_COLUMNS);
             let columns = TILE_COLUMNS.min(n - column);
-            let a = Rows::Along { data: a, row: a_row };
             packing::panel(m, columns, k, a, b, &mut c[column..], c_row, fresh);
         }
     }
@@ -63,7 +55,7 @@ mod tests {
         for (m, n, k) in [(13, 40, 50), (13, 33, 17), (1, 16, 1), (6, 5, 50)] {
             let (mut ours, mut theirs) = (numbers(m * 41), numbers(m * 41));
             for into in [Into::Replace, Into::Add] {
-                panels.multiply(m, n, k, &a, 50, &mut ours, 41, into);
+                panels.multiply(m, n, k, Rows::Along { data: &a, row: 50 }, &mut ours, 41, into);
                 matmul(m, n, k, View::rows(&a, 50), View::rows(&b, 40), &mut theirs, 41, into);
                 assert_eq!(ours, theirs, "{m} {n} {k}");
             }

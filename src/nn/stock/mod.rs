@@ -280,6 +280,11 @@ impl<D: Device<f32>> Taped for Stock<D> {
         }
         Ok(())
     }
+
+    #[cfg(test)]
+    fn numbers(x: &Matrix<D>) -> Vec<f32> {
+        x.as_vec()
+    }
 }
 
 /// The gradient of a tensor; zeros where none has arrived.
