@@ -1,10 +1,11 @@
 //! Training: supervised fine-tuning and direct preference optimization. Knows no stage, no store and no prompt.
 //!
 //! In reading order: [`optimizer`] (AdamW and its schedule), [`sft`] and [`dpo`] with [`preference`] (the losses), `run`
-//! (the loop that both share), `tuning` (what learns), `state` (what an interrupted run resumes from).
+//! (the loop that both share) with `parts` (how a batch is cut), `tuning` (what learns), `state` (what an interrupted run
+//! resumes from).
 //!
 //! Promised on the CPU: the same rows, config and seed give the same weights bit for bit, with any number of threads
-//! and however often the run was interrupted. A batch is always split into the same number of shards, each with its own
+//! and however often the run was interrupted. A batch is always cut into the same parts, each with its own
 //! tape, and what they find is added up in their order.
 
 pub mod dpo;
@@ -12,6 +13,7 @@ pub mod optimizer;
 pub mod preference;
 pub mod sft;
 
+mod parts;
 mod run;
 mod state;
 mod tuning;

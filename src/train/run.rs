@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::optimizer::{Optimizer, OptimizerConfig};
+use super::parts::even_parts;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::base::{Event, Seed};
 use crate::data::records::CurvePoint;
@@ -15,9 +16,6 @@ use crate::nn::gradients::GradientSum;
 use crate::nn::learner::Learner;
 use crate::nn::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 
-/// Tokens of a part of a batch, about: few enough that what a layer computes stays in the caches, enough that laying
-/// out its weights is little of the work. Parts run side by side.
-const PART_TOKENS: usize = 384;
 /// Lines of a curve, about.
 const CURVE_LINES: u64 = 100;
 /// Events of progress come no faster than this.
@@ -50,7 +48,7 @@ pub(super) trait Objective: Sync {
     /// What the loss must know of the whole batch to weigh a part of it.
     fn whole(&self, examples: &[usize]) -> Whole;
 
-    /// From the log-probabilities of the targets of a shard to the derivative of the batch's loss by each of them.
+    /// From the log-probabilities of the targets of a part to the derivative of the batch's loss by each of them.
     fn derivative(&self, examples: &[usize], whole: Whole, batch: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told);
 }
 
@@ -62,7 +60,7 @@ pub(super) struct Whole {
     pub(super) targets: usize,
 }
 
-/// What a shard tells: its summand of the loss, and of the curve.
+/// What a part tells: its summand of the loss, and of the curve.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Told {
     pub(super) loss: f64,
@@ -244,26 +242,11 @@ impl Run<'_> {
     }
 }
 
-/// Cuts the examples of a batch into parts of about [`PART_TOKENS`] tokens each; an even number of them if there are
-/// several, since cores come in pairs. Threads have no say: what is dropped in training is drawn part by part.
+/// The parts of a batch, which run side by side.
 fn parts<'a, O: Objective>(objective: &O, examples: &'a [usize]) -> Vec<&'a [usize]> {
-    let length = |&example: &usize| objective.sequences(example).iter().map(|one| one.tokens.len()).sum::<usize>();
+    let length = |&example: &usize| objective.sequences(example).iter().map(|one| one.tokens.len()).sum();
     let lengths: Vec<usize> = examples.iter().map(length).collect();
-    let total = lengths.iter().sum::<usize>().max(1);
-    let count = if total <= PART_TOKENS { 1 } else { total.div_ceil(PART_TOKENS).next_multiple_of(2) };
-    let mut parts: Vec<&[usize]> = Vec::with_capacity(count);
-    let (mut start, mut open, mut before) = (0, 0, 0);
-    for (at, length) in lengths.iter().enumerate() {
-        // An example belongs to the part that its middle falls into.
-        let part = (before + length / 2) * count / total;
-        if part > open && at > start {
-            parts.push(&examples[start..at]);
-            start = at;
-        }
-        (open, before) = (part, before + length);
-    }
-    parts.push(&examples[start..]);
-    parts
+    even_parts(&lengths).into_iter().map(|part| &examples[part]).collect()
 }
 
 /// What a batch told, and its gradient by parameter number.
@@ -299,47 +282,5 @@ impl Told {
         self.pairs += other.pairs;
         self.preferred += other.preferred;
         self.margin += other.margin;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Examples of given lengths, one sequence each.
-    struct Lengths(Vec<Vec<u32>>);
-
-    impl Objective for Lengths {
-        const EXAMPLE: &'static str = "row";
-
-        fn sequences(&self, example: usize) -> Vec<Sequence<'_>> {
-            vec![Sequence { tokens: &self.0[example], loss: &[], image: None }]
-        }
-
-        fn whole(&self, examples: &[usize]) -> Whole {
-            Whole { examples: examples.len(), targets: 0 }
-        }
-
-        fn derivative(&self, _: &[usize], _: Whole, _: &Batch, _: &[f32]) -> (Vec<f32>, Told) {
-            (Vec::new(), Told::default())
-        }
-    }
-
-    fn cut(lengths: &[usize]) -> Vec<usize> {
-        let objective = Lengths(lengths.iter().map(|&length| vec![0; length]).collect());
-        let examples: Vec<usize> = (0..lengths.len()).collect();
-        let parts = parts(&objective, &examples);
-        assert_eq!(parts.concat(), examples, "in order, none left out");
-        parts.iter().map(|part| part.len()).collect()
-    }
-
-    #[test]
-    fn a_batch_is_cut_into_an_even_number_of_parts_of_like_size() {
-        assert_eq!(cut(&[96; 32]), [4; 8]);
-        assert_eq!(cut(&[256; 4]), [1; 4]);
-        assert_eq!(cut(&[24; 16]), [16], "too little to cut");
-        assert_eq!(cut(&[40; 16]), [8, 8]);
-        assert_eq!(cut(&[2000]), [1], "an example stays whole");
-        assert_eq!(cut(&[1000, 10, 10, 10]), [1, 3]);
     }
 }

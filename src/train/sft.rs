@@ -80,7 +80,7 @@ impl Objective for CrossEntropy<'_> {
     }
 
     fn derivative(&self, _: &[usize], whole: Whole, _: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told) {
-        // loss = -1/N sum log p, N the loss tokens of the whole batch: shards of unequal length weigh by their tokens.
+        // loss = -1/N sum log p, N the loss tokens of the whole batch: parts of unequal length weigh by their tokens.
         let each = -1.0 / whole.targets.max(1) as f64;
         let loss = each * log_probs.iter().map(|&value| f64::from(value)).sum::<f64>();
         (vec![each as f32; log_probs.len()], Told { loss, ..Told::default() })
