@@ -3,7 +3,8 @@
 use super::architecture::{Activation, Architecture, Vision};
 use super::batch::Batch;
 
-/// Operations of matrix products and attention for a batch; norms and activations are left out.
+/// Operations of matrix products and attention for a batch; norms and activations are left out. What the last layer saves
+/// where nothing is asked for behind a token counts as done, as is the custom.
 pub(crate) fn forward(model: &Architecture, batch: &Batch) -> f64 {
     let Architecture { vision, decoder, vocab } = model;
     let images = vision.as_ref().map_or(0.0, |vision| batch.tiles as f64 * tile(vision, decoder.dim));

@@ -4,7 +4,7 @@
 //! until part 0 has added its own. So a gradient is one sum over the tokens of the batch in their order, and neither the
 //! number of parts nor that of threads changes a bit of it; nor is there more than one copy of it.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use anyhow::{Result, bail};
 
@@ -99,29 +99,31 @@ impl Part {
         self.0.sum.slots[number].size > 0
     }
 
-    /// Whether adding to the gradient of a parameter would not have to wait for the parts before.
+    /// Whether adding to the gradient of a parameter would not have to wait for the parts before. Does not wait itself:
+    /// while another part is adding, it is not yet this one's turn.
     pub(crate) fn has_turn(&self, number: usize) -> bool {
-        !self.is_early(&self.0.sum.slots[number].lock())
+        match self.0.sum.slots[number].state.try_lock() {
+            Ok(state) => !self.is_early(&state),
+            Err(TryLockError::Poisoned(poisoned)) => !self.is_early(&poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => false,
+        }
     }
 
     /// Adds to the gradient of a parameter that learns, once the parts before have.
     pub(crate) fn add(&self, number: usize, add: impl FnOnce(&mut [f32])) {
-        self.add_product(number, |values, into| {
-            if into == Into::Replace {
-                values.fill(0.0);
-            }
-            add(values);
-        });
+        self.add_product(number, from_zeros(add));
     }
 
-    /// The same with something that can replace what is there, which may then be anything.
-    pub(crate) fn add_product(&self, number: usize, add: impl FnOnce(&mut [f32], Into)) {
-        let Some(mut state) = self.wait(number) else { return };
+    /// The same with something that can replace what is there, which may then be anything. Whether it was done: it is not
+    /// if a part before has failed.
+    pub(crate) fn add_product(&self, number: usize, add: impl FnOnce(&mut [f32], Into)) -> bool {
+        let Some(mut state) = self.wait(number) else { return false };
         let into = if state.used { Into::Add } else { Into::Replace };
         state.values.resize(self.0.sum.slots[number].size, 0.0);
         add(&mut state.values, into);
         (state.used, state.next) = (true, self.0.number + 1);
         self.0.sum.slots[number].turn.notify_all();
+        true
     }
 
     /// The slot of a head: that of its parameter, unless it is tied to the embedding.
@@ -147,12 +149,10 @@ impl Part {
     /// The slot of a parameter once the parts before are through; none if this one is, or if one of them failed.
     fn wait(&self, number: usize) -> Option<MutexGuard<'_, State>> {
         let slot = &self.0.sum.slots[number];
-        let mut state = slot.lock();
-        if self.is_early(&state) {
-            let _timer = timer("waiting for its turn", 0, 0);
-            let early = |state: &mut State| self.is_early(state);
-            state = slot.turn.wait_while(state, early).unwrap_or_else(PoisonError::into_inner);
-        }
+        let clock = (!self.has_turn(number)).then(|| timer("waiting for its turn", 0, 0));
+        let early = |state: &mut State| self.is_early(state);
+        let state = slot.turn.wait_while(slot.lock(), early).unwrap_or_else(PoisonError::into_inner);
+        drop(clock);
         (state.next == self.0.number && !self.is_cut_off(&state)).then_some(state)
     }
 
@@ -162,6 +162,16 @@ impl Part {
 
     fn is_cut_off(&self, state: &State) -> bool {
         state.failed.is_some_and(|failed| failed < self.0.number)
+    }
+}
+
+/// What can only add, as something that can replace.
+pub(crate) fn from_zeros(add: impl FnOnce(&mut [f32])) -> impl FnOnce(&mut [f32], Into) {
+    |values, into| {
+        if into == Into::Replace {
+            values.fill(0.0);
+        }
+        add(values);
     }
 }
 

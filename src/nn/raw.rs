@@ -3,8 +3,8 @@
 
 #![allow(unsafe_code)]
 
-/// Tells glibc to keep freed memory. By itself it hands every buffer of an activation back to the kernel and asks for
-/// it anew, page by page: a fifth of a training step of a small model.
+/// Tells glibc to keep freed memory. By itself it hands every large buffer back to the kernel and asks for it anew, page by
+/// page.
 pub(crate) fn keep_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

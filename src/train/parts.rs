@@ -21,8 +21,8 @@ pub(super) fn even_parts(lengths: &[usize]) -> Vec<Range<usize>> {
     let counts = (fewest.max(2)..=most.max(2)).filter(|count| count.is_multiple_of(2));
     let cuts = counts.map(|count| cut(lengths, count));
     // Large parts need more memory: they must be worth it.
-    cuts.min_by_key(|parts| time_of_two(lengths, parts) + largest(lengths, parts) / 4)
-        .unwrap_or_else(|| cut(lengths, fewest))
+    let best = cuts.min_by_key(|parts| time_of_two(lengths, parts) + largest(lengths, parts) / 4);
+    best.unwrap_or_else(|| panic!("BUG: no even number between {fewest} and {most}"))
 }
 
 /// At most so many parts, as equal as they can be: an example belongs to the one that its middle falls into.
@@ -31,7 +31,7 @@ fn cut(lengths: &[usize], count: usize) -> Vec<Range<usize>> {
     let mut parts = Vec::with_capacity(count);
     let (mut start, mut open, mut before) = (0, 0, 0);
     for (at, length) in lengths.iter().enumerate() {
-        let part = (before + length / 2) * count / total;
+        let part = ((before + length / 2) * count / total).min(count - 1);
         if part > open && at > start {
             parts.push(start..at);
             start = at;

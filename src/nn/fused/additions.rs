@@ -8,10 +8,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::super::gradients::Part;
+use super::super::gradients::{Part, from_zeros};
 use super::super::kernels::matmul::Into;
 
-/// Additions that may wait at a time: those of about two layers. What they need stays in memory so long.
+/// Additions that may wait at a time: those of one or two layers that learn as a whole. What they need stays in memory so
+/// long.
 const AHEAD: usize = 16;
 
 /// The additions of a backward pass that wait, in order. A clone is the same ones.
@@ -52,12 +53,7 @@ pub(super) struct Learning {
 impl Learning {
     /// Adds to the gradient when its turn has come.
     pub(super) fn add(self, add: impl FnOnce(&mut [f32]) + 'static) {
-        self.add_product(|values, into| {
-            if into == Into::Replace {
-                values.fill(0.0);
-            }
-            add(values);
-        });
+        self.add_product(from_zeros(add));
     }
 
     /// The same with something that can replace what is there, which may then be anything.
@@ -67,9 +63,9 @@ impl Learning {
         additions.run(AHEAD);
     }
 
-    /// The same without delay: waits for its turn.
-    pub(super) fn add_at_once(self, add: impl FnOnce(&mut [f32], Into)) {
-        self.part.add_product(self.number, add);
+    /// The same without delay: waits for its turn. Whether it was done: it is not if a part before has failed.
+    pub(super) fn add_at_once(self, add: impl FnOnce(&mut [f32], Into)) -> bool {
+        self.part.add_product(self.number, add)
     }
 }
 

@@ -277,36 +277,30 @@ impl Taped for Fused {
         let (n, v) = (targets.len(), weight.value.rows);
         let (flops, numbers) = (2 * n * d * v, n * d + d * v + n * v);
         let _timer = timer("head", flops, numbers);
-        let mut table = Buffer::unset(head::table(n, v, self.recording));
+        let kept = self.recording && head::keeps(n, v);
+        let mut table = Buffer::unset(if kept { n * v } else { head::chunk(n, v) });
         let head::LogProbs { values, sums } = head::log_probs(x, &weight.value.values, targets, d, &mut table);
         let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (n,)).map_err(device_error)?;
         if self.recording {
             let (x, output, targets) = (x.clone(), y.ghost(), targets.to_vec());
-            let whole = table.len() == n * v;
+            let table = kept.then_some(table);
             let mut learning = self
                 .learning(weight)
                 .map(|learning| Learning { number: learning.part.head(learning.number), ..learning });
             let weight = weight.value.values.clone();
             self.tape.add_backward_op(move |gradients| {
                 let dy = gradients.get_or_alloc_mut(&output)?;
-                x.gradient().receive(n * d, |dx, dx_into| {
+                let mut table = table.unwrap_or_else(|| Buffer::unset(head::chunk(n, v)));
+                x.gradient().receive(n * d, |dx, into| {
                     let mut back = |dweight: Option<(&mut [f32], Into)>| {
                         let _timer = timer("head, back", flops * if dweight.is_some() { 2 } else { 1 }, numbers);
-                        head::log_probs_backward(
-                            &mut table,
-                            &sums,
-                            &x,
-                            &weight,
-                            &targets,
-                            d,
-                            dy,
-                            (dx, dx_into),
-                            dweight,
-                        );
+                        let (table, dx) = ((&mut table[..], kept), (&mut *dx, into));
+                        head::log_probs_backward(table, &sums, &x, &weight, &targets, d, dy, dx, dweight);
                     };
-                    match learning.take_if(|_| !whole) {
-                        Some(learning) => learning.add_at_once(|sum, into| back(Some((sum, into)))),
-                        None => back(None),
+                    // A table that is not kept is computed once for both gradients.
+                    let at_once = learning.take_if(|_| !kept);
+                    if !at_once.is_some_and(|learning| learning.add_at_once(|sum, into| back(Some((sum, into))))) {
+                        back(None);
                     }
                 });
                 if let Some(learning) = learning {

@@ -9,9 +9,14 @@ const CHUNK: usize = 256;
 /// The table is kept for the backward pass up to this many numbers (64 MiB); above, it is computed again.
 const KEEP: usize = 1 << 24;
 
-/// Numbers of the table for `n` tokens and `v` words: all of them, if a backward pass comes and there is room.
-pub(crate) fn table(n: usize, v: usize, keep: bool) -> usize {
-    if keep && n * v <= KEEP { n * v } else { CHUNK.min(n) * v }
+/// Whether the table of `n` tokens and `v` words is kept for the backward pass.
+pub(crate) fn keeps(n: usize, v: usize) -> bool {
+    n * v <= KEEP
+}
+
+/// Numbers of a table that is not kept.
+pub(crate) fn chunk(n: usize, v: usize) -> usize {
+    CHUNK.min(n) * v
 }
 
 /// What the forward pass leaves behind, besides the table: `exp(logit - largest)` of all tokens, if it holds them.
@@ -22,8 +27,8 @@ pub(crate) struct LogProbs {
     pub(crate) sums: Vec<f32>,
 }
 
-/// Log-probabilities of `targets` under `softmax(x weight^T)`: x (n, d), weight (v, d). What is in the table, as large as
-/// [`table`] says, may be anything.
+/// Log-probabilities of `targets` under `softmax(x weight^T)`: x (n, d), weight (v, d). The table, of some rows at
+/// least, may hold anything.
 pub(crate) fn log_probs(x: &[f32], weight: &[f32], targets: &[u32], d: usize, table: &mut [f32]) -> LogProbs {
     let (v, n) = (weight.len() / d, targets.len());
     let size = (table.len() / v).max(1);
@@ -47,10 +52,10 @@ fn logits(x: &[f32], weight: &[f32], d: usize, table: &mut [f32]) {
 }
 
 /// The gradients of [`log_probs`] for the gradient `dy` of its values: adds to `dx`, and to that of the weight, if it
-/// learns, or replaces them. The table and the sums are the forward pass's.
+/// learns, or replaces them. The sums are the forward pass's, and so is the table if it was kept; else it is computed again.
 #[expect(clippy::too_many_arguments, reason = "two factors, two gradients and what the forward pass left")]
 pub(crate) fn log_probs_backward(
-    table: &mut [f32],
+    (table, kept): (&mut [f32], bool),
     sums: &[f32],
     x: &[f32],
     weight: &[f32],
@@ -62,7 +67,6 @@ pub(crate) fn log_probs_backward(
 ) {
     let v = weight.len() / d;
     let size = (table.len() / v).max(1);
-    let kept = size >= targets.len();
     for (chunk, targets) in targets.chunks(size).enumerate() {
         let (first, m) = (chunk * size, targets.len());
         let x = &x[first * d..(first + m) * d];
