@@ -28,7 +28,7 @@ use super::stock::Stock;
 pub(crate) enum Engine {
     Cpu {
         model: Model<Shared>,
-        pool: rayon::ThreadPool,
+        pool: Arc<rayon::ThreadPool>,
     },
     #[cfg(feature = "cuda")]
     Cuda(Model<OnDevice<Cuda>>),
@@ -42,7 +42,7 @@ impl Engine {
         match resources.device {
             Where::Cpu => {
                 keep_memory();
-                Ok(Engine::Cpu { model: Model::new(&Shared, learner)?, pool: pool(resources.threads)? })
+                Ok(Engine::Cpu { model: Model::new(&Shared, learner)?, pool: Arc::new(pool(resources.threads)?) })
             }
             #[cfg(feature = "cuda")]
             Where::Cuda(ordinal) => Ok(Engine::Cuda(Model::new(&OnDevice(super::cuda::open(ordinal)?), learner)?)),
@@ -60,22 +60,20 @@ impl Engine {
         }
     }
 
-    /// Runs something on the engine's threads.
-    pub(crate) fn install<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+    /// The threads that it computes on. What asks it for much in turn should run on one of them itself: a call from
+    /// outside first wakes one and then sleeps, which takes as long as a small product.
+    pub(crate) fn threads(&self) -> Option<Arc<rayon::ThreadPool>> {
         match self {
-            Engine::Cpu { pool, .. } => pool.install(work),
+            Engine::Cpu { pool, .. } => Some(pool.clone()),
             #[cfg(feature = "cuda")]
-            Engine::Cuda(_) => work(),
+            Engine::Cuda(_) => None,
         }
     }
 
-    /// Lets `change` change the weights, on the engine's threads, and takes up those of now.
-    pub(crate) fn around(self, learner: &mut Learner, change: impl FnOnce(&mut Learner) + Send) -> Result<Engine> {
+    /// Lets `change` change the weights, and takes up those of now.
+    pub(crate) fn around(self, learner: &mut Learner, change: impl FnOnce(&mut Learner)) -> Result<Engine> {
         Ok(match self {
-            Engine::Cpu { model, pool } => {
-                let model = model.around(learner, |learner| pool.install(|| change(learner)))?;
-                Engine::Cpu { model, pool }
-            }
+            Engine::Cpu { model, pool } => Engine::Cpu { model: model.around(learner, change)?, pool },
             #[cfg(feature = "cuda")]
             Engine::Cuda(model) => Engine::Cuda(model.around(learner, change)?),
         })

@@ -99,18 +99,13 @@ impl Learner {
         }
     }
 
-    pub(crate) fn weights_mut(&mut self, index: usize) -> &mut Vec<f32> {
-        let found = match index.checked_sub(self.own) {
-            None => return Arc::make_mut(&mut self.checkpoint.weights[index]),
-            Some(inner) => {
-                let name = &self.modules[inner / 2];
-                self.adapter.as_mut().and_then(|adapter| adapter.modules.get_mut(name)).map(|module| (module, inner))
-            }
-        };
-        match found {
-            Some((module, inner)) if inner.is_multiple_of(2) => &mut module.down,
-            Some((module, _)) => &mut module.up,
-            None => panic!("BUG: parameter {index} of {}", self.own),
-        }
+    /// The weights of the parameters that learn, with their numbers, to be changed.
+    pub(crate) fn learning_mut(&mut self) -> impl Iterator<Item = (usize, &mut Vec<f32>)> {
+        let (own, learns) = (self.own, &self.learns);
+        let modules = self.adapter.iter_mut().flat_map(|adapter| adapter.modules.values_mut());
+        let beside = modules.flat_map(|module| [&mut module.down, &mut module.up]);
+        let beside = (own..).zip(beside).filter(|(index, _)| learns[*index]);
+        let model = self.checkpoint.weights.iter_mut().enumerate().filter(|(index, _)| learns[*index]);
+        model.map(|(index, weights)| (index, Arc::make_mut(weights))).chain(beside)
     }
 }

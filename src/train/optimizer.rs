@@ -239,12 +239,10 @@ impl Optimizer {
         let factor = self.config.factor(step, steps);
         let power = i32::try_from(step + 1).unwrap_or(i32::MAX);
         let clipped = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
-        let learning: Vec<(usize, Part, bool)> =
-            learner.learning().map(|(index, parameter)| (index, parameter.part, parameter.is_matrix())).collect();
-        for (index, part, is_matrix) in learning {
-            let rate = self.config.rate(part) * factor;
-            let decay = if is_matrix { weight_decay } else { 0.0 };
-            let update = AdamW {
+        let update = |parameter: &Parameter| {
+            let rate = self.config.rate(parameter.part) * factor;
+            let decay = if parameter.is_matrix() { weight_decay } else { 0.0 };
+            AdamW {
                 scale: clipped as f32,
                 beta1: beta1 as f32,
                 beta2: beta2 as f32,
@@ -252,13 +250,24 @@ impl Optimizer {
                 correction2: (1.0 / (1.0 - beta2.powi(power))) as f32,
                 eps: eps as f32,
                 keep: (1.0 - rate * decay) as f32,
-            };
-            let (first, second) = (self.first[index].par_chunks_mut(PIECE), self.second[index].par_chunks_mut(PIECE));
-            let weights = learner.weights_mut(index).par_chunks_mut(PIECE).zip(gradients[index].par_chunks(PIECE));
-            weights.zip(first.zip(second)).for_each(|((weights, gradients), (first, second))| {
-                adamw(update, weights, gradients, first, second);
-            });
+            }
+        };
+        let mut updates = vec![None; learner.count()];
+        for (index, parameter) in learner.learning() {
+            updates[index] = Some(update(parameter));
         }
+        let others = self.first.iter_mut().zip(&mut self.second).zip(gradients).zip(updates);
+        let others = others.filter_map(|(arrays, update)| Some((arrays, update?)));
+        // All parameters in one go: those of a small model are a piece each.
+        let mut pieces = Vec::new();
+        for ((_, weights), (((first, second), gradients), update)) in learner.learning_mut().zip(others) {
+            let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
+            let weights = weights.chunks_mut(PIECE).zip(gradients.chunks(PIECE));
+            pieces.extend(weights.zip(moments).map(|(weights, moments)| (update, weights, moments)));
+        }
+        pieces.into_par_iter().for_each(|(update, (weights, gradients), (first, second))| {
+            adamw(update, weights, gradients, first, second);
+        });
     }
 }
 

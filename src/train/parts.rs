@@ -10,11 +10,13 @@ use std::ops::Range;
 const TOKENS: usize = 384;
 /// What a part costs besides its tokens, in tokens.
 const COST: usize = 24;
+/// A batch of fewer tokens is one part.
+const LEAST: usize = 96;
 
 /// The parts of a batch of examples of these lengths, in tokens.
 pub(super) fn even_parts(lengths: &[usize]) -> Vec<Range<usize>> {
     let total = lengths.iter().sum::<usize>();
-    if total <= TOKENS {
+    if total < LEAST {
         return cut(lengths, 1);
     }
     let (fewest, most) = (total.div_ceil(TOKENS * 4 / 3), total / (TOKENS * 2 / 3));
@@ -79,7 +81,8 @@ mod tests {
         assert_eq!(sizes(&[97; 16]), [4; 4]);
         assert_eq!(sizes(&[257; 8]), [1; 8]);
         assert_eq!(sizes(&[256; 4]), [1; 4]);
-        assert_eq!(sizes(&[24; 16]), [16], "too little to cut");
+        assert_eq!(sizes(&[5; 16]), [16], "too little to cut");
+        assert_eq!(sizes(&[24; 16]), [8, 8]);
         assert_eq!(sizes(&[40; 16]), [8, 8]);
     }
 

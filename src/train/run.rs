@@ -85,8 +85,24 @@ impl Run<'_> {
     /// Trains to the end of the plan.
     pub(super) fn train<O: Objective>(&self, mut learner: Learner, objective: &O) -> Result<Trained> {
         let mut optimizer = Optimizer::new(self.optimizer, &learner);
-        let mut position = self.resume(&mut learner, &mut optimizer);
-        let mut engine = Engine::new(&learner, self.resources)?;
+        let position = self.resume(&mut learner, &mut optimizer);
+        let engine = Engine::new(&learner, self.resources)?;
+        let threads = engine.threads();
+        let steps = || self.steps(learner, optimizer, position, engine, objective);
+        match threads {
+            Some(threads) => threads.install(steps),
+            None => steps(),
+        }
+    }
+
+    fn steps<O: Objective>(
+        &self,
+        mut learner: Learner,
+        mut optimizer: Optimizer,
+        mut position: Position,
+        mut engine: Engine,
+        objective: &O,
+    ) -> Result<Trained> {
         let sum = Arc::new(GradientSum::new(&learner));
         let steps = self.plan.len() as u64;
         let (began, mut kept, mut told) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
@@ -177,7 +193,7 @@ impl Run<'_> {
             }
         }
         found.gradients = sum.take();
-        found.norm = engine.install(|| Optimizer::norm(learner, &found.gradients));
+        found.norm = Optimizer::norm(learner, &found.gradients);
         Ok(found)
     }
 

@@ -93,12 +93,11 @@ impl TrainState {
         let Some(text) = metadata.get("position") else { bail!("`{}` does not say where it stands", path.display()) };
         let exact: Exact = serde_json::from_str(text).with_context(|| format!("`{}`", path.display()))?;
         let mut arrays = arrays.into_iter();
-        let learning: Vec<usize> = learner.learning().map(|(index, _)| index).collect();
-        for &index in &learning {
-            *learner.weights_mut(index) = arrays.next().unwrap_or_default();
+        for (_, weights) in learner.learning_mut() {
+            *weights = arrays.next().unwrap_or_default();
         }
         for moments in [&mut optimizer.first, &mut optimizer.second] {
-            for &index in &learning {
+            for (index, _) in learner.learning() {
                 moments[index] = arrays.next().unwrap_or_default();
             }
         }
