@@ -18,6 +18,8 @@ const DEPTH: usize = 256;
 const COLUMNS: usize = 1024;
 /// Rows per block: those of `A` (96 KiB) stay in the second cache.
 const ROWS: usize = 96;
+/// Numbers between two steps of the depth, up to which rows side by side are not packed.
+const NEAR: usize = 192;
 /// Multiply-adds from which a product is worth the pool's threads.
 const WORTH_THREADS: usize = 1 << 22;
 
@@ -166,18 +168,25 @@ fn block(
     c_row: usize,
     fresh: bool,
 ) {
-    // Rows that lie along the depth are read as they are; others would cost a cache line per number.
-    let along = a.column == 1;
+    // Rows that lie along the depth are read as they are, and so are those side by side, unless each step of the depth
+    // is far from the one before it; others would cost a cache line per number.
+    let (along, across) = (a.column == 1, a.row == 1 && a.column <= NEAR);
     for first in (0..m).step_by(ROWS) {
         let last = (first + ROWS).min(m);
         let block = a.from(first, 0);
-        if !along {
+        if !along && !across {
             packing::rows(block, last - first, depth, scratch);
         }
         for (panel, b) in panels.chunks_exact(TILE_COLUMNS * depth).enumerate() {
             let column = panel * TILE_COLUMNS;
             let columns = TILE_COLUMNS.min(width - column);
-            let a = if along { Rows::Along { data: block.data, row: a.row } } else { Rows::Tiles(scratch) };
+            let a = if along {
+                Rows::Along { data: block.data, row: a.row }
+            } else if across {
+                Rows::Across { data: block.data, step: a.column }
+            } else {
+                Rows::Tiles(scratch)
+            };
             packing::panel(last - first, columns, depth, a, b, &mut c[first * c_row + column..], c_row, fresh);
         }
     }
@@ -219,8 +228,17 @@ mod tests {
 
     #[test]
     fn a_product_is_bit_for_bit_its_definition_at_every_shape_and_orientation() {
-        let sizes =
-            [(1, 1, 1), (1, 64, 64), (5, 16, 3), (6, 17, 255), (7, 130, 257), (97, 33, 16), (100, 150, 520), (3, 4, 0)];
+        let sizes = [
+            (1, 1, 1),
+            (1, 64, 64),
+            (5, 16, 3),
+            (6, 17, 255),
+            (7, 130, 257),
+            (97, 33, 16),
+            (100, 150, 520),
+            (200, 20, 9),
+            (3, 4, 0),
+        ];
         for (m, n, k) in sizes {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
             let views_a = [View::rows(&a, k), View::transposed(&a, m)];
