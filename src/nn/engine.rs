@@ -38,11 +38,18 @@ pub(crate) enum Engine {
 pub(crate) type Loss<'a, W> = dyn Fn(usize, &Batch, &[f32]) -> Result<(Vec<f32>, W)> + Sync + 'a;
 
 impl Engine {
+    /// With threads of its own.
     pub(crate) fn new(learner: &Learner, resources: &Resources) -> Result<Engine> {
-        match resources.device {
+        Engine::on(&Arc::new(pool(resources.threads)?), learner, resources.device)
+    }
+
+    /// On these threads, for a caller that has much to compute in turn and does so on one of them itself: a call from
+    /// outside first wakes one and then sleeps, which takes as long as a small product.
+    pub(crate) fn on(threads: &Arc<rayon::ThreadPool>, learner: &Learner, device: Where) -> Result<Engine> {
+        match device {
             Where::Cpu => {
                 keep_memory();
-                Ok(Engine::Cpu { model: Model::new(&Shared, learner)?, pool: Arc::new(pool(resources.threads)?) })
+                Ok(Engine::Cpu { model: Model::new(&Shared, learner)?, pool: threads.clone() })
             }
             #[cfg(feature = "cuda")]
             Where::Cuda(ordinal) => Ok(Engine::Cuda(Model::new(&OnDevice(super::cuda::open(ordinal)?), learner)?)),
@@ -57,16 +64,6 @@ impl Engine {
             Engine::Cpu { .. } => Fused::PADDED,
             #[cfg(feature = "cuda")]
             Engine::Cuda(_) => Stock::<Cuda>::PADDED,
-        }
-    }
-
-    /// The threads that it computes on. What asks it for much in turn should run on one of them itself: a call from
-    /// outside first wakes one and then sleeps, which takes as long as a small product.
-    pub(crate) fn threads(&self) -> Option<Arc<rayon::ThreadPool>> {
-        match self {
-            Engine::Cpu { pool, .. } => Some(pool.clone()),
-            #[cfg(feature = "cuda")]
-            Engine::Cuda(_) => None,
         }
     }
 

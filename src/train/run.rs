@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rayon::ThreadPool;
 
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::parts::even_parts;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::base::{Event, Seed};
 use crate::data::records::CurvePoint;
-use crate::nn::engine::Engine;
+use crate::nn::engine::{Engine, pool};
 use crate::nn::gradients::GradientSum;
 use crate::nn::learner::Learner;
 use crate::nn::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
@@ -83,26 +84,21 @@ pub(super) struct Run<'a> {
 
 impl Run<'_> {
     /// Trains to the end of the plan.
-    pub(super) fn train<O: Objective>(&self, mut learner: Learner, objective: &O) -> Result<Trained> {
-        let mut optimizer = Optimizer::new(self.optimizer, &learner);
-        let position = self.resume(&mut learner, &mut optimizer);
-        let engine = Engine::new(&learner, self.resources)?;
-        let threads = engine.threads();
-        let steps = || self.steps(learner, optimizer, position, engine, objective);
-        match threads {
-            Some(threads) => threads.install(steps),
-            None => steps(),
-        }
+    pub(super) fn train<O: Objective>(&self, learner: Learner, objective: &O) -> Result<Trained> {
+        let threads = Arc::new(pool(self.resources.threads)?);
+        threads.install(|| self.train_on(&threads, learner, objective))
     }
 
-    fn steps<O: Objective>(
+    /// The same on one of the threads.
+    fn train_on<O: Objective>(
         &self,
+        threads: &Arc<ThreadPool>,
         mut learner: Learner,
-        mut optimizer: Optimizer,
-        mut position: Position,
-        mut engine: Engine,
         objective: &O,
     ) -> Result<Trained> {
+        let mut optimizer = Optimizer::new(self.optimizer, &learner);
+        let mut position = self.resume(&mut learner, &mut optimizer);
+        let mut engine = Engine::on(threads, &learner, self.resources.device)?;
         let sum = Arc::new(GradientSum::new(&learner));
         let steps = self.plan.len() as u64;
         let (began, mut kept, mut told) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
