@@ -42,8 +42,8 @@ unsafe impl GlobalAlloc for Lines {
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         let old = Self::of(layout);
-        // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is a size that this alignment can have; no
-        // size is as large as to be none with the alignment of a line. What is copied is in both.
+        // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What
+        // is copied lies in both.
         unsafe {
             let new = Self::of(Layout::from_size_align_unchecked(size, layout.align()));
             if old.align() == new.align() {

@@ -227,6 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn large_memory_begins_with_a_cache_line_and_keeps_its_numbers_as_it_grows_and_shrinks() {
+        let mut numbers: Vec<f32> = Vec::new();
+        let begins = |numbers: &Vec<f32>| numbers.capacity() < 512 || (numbers.as_ptr() as usize).is_multiple_of(64);
+        let all = |numbers: &[f32]| numbers.iter().enumerate().all(|(at, &number)| number as usize == at);
+        for count in (0..40_000).step_by(100) {
+            numbers.extend((numbers.len()..count).map(|number| number as f32));
+            assert!(begins(&numbers) && all(&numbers), "{count} numbers");
+        }
+        for count in [20_000, 600, 500, 10] {
+            numbers.truncate(count);
+            numbers.shrink_to_fit();
+            assert!(begins(&numbers) && all(&numbers), "{count} numbers");
+        }
+        assert!(begins(&vec![0.0; 1000]));
+    }
+
+    #[test]
     fn a_gradient_is_the_sum_of_what_arrives_whichever_way() {
         let value = Value::new(Buffer::copy(&[1.0, 2.0]), 2);
         let gradient = value.gradient();
