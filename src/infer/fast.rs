@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::nn::batch::{features, patchify, place};
+use crate::nn::buffer::Buffer;
 use crate::nn::cache::{Cache, Stretch};
 use crate::nn::eyes::Learning;
 use crate::nn::layers::Pass;
@@ -48,7 +49,7 @@ impl<'a> Decoder<'a> {
         image: Option<(&str, &Picture)>,
         samples: usize,
         max_tokens: usize,
-    ) -> Result<Vec<f32>> {
+    ) -> Result<Buffer> {
         let (layers, positions) = (self.architecture.decoder.layers, self.architecture.decoder.max_positions);
         let (heads, count) = (self.model.heads, tokens.len());
         let (features, order) = match image {
@@ -85,7 +86,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Continues every sequence by its token. The logits of the next ones: (sequences, v).
-    pub(super) fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+    pub(super) fn step(&mut self, tokens: &[u32]) -> Result<Buffer> {
         assert_eq!(tokens.len(), self.ops.caches.len(), "BUG: one token per sequence");
         let turns = self.model.rotary.turns(self.ops.longest() + 1);
         let sources: Vec<Source> = tokens.iter().map(|&token| Source::Token(token)).collect();

@@ -101,9 +101,9 @@ fn the_cache_computes_what_a_whole_forward_pass_does() {
         let whole = engine.logits(&batch).unwrap();
         // The prompt up to position 7 at once, then token by token.
         let mut decoder = Decoder::new(&model.architecture, &weights);
-        let mut stepped = decoder.start(&tokens[..8], Some(("6", &picture)), 1, 12).unwrap();
+        let mut stepped = decoder.start(&tokens[..8], Some(("6", &picture)), 1, 12).unwrap().to_vec();
         for &token in &tokens[8..] {
-            stepped.extend(decoder.step(&[token]).unwrap());
+            stepped.extend_from_slice(&decoder.step(&[token]).unwrap());
         }
         let whole = &whole[7 * model.architecture.vocab..];
         assert_eq!(whole.len(), stepped.len());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::architecture::Activation;
+use super::buffer::Buffer;
 use super::cache::{Cache, Stretch, attend};
 use super::kernels::attention::{Heads, attention};
 use super::kernels::elementwise as kernel;
@@ -28,7 +29,7 @@ pub(crate) struct PackedMatrix {
 
 /// Numbers, a token per row.
 pub(crate) struct Rows {
-    pub(crate) values: Vec<f32>,
+    pub(crate) values: Buffer,
     pub(crate) width: usize,
 }
 
@@ -101,7 +102,7 @@ impl Ops for Packed {
     }
 
     fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Rows> {
-        Ok(Rows { values, width })
+        Ok(Rows { values: values.into(), width })
     }
 
     fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan> {
@@ -109,13 +110,19 @@ impl Ops for Packed {
     }
 
     fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Rows> {
-        let values = indices.iter().flat_map(|&i| table.value.row(i)).copied().collect();
-        Ok(Rows { values, width: table.value.columns })
+        let mut y = Rows::unset(indices.len(), table.value.columns);
+        for (row, &index) in indices.iter().enumerate() {
+            y.row_mut(row).copy_from_slice(table.value.row(index));
+        }
+        Ok(y)
     }
 
     fn select(&mut self, x: &Rows, indices: &[usize]) -> Result<Rows> {
-        let values = indices.iter().flat_map(|&i| x.row(i)).copied().collect();
-        Ok(Rows { values, width: x.width })
+        let mut y = Rows::unset(indices.len(), x.width);
+        for (row, &index) in indices.iter().enumerate() {
+            y.row_mut(row).copy_from_slice(x.row(index));
+        }
+        Ok(y)
     }
 
     fn splice(
@@ -125,20 +132,20 @@ impl Ops for Packed {
         newline: Option<&Param<Arc<Vec<f32>>>>,
         sources: &[Source],
     ) -> Result<Rows> {
-        let width = table.value.columns;
-        let mut values = Vec::with_capacity(sources.len() * width);
-        for source in sources {
-            values.extend_from_slice(match *source {
+        let mut y = Rows::unset(sources.len(), table.value.columns);
+        for (row, source) in sources.iter().enumerate() {
+            let from = match *source {
                 Source::Token(id) => table.value.row(id as usize),
                 Source::Feature(row) => features.map_or(&[][..], |features| features.row(row)),
                 Source::Newline => newline.map_or(&[][..], |newline| &newline.value),
-            });
+            };
+            y.row_mut(row).copy_from_slice(from);
         }
-        Ok(Rows { values, width })
+        Ok(y)
     }
 
     fn rms_norm(&mut self, x: &Rows, weight: &Param<Arc<Vec<f32>>>, eps: f32) -> Result<Rows> {
-        let (mut y, mut inverse) = (x.zeros(x.width), vec![0.0; x.values.len() / weight.value.len()]);
+        let (mut y, mut inverse) = (x.like(x.width), vec![0.0; x.values.len() / weight.value.len()]);
         kernel::rms_norm(&x.values, &weight.value, eps, &mut y.values, &mut inverse);
         Ok(y)
     }
@@ -150,7 +157,7 @@ impl Ops for Packed {
         bias: &Param<Arc<Vec<f32>>>,
         eps: f32,
     ) -> Result<Rows> {
-        let (mut y, mut moments) = (x.zeros(x.width), vec![(0.0, 0.0); x.count()]);
+        let (mut y, mut moments) = (x.like(x.width), vec![(0.0, 0.0); x.count()]);
         layer_norm(&x.values, &weight.value, &bias.value, eps, &mut y.values, &mut moments);
         Ok(y)
     }
@@ -161,7 +168,7 @@ impl Ops for Packed {
         weight: &Param<Arc<PackedMatrix>>,
         bias: Option<&Param<Arc<Vec<f32>>>>,
     ) -> Result<Rows> {
-        let mut y = x.zeros(weight.value.outputs);
+        let mut y = x.like(weight.value.outputs);
         weight.value.panels.apply(x.count(), &x.values, &mut y.values);
         if let Some(bias) = bias {
             kernel::add_bias(&mut y.values, &bias.value);
@@ -170,7 +177,7 @@ impl Ops for Packed {
     }
 
     fn add(&mut self, a: &Rows, b: &Rows) -> Result<Rows> {
-        let mut y = a.zeros(a.width);
+        let mut y = a.like(a.width);
         kernel::add(&a.values, &b.values, &mut y.values);
         Ok(y)
     }
@@ -183,12 +190,13 @@ impl Ops for Packed {
 
     fn beside(&mut self, parts: &[Rows]) -> Result<Rows> {
         let rows = parts.first().map_or(0, Rows::count);
-        let values = (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part.row(row))).copied().collect();
-        Ok(Rows { values, width: parts.iter().map(|part| part.width).sum() })
+        let values: Vec<f32> =
+            (0..rows).flat_map(|row| parts.iter().flat_map(move |part| part.row(row))).copied().collect();
+        Ok(Rows { values: values.into(), width: parts.iter().map(|part| part.width).sum() })
     }
 
     fn attention(&mut self, layer: usize, mut q: Rows, mut k: Rows, v: Rows, plan: &Plan) -> Result<Rows> {
-        let mut out = q.zeros(q.width);
+        let mut out = q.like(q.width);
         match plan {
             Plan::Rows { heads, rows, turns } => {
                 if let Some(turns) = turns {
@@ -227,13 +235,13 @@ impl Ops for Packed {
     }
 
     fn swiglu(&mut self, gate: &Rows, up: &Rows) -> Result<Rows> {
-        let mut y = gate.zeros(gate.width);
+        let mut y = gate.like(gate.width);
         kernel::swiglu(&gate.values, &up.values, &mut y.values);
         Ok(y)
     }
 
     fn activate(&mut self, x: &Rows, activation: Activation) -> Result<Rows> {
-        let mut y = x.zeros(x.width);
+        let mut y = x.like(x.width);
         kernel::activate(activation, &x.values, &mut y.values);
         Ok(y)
     }
@@ -244,8 +252,14 @@ impl Rows {
         self.values.len() / self.width.max(1)
     }
 
-    fn zeros(&self, width: usize) -> Rows {
-        Rows { values: vec![0.0; self.count() * width], width }
+    /// Numbers that may be anything.
+    fn unset(count: usize, width: usize) -> Rows {
+        Rows { values: Buffer::unset(count * width), width }
+    }
+
+    /// As many rows of another width.
+    fn like(&self, width: usize) -> Rows {
+        Rows::unset(self.count(), width)
     }
 
     fn row(&self, index: usize) -> &[f32] {

@@ -4,11 +4,12 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::super::buffer::Buffer;
 use super::super::kernels::attention::{Forward, Heads, attention, attention_backward};
 use super::super::kernels::rotary::Turns;
 use super::super::profile::timer;
 use super::Fused;
-use super::value::{Buffer, Value};
+use super::value::Value;
 
 /// What attention keeps: heads, rows, and the cosines and sines of every position.
 pub(crate) struct Plan {

@@ -9,6 +9,7 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::architecture::Activation;
+use super::buffer::Buffer;
 use super::gradients::Part;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise as kernel;
@@ -38,7 +39,7 @@ mod value;
 
 use additions::{Additions, Learning};
 use attention::Plan;
-use value::{Buffer, Value};
+use value::Value;
 
 impl Fused {
     /// Where the gradient of a parameter goes, if it learns and a backward pass will come.

@@ -3,12 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::super::buffer::Buffer;
 use super::super::kernels::elementwise as kernel;
 use super::super::ops::{Param, Source};
 use super::super::profile::timer;
 use super::super::shared::Weights;
 use super::Fused;
-use super::value::{Buffer, Gradient, Value};
+use super::value::{Gradient, Value};
 
 /// Rows of a table (r, d) by index -> (n, d).
 pub(super) fn lookup(fused: &mut Fused, table: &Param<Weights>, indices: &[usize]) -> Value {
