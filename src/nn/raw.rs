@@ -219,7 +219,7 @@ mod fast {
     //! The same in AVX2.
 
     use std::arch::x86_64::{
-        __m256, _MM_HINT_T0, _mm_prefetch, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps,
+        __m256, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps,
         _mm256_permute2f128_ps, _mm256_setzero_ps, _mm256_shuffle_ps, _mm256_storeu_ps, _mm256_unpackhi_ps,
         _mm256_unpacklo_ps,
     };
@@ -247,27 +247,25 @@ mod fast {
         let (fewer, with_more) = (rows / count, rows % count);
         let mut first = 0;
         for number in 0..count {
+            let even = fewer + usize::from(number < with_more);
+            // A quarter of the panel behind this one, which mostly is the next, or what is at hand anyway.
+            let ahead = if number < 4 { b.wrapping_add((4 + number) * (depth / 4) * TILE_COLUMNS) } else { b };
             // SAFETY: the rows of the tile are among those of the strip, which the caller vouches for.
             unsafe {
-                match a {
-                    Rows::Along { data, row } => {
-                        let some = fewer + usize::from(number < with_more);
-                        let (a, c) = (data.as_ptr().add(first * row), c.add(first * c_row));
-                        some_rows::<ALONG>(some, depth, a, row, b, c, c_row, fresh);
-                        first += some;
-                    }
-                    Rows::Across { data, step } => {
-                        let some = fewer + usize::from(number < with_more);
-                        let (a, c) = (data.as_ptr().add(first), c.add(first * c_row));
-                        some_rows::<ACROSS>(some, depth, a, step, b, c, c_row, fresh);
-                        first += some;
-                    }
+                let tile = |a, apart| Tile { depth, a, apart, b, ahead, c: c.add(first * c_row), c_row, fresh };
+                let (some, along, tile) = match a {
+                    Rows::Along { data, row } => (even, true, tile(data.as_ptr().add(first * row), row)),
+                    Rows::Across { data, step } => (even, false, tile(data.as_ptr().add(first), step)),
                     Rows::Tiles(data) => {
-                        let (a, c) = (data.as_ptr().add(first * depth), c.add(first * c_row));
-                        some_rows::<ACROSS>(TILE_ROWS.min(rows - first), depth, a, TILE_ROWS, b, c, c_row, fresh);
-                        first += TILE_ROWS;
+                        (TILE_ROWS.min(rows - first), false, tile(data.as_ptr().add(first * depth), TILE_ROWS))
                     }
+                };
+                if along {
+                    tile.multiply_rows::<ALONG>(some)
+                } else {
+                    tile.multiply_rows::<ACROSS>(some)
                 }
+                first += some;
             }
         }
     }
@@ -277,88 +275,90 @@ mod fast {
     const ALONG: usize = 0;
     const ACROSS: usize = 1;
 
-    /// A tile of 1 to 6 rows.
-    ///
-    /// # Safety
-    /// As for [`tile`].
-    #[expect(clippy::too_many_arguments, reason = "a product has two sizes and three matrices")]
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn some_rows<const LAYOUT: usize>(
-        rows: usize,
+    /// One register tile: some rows of `depth` numbers times a panel.
+    struct Tile {
         depth: usize,
         a: *const f32,
+        /// Numbers between two rows, or, if these lie side by side, between two steps of the depth.
         apart: usize,
         b: *const f32,
+        /// A quarter as many numbers as the panel has, which will be read next.
+        ahead: *const f32,
         c: *mut f32,
         c_row: usize,
         fresh: bool,
-    ) {
-        // SAFETY: the caller vouches for as many rows.
-        unsafe {
-            match rows {
-                6 => tile::<6, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
-                5 => tile::<5, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
-                4 => tile::<4, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
-                3 => tile::<3, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
-                2 => tile::<2, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
-                _ => tile::<1, LAYOUT>(depth, a, apart, b, c, c_row, fresh),
-            }
-        }
     }
 
-    /// One register tile.
-    ///
-    /// # Safety
-    /// The machine has AVX2 and FMA; R rows of `depth` numbers of the left-hand factor, laid out as `LAYOUT` says, and
-    /// `depth` x 16 numbers of `b` can be read; R rows of 16 that lie `c_row` apart can be written at `c`.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile<const R: usize, const LAYOUT: usize>(
-        depth: usize,
-        a: *const f32,
-        apart: usize,
-        mut b: *const f32,
-        c: *mut f32,
-        c_row: usize,
-        fresh: bool,
-    ) {
-        let (row, step) = if LAYOUT == ALONG { (apart, 1) } else { (1, apart) };
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
-        // SAFETY: every address that is read or written lies within the bounds that the caller vouches for. A prefetch
-        // may go anywhere.
-        unsafe {
-            for (i, sums) in sums.iter_mut().enumerate().filter(|_| !fresh) {
-                sums[0] = _mm256_loadu_ps(c.add(i * c_row));
-                sums[1] = _mm256_loadu_ps(c.add(i * c_row + 8));
-            }
-            // The tile below comes next.
-            for i in R..2 * R {
-                _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * c_row).cast());
-            }
-            let mut column = a;
-            let mut multiply = || {
-                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let a = _mm256_broadcast_ss(&*column.add(i * row));
-                    sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
-                    sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
+    impl Tile {
+        /// The product of 1 to 6 rows.
+        ///
+        /// # Safety
+        /// As for [`Tile::multiply`].
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn multiply_rows<const LAYOUT: usize>(self, rows: usize) {
+            // SAFETY: the caller vouches for as many rows.
+            unsafe {
+                match rows {
+                    6 => self.multiply::<6, LAYOUT>(),
+                    5 => self.multiply::<5, LAYOUT>(),
+                    4 => self.multiply::<4, LAYOUT>(),
+                    3 => self.multiply::<3, LAYOUT>(),
+                    2 => self.multiply::<2, LAYOUT>(),
+                    _ => self.multiply::<1, LAYOUT>(),
                 }
-                // Wrapping: after the last step the pointer may lie past the end, and is not read.
-                column = column.wrapping_add(step);
-                b = b.add(TILE_COLUMNS);
-            };
-            for _ in 0..depth / 4 {
-                multiply();
-                multiply();
-                multiply();
-                multiply();
             }
-            for _ in 0..depth % 4 {
-                multiply();
-            }
-            for (i, sums) in sums.iter().enumerate() {
-                _mm256_storeu_ps(c.add(i * c_row), sums[0]);
-                _mm256_storeu_ps(c.add(i * c_row + 8), sums[1]);
+        }
+
+        /// The product of R rows.
+        ///
+        /// # Safety
+        /// The machine has AVX2 and FMA; R rows of `depth` numbers of the left-hand factor, laid out as `LAYOUT` says, and
+        /// `depth` x 16 numbers of `b` can be read; R rows of 16 that lie `c_row` apart can be written at `c`.
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn multiply<const R: usize, const LAYOUT: usize>(self) {
+            let Tile { depth, a, apart, mut b, mut ahead, c, c_row, fresh } = self;
+            let (row, step) = if LAYOUT == ALONG { (apart, 1) } else { (1, apart) };
+            let mut sums = [[_mm256_setzero_ps(); 2]; R];
+            // SAFETY: every address that is read or written lies within the bounds that the caller vouches for. A prefetch
+            // may go anywhere.
+            unsafe {
+                for (i, sums) in sums.iter_mut().enumerate().filter(|_| !fresh) {
+                    sums[0] = _mm256_loadu_ps(c.add(i * c_row));
+                    sums[1] = _mm256_loadu_ps(c.add(i * c_row + 8));
+                }
+                // The tile below comes next.
+                for i in R..2 * R {
+                    _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * c_row).cast());
+                }
+                let mut column = a;
+                let mut step_down = || {
+                    let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                    for (i, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_broadcast_ss(&*column.add(i * row));
+                        sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
+                        sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
+                    }
+                    // Wrapping: after the last step the pointer may lie past the end, and is not read.
+                    column = column.wrapping_add(step);
+                    b = b.add(TILE_COLUMNS);
+                };
+                for _ in 0..depth / 4 {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    ahead = ahead.wrapping_add(TILE_COLUMNS);
+                    step_down();
+                    step_down();
+                    step_down();
+                    step_down();
+                }
+                for _ in 0..depth % 4 {
+                    step_down();
+                }
+                for (i, sums) in sums.iter().enumerate() {
+                    _mm256_storeu_ps(c.add(i * c_row), sums[0]);
+                    _mm256_storeu_ps(c.add(i * c_row + 8), sums[1]);
+                }
             }
         }
     }

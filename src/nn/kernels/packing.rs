@@ -1,6 +1,6 @@
 //! Factors of a matrix product copied into the order in which register tiles read them.
 
-use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, strip, transpose};
+use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, prefetch, strip, transpose};
 use super::matmul::View;
 
 /// Copies rows `top` to `top + depth` and columns `left` to `left + width` of a right-hand factor into panels of
@@ -27,7 +27,15 @@ pub(super) fn columns(b: View, top: usize, depth: usize, left: usize, width: usi
     for (panel, out) in panels.chunks_exact_mut(depth).enumerate() {
         let data = &data[panel * TILE_COLUMNS * b.column..];
         if b.row == 1 && panel < whole {
-            transpose(data, b.column, depth, out.as_flattened_mut());
+            for (part, out) in out.chunks_mut(TILE_COLUMNS).enumerate() {
+                let start = part * TILE_COLUMNS;
+                // The same part of the next panel: its rows are too short to be fetched ahead of being read by themselves.
+                for row in TILE_COLUMNS..2 * TILE_COLUMNS {
+                    let place = row * b.column + start;
+                    prefetch(data.get(place..=place).unwrap_or(&[]));
+                }
+                transpose(&data[start..], b.column, out.len(), out.as_flattened_mut());
+            }
             continue;
         }
         let count = if panel < whole { TILE_COLUMNS } else { rest };
