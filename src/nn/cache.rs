@@ -57,20 +57,18 @@ impl Stretch {
         self.length += positions;
     }
 
-    /// Puts the rotated key (k w) and the value (k w) of the position `ahead` of those that are there.
-    pub(crate) fn put(&mut self, layer: usize, heads: Heads, ahead: usize, key: &[f32], value: &[f32]) {
-        let (width, position) = (heads.width, self.length + ahead);
-        let (block, place) = (position / TILE_COLUMNS * width * TILE_COLUMNS, position % TILE_COLUMNS);
-        let by_head = self.keys[layer].chunks_exact_mut(self.capacity * width).zip(key.chunks_exact(width));
-        for (keys, key) in by_head {
-            let rows = keys[block..].chunks_exact_mut(TILE_COLUMNS);
-            for (row, &number) in rows.zip(key) {
-                row[place] = number;
-            }
+    /// Puts a head's rotated key (w) and value (w) of the position `ahead` of those that are there.
+    pub(crate) fn put(&mut self, layer: usize, kv_head: usize, ahead: usize, key: &[f32], value: &[f32]) {
+        let (width, position) = (key.len(), self.length + ahead);
+        let keys = &mut self.keys[layer][kv_head * width * self.capacity..][..width * self.capacity];
+        let (panel, place) = (position / TILE_COLUMNS, position % TILE_COLUMNS);
+        let rows = keys[panel * width * TILE_COLUMNS..].chunks_exact_mut(TILE_COLUMNS);
+        for (row, &number) in rows.zip(key) {
+            row[place] = number;
         }
-        let mut panels = self.values[layer].chunks_exact_mut(self.capacity * TILE_COLUMNS);
-        for part in value.chunks_exact(width).flat_map(|value| value.chunks(TILE_COLUMNS)) {
-            let Some(panel) = panels.next() else { panic!("BUG: more values than panels") };
+        let size = width.next_multiple_of(TILE_COLUMNS) * self.capacity;
+        let panels = self.values[layer][kv_head * size..][..size].chunks_exact_mut(TILE_COLUMNS * self.capacity);
+        for (panel, part) in panels.zip(value.chunks(TILE_COLUMNS)) {
             panel[position * TILE_COLUMNS..][..part.len()].copy_from_slice(part);
         }
     }
@@ -101,71 +99,104 @@ impl Cache {
     }
 }
 
-/// Attention of sequences that continue one prompt: each with its rotated query (h w) over all its positions and the one that
-/// was just put in.
+/// A step's rotated queries (n, h w), rotated keys (n, k w) and values (n, k w), a token per sequence.
+pub(crate) struct Step<'a> {
+    pub(crate) queries: &'a [f32],
+    pub(crate) keys: &'a [f32],
+    pub(crate) values: &'a [f32],
+}
+
+/// What attention computes with, for all sequences and the query heads of a key head.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    scores: Vec<f32>,
+    /// Sums over the own positions.
+    sums: Vec<f32>,
+}
+
+/// Attention of sequences that continue one prompt: puts in each one's key and value, and looks with its query at all its
+/// positions. `outs`: (n, h w).
 pub(crate) fn attend(
-    sequences: &[Cache],
+    sequences: &mut [Cache],
     layer: usize,
     heads: Heads,
-    queries: &[f32],
+    step: &Step,
     outs: &mut [f32],
-    scores: &mut Vec<f32>,
+    scratch: &mut Scratch,
 ) {
-    let Some(Cache { prompt, .. }) = sequences.first() else { return };
-    let Heads { heads: h, kv_heads, width: w, .. } = heads;
-    let (count, read, query) = (sequences.len(), prompt.length, heads.query());
+    let Some(prompt) = sequences.first().map(|sequence| sequence.prompt.clone()) else { return };
+    let Heads { kv_heads, width: w, .. } = heads;
+    let (count, read, query, key) = (sequences.len(), prompt.length, heads.query(), heads.key());
     let longest = sequences.iter().map(|sequence| sequence.own.length + 1).max().unwrap_or(0);
     let room = read.next_multiple_of(TILE_COLUMNS) + longest.next_multiple_of(BLOCK);
-    scores.resize(count * room, 0.0);
+    let group = heads.group(0).len();
+    let Scratch { scores, sums } = scratch;
+    scores.resize(group * count * room, 0.0);
+    sums.resize(group * count * w, 0.0);
     let factor = 1.0 / (w as f32).sqrt();
-    for head in 0..h {
-        let (at, kv) = (head * w, head / (h / kv_heads));
-        let rows = Rows::Along { data: &queries[at..], row: query };
-        let panels = prompt.keys(layer, kv, w).chunks_exact(w * TILE_COLUMNS).take(read.div_ceil(TILE_COLUMNS));
-        for (number, keys) in panels.enumerate() {
-            let scores = &mut scores[number * TILE_COLUMNS..];
-            panel(count, TILE_COLUMNS, w, rows, keys, scores, room, true);
-        }
-        for (index, Cache { own, .. }) in sequences.iter().enumerate() {
-            if let Some(Cache { own, .. }) = sequences.get(index + 1) {
-                prefetch(&own.keys(layer, kv, w)[..(own.length + 1).next_multiple_of(TILE_COLUMNS) * w]);
+    for kv in 0..kv_heads {
+        let by_head = || heads.group(kv).map(|head| head * w).enumerate();
+        for (place, at) in by_head() {
+            let rows = Rows::Along { data: &step.queries[at..], row: query };
+            let panels = prompt.keys(layer, kv, w).chunks_exact(w * TILE_COLUMNS).take(read.div_ceil(TILE_COLUMNS));
+            for (number, keys) in panels.enumerate() {
+                let scores = &mut scores[place * count * room + number * TILE_COLUMNS..];
+                panel(count, TILE_COLUMNS, w, rows, keys, scores, room, true);
             }
-            let (query, scores) = (&queries[index * query + at..][..w], &mut scores[index * room..][..room]);
+        }
+        for index in 0..count {
+            let at = index * key + kv * w;
+            sequences[index].own.put(layer, kv, 0, &step.keys[at..][..w], &step.values[at..][..w]);
+            let (own, next) = (&sequences[index].own, &sequences[(index + 1).min(count - 1)].own);
             let own_count = own.length + 1;
-            // The own positions come second, over what the panels of the prompt wrote behind its end.
-            let own_scores = &mut scores[read..][..own_count.next_multiple_of(BLOCK)];
-            products(query, own.keys(layer, kv, w), own_scores);
-            softmax(scores, read + own_count, factor);
-        }
-        for (number, values) in prompt.values(layer, kv, w).enumerate() {
-            let (column, columns) = (at + number * TILE_COLUMNS, TILE_COLUMNS.min(w - number * TILE_COLUMNS));
-            let weights = Rows::Along { data: scores, row: room };
-            panel(count, columns, read, weights, &values[..read * TILE_COLUMNS], &mut outs[column..], query, true);
-        }
-        for (index, Cache { own, .. }) in sequences.iter().enumerate() {
-            if let Some(Cache { own, .. }) = sequences.get(index + 1) {
-                let panels = own.values(layer, kv, w);
-                panels.for_each(|panel| prefetch(&panel[..(own.length + 1) * TILE_COLUMNS]));
+            for (place, at) in by_head() {
+                let row = place * count + index;
+                let (query, scores) = (&step.queries[index * query + at..][..w], &mut scores[row * room..][..room]);
+                // One head fetches the next sequence for all.
+                let next = if place == 0 { next } else { own };
+                // The own positions come second, over what the panels of the prompt wrote behind its end.
+                let own_scores = &mut scores[read..][..own_count.next_multiple_of(BLOCK)];
+                products(query, own.keys(layer, kv, w), next.keys(layer, kv, w), own_scores);
+                softmax(scores, read + own_count, factor);
+                let weights = &scores[read..][..own_count];
+                let values = own.values(layer, kv, w).zip(next.values(layer, kv, w));
+                for (sums, (values, next)) in sums[row * w..][..w].chunks_mut(TILE_COLUMNS).zip(values) {
+                    mix(weights, values, next, sums);
+                }
             }
-            let weights = &scores[index * room + read..][..=own.length];
-            let out = outs[index * query + at..][..w].chunks_mut(TILE_COLUMNS);
-            for (out, values) in out.zip(own.values(layer, kv, w)) {
-                mix(weights, values, out);
+        }
+        for (place, at) in by_head() {
+            for (number, values) in prompt.values(layer, kv, w).enumerate() {
+                let (column, columns) = (at + number * TILE_COLUMNS, TILE_COLUMNS.min(w - number * TILE_COLUMNS));
+                let weights = Rows::Along { data: &scores[place * count * room..], row: room };
+                panel(count, columns, read, weights, &values[..read * TILE_COLUMNS], &mut outs[column..], query, true);
+            }
+            let sums = sums[place * count * w..].chunks_exact(w);
+            for (out, sums) in outs[at..].chunks_mut(query).zip(sums) {
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out += sum;
+                }
             }
         }
     }
 }
 
 simd! {
-/// `scores[j] = sum over i of query[i] * keys[i][j]`, for keys in panels. There are whole blocks of scores.
-pub(crate) fn products(query: &[f32], keys: &[f32], scores: &mut [f32]) {
+/// `scores[j] = sum over i of query[i] * keys[i][j]`, for keys in panels. There are whole blocks of scores. Meanwhile fetches
+/// as many of the keys that come next.
+pub(crate) fn products(query: &[f32], keys: &[f32], next: &[f32], scores: &mut [f32]) {
     let (blocks, _) = scores.as_chunks_mut::<BLOCK>();
     let (rows, _) = keys.as_chunks::<TILE_COLUMNS>();
-    for (scores, panels) in blocks.iter_mut().zip(rows.chunks_exact(2 * query.len())) {
+    let next = if next.len() < keys.len() { keys } else { next };
+    let (next, _) = next.as_chunks::<TILE_COLUMNS>();
+    let panels = rows.chunks_exact(2 * query.len()).zip(next.chunks_exact(2 * query.len()));
+    for (scores, (panels, next)) in blocks.iter_mut().zip(panels) {
         let (first, second) = panels.split_at(query.len());
         // A block of sums stays in registers.
         let mut sums = [[0.0f32; TILE_COLUMNS]; 2];
-        for ((&q, first), second) in query.iter().zip(first).zip(second) {
+        for (((&q, first), second), next) in query.iter().zip(first).zip(second).zip(next.as_chunks::<2>().0) {
+            prefetch(&next[0]);
+            prefetch(&next[1]);
             for j in 0..TILE_COLUMNS {
                 sums[0][j] = q.mul_add(first[j], sums[0][j]);
                 sums[1][j] = q.mul_add(second[j], sums[1][j]);
@@ -179,25 +210,30 @@ pub(crate) fn products(query: &[f32], keys: &[f32], scores: &mut [f32]) {
 const APART: usize = 4;
 
 simd! {
-/// `out += sum over j of weights[j] * values[j]`, for one panel of values; `out` may be narrower.
-pub(crate) fn mix(weights: &[f32], values: &[f32], out: &mut [f32]) {
-    let (fours, rest) = weights.as_chunks::<APART>();
+/// `sums = sum over j of weights[j] * values[j]`, for one panel of values; `sums` may be narrower. Meanwhile fetches as many
+/// of the values that come next.
+pub(crate) fn mix(weights: &[f32], values: &[f32], next: &[f32], sums: &mut [f32]) {
     let (rows, _) = values.as_chunks::<TILE_COLUMNS>();
+    let next = if next.len() < values.len() { values } else { next };
+    let (next, _) = next.as_chunks::<TILE_COLUMNS>();
+    let (fours, rest) = weights.as_chunks::<APART>();
     let (rows, last) = rows.split_at(fours.len() * APART);
-    let mut sums = [[0.0f32; TILE_COLUMNS]; APART];
-    for (weights, rows) in fours.iter().zip(rows.chunks_exact(APART)) {
-        for ((sums, &weight), row) in sums.iter_mut().zip(weights).zip(rows) {
-            for (sum, &value) in sums.iter_mut().zip(row) {
+    let mut parts = [[0.0f32; TILE_COLUMNS]; APART];
+    let rows = rows.chunks_exact(APART).zip(next.chunks_exact(APART));
+    for (weights, (rows, next)) in fours.iter().zip(rows) {
+        for (((part, &weight), row), next) in parts.iter_mut().zip(weights).zip(rows).zip(next) {
+            prefetch(next);
+            for (sum, &value) in part.iter_mut().zip(row) {
                 *sum = weight.mul_add(value, *sum);
             }
         }
     }
-    for ((sums, &weight), row) in sums.iter_mut().zip(rest).zip(last) {
-        for (sum, &value) in sums.iter_mut().zip(row) {
+    for ((part, &weight), row) in parts.iter_mut().zip(rest).zip(last) {
+        for (sum, &value) in part.iter_mut().zip(row) {
             *sum = weight.mul_add(value, *sum);
         }
     }
-    for (i, out) in out.iter_mut().enumerate() {
-        *out += (sums[0][i] + sums[1][i]) + (sums[2][i] + sums[3][i]);
+    for (i, sum) in sums.iter_mut().enumerate() {
+        *sum = (parts[0][i] + parts[1][i]) + (parts[2][i] + parts[3][i]);
     }
 }}

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::architecture::Activation;
 use super::buffer::Buffer;
-use super::cache::{Cache, Stretch, attend};
+use super::cache::{Cache, Scratch, Step, Stretch, attend};
 use super::kernels::attention::{Heads, attention};
 use super::kernels::elementwise as kernel;
 use super::kernels::layer_norm::layer_norm;
@@ -63,7 +63,7 @@ pub(crate) struct Packed {
     pub(crate) caches: Vec<Cache>,
     /// Takes the keys and values of a prompt that is read.
     pub(crate) reading: Option<Stretch>,
-    scores: Vec<f32>,
+    scratch: Scratch,
 }
 
 /// How attention runs.
@@ -208,26 +208,26 @@ impl Ops for Packed {
                     }
                 }
                 if let Some(cache) = self.reading.as_mut().filter(|_| heads.causal) {
-                    for token in 0..k.count() {
-                        cache.put(layer, *heads, token, k.row(token), v.row(token));
+                    let w = heads.width;
+                    for (token, kv) in (0..k.count()).flat_map(|token| (0..heads.kv_heads).map(move |kv| (token, kv))) {
+                        cache.put(layer, kv, token, &k.row(token)[kv * w..][..w], &v.row(token)[kv * w..][..w]);
                     }
                 }
                 let mut sums = vec![0.0; q.count() * heads.heads];
                 attention(*heads, rows, &q.values, &k.values, &v.values, &mut out.values, &mut sums);
             }
             Plan::Step { heads, turns } => {
-                for (token, cache) in self.caches.iter_mut().enumerate() {
+                for (token, cache) in self.caches.iter().enumerate() {
                     let position = cache.length();
                     turns.turn(q.row_mut(token), position);
                     turns.turn(k.row_mut(token), position);
-                    cache.own.put(layer, *heads, 0, k.row(token), v.row(token));
                 }
                 let mut first = 0;
-                for sequences in self.caches.chunk_by(|one, next| Arc::ptr_eq(&one.prompt, &next.prompt)) {
+                for sequences in self.caches.chunk_by_mut(|one, next| Arc::ptr_eq(&one.prompt, &next.prompt)) {
                     let tokens = first..first + sequences.len();
-                    let (queries, outs) = (q.rows(tokens.clone()), out.rows_mut(tokens.clone()));
-                    attend(sequences, layer, *heads, queries, outs, &mut self.scores);
                     first = tokens.end;
+                    let step = Step { queries: q.rows(&tokens), keys: k.rows(&tokens), values: v.rows(&tokens) };
+                    attend(sequences, layer, *heads, &step, out.rows_mut(&tokens), &mut self.scratch);
                 }
             }
         }
@@ -266,11 +266,11 @@ impl Rows {
         &self.values[index * self.width..][..self.width]
     }
 
-    fn rows(&self, rows: Range<usize>) -> &[f32] {
+    fn rows(&self, rows: &Range<usize>) -> &[f32] {
         &self.values[rows.start * self.width..rows.end * self.width]
     }
 
-    fn rows_mut(&mut self, rows: Range<usize>) -> &mut [f32] {
+    fn rows_mut(&mut self, rows: &Range<usize>) -> &mut [f32] {
         &mut self.values[rows.start * self.width..rows.end * self.width]
     }
 

@@ -41,7 +41,7 @@ impl Heads {
     }
 
     /// The query heads that look at a key head.
-    fn group(&self, kv_head: usize) -> Range<usize> {
+    pub(crate) fn group(&self, kv_head: usize) -> Range<usize> {
         let size = self.heads / self.kv_heads;
         kv_head * size..(kv_head + 1) * size
     }
