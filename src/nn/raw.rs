@@ -261,9 +261,9 @@ mod fast {
                     }
                 };
                 if along {
-                    tile.multiply_rows::<ALONG>(some)
+                    tile.multiply_rows::<ALONG>(some);
                 } else {
-                    tile.multiply_rows::<ACROSS>(some)
+                    tile.multiply_rows::<ACROSS>(some);
                 }
                 first += some;
             }
