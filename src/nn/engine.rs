@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, anyhow};
 #[cfg(feature = "cuda")]
 use dfdx::prelude::Cuda;
+use rayon::prelude::*;
 
 use super::Resources;
 use super::batch::Batch;
@@ -88,6 +89,7 @@ impl Engine {
         sum.begin();
         match self {
             Engine::Cpu { model, pool } => {
+                lay_out(model, pool, parts, &[false, true]);
                 let one = |number| {
                     let part = Part::new(sum, number);
                     learn::<Fused, W>(model, &part, number, &build(number)?, loss)
@@ -115,6 +117,7 @@ impl Engine {
     ) -> Result<Vec<W>> {
         match self {
             Engine::Cpu { model, pool } => {
+                lay_out(model, pool, count, &[false]);
                 let one = |index| {
                     let batch = build(index)?;
                     Ok(sum(index, &batch, &scores::<Fused>(model, &batch)?))
@@ -150,6 +153,18 @@ pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
         .num_threads(threads.max(1))
         .build()
         .map_err(|error| anyhow!("cannot start {threads} thread(s): {error}"))
+}
+
+/// Batches for which it pays to lay out the weights beforehand: it costs about what two of them spend on it, and memory.
+const MANY: usize = 6;
+
+/// Lays out the weights that so many batches will use, for forward and for backward passes.
+fn lay_out(model: &Model<Shared>, pool: &rayon::ThreadPool, batches: usize, passes: &[bool]) {
+    if batches >= MANY {
+        let layouts: Vec<_> =
+            model.matrices().flat_map(|weight| passes.iter().map(move |&back| (weight, back))).collect();
+        pool.install(|| layouts.into_par_iter().for_each(|(weight, back)| weight.lay_out(back)));
+    }
 }
 
 /// Results in the order of the tasks, which begin in it too; so is the first error. After it no task begins.

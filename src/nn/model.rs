@@ -83,6 +83,14 @@ impl<P: Place> Model<P> {
         Ok(Model { place, eyes, embedding, decoder: blocks, norm, head, heads, rotary, learning, held })
     }
 
+    /// The weights of all products.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &P::Matrix> {
+        let held = self.held.iter().flatten();
+        let matrices = held.filter_map(|held| if let Held::Matrix(matrix) = held { Some(matrix) } else { None });
+        // A head that is tied to the embedding is no parameter of its own.
+        matrices.chain([&self.head.value])
+    }
+
     /// Embeddings of tokens and features of images, spliced: (n, dim).
     pub(crate) fn embed<O: Ops<Place = P>>(
         &self,

@@ -1,16 +1,17 @@
-//! Weights where the checkpoint has them: nothing is copied. While something holds them, they do not change.
+//! Weights where the checkpoint has them. While something holds them, they do not change.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::kernels::weight::Weight;
 use super::ops::Place;
 
 /// The checkpoint's own memory.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Shared;
 
-/// A matrix or a table, row after row.
+/// A table, row after row.
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
     pub(crate) values: Arc<Vec<f32>>,
@@ -25,23 +26,23 @@ impl Weights {
 }
 
 impl Place for Shared {
-    type Matrix = Weights;
+    type Matrix = Arc<Weight>;
     type Table = Weights;
     type Vector = Arc<Vec<f32>>;
 
-    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Weights> {
-        Ok(Weights { values, rows, columns })
+    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<Weight>> {
+        Ok(Arc::new(Weight::new(values, rows, columns)))
     }
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Weights> {
-        self.matrix(values, rows, columns)
+        Ok(Weights { values, rows, columns })
     }
 
     fn vector(&self, values: Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>> {
         Ok(values)
     }
 
-    fn tied(&self, table: &Weights) -> Result<Weights> {
-        Ok(table.clone())
+    fn tied(&self, table: &Weights) -> Result<Arc<Weight>> {
+        self.matrix(table.values.clone(), table.rows, table.columns)
     }
 }

@@ -17,6 +17,7 @@ use super::kernels::head;
 use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_weight_backward};
 use super::kernels::matmul::{Into, View, matmul};
 use super::kernels::rotary::Turns;
+use super::kernels::weight::Weight;
 use super::loader::Held;
 use super::ops::{Factor, Ops, Param, Source, Taped, Vector, device_error};
 use super::profile::timer;
@@ -150,26 +151,23 @@ impl Ops for Fused {
         Ok(y)
     }
 
-    fn linear(&mut self, x: &Value, weight: &Param<Weights>, bias: Option<&Param<Arc<Vec<f32>>>>) -> Result<Value> {
-        let Weights { ref values, rows: n, columns: k } = weight.value;
-        let m = x.rows();
+    fn linear(&mut self, x: &Value, weight: &Param<Arc<Weight>>, bias: Option<&Param<Arc<Vec<f32>>>>) -> Result<Value> {
+        let (m, n, k) = (x.rows(), weight.value.outputs(), weight.value.inputs());
         let (flops, numbers) = (2 * m * n * k, m * k + k * n + m * n);
         let _timer = timer("linear", flops, numbers);
         let mut y = Buffer::unset(m * n);
-        matmul(m, n, k, View::rows(x, k), View::transposed(values, k), &mut y, n, Into::Replace);
+        weight.value.forward(x, &mut y);
         if let Some(bias) = bias {
             kernel::add_bias(&mut y, &bias.value);
         }
         let y = Value::new(y, n);
         if self.recording {
             let (x, output, bias) = (x.clone(), y.gradient(), bias.and_then(|bias| self.learning(bias)));
-            let (learning, weight) = (self.learning(weight), values.clone());
+            let (learning, weight) = (self.learning(weight), weight.value.clone());
             self.then(move || {
                 let dy = output.take(m * n);
                 let clock = timer("linear, back to input", flops, numbers);
-                x.gradient().receive(m * k, |dx, into| {
-                    matmul(m, k, n, View::rows(&dy, n), View::rows(&weight, k), dx, k, into);
-                });
+                x.gradient().receive(m * k, |dx, into| weight.backward(&dy, dx, into));
                 drop(clock);
                 if let Some(bias) = bias {
                     let dy = dy.clone();
@@ -273,14 +271,14 @@ impl Taped for Fused {
         Fused { part, ..Fused::default() }
     }
 
-    fn log_probs(&mut self, x: &Value, weight: &Param<Weights>, targets: &[u32]) -> Result<Vector<Cpu>> {
+    fn log_probs(&mut self, x: &Value, weight: &Param<Arc<Weight>>, targets: &[u32]) -> Result<Vector<Cpu>> {
         let d = x.width();
-        let (n, v) = (targets.len(), weight.value.rows);
+        let (n, v) = (targets.len(), weight.value.outputs());
         let (flops, numbers) = (2 * n * d * v, n * d + d * v + n * v);
         let _timer = timer("head", flops, numbers);
         let kept = self.recording && head::keeps(n, v);
         let mut table = Buffer::unset(if kept { n * v } else { head::chunk(n, v) });
-        let head::LogProbs { values, sums } = head::log_probs(x, &weight.value.values, targets, d, &mut table);
+        let head::LogProbs { values, sums } = head::log_probs(x, &weight.value, targets, &mut table);
         let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (n,)).map_err(device_error)?;
         if self.recording {
             let (x, output, targets) = (x.clone(), y.ghost(), targets.to_vec());
@@ -288,7 +286,7 @@ impl Taped for Fused {
             let mut learning = self
                 .learning(weight)
                 .map(|learning| Learning { number: learning.part.head(learning.number), ..learning });
-            let weight = weight.value.values.clone();
+            let weight = weight.value.clone();
             self.tape.add_backward_op(move |gradients| {
                 let dy = gradients.get_or_alloc_mut(&output)?;
                 let mut table = table.unwrap_or_else(|| Buffer::unset(head::chunk(n, v)));
@@ -296,7 +294,7 @@ impl Taped for Fused {
                     let mut back = |dweight: Option<(&mut [f32], Into)>| {
                         let _timer = timer("head, back", flops * if dweight.is_some() { 2 } else { 1 }, numbers);
                         let (table, dx) = ((&mut table[..], kept), (&mut *dx, into));
-                        head::log_probs_backward(table, &sums, &x, &weight, &targets, d, dy, dx, dweight);
+                        head::log_probs_backward(table, &sums, &x, &weight, &targets, dy, dx, dweight);
                     };
                     // A table that is not kept is computed once for both gradients.
                     let at_once = learning.take_if(|_| !kept);

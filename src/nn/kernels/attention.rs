@@ -10,12 +10,12 @@ use rayon::prelude::*;
 use super::super::raw::Rows;
 use super::LANES;
 use super::math::{dot, ln};
-use super::matmul::{Into, View};
+use super::matmul::{Into, View, even};
 use super::panels::Panels;
 use super::softmax::{softmax, softmax_backward};
 
-/// Query positions per block: bounds the scores kept at once, and what a causal mask throws away.
-const BLOCK: usize = 32;
+/// Most query positions per block: bounds the scores kept at once, and what a causal mask throws away.
+const BLOCK: usize = 40;
 
 /// The heads of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +122,7 @@ fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], s
             values.pack(View::strided(&v[kv_at..], key, 1), t, w);
             for head in heads.group(kv_head) {
                 let at = head * w;
-                for first in (0..t).step_by(BLOCK) {
-                    let m = BLOCK.min(t - first);
+                for (first, m) in even(t, BLOCK) {
                     let n = if causal { first + m } else { t };
                     let q = Rows::Along { data: &q[first * query + at..], row: query };
                     let stride = room(n);
@@ -155,8 +154,7 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
             keys_back.pack(View::strided(&k[kv_at..], key, 1), t, w);
             for head in heads.group(kv_head) {
                 let at = head * w;
-                for first in (0..t).step_by(BLOCK) {
-                    let m = BLOCK.min(t - first);
+                for (first, m) in even(t, BLOCK) {
                     let n = if causal { first + m } else { t };
                     let (q, dout, out) =
                         (&q[first * query + at..], &dout[first * query + at..], &out[first * query + at..]);

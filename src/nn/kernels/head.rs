@@ -3,6 +3,7 @@
 use super::elementwise::scale;
 use super::math::{exp_and_sum, ln, maximum};
 use super::matmul::{Into, View, matmul};
+use super::weight::Weight;
 
 /// Tokens per chunk where the table would be too large.
 const CHUNK: usize = 256;
@@ -29,13 +30,13 @@ pub(crate) struct LogProbs {
 
 /// Log-probabilities of `targets` under `softmax(x weight^T)`: x (n, d), weight (v, d). The table, of some rows at
 /// least, may hold anything.
-pub(crate) fn log_probs(x: &[f32], weight: &[f32], targets: &[u32], d: usize, table: &mut [f32]) -> LogProbs {
-    let (v, n) = (weight.len() / d, targets.len());
+pub(crate) fn log_probs(x: &[f32], weight: &Weight, targets: &[u32], table: &mut [f32]) -> LogProbs {
+    let (v, d, n) = (weight.outputs(), weight.inputs(), targets.len());
     let size = (table.len() / v).max(1);
     let (mut values, mut sums) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for (x, targets) in x.chunks(size * d).zip(targets.chunks(size)) {
         let table = &mut table[..targets.len() * v];
-        logits(x, weight, d, table);
+        weight.forward(x, table);
         for (row, &target) in table.chunks_exact_mut(v).zip(targets) {
             let (logit, largest) = (row[target as usize], maximum(row));
             let sum = exp_and_sum(row, 1.0, largest);
@@ -46,11 +47,6 @@ pub(crate) fn log_probs(x: &[f32], weight: &[f32], targets: &[u32], d: usize, ta
     LogProbs { values, sums }
 }
 
-fn logits(x: &[f32], weight: &[f32], d: usize, table: &mut [f32]) {
-    let (v, m) = (weight.len() / d, x.len() / d);
-    matmul(m, v, d, View::rows(x, d), View::transposed(weight, d), table, v, Into::Replace);
-}
-
 /// The gradients of [`log_probs`] for the gradient `dy` of its values: adds to `dx`, and to that of the weight, if it
 /// learns, or replaces them. The sums are the forward pass's, and so is the table if it was kept; else it is computed again.
 #[expect(clippy::too_many_arguments, reason = "two factors, two gradients and what the forward pass left")]
@@ -58,21 +54,20 @@ pub(crate) fn log_probs_backward(
     (table, kept): (&mut [f32], bool),
     sums: &[f32],
     x: &[f32],
-    weight: &[f32],
+    weight: &Weight,
     targets: &[u32],
-    d: usize,
     dy: &[f32],
     (dx, dx_into): (&mut [f32], Into),
     mut dweight: Option<(&mut [f32], Into)>,
 ) {
-    let v = weight.len() / d;
+    let (v, d) = (weight.outputs(), weight.inputs());
     let size = (table.len() / v).max(1);
     for (chunk, targets) in targets.chunks(size).enumerate() {
         let (first, m) = (chunk * size, targets.len());
         let x = &x[first * d..(first + m) * d];
         let table = &mut table[..m * v];
         if !kept {
-            logits(x, weight, d, table);
+            weight.forward(x, table);
             for row in table.chunks_exact_mut(v) {
                 let largest = maximum(row);
                 exp_and_sum(row, 1.0, largest);
@@ -83,7 +78,7 @@ pub(crate) fn log_probs_backward(
             row[target as usize] += dy[first + i];
         }
         let dx = &mut dx[first * d..(first + m) * d];
-        matmul(m, d, v, View::rows(table, v), View::rows(weight, d), dx, d, dx_into);
+        weight.backward(table, dx, dx_into);
         if let Some((dweight, into)) = &mut dweight {
             weight_backward(table, x, d, dweight, *into);
             *into = Into::Add;

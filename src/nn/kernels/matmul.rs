@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use super::super::raw::{Rows, TILE_COLUMNS};
 use super::packing;
 
-/// Depth per block: a packed panel of `B` (16 KiB) stays in the first cache.
-const DEPTH: usize = 256;
+/// Most depth per block: a packed panel of `B` (20 KiB) stays in the first cache.
+const DEPTH: usize = 320;
 /// Columns per block: a packed block of `B` (1 MiB) stays in the third cache, whence a panel comes once per block of rows.
 const COLUMNS: usize = 1024;
 /// Rows per block: those of `A` (96 KiB) stay in the second cache.
@@ -72,14 +72,22 @@ pub(crate) fn matmul(m: usize, n: usize, k: usize, a: View, b: View, c: &mut [f3
     }
     assert!(c_row >= n && (m - 1) * c_row + n <= c.len(), "BUG: the product does not fit its output");
     assert!(a.holds(m, k) && b.holds(k, n), "BUG: a factor is smaller than the product says");
-    let chunks = m.div_ceil(ROWS);
-    if chunks > 1 && m * n * k >= WORTH_THREADS && rayon::current_num_threads() > 2 {
-        c.par_chunks_mut(ROWS * c_row).enumerate().for_each(|(chunk, c)| {
-            let rows = ROWS.min(m - chunk * ROWS);
-            product(rows, n, k, a.from(chunk * ROWS, 0), b, c, c_row, into);
+    spread(m, n * k, c, c_row, |first, rows, c| product(rows, n, k, a.from(first, 0), b, c, c_row, into));
+}
+
+/// Blocks of the `m` rows of a product with so many multiply-adds each, on the threads of the pool that the caller runs in
+/// if that pays: the first row, their number, and where they go.
+fn spread(m: usize, each: usize, c: &mut [f32], c_row: usize, product: impl Fn(usize, usize, &mut [f32]) + Sync) {
+    if m > ROWS && m * each >= WORTH_THREADS && rayon::current_num_threads() > 2 {
+        c.par_chunks_mut(ROWS * c_row).enumerate().for_each(|(block, c)| {
+            let first = block * ROWS;
+            // What lies behind the last row is no row.
+            if first < m {
+                product(first, ROWS.min(m - first), c);
+            }
         });
     } else {
-        product(m, n, k, a, b, c, c_row, into);
+        product(0, m, c);
     }
 }
 
@@ -93,8 +101,7 @@ fn product(m: usize, n: usize, k: usize, a: View, b: View, c: &mut [f32], c_row:
     with_scratch(|Scratch { columns, rows }| {
         for left in (0..n).step_by(COLUMNS) {
             let width = COLUMNS.min(n - left);
-            for top in (0..k).step_by(DEPTH) {
-                let depth = DEPTH.min(k - top);
+            for (top, depth) in even(k, DEPTH) {
                 columns.resize(width.next_multiple_of(TILE_COLUMNS) * depth, 0.0);
                 packing::columns(b, top, depth, left, width, columns);
                 let fresh = top == 0 && into == Into::Replace;
@@ -114,17 +121,30 @@ pub(crate) struct Packed {
 impl Packed {
     /// Packs the transpose of `weight` (n, k), as a linear layer multiplies by it.
     pub(crate) fn linear(weight: &[f32], n: usize, k: usize) -> Packed {
-        let view = View::transposed(weight, k);
-        assert!(view.holds(k, n), "BUG: a weight is smaller than its shape says");
+        Packed::new(View::transposed(weight, k), n, k)
+    }
+
+    /// Packs a matrix (k, n).
+    pub(super) fn new(matrix: View, n: usize, k: usize) -> Packed {
+        assert!(matrix.holds(k, n), "BUG: a weight is smaller than its shape says");
         let mut panels = vec![0.0; k * n.next_multiple_of(TILE_COLUMNS)];
         each_block(n, k, |left, width, top, depth, at, size| {
-            packing::columns(view, top, depth, left, width, &mut panels[at..at + size]);
+            packing::columns(matrix, top, depth, left, width, &mut panels[at..at + size]);
         });
         Packed { panels, k, n }
     }
 
     /// `c (m, n) = a (m, k) * weight^T`: the bits of [`matmul`].
     pub(crate) fn apply(&self, m: usize, a: &[f32], c: &mut [f32]) {
+        self.product(m, a, c, Into::Replace);
+    }
+
+    /// `c (m, n) = a (m, k) * matrix`, or adds to it: the bits of [`matmul`], and its threads.
+    pub(super) fn multiply(&self, m: usize, a: &[f32], c: &mut [f32], into: Into) {
+        spread(m, self.n * self.k, c, self.n, |first, rows, c| self.product(rows, &a[first * self.k..], c, into));
+    }
+
+    fn product(&self, m: usize, a: &[f32], c: &mut [f32], into: Into) {
         let Packed { panels, k, n } = self;
         if m == 0 {
             return;
@@ -133,8 +153,8 @@ impl Packed {
         let a = View::rows(a, *k);
         with_scratch(|Scratch { rows, .. }| {
             each_block(*n, *k, |left, width, top, depth, at, size| {
-                let panels = &panels[at..at + size];
-                block(m, width, depth, a.from(0, top), panels, rows, &mut c[left..], *n, top == 0);
+                let (panels, fresh) = (&panels[at..at + size], top == 0 && into == Into::Replace);
+                block(m, width, depth, a.from(0, top), panels, rows, &mut c[left..], *n, fresh);
             });
         });
     }
@@ -146,13 +166,19 @@ fn each_block(n: usize, k: usize, mut visit: impl FnMut(usize, usize, usize, usi
     let mut at = 0;
     for left in (0..n).step_by(COLUMNS) {
         let width = COLUMNS.min(n - left);
-        for top in (0..k).step_by(DEPTH) {
-            let depth = DEPTH.min(k - top);
+        for (top, depth) in even(k, DEPTH) {
             let size = width.next_multiple_of(TILE_COLUMNS) * depth;
             visit(left, width, top, depth, at, size);
             at += size;
         }
     }
+}
+
+/// The fewest stretches of at most `most` that cover so many numbers, about equally long, with their starts: a short one at
+/// the end would go through all of `C` for little.
+pub(super) fn even(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
+    let size = count.div_ceil(count.div_ceil(most).max(1)).max(1);
+    (0..count).step_by(size).map(move |start| (start, size.min(count - start)))
 }
 
 /// One packed block times the rows of `a`.

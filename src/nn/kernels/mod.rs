@@ -20,6 +20,7 @@ pub(crate) mod packing;
 mod panels;
 pub(crate) mod rotary;
 pub(crate) mod softmax;
+pub(crate) mod weight;
 
 /// Partial sums per row sum.
 pub(crate) const LANES: usize = 16;
