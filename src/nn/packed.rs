@@ -15,7 +15,7 @@ use super::kernels::layer_norm::layer_norm;
 use super::kernels::matmul;
 use super::kernels::rotary::Turns;
 use super::ops::{Factor, Ops, Param, Place, Source};
-use super::shared::Weights;
+use super::shared::Table;
 
 /// Weights where the checkpoint has them, those of products packed.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ pub(crate) struct Rows {
 
 impl Place for Packing {
     type Matrix = Arc<PackedMatrix>;
-    type Table = Weights;
+    type Table = Table;
     type Vector = Arc<Vec<f32>>;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<PackedMatrix>> {
@@ -43,15 +43,15 @@ impl Place for Packing {
         Ok(Arc::new(PackedMatrix { panels, outputs: rows }))
     }
 
-    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Weights> {
-        Ok(Weights { values, rows, columns })
+    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Table> {
+        Ok(Table { values, rows, columns })
     }
 
     fn vector(&self, values: Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>> {
         Ok(values)
     }
 
-    fn tied(&self, table: &Weights) -> Result<Arc<PackedMatrix>> {
+    fn tied(&self, table: &Table) -> Result<Arc<PackedMatrix>> {
         self.matrix(table.values.clone(), table.rows, table.columns)
     }
 }
@@ -109,7 +109,7 @@ impl Ops for Packed {
         Ok(Plan::Rows { heads, rows: rows.to_vec(), turns: turns.cloned() })
     }
 
-    fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Rows> {
+    fn lookup(&mut self, table: &Param<Table>, indices: &[usize]) -> Result<Rows> {
         let mut y = Rows::unset(indices.len(), table.value.columns);
         for (row, &index) in indices.iter().enumerate() {
             y.row_mut(row).copy_from_slice(table.value.row(index));
@@ -127,7 +127,7 @@ impl Ops for Packed {
 
     fn splice(
         &mut self,
-        table: &Param<Weights>,
+        table: &Param<Table>,
         features: Option<&Rows>,
         newline: Option<&Param<Arc<Vec<f32>>>>,
         sources: &[Source],

@@ -13,13 +13,13 @@ pub(crate) struct Shared;
 
 /// A table, row after row.
 #[derive(Clone, Debug)]
-pub(crate) struct Weights {
+pub(crate) struct Table {
     pub(crate) values: Arc<Vec<f32>>,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
 }
 
-impl Weights {
+impl Table {
     pub(crate) fn row(&self, index: usize) -> &[f32] {
         &self.values[index * self.columns..][..self.columns]
     }
@@ -27,22 +27,22 @@ impl Weights {
 
 impl Place for Shared {
     type Matrix = Arc<Weight>;
-    type Table = Weights;
+    type Table = Table;
     type Vector = Arc<Vec<f32>>;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<Weight>> {
         Ok(Arc::new(Weight::new(values, rows, columns)))
     }
 
-    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Weights> {
-        Ok(Weights { values, rows, columns })
+    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Table> {
+        Ok(Table { values, rows, columns })
     }
 
     fn vector(&self, values: Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>> {
         Ok(values)
     }
 
-    fn tied(&self, table: &Weights) -> Result<Arc<Weight>> {
+    fn tied(&self, table: &Table) -> Result<Arc<Weight>> {
         self.matrix(table.values.clone(), table.rows, table.columns)
     }
 }

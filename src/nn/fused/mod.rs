@@ -21,7 +21,7 @@ use super::kernels::weight::Weight;
 use super::loader::Held;
 use super::ops::{Factor, Ops, Param, Source, Taped, Vector, device_error};
 use super::profile::timer;
-use super::shared::{Shared, Weights};
+use super::shared::{Shared, Table};
 
 /// Operations with a tape that fills while they record. Gradients of weights go to the part's sum, all others stay with
 /// their values.
@@ -80,7 +80,7 @@ impl Ops for Fused {
         Ok(Plan::new(heads, rows, turns))
     }
 
-    fn lookup(&mut self, table: &Param<Weights>, indices: &[usize]) -> Result<Value> {
+    fn lookup(&mut self, table: &Param<Table>, indices: &[usize]) -> Result<Value> {
         Ok(rows::lookup(self, table, indices))
     }
 
@@ -90,7 +90,7 @@ impl Ops for Fused {
 
     fn splice(
         &mut self,
-        table: &Param<Weights>,
+        table: &Param<Table>,
         features: Option<&Value>,
         newline: Option<&Param<Arc<Vec<f32>>>>,
         sources: &[Source],

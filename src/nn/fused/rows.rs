@@ -7,13 +7,13 @@ use super::super::buffer::Buffer;
 use super::super::kernels::elementwise as kernel;
 use super::super::ops::{Param, Source};
 use super::super::profile::timer;
-use super::super::shared::Weights;
+use super::super::shared::Table;
 use super::Fused;
 use super::value::{Gradient, Value};
 
 /// Rows of a table (r, d) by index -> (n, d).
-pub(super) fn lookup(fused: &mut Fused, table: &Param<Weights>, indices: &[usize]) -> Value {
-    let Weights { columns: d, .. } = table.value;
+pub(super) fn lookup(fused: &mut Fused, table: &Param<Table>, indices: &[usize]) -> Value {
+    let Table { columns: d, .. } = table.value;
     let _timer = timer("embedding", 0, 2 * indices.len() * d);
     let mut y = Buffer::unset(indices.len() * d);
     for (y, &i) in y.chunks_exact_mut(d).zip(indices) {
@@ -64,7 +64,7 @@ pub(super) fn select(fused: &mut Fused, x: &Value, indices: &[usize]) -> Value {
 /// Rows of a table, of image features and the newline, one of them per position -> (n, d).
 pub(super) fn splice(
     fused: &mut Fused,
-    table: &Param<Weights>,
+    table: &Param<Table>,
     features: Option<&Value>,
     newline: Option<&Param<Arc<Vec<f32>>>>,
     sources: &[Source],

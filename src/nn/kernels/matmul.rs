@@ -14,9 +14,9 @@ use super::packing;
 
 /// Most depth per block: a packed panel of `B` (20 KiB) stays in the first cache.
 const DEPTH: usize = 320;
-/// Columns per block: a packed block of `B` (1 MiB) stays in the third cache, whence a panel comes once per block of rows.
+/// Columns per block: a packed block of `B` (1.25 MiB) stays in the third cache, whence a panel comes once per block of rows.
 const COLUMNS: usize = 1024;
-/// Rows per block: those of `A` (96 KiB) stay in the second cache.
+/// Rows per block: those of `A` (120 KiB) stay in the second cache.
 const ROWS: usize = 96;
 /// Numbers between two steps of the depth, up to which rows side by side are not packed.
 const NEAR: usize = 192;
