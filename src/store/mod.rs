@@ -80,21 +80,10 @@ impl Store {
     pub fn open(root: &Path) -> Result<Store> {
         let root = std::path::absolute(root).with_context(|| format!("`{}` is no path", root.display()))?;
         let format = root.join("FORMAT");
-        match fs::read_to_string(&format) {
-            Ok(text) if text.trim_end() == FORMAT => {}
-            Ok(text) => bail!(
-                "the store `{}` has the format `{}`, this program reads `{FORMAT}`\nhelp: give another folder with `--store`",
-                root.display(),
-                text.lines().next().unwrap_or_default()
-            ),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                refuse_strange_folder(&root)?;
-                let written = files::write_atomic(&format, format!("{FORMAT}\n").as_bytes());
-                written.with_context(|| format!("cannot make a store in `{}`", root.display()))?;
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read the store `{}`", root.display()));
-            }
+        if !has_format(&root, &format)? {
+            refuse_strange_folder(&root, &format)?;
+            let written = files::write_atomic(&format, format!("{FORMAT}\n").as_bytes());
+            written.with_context(|| format!("cannot make a store in `{}`", root.display()))?;
         }
         let memo = Mutex::new(Memo::new(root.join("memo")));
         let (records, notes) = (Log::new(root.join("records")), Log::new(root.join("notes")));
@@ -232,8 +221,22 @@ pub fn file_name(name: &str) -> String {
     safe
 }
 
+/// Whether a folder says that it is a store. Fails for one of another format.
+fn has_format(root: &Path, format: &Path) -> Result<bool> {
+    match fs::read_to_string(format) {
+        Ok(text) if text.trim_end() == FORMAT => Ok(true),
+        Ok(text) => bail!(
+            "the store `{}` has the format `{}`, this program reads `{FORMAT}`\nhelp: give another folder with `--store`",
+            root.display(),
+            text.lines().next().unwrap_or_default()
+        ),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot read the store `{}`", root.display())),
+    }
+}
+
 /// A folder with someone's files in it must not become a store by a slip of the keyboard.
-fn refuse_strange_folder(root: &Path) -> Result<()> {
+fn refuse_strange_folder(root: &Path, format: &Path) -> Result<()> {
     let entries = match fs::read_dir(root) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -242,7 +245,9 @@ fn refuse_strange_folder(root: &Path) -> Result<()> {
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot list the folder `{}`", root.display()))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') && !name.starts_with("README") {
+        let strange = !name.starts_with('.') && !name.starts_with("README");
+        // Another run may have made a store of it meanwhile.
+        if strange && !has_format(root, format)? {
             bail!(
                 "`{}` is not a store: it has no `FORMAT` but holds `{name}`\nhelp: name an empty or new folder with `--store`",
                 root.display()
@@ -281,6 +286,19 @@ mod tests {
         assert!(error.contains("is not a store: it has no `FORMAT` but holds `thesis.tex`"), "{error}");
         files::remove_file(&folder.path().join("thesis.tex")).unwrap();
         Store::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn many_make_a_store_at_once() {
+        for _ in 0..200 {
+            let folder = tempfile::tempdir().unwrap();
+            let root = folder.path().join("cache");
+            std::thread::scope(|scope| {
+                let open = || Store::open(&root).map(drop);
+                let opened: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+                opened.into_iter().for_each(|opened| opened.join().unwrap().unwrap());
+            });
+        }
     }
 
     #[test]
