@@ -40,6 +40,7 @@ pub(crate) mod ops;
 pub(crate) mod packed;
 #[cfg(test)]
 pub(crate) mod parity;
+pub(crate) mod portable;
 pub(crate) mod raw;
 pub(crate) mod shared;
 pub(crate) mod steps;

@@ -5,8 +5,11 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
+use super::portable;
+
 /// The system's allocator, but that large memory begins with a cache line. By itself it begins 16 bytes behind one, and
-/// then every second register that is read or written lies in two: a training step takes up to a tenth longer.
+/// then every second register that is read or written lies in two: a training step takes up to a tenth longer. To ask glibc
+/// for the alignment leaves holes that it does not fill again: trainings one after the other need a third more memory.
 struct Lines;
 
 #[global_allocator]
@@ -17,42 +20,66 @@ impl Lines {
     /// Bytes from which memory is large.
     const LARGE: usize = 2048;
 
-    fn of(layout: Layout) -> Layout {
-        if layout.size() < Self::LARGE { layout } else { layout.align_to(Self::LINE).unwrap_or(layout) }
+    /// Large memory with room for the way to a line; none for other memory.
+    fn wide(layout: Layout) -> Option<Layout> {
+        let size = layout.size().checked_add(Self::LINE).filter(|_| layout.size() >= Self::LARGE)?;
+        Layout::from_size_align(size, layout.align()).ok().filter(|_| layout.align() < Self::LINE)
+    }
+
+    /// The next line behind `base`. The byte before it tells the length of the way there.
+    ///
+    /// # Safety
+    /// `base` is null or the beginning of wide memory.
+    unsafe fn line(base: *mut u8) -> *mut u8 {
+        if base.is_null() {
+            return base;
+        }
+        let way = Self::LINE - base as usize % Self::LINE;
+        // SAFETY: the way is 1 to 64 bytes long, all of which are there.
+        unsafe {
+            base.add(way - 1).write(way as u8);
+            base.add(way)
+        }
     }
 }
 
-// SAFETY: all memory comes from the system's allocator and goes back to it with the layout that it was asked for with,
-// which depends on the caller's layout only; its size is the caller's, and its alignment at least that.
+// SAFETY: all memory comes from the system's allocator and goes back to it from its beginning and with the layout that it
+// was asked for with, which depends on the caller's layout only. Of wide memory the caller gets what is behind the way: as
+// much as it asked for, aligned to a line and so to any smaller power of two.
 unsafe impl GlobalAlloc for Lines {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller vouches for a size above 0, which stays.
-        unsafe { System.alloc(Self::of(layout)) }
+        // SAFETY: the caller vouches for a size above 0.
+        unsafe { Self::wide(layout).map_or_else(|| System.alloc(layout), |wide| Self::line(System.alloc(wide))) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let wide = Self::wide(layout);
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(Self::of(layout)) }
+        unsafe { wide.map_or_else(|| System.alloc_zeroed(layout), |wide| Self::line(System.alloc_zeroed(wide))) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller vouches that `memory` came from here with `layout`, so from there with that of the line.
-        unsafe { System.dealloc(memory, Self::of(layout)) }
+        // SAFETY: the caller vouches that `memory` came from here with `layout`. If that is wide, the byte before is ours.
+        unsafe {
+            match Self::wide(layout) {
+                Some(wide) => System.dealloc(memory.sub(usize::from(memory.sub(1).read())), wide),
+                None => System.dealloc(memory, layout),
+            }
+        }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let old = Self::of(layout);
         // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What
         // is copied lies in both.
         unsafe {
-            let new = Self::of(Layout::from_size_align_unchecked(size, layout.align()));
-            if old.align() == new.align() {
-                return System.realloc(memory, old, size);
+            let new = Layout::from_size_align_unchecked(size, layout.align());
+            if Self::wide(layout).or(Self::wide(new)).is_none() {
+                return System.realloc(memory, layout, size);
             }
-            let moved = System.alloc(new);
+            let moved = self.alloc(new);
             if !moved.is_null() {
                 moved.copy_from_nonoverlapping(memory, layout.size().min(size));
-                System.dealloc(memory, old);
+                self.dealloc(memory, layout);
             }
             moved
         }
@@ -78,19 +105,6 @@ pub(crate) fn keep_memory() {
                 unsafe { mallopt(parameter, value) };
             }
         });
-    }
-}
-
-/// Whether the machine has the instructions that the fast paths are compiled for.
-#[inline]
-pub(crate) fn has_fma() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
     }
 }
 
@@ -120,7 +134,7 @@ macro_rules! simd {
                 #[target_feature(enable = "avx2,fma")]
                 #[allow(clippy::too_many_arguments)]
                 fn fast($($argument: $type),*) $(-> $result)? { body($($argument),*) }
-                if $crate::nn::raw::has_fma() {
+                if $crate::nn::portable::has_fma() {
                     #[allow(unsafe_code)]
                     // SAFETY: the instructions that `fast` is compiled for have just been seen to be there.
                     return unsafe { fast($($argument),*) };
@@ -165,27 +179,12 @@ pub(crate) fn strip(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32]
     assert!(b.len() / TILE_COLUMNS == depth, "BUG: a strip outside its panel");
     assert!(extent(rows, c_row, TILE_COLUMNS) <= c.len(), "BUG: a strip outside its product");
     #[cfg(target_arch = "x86_64")]
-    if has_fma() {
+    if portable::has_fma() {
         // SAFETY: the bounds have just been checked, and so has that the instructions are there.
         unsafe { fast::strip(rows, depth, a, b, c, c_row, fresh) };
         return;
     }
-    for i in 0..rows {
-        let c = &mut c[i * c_row..][..TILE_COLUMNS];
-        if fresh {
-            c.fill(0.0);
-        }
-        for (p, b) in b.chunks_exact(TILE_COLUMNS).enumerate() {
-            let a = match a {
-                Rows::Along { data, row } => data[i * row + p],
-                Rows::Across { data, step } => data[p * step + i],
-                Rows::Tiles(data) => data[i / TILE_ROWS * TILE_ROWS * depth + p * TILE_ROWS + i % TILE_ROWS],
-            };
-            for (c, &b) in c.iter_mut().zip(b) {
-                *c = a.mul_add(b, *c);
-            }
-        }
-    }
+    portable::strip(rows, a, b, c, c_row, fresh);
 }
 
 /// Writes 16 rows of `depth` numbers, `stride` apart, as `depth` rows of 16.
@@ -195,7 +194,7 @@ pub(crate) fn transpose(from: &[f32], stride: usize, depth: usize, to: &mut [f32
     assert!(to.len() == depth * count, "BUG: a panel of another size");
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if has_fma() {
+    if portable::has_fma() {
         done = depth / 8 * 8;
         for p in (0..done).step_by(8) {
             for half in [0, 8] {
@@ -207,11 +206,7 @@ pub(crate) fn transpose(from: &[f32], stride: usize, depth: usize, to: &mut [f32
             }
         }
     }
-    for p in done..depth {
-        for j in 0..count {
-            to[p * count + j] = from[j * stride + p];
-        }
-    }
+    portable::transpose(from, stride, done, to);
 }
 
 #[cfg(target_arch = "x86_64")]

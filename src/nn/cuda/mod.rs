@@ -23,7 +23,7 @@ use dfdx::prelude::Cuda;
 
 use super::device::{Driver, Gpu, Survey};
 use super::ops::device_error;
-use super::raw::has_fma;
+use super::portable::has_fma;
 use libraries::Library;
 
 /// What a process sees that was given a GPU, though its container may lack the driver's library.
