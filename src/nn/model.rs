@@ -88,7 +88,8 @@ impl<P: Place> Model<P> {
         let held = self.held.iter().flatten();
         let matrices = held.filter_map(|held| if let Held::Matrix(matrix) = held { Some(matrix) } else { None });
         // A head that is tied to the embedding is no parameter of its own.
-        matrices.chain([&self.head.value])
+        let tied = matches!(self.held.get(self.head.number), Some(Some(Held::Table(_))));
+        matrices.chain(tied.then_some(&self.head.value))
     }
 
     /// Embeddings of tokens and features of images, spliced: (n, dim).

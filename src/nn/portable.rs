@@ -1,5 +1,5 @@
 //! What the fast paths of [`raw`](super::raw) compute, bit for bit, for machines that lack their instructions; and whether this
-//! one does.
+//! one has them.
 
 use super::raw::{Rows, TILE_COLUMNS, TILE_ROWS};
 

@@ -48,7 +48,7 @@ impl Lines {
 // much as it asked for, aligned to a line and so to any smaller power of two.
 unsafe impl GlobalAlloc for Lines {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller vouches for a size above 0.
+        // SAFETY: the caller vouches for a size above 0. What comes back for a wide layout is the beginning of wide memory.
         unsafe { Self::wide(layout).map_or_else(|| System.alloc(layout), |wide| Self::line(System.alloc(wide))) }
     }
 
@@ -59,7 +59,8 @@ unsafe impl GlobalAlloc for Lines {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller vouches that `memory` came from here with `layout`. If that is wide, the byte before is ours.
+        // SAFETY: the caller vouches that `memory` came from here with `layout`. If that is wide, `line` wrote the way from
+        // the beginning into the byte before.
         unsafe {
             match Self::wide(layout) {
                 Some(wide) => System.dealloc(memory.sub(usize::from(memory.sub(1).read())), wide),
@@ -69,8 +70,8 @@ unsafe impl GlobalAlloc for Lines {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What
-        // is copied lies in both.
+        // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What is
+        // not wide came from the system as it is. `moved` is new memory, and what is copied lies in both.
         unsafe {
             let new = Layout::from_size_align_unchecked(size, layout.align());
             if Self::wide(layout).or(Self::wide(new)).is_none() {
@@ -190,7 +191,7 @@ pub(crate) fn strip(rows: usize, depth: usize, a: Rows, b: &[f32], c: &mut [f32]
 /// Writes 16 rows of `depth` numbers, `stride` apart, as `depth` rows of 16.
 pub(crate) fn transpose(from: &[f32], stride: usize, depth: usize, to: &mut [f32]) {
     let count = TILE_COLUMNS;
-    assert!((count - 1) * stride + depth <= from.len(), "BUG: a panel outside its matrix");
+    assert!((count - 1).saturating_mul(stride).saturating_add(depth) <= from.len(), "BUG: a panel outside its matrix");
     assert!(to.len() == depth * count, "BUG: a panel of another size");
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]

@@ -111,7 +111,7 @@ fn product(m: usize, n: usize, k: usize, a: View, b: View, c: &mut [f32], c_row:
     });
 }
 
-/// A right-hand factor packed once for many products, as the weights of a model that only runs forward.
+/// A right-hand factor packed once for many products, as weights are.
 pub(crate) struct Packed {
     panels: Vec<f32>,
     k: usize,
@@ -177,8 +177,9 @@ fn each_block(n: usize, k: usize, mut visit: impl FnMut(usize, usize, usize, usi
 /// The fewest stretches of at most `most` that cover so many numbers, about equally long, with their starts: a short one at
 /// the end would go through all of `C` for little.
 pub(super) fn even(count: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let size = count.div_ceil(count.div_ceil(most).max(1)).max(1);
-    (0..count).step_by(size).map(move |start| (start, size.min(count - start)))
+    let stretches = count.div_ceil(most);
+    let start = move |stretch: usize| stretch * count / stretches;
+    (0..stretches).map(move |stretch| (start(stretch), start(stretch + 1) - start(stretch)))
 }
 
 /// One packed block times the rows of `a`.
@@ -258,8 +259,8 @@ mod tests {
             (1, 1, 1),
             (1, 64, 64),
             (5, 16, 3),
-            (6, 17, 255),
-            (7, 130, 257),
+            (6, 17, 319),
+            (7, 130, 321),
             (97, 33, 16),
             (100, 150, 520),
             (200, 20, 9),
@@ -284,8 +285,17 @@ mod tests {
     }
 
     #[test]
+    fn stretches_are_even() {
+        let stretches = |count, most| even(count, most).collect::<Vec<_>>();
+        assert_eq!(stretches(257, 320), [(0, 257)]);
+        assert_eq!(stretches(10, 3), [(0, 2), (2, 3), (5, 2), (7, 3)]);
+        assert_eq!(stretches(0, 3), []);
+        assert!(even(1601, 40).all(|(_, size)| size == 39 || size == 40));
+    }
+
+    #[test]
     fn threads_and_packed_weights_change_no_bit() {
-        let (m, n, k) = (400, 150, 300);
+        let (m, n, k) = (400, 150, 700);
         let (a, w) = (numbers(m * k, 1), numbers(n * k, 2));
         let mut one = vec![0.0; m * n];
         matmul(m, n, k, View::rows(&a, k), View::transposed(&w, k), &mut one, n, Into::Replace);

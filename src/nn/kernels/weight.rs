@@ -42,6 +42,7 @@ impl Weight {
     pub(crate) fn forward(&self, x: &[f32], y: &mut [f32]) {
         let Weight { ref values, outputs: n, inputs: k, .. } = *self;
         let m = x.len() / k.max(1);
+        assert!(x.len() == m * k && y.len() == m * n, "BUG: a product of other sizes than its weight's");
         match self.forward.get() {
             Some(panels) => panels.multiply(m, x, y, Into::Replace),
             None => matmul(m, n, k, View::rows(x, k), View::transposed(values, k), y, n, Into::Replace),
@@ -52,6 +53,7 @@ impl Weight {
     pub(crate) fn backward(&self, dy: &[f32], dx: &mut [f32], into: Into) {
         let Weight { ref values, outputs: k, inputs: n, .. } = *self;
         let m = dy.len() / k.max(1);
+        assert!(dy.len() == m * k && dx.len() == m * n, "BUG: a product of other sizes than its weight's");
         match self.backward.get() {
             Some(panels) => panels.multiply(m, dy, dx, into),
             None => matmul(m, n, k, View::rows(dy, k), View::rows(values, n), dx, n, into),
@@ -64,18 +66,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_weight_multiplies_as_a_matrix_laid_out_or_not() {
+    fn a_weight_multiplies_as_a_matrix_laid_out_or_not_on_one_thread_or_many() {
         let numbers = |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 2003) as f32 / 1001.0 - 1.0).collect() };
-        let (m, n, k) = (100, 40, 300);
+        let (m, n, k) = (200, 1100, 700);
         let (values, x, dy) = (numbers(n * k), numbers(m * k), numbers(m * n));
         let (mut y, mut dx) = (vec![0.0; m * n], vec![1.0; m * k]);
         let weight = Weight::new(Arc::new(values.clone()), n, k);
         matmul(m, n, k, View::rows(&x, k), View::transposed(&values, k), &mut y, n, Into::Replace);
         matmul(m, k, n, View::rows(&dy, n), View::rows(&values, k), &mut dx, k, Into::Add);
-        for laid_out in [false, true] {
+        let pools = [1, 4].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+        for (laid_out, pool) in [(false, &pools[0]), (true, &pools[0]), (true, &pools[1])] {
             let (mut forward, mut backward) = (vec![f32::NAN; m * n], vec![1.0; m * k]);
-            weight.forward(&x, &mut forward);
-            weight.backward(&dy, &mut backward, Into::Add);
+            pool.install(|| {
+                weight.forward(&x, &mut forward);
+                weight.backward(&dy, &mut backward, Into::Add);
+            });
             assert!(forward == y && backward == dx, "laid out: {laid_out}");
             weight.lay_out(false);
             weight.lay_out(true);
