@@ -8,8 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use super::portable;
 
 /// The system's allocator, but that large memory begins with a cache line. By itself it begins 16 bytes behind one, and
-/// then every second register that is read or written lies in two: a training step takes up to a tenth longer. To ask glibc
-/// for the alignment leaves holes that it does not fill again: trainings one after the other need a third more memory.
+/// then every second register that is read or written lies in two: a training step takes up to a tenth longer.
 struct Lines;
 
 #[global_allocator]
@@ -20,67 +19,42 @@ impl Lines {
     /// Bytes from which memory is large.
     const LARGE: usize = 2048;
 
-    /// Large memory with room for the way to a line; none for other memory.
-    fn wide(layout: Layout) -> Option<Layout> {
-        let size = layout.size().checked_add(Self::LINE).filter(|_| layout.size() >= Self::LARGE)?;
-        Layout::from_size_align(size, layout.align()).ok().filter(|_| layout.align() < Self::LINE)
-    }
-
-    /// The next line behind `base`. The byte before it tells the length of the way there.
-    ///
-    /// # Safety
-    /// `base` is null or the beginning of wide memory.
-    unsafe fn line(base: *mut u8) -> *mut u8 {
-        if base.is_null() {
-            return base;
-        }
-        let way = Self::LINE - base as usize % Self::LINE;
-        // SAFETY: the way is 1 to 64 bytes long, all of which are there.
-        unsafe {
-            base.add(way - 1).write(way as u8);
-            base.add(way)
-        }
+    fn of(layout: Layout) -> Layout {
+        if layout.size() < Self::LARGE { layout } else { layout.align_to(Self::LINE).unwrap_or(layout) }
     }
 }
 
-// SAFETY: all memory comes from the system's allocator and goes back to it from its beginning and with the layout that it
-// was asked for with, which depends on the caller's layout only. Of wide memory the caller gets what is behind the way: as
-// much as it asked for, aligned to a line and so to any smaller power of two.
+// SAFETY: all memory comes from the system's allocator and goes back to it with the layout that it was asked for with,
+// which depends on the caller's layout only; its size is the caller's, and its alignment at least that.
 unsafe impl GlobalAlloc for Lines {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller vouches for a size above 0. What comes back for a wide layout is the beginning of wide memory.
-        unsafe { Self::wide(layout).map_or_else(|| System.alloc(layout), |wide| Self::line(System.alloc(wide))) }
+        // SAFETY: the caller vouches for a size above 0, which stays.
+        unsafe { System.alloc(Self::of(layout)) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let wide = Self::wide(layout);
         // SAFETY: as above.
-        unsafe { wide.map_or_else(|| System.alloc_zeroed(layout), |wide| Self::line(System.alloc_zeroed(wide))) }
+        unsafe { System.alloc_zeroed(Self::of(layout)) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller vouches that `memory` came from here with `layout`. If that is wide, `line` wrote the way from
-        // the beginning into the byte before.
-        unsafe {
-            match Self::wide(layout) {
-                Some(wide) => System.dealloc(memory.sub(usize::from(memory.sub(1).read())), wide),
-                None => System.dealloc(memory, layout),
-            }
-        }
+        // SAFETY: the caller vouches that `memory` came from here with `layout`, so from there with that of the line.
+        unsafe { System.dealloc(memory, Self::of(layout)) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What is
-        // not wide came from the system as it is. `moved` is new memory, and what is copied lies in both.
+        let old = Self::of(layout);
+        // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What
+        // is copied lies in both.
         unsafe {
-            let new = Layout::from_size_align_unchecked(size, layout.align());
-            if Self::wide(layout).or(Self::wide(new)).is_none() {
-                return System.realloc(memory, layout, size);
+            let new = Self::of(Layout::from_size_align_unchecked(size, layout.align()));
+            if old.align() == new.align() {
+                return System.realloc(memory, old, size);
             }
-            let moved = self.alloc(new);
+            let moved = System.alloc(new);
             if !moved.is_null() {
                 moved.copy_from_nonoverlapping(memory, layout.size().min(size));
-                self.dealloc(memory, layout);
+                System.dealloc(memory, old);
             }
             moved
         }
