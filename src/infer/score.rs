@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anyhow::{Context, Result};
 
 use crate::data::tokens::TokenRow;
+use crate::nn::at_once::AtOnce;
 use crate::nn::engine::Engine;
 use crate::nn::learner::Learner;
 use crate::nn::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 
-/// Rows per batch. Changes no result.
+/// Rows per batch, or fewer, where there is no memory for them. Changes no result.
 const BATCH: usize = 32;
 
 /// `log p(token)` of the loss tokens of each row, in nats; their sum is the log-probability of the response.
@@ -26,17 +27,19 @@ pub fn log_probs(
     }
     let engine = Engine::new(&Learner::frozen(model), resources)?;
     let padded = engine.padded();
-    let chunks: Vec<&[Sequence]> = sequences.chunks(BATCH).collect();
-    let build = |chunk: usize| Batch::new(&model.architecture, chunks[chunk], padded, images);
-    let done = AtomicU64::new(0);
-    let by_row = |chunk: usize, batch: &Batch, values: &[f32]| {
-        let mut rows = vec![Vec::new(); chunks[chunk].len()];
-        for (&owner, &value) in batch.owners().iter().zip(values) {
-            rows[owner].push(value);
-        }
-        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-        resources.progress.step(done, chunks.len() as u64, "batches");
-        rows
-    };
-    Ok(engine.log_probs(chunks.len(), &build, &by_row)?.concat())
+    AtOnce::at_most(BATCH).compute(sequences.len(), resources.progress, |rows| {
+        let chunks: Vec<&[Sequence]> = sequences.chunks(rows).collect();
+        let build = |chunk: usize| Batch::new(&model.architecture, chunks[chunk], padded, images);
+        let done = AtomicU64::new(0);
+        let by_row = |chunk: usize, batch: &Batch, values: &[f32]| {
+            let mut rows = vec![Vec::new(); chunks[chunk].len()];
+            for (&owner, &value) in batch.owners().iter().zip(values) {
+                rows[owner].push(value);
+            }
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            resources.progress.step(done, chunks.len() as u64, "batches");
+            rows
+        };
+        Ok(engine.log_probs(chunks.len(), &build, &by_row)?.concat())
+    })
 }

@@ -101,7 +101,7 @@ impl Engine {
                 .map(|number| {
                     let part = Part::new(sum, number);
                     let batch = build(number)?;
-                    let advice = "no room for this micro-batch: a smaller `micro_batch` needs less";
+                    let advice = "no room to learn from these rows";
                     within_memory(advice, || learn::<Stock<Cuda>, W>(model, &part, number, &batch, loss))
                 })
                 .collect(),

@@ -60,6 +60,13 @@ impl GradientSum {
         }
     }
 
+    /// Forgets what was added.
+    pub(crate) fn clear(&self) {
+        for slot in &self.slots {
+            slot.lock().used = false;
+        }
+    }
+
     /// The sum by number, empty for what does not learn. The next sum begins anew.
     pub(crate) fn take(&self) -> Vec<Vec<f32>> {
         let mut sums: Vec<Vec<f32>> = self.slots.iter().map(Slot::take).collect();

@@ -22,6 +22,7 @@ pub mod picture;
 pub mod profile;
 
 pub(crate) mod arrays;
+pub(crate) mod at_once;
 pub(crate) mod buffer;
 pub(crate) mod cache;
 #[cfg(feature = "cuda")]

@@ -9,7 +9,7 @@ use crate::data::seen::{Asked, Seen};
 use crate::nn::hub::Dtype;
 use crate::nn::{Device, DeviceChoice, LoraConfig, Pattern, Resources};
 use crate::stage::{ConfigError, Manifest, StageContext, Summary};
-use crate::train::{LearningRates, OptimizerConfig, TrainState, Trained, Tuning};
+use crate::train::{LearningRates, MicroBatch, OptimizerConfig, TrainState, Trained, Tuning};
 
 /// Where the adapter of a training lies in the folder of its model, which has it merged in.
 pub(super) const ADAPTER: &str = "adapter";
@@ -176,8 +176,9 @@ macro_rules! training_table {
             final_lr: Option<f64>,
             /// What does not learn: parts, or patterns over the names of parameters.
             freeze: Option<Vec<$crate::train::Freeze>>,
-            /// Rows that are computed at once; their gradients are added up over the batch.
-            micro_batch: Option<usize>,
+            /// Rows that are computed at once, or "auto": as many as there is memory for; their gradients are added up over
+            /// the batch.
+            micro_batch: Option<$crate::train::MicroBatch>,
             /// A low-rank adapter learns instead of the model's own parameters.
             lora: Option<$crate::stages::models::Lora>,
             /// Steps after which the state is kept to resume from; not identity.
@@ -207,7 +208,9 @@ macro_rules! training_table {
             fn tuning(&self) -> $crate::train::Tuning {
                 $crate::train::Tuning {
                     // As many as the batch has are no pieces.
-                    micro_batch: self.micro_batch.filter(|micro| Some(*micro) != self.batch.or(Some(32))),
+                    micro_batch: self.micro_batch.filter(|micro| {
+                        *micro != $crate::train::MicroBatch::Rows(self.batch.unwrap_or(32))
+                    }),
                     lora: self.lora.as_ref().map($crate::stages::models::Lora::config),
                 }
             }
@@ -230,7 +233,7 @@ fn check_tuning(tuning: &Tuning, batch: usize, errors: &mut Vec<ConfigError>) {
             errors.push(ConfigError::at(key, format!("`{key}` must be {message}")));
         }
     };
-    if let Some(micro) = tuning.micro_batch {
+    if let Some(MicroBatch::Rows(micro)) = tuning.micro_batch {
         need("micro_batch", (1..=batch).contains(&micro), format!("from 1 to `batch`, which is {batch}, not {micro}"));
     }
     let Some(LoraConfig { rank, alpha, dropout, targets }) = &tuning.lora else { return };

@@ -261,6 +261,7 @@ fn the_identity_of_a_fixed_config_stays() {
         ("export", json!({ "model": "m", "dtype": "bf16" })),
         ("sft", json!({ "model": "m", "data": "d", "micro_batch": 8, "lora": { "targets": ["v_proj", "q_proj"] } })),
         ("sft", json!({ "model": "m", "data": "d", "freeze": ["model.layers.0.*"], "micro_batch": 32 })),
+        ("sft", json!({ "model": "m", "data": "d", "micro_batch": "auto" })),
         ("rollout", json!({ "model": "m", "items": "i", "stop": ["b", "a", "b"] })),
     ];
     expect![[r#"
@@ -273,6 +274,7 @@ fn the_identity_of_a_fixed_config_stays() {
         export a7e8184187 dtype="bf16"
         sft a8cfaf5e98 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch=8 lora.rank=8 lora.alpha=8.0 lora.dropout=0.0 lora.targets=["q_proj","v_proj"]
         sft fa73e2db41 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["model.layers.0.*"]
+        sft f16bed2840 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch="auto"
         rollout c0e6922daa prompt.text="Explain first, then answer." prompt.letter="Explain first, then answer with the letter." samples=32 temperature=1.0 top_k=0 top_p=1.0 max_tokens=256 stop=["a","b"]
     "#]].assert_eq(&lines.map(line).concat());
     // What the defaults say out loud is what they say in silence.

@@ -12,6 +12,7 @@ use super::tuning::Tuning;
 use crate::base::Seed;
 use crate::data::batches::{self, Extent};
 use crate::data::tokens::TokenPair;
+use crate::nn::at_once::AtOnce;
 use crate::nn::engine::Engine;
 use crate::nn::learner::Learner;
 use crate::nn::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
@@ -88,7 +89,7 @@ pub fn dpo(
     let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let learner = tuning.learner(policy, optimizer, seed)?;
-    let run = Run { plan, optimizer, micro_batch: tuning.micro_batch, seed, images, state, resources };
+    let run = Run { plan, optimizer, at_once: tuning.at_once(), seed, images, state, resources };
     run.train(learner, &Preference { pairs, reference: ratios, reduction, loss, beta, sft_weight })
 }
 
@@ -102,18 +103,20 @@ pub(super) fn reference_ratios(
 ) -> Result<Vec<f64>> {
     let engine = Engine::new(&Learner::frozen(reference), resources)?;
     let padded = engine.padded();
-    let chunks: Vec<&[TokenPair]> = pairs.chunks(REFERENCE_BATCH).collect();
-    let build = |chunk: usize| {
-        let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();
-        Batch::new(&reference.architecture, &sequences, padded, images)
-    };
     let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
         sums(batch, &reduction.factors(batch.owners()), values)
             .iter()
             .map(|[chosen, rejected]| chosen - rejected)
             .collect()
     };
-    Ok(engine.log_probs(chunks.len(), &build, &ratios)?.concat())
+    AtOnce::at_most(REFERENCE_BATCH).compute(pairs.len(), resources.progress, |rows| {
+        let chunks: Vec<&[TokenPair]> = pairs.chunks(rows).collect();
+        let build = |chunk: usize| {
+            let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();
+            Batch::new(&reference.architecture, &sequences, padded, images)
+        };
+        Ok(engine.log_probs(chunks.len(), &build, &ratios)?.concat())
+    })
 }
 
 /// The log-probability of every pair's two responses, their tokens multiplied with `factors`.

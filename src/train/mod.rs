@@ -33,4 +33,4 @@ pub use preference::{PreferenceLoss, TokenWeights};
 pub use run::Trained;
 pub use sft::{SftConfig, sft};
 pub use state::TrainState;
-pub use tuning::Tuning;
+pub use tuning::{Auto, MicroBatch, Tuning};

@@ -12,6 +12,7 @@ use super::parts::even_parts;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::base::{Event, Seed};
 use crate::data::records::CurvePoint;
+use crate::nn::at_once::AtOnce;
 use crate::nn::engine::{Engine, pool};
 use crate::nn::gradients::GradientSum;
 use crate::nn::learner::Learner;
@@ -74,8 +75,7 @@ pub(super) struct Told {
 pub(super) struct Run<'a> {
     pub(super) plan: Vec<Vec<usize>>,
     pub(super) optimizer: &'a OptimizerConfig,
-    /// Examples that are computed at once; none: the whole batch.
-    pub(super) micro_batch: Option<usize>,
+    pub(super) at_once: AtOnce,
     pub(super) seed: Seed,
     pub(super) images: &'a dyn PixelSource,
     pub(super) state: &'a TrainState,
@@ -152,9 +152,7 @@ impl Run<'_> {
         Ok(Trained { checkpoint, adapter, curve, steps, tokens, flops })
     }
 
-    /// The gradient of the loss of a batch. Micro-batches are computed one after the other, each in parts side by side.
-    /// Every part weighs by its share of the whole batch, so the sum is the batch's gradient: bit for bit, whatever the
-    /// micro-batch, unless rows share an image.
+    /// The gradient of the loss of a batch, with as many examples at once as it was asked for.
     pub(super) fn gradients<O: Objective>(
         &self,
         objective: &O,
@@ -164,10 +162,30 @@ impl Run<'_> {
         step: u64,
         sum: &Arc<GradientSum>,
     ) -> Result<Found> {
-        let (whole, padded) = (objective.whole(examples), engine.padded());
+        let mut found = self.at_once.compute(examples.len(), self.resources.progress, |micro| {
+            sum.clear();
+            self.add_up(objective, &examples.chunks(micro).collect::<Vec<_>>(), learner, engine, step, sum)
+        })?;
+        found.gradients = sum.take();
+        found.norm = Optimizer::norm(learner, &found.gradients);
+        Ok(found)
+    }
+
+    /// Adds up the gradients of the micro-batches of a batch. They are computed one after the other, each in parts side by side.
+    /// Every part weighs by its share of the whole batch, so the sum is the batch's gradient: bit for bit, whatever the
+    /// micro-batch, unless rows share an image.
+    fn add_up<O: Objective>(
+        &self,
+        objective: &O,
+        micro_batches: &[&[usize]],
+        learner: &Learner,
+        engine: &Engine,
+        step: u64,
+        sum: &Arc<GradientSum>,
+    ) -> Result<Found> {
+        let (whole, padded) = (objective.whole(&micro_batches.concat()), engine.padded());
         let mut found = Found::default();
-        let micro = self.micro_batch.unwrap_or(examples.len()).max(1);
-        for (group, examples) in examples.chunks(micro).enumerate() {
+        for (group, examples) in micro_batches.iter().enumerate() {
             let parts = parts(objective, examples);
             let build = |part: usize| {
                 let sequences: Vec<Sequence> =
@@ -188,8 +206,6 @@ impl Run<'_> {
                 found.flops += flops;
             }
         }
-        found.gradients = sum.take();
-        found.norm = Optimizer::norm(learner, &found.gradients);
         Ok(found)
     }
 

@@ -49,7 +49,7 @@ pub fn sft(
     let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let learner = tuning.learner(start, optimizer, seed)?;
-    let run = Run { plan, optimizer, micro_batch: tuning.micro_batch, seed, images, state, resources };
+    let run = Run { plan, optimizer, at_once: tuning.at_once(), seed, images, state, resources };
     run.train(learner, &CrossEntropy { rows })
 }
 

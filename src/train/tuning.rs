@@ -1,22 +1,49 @@
 //! What of a model is trained and in which portions: micro-batches, adapters, frozen parameters. Knows no loss.
 
 use anyhow::{Result, bail};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::optimizer::{Freeze, OptimizerConfig};
 use crate::base::Seed;
+use crate::nn::at_once::AtOnce;
 use crate::nn::learner::Learner;
 use crate::nn::{Adapter, Checkpoint, LoraConfig};
+
+/// How many examples are computed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "wrong type, expected a number of rows or \"auto\"")]
+pub enum MicroBatch {
+    Rows(usize),
+    Found(Auto),
+}
+
+/// As many as there is memory for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Auto {
+    Auto,
+}
 
 /// How a model is tuned.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tuning {
     /// Examples that are computed at once; their gradients are added up over the batch. None: the whole batch.
-    pub micro_batch: Option<usize>,
+    pub micro_batch: Option<MicroBatch>,
     /// An adapter learns instead of the model's own parameters.
     pub lora: Option<LoraConfig>,
 }
 
 impl Tuning {
+    /// How many examples are computed at once.
+    pub(super) fn at_once(&self) -> AtOnce {
+        match self.micro_batch {
+            None => AtOnce::exactly(usize::MAX),
+            Some(MicroBatch::Rows(rows)) => AtOnce::exactly(rows),
+            Some(MicroBatch::Found(Auto::Auto)) => AtOnce::at_most(usize::MAX),
+        }
+    }
+
     /// The model as it will learn. An adapter's first values come from `seed`.
     pub(super) fn learner(&self, start: Checkpoint, optimizer: &OptimizerConfig, seed: Seed) -> Result<Learner> {
         let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(&start, lora, seed)).transpose()?;

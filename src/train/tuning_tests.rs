@@ -7,8 +7,8 @@ use anyhow::Result;
 use super::parity::case;
 use super::tests::{Failing, interrupted, model, pairs, rows, same};
 use super::{
-    DpoConfig, Freeze, LearningRates, OptimizerConfig, PreferenceLoss, Schedule, SftConfig, TrainState, Trained,
-    Tuning, dpo, sft,
+    DpoConfig, Freeze, LearningRates, MicroBatch, OptimizerConfig, PreferenceLoss, Schedule, SftConfig, TrainState,
+    Trained, Tuning, dpo, sft,
 };
 use crate::base::progress::Silent;
 use crate::base::{Progress, Seed};
@@ -26,7 +26,7 @@ fn lora(dropout: f64, targets: &[&str]) -> LoraConfig {
 }
 
 fn adapted() -> Tuning {
-    Tuning { micro_batch: Some(2), lora: Some(lora(0.1, &["q_proj", "mlp.*"])) }
+    Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: Some(lora(0.1, &["q_proj", "mlp.*"])) }
 }
 
 /// A model, its data, and how it is trained.

@@ -1,23 +1,28 @@
 //! Micro-batches are the large batch: their gradients weigh by their targets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
 
 use super::{Case, cases, relative_error};
-use crate::nn::Part;
+use crate::nn::at_once::AtOnce;
 use crate::nn::engine::Engine;
 use crate::nn::gradients::GradientSum;
 use crate::nn::learner::Learner;
+use crate::nn::ops::NoRoom;
+use crate::nn::{Frame, Part, Picture, PixelSource};
 use crate::train::run::Run;
 use crate::train::sft::CrossEntropy;
 
 impl Case {
     /// The gradient of some rows, all parameters behind one another but those whose true gradient is zero.
-    fn gradient(&self, run: &Run, rows: &[usize]) -> Vec<f32> {
+    fn gradient(&self, run: &Run, rows: &[usize]) -> Result<Vec<f32>> {
         let learner = Learner::new(self.start.clone(), None, |_| true);
         let engine = Engine::new(&learner, run.resources).unwrap();
         let objective = CrossEntropy { rows: &self.rows };
         let sum = Arc::new(GradientSum::new(&learner));
-        run.gradients(&objective, rows, &learner, &engine, 0, &sum).unwrap().gradients.concat()
+        Ok(run.gradients(&objective, rows, &learner, &engine, 0, &sum)?.gradients.concat())
     }
 }
 
@@ -26,10 +31,11 @@ fn a_gradient_in_micro_batches_is_the_batchs() {
     for case in cases() {
         let expected = case.expected("sft");
         let rows = &expected.batches[0];
-        let whole = case.gradient(&case.run(&expected, None), rows);
-        let parts = case.gradient(&case.run(&expected, Some(2)), rows);
+        let whole = case.gradient(&case.run(&expected, None), rows).unwrap();
+        let parts = case.gradient(&case.run(&expected, Some(2)), rows).unwrap();
         // What it would be if every micro-batch counted alike, though their targets differ in number.
-        let alone: Vec<Vec<f32>> = rows.chunks(2).map(|rows| case.gradient(&case.run(&expected, None), rows)).collect();
+        let gradient = |rows| case.gradient(&case.run(&expected, None), rows).unwrap();
+        let alone: Vec<Vec<f32>> = rows.chunks(2).map(gradient).collect();
         let mean: Vec<f32> = (0..whole.len()).map(|at| alone.iter().map(|part| part[at] / 4.0).sum()).collect();
         let (by_tokens, by_parts) = (relative_error(&parts, &whole), relative_error(&mean, &whole));
         println!("{:<6} micro-batches | off by {by_tokens:.1e}; weighed alike {by_parts:.1e}", case.name());
@@ -43,6 +49,40 @@ fn a_gradient_in_micro_batches_is_the_batchs() {
         let theirs = expected.told["off_in_4_micro_batches"]["by_micro_batches"].as_f64().unwrap();
         assert!((f64::from(off) / theirs - 1.0).abs() < 1e-3, "{off}, not {theirs}");
     }
+}
+
+/// Has no room for one picture, counted from 0, and for all others.
+struct Scarce<'a>(&'a dyn PixelSource, usize, AtomicUsize);
+
+impl PixelSource for Scarce<'_> {
+    fn frame(&self, key: &str) -> Result<Frame> {
+        self.0.frame(key)
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        if self.2.fetch_add(1, Ordering::SeqCst) == self.1 {
+            return Err(NoRoom("full".to_string()).into());
+        }
+        self.0.picture(key)
+    }
+}
+
+#[test]
+fn a_batch_that_there_is_no_room_for_is_computed_in_halves_or_its_error_names_what_fits() {
+    let case = cases().into_iter().find(|case| case.start.architecture.vision.is_some()).unwrap();
+    let expected = case.expected("sft");
+    let rows = &expected.batches[0];
+    let scarce = || Scarce(&case.images, 2, AtomicUsize::new(0));
+    let halves = case.gradient(&case.run(&expected, Some(rows.len().div_ceil(2))), rows).unwrap();
+    let gradient = |at_once| {
+        let images = &scarce();
+        case.gradient(&Run { at_once, images, ..case.run(&expected, None) }, rows)
+    };
+    let found = gradient(AtOnce::at_most(usize::MAX)).unwrap();
+    assert!(found == halves, "what the first attempt had added is forgotten");
+    let error = gradient(AtOnce::exactly(usize::MAX)).unwrap_err();
+    let fits = format!("`micro_batch = {}`", rows.len().div_ceil(2));
+    assert!(format!("{error:#}").contains(&fits), "{error:#}");
 }
 
 #[test]

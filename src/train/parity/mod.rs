@@ -20,6 +20,7 @@ use super::state::TrainState;
 use crate::base::progress::Silent;
 use crate::base::{Seed, files};
 use crate::data::tokens::{TokenPair, TokenRow};
+use crate::nn::at_once::AtOnce;
 use crate::nn::learner::Learner;
 use crate::nn::{Adapter, Checkpoint, Device, Frame, Part, Picture, PixelSource, Resources, arrays};
 
@@ -158,7 +159,7 @@ impl Case {
         Run {
             plan: expected.batches.clone(),
             optimizer: &expected.optimizer,
-            micro_batch,
+            at_once: micro_batch.map_or(AtOnce::exactly(usize::MAX), AtOnce::exactly),
             seed: Seed(0),
             images: &self.images,
             state: &STATE,
