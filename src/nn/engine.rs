@@ -14,6 +14,7 @@ use super::batch::Batch;
 use super::device::Device as Where;
 use super::fused::Fused;
 use super::gradients::{GradientSum, Part};
+use super::kernels::weight::Pass;
 use super::learner::Learner;
 use super::model::Model;
 #[cfg(feature = "cuda")]
@@ -89,7 +90,7 @@ impl Engine {
         sum.begin();
         match self {
             Engine::Cpu { model, pool } => {
-                lay_out(model, pool, parts, &[false, true]);
+                lay_out(model, pool, parts, true);
                 let one = |number| {
                     let part = Part::new(sum, number);
                     learn::<Fused, W>(model, &part, number, &build(number)?, loss)
@@ -117,7 +118,7 @@ impl Engine {
     ) -> Result<Vec<W>> {
         match self {
             Engine::Cpu { model, pool } => {
-                lay_out(model, pool, count, &[false]);
+                lay_out(model, pool, count, false);
                 let one = |index| {
                     let batch = build(index)?;
                     Ok(sum(index, &batch, &scores::<Fused>(model, &batch)?))
@@ -158,12 +159,14 @@ pub(crate) fn pool(threads: usize) -> Result<rayon::ThreadPool> {
 /// Batches for which it pays to lay out the weights beforehand: it costs about what two of them spend on it, and memory.
 const MANY: usize = 6;
 
-/// Lays out the weights that so many batches will use, for forward and for backward passes.
-fn lay_out(model: &Model<Shared>, pool: &rayon::ThreadPool, batches: usize, passes: &[bool]) {
+/// Lays out the weights that so many batches will use, for the passes that go through them.
+fn lay_out(model: &Model<Shared>, pool: &rayon::ThreadPool, batches: usize, learning: bool) {
     if batches >= MANY {
-        let layouts: Vec<_> =
-            model.matrices().flat_map(|weight| passes.iter().map(move |&back| (weight, back))).collect();
-        pool.install(|| layouts.into_par_iter().for_each(|(weight, back)| weight.lay_out(back)));
+        let passes = |(weight, reached)| {
+            [Some((weight, Pass::Forward)), (learning && reached).then_some((weight, Pass::Backward))]
+        };
+        let layouts: Vec<_> = model.matrices().flat_map(passes).flatten().collect();
+        pool.install(|| layouts.into_par_iter().for_each(|(weight, pass)| weight.lay_out(pass)));
     }
 }
 

@@ -11,7 +11,7 @@ use super::kernels::attention::Heads;
 use super::layers::{Block, Linear, Mlp, Norm, Pass};
 use super::loader::Loader;
 use super::ops::{Ops, Param, Place, Source};
-use super::parameters::VIT;
+use super::parameters::{Part, VIT};
 
 /// The eyes of a model.
 pub(crate) struct Eyes<P: Place> {
@@ -29,11 +29,22 @@ pub(crate) struct Eyes<P: Place> {
     heads: Heads,
 }
 
-/// Which of the two parts a backward pass goes through.
+/// Which of the two parts learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Learning {
     pub(crate) encoder: bool,
     pub(crate) projector: bool,
+}
+
+impl Learning {
+    /// Whether a backward pass goes through a part.
+    pub(crate) fn reaches(self, part: Part) -> bool {
+        match part {
+            Part::Vision => self.encoder,
+            Part::Projector => self.encoder || self.projector,
+            Part::Decoder => true,
+        }
+    }
 }
 
 impl<P: Place> Eyes<P> {
@@ -80,9 +91,9 @@ impl<P: Place> Eyes<P> {
         learning: Learning,
         recording: bool,
     ) -> Result<O::X> {
-        pass.ops.record(recording && learning.encoder);
+        pass.ops.record(recording && learning.reaches(Part::Vision));
         let x = self.encode(pass, tiles, patches)?;
-        pass.ops.record(recording && (learning.encoder || learning.projector));
+        pass.ops.record(recording && learning.reaches(Part::Projector));
         let x = self.linear_1.apply(pass, &x)?;
         let x = pass.ops.activate(&x, self.vision.projector.activation)?;
         let x = self.linear_2.apply(pass, &x)?;

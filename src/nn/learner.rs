@@ -70,6 +70,10 @@ impl Learner {
         self.learns[index]
     }
 
+    pub(crate) fn part(&self, index: usize) -> Part {
+        self.parameters[index].part
+    }
+
     /// Whether anything of a part learns.
     pub(crate) fn part_learns(&self, part: Part) -> bool {
         self.learning().any(|(_, parameter)| parameter.part == part)

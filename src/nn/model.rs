@@ -36,6 +36,8 @@ pub(crate) struct Model<P: Place> {
     learning: Learning,
     /// All parameters by number: what a gradient belongs to, and what stays when others are renewed.
     held: Vec<Option<Held<P>>>,
+    /// Whether a backward pass goes through a parameter's operations, by number.
+    reached: Vec<bool>,
 }
 
 impl<P: Place> Model<P> {
@@ -80,16 +82,19 @@ impl<P: Place> Model<P> {
         let learning =
             Learning { encoder: learner.part_learns(Part::Vision), projector: learner.part_learns(Part::Projector) };
         let (held, place) = (load.finish(), place.clone());
-        Ok(Model { place, eyes, embedding, decoder: blocks, norm, head, heads, rotary, learning, held })
+        let reached = (0..learner.count()).map(|number| learning.reaches(learner.part(number))).collect();
+        Ok(Model { place, eyes, embedding, decoder: blocks, norm, head, heads, rotary, learning, held, reached })
     }
 
-    /// The weights of all products.
-    pub(crate) fn matrices(&self) -> impl Iterator<Item = &P::Matrix> {
-        let held = self.held.iter().flatten();
-        let matrices = held.filter_map(|held| if let Held::Matrix(matrix) = held { Some(matrix) } else { None });
+    /// The weights of all products, and whether a backward pass goes through them.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = (&P::Matrix, bool)> {
+        let matrices = self.held.iter().zip(&self.reached).filter_map(|(held, &reached)| match held {
+            Some(Held::Matrix(matrix)) => Some((matrix, reached)),
+            _ => None,
+        });
         // A head that is tied to the embedding is no parameter of its own.
         let tied = matches!(self.held.get(self.head.number), Some(Some(Held::Table(_))));
-        matrices.chain(tied.then_some(&self.head.value))
+        matrices.chain(tied.then_some((&self.head.value, true)))
     }
 
     /// Embeddings of tokens and features of images, spliced: (n, dim).
@@ -197,4 +202,30 @@ impl<P: Place> Model<P> {
 pub(crate) fn heads(decoder: &Decoder) -> Heads {
     let Decoder { heads, kv_heads, head_width, .. } = *decoder;
     Heads { heads, kv_heads, width: head_width, causal: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Seed;
+    use crate::nn::shared::Shared;
+    use crate::nn::{Checkpoint, ModelConfig};
+
+    #[test]
+    fn a_backward_pass_goes_through_what_learns_and_all_behind_it() {
+        let checkpoint = Checkpoint::fresh(&ModelConfig::default(), 83, 1, Seed(1)).unwrap();
+        let unreached = |frozen: &[Part]| {
+            let learner = Learner::new(checkpoint.clone(), None, |parameter| !frozen.contains(&parameter.part));
+            let model = Model::new(&Shared, &learner).unwrap();
+            let reached: Vec<bool> = model.matrices().map(|(_, reached)| reached).collect();
+            (reached.len(), reached.iter().filter(|reached| !**reached).count())
+        };
+        // The encoder's patches are a matrix, its block has seven, the projector two, the decoder's three blocks seven each;
+        // then there is the head.
+        let all = 1 + 7 + 2 + 3 * 7 + 1;
+        assert_eq!(unreached(&[]), (all, 0));
+        assert_eq!(unreached(&[Part::Projector]), (all, 0));
+        assert_eq!(unreached(&[Part::Vision]), (all, 1 + 7));
+        assert_eq!(unreached(&[Part::Vision, Part::Projector]), (all, 1 + 7 + 2));
+    }
 }

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-/// Tokens of a part, about: few enough that what a layer computes stays in the caches, enough that laying out its weights
-/// is little of the work.
+/// Tokens of a part, about: few enough that what a layer computes stays in the caches, enough that reading its weights and
+/// their gradients is little of the work.
 const TOKENS: usize = 384;
 /// What a part costs besides its tokens, in tokens.
 const COST: usize = 24;

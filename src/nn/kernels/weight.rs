@@ -13,6 +13,13 @@ pub(crate) struct Weight {
     backward: OnceLock<Packed>,
 }
 
+/// What a product belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    Forward,
+    Backward,
+}
+
 impl Weight {
     pub(crate) fn new(values: Arc<Vec<f32>>, outputs: usize, inputs: usize) -> Weight {
         assert!(values.len() == outputs * inputs, "BUG: a weight of another size than its shape");
@@ -27,14 +34,17 @@ impl Weight {
         self.inputs
     }
 
-    /// Lays it out once for all products to come, forward or back, which otherwise each do it for themselves: up to a sixth
+    /// Lays it out once for all products to come in such passes, which otherwise each do it for themselves: up to a sixth
     /// of a product. Changes no bit.
-    pub(crate) fn lay_out(&self, backward: bool) {
+    pub(crate) fn lay_out(&self, pass: Pass) {
         let Weight { ref values, outputs, inputs, .. } = *self;
-        if backward {
-            self.backward.get_or_init(|| Packed::new(View::rows(values, inputs), inputs, outputs));
-        } else {
-            self.forward.get_or_init(|| Packed::new(View::transposed(values, inputs), outputs, inputs));
+        match pass {
+            Pass::Forward => {
+                self.forward.get_or_init(|| Packed::new(View::transposed(values, inputs), outputs, inputs));
+            }
+            Pass::Backward => {
+                self.backward.get_or_init(|| Packed::new(View::rows(values, inputs), inputs, outputs));
+            }
         }
     }
 
@@ -82,8 +92,8 @@ mod tests {
                 weight.backward(&dy, &mut backward, Into::Add);
             });
             assert!(forward == y && backward == dx, "laid out: {laid_out}");
-            weight.lay_out(false);
-            weight.lay_out(true);
+            weight.lay_out(Pass::Forward);
+            weight.lay_out(Pass::Backward);
         }
     }
 }
