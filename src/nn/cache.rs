@@ -237,3 +237,90 @@ pub(crate) fn mix(weights: &[f32], values: &[f32], next: &[f32], sums: &mut [f32
         *sum = (parts[0][i] + parts[1][i]) + (parts[2][i] + parts[3][i]);
     }
 }}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADS: Heads = Heads { heads: 4, kv_heads: 2, width: 24, causal: true };
+    const PROMPT: usize = 21;
+
+    fn numbers(count: usize, salt: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7919 + salt * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
+    }
+
+    /// The key, or the value, of a position: those of the prompt are everybody's.
+    fn token(sequence: usize, position: usize, value: bool) -> Vec<f32> {
+        let sequence = if position < PROMPT { 0 } else { sequence + 1 };
+        numbers(HEADS.key(), sequence * 10_000 + 2 * position + usize::from(value))
+    }
+
+    fn fill(stretch: &mut Stretch, sequence: usize, first: usize, count: usize) {
+        for position in first..first + count {
+            let (key, value) = (token(sequence, position, false), token(sequence, position, true));
+            for kv in 0..HEADS.kv_heads {
+                let part = kv * HEADS.width..(kv + 1) * HEADS.width;
+                stretch.put(0, kv, 0, &key[part.clone()], &value[part]);
+            }
+            stretch.advance(1);
+        }
+    }
+
+    /// What sequences with so many own positions see, computed together.
+    fn together(sequences: &[(usize, usize)]) -> Vec<f32> {
+        let mut prompt = Stretch::new(1, HEADS, PROMPT);
+        fill(&mut prompt, 0, 0, PROMPT);
+        let prompt = Arc::new(prompt);
+        let cache = |&(sequence, length): &(usize, usize)| {
+            let mut own = Stretch::new(1, HEADS, length + 1);
+            fill(&mut own, sequence, PROMPT, length);
+            Cache { prompt: prompt.clone(), own }
+        };
+        let mut caches: Vec<Cache> = sequences.iter().map(cache).collect();
+        let step = |value: bool| sequences.iter().flat_map(move |&(i, length)| token(i, PROMPT + length, value));
+        let (keys, values): (Vec<f32>, Vec<f32>) = (step(false).collect(), step(true).collect());
+        let queries: Vec<f32> = sequences.iter().flat_map(|&(i, _)| numbers(HEADS.query(), 77 + i)).collect();
+        let step = Step { queries: &queries, keys: &keys, values: &values };
+        let mut outs = vec![f32::NAN; queries.len()];
+        // What was computed before leaves something behind.
+        let mut scratch = Scratch { scores: vec![f32::NAN; 9], sums: vec![f32::NAN; 9] };
+        attend(&mut caches, 0, HEADS, &step, &mut outs, &mut scratch);
+        outs
+    }
+
+    /// The definition, for one head of one sequence.
+    fn definition(sequence: usize, length: usize, head: usize) -> Vec<f32> {
+        let part = |token: Vec<f32>, head: usize| token[head * HEADS.width..][..HEADS.width].to_vec();
+        let (query, kv) = (part(numbers(HEADS.query(), 77 + sequence), head), head / 2);
+        let weights: Vec<f64> = (0..=PROMPT + length)
+            .map(|position| {
+                let key = part(token(sequence, position, false), kv);
+                let product: f32 = query.iter().zip(&key).map(|(q, k)| q * k).sum();
+                f64::from(product / (HEADS.width as f32).sqrt()).exp()
+            })
+            .collect();
+        let sum: f64 = weights.iter().sum();
+        let mut out = vec![0.0; HEADS.width];
+        for (position, weight) in weights.iter().enumerate() {
+            for (out, value) in out.iter_mut().zip(part(token(sequence, position, true), kv)) {
+                *out += (weight / sum) as f32 * value;
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_sequence_sees_its_prompt_and_its_own_positions_whatever_its_neighbours() {
+        // Lengths within a block, at its end and beyond, so neighbours of many capacities, small after large, too.
+        let sequences: Vec<(usize, usize)> = [0, 31, 32, 100, 3, 64, 33].into_iter().enumerate().collect();
+        let outs = together(&sequences);
+        for (outs, &(sequence, length)) in outs.chunks_exact(HEADS.query()).zip(&sequences) {
+            assert_eq!(together(&[(sequence, length)]), outs, "sequence {sequence} alone");
+            for (head, out) in outs.chunks_exact(HEADS.width).enumerate() {
+                for (ours, theirs) in out.iter().zip(definition(sequence, length, head)) {
+                    assert!((ours - theirs).abs() < 1e-5, "sequence {sequence}, head {head}: {ours}, not {theirs}");
+                }
+            }
+        }
+    }
+}

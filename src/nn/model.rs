@@ -40,6 +40,13 @@ pub(crate) struct Model<P: Place> {
     reached: Vec<bool>,
 }
 
+/// What of a model stays as it is when the others change.
+struct Frozen<P: Place> {
+    held: Vec<Option<Held<P>>>,
+    /// The head, which no parameter holds if it is tied.
+    head: Option<P::Matrix>,
+}
+
 impl<P: Place> Model<P> {
     /// Copies the weights to their place.
     pub(crate) fn new(place: &P, learner: &Learner) -> Result<Model<P>> {
@@ -51,17 +58,19 @@ impl<P: Place> Model<P> {
     pub(crate) fn around(self, learner: &mut Learner, change: impl FnOnce(&mut Learner)) -> Result<Model<P>> {
         let (place, rotary, frozen) = self.without_learning(learner);
         change(learner);
-        Model::load(&place, learner, rotary, Some(&frozen))
+        Model::load(&place, learner, rotary, Some(frozen))
     }
 
-    fn without_learning(self, learner: &Learner) -> (P, Rotary, Vec<Option<Held<P>>>) {
-        let frozen = self.held.into_iter().enumerate().map(|(number, held)| held.filter(|_| !learner.learns(number)));
-        (self.place, self.rotary, frozen.collect())
+    fn without_learning(self, learner: &Learner) -> (P, Rotary, Frozen<P>) {
+        let head = (!self.head.learns).then_some(self.head.value);
+        let held = self.held.into_iter().enumerate().map(|(number, held)| held.filter(|_| !learner.learns(number)));
+        (self.place, self.rotary, Frozen { held: held.collect(), head })
     }
 
-    fn load(place: &P, learner: &Learner, rotary: Rotary, before: Option<&[Option<Held<P>>]>) -> Result<Model<P>> {
+    fn load(place: &P, learner: &Learner, rotary: Rotary, before: Option<Frozen<P>>) -> Result<Model<P>> {
         let architecture = &learner.checkpoint.architecture;
-        let mut load = Loader::new(place, learner, before);
+        let (held, frozen_head) = before.map(|Frozen { held, head }| (held, head)).unzip();
+        let mut load = Loader::new(place, learner, held.as_deref());
         let eyes = architecture.vision.as_ref().map(|vision| Eyes::load(&mut load, vision)).transpose()?;
         let decoder = &architecture.decoder;
         let eps = decoder.norm_eps;
@@ -74,7 +83,8 @@ impl<P: Place> Model<P> {
         let norm = load.rms_norm("model.norm", eps)?;
         let head = if decoder.tied_head {
             let Param { ref value, number, learns } = embedding;
-            Param { value: place.tied(value)?, number, learns }
+            let value = frozen_head.flatten().map_or_else(|| place.tied(value), Ok)?;
+            Param { value, number, learns }
         } else {
             load.matrix("lm_head.weight")?
         };
@@ -206,10 +216,30 @@ pub(crate) fn heads(decoder: &Decoder) -> Heads {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::base::Seed;
     use crate::nn::shared::Shared;
-    use crate::nn::{Checkpoint, ModelConfig};
+    use crate::nn::{Checkpoint, DecoderConfig, ModelConfig};
+
+    #[test]
+    fn a_head_is_renewed_when_it_has_learned() {
+        for tied_head in [true, false] {
+            let decoder = DecoderConfig { tied_head, ..Default::default() };
+            let config = ModelConfig { decoder, ..Default::default() };
+            let checkpoint = Checkpoint::fresh(&config, 83, 1, Seed(1)).unwrap();
+            for learns in [true, false] {
+                let learns_itself = |name: &str| name.contains("norm") || learns;
+                let mut learner = Learner::new(checkpoint.clone(), None, |parameter| learns_itself(&parameter.name));
+                let model = Model::new(&Shared, &learner).unwrap();
+                let before = Arc::downgrade(&model.head.value);
+                let model = model.around(&mut learner, |_| ()).unwrap();
+                let same = before.upgrade().is_some_and(|before| Arc::ptr_eq(&before, &model.head.value));
+                assert_eq!(same, !learns, "tied: {tied_head}");
+            }
+        }
+    }
 
     #[test]
     fn a_backward_pass_goes_through_what_learns_and_all_behind_it() {

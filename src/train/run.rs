@@ -171,8 +171,8 @@ impl Run<'_> {
         Ok(found)
     }
 
-    /// Adds up the gradients of the micro-batches of a batch. They are computed one after the other, each in parts side by side.
-    /// Every part weighs by its share of the whole batch, so the sum is the batch's gradient: bit for bit, whatever the
+    /// Adds up the gradients of the micro-batches of a batch. They are computed one after the other, each in parts side by
+    /// side. Every part weighs by its share of the whole batch, so the sum is the batch's gradient: bit for bit, whatever the
     /// micro-batch, unless rows share an image.
     fn add_up<O: Objective>(
         &self,
