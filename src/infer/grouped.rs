@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 
 use super::generate::{Generated, Request, Response};
 use crate::base::Progress;
-use crate::nn::ops::{NoRoom, within_memory};
+use crate::nn::at_once::AtOnce;
+use crate::nn::ops::within_memory;
 use crate::nn::steps::{Steps, steps};
 use crate::nn::{Architecture, Batch, Resources, Sequence};
 
@@ -31,25 +32,20 @@ pub(super) fn on(
     progress: &dyn Progress,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
-    let mut most = at_once(request);
+    let at_once = AtOnce::at_most("prompt", group(request));
     let mut first = 0;
     while first < request.prompts.len() {
-        let prompts = first..(first + most).min(request.prompts.len());
-        let advice = "no room for a prompt: fewer `samples` or `max_tokens` need less";
-        let ended = match within_memory(advice, || together(request, steps, prompts.clone())) {
-            Err(error) if prompts.len() > 1 && error.root_cause().is::<NoRoom>() => {
-                most = prompts.len().div_ceil(2);
-                progress.note(format!("no room for {} prompts at once: going on with {most}", prompts.len()));
-                continue;
-            }
-            ended => ended.with_context(|| {
+        let ended = at_once.compute(request.prompts.len() - first, progress, |count| {
+            let prompts = first..first + count;
+            let advice = "fewer `samples` or `max_tokens` need less";
+            within_memory(advice, || together(request, steps, prompts.clone())).with_context(|| {
                 let key = |index: usize| &request.prompts[index].key;
                 format!("prompts `{}` to `{}`", key(prompts.start), key(prompts.end - 1))
-            })?,
-        };
-        first = prompts.end;
-        for (prompt, responses) in prompts.zip(ended) {
-            done(prompt, request.complete(responses))?;
+            })
+        })?;
+        for responses in ended {
+            done(first, request.complete(responses))?;
+            first += 1;
         }
     }
     Ok(())
@@ -62,7 +58,7 @@ const LARGEST: usize = 1 << 30;
 
 /// Prompts of a group: so many that their sequences are as many as are asked for, if there is room, and that no group is
 /// much smaller than the others.
-fn at_once(request: &Request) -> usize {
+fn group(request: &Request) -> usize {
     let Architecture { decoder, .. } = &request.model.architecture;
     let (samples, count) = (request.distinct(), request.prompts.len());
     let longest = request.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0).max(1);

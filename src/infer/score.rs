@@ -27,7 +27,7 @@ pub fn log_probs(
     }
     let engine = Engine::new(&Learner::frozen(model), resources)?;
     let padded = engine.padded();
-    AtOnce::at_most(BATCH).compute(sequences.len(), resources.progress, |rows| {
+    AtOnce::at_most("row", BATCH).compute(sequences.len(), resources.progress, |rows| {
         let chunks: Vec<&[Sequence]> = sequences.chunks(rows).collect();
         let build = |chunk: usize| Batch::new(&model.architecture, chunks[chunk], padded, images);
         let done = AtomicU64::new(0);

@@ -7,8 +7,10 @@ use anyhow::{Result, anyhow};
 use super::ops::NoRoom;
 use crate::base::Progress;
 
-/// How many rows are computed at once.
+/// How many rows, or whatever it is, are computed at once.
 pub(crate) struct AtOnce {
+    /// What they are called, one of them.
+    what: &'static str,
     most: AtomicUsize,
     /// Whether fewer will not do.
     fixed: bool,
@@ -16,13 +18,13 @@ pub(crate) struct AtOnce {
 
 impl AtOnce {
     /// So many, or half as many, and so on, where there is no memory for them.
-    pub(crate) fn at_most(rows: usize) -> AtOnce {
-        AtOnce { most: rows.into(), fixed: false }
+    pub(crate) fn at_most(what: &'static str, rows: usize) -> AtOnce {
+        AtOnce { what, most: rows.into(), fixed: false }
     }
 
     /// So many. Where there is no memory for them, it is only found out how many there would be memory for.
     pub(crate) fn exactly(rows: usize) -> AtOnce {
-        AtOnce { most: rows.into(), fixed: true }
+        AtOnce { what: "row", most: rows.into(), fixed: true }
     }
 
     /// The first `attempt`, with so many of `count` rows at once, for which there is memory. What an attempt that fails has
@@ -43,10 +45,10 @@ impl AtOnce {
             match done {
                 Err(error) if error.root_cause().is::<NoRoom>() => {
                     if rows == 1 {
-                        return Err(error.context("there is no room for a single row"));
+                        return Err(error.context(format!("there is no room for a single {}", self.what)));
                     }
                     let fewer = rows.div_ceil(2);
-                    progress.note(format!("no room for {rows} rows at once: trying {fewer}"));
+                    progress.note(format!("no room for {rows} {}s at once: trying {fewer}", self.what));
                     rows = fewer;
                 }
                 Ok(_) if self.fixed && rows < asked => {
@@ -87,7 +89,7 @@ mod tests {
                 }
             }
         }
-        let (at_once, notes) = (AtOnce::at_most(100), Notes(Mutex::default()));
+        let (at_once, notes) = (AtOnce::at_most("row", 100), Notes(Mutex::default()));
         assert_eq!(at_once.compute(20, &notes, room(6)).unwrap(), 5);
         assert_eq!(at_once.compute(20, &notes, room(6)).unwrap(), 5);
         assert_eq!(at_once.compute(3, &notes, room(6)).unwrap(), 3, "there are no more");
@@ -108,11 +110,11 @@ mod tests {
             "there is room for 8 rows at once: `micro_batch = 8`, or \"auto\", which finds that by itself: \
              no room for 32 rows at once"
         );
-        for at_once in [at_once, AtOnce::at_most(32)] {
+        for at_once in [at_once, AtOnce::at_most("row", 32)] {
             let error = told(at_once.compute(32, &Silent, room(0)).unwrap_err());
             assert_eq!(error, "there is no room for a single row: full");
         }
         let broken = |_| -> Result<()> { Err(anyhow!("broken")) };
-        assert_eq!(told(AtOnce::at_most(32).compute(32, &Silent, broken).unwrap_err()), "broken");
+        assert_eq!(told(AtOnce::at_most("row", 32).compute(32, &Silent, broken).unwrap_err()), "broken");
     }
 }

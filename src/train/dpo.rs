@@ -109,7 +109,7 @@ pub(super) fn reference_ratios(
             .map(|[chosen, rejected]| chosen - rejected)
             .collect()
     };
-    AtOnce::at_most(REFERENCE_BATCH).compute(pairs.len(), resources.progress, |rows| {
+    AtOnce::at_most("pair", REFERENCE_BATCH).compute(pairs.len(), resources.progress, |rows| {
         let chunks: Vec<&[TokenPair]> = pairs.chunks(rows).collect();
         let build = |chunk: usize| {
             let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();

@@ -40,7 +40,7 @@ impl Tuning {
         match self.micro_batch {
             None => AtOnce::exactly(usize::MAX),
             Some(MicroBatch::Rows(rows)) => AtOnce::exactly(rows),
-            Some(MicroBatch::Found(Auto::Auto)) => AtOnce::at_most(usize::MAX),
+            Some(MicroBatch::Found(Auto::Auto)) => AtOnce::at_most("row", usize::MAX),
         }
     }
 

@@ -78,7 +78,7 @@ fn a_batch_that_there_is_no_room_for_is_computed_in_halves_or_its_error_names_wh
         let images = &scarce();
         case.gradient(&Run { at_once, images, ..case.run(&expected, None) }, rows)
     };
-    let found = gradient(AtOnce::at_most(usize::MAX)).unwrap();
+    let found = gradient(AtOnce::at_most("row", usize::MAX)).unwrap();
     assert!(found == halves, "what the first attempt had added is forgotten");
     let error = gradient(AtOnce::exactly(usize::MAX)).unwrap_err();
     let fits = format!("`micro_batch = {}`", rows.len().div_ceil(2));
