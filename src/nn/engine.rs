@@ -51,7 +51,7 @@ impl Engine {
         match device {
             Where::Cpu => {
                 keep_memory();
-                Ok(Engine::Cpu { model: Model::new(&Shared, learner)?, pool: threads.clone() })
+                Ok(Engine::Cpu { model: Model::new(&Shared::default(), learner)?, pool: threads.clone() })
             }
             #[cfg(feature = "cuda")]
             Where::Cuda(ordinal) => Ok(Engine::Cuda(Model::new(&OnDevice(super::cuda::open(ordinal)?), learner)?)),

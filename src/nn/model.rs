@@ -232,7 +232,7 @@ mod tests {
             for learns in [true, false] {
                 let learns_itself = |name: &str| name.contains("norm") || learns;
                 let mut learner = Learner::new(checkpoint.clone(), None, |parameter| learns_itself(&parameter.name));
-                let model = Model::new(&Shared, &learner).unwrap();
+                let model = Model::new(&Shared::default(), &learner).unwrap();
                 let before = Arc::downgrade(&model.head.value);
                 let model = model.around(&mut learner, |_| ()).unwrap();
                 let same = before.upgrade().is_some_and(|before| Arc::ptr_eq(&before, &model.head.value));
@@ -246,7 +246,7 @@ mod tests {
         let checkpoint = Checkpoint::fresh(&ModelConfig::default(), 83, 1, Seed(1)).unwrap();
         let unreached = |frozen: &[Part]| {
             let learner = Learner::new(checkpoint.clone(), None, |parameter| !frozen.contains(&parameter.part));
-            let model = Model::new(&Shared, &learner).unwrap();
+            let model = Model::new(&Shared::default(), &learner).unwrap();
             let reached: Vec<bool> = model.matrices().map(|(_, reached)| reached).collect();
             (reached.len(), reached.iter().filter(|reached| !**reached).count())
         };

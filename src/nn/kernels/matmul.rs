@@ -121,17 +121,27 @@ pub(crate) struct Packed {
 impl Packed {
     /// Packs the transpose of `weight` (n, k), as a linear layer multiplies by it.
     pub(crate) fn linear(weight: &[f32], n: usize, k: usize) -> Packed {
-        Packed::new(View::transposed(weight, k), n, k)
+        Packed::new(View::transposed(weight, k), n, k, vec![0.0; Packed::size(n, k)])
     }
 
-    /// Packs a matrix (k, n).
-    pub(super) fn new(matrix: View, n: usize, k: usize) -> Packed {
+    /// Packs a matrix (k, n) into memory for [`Packed::size`] numbers, all of which it writes.
+    pub(super) fn new(matrix: View, n: usize, k: usize, mut panels: Vec<f32>) -> Packed {
         assert!(matrix.holds(k, n), "BUG: a weight is smaller than its shape says");
-        let mut panels = vec![0.0; k * n.next_multiple_of(TILE_COLUMNS)];
+        assert!(panels.len() == Packed::size(n, k), "BUG: memory of another size than the panels");
         each_block(n, k, |left, width, top, depth, at, size| {
             packing::columns(matrix, top, depth, left, width, &mut panels[at..at + size]);
         });
         Packed { panels, k, n }
+    }
+
+    /// How many numbers the panels of a matrix (k, n) are.
+    pub(super) fn size(n: usize, k: usize) -> usize {
+        k * n.next_multiple_of(TILE_COLUMNS)
+    }
+
+    /// The memory of the panels.
+    pub(super) fn into_memory(self) -> Vec<f32> {
+        self.panels
     }
 
     /// `c (m, n) = a (m, k) * weight^T`: the bits of [`matmul`].

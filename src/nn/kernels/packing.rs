@@ -1,6 +1,6 @@
 //! Factors of a matrix product copied into the order in which register tiles read them.
 
-use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, prefetch, strip, transpose};
+use super::super::raw::{Rows, TILE_COLUMNS, TILE_ROWS, prefetch, simd, strip, transpose};
 use super::matmul::View;
 
 /// Copies rows `top` to `top + depth` and columns `left` to `left + width` of a right-hand factor into panels of
@@ -52,23 +52,36 @@ pub(super) fn columns(b: View, top: usize, depth: usize, left: usize, width: usi
 /// last panel is anything.
 pub(super) fn rows(a: View, rows: usize, depth: usize, panels: &mut Vec<f32>) {
     panels.resize(rows.next_multiple_of(TILE_ROWS) * depth, 0.0);
-    let whole = rows / TILE_ROWS * TILE_ROWS;
     if a.row == 1 {
-        for p in 0..depth {
-            let (tiles, rest) = a.data[p * a.column..][..rows].as_chunks::<TILE_ROWS>();
-            for (tile, out) in tiles.iter().zip(panels.chunks_exact_mut(TILE_ROWS * depth)) {
-                out[p * TILE_ROWS..][..TILE_ROWS].copy_from_slice(tile);
-            }
-            if !rest.is_empty() {
-                panels[whole * depth + p * TILE_ROWS..][..rest.len()].copy_from_slice(rest);
-            }
-        }
+        side_by_side(a.data, a.column, rows, depth, panels);
     } else {
         for (tile, out) in panels.chunks_exact_mut(TILE_ROWS * depth).enumerate() {
             let first = tile * TILE_ROWS;
             for i in 0..TILE_ROWS.min(rows - first) {
                 for (p, out) in out[i..].iter_mut().step_by(TILE_ROWS).enumerate() {
                     *out = a.data[(first + i) * a.row + p * a.column];
+                }
+            }
+        }
+    }
+}
+
+/// Numbers that are copied at once: a register, of which the tile's rows come first.
+const WIDE: usize = 8;
+
+simd! {
+    /// [`rows`] that lie side by side, the steps of the depth `step` apart.
+    pub(crate) fn side_by_side(data: &[f32], step: usize, rows: usize, depth: usize, panels: &mut [f32]) {
+        for p in 0..depth {
+            let data = &data[p * step..];
+            for (tile, out) in panels.chunks_exact_mut(TILE_ROWS * depth).enumerate() {
+                let (from, to) = (&data[tile * TILE_ROWS..], &mut out[p * TILE_ROWS..]);
+                if let (Some(from), Some(to)) = (from.first_chunk::<WIDE>(), to.first_chunk_mut::<WIDE>()) {
+                    // What is behind the tile's rows, the next step of the depth overwrites.
+                    *to = *from;
+                } else {
+                    let count = TILE_ROWS.min(rows - tile * TILE_ROWS);
+                    to[..count].copy_from_slice(&from[..count]);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! A weight as the right-hand factor of many products, forward and back.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::matmul::{Into, Packed, View, matmul};
 
@@ -11,6 +11,34 @@ pub(crate) struct Weight {
     inputs: usize,
     forward: OnceLock<Packed>,
     backward: OnceLock<Packed>,
+    spare: Arc<Spare>,
+}
+
+/// The memory of layouts that are gone, for those of the next weights of the same shapes: the kernel's comes page by page,
+/// which takes longer than laying out.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Mutex<Vec<Vec<f32>>>);
+
+impl Spare {
+    /// So many numbers, which may be anything.
+    fn take(&self, count: usize) -> Vec<f32> {
+        let mut memories = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = memories.iter().position(|memory| memory.len() == count).map(|at| memories.swap_remove(at));
+        drop(memories);
+        found.unwrap_or_else(|| vec![0.0; count])
+    }
+
+    fn give(&self, memory: Vec<f32>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        for layout in [&mut self.forward, &mut self.backward].into_iter().filter_map(OnceLock::take) {
+            self.spare.give(layout.into_memory());
+        }
+    }
 }
 
 /// What a product belongs to.
@@ -21,9 +49,11 @@ pub(crate) enum Pass {
 }
 
 impl Weight {
-    pub(crate) fn new(values: Arc<Vec<f32>>, outputs: usize, inputs: usize) -> Weight {
+    /// Its layouts lie in spare memory and leave it there.
+    pub(crate) fn new(values: Arc<Vec<f32>>, outputs: usize, inputs: usize, spare: &Arc<Spare>) -> Weight {
         assert!(values.len() == outputs * inputs, "BUG: a weight of another size than its shape");
-        Weight { values, outputs, inputs, forward: OnceLock::new(), backward: OnceLock::new() }
+        let spare = spare.clone();
+        Weight { values, outputs, inputs, forward: OnceLock::new(), backward: OnceLock::new(), spare }
     }
 
     pub(crate) fn outputs(&self) -> usize {
@@ -37,15 +67,12 @@ impl Weight {
     /// Lays it out once for all products to come in such passes, which otherwise each do it for themselves: up to a sixth
     /// of a product. Changes no bit.
     pub(crate) fn lay_out(&self, pass: Pass) {
-        let Weight { ref values, outputs, inputs, .. } = *self;
-        match pass {
-            Pass::Forward => {
-                self.forward.get_or_init(|| Packed::new(View::transposed(values, inputs), outputs, inputs));
-            }
-            Pass::Backward => {
-                self.backward.get_or_init(|| Packed::new(View::rows(values, inputs), inputs, outputs));
-            }
-        }
+        let Weight { ref values, outputs, inputs, ref spare, .. } = *self;
+        let (layout, matrix, n, k) = match pass {
+            Pass::Forward => (&self.forward, View::transposed(values, inputs), outputs, inputs),
+            Pass::Backward => (&self.backward, View::rows(values, inputs), inputs, outputs),
+        };
+        layout.get_or_init(|| Packed::new(matrix, n, k, spare.take(Packed::size(n, k))));
     }
 
     /// `y (m, outputs) = x (m, inputs) weight^T`.
@@ -81,7 +108,8 @@ mod tests {
         let (m, n, k) = (200, 1100, 700);
         let (values, x, dy) = (numbers(n * k), numbers(m * k), numbers(m * n));
         let (mut y, mut dx) = (vec![0.0; m * n], vec![1.0; m * k]);
-        let weight = Weight::new(Arc::new(values.clone()), n, k);
+        let spare = Arc::new(Spare::default());
+        let weight = Weight::new(Arc::new(values.clone()), n, k, &spare);
         matmul(m, n, k, View::rows(&x, k), View::transposed(&values, k), &mut y, n, Into::Replace);
         matmul(m, k, n, View::rows(&dy, n), View::rows(&values, k), &mut dx, k, Into::Add);
         let pools = [1, 4].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
@@ -95,5 +123,29 @@ mod tests {
             weight.lay_out(Pass::Forward);
             weight.lay_out(Pass::Backward);
         }
+    }
+    #[test]
+    fn a_weight_that_is_renewed_is_laid_out_where_the_one_before_was() {
+        let spare = Arc::new(Spare::default());
+        let (n, k) = (17, 5);
+        let laid_out = |number: f32| {
+            let weight = Weight::new(Arc::new(vec![number; n * k]), n, k, &spare);
+            weight.lay_out(Pass::Forward);
+            weight.lay_out(Pass::Backward);
+            let (mut y, mut dx) = ([f32::NAN; 17], [f32::NAN; 5]);
+            weight.forward(&[1.0; 5], &mut y);
+            weight.backward(&[1.0; 17], &mut dx, Into::Replace);
+            (y, dx)
+        };
+        let places = || {
+            let mut places: Vec<_> = spare.0.lock().unwrap().iter().map(|memory| memory.as_ptr()).collect();
+            places.sort_unstable();
+            places
+        };
+        assert_eq!(laid_out(2.0), ([10.0; 17], [34.0; 5]));
+        let before = places();
+        assert_eq!(before.len(), 2);
+        assert_eq!(laid_out(3.0), ([15.0; 17], [51.0; 5]));
+        assert_eq!(places(), before);
     }
 }
