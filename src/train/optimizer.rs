@@ -215,27 +215,33 @@ pub(crate) struct Optimizer {
 
 impl Optimizer {
     pub(crate) fn new(config: &OptimizerConfig, learner: &Learner) -> Optimizer {
-        let mut zeros = vec![Vec::new(); learner.count()];
-        for (index, parameter) in learner.learning() {
-            zeros[index] = vec![0.0; parameter.len()];
-        }
-        Optimizer { config: config.clone(), first: zeros.clone(), second: zeros }
+        let zeros = || {
+            let mut zeros = vec![Vec::new(); learner.count()];
+            for (index, parameter) in learner.learning() {
+                zeros[index] = vec![0.0; parameter.len()];
+            }
+            zeros
+        };
+        // Not a clone of the other: memory that is asked for as zeros is not touched before it is used.
+        Optimizer { config: config.clone(), first: zeros(), second: zeros() }
     }
 
     /// The global norm of the gradients of everything that learns.
     pub(crate) fn norm(learner: &Learner, gradients: &[Vec<f32>]) -> f64 {
-        let numbers = gradients.iter().map(Vec::len).sum();
-        let _timer = timer("gradient norm", 0, numbers);
         let pieces: Vec<&[f32]> = learner.learning().flat_map(|(index, _)| gradients[index].chunks(PIECE)).collect();
-        let squares: Vec<f64> = pieces.into_par_iter().map(sum_of_squares).collect();
+        let squares: Vec<f64> = pieces
+            .into_par_iter()
+            .map(|piece| {
+                let _timer = timer("gradient norm", 0, piece.len());
+                sum_of_squares(piece)
+            })
+            .collect();
         squares.into_iter().sum::<f64>().sqrt()
     }
 
     /// Step `step` of `steps`, counted from 0, with gradients of global norm `norm`.
     pub(crate) fn step(&mut self, learner: &mut Learner, gradients: &[Vec<f32>], norm: f64, step: u64, steps: u64) {
         let OptimizerConfig { betas: [beta1, beta2], eps, weight_decay, clip, .. } = self.config;
-        let numbers = 7 * learner.learning().map(|(_, parameter)| parameter.len()).sum::<usize>();
-        let _timer = timer("optimizer", 0, numbers);
         let factor = self.config.factor(step, steps);
         let power = i32::try_from(step + 1).unwrap_or(i32::MAX);
         let clipped = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
@@ -266,6 +272,7 @@ impl Optimizer {
             pieces.extend(weights.zip(moments).map(|(weights, moments)| (update, weights, moments)));
         }
         pieces.into_par_iter().for_each(|(update, (weights, gradients), (first, second))| {
+            let _timer = timer("optimizer", 0, 7 * weights.len());
             adamw(update, weights, gradients, first, second);
         });
     }

@@ -145,7 +145,14 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
     let Forward { q, k, v, out, log_sums } = forward;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
-    with_scratch(2 * BLOCK.min(t) * room(t), |Scratch { scores, keys, values, keys_back, queries }| {
+    with_scratch(2 * BLOCK.min(t) * room(t), |Scratch { scores, keys, values, keys_back, queries, deltas }| {
+        // In the order of memory: head by head, all of it would come from afar once per head.
+        deltas.resize(t * heads.heads, 0.0);
+        for (token, (dout, out)) in dout.chunks_exact(query).zip(out.chunks_exact(query)).enumerate() {
+            for (head, (dout, out)) in dout.chunks_exact(w).zip(out.chunks_exact(w)).enumerate() {
+                deltas[head * t + token] = dot(dout, out);
+            }
+        }
         let (p, dp) = scores.split_at_mut(BLOCK.min(t) * room(t));
         for kv_head in 0..heads.kv_heads {
             let kv_at = kv_head * w;
@@ -156,17 +163,15 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                 let at = head * w;
                 for (first, m) in even(t, BLOCK) {
                     let n = if causal { first + m } else { t };
-                    let (q, dout, out) =
-                        (&q[first * query + at..], &dout[first * query + at..], &out[first * query + at..]);
+                    let (q, dout) = (&q[first * query + at..], &dout[first * query + at..]);
                     let stride = room(n);
                     keys.multiply(m, stride, w, Rows::Along { data: q, row: query }, p, stride, Into::Replace);
                     values.multiply(m, stride, w, Rows::Along { data: dout, row: query }, dp, stride, Into::Replace);
                     for (i, (p, dp)) in p.chunks_exact_mut(stride).zip(dp.chunks_exact_mut(stride)).take(m).enumerate()
                     {
                         let seen = if causal { first + i + 1 } else { t };
-                        let token = i * query;
-                        let delta = dot(&dout[token..token + w], &out[token..token + w]);
-                        softmax_backward(p, dp, seen, heads.factor(), log_sums[head * t + first + i], delta);
+                        let at = head * t + first + i;
+                        softmax_backward(p, dp, seen, heads.factor(), log_sums[at], deltas[at]);
                     }
                     let dq = &mut dq[first * query + at..];
                     keys_back.multiply(m, w, n, Rows::Along { data: dp, row: stride }, dq, query, Into::Replace);
@@ -226,6 +231,8 @@ struct Scratch {
     values: Panels,
     keys_back: Panels,
     queries: Panels,
+    /// Of each token and head, by how much the softmax's gradient is shifted; in the order of the logarithms.
+    deltas: Vec<f32>,
 }
 
 thread_local! { static SCRATCH: RefCell<Scratch> = RefCell::default(); }

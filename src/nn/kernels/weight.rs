@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::super::profile::timer;
 use super::matmul::{Into, Packed, View, matmul};
 
 /// A matrix (outputs, inputs) that does not change.
@@ -72,6 +73,7 @@ impl Weight {
             Pass::Forward => (&self.forward, View::transposed(values, inputs), outputs, inputs),
             Pass::Backward => (&self.backward, View::rows(values, inputs), inputs, outputs),
         };
+        let _timer = timer("laying out weights", 0, 2 * n * k);
         layout.get_or_init(|| Packed::new(matrix, n, k, spare.take(Packed::size(n, k))));
     }
 
