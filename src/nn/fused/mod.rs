@@ -274,8 +274,6 @@ impl Taped for Fused {
     fn log_probs(&mut self, x: &Value, weight: &Param<Arc<Weight>>, targets: &[u32]) -> Result<Vector<Cpu>> {
         let d = x.width();
         let (n, v) = (targets.len(), weight.value.outputs());
-        let (flops, numbers) = (2 * n * d * v, n * d + d * v + n * v);
-        let _timer = timer("head", flops, numbers);
         let kept = self.recording && head::keeps(n, v);
         let mut table = Buffer::unset(if kept { n * v } else { head::chunk(n, v) });
         let head::LogProbs { values, sums } = head::log_probs(x, &weight.value, targets, &mut table);
@@ -292,7 +290,6 @@ impl Taped for Fused {
                 let mut table = table.unwrap_or_else(|| Buffer::unset(head::chunk(n, v)));
                 x.gradient().receive(n * d, |dx, into| {
                     let mut back = |dweight: Option<(&mut [f32], Into)>| {
-                        let _timer = timer("head, back", flops * if dweight.is_some() { 2 } else { 1 }, numbers);
                         let (table, dx) = ((&mut table[..], kept), (&mut *dx, into));
                         head::log_probs_backward(table, &sums, &x, &weight, &targets, dy, dx, dweight);
                     };
@@ -304,8 +301,7 @@ impl Taped for Fused {
                 });
                 if let Some(learning) = learning {
                     learning.add_product(move |sum, into| {
-                        let _timer = timer("head, back to weight", flops, numbers);
-                        head::weight_backward(&table, &x, d, sum, into);
+                        head::weight_backward(&table, &x, &weight, sum, into);
                     });
                 }
                 Ok(())

@@ -1,5 +1,6 @@
 //! The head and the log-softmax together, so that a large table of tokens x vocabulary need not exist at once.
 
+use super::super::profile::{Timer, timer};
 use super::elementwise::scale;
 use super::math::{exp_and_sum, ln, maximum};
 use super::matmul::{Into, View, matmul};
@@ -36,7 +37,8 @@ pub(crate) fn log_probs(x: &[f32], weight: &Weight, targets: &[u32], table: &mut
     let (mut values, mut sums) = (Vec::with_capacity(n), Vec::with_capacity(n));
     for (x, targets) in x.chunks(size * d).zip(targets.chunks(size)) {
         let table = &mut table[..targets.len() * v];
-        weight.forward(x, table);
+        forward(x, weight, table);
+        let _timer = timer("log-softmax", 0, 2 * table.len());
         for (row, &target) in table.chunks_exact_mut(v).zip(targets) {
             let (logit, largest) = (row[target as usize], maximum(row));
             let sum = exp_and_sum(row, 1.0, largest);
@@ -67,27 +69,45 @@ pub(crate) fn log_probs_backward(
         let x = &x[first * d..(first + m) * d];
         let table = &mut table[..m * v];
         if !kept {
-            weight.forward(x, table);
+            forward(x, weight, table);
+            let _timer = timer("log-softmax", 0, 2 * table.len());
             for row in table.chunks_exact_mut(v) {
                 let largest = maximum(row);
                 exp_and_sum(row, 1.0, largest);
             }
         }
+        let softmax = timer("log-softmax, back", 0, 2 * table.len());
         for (i, (row, &target)) in table.chunks_exact_mut(v).zip(targets).enumerate() {
             scale(row, -dy[first + i] / sums[first + i]);
             row[target as usize] += dy[first + i];
         }
+        drop(softmax);
         let dx = &mut dx[first * d..(first + m) * d];
+        let product = product("head, back", m, weight);
         weight.backward(table, dx, dx_into);
+        drop(product);
         if let Some((dweight, into)) = &mut dweight {
-            weight_backward(table, x, d, dweight, *into);
+            weight_backward(table, x, weight, dweight, *into);
             *into = Into::Add;
         }
     }
 }
 
 /// The gradient of the weight, (v, d), for that of the logits, which [`log_probs_backward`] leaves in a table of all tokens.
-pub(crate) fn weight_backward(table: &[f32], x: &[f32], d: usize, dweight: &mut [f32], into: Into) {
-    let (m, v) = (x.len() / d, dweight.len() / d);
+pub(crate) fn weight_backward(table: &[f32], x: &[f32], weight: &Weight, dweight: &mut [f32], into: Into) {
+    let (v, d) = (weight.outputs(), weight.inputs());
+    let m = x.len() / d;
+    let _timer = product("head, back to weight", m, weight);
     matmul(v, d, m, View::transposed(table, v), View::rows(x, d), dweight, d, into);
+}
+
+fn forward(x: &[f32], weight: &Weight, table: &mut [f32]) {
+    let _timer = product("head", x.len() / weight.inputs(), weight);
+    weight.forward(x, table);
+}
+
+/// Times a product of `m` tokens and the weight.
+fn product(operation: &'static str, m: usize, weight: &Weight) -> Option<Timer> {
+    let (v, d) = (weight.outputs(), weight.inputs());
+    timer(operation, 2 * m * d * v, m * d + d * v + m * v)
 }
