@@ -12,19 +12,20 @@ pub(crate) struct AtOnce {
     /// What they are called, one of them.
     what: &'static str,
     most: AtomicUsize,
-    /// Whether fewer will not do.
-    fixed: bool,
+    /// Where fewer will not do: how to ask for so many.
+    fixed: Option<fn(usize) -> String>,
 }
 
 impl AtOnce {
     /// So many, or half as many, and so on, where there is no memory for them.
     pub(crate) fn at_most(what: &'static str, rows: usize) -> AtOnce {
-        AtOnce { what, most: rows.into(), fixed: false }
+        AtOnce { what, most: rows.into(), fixed: None }
     }
 
-    /// So many. Where there is no memory for them, it is only found out how many there would be memory for.
-    pub(crate) fn exactly(rows: usize) -> AtOnce {
-        AtOnce { what: "row", most: rows.into(), fixed: true }
+    /// So many. Where there is no memory for them, it is only found out how many there would be memory for: `advice` says
+    /// how to ask for these.
+    pub(crate) fn exactly(what: &'static str, rows: usize, advice: fn(usize) -> String) -> AtOnce {
+        AtOnce { what, most: rows.into(), fixed: Some(advice) }
     }
 
     /// The first `attempt`, with so many of `count` rows at once, for which there is memory. What an attempt that fails has
@@ -51,12 +52,12 @@ impl AtOnce {
                     progress.note(format!("no room for {rows} {}s at once: trying {fewer}", self.what));
                     rows = fewer;
                 }
-                Ok(_) if self.fixed && rows < asked => {
-                    let fit = format!("there is room for {rows} rows at once: `micro_batch = {rows}`");
-                    return Err(anyhow!("no room for {asked} rows at once")
-                        .context(format!("{fit}, or \"auto\", which finds that by itself")));
-                }
                 done => {
+                    if let (Ok(_), Some(advice)) = (&done, self.fixed.filter(|_| rows < asked)) {
+                        let (what, advice) = (self.what, advice(rows));
+                        return Err(anyhow!("no room for {asked} {what}s at once")
+                            .context(format!("there is room for {rows} {what}s at once: {advice}")));
+                    }
                     if rows < asked {
                         self.most.store(rows, Ordering::Relaxed);
                     }
@@ -103,12 +104,11 @@ mod tests {
     #[test]
     fn a_size_that_was_asked_for_is_not_changed_but_the_error_names_one_that_fits() {
         let told = |error: anyhow::Error| format!("{error:#}");
-        let at_once = AtOnce::exactly(32);
+        let at_once = AtOnce::exactly("row", 32, |rows| format!("ask for {rows}"));
         assert_eq!(at_once.compute(32, &Silent, room(40)).unwrap(), 32);
         assert_eq!(
             told(at_once.compute(32, &Silent, room(9)).unwrap_err()),
-            "there is room for 8 rows at once: `micro_batch = 8`, or \"auto\", which finds that by itself: \
-             no room for 32 rows at once"
+            "there is room for 8 rows at once: ask for 8: no room for 32 rows at once"
         );
         for at_once in [at_once, AtOnce::at_most("row", 32)] {
             let error = told(at_once.compute(32, &Silent, room(0)).unwrap_err());

@@ -38,8 +38,8 @@ impl Tuning {
     /// How many examples are computed at once.
     pub(super) fn at_once(&self) -> AtOnce {
         match self.micro_batch {
-            None => AtOnce::exactly(usize::MAX),
-            Some(MicroBatch::Rows(rows)) => AtOnce::exactly(rows),
+            None => exactly(usize::MAX),
+            Some(MicroBatch::Rows(rows)) => exactly(rows),
             Some(MicroBatch::Found(Auto::Auto)) => AtOnce::at_most("row", usize::MAX),
         }
     }
@@ -61,4 +61,10 @@ impl Tuning {
         }
         Ok(learner)
     }
+}
+
+/// So many rows at once, or an error that says how many could be asked for.
+pub(super) fn exactly(rows: usize) -> AtOnce {
+    let advice = |rows| format!("`micro_batch = {rows}`, or \"auto\", which finds that by itself");
+    AtOnce::exactly("row", rows, advice)
 }

@@ -140,7 +140,7 @@ mod tests {
             (y, dx)
         };
         let places = || {
-            let mut places: Vec<_> = spare.0.lock().unwrap().iter().map(|memory| memory.as_ptr()).collect();
+            let mut places: Vec<_> = spare.0.lock().unwrap().iter().map(Vec::as_ptr).collect();
             places.sort_unstable();
             places
         };

@@ -14,6 +14,7 @@ use crate::nn::ops::NoRoom;
 use crate::nn::{Frame, Part, Picture, PixelSource};
 use crate::train::run::Run;
 use crate::train::sft::CrossEntropy;
+use crate::train::tuning::exactly;
 
 impl Case {
     /// The gradient of some rows, all parameters behind one another but those whose true gradient is zero.
@@ -80,7 +81,7 @@ fn a_batch_that_there_is_no_room_for_is_computed_in_halves_or_its_error_names_wh
     };
     let found = gradient(AtOnce::at_most("row", usize::MAX)).unwrap();
     assert!(found == halves, "what the first attempt had added is forgotten");
-    let error = gradient(AtOnce::exactly(usize::MAX)).unwrap_err();
+    let error = gradient(exactly(usize::MAX)).unwrap_err();
     let fits = format!("`micro_batch = {}`", rows.len().div_ceil(2));
     assert!(format!("{error:#}").contains(&fits), "{error:#}");
 }

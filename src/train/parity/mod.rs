@@ -17,10 +17,10 @@ use serde_json::{Map, Value};
 use super::optimizer::OptimizerConfig;
 use super::run::{Objective, Run, Trained};
 use super::state::TrainState;
+use super::tuning::exactly;
 use crate::base::progress::Silent;
 use crate::base::{Seed, files};
 use crate::data::tokens::{TokenPair, TokenRow};
-use crate::nn::at_once::AtOnce;
 use crate::nn::learner::Learner;
 use crate::nn::{Adapter, Checkpoint, Device, Frame, Part, Picture, PixelSource, Resources, arrays};
 
@@ -159,7 +159,7 @@ impl Case {
         Run {
             plan: expected.batches.clone(),
             optimizer: &expected.optimizer,
-            at_once: micro_batch.map_or(AtOnce::exactly(usize::MAX), AtOnce::exactly),
+            at_once: micro_batch.map_or(exactly(usize::MAX), exactly),
             seed: Seed(0),
             images: &self.images,
             state: &STATE,
