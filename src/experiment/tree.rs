@@ -1,6 +1,7 @@
 //! The spanned value tree: TOML values, each with the place where it was written. Knows no key of the language.
 
 use std::collections::BTreeMap;
+use std::num::IntErrorKind;
 use std::ops::Range;
 
 use serde_json::{Map, Number, Value};
@@ -188,6 +189,7 @@ pub(crate) fn parse_document(source: SourceId, sources: &Sources, problems: &mut
     let sound = errors.iter().all(|error| error.message() == "duplicate key");
     // What stands in a table that is written twice is written twice only because the table is.
     let mut echo = 0..0;
+    let mut broken = Vec::new();
     for error in errors {
         let range = visible(text, error.span().unwrap_or(text.len()..text.len()));
         if echo.contains(&range.start) {
@@ -198,11 +200,15 @@ pub(crate) fn parse_document(source: SourceId, sources: &Sources, problems: &mut
                 echo = twice(text, range.start);
                 format!("the name `{}` is given twice", text[range.clone()].trim())
             }
-            message => lower_first(message),
+            message => {
+                broken.push(range.start);
+                // What the parser says where it wants no more.
+                lower_first(message.strip_suffix(", expected nothing").unwrap_or(message))
+            }
         };
         problems.push(Diagnostic::error(message).at(Origin { source, range }, ""));
     }
-    let reader = Reader { source, text, offset: 0 };
+    let reader = Reader { source, text, offset: 0, broken };
     let table = reader.table(table.get_ref(), MAX_DEPTH, problems);
     sound.then_some(table)
 }
@@ -211,7 +217,7 @@ pub(crate) fn parse_document(source: SourceId, sources: &Sources, problems: &mut
 pub(crate) fn parse_value(source: SourceId, sources: &Sources, range: Range<usize>, problems: &mut Problems) -> Node {
     let all = sources.get(source).text.as_str();
     let text = &all[range.clone()];
-    let reader = Reader { source, text, offset: range.start };
+    let reader = Reader { source, text, offset: range.start, broken: Vec::new() };
     if let Ok(value) = DeValue::parse(text) {
         return reader.node(&value, MAX_DEPTH, problems);
     }
@@ -223,6 +229,8 @@ struct Reader<'a> {
     text: &'a str,
     /// Where `text` starts in its source.
     offset: usize,
+    /// Where syntax errors were found: what stands in for a value that has one is not told of again.
+    broken: Vec<usize>,
 }
 
 impl Reader<'_> {
@@ -242,19 +250,25 @@ impl Reader<'_> {
     fn node(&self, value: &Spanned<DeValue<'_>>, depth: usize, problems: &mut Problems) -> Node {
         let origin = self.origin(value.span());
         let mut wrong = |message: String| {
-            problems.poison(Diagnostic::error(message).at(origin.clone(), ""));
+            let span = value.span();
+            if !self.broken.iter().any(|at| (span.start..=span.end).contains(at)) {
+                problems.poison(Diagnostic::error(message).at(origin.clone(), ""));
+            }
             Data::Boolean(false)
         };
         let data = match value.get_ref() {
             DeValue::String(text) => Data::String(text.to_string()),
             DeValue::Boolean(flag) => Data::Boolean(*flag),
             DeValue::Integer(digits) => {
-                match i64::from_str_radix(digits.as_str(), digits.radix())
-                    .map(Number::from)
-                    .or_else(|_| u64::from_str_radix(digits.as_str(), digits.radix()).map(Number::from))
-                {
+                let (digits, radix) = (digits.as_str(), digits.radix());
+                let signed = i64::from_str_radix(digits, radix).map(Number::from);
+                match signed.or_else(|error| u64::from_str_radix(digits, radix).map(Number::from).map_err(|_| error)) {
                     Ok(number) => Data::Number(number),
-                    Err(_) => wrong(format!("the number `{digits}` is too large")),
+                    Err(error) => wrong(match error.kind() {
+                        IntErrorKind::PosOverflow => format!("the number `{digits}` is too large"),
+                        IntErrorKind::NegOverflow => format!("the number `{digits}` is too small"),
+                        _ => format!("`{}` is no number", &self.text[visible(self.text, value.span())]),
+                    }),
                 }
             }
             DeValue::Float(digits) => match digits.as_str().parse::<f64>().ok().and_then(Number::from_f64) {

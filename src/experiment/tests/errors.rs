@@ -317,6 +317,36 @@ fn values_that_no_stage_can_use() {
 }
 
 #[test]
+fn a_broken_number_is_one_error() {
+    expect![[r#"
+        error: invalid float
+         --> DIR/a.toml:3:9
+          |
+        3 | dim = 99asoner
+          |         ^^^^^^
+
+        error: invalid exponent, expected digits
+         --> DIR/a.toml:4:11
+          |
+        4 | heads = 1e
+          |           ^
+
+        error: unexpected leading zero
+         --> DIR/a.toml:5:10
+          |
+        5 | layers = 01
+          |          ^"#]]
+    .assert_eq(&errors("[stage.base]\nkind = \"base\"\ndim = 99asoner\nheads = 1e\nlayers = 01\n"));
+    expect![[r#"
+        error: `0x` is no number
+         --> DIR/a.toml:3:7
+          |
+        3 | dim = 0x
+          |       ^^"#]]
+    .assert_eq(&errors("[stage.base]\nkind = \"base\"\ndim = 0x\n"));
+}
+
+#[test]
 fn a_file_that_cannot_be_read() {
     let folder = Folder::new();
     folder.write("bytes.toml", b"name = \"\xff\"\n");
