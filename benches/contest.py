@@ -18,8 +18,8 @@ from servers import Answer, Server
 BREAK = 2.0
 """Seconds until a measurement that others disturbed is tried again."""
 
-STEPS = {"S": 20, "M": 8, "L": 6, "default": 20}
-"""Of one measurement. Its first step touches memory for the first time: of two steps of L that is a tenth."""
+STEPS = {"S": 20, "M": 6, "L": 4, "default": 20}
+"""Of one measurement, besides the first, which is not timed."""
 
 PASSIVE = {"OMP_WAIT_POLICY": "passive"}
 

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ablate::base::progress::Silent;
-use ablate::base::{Seed, files};
+use ablate::base::{Event, Progress, Seed, files};
 use ablate::data::tokens::{Prompt, TokenRow};
 use ablate::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate::nn::profile::{self, Tally};
@@ -73,7 +74,8 @@ struct Question {
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {
-    /// Trains from the checkpoint, every time anew.
+    /// Trains from the checkpoint, every time anew: a step that is not timed, since it touches all memory for the first
+    /// time, then so many that are.
     Train {
         steps: usize,
         /// Whether to tell what each operation cost.
@@ -146,7 +148,7 @@ impl Server {
     fn train(&self, steps: usize, operations: bool) -> Result<Value> {
         let rows = self.rows();
         let config = SftConfig {
-            epochs: steps,
+            epochs: 1 + steps,
             batch: rows.len(),
             length_window: 1,
             optimizer: OptimizerConfig {
@@ -161,16 +163,17 @@ impl Server {
             tuning: Tuning::default(),
         };
         let model = read(&self.model)?;
-        if operations {
-            profile::start();
-        }
-        let start = Instant::now();
-        let trained = sft(model, &rows, &self.images, &config, Seed(0), &TrainState::none(), &self.resources())?;
-        let wall = start.elapsed().as_secs_f64();
+        let timed = TimedSteps { operations, times: Mutex::default() };
+        let resources = Resources { progress: &timed, ..self.resources() };
+        let trained = sft(model, &rows, &self.images, &config, Seed(0), &TrainState::none(), &resources)?;
+        let wall = timed.seconds()?;
         let losses: Vec<f64> = trained.curve.iter().map(|point| point.loss).collect();
-        if losses.len() != steps {
+        if losses.len() != 1 + steps {
             bail!("{steps} steps have a curve of {} points: the losses of single steps are not told", losses.len());
         }
+        // All steps are on the same batch.
+        let tokens = trained.tokens / trained.steps * steps as u64;
+        let flops = trained.flops / trained.steps as f64 * steps as f64;
         let norms: Vec<f64> = trained.curve.iter().map(|point| point.gradient_norm).collect();
         let cost = |(operation, tally): (&str, Tally)| {
             let Tally { calls, time, flops, bytes } = tally;
@@ -179,8 +182,8 @@ impl Server {
         };
         let costs: Map<String, Value> = profile::stop().into_iter().map(cost).collect();
         Ok(json!({
-            "wall": wall, "tokens": trained.tokens, "flops": trained.flops, "losses": losses,
-            "gradient_norms": norms, "operations": costs,
+            "wall": wall, "tokens": tokens, "flops": flops, "losses": losses, "gradient_norms": norms,
+            "operations": costs,
         }))
     }
 
@@ -221,6 +224,34 @@ impl Server {
         let told: Vec<&[u32]> =
             responses.iter().flatten().filter(|_| greedy).map(|response| response.tokens.as_slice()).collect();
         Ok(json!({ "wall": wall, "tokens": tokens, "responses": told }))
+    }
+}
+
+/// Takes the time from the end of a training's first step to that of its last.
+struct TimedSteps {
+    /// Whether what operations cost is counted meanwhile.
+    operations: bool,
+    /// When the first step ended, and the last one so far.
+    times: Mutex<Option<(Instant, Instant)>>,
+}
+
+impl TimedSteps {
+    fn seconds(&self) -> Result<f64> {
+        let times = *self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = times.context("the training told of no step")?;
+        Ok((last - first).as_secs_f64())
+    }
+}
+
+impl Progress for TimedSteps {
+    fn emit(&self, event: Event) {
+        let Event::Progress { .. } = event else { return };
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        if times.is_none() && self.operations {
+            profile::start();
+        }
+        let now = Instant::now();
+        *times = Some((times.map_or(now, |(first, _)| first), now));
     }
 }
 

@@ -70,12 +70,13 @@ def print_outcome(outcome: Outcome, peak: float) -> None:
     rows = []
     for side in outcome.sides:
         median = statistics.median(side.walls())
+        computed = len(side.first.get("losses", [])) or outcome.parts
         rows.append([
             side.name,
             side.setting,
             f"{outcome.tokens * outcome.parts / median:,.0f}",
             middle([wall / outcome.parts * 1e3 for wall in side.walls()]),
-            f"{statistics.median(answer.cpu for answer in side.answers) / outcome.parts * 1e3:.1f}",
+            f"{statistics.median(answer.cpu for answer in side.answers) / computed * 1e3:.1f}",
             "" if side is ours else f"{outcome.ratio(side):.2f} x",
             f"{side.peak_mib:.0f}",
             "" if side is ours else f"{ours.peak_mib / side.peak_mib:.2f}",

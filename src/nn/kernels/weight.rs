@@ -73,8 +73,10 @@ impl Weight {
             Pass::Forward => (&self.forward, View::transposed(values, inputs), outputs, inputs),
             Pass::Backward => (&self.backward, View::rows(values, inputs), inputs, outputs),
         };
-        let _timer = timer("laying out weights", 0, 2 * n * k);
-        layout.get_or_init(|| Packed::new(matrix, n, k, spare.take(Packed::size(n, k))));
+        layout.get_or_init(|| {
+            let _timer = timer("laying out weights", 0, 2 * n * k);
+            Packed::new(matrix, n, k, spare.take(Packed::size(n, k)))
+        });
     }
 
     /// `y (m, outputs) = x (m, inputs) weight^T`.
