@@ -165,7 +165,7 @@ def main() -> int:
                 print(f"{told['processor']}, {told['cores']} cores; peak in GFLOP/s: {peaks}\n", flush=True)
             for work in options.work:
                 if work == "kernels":
-                    found += kernels(place, told["peaks"][options.threads])
+                    found += kernels(place)
                     continue
                 outcome = WORK[work](place, options.compile)
                 print_outcome(outcome, told["peaks"][options.threads])
