@@ -331,9 +331,7 @@ mod tests {
         let options = options(&space);
         let report: RunReport = std::thread::scope(|scope| {
             let run = scope.spawn(|| run("test", &stages, &space.store(), &options, &Quiet).unwrap());
-            while !space.path("ran").exists() {
-                std::thread::sleep(Duration::from_millis(5));
-            }
+            space.wait_until_one_runs();
             options.interrupt.store(true, Ordering::Relaxed);
             run.join().unwrap()
         });
@@ -365,9 +363,7 @@ mod tests {
         let mut parent = Command::new(std::env::current_exe().unwrap());
         parent.args(["--exact", "engine::process::tests::parent_side"]).arg(space.path("doomed-run"));
         let mut parent = parent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        while !space.path("ran").exists() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        space.wait_until_one_runs();
         let store = space.store();
         let fingerprint = store.unfinished().unwrap()[0];
         assert!(store.lock_run(fingerprint).unwrap().is_none(), "the run holds its lock");

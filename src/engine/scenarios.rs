@@ -129,9 +129,7 @@ fn two_runs_at_once_share_the_work() {
     space.tell("read", "wait");
     let told = std::thread::scope(|scope| {
         let runs = [0, 1].map(|_| scope.spawn(|| space.run(&stages)));
-        while !space.path("ran").exists() {
-            std::thread::yield_now();
-        }
+        space.wait_until_one_runs();
         space.forgive("read", "wait");
         runs.map(|run| run.join().unwrap())
     });

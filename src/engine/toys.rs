@@ -111,7 +111,8 @@ impl Stage for Toy {
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         use std::io::Write;
-        writeln!(files::append(&self.folder.join("ran"))?, "{}", self.name)?;
+        // In one write: who waits for the line may kill this process as soon as there is a part of it.
+        files::append(&self.folder.join("ran"))?.write_all(format!("{}\n", self.name).as_bytes())?;
         ctx.progress.step(1, 2, "rows");
         if self.told("resume") {
             let checkpoint = ctx.scratch.join("checkpoint");
@@ -290,6 +291,13 @@ impl Space {
         let plan = plan::plan(expansion, &self.store(), &options).unwrap();
         let told = expansion.ids().flat_map(|id| why(expansion, &plan, id)).map(|note| note.message + "\n");
         self.clean(&told.collect::<String>())
+    }
+
+    /// Waits until a stage has told that it runs.
+    pub(super) fn wait_until_one_runs(&self) {
+        while !fs::read_to_string(self.path("ran")).is_ok_and(|text| text.ends_with('\n')) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Names of the stages that ran since the last question.

@@ -151,7 +151,8 @@ impl Task<'_> {
 
     /// Adds a line to the log. A log that cannot be written is no reason to stop.
     fn write_log(&self, line: &str) {
-        files::append(&self.log).and_then(|mut log| Ok(writeln!(log, "{line}")?)).ok();
+        // In one write: the stage's processes write to it too.
+        files::append(&self.log).and_then(|mut log| Ok(log.write_all(format!("{line}\n").as_bytes())?)).ok();
     }
 
     /// Makes the private folder ready: a program's room, or `out` empty and `scratch` as the last attempt left it.
