@@ -32,7 +32,7 @@ pub struct GenerateConfig {
     pub samples: usize,
     /// Tokens that end a response.
     pub stop: Vec<u32>,
-    /// Sequences computed at once, per thread. Changes no result.
+    /// Sequences computed at once, per thread, at most. Changes no result.
     pub batch: usize,
 }
 
@@ -87,6 +87,13 @@ pub fn generate(
 /// Bytes of keys and values that all threads hold together, unless those of one prompt take more.
 const CACHES: usize = 4 << 30;
 
+/// Bytes of keys and values that a core's share of the last cache holds. All of them are read in every step.
+const NEAR: usize = 4 << 20;
+
+/// Sequences that are enough for a step, which also reads all weights. Where fewer would fit into [`NEAR`], it is better to
+/// read the weights less often.
+const ENOUGH: usize = 16;
+
 /// What all workers share.
 pub(super) struct Request<'a> {
     pub(super) model: &'a Checkpoint,
@@ -110,7 +117,8 @@ impl Request<'_> {
         let bytes = |positions: usize| Stretch::bytes(decoder.layers, heads(decoder), positions);
         // The samples of a prompt share its part.
         let bytes = bytes(longest) / self.distinct() + bytes(self.config.max_tokens.min(decoder.max_positions));
-        self.config.batch.min((CACHES / threads / bytes.max(1)).max(1))
+        let (fit, near) = (CACHES / threads / bytes.max(1), NEAR / bytes.max(1));
+        self.config.batch.min(if near >= ENOUGH { near } else { fit.max(1) })
     }
 
     /// A response that has not begun.

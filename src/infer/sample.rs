@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::nn::kernels::math::{exp_and_sum, maximum};
+use crate::nn::kernels::math::{exp_and_sum, maximum, passing};
 
 /// How to choose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -31,7 +31,8 @@ pub(super) fn choose(choice: Choice, logits: &mut [f32], generator: &mut ChaCha8
     let uniform = (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
     let limited = choice.top_k > 0 && choice.top_k < weights.len();
     if !limited && choice.top_p >= 1.0 {
-        return pick(weights.iter().copied().enumerate(), uniform * total);
+        let (stretch, before) = passing(weights, uniform * total);
+        return pick(stretch.map(|index| (index, weights[index])), uniform * total - before);
     }
     let kept = if limited { likeliest(weights, choice.top_k) } else { nucleus(weights, choice.top_p, total) };
     let total: f64 = kept.iter().map(|&index| f64::from(weights[index])).sum();

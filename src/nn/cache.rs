@@ -7,16 +7,14 @@ use std::sync::Arc;
 
 use super::kernels::attention::Heads;
 use super::kernels::packing::panel;
-use super::kernels::simd;
+use super::kernels::single::{mix, products};
 use super::kernels::softmax::softmax;
-use super::raw::{Rows, TILE_COLUMNS, prefetch};
-
-/// Own positions whose scores are computed at a time: two panels.
-const BLOCK: usize = 2 * TILE_COLUMNS;
+use super::kernels::{LANES, simd};
+use super::raw::{Rows, TILE_COLUMNS};
 
 /// Keys and values of positions that follow each other.
 pub(crate) struct Stretch {
-    /// Positions that fit; a multiple of [`BLOCK`].
+    /// Positions that fit; a multiple of [`TILE_COLUMNS`].
     capacity: usize,
     /// Positions that are there.
     length: usize,
@@ -29,7 +27,7 @@ pub(crate) struct Stretch {
 impl Stretch {
     /// Room for `capacity` positions.
     pub(crate) fn new(layers: usize, heads: Heads, capacity: usize) -> Stretch {
-        let capacity = capacity.next_multiple_of(BLOCK);
+        let capacity = capacity.next_multiple_of(TILE_COLUMNS);
         let keys = vec![vec![0.0; heads.key() * capacity]; layers];
         let width = heads.width.next_multiple_of(TILE_COLUMNS);
         let values = vec![vec![0.0; heads.kv_heads * width * capacity]; layers];
@@ -39,7 +37,7 @@ impl Stretch {
     /// Bytes of one with room for `capacity` positions.
     pub(crate) fn bytes(layers: usize, heads: Heads, capacity: usize) -> usize {
         let numbers = heads.key() + heads.kv_heads * heads.width.next_multiple_of(TILE_COLUMNS);
-        layers * numbers * capacity.next_multiple_of(BLOCK) * size_of::<f32>()
+        layers * numbers * capacity.next_multiple_of(TILE_COLUMNS) * size_of::<f32>()
     }
 
     /// Whether there is room for so many positions in all.
@@ -68,8 +66,13 @@ impl Stretch {
         }
         let size = width.next_multiple_of(TILE_COLUMNS) * self.capacity;
         let panels = self.values[layer][kv_head * size..][..size].chunks_exact_mut(TILE_COLUMNS * self.capacity);
-        for (panel, part) in panels.zip(value.chunks(TILE_COLUMNS)) {
-            panel[position * TILE_COLUMNS..][..part.len()].copy_from_slice(part);
+        let (whole, rest) = value.as_chunks::<TILE_COLUMNS>();
+        for (index, panel) in panels.enumerate() {
+            let row = &mut panel[position * TILE_COLUMNS..][..TILE_COLUMNS];
+            match whole.get(index) {
+                Some(part) => row.copy_from_slice(part),
+                None => row[..rest.len()].copy_from_slice(rest),
+            }
         }
     }
 
@@ -126,14 +129,14 @@ pub(crate) fn attend(
 ) {
     let Some(prompt) = sequences.first().map(|sequence| sequence.prompt.clone()) else { return };
     let Heads { kv_heads, width: w, .. } = heads;
-    let (count, read, query, key) = (sequences.len(), prompt.length, heads.query(), heads.key());
+    let (count, read, query) = (sequences.len(), prompt.length, heads.query());
+    let factor = 1.0 / (w as f32).sqrt();
     let longest = sequences.iter().map(|sequence| sequence.own.length + 1).max().unwrap_or(0);
-    let room = read.next_multiple_of(TILE_COLUMNS) + longest.next_multiple_of(BLOCK);
+    let room = read.next_multiple_of(TILE_COLUMNS) + longest.next_multiple_of(TILE_COLUMNS);
     let group = heads.group(0).len();
     let Scratch { scores, sums } = scratch;
     scores.resize(group * count * room, 0.0);
     sums.resize(group * count * w, 0.0);
-    let factor = 1.0 / (w as f32).sqrt();
     for kv in 0..kv_heads {
         let by_head = || heads.group(kv).map(|head| head * w).enumerate();
         for (place, at) in by_head() {
@@ -144,27 +147,12 @@ pub(crate) fn attend(
                 panel(count, TILE_COLUMNS, w, rows, keys, scores, room, true);
             }
         }
-        for index in 0..count {
-            let at = index * key + kv * w;
-            sequences[index].own.put(layer, kv, 0, &step.keys[at..][..w], &step.values[at..][..w]);
-            let (own, next) = (&sequences[index].own, &sequences[(index + 1).min(count - 1)].own);
-            let own_count = own.length + 1;
-            for (place, at) in by_head() {
-                let row = place * count + index;
-                let (query, scores) = (&step.queries[index * query + at..][..w], &mut scores[row * room..][..room]);
-                // One head fetches the next sequence for all.
-                let next = if place == 0 { next } else { own };
-                // The own positions come second, over what the panels of the prompt wrote behind its end.
-                let own_scores = &mut scores[read..][..own_count.next_multiple_of(BLOCK)];
-                products(query, own.keys(layer, kv, w), next.keys(layer, kv, w), own_scores);
-                softmax(scores, read + own_count, factor);
-                let weights = &scores[read..][..own_count];
-                let values = own.values(layer, kv, w).zip(next.values(layer, kv, w));
-                for (sums, (values, next)) in sums[row * w..][..w].chunks_mut(TILE_COLUMNS).zip(values) {
-                    mix(weights, values, next, sums);
-                }
-            }
+        own_scores(sequences, layer, heads, kv, step, scores, room);
+        for (row, scores) in scores.chunks_exact_mut(room).enumerate().take(group * count) {
+            let seen = read + sequences[row % count].own.length + 1;
+            softmax(&mut scores[..seen.next_multiple_of(LANES)], seen, factor);
         }
+        own_values(sequences, layer, heads, kv, scores, room, sums);
         for (place, at) in by_head() {
             for (number, values) in prompt.values(layer, kv, w).enumerate() {
                 let (column, columns) = (at + number * TILE_COLUMNS, TILE_COLUMNS.min(w - number * TILE_COLUMNS));
@@ -182,59 +170,62 @@ pub(crate) fn attend(
 }
 
 simd! {
-/// `scores[j] = sum over i of query[i] * keys[i][j]`, for keys in panels. There are whole blocks of scores. Meanwhile fetches
-/// as many of the keys that come next.
-pub(crate) fn products(query: &[f32], keys: &[f32], next: &[f32], scores: &mut [f32]) {
-    let (blocks, _) = scores.as_chunks_mut::<BLOCK>();
-    let (rows, _) = keys.as_chunks::<TILE_COLUMNS>();
-    let next = if next.len() < keys.len() { keys } else { next };
-    let (next, _) = next.as_chunks::<TILE_COLUMNS>();
-    let panels = rows.chunks_exact(2 * query.len()).zip(next.chunks_exact(2 * query.len()));
-    for (scores, (panels, next)) in blocks.iter_mut().zip(panels) {
-        let (first, second) = panels.split_at(query.len());
-        // A block of sums stays in registers.
-        let mut sums = [[0.0f32; TILE_COLUMNS]; 2];
-        for (((&q, first), second), next) in query.iter().zip(first).zip(second).zip(next.as_chunks::<2>().0) {
-            prefetch(&next[0]);
-            prefetch(&next[1]);
-            for j in 0..TILE_COLUMNS {
-                sums[0][j] = q.mul_add(first[j], sums[0][j]);
-                sums[1][j] = q.mul_add(second[j], sums[1][j]);
-            }
+/// Puts in each sequence's key and value for a key head, and the scores of its queries by the sequence's own positions into
+/// `scores` (heads, n, room), behind those of the prompt and over what its last panel wrote there.
+pub(crate) fn own_scores(
+    sequences: &mut [Cache],
+    layer: usize,
+    heads: Heads,
+    kv: usize,
+    step: &Step,
+    scores: &mut [f32],
+    room: usize,
+) {
+    let (count, w) = (sequences.len(), heads.width);
+    for index in 0..count {
+        let at = index * heads.key() + kv * w;
+        sequences[index].own.put(layer, kv, 0, &step.keys[at..][..w], &step.values[at..][..w]);
+        let (read, own) = (sequences[index].prompt.length, &sequences[index].own);
+        let next = &sequences[(index + 1).min(count - 1)].own;
+        for (place, head) in heads.group(kv).enumerate() {
+            let query = &step.queries[index * heads.query() + head * w..][..w];
+            let own_count = (own.length + 1).next_multiple_of(TILE_COLUMNS);
+            let scores = &mut scores[(place * count + index) * room + read..][..own_count];
+            // One head fetches the next sequence for all.
+            let next = if place == 0 { next } else { own };
+            products(query, own.keys(layer, kv, w), next.keys(layer, kv, w), scores);
         }
-        scores.copy_from_slice(sums.as_flattened());
     }
 }}
 
-/// Positions that are summed apart, so that no addition waits for the one before.
-const APART: usize = 4;
-
 simd! {
-/// `sums = sum over j of weights[j] * values[j]`, for one panel of values; `sums` may be narrower. Meanwhile fetches as many
-/// of the values that come next.
-pub(crate) fn mix(weights: &[f32], values: &[f32], next: &[f32], sums: &mut [f32]) {
-    let (rows, _) = values.as_chunks::<TILE_COLUMNS>();
-    let next = if next.len() < values.len() { values } else { next };
-    let (next, _) = next.as_chunks::<TILE_COLUMNS>();
-    let (fours, rest) = weights.as_chunks::<APART>();
-    let (rows, last) = rows.split_at(fours.len() * APART);
-    let mut parts = [[0.0f32; TILE_COLUMNS]; APART];
-    let rows = rows.chunks_exact(APART).zip(next.chunks_exact(APART));
-    for (weights, (rows, next)) in fours.iter().zip(rows) {
-        for (((part, &weight), row), next) in parts.iter_mut().zip(weights).zip(rows).zip(next) {
-            prefetch(next);
-            for (sum, &value) in part.iter_mut().zip(row) {
-                *sum = weight.mul_add(value, *sum);
+/// Sums (heads, n, w) of the sequences' own values, of which `scores` (heads, n, room) has become the weights.
+pub(crate) fn own_values(
+    sequences: &[Cache],
+    layer: usize,
+    heads: Heads,
+    kv: usize,
+    weights: &[f32],
+    room: usize,
+    sums: &mut [f32],
+) {
+    let (count, w) = (sequences.len(), heads.width);
+    for (index, sequence) in sequences.iter().enumerate() {
+        let (read, own) = (sequence.prompt.length, &sequence.own);
+        let next = &sequences[(index + 1).min(count - 1)].own;
+        for place in 0..heads.group(kv).len() {
+            let row = place * count + index;
+            let weights = &weights[row * room + read..][..=own.length];
+            let next = if place == 0 { next } else { own };
+            let values = own.values(layer, kv, w).zip(next.values(layer, kv, w));
+            for (sums, (values, next)) in sums[row * w..][..w].chunks_mut(TILE_COLUMNS).zip(values) {
+                let sum = mix(weights, values, next);
+                match <&mut [f32; TILE_COLUMNS]>::try_from(&mut *sums) {
+                    Ok(sums) => *sums = sum,
+                    Err(_) => sums.copy_from_slice(&sum[..sums.len()]),
+                }
             }
         }
-    }
-    for ((part, &weight), row) in parts.iter_mut().zip(rest).zip(last) {
-        for (sum, &value) in part.iter_mut().zip(row) {
-            *sum = weight.mul_add(value, *sum);
-        }
-    }
-    for (i, sum) in sums.iter_mut().enumerate() {
-        *sum = (parts[0][i] + parts[1][i]) + (parts[2][i] + parts[3][i]);
     }
 }}
 
@@ -311,8 +302,8 @@ mod tests {
 
     #[test]
     fn every_sequence_sees_its_prompt_and_its_own_positions_whatever_its_neighbours() {
-        // Lengths within a block, at its end and beyond, so neighbours of many capacities, small after large, too.
-        let sequences: Vec<(usize, usize)> = [0, 31, 32, 100, 3, 64, 33].into_iter().enumerate().collect();
+        // Lengths within a panel, at its end and beyond, so neighbours of many capacities, small after large, too.
+        let sequences: Vec<(usize, usize)> = [0, 31, 32, 100, 3, 64, 33, 90, 15].into_iter().enumerate().collect();
         let outs = together(&sequences);
         for (outs, &(sequence, length)) in outs.chunks_exact(HEADS.query()).zip(&sequences) {
             assert_eq!(together(&[(sequence, length)]), outs, "sequence {sequence} alone");

@@ -5,6 +5,8 @@
     reason = "a function that is not inlined would not be compiled for the wider registers"
 )]
 
+use std::ops::Range;
+
 use super::{LANES, simd};
 
 /// The exponential, to about 2 units in the last place; 0 below -87, `exp(88)` above 88. NaN stays NaN.
@@ -142,6 +144,38 @@ pub(crate) fn exp_and_sum(values: &mut [f32], factor: f32, shift: f32) -> f32 {
     fold(lanes)
 }}
 
+/// Numbers whose sum is taken at a time by [`passing`].
+const STRETCH: usize = 32;
+
+simd! {
+/// Where the running sum of weights, in `f64`, passes `target`: the stretch of them in which it does, else the last one that
+/// holds more than 0; and the sum before it.
+pub(crate) fn passing(weights: &[f32], target: f64) -> (Range<usize>, f64) {
+    let (mut found, mut before, mut sum) = (0..0, 0.0, 0.0);
+    for (number, stretch) in weights.chunks(STRETCH).enumerate() {
+        let mut lanes = [0.0f64; 8];
+        let (chunks, rest) = stretch.as_chunks::<8>();
+        for chunk in chunks {
+            for (lane, &weight) in lanes.iter_mut().zip(chunk) {
+                *lane += f64::from(weight);
+            }
+        }
+        for (lane, &weight) in lanes.iter_mut().zip(rest) {
+            *lane += f64::from(weight);
+        }
+        let [a, b, c, d, e, f, g, h] = lanes;
+        let here = ((a + e) + (c + g)) + ((b + f) + (d + h));
+        if here > 0.0 {
+            (found, before) = (number * STRETCH..number * STRETCH + stretch.len(), sum);
+        }
+        sum += here;
+        if sum > target {
+            break;
+        }
+    }
+    (found, before)
+}}
+
 /// Replaces each value `v` by `exp(v * factor - shift)`.
 #[inline(always)]
 pub(super) fn exp_lanes(values: &mut [f32; LANES], factor: f32, shift: f32) {
@@ -188,6 +222,22 @@ mod tests {
             assert!((ours - cdf).abs() < 3e-7 && (bell - density).abs() < 1e-7, "{x}: {ours} {bell}");
             assert!((normal_cdf(-x).0 - (1.0 - cdf)).abs() < 3e-7);
         }
+    }
+
+    #[test]
+    fn a_target_is_passed_in_its_stretch_or_in_the_last_that_holds_anything() {
+        // Each weight is a power of two, so every sum is exact.
+        let mut weights = vec![0.25f32; 100];
+        weights[80..].fill(0.0);
+        assert_eq!(passing(&weights, 0.0), (0..32, 0.0));
+        assert_eq!(passing(&weights, 7.99), (0..32, 0.0));
+        // A target that is just reached is not passed.
+        assert_eq!(passing(&weights, 8.0), (32..64, 8.0));
+        assert_eq!(passing(&weights, 19.9), (64..96, 16.0));
+        assert_eq!(passing(&weights, 20.0), (64..96, 16.0));
+        weights[99] = 0.5;
+        assert_eq!(passing(&weights, 20.0), (96..100, 20.0));
+        assert_eq!(passing(&[0.0; 40], 0.0), (0..0, 0.0));
     }
 
     #[test]

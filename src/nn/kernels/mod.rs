@@ -19,6 +19,7 @@ pub(crate) mod matmul;
 pub(crate) mod packing;
 mod panels;
 pub(crate) mod rotary;
+pub(crate) mod single;
 pub(crate) mod softmax;
 pub(crate) mod weight;
 
