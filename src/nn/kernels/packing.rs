@@ -72,17 +72,21 @@ const WIDE: usize = 8;
 simd! {
     /// [`rows`] that lie side by side, the steps of the depth `step` apart.
     pub(crate) fn side_by_side(data: &[f32], step: usize, rows: usize, depth: usize, panels: &mut [f32]) {
-        for p in 0..depth {
-            let data = &data[p * step..];
+        // A register's numbers are there and have room in every step but the last, unless steps lie close.
+        let span = rows.next_multiple_of(TILE_ROWS).saturating_sub(TILE_ROWS) + WIDE;
+        let most = depth.saturating_sub(1);
+        let wide = if most * step + span <= data.len() + step { most } else { 0 };
+        for p in 0..wide {
+            let data = &data[p * step..][..span];
             for (tile, out) in panels.chunks_exact_mut(TILE_ROWS * depth).enumerate() {
-                let (from, to) = (&data[tile * TILE_ROWS..], &mut out[p * TILE_ROWS..]);
-                if let (Some(from), Some(to)) = (from.first_chunk::<WIDE>(), to.first_chunk_mut::<WIDE>()) {
-                    // What is behind the tile's rows, the next step of the depth overwrites.
-                    *to = *from;
-                } else {
-                    let count = TILE_ROWS.min(rows - tile * TILE_ROWS);
-                    to[..count].copy_from_slice(&from[..count]);
-                }
+                // What is behind the tile's rows, the next step of the depth overwrites.
+                out[p * TILE_ROWS..][..WIDE].copy_from_slice(&data[tile * TILE_ROWS..][..WIDE]);
+            }
+        }
+        for p in wide..depth {
+            for (tile, out) in panels.chunks_exact_mut(TILE_ROWS * depth).enumerate() {
+                let count = TILE_ROWS.min(rows - tile * TILE_ROWS);
+                out[p * TILE_ROWS..][..count].copy_from_slice(&data[p * step + tile * TILE_ROWS..][..count]);
             }
         }
     }
