@@ -25,7 +25,8 @@ from servers import Server
 REPOSITORY = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
 SIZES = ["S", "M", "L", "default"]
-WORK = {"train": train, "generate": generate, "kernels": None}
+CONTESTS = {"train": train, "generate": generate}
+WORK = [*CONTESTS, "kernels"]
 
 EXAMPLES = """\
 examples:
@@ -110,7 +111,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--sizes", type=names(SIZES), default=SIZES, metavar="SIZE,...",
                         help=f"any of {','.join(SIZES)} (default all)")
-    parser.add_argument("--work", type=names(list(WORK)), default=list(WORK), metavar="WORK,...",
+    parser.add_argument("--work", type=names(WORK), default=WORK, metavar="WORK,...",
                         help=f"any of {','.join(WORK)} (default all)")
     parser.add_argument("--rounds", type=int, metavar="N", help="in which all sides take their turn (default 9)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), metavar="N",
@@ -167,7 +168,7 @@ def main() -> int:
                 if work == "kernels":
                     found += kernels(place)
                     continue
-                outcome = WORK[work](place, options.compile)
+                outcome = CONTESTS[work](place, options.compile)
                 print_outcome(outcome, told["peaks"][options.threads])
                 outcomes.append(outcome)
     judged = verdicts(outcomes) + found

@@ -21,12 +21,6 @@ use super::shared::Table;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packing;
 
-/// A packed matrix, with its sizes.
-pub(crate) struct PackedMatrix {
-    panels: matmul::Packed,
-    outputs: usize,
-}
-
 /// Numbers, a token per row.
 pub(crate) struct Rows {
     pub(crate) values: Buffer,
@@ -34,13 +28,12 @@ pub(crate) struct Rows {
 }
 
 impl Place for Packing {
-    type Matrix = Arc<PackedMatrix>;
+    type Matrix = Arc<matmul::Packed>;
     type Table = Table;
     type Vector = Arc<Vec<f32>>;
 
-    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<PackedMatrix>> {
-        let panels = matmul::Packed::linear(&values, rows, columns);
-        Ok(Arc::new(PackedMatrix { panels, outputs: rows }))
+    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<matmul::Packed>> {
+        Ok(Arc::new(matmul::Packed::linear(&values, rows, columns)))
     }
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Table> {
@@ -51,7 +44,7 @@ impl Place for Packing {
         Ok(values)
     }
 
-    fn tied(&self, table: &Table) -> Result<Arc<PackedMatrix>> {
+    fn tied(&self, table: &Table) -> Result<Arc<matmul::Packed>> {
         self.matrix(table.values.clone(), table.rows, table.columns)
     }
 }
@@ -165,11 +158,11 @@ impl Ops for Packed {
     fn linear(
         &mut self,
         x: &Rows,
-        weight: &Param<Arc<PackedMatrix>>,
+        weight: &Param<Arc<matmul::Packed>>,
         bias: Option<&Param<Arc<Vec<f32>>>>,
     ) -> Result<Rows> {
-        let mut y = x.like(weight.value.outputs);
-        weight.value.panels.apply(x.count(), &x.values, &mut y.values);
+        let mut y = x.like(weight.value.outputs());
+        weight.value.apply(x.count(), &x.values, &mut y.values);
         if let Some(bias) = bias {
             kernel::add_bias(&mut y.values, &bias.value);
         }

@@ -153,8 +153,7 @@ impl Ops for Fused {
 
     fn linear(&mut self, x: &Value, weight: &Param<Arc<Weight>>, bias: Option<&Param<Arc<Vec<f32>>>>) -> Result<Value> {
         let (m, n, k) = (x.rows(), weight.value.outputs(), weight.value.inputs());
-        let (flops, numbers) = (2 * m * n * k, m * k + k * n + m * n);
-        let _timer = timer("linear", flops, numbers);
+        let _timer = weight.value.timer("linear", m);
         let mut y = Buffer::unset(m * n);
         weight.value.forward(x, &mut y);
         if let Some(bias) = bias {
@@ -166,7 +165,7 @@ impl Ops for Fused {
             let (learning, weight) = (self.learning(weight), weight.value.clone());
             self.then(move || {
                 let dy = output.take(m * n);
-                let clock = timer("linear, back to input", flops, numbers);
+                let clock = weight.timer("linear, back to input", m);
                 x.gradient().receive(m * k, |dx, into| weight.backward(&dy, dx, into));
                 drop(clock);
                 if let Some(bias) = bias {
@@ -175,7 +174,7 @@ impl Ops for Fused {
                 }
                 if let Some(learning) = learning {
                     learning.add_product(move |sum, into| {
-                        let _timer = timer("linear, back to weight", flops, numbers);
+                        let _timer = weight.timer("linear, back to weight", m);
                         matmul(n, k, m, View::transposed(&dy, n), View::rows(&x, k), sum, k, into);
                     });
                 }

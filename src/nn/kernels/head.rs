@@ -1,6 +1,6 @@
 //! The head and the log-softmax together, so that a large table of tokens x vocabulary need not exist at once.
 
-use super::super::profile::{Timer, timer};
+use super::super::profile::timer;
 use super::elementwise::scale;
 use super::math::{exp_and_sum, ln, maximum};
 use super::matmul::{Into, View, matmul};
@@ -83,7 +83,7 @@ pub(crate) fn log_probs_backward(
         }
         drop(softmax);
         let dx = &mut dx[first * d..(first + m) * d];
-        let product = product("head, back", m, weight);
+        let product = weight.timer("head, back", m);
         weight.backward(table, dx, dx_into);
         drop(product);
         if let Some((dweight, into)) = &mut dweight {
@@ -97,17 +97,11 @@ pub(crate) fn log_probs_backward(
 pub(crate) fn weight_backward(table: &[f32], x: &[f32], weight: &Weight, dweight: &mut [f32], into: Into) {
     let (v, d) = (weight.outputs(), weight.inputs());
     let m = x.len() / d;
-    let _timer = product("head, back to weight", m, weight);
+    let _timer = weight.timer("head, back to weight", m);
     matmul(v, d, m, View::transposed(table, v), View::rows(x, d), dweight, d, into);
 }
 
 fn forward(x: &[f32], weight: &Weight, table: &mut [f32]) {
-    let _timer = product("head", x.len() / weight.inputs(), weight);
+    let _timer = weight.timer("head", x.len() / weight.inputs());
     weight.forward(x, table);
-}
-
-/// Times a product of `m` tokens and the weight.
-fn product(operation: &'static str, m: usize, weight: &Weight) -> Option<Timer> {
-    let (v, d) = (weight.outputs(), weight.inputs());
-    timer(operation, 2 * m * d * v, m * d + d * v + m * v)
 }

@@ -139,6 +139,11 @@ impl Packed {
         k * n.next_multiple_of(TILE_COLUMNS)
     }
 
+    /// Columns of a product with it.
+    pub(crate) fn outputs(&self) -> usize {
+        self.n
+    }
+
     /// The memory of the panels.
     pub(super) fn into_memory(self) -> Vec<f32> {
         self.panels

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::super::profile::timer;
+use super::super::profile::{Timer, timer};
 use super::matmul::{Into, Packed, View, matmul};
 
 /// A matrix (outputs, inputs) that does not change.
@@ -77,6 +77,12 @@ impl Weight {
             let _timer = timer("laying out weights", 0, 2 * n * k);
             Packed::new(matrix, n, k, spare.take(Packed::size(n, k)))
         });
+    }
+
+    /// Times a product of `m` rows and it, forward, back, or for its gradient.
+    pub(crate) fn timer(&self, operation: &'static str, m: usize) -> Option<Timer> {
+        let Weight { outputs: n, inputs: k, .. } = *self;
+        timer(operation, 2 * m * n * k, m * k + k * n + m * n)
     }
 
     /// `y (m, outputs) = x (m, inputs) weight^T`.
