@@ -223,7 +223,13 @@ mod fast {
             let ahead = if number < 4 { b.wrapping_add((4 + number) * (depth / 4) * TILE_COLUMNS) } else { b };
             // SAFETY: the rows of the tile are among those of the strip, which the caller vouches for.
             unsafe {
-                let tile = |a, apart| Tile { depth, a, apart, b, ahead, c: c.add(first * c_row), c_row, fresh };
+                // Below the last tile nothing follows, but beside the first one.
+                let after = if number + 1 < count {
+                    c.wrapping_add((first + even) * c_row)
+                } else {
+                    c.wrapping_add(TILE_COLUMNS)
+                };
+                let tile = |a, apart| Tile { depth, a, apart, b, ahead, c: c.add(first * c_row), after, c_row, fresh };
                 let (some, along, tile) = match a {
                     Rows::Along { data, row } => (even, true, tile(data.as_ptr().add(first * row), row)),
                     Rows::Across { data, step } => (even, false, tile(data.as_ptr().add(first), step)),
@@ -256,6 +262,8 @@ mod fast {
         /// A quarter as many numbers as the panel has, which will be read next.
         ahead: *const f32,
         c: *mut f32,
+        /// Where the tile that comes next writes.
+        after: *const f32,
         c_row: usize,
         fresh: bool,
     }
@@ -289,7 +297,7 @@ mod fast {
         #[inline(never)]
         #[target_feature(enable = "avx2,fma")]
         unsafe fn multiply<const R: usize, const LAYOUT: usize>(self) {
-            let Tile { depth, a, apart, mut b, mut ahead, c, c_row, fresh } = self;
+            let Tile { depth, a, apart, mut b, mut ahead, c, after, c_row, fresh } = self;
             let (row, step) = if LAYOUT == ALONG { (apart, 1) } else { (1, apart) };
             let mut sums = [[_mm256_setzero_ps(); 2]; R];
             // SAFETY: every address that is read or written lies within the bounds that the caller vouches for. A prefetch
@@ -299,9 +307,8 @@ mod fast {
                     sums[0] = _mm256_loadu_ps(c.add(i * c_row));
                     sums[1] = _mm256_loadu_ps(c.add(i * c_row + 8));
                 }
-                // The tile below comes next.
-                for i in R..2 * R {
-                    _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(i * c_row).cast());
+                for i in 0..R {
+                    _mm_prefetch::<_MM_HINT_T0>(after.wrapping_add(i * c_row).cast());
                 }
                 let mut column = a;
                 let mut step_down = || {
