@@ -1,8 +1,11 @@
 //! Mistakes in the user's file: values made where the mistake is seen, collected, rendered once.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use super::escape::{visible, visible_line};
 
 /// A text that a diagnostic can point into: a file, or a `--set` argument.
 #[derive(Clone, Debug)]
@@ -94,29 +97,33 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
             Severity::Note => Level::NOTE,
         };
-        let mut group = Group::with_title(level.primary_title(self.message.as_str()));
+        let message = visible(&self.message);
+        let labels: Vec<Cow<'_, str>> = self.labels.iter().map(|(_, label)| visible(label)).collect();
+        let names: Vec<Cow<'_, str>> =
+            self.labels.iter().map(|(origin, _)| visible_line(&sources.get(origin.source).name)).collect();
+        let help: Vec<Cow<'_, str>> = self.help.iter().map(|help| visible(help)).collect();
+        let mut group = Group::with_title(level.primary_title(&*message));
         let mut shown: Vec<SourceId> = Vec::new();
-        for (origin, _) in &self.labels {
+        for ((origin, _), name) in self.labels.iter().zip(&names) {
             if shown.contains(&origin.source) {
                 continue;
             }
             shown.push(origin.source);
             let source = sources.get(origin.source);
-            let mut snippet = Snippet::source(source.text.as_str()).path(source.name.as_str());
-            for (index, (place, label)) in self.labels.iter().enumerate() {
+            let mut snippet = Snippet::source(source.text.as_str()).path(&**name);
+            for (index, ((place, _), label)) in self.labels.iter().zip(&labels).enumerate() {
                 if place.source != origin.source {
                     continue;
                 }
                 let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
                 let end = place.range.end.min(source.text.len());
                 let annotation = kind.span(place.range.start.min(end)..end);
-                snippet =
-                    snippet.annotation(if label.is_empty() { annotation } else { annotation.label(label.as_str()) });
+                snippet = snippet.annotation(if label.is_empty() { annotation } else { annotation.label(&**label) });
             }
             group = group.element(snippet);
         }
-        for help in &self.help {
-            group = group.element(Level::HELP.message(help.as_str()));
+        for help in &help {
+            group = group.element(Level::HELP.message(&**help));
         }
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
         renderer.render(&[group])
@@ -158,6 +165,17 @@ mod tests {
               = help: a stage of a similar name exists: `sft`"#]]
         .assert_eq(&diagnostic.render(&sources, false));
         assert_eq!(sources.place(&Origin { source, range: 19..24 }), "a.toml:2:8");
+    }
+
+    #[test]
+    fn nothing_in_a_diagnostic_speaks_to_the_terminal() {
+        let mut sources = Sources::default();
+        let source = sources.add("a\u{1b}[2J.toml".into(), "x = \"\u{1b}[2J\"\n".into());
+        let text = "\u{1b}]0;title\u{7}";
+        let diagnostic = Diagnostic::error(text).at(Origin { source, range: 0..1 }, text).help(text);
+        let plain = diagnostic.render(&sources, false);
+        assert!(plain.chars().all(|letter| letter == '\n' || !letter.is_control()), "{plain:?}");
+        assert_eq!(plain.matches("\\u{1b}]0;title\\u{7}").count(), 3, "{plain}");
     }
 
     #[test]

@@ -9,6 +9,10 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+mod private;
+
+pub use private::{append_private, create_private_dir, write_private, write_private_soft};
+
 /// Bytes that are as good as none.
 const LITTLE: u64 = 64 << 10;
 

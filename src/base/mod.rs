@@ -2,6 +2,7 @@
 
 pub mod causes;
 pub mod diagnostic;
+pub mod escape;
 pub mod files;
 #[cfg(test)]
 pub(crate) mod fuzz;

@@ -10,6 +10,7 @@ use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
 use crate::base::Hash;
+use crate::base::escape::visible_line;
 use crate::engine::{self, Graph};
 use crate::experiment::InstanceId;
 use crate::stage::ManifestEntry;
@@ -110,7 +111,8 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     text.push_str("\noutputs\n");
     for (name, path) in &shown.paths {
         let artifact = &record.outputs[name];
-        text.push_str(&format!("  {name}  {}  {}  {}\n", artifact.kind, bytes(artifact.size), path.display()));
+        let (name, size, path) = (visible_line(name), bytes(artifact.size), path.display());
+        text.push_str(&format!("  {name}  {}  {size}  {path}\n", artifact.kind));
     }
     text.push_str("\nsummary\n");
     for (key, value) in &record.summary.0 {
@@ -144,7 +146,7 @@ pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
         shell.json(&json!({ "path": log, "text": text }))?;
     } else {
         shell.status(&log.display().to_string());
-        shell.result(&text);
+        shell.log(&text);
     }
     Ok(DONE)
 }

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::base::escape::indented;
 use crate::engine;
 use crate::experiment;
 use crate::stages::KINDS;
@@ -79,10 +80,10 @@ fn tell(shell: Shell, error: &anyhow::Error) {
 
 /// An error with its causes, one line each.
 fn told(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
+    let mut text = indented(&error.to_string(), "  ");
     for cause in error.chain().skip(1) {
         text.push_str("\n  because ");
-        text.push_str(&cause.to_string());
+        text.push_str(&indented(&cause.to_string(), "    "));
     }
     text
 }

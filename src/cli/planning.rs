@@ -135,7 +135,7 @@ fn plan_one(
     if arguments.explain {
         let text = explain(&session, &plan, &selected, shell.color);
         if !text.is_empty() {
-            shell.result(&(text + "\n"));
+            shell.styled(&(text + "\n"));
         }
     }
     let mut text = String::new();
@@ -268,6 +268,6 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
             texts.extend(notes(&session, &plan, above).iter().map(render));
         }
     }
-    shell.result(&texts.join("\n\n"));
+    shell.styled(&texts.join("\n\n"));
     Ok(DONE)
 }

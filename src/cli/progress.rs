@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::shell::Shell;
 use crate::base::Event;
+use crate::base::escape::{indented, visible, visible_line};
 use crate::engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
 use crate::experiment::{Instance, InstanceId};
 
@@ -43,10 +44,21 @@ impl Display {
 
     /// A line that stays, above the bars.
     fn line(&self, text: &str) {
+        self.marked("", "", text);
+    }
+
+    /// The same behind a word in a color.
+    fn marked(&self, code: &str, word: &str, text: &str) {
+        let word = if self.shell.error_color && !word.is_empty() {
+            format!("\u{1b}[{code}m{word}\u{1b}[0m")
+        } else {
+            word.to_string()
+        };
+        let line = word + &visible(text);
         if self.shell.live {
-            self.bars.println(text).ok();
+            self.bars.println(line).ok();
         } else if !self.shell.json {
-            self.shell.status(text);
+            self.shell.styled_status(&line);
         }
     }
 
@@ -55,10 +67,6 @@ impl Display {
         if self.shell.json {
             self.shell.json_line(&value());
         }
-    }
-
-    fn paint(&self, code: &str, text: &str) -> String {
-        if self.shell.error_color { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_string() }
     }
 }
 
@@ -130,7 +138,7 @@ impl Observer for Display {
             Event::Note { text } => {
                 drop(state);
                 if self.shell.verbose > 0 {
-                    self.line(&format!("      {}: {text}", instance.name));
+                    self.line(&format!("      {}: {}", instance.name, indented(text, "        ")));
                 }
             }
             Event::Done { .. } | Event::Failed { .. } => {}
@@ -155,17 +163,17 @@ impl Observer for Display {
         };
         let time = format!("{seconds:6.1} s");
         match outcome {
-            Outcome::Ran => self.line(&format!("{} {time}  {}", self.paint("32", "ran  "), instance.name)),
+            Outcome::Ran => self.marked("32", "ran  ", &format!(" {time}  {}", instance.name)),
             Outcome::Fresh if listed => {
-                self.line(&format!("{} {:8}  {}", self.paint("36", "fresh"), "", instance.name));
+                self.marked("36", "fresh", &format!(" {:8}  {}", "", instance.name));
             }
             Outcome::Fresh => {}
-            Outcome::Failed(_) => self.line(&format!("{} {time}  {}", self.paint("1;31", "FAIL "), instance.name)),
+            Outcome::Failed(_) => self.marked("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
             Outcome::Skipped { because } => {
-                self.line(&format!("{} {:8}  {}: {because}", self.paint("33", "skip "), "", instance.name));
+                self.marked("33", "skip ", &format!(" {:8}  {}: {because}", "", instance.name));
             }
             Outcome::Interrupted => {
-                self.line(&format!("{} {time}  {}", self.paint("33", "stop "), instance.name));
+                self.marked("33", "stop ", &format!(" {time}  {}", instance.name));
             }
         }
     }
@@ -189,7 +197,7 @@ fn thousands(rate: f64) -> String {
 
 /// The template of a stage's bar; the unit is a stage's word, which may have braces of its own.
 fn bar_of(unit: &str) -> String {
-    let unit = unit.replace('{', "{{").replace('}', "}}");
+    let unit = visible_line(unit).replace('{', "{{").replace('}', "}}");
     format!("{{spinner}} {{prefix:34}} {{bar:16.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  eta {{eta}}")
 }
 

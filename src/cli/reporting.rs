@@ -42,7 +42,7 @@ pub(super) fn print(
     }
     let built = gather(session, ran, only)?;
     write(&built, folder)?;
-    shell.result(&built.terminal(shell.width, shell.color));
+    shell.styled(&built.terminal(shell.width, shell.color));
     shell.status(&format!("wrote {}", folder.join("report.{html,md,json,csv}").display()));
     Ok(())
 }

@@ -20,6 +20,8 @@ use crate::nn::device::{Device, DeviceChoice, listed};
 use crate::stage::Pool;
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
+    // Programs of stages run as this user, and this environment may hold keys.
+    engine::confine::hide_memory();
     let interrupt = interrupt()?;
     let experiments = arguments.scope.experiments(&arguments.experiment);
     // A mistake in the last file is told before the first one takes its hours.

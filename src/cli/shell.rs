@@ -1,11 +1,14 @@
-//! The only place that prints: results on stdout, everything else on stderr.
+//! The only place that prints: results on stdout, everything else on stderr. Whatever the text is made of, no character of
+//! it speaks to the terminal but the colors that were asked for.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::args::{ColorChoice, Global};
+use crate::base::escape;
 
 /// How to talk to the user.
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
@@ -49,18 +52,29 @@ impl Shell {
     }
 
     /// A result. A reader that went away (`| head`) is no error.
-    #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
     pub(super) fn result(self, text: &str) {
-        let mut out = io::stdout().lock();
         let newline = if text.ends_with('\n') { "" } else { "\n" };
-        write!(out, "{text}{newline}").and_then(|()| out.flush()).ok();
+        let text = if self.json { escape::visible_json(text) } else { escape::visible(text) };
+        print(&[&text, newline]);
+    }
+
+    /// A result whose colors are ours, and whose other pieces were made [`escape::visible`] before they got them.
+    pub(super) fn styled(self, text: &str) {
+        let newline = if text.ends_with('\n') { "" } else { "\n" };
+        print(&[&styled(text, self.color), newline]);
     }
 
     /// A piece of a result that comes little by little.
     #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
     pub(super) fn piece(self, text: &str) {
-        let mut out = io::stdout().lock();
-        write!(out, "{text}").and_then(|()| out.flush()).ok();
+        print(&[&escape::visible(text)]);
+    }
+
+    /// What a program has said.
+    #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
+    pub(super) fn log(self, text: &str) {
+        let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        print(&[&escape::visible_log(text), newline]);
     }
 
     /// A result as one indented JSON document.
@@ -79,20 +93,33 @@ impl Shell {
 
     /// Progress and hints: silent with `--quiet`.
     pub(super) fn status(self, text: &str) {
+        self.styled_status(&escape::visible(text));
+    }
+
+    /// The same with colors of ours, as in [`Shell::styled`].
+    pub(super) fn styled_status(self, text: &str) {
         if !self.quiet {
-            writeln!(io::stderr().lock(), "{text}").ok();
+            writeln!(io::stderr().lock(), "{}", styled(text, self.error_color)).ok();
         }
     }
 
     /// Diagnostics, already rendered.
-    #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
     pub(super) fn diagnostics(self, text: &str) {
-        writeln!(io::stderr().lock(), "{text}").ok();
+        writeln!(io::stderr().lock(), "{}", styled(text, self.error_color)).ok();
     }
 
     /// An error of the world: `error: ` and the chain of causes.
     pub(super) fn error(self, text: &str) {
         let label = if self.error_color { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
-        writeln!(io::stderr().lock(), "{label}: {text}").ok();
+        writeln!(io::stderr().lock(), "{label}: {}", escape::visible(text)).ok();
     }
+}
+
+fn print(pieces: &[&str]) {
+    let mut out = io::stdout().lock();
+    pieces.iter().try_for_each(|piece| out.write_all(piece.as_bytes())).and_then(|()| out.flush()).ok();
+}
+
+fn styled(text: &str, color: bool) -> Cow<'_, str> {
+    if color { escape::visible_but_colors(text) } else { escape::visible(text) }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::dirty::DirtyReason;
@@ -42,14 +41,6 @@ fn text(instance: &Instance, inputs: &[Hash]) -> String {
     Manifest::extend(&instance.identity, &entries)
 }
 
-/// The content of a variable of the environment. One that is not set is not the same as an empty one.
-pub fn environment_hash(value: Option<&OsString>) -> Hash {
-    match value {
-        Some(value) => Hash::of_bytes(&[b"=", value.as_bytes()].concat()),
-        None => Hash::of_bytes(b""),
-    }
-}
-
 /// Content hashes of files and folders outside the store, each looked at once per plan.
 #[derive(Debug, Default)]
 pub struct Outside {
@@ -85,7 +76,7 @@ pub fn input_hash<'a>(
 ) -> Result<Hash, Box<DirtyReason>> {
     match &input.upstream {
         Upstream::Outside { path } => outside.hash(store, &input.role, path),
-        Upstream::Environment { name } => Ok(environment_hash(std::env::var_os(name).as_ref())),
+        Upstream::Environment { name } => Ok(store.variable_hash(std::env::var_os(name).as_deref())),
         Upstream::Output { instance, output, .. } => {
             let artifact = record(instance.0).and_then(|record| record.outputs.get(output));
             let Some(artifact) = artifact else {

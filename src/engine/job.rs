@@ -3,17 +3,18 @@
 //! The child holds its own lock while it lives and says what happens as JSON lines on stdout.
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::confine;
 use crate::base::{Causes, Event, Hash, Progress, Seed, files};
 use crate::stage::{InputPath, Registry, StageContext, Summary, find_kind};
 use crate::store::Lock;
@@ -34,6 +35,10 @@ pub struct Job {
     pub device: String,
     /// The lock that the child holds while it lives.
     pub lock: PathBuf,
+    /// The variables of the environment that the stage may read. They may hold secrets: they reach the child through a
+    /// pipe, and no file.
+    #[serde(skip)]
+    pub variables: BTreeMap<String, String>,
 }
 
 /// Runs a job in this process: parses its table again, runs the stage, turns a panic into an error.
@@ -48,6 +53,7 @@ pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Resul
         seed: Seed(job.seed),
         threads: job.threads,
         device: job.device.clone(),
+        variables: job.variables.clone(),
         progress,
     };
     match std::panic::catch_unwind(AssertUnwindSafe(|| stage.run(&context))) {
@@ -64,6 +70,7 @@ pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Resul
 pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
     let lines = Lines(Mutex::new(std::io::stdout()));
     let result = files::read_json::<Job>(path).and_then(|job| {
+        let job = Job { variables: read_variables()?, ..job };
         let pause = Duration::from_millis(20);
         let Some(lock) = Lock::take_within(&job.lock, 500, pause)? else {
             bail!("another process still works on this stage: it holds `{}`", job.lock.display())
@@ -82,6 +89,20 @@ pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The variables that the engine has written on stdin; none where nobody has.
+fn read_variables() -> Result<BTreeMap<String, String>> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        return Ok(BTreeMap::new());
+    }
+    let text = std::io::read_to_string(stdin).context("cannot read the stage's variables")?;
+    if text.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    confine::hide_memory();
+    serde_json::from_str(&text).context("the stage's variables are not the JSON they should be")
 }
 
 /// Events as lines of JSON.

@@ -8,6 +8,7 @@
 //! the [`plan`], how both are told ([`why`]), the [`graph`], who runs what when ([`scheduler`]), one execution from
 //! lock to commit ([`worker`]), the two executors ([`executor`], [`process`]), and the child's side ([`job`]).
 
+pub mod confine;
 pub mod difference;
 pub mod dirty;
 pub mod executor;

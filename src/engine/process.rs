@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
 use super::warden::{self, Ending, Order, STOP};
 use crate::base::{Causes, Event, files};
@@ -73,8 +74,11 @@ impl ProcessExecutor {
                 let argv = [program].into_iter().chain(self.job.iter().cloned()).chain([path]).collect();
                 Order {
                     argv,
-                    env: vec![("RAYON_NUM_THREADS".to_string(), job.threads.to_string())],
-                    clear: false,
+                    env: confine::environment(job.threads),
+                    input: match job.variables.is_empty() {
+                        true => None,
+                        false => Some(serde_json::to_string(&job.variables)?),
+                    },
                     dir: std::env::current_dir().context("the working directory is gone")?,
                     log: desk.log.to_path_buf(),
                     time: desk.time,
@@ -84,7 +88,7 @@ impl ProcessExecutor {
             Work::Program(room) => Order {
                 argv: room.argv.clone(),
                 env: room.env.clone(),
-                clear: true,
+                input: None,
                 dir: room.dir.clone(),
                 log: desk.log.to_path_buf(),
                 time: desk.time,
@@ -129,6 +133,8 @@ impl Warden {
         let mut command = Command::new(program);
         // A group of its own: Ctrl-C on the terminal is for the engine, which then stops its stages in order.
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        // A program could read it in its parent's place under `/proc`.
+        command.env_clear();
         let cannot = || format!("cannot start `{}`", program.display());
         let mut process = command.spawn().with_context(cannot)?;
         let stdin = process.stdin.take();

@@ -18,6 +18,7 @@ use super::publish::Links;
 use super::scheduler::Scheduler;
 use super::select::{Selection, matching};
 use super::standing::Standing;
+use crate::base::escape::indented;
 use crate::base::{Causes, Event, Hash, files};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
 use crate::store::{Lock, ObjectState, Store};
@@ -126,10 +127,11 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut causes = self.causes.chain.iter().map(String::as_str);
-        write!(f, "`{}` failed: {}", self.instance, causes.next().unwrap_or("it gave no reason"))?;
+        let mut causes = self.causes.chain.iter().map(|cause| indented(cause, "    "));
+        let first = causes.next().unwrap_or_else(|| "it gave no reason".to_string());
+        write!(f, "`{}` failed: {first}", self.instance)?;
         for cause in causes {
-            write!(f, "\n  because {}", cause.replace('\n', "\n    "))?;
+            write!(f, "\n  because {cause}")?;
         }
         if let Some(log) = &self.log {
             write!(f, "\n  log: {}", log.display())?;

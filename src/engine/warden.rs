@@ -19,6 +19,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 use serde::{Deserialize, Serialize};
 
 use super::bounded::BoundedLog;
+use super::confine;
 
 /// The hidden subcommand under which this program is a warden.
 pub const SUBCOMMAND: &str = "warden";
@@ -36,9 +37,10 @@ const TURN: Duration = Duration::from_millis(10);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Order {
     pub argv: Vec<String>,
+    /// All that the program sees of the environment.
     pub env: Vec<(String, String)>,
-    /// Whether the program sees nothing of the environment but `env`.
-    pub clear: bool,
+    /// What the program finds on its stdin.
+    pub input: Option<String>,
     pub dir: PathBuf,
     /// Takes what the program says, within bounds.
     pub log: PathBuf,
@@ -75,6 +77,7 @@ pub(super) struct Ended {
 /// The warden's whole life: takes orders until its stdin ends.
 pub fn serve() -> ExitCode {
     adopt_orphans();
+    confine::hide_memory();
     let mut control = Control::default();
     while let Some(line) = control.wait() {
         let ended = match serde_json::from_str::<Order>(&line) {
@@ -164,11 +167,9 @@ fn start(order: &Order) -> std::io::Result<(Child, PipeReader, Option<PipeReader
     };
     let (words, writer) = std::io::pipe()?;
     let mut command = Command::new(program);
-    command.args(arguments).current_dir(&order.dir).stdin(Stdio::null()).process_group(0);
-    if order.clear {
-        command.env_clear();
-    }
+    command.args(arguments).current_dir(&order.dir).process_group(0).env_clear();
     command.envs(order.env.iter().map(|(name, value)| (name, value)));
+    command.stdin(if order.input.is_some() { Stdio::piped() } else { Stdio::null() });
     let mut events = None;
     if order.events {
         let (reader, writer) = std::io::pipe()?;
@@ -179,7 +180,12 @@ fn start(order: &Order) -> std::io::Result<(Child, PipeReader, Option<PipeReader
     }
     command.stderr(writer);
     die_with_warden(&mut command);
-    Ok((command.spawn()?, words, events))
+    let mut child = command.spawn()?;
+    if let (Some(mut stdin), Some(input)) = (child.stdin.take(), &order.input) {
+        // One that ends without reading it says why by its end.
+        stdin.write_all(input.as_bytes()).ok();
+    }
+    Ok((child, words, events))
 }
 
 /// Ends the program's group and everything else that it has started, and gives the program's own end.

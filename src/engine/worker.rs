@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::commit::Pending;
+use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
 use super::identity::{Identity, Outside};
 use super::job::Job;
@@ -202,6 +203,7 @@ impl Task<'_> {
         files::create_dir(&out)?;
         files::create_dir(&scratch)?;
         drop(lock);
+        let variables = confine::values(&self.instance.stage()?.variables())?;
         Ok(Work::Own(Job {
             instance: self.instance.name.clone(),
             kind: self.instance.kind.name.to_string(),
@@ -214,6 +216,7 @@ impl Task<'_> {
             threads: self.threads,
             device: self.device(),
             lock: child_lock,
+            variables,
         }))
     }
 

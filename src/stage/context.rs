@@ -34,6 +34,8 @@ pub struct StageContext<'a> {
     pub threads: usize,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: String,
+    /// Those of [`super::Stage::variables`] that are set, with their values.
+    pub variables: BTreeMap<String, String>,
     pub progress: &'a dyn Progress,
 }
 

@@ -46,6 +46,12 @@ pub trait Stage: Send + Sync + Debug {
         None
     }
 
+    /// Environment variables that [`Stage::run`] may read, in `ctx.variables`. None of them changes what it writes, and
+    /// some hold secrets: no other stage and no program sees them.
+    fn variables(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Does the job: reads `ctx` inputs, writes each output under `ctx.output(name)`, prints nothing.
     fn run(&self, ctx: &StageContext) -> Result<Summary>;
 }

@@ -5,17 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::common::{self, check_range, share};
 use super::distill_teacher::{Api, Teacher};
+use crate::base::wrong_input;
 use crate::data::answers;
 use crate::data::jsonl;
 use crate::data::prompts::{MARKER, Style, option_lines};
 use crate::data::records::{AnswerType, Finish, Item, Judged, Verdict};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use crate::teacher::{Fault, Reply};
 
 pub static KIND: Kind = Kind {
     name: "distill",
@@ -80,29 +82,40 @@ impl Stage for Distill {
         vec![common::input("items", &self.items, &[ArtifactKind::Items])]
     }
 
+    fn variables(&self) -> Vec<String> {
+        match self.teacher.api {
+            Api::Oracle => Vec::new(),
+            Api::Openai => self.teacher.endpoint().variables(),
+        }
+    }
+
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
         common::not_empty(&items, "items")?;
         let prompts: Vec<String> =
             items.iter().map(|item| fill(self.teacher.instruction.as_deref().unwrap_or(INSTRUCTION), item)).collect();
-        let responses = match self.teacher.api {
+        let replies = match self.teacher.api {
             Api::Oracle => self.teacher.ask_oracle(&items, ctx.seed),
             Api::Openai => {
                 let system = self.teacher.system.as_deref().unwrap_or(SYSTEM);
-                self.teacher.endpoint().ask(&items, &prompts, system, ctx)?
+                let is_bad = |item: &Item, reply: &Reply| fault(reply, &judge(item, reply)).is_some();
+                self.teacher.endpoint().ask(&items, &prompts, system, &is_bad, ctx)?
             }
         };
         let mut kept = Vec::new();
         let mut rejects = Vec::new();
         let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut samples = 0;
-        for ((item, prompt), responses) in items.into_iter().zip(prompts).zip(responses) {
+        let (mut samples, mut bad) = (0, 0);
+        for ((item, prompt), replies) in items.into_iter().zip(prompts).zip(replies) {
             let mut rejected = Vec::new();
             let mut number = 0;
-            samples += responses.len();
-            for (text, finish) in responses {
-                let verdict = answers::judge(&item, &text, finish, Style::Cot);
-                if let Some(reason) = self.reject(&verdict) {
+            samples += replies.len();
+            for reply in replies {
+                let verdict = judge(&item, &reply);
+                let fault = fault(&reply, &verdict);
+                bad += usize::from(fault.is_some());
+                let other = (self.keep == Keep::AnswerMatches && !verdict.correct).then_some(OTHER);
+                if let Some(reason) = fault.or(other) {
                     *reasons.entry(reason).or_default() += 1;
                     rejected.push(verdict);
                 } else {
@@ -115,9 +128,7 @@ impl Stage for Distill {
             }
         }
         if kept.is_empty() {
-            let told: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            let told = if told.is_empty() { "no item has a rationale".to_string() } else { told.join(", ") };
-            anyhow::bail!("the teacher gave nothing to keep: {told}");
+            return Err(nothing_kept(&reasons, bad));
         }
         jsonl::write(&ctx.output("items.jsonl"), &kept)?;
         jsonl::write(&ctx.output("rejects.jsonl"), &rejects)?;
@@ -129,19 +140,31 @@ impl Stage for Distill {
     }
 }
 
-impl Distill {
-    /// Why a sample is not kept.
-    fn reject(&self, verdict: &Verdict) -> Option<&'static str> {
-        if verdict.finish == Finish::Length {
-            Some("cut at the token limit")
-        } else if verdict.answer.is_none() {
-            Some("without a final answer")
-        } else if self.keep == Keep::AnswerMatches && !verdict.correct {
-            Some("with another answer than the reference")
-        } else {
-            None
-        }
+/// Why a good reply is not kept.
+const OTHER: &str = "with another answer than the reference";
+
+fn judge(item: &Item, reply: &Reply) -> Verdict {
+    answers::judge(item, &reply.text, reply.finish, Style::Cot)
+}
+
+/// Why a reply is bad: no row could be made of it, whatever the reference says. It is asked for again.
+fn fault(reply: &Reply, verdict: &Verdict) -> Option<&'static str> {
+    match reply.fault {
+        Some(Fault::Empty) => Some("without a text"),
+        Some(Fault::Refused) => Some("refused by the teacher"),
+        Some(Fault::Filtered) => Some("held back by a content filter"),
+        None if verdict.finish == Finish::Length => Some("cut at the token limit"),
+        None if verdict.answer.is_none() => Some("without a final answer"),
+        None => None,
     }
+}
+
+/// The error of a distillation without a row. With bad replies it is one that another attempt may mend.
+fn nothing_kept(reasons: &BTreeMap<&str, usize>, bad: usize) -> anyhow::Error {
+    let told: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let told = if told.is_empty() { "no item has a rationale".to_string() } else { told.join(", ") };
+    let error = anyhow!("the teacher gave nothing to keep: {told}");
+    if bad > 0 { error } else { wrong_input(error) }
 }
 
 /// The item with the teacher's reasoning in place of its own.

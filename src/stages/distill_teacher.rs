@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::{Endpoint, Responses};
+use super::endpoint::{Endpoint, Replies};
 use crate::base::Seed;
 use crate::data::records::{Finish, Item};
 use crate::stage::{ConfigError, Manifest};
-use crate::teacher::oracle;
+use crate::teacher::{Reply, oracle};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -105,7 +105,7 @@ impl Teacher {
     }
 
     /// The items' own rationales; none for an item without.
-    pub(super) fn ask_oracle(&self, items: &[Item], seed: Seed) -> Vec<Responses> {
+    pub(super) fn ask_oracle(&self, items: &[Item], seed: Seed) -> Vec<Replies> {
         let mut answers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for item in items {
             let known = answers.entry(&item.dataset).or_default();
@@ -120,7 +120,8 @@ impl Teacher {
             .iter()
             .map(|item| {
                 let others = answers.get(item.dataset.as_str()).map_or(&[][..], Vec::as_slice);
-                oracle::respond(item, others, wrong, seed).map(|text| (text, Finish::Stop)).into_iter().collect()
+                let reply = |text| Reply { text, finish: Finish::Stop, fault: None };
+                oracle::respond(item, others, wrong, seed).map(reply).into_iter().collect()
             })
             .collect()
     }

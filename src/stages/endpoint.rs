@@ -11,15 +11,15 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::common::check_range;
-use crate::base::{files, wrong_input};
+use crate::base::files;
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
-use crate::data::records::{Finish, Item};
+use crate::data::records::Item;
 use crate::stage::{ConfigError, Manifest, StageContext};
-use crate::teacher::{OpenAi, OpenAiConfig, Question};
+use crate::teacher::{OpenAi, OpenAiConfig, Question, Reply};
 
-/// Responses to one item.
-pub(super) type Responses = Vec<(String, Finish)>;
+/// Replies to one item.
+pub(super) type Replies = Vec<Reply>;
 
 const CONCURRENCY: usize = 8;
 const TIMEOUT_SECONDS: u64 = 300;
@@ -43,7 +43,7 @@ pub(super) struct Endpoint {
 #[derive(Serialize, Deserialize)]
 struct Saved {
     index: usize,
-    responses: Responses,
+    replies: Replies,
 }
 
 impl Endpoint {
@@ -56,8 +56,10 @@ impl Endpoint {
                 wrong(key, format!("the api `openai` needs a `{key}`"));
             }
         }
-        if self.url.as_deref().is_some_and(|url| !url.starts_with("http://") && !url.starts_with("https://")) {
-            wrong("url", "the address begins with neither `http://` nor `https://`".to_string());
+        if let Some(url) = &self.url
+            && let Err(message) = check_url(url)
+        {
+            wrong("url", message.to_string());
         }
         for (key, zero) in [
             ("samples", self.samples == 0),
@@ -93,29 +95,45 @@ impl Endpoint {
         manifest.value(&format!("{name}.max_tokens"), max_tokens);
     }
 
-    /// The replies to every item, several requests at a time. Each reply is saved as it comes, so an interrupted stage
-    /// asks only for what is missing.
+    /// The environment variables that asking it takes.
+    pub(super) fn variables(&self) -> Vec<String> {
+        OpenAi::variables(self.key_env.as_deref())
+    }
+
+    /// The replies to every item, several requests at a time. Each reply is saved as it comes, so a stage that was
+    /// interrupted or has failed asks only for what is missing, and again for what `is_bad`.
     pub(super) fn ask(
         &self,
         items: &[Item],
         prompts: &[String],
         system: &str,
+        is_bad: &dyn Fn(&Item, &Reply) -> bool,
         ctx: &StageContext,
-    ) -> Result<Vec<Responses>> {
+    ) -> Result<Vec<Replies>> {
         let path = ctx.scratch.join("replies.jsonl");
         let mut saved = read_saved(&path, items.len())?;
-        if !saved.is_empty() {
-            ctx.progress.note(format!("{} items were answered before the interruption", saved.len()));
+        let mut bad = 0;
+        for (index, replies) in &mut saved {
+            let before = replies.len();
+            replies.retain(|reply| !is_bad(&items[*index], reply));
+            bad += before - replies.len();
         }
-        let client = OpenAi::new(self.client_config())?;
+        let is_done = |replies: &Replies| replies.len() >= self.samples;
+        let done = saved.values().filter(|replies| is_done(replies)).count();
+        if !saved.is_empty() {
+            let again = if bad > 0 { format!("; {bad} bad replies are asked for again") } else { String::new() };
+            ctx.progress.note(format!("{done} items were answered by an earlier attempt{again}"));
+        }
+        let client = OpenAi::new(self.client_config(), &ctx.variables)?;
         let packs = ImagePacks::open(&ctx.images)?;
-        let missing: Vec<usize> = (0..items.len()).filter(|index| !saved.contains_key(index)).collect();
-        let ask = |index: usize| -> Result<Responses> {
+        let known = |index: usize| saved.get(&index).map_or(0, Vec::len);
+        let missing: Vec<(usize, usize)> = (0..items.len())
+            .filter_map(|index| Some((index, self.samples.checked_sub(known(index)).filter(|count| *count > 0)?)))
+            .collect();
+        let ask = |index: usize, count: usize| -> Result<Replies> {
             let image = items[index].image.as_deref().map(|key| packs.encoded(key)).transpose()?;
             let question = Question { system: system.to_string(), prompt: prompts[index].clone(), image };
-            let replies =
-                client.ask(&question).map_err(wrong_input).with_context(|| format!("item `{}`", items[index].id))?;
-            Ok(replies.into_iter().map(|reply| (reply.text, reply.finish)).collect())
+            client.ask(&question, count).with_context(|| format!("item `{}`", items[index].id))
         };
         let mut writer = jsonl::Writer::append(&path)?;
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -127,9 +145,9 @@ impl Endpoint {
                 let (ask, missing, next, stop) = (&ask, &missing, &next, &stop);
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed)
-                        && let Some(&index) = missing.get(next.fetch_add(1, Ordering::Relaxed))
+                        && let Some(&(index, count)) = missing.get(next.fetch_add(1, Ordering::Relaxed))
                     {
-                        if sender.send((index, ask(index))).is_err() {
+                        if sender.send((index, ask(index, count))).is_err() {
                             break;
                         }
                     }
@@ -137,14 +155,16 @@ impl Endpoint {
             }
             drop(sender);
             let mut outcome = Ok(());
-            for (index, responses) in receiver {
-                match responses {
-                    Ok(responses) => {
-                        let one = Saved { index, responses };
-                        writer.push(&one)?;
+            let mut done = done as u64;
+            for (index, replies) in receiver {
+                match replies {
+                    Ok(more) => {
+                        let replies = saved.entry(index).or_default();
+                        replies.extend(more);
+                        writer.push(&Saved { index, replies: replies.clone() })?;
                         writer.flush()?;
-                        saved.insert(one.index, one.responses);
-                        ctx.progress.step(saved.len() as u64, items.len() as u64, "items");
+                        done += 1;
+                        ctx.progress.step(done, items.len() as u64, "items");
                     }
                     Err(error) if outcome.is_ok() => {
                         // The replies that are under way are still worth saving.
@@ -165,7 +185,6 @@ impl Endpoint {
             url: self.url.clone().unwrap_or_default(),
             model: self.model.clone().unwrap_or_default(),
             temperature: self.temperature,
-            samples: self.samples,
             max_tokens: self.max_tokens,
             key_env: self.key_env.clone(),
             timeout: Duration::from_secs(self.timeout_seconds.unwrap_or(TIMEOUT_SECONDS)),
@@ -175,16 +194,33 @@ impl Endpoint {
     }
 }
 
-/// What an interrupted run left. A line that the interruption tore is asked for again.
-fn read_saved(path: &Path, items: usize) -> Result<BTreeMap<usize, Responses>> {
+/// An address stands in messages and records, so it must hold no secret; and `/chat/completions` is put at its end.
+fn check_url(url: &str) -> Result<(), &'static str> {
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return Err("the address begins with neither `http://` nor `https://`");
+    };
+    if rest.split('/').next().is_some_and(|host| host.contains('@')) {
+        return Err("the address holds a user or a password: put a key into a variable and name it with `key_env`");
+    }
+    if rest.contains(['?', '#']) {
+        return Err("the address holds a `?` or a `#`: it is a base, to which `/chat/completions` is added");
+    }
+    Ok(())
+}
+
+/// What an earlier attempt left. A line that its end tore is asked for again.
+fn read_saved(path: &Path, items: usize) -> Result<BTreeMap<usize, Replies>> {
     if !path.exists() {
         return Ok(BTreeMap::new());
     }
     let text = files::read_bytes(path)?;
-    let whole: Vec<Saved> =
-        text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
-    let whole: Vec<Saved> = whole.into_iter().filter(|saved: &Saved| saved.index < items).collect();
+    let lines = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    // The last line of an item counts: it holds the good replies of those before it.
+    let saved: BTreeMap<usize, Replies> =
+        lines.filter(|saved: &Saved| saved.index < items).map(|Saved { index, replies }| (index, replies)).collect();
     // Written anew, so that what is appended does not begin inside a torn line.
+    let whole: Vec<Saved> =
+        saved.iter().map(|(index, replies)| Saved { index: *index, replies: replies.clone() }).collect();
     jsonl::write(path, &whole)?;
-    Ok(whole.into_iter().map(|saved| (saved.index, saved.responses)).collect())
+    Ok(saved)
 }

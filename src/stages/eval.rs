@@ -111,27 +111,36 @@ impl Stage for Eval {
         matches!(self.model, Model::Remote(_)).then_some(Pool::Teacher)
     }
 
+    fn variables(&self) -> Vec<String> {
+        match &self.model {
+            Model::Checkpoint(_) => Vec::new(),
+            Model::Remote(remote) => remote.variables(&self.asking),
+        }
+    }
+
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
         let items = sampling::take(ctx, items, self.datasets.as_ref(), self.take)?;
         common::not_empty(&items, "benchmark")?;
         let overlap = self.overlap(ctx, &items)?;
         let known = overlap.is_some();
-        let (rollouts, asked) = match &self.model {
+        let (rollouts, asked, unanswered) = match &self.model {
             Model::Checkpoint(_) => {
                 let model = super::model::Model::read(ctx, "model")?;
                 let device = models::resources(ctx)?.device.to_string();
-                (self.asking.ask(ctx, &model, &items)?, ("device", device))
+                (self.asking.ask(ctx, &model, &items)?, ("device", device), 0)
             }
             Model::Remote(remote) => {
                 let name = remote.name.clone().or(remote.model.clone()).unwrap_or_default();
-                (remote.ask(&self.asking, items, ctx)?, ("model", name))
+                let (rollouts, unanswered) = remote.ask(&self.asking, items, ctx)?;
+                (rollouts, ("model", name), unanswered)
             }
         };
         let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
         let scores: Vec<Score> =
             rollouts.into_iter().zip(overlap).filter_map(|(rollout, seen)| self.score(rollout, seen)).collect();
-        Ok(metrics::write(ctx, &scores, known)?.with(asked.0, asked.1))
+        let summary = metrics::write(ctx, &scores, known)?.with(asked.0, asked.1);
+        Ok(if unanswered == 0 { summary } else { summary.with("unanswered", unanswered) })
     }
 }
 

@@ -9,10 +9,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Endpoint, Replies};
 use super::sampling::Asking;
 use crate::data::records::{Item, Rollout, Sample};
 use crate::stage::{ConfigError, Manifest, Reference, StageContext};
+use crate::teacher::Reply;
 
 /// Who is asked.
 #[derive(Debug)]
@@ -89,15 +90,27 @@ impl Remote {
         manifest.value("model.system", system);
     }
 
-    /// The model's answers, in the order of the items.
-    pub(super) fn ask(&self, asking: &Asking, items: Vec<Item>, ctx: &StageContext) -> Result<Vec<Rollout>> {
+    /// The environment variables that asking it takes.
+    pub(super) fn variables(&self, asking: &Asking) -> Vec<String> {
+        self.endpoint(asking).variables()
+    }
+
+    /// The model's answers, in the order of the items, and how many of them answer nothing.
+    pub(super) fn ask(&self, asking: &Asking, items: Vec<Item>, ctx: &StageContext) -> Result<(Vec<Rollout>, usize)> {
         let prompts: Vec<String> = items.iter().map(|item| asking.prompt.render(item)).collect();
-        let responses = self.endpoint(asking).ask(&items, &prompts, &self.system, ctx)?;
-        let rollout = |((item, prompt), responses): ((Item, String), super::endpoint::Responses)| {
-            let sample = |(text, finish): (String, _)| Sample { text: text.trim().to_string(), finish, tokens: 0 };
-            Rollout { item, prompt, samples: responses.into_iter().map(sample).collect() }
+        // What answers nothing is asked again; a wrong answer is the model's, and so is one that was cut.
+        let is_bad = |_: &Item, reply: &Reply| reply.fault.is_some();
+        let replies = self.endpoint(asking).ask(&items, &prompts, &self.system, &is_bad, ctx)?;
+        let unanswered = replies.iter().flatten().filter(|reply| reply.fault.is_some()).count();
+        if unanswered > 0 {
+            ctx.progress
+                .note(format!("{unanswered} items have no answer: the model gave no text, refused, or was filtered"));
+        }
+        let rollout = |((item, prompt), replies): ((Item, String), Replies)| {
+            let sample = |reply: Reply| Sample { text: reply.text.trim().to_string(), finish: reply.finish, tokens: 0 };
+            Rollout { item, prompt, samples: replies.into_iter().map(sample).collect() }
         };
-        Ok(items.into_iter().zip(prompts).zip(responses).map(rollout).collect())
+        Ok((items.into_iter().zip(prompts).zip(replies).map(rollout).collect(), unanswered))
     }
 
     fn endpoint(&self, asking: &Asking) -> Endpoint {

@@ -39,6 +39,8 @@ mod pictures;
 mod sampling;
 
 #[cfg(test)]
+mod endpoint_tests;
+#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod model_tests;

@@ -80,6 +80,7 @@ impl World {
             seed: Seed(1),
             threads: 1,
             device: "cpu".into(),
+            variables: BTreeMap::new(),
             progress: &Silent,
         };
         stage.run(&ctx)

@@ -109,7 +109,7 @@ fn an_interrupted_evaluation_of_an_endpoint_goes_on_where_it_stopped() {
     let table = |url: &str| json!({ "model": remote(url), "benchmark": "items", "prompt": "cot", "max_tokens": 99 });
     let (url, thread) = endpoint(2, "Two. \n### Answer: 2 ");
     let error = format!("{:#}", bench.run("eval", "eval", &table(&url)).unwrap_err());
-    assert!(error.contains("gave up on the endpoint after 1 tries"), "{error}");
+    assert!(error.contains("gave up on the endpoint after 1 try"), "{error}");
     let asked = thread.join().unwrap();
     assert_eq!((&asked[0]["temperature"], &asked[0]["max_tokens"]), (&json!(0.0), &json!(99)));
     assert_eq!(asked[0]["messages"][0]["content"], json!("Be strict."));

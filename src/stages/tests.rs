@@ -56,6 +56,7 @@ impl Bench {
             seed: Seed(1),
             threads: 2,
             device: "cpu".into(),
+            variables: BTreeMap::new(),
             progress: &Silent,
         };
         let summary = stage.run(&ctx)?;
@@ -313,7 +314,7 @@ fn an_interrupted_distillation_goes_on_where_it_stopped() {
     };
     let (url, thread) = endpoint(5, "Seen.\n### Answer: 2");
     let error = format!("{:#}", bench.run("kept", "distill", &table(&url)).unwrap_err());
-    assert!(error.contains("gave up on the endpoint after 1 tries: cannot reach the endpoint at"), "{error}");
+    assert!(error.contains("gave up on the endpoint after 1 try: cannot reach the endpoint at"), "{error}");
     thread.join().unwrap();
     // A line that was torn is asked for again.
     let saved = bench.path("kept-scratch/replies.jsonl");

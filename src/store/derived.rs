@@ -27,7 +27,7 @@ impl Store {
     /// Keeps data under a name. A store that cannot be written computes it again.
     pub fn keep_derived(&self, name: &str, data: &[u8]) {
         let bytes = [data, this_program().bytes(), Hash::of_bytes(data).bytes()].concat();
-        files::write_soft(&self.derived_path(name), &bytes).ok();
+        files::write_private_soft(&self.derived_path(name), &bytes).ok();
     }
 
     fn derived_path(&self, name: &str) -> PathBuf {

@@ -146,7 +146,7 @@ impl Log {
                 text.extend_from_slice(format!("{key} {} {line}\n", check(key, line.as_bytes())).as_bytes());
             }
         }
-        files::write_atomic(&self.path, &text)
+        files::write_private(&self.path, &text)
     }
 
     /// Takes away what the last writer left of a line when it died, and tells the length of what is whole.
@@ -169,7 +169,7 @@ impl Log {
     /// The file, locked, and still the one that has the name.
     fn lock(&self) -> Result<File> {
         loop {
-            let file = files::append(&self.path)?;
+            let file = files::append_private(&self.path)?;
             file.lock().with_context(|| format!("cannot lock `{}`", self.path.display()))?;
             let ours = file.metadata().with_context(|| format!("cannot look at `{}`", self.path.display()))?;
             if fs::metadata(&self.path).is_ok_and(|named| id(&named) == id(&ours)) {

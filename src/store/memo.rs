@@ -134,7 +134,7 @@ impl Memo {
     /// Drops the entries that `keep` refuses, on disk too.
     pub(super) fn retain(&mut self, keep: impl FnMut(&str) -> bool) {
         let kept = self.merged(keep);
-        files::write_soft(&self.file, kept.bytes()).ok();
+        files::write_private_soft(&self.file, kept.bytes()).ok();
         self.known = Some(Arc::new(kept));
         self.learned.clear();
     }
@@ -146,7 +146,7 @@ impl Memo {
             return;
         }
         let merged = self.merged(|_| true);
-        if files::write_soft(&self.file, merged.bytes()).is_ok() {
+        if files::write_private_soft(&self.file, merged.bytes()).is_ok() {
             self.known = Some(Arc::new(merged));
             self.learned.clear();
         }

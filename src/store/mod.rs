@@ -19,10 +19,11 @@
 //!   pins/<name>.json                results that `gc` leaves alone
 //!   derived/                        what could be computed again: compiled experiments and what runs found
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode, device)
+//!   salt                            random bytes for the hashes of variables of the environment
 //! ```
 //!
 //! A commit moves outputs from `work/` into `objects/`, syncs them, and appends the record last, so a crash at any
-//! instruction leaves the old state or the new one. Objects get a fixed modification time when they are sealed:
+//! instruction leaves the old state or the new one. All but the objects is readable for its owner alone. Objects get a fixed modification time when they are sealed:
 //! an edit gives them another one, and the next look reads them again. Deleting the whole folder is always safe.
 
 mod clean;
@@ -39,6 +40,7 @@ mod outside;
 mod pins;
 mod reader;
 mod record;
+mod salt;
 mod verify;
 
 use std::fmt::Write as _;
@@ -73,6 +75,7 @@ pub struct Store {
     memo: Mutex<Memo>,
     /// The folder of the objects, opened at the first look at one.
     objects: OnceLock<Option<Folder>>,
+    salt: OnceLock<salt::Salt>,
 }
 
 impl Store {
@@ -83,11 +86,13 @@ impl Store {
         if !has_format(&root, &format)? {
             refuse_strange_folder(&root, &format)?;
             let written = files::write_atomic(&format, format!("{FORMAT}\n").as_bytes());
-            written.with_context(|| format!("cannot make a store in `{}`", root.display()))?;
+            written
+                .and_then(|()| make_private_folders(&root))
+                .with_context(|| format!("cannot make a store in `{}`", root.display()))?;
         }
         let memo = Mutex::new(Memo::new(root.join("memo")));
         let (records, notes) = (Log::new(root.join("records")), Log::new(root.join("notes")));
-        Ok(Store { root, records, notes, memo, objects: OnceLock::new() })
+        Ok(Store { root, records, notes, memo, objects: OnceLock::new(), salt: OnceLock::new() })
     }
 
     /// Fails when nothing can be written here, before any work is done.
@@ -96,6 +101,7 @@ impl Store {
         let probed = files::write_atomic(&probe, b"").and_then(|()| {
             let excludes = Lock::excludes(&probe);
             files::remove_file(&probe)?;
+            make_private_folders(&self.root)?;
             excludes
         });
         let excludes = probed.with_context(|| {
@@ -219,6 +225,14 @@ pub fn file_name(name: &str) -> String {
         safe.push_str(&hash);
     }
     safe
+}
+
+/// Folders with what experiments, programs and endpoints say. Objects are not among them: outputs are for those whom the
+/// umask lets read them.
+const PRIVATE: &[&str] = &["derived", "locks", "pins", "quarantine", "runs", "work"];
+
+fn make_private_folders(root: &Path) -> Result<()> {
+    PRIVATE.iter().try_for_each(|name| files::create_private_dir(&root.join(name)))
 }
 
 /// Whether a folder says that it is a store. Fails for one of another format.

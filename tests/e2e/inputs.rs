@@ -25,8 +25,12 @@ fn check(space: &Space) -> String {
 
 /// What `run` says at its end of wrong data, and that it says so again: nothing half-done was kept.
 fn run(space: &Space) -> String {
+    failure(space, 2)
+}
+
+fn failure(space: &Space, code: i32) -> String {
     let told = |outcome: crate::space::Outcome| {
-        assert_eq!(outcome.code, Some(2), "{}\n{}", outcome.stdout, outcome.stderr);
+        assert_eq!(outcome.code, Some(code), "{}\n{}", outcome.stdout, outcome.stderr);
         let lines = outcome.stderr.lines().skip_while(|line| !line.starts_with("error"));
         let lines = lines.take_while(|line| !line.starts_with("  log:") && !line.contains(" failed in "));
         lines.flat_map(|line| [line, "\n"]).collect::<String>()
@@ -274,7 +278,7 @@ fn a_store_of_another_format() {
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
         error: the store `[ROOT]/cache` has the format `999`, this program reads `ablate store 2`
-        help: give another folder with `--store`
+          help: give another folder with `--store`
     "#]]
     .assert_eq(&outcome.stderr);
 }
@@ -304,10 +308,10 @@ fn a_teacher_that_cannot_be_reached() {
              \"http://127.0.0.1:{port}/v1\", model = \"gpt\", retries = 0, concurrency = 1 }}\n\n[stage.tokenizer]"
         ),
     );
-    let told = run(&space).replace(&port.to_string(), "[PORT]");
+    let told = failure(&space, 1).replace(&port.to_string(), "[PORT]");
     expect![[r#"
         error: `rationales` failed: item `row-1`
-          because gave up on the endpoint after 1 tries
+          because gave up on the endpoint after 1 try
           because cannot reach the endpoint at `http://127.0.0.1:[PORT]/v1/chat/completions`: io: Connection refused (os error 111)
     "#]].assert_eq(&told);
 }
@@ -318,7 +322,7 @@ fn an_unknown_target() {
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
         error: `stf` names no stage and no instance
-        help: a similar name exists: `sft`
+          help: a similar name exists: `sft`
     "#]]
     .assert_eq(&outcome.stderr);
 }

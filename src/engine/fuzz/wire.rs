@@ -86,9 +86,10 @@ fn orders(log: PathBuf) -> impl Strategy<Value = Order> {
     ];
     let time = prop_oneof![Just(None), any::<u64>().prop_map(Some), Just(Some(u64::MAX)), Just(Some(0))];
     let dir = prop_oneof![4 => Just("/".to_string()), 1 => words()];
-    let circumstances = (time, dir, any::<bool>(), any::<bool>());
-    (argv, vec((words(), words()), 0..3), circumstances).prop_map(move |(argv, env, (time, dir, clear, events))| {
-        Order { argv, env, clear, dir: dir.into(), log: log.clone(), time: time.map(Duration::from_secs), events }
+    let input = prop_oneof![3 => Just(None), 1 => words().prop_map(Some)];
+    let circumstances = (time, dir, input, any::<bool>());
+    (argv, vec((words(), words()), 0..3), circumstances).prop_map(move |(argv, env, (time, dir, input, events))| {
+        Order { argv, env, input, dir: dir.into(), log: log.clone(), time: time.map(Duration::from_secs), events }
     })
 }
 
@@ -129,6 +130,7 @@ fn job(folder: &std::path::Path) -> Job {
         threads: 1,
         device: "cpu".to_string(),
         lock: path("lock"),
+        variables: BTreeMap::new(),
     }
 }
 

@@ -1,0 +1,93 @@
+//! The salt of a store: random bytes that stand before the value of a variable when it is hashed, so that a record does not
+//! tell by its hash which of many guessed values the variable had.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::{Lock, Store};
+use crate::base::{Hash, files};
+
+const BYTES: usize = 32;
+
+pub(super) type Salt = [u8; BYTES];
+
+impl Store {
+    /// The content of a variable of the environment. One that is not set is not the same as an empty one. Equal values have
+    /// equal hashes in this store, and others elsewhere.
+    pub fn variable_hash(&self, value: Option<&OsStr>) -> Hash {
+        let salt = self.salt.get_or_init(|| {
+            // No record of a store that cannot keep a salt was made with this one: its stage counts as changed.
+            self.read_salt().or_else(|_| random()).unwrap_or_default()
+        });
+        match value {
+            Some(value) => Hash::of_bytes(&[salt, b"=".as_slice(), value.as_bytes()].concat()),
+            None => Hash::of_bytes(salt),
+        }
+    }
+
+    /// The salt that the store keeps; a new one where it has none.
+    fn read_salt(&self) -> Result<Salt> {
+        let path = self.root.join("salt");
+        let there = || files::read_bytes(&path).ok()?.try_into().ok();
+        if let Some(salt) = there() {
+            return Ok(salt);
+        }
+        let lock = self.root.join("locks/salt");
+        let Some(_lock) = Lock::take_within(&lock, 500, Duration::from_millis(20))? else {
+            bail!("another process holds `{}`", lock.display())
+        };
+        // Another process may have made it meanwhile.
+        if let Some(salt) = there() {
+            return Ok(salt);
+        }
+        let salt = random()?;
+        files::write_private(&path, &salt)?;
+        Ok(salt)
+    }
+}
+
+fn random() -> Result<Salt> {
+    let mut salt = [0; BYTES];
+    let source = "/dev/urandom";
+    let read = File::open(source).and_then(|mut file| file.read_exact(&mut salt));
+    read.with_context(|| format!("cannot read `{source}`"))?;
+    Ok(salt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_value_has_one_hash_in_a_store_and_another_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |name: &str| Store::open(&folder.path().join(name)).unwrap();
+        let hash = |store: &Store, value: &str| store.variable_hash(Some(OsStr::new(value)));
+        let (one, again, other) = (open("one"), open("one"), open("other"));
+        assert_eq!(hash(&one, "secret"), hash(&again, "secret"));
+        assert_ne!(hash(&one, "secret"), hash(&one, "secre"));
+        assert_ne!(hash(&one, "secret"), hash(&other, "secret"));
+        assert_ne!(hash(&one, "secret"), Hash::of_bytes(b"=secret"));
+        assert_ne!(one.variable_hash(None), hash(&one, ""));
+        let mode = std::fs::metadata(folder.path().join("one/salt")).unwrap().permissions().mode();
+        assert_eq!(format!("{:o}", mode & 0o777), "600");
+    }
+
+    #[test]
+    fn many_agree_on_one_salt() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = || Store::open(&folder.path().join("cache")).unwrap();
+        store();
+        let hashes: Vec<Hash> = std::thread::scope(|scope| {
+            let opened: Vec<_> = (0..8).map(|_| scope.spawn(|| store().variable_hash(None))).collect();
+            opened.into_iter().map(|opened| opened.join().unwrap()).collect()
+        });
+        assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    }
+}
