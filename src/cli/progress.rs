@@ -102,7 +102,7 @@ impl Observer for Display {
                 None => self.bars.add(ProgressBar::new(0)),
             };
             bar.set_style(style("{spinner} {prefix:34} {elapsed:>5}  {msg}"));
-            bar.set_prefix(instance.name.clone());
+            bar.set_prefix(visible_line(&instance.name).into_owned());
             bar.enable_steady_tick(Duration::from_millis(250));
         }
         state.running.insert(id, Running { bar, last_line: Instant::now() });

@@ -19,22 +19,26 @@ const KEPT: &[&str] = &[
     "VIRTUAL_ENV",
     "CONDA_PREFIX",
     "ABLATE_CUDA_PATH",
+    "ABLATE_LOG",
     "RUST_BACKTRACE",
     "LLVM_PROFILE_FILE",
 ];
 
 /// Beginnings of the names of others.
-const KEPT_PREFIXES: &[&str] = &["LC_", "CUDA_", "NVIDIA_", "NCCL_"];
+const KEPT_PREFIXES: &[&str] = &["LC_", "CUDA_", "NVIDIA_"];
 
 /// The environment of a stage of a kind of our own.
 pub(super) fn environment(threads: usize) -> Vec<(String, String)> {
-    let kept = |name: &str| KEPT.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
     // One that is not UTF-8 could not be sent to the process that starts the stage.
     let all =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let mut environment: Vec<(String, String)> = all.filter(|(name, _)| kept(name)).collect();
+    let mut environment: Vec<(String, String)> = all.filter(|(name, _)| is_kept(name)).collect();
     environment.push(("RAYON_NUM_THREADS".to_string(), threads.to_string()));
     environment
+}
+
+fn is_kept(name: &str) -> bool {
+    KEPT.contains(&name) || KEPT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// The values of those of the named variables that are set.
@@ -55,4 +59,22 @@ pub(super) fn values(names: &[String]) -> Result<BTreeMap<String, String>> {
 pub fn hide_memory() {
     #[cfg(target_os = "linux")]
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_sees_where_things_are_and_no_key() {
+        for name in ["PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES", "ABLATE_CUDA_PATH"] {
+            assert!(is_kept(name), "{name}");
+        }
+        for name in ["OPENAI_API_KEY", "ABLATE_KEY", "HTTPS_PROXY", "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK"] {
+            assert!(!is_kept(name), "{name}");
+        }
+        assert!(environment(3).contains(&("RAYON_NUM_THREADS".to_string(), "3".to_string())));
+        let values = values(&["PATH".to_string(), "ABLATE_TEST_NO_SUCH_VARIABLE".to_string()]).unwrap();
+        assert_eq!(values.into_keys().collect::<Vec<_>>(), ["PATH"]);
+    }
 }

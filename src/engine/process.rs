@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
 use super::warden::{self, Ending, Order, STOP};
+use crate::base::escape::visible_log;
 use crate::base::{Causes, Event, files};
 use crate::stage::Summary;
 
@@ -230,7 +231,7 @@ fn judge(result: Option<Ended>, ending: &Ending, desk: &Desk, events: bool) -> E
 
 /// Adds the end of a log to the causes.
 fn with_last_words(mut causes: Causes, log: &Path) -> Causes {
-    let words = tail(log, 4096).unwrap_or_default();
+    let words = visible_log(&tail(log, 4096).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
     if !lines.is_empty() {
         causes.chain.push(format!("the end of its log: {}", lines[lines.len().saturating_sub(5)..].join("\n")));
