@@ -23,7 +23,6 @@ pub mod resize;
 
 pub mod answers;
 pub mod prompts;
-mod vqa;
 
 pub mod conversation;
 pub mod tokenizer;

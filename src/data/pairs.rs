@@ -17,7 +17,7 @@ pub struct Selection {
     pub per_question: usize,
     /// Share of the questions whose pairs are held out.
     pub dev: f64,
-    /// Whether a sample without a readable answer may be rejected; it counts as wrong either way.
+    /// Whether a sample without a readable answer, or not in the asked form, may be rejected; it is never chosen.
     pub unreadable: bool,
 }
 
@@ -26,6 +26,9 @@ pub struct Selection {
 pub struct PairFacts {
     pub questions: usize,
     pub samples: usize,
+    /// Samples from which no answer could be read.
+    #[serde(default)]
+    pub unreadable: usize,
     /// Share of right samples.
     pub accuracy: f64,
     /// Questions with too few right samples for the band, and with too many.
@@ -73,7 +76,8 @@ pub fn select<E>(
     for Judged { item, prompt, verdicts } in judged {
         facts.questions += 1;
         facts.samples += verdicts.len();
-        let right = verdicts.iter().filter(|verdict| verdict.correct).count();
+        let right = verdicts.iter().filter(|verdict| verdict.is_right()).count();
+        facts.unreadable += verdicts.iter().filter(|verdict| verdict.unreadable).count();
         right_samples += right;
         if verdicts.is_empty() {
             facts.too_hard += 1;
@@ -92,9 +96,9 @@ pub fn select<E>(
         facts.in_band += 1;
         let seed = seed.derive(&format!("pairs/{}/{}", item.dataset, item.id));
         let mut random = seed.stream("order");
-        let mut chosen = distinct(verdicts, |verdict| verdict.correct);
+        let mut chosen = distinct(verdicts, Verdict::is_right);
         let mut rejected =
-            distinct(verdicts, |verdict| !verdict.correct && (selection.unreadable || readable(verdict)));
+            distinct(verdicts, |verdict| !verdict.is_right() && (selection.unreadable || verdict.is_readable()));
         shuffle(&mut chosen, &mut random);
         shuffle(&mut rejected, &mut random);
         let held_out = super::draw::unit(&mut seed.stream("dev")) < selection.dev;
@@ -158,11 +162,6 @@ pub fn cut_words(text: &str, words: usize) -> (String, bool) {
     (text[..text.len() - rest.len()].to_string(), true)
 }
 
-/// A sample that has the asked form, so that its answer was read and is wrong.
-fn readable(verdict: &Verdict) -> bool {
-    verdict.compliant
-}
-
 fn distinct(verdicts: &[Verdict], wanted: impl Fn(&Verdict) -> bool) -> Vec<&str> {
     let mut seen = BTreeSet::new();
     verdicts
@@ -178,7 +177,8 @@ mod tests {
     use super::*;
     use crate::data::records::{AnswerType, Finish, Item};
 
-    /// A question whose samples are told by letters: `r` right, `w` wrong, `u` unreadable; equal digits, equal texts.
+    /// A question whose samples are told by letters: `r` right, `w` wrong, `u` in another form, `?` unreadable; equal
+    /// digits, equal texts.
     fn question(id: &str, samples: &str) -> Judged {
         let verdicts = samples
             .split_whitespace()
@@ -187,6 +187,7 @@ mod tests {
                 finish: Finish::Stop,
                 answer: Some(sample.to_string()),
                 compliant: !sample.starts_with('u'),
+                unreadable: sample.starts_with('?'),
                 score: 0.0,
                 correct: sample.starts_with('r'),
             })
@@ -263,6 +264,24 @@ mod tests {
         assert_eq!((train.len(), facts.alike), (0, 1));
         let pairs = select(&judged, &PAPER, Seed(1), cut(4)).unwrap().train;
         assert!(!pairs[0].chosen_cut);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_never_chosen() {
+        let mut judged = question("q", "?1 r1 w1");
+        // From a program that calls a sample right and unreadable at once.
+        judged.verdicts[0].correct = true;
+        let skipped = selected(&[judged.clone()], &Selection { unreadable: false, ..PAPER });
+        let told = |pairs: &[Pair]| {
+            pairs
+                .iter()
+                .map(|pair| format!("{} > {}", &pair.chosen[14..], &pair.rejected[14..]))
+                .collect::<BTreeSet<_>>()
+        };
+        assert_eq!(told(&skipped.train), BTreeSet::from(["r1 > w1".to_string()]));
+        assert_eq!((skipped.facts.unreadable, skipped.facts.accuracy), (1, 1.0 / 3.0));
+        let rejected = selected(&[judged], &PAPER);
+        assert_eq!(told(&rejected.train), BTreeSet::from(["r1 > w1".to_string(), "r1 > ?1".to_string()]));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::records::{AnswerType, Item};
+use super::records::Item;
 
 /// What the final answer of a reasoned response is found by.
 pub const MARKER: &str = "### Answer:";
@@ -71,7 +71,7 @@ impl PromptTemplate {
     /// The user's turn: question, one line per lettered option, instruction.
     pub fn render(&self, item: &Item) -> String {
         let mut prompt = item.question.clone() + &option_lines(&item.options);
-        let instruction = if item.answer_type == AnswerType::Letter { &self.letter } else { &self.text };
+        let instruction = if item.answer_type.names_option() { &self.letter } else { &self.text };
         if !instruction.is_empty() {
             prompt.push('\n');
             prompt.push_str(instruction);
@@ -161,6 +161,7 @@ impl<'de> Deserialize<'de> for PromptTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::records::AnswerType;
     use serde_json::json;
 
     fn item(answer_type: AnswerType, options: &[&str]) -> Item {

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerType {
-    /// A multiple-choice letter; `B`, `B.`, `(b)`, `B. uk` and the option's text are the same answer.
+    /// The only option that the answer names; `B`, `(b)`, `B. uk`, `The answer is B.` and the option's text are the same.
     Letter,
-    /// A number; within 5 % of the gold is right (ChartQA's relaxed accuracy), other text must be equal.
+    /// The only number in the answer, within 5 % of the gold one; a gold that is no number needs equal text.
     Number,
     /// Equal text after normalisation.
     Text,
@@ -18,6 +18,27 @@ pub enum AnswerType {
     Vqa,
     /// A gold answer occurs in the given one, whatever the case (OCRBench).
     Contains,
+    /// The letter that VLMEvalKit finds without a judge (MMBench and other multiple-choice benchmarks).
+    Mmbench,
+    /// Relaxed accuracy as pix2struct, VLMEvalKit and lmms-eval compute it (ChartQA).
+    Relaxed,
+    /// Equal but for case, as VLMEvalKit compares short answers (OCRVQA).
+    Exact,
+    /// ANLS as the challenge's script computes it (DocVQA, InfoVQA).
+    Docvqa,
+    /// VQAEval, the script of the VQA challenge (VQAv2, OK-VQA).
+    VqaEval,
+    /// EvalAI's evaluator of TextVQA, as in mmf and lmms-eval.
+    Textvqa,
+    /// OCRBench's script, its rule for formulas included.
+    Ocrbench,
+}
+
+impl AnswerType {
+    /// Whether an answer is an option's letter.
+    pub fn names_option(self) -> bool {
+        matches!(self, AnswerType::Letter | AnswerType::Mmbench)
+    }
 }
 
 /// A question about an image, with its gold answers.
@@ -100,10 +121,25 @@ pub struct Verdict {
     pub answer: Option<String>,
     /// Followed the prompt's form: marker present (CoT) or absent (direct), and ended by itself.
     pub compliant: bool,
+    /// No answer of the item's type could be read, whatever the form. Not written where one was read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
     /// 0 to 1; a sample without a readable answer has 0.
     pub score: f64,
-    /// Counted as right: `score` reaches the judge's threshold.
+    /// Counted as right: read, in the asked form, and `score` reaches the judge's threshold.
     pub correct: bool,
+}
+
+impl Verdict {
+    /// Whether an answer was read from a response in the asked form.
+    pub fn is_readable(&self) -> bool {
+        self.compliant && !self.unreadable
+    }
+
+    /// Right beyond doubt: what a program outside calls right and unreadable at once is not.
+    pub fn is_right(&self) -> bool {
+        self.correct && !self.unreadable
+    }
 }
 
 /// The judged samples of one item.
@@ -168,6 +204,9 @@ pub struct Score {
     /// The final answer that was found, if one was.
     pub answer: Option<String>,
     pub compliant: bool,
+    /// No answer of the item's type could be read. Not written where one was read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unreadable: bool,
     /// 0 to 1 by the item's answer type.
     pub score: f64,
     /// What of the item the model was trained on; none for nothing, or where that is not known.

@@ -35,11 +35,11 @@ pub enum Weight {
 
 /// The place of the picked response; none where there is no response.
 ///
-/// Only a response in the asked form has a readable answer, and so a vote and a rank; where none has, the first stands.
+/// Only a response in the asked form whose answer was read has a vote and a rank; where none has, the first stands.
 /// Answers that are written differently and are the same have their votes together. A tie goes to the answer whose
 /// first sample came first, and of one answer's responses the one of the greatest weight is taken.
 pub fn pick(item: &Item, responses: &[Credit], strategy: Strategy, weight: Weight) -> Option<usize> {
-    let readable = responses.iter().enumerate().filter(|(_, credit)| credit.verdict.compliant);
+    let readable = responses.iter().enumerate().filter(|(_, credit)| credit.verdict.is_readable());
     let votes: Vec<(usize, String)> = readable
         .filter_map(|(place, credit)| Some((place, canonical(item, credit.verdict.answer.as_deref()?))))
         .collect();
@@ -83,7 +83,7 @@ fn greatest(values: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::data::answers::judge;
+    use crate::data::answers::{CORRECT_FROM, judge};
     use crate::data::prompts::Style;
     use crate::data::records::{AnswerType, Credited, Finish};
 
@@ -104,7 +104,7 @@ pub(super) mod tests {
     /// A response with this answer; none for the answer `""`. The right one is 3.
     pub(in crate::data) fn credit(answer: &str, log_ratio: f64) -> Credit {
         let text = if answer.is_empty() { "I do not know.".to_string() } else { format!("So.\n### Answer: {answer}") };
-        Credit { verdict: judge(&item(), &text, Finish::Stop, Style::Cot), log_ratio, tokens: Vec::new() }
+        Credit { verdict: judge(&item(), &text, Finish::Stop, Style::Cot, CORRECT_FROM), log_ratio, tokens: Vec::new() }
     }
 
     /// A question with these answers and their log-ratios.

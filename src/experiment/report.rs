@@ -52,6 +52,8 @@ pub enum Metric {
     Accuracy,
     /// Whether the response has the form that its prompt asks for.
     Compliance,
+    /// Whether an answer of the item's type could be read from the response.
+    Readable,
 }
 
 /// A question put to the cells: the mean of `plus` less the mean of `minus`, each a list of selectors of equal weight.

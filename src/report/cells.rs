@@ -29,6 +29,7 @@ pub(super) struct Pool {
     pub(super) missing: Vec<String>,
     pub(super) metric: Series,
     pub(super) compliance: Series,
+    pub(super) readable: Series,
 }
 
 /// Instances, by their indices, and the data set they are looked at on; all data sets when none is chosen.
@@ -180,6 +181,7 @@ impl<'a> Cells<'a> {
             missing: names(&|one| one.evaluation.scores.is_none()),
             metric: series(metric),
             compliance: series(Metric::Compliance),
+            readable: series(Metric::Readable),
         }
     }
 

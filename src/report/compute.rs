@@ -203,6 +203,7 @@ struct Draft {
     missing: Vec<String>,
     metric: usize,
     compliance: usize,
+    readable: usize,
     difference: Option<usize>,
     published: Option<f64>,
 }
@@ -229,15 +230,15 @@ impl Work<'_> {
     }
 
     fn draft(&mut self, selector: String, choice: &Choice, base: Option<&Choice>, metric: Metric) -> Draft {
-        let Pool { instances: names, missing, metric: values, compliance } = self.cells.pool(choice, metric);
+        let Pool { instances: names, missing, metric: values, compliance, readable } = self.cells.pool(choice, metric);
         let difference = base.filter(|base| *base != choice).map(|base| {
             let base = self.cells.pool(base, metric).metric;
             self.push(Series::combination(&[(1.0, &values), (-1.0, &base)]))
         });
-        let (metric, compliance) = (self.push(values), self.push(compliance));
+        let (metric, compliance, readable) = (self.push(values), self.push(compliance), self.push(readable));
         // What was published for the same evaluations, however they are named there.
         let published = self.published.iter().find(|(known, _)| known == choice).map(|(_, value)| *value);
-        Draft { selector, instances: names, missing, metric, compliance, difference, published }
+        Draft { selector, instances: names, missing, metric, compliance, readable, difference, published }
     }
 
     fn contrast(&mut self, contrast: &ContrastRequest, request: &TableRequest) -> Result<ContrastDraft> {
@@ -311,6 +312,7 @@ impl Finished<'_> {
             difference: self.difference(draft.difference, comparison, corrected),
             estimate: self.overall(draft.metric),
             compliance: self.overall(draft.compliance),
+            readable: self.overall(draft.readable),
             datasets: self.datasets(draft.metric),
             selector: draft.selector,
             instances: draft.instances,

@@ -15,6 +15,7 @@ pub(super) fn score(id: &str, value: f64) -> Score {
         finish: Finish::Stop,
         answer: Some(value.to_string()),
         compliant: value >= 0.0,
+        unreadable: false,
         score: value,
         seen: None,
     }
@@ -91,6 +92,7 @@ pub(super) fn credited(responses: &[bool]) -> Credited {
             finish: Finish::Stop,
             answer: Some("3".to_string()),
             compliant: true,
+            unreadable: false,
             score: f64::from(u8::from(correct)),
             correct,
         },

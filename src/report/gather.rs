@@ -112,6 +112,7 @@ fn request(spec: &ReportSpec) -> TableRequest {
         metric: match metric {
             experiment::Metric::Accuracy => Metric::Accuracy,
             experiment::Metric::Compliance => Metric::Compliance,
+            experiment::Metric::Readable => Metric::Readable,
         },
         contrasts: contrasts
             .into_iter()

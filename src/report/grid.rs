@@ -1,5 +1,6 @@
 //! A table as text in cells: what the terminal, Markdown and HTML show alike. Knows no width, no markup.
 
+use super::input::Metric;
 use super::table::{Cell, Contrast, Difference, Estimate, Table};
 
 /// Rows of texts under a caption.
@@ -115,7 +116,7 @@ pub(super) fn main(table: &Table) -> Grid {
 }
 
 /// One row per cell of the central table, one column per data set.
-pub(super) fn breakdown(table: &Table) -> Option<Grid> {
+fn breakdown(table: &Table) -> Option<Grid> {
     let single = |row: usize| columns(table).map(move |column| (row, column));
     let rows = (0..table.rows.len()).flat_map(single).map(|(row, column)| {
         let cell = &table.rows[row].cells[column];
@@ -137,22 +138,42 @@ pub(super) fn breakdown(table: &Table) -> Option<Grid> {
     })
 }
 
+/// The grids below the central table: data sets, format compliance, readable answers.
+pub(super) fn details(table: &Table) -> Vec<Grid> {
+    [breakdown(table), compliance(table), readable(table)].into_iter().flatten().collect()
+}
+
 /// Format compliance of the cells, unless that is what the central table shows.
-pub(super) fn compliance(table: &Table) -> Option<Grid> {
+fn compliance(table: &Table) -> Option<Grid> {
+    let legend = "percent of responses that follow the prompt's form and end by themselves, 95 % interval";
+    let measured = table.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.compliance.is_some());
+    (measured && table.metric != Metric::Compliance)
+        .then(|| side_grid(table, Metric::Compliance, legend, |cell| cell.compliance.as_ref()))
+}
+
+/// Readable answers of the cells, where any answer could not be read.
+fn readable(table: &Table) -> Option<Grid> {
+    let legend = "percent of responses from which an answer of the item's type could be read, 95 % interval";
+    let lacking =
+        table.rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.readable).any(|one| one.mean < 1.0);
+    (lacking && table.metric != Metric::Readable)
+        .then(|| side_grid(table, Metric::Readable, legend, |cell| cell.readable.as_ref()))
+}
+
+/// One estimate of each cell of the central table.
+fn side_grid(table: &Table, metric: Metric, legend: &str, of: impl Fn(&Cell) -> Option<&Estimate>) -> Grid {
     let shown: Vec<usize> = columns(table).collect();
     let rows = table.rows.iter().map(|row| GridRow {
         label: row.label.clone(),
-        cells: shown.iter().map(|&column| full(row.cells[column].compliance.as_ref(), None)).collect(),
+        cells: shown.iter().map(|&column| full(of(&row.cells[column]), None)).collect(),
     });
-    let rows: Vec<GridRow> = rows.collect();
-    let measured = table.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.compliance.is_some());
-    (measured && table.metric != super::input::Metric::Compliance).then(|| Grid {
-        caption: "format compliance".to_string(),
+    Grid {
+        caption: metric.words().to_string(),
         corner: table.rows_are.clone(),
         columns: shown.iter().map(|&column| table.columns[column].clone()).collect(),
-        rows,
-        legend: vec!["percent of responses that follow the prompt's form and end by themselves, 95 % interval".into()],
-    })
+        rows: rows.collect(),
+        legend: vec![legend.to_string()],
+    }
 }
 
 /// `, p after Holm over 6`: how many contrasts the correction counts; nothing when none was measured.

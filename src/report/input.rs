@@ -86,6 +86,8 @@ pub enum Metric {
     Accuracy,
     /// Share of responses that follow the prompt's form.
     Compliance,
+    /// Share of responses from which an answer of the item's type could be read.
+    Readable,
 }
 
 impl Metric {
@@ -93,6 +95,7 @@ impl Metric {
         match self {
             Metric::Accuracy => "accuracy",
             Metric::Compliance => "format compliance",
+            Metric::Readable => "readable answers",
         }
     }
 
@@ -101,6 +104,7 @@ impl Metric {
         match self {
             Metric::Accuracy => score.score,
             Metric::Compliance => f64::from(u8::from(score.compliant)),
+            Metric::Readable => f64::from(u8::from(!score.unreadable)),
         }
     }
 }

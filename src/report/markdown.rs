@@ -14,8 +14,8 @@ pub(super) fn render(report: &Report) -> String {
     }
     for table in &report.tables {
         _ = write!(text, "\n## {}\n\n`{}`, {}.\n", escape(&table.title), code(&table.stage), grid::evidence(table));
-        for grid in [Some(grid::main(table)), grid::breakdown(table), grid::compliance(table)].iter().flatten() {
-            render_grid(grid, &mut text);
+        for grid in std::iter::once(grid::main(table)).chain(grid::details(table)) {
+            render_grid(&grid, &mut text);
         }
         if !table.contrasts.is_empty() {
             render_contrasts(&table.contrasts, &mut text);

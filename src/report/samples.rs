@@ -43,6 +43,7 @@ pub struct Response {
     pub answer: Option<String>,
     pub score: f64,
     pub compliant: bool,
+    pub unreadable: bool,
     pub cut: bool,
 }
 
@@ -178,6 +179,7 @@ fn response(label: String, score: &Score) -> Response {
         answer: score.answer.clone(),
         score: score.score,
         compliant: score.compliant,
+        unreadable: score.unreadable,
         cut: score.finish == Finish::Length,
     }
 }

@@ -60,6 +60,8 @@ pub struct Cell {
     /// None when nothing has been measured: never zero.
     pub estimate: Option<Estimate>,
     pub compliance: Option<Estimate>,
+    /// Share of responses from which an answer could be read.
+    pub readable: Option<Estimate>,
     /// One per data set of the table.
     pub datasets: Vec<Option<Estimate>>,
     /// Against the baseline's cell; none for the baseline itself.

@@ -50,10 +50,9 @@ impl Page {
         lines.push(self.paint(&clip(&table.title, self.width), BOLD));
         let evidence = format!("`{}`, {}", table.stage, grid::evidence(table));
         lines.push(self.paint(&clip(&evidence, self.width), DIM));
-        let grids = [Some(grid::main(table)), grid::breakdown(table), grid::compliance(table)];
-        for grid in grids.iter().flatten() {
+        for grid in std::iter::once(grid::main(table)).chain(grid::details(table)) {
             lines.push(String::new());
-            self.grid(grid, lines);
+            self.grid(&grid, lines);
         }
         if !table.contrasts.is_empty() {
             lines.push(String::new());

@@ -109,6 +109,38 @@ fn a_report_is_a_sheet_of_numbers() {
 }
 
 #[test]
+fn answers_that_could_not_be_read_are_seen_beside_full_compliance() {
+    let mut scores = vec![evaluation("model=sft", &[1.0, 0.0]), evaluation("model=dpo", &[0.0, 0.0])];
+    for score in scores[1].scores.iter_mut().flatten() {
+        score.unreadable = true;
+    }
+    let table = TableRequest { columns: Vec::new(), contrasts: Vec::new(), baseline: None, ..request() };
+    let report = report(table.clone(), scores.clone());
+    let text = report.terminal(100, false);
+    let part = text.split("format compliance").nth(1).unwrap().split("note:").next().unwrap();
+    expect![[r#"
+
+        model   all
+        sft     100.0 [100.0, 100.0]
+        dpo     100.0 [100.0, 100.0]
+        percent of responses that follow the prompt's form and end by themselves, 95 % interval
+
+        readable answers
+        model   all
+        sft     100.0 [100.0, 100.0]
+        dpo       0.0 [0.0, 0.0]
+        percent of responses from which an answer of the item's type could be read, 95 % interval
+
+    "#]]
+    .assert_eq(part);
+    assert!(report.markdown().contains("**readable answers**") && report.html().contains("<h3>Readable answers</h3>"));
+    let json: serde_json::Value = serde_json::from_str(&report.json()).unwrap();
+    assert_eq!(json["tables"][0]["rows"][1]["cells"][0]["readable"]["mean"], 0.0);
+    let metric = TableRequest { metric: super::input::Metric::Readable, ..table };
+    assert_eq!(mean(&super::tests::report(metric, scores), 1, 0), Some(0.0));
+}
+
+#[test]
 fn cells_average_seeds_and_differences_take_shared_pairs() {
     let report = report(request(), study());
     assert_eq!(report.tables[0].columns, ["direct", "CoT", "mean"]);

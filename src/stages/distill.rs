@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::common::{self, check_range, share};
 use super::distill_teacher::{Api, Teacher};
 use crate::base::wrong_input;
-use crate::data::answers;
+use crate::data::answers::{self, CORRECT_FROM};
 use crate::data::jsonl;
-use crate::data::prompts::{MARKER, Style, option_lines};
+use crate::data::prompts::{Style, option_lines};
 use crate::data::records::{AnswerType, Finish, Item, Judged, Verdict};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
@@ -21,7 +21,7 @@ use crate::teacher::{Fault, Reply};
 
 pub static KIND: Kind = Kind {
     name: "distill",
-    version: 1,
+    version: 2,
     about: "rationales from a teacher, kept where they arrive at the reference answer",
     outputs: &[
         OutputSpec::new("items.jsonl", ArtifactKind::Items),
@@ -114,8 +114,7 @@ impl Stage for Distill {
                 let verdict = judge(&item, &reply);
                 let fault = fault(&reply, &verdict);
                 bad += usize::from(fault.is_some());
-                let other = (self.keep == Keep::AnswerMatches && !verdict.correct).then_some(OTHER);
-                if let Some(reason) = fault.or(other) {
+                if let Some(reason) = fault.or_else(|| self.mismatch(&verdict)) {
                     *reasons.entry(reason).or_default() += 1;
                     rejected.push(verdict);
                 } else {
@@ -140,11 +139,19 @@ impl Stage for Distill {
     }
 }
 
-/// Why a good reply is not kept.
-const OTHER: &str = "with another answer than the reference";
+impl Distill {
+    /// Why a good reply is not kept.
+    fn mismatch(&self, verdict: &Verdict) -> Option<&'static str> {
+        match self.keep {
+            Keep::AnswerMatches if verdict.unreadable => Some("with an answer that cannot be read"),
+            Keep::AnswerMatches if !verdict.correct => Some("with another answer than the reference"),
+            Keep::AnswerMatches | Keep::All => None,
+        }
+    }
+}
 
 fn judge(item: &Item, reply: &Reply) -> Verdict {
-    answers::judge(item, &reply.text, reply.finish, Style::Cot)
+    answers::judge(item, &reply.text, reply.finish, Style::Cot, CORRECT_FROM)
 }
 
 /// Why a reply is bad: no row could be made of it, whatever the reference says. It is asked for again.
@@ -169,8 +176,9 @@ fn nothing_kept(reasons: &BTreeMap<&str, usize>, bad: usize) -> anyhow::Error {
 
 /// The item with the teacher's reasoning in place of its own.
 fn distilled(item: &Item, verdict: &Verdict, number: usize) -> Item {
-    let rationale = verdict.text.rsplit_once(MARKER).map_or("", |(rationale, _)| rationale).trim();
-    let concluded = verdict.answer.clone().filter(|answer| Some(answer) != item.answers.first());
+    let rationale = answers::reasoning(&verdict.text);
+    let concluded = verdict.answer.as_deref().map(|answer| answers::concise(item, answer));
+    let concluded = concluded.filter(|answer| Some(answer) != item.answers.first());
     let id = if number == 1 { item.id.clone() } else { format!("{}#{number}", item.id) };
     Item { id, rationale: Some(rationale.to_string()), concluded, ..item.clone() }
 }
@@ -180,13 +188,13 @@ fn distilled(item: &Item, verdict: &Verdict, number: usize) -> Item {
 fn fill(instruction: &str, item: &Item) -> String {
     let options = option_lines(&item.options);
     let mut answers = item.answers.clone();
-    if item.answer_type == AnswerType::Vqa {
+    if matches!(item.answer_type, AnswerType::Vqa | AnswerType::VqaEval | AnswerType::Textvqa) {
         // Annotators repeat each other.
         let mut told = BTreeSet::new();
         answers.retain(|answer| told.insert(answer.clone()));
     }
     let answer = answers.join(" or ");
-    let form = if item.answer_type == AnswerType::Letter { "<letter>" } else { "<answer>" };
+    let form = if item.answer_type.names_option() { "<letter>" } else { "<answer>" };
     let values =
         [("{question}", item.question.as_str()), ("{options}", &options), ("{answer}", &answer), ("{form}", form)];
     let mut filled = String::new();

@@ -12,7 +12,7 @@ use super::metrics;
 use super::models;
 use super::sampling::{self, Asking, Take};
 use crate::base::wrong_input;
-use crate::data::answers::judge;
+use crate::data::answers::{CORRECT_FROM, judge};
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
@@ -23,7 +23,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "eval",
-    version: 4,
+    version: 5,
     about: "a model's score on every item of a benchmark",
     outputs: &[
         OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
@@ -157,7 +157,7 @@ impl Eval {
 
     fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Option<Score> {
         let sample = rollout.samples.into_iter().next()?;
-        let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style);
+        let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style, CORRECT_FROM);
         Some(Score {
             id: rollout.item.id,
             dataset: rollout.item.dataset,
@@ -168,6 +168,7 @@ impl Eval {
             finish: sample.finish,
             answer: verdict.answer,
             compliant: verdict.compliant,
+            unreadable: verdict.unreadable,
             score: verdict.score,
             seen,
         })

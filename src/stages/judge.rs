@@ -13,8 +13,8 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "judge",
-    version: 1,
-    about: "right or wrong for every sample of a rollout",
+    version: 2,
+    about: "right, wrong or unreadable for every sample of a rollout",
     outputs: &[OutputSpec::new("judged.jsonl", ArtifactKind::Judged)],
     fan_out: &[],
     seeded: false,
@@ -67,19 +67,16 @@ impl Stage for Judge {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let rollouts: Vec<Rollout> = jsonl::read(&ctx.input("rollouts")?.path)?;
         common::not_empty(&rollouts, "rollouts")?;
-        let (mut samples, mut compliant, mut correct) = (0, 0, 0);
+        let (mut samples, mut compliant, mut readable, mut correct) = (0, 0, 0, 0);
         let mut writer = jsonl::Writer::create(&ctx.output("judged.jsonl"))?;
         for Rollout { item, prompt, samples: texts } in rollouts {
             let verdicts: Vec<_> = texts
                 .iter()
-                .map(|sample| {
-                    let mut verdict = answers::judge(&item, &sample.text, sample.finish, self.style);
-                    verdict.correct = verdict.score >= self.threshold;
-                    verdict
-                })
+                .map(|sample| answers::judge(&item, &sample.text, sample.finish, self.style, self.threshold))
                 .collect();
             samples += verdicts.len();
             compliant += verdicts.iter().filter(|verdict| verdict.compliant).count();
+            readable += verdicts.iter().filter(|verdict| !verdict.unreadable).count();
             correct += verdicts.iter().filter(|verdict| verdict.correct).count();
             writer.push(&Judged { item, prompt, verdicts })?;
         }
@@ -87,6 +84,7 @@ impl Stage for Judge {
         Ok(Summary::default()
             .with("samples", samples)
             .with("accuracy", share(correct, samples))
-            .with("compliance", share(compliant, samples)))
+            .with("compliance", share(compliant, samples))
+            .with("readable", share(readable, samples)))
     }
 }

@@ -20,6 +20,7 @@ pub(super) fn write(ctx: &StageContext, scores: &[Score], known: bool) -> Result
         .with("items", metrics.overall.items)
         .with("accuracy", metrics.overall.accuracy)
         .with("compliance", metrics.overall.compliance)
+        .with("readable", metrics.overall.readable)
         .with("cut", metrics.overall.cut);
     Ok(match metrics.overall.contaminated {
         Some(contaminated) => {
@@ -44,6 +45,8 @@ struct Metric {
     accuracy: f64,
     /// Share of responses in the form that the prompt asks for.
     compliance: f64,
+    /// Share of responses from which an answer of the item's type could be read, in that form or not.
+    readable: f64,
     /// Share of responses that were cut at `max_tokens`.
     cut: f64,
     /// Items of which the model was trained on something; none where nobody has kept what it was trained on.
@@ -84,6 +87,7 @@ impl Metric {
             items,
             accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
             compliance: share(scores.iter().filter(|score| score.compliant).count()),
+            readable: share(scores.iter().filter(|score| !score.unreadable).count()),
             cut: share(scores.iter().filter(|score| score.finish == Finish::Length).count()),
             contaminated: known
                 .then(|| Contaminated { image: seen(Some(Overlap::Image)), question: seen(Some(Overlap::Question)) }),

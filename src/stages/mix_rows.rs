@@ -152,7 +152,7 @@ fn from_judged(judged: Vec<Judged>, per_question: usize) -> Candidates {
     for Judged { item, prompt, verdicts } in judged {
         let mut texts = BTreeSet::new();
         for verdict in &verdicts {
-            if !verdict.correct {
+            if !verdict.is_right() {
                 candidates.drop_one("wrong");
             } else if texts.contains(&verdict.text) {
                 candidates.drop_one("equal to another sample");

@@ -152,7 +152,7 @@ fn a_base_model_learns_answers_and_is_pushed_by_preferences() {
     assert_eq!(ids, ["item 0", "item 1", "item 2", "item 3", "item 4", "item 5"]);
     let metrics: Value = files::read_json(&world.path("eval/metrics.json")).unwrap();
     let contaminated = json!({ "image": 0, "question": 2 });
-    let more = json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "cut": 0.0, "contaminated": contaminated });
+    let more = json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "readable": 1.0, "cut": 0.0, "contaminated": contaminated });
     assert_eq!((&metrics["items"], &metrics["datasets"]["more"]), (&json!(6), &more));
 
     let table = json!({ "policy": "sft", "pairs": "pairs", "batch": 4, "lr": 1e-3, "epochs": 3 });
@@ -257,7 +257,7 @@ fn the_identity_of_a_fixed_config_stays() {
         sft d1bac8e80c epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
         dpo 61c917d0bb epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
         rollout 1d4a6aaf88 prompt.text prompt.letter samples temperature top_k top_p max_tokens
-        eval f627733b12 prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
+        eval 3684ea433d prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
     "#]]
     .assert_eq(&text.concat());
 }

@@ -22,7 +22,7 @@ use crate::stage::{
 
 pub static KIND: Kind = Kind {
     name: "pairs",
-    version: 2,
+    version: 3,
     about: "preference pairs of a right and a wrong sample, or released ones",
     outputs: OUTPUTS,
     fan_out: &[],
@@ -90,7 +90,7 @@ struct FromJudged {
 enum Unreadable {
     /// They may be the rejected side of a pair.
     Reject,
-    /// They count as wrong and are in no pair: what they would teach is the form.
+    /// They are in no pair: what they would teach is the form.
     #[default]
     Skip,
 }

@@ -14,7 +14,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "rerank",
-    version: 1,
+    version: 2,
     about: "one response per item picked from several, and scored",
     outputs: &[
         OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
@@ -91,6 +91,7 @@ impl Stage for Rerank {
                 finish: verdict.finish,
                 answer: verdict.answer,
                 compliant: verdict.compliant,
+                unreadable: verdict.unreadable,
                 score: verdict.score,
                 seen: None,
             });

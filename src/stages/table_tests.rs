@@ -102,11 +102,11 @@ fn the_fingerprints_of_a_fixed_config_stay() {
         items 8da311ddf2 synthetic.datasets synthetic.split synthetic.count synthetic.stream
         items cc6663a4bb dataset answer_type
         tokenizer f8b76c36e3 algorithm vocab prompts
-        distill e243a7d40c teacher.api teacher.wrong keep
-        distill d47f2864d9 teacher.api teacher.url teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
+        distill 016c554cca teacher.api teacher.wrong keep
+        distill 22d9a20af2 teacher.api teacher.url teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
         mix 6d79d69847 size.rows sources.a.as sources.a.weight sources.a.prompt.text sources.a.prompt.letter sources.b.as sources.b.keep sources.b.prompt.text sources.b.prompt.letter
-        judge 75d68e657c style threshold
-        pairs 44acfa231b band per_question dev truncate.words unreadable
+        judge ba081b5ed9 style threshold
+        pairs 33efedec8e band per_question dev truncate.words unreadable
     "#]].assert_eq(&tables.iter().map(line).collect::<String>());
 }
 

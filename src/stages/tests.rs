@@ -241,8 +241,10 @@ fn judged_rollouts_become_pairs_and_right_rows() {
         .into_iter()
         .map(|item| {
             let sample = |text: String, finish| Sample { text, finish, tokens: 5 };
+            let wrong = if item.options.is_empty() { "-70" } else { "Z" };
             let samples = vec![
                 sample(format!("so.\n### Answer: {}", item.answers[0]), Finish::Stop),
+                sample(format!("thus.\n### Answer: {wrong}"), Finish::Stop),
                 sample("thus.\n### Answer: none".into(), Finish::Stop),
                 sample("rambling".into(), Finish::Length),
             ];
@@ -252,8 +254,8 @@ fn judged_rollouts_become_pairs_and_right_rows() {
     jsonl::write(&bench.path("sampled/rollouts.jsonl"), &rollouts).unwrap();
     let summary = bench.run("judged", "judge", &json!({ "rollouts": "sampled" })).unwrap();
     assert_eq!(
-        (summary.0["accuracy"].as_f64(), summary.0["compliance"].as_f64()),
-        (Some(20.0 / 60.0), Some(40.0 / 60.0))
+        ["accuracy", "compliance", "readable"].map(|key| summary.0[key].as_f64()),
+        [Some(20.0 / 80.0), Some(60.0 / 80.0), Some(40.0 / 80.0)]
     );
     bench.run("pairs", "pairs", &json!({ "judged": "judged", "dev": 0.0, "truncate": "none" })).unwrap();
     let pairs: Vec<Pair> = bench.read("pairs/pairs.jsonl");

@@ -267,8 +267,8 @@ fn the_identity_of_a_fixed_config_stays() {
     expect![[r#"
         dpo 6cf3a880ec epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
         dpo c5dc88e286 epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] label_smoothing=0.1
-        pairs 84dc7e60d2 dataset="rlaif" dev=0.02 truncate.words=90
-        pairs 0980a7bc3d band=[0.25,0.85] per_question=3 dev=0.02 truncate.words=90 unreadable="skip" datasets=["a","b"]
+        pairs d99d3df723 dataset="rlaif" dev=0.02 truncate.words=90
+        pairs 091f6ea0d7 band=[0.25,0.85] per_question=3 dev=0.02 truncate.words=90 unreadable="skip" datasets=["a","b"]
         base 1b7d456307
         export 10787769cc
         export a7e8184187 dtype="bf16"

@@ -23,6 +23,7 @@ fn judge(world: &World) {
         compliant: finish == Finish::Stop,
         score: f64::from(u8::from(right)),
         correct: right,
+        unreadable: false,
     };
     let judged: Vec<Judged> = (0..6)
         .map(|i| Judged {
@@ -107,7 +108,10 @@ fn a_taught_model_is_a_verifier_of_its_reference() {
     );
     assert_eq!(["first", "majority"].map(|one| rerank(one, 3)), [json!(0.0), json!(1.0)]);
     let metrics: Value = files::read_json(&world.path("best-2/metrics.json")).unwrap();
-    assert_eq!(metrics["datasets"]["more"], json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "cut": 0.0 }));
+    assert_eq!(
+        metrics["datasets"]["more"],
+        json!({ "items": 2, "accuracy": 1.0, "compliance": 1.0, "readable": 1.0, "cut": 0.0 })
+    );
 }
 
 #[test]
@@ -179,8 +183,8 @@ fn the_identity_of_a_fixed_config_stays() {
     ];
     expect![[r#"
         score 1a82bac9a8 truncate normalise
-        rerank 4d8404342f strategy n
-        rerank bf8a9046d1 strategy n weight
+        rerank fce8bbbd71 strategy n
+        rerank 30abdff695 strategy n weight
     "#]]
     .assert_eq(&text.concat());
 }

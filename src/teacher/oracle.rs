@@ -4,7 +4,7 @@
 use crate::base::Seed;
 use crate::data::draw::{below, unit};
 use crate::data::prompts::{cot_response, letters};
-use crate::data::records::{AnswerType, Item};
+use crate::data::records::Item;
 
 /// The response to an item, or none if it has no rationale. With probability `wrong` the final answer is one that
 /// the item does not accept; where the rationale ends in the right answer, that is changed too, as a teacher's
@@ -24,9 +24,10 @@ pub fn respond(item: &Item, others: &[&str], wrong: f64, seed: Seed) -> Option<S
 /// Answers that the item does not accept; at least one.
 fn wrong_answers(item: &Item, others: &[&str]) -> Vec<String> {
     let differs = |answer: &String| crate::data::answers::score(item, answer) == 0.0;
-    let mut candidates: Vec<String> = match item.answer_type {
-        AnswerType::Letter => letters().take(item.options.len()).map(String::from).filter(differs).collect(),
-        _ => others.iter().map(ToString::to_string).filter(differs).collect(),
+    let mut candidates: Vec<String> = if item.answer_type.names_option() {
+        letters().take(item.options.len()).map(String::from).filter(differs).collect()
+    } else {
+        others.iter().map(ToString::to_string).filter(differs).collect()
     };
     candidates.sort();
     candidates.dedup();
@@ -51,8 +52,9 @@ fn replace_last(text: &str, from: &str, to: &str) -> String {
 mod tests {
     use super::*;
     use crate::data::answers;
+    use crate::data::answers::CORRECT_FROM;
     use crate::data::prompts::Style;
-    use crate::data::records::Finish;
+    use crate::data::records::{AnswerType, Finish};
 
     fn item(id: usize) -> Item {
         Item {
@@ -79,7 +81,7 @@ mod tests {
     fn a_wrong_response_is_wrong_and_agrees_with_itself() {
         let response = respond(&item(0), &["5", "6"], 1.0, Seed(0)).unwrap();
         assert_eq!(response, "red3, blue2. 3+2=6.\n### Answer: 6");
-        assert!(!answers::judge(&item(0), &response, Finish::Stop, Style::Cot).correct);
+        assert!(!answers::judge(&item(0), &response, Finish::Stop, Style::Cot, CORRECT_FROM).correct);
         let alone = respond(&item(0), &["5"], 1.0, Seed(0)).unwrap();
         assert!(alone.ends_with("### Answer: none of these"));
     }
@@ -103,7 +105,7 @@ mod tests {
     fn the_stated_share_is_wrong() {
         let wrong = |item: &Item| {
             let response = respond(item, &["6", "7"], 0.1, Seed(7)).unwrap();
-            !answers::judge(item, &response, Finish::Stop, Style::Cot).correct
+            !answers::judge(item, &response, Finish::Stop, Style::Cot, CORRECT_FROM).correct
         };
         let count = (0..4000).filter(|&id| wrong(&item(id))).count();
         // 400 expected, standard deviation 19.

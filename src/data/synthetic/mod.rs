@@ -233,7 +233,7 @@ mod tests {
         for Located { item, .. } in rows {
             if let Some(rationale) = &item.rationale {
                 let response = cot_response(rationale, &item.answers[0]);
-                let verdict = answers::judge(&item, &response, Finish::Stop, Style::Cot);
+                let verdict = answers::judge(&item, &response, Finish::Stop, Style::Cot, answers::CORRECT_FROM);
                 assert!(verdict.correct && verdict.compliant, "{item:?}");
             }
         }

@@ -147,7 +147,7 @@ stage = "evla"
         63 | metric = "speed"
            |          ^^^^^^^
            |
-           = help: the known values are `accuracy`, `compliance`
+           = help: the known values are `accuracy`, `compliance`, `readable`
 
         error: `report.third.baseline`: `eval` has no point `mix=cot,model=dpo`
           --> DIR/a.toml:65:12

@@ -125,8 +125,8 @@ fn table_body(table: &Table) -> String {
     if !table.contrasts.is_empty() {
         _ = write!(text, "<h3>Claims</h3>{}", tables::render_contrasts(table));
     }
-    for grid in [grid::breakdown(table), grid::compliance(table)].iter().flatten() {
-        _ = write!(text, "<h3>{}</h3>{}", escape(&capital(&grid.caption)), tables::render_grid(grid, true, false));
+    for grid in grid::details(table) {
+        _ = write!(text, "<h3>{}</h3>{}", escape(&capital(&grid.caption)), tables::render_grid(&grid, true, false));
     }
     text.push_str(&list(&table.notes));
     text

@@ -70,6 +70,7 @@ pub(super) fn article(
 fn render_response(response: &Response) -> String {
     let (mark, class) = mark(response);
     let mut remarks = vec![match &response.answer {
+        Some(answer) if response.unreadable => format!("answer <code>{}</code> could not be read", escape(answer)),
         Some(answer) => format!("answer <code>{}</code>", escape(answer)),
         None => "no answer found".to_string(),
     }];

@@ -1,0 +1,15 @@
+//! Relaxed accuracy of ChartQA as pix2struct computes it (`relaxed_correctness`, 2023).
+
+use super::python::float;
+
+/// A percent sign divides by 100. A gold answer of 0 is compared as text, as Python takes 0 for false.
+pub(super) fn correct(gold: &str, answer: &str) -> bool {
+    match (number(gold), number(answer)) {
+        (Some(gold), Some(answer)) if gold != 0.0 => (answer - gold).abs() / gold.abs() <= 0.05,
+        _ => answer.to_lowercase() == gold.to_lowercase(),
+    }
+}
+
+pub(super) fn number(text: &str) -> Option<f64> {
+    if text.ends_with('%') { float(text.trim_end_matches('%')).map(|value| value / 100.0) } else { float(text) }
+}

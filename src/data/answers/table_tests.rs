@@ -1,0 +1,76 @@
+//! The table of answers (`tests/golden/answers.jsonl`): every verdict, and every difference from the evaluator of the
+//! benchmark named in docs/stages.md.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{CORRECT_FROM, judge};
+use crate::data::jsonl;
+use crate::data::prompts::Style;
+use crate::data::records::{AnswerType, Finish, Item};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    #[serde(rename = "type")]
+    answer_type: AnswerType,
+    gold: Vec<String>,
+    #[serde(default)]
+    options: Vec<String>,
+    #[serde(default)]
+    dataset: String,
+    style: Style,
+    response: String,
+    /// `right`, `wrong` or `unreadable`.
+    verdict: String,
+    score: f64,
+    evaluator: Option<String>,
+    /// The evaluator's score, or `unreadable`.
+    says: Option<Value>,
+    difference: Option<String>,
+}
+
+#[test]
+fn answers_are_judged_as_the_table_says() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let cases: Vec<Case> = jsonl::read(&root.join("tests/golden/answers.jsonl")).unwrap();
+    let docs = std::fs::read_to_string(root.join("docs/stages.md")).unwrap();
+    assert!(cases.len() >= 300, "{}", cases.len());
+    let (mut problems, mut names) = (Vec::new(), BTreeSet::new());
+    for case in cases {
+        let Case { answer_type, gold, options, dataset, style, response, .. } = case;
+        let place = format!("{answer_type:?} {gold:?} {options:?} {response:?}");
+        let item = Item {
+            id: "1".into(),
+            dataset,
+            image: None,
+            question: "?".into(),
+            options,
+            answer_type,
+            answers: gold,
+            rationale: None,
+            concluded: None,
+        };
+        let verdict = judge(&item, &response, Finish::Stop, style, CORRECT_FROM);
+        let told = match (verdict.unreadable, verdict.correct) {
+            (true, _) => "unreadable",
+            (false, true) => "right",
+            (false, false) => "wrong",
+        };
+        if told != case.verdict || (verdict.score - case.score).abs() > 1e-9 {
+            problems.push(format!("{place}: {told} {}, not {} {}", verdict.score, case.verdict, case.score));
+        }
+        let apart = case.says.is_some_and(|says| (says.as_f64().unwrap_or(0.0) - case.score).abs() > 1e-9);
+        if apart != case.difference.is_some() {
+            problems.push(format!("{place}: {:?} and `difference` do not go together", case.evaluator));
+        }
+        names.extend(case.difference);
+    }
+    for name in names.iter().filter(|name| !docs.contains(&format!("| {name} |"))) {
+        problems.push(format!("docs/stages.md does not explain the difference `{name}`"));
+    }
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
