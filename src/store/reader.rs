@@ -64,6 +64,7 @@ impl<'a> Reader<'a> {
 
     fn read(&self, key: &str, path: &Path) -> Result<(Hash, u64)> {
         let context = || format!("cannot read `{}`", path.display());
+        let mut last = None;
         for _ in 0..ATTEMPTS {
             let now = (self.now)();
             let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
@@ -76,6 +77,11 @@ impl<'a> Reader<'a> {
                 if before.settled(now) {
                     lock(self.memo).put(key.to_string(), before, hash);
                 }
+                return Ok((hash, before.size));
+            }
+            // A link made beside the file, or a touch, changes its stamp and not its bytes. Read twice with the same bytes, it is
+            // used, and not remembered.
+            if last.replace((hash, before.size)) == Some((hash, before.size)) {
                 return Ok((hash, before.size));
             }
         }
@@ -248,12 +254,32 @@ mod tests {
         assert!(!bench.remembers());
         // A file that becomes shorter; one that is large enough to be read in parts.
         bench.write(&vec![1; 5 << 20]);
-        let cut = |_| files::append(&path).unwrap().set_len(2 << 20).unwrap();
-        assert_eq!(bench.hash_while(&cut).unwrap_err().to_string(), wanted);
+        let cut_to = |len| files::append(&path).unwrap().set_len(len).unwrap();
+        let cut = |_| cut_to(2 << 20);
+        let len = AtomicU64::new(4 << 20);
+        let cut_more = |_| cut_to(len.fetch_sub(1000, Ordering::Relaxed));
+        assert_eq!(bench.hash_while(&cut_more).unwrap_err().to_string(), wanted);
         let once = std::sync::Once::new();
         bench.write(&vec![1; 5 << 20]);
         let hash = bench.hash_while(&|bytes| once.call_once(|| cut(bytes))).unwrap();
         assert_eq!(hash, Hash::of_bytes(&vec![1; 2 << 20]));
+    }
+
+    #[test]
+    fn a_link_made_beside_a_file_while_it_is_read_changes_nothing() {
+        let bench = Bench::new();
+        let made = AtomicU64::new(0);
+        let link = |_| {
+            let count = made.fetch_add(1, Ordering::Relaxed);
+            fs::hard_link(bench.path(), bench.folder.path().join(format!("link{count}"))).unwrap();
+        };
+        let before = bench.changed();
+        assert_eq!(bench.hash_while(&link).unwrap(), of("one"));
+        // A link at every reading: two readings were enough, and nothing is remembered of a file in motion.
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+        assert!(bench.changed() >= before && !bench.remembers());
+        assert_eq!(bench.read.swap(0, Ordering::Relaxed), 6);
+        assert_eq!(bench.hash(), (of("one"), 3));
     }
 
     #[test]
