@@ -1,6 +1,7 @@
 //! What every layer may lean on: hashes, diagnostics, files, seeds, progress. Knows no word of the domain.
 
 pub mod causes;
+pub mod confined;
 pub mod diagnostic;
 pub mod escape;
 pub mod files;

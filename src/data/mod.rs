@@ -26,6 +26,7 @@ pub mod prompts;
 
 pub mod conversation;
 pub mod tokenizer;
+mod tokenizer_bounds;
 pub mod tokens;
 
 pub mod batches;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde::de::IgnoredAny;
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::decoders::fuse::Fuse;
 use tokenizers::models::TrainerWrapper;
@@ -19,6 +18,7 @@ use tokenizers::{
     AddedToken, Encoding, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
 };
 
+use super::tokenizer_bounds::{LARGEST, Pipeline};
 use crate::base::files;
 
 /// The special tokens, in the order of their ids in a tokenizer that is trained here.
@@ -225,6 +225,10 @@ impl Tokenizer {
 pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
     let inside = path.join(FILE);
     let path = if path.is_dir() { &inside } else { path };
+    let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if size > LARGEST {
+        bail!("`{}` has {size} bytes: at most {LARGEST} are possible", path.display());
+    }
     let bytes = files::read_bytes(path)?;
     parse(&bytes).with_context(|| format!("`{}` is not a tokenizer", path.display()))
 }
@@ -232,7 +236,7 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
 /// Parts of the library unwrap what they read: on JSON that is broken, which is told before it sees it, and on parts
 /// that are not what they should be.
 fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
-    serde_json::from_slice::<IgnoredAny>(bytes)?;
+    serde_json::from_slice::<Pipeline>(bytes)?.check()?;
     match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
         Ok(read) => read.map_err(|error| anyhow!("{error}")),
         Err(_) => bail!("a part of it is not what it should be"),

@@ -6,6 +6,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 
 use super::portable;
+use crate::base::confined::charge;
 
 /// The system's allocator, but that large memory begins with a cache line. By itself it begins 16 bytes behind one, and
 /// then every second register that is read or written lies in two: a training step takes up to a tenth longer.
@@ -24,15 +25,17 @@ impl Lines {
     }
 }
 
-// SAFETY: all memory comes from the system's allocator and goes back to it with the layout that it was asked for with,
+// SAFETY: `charge` asks for no memory; it comes back, or its thread stays in it for ever. All memory comes from the system's allocator and goes back to it with the layout that it was asked for with,
 // which depends on the caller's layout only; its size is the caller's, and its alignment at least that.
 unsafe impl GlobalAlloc for Lines {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        charge(layout.size());
         // SAFETY: the caller vouches for a size above 0, which stays.
         unsafe { System.alloc(Self::of(layout)) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        charge(layout.size());
         // SAFETY: as above.
         unsafe { System.alloc_zeroed(Self::of(layout)) }
     }
@@ -43,6 +46,7 @@ unsafe impl GlobalAlloc for Lines {
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        charge(size);
         let old = Self::of(layout);
         // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What
         // is copied lies in both.

@@ -7,15 +7,24 @@
 //! defined take the date that is written in them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::python;
+use crate::base::confined::{Bounds, confined};
 
-/// Instructions and 64-byte pieces of text that one rendering may cost: about 64 MiB, or a second.
-const FUEL: u64 = 1_000_000;
+/// Instructions and 64-byte pieces of text that one rendering may cost: at most 16 MiB of text.
+const FUEL: u64 = 250_000;
+
+/// What fuel does not count: how large a value becomes that holds another one many times, and how deep it is.
+const BOUNDS: Bounds = Bounds { bytes: 128 << 20, requests: 1_000_000, time: Duration::from_secs(20) };
+
+/// Bytes that a template's source may have. The longest that are published have a tenth of it.
+const LONGEST: usize = 1 << 19;
 
 /// Depth of calls in a template.
 const DEPTH: usize = 200;
@@ -85,11 +94,11 @@ impl Message {
 /// A chat template, ready to render.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    environment: Arc<Environment<'static>>,
     /// Where the template comes from, for errors.
     origin: String,
     /// `bos_token` and the other special tokens by name.
-    variables: BTreeMap<String, String>,
+    variables: Arc<BTreeMap<String, String>>,
 }
 
 impl ChatTemplate {
@@ -107,10 +116,22 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment
-            .add_template_owned(NAME, python::source(source))
-            .map_err(|error| described(&error).context(format!("the chat template of {origin}")))?;
-        Ok(ChatTemplate { environment, origin: origin.to_string(), variables })
+        if source.len() > LONGEST {
+            bail!("the chat template of {origin} has {} bytes: at most {LONGEST} are possible", source.len());
+        }
+        let source = source.to_string();
+        let compile = move || match environment.add_template_owned(NAME, python::source(&source)) {
+            Ok(()) => Ok(environment),
+            Err(error) => Err(described(&error)),
+        };
+        let environment = confined(BOUNDS, compile)
+            .unwrap_or_else(|exceeded| Err(anyhow!("{exceeded}")))
+            .with_context(|| format!("the chat template of {origin}"))?;
+        Ok(ChatTemplate {
+            environment: Arc::new(environment),
+            origin: origin.to_string(),
+            variables: Arc::new(variables),
+        })
     }
 
     /// The text of `messages`. With `open` the template adds what comes before the assistant's next turn
@@ -121,16 +142,27 @@ impl ChatTemplate {
     /// What the template does wrong or refuses (`raise_exception`), with its line; also one that does not come to an
     /// end.
     pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
-        let own = [
-            ("messages", messages.iter().map(Message::value).collect()),
-            ("tools", Value::from(())),
-            ("documents", Value::from(())),
-            ("add_generation_prompt", Value::from(open)),
-        ];
-        let named = self.variables.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
-        let context = Value::from_pairs(named.chain(own));
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render(context));
-        rendered.map_err(|error| described(&error).context(format!("the chat template of {}", self.origin)))
+        let (environment, variables, messages) = (self.environment.clone(), self.variables.clone(), messages.to_vec());
+        let render = move || {
+            let own = [
+                ("messages", messages.iter().map(Message::value).collect()),
+                ("tools", Value::from(())),
+                ("documents", Value::from(())),
+                ("add_generation_prompt", Value::from(open)),
+            ];
+            let named = variables.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
+            let context = Value::from_pairs(named.chain(own));
+            let rendered = environment.get_template(NAME).and_then(|template| template.render(context));
+            rendered.map_err(|error| described(&error))
+        };
+        confined(BOUNDS, render)
+            .unwrap_or_else(|exceeded| Err(anyhow!("{exceeded}")))
+            .with_context(|| format!("the chat template of {}", self.origin))
+    }
+
+    /// Where the template comes from, for errors.
+    pub(super) fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// How the template takes the content of the turn that `message` makes: that of `preferred` if it writes the
@@ -236,6 +268,31 @@ mod tests {
         assert!(error(recursion).contains("recursion"), "{}", error(recursion));
         let deep = format!("{}1{}", "{{ ".to_string() + &"(".repeat(5000), ")".repeat(5000) + " }}");
         assert!(error(&deep).contains("recursion"));
+    }
+
+    #[test]
+    fn a_value_that_holds_itself_many_times_or_deeply_is_an_error() {
+        let error = |source: &str| format!("{:#}", rendered(source).unwrap_err());
+        let double = "{% set ns = namespace(a=[1], b=[1]) %}\
+                      {% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}";
+        for use_it in [
+            "{{ ns.a | tojson }}",
+            "{{ ns.a | string | length }}",
+            "{{ ns.a == ns.b }}",
+            "{{ ns.a ~ 'x' }}",
+            "{{ [ns.a, ns.b] | unique | list | length }}",
+        ] {
+            let told = error(&format!("{double}{use_it}"));
+            let reasons = ["needs too much memory", "does not come to an end, or walks too large a structure"];
+            assert!(reasons.iter().any(|reason| told.ends_with(reason)), "{use_it}: {told}");
+        }
+        let nest = "{% set ns = namespace(a=[1]) %}{% for i in range(15000) %}{% set ns.a = [ns.a] %}{% endfor %}";
+        assert_eq!(rendered(&format!("{nest}{{{{ ns.a | length }}}}")).unwrap(), "1");
+        let deep = error(&format!("{nest}{nest}{}", "{{ ns.a | string }}{{ ns.a == [ns.a] }}"));
+        assert!(deep.contains("nests too deeply") || deep.contains("does not come to an end"), "{deep}");
+        assert!(error("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}").ends_with("nests too deeply"));
+        let long = "x".repeat(LONGEST + 1);
+        assert_eq!(error(&long), "the chat template of `x` has 524289 bytes: at most 524288 are possible");
     }
 
     #[test]

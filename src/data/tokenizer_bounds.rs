@@ -1,0 +1,184 @@
+//! What a `tokenizer.json` may do to a text before and after its model: how much longer its steps can make it. A file from
+//! elsewhere must not turn a line into gigabytes. Looks at the file's JSON and knows no text.
+
+use anyhow::{Result, bail};
+use base64::Engine;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// Bytes that a file may have. The largest that are published have a third of it.
+pub(super) const LARGEST: u64 = 128 << 20;
+
+/// How many times as long all steps of a pipeline together may make a text, at worst.
+const MOST_GROWTH: u64 = 1000;
+
+/// Bytes that a step may put in.
+const LONGEST: usize = 1024;
+
+/// Steps of a pipeline.
+const MOST_STEPS: usize = 64;
+
+/// The parts of a file that change texts.
+#[derive(Deserialize)]
+pub(super) struct Pipeline {
+    normalizer: Option<Value>,
+    pre_tokenizer: Option<Value>,
+    decoder: Option<Value>,
+    model: Option<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    dropout: Option<f64>,
+}
+
+impl Pipeline {
+    /// Refuses steps that could make a text too long, and a model that draws its tokens.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(dropout) = self.model.as_ref().and_then(|model| model.dropout).filter(|dropout| *dropout != 0.0) {
+            bail!("`model.dropout` is {dropout}: tokens would be drawn at random; supported is null or 0");
+        }
+        let before = growth("normalizer", self.normalizer.as_ref())?;
+        let before = before.saturating_mul(growth("pre_tokenizer", self.pre_tokenizer.as_ref())?);
+        for (what, growth) in
+            [("`normalizer` and `pre_tokenizer`", before), ("`decoder`", growth("decoder", self.decoder.as_ref())?)]
+        {
+            if growth > MOST_GROWTH {
+                bail!("{what} can make a text more than {MOST_GROWTH} times as long");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many times as long a text can become by the steps of a part.
+fn growth(part: &str, value: Option<&Value>) -> Result<u64> {
+    let mut steps = Vec::new();
+    let mut open: Vec<&Value> = value.into_iter().collect();
+    while let Some(step) = open.pop() {
+        let inner = ["normalizers", "pretokenizers", "decoders"].into_iter().find_map(|key| step.get(key)?.as_array());
+        match inner {
+            Some(inner) => open.extend(inner),
+            None => steps.push(step),
+        }
+        if steps.len() + open.len() > MOST_STEPS {
+            bail!("`{part}` has more than {MOST_STEPS} steps");
+        }
+    }
+    let mut growth = 1u64;
+    // Normal forms are reached once: a second one changes nothing.
+    let mut forms = 1;
+    for step in steps {
+        let kind = step.get("type").and_then(Value::as_str).unwrap_or_default();
+        let text = |key: &str| step.get(key).and_then(Value::as_str).unwrap_or_default();
+        let put_in = ["content", "prepend", "prefix", "suffix", "replacement"].map(|key| text(key).len());
+        if let Some(bytes) = put_in.into_iter().find(|bytes| *bytes > LONGEST) {
+            bail!("a `{kind}` of `{part}` puts in {bytes} bytes: at most {LONGEST} are possible");
+        }
+        let factor = match kind {
+            "Replace" => replaced(step, text("content").len()),
+            "ByteLevel" => 2,
+            "Metaspace" => text("replacement").len().max(1) as u64,
+            "BertNormalizer" => 3,
+            "Precompiled" => precompiled(part, text("precompiled_charsmap"))?,
+            // U+FDFA becomes 18 characters, 33 bytes for 3.
+            "NFKC" | "NFKD" => {
+                forms = 11;
+                1
+            }
+            "NFC" | "NFD" | "Lowercase" | "Nmt" => {
+                forms = forms.max(3);
+                1
+            }
+            _ => 1,
+        };
+        growth = growth.saturating_mul(factor);
+    }
+    Ok(growth.saturating_mul(forms))
+}
+
+/// By how much a text can grow in which a pattern is replaced. A regular expression may match nothing at every place.
+fn replaced(step: &Value, content: usize) -> u64 {
+    let found = step.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str).map(str::len);
+    match found {
+        Some(found) if found > 0 => content.div_ceil(found).max(1) as u64,
+        _ => content as u64 + 1,
+    }
+}
+
+/// By how much a text can grow by a table of SentencePiece: the size of a trie, the trie, and texts with a zero behind each.
+fn precompiled(part: &str, table: &str) -> Result<u64> {
+    let Ok(table) = base64::engine::general_purpose::STANDARD.decode(table) else {
+        bail!("`precompiled_charsmap` of `{part}` is not base64");
+    };
+    let size = table.first_chunk().map_or(0, |size| u32::from_le_bytes(*size) as usize);
+    let texts = table.get(size.saturating_add(4)..).unwrap_or_default();
+    let longest = texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
+    if longest > 64 {
+        bail!("`precompiled_charsmap` of `{part}` puts in {longest} bytes for a character: at most 64 are possible");
+    }
+    Ok(longest.max(1) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(file: Value) -> Result<(), String> {
+        let pipeline: Pipeline = serde_json::from_value(file).unwrap();
+        pipeline.check().map_err(|error| error.to_string())
+    }
+
+    fn replace(pattern: &str, content: &str) -> Value {
+        json!({"type": "Replace", "pattern": {"String": pattern}, "content": content})
+    }
+
+    #[test]
+    fn pipelines_of_published_files_pass() {
+        let llama = json!([{"type": "Prepend", "prepend": "\u{2581}"}, replace(" ", "\u{2581}")]);
+        let qwen = json!([{"type": "Split", "pattern": {"Regex": "x"}, "behavior": "Isolated", "invert": false},
+            {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]);
+        let xlnet = json!([replace("``", "\""), {"type": "NFKD"}, {"type": "StripAccents"}, {"type": "Lowercase"},
+            {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]);
+        for file in [
+            json!({}),
+            json!({"normalizer": null, "pre_tokenizer": null, "model": {"type": "BPE", "dropout": null}}),
+            json!({"normalizer": {"type": "Sequence", "normalizers": llama}}),
+            json!({"normalizer": {"type": "NFC"}, "pre_tokenizer": {"type": "Sequence", "pretokenizers": qwen}}),
+            json!({"normalizer": {"type": "Sequence", "normalizers": xlnet},
+                "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}"}}),
+            json!({"decoder": {"type": "Sequence", "decoders": [replace("\u{2581}", " "), {"type": "Fuse"}]}}),
+            json!({"model": {"dropout": 0.0}}),
+        ] {
+            assert_eq!(check(file.clone()), Ok(()), "{file}");
+        }
+    }
+
+    #[test]
+    fn steps_that_blow_a_text_up_are_refused() {
+        let told = |file| check(file).unwrap_err();
+        let both = "`normalizer` and `pre_tokenizer` can make a text more than 1000 times as long";
+        let doubling = vec![replace("a", "aa"); 40];
+        assert_eq!(told(json!({"normalizer": {"type": "Sequence", "normalizers": doubling}})), both);
+        let bytes = vec![json!({"type": "ByteLevel"}); 40];
+        assert_eq!(told(json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": bytes}})), both);
+        let prepend = json!({"type": "Prepend", "prepend": "x".repeat(2000)});
+        let message = "a `Prepend` of `normalizer` puts in 2000 bytes: at most 1024 are possible";
+        assert_eq!(told(json!({"normalizer": prepend})), message);
+        let decoder = json!({"type": "Sequence", "decoders": [replace("a", &"b".repeat(900)), replace("b", "cc")]});
+        assert_eq!(told(json!({"decoder": decoder})), "`decoder` can make a text more than 1000 times as long");
+        let empty = json!({"type": "Replace", "pattern": {"Regex": "a*"}, "content": "x".repeat(1000)});
+        assert_eq!(told(json!({"normalizer": empty})), both);
+        let many = vec![json!({"type": "Strip"}); 65];
+        let message = "`normalizer` has more than 64 steps";
+        assert_eq!(told(json!({"normalizer": {"type": "Sequence", "normalizers": many}})), message);
+        let table = [&4u32.to_le_bytes()[..], &[0; 4], &[b'x'; 100], &[0]].concat();
+        let table = base64::engine::general_purpose::STANDARD.encode(table);
+        let message =
+            "`precompiled_charsmap` of `normalizer` puts in 100 bytes for a character: at most 64 are possible";
+        assert_eq!(told(json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": table}})), message);
+        let message = "`model.dropout` is 0.1: tokens would be drawn at random; supported is null or 0";
+        assert_eq!(told(json!({"model": {"dropout": 0.1}})), message);
+    }
+}
