@@ -201,6 +201,7 @@ impl Server {
             max_tokens: self.work.new_tokens,
             samples: if greedy { 1 } else { self.work.samples },
             stop: Vec::new(),
+            repetition_penalty: 1.0,
             batch: if self.device == Device::Cpu { BATCH } else { GPU_BATCH },
         };
         let mut responses: Vec<Vec<Generated>> = vec![Vec::new(); prompts.len()];

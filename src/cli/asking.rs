@@ -38,6 +38,9 @@ pub(super) struct GenerateArgs {
     /// A text that ends the answer. Repeatable.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// How much less likely a token becomes that the sequence has already; the checkpoint's own when not given.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    repetition_penalty: Option<f64>,
     /// Decides the draws at a temperature above 0.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
@@ -60,6 +63,9 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
     if max_tokens == 0 || arguments.stop.iter().any(String::is_empty) {
         bail!("`--max-tokens` must be at least 1, and `--stop` a text that is not empty");
     }
+    if let Some(penalty) = arguments.repetition_penalty.filter(|penalty| !penalty.is_finite() || *penalty <= 0.0) {
+        bail!("`--repetition-penalty` must be above 0, not {penalty}");
+    }
     let text = match arguments.question.as_str() {
         "-" => std::io::read_to_string(std::io::stdin())?.trim_end().to_string(),
         text => text.to_string(),
@@ -74,6 +80,7 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
         top_p,
         max_tokens,
         stop: arguments.stop.clone(),
+        repetition_penalty: arguments.repetition_penalty,
         seed: arguments.seed,
         device: arguments.device.clone(),
         threads: threads.unwrap_or(1),
@@ -86,8 +93,12 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
     };
     let answer = ask(&question, &Silent, &heard)?;
     let seconds = began.elapsed().as_secs_f64();
+    if !answer.unknown.is_empty() {
+        let unknown = answer.unknown.join(", ");
+        shell.status(&format!("warning: `config.json` has fields that are not known and were ignored: {unknown}"));
+    }
     if shell.json {
-        let Answer { text, finish, prompt_tokens, tokens, device } = answer;
+        let Answer { text, finish, prompt_tokens, tokens, unknown: _, device } = answer;
         shell.json(&json!({
             "text": text, "finish": finish, "prompt_tokens": prompt_tokens, "tokens": tokens,
             "device": device, "seconds": seconds,

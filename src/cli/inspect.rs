@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::json;
 
 use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, ListArgs, PinArgs};
+use super::outside;
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
@@ -18,6 +19,7 @@ use crate::store::{Pin, Store};
 
 pub(super) fn check(shell: Shell, arguments: &ExperimentArgs) -> Result<u8> {
     let (experiment, expansion) = session::load(arguments)?;
+    outside::inspect(shell, arguments, &expansion, expansion.ids())?;
     let mut stages: Vec<&str> = expansion.instances.iter().map(|instance| instance.stage.as_str()).collect();
     stages.sort_unstable();
     stages.dedup();

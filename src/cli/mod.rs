@@ -7,6 +7,7 @@ mod doctor;
 mod fuzz;
 mod history;
 mod inspect;
+mod outside;
 mod planning;
 mod progress;
 mod reporting;

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::DONE;
 use super::args::{ExperimentArgs, Global, PlanArgs, WhyArgs};
+use super::outside;
 use super::session::{Need, Session};
 use super::shell::Shell;
 use crate::base::{Diagnostic, Hash};
@@ -119,6 +120,8 @@ fn plan_one(
     }
     let selected: Vec<InstanceId> = chosen.iter().copied().collect();
     let plan = session.plan()?;
+    let open = selected.iter().copied().filter(|id| !matches!(plan.get(*id).state, PlanState::Fresh));
+    outside::inspect(shell, experiment, &session.expansion, open)?;
     let (fresh, must, may) = plan.counts(&selected);
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {

@@ -101,6 +101,20 @@ pub struct Sample {
     pub finish: Finish,
     /// Generated tokens, the end-of-turn token included.
     pub tokens: u32,
+    /// Bytes at the start of the text that are thinking, and no part of the answer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub thinking: usize,
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl Sample {
+    /// What is judged: the text behind its thinking.
+    pub fn answer(&self) -> &str {
+        self.text.get(self.thinking..).unwrap_or_default()
+    }
 }
 
 /// The samples of one item.

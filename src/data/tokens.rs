@@ -101,6 +101,22 @@ impl Chat {
         }
     }
 
+    /// How much less likely a token is made that the sequence has already; 1 changes nothing.
+    pub fn repetition_penalty(&self) -> f64 {
+        match &self.layout {
+            Layout::Own { .. } => 1.0,
+            Layout::Template(conversation) => conversation.repetition_penalty(),
+        }
+    }
+
+    /// How many bytes at the start of a generated text are thinking, and no part of the answer.
+    pub fn thinking(&self, text: &str) -> usize {
+        match &self.layout {
+            Layout::Own { .. } => 0,
+            Layout::Template(conversation) => conversation.thinking(text),
+        }
+    }
+
     /// The token that stands for a feature of an image; none if the model takes no images.
     pub fn image_token(&self) -> Option<u32> {
         match &self.layout {

@@ -1,6 +1,6 @@
 //! Sampling responses: what is asked, and how prompts are shared out. Knows no tokenizer and no prompt text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 
@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::fast::{Decoder, Weights};
 use super::grouped;
-use super::sample::{Choice, choose};
+use super::sample::{Choice, choose, penalize};
 use crate::base::Seed;
 use crate::data::records::Finish;
 use crate::data::tokens::Prompt;
@@ -32,6 +32,9 @@ pub struct GenerateConfig {
     pub samples: usize,
     /// Tokens that end a response.
     pub stop: Vec<u32>,
+    /// Divides the positive logits of tokens that the sequence has already, the prompt's included, and multiplies the negative
+    /// ones (Keskar et al. 2019); 1 changes nothing.
+    pub repetition_penalty: f64,
     /// Sequences computed at once, per thread, at most. Changes no result.
     pub batch: usize,
 }
@@ -123,13 +126,16 @@ impl Request<'_> {
 
     /// A response that has not begun.
     pub(super) fn begin(&self, prompt: usize, sample: usize) -> Response {
-        let key = &self.prompts[prompt].key;
-        Response { sample, tokens: Vec::new(), generator: self.seed.stream(&format!("{key}#{sample}")) }
+        let Prompt { key, tokens, .. } = &self.prompts[prompt];
+        let seen =
+            if self.config.repetition_penalty == 1.0 { BTreeSet::new() } else { tokens.iter().copied().collect() };
+        Response { sample, tokens: Vec::new(), seen, generator: self.seed.stream(&format!("{key}#{sample}")) }
     }
 
     /// Adds the next token of a response; the response itself if this ends it.
     pub(super) fn extend(&self, prompt: usize, response: &mut Response, logits: &mut [f32]) -> Option<Generated> {
-        let GenerateConfig { temperature, top_k, top_p, max_tokens, ref stop, .. } = *self.config;
+        let GenerateConfig { temperature, top_k, top_p, max_tokens, ref stop, repetition_penalty, .. } = *self.config;
+        penalize(logits, &response.seen, repetition_penalty);
         if let Some(vision) = &self.model.architecture.vision {
             logits[vision.image_token as usize] = f32::NEG_INFINITY;
         }
@@ -139,6 +145,9 @@ impl Request<'_> {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
         }
         response.tokens.push(token);
+        if repetition_penalty != 1.0 {
+            response.seen.insert(token);
+        }
         if (self.watch)(prompt, response.sample, &response.tokens) {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
         }
@@ -162,6 +171,8 @@ impl Request<'_> {
 pub(super) struct Response {
     sample: usize,
     pub(super) tokens: Vec<u32>,
+    /// The tokens of the prompt and the response, where they have a say.
+    seen: BTreeSet<u32>,
     generator: ChaCha8Rng,
 }
 

@@ -1,6 +1,7 @@
 //! From logits to the next token. Plain numbers only.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -42,6 +43,16 @@ pub(super) fn choose(choice: Choice, logits: &mut [f32], generator: &mut ChaCha8
     }
     let total: f64 = kept.iter().map(|&index| f64::from(weights[index])).sum();
     pick(kept.into_iter().map(|index| (index, weights[index])), uniform * total)
+}
+
+/// Makes the tokens that a sequence has already less likely, as transformers does.
+pub(super) fn penalize(logits: &mut [f32], seen: &BTreeSet<u32>, penalty: f64) {
+    let penalty = penalty as f32;
+    for &token in seen {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = if *logit < 0.0 { *logit * penalty } else { *logit / penalty };
+        }
+    }
 }
 
 fn greedy(logits: &[f32]) -> u32 {
@@ -151,6 +162,13 @@ mod tests {
         let banned = [0.0, f32::NEG_INFINITY];
         let all = Choice { temperature: 1.0, top_k: 0, top_p: 1.0 };
         assert!((0..1000).all(|_| choose(all, &mut banned.clone(), &mut generator) == 0));
+    }
+
+    #[test]
+    fn a_penalty_pulls_logits_of_seen_tokens_down_on_either_side_of_zero() {
+        let mut logits = [2.0, 2.0, -1.0, -1.0, 0.0];
+        penalize(&mut logits, &BTreeSet::from([0, 2, 4, 9]), 1.25);
+        assert_eq!(logits, [1.6, 2.0, -1.25, -1.0, 0.0]);
     }
 
     #[test]

@@ -66,7 +66,16 @@ fn prompts() -> Vec<Prompt> {
 }
 
 fn config(temperature: f64) -> GenerateConfig {
-    GenerateConfig { temperature, top_k: 0, top_p: 1.0, max_tokens: 12, samples: 3, stop: vec![4, 9], batch: 64 }
+    GenerateConfig {
+        temperature,
+        top_k: 0,
+        top_p: 1.0,
+        max_tokens: 12,
+        samples: 3,
+        stop: vec![4, 9],
+        repetition_penalty: 1.0,
+        batch: 64,
+    }
 }
 
 fn unwatched(_: usize, _: usize, _: &[u32]) -> bool {
@@ -118,6 +127,10 @@ fn all_paths_say_the_same() {
     for temperature in [0.0, 0.8] {
         agree(&model(false), &prompts, &config(temperature));
     }
+    // A penalty keeps a greedy answer from what was said; the prompt counts.
+    let penalized = GenerateConfig { repetition_penalty: 5.0, ..config(0.0) };
+    agree(&model(false), &prompts, &penalized);
+    assert_ne!(run(&model(false), &prompts, &penalized, 1), run(&model(false), &prompts, &config(0.0), 1));
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(crate) struct Hub {
     config: Map<String, Value>,
     /// Heights and widths that images are laid out for in tiles.
     resolutions: Vec<(usize, usize)>,
+    /// Fields of `config.json` that are not known, with their values.
+    unknown: Vec<String>,
     form: Form,
 }
 
@@ -114,11 +116,15 @@ impl Checkpoint {
     }
 
     fn read_hub(folder: &Path, config: Map<String, Value>) -> Result<Checkpoint> {
-        let Config { architecture, pinpoints: resolutions } =
+        let Config { architecture, pinpoints: resolutions, unknown } =
             Config::of(&config).with_context(|| format!("`{}`", folder.join("config.json").display()))?;
         let (weights, form) = hub::model::read(folder, &architecture, &parameters(&architecture))?;
         let weights = weights.into_iter().map(Arc::new).collect();
-        Ok(Checkpoint { architecture, layout: Layout::Hub(Box::new(Hub { config, resolutions, form })), weights })
+        Ok(Checkpoint {
+            architecture,
+            layout: Layout::Hub(Box::new(Hub { config, resolutions, unknown, form })),
+            weights,
+        })
     }
 
     /// Writes the folder's sizes and weights, each file atomically, with nothing lost.
@@ -171,6 +177,29 @@ impl Checkpoint {
             Layout::Own(_) => &[],
             Layout::Hub(hub) => &hub.resolutions,
         }
+    }
+
+    /// Fields of a Hugging Face `config.json` that are not known, with their values. They were ignored.
+    pub fn unknown_fields(&self) -> &[String] {
+        match &self.layout {
+            Layout::Own(_) => &[],
+            Layout::Hub(hub) => &hub.unknown,
+        }
+    }
+
+    /// Reads the `config.json` of a folder and no weight. The fields that are not known; none of our own layout.
+    ///
+    /// # Errors
+    ///
+    /// What [`Checkpoint::read`] refuses in this file; nothing of our own layout.
+    pub fn check_config(folder: &Path) -> Result<Option<Vec<String>>> {
+        let path = folder.join("config.json");
+        let config: Map<String, Value> = files::read_json(&path)?;
+        if !config.contains_key("model_type") && !config.contains_key("architectures") {
+            return Ok(None);
+        }
+        let Config { unknown, .. } = Config::of(&config).with_context(|| format!("`{}`", path.display()))?;
+        Ok(Some(unknown))
     }
 
     /// How many numbers the model has.

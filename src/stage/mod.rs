@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod program;
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
 use schemars::{Schema, SchemaGenerator};
@@ -52,8 +53,24 @@ pub trait Stage: Send + Sync + Debug {
         Vec::new()
     }
 
+    /// What a short look at the files from outside tells before the stage runs: it may read a few small ones. `path` gives
+    /// the path of a role.
+    fn inspect(&self, _path: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Finding> {
+        Vec::new()
+    }
+
     /// Does the job: reads `ctx` inputs, writes each output under `ctx.output(name)`, prints nothing.
     fn run(&self, ctx: &StageContext) -> Result<Summary>;
+}
+
+/// What [`Stage::inspect`] finds in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The input's role.
+    pub role: String,
+    pub message: String,
+    /// Whether the stage will fail over it; otherwise it is a warning.
+    pub fatal: bool,
 }
 
 /// One thing that a stage reads.

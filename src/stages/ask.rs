@@ -29,6 +29,8 @@ pub struct Question {
     pub max_tokens: usize,
     /// Texts that end an answer.
     pub stop: Vec<String>,
+    /// Of tokens that the sequence has already; none: the checkpoint's own.
+    pub repetition_penalty: Option<f64>,
     pub seed: u64,
     pub device: String,
     pub threads: usize,
@@ -43,6 +45,8 @@ pub struct Answer {
     pub prompt_tokens: usize,
     /// Tokens that were generated, the one that ends the answer included.
     pub tokens: u32,
+    /// What of the checkpoint's files is not known, and was ignored.
+    pub unknown: Vec<String>,
     pub device: String,
 }
 
@@ -69,6 +73,7 @@ pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) +
         max_tokens,
         samples: 1,
         stop: model.chat.stop_tokens().to_vec(),
+        repetition_penalty: question.repetition_penalty.unwrap_or_else(|| model.chat.repetition_penalty()),
         batch: 1,
     };
     let ends = Ends { tokenizer: model.chat.tokenizer(), texts: stop };
@@ -107,6 +112,7 @@ pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) +
         finish: answer.finish,
         prompt_tokens: prompts[0].tokens.len(),
         tokens: answer.count,
+        unknown: model.checkpoint.unknown_fields().to_vec(),
         device: device.to_string(),
     })
 }

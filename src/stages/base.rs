@@ -1,21 +1,23 @@
 //! `base`: a model to start from, with fresh weights and a tokenizer's vocabulary, or imported.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::common;
 use super::model::{self, Model};
 use crate::base::{files, wrong_input};
+use crate::data::conversation::Conversation;
 use crate::data::pixels::Images;
 use crate::data::tokenizer::{FILE, Tokenizer};
 use crate::nn::architecture::Vision;
 use crate::nn::{Adapter, Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Finding, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext,
+    Summary,
 };
 
 pub static KIND: Kind = Kind {
@@ -45,6 +47,8 @@ struct Table {
     adapter: Option<String>,
     /// A file with a chat template, for a checkpoint that has none or another.
     chat_template: Option<String>,
+    /// Whether a field of `config.json` that is not known is an error. Otherwise it is a warning.
+    strict: Option<bool>,
 }
 
 #[derive(Debug)]
@@ -58,15 +62,17 @@ enum Base {
         path: String,
         adapter: Option<String>,
         chat_template: Option<String>,
+        strict: bool,
     },
 }
 
 fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { tokenizer, model, path, adapter, chat_template } = config::parse(table)?;
+    let Table { tokenizer, model, path, adapter, chat_template, strict } = config::parse(table)?;
     let given = [("tokenizer", tokenizer.is_some()), ("model", model.is_some())];
     match (tokenizer, path) {
-        (_, None) if adapter.is_some() || chat_template.is_some() => {
-            let key = if adapter.is_some() { "adapter" } else { "chat_template" };
+        (_, None) if adapter.is_some() || chat_template.is_some() || strict.is_some() => {
+            let given = [("adapter", adapter.is_some()), ("chat_template", chat_template.is_some())];
+            let key = given.into_iter().find(|(_, given)| *given).map_or("strict", |(key, _)| key);
             Err(vec![ConfigError::at(key, format!("`{key}` is for a checkpoint that `path` imports"))])
         }
         (None, None) => Err(vec![
@@ -79,7 +85,12 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
             };
             let errors: Vec<ConfigError> =
                 given.into_iter().filter(|(_, given)| *given).map(|(key, _)| wrong(key)).collect();
-            if errors.is_empty() { Ok(Box::new(Base::Import { path, adapter, chat_template })) } else { Err(errors) }
+            let strict = strict.unwrap_or(false);
+            if errors.is_empty() {
+                Ok(Box::new(Base::Import { path, adapter, chat_template, strict }))
+            } else {
+                Err(errors)
+            }
         }
         (Some(tokenizer), None) => {
             let model = model.unwrap_or_default();
@@ -98,8 +109,11 @@ impl Stage for Base {
     fn identify(&self, manifest: &mut Manifest) {
         let model = match self {
             Base::Fresh { tokenizer: _, model } => model,
-            // Folders and files enter by content.
-            Base::Import { path: _, adapter: _, chat_template: _ } => return,
+            // Folders and files enter by content. What `strict` refuses must not be found as a result without it.
+            Base::Import { path: _, adapter: _, chat_template: _, strict } => {
+                manifest.value_unless("strict", strict, &false);
+                return;
+            }
         };
         let ModelConfig { image_size, patch_size, vision, projector, decoder } = model;
         manifest.value("model.image_size", image_size);
@@ -125,7 +139,7 @@ impl Stage for Base {
     fn inputs(&self) -> Vec<Input> {
         match self {
             Base::Fresh { tokenizer, .. } => vec![common::input("tokenizer", tokenizer, &[ArtifactKind::Tokenizer])],
-            Base::Import { path, adapter, chat_template } => {
+            Base::Import { path, adapter, chat_template, strict: _ } => {
                 let given =
                     [("path", Some(path)), ("adapter", adapter.as_ref()), ("chat_template", chat_template.as_ref())];
                 let outside = |(role, path): (&str, Option<&String>)| {
@@ -133,6 +147,20 @@ impl Stage for Base {
                 };
                 given.into_iter().filter_map(outside).collect()
             }
+        }
+    }
+
+    fn inspect(&self, path: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Finding> {
+        let (Base::Import { chat_template, strict, .. }, Some(folder)) = (self, path("path")) else {
+            return Vec::new();
+        };
+        let finding = |message, fatal| Finding { role: "path".to_string(), message, fatal };
+        let checked = check_folder(&folder, chat_template.is_some())
+            .and_then(|unknown| if *strict { refuse_unknown(&unknown).map(|()| unknown) } else { Ok(unknown) });
+        match checked {
+            Ok(unknown) if unknown.is_empty() => Vec::new(),
+            Ok(unknown) => vec![finding(told_unknown(&unknown), false)],
+            Err(error) => vec![finding(format!("{error:#}"), true)],
         }
     }
 
@@ -149,7 +177,7 @@ impl Stage for Base {
                 files::copy(&path, &folder.join(FILE))?;
                 checkpoint
             }
-            Base::Import { .. } => import(ctx, &folder)?,
+            Base::Import { strict, .. } => import(ctx, &folder, *strict)?,
         };
         Ok(Summary::default()
             .with("parameters", checkpoint.parameters())
@@ -159,12 +187,18 @@ impl Stage for Base {
 }
 
 /// Copies a checkpoint from elsewhere, with an adapter merged in and its own or another chat template.
-fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
+fn import(ctx: &StageContext, folder: &Path, strict: bool) -> Result<Checkpoint> {
     let path = &ctx.input("path")?.path;
     if !path.is_dir() {
         return Err(wrong_input(anyhow!("`path`: `{}` is not a folder: a checkpoint is one", path.display())));
     }
     let read = || -> Result<Checkpoint> {
+        let unknown = check_folder(path, ctx.inputs.contains_key("chat_template"))?;
+        if strict {
+            refuse_unknown(&unknown)?;
+        } else if !unknown.is_empty() {
+            ctx.progress.note(format!("warning: {}", told_unknown(&unknown)));
+        }
         let mut checkpoint = Checkpoint::read(path)?;
         if let Some(adapter) = ctx.inputs.get("adapter") {
             let eyes = checkpoint.architecture.vision.is_some();
@@ -190,6 +224,34 @@ fn import(ctx: &StageContext, folder: &Path) -> Result<Checkpoint> {
     let Model { checkpoint, .. } = Model::around(checkpoint, around, images).map_err(wrong_input).context("`path`")?;
     model::carry_seen(path, folder)?;
     Ok(checkpoint)
+}
+
+/// What can be said of a checkpoint's folder without its weights: the fields of its JSON files that are not known.
+fn check_folder(folder: &Path, templated: bool) -> Result<Vec<String>> {
+    if !folder.is_dir() {
+        bail!("`{}` is not a folder: a checkpoint is one", folder.display());
+    }
+    let config = folder.join("config.json");
+    // A pipe would keep whoever opens it waiting.
+    if config.exists() && !config.is_file() {
+        bail!("`{}` is not a file", config.display());
+    }
+    let Some(unknown) = Checkpoint::check_config(folder)? else { return Ok(Vec::new()) };
+    let files = [("config.json", unknown), ("generation_config.json", Conversation::check_files(folder, templated)?)];
+    let told =
+        |(file, fields): (&str, Vec<String>)| format!("`{}`: {}", folder.join(file).display(), fields.join(", "));
+    Ok(files.into_iter().filter(|(_, fields)| !fields.is_empty()).map(told).collect())
+}
+
+fn told_unknown(unknown: &[String]) -> String {
+    format!("fields of a checkpoint that are not known are ignored: {}", unknown.join("; "))
+}
+
+fn refuse_unknown(unknown: &[String]) -> Result<()> {
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    bail!("fields of a checkpoint that are not known, which `strict` refuses: {}", unknown.join("; "))
 }
 
 /// Takes the chat templates out that would come before one of [`CHAT_TEMPLATE`].

@@ -16,7 +16,7 @@ use crate::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, Tok
 
 pub static KIND: Kind = Kind {
     name: "dpo",
-    version: 5,
+    version: 6,
     about: "direct preference optimization on pairs",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],

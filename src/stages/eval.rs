@@ -50,6 +50,8 @@ struct Table {
     /// Texts that end a response.
     #[serde(default)]
     stop: Vec<String>,
+    /// Of tokens that a sequence has already; left out: the checkpoint's own.
+    repetition_penalty: Option<f64>,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
@@ -64,8 +66,19 @@ struct Eval {
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { model, benchmark, prompt, temperature, top_k, top_p, max_tokens, stop, datasets, take } =
-        config::parse(table)?;
+    let Table {
+        model,
+        benchmark,
+        prompt,
+        temperature,
+        top_k,
+        top_p,
+        max_tokens,
+        stop,
+        repetition_penalty,
+        datasets,
+        take,
+    } = config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::direct),
         samples: 1,
@@ -74,6 +87,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
         stop,
+        repetition_penalty,
     };
     let asking = match &model {
         Model::Checkpoint(_) => asking,
@@ -157,7 +171,7 @@ impl Eval {
 
     fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Option<Score> {
         let sample = rollout.samples.into_iter().next()?;
-        let verdict = judge(&rollout.item, &sample.text, sample.finish, self.asking.prompt.style, CORRECT_FROM);
+        let verdict = judge(&rollout.item, sample.answer(), sample.finish, self.asking.prompt.style, CORRECT_FROM);
         Some(Score {
             id: rollout.item.id,
             dataset: rollout.item.dataset,

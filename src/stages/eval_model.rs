@@ -59,9 +59,12 @@ impl Remote {
     /// Everything that is wrong with the table, and with what the stage asks of it.
     pub(super) fn check(&self, asking: &Asking) -> Vec<ConfigError> {
         let mut errors = self.endpoint(asking).check("model");
-        for (key, given) in
-            [("top_k", asking.top_k != 0), ("top_p", asking.top_p < 1.0), ("stop", !asking.stop.is_empty())]
-        {
+        for (key, given) in [
+            ("top_k", asking.top_k != 0),
+            ("top_p", asking.top_p < 1.0),
+            ("stop", !asking.stop.is_empty()),
+            ("repetition_penalty", asking.repetition_penalty.is_some()),
+        ] {
             if given {
                 let message = format!("`{key}` is for a checkpoint: an endpoint is asked with a temperature only");
                 errors.push(ConfigError::at(key, message));
@@ -107,7 +110,12 @@ impl Remote {
                 .note(format!("{unanswered} items have no answer: the model gave no text, refused, or was filtered"));
         }
         let rollout = |((item, prompt), replies): ((Item, String), Replies)| {
-            let sample = |reply: Reply| Sample { text: reply.text.trim().to_string(), finish: reply.finish, tokens: 0 };
+            let sample = |reply: Reply| Sample {
+                text: reply.text.trim().to_string(),
+                finish: reply.finish,
+                tokens: 0,
+                thinking: 0,
+            };
             Rollout { item, prompt, samples: replies.into_iter().map(sample).collect() }
         };
         Ok((items.into_iter().zip(prompts).zip(replies).map(rollout).collect(), unanswered))

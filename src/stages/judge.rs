@@ -72,7 +72,7 @@ impl Stage for Judge {
         for Rollout { item, prompt, samples: texts } in rollouts {
             let verdicts: Vec<_> = texts
                 .iter()
-                .map(|sample| answers::judge(&item, &sample.text, sample.finish, self.style, self.threshold))
+                .map(|sample| answers::judge(&item, sample.answer(), sample.finish, self.style, self.threshold))
                 .collect();
             samples += verdicts.len();
             compliant += verdicts.iter().filter(|verdict| verdict.compliant).count();

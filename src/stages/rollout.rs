@@ -16,7 +16,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "rollout",
-    version: 3,
+    version: 4,
     about: "several sampled responses per item",
     outputs: &[OutputSpec::new("rollouts.jsonl", ArtifactKind::Rollouts)],
     fan_out: &[],
@@ -41,6 +41,8 @@ struct Table {
     /// Texts that end a response.
     #[serde(default)]
     stop: Vec<String>,
+    /// Of tokens that a sequence has already; left out: the checkpoint's own.
+    repetition_penalty: Option<f64>,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
@@ -55,8 +57,20 @@ struct RolloutStage {
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table { model, items, prompt, samples, temperature, top_k, top_p, max_tokens, stop, datasets, take } =
-        config::parse(table)?;
+    let Table {
+        model,
+        items,
+        prompt,
+        samples,
+        temperature,
+        top_k,
+        top_p,
+        max_tokens,
+        stop,
+        repetition_penalty,
+        datasets,
+        take,
+    } = config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::cot),
         samples: samples.unwrap_or(32),
@@ -65,6 +79,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         top_p: top_p.unwrap_or(1.0),
         max_tokens: max_tokens.unwrap_or(256),
         stop,
+        repetition_penalty,
     };
     let mut errors = asking.check(take);
     common::check_datasets(&mut errors, datasets.as_ref());

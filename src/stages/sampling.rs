@@ -35,6 +35,8 @@ pub(super) struct Asking {
     pub(super) max_tokens: usize,
     /// Texts that end a response; what comes before is kept.
     pub(super) stop: Vec<String>,
+    /// Of tokens that a sequence has already; none: the checkpoint's own.
+    pub(super) repetition_penalty: Option<f64>,
 }
 
 /// Which items of a set are asked.
@@ -49,7 +51,7 @@ pub(super) enum Take {
 
 impl Asking {
     pub(super) fn check(&self, take: Option<Take>) -> Vec<ConfigError> {
-        let Asking { prompt: _, samples, temperature, top_k: _, top_p, max_tokens, stop } = self;
+        let Asking { prompt: _, samples, temperature, top_k: _, top_p, max_tokens, stop, repetition_penalty } = self;
         let mut errors = Vec::new();
         let mut need = |key: &str, holds: bool, message: String| {
             if !holds {
@@ -62,13 +64,17 @@ impl Asking {
         need("temperature", warm, format!("at least 0 (0 is greedy), not {temperature}"));
         need("top_p", *top_p > 0.0 && *top_p <= 1.0, format!("above 0 and at most 1, not {top_p}"));
         need("stop", !stop.iter().any(String::is_empty), "texts that are not empty".to_string());
+        if let Some(penalty) = repetition_penalty {
+            let fits = penalty.is_finite() && *penalty > 0.0;
+            need("repetition_penalty", fits, format!("above 0 (1 is none), not {penalty}"));
+        }
         let some = !matches!(take, Some(Take::First(0) | Take::Random(0)));
         need("take", some, "at least 1 item".to_string());
         errors
     }
 
     pub(super) fn identify(&self, manifest: &mut Manifest) {
-        let Asking { prompt, samples, temperature, top_k, top_p, max_tokens, stop } = self;
+        let Asking { prompt, samples, temperature, top_k, top_p, max_tokens, stop, repetition_penalty } = self;
         // A template's name and style change no response; `eval` adds the style, which changes its verdicts.
         manifest.value("prompt.text", &prompt.text);
         manifest.value("prompt.letter", &prompt.letter);
@@ -81,6 +87,7 @@ impl Asking {
         stop.sort_unstable();
         stop.dedup();
         manifest.value_unless("stop", &stop, &Vec::new());
+        manifest.value_unless("repetition_penalty", repetition_penalty, &None);
     }
 
     /// Asks `items`; the rollouts come in their order.
@@ -109,6 +116,7 @@ impl Asking {
             max_tokens: self.max_tokens,
             samples: self.samples,
             stop: model.chat.stop_tokens().to_vec(),
+            repetition_penalty: self.repetition_penalty.unwrap_or_else(|| model.chat.repetition_penalty()),
             batch: if resources.device == Device::Cpu { BATCH } else { GPU_BATCH },
         };
         let mut writer = jsonl::Writer::append(&path)?;
@@ -127,7 +135,9 @@ impl Asking {
                     .into_iter()
                     .map(|response| {
                         let text = ends.text(&response.tokens)?;
-                        Ok(Sample { text: text.trim().to_string(), finish: response.finish, tokens: response.count })
+                        let text = text.trim().to_string();
+                        let thinking = model.chat.thinking(&text);
+                        Ok(Sample { text, finish: response.finish, tokens: response.count, thinking })
                     })
                     .collect::<Result<_>>()?;
                 let rollout = Rollout { item: items[index].clone(), prompt: texts[index].clone(), samples };

@@ -21,7 +21,7 @@ use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Refere
 
 pub static KIND: Kind = Kind {
     name: "score",
-    version: 2,
+    version: 3,
     about: "the log-ratio of two models for every judged sample, token by token",
     outputs: &[
         OutputSpec::new("credits.jsonl", ArtifactKind::Credits),

@@ -14,7 +14,7 @@ use crate::train::{self, OptimizerConfig, SftConfig};
 
 pub static KIND: Kind = Kind {
     name: "sft",
-    version: 5,
+    version: 6,
     about: "supervised fine-tuning on rows",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],

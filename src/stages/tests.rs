@@ -240,7 +240,7 @@ fn judged_rollouts_become_pairs_and_right_rows() {
         .read::<Item>("items/items.jsonl")
         .into_iter()
         .map(|item| {
-            let sample = |text: String, finish| Sample { text, finish, tokens: 5 };
+            let sample = |text: String, finish| Sample { text, finish, tokens: 5, thinking: 0 };
             let wrong = if item.options.is_empty() { "-70" } else { "Z" };
             let samples = vec![
                 sample(format!("so.\n### Answer: {}", item.answers[0]), Finish::Stop),

@@ -136,8 +136,11 @@ fn a_given_chat_template_takes_the_place_of_the_folders_own() {
     let space = with_model("llava-old");
     let own = generate(&space, None, &["--json", "--max-tokens", "1", "What?"]);
     assert!(space.path("hub/chat_template.json").exists());
-    space
-        .write("mine.jinja", "{% for m in messages %}ASK {% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}");
+    space.write(
+        "mine.jinja",
+        "{% for m in messages %}{% if m.role == 'user' %}ASK {% endif %}\
+             {% for c in m.content %}{{ c.text }}{% endfor %}{% endfor %}",
+    );
     space.write(
         "study.toml",
         "name = \"study\"\n\n[stage]\nbase = { kind = \"base\", path = \"hub\", chat_template = \"mine.jinja\" }\n",
@@ -263,4 +266,84 @@ fn a_wrong_folder_is_told_by_file_and_field_and_leaves_nothing() {
         space.write("hub/processor_config.json", config.to_string());
     });
     assert!(eyes.contains("7 x 7"), "{eyes}");
+}
+
+/// What a command says of an import of `hub`, by its exit code.
+fn told(space: &Space, command: &str, keys: &str) -> (Option<i32>, String) {
+    let toml = format!("name = \"study\"\n\n[stage]\nbase = {{ kind = \"base\", path = \"hub\"{keys} }}\n");
+    space.write("study.toml", toml);
+    let outcome = space.ablate(&[command, "study.toml"]);
+    (outcome.code, outcome.stderr.replace("[ROOT]/hub", "HUB"))
+}
+
+#[test]
+fn check_and_plan_say_what_run_would_refuse_of_a_checkpoint_and_where() {
+    let space = with_model("llama2");
+    set(&space, "config.json", "residual_multiplier", json!(0.5));
+    set(&space, "config.json", "sliding_window", json!(8));
+    let wrong = "error: `stage.base.path`: `HUB/config.json`: `sliding_window` is 8: supported is none below \
+                 `max_position_embeddings` (512); `residual_multiplier` is 0.5: supported is 1.0 only\n\
+                 \u{20}--> study.toml:4:32\n  |\n4 | base = { kind = \"base\", path = \"hub\" }\n  |                                ^^^^^\n";
+    for command in ["check", "plan"] {
+        assert_eq!(told(&space, command, ""), (Some(2), wrong.to_string()));
+    }
+    let (code, run) = told(&space, "run", "");
+    assert!(code == Some(2) && run.contains("`residual_multiplier` is 0.5: supported is 1.0 only"), "{run}");
+
+    let space = with_model("llama2");
+    set(&space, "config.json", "a_note", json!("mine"));
+    set(&space, "generation_config.json", "another", json!(3));
+    let fields = "`HUB/config.json`: `a_note` (\"mine\"); `HUB/generation_config.json`: `another` (3)";
+    for command in ["check", "plan"] {
+        let (code, warned) = told(&space, command, "");
+        let first =
+            format!("warning: `stage.base.path`: fields of a checkpoint that are not known are ignored: {fields}");
+        assert_eq!((code, warned.lines().next()), (Some(0), Some(first.as_str())));
+        let (code, strict) = told(&space, command, ", strict = true");
+        let first = format!(
+            "error: `stage.base.path`: fields of a checkpoint that are not known, which `strict` refuses: {fields}"
+        );
+        assert_eq!((code, strict.lines().next()), (Some(2), Some(first.as_str())));
+    }
+    assert_eq!(told(&space, "run", "").0, Some(0));
+    // Imported with a warning is not imported strictly.
+    assert_eq!(told(&space, "run", ", strict = true").0, Some(2));
+    // What was imported is not warned of again.
+    assert_eq!(told(&space, "plan", ""), (Some(0), String::new()));
+
+    let space = with_model("llama2");
+    set(&space, "generation_config.json", "no_repeat_ngram_size", json!(3));
+    let (code, refused) = told(&space, "check", "");
+    let reason = "`no_repeat_ngram_size` changes the answers and is not supported: it is 3";
+    assert!(code == Some(2) && refused.contains(reason), "{refused}");
+
+    let space = with_model("llama2");
+    space.write("hub/chat_template.jinja", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
+    let (code, refused) = told(&space, "check", "");
+    let reason =
+        "ignores `add_generation_prompt`: it writes \"assistant:\" before an answer, and a prompt ends without it";
+    assert!(code == Some(2) && refused.contains(reason), "{refused}");
+}
+
+#[test]
+fn a_template_or_a_tokenizer_that_blows_up_ends_with_an_error() {
+    let double = "{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(40) %}\
+                  {% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}";
+    for (end, reason) in [
+        ("{{ ns.a | tojson }}", "walks too large a structure"),
+        ("{{ ns.a == ns.b }}", "walks too large a structure"),
+        ("{% set ns.a = ns %}{{ ns | string }}", "nests too deeply"),
+    ] {
+        let told = import("llama2", |space| {
+            space.write("hub/chat_template.jinja", format!("{double}{end}"));
+        });
+        assert!(told.contains("the chat template of") && told.contains(reason), "{end}: {told}");
+    }
+    let told = import("llama2", |space| {
+        let mut file: Value = serde_json::from_str(&space.read("hub/tokenizer.json")).unwrap();
+        let double = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" });
+        file["normalizer"] = json!({ "type": "Sequence", "normalizers": vec![double; 40] });
+        space.write("hub/tokenizer.json", file.to_string());
+    });
+    assert!(told.contains("`normalizer` and `pre_tokenizer` can make a text more than 1000 times as long"), "{told}");
 }

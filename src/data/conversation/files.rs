@@ -12,7 +12,7 @@ use crate::data::tokenizer::FILE;
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TOKENS_MAP: &str = "special_tokens_map.json";
-const GENERATION_CONFIG: &str = "generation_config.json";
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 const CONFIG: &str = "config.json";
 const PROCESSOR_CONFIG: &str = "processor_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
@@ -172,7 +172,7 @@ fn keyed(folder: &Path, name: &str) -> Result<Option<Template>> {
     Ok(Some(Template { text: text.clone(), origin }))
 }
 
-fn object(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
+pub(super) fn object(folder: &Path, name: &str) -> Result<Option<Map<String, Value>>> {
     let path = folder.join(name);
     if path.is_file() { files::read_json(&path).map(Some) } else { Ok(None) }
 }

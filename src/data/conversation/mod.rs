@@ -12,14 +12,17 @@
 //! build another pipeline than the file's, and keys such as `add_bos_token`, change nothing here.
 
 mod files;
+mod generation;
 #[cfg(test)]
 pub(crate) mod parity;
 mod python;
 mod template;
 #[cfg(test)]
 mod tests;
+mod thinking;
 mod vocabulary;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -27,8 +30,13 @@ use anyhow::{Context, Result, bail};
 pub use template::{ChatTemplate, Format, Message, Role};
 
 use super::tokenizer::Tokenizer;
+use generation::Generation;
 use template::PROBE;
+use thinking::Block;
 use vocabulary::{Marks, Vocabulary};
+
+/// Stands for a thought where a template is tried out.
+const MARK: &str = "\u{F0003}";
 
 /// How a folder's model is spoken to.
 #[derive(Debug)]
@@ -37,6 +45,9 @@ pub struct Conversation {
     template: ChatTemplate,
     user: Format,
     assistant: Format,
+    /// The blocks of thinking that the template knows.
+    block: Option<Block>,
+    generation: Generation,
     image: Option<Image>,
     /// Tokens that end a turn, by id and name.
     stop: Vec<(u32, String)>,
@@ -79,11 +90,13 @@ impl Conversation {
     /// # Errors
     ///
     /// A folder with a slow tokenizer only, or without a chat template; a special token or an id that is not in the
-    /// vocabulary; a template that does not compile or does not write a user's and an assistant's text.
+    /// vocabulary; a template that does not compile, does not write a user's and an assistant's text, or does not open an
+    /// answer when it is asked to; a `generation_config.json` that cannot be followed.
     pub fn read(folder: &Path) -> Result<Conversation> {
         files::check_tokenizer(folder)?;
         let files::Special { named, further, image, ends } = files::special(folder)?;
         let template = files::template(folder, image.is_some())?;
+        let generation = generation::read(folder)?;
 
         let roles = files::ROLES.iter().filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
         let further = further.iter().map(|token| (token.as_str(), "of the special tokens"));
@@ -111,12 +124,7 @@ impl Conversation {
         };
 
         let bos = named.get("bos_token").cloned();
-        let template = ChatTemplate::new(&template.text, &template.origin, named)?;
-        let preferred = if image.is_some() { Format::Parts } else { Format::Text };
-        let turn = |role: Role| move |format: Format| Message::new(role, PROBE, format);
-        let user = template.format_of(preferred, &[], turn(Role::User), true)?;
-        let before = [Message::new(Role::User, "a", user)];
-        let assistant = template.format_of(preferred, &before, turn(Role::Assistant), false)?;
+        let Layout { template, user, assistant, block } = Layout::of(&template, named, image.is_some())?;
         let image = match image {
             Some(image) if user == Format::Parts => {
                 let part = template.render(&[Message::with_image(Role::User, PROBE)], true)?.contains(&image.name);
@@ -125,7 +133,41 @@ impl Conversation {
             other => other,
         };
         let stop_tokens = stop.iter().map(|(id, _)| *id).collect();
-        Ok(Conversation { vocabulary, template, user, assistant, image, stop, stop_tokens, eos, bos })
+        Ok(Conversation {
+            vocabulary,
+            template,
+            user,
+            assistant,
+            block,
+            generation,
+            image,
+            stop,
+            stop_tokens,
+            eos,
+            bos,
+        })
+    }
+
+    /// Checks what can be said of a folder without its tokenizer's content: which files there are, what its chat template does
+    /// (not with `templated`: another one is given), and `generation_config.json`. The fields of that which are not known.
+    pub fn check_files(folder: &Path, templated: bool) -> Result<Vec<String>> {
+        files::check_tokenizer(folder)?;
+        let files::Special { named, image, .. } = files::special(folder)?;
+        if !templated {
+            Layout::of(&files::template(folder, image.is_some())?, named, image.is_some())?;
+        }
+        Ok(generation::read(folder)?.unknown)
+    }
+
+    /// How much less likely a token is made that the sequence has already (`repetition_penalty` of
+    /// `generation_config.json`); 1 changes nothing.
+    pub fn repetition_penalty(&self) -> f64 {
+        self.generation.repetition_penalty
+    }
+
+    /// How many bytes of a generated text are thinking that its template knows, and no part of the answer.
+    pub fn thinking(&self, text: &str) -> usize {
+        self.block.as_ref().map_or(0, |block| block.length(text))
     }
 
     /// The folder's tokenizer, to which special tokens in a text are characters.
@@ -211,7 +253,9 @@ impl Conversation {
             [_, tail] => tail,
             ref parts => bail!("the chat template writes a response {} times", parts.len() - 1),
         };
-        if !whole.starts_with(&prompt) {
+        if let Some(block) = &self.block {
+            whole = format!("{prompt}{}{tail}", block.target(&response, cut));
+        } else if !whole.starts_with(&prompt) {
             // Some templates open a turn for an answer otherwise than they write a given one (a line break, a space).
             // What is generated follows the opening, so that is what a response is learned behind.
             whole = format!("{prompt}{response}{tail}");
@@ -257,4 +301,56 @@ impl Conversation {
         let ids = self.vocabulary.ids(&turns.whole[turns.prompt.len()..], turns.marks, true)?;
         Ok(Target { ids, apart: true })
     }
+}
+
+/// What a template does with turns, as trying it out tells.
+struct Layout {
+    template: ChatTemplate,
+    user: Format,
+    assistant: Format,
+    block: Option<Block>,
+}
+
+impl Layout {
+    fn of(file: &files::Template, named: BTreeMap<String, String>, images: bool) -> Result<Layout> {
+        let template = ChatTemplate::new(&file.text, &file.origin, named)?;
+        let preferred = if images { Format::Parts } else { Format::Text };
+        let turn = |role: Role| move |format: Format| Message::new(role, PROBE, format);
+        let user = template.format_of(preferred, &[], turn(Role::User), true)?;
+        let before = [Message::new(Role::User, "a", user)];
+        let assistant = template.format_of(preferred, &before, turn(Role::Assistant), false)?;
+        let block = block(&template, &file.text, user, assistant)?;
+        Ok(Layout { template, user, assistant, block })
+    }
+}
+
+/// The blocks of thinking that a template knows.
+///
+/// # Errors
+///
+/// A template that ignores `add_generation_prompt`: a prompt would end before words that come before every answer.
+fn block(template: &ChatTemplate, source: &str, user: Format, assistant: Format) -> Result<Option<Block>> {
+    let asked = Message::new(Role::User, "a", user);
+    let answered = |text: &str| {
+        let chat = [asked.clone(), Message::new(Role::Assistant, text, assistant)];
+        template.render(&chat, false)
+    };
+    let prompt = template.render(std::slice::from_ref(&asked), true)?;
+    let given = answered(PROBE)?;
+    let lead = given.split(PROBE).next().unwrap_or_default();
+    let drops = |open: &str, close: &str| {
+        let thought = answered(&format!("{open}\n{MARK}\n{close}\n\n{PROBE}"));
+        thought.is_ok_and(|thought| !thought.contains(MARK) && thought.contains(PROBE))
+    };
+    let block = Block::find(&prompt, lead, source, drops);
+    let opened = lead.strip_prefix(&*prompt).map(str::trim);
+    if block.is_none() && opened != Some("") && template.render(&[asked], false)? == prompt {
+        let missing = opened.map_or_else(|| lead.to_string(), str::to_string);
+        bail!(
+            "the chat template of {} ignores `add_generation_prompt`: it writes {missing:?} before an answer, and a prompt \
+             ends without it",
+            template.origin()
+        );
+    }
+    Ok(block)
 }

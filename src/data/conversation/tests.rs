@@ -131,7 +131,11 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
             let whole = with_one_placeholder(&conversation, &chat.whole_ids);
             let (last, before) = target.split_last().unwrap();
             assert!(conversation.stop_tokens().contains(last), "{place}");
-            if whole.starts_with(&prompt) {
+            if conversation.block.is_some() {
+                // The empty block before the answer is left out.
+                let answer = conversation.sequence(chat.image, &chat.user, &chat.response, true).unwrap().1;
+                assert!(whole.windows(answer.len()).any(|ids| ids == answer), "{place}");
+            } else if whole.starts_with(&prompt) {
                 // Without the end that the template does not write.
                 let expected = [prompt.as_slice(), before].concat();
                 assert!(whole.starts_with(&expected), "{place}: {expected:?} {whole:?}");
@@ -173,7 +177,7 @@ fn a_target_ends_with_the_first_stop_token_and_a_cut_one_with_its_text() {
     assert_eq!(target("headers", " Yes. ", false), "Yes.<|eot_id|>");
     // The line break after it is not trained on.
     assert_eq!(target("chatml", "Yes.", false), "Yes.<|im_end|>");
-    assert_eq!(target("thinking", "Yes.", false), "<think>\n\n</think>\n\nYes.<|im_end|>");
+    assert_eq!(target("thinking", "Yes.", false), "Yes.<|im_end|>");
     for folder in ["vicuna", "inst", "headers", "chatml"] {
         assert_eq!(target(folder, "Yes.", true).trim(), "Yes.");
         assert_eq!(target(folder, "", true).trim(), "");
@@ -259,6 +263,66 @@ fn a_response_is_learned_behind_the_opening_that_an_answer_is_generated_from() {
     assert_eq!(prompt, conversation.prompt(false, "a").unwrap());
     let text = |ids: &[u32]| conversation.tokenizer().decode(ids).unwrap();
     assert_eq!((text(&prompt).as_str(), text(&target).as_str()), ("user a<|im_end|>assistant\n", "b<|im_end|>"));
+}
+
+#[test]
+fn a_block_of_thinking_is_no_part_of_an_answer() {
+    let thinking = Folder::named("thinking").read().unwrap();
+    let answer = |conversation: &Conversation, text: &str| text[conversation.thinking(text)..].to_string();
+    assert_eq!(answer(&thinking, "<think>\nTwo and two.\n</think>\n\n4"), "4");
+    assert_eq!(answer(&thinking, "<think>\nTwo and"), "");
+    assert_eq!(answer(&thinking, "4"), "4");
+    // A response is learned as it was generated.
+    let given = |conversation: &Conversation, response: &str, cut| {
+        conversation.pieces(false, "a", response, cut).unwrap().concat()
+    };
+    let whole = "<think>\nTwo and two.\n</think>\n\n4";
+    assert_eq!(given(&thinking, whole, false), format!("{whole}<|im_end|>"));
+    let plain = Folder::named("chatml").read().unwrap();
+    assert_eq!(plain.thinking(whole), 0);
+
+    let with = |template: &str| {
+        let mut folder = Folder::named("chatml");
+        folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
+        folder.read()
+    };
+    // As in DeepSeek-R1: the prompt opens a block, and blocks of given answers are dropped.
+    let begun = with(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}\
+         {% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
+    )
+    .unwrap();
+    assert_eq!(answer(&begun, "Two and two.\n</think>\n\n4"), "4");
+    assert_eq!(answer(&begun, "Two and"), "");
+    assert_eq!(given(&begun, "4", false), "\n</think>\n\n4<|im_end|>");
+    assert_eq!(given(&begun, whole, false), "Two and two.\n</think>\n\n4<|im_end|>");
+    assert_eq!(given(&begun, "Two and", true), "Two and");
+}
+
+#[test]
+fn a_template_that_ignores_the_generation_prompt_is_an_error() {
+    let with = |template: &str| {
+        let mut folder = Folder::named("chatml");
+        folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
+        folder.read().map(|_| ()).map_err(|error| error.to_string())
+    };
+    let told =
+        with("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}").unwrap_err();
+    assert!(
+        told.ends_with(
+            "tokenizer_config.json` ignores `add_generation_prompt`: it writes \"<|im_start|>assistant\" before an answer, \
+             and a prompt ends without it"
+        ),
+        "{told}"
+    );
+    // Nothing but white space comes before an answer here.
+    assert_eq!(with("{% for m in messages %}{{ m.content }}\n{% endfor %}"), Ok(()));
+    assert_eq!(
+        with(
+            "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{% endif %}{% endfor %}"
+        ),
+        Ok(())
+    );
 }
 
 #[test]

@@ -133,8 +133,8 @@ fn read_config(object: &Map<String, Value>) -> Result<Adapter> {
         rank_stabilized: fields.flag("use_rslora", false),
         modules: BTreeMap::new(),
     };
-    fields.finish(&[HARMLESS]);
-    let problems = problems.into_inner();
+    fields.finish_formula(HARMLESS, &[]);
+    let problems = problems.wrong.into_inner();
     if problems.is_empty() { Ok(adapter) } else { bail!("{}", problems.join("; ")) }
 }
 

@@ -1,7 +1,7 @@
 //! `config.json` of a hub model, as what the model is made of. Knows no weights.
 //!
-//! A field that is not known might change the arithmetic, so it is refused; those that have no say are listed in
-//! `harmless`. Sizes are bounded before anything is allocated for them.
+//! A field is read, or `harmless` (changes nothing), or `inert` (refused at every value but the one that changes nothing),
+//! or unknown: then it is noted. Sizes are bounded before anything is allocated for them.
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::fields::{Fields, Problems};
 use super::number::Dtype;
 use super::text::{self, FAMILIES};
-use super::{harmless, vision};
+use super::{harmless, inert, vision};
 use crate::nn::architecture::Architecture;
 use crate::nn::checkpoint::{MOST_LAYERS, MOST_PARAMETERS};
 
@@ -19,6 +19,8 @@ pub struct Config {
     pub architecture: Architecture,
     /// Heights and widths in pixels that an image may be laid out over in tiles (LLaVA-NeXT); none for other models.
     pub pinpoints: Vec<(usize, usize)>,
+    /// Fields that are not known, with their values. transformers ignores them.
+    pub unknown: Vec<String>,
 }
 
 const MOST_PINPOINTS: usize = 1000;
@@ -28,10 +30,10 @@ impl Config {
     pub fn of(object: &Map<String, Value>) -> Result<Config> {
         let problems = Problems::default();
         let config = read(&Fields::new(object, String::new(), &problems), &problems);
-        let problems = problems.into_inner();
-        match config {
-            Some(config) if problems.is_empty() => Ok(config),
-            _ => bail!("{}", problems.join("; ")),
+        let Problems { wrong, unknown } = problems;
+        match (config, wrong.into_inner()) {
+            (Some(config), wrong) if wrong.is_empty() => Ok(Config { unknown: unknown.into_inner(), ..config }),
+            (_, wrong) => bail!("{}", wrong.join("; ")),
         }
     }
 }
@@ -79,7 +81,8 @@ fn read<'a>(fields: &Fields<'a>, problems: &'a Problems) -> Option<Config> {
         Model::Decoder(family) => {
             only_class(fields, family.class());
             let (decoder, vocab) = text::read(fields, family);
-            Config { architecture: Architecture { vision: None, decoder, vocab }, pinpoints: Vec::new() }
+            let architecture = Architecture { vision: None, decoder, vocab };
+            Config { architecture, pinpoints: Vec::new(), unknown: Vec::new() }
         }
         Model::Llava { tiled } => llava(fields, tiled, problems),
     };
@@ -106,10 +109,9 @@ fn llava<'a>(fields: &Fields<'a>, tiled: bool, problems: &'a Problems) -> Config
     // LLaVA takes either place's word for it, LLaVA-NeXT the outer one's only.
     decoder.tied_head = fields.flag("tie_word_embeddings", false) || (!tiled && decoder.tied_head);
     let pinpoints = if tiled { pinpoints(fields, vision.image_size) } else { Vec::new() };
-    fields.only("use_image_newline_parameter", &json!(true));
-    harmless::refuse_the_rest_of_the_base(fields);
-    fields.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::COMPOSITE]);
-    Config { architecture: Architecture { vision: Some(vision), decoder, vocab }, pinpoints }
+    inert::refuse_quantization(fields);
+    fields.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::COMPOSITE], inert::COMPOSITE);
+    Config { architecture: Architecture { vision: Some(vision), decoder, vocab }, pinpoints, unknown: Vec::new() }
 }
 
 /// `image_grid_pinpoints`: pairs of height and width, each some whole number of tiles.

@@ -10,8 +10,14 @@ use serde_json::{Map, Value};
 /// No size may exceed this: a damaged file must not ask for a petabyte.
 const LARGEST: usize = 1 << 20;
 
-/// What is wrong, each with its field.
-pub(super) type Problems = RefCell<Vec<String>>;
+/// What a config says that cannot be followed, each with its field.
+#[derive(Debug, Default)]
+pub(super) struct Problems {
+    /// What is wrong: the model is refused.
+    pub(super) wrong: RefCell<Vec<String>>,
+    /// Fields that are not known.
+    pub(super) unknown: RefCell<Vec<String>>,
+}
 
 /// An object of a config, and which of its fields were asked for.
 pub(super) struct Fields<'a> {
@@ -50,7 +56,7 @@ impl<'a> Fields<'a> {
 
     /// Notes a problem of a field.
     pub(super) fn wrong(&self, name: &str, message: impl Display) {
-        self.problems.borrow_mut().push(format!("`{}{name}` {message}", self.prefix));
+        self.problems.wrong.borrow_mut().push(format!("`{}{name}` {message}", self.prefix));
     }
 
     /// A whole number from 1 to a bound.
@@ -134,19 +140,54 @@ impl<'a> Fields<'a> {
 
     /// How many problems there are, of this object and of all others.
     pub(super) fn problems(&self) -> usize {
-        self.problems.borrow().len()
+        self.problems.wrong.borrow().len()
     }
 
-    /// Refuses the fields that nobody asked for, apart from null ones and those that have no say.
-    pub(super) fn finish(&self, harmless: &[&[&str]]) {
-        let asked = self.asked.borrow();
-        for (name, value) in self.object {
-            let known = asked.contains(name.as_str()) || harmless.iter().any(|list| list.contains(&name.as_str()));
-            if !known && !value.is_null() {
-                self.wrong(name, format!("is not supported and may change the arithmetic: it is {}", short(value)));
+    /// Looks at the fields that nothing asked for. A null one and one of `harmless` change nothing; one of `inert` is
+    /// refused at all but its listed values; any other is noted as unknown.
+    pub(super) fn finish(&self, harmless: &[&[&str]], inert: &[(&str, &[&str])]) {
+        for (name, value) in self.rest(harmless) {
+            match inert.iter().find(|(known, _)| *known == name) {
+                Some((_, values)) if values.iter().any(|text| is(value, text)) => {}
+                Some((_, [])) => self.refuse(name, value),
+                Some((_, values)) => {
+                    self.wrong(name, format!("is {}: supported is {} only", short(value), values.join(" or ")));
+                }
+                None => self.note_unknown(name, value),
             }
         }
     }
+
+    /// As [`Fields::finish`], for an object whose every field is part of a formula: only those of `spare`, which belong to
+    /// another formula, are noted, and any other is refused.
+    pub(super) fn finish_formula(&self, harmless: &[&str], spare: &[&str]) {
+        for (name, value) in self.rest(&[harmless]) {
+            if spare.contains(&name) { self.note_unknown(name, value) } else { self.refuse(name, value) }
+        }
+    }
+
+    fn rest(&self, harmless: &[&[&str]]) -> Vec<(&'a str, &'a Value)> {
+        let asked = self.asked.borrow();
+        let rest = self.object.iter().filter(|(name, value)| {
+            let known = asked.contains(name.as_str()) || harmless.iter().any(|list| list.contains(&name.as_str()));
+            !known && !value.is_null()
+        });
+        rest.map(|(name, value)| (name.as_str(), value)).collect()
+    }
+
+    fn refuse(&self, name: &str, value: &Value) {
+        self.wrong(name, format!("is not supported and may change the arithmetic: it is {}", short(value)));
+    }
+
+    fn note_unknown(&self, name: &str, value: &Value) {
+        self.problems.unknown.borrow_mut().push(format!("`{}{name}` ({})", self.prefix, short(value)));
+    }
+}
+
+/// Whether a value is the one of a JSON text. Numbers are compared as numbers.
+fn is(value: &Value, text: &str) -> bool {
+    serde_json::from_str::<Value>(text)
+        .is_ok_and(|wanted| *value == wanted || (value.is_number() && value.as_f64() == wanted.as_f64()))
 }
 
 /// A value as text, cut where it gets long.

@@ -1,48 +1,78 @@
-//! Fields of `config.json` that transformers writes and that have no say in what a model computes at inference, or only
-//! at one value. Lists for the configuration classes of transformers 4 and 5.
+//! Fields of `config.json` that change nothing in what a model computes at inference, whatever their value: those that
+//! transformers 4 and 5 write, and those of published checkpoints that the classes of these models do not read.
 
-use serde_json::json;
-
-use super::fields::Fields;
-
-/// Where the file comes from, and what the base class of all configurations writes.
+/// Where the file comes from, what the base class of all configurations writes, and marks of other programs.
 pub(super) const BASE: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
     "_attn_implementation_internal",
+    "_comment",
     "_commit_hash",
+    "_diffusers_version",
     "_experts_implementation_internal",
     "_flash_attn_2_enabled",
     "_name_or_path",
     "_output_attentions",
     "architectures",
     "attn_implementation",
+    "auto_map",
+    "base_model",
     "bos_token_id",
+    "cache_implementation",
     "chunk_size_feed_forward",
+    "cls_token_id",
+    "comment",
     "decoder_start_token_id",
     "dtype",
     "eos_token_id",
     "experts_implementation",
     "finetuning_task",
+    "flash_attn",
+    "forced_decoder_ids",
+    "gradient_checkpointing",
     "id2label",
+    "is_composition",
     "label2id",
+    "language",
+    "license",
+    "mask_token_id",
+    "max_seq_len",
+    "max_seq_length",
+    "max_sequence_length",
+    "model_max_length",
+    "model_name",
     "name_or_path",
+    "neuron",
     "num_labels",
+    "onnx",
     "output_attentions",
     "output_hidden_states",
     "pad_token_id",
+    "pipeline_tag",
     "prefix",
     "problem_type",
     "return_dict",
     "sep_token_id",
+    "seq_length",
     "task_specific_params",
     "tf_legacy_loss",
     "tokenizer_class",
+    "tokenizer_model_max_length",
+    "tokenizer_padding_side",
     "torch_dtype",
     "torchscript",
+    "transformers.js_config",
     "transformers_version",
+    "unk_token_id",
+    "unsloth_fixed",
+    "unsloth_version",
     "use_bfloat16",
     "use_cache",
+    "use_flash_attention",
+    "use_flash_attention_2",
+    "use_flash_attn",
+    "use_flash_attn_2",
+    "use_return_dict",
 ];
 
 /// Settings of generation, which transformers 4 kept in `config.json` and transformers 5 throws away on reading.
@@ -85,31 +115,47 @@ pub(super) const GENERATION: &[&str] = &[
 /// Dropout, which is off at inference and which we do not train with; fresh weights; how matrices were once sliced.
 pub(super) const TRAINING: &[&str] = &[
     "attention_dropout",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
     "dropout",
     "embd_pdrop",
+    "embed_dropout",
+    "ffn_dropout",
+    "freeze_backbone",
     "hidden_dropout",
+    "hidden_dropout_prob",
+    "init_std",
     "initializer_factor",
     "initializer_range",
+    "initializer_std",
+    "label_smoothing",
+    "lora_dropout",
     "pretraining_tp",
     "resid_pdrop",
+    "residual_dropout",
+    "use_unsloth_gradient_checkpointing",
+    "z_loss_weight",
+];
+
+/// Of a decoder: bounds of windows and settings of experts for layers that have neither, which `inert` sees to.
+pub(super) const DECODER: &[&str] = &[
+    "decoder_sparse_step",
+    "max_window_layers",
+    "mlp_only_layers",
+    "moe_intermediate_size",
+    "norm_topk_prob",
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "output_router_logits",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "scoring_func",
+    "shared_expert_intermediate_size",
 ];
 
 /// Of a vision tower: sizes of the text tower that it was trained beside.
 pub(super) const VISION: &[&str] = &["projection_dim", "tie_word_embeddings", "vocab_size"];
 
 /// Of LLaVA's outer object: for the processor, for the loss, or a copy of a field of `text_config`.
-pub(super) const COMPOSITE: &[&str] = &["ignore_index", "image_seq_length", "vocab_size"];
-
-/// Fields of the base class with a say, at the only value that is supported.
-pub(super) fn refuse_the_rest_of_the_base(fields: &Fields) {
-    for name in ["add_cross_attention", "is_decoder", "is_encoder_decoder", "tie_encoder_decoder"] {
-        fields.only(name, &json!(false));
-    }
-    fields.only("pruned_heads", &json!({}));
-    if fields.value("cross_attention_hidden_size").is_some() {
-        fields.wrong("cross_attention_hidden_size", "is not supported");
-    }
-    if fields.value("quantization_config").is_some() {
-        fields.wrong("quantization_config", "is not supported: only weights in F32, F16 or BF16 are");
-    }
-}
+pub(super) const COMPOSITE: &[&str] =
+    &["ignore_index", "image_seq_length", "video_token_id", "video_token_index", "vocab_size"];

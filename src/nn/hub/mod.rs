@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! folder/
-//!   config.json                      what the model is        (config: text, vision, rope; fields, harmless)
+//!   config.json                      what the model is        (config: text, vision, rope; fields, harmless, inert)
 //!   model.safetensors                its weights, in F32, F16 or BF16        (weights: header, number; writer)
 //!   model.safetensors.index.json     or: which array lies in which of        (names, model)
 //!   model-00001-of-00002.safetensors
@@ -25,6 +25,7 @@ pub mod writer;
 mod fields;
 mod harmless;
 mod header;
+mod inert;
 mod rope;
 mod text;
 mod vision;

@@ -9,6 +9,22 @@ use crate::nn::architecture::{Rope, RopeScaling};
 /// What the four decoders of transformers start from.
 const THETA: f64 = 10_000.0;
 
+/// What the kinds of scaling take. transformers warns of one that stands beside another kind, and does not use it.
+const PARAMETERS: &[&str] = &[
+    "attention_factor",
+    "beta_fast",
+    "beta_slow",
+    "factor",
+    "high_freq_factor",
+    "long_factor",
+    "low_freq_factor",
+    "mscale",
+    "mscale_all_dim",
+    "original_max_position_embeddings",
+    "short_factor",
+    "truncate",
+];
+
 /// The positions of a decoder whose object this is. `max_positions` stands in for an original length left out.
 pub(super) fn read(fields: &Fields, max_positions: usize) -> Rope {
     let outer_theta = theta(fields, THETA);
@@ -23,7 +39,7 @@ pub(super) fn read(fields: &Fields, max_positions: usize) -> Rope {
             let theta = theta(&inner, outer_theta);
             inner.only("partial_rotary_factor", &json!(1.0));
             // The other fields of a kind that is not known have no meaning to us.
-            let scaling = scaling(&inner, max_positions).inspect(|_| inner.finish(&[]));
+            let scaling = scaling(&inner, max_positions).inspect(|_| inner.finish_formula(&[], PARAMETERS));
             (theta, scaling.unwrap_or(RopeScaling::None))
         }
     };

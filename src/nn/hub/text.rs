@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::fields::Fields;
-use super::{harmless, rope};
+use super::{harmless, inert, rope};
 use crate::nn::architecture::Decoder;
 use crate::nn::checkpoint::LARGEST_VOCAB;
 
@@ -68,8 +68,8 @@ pub(super) fn read(fields: &Fields, family: Family) -> (Decoder, usize) {
     let head_width = fields.size_if_there("head_dim").or(defaults.head_width);
     let vocab = fields.count_if_there("vocab_size", 1, LARGEST_VOCAB).unwrap_or(defaults.vocab);
     let positions = fields.size("max_position_embeddings", defaults.max_positions);
-    let window = window(fields, family, layers).unwrap_or(positions);
-    fields.choice("hidden_act", "silu", &[("silu", ())]);
+    let window = window(fields, family, layers, positions).unwrap_or(positions);
+    fields.choice("hidden_act", "silu", &[("silu", ()), ("swish", ())]);
     let attention_bias = match family {
         Family::Llama | Family::Qwen3 => fields.flag("attention_bias", false),
         // Qwen2 has its biases whatever this field says, which some files carry.
@@ -101,9 +101,8 @@ pub(super) fn read(fields: &Fields, family: Family) -> (Decoder, usize) {
     if fields.problems() == before {
         check(fields, &decoder, head_width.is_none());
     }
-    fields.only("use_mrope", &json!(false));
-    harmless::refuse_the_rest_of_the_base(fields);
-    fields.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING]);
+    inert::refuse_quantization(fields);
+    fields.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::DECODER], inert::DECODER);
     (decoder, vocab)
 }
 
@@ -122,12 +121,24 @@ fn check(fields: &Fields, decoder: &Decoder, width_is_shared_out: bool) {
 }
 
 /// How many tokens a layer looks back over, where some layer has a limit.
-fn window(fields: &Fields, family: Family, layers: usize) -> Option<usize> {
+fn window(fields: &Fields, family: Family, layers: usize, positions: usize) -> Option<usize> {
     match family {
-        Family::Llama => None,
+        // Its class has no window. One that no sequence fills would change nothing.
+        Family::Llama => {
+            if let Some(window) = fields.size_if_there("sliding_window").filter(|window| *window < positions) {
+                let supported = format!("supported is none below `max_position_embeddings` ({positions})");
+                fields.wrong("sliding_window", format!("is {window}: {supported}"));
+            }
+            if layer_types(fields, layers) == Some(true) {
+                fields.wrong("layer_types", "has a `sliding_attention`, which a `llama` has not");
+            }
+            None
+        }
         // Null is no window, left out is the class's.
-        Family::Mistral if fields.has("sliding_window") => fields.size_if_there("sliding_window"),
-        Family::Mistral => Some(4096),
+        Family::Mistral => {
+            layer_types(fields, layers);
+            if fields.has("sliding_window") { fields.size_if_there("sliding_window") } else { Some(4096) }
+        }
         Family::Qwen2 | Family::Qwen3 => {
             let used = fields.flag("use_sliding_window", false);
             let window = fields.size("sliding_window", 4096);

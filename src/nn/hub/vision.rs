@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Problems};
-use super::harmless;
+use super::{harmless, inert};
 use crate::nn::architecture::{Activation, Projector, Vision, VisionFamily};
 
 /// Activations by the names that transformers gives them.
@@ -60,8 +60,8 @@ fn read_tower(outer: &Fields, tower: &Fields, decoder: usize, tiled: bool) -> Vi
     let pooling = !clip && tower.flag("vision_use_head", true);
     let norm_eps = tower.positive("layer_norm_eps", if clip { 1e-5 } else { 1e-6 });
     let ff = tower.size("intermediate_size", 3072);
-    harmless::refuse_the_rest_of_the_base(tower);
-    tower.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::VISION]);
+    inert::refuse_quantization(tower);
+    tower.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::VISION], inert::TOWER);
 
     let strategies = [("default", false), ("full", true)];
     let full = outer.choice("vision_feature_select_strategy", "default", &strategies).unwrap_or(false);

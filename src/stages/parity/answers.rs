@@ -18,7 +18,16 @@ const BY_WHOLE_PASSES: [&str; 3] = ["llava-next", "llava-siglip", "qwen3"];
 
 fn config(subject: &Subject, temperature: f64, samples: usize) -> GenerateConfig {
     let stop = subject.model.chat.stop_tokens().to_vec();
-    GenerateConfig { temperature, top_k: 0, top_p: 1.0, max_tokens: 64, samples, stop, batch: 16 }
+    GenerateConfig {
+        temperature,
+        top_k: 0,
+        top_p: 1.0,
+        max_tokens: 64,
+        samples,
+        stop,
+        repetition_penalty: 1.0,
+        batch: 16,
+    }
 }
 
 fn run(subject: &Subject, prompts: &[Prompt], config: &GenerateConfig, threads: usize) -> Result<Vec<Vec<Generated>>> {

@@ -54,7 +54,7 @@ fn fields_of_a_decoder() {
     told += &of_decoder(r#""model_type": "llama", "hidden_act": "gelu""#);
     told += &of_decoder(r#""model_type": "llama", "partial_rotary_factor": 0.5"#);
     told += &of_decoder(r#""model_type": "llama", "quantization_config": {"bits": 4}"#);
-    told += &of_decoder(r#""model_type": "llama", "sliding_window": 4096"#);
+    told += &of_decoder(r#""model_type": "llama", "sliding_window": 1024"#);
     told += &of_decoder(r#""model_type": "mistral", "attention_bias": true"#);
     told += &of_decoder(r#""model_type": "qwen2", "mlp_bias": true, "use_mrope": true"#);
     told += &of_decoder(r#""model_type": "qwen2", "num_hidden_layers": 2, "layer_types": ["full_attention"]"#);
@@ -64,10 +64,10 @@ fn fields_of_a_decoder() {
     told += &of_decoder(r#""model_type": "llama", "residual_multiplier": 0.2"#);
     told += &of_decoder(r#""model_type": "llama", "tie_word_embeddings": "yes", "rms_norm_eps": 0"#);
     expect![[r#"
-        `hidden_act` is `gelu`: supported is `silu`
+        `hidden_act` is `gelu`: supported is `silu`, `swish`
         `partial_rotary_factor` is 0.5: supported is 1.0 only
         `quantization_config` is not supported: only weights in F32, F16 or BF16 are
-        `sliding_window` is not supported and may change the arithmetic: it is 4096
+        `sliding_window` is 1024: supported is none below `max_position_embeddings` (2048)
         `attention_bias` is true: supported is false only
         `mlp_bias` is true: supported is false only
         `use_mrope` is true: supported is false only
@@ -75,7 +75,7 @@ fn fields_of_a_decoder() {
         `layer_types` has a `sliding_attention`, but `use_sliding_window` is false
         `is_decoder` is true: supported is false only
         `pruned_heads` is {"1":[0]}: supported is {} only
-        `residual_multiplier` is not supported and may change the arithmetic: it is 0.2
+        `residual_multiplier` is 0.2: supported is 1.0 only
         `rms_norm_eps` must be a number above 0, not 0
         `tie_word_embeddings` must be true or false, not "yes"
     "#]]

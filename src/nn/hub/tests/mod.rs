@@ -5,6 +5,7 @@ mod bad_configs;
 mod bad_folders;
 mod configs;
 mod folders;
+mod published;
 
 use std::path::Path;
 

@@ -1,0 +1,73 @@
+//! What a short look at the user's files tells before anything runs, at the places that name them. Runs nothing.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::args::ExperimentArgs;
+use super::session;
+use super::shell::Shell;
+use crate::base::Diagnostic;
+use crate::experiment::{Expansion, Experiment, Failure, Instance, InstanceId, Upstream};
+use crate::stage::Finding;
+
+/// Looks at the files that these instances name: warnings are told, and what a stage would fail over is an error.
+pub(super) fn inspect(
+    shell: Shell,
+    arguments: &ExperimentArgs,
+    expansion: &Expansion,
+    ids: impl Iterator<Item = InstanceId>,
+) -> Result<()> {
+    let ids: Vec<InstanceId> = ids.collect();
+    if ids.iter().all(|id| found(expansion.get(*id)).is_empty()) {
+        return Ok(());
+    }
+    // Read anew: an experiment that was compiled does not know where its values stand.
+    let names: BTreeSet<&str> = ids.iter().map(|id| expansion.get(*id).name.as_str()).collect();
+    let (experiment, expansion) = session::load(arguments)?;
+    let instances = expansion.instances.iter().filter(|instance| names.contains(instance.name.as_str()));
+    report(shell, &experiment, instances)
+}
+
+fn report<'a>(shell: Shell, experiment: &Experiment, instances: impl Iterator<Item = &'a Instance>) -> Result<()> {
+    let mut told = BTreeSet::new();
+    let mut errors = Vec::new();
+    for instance in instances {
+        for Finding { role, message, fatal } in found(instance) {
+            if !told.insert((instance.stage.clone(), message.clone())) {
+                continue;
+            }
+            let key = format!("stage.{}.{role}", instance.stage);
+            let text = format!("`{key}`: {message}");
+            let mut diagnostic = if fatal { Diagnostic::error(text) } else { Diagnostic::warning(text) };
+            let origin = instance.origins.get(&role).or_else(|| instance.origins.get(""));
+            if let Some(origin) = origin {
+                diagnostic = diagnostic.at(origin.clone(), "");
+            }
+            if fatal {
+                errors.push(diagnostic);
+            } else {
+                shell.status(&diagnostic.render(&experiment.sources, shell.color));
+            }
+        }
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure { diagnostics: errors, sources: experiment.sources.clone() }.into())
+}
+
+/// What the stage of an instance says of its files outside the store.
+fn found(instance: &Instance) -> Vec<Finding> {
+    let outside = |role: &str| -> Option<PathBuf> {
+        instance.inputs.iter().find(|input| &*input.role == role).and_then(|input| match &input.upstream {
+            Upstream::Outside { path } => Some(path.clone()),
+            Upstream::Output { .. } | Upstream::Environment { .. } => None,
+        })
+    };
+    if !instance.inputs.iter().any(|input| matches!(input.upstream, Upstream::Outside { .. })) {
+        return Vec::new();
+    }
+    instance.stage().map(|stage| stage.inspect(&outside)).unwrap_or_default()
+}
