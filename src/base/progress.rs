@@ -20,8 +20,10 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens_per_second: Option<f64>,
     },
-    /// Something worth a line in the log: a resumed checkpoint, rows dropped and why.
+    /// Something worth a line in the log: a resumed checkpoint, another batch size.
     Note { text: String },
+    /// Something that nobody who uses the result may miss: rows left out and why.
+    Warning { text: String },
     /// The stage ended well; `summary` is what its record keeps.
     Done { summary: serde_json::Map<String, serde_json::Value> },
     /// The stage ended with an error.

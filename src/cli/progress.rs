@@ -141,6 +141,11 @@ impl Observer for Display {
                     self.line(&format!("      {}: {}", instance.name, indented(text, "        ")));
                 }
             }
+            Event::Warning { text } => {
+                drop(state);
+                let text = indented(text, "        ");
+                self.marked("33", "warn ", &format!(" {}: {text}", instance.name));
+            }
             Event::Done { .. } | Event::Failed { .. } => {}
         }
     }

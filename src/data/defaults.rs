@@ -9,6 +9,7 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::gold::OptionAnswers;
 use super::records::AnswerType;
 
 /// Characters of a question that a message shows.
@@ -31,6 +32,8 @@ pub struct Defaults {
     pub answer_types: Option<AnswerTypes>,
     /// Every question ends with one of these, which is taken away; with none of them questions stay as they are.
     pub instructions: Vec<String>,
+    /// How gold answers of lettered items name their option.
+    pub option_answers: OptionAnswers,
 }
 
 /// Answer types of rows that name none.
@@ -115,7 +118,11 @@ mod tests {
     #[test]
     fn the_instruction_at_the_end_is_taken_away() {
         let instructions = ["Answer briefly.", "Think first. Answer briefly.", "Give the letter."];
-        let defaults = Defaults { instructions: instructions.map(str::to_string).to_vec(), answer_types: None };
+        let defaults = Defaults {
+            instructions: instructions.map(str::to_string).to_vec(),
+            answer_types: None,
+            ..Defaults::default()
+        };
         let bare = |question: &str| defaults.bare(question.to_string());
         assert_eq!(bare("How many?\nAnswer briefly. \n").unwrap(), "How many?");
         assert_eq!(bare("How many?\nThink first. Answer briefly.").unwrap(), "How many?");

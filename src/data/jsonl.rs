@@ -109,14 +109,14 @@ pub(super) fn explain(error: &serde_json::Error) -> String {
 }
 
 /// Mistakes of one file, reported together.
-#[derive(Default)]
-pub(super) struct Mistakes {
+#[derive(Debug, Default)]
+pub struct Mistakes {
     told: Vec<String>,
     more: usize,
 }
 
 impl Mistakes {
-    pub(super) fn add(&mut self, mistake: String) {
+    pub fn add(&mut self, mistake: String) {
         if self.told.len() < LISTED {
             self.told.push(mistake);
         } else {
@@ -125,7 +125,7 @@ impl Mistakes {
     }
 
     /// All mistakes as one error.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.told.is_empty() {
             return Ok(());
         }

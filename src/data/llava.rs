@@ -10,7 +10,7 @@
 //! All fields beyond LLaVA's are optional: the question is the human's turn without `<image>`, the answer is the
 //! assistant's turn. An assistant's turn that holds `### Answer:` gives rationale and answer. Other fields are ignored.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::defaults::{Defaults, RowFile};
+use super::gold;
 use super::jsonl::Mistakes;
 use super::outside::{self, maybe_text_or_number, text_or_number, texts_or_numbers};
 use super::prompts::MARKER;
@@ -75,11 +76,10 @@ pub struct Located {
 
 /// Reads files that are JSON arrays or JSONL. `images` is the folder that image paths are relative to; without one no
 /// row may name an image. Mistakes are reported together, up to ten. Of rows with the same id and data set the second
-/// is called `id#2`, and so on.
+/// is called `id#2`, and so on, by the first number that no other row has.
 pub fn read(row_files: &[RowFile], images: Option<&Path>, defaults: &Defaults) -> Result<Vec<Located>> {
     let mut mistakes = Mistakes::default();
     let mut located = Vec::new();
-    let mut used: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut rows = Vec::new();
     for file in row_files {
         rows.extend(outside::values(&file.path, &mut mistakes)?.into_iter().map(|(place, value)| (file, place, value)));
@@ -87,19 +87,32 @@ pub fn read(row_files: &[RowFile], images: Option<&Path>, defaults: &Defaults) -
     for (file, place, value) in rows {
         let item = value.map_err(|mistake| vec![mistake]).and_then(|value| item(value, images, file, defaults));
         match item {
-            Ok(mut item) => {
-                let count = used.entry((item.dataset.clone(), item.id.clone())).or_default();
-                *count += 1;
-                if *count > 1 {
-                    item.id = format!("{}#{count}", item.id);
-                }
-                located.push(Located { place, item });
-            }
+            Ok(item) => located.push(Located { place, item }),
             Err(wrong) => wrong.into_iter().for_each(|what| mistakes.add(format!("{place}: {what}"))),
         }
     }
     mistakes.check()?;
+    rename_repeated(&mut located);
     Ok(located)
+}
+
+/// Gives every row but the first of those with the same id and data set a name of its own.
+fn rename_repeated(located: &mut [Located]) {
+    let name = |item: &Item| (item.dataset.clone(), item.id.clone());
+    let mut names: BTreeSet<(String, String)> = located.iter().map(|row| name(&row.item)).collect();
+    let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for Located { item, .. } in located {
+        let given = item.id.clone();
+        let count = counts.entry(name(item)).or_default();
+        *count += 1;
+        while *count > 1 {
+            item.id = format!("{given}#{count}");
+            if names.insert(name(item)) {
+                break;
+            }
+            *count += 1;
+        }
+    }
 }
 
 /// A row's item, or everything that is wrong with the row.
@@ -122,9 +135,16 @@ fn item(value: Value, images: Option<&Path>, file: &RowFile, defaults: &Defaults
         String::new()
     });
     let (reasoned, concluded) = match told.rsplit_once(MARKER) {
-        Some((rationale, answer)) => (Some(rationale.trim().to_string()), answer.trim().to_string()),
+        // A turn that begins with the marker gives an answer without reasons.
+        Some((rationale, answer)) => {
+            (Some(rationale.trim().to_string()).filter(|rationale| !rationale.is_empty()), answer.trim().to_string())
+        }
         None => (None, told.trim().to_string()),
     };
+    if let Some(answer) = row.answer.as_ref().filter(|answer| !row.answers.is_empty() && !row.answers.contains(answer))
+    {
+        wrong.push(format!("`answer` is `{answer}`, which is none of `answers`"));
+    }
     let mut answers = row.answers;
     if answers.is_empty() {
         answers.extend(row.answer);
@@ -138,12 +158,12 @@ fn item(value: Value, images: Option<&Path>, file: &RowFile, defaults: &Defaults
     if !wrong.is_empty() {
         return Err(wrong);
     }
-    let rationale = row.rationale.or(reasoned.clone());
+    let rationale = row.rationale.filter(|rationale| !rationale.trim().is_empty()).or(reasoned.clone());
     // The assistant's turn and the answer may differ: a data set can come with another's reasoning.
     let differs = reasoned.is_some() && !concluded.is_empty() && Some(&concluded) != answers.first();
     let dataset = row.dataset.filter(|_| !file.of_all).unwrap_or_else(|| file.dataset.clone());
     let answer_type = row.answer_type.unwrap_or_else(|| defaults.answer_type(&dataset, !row.options.is_empty()));
-    Ok(Item {
+    let mut item = Item {
         id: row.id,
         dataset,
         image: row.image,
@@ -153,7 +173,9 @@ fn item(value: Value, images: Option<&Path>, file: &RowFile, defaults: &Defaults
         answers,
         concluded: (differs && rationale == reasoned).then_some(concluded),
         rationale,
-    })
+    };
+    gold::settle(&mut item, defaults.option_answers)?;
+    Ok(item)
 }
 
 /// The one question and answer of a conversation.
@@ -231,12 +253,80 @@ mod tests {
 
     #[test]
     fn our_fields_say_more() {
-        let row = r#"{"id": "1", "dataset": "pick", "question": "Which?", "options": ["red", "blue"], "answers": [2, "B"],
+        let row = r#"{"id": "1", "dataset": "pick", "question": "Which?", "options": ["red", "blue"], "answers": ["B", "(B)"],
             "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "Red is 1.\n\n### Answer: A"}]}"#;
         let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).item;
         assert_eq!((item.dataset.as_str(), item.question.as_str()), ("pick", "Which?"));
-        assert_eq!((item.answer_type, item.answers), (AnswerType::Letter, vec!["2".to_string(), "B".to_string()]));
+        assert_eq!((item.answer_type, item.answers), (AnswerType::Letter, vec!["B".to_string(), "(B)".to_string()]));
         assert_eq!((item.rationale.as_deref(), item.concluded.as_deref()), (Some("Red is 1."), Some("A")));
+    }
+
+    #[test]
+    fn ids_and_answers_are_what_is_written_and_name_one_row() {
+        let row = |id: &str, answer: &str| {
+            format!(r#"{{"id": {id}, "conversations": [{{"from": "human", "value": "a?"}}], "answer": {answer}}}"#)
+        };
+        let rows = [
+            row("12345678901234567890123", "3.10"),
+            row("1e5", "0.50"),
+            row("7", "1e5"),
+            row("\"7\"", "1"),
+            row("\"7#2\"", "2"),
+            row("7", "3"),
+        ];
+        let read = |name, text: String| -> Vec<(String, String)> {
+            let rows = read_text(name, &text).unwrap().into_iter();
+            rows.map(|mut row| (row.item.id, row.item.answers.remove(0))).collect()
+        };
+        let expected = [
+            ("12345678901234567890123", "3.10"),
+            ("1e5", "0.50"),
+            ("7", "1e5"),
+            ("7#3", "1"),
+            ("7#2", "2"),
+            ("7#4", "3"),
+        ];
+        let expected = expected.map(|(id, answer)| (id.to_string(), answer.to_string()));
+        assert_eq!(read("a.jsonl", rows.join("\n")), expected);
+        assert_eq!(read("a.json", format!("[{}]", rows.join(","))), expected);
+    }
+
+    #[test]
+    fn gold_answers_that_cannot_be_right_are_told_by_row() {
+        let turns = r#""conversations": [{"from": "human", "value": "Which?"}]"#;
+        let lines = [
+            format!(r#"{{"id": 1, {turns}, "options": ["red", "blue"], "answer": 1}}"#),
+            format!(r#"{{"id": 2, {turns}, "options": ["red", "red"], "answer": "A"}}"#),
+            format!(r#"{{"id": 3, {turns}, "answer_type": "letter", "answer": "A"}}"#),
+            format!(r#"{{"id": 4, {turns}, "answers": ["x", ""]}}"#),
+            format!(r#"{{"id": 5, {turns}, "answer": "x", "rationale": "So.\n### Answer: x"}}"#),
+            format!(r#"{{"id": 6, {turns}, "answer": "x", "answers": ["y"]}}"#),
+            format!(r#"{{"id": 7, {turns}, "id": 8}}"#),
+            format!(r#"{{"id": 8, {turns}, "options": ["red", "blue"], "answer": "C"}}"#),
+        ];
+        expect![[r#"
+            a.jsonl:1: the answer `1` is not the letter of an option: a place is read with `option_answers = "index-0"` or `"index-1"`, whichever the first one is
+            a.jsonl:2: options A and B are both `red`
+            a.jsonl:3: a letter is asked for, and there are no options: neither `options` nor the question lists them
+            a.jsonl:4: 1 of 2 answers are empty
+            a.jsonl:5: the rationale holds `### Answer:`, which stands before the one final answer
+            a.jsonl:6: `answer` is `x`, which is none of `answers`
+            a.jsonl:7: the key `id` is given twice
+            a.jsonl:8: the answer `C` names option C, and there are 2 options"#]]
+        .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
+    }
+
+    #[test]
+    fn a_rationale_of_nothing_is_none() {
+        let row = |told: &str, rationale: &str| {
+            format!(
+                r#"{{"id": 1, {rationale} "conversations": [{{"from": "human", "value": "a?"}}, {{"from": "gpt", "value": "{told}"}}]}}"#
+            )
+        };
+        let rows = [row("### Answer: 4", ""), row("4", r#""rationale": " ","#), row("4", r#""rationale": null,"#)];
+        for row in read_text("a.jsonl", &rows.join("\n")).unwrap() {
+            assert_eq!((row.item.rationale, row.item.answers), (None, vec!["4".to_string()]));
+        }
     }
 
     #[test]

@@ -5,11 +5,13 @@ pub mod draw;
 pub mod records;
 
 pub mod defaults;
+pub mod gold;
 pub mod images;
 pub mod jsonl;
 pub mod llava;
 pub mod outside;
 pub mod synthetic;
+mod written;
 
 mod anyres;
 pub mod decode;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::decode::{Deep, decode};
 use super::jsonl::{self, Mistakes};
+use super::written;
 use crate::base::files;
 
 /// LLaVA's placeholder of the image in a question.
@@ -19,24 +20,24 @@ pub(super) fn values(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String
     let lines = jsonl::lines(path)?;
     let array = lines.first().is_some_and(|(_, line)| line.trim_ascii_start().starts_with(b"["));
     if !array {
-        let read = |line: &[u8]| serde_json::from_slice(line).map_err(|error| jsonl::explain(&error));
+        let read = |line: &[u8]| written::parse(line).map_err(|mistake| mistake.what);
         return Ok(lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect());
     }
-    match serde_json::from_slice::<Vec<Value>>(&files::read_bytes(path)?) {
-        Ok(elements) => Ok(elements
+    match written::parse(&files::read_bytes(path)?) {
+        Ok(Value::Array(elements)) => Ok(elements
             .into_iter()
             .enumerate()
             .map(|(index, element)| {
-                let id = match element.get("id") {
-                    Some(Value::String(id)) => format!(" (id `{id}`)"),
-                    Some(Value::Number(id)) => format!(" (id `{id}`)"),
-                    _ => String::new(),
-                };
-                (format!("{name}: element {}{id}", index + 1), Ok(element))
+                let id = element.get("id").and_then(Value::as_str).map(|id| format!(" (id `{id}`)"));
+                (format!("{name}: element {}{}", index + 1, id.unwrap_or_default()), Ok(element))
             })
             .collect()),
-        Err(error) => {
-            mistakes.add(format!("{name}:{}: {}", error.line(), jsonl::explain(&error)));
+        Ok(_) => {
+            mistakes.add(format!("{name}: the file begins like a list and is none"));
+            Ok(Vec::new())
+        }
+        Err(mistake) => {
+            mistakes.add(format!("{name}:{}: {}", mistake.line, mistake.what));
             Ok(Vec::new())
         }
     }

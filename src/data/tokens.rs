@@ -11,6 +11,8 @@
 //! on the token that ends it, and a cut response has no such token: the model must not learn that a text ends where it
 //! was cut.
 
+mod cut;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -46,6 +48,28 @@ pub struct Prompt {
     pub image: Option<String>,
 }
 
+/// A sequence that is longer than the model takes.
+#[derive(Debug)]
+pub struct TooLong {
+    pub tokens: usize,
+    pub most: usize,
+}
+
+impl fmt::Display for TooLong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the sequence has {} tokens, and the model takes {}", self.tokens, self.most)
+    }
+}
+
+impl std::error::Error for TooLong {}
+
+impl TooLong {
+    /// Whether an error is that a sequence is too long.
+    pub fn is(error: &anyhow::Error) -> bool {
+        error.downcast_ref::<TooLong>().is_some()
+    }
+}
+
 /// Number of image tokens that stand for the image of a key.
 pub type ImageTokens = Arc<dyn Fn(&str) -> Result<usize> + Send + Sync>;
 
@@ -70,8 +94,8 @@ impl fmt::Debug for Chat {
 }
 
 impl Chat {
-    /// Our own layout. `image_tokens` stand for an image; a sequence of more than `max_tokens` tokens is an error. It
-    /// is not cut and not dropped in silence: either would change what an experiment trains on.
+    /// Our own layout. `image_tokens` stand for an image; a sequence of more than `max_tokens` tokens is an error,
+    /// [`TooLong`]. It is not cut and not dropped in silence: either would change what an experiment trains on.
     ///
     /// # Errors
     ///
@@ -153,20 +177,27 @@ impl Chat {
 
     /// A prompt and a given response; a `cut` one has no end.
     pub fn sequence(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<TokenRow> {
-        let (tokens, target) = match &self.layout {
+        let (prompt, target) = self.parts(image, prompt, response, cut)?;
+        let prompt = self.expand(prompt, image)?;
+        self.check(prompt.len() + target.len())?;
+        Ok(joined(prompt, target, image))
+    }
+
+    /// The tokens of the prompt, with one placeholder for an image, and those that are learned.
+    fn parts(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+        match &self.layout {
             Layout::Own { tokenizer, special } => {
                 let mut target = tokenizer.encode(response)?;
                 target.extend(Some(special.end).filter(|_| !cut));
-                (opening(tokenizer, *special, image.is_some(), prompt)?, target)
+                Ok((opening(tokenizer, *special, image.is_some(), prompt)?, target))
             }
-            Layout::Template(conversation) => conversation.sequence(image.is_some(), prompt, response, cut)?,
-        };
-        let mut tokens = self.expand(tokens, image)?;
-        let mut loss = vec![false; tokens.len()];
-        tokens.extend(target);
-        loss.resize(tokens.len(), true);
-        self.check(tokens.len())?;
-        Ok(TokenRow { tokens, loss, image: image.map(str::to_string) })
+            Layout::Template(conversation) => conversation.sequence(image.is_some(), prompt, response, cut),
+        }
+    }
+
+    /// Tokens that a sequence may have.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
     }
 
     /// The text of each loss token of [`Chat::sequence`]; the end is written by its name.
@@ -196,10 +227,18 @@ impl Chat {
 
     fn check(&self, length: usize) -> Result<()> {
         if length > self.max_tokens {
-            bail!("the sequence has {length} tokens, and the model takes {}", self.max_tokens);
+            return Err(TooLong { tokens: length, most: self.max_tokens }.into());
         }
         Ok(())
     }
+}
+
+/// A sequence whose loss counts on the target.
+fn joined(prompt: Vec<u32>, target: Vec<u32>, image: Option<&str>) -> TokenRow {
+    let mut loss = vec![false; prompt.len()];
+    loss.resize(prompt.len() + target.len(), true);
+    let tokens = [prompt, target].concat();
+    TokenRow { tokens, loss, image: image.map(str::to_string) }
 }
 
 /// A user's turn in our layout, with one placeholder for an image.
@@ -215,12 +254,12 @@ fn opening(tokenizer: &Tokenizer, special: Special, image: bool, prompt: &str) -
 mod tests {
     use super::*;
 
-    fn chat(max_tokens: usize) -> Chat {
+    pub(super) fn chat(max_tokens: usize) -> Chat {
         let tokenizer = Tokenizer::train_word(["ab c"], 20).unwrap();
         Chat::new(tokenizer, Arc::new(|_| Ok(3)), max_tokens).unwrap()
     }
 
-    fn row(image: Option<&str>) -> Row {
+    pub(super) fn row(image: Option<&str>) -> Row {
         Row {
             id: "1".into(),
             dataset: "toy".into(),
@@ -278,5 +317,6 @@ mod tests {
         assert_eq!(format!("{error:#}"), "row `1` of `toy`: the sequence has 9 tokens, and the model takes 8");
         assert!(chat(9).row(&row(Some("key"))).is_ok());
         assert!(chat(5).prompt("1", "ab", Some("key")).is_err());
+        assert!(TooLong::is(&error));
     }
 }

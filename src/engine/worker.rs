@@ -89,8 +89,10 @@ impl Task<'_> {
         let work = self.prepare()?;
         let path = self.work().join("job.json");
         let noting = |event: Event| {
-            if let Event::Note { text } = &event {
-                self.write_log(text);
+            match &event {
+                Event::Note { text } => self.write_log(text),
+                Event::Warning { text } => self.write_log(&format!("warning: {text}")),
+                _ => {}
             }
             events(event);
         };
@@ -105,6 +107,9 @@ impl Task<'_> {
             }
             Ended::Interrupted => return Ok(Performed::Finished(Finished::Interrupted)),
         };
+        for text in summary.warnings() {
+            noting(Event::Warning { text: text.to_string() });
+        }
         outputs::check(work.out(), &self.instance.outputs)?;
         self.check_inputs()?;
         let log = self.log.strip_prefix(self.store.root()).unwrap_or(&self.log);

@@ -216,10 +216,30 @@ impl Desk<'_> {
 
     fn notes(&self) -> Vec<String> {
         let all = self.expansion.instances.len();
-        match self.expansion.ids().filter(|id| self.record(*id).is_none()).count() {
-            0 => Vec::new(),
-            missing => vec![format!("{missing} of {all} instances have not run, or their results are out of date")],
+        let missing = self.expansion.ids().filter(|id| self.record(*id).is_none()).count();
+        let missing = (missing > 0)
+            .then(|| format!("{missing} of {all} instances have not run, or their results are out of date"));
+        missing.into_iter().chain(self.warnings()).collect()
+    }
+
+    /// What stages warned of when they ran; what several say alike is said once.
+    fn warnings(&self) -> Vec<String> {
+        let mut warned: Vec<(String, &str, usize)> = Vec::new();
+        for id in self.expansion.ids() {
+            let record = self.record(id).and_then(|record| self.store.record(record.fingerprint));
+            let Some(record) = record else { continue };
+            for text in record.summary.warnings() {
+                match warned.iter_mut().find(|(known, _, _)| known == text) {
+                    Some((_, _, others)) => *others += 1,
+                    None => warned.push((text.to_string(), self.expansion.get(id).name.as_str(), 0)),
+                }
+            }
         }
+        let told = |(text, name, others): (String, &str, usize)| match others {
+            0 => format!("`{name}`: {text}"),
+            others => format!("`{name}` and {others} more: {text}"),
+        };
+        warned.into_iter().map(told).collect()
     }
 
     fn provenance(&self, experiment: &Experiment) -> Vec<(String, String)> {

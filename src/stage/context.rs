@@ -63,4 +63,23 @@ impl Summary {
         self.0.insert(key.to_string(), value);
         self
     }
+
+    /// Adds sentences that nobody who uses the results may miss, such as rows that were left out and why. A run shows
+    /// them when the stage ends, and a report lists them among its notes.
+    #[must_use]
+    pub fn with_warnings(mut self, warnings: impl IntoIterator<Item = String>) -> Summary {
+        let all: Vec<Value> = self.warnings().map(Value::from).chain(warnings.into_iter().map(Value::from)).collect();
+        if !all.is_empty() {
+            self.0.insert(WARNINGS.to_string(), Value::Array(all));
+        }
+        self
+    }
+
+    /// What [`Summary::with_warnings`] added.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        self.0.get(WARNINGS).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+    }
 }
+
+/// The key of a summary's warnings.
+const WARNINGS: &str = "warnings";

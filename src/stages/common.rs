@@ -7,9 +7,13 @@ use schemars::Schema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::base::wrong_input;
+use crate::data::gold;
+use crate::data::jsonl::{self, Mistakes};
 use crate::data::pairs::cut_words;
+use crate::data::records::Item;
 use crate::data::tokenizer::Tokenizer;
-use crate::stage::{ArtifactKind, ConfigError, Input, InputSource, Reference};
+use crate::stage::{ArtifactKind, ConfigError, Input, InputPath, InputSource, Reference};
 
 /// How much of a response is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
@@ -68,6 +72,36 @@ pub(super) fn check_range(errors: &mut Vec<ConfigError>, key: &str, value: f64, 
 /// A share of a whole as people read it.
 pub(super) fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Reads items, which a program may have made, and checks what no stage could be right about: up to ten mistakes.
+pub(super) fn read_items(input: &InputPath) -> Result<Vec<Item>> {
+    let items: Vec<Item> = jsonl::read(&input.path)?;
+    check_items(items.iter())?;
+    Ok(items)
+}
+
+/// Whether every item has a name of its own and gold answers that could be right.
+pub(super) fn check_items<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Result<()> {
+    let mut mistakes = Mistakes::default();
+    if let Err(what) = gold::check_ids(items.clone()) {
+        mistakes.add(what);
+    }
+    for item in items {
+        for what in gold::check(item) {
+            mistakes.add(format!("item `{}` of `{}`: {what}", item.id, item.dataset));
+        }
+    }
+    mistakes.check().map_err(wrong_input)
+}
+
+/// Fails a training that would learn to say nothing.
+pub(super) fn check_responses<'a>(responses: impl Iterator<Item = (&'a String, &'a String, &'a String)>) -> Result<()> {
+    let mut mistakes = Mistakes::default();
+    for (id, dataset, _) in responses.filter(|(.., response)| response.trim().is_empty()) {
+        mistakes.add(format!("row `{id}` of `{dataset}`: there is no response to learn"));
+    }
+    mistakes.check().map_err(wrong_input)
 }
 
 /// Fails a stage that was given nothing to work on.

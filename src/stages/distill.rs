@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, check_range, share};
 use super::distill_teacher::{Api, Teacher};
+use super::losses::{Losses, check_most};
 use crate::base::wrong_input;
 use crate::data::answers::{self, CORRECT_FROM};
 use crate::data::jsonl;
-use crate::data::prompts::{Style, option_lines};
+use crate::data::prompts::{MARKER, Style, option_lines};
 use crate::data::records::{AnswerType, Finish, Item, Judged, Verdict};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
@@ -68,6 +69,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if let Some(wrong) = distill.teacher.wrong {
         check_range(&mut errors, "teacher.wrong", wrong, 0.0, 1.0);
     }
+    check_most(&mut errors, "teacher.max_lost", distill.teacher.max_lost);
     if errors.is_empty() { Ok(Box::new(distill)) } else { Err(errors) }
 }
 
@@ -90,8 +92,11 @@ impl Stage for Distill {
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
+        let items = common::read_items(ctx.input("items")?)?;
         common::not_empty(&items, "items")?;
+        let mut names: BTreeSet<(String, String)> =
+            items.iter().map(|item| (item.dataset.clone(), item.id.clone())).collect();
+        let mut losses = Losses::of(items.len());
         let prompts: Vec<String> =
             items.iter().map(|item| fill(self.teacher.instruction.as_deref().unwrap_or(INSTRUCTION), item)).collect();
         let replies = match self.teacher.api {
@@ -110,6 +115,9 @@ impl Stage for Distill {
             let mut rejected = Vec::new();
             let mut number = 0;
             samples += replies.len();
+            if replies.is_empty() {
+                losses.lose("without a rationale", &item.id, &item.dataset);
+            }
             for reply in replies {
                 let verdict = judge(&item, &reply);
                 let fault = fault(&reply, &verdict);
@@ -119,13 +127,15 @@ impl Stage for Distill {
                     rejected.push(verdict);
                 } else {
                     number += 1;
-                    kept.push(distilled(&item, &verdict, number));
+                    let id = kept_id(&item, &mut number, &mut names);
+                    kept.push(distilled(&item, &verdict, id));
                 }
             }
             if !rejected.is_empty() {
                 rejects.push(Judged { item, prompt, verdicts: rejected });
             }
         }
+        let lost = losses.check("`items`", "teacher.max_lost", self.teacher.max_lost.unwrap_or(0.0))?;
         if kept.is_empty() {
             return Err(nothing_kept(&reasons, bad));
         }
@@ -135,7 +145,8 @@ impl Stage for Distill {
             .with("samples", samples)
             .with("kept", kept.len())
             .with("kept_share", share(kept.len(), samples))
-            .with("rejected", reasons))
+            .with("rejected", reasons)
+            .with_warnings(lost))
     }
 }
 
@@ -162,6 +173,8 @@ fn fault(reply: &Reply, verdict: &Verdict) -> Option<&'static str> {
         Some(Fault::Filtered) => Some("held back by a content filter"),
         None if verdict.finish == Finish::Length => Some("cut at the token limit"),
         None if verdict.answer.is_none() => Some("without a final answer"),
+        None if answers::reasoning(&verdict.text).contains(MARKER) => Some("with several final answers"),
+        None if answers::reasoning(&verdict.text).trim().is_empty() => Some("without a rationale"),
         None => None,
     }
 }
@@ -174,12 +187,23 @@ fn nothing_kept(reasons: &BTreeMap<&str, usize>, bad: usize) -> anyhow::Error {
     if bad > 0 { error } else { wrong_input(error) }
 }
 
+/// The name of a kept sample: the item's for the first, else `id#2` and so on, by the first number that no item has.
+fn kept_id(item: &Item, number: &mut usize, names: &mut BTreeSet<(String, String)>) -> String {
+    while *number > 1 {
+        let id = format!("{}#{number}", item.id);
+        if names.insert((item.dataset.clone(), id.clone())) {
+            return id;
+        }
+        *number += 1;
+    }
+    item.id.clone()
+}
+
 /// The item with the teacher's reasoning in place of its own.
-fn distilled(item: &Item, verdict: &Verdict, number: usize) -> Item {
+fn distilled(item: &Item, verdict: &Verdict, id: String) -> Item {
     let rationale = answers::reasoning(&verdict.text);
     let concluded = verdict.answer.as_deref().map(|answer| answers::concise(item, answer));
     let concluded = concluded.filter(|answer| Some(answer) != item.answers.first());
-    let id = if number == 1 { item.id.clone() } else { format!("{}#{number}", item.id) };
     Item { id, rationale: Some(rationale.to_string()), concluded, ..item.clone() }
 }
 

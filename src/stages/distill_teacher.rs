@@ -16,6 +16,8 @@ pub(super) struct Teacher {
     pub(super) api: Api,
     /// Share of the oracle's responses that are made wrong.
     pub(super) wrong: Option<f64>,
+    /// Share of the items that may be without a rationale for the oracle.
+    pub(super) max_lost: Option<f64>,
     url: Option<String>,
     model: Option<String>,
     temperature: Option<f64>,
@@ -67,8 +69,10 @@ impl Teacher {
                 }
             }
             Api::Openai => {
-                if self.wrong.is_some() {
-                    wrong("wrong", "`wrong` is for the oracle only".to_string());
+                for (key, given) in [("wrong", self.wrong.is_some()), ("max_lost", self.max_lost.is_some())] {
+                    if given {
+                        wrong(key, format!("`{key}` is for the oracle only"));
+                    }
                 }
                 errors.extend(self.endpoint().check("teacher"));
             }
@@ -81,6 +85,7 @@ impl Teacher {
         let Teacher {
             api,
             wrong,
+            max_lost,
             url: _,
             model: _,
             temperature: _,
@@ -95,7 +100,10 @@ impl Teacher {
         } = self;
         manifest.value("teacher.api", api);
         match api {
-            Api::Oracle => manifest.value("teacher.wrong", &wrong.unwrap_or(0.0)),
+            Api::Oracle => {
+                manifest.value("teacher.wrong", &wrong.unwrap_or(0.0));
+                manifest.value_unless("teacher.max_lost", &max_lost.unwrap_or(0.0), &0.0);
+            }
             Api::Openai => {
                 self.endpoint().identify("teacher", manifest);
                 manifest.value("teacher.system", system.as_deref().unwrap_or(default_system));

@@ -3,12 +3,12 @@
 use anyhow::Result;
 use serde::Deserialize;
 
-use super::common;
+use super::common::{self, check_responses};
+use super::fitting::{self, Fitted, Long, fit};
 use super::model::{self, Model};
 use super::models::{self, Keep, training_table};
 use crate::data::jsonl;
 use crate::data::records::Pair;
-use crate::data::tokens::TokenPair;
 use crate::nn::Part;
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
@@ -34,6 +34,9 @@ struct Table {
     /// The policy before training, if not given.
     reference: Option<Reference>,
     pairs: Reference,
+    /// What becomes of pairs that are longer than the model takes.
+    #[serde(default)]
+    too_long: Long,
     loss: Option<LossName>,
     label_smoothing: Option<f64>,
     beta: Option<f64>,
@@ -54,6 +57,7 @@ struct Dpo {
     policy: Reference,
     reference: Option<Reference>,
     pairs: Reference,
+    too_long: Long,
     train: DpoConfig,
     keep: Keep,
 }
@@ -87,7 +91,8 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     }
     let token_weights = table.token_weights;
     let train = DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning };
-    Ok(Box::new(Dpo { policy: table.policy, reference: table.reference, pairs: table.pairs, train, keep }))
+    let Table { policy, reference, pairs, too_long, .. } = table;
+    Ok(Box::new(Dpo { policy, reference, pairs, too_long, train, keep }))
 }
 
 /// The loss that the table names; its smoothing belongs to one of them.
@@ -109,7 +114,7 @@ fn loss(table: &Table, errors: &mut Vec<ConfigError>) -> PreferenceLoss {
 
 impl Stage for Dpo {
     fn identify(&self, manifest: &mut Manifest) {
-        let Dpo { policy: _, reference: _, pairs: _, train, keep: _ } = self;
+        let Dpo { policy: _, reference: _, pairs: _, too_long, train, keep: _ } = self;
         let DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning } =
             train;
         manifest.value("epochs", epochs);
@@ -127,6 +132,7 @@ impl Stage for Dpo {
             PreferenceLoss::Ipo => manifest.value("loss", "ipo"),
         }
         manifest.value_unless("token_weights", token_weights, &None);
+        manifest.value_unless("too_long", too_long, &Long::Error);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -145,16 +151,21 @@ impl Stage for Dpo {
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
-        let seen = models::seen(ctx, "policy", &policy, &pairs)?;
-        let pairs: Vec<TokenPair> = pairs.iter().map(|pair| policy.chat.pair(pair)).collect::<Result<_>>()?;
+        check_responses(pairs.iter().map(|pair| (&pair.id, &pair.dataset, &pair.chosen)))?;
+        let (chat, named) = (&policy.chat, ("pairs", "the end of their responses"));
+        let Fitted { places, sequences, warnings } =
+            fit(&pairs, named, self.too_long, |pair| chat.pair(pair), |pair| chat.cut_pair(pair))?;
+        let seen = models::seen(ctx, "policy", &policy, &fitting::at(pairs, &places))?;
         let resources = models::resources(ctx)?;
         let state = self.keep.state(ctx);
         let Model { checkpoint, pictures, chat: _ } = policy;
-        let trained = train::dpo(checkpoint, reference, &pairs, &*pictures, &self.train, ctx.seed, &state, &resources)?;
+        let trained =
+            train::dpo(checkpoint, reference, &sequences, &*pictures, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
         Ok(models::finish(ctx, &trained, "policy", &seen, resources.device)?
-            .with("pairs", pairs.len())
+            .with("pairs", sequences.len())
             .with("reward_accuracy", last.and_then(|point| point.reward_accuracy))
-            .with("reward_margin", last.and_then(|point| point.reward_margin)))
+            .with("reward_margin", last.and_then(|point| point.reward_margin))
+            .with_warnings(warnings))
     }
 }

@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use super::common::{self, with_threads};
 use super::eval_model::Model;
+use super::fitting::Long;
 use super::metrics;
 use super::models;
 use super::sampling::{self, Asking, Take};
 use crate::base::wrong_input;
 use crate::data::answers::{CORRECT_FROM, judge};
 use crate::data::images::ImagePacks;
-use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Item, Overlap, Rollout, Score};
 use crate::data::seen::{Asked, Seen};
@@ -54,6 +54,9 @@ struct Table {
     repetition_penalty: Option<f64>,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
+    /// What becomes of items whose prompt leaves the model no room for an answer.
+    #[serde(default)]
+    too_long: Long,
 }
 
 #[derive(Debug)]
@@ -78,6 +81,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         repetition_penalty,
         datasets,
         take,
+        too_long,
     } = config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::direct),
@@ -88,6 +92,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         max_tokens: max_tokens.unwrap_or(256),
         stop,
         repetition_penalty,
+        too_long,
     };
     let asking = match &model {
         Model::Checkpoint(_) => asking,
@@ -133,35 +138,39 @@ impl Stage for Eval {
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let items: Vec<Item> = jsonl::read(&ctx.input("benchmark")?.path)?;
-        let items = sampling::take(ctx, items, self.datasets.as_ref(), self.take)?;
+        let items = sampling::take(ctx, "benchmark", self.datasets.as_ref(), self.take)?;
         common::not_empty(&items, "benchmark")?;
-        let overlap = self.overlap(ctx, &items)?;
-        let known = overlap.is_some();
-        let (rollouts, asked, unanswered) = match &self.model {
+        let (rollouts, overlap, asked, unanswered, warnings) = match &self.model {
             Model::Checkpoint(_) => {
                 let model = super::model::Model::read(ctx, "model")?;
+                let asked = self.asking.lay_out(&model, items)?;
+                let overlap = Eval::overlap(ctx, &asked.items)?;
                 let device = models::resources(ctx)?.device.to_string();
-                (self.asking.ask(ctx, &model, &items)?, ("device", device), 0)
+                (self.asking.ask(ctx, &model, &asked)?, overlap, ("device", device), 0, asked.warnings)
             }
             Model::Remote(remote) => {
                 let name = remote.name.clone().or(remote.model.clone()).unwrap_or_default();
                 let (rollouts, unanswered) = remote.ask(&self.asking, items, ctx)?;
-                (rollouts, ("model", name), unanswered)
+                let told = || format!("{unanswered} of {} items have no answer and count as wrong", rollouts.len());
+                let warnings = (unanswered > 0).then(told).into_iter().collect();
+                (rollouts, None, ("model", name), unanswered, warnings)
             }
         };
+        let known = overlap.is_some();
         let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
-        let scores: Vec<Score> =
-            rollouts.into_iter().zip(overlap).filter_map(|(rollout, seen)| self.score(rollout, seen)).collect();
-        let summary = metrics::write(ctx, &scores, known)?.with(asked.0, asked.1);
+        let scores: Vec<Score> = rollouts
+            .into_iter()
+            .zip(overlap)
+            .map(|(rollout, seen)| self.score(rollout, seen))
+            .collect::<Result<_>>()?;
+        let summary = metrics::write(ctx, &scores, known)?.with(asked.0, asked.1).with_warnings(warnings);
         Ok(if unanswered == 0 { summary } else { summary.with("unanswered", unanswered) })
     }
 }
 
 impl Eval {
-    /// What of each item the model was trained on; none where that is not known.
-    fn overlap(&self, ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
-        let Model::Checkpoint(_) = self.model else { return Ok(None) };
+    /// What of each item the checkpoint was trained on; none where that is not known.
+    fn overlap(ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
         let seen = Seen::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
         let Some(seen) = seen else { return Ok(None) };
         let packs = ImagePacks::open(&ctx.images)?;
@@ -169,10 +178,13 @@ impl Eval {
         with_threads(ctx.threads, || seen.overlap(&asked, &|key| packs.encoded(key)))?.map(Some)
     }
 
-    fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Option<Score> {
-        let sample = rollout.samples.into_iter().next()?;
+    fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Result<Score> {
+        let item = &rollout.item;
+        let sample = rollout.samples.into_iter().next();
+        let sample =
+            sample.with_context(|| format!("BUG: item `{}` of `{}` has no response", item.id, item.dataset))?;
         let verdict = judge(&rollout.item, sample.answer(), sample.finish, self.asking.prompt.style, CORRECT_FROM);
-        Some(Score {
+        Ok(Score {
             id: rollout.item.id,
             dataset: rollout.item.dataset,
             image: rollout.item.image,

@@ -10,6 +10,7 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::endpoint::{Endpoint, Replies};
+use super::fitting::Long;
 use super::sampling::Asking;
 use crate::data::records::{Item, Rollout, Sample};
 use crate::stage::{ConfigError, Manifest, Reference, StageContext};
@@ -64,6 +65,7 @@ impl Remote {
             ("top_p", asking.top_p < 1.0),
             ("stop", !asking.stop.is_empty()),
             ("repetition_penalty", asking.repetition_penalty.is_some()),
+            ("too_long", asking.too_long != Long::Error),
         ] {
             if given {
                 let message = format!("`{key}` is for a checkpoint: an endpoint is asked with a temperature only");

@@ -10,6 +10,7 @@ use super::common::with_threads;
 use super::packing::{Named, pack};
 use crate::base::{Seed, files, wrong_input};
 use crate::data::defaults::{AnswerTypes, Defaults, RowFile};
+use crate::data::gold::OptionAnswers;
 use crate::data::images::image_key;
 use crate::data::jsonl;
 use crate::data::llava::{self, Located};
@@ -20,7 +21,7 @@ use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec,
 
 pub static KIND: Kind = Kind {
     name: "items",
-    version: 1,
+    version: 2,
     about: "questions with gold answers, from LLaVA files or the synthetic world",
     outputs: &[
         OutputSpec::new("items.jsonl", ArtifactKind::Items),
@@ -51,6 +52,9 @@ struct Items {
     answer_type: Option<AnswerTypes>,
     /// Every question ends with one of these, which is taken away.
     instructions: Option<Vec<String>>,
+    /// How gold answers of lettered rows name their option.
+    #[serde(default)]
+    option_answers: OptionAnswers,
     /// So many rows, drawn by the seed; a larger number keeps those of a smaller one.
     take: Option<usize>,
     /// So many rows of each data set, drawn in the same way.
@@ -100,6 +104,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
             ("dataset", items.dataset.is_some()),
             ("answer_type", items.answer_type.is_some()),
             ("instructions", items.instructions.is_some()),
+            ("option_answers", items.option_answers != OptionAnswers::default()),
         ] {
             if given {
                 errors.push(ConfigError::at(key, format!("`{key}` belongs to `path`: synthetic rows bring their own")));
@@ -166,8 +171,18 @@ fn check_files(files: &BTreeMap<String, Paths>, items: &Items, errors: &mut Vec<
 
 impl Stage for Items {
     fn identify(&self, manifest: &mut Manifest) {
-        let Items { path, files: _, images: _, synthetic, dataset: _, answer_type, instructions, take, per_dataset } =
-            self;
+        let Items {
+            path,
+            files: _,
+            images: _,
+            synthetic,
+            dataset: _,
+            answer_type,
+            instructions,
+            option_answers,
+            take,
+            per_dataset,
+        } = self;
         if let Some(synthetic) = synthetic {
             manifest.value("synthetic", synthetic);
         } else {
@@ -177,6 +192,7 @@ impl Stage for Items {
             }
             manifest.value_unless("answer_type", answer_type, &None);
             manifest.value_unless("instructions", instructions, &None);
+            manifest.value_unless("option_answers", option_answers, &OptionAnswers::default());
         }
         manifest.value_unless("take", take, &None);
         manifest.value_unless("per_dataset", per_dataset, &None);
@@ -205,6 +221,7 @@ impl Stage for Items {
         let defaults = Defaults {
             answer_types: self.answer_type.clone(),
             instructions: self.instructions.clone().unwrap_or_default(),
+            option_answers: self.option_answers,
         };
         let mut located =
             llava::read(&self.row_files(ctx, &made)?, images.as_deref(), &defaults).map_err(wrong_input)?;

@@ -67,6 +67,7 @@ impl Stage for Judge {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let rollouts: Vec<Rollout> = jsonl::read(&ctx.input("rollouts")?.path)?;
         common::not_empty(&rollouts, "rollouts")?;
+        common::check_items(rollouts.iter().map(|rollout| &rollout.item))?;
         let (mut samples, mut compliant, mut readable, mut correct) = (0, 0, 0, 0);
         let mut writer = jsonl::Writer::create(&ctx.output("judged.jsonl"))?;
         for Rollout { item, prompt, samples: texts } in rollouts {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::common::{self, check_range};
+use super::losses::check_most;
 use super::mix_rows::{self, Candidates, Shape};
 use crate::base::{files, wrong_input};
 use crate::data::draw::shuffle;
@@ -68,6 +69,8 @@ struct SourceTable {
     prompt: Option<PromptTemplate>,
     /// `as = "correct"`: so many different right samples of a question at most.
     per_question: Option<usize>,
+    /// Share of its records that may lack an answer, a rationale or a response.
+    max_lost: Option<f64>,
 }
 
 /// What `mix.json` says.
@@ -142,8 +145,11 @@ impl Stage for Mix {
         let tokenizer = ctx.inputs.get("tokenizer").map(|input| Tokenizer::read(&input.path)).transpose()?;
         let mut sources = Vec::new();
         let mut candidates = Vec::new();
+        let mut warnings = Vec::new();
         for (name, table) in &self.sources {
             let found = table.read(name, ctx)?;
+            let whose = format!("source `{name}`");
+            warnings.extend(found.losses.check(&whose, "max_lost", table.max_lost.unwrap_or(0.0))?);
             let tokens =
                 tokenizer.as_ref().map(|tokenizer| mix_rows::count_tokens(&found.rows, tokenizer)).transpose()?;
             sources.push(Source {
@@ -171,7 +177,11 @@ impl Stage for Mix {
         let tokens = facts.values().map(|source| source.tokens).sum::<Option<u64>>();
         let summary = MixFacts { rows: rows.len(), tokens, sources: facts };
         files::write_json(&ctx.output("mix.json"), &summary)?;
-        Ok(Summary::default().with("rows", summary.rows).with("tokens", tokens).with("sources", &summary.sources))
+        Ok(Summary::default()
+            .with("rows", summary.rows)
+            .with("tokens", tokens)
+            .with("sources", &summary.sources)
+            .with_warnings(warnings))
     }
 }
 
@@ -237,6 +247,7 @@ impl SourceTable {
         if self.per_question == Some(0) {
             errors.push(ConfigError::at(&format!("{path}.per_question"), "no rows: `per_question` is at least 1"));
         }
+        check_most(errors, &format!("{path}.max_lost"), self.max_lost);
         if self.datasets.as_ref().is_some_and(BTreeSet::is_empty) {
             errors.push(ConfigError::at(&format!("{path}.datasets"), "the list of data sets is empty"));
         }
@@ -257,6 +268,7 @@ impl SourceTable {
             datasets,
             prompt: _,
             per_question,
+            max_lost,
         } = self;
         manifest.value(&format!("{path}.as"), shape);
         manifest.value(path, &self.amount());
@@ -268,6 +280,8 @@ impl SourceTable {
             manifest.value(&format!("{path}.prompt.letter"), &letter);
         }
         manifest.value_unless(&format!("{path}.per_question"), per_question, &None);
+        // A result that lost rows is not found again where none may be lost.
+        manifest.value_unless(&format!("{path}.max_lost"), &max_lost.unwrap_or(0.0), &0.0);
     }
 
     /// The template that items are asked with.
@@ -277,11 +291,8 @@ impl SourceTable {
 
     fn read(&self, name: &str, ctx: &StageContext) -> Result<Candidates> {
         let input = ctx.input(&format!("sources.{name}.from"))?;
-        let mut candidates = mix_rows::read(input, self.shape, self.template().as_ref(), self.per_question)
-            .map_err(|error| error.context(format!("source `{name}`")))?;
-        if let Some(wanted) = &self.datasets {
-            candidates.retain(wanted).map_err(|error| error.context(format!("source `{name}`")))?;
-        }
-        Ok(candidates)
+        let (template, datasets) = (self.template(), self.datasets.as_ref());
+        mix_rows::read(input, self.shape, template.as_ref(), self.per_question, datasets)
+            .map_err(|error| error.context(format!("source `{name}`")))
     }
 }

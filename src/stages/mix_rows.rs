@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::common::of_datasets;
+use super::common::{of_datasets, read_items};
+use super::losses::Losses;
 use crate::data::jsonl;
 use crate::data::prompts::{PromptTemplate, Style, cot_response};
 use crate::data::records::{Item, Judged, Row};
@@ -31,7 +32,9 @@ pub(super) enum Shape {
 pub(super) struct Candidates {
     pub(super) rows: Vec<Row>,
     pub(super) keys: Vec<String>,
+    /// Records that a key of the source filters out, and lost ones, by reason.
     pub(super) dropped: BTreeMap<String, usize>,
+    pub(super) losses: Losses,
 }
 
 impl Shape {
@@ -60,8 +63,10 @@ impl Shape {
 }
 
 impl Candidates {
-    fn new() -> Candidates {
-        Candidates { rows: Vec::new(), keys: Vec::new(), dropped: BTreeMap::new() }
+    /// Of so many records.
+    fn of(records: usize) -> Candidates {
+        let losses = Losses::of(records);
+        Candidates { rows: Vec::new(), keys: Vec::new(), dropped: BTreeMap::new(), losses }
     }
 
     fn push(&mut self, key: String, row: Row) {
@@ -73,29 +78,35 @@ impl Candidates {
         *self.dropped.entry(reason.to_string()).or_default() += 1;
     }
 
-    /// Keeps the rows of some data sets; each of them must be there.
-    pub(super) fn retain(&mut self, datasets: &BTreeSet<String>) -> Result<()> {
-        let rows = self.keys.drain(..).zip(self.rows.drain(..)).collect();
-        let kept = of_datasets(rows, Some(datasets), "row", |(_, row): &(String, Row)| &row.dataset)?;
-        (self.keys, self.rows) = kept.into_iter().unzip();
-        Ok(())
+    /// Counts a record that lacks something.
+    fn lose(&mut self, reason: &'static str, id: &str, dataset: &str) {
+        self.drop_one(reason);
+        self.losses.lose(reason, id, dataset);
     }
 }
 
-/// Reads a source and shapes its records. `template` is what items are asked with.
+/// Reads a source's records of some data sets, each of which must be there, and shapes them. `template` is what items are
+/// asked with.
 pub(super) fn read(
     input: &InputPath,
     shape: Shape,
     template: Option<&PromptTemplate>,
     per_question: Option<usize>,
+    datasets: Option<&BTreeSet<String>>,
 ) -> Result<Candidates> {
     match (input.kind, shape, template) {
-        (Some(ArtifactKind::Rows), Shape::AsIs, _) => Ok(from_rows(jsonl::read(&input.path)?)),
+        (Some(ArtifactKind::Rows), Shape::AsIs, _) => {
+            let rows = of_datasets(jsonl::read(&input.path)?, datasets, "row", |row: &Row| &row.dataset)?;
+            Ok(from_rows(rows))
+        }
         (Some(ArtifactKind::Items), Shape::AsIs | Shape::Direct | Shape::Cot, Some(template)) => {
-            Ok(from_items(jsonl::read(&input.path)?, shape, template))
+            let items = of_datasets(read_items(input)?, datasets, "row", |item| &item.dataset)?;
+            Ok(from_items(items, shape, template))
         }
         (Some(ArtifactKind::Judged), Shape::Correct, _) => {
-            Ok(from_judged(jsonl::read(&input.path)?, per_question.unwrap_or(usize::MAX)))
+            let judged = jsonl::read(&input.path)?;
+            let judged = of_datasets(judged, datasets, "row", |judged: &Judged| &judged.item.dataset)?;
+            Ok(from_judged(judged, per_question.unwrap_or(usize::MAX)))
         }
         (kind, shape, _) => {
             let (what, fitting) = match kind {
@@ -116,24 +127,30 @@ pub(super) fn count_tokens(rows: &[Row], tokenizer: &Tokenizer) -> Result<Vec<u6
 }
 
 fn from_rows(rows: Vec<Row>) -> Candidates {
-    let mut candidates = Candidates::new();
+    let mut candidates = Candidates::of(rows.len());
     for row in rows {
+        if row.response.trim().is_empty() {
+            candidates.lose("without a response", &row.id, &row.dataset);
+            continue;
+        }
         candidates.push(format!("{}/{}/{}", row.source, row.dataset, row.id), row);
     }
     candidates
 }
 
 fn from_items(items: Vec<Item>, shape: Shape, template: &PromptTemplate) -> Candidates {
-    let mut candidates = Candidates::new();
+    let mut candidates = Candidates::of(items.len());
     for item in items {
-        let Some(answer) = item.answers.first() else {
-            candidates.drop_one("no answer");
+        // Of several annotators the first may have said nothing.
+        let Some(answer) = item.answers.iter().find(|answer| !answer.trim().is_empty()) else {
+            candidates.lose("without an answer", &item.id, &item.dataset);
             continue;
         };
-        let response = match (shape, &item.rationale) {
+        let rationale = item.rationale.as_ref().filter(|rationale| !rationale.trim().is_empty());
+        let response = match (shape, rationale) {
             (Shape::Cot, Some(rationale)) => cot_response(rationale, item.concluded.as_ref().unwrap_or(answer)),
             (Shape::Cot, None) => {
-                candidates.drop_one("no rationale");
+                candidates.lose("without a rationale", &item.id, &item.dataset);
                 continue;
             }
             _ => answer.clone(),
@@ -148,10 +165,14 @@ fn from_items(items: Vec<Item>, shape: Shape, template: &PromptTemplate) -> Cand
 }
 
 fn from_judged(judged: Vec<Judged>, per_question: usize) -> Candidates {
-    let mut candidates = Candidates::new();
+    let mut candidates = Candidates::of(judged.iter().map(|one| one.verdicts.len()).sum());
     for Judged { item, prompt, verdicts } in judged {
         let mut texts = BTreeSet::new();
         for verdict in &verdicts {
+            if verdict.is_right() && verdict.text.trim().is_empty() {
+                candidates.lose("without a response", &item.id, &item.dataset);
+                continue;
+            }
             if !verdict.is_right() {
                 candidates.drop_one("wrong");
             } else if texts.contains(&verdict.text) {

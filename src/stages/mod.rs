@@ -30,6 +30,8 @@ mod common;
 mod distill_teacher;
 mod endpoint;
 mod eval_model;
+mod fitting;
+mod losses;
 mod metrics;
 mod mix_rows;
 mod model;

@@ -307,13 +307,20 @@ impl Pairs {
             jsonl::write(&ctx.output(name), &side.into_iter().map(keyed).collect::<Vec<_>>())?;
         }
         files::write_json(&ctx.output("pairs.json"), &facts)?;
+        let alike = (facts.alike > 0).then(|| {
+            let (alike, rows) = (facts.alike, facts.rows);
+            format!(
+                "{alike} of {rows} pairs are left out: once cut, both texts are alike or the pair was there already"
+            )
+        });
         Ok(Summary::default()
             .with("pairs", facts.pairs)
             .with("dev_pairs", facts.dev_pairs)
             .with("rows", facts.rows)
             .with("questions", facts.questions)
             .with("datasets", facts.by_dataset)
-            .with("images", packed.images))
+            .with("images", packed.images)
+            .with_warnings(alike))
     }
 }
 

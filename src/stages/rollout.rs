@@ -6,11 +6,12 @@ use anyhow::Result;
 use serde::Deserialize;
 
 use super::common;
+use super::fitting::Long;
 use super::model::Model;
 use super::sampling::{self, Asking, Take};
 use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
-use crate::data::records::{Finish, Item, Rollout};
+use crate::data::records::{Finish, Rollout};
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 
@@ -45,6 +46,9 @@ struct Table {
     repetition_penalty: Option<f64>,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
+    /// What becomes of items whose prompt leaves the model no room for an answer.
+    #[serde(default)]
+    too_long: Long,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         repetition_penalty,
         datasets,
         take,
+        too_long,
     } = config::parse(table)?;
     let asking = Asking {
         prompt: prompt.unwrap_or_else(PromptTemplate::cot),
@@ -80,6 +85,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         max_tokens: max_tokens.unwrap_or(256),
         stop,
         repetition_penalty,
+        too_long,
     };
     let mut errors = asking.check(take);
     common::check_datasets(&mut errors, datasets.as_ref());
@@ -103,9 +109,9 @@ impl Stage for RolloutStage {
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
-        let items: Vec<Item> = jsonl::read(&ctx.input("items")?.path)?;
-        let rollouts: Vec<Rollout> =
-            self.asking.ask(ctx, &model, &sampling::take(ctx, items, self.datasets.as_ref(), self.take)?)?;
+        let items = sampling::take(ctx, "items", self.datasets.as_ref(), self.take)?;
+        let asked = self.asking.lay_out(&model, items)?;
+        let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, &asked)?;
         jsonl::write(&ctx.output("rollouts.jsonl"), &rollouts)?;
         let samples = || rollouts.iter().flat_map(|rollout| &rollout.samples);
         let stopped = samples().filter(|sample| sample.finish == Finish::Stop).count();
@@ -114,6 +120,7 @@ impl Stage for RolloutStage {
             .with("samples", samples().count())
             .with("tokens", samples().map(|sample| u64::from(sample.tokens)).sum::<u64>())
             .with("stopped", stopped as f64 / samples().count().max(1) as f64)
-            .with("device", super::models::resources(ctx)?.device.to_string()))
+            .with("device", super::models::resources(ctx)?.device.to_string())
+            .with_warnings(asked.warnings))
     }
 }

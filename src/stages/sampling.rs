@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::common::of_datasets;
+use super::common::{self, of_datasets};
+use super::fitting::{self, Fitted, Long, fit};
 use super::model::Model;
 use super::models;
 use crate::base::{files, wrong_input};
@@ -14,7 +15,7 @@ use crate::data::jsonl;
 use crate::data::prompts::PromptTemplate;
 use crate::data::records::{Item, Rollout, Sample};
 use crate::data::tokenizer::Tokenizer;
-use crate::data::tokens::Prompt;
+use crate::data::tokens::{Prompt, TooLong};
 use crate::infer::{GenerateConfig, generate};
 use crate::nn::Device;
 use crate::stage::{ConfigError, Manifest, StageContext};
@@ -37,6 +38,16 @@ pub(super) struct Asking {
     pub(super) stop: Vec<String>,
     /// Of tokens that a sequence has already; none: the checkpoint's own.
     pub(super) repetition_penalty: Option<f64>,
+    /// What becomes of prompts that leave the model no room for an answer.
+    pub(super) too_long: Long,
+}
+
+/// Items as a model is asked about them.
+pub(super) struct Asked {
+    pub(super) items: Vec<Item>,
+    texts: Vec<String>,
+    prompts: Vec<Prompt>,
+    pub(super) warnings: Vec<String>,
 }
 
 /// Which items of a set are asked.
@@ -51,7 +62,17 @@ pub(super) enum Take {
 
 impl Asking {
     pub(super) fn check(&self, take: Option<Take>) -> Vec<ConfigError> {
-        let Asking { prompt: _, samples, temperature, top_k: _, top_p, max_tokens, stop, repetition_penalty } = self;
+        let Asking {
+            prompt: _,
+            samples,
+            temperature,
+            top_k: _,
+            top_p,
+            max_tokens,
+            stop,
+            repetition_penalty,
+            too_long: _,
+        } = self;
         let mut errors = Vec::new();
         let mut need = |key: &str, holds: bool, message: String| {
             if !holds {
@@ -74,7 +95,8 @@ impl Asking {
     }
 
     pub(super) fn identify(&self, manifest: &mut Manifest) {
-        let Asking { prompt, samples, temperature, top_k, top_p, max_tokens, stop, repetition_penalty } = self;
+        let Asking { prompt, samples, temperature, top_k, top_p, max_tokens, stop, repetition_penalty, too_long } =
+            self;
         // A template's name and style change no response; `eval` adds the style, which changes its verdicts.
         manifest.value("prompt.text", &prompt.text);
         manifest.value("prompt.letter", &prompt.letter);
@@ -88,10 +110,33 @@ impl Asking {
         stop.dedup();
         manifest.value_unless("stop", &stop, &Vec::new());
         manifest.value_unless("repetition_penalty", repetition_penalty, &None);
+        manifest.value_unless("too_long", too_long, &Long::Error);
     }
 
-    /// Asks `items`; the rollouts come in their order.
-    pub(super) fn ask(&self, ctx: &StageContext, model: &Model, items: &[Item]) -> Result<Vec<Rollout>> {
+    /// Lays out what a model is asked. Without room for a token of the answer a prompt is too long.
+    pub(super) fn lay_out(&self, model: &Model, items: Vec<Item>) -> Result<Asked> {
+        let chat = &model.chat;
+        let most = chat.max_tokens();
+        let whole = |item: &Item| {
+            let text = self.prompt.render(item);
+            let prompt = chat.prompt(&item.id, &text, item.image.as_deref())?;
+            if prompt.tokens.len() >= most {
+                let error = TooLong { tokens: prompt.tokens.len() + 1, most };
+                return Err(anyhow::Error::from(error).context(format!("item `{}`, with its answer", item.id)));
+            }
+            Ok((text, prompt))
+        };
+        let room = self.max_tokens.min(most / 2).max(1);
+        let cut = |item: &Item| chat.cut_prompt(&item.id, &self.prompt.render(item), item.image.as_deref(), room);
+        let Fitted { places, sequences, warnings } =
+            fit(&items, ("items", "the beginning of their text"), self.too_long, whole, cut)?;
+        let (texts, prompts) = sequences.into_iter().unzip();
+        Ok(Asked { items: fitting::at(items, &places), texts, prompts, warnings })
+    }
+
+    /// Asks; the rollouts come in the order of the items.
+    pub(super) fn ask(&self, ctx: &StageContext, model: &Model, asked: &Asked) -> Result<Vec<Rollout>> {
+        let Asked { items, texts, prompts, warnings: _ } = asked;
         if items.is_empty() {
             bail!("there are no items to ask");
         }
@@ -100,12 +145,8 @@ impl Asking {
         if !finished.is_empty() {
             ctx.progress.note(format!("resumed with {} of {} items done", finished.len(), items.len()));
         }
-        let texts: Vec<String> = items.iter().map(|item| self.prompt.render(item)).collect();
         let open: Vec<usize> = (0..items.len()).filter(|index| !finished.contains_key(index)).collect();
-        let prompts: Vec<Prompt> = open
-            .iter()
-            .map(|&index| model.chat.prompt(&items[index].id, &texts[index], items[index].image.as_deref()))
-            .collect::<Result<_>>()?;
+        let prompts: Vec<Prompt> = open.iter().map(|&index| prompts[index].clone()).collect();
         let resources = models::resources(ctx)?;
         let ends = Ends { tokenizer: model.chat.tokenizer(), texts: &self.stop };
         let watch = |_: usize, _: usize, tokens: &[u32]| ends.reached(tokens);
@@ -183,14 +224,15 @@ impl Ends<'_> {
     }
 }
 
-/// Of the items of these data sets those that `take` asks for, in the order of the set.
+/// Of the items of an input those of these data sets that `take` asks for, in the order of the set.
 pub(super) fn take(
     ctx: &StageContext,
-    items: Vec<Item>,
+    role: &str,
     datasets: Option<&BTreeSet<String>>,
     take: Option<Take>,
 ) -> Result<Vec<Item>> {
-    let items = of_datasets(items, datasets, "item", |item| &item.dataset).map_err(wrong_input)?;
+    let items = of_datasets(common::read_items(ctx.input(role)?)?, datasets, "item", |item| &item.dataset)
+        .map_err(wrong_input)?;
     let count = match take {
         None => return Ok(items),
         Some(Take::First(count) | Take::Random(count)) => count,

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 
-use super::common;
+use super::common::{self, check_responses};
+use super::fitting::{self, Fitted, Long, fit};
 use super::model::Model;
 use super::models::{self, Keep, training_table};
 use crate::data::jsonl;
 use crate::data::records::Row;
-use crate::data::tokens::TokenRow;
 use crate::stage::config::{self, ConfigError, schema_of};
 use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::train::{self, OptimizerConfig, SftConfig};
@@ -29,12 +29,16 @@ training_table! {
 struct Table {
     model: Reference,
     data: Reference,
+    /// What becomes of rows that are longer than the model takes.
+    #[serde(default)]
+    too_long: Long,
 }}
 
 #[derive(Debug)]
 struct Sft {
     model: Reference,
     data: Reference,
+    too_long: Long,
     train: SftConfig,
     keep: Keep,
 }
@@ -50,18 +54,19 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         return Err(errors);
     }
     let train = SftConfig { epochs, batch, length_window, optimizer, tuning };
-    Ok(Box::new(Sft { model: table.model, data: table.data, train, keep }))
+    Ok(Box::new(Sft { model: table.model, data: table.data, too_long: table.too_long, train, keep }))
 }
 
 impl Stage for Sft {
     fn identify(&self, manifest: &mut Manifest) {
-        let Sft { model: _, data: _, train: SftConfig { epochs, batch, length_window, optimizer, tuning }, keep: _ } =
-            self;
+        let Sft { model: _, data: _, too_long, train, keep: _ } = self;
+        let SftConfig { epochs, batch, length_window, optimizer, tuning } = train;
         manifest.value("epochs", epochs);
         manifest.value("batch", batch);
         manifest.value("length_window", length_window);
         models::identify_optimizer(manifest, optimizer);
         models::identify_tuning(manifest, tuning);
+        manifest.value_unless("too_long", too_long, &Long::Error);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -74,12 +79,16 @@ impl Stage for Sft {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = Model::read(ctx, "model")?;
         let rows: Vec<Row> = jsonl::read(&ctx.input("data")?.path)?;
-        let seen = models::seen(ctx, "model", &model, &rows)?;
-        let rows: Vec<TokenRow> = rows.iter().map(|row| model.chat.row(row)).collect::<Result<_>>()?;
+        check_responses(rows.iter().map(|row| (&row.id, &row.dataset, &row.response)))?;
+        let (chat, named) = (&model.chat, ("rows", "the end of their response"));
+        let Fitted { places, sequences, warnings } =
+            fit(&rows, named, self.too_long, |row| chat.row(row), |row| chat.cut_row(row))?;
+        let seen = models::seen(ctx, "model", &model, &fitting::at(rows, &places))?;
         let resources = models::resources(ctx)?;
         let state = self.keep.state(ctx);
         let Model { checkpoint, pictures, chat: _ } = model;
-        let trained = train::sft(checkpoint, &rows, &*pictures, &self.train, ctx.seed, &state, &resources)?;
-        Ok(models::finish(ctx, &trained, "model", &seen, resources.device)?.with("rows", rows.len()))
+        let trained = train::sft(checkpoint, &sequences, &*pictures, &self.train, ctx.seed, &state, &resources)?;
+        let summary = models::finish(ctx, &trained, "model", &seen, resources.device)?;
+        Ok(summary.with("rows", sequences.len()).with_warnings(warnings))
     }
 }

@@ -99,8 +99,8 @@ fn the_fingerprints_of_a_fixed_config_stay() {
         format!("{name} {} {}\n", manifest.fingerprint().short(), keys.join(" "))
     };
     expect_test::expect![[r#"
-        items 8da311ddf2 synthetic.datasets synthetic.split synthetic.count synthetic.stream
-        items cc6663a4bb dataset answer_type
+        items 3d0fb4fe1a synthetic.datasets synthetic.split synthetic.count synthetic.stream
+        items ac146c4b0a dataset answer_type
         tokenizer f8b76c36e3 algorithm vocab prompts
         distill 016c554cca teacher.api teacher.wrong keep
         distill 22d9a20af2 teacher.api teacher.url teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep

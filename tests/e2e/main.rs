@@ -16,6 +16,7 @@ mod endpoints;
 mod history;
 mod inputs;
 mod killing;
+mod losses;
 mod models;
 mod pipeline;
 mod privacy;
