@@ -51,6 +51,11 @@ bench-hash *args:
     cargo build --profile dist
     python3 benches/hash.py {{args}}
 
+# What a report of many models and data sets costs.
+bench-report *args:
+    cargo build --profile dist
+    python3 benches/report.py {{args}}
+
 # Training and rollouts beside PyTorch and transformers (needs python3 and PyPI; builds what it measures).
 bench-model *args:
     python3 benches/model.py {{args}}

@@ -197,6 +197,9 @@ def bench(work: Path, options: argparse.Namespace) -> list[Verdict]:
     if b3sum := find_b3sum(options.b3sum):
         commands["b3sum"] = [b3sum, *map(str, files)]
     if ablate := find_ablate(options.ablate):
+        # A store that is named must be there, empty or not: only `run` makes one.
+        for name in [*range(options.rounds), "watched"]:
+            (work / f"store-{name}").mkdir()
         commands["ablate plan"] = [ablate, "plan", "hash.toml", "--store", "store-{turn}"]
     found = race(commands, work, options.rounds)
     rows = [row(name, usages, size) for name, usages in found.items()]

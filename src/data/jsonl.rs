@@ -1,6 +1,6 @@
 //! Files of one JSON object per line. Knows no record type; every error names the file and the line.
 
-use std::io::{BufRead, BufWriter, Write};
+use std::io::{BufRead, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -15,15 +15,41 @@ const LISTED: usize = 10;
 /// Reads every line as a `T`. Empty lines are skipped; up to ten mistakes are reported at once.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let mut records = Vec::new();
-    let mut mistakes = Mistakes::default();
-    for (number, line) in lines(path)? {
-        match serde_json::from_slice(&line) {
-            Ok(record) => records.push(record),
-            Err(error) => mistakes.add(format!("{}:{number}: {}", path.display(), explain(&error))),
-        }
-    }
-    mistakes.check()?;
+    each(path, |_, record| records.push(record))?;
     Ok(records)
+}
+
+/// Hands over every line as a `T` with the offset at which it begins, and holds one line at a time. Mistakes as in
+/// [`read`].
+pub fn each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(u64, T)) -> Result<()> {
+    let mut file = files::open(path)?;
+    let mut mistakes = Mistakes::default();
+    let (mut line, mut offset) = (Vec::new(), 0);
+    for number in 1.. {
+        line.clear();
+        let length = file.read_until(b'\n', &mut line).with_context(|| format!("cannot read `{}`", path.display()))?;
+        if length == 0 {
+            break;
+        }
+        if !line.iter().all(u8::is_ascii_whitespace) {
+            match serde_json::from_slice(line.strip_suffix(b"\n").unwrap_or(&line)) {
+                Ok(record) => take(offset, record),
+                Err(error) => mistakes.add(format!("{}:{number}: {}", path.display(), explain(&error))),
+            }
+        }
+        offset += length as u64;
+    }
+    mistakes.check()
+}
+
+/// The record whose line begins at an offset that [`each`] gave.
+pub fn at<T: DeserializeOwned>(path: &Path, offset: u64) -> Result<T> {
+    let mut file = files::open(path)?;
+    let mut line = Vec::new();
+    file.seek(SeekFrom::Start(offset))
+        .and_then(|_| file.read_until(b'\n', &mut line))
+        .with_context(|| format!("cannot read `{}`", path.display()))?;
+    serde_json::from_slice(&line).map_err(|error| anyhow!("{}, byte {offset}: {}", path.display(), explain(&error)))
 }
 
 /// The first `count` records that are `wanted`, reading no further.
@@ -151,6 +177,20 @@ mod tests {
         write(&path, &[Point { x: 1 }, Point { x: -2 }]).unwrap();
         assert_eq!(files::read_text(&path).unwrap(), "{\"x\":1}\n{\"x\":-2}\n");
         assert_eq!(read::<Point>(&path).unwrap(), [Point { x: 1 }, Point { x: -2 }]);
+    }
+
+    #[test]
+    fn a_line_is_found_again_by_its_offset() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("points.jsonl");
+        files::write_atomic(&path, b"{\"x\":1}\n\n{\"x\":22}\r\n{\"x\":3}").unwrap();
+        let mut seen = Vec::new();
+        each(&path, |offset, Point { x }| seen.push((offset, x))).unwrap();
+        assert_eq!(seen, [(0, 1), (9, 22), (19, 3)]);
+        for (offset, x) in seen {
+            assert_eq!(at::<Point>(&path, offset).unwrap(), Point { x });
+        }
+        assert!(at::<Point>(&path, 100).is_err());
     }
 
     #[test]

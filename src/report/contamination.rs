@@ -1,23 +1,25 @@
 //! Items that a model was trained on: how many of them an evaluation is about, and what is left without them.
 
 use super::grid::percent;
-use super::input::{Evaluation, TableRequest};
+use super::input::TableRequest;
+use super::scores::{Measurements, Scored};
 use crate::data::records::Overlap;
 
 /// What a reader of the table must know; nothing where no item was seen, or nobody kept what was.
-pub(super) fn note(evaluations: &[Evaluation], request: &TableRequest) -> Option<String> {
-    let mut worst: Option<(usize, usize, &Evaluation)> = None;
+pub(super) fn note(read: &Measurements, shown: &[usize], request: &TableRequest) -> Option<String> {
+    let mut worst: Option<(usize, usize, &str, &[Scored])> = None;
     let mut touched = 0;
-    for one in evaluations.iter().filter(|one| one.stage == request.stage) {
-        let count = |wanted| one.scores.iter().flatten().filter(|score| score.seen == Some(wanted)).count();
+    let shown = shown.iter().map(|&index| &read.evaluations[index]);
+    for one in shown.filter(|one| one.evaluation.stage == request.stage) {
+        let scores = one.scores.as_deref().unwrap_or_default();
+        let count = |wanted| scores.iter().filter(|score| score.seen == Some(wanted)).count();
         let (question, image) = (count(Overlap::Question), count(Overlap::Image));
         touched += usize::from(question + image > 0);
-        if question + image > worst.map_or(0, |(question, image, _)| question + image) {
-            worst = Some((question, image, one));
+        if question + image > worst.map_or(0, |(question, image, ..)| question + image) {
+            worst = Some((question, image, &one.evaluation.instance, scores));
         }
     }
-    let (question, image, one) = worst?;
-    let scores = one.scores.as_deref().unwrap_or_default();
+    let (question, image, instance, scores) = worst?;
     let clean: Vec<f64> =
         scores.iter().filter(|score| score.seen.is_none()).map(|score| request.metric.of(score)).collect();
     let rest = match clean.len() {
@@ -29,9 +31,8 @@ pub(super) fn note(evaluations: &[Evaluation], request: &TableRequest) -> Option
         touched => format!(" (and {} more evaluations)", touched - 1),
     };
     Some(format!(
-        "contamination: `{}`{others} asks what its model was trained on: {question} of {} items with image and question, \
+        "contamination: `{instance}`{others} asks what its model was trained on: {question} of {} items with image and question, \
          {image} with the image; {rest}",
-        one.instance,
         scores.len()
     ))
 }

@@ -1,6 +1,6 @@
 //! Small made-up evaluations for the tests of reports.
 
-use super::input::{ContrastRequest, Evaluation, ReportInput, Selector, TableRequest};
+use super::input::{ContrastRequest, Evaluation, ReportInput, ScoreRows, Selector, TableRequest};
 use crate::data::records::{AnswerType, Credit, Credited, Finish, Item, Score, Verdict};
 
 /// One score: `id` names its data set before the first dash.
@@ -24,7 +24,15 @@ pub(super) fn score(id: &str, value: f64) -> Score {
 /// An instance of `eval` at a point, with the scores of items `a-0`, `a-1`, ... in order.
 pub(super) fn evaluation(point: &str, values: &[f64]) -> Evaluation {
     let scores = values.iter().enumerate().map(|(item, value)| score(&format!("a-{item}"), *value)).collect();
-    Evaluation { scores: Some(scores), ..not_run(point) }
+    Evaluation { scores: Some(ScoreRows::Listed(scores)), ..not_run(point) }
+}
+
+/// The scores of an evaluation that has run.
+pub(super) fn scores(evaluation: &mut Evaluation) -> &mut Vec<Score> {
+    match &mut evaluation.scores {
+        Some(ScoreRows::Listed(scores)) => scores,
+        other => panic!("no list of scores: {other:?}"),
+    }
 }
 
 pub(super) fn not_run(point: &str) -> Evaluation {

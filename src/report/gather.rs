@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use super::credits::{self, Credits, INSTANCES, QUESTIONS};
 use super::input::{
-    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, Select,
+    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, ScoreRows, Select,
     TableRequest,
 };
 use crate::base::Hash;
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
-use crate::data::records::{Credited, Score};
+use crate::data::records::Credited;
 use crate::engine::{Outcome, Plan, PlanState, RunReport};
 use crate::experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
 use crate::stage::ArtifactKind;
@@ -46,15 +46,11 @@ pub fn gather(
     let mut evaluations = Vec::new();
     let mut packs: BTreeMap<Hash, PathBuf> = BTreeMap::new();
     for stage in stages {
-        let mut read: BTreeMap<InstanceId, Option<Vec<Score>>> = BTreeMap::new();
         for (point, id) in expansion.points_of(stage) {
-            if let std::collections::btree_map::Entry::Vacant(place) = read.entry(id) {
-                place.insert(desk.rows(id, ArtifactKind::Scores)?);
-                packs.extend(desk.packs(id));
-            }
+            packs.extend(desk.packs(id));
             let pairs: Vec<String> = point.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
             let instance = if pairs.is_empty() { stage.to_string() } else { format!("{stage}@{}", pairs.join(",")) };
-            let scores = read.get(&id).cloned().flatten();
+            let scores = desk.file(id, ArtifactKind::Scores).map(ScoreRows::File);
             evaluations.push(Evaluation { instance, stage: stage.to_string(), point, scores });
         }
     }
@@ -144,6 +140,12 @@ impl Desk<'_> {
         if entry.state == PlanState::Fresh { entry.record.as_ref() } else { None }
     }
 
+    /// The first output of a kind; none when the instance has no result or no such output.
+    fn file(&self, id: InstanceId, kind: ArtifactKind) -> Option<PathBuf> {
+        let artifact = self.record(id)?.outputs.values().find(|artifact| artifact.kind == kind)?;
+        Some(self.store.artifact_path(artifact))
+    }
+
     /// The rows of the first output of a kind; none when the instance has no result or no such output.
     fn rows<T: DeserializeOwned>(&self, id: InstanceId, kind: ArtifactKind) -> Result<Option<Vec<T>>> {
         self.read(id, kind, jsonl::read)
@@ -162,9 +164,8 @@ impl Desk<'_> {
         kind: ArtifactKind,
         read: impl FnOnce(&Path) -> Result<Vec<T>>,
     ) -> Result<Option<Vec<T>>> {
-        let Some(record) = self.record(id) else { return Ok(None) };
-        let Some(artifact) = record.outputs.values().find(|artifact| artifact.kind == kind) else { return Ok(None) };
-        let rows = read(&self.store.artifact_path(artifact));
+        let Some(path) = self.file(id, kind) else { return Ok(None) };
+        let rows = read(&path);
         rows.map(Some).with_context(|| format!("`{}`: its {kind} cannot be read", self.expansion.get(id).name))
     }
 

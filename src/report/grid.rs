@@ -124,7 +124,8 @@ fn breakdown(table: &Table) -> Option<Grid> {
             1 => table.rows[row].label.clone(),
             _ => format!("{} · {}", table.rows[row].label, table.columns[column]),
         };
-        GridRow { label, cells: cell.datasets.iter().map(|estimate| full(estimate.as_ref(), None)).collect() }
+        let cells = table.datasets.iter().map(|dataset| full(cell.datasets.get(&dataset.name), None));
+        GridRow { label, cells: cells.collect() }
     });
     let rows: Vec<GridRow> = rows.filter(|row| row.cells.iter().any(|cell| !cell.interval.is_empty())).collect();
     let headings =

@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::credits::Credits;
+use super::scores::Scored;
 use crate::data::records::{CurvePoint, Score};
 
 /// Everything a report shows. Instances that have not run are listed without scores, and shown as missing.
@@ -78,7 +80,7 @@ pub struct ContrastRequest {
 }
 
 /// Which number of a score a table shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// The score by the item's answer type.
@@ -100,7 +102,7 @@ impl Metric {
     }
 
     /// The metric of one item.
-    pub(super) fn of(self, score: &Score) -> f64 {
+    pub(super) fn of(self, score: &Scored) -> f64 {
         match self {
             Metric::Accuracy => score.score,
             Metric::Compliance => f64::from(u8::from(score.compliant)),
@@ -118,7 +120,15 @@ pub struct Evaluation {
     /// Axis (or fan-out key, or `seed`) to the label of its value.
     pub point: BTreeMap<String, String>,
     /// None when it has not run.
-    pub scores: Option<Vec<Score>>,
+    pub scores: Option<ScoreRows>,
+}
+
+/// Where the scores of one evaluation are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ScoreRows {
+    Listed(Vec<Score>),
+    /// A file of one [`Score`] per line that does not change: texts are read from it when they are shown.
+    File(PathBuf),
 }
 
 /// The training curve of one instance.

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Report;
 use super::grid::{self, Grid};
-use super::table::{Contrast, Estimate};
+use super::table::{Contrast, Dataset, Estimate};
 
 /// The report as GitHub-flavoured Markdown.
 pub(super) fn render(report: &Report) -> String {
@@ -43,9 +43,9 @@ pub(super) fn csv(report: &Report) -> String {
                     },
                 );
                 _ = writeln!(text, "{place},,{},{difference}", numbers(cell.estimate.as_ref()));
-                for (dataset, estimate) in table.datasets.iter().zip(&cell.datasets) {
-                    if estimate.is_some() {
-                        _ = writeln!(text, "{place},{},{},,,,,", quote(&dataset.name), numbers(estimate.as_ref()));
+                for Dataset { name, .. } in &table.datasets {
+                    if let Some(estimate) = cell.datasets.get(name) {
+                        _ = writeln!(text, "{place},{},{},,,,,", quote(name), numbers(Some(estimate)));
                     }
                 }
             }
@@ -118,11 +118,42 @@ fn code(text: &str) -> String {
     text.replace('`', "'")
 }
 
+/// A text of data or of the file as a cell. A spreadsheet must not take it for a formula: where it begins like one, it gets
+/// the apostrophe that spreadsheets mark text with. Numbers are our own and never come here.
 fn quote(text: &str) -> String {
+    let begins = text.trim_start().chars().next().or(text.chars().next());
+    let formula = begins.is_some_and(|first| "=+-@\u{ff1d}\u{ff0b}\u{ff0d}\u{ff20}".contains(first))
+        || text.starts_with(['\t', '\r', '\n']);
+    let marked = format!("'{text}");
+    let text = if formula { &marked } else { text };
     if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
 }
 
 fn numbers(estimate: Option<&Estimate>) -> String {
     let Some(Estimate { mean, interval, items, seeds }) = estimate else { return ",,,,".to_string() };
     format!("{mean},{},{},{items},{seeds}", interval.low, interval.high)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_is_a_formula() {
+        let cases = [
+            ("=HYPERLINK(\"http://x\")", "\"'=HYPERLINK(\"\"http://x\"\")\""),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@sum", "'@sum"),
+            (" =1+1", "' =1+1"),
+            ("\t=1", "'\t=1"),
+            ("\r=1", "\"'\r=1\""),
+            ("\u{ff1d}1", "'\u{ff1d}1"),
+            ("a=b, -c", "\"a=b, -c\""),
+            ("", ""),
+        ];
+        for (text, cell) in cases {
+            assert_eq!(quote(text), cell, "{text:?}");
+        }
+    }
 }

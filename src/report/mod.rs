@@ -5,15 +5,18 @@ pub mod mixture;
 pub mod statistics;
 pub mod table;
 
+mod baseline;
 mod cells;
 mod compute;
 mod contamination;
 mod credits;
+mod drafts;
 mod gather;
 mod grid;
 mod html;
 mod markdown;
 mod samples;
+mod scores;
 mod select;
 mod terminal;
 
@@ -55,14 +58,15 @@ pub struct Report {
 /// cannot be read; what has not run is a note and an empty cell.
 pub fn build(input: &ReportInput) -> Result<Report> {
     let (mut tables, mut disagreements) = (Vec::new(), Vec::new());
+    let read = scores::Measurements::read(&input.evaluations)?;
     for request in &input.tables {
         let place = || format!("report `{}`", request.name);
-        let (shown, picked) = select::shown(&input.evaluations, request, &input.images).with_context(place)?;
-        let cells = cells::Cells::new(&shown, &request.stage).with_context(place)?;
+        let (shown, picked) = select::shown(&read, request, &input.images).with_context(place)?;
+        let cells = cells::Cells::new(&read, &shown, &request.stage).with_context(place)?;
         let layout = compute::Layout::new(request, &cells)?;
         let mut table = compute::table(request, &cells, &layout, input.resamples)?;
-        table.notes.splice(0..0, picked.into_iter().chain(contamination::note(&shown, request)));
-        let picked = samples::pick(request, &table, &layout, &cells, &input.images);
+        table.notes.splice(0..0, picked.into_iter().chain(contamination::note(&read, &shown, request)));
+        let picked = samples::pick(request, &table, &layout, &cells, &input.images).with_context(place)?;
         if !picked.is_empty() {
             disagreements.push((table.title.clone(), picked));
         }

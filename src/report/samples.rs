@@ -1,8 +1,9 @@
 //! Which responses a report shows: items on which two cells disagree, both ways. Computes no statistics.
 
+use anyhow::Result;
 use serde::Serialize;
 
-use super::cells::{Cells, Choice};
+use super::cells::{Answers, Cells, Choice};
 use super::compute::{Layout, label};
 use super::input::{DATASET, Selector, TableRequest};
 use super::table::Table;
@@ -63,7 +64,7 @@ pub(super) fn pick(
     layout: &Layout,
     cells: &Cells,
     images: &dyn Fn(&str) -> Option<Vec<u8>>,
-) -> Vec<Disagreement> {
+) -> Result<Vec<Disagreement>> {
     let mut pairs: Vec<(Selector, Selector)> = Vec::new();
     let strength =
         |row: usize| table.rows[row].cells.last().and_then(|cell| cell.estimate).map_or(-1.0, |one| one.mean);
@@ -89,14 +90,16 @@ pub(super) fn pick(
         if same || shown.contains(&chosen) || shown.len() == PAIRS {
             continue;
         }
-        let directions = [(&one, &other), (&other, &one)];
-        let found = directions.map(|(right, wrong)| disagreement(right, wrong, request, layout, cells, images));
-        if found.iter().any(Option::is_some) {
+        let mut found = Vec::new();
+        for (right, wrong) in [(&one, &other), (&other, &one)] {
+            found.extend(disagreement(right, wrong, request, layout, cells, images)?);
+        }
+        if !found.is_empty() {
             shown.push(chosen);
         }
-        all.extend(found.into_iter().flatten());
+        all.extend(found);
     }
-    all
+    Ok(all)
 }
 
 /// The items of the first seed that both cells have, on which `right` is right and `wrong` is wrong.
@@ -107,18 +110,19 @@ fn disagreement(
     layout: &Layout,
     cells: &Cells,
     images: &dyn Fn(&str) -> Option<Vec<u8>>,
-) -> Option<Disagreement> {
+) -> Result<Option<Disagreement>> {
     let (right_is, wrong_is) = (cells.select(right), cells.select(wrong));
-    let both =
-        |seed: usize| Some((seed, cells.scores(&right_is.instances, seed)?, cells.scores(&wrong_is.instances, seed)?));
-    let (seed, rights, wrongs) = (0..cells.seeds.len()).find_map(both)?;
+    let both = |seed: usize| {
+        Some((seed, cells.answers(&right_is.instances, seed)?, cells.answers(&wrong_is.instances, seed)?))
+    };
+    let Some((seed, rights, wrongs)) = (0..cells.seeds.len()).find_map(both) else { return Ok(None) };
     let asked: Vec<usize> =
-        (0..cells.items.len()).filter(|&item| rights[item].is_some() && wrongs[item].is_some()).collect();
-    let is_right = |score: Option<&Score>| score.is_some_and(|score| score.score >= RIGHT);
+        (0..cells.items.len()).filter(|&item| rights.scores[item].is_some() && wrongs.scores[item].is_some()).collect();
+    let is_right = |answers: &Answers, item: usize| answers.scores[item].is_some_and(|scored| scored.score >= RIGHT);
     let differ: Vec<usize> =
-        asked.iter().copied().filter(|&item| is_right(rights[item]) && !is_right(wrongs[item])).collect();
+        asked.iter().copied().filter(|&item| is_right(&rights, item) && !is_right(&wrongs, item)).collect();
     if differ.is_empty() {
-        return None;
+        return Ok(None);
     }
     let (right_label, wrong_label) = (label(right, request), label(wrong, request));
     let pairs = layout.rows.iter().flat_map(|row| layout.columns.iter().map(move |column| (row, column)));
@@ -131,38 +135,42 @@ fn disagreement(
         })
         .collect();
     let count = differ.len().min(SAMPLES);
-    // Evenly over the list, which is in the order of the data sets.
-    let samples = (0..count).filter_map(|number| {
-        let item = differ[(2 * number + 1) * differ.len() / (2 * count)];
-        let (score, other) = (rights[item]?, wrongs[item]?);
-        let mut others = Vec::new();
-        let mut told = vec![&right_is.instances, &wrong_is.instances];
-        for (choice, name) in &cells_of_table {
-            if !told.contains(&&choice.instances) {
-                told.push(&choice.instances);
-                let score = cells.scores(&choice.instances, seed).and_then(|scores| scores[item]);
-                others.extend(score.map(|score| response(name.clone(), score)));
-            }
+    let mut others: Vec<(&str, Answers)> = Vec::new();
+    let mut told = vec![&right_is.instances, &wrong_is.instances];
+    for (choice, name) in &cells_of_table {
+        if !told.contains(&&choice.instances) {
+            told.push(&choice.instances);
+            others.extend(cells.answers(&choice.instances, seed).map(|answers| (name.as_str(), answers)));
         }
-        Some(Sample {
-            id: score.id.clone(),
-            dataset: score.dataset.clone(),
+    }
+    let mut samples = Vec::new();
+    for number in 0..count {
+        // Evenly over the list, which is in the order of the data sets.
+        let item = differ[(2 * number + 1) * differ.len() / (2 * count)];
+        let (Some(score), Some(other)) = (rights.texts(item)?, wrongs.texts(item)?) else { continue };
+        let mut responses = Vec::new();
+        for (name, answers) in &others {
+            responses.extend(answers.texts(item)?.map(|score| response((*name).to_string(), &score)));
+        }
+        samples.push(Sample {
             prompt: shared_lines(&score.prompt, &other.prompt),
-            gold: score.gold.clone(),
             image: score.image.as_deref().and_then(images),
-            right: response(right_label.clone(), score),
-            wrong: response(wrong_label.clone(), other),
-            others,
-        })
-    });
-    Some(Disagreement {
-        samples: samples.collect(),
+            right: response(right_label.clone(), &score),
+            wrong: response(wrong_label.clone(), &other),
+            others: responses,
+            id: score.id,
+            dataset: score.dataset,
+            gold: score.gold,
+        });
+    }
+    Ok(Some(Disagreement {
+        samples,
         count: differ.len(),
         of: asked.len(),
         seed: cells.seeds[seed].clone(),
         right: right_label,
         wrong: wrong_label,
-    })
+    }))
 }
 
 /// The lines with which both prompts begin: the question, without the instruction when that differs.

@@ -1,5 +1,7 @@
 //! The model of a table: cells with intervals, differences to the baseline, contrasts. Knows no way to draw it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::input::Metric;
@@ -62,9 +64,9 @@ pub struct Cell {
     pub compliance: Option<Estimate>,
     /// Share of responses from which an answer could be read.
     pub readable: Option<Estimate>,
-    /// One per data set of the table.
-    pub datasets: Vec<Option<Estimate>>,
-    /// Against the baseline's cell; none for the baseline itself.
+    /// By name, the data sets of which something was measured.
+    pub datasets: BTreeMap<String, Estimate>,
+    /// Against the baseline's cell; none for the baseline itself, and for a cell that it is part of.
     pub difference: Option<Difference>,
     /// What others published for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,8 +113,8 @@ pub struct Contrast {
     pub difference: Option<Difference>,
     /// The estimate of each seed by itself.
     pub by_seed: Vec<SeedEstimate>,
-    /// One per data set of the table.
-    pub datasets: Vec<Option<Estimate>>,
+    /// By name, the data sets of which something was measured.
+    pub datasets: BTreeMap<String, Estimate>,
     pub verdict: Verdict,
     /// The reason of the verdict.
     pub words: String,

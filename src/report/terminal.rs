@@ -42,6 +42,15 @@ enum Detail {
     Mean,
 }
 
+/// How wide everything in a grid is.
+struct Layout<'a> {
+    detail: Detail,
+    label_width: usize,
+    /// By column.
+    parts: &'a [Widths],
+    widths: &'a [usize],
+}
+
 /// A text with the way it is painted.
 struct Piece(String, &'static str);
 
@@ -71,16 +80,19 @@ impl Page {
         let labels = grid.rows.iter().map(|row| row.label.as_str()).chain([grid.corner.as_str()]);
         let label_width = labels.map(UnicodeWidthStr::width).max().unwrap_or(0).min(self.width / 3);
         let room = self.width - label_width;
-        let widths = |detail: Detail| -> Vec<usize> {
-            let cell =
-                |column: usize| Widths::of(grid, column, detail).total().max(grid.columns[column].width().min(24)) + 3;
-            (0..grid.columns.len()).map(cell).collect()
+        let columns = |detail: Detail| -> Vec<Widths> {
+            (0..grid.columns.len()).map(|column| Widths::of(grid, column, detail)).collect()
+        };
+        let widths = |columns: &[Widths]| -> Vec<usize> {
+            let cell = |(parts, name): (&Widths, &String)| parts.total().max(name.width().min(24)) + 3;
+            columns.iter().zip(&grid.columns).map(cell).collect()
         };
         // Intervals where they fit; else the means alone, in blocks of columns if need be.
-        let with_intervals = widths(Detail::Interval);
-        let fits = with_intervals.iter().sum::<usize>() <= room || with_intervals.len() == 1;
-        let (detail, widths) =
-            if fits { (Detail::Interval, with_intervals) } else { (Detail::Mean, widths(Detail::Mean)) };
+        let with_intervals = columns(Detail::Interval);
+        let fits = widths(&with_intervals).iter().sum::<usize>() <= room || with_intervals.len() == 1;
+        let (detail, parts) =
+            if fits { (Detail::Interval, with_intervals) } else { (Detail::Mean, columns(Detail::Mean)) };
+        let widths = widths(&parts);
         let mut start = 0;
         while start < widths.len() {
             let mut end = start + 1;
@@ -90,7 +102,7 @@ impl Page {
             if start > 0 {
                 lines.push(String::new());
             }
-            self.block(grid, start..end, detail, label_width, &widths, lines);
+            self.block(grid, start..end, &Layout { detail, label_width, parts: &parts, widths: &widths }, lines);
             start = end;
         }
         for legend in &grid.legend {
@@ -98,15 +110,8 @@ impl Page {
         }
     }
 
-    fn block(
-        &self,
-        grid: &Grid,
-        columns: std::ops::Range<usize>,
-        detail: Detail,
-        label_width: usize,
-        widths: &[usize],
-        lines: &mut Vec<String>,
-    ) {
+    fn block(&self, grid: &Grid, columns: std::ops::Range<usize>, layout: &Layout, lines: &mut Vec<String>) {
+        let Layout { detail, label_width, parts, widths } = *layout;
         let mut head = pad(&clip(&grid.corner, label_width), label_width);
         for column in columns.clone() {
             head.push_str("   ");
@@ -116,8 +121,7 @@ impl Page {
         for row in &grid.rows {
             let mut line = pad(&clip(&row.label, label_width), label_width);
             for column in columns.clone() {
-                let parts = Widths::of(grid, column, detail);
-                let pieces = parts.pieces(&row.cells[column], detail);
+                let pieces = parts[column].pieces(&row.cells[column], detail);
                 let used: usize = pieces.iter().map(|Piece(text, _)| text.width()).sum();
                 line.push_str("   ");
                 for Piece(text, style) in &pieces {

@@ -2,8 +2,8 @@
 
 use expect_test::expect;
 
-use super::fixture::{contrast, credited, evaluation, input, not_run, request, score, study};
-use super::input::{Cost, GraphNode, NodeState, TableRequest};
+use super::fixture::{contrast, credited, evaluation, input, not_run, request, score, scores as listed, study};
+use super::input::{Cost, GraphNode, NodeState, ScoreRows, TableRequest};
 use super::table::{Cell, Verdict};
 use super::{Credits, Report, ReportInput, build};
 
@@ -111,7 +111,7 @@ fn a_report_is_a_sheet_of_numbers() {
 #[test]
 fn answers_that_could_not_be_read_are_seen_beside_full_compliance() {
     let mut scores = vec![evaluation("model=sft", &[1.0, 0.0]), evaluation("model=dpo", &[0.0, 0.0])];
-    for score in scores[1].scores.iter_mut().flatten() {
+    for score in listed(&mut scores[1]) {
         score.unreadable = true;
     }
     let table = TableRequest { columns: Vec::new(), contrasts: Vec::new(), baseline: None, ..request() };
@@ -195,7 +195,7 @@ fn scores_that_are_no_scores_are_refused() {
         told(vec![evaluation("model=sft,prompt=cot", &[f64::NAN])]),
         told(vec![evaluation("model=sft,prompt=cot", &[0.5, 1.5])]),
         told(vec![super::input::Evaluation {
-            scores: Some(vec![score("a-0", 1.0), score("a-0", 1.0)]),
+            scores: Some(ScoreRows::Listed(vec![score("a-0", 1.0), score("a-0", 1.0)])),
             ..not_run("model=sft,prompt=cot")
         }]),
     ];
@@ -210,7 +210,7 @@ fn scores_that_are_no_scores_are_refused() {
 #[test]
 fn items_that_only_share_a_name_are_not_compared() {
     let mut scores = vec![evaluation("model=sft,prompt=cot", &[1.0]), evaluation("model=dpo,prompt=cot", &[1.0])];
-    scores[1].scores.as_mut().unwrap()[0].gold = vec!["8".to_string()];
+    listed(&mut scores[1])[0].gold = vec!["8".to_string()];
     let report = report(request(), scores);
     assert_eq!(report.tables[0].contrasts[0].words, "the two sides share no item");
     assert_eq!(report.tables[0].datasets[0].items, 2);
@@ -248,7 +248,7 @@ fn an_arm_without_seeds_is_compared_with_every_seed() {
 fn data_sets_may_be_the_columns() {
     let mut scores = vec![evaluation("model=sft", &[1.0, 0.0]), evaluation("model=dpo", &[1.0, 1.0])];
     for (evaluation, value) in scores.iter_mut().zip([0.0, 1.0]) {
-        evaluation.scores.as_mut().unwrap().push(score("b-0", value));
+        listed(evaluation).push(score("b-0", value));
     }
     let table = TableRequest { columns: vec!["dataset".to_string()], contrasts: Vec::new(), ..request() };
     let report = report(table, scores);
@@ -270,6 +270,23 @@ fn lines_keep_to_the_width() {
 }
 
 #[test]
+fn scores_in_files_give_the_report_of_scores_in_lists() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut evaluations = study();
+    for (number, evaluation) in evaluations.iter_mut().enumerate().filter(|(_, one)| one.scores.is_some()) {
+        let path = folder.path().join(format!("{number}.jsonl"));
+        crate::data::jsonl::write(&path, listed(evaluation)).unwrap();
+        evaluation.scores = Some(ScoreRows::File(path));
+    }
+    let (files, lists) = (report(request(), evaluations.clone()), report(request(), study()));
+    assert!(!lists.disagreements.is_empty());
+    assert_eq!(files, lists);
+    evaluations[0].scores = Some(ScoreRows::File(folder.path().join("gone.jsonl")));
+    let error = format!("{:#}", build(&input(request(), evaluations)).unwrap_err());
+    assert!(error.starts_with("`eval@model=sft,prompt=direct,seed=0`: its scores cannot be read: cannot "), "{error}");
+}
+
+#[test]
 fn equal_scores_give_equal_reports() {
     let render = || report(request(), study());
     assert_eq!(render().json(), render().json());
@@ -282,7 +299,7 @@ fn no_text_of_a_user_becomes_markup() {
     let mut evaluations = study();
     for evaluation in &mut evaluations {
         evaluation.point.insert("arm".to_string(), evil.to_string());
-        for score in evaluation.scores.iter_mut().flatten() {
+        for score in evaluation.scores.is_some().then(|| listed(evaluation)).into_iter().flatten() {
             score.response = evil.to_string();
             score.prompt = evil.to_string();
             score.gold = vec![evil.to_string()];
@@ -330,7 +347,8 @@ fn no_text_of_a_user_becomes_markup() {
 fn the_page_asks_nobody_for_anything() {
     let mut input = input(request(), study());
     input.images = Box::new(|_| Some(vec![0x89, b'P', b'N', b'G']));
-    for score in input.evaluations.iter_mut().flat_map(|evaluation| evaluation.scores.iter_mut().flatten()) {
+    let run = input.evaluations.iter_mut().filter(|evaluation| evaluation.scores.is_some());
+    for score in run.flat_map(listed) {
         score.image = Some("key".to_string());
     }
     let html = build(&input).unwrap().html();

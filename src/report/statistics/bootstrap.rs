@@ -10,12 +10,15 @@
 //! With `s` seeds, the part of the variance that is due to seeds comes out `(s - 1) / s` times its size, so
 //! with two or three seeds the interval is on the short side; with one seed it is of the items alone.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::ALPHA;
-use super::series::{Items, Series, mean};
+use super::series::{Block, Items, Series};
 use crate::base::Seed;
 
 /// A 95 % interval.
@@ -30,57 +33,79 @@ pub struct Interval {
 pub struct Intervals {
     /// Of [`Series::average`]; none where the series has no pairs.
     pub overall: Option<Interval>,
-    /// Of [`Series::average_of`] each data set, in the order of the items.
-    pub datasets: Vec<Option<Interval>>,
+    /// Of [`Series::average_of`] each data set of which it has pairs.
+    pub datasets: BTreeMap<usize, Interval>,
 }
+
+/// Series that are resampled at once. The draws of further ones are drawn again, from the same streams, instead of being
+/// kept: one batch takes two numbers per series and resample, whatever the number of data sets.
+const BATCH: usize = 512;
 
 /// The intervals of many series over the same items, from the same resamples.
 ///
 /// `seeds` is the number of rows of each series. The result depends on `seed` and the series only.
 pub fn bootstrap(series: &[&Series], seeds: usize, items: &Items, resamples: usize, seed: Seed) -> Vec<Intervals> {
-    let ranges: Vec<_> = items.datasets().collect();
-    let width = ranges.len() + 1;
-    let covers = |series: &&Series| ranges.iter().map(|range| series.items(range.clone()) > 0).collect();
-    let covered: Vec<Vec<bool>> = series.iter().map(covers).collect();
-    // One row per resample: for each series the average of every data set, then of all.
-    let rows: Vec<Vec<f64>> = (0..resamples)
-        .into_par_iter()
-        .map(|resample| {
-            let mut random = seed.stream(&format!("bootstrap {resample}"));
-            let mut seed_weights = vec![0.0; seeds];
-            for _ in 0..seeds {
-                seed_weights[below(&mut random, seeds)] += 1.0;
+    series.chunks(BATCH).flat_map(|batch| resample(batch, seeds, items, resamples, seed)).collect()
+}
+
+/// One resample, as far as it is drawn.
+struct Resample {
+    random: ChaCha8Rng,
+    /// How often each seed was drawn.
+    seeds: Vec<f64>,
+}
+
+/// Draws every resample data set by data set, so that the averages of one data set are there at a time.
+fn resample(batch: &[&Series], seeds: usize, items: &Items, resamples: usize, seed: Seed) -> Vec<Intervals> {
+    let begin = |resample: usize| {
+        let mut random = seed.stream(&format!("bootstrap {resample}"));
+        let mut weights = vec![0.0; seeds];
+        for _ in 0..seeds {
+            weights[below(&mut random, seeds)] += 1.0;
+        }
+        Resample { random, seeds: weights }
+    };
+    let mut drawn: Vec<Resample> = (0..resamples).map(begin).collect();
+    let mut intervals = vec![Intervals { overall: None, datasets: BTreeMap::new() }; batch.len()];
+    // Of each series and resample: the sum of the averages of the data sets so far.
+    let mut sums = vec![vec![0.0; resamples]; batch.len()];
+    let mut covered = vec![0usize; batch.len()];
+    for (dataset, range) in items.datasets().enumerate() {
+        let blocks = batch.iter().enumerate().filter_map(|(index, series)| Some((index, series.block(dataset)?)));
+        let blocks: Vec<(usize, &Block)> = blocks.collect();
+        let draw = |weights: &mut Vec<f64>, Resample { random, seeds }: &mut Resample| {
+            weights.fill(0.0);
+            for _ in range.clone() {
+                weights[below(random, range.len())] += 1.0;
             }
-            let mut item_weights = vec![0.0; items.len()];
-            for range in &ranges {
-                for _ in range.clone() {
-                    item_weights[range.start + below(&mut random, range.len())] += 1.0;
-                }
+            // A data set that a resample missed has no average there (0 / 0).
+            let average = |(_, block): &(usize, &Block)| {
+                let (sum, weight) = block.weighted(seeds, weights);
+                sum / weight
+            };
+            blocks.iter().map(average).collect::<Vec<f64>>()
+        };
+        let averages: Vec<Vec<f64>> = drawn.par_iter_mut().map_init(|| vec![0.0; range.len()], draw).collect();
+        let found: Vec<Option<Interval>> = (0..blocks.len())
+            .into_par_iter()
+            .map(|place| percentiles(averages.iter().map(|averages| averages[place])))
+            .collect();
+        for (place, ((index, _), interval)) in blocks.iter().zip(found).enumerate() {
+            intervals[*index].datasets.extend(interval.map(|interval| (dataset, interval)));
+            covered[*index] += 1;
+            for (sum, averages) in sums[*index].iter_mut().zip(&averages) {
+                *sum += averages[place];
             }
-            let mut row = Vec::with_capacity(series.len() * width);
-            for (series, covered) in series.iter().zip(&covered) {
-                let start = row.len();
-                for (range, covered) in ranges.iter().zip(covered) {
-                    let (sum, weight) = if *covered {
-                        series.weighted(&seed_weights, &item_weights, range.clone())
-                    } else {
-                        (0.0, 0.0)
-                    };
-                    row.push(sum / weight);
-                }
-                // A data set that the series covers but that this resample missed leaves no average (0 / 0).
-                let averages = row[start..].iter().zip(covered).filter(|(_, covered)| **covered);
-                row.push(mean(averages.map(|(average, _)| *average)).unwrap_or(f64::NAN));
-            }
-            row
-        })
-        .collect();
-    (0..series.len())
-        .map(|index| {
-            let column = |offset: usize| percentiles(rows.iter().map(|row| row[index * width + offset]));
-            Intervals { overall: column(width - 1), datasets: (0..width - 1).map(column).collect() }
-        })
-        .collect()
+        }
+    }
+    let overall = sums
+        .par_iter()
+        .zip(&covered)
+        .map(|(sums, &covered)| percentiles(sums.iter().filter(|_| covered > 0).map(|sum| sum / covered as f64)));
+    for (intervals, overall) in intervals.iter_mut().zip(overall.collect::<Vec<_>>()) {
+        intervals.overall = overall;
+    }
+    intervals
 }
 
 /// The percentile interval of the finite values.
@@ -152,7 +177,7 @@ mod tests {
         let series = Series::new(1, &items, false, |_, item| (item == 0).then_some(1.0));
         let intervals = only(&series, 1, &items, 3);
         assert_eq!(intervals.overall, Some(Interval { low: 1.0, high: 1.0 }));
-        assert_eq!(intervals.datasets, [Some(Interval { low: 1.0, high: 1.0 }), None]);
+        assert_eq!(intervals.datasets, BTreeMap::from([(0, Interval { low: 1.0, high: 1.0 })]));
         assert!(bootstrap(&[&Series::combination(&[])], 0, &Items::new(&[]), 10, Seed(0))[0].overall.is_none());
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use statrs::distribution::{Binomial, DiscreteCDF};
 
 use super::power::detectable_difference;
-use super::series::{Items, Series, mean};
+use super::series::{Series, mean};
 use crate::base::Seed;
 
 /// Which test gave the p value.
@@ -54,6 +54,9 @@ pub struct Comparison {
 /// Random flips that are tried when there are too many to try all.
 const FLIPS: usize = 10_000;
 
+/// Flips whose sums are taken side by side: each is a chain of additions of its own, in the order of the items.
+const LANES: usize = 16;
+
 /// Items whose flips are all tried: `2^12` sums.
 const EXACT_ITEMS: usize = 12;
 
@@ -64,7 +67,7 @@ const EXACT_ITEMS: usize = 12;
 /// Else it is a sign-flip permutation test of the average (R. A. Fisher, "The Design of Experiments", 1935,
 /// section 21). Pairs of one item under different seeds are flipped together: they share the item, and
 /// counting them as independent would make p too small.
-pub fn compare(difference: &Series, items: &Items, seed: Seed) -> Option<Comparison> {
+pub fn compare(difference: &Series, seed: Seed) -> Option<Comparison> {
     let (mut gained, mut lost, mut pairs, mut binary) = (0, 0, 0, true);
     for (_, _, value) in difference.pairs() {
         pairs += 1;
@@ -75,7 +78,7 @@ pub fn compare(difference: &Series, items: &Items, seed: Seed) -> Option<Compari
     if pairs == 0 {
         return None;
     }
-    let differences = per_item(difference, items);
+    let differences = per_item(difference);
     let equal = differences.windows(2).all(|two| (two[0].weight / two[1].weight - 1.0).abs() < 1e-9);
     let (method, p) = if binary && equal && difference.seeds() == 1 {
         (Method::McNemar, mcnemar(gained, lost))
@@ -128,14 +131,10 @@ struct ItemDifference {
     weight: f64,
 }
 
-fn per_item(difference: &Series, items: &Items) -> Vec<ItemDifference> {
-    let mut sums = vec![(0.0, 0usize); items.len()];
-    for (_, item, value) in difference.pairs() {
-        sums[item] = (sums[item].0 + value, sums[item].1 + 1);
-    }
+fn per_item(difference: &Series) -> Vec<ItemDifference> {
     let mut all = Vec::new();
-    for range in items.datasets() {
-        let measured: Vec<_> = sums[range].iter().filter(|(_, count)| *count > 0).collect();
+    for sums in difference.by_item() {
+        let measured: Vec<_> = sums.iter().filter(|(_, count)| *count > 0).collect();
         let weight = 1.0 / measured.len().max(1) as f64;
         let average = |(sum, count): &&(f64, usize)| ItemDifference { difference: sum / *count as f64, weight };
         all.extend(measured.iter().map(average));
@@ -157,23 +156,30 @@ fn sign_flip(terms: &[f64], seed: Seed) -> (Method, f64) {
         return (Method::SignFlipExact, extreme as f64 / flips as f64);
     }
     let mut random = seed.stream("sign flips");
-    let extreme = (0..FLIPS).filter(|_| {
-        let mut sum = 0.0;
-        for terms in terms.chunks(64) {
-            let bits = random.next_u64();
+    let words = terms.len().div_ceil(64);
+    let mut bits = vec![0; LANES * words];
+    let mut extreme = 0;
+    for _ in 0..FLIPS / LANES {
+        bits.fill_with(|| random.next_u64());
+        let mut sums = [0.0f64; LANES];
+        for (word, terms) in terms.chunks(64).enumerate() {
+            let signs: [u64; LANES] = std::array::from_fn(|lane| bits[lane * words + word]);
             for (bit, term) in terms.iter().enumerate() {
-                sum += if bits >> bit & 1 == 1 { -term } else { *term };
+                for (sum, signs) in sums.iter_mut().zip(signs) {
+                    *sum += f64::from_bits(term.to_bits() ^ ((signs >> bit & 1) << 63));
+                }
             }
         }
-        sum.abs() >= bound
-    });
+        extreme += sums.iter().filter(|sum| sum.abs() >= bound).count();
+    }
     // The order that was seen is one of the flips, so p is never 0 (Phipson and Smyth, SAGMB 9(1), 2010).
-    (Method::SignFlip, (extreme.count() + 1) as f64 / (FLIPS + 1) as f64)
+    (Method::SignFlip, (extreme + 1) as f64 / (FLIPS + 1) as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::statistics::Items;
 
     const GOLDEN_MCNEMAR: [(usize, usize, f64); 7] = [
         (6, 1, 0.125),
@@ -186,9 +192,9 @@ mod tests {
     ];
     const GOLDEN_SIGN_FLIP: f64 = 0.0551;
 
-    fn one_seed(values: &[f64]) -> (Series, Items) {
+    fn one_seed(values: &[f64]) -> Series {
         let items = Items::new(&[values.len()]);
-        (Series::new(1, &items, false, |_, item| Some(values[item])), items)
+        Series::new(1, &items, false, |_, item| Some(values[item]))
     }
 
     #[test]
@@ -203,8 +209,8 @@ mod tests {
     #[test]
     fn binary_differences_of_one_seed_take_mcnemar() {
         // 6 gained, 1 lost of 10: p = 2 (1 + 7) / 2^7 = 0.125. d_z = 0.5 / sqrt(4.5 / 9) = 0.7071.
-        let (series, items) = one_seed(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0]);
-        let seen = compare(&series, &items, Seed(0)).unwrap();
+        let series = one_seed(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0]);
+        let seen = compare(&series, Seed(0)).unwrap();
         assert_eq!((seen.method, seen.gained, seen.lost, seen.pairs), (Method::McNemar, 6, 1, 10));
         assert!((seen.p - 0.125).abs() < 1e-12 && (seen.effect.unwrap() - 0.5f64.sqrt()).abs() < 1e-12);
     }
@@ -212,8 +218,8 @@ mod tests {
     #[test]
     fn few_graded_differences_try_every_flip() {
         // Of the 8 sign patterns of (0.5, 0.3, 0.1) only +++ and --- reach 0.9: p = 1/4.
-        let (series, items) = one_seed(&[0.5, 0.3, 0.1]);
-        let seen = compare(&series, &items, Seed(0)).unwrap();
+        let series = one_seed(&[0.5, 0.3, 0.1]);
+        let seen = compare(&series, Seed(0)).unwrap();
         assert_eq!((seen.method, seen.p), (Method::SignFlipExact, 0.25));
     }
 
@@ -221,8 +227,8 @@ mod tests {
     fn many_graded_differences_agree_with_scipy() {
         // tests/golden/statistics.py: scipy.stats.permutation_test(permutation_type="samples"), 1e6 flips.
         let values: Vec<f64> = (0..40).map(|i| f64::from((i * 7) % 11 - 4) / 10.0).collect();
-        let (series, items) = one_seed(&values);
-        let seen = compare(&series, &items, Seed(0)).unwrap();
+        let series = one_seed(&values);
+        let seen = compare(&series, Seed(0)).unwrap();
         assert_eq!(seen.method, Method::SignFlip);
         assert!((seen.p - GOLDEN_SIGN_FLIP).abs() < 0.01, "{}", seen.p);
     }
@@ -241,8 +247,8 @@ mod tests {
             }
         };
         let series = |seeds| Series::new(seeds, &items, false, |_, item| Some(value(item)));
-        let one = compare(&series(1), &items, Seed(0)).unwrap();
-        let five = compare(&series(5), &items, Seed(0)).unwrap();
+        let one = compare(&series(1), Seed(0)).unwrap();
+        let five = compare(&series(5), Seed(0)).unwrap();
         // 2 (1 + 10 + 45) / 2^10
         assert!((one.p - 0.109_375).abs() < 1e-12 && (five.p - one.p).abs() < 1e-12);
         assert_eq!((five.method, five.gained, five.lost), (Method::SignFlipExact, 40, 10));
@@ -252,18 +258,18 @@ mod tests {
     fn data_sets_of_unequal_size_are_weighed_not_counted() {
         let items = Items::new(&[4, 1]);
         let series = Series::new(1, &items, false, |_, item| Some(if item == 4 { -1.0 } else { 1.0 }));
-        let seen = compare(&series, &items, Seed(0)).unwrap();
+        let seen = compare(&series, Seed(0)).unwrap();
         // The average is (1 - 1) / 2 = 0: no evidence, though 4 of 5 items gained.
         assert_eq!((seen.method, seen.p), (Method::SignFlipExact, 1.0));
     }
 
     #[test]
     fn nothing_changed_and_nothing_measured() {
-        let (series, items) = one_seed(&[0.0; 5]);
-        let seen = compare(&series, &items, Seed(0)).unwrap();
+        let (series, items) = (one_seed(&[0.0; 5]), Items::new(&[5]));
+        let seen = compare(&series, Seed(0)).unwrap();
         assert_eq!((seen.p, seen.effect, seen.detectable), (1.0, None, None));
         let absent = Series::new(1, &items, false, |_, _| None);
-        assert_eq!(compare(&absent, &items, Seed(0)), None);
+        assert_eq!(compare(&absent, Seed(0)), None);
     }
 
     #[test]
