@@ -33,11 +33,16 @@ impl Sources {
 
     /// `file:line:column` of the start of an origin, counted from 1.
     pub fn place(&self, origin: &Origin) -> String {
-        let source = self.get(origin.source);
-        let before = &source.text[..origin.range.start.min(source.text.len())];
-        let line = before.matches('\n').count() + 1;
+        let (line, column) = self.position(origin);
+        format!("{}:{line}:{column}", self.get(origin.source).name)
+    }
+
+    /// Line and column of the start of an origin, counted from 1.
+    pub fn position(&self, origin: &Origin) -> (usize, usize) {
+        let text = &self.get(origin.source).text;
+        let before = &text[..origin.range.start.min(text.len())];
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        format!("{}:{line}:{column}", source.name)
+        (before.matches('\n').count() + 1, column)
     }
 }
 

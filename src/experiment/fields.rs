@@ -2,6 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
+use super::keys;
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
 use crate::base::{Diagnostic, Origin};
@@ -36,8 +37,8 @@ impl Section<'_> {
         let unknown = error.message.starts_with("unknown key");
         let (key, value) = self.locate(&error.path);
         let named = if unknown { error.path.split_last().map_or(&[][..], |(_, above)| above) } else { &error.path[..] };
-        let path: Vec<&str> =
-            [self.path].into_iter().chain(named.iter().map(String::as_str)).filter(|part| !part.is_empty()).collect();
+        let named = keys::join(self.table.keys(named));
+        let path: Vec<&str> = [self.path, &named].into_iter().filter(|part| !part.is_empty()).collect();
         let message =
             if path.is_empty() { error.message.clone() } else { format!("`{}`: {}", path.join("."), error.message) };
         self.report_at(&if unknown { key } else { value }, message, error.help.clone(), problems);

@@ -4,6 +4,7 @@
 //! files -text-> Table -vars-> Table -declaration-> stages, axes -own-> own points -expand-> Expansion -report-> specs
 //! ```
 
+mod baseline;
 mod beside;
 pub mod compiled;
 pub mod instance;
@@ -15,7 +16,9 @@ mod selector;
 mod settings;
 mod sharing;
 
+mod keys;
 mod problems;
+mod removal;
 mod text;
 mod tree;
 mod vars;
@@ -24,6 +27,7 @@ mod axis;
 mod declaration;
 mod fields;
 mod label;
+mod mistakes;
 
 mod expand;
 mod join;

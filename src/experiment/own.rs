@@ -10,8 +10,10 @@ use super::axis::{Axis, Change, Patch};
 use super::declaration::{Declaration, StageDeclaration};
 use super::fields::Section;
 use super::join::{AxisId, MAX_POINTS, Point};
+use super::keys;
 use super::label::label_of;
 use super::limits::{self, Limits};
+use super::mistakes::Mistakes;
 use super::points::{self, Condition, Constraints, WHEN};
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
@@ -139,6 +141,7 @@ impl<'a> OwnPoints<'a> {
             tables.retain(|(point, ..)| points::exists(conditions, point));
         }
         let mut points = Vec::new();
+        let mut mistakes = Mistakes::default();
         for (point, mut table, removals) in tables {
             for patch in removals {
                 sound &= apply(patch, &mut table, problems);
@@ -154,12 +157,13 @@ impl<'a> OwnPoints<'a> {
                 return None;
             }
             for (point, mut table) in fanned {
-                match self.parse(stage, point, &mut table, problems) {
+                match self.parse(stage, point, &mut table, &mut mistakes, problems) {
                     Some(point) => points.push(point),
                     None => sound = false,
                 }
             }
         }
+        mistakes.report(stage, problems);
         if let [first, rest @ ..] = points.as_slice()
             && rest.iter().any(|point| point.outputs != first.outputs)
         {
@@ -175,21 +179,19 @@ impl<'a> OwnPoints<'a> {
         stage: &StageDeclaration<'_>,
         point: Point,
         table: &mut Table,
+        mistakes: &mut Mistakes,
         problems: &mut Problems,
     ) -> Option<OwnPoint> {
         let path = format!("stage.{}", stage.name);
         let limits = self.limits(&path, stage, table, problems);
         let section = Section { path: &path, table, header: stage.header };
         let config = table.to_json();
-        let built: Box<dyn Stage> = match (stage.kind.parse)(&config) {
-            Ok(built) => built,
-            Err(errors) => {
-                for error in &errors {
-                    section.report(error, problems);
-                }
-                return None;
-            }
+        let (built, errors) = match (stage.kind.parse)(&config) {
+            Ok(built) => (Some(built), Vec::new()),
+            Err(errors) => (None, errors),
         };
+        mistakes.add(&point, &section, errors);
+        let built: Box<dyn Stage> = built?;
         let mut inputs = Vec::new();
         let mut sound = true;
         let reads = built.inputs();
@@ -198,8 +200,9 @@ impl<'a> OwnPoints<'a> {
             let written = |input: &Input| table.at(&input.role.split('.').collect::<Vec<_>>()).is_some();
             let same = reads.iter().find(|other| other.source == input.source && written(other));
             let named = if written(input) { input } else { same.unwrap_or(input) }.role.clone();
-            let keys: Vec<String> = named.split('.').map(str::to_string).collect();
-            let place = section.locate(&keys).1;
+            let parts: Vec<String> = named.split('.').map(str::to_string).collect();
+            let place = section.locate(&parts).1;
+            let named = keys::join(table.keys(&parts));
             let source = match &input.source {
                 InputSource::Stage { reference, accepts } => {
                     Some(OwnSource::Reference { reference: reference.clone(), accepts })
@@ -336,7 +339,7 @@ fn unambiguous(stage: &StageDeclaration<'_>, axes: &[&Axis], problems: &mut Prob
         for patch in axis.points.iter().flat_map(|point| &point.patches).filter(|patch| *patch.stage == *stage.name) {
             let (first, place) = patched.entry(&patch.path).or_insert((axis, &patch.key));
             if first.name != axis.name {
-                let key = patch.path.join(".");
+                let key = keys::join(&patch.path);
                 let message =
                     format!("`stage.{}.{key}` is changed by the axes `{}` and `{}`", stage.name, first.name, axis.name);
                 let diagnostic =

@@ -146,6 +146,10 @@ pub(crate) fn read(
     let labels = report.labels.into_iter().map(|(text, label)| (checks.label(&text), label)).collect();
     let published = report.published.map(|published| checks.published(published));
     let select = report.select.map(|select| checks.select(&select, &found, expansion));
+    // Which rows a table has that picks a point is known only after a run.
+    if let (Some(baseline), None) = (&baseline, &select) {
+        checks.baseline(baseline, &rows, &columns);
+    }
     let title = report.title.unwrap_or_else(|| name.to_string());
     Some(ReportSpec {
         name: name.to_string(),
@@ -173,7 +177,12 @@ fn stage_of(
     let scoring: Vec<&str> = declaration
         .stages
         .iter()
-        .filter(|stage| stage.kind.outputs.iter().any(|spec| spec.kind == ArtifactKind::Scores))
+        .filter(|stage| {
+            // What a command gives is its own.
+            let own = expansion.instances.iter().filter(|instance| *instance.stage == *stage.name);
+            let own = own.flat_map(|instance| instance.outputs.iter());
+            stage.kind.outputs.iter().chain(own).any(|spec| spec.kind == ArtifactKind::Scores)
+        })
         .map(|stage| &*stage.name)
         .collect();
     let Some(name) = named else {
@@ -217,7 +226,7 @@ fn stage_of(
 pub(super) struct Checks<'a> {
     pub(super) section: Section<'a>,
     stage: &'a str,
-    points: &'a [&'a BTreeMap<String, String>],
+    pub(super) points: &'a [&'a BTreeMap<String, String>],
     pub(super) problems: &'a mut Problems,
 }
 

@@ -10,8 +10,8 @@ use super::limits::{self, LimitsTable};
 use super::points::WHEN;
 use crate::stage::{Kind, Registry};
 
-/// What a string is that takes a variable.
-const VARIABLE: &str = r"\$\{";
+/// What a string is that takes a variable, or takes a key of the file below away.
+const VARIABLE: &str = r"\$\{|^remove$";
 
 const ABOUT: &str = "An experiment of ablate, or a part that others extend: no key is demanded here, since another \
                      file may give it. `ablate check` says what is missing.";

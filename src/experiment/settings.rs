@@ -29,6 +29,9 @@ impl Default for Settings {
 /// The pools that are there without being asked for.
 pub(crate) const POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
 
+/// Slots of a pool at most.
+const MOST_SLOTS: usize = 4096;
+
 /// Reads `[settings]`, and checks the values that are not free. `named` tells whether a stage names a pool.
 pub(crate) fn read(section: &Section<'_>, named: &dyn Fn(&str) -> bool, problems: &mut Problems) -> Settings {
     let Some(settings) = section.read::<Settings>(problems) else { return Settings::default() };
@@ -38,8 +41,12 @@ pub(crate) fn read(section: &Section<'_>, named: &dyn Fn(&str) -> bool, problems
         let help = "write `auto`, `cpu`, `cuda:0` for the first GPU, or `cuda:0,cuda:1` for two".to_string();
         section.wrong(&["device"], format!("`{device}` is not a device"), Some(help), problems);
     }
-    if settings.jobs == Some(0) {
-        section.wrong(&["jobs"], "with no job nothing can run", None, problems);
+    match settings.jobs {
+        Some(0) => section.wrong(&["jobs"], "with no job nothing can run", None, problems),
+        Some(jobs) if jobs > MOST_SLOTS => {
+            section.wrong(&["jobs"], format!("at most {MOST_SLOTS} jobs run at once, not {jobs}"), None, problems);
+        }
+        _ => {}
     }
     for (pool, slots) in &settings.pools {
         if let Some(message) = name_problem(pool) {
@@ -49,6 +56,13 @@ pub(crate) fn read(section: &Section<'_>, named: &dyn Fn(&str) -> bool, problems
             section.wrong(&["pools", pool], format!("unknown key `{pool}`"), Some(help), problems);
         } else if *slots == 0 {
             section.wrong(&["pools", pool], "a pool without slots runs nothing", None, problems);
+        } else if *slots > MOST_SLOTS {
+            section.wrong(
+                &["pools", pool],
+                format!("a pool has at most {MOST_SLOTS} slots, not {slots}"),
+                None,
+                problems,
+            );
         }
     }
     settings

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::keys;
 use super::problems::Problems;
+use super::removal::{self, REMOVE};
 use super::tree::{Data, Node, Table, parse_document, parse_value};
 use crate::base::diagnostic::nearest;
 use crate::base::{Diagnostic, Hash, Origin, SourceId, Sources, files};
@@ -22,8 +24,8 @@ pub(crate) fn read_files(
     sources: &mut Sources,
     problems: &mut Problems,
 ) -> Option<(SourceId, Table)> {
-    let mut reader =
-        Reader { texts, sources, problems, layers: BTreeMap::new(), chain: Vec::new(), merged: Table::default() };
+    let (layers, chain, merged) = (BTreeMap::new(), Vec::new(), Table::default());
+    let mut reader = Reader { texts, sources, problems, layers, chain, laid: false, merged };
     let root = reader.lay(path, None);
     root.filter(|_| reader.layers.values().all(|sound| *sound)).map(|root| (root, reader.merged))
 }
@@ -37,6 +39,8 @@ struct Reader<'a> {
     layers: BTreeMap<PathBuf, bool>,
     /// The files that are being read, each extended by the one before, with the place that asks for it.
     chain: Vec<Link>,
+    /// Whether a file was laid already.
+    laid: bool,
     merged: Table,
 }
 
@@ -76,6 +80,11 @@ impl Reader<'_> {
             }
         }
         self.chain.pop();
+        // The lowest file has nothing below it, and below one that is no TOML nothing is known.
+        if self.laid && self.layers.values().all(|sound| *sound) {
+            removal::take(&mut layer, &mut self.merged, self.problems);
+        }
+        self.laid = true;
         self.merged.merge(layer);
         Some(source)
     }
@@ -108,24 +117,27 @@ impl Reader<'_> {
 pub(crate) fn apply_overrides(tree: &mut Table, overrides: &[String], sources: &mut Sources, problems: &mut Problems) {
     for argument in overrides {
         let source = sources.add(format!("--set {argument}"), argument.clone());
-        let Some((path, _)) = argument.split_once('=') else {
-            let origin = Origin { source, range: 0..argument.len() };
-            problems.push(
-                Diagnostic::error("an override needs a key and a value")
-                    .at(origin, "")
-                    .help("write `--set stage.dpo.beta=0.2`"),
-            );
+        let found = keys::parse(argument).filter(|(_, end)| *end < argument.len());
+        let Some((parts, end)) = found else {
+            let (message, end) = match argument.split_once('=') {
+                Some((path, _)) => (format!("`{path}` is not a key path"), path.len()),
+                None => ("an override needs a key and a value".to_string(), argument.len()),
+            };
+            let origin = Origin { source, range: 0..end };
+            let help = "write `--set stage.dpo.beta=0.2`";
+            problems.push(Diagnostic::error(message).at(origin, "").help(help));
             continue;
         };
-        let key = Origin { source, range: 0..path.len() };
-        let node = parse_value(source, sources, path.len() + 1..argument.len(), problems);
-        if let Err(diagnostic) = apply(tree, path, &key, node) {
+        let key = Origin { source, range: 0..argument[..end].trim_end().len() };
+        let node = parse_value(source, sources, end + 1..argument.len(), problems);
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        if let Err(diagnostic) = apply(tree, &parts, &key, node) {
             problems.push(*diagnostic);
         }
     }
 }
 
-fn apply(tree: &mut Table, path: &str, key: &Origin, node: Node) -> Result<(), Box<Diagnostic>> {
+fn apply(tree: &mut Table, parts: &[&str], key: &Origin, node: Node) -> Result<(), Box<Diagnostic>> {
     let refuse = |message: String, help: Option<String>| {
         let diagnostic = Diagnostic::error(message).at(key.clone(), "");
         Err(Box::new(match help {
@@ -133,12 +145,22 @@ fn apply(tree: &mut Table, path: &str, key: &Origin, node: Node) -> Result<(), B
             None => diagnostic,
         }))
     };
-    let parts: Vec<&str> = path.split('.').map(str::trim).collect();
-    if parts.iter().any(|part| part.is_empty()) {
-        return refuse(format!("`{path}` is not a key path"), Some("write `--set stage.dpo.beta=0.2`".to_string()));
-    }
+    let (path, removes) = (keys::join(parts), node.as_str() == Some(REMOVE));
     if parts[0] == "extends" {
         return refuse("`extends` cannot be overridden".to_string(), None);
+    }
+    if let Some(meant) = quoted(tree, parts) {
+        return refuse(
+            format!("`{path}` is no key, but one with dots in its name is"),
+            Some(format!("write `{meant}`")),
+        );
+    }
+    if removes {
+        if tree.remove(parts) {
+            return Ok(());
+        }
+        let near = tree.near(parts);
+        return Err(Box::new(removal::refused(&path, near, &node.origin, key)));
     }
     if parts.len() == 1 && NAMED.contains(&parts[0]) {
         return refuse(format!("`{path}` is a whole table: name a key in it"), None);
@@ -150,21 +172,28 @@ fn apply(tree: &mut Table, path: &str, key: &Origin, node: Node) -> Result<(), B
         };
         if !known.contains(&parts[1]) {
             let (section, name) = (parts[0], parts[1]);
+            let shown = |name: &str| keys::join([section, name]);
             let help = match nearest(name, known.iter().copied()) {
-                Some(near) => format!("a name like it exists: `{section}.{near}`"),
+                Some(near) => format!("a name like it exists: `{}`", shown(near)),
                 None if known.is_empty() => format!("the experiment has no `{section}` at all"),
-                None => format!("the experiment has {}", list(known.iter().map(|name| format!("{section}.{name}")))),
+                None => format!("the experiment has {}", list(known.iter().map(|name| shown(name)))),
             };
-            return refuse(format!("there is no `{section}.{name}` to override"), Some(help));
+            return refuse(format!("there is no `{}` to override", shown(name)), Some(help));
         }
         if parts.len() == 2 && parts[0] != "vars" && !matches!(node.data, Data::Table(_)) {
             return refuse(format!("`{path}` is a whole table: name a key in it"), None);
         }
     }
-    match tree.set(&parts, key, node) {
+    match tree.set(parts, key, node) {
         Ok(()) => Ok(()),
         Err(blocker) => refuse(format!("`{blocker}` is not a table, so it has no key to override"), None),
     }
+}
+
+/// The path that is meant, where parts of a path without quotes are one key with dots.
+pub(crate) fn quoted(table: &Table, parts: &[&str]) -> Option<String> {
+    let keys = table.keys(parts);
+    (keys.len() < parts.len()).then(|| keys::join(keys))
 }
 
 /// Names in backticks, ten at most.

@@ -100,6 +100,20 @@ impl Table {
         entries
     }
 
+    /// The keys that a path leads through, where its parts are those of a key with dots.
+    pub(crate) fn keys<T: AsRef<str>>(&self, path: &[T]) -> Vec<String> {
+        let mut keys = Vec::new();
+        let (mut table, mut rest) = (Some(self), path);
+        while let Some((first, below)) = rest.split_first() {
+            let found = table.and_then(|table| table.first_of(first.as_ref(), below));
+            let used = found.map_or(0, |(_, used)| used);
+            keys.push(rest[..=used].iter().map(AsRef::as_ref).collect::<Vec<_>>().join("."));
+            table = found.and_then(|(entry, _)| entry.node.as_table());
+            rest = &below[used..];
+        }
+        keys
+    }
+
     /// The value at a path of keys.
     pub(crate) fn at(&self, path: &[&str]) -> Option<&Node> {
         let (first, rest) = path.split_first()?;

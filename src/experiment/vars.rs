@@ -189,7 +189,9 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
         if escaped {
             pieces.push(Piece::Escape);
         } else if let Some(end) = rest.find('}') {
-            pieces.push(Piece::Variable(rest[..end].trim()));
+            let name = rest[..end].trim();
+            let quoted = ['"', '\''].into_iter().find_map(|quote| name.strip_prefix(quote)?.strip_suffix(quote));
+            pieces.push(Piece::Variable(quoted.unwrap_or(name)));
             rest = &rest[end + 1..];
         } else {
             pieces.push(Piece::Unclosed);

@@ -13,9 +13,11 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::fields::Section;
+use super::keys;
 use super::label::{label_problem, name_problem};
 use super::problems::Problems;
-use super::text::list;
+use super::removal::{self, REMOVE};
+use super::text::{list, quoted};
 use super::tree::{Entry, Node, Table};
 use crate::base::diagnostic::nearest;
 use crate::base::{Diagnostic, Origin};
@@ -69,16 +71,22 @@ impl Patch {
     /// Changes the stage's table; the diagnostic says why that cannot be.
     pub(crate) fn apply(&self, table: &mut Table) -> Result<(), Box<Diagnostic>> {
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
-        let dotted = format!("stage.{}.{}", self.stage, path.join("."));
+        let dotted = || keys::join(["stage", &self.stage].into_iter().chain(path.iter().copied()));
+        if let Some(meant) = quoted(table, &path) {
+            let message = format!("`{}` is no key, but one with dots in its name is", dotted());
+            let help = format!("write `stage.{}.{meant}`", self.stage);
+            return Err(Box::new(Diagnostic::error(message).at(self.key.clone(), "").help(help)));
+        }
         match &self.change {
             Change::Set(node) => table.set(&path, &self.key, node.clone()).map_err(|blocker| {
-                let message = format!("`{dotted}` cannot be set: `stage.{}.{blocker}` is not a table", self.stage);
+                let message = format!("`{}` cannot be set: `stage.{}.{blocker}` is not a table", dotted(), self.stage);
                 Box::new(Diagnostic::error(message).at(self.key.clone(), ""))
             }),
             Change::Remove(_) if table.remove(&path) => Ok(()),
             Change::Remove(origin) => {
-                let message = format!("`{dotted}` cannot be removed: there is no such key");
-                Err(Box::new(Diagnostic::error(message).at(origin.clone(), "").at(self.key.clone(), "")))
+                let near = table.near(&path);
+                let near = near.map(|near| [&["stage".to_string(), self.stage.clone()], &near[..]].concat());
+                Err(Box::new(removal::refused(&dotted(), near, origin, &self.key)))
             }
         }
     }
@@ -230,13 +238,14 @@ fn form(section: &Section<'_>, problems: &mut Problems) -> Option<&'static str> 
 impl Reading<'_> {
     /// The stage and the path in its table that `stage.mix.sources.cot` names.
     fn target(&self, key: &str, place: &Origin, problems: &mut Problems) -> Option<(String, Vec<String>)> {
-        let parts: Vec<&str> = key.split('.').map(str::trim).collect();
+        let parts = keys::parse(key).filter(|(_, end)| *end == key.len()).map(|(parts, _)| parts).unwrap_or_default();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let mut wrong = |message: String, help: String| {
             problems.push(Diagnostic::error(message).at(place.clone(), "").help(help));
             None
         };
         match parts.as_slice() {
-            ["stage", stage, path @ ..] if !path.is_empty() && path.iter().all(|part| !part.is_empty()) => {
+            ["stage", stage, path @ ..] if !path.is_empty() => {
                 if !self.stages.contains_key(stage) {
                     let help = match nearest(stage, self.stages.keys().copied()) {
                         Some(near) => format!("a stage of a similar name exists: `{near}`"),
@@ -281,7 +290,7 @@ impl Reading<'_> {
 
 fn change(value: &Node) -> Change {
     match value.as_str() {
-        Some("remove") => Change::Remove(value.origin.clone()),
+        Some(REMOVE) => Change::Remove(value.origin.clone()),
         _ => Change::Set(value.clone()),
     }
 }

@@ -6,8 +6,10 @@ use std::collections::BTreeSet;
 use super::{AxisPoint, Change, Patch, Reading};
 use crate::base::diagnostic::nearest;
 use crate::base::{Diagnostic, Origin};
+use crate::experiment::keys;
 use crate::experiment::label::label_problem;
 use crate::experiment::problems::Problems;
+use crate::experiment::removal::REMOVE;
 use crate::experiment::text::list;
 use crate::experiment::tree::{Data, Node};
 
@@ -85,11 +87,11 @@ fn entries<'a>(reading: &'a Reading<'_>, form: &str, problems: &mut Problems) ->
     let table =
         reading.stages.get(stage.as_str()).and_then(|stage| stage.as_table()).and_then(|table| table.at(&parts));
     let Some(table) = table.and_then(Node::as_table) else {
-        let message = format!("`stage.{stage}.{}` is not a table of the experiment", parts.join("."));
+        let message = format!("`stage.{stage}.{}` is not a table of the experiment", keys::join(parts));
         reading.section.wrong(&[form], message, None, problems);
         return None;
     };
-    let names = table.written().into_iter().filter(|(_, entry)| entry.node.as_str() != Some("remove"));
+    let names = table.written().into_iter().filter(|(_, entry)| entry.node.as_str() != Some(REMOVE));
     Some(Entries { stage, path, place: &node.origin, names: names.map(|(name, _)| name).collect() })
 }
 
@@ -107,7 +109,7 @@ fn known(
         Some(near) => format!("a similar name exists: `{near}`"),
         None => format!("there are {}", list(&entries.names)),
     };
-    let message = format!("`stage.{}.{}` has no entry `{name}`", entries.stage, entries.path.join("."));
+    let message = format!("`stage.{}.{}` has no entry `{name}`", entries.stage, keys::join(&entries.path));
     reading.section.wrong(path, message, Some(help), problems);
     None
 }

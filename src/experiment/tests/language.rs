@@ -279,3 +279,12 @@ fn mistakes_in_overrides() {
           | ^^^^^^^"#]]
     .assert_eq(&told.join("\n\n"));
 }
+
+#[test]
+fn slots_that_no_machine_has_are_refused() {
+    let text = "[stage.base]\nkind = \"base\"\n[settings]\njobs = 5000\npools = { gpu = 4611686018427387904 }\n";
+    let told = errors(text);
+    assert!(told.contains("`settings.jobs`: at most 4096 jobs run at once, not 5000"), "{told}");
+    let pool = "`settings.pools.gpu`: a pool has at most 4096 slots, not 4611686018427387904";
+    assert!(told.contains(pool) && told.contains("DIR/a.toml:5:17"), "{told}");
+}

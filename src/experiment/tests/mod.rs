@@ -10,5 +10,6 @@ mod generated;
 mod language;
 mod points;
 mod references;
+mod removal;
 mod reports;
 mod toy;

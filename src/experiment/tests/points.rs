@@ -275,3 +275,44 @@ fn a_seed_is_left_out_where_seeds_begin_and_excludes_may_overlap() {
         sft@seed=1,weight=three <- base mix@seed=1,weight=three"#]]
     .assert_eq(&only(&text, &["mix", "sft"]));
 }
+
+#[test]
+fn a_mistake_of_some_points_names_the_first() {
+    let text = r#"
+[stage.base]
+kind = "base"
+[stage.format]
+kind = "mix"
+sources = {}
+[stage.sft]
+kind = "sft"
+model = "base"
+data = "format"
+[stage.rollout]
+kind = "rollout"
+model = "sft"
+samples = 8
+[stage.pairs]
+kind = "pairs"
+rollouts = "rollout"
+[stage.dpo]
+kind = "dpo"
+policy = "sft"
+pairs = "pairs"
+beta = -1.0
+[axis.beta]
+variants.low = { "stage.dpo.beta" = 0.1 }
+variants.high = { "stage.dpo.beta" = 0.5 }
+variants.own = {}
+"#;
+    let told = errors(text);
+    let first = "error: `stage.dpo.beta`: must not be negative (at `beta=own`)\n  --> DIR/a.toml:22:8\n";
+    assert!(told.starts_with(first) && told.matches("error:").count() == 1, "{told}");
+    let two = errors(&text.replace("own = {}", "own = {}\nnone = {}"));
+    assert!(two.contains("must not be negative (at `beta=own` and 1 more point)\n"), "{two}");
+    // Where all points have it, none is named; where an axis wrote it, its place says enough.
+    let all = errors(&text.replace("\"stage.dpo.beta\" = 0", "\"stage.sft.lr\" = 0"));
+    assert!(all.contains("`stage.dpo.beta`: must not be negative\n"), "{all}");
+    let axis = errors(&text.replace("0.1", "-0.1").replace("0.5", "-0.5").replace("beta = -1.0", "beta = 1.0"));
+    assert_eq!(axis.matches("`stage.dpo.beta`: must not be negative\n").count(), 2, "{axis}");
+}

@@ -314,3 +314,82 @@ fn the_examples_of_the_reference_are_the_language() {
     let (truncate, _) = with("[axis.truncate]").axes.into_iter().find(|(name, _)| name == "truncate").unwrap();
     assert_eq!(truncate, "truncate");
 }
+
+#[test]
+fn a_baseline_is_one_row_or_none() {
+    let report = r#"
+[report.rows]
+rows = ["model", "mix"]
+columns = ["prompt"]
+baseline = "model=sft"
+[report.mean]
+rows = ["model"]
+columns = ["prompt"]
+baseline = "prompt=direct"
+[report.sets]
+rows = ["model", "dataset"]
+baseline = "model=sft"
+[report.lines]
+rows = ["model=sft,mix=cot", "model=sft,mix=both"]
+baseline = "model=sft"
+[report.one]
+rows = ["model", "mix"]
+columns = ["prompt"]
+baseline = "model=sft,mix=both"
+[report.held]
+rows = ["model"]
+baseline = "model=sft,mix=both"
+[report.outside]
+rows = ["model=dpo", "model=rft"]
+baseline = "model=sft"
+[report.columns]
+rows = ["dataset"]
+columns = ["model"]
+baseline = "model=dpo"
+"#;
+    expect![[r#"
+        error: `report.rows.baseline`: the baseline `model=sft` matches 3 rows
+          --> DIR/a.toml:60:12
+           |
+        57 | [report.rows]
+           | ------------- in this report
+        ...
+        60 | baseline = "model=sft"
+           |            ^^^^^^^^^^^
+           |
+           = help: name one of `mix=cot,model=sft`, `mix=direct,model=sft`, `mix=both,model=sft`
+
+        error: `report.mean.baseline`: the baseline `prompt=direct` is a mean that 3 rows are part of
+          --> DIR/a.toml:64:12
+           |
+        61 | [report.mean]
+           | ------------- in this report
+        ...
+        64 | baseline = "prompt=direct"
+           |            ^^^^^^^^^^^^^^^
+           |
+           = help: name one of `model=sft`, `model=dpo`, `model=rft`, or evaluations that are no rows
+
+        error: `report.sets.baseline`: the baseline `model=sft` matches a row of each data set
+          --> DIR/a.toml:67:12
+           |
+        65 | [report.sets]
+           | ------------- in this report
+        66 | rows = ["model", "dataset"]
+        67 | baseline = "model=sft"
+           |            ^^^^^^^^^^^
+           |
+           = help: make `dataset` the columns, or add `dataset=...`
+
+        error: `report.lines.baseline`: the baseline `model=sft` matches 2 rows
+          --> DIR/a.toml:70:12
+           |
+        68 | [report.lines]
+           | -------------- in this report
+        69 | rows = ["model=sft,mix=cot", "model=sft,mix=both"]
+        70 | baseline = "model=sft"
+           |            ^^^^^^^^^^^
+           |
+           = help: name one of `mix=cot,model=sft`, `mix=both,model=sft`"#]]
+    .assert_eq(&errors(&format!("{STUDY}{report}")));
+}

@@ -1,0 +1,287 @@
+//! What a file takes away from the one below it, and keys that have dots.
+
+use expect_test::expect;
+use serde_json::json;
+
+use super::expansion::STUDY;
+use super::toy::{Folder, errors, load, names};
+
+/// The study as the file below.
+fn over(text: &str) -> Folder {
+    let folder = Folder::new();
+    folder.write("study.toml", STUDY);
+    folder.write("a.toml", format!("extends = \"study.toml\"\n{text}"));
+    folder
+}
+
+#[test]
+fn whole_axes_stages_sources_and_keys_are_removed() {
+    let folder = over(
+        r#"
+seeds = "remove"
+[axis]
+mix = "remove"
+[stage]
+rollout = "remove"
+pairs = "remove"
+dpo = "remove"
+[stage.mix.sources]
+cot = "remove"
+[stage.sft]
+data = "mix"
+[stage.rft]
+model = "sft"
+data = "mix"
+lr = "remove"
+[stage.eval]
+model = ["sft", "rft"]
+prompt = "remove"
+"#,
+    );
+    let (_, expansion) = folder.load("a.toml", &[]).unwrap_or_else(|failure| panic!("{failure}"));
+    expect![[r#"
+        format
+        mix <- format
+        base
+        sft <- base mix
+        rft <- sft mix
+        eval@model=sft <- sft
+        eval@model=rft <- rft"#]]
+    .assert_eq(&names(&expansion));
+    let mix = expansion.instances.iter().find(|instance| instance.stage == "mix").unwrap();
+    assert_eq!(mix.table().unwrap(), json!({ "sources": { "direct": { "from": "format", "weight": 0.5 } } }));
+}
+
+#[test]
+fn what_is_not_there_cannot_be_removed() {
+    let folder = over(
+        r#"
+[axis]
+mxi = "remove"
+[stage]
+evla = "remove"
+[stage.mix.sources]
+cots = "remove"
+nothing = "remove"
+[stage.other.sources]
+cot = "remove"
+[report]
+main = "remove"
+"#,
+    );
+    expect![[r#"
+        error: `axis.mxi` cannot be removed: there is no such key
+         --> DIR/a.toml:4:7
+          |
+        4 | mxi = "remove"
+          | ---   ^^^^^^^^
+          |
+          = help: a key of a similar name exists: `axis.mix`
+
+        error: `stage.evla` cannot be removed: there is no such key
+         --> DIR/a.toml:6:8
+          |
+        6 | evla = "remove"
+          | ----   ^^^^^^^^
+          |
+          = help: a key of a similar name exists: `stage.eval`
+
+        error: `stage.mix.sources.cots` cannot be removed: there is no such key
+         --> DIR/a.toml:8:8
+          |
+        8 | cots = "remove"
+          | ----   ^^^^^^^^
+          |
+          = help: a key of a similar name exists: `stage.mix.sources.cot`
+
+        error: `stage.mix.sources.nothing` cannot be removed: there is no such key
+         --> DIR/a.toml:9:11
+          |
+        9 | nothing = "remove"
+          | -------   ^^^^^^^^
+
+        error: `stage.other`: the key `kind` is missing
+          --> DIR/a.toml:10:8
+           |
+        10 | [stage.other.sources]
+           |        ^^^^^
+           |
+           = help: the kinds are `items`, `base`, `mix`, `sft`, `rollout`, `pairs`, `dpo`, `eval`
+
+        error: `stage.other.sources.cot` cannot be removed: there is no such key
+          --> DIR/a.toml:11:7
+           |
+        11 | cot = "remove"
+           | ---   ^^^^^^^^
+
+        error: `report.main` cannot be removed: there is no such key
+          --> DIR/a.toml:13:8
+           |
+        13 | main = "remove"
+           | ----   ^^^^^^^^"#]]
+    .assert_eq(&folder.errors("a.toml", &[]));
+}
+
+#[test]
+fn what_a_variant_removes_is_its_own() {
+    let folder = over("[axis.mix.variants]\ncot = \"remove\"\nnone = { \"stage.mix.sources.cot\" = \"remove\" }\n");
+    // The variant `cot` went as a whole, so what is pinned to it is not there any more.
+    let told = folder.errors("a.toml", &[]);
+    assert!(told.contains("has no point `mix=cot`"), "{told}");
+    let (experiment, _) = load(STUDY);
+    assert_eq!(experiment.axes[0].1, ["cot", "direct", "both"]);
+}
+
+#[test]
+fn the_lowest_file_says_the_word_itself() {
+    let (experiment, _) = load("about = \"remove\"\n[stage.base]\nkind = \"base\"\n");
+    assert_eq!(experiment.about, "remove");
+}
+
+#[test]
+fn an_override_removes_too() {
+    let folder = over("");
+    let (_, expansion) =
+        folder.load("a.toml", &["stage.rft.lr=remove", "seeds=remove"]).unwrap_or_else(|failure| panic!("{failure}"));
+    assert!(expansion.instances.iter().all(|instance| !instance.name.contains("seed=")));
+    let rft = expansion.instances.iter().find(|instance| instance.stage == "rft").unwrap();
+    assert!(rft.table().unwrap().get("lr").is_none());
+    let told = ["stage.mix.sources.cto=remove", "stage.dop=remove", "stage.dpo.beta.x=remove"]
+        .map(|argument| folder.errors("a.toml", &[argument]));
+    expect![[r#"
+        error: `stage.mix.sources.cto` cannot be removed: there is no such key
+         --> --set stage.mix.sources.cto=remove:1:23
+          |
+        1 | stage.mix.sources.cto=remove
+          | --------------------- ^^^^^^
+          |
+          = help: a key of a similar name exists: `stage.mix.sources.cot`
+
+        error: `stage.dop` cannot be removed: there is no such key
+         --> --set stage.dop=remove:1:11
+          |
+        1 | stage.dop=remove
+          | --------- ^^^^^^
+          |
+          = help: a key of a similar name exists: `stage.dpo`
+
+        error: `stage.dpo.beta.x` cannot be removed: there is no such key
+         --> --set stage.dpo.beta.x=remove:1:18
+          |
+        1 | stage.dpo.beta.x=remove
+          | ---------------- ^^^^^^"#]]
+    .assert_eq(&told.join("\n\n"));
+}
+
+const DOTTED: &str = r#"
+[stage.a]
+kind = "base"
+[stage.mix]
+kind = "mix"
+[stage.mix.sources]
+"v1.5" = { from = "mix0" }
+[stage.mix0]
+kind = "mix"
+sources = {}
+"#;
+
+#[test]
+fn keys_with_dots_are_quoted_in_paths() {
+    let axis = "[axis.share]\nkey = \"stage.mix.sources.'v1.5'.weight\"\nvalues = [0.25, 0.5]\n";
+    let (_, expansion) = load(&format!("{DOTTED}{axis}"));
+    let weights: Vec<_> = expansion.instances.iter().filter(|instance| instance.stage == "mix").collect();
+    assert_eq!(weights[1].table().unwrap()["sources"]["v1.5"]["weight"], json!(0.5));
+    let folder = Folder::new();
+    folder.write("a.toml", DOTTED);
+    let (_, expansion) = folder.load("a.toml", &["stage.mix.sources.\"v1.5\".weight=2"]).unwrap();
+    let mix = expansion.instances.iter().find(|instance| instance.stage == "mix").unwrap();
+    assert_eq!(mix.table().unwrap()["sources"]["v1.5"]["weight"], json!(2));
+}
+
+#[test]
+fn messages_say_paths_that_work() {
+    let axis = "[axis.share]\nkey = \"stage.mix.sources.v1.5.weight\"\nvalues = [0.25]\n";
+    let folder = Folder::new();
+    folder.write("a.toml", DOTTED);
+    let told = [
+        errors(&format!("{DOTTED}{axis}")),
+        folder.errors("a.toml", &["stage.mix.sources.v1.5.weight=2"]),
+        folder.errors("a.toml", &["stage.mix.sources.\"v1.5\".weight=much"]),
+        folder.errors("a.toml", &["stage.mix.sources.\"v1.5\".form=2"]),
+        folder.errors("a.toml", &["stage.mix.sources.\"v1.5\".from=mix1"]),
+        folder.errors("a.toml", &["stage.mix.sources.\"v1.5=2"]),
+    ];
+    expect![[r#"
+        error: `stage.mix.sources.v1.5.weight` is no key, but one with dots in its name is
+          --> DIR/a.toml:12:7
+           |
+        12 | key = "stage.mix.sources.v1.5.weight"
+           |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+           |
+           = help: write `stage.mix.sources."v1.5".weight`
+
+        error: `stage.mix.sources.v1.5.weight` is no key, but one with dots in its name is
+         --> --set stage.mix.sources.v1.5.weight=2:1:1
+          |
+        1 | stage.mix.sources.v1.5.weight=2
+          | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: write `stage.mix.sources."v1.5".weight`
+
+        error: `stage.mix.sources."v1.5".weight`: wrong type: string "much", expected a number
+         --> --set stage.mix.sources."v1.5".weight=much:1:33
+          |
+        1 | stage.mix.sources."v1.5".weight=much
+          |                                 ^^^^
+          |
+         ::: DIR/a.toml:4:1
+          |
+        4 | [stage.mix]
+          | ----------- in this stage
+
+        error: `stage.mix.sources."v1.5"`: unknown key `form`
+         --> --set stage.mix.sources."v1.5".form=2:1:1
+          |
+        1 | stage.mix.sources."v1.5".form=2
+          | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+          |
+         ::: DIR/a.toml:4:1
+          |
+        4 | [stage.mix]
+          | ----------- in this stage
+          |
+          = help: a key of a similar name exists: `from`
+
+        error: `stage.mix.sources."v1.5".from`: stage `mix1` is not defined
+         --> --set stage.mix.sources."v1.5".from=mix1:1:31
+          |
+        1 | stage.mix.sources."v1.5".from=mix1
+          |                               ^^^^ no stage of this name
+          |
+         ::: DIR/a.toml:4:1
+          |
+        4 | [stage.mix]
+          | ----------- in this stage
+          |
+          = help: a stage of a similar name exists: `mix`
+
+        error: `stage.mix.sources."v1.5` is not a key path
+         --> --set stage.mix.sources."v1.5=2:1:1
+          |
+        1 | stage.mix.sources."v1.5=2
+          | ^^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: write `--set stage.dpo.beta=0.2`"#]]
+    .assert_eq(&told.join("\n\n"));
+}
+
+#[test]
+fn variables_with_dots_have_values() {
+    let text = "[vars]\n\"v1.5\" = 3\n[stage.a]\nkind = \"base\"\ndim = \"${'v1.5'}\"\n";
+    let (_, expansion) = load(text);
+    assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 3 }));
+    let folder = Folder::new();
+    folder.write("a.toml", text);
+    let (_, expansion) = folder.load("a.toml", &["vars.\"v1.5\"=7"]).unwrap();
+    assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 7 }));
+}
