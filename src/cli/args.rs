@@ -1,11 +1,13 @@
 //! The command line: what may be said, with examples. Interprets nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::asking::GenerateArgs;
+use super::checking::CheckArgs;
 use super::doctor::DoctorArgs;
+use super::inspect::GraphArgs;
 use super::starting::NewArgs;
 use super::suggest::SuggestArgs;
 use crate::engine::Selection;
@@ -22,7 +24,7 @@ Examples:
   ablate run exp.toml --set stage.dpo.beta=0.2    change a key for this run
   ablate why exp.toml dpo                         every difference to the last result, at its line
 
-Exit codes: 0 done, 1 a stage failed, 2 the input is wrong, 130 interrupted.")]
+Exit codes: 0 done, 1 a stage failed or the result could not be written, 2 the input is wrong, 130 interrupted.")]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -33,9 +35,9 @@ pub(super) struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// Folder of the store.
-    #[arg(long, global = true, env = "ABLATE_STORE", default_value = "cache", value_name = "DIR")]
-    pub(super) store: PathBuf,
+    /// Folder of the store [default: cache].
+    #[arg(long, global = true, env = "ABLATE_STORE", value_name = "DIR")]
+    pub(super) store: Option<PathBuf>,
     /// Print one JSON document (for `run`: one JSON line per event) on stdout.
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -48,6 +50,13 @@ pub(super) struct Global {
     /// When to color. `NO_COLOR` is respected.
     #[arg(long, global = true, value_enum, default_value_t = ColorChoice::Auto, value_name = "WHEN")]
     pub(super) color: ColorChoice,
+}
+
+impl Global {
+    /// The store that is meant.
+    pub(super) fn store(&self) -> &Path {
+        self.store.as_deref().unwrap_or(Path::new("cache"))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -63,7 +72,8 @@ pub(super) struct ExperimentArgs {
     /// The experiment's TOML file.
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
-    /// Change a key: `stage.dpo.beta=0.2`, `vars.data=/mnt/data`. The value is TOML, or else text. Repeatable.
+    /// Change a key: `stage.dpo.beta=0.2`, `vars.data=/mnt/data`, `'stage.run.inputs."a.txt"=b.txt'`. The value is TOML, or
+    /// else text; `remove` takes the key away. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(super) overrides: Vec<String>,
 }
@@ -163,12 +173,13 @@ Examples:
         #[arg(value_name = "NAME")]
         name: Option<String>,
     },
-    /// Check an experiment file: every error at its line and column.
+    /// Check experiment files: every error at its line and column.
     #[command(after_help = "\
 Examples:
   ablate check exp.toml
-  ablate check exp.toml --json             stages, instances and reports of the file")]
-    Check(ExperimentArgs),
+  ablate check studies/*.toml              several files
+  ablate check exp.toml --json             stages, instances and reports of the file, or its errors with their places")]
+    Check(CheckArgs),
     /// Print the graph of stages.
     #[command(after_help = "\
 Examples:
@@ -342,24 +353,6 @@ pub(super) struct WhyArgs {
     /// A stage or an instance.
     #[arg(value_name = "STAGE")]
     pub(super) stage: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct GraphArgs {
-    #[command(flatten)]
-    pub(super) experiment: ExperimentArgs,
-    #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
-    pub(super) format: GraphFormat,
-    /// One node per instance instead of one per stage.
-    #[arg(long)]
-    pub(super) expanded: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum GraphFormat {
-    Dot,
-    Mermaid,
-    Json,
 }
 
 #[derive(Debug, Args)]

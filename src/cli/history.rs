@@ -28,7 +28,7 @@ pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> R
         } else {
             shell.result(&told(&status));
         }
-        if !arguments.follow || status.state != RunState::Running {
+        if !arguments.follow || status.state != RunState::Running || shell.is_closed() {
             return Ok(DONE);
         }
         std::thread::sleep(LOOK_AGAIN);

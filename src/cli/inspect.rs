@@ -1,12 +1,12 @@
-//! `check`, `graph`, `ls`, `show`, `logs`, `verify`, `gc`: looking after what is there. Runs nothing.
+//! `graph`, `ls`, `show`, `logs`, `verify`, `gc`: looking after what is there. Runs nothing.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::args::{ExperimentArgs, GcArgs, Global, GraphArgs, GraphFormat, InstanceArgs, ListArgs, PinArgs};
-use super::outside;
+use super::args::{ExperimentArgs, GcArgs, Global, InstanceArgs, ListArgs, PinArgs};
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
@@ -17,34 +17,22 @@ use crate::experiment::InstanceId;
 use crate::stage::ManifestEntry;
 use crate::store::{Pin, Store};
 
-pub(super) fn check(shell: Shell, arguments: &ExperimentArgs) -> Result<u8> {
-    let (experiment, expansion) = session::load(arguments)?;
-    outside::inspect(shell, arguments, &expansion, expansion.ids())?;
-    let mut stages: Vec<&str> = expansion.instances.iter().map(|instance| instance.stage.as_str()).collect();
-    stages.sort_unstable();
-    stages.dedup();
-    if shell.json {
-        let reports: Vec<&str> = experiment.reports.iter().map(|report| report.name.as_str()).collect();
-        let instances: Vec<&str> = expansion.instances.iter().map(|instance| instance.name.as_str()).collect();
-        shell.json(&json!({
-            "experiment": experiment.name, "stages": stages, "instances": instances, "reports": reports,
-        }))?;
-    } else {
-        let shared = expansion.aliases.len();
-        let shared = if shared > 0 {
-            format!(" ({} before sharing)", expansion.instances.len() + shared)
-        } else {
-            String::new()
-        };
-        shell.result(&format!(
-            "{} is well-formed: {} stages, {} instances{shared}, {} reports",
-            arguments.file.display(),
-            stages.len(),
-            expansion.instances.len(),
-            experiment.reports.len()
-        ));
-    }
-    Ok(DONE)
+#[derive(Debug, Args)]
+pub(super) struct GraphArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    #[arg(long, value_enum, default_value_t = GraphFormat::Dot)]
+    pub(super) format: GraphFormat,
+    /// One node per instance instead of one per stage.
+    #[arg(long)]
+    pub(super) expanded: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum GraphFormat {
+    Dot,
+    Mermaid,
+    Json,
 }
 
 pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
@@ -60,7 +48,7 @@ pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
 }
 
 pub(super) fn list(shell: Shell, global: &Global, arguments: &ListArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
+    let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
     let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
@@ -84,7 +72,7 @@ pub(super) fn list(shell: Shell, global: &Global, arguments: &ListArgs) -> Resul
 }
 
 pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
+    let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let plan = session.plan()?;
     let shown = engine::query::show(&session.experiment.name, &session.expansion, &session.store, &plan, id);
@@ -95,6 +83,9 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     let mut text = format!("{}  ({}, {})\n", shown.listed.name, shown.listed.kind, shown.listed.state);
     for reason in &shown.listed.reasons {
         text.push_str(&format!("  {reason}\n"));
+    }
+    if let Some(failure) = &shown.failure {
+        text.push_str(&format!("  {}\n", failure.to_string().replace('\n', "\n  ")));
     }
     let Some(record) = &shown.record else {
         text.push_str("  no result yet\n");
@@ -138,7 +129,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
 }
 
 pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
+    let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let Some(log) = engine::query::log(&session.experiment.name, &session.expansion, &session.store, id) else {
         bail!("`{}` has no log: it has not run in this store", session.expansion.get(id).name)
@@ -192,7 +183,7 @@ pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8
 }
 
 pub(super) fn pin(shell: Shell, global: &Global, arguments: &PinArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::Instances)?;
+    let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
     let record = |id: &InstanceId| plan.get(*id).record.as_ref().map(|record| record.fingerprint);
@@ -236,10 +227,11 @@ pub(super) fn unpin(shell: Shell, global: &Global, name: Option<&str>) -> Result
 
 /// The store, which these commands do not make: a misspelt folder must not look like a sound store.
 pub(super) fn existing(global: &Global) -> Result<Store> {
-    if !global.store.exists() {
-        bail!("there is no store at `{}`", global.store.display());
+    let path = global.store();
+    if !path.exists() {
+        bail!("there is no store at `{}`", path.display());
     }
-    Store::open(&global.store)
+    Store::open(path)
 }
 
 fn bytes(count: u64) -> String {

@@ -2,6 +2,7 @@
 
 mod args;
 mod asking;
+mod checking;
 mod doctor;
 #[cfg(test)]
 mod fuzz;
@@ -17,6 +18,7 @@ mod shell;
 mod starting;
 mod suggest;
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -30,14 +32,19 @@ use shell::Shell;
 
 /// Done.
 const DONE: u8 = 0;
+/// The result could not be written.
+const NOT_WRITTEN: u8 = 1;
 /// The input is wrong: arguments, the experiment, the store.
 const WRONG_INPUT: u8 = 2;
 
 /// The program: from the process's arguments to its exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    start_log(&cli.global);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(said) => return answer(&said),
+    };
     let shell = Shell::new(&cli.global);
+    start_log(&cli.global, shell);
     let result = match &cli.command {
         Command::Run(arguments) => running::run(shell, &cli.global, arguments),
         Command::Plan(arguments) => planning::plan(shell, &cli.global, arguments),
@@ -46,7 +53,7 @@ pub fn main() -> ExitCode {
         Command::Diff(arguments) => history::diff(shell, &cli.global, arguments),
         Command::Pin(arguments) => inspect::pin(shell, &cli.global, arguments),
         Command::Unpin { name } => inspect::unpin(shell, &cli.global, name.as_deref()),
-        Command::Check(arguments) => inspect::check(shell, arguments),
+        Command::Check(arguments) => checking::check(shell, arguments),
         Command::Graph(arguments) => inspect::graph(shell, arguments),
         Command::Report(arguments) => reporting::report(shell, &cli.global, arguments),
         Command::Suggest(arguments) => suggest::suggest(shell, &cli.global, arguments),
@@ -62,12 +69,18 @@ pub fn main() -> ExitCode {
         Command::Warden => return engine::warden::serve(),
         Command::StageJob { job } => return engine::run_job(job, KINDS),
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            tell(shell, &error);
-            ExitCode::from(WRONG_INPUT)
-        }
+    let code = result.unwrap_or_else(|error| {
+        tell(shell, &error);
+        WRONG_INPUT
+    });
+    ExitCode::from(shell.settle(code))
+}
+
+/// Help and version on stdout, or what is wrong with the arguments.
+fn answer(said: &clap::Error) -> ExitCode {
+    match said.print() {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe && !said.use_stderr() => ExitCode::from(NOT_WRITTEN),
+        _ => ExitCode::from(said.exit_code() as u8),
     }
 }
 
@@ -90,10 +103,10 @@ fn told(error: &anyhow::Error) -> String {
 }
 
 /// Debug output goes to stderr, and only when asked for.
-fn start_log(global: &Global) {
+fn start_log(global: &Global, shell: Shell) {
     let default = if global.verbose > 1 { "ablate=debug" } else { "warn" };
     let filter = std::env::var("ABLATE_LOG").unwrap_or_else(|_| default.to_string());
     let filter = tracing_subscriber::EnvFilter::try_new(filter).unwrap_or_else(|_| default.into());
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
-    subscriber.with_target(false).try_init().ok();
+    subscriber.with_target(false).with_ansi(shell.error_color).try_init().ok();
 }

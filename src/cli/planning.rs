@@ -10,8 +10,8 @@ use super::args::{ExperimentArgs, Global, PlanArgs, WhyArgs};
 use super::outside;
 use super::session::{Need, Session};
 use super::shell::Shell;
-use crate::base::{Diagnostic, Hash};
-use crate::engine::{self, Plan, PlanState};
+use crate::base::{Diagnostic, Hash, escape};
+use crate::engine::{self, Failure, Plan, PlanState};
 use crate::experiment::{InstanceId, Sharing};
 use crate::stage::ArtifactKind;
 
@@ -112,7 +112,7 @@ fn plan_one(
 ) -> Result<Option<Value>> {
     // Only the texts know where a value stands.
     let need = if arguments.explain { Need::All } else { Need::Instances };
-    let session = Session::open(global, experiment, need)?;
+    let session = Session::read(global, experiment, need)?;
     let chosen = session.chosen(&arguments.scope.selection())?;
     let sharing = session.expansion.sharing(&chosen);
     if let Some(totals) = totals {
@@ -224,7 +224,7 @@ fn notes(session: &Session, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
 }
 
 pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::All)?;
+    let session = Session::read(global, &arguments.experiment, Need::All)?;
     let ids = session.named(&arguments.stage)?;
     let plan = session.plan()?;
     let above = |id: InstanceId| {
@@ -244,6 +244,7 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
             let words: Vec<String> = reasons.iter().map(ToString::to_string).collect();
             json!({
                 "instance": line.name, "state": line.state, "waits": line.waits, "reasons": reasons, "words": words,
+                "failure": failure(&session, &plan, id),
             })
         };
         let whole = |id: &InstanceId| {
@@ -264,13 +265,22 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
             _ => notes(&session, &plan, *id),
         };
         texts.extend(own.iter().map(render));
+        texts.extend(failure(&session, &plan, *id).map(|failure| escape::visible(&failure.to_string()).into_owned()));
     }
     // What the asked ones wait for, upstream first.
     for above in ids.iter().flat_map(|id| above(*id)) {
         if told.insert(above) {
             texts.extend(notes(&session, &plan, above).iter().map(render));
+            texts.extend(
+                failure(&session, &plan, above).map(|failure| escape::visible(&failure.to_string()).into_owned()),
+            );
         }
     }
     shell.styled(&texts.join("\n\n"));
     Ok(DONE)
+}
+
+/// How the last execution of an instance failed.
+fn failure(session: &Session, plan: &Plan, id: InstanceId) -> Option<Failure> {
+    engine::query::failure(&session.experiment.name, &session.expansion, &session.store, plan, id)
 }

@@ -20,6 +20,8 @@ pub(super) struct Display {
     shell: Shell,
     bars: MultiProgress,
     state: RefCell<State>,
+    /// Names of skipped instances by their reason, until they are told together.
+    skipped: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 #[derive(Default)]
@@ -39,7 +41,12 @@ struct Running {
 impl Display {
     pub(super) fn new(shell: Shell) -> Display {
         let target = if shell.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Display { shell, bars: MultiProgress::with_draw_target(target), state: RefCell::default() }
+        Display {
+            shell,
+            bars: MultiProgress::with_draw_target(target),
+            state: RefCell::default(),
+            skipped: RefCell::default(),
+        }
     }
 
     /// A line that stays, above the bars.
@@ -49,6 +56,19 @@ impl Display {
 
     /// The same behind a word in a color.
     fn marked(&self, code: &str, word: &str, text: &str) {
+        self.tell_skipped();
+        self.put(code, word, text);
+    }
+
+    /// One line per reason: what lies below one failure is one fact.
+    fn tell_skipped(&self) {
+        let skipped = std::mem::take(&mut *self.skipped.borrow_mut());
+        for (because, names) in skipped {
+            self.put("33", "skip ", &format!(" {:8}  {}: {because}", "", together(&names)));
+        }
+    }
+
+    fn put(&self, code: &str, word: &str, text: &str) {
         let word = if self.shell.error_color && !word.is_empty() {
             format!("\u{1b}[{code}m{word}\u{1b}[0m")
         } else {
@@ -175,7 +195,7 @@ impl Observer for Display {
             Outcome::Fresh => {}
             Outcome::Failed(_) => self.marked("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
             Outcome::Skipped { because } => {
-                self.marked("33", "skip ", &format!(" {:8}  {}: {because}", "", instance.name));
+                self.skipped.borrow_mut().entry(because.clone()).or_default().push(instance.name.clone());
             }
             Outcome::Interrupted => {
                 self.marked("33", "stop ", &format!(" {time}  {}", instance.name));
@@ -184,12 +204,30 @@ impl Observer for Display {
     }
 
     fn ended(&self, report: &RunReport) {
+        self.tell_skipped();
         if let Some(overall) = self.state.borrow_mut().overall.take() {
             overall.finish_and_clear();
         }
         self.bars.clear().ok();
         self.emit(|| json!({ "event": "ended", "run": report }));
     }
+}
+
+/// Instances as `sft@mix=1`, or `eval (40 instances), sft (2 instances)`.
+fn together(names: &[String]) -> String {
+    let mut stages: Vec<(&str, Vec<&str>)> = Vec::new();
+    for name in names {
+        let stage = name.split('@').next().unwrap_or(name);
+        match stages.iter_mut().find(|(known, _)| *known == stage) {
+            Some((_, of)) => of.push(name),
+            None => stages.push((stage, vec![name])),
+        }
+    }
+    let told = stages.into_iter().map(|(stage, names)| match names.as_slice() {
+        [one] => (*one).to_string(),
+        several => format!("{stage} ({} instances)", several.len()),
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 fn stages(count: usize) -> String {
@@ -214,6 +252,12 @@ fn style(template: &str) -> ProgressStyle {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn skipped_instances_are_told_by_stage() {
+        let names = ["sft@mix=1", "eval@mix=1,prompt=cot", "eval@mix=1,prompt=direct", "report"].map(str::to_string);
+        assert_eq!(together(&names), "sft@mix=1, eval (2 instances), report");
+    }
 
     #[test]
     fn any_unit_has_a_bar() {

@@ -13,7 +13,7 @@ use crate::engine::RunReport;
 use crate::report::{self, Report};
 
 pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::All)?;
+    let session = Session::read(global, &arguments.experiment, Need::All)?;
     let only = arguments.report.as_deref();
     if session.experiment.reports.is_empty() {
         bail!("`{}` declares no report: add a table `[report.main]`", arguments.experiment.file.display());

@@ -100,9 +100,16 @@ fn run_one(
                 session.experiment.path.display()
             ));
         } else if selection.until.is_empty() && selection.only.is_empty() && session.has_reports {
-            let session = Session::open(global, experiment, Need::All)?;
-            let folder = arguments.out.join(&session.experiment.name);
-            reporting::print(shell, &session, &folder, Some(&report), None)?;
+            let file = session.experiment.path.display();
+            let told = Session::open(global, experiment, Need::All).and_then(|session| {
+                let folder = arguments.out.join(&session.experiment.name);
+                reporting::print(shell, &session, &folder, Some(&report), None)
+            });
+            if let Err(error) = told {
+                tell(shell, &error.context(format!("the report failed; what ran is kept: try `ablate report {file}`")));
+                shell.status(&summary(&report));
+                return Ok(WRONG_INPUT);
+            }
         }
     }
     shell.status(&summary(&report));

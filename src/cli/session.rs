@@ -38,12 +38,24 @@ pub(super) fn load(arguments: &ExperimentArgs) -> Result<(Experiment, Expansion)
 }
 
 impl Session {
+    /// For commands that only look: a store that was named and is not there is a mistake, and is not made.
+    pub(super) fn read(global: &Global, arguments: &ExperimentArgs, need: Need) -> Result<Session> {
+        if let Some(store) = &global.store
+            && !store.exists()
+        {
+            // What is wrong with the experiment comes first.
+            load(arguments)?;
+            bail!("there is no store at `{}`: `ablate run` with the same `--store` makes one", store.display());
+        }
+        Session::open(global, arguments, need)
+    }
+
     pub(super) fn open(global: &Global, arguments: &ExperimentArgs, need: Need) -> Result<Session> {
         let key = compiled::key(&arguments.file, &arguments.overrides);
         let (plan, standing) = (format!("{key}.plan"), format!("{key}.standing"));
         if need == Need::Instances
-            && global.store.exists()
-            && let Ok(store) = Store::open(&global.store)
+            && global.store().exists()
+            && let Ok(store) = Store::open(global.store())
             && let Some(bytes) = store.derived(&plan)
             && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_outside(path, &|_| ()).ok()?)
         {
@@ -52,7 +64,7 @@ impl Session {
             return Ok(Session { experiment, expansion, store, standing, has_reports });
         }
         let (experiment, mut expansion) = load(arguments)?;
-        let store = Store::open(&global.store)?;
+        let store = Store::open(global.store())?;
         if let Some(bytes) = compiled::compile(&experiment, &expansion, KINDS) {
             expansion.hash = Some(Hash::of_bytes(&bytes));
             store.keep_derived(&plan, &bytes);

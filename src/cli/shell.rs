@@ -2,13 +2,18 @@
 //! it speaks to the terminal but the colors that were asked for.
 
 use std::borrow::Cow;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use serde::Serialize;
 
 use super::args::{ColorChoice, Global};
+use super::{DONE, NOT_WRITTEN};
 use crate::base::escape;
+
+/// The first error of writing to stdout. A reader that went away is one of them.
+static LOST: OnceLock<io::Error> = OnceLock::new();
 
 /// How to talk to the user.
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
@@ -77,6 +82,24 @@ impl Shell {
         print(&[&escape::visible_log(text), newline]);
     }
 
+    /// Whether nobody reads stdout any more.
+    #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
+    pub(super) fn is_closed(self) -> bool {
+        LOST.get().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+    }
+
+    /// The exit code, given that of the command: a result that could not be written is a failure. A reader that went away
+    /// is none.
+    pub(super) fn settle(self, code: u8) -> u8 {
+        match LOST.get() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+                self.error(&format!("the result could not be written to stdout: {error}"));
+                if code == DONE { NOT_WRITTEN } else { code }
+            }
+            _ => code,
+        }
+    }
+
     /// A result as one indented JSON document.
     pub(super) fn json<T: Serialize>(self, value: &T) -> Result<()> {
         self.result(&serde_json::to_string_pretty(value)?);
@@ -117,7 +140,10 @@ impl Shell {
 
 fn print(pieces: &[&str]) {
     let mut out = io::stdout().lock();
-    pieces.iter().try_for_each(|piece| out.write_all(piece.as_bytes())).and_then(|()| out.flush()).ok();
+    let written = pieces.iter().try_for_each(|piece| out.write_all(piece.as_bytes())).and_then(|()| out.flush());
+    if let Err(error) = written {
+        LOST.set(error).ok();
+    }
 }
 
 fn styled(text: &str, color: bool) -> Cow<'_, str> {

@@ -35,7 +35,7 @@ pub(super) struct SuggestArgs {
 }
 
 pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) -> Result<u8> {
-    let session = Session::open(global, &arguments.experiment, Need::All)?;
+    let session = Session::read(global, &arguments.experiment, Need::All)?;
     let (axis, simplex) = axis(&session, arguments.axis.as_deref())?;
     let by = arguments.by.as_deref().unwrap_or_default();
     let built = measured(&session, axis, arguments.report.as_deref(), by)?;

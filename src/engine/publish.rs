@@ -26,10 +26,12 @@ pub(super) fn note(
     let inside = log.strip_prefix(store.root()).unwrap_or(log).to_string_lossy().into_owned();
     let note = match (record, outcome) {
         (Some(record), Outcome::Ran | Outcome::Fresh) => {
-            LatestNote { fingerprint: Some(record.fingerprint), log: Some(record.log.clone()), failed: false }
+            let (fingerprint, log) = (Some(record.fingerprint), Some(record.log.clone()));
+            LatestNote { fingerprint, log, failed: false, causes: Vec::new() }
         }
         (_, Outcome::Failed(failure)) if failure.log.is_some() => {
-            LatestNote { log: Some(inside), failed: true, ..known.clone() }
+            let (log, causes) = (Some(inside), failure.causes.chain.clone());
+            LatestNote { log, failed: true, causes, ..known.clone() }
         }
         (_, Outcome::Interrupted) if log.exists() => LatestNote { log: Some(inside), ..known.clone() },
         _ => return None,

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::bounded::older;
 use super::plan::{Plan, PlanState};
-use crate::base::{Hash, files};
+use super::run::Failure;
+use crate::base::{Causes, Hash, files};
 use crate::experiment::{Expansion, InstanceId};
 use crate::store::{Committed, StageRecord, Store};
 
@@ -40,6 +41,8 @@ pub struct Shown {
     /// Output names to paths in the store.
     pub paths: Vec<(String, PathBuf)>,
     pub log: Option<PathBuf>,
+    /// Of an instance that is not up to date and whose last execution failed.
+    pub failure: Option<Failure>,
 }
 
 /// Every instance with its state.
@@ -54,7 +57,19 @@ pub fn show(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan,
     let outputs = record.iter().flat_map(|record| &record.outputs);
     let paths = outputs.map(|(name, artifact)| (name.clone(), store.artifact_path(artifact))).collect();
     let log = log(experiment, expansion, store, id);
-    Shown { listed, record, paths, log }
+    let failure = failure(experiment, expansion, store, plan, id);
+    Shown { listed, record, paths, log, failure }
+}
+
+/// How the last execution of an instance failed; none where it did not, or the instance is fresh by now.
+pub fn failure(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan, id: InstanceId) -> Option<Failure> {
+    let instance = expansion.get(id);
+    let note = store.latest(experiment, &instance.name);
+    // A stage that said nothing has no file.
+    let log = note.log.map(|log| store.root().join(log)).filter(|log| log.exists());
+    let causes = Causes { chain: note.causes, input: false };
+    let failure = Failure { instance: instance.name.clone(), causes, log, work: None };
+    (note.failed && plan.get(id).state != PlanState::Fresh).then_some(failure)
 }
 
 /// Where the log of an instance's last execution is, also of a failed one. There is no file where it said nothing.

@@ -81,6 +81,9 @@ pub struct LatestNote {
     pub log: Option<String>,
     /// Whether that last execution failed.
     pub failed: bool,
+    /// Why, outermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
 }
 
 /// A note with the name it belongs to.

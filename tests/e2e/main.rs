@@ -25,6 +25,7 @@ mod remote;
 mod schema;
 mod starting;
 mod studies;
+mod talking;
 mod together;
 mod wardens;
 mod wrong;
