@@ -12,7 +12,7 @@ use std::fmt;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::mix_order::Order;
+use super::mix_order::{self, Order};
 use crate::base::Seed;
 
 /// How much one source gives.
@@ -138,10 +138,12 @@ pub fn draw(sources: &[Source], size: Size, max_epochs: Option<f64>, seed: Seed)
             Amount::Tokens(tokens) => order.rows_of(tokens)?,
             Amount::Epochs(epochs) => (epochs * available as f64).round() as usize,
             Amount::Keep(share) => (share * available as f64).round() as usize,
-            Amount::PerDataset(rows) => rows * order.datasets().len(),
+            Amount::PerDataset(rows) => rows.saturating_mul(order.datasets().len()),
         });
     }
+    mix_order::few_enough(&orders, &counts)?;
     share_out(&orders, size, &mut counts)?;
+    mix_order::few_enough(&orders, &counts)?;
     for (order, &count) in orders.iter().zip(&counts) {
         let Source { name, keys, amount, .. } = order.source;
         match amount {

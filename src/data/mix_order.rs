@@ -7,6 +7,18 @@ use anyhow::{Result, bail};
 use super::mix::{Amount, Source};
 use crate::base::Seed;
 
+/// Rows of a mix at most.
+const MOST: usize = 1_000_000_000;
+
+/// Refuses what no memory holds: a slip in an amount.
+pub(super) fn few_enough(orders: &[Order], counts: &[usize]) -> Result<()> {
+    let all = counts.iter().fold(0usize, |all, count| all.saturating_add(*count));
+    if let (true, Some((order, count))) = (all > MOST, orders.iter().zip(counts).max_by_key(|(_, count)| **count)) {
+        bail!("a mix has at most {MOST} rows, and source `{}` alone is to give {count}", order.source.name);
+    }
+    Ok(())
+}
+
 /// The order in which a source gives its rows.
 pub(super) struct Order<'a> {
     pub(super) source: &'a Source,
@@ -38,7 +50,7 @@ impl Order<'_> {
     /// The first `wanted` rows of each data set, in the same order that all rows have.
     fn take_each(&self, wanted: usize) -> Vec<usize> {
         let mut missing: BTreeMap<&str, usize> = self.datasets().into_keys().map(|name| (name, wanted)).collect();
-        let mut rows = Vec::with_capacity(wanted * missing.len());
+        let mut rows = Vec::new();
         let mut epoch = 0;
         while missing.values().any(|missing| *missing > 0) {
             for row in self.epoch(epoch) {
@@ -56,7 +68,7 @@ impl Order<'_> {
 
     /// The first `count` rows; every pass over the source has an order of its own.
     fn take(&self, count: usize) -> Vec<usize> {
-        let mut rows = Vec::with_capacity(count);
+        let mut rows = Vec::new();
         let mut epoch = 0;
         while rows.len() < count && !self.source.keys.is_empty() {
             rows.extend(self.epoch(epoch));
@@ -87,7 +99,7 @@ impl Order<'_> {
         }
         let passes = (tokens / whole) as usize;
         let mut left = tokens % whole;
-        let mut count = passes * lengths.len();
+        let mut count = passes.saturating_mul(lengths.len());
         for row in self.epoch(passes) {
             // A row belongs to the amount when more than half of it does.
             if 2 * left <= lengths[row] {

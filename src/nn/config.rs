@@ -104,6 +104,9 @@ impl Default for DecoderConfig {
 /// No size may exceed this: a slip of the keyboard must not ask for a petabyte.
 const LARGEST: usize = 1 << 20;
 
+/// Nor may the weights of a fresh model's part: 400 GB.
+const MOST_WEIGHTS: f64 = 1e11;
+
 impl ModelConfig {
     /// Image tokens per image: one per patch.
     pub fn image_tokens(&self) -> usize {
@@ -192,6 +195,18 @@ impl ModelConfig {
             decoder.norm_eps.is_finite() && decoder.norm_eps > 0.0,
             format!("must be a number above 0, not {}", decoder.norm_eps),
         );
+        // Each size may be sound and their product too large for any memory.
+        let tower =
+            |layers: usize, dim: usize, ff: usize| layers as f64 * dim as f64 * (4.0 * dim as f64 + 3.0 * ff as f64);
+        let seen = tower(vision.layers, vision.dim, vision.ff) + self.image_tokens() as f64 * vision.dim as f64;
+        let written = tower(decoder.layers, decoder.dim, decoder.ff);
+        for (key, weights) in [("vision.dim", seen), ("decoder.dim", written)] {
+            if wrong.is_empty() && weights > MOST_WEIGHTS {
+                let message =
+                    format!("and the sizes beside it make about {weights:.0e} weights: at most {MOST_WEIGHTS:.0e}");
+                wrong.push((key.to_string(), message));
+            }
+        }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
 }
@@ -206,6 +221,15 @@ mod tests {
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.image_tokens(), 16);
         assert_eq!(config.patch_values(), 192);
+    }
+
+    #[test]
+    fn sizes_that_no_memory_holds_together_are_told() {
+        let mut config = ModelConfig::default();
+        (config.decoder.dim, config.decoder.heads, config.decoder.kv_heads) = (1 << 20, 1 << 10, 1 << 10);
+        (config.decoder.layers, config.decoder.ff) = (1 << 20, 1 << 20);
+        let told = "and the sizes beside it make about 8e18 weights: at most 1e11";
+        assert_eq!(config.check(), Err(vec![("decoder.dim".to_string(), told.to_string())]));
     }
 
     #[test]

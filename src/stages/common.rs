@@ -69,6 +69,27 @@ pub(super) fn check_range(errors: &mut Vec<ConfigError>, key: &str, value: f64, 
     }
 }
 
+/// More rows, or tokens of a response, than any stage holds in memory: a larger number is a slip, and would be found out
+/// only when memory ends.
+pub(super) const MOST_ROWS: usize = 1_000_000_000;
+
+/// More than anybody repeats something.
+pub(super) const MOST_TIMES: usize = 1_000_000;
+
+/// Adds a mistake for each count that is larger than `most`.
+pub(super) fn check_counts<'a>(
+    errors: &mut Vec<ConfigError>,
+    most: usize,
+    counts: impl IntoIterator<Item = (&'a str, Option<usize>)>,
+) {
+    for (key, count) in counts {
+        if let Some(count) = count.filter(|count| *count > most) {
+            let name = key.rsplit('.').next().unwrap_or(key);
+            errors.push(ConfigError::at(key, format!("`{name}` is at most {most}, not {count}")));
+        }
+    }
+}
+
 /// A share of a whole as people read it.
 pub(super) fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }

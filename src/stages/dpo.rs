@@ -70,7 +70,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let freeze = [Part::Vision, Part::Projector].map(Freeze::Part).to_vec();
     let optimizer = table.optimizer(OptimizerConfig { lr: 5e-7, freeze, ..OptimizerConfig::default() });
     let (tuning, keep) = (table.tuning(), table.keep());
-    let mut errors = models::check_training(&optimizer, &tuning, epochs, batch, keep);
+    let mut errors = models::check_training(&optimizer, &tuning, epochs, batch, length_window, keep);
     for (key, value) in [("beta", beta), ("sft_weight", sft_weight)] {
         if !value.is_finite() || value < 0.0 {
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 0, not {value}")));

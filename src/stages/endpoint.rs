@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::common::check_range;
+use super::common::{MOST_TIMES, check_counts, check_range};
 use crate::base::files;
 use crate::data::images::ImagePacks;
 use crate::data::jsonl;
@@ -23,6 +23,9 @@ pub(super) type Replies = Vec<Reply>;
 
 const CONCURRENCY: usize = 8;
 const TIMEOUT_SECONDS: u64 = 300;
+const MOST_REQUESTS: usize = 1024;
+/// A year.
+const LONGEST_TIMEOUT: usize = 366 * 24 * 60 * 60;
 const RETRIES: u32 = 5;
 
 /// Where the endpoint is and how it is asked.
@@ -71,6 +74,12 @@ impl Endpoint {
                 wrong(key, format!("`{key}` is at least 1"));
             }
         }
+        let most = |key: &str| format!("{name}.{key}");
+        check_counts(&mut errors, MOST_TIMES, [(&*most("samples"), Some(self.samples))]);
+        // A thread each.
+        check_counts(&mut errors, MOST_REQUESTS, [(&*most("concurrency"), self.concurrency)]);
+        let timeout = self.timeout_seconds.map(|seconds| usize::try_from(seconds).unwrap_or(usize::MAX));
+        check_counts(&mut errors, LONGEST_TIMEOUT, [(&*most("timeout_seconds"), timeout)]);
         check_range(&mut errors, &format!("{name}.temperature"), self.temperature, 0.0, f64::INFINITY);
         errors
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::common::with_threads;
+use super::common::{self, with_threads};
 use super::packing::{Named, pack};
 use crate::base::{Seed, files, wrong_input};
 use crate::data::defaults::{AnswerTypes, Defaults, RowFile};
@@ -139,6 +139,9 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
             errors.push(ConfigError::at(key, format!("no rows: `{key}` is at least 1")));
         }
     }
+    let count = items.synthetic.as_ref().map(|synthetic| synthetic.count);
+    let counts = [("synthetic.count", count), ("take", items.take), ("per_dataset", items.per_dataset)];
+    common::check_counts(&mut errors, common::MOST_ROWS, counts);
     if items.take.is_some() && items.per_dataset.is_some() {
         errors.push(ConfigError::at("per_dataset", "rows are drawn by `take` or by `per_dataset`, and both are given"));
     }

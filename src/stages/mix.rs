@@ -102,8 +102,12 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     if let Some(most) = mix.max_epochs {
         check_range(&mut errors, "max_epochs", most, 0.0, f64::INFINITY);
     }
+    common::check_counts(&mut errors, common::MOST_ROWS, [("rows", mix.rows)]);
     for (name, source) in &mix.sources {
         source.check(&format!("sources.{name}"), &mut errors);
+        let counts = [("rows", source.rows), ("per_dataset", source.per_dataset)];
+        let counts = counts.map(|(key, count)| (format!("sources.{name}.{key}"), count));
+        common::check_counts(&mut errors, common::MOST_ROWS, counts.iter().map(|(key, count)| (&**key, *count)));
     }
     let counted = mix.tokens.is_some() || mix.sources.values().any(|source| source.tokens.is_some());
     if counted && mix.tokenizer.is_none() {

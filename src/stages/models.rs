@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, anyhow};
 
-use super::common::with_threads;
+use super::common::{self, with_threads};
 use super::model::Model;
 use crate::base::wrong_input;
 use crate::data::seen::{Asked, Seen};
@@ -249,6 +249,7 @@ pub(super) fn check_training(
     tuning: &Tuning,
     epochs: usize,
     batch: usize,
+    length_window: usize,
     keep: Keep,
 ) -> Vec<ConfigError> {
     let mut errors: Vec<ConfigError> = optimizer
@@ -261,6 +262,8 @@ pub(super) fn check_training(
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 1, not 0")));
         }
     }
+    let counts = [("epochs", Some(epochs)), ("batch", Some(batch)), ("length_window", Some(length_window))];
+    common::check_counts(&mut errors, common::MOST_TIMES, counts);
     check_tuning(tuning, batch, &mut errors);
     if keep.seconds.is_nan() || keep.seconds <= 0.0 {
         errors.push(ConfigError::at("keep_seconds", format!("`keep_seconds` must be above 0, not {}", keep.seconds)));

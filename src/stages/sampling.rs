@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::common::{self, of_datasets};
+use super::common::{self, MOST_ROWS, MOST_TIMES, check_counts, of_datasets};
 use super::fitting::{self, Fitted, Long, fit};
 use super::model::Model;
 use super::models;
@@ -62,17 +62,8 @@ pub(super) enum Take {
 
 impl Asking {
     pub(super) fn check(&self, take: Option<Take>) -> Vec<ConfigError> {
-        let Asking {
-            prompt: _,
-            samples,
-            temperature,
-            top_k: _,
-            top_p,
-            max_tokens,
-            stop,
-            repetition_penalty,
-            too_long: _,
-        } = self;
+        let Asking { prompt: _, samples, temperature, top_k, top_p, max_tokens, stop, repetition_penalty, too_long: _ } =
+            self;
         let mut errors = Vec::new();
         let mut need = |key: &str, holds: bool, message: String| {
             if !holds {
@@ -91,6 +82,8 @@ impl Asking {
         }
         let some = !matches!(take, Some(Take::First(0) | Take::Random(0)));
         need("take", some, "at least 1 item".to_string());
+        check_counts(&mut errors, MOST_TIMES, [("samples", Some(*samples)), ("top_k", Some(*top_k))]);
+        check_counts(&mut errors, MOST_ROWS, [("max_tokens", Some(*max_tokens))]);
         errors
     }
 

@@ -49,7 +49,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let length_window = table.length_window.unwrap_or(models::LENGTH_WINDOW);
     let optimizer = table.optimizer(OptimizerConfig::default());
     let (tuning, keep) = (table.tuning(), table.keep());
-    let errors = models::check_training(&optimizer, &tuning, epochs, batch, keep);
+    let errors = models::check_training(&optimizer, &tuning, epochs, batch, length_window, keep);
     if !errors.is_empty() {
         return Err(errors);
     }

@@ -138,3 +138,55 @@ fn removing_a_source_is_leaving_it_out() {
         fingerprint(json!({ "sources": { "a": source } }))
     );
 }
+
+#[test]
+fn counts_that_nobody_means_are_told_before_memory_ends() {
+    let huge = 1_u64 << 62;
+    let mix = |source: Value| json!({ "sources": { "a": source } });
+    let sft = |key: &str, value: Value| json!({ "model": "m", "data": "d", key: value });
+    let teacher = |key: &str, value: Value| {
+        let mut table = json!({ "items": "i", "teacher": { "api": "openai", "url": "http://t", "model": "m" } });
+        table["teacher"][key] = value;
+        table
+    };
+    let mut items = chart(1);
+    items["synthetic"]["count"] = json!(1e300);
+    let cases = [
+        ("items", items),
+        ("items", chart(1 << 62)),
+        ("items", json!({ "path": "a.json", "take": huge })),
+        ("items", json!({ "path": "a.json", "per_dataset": huge })),
+        ("tokenizer", json!({ "train_on": ["r"], "vocab": huge })),
+        ("mix", mix(json!({ "from": "i", "as": "direct", "rows": huge }))),
+        ("mix", mix(json!({ "from": "i", "as": "direct", "per_dataset": huge }))),
+        ("sft", sft("batch", json!(huge))),
+        ("sft", sft("epochs", json!(huge))),
+        ("sft", sft("length_window", json!(huge))),
+        ("sft", sft("lora", json!({ "rank": huge }))),
+        ("rollout", json!({ "model": "m", "items": "i", "samples": huge, "max_tokens": huge })),
+        ("distill", teacher("samples", json!(huge))),
+        ("distill", teacher("concurrency", json!(huge))),
+        ("distill", teacher("timeout_seconds", json!(huge))),
+        ("base", json!({ "tokenizer": "t", "model": { "decoder": { "layers": huge } } })),
+    ];
+    let lines: Vec<String> = cases.iter().flat_map(|(kind, table)| told(kind, table)).collect();
+    expect_test::expect![[r#"
+        synthetic.count: wrong type: number `1e+300`, expected a whole number from 0
+        synthetic.count: `count` is at most 1000000000, not 4611686018427387904
+        take: `take` is at most 1000000000, not 4611686018427387904
+        per_dataset: `per_dataset` is at most 1000000000, not 4611686018427387904
+        vocab: `vocab` is at most 10000000, not 4611686018427387904
+        sources.a.rows: `rows` is at most 1000000000, not 4611686018427387904
+        sources.a.per_dataset: `per_dataset` is at most 1000000000, not 4611686018427387904
+        batch: `batch` is at most 1000000, not 4611686018427387904
+        epochs: `epochs` is at most 1000000, not 4611686018427387904
+        length_window: `length_window` is at most 1000000, not 4611686018427387904
+        lora.rank: `lora.rank` must be from 1 to 4096, not 4611686018427387904
+        samples: `samples` is at most 1000000, not 4611686018427387904
+        max_tokens: `max_tokens` is at most 1000000000, not 4611686018427387904
+        teacher.samples: `samples` is at most 1000000, not 4611686018427387904
+        teacher.concurrency: `concurrency` is at most 1024, not 4611686018427387904
+        teacher.timeout_seconds: `timeout_seconds` is at most 31622400, not 4611686018427387904
+        model.decoder.layers: `decoder.layers` must be at most 1048576, not 4611686018427387904"#]]
+    .assert_eq(&lines.join("\n"));
+}

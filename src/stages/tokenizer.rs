@@ -52,6 +52,9 @@ enum Algorithm {
 /// What `vocab` is without being said.
 const VOCAB: usize = 4096;
 
+/// Larger than any vocabulary that was published: the trainer reserves memory for all of it.
+const LARGEST: usize = 10_000_000;
+
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let stage: TokenizerStage = config::parse(table)?;
     let mut errors = Vec::new();
@@ -77,6 +80,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if stage.path.is_none() && stage.vocab.is_some_and(|vocab| vocab < least) {
         errors.push(ConfigError::at("vocab", format!("the smallest vocabulary of this algorithm has {least} tokens")));
     }
+    common::check_counts(&mut errors, LARGEST, [("vocab", stage.vocab)]);
     if errors.is_empty() { Ok(Box::new(stage)) } else { Err(errors) }
 }
 
