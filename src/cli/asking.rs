@@ -23,6 +23,9 @@ pub(super) struct GenerateArgs {
     /// PNG or JPEG that the question is about.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// Take the image as it is stored, and do not turn it as its EXIF data say.
+    #[arg(long, requires = "image")]
+    ignore_exif_orientation: bool,
     /// 0 takes the likeliest token each time.
     #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f64,
@@ -74,6 +77,7 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
     let question = Question {
         model: arguments.model.clone(),
         image: arguments.image.clone(),
+        exif_orientation: !arguments.ignore_exif_orientation,
         text,
         temperature,
         top_k: arguments.top_k,

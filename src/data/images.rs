@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{BufWriter, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::decode::MAX_FILE;
 use crate::base::{Hash, files};
 
 /// Writes a tar whose bytes depend on the members alone: no time, owner or mode of the files enters.
@@ -79,16 +80,17 @@ impl ImagePacks {
         let mut members = BTreeMap::new();
         for (pack, (hash, path)) in paths.iter().enumerate() {
             let context = || format!("cannot read the image pack `{}`", path.display());
+            let file = files::open(path)?.into_inner();
+            let length = file.metadata().with_context(context)?.len();
             let mut archive = tar::Archive::new(files::open(path)?);
             for entry in archive.entries_with_seek().with_context(context)? {
                 let entry = entry.with_context(context)?;
-                let name = String::from_utf8(entry.path_bytes().into_owned())
-                    .map_err(|_| anyhow!("a member's name is not UTF-8"))
-                    .with_context(context)?;
-                let size = usize::try_from(entry.size()).with_context(context)?;
-                members.insert(image_key(*hash, &name), Member { pack, offset: entry.raw_file_position(), size });
+                let Some((name, member)) = member(&entry, pack, length).with_context(context)? else { continue };
+                if members.insert(image_key(*hash, &name), member).is_some() {
+                    return Err(anyhow!("it has two members `{name}`")).with_context(context);
+                }
             }
-            packs.push((path.clone(), files::open(path)?.into_inner()));
+            packs.push((path.clone(), file));
         }
         Ok(ImagePacks { packs, members })
     }
@@ -110,6 +112,25 @@ impl ImagePacks {
             .with_context(|| format!("cannot read the image `{key}` in `{}`", path.display()))?;
         Ok(bytes)
     }
+}
+
+/// A member of a pack of so many bytes; none for a folder.
+fn member<R: Read>(entry: &tar::Entry<R>, pack: usize, length: u64) -> Result<Option<(String, Member)>> {
+    let name =
+        String::from_utf8(entry.path_bytes().into_owned()).map_err(|_| anyhow!("a member's name is not UTF-8"))?;
+    match entry.header().entry_type() {
+        tar::EntryType::Regular | tar::EntryType::Continuous => {}
+        tar::EntryType::Directory => return Ok(None),
+        _ => bail!("its member `{name}` is no plain file: pack files, and not links to them"),
+    }
+    let (offset, size) = (entry.raw_file_position(), entry.size());
+    if offset.checked_add(size).is_none_or(|end| end > length) {
+        bail!("its member `{name}` ends beyond the end of the file: the pack is cut off or damaged");
+    }
+    if size > MAX_FILE {
+        bail!("its member `{name}` is larger than {} MiB", MAX_FILE >> 20);
+    }
+    Ok(Some((name, Member { pack, offset, size: size as usize })))
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -167,6 +188,51 @@ mod tests {
         let (empty, packs) = pack(one.path(), &[]);
         assert_ne!(empty, pack(other.path(), &members).0);
         assert_eq!(packs.keys().count(), 0);
+    }
+
+    #[test]
+    fn a_pack_that_lies_about_its_members_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("images.tar");
+        let told = |tar: tar::Builder<Vec<u8>>| {
+            files::write_atomic(&path, &tar.into_inner().unwrap()).unwrap();
+            let packs = ImagePacks::open(&BTreeMap::from([(Hash::of_bytes(b"x"), path.clone())]));
+            match packs {
+                Ok(packs) => packs.keys().collect::<Vec<_>>().join(" "),
+                Err(error) => format!("{error:#}").replace(&path.display().to_string(), "images.tar"),
+            }
+        };
+        let header = |size: u64, kind: tar::EntryType| {
+            let mut header = tar::Header::new_gnu();
+            header.set_path("a.png").unwrap();
+            header.set_size(size);
+            header.set_entry_type(kind);
+            header.set_cksum();
+            header
+        };
+        let cases = [
+            vec![header(3, tar::EntryType::Regular)],
+            vec![header(1 << 20, tar::EntryType::Regular)],
+            vec![header(u64::MAX / 2, tar::EntryType::Regular)],
+            vec![header(3, tar::EntryType::Regular), header(3, tar::EntryType::Regular)],
+            vec![header(0, tar::EntryType::Symlink)],
+            vec![header(0, tar::EntryType::Directory)],
+        ];
+        let told = cases.map(|headers| {
+            let mut tar = tar::Builder::new(Vec::new());
+            for header in headers {
+                tar.append(&header, if header.size().unwrap() == 0 { &b""[..] } else { &b"png"[..] }).unwrap();
+            }
+            told(tar)
+        });
+        expect_test::expect![[r#"
+            3ae7d805f6789a64/a.png
+            cannot read the image pack `images.tar`: its member `a.png` ends beyond the end of the file: the pack is cut off or damaged
+            cannot read the image pack `images.tar`: its member `a.png` ends beyond the end of the file: the pack is cut off or damaged
+            cannot read the image pack `images.tar`: it has two members `a.png`
+            cannot read the image pack `images.tar`: its member `a.png` is no plain file: pack files, and not links to them
+        "#]]
+        .assert_eq(&told.join("\n"));
     }
 
     #[test]

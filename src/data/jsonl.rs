@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::base::files;
 
@@ -32,9 +32,15 @@ pub fn each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(u64, T)) -> R
             break;
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
-            match serde_json::from_slice(line.strip_suffix(b"\n").unwrap_or(&line)) {
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            let text =
+                if offset == 0 { unmarked(text).with_context(|| format!("`{}`", path.display()))? } else { text };
+            match parse(text) {
                 Ok(record) => take(offset, record),
-                Err(error) => mistakes.add(format!("{}:{number}: {}", path.display(), explain(&error))),
+                Err(_) if mistakes.is_empty() && spread(&lines(path)?) => {
+                    bail!("{}:{number}: {SPREAD}", path.display())
+                }
+                Err(what) => mistakes.add(format!("{}:{number}: {what}", path.display())),
             }
         }
         offset += length as u64;
@@ -49,19 +55,19 @@ pub fn at<T: DeserializeOwned>(path: &Path, offset: u64) -> Result<T> {
     file.seek(SeekFrom::Start(offset))
         .and_then(|_| file.read_until(b'\n', &mut line))
         .with_context(|| format!("cannot read `{}`", path.display()))?;
-    serde_json::from_slice(&line).map_err(|error| anyhow!("{}, byte {offset}: {}", path.display(), explain(&error)))
+    let text = if offset == 0 { unmarked(&line)? } else { &line[..] };
+    parse(text).map_err(|what| anyhow!("{}, byte {offset}: {what}", path.display()))
 }
 
 /// The first `count` records that are `wanted`, reading no further.
 pub fn first<T: DeserializeOwned>(path: &Path, count: usize, wanted: impl Fn(&T) -> bool) -> Result<Vec<T>> {
     let mut found = Vec::new();
-    for (index, line) in files::open(path)?.lines().enumerate() {
+    for (index, line) in files::open(path)?.split(b'\n').enumerate() {
         if found.len() == count {
             break;
         }
         let line = line.with_context(|| format!("cannot read `{}`", path.display()))?;
-        let record = serde_json::from_str(&line)
-            .map_err(|error| anyhow!("{}:{}: {}", path.display(), index + 1, explain(&error)))?;
+        let record = parse(&line).map_err(|what| anyhow!("{}:{}: {what}", path.display(), index + 1))?;
         if wanted(&record) {
             found.push(record);
         }
@@ -112,11 +118,19 @@ impl Writer {
     }
 }
 
-/// The lines that are not empty, with their numbers from 1.
+/// What is wrong with a file of which no line is a row.
+pub(super) const SPREAD: &str =
+    "a row goes over several lines: write every row on a line of its own, or all of them as one JSON array";
+
+/// The lines that are not empty, with their numbers from 1. A byte-order mark of UTF-8 is no part of them.
 pub(super) fn lines(path: &Path) -> Result<Vec<(usize, Vec<u8>)>> {
     let mut lines = Vec::new();
     for (index, line) in files::open(path)?.split(b'\n').enumerate() {
-        let line = line.with_context(|| format!("cannot read `{}`", path.display()))?;
+        let mut line = line.with_context(|| format!("cannot read `{}`", path.display()))?;
+        if index == 0 {
+            let marks = line.len() - unmarked(&line).with_context(|| format!("`{}`", path.display()))?.len();
+            line.drain(..marks);
+        }
         if !line.iter().all(u8::is_ascii_whitespace) {
             lines.push((index + 1, line));
         }
@@ -124,24 +138,69 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, Vec<u8>)>> {
     Ok(lines)
 }
 
+/// The beginning of a text without its byte-order mark; one of UTF-16 or UTF-32 is an error.
+pub(super) fn unmarked(bytes: &[u8]) -> Result<&[u8]> {
+    let zeros = bytes.iter().take(4).filter(|&&byte| byte == 0).count();
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || zeros > 0 {
+        bail!("is UTF-16 or UTF-32: save it as UTF-8");
+    }
+    Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
+}
+
+/// Whether the lines are no rows by themselves and all of them together are: objects that were written for reading.
+pub(super) fn spread(lines: &[(usize, Vec<u8>)]) -> bool {
+    let alone = |line: &[u8]| serde_json::from_slice::<IgnoredAny>(line).is_ok();
+    if lines.first().is_none_or(|(_, first)| alone(first)) {
+        return false;
+    }
+    let whole: Vec<u8> = lines.iter().flat_map(|(_, line)| line.iter().copied().chain([b'\n'])).collect();
+    serde_json::Deserializer::from_slice(&whole).into_iter::<IgnoredAny>().all(|value| value.is_ok())
+}
+
+/// A line as a `T`, or what is wrong with it.
+pub(super) fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
+    serde_json::from_slice(line).map_err(|error| explain(&error, line))
+}
+
 /// serde's words for one line: its own line number would always be 1.
-pub(super) fn explain(error: &serde_json::Error) -> String {
+pub(super) fn explain(error: &serde_json::Error, line: &[u8]) -> String {
     let text = error.to_string();
     let text = match text.rsplit_once(" at line ") {
         Some((text, _)) => format!("{text} (column {})", error.column()),
         None => text,
     };
-    if error.is_data() { text } else { format!("not JSON: {text}") }
+    if error.is_data() { text } else { not_json(line, error.column()).unwrap_or(format!("not JSON: {text}")) }
 }
 
-/// Mistakes of one file, reported together.
+/// Words that Python writes and JSON does not have.
+const PYTHON: [&str; 6] = ["-Infinity", "Infinity", "NaN", "None", "True", "False"];
+
+/// Why a line is not JSON, where there is a better word for it than serde's; `column` is where serde stopped.
+fn not_json(line: &[u8], column: usize) -> Option<String> {
+    if let Err(error) = std::str::from_utf8(line) {
+        let at = error.valid_up_to();
+        return Some(format!("not UTF-8: the byte 0x{:02X} (column {}); save the file as UTF-8", line[at], at + 1));
+    }
+    let near = (column.saturating_sub(3)..=column).filter_map(|at| line.get(at..));
+    let found = near.flat_map(|ahead| PYTHON.iter().find(|word| ahead.starts_with(word.as_bytes())));
+    let word = found.max_by_key(|word| word.len())?;
+    let instead = match *word {
+        "True" | "False" => word.to_lowercase(),
+        _ => "null".to_string(),
+    };
+    Some(format!("not JSON: `{word}` is no value there (column {column}); write {instead}"))
+}
+
+/// Mistakes that are reported together.
 #[derive(Debug, Default)]
 pub struct Mistakes {
     told: Vec<String>,
     more: usize,
+    help: Option<String>,
 }
 
 impl Mistakes {
+    /// Adds one; beyond ten they are only counted.
     pub fn add(&mut self, mistake: String) {
         if self.told.len() < LISTED {
             self.told.push(mistake);
@@ -150,13 +209,23 @@ impl Mistakes {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+
+    /// A line that follows the mistakes; the first one stays.
+    pub(super) fn help(&mut self, help: &str) {
+        self.help.get_or_insert_with(|| help.to_string());
+    }
+
     /// All mistakes as one error.
     pub fn check(&self) -> Result<()> {
         if self.told.is_empty() {
             return Ok(());
         }
         let more = if self.more > 0 { format!("\nand {} more", self.more) } else { String::new() };
-        bail!("{}{more}", self.told.join("\n"))
+        let help = self.help.iter().map(|help| format!("\n{help}")).collect::<String>();
+        bail!("{}{more}{help}", self.told.join("\n"))
     }
 }
 
@@ -202,8 +271,46 @@ mod tests {
         expect_test::expect![[r"
             points.jsonl:3: missing field `x` (column 7)
             points.jsonl:4: not JSON: EOF while parsing a value (column 5)
-            points.jsonl:5: not JSON: expected value (column 1)"]]
+            points.jsonl:5: not UTF-8: the byte 0xFF (column 1); save the file as UTF-8"]]
         .assert_eq(&error);
+    }
+
+    #[test]
+    fn texts_that_are_no_json_are_told_in_the_words_of_their_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("points.jsonl");
+        let told = |bytes: &[u8]| {
+            files::write_atomic(&path, bytes).unwrap();
+            read::<Point>(&path)
+                .map(|points| format!("{points:?}"))
+                .unwrap_or_else(|error| format!("{error:#}").replace(&path.display().to_string(), "points.jsonl"))
+        };
+        let utf16: Vec<u8> = "{\"x\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let cases: [&[u8]; 10] = [
+            b"\xef\xbb\xbf{\"x\":1}\n",
+            &[&[0xff, 0xfe], utf16.as_slice()].concat(),
+            &utf16,
+            b"{\"x\": NaN}",
+            b"{\"x\": -Infinity}",
+            b"{\"x\": None}",
+            b"{\"x\": True}",
+            b"{\"\xe9\": 1}",
+            b"{\n  \"x\": 1\n}\n{\n  \"x\": 2\n}\n",
+            b"{\"x\": \"NaN\"}",
+        ];
+        let told: Vec<String> = cases.iter().map(|bytes| told(bytes)).collect();
+        expect_test::expect![[r#"
+            [Point { x: 1 }]
+            `points.jsonl`: is UTF-16 or UTF-32: save it as UTF-8
+            `points.jsonl`: is UTF-16 or UTF-32: save it as UTF-8
+            points.jsonl:1: not JSON: `NaN` is no value there (column 7); write null
+            points.jsonl:1: not JSON: `-Infinity` is no value there (column 8); write null
+            points.jsonl:1: not JSON: `None` is no value there (column 7); write null
+            points.jsonl:1: not JSON: `True` is no value there (column 7); write true
+            points.jsonl:1: not UTF-8: the byte 0xE9 (column 3); save the file as UTF-8
+            points.jsonl:1: a row goes over several lines: write every row on a line of its own, or all of them as one JSON array
+            points.jsonl:1: invalid type: string "NaN", expected i32 (column 11)"#]]
+        .assert_eq(&told.join("\n"));
     }
 
     #[test]

@@ -8,14 +8,13 @@
 //! ```
 //!
 //! All fields beyond LLaVA's are optional: the question is the human's turn without `<image>`, the answer is the
-//! assistant's turn. An assistant's turn that holds `### Answer:` gives rationale and answer. Other fields are ignored.
+//! assistant's turn. `\<image>` is the tag as a text. An assistant's turn that holds `### Answer:` gives rationale and answer. Other fields are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::defaults::{Defaults, RowFile};
 use super::gold;
@@ -23,6 +22,9 @@ use super::jsonl::Mistakes;
 use super::outside::{self, maybe_text_or_number, text_or_number, texts_or_numbers};
 use super::prompts::MARKER;
 use super::records::{AnswerType, Item};
+
+/// What follows the mistakes of a file.
+pub(super) const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#;
 
 /// A row as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -84,9 +86,15 @@ pub fn read(row_files: &[RowFile], images: Option<&Path>, defaults: &Defaults) -
     for file in row_files {
         rows.extend(outside::values(&file.path, &mut mistakes)?.into_iter().map(|(place, value)| (file, place, value)));
     }
+    if !mistakes.is_empty() {
+        mistakes.help(EXAMPLE);
+    }
     for (file, place, value) in rows {
-        let item = value.map_err(|mistake| vec![mistake]).and_then(|value| item(value, images, file, defaults));
-        match item {
+        let row = outside::row(value, "`id` and `conversations`").map_err(|what| {
+            mistakes.help(EXAMPLE);
+            vec![what]
+        });
+        match row.and_then(|row| item(row, images, file, defaults)) {
             Ok(item) => located.push(Located { place, item }),
             Err(wrong) => wrong.into_iter().for_each(|what| mistakes.add(format!("{place}: {what}"))),
         }
@@ -116,24 +124,16 @@ fn rename_repeated(located: &mut [Located]) {
 }
 
 /// A row's item, or everything that is wrong with the row.
-fn item(value: Value, images: Option<&Path>, file: &RowFile, defaults: &Defaults) -> Result<Item, Vec<String>> {
-    if !value.is_object() {
-        return Err(vec!["a row must be an object with `id` and `conversations`".to_string()]);
-    }
-    let row: LlavaRow = serde_path_to_error::deserialize(value).map_err(|error| vec![outside::wrong_form(&error)])?;
+fn item(mut row: LlavaRow, images: Option<&Path>, file: &RowFile, defaults: &Defaults) -> Result<Item, Vec<String>> {
     let mut wrong = Vec::new();
-    let (asked, told) = exchange(&row.conversations).unwrap_or_else(|what| {
-        wrong.push(what);
-        (String::new(), String::new())
-    });
+    let (question, told) = match exchange(&row.conversations) {
+        Ok((human, told)) => (question(&row, human).and_then(|asked| defaults.bare(asked)), outside::text(told, "gpt")),
+        Err(what) => (Err(what), Ok(String::new())),
+    };
+    let mut read = |text: Result<String, String>| text.map_err(|what| wrong.push(what)).unwrap_or_default();
+    let (question, told) = (read(question), read(told));
     wrong.extend(row.image.as_deref().and_then(|image| outside::check_image(image, images)));
-    let question = row.question.unwrap_or(asked);
-    // Where the conversation has no question, that is told already.
-    let question = if question.is_empty() { Ok(question) } else { defaults.bare(question) };
-    let question = question.unwrap_or_else(|what| {
-        wrong.push(what);
-        String::new()
-    });
+    clean(&mut row).unwrap_or_else(|what| wrong.push(what));
     let (reasoned, concluded) = match told.rsplit_once(MARKER) {
         // A turn that begins with the marker gives an answer without reasons.
         Some((rationale, answer)) => {
@@ -178,8 +178,33 @@ fn item(value: Value, images: Option<&Path>, file: &RowFile, defaults: &Defaults
     Ok(item)
 }
 
-/// The one question and answer of a conversation.
-fn exchange(turns: &[Turn]) -> Result<(String, String), String> {
+/// The question of a row, from its key or else the human's turn. Both are read, so that no placeholder is lost.
+fn question(row: &LlavaRow, human: &str) -> Result<String, String> {
+    let asked = outside::question(human, row.image.is_some())?;
+    match &row.question {
+        None if asked.is_empty() => Err("the human's turn asks nothing".to_string()),
+        None => Ok(asked),
+        Some(key) => match outside::question(key, row.image.is_some())? {
+            asked if asked.is_empty() => Err("`question` is empty: leave the key out, or ask something".to_string()),
+            asked => Ok(asked),
+        },
+    }
+}
+
+/// Reads the other texts of a row as texts.
+fn clean(row: &mut LlavaRow) -> Result<(), String> {
+    let keys = [("rationale", &mut row.rationale), ("answer", &mut row.answer)];
+    let single = keys.into_iter().filter_map(|(key, value)| Some((key, value.as_mut()?)));
+    let options = row.options.iter_mut().map(|value| ("options", value));
+    let answers = row.answers.iter_mut().map(|value| ("answers", value));
+    for (key, value) in single.chain(options).chain(answers) {
+        *value = outside::text(value, key)?;
+    }
+    Ok(())
+}
+
+/// The human's and the assistant's turn of a conversation; the assistant's may be missing.
+fn exchange(turns: &[Turn]) -> Result<(&str, &str), String> {
     let [human, rest @ ..] = turns else {
         return Err("`conversations` is empty".to_string());
     };
@@ -187,8 +212,8 @@ fn exchange(turns: &[Turn]) -> Result<(String, String), String> {
         return Err(format!("`conversations` begins with `{}`, and not with `human`", human.from));
     }
     let told = match rest {
-        [] => String::new(),
-        [gpt] if gpt.from == "gpt" => gpt.value.clone(),
+        [] => "",
+        [gpt] if gpt.from == "gpt" => gpt.value.as_str(),
         [other] => return Err(format!("the second turn of `conversations` is from `{}`, and not `gpt`", other.from)),
         more => {
             let turns = more.len() + 1;
@@ -197,175 +222,5 @@ fn exchange(turns: &[Turn]) -> Result<(String, String), String> {
             ));
         }
     };
-    let asked = outside::question(&human.value)?;
-    if asked.is_empty() {
-        return Err("the human's turn asks nothing".to_string());
-    }
-    Ok((asked, told))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::files;
-    use expect_test::expect;
-
-    fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(name);
-        files::write_atomic(&path, text.as_bytes()).unwrap();
-        files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
-        let file = RowFile { path, dataset: "toy".into(), of_all: false };
-        let root = format!("{}/", folder.path().display());
-        match read(&[file], Some(&folder.path().join("images")), &Defaults::default()) {
-            Ok(mut located) => {
-                for row in &mut located {
-                    row.place = row.place.replace(&root, "");
-                }
-                Ok(located)
-            }
-            Err(error) => Err(error.to_string().replace(&root, "")),
-        }
-    }
-
-    const PLAIN: &str = r#"{"id": 7, "image": "a.png", "conversations":
-        [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "4"}]}"#;
-
-    #[test]
-    fn a_plain_llava_row_is_an_item() {
-        let one_line = PLAIN.replace('\n', " ");
-        let rows = read_text("a.jsonl", &format!("{one_line}\n\n{one_line}\n")).unwrap();
-        let expected = Item {
-            id: "7".into(),
-            dataset: "toy".into(),
-            image: Some("a.png".into()),
-            question: "How many?".into(),
-            options: vec![],
-            answer_type: AnswerType::Text,
-            answers: vec!["4".into()],
-            rationale: None,
-            concluded: None,
-        };
-        assert_eq!(rows[0], Located { place: "a.jsonl:1".into(), item: expected });
-        assert_eq!((rows[1].place.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));
-        assert_eq!(read_text("a.json", &format!("[{PLAIN}]")).unwrap()[0].item, rows[0].item);
-    }
-
-    #[test]
-    fn our_fields_say_more() {
-        let row = r#"{"id": "1", "dataset": "pick", "question": "Which?", "options": ["red", "blue"], "answers": ["B", "(B)"],
-            "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "Red is 1.\n\n### Answer: A"}]}"#;
-        let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).item;
-        assert_eq!((item.dataset.as_str(), item.question.as_str()), ("pick", "Which?"));
-        assert_eq!((item.answer_type, item.answers), (AnswerType::Letter, vec!["B".to_string(), "(B)".to_string()]));
-        assert_eq!((item.rationale.as_deref(), item.concluded.as_deref()), (Some("Red is 1."), Some("A")));
-    }
-
-    #[test]
-    fn ids_and_answers_are_what_is_written_and_name_one_row() {
-        let row = |id: &str, answer: &str| {
-            format!(r#"{{"id": {id}, "conversations": [{{"from": "human", "value": "a?"}}], "answer": {answer}}}"#)
-        };
-        let rows = [
-            row("12345678901234567890123", "3.10"),
-            row("1e5", "0.50"),
-            row("7", "1e5"),
-            row("\"7\"", "1"),
-            row("\"7#2\"", "2"),
-            row("7", "3"),
-        ];
-        let read = |name, text: String| -> Vec<(String, String)> {
-            let rows = read_text(name, &text).unwrap().into_iter();
-            rows.map(|mut row| (row.item.id, row.item.answers.remove(0))).collect()
-        };
-        let expected = [
-            ("12345678901234567890123", "3.10"),
-            ("1e5", "0.50"),
-            ("7", "1e5"),
-            ("7#3", "1"),
-            ("7#2", "2"),
-            ("7#4", "3"),
-        ];
-        let expected = expected.map(|(id, answer)| (id.to_string(), answer.to_string()));
-        assert_eq!(read("a.jsonl", rows.join("\n")), expected);
-        assert_eq!(read("a.json", format!("[{}]", rows.join(","))), expected);
-    }
-
-    #[test]
-    fn gold_answers_that_cannot_be_right_are_told_by_row() {
-        let turns = r#""conversations": [{"from": "human", "value": "Which?"}]"#;
-        let lines = [
-            format!(r#"{{"id": 1, {turns}, "options": ["red", "blue"], "answer": 1}}"#),
-            format!(r#"{{"id": 2, {turns}, "options": ["red", "red"], "answer": "A"}}"#),
-            format!(r#"{{"id": 3, {turns}, "answer_type": "letter", "answer": "A"}}"#),
-            format!(r#"{{"id": 4, {turns}, "answers": ["x", ""]}}"#),
-            format!(r#"{{"id": 5, {turns}, "answer": "x", "rationale": "So.\n### Answer: x"}}"#),
-            format!(r#"{{"id": 6, {turns}, "answer": "x", "answers": ["y"]}}"#),
-            format!(r#"{{"id": 7, {turns}, "id": 8}}"#),
-            format!(r#"{{"id": 8, {turns}, "options": ["red", "blue"], "answer": "C"}}"#),
-        ];
-        expect![[r#"
-            a.jsonl:1: the answer `1` is not the letter of an option: a place is read with `option_answers = "index-0"` or `"index-1"`, whichever the first one is
-            a.jsonl:2: options A and B are both `red`
-            a.jsonl:3: a letter is asked for, and there are no options: neither `options` nor the question lists them
-            a.jsonl:4: 1 of 2 answers are empty
-            a.jsonl:5: the rationale holds `### Answer:`, which stands before the one final answer
-            a.jsonl:6: `answer` is `x`, which is none of `answers`
-            a.jsonl:7: the key `id` is given twice
-            a.jsonl:8: the answer `C` names option C, and there are 2 options"#]]
-        .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
-    }
-
-    #[test]
-    fn a_rationale_of_nothing_is_none() {
-        let row = |told: &str, rationale: &str| {
-            format!(
-                r#"{{"id": 1, {rationale} "conversations": [{{"from": "human", "value": "a?"}}, {{"from": "gpt", "value": "{told}"}}]}}"#
-            )
-        };
-        let rows = [row("### Answer: 4", ""), row("4", r#""rationale": " ","#), row("4", r#""rationale": null,"#)];
-        for row in read_text("a.jsonl", &rows.join("\n")).unwrap() {
-            assert_eq!((row.item.rationale, row.item.answers), (None, vec!["4".to_string()]));
-        }
-    }
-
-    #[test]
-    fn every_mistake_comes_with_its_line() {
-        let lines = [
-            r#"{"id": 1, "conversations": [{"from": "human", "value": "a?"}]}"#,
-            r"{broken",
-            r#"{"id": 3, "image": "b.png", "conversations": [{"from": "gpt", "value": "a?"}]}"#,
-            r#"{"conversations": []}"#,
-            r#"{"id": 5, "conversations": [{"from": "human"}]}"#,
-            r#"{"id": 6, "conversations": "hello"}"#,
-            r#"{"id": 7, "image": "../a.png", "conversations": []}"#,
-            "[1]",
-            r#"{"id": [], "conversations": []}"#,
-            r#"{"id": 8, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]}"#,
-        ];
-        expect![[r#"
-            a.jsonl:1: the row has no answer: neither `answer`, `answers` nor the assistant's turn holds one
-            a.jsonl:2: not JSON: key must be a string (column 2)
-            a.jsonl:3: `conversations` begins with `gpt`, and not with `human`
-            a.jsonl:3: the image `b.png` is not in `images`
-            a.jsonl:4: there is no `id`
-            a.jsonl:5: `conversations[0]`: there is no `value`
-            a.jsonl:6: `conversations`: invalid type: string "hello", expected a list
-            a.jsonl:7: `conversations` is empty
-            a.jsonl:7: the image `../a.png` is not a relative path below the folder of images
-            a.jsonl:8: a row must be an object with `id` and `conversations`
-            and 2 more"#]]
-        .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
-    }
-
-    #[test]
-    fn the_elements_of_an_array_have_numbers() {
-        let text = format!("[\n{PLAIN},\n{{\"id\": \"x\", \"conversations\": []}},\n3]");
-        expect![[r#"
-            a.json: element 2 (id `x`): `conversations` is empty
-            a.json: element 3: a row must be an object with `id` and `conversations`"#]]
-        .assert_eq(&read_text("a.json", &text).unwrap_err());
-        expect!["a.json:3: not JSON: key must be a string (column 2)"]
-            .assert_eq(&read_text("a.json", "[\n{\"id\": 1},\n{]").unwrap_err());
-    }
+    Ok((&human.value, told))
 }

@@ -9,12 +9,20 @@ pub mod gold;
 pub mod images;
 pub mod jsonl;
 pub mod llava;
+#[cfg(test)]
+mod llava_tests;
+mod media;
 pub mod outside;
 pub mod synthetic;
 mod written;
 
 mod anyres;
 pub mod decode;
+mod exif;
+mod jpeg;
+mod jpeg_bits;
+#[cfg(test)]
+mod jpeg_tests;
 pub mod pixels;
 #[cfg(test)]
 mod pixels_golden;

@@ -3,27 +3,43 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::decode::{Deep, decode};
+use super::decode::{self, Deep};
 use super::jsonl::{self, Mistakes};
-use super::written;
+use super::{exif, media, written};
 use crate::base::files;
 
 /// LLaVA's placeholder of the image in a question.
 const IMAGE: &str = "<image>";
+/// The same as a text.
+const ESCAPED: &str = "\\<image>";
 
 /// Every row with its place, or what is wrong with its text.
 pub(super) fn values(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<Value, String>)>> {
     let name = path.display();
     let lines = jsonl::lines(path)?;
     let array = lines.first().is_some_and(|(_, line)| line.trim_ascii_start().starts_with(b"["));
-    if !array {
-        let read = |line: &[u8]| written::parse(line).map_err(|mistake| mistake.what);
-        return Ok(lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect());
+    if array {
+        return elements(path, mistakes);
     }
-    match written::parse(&files::read_bytes(path)?) {
+    let read = |line: &[u8]| written::parse(line).map_err(|mistake| mistake.what);
+    let rows: Vec<_> = lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect();
+    if matches!(rows.first(), Some((_, Err(_)))) && jsonl::spread(&lines) {
+        mistakes.add(format!("{}: {}", rows[0].0, jsonl::SPREAD));
+        return Ok(Vec::new());
+    }
+    Ok(rows)
+}
+
+/// The elements of a JSON array, each with its place.
+fn elements(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<Value, String>)>> {
+    let name = path.display();
+    let bytes = files::read_bytes(path)?;
+    let text = jsonl::unmarked(&bytes).with_context(|| format!("`{name}`"))?;
+    match written::parse(text) {
         Ok(Value::Array(elements)) => Ok(elements
             .into_iter()
             .enumerate()
@@ -43,36 +59,107 @@ pub(super) fn values(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String
     }
 }
 
-/// A question without the placeholder of its image.
-pub(super) fn question(text: &str) -> Result<String, String> {
-    let images = text.matches(IMAGE).count();
-    if images > 1 {
-        return Err(format!("the question names {images} images: one is the most"));
+/// A row of the form `T`; `keys` are those that it must have.
+pub(super) fn row<T: DeserializeOwned>(value: Result<Value, String>, keys: &str) -> Result<T, String> {
+    let row = Value::Object(object(value?, keys)?);
+    serde_path_to_error::deserialize(row).map_err(|error| wrong_form(&error))
+}
+
+/// A row without the keys that are null, which are as good as not there. Anything but an object is an error, and so is
+/// an image under a key that is not read: without it the row would ask about a picture that nobody sees.
+fn object(value: Value, keys: &str) -> Result<Map<String, Value>, String> {
+    let Value::Object(mut row) = value else { return Err(format!("a row must be an object with {keys}")) };
+    row.retain(|_, value| !value.is_null());
+    let has_image = row.contains_key("image");
+    match row.iter().find(|(key, value)| holds(value) && media::is_unread(key, has_image)) {
+        Some((key, _)) => Err(format!("`{key}` is not read: a row has one picture at most, whose path is in `image`")),
+        None => Ok(row),
     }
-    Ok(text.replace(IMAGE, "").trim().to_string())
+}
+
+/// Whether a value says anything.
+fn holds(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
+/// A question, from whichever key: without the placeholder of its image, which a row with a placeholder must have.
+pub fn question(text: &str, has_image: bool) -> Result<String, String> {
+    let (text, images) = placeholders(text);
+    match images {
+        0 => {}
+        1 if has_image => {}
+        1 => {
+            return Err(format!(
+                "the question has `{IMAGE}`, and no `image` is given; where the tag itself is meant write \
+                 `{ESCAPED}` (in JSON `\\{ESCAPED}`)"
+            ));
+        }
+        _ => return Err(format!("the question names {images} images: one is the most")),
+    }
+    Ok(text.trim().to_string())
+}
+
+/// Any other text of a row, which has no place for an image.
+pub(super) fn text(text: &str, key: &str) -> Result<String, String> {
+    match placeholders(text) {
+        (text, 0) => Ok(text),
+        _ => Err(format!(
+            "`{key}` has `{IMAGE}`, whose place is the question; where the tag itself is meant write `{ESCAPED}` (in \
+             JSON `\\{ESCAPED}`)"
+        )),
+    }
+}
+
+/// A text without its placeholders, and how many there were; `\<image>` becomes `<image>`.
+fn placeholders(text: &str) -> (String, usize) {
+    let (mut plain, mut count) = (String::with_capacity(text.len()), 0);
+    for (index, part) in text.split(IMAGE).enumerate() {
+        if index > 0 {
+            match plain.strip_suffix('\\') {
+                Some(before) => plain = format!("{before}{IMAGE}"),
+                None => count += 1,
+            }
+        }
+        plain.push_str(part);
+    }
+    (plain, count)
 }
 
 /// What is wrong with the image that a row names. Without a folder no row may name one.
 pub(super) fn check_image(image: &str, folder: Option<&Path>) -> Option<String> {
     let Some(folder) = folder else {
-        return Some(format!("the row names the image `{image}`, and no folder of images is given"));
+        return Some(format!(
+            "the row names the image `{image}`, and no folder of images is given: set `images = \"…\"` in the stage"
+        ));
     };
     if image.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Some(format!("the image `{image}` is not a relative path below the folder of images"));
+        return Some(format!("the image `{image}` is not a relative path below the folder of `images`"));
     }
-    let missing = || format!("the image `{image}` is not in `{}`", folder.display());
+    let missing = || format!("the image `{image}` is not in the folder of `images`, `{}`", folder.display());
     (!folder.join(image).is_file()).then(missing)
 }
 
-/// Reads a row's image file for packing, and makes sure that it can be decoded.
-pub fn image_bytes(place: &str, image: &str, folder: &Path) -> Result<Vec<u8>> {
-    let bytes = files::read_bytes(&folder.join(image)).with_context(|| place.to_string())?;
-    decode(&bytes, Deep::Nearest).with_context(|| format!("{place}: the image `{image}`"))?;
-    Ok(bytes)
+/// Reads a row's image file for packing, and makes sure that it can be decoded. Without `exif_orientation` the EXIF data
+/// are left out, so that nobody who decodes the packed file turns it.
+pub fn image_bytes(image: &str, folder: &Path, exif_orientation: bool) -> Result<Vec<u8>> {
+    let read = || -> Result<Vec<u8>> {
+        let bytes = decode::read_file(&folder.join(image))?;
+        let bytes = if exif_orientation { bytes } else { exif::without(&bytes).into_owned() };
+        decode::decode(&bytes, Deep::Nearest)?;
+        Ok(bytes)
+    };
+    read().with_context(|| format!("the image `{image}`"))
 }
 
 /// serde's words for a row of the wrong form, with the place in the row.
-pub(super) fn wrong_form(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+fn wrong_form(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let path = error.path().to_string();
     let what = error.inner().to_string().replace("missing field", "there is no").replace("a sequence", "a list");
     if path == "." { what } else { format!("`{path}`: {what}") }
@@ -106,4 +193,69 @@ pub(super) fn maybe_text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -
 
 pub(super) fn texts_or_numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     Ok(Vec::<TextOrNumber>::deserialize(deserializer)?.into_iter().map(String::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placeholder_needs_an_image_and_an_escaped_one_is_text() {
+        let asked = [
+            ("<image>\nHow many?", true),
+            ("How many?\n<image>", true),
+            ("How many?", true),
+            ("Is \\<image> a tag?", false),
+            ("<image> Is \\<image> a tag?", true),
+            ("a\\b <IMAGE>", false),
+            ("<image>How many?", false),
+            ("<image><image>", true),
+        ];
+        let told: Vec<String> = asked.iter().map(|(text, has)| format!("{:?}", question(text, *has))).collect();
+        expect_test::expect![[r#"
+            Ok("How many?")
+            Ok("How many?")
+            Ok("How many?")
+            Ok("Is <image> a tag?")
+            Ok("Is <image> a tag?")
+            Ok("a\\b <IMAGE>")
+            Err("the question has `<image>`, and no `image` is given; where the tag itself is meant write `\\<image>` (in JSON `\\\\<image>`)")
+            Err("the question names 2 images: one is the most")"#]]
+        .assert_eq(&told.join("\n"));
+        assert_eq!(text("a \\<image> tag", "answer").unwrap(), "a <image> tag");
+        assert_eq!(
+            text("<image>", "answer").unwrap_err(),
+            "`answer` has `<image>`, whose place is the question; where the tag itself is meant write `\\<image>` (in \
+             JSON `\\\\<image>`)"
+        );
+    }
+
+    #[test]
+    fn an_image_under_another_key_is_an_error_and_null_is_no_key() {
+        let told = |row: Value| object(row, "`id`").map(|row| Value::Object(row).to_string());
+        for row in [
+            r#"{"images":["a.png"]}"#,
+            r#"{"image":"a.png","images":["b.png"]}"#,
+            r#"{"video":"a.mp4"}"#,
+            r#"{"audios":["a.wav"],"image":"a.png"}"#,
+            r#"{"image":"a.png","image_2":"b.png"}"#,
+            r#"{"imagePath":"a.png"}"#,
+            r#"{"img":{"bytes":"x"}}"#,
+            r#"{"Image":"a.png"}"#,
+            r#"{"image":null,"image_url":"http://x"}"#,
+        ] {
+            let error = told(serde_json::from_str(row).unwrap()).unwrap_err();
+            assert!(
+                error.ends_with("` is not read: a row has one picture at most, whose path is in `image`"),
+                "{error}"
+            );
+        }
+        let fine =
+            r#"{"image":"a.png","image_id":7,"images":[],"video":null,"num_images":0,"imagined":"x","options":null}"#;
+        assert_eq!(
+            told(serde_json::from_str(fine).unwrap()).unwrap(),
+            r#"{"image":"a.png","image_id":7,"images":[],"num_images":0,"imagined":"x"}"#
+        );
+        assert_eq!(told(Value::Array(vec![])).unwrap_err(), "a row must be an object with `id`");
+    }
 }

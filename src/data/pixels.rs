@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::decode;
 use super::images::ImagePacks;
 use super::processor::Processor;
-use crate::base::{Hash, files};
+use super::{decode, exif};
+use crate::base::Hash;
 
 /// Values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
 const KEPT: usize = 1 << 30;
@@ -26,7 +26,8 @@ pub struct Images {
 #[derive(Debug)]
 enum Source {
     Packs(ImagePacks),
-    Files(BTreeMap<String, PathBuf>),
+    /// Whether they keep their EXIF data, and with them their orientation.
+    Files(BTreeMap<String, PathBuf>, bool),
 }
 
 #[derive(Debug, Default)]
@@ -43,15 +44,16 @@ impl Images {
         Ok(Images::of(Source::Packs(ImagePacks::open(packs)?), processor))
     }
 
-    /// Image files, each under a key. A key can be given once.
-    pub fn of_files(paths: &[(&str, &Path)], processor: Processor) -> Result<Images> {
+    /// Image files, each under a key. A key can be given once. Without `exif_orientation` they are not turned as their
+    /// EXIF data say.
+    pub fn of_files(paths: &[(&str, &Path)], exif_orientation: bool, processor: Processor) -> Result<Images> {
         let mut files = BTreeMap::new();
         for (key, path) in paths {
             if files.insert((*key).to_string(), path.to_path_buf()).is_some() {
                 bail!("the image `{key}` is given twice");
             }
         }
-        Ok(Images::of(Source::Files(files), processor))
+        Ok(Images::of(Source::Files(files, exif_orientation), processor))
     }
 
     fn of(source: Source, processor: Processor) -> Images {
@@ -92,9 +94,10 @@ impl Images {
     pub fn encoded(&self, key: &str) -> Result<Vec<u8>> {
         match &self.source {
             Source::Packs(packs) => packs.encoded(key),
-            Source::Files(paths) => {
+            Source::Files(paths, exif_orientation) => {
                 let path = paths.get(key).ok_or_else(|| anyhow!("the image `{key}` is not among those given"))?;
-                files::read_bytes(path)
+                let bytes = decode::read_file(path).with_context(|| format!("the image `{key}`"))?;
+                Ok(if *exif_orientation { bytes } else { exif::without(&bytes).into_owned() })
             }
         }
     }
@@ -108,6 +111,7 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::files;
 
     #[test]
     fn pixels_of_a_model_of_ours_are_rows_of_red_green_blue_from_0_to_1() {
@@ -115,7 +119,7 @@ mod tests {
         let path = folder.path().join("a.png");
         let pixel = |x, y| image::Rgb([if x == 1 { 255 } else { 0 }, if y == 1 { 255 } else { 0 }, 51]);
         image::RgbImage::from_fn(2, 2, pixel).save(&path).unwrap();
-        let images = Images::of_files(&[("a", &path)], Processor::Square { size: 2 }).unwrap();
+        let images = Images::of_files(&[("a", &path)], true, Processor::Square { size: 2 }).unwrap();
         let pixels = images.pixels("a").unwrap();
         let blue = 51.0 / 255.0;
         let expected = [0.0, 0.0, blue, 1.0, 0.0, blue, 0.0, 1.0, blue, 1.0, 1.0, blue];
@@ -128,7 +132,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wide.png");
         image::RgbImage::from_pixel(8, 4, image::Rgb([255; 3])).save(&path).unwrap();
-        let images = Images::of_files(&[("wide", &path)], Processor::Square { size: 4 }).unwrap();
+        let images = Images::of_files(&[("wide", &path)], true, Processor::Square { size: 4 }).unwrap();
         assert_eq!((images.size("wide").unwrap(), images.processor().grid(8, 4)), ((8, 4), None));
         let pixels = images.pixels("wide").unwrap();
         let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
@@ -141,7 +145,7 @@ mod tests {
     #[test]
     fn a_key_names_one_file() {
         let paths = [("a", Path::new("one.png")), ("a", Path::new("other.png"))];
-        let error = Images::of_files(&paths, Processor::Square { size: 4 }).unwrap_err();
+        let error = Images::of_files(&paths, true, Processor::Square { size: 4 }).unwrap_err();
         assert_eq!(error.to_string(), "the image `a` is given twice");
     }
 }

@@ -12,12 +12,14 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::jsonl::Mistakes;
 use super::outside::{self, maybe_text_or_number};
 use super::records::Pair;
 use crate::base::Seed;
+
+/// What follows the mistakes of a file.
+const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#;
 
 /// A row as it stands in the file.
 #[derive(Deserialize)]
@@ -48,8 +50,16 @@ pub struct Located {
 pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<Located>> {
     let mut mistakes = Mistakes::default();
     let mut located = Vec::new();
-    for (place, value) in outside::values(path, &mut mistakes)? {
-        match value.map_err(|mistake| vec![mistake]).and_then(|value| pair(value, images, dataset)) {
+    let values = outside::values(path, &mut mistakes)?;
+    if !mistakes.is_empty() {
+        mistakes.help(EXAMPLE);
+    }
+    for (place, value) in values {
+        let row = outside::row(value, "`question`, `chosen` and `rejected`").map_err(|what| {
+            mistakes.help(EXAMPLE);
+            vec![what]
+        });
+        match row.and_then(|row| pair(row, images, dataset)) {
             Ok(pair) => located.push(Located { place, pair }),
             Err(wrong) => wrong.into_iter().for_each(|what| mistakes.add(format!("{place}: {what}"))),
         }
@@ -59,18 +69,18 @@ pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<Loc
 }
 
 /// A row's pair, or everything that is wrong with the row.
-fn pair(value: Value, images: Option<&Path>, dataset: &str) -> Result<Pair, Vec<String>> {
-    if !value.is_object() {
-        return Err(vec!["a row must be an object with `question`, `chosen` and `rejected`".to_string()]);
-    }
-    let row: PreferenceRow =
-        serde_path_to_error::deserialize(value).map_err(|error| vec![outside::wrong_form(&error)])?;
+fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair, Vec<String>> {
     let mut wrong = Vec::new();
-    let prompt = outside::question(&row.question).unwrap_or_else(|what| {
-        wrong.push(what);
-        row.question.clone()
-    });
-    let (chosen, rejected) = (row.chosen.trim().to_string(), row.rejected.trim().to_string());
+    let mut read = |text: Result<String, String>, raw: &str| {
+        let text = text.unwrap_or_else(|what| {
+            wrong.push(what);
+            raw.to_string()
+        });
+        text.trim().to_string()
+    };
+    let prompt = read(outside::question(&row.question, row.image.is_some()), &row.question);
+    let chosen = read(outside::text(&row.chosen, "chosen"), &row.chosen);
+    let rejected = read(outside::text(&row.rejected, "rejected"), &row.rejected);
     for (name, text) in [("question", &prompt), ("chosen", &chosen), ("rejected", &rejected)] {
         if text.is_empty() {
             wrong.push(format!("`{name}` is empty"));
@@ -210,12 +220,14 @@ mod tests {
         let lines = [
             r#"{"id": 1, "question": "a?", "chosen": "x", "rejected": "y"}"#,
             r#"{"id": 2, "question": "a?", "chosen": "x"}"#,
-            r#"{"question": "<image>", "chosen": "x", "rejected": " "}"#,
+            r#"{"question": "<image>", "image": "a.png", "chosen": "x", "rejected": " "}"#,
             "",
             r#"{"id": 4, "image": "b.png", "question": "<image><image>a?", "chosen": 3, "rejected": "y"}"#,
             r#"{"id": 5, "image": "b.png", "question": "<image><image>a?", "chosen": "x", "rejected": "y"}"#,
             "[]",
             "{",
+            r#"{"id": 9, "question": "<image>a?", "chosen": "<image>", "rejected": "y", "id_old": null}"#,
+            r#"{"id": 9, "question": "a?", "chosen": "x", "rejected": "y", "images": ["a.png"]}"#,
         ];
         expect![[r#"
             a.jsonl:2: there is no `rejected`
@@ -224,9 +236,12 @@ mod tests {
             a.jsonl:3: there is no `id` and no `idx`
             a.jsonl:5: `chosen`: invalid type: integer `3`, expected a string
             a.jsonl:6: the question names 2 images: one is the most
-            a.jsonl:6: the image `b.png` is not in `images`
+            a.jsonl:6: the image `b.png` is not in the folder of `images`, `images`
             a.jsonl:7: a row must be an object with `question`, `chosen` and `rejected`
-            a.jsonl:8: not JSON: EOF while parsing an object (column 1)"#]]
+            a.jsonl:8: not JSON: EOF while parsing an object (column 1)
+            a.jsonl:9: the question has `<image>`, and no `image` is given; where the tag itself is meant write `\<image>` (in JSON `\\<image>`)
+            and 2 more
+            a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#]]
         .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
     }
 

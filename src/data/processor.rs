@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use image::{Rgb, RgbImage, imageops};
 
 use super::anyres::Tiles;
-use super::decode::{self, Deep};
+use super::decode::{self, Decoded, Deep};
 use super::resize::{Filter, Window, resize};
 
 /// Pixels of a picture that was padded to a square; more are not laid out in memory.
@@ -83,7 +83,7 @@ impl Processor {
     }
 
     /// Decodes a PNG or JPEG for [`Processor::process`].
-    pub fn decode(&self, bytes: &[u8]) -> Result<RgbImage> {
+    pub fn decode(&self, bytes: &[u8]) -> Result<Decoded> {
         let deep = match self {
             Processor::Square { .. } => Deep::Nearest,
             Processor::Hub(_) => Deep::Pillow,

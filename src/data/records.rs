@@ -1,6 +1,8 @@
 //! The records that pass between stages, one JSON object per line.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 /// How an answer is compared with the gold answer (paper section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -48,7 +50,8 @@ pub struct Item {
     /// The data set it belongs to: a row's group in mixes and tables.
     pub dataset: String,
     /// `<first 16 hex digits of the pack's hash>/<member name>`; none for text-only items.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one_image")]
+    #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
     pub image: Option<String>,
     pub question: String,
     /// Texts of options A, B, C, ...; empty unless the answer is a letter.
@@ -74,7 +77,8 @@ pub struct Row {
     /// Which source of a mix it came from; empty before mixing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one_image")]
+    #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
     pub image: Option<String>,
     /// The user's turn, instruction included, as the model sees it.
     pub prompt: String,
@@ -189,7 +193,8 @@ pub struct Pair {
     /// `<item id>#<number of the pair>`.
     pub id: String,
     pub dataset: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one_image")]
+    #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
     pub image: Option<String>,
     pub prompt: String,
     pub chosen: String,
@@ -256,4 +261,34 @@ pub struct CurvePoint {
     /// DPO only: mean implicit reward margin (beta times the difference of log-ratios).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_margin: Option<f64>,
+}
+
+/// The image of a record. Keys that other programs use come here as well: they are an error, and not a record without
+/// its picture.
+fn one_image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(deserializer)? {
+        Value::Null => Ok(None),
+        Value::String(key) => Ok(Some(key)),
+        Value::Array(keys) if keys.is_empty() => Ok(None),
+        _ => Err(D::Error::custom("a record has one image at most, whose key is a text in `image`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_has_one_image_at_most() {
+        let read = |image: &str| {
+            let text = format!(r#"{{"id": "1", "dataset": "d", {image} "prompt": "?", "response": "4"}}"#);
+            serde_json::from_str::<Row>(&text).map(|row| row.image).map_err(|error| error.to_string())
+        };
+        assert_eq!((read(""), read(r#""image": null,"#), read(r#""images": [],"#)), (Ok(None), Ok(None), Ok(None)));
+        assert_eq!(read(r#""image": "a/b.png","#), Ok(Some("a/b.png".to_string())));
+        let error = read(r#""images": ["a/b.png"],"#).unwrap_err();
+        assert!(error.starts_with("a record has one image at most, whose key is a text in `image`"), "{error}");
+        let error = read(r#""image": "a/b.png", "images": ["c"],"#).unwrap_err();
+        assert!(error.starts_with("duplicate field `image`"), "{error}");
+    }
 }

@@ -23,8 +23,10 @@ pub(super) struct Mistake {
 ///
 /// What is not JSON, and an object that has a key twice, of which one value would be lost.
 pub(super) fn parse(text: &[u8]) -> Result<Value, Mistake> {
-    let mut value =
-        serde_json::from_slice(text).map_err(|error| Mistake { line: error.line(), what: jsonl::explain(&error) })?;
+    let mut value = serde_json::from_slice(text).map_err(|error| {
+        let line = text.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+        Mistake { line: error.line(), what: jsonl::explain(&error, line) }
+    })?;
     let numbers = numbers(text)?;
     replace(&mut value, false, &mut numbers.into_iter());
     Ok(value)

@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
 use super::model::Model;
 use super::sampling::Ends;
 use crate::base::{Progress, Seed};
+use crate::data::outside;
 use crate::data::pixels::Images;
 use crate::data::records::Finish;
 use crate::infer::{GenerateConfig, generate};
@@ -20,6 +21,8 @@ pub struct Question {
     /// Folder of the checkpoint: Hugging Face's layout or ours.
     pub model: PathBuf,
     pub image: Option<PathBuf>,
+    /// Whether the image is turned as its EXIF data say.
+    pub exif_orientation: bool,
     pub text: String,
     /// 0: the likeliest token each time.
     pub temperature: f64,
@@ -57,13 +60,14 @@ pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) +
     let key = question.image.as_ref().map(|path| path.display().to_string());
     let images = |processor| {
         let image = key.as_deref().zip(question.image.as_deref());
-        Images::of_files(&image.into_iter().collect::<Vec<_>>(), processor)
+        Images::of_files(&image.into_iter().collect::<Vec<_>>(), question.exif_orientation, processor)
     };
     let model = Model::open(&question.model, images)?;
     if question.image.is_some() && model.checkpoint.architecture.vision.is_none() {
         bail!("`{}` is a language model, which takes no image", question.model.display());
     }
-    let prompt = model.chat.prompt("question", &question.text, key.as_deref())?;
+    let text = outside::question(&question.text, key.is_some()).map_err(|what| anyhow!("{what}"))?;
+    let prompt = model.chat.prompt("question", &text, key.as_deref())?;
     let device = DeviceChoice::resolve(&question.device)?;
     let resources = Resources { device, threads: question.threads.max(1), progress };
     let config = GenerateConfig {

@@ -52,7 +52,7 @@ fn any_folder_is_a_model_or_an_error() {
     fuzz("hub folder", &(any::<Index>(), edits(PIECES)), |(which, edits)| {
         let (path, bytes) = &sound[which.index(sound.len())];
         files::write_atomic(path, &edited(bytes, &edits)).unwrap();
-        let model = Model::open(folder.path(), |processor| Images::of_files(&[("image", &image)], processor));
+        let model = Model::open(folder.path(), |processor| Images::of_files(&[("image", &image)], true, processor));
         files::write_atomic(path, bytes).unwrap();
         match model {
             Ok(model) => {

@@ -43,6 +43,8 @@ struct Items {
     files: Option<BTreeMap<String, Paths>>,
     /// The folder that image paths are relative to.
     images: Option<String>,
+    /// Whether pictures are turned as their EXIF data say; they are, unless this is `false`.
+    exif_orientation: Option<bool>,
     /// Made here instead of read.
     synthetic: Option<Synthetic>,
     /// Data set of rows that name none; the file's name without its ending.
@@ -101,6 +103,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if let Some(synthetic) = &items.synthetic {
         for (key, given) in [
             ("images", items.images.is_some()),
+            ("exif_orientation", items.exif_orientation.is_some()),
             ("dataset", items.dataset.is_some()),
             ("answer_type", items.answer_type.is_some()),
             ("instructions", items.instructions.is_some()),
@@ -178,6 +181,7 @@ impl Stage for Items {
             path,
             files: _,
             images: _,
+            exif_orientation,
             synthetic,
             dataset: _,
             answer_type,
@@ -196,6 +200,7 @@ impl Stage for Items {
             manifest.value_unless("answer_type", answer_type, &None);
             manifest.value_unless("instructions", instructions, &None);
             manifest.value_unless("option_answers", option_answers, &OptionAnswers::default());
+            manifest.value_unless("exif_orientation", &exif_orientation.unwrap_or(true), &true);
         }
         manifest.value_unless("take", take, &None);
         manifest.value_unless("per_dataset", per_dataset, &None);
@@ -244,7 +249,8 @@ impl Stage for Items {
         let tar = ctx.output("images.tar");
         let named =
             located.iter().filter_map(|row| Some(Named { place: &row.place, image: row.item.image.as_deref()? }));
-        let pack = with_threads(ctx.threads, || pack(named, images.as_deref(), &tar, ctx.progress))?;
+        let turned = self.exif_orientation.unwrap_or(true);
+        let pack = with_threads(ctx.threads, || pack(named, images.as_deref(), turned, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
         let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
         let items: Vec<Item> = located

@@ -31,6 +31,8 @@ mod distill_teacher;
 mod endpoint;
 mod eval_model;
 mod fitting;
+#[cfg(test)]
+mod image_tests;
 mod losses;
 mod metrics;
 mod mix_rows;

@@ -8,10 +8,12 @@ use rayon::prelude::*;
 
 use crate::base::{Hash, Progress};
 use crate::data::images::PackWriter;
+use crate::data::jsonl::Mistakes;
 use crate::data::outside;
 
-/// Images that are read and decoded before they are written to the pack.
+/// Images that are read and decoded before they are written to the pack, and the size of their files in bytes.
 const PACKED_AT_ONCE: usize = 512;
+const BYTES_AT_ONCE: u64 = 1 << 28;
 
 /// A pack that was written.
 pub(super) struct Packed {
@@ -25,10 +27,12 @@ pub(super) struct Named<'a> {
     pub(super) image: &'a str,
 }
 
-/// Writes every image that a row names, once, in the order of the rows.
+/// Writes every image that a row names, once, in the order of the rows. Those that cannot be decoded are reported
+/// together, up to ten, each with the first row that names it. See [`outside::image_bytes`] for `exif_orientation`.
 pub(super) fn pack<'a>(
     rows: impl Iterator<Item = Named<'a>>,
     images: Option<&Path>,
+    exif_orientation: bool,
     path: &Path,
     progress: &dyn Progress,
 ) -> Result<Packed> {
@@ -36,15 +40,33 @@ pub(super) fn pack<'a>(
     let rows: Vec<Named> = rows.filter(|row| seen.insert(row.image)).collect();
     let folder = images.map_or_else(PathBuf::new, Path::to_path_buf);
     let mut writer = PackWriter::create(path)?;
-    let mut done = 0;
-    for part in rows.chunks(PACKED_AT_ONCE) {
-        let encoded: Vec<Vec<u8>> =
-            part.par_iter().map(|row| outside::image_bytes(row.place, row.image, &folder)).collect::<Result<_>>()?;
-        for (row, bytes) in part.iter().zip(encoded) {
-            writer.add(row.image, &bytes).with_context(|| row.place.to_string())?;
+    let mut mistakes = Mistakes::default();
+    let mut rest = rows.as_slice();
+    while !rest.is_empty() {
+        let (part, later) = rest.split_at(fitting(rest, &folder));
+        let read = |row: &Named| outside::image_bytes(row.image, &folder, exif_orientation);
+        let encoded: Vec<Result<Vec<u8>>> = part.par_iter().map(read).collect();
+        for (row, encoded) in part.iter().zip(encoded) {
+            match encoded {
+                Ok(bytes) => writer.add(row.image, &bytes).with_context(|| row.place.to_string())?,
+                Err(error) => mistakes.add(format!("{}: {error:#}", row.place)),
+            }
         }
-        done += part.len();
-        progress.step(done as u64, rows.len() as u64, "images");
+        rest = later;
+        progress.step((rows.len() - rest.len()) as u64, rows.len() as u64, "images");
     }
+    mistakes.check()?;
     Ok(Packed { hash: writer.finish()?, images: rows.len() })
+}
+
+/// How many of the next rows have their images in memory together; at least one.
+fn fitting(rows: &[Named], folder: &Path) -> usize {
+    let mut bytes = 0;
+    let sizes =
+        rows.iter().take(PACKED_AT_ONCE).map(|row| folder.join(row.image).metadata().map_or(0, |file| file.len()));
+    let fits = sizes.take_while(|size| {
+        bytes += size;
+        bytes <= BYTES_AT_ONCE
+    });
+    fits.count().max(1)
 }

@@ -48,6 +48,8 @@ struct Table {
     path: Option<String>,
     /// The folder that the image paths of `path` are relative to.
     images: Option<String>,
+    /// Whether pictures are turned as their EXIF data say; they are, unless this is `false`.
+    exif_orientation: Option<bool>,
     band: Option<[f64; 2]>,
     per_question: Option<usize>,
     unreadable: Option<Unreadable>,
@@ -71,7 +73,7 @@ struct Pairs {
 #[derive(Debug)]
 enum Source {
     Judged(FromJudged),
-    Released { path: String, images: Option<String> },
+    Released { path: String, images: Option<String>, exif_orientation: bool },
 }
 
 #[derive(Debug)]
@@ -128,8 +130,19 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
 
 /// Where the pairs come from, with the keys that belong to it; none where that is not said, or said twice.
 fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
-    let Table { judged, path, images, band, per_question, unreadable, datasets, dev: _, truncate: _, tokenizer: _ } =
-        table;
+    let Table {
+        judged,
+        path,
+        images,
+        exif_orientation,
+        band,
+        per_question,
+        unreadable,
+        datasets,
+        dev: _,
+        truncate: _,
+        tokenizer: _,
+    } = table;
     match (judged, path) {
         (None, None) => {
             errors.push(
@@ -152,8 +165,11 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
             if per_question == Some(0) {
                 errors.push(ConfigError::at("per_question", "no pairs: `per_question` is at least 1"));
             }
-            if images.is_some() {
-                errors.push(ConfigError::at("images", "`images` belongs to `path`: judged samples have theirs"));
+            for (key, given) in [("images", images.is_some()), ("exif_orientation", exif_orientation.is_some())] {
+                if given {
+                    let message = format!("`{key}` belongs to `path`: judged samples have their images");
+                    errors.push(ConfigError::at(key, message));
+                }
             }
             common::check_datasets(errors, datasets.as_ref());
             let (per_question, unreadable) = (per_question.unwrap_or(PER_QUESTION), unreadable.unwrap_or_default());
@@ -170,7 +186,7 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
                 let message = format!("`{key}` belongs to `judged`: released pairs are taken as they are");
                 errors.push(ConfigError::at(key, message));
             }
-            Some(Source::Released { path, images })
+            Some(Source::Released { path, images, exif_orientation: exif_orientation.unwrap_or(true) })
         }
     }
 }
@@ -188,7 +204,8 @@ impl Stage for Pairs {
                 manifest.value_unless("datasets", datasets, &None);
             }
             // The file enters by content, and its name where rows take their data set from it.
-            Source::Released { path, images: _ } => {
+            Source::Released { path, images: _, exif_orientation } => {
+                manifest.value_unless("exif_orientation", exif_orientation, &true);
                 manifest.value("dataset", &stem(path));
                 manifest.value("dev", dev);
                 manifest.value("truncate", truncate);
@@ -202,7 +219,7 @@ impl Stage for Pairs {
             Source::Judged(FromJudged { judged, .. }) => {
                 inputs.push(common::input("judged", judged, &[ArtifactKind::Judged]));
             }
-            Source::Released { path, images } => {
+            Source::Released { path, images, .. } => {
                 let outside = |role: &str, path: &String| Input {
                     role: role.to_string(),
                     source: InputSource::Outside { path: path.clone() },
@@ -227,7 +244,7 @@ impl Stage for Pairs {
         let cut = |text: &str| self.truncate.cut(text, tokenizer.as_ref());
         match &self.source {
             Source::Judged(judged) => self.select(ctx, judged, cut),
-            Source::Released { path, images: _ } => self.import(ctx, &stem(path), cut),
+            Source::Released { path, exif_orientation, .. } => self.import(ctx, &stem(path), *exif_orientation, cut),
         }
     }
 }
@@ -280,6 +297,7 @@ impl Pairs {
         &self,
         ctx: &StageContext,
         dataset: &str,
+        exif_orientation: bool,
         cut: impl Fn(&str) -> Result<(String, bool)>,
     ) -> Result<Summary> {
         let images = ctx.inputs.get("images").map(|input| input.path.as_path());
@@ -298,7 +316,8 @@ impl Pairs {
         let sides = prepared.train.iter().chain(&prepared.dev);
         let named = sides.filter_map(|row| Some(Named { place: &row.place, image: row.pair.image.as_deref()? }));
         let tar = ctx.output(&IMAGES.name);
-        let packed = with_threads(ctx.threads, || pack(named, images, &tar, ctx.progress))?.map_err(wrong_input)?;
+        let packed = with_threads(ctx.threads, || pack(named, images, exif_orientation, &tar, ctx.progress))?;
+        let packed = packed.map_err(wrong_input)?;
         for (name, side) in [("pairs.jsonl", prepared.train), ("dev.jsonl", prepared.dev)] {
             let keyed = |Located { pair, .. }: Located| Pair {
                 image: pair.image.as_deref().map(|image| image_key(packed.hash, image)),

@@ -221,7 +221,7 @@ fn mistakes_in_a_table_are_told_with_their_keys() {
         token_weights.cosine: `cosine` needs a value: write `{ cosine = ... }`
         : the stage has no pairs: neither `judged` nor `path` is given
         path: pairs come from `judged` or from `path`, and both are given
-        images: `images` belongs to `path`: judged samples have theirs
+        images: `images` belongs to `path`: judged samples have their images
         datasets: the list of data sets is empty
         band: `band` belongs to `judged`: released pairs are taken as they are
         per_question: `per_question` belongs to `judged`: released pairs are taken as they are
@@ -265,17 +265,17 @@ fn the_identity_of_a_fixed_config_stays() {
         ("rollout", json!({ "model": "m", "items": "i", "stop": ["b", "a", "b"] })),
     ];
     expect![[r#"
-        dpo 6cf3a880ec epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
-        dpo c5dc88e286 epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] label_smoothing=0.1
+        dpo 4817fe50bb epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
+        dpo 96acc9cad0 epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] label_smoothing=0.1
         pairs d99d3df723 dataset="rlaif" dev=0.02 truncate.words=90
         pairs 091f6ea0d7 band=[0.25,0.85] per_question=3 dev=0.02 truncate.words=90 unreadable="skip" datasets=["a","b"]
         base 1b7d456307
         export 10787769cc
         export a7e8184187 dtype="bf16"
-        sft a8cfaf5e98 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch=8 lora.rank=8 lora.alpha=8.0 lora.dropout=0.0 lora.targets=["q_proj","v_proj"]
-        sft fa73e2db41 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["model.layers.0.*"]
-        sft f16bed2840 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch="auto"
-        rollout c0e6922daa prompt.text="Explain first, then answer." prompt.letter="Explain first, then answer with the letter." samples=32 temperature=1.0 top_k=0 top_p=1.0 max_tokens=256 stop=["a","b"]
+        sft c5e17cc986 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch=8 lora.rank=8 lora.alpha=8.0 lora.dropout=0.0 lora.targets=["q_proj","v_proj"]
+        sft 8347b2216f epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["model.layers.0.*"]
+        sft ed7ed021b4 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch="auto"
+        rollout 4ea2eee608 prompt.text="Explain first, then answer." prompt.letter="Explain first, then answer with the letter." samples=32 temperature=1.0 top_k=0 top_p=1.0 max_tokens=256 stop=["a","b"]
     "#]].assert_eq(&lines.map(line).concat());
     // What the defaults say out loud is what they say in silence.
     let plain = line(("dpo", json!({ "policy": "m", "pairs": "p" })));

@@ -182,7 +182,7 @@ fn the_identity_of_a_fixed_config_stays() {
         rerank("weighted", "exp"),
     ];
     expect![[r#"
-        score 1a82bac9a8 truncate normalise
+        score b1f14b7ca1 truncate normalise
         rerank fce8bbbd71 strategy n
         rerank 30abdff695 strategy n weight
     "#]]

@@ -203,6 +203,28 @@ fn what_cannot_be_asked_is_said() {
     assert!(mute.starts_with("error: `hub` has no chat template"), "{mute}");
 }
 
+#[test]
+fn a_jpeg_that_is_cut_off_and_a_placeholder_without_an_image_are_no_question() {
+    let space = with_model("llava");
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");
+    let whole = fs::read(golden.join("progressive.jpg")).unwrap();
+    fs::write(space.path("half.jpg"), &whole[..whole.len() / 2]).unwrap();
+    let told = |more: &[&str]| {
+        let outcome = space.ablate(&[&["generate", "--model", "hub", "--max-tokens", "1"], more].concat());
+        assert_eq!(outcome.code, Some(2), "{}", outcome.stdout);
+        outcome.stderr
+    };
+    assert_eq!(
+        told(&["--image", "half.jpg", "What?"]),
+        "error: the image `half.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 21 of 29\n"
+    );
+    assert_eq!(
+        told(&["<image>What?"]),
+        "error: the question has `<image>`, and no `image` is given; where the tag itself is meant write `\\<image>` \
+         (in JSON `\\\\<image>`)\n"
+    );
+}
+
 /// What `run` says of an import of `hub` after `damage`.
 fn import(case: &str, damage: impl Fn(&Space)) -> String {
     let space = with_model(case);

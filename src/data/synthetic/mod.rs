@@ -212,7 +212,7 @@ mod tests {
             writeln!(told, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
             assert_eq!(item.image.is_some(), item.dataset != "text");
             if let Some(image) = &item.image {
-                image_bytes(&row.place, image, &folder.path().join("images")).unwrap();
+                image_bytes(image, &folder.path().join("images"), true).unwrap();
             }
         }
         expect_test::expect![[r#"

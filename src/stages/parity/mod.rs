@@ -47,7 +47,7 @@ impl Subject {
         let paths = files::paths_if_there(&beside)?;
         let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
         let images: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|p| &**p)).collect();
-        let model = Model::open(folder, |processor| Images::of_files(&images, processor))?;
+        let model = Model::open(folder, |processor| Images::of_files(&images, true, processor))?;
         let (vision, pictures) = (case.model().vision.clone(), model.pictures.clone());
         let count = move |key: &str| vision.as_ref().context("no eyes")?.image_tokens(pictures.frame(key)?);
         Ok(Subject { words: Words::read(folder, Arc::new(count))?, case, model })

@@ -1,0 +1,171 @@
+//! JPEGs that are cut off or damaged, of every encoding (`tests/golden/make_jpegs.py`), and pictures that are stored turned.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
+use super::decode::{self, Deep};
+use super::{exif, jpeg};
+use crate::base::files;
+
+const NAMES: [&str; 8] =
+    ["baseline", "cmyk", "full_chroma", "grey", "half_chroma", "progressive", "progressive_restart", "restart"];
+const END: [u8; 2] = [0xff, 0xd9];
+
+fn jpeg(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");
+    files::read_bytes(&folder.join(format!("{name}.jpg"))).unwrap()
+}
+
+/// What `decode` says.
+fn told(bytes: &[u8]) -> String {
+    match decode::decode(bytes, Deep::Nearest) {
+        Ok(image) => format!("{} x {}", image.width(), image.height()),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+#[test]
+fn a_whole_jpeg_is_decoded_and_no_beginning_of_one() {
+    for name in NAMES {
+        let whole = jpeg(name);
+        assert_eq!(told(&whole), "43 x 29", "{name}");
+        // What comes behind the end is another picture, or nothing.
+        assert_eq!(told(&[&whole, b"more".as_slice()].concat()), "43 x 29", "{name}");
+        for length in 2..whole.len() {
+            assert!(jpeg::check_whole(&whole[..length]).is_err(), "{name}: {length} bytes of {}", whole.len());
+        }
+    }
+}
+
+#[test]
+fn where_a_jpeg_ends_is_told() {
+    let cut = |name: &str, percent: usize| {
+        let whole = jpeg(name);
+        told(&whole[..whole.len() * percent / 100])
+    };
+    let whole = jpeg("baseline");
+    let cases = [
+        cut("baseline", 10),
+        cut("baseline", 50),
+        cut("baseline", 95),
+        cut("progressive", 50),
+        cut("progressive_restart", 95),
+        cut("restart", 70),
+        told(&whole[..whole.len() - 2]),
+        told(&[&whole[..whole.len() * 3 / 4], &END].concat()),
+        told(&[&whole[..whole.len() * 3 / 4], &[0; 500]].concat()),
+    ];
+    expect_test::expect![[r#"
+        cannot be decoded: the JPEG is cut off: it ends within its header
+        cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cannot be decoded: the JPEG is cut off: its data end at line 14 of 29
+        cannot be decoded: the JPEG is cut off: its data end at line 21 of 29
+        cannot be decoded: the JPEG is cut off: its data end at line 14 of 29
+        cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cannot be decoded: the JPEG is cut off: its end marker is missing
+        cannot be decoded: the JPEG is cut off: its data end at line 14 of 29
+        cannot be decoded: the JPEG is cut off: its end marker is missing"#]]
+    .assert_eq(&cases.join("\n"));
+}
+
+#[test]
+fn an_end_marker_makes_no_whole_jpeg_of_a_part() {
+    for name in NAMES {
+        let whole = jpeg(name);
+        for length in 2..whole.len() - 2 {
+            let ended = [&whole[..length], &END].concat();
+            // Between two scans a progressive picture may end: it is coarse, and whole by the standard.
+            let coarse = name.contains("progressive") || name == "half_chroma";
+            let boundary = coarse && (whole[length - 1] == 0xff || whole[length] == 0xff);
+            assert!(boundary || jpeg::check_whole(&ended).is_err(), "{name}: {length} bytes of {}", whole.len());
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_or_another_picture() {
+    for name in NAMES {
+        let whole = jpeg(name);
+        for at in 2..whole.len() {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            let _ = jpeg::check_whole(&flipped);
+            if at % 16 == 0 {
+                let _ = told(&flipped);
+            }
+        }
+    }
+    // An interval of restarts less.
+    let whole = jpeg("restart");
+    let marks: Vec<usize> =
+        (0..whole.len() - 1).filter(|&at| whole[at] == 0xff && whole[at + 1] & 0xf8 == 0xd0).collect();
+    let shorter = [&whole[..marks[0]], &whole[marks[1]..]].concat();
+    assert_eq!(told(&shorter), "cannot be decoded: the JPEG is damaged: data are missing at line 0 of 29");
+}
+
+#[test]
+fn a_picture_of_too_many_pixels_is_refused_by_its_header() {
+    let sized = |width: u16, height: u16| {
+        let mut bytes = jpeg("progressive");
+        let at = bytes.windows(2).position(|two| two == [0xff, 0xc2]).unwrap() + 5;
+        bytes[at..at + 2].copy_from_slice(&height.to_be_bytes());
+        bytes[at + 2..at + 4].copy_from_slice(&width.to_be_bytes());
+        (told(&bytes), decode::dimensions(&bytes).map_err(|error| error.to_string()))
+    };
+    let limits = "at most 16384 along a side and 67 million in all are read: scale it down";
+    for (width, height) in [(16_385, 16), (16, 16_385), (9000, 9000), (65_535, 65_535)] {
+        let error = format!("has {width} x {height} pixels; {limits}");
+        assert_eq!(sized(width, height), (error.clone(), Err(error)));
+    }
+    assert_eq!(sized(8192, 8192).1, Ok((8192, 8192)));
+}
+
+/// EXIF data that say nothing but an orientation.
+fn orientation(number: u8) -> Vec<u8> {
+    let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, number, 0, 0];
+    [b"MM\0*\0\0\0\x08\0\x01".as_slice(), &entry, &[0; 4]].concat()
+}
+
+#[test]
+fn pictures_are_turned_as_their_exif_data_say() {
+    // Two columns and three rows. The values are those of Pillow's `ImageOps.exif_transpose`.
+    let pixels: Vec<u8> = (1..=6).flat_map(|level| [level, 0, 0]).collect();
+    let expected = [
+        ((2, 3), [1, 2, 3, 4, 5, 6]),
+        ((2, 3), [2, 1, 4, 3, 6, 5]),
+        ((2, 3), [6, 5, 4, 3, 2, 1]),
+        ((2, 3), [5, 6, 3, 4, 1, 2]),
+        ((3, 2), [1, 3, 5, 2, 4, 6]),
+        ((3, 2), [5, 3, 1, 6, 4, 2]),
+        ((3, 2), [6, 4, 2, 5, 3, 1]),
+        ((3, 2), [2, 4, 6, 1, 3, 5]),
+    ];
+    let red = |bytes: &[u8]| -> Vec<u8> {
+        decode::decode(bytes, Deep::Nearest).unwrap().pixels().map(|pixel| pixel.0[0]).collect()
+    };
+    for (number, (size, levels)) in (1..).zip(expected) {
+        let mut bytes = Cursor::new(Vec::new());
+        let mut encoder = PngEncoder::new(&mut bytes);
+        encoder.set_exif_metadata(orientation(number)).unwrap();
+        encoder.write_image(&pixels, 2, 3, ExtendedColorType::Rgb8).unwrap();
+        let bytes = bytes.into_inner();
+        assert_eq!((decode::dimensions(&bytes).unwrap(), red(&bytes)), (size, levels.to_vec()), "{number}");
+        let stored = exif::without(&bytes);
+        assert_eq!((decode::dimensions(&stored).unwrap(), red(&stored)), ((2, 3), vec![1, 2, 3, 4, 5, 6]), "{number}");
+    }
+}
+
+#[test]
+fn a_jpeg_without_its_exif_data_is_as_it_was_stored() {
+    let (plain, turned) = (jpeg("baseline"), jpeg("turned"));
+    assert_eq!((told(&plain), told(&turned)), ("43 x 29".to_string(), "29 x 43".to_string()));
+    assert_eq!(decode::dimensions(&turned).unwrap(), (29, 43));
+    assert_eq!(*exif::without(&turned), plain);
+    assert_eq!(*exif::without(&plain), plain);
+    for length in 0..turned.len() {
+        let _ = exif::without(&turned[..length]);
+    }
+}

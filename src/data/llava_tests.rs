@@ -1,0 +1,196 @@
+//! Rows in LLaVA's layout: what they become, and what is wrong with them.
+
+use expect_test::expect;
+
+use super::defaults::{Defaults, RowFile};
+use super::llava::{EXAMPLE, Located, read};
+use super::records::{AnswerType, Item};
+use crate::base::files;
+
+fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    files::write_atomic(&path, text.as_bytes()).unwrap();
+    files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
+    let file = RowFile { path, dataset: "toy".into(), of_all: false };
+    let root = format!("{}/", folder.path().display());
+    match read(&[file], Some(&folder.path().join("images")), &Defaults::default()) {
+        Ok(mut located) => {
+            for row in &mut located {
+                row.place = row.place.replace(&root, "");
+            }
+            Ok(located)
+        }
+        Err(error) => Err(error.to_string().replace(&root, "")),
+    }
+}
+
+const PLAIN: &str = r#"{"id": 7, "image": "a.png", "conversations":
+    [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": "4"}]}"#;
+
+#[test]
+fn a_plain_llava_row_is_an_item() {
+    let one_line = PLAIN.replace('\n', " ");
+    let rows = read_text("a.jsonl", &format!("{one_line}\n\n{one_line}\n")).unwrap();
+    let expected = Item {
+        id: "7".into(),
+        dataset: "toy".into(),
+        image: Some("a.png".into()),
+        question: "How many?".into(),
+        options: vec![],
+        answer_type: AnswerType::Text,
+        answers: vec!["4".into()],
+        rationale: None,
+        concluded: None,
+    };
+    assert_eq!(rows[0], Located { place: "a.jsonl:1".into(), item: expected });
+    assert_eq!((rows[1].place.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));
+    assert_eq!(read_text("a.json", &format!("[{PLAIN}]")).unwrap()[0].item, rows[0].item);
+}
+
+#[test]
+fn our_fields_say_more() {
+    let row = r#"{"id": "1", "dataset": "pick", "question": "Which?", "options": ["red", "blue"], "answers": ["B", "(B)"],
+        "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "Red is 1.\n\n### Answer: A"}]}"#;
+    let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).item;
+    assert_eq!((item.dataset.as_str(), item.question.as_str()), ("pick", "Which?"));
+    assert_eq!((item.answer_type, item.answers), (AnswerType::Letter, vec!["B".to_string(), "(B)".to_string()]));
+    assert_eq!((item.rationale.as_deref(), item.concluded.as_deref()), (Some("Red is 1."), Some("A")));
+}
+
+#[test]
+fn ids_and_answers_are_what_is_written_and_name_one_row() {
+    let row = |id: &str, answer: &str| {
+        format!(r#"{{"id": {id}, "conversations": [{{"from": "human", "value": "a?"}}], "answer": {answer}}}"#)
+    };
+    let rows = [
+        row("12345678901234567890123", "3.10"),
+        row("1e5", "0.50"),
+        row("7", "1e5"),
+        row("\"7\"", "1"),
+        row("\"7#2\"", "2"),
+        row("7", "3"),
+    ];
+    let read = |name, text: String| -> Vec<(String, String)> {
+        let rows = read_text(name, &text).unwrap().into_iter();
+        rows.map(|mut row| (row.item.id, row.item.answers.remove(0))).collect()
+    };
+    let expected =
+        [("12345678901234567890123", "3.10"), ("1e5", "0.50"), ("7", "1e5"), ("7#3", "1"), ("7#2", "2"), ("7#4", "3")];
+    let expected = expected.map(|(id, answer)| (id.to_string(), answer.to_string()));
+    assert_eq!(read("a.jsonl", rows.join("\n")), expected);
+    assert_eq!(read("a.json", format!("[{}]", rows.join(","))), expected);
+}
+
+#[test]
+fn gold_answers_that_cannot_be_right_are_told_by_row() {
+    let turns = r#""conversations": [{"from": "human", "value": "Which?"}]"#;
+    let lines = [
+        format!(r#"{{"id": 1, {turns}, "options": ["red", "blue"], "answer": 1}}"#),
+        format!(r#"{{"id": 2, {turns}, "options": ["red", "red"], "answer": "A"}}"#),
+        format!(r#"{{"id": 3, {turns}, "answer_type": "letter", "answer": "A"}}"#),
+        format!(r#"{{"id": 4, {turns}, "answers": ["x", ""]}}"#),
+        format!(r#"{{"id": 5, {turns}, "answer": "x", "rationale": "So.\n### Answer: x"}}"#),
+        format!(r#"{{"id": 6, {turns}, "answer": "x", "answers": ["y"]}}"#),
+        format!(r#"{{"id": 7, {turns}, "id": 8}}"#),
+        format!(r#"{{"id": 8, {turns}, "options": ["red", "blue"], "answer": "C"}}"#),
+    ];
+    expect![[r#"
+        a.jsonl:1: the answer `1` is not the letter of an option: a place is read with `option_answers = "index-0"` or `"index-1"`, whichever the first one is
+        a.jsonl:2: options A and B are both `red`
+        a.jsonl:3: a letter is asked for, and there are no options: neither `options` nor the question lists them
+        a.jsonl:4: 1 of 2 answers are empty
+        a.jsonl:5: the rationale holds `### Answer:`, which stands before the one final answer
+        a.jsonl:6: `answer` is `x`, which is none of `answers`
+        a.jsonl:7: the key `id` is given twice
+        a.jsonl:8: the answer `C` names option C, and there are 2 options"#]]
+    .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
+}
+
+#[test]
+fn a_rationale_of_nothing_is_none() {
+    let row = |told: &str, rationale: &str| {
+        format!(
+            r#"{{"id": 1, {rationale} "conversations": [{{"from": "human", "value": "a?"}}, {{"from": "gpt", "value": "{told}"}}]}}"#
+        )
+    };
+    let rows = [row("### Answer: 4", ""), row("4", r#""rationale": " ","#), row("4", r#""rationale": null,"#)];
+    for row in read_text("a.jsonl", &rows.join("\n")).unwrap() {
+        assert_eq!((row.item.rationale, row.item.answers), (None, vec!["4".to_string()]));
+    }
+}
+
+#[test]
+fn every_mistake_comes_with_its_line() {
+    let lines = [
+        r#"{"id": 1, "conversations": [{"from": "human", "value": "a?"}]}"#,
+        r"{broken",
+        r#"{"id": 3, "image": "b.png", "conversations": [{"from": "gpt", "value": "a?"}]}"#,
+        r#"{"conversations": []}"#,
+        r#"{"id": 5, "conversations": [{"from": "human"}]}"#,
+        r#"{"id": 6, "conversations": "hello"}"#,
+        r#"{"id": 7, "image": "../a.png", "conversations": []}"#,
+        "[1]",
+        r#"{"id": [], "conversations": []}"#,
+        r#"{"id": 8, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]}"#,
+    ];
+    expect![[r#"
+        a.jsonl:1: the row has no answer: neither `answer`, `answers` nor the assistant's turn holds one
+        a.jsonl:2: not JSON: key must be a string (column 2)
+        a.jsonl:3: `conversations` begins with `gpt`, and not with `human`
+        a.jsonl:3: the image `b.png` is not in the folder of `images`, `images`
+        a.jsonl:4: there is no `id`
+        a.jsonl:5: `conversations[0]`: there is no `value`
+        a.jsonl:6: `conversations`: invalid type: string "hello", expected a list
+        a.jsonl:7: `conversations` is empty
+        a.jsonl:7: the image `../a.png` is not a relative path below the folder of `images`
+        a.jsonl:8: a row must be an object with `id` and `conversations`
+        and 2 more
+        a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#]]
+    .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
+}
+
+#[test]
+fn the_elements_of_an_array_have_numbers() {
+    let text = format!("[\n{PLAIN},\n{{\"id\": \"x\", \"conversations\": []}},\n3]");
+    expect![[r#"
+        a.json: element 2 (id `x`): `conversations` is empty
+        a.json: element 3: a row must be an object with `id` and `conversations`
+        a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#]]
+    .assert_eq(&read_text("a.json", &text).unwrap_err());
+    let error = read_text("a.json", "[\n{\"id\": 1},\n{]").unwrap_err();
+    assert_eq!(error, format!("a.json:3: not JSON: key must be a string (column 2)\n{EXAMPLE}"));
+    let error = read_text("a.json", "[\n{\"id\": 1},\n{\"id\": NaN}]").unwrap_err();
+    assert_eq!(error, format!("a.json:3: not JSON: `NaN` is no value there (column 8); write null\n{EXAMPLE}"));
+    assert_eq!(read_text("a.json", &format!("\u{feff}[{PLAIN}]")).unwrap().len(), 1);
+}
+
+#[test]
+fn a_question_is_read_alike_wherever_it_stands() {
+    let row = |question: &str, human: &str, image: &str| {
+        format!(
+            r#"[{{"id": 1, {image} "question": {question}, "answer": "4",
+            "conversations": [{{"from": "human", "value": "{human}"}}]}}]"#
+        )
+    };
+    let asked = |question: &str, human: &str, image: &str| {
+        let rows = read_text("a.json", &row(question, human, image));
+        rows.map(|rows| rows[0].item.question.clone())
+            .map_err(|error| error.lines().next().unwrap_or_default().to_string())
+    };
+    let image = r#""image": "a.png","#;
+    assert_eq!(asked(r#""<image>\nHow many? ""#, "<image>", image).unwrap(), "How many?");
+    assert_eq!(asked("null", "<image> How many?", image).unwrap(), "How many?");
+    assert_eq!(asked(r#""Is \\<image> a tag?""#, "x", "").unwrap(), "Is <image> a tag?");
+    let error = "a.json: element 1 (id `1`): `question` is empty: leave the key out, or ask something";
+    assert_eq!(asked(r#"" <image> ""#, "<image>How many?", image).unwrap_err(), error);
+    assert_eq!(asked(r#""""#, "How many?", "").unwrap_err(), error);
+    let error = "a.json: element 1 (id `1`): the question has `<image>`, and no `image` is given; where the tag \
+                 itself is meant write `\\<image>` (in JSON `\\\\<image>`)";
+    assert_eq!(asked(r#""<image>How many?""#, "x", "").unwrap_err(), error);
+    assert_eq!(asked(r#""How many?""#, "<image>x", r#""image": null,"#).unwrap_err(), error);
+    assert_eq!(
+        asked(r#""How many?""#, "x", r#""images": ["a.png"],"#).unwrap_err(),
+        "a.json: element 1 (id `1`): `images` is not read: a row has one picture at most, whose path is in `image`"
+    );
+}
