@@ -103,7 +103,8 @@ fn gold_answers_that_cannot_be_right_are_told_by_row() {
         a.jsonl:5: the rationale holds `### Answer:`, which stands before the one final answer
         a.jsonl:6: `answer` is `x`, which is none of `answers`
         a.jsonl:7: the key `id` is given twice
-        a.jsonl:8: the answer `C` names option C, and there are 2 options"#]]
+        a.jsonl:8: the answer `C` names option C, and there are 2 options
+        a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#]]
     .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
 }
 
