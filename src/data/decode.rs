@@ -1,7 +1,8 @@
 //! Encoded pictures as RGB of 8 bits. Knows no pack and no processor.
 //!
 //! Transparent parts become white, as in Hugging Face's `convert_to_rgb` (transformers 5.24), to the bit. JPEG decoders
-//! differ among themselves by a level or two. A picture is turned upright as its EXIF data say (`ImageOps.exif_transpose`).
+//! differ among themselves by a level or two. A picture is turned upright as its EXIF data say
+//! (`ImageOps.exif_transpose`).
 
 use std::io::{Cursor, Read};
 use std::ops::Deref;

@@ -1,4 +1,5 @@
-//! JPEGs that are cut off or damaged, of every encoding (`tests/golden/make_jpegs.py`), and pictures that are stored turned.
+//! JPEGs that are cut off or damaged, of every encoding (`tests/golden/make_jpegs.py`), and pictures that are stored
+//! turned.
 
 use std::io::Cursor;
 use std::path::Path;

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! All fields beyond LLaVA's are optional: the question is the human's turn without `<image>`, the answer is the
-//! assistant's turn. `\<image>` is the tag as a text. An assistant's turn that holds `### Answer:` gives rationale and answer. Other fields are ignored.
+//! assistant's turn. `\<image>` is the tag as a text. An assistant's turn that holds `### Answer:` gives rationale and
+//! answer. Other fields are ignored, but for those that name a picture.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
