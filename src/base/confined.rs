@@ -197,10 +197,10 @@ mod tests {
         assert_eq!(vec![1u8; 2 << 20].len(), 2 << 20);
     }
 
-    fn deep(level: u64) -> Box<u64> {
+    fn deep(level: u64) -> u64 {
         let own = Box::new(std::hint::black_box(level));
-        let below = if level == u64::MAX { Box::new(0) } else { deep(*own + 1) };
-        Box::new(*below + *own)
+        let below = if level == u64::MAX { 0 } else { deep(*own + 1) };
+        below + *own
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(confined(SMALL, growing), Err(Exceeded::Bytes));
         let walking = || (0..u64::MAX).map(|item| Box::new(item).count_ones()).sum::<u32>();
         assert_eq!(confined(SMALL, walking), Err(Exceeded::Requests));
-        let nesting = || *deep(0);
+        let nesting = || deep(0);
         let many = Bounds { bytes: 1 << 40, requests: 1 << 40, ..SMALL };
         assert_eq!(confined(many, nesting), Err(Exceeded::Stack));
         let waiting = || std::thread::sleep(Duration::from_secs(3600));

@@ -110,6 +110,7 @@ pub struct Sample {
     pub thinking: usize,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }

@@ -39,6 +39,13 @@ pub struct GenerateConfig {
     pub batch: usize,
 }
 
+impl GenerateConfig {
+    /// Whether tokens of the sequence count.
+    fn penalizes(&self) -> bool {
+        (self.repetition_penalty - 1.0).abs() > 0.0
+    }
+}
+
 /// One response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
@@ -127,8 +134,7 @@ impl Request<'_> {
     /// A response that has not begun.
     pub(super) fn begin(&self, prompt: usize, sample: usize) -> Response {
         let Prompt { key, tokens, .. } = &self.prompts[prompt];
-        let seen =
-            if self.config.repetition_penalty == 1.0 { BTreeSet::new() } else { tokens.iter().copied().collect() };
+        let seen = if self.config.penalizes() { tokens.iter().copied().collect() } else { BTreeSet::new() };
         Response { sample, tokens: Vec::new(), seen, generator: self.seed.stream(&format!("{key}#{sample}")) }
     }
 
@@ -145,7 +151,7 @@ impl Request<'_> {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
         }
         response.tokens.push(token);
-        if repetition_penalty != 1.0 {
+        if self.config.penalizes() {
             response.seen.insert(token);
         }
         if (self.watch)(prompt, response.sample, &response.tokens) {

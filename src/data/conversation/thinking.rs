@@ -97,7 +97,7 @@ fn last_marker(word: &str) -> &str {
 
 /// Whether `</x>` stands against `<x>`, `[/X]` against `[X]`, or `<|end_of_x|>` against `<|begin_of_x|>`.
 fn closes(open: &str, close: &str) -> bool {
-    close.replacen('/', "", 1) == open && close != open || (close != open && close.replacen("end", "begin", 1) == open)
+    close != open && [("/", ""), ("end", "begin")].into_iter().any(|(from, to)| close.replacen(from, to, 1) == open)
 }
 
 /// The pairs of markers that a template's source names by the closing one: `</think>`, `[/THINK]`.

@@ -145,8 +145,7 @@ enum Verdict {
 
 fn verdict(place: &str, field: &str, value: &str) -> Verdict {
     let text = match place {
-        "llava" => r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}}"#.to_string(),
-        "text" => r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}}"#.to_string(),
+        "llava" | "text" => r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}}"#.to_string(),
         "tower" => r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}, "vision_config": {}}"#.to_string(),
         family => format!(r#"{{"model_type": "{family}"}}"#),
     };
