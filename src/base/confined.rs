@@ -183,29 +183,30 @@ fn spawn() -> Option<Sender<Job>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::hint::black_box;
 
     const SMALL: Bounds = Bounds { bytes: 1 << 20, requests: 10_000, time: Duration::from_secs(60) };
 
     #[test]
     fn work_within_its_bounds_is_done() {
-        assert_eq!(confined(SMALL, || vec![1u8; 1000].len()), Ok(1000));
+        assert_eq!(confined(SMALL, || black_box(vec![1u8; 1000]).len()), Ok(1000));
         // What one work used is not counted for the next.
         for _ in 0..5 {
-            assert_eq!(confined(SMALL, || vec![1u8; 600_000].len()), Ok(600_000));
+            assert_eq!(confined(SMALL, || black_box(vec![1u8; 600_000]).len()), Ok(600_000));
         }
         // Nor anything outside.
-        assert_eq!(vec![1u8; 2 << 20].len(), 2 << 20);
+        assert_eq!(black_box(vec![1u8; 2 << 20]).len(), 2 << 20);
     }
 
     fn deep(level: u64) -> u64 {
-        let own = Box::new(std::hint::black_box(level));
+        let own = black_box(Box::new(level));
         let below = if level == u64::MAX { 0 } else { deep(*own + 1) };
         below + *own
     }
 
     #[test]
     fn work_that_goes_too_far_is_stopped_and_its_caller_told_why() {
-        assert_eq!(confined(SMALL, || vec![1u8; 2 << 20].len()), Err(Exceeded::Bytes));
+        assert_eq!(confined(SMALL, || black_box(vec![1u8; 2 << 20]).len()), Err(Exceeded::Bytes));
         let growing = || {
             let mut text = String::from("ab");
             while !text.is_empty() {
@@ -213,7 +214,7 @@ mod tests {
             }
         };
         assert_eq!(confined(SMALL, growing), Err(Exceeded::Bytes));
-        let walking = || (0..u64::MAX).map(|item| Box::new(item).count_ones()).sum::<u32>();
+        let walking = || (0..u64::MAX).map(|item| black_box(Box::new(item)).count_ones()).sum::<u32>();
         assert_eq!(confined(SMALL, walking), Err(Exceeded::Requests));
         let nesting = || deep(0);
         let many = Bounds { bytes: 1 << 40, requests: 1 << 40, ..SMALL };
