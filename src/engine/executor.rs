@@ -23,7 +23,7 @@ pub enum Ended {
 #[derive(Debug)]
 pub enum Work {
     /// A stage of a kind of our own.
-    Own(Job),
+    Own(Box<Job>),
     /// A program of the user's.
     Program(Room),
 }

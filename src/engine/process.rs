@@ -76,10 +76,7 @@ impl ProcessExecutor {
                 Order {
                     argv,
                     env: confine::environment(job.threads),
-                    input: match job.variables.is_empty() {
-                        true => None,
-                        false => Some(serde_json::to_string(&job.variables)?),
-                    },
+                    input: (!job.variables.is_empty()).then(|| serde_json::to_string(&job.variables)).transpose()?,
                     dir: std::env::current_dir().context("the working directory is gone")?,
                     log: desk.log.to_path_buf(),
                     time: desk.time,

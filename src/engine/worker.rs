@@ -209,7 +209,7 @@ impl Task<'_> {
         files::create_dir(&scratch)?;
         drop(lock);
         let variables = confine::values(&self.instance.stage()?.variables())?;
-        Ok(Work::Own(Job {
+        Ok(Work::Own(Box::new(Job {
             instance: self.instance.name.clone(),
             kind: self.instance.kind.name.to_string(),
             config: self.instance.table()?,
@@ -222,7 +222,7 @@ impl Task<'_> {
             device: self.device(),
             lock: child_lock,
             variables,
-        }))
+        })))
     }
 
     fn take_outputs(&self, out: &Path) -> Result<BTreeMap<String, Artifact>> {

@@ -2,19 +2,16 @@
 //! tell by its hash which of many guessed values the variable had.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Lock, Store};
 use crate::base::{Hash, files};
 
-const BYTES: usize = 32;
-
-pub(super) type Salt = [u8; BYTES];
+pub(super) type Salt = [u8; 32];
 
 impl Store {
     /// The content of a variable of the environment. One that is not set is not the same as an empty one. Equal values have
@@ -22,7 +19,7 @@ impl Store {
     pub fn variable_hash(&self, value: Option<&OsStr>) -> Hash {
         let salt = self.salt.get_or_init(|| {
             // No record of a store that cannot keep a salt was made with this one: its stage counts as changed.
-            self.read_salt().or_else(|_| random()).unwrap_or_default()
+            self.read_salt().unwrap_or_else(|_| random())
         });
         match value {
             Some(value) => Hash::of_bytes(&[salt, b"=".as_slice(), value.as_bytes()].concat()),
@@ -45,18 +42,16 @@ impl Store {
         if let Some(salt) = there() {
             return Ok(salt);
         }
-        let salt = random()?;
+        let salt = random();
         files::write_private(&path, &salt)?;
         Ok(salt)
     }
 }
 
-fn random() -> Result<Salt> {
-    let mut salt = [0; BYTES];
-    let source = "/dev/urandom";
-    let read = File::open(source).and_then(|mut file| file.read_exact(&mut salt));
-    read.with_context(|| format!("cannot read `{source}`"))?;
-    Ok(salt)
+fn random() -> Salt {
+    // The standard library keys its hash maps from the system's source of random bytes.
+    let drawn = (0..4).flat_map(|_| RandomState::new().build_hasher().finish().to_le_bytes());
+    *Hash::of_bytes(&drawn.collect::<Vec<u8>>()).bytes()
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ fn mode(path: &Path, all: u32) -> u32 {
 }
 
 /// Creates a folder of one's own below a folder that is there. One that is there already stays as it is.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn create_private_dir(path: &Path) -> Result<()> {
     match DirBuilder::new().mode(mode(path, 7)).create(path) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists || !path.is_dir() => {
@@ -75,6 +74,7 @@ mod tests {
         format!("{:o}", fs::metadata(path).unwrap().permissions().mode() & 0o777)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "what a user does with `chmod`")]
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }

@@ -155,7 +155,7 @@ fn any_words_of_a_child_end_its_stage_and_nothing_else() {
     // In the place of a warden: a program that says what a case has for it, whatever it is asked.
     let warden = vec!["-c".to_string(), format!("cat '{}'", file.display())];
     let executor = ProcessExecutor::new("/bin/sh".into(), Vec::new(), warden);
-    let (work, stop) = (Work::Own(job(folder.path())), AtomicBool::new(false));
+    let (work, stop) = (Work::Own(Box::new(job(folder.path()))), AtomicBool::new(false));
     let any_bytes = vec(any::<u8>(), 0..300).prop_map(Said::Any);
     let said = prop_oneof![1 => any_bytes, 4 => edits(PIECES).prop_map(Said::Edited)];
     fuzz("words", &said, |said| {
