@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::asking::GenerateArgs;
 use super::checking::CheckArgs;
+use super::cleaning::GcArgs;
 use super::doctor::DoctorArgs;
 use super::inspect::GraphArgs;
 use super::starting::NewArgs;
@@ -215,7 +216,11 @@ printed with the prediction.")]
     /// Check every object of the store against its name.
     Verify,
     /// Remove results that no experiment came to last, no recent run used and no pin keeps.
-    #[command(after_help = "Examples:\n  ablate gc --dry-run\n  ablate gc --keep-runs 20")]
+    #[command(after_help = "\
+Examples:
+  ablate gc --dry-run                      what would go, and what interrupted work there is
+  ablate gc --keep-runs 20
+  ablate gc --keep-interrupted 0           interrupted work too: it starts anew")]
     Gc(GcArgs),
     /// Write a small experiment file to start from.
     #[command(after_help = "\
@@ -374,14 +379,4 @@ pub(super) struct InstanceArgs {
     /// An instance, or a stage that has only one.
     #[arg(value_name = "INSTANCE")]
     pub(super) instance: String,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct GcArgs {
-    /// Only say what would go.
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// Results of so many of the latest runs stay, whatever was changed since.
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub(super) keep_runs: usize,
 }

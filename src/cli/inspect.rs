@@ -1,4 +1,4 @@
-//! `graph`, `ls`, `show`, `logs`, `verify`, `gc`: looking after what is there. Runs nothing.
+//! `graph`, `ls`, `show`, `logs`, `verify`, `pin`: looking after what is there. Runs nothing.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,8 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::args::{ExperimentArgs, GcArgs, Global, InstanceArgs, ListArgs, PinArgs};
+use super::args::{ExperimentArgs, Global, InstanceArgs, ListArgs, PinArgs};
+use super::outside;
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
@@ -169,19 +170,6 @@ pub(super) fn verify(shell: Shell, global: &Global) -> Result<u8> {
     Ok(if report.problems.is_empty() { DONE } else { WRONG_INPUT })
 }
 
-pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8> {
-    let store = existing(global)?;
-    let freed = store.clean(&store.kept(arguments.keep_runs)?, arguments.dry_run)?;
-    if shell.json {
-        shell.json(&freed)?;
-    } else {
-        let verb = if arguments.dry_run { "would remove" } else { "removed" };
-        let (records, objects, left) = (freed.records, freed.objects, freed.leftovers);
-        shell.result(&format!("{verb} {records} records, {objects} objects, {left} leftovers: {}", bytes(freed.bytes)));
-    }
-    Ok(DONE)
-}
-
 pub(super) fn pin(shell: Shell, global: &Global, arguments: &PinArgs) -> Result<u8> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
@@ -234,6 +222,6 @@ pub(super) fn existing(global: &Global) -> Result<Store> {
     Store::open(path)
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
 }

@@ -3,6 +3,7 @@
 mod args;
 mod asking;
 mod checking;
+mod cleaning;
 mod doctor;
 #[cfg(test)]
 mod fuzz;
@@ -61,7 +62,7 @@ pub fn main() -> ExitCode {
         Command::Show(arguments) => inspect::show(shell, &cli.global, arguments),
         Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),
         Command::Verify => inspect::verify(shell, &cli.global),
-        Command::Gc(arguments) => inspect::gc(shell, &cli.global, arguments),
+        Command::Gc(arguments) => cleaning::gc(shell, &cli.global, arguments),
         Command::New(arguments) => starting::new(shell, arguments),
         Command::Generate(arguments) => asking::generate(shell, arguments),
         Command::Doctor(arguments) => doctor::doctor(shell, arguments),

@@ -11,6 +11,7 @@ use super::toys::damage;
 use super::*;
 use crate::base::files;
 use crate::experiment::InstanceId;
+use crate::store::Rules;
 
 #[test]
 fn a_deleted_object_is_made_again_and_what_lies_below_stays() {
@@ -326,7 +327,7 @@ fn notes_that_are_lost_are_written_again_before_gc_looks_for_them() {
         files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
         run("test", &stages, &store, &options, &Quiet).unwrap();
     }
-    store.clean(&store.kept(0).unwrap(), false).unwrap();
+    store.clean(&store.kept(&Rules { runs: 0, ..Rules::default() }).unwrap(), false).unwrap();
     space.ran();
     run("test", &stages, &store, &options, &Quiet).unwrap();
     assert_eq!(space.ran(), "");

@@ -27,6 +27,7 @@ pub mod warden;
 pub mod why;
 pub mod worker;
 
+mod account;
 mod board;
 mod bounded;
 mod commit;

@@ -7,6 +7,7 @@ use super::toys::Space;
 use super::*;
 use crate::base::files;
 use crate::experiment::Expansion;
+use crate::store::Rules;
 
 /// read -> trim -> train -> eval, where `trim` takes white space away.
 pub(super) fn chain(space: &Space, word: &str) -> Expansion {
@@ -269,10 +270,10 @@ fn cleaning_keeps_what_was_last_looked_at() {
     space.run(&chain(&space, "a"));
     space.run(&chain(&space, "b"));
     let store = space.store();
-    let kept = store.kept(0).unwrap();
+    let kept = store.kept(&Rules { runs: 0, ..Rules::default() }).unwrap();
     let dry = store.clean(&kept, true).unwrap();
     assert_eq!((dry.records, dry.leftovers), (2, 0));
-    assert_eq!(store.kept(2).unwrap().records.len(), 6);
+    assert_eq!(store.kept(&Rules { runs: 2, ..Rules::default() }).unwrap().records.len(), 6);
     let shared = store.share().unwrap();
     let error = store.clean(&kept, false).unwrap_err().to_string();
     assert!(error.starts_with("a run uses the store"), "{error}");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::account::Account;
 use super::commit::Pending;
 use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
@@ -88,17 +89,23 @@ impl Task<'_> {
         let begun_at = jiff::Timestamp::now();
         let work = self.prepare()?;
         let path = self.work().join("job.json");
+        let account = Account::new(self.store, self.identity.fingerprint, self.instance);
         let noting = |event: Event| {
             match &event {
                 Event::Note { text } => self.write_log(text),
                 Event::Warning { text } => self.write_log(&format!("warning: {text}")),
-                _ => {}
+                Event::Progress { done, total, unit, .. } => account.progress(*done, *total, unit),
+                Event::Done { .. } | Event::Failed(_) => {}
             }
             events(event);
         };
         let time = self.instance.limits.time.or(self.time);
         let desk = Desk { job: &path, log: &self.log, stop: self.stop, events: &noting, time };
-        let summary = match self.executor.execute(&work, &desk) {
+        let ended = self.executor.execute(&work, &desk);
+        if matches!((&ended, &work), (Ended::Failed(_) | Ended::Interrupted, Work::Own(_))) {
+            account.write();
+        }
+        let summary = match ended {
             Ended::Done(summary) => summary,
             Ended::Failed(causes) => {
                 let causes = self.make_room(&work, causes);

@@ -173,7 +173,7 @@ impl Endpoint {
                         writer.push(&Saved { index, replies: replies.clone() })?;
                         writer.flush()?;
                         done += 1;
-                        ctx.progress.step(done, items.len() as u64, "items");
+                        ctx.progress.step(done, items.len() as u64, "requests");
                     }
                     Err(error) if outcome.is_ok() => {
                         // The replies that are under way are still worth saving.

@@ -4,52 +4,27 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{Lock, Store};
+use super::{Interrupted, Kept, Lock, Store};
 use crate::base::{Hash, files};
 
-/// What must stay: these records, and the objects that they name.
-#[derive(Clone, Debug, Default)]
-pub struct Kept {
-    pub records: BTreeSet<Hash>,
-}
-
 /// What went, or would go.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Freed {
     pub records: usize,
     pub objects: usize,
     /// Abandoned work folders, quarantined objects, derived data and leftovers of interrupted writes.
     pub leftovers: usize,
     pub bytes: u64,
+    /// Interrupted work among what went.
+    pub interrupted: Vec<Interrupted>,
+    /// Interrupted work that stays.
+    pub resumable: Vec<Interrupted>,
     pub paths: Vec<PathBuf>,
 }
 
-/// The part of a run's record that matters here.
-#[derive(Deserialize)]
-struct RunFile {
-    instances: Vec<RunLine>,
-}
-
-#[derive(Deserialize)]
-struct RunLine {
-    fingerprint: Option<Hash>,
-}
-
 impl Store {
-    /// The records that any experiment came to last, those that are pinned, and those of the last `runs` runs.
-    pub fn kept(&self, runs: usize) -> Result<Kept> {
-        let mut kept = Kept { records: self.noted()? };
-        kept.records.extend(self.pins()?.into_iter().flat_map(|pin| pin.fingerprints));
-        for run in files::list_if_there(&self.runs_path())?.iter().rev().take(runs) {
-            if let Ok(run) = files::read_json::<RunFile>(&self.runs_path().join(run).join("run.json")) {
-                kept.records.extend(run.instances.iter().filter_map(|line| line.fingerprint));
-            }
-        }
-        Ok(kept)
-    }
-
     /// Removes every other record, then every object and leftover that no kept record needs. With `dry`, only says
     /// what would go. Fails while a run uses the store: it makes objects before it writes the record that names them.
     pub fn clean(&self, kept: &Kept, dry: bool) -> Result<Freed> {
@@ -88,8 +63,14 @@ impl Store {
                 freed.paths.push(path);
             }
         }
+        for one in self.interrupted()? {
+            let list =
+                if kept.interrupted.contains(&one.fingerprint) { &mut freed.resumable } else { &mut freed.interrupted };
+            list.push(one);
+        }
         for folder in ["quarantine", "work", "derived"] {
-            let found = files::paths_if_there(&self.root().join(folder))?;
+            let mut found = files::paths_if_there(&self.root().join(folder))?;
+            found.retain(|path| freed.resumable.iter().all(|one| one.path != *path));
             freed.leftovers += found.len();
             freed.paths.extend(found);
         }

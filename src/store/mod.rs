@@ -8,7 +8,7 @@
 //!   objects/ab/cdef....tree/        the files of that tree, so that a child reads it as a plain folder
 //!   records                         StageRecords by fingerprint, a line each: no record, not done
 //!   notes                           last fingerprint and log by experiment and instance: for `why` and `logs` only
-//!   work/<fingerprint>/             a running or interrupted stage: `job.json`, `out/`, `scratch/`
+//!   work/<fingerprint>/             a running or interrupted stage: `job.json`, `out/`, `scratch/`, `spent.json`
 //!   work/<fingerprint>.<process>-<number>/   the clean folder of a program, which is never used again
 //!   locks/<fingerprint>.run         held by the run that works on it, freed by the system when the run dies
 //!   locks/<fingerprint>.child       held by the child process for its lifetime
@@ -31,6 +31,8 @@ mod derived;
 mod durable;
 #[cfg(test)]
 mod fuzz;
+mod interrupted;
+mod kept;
 mod known;
 mod lock;
 mod log;
@@ -51,7 +53,9 @@ use std::sync::{Mutex, OnceLock};
 
 use anyhow::{Context, Result, bail};
 
-pub use clean::{Freed, Kept};
+pub use clean::Freed;
+pub use interrupted::{Interrupted, Spent};
+pub use kept::{Kept, Rules};
 pub use lock::Lock;
 pub use memo::{Folder, Stamp};
 pub use object::{ObjectState, Tree, TreeFile};

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{ObjectState, StageRecord, Store};
-use crate::base::{Hash, files};
+use crate::base::Hash;
 use crate::stage::Artifact;
 
 /// What a check of the whole store found.
@@ -92,10 +92,5 @@ impl Store {
         }
         self.remember();
         Ok(report)
-    }
-
-    /// Fingerprints that have a work folder: running now, or interrupted and resumable.
-    pub fn unfinished(&self) -> Result<Vec<Hash>> {
-        Ok(files::list_if_there(&self.root().join("work"))?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 }

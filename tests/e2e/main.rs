@@ -6,6 +6,7 @@ mod space;
 
 mod anchors;
 mod caching;
+mod cleaning;
 mod commands;
 mod crash;
 mod damage;

@@ -17,7 +17,7 @@ use crate::base::{Hash, files};
 use crate::engine::toys::Space;
 use crate::engine::{Plan, PlanOptions, Quiet, RunOptions, RunReport, plan, query, run, why};
 use crate::experiment::Expansion;
-use crate::store::{ObjectState, Store};
+use crate::store::{ObjectState, Rules, Store};
 
 const PIECES: &[&str] = &["\n", "{", "}", "\"", "null", "-1", "1e400", "[]", "0", "\0", "ü", "ablate store 2"];
 const STANDING: &str = "x.standing";
@@ -199,7 +199,7 @@ fn examine(space: &Space, case: &Case, expected: &BTreeMap<String, Hash>, places
         }
     }
     told(store.unfinished());
-    let dry = store.kept(3).and_then(|kept| store.clean(&kept, true));
+    let dry = store.kept(&Rules { runs: 3, ..Rules::default() }).and_then(|kept| store.clean(&kept, true));
     told(store.verify(false, &|_, _| {}));
     let report = run_on(space, &stages, &store);
     // What is not of the kind that it should be, a person may have to take away.
@@ -237,7 +237,7 @@ fn examine(space: &Space, case: &Case, expected: &BTreeMap<String, Hash>, places
         return;
     }
     space.ran();
-    let freed = store.kept(3).and_then(|kept| store.clean(&kept, false));
+    let freed = store.kept(&Rules { runs: 3, ..Rules::default() }).and_then(|kept| store.clean(&kept, false));
     assert!(strange || (dry.is_ok() && freed.is_ok()), "{dry:?} {freed:?}");
     if !again() {
         return;
