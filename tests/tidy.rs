@@ -37,6 +37,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("minijinja", &["data/conversation/"]),
     ("minijinja_contrib", &["data/conversation/"]),
     ("tar", &["data/"]),
+    ("ignore", &["store/ignored.rs"]),
     ("image", &["data/"]),
     ("ureq", &["teacher/"]),
     ("rustls_native_certs", &["teacher/network.rs"]),

@@ -3,11 +3,12 @@
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use super::modes;
 
 mod private;
 
@@ -176,17 +177,51 @@ pub fn remove_file(path: &Path) -> Result<()> {
     fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))
 }
 
-/// Removes a folder and everything in it; a folder that is not there is no error.
+/// Removes a folder and everything in it, whatever its owner may do there; a folder that is not there is no error.
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn remove_dir(path: &Path) -> Result<()> {
     step("remove folder");
-    match fs::remove_dir_all(path) {
+    let mut removed = fs::remove_dir_all(path);
+    if removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
+        modes::open_folders(path).ok();
+        removed = fs::remove_dir_all(path);
+    }
+    match removed {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         result => result.with_context(|| format!("cannot remove the folder `{}`", path.display())),
     }
 }
 
-/// Copies a file's bytes.
+/// Removes the folders below a folder that hold no file, and gives their relative paths.
+pub fn remove_empty_dirs(folder: &Path) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    for (name, path, kind) in entries(folder)? {
+        if kind.is_dir() {
+            removed.extend(remove_empty_dirs(&path)?.into_iter().map(|below| format!("{name}/{below}")));
+            // Fails for one that holds something.
+            if fs::remove_dir(&path).is_ok() {
+                removed.push(name);
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Makes a file share the blocks of another. False where the file system cannot do that.
+pub fn share_blocks(from: &Path, to: &Path) -> Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        let source = File::open(from).with_context(|| format!("cannot open `{}`", from.display()))?;
+        if rustix::fs::ioctl_ficlone(create(to)?, source).is_ok() {
+            return Ok(true);
+        }
+        remove_file(to)?;
+    }
+    let _ = (from, to);
+    Ok(false)
+}
+
+/// Copies a file's bytes; on file systems that can, both share their blocks.
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
@@ -194,19 +229,6 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     }
     fs::copy(from, to).with_context(|| format!("cannot copy `{}` to `{}`", from.display(), to.display()))?;
     Ok(())
-}
-
-/// Lets nobody write a file any more, gives it a time of modification, and tells its size.
-pub fn seal(path: &Path, modified: SystemTime) -> Result<u64> {
-    step("seal");
-    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-    let sealed = file.set_modified(modified).and_then(|()| file.metadata()).and_then(|metadata| {
-        let mut permissions = metadata.permissions();
-        permissions.set_readonly(true);
-        file.set_permissions(permissions)?;
-        Ok(metadata.len())
-    });
-    sealed.with_context(|| format!("cannot seal `{}`", path.display()))
 }
 
 /// Makes `link` a symbolic link to `target`, replacing a link that is there. A power cut may lose it.
@@ -251,6 +273,16 @@ pub fn name_of(path: &Path) -> String {
 /// The sorted names in a folder; none when there is no folder.
 pub fn list_if_there(folder: &Path) -> Result<Vec<String>> {
     Ok(paths_if_there(folder)?.iter().map(|path| name_of(path)).collect())
+}
+
+/// What lies in a folder, whatever the names are. Follows no links.
+pub fn children(folder: &Path) -> Result<Vec<(PathBuf, FileType)>> {
+    let context = || format!("cannot list the folder `{}`", folder.display());
+    let found = fs::read_dir(folder).with_context(context)?.map(|entry| {
+        let entry = entry?;
+        Ok((entry.path(), entry.file_type()?))
+    });
+    found.collect::<std::io::Result<_>>().with_context(context)
 }
 
 /// What lies in a folder: names, paths and kinds. Follows no links.

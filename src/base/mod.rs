@@ -8,6 +8,7 @@ pub mod files;
 #[cfg(test)]
 pub(crate) mod fuzz;
 pub mod hash;
+pub mod modes;
 pub mod progress;
 pub mod seed;
 pub mod text;

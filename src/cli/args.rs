@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::asking::GenerateArgs;
 use super::checking::CheckArgs;
-use super::cleaning::GcArgs;
+use super::cleaning::{ForgetArgs, GcArgs};
 use super::doctor::DoctorArgs;
 use super::inspect::GraphArgs;
 use super::starting::NewArgs;
@@ -215,13 +215,20 @@ printed with the prediction.")]
     Logs(InstanceArgs),
     /// Check every object of the store against its name.
     Verify,
-    /// Remove results that no experiment came to last, no recent run used and no pin keeps.
+    /// Remove results that no experiment has any more, no recent run used and no pin keeps.
     #[command(after_help = "\
 Examples:
   ablate gc --dry-run                      what would go, and what interrupted work there is
   ablate gc --keep-runs 20
-  ablate gc --keep-interrupted 0           interrupted work too: it starts anew")]
+  ablate gc --keep-interrupted 0           interrupted work too: it starts anew
+  ablate gc --max-size 200GB --max-age 90  the oldest results too, but for pinned ones")]
     Gc(GcArgs),
+    /// Forget an experiment, or some of its instances: their results count as never made, and `gc` frees their space.
+    #[command(after_help = "\
+Examples:
+  ablate forget old.toml                   the file need not exist any more
+  ablate forget exp.toml 'sft@lr=0.1*'")]
+    Forget(ForgetArgs),
     /// Write a small experiment file to start from.
     #[command(after_help = "\
 Examples:

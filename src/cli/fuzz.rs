@@ -316,7 +316,7 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
         if expansion.instances.iter().flat_map(|one| &one.inputs).all(|input| inside(&input.upstream)) {
             let plans = [&expansion, &lean.expansion].map(|expansion| {
                 let plan = engine::plan(expansion, &store, &PlanOptions::default()).unwrap();
-                engine::query::list(&experiment.name, expansion, &store, &plan);
+                engine::query::list(&experiment.name.as_str().into(), expansion, &store, &plan);
                 plan
             });
             for id in expansion.ids() {

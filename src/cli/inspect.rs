@@ -7,7 +7,6 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::args::{ExperimentArgs, Global, InstanceArgs, ListArgs, PinArgs};
-use super::outside;
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
@@ -52,7 +51,7 @@ pub(super) fn list(shell: Shell, global: &Global, arguments: &ListArgs) -> Resul
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
-    let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
+    let listed = engine::query::list(&session.id, &session.expansion, &session.store, &plan);
     let listed: Vec<_> = listed.into_iter().filter(|line| selected.contains(&line.id)).collect();
     if shell.json {
         shell.json(&listed)?;
@@ -76,7 +75,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let plan = session.plan()?;
-    let shown = engine::query::show(&session.experiment.name, &session.expansion, &session.store, &plan, id);
+    let shown = engine::query::show(&session.id, &session.expansion, &session.store, &plan, id);
     if shell.json {
         shell.json(&shown)?;
         return Ok(DONE);
@@ -132,7 +131,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
 pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
-    let Some(log) = engine::query::log(&session.experiment.name, &session.expansion, &session.store, id) else {
+    let Some(log) = engine::query::log(&session.id, &session.expansion, &session.store, id) else {
         bail!("`{}` has no log: it has not run in this store", session.expansion.get(id).name)
     };
     let text = engine::query::words(&log)?;

@@ -63,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),
         Command::Verify => inspect::verify(shell, &cli.global),
         Command::Gc(arguments) => cleaning::gc(shell, &cli.global, arguments),
+        Command::Forget(arguments) => cleaning::forget(shell, &cli.global, arguments),
         Command::New(arguments) => starting::new(shell, arguments),
         Command::Generate(arguments) => asking::generate(shell, arguments),
         Command::Doctor(arguments) => doctor::doctor(shell, arguments),

@@ -125,7 +125,7 @@ fn plan_one(
     let (fresh, must, may) = plan.counts(&selected);
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
-        let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
+        let listed = engine::query::list(&session.id, &session.expansion, &session.store, &plan);
         let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
         return Ok(Some(json!({
             "experiment": session.experiment.name,
@@ -218,7 +218,7 @@ fn notes(session: &Session, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
     };
     if let PlanState::Waits(_) = entry.state {
         let instance = session.expansion.get(id);
-        notes.extend(engine::why_so_far(&session.store, &session.experiment.name, instance));
+        notes.extend(engine::why_so_far(&session.store, &session.id, instance));
     }
     notes
 }
@@ -232,10 +232,10 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
         chain.into_iter().filter(move |above| *above != id).collect::<Vec<_>>()
     };
     if shell.json {
-        let listed = engine::query::list(&session.experiment.name, &session.expansion, &session.store, &plan);
+        let listed = engine::query::list(&session.id, &session.expansion, &session.store, &plan);
         let entry = |id: InstanceId| {
             let line = &listed[id.0];
-            let so_far = || engine::so_far(&session.store, &session.experiment.name, session.expansion.get(id));
+            let so_far = || engine::so_far(&session.store, &session.id, session.expansion.get(id));
             let reasons = match &plan.get(id).state {
                 PlanState::Fresh => Vec::new(),
                 PlanState::Dirty(reasons) => reasons.clone(),

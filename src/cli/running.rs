@@ -83,11 +83,21 @@ fn run_one(
         interrupt: interrupt.clone(),
         out: Some(arguments.out.clone()),
         standing: Some(session.standing.clone()),
+        as_written: experiment.overrides.is_empty(),
         command: std::env::args().collect(),
         ..RunOptions::new(Arc::new(ProcessExecutor::current()?))
     };
+    if let Some(other) = session.store.with_the_same_links(&session.id, &arguments.out) {
+        shell.status(&format!(
+            "warning: `{}` is named `{}` too: each run of one replaces links of the other in `{}`\n\
+             help: give one of them another `name`, or another `--out`",
+            other.display(),
+            session.experiment.name,
+            arguments.out.join(&session.experiment.name).display(),
+        ));
+    }
     let display = Display::new(shell);
-    let report = engine::run(&session.experiment.name, &session.expansion, &session.store, &options, &display)?;
+    let report = engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
     for failure in report.failures() {
         shell.error(&failure.to_string());
     }

@@ -10,11 +10,13 @@ use crate::engine::{self, Plan, PlanOptions, Selection};
 use crate::experiment::compiled::{self, Lean};
 use crate::experiment::{Expansion, Experiment, InstanceId};
 use crate::stages::KINDS;
-use crate::store::Store;
+use crate::store::{ExperimentId, Store};
 
 /// An experiment with its expansion and the store to hold it against.
 pub(super) struct Session {
     pub(super) experiment: Experiment,
+    /// What the store knows it by.
+    pub(super) id: ExperimentId,
     pub(super) expansion: Expansion,
     pub(super) store: Store,
     /// Name of the derived data in which runs leave what they found.
@@ -57,11 +59,12 @@ impl Session {
             && global.store().exists()
             && let Ok(store) = Store::open(global.store())
             && let Some(bytes) = store.derived(&plan)
-            && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_outside(path, &|_| ()).ok()?)
+            && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_bytes_outside(path).ok()?)
         {
             let Lean { mut experiment, expansion, has_reports } = lean;
             experiment.path.clone_from(&arguments.file);
-            return Ok(Session { experiment, expansion, store, standing, has_reports });
+            let id = store.experiment_id(&experiment.name, &arguments.file);
+            return Ok(Session { experiment, id, expansion, store, standing, has_reports });
         }
         let (experiment, mut expansion) = load(arguments)?;
         let store = Store::open(global.store())?;
@@ -70,13 +73,14 @@ impl Session {
             store.keep_derived(&plan, &bytes);
         }
         let has_reports = !experiment.reports.is_empty();
-        Ok(Session { experiment, expansion, store, standing, has_reports })
+        let id = store.experiment_id(&experiment.name, &arguments.file);
+        Ok(Session { experiment, id, expansion, store, standing, has_reports })
     }
 
     /// The plan as things stand.
     pub(super) fn plan(&self) -> Result<Plan> {
         let standing = Some(self.standing.clone());
-        let options = PlanOptions { experiment: self.experiment.name.clone(), standing, ..PlanOptions::default() };
+        let options = PlanOptions { experiment: self.id.clone(), standing, ..PlanOptions::default() };
         let plan = engine::plan(&self.expansion, &self.store, &options)?;
         self.store.remember();
         Ok(plan)

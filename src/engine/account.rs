@@ -46,7 +46,7 @@ impl<'a> Account<'a> {
         self.store.note_spent(self.fingerprint, &Spent { seconds, ..spent.clone() });
     }
 
-    fn held(&self) -> MutexGuard<'_, (Spent, Option<Instant>)> {
+    fn held(&self) -> MutexGuard<'_, (Spent, Instant)> {
         self.spent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -72,7 +72,7 @@ fn whatever_looks_different_is_found_out_again() {
     // So is the result of a record that is gone.
     let store = space.store();
     let others = store.fingerprints().unwrap().into_iter();
-    let train = store.latest("test", "train").fingerprint.unwrap();
+    let train = store.latest(&"test".into(), "train").fingerprint.unwrap();
     store.keep_records(&others.filter(|other| *other != train).collect()).unwrap();
     assert_eq!(ran(), (false, "train".to_string()));
 

@@ -13,7 +13,7 @@ use super::publish::{self, Links};
 use super::run::{InstanceReport, Observer, Outcome};
 use crate::base::{Event, files};
 use crate::experiment::{Instance, InstanceId};
-use crate::store::{Committed, LatestNote, Store, file_name};
+use crate::store::{Committed, ExperimentId, LatestNote, Store, file_name};
 
 /// How long what has happened may wait to be written.
 const WRITE_AFTER: Duration = Duration::from_millis(200);
@@ -47,7 +47,7 @@ pub(super) enum What {
 
 pub(super) struct Journal<'a> {
     store: &'a Store,
-    experiment: &'a str,
+    experiment: &'a ExperimentId,
     observer: &'a dyn Observer,
     /// Folder of the run.
     folder: &'a Path,
@@ -67,7 +67,7 @@ pub(super) struct Journal<'a> {
 impl<'a> Journal<'a> {
     pub(super) fn new(
         store: &'a Store,
-        experiment: &'a str,
+        experiment: &'a ExperimentId,
         observer: &'a dyn Observer,
         folder: &'a Path,
         out: Option<&Path>,
@@ -77,7 +77,7 @@ impl<'a> Journal<'a> {
             experiment,
             observer,
             folder,
-            links: out.map(|out| Links::new(out, experiment)),
+            links: out.map(|out| Links::new(out, &experiment.name)),
             begun: Instant::now(),
             reports: BTreeMap::new(),
             notes: Vec::new(),

@@ -11,7 +11,7 @@ use super::toys::damage;
 use super::*;
 use crate::base::files;
 use crate::experiment::InstanceId;
-use crate::store::Rules;
+use crate::store::GcRules;
 
 #[test]
 fn a_deleted_object_is_made_again_and_what_lies_below_stays() {
@@ -222,7 +222,7 @@ fn leftovers_of_a_half_commit_count_for_nothing() {
     let stages = chain(&space, "a");
     space.run(&stages);
     let store = space.store();
-    let record = store.record(store.latest("test", "train").fingerprint.unwrap()).unwrap();
+    let record = store.record(store.latest(&"test".into(), "train").fingerprint.unwrap()).unwrap();
     // As after a power cut between the objects and the record: the work folder stands, half a line too.
     let others = store.fingerprints().unwrap().into_iter().filter(|other| *other != record.fingerprint).collect();
     store.keep_records(&others).unwrap();
@@ -286,7 +286,7 @@ fn the_log_of_a_failed_stage_is_found_by_its_name() {
     space.tell("train", "fail");
     space.run(&stages);
     let store = space.store();
-    let log = |id: usize| query::log("test", &stages, &store, InstanceId(id));
+    let log = |id: usize| query::log(&"test".into(), &stages, &store, InstanceId(id));
     expect![[r#"
         failed: cannot train
           because the disk is on fire
@@ -306,7 +306,7 @@ fn verify_reads_everything_and_names_who_must_run_again() {
     let object = space.object("train", "rows.jsonl");
     damage(&object, "\"evil\"\n");
     let report = store.verify(true, &|_, _| {}).unwrap();
-    let fingerprint = store.latest("test", "train").fingerprint.unwrap();
+    let fingerprint = store.latest(&"test".into(), "train").fingerprint.unwrap();
     assert_eq!(report.problems.len(), 1);
     assert_eq!(report.problems[0].path, object);
     assert_eq!(report.problems[0].producers, [("toy".to_string(), fingerprint)]);
@@ -327,7 +327,7 @@ fn notes_that_are_lost_are_written_again_before_gc_looks_for_them() {
         files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
         run("test", &stages, &store, &options, &Quiet).unwrap();
     }
-    store.clean(&store.kept(&Rules { runs: 0, ..Rules::default() }).unwrap(), false).unwrap();
+    store.clean(&store.kept(&GcRules { runs: 0, ..GcRules::default() }).unwrap(), false).unwrap();
     space.ran();
     run("test", &stages, &store, &options, &Quiet).unwrap();
     assert_eq!(space.ran(), "");

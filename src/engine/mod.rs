@@ -31,6 +31,7 @@ mod account;
 mod board;
 mod bounded;
 mod commit;
+mod copies;
 mod crew;
 mod draw;
 mod journal;

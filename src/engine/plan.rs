@@ -12,13 +12,13 @@ use super::publish::Links;
 use super::standing::{Looks, Standing};
 use crate::base::Hash;
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::store::{Committed, ObjectState, Store};
+use crate::store::{Committed, ExperimentId, ObjectState, Store};
 
 /// What a plan takes into account beside the experiment and the store.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
     /// Name of the experiment, under which the last fingerprints are kept.
-    pub experiment: String,
+    pub experiment: ExperimentId,
     /// Instances that run even if they are fresh.
     pub force: BTreeSet<InstanceId>,
     /// Name of the derived data that hold what the last run found.
@@ -111,7 +111,7 @@ pub(super) fn decide(
     outside: &mut Outside,
 ) -> Result<Plan> {
     let mut entries: Vec<PlanEntry> = Vec::with_capacity(expansion.instances.len());
-    let links = options.out.as_deref().map(|out| Links::new(out, &options.experiment));
+    let links = options.out.as_deref().map(|out| Links::new(out, &options.experiment.name));
     let mut standing = Standing::load(store, options.standing.as_deref(), expansion);
     for (id, instance) in expansion.ids().zip(&expansion.instances) {
         let (waits, stood) = (waits_for(instance, &entries), standing.next());

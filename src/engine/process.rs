@@ -305,7 +305,7 @@ mod tests {
         .assert_eq(&space.run_with(&stages, &options(&space)));
         assert_eq!(space.output("eval"), r#""one" "" "x""#);
         let store = space.store();
-        let record = store.record(store.latest("test", "eval").fingerprint.unwrap()).unwrap();
+        let record = store.record(store.latest(&"test".into(), "eval").fingerprint.unwrap()).unwrap();
         assert_eq!(record.summary.0["rows"], 3);
         let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
         assert!(log.contains("running 1 test"), "{log}");

@@ -8,12 +8,12 @@ use super::run::Outcome;
 use crate::base::files;
 use crate::experiment::Instance;
 use crate::stage::Artifact;
-use crate::store::{Committed, Folder, LatestNote, Stamp, Store, file_name};
+use crate::store::{Committed, ExperimentId, Folder, LatestNote, Stamp, Store, file_name};
 
 /// What is to be noted of an instance's outcome; `None` where that is known already.
 pub(super) fn note(
     store: &Store,
-    experiment: &str,
+    experiment: &ExperimentId,
     instance: &Instance,
     record: Option<&Committed>,
     outcome: &Outcome,

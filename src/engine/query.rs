@@ -10,7 +10,7 @@ use super::plan::{Plan, PlanState};
 use super::run::Failure;
 use crate::base::{Causes, Hash, files};
 use crate::experiment::{Expansion, InstanceId};
-use crate::store::{Committed, StageRecord, Store};
+use crate::store::{Committed, ExperimentId, StageRecord, Store};
 
 /// A line of `ls`.
 #[derive(Clone, Debug, Serialize)]
@@ -46,12 +46,12 @@ pub struct Shown {
 }
 
 /// Every instance with its state.
-pub fn list(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan) -> Vec<Listed> {
+pub fn list(experiment: &ExperimentId, expansion: &Expansion, store: &Store, plan: &Plan) -> Vec<Listed> {
     expansion.ids().map(|id| look(experiment, expansion, store, plan, id).0).collect()
 }
 
 /// One instance with its record: the present one, or the last one if it is dirty.
-pub fn show(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan, id: InstanceId) -> Shown {
+pub fn show(experiment: &ExperimentId, expansion: &Expansion, store: &Store, plan: &Plan, id: InstanceId) -> Shown {
     let (listed, record) = look(experiment, expansion, store, plan, id);
     let record = record.and_then(|record| store.record(record.fingerprint));
     let outputs = record.iter().flat_map(|record| &record.outputs);
@@ -73,7 +73,7 @@ pub fn failure(experiment: &str, expansion: &Expansion, store: &Store, plan: &Pl
 }
 
 /// Where the log of an instance's last execution is, also of a failed one. There is no file where it said nothing.
-pub fn log(experiment: &str, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
+pub fn log(experiment: &ExperimentId, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
     let note = store.latest(experiment, &expansion.get(id).name);
     note.log.map(|log| store.root().join(log))
 }
@@ -89,7 +89,7 @@ pub fn words(log: &Path) -> Result<String> {
 }
 
 fn look(
-    experiment: &str,
+    experiment: &ExperimentId,
     expansion: &Expansion,
     store: &Store,
     plan: &Plan,

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::copies::{self, Wanted};
 use crate::base::files;
-use crate::stage::{InputPath, Program};
+use crate::stage::Program;
 
 /// What every program finds in its environment: enough to start other programs, and nothing of the user's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -29,20 +30,40 @@ pub(super) struct Circumstances<'a> {
     pub(super) devices: &'a [String],
 }
 
+/// What a program finds under a name.
+pub(super) enum Seen {
+    /// A sealed file of the store: a link to it.
+    Object(PathBuf),
+    /// The files of a folder, or a file of the user's, by their names below that of the input (empty for the file
+    /// itself): copies, so that what lies beside them is out of reach and nothing is added to where they are.
+    Files { found: Vec<(String, PathBuf)>, outside: bool },
+}
+
 /// Makes a room that no other process knows: what an earlier attempt left running may write where it was, and nobody
-/// reads it.
+/// reads it. `note` is told of what the program sees in another way than it expects.
 pub(super) fn furnish(
     out: PathBuf,
     program: &Program,
-    input: &dyn Fn(&str) -> Result<InputPath>,
+    input: &dyn Fn(&str) -> Result<Seen>,
     around: &Circumstances,
+    note: &dyn Fn(String),
 ) -> Result<Room> {
     files::create_dir(&out)?;
+    let mut copies = Vec::new();
     for (role, name) in &program.visible {
         let place = out.join(name);
-        // The link leads to the sealed object, or to the user's own file.
-        files::relink(&input(role)?.path, &place)?;
+        match input(role)? {
+            Seen::Object(object) => files::relink(&object, &place)?,
+            Seen::Files { found, outside } => {
+                if found.iter().all(|(name, _)| !name.is_empty()) {
+                    files::create_dir(&place)?;
+                }
+                let below = |name: &str| if name.is_empty() { place.clone() } else { place.join(name) };
+                copies.extend(found.into_iter().map(|(name, from)| Wanted { from, to: below(&name), outside }));
+            }
+        }
     }
+    copies::lay_out(copies, copies::BOUND, note)?;
     let dir = out.join(&program.dir);
     if !program.dir.is_empty() {
         files::create_dir(&dir)?;

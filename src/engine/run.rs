@@ -21,7 +21,7 @@ use super::standing::Standing;
 use crate::base::escape::indented;
 use crate::base::{Causes, Event, Hash, files};
 use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::store::{Lock, ObjectState, Store};
+use crate::store::{ExperimentId, KnownExperiment, Lock, ObjectState, Store, host};
 
 /// The lock in a run's folder that is held while it lives.
 pub(super) const ALIVE: &str = "alive";
@@ -57,6 +57,8 @@ pub struct RunOptions {
     pub out: Option<PathBuf>,
     /// Name of the derived data in which runs of this experiment leave what they found, to find it sooner.
     pub standing: Option<String>,
+    /// Whether the experiment is as its file has it: then what it has no more is forgotten by `gc`.
+    pub as_written: bool,
     /// The words of the command, for the run's record.
     pub command: Vec<String>,
 }
@@ -80,6 +82,7 @@ impl RunOptions {
             interrupt: Arc::default(),
             out: None,
             standing: None,
+            as_written: true,
             command: Vec::new(),
         }
     }
@@ -241,20 +244,20 @@ impl Observer for Quiet {}
 /// Brings every selected instance up to date. An error is one of the run as a whole; failures of stages are in the
 /// report.
 pub fn run(
-    experiment: &str,
+    experiment: impl Into<ExperimentId>,
     expansion: &Expansion,
     store: &Store,
     options: &RunOptions,
     observer: &dyn Observer,
 ) -> Result<RunReport> {
-    let (begun, started) = (Instant::now(), jiff::Timestamp::now());
+    let (begun, started, experiment) = (Instant::now(), jiff::Timestamp::now(), experiment.into());
     // Taken before anything is found fresh, so that `gc` does not take it away; a store that cannot be written has no
     // `gc` either.
     let shared = store.share();
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
     let plan_options = PlanOptions {
-        experiment: experiment.to_string(),
+        experiment: experiment.clone(),
         force,
         standing: options.standing.clone(),
         out: options.out.clone(),
@@ -266,7 +269,7 @@ pub fn run(
     let mut report = RunReport {
         folder: None,
         run: run_name(started),
-        experiment: experiment.to_string(),
+        experiment: experiment.name.clone(),
         command: options.command.clone(),
         started: started.to_string(),
         seconds: 0.0,
@@ -295,8 +298,11 @@ pub fn run(
     let mut scheduler = Scheduler::new(expansion, store, options, &plan_options, observer, &folder, outside);
     scheduler.run(plan, &selected);
     if let Some(name) = &options.standing {
-        let links = options.out.as_deref().map(|out| Links::new(out, experiment));
+        let links = options.out.as_deref().map(|out| Links::new(out, &experiment.name));
         Standing::keep(store, name, expansion, links.as_ref(), scheduler.fresh());
+    }
+    if let Err(error) = note_experiment(&experiment, expansion, store, options) {
+        tracing::warn!("the instances of the experiment could not be noted: {error:#}");
     }
     report.instances = scheduler.into_reports();
     report.seconds = begun.elapsed().as_secs_f64();
@@ -340,6 +346,16 @@ fn sound_plan(
             return Ok(plan);
         }
     }
+}
+
+/// Notes which instances the experiment has. Those that it had before stay where a value was changed for this run only.
+fn note_experiment(id: &ExperimentId, expansion: &Expansion, store: &Store, options: &RunOptions) -> Result<()> {
+    let mut instances: BTreeSet<String> = expansion.instances.iter().map(|instance| instance.name.clone()).collect();
+    if !options.as_written {
+        instances.extend(store.known_experiment(id).into_iter().flat_map(|known| known.instances));
+    }
+    let out = options.out.as_deref().and_then(|out| std::path::absolute(out).ok());
+    store.note_experiment(&KnownExperiment { id: id.clone(), host: host(), out, instances })
 }
 
 fn save(report: &RunReport) -> Result<()> {

@@ -7,7 +7,7 @@ use super::toys::Space;
 use super::*;
 use crate::base::files;
 use crate::experiment::Expansion;
-use crate::store::Rules;
+use crate::store::GcRules;
 
 /// read -> trim -> train -> eval, where `trim` takes white space away.
 pub(super) fn chain(space: &Space, word: &str) -> Expansion {
@@ -247,7 +247,8 @@ fn the_run_folder_keeps_what_was_asked_and_what_happened() {
         "eval" "skipped""#]]
     .assert_eq(&outcomes.join("\n"));
     let plan = plan::plan(&stages, &store, &PlanOptions { experiment: "test".into(), ..Default::default() }).unwrap();
-    let states: Vec<&str> = query::list("test", &stages, &store, &plan).iter().map(|listed| listed.state).collect();
+    let states: Vec<&str> =
+        query::list(&"test".into(), &stages, &store, &plan).iter().map(|listed| listed.state).collect();
     assert_eq!(states, ["fresh", "fresh", "failed", "waits"]);
 }
 
@@ -270,10 +271,10 @@ fn cleaning_keeps_what_was_last_looked_at() {
     space.run(&chain(&space, "a"));
     space.run(&chain(&space, "b"));
     let store = space.store();
-    let kept = store.kept(&Rules { runs: 0, ..Rules::default() }).unwrap();
+    let kept = store.kept(&GcRules { runs: 0, ..GcRules::default() }).unwrap();
     let dry = store.clean(&kept, true).unwrap();
     assert_eq!((dry.records, dry.leftovers), (2, 0));
-    assert_eq!(store.kept(&Rules { runs: 2, ..Rules::default() }).unwrap().records.len(), 6);
+    assert_eq!(store.kept(&GcRules { runs: 2, ..GcRules::default() }).unwrap().records.len(), 6);
     let shared = store.share().unwrap();
     let error = store.clean(&kept, false).unwrap_err().to_string();
     assert!(error.starts_with("a run uses the store"), "{error}");

@@ -84,6 +84,11 @@ fn matches(pattern: &str, expansion: &Expansion, id: InstanceId) -> bool {
         })
 }
 
+/// Whether a pattern names an instance, by its own name or by that of its stage; `*` stands for any characters.
+pub fn names(pattern: &str, instance: &str) -> bool {
+    glob(pattern, instance) || instance.split('@').next().is_some_and(|stage| glob(pattern, stage))
+}
+
 /// Whether `text` fits `pattern`, in which `*` stands for any characters.
 fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {

@@ -287,7 +287,7 @@ impl Space {
 
     /// What would be done, in words.
     pub(super) fn plan(&self, expansion: &Expansion) -> String {
-        let options = PlanOptions { experiment: "test".to_string(), ..PlanOptions::default() };
+        let options = PlanOptions { experiment: "test".into(), ..PlanOptions::default() };
         let plan = plan::plan(expansion, &self.store(), &options).unwrap();
         let told = expansion.ids().flat_map(|id| why(expansion, &plan, id)).map(|note| note.message + "\n");
         self.clean(&told.collect::<String>())

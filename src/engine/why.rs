@@ -9,7 +9,7 @@ use super::plan::{Plan, PlanState};
 use crate::base::{Diagnostic, Hash, Origin};
 use crate::experiment::{Expansion, Instance, InstanceId};
 use crate::stage::{Manifest, ManifestEntry};
-use crate::store::Store;
+use crate::store::{ExperimentId, Store};
 
 /// Why an instance is fresh, must run or waits: one note per reason.
 pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
@@ -45,7 +45,7 @@ pub fn chain(expansion: &Expansion, plan: &Plan, id: InstanceId) -> BTreeSet<Ins
 
 /// What is known already of an instance that waits: the record of its last result, and how its own values differ from
 /// that. Its inputs are not known yet.
-pub fn so_far(store: &Store, experiment: &str, instance: &Instance) -> Option<(Hash, Vec<DirtyReason>)> {
+pub fn so_far(store: &Store, experiment: &ExperimentId, instance: &Instance) -> Option<(Hash, Vec<DirtyReason>)> {
     let old = store.record(store.latest(experiment, &instance.name).fingerprint?)?;
     let mut new: Manifest = serde_json::from_str(&instance.identity).ok()?;
     if instance.kind.seeded {
@@ -57,7 +57,7 @@ pub fn so_far(store: &Store, experiment: &str, instance: &Instance) -> Option<(H
 }
 
 /// The differences of an instance that waits, as notes.
-pub fn why_so_far(store: &Store, experiment: &str, instance: &Instance) -> Vec<Diagnostic> {
+pub fn why_so_far(store: &Store, experiment: &ExperimentId, instance: &Instance) -> Vec<Diagnostic> {
     let Some((record, reasons)) = so_far(store, experiment, instance) else { return Vec::new() };
     let record = record.short();
     reasons.iter().map(|reason| note(instance, "must run in any case", reason, Some(&record))).collect()
@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn told(space: &Space, stages: &Expansion, sources: &Sources) -> String {
-        let options = PlanOptions { experiment: "test".to_string(), ..PlanOptions::default() };
+        let options = PlanOptions { experiment: "test".into(), ..PlanOptions::default() };
         let plan = plan(stages, &space.store(), &options).unwrap();
         let notes = stages.ids().flat_map(|id| why(stages, &plan, id));
         let text = notes.map(|note| note.render(sources, false)).collect::<Vec<_>>().join("\n");

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -17,11 +16,11 @@ use super::identity::{Identity, Outside};
 use super::job::Job;
 use super::outputs;
 use super::plan::lacking;
-use super::room::{self, Circumstances};
-use crate::base::{Causes, Event, Hash, files};
+use super::room::{self, Circumstances, Seen};
+use crate::base::{Causes, Event, Hash, files, modes};
 use crate::experiment::{Instance, InstanceId, Upstream};
 use crate::stage::{Artifact, ArtifactKind, InputPath};
-use crate::store::{Committed, Lock, ObjectState, Provenance, StageRecord, Store};
+use crate::store::{self, Committed, Lock, ObjectState, Provenance, StageRecord, Store, files_below};
 
 /// Everything that one execution needs.
 pub(super) struct Task<'a> {
@@ -126,7 +125,7 @@ impl Task<'_> {
             outputs: self.take_outputs(work.out())?,
             summary,
             provenance: Provenance {
-                host: host(),
+                host: store::host(),
                 device: self.device(),
                 version: env!("CARGO_PKG_VERSION").to_string(),
                 threads: self.threads,
@@ -185,14 +184,16 @@ impl Task<'_> {
             inputs.insert(input.role.to_string(), path);
         }
         if let Some(program) = self.instance.stage()?.program() {
-            let input = |role: &str| inputs.get(role).cloned().with_context(|| format!("BUG: no input `{role}`"));
+            let input = |role: &str| {
+                self.seen(
+                    inputs.get(role).with_context(|| format!("BUG: no input `{role}`"))?,
+                    self.artifacts.get(role),
+                )
+            };
             let around = Circumstances { seed: self.instance.seed, devices: &self.devices };
-            return Ok(Work::Program(room::furnish(
-                self.store.room_path(self.identity.fingerprint),
-                &program,
-                &input,
-                &around,
-            )?));
+            let room = self.store.room_path(self.identity.fingerprint);
+            let note = |text: String| self.write_log(&text);
+            return Ok(Work::Program(room::furnish(room, &program, &input, &around, &note)?));
         }
         let mut images = BTreeMap::new();
         for hash in self.image_packs() {
@@ -214,6 +215,7 @@ impl Task<'_> {
         files::remove_dir(&out)?;
         files::create_dir(&out)?;
         files::create_dir(&scratch)?;
+        self.hide_ignored(&mut inputs)?;
         drop(lock);
         let variables = confine::values(&self.instance.stage()?.variables())?;
         Ok(Work::Own(Box::new(Job {
@@ -232,11 +234,51 @@ impl Task<'_> {
         })))
     }
 
+    /// Lets a folder of which an `.ablateignore` leaves something out be seen as links to the rest: a stage must not read
+    /// what was not hashed.
+    fn hide_ignored(&self, inputs: &mut BTreeMap<String, InputPath>) -> Result<()> {
+        let links = self.work().join("inputs");
+        files::remove_dir(&links)?;
+        for (role, input) in inputs.iter_mut().filter(|(_, input)| input.kind.is_none() && input.path.is_dir()) {
+            let listing = files_below(&input.path)?;
+            if listing.is_partial {
+                let folder = links.join(store::file_name(role));
+                files::create_dir(&folder)?;
+                for (name, path) in listing.files {
+                    files::relink(&std::path::absolute(path)?, &folder.join(name))?;
+                }
+                input.path = folder;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a program finds of an input.
+    fn seen(&self, input: &InputPath, artifact: Option<&Artifact>) -> Result<Seen> {
+        Ok(match artifact {
+            Some(artifact) if artifact.tree => {
+                let names = self.store.tree(artifact.hash)?.files.into_keys();
+                let found = names.map(|name| (name.clone(), input.path.join(&name))).collect();
+                Seen::Files { found, outside: false }
+            }
+            Some(_) => Seen::Object(input.path.clone()),
+            None if input.path.is_dir() => Seen::Files { found: files_below(&input.path)?.files, outside: true },
+            None => Seen::Files { found: vec![(String::new(), input.path.clone())], outside: true },
+        })
+    }
+
     fn take_outputs(&self, out: &Path) -> Result<BTreeMap<String, Artifact>> {
         let mut images = self.image_packs();
         let mut taken = BTreeMap::new();
         for output in &*self.instance.outputs {
-            let artifact = self.store.put(&out.join(&*output.name), output.kind)?;
+            let path = out.join(&*output.name);
+            if path.is_dir() {
+                modes::open_folders(&path)?;
+                for empty in files::remove_empty_dirs(&path)? {
+                    self.write_log(&format!("`{}/{empty}` holds no file, so it is no part of the output", output.name));
+                }
+            }
+            let artifact = self.store.put(&path, output.kind)?;
             if output.kind == ArtifactKind::Images {
                 images.insert(artifact.hash);
             }
@@ -281,6 +323,9 @@ impl Task<'_> {
                 "the input `{role}` was damaged in the store while the run went on\nhelp: run again: what is damaged is made again"
             );
         }
+        for path in self.store.expel(artifact)? {
+            self.write_log(&format!("`{}` did not belong in the input `{role}` and was taken out", path.display()));
+        }
         Ok(())
     }
 
@@ -315,11 +360,4 @@ pub(super) fn artifacts(instance: &Instance, records: &[Option<Committed>]) -> B
         Upstream::Outside { .. } | Upstream::Environment { .. } => None,
     });
     found.collect()
-}
-
-/// Name of this machine, for the record only.
-fn host() -> String {
-    static NAME: OnceLock<String> = OnceLock::new();
-    let read = || files::read_text(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default().trim().to_string();
-    NAME.get_or_init(read).clone()
 }

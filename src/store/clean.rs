@@ -13,6 +13,8 @@ use crate::base::{Hash, files};
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Freed {
     pub records: usize,
+    /// Instances that their experiment has no more.
+    pub forgotten: usize,
     pub objects: usize,
     /// Abandoned work folders, quarantined objects, derived data and leftovers of interrupted writes.
     pub leftovers: usize,
@@ -29,38 +31,17 @@ impl Store {
     /// what would go. Fails while a run uses the store: it makes objects before it writes the record that names them.
     pub fn clean(&self, kept: &Kept, dry: bool) -> Result<Freed> {
         let _alone = if dry { None } else { Some(self.take_alone()?) };
-        let mut freed = Freed::default();
-        let mut needed: BTreeSet<String> = BTreeSet::new();
+        let mut freed = Freed { forgotten: kept.forgotten.len(), ..Freed::default() };
+        // What kept records need, and what the others had.
+        let (mut needed, mut named) = (BTreeSet::new(), BTreeSet::new());
         for fingerprint in self.fingerprints()? {
-            match self.committed(fingerprint) {
-                Some(record) if kept.records.contains(&fingerprint) => {
-                    for artifact in record.outputs.values() {
-                        needed.insert(artifact.hash.to_string());
-                        needed.extend(artifact.images.iter().map(Hash::to_string));
-                    }
-                }
-                _ => freed.records += 1,
-            }
-        }
-        let objects = self.root().join("objects");
-        for shard in files::paths_if_there(&objects)? {
-            if !shard.is_dir() {
-                // Nothing of ours: whatever it is, it has no record.
-                freed.leftovers += 1;
-                freed.paths.push(shard);
-                continue;
-            }
-            for path in files::paths_if_there(&shard)? {
-                let name = files::name_of(&path);
-                if needed.contains(&format!("{}{}", files::name_of(&shard), name.trim_end_matches(".tree"))) {
-                    continue;
-                }
-                if name.starts_with('.') {
-                    freed.leftovers += 1;
-                } else if !name.contains('.') {
-                    freed.objects += 1;
-                }
-                freed.paths.push(path);
+            let record = self.committed(fingerprint);
+            let stays = record.is_some() && kept.records.contains(&fingerprint);
+            freed.records += usize::from(!stays);
+            let list: &mut BTreeSet<String> = if stays { &mut needed } else { &mut named };
+            for artifact in record.iter().flat_map(|record| record.outputs.values()) {
+                list.insert(artifact.hash.to_string());
+                list.extend(artifact.images.iter().map(Hash::to_string));
             }
         }
         for one in self.interrupted()? {
@@ -68,36 +49,78 @@ impl Store {
                 if kept.interrupted.contains(&one.fingerprint) { &mut freed.resumable } else { &mut freed.interrupted };
             list.push(one);
         }
+        // What no record names goes before anything is written: where the disk is full, that makes room. Results go
+        // after the records that name them: one without its objects would look damaged.
+        let (mut first, mut then) = (Vec::new(), Vec::new());
         for folder in ["quarantine", "work", "derived"] {
             let mut found = files::paths_if_there(&self.root().join(folder))?;
             found.retain(|path| freed.resumable.iter().all(|one| one.path != *path));
             freed.leftovers += found.len();
-            freed.paths.extend(found);
+            first.extend(found);
         }
-        if !dry {
-            // The records first: one without its objects would be a result that is damaged.
-            self.keep_records(&kept.records)?;
-        }
-        for path in &freed.paths {
-            freed.bytes += size(path);
-            if !dry {
-                if path.is_dir() { files::remove_dir(path)? } else { files::remove_file(path)? }
+        for shard in files::paths_if_there(&self.root().join("objects"))? {
+            if !shard.is_dir() {
+                // Nothing of ours: whatever it is, it has no record.
+                freed.leftovers += 1;
+                first.push(shard);
+                continue;
+            }
+            for path in files::paths_if_there(&shard)? {
+                let name = files::name_of(&path);
+                let object = format!("{}{}", files::name_of(&shard), name.trim_end_matches(".tree"));
+                if needed.contains(&object) {
+                    continue;
+                }
+                if name.starts_with('.') {
+                    freed.leftovers += 1;
+                } else if !name.contains('.') {
+                    freed.objects += 1;
+                }
+                let list = if named.contains(&object) { &mut then } else { &mut first };
+                list.push(path);
             }
         }
+        freed.bytes = first.iter().chain(&then).map(|path| size(path)).sum();
         if !dry {
+            let mut failures = remove(&first);
+            if let Err(error) = self.keep_records(&kept.records) {
+                if !files::is_full(self.root()) {
+                    return Err(error);
+                }
+                // No room even for that: the results give it, and their records count as missing until they go too.
+                failures.extend(remove(&then));
+                self.keep_records(&kept.records)?;
+            }
+            failures.extend(remove(&then));
+            self.keep_notes(&|id, instance| !kept.forgotten.contains(&(id.clone(), instance.to_string())))?;
+            kept.gone.iter().try_for_each(|id| self.forget_experiment(id))?;
             let root = self.root().to_path_buf();
             self.memo().retain(|key| root.join(key).exists());
             self.remember();
+            if let Some(failure) = failures.into_iter().next() {
+                return Err(failure.context("not everything could be removed"));
+            }
         }
+        freed.paths = first.into_iter().chain(then).collect();
         Ok(freed)
     }
 
-    fn take_alone(&self) -> Result<Lock> {
+    pub(super) fn take_alone(&self) -> Result<Lock> {
         match Lock::try_alone(&self.root().join("locks/store"))? {
             Some(lock) => Ok(lock),
             None => bail!("a run uses the store `{}`\nhelp: try again when it has ended", self.root().display()),
         }
     }
+}
+
+/// Removes files and folders, and tells what could not be removed. What is gone already is no failure.
+fn remove(paths: &[PathBuf]) -> Vec<anyhow::Error> {
+    let remove = |path: &PathBuf| match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => files::remove_dir(path),
+        Ok(_) => files::remove_file(path),
+        Err(_) => Ok(()),
+    };
+    paths.iter().filter_map(|path| remove(path).err()).collect()
 }
 
 /// Bytes of a file, or of the files in a folder, as far as they can be seen. Follows no links.

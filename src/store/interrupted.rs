@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StageRecord};
+use super::{StageRecord, Store};
 use crate::base::{Hash, files};
 
 /// What a stage has done and spent, over all of its attempts.
@@ -45,8 +45,9 @@ impl Store {
 
     /// What the earlier attempts of an unfinished stage have spent.
     pub fn spent(&self, fingerprint: Hash) -> Option<Spent> {
-        let path = self.spent_path(fingerprint);
-        path.is_file().then(|| files::read_json(&path).ok())?
+        // One that was killed early has only said which it is.
+        let paths = [self.spent_path(fingerprint), self.work_path(fingerprint).join("job.json")];
+        paths.iter().filter(|path| path.is_file()).find_map(|path| files::read_json(path).ok())
     }
 
     /// Every stage that left something to go on from, the oldest first.

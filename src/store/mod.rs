@@ -16,6 +16,7 @@
 //!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
+//!   experiments/                    which experiments there are, and their instances: what `gc` keeps follows from it
 //!   pins/<name>.json                results that `gc` leaves alone
 //!   derived/                        what could be computed again: compiled experiments and what runs found
 //!   memo                            hashes of files by (path, size, mtime, ctime, inode, device)
@@ -29,17 +30,21 @@
 mod clean;
 mod derived;
 mod durable;
+mod experiments;
 #[cfg(test)]
 mod fuzz;
+mod ignored;
 mod interrupted;
 mod kept;
 mod known;
+mod limits;
 mod lock;
 mod log;
 mod memo;
 mod object;
 mod outside;
 mod pins;
+mod quarantine;
 mod reader;
 mod record;
 mod salt;
@@ -54,11 +59,13 @@ use std::sync::{Mutex, OnceLock};
 use anyhow::{Context, Result, bail};
 
 pub use clean::Freed;
+pub use experiments::{ExperimentId, KnownExperiment, host};
 pub use interrupted::{Interrupted, Spent};
-pub use kept::{Kept, Rules};
+pub use kept::{Forgotten, GcRules, Kept};
 pub use lock::Lock;
 pub use memo::{Folder, Stamp};
 pub use object::{ObjectState, Tree, TreeFile};
+pub use outside::{Listing, files_below};
 pub use pins::Pin;
 pub use record::{Committed, LatestNote, Provenance, StageRecord};
 pub use verify::{Problem, VerifyReport};
@@ -69,6 +76,7 @@ use memo::Memo;
 
 /// The one format this program reads and writes.
 const FORMAT: &str = "ablate store 2";
+const FORMAT_NAME: &str = "FORMAT";
 
 /// A folder of objects and records. Many runs may use one at the same time.
 #[derive(Debug)]
@@ -86,7 +94,7 @@ impl Store {
     /// Opens the store in a folder, making one where there is none. Fails for a folder that holds something else.
     pub fn open(root: &Path) -> Result<Store> {
         let root = std::path::absolute(root).with_context(|| format!("`{}` is no path", root.display()))?;
-        let format = root.join("FORMAT");
+        let format = root.join(FORMAT_NAME);
         if !has_format(&root, &format)? {
             refuse_strange_folder(&root, &format)?;
             let written = files::write_atomic(&format, format!("{FORMAT}\n").as_bytes());
@@ -233,7 +241,7 @@ pub fn file_name(name: &str) -> String {
 
 /// Folders with what experiments, programs and endpoints say. Objects are not among them: outputs are for those whom the
 /// umask lets read them.
-const PRIVATE: &[&str] = &["derived", "locks", "pins", "quarantine", "runs", "work"];
+const PRIVATE: &[&str] = &["derived", "experiments", "locks", "pins", "quarantine", "runs", "work"];
 
 fn make_private_folders(root: &Path) -> Result<()> {
     PRIVATE.iter().try_for_each(|name| files::create_private_dir(&root.join(name)))

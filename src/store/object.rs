@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::reader::{hash_file, look};
+use super::reader::{hash_file, identity, look};
 use super::{Folder, Lock, Stamp, Store};
-use crate::base::{Hash, files};
+use crate::base::{Hash, files, modes};
 use crate::stage::{Artifact, ArtifactKind};
 
 /// The files of a folder, by sorted relative path with `/`. Its canonical JSON names the tree.
@@ -21,6 +21,7 @@ pub struct Tree {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeFile {
+    /// Of its bytes; for an executable file a hash of that hash.
     pub hash: Hash,
     pub size: u64,
 }
@@ -70,6 +71,9 @@ impl Store {
         if Hash::of_bytes(&manifest) != artifact.hash || tree.size() != artifact.size {
             return Ok(ObjectState::Corrupt);
         }
+        if !self.artifact_path(artifact).is_dir() {
+            return Ok(self.missing(artifact.hash));
+        }
         for (name, file) in &tree.files {
             let state = self.check_file(&format!("{key}.tree/{name}"), file.hash, Some(file.size), thorough)?;
             if state != ObjectState::Present {
@@ -106,22 +110,6 @@ impl Store {
         }
     }
 
-    /// Takes a damaged object out of the way, so that nothing reads it and someone can look at it.
-    pub fn quarantine(&self, artifact: &Artifact) -> Result<()> {
-        let name = artifact.hash.to_string();
-        let key = object_key(artifact.hash);
-        for (from, to) in [(format!("{key}.tree"), format!("{name}.tree")), (key, name)] {
-            let from = self.root().join(from);
-            // A link counts as itself: it is what is in the way.
-            if from.symlink_metadata().is_ok() {
-                let to = self.root().join("quarantine").join(to);
-                files::remove_dir(&to).or_else(|_| files::remove_file(&to))?;
-                files::rename(&from, &to)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The tree that a manifest object lists.
     pub fn tree(&self, hash: Hash) -> Result<Tree> {
         files::read_json(&self.object_path(hash))
@@ -142,7 +130,8 @@ impl Store {
             return Ok(ObjectState::Present);
         }
         match hash_file(&self.memo, key, &path)? {
-            Some(found) if found == hash => Ok(ObjectState::Present),
+            // Not by its mode: file systems without any show all files as executable.
+            Some(found) if found == hash || identity(found, true) == hash => Ok(ObjectState::Present),
             Some(_) => Ok(ObjectState::Corrupt),
             None => Ok(ObjectState::Missing),
         }
@@ -159,12 +148,19 @@ impl Store {
     }
 
     fn put_file(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
-        let size = files::seal(path, sealed_time())?;
-        let hash = Hash::of_file(path)?;
+        let executable = is_executable(path, kind)?;
+        let size = modes::seal(path, sealed_time(), executable)?;
+        let bytes = Hash::of_file(path)?;
+        let hash = identity(bytes, executable);
         let artifact = Artifact { kind, hash, tree: false, size, images: Vec::new() };
         let key = object_key(hash);
         if self.check_file(&key, hash, Some(size), true)? == ObjectState::Present {
             files::remove_file(path)?;
+            let place = self.root().join(&key);
+            // Older versions kept equal bytes once, with the mode that came first.
+            if is_executable(&place, ArtifactKind::File)? != executable {
+                modes::seal(&place, sealed_time(), executable)?;
+            }
         } else {
             // Replaces a damaged object of this name, if there is one; a folder there would not give way.
             let place = self.root().join(&key);
@@ -173,20 +169,26 @@ impl Store {
             }
             files::rename_soft(path, &place)?;
         }
-        self.trust(&key, hash)?;
+        self.trust(&key, bytes)?;
         Ok(artifact)
     }
 
     fn put_tree(&self, folder: &Path, kind: ArtifactKind) -> Result<Artifact> {
-        let mut tree = Tree::default();
+        // A program may have left folders that nobody can list.
+        modes::open_folders(folder)?;
+        files::remove_empty_dirs(folder)?;
+        let (mut tree, mut read) = (Tree::default(), Vec::new());
         for (name, path) in files::walk(folder)? {
             let metadata =
                 fs::symlink_metadata(&path).with_context(|| format!("cannot look at `{}`", path.display()))?;
             if !metadata.is_file() {
                 bail!("the output holds `{}`, which is not a plain file", path.display());
             }
-            let size = files::seal(&path, sealed_time())?;
-            tree.files.insert(name, TreeFile { hash: Hash::of_file(&path)?, size });
+            let executable = is_executable(&path, kind)?;
+            let size = modes::seal(&path, sealed_time(), executable)?;
+            let bytes = Hash::of_file(&path)?;
+            read.push((name.clone(), bytes));
+            tree.files.insert(name, TreeFile { hash: identity(bytes, executable), size });
         }
         let manifest = tree.bytes();
         let hash = Hash::of_bytes(&manifest);
@@ -201,29 +203,37 @@ impl Store {
         // Whatever is there is not the tree, and may be of a kind that a rename does not replace.
         self.quarantine(&artifact)?;
         files::rename_soft(folder, &place)?;
+        // Only now: a folder that its owner may not write cannot be moved.
+        modes::seal_folders(&place)?;
         // The manifest comes last: a tree without it is not there.
         let key = object_key(hash);
         let path = self.root().join(&key);
         files::write_soft(&path, &manifest)?;
-        files::seal(&path, sealed_time())?;
+        modes::seal(&path, sealed_time(), false)?;
         self.trust(&key, hash)?;
-        for (name, file) in &tree.files {
-            self.trust(&format!("{key}.tree/{name}"), file.hash)?;
+        for (name, bytes) in read {
+            self.trust(&format!("{key}.tree/{name}"), bytes)?;
         }
         Ok(artifact)
     }
 
-    /// Remembers that an object was hashed. Its sealed time stamp is old, so any later edit shows.
-    fn trust(&self, key: &str, hash: Hash) -> Result<()> {
+    /// Remembers the hash of an object's bytes. Its sealed time stamp is old, so any later edit shows.
+    fn trust(&self, key: &str, bytes: Hash) -> Result<()> {
         if let Some(metadata) = look(&self.root().join(key))? {
-            self.memo().put(key.to_string(), super::memo::Stamp::of(&metadata), hash);
+            self.memo().put(key.to_string(), Stamp::of(&metadata), bytes);
         }
         Ok(())
     }
 }
 
+/// Whether the executable bit of an output counts: where nothing more is known of it. What has a type is data.
+fn is_executable(path: &Path, kind: ArtifactKind) -> Result<bool> {
+    let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot look at `{}`", path.display()))?;
+    Ok(kind == ArtifactKind::File && modes::is_executable(&metadata))
+}
+
 /// Path of an object inside the store.
-fn object_key(hash: Hash) -> String {
+pub(super) fn object_key(hash: Hash) -> String {
     let digits = hash.to_string();
     format!("objects/{}/{}", &digits[..2], &digits[2..])
 }
@@ -258,6 +268,7 @@ mod tests {
 
     /// Writes over an object as someone would who does not know better.
     fn damage(path: &Path, content: &[u8]) {
+        modes::open_folder(path.parent().unwrap()).unwrap();
         files::remove_file(path).unwrap();
         files::write_atomic(path, content).unwrap();
     }
@@ -335,7 +346,7 @@ mod tests {
         let artifact = put(&store, "a", b"good");
         let path = store.artifact_path(&artifact);
         damage(&path, b"evil");
-        files::seal(&path, sealed_time()).unwrap();
+        modes::seal(&path, sealed_time(), false).unwrap();
         assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Present);
         store.forget();
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Corrupt);

@@ -1,8 +1,9 @@
 //! Hashes of files and folders from outside the store. Knows no object and no record.
 //!
-//! A folder counts by the relative paths and bytes of the files below it, in the form of a store's tree: a folder
-//! and its copy in the store have one hash. Links are followed, as by the stage that reads the folder, and count as
-//! what they lead to.
+//! A folder counts by the relative paths, the bytes and the executable bit of the files below it, in the form of a
+//! store's tree: a folder and its copy in the store have one hash. Links are followed, as by the stage that reads the
+//! folder, and count as what they lead to. What [`super::ignored`] names is no part of it, and neither is a folder
+//! without files.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -11,21 +12,30 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::Store;
+use super::ignored::{self, IgnoreRules};
 use super::object::{Tree, TreeFile};
 use super::reader::{Reader, look};
+use super::{FORMAT_NAME, Store};
 use crate::base::hash::Told;
 use crate::base::{Hash, files};
 
 impl Store {
     /// The content hash of a file or folder outside the store, through the memo. `None` where nothing is.
     pub fn hash_outside(&self, path: &Path, told: Told) -> Result<Option<Hash>> {
-        let reader = Reader::new(&self.memo, told);
-        if path.is_absolute() {
-            return hash(&reader, path);
-        }
-        hash(&reader, &std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))?)
+        hash(&Reader::new(&self.memo, told), &absolute(path)?)
     }
+
+    /// The hash of a file's bytes alone, through the memo. `None` where nothing is.
+    pub fn hash_bytes_outside(&self, path: &Path) -> Result<Option<Hash>> {
+        let path = absolute(path)?;
+        let Some(metadata) = look(&path)? else { return Ok(None) };
+        let reader = Reader::new(&self.memo, &|_| ());
+        reader.hash_bytes(&path.to_string_lossy(), &path, &metadata).map(|(hash, _)| Some(hash))
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))
 }
 
 fn hash(reader: &Reader, path: &Path) -> Result<Option<Hash>> {
@@ -34,6 +44,7 @@ fn hash(reader: &Reader, path: &Path) -> Result<Option<Hash>> {
         return reader.hash_seen(&path.to_string_lossy(), path, &metadata).map(|(hash, _)| Some(hash));
     }
     let hashed: Vec<(String, TreeFile)> = files_below(path)?
+        .files
         .into_par_iter()
         .map(|(name, path)| {
             let found = reader.hash(&path.to_string_lossy(), &path)?;
@@ -44,10 +55,21 @@ fn hash(reader: &Reader, path: &Path) -> Result<Option<Hash>> {
     Ok(Some(Hash::of_bytes(&Tree { files: hashed.into_iter().collect() }.bytes())))
 }
 
-/// The files below a folder as sorted relative paths, links followed. What is neither a file nor a folder, a link
-/// to nothing and a link to a folder around it are errors.
-fn files_below(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
+/// The files that a folder from outside consists of.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Sorted relative paths with `/`, links followed.
+    pub files: Vec<(String, PathBuf)>,
+    /// Whether an `.ablateignore` left something out.
+    pub is_partial: bool,
+}
+
+/// Lists the files below a folder. What is neither a file nor a folder, a link to nothing, a link to a folder around it
+/// and a store are errors.
+pub fn files_below(folder: &Path) -> Result<Listing> {
+    let mut found = Listing::default();
+    let input = folder.to_path_buf();
+    let mut rules = IgnoreRules::default();
     // Depth first: `around` are the folders that the present one lies in.
     let mut around = Vec::new();
     let mut pending = vec![(0, String::new(), folder.to_path_buf())];
@@ -59,23 +81,41 @@ fn files_below(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
             bail!("`{}` is a link to a folder that it lies in", folder.display());
         }
         around.push(id);
-        for (name, path, mut kind) in files::entries(&folder)? {
-            if kind.is_symlink() {
-                let target = look(&path)?;
-                kind = target.with_context(|| format!("`{}` is a link to nothing", path.display()))?.file_type();
+        refuse_store(&folder, &input)?;
+        rules.enter(depth, &folder)?;
+        for (name, path, kind) in files::entries(&folder)? {
+            // A lock of an editor is a link to nothing: it is left out before anybody follows it.
+            let target = if kind.is_symlink() { look(&path)?.map(|target| target.file_type()) } else { Some(kind) };
+            if rules.ignores(&path, target.is_some_and(|kind| kind.is_dir())) {
+                found.is_partial |= rules.are_own();
+                continue;
             }
+            let kind = target.with_context(|| format!("`{}` is a link to nothing", path.display()))?;
             let relative = format!("{prefix}{name}");
             if kind.is_dir() {
                 pending.push((depth + 1, relative + "/", path));
             } else if kind.is_file() {
-                found.push((relative, path));
+                found.files.push((relative, path));
             } else {
                 bail!("`{}` is neither a file nor a folder", path.display());
             }
         }
     }
-    found.par_sort_unstable();
+    found.files.par_sort_unstable();
     Ok(found)
+}
+
+/// A store changes with every run, and a stage that reads its own store would never be fresh.
+fn refuse_store(folder: &Path, input: &Path) -> Result<()> {
+    let format = fs::read(folder.join(FORMAT_NAME));
+    if !format.is_ok_and(|text| text.starts_with(b"ablate store ")) {
+        return Ok(());
+    }
+    let (store, input) = (folder.display(), input.display());
+    bail!(
+        "`{store}` is a store of ablate, which no input may hold: every run changes it\nhelp: keep the store elsewhere with `--store`, or leave it out with a line in `{input}/{}`",
+        ignored::NAME
+    )
 }
 
 #[cfg(test)]
@@ -208,6 +248,60 @@ mod tests {
         assert_eq!(bench.error(""), "`/data/sub/dangling/back` is a link to a folder that it lies in");
         bench.link("dangling", "sub/dangling");
         assert_eq!(bench.error(""), "cannot look at `/data/sub/dangling`");
+    }
+
+    #[test]
+    fn what_is_ignored_counts_for_nothing_and_is_not_looked_at() {
+        let bench = Bench::new();
+        let (first, _) = bench.hash();
+        bench.write("__pycache__/a.pyc", b"1");
+        bench.link("user@host.1234:1", ".#a.png");
+        bench.write(".git/HEAD", b"ref");
+        files::create_dir(&bench.path("empty/deep")).unwrap();
+        assert_eq!(bench.hash(), (first, 0));
+        assert!(!files_below(&bench.path("")).unwrap().is_partial);
+        bench.write("sub/notes.txt", b"x");
+        assert_ne!(bench.hash().0, first);
+        bench.write(".ablateignore", b"*.txt\n");
+        assert_eq!(bench.hash(), (first, 0));
+        assert!(files_below(&bench.path("")).unwrap().is_partial);
+        bench.write(".ablateignore", b"a{b\n");
+        assert!(bench.error("").starts_with("/data/.ablateignore:1: "), "{}", bench.error(""));
+    }
+
+    #[test]
+    fn a_store_in_a_folder_is_an_error_that_names_it_unless_it_is_ignored() {
+        let bench = Bench::new();
+        let (first, _) = bench.hash();
+        Store::open(&bench.path("sub/cache")).unwrap();
+        assert_eq!(
+            bench.error(""),
+            "`/data/sub/cache` is a store of ablate, which no input may hold: every run changes it\n\
+             help: keep the store elsewhere with `--store`, or leave it out with a line in `/data//.ablateignore`"
+        );
+        bench.write(".ablateignore", b"cache/\n");
+        assert_eq!(bench.hash(), (first, 0));
+    }
+
+    #[test]
+    fn the_executable_bit_counts_and_no_other() {
+        let bench = Bench::new();
+        let (first, _) = bench.hash();
+        let set = |mode: u32| {
+            fs::set_permissions(bench.path("a.png"), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        };
+        set(0o600);
+        assert_eq!(bench.hash().0, first);
+        set(0o755);
+        let (executable, _) = bench.hash();
+        assert_ne!(executable, first);
+        set(0o700);
+        assert_eq!(bench.hash().0, executable);
+        // Its copy in the store has the same hash.
+        let output = bench.store.root().join("work/out");
+        files::copy(&bench.path("a.png"), &output.join("a.png")).unwrap();
+        files::write_soft(&output.join("sub/b.png"), b"22").unwrap();
+        assert_eq!(bench.store.put(&output, ArtifactKind::File).unwrap().hash, executable);
     }
 
     #[test]

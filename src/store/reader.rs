@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use super::known::Known;
 use super::memo::{Memo, Stamp};
-use crate::base::Hash;
 use crate::base::hash::Told;
+use crate::base::{Hash, modes};
 
 /// How often a file is read in the hope that it stays the same meanwhile.
 const ATTEMPTS: usize = 3;
@@ -46,6 +46,12 @@ impl<'a> Reader<'a> {
 
     /// As [`Reader::hash`], for a file that somebody has looked at already.
     pub(super) fn hash_seen(&self, key: &str, path: &Path, metadata: &Metadata) -> Result<(Hash, u64)> {
+        let (bytes, size) = self.hash_bytes(key, path, metadata)?;
+        Ok((identity(bytes, modes::is_executable(metadata)), size))
+    }
+
+    /// The hash of a file's bytes, whatever its mode.
+    pub(super) fn hash_bytes(&self, key: &str, path: &Path, metadata: &Metadata) -> Result<(Hash, u64)> {
         // A pipe would keep whoever opens it waiting for ever.
         if !metadata.is_file() {
             bail!("`{}` is neither a file nor a folder", path.display());
@@ -89,9 +95,15 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The hash of a file, through the memo. `None` for a path where nothing is.
+/// What identifies a file: the hash of its bytes, or for an executable one a hash of that.
+pub(super) fn identity(bytes: Hash, executable: bool) -> Hash {
+    if executable { Hash::of_bytes(&[b"executable\n", &bytes.bytes()[..]].concat()) } else { bytes }
+}
+
+/// The hash of a file's bytes, through the memo. `None` for a path where nothing is.
 pub(super) fn hash_file(memo: &Mutex<Memo>, key: &str, path: &Path) -> Result<Option<Hash>> {
-    Ok(Reader::new(memo, &|_| ()).hash(key, path)?.map(|(hash, _)| hash))
+    let Some(metadata) = look(path)? else { return Ok(None) };
+    Ok(Some(Reader::new(memo, &|_| ()).hash_bytes(key, path, &metadata)?.0))
 }
 
 /// A path's metadata, links followed; `None` where nothing is.

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::Store;
 use super::log::Survey;
+use super::{ExperimentId, Store};
 use crate::base::Hash;
 use crate::stage::{Artifact, Manifest, Outputs, Summary};
 
@@ -89,7 +89,8 @@ pub struct LatestNote {
 /// A note with the name it belongs to.
 #[derive(Serialize, Deserialize)]
 struct Named {
-    experiment: String,
+    #[serde(flatten)]
+    experiment: ExperimentId,
     instance: String,
     #[serde(flatten)]
     note: LatestNote,
@@ -132,27 +133,41 @@ impl Store {
     }
 
     /// What is known of an instance by its name; empty when nothing is.
-    pub fn latest(&self, experiment: &str, instance: &str) -> LatestNote {
+    pub fn latest(&self, experiment: &ExperimentId, instance: &str) -> LatestNote {
         let text = self.notes.get(note_key(experiment, instance)).unwrap_or_default();
         serde_json::from_str::<Named>(&text).map(|named| named.note).unwrap_or_default()
     }
 
     /// Notes what became of instances, by name. A power cut may lose it.
-    pub fn note_latest(&self, experiment: &str, notes: &[(String, LatestNote)]) -> Result<()> {
+    pub fn note_latest(&self, experiment: &ExperimentId, notes: &[(String, LatestNote)]) -> Result<()> {
         let mut lines = Vec::with_capacity(notes.len());
         for (instance, note) in notes {
             let key = note_key(experiment, instance);
-            let named = Named { experiment: experiment.to_string(), instance: instance.clone(), note: note.clone() };
+            let named = Named { experiment: experiment.clone(), instance: instance.clone(), note: note.clone() };
             lines.push((key, serde_json::to_string(&named).context("BUG: a note is plain data")?));
         }
         if lines.is_empty() { Ok(()) } else { self.notes.append(&lines, false) }
     }
 
-    /// The fingerprints that instances of any experiment came to last.
-    pub(super) fn noted(&self) -> Result<BTreeSet<Hash>> {
+    /// Every note: experiment, instance and the fingerprint that it came to last.
+    pub(super) fn noted(&self) -> Result<Vec<(ExperimentId, String, Option<Hash>)>> {
         let notes = self.notes.survey()?.entries;
         let notes = notes.iter().filter_map(|(_, text)| serde_json::from_str::<Named>(text).ok());
-        Ok(notes.filter_map(|named| named.note.fingerprint).collect())
+        Ok(notes.map(|named| (named.experiment, named.instance, named.note.fingerprint)).collect())
+    }
+
+    /// Every experiment that an instance was noted of.
+    pub fn noted_experiments(&self) -> Result<Vec<ExperimentId>> {
+        let mut found: Vec<ExperimentId> = self.noted()?.into_iter().map(|(id, ..)| id).collect();
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Keeps the notes of those instances only that `keep` accepts.
+    pub(super) fn keep_notes(&self, keep: &dyn Fn(&ExperimentId, &str) -> bool) -> Result<()> {
+        let is_kept = |named: Named| keep(&named.experiment, &named.instance);
+        self.notes.rewrite(&|_, text| serde_json::from_str(text).is_ok_and(is_kept))
     }
 
     /// Every fingerprint that has a record.
@@ -161,6 +176,8 @@ impl Store {
     }
 }
 
-fn note_key(experiment: &str, instance: &str) -> Hash {
-    Hash::of_bytes(format!("{experiment}\0{instance}").as_bytes())
+fn note_key(experiment: &ExperimentId, instance: &str) -> Hash {
+    let ExperimentId { name, file } = experiment;
+    let file = if file.is_empty() { String::new() } else { format!("{file}\0") };
+    Hash::of_bytes(format!("{name}\0{file}{instance}").as_bytes())
 }

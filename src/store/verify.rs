@@ -80,6 +80,11 @@ impl Store {
                 ObjectState::Present => {
                     report.objects += 1;
                     report.bytes += artifact.size;
+                    let foreign = if quarantine { self.expel(&artifact)? } else { self.foreign(&artifact)? };
+                    report.problems.extend(foreign.into_iter().map(|path| {
+                        let what = "does not belong in the store: somebody added it".to_string();
+                        Problem { path, what, producers: Vec::new() }
+                    }));
                     continue;
                 }
                 ObjectState::Missing => "the object is missing",

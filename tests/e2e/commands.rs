@@ -68,7 +68,7 @@ fn results_can_be_listed_shown_and_their_logs_read() {
 #[test]
 fn help_has_examples() {
     let space = study();
-    for command in ["run", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc"] {
+    for command in ["run", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc", "forget"] {
         let help = space.ok(&[command, "--help"]).stdout;
         assert!(help.contains("Example"), "`{command} --help` has no example");
     }

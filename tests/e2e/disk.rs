@@ -104,6 +104,26 @@ fn a_full_disk_fails_with_its_name_and_loses_nothing() {
 }
 
 #[test]
+fn gc_makes_room_on_a_disk_without_any() {
+    let space = Space::new();
+    let Some(disk) = Disk::mount(&space, "6m") else { return };
+    space.study(&bulky(6));
+    assert_eq!(run(&space).code, Some(0));
+    space.study(&bulky(2));
+    assert_eq!(run(&space).code, Some(0));
+    // Whoever else writes to the disk takes what is left of it.
+    let mut rest = std::fs::File::create(disk.place.join("rest")).unwrap();
+    while std::io::Write::write_all(&mut rest, &[0; 1 << 12]).is_ok() {}
+    assert!(std::fs::write(disk.place.join("more"), [0; 1 << 13]).is_err(), "there is room");
+    let outcome = space.ablate(&["gc", "--keep-runs", "0", "--store", "disk/cache"]);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    assert!(outcome.stdout.starts_with("removed 4 records, 4 objects"), "{}", outcome.stdout);
+    is_sound(&space);
+    space.told();
+    assert_eq!((run(&space).code, space.told().as_str()), (Some(0), ""));
+}
+
+#[test]
 fn a_stage_that_fills_the_disk_fails_and_leaves_room_for_the_others() {
     let space = Space::new();
     let Some(disk) = Disk::mount(&space, "6m") else { return };

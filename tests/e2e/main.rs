@@ -23,6 +23,7 @@ mod pipeline;
 mod privacy;
 mod programs;
 mod remote;
+mod sandbox;
 mod schema;
 mod starting;
 mod studies;

@@ -83,7 +83,7 @@ fn a_hub_checkpoint_is_trained_sampled_evaluated_and_handed_back() {
     let again = space.ok(&["run", "study.toml"]);
     assert!(again.stderr.contains("fresh"), "{}", again.stderr);
     let outputs = space.outputs("study");
-    fs::remove_dir_all(space.path("cache")).unwrap();
+    space.remove("cache");
     fs::remove_dir_all(space.path("out")).unwrap();
     space.ok(&["run", "study.toml", "--threads", "1", "--jobs", "1"]);
     assert!(space.outputs("study") == outputs);

@@ -36,6 +36,13 @@ impl Space {
         self
     }
 
+    /// Removes a folder, whatever its modes.
+    pub(crate) fn remove(&self, name: &str) {
+        let open = Command::new("chmod").args(["-R", "u+w"]).arg(self.path(name)).status().unwrap();
+        assert!(open.success());
+        fs::remove_dir_all(self.path(name)).unwrap();
+    }
+
     /// Adds to the end of a file.
     pub(crate) fn append(&self, name: &str, text: &str) -> &Space {
         self.write(name, self.read(name) + text)

@@ -13,11 +13,11 @@ use proptest::sample::Index;
 use serde_json::json;
 
 use crate::base::fuzz::{Edit, edited, edits, fuzz, tell};
-use crate::base::{Hash, files};
+use crate::base::{Hash, files, modes};
 use crate::engine::toys::Space;
 use crate::engine::{Plan, PlanOptions, Quiet, RunOptions, RunReport, plan, query, run, why};
 use crate::experiment::Expansion;
-use crate::store::{ObjectState, Rules, Store};
+use crate::store::{GcRules, ObjectState, Store};
 
 const PIECES: &[&str] = &["\n", "{", "}", "\"", "null", "-1", "1e400", "[]", "0", "\0", "ü", "ablate store 2"];
 const STANDING: &str = "x.standing";
@@ -80,7 +80,7 @@ fn run_on(space: &Space, stages: &Expansion, store: &Store) -> anyhow::Result<Ru
 
 fn plan_on(space: &Space, stages: &Expansion, store: &Store) -> anyhow::Result<Plan> {
     let options = PlanOptions {
-        experiment: "test".to_string(),
+        experiment: "test".into(),
         standing: Some(STANDING.to_string()),
         out: Some(space.path("out")),
         ..PlanOptions::default()
@@ -150,7 +150,7 @@ fn inflict(harm: &Harm, path: &Path) {
         Harm::Edit(edits) => write(&edited(&old, edits)),
         Harm::Decay(edits) => {
             write(&edited(&old, edits));
-            files::seal(path, found.modified().unwrap_or(UNIX_EPOCH + Duration::from_secs(1))).unwrap();
+            modes::seal(path, found.modified().unwrap_or(UNIX_EPOCH + Duration::from_secs(1)), false).unwrap();
         }
     }
 }
@@ -192,14 +192,14 @@ fn examine(space: &Space, case: &Case, expected: &BTreeMap<String, Hash>, places
     }
     let store = store.unwrap();
     if let Some(plan) = told(plan_on(space, &stages, &store)) {
-        query::list("test", &stages, &store, &plan);
+        query::list(&"test".into(), &stages, &store, &plan);
         for id in stages.ids() {
-            query::show("test", &stages, &store, &plan, id);
+            query::show(&"test".into(), &stages, &store, &plan, id);
             why(&stages, &plan, id);
         }
     }
     told(store.unfinished());
-    let dry = store.kept(&Rules { runs: 3, ..Rules::default() }).and_then(|kept| store.clean(&kept, true));
+    let dry = store.kept(&GcRules { runs: 3, ..GcRules::default() }).and_then(|kept| store.clean(&kept, true));
     told(store.verify(false, &|_, _| {}));
     let report = run_on(space, &stages, &store);
     // What is not of the kind that it should be, a person may have to take away.
@@ -237,7 +237,7 @@ fn examine(space: &Space, case: &Case, expected: &BTreeMap<String, Hash>, places
         return;
     }
     space.ran();
-    let freed = store.kept(&Rules { runs: 3, ..Rules::default() }).and_then(|kept| store.clean(&kept, false));
+    let freed = store.kept(&GcRules { runs: 3, ..GcRules::default() }).and_then(|kept| store.clean(&kept, false));
     assert!(strange || (dry.is_ok() && freed.is_ok()), "{dry:?} {freed:?}");
     if !again() {
         return;
@@ -266,6 +266,6 @@ fn any_findings_of_a_run_are_read_without_a_panic() {
         bytes.splice(at..at, huge);
         store.keep_derived(STANDING, &bytes);
         let plan = plan_on(&space, &stages, &store).unwrap();
-        query::list("test", &stages, &store, &plan);
+        query::list(&"test".into(), &stages, &store, &plan);
     });
 }
