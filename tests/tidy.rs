@@ -44,11 +44,11 @@ const HOMES: &[(&str, &[&str])] = &[
     ("plotters", &["report/"]),
     ("statrs", &["report/"]),
     ("annotate_snippets", &["base/diagnostic.rs"]),
-    ("rustix", &["engine/", "base/files.rs", "store/memo.rs"]),
+    ("rustix", &["engine/", "base/files.rs", "base/plain.rs", "store/memo.rs"]),
     ("clap", &["cli/"]),
     ("console", &["cli/"]),
     ("indicatif", &["cli/"]),
-    ("ctrlc", &["cli/"]),
+    ("signal_hook", &["cli/"]),
     ("tracing_subscriber", &["cli/"]),
 ];
 

@@ -1,14 +1,14 @@
 //! The only home of file writes: every write is atomic or into a private folder, every error names its path.
 
 use std::fs::{self, File, FileType, OpenOptions};
-use std::io::{BufReader, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::modes;
+use super::{modes, plain};
 
 mod private;
 
@@ -19,18 +19,25 @@ const LITTLE: u64 = 64 << 10;
 
 /// Reads a text file.
 pub fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))
+    plain::read_text(path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
 /// Reads a file.
 pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))
+    let mut bytes = Vec::new();
+    let read = plain::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.with_context(|| format!("cannot read `{}`", path.display()))?;
+    Ok(bytes)
 }
 
 /// Opens a file for buffered reading.
 pub fn open(path: &Path) -> Result<BufReader<File>> {
-    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
-    Ok(BufReader::with_capacity(1 << 18, file))
+    Ok(BufReader::with_capacity(1 << 18, open_plain(path)?))
+}
+
+/// Opens a file for reading; a pipe or a device in its place is an error.
+pub fn open_plain(path: &Path) -> Result<File> {
+    plain::open(path).with_context(|| format!("cannot open `{}`", path.display()))
 }
 
 /// Reads a JSON document.
@@ -56,7 +63,11 @@ pub fn create(path: &Path) -> Result<File> {
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn append(path: &Path) -> Result<File> {
     step("append");
-    let open = || OpenOptions::new().create(true).read(true).append(true).open(path);
+    let open = || {
+        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        plain::check(&file)?;
+        Ok(file)
+    };
     in_folder(path, open).with_context(|| format!("cannot open `{}` for appending", path.display()))
 }
 

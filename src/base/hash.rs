@@ -30,7 +30,7 @@ impl Hash {
 
     /// Hash of a file's bytes.
     pub fn of_file(path: &Path) -> Result<Hash> {
-        let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+        let file = super::files::open_plain(path)?;
         let hash = file.metadata().and_then(|metadata| Hash::of_open_file(&file, metadata.len(), &|_| ()));
         hash.with_context(|| format!("cannot read `{}`", path.display()))
     }

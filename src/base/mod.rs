@@ -9,6 +9,7 @@ pub mod files;
 pub(crate) mod fuzz;
 pub mod hash;
 pub mod modes;
+pub(crate) mod plain;
 pub mod progress;
 pub mod seed;
 pub mod text;

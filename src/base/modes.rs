@@ -1,13 +1,13 @@
 //! Modes of files and folders: sealed ones, executable ones, and what a program left without permission to touch it.
 
-use std::fs::{self, File, Metadata, Permissions};
+use std::fs::{self, Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use super::files;
+use super::{files, plain};
 
 /// Permissions of the owner.
 const READ: u32 = 0o400;
@@ -26,7 +26,7 @@ pub fn seal(path: &Path, modified: SystemTime, executable: bool) -> Result<u64> 
         let read = fs::symlink_metadata(path)?.mode() & 0o444 | READ;
         // Before the file is opened: its owner may have lost the right to do that.
         set(path, if executable { read | read >> 2 } else { read })?;
-        let file = File::open(path)?;
+        let file = plain::open(path)?;
         file.set_modified(modified)?;
         Ok(file.metadata()?.len())
     };
@@ -69,6 +69,11 @@ pub fn open_folder(folder: &Path) -> Result<()> {
 pub fn set_plain(path: &Path, executable: bool) -> Result<()> {
     let mode = if executable { 0o755 } else { 0o644 };
     set(path, mode).with_context(|| format!("cannot set the mode of `{}`", path.display()))
+}
+
+/// Gives a file or folder its permissions. Follows links.
+pub fn set_mode(path: &Path, mode: u32) -> Result<()> {
+    set(path, mode).with_context(|| format!("cannot change the permissions of `{}`", path.display()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the home of modes")]

@@ -1,6 +1,7 @@
 //! The command line: what may be said, with examples. Interprets nothing.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -11,6 +12,7 @@ use super::doctor::DoctorArgs;
 use super::inspect::GraphArgs;
 use super::starting::NewArgs;
 use super::suggest::SuggestArgs;
+use super::values::{at_least_one, gpu, seconds};
 use crate::engine::Selection;
 
 /// A declarative experiment engine for post-training vision-language models.
@@ -271,10 +273,10 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) scope: Scope,
     /// Stages that run at the same time; the number of cores when not said.
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     pub(super) jobs: Option<usize>,
     /// Threads of each stage; the cores, shared by the running stages, when not said. Never changes a result.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(super) threads: Option<usize>,
     /// `auto` (every GPU, or else the CPU), `cpu`, or `cuda:0,cuda:1`; the experiment's own setting when not said.
     #[arg(long, value_name = "DEVICE")]
@@ -289,10 +291,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) retries: u32,
     /// Stop an attempt that takes longer, in seconds, where the stage has no limit of its own.
-    #[arg(long, value_name = "SECONDS")]
-    pub(super) timeout: Option<f64>,
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) timeout: Option<Duration>,
     /// GPUs, by number or UUID, that stages of the pool `gpu` are given, one stage at a time.
-    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = gpu)]
     pub(super) gpus: Vec<String>,
     /// Run these stages or instances again although they are fresh. Repeatable.
     #[arg(long, value_name = "TARGET")]

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::DONE;
 use super::shell::Shell;
+use super::values::at_least_one;
 use crate::base::progress::Silent;
 use crate::stages::ask::{Answer, Question, ask};
 
@@ -51,7 +52,7 @@ pub(super) struct GenerateArgs {
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: String,
     /// Threads on the CPU; all when not given.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 }
 

@@ -52,6 +52,10 @@ fn told(status: &Status) -> String {
         text.push_str(&format!("  running {}\n", at_work(working)));
     }
     text.push_str(&rest(status.running.len(), "running"));
+    for waiting in status.waiting.iter().take(NAMED) {
+        text.push_str(&format!("  waiting {}: {}\n", waiting.instance, waiting.why));
+    }
+    text.push_str(&rest(status.waiting.len(), "waiting"));
     for failed in status.failed.iter().take(NAMED) {
         text.push_str(&format!("  failed {failed}\n"));
     }

@@ -16,8 +16,10 @@ mod reporting;
 mod running;
 mod session;
 mod shell;
+mod signals;
 mod starting;
 mod suggest;
+mod values;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -37,6 +39,8 @@ const DONE: u8 = 0;
 const NOT_WRITTEN: u8 = 1;
 /// The input is wrong: arguments, the experiment, the store.
 const WRONG_INPUT: u8 = 2;
+/// Stopped by a signal.
+const INTERRUPTED: u8 = 130;
 
 /// The program: from the process's arguments to its exit code.
 pub fn main() -> ExitCode {

@@ -128,9 +128,15 @@ impl Observer for Display {
         state.running.insert(id, Running { bar, last_line: Instant::now() });
     }
 
-    fn elsewhere(&self, _id: InstanceId, instance: &Instance) {
-        self.emit(|| json!({ "event": "elsewhere", "instance": instance.name }));
-        self.line(&format!("wait  {}: another run works on it", instance.name));
+    fn waits(&self, _id: InstanceId, instance: &Instance, why: &str) {
+        self.emit(|| json!({ "event": "waits", "instance": instance.name, "why": why }));
+        self.line(&format!("wait  {}: {why}", instance.name));
+    }
+
+    fn warning(&self, text: &str) {
+        self.emit(|| json!({ "event": "warning", "text": text }));
+        // Above the bars, and with `--quiet` too.
+        self.bars.suspend(|| self.shell.warning(text));
     }
 
     fn event(&self, id: InstanceId, instance: &Instance, event: &Event) {

@@ -4,7 +4,6 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,7 +12,7 @@ use super::progress::Display;
 use super::reporting;
 use super::session::{Need, Session};
 use super::shell::Shell;
-use super::{DONE, WRONG_INPUT, tell};
+use super::{DONE, WRONG_INPUT, signals, tell};
 use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
 use crate::experiment::Settings;
 use crate::nn::device::{Device, DeviceChoice, listed};
@@ -22,7 +21,8 @@ use crate::stage::Pool;
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
     // Programs of stages run as this user, and this environment may hold keys.
     engine::confine::hide_memory();
-    let interrupt = interrupt()?;
+    let executor = Arc::new(ProcessExecutor::current()?);
+    let interrupt = signals::listen(executor.clone())?;
     let experiments = arguments.scope.experiments(&arguments.experiment);
     // A mistake in the last file is told before the first one takes its hours.
     if experiments.len() > 1 {
@@ -40,7 +40,7 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
         if experiments.len() > 1 {
             shell.status(&format!("\n{}", experiment.file.display()));
         }
-        let code = run_one(shell, global, experiment, arguments, &interrupt)?;
+        let code = run_one(shell, global, experiment, arguments, &executor, &interrupt)?;
         worst = worst.max(code);
         if interrupt.load(Ordering::SeqCst) || (code != DONE && arguments.fail_fast) {
             break;
@@ -55,6 +55,7 @@ fn run_one(
     global: &Global,
     experiment: &ExperimentArgs,
     arguments: &RunArgs,
+    executor: &Arc<ProcessExecutor>,
     interrupt: &Arc<AtomicBool>,
 ) -> Result<u8> {
     // The process ends soon: to take ten thousand instances apart one by one would be for nothing.
@@ -69,13 +70,13 @@ fn run_one(
     let slots = settings.jobs.or(settings.pools.get("cpu").copied());
     let selection = arguments.scope.selection();
     let options = RunOptions {
-        jobs: arguments.jobs.or(slots).unwrap_or(cores).max(1),
+        jobs: arguments.jobs.or(slots).unwrap_or(cores),
         threads: arguments.threads,
         teachers: settings.pools.get("teacher").copied().unwrap_or(4),
         pools: settings.pools.clone(),
         gpus,
         retries: arguments.retries,
-        time: arguments.timeout.map(Duration::try_from_secs_f64).transpose().context("`--timeout` is no time")?,
+        time: arguments.timeout,
         keep_going: !arguments.fail_fast,
         force: arguments.force.clone(),
         selection: selection.clone(),
@@ -85,7 +86,7 @@ fn run_one(
         standing: Some(session.standing.clone()),
         as_written: experiment.overrides.is_empty(),
         command: std::env::args().collect(),
-        ..RunOptions::new(Arc::new(ProcessExecutor::current()?))
+        ..RunOptions::new(executor.clone())
     };
     if let Some(other) = session.store.with_the_same_links(&session.id, &arguments.out) {
         shell.status(&format!(
@@ -131,6 +132,11 @@ fn run_one(
 fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
     let asked = arguments.device.as_deref().unwrap_or(&settings.device);
     let most = settings.pools.get("gpu").copied();
+    if let Some(id) =
+        arguments.gpus.iter().enumerate().find_map(|(at, id)| arguments.gpus[..at].contains(id).then_some(id))
+    {
+        bail!("`--gpus` names `{id}` twice");
+    }
     let mut devices = if models || asked != "auto" { DeviceChoice::devices(asked)? } else { vec![Device::Cpu] };
     if devices[0] == Device::Cpu {
         let first = || (0..most.unwrap_or(0)).map(|number| number.to_string()).collect();
@@ -149,19 +155,6 @@ fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(St
     }
     devices.iter().try_for_each(|device| device.check())?;
     Ok((listed(&devices), Vec::new()))
-}
-
-/// Set by Ctrl-C and by SIGTERM. The second Ctrl-C ends the program at once; children die with it.
-fn interrupt() -> Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = flag.clone();
-    ctrlc::set_handler(move || {
-        if set.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot listen for Ctrl-C")?;
-    Ok(flag)
 }
 
 /// `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, and how to go on if something is left to do.

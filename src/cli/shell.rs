@@ -131,6 +131,12 @@ impl Shell {
         writeln!(io::stderr().lock(), "{}", styled(text, self.error_color)).ok();
     }
 
+    /// Something that is not as the user will expect, and that fails nothing.
+    pub(super) fn warning(self, text: &str) {
+        let label = if self.error_color { "\u{1b}[1;33mwarning\u{1b}[0m" } else { "warning" };
+        writeln!(io::stderr().lock(), "{label}: {}", escape::visible(text)).ok();
+    }
+
     /// An error of the world: `error: ` and the chain of causes.
     pub(super) fn error(self, text: &str) {
         let label = if self.error_color { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::graph::Graph;
 use super::run::RunOptions;
+use super::slots::Need;
 use crate::experiment::{Expansion, Instance, InstanceId};
 use crate::stage::Pool;
 
@@ -32,6 +33,8 @@ pub(super) enum State {
 struct Slots {
     size: usize,
     taken: usize,
+    /// Whether other runs have what the next instance needs: it is asked for again.
+    waits: bool,
     /// Ready instances in the order in which they are started: the longest chain goes first.
     ready: BTreeSet<(Reverse<u64>, InstanceId)>,
 }
@@ -138,7 +141,7 @@ impl Board {
         let possible = matches!(
             (old, new),
             (State::Blocked, State::Ready | State::Done | State::Failed | State::Left)
-                | (State::Ready, State::Running | State::Left)
+                | (State::Ready, State::Running | State::Failed | State::Left)
                 // Ready: to try again.
                 | (State::Running, State::Done | State::Failed | State::Left | State::Elsewhere | State::Ready)
                 | (State::Elsewhere, State::Ready | State::Left)
@@ -169,10 +172,6 @@ impl Board {
                 self.holders.insert(id);
                 self.heavy_running += heavy;
                 self.slots[pool as usize].taken += if pool == GPU { self.gpus[id.0] } else { 1 };
-                if pool == GPU {
-                    let lent = (0..self.gpus[id.0]).map_while(|_| self.devices.pop_first()).collect();
-                    self.lent.insert(id, lent);
-                }
             }
             State::Elsewhere => drop(self.elsewhere.insert(id)),
             State::Blocked | State::Done | State::Failed | State::Left => {}
@@ -191,10 +190,42 @@ impl Board {
         self.devices.extend(self.lent.remove(&id).into_iter().flatten());
     }
 
+    /// What a ready instance must get from all runs of the store.
+    pub(super) fn need(&self, id: InstanceId) -> Need<'_> {
+        let pool = self.pools[id.0];
+        match pool {
+            CPU => Need::Nothing,
+            GPU => Need::Devices { free: &self.devices, count: self.gpus[id.0] },
+            _ => Need::Slot { pool: &self.names[pool as usize], size: self.slots[pool as usize].size },
+        }
+    }
+
+    /// Starts a ready instance on these devices.
+    pub(super) fn start(&mut self, id: InstanceId, devices: Vec<String>) {
+        for device in &devices {
+            self.devices.remove(device);
+        }
+        self.lent.insert(id, devices);
+        self.set(id, State::Running);
+    }
+
+    /// Lets a ready instance and all others of its pool wait: other runs have what it needs.
+    pub(super) fn wait(&mut self, id: InstanceId) {
+        self.slots[self.pools[id.0] as usize].waits = true;
+    }
+
+    /// Whatever waits for other runs is to be asked for again.
+    pub(super) fn ask_again(&mut self) {
+        for id in std::mem::take(&mut self.elsewhere) {
+            self.set(id, State::Ready);
+        }
+        self.slots.iter_mut().for_each(|slots| slots.waits = false);
+    }
+
     /// A ready instance for which a slot is free: the one with the longest chain below it.
     pub(super) fn next(&self) -> Option<InstanceId> {
         self.slots.iter().enumerate().find_map(|(pool, slots)| {
-            let (_, id) = slots.ready.first()?;
+            let (_, id) = slots.ready.first().filter(|_| !slots.waits)?;
             let wanted = if pool == GPU as usize { self.gpus[id.0] } else { 1 };
             (slots.taken + wanted <= slots.size).then_some(*id)
         })
@@ -214,13 +245,9 @@ impl Board {
         self.holders.is_empty() && self.next().is_none()
     }
 
-    pub(super) fn nothing_is_elsewhere(&self) -> bool {
-        self.elsewhere.is_empty()
-    }
-
-    /// The instances that other runs work on.
-    pub(super) fn elsewhere(&self) -> Vec<InstanceId> {
-        self.elsewhere.iter().copied().collect()
+    /// Whether nothing waits for other runs.
+    pub(super) fn nothing_waits(&self) -> bool {
+        self.elsewhere.is_empty() && !self.slots.iter().any(|slots| slots.waits && !slots.ready.is_empty())
     }
 
     /// Threads for the next stage: as told, else the cores, shared by the model stages that run or could run now.
@@ -256,7 +283,11 @@ mod tests {
         }
         let mut started = Vec::new();
         while let Some(id) = board.next() {
-            board.set(id, State::Running);
+            let devices = match board.need(id) {
+                Need::Devices { free, count } => free.iter().take(count).cloned().collect(),
+                _ => Vec::new(),
+            };
+            board.start(id, devices);
             started.push((id.0, board.devices(id).join(",")));
         }
         let expected = [(1, "cuda:0"), (0, "cuda:1"), (3, ""), (4, "")];

@@ -1,10 +1,13 @@
 //! A log with bounds: whatever a program says, its end is kept and the disk is not filled.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use crate::base::files;
+use anyhow::Result;
+
+use crate::base::escape::visible_log;
+use crate::base::{Causes, files};
 
 /// Bytes of one file of a log; there are two at most.
 const LIMIT: u64 = 8 << 20;
@@ -50,6 +53,44 @@ pub(super) fn older(log: &Path) -> PathBuf {
     let mut name = log.as_os_str().to_os_string();
     name.push(".1");
     PathBuf::from(name)
+}
+
+/// How the cause begins that quotes the log.
+pub(super) const LAST_WORDS: &str = "the end of its log: ";
+
+/// The part of a log that an attempt has written: earlier attempts have written to it too.
+pub(super) struct LogEnd<'a> {
+    path: &'a Path,
+    begin: u64,
+}
+
+impl LogEnd<'_> {
+    pub(super) fn of(path: &Path) -> LogEnd<'_> {
+        LogEnd { path, begin: std::fs::metadata(path).map_or(0, |metadata| metadata.len()) }
+    }
+
+    /// Adds the last lines to the causes.
+    pub(super) fn with_last_words(&self, mut causes: Causes) -> Causes {
+        let words = visible_log(&self.tail(4096).unwrap_or_default()).into_owned();
+        let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
+        if !lines.is_empty() {
+            let last = lines[lines.len().saturating_sub(5)..].join("\n");
+            causes.chain.push(format!("{LAST_WORDS}{last}"));
+        }
+        causes
+    }
+
+    /// The last bytes as text.
+    fn tail(&self, bytes: u64) -> Result<String> {
+        let mut file = files::open_plain(self.path)?;
+        let length = file.metadata()?.len();
+        // A full log has begun anew meanwhile.
+        let begin = if self.begin <= length { self.begin } else { 0 };
+        file.seek(SeekFrom::Start(length.saturating_sub(bytes).max(begin)))?;
+        let mut text = Vec::new();
+        file.take(bytes).read_to_end(&mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,8 @@ pub struct Status {
     /// Outcomes and how many instances had them; those that the plan found fresh included.
     pub outcomes: BTreeMap<String, usize>,
     pub running: Vec<Working>,
+    /// Instances that wait for another run.
+    pub waiting: Vec<Waiting>,
     /// Names of the instances that failed.
     pub failed: Vec<String>,
 }
@@ -72,6 +74,13 @@ pub struct Working {
     /// Done, of how many, of what.
     pub progress: Option<(u64, u64, String)>,
     pub loss: Option<f64>,
+}
+
+/// An instance that waited for another run when last heard of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Waiting {
+    pub instance: String,
+    pub why: String,
 }
 
 /// Names of the runs of a store, the latest last.
@@ -126,9 +135,12 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
     }
     let mut running: BTreeMap<String, (f64, Working)> = BTreeMap::new();
     let mut failed = Vec::new();
+    let mut waiting: BTreeMap<String, String> = BTreeMap::new();
     for Happening { at, instance, what } in happened {
         match what {
+            What::Waits { why } => drop(waiting.insert(instance, why)),
             What::Started => {
+                waiting.remove(&instance);
                 let working = Working { instance: instance.clone(), seconds: 0.0, progress: None, loss: None };
                 running.insert(instance, (at, working));
             }
@@ -139,6 +151,7 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
                 }
             }
             What::Finished { outcome, .. } => {
+                waiting.remove(&instance);
                 running.remove(&instance);
                 if outcome == "failed" {
                     failed.push(instance);
@@ -154,7 +167,8 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
     };
     let working = |(at, working): (f64, Working)| Working { seconds: (elapsed - at).max(0.0), ..working };
     let running = running.into_values().map(working).collect();
-    Ok(Status { run, state, elapsed, outcomes, running, failed })
+    let waiting = waiting.into_iter().map(|(instance, why)| Waiting { instance, why }).collect();
+    Ok(Status { run, state, elapsed, outcomes, running, waiting, failed })
 }
 
 fn is_alive(folder: &Path) -> bool {

@@ -1,7 +1,7 @@
 //! The journal of a run: what happens to its instances, kept where people and later runs look for it: in the run's
 //! report, under the instance's name in the store, as links, in the run's own file, and told to the observer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,10 @@ pub(super) struct Happening {
 #[serde(rename_all = "snake_case", tag = "what")]
 pub(super) enum What {
     Started,
+    /// Another run has something that it needs.
+    Waits {
+        why: String,
+    },
     Progress {
         done: u64,
         total: u64,
@@ -60,6 +64,10 @@ pub(super) struct Journal<'a> {
     lines: Vec<u8>,
     lines_since: Instant,
     file: Option<File>,
+    /// Instances of which it was said that they wait.
+    waiting: BTreeSet<InstanceId>,
+    /// Whether it was said that results cannot be linked.
+    unlinked: bool,
     /// When the last progress of an instance was noted.
     progress: BTreeMap<InstanceId, Instant>,
 }
@@ -84,12 +92,22 @@ impl<'a> Journal<'a> {
             lines: Vec::new(),
             lines_since: Instant::now(),
             file: files::append(&folder.join("events")).ok(),
+            waiting: BTreeSet::new(),
+            unlinked: false,
             progress: BTreeMap::new(),
         }
     }
 
     pub(super) fn started(&mut self, instance: &Instance) {
         self.line(instance, What::Started);
+    }
+
+    /// Says once that an instance waits for another run.
+    pub(super) fn waits(&mut self, id: InstanceId, instance: &Instance, why: &str) {
+        if self.waiting.insert(id) {
+            self.line(instance, What::Waits { why: why.to_string() });
+            self.observer.waits(id, instance, why);
+        }
     }
 
     pub(super) fn event(&mut self, id: InstanceId, instance: &Instance, event: &Event) {
@@ -117,9 +135,13 @@ impl<'a> Journal<'a> {
         if let (Some(links), Some(record)) = (&self.links, record)
             && let Err(error) = links.make(self.store, instance, record)
         {
-            // The result itself is safe; only its name could not be written down.
-            let text = format!("`{}` is not reachable by name: {error:#}", instance.name);
-            self.observer.event(report.id, instance, &Event::Note { text });
+            // The result itself is safe. What keeps one link from being made keeps most others too.
+            if !std::mem::replace(&mut self.unlinked, true) {
+                self.observer.warning(&format!(
+                    "results are in the store, but cannot be reached by name: `{}`: {error:#}\nhelp: name a folder that can be written with `--out`",
+                    instance.name
+                ));
+            }
         }
         if !planned {
             self.line(instance, What::Finished { outcome: report.outcome.word().to_string(), seconds: report.seconds });

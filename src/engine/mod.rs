@@ -35,9 +35,14 @@ mod copies;
 mod crew;
 mod draw;
 mod journal;
+mod normalize;
 mod outputs;
+mod processes;
 mod publish;
+mod slots;
 mod standing;
+mod stream;
+mod wardens;
 
 #[cfg(test)]
 mod faults;

@@ -1,34 +1,29 @@
 //! The process executor: each stage in a process of its own, so that a crash, a panic or an out-of-memory kill fails
 //! one stage. Knows no plan and no store.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::bounded::LogEnd;
 use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
-use super::warden::{self, Ending, Order, STOP};
-use crate::base::escape::visible_log;
+use super::warden::{self, Ending, GRACE, Order, STOP};
+use super::wardens::{Heard, TURN, Warden, Wardens};
 use crate::base::{Causes, Event, files};
 use crate::stage::Summary;
 
 /// The hidden subcommand under which this program runs one job.
 pub const SUBCOMMAND: &str = "stage-job";
 
-/// How often a stage that says nothing is asked whether it should stop.
-const TURN: Duration = Duration::from_millis(50);
-
 /// How long a warden may take to end a program that was stopped: more than the grace that the program has.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(GRACE.as_secs() + 5);
+
+/// Bytes of a line of events. No event of a stage comes near.
+const LONGEST: usize = 256 << 20;
 
 /// Runs jobs as children of this very program, and programs of the user's as they are. Each runs under a
 /// [`warden`]; wardens are kept for the next stage.
@@ -36,31 +31,34 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct ProcessExecutor {
     program: PathBuf,
     job: Vec<String>,
-    warden: Vec<String>,
-    idle: Mutex<Vec<Warden>>,
+    wardens: Arc<Wardens>,
 }
 
 impl ProcessExecutor {
-    /// This very program with its hidden subcommands.
+    /// This very program with its hidden subcommands. From now on this process ends children that it does not know:
+    /// nothing else in it may start any.
     pub fn current() -> Result<ProcessExecutor> {
         let program = std::env::current_exe().context("cannot find the program that is running")?;
         let words = |word: &str| vec![word.to_string()];
-        Ok(ProcessExecutor::new(program, words(SUBCOMMAND), words(warden::SUBCOMMAND)))
+        let wardens = Wardens::new(program.clone(), words(warden::SUBCOMMAND), true);
+        Ok(ProcessExecutor { program, job: words(SUBCOMMAND), wardens })
     }
 
     /// A program that runs the job whose path follows the arguments `job`, and is a warden with the arguments `warden`.
     pub fn new(program: PathBuf, job: Vec<String>, warden: Vec<String>) -> ProcessExecutor {
-        ProcessExecutor { program, job, warden, idle: Mutex::default() }
+        let wardens = Wardens::new(program.clone(), warden, false);
+        ProcessExecutor { program, job, wardens }
     }
 
     fn attempt(&self, work: &Work, desk: &Desk) -> Result<Ended> {
         let order = self.order(work, desk)?;
         let mut line = serde_json::to_vec(&order).context("the stage has a path that is not UTF-8")?;
         line.push(b'\n');
-        let mut warden = self.send(&line)?;
-        let ended = warden.follow(desk, order.events);
+        let log = LogEnd::of(desk.log);
+        let mut warden = self.wardens.send(&line)?;
+        let ended = follow(&mut warden, desk, order.events, &log);
         if warden.is_sound {
-            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(warden);
+            self.wardens.keep(warden);
         }
         Ok(ended)
     }
@@ -95,18 +93,17 @@ impl ProcessExecutor {
         })
     }
 
-    /// A warden that has taken the order.
-    fn send(&self, order: &[u8]) -> Result<Warden> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        while let Some(mut warden) = idle() {
-            // One that was killed while it had nothing to do is no loss.
-            if warden.send(order).is_ok() {
-                return Ok(warden);
-            }
-        }
-        let mut warden = Warden::start(&self.program, &self.warden)?;
-        warden.send(order).context("cannot speak to the process that watches over stages")?;
-        Ok(warden)
+    /// Stops all programs, does something, and lets them go on.
+    pub fn while_paused(&self, act: &dyn Fn()) {
+        let known = self.wardens.pause();
+        act();
+        Wardens::go_on(&known);
+    }
+}
+
+impl Drop for ProcessExecutor {
+    fn drop(&mut self) {
+        self.wardens.dismiss();
     }
 }
 
@@ -116,134 +113,86 @@ impl Executor for ProcessExecutor {
     }
 }
 
-/// A warden's process, seen from here.
-#[derive(Debug)]
-struct Warden {
-    process: Child,
-    /// Its end ends the warden. Always there but while this value is dropped.
-    stdin: Option<ChildStdin>,
-    stdout: BufReader<ChildStdout>,
-    is_sound: bool,
-}
-
-impl Warden {
-    fn start(program: &Path, arguments: &[String]) -> Result<Warden> {
-        let mut command = Command::new(program);
-        // A group of its own: Ctrl-C on the terminal is for the engine, which then stops its stages in order.
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
-        // A program could read it in its parent's place under `/proc`.
-        command.env_clear();
-        let cannot = || format!("cannot start `{}`", program.display());
-        let mut process = command.spawn().with_context(cannot)?;
-        let stdin = process.stdin.take();
-        let stdout = BufReader::new(process.stdout.take().with_context(cannot)?);
-        Ok(Warden { process, stdin, stdout, is_sound: true })
-    }
-
-    fn send(&mut self, line: &[u8]) -> std::io::Result<()> {
-        self.stdin.as_mut().map_or(Ok(()), |stdin| stdin.write_all(line))
-    }
-
-    /// Relays events until the program has ended, and stops it when it is asked to.
-    fn follow(&mut self, desk: &Desk, events: bool) -> Ended {
-        let mut result = None;
-        let mut asked: Option<Instant> = None;
-        let mut line = Vec::new();
-        loop {
-            if asked.is_none() && desk.stop.load(Ordering::Relaxed) {
-                asked = Some(Instant::now());
-                self.is_sound = self.send(format!("{STOP}\n").as_bytes()).is_ok();
-            }
-            // A warden that does not answer is ended itself, and the kernel then ends its program.
-            self.is_sound &= asked.is_none_or(|asked| asked.elapsed() < PATIENCE);
-            if !self.is_sound {
-                return Ended::Interrupted;
-            }
-            if self.stdout.buffer().is_empty() && !self.is_ready() {
-                continue;
-            }
-            line.clear();
-            if !self.stdout.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-                self.is_sound = false;
-                let lost = "the process that watches over the stage was killed".to_string();
-                return if asked.is_some() { Ended::Interrupted } else { Ended::Failed(Causes::world(lost)) };
-            }
-            if let Ok(event) = serde_json::from_slice(&line) {
-                match event {
-                    Event::Done { summary } => result = Some(Ended::Done(Summary(summary))),
-                    Event::Failed(causes) => result = Some(Ended::Failed(causes)),
-                    event => (desk.events)(event),
-                }
-            } else if let Ok(warden::Ended { ended }) = serde_json::from_slice(&line) {
-                return judge(result, &ended, desk, events);
+/// Relays events until the program has ended, and stops it when it is asked to.
+fn follow(warden: &mut Warden, desk: &Desk, events: bool, log: &LogEnd) -> Ended {
+    let mut result = None;
+    let mut line = Vec::new();
+    // Time in which this process itself was stopped does not count.
+    let (mut last, mut worked) = (Instant::now(), Duration::ZERO);
+    let mut asked: Option<Duration> = None;
+    loop {
+        worked += last.elapsed().min(4 * TURN);
+        last = Instant::now();
+        if asked.is_none() && desk.stop.load(Ordering::Relaxed) {
+            asked = Some(worked);
+            warden.is_sound = warden.send(format!("{STOP}\n").as_bytes()).is_ok();
+        }
+        // A warden that does not answer is ended itself, and the kernel then ends its program.
+        warden.is_sound &= asked.is_none_or(|asked| worked < asked.saturating_add(PATIENCE));
+        if !warden.is_sound {
+            return Ended::Interrupted;
+        }
+        if desk.time.is_some_and(|time| worked > time.saturating_add(PATIENCE)) {
+            warden.is_sound = false;
+            return judge(None, &Ending::Late, desk, events, log);
+        }
+        let heard = warden.hear(&mut line, LONGEST);
+        match heard {
+            Heard::Nothing if warden.wake() => continue,
+            Heard::Line { whole: false } => continue,
+            Heard::Line { whole: true } => {}
+            Heard::Nothing | Heard::End => {
+                warden.is_sound = false;
+                let lost = match heard {
+                    Heard::End => "the process that watches over the stage was killed",
+                    _ => "its program stops the process that watches over it again and again",
+                };
+                let lost = log.with_last_words(Causes::world(lost));
+                return if asked.is_some() { Ended::Interrupted } else { Ended::Failed(lost) };
             }
         }
-    }
-
-    /// Whether there is something to read before the turn is over.
-    fn is_ready(&self) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(self.stdout.get_ref().as_fd(), PollFlags::IN)];
-        let turn = Timespec { tv_sec: 0, tv_nsec: TURN.subsec_nanos().into() };
-        poll(&mut fds, Some(&turn)).is_ok_and(|ready| ready > 0)
-    }
-}
-
-impl Drop for Warden {
-    fn drop(&mut self) {
-        if !self.is_sound {
-            self.process.kill().ok();
+        if line.len() >= LONGEST {
+            let lost = format!("the stage said more than {} MiB in one line", LONGEST >> 20);
+            result = Some(Ended::Failed(Causes::world(lost)));
+        } else if let Ok(event) = serde_json::from_slice(&line) {
+            match event {
+                Event::Done { summary } => result = result.or(Some(Ended::Done(Summary(summary)))),
+                Event::Failed(causes) => result = Some(Ended::Failed(causes)),
+                event => (desk.events)(event),
+            }
+        } else if let Ok(warden::Ended { ended }) = serde_json::from_slice(&line) {
+            return judge(result, &ended, desk, events, log);
         }
-        self.stdin = None;
-        self.process.wait().ok();
+        line.clear();
     }
 }
 
 /// What the end of a process means for its stage.
-fn judge(result: Option<Ended>, ending: &Ending, desk: &Desk, events: bool) -> Ended {
+fn judge(result: Option<Ended>, ending: &Ending, desk: &Desk, events: bool, log: &LogEnd) -> Ended {
     let late = || {
         let limit = desk.time.unwrap_or_default().as_secs_f64();
         Causes::world(format!("it took longer than its limit of {limit} s"))
     };
     match (result, ending) {
         (_, Ending::Stopped) => Ended::Interrupted,
-        (_, Ending::Late) => Ended::Failed(with_last_words(late(), desk.log)),
+        (_, Ending::Late) => Ended::Failed(log.with_last_words(late())),
         (Some(failed @ Ended::Failed(_)), _) => failed,
         (Some(done), Ending::Exited { code: 0 }) => done,
         (None, Ending::Exited { code: 0 }) if !events => Ended::Done(Summary::default()),
         (_, Ending::Exited { code }) if events => {
             let told = format!("the child process ended with exit code {code} and without a result");
-            Ended::Failed(with_last_words(Causes::world(told), desk.log))
+            Ended::Failed(log.with_last_words(Causes::world(told)))
         }
         (_, Ending::Exited { code }) => {
-            Ended::Failed(with_last_words(Causes::world(format!("its program ended with exit code {code}")), desk.log))
+            Ended::Failed(log.with_last_words(Causes::world(format!("its program ended with exit code {code}"))))
         }
         (_, Ending::Killed { signal }) => {
             let memory = if *signal == 9 { ", as the kernel does when memory runs out" } else { "" };
             let told = format!("the child process was killed by signal {signal}{memory}");
-            Ended::Failed(with_last_words(Causes::world(told), desk.log))
+            Ended::Failed(log.with_last_words(Causes::world(told)))
         }
         (_, Ending::NotStarted { cause }) => Ended::Failed(Causes::world(cause.clone())),
     }
-}
-
-/// Adds the end of a log to the causes.
-fn with_last_words(mut causes: Causes, log: &Path) -> Causes {
-    let words = visible_log(&tail(log, 4096).unwrap_or_default()).into_owned();
-    let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
-    if !lines.is_empty() {
-        causes.chain.push(format!("the end of its log: {}", lines[lines.len().saturating_sub(5)..].join("\n")));
-    }
-    causes
-}
-
-/// The last bytes of a file as text.
-fn tail(path: &Path, bytes: u64) -> Result<String> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(bytes)))?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -254,7 +203,8 @@ mod tests {
     use crate::store::Lock;
     use expect_test::expect;
     use serde_json::json;
-    use std::sync::Arc;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
 
     /// Not a test of its own: the child's side, when this very test program is started on a job.
     #[test]
@@ -309,6 +259,20 @@ mod tests {
         assert_eq!(record.summary.0["rows"], 3);
         let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
         assert!(log.contains("running 1 test"), "{log}");
+    }
+
+    #[test]
+    fn results_and_notes_of_many_mebibytes_arrive_whole() {
+        let space = space();
+        space.tell("read", "talk");
+        let stages = space.stages(&[("read", json!({ "path": "data.txt" }))]);
+        assert_eq!(space.run_with(&stages, &options(&space)), "read: ran, it has not run yet\n");
+        let store = space.store();
+        let record = store.record(store.latest("test", "read").fingerprint.unwrap()).unwrap();
+        let much = "x".repeat(3 << 20);
+        assert!(record.summary.0["much"] == much);
+        let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
+        assert!(log.lines().any(|line| line == much));
     }
 
     #[test]

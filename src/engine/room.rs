@@ -99,7 +99,7 @@ fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result
 
 /// What a program must be shown to see a device, such as `cuda:1`. Its number counts the devices that this process sees,
 /// which may be a choice already; a UUID is one anywhere.
-fn visible<'a>(device: &'a str, seen: Option<&'a str>) -> Result<&'a str> {
+pub(super) fn visible<'a>(device: &'a str, seen: Option<&'a str>) -> Result<&'a str> {
     let id = device.split_once(':').map_or(device, |(_, id)| id);
     let (Some(seen), Ok(number)) = (seen, id.parse::<usize>()) else { return Ok(id) };
     // CUDA reads the list up to the first entry that is no device: `-1` and `NoDevFiles` are ways to hide all.

@@ -229,8 +229,10 @@ pub trait Observer {
     fn planned(&self, _plan: &Plan, _selected: &BTreeSet<InstanceId>) {}
     /// The instance's stage is about to run.
     fn started(&self, _id: InstanceId, _instance: &Instance, _reasons: &[DirtyReason]) {}
-    /// Another run works on this instance; it is waited for.
-    fn elsewhere(&self, _id: InstanceId, _instance: &Instance) {}
+    /// The instance waits for another run, for this reason. Said once.
+    fn waits(&self, _id: InstanceId, _instance: &Instance, _why: &str) {}
+    /// Something that the user should know, and that fails nothing.
+    fn warning(&self, _text: &str) {}
     fn event(&self, _id: InstanceId, _instance: &Instance, _event: &Event) {}
     fn finished(&self, _id: InstanceId, _instance: &Instance, _outcome: &Outcome, _seconds: f64) {}
     fn ended(&self, _report: &RunReport) {}

@@ -14,6 +14,7 @@ use super::identity::{Identity, Outside, contents};
 use super::journal::Journal;
 use super::plan::{Plan, PlanOptions, PlanState, judge};
 use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
+use super::slots::SharedSlots;
 use super::standing::{Fresh, Looks};
 use super::worker::{Finished, Task, artifacts};
 use crate::base::{Causes, Event, Hash};
@@ -33,6 +34,8 @@ pub(super) struct Scheduler<'a> {
     journal: Journal<'a>,
     graph: Graph,
     board: Board,
+    /// What the running instances have of what all runs share.
+    slots: SharedSlots<'a>,
     identities: Vec<Option<Identity>>,
     reasons: Vec<Vec<DirtyReason>>,
     records: Vec<Option<Committed>>,
@@ -67,6 +70,7 @@ impl<'a> Scheduler<'a> {
             observer,
             journal: Journal::new(store, &plan_options.experiment, observer, folder, options.out.as_deref()),
             board: Board::new(expansion, &graph, options),
+            slots: SharedSlots::new(store),
             graph,
             identities: vec![None; count],
             reasons: vec![Vec::new(); count],
@@ -90,7 +94,7 @@ impl<'a> Scheduler<'a> {
                 {
                     self.start(id, &crew);
                 }
-                if self.board.nothing_runs() && (self.board.nothing_is_elsewhere() || self.stopping()) {
+                if self.board.nothing_runs() && (self.board.nothing_waits() || self.stopping()) {
                     return;
                 }
                 self.receive(&messages, &mut crew);
@@ -219,12 +223,25 @@ impl<'a> Scheduler<'a> {
         self.report(id, outcome, seconds);
     }
 
+    /// Starts a ready instance, unless other runs have what it needs.
     fn start<'scope>(&mut self, id: InstanceId, crew: &Crew<'scope, '_, 'a>)
     where
         'a: 'scope,
     {
         let threads = self.board.threads();
-        self.board.set(id, State::Running);
+        let need = self.board.need(id);
+        let devices = match self.slots.take(id, &need) {
+            Ok(Some(devices)) => devices,
+            Ok(None) => {
+                self.journal.waits(id, self.expansion.get(id), &need.waits_for());
+                return self.board.wait(id);
+            }
+            Err(error) => {
+                self.fail(id, Causes::of(&error));
+                return self.settle_below(id);
+            }
+        };
+        self.board.start(id, devices);
         let devices = self.board.devices(id);
         let instance = self.expansion.get(id);
         tracing::debug!(instance = instance.name, ?devices, threads, "starts");
@@ -259,6 +276,7 @@ impl<'a> Scheduler<'a> {
             Ok(Message::Event(id, event)) => self.journal.event(id, self.expansion.get(id), &event),
             Ok(Message::Collected(pending)) => {
                 self.board.release(pending.id);
+                self.slots.release(pending.id);
                 crew.collect(*pending);
             }
             Ok(Message::Finished(id, finished, seconds)) => self.finish(id, finished, seconds),
@@ -266,18 +284,17 @@ impl<'a> Scheduler<'a> {
         }
         if self.asked.elapsed() > ASK_AGAIN {
             self.asked = Instant::now();
-            for id in self.board.elsewhere() {
-                self.board.set(id, State::Ready);
-            }
+            self.board.ask_again();
         }
     }
 
     fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
+        self.slots.release(id);
         match finished {
             Finished::Ran(record) => self.done(id, Committed::from(&*record), Outcome::Ran, seconds),
             Finished::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
             Finished::Busy => {
-                self.observer.elsewhere(id, self.expansion.get(id));
+                self.journal.waits(id, self.expansion.get(id), "another run works on it");
                 self.board.set(id, State::Elsewhere);
                 return;
             }
@@ -287,10 +304,7 @@ impl<'a> Scheduler<'a> {
                 self.report(id, Outcome::Interrupted, seconds);
                 return;
             }
-            Finished::Failed(causes) if self.tries_again(id, &causes) => {
-                self.board.set(id, State::Ready);
-                return;
-            }
+            Finished::Failed(causes) if self.tries_again(id, &causes) => return self.board.set(id, State::Ready),
             Finished::Failed(causes) => {
                 self.board.set(id, State::Failed);
                 self.failed.get_or_insert(id);
@@ -304,6 +318,10 @@ impl<'a> Scheduler<'a> {
                 self.report(id, Outcome::Failed(failure), seconds);
             }
         }
+        self.settle_below(id);
+    }
+
+    fn settle_below(&mut self, id: InstanceId) {
         for below in self.graph.below(id) {
             self.settle(below);
         }

@@ -155,7 +155,13 @@ impl Stage for Toy {
                 files::write_atomic(&ctx.output(output), text.as_bytes())?;
             }
         }
-        Ok(Summary::default().with("rows", rows.len()))
+        let mut summary = Summary::default().with("rows", rows.len());
+        if self.told("talk") {
+            let much = "x".repeat(3 << 20);
+            ctx.progress.note(much.clone());
+            summary = summary.with("much", much);
+        }
+        Ok(summary)
     }
 }
 

@@ -6,7 +6,7 @@
 //! programs faster than a large one.
 
 use std::collections::VecDeque;
-use std::io::{PipeReader, Read, Write};
+use std::io::{PipeReader, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -20,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use super::bounded::BoundedLog;
 use super::confine;
+use super::processes;
+use super::stream::Stream;
 
 /// The hidden subcommand under which this program is a warden.
 pub const SUBCOMMAND: &str = "warden";
@@ -27,8 +29,12 @@ pub const SUBCOMMAND: &str = "warden";
 /// The line that ends the running program.
 pub(super) const STOP: &str = "stop";
 
+/// The lines that stop whatever runs, and let it go on.
+pub(super) const PAUSE: &str = "pause";
+pub(super) const CONTINUE: &str = "continue";
+
 /// How long a program may take to end after it was asked to.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// How often a program is looked at where the system cannot tell of its end.
 const TURN: Duration = Duration::from_millis(10);
@@ -76,19 +82,24 @@ pub(super) struct Ended {
 
 /// The warden's whole life: takes orders until its stdin ends.
 pub fn serve() -> ExitCode {
-    adopt_orphans();
+    processes::adopt_orphans();
     confine::hide_memory();
     let mut control = Control::default();
     while let Some(line) = control.wait() {
         let ended = match serde_json::from_str::<Order>(&line) {
             Ok(order) => watch(&order, &mut control),
-            // Asked to stop what has ended meanwhile.
-            Err(_) if line == STOP => continue,
+            // Nothing is started before the engine goes on.
+            Err(_) if line == PAUSE => {
+                control.wait_for(CONTINUE);
+                continue;
+            }
+            // Asked to do something to what has ended meanwhile.
+            Err(_) if line == STOP || line == CONTINUE => continue,
             Err(error) => Ending::NotStarted { cause: format!("the order is not one: {error}") },
         };
         let line = serde_json::to_string(&Ended { ended })
             .unwrap_or_else(|error| panic!("BUG: an ending is plain data: {error}"));
-        say(line.as_bytes());
+        say(format!("{line}\n").as_bytes());
     }
     ExitCode::SUCCESS
 }
@@ -110,6 +121,7 @@ fn watch(order: &Order, control: &mut Control) -> Ending {
     // A time that the clock cannot tell is none.
     let mut deadline = order.time.and_then(|time| Instant::now().checked_add(time));
     let mut asked: Option<Ending> = None;
+    let mut paused: Option<Instant> = None;
     while !has_ended(&child) {
         let readable = {
             let streams = [Some(&words), events.as_ref()].into_iter().flatten().filter(|stream| !stream.closed);
@@ -117,17 +129,27 @@ fn watch(order: &Order, control: &mut Control) -> Ending {
             watched.extend(streams.map(|stream| stream.pipe.as_fd()));
             watched.extend(end.as_ref().map(AsFd::as_fd));
             let turn = if end.is_none() { Some(Instant::now() + TURN) } else { None };
+            let deadline = deadline.filter(|_| paused.is_none());
             wait_for(&watched, [deadline, turn].into_iter().flatten().min())
         };
         words.drain(&mut |bytes| log.write(bytes));
         if let Some(events) = &mut events {
-            events.drain_lines(&mut log);
+            events.drain_lines(&mut log, &mut say);
         }
         if readable && control.look() {
             while let Some(line) = control.lines.pop_front() {
+                if line == PAUSE && paused.is_none() {
+                    paused = Some(Instant::now());
+                    processes::signal_group(group, Signal::STOP);
+                    processes::pause_descendants();
+                } else if let Some(since) = paused.take_if(|_| line != PAUSE) {
+                    // The time in which nothing could run is not the program's.
+                    deadline = deadline.and_then(|deadline| deadline.checked_add(since.elapsed()));
+                    processes::continue_descendants();
+                }
                 if line == STOP && asked.is_none() {
                     asked = Some(Ending::Stopped);
-                    signal(group, Signal::TERM);
+                    processes::signal_group(group, Signal::TERM);
                     deadline = Some(Instant::now() + GRACE);
                 }
             }
@@ -137,18 +159,18 @@ fn watch(order: &Order, control: &mut Control) -> Ending {
                 std::process::exit(1);
             }
         }
-        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+        if paused.is_none() && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             let mild = asked.is_none();
             asked.get_or_insert(Ending::Late);
-            signal(group, if mild { Signal::TERM } else { Signal::KILL });
+            processes::signal_group(group, if mild { Signal::TERM } else { Signal::KILL });
             deadline = Some(Instant::now() + GRACE);
         }
     }
     let status = end_all(&mut child);
     words.drain(&mut |bytes| log.write(bytes));
     if let Some(events) = &mut events {
-        events.drain_lines(&mut log);
-        events.flush(&mut log);
+        events.drain_lines(&mut log, &mut say);
+        events.flush(&mut log, &mut say);
     }
     match (asked, status) {
         (Some(asked), _) => asked,
@@ -191,113 +213,19 @@ fn start(order: &Order) -> std::io::Result<(Child, PipeReader, Option<PipeReader
 /// Ends the program's group and everything else that it has started, and gives the program's own end.
 fn end_all(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
     // The program is not waited for yet, so the number of its group is still its own.
-    signal(Pid::from_child(child), Signal::KILL);
+    processes::signal_group(Pid::from_child(child), Signal::KILL);
     let status = child.wait();
-    // Each round ends one generation of what was left behind. One that cannot be ended hangs in the kernel.
-    for _ in 0..1000 {
-        loop {
-            match rustix::process::wait(WaitOptions::NOHANG) {
-                Ok(Some(_)) | Err(Errno::INTR) => {}
-                Ok(None) => break,
-                Err(_) => return status,
-            }
-        }
-        for pid in children() {
-            rustix::process::kill_process(pid, Signal::KILL).ok();
-        }
-        std::thread::sleep(Duration::from_millis(1));
+    // Most programs leave nobody.
+    if !matches!(rustix::process::wait(WaitOptions::NOHANG), Err(Errno::CHILD)) {
+        processes::end_children(&|_| false);
     }
     status
 }
 
-/// The processes whose parent this one is.
-fn children() -> Vec<Pid> {
-    let own = rustix::process::getpid();
-    if let Ok(list) = std::fs::read_to_string(format!("/proc/self/task/{}/children", own.as_raw_nonzero())) {
-        return list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect();
-    }
-    // A kernel that does not list them: look at every process.
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let ours = pids.filter(|pid| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after = stat.rsplit(')').next().unwrap_or_default();
-        after.split_whitespace().nth(1).is_some_and(|parent| parent == own.as_raw_nonzero().to_string())
-    });
-    ours.filter_map(Pid::from_raw).collect()
-}
-
-/// A pipe that is read as far as it goes, without waiting.
-struct Stream {
-    pipe: PipeReader,
-    closed: bool,
-    /// The beginning of a line.
-    line: Vec<u8>,
-}
-
-impl Stream {
-    fn new(pipe: PipeReader) -> Stream {
-        let flags = rustix::fs::fcntl_getfl(&pipe).unwrap_or(rustix::fs::OFlags::empty());
-        rustix::fs::fcntl_setfl(&pipe, flags | rustix::fs::OFlags::NONBLOCK).ok();
-        Stream { pipe, closed: false, line: Vec::new() }
-    }
-
-    fn drain(&mut self, take: &mut dyn FnMut(&[u8])) {
-        let mut buffer = [0; 1 << 14];
-        // A bound, so that a program that never stops talking cannot keep its end from being noticed.
-        for _ in 0..256 {
-            match self.pipe.read(&mut buffer) {
-                Ok(0) => self.closed = true,
-                Ok(count) => {
-                    take(&buffer[..count]);
-                    continue;
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(error) => self.closed = error.kind() != std::io::ErrorKind::WouldBlock,
-            }
-            return;
-        }
-    }
-
-    /// Hands whole lines that are events to the engine, and everything else to the log.
-    fn drain_lines(&mut self, log: &mut BoundedLog) {
-        let mut line = std::mem::take(&mut self.line);
-        self.drain(&mut |mut bytes| {
-            while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-                line.extend_from_slice(&bytes[..end]);
-                bytes = &bytes[end + 1..];
-                pass(&line, log);
-                line.clear();
-            }
-            line.extend_from_slice(bytes);
-            if line.len() > 1 << 20 {
-                log.write(&line);
-                line.clear();
-            }
-        });
-        self.line = line;
-    }
-
-    fn flush(&mut self, log: &mut BoundedLog) {
-        if !self.line.is_empty() {
-            pass(&std::mem::take(&mut self.line), log);
-        }
-    }
-}
-
-fn pass(line: &[u8], log: &mut BoundedLog) {
-    if line.starts_with(b"{\"event\"") {
-        say(line);
-    } else {
-        log.write(line);
-        log.write(b"\n");
-    }
-}
-
-/// One line to the engine. An engine that no longer listens is dead, which the next look at stdin tells.
-fn say(line: &[u8]) {
+/// Bytes to the engine. An engine that no longer listens is dead, which the next look at stdin tells.
+fn say(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
-    out.write_all(line).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush()).ok();
+    out.write_all(bytes).and_then(|()| out.flush()).ok();
 }
 
 /// What the engine says, line by line.
@@ -317,6 +245,17 @@ impl Control {
             }
             if self.closed {
                 return None;
+            }
+            self.read();
+        }
+    }
+
+    /// Waits for a line, keeping those before it for later.
+    fn wait_for(&mut self, wanted: &str) {
+        while !self.closed {
+            if let Some(place) = self.lines.iter().position(|line| line == wanted) {
+                self.lines.remove(place);
+                return;
             }
             self.read();
         }
@@ -362,11 +301,6 @@ fn has_ended(child: &Child) -> bool {
     !matches!(waitid(WaitId::Pid(Pid::from_child(child)), options), Ok(None))
 }
 
-fn signal(group: Pid, signal: Signal) {
-    // The group may be gone already, which is what we want.
-    rustix::process::kill_process_group(group, signal).ok();
-}
-
 #[cfg(target_os = "linux")]
 fn pidfd(pid: Pid) -> Option<OwnedFd> {
     rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok()
@@ -375,12 +309,6 @@ fn pidfd(pid: Pid) -> Option<OwnedFd> {
 #[cfg(not(target_os = "linux"))]
 fn pidfd(_: Pid) -> Option<OwnedFd> {
     None
-}
-
-/// From now on, what programs leave behind becomes a child of this process.
-fn adopt_orphans() {
-    #[cfg(target_os = "linux")]
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).ok();
 }
 
 /// Lets the kernel kill the program when the warden dies without having ended it.

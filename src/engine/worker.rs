@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::account::Account;
+use super::bounded::LAST_WORDS;
 use super::commit::Pending;
 use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
 use super::identity::{Identity, Outside};
 use super::job::Job;
+use super::normalize::normalize;
 use super::outputs;
 use super::plan::lacking;
 use super::room::{self, Circumstances, Seen};
@@ -108,7 +110,10 @@ impl Task<'_> {
             Ended::Done(summary) => summary,
             Ended::Failed(causes) => {
                 let causes = self.make_room(&work, causes);
-                self.write_log(&format!("failed: {}", causes.chain.join("\n  because ")));
+                // What was quoted from the log is in it already.
+                let causes_of_its_own = causes.chain.iter().filter(|cause| !cause.starts_with(LAST_WORDS));
+                let causes_of_its_own: Vec<&str> = causes_of_its_own.map(String::as_str).collect();
+                self.write_log(&format!("failed: {}", causes_of_its_own.join("\n  because ")));
                 return Ok(Performed::Finished(Finished::Failed(causes)));
             }
             Ended::Interrupted => return Ok(Performed::Finished(Finished::Interrupted)),
@@ -116,7 +121,10 @@ impl Task<'_> {
         for text in summary.warnings() {
             noting(Event::Warning { text: text.to_string() });
         }
-        outputs::check(work.out(), &self.instance.outputs)?;
+        normalize(work.out(), &self.instance.outputs)?;
+        if !outputs::check(work.out(), &self.instance.outputs, self.stop)? {
+            return Ok(Performed::Finished(Finished::Interrupted));
+        }
         self.check_inputs()?;
         let log = self.log.strip_prefix(self.store.root()).unwrap_or(&self.log);
         let record = StageRecord {

@@ -14,7 +14,7 @@ const TAIL: usize = 64;
 impl Store {
     /// What was kept under a name, by this very program.
     pub fn derived(&self, name: &str) -> Option<Vec<u8>> {
-        let mut bytes = fs::read(self.derived_path(name)).ok()?;
+        let mut bytes = files::read_bytes(&self.derived_path(name)).ok()?;
         let (data, tail) = bytes.split_at_checked(bytes.len().checked_sub(TAIL)?)?;
         let (program, hash) = tail.split_at(TAIL / 2);
         if program != this_program().bytes() || hash != Hash::of_bytes(data).bytes() {

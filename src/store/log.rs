@@ -196,7 +196,7 @@ impl Log {
             return Ok(());
         }
         let read = || format!("cannot read `{}`", self.path.display());
-        let mut file = File::open(&self.path).with_context(read)?;
+        let mut file = files::open_plain(&self.path)?;
         file.seek(SeekFrom::Start(from as u64)).with_context(read)?;
         // The length of a file that a damaged file system tells may be more than there is memory.
         let more = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_sub(from);

@@ -13,6 +13,7 @@
 //!   locks/<fingerprint>.run         held by the run that works on it, freed by the system when the run dies
 //!   locks/<fingerprint>.child       held by the child process for its lifetime
 //!   locks/<hash>.put                held while a tree is put in its place
+//!   locks/pool.<name>.<number>      held by the run of which a stage has this slot, or this GPU
 //!   locks/store                     shared by runs, taken alone by `gc`
 //!   runs/<time>-<id>/               what was asked, what happened, logs
 //!   quarantine/                     objects whose bytes did not match their name
@@ -70,7 +71,7 @@ pub use pins::Pin;
 pub use record::{Committed, LatestNote, Provenance, StageRecord};
 pub use verify::{Problem, VerifyReport};
 
-use crate::base::{Hash, files};
+use crate::base::{Hash, files, plain};
 use log::Log;
 use memo::Memo;
 
@@ -187,6 +188,16 @@ impl Store {
         Lock::try_take(&self.root.join("locks").join(format!("{fingerprint}.run")))
     }
 
+    /// Tries to take a slot that all runs share. `None` while another one has it.
+    pub fn lock_slot(&self, name: &str) -> Result<Option<Lock>> {
+        Lock::try_take(&self.root.join("locks").join(format!("pool.{name}")))
+    }
+
+    /// The same, waiting for whoever has it.
+    pub fn lock_slot_wait(&self, name: &str) -> Result<Lock> {
+        Lock::take(&self.root.join("locks").join(format!("pool.{name}")))
+    }
+
     /// Keeps `gc` away while a run makes things that no record names yet.
     pub fn share(&self) -> Result<Lock> {
         Lock::share(&self.root.join("locks/store"))
@@ -249,7 +260,7 @@ fn make_private_folders(root: &Path) -> Result<()> {
 
 /// Whether a folder says that it is a store. Fails for one of another format.
 fn has_format(root: &Path, format: &Path) -> Result<bool> {
-    match fs::read_to_string(format) {
+    match plain::read_text(format) {
         Ok(text) if text.trim_end() == FORMAT => Ok(true),
         Ok(text) => bail!(
             "the store `{}` has the format `{}`, this program reads `{FORMAT}`\nhelp: give another folder with `--store`",

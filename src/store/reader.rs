@@ -4,7 +4,7 @@
 //! edit within the tick of the file system's clock would look the same. Such hashes are used once and not
 //! remembered. Nor is a stamp from the future believed, which a clock that was set back leaves behind.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use super::known::Known;
 use super::memo::{Memo, Stamp};
 use crate::base::hash::Told;
-use crate::base::{Hash, modes};
+use crate::base::{Hash, files, modes};
 
 /// How often a file is read in the hope that it stays the same meanwhile.
 const ATTEMPTS: usize = 3;
@@ -73,7 +73,7 @@ impl<'a> Reader<'a> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let now = (self.now)();
-            let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+            let file = files::open_plain(path)?;
             let before = Stamp::of(&file.metadata().with_context(context)?);
             let hash = match Hash::of_open_file(&file, before.size, self.told) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
@@ -123,7 +123,6 @@ fn lock(memo: &Mutex<Memo>) -> MutexGuard<'_, Memo> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::files;
     use std::io::Write;
     use std::os::unix::fs::MetadataExt;
     use std::path::PathBuf;
@@ -159,7 +158,7 @@ mod tests {
         }
 
         fn set_modified(&self, time: SystemTime) {
-            File::open(self.path()).unwrap().set_modified(time).unwrap();
+            fs::File::open(self.path()).unwrap().set_modified(time).unwrap();
         }
 
         fn changed(&self) -> i128 {
@@ -246,7 +245,7 @@ mod tests {
         bench.hash();
         let other = bench.folder.path().join("other");
         files::write_soft(&other, b"two").unwrap();
-        File::open(&other).unwrap().set_modified(old).unwrap();
+        fs::File::open(&other).unwrap().set_modified(old).unwrap();
         files::rename(&other, &bench.path()).unwrap();
         assert_eq!(bench.hash(), (of("two"), 3));
     }

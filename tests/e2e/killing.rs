@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::caching::study;
-use crate::space::{Space, kill};
+use crate::space::{Space, ignores, kill};
 
 /// The study with a training long enough to be hit, that keeps its state every few steps.
 fn long_study() -> Space {
@@ -95,7 +95,8 @@ fn ctrl_c_leaves_everything_resumable_and_says_so() {
     let child = space.command(&["run", "study.toml", "--jobs", "1"]).stderr(Stdio::piped()).spawn().unwrap();
     until_kept(&space);
     let id = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    let signal = if ignores(2) { rustix::process::Signal::TERM } else { rustix::process::Signal::INT };
+    rustix::process::kill_process(id, signal).unwrap();
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{told}");

@@ -183,6 +183,14 @@ pub(crate) fn lives(id: &str) -> bool {
     stat.rsplit(')').next().and_then(|after| after.split_whitespace().next()).is_some_and(|state| state != "Z")
 }
 
+/// Whether this process, and so the programs that it starts, ignores a signal: a shell starts what runs in its background
+/// so that it ignores SIGINT.
+pub(crate) fn ignores(signal: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let digits = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap().trim();
+    u64::from_str_radix(digits, 16).unwrap() >> (signal - 1) & 1 != 0
+}
+
 pub(crate) fn kill(id: u32) {
     let id = rustix::process::Pid::from_raw(id as i32).unwrap();
     rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();

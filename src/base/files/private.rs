@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::{in_folder, remove_file, rename, rename_soft, sibling, step};
+use super::{in_folder, plain, remove_file, rename, rename_soft, sibling, step};
 
 /// What `path` shall be readable and writable for, as the digit `all` of each class that is let in.
 fn mode(path: &Path, all: u32) -> u32 {
@@ -32,7 +32,11 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]
 pub fn append_private(path: &Path) -> Result<File> {
     step("append");
-    let open = || OpenOptions::new().create(true).read(true).append(true).mode(mode(path, 6)).open(path);
+    let open = || {
+        let file = OpenOptions::new().create(true).read(true).append(true).mode(mode(path, 6)).open(path)?;
+        plain::check(&file)?;
+        Ok(file)
+    };
     in_folder(path, open).with_context(|| format!("cannot open `{}` for appending", path.display()))
 }
 

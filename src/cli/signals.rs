@@ -1,0 +1,58 @@
+//! Signals of a run: Ctrl-C and SIGTERM stop it in order, Ctrl-Z pauses its programs with it. A signal that was ignored
+//! when the program began, as by `nohup`, stays ignored.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
+
+use super::INTERRUPTED;
+use crate::base::files;
+use crate::engine::ProcessExecutor;
+
+/// Listens for as long as the process lives. The flag is set by the first signal that ends a run; the second one ends the
+/// process at once, and its children die with it.
+pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let ignored = ignored(&files::read_text(Path::new("/proc/self/status")).unwrap_or_default());
+    let wanted = [SIGINT, SIGTERM, SIGHUP, SIGTSTP].into_iter().filter(|signal| ignored & bit(*signal) == 0);
+    let mut signals = Signals::new(wanted).context("cannot listen for Ctrl-C")?;
+    let set = flag.clone();
+    std::thread::spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGTSTP {
+                // Returns when the process has been told to go on.
+                executor.while_paused(&|| drop(emulate_default_handler(SIGTSTP)));
+            } else if set.swap(true, Ordering::SeqCst) {
+                std::process::exit(i32::from(INTERRUPTED));
+            }
+        }
+    });
+    Ok(flag)
+}
+
+fn bit(signal: i32) -> u64 {
+    1 << (signal - 1)
+}
+
+/// The signals that this process ignores, one bit each, as the kernel tells it. None where the kernel does not.
+fn ignored(status: &str) -> u64 {
+    let digits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    digits.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ignored_is_read_from_the_status() {
+        let status = "Name:\tablate\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert_eq!(ignored(status), bit(SIGHUP) | bit(13));
+        assert_eq!(ignored(""), 0);
+    }
+}

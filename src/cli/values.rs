@@ -1,0 +1,24 @@
+//! Values of arguments that have bounds: read, or refused with what they must be.
+
+use std::time::Duration;
+
+/// A number of things of which none is too few.
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("it must be a whole number from 1".to_string()),
+        Ok(number) => Ok(number),
+    }
+}
+
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    time.filter(|time| !time.is_zero()).ok_or_else(|| "it must be a number of seconds above 0".to_string())
+}
+
+pub(super) fn gpu(text: &str) -> Result<String, String> {
+    let id = text.trim();
+    if id.is_empty() {
+        return Err("it names no GPU: write numbers or UUIDs, such as `0,1`, or leave it out".to_string());
+    }
+    Ok(id.to_string())
+}
