@@ -169,9 +169,13 @@ fn denied(lower: &[String], of: &[Option<usize>], range: &std::ops::Range<usize>
     let negation =
         |at: usize| of[at].is_none() && (NEGATIONS.contains(&lower[at].as_str()) || lower[at].ends_with("n't"));
     let before = (0..range.start).rev().find(|&at| !FILLERS.contains(&lower[at].as_str()));
+    let is_said = lower.get(range.end).is_some_and(|word| word == "is" || word == "was");
     let mut after = (range.end..lower.len()).filter(|&at| lower[at] != "is" && lower[at] != "was");
     let wrong = |at: usize| matches!(lower[at].as_str(), "wrong" | "incorrect" | "false") || negation(at);
-    before.is_some_and(negation) || after.next().is_some_and(wrong)
+    // `B is certainly not right`
+    before.is_some_and(negation)
+        || after.next().is_some_and(wrong)
+        || after.next().is_some_and(|at| negation(at) && is_said)
 }
 
 #[cfg(test)]

@@ -17,17 +17,21 @@ pub(super) struct Amount {
 /// Units that are one, by their first name.
 const SAME_UNITS: [&[&str]; 6] = [
     &["%", "percent", "per cent", "pct"],
-    &["$", "us$", "usd", "dollar", "dollars"],
+    &["$", "us$", "usd", "dollar", "dollars", "us dollar", "us dollars"],
     &["€", "eur", "euro", "euros"],
     &["£", "gbp", "pound", "pounds"],
     &["¥", "jpy", "yen"],
     &["₹", "inr", "rs", "rupee", "rupees"],
 ];
 
-const SCALES: [(&str, f64); 4] = [("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12)];
+const SCALES: [(&str, f64); 6] =
+    [("dozen", 12.0), ("hundred", 1e2), ("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12)];
 
 /// Scales that stand at the digits.
 const SHORT_SCALES: [(&str, f64); 6] = [("k", 1e3), ("K", 1e3), ("M", 1e6), ("mn", 1e6), ("B", 1e9), ("bn", 1e9)];
+
+/// Words that make a bound of the number after them: `at least 5`, `more than 5`.
+const BOUNDS: [&str; 7] = ["than", "least", "most", "over", "under", "above", "below"];
 
 const FRACTIONS: [(char, &str); 5] = [('½', "1/2"), ('¼', "1/4"), ('¾', "3/4"), ('⅓', "1/3"), ('⅔', "2/3")];
 
@@ -159,7 +163,8 @@ fn only(text: &str) -> Reading<Amount> {
         {
             continue;
         }
-        let Some(amount) = figure(word) else {
+        let bound = at > 0 && BOUNDS.contains(&words[at - 1].to_ascii_lowercase().as_str());
+        let Some(amount) = figure(word).filter(|_| !bound) else {
             other = true;
             continue;
         };
@@ -306,6 +311,9 @@ mod tests {
             ("1 234 567", "1234567"),
             ("4\n\nDone.", "4"),
             ("It is not 12", "nothing"),
+            ("more than 12", "nothing"),
+            ("- 5", "-5"),
+            ("5 hundred", "500"),
             ("There are 4 bars in the chart.", "4"),
             ("x = 4", "4"),
             ("3+2=5", "5"),

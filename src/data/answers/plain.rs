@@ -109,7 +109,10 @@ pub(super) fn unwrap(text: &str) -> String {
         let before = text.len();
         text = text.trim_start_matches('#').trim().to_string();
         for bullet in ["- ", "* ", "> ", "• "] {
-            text = text.strip_prefix(bullet).unwrap_or(&text).trim().to_string();
+            // `- 5` is a number.
+            let item =
+                text.strip_prefix(bullet).filter(|rest| !rest.starts_with(|c: char| c.is_ascii_digit() || c == '$'));
+            text = item.unwrap_or(&text).trim().to_string();
         }
         for (open, close) in ENCLOSING {
             let whole = text.strip_suffix('.').unwrap_or(&text);
