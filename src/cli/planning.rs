@@ -282,5 +282,5 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
 
 /// How the last execution of an instance failed.
 fn failure(session: &Session, plan: &Plan, id: InstanceId) -> Option<Failure> {
-    engine::query::failure(&session.experiment.name, &session.expansion, &session.store, plan, id)
+    engine::query::failure(&session.id, &session.expansion, &session.store, plan, id)
 }

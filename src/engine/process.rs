@@ -268,7 +268,7 @@ mod tests {
         let stages = space.stages(&[("read", json!({ "path": "data.txt" }))]);
         assert_eq!(space.run_with(&stages, &options(&space)), "read: ran, it has not run yet\n");
         let store = space.store();
-        let record = store.record(store.latest("test", "read").fingerprint.unwrap()).unwrap();
+        let record = store.record(store.latest(&"test".into(), "read").fingerprint.unwrap()).unwrap();
         let much = "x".repeat(3 << 20);
         assert!(record.summary.0["much"] == much);
         let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();

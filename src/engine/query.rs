@@ -62,7 +62,13 @@ pub fn show(experiment: &ExperimentId, expansion: &Expansion, store: &Store, pla
 }
 
 /// How the last execution of an instance failed; none where it did not, or the instance is fresh by now.
-pub fn failure(experiment: &str, expansion: &Expansion, store: &Store, plan: &Plan, id: InstanceId) -> Option<Failure> {
+pub fn failure(
+    experiment: &ExperimentId,
+    expansion: &Expansion,
+    store: &Store,
+    plan: &Plan,
+    id: InstanceId,
+) -> Option<Failure> {
     let instance = expansion.get(id);
     let note = store.latest(experiment, &instance.name);
     // A stage that said nothing has no file.
