@@ -308,7 +308,7 @@ variants.own = {}
     let told = errors(text);
     let first = "error: `stage.dpo.beta`: must not be negative (at `beta=own`)\n  --> DIR/a.toml:22:8\n";
     assert!(told.starts_with(first) && told.matches("error:").count() == 1, "{told}");
-    let two = errors(&text.replace("own = {}", "own = {}\nnone = {}"));
+    let two = errors(&text.replace("own = {}", "own = {}\nvariants.none = {}"));
     assert!(two.contains("must not be negative (at `beta=own` and 1 more point)\n"), "{two}");
     // Where all points have it, none is named; where an axis wrote it, its place says enough.
     let all = errors(&text.replace("\"stage.dpo.beta\" = 0", "\"stage.sft.lr\" = 0"));
