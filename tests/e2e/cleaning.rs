@@ -167,7 +167,7 @@ fn what_is_forgotten_runs_again_and_pins_stay() {
     assert_eq!(error.code, Some(2));
     assert_eq!(
         error.stderr,
-        "error: no experiment `stduy` has results in this store\nhelp: a similar name exists: `study`\n"
+        "error: no experiment `stduy` has results in this store\n  help: a similar name exists: `study`\n"
     );
     space.ok(&["forget", "study", "b"]);
     assert_eq!(space.ran(), "b");

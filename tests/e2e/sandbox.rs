@@ -56,6 +56,7 @@ fn an_undeclared_import_of_python_fails_and_its_caches_count_for_nothing() {
     assert!(!space.path("code/__pycache__").exists());
     // The user runs it by hand.
     let mut by_hand = Command::new("python3");
+    by_hand.env_remove("PYTHONDONTWRITEBYTECODE").env_remove("PYTHONPYCACHEPREFIX");
     assert!(by_hand.arg(space.path("code/main.py")).output().unwrap().status.success());
     assert!(space.path("code/__pycache__").exists());
     assert_eq!(space.ran(), "");
