@@ -65,7 +65,18 @@ pub(crate) fn make(root: &Path) -> Result<()> {
     }
     data.write("dpo/rlaifv", &pairs)?;
     fs::create_dir_all(root.join("base"))?;
-    fs::write(root.join("base/README"), "Put the base model here, in the layout that `export` writes.\n")
+    fs::write(root.join("base/README"), "Put the base model here, in the layout that `export` writes.\n")?;
+    // `plan` reads the model's config.
+    let vision = json!({ "dim": 8, "layers": 1, "heads": 2, "ff": 16 });
+    let decoder = json!({
+        "dim": 16, "layers": 1, "heads": 2, "kv_heads": 1, "ff": 32, "rope_theta": 10000.0, "norm_eps": 1e-5,
+        "tied_head": false, "max_positions": 4096,
+    });
+    let model = json!({
+        "image_size": 8, "patch_size": 4, "vision": vision, "projector": { "hidden": 16 }, "decoder": decoder,
+    });
+    let config = json!({ "format": 1, "vocab": 64, "image_token": 1, "model": model });
+    fs::write(root.join("base/config.json"), format!("{config:#}\n"))
 }
 
 struct Data {

@@ -1,50 +1,22 @@
 //! The only home of file writes: every write is atomic or into a private folder, every error names its path.
 
 use std::fs::{self, File, FileType, OpenOptions};
-use std::io::{BufReader, Read, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::{modes, plain};
 
 mod private;
+mod reading;
 
 pub use private::{append_private, create_private_dir, write_private, write_private_soft};
+pub use reading::{open, open_plain, read_bytes, read_json, read_text};
 
 /// Bytes that are as good as none.
 const LITTLE: u64 = 64 << 10;
-
-/// Reads a text file.
-pub fn read_text(path: &Path) -> Result<String> {
-    plain::read_text(path).with_context(|| format!("cannot read `{}`", path.display()))
-}
-
-/// Reads a file.
-pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let read = plain::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
-    read.with_context(|| format!("cannot read `{}`", path.display()))?;
-    Ok(bytes)
-}
-
-/// Opens a file for buffered reading.
-pub fn open(path: &Path) -> Result<BufReader<File>> {
-    Ok(BufReader::with_capacity(1 << 18, open_plain(path)?))
-}
-
-/// Opens a file for reading; a pipe or a device in its place is an error.
-pub fn open_plain(path: &Path) -> Result<File> {
-    plain::open(path).with_context(|| format!("cannot open `{}`", path.display()))
-}
-
-/// Reads a JSON document.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = read_text(path)?;
-    serde_json::from_str(&text).with_context(|| format!("`{}` is not the JSON it should be", path.display()))
-}
 
 /// Creates a folder and those above it.
 #[expect(clippy::disallowed_methods, reason = "the home of file writes")]

@@ -97,9 +97,8 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
 /// A decoder that has read the header of an image within the limits.
 fn open(bytes: &[u8]) -> Result<(impl ImageDecoder + '_, ImageFormat)> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().context("cannot be read")?;
-    let format = match reader.format() {
-        Some(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
-        _ => bail!("is neither PNG nor JPEG"),
+    let Some(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = reader.format() else {
+        bail!("is neither PNG nor JPEG");
     };
     // The sides are checked below, with a message that names the limit.
     let mut limits = Limits::no_limits();

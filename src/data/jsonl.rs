@@ -182,7 +182,7 @@ fn not_json(line: &[u8], column: usize) -> Option<String> {
         return Some(format!("not UTF-8: the byte 0x{:02X} (column {}); save the file as UTF-8", line[at], at + 1));
     }
     let near = (column.saturating_sub(3)..=column).filter_map(|at| line.get(at..));
-    let found = near.flat_map(|ahead| PYTHON.iter().find(|word| ahead.starts_with(word.as_bytes())));
+    let found = near.filter_map(|ahead| PYTHON.iter().find(|word| ahead.starts_with(word.as_bytes())));
     let word = found.max_by_key(|word| word.len())?;
     let instead = match *word {
         "True" | "False" => word.to_lowercase(),
@@ -224,7 +224,7 @@ impl Mistakes {
             return Ok(());
         }
         let more = if self.more > 0 { format!("\nand {} more", self.more) } else { String::new() };
-        let help = self.help.iter().map(|help| format!("\n{help}")).collect::<String>();
+        let help: String = self.help.iter().flat_map(|help| ["\n", help.as_str()]).collect();
         bail!("{}{more}{help}", self.told.join("\n"))
     }
 }
@@ -281,9 +281,10 @@ mod tests {
         let path = folder.path().join("points.jsonl");
         let told = |bytes: &[u8]| {
             files::write_atomic(&path, bytes).unwrap();
-            read::<Point>(&path)
-                .map(|points| format!("{points:?}"))
-                .unwrap_or_else(|error| format!("{error:#}").replace(&path.display().to_string(), "points.jsonl"))
+            match read::<Point>(&path) {
+                Ok(points) => format!("{points:?}"),
+                Err(error) => format!("{error:#}").replace(&path.display().to_string(), "points.jsonl"),
+            }
         };
         let utf16: Vec<u8> = "{\"x\":1}".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let cases: [&[u8]; 10] = [

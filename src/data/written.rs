@@ -49,7 +49,7 @@ fn numbers(text: &[u8]) -> Result<Vec<&str>, Mistake> {
                 at += 1;
                 let next = text[at.min(text.len())..].iter().find(|byte| !byte.is_ascii_whitespace());
                 if next == Some(&b':') && open.last_mut().is_some_and(|keys| !keys.insert(name)) {
-                    let line = 1 + text[..start].iter().filter(|byte| **byte == b'\n').count();
+                    let line = text[..start].split(|byte| *byte == b'\n').count();
                     let what = format!("the key `{}` is given twice", String::from_utf8_lossy(name));
                     return Err(Mistake { line, what });
                 }

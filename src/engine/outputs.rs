@@ -253,8 +253,9 @@ mod tests {
 
     #[test]
     fn what_is_no_plain_file_is_refused_without_being_opened() {
+        type Make<'a> = &'a dyn Fn(&Path);
         let rows = &OUTPUTS[..1];
-        let make: [(&str, &dyn Fn(&Path)); 5] = [
+        let make: [(&str, Make<'_>); 5] = [
             ("pipe", &|path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success())),
             ("socket", &|path| drop(UnixListener::bind(path).unwrap())),
             ("link to a device", &|path| files::relink(Path::new("/dev/zero"), path).unwrap()),

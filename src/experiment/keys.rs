@@ -7,12 +7,11 @@ pub(crate) fn parse(text: &str) -> Option<(Vec<String>, usize)> {
     let mut rest = text;
     loop {
         rest = rest.trim_start();
-        let (part, after) = match rest.chars().next()? {
-            quote @ ('"' | '\'') => quoted(rest, quote)?,
-            _ => {
-                let end = rest.find(['.', '=']).unwrap_or(rest.len());
-                (rest[..end].trim_end().to_string(), &rest[end..])
-            }
+        let (part, after) = if let quote @ ('"' | '\'') = rest.chars().next()? {
+            quoted(rest, quote)?
+        } else {
+            let end = rest.find(['.', '=']).unwrap_or(rest.len());
+            (rest[..end].trim_end().to_string(), &rest[end..])
         };
         if part.is_empty() {
             return None;

@@ -33,12 +33,11 @@ impl Mistakes {
         self.points += 1;
         for error in errors {
             let (_, place) = section.locate(&error.path);
-            match self.found.iter_mut().find(|known| known.error == error && known.place == place) {
-                Some(known) => known.count += 1,
-                None => {
-                    let (point, table) = (point.clone(), section.table.clone());
-                    self.found.push(Mistake { error, place, count: 1, point, table });
-                }
+            if let Some(known) = self.found.iter_mut().find(|known| known.error == error && known.place == place) {
+                known.count += 1;
+            } else {
+                let (point, table) = (point.clone(), section.table.clone());
+                self.found.push(Mistake { error, place, count: 1, point, table });
             }
         }
     }

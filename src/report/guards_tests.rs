@@ -232,7 +232,7 @@ fn many_data_sets_take_what_they_hold() {
     let cells = &report.tables[0].rows[1].cells;
     assert_eq!((cells.len(), cells[600].datasets.len(), cells[4].datasets.len()), (601, 600, 1));
     let difference = |column: usize| cells[column].difference.as_ref().unwrap().estimate.mean;
-    assert_eq!([difference(0), difference(1), difference(2)], [-1.0, 1.0, 0.0]);
+    assert_eq!([difference(0), difference(1), difference(2)].map(|points| points as i32), [-1, 1, 0]);
     // (400 - 300) of 600 data sets.
     assert!((difference(600) - 1.0 / 6.0).abs() < 1e-12);
     assert!(report.json().len() < 6_000_000, "{}", report.json().len());

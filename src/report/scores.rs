@@ -74,14 +74,13 @@ impl<'a> Measurements<'a> {
                 Some(ScoreRows::Listed(scores)) => {
                     Some(scores.iter().zip(0..).map(|(score, at)| index.add(at, score.clone())).collect())
                 }
-                Some(ScoreRows::File(path)) => Some(match files.get(path.as_path()) {
-                    Some(known) => known.clone(),
-                    None => {
-                        let mut scores = Vec::new();
-                        jsonl::each(path, |at, score| scores.push(index.add(at, score)))
-                            .with_context(|| format!("`{}`: its scores cannot be read", evaluation.instance))?;
-                        files.entry(path).or_insert(scores.into()).clone()
-                    }
+                Some(ScoreRows::File(path)) => Some(if let Some(known) = files.get(path.as_path()) {
+                    known.clone()
+                } else {
+                    let mut scores = Vec::new();
+                    jsonl::each(path, |at, score| scores.push(index.add(at, score)))
+                        .with_context(|| format!("`{}`: its scores cannot be read", evaluation.instance))?;
+                    files.entry(path).or_insert(scores.into()).clone()
                 }),
             };
             measured.push(Measured { evaluation, scores });

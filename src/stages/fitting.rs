@@ -94,8 +94,11 @@ pub(super) fn at<R>(rows: Vec<R>, places: &[usize]) -> Vec<R> {
 mod tests {
     use super::*;
 
+    /// Places, sequences and warnings, or an error.
+    type Told = Result<(Vec<usize>, Vec<usize>, Vec<String>), String>;
+
     /// Rows are their own lengths; the model takes four, and two are of no use.
-    fn fitted(rows: &[usize], long: Long) -> Result<(Vec<usize>, Vec<usize>, Vec<String>), String> {
+    fn fitted(rows: &[usize], long: Long) -> Told {
         let whole = |row: &usize| match *row {
             tokens @ 5.. => Err(anyhow::Error::from(TooLong { tokens, most: 4 }).context(format!("row {tokens}"))),
             row => Ok(row),

@@ -121,6 +121,7 @@ fn refuse_store(folder: &Path, input: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::modes;
     use crate::stage::ArtifactKind;
     use std::os::unix::net::UnixListener;
     use std::process::Command;
@@ -287,9 +288,7 @@ mod tests {
     fn the_executable_bit_counts_and_no_other() {
         let bench = Bench::new();
         let (first, _) = bench.hash();
-        let set = |mode: u32| {
-            fs::set_permissions(bench.path("a.png"), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-        };
+        let set = |mode: u32| modes::set_mode(&bench.path("a.png"), mode).unwrap();
         set(0o600);
         assert_eq!(bench.hash().0, first);
         set(0o755);

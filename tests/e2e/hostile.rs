@@ -64,7 +64,7 @@ fn outputs_that_are_no_plain_files_are_refused_and_never_opened() {
     let typed = "outputs = { \"rows.jsonl\" = \"rows\", \"facts.json\" = \"facts\", \"model\" = \"checkpoint\" }";
     let rest = |missing: &str| {
         let make = ["echo {} > rows.jsonl", "echo {} > facts.json", "mkdir model"];
-        make.iter().filter(|line| !line.contains(missing)).map(|line| format!("{line}; ")).collect::<String>()
+        make.iter().filter(|line| !line.contains(missing)).flat_map(|line| [line, "; "]).collect::<String>()
     };
     let mut answers = Vec::new();
     for (name, line) in [

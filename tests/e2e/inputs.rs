@@ -193,6 +193,7 @@ fn a_line_that_is_not_json() {
     space.write("data/train.jsonl", space.read("data/train.jsonl").replacen("\"row-2\"", "\"row-2", 1));
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: not JSON: expected `,` or `}` (column 15)
+            a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}
     "#]]
     .assert_eq(&run(&space));
 }
@@ -211,8 +212,7 @@ fn an_image_that_is_not_an_image() {
     let space = study();
     space.write("data/images/grey.png", "not a picture");
     expect![[r#"
-        error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`
-          because is neither PNG nor JPEG
+        error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`: is neither PNG nor JPEG
     "#]]
     .assert_eq(&run(&space));
 }
@@ -223,8 +223,7 @@ fn an_image_that_is_cut_short() {
     let bytes = fs::read(space.path("data/images/grey.png")).unwrap();
     space.write("data/images/grey.png", &bytes[..bytes.len() / 2]);
     expect![[r#"
-        error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`
-          because cannot be decoded: unexpected end of file
+        error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`: cannot be decoded: unexpected end of file
     "#]]
     .assert_eq(&run(&space));
 }

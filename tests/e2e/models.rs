@@ -216,7 +216,8 @@ fn a_jpeg_that_is_cut_off_and_a_placeholder_without_an_image_are_no_question() {
     };
     assert_eq!(
         told(&["--image", "half.jpg", "What?"]),
-        "error: the image `half.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 21 of 29\n"
+        "error: prompt 0 (`question`)\n  because the image `half.jpg`\n  because cannot be decoded: the JPEG is cut off: \
+         its data end at line 21 of 29\n"
     );
     assert_eq!(
         told(&["<image>What?"]),
