@@ -25,8 +25,9 @@ impl Lines {
     }
 }
 
-// SAFETY: `charge` asks for no memory; it comes back, or its thread stays in it for ever. All memory comes from the system's allocator and goes back to it with the layout that it was asked for with,
-// which depends on the caller's layout only; its size is the caller's, and its alignment at least that.
+// SAFETY: all memory comes from the system's allocator and goes back to it with the layout that it was asked for with, which
+// depends on the caller's layout only; its size is the caller's, and its alignment at least that. `charge` asks for no
+// memory: it comes back, or its thread stays in it for ever.
 unsafe impl GlobalAlloc for Lines {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         charge(layout.size());
