@@ -156,7 +156,12 @@ impl Endpoint {
                     while !stop.load(Ordering::Relaxed)
                         && let Some(&(index, count)) = missing.get(next.fetch_add(1, Ordering::Relaxed))
                     {
-                        if sender.send((index, ask(index, count))).is_err() {
+                        let replies = ask(index, count);
+                        // Here and not where the error is read: meanwhile this thread would pay for one more reply.
+                        if replies.is_err() {
+                            stop.store(true, Ordering::Relaxed);
+                        }
+                        if sender.send((index, replies)).is_err() {
                             break;
                         }
                     }
@@ -175,11 +180,8 @@ impl Endpoint {
                         done += 1;
                         ctx.progress.step(done, items.len() as u64, "requests");
                     }
-                    Err(error) if outcome.is_ok() => {
-                        // The replies that are under way are still worth saving.
-                        stop.store(true, Ordering::Relaxed);
-                        outcome = Err(error);
-                    }
+                    // The replies that are under way are still worth saving.
+                    Err(error) if outcome.is_ok() => outcome = Err(error),
                     Err(_) => {}
                 }
             }
