@@ -13,7 +13,7 @@ use super::inspect::GraphArgs;
 use super::starting::NewArgs;
 use super::suggest::SuggestArgs;
 use super::values::{at_least_one, gpu, seconds};
-use crate::engine::Selection;
+use ablate_engine::Selection;
 
 /// A declarative experiment engine for post-training vision-language models.
 ///

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::DONE;
 use super::shell::Shell;
 use super::values::at_least_one;
-use crate::base::progress::Silent;
 use crate::stages::ask::{Answer, Question, ask};
+use ablate_core::base::progress::Silent;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {

@@ -9,8 +9,8 @@ use super::outside;
 use super::session;
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT, tell};
-use crate::base::Diagnostic;
-use crate::experiment::{Expansion, Experiment, Failure};
+use ablate_core::base::Diagnostic;
+use ablate_experiment::{Expansion, Experiment, Failure};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {

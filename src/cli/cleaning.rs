@@ -9,9 +9,8 @@ use super::DONE;
 use super::args::Global;
 use super::inspect::{bytes, existing};
 use super::shell::Shell;
-use crate::base::diagnostic::nearest;
-use crate::engine;
-use crate::store::{ExperimentId, Freed, GcRules, Interrupted};
+use ablate_core::base::diagnostic::nearest;
+use ablate_store::{ExperimentId, Freed, GcRules, Interrupted};
 
 const DAY: f64 = 24.0 * 3600.0;
 
@@ -129,7 +128,8 @@ pub(super) fn forget(shell: Shell, global: &Global, arguments: &ForgetArgs) -> R
         }
     };
     let is_named = |instance: &str| {
-        arguments.targets.is_empty() || arguments.targets.iter().any(|target| engine::select::names(target, instance))
+        arguments.targets.is_empty()
+            || arguments.targets.iter().any(|target| ablate_engine::select::names(target, instance))
     };
     let forgotten = store.forget_results(&|other, instance| other == id && is_named(instance))?;
     if forgotten.instances.is_empty() {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::DONE;
 use super::shell::Shell;
-use crate::nn::device::{DeviceChoice, Gpu, Survey, listed, survey};
+use ablate_nn::device::{DeviceChoice, Gpu, Survey, listed, survey};
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {

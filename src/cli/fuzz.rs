@@ -8,12 +8,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::base::fuzz::{Edit, edited, edits, fuzz};
-use crate::base::{Hash, files};
-use crate::engine::{self, Graph, GraphFormat, PlanOptions};
-use crate::experiment::{Expansion, Experiment, Upstream, compiled};
 use crate::stages::KINDS;
-use crate::store::Store;
+use ablate_core::base::{Hash, files};
+use ablate_engine::{self, Graph, GraphFormat, PlanOptions};
+use ablate_experiment::{Expansion, Experiment, Upstream, compiled};
+use ablate_fuzz::{Edit, edited, edits, fuzz};
+use ablate_store::Store;
 
 const PIECES: &[&str] = &[
     "\"",
@@ -315,13 +315,13 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
         };
         if expansion.instances.iter().flat_map(|one| &one.inputs).all(|input| inside(&input.upstream)) {
             let plans = [&expansion, &lean.expansion].map(|expansion| {
-                let plan = engine::plan(expansion, &store, &PlanOptions::default()).unwrap();
-                engine::query::list(&experiment.name.as_str().into(), expansion, &store, &plan);
+                let plan = ablate_engine::plan(expansion, &store, &PlanOptions::default()).unwrap();
+                ablate_engine::query::list(&experiment.name.as_str().into(), expansion, &store, &plan);
                 plan
             });
             for id in expansion.ids() {
                 assert_eq!(plans[0].get(id).state, plans[1].get(id).state);
-                for note in engine::why(&expansion, &plans[0], id) {
+                for note in ablate_engine::why(&expansion, &plans[0], id) {
                     assert!(!note.render(&experiment.sources, false).is_empty());
                 }
             }

@@ -9,7 +9,7 @@ use super::DONE;
 use super::args::{DiffArgs, Global, StatusArgs};
 use super::inspect::existing;
 use super::shell::Shell;
-use crate::engine::history::{self, Difference, RunState, Status, Working};
+use ablate_engine::history::{self, Difference, RunState, Status, Working};
 
 /// How often a run is looked at with `--follow`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);

@@ -10,12 +10,12 @@ use super::args::{ExperimentArgs, Global, InstanceArgs, ListArgs, PinArgs};
 use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
-use crate::base::Hash;
-use crate::base::escape::visible_line;
-use crate::engine::{self, Graph};
-use crate::experiment::InstanceId;
-use crate::stage::ManifestEntry;
-use crate::store::{Pin, Store};
+use ablate_core::base::Hash;
+use ablate_core::base::escape::visible_line;
+use ablate_core::stage::ManifestEntry;
+use ablate_engine::{self, Graph};
+use ablate_experiment::InstanceId;
+use ablate_store::{Pin, Store};
 
 #[derive(Debug, Args)]
 pub(super) struct GraphArgs {
@@ -38,10 +38,10 @@ pub(super) enum GraphFormat {
 pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
     let (_, expansion) = session::load(&arguments.experiment)?;
     let format = match arguments.format {
-        _ if shell.json => engine::GraphFormat::Json,
-        GraphFormat::Dot => engine::GraphFormat::Dot,
-        GraphFormat::Mermaid => engine::GraphFormat::Mermaid,
-        GraphFormat::Json => engine::GraphFormat::Json,
+        _ if shell.json => ablate_engine::GraphFormat::Json,
+        GraphFormat::Dot => ablate_engine::GraphFormat::Dot,
+        GraphFormat::Mermaid => ablate_engine::GraphFormat::Mermaid,
+        GraphFormat::Json => ablate_engine::GraphFormat::Json,
     };
     shell.result(&Graph::of(&expansion).draw(&expansion, format, arguments.expanded));
     Ok(DONE)
@@ -51,7 +51,7 @@ pub(super) fn list(shell: Shell, global: &Global, arguments: &ListArgs) -> Resul
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
-    let listed = engine::query::list(&session.id, &session.expansion, &session.store, &plan);
+    let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
     let listed: Vec<_> = listed.into_iter().filter(|line| selected.contains(&line.id)).collect();
     if shell.json {
         shell.json(&listed)?;
@@ -75,7 +75,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let plan = session.plan()?;
-    let shown = engine::query::show(&session.id, &session.expansion, &session.store, &plan, id);
+    let shown = ablate_engine::query::show(&session.id, &session.expansion, &session.store, &plan, id);
     if shell.json {
         shell.json(&shown)?;
         return Ok(DONE);
@@ -131,10 +131,10 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
 pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
-    let Some(log) = engine::query::log(&session.id, &session.expansion, &session.store, id) else {
+    let Some(log) = ablate_engine::query::log(&session.id, &session.expansion, &session.store, id) else {
         bail!("`{}` has no log: it has not run in this store", session.expansion.get(id).name)
     };
-    let text = engine::query::words(&log)?;
+    let text = ablate_engine::query::words(&log)?;
     if shell.json {
         shell.json(&json!({ "path": log, "text": text }))?;
     } else {

@@ -26,10 +26,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::base::escape::indented;
-use crate::engine;
-use crate::experiment;
 use crate::stages::KINDS;
+use ablate_core::base::escape::indented;
 use args::{Cli, Command, Global};
 use shell::Shell;
 
@@ -72,8 +70,8 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => asking::generate(shell, arguments),
         Command::Doctor(arguments) => doctor::doctor(shell, arguments),
         Command::Schema => starting::schema(shell),
-        Command::Warden => return engine::warden::serve(),
-        Command::StageJob { job } => return engine::run_job(job, KINDS),
+        Command::Warden => return ablate_engine::warden::serve(),
+        Command::StageJob { job } => return ablate_engine::run_job(job, KINDS),
     };
     let code = result.unwrap_or_else(|error| {
         tell(shell, &error);
@@ -92,7 +90,7 @@ fn answer(said: &clap::Error) -> ExitCode {
 
 /// Says what is wrong: at its places, if it is an experiment.
 fn tell(shell: Shell, error: &anyhow::Error) {
-    match error.downcast_ref::<experiment::Failure>() {
+    match error.downcast_ref::<ablate_experiment::Failure>() {
         Some(failure) => shell.diagnostics(&failure.render(shell.error_color)),
         None => shell.error(&told(error)),
     }

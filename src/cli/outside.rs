@@ -8,9 +8,9 @@ use anyhow::Result;
 use super::args::ExperimentArgs;
 use super::session;
 use super::shell::Shell;
-use crate::base::Diagnostic;
-use crate::experiment::{Expansion, Experiment, Failure, Instance, InstanceId, Upstream};
-use crate::stage::Finding;
+use ablate_core::base::Diagnostic;
+use ablate_core::stage::Finding;
+use ablate_experiment::{Expansion, Experiment, Failure, Instance, InstanceId, Upstream};
 
 /// Looks at the files that these instances name: warnings are told, and what a stage would fail over is an error.
 pub(super) fn inspect(

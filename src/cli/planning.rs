@@ -10,10 +10,10 @@ use super::args::{ExperimentArgs, Global, PlanArgs, WhyArgs};
 use super::outside;
 use super::session::{Need, Session};
 use super::shell::Shell;
-use crate::base::{Diagnostic, Hash, escape};
-use crate::engine::{self, Failure, Plan, PlanState};
-use crate::experiment::{InstanceId, Sharing};
-use crate::stage::ArtifactKind;
+use ablate_core::base::{Diagnostic, Hash, escape};
+use ablate_core::stage::ArtifactKind;
+use ablate_engine::{self, Failure, Plan, PlanState};
+use ablate_experiment::{InstanceId, Sharing};
 
 pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
     let experiments = arguments.scope.experiments(&arguments.experiment);
@@ -125,7 +125,7 @@ fn plan_one(
     let (fresh, must, may) = plan.counts(&selected);
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
-        let listed = engine::query::list(&session.id, &session.expansion, &session.store, &plan);
+        let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
         let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
         return Ok(Some(json!({
             "experiment": session.experiment.name,
@@ -214,11 +214,11 @@ fn notes(session: &Session, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
     let entry = plan.get(id);
     let mut notes = match entry.state {
         PlanState::Fresh => Vec::new(),
-        PlanState::Dirty(_) | PlanState::Waits(_) => engine::why(&session.expansion, plan, id),
+        PlanState::Dirty(_) | PlanState::Waits(_) => ablate_engine::why(&session.expansion, plan, id),
     };
     if let PlanState::Waits(_) = entry.state {
         let instance = session.expansion.get(id);
-        notes.extend(engine::why_so_far(&session.store, &session.id, instance));
+        notes.extend(ablate_engine::why_so_far(&session.store, &session.id, instance));
     }
     notes
 }
@@ -228,14 +228,14 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
     let ids = session.named(&arguments.stage)?;
     let plan = session.plan()?;
     let above = |id: InstanceId| {
-        let chain = engine::chain(&session.expansion, &plan, id);
+        let chain = ablate_engine::chain(&session.expansion, &plan, id);
         chain.into_iter().filter(move |above| *above != id).collect::<Vec<_>>()
     };
     if shell.json {
-        let listed = engine::query::list(&session.id, &session.expansion, &session.store, &plan);
+        let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
         let entry = |id: InstanceId| {
             let line = &listed[id.0];
-            let so_far = || engine::so_far(&session.store, &session.id, session.expansion.get(id));
+            let so_far = || ablate_engine::so_far(&session.store, &session.id, session.expansion.get(id));
             let reasons = match &plan.get(id).state {
                 PlanState::Fresh => Vec::new(),
                 PlanState::Dirty(reasons) => reasons.clone(),
@@ -261,7 +261,7 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
     let render = |note: &Diagnostic| note.render(&session.experiment.sources, shell.color);
     for id in &ids {
         let own = match plan.get(*id).state {
-            PlanState::Fresh => engine::why(&session.expansion, &plan, *id),
+            PlanState::Fresh => ablate_engine::why(&session.expansion, &plan, *id),
             _ => notes(&session, &plan, *id),
         };
         texts.extend(own.iter().map(render));
@@ -282,5 +282,5 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
 
 /// How the last execution of an instance failed.
 fn failure(session: &Session, plan: &Plan, id: InstanceId) -> Option<Failure> {
-    engine::query::failure(&session.id, &session.expansion, &session.store, plan, id)
+    ablate_engine::query::failure(&session.id, &session.expansion, &session.store, plan, id)
 }

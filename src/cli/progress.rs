@@ -8,10 +8,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::shell::Shell;
-use crate::base::Event;
-use crate::base::escape::{indented, visible, visible_line};
-use crate::engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
-use crate::experiment::{Instance, InstanceId};
+use ablate_core::base::Event;
+use ablate_core::base::escape::{indented, visible, visible_line};
+use ablate_engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
+use ablate_experiment::{Instance, InstanceId};
 
 /// A plain line about a running stage at most this often.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(15);

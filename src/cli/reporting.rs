@@ -8,9 +8,9 @@ use super::DONE;
 use super::args::{Global, ReportArgs};
 use super::session::{Need, Session};
 use super::shell::Shell;
-use crate::base::files;
-use crate::engine::RunReport;
-use crate::report::{self, Report};
+use ablate_core::base::files;
+use ablate_engine::RunReport;
+use ablate_report::{self, Report};
 
 pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> Result<u8> {
     let session = Session::read(global, &arguments.experiment, Need::All)?;
@@ -49,8 +49,8 @@ pub(super) fn print(
 
 fn gather(session: &Session, ran: Option<&RunReport>, only: Option<&str>) -> Result<Report> {
     let plan = session.plan()?;
-    let input = report::gather(&session.experiment, &session.expansion, &plan, &session.store, ran, only)?;
-    report::build(&input)
+    let input = ablate_report::gather(&session.experiment, &session.expansion, &plan, &session.store, ran, only)?;
+    ablate_report::build(&input)
 }
 
 fn write(report: &Report, folder: &Path) -> Result<()> {

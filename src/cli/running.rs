@@ -13,14 +13,14 @@ use super::reporting;
 use super::session::{Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT, signals, tell};
-use crate::engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
-use crate::experiment::Settings;
-use crate::nn::device::{Device, DeviceChoice, listed};
-use crate::stage::Pool;
+use ablate_core::stage::Pool;
+use ablate_engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
+use ablate_experiment::Settings;
+use ablate_nn::device::{Device, DeviceChoice, listed};
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
     // Programs of stages run as this user, and this environment may hold keys.
-    engine::confine::hide_memory();
+    ablate_engine::confine::hide_memory();
     let executor = Arc::new(ProcessExecutor::current()?);
     let interrupt = signals::listen(executor.clone())?;
     let experiments = arguments.scope.experiments(&arguments.experiment);
@@ -98,7 +98,7 @@ fn run_one(
         ));
     }
     let display = Display::new(shell);
-    let report = engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
+    let report = ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
     for failure in report.failures() {
         shell.error(&failure.to_string());
     }

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 
 use super::args::{ExperimentArgs, Global};
-use crate::base::Hash;
-use crate::engine::{self, Plan, PlanOptions, Selection};
-use crate::experiment::compiled::{self, Lean};
-use crate::experiment::{Expansion, Experiment, InstanceId};
 use crate::stages::KINDS;
-use crate::store::{ExperimentId, Store};
+use ablate_core::base::Hash;
+use ablate_engine::{self, Plan, PlanOptions, Selection};
+use ablate_experiment::compiled::{self, Lean};
+use ablate_experiment::{Expansion, Experiment, InstanceId};
+use ablate_store::{ExperimentId, Store};
 
 /// An experiment with its expansion and the store to hold it against.
 pub(super) struct Session {
@@ -81,7 +81,7 @@ impl Session {
     pub(super) fn plan(&self) -> Result<Plan> {
         let standing = Some(self.standing.clone());
         let options = PlanOptions { experiment: self.id.clone(), standing, ..PlanOptions::default() };
-        let plan = engine::plan(&self.expansion, &self.store, &options)?;
+        let plan = ablate_engine::plan(&self.expansion, &self.store, &options)?;
         self.store.remember();
         Ok(plan)
     }
@@ -99,7 +99,7 @@ impl Session {
 
     /// The instances that one name stands for.
     pub(super) fn named(&self, name: &str) -> Result<Vec<InstanceId>> {
-        Ok(engine::select::matching(&self.expansion, &[name.to_string()])?.into_iter().collect())
+        Ok(ablate_engine::select::matching(&self.expansion, &[name.to_string()])?.into_iter().collect())
     }
 
     /// The one instance that a name stands for.

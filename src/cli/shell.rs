@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::args::{ColorChoice, Global};
 use super::{DONE, NOT_WRITTEN};
-use crate::base::escape;
+use ablate_core::base::escape;
 
 /// The first error of writing to stdout. A reader that went away is one of them.
 static LOST: OnceLock<io::Error> = OnceLock::new();

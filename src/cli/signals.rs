@@ -11,8 +11,8 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use super::INTERRUPTED;
-use crate::base::files;
-use crate::engine::ProcessExecutor;
+use ablate_core::base::files;
+use ablate_engine::ProcessExecutor;
 
 /// Listens for as long as the process lives. The flag is set by the first signal that ends a run; the second one ends the
 /// process at once, and its children die with it.

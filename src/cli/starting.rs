@@ -8,9 +8,9 @@ use serde_json::json;
 
 use super::DONE;
 use super::shell::Shell;
-use crate::base::files;
-use crate::experiment::{Experiment, schema};
 use crate::stages::KINDS;
+use ablate_core::base::files;
+use ablate_experiment::{Experiment, schema};
 
 const SFT: &str = include_str!("templates/sft.toml");
 const DPO: &str = include_str!("templates/dpo.toml");

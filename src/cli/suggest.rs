@@ -8,10 +8,10 @@ use super::DONE;
 use super::args::{ExperimentArgs, Global};
 use super::session::{Need, Session};
 use super::shell::Shell;
-use crate::experiment::Simplex;
-use crate::report::input::{Selector, TableRequest};
-use crate::report::mixture::{self, MixturePoint};
-use crate::report::{self, Report};
+use ablate_experiment::Simplex;
+use ablate_report::input::{Selector, TableRequest};
+use ablate_report::mixture::{self, MixturePoint};
+use ablate_report::{self, Report};
 
 /// A standard error in half a 95 % interval.
 const HALF_INTERVAL: f64 = 1.96;
@@ -83,7 +83,7 @@ fn axis<'a>(session: &'a Session, named: Option<&str>) -> Result<(&'a str, &'a S
 /// A table with one row per point of the axis, of the scores that `by` chooses.
 fn measured(session: &Session, axis: &str, named: Option<&str>, by: &str) -> Result<Report> {
     let plan = session.plan()?;
-    let mut input = report::gather(&session.experiment, &session.expansion, &plan, &session.store, None, named)?;
+    let mut input = ablate_report::gather(&session.experiment, &session.expansion, &plan, &session.store, None, named)?;
     let by = Selector::parse(by).map_err(|message| anyhow::anyhow!("`--by`: {message}"))?;
     let [request] = input.tables.as_slice() else {
         bail!("name one of the experiment's reports with `--report`: its scores are what counts")
@@ -103,7 +103,7 @@ fn measured(session: &Session, axis: &str, named: Option<&str>, by: &str) -> Res
         bail!("no evaluation is `{by}`");
     }
     input.tables = vec![request];
-    report::build(&input)
+    ablate_report::build(&input)
 }
 
 /// The points that were measured, and how many were not.

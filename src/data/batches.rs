@@ -2,7 +2,7 @@
 //! Knows lengths and indices only, no row and no token.
 
 use super::draw::shuffle;
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// What of a row decides with which others it shares a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::draw::below;
+    use crate::draw::below;
 
     fn lengths(count: usize) -> Vec<Extent> {
         let mut random = Seed(7).stream("lengths");

@@ -103,7 +103,7 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::rerank::tests::{credit, question};
+    use crate::rerank::tests::{credit, question};
 
     #[test]
     fn the_area_under_the_curve_counts_ties_half() {

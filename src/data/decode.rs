@@ -14,7 +14,7 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
 use super::jpeg;
-use crate::base::files;
+use ablate_core::base::files;
 
 /// Larger images are refused before they are decoded.
 pub(super) const MAX_SIDE: u32 = 16_384;

@@ -39,7 +39,7 @@ pub fn permutation(random: &mut impl Rng, count: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Seed;
+    use ablate_core::base::Seed;
 
     #[test]
     fn draws_are_uniform_enough() {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::decode::MAX_FILE;
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// Writes a tar whose bytes depend on the members alone: no time, owner or mode of the files enters.
 pub struct PackWriter {

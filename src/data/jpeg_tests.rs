@@ -9,14 +9,14 @@ use image::{ExtendedColorType, ImageEncoder};
 
 use super::decode::{self, Deep};
 use super::{exif, jpeg};
-use crate::base::files;
+use ablate_core::base::files;
 
 const NAMES: [&str; 8] =
     ["baseline", "cmyk", "full_chroma", "grey", "half_chroma", "progressive", "progressive_restart", "restart"];
 const END: [u8; 2] = [0xff, 0xd9];
 
 fn jpeg(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/jpeg");
     files::read_bytes(&folder.join(format!("{name}.jpg"))).unwrap()
 }
 

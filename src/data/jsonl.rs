@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use crate::base::files;
+use ablate_core::base::files;
 
 /// Mistakes that are listed before the rest is only counted.
 const LISTED: usize = 10;

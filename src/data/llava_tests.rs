@@ -5,7 +5,7 @@ use expect_test::expect;
 use super::defaults::{Defaults, RowFile};
 use super::llava::{EXAMPLE, Located, read};
 use super::records::{AnswerType, Item};
-use crate::base::files;
+use ablate_core::base::files;
 
 fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
     let folder = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::mix_order::{self, Order};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// How much one source gives.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

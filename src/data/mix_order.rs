@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 
 use super::mix::{Amount, Source};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// Rows of a mix at most.
 const MOST: usize = 1_000_000_000;

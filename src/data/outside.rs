@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::decode::{self, Deep};
 use super::jsonl::{self, Mistakes};
 use super::{exif, media, written};
-use crate::base::files;
+use ablate_core::base::files;
 
 /// LLaVA's placeholder of the image in a question.
 const IMAGE: &str = "<image>";

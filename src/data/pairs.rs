@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::draw::shuffle;
 use super::records::{Judged, Pair, Verdict};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// Which questions and samples become pairs.
 #[derive(Clone, Debug, PartialEq)]
@@ -175,7 +175,7 @@ fn distinct(verdicts: &[Verdict], wanted: impl Fn(&Verdict) -> bool) -> Vec<&str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::records::{AnswerType, Finish, Item};
+    use crate::records::{AnswerType, Finish, Item};
 
     /// A question whose samples are told by letters: `r` right, `w` wrong, `u` in another form, `?` unreadable; equal
     /// digits, equal texts.

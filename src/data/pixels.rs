@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::images::ImagePacks;
 use super::processor::Processor;
 use super::{decode, exif};
-use crate::base::Hash;
+use ablate_core::base::Hash;
 
 /// Values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
 const KEPT: usize = 1 << 30;
@@ -111,7 +111,7 @@ impl Images {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::files;
+    use ablate_core::base::files;
 
     #[test]
     fn pixels_of_a_model_of_ours_are_rows_of_red_green_blue_from_0_to_1() {

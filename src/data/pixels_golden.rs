@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::processor::Processor;
-use crate::base::files;
+use ablate_core::base::files;
 
 #[derive(Deserialize)]
 struct Case {
@@ -16,7 +16,7 @@ struct Case {
 }
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pixels")
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/pixels")
 }
 
 #[test]

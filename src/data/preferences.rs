@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::jsonl::Mistakes;
 use super::outside::{self, maybe_text_or_number};
 use super::records::Pair;
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// What follows the mistakes of a file.
 const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#;
@@ -180,8 +180,8 @@ pub fn prepare<E>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::files;
-    use crate::data::pairs::cut_words;
+    use crate::pairs::cut_words;
+    use ablate_core::base::files;
     use expect_test::expect;
 
     fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {

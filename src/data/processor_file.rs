@@ -13,7 +13,7 @@ use super::anyres::Tiles;
 use super::processor::{Processor, Steps, Target};
 use super::processor_fields::{Fields, MAX_SIDE, side};
 use super::resize::Filter;
-use crate::base::files;
+use ablate_core::base::files;
 
 /// Where transformers 5 keeps the settings, in the field `image_processor`.
 const NESTED: &str = "processor_config.json";

@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for PromptTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::records::AnswerType;
+    use crate::records::AnswerType;
     use serde_json::json;
 
     fn item(answer_type: AnswerType, options: &[&str]) -> Item {

@@ -83,9 +83,9 @@ fn greatest(values: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::data::answers::{CORRECT_FROM, judge};
-    use crate::data::prompts::Style;
-    use crate::data::records::{AnswerType, Credited, Finish};
+    use crate::answers::{CORRECT_FROM, judge};
+    use crate::prompts::Style;
+    use crate::records::{AnswerType, Credited, Finish};
 
     fn item() -> Item {
         Item {
@@ -102,13 +102,13 @@ pub(super) mod tests {
     }
 
     /// A response with this answer; none for the answer `""`. The right one is 3.
-    pub(in crate::data) fn credit(answer: &str, log_ratio: f64) -> Credit {
+    pub(crate) fn credit(answer: &str, log_ratio: f64) -> Credit {
         let text = if answer.is_empty() { "I do not know.".to_string() } else { format!("So.\n### Answer: {answer}") };
         Credit { verdict: judge(&item(), &text, Finish::Stop, Style::Cot, CORRECT_FROM), log_ratio, tokens: Vec::new() }
     }
 
     /// A question with these answers and their log-ratios.
-    pub(in crate::data) fn question(answers: &[&str], log_ratios: &[f64]) -> Credited {
+    pub(crate) fn question(answers: &[&str], log_ratios: &[f64]) -> Credited {
         let responses = answers.iter().zip(log_ratios).map(|(answer, ratio)| credit(answer, *ratio)).collect();
         Credited { item: item(), prompt: "1 + 2?".into(), responses }
     }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
 use super::records::{Item, Overlap, Pair, Row};
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// From an image's key to its file, as it was packed.
 pub type Encoded<'a> = dyn Fn(&str) -> Result<Vec<u8>> + Sync + 'a;
@@ -135,8 +135,8 @@ fn half(hash: Hash) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::images::ImagePacks;
-    use crate::data::images::{PackWriter, image_key};
+    use crate::images::ImagePacks;
+    use crate::images::{PackWriter, image_key};
 
     /// Packs of two images, `a.png` in both, under the same bytes.
     fn packs(folder: &Path) -> (ImagePacks, [String; 3]) {

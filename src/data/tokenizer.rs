@@ -19,7 +19,7 @@ use tokenizers::{
 };
 
 use super::tokenizer_bounds::{LARGEST, Pipeline};
-use crate::base::files;
+use ablate_core::base::files;
 
 /// The special tokens, in the order of their ids in a tokenizer that is trained here.
 pub const SPECIAL: [&str; 5] = ["<|pad|>", "<|image|>", "<|user|>", "<|assistant|>", "<|end|>"];

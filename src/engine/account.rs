@@ -4,9 +4,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::base::Hash;
-use crate::experiment::Instance;
-use crate::store::{Spent, Store};
+use ablate_core::base::Hash;
+use ablate_experiment::Instance;
+use ablate_store::{Spent, Store};
 
 /// How often it is written while a stage runs: a run that is killed loses the rest.
 const WRITE_AFTER: Duration = Duration::from_secs(2);

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::graph::Graph;
 use super::run::RunOptions;
 use super::slots::Need;
-use crate::experiment::{Expansion, Instance, InstanceId};
-use crate::stage::Pool;
+use ablate_core::stage::Pool;
+use ablate_experiment::{Expansion, Instance, InstanceId};
 
 /// Where an instance stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -263,7 +263,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::toys::Space;
+    use crate::toys::Space;
     use serde_json::json;
 
     #[test]

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use crate::base::escape::visible_log;
-use crate::base::{Causes, files};
+use ablate_core::base::escape::visible_log;
+use ablate_core::base::{Causes, files};
 
 /// Bytes of one file of a log; there are two at most.
 const LIMIT: u64 = 8 << 20;

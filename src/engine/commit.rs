@@ -11,9 +11,9 @@ use anyhow::Result;
 
 use super::crew::Message;
 use super::worker::Finished;
-use crate::base::{Causes, files};
-use crate::experiment::InstanceId;
-use crate::store::{Lock, StageRecord, Store};
+use ablate_core::base::{Causes, files};
+use ablate_experiment::InstanceId;
+use ablate_store::{Lock, StageRecord, Store};
 
 /// How often a full disk is tried again, and how long it is left alone in between.
 const PATIENCE: u32 = 20;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::base::{files, modes};
+use ablate_core::base::{files, modes};
 
 /// Bytes that are copied for one program where the file system cannot share blocks. Scripts and settings are far below
 /// that; files beyond it are data, and become links.

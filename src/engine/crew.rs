@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::commit::{Pending, commit_all};
 use super::worker::{Finished, Performed, Task};
-use crate::base::Event;
-use crate::experiment::InstanceId;
-use crate::store::Store;
+use ablate_core::base::Event;
+use ablate_experiment::InstanceId;
+use ablate_store::Store;
 
 /// How long a finished stage may wait for others, to be committed together, and how many are enough.
 const COMMIT_AFTER: Duration = Duration::from_millis(50);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::dirty::DirtyReason;
-use crate::stage::{Manifest, ManifestEntry};
+use ablate_core::stage::{Manifest, ManifestEntry};
 
 /// All differences of two manifests, in the order of the new one. Empty only for manifests with one fingerprint.
 pub fn differences(old: &Manifest, new: &Manifest) -> Vec<DirtyReason> {
@@ -102,7 +102,7 @@ mod tests {
     use rand::RngExt;
     use serde_json::json;
 
-    use crate::base::{Hash, Seed};
+    use ablate_core::base::{Hash, Seed};
 
     fn told(reasons: &[DirtyReason]) -> String {
         reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n"

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::base::Hash;
+use ablate_core::base::Hash;
 
 /// A cause. There is no "other": the comparison walks the very list that is hashed.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::graph::Graph;
-use crate::experiment::Expansion;
+use ablate_experiment::Expansion;
 
 /// A form that other programs read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,8 +115,8 @@ fn mermaid(drawing: &Drawing) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::toys::Space;
-    use crate::experiment::InstanceId;
+    use crate::toys::Space;
+    use ablate_experiment::InstanceId;
     use expect_test::expect;
     use serde_json::json;
 

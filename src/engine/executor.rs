@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::job::{self, Job};
 use super::room::Room;
-use crate::base::{Causes, Event, Progress};
-use crate::stage::{Registry, Summary};
+use ablate_core::base::{Causes, Event, Progress};
+use ablate_core::stage::{Registry, Summary};
 
 /// How the execution of a job ended.
 #[derive(Clone, Debug, PartialEq)]

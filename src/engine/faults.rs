@@ -2,15 +2,17 @@
 //! what the next run makes of it.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::json;
 
 use super::toys::Space;
 use super::*;
-use crate::base::files;
-use crate::experiment::Expansion;
+use ablate_core::base::files;
+use ablate_experiment::Expansion;
 
 /// A study of every way to commit: files, a tree, equal outputs of two stages.
 fn study(space: &Space) -> Expansion {
@@ -29,13 +31,27 @@ fn outputs(space: &Space) -> BTreeMap<String, Vec<u8>> {
     names.iter().map(|name| ((*name).to_string(), files::read_bytes(&out.join(name)).unwrap())).collect()
 }
 
+static STEPS: AtomicUsize = AtomicUsize::new(0);
+
+/// Aborts the process at the step that `ABLATE_DIE_AT` numbers.
+fn die_at_step(what: &str) {
+    let number = STEPS.fetch_add(1, Ordering::SeqCst) + 1;
+    let chosen = std::env::var("ABLATE_DIE_AT").ok().and_then(|chosen| chosen.parse().ok());
+    if chosen == Some(number) {
+        // To a file descriptor that is there in every test; the exit status shows the death itself.
+        let _ = write!(std::io::stderr(), "dies at step {number}: {what}\n");
+        std::process::abort();
+    }
+}
+
 /// Not a test of its own: a whole run in a process that dies at the step it was told, or else counts its steps.
 #[test]
 fn doomed_side() {
     let Some(marker) = std::env::args().next_back().filter(|last| last.ends_with("doomed-steps")) else { return };
+    files::on_step(die_at_step);
     let space = Space::at(Path::new(&marker).parent().unwrap());
     run("test", &study(&space), &space.store(), &space.options(), &Quiet).unwrap();
-    space.write("doomed-steps", &files::faults::count().to_string());
+    space.write("doomed-steps", &STEPS.load(Ordering::SeqCst).to_string());
 }
 
 /// A space in which a process ran the study until it died at a step; at none when the step is beyond the last.
@@ -43,7 +59,7 @@ fn doomed(step: usize) -> Space {
     let space = Space::new();
     space.write("data.txt", "one\n two");
     let mut doomed = Command::new(std::env::current_exe().unwrap());
-    doomed.args(["--exact", "engine::faults::doomed_side"]).arg(space.path("doomed-steps"));
+    doomed.args(["--exact", "faults::doomed_side"]).arg(space.path("doomed-steps"));
     doomed.env("ABLATE_DIE_AT", step.to_string()).stdout(Stdio::null()).stderr(Stdio::null());
     let survived = doomed.status().unwrap().success();
     assert_eq!(survived, space.path("doomed-steps").exists(), "at step {step}");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::experiment::{Expansion, InstanceId, Upstream};
+use ablate_experiment::{Expansion, InstanceId, Upstream};
 
 /// Edges go from an instance to those that read its outputs; the weight is the role it plays there.
 #[derive(Clone, Debug)]

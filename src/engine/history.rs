@@ -11,9 +11,9 @@ use super::difference::differences;
 use super::dirty::DirtyReason;
 use super::journal::{Happening, What};
 use super::run::ALIVE;
-use crate::base::diagnostic::nearest;
-use crate::base::{Hash, files};
-use crate::store::{Lock, Store};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Hash, files};
+use ablate_store::{Lock, Store};
 
 /// The part of a run's record that is read back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -225,7 +225,7 @@ fn difference(
     let (mut reasons, mut outputs) = (Vec::new(), Vec::new());
     if let (Some(old), Some(new)) = (&old, &new) {
         reasons = differences(&old.manifest, &new.manifest);
-        let content = |record: &crate::store::StageRecord, name: &str| record.outputs.get(name).map(|found| found.hash);
+        let content = |record: &ablate_store::StageRecord, name: &str| record.outputs.get(name).map(|found| found.hash);
         let all: std::collections::BTreeSet<&String> = old.outputs.keys().chain(new.outputs.keys()).collect();
         outputs.extend(all.into_iter().filter(|name| content(old, name) != content(new, name)).cloned());
     }

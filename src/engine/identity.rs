@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::dirty::DirtyReason;
-use crate::base::Hash;
-use crate::experiment::{Instance, InstanceInput, Upstream};
-use crate::stage::{Manifest, ManifestEntry};
-use crate::store::{Committed, Store};
+use ablate_core::base::Hash;
+use ablate_core::stage::{Manifest, ManifestEntry};
+use ablate_experiment::{Instance, InstanceInput, Upstream};
+use ablate_store::{Committed, Store};
 
 /// The content of every input, and the fingerprint that follows from it.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,8 +3,8 @@
 use super::scenarios::{chain, space};
 use super::toys::{Space, damage};
 use super::*;
-use crate::base::{Hash, files};
-use crate::experiment::Expansion;
+use ablate_core::base::{Hash, files};
+use ablate_experiment::Expansion;
 
 /// Runs with what the last run found, and gives the report.
 fn idle_run(space: &Space, stages: &Expansion) -> RunReport {

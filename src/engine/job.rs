@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::confine;
-use crate::base::{Causes, Event, Hash, Progress, Seed, files};
-use crate::stage::{InputPath, Registry, StageContext, Summary, find_kind};
-use crate::store::Lock;
+use ablate_core::base::{Causes, Event, Hash, Progress, Seed, files};
+use ablate_core::stage::{InputPath, Registry, StageContext, Summary, find_kind};
+use ablate_store::Lock;
 
 /// One stage to run. Everything in it but `kind`, `config`, `seed` and the inputs' content is circumstance.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::publish::{self, Links};
 use super::run::{InstanceReport, Observer, Outcome};
-use crate::base::{Event, files};
-use crate::experiment::{Instance, InstanceId};
-use crate::store::{Committed, ExperimentId, LatestNote, Store, file_name};
+use ablate_core::base::{Event, files};
+use ablate_experiment::{Instance, InstanceId};
+use ablate_store::{Committed, ExperimentId, LatestNote, Store, file_name};
 
 /// How long what has happened may wait to be written.
 const WRITE_AFTER: Duration = Duration::from_millis(200);

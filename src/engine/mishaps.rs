@@ -9,9 +9,9 @@ use serde_json::json;
 use super::scenarios::{chain, space};
 use super::toys::damage;
 use super::*;
-use crate::base::files;
-use crate::experiment::InstanceId;
-use crate::store::GcRules;
+use ablate_core::base::files;
+use ablate_experiment::InstanceId;
+use ablate_store::GcRules;
 
 #[test]
 fn a_deleted_object_is_made_again_and_what_lies_below_stays() {

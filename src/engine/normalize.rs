@@ -7,8 +7,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use crate::base::{files, modes};
-use crate::stage::OutputSpec;
+use ablate_core::base::{files, modes};
+use ablate_core::stage::OutputSpec;
 
 /// Permissions that the owner of a folder, and of a file, needs here.
 const FOLDER: u32 = 0o700;
@@ -89,7 +89,7 @@ fn give(path: &Path, metadata: &Metadata, needed: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::ArtifactKind;
+    use ablate_core::stage::ArtifactKind;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o7777

@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use crate::base::{files, plain};
-use crate::stage::{ArtifactKind, OutputSpec};
+use ablate_core::base::{files, plain};
+use ablate_core::stage::{ArtifactKind, OutputSpec};
 
 /// Bytes of a line of rows, of a line of a curve, and of a document of facts.
 const ROW: usize = 64 << 20;

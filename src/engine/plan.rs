@@ -10,9 +10,9 @@ use super::dirty::DirtyReason;
 use super::identity::{Identity, Outside, contents};
 use super::publish::Links;
 use super::standing::{Looks, Standing};
-use crate::base::Hash;
-use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::store::{Committed, ExperimentId, ObjectState, Store};
+use ablate_core::base::Hash;
+use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
+use ablate_store::{Committed, ExperimentId, ObjectState, Store};
 
 /// What a plan takes into account beside the experiment and the store.
 #[derive(Clone, Debug, Default)]

@@ -13,8 +13,8 @@ use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
 use super::warden::{self, Ending, GRACE, Order, STOP};
 use super::wardens::{Heard, TURN, Warden, Wardens};
-use crate::base::{Causes, Event, files};
-use crate::stage::Summary;
+use ablate_core::base::{Causes, Event, files};
+use ablate_core::stage::Summary;
 
 /// The hidden subcommand under which this program runs one job.
 pub const SUBCOMMAND: &str = "stage-job";
@@ -198,9 +198,9 @@ fn judge(result: Option<Ended>, ending: &Ending, desk: &Desk, events: bool, log:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::toys::{REGISTRY, Space};
-    use crate::engine::{Outcome, Quiet, RunOptions, RunReport, run, run_job};
-    use crate::store::Lock;
+    use crate::toys::{REGISTRY, Space};
+    use crate::{Outcome, Quiet, RunOptions, RunReport, run, run_job};
+    use ablate_store::Lock;
     use expect_test::expect;
     use serde_json::json;
     use std::path::Path;
@@ -218,7 +218,7 @@ mod tests {
     /// Not a test of its own: the warden's side.
     #[test]
     fn warden_side() {
-        let exact = std::env::args().any(|argument| argument == "engine::process::tests::warden_side");
+        let exact = std::env::args().any(|argument| argument == "process::tests::warden_side");
         if exact && std::env::args().any(|argument| argument == "--nocapture") {
             warden::serve();
             std::process::exit(0);
@@ -228,7 +228,7 @@ mod tests {
     fn options(space: &Space) -> RunOptions {
         let program = std::env::current_exe().unwrap();
         let side = |name: &str| {
-            let name = format!("engine::process::tests::{name}_side");
+            let name = format!("process::tests::{name}_side");
             ["--exact", &name, "--nocapture"].map(str::to_string).to_vec()
         };
         let executor = ProcessExecutor::new(program, side("child"), side("warden"));
@@ -320,7 +320,7 @@ mod tests {
         run("test", &waiting(&space), &space.store(), &options(&space), &Quiet).unwrap();
     }
 
-    fn waiting(space: &Space) -> crate::experiment::Expansion {
+    fn waiting(space: &Space) -> ablate_experiment::Expansion {
         space.stages(&[("read", json!({ "path": "data.txt" })), ("eval", json!({ "from": ["read"] }))])
     }
 
@@ -329,7 +329,7 @@ mod tests {
         let space = space();
         space.tell("read", "wait");
         let mut parent = Command::new(std::env::current_exe().unwrap());
-        parent.args(["--exact", "engine::process::tests::parent_side"]).arg(space.path("doomed-run"));
+        parent.args(["--exact", "process::tests::parent_side"]).arg(space.path("doomed-run"));
         let mut parent = parent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         space.wait_until_one_runs();
         let store = space.store();

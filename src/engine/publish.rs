@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::run::Outcome;
-use crate::base::files;
-use crate::experiment::Instance;
-use crate::stage::Artifact;
-use crate::store::{Committed, ExperimentId, Folder, LatestNote, Stamp, Store, file_name};
+use ablate_core::base::files;
+use ablate_core::stage::Artifact;
+use ablate_experiment::Instance;
+use ablate_store::{Committed, ExperimentId, Folder, LatestNote, Stamp, Store, file_name};
 
 /// What is to be noted of an instance's outcome; `None` where that is known already.
 pub(super) fn note(

@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::bounded::older;
 use super::plan::{Plan, PlanState};
 use super::run::Failure;
-use crate::base::{Causes, Hash, files};
-use crate::experiment::{Expansion, InstanceId};
-use crate::store::{Committed, ExperimentId, StageRecord, Store};
+use ablate_core::base::{Causes, Hash, files};
+use ablate_experiment::{Expansion, InstanceId};
+use ablate_store::{Committed, ExperimentId, StageRecord, Store};
 
 /// A line of `ls`.
 #[derive(Clone, Debug, Serialize)]

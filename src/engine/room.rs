@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::copies::{self, Wanted};
-use crate::base::files;
-use crate::stage::Program;
+use ablate_core::base::files;
+use ablate_core::stage::Program;
 
 /// What every program finds in its environment: enough to start other programs, and nothing of the user's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

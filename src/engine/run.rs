@@ -18,10 +18,10 @@ use super::publish::Links;
 use super::scheduler::Scheduler;
 use super::select::{Selection, matching};
 use super::standing::Standing;
-use crate::base::escape::indented;
-use crate::base::{Causes, Event, Hash, files};
-use crate::experiment::{Expansion, Instance, InstanceId, Upstream};
-use crate::store::{ExperimentId, KnownExperiment, Lock, ObjectState, Store, host};
+use ablate_core::base::escape::indented;
+use ablate_core::base::{Causes, Event, Hash, files};
+use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
+use ablate_store::{ExperimentId, KnownExperiment, Lock, ObjectState, Store, host};
 
 /// The lock in a run's folder that is held while it lives.
 pub(super) const ALIVE: &str = "alive";

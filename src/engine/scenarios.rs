@@ -5,9 +5,9 @@ use serde_json::json;
 
 use super::toys::Space;
 use super::*;
-use crate::base::files;
-use crate::experiment::Expansion;
-use crate::store::GcRules;
+use ablate_core::base::files;
+use ablate_experiment::Expansion;
+use ablate_store::GcRules;
 
 /// read -> trim -> train -> eval, where `trim` takes white space away.
 pub(super) fn chain(space: &Space, word: &str) -> Expansion {

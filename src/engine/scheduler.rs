@@ -17,9 +17,9 @@ use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
 use super::slots::SharedSlots;
 use super::standing::{Fresh, Looks};
 use super::worker::{Finished, Task, artifacts};
-use crate::base::{Causes, Event, Hash};
-use crate::experiment::{Expansion, InstanceId};
-use crate::store::{Committed, Store};
+use ablate_core::base::{Causes, Event, Hash};
+use ablate_experiment::{Expansion, InstanceId};
+use ablate_store::{Committed, Store};
 
 /// How often a stage that another run works on is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::diagnostic::nearest;
-use crate::experiment::{Expansion, InstanceId, Upstream};
+use ablate_core::base::diagnostic::nearest;
+use ablate_experiment::{Expansion, InstanceId, Upstream};
 
 /// Which instances a run is about. Empty lists mean all.
 #[derive(Clone, Debug, Default)]

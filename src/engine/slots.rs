@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use super::room::visible;
-use crate::experiment::InstanceId;
-use crate::store::{Lock, Store, file_name, host};
+use ablate_experiment::InstanceId;
+use ablate_store::{Lock, Store, file_name, host};
 
 /// What an instance needs before it may start, besides a place in its own run.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::publish::Links;
-use crate::base::Hash;
-use crate::experiment::{Expansion, Instance};
-use crate::stage::Artifact;
-use crate::store::{Committed, Stamp, Store};
+use ablate_core::base::Hash;
+use ablate_core::stage::Artifact;
+use ablate_experiment::{Expansion, Instance};
+use ablate_store::{Committed, Stamp, Store};
 
 /// The findings of a run, read one by one: all of them at once would take more memory than the plan.
 #[derive(Debug, Default)]

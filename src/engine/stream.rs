@@ -93,7 +93,7 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::files;
+    use ablate_core::base::files;
     use std::io::Write;
 
     /// What reaches the engine and the log when a program says these pieces one after another and then ends.

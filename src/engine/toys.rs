@@ -12,13 +12,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::base::{Hash, files};
-use crate::experiment::{Expansion, Instance, InstanceId, InstanceInput, Limits, Upstream};
-use crate::stage::{
+use ablate_core::base::{Hash, files};
+use ablate_core::stage::{
     ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
     StageContext, Summary, config,
 };
-use crate::store::Store;
+use ablate_experiment::{Expansion, Instance, InstanceId, InstanceInput, Limits, Upstream};
+use ablate_store::Store;
 
 pub(super) static REGISTRY: &Registry = &[&TOY, &MODEL, &TOY_2, &TEACHER];
 

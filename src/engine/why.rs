@@ -6,10 +6,10 @@ use super::difference::differences;
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::plan::{Plan, PlanState};
-use crate::base::{Diagnostic, Hash, Origin};
-use crate::experiment::{Expansion, Instance, InstanceId};
-use crate::stage::{Manifest, ManifestEntry};
-use crate::store::{ExperimentId, Store};
+use ablate_core::base::{Diagnostic, Hash, Origin};
+use ablate_core::stage::{Manifest, ManifestEntry};
+use ablate_experiment::{Expansion, Instance, InstanceId};
+use ablate_store::{ExperimentId, Store};
 
 /// Why an instance is fresh, must run or waits: one note per reason.
 pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
@@ -102,10 +102,10 @@ fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Origin> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Sources;
-    use crate::engine::PlanOptions;
-    use crate::engine::plan::plan;
-    use crate::engine::toys::Space;
+    use crate::PlanOptions;
+    use crate::plan::plan;
+    use crate::toys::Space;
+    use ablate_core::base::Sources;
     use expect_test::expect;
     use serde_json::json;
     use std::sync::Arc;

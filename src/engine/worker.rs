@@ -19,10 +19,10 @@ use super::normalize::normalize;
 use super::outputs;
 use super::plan::lacking;
 use super::room::{self, Circumstances, Seen};
-use crate::base::{Causes, Event, Hash, files, modes};
-use crate::experiment::{Instance, InstanceId, Upstream};
-use crate::stage::{Artifact, ArtifactKind, InputPath};
-use crate::store::{self, Committed, Lock, ObjectState, Provenance, StageRecord, Store, files_below};
+use ablate_core::base::{Causes, Event, Hash, files, modes};
+use ablate_core::stage::{Artifact, ArtifactKind, InputPath};
+use ablate_experiment::{Instance, InstanceId, Upstream};
+use ablate_store::{self, Committed, Lock, ObjectState, Provenance, StageRecord, Store, files_below};
 
 /// Everything that one execution needs.
 pub(super) struct Task<'a> {
@@ -133,7 +133,7 @@ impl Task<'_> {
             outputs: self.take_outputs(work.out())?,
             summary,
             provenance: Provenance {
-                host: store::host(),
+                host: ablate_store::host(),
                 device: self.device(),
                 version: env!("CARGO_PKG_VERSION").to_string(),
                 threads: self.threads,
@@ -250,7 +250,7 @@ impl Task<'_> {
         for (role, input) in inputs.iter_mut().filter(|(_, input)| input.kind.is_none() && input.path.is_dir()) {
             let listing = files_below(&input.path)?;
             if listing.is_partial {
-                let folder = links.join(store::file_name(role));
+                let folder = links.join(ablate_store::file_name(role));
                 files::create_dir(&folder)?;
                 for (name, path) in listing.files {
                     files::relink(&std::path::absolute(path)?, &folder.join(name))?;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::instance::{Expansion, InstanceId, Upstream};
 use super::report::{Checks, DATASET};
 use super::selector::Selector;
-use crate::stage::ArtifactKind;
+use ablate_core::stage::ArtifactKind;
 
 /// Numbers from a publication, to stand beside our own.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, schemars::JsonSchema)]

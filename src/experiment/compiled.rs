@@ -13,8 +13,8 @@ use super::limits::Limits;
 use super::load::Experiment;
 use super::settings::Settings;
 use super::text::absolute;
-use crate::base::{Hash, Origin, Sources, Text};
-use crate::stage::{ArtifactKind, OutputSpec, Pool, Registry};
+use ablate_core::base::{Hash, Origin, Sources, Text};
+use ablate_core::stage::{ArtifactKind, OutputSpec, Pool, Registry};
 
 /// What the bytes say beside the instances: everything in it is as the experiment has it.
 #[derive(Serialize, Deserialize)]

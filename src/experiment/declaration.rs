@@ -16,9 +16,9 @@ use super::report::ReportTable;
 use super::settings::{self, Settings};
 use super::text::list;
 use super::tree::{Data, Entry, Node, Table};
-use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Origin};
-use crate::stage::{Kind, Registry, find_kind};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::stage::{Kind, Registry, find_kind};
 
 /// One experiment as written, its names checked against each other.
 #[derive(Debug)]

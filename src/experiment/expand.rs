@@ -17,8 +17,8 @@ use super::own::{OwnInput, OwnPoint, OwnPoints, OwnSource, too_many};
 use super::points::Constraints;
 use super::problems::Problems;
 use super::text::list;
-use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Hash};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Diagnostic, Hash};
 
 /// The seed of an instance whose point has none.
 const DEFAULT_SEED: u64 = 0;

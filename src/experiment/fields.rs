@@ -5,9 +5,9 @@ use serde::de::DeserializeOwned;
 use super::keys;
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
-use crate::base::{Diagnostic, Origin};
-use crate::stage::ConfigError;
-use crate::stage::config;
+use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::stage::ConfigError;
+use ablate_core::stage::config;
 
 /// A table with the words that lead a reader to it.
 #[derive(Clone, Copy)]

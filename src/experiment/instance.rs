@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::limits::Limits;
-use crate::base::{Hash, Origin, Text};
-use crate::stage::{ArtifactKind, Kind, OutputSpec, Pool, Stage};
+use ablate_core::base::{Hash, Origin, Text};
+use ablate_core::stage::{ArtifactKind, Kind, OutputSpec, Pool, Stage};
 
 /// Index of an instance in its [`Expansion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,7 +28,7 @@ pub struct Instance {
     /// The stage's table at this point as JSON, without `kind` and `limits`, every `${...}` replaced. Text, because
     /// of ten thousand instances few are ever run.
     pub config: Text,
-    /// What identifies it beside inputs and seed, as [`crate::stage::Manifest::text`] has it.
+    /// What identifies it beside inputs and seed, as [`ablate_core::stage::Manifest::text`] has it.
     pub identity: Text,
     pub seed: u64,
     pub inputs: Vec<InstanceInput>,

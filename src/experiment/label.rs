@@ -1,7 +1,7 @@
 //! Names of things that an instance's name is made of: stages, axes, and the labels of axis values. Knows no stage.
 
 use super::tree::{Data, Node};
-use crate::base::Hash;
+use ablate_core::base::Hash;
 
 /// Longer labels are cut: instance names become names of folders.
 const MAX_LABEL: usize = 48;

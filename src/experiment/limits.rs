@@ -10,7 +10,7 @@ use super::fields::Section;
 use super::problems::Problems;
 use super::settings::POOLS;
 use super::text::list;
-use crate::base::diagnostic::nearest;
+use ablate_core::base::diagnostic::nearest;
 
 /// The key of a stage's table that holds them.
 pub(crate) const KEY: &str = "limits";

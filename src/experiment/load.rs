@@ -14,8 +14,8 @@ use super::report::{self, ReportSpec};
 use super::settings::Settings;
 use super::text::{apply_overrides, read_files};
 use super::vars::interpolate;
-use crate::base::{Hash, Origin, Sources};
-use crate::stage::Registry;
+use ablate_core::base::{Hash, Origin, Sources};
+use ablate_core::stage::Registry;
 
 /// One checked experiment file.
 #[derive(Clone, Debug)]

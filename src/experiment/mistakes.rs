@@ -5,8 +5,8 @@ use super::fields::Section;
 use super::join::{AxisId, Point};
 use super::problems::Problems;
 use super::tree::Table;
-use crate::base::Origin;
-use crate::stage::ConfigError;
+use ablate_core::base::Origin;
+use ablate_core::stage::ConfigError;
 
 /// The mistakes of one stage.
 #[derive(Default)]

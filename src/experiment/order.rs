@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Origin};
 
 /// What each stage reads: index of the other stage to the place that says so.
 pub(crate) type Reads = Vec<BTreeMap<usize, Origin>>;

@@ -17,8 +17,8 @@ use super::mistakes::Mistakes;
 use super::points::{self, Condition, Constraints, WHEN};
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
-use crate::base::{Diagnostic, Origin, Text};
-use crate::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Pool, Reference, Stage};
+use ablate_core::base::{Diagnostic, Origin, Text};
+use ablate_core::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Pool, Reference, Stage};
 
 /// A stage at one of its own points.
 #[derive(Clone, Debug)]

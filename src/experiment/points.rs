@@ -15,8 +15,8 @@ use super::problems::Problems;
 use super::selector::Selector;
 use super::text::list;
 use super::tree::{Data, Node, Table};
-use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Origin};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Diagnostic, Origin};
 
 /// The key of a stage that says at which points it exists.
 pub(crate) const WHEN: &str = "when";

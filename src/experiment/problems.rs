@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use crate::base::{Diagnostic, Origin, SourceId, Sources};
+use ablate_core::base::{Diagnostic, Origin, SourceId, Sources};
 
 /// An origin that can be ordered: its text, start and end.
 type Spot = (SourceId, usize, usize);

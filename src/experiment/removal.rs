@@ -4,8 +4,8 @@
 use super::keys;
 use super::problems::Problems;
 use super::tree::{Data, Entry, Table};
-use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Origin};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Diagnostic, Origin};
 
 /// The value that takes a key away.
 pub(crate) const REMOVE: &str = "remove";

@@ -13,9 +13,9 @@ use super::problems::Problems;
 use super::selector::{Selector, unknown_axis};
 use super::text::list;
 use super::tree::Entry;
-use crate::base::Diagnostic;
-use crate::base::diagnostic::nearest;
-use crate::stage::ArtifactKind;
+use ablate_core::base::Diagnostic;
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::stage::ArtifactKind;
 
 /// Stands for the data set of the items where an axis may stand: no axis, as one instance scores all data sets.
 pub(super) const DATASET: &str = "dataset";

@@ -9,9 +9,9 @@ use super::declaration::StageDeclaration;
 use super::own::{OwnInput, OwnPoint, OwnPoints, OwnSource};
 use super::problems::Problems;
 use super::text::list;
-use crate::base::Diagnostic;
-use crate::base::diagnostic::nearest;
-use crate::stage::{ArtifactKind, OutputSpec, Reference};
+use ablate_core::base::Diagnostic;
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::stage::{ArtifactKind, OutputSpec, Reference};
 
 impl OwnPoints<'_> {
     /// The own points of every stage that is wanted: all of them, or the targets and what they read. `None` for the

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::declaration::Top;
 use super::limits::{self, LimitsTable};
 use super::points::WHEN;
-use crate::stage::{Kind, Registry};
+use ablate_core::stage::{Kind, Registry};
 
 /// What a string is that takes a variable, or takes a key of the file below away.
 const VARIABLE: &str = r"\$\{|^remove$";

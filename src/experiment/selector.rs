@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::text::list;
-use crate::base::diagnostic::nearest;
+use ablate_core::base::diagnostic::nearest;
 
 /// Axis values that a point must have; an empty one chooses every point.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

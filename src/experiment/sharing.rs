@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::instance::{Expansion, InstanceId, Upstream};
-use crate::base::Hash;
+use ablate_core::base::Hash;
 
 /// Walking further than this to count would take longer than people wait for a plan.
 const MAX_STEPS: usize = 50_000_000;

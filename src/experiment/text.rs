@@ -7,8 +7,8 @@ use super::keys;
 use super::problems::Problems;
 use super::removal::{self, REMOVE};
 use super::tree::{Data, Node, Table, parse_document, parse_value};
-use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Hash, Origin, SourceId, Sources, files};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Diagnostic, Hash, Origin, SourceId, Sources, files};
 
 /// Parts of the file that a `--set` may only name what is already there: a new stage or variable is a typing mistake.
 const NAMED: [&str; 5] = ["stage", "vars", "axis", "report", "settings"];

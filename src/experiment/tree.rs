@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problems::Problems;
-use crate::base::{Diagnostic, Origin, SourceId, Sources};
+use ablate_core::base::{Diagnostic, Origin, SourceId, Sources};
 
 /// Tables and lists may nest this deep: far beyond any use, far below what a stack can walk.
 pub(crate) const MAX_DEPTH: usize = 32;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::problems::Problems;
 use super::text::list;
 use super::tree::{Data, Entry, MAX_DEPTH, Node, Table};
-use crate::base::Diagnostic;
-use crate::base::diagnostic::nearest;
+use ablate_core::base::Diagnostic;
+use ablate_core::base::diagnostic::nearest;
 
 /// Variables may lean on variables, so a small file could ask for any amount of memory: about 64 MiB is enough.
 const MAX_SIZE: usize = 1 << 26;

@@ -12,7 +12,7 @@ use super::kernels::elementwise::accumulate_scaled;
 use super::kernels::matmul::{Into, View, matmul};
 use super::parameters::{Parameter, Part};
 use super::patterns::{self, Pattern};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// How a model is adapted.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, anyhow};
 
 use super::ops::NoRoom;
-use crate::base::Progress;
+use ablate_core::base::Progress;
 
 /// How many rows, or whatever it is, are computed at once.
 pub(crate) struct AtOnce {
@@ -73,7 +73,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::base::{Event, progress::Silent};
+    use ablate_core::base::{Event, progress::Silent};
 
     /// Has room for so many rows.
     fn room(most: usize) -> impl FnMut(usize) -> Result<usize> {

@@ -12,7 +12,7 @@ use super::architecture::{Architecture, Vision, VisionFamily};
 use super::ops::Source;
 use super::picture::{Picture, PixelSource};
 use super::tiles::{Slot, slots};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// A sequence as the caller has it.
 #[derive(Clone, Copy, Debug)]
@@ -215,8 +215,8 @@ pub(crate) fn patchify(vision: &Vision, key: &str, picture: &Picture, patches: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::config::ModelConfig;
-    use crate::nn::picture::Frame;
+    use crate::config::ModelConfig;
+    use crate::picture::Frame;
 
     fn model() -> Architecture {
         let config = ModelConfig { image_size: 4, patch_size: 2, ..ModelConfig::default() };

@@ -23,7 +23,7 @@ use super::arrays::{self, Array};
 use super::config::ModelConfig;
 use super::hub::{self, Config, Dtype, Form};
 use super::parameters::{Parameter, parameters};
-use crate::base::{Seed, files};
+use ablate_core::base::{Seed, files};
 
 /// Sizes and weights of a model.
 #[derive(Clone, PartialEq)]
@@ -32,7 +32,7 @@ pub struct Checkpoint {
     /// The file that the sizes come from and go to.
     pub(crate) layout: Layout,
     /// Values by parameter, in the order of [`parameters`]. Copies of a checkpoint share those that neither changes.
-    pub(crate) weights: Vec<Arc<Vec<f32>>>,
+    pub weights: Vec<Arc<Vec<f32>>>,
 }
 
 /// How a checkpoint lies on disk.

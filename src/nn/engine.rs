@@ -20,10 +20,10 @@ use super::model::Model;
 #[cfg(feature = "cuda")]
 use super::ops::{OnDevice, within_memory};
 use super::ops::{Ops, Taped};
-use super::raw::keep_memory;
 use super::shared::Shared;
 #[cfg(feature = "cuda")]
 use super::stock::Stock;
+use ablate_core::base::alloc::keep_memory;
 
 /// A model on its device.
 #[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "there is one engine in a process"))]

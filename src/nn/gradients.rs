@@ -221,10 +221,10 @@ impl Slot {
 #[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
 mod tests {
     use super::*;
-    use crate::nn::{Checkpoint, ModelConfig};
+    use crate::{Checkpoint, ModelConfig};
 
     fn sum() -> (Arc<GradientSum>, usize) {
-        let model = Checkpoint::fresh(&ModelConfig::default(), 83, 1, crate::base::Seed(1)).unwrap();
+        let model = Checkpoint::fresh(&ModelConfig::default(), 83, 1, ablate_core::base::Seed(1)).unwrap();
         let learner = Learner::new(model, None, |_| true);
         let norm = learner.number("model.norm.weight").unwrap();
         (Arc::new(GradientSum::new(&learner)), norm)

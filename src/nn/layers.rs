@@ -140,7 +140,7 @@ impl<P: Place> Block<P> {
 #[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
 mod tests {
     use super::*;
-    use crate::base::Seed;
+    use ablate_core::base::Seed;
 
     #[test]
     fn as_many_inputs_are_dropped_as_asked_and_the_others_make_up_for_them() {

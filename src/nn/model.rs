@@ -219,9 +219,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::Seed;
-    use crate::nn::shared::Shared;
-    use crate::nn::{Checkpoint, DecoderConfig, ModelConfig};
+    use crate::shared::Shared;
+    use crate::{Checkpoint, DecoderConfig, ModelConfig};
+    use ablate_core::base::Seed;
 
     #[test]
     fn a_head_is_renewed_when_it_has_learned() {

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Decoder, Projector, Vision, VisionFamily};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// The part of a model that a parameter belongs to: each may have its own learning rate or be frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
@@ -240,7 +240,7 @@ fn normal(generator: &mut ChaCha8Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::config::ModelConfig;
+    use crate::config::ModelConfig;
 
     #[test]
     fn the_default_model_has_the_parameters_that_were_counted_by_hand() {

@@ -23,7 +23,7 @@ use super::parameters::parameters;
 use super::stock::Stock;
 use super::tiles::slots;
 use super::{Architecture, Batch, Checkpoint, Frame, Picture, PixelSource, Sequence, batch};
-use crate::base::files;
+use ablate_core::base::files;
 
 /// A checkpoint and what is expected of it. As a source of images: those of transformers' image processor.
 pub(crate) struct Case {
@@ -62,7 +62,7 @@ pub(crate) struct Text {
 
 /// The folder of the cases: that of `ABLATE_PARITY`, or the one in the repository.
 pub(crate) fn root() -> PathBuf {
-    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let own = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden");
     given().unwrap_or_else(own).join("hub")
 }
 

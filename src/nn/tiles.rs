@@ -64,9 +64,9 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::base::files;
-    use crate::nn::architecture::VisionFamily;
-    use crate::nn::{Architecture, ModelConfig};
+    use crate::architecture::VisionFamily;
+    use crate::{Architecture, ModelConfig};
+    use ablate_core::base::files;
 
     #[derive(Deserialize)]
     struct Case {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn features_stand_as_llava_next_packs_them() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pixels/features.json");
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/pixels/features.json");
         let cases: Vec<Case> = files::read_json(&path).unwrap();
         let mut compared = 0;
         for Case { image_size, patch_size, images } in cases {

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use super::input::{DATASET, Evaluation, Metric, Selector};
 use super::scores::{Measured, Measurements, Scored};
 use super::statistics::{Items, Series};
-use crate::data::records::Score;
+use ablate_data::records::Score;
 
 /// The evaluations of one stage, laid over their items and seeds.
 pub(super) struct Cells<'a> {

@@ -10,7 +10,7 @@ use super::drafts::{Draft, Drafts};
 use super::input::{DATASET, Selector, TableRequest};
 use super::statistics::{Comparison, Series, bootstrap, holm};
 use super::table::{Contrast, Dataset, Row, Table};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// One line of cells: what it selects and what it is called.
 #[derive(Clone, Debug, PartialEq)]

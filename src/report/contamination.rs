@@ -3,7 +3,7 @@
 use super::grid::percent;
 use super::input::TableRequest;
 use super::scores::{Measurements, Scored};
-use crate::data::records::Overlap;
+use ablate_data::records::Overlap;
 
 /// What a reader of the table must know; nothing where no item was seen, or nobody kept what was.
 pub(super) fn note(read: &Measurements, shown: &[usize], request: &TableRequest) -> Option<String> {

@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use crate::data::credits::lowest;
-use crate::data::records::{Credit, Credited};
+use ablate_data::credits::lowest;
+use ablate_data::records::{Credit, Credited};
 
 /// Questions that are shown of one instance.
 pub(super) const QUESTIONS: usize = 3;

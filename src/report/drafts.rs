@@ -9,7 +9,7 @@ use super::cells::{Cells, Choice};
 use super::input::{ContrastRequest, Metric, Selector, TableRequest};
 use super::statistics::{Comparison, Series, bootstrap::Intervals, compare};
 use super::table::{Cell, Contrast, Difference, Estimate, SeedEstimate, Verdict};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// A series by its index, or what one data set has of it.
 #[derive(Clone, Copy, Debug)]

@@ -1,7 +1,7 @@
 //! Small made-up evaluations for the tests of reports.
 
 use super::input::{ContrastRequest, Evaluation, ReportInput, ScoreRows, Selector, TableRequest};
-use crate::data::records::{AnswerType, Credit, Credited, Finish, Item, Score, Verdict};
+use ablate_data::records::{AnswerType, Credit, Credited, Finish, Item, Score, Verdict};
 
 /// One score: `id` names its data set before the first dash.
 pub(super) fn score(id: &str, value: f64) -> Score {

@@ -12,14 +12,14 @@ use super::input::{
     ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, ScoreRows, Select,
     TableRequest,
 };
-use crate::base::Hash;
-use crate::data::images::ImagePacks;
-use crate::data::jsonl;
-use crate::data::records::Credited;
-use crate::engine::{Outcome, Plan, PlanState, RunReport};
-use crate::experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
-use crate::stage::ArtifactKind;
-use crate::store::{Committed, StageRecord, Store};
+use ablate_core::base::Hash;
+use ablate_core::stage::ArtifactKind;
+use ablate_data::images::ImagePacks;
+use ablate_data::jsonl;
+use ablate_data::records::Credited;
+use ablate_engine::{Outcome, Plan, PlanState, RunReport};
+use ablate_experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
+use ablate_store::{Committed, StageRecord, Store};
 
 /// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
 /// itself counts as reused. An instance whose result is missing or out of date has no scores and no curve.
@@ -106,23 +106,28 @@ fn request(spec: &ReportSpec) -> TableRequest {
         columns,
         baseline,
         metric: match metric {
-            experiment::Metric::Accuracy => Metric::Accuracy,
-            experiment::Metric::Compliance => Metric::Compliance,
-            experiment::Metric::Readable => Metric::Readable,
+            ablate_experiment::Metric::Accuracy => Metric::Accuracy,
+            ablate_experiment::Metric::Compliance => Metric::Compliance,
+            ablate_experiment::Metric::Readable => Metric::Readable,
         },
         contrasts: contrasts
             .into_iter()
-            .map(|experiment::Contrast { name, plus, minus, about }| ContrastRequest { name, about, plus, minus })
+            .map(|ablate_experiment::Contrast { name, plus, minus, about }| ContrastRequest {
+                name,
+                about,
+                plus,
+                minus,
+            })
             .collect(),
         labels,
-        published: published.map(|experiment::Published { source, columns, rows }| {
+        published: published.map(|ablate_experiment::Published { source, columns, rows }| {
             let row = |(row, values): (String, Vec<f64>)| {
                 let cell = |(column, percent): (&String, f64)| (format!("{row},{column}"), percent / 100.0);
                 columns.iter().zip(values).map(cell).collect::<Vec<_>>()
             };
             (source, rows.into_iter().flat_map(row).collect())
         }),
-        select: select.map(|experiment::Select { axis, on }| Select { axis, on }),
+        select: select.map(|ablate_experiment::Select { axis, on }| Select { axis, on }),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::fixture::{evaluation, input, request, scores as listed};
 use super::input::{Evaluation, Select, TableRequest};
 use super::{Report, build};
-use crate::data::records::Overlap;
+use ablate_data::records::Overlap;
 
 fn lengths(on: &[(&str, &[f64])], shown: &[(&str, &[f64])]) -> Vec<Evaluation> {
     let of = |(items, benchmark): (&[(&str, &[f64])], &str)| -> Vec<Evaluation> {

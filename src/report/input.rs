@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::credits::Credits;
 use super::scores::Scored;
-use crate::data::records::{CurvePoint, Score};
+use ablate_data::records::{CurvePoint, Score};
 
 /// Everything a report shows. Instances that have not run are listed without scores, and shown as missing.
 pub struct ReportInput<'a> {

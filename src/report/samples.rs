@@ -7,7 +7,7 @@ use super::cells::{Answers, Cells, Choice};
 use super::compute::{Layout, label};
 use super::input::{DATASET, Selector, TableRequest};
 use super::table::Table;
-use crate::data::records::{Finish, Score};
+use ablate_data::records::{Finish, Score};
 
 /// Items that one cell answers right and another wrong.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::input::{Evaluation, ScoreRows};
-use crate::data::jsonl;
-use crate::data::records::{Overlap, Score};
+use ablate_data::jsonl;
+use ablate_data::records::{Overlap, Score};
 
 /// What all evaluations measured.
 pub(super) struct Measurements<'a> {

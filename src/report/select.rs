@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow, bail};
 use super::grid::percent;
 use super::input::{Images, Select, Selector, TableRequest};
 use super::scores::{Measured, Measurements, Scored};
-use crate::base::Hash;
+use ablate_core::base::Hash;
 
 /// The evaluations that a table shows, by their indices, and a note of what was picked. An error says that the items
 /// which pick are among those which are shown.

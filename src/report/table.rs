@@ -188,7 +188,7 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::statistics::Method;
+    use crate::statistics::Method;
 
     fn difference(mean: f64, low: f64, high: f64, p: f64) -> Difference {
         let comparison = Comparison {

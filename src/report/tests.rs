@@ -275,7 +275,7 @@ fn scores_in_files_give_the_report_of_scores_in_lists() {
     let mut evaluations = study();
     for (number, evaluation) in evaluations.iter_mut().enumerate().filter(|(_, one)| one.scores.is_some()) {
         let path = folder.path().join(format!("{number}.jsonl"));
-        crate::data::jsonl::write(&path, listed(evaluation)).unwrap();
+        ablate_data::jsonl::write(&path, listed(evaluation)).unwrap();
         evaluation.scores = Some(ScoreRows::File(path));
     }
     let (files, lists) = (report(request(), evaluations.clone()), report(request(), study()));

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use super::model::Model;
 use super::sampling::Ends;
-use crate::base::{Progress, Seed};
-use crate::data::outside;
-use crate::data::pixels::Images;
-use crate::data::records::Finish;
-use crate::infer::{GenerateConfig, generate};
-use crate::nn::{DeviceChoice, Resources};
+use ablate_core::base::{Progress, Seed};
+use ablate_data::outside;
+use ablate_data::pixels::Images;
+use ablate_data::records::Finish;
+use ablate_nn::infer::{GenerateConfig, generate};
+use ablate_nn::{DeviceChoice, Resources};
 
 /// What is asked of whom, and how it is answered.
 #[derive(Clone, Debug)]
@@ -103,7 +103,7 @@ pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) +
     let mut answer = None;
     let prompts = [prompt];
     let (checkpoint, pictures) = (&model.checkpoint, &*model.pictures);
-    let mut done = |_: usize, responses: Vec<crate::infer::Generated>| {
+    let mut done = |_: usize, responses: Vec<ablate_nn::infer::Generated>| {
         answer = responses.into_iter().next();
         Ok(())
     };

@@ -8,17 +8,17 @@ use serde_json::{Map, Value};
 
 use super::common;
 use super::model::{self, Model};
-use crate::base::{files, wrong_input};
-use crate::data::conversation::Conversation;
-use crate::data::pixels::Images;
-use crate::data::tokenizer::{FILE, Tokenizer};
-use crate::nn::architecture::Vision;
-use crate::nn::{Adapter, Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
     ArtifactKind, Finding, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext,
     Summary,
 };
+use ablate_data::conversation::Conversation;
+use ablate_data::pixels::Images;
+use ablate_data::tokenizer::{FILE, Tokenizer};
+use ablate_nn::architecture::Vision;
+use ablate_nn::{Adapter, Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 
 pub static KIND: Kind = Kind {
     name: "base",

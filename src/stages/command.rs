@@ -7,8 +7,8 @@ use std::path::{Component, Path};
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Program, Reference, Stage, StageContext,
     Summary,
 };

@@ -7,13 +7,13 @@ use schemars::Schema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::base::wrong_input;
-use crate::data::gold;
-use crate::data::jsonl::{self, Mistakes};
-use crate::data::pairs::cut_words;
-use crate::data::records::Item;
-use crate::data::tokenizer::Tokenizer;
-use crate::stage::{ArtifactKind, ConfigError, Input, InputPath, InputSource, Reference};
+use ablate_core::base::wrong_input;
+use ablate_core::stage::{ArtifactKind, ConfigError, Input, InputPath, InputSource, Reference};
+use ablate_data::gold;
+use ablate_data::jsonl::{self, Mistakes};
+use ablate_data::pairs::cut_words;
+use ablate_data::records::Item;
+use ablate_data::tokenizer::Tokenizer;
 
 /// How much of a response is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]

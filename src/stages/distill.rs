@@ -11,14 +11,16 @@ use serde::{Deserialize, Serialize};
 use super::common::{self, check_range, share};
 use super::distill_teacher::{Api, Teacher};
 use super::losses::{Losses, check_most};
-use crate::base::wrong_input;
-use crate::data::answers::{self, CORRECT_FROM};
-use crate::data::jsonl;
-use crate::data::prompts::{MARKER, Style, option_lines};
-use crate::data::records::{AnswerType, Finish, Item, Judged, Verdict};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
 use crate::teacher::{Fault, Reply};
+use ablate_core::base::wrong_input;
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::answers::{self, CORRECT_FROM};
+use ablate_data::jsonl;
+use ablate_data::prompts::{MARKER, Style, option_lines};
+use ablate_data::records::{AnswerType, Finish, Item, Judged, Verdict};
 
 pub static KIND: Kind = Kind {
     name: "distill",

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::{Endpoint, Replies};
-use crate::base::Seed;
-use crate::data::records::{Finish, Item};
-use crate::stage::{ConfigError, Manifest};
 use crate::teacher::{Reply, oracle};
+use ablate_core::base::Seed;
+use ablate_core::stage::{ConfigError, Manifest};
+use ablate_data::records::{Finish, Item};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

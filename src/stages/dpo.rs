@@ -7,12 +7,14 @@ use super::common::{self, check_responses};
 use super::fitting::{self, Fitted, Long, fit};
 use super::model::{self, Model};
 use super::models::{self, Keep, training_table};
-use crate::data::jsonl;
-use crate::data::records::Pair;
-use crate::nn::Part;
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
-use crate::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, TokenWeights};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::jsonl;
+use ablate_data::records::Pair;
+use ablate_nn::Part;
+use ablate_nn::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, TokenWeights};
 
 pub static KIND: Kind = Kind {
     name: "dpo",

@@ -11,12 +11,12 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::common::{MOST_TIMES, check_counts, check_range};
-use crate::base::files;
-use crate::data::images::ImagePacks;
-use crate::data::jsonl;
-use crate::data::records::Item;
-use crate::stage::{ConfigError, Manifest, StageContext};
 use crate::teacher::{OpenAi, OpenAiConfig, Question, Reply};
+use ablate_core::base::files;
+use ablate_core::stage::{ConfigError, Manifest, StageContext};
+use ablate_data::images::ImagePacks;
+use ablate_data::jsonl;
+use ablate_data::records::Item;
 
 /// Replies to one item.
 pub(super) type Replies = Vec<Reply>;

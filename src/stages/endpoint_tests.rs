@@ -6,8 +6,8 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use super::tests::Bench;
-use crate::base::{Causes, files};
-use crate::data::records::{Finish, Item, Judged, Score};
+use ablate_core::base::{Causes, files};
+use ablate_data::records::{Finish, Item, Judged, Score};
 
 /// An endpoint that answers one request after another with these choices, and then says what it was asked.
 fn endpoint(answers: Vec<Value>) -> (String, std::thread::JoinHandle<Vec<Value>>) {
@@ -138,7 +138,7 @@ fn an_evaluated_model_that_gives_no_answer_is_counted() {
 
 #[test]
 fn an_address_that_holds_a_secret_or_more_than_a_base_is_refused() {
-    let kind = crate::stage::find_kind(super::KINDS, "distill").unwrap();
+    let kind = ablate_core::stage::find_kind(super::KINDS, "distill").unwrap();
     let wrong = |url: &str| {
         let errors = (kind.parse)(&table(url, 1)).unwrap_err();
         errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect::<Vec<_>>().join("\n")

@@ -12,14 +12,16 @@ use super::fitting::Long;
 use super::metrics;
 use super::models;
 use super::sampling::{self, Asking, Take};
-use crate::base::wrong_input;
-use crate::data::answers::{CORRECT_FROM, judge};
-use crate::data::images::ImagePacks;
-use crate::data::prompts::PromptTemplate;
-use crate::data::records::{Item, Overlap, Rollout, Score};
-use crate::data::seen::{Asked, Seen};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use ablate_core::base::wrong_input;
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::answers::{CORRECT_FROM, judge};
+use ablate_data::images::ImagePacks;
+use ablate_data::prompts::PromptTemplate;
+use ablate_data::records::{Item, Overlap, Rollout, Score};
+use ablate_data::seen::{Asked, Seen};
 
 pub static KIND: Kind = Kind {
     name: "eval",

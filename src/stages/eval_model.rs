@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::endpoint::{Endpoint, Replies};
 use super::fitting::Long;
 use super::sampling::Asking;
-use crate::data::records::{Item, Rollout, Sample};
-use crate::stage::{ConfigError, Manifest, Reference, StageContext};
 use crate::teacher::Reply;
+use ablate_core::stage::{ConfigError, Manifest, Reference, StageContext};
+use ablate_data::records::{Item, Rollout, Sample};
 
 /// Who is asked.
 #[derive(Debug)]

@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use super::common;
 use super::model::{self, Model};
 use super::models::ADAPTER;
-use crate::base::{files, wrong_input};
-use crate::data::seen;
-use crate::data::tokenizer::{FILE, SPECIAL};
-use crate::nn::checkpoint::{FORMAT, Rounding};
-use crate::nn::hub::Dtype;
-use crate::nn::parameters::parameters;
-use crate::nn::{Checkpoint, ModelConfig, Part};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::seen;
+use ablate_data::tokenizer::{FILE, SPECIAL};
+use ablate_nn::checkpoint::{FORMAT, Rounding};
+use ablate_nn::hub::Dtype;
+use ablate_nn::parameters::parameters;
+use ablate_nn::{Checkpoint, ModelConfig, Part};
 
 pub static KIND: Kind = Kind {
     name: "export",

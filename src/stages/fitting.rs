@@ -3,9 +3,9 @@
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::base::wrong_input;
-use crate::data::jsonl::Mistakes;
-use crate::data::tokens::TooLong;
+use ablate_core::base::wrong_input;
+use ablate_data::jsonl::Mistakes;
+use ablate_data::tokens::TooLong;
 
 /// What becomes of a sequence that is longer than the model takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::model::Model;
-use crate::base::files;
-use crate::base::fuzz::{edited, edits, fuzz, tell};
-use crate::data::pixels::Images;
-use crate::nn::PixelSource;
+use ablate_core::base::files;
+use ablate_data::pixels::Images;
+use ablate_fuzz::{edited, edits, fuzz, tell};
+use ablate_nn::PixelSource;
 
 const PIECES: &[&str] = &[
     "null",

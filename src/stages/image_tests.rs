@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::json;
 
 use super::tests::Bench;
-use crate::base::files;
-use crate::data::decode;
-use crate::data::images::ImagePacks;
+use ablate_core::base::files;
+use ablate_data::decode;
+use ablate_data::images::ImagePacks;
 
 fn jpeg(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");

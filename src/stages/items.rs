@@ -8,16 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, with_threads};
 use super::packing::{Named, pack};
-use crate::base::{Seed, files, wrong_input};
-use crate::data::defaults::{AnswerTypes, Defaults, RowFile};
-use crate::data::gold::OptionAnswers;
-use crate::data::images::image_key;
-use crate::data::jsonl;
-use crate::data::llava::{self, Located};
-use crate::data::records::Item;
-use crate::data::synthetic::{self, Dataset, Split};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary};
+use ablate_core::base::{Seed, files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary,
+};
+use ablate_data::defaults::{AnswerTypes, Defaults, RowFile};
+use ablate_data::gold::OptionAnswers;
+use ablate_data::images::image_key;
+use ablate_data::jsonl;
+use ablate_data::llava::{self, Located};
+use ablate_data::records::Item;
+use ablate_data::synthetic::{self, Dataset, Split};
 
 pub static KIND: Kind = Kind {
     name: "items",

@@ -4,12 +4,14 @@ use anyhow::Result;
 use serde::Deserialize;
 
 use super::common::{self, check_range, share};
-use crate::data::answers::{self, CORRECT_FROM};
-use crate::data::jsonl;
-use crate::data::prompts::Style;
-use crate::data::records::{Judged, Rollout};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::answers::{self, CORRECT_FROM};
+use ablate_data::jsonl;
+use ablate_data::prompts::Style;
+use ablate_data::records::{Judged, Rollout};
 
 pub static KIND: Kind = Kind {
     name: "judge",

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use anyhow::{Result, anyhow};
 
 use super::common::{check_range, share};
-use crate::base::wrong_input;
-use crate::stage::ConfigError;
+use ablate_core::base::wrong_input;
+use ablate_core::stage::ConfigError;
 
 /// Lost rows that an error shows.
 const SHOWN: usize = 3;

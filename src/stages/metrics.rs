@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::base::files;
-use crate::data::jsonl;
-use crate::data::records::{Finish, Overlap, Score};
-use crate::stage::{StageContext, Summary};
+use ablate_core::base::files;
+use ablate_core::stage::{StageContext, Summary};
+use ablate_data::jsonl;
+use ablate_data::records::{Finish, Overlap, Score};
 
 /// Writes `scores.jsonl` and `metrics.json`, and sums them up. `known` says whether the scores know what the model was
 /// trained on.

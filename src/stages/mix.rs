@@ -9,15 +9,17 @@ use serde_json::Value;
 use super::common::{self, check_range};
 use super::losses::check_most;
 use super::mix_rows::{self, Candidates, Shape};
-use crate::base::{files, wrong_input};
-use crate::data::draw::shuffle;
-use crate::data::jsonl;
-use crate::data::mix::{self, Amount, Size, Source, SourceFacts};
-use crate::data::prompts::PromptTemplate;
-use crate::data::records::Row;
-use crate::data::tokenizer::Tokenizer;
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::draw::shuffle;
+use ablate_data::jsonl;
+use ablate_data::mix::{self, Amount, Size, Source, SourceFacts};
+use ablate_data::prompts::PromptTemplate;
+use ablate_data::records::Row;
+use ablate_data::tokenizer::Tokenizer;
 
 pub static KIND: Kind = Kind {
     name: "mix",

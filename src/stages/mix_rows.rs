@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{of_datasets, read_items};
 use super::losses::Losses;
-use crate::data::jsonl;
-use crate::data::prompts::{PromptTemplate, Style, cot_response};
-use crate::data::records::{Item, Judged, Row};
-use crate::data::tokenizer::Tokenizer;
-use crate::stage::{ArtifactKind, InputPath};
+use ablate_core::stage::{ArtifactKind, InputPath};
+use ablate_data::jsonl;
+use ablate_data::prompts::{PromptTemplate, Style, cot_response};
+use ablate_data::records::{Item, Judged, Row};
+use ablate_data::tokenizer::Tokenizer;
 
 /// What becomes of a source's records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]

@@ -49,7 +49,7 @@ mod fuzz;
 #[cfg(test)]
 mod model_tests;
 
-use crate::stage::{Kind, Registry};
+use ablate_core::stage::{Kind, Registry};
 
 /// Every kind that an experiment may name.
 pub static KINDS: &Registry = ALL;
@@ -73,8 +73,7 @@ static ALL: &[&Kind] = &[
     &command::KIND,
 ];
 
-#[cfg(test)]
-mod parity;
+// The parity tests move to the crates they test.
 #[cfg(test)]
 mod released_tests;
 #[cfg(test)]

@@ -6,16 +6,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::pictures::Pictures;
-use crate::base::{files, wrong_input};
-use crate::data::conversation::Conversation;
-use crate::data::pixels::Images;
-use crate::data::processor::Processor;
-use crate::data::seen::Seen;
-use crate::data::tokenizer::{FILE, Tokenizer};
-use crate::data::tokens::{Chat, ImageTokens};
-use crate::nn::architecture::Vision;
-use crate::nn::{Architecture, Checkpoint, PixelSource};
-use crate::stage::StageContext;
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::StageContext;
+use ablate_data::conversation::Conversation;
+use ablate_data::pixels::Images;
+use ablate_data::processor::Processor;
+use ablate_data::seen::Seen;
+use ablate_data::tokenizer::{FILE, Tokenizer};
+use ablate_data::tokens::{Chat, ImageTokens};
+use ablate_nn::architecture::Vision;
+use ablate_nn::{Architecture, Checkpoint, PixelSource};
 
 /// A checkpoint, the conversation that it was trained for, and the images that it may be asked about.
 pub(super) struct Model {

@@ -8,13 +8,13 @@ use expect_test::expect;
 use serde_json::{Value, json};
 
 use super::{base, dpo, eval, rollout, sft};
-use crate::base::progress::Silent;
-use crate::base::{Hash, Seed, files};
-use crate::data::jsonl;
-use crate::data::records::{AnswerType, CurvePoint, Item, Pair, Rollout, Row, Score};
-use crate::data::tokenizer::{FILE, Tokenizer};
-use crate::nn::Checkpoint;
-use crate::stage::{InputPath, Kind, Manifest, ManifestEntry, StageContext, Summary};
+use ablate_core::base::progress::Silent;
+use ablate_core::base::{Hash, Seed, files};
+use ablate_core::stage::{InputPath, Kind, Manifest, ManifestEntry, StageContext, Summary};
+use ablate_data::jsonl;
+use ablate_data::records::{AnswerType, CurvePoint, Item, Pair, Rollout, Row, Score};
+use ablate_data::tokenizer::{FILE, Tokenizer};
+use ablate_nn::Checkpoint;
 
 /// A folder with a subfolder per stage.
 pub(super) struct World {

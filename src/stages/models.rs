@@ -4,12 +4,12 @@ use anyhow::{Context, Result, anyhow};
 
 use super::common::{self, with_threads};
 use super::model::Model;
-use crate::base::wrong_input;
-use crate::data::seen::{Asked, Seen};
-use crate::nn::hub::Dtype;
-use crate::nn::{Device, DeviceChoice, LoraConfig, Pattern, Resources};
-use crate::stage::{ConfigError, Manifest, StageContext, Summary};
-use crate::train::{LearningRates, MicroBatch, OptimizerConfig, TrainState, Trained, Tuning};
+use ablate_core::base::wrong_input;
+use ablate_core::stage::{ConfigError, Manifest, StageContext, Summary};
+use ablate_data::seen::{Asked, Seen};
+use ablate_nn::hub::Dtype;
+use ablate_nn::train::{LearningRates, MicroBatch, OptimizerConfig, TrainState, Trained, Tuning};
+use ablate_nn::{Device, DeviceChoice, LoraConfig, Pattern, Resources};
 
 /// Where the adapter of a training lies in the folder of its model, which has it merged in.
 pub(super) const ADAPTER: &str = "adapter";
@@ -69,7 +69,7 @@ pub(super) fn finish(
         }
     }
     seen.write(&folder)?;
-    crate::data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
+    ablate_data::jsonl::write(&ctx.output("curve.jsonl"), &trained.curve)?;
     let loss = trained.curve.last().map(|point| point.loss);
     Ok(Summary::default()
         .with("steps", trained.steps)
@@ -159,7 +159,7 @@ macro_rules! training_table {
             /// Highest learning rate.
             lr: Option<f64>,
             /// Learning rates of single parts.
-            lr_parts: Option<$crate::train::LearningRates>,
+            lr_parts: Option<ablate_nn::train::LearningRates>,
             /// Decay of the first and of the second moment.
             betas: Option<[f64; 2]>,
             /// Added to the root of the second moment.
@@ -169,16 +169,16 @@ macro_rules! training_table {
             /// Longest gradient: the global norm is cut to it. 0: no cut.
             clip: Option<f64>,
             /// How the learning rate moves after the warm-up.
-            schedule: Option<$crate::train::Schedule>,
+            schedule: Option<ablate_nn::train::Schedule>,
             /// Share of the steps over which the learning rate rises from 0.
             warmup: Option<f64>,
             /// Learning rate at the last step, as a share of `lr`.
             final_lr: Option<f64>,
             /// What does not learn: parts, or patterns over the names of parameters.
-            freeze: Option<Vec<$crate::train::Freeze>>,
+            freeze: Option<Vec<ablate_nn::train::Freeze>>,
             /// Rows that are computed at once, or "auto": as many as there is memory for; their gradients are added up over
             /// the batch.
-            micro_batch: Option<$crate::train::MicroBatch>,
+            micro_batch: Option<ablate_nn::train::MicroBatch>,
             /// A low-rank adapter learns instead of the model's own parameters.
             lora: Option<$crate::stages::models::Lora>,
             /// Steps after which the state is kept to resume from; not identity.
@@ -189,8 +189,8 @@ macro_rules! training_table {
 
         impl $name {
             /// The optimizer's keys, with `defaults` for those that are not there.
-            fn optimizer(&self, defaults: $crate::train::OptimizerConfig) -> $crate::train::OptimizerConfig {
-                $crate::train::OptimizerConfig {
+            fn optimizer(&self, defaults: ablate_nn::train::OptimizerConfig) -> ablate_nn::train::OptimizerConfig {
+                ablate_nn::train::OptimizerConfig {
                     lr: self.lr.unwrap_or(defaults.lr),
                     lr_parts: self.lr_parts.unwrap_or(defaults.lr_parts),
                     betas: self.betas.unwrap_or(defaults.betas),
@@ -205,11 +205,11 @@ macro_rules! training_table {
             }
 
             /// What is tuned, and in which portions.
-            fn tuning(&self) -> $crate::train::Tuning {
-                $crate::train::Tuning {
+            fn tuning(&self) -> ablate_nn::train::Tuning {
+                ablate_nn::train::Tuning {
                     // As many as the batch has are no pieces.
                     micro_batch: self.micro_batch.filter(|micro| {
-                        *micro != $crate::train::MicroBatch::Rows(self.batch.unwrap_or(32))
+                        *micro != ablate_nn::train::MicroBatch::Rows(self.batch.unwrap_or(32))
                     }),
                     lora: self.lora.as_ref().map($crate::stages::models::Lora::config),
                 }

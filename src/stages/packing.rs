@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
 
-use crate::base::{Hash, Progress};
-use crate::data::images::PackWriter;
-use crate::data::jsonl::Mistakes;
-use crate::data::outside;
+use ablate_core::base::{Hash, Progress};
+use ablate_data::images::PackWriter;
+use ablate_data::jsonl::Mistakes;
+use ablate_data::outside;
 
 /// Images that are read and decoded before they are written to the pack, and the size of their files in bytes.
 const PACKED_AT_ONCE: usize = 512;

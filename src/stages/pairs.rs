@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::common::{self, Truncate, check_range, with_threads};
 use super::packing::{Named, pack};
-use crate::base::{files, wrong_input};
-use crate::data::images::image_key;
-use crate::data::jsonl;
-use crate::data::pairs::{self, Selection};
-use crate::data::preferences::{self, Located};
-use crate::data::records::{Judged, Pair};
-use crate::data::tokenizer::Tokenizer;
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
+use ablate_data::images::image_key;
+use ablate_data::jsonl;
+use ablate_data::pairs::{self, Selection};
+use ablate_data::preferences::{self, Located};
+use ablate_data::records::{Judged, Pair};
+use ablate_data::tokenizer::Tokenizer;
 
 pub static KIND: Kind = Kind {
     name: "pairs",

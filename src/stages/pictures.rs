@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::data::pixels::Images;
-use crate::nn::{Frame, Picture, PixelSource};
+use ablate_data::pixels::Images;
+use ablate_nn::{Frame, Picture, PixelSource};
 
 /// Images, prepared for one model.
 pub(super) struct Pictures(pub(super) Images);

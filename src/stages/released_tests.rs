@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::KINDS;
 use super::tests::{Bench, endpoint};
-use crate::base::files;
-use crate::data::records::{AnswerType, Finish, Item, Score};
-use crate::stage::{ConfigError, Manifest, Pool, find_kind};
+use ablate_core::base::files;
+use ablate_core::stage::{ConfigError, Manifest, Pool, find_kind};
+use ablate_data::records::{AnswerType, Finish, Item, Score};
 
 /// Writes a file of rows without images; `rows` are id, question and answer.
 fn release(bench: &Bench, name: &str, rows: &[(&str, &str, &str)]) {

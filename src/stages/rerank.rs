@@ -5,12 +5,14 @@ use anyhow::{Result, anyhow};
 use serde::Deserialize;
 
 use super::{common, metrics};
-use crate::base::wrong_input;
-use crate::data::jsonl;
-use crate::data::records::{Credited, Score};
-use crate::data::rerank::{Strategy, Weight, pick};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use ablate_core::base::wrong_input;
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::jsonl;
+use ablate_data::records::{Credited, Score};
+use ablate_data::rerank::{Strategy, Weight, pick};
 
 pub static KIND: Kind = Kind {
     name: "rerank",

@@ -9,11 +9,13 @@ use super::common;
 use super::fitting::Long;
 use super::model::Model;
 use super::sampling::{self, Asking, Take};
-use crate::data::jsonl;
-use crate::data::prompts::PromptTemplate;
-use crate::data::records::{Finish, Rollout};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::jsonl;
+use ablate_data::prompts::PromptTemplate;
+use ablate_data::records::{Finish, Rollout};
 
 pub static KIND: Kind = Kind {
     name: "rollout",

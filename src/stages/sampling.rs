@@ -10,15 +10,15 @@ use super::common::{self, MOST_ROWS, MOST_TIMES, check_counts, of_datasets};
 use super::fitting::{self, Fitted, Long, fit};
 use super::model::Model;
 use super::models;
-use crate::base::{files, wrong_input};
-use crate::data::jsonl;
-use crate::data::prompts::PromptTemplate;
-use crate::data::records::{Item, Rollout, Sample};
-use crate::data::tokenizer::Tokenizer;
-use crate::data::tokens::{Prompt, TooLong};
-use crate::infer::{GenerateConfig, generate};
-use crate::nn::Device;
-use crate::stage::{ConfigError, Manifest, StageContext};
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::{ConfigError, Manifest, StageContext};
+use ablate_data::jsonl;
+use ablate_data::prompts::PromptTemplate;
+use ablate_data::records::{Item, Rollout, Sample};
+use ablate_data::tokenizer::Tokenizer;
+use ablate_data::tokens::{Prompt, TooLong};
+use ablate_nn::Device;
+use ablate_nn::infer::{GenerateConfig, generate};
 
 /// Sequences computed at once: per thread of the CPU,
 const BATCH: usize = 64;
@@ -235,7 +235,7 @@ pub(super) fn take(
     }
     let mut chosen: Vec<usize> = (0..items.len()).collect();
     if let Some(Take::Random(_)) = take {
-        crate::data::draw::shuffle(&mut chosen, &mut ctx.seed.stream("take"));
+        ablate_data::draw::shuffle(&mut chosen, &mut ctx.seed.stream("take"));
     }
     chosen.truncate(count);
     chosen.sort_unstable();

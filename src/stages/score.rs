@@ -9,15 +9,17 @@ use serde::{Deserialize, Serialize};
 use super::common::{self, Truncate};
 use super::model::{self, Model};
 use super::models;
-use crate::base::files;
-use crate::data::credits::CreditFacts;
-use crate::data::jsonl;
-use crate::data::records::{Credit, Credited, Finish, Judged};
-use crate::data::tokens::{Chat, TokenRow};
-use crate::infer;
-use crate::nn::Checkpoint;
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
+use ablate_core::base::files;
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::credits::CreditFacts;
+use ablate_data::jsonl;
+use ablate_data::records::{Credit, Credited, Finish, Judged};
+use ablate_data::tokens::{Chat, TokenRow};
+use ablate_nn::Checkpoint;
+use ablate_nn::infer;
 
 pub static KIND: Kind = Kind {
     name: "score",

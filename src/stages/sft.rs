@@ -6,11 +6,13 @@ use super::common::{self, check_responses};
 use super::fitting::{self, Fitted, Long, fit};
 use super::model::Model;
 use super::models::{self, Keep, training_table};
-use crate::data::jsonl;
-use crate::data::records::Row;
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary};
-use crate::train::{self, OptimizerConfig, SftConfig};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::jsonl;
+use ablate_data::records::Row;
+use ablate_nn::train::{self, OptimizerConfig, SftConfig};
 
 pub static KIND: Kind = Kind {
     name: "sft",

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::KINDS;
-use crate::stage::{Manifest, ManifestEntry, find_kind};
+use ablate_core::stage::{Manifest, ManifestEntry, find_kind};
 
 fn told(kind: &str, table: &Value) -> Vec<String> {
     let errors = (find_kind(KINDS, kind).unwrap().parse)(table).map(|_| ()).unwrap_err();

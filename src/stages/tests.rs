@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::KINDS;
-use crate::base::progress::Silent;
-use crate::base::{Hash, Seed, files};
-use crate::data::images::ImagePacks;
-use crate::data::jsonl;
-use crate::data::pixels::Images;
-use crate::data::processor::Processor;
-use crate::data::records::{Finish, Item, Judged, Pair, Rollout, Row, Sample};
-use crate::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
+use ablate_core::base::progress::Silent;
+use ablate_core::base::{Hash, Seed, files};
+use ablate_core::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
+use ablate_data::images::ImagePacks;
+use ablate_data::jsonl;
+use ablate_data::pixels::Images;
+use ablate_data::processor::Processor;
+use ablate_data::records::{Finish, Item, Judged, Pair, Rollout, Row, Sample};
 
 /// Runs stages one after another; every stage's outputs can be inputs of later ones.
 pub(super) struct Bench {

@@ -4,14 +4,14 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::common;
-use crate::data::jsonl;
-use crate::data::prompts::{PromptTemplate, cot_response};
-use crate::data::records::{Item, Row};
-use crate::data::tokenizer::{FILE, SPECIAL, Tokenizer};
-use crate::stage::config::{self, ConfigError, schema_of};
-use crate::stage::{
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
+use ablate_data::jsonl;
+use ablate_data::prompts::{PromptTemplate, cot_response};
+use ablate_data::records::{Item, Row};
+use ablate_data::tokenizer::{FILE, SPECIAL, Tokenizer};
 
 pub static KIND: Kind = Kind {
     name: "tokenizer",

@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 use super::model_tests::{World, read};
 use super::tests::Bench;
 use super::{KINDS, base, dpo, eval, export, pairs, rollout, sft};
-use crate::base::{Hash, files};
-use crate::data::images::ImagePacks;
-use crate::data::pixels::Images;
-use crate::data::processor::Processor;
-use crate::data::records::{CurvePoint, Pair, Rollout, Score};
-use crate::nn::Checkpoint;
-use crate::stage::{Manifest, ManifestEntry, find_kind};
+use ablate_core::base::{Hash, files};
+use ablate_core::stage::{Manifest, ManifestEntry, find_kind};
+use ablate_data::images::ImagePacks;
+use ablate_data::pixels::Images;
+use ablate_data::processor::Processor;
+use ablate_data::records::{CurvePoint, Pair, Rollout, Score};
+use ablate_nn::Checkpoint;
 
 fn told(kind: &str, table: &Value) -> Vec<String> {
     let errors = (find_kind(KINDS, kind).unwrap().parse)(table).map(|_| ()).unwrap_err();
@@ -122,7 +122,7 @@ fn only_the_named_data_sets_are_asked_and_paired() {
             json!({ "item": item, "prompt": "?", "verdicts": [verdict("x", true), verdict("y", false)] })
         })
         .into();
-    crate::data::jsonl::write(&bench.path("judged/judged.jsonl"), &judged).unwrap();
+    ablate_data::jsonl::write(&bench.path("judged/judged.jsonl"), &judged).unwrap();
     let table = |datasets: Value| json!({ "judged": "judged", "dev": 0.0, "datasets": datasets });
     bench.run("pairs", "pairs", &table(json!(["more"]))).unwrap();
     let pairs: Vec<Pair> = bench.read("pairs/pairs.jsonl");
@@ -179,7 +179,7 @@ fn a_folder_whose_parts_do_not_fit_is_refused_with_its_reason() {
         }),
         import(&|folder| write(folder, "tokenizer.json", "{}")),
         import(&|folder| {
-            let other = crate::data::tokenizer::Tokenizer::train_word(["one two"], 50).unwrap();
+            let other = ablate_data::tokenizer::Tokenizer::train_word(["one two"], 50).unwrap();
             other.write(&folder.join("tokenizer.json")).unwrap();
         }),
         import(&|folder| files::remove_file(&folder.join("config.json")).unwrap()),

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::model_tests::{World, item, read, word};
 use super::{KINDS, base, dpo, rerank, score};
-use crate::base::files;
-use crate::data::jsonl;
-use crate::data::records::{Credited, Finish, Judged, Score, Verdict};
-use crate::stage::{Manifest, ManifestEntry, find_kind};
+use ablate_core::base::files;
+use ablate_core::stage::{Manifest, ManifestEntry, find_kind};
+use ablate_data::jsonl;
+use ablate_data::records::{Credited, Finish, Judged, Score, Verdict};
 
 const INPUTS: [(&str, &str); 3] = [("policy", "dpo/model"), ("reference", "sft/model"), ("judged", "judged.jsonl")];
 
@@ -62,7 +62,7 @@ fn a_taught_model_is_a_verifier_of_its_reference() {
         let [wrong, right, again, cut] = &one.responses[..] else { panic!("{one:?}") };
         assert!(right.log_ratio > wrong.log_ratio, "{right:?} {wrong:?}");
         assert_eq!(right, again);
-        let texts = |credit: &crate::data::records::Credit| -> Vec<String> {
+        let texts = |credit: &ablate_data::records::Credit| -> Vec<String> {
             credit.tokens.iter().map(|(piece, _)| piece.clone()).collect()
         };
         // A response that was cut has no end; the tokens before it are the same.

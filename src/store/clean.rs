@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::{Interrupted, Kept, Lock, Store};
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// What went, or would go.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

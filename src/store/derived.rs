@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use super::Store;
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// Bytes after the data: the program that wrote them, and the hash of the data.
 const TAIL: usize = 64;

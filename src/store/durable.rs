@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::Store;
-use crate::base::files;
-use crate::stage::Artifact;
+use ablate_core::base::files;
+use ablate_core::stage::Artifact;
 
 /// So many files are synced one by one.
 const FEW: usize = 4;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::Store;
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// An experiment by its name and its file: two files in two folders may have one name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 
 use super::known::{Entry, Known};
 use super::log::Log;
-use crate::base::fuzz::{Edit, edited, edits, fuzz};
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
+use ablate_fuzz::{Edit, edited, edits, fuzz};
 
 const PIECES: &[&str] = &["\n", " ", "0", "ablate log 1\n", "ablate memo 2\n", "\0\0\0\0", "ü", "{", "\r\n"];
 

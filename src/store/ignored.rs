@@ -8,7 +8,7 @@ use anyhow::{Result, anyhow};
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use crate::base::files;
+use ablate_core::base::files;
 
 /// The file that names more; a line with `!` in front takes back.
 pub(super) const NAME: &str = ".ablateignore";

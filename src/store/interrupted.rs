@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::{StageRecord, Store};
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// What a stage has done and spent, over all of its attempts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

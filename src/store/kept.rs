@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::{ExperimentId, KnownExperiment, Store};
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// How much `gc` leaves.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,7 @@
 
 use std::path::Path;
 
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// A stamp and the hash that belongs to it.
 pub(super) type Entry = [u8; 72];

@@ -7,7 +7,7 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{GcRules, StageRecord, Store};
-use crate::base::Hash;
+use ablate_core::base::Hash;
 
 impl Store {
     /// Takes records beyond the limits out of a set. The size counts objects once, those of pinned records too.
@@ -78,9 +78,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::base::files;
-    use crate::stage::{ArtifactKind, Manifest, Summary};
-    use crate::store::Provenance;
+    use crate::Provenance;
+    use ablate_core::base::files;
+    use ablate_core::stage::{ArtifactKind, Manifest, Summary};
 
     #[test]
     fn the_oldest_go_until_the_rest_fits_and_pins_stay() {

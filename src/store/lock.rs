@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::base::files;
+use ablate_core::base::files;
 
 /// A lock that is held. Dropping it, or the death of the process, frees it.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 const HEADER: &[u8] = b"ablate log 1\n";
 

@@ -13,7 +13,7 @@ use rustix::fs::AtFlags;
 use serde::{Deserialize, Serialize};
 
 use super::known::{Entry, Known};
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 /// The coarsest clock of a file system that we expect (FAT has two seconds).
 const TICK_NANOSECONDS: i128 = 2_000_000_000;

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::reader::{hash_file, identity, look};
 use super::{Folder, Lock, Stamp, Store};
-use crate::base::{Hash, files, modes};
-use crate::stage::{Artifact, ArtifactKind};
+use ablate_core::base::{Hash, files, modes};
+use ablate_core::stage::{Artifact, ArtifactKind};
 
 /// The files of a folder, by sorted relative path with `/`. Its canonical JSON names the tree.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

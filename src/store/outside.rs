@@ -16,8 +16,8 @@ use super::ignored::{self, IgnoreRules};
 use super::object::{Tree, TreeFile};
 use super::reader::{Reader, look};
 use super::{FORMAT_NAME, Store};
-use crate::base::hash::Told;
-use crate::base::{Hash, files};
+use ablate_core::base::hash::Told;
+use ablate_core::base::{Hash, files};
 
 impl Store {
     /// The content hash of a file or folder outside the store, through the memo. `None` where nothing is.
@@ -121,8 +121,8 @@ fn refuse_store(folder: &Path, input: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::modes;
-    use crate::stage::ArtifactKind;
+    use ablate_core::base::modes;
+    use ablate_core::stage::ArtifactKind;
     use std::os::unix::net::UnixListener;
     use std::process::Command;
     use std::sync::atomic::{AtomicU64, Ordering};

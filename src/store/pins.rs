@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{Store, file_name};
-use crate::base::diagnostic::nearest;
-use crate::base::{Hash, files};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Hash, files};
 
 /// Results that `gc` leaves alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use anyhow::Result;
 
 use super::object::{Tree, object_key};
 use super::{Lock, Store};
-use crate::base::{files, modes};
-use crate::stage::Artifact;
+use ablate_core::base::{files, modes};
+use ablate_core::stage::Artifact;
 
 impl Store {
     /// Takes a damaged object out of the way, so that nothing reads it and someone can look at it.
@@ -84,8 +84,8 @@ fn search(tree: &Tree, folder: &Path, prefix: &str, found: &mut Vec<PathBuf>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::ArtifactKind;
-    use crate::store::ObjectState;
+    use crate::ObjectState;
+    use ablate_core::stage::ArtifactKind;
 
     #[test]
     fn what_was_added_to_a_tree_is_found_and_taken_out_and_the_tree_stays() {

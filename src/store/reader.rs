@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use super::known::Known;
 use super::memo::{Memo, Stamp};
-use crate::base::hash::Told;
-use crate::base::{Hash, files, modes};
+use ablate_core::base::hash::Told;
+use ablate_core::base::{Hash, files, modes};
 
 /// How often a file is read in the hope that it stays the same meanwhile.
 const ATTEMPTS: usize = 3;

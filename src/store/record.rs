@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::log::Survey;
 use super::{ExperimentId, Store};
-use crate::base::Hash;
-use crate::stage::{Artifact, Manifest, Outputs, Summary};
+use ablate_core::base::Hash;
+use ablate_core::stage::{Artifact, Manifest, Outputs, Summary};
 
 /// The proof that a stage is done: its manifest in the clear, its outputs, and how they came to be.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

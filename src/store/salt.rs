@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::{Lock, Store};
-use crate::base::{Hash, files};
+use ablate_core::base::{Hash, files};
 
 pub(super) type Salt = [u8; 32];
 

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{ObjectState, StageRecord, Store};
-use crate::base::Hash;
-use crate::stage::Artifact;
+use ablate_core::base::Hash;
+use ablate_core::stage::Artifact;
 
 /// What a check of the whole store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use ureq::http::StatusCode;
 
-use crate::base::wrong_input;
+use ablate_core::base::wrong_input;
 
 /// Why a try failed.
 pub(super) enum Failure {
@@ -104,7 +104,7 @@ pub(super) fn first_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Causes;
+    use ablate_core::base::Causes;
 
     /// The first words of what a status means: `passing`, `world` or `input`.
     fn class(status: u16, text: &str) -> &'static str {

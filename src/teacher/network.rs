@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-use crate::base::wrong_input;
+use ablate_core::base::wrong_input;
 
 /// The environment variables that decide it.
 pub(super) const VARIABLES: &[&str] = &[
@@ -190,7 +190,7 @@ mod tests {
         assert!(
             missing.starts_with("cannot read the certificates that `SSL_CERT_FILE` (`none.pem`) of the environment")
         );
-        crate::base::files::write_atomic(&file, b"no certificate\n").unwrap();
+        ablate_core::base::files::write_atomic(&file, b"no certificate\n").unwrap();
         assert_eq!(
             told(tls("https://a", &named).unwrap_err()),
             "cannot read the certificates that `SSL_CERT_FILE` (`none.pem`) of the environment names: there is no \

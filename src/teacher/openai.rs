@@ -13,7 +13,7 @@ use super::failure::{self, Failure};
 use super::network;
 use super::reply::{self, Reply};
 use super::secret::Secret;
-use crate::base::wrong_input;
+use ablate_core::base::wrong_input;
 
 /// A response with more bytes than this is refused.
 const LONGEST_RESPONSE: u64 = 64 << 20;

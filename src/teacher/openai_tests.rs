@@ -10,8 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Fault, OpenAi, OpenAiConfig, Question, Reply};
-use crate::base::Causes;
-use crate::data::records::Finish;
+use ablate_core::base::Causes;
+use ablate_data::records::Finish;
 
 const KEY: &str = "sk-test-0123456789";
 

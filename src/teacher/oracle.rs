@@ -1,10 +1,10 @@
 //! The teacher that needs no client: an item's own rationale, made wrong at a stated rate. For synthetic data and for
 //! data sets that come with human reasoning.
 
-use crate::base::Seed;
-use crate::data::draw::{below, unit};
-use crate::data::prompts::{cot_response, letters};
-use crate::data::records::Item;
+use ablate_core::base::Seed;
+use ablate_data::draw::{below, unit};
+use ablate_data::prompts::{cot_response, letters};
+use ablate_data::records::Item;
 
 /// The response to an item, or none if it has no rationale. With probability `wrong` the final answer is one that
 /// the item does not accept; where the rationale ends in the right answer, that is changed too, as a teacher's
@@ -23,7 +23,7 @@ pub fn respond(item: &Item, others: &[&str], wrong: f64, seed: Seed) -> Option<S
 
 /// Answers that the item does not accept; at least one.
 fn wrong_answers(item: &Item, others: &[&str]) -> Vec<String> {
-    let differs = |answer: &String| crate::data::answers::score(item, answer) == 0.0;
+    let differs = |answer: &String| ablate_data::answers::score(item, answer) == 0.0;
     let mut candidates: Vec<String> = if item.answer_type.names_option() {
         letters().take(item.options.len()).map(String::from).filter(differs).collect()
     } else {
@@ -51,10 +51,10 @@ fn replace_last(text: &str, from: &str, to: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::answers;
-    use crate::data::answers::CORRECT_FROM;
-    use crate::data::prompts::Style;
-    use crate::data::records::{AnswerType, Finish};
+    use ablate_data::answers;
+    use ablate_data::answers::CORRECT_FROM;
+    use ablate_data::prompts::Style;
+    use ablate_data::records::{AnswerType, Finish};
 
     fn item(id: usize) -> Item {
         Item {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::records::Finish;
+use ablate_data::records::Finish;
 
 /// One sampled reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

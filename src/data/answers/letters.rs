@@ -3,7 +3,7 @@
 use super::Reading;
 use super::plain::{core, fold, unwrap};
 use super::text::normalize;
-use crate::data::prompts::letters;
+use crate::prompts::letters;
 
 /// Words that may stand between a negation and what it denies.
 const FILLERS: [&str; 9] = ["option", "choice", "answer", "letter", "the", "a", "is", "be", "to"];

@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{CORRECT_FROM, judge};
-use crate::data::jsonl;
-use crate::data::prompts::Style;
-use crate::data::records::{AnswerType, Finish, Item};
+use crate::jsonl;
+use crate::prompts::Style;
+use crate::records::{AnswerType, Finish, Item};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,7 +35,7 @@ struct Case {
 
 #[test]
 fn answers_are_judged_as_the_table_says() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let cases: Vec<Case> = jsonl::read(&root.join("tests/golden/answers.jsonl")).unwrap();
     let docs = std::fs::read_to_string(root.join("docs/stages.md")).unwrap();
     assert!(cases.len() >= 300, "{}", cases.len());

@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-use crate::base::files;
-use crate::data::tokenizer::FILE;
+use crate::tokenizer::FILE;
+use ablate_core::base::files;
 
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TOKENS_MAP: &str = "special_tokens_map.json";
@@ -203,7 +203,7 @@ mod tests {
     fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
-            crate::base::files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
+            ablate_core::base::files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
         }
         folder
     }

@@ -6,9 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::*;
-use crate::base::files;
-use crate::data::tokenizer::FILE;
-use crate::data::tokens::ImageTokens;
+use crate::tokenizer::FILE;
+use crate::tokens::ImageTokens;
+use ablate_core::base::files;
 
 /// A folder's conversation and what is expected of it.
 pub(crate) struct Words {

@@ -15,7 +15,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::python;
-use crate::base::confined::{Bounds, confined};
+use ablate_core::base::confined::{Bounds, confined};
 
 /// Instructions and 64-byte pieces of text that one rendering may cost: at most 16 MiB of text.
 const FUEL: u64 = 250_000;

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::base::files as base;
-use crate::data::tokens;
+use crate::tokens;
+use ablate_core::base::files as base;
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat").join(name)
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/chat").join(name)
 }
 
 #[derive(Deserialize)]
@@ -227,7 +227,8 @@ fn a_folder_without_a_template_can_be_given_one() {
     );
     let given = |template: &str| {
         let folder = folder.write();
-        crate::base::files::write_atomic(&folder.path().join("chat_template.jinja"), template.as_bytes()).unwrap();
+        ablate_core::base::files::write_atomic(&folder.path().join("chat_template.jinja"), template.as_bytes())
+            .unwrap();
         Conversation::read(folder.path())
     };
     let conversation = given("{% for m in messages %}{{ m.content }}\n{% endfor %}").unwrap();

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use tokenizers::{AddedToken, Encoding};
 
-use crate::data::tokenizer::{Tokenizer, load, unknown_word};
+use crate::tokenizer::{Tokenizer, load, unknown_word};
 
 /// Characters that stand in none of a chat's texts, around the special tokens that those spell.
 #[derive(Clone, Copy, Debug)]

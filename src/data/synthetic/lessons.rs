@@ -6,8 +6,8 @@ use rand::Rng;
 use super::Example;
 use super::scene::{COLOURS, LARGEST, Mark, SHAPES, bars, digits, shapes, shapes_to_count};
 use super::tasks::{named, row_text, shape_names};
-use crate::data::draw::{below, permutation};
-use crate::data::prompts::letters;
+use crate::draw::{below, permutation};
+use crate::prompts::letters;
 
 /// Everything in the picture, in reading order.
 pub(super) fn caption(random: &mut impl Rng) -> Example {

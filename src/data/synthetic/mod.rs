@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::jsonl;
 use super::llava::{LlavaRow, Turn};
 use super::records::AnswerType;
-use crate::base::{Seed, files};
+use ablate_core::base::{Seed, files};
 
 /// What the tiny world can ask. The first five are questions; the last three are lessons for a base model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -171,12 +171,12 @@ mod tests {
     use std::fmt::Write;
 
     use super::*;
-    use crate::data::answers;
-    use crate::data::defaults::{Defaults, RowFile};
-    use crate::data::llava::{self, Located};
-    use crate::data::outside::image_bytes;
-    use crate::data::prompts::{PromptTemplate, Style, cot_response};
-    use crate::data::records::Finish;
+    use crate::answers;
+    use crate::defaults::{Defaults, RowFile};
+    use crate::llava::{self, Located};
+    use crate::outside::image_bytes;
+    use crate::prompts::{PromptTemplate, Style, cot_response};
+    use crate::records::Finish;
 
     const ALL: [Dataset; 8] = [
         Dataset::Chart,

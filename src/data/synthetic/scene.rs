@@ -6,7 +6,7 @@
 use image::{Rgb, RgbImage};
 use rand::Rng;
 
-use crate::data::draw::{bell, below, permutation};
+use crate::draw::{bell, below, permutation};
 
 /// Side of a picture in pixels.
 const SIZE: u32 = 32;
@@ -158,7 +158,7 @@ impl Canvas {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Seed;
+    use ablate_core::base::Seed;
 
     /// A picture as text: the first letter of the nearest colour, `.` for black.
     fn drawn(image: &RgbImage) -> String {

@@ -15,9 +15,9 @@ use rand::Rng;
 
 use super::Example;
 use super::scene::{COLOURS, Figure, Mark, bars, digits, shapes_to_count};
-use crate::data::draw::{below, permutation, unit};
-use crate::data::prompts::letters;
-use crate::data::records::AnswerType;
+use crate::draw::{below, permutation, unit};
+use crate::prompts::letters;
+use crate::records::AnswerType;
 
 /// Shares of terse rationales.
 const TERSE: f64 = 0.3;

@@ -4,7 +4,7 @@
 use anyhow::{Context, Result};
 
 use super::{Chat, Prompt, TokenPair, TokenRow, TooLong, joined};
-use crate::data::records::{Pair, Row};
+use crate::records::{Pair, Row};
 
 impl Chat {
     /// The row with as much of its response as there is room for; it does not end. None if there is room for nothing.

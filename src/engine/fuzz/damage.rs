@@ -12,12 +12,12 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
 
-use crate::base::fuzz::{Edit, edited, edits, fuzz, tell};
-use crate::base::{Hash, files, modes};
-use crate::engine::toys::Space;
-use crate::engine::{Plan, PlanOptions, Quiet, RunOptions, RunReport, plan, query, run, why};
-use crate::experiment::Expansion;
-use crate::store::{GcRules, ObjectState, Store};
+use crate::toys::Space;
+use crate::{Plan, PlanOptions, Quiet, RunOptions, RunReport, plan, query, run, why};
+use ablate_core::base::{Hash, files, modes};
+use ablate_experiment::Expansion;
+use ablate_fuzz::{Edit, edited, edits, fuzz, tell};
+use ablate_store::{GcRules, ObjectState, Store};
 
 const PIECES: &[&str] = &["\n", "{", "}", "\"", "null", "-1", "1e400", "[]", "0", "\0", "ü", "ablate store 2"];
 const STANDING: &str = "x.standing";

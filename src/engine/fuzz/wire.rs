@@ -12,15 +12,15 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::base::fuzz::{Edit, edited, edits, fuzz};
-use crate::base::progress::Silent;
-use crate::base::{Hash, files};
-use crate::engine::executor::Desk;
-use crate::engine::job::{self, Job};
-use crate::engine::toys::REGISTRY;
-use crate::engine::warden::Order;
-use crate::engine::{Executor, ProcessExecutor, Work};
-use crate::stage::InputPath;
+use crate::executor::Desk;
+use crate::job::{self, Job};
+use crate::toys::REGISTRY;
+use crate::warden::Order;
+use crate::{Executor, ProcessExecutor, Work};
+use ablate_core::base::progress::Silent;
+use ablate_core::base::{Hash, files};
+use ablate_core::stage::InputPath;
+use ablate_fuzz::{Edit, edited, edits, fuzz};
 
 const PIECES: &[&str] = &[
     "null",
@@ -49,7 +49,7 @@ struct Warden {
 impl Warden {
     fn start() -> Warden {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "engine::process::tests::warden_side", "--nocapture"]);
+        command.args(["--exact", "process::tests::warden_side", "--nocapture"]);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let words = BufReader::new(process.stdout.take().unwrap());
         Warden { process, words }

@@ -10,10 +10,10 @@ use serde_json::{Number, Value};
 
 use super::simplex::set;
 use super::{AxisPoint, Change, Patch, Reading, change};
-use crate::base::{Origin, Seed};
-use crate::experiment::join::MAX_POINTS;
-use crate::experiment::problems::Problems;
-use crate::experiment::tree::{Data, Node};
+use crate::join::MAX_POINTS;
+use crate::problems::Problems;
+use crate::tree::{Data, Node};
+use ablate_core::base::{Origin, Seed};
 
 /// What one key is drawn from, or several keys together.
 #[derive(Deserialize, schemars::JsonSchema)]

@@ -1,10 +1,10 @@
 //! Axes whose points are written out: one key with several values, or named sets of patches.
 
 use super::{AxisPoint, OneOrMany, Patch, Reading, change};
-use crate::base::Diagnostic;
-use crate::experiment::label::{label_of, label_problem};
-use crate::experiment::problems::Problems;
-use crate::experiment::tree::Data;
+use crate::label::{label_of, label_problem};
+use crate::problems::Problems;
+use crate::tree::Data;
+use ablate_core::base::Diagnostic;
 
 /// The points of `key` and `values`.
 pub(super) fn values(reading: &Reading<'_>, problems: &mut Problems) -> Option<Vec<AxisPoint>> {

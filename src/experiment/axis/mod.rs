@@ -19,8 +19,8 @@ use super::problems::Problems;
 use super::removal::{self, REMOVE};
 use super::text::{list, quoted};
 use super::tree::{Entry, Node, Table};
-use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Origin};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Diagnostic, Origin};
 
 /// Names that mean something else where an axis is named.
 const RESERVED: [&str; 2] = ["seed", "dataset"];

@@ -3,11 +3,11 @@
 use serde_json::Number;
 
 use super::{AxisPoint, Change, Patch, Reading, Simplex};
-use crate::base::Origin;
-use crate::experiment::join::MAX_POINTS;
-use crate::experiment::label::clean;
-use crate::experiment::problems::Problems;
-use crate::experiment::tree::{Data, Node};
+use crate::join::MAX_POINTS;
+use crate::label::clean;
+use crate::problems::Problems;
+use crate::tree::{Data, Node};
+use ablate_core::base::Origin;
 
 /// Shares that are listed must add up to one, this near.
 const TOLERANCE: f64 = 1e-6;

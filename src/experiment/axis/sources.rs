@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use super::{AxisPoint, Change, Patch, Reading};
-use crate::base::diagnostic::nearest;
-use crate::base::{Diagnostic, Origin};
-use crate::experiment::keys;
-use crate::experiment::label::label_problem;
-use crate::experiment::problems::Problems;
-use crate::experiment::removal::REMOVE;
-use crate::experiment::text::list;
-use crate::experiment::tree::{Data, Node};
+use crate::keys;
+use crate::label::label_problem;
+use crate::problems::Problems;
+use crate::removal::REMOVE;
+use crate::text::list;
+use crate::tree::{Data, Node};
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::base::{Diagnostic, Origin};
 
 /// The table that an axis is about.
 struct Entries<'a> {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::base::files;
-use crate::experiment::{Expansion, Experiment, Failure};
-use crate::stage::{
+use crate::{Expansion, Experiment, Failure};
+use ablate_core::base::files;
+use ablate_core::stage::{
     ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
     StageContext, Summary, config,
 };
@@ -311,7 +311,7 @@ pub(super) fn names(expansion: &Expansion) -> String {
             .inputs
             .iter()
             .filter_map(|input| match &input.upstream {
-                crate::experiment::Upstream::Output { instance, .. } => Some(expansion.get(*instance).name.as_str()),
+                crate::Upstream::Output { instance, .. } => Some(expansion.get(*instance).name.as_str()),
                 _ => None,
             })
             .collect();

@@ -3,10 +3,10 @@
 use std::env;
 use std::process::Command;
 
-const SOURCE: &str = "src/nn/cuda/reshape.cu";
+const SOURCE: &str = "cuda/reshape.cu";
 
 fn main() {
-    println!("cargo:rerun-if-changed=src/nn/cuda/build.rs");
+    println!("cargo:rerun-if-changed=cuda/build.rs");
     println!("cargo:rerun-if-changed={SOURCE}");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {
         return;

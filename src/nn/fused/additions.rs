@@ -77,8 +77,8 @@ mod tests {
     use super::super::super::gradients::GradientSum;
     use super::super::super::learner::Learner;
     use super::*;
-    use crate::base::Seed;
-    use crate::nn::{Checkpoint, ModelConfig};
+    use crate::{Checkpoint, ModelConfig};
+    use ablate_core::base::Seed;
 
     #[test]
     fn what_has_no_turn_yet_is_put_off_and_done_in_order() {

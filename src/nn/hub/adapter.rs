@@ -12,8 +12,8 @@ use super::names::{Scheme, Tower};
 use super::number::Dtype;
 use super::weights::Folder;
 use super::writer::{self, Output};
-use crate::base::files;
-use crate::nn::adapter::{Adapter, LowRank};
+use crate::adapter::{Adapter, LowRank};
+use ablate_core::base::files;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";

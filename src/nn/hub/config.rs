@@ -10,8 +10,8 @@ use super::fields::{Fields, Problems};
 use super::number::Dtype;
 use super::text::{self, FAMILIES};
 use super::{harmless, inert, vision};
-use crate::nn::architecture::Architecture;
-use crate::nn::checkpoint::{MOST_LAYERS, MOST_PARAMETERS};
+use crate::architecture::Architecture;
+use crate::checkpoint::{MOST_LAYERS, MOST_PARAMETERS};
 
 /// What `config.json` says of a model.
 #[derive(Clone, Debug, PartialEq)]

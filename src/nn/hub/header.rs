@@ -16,7 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use safetensors::tensor::TensorInfo;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
-use crate::base::files;
+use ablate_core::base::files;
 
 /// The `safetensors` crate takes no longer header either.
 const LONGEST: u64 = 100_000_000;

@@ -10,10 +10,10 @@ use super::names::{self, Scheme};
 use super::number::Dtype;
 use super::weights::Folder;
 use super::writer::{self, Output};
-use crate::base::files;
-use crate::nn::architecture::Architecture;
-use crate::nn::checkpoint::Rounding;
-use crate::nn::parameters::Parameter;
+use crate::architecture::Architecture;
+use crate::checkpoint::Rounding;
+use crate::parameters::Parameter;
+use ablate_core::base::files;
 
 /// How a folder stores a model besides its numbers: what writing it back needs.
 #[derive(Clone, Debug, PartialEq, Eq)]

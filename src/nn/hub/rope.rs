@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::fields::Fields;
-use crate::nn::architecture::{Rope, RopeScaling};
+use crate::architecture::{Rope, RopeScaling};
 
 /// What the four decoders of transformers start from.
 const THETA: f64 = 10_000.0;

@@ -5,8 +5,8 @@ use serde_json::json;
 
 use super::fields::Fields;
 use super::{harmless, inert, rope};
-use crate::nn::architecture::Decoder;
-use crate::nn::checkpoint::LARGEST_VOCAB;
+use crate::architecture::Decoder;
+use crate::checkpoint::LARGEST_VOCAB;
 
 /// A decoder of transformers, by its `model_type`.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Problems};
 use super::{harmless, inert};
-use crate::nn::architecture::{Activation, Projector, Vision, VisionFamily};
+use crate::architecture::{Activation, Projector, Vision, VisionFamily};
 
 /// Activations by the names that transformers gives them.
 const ACTIVATIONS: [(&str, Activation); 4] = [

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::header::{self, Opened};
 use super::number::Dtype;
-use crate::base::files;
+use ablate_core::base::files;
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::number::Dtype;
 use super::weights::{INDEX, SINGLE};
-use crate::base::files;
+use ablate_core::base::files;
 
 /// Bytes of arrays in a shard, as transformers had it up to version 4.
 const SHARD: usize = 5_000_000_000;

@@ -3,7 +3,7 @@
 
 use super::math::{dot_inline, fold, normal_cdf, sigmoid};
 use super::{LANES, simd};
-use crate::nn::architecture::Activation;
+use crate::architecture::Activation;
 
 simd! {
 /// `y = x / sqrt(mean(x^2) + eps) * weight` for rows as wide as `weight`; `inverse` keeps `1 / sqrt(..)` per row.

@@ -4,7 +4,7 @@ use std::f64::consts::TAU;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::simd;
-use crate::nn::architecture::{Rope, RopeScaling};
+use crate::architecture::{Rope, RopeScaling};
 
 /// The frequencies of a model, and the angles of the positions that were asked for so far.
 #[derive(Debug)]

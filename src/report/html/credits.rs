@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::escape::escape;
 use super::samples;
-use crate::data::credits::lowest;
-use crate::data::records::Credit;
-use crate::report::credits::{CreditMap, CreditedPair};
+use crate::credits::{CreditMap, CreditedPair};
+use ablate_data::credits::lowest;
+use ablate_data::records::Credit;
 
 /// Share of a color that the strongest token of a question has.
 const STRONGEST: f32 = 70.0;

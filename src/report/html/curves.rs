@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use crate::report::input::Curve;
+use crate::input::Curve;
 
 /// One line of a plot.
 struct Line {
@@ -20,7 +20,7 @@ pub(super) const COLORS: usize = 6;
 
 /// A plot of one stage's curves: a heading and the SVG. Empty where nothing finite was recorded.
 pub(super) fn plots(curves: &[&Curve]) -> Vec<(String, String)> {
-    let quantity = |name: &str, of: &dyn Fn(&crate::data::records::CurvePoint) -> Option<f64>| {
+    let quantity = |name: &str, of: &dyn Fn(&ablate_data::records::CurvePoint) -> Option<f64>| {
         let line = |curve: &&Curve| {
             let values = curve.points.iter().filter_map(|point| Some((point.step as f64, of(point)?)));
             Line { points: thin(&values.filter(|(_, y)| y.is_finite()).collect::<Vec<_>>()) }
@@ -127,7 +127,7 @@ fn recolor(svg: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::records::CurvePoint;
+    use ablate_data::records::CurvePoint;
 
     fn curve(losses: &[f64]) -> Curve {
         let point = |(index, loss): (usize, &f64)| CurvePoint {

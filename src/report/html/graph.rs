@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::escape::escape;
-use crate::report::input::{GraphNode, NodeState};
+use crate::input::{GraphNode, NodeState};
 
 const BOX: (f64, f64) = (118.0, 42.0);
 const LAYER: f64 = 156.0;
@@ -175,7 +175,7 @@ impl Drawing {
             Some(false) | None if from == place => Some(to),
             _ => None,
         });
-        crate::report::statistics::series::mean(neighbours.map(|neighbour| self.places[neighbour].y))
+        crate::statistics::series::mean(neighbours.map(|neighbour| self.places[neighbour].y))
     }
 
     fn gap(&self, above: usize, below: usize) -> f64 {

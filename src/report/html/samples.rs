@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::escape::{escape, image_url};
-use crate::report::grid;
-use crate::report::samples::{Disagreement, Response, Sample};
+use crate::grid;
+use crate::samples::{Disagreement, Response, Sample};
 
 /// One group of disagreements, folded but for the first.
 pub(super) fn render(group: &Disagreement, open: bool) -> String {

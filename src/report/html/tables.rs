@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::escape::{capital, code, escape};
-use crate::report::grid::{self, Grid, Trend};
-use crate::report::input::Cost;
-use crate::report::table::{Contrast, Difference, Table, Verdict};
+use crate::grid::{self, Grid, Trend};
+use crate::input::Cost;
+use crate::table::{Contrast, Difference, Table, Verdict};
 
 /// A grid as a table that scrolls sideways where it does not fit. `mean` sets the last column apart.
 pub(super) fn render_grid(grid: &Grid, dense: bool, mean: bool) -> String {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use unicode_width::UnicodeWidthStr;
 
 use super::{MixtureFit, Prediction, Term};
-use crate::report::terminal::{clean, left, pad};
+use crate::terminal::{clean, left, pad};
 
 impl MixtureFit {
     /// The fit and `count` suggestions as text; `names` are the sources', in the order of the shares. Scores are in

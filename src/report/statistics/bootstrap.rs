@@ -19,7 +19,7 @@ use serde::Serialize;
 
 use super::ALPHA;
 use super::series::{Block, Items, Series};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// A 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]

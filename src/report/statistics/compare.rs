@@ -9,7 +9,7 @@ use statrs::distribution::{Binomial, DiscreteCDF};
 
 use super::power::detectable_difference;
 use super::series::{Series, mean};
-use crate::base::Seed;
+use ablate_core::base::Seed;
 
 /// Which test gave the p value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -179,7 +179,7 @@ fn sign_flip(terms: &[f64], seed: Seed) -> (Method, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::statistics::Items;
+    use crate::statistics::Items;
 
     const GOLDEN_MCNEMAR: [(usize, usize, f64); 7] = [
         (6, 1, 0.125),

@@ -77,17 +77,12 @@ impl Series {
     }
 
     /// A series without a pair.
-    pub(in crate::report) fn empty(seeds: usize, shared: bool) -> Series {
+    pub(crate) fn empty(seeds: usize, shared: bool) -> Series {
         Series { seeds, blocks: BTreeMap::new(), shared }
     }
 
     /// Adds what was measured on one data set, whose items begin at `start`: a row per seed.
-    pub(in crate::report) fn add(
-        &mut self,
-        dataset: usize,
-        start: usize,
-        rows: impl Iterator<Item = Vec<Option<f64>>>,
-    ) {
+    pub(crate) fn add(&mut self, dataset: usize, start: usize, rows: impl Iterator<Item = Vec<Option<f64>>>) {
         let rows: Vec<Row> = rows.map(|row| Row::new(&row)).collect();
         if rows.iter().any(Row::any) {
             self.blocks.insert(dataset, Block { start, rows });

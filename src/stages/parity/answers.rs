@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::{RESOURCES, Subject};
-use crate::base::Seed;
-use crate::data::conversation::parity::Tally;
-use crate::data::records::Finish;
-use crate::data::tokens::Prompt;
-use crate::infer::{self, GenerateConfig, Generated, generate};
-use crate::nn::Resources;
-use crate::nn::parity::root;
+use ablate_core::base::Seed;
+use ablate_data::conversation::parity::Tally;
+use ablate_data::records::Finish;
+use ablate_data::tokens::Prompt;
+use ablate_nn::infer::{self, GenerateConfig, Generated, generate};
+use ablate_nn::Resources;
+use ablate_nn::parity::root;
 
 /// Cases that are also continued without a cache, which takes long.
 const BY_WHOLE_PASSES: [&str; 3] = ["llava-next", "llava-siglip", "qwen3"];
@@ -44,7 +44,7 @@ fn run(subject: &Subject, prompts: &[Prompt], config: &GenerateConfig, threads: 
 /// The answers that transformers gives, token by token and as text.
 pub(super) fn greedy(subject: &Subject) -> Result<Tally> {
     let texts: Vec<_> = subject.case.expected.sequences.iter().filter(|(_, text)| text.greedy.is_some()).collect();
-    let prompt = |(name, text): &(&String, &crate::nn::parity::Text)| Prompt {
+    let prompt = |(name, text): &(&String, &ablate_nn::parity::Text)| Prompt {
         key: (*name).clone(),
         tokens: text.ids.clone(),
         image: text.image().map(str::to_string),

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::base::files;
-use crate::data::conversation::parity::Tally;
-use crate::nn::Checkpoint;
-use crate::nn::checkpoint::Rounding;
-use crate::nn::hub::Folder;
-use crate::nn::parity::{Case, given};
+use ablate_core::base::files;
+use ablate_data::conversation::parity::Tally;
+use ablate_nn::Checkpoint;
+use ablate_nn::checkpoint::Rounding;
+use ablate_nn::hub::Folder;
+use ablate_nn::parity::{Case, given};
 use crate::stages::model::carry_companions;
 
 /// Reads, writes and reads again; compares every array of the source.

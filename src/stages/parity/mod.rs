@@ -13,16 +13,16 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::model::Model;
-use crate::base::files;
-use crate::base::progress::Silent;
-use crate::data::conversation::parity::{Tally, Words};
-use crate::data::pixels::Images;
-use crate::data::tokens::TokenRow;
-use crate::infer;
-use crate::nn::engine::Engine;
-use crate::nn::learner::Learner;
-use crate::nn::parity::{Case, folders, off_by};
-use crate::nn::{Device, PixelSource, Resources};
+use ablate_core::base::files;
+use ablate_core::base::progress::Silent;
+use ablate_data::conversation::parity::{Tally, Words};
+use ablate_data::pixels::Images;
+use ablate_data::tokens::TokenRow;
+use ablate_nn::infer;
+use ablate_nn::engine::Engine;
+use ablate_nn::learner::Learner;
+use ablate_nn::parity::{Case, folders, off_by};
+use ablate_nn::{Device, PixelSource, Resources};
 
 const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
 

@@ -16,7 +16,7 @@ mod python;
 mod relaxed;
 mod strings;
 
-use crate::data::records::{AnswerType, Item};
+use crate::records::{AnswerType, Item};
 
 /// Whether an answer type is a published evaluator's.
 pub(super) fn is_reference(answer_type: AnswerType) -> bool {

@@ -1,7 +1,7 @@
 //! The option that VLMEvalKit finds in an answer without a judge (`can_infer`). Where it finds none, VLMEvalKit asks a
 //! language model or, with exact matching, counts the answer as wrong.
 
-use crate::data::prompts::letters;
+use crate::prompts::letters;
 
 /// Answers of services that refuse.
 const REFUSALS: [&str; 4] = [

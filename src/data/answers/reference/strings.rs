@@ -1,7 +1,7 @@
 //! The evaluators that compare texts: exact match, DocVQA, the VQA challenge, TextVQA, OCRBench.
 
-use crate::data::answers::text::ANLS_THRESHOLD;
-use crate::data::answers::vqa::{marks, normalize, soft_accuracy, words};
+use crate::answers::text::ANLS_THRESHOLD;
+use crate::answers::vqa::{marks, normalize, soft_accuracy, words};
 
 /// What OCRBench calls its handwritten formulas: the data set's name in its own script, and the category's name in
 /// VLMEvalKit.

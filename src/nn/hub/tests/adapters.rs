@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::super::{Dtype, writer, writer::Output};
 use super::{put, told};
-use crate::base::files;
-use crate::nn::adapter::{Adapter, LowRank};
+use crate::adapter::{Adapter, LowRank};
+use ablate_core::base::files;
 
 /// `adapter_config.json` as PEFT 0.21 writes it.
 const PEFT: &str = r#"{

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::super::{Dtype, Folder, model, writer, writer::Output};
 use super::{config, parameter, put, told, write_arrays};
-use crate::base::files;
+use ablate_core::base::files;
 
 /// Two shards and their index.
 fn sharded(folder: &Path) {

@@ -3,7 +3,7 @@
 use super::super::config::note_dtype;
 use super::super::{Config, Dtype};
 use super::config;
-use crate::nn::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Vision, VisionFamily};
+use crate::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Vision, VisionFamily};
 
 /// A small decoder as transformers 5.24 writes it, `more` in front.
 fn written(model_type: &str, class: &str, more: &str) -> String {

@@ -2,9 +2,9 @@
 
 use super::super::{Config, Dtype, Folder, Scheme, model, names::Tower, writer, writer::Output};
 use super::{config, parameter, write_arrays};
-use crate::base::files;
-use crate::nn::checkpoint::Rounding;
-use crate::nn::parameters::Parameter;
+use crate::checkpoint::Rounding;
+use crate::parameters::Parameter;
+use ablate_core::base::files;
 
 const SIZES: &str = r#""hidden_size": 4, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 6"#;
 

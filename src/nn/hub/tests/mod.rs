@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 
 use super::writer::{self, Output};
 use super::{Config, Dtype};
-use crate::base::files;
-use crate::nn::parameters::{Parameter, Part};
+use crate::parameters::{Parameter, Part};
+use ablate_core::base::files;
 
 /// The config in a JSON text.
 fn config(text: &str) -> anyhow::Result<Config> {

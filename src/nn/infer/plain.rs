@@ -1,0 +1,74 @@
+//! Generation by a whole forward pass per token. Slow and simple: no cache, so nothing that could disagree with training.
+//! What the other paths are checked against. Test code only.
+
+use anyhow::Result;
+
+use super::generate::{Generated, Request};
+use crate::engine::Engine;
+use crate::learner::Learner;
+use crate::{Batch, Resources, Sequence};
+
+/// Samples prompt by prompt groups of at most `batch` sequences.
+pub(super) fn generate(
+    request: &Request,
+    resources: &Resources,
+    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
+) -> Result<()> {
+    let engine = Engine::new(&Learner::frozen(request.model), resources)?;
+    let samples = request.distinct();
+    let group = (request.config.batch / samples).max(1);
+    for first in (0..request.prompts.len()).step_by(group) {
+        let prompts = first..(first + group).min(request.prompts.len());
+        let mut open: Vec<(usize, usize)> =
+            prompts.clone().flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample))).collect();
+        let mut responses: Vec<_> = open.iter().map(|&(prompt, sample)| request.begin(prompt, sample)).collect();
+        let mut ended = vec![vec![None; samples]; prompts.len()];
+        while !open.is_empty() {
+            let mut logits = next_logits(request, &engine, &open, &responses)?;
+            let mut still = Vec::new();
+            for (row, logits) in logits.chunks_exact_mut(request.model.architecture.vocab).enumerate() {
+                let (prompt, sample) = open[row];
+                match request.extend(prompt, &mut responses[row], logits) {
+                    Some(generated) => ended[prompt - first][sample] = Some(generated),
+                    None => still.push(row),
+                }
+            }
+            let mut row = 0;
+            responses.retain(|_| {
+                row += 1;
+                still.contains(&(row - 1))
+            });
+            open = still.iter().map(|&row| open[row]).collect();
+        }
+        for (prompt, responses) in prompts.zip(ended) {
+            done(prompt, request.complete(responses.into_iter().flatten().collect()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The logits after the last token of every open sequence: (sequences, v).
+fn next_logits(
+    request: &Request,
+    engine: &Engine,
+    open: &[(usize, usize)],
+    responses: &[super::generate::Response],
+) -> Result<Vec<f32>> {
+    // A last token that only marks the place: a batch takes no input from it.
+    let texts: Vec<Vec<u32>> = open
+        .iter()
+        .zip(responses)
+        .map(|(&(prompt, _), response)| [&request.prompts[prompt].tokens[..], &response.tokens, &[0]].concat())
+        .collect();
+    let marks: Vec<Vec<bool>> = texts.iter().map(|text| (1..=text.len()).map(|i| i == text.len()).collect()).collect();
+    let sequences: Vec<Sequence> = open
+        .iter()
+        .zip(texts.iter().zip(&marks))
+        .map(|(&(prompt, _), (tokens, loss))| Sequence {
+            tokens,
+            loss,
+            image: request.prompts[prompt].image.as_deref(),
+        })
+        .collect();
+    engine.logits(&Batch::new(&request.model.architecture, &sequences, engine.padded(), request.images)?)
+}

@@ -1,0 +1,339 @@
+//! What inference promises: the cache computes what training does, and a response depends on its own prompt only.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+
+use super::fast::{Decoder, Weights};
+use super::generate::Request;
+use super::{GenerateConfig, Generated, generate, grouped, log_probs, plain};
+use crate::engine::Engine;
+use crate::learner::Learner;
+use crate::ops::device_error;
+use crate::picture::fixture::Ramps;
+use crate::steps::{Steps, steps};
+use crate::{
+    Batch, Checkpoint, DecoderConfig, Device, ModelConfig, PixelSource, ProjectorConfig, Resources, Sequence,
+    VisionConfig,
+};
+use ablate_core::base::Seed;
+use ablate_core::base::progress::Silent;
+use ablate_data::records::Finish;
+use ablate_data::tokens::{Prompt, TokenRow};
+
+/// A model whose logits are far from even, so that greedy and sampled responses say something.
+fn model(tied_head: bool) -> Checkpoint {
+    shaped(tied_head, 32, 4, 2)
+}
+
+fn shaped(tied_head: bool, dim: usize, heads: usize, kv_heads: usize) -> Checkpoint {
+    let config = ModelConfig {
+        image_size: 8,
+        patch_size: 4,
+        vision: VisionConfig { dim: 16, layers: 1, heads: 2, ff: 24 },
+        projector: ProjectorConfig { hidden: 16 },
+        decoder: DecoderConfig {
+            dim,
+            layers: 2,
+            heads,
+            kv_heads,
+            ff: 48,
+            max_positions: 48,
+            tied_head,
+            ..Default::default()
+        },
+    };
+    let mut model = Checkpoint::fresh(&config, 30, 1, Seed(3)).unwrap();
+    let head = if tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
+    let index = model.list().iter().position(|parameter| parameter.name == head).unwrap();
+    for value in std::sync::Arc::make_mut(&mut model.weights[index]) {
+        *value *= 15.0;
+    }
+    model
+}
+
+fn prompts() -> Vec<Prompt> {
+    (0..9)
+        .map(|i| {
+            let image = (i % 2 == 0).then(|| i.to_string());
+            let mut tokens = vec![2];
+            tokens.extend(image.iter().flat_map(|_| [1; 4]));
+            tokens.extend((0..=i % 4).map(|j| 5 + (7 * i + j) as u32 % 25));
+            tokens.push(3);
+            Prompt { key: format!("item {i}"), tokens, image }
+        })
+        .collect()
+}
+
+fn config(temperature: f64) -> GenerateConfig {
+    GenerateConfig {
+        temperature,
+        top_k: 0,
+        top_p: 1.0,
+        max_tokens: 12,
+        samples: 3,
+        stop: vec![4, 9],
+        repetition_penalty: 1.0,
+        batch: 64,
+    }
+}
+
+fn unwatched(_: usize, _: usize, _: &[u32]) -> bool {
+    false
+}
+
+fn resources(threads: usize) -> Resources<'static> {
+    Resources { device: Device::Cpu, threads, progress: &Silent }
+}
+
+fn run(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig, threads: usize) -> Vec<Vec<Generated>> {
+    let mut found = BTreeMap::new();
+    generate(model, prompts, &Ramps, config, Seed(8), &unwatched, &resources(threads), &mut |index, responses| {
+        assert!(found.insert(index, responses).is_none(), "prompt {index} came twice");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(found.len(), prompts.len());
+    found.into_values().collect()
+}
+
+#[test]
+fn the_cache_computes_what_a_whole_forward_pass_does() {
+    for tied in [false, true] {
+        let model = model(tied);
+        let weights = Weights::new(&model).unwrap();
+        let engine = Engine::new(&Learner::frozen(&model), &resources(1)).unwrap();
+        let tokens = [2, 1, 1, 1, 1, 7, 8, 3, 20, 21, 22, 4];
+        let picture = Ramps.picture("6").unwrap();
+        let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], image: Some("6") };
+        let batch = Batch::new(&model.architecture, &[sequence], false, &Ramps).unwrap();
+        let whole = engine.logits(&batch).unwrap();
+        // The prompt up to position 7 at once, then token by token.
+        let mut decoder = Decoder::new(&model.architecture, &weights);
+        let mut stepped = decoder.start(&tokens[..8], Some(("6", &picture)), 1, 12).unwrap().to_vec();
+        for &token in &tokens[8..] {
+            stepped.extend_from_slice(&decoder.step(&[token]).unwrap());
+        }
+        let whole = &whole[7 * model.architecture.vocab..];
+        assert_eq!(whole.len(), stepped.len());
+        let largest = whole.iter().zip(&stepped).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(largest < 1e-4, "logits differ by {largest}");
+    }
+}
+
+#[test]
+fn all_paths_say_the_same() {
+    let prompts = prompts();
+    for temperature in [0.0, 0.8] {
+        agree(&model(false), &prompts, &config(temperature));
+    }
+    // A penalty keeps a greedy answer from what was said; the prompt counts.
+    let penalized = GenerateConfig { repetition_penalty: 5.0, ..config(0.0) };
+    agree(&model(false), &prompts, &penalized);
+    assert_ne!(run(&model(false), &prompts, &penalized, 1), run(&model(false), &prompts, &config(0.0), 1));
+}
+
+#[test]
+fn wide_heads_long_prompts_and_many_samples_say_the_same_on_all_paths() {
+    // Heads of 40 take three panels, the last one half; prompts of 34 tokens three, with two positions in the last.
+    let long = |i: u32| Prompt {
+        key: format!("long {i}"),
+        tokens: (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect(),
+        image: None,
+    };
+    let prompts: Vec<Prompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
+    let config = GenerateConfig { samples: 8, stop: vec![4], ..config(1.0) };
+    agree(&shaped(false, 80, 2, 1), &prompts, &config);
+}
+
+/// Holds the CPU's path and the GPU's, in groups of several sizes, to whole forward passes.
+fn agree(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig) {
+    let fast = run(model, prompts, config, 1);
+    let request = Request { model, prompts, images: &Ramps, config, seed: Seed(8), watch: &unwatched };
+    let mut slow = Vec::new();
+    let mut done = |index: usize, responses| {
+        assert_eq!(index, slow.len());
+        slow.push(responses);
+        Ok(())
+    };
+    plain::generate(&request, &resources(1), &mut done).unwrap();
+    assert_eq!(fast, slow);
+    // In one group, in groups of a prompt each, and in some of two.
+    for batch in [64, config.samples, 2 * config.samples] {
+        let config = GenerateConfig { batch, ..config.clone() };
+        let mut grouped = Vec::new();
+        let mut done = |index: usize, responses| {
+            assert_eq!(index, grouped.len());
+            grouped.push(responses);
+            Ok(())
+        };
+        grouped::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
+        assert_eq!(fast, grouped, "batch {batch}");
+    }
+}
+
+/// A device with memory for so many texts, which it misses when it reads them, or, as dfdx does, by a panic after a step.
+struct Small {
+    steps: Box<dyn Steps>,
+    most: usize,
+    late: bool,
+    taken: usize,
+    sizes: Vec<usize>,
+}
+
+impl Steps for Small {
+    fn read(&mut self, texts: &Batch, samples: usize) -> anyhow::Result<Vec<f32>> {
+        self.sizes.push(texts.rows.len());
+        self.taken = 0;
+        if texts.rows.len() > self.most && !self.late {
+            return Err(device_error("CUDA_ERROR_OUT_OF_MEMORY"));
+        }
+        self.steps.read(texts, samples)
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
+        self.taken += 1;
+        let size = self.sizes.last().copied().unwrap_or(0);
+        assert!(self.taken < 2 || size <= self.most, "a test's panic: CUDA_ERROR_OUT_OF_MEMORY");
+        self.steps.step(tokens)
+    }
+
+    fn keep(&mut self, sequences: &[usize]) -> anyhow::Result<()> {
+        self.steps.keep(sequences)
+    }
+}
+
+#[test]
+fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_error() {
+    let (model, prompts) = (model(false), prompts());
+    let config = config(1.0);
+    let request =
+        Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &unwatched };
+    let run = |most: usize, late: bool| {
+        let steps = steps(&model, &resources(1)).unwrap();
+        let mut steps = Small { steps, most, late, taken: 0, sizes: Vec::new() };
+        let mut found = Vec::new();
+        let result = grouped::on(&mut steps, &request, &Silent, &mut |_, responses| {
+            found.push(responses);
+            Ok(())
+        });
+        (result, found, steps.sizes)
+    };
+    for late in [false, true] {
+        let (result, found, sizes) = run(2, late);
+        result.unwrap();
+        assert_eq!(found, self::run(&model, &prompts, &config, 1));
+        assert!(sizes[0] > 2 && sizes.last().is_some_and(|&size| size <= 2), "{sizes:?}");
+        let error = run(0, late).0.unwrap_err();
+        assert_eq!(error.to_string(), "there is no room for a single prompt");
+        assert!(format!("{error:#}").contains("prompts `item 0` to `item 0`"), "{error:?}");
+        assert!(format!("{error:#}").contains("fewer `samples`"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_response_depends_on_no_neighbour_and_no_thread() {
+    let (model, prompts) = (model(false), prompts());
+    let config = config(1.0);
+    let together = run(&model, &prompts, &config, 1);
+    assert_eq!(together, run(&model, &prompts, &config, 3));
+    for batch in [1, 4, 5] {
+        assert_eq!(together, run(&model, &prompts, &GenerateConfig { batch, ..config.clone() }, 1), "batch {batch}");
+    }
+    for (prompt, responses) in prompts.iter().zip(&together) {
+        let alone = run(&model, std::slice::from_ref(prompt), &config, 1);
+        assert_eq!(alone[0], *responses, "{}", prompt.key);
+    }
+    // More samples leave the first ones as they are.
+    let more = run(&model, &prompts, &GenerateConfig { samples: 5, ..config }, 2);
+    assert!(more.iter().zip(&together).all(|(more, three)| more[..3] == three[..]));
+}
+
+#[test]
+fn responses_end_by_a_stop_token_or_at_the_limit() {
+    let (model, prompts) = (model(false), prompts());
+    let all: Vec<Generated> = run(&model, &prompts, &config(1.0), 1).concat();
+    assert!(all.iter().any(|one| one.finish == Finish::Stop) && all.iter().any(|one| one.finish == Finish::Length));
+    for Generated { tokens, finish, count } in all {
+        let stopped = finish == Finish::Stop;
+        assert_eq!(count as usize, tokens.len() + usize::from(stopped));
+        assert!(stopped || tokens.len() == 12);
+        assert!(!tokens.iter().any(|token| [1, 4, 9].contains(token)), "a stop or image token in {tokens:?}");
+    }
+    // Samples differ; greedy ones are one.
+    let sampled = run(&model, &prompts[..1], &config(1.0), 1);
+    assert!(sampled[0][0] != sampled[0][1]);
+    let greedy = run(&model, &prompts[..1], &config(0.0), 1);
+    assert!(greedy[0].len() == 3 && greedy[0].iter().all(|one| *one == greedy[0][0]));
+    // The model's positions are a limit too: 48 less the prompt's.
+    let long = GenerateConfig { max_tokens: 100, stop: vec![], ..config(1.0) };
+    for (prompt, responses) in prompts.iter().zip(run(&model, &prompts, &long, 1)) {
+        assert_eq!(responses[0].tokens.len(), 48 - prompt.tokens.len());
+        assert_eq!(responses[0].finish, Finish::Length);
+    }
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_choices_and_know_no_batch() {
+    let (model, prompts) = (model(false), prompts());
+    let rows: Vec<TokenRow> = prompts
+        .iter()
+        .map(|prompt| {
+            let tokens = [&prompt.tokens[..], &[6, 7, 4]].concat();
+            let loss = (0..tokens.len()).map(|at| at >= prompt.tokens.len()).collect();
+            TokenRow { tokens, loss, image: prompt.image.clone() }
+        })
+        .collect();
+    let together = log_probs(&model, &rows, &Ramps, &resources(2)).unwrap();
+    let weights = Weights::new(&model).unwrap();
+    for (row, values) in rows.iter().zip(&together) {
+        let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &resources(1)).unwrap();
+        assert_eq!(alone, std::slice::from_ref(values));
+        let mut decoder = Decoder::new(&model.architecture, &weights);
+        let picture = row.image.as_ref().map(|key| Ramps.picture(key).unwrap());
+        let image = row.image.as_deref().zip(picture.as_ref());
+        let prompt = row.tokens.len() - 3;
+        let mut logits = decoder.start(&row.tokens[..prompt], image, 1, 4).unwrap();
+        assert_eq!(values.len(), 3);
+        for (&token, &value) in row.tokens[prompt..].iter().zip(values) {
+            let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+            let expected = f64::from(logits[token as usize]) - total.ln();
+            assert!((f64::from(value) - expected).abs() < 1e-4, "{value} {expected}");
+            logits = decoder.step(&[token]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_is_an_error_that_names_the_prompt() {
+    let model = model(false);
+    let told = |prompt: Prompt, pixels: &dyn PixelSource, config: &GenerateConfig| {
+        let prompts = [prompts()[1].clone(), prompt];
+        let result = generate(&model, &prompts, pixels, config, Seed(0), &unwatched, &resources(2), &mut |_, _| Ok(()));
+        format!("{:#}", result.unwrap_err())
+    };
+    let prompt =
+        |tokens: Vec<u32>, image: Option<&str>| Prompt { key: "x".into(), tokens, image: image.map(Into::into) };
+    let config = config(1.0);
+    let wrong = told(prompt(vec![2, 30, 3], None), &Ramps, &config);
+    assert_eq!(wrong, "prompt 1 (`x`): token 30 lies outside the model's vocabulary of 30");
+    let full = told(prompt(vec![2; 48], None), &Ramps, &config);
+    assert_eq!(full, "prompt 1 (`x`): 48 tokens leave no room in 48 positions");
+    let missing = told(prompt(vec![2, 1, 1, 1, 1, 3], Some("not a number")), &Ramps, &config);
+    assert_eq!(missing, "prompt 1 (`x`): invalid digit found in string");
+    let none = told(prompt(vec![2, 3], None), &Ramps, &GenerateConfig { samples: 0, ..config });
+    assert_eq!(none, "nothing to generate: 0 samples of at most 12 tokens");
+}
+
+#[test]
+fn an_error_of_the_receiver_ends_the_work() {
+    let (model, prompts) = (model(false), prompts());
+    let mut calls = 0;
+    let mut done = |_: usize, _: Vec<Generated>| -> Result<()> {
+        calls += 1;
+        bail!("the disk is full")
+    };
+    let error =
+        generate(&model, &prompts, &Ramps, &config(1.0), Seed(0), &unwatched, &resources(2), &mut done).unwrap_err();
+    assert_eq!((error.to_string().as_str(), calls), ("the disk is full", 1));
+}

@@ -1,0 +1,292 @@
+//! Direct preference optimization (Rafailov et al. 2023) and its relatives, with an optional cross-entropy term on the
+//! chosen response. The losses themselves are in [`preference`](super::preference).
+
+use anyhow::{Context, Result, bail};
+
+use super::optimizer::OptimizerConfig;
+use super::preference::{PreferenceLoss, Reduction, TokenWeights};
+use super::run::{Objective, Run, Told, Trained, Whole};
+use super::sft::{sequence, targets};
+use super::state::TrainState;
+use super::tuning::Tuning;
+use crate::at_once::AtOnce;
+use crate::engine::Engine;
+use crate::learner::Learner;
+use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
+use ablate_core::base::Seed;
+use ablate_data::batches::{self, Extent};
+use ablate_data::tokens::TokenPair;
+
+/// Pairs per batch when the reference's log-probabilities are computed. Changes no result.
+const REFERENCE_BATCH: usize = 16;
+
+/// How to optimize preferences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DpoConfig {
+    /// Passes over the pairs.
+    pub epochs: usize,
+    /// Pairs per step.
+    pub batch: usize,
+    /// Batches whose rows are sorted by length together; see [`batches::plan`].
+    pub length_window: usize,
+    pub loss: PreferenceLoss,
+    /// Strength of the pull to the reference.
+    pub beta: f64,
+    /// Weights of a response's tokens in the preference; without them all weigh 1.
+    pub token_weights: Option<TokenWeights>,
+    /// Weight of the mean `-log p(token)` over the chosen responses' tokens; 0 for plain DPO.
+    pub sft_weight: f64,
+    pub optimizer: OptimizerConfig,
+    pub tuning: Tuning,
+}
+
+/// Optimizes `policy` on `pairs`. With `l(y) = sum_t w_t (log policy(y_t | x, y_<t) - log reference(y_t | x, y_<t))`
+/// over the loss tokens of a response, divided by `sum_t w_t` for IPO, the loss is the mean over a batch's pairs of
+///
+/// ```text
+/// sigmoid   -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)     h = l(chosen) - l(rejected)
+/// hinge     max(0, 1 - beta h)
+/// ipo       (h - 1 / (2 beta))^2
+/// ```
+///
+/// (see [`PreferenceLoss`] for the papers), plus `sft_weight` times the mean of `-log p(token)` over the loss tokens of
+/// the batch's chosen responses. `w_t` is 1 without [`TokenWeights`]; the cross-entropy term is never weighed by them.
+/// The reference is evaluated once, before the first step, and let go of; the policy's memory becomes the result's.
+#[expect(clippy::too_many_arguments, reason = "two models, data, config and circumstances")]
+pub fn dpo(
+    policy: Checkpoint,
+    reference: Checkpoint,
+    pairs: &[TokenPair],
+    images: &dyn PixelSource,
+    config: &DpoConfig,
+    seed: Seed,
+    state: &TrainState,
+    resources: &Resources,
+) -> Result<Trained> {
+    if pairs.is_empty() {
+        bail!("there are no pairs to train on");
+    }
+    for (index, pair) in pairs.iter().enumerate() {
+        for (name, row) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
+            let place = || format!("{name} response of pair {index} (counted from 0)");
+            batch::check(&policy.architecture, &sequence(row), images).with_context(place)?;
+            batch::check(&reference.architecture, &sequence(row), images)
+                .with_context(|| format!("{}, reference", place()))?;
+            if targets(row) == 0 {
+                bail!("{}: no token of it is a target", place());
+            }
+        }
+    }
+    let DpoConfig { loss, beta, token_weights, sft_weight, .. } = *config;
+    let reduction = Reduction { weights: token_weights, mean: loss.averages() };
+    let ratios = reference_ratios(&reference, pairs, reduction, images, resources)?;
+    drop(reference);
+    let extent = |TokenPair { chosen, rejected }: &TokenPair| Extent {
+        length: chosen.tokens.len() + rejected.tokens.len(),
+        image: chosen.image.is_some(),
+    };
+    let extents: Vec<Extent> = pairs.iter().map(extent).collect();
+    let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
+    let (optimizer, tuning) = (&config.optimizer, &config.tuning);
+    let learner = tuning.learner(policy, optimizer, seed)?;
+    let run = Run { plan, optimizer, at_once: tuning.at_once(), seed, images, state, resources };
+    run.train(learner, &Preference { pairs, reference: ratios, reduction, loss, beta, sft_weight })
+}
+
+/// `log reference(chosen) - log reference(rejected)` per pair.
+pub(super) fn reference_ratios(
+    reference: &Checkpoint,
+    pairs: &[TokenPair],
+    reduction: Reduction,
+    images: &dyn PixelSource,
+    resources: &Resources,
+) -> Result<Vec<f64>> {
+    let engine = Engine::new(&Learner::frozen(reference), resources)?;
+    let padded = engine.padded();
+    let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
+        sums(batch, &reduction.factors(batch.owners()), values)
+            .iter()
+            .map(|[chosen, rejected]| chosen - rejected)
+            .collect()
+    };
+    AtOnce::at_most("pair", REFERENCE_BATCH).compute(pairs.len(), resources.progress, |rows| {
+        let chunks: Vec<&[TokenPair]> = pairs.chunks(rows).collect();
+        let build = |chunk: usize| {
+            let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();
+            Batch::new(&reference.architecture, &sequences, padded, images)
+        };
+        Ok(engine.log_probs(chunks.len(), &build, &ratios)?.concat())
+    })
+}
+
+/// The log-probability of every pair's two responses, their tokens multiplied with `factors`.
+fn sums(batch: &Batch, factors: &[f64], log_probs: &[f32]) -> Vec<[f64; 2]> {
+    let pairs = batch.owners().last().map_or(0, |last| last / 2 + 1);
+    let mut sums = vec![[0.0; 2]; pairs];
+    for ((&owner, &factor), &value) in batch.owners().iter().zip(factors).zip(log_probs) {
+        sums[owner / 2][owner % 2] += factor * f64::from(value);
+    }
+    sums
+}
+
+fn both(pair: &TokenPair) -> [Sequence<'_>; 2] {
+    [sequence(&pair.chosen), sequence(&pair.rejected)]
+}
+
+pub(super) struct Preference<'a> {
+    pub(super) pairs: &'a [TokenPair],
+    /// `log reference(chosen) - log reference(rejected)` per pair.
+    pub(super) reference: Vec<f64>,
+    pub(super) reduction: Reduction,
+    pub(super) loss: PreferenceLoss,
+    pub(super) beta: f64,
+    pub(super) sft_weight: f64,
+}
+
+impl Objective for Preference<'_> {
+    const EXAMPLE: &'static str = "pair";
+
+    fn sequences(&self, example: usize) -> Vec<Sequence<'_>> {
+        both(&self.pairs[example]).to_vec()
+    }
+
+    fn whole(&self, examples: &[usize]) -> Whole {
+        let targets = examples.iter().map(|&example| targets(&self.pairs[example].chosen)).sum();
+        Whole { examples: examples.len(), targets }
+    }
+
+    fn derivative(&self, examples: &[usize], whole: Whole, batch: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told) {
+        let factors = self.reduction.factors(batch.owners());
+        let preferences = sums(batch, &factors, log_probs);
+        // The cross-entropy term takes the chosen responses' tokens as they are.
+        let plain = batch.sum_by_sequence(log_probs);
+        let per_token = self.sft_weight / whole.targets as f64;
+        let mut told = Told::default();
+        let mut slopes = Vec::with_capacity(examples.len());
+        for ((pair, &[chosen, rejected]), &example) in preferences.iter().enumerate().zip(examples) {
+            let ratio = chosen - rejected - self.reference[example];
+            let (loss, slope) = self.loss.at(ratio, self.beta);
+            let margin = self.beta * ratio;
+            told.loss += loss / whole.examples as f64 - per_token * plain[2 * pair];
+            told.pairs += 1;
+            told.preferred += u64::from(margin > 0.0);
+            told.margin += margin;
+            slopes.push(slope / whole.examples as f64);
+        }
+        let of_token = |(&owner, factor): (&usize, &f64)| {
+            let slope = slopes[owner / 2] * factor;
+            (if owner % 2 == 0 { slope - per_token } else { -slope }) as f32
+        };
+        (batch.owners().iter().zip(&factors).map(of_token).collect(), told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::fixture::Ramps;
+    use crate::{Architecture, ModelConfig};
+    use ablate_data::tokens::TokenRow;
+
+    /// A pair whose chosen response has three tokens and whose rejected one has two, laid out.
+    fn pair() -> (TokenPair, Batch) {
+        let row = |response: usize| {
+            let tokens = vec![2; 2 + response];
+            TokenRow { loss: (0..tokens.len()).map(|at| at >= 2).collect(), tokens, image: None }
+        };
+        let pair = TokenPair { chosen: row(3), rejected: row(2) };
+        let model = Architecture::of(&ModelConfig::default(), 5, 1);
+        let batch = Batch::new(&model, &both(&pair), false, &Ramps).unwrap();
+        (pair, batch)
+    }
+
+    /// Loss and derivative by token, chosen first. The reference prefers the chosen response by 0.5.
+    fn derivative(
+        loss: PreferenceLoss,
+        weights: Option<TokenWeights>,
+        sft_weight: f64,
+        log_probs: &[f32],
+    ) -> (Vec<f32>, f64) {
+        let (pair, batch) = pair();
+        let reduction = Reduction { weights, mean: loss.averages() };
+        let objective = Preference { pairs: &[pair], reference: vec![0.5], reduction, loss, beta: 0.5, sft_weight };
+        let (derivative, told) = objective.derivative(&[0], objective.whole(&[0]), &batch, log_probs);
+        (derivative, told.loss)
+    }
+
+    const LOG_PROBS: [f32; 5] = [-0.5, -1.0, -1.5, -2.0, -4.0];
+
+    fn near(ours: &(Vec<f32>, f64), derivative: [f64; 5], loss: f64) {
+        let close = ours.0.iter().zip(derivative).all(|(&one, other)| (f64::from(one) - other).abs() < 1e-6);
+        assert!(close && (ours.1 - loss).abs() < 1e-6, "{ours:?}, not {derivative:?} and {loss}");
+    }
+
+    #[test]
+    fn a_pair_is_pulled_apart_as_on_paper() {
+        // Sums -3 and -6: h = -3 + 6 - 0.5 = 2.5, beta h = 1.25. sigmoid(-1.25) = 0.2227001388,
+        // -log sigmoid(1.25) = 0.2519291, slope -0.5 x 0.2227001 = -0.1113501.
+        let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+        near(
+            &derivative(sigmoid, None, 0.0, &LOG_PROBS),
+            [-0.111_350_1, -0.111_350_1, -0.111_350_1, 0.111_350_1, 0.111_350_1],
+            0.251_929_1,
+        );
+        // Plus 0.3 times the mean of 0.5, 1, 1.5: 0.3; each chosen token 0.3 / 3 lower.
+        near(
+            &derivative(sigmoid, None, 0.3, &LOG_PROBS),
+            [-0.211_350_1, -0.211_350_1, -0.211_350_1, 0.111_350_1, 0.111_350_1],
+            0.551_929_1,
+        );
+        // beta h is past 1: the hinge rests, and only the cross-entropy is left.
+        near(&derivative(PreferenceLoss::Hinge, None, 0.3, &LOG_PROBS), [-0.1, -0.1, -0.1, 0.0, 0.0], 0.3);
+        // Means -1 and -3: h = -1 + 3 - 0.5 = 1.5; target 1: 0.5^2, slope 1, shared by 3 and by 2 tokens.
+        near(
+            &derivative(PreferenceLoss::Ipo, None, 0.0, &LOG_PROBS),
+            [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, -0.5, -0.5],
+            0.25,
+        );
+    }
+
+    #[test]
+    fn weights_are_for_the_preference_and_not_for_the_cross_entropy() {
+        // Weights 1, 0.5, 0: sums -0.5 - 0.5 = -1 and -2 - 2 = -4; h = 3 - 0.5 = 2.5 again, slope -0.1113501.
+        let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+        let weights = Some(TokenWeights::Linear(2));
+        near(
+            &derivative(sigmoid, weights, 0.3, &LOG_PROBS),
+            [-0.211_350_1, -0.155_675_0, -0.1, 0.111_350_1, 0.055_675_0],
+            0.551_929_1,
+        );
+        // Weighted means -1 / 1.5 and -4 / 1.5: h = 2 - 0.5 = 1.5, loss 0.25, slope 1 in shares of 2/3 and 1/3.
+        near(
+            &derivative(PreferenceLoss::Ipo, weights, 0.0, &LOG_PROBS),
+            [2.0 / 3.0, 1.0 / 3.0, 0.0, -2.0 / 3.0, -1.0 / 3.0],
+            0.25,
+        );
+    }
+
+    #[test]
+    fn derivatives_are_those_of_the_whole_loss() {
+        let smooth = PreferenceLoss::Sigmoid { label_smoothing: 0.2 };
+        for loss in [smooth, PreferenceLoss::Hinge, PreferenceLoss::Ipo] {
+            for weights in [None, Some(TokenWeights::Cosine(2)), Some(TokenWeights::Linear(9))] {
+                // Close to each other, so that the hinge has not closed.
+                let log_probs = [-0.5, -1.0, -1.5, -1.25, -1.5];
+                let (slopes, _) = derivative(loss, weights, 0.3, &log_probs);
+                for (token, slope) in slopes.into_iter().enumerate() {
+                    let moved = |by: f32| {
+                        let mut log_probs = log_probs;
+                        log_probs[token] += by;
+                        derivative(loss, weights, 0.3, &log_probs).1
+                    };
+                    let step = 1.0 / 1024.0;
+                    let expected = (moved(step) - moved(-step)) / f64::from(2.0 * step);
+                    assert!(
+                        (expected - f64::from(slope)).abs() < 1e-5,
+                        "{loss:?} {weights:?} {token}: {expected}, {slope}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Logits, losses and gradients against PyTorch's (`tests/golden/make_golden.py`), for the fused and the stock
+//! operations.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use dfdx::prelude::Cpu;
+use serde::Deserialize;
+
+use super::dpo::Preference;
+use super::preference::{PreferenceLoss, Reduction};
+use super::run::Objective;
+use super::sft::{CrossEntropy, sequence};
+use crate::engine::Engine;
+use crate::fused::Fused;
+use crate::gradients::{GradientSum, Part};
+use crate::learner::Learner;
+use crate::model::Model;
+use crate::ops::Taped;
+use crate::stock::Stock;
+use crate::{Batch, Checkpoint, Device, Frame, Picture, PixelSource, Resources, Sequence, arrays};
+use ablate_core::base::files;
+use ablate_core::base::progress::Silent;
+use ablate_data::tokens::{TokenPair, TokenRow};
+
+const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
+
+#[derive(Deserialize)]
+struct Data {
+    rows: Vec<Row>,
+    pairs: Vec<Pair>,
+    beta: f64,
+    sft_weight: f64,
+    images: BTreeMap<String, Vec<f32>>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    image: Option<String>,
+    tokens: Vec<u32>,
+    loss: Vec<bool>,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    chosen: Row,
+    rejected: Row,
+}
+
+impl Row {
+    fn token_row(&self) -> TokenRow {
+        TokenRow { tokens: self.tokens.clone(), loss: self.loss.clone(), image: self.image.clone() }
+    }
+}
+
+struct Golden {
+    data: Data,
+    policy: Checkpoint,
+    reference: Checkpoint,
+    expected: BTreeMap<String, Vec<f32>>,
+}
+
+fn folder() -> PathBuf {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden")
+}
+
+fn golden() -> Golden {
+    let data: Data = files::read_json(&folder().join("data.json")).unwrap();
+    let policy = Checkpoint::read(&folder().join("policy")).unwrap();
+    let reference = Checkpoint::read(&folder().join("reference")).unwrap();
+    let mut names: Vec<(String, Vec<usize>)> =
+        vec![("sft.loss".to_string(), vec![1]), ("dpo.loss".to_string(), vec![1])];
+    for (index, row) in data.rows.iter().enumerate() {
+        names.push((format!("logits.{index}"), vec![row.tokens.len() - 1, policy.architecture.vocab]));
+    }
+    for parameter in policy.list() {
+        names.push((format!("sft.{}", parameter.name), parameter.shape.clone()));
+        names.push((format!("dpo.{}", parameter.name), parameter.shape));
+    }
+    let (values, _) = arrays::read(&folder().join("expected.safetensors"), &names).unwrap();
+    let expected = names.into_iter().map(|(name, _)| name).zip(values).collect();
+    Golden { data, policy, reference, expected }
+}
+
+impl PixelSource for Data {
+    fn frame(&self, _: &str) -> Result<Frame> {
+        Ok(Frame { width: 8, height: 8, grid: None })
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        let values = self.images.get(key).context("no such image")?;
+        Ok(Picture { frame: self.frame(key)?, values: values.as_slice().into() })
+    }
+}
+
+impl Golden {
+    fn batch(&self, model: &Checkpoint, sequences: &[Sequence], padded: bool) -> Batch {
+        Batch::new(&model.architecture, sequences, padded, &self.data).unwrap()
+    }
+
+    /// Gradients of the mean loss over all examples, in one part, and the loss.
+    fn gradients<O: Taped<Place: Default>>(&self, objective: &impl Objective, examples: usize) -> (Vec<Vec<f32>>, f64) {
+        let examples: Vec<usize> = (0..examples).collect();
+        let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
+        let batch = self.batch(&self.policy, &sequences, O::PADDED);
+        let whole = objective.whole(&examples);
+        let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, whole, batch, values));
+        let learner = Learner::new(self.policy.clone(), None, |_| true);
+        let model = Model::new(&O::Place::default(), &learner).unwrap();
+        let sum = Arc::new(GradientSum::new(&learner));
+        let told = model.learn::<O, _>(&Part::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
+        (sum.take(), told.loss)
+    }
+
+    fn check<O: Taped<Place: Default>>(&self, name: &str, objective: &impl Objective, examples: usize) {
+        let (gradients, loss) = self.gradients::<O>(objective, examples);
+        let expected = f64::from(self.expected[&format!("{name}.loss")][0]);
+        assert!((loss / expected - 1.0).abs() < 1e-5, "{name}: loss {loss}, not {expected}");
+        let mut wrong = Vec::new();
+        for (parameter, ours) in self.policy.list().into_iter().zip(&gradients) {
+            let error = relative_error(ours, &self.expected[&format!("{name}.{}", parameter.name)]);
+            if error > 1e-4 {
+                wrong.push((parameter.name, error));
+            }
+        }
+        assert!(wrong.is_empty(), "{name}: gradients are off by {wrong:?}");
+    }
+
+    fn preference<'a>(&self, pairs: &'a [TokenPair]) -> Preference<'a> {
+        let engine = Engine::new(&Learner::frozen(&self.reference), &RESOURCES).unwrap();
+        let build = |index: usize| {
+            let pair: &TokenPair = &pairs[index];
+            Ok(self.batch(&self.reference, &[sequence(&pair.chosen), sequence(&pair.rejected)], false))
+        };
+        let ratio = |_: usize, batch: &Batch, values: &[f32]| {
+            let sums = batch.sum_by_sequence(values);
+            sums[0] - sums[1]
+        };
+        let reference = engine.log_probs(pairs.len(), &build, &ratio).unwrap();
+        let reduction = Reduction { weights: None, mean: false };
+        let loss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+        let Data { beta, sft_weight, .. } = self.data;
+        Preference { pairs, reference, reduction, loss, beta, sft_weight }
+    }
+}
+
+/// The norm of the difference over the norm of what is expected.
+fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(ours.len(), expected.len());
+    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
+    let difference = square(&mut ours.iter().zip(expected).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    (difference / square(&mut expected.iter().map(|&b| f64::from(b))).max(1e-30)).sqrt()
+}
+
+#[test]
+fn logits_are_pytorchs() {
+    let golden = golden();
+    let engine = Engine::new(&Learner::frozen(&golden.policy), &RESOURCES).unwrap();
+    for (index, row) in golden.data.rows.iter().enumerate() {
+        // Every position is selected, so that all logits come.
+        let loss = vec![true; row.tokens.len()];
+        let sequence = Sequence { tokens: &row.tokens, loss: &loss, image: row.image.as_deref() };
+        let ours = engine.logits(&golden.batch(&golden.policy, &[sequence], false)).unwrap();
+        let error = relative_error(&ours, &golden.expected[&format!("logits.{index}")]);
+        assert!(error < 1e-5, "row {index}: {error:e}");
+    }
+}
+
+#[test]
+fn the_cross_entropy_and_its_gradients_are_pytorchs() {
+    let golden = golden();
+    let rows: Vec<TokenRow> = golden.data.rows.iter().map(Row::token_row).collect();
+    let objective = CrossEntropy { rows: &rows };
+    golden.check::<Fused>("sft", &objective, rows.len());
+    golden.check::<Stock<Cpu>>("sft", &objective, rows.len());
+}
+
+#[test]
+fn the_preference_loss_and_its_gradients_are_pytorchs() {
+    let golden = golden();
+    let pairs: Vec<TokenPair> = golden
+        .data
+        .pairs
+        .iter()
+        .map(|pair| TokenPair { chosen: pair.chosen.token_row(), rejected: pair.rejected.token_row() })
+        .collect();
+    let objective = golden.preference(&pairs);
+    golden.check::<Fused>("dpo", &objective, pairs.len());
+    golden.check::<Stock<Cpu>>("dpo", &objective, pairs.len());
+}

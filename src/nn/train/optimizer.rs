@@ -1,0 +1,321 @@
+//! AdamW with a schedule, clipping, learning rates per part and frozen parts, on plain arrays. Knows no loss.
+
+use std::borrow::Cow;
+
+use rayon::prelude::*;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::kernels::elementwise::{AdamW, adamw};
+use crate::kernels::math::sum_of_squares;
+use crate::learner::Learner;
+use crate::parameters::Parameter;
+use crate::profile::timer;
+use crate::{Part, Pattern};
+
+/// How the learning rate moves after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Half a cosine from `lr` to `lr * final_lr` (Loshchilov and Hutter 2017).
+    #[default]
+    Cosine,
+    /// A line from `lr` to `lr * final_lr`.
+    Linear,
+    /// `lr` to the end.
+    Constant,
+}
+
+/// Learning rates of single parts; a part that has none uses `lr`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LearningRates {
+    pub vision: Option<f64>,
+    pub projector: Option<f64>,
+    pub decoder: Option<f64>,
+}
+
+/// AdamW (Loshchilov and Hutter 2019) and its schedule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct OptimizerConfig {
+    /// Highest learning rate.
+    pub lr: f64,
+    pub lr_parts: LearningRates,
+    /// Decay of the first and of the second moment.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled decay per step, times the learning rate. Matrices only.
+    pub weight_decay: f64,
+    /// Longest gradient: the global norm is cut to it. 0: no cut.
+    pub clip: f64,
+    pub schedule: Schedule,
+    /// Fraction of the steps over which the learning rate rises from 0.
+    pub warmup: f64,
+    /// Learning rate at the last step, as a fraction of the highest.
+    pub final_lr: f64,
+    /// What does not learn: parts, or parameters whose names match.
+    pub freeze: Vec<Freeze>,
+}
+
+/// A part, or a pattern over the names of parameters, which has a `.` or a `*` in it: so a slip in a part's name is one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", untagged)]
+pub enum Freeze {
+    Part(Part),
+    Named(Pattern),
+}
+
+impl JsonSchema for Freeze {
+    fn schema_name() -> Cow<'static, str> {
+        "Freeze".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "A part, or a pattern over the names of parameters, with a `.` or a `*` in it.",
+            "anyOf": [generator.subschema_for::<Part>(), { "type": "string", "pattern": "[.*]" }],
+        })
+    }
+}
+
+impl TryFrom<String> for Freeze {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Freeze, String> {
+        match text.as_str() {
+            "vision" => Ok(Freeze::Part(Part::Vision)),
+            "projector" => Ok(Freeze::Part(Part::Projector)),
+            "decoder" => Ok(Freeze::Part(Part::Decoder)),
+            _ if text.contains(['.', '*']) => Ok(Freeze::Named(Pattern(text))),
+            _ => Err(format!(
+                "unknown part `{text}`, expected one of `vision`, `projector`, `decoder`, or a pattern over the names of \
+                 parameters such as `model.layers.0.*`"
+            )),
+        }
+    }
+}
+
+impl Freeze {
+    /// Whether it means a parameter. Its name is taken as it is and without its end (`.weight`, `.bias`); an adapter's
+    /// also as that of the layer that it stands beside.
+    pub(crate) fn matches(&self, parameter: &Parameter) -> bool {
+        match self {
+            Freeze::Part(part) => parameter.part == *part,
+            Freeze::Named(pattern) => {
+                let shorter =
+                    |name: &str| name.rsplit_once('.').map_or_else(String::new, |(start, _)| start.to_string());
+                let layer = shorter(&parameter.name);
+                let beside = if layer.ends_with(".lora_A") || layer.ends_with(".lora_B") {
+                    shorter(&layer)
+                } else {
+                    String::new()
+                };
+                let names = [parameter.name.clone(), layer, beside];
+                names.iter().filter(|name| !name.is_empty()).any(|name| pattern.matches(name))
+            }
+        }
+    }
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        OptimizerConfig {
+            lr: 5e-6,
+            lr_parts: LearningRates::default(),
+            betas: [0.9, 0.999],
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip: 1.0,
+            schedule: Schedule::Cosine,
+            warmup: 0.03,
+            final_lr: 0.0,
+            freeze: Vec::new(),
+        }
+    }
+}
+
+impl OptimizerConfig {
+    /// Everything that is wrong with the values, each with its key.
+    pub fn check(&self) -> Vec<(String, String)> {
+        let OptimizerConfig { lr, lr_parts, betas, eps, weight_decay, clip, schedule: _, warmup, final_lr, freeze } =
+            self;
+        let mut wrong = Vec::new();
+        let mut need = |key: &str, holds: bool, rule: &str, value: f64| {
+            if !holds {
+                wrong.push((key.to_string(), format!("must be {rule}, not {value}")));
+            }
+        };
+        let rate = |value: f64| value.is_finite() && value > 0.0;
+        need("lr", rate(*lr), "above 0", *lr);
+        let LearningRates { vision, projector, decoder } = lr_parts;
+        for (part, value) in [("vision", vision), ("projector", projector), ("decoder", decoder)] {
+            if let Some(value) = value {
+                need(&format!("lr_parts.{part}"), rate(*value), "above 0 (to leave a part alone, `freeze` it)", *value);
+            }
+        }
+        for (index, beta) in betas.iter().enumerate() {
+            need(&format!("betas.{index}"), (0.0..1.0).contains(beta), "at least 0 and below 1", *beta);
+        }
+        need("eps", rate(*eps), "above 0", *eps);
+        need("weight_decay", weight_decay.is_finite() && *weight_decay >= 0.0, "at least 0", *weight_decay);
+        need("clip", clip.is_finite() && *clip >= 0.0, "at least 0 (0 cuts nothing)", *clip);
+        need("warmup", (0.0..=1.0).contains(warmup), "between 0 and 1, a fraction of the steps", *warmup);
+        need("final_lr", (0.0..=1.0).contains(final_lr), "between 0 and 1, a fraction of `lr`", *final_lr);
+        if [Part::Vision, Part::Projector, Part::Decoder].iter().all(|&part| freeze.contains(&Freeze::Part(part))) {
+            wrong.push(("freeze".to_string(), "leaves no part that learns".to_string()));
+        }
+        wrong
+    }
+
+    /// What the schedule makes of the learning rate at step `step` of `steps`, counted from 0.
+    pub fn factor(&self, step: u64, steps: u64) -> f64 {
+        let warm = (self.warmup * steps as f64).ceil();
+        let now = (step + 1) as f64;
+        if now <= warm {
+            return now / warm;
+        }
+        // 0 right after the warm-up, 1 at the last step.
+        let progress = ((now - warm) / (steps as f64 - warm).max(1.0)).min(1.0);
+        let left = match self.schedule {
+            Schedule::Cosine => f64::midpoint(1.0, (std::f64::consts::PI * progress).cos()),
+            Schedule::Linear => 1.0 - progress,
+            Schedule::Constant => return 1.0,
+        };
+        self.final_lr + (1.0 - self.final_lr) * left
+    }
+
+    /// Whether a parameter keeps its values.
+    pub(crate) fn freezes(&self, parameter: &Parameter) -> bool {
+        self.freeze.iter().any(|freeze| freeze.matches(parameter))
+    }
+
+    fn rate(&self, part: Part) -> f64 {
+        let LearningRates { vision, projector, decoder } = self.lr_parts;
+        match part {
+            Part::Vision => vision,
+            Part::Projector => projector,
+            Part::Decoder => decoder,
+        }
+        .unwrap_or(self.lr)
+    }
+}
+
+/// Numbers that a thread updates at a time.
+const PIECE: usize = 1 << 15;
+
+/// The moments of every parameter by its number. One that does not learn has none.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Optimizer {
+    config: OptimizerConfig,
+    pub(crate) first: Vec<Vec<f32>>,
+    pub(crate) second: Vec<Vec<f32>>,
+}
+
+impl Optimizer {
+    pub(crate) fn new(config: &OptimizerConfig, learner: &Learner) -> Optimizer {
+        let zeros = || {
+            let mut zeros = vec![Vec::new(); learner.count()];
+            for (index, parameter) in learner.learning() {
+                zeros[index] = vec![0.0; parameter.len()];
+            }
+            zeros
+        };
+        // Not a clone of the other: memory that is asked for as zeros is not touched before it is used.
+        Optimizer { config: config.clone(), first: zeros(), second: zeros() }
+    }
+
+    /// The global norm of the gradients of everything that learns.
+    pub(crate) fn norm(learner: &Learner, gradients: &[Vec<f32>]) -> f64 {
+        let pieces: Vec<&[f32]> = learner.learning().flat_map(|(index, _)| gradients[index].chunks(PIECE)).collect();
+        let squares: Vec<f64> = pieces
+            .into_par_iter()
+            .map(|piece| {
+                let _timer = timer("gradient norm", 0, piece.len());
+                sum_of_squares(piece)
+            })
+            .collect();
+        squares.into_iter().sum::<f64>().sqrt()
+    }
+
+    /// Step `step` of `steps`, counted from 0, with gradients of global norm `norm`.
+    pub(crate) fn step(&mut self, learner: &mut Learner, gradients: &[Vec<f32>], norm: f64, step: u64, steps: u64) {
+        let OptimizerConfig { betas: [beta1, beta2], eps, weight_decay, clip, .. } = self.config;
+        let factor = self.config.factor(step, steps);
+        let power = i32::try_from(step + 1).unwrap_or(i32::MAX);
+        let clipped = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
+        let update = |parameter: &Parameter| {
+            let rate = self.config.rate(parameter.part) * factor;
+            let decay = if parameter.is_matrix() { weight_decay } else { 0.0 };
+            AdamW {
+                scale: clipped as f32,
+                beta1: beta1 as f32,
+                beta2: beta2 as f32,
+                rate: (rate / (1.0 - beta1.powi(power))) as f32,
+                correction2: (1.0 / (1.0 - beta2.powi(power))) as f32,
+                eps: eps as f32,
+                keep: (1.0 - rate * decay) as f32,
+            }
+        };
+        let mut updates = vec![None; learner.count()];
+        for (index, parameter) in learner.learning() {
+            updates[index] = Some(update(parameter));
+        }
+        let others = self.first.iter_mut().zip(&mut self.second).zip(gradients).zip(updates);
+        let others = others.filter_map(|(arrays, update)| Some((arrays, update?)));
+        // All parameters in one go: those of a small model are a piece each.
+        let mut pieces = Vec::new();
+        for ((_, weights), (((first, second), gradients), update)) in learner.learning_mut().zip(others) {
+            let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
+            let weights = weights.chunks_mut(PIECE).zip(gradients.chunks(PIECE));
+            pieces.extend(weights.zip(moments).map(|(weights, moments)| (update, weights, moments)));
+        }
+        pieces.into_par_iter().for_each(|(update, (weights, gradients), (first, second))| {
+            let _timer = timer("optimizer", 0, 7 * weights.len());
+            adamw(update, weights, gradients, first, second);
+        });
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schedule_rises_falls_and_ends_where_it_should() {
+        let mut config = OptimizerConfig { warmup: 0.1, final_lr: 0.02, ..OptimizerConfig::default() };
+        // 20 steps: two of warm-up, then a half cosine over 18.
+        assert_eq!((config.factor(0, 20), config.factor(1, 20)), (0.5, 1.0));
+        assert!((config.factor(10, 20) - (0.02 + 0.98 * 0.5)).abs() < 1e-12, "half way down");
+        assert!((config.factor(19, 20) - 0.02).abs() < 1e-12);
+        config.schedule = Schedule::Linear;
+        assert!((config.factor(4, 20) - (0.02 + 0.98 * (1.0 - 3.0 / 18.0))).abs() < 1e-12);
+        config.schedule = Schedule::Constant;
+        assert_eq!(config.factor(19, 20), 1.0);
+        config.warmup = 0.0;
+        assert_eq!(config.factor(0, 1), 1.0);
+    }
+
+    #[test]
+    fn wrong_values_are_told_with_their_keys() {
+        let config = OptimizerConfig {
+            lr: 0.0,
+            betas: [0.9, 1.0],
+            warmup: 3.0,
+            freeze: [Part::Vision, Part::Decoder, Part::Projector].map(Freeze::Part).to_vec(),
+            ..OptimizerConfig::default()
+        };
+        let told: Vec<String> = config.check().iter().map(|(key, text)| format!("{key} {text}")).collect();
+        assert_eq!(
+            told,
+            [
+                "lr must be above 0, not 0",
+                "betas.1 must be at least 0 and below 1, not 1",
+                "warmup must be between 0 and 1, a fraction of the steps, not 3",
+                "freeze leaves no part that learns",
+            ]
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! Twenty steps of training against torch's AdamW, TRL's losses and PEFT's adapters, from equal weights and batches
+//! (`tests/golden/parity/train.py`). Prints what it finds; another folder of the same kind is taken from `ABLATE_PARITY`.
+
+#![expect(clippy::print_stdout, reason = "the table is for people")]
+
+mod full;
+mod lora;
+mod micro;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::optimizer::OptimizerConfig;
+use super::run::{Objective, Run, Trained};
+use super::state::TrainState;
+use super::tuning::exactly;
+use crate::learner::Learner;
+use crate::{Adapter, Checkpoint, Device, Frame, Part, Picture, PixelSource, Resources, arrays};
+use ablate_core::base::progress::Silent;
+use ablate_core::base::{Seed, files};
+use ablate_data::tokens::{TokenPair, TokenRow};
+
+pub(super) const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
+static STATE: TrainState = TrainState::none();
+
+/// A model before training, what it is trained on, and where the runs lie.
+pub(super) struct Case {
+    folder: PathBuf,
+    pub(super) start: Checkpoint,
+    pub(super) rows: Vec<TokenRow>,
+    pub(super) pairs: Vec<TokenPair>,
+    pub(super) images: Images,
+}
+
+/// Pixels as the processor of transformers makes them.
+pub(super) struct Images(BTreeMap<String, Picture>);
+
+impl PixelSource for Images {
+    fn frame(&self, key: &str) -> Result<Frame> {
+        Ok(self.picture(key)?.frame)
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        self.0.get(key).cloned().context("no such image")
+    }
+}
+
+#[derive(Deserialize)]
+struct Data {
+    rows: Vec<Row>,
+    pairs: Vec<Pair>,
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    chosen: Row,
+    rejected: Row,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    ids: Vec<u32>,
+    loss: Vec<u8>,
+    image: Option<String>,
+}
+
+impl From<Row> for TokenRow {
+    fn from(Row { ids, loss, image }: Row) -> TokenRow {
+        TokenRow { tokens: ids, loss: loss.into_iter().map(|loss| loss == 1).collect(), image }
+    }
+}
+
+/// A run of the other side.
+pub(super) struct Expected {
+    pub(super) optimizer: OptimizerConfig,
+    pub(super) batches: Vec<Vec<usize>>,
+    losses: Vec<f64>,
+    norms: Vec<f64>,
+    /// Everything in the file.
+    pub(super) told: Map<String, Value>,
+    /// The weights at the end.
+    pub(super) end: Checkpoint,
+}
+
+/// Every model that has runs.
+pub(super) fn cases() -> Vec<Case> {
+    ["llava", "qwen2"].into_iter().map(case).collect()
+}
+
+pub(super) fn case(name: &str) -> Case {
+    let golden = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden");
+    let folder = std::env::var_os("ABLATE_PARITY").map_or_else(golden, PathBuf::from).join("train").join(name);
+    let start = Checkpoint::read(&folder).unwrap();
+    let Data { rows, pairs } = files::read_json(&folder.join("data.json")).unwrap();
+    let rows: Vec<TokenRow> = rows.into_iter().map(TokenRow::from).collect();
+    let pair = |Pair { chosen, rejected }| TokenPair { chosen: TokenRow::from(chosen), rejected: rejected.into() };
+    let pairs: Vec<TokenPair> = pairs.into_iter().map(pair).collect();
+    let images = images(&folder, &start, &rows);
+    Case { folder, start, rows, pairs, images }
+}
+
+fn images(folder: &Path, model: &Checkpoint, rows: &[TokenRow]) -> Images {
+    let Some(vision) = &model.architecture.vision else { return Images(BTreeMap::new()) };
+    // Every third row of three has no picture; the first picture is the pairs' alone.
+    let mut names: Vec<&str> = rows.iter().filter_map(|row| row.image.as_deref()).chain(["wide"]).collect();
+    names.sort_unstable();
+    names.dedup();
+    let side = vision.image_size;
+    let expected: Vec<(String, Vec<usize>)> =
+        names.into_iter().map(|name| (name.to_string(), vec![3, side, side])).collect();
+    let (values, _) = arrays::read(&folder.join("pixel_values.safetensors"), &expected).unwrap();
+    let frame = Frame { width: side as u32, height: side as u32, grid: None };
+    let picture = |values: Vec<f32>| Picture { frame, values: values.into() };
+    Images(expected.into_iter().map(|(name, _)| name).zip(values.into_iter().map(picture)).collect())
+}
+
+impl Case {
+    pub(super) fn name(&self) -> String {
+        self.folder.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// Reads a run.
+    pub(super) fn expected(&self, run: &str) -> Expected {
+        let told: Map<String, Value> = files::read_json(&self.folder.join(format!("{run}.json"))).unwrap();
+        let mut optimizer = told["optimizer"].clone();
+        optimizer.as_object_mut().unwrap().remove("steps");
+        Expected {
+            optimizer: serde_json::from_value(optimizer).unwrap(),
+            batches: serde_json::from_value(told["batches"].clone()).unwrap(),
+            losses: serde_json::from_value(told["losses"].clone()).unwrap(),
+            norms: serde_json::from_value(told["norms"].clone()).unwrap(),
+            told,
+            end: self.with_weights(&self.folder.join(format!("{run}.safetensors"))),
+        }
+    }
+
+    /// An adapter that PEFT has saved.
+    pub(super) fn adapter(&self, run: &str, when: &str) -> (PathBuf, Adapter) {
+        let folder = self.folder.join(run).join(when);
+        let adapter = Adapter::read(&folder, self.start.architecture.vision.is_some()).unwrap();
+        (folder, adapter)
+    }
+
+    /// The model with the weights of another file.
+    fn with_weights(&self, weights: &Path) -> Checkpoint {
+        let folder = tempfile::tempdir().unwrap();
+        for (from, to) in [(self.folder.join("config.json").as_path(), "config.json"), (weights, "model.safetensors")] {
+            files::write_atomic(&folder.path().join(to), &files::read_bytes(from).unwrap()).unwrap();
+        }
+        Checkpoint::read(folder.path()).unwrap()
+    }
+
+    /// The loop, with the batches of the other side.
+    pub(super) fn run<'a>(&'a self, expected: &'a Expected, micro_batch: Option<usize>) -> Run<'a> {
+        Run {
+            plan: expected.batches.clone(),
+            optimizer: &expected.optimizer,
+            at_once: micro_batch.map_or(exactly(usize::MAX), exactly),
+            seed: Seed(0),
+            images: &self.images,
+            state: &STATE,
+            resources: &RESOURCES,
+        }
+    }
+
+    /// Trains as the other side did, and compares the losses before every step.
+    fn follow(&self, run: &str, expected: &Expected, adapter: Option<Adapter>, objective: &impl Objective) -> Trained {
+        let learner = Learner::new(self.start.clone(), adapter, |_| true);
+        let trained = self.run(expected, None).train(learner, objective).unwrap();
+        // Up to a hundred steps have a line of the curve each.
+        let found =
+            |of: fn(&ablate_data::records::CurvePoint) -> f64| trained.curve.iter().map(of).collect::<Vec<f64>>();
+        let losses = farthest(&found(|point| point.loss), &expected.losses);
+        let norms = farthest(&found(|point| point.gradient_norm), &expected.norms);
+        let Compared { weights, moves, worst } = self.compare(&trained.checkpoint, &expected.end);
+        let (name, lowest) = (self.name(), expected.norms.iter().copied().fold(f64::INFINITY, f64::min));
+        let highest = expected.norms.iter().copied().fold(0.0, f64::max);
+        println!(
+            "{name:<6} {run:<12} | loss {losses:.1e} | weights {weights:.1e} | moves {moves:.1e} ({worst}) | \
+             norms {norms:.1e} ({lowest:.3} to {highest:.3})"
+        );
+        assert!(losses < 1e-4 && norms < 1e-3, "{name} {run}: losses are off by {losses:e}, norms by {norms:e}");
+        assert!(weights < 1e-3 && moves < 1e-2, "{name} {run}: {worst} is off by {weights:e}, its move by {moves:e}");
+        trained
+    }
+
+    /// Ends of a training, parameter by parameter. What has no gradient must not have moved by a bit.
+    fn compare(&self, ours: &Checkpoint, theirs: &Checkpoint) -> Compared {
+        let mut compared = Compared { weights: 0.0, moves: 0.0, worst: String::new() };
+        for (index, parameter) in self.start.list().into_iter().enumerate() {
+            let [start, ours, theirs] = [&self.start, ours, theirs].map(|model| model.weights[index].as_slice());
+            // A constant on all keys changes no attention without positions: the true gradient is zero, and what is
+            // found is rounding, which Adam makes steps of the usual length of.
+            if parameter.part == Part::Vision && parameter.name.ends_with("k_proj.bias") {
+                continue;
+            }
+            if start == theirs {
+                assert_eq!(start, ours, "`{}` has moved", parameter.name);
+                continue;
+            }
+            assert!(parameter.used, "`{}` has moved on the other side", parameter.name);
+            let moves = relative_error(&difference(ours, start), &difference(theirs, start));
+            compared.weights = compared.weights.max(relative_error(ours, theirs));
+            if moves > compared.moves {
+                (compared.moves, compared.worst) = (moves, parameter.name);
+            }
+        }
+        compared
+    }
+}
+
+/// The largest relative error of any parameter, and of what it moved by.
+struct Compared {
+    weights: f64,
+    moves: f64,
+    /// The parameter whose move is farthest off.
+    worst: String,
+}
+
+fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a - b).collect()
+}
+
+/// The norm of the difference over the norm of what is expected.
+fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(ours.len(), expected.len());
+    let norm = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+    norm(&difference(ours, expected)) / norm(expected).max(1e-15)
+}
+
+/// The largest relative error of any number.
+fn farthest(ours: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(ours.len(), expected.len());
+    ours.iter().zip(expected).map(|(ours, expected)| (ours / expected - 1.0).abs()).fold(0.0, f64::max)
+}

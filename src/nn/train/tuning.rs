@@ -1,0 +1,70 @@
+//! What of a model is trained and in which portions: micro-batches, adapters, frozen parameters. Knows no loss.
+
+use anyhow::{Result, bail};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::{Freeze, OptimizerConfig};
+use crate::at_once::AtOnce;
+use crate::learner::Learner;
+use crate::{Adapter, Checkpoint, LoraConfig};
+use ablate_core::base::Seed;
+
+/// How many examples are computed at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(untagged, expecting = "wrong type, expected a number of rows or \"auto\"")]
+pub enum MicroBatch {
+    Rows(usize),
+    Found(Auto),
+}
+
+/// As many as there is memory for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Auto {
+    Auto,
+}
+
+/// How a model is tuned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tuning {
+    /// Examples that are computed at once; their gradients are added up over the batch. None: the whole batch.
+    pub micro_batch: Option<MicroBatch>,
+    /// An adapter learns instead of the model's own parameters.
+    pub lora: Option<LoraConfig>,
+}
+
+impl Tuning {
+    /// How many examples are computed at once.
+    pub(super) fn at_once(&self) -> AtOnce {
+        match self.micro_batch {
+            None => exactly(usize::MAX),
+            Some(MicroBatch::Rows(rows)) => exactly(rows),
+            Some(MicroBatch::Found(Auto::Auto)) => AtOnce::at_most("row", usize::MAX),
+        }
+    }
+
+    /// The model as it will learn. An adapter's first values come from `seed`.
+    pub(super) fn learner(&self, start: Checkpoint, optimizer: &OptimizerConfig, seed: Seed) -> Result<Learner> {
+        let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(&start, lora, seed)).transpose()?;
+        let mut parameters = start.list();
+        parameters.extend(adapter.iter().flat_map(Adapter::list));
+        for freeze in &optimizer.freeze {
+            let Freeze::Named(pattern) = freeze else { continue };
+            if !parameters.iter().any(|parameter| freeze.matches(parameter)) {
+                bail!("`freeze`: `{pattern}` matches no parameter of the model");
+            }
+        }
+        let learner = Learner::new(start, adapter, |parameter| !optimizer.freezes(parameter));
+        if learner.learning().next().is_none() {
+            bail!("`freeze` leaves no parameter that learns");
+        }
+        Ok(learner)
+    }
+}
+
+/// So many rows at once, or an error that says how many could be asked for.
+pub(super) fn exactly(rows: usize) -> AtOnce {
+    let advice = |rows| format!("`micro_batch = {rows}`, or \"auto\", which finds that by itself");
+    AtOnce::exactly("row", rows, advice)
+}

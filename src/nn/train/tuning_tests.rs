@@ -1,0 +1,298 @@
+//! Adapters, frozen names, rates of parts and stops: whatever is tuned, it resumes to the bit and ends clearly.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
+
+use super::parity::case;
+use super::tests::{Failing, interrupted, model, pairs, rows, same};
+use super::{
+    DpoConfig, Freeze, LearningRates, MicroBatch, OptimizerConfig, PreferenceLoss, Schedule, SftConfig, TrainState,
+    Trained, Tuning, dpo, sft,
+};
+use crate::engine::Engine;
+use crate::learner::Learner;
+use crate::picture::fixture::Ramps;
+use crate::{
+    Adapter, Batch, Checkpoint, Device, Frame, LoraConfig, Part, Pattern, Picture, PixelSource, Resources, Sequence,
+};
+use ablate_core::base::progress::Silent;
+use ablate_core::base::{Progress, Seed};
+use ablate_data::tokens::{TokenPair, TokenRow};
+
+fn lora(dropout: f64, targets: &[&str]) -> LoraConfig {
+    let targets = targets.iter().map(|target| Pattern((*target).to_string())).collect();
+    LoraConfig { rank: 2, alpha: 4.0, dropout, targets }
+}
+
+fn adapted() -> Tuning {
+    Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: Some(lora(0.1, &["q_proj", "mlp.*"])) }
+}
+
+/// A model, its data, and how it is trained.
+struct Study {
+    start: Checkpoint,
+    rows: Vec<TokenRow>,
+    pairs: Vec<TokenPair>,
+    optimizer: OptimizerConfig,
+    tuning: Tuning,
+    epochs: usize,
+}
+
+impl Study {
+    fn ours(tuning: Tuning) -> Study {
+        let optimizer = OptimizerConfig { lr: 1e-2, weight_decay: 0.01, warmup: 0.1, ..OptimizerConfig::default() };
+        Study { start: model(), rows: rows(), pairs: pairs(), optimizer, tuning, epochs: 2 }
+    }
+
+    fn sft(
+        &self,
+        threads: usize,
+        state: &TrainState,
+        images: &dyn PixelSource,
+        progress: &dyn Progress,
+    ) -> Result<Trained> {
+        let (optimizer, tuning) = (self.optimizer.clone(), self.tuning.clone());
+        let config = SftConfig { epochs: self.epochs, batch: 5, length_window: 4, optimizer, tuning };
+        let resources = Resources { device: Device::Cpu, threads, progress };
+        sft(self.start.clone(), &self.rows, images, &config, Seed(5), state, &resources)
+    }
+
+    fn dpo(
+        &self,
+        threads: usize,
+        state: &TrainState,
+        images: &dyn PixelSource,
+        progress: &dyn Progress,
+    ) -> Result<Trained> {
+        let config = DpoConfig {
+            epochs: self.epochs,
+            batch: 4,
+            length_window: 4,
+            loss: PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
+            beta: 0.2,
+            token_weights: None,
+            sft_weight: 0.1,
+            optimizer: self.optimizer.clone(),
+            tuning: self.tuning.clone(),
+        };
+        let resources = Resources { device: Device::Cpu, threads, progress };
+        dpo(self.start.clone(), self.start.clone(), &self.pairs, images, &config, Seed(6), state, &resources)
+    }
+
+    fn trained(&self) -> Trained {
+        self.sft(1, &TrainState::none(), &Ramps, &Silent).unwrap()
+    }
+}
+
+#[test]
+fn an_adapter_that_drops_out_resumes_to_the_bit_and_with_any_threads() {
+    let study = Study::ours(adapted());
+    let whole = study.trained();
+    assert!(whole.adapter.is_some());
+    same(&whole, &study.sft(3, &TrainState::none(), &Ramps, &Silent).unwrap());
+    same(&whole, &interrupted(&Ramps, [0, 8, 8], |state, images, progress| study.sft(2, state, images, progress)));
+    let whole = study.dpo(1, &TrainState::none(), &Ramps, &Silent).unwrap();
+    same(&whole, &interrupted(&Ramps, [0, 20, 20], |state, images, progress| study.dpo(2, state, images, progress)));
+}
+
+#[test]
+fn a_checkpoint_of_hugging_face_resumes_to_the_bit_full_and_adapted() {
+    for tuning in [Tuning::default(), adapted()] {
+        let case = case("llava");
+        let mut study = Study::ours(tuning);
+        (study.start, study.rows, study.pairs) = (case.start, case.rows, case.pairs);
+        let (all, looks) = counted(&case.images, |images| study.sft(1, &TrainState::none(), images, &Silent));
+        let stops = [0, 2 * looks / 3, looks / 4];
+        same(&all, &interrupted(&case.images, stops, |state, images, progress| study.sft(2, state, images, progress)));
+        let (all, looks) = counted(&case.images, |images| study.dpo(1, &TrainState::none(), images, &Silent));
+        let stops = [0, 2 * looks / 3, looks / 4];
+        same(&all, &interrupted(&case.images, stops, |state, images, progress| study.dpo(2, state, images, progress)));
+    }
+}
+
+/// Pictures that are far too bright from some look on.
+struct Dazzling(AtomicUsize);
+
+impl PixelSource for Dazzling {
+    fn frame(&self, key: &str) -> Result<Frame> {
+        Ramps.frame(key)
+    }
+
+    fn picture(&self, key: &str) -> Result<Picture> {
+        let Picture { frame, values } = Ramps.picture(key)?;
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let bright = if left.is_ok() { 1.0 } else { f32::MAX };
+        Ok(Picture { frame, values: values.iter().map(|value| value * bright).collect() })
+    }
+}
+
+/// A whole run, and how often it looked at an image.
+fn counted(images: &dyn PixelSource, run: impl Fn(&dyn PixelSource) -> Result<Trained>) -> (Trained, usize) {
+    let all = usize::MAX;
+    let counting = Failing(AtomicUsize::new(all), images);
+    let trained = run(&counting).unwrap();
+    (trained, all - counting.0.into_inner())
+}
+
+/// The log-probabilities of a row under a model with an adapter beside it.
+fn log_probs(checkpoint: &Checkpoint, adapter: Option<Adapter>) -> Vec<f32> {
+    log_probs_of(checkpoint, adapter, None)
+}
+
+/// The same as in training: inputs of the adapter are dropped as `dropout` draws them.
+fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Option<Seed>) -> Vec<f32> {
+    let learner = Learner::new(checkpoint.clone(), adapter, |_| false);
+    let engine = Engine::new(&learner, &Resources { device: Device::Cpu, threads: 1, progress: &Silent }).unwrap();
+    let row = &rows()[1];
+    let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() };
+    let build = |_: usize| {
+        let mut batch = Batch::new(&checkpoint.architecture, &[sequence], false, &Ramps)?;
+        batch.dropout = dropout;
+        Ok(batch)
+    };
+    engine.log_probs(1, &build, &|_, _, values: &[f32]| values.to_vec()).unwrap().concat()
+}
+
+#[test]
+fn an_adapter_begins_as_nothing_and_merged_it_says_what_it_said_beside() {
+    let start = model();
+    let fresh = Adapter::fresh(&start, &lora(0.0, &["*"]), Seed(1)).unwrap();
+    assert_eq!(log_probs(&start, Some(fresh)), log_probs(&start, None));
+    let Trained { checkpoint, adapter, .. } = Study::ours(adapted()).trained();
+    let (beside, merged) = (log_probs(&start, adapter), log_probs(&checkpoint, None));
+    assert_ne!(beside, log_probs(&start, None));
+    assert!(beside.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-5), "{beside:?} {merged:?}");
+}
+
+#[test]
+fn what_is_dropped_is_missed_by_the_adapter_alone() {
+    let start = model();
+    let fresh = Adapter::fresh(&start, &lora(0.5, &["*"]), Seed(1)).unwrap();
+    assert_eq!(log_probs_of(&start, Some(fresh), Some(Seed(1))), log_probs(&start, None));
+    let adapter = Study::ours(adapted()).trained().adapter;
+    let drawn = |seed| log_probs_of(&start, adapter.clone(), Some(Seed(seed)));
+    assert_eq!(drawn(1), drawn(1));
+    assert_ne!(drawn(1), drawn(2));
+}
+
+#[test]
+fn only_what_is_aimed_at_is_adapted() {
+    let start = model();
+    let modules = |targets: &[&str]| -> Vec<String> {
+        Adapter::fresh(&start, &lora(0.0, targets), Seed(1)).unwrap().modules.into_keys().collect()
+    };
+    assert_eq!(
+        modules(&["model.layers.1.self_attn.*", "linear_2"]),
+        [
+            "model.layers.1.self_attn.k_proj",
+            "model.layers.1.self_attn.o_proj",
+            "model.layers.1.self_attn.q_proj",
+            "model.layers.1.self_attn.v_proj",
+            "multi_modal_projector.linear_2",
+        ]
+    );
+    // One block of the tower, two of the decoder, the projector.
+    assert_eq!(modules(&["*"]).len(), 7 + 2 * 7 + 2);
+    let error = Adapter::fresh(&start, &lora(0.0, &["q_porj"]), Seed(1)).unwrap_err().to_string();
+    assert_eq!(error, "`lora.targets`: `q_porj` matches no linear layer of the model; a near name is `q_proj`");
+}
+
+#[test]
+fn what_is_frozen_by_name_keeps_its_bits() {
+    let named = |pattern: &str| Freeze::Named(Pattern(pattern.to_string()));
+    let mut study = Study::ours(Tuning::default());
+    study.optimizer.freeze = vec![Freeze::Part(Part::Vision), named("model.layers.0.*"), named("*.v_proj")];
+    let trained = study.trained();
+    for (index, parameter) in study.start.list().iter().enumerate() {
+        let moved = study.start.weights[index] != trained.checkpoint.weights[index];
+        let still = parameter.part == Part::Vision
+            || parameter.name.starts_with("model.layers.0.")
+            || parameter.name.contains("v_proj");
+        assert_eq!(moved, !still, "`{}`", parameter.name);
+    }
+    // An adapter is frozen by the name of the layer that it stands beside.
+    let mut study = Study::ours(Tuning { lora: Some(lora(0.0, &["q_proj", "v_proj"])), ..Tuning::default() });
+    study.optimizer.freeze = vec![named("*.v_proj")];
+    for (name, module) in study.trained().adapter.unwrap().modules {
+        assert_eq!(module.up.iter().all(|value| *value == 0.0), name.ends_with("v_proj"), "`{name}`");
+    }
+    study.optimizer.freeze = vec![named("*.v_porj")];
+    let error = study.sft(1, &TrainState::none(), &Ramps, &Silent).unwrap_err().to_string();
+    assert_eq!(error, "`freeze`: `*.v_porj` matches no parameter of the model");
+}
+
+#[test]
+fn a_part_learns_at_its_own_rate() {
+    let mut study = Study::ours(Tuning::default());
+    // One batch, and so one step.
+    study.rows.retain(|row| row.image.is_some());
+    study.rows.truncate(5);
+    let lr_parts = LearningRates { vision: Some(1e-4), ..LearningRates::default() };
+    let schedule = Schedule::Constant;
+    study.optimizer = OptimizerConfig { lr: 1e-2, lr_parts, schedule, warmup: 0.0, ..OptimizerConfig::default() };
+    study.epochs = 1;
+    let trained = study.trained();
+    assert_eq!(trained.steps, 1);
+    // The first step of AdamW moves every weight that has a gradient by its rate.
+    for (index, parameter) in study.start.list().iter().enumerate() {
+        let pairs = study.start.weights[index].iter().zip(trained.checkpoint.weights[index].iter());
+        let farthest = pairs.map(|(before, after)| (before - after).abs()).fold(0.0, f32::max);
+        let rate = if parameter.part == Part::Vision { 1e-4 } else { 1e-2 };
+        assert!((farthest / rate - 1.0).abs() < 0.02, "`{}` moved by {farthest}", parameter.name);
+    }
+}
+
+#[test]
+fn a_training_that_breaks_keeps_its_last_good_state_and_says_where() {
+    let mut study = Study::ours(Tuning::default());
+    // The rate explodes after the first steps: sums overflow.
+    study.optimizer = OptimizerConfig { lr: 1e25, warmup: 1.0, clip: 0.0, ..OptimizerConfig::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
+    let told = || format!("{:#}", study.sft(1, &state, &Ramps, &Silent).unwrap_err());
+    let first = told();
+    let path = folder.path().join("training.safetensors");
+    let kept = format!("(the state after step 1 is in `{}`): the loss is", path.display());
+    assert!(first.starts_with("training step 2 of ") && first.contains(&kept), "{first}");
+    assert!(first.contains("the rows of the batch, counted from 0: "), "{first}");
+    // The state is one to go on from, and going on comes to the same place.
+    assert_eq!(told(), first);
+}
+
+#[test]
+fn a_training_that_met_a_bad_image_goes_on_as_if_it_had_not() {
+    for tuning in [Tuning::default(), adapted()] {
+        let study = Study::ours(tuning);
+        let folder = tempfile::tempdir().unwrap();
+        let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
+        let told = format!("{:#}", study.sft(1, &state, &Dazzling(AtomicUsize::new(16)), &Silent).unwrap_err());
+        assert!(told.contains("(the state after step ") && told.contains("): the loss is NaN; the rows"), "{told}");
+        same(&study.trained(), &study.sft(1, &state, &Ramps, &Silent).unwrap());
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_never_kept() {
+    let mut study = Study::ours(Tuning::default());
+    // No f32 is as large: the first step leaves no finite weight that moves.
+    let schedule = Schedule::Constant;
+    study.optimizer = OptimizerConfig { lr: 1e39, schedule, warmup: 0.0, ..OptimizerConfig::default() };
+    let folder = tempfile::tempdir().unwrap();
+    let told = |study: &Study, every_steps| {
+        let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps, every_seconds: 1e9 };
+        let told = format!("{:#}", study.sft(1, &state, &Ramps, &Silent).unwrap_err());
+        assert!(!folder.path().join("training.safetensors").exists());
+        told
+    };
+    let next = told(&study, 100);
+    assert!(next.starts_with("training step 2 of 10 (the state after step 1 could not be kept: `"), "{next}");
+    let kept = told(&study, 1);
+    assert!(kept.starts_with("training step 1 of 10: `") && kept.contains("` has become "), "{kept}");
+    // Nor are they a result. Rows with images make one batch, and so one step.
+    study.rows.retain(|row| row.image.is_some());
+    study.rows.truncate(5);
+    study.epochs = 1;
+    let last = told(&study, 100);
+    assert!(last.starts_with("training step 1 of 1: `") && last.contains("` has become "), "{last}");
+}
