@@ -8,6 +8,7 @@ mod anchors;
 mod caching;
 mod cleaning;
 mod commands;
+mod compatibility;
 mod crash;
 mod damage;
 mod devices;
