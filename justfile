@@ -19,7 +19,7 @@ smoke *args:
     cargo run --release -- run experiments/smoke.toml {{args}}
 
 lint:
-    cargo fmt --check
+    cargo fmt --all --check
     cargo clippy --release --all-targets -- -D warnings
 
 # A build for NVIDIA GPUs (docs/cuda.md); fetches a compiler if there is none.
