@@ -348,7 +348,7 @@ fn any_bytes_are_a_compiled_experiment_or_none() {
             for one in &lean.expansion.instances {
                 lean.expansion.find(&one.name);
                 lean.expansion.points_of(&one.stage);
-                one.stage().ok();
+                one.parsed().ok();
             }
         }
     });

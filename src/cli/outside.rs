@@ -69,5 +69,5 @@ fn found(instance: &Instance) -> Vec<Finding> {
     if !instance.inputs.iter().any(|input| matches!(input.upstream, Upstream::Outside { .. })) {
         return Vec::new();
     }
-    instance.stage().map(|stage| stage.inspect(&outside)).unwrap_or_default()
+    instance.parsed().map(|stage| stage.inspect(&outside)).unwrap_or_default()
 }

@@ -223,7 +223,7 @@ impl Space {
             if kind.name == "model" {
                 self.tell(name, "model");
             }
-            let built = (kind.parse)(&config).unwrap();
+            let built: Arc<dyn Stage> = (kind.parse)(&config).unwrap().into();
             let mut manifest = Manifest::new(kind.name, kind.version);
             built.identify(&mut manifest);
             let inputs = built.inputs().into_iter().map(|input| {
@@ -255,6 +255,7 @@ impl Space {
                 pool: built.pool().unwrap_or(kind.pool),
                 limits: Limits::default(),
                 origins: Arc::default(),
+                parsed: built.into(),
             });
         }
         expansion.hash = Some(Hash::of_bytes(format!("{:?}", expansion.instances).as_bytes()));

@@ -191,7 +191,7 @@ impl Task<'_> {
             };
             inputs.insert(input.role.to_string(), path);
         }
-        if let Some(program) = self.instance.stage()?.program() {
+        if let Some(program) = self.instance.parsed()?.program() {
             let input = |role: &str| {
                 self.seen(
                     inputs.get(role).with_context(|| format!("BUG: no input `{role}`"))?,
@@ -225,7 +225,7 @@ impl Task<'_> {
         files::create_dir(&scratch)?;
         self.hide_ignored(&mut inputs)?;
         drop(lock);
-        let variables = confine::values(&self.instance.stage()?.variables())?;
+        let variables = confine::values(&self.instance.parsed()?.variables())?;
         Ok(Work::Own(Box::new(Job {
             instance: self.instance.name.clone(),
             kind: self.instance.kind.name.to_string(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
+use super::instance::{Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 use super::limits::Limits;
 use super::load::Experiment;
 use super::settings::Settings;
@@ -134,8 +134,21 @@ fn compile_instance(
     words: &mut Words,
     prose: &mut String,
 ) -> Option<CompiledInstance> {
-    let Instance { name, stage, point, kind, config, identity, seed, inputs, outputs, pool, limits, origins: _ } =
-        instance;
+    let Instance {
+        name,
+        stage,
+        point,
+        kind,
+        config,
+        identity,
+        seed,
+        inputs,
+        outputs,
+        pool,
+        limits,
+        origins: _,
+        parsed: _,
+    } = instance;
     let input = |input: &InstanceInput| {
         let role = words.number(&input.role);
         match &input.upstream {
@@ -209,6 +222,7 @@ fn read_instance(
         pool: one.pool,
         limits: one.limits.unwrap_or_default(),
         origins: NOWHERE.with(Arc::clone),
+        parsed: ParsedStage::default(),
     })
 }
 

@@ -288,6 +288,7 @@ impl Expander<'_> {
             pool: own.pool,
             limits: own.limits.clone(),
             origins: own.origins.clone(),
+            parsed: own.stage.clone().into(),
         });
         id
     }

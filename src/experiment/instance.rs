@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -37,6 +37,18 @@ pub struct Instance {
     pub limits: Limits,
     /// Where each dotted key of `config` was written; the empty key is the stage's header.
     pub origins: Arc<BTreeMap<String, Origin>>,
+    pub parsed: ParsedStage,
+}
+
+/// The stage that an instance's table describes, parsed at most once per process. Expansion fills it; for an instance
+/// that was read from a compiled plan the first [`Instance::parsed`] does.
+#[derive(Clone, Debug, Default)]
+pub struct ParsedStage(OnceLock<Arc<dyn Stage>>);
+
+impl From<Arc<dyn Stage>> for ParsedStage {
+    fn from(stage: Arc<dyn Stage>) -> ParsedStage {
+        ParsedStage(OnceLock::from(stage))
+    }
 }
 
 /// One input of an instance, resolved.
@@ -77,9 +89,13 @@ impl Instance {
         serde_json::from_str(&self.config).with_context(|| format!("BUG: the table of `{}` is not JSON", self.name))
     }
 
-    /// The stage, built from its table once more.
-    pub fn stage(&self) -> Result<Box<dyn Stage>> {
-        self.kind.build(&self.name, &self.table()?)
+    /// The stage that the table describes.
+    pub fn parsed(&self) -> Result<&dyn Stage> {
+        if let Some(stage) = self.parsed.0.get() {
+            return Ok(&**stage);
+        }
+        let stage = self.kind.build(&self.name, &self.table()?)?;
+        Ok(&**self.parsed.0.get_or_init(|| stage.into()))
     }
 
     /// The name of a stage at a point.

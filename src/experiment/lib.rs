@@ -38,7 +38,7 @@ mod resolve;
 
 pub use axis::Simplex;
 pub use beside::{Published, Select};
-pub use instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
+pub use instance::{Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 pub use limits::Limits;
 pub use load::Experiment;
 pub use problems::Failure;

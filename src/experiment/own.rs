@@ -32,6 +32,7 @@ pub(crate) struct OwnPoint {
     pub(crate) pool: Pool,
     pub(crate) limits: Limits,
     pub(crate) origins: Arc<BTreeMap<String, Origin>>,
+    pub(crate) stage: Arc<dyn Stage>,
 }
 
 #[derive(Clone, Debug)]
@@ -191,7 +192,7 @@ impl<'a> OwnPoints<'a> {
             Err(errors) => (None, errors),
         };
         mistakes.add(&point, &section, errors);
-        let built: Box<dyn Stage> = built?;
+        let built: Arc<dyn Stage> = built?.into();
         let mut inputs = Vec::new();
         let mut sound = true;
         let reads = built.inputs();
@@ -224,7 +225,8 @@ impl<'a> OwnPoints<'a> {
         let pool = built.pool().unwrap_or(stage.kind.pool);
         let (config, identity) = (config.to_string().into(), manifest.text().into());
         let limits = limits.filter(|_| sound)?;
-        Some(OwnPoint { point, config, identity, inputs, outputs, pool, limits, origins: Arc::new(origins) })
+        let origins = Arc::new(origins);
+        Some(OwnPoint { point, config, identity, inputs, outputs, pool, limits, origins, stage: built })
     }
 
     /// Takes the stage's `limits` out of its table, which the kind does not know.
