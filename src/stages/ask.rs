@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 
-use super::model::Model;
+use super::loaded_model::Model;
 use super::sampling::Ends;
 use ablate_core::base::{Progress, Seed};
 use ablate_data::outside;

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::common::{self, MOST_ROWS, MOST_TIMES, check_counts, of_datasets};
-use super::fitting::{self, Fitted, Long, fit};
-use super::model::Model;
-use super::models;
+use super::loaded_model::Model;
+use super::overlong::{self, Fitted, Long, fit};
+use super::training_common;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::{ConfigError, Manifest, StageContext};
 use ablate_data::jsonl;
@@ -124,7 +124,7 @@ impl Asking {
         let Fitted { places, sequences, warnings } =
             fit(&items, ("items", "the beginning of their text"), self.too_long, whole, cut)?;
         let (texts, prompts) = sequences.into_iter().unzip();
-        Ok(Asked { items: fitting::at(items, &places), texts, prompts, warnings })
+        Ok(Asked { items: overlong::at(items, &places), texts, prompts, warnings })
     }
 
     /// Asks; the rollouts come in the order of the items.
@@ -140,7 +140,7 @@ impl Asking {
         }
         let open: Vec<usize> = (0..items.len()).filter(|index| !finished.contains_key(index)).collect();
         let prompts: Vec<Prompt> = open.iter().map(|&index| prompts[index].clone()).collect();
-        let resources = models::resources(ctx)?;
+        let resources = training_common::resources(ctx)?;
         let ends = Ends { tokenizer: model.chat.tokenizer(), texts: &self.stop };
         let watch = |_: usize, _: usize, tokens: &[u32]| ends.reached(tokens);
         let config = GenerateConfig {

@@ -3,11 +3,11 @@
 mod failure;
 mod network;
 pub mod openai;
-#[cfg(test)]
-mod openai_tests;
 pub mod oracle;
 mod reply;
 mod secret;
+#[cfg(test)]
+mod tests;
 
 pub use openai::{OpenAi, OpenAiConfig, Question};
 pub use reply::{Fault, Reply};

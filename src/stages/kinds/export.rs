@@ -1,0 +1,129 @@
+//! `export`: a checkpoint as a folder for other programs, with a card that says what it is.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use serde::{Deserialize, Serialize};
+
+use crate::stages::common;
+use crate::stages::loaded_model::{self, Model};
+use crate::stages::training_common::ADAPTER;
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::seen;
+use ablate_data::tokenizer::{FILE, SPECIAL};
+use ablate_nn::checkpoint::{FORMAT, Rounding};
+use ablate_nn::hub::Dtype;
+use ablate_nn::parameters::parameters;
+use ablate_nn::{Checkpoint, ModelConfig, Part};
+
+pub static KIND: Kind = Kind {
+    name: "export",
+    version: 1,
+    about: "a checkpoint as a folder for other programs",
+    outputs: &[OutputSpec::new(FOLDER, ArtifactKind::File)],
+    fan_out: &[],
+    seeded: false,
+    pool: Pool::Light,
+    parse,
+    schema: schema_of::<Export>,
+};
+
+const FOLDER: &str = "checkpoint";
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Export {
+    model: Reference,
+    /// The number type of the weights; that of the checkpoint that was imported, if not given.
+    dtype: Option<Dtype>,
+}
+
+/// What `card.json` holds: everything that a reader of the folder needs to know, and nothing of where it was made.
+#[derive(Serialize)]
+struct Card<'a> {
+    about: &'static str,
+    /// Of `config.json`.
+    format: u32,
+    files: BTreeMap<&'static str, &'static str>,
+    /// Numbers in all, and in each part.
+    parameters: usize,
+    parameters_by_part: BTreeMap<Part, usize>,
+    vocab: usize,
+    /// Patches of an image, each a token.
+    image_tokens: usize,
+    special_tokens: [&'static str; 5],
+    conversation: &'static str,
+    model: &'a ModelConfig,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    Ok(Box::new(config::parse::<Export>(table)?))
+}
+
+impl Stage for Export {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Export { model: _, dtype } = self;
+        manifest.value_unless("dtype", dtype, &None);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![common::input("model", &self.model, &[ArtifactKind::Checkpoint])]
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let from = &ctx.input("model")?.path;
+        let Model { checkpoint, .. } = Model::read(ctx, "model")?;
+        let folder = ctx.output(FOLDER);
+        let rounding = self.dtype.map_or(Rounding::AsImported, Rounding::To);
+        if checkpoint.is_own() && self.dtype.is_some_and(|dtype| dtype != Dtype::F32) {
+            return Err(wrong_input(anyhow!("`dtype`: a model of our own layout is written as `f32` only")));
+        }
+        checkpoint.write_rounded(&folder, rounding)?;
+        loaded_model::carry_companions(&checkpoint, from, &folder)?;
+        loaded_model::carry_seen(from, &folder)?;
+        if let Some(sizes) = checkpoint.own_sizes() {
+            write_card(&checkpoint, sizes, &folder)?;
+        }
+        let adapter = from.join(ADAPTER);
+        if adapter.is_dir() {
+            for name in files::list_if_there(&adapter)? {
+                files::copy(&adapter.join(&name), &folder.join(ADAPTER).join(&name))?;
+            }
+        }
+        Ok(Summary::default().with("parameters", checkpoint.parameters()).with("vocab", checkpoint.architecture.vocab))
+    }
+}
+
+/// Says what is in the folder of a model of ours.
+fn write_card(checkpoint: &Checkpoint, model: &ModelConfig, folder: &Path) -> Result<()> {
+    let mut parameters_by_part = BTreeMap::new();
+    for parameter in parameters(&checkpoint.architecture) {
+        *parameters_by_part.entry(parameter.part).or_default() += parameter.len();
+    }
+    let mut files_told = BTreeMap::from([
+        ("config.json", "format, vocabulary, id of the image token, sizes"),
+        ("model.safetensors", "one float32 array per parameter"),
+        (FILE, "the vocabulary, as the `tokenizers` package reads it"),
+    ]);
+    if folder.join(seen::FILE).exists() {
+        files_told.insert(seen::FILE, "hashes of the images and questions that it was trained on");
+    }
+    let card = Card {
+        about: "a vision-language model: patch encoder, projector, LLaMA decoder",
+        format: FORMAT,
+        files: files_told,
+        parameters: checkpoint.parameters(),
+        parameters_by_part,
+        vocab: checkpoint.architecture.vocab,
+        image_tokens: model.image_tokens(),
+        special_tokens: SPECIAL,
+        conversation: "<|user|> [<|image|> x image_tokens] prompt <|assistant|> response <|end|>",
+        model,
+    };
+    files::write_json(&folder.join("card.json"), &card)
+}

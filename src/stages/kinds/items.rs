@@ -1,0 +1,358 @@
+//! `items`: questions with gold answers, from LLaVA files or from the tiny synthetic world.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::stages::common::{self, with_threads};
+use crate::stages::image_pack::{Named, pack};
+use ablate_core::base::{Seed, files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary,
+};
+use ablate_data::defaults::{AnswerTypes, Defaults, RowFile};
+use ablate_data::gold::OptionAnswers;
+use ablate_data::images::image_key;
+use ablate_data::jsonl;
+use ablate_data::llava::{self, Located};
+use ablate_data::records::Item;
+use ablate_data::synthetic::{self, Dataset, Split};
+
+pub static KIND: Kind = Kind {
+    name: "items",
+    version: 2,
+    about: "questions with gold answers, from LLaVA files or the synthetic world",
+    outputs: &[
+        OutputSpec::new("items.jsonl", ArtifactKind::Items),
+        OutputSpec::new("images.tar", ArtifactKind::Images),
+    ],
+    fan_out: &[],
+    seeded: true,
+    pool: Pool::Light,
+    parse,
+    schema: schema_of::<Items>,
+};
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Items {
+    /// A LLaVA JSON array or JSONL.
+    path: Option<String>,
+    /// Instead of `path`: data set to its file or files.
+    files: Option<BTreeMap<String, Paths>>,
+    /// The folder that image paths are relative to.
+    images: Option<String>,
+    /// Whether pictures are turned as their EXIF data say; they are, unless this is `false`.
+    exif_orientation: Option<bool>,
+    /// Made here instead of read.
+    synthetic: Option<Synthetic>,
+    /// Data set of rows that name none; the file's name without its ending.
+    dataset: Option<String>,
+    /// Answer type of rows that name none, for all of them or by data set; `letter` for rows with options, `text` for
+    /// others.
+    answer_type: Option<AnswerTypes>,
+    /// Every question ends with one of these, which is taken away.
+    instructions: Option<Vec<String>>,
+    /// How gold answers of lettered rows name their option.
+    #[serde(default)]
+    option_answers: OptionAnswers,
+    /// So many rows, drawn by the seed; a larger number keeps those of a smaller one.
+    take: Option<usize>,
+    /// So many rows of each data set, drawn in the same way.
+    per_dataset: Option<usize>,
+}
+
+/// A path, or several.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(untagged, expecting = "expected a path or a list of paths")]
+enum Paths {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Synthetic {
+    datasets: Vec<Dataset>,
+    split: Split,
+    /// Rows of each data set.
+    count: usize,
+    /// Names another stream of the split, for fresh questions.
+    #[serde(default)]
+    stream: String,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let items: Items = config::parse(table)?;
+    let mut errors = Vec::new();
+    let sources =
+        [("path", items.path.is_some()), ("files", items.files.is_some()), ("synthetic", items.synthetic.is_some())];
+    let given: Vec<&str> = sources.into_iter().filter_map(|(key, given)| given.then_some(key)).collect();
+    match given.as_slice() {
+        [] => errors.push(
+            ConfigError::at("", "the stage has no rows: neither `path`, `files` nor `synthetic` is given")
+                .help("`path` names a LLaVA file, `files` several of them, `synthetic` makes rows"),
+        ),
+        [first, .., last] => {
+            errors
+                .push(ConfigError::at(last, format!("rows come from `{first}` or from `{last}`, and both are given")));
+        }
+        [_] => {}
+    }
+    if let Some(synthetic) = &items.synthetic {
+        for (key, given) in [
+            ("images", items.images.is_some()),
+            ("exif_orientation", items.exif_orientation.is_some()),
+            ("dataset", items.dataset.is_some()),
+            ("answer_type", items.answer_type.is_some()),
+            ("instructions", items.instructions.is_some()),
+            ("option_answers", items.option_answers != OptionAnswers::default()),
+        ] {
+            if given {
+                errors.push(ConfigError::at(key, format!("`{key}` belongs to `path`: synthetic rows bring their own")));
+            }
+        }
+        let distinct: BTreeSet<Dataset> = synthetic.datasets.iter().copied().collect();
+        if synthetic.datasets.is_empty() {
+            errors.push(ConfigError::at("synthetic.datasets", "the list of data sets is empty"));
+        }
+        if distinct.len() < synthetic.datasets.len() {
+            errors.push(ConfigError::at("synthetic.datasets", "a data set is named twice"));
+        }
+        if synthetic.count == 0 {
+            errors.push(ConfigError::at("synthetic.count", "no rows: `count` is at least 1"));
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if !synthetic.stream.chars().all(plain) {
+            let message = format!("`{}` is not a name of letters, digits, `-` and `_`", synthetic.stream);
+            errors.push(ConfigError::at("synthetic.stream", message));
+        }
+    }
+    if let Some(files) = &items.files {
+        check_files(files, &items, &mut errors);
+    }
+    if let Some(instructions) = &items.instructions
+        && (instructions.is_empty() || instructions.iter().any(|text| text.trim().is_empty()))
+    {
+        errors.push(ConfigError::at("instructions", "an empty instruction is none: leave the key out"));
+    }
+    for (key, rows) in [("take", items.take), ("per_dataset", items.per_dataset)] {
+        if rows == Some(0) {
+            errors.push(ConfigError::at(key, format!("no rows: `{key}` is at least 1")));
+        }
+    }
+    let count = items.synthetic.as_ref().map(|synthetic| synthetic.count);
+    let counts = [("synthetic.count", count), ("take", items.take), ("per_dataset", items.per_dataset)];
+    common::check_counts(&mut errors, common::MOST_ROWS, counts);
+    if items.take.is_some() && items.per_dataset.is_some() {
+        errors.push(ConfigError::at("per_dataset", "rows are drawn by `take` or by `per_dataset`, and both are given"));
+    }
+    if errors.is_empty() { Ok(Box::new(items)) } else { Err(errors) }
+}
+
+fn check_files(files: &BTreeMap<String, Paths>, items: &Items, errors: &mut Vec<ConfigError>) {
+    if files.is_empty() {
+        errors.push(ConfigError::at("files", "no data set has a file"));
+    }
+    if items.dataset.is_some() {
+        errors.push(ConfigError::at("dataset", "`dataset` belongs to `path`: in `files` every data set is named"));
+    }
+    for (dataset, paths) in files {
+        if dataset.is_empty() || dataset.contains('.') {
+            let message = format!("`{dataset}` is not a name of a data set: it is not empty and has no full stop");
+            errors.push(ConfigError::at("files", message));
+        }
+        if matches!(paths, Paths::Many(paths) if paths.is_empty()) {
+            errors.push(ConfigError::at(&format!("files.{dataset}"), "the list of files is empty"));
+        }
+    }
+    if let Some(AnswerTypes::Each(types)) = &items.answer_type {
+        for unknown in types.keys().filter(|dataset| !files.contains_key(*dataset)) {
+            let message = format!("no file is of the data set `{unknown}`");
+            errors.push(ConfigError::at(&format!("answer_type.{unknown}"), message));
+        }
+    }
+}
+
+impl Stage for Items {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Items {
+            path,
+            files: _,
+            images: _,
+            exif_orientation,
+            synthetic,
+            dataset: _,
+            answer_type,
+            instructions,
+            option_answers,
+            take,
+            per_dataset,
+        } = self;
+        if let Some(synthetic) = synthetic {
+            manifest.value("synthetic", synthetic);
+        } else {
+            // Files enter by content, and with `files` the data sets are in the roles of the inputs.
+            if path.is_some() {
+                manifest.value("dataset", &self.dataset());
+            }
+            manifest.value_unless("answer_type", answer_type, &None);
+            manifest.value_unless("instructions", instructions, &None);
+            manifest.value_unless("option_answers", option_answers, &OptionAnswers::default());
+            manifest.value_unless("exif_orientation", &exif_orientation.unwrap_or(true), &true);
+        }
+        manifest.value_unless("take", take, &None);
+        manifest.value_unless("per_dataset", per_dataset, &None);
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let one = |role: &str, path: &Option<String>| Some((role.to_string(), path.clone()?));
+        let roles =
+            one("path", &self.path).into_iter().chain(self.files().into_iter().map(|(_, role, path)| (role, path)));
+        roles
+            .chain(one("images", &self.images))
+            .map(|(role, path)| Input { role, source: InputSource::Outside { path } })
+            .collect()
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let made = ctx.scratch.join("synthetic");
+        let images = match &self.synthetic {
+            Some(Synthetic { datasets, split, count, stream }) => {
+                files::remove_dir(&made)?;
+                with_threads(ctx.threads, || synthetic::write(&made, datasets, *split, stream, *count, ctx.seed))??;
+                Some(made.join("images"))
+            }
+            None => ctx.inputs.get("images").map(|input| input.path.clone()),
+        };
+        let defaults = Defaults {
+            answer_types: self.answer_type.clone(),
+            instructions: self.instructions.clone().unwrap_or_default(),
+            option_answers: self.option_answers,
+        };
+        let mut located =
+            llava::read(&self.row_files(ctx, &made)?, images.as_deref(), &defaults).map_err(wrong_input)?;
+        crate::stages::common::not_empty(&located, if self.files.is_some() { "files" } else { "path" })
+            .map_err(wrong_input)?;
+        self.check_datasets(&located).map_err(wrong_input)?;
+        let available = located.len();
+        if let Some(take) = self.take {
+            if take > available {
+                let message = anyhow::anyhow!("`take` = {take} asks for more rows than there are: {available}");
+                return Err(wrong_input(message));
+            }
+            located = draw(located, take, ctx.seed);
+        }
+        if let Some(rows) = self.per_dataset {
+            located = draw_each(located, rows, ctx.seed).map_err(wrong_input)?;
+        }
+        let tar = ctx.output("images.tar");
+        let named =
+            located.iter().filter_map(|row| Some(Named { place: &row.place, image: row.item.image.as_deref()? }));
+        let turned = self.exif_orientation.unwrap_or(true);
+        let pack = with_threads(ctx.threads, || pack(named, images.as_deref(), turned, &tar, ctx.progress))?;
+        let pack = pack.map_err(wrong_input)?;
+        let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
+        let items: Vec<Item> = located
+            .into_iter()
+            .map(|Located { mut item, .. }| {
+                item.image = item.image.map(|name| image_key(pack.hash, &name));
+                *datasets.entry(item.dataset.clone()).or_default() += 1;
+                item
+            })
+            .collect();
+        jsonl::write(&ctx.output("items.jsonl"), &items)?;
+        files::remove_dir(&made)?;
+        Ok(Summary::default()
+            .with("rows", items.len())
+            .with("available", available)
+            .with("datasets", datasets)
+            .with("images", pack.images)
+            .with("rationales", items.iter().filter(|item| item.rationale.is_some()).count()))
+    }
+}
+
+impl Items {
+    /// The files of `files`: data set, role, path.
+    fn files(&self) -> Vec<(String, String, String)> {
+        let mut files = Vec::new();
+        for (dataset, paths) in self.files.iter().flatten() {
+            let mut push = |role: String, path: &String| files.push((dataset.clone(), role, path.clone()));
+            match paths {
+                Paths::One(path) => push(format!("files.{dataset}"), path),
+                Paths::Many(paths) => {
+                    paths.iter().enumerate().for_each(|(at, path)| push(format!("files.{dataset}.{at}"), path));
+                }
+            }
+        }
+        files
+    }
+
+    /// The files to read; `made` holds the synthetic one.
+    fn row_files(&self, ctx: &StageContext, made: &Path) -> Result<Vec<RowFile>> {
+        let plain = |path: PathBuf| vec![RowFile { path, dataset: self.dataset(), of_all: false }];
+        if self.synthetic.is_some() {
+            return Ok(plain(made.join("rows.jsonl")));
+        }
+        if self.path.is_some() {
+            return Ok(plain(ctx.input("path")?.path.clone()));
+        }
+        let named = self.files().into_iter();
+        named
+            .map(|(dataset, role, _)| Ok(RowFile { path: ctx.input(&role)?.path.clone(), dataset, of_all: true }))
+            .collect()
+    }
+
+    /// Every data set that has an answer type of its own must be there.
+    fn check_datasets(&self, located: &[Located]) -> Result<()> {
+        let Some(AnswerTypes::Each(types)) = &self.answer_type else { return Ok(()) };
+        let known: BTreeSet<&str> = located.iter().map(|row| row.item.dataset.as_str()).collect();
+        match types.keys().find(|dataset| !known.contains(dataset.as_str())) {
+            Some(unknown) => {
+                let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+                anyhow::bail!("`answer_type`: no row is of the data set `{unknown}`: there are {}", known.join(", "))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The data set of rows that name none.
+    fn dataset(&self) -> String {
+        let stem = self.path.as_deref().and_then(|path| Path::new(path).file_stem());
+        let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
+        self.dataset.clone().or(stem).unwrap_or_else(|| "items".to_string())
+    }
+}
+
+/// `take` rows by a rank that each has from its own id, in the order of the file.
+fn draw(located: Vec<Located>, take: usize, seed: Seed) -> Vec<Located> {
+    let seed = seed.derive("take");
+    let mut ranked: Vec<(u64, usize, Located)> = located
+        .into_iter()
+        .enumerate()
+        .map(|(index, row)| (seed.derive(&format!("{}/{}", row.item.dataset, row.item.id)).0, index, row))
+        .collect();
+    ranked.sort_by_key(|(rank, index, _)| (*rank, *index));
+    ranked.truncate(take);
+    ranked.sort_by_key(|(_, index, _)| *index);
+    ranked.into_iter().map(|(_, _, row)| row).collect()
+}
+
+/// So many rows of each data set; the data sets in the order of their names.
+fn draw_each(located: Vec<Located>, rows: usize, seed: Seed) -> Result<Vec<Located>> {
+    let mut groups: BTreeMap<String, Vec<Located>> = BTreeMap::new();
+    for row in located {
+        groups.entry(row.item.dataset.clone()).or_default().push(row);
+    }
+    let mut drawn = Vec::new();
+    for (dataset, group) in groups {
+        if rows > group.len() {
+            anyhow::bail!("`per_dataset` = {rows} asks for more rows than there are of `{dataset}`: {}", group.len());
+        }
+        drawn.extend(draw(group, rows, seed));
+    }
+    Ok(drawn)
+}

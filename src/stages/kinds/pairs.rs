@@ -1,0 +1,349 @@
+//! `pairs`: preference pairs from judged samples or from a release, cut to the reasoning's beginning.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::stages::common::{self, Truncate, check_range, with_threads};
+use crate::stages::image_pack::{Named, pack};
+use ablate_core::base::{files, wrong_input};
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::images::image_key;
+use ablate_data::jsonl;
+use ablate_data::pairs::{self, Selection};
+use ablate_data::preferences::{self, Located};
+use ablate_data::records::{Judged, Pair};
+use ablate_data::tokenizer::Tokenizer;
+
+pub static KIND: Kind = Kind {
+    name: "pairs",
+    version: 3,
+    about: "preference pairs of a right and a wrong sample, or released ones",
+    outputs: OUTPUTS,
+    fan_out: &[],
+    seeded: true,
+    pool: Pool::Light,
+    parse,
+    schema: schema_of::<Table>,
+};
+
+/// What every stage of the kind gives; one that imports has [`IMAGES`] beside.
+const OUTPUTS: &[OutputSpec] = &[
+    OutputSpec::new("pairs.jsonl", ArtifactKind::Pairs),
+    OutputSpec::new("dev.jsonl", ArtifactKind::Pairs),
+    OutputSpec::new("pairs.json", ArtifactKind::Facts),
+];
+const IMAGES: OutputSpec = OutputSpec::new("images.tar", ArtifactKind::Images);
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    judged: Option<Reference>,
+    /// Released pairs instead: a JSON array or JSONL.
+    path: Option<String>,
+    /// The folder that the image paths of `path` are relative to.
+    images: Option<String>,
+    /// Whether pictures are turned as their EXIF data say; they are, unless this is `false`.
+    exif_orientation: Option<bool>,
+    band: Option<[f64; 2]>,
+    per_question: Option<usize>,
+    unreadable: Option<Unreadable>,
+    /// Judged rows of these data sets only.
+    datasets: Option<BTreeSet<String>>,
+    dev: Option<f64>,
+    truncate: Option<Truncate>,
+    /// Counts the tokens of `truncate = { tokens = ... }`.
+    tokenizer: Option<Reference>,
+}
+
+#[derive(Debug)]
+struct Pairs {
+    source: Source,
+    /// Share of the questions whose pairs are held out.
+    dev: f64,
+    truncate: Truncate,
+    tokenizer: Option<Reference>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Judged(FromJudged),
+    Released { path: String, images: Option<String>, exif_orientation: bool },
+}
+
+#[derive(Debug)]
+struct FromJudged {
+    judged: Reference,
+    /// Least and greatest share of right samples of a question.
+    band: [f64; 2],
+    per_question: usize,
+    unreadable: Unreadable,
+    datasets: Option<BTreeSet<String>>,
+}
+
+/// What becomes of wrong samples without a readable answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Unreadable {
+    /// They may be the rejected side of a pair.
+    Reject,
+    /// They are in no pair: what they would teach is the form.
+    #[default]
+    Skip,
+}
+
+// The paper's values; its share held out is 1.41k of 66.2k pairs.
+const BAND: [f64; 2] = [0.25, 0.85];
+const PER_QUESTION: usize = 3;
+const DEV: f64 = 0.02;
+const TRUNCATE: Truncate = Truncate::Words(90);
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let table: Table = config::parse(table)?;
+    let mut errors = Vec::new();
+    let (dev, truncate) = (table.dev.unwrap_or(DEV), table.truncate.unwrap_or(TRUNCATE));
+    let tokenizer = table.tokenizer.clone();
+    let source = source(table, &mut errors);
+    check_range(&mut errors, "dev", dev, 0.0, 1.0);
+    let nothing = truncate.check();
+    match (truncate, &tokenizer) {
+        _ if nothing.is_some() => errors.extend(nothing),
+        (Truncate::Tokens(_), None) => errors.push(
+            ConfigError::at("truncate", "tokens cannot be counted without a `tokenizer`")
+                .help("name a tokenizer stage: `tokenizer = \"...\"`"),
+        ),
+        (Truncate::Words(_) | Truncate::None, Some(_)) => {
+            errors.push(ConfigError::at("tokenizer", "`tokenizer` is for `truncate = { tokens = ... }` only"));
+        }
+        _ => {}
+    }
+    match source {
+        Some(source) if errors.is_empty() => Ok(Box::new(Pairs { source, dev, truncate, tokenizer })),
+        _ => Err(errors),
+    }
+}
+
+/// Where the pairs come from, with the keys that belong to it; none where that is not said, or said twice.
+fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
+    let Table {
+        judged,
+        path,
+        images,
+        exif_orientation,
+        band,
+        per_question,
+        unreadable,
+        datasets,
+        dev: _,
+        truncate: _,
+        tokenizer: _,
+    } = table;
+    match (judged, path) {
+        (None, None) => {
+            errors.push(
+                ConfigError::at("", "the stage has no pairs: neither `judged` nor `path` is given")
+                    .help("`judged` pairs right samples with wrong ones, `path` names a file of released pairs"),
+            );
+            None
+        }
+        (Some(_), Some(_)) => {
+            errors.push(ConfigError::at("path", "pairs come from `judged` or from `path`, and both are given"));
+            None
+        }
+        (Some(judged), None) => {
+            let [low, high] = band.unwrap_or(BAND);
+            check_range(errors, "band", low, 0.0, 1.0);
+            check_range(errors, "band", high, 0.0, 1.0);
+            if low > high {
+                errors.push(ConfigError::at("band", format!("the band is empty: {low} is more than {high}")));
+            }
+            if per_question == Some(0) {
+                errors.push(ConfigError::at("per_question", "no pairs: `per_question` is at least 1"));
+            }
+            for (key, given) in [("images", images.is_some()), ("exif_orientation", exif_orientation.is_some())] {
+                if given {
+                    let message = format!("`{key}` belongs to `path`: judged samples have their images");
+                    errors.push(ConfigError::at(key, message));
+                }
+            }
+            common::check_datasets(errors, datasets.as_ref());
+            let (per_question, unreadable) = (per_question.unwrap_or(PER_QUESTION), unreadable.unwrap_or_default());
+            Some(Source::Judged(FromJudged { judged, band: [low, high], per_question, unreadable, datasets }))
+        }
+        (None, Some(path)) => {
+            let given = [
+                ("band", band.is_some()),
+                ("per_question", per_question.is_some()),
+                ("unreadable", unreadable.is_some()),
+                ("datasets", datasets.is_some()),
+            ];
+            for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+                let message = format!("`{key}` belongs to `judged`: released pairs are taken as they are");
+                errors.push(ConfigError::at(key, message));
+            }
+            Some(Source::Released { path, images, exif_orientation: exif_orientation.unwrap_or(true) })
+        }
+    }
+}
+
+impl Stage for Pairs {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Pairs { source, dev, truncate, tokenizer: _ } = self;
+        match source {
+            Source::Judged(FromJudged { judged: _, band, per_question, unreadable, datasets }) => {
+                manifest.value("band", band);
+                manifest.value("per_question", per_question);
+                manifest.value("dev", dev);
+                manifest.value("truncate", truncate);
+                manifest.value("unreadable", unreadable);
+                manifest.value_unless("datasets", datasets, &None);
+            }
+            // The file enters by content, and its name where rows take their data set from it.
+            Source::Released { path, images: _, exif_orientation } => {
+                manifest.value_unless("exif_orientation", exif_orientation, &true);
+                manifest.value("dataset", &stem(path));
+                manifest.value("dev", dev);
+                manifest.value("truncate", truncate);
+            }
+        }
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        let mut inputs = Vec::new();
+        match &self.source {
+            Source::Judged(FromJudged { judged, .. }) => {
+                inputs.push(common::input("judged", judged, &[ArtifactKind::Judged]));
+            }
+            Source::Released { path, images, .. } => {
+                let outside = |role: &str, path: &String| Input {
+                    role: role.to_string(),
+                    source: InputSource::Outside { path: path.clone() },
+                };
+                inputs.push(outside("path", path));
+                inputs.extend(images.iter().map(|images| outside("images", images)));
+            }
+        }
+        inputs.extend(self.tokenizer.iter().map(|from| common::input("tokenizer", from, &[ArtifactKind::Tokenizer])));
+        inputs
+    }
+
+    fn outputs(&self) -> Option<Vec<OutputSpec>> {
+        match self.source {
+            Source::Judged(_) => None,
+            Source::Released { .. } => Some([OUTPUTS, &[IMAGES]].concat()),
+        }
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let tokenizer = ctx.inputs.get("tokenizer").map(|input| Tokenizer::read(&input.path)).transpose()?;
+        let cut = |text: &str| self.truncate.cut(text, tokenizer.as_ref());
+        match &self.source {
+            Source::Judged(judged) => self.select(ctx, judged, cut),
+            Source::Released { path, exif_orientation, .. } => self.import(ctx, &stem(path), *exif_orientation, cut),
+        }
+    }
+}
+
+impl Pairs {
+    /// Pairs of judged samples.
+    fn select(
+        &self,
+        ctx: &StageContext,
+        source: &FromJudged,
+        cut: impl Fn(&str) -> Result<(String, bool)>,
+    ) -> Result<Summary> {
+        let judged: Vec<Judged> = jsonl::read(&ctx.input("judged")?.path)?;
+        common::not_empty(&judged, "judged")?;
+        let judged = common::of_datasets(judged, source.datasets.as_ref(), "question", |row| &row.item.dataset)
+            .map_err(wrong_input)?;
+        let selection = Selection {
+            band: source.band,
+            per_question: source.per_question,
+            dev: self.dev,
+            unreadable: source.unreadable == Unreadable::Reject,
+        };
+        let selected = pairs::select(&judged, &selection, ctx.seed, cut)?;
+        if selected.train.is_empty() {
+            let facts = &selected.facts;
+            bail!(
+                "no pair: of {} questions {} are too hard and {} too easy for the band {:?}, and {} inside it have no \
+                 right and wrong sample that differ",
+                facts.questions,
+                facts.too_hard,
+                facts.too_easy,
+                source.band,
+                facts.without_pair
+            );
+        }
+        jsonl::write(&ctx.output("pairs.jsonl"), &selected.train)?;
+        jsonl::write(&ctx.output("dev.jsonl"), &selected.dev)?;
+        files::write_json(&ctx.output("pairs.json"), &selected.facts)?;
+        let facts = selected.facts;
+        Ok(Summary::default()
+            .with("pairs", facts.pairs)
+            .with("dev_pairs", facts.dev_pairs)
+            .with("in_band", facts.in_band)
+            .with("questions", facts.questions)
+            .with("accuracy", facts.accuracy))
+    }
+
+    /// Pairs that others have released, with a pack of their images.
+    fn import(
+        &self,
+        ctx: &StageContext,
+        dataset: &str,
+        exif_orientation: bool,
+        cut: impl Fn(&str) -> Result<(String, bool)>,
+    ) -> Result<Summary> {
+        let images = ctx.inputs.get("images").map(|input| input.path.as_path());
+        let located = preferences::read(&ctx.input("path")?.path, images, dataset).map_err(wrong_input)?;
+        common::not_empty(&located, "path").map_err(wrong_input)?;
+        let prepared = preferences::prepare(located, self.dev, ctx.seed, cut)?;
+        let facts = prepared.facts;
+        if prepared.train.is_empty() {
+            bail!(
+                "no pair: of {} rows {} are alike once cut, and {} are held out",
+                facts.rows,
+                facts.alike,
+                facts.dev_pairs
+            );
+        }
+        let sides = prepared.train.iter().chain(&prepared.dev);
+        let named = sides.filter_map(|row| Some(Named { place: &row.place, image: row.pair.image.as_deref()? }));
+        let tar = ctx.output(&IMAGES.name);
+        let packed = with_threads(ctx.threads, || pack(named, images, exif_orientation, &tar, ctx.progress))?;
+        let packed = packed.map_err(wrong_input)?;
+        for (name, side) in [("pairs.jsonl", prepared.train), ("dev.jsonl", prepared.dev)] {
+            let keyed = |Located { pair, .. }: Located| Pair {
+                image: pair.image.as_deref().map(|image| image_key(packed.hash, image)),
+                ..pair
+            };
+            jsonl::write(&ctx.output(name), &side.into_iter().map(keyed).collect::<Vec<_>>())?;
+        }
+        files::write_json(&ctx.output("pairs.json"), &facts)?;
+        let alike = (facts.alike > 0).then(|| {
+            let (alike, rows) = (facts.alike, facts.rows);
+            format!(
+                "{alike} of {rows} pairs are left out: once cut, both texts are alike or the pair was there already"
+            )
+        });
+        Ok(Summary::default()
+            .with("pairs", facts.pairs)
+            .with("dev_pairs", facts.dev_pairs)
+            .with("rows", facts.rows)
+            .with("questions", facts.questions)
+            .with("datasets", facts.by_dataset)
+            .with("images", packed.images)
+            .with_warnings(alike))
+    }
+}
+
+/// The data set of rows that name none: the file's name without its ending.
+fn stem(path: &str) -> String {
+    Path::new(path).file_stem().map_or_else(|| "pairs".to_string(), |stem| stem.to_string_lossy().into_owned())
+}

@@ -1,0 +1,104 @@
+//! `rerank`: one response per item picked from the first `n` samples, by votes or by a verifier, and scored as an
+//! evaluation is.
+
+use anyhow::{Result, anyhow};
+use serde::Deserialize;
+
+use crate::stages::{common, metrics};
+use ablate_core::base::wrong_input;
+use ablate_core::stage::config::{self, ConfigError, schema_of};
+use ablate_core::stage::{
+    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+};
+use ablate_data::jsonl;
+use ablate_data::records::{Credited, Score};
+use ablate_data::rerank::{Strategy, Weight, pick};
+
+pub static KIND: Kind = Kind {
+    name: "rerank",
+    version: 2,
+    about: "one response per item picked from several, and scored",
+    outputs: &[
+        OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
+        OutputSpec::new("metrics.json", ArtifactKind::Facts),
+    ],
+    fan_out: &["strategy", "n"],
+    seeded: false,
+    pool: Pool::Light,
+    parse,
+    schema: schema_of::<Rerank>,
+};
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Rerank {
+    credits: Reference,
+    strategy: Strategy,
+    /// Samples to pick from.
+    n: usize,
+    /// For `weighted`; a list of strategies may hold others too.
+    #[serde(default)]
+    weight: Weight,
+}
+
+fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let stage: Rerank = config::parse(table)?;
+    if stage.n == 0 {
+        return Err(vec![ConfigError::at("n", "there is nothing to pick from: `n` is at least 1")]);
+    }
+    Ok(Box::new(stage))
+}
+
+impl Stage for Rerank {
+    fn identify(&self, manifest: &mut Manifest) {
+        let Rerank { credits: _, strategy, n, weight } = self;
+        manifest.value("strategy", strategy);
+        manifest.value("n", n);
+        if *strategy == Strategy::Weighted {
+            manifest.value("weight", weight);
+        }
+    }
+
+    fn inputs(&self) -> Vec<Input> {
+        vec![common::input("credits", &self.credits, &[ArtifactKind::Credits])]
+    }
+
+    fn run(&self, ctx: &StageContext) -> Result<Summary> {
+        let credited: Vec<Credited> = jsonl::read(&ctx.input("credits")?.path)?;
+        common::not_empty(&credited, "credits")?;
+        let short: Vec<&Credited> = credited.iter().filter(|one| one.responses.len() < self.n).collect();
+        if let Some(Credited { item, responses, .. }) = short.iter().min_by_key(|one| one.responses.len()) {
+            return Err(wrong_input(anyhow!(
+                "`n` = {} asks for more samples than there are: {} of {} items have fewer, `{}` of `{}` has {}",
+                self.n,
+                short.len(),
+                credited.len(),
+                item.id,
+                item.dataset,
+                responses.len()
+            )));
+        }
+        let mut scores = Vec::with_capacity(credited.len());
+        for Credited { item, prompt, mut responses } in credited {
+            responses.truncate(self.n);
+            let Some(place) = pick(&item, &responses, self.strategy, self.weight) else { continue };
+            let verdict = responses.swap_remove(place).verdict;
+            scores.push(Score {
+                id: item.id,
+                dataset: item.dataset,
+                image: item.image,
+                prompt,
+                gold: item.answers,
+                response: verdict.text,
+                finish: verdict.finish,
+                answer: verdict.answer,
+                compliant: verdict.compliant,
+                unreadable: verdict.unreadable,
+                score: verdict.score,
+                seen: None,
+            });
+        }
+        // What the policy was trained on is not told by its samples.
+        metrics::write(ctx, &scores, false)
+    }
+}

@@ -1,0 +1,66 @@
+//! Fuzzing of folders that users bring: whatever lies in one of Hugging Face's, it is a model or an error.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::stages::loaded_model::Model;
+use ablate_core::base::files;
+use ablate_data::pixels::Images;
+use ablate_fuzz::{edited, edits, fuzz, tell};
+use ablate_nn::PixelSource;
+
+const PIECES: &[&str] = &[
+    "null",
+    "true",
+    "0",
+    "-1",
+    "1",
+    "3",
+    "1e999",
+    "4294967296",
+    "18446744073709551615",
+    "\"\"",
+    "\"llama\"",
+    "[]",
+    "{}",
+    "[0]",
+    "\"F32\"",
+    "\"ü\"",
+    ",",
+    "\n",
+    "<image>",
+    "{% for x in range(9999) %}",
+    "{{ x }}",
+    "{% endfor %}",
+];
+
+#[test]
+fn any_folder_is_a_model_or_an_error() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hub");
+    let image = golden.join("images/tall.png");
+    let folder = tempfile::tempdir().unwrap();
+    let mut sound: Vec<(PathBuf, Vec<u8>)> = Vec::new();
+    for (name, path) in files::walk(&golden.join("llava-next")).unwrap() {
+        if !name.starts_with("expected") {
+            let copy = (folder.path().join(&name), files::read_bytes(&path).unwrap());
+            files::write_atomic(&copy.0, &copy.1).unwrap();
+            sound.push(copy);
+        }
+    }
+    fuzz("hub folder", &(any::<Index>(), edits(PIECES)), |(which, edits)| {
+        let (path, bytes) = &sound[which.index(sound.len())];
+        files::write_atomic(path, &edited(bytes, &edits)).unwrap();
+        let model = Model::open(folder.path(), |processor| Images::of_files(&[("image", &image)], true, processor));
+        files::write_atomic(path, bytes).unwrap();
+        match model {
+            Ok(model) => {
+                let sequence = model.chat.sequence(Some("image"), "What is it?", "A square.", false);
+                tell(&sequence.map(|row| row.tokens.len()).map_err(|error| format!("{error:#}")));
+                tell(&model.pictures.picture("image").map(|picture| picture.values.len()).map_err(|e| e.to_string()));
+            }
+            Err(error) => tell(&format!("{error:#}")),
+        }
+    });
+}

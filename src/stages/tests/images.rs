@@ -1,0 +1,73 @@
+//! Images of rows: broken ones, and those that are stored turned.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::data_kinds::Bench;
+use ablate_core::base::files;
+use ablate_data::decode;
+use ablate_data::images::ImagePacks;
+
+fn jpeg(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");
+    files::read_bytes(&folder.join(format!("{name}.jpg"))).unwrap()
+}
+
+fn row(id: u32, image: &str) -> String {
+    let turns = json!([{ "from": "human", "value": "<image>\nWhat?" }, { "from": "gpt", "value": "a cat" }]);
+    json!({ "id": id, "image": image, "conversations": turns }).to_string() + "\n"
+}
+
+#[test]
+fn broken_images_are_reported_together_with_the_first_row_that_names_them() {
+    let mut bench = Bench::new();
+    let jpeg = jpeg("baseline");
+    files::write_atomic(&bench.path("photos/whole.jpg"), &jpeg).unwrap();
+    let mut rows = row(0, "whole.jpg");
+    for id in 1..13 {
+        let name = format!("{id}.jpg");
+        files::write_atomic(&bench.path("photos").join(&name), &jpeg[..jpeg.len() / 2]).unwrap();
+        rows += &(row(id, &name) + &row(id + 100, &name));
+    }
+    files::write_atomic(&bench.path("cats.jsonl"), rows.as_bytes()).unwrap();
+    let error = bench.run("cats", "items", &json!({ "path": "cats.jsonl", "images": "photos" })).unwrap_err();
+    let root = format!("{}/", bench.path("").display()).replace("//", "/");
+    expect_test::expect![[r#"
+        cats.jsonl:2: the image `1.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:4: the image `2.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:6: the image `3.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:8: the image `4.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:10: the image `5.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:12: the image `6.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:14: the image `7.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:16: the image `8.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:18: the image `9.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:20: the image `10.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        and 2 more"#]]
+    .assert_eq(&format!("{error:#}").replace(&root, ""));
+}
+
+#[test]
+fn pictures_are_packed_turned_or_as_they_are_stored() {
+    let mut bench = Bench::new();
+    files::write_atomic(&bench.path("photos/a.jpg"), &jpeg("turned")).unwrap();
+    files::write_atomic(&bench.path("cats.jsonl"), row(1, "a.jpg").as_bytes()).unwrap();
+    let row = json!({ "id": 1, "image": "a.jpg", "question": "?", "chosen": "a", "rejected": "b" }).to_string();
+    files::write_atomic(&bench.path("pairs.jsonl"), row.as_bytes()).unwrap();
+    let mut sizes = Vec::new();
+    for (kind, path) in [("items", "cats.jsonl"), ("pairs", "pairs.jsonl")] {
+        for (name, flag) in [("turned", true), ("stored", false)] {
+            let mut table = json!({ "path": path, "images": "photos", "exif_orientation": flag });
+            if kind == "pairs" {
+                table["dev"] = json!(0.0);
+            }
+            bench.images.clear();
+            bench.run(&format!("{kind}-{name}"), kind, &table).unwrap();
+            let packs = ImagePacks::open(&bench.images).unwrap();
+            let bytes = packs.encoded(packs.keys().next().unwrap()).unwrap();
+            sizes.push(decode::dimensions(&bytes).unwrap());
+        }
+    }
+    assert_eq!(sizes, [(29, 43), (43, 29), (29, 43), (43, 29)]);
+}
