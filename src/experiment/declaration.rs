@@ -3,17 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
-
-use super::axis::{self, Axis, AxisTable, OneOrMany};
+use super::axis::{self, Axis};
 use super::fields::Section;
 use super::label::name_problem;
-use super::points::PointsTable;
 use super::problems::Problems;
-use super::report::ReportTable;
 use super::settings::{self, Settings};
+use super::tables::{ExperimentTable, Seeds};
 use super::text::list;
 use super::tree::{Data, Entry, Node, Table};
 use ablate_core::base::diagnostic::nearest;
@@ -49,51 +44,6 @@ pub(crate) struct StageDeclaration<'t> {
     pub(crate) header: &'t Origin,
 }
 
-/// Which stages are drawn anew for every seed, they and what lies below them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Seeds {
-    /// One run each.
-    pub(crate) values: Vec<u64>,
-    /// These stages, and what lies below them, run once per seed.
-    pub(crate) from: Vec<String>,
-}
-
-#[derive(Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "the tables are read from the tree, where their places are")]
-pub(super) struct Top {
-    /// Names the results; the file's name when not said.
-    name: Option<String>,
-    /// One line for people; shown in reports.
-    about: Option<String>,
-    /// Another file that this one builds upon, or several.
-    #[schemars(with = "Option<OneOrMany>")]
-    extends: Option<IgnoredAny>,
-    /// Values that strings take as `${name}`.
-    #[schemars(with = "Option<BTreeMap<String, Value>>")]
-    vars: Option<IgnoredAny>,
-    /// What is done, step by step.
-    stage: Option<BTreeMap<String, Value>>,
-    /// Which stages are repeated.
-    #[schemars(with = "Option<Seeds>")]
-    seeds: Option<BTreeMap<String, Value>>,
-    /// What varies.
-    #[schemars(with = "Option<BTreeMap<String, AxisTable>>")]
-    axis: Option<BTreeMap<String, Value>>,
-    /// Which points of the axes there are.
-    #[schemars(with = "Option<PointsTable>")]
-    points: Option<BTreeMap<String, Value>>,
-    /// The stages that are wanted; all of them when not said.
-    targets: Option<Vec<String>>,
-    /// Tables of results.
-    #[schemars(with = "Option<BTreeMap<String, ReportTable>>")]
-    report: Option<BTreeMap<String, Value>>,
-    /// Where it runs; never changes a result.
-    #[schemars(with = "Option<Settings>")]
-    settings: Option<BTreeMap<String, Value>>,
-}
-
 /// Reads the tree. `root` is the place for what the file as a whole lacks.
 pub(crate) fn read<'t>(
     tree: &'t Table,
@@ -101,7 +51,7 @@ pub(crate) fn read<'t>(
     registry: &Registry,
     problems: &mut Problems,
 ) -> Declaration<'t> {
-    let top = Section { path: "", table: tree, header: root }.read::<Top>(problems);
+    let top = Section { path: "", table: tree, header: root }.read::<ExperimentTable>(problems);
     let (name, about) = top.map_or((None, None), |top| (top.name, top.about));
     if let (Some(name), Some(node)) = (&name, tree.get("name"))
         && let Some(message) = name_problem(name)

@@ -4,8 +4,6 @@
 //! files -text-> Table -vars-> Table -declaration-> stages, axes -own-> own points -expand-> Expansion -report-> specs
 //! ```
 
-mod baseline;
-mod beside;
 pub mod compiled;
 pub mod instance;
 mod limits;
@@ -15,6 +13,7 @@ pub mod schema;
 mod selector;
 mod settings;
 mod sharing;
+mod tables;
 
 mod keys;
 mod problems;
@@ -37,13 +36,12 @@ mod points;
 mod resolve;
 
 pub use axis::Simplex;
-pub use beside::{Published, Select};
 pub use instance::{Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 pub use limits::Limits;
 pub use load::Experiment;
 pub use problems::Failure;
-pub use report::{Contrast, Metric, ReportSpec};
-pub use selector::Selector;
+pub use report::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
+pub use selector::{DATASET, Selector};
 pub use settings::Settings;
 pub use sharing::Sharing;
 

@@ -4,15 +4,13 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde_json::Value;
-
 use super::axis::Axis;
 use super::declaration::{Declaration, StageDeclaration};
 use super::fields::Section;
 use super::join::{AxisId, Point};
 use super::problems::Problems;
 use super::selector::Selector;
+use super::tables::PointsTable;
 use super::text::list;
 use super::tree::{Data, Node, Table};
 use ablate_core::base::diagnostic::nearest;
@@ -37,19 +35,6 @@ pub(crate) struct Condition {
     place: Origin,
     /// Whether a point was met that has them.
     met: Cell<bool>,
-}
-
-#[derive(Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "conditions are read from the tree, where their places are")]
-pub(super) struct PointsTable {
-    /// Groups of axes that go in step instead of as a product.
-    #[serde(default)]
-    zip: Vec<Vec<String>>,
-    /// Points that are left out: `axis=value,other=value`.
-    #[serde(default)]
-    #[schemars(with = "Vec<String>")]
-    exclude: Vec<Value>,
 }
 
 impl Condition {
@@ -209,12 +194,12 @@ fn condition(node: &Node, path: &str, declaration: &Declaration<'_>, problems: &
         return wrong(format!("wrong type: {}, expected a string", node.type_name()), None);
     };
     let selector = match Selector::parse(text) {
-        Ok(selector) if selector.0.is_empty() => return wrong("an empty text names no point".to_string(), None),
+        Ok(selector) if selector.values.is_empty() => return wrong("an empty text names no point".to_string(), None),
         Ok(selector) => selector,
         Err(message) => return wrong(message, None),
     };
     let mut labels = BTreeMap::new();
-    for (name, value) in &selector.0 {
+    for (name, value) in &selector.values {
         if declaration.unusable_axes.contains(name.as_str()) {
             return None;
         }

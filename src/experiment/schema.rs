@@ -5,9 +5,9 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
 use serde_json::{Map, Value, json};
 
-use super::declaration::Top;
 use super::limits::{self, LimitsTable};
 use super::points::WHEN;
+use super::tables::ExperimentTable;
 use ablate_core::stage::{Kind, Registry};
 
 /// What a string is that takes a variable, or takes a key of the file below away.
@@ -25,7 +25,7 @@ pub fn schema(registry: &Registry) -> Value {
         .map(|kind| (*kind, (kind.schema)(&mut generator)))
         .map(|(kind, schema)| (kind, of_kind(kind, schema, &limits)))
         .collect();
-    let mut root = generator.into_root_schema_for::<Top>();
+    let mut root = generator.into_root_schema_for::<ExperimentTable>();
     root.insert("title".to_string(), json!("ablate experiment"));
     root.insert("description".to_string(), json!(ABOUT));
     if let Some(stages) = root.pointer_mut("/properties/stage") {

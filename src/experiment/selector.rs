@@ -1,4 +1,4 @@
-//! Selectors: `model=sft,mix=both` chooses the points of a stage that have these values. Knows no stage.
+//! Selectors: `model=sft,mix=both` selects the points that have these axis values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,33 +6,61 @@ use std::fmt;
 use super::text::list;
 use ablate_core::base::diagnostic::nearest;
 
-/// Axis values that a point must have; an empty one chooses every point.
+/// The name under which reports group and select by the data set of the items. It is no axis of a point, because one
+/// evaluation scores the items of all its data sets.
+pub const DATASET: &str = "dataset";
+
+/// A set of points: those that have all of `values` and none of the axes in `absent`. The empty selector selects every
+/// point.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Selector(pub BTreeMap<String, String>);
+pub struct Selector {
+    /// Axis to the label of its value.
+    pub values: BTreeMap<String, String>,
+    pub absent: BTreeSet<String>,
+}
 
 impl Selector {
+    /// Parses `axis=value,other=value`. The error is a message for the user.
     pub fn parse(text: &str) -> Result<Selector, String> {
-        let mut pairs = BTreeMap::new();
+        let mut selector = Selector::default();
         for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
             match pair.split_once('=') {
                 Some((axis, value)) if !axis.trim().is_empty() && !value.trim().is_empty() => {
-                    if pairs.insert(axis.trim().to_string(), value.trim().to_string()).is_some() {
+                    if selector.values.insert(axis.trim().to_string(), value.trim().to_string()).is_some() {
                         return Err(format!("`{text}` names `{}` twice", axis.trim()));
                     }
                 }
                 _ => return Err(format!("`{text}` is not a selector: write `axis=value,other=value`")),
             }
         }
-        Ok(Selector(pairs))
+        Ok(selector)
     }
 
+    /// Whether a point is selected. [`DATASET`] is ignored, because it is no axis of a point.
     pub fn matches(&self, point: &BTreeMap<String, String>) -> bool {
-        self.0.iter().all(|(axis, value)| point.get(axis) == Some(value))
+        self.values.iter().all(|(axis, value)| axis == DATASET || point.get(axis) == Some(value))
+            && self.absent.iter().all(|axis| !point.contains_key(axis))
     }
 
-    /// What is wrong with the selector, and a help, given all points it may choose from.
+    /// The data set whose items are selected; all data sets when it names none.
+    pub fn dataset(&self) -> Option<&str> {
+        self.values.get(DATASET).map(String::as_str)
+    }
+
+    /// The points that both selectors select. Where both name the same axis, the value of `self` counts.
+    #[must_use]
+    pub fn and(&self, other: &Selector) -> Selector {
+        let mut both = self.clone();
+        for (axis, value) in &other.values {
+            both.values.entry(axis.clone()).or_insert_with(|| value.clone());
+        }
+        both.absent.extend(other.absent.iter().filter(|axis| !self.values.contains_key(*axis)).cloned());
+        both
+    }
+
+    /// Checks that some point of `stage` is selected. The error is a message and a help.
     pub(crate) fn check(&self, stage: &str, points: &[&BTreeMap<String, String>]) -> Result<(), (String, String)> {
-        for (axis, value) in &self.0 {
+        for (axis, value) in self.values.iter().filter(|(axis, _)| *axis != DATASET) {
             let mut known: Vec<&str> = Vec::new();
             for label in points.iter().filter_map(|point| point.get(axis)) {
                 if !known.contains(&label.as_str()) {
@@ -53,30 +81,61 @@ impl Selector {
         if points.iter().any(|point| self.matches(point)) {
             return Ok(());
         }
-        let pairs: Vec<String> = self.0.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
-        Err((
-            format!("`{stage}` has no point `{}`", pairs.join(",")),
-            "each value exists, but not together".to_string(),
-        ))
+        let mut axes = self.clone();
+        axes.values.remove(DATASET);
+        Err((format!("`{stage}` has no point `{axes}`"), "each value exists, but not together".to_string()))
     }
 }
 
 impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (axis, value)) in self.0.iter().enumerate() {
+        for (index, (axis, value)) in self.values.iter().enumerate() {
             write!(f, "{}{axis}={value}", if index == 0 { "" } else { "," })?;
         }
         Ok(())
     }
 }
 
-/// The message and the help for an axis that no point has.
+/// The message and the help for an axis that no point of the stage has.
 pub(crate) fn unknown_axis(stage: &str, axis: &str, points: &[&BTreeMap<String, String>]) -> (String, String) {
     let axes: BTreeSet<&str> = points.iter().flat_map(|point| point.keys()).map(String::as_str).collect();
     let help = match nearest(axis, axes.iter().copied()) {
         Some(near) => format!("an axis of a similar name exists: `{near}`"),
-        None if axes.is_empty() => format!("`{stage}` is one instance: nothing varies there"),
+        None if axes.is_empty() => format!("`{stage}` is a single instance and varies with no axis"),
         None => format!("`{stage}` varies with {}", list(axes)),
     };
     (format!("`{stage}` does not vary with `{axis}`"), help)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(text: &str) -> BTreeMap<String, String> {
+        Selector::parse(text).unwrap().values
+    }
+
+    #[test]
+    fn a_selector_matches_points_with_its_values() {
+        let selector = Selector::parse(" prompt=cot, mix=1 ").unwrap();
+        assert_eq!(selector.to_string(), "mix=1,prompt=cot");
+        assert!(selector.matches(&point("prompt=cot,mix=1,seed=0")));
+        assert!(!selector.matches(&point("prompt=direct,mix=1")) && !selector.matches(&point("prompt=cot")));
+        let absent = Selector { absent: ["mix".to_string()].into(), ..Selector::default() };
+        assert!(absent.matches(&point("model=dpo")) && !absent.matches(&point("mix=1")));
+    }
+
+    #[test]
+    fn the_first_selector_wins_in_and() {
+        let baseline = Selector::parse("mix=1,prompt=direct").unwrap();
+        let column = Selector::parse("prompt=cot,benchmark=chart").unwrap();
+        assert_eq!(baseline.and(&column).to_string(), "benchmark=chart,mix=1,prompt=direct");
+    }
+
+    #[test]
+    fn malformed_selectors_are_refused() {
+        let error = Selector::parse("cot").unwrap_err();
+        assert_eq!(error, "`cot` is not a selector: write `axis=value,other=value`");
+        assert_eq!(Selector::parse("a=1,a=2").unwrap_err(), "`a=1,a=2` names `a` twice");
+    }
 }

@@ -18,7 +18,7 @@ use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
 use ablate_data::records::Credited;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
-use ablate_experiment::{self, Expansion, Experiment, InstanceId, ReportSpec, Upstream};
+use ablate_experiment::{self, Expansion, Experiment, GroupBy, InstanceId, ReportSpec, Upstream};
 use ablate_store::{Committed, StageRecord, Store};
 
 /// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
@@ -98,13 +98,18 @@ pub fn gather(
 fn request(spec: &ReportSpec) -> TableRequest {
     let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels, published, select } =
         spec.clone();
+    let texts = |selectors: Vec<ablate_experiment::Selector>| selectors.iter().map(ToString::to_string).collect();
+    let lines = |by: GroupBy| match by {
+        GroupBy::Axes(axes) => axes,
+        GroupBy::Selectors(selectors) => texts(selectors),
+    };
     TableRequest {
         name,
         title,
         stage,
-        rows,
-        columns,
-        baseline,
+        rows: lines(rows),
+        columns: lines(columns),
+        baseline: baseline.map(|selector| selector.to_string()),
         metric: match metric {
             ablate_experiment::Metric::Accuracy => Metric::Accuracy,
             ablate_experiment::Metric::Compliance => Metric::Compliance,
@@ -112,22 +117,18 @@ fn request(spec: &ReportSpec) -> TableRequest {
         },
         contrasts: contrasts
             .into_iter()
-            .map(|ablate_experiment::Contrast { name, plus, minus, about }| ContrastRequest {
+            .map(|ablate_experiment::Contrast { name, about, plus, minus }| ContrastRequest {
                 name,
                 about,
-                plus,
-                minus,
+                plus: texts(plus),
+                minus: texts(minus),
             })
             .collect(),
-        labels,
-        published: published.map(|ablate_experiment::Published { source, columns, rows }| {
-            let row = |(row, values): (String, Vec<f64>)| {
-                let cell = |(column, percent): (&String, f64)| (format!("{row},{column}"), percent / 100.0);
-                columns.iter().zip(values).map(cell).collect::<Vec<_>>()
-            };
-            (source, rows.into_iter().flat_map(row).collect())
+        labels: labels.into_iter().map(|(selector, label)| (selector.to_string(), label)).collect(),
+        published: published.map(|ablate_experiment::Published { source, cells }| {
+            (source, cells.into_iter().map(|(selector, share)| (selector.to_string(), share)).collect())
         }),
-        select: select.map(|ablate_experiment::Select { axis, on }| Select { axis, on }),
+        select: select.map(|ablate_experiment::Select { axis, on }| Select { axis, on: on.to_string() }),
     }
 }
 

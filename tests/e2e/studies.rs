@@ -200,15 +200,15 @@ fn items_that_a_model_was_trained_on_are_reported() {
 }
 
 #[test]
-fn a_point_is_not_picked_on_the_items_of_the_table() {
+fn select_on_reported_items_is_refused() {
     let space = miniature("truncation");
     space.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"prompt=cot\" }\n");
     let refused = space.ablate(&["check", "study.toml"]);
     assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("would be picked on `bench`, which the table reports"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("would be selected on `bench`, which the table reports"), "{}", refused.stderr);
     let space = miniature("truncation");
     space.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"dataset=count\" }\n");
     let refused = space.ablate(&["check", "study.toml"]);
     assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("`dataset` is no axis that can pick or be picked"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("`dataset` is not an axis"), "{}", refused.stderr);
 }

@@ -4,36 +4,15 @@
 use std::collections::BTreeSet;
 
 use rand::{Rng, RngExt};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::{Number, Value};
+use serde_json::Value;
 
 use super::simplex::set;
 use super::{AxisPoint, Change, Patch, Reading, change};
 use crate::join::MAX_POINTS;
 use crate::problems::Problems;
+use crate::tables::Draw;
 use crate::tree::{Data, Node};
 use ablate_core::base::{Origin, Seed};
-
-/// What one key is drawn from, or several keys together.
-#[derive(Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Draw {
-    /// The key that is drawn.
-    key: Option<String>,
-    /// Keys that are drawn together.
-    keys: Option<Vec<String>>,
-    /// Bounds, the lower one first. Two whole numbers give whole numbers, both bounds among them.
-    uniform: Option<[Number; 2]>,
-    /// Bounds above 0; the logarithm is uniform.
-    log_uniform: Option<[f64; 2]>,
-    /// Any of these.
-    #[schemars(with = "Option<Vec<Value>>")]
-    choice: Option<Vec<IgnoredAny>>,
-    /// Shares of a whole for `keys`, uniform over the simplex: a Dirichlet distribution whose parameters are 1.
-    #[serde(default)]
-    dirichlet: bool,
-}
 
 /// The points of `random`.
 pub(super) fn points(name: &str, reading: &Reading<'_>, problems: &mut Problems) -> Option<Vec<AxisPoint>> {

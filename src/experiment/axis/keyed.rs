@@ -1,8 +1,9 @@
 //! Axes whose points are written out: one key with several values, or named sets of patches.
 
-use super::{AxisPoint, OneOrMany, Patch, Reading, change};
+use super::{AxisPoint, Patch, Reading, change};
 use crate::label::{label_of, label_problem};
 use crate::problems::Problems;
+use crate::tables::OneOrMany;
 use crate::tree::Data;
 use ablate_core::base::Diagnostic;
 

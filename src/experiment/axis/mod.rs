@@ -8,15 +8,12 @@ mod sources;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::Value;
-
 use super::fields::Section;
 use super::keys;
 use super::label::{label_problem, name_problem};
 use super::problems::Problems;
 use super::removal::{self, REMOVE};
+use super::tables::AxisTable;
 use super::text::{list, quoted};
 use super::tree::{Entry, Node, Table};
 use ablate_core::base::diagnostic::nearest;
@@ -90,50 +87,6 @@ impl Patch {
             }
         }
     }
-}
-
-/// All keys that an axis may have. Which of them are there says what kind of axis it is.
-#[derive(Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "tables and values are read from the tree, where their places are")]
-pub(super) struct AxisTable {
-    /// `stage.NAME.` and the path of a key in that stage, or several that take the same values.
-    key: Option<OneOrMany>,
-    /// One point each: values of `key`, or shares for the keys of `simplex`.
-    #[schemars(with = "Option<Vec<Value>>")]
-    values: Option<Vec<IgnoredAny>>,
-    /// What the points are called in names.
-    labels: Option<Vec<String>>,
-    /// Named sets of patches: `"stage.NAME.key"` to its new value, `"remove"` to take it away.
-    variants: Option<BTreeMap<String, BTreeMap<String, Value>>>,
-    /// Keys that share a whole.
-    simplex: Option<Vec<String>>,
-    /// Every way to share the whole in steps of this size.
-    step: Option<f64>,
-    /// What keys are drawn from.
-    random: Option<Vec<drawn::Draw>>,
-    /// How many points are drawn.
-    points: Option<usize>,
-    /// Seed of the draws.
-    seed: Option<u64>,
-    /// A table of a stage: all its entries, and all without each of them.
-    leave_one_out: Option<String>,
-    /// A table of a stage: none of its entries, and each alone.
-    add_one: Option<String>,
-    /// The entries that are left out or added; all of them when not said.
-    of: Option<Vec<String>>,
-    /// A table of a stage of which each point keeps some entries.
-    subsets: Option<String>,
-    /// By the point's name, the entries that it keeps.
-    sets: Option<BTreeMap<String, Vec<String>>>,
-}
-
-/// A key, or several that take the same values.
-#[derive(Deserialize, schemars::JsonSchema)]
-#[serde(untagged, expecting = "expected a string or a list of strings")]
-pub(super) enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
 }
 
 /// The ways to write an axis: the key that each begins with, and the others that go with it.

@@ -35,36 +35,91 @@ columns = ["prompt"]
                 name: "main",
                 title: "Does it think?",
                 stage: "eval",
-                rows: [
-                    "model",
-                    "mix",
-                ],
-                columns: [
-                    "prompt",
-                    "dataset",
-                ],
+                rows: Axes(
+                    [
+                        "model",
+                        "mix",
+                    ],
+                ),
+                columns: Axes(
+                    [
+                        "prompt",
+                        "dataset",
+                    ],
+                ),
                 baseline: Some(
-                    "mix=direct,model=sft",
+                    Selector {
+                        values: {
+                            "mix": "direct",
+                            "model": "sft",
+                        },
+                        absent: {},
+                    },
                 ),
                 metric: Accuracy,
                 contrasts: [
                     Contrast {
                         name: "cot",
+                        about: "what thinking adds",
                         plus: [
-                            "mix=cot,model=sft,prompt=cot",
-                            "model=dpo",
+                            Selector {
+                                values: {
+                                    "mix": "cot",
+                                    "model": "sft",
+                                    "prompt": "cot",
+                                },
+                                absent: {},
+                            },
+                            Selector {
+                                values: {
+                                    "model": "dpo",
+                                },
+                                absent: {},
+                            },
                         ],
                         minus: [
-                            "dataset=chart,mix=cot,model=sft,prompt=direct",
+                            Selector {
+                                values: {
+                                    "dataset": "chart",
+                                    "mix": "cot",
+                                    "model": "sft",
+                                    "prompt": "direct",
+                                },
+                                absent: {},
+                            },
                         ],
-                        about: "what thinking adds",
                     },
                 ],
-                labels: {
-                    "mix=both,model=sft": "④ CoT + direct",
-                    "model=dpo": "⑥ DPO",
-                    "prompt=cot": "with rationale",
-                },
+                labels: [
+                    (
+                        Selector {
+                            values: {
+                                "mix": "both",
+                                "model": "sft",
+                            },
+                            absent: {},
+                        },
+                        "④ CoT + direct",
+                    ),
+                    (
+                        Selector {
+                            values: {
+                                "model": "dpo",
+                            },
+                            absent: {},
+                        },
+                        "⑥ DPO",
+                    ),
+                    (
+                        Selector {
+                            values: {
+                                "prompt": "cot",
+                            },
+                            absent: {},
+                        },
+                        "with rationale",
+                    ),
+                ],
                 published: None,
                 select: None,
             },
@@ -72,15 +127,30 @@ columns = ["prompt"]
                 name: "form",
                 title: "form",
                 stage: "eval",
-                rows: [
-                    "model=dpo",
-                    "mix=both,model=sft",
-                ],
-                columns: [],
+                rows: Selectors(
+                    [
+                        Selector {
+                            values: {
+                                "model": "dpo",
+                            },
+                            absent: {},
+                        },
+                        Selector {
+                            values: {
+                                "mix": "both",
+                                "model": "sft",
+                            },
+                            absent: {},
+                        },
+                    ],
+                ),
+                columns: Axes(
+                    [],
+                ),
                 baseline: None,
                 metric: Compliance,
                 contrasts: [],
-                labels: {},
+                labels: [],
                 published: None,
                 select: None,
             },
@@ -88,17 +158,21 @@ columns = ["prompt"]
                 name: "plain",
                 title: "plain",
                 stage: "eval",
-                rows: [
-                    "mix",
-                    "model",
-                ],
-                columns: [
-                    "prompt",
-                ],
+                rows: Axes(
+                    [
+                        "mix",
+                        "model",
+                    ],
+                ),
+                columns: Axes(
+                    [
+                        "prompt",
+                    ],
+                ),
                 baseline: None,
                 metric: Accuracy,
                 contrasts: [],
-                labels: {},
+                labels: [],
                 published: None,
                 select: None,
             },
@@ -159,7 +233,7 @@ stage = "evla"
            |
            = help: each value exists, but not together
 
-        error: `report.third.contrasts.0.plus`: a contrast needs cells on both sides
+        error: `report.third.contrasts.0.plus`: a contrast needs at least one selector on each side
           --> DIR/a.toml:66:35
            |
         64 | [report.third]
@@ -359,7 +433,7 @@ baseline = "model=dpo"
            |
            = help: name one of `mix=cot,model=sft`, `mix=direct,model=sft`, `mix=both,model=sft`
 
-        error: `report.mean.baseline`: the baseline `prompt=direct` is a mean that 3 rows are part of
+        error: `report.mean.baseline`: the baseline `prompt=direct` averages evaluations of 3 rows
           --> DIR/a.toml:64:12
            |
         61 | [report.mean]
@@ -368,7 +442,7 @@ baseline = "model=dpo"
         64 | baseline = "prompt=direct"
            |            ^^^^^^^^^^^^^^^
            |
-           = help: name one of `model=sft`, `model=dpo`, `model=rft`, or evaluations that are no rows
+           = help: name one of `model=sft`, `model=dpo`, `model=rft`, or evaluations that are not in the rows
 
         error: `report.sets.baseline`: the baseline `model=sft` matches a row of each data set
           --> DIR/a.toml:67:12

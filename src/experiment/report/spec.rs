@@ -1,0 +1,96 @@
+//! The parsed specification of one report: every selector is parsed and every axis name is checked.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::selector::Selector;
+
+/// One table of results. Seeds are pooled in every cell.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReportSpec {
+    pub name: String,
+    pub title: String,
+    /// The stage whose scores are shown.
+    pub stage: String,
+    pub rows: GroupBy,
+    pub columns: GroupBy,
+    /// The evaluations that the other cells are compared with. Axes that it does not name follow the column.
+    pub baseline: Option<Selector>,
+    pub metric: Metric,
+    pub contrasts: Vec<Contrast>,
+    /// Labels for rows, columns and single values, in alphabetical order of the selectors' text.
+    pub labels: Vec<(Selector, String)>,
+    pub published: Option<Published>,
+    pub select: Option<Select>,
+}
+
+/// How evaluations are grouped into the rows or the columns of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupBy {
+    /// One line per combination of the values of these axes. [`DATASET`](crate::DATASET) may be one of them.
+    Axes(Vec<String>),
+    /// One line per selector.
+    Selectors(Vec<Selector>),
+}
+
+/// The number that is averaged in a cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// The score of the extracted answer.
+    #[default]
+    Accuracy,
+    /// Whether the response has the form that its prompt requires.
+    Compliance,
+    /// Whether an answer of the item's type could be read from the response.
+    Readable,
+}
+
+/// The difference of two means: the mean of `plus` minus the mean of `minus`. Selectors of one side have equal weight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contrast {
+    pub name: String,
+    pub about: String,
+    pub plus: Vec<Selector>,
+    pub minus: Vec<Selector>,
+}
+
+/// Numbers from a publication, shown next to the measured ones.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Published {
+    pub source: String,
+    /// Cells with their numbers as shares of 1, in alphabetical order of the selectors' text.
+    pub cells: Vec<(Selector, f64)>,
+}
+
+/// Selects one value of an axis by scores that the table does not show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    pub axis: String,
+    /// The evaluations whose scores decide. The table shows the other evaluations.
+    pub on: Selector,
+}
+
+impl Default for GroupBy {
+    fn default() -> GroupBy {
+        GroupBy::Axes(Vec::new())
+    }
+}
+
+impl GroupBy {
+    /// Whether `axis` is one of the axes that are grouped by.
+    pub fn has_axis(&self, axis: &str) -> bool {
+        matches!(self, GroupBy::Axes(axes) if axes.iter().any(|known| known == axis))
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Metric::Accuracy => "accuracy",
+            Metric::Compliance => "format compliance",
+            Metric::Readable => "readable answers",
+        })
+    }
+}
