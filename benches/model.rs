@@ -15,7 +15,7 @@ use ablate_data::tokens::{Prompt, TokenRow};
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate_nn::profile::{self, Tally};
 use ablate_nn::train::{OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
-use ablate_nn::{Checkpoint, Device, DeviceChoice, Frame, Picture, PixelSource, Resources};
+use ablate_nn::{Checkpoint, Device, DeviceChoice, ImageShape, PixelSource, PixelValues, Resources};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::Deserialize;
@@ -265,21 +265,21 @@ const BATCH: usize = 64;
 const GPU_BATCH: usize = 512;
 
 /// Pixels by key.
-struct Images(BTreeMap<String, Picture>);
+struct Images(BTreeMap<String, PixelValues>);
 
 impl Images {
     fn new(size: u32, images: BTreeMap<String, Vec<f32>>) -> Images {
-        let frame = Frame { width: size, height: size, grid: None };
-        Images(images.into_iter().map(|(key, values)| (key, Picture { frame, values: values.into() })).collect())
+        let shape = ImageShape { width: size, height: size, grid: None };
+        Images(images.into_iter().map(|(key, values)| (key, PixelValues { shape, values: values.into() })).collect())
     }
 }
 
 impl PixelSource for Images {
-    fn frame(&self, key: &str) -> Result<Frame> {
-        Ok(self.picture(key)?.frame)
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        Ok(self.pixel_values(key)?.shape)
     }
 
-    fn picture(&self, key: &str) -> Result<Picture> {
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
         self.0.get(key).cloned().with_context(|| format!("there is no image `{key}`"))
     }
 }

@@ -3,9 +3,9 @@
 
 use anyhow::Result;
 
+use super::anyres::pack_image_features;
 use super::config::ModelConfig;
-use super::picture::Frame;
-use super::tiles::slots;
+use super::pixel_values::ImageShape;
 
 /// A decoder, and the eyes that it may have.
 #[derive(Clone, Debug, PartialEq)]
@@ -180,8 +180,8 @@ impl Vision {
     }
 
     /// Features that stand for an image in a sequence, newlines included.
-    pub fn image_tokens(&self, frame: Frame) -> Result<usize> {
-        Ok(slots(self, frame)?.len())
+    pub fn image_tokens(&self, shape: ImageShape) -> Result<usize> {
+        Ok(pack_image_features(self, shape)?.len())
     }
 
     /// Blocks that must be computed: those above have no say.

@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 
+use super::anyres::{PackedFeature, pack_image_features};
 use super::architecture::{Architecture, Vision, VisionFamily};
 use super::ops::Source;
-use super::picture::{Picture, PixelSource};
-use super::tiles::{Slot, slots};
+use super::pixel_values::{PixelSource, PixelValues};
 use ablate_core::base::Seed;
 
 /// A sequence as the caller has it.
@@ -72,9 +72,9 @@ impl Batch {
             let features: &[Source] = match (sequence.image, &model.vision) {
                 (Some(key), Some(vision)) => {
                     if !seen.contains_key(key) {
-                        let picture = images.picture(key)?;
-                        let features = features(vision, key, &picture, batch.tiles)?;
-                        batch.tiles += patchify(vision, key, &picture, &mut batch.patches)?;
+                        let pixels = images.pixel_values(key)?;
+                        let features = features(vision, key, &pixels, batch.tiles)?;
+                        batch.tiles += patchify(vision, key, &pixels, &mut batch.patches)?;
                         seen.insert(key, features);
                     }
                     &seen[key]
@@ -149,7 +149,7 @@ pub(crate) fn check(model: &Architecture, sequence: &Sequence, images: &dyn Pixe
     };
     let found = tokens.iter().filter(|&&token| token == vision.image_token).count();
     let expected = match image {
-        Some(key) => slots(vision, images.frame(key)?).with_context(|| format!("image `{key}`"))?.len(),
+        Some(key) => pack_image_features(vision, images.shape(key)?).with_context(|| format!("image `{key}`"))?.len(),
         None => 0,
     };
     if found != expected {
@@ -159,14 +159,14 @@ pub(crate) fn check(model: &Architecture, sequence: &Sequence, images: &dyn Pixe
 }
 
 /// The features of an image whose first tile is the `first`-th of a batch, in the order in which they are read.
-pub(crate) fn features(vision: &Vision, key: &str, picture: &Picture, first: usize) -> Result<Vec<Source>> {
-    let slots = slots(vision, picture.frame).with_context(|| format!("image `{key}`"))?;
+pub(crate) fn features(vision: &Vision, key: &str, pixels: &PixelValues, first: usize) -> Result<Vec<Source>> {
+    let features = pack_image_features(vision, pixels.shape).with_context(|| format!("image `{key}`"))?;
     let start = first * vision.tile_tokens();
-    let source = |slot| match slot {
-        Slot::Feature(feature) => Source::Feature(start + feature),
-        Slot::Newline => Source::Newline,
+    let source = |feature| match feature {
+        PackedFeature::Feature(feature) => Source::Feature(start + feature),
+        PackedFeature::Newline => Source::Newline,
     };
-    Ok(slots.into_iter().map(source).collect())
+    Ok(features.into_iter().map(source).collect())
 }
 
 /// What lies at each position of a sequence: its image's features stand at the image tokens, in order.
@@ -180,18 +180,18 @@ pub(crate) fn place(model: &Architecture, tokens: &[u32], features: &[Source], s
 }
 
 /// Cuts an image's tiles into patches and appends them; how many tiles there were.
-pub(crate) fn patchify(vision: &Vision, key: &str, picture: &Picture, patches: &mut Vec<f32>) -> Result<usize> {
+pub(crate) fn patchify(vision: &Vision, key: &str, pixels: &PixelValues, patches: &mut Vec<f32>) -> Result<usize> {
     let (size, patch, side) = (vision.image_size, vision.patch_size, vision.side());
     let values = vision.tile_values();
-    let (rows, columns) = picture.frame.grid.unwrap_or((0, 0));
+    let (rows, columns) = pixels.shape.grid.unwrap_or((0, 0));
     let expected = 1 + rows as usize * columns as usize;
-    if picture.values.len() != expected * values {
-        bail!("image `{key}` came as {} numbers, not {expected} x {size} x {size} x 3", picture.values.len());
+    if pixels.values.len() != expected * values {
+        bail!("image `{key}` came as {} numbers, not {expected} x {size} x {size} x 3", pixels.values.len());
     }
-    if picture.values.iter().any(|value| !value.is_finite()) {
+    if pixels.values.iter().any(|value| !value.is_finite()) {
         bail!("image `{key}` has a pixel that is not a number");
     }
-    for tile in picture.values.chunks_exact(values) {
+    for tile in pixels.values.chunks_exact(values) {
         for (top, left) in (0..side).flat_map(|row| (0..side).map(move |column| (row * patch, column * patch))) {
             match vision.family {
                 // Rows of RGB pixels.
@@ -216,7 +216,7 @@ pub(crate) fn patchify(vision: &Vision, key: &str, picture: &Picture, patches: &
 mod tests {
     use super::*;
     use crate::config::ModelConfig;
-    use crate::picture::Frame;
+    use crate::pixel_values::ImageShape;
 
     fn model() -> Architecture {
         let config = ModelConfig { image_size: 4, patch_size: 2, ..ModelConfig::default() };
@@ -227,12 +227,12 @@ mod tests {
     struct Ramp;
 
     impl PixelSource for Ramp {
-        fn frame(&self, _: &str) -> Result<Frame> {
-            Ok(Frame { width: 4, height: 4, grid: None })
+        fn shape(&self, _: &str) -> Result<ImageShape> {
+            Ok(ImageShape { width: 4, height: 4, grid: None })
         }
 
-        fn picture(&self, key: &str) -> Result<Picture> {
-            Ok(Picture { frame: self.frame(key)?, values: (0..4 * 4 * 3).map(|i| i as f32).collect() })
+        fn pixel_values(&self, key: &str) -> Result<PixelValues> {
+            Ok(PixelValues { shape: self.shape(key)?, values: (0..4 * 4 * 3).map(|i| i as f32).collect() })
         }
     }
 

@@ -1,7 +1,7 @@
 //! Models: sizes, weights, operations, devices. Knows no stage, no TOML, no tokenizer and no loss.
 //!
 //! Everything about dfdx stays in here; no tensor leaves. In reading order: what a model is ([`architecture`], written
-//! by a user as [`config`]; `parameters`, [`checkpoint`], [`adapter`]), what it eats ([`picture`], `tiles`, [`batch`]),
+//! by a user as [`config`]; `parameters`, [`checkpoint`], [`adapter`]), its inputs ([`pixel_values`], `anyres`, [`batch`]),
 //! what it computes (`layers`, `eyes`, `model`), with which operations (`ops`: `fused` for training on the CPU on top of
 //! `kernels`, `packed` for generation, `stock` for every device and `steps` to generate with it), and who asks for it (`learner`, `engine`). [`profile`] tells what
 //! the operations cost; `cuda` finds the GPUs and opens their libraries.
@@ -18,12 +18,13 @@ pub mod device;
 pub mod hub;
 pub mod parameters;
 pub mod patterns;
-pub mod picture;
+pub mod pixel_values;
 pub mod profile;
 
 pub mod infer;
 pub mod train;
 
+pub(crate) mod anyres;
 pub(crate) mod arrays;
 pub(crate) mod at_once;
 pub(crate) mod buffer;
@@ -42,14 +43,14 @@ mod loader;
 pub(crate) mod model;
 pub(crate) mod ops;
 pub(crate) mod packed;
-#[cfg(test)]
-pub(crate) mod parity;
 pub(crate) mod portable;
 pub(crate) mod raw;
 pub(crate) mod shared;
 pub(crate) mod steps;
 pub(crate) mod stock;
-pub(crate) mod tiles;
+
+#[cfg(test)]
+mod tests;
 
 pub use adapter::{Adapter, LoraConfig};
 pub use architecture::Architecture;
@@ -59,7 +60,7 @@ pub use config::{DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 pub use device::{Device, DeviceChoice};
 pub use parameters::Part;
 pub use patterns::Pattern;
-pub use picture::{Frame, Picture, PixelSource};
+pub use pixel_values::{ImageShape, PixelSource, PixelValues};
 
 use ablate_core::base::Progress;
 

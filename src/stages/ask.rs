@@ -102,12 +102,12 @@ pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) +
     };
     let mut answer = None;
     let prompts = [prompt];
-    let (checkpoint, pictures) = (&model.checkpoint, &*model.pictures);
+    let (checkpoint, images) = (&model.checkpoint, &*model.images);
     let mut done = |_: usize, responses: Vec<ablate_nn::infer::Generated>| {
         answer = responses.into_iter().next();
         Ok(())
     };
-    generate(checkpoint, &prompts, pictures, &config, Seed(question.seed), &watch, &resources, &mut done)?;
+    generate(checkpoint, &prompts, images, &config, Seed(question.seed), &watch, &resources, &mut done)?;
     let answer = answer.context("BUG: no answer came")?;
     let text = ends.text(&answer.tokens)?.trim_start().to_string();
     tell(&text);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::model_images::Pictures;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::StageContext;
 use ablate_data::conversation::Conversation;
@@ -21,7 +20,7 @@ use ablate_nn::{Architecture, Checkpoint, PixelSource};
 pub(super) struct Model {
     pub(super) checkpoint: Checkpoint,
     pub(super) chat: Chat,
-    pub(super) pictures: Arc<Pictures>,
+    pub(super) images: Arc<Images>,
 }
 
 /// Files of a Hugging Face folder that say how a model is spoken to and how it sees. They go where the model goes.
@@ -70,10 +69,10 @@ impl Model {
                 processor
             }
         };
-        let pictures = Arc::new(Pictures(images(processor)?));
+        let images = Arc::new(images(processor)?);
         let count: ImageTokens = {
-            let (vision, pictures) = (vision.clone(), pictures.clone());
-            Arc::new(move |key| vision.as_ref().map_or(Ok(0), |vision| vision.image_tokens(pictures.frame(key)?)))
+            let (vision, images) = (vision.clone(), images.clone());
+            Arc::new(move |key| vision.as_ref().map_or(Ok(0), |vision| vision.image_tokens(images.shape(key)?)))
         };
         let chat = if checkpoint.is_own() {
             let tokenizer = Tokenizer::read(&folder.join(FILE))?;
@@ -91,7 +90,7 @@ impl Model {
             let name = |token: Option<u32>| token.map_or_else(|| "none".to_string(), |token| token.to_string());
             bail!("the image token is {} to the tokenizer, and {} to the model", name(found), name(wanted));
         }
-        Ok(Model { checkpoint, chat, pictures })
+        Ok(Model { checkpoint, chat, images })
     }
 
     /// Writes `checkpoint` into a folder, with what came with the model in `from`.
@@ -145,7 +144,7 @@ pub(super) fn comparable(reference: Model, policy: &Model) -> Result<Checkpoint>
     let family = |model: &Model| model.checkpoint.architecture.vision.as_ref().map(|vision| vision.family);
     let resolutions = |model: &Model| model.checkpoint.resolutions().to_vec();
     let eyes = |model: &Model| (family(model), resolutions(model));
-    if eyes(&reference) != eyes(policy) || reference.pictures.0.processor() != policy.pictures.0.processor() {
+    if eyes(&reference) != eyes(policy) || reference.images.processor() != policy.images.processor() {
         return Err(wrong_input(anyhow!("`reference` does not see images as `policy` does: their processors differ")));
     }
     Ok(reference.checkpoint)

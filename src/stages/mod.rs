@@ -10,12 +10,10 @@ mod image_pack;
 mod loaded_model;
 mod lost_rows;
 mod metrics;
-mod model_images;
 mod overlong;
 mod sampling;
 mod training_common;
 
-// The parity tests move to the crates they test.
 #[cfg(test)]
 mod tests;
 

@@ -158,7 +158,7 @@ impl Asking {
         generate(
             &model.checkpoint,
             &prompts,
-            &*model.pictures,
+            &*model.images,
             &config,
             ctx.seed,
             &watch,

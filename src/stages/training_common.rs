@@ -47,7 +47,7 @@ where
     let folder = &ctx.input(role)?.path;
     let mut seen = Seen::read(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))?.unwrap_or_default();
     let asked: Vec<Asked> = asked.iter().map(Asked::from).collect();
-    with_threads(ctx.threads, || seen.add(&asked, &|key| model.pictures.0.encoded(key)))??;
+    with_threads(ctx.threads, || seen.add(&asked, &|key| model.images.encoded(key)))??;
     Ok(seen)
 }
 

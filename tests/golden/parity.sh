@@ -15,6 +15,6 @@ fi
 rm -rf "$made"
 "$venv/bin/python" tests/golden/parity all "$made/hub"
 "$venv/bin/python" tests/golden/parity/train.py "$made/train"
-# The tests print the table and export every checkpoint again, for transformers to read.
-ABLATE_PARITY=$made cargo test --release --lib parity -- --nocapture
+# The tests print a table and export every checkpoint again, for transformers to read.
+ABLATE_PARITY=$made cargo test --release --workspace --lib parity -- --nocapture
 "$venv/bin/python" tests/golden/parity check "$made/hub" "$made/exported"

@@ -14,7 +14,7 @@
 mod files;
 mod generation;
 #[cfg(test)]
-pub(crate) mod parity;
+mod parity;
 mod python;
 mod template;
 #[cfg(test)]

@@ -1,32 +1,35 @@
-//! Strings, prompts and chats of a checkpoint against transformers' (`tests/golden/parity/README.md`). Test code only.
+//! Strings, prompts and chats of every checkpoint in `tests/golden/hub` against transformers
+//! (`tests/golden/parity/README.md`). `just parity` names another folder by `ABLATE_PARITY`.
+
+#![expect(clippy::print_stdout, reason = "the counts are for people")]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::*;
 use crate::tokenizer::FILE;
-use crate::tokens::ImageTokens;
 use ablate_core::base::files;
 
-/// A folder's conversation and what is expected of it.
-pub(crate) struct Words {
+/// A checkpoint's conversation and what transformers computes for it.
+struct Case {
+    folder: PathBuf,
     conversation: Conversation,
-    image_tokens: ImageTokens,
     expected: Expected,
-}
-
-/// How many were right, and what was not.
-pub(crate) struct Tally {
-    pub(crate) right: usize,
-    pub(crate) wrong: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Expected {
+    images: BTreeMap<String, ImageTokens>,
     sequences: BTreeMap<String, Prompt>,
     chats: BTreeMap<String, Chat>,
+}
+
+#[derive(Deserialize)]
+struct ImageTokens {
+    tokens: usize,
 }
 
 #[derive(Deserialize)]
@@ -39,7 +42,7 @@ struct Prompt {
 
 #[derive(Deserialize)]
 struct Chat {
-    messages: Vec<Turn>,
+    messages: Vec<ExpectedMessage>,
     add_generation_prompt: bool,
     images: Vec<String>,
     text: String,
@@ -47,91 +50,71 @@ struct Chat {
 }
 
 #[derive(Deserialize)]
-struct Turn {
+struct ExpectedMessage {
     role: String,
     content: Value,
 }
 
-impl Turn {
-    fn text(&self) -> &str {
-        let parts = self.content.as_array().and_then(|parts| parts.last()).map(|part| &part["text"]);
-        parts.unwrap_or(&self.content).as_str().unwrap()
-    }
-
+impl ExpectedMessage {
     fn message(&self) -> Message {
         let role = match self.role.as_str() {
             "system" => Role::System,
             "user" => Role::User,
-            other => Some(Role::Assistant).filter(|_| other == "assistant").unwrap(),
+            "assistant" => Role::Assistant,
+            other => panic!("unknown role `{other}`"),
         };
-        match &self.content {
-            Value::Array(parts) if parts.len() == 2 => Message::with_image(role, self.text()),
-            Value::Array(_) => Message::new(role, self.text(), Format::Parts),
-            _ => Message::new(role, self.text(), Format::Text),
+        let parts = self.content.as_array();
+        let text = parts.and_then(|parts| parts.last()).map_or(&self.content, |part| &part["text"]).as_str().unwrap();
+        match parts {
+            Some(parts) if parts.len() == 2 => Message::with_image(role, text),
+            Some(_) => Message::new(role, text, Format::Parts),
+            None => Message::new(role, text, Format::Text),
         }
     }
 }
 
-impl Words {
-    pub(crate) fn read(folder: &Path, image_tokens: ImageTokens) -> Result<Words> {
-        let conversation = Conversation::read(folder)?;
-        Ok(Words { conversation, image_tokens, expected: files::read_json(&folder.join("expected.json"))? })
+impl Case {
+    fn read(folder: PathBuf) -> Result<Case> {
+        let conversation = Conversation::read(&folder)?;
+        let expected = files::read_json(&folder.join("expected.json"))?;
+        Ok(Case { folder, conversation, expected })
     }
 
-    /// The ids of the strings beside the folder, which have the folder's tokenizer under its name.
-    pub(crate) fn strings(&self, folder: &Path) -> Result<Tally> {
-        let hub = folder.parent().context("a case lies beside the strings")?;
-        let strings: BTreeMap<String, Value> = files::read_json(&hub.join("strings.json"))?;
-        let own = files::read_bytes(&folder.join(FILE))?;
+    /// The ids of `strings.json`, which stand under the name of a tokenizer file with the bytes of this folder's.
+    fn strings(&self) -> Vec<Result<()>> {
+        let hub = self.folder.parent().unwrap();
+        let strings: BTreeMap<String, Value> = files::read_json(&hub.join("strings.json")).unwrap();
+        let bytes = files::read_bytes(&self.folder.join(FILE)).unwrap();
         let same = |kind: &&String| {
-            files::read_bytes(&hub.join(format!("tokenizer-{kind}.json"))).is_ok_and(|bytes| bytes == own)
+            files::read_bytes(&hub.join(format!("tokenizer-{kind}.json"))).is_ok_and(|other| other == bytes)
         };
-        let kind = strings.keys().find(same).context("no strings for this tokenizer")?;
-        let texts: Vec<String> = serde_json::from_value(strings["strings"].clone())?;
-        let ids: Vec<Vec<u32>> = serde_json::from_value(strings[kind].clone())?;
+        let kind = strings.keys().find(same).expect("`strings.json` has ids of this tokenizer");
+        let texts: Vec<String> = serde_json::from_value(strings["strings"].clone()).unwrap();
+        let ids: Vec<Vec<u32>> = serde_json::from_value(strings[kind].clone()).unwrap();
         assert_eq!(texts.len(), ids.len());
-        Ok(tally(texts.iter().zip(&ids).map(|(text, ids)| compared(text, &self.tokens(text, &[])?, ids))))
+        texts.iter().zip(&ids).map(|(text, ids)| compare(text, self.tokens(text, &[]), ids)).collect()
     }
 
-    /// The ids of the prompts of the sequences, their images' tokens expanded.
-    pub(crate) fn prompts(&self) -> Tally {
-        let compare = |Prompt { text, images, ids }: &Prompt| compared(text, &self.tokens(text, images)?, ids);
-        tally(self.expected.sequences.values().map(compare))
+    /// The ids of the prompts of the sequences, image tokens expanded.
+    fn prompts(&self) -> Vec<Result<()>> {
+        let check = |Prompt { text, images, ids }: &Prompt| compare(text, self.tokens(text, images), ids);
+        self.expected.sequences.values().map(check).collect()
     }
 
     /// The text and the ids of chats.
-    pub(crate) fn chats(&self) -> Tally {
-        let compare = |chat: &Chat| {
-            let messages: Vec<Message> = chat.messages.iter().map(Turn::message).collect();
+    fn chats(&self) -> Vec<Result<()>> {
+        let check = |chat: &Chat| {
+            let messages: Vec<Message> = chat.messages.iter().map(ExpectedMessage::message).collect();
             let text = self.conversation.render(&messages, chat.add_generation_prompt)?;
             if text != chat.text {
-                bail!("the chat is {text:?}, not {:?}", chat.text);
+                bail!("the chat is {text:?}, expected {:?}", chat.text);
             }
-            let opening = self.conversation.opening(&text)?;
-            compared(&text, &self.ids(opening, &text, &chat.images)?, &chat.ids)
+            compare(&text, self.ids(self.conversation.opening(&text)?, &text, &chat.images), &chat.ids)
         };
-        tally(self.expected.chats.values().map(compare))
+        self.expected.chats.values().map(check).collect()
     }
 
-    /// Chats that are a user's turn to be answered, with its image: their ids.
-    pub(crate) fn questions(&self) -> impl Iterator<Item = (&str, Option<&str>, &[u32])> {
-        let asked = |chat: &&Chat| chat.messages.len() == 1 && chat.add_generation_prompt;
-        self.expected
-            .chats
-            .values()
-            .filter(asked)
-            .map(|chat| (chat.messages[0].text(), chat.images.first().map(String::as_str), chat.ids.as_slice()))
-    }
-
-    /// The text of ids, special tokens left out.
-    pub(crate) fn text(&self, ids: &[u32]) -> Result<String> {
-        let vocabulary = &self.conversation.vocabulary;
-        let name = |id: &u32| vocabulary.name(*id, "an answer");
-        let plain = ids.iter().filter(|id| name(id).is_ok_and(|name| !vocabulary.is_special(&name)));
-        self.conversation.tokenizer().decode(&plain.copied().collect::<Vec<_>>())
-    }
-
-    /// As the tokenizer itself reads a text.
+    /// The ids of a text with the special tokens that the tokenizer adds.
     fn tokens(&self, text: &str, images: &[String]) -> Result<Vec<u32>> {
         self.ids(self.conversation.vocabulary.opening()?, text, images)
     }
@@ -139,28 +122,41 @@ impl Words {
     fn ids(&self, opening: &[u32], text: &str, images: &[String]) -> Result<Vec<u32>> {
         let (mut ids, mut images) = (opening.to_vec(), images.iter());
         for id in self.conversation.vocabulary.ids(text, Marks::outside(&[text])?, false)? {
-            let seen = if Some(id) == self.conversation.image_token() { images.next() } else { None };
-            let count = seen.map_or(Ok(1), |image| (self.image_tokens)(image))?;
+            let image = if Some(id) == self.conversation.image_token() { images.next() } else { None };
+            let count = image.map_or(1, |image| self.expected.images[image].tokens);
             ids.extend(std::iter::repeat_n(id, count));
         }
         Ok(ids)
     }
 }
 
-fn compared(text: &str, ours: &[u32], expected: &[u32]) -> Result<()> {
+fn compare(text: &str, ours: Result<Vec<u32>>, expected: &[u32]) -> Result<()> {
+    let ours = ours?;
     if ours != expected {
-        bail!("the ids of {text:?} are {ours:?}, not {expected:?}");
+        bail!("the ids of {text:?} are {ours:?}, expected {expected:?}");
     }
     Ok(())
 }
 
-fn tally(results: impl Iterator<Item = Result<()>>) -> Tally {
-    let mut found = Tally { right: 0, wrong: Vec::new() };
-    for result in results {
-        match result {
-            Ok(()) => found.right += 1,
-            Err(error) => found.wrong.push(format!("{error:#}")),
+#[test]
+fn strings_prompts_and_chats_match_transformers() {
+    let golden = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden");
+    let hub = std::env::var_os("ABLATE_PARITY").map_or_else(golden, PathBuf::from).join("hub");
+    let mut folders: Vec<(String, PathBuf)> =
+        files::entries(&hub).unwrap().into_iter().map(|(name, path, _)| (name, path)).collect();
+    folders.retain(|(_, folder)| folder.join("config.json").exists());
+    folders.sort();
+    assert!(folders.len() > 10, "only {} checkpoints in `{}`", folders.len(), hub.display());
+    let mut failures = Vec::new();
+    for (name, folder) in folders {
+        let case = Case::read(folder).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let mut counts = String::new();
+        for (what, results) in [("strings", case.strings()), ("prompts", case.prompts()), ("chats", case.chats())] {
+            counts += &format!("{:>12} {what}", results.len());
+            let errors = results.into_iter().filter_map(Result::err);
+            failures.extend(errors.map(|error| format!("{name}, {what}: {error:#}")));
         }
+        println!("{name:22}{counts}");
     }
-    found
+    assert!(failures.is_empty(), "{} comparisons failed:\n{}", failures.len(), failures.join("\n"));
 }

@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use anyhow::{Context, Result, bail};
 use rand_chacha::ChaCha8Rng;
 
-use super::fast::{Decoder, Weights};
-use super::grouped;
+use super::cpu::{Decoder, Weights};
+use super::gpu;
 use super::sample::{Choice, choose, penalize};
 use crate::cache::Stretch;
 use crate::model::heads;
@@ -90,7 +90,7 @@ pub fn generate(
     let request = Request { model, prompts, images, config, seed, watch };
     match resources.device {
         Device::Cpu => on_threads(&request, resources.threads.max(1), done),
-        Device::Cuda(_) => grouped::generate(&request, resources, done),
+        Device::Cuda(_) => gpu::generate(&request, resources, done),
     }
 }
 
@@ -275,8 +275,8 @@ impl<'a> Worker<'a> {
         let place = || format!("prompt {prompt} (`{}`)", prompts[prompt].key);
         let first = self.active.len();
         let Prompt { tokens, image, .. } = &prompts[prompt];
-        let picture = image.as_ref().map(|key| images.picture(key)).transpose().with_context(place)?;
-        let image = image.as_deref().zip(picture.as_ref());
+        let pixels = image.as_ref().map(|key| images.pixel_values(key)).transpose().with_context(place)?;
+        let image = image.as_deref().zip(pixels.as_ref());
         let samples = self.request.distinct();
         let one = self.decoder.start(tokens, image, samples, config.max_tokens).with_context(place)?;
         let mut logits = one.repeat(samples);

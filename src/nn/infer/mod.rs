@@ -1,20 +1,18 @@
-//! Inference: sampling responses and scoring given ones. Knows no stage, no prompt text and no answer.
+//! Inference: sampling responses to prompts, and log-probabilities of given responses.
 //!
-//! In reading order: [`generate`](generate()) (what is asked and how work is shared out), `sample` (from logits to a
-//! token), `fast` (the CPU path: packed weights and a key/value cache), `grouped` (the GPU's: a group of prompts at a time),
-//! `plain` (no cache: what both are checked against), [`score`].
+//! In reading order: [`generate`](generate()) (configuration and distribution of work), `sample` (from logits to a token),
+//! `cpu` (packed weights, a key/value cache per sequence), `gpu` (groups of prompts), `reference` (no cache, for tests),
+//! [`score`].
 
 pub mod generate;
 pub mod score;
 
-mod fast;
-mod grouped;
+mod cpu;
+mod gpu;
 #[cfg(test)]
-mod plain;
+pub(crate) mod reference;
 mod sample;
 
-#[cfg(test)]
-pub(crate) mod parity;
 #[cfg(test)]
 mod tests;
 

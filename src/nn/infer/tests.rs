@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use super::fast::{Decoder, Weights};
+use super::cpu::{Decoder, Weights};
 use super::generate::Request;
-use super::{GenerateConfig, Generated, generate, grouped, log_probs, plain};
+use super::{GenerateConfig, Generated, generate, gpu, log_probs, reference};
 use crate::engine::Engine;
 use crate::learner::Learner;
 use crate::ops::device_error;
-use crate::picture::fixture::Ramps;
+use crate::pixel_values::fixture::Ramps;
 use crate::steps::{Steps, steps};
 use crate::{
     Batch, Checkpoint, DecoderConfig, Device, ModelConfig, PixelSource, ProjectorConfig, Resources, Sequence,
@@ -104,13 +104,13 @@ fn the_cache_computes_what_a_whole_forward_pass_does() {
         let weights = Weights::new(&model).unwrap();
         let engine = Engine::new(&Learner::frozen(&model), &resources(1)).unwrap();
         let tokens = [2, 1, 1, 1, 1, 7, 8, 3, 20, 21, 22, 4];
-        let picture = Ramps.picture("6").unwrap();
+        let pixels = Ramps.pixel_values("6").unwrap();
         let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], image: Some("6") };
         let batch = Batch::new(&model.architecture, &[sequence], false, &Ramps).unwrap();
         let whole = engine.logits(&batch).unwrap();
         // The prompt up to position 7 at once, then token by token.
         let mut decoder = Decoder::new(&model.architecture, &weights);
-        let mut stepped = decoder.start(&tokens[..8], Some(("6", &picture)), 1, 12).unwrap().to_vec();
+        let mut stepped = decoder.start(&tokens[..8], Some(("6", &pixels)), 1, 12).unwrap().to_vec();
         for &token in &tokens[8..] {
             stepped.extend_from_slice(&decoder.step(&[token]).unwrap());
         }
@@ -156,7 +156,7 @@ fn agree(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig) {
         slow.push(responses);
         Ok(())
     };
-    plain::generate(&request, &resources(1), &mut done).unwrap();
+    reference::generate(&request, &resources(1), &mut done).unwrap();
     assert_eq!(fast, slow);
     // In one group, in groups of a prompt each, and in some of two.
     for batch in [64, config.samples, 2 * config.samples] {
@@ -167,7 +167,7 @@ fn agree(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig) {
             grouped.push(responses);
             Ok(())
         };
-        grouped::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
+        gpu::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
         assert_eq!(fast, grouped, "batch {batch}");
     }
 }
@@ -213,7 +213,7 @@ fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_err
         let steps = steps(&model, &resources(1)).unwrap();
         let mut steps = Small { steps, most, late, taken: 0, sizes: Vec::new() };
         let mut found = Vec::new();
-        let result = grouped::on(&mut steps, &request, &Silent, &mut |_, responses| {
+        let result = gpu::on(&mut steps, &request, &Silent, &mut |_, responses| {
             found.push(responses);
             Ok(())
         });
@@ -290,8 +290,8 @@ fn log_probabilities_are_those_of_the_choices_and_know_no_batch() {
         let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &resources(1)).unwrap();
         assert_eq!(alone, std::slice::from_ref(values));
         let mut decoder = Decoder::new(&model.architecture, &weights);
-        let picture = row.image.as_ref().map(|key| Ramps.picture(key).unwrap());
-        let image = row.image.as_deref().zip(picture.as_ref());
+        let pixels = row.image.as_ref().map(|key| Ramps.pixel_values(key).unwrap());
+        let image = row.image.as_deref().zip(pixels.as_ref());
         let prompt = row.tokens.len() - 3;
         let mut logits = decoder.start(&row.tokens[..prompt], image, 1, 4).unwrap();
         assert_eq!(values.len(), 3);

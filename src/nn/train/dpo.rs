@@ -184,7 +184,7 @@ impl Objective for Preference<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::picture::fixture::Ramps;
+    use crate::pixel_values::fixture::Ramps;
     use crate::{Architecture, ModelConfig};
     use ablate_data::tokens::TokenRow;
 

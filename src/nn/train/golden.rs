@@ -20,7 +20,7 @@ use crate::learner::Learner;
 use crate::model::Model;
 use crate::ops::Taped;
 use crate::stock::Stock;
-use crate::{Batch, Checkpoint, Device, Frame, Picture, PixelSource, Resources, Sequence, arrays};
+use crate::{Batch, Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources, Sequence, arrays};
 use ablate_core::base::files;
 use ablate_core::base::progress::Silent;
 use ablate_data::tokens::{TokenPair, TokenRow};
@@ -85,13 +85,13 @@ fn golden() -> Golden {
 }
 
 impl PixelSource for Data {
-    fn frame(&self, _: &str) -> Result<Frame> {
-        Ok(Frame { width: 8, height: 8, grid: None })
+    fn shape(&self, _: &str) -> Result<ImageShape> {
+        Ok(ImageShape { width: 8, height: 8, grid: None })
     }
 
-    fn picture(&self, key: &str) -> Result<Picture> {
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
         let values = self.images.get(key).context("no such image")?;
-        Ok(Picture { frame: self.frame(key)?, values: values.as_slice().into() })
+        Ok(PixelValues { shape: self.shape(key)?, values: values.as_slice().into() })
     }
 }
 

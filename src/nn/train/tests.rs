@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, bail};
 
 use super::{DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning, dpo, sft};
-use crate::picture::fixture::Ramps;
+use crate::pixel_values::fixture::Ramps;
 use crate::{
-    Checkpoint, DecoderConfig, Device, Frame, ModelConfig, Part, Picture, PixelSource, ProjectorConfig, Resources,
-    VisionConfig,
+    Checkpoint, DecoderConfig, Device, ImageShape, ModelConfig, Part, PixelSource, PixelValues, ProjectorConfig,
+    Resources, VisionConfig,
 };
 use ablate_core::base::progress::Silent;
 use ablate_core::base::{Event, Progress, Seed};
@@ -140,16 +140,16 @@ fn a_frozen_part_keeps_its_bits() {
 pub(super) struct Failing<'a>(pub(super) AtomicUsize, pub(super) &'a dyn PixelSource);
 
 impl PixelSource for Failing<'_> {
-    fn frame(&self, key: &str) -> Result<Frame> {
-        self.1.frame(key)
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        self.1.shape(key)
     }
 
-    fn picture(&self, key: &str) -> Result<Picture> {
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if left.is_err() {
             bail!("the disk is gone");
         }
-        self.1.picture(key)
+        self.1.pixel_values(key)
     }
 }
 
@@ -214,13 +214,13 @@ fn a_state_that_cannot_be_read_is_started_over_with_a_note() {
 struct Blinding;
 
 impl PixelSource for Blinding {
-    fn frame(&self, key: &str) -> Result<Frame> {
-        Ramps.frame(key)
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        Ramps.shape(key)
     }
 
-    fn picture(&self, key: &str) -> Result<Picture> {
-        let Picture { frame, values } = Ramps.picture(key)?;
-        Ok(Picture { frame, values: values.iter().map(|value| value * f32::MAX).collect() })
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
+        let PixelValues { shape, values } = Ramps.pixel_values(key)?;
+        Ok(PixelValues { shape, values: values.iter().map(|value| value * f32::MAX).collect() })
     }
 }
 

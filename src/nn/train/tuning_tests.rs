@@ -12,9 +12,10 @@ use super::{
 };
 use crate::engine::Engine;
 use crate::learner::Learner;
-use crate::picture::fixture::Ramps;
+use crate::pixel_values::fixture::Ramps;
 use crate::{
-    Adapter, Batch, Checkpoint, Device, Frame, LoraConfig, Part, Pattern, Picture, PixelSource, Resources, Sequence,
+    Adapter, Batch, Checkpoint, Device, ImageShape, LoraConfig, Part, Pattern, PixelSource, PixelValues, Resources,
+    Sequence,
 };
 use ablate_core::base::progress::Silent;
 use ablate_core::base::{Progress, Seed};
@@ -115,15 +116,15 @@ fn a_checkpoint_of_hugging_face_resumes_to_the_bit_full_and_adapted() {
 struct Dazzling(AtomicUsize);
 
 impl PixelSource for Dazzling {
-    fn frame(&self, key: &str) -> Result<Frame> {
-        Ramps.frame(key)
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        Ramps.shape(key)
     }
 
-    fn picture(&self, key: &str) -> Result<Picture> {
-        let Picture { frame, values } = Ramps.picture(key)?;
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
+        let PixelValues { shape, values } = Ramps.pixel_values(key)?;
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         let bright = if left.is_ok() { 1.0 } else { f32::MAX };
-        Ok(Picture { frame, values: values.iter().map(|value| value * bright).collect() })
+        Ok(PixelValues { shape, values: values.iter().map(|value| value * bright).collect() })
     }
 }
 

@@ -160,9 +160,9 @@ impl Stage for Dpo {
         let seen = training_common::seen(ctx, "policy", &policy, &overlong::at(pairs, &places))?;
         let resources = training_common::resources(ctx)?;
         let state = self.keep.state(ctx);
-        let Model { checkpoint, pictures, chat: _ } = policy;
+        let Model { checkpoint, images, chat: _ } = policy;
         let trained =
-            train::dpo(checkpoint, reference, &sequences, &*pictures, &self.train, ctx.seed, &state, &resources)?;
+            train::dpo(checkpoint, reference, &sequences, &*images, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
         Ok(training_common::finish(ctx, &trained, "policy", &seen, resources.device)?
             .with("pairs", sequences.len())

@@ -89,7 +89,7 @@ impl Stage for Scoring {
         common::not_empty(&judged, "judged")?;
         let asked = Asked::new(&judged, self.truncate, &policy.chat)?;
         let resources = training_common::resources(ctx)?;
-        let log_probs = |model: &Checkpoint| infer::log_probs(model, &asked.rows, &*policy.pictures, &resources);
+        let log_probs = |model: &Checkpoint| infer::log_probs(model, &asked.rows, &*policy.images, &resources);
         let (ours, theirs) = (log_probs(&policy.checkpoint)?, log_probs(&reference)?);
         let credit = |row: usize| -> (f64, Vec<(String, f32)>) {
             let ratios = ours[row].iter().zip(&theirs[row]).map(|(one, other)| f64::from(*one) - f64::from(*other));

@@ -88,8 +88,8 @@ impl Stage for Sft {
         let seen = training_common::seen(ctx, "model", &model, &overlong::at(rows, &places))?;
         let resources = training_common::resources(ctx)?;
         let state = self.keep.state(ctx);
-        let Model { checkpoint, pictures, chat: _ } = model;
-        let trained = train::sft(checkpoint, &sequences, &*pictures, &self.train, ctx.seed, &state, &resources)?;
+        let Model { checkpoint, images, chat: _ } = model;
+        let trained = train::sft(checkpoint, &sequences, &*images, &self.train, ctx.seed, &state, &resources)?;
         let summary = training_common::finish(ctx, &trained, "model", &seen, resources.device)?;
         Ok(summary.with("rows", sequences.len()).with_warnings(warnings))
     }

@@ -58,7 +58,7 @@ fn any_folder_is_a_model_or_an_error() {
             Ok(model) => {
                 let sequence = model.chat.sequence(Some("image"), "What is it?", "A square.", false);
                 tell(&sequence.map(|row| row.tokens.len()).map_err(|error| format!("{error:#}")));
-                tell(&model.pictures.picture("image").map(|picture| picture.values.len()).map_err(|e| e.to_string()));
+                tell(&model.images.pixel_values("image").map(|pixels| pixels.values.len()).map_err(|e| e.to_string()));
             }
             Err(error) => tell(&format!("{error:#}")),
         }

@@ -5,6 +5,7 @@ mod endpoint;
 mod fuzz;
 mod images;
 mod model_kinds;
+mod parity;
 mod released;
 mod tables;
 mod training;

@@ -14,7 +14,7 @@ use crate::ops::NoRoom;
 use crate::train::run::Run;
 use crate::train::sft::CrossEntropy;
 use crate::train::tuning::exactly;
-use crate::{Frame, Part, Picture, PixelSource};
+use crate::{ImageShape, Part, PixelSource, PixelValues};
 
 impl Case {
     /// The gradient of some rows, all parameters behind one another but those whose true gradient is zero.
@@ -56,15 +56,15 @@ fn a_gradient_in_micro_batches_is_the_batchs() {
 struct Scarce<'a>(&'a dyn PixelSource, usize, AtomicUsize);
 
 impl PixelSource for Scarce<'_> {
-    fn frame(&self, key: &str) -> Result<Frame> {
-        self.0.frame(key)
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        self.0.shape(key)
     }
 
-    fn picture(&self, key: &str) -> Result<Picture> {
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
         if self.2.fetch_add(1, Ordering::SeqCst) == self.1 {
             return Err(NoRoom("full".to_string()).into());
         }
-        self.0.picture(key)
+        self.0.pixel_values(key)
     }
 }
 

@@ -19,7 +19,7 @@ use super::run::{Objective, Run, Trained};
 use super::state::TrainState;
 use super::tuning::exactly;
 use crate::learner::Learner;
-use crate::{Adapter, Checkpoint, Device, Frame, Part, Picture, PixelSource, Resources, arrays};
+use crate::{Adapter, Checkpoint, Device, ImageShape, Part, PixelSource, PixelValues, Resources, arrays};
 use ablate_core::base::progress::Silent;
 use ablate_core::base::{Seed, files};
 use ablate_data::tokens::{TokenPair, TokenRow};
@@ -37,14 +37,14 @@ pub(super) struct Case {
 }
 
 /// Pixels as the processor of transformers makes them.
-pub(super) struct Images(BTreeMap<String, Picture>);
+pub(super) struct Images(BTreeMap<String, PixelValues>);
 
 impl PixelSource for Images {
-    fn frame(&self, key: &str) -> Result<Frame> {
-        Ok(self.picture(key)?.frame)
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        Ok(self.pixel_values(key)?.shape)
     }
 
-    fn picture(&self, key: &str) -> Result<Picture> {
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
         self.0.get(key).cloned().context("no such image")
     }
 }
@@ -113,9 +113,9 @@ fn images(folder: &Path, model: &Checkpoint, rows: &[TokenRow]) -> Images {
     let expected: Vec<(String, Vec<usize>)> =
         names.into_iter().map(|name| (name.to_string(), vec![3, side, side])).collect();
     let (values, _) = arrays::read(&folder.join("pixel_values.safetensors"), &expected).unwrap();
-    let frame = Frame { width: side as u32, height: side as u32, grid: None };
-    let picture = |values: Vec<f32>| Picture { frame, values: values.into() };
-    Images(expected.into_iter().map(|(name, _)| name).zip(values.into_iter().map(picture)).collect())
+    let shape = ImageShape { width: side as u32, height: side as u32, grid: None };
+    let pixels = |values: Vec<f32>| PixelValues { shape, values: values.into() };
+    Images(expected.into_iter().map(|(name, _)| name).zip(values.into_iter().map(pixels)).collect())
 }
 
 impl Case {

@@ -14,7 +14,7 @@ use crate::learner::Learner;
 use crate::model::Model;
 use crate::ops::{Ops, Source};
 use crate::packed::{Packed, Packing, Plan, Rows};
-use crate::{Architecture, Checkpoint, Picture};
+use crate::{Architecture, Checkpoint, PixelValues};
 use ablate_core::base::alloc::keep_memory;
 
 /// A model's weights, laid out for forward passes.
@@ -46,14 +46,14 @@ impl<'a> Decoder<'a> {
     pub(super) fn start(
         &mut self,
         tokens: &[u32],
-        image: Option<(&str, &Picture)>,
+        image: Option<(&str, &PixelValues)>,
         samples: usize,
         max_tokens: usize,
     ) -> Result<Buffer> {
         let (layers, positions) = (self.architecture.decoder.layers, self.architecture.decoder.max_positions);
         let (heads, count) = (self.model.heads, tokens.len());
         let (features, order) = match image {
-            Some((key, picture)) => self.see(key, picture)?,
+            Some((key, pixels)) => self.see(key, pixels)?,
             None => (None, Vec::new()),
         };
         let mut sources = Vec::with_capacity(count);
@@ -105,15 +105,15 @@ impl<'a> Decoder<'a> {
     }
 
     /// An image's features, and the order in which the decoder reads them.
-    fn see(&mut self, key: &str, picture: &Picture) -> Result<(Option<Rows>, Vec<Source>)> {
+    fn see(&mut self, key: &str, pixels: &PixelValues) -> Result<(Option<Rows>, Vec<Source>)> {
         let (Some(vision), Some(eyes)) = (&self.architecture.vision, &self.model.eyes) else {
             return Ok((None, Vec::new()));
         };
-        let mut patches = Vec::with_capacity(picture.values.len());
-        let tiles = patchify(vision, key, picture, &mut patches)?;
+        let mut patches = Vec::with_capacity(pixels.values.len());
+        let tiles = patchify(vision, key, pixels, &mut patches)?;
         let frozen = Learning { encoder: false, projector: false };
         let mut pass = Pass { ops: &mut self.ops, dropout: None };
         let seen = eyes.see(&mut pass, tiles, patches, frozen, false)?;
-        Ok((Some(seen), features(vision, key, picture, 0)?))
+        Ok((Some(seen), features(vision, key, pixels, 0)?))
     }
 }

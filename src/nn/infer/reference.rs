@@ -1,14 +1,32 @@
-//! Generation by a whole forward pass per token. Slow and simple: no cache, so nothing that could disagree with training.
-//! What the other paths are checked against. Test code only.
+//! Generation by a whole forward pass per token, without a key/value cache: the reference for tests of the other paths.
 
 use anyhow::Result;
 
-use super::generate::{Generated, Request};
+use super::generate::{GenerateConfig, Generated, Request, Response};
 use crate::engine::Engine;
 use crate::learner::Learner;
-use crate::{Batch, Resources, Sequence};
+use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence};
+use ablate_core::base::Seed;
+use ablate_data::tokens::Prompt;
 
-/// Samples prompt by prompt groups of at most `batch` sequences.
+/// The responses to each prompt.
+pub(crate) fn responses(
+    model: &Checkpoint,
+    prompts: &[Prompt],
+    images: &dyn PixelSource,
+    config: &GenerateConfig,
+    resources: &Resources,
+) -> Result<Vec<Vec<Generated>>> {
+    let mut found = Vec::new();
+    let request = Request { model, prompts, images, config, seed: Seed(0), watch: &|_, _, _| false };
+    generate(&request, resources, &mut |_, responses| {
+        found.push(responses);
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Samples groups of prompts of at most `batch` sequences, in order.
 pub(super) fn generate(
     request: &Request,
     resources: &Resources,
@@ -52,9 +70,9 @@ fn next_logits(
     request: &Request,
     engine: &Engine,
     open: &[(usize, usize)],
-    responses: &[super::generate::Response],
+    responses: &[Response],
 ) -> Result<Vec<f32>> {
-    // A last token that only marks the place: a batch takes no input from it.
+    // The last token is only a target, so a dummy one is appended.
     let texts: Vec<Vec<u32>> = open
         .iter()
         .zip(responses)

@@ -1,0 +1,3 @@
+//! Tests that serve several files of the crate.
+
+mod parity;

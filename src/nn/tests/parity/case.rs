@@ -1,0 +1,245 @@
+//! A checkpoint with what transformers computes for it (`tests/golden/parity/README.md`), and the comparisons of numbers.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use dfdx::prelude::Cpu;
+use serde::Deserialize;
+
+use crate::anyres::pack_image_features;
+use crate::engine::Engine;
+use crate::eyes::Learning;
+use crate::fused::Fused;
+use crate::gradients::{GradientSum, Part};
+use crate::hub::Folder;
+use crate::layers::Pass;
+use crate::learner::Learner;
+use crate::model::Model;
+use crate::ops::{OnDevice, Source, Taped};
+use crate::packed::{Packed, Packing};
+use crate::parameters::parameters;
+use crate::stock::Stock;
+use crate::{Architecture, Batch, Checkpoint, ImageShape, PixelSource, PixelValues, Sequence, batch};
+use ablate_core::base::files;
+
+/// A checkpoint and what transformers computes for it. As a [`PixelSource`]: the output of transformers' image processor.
+pub(super) struct Case {
+    pub(super) folder: PathBuf,
+    pub(super) checkpoint: Checkpoint,
+    pub(super) expected: Expected,
+    arrays: BTreeMap<String, Vec<f32>>,
+}
+
+/// `expected.json`, without its chats.
+#[derive(Deserialize)]
+pub(super) struct Expected {
+    pub(super) images: BTreeMap<String, Image>,
+    pub(super) sequences: BTreeMap<String, Text>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Image {
+    width: u32,
+    height: u32,
+    pub(super) tokens: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Text {
+    pub(super) images: Vec<String>,
+    pub(super) ids: Vec<u32>,
+    positions: Vec<usize>,
+    pub(super) span: (usize, usize),
+    pub(super) log_probs: Vec<f32>,
+    pub(super) greedy: Option<Vec<u32>>,
+    pub(super) margin: Option<f64>,
+}
+
+/// The larger of two relative errors: the norm of the difference over the norm of the expected values, and the largest
+/// absolute difference over the largest absolute expected value.
+pub(super) fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
+    if ours.len() != expected.len() || ours.iter().any(|value| !value.is_finite()) {
+        return f64::INFINITY;
+    }
+    let differences = || ours.iter().zip(expected).map(|(&one, &other)| f64::from(one) - f64::from(other));
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let largest = |values: &mut dyn Iterator<Item = f64>| values.map(f64::abs).fold(0.0, f64::max);
+    let wanted = || expected.iter().map(|&value| f64::from(value));
+    let ratio = |part: f64, whole: f64| if part > 0.0 { part / whole } else { 0.0 };
+    ratio(norm(&mut differences()), norm(&mut wanted())).max(ratio(largest(&mut differences()), largest(&mut wanted())))
+}
+
+impl Case {
+    pub(super) fn read(folder: &Path) -> Result<Case> {
+        let checkpoint = Checkpoint::read(folder)?;
+        let expected = files::read_json(&folder.join("expected.json"))?;
+        let file = Folder::open_file(&folder.join("expected.safetensors"))?;
+        let array = |name: &str| Ok((name.to_string(), file.array(name, file.shape(name)?)?));
+        let arrays = file.names().map(array).collect::<Result<_>>()?;
+        Ok(Case { folder: folder.to_path_buf(), checkpoint, expected, arrays })
+    }
+
+    pub(super) fn architecture(&self) -> &Architecture {
+        &self.checkpoint.architecture
+    }
+
+    /// An array of `expected.safetensors`.
+    pub(super) fn array(&self, name: &str) -> Result<&[f32]> {
+        self.arrays.get(name).map(Vec::as_slice).with_context(|| format!("`{name}` is not in `expected.safetensors`"))
+    }
+
+    /// The largest relative error of the logits of all sequences, computed on the CPU path.
+    pub(super) fn logits(&self, engine: &Engine, images: &dyn PixelSource) -> Result<f64> {
+        let mut largest = 0.0_f64;
+        for name in self.expected.sequences.keys() {
+            let ours = engine.logits(&self.batch(name, images)?)?;
+            largest = largest.max(relative_error(&ours, self.array(&format!("{name}.logits"))?));
+        }
+        Ok(largest)
+    }
+
+    /// The relative error of an image's features as generation computes them, newline features included.
+    pub(super) fn features(&self, name: &str, images: &dyn PixelSource) -> Result<f64> {
+        let vision = self.architecture().vision.as_ref().context("no vision tower")?;
+        let pixels = images.pixel_values(name)?;
+        let (mut patches, mut ops) = (Vec::new(), Packed::default());
+        let tiles = batch::patchify(vision, name, &pixels, &mut patches)?;
+        let model = Model::new(&Packing, &Learner::frozen(&self.checkpoint))?;
+        let mut pass = Pass { ops: &mut ops, dropout: None };
+        let frozen = Learning { encoder: false, projector: false };
+        let eyes = model.eyes.as_ref().context("no vision tower")?;
+        let seen = eyes.see(&mut pass, tiles, patches, frozen, false)?;
+        let sources = batch::features(vision, name, &pixels, 0)?;
+        let ours = model.embed(&mut pass, Some(&seen), &sources)?;
+        Ok(relative_error(&ours.values, self.array(&format!("{name}.features"))?))
+    }
+
+    /// The largest relative error of dfdx's logits, for all sequences of at most one image in one padded batch.
+    pub(super) fn dfdx_logits(&self) -> Result<f64> {
+        let names: Vec<&String> =
+            self.expected.sequences.iter().filter(|(_, text)| text.images.len() < 2).map(|(name, _)| name).collect();
+        let texts: Vec<_> = names.iter().map(|name| self.expected.sequences[*name].marked()).collect();
+        let sequences: Vec<Sequence> = names
+            .iter()
+            .zip(&texts)
+            .map(|(name, (tokens, loss))| Sequence { tokens, loss, image: self.expected.sequences[*name].image() })
+            .collect();
+        let batch = Batch::new(self.architecture(), &sequences, true, self)?;
+        let model = Model::new(&OnDevice(Cpu::default()), &Learner::frozen(&self.checkpoint))?;
+        let ours = model.selected_logits::<Stock<Cpu>>(&batch)?;
+        let (mut start, mut largest) = (0, 0.0_f64);
+        for name in names {
+            let wanted = self.array(&format!("{name}.logits"))?;
+            largest = largest.max(relative_error(&ours[start..start + wanted.len()], wanted));
+            start += wanted.len();
+        }
+        Ok(largest)
+    }
+
+    /// The largest relative difference between dfdx's gradients and ours for the mean cross-entropy of a sequence, with the
+    /// parameter's name. A parameter whose gradient is zero apart from rounding (a bias added to every key) is skipped if
+    /// both gradients are small.
+    pub(super) fn gradients(&self) -> Result<(f64, String)> {
+        let name = if self.architecture().vision.is_some() { "image" } else { "short" };
+        let text = &self.expected.sequences[name];
+        let image_token = self.architecture().vision.as_ref().map(|vision| vision.image_token);
+        let loss: Vec<bool> = text.ids.iter().map(|&id| Some(id) != image_token).collect();
+        let sequence = Sequence { tokens: &text.ids, loss: &loss, image: text.image() };
+        let (fused, stock) = (self.learn::<Fused>(sequence)?, self.learn::<Stock<Cpu>>(sequence)?);
+        let norm = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+        let total = fused.iter().map(|values| norm(values).powi(2)).sum::<f64>().sqrt();
+        assert!(total > 0.0, "all gradients are zero");
+        let (mut largest, mut parameter_name) = (0.0, String::new());
+        for (parameter, (one, other)) in parameters(self.architecture()).iter().zip(fused.iter().zip(&stock)) {
+            let finite = one.iter().chain(other).all(|value| value.is_finite());
+            if finite && norm(one).max(norm(other)) < 1e-6 * total {
+                continue;
+            }
+            let error = relative_error(other, one);
+            if error > largest {
+                (largest, parameter_name) = (error, parameter.name.clone());
+            }
+        }
+        Ok((largest, parameter_name))
+    }
+
+    fn learn<O: Taped<Place: Default>>(&self, sequence: Sequence) -> Result<Vec<Vec<f32>>> {
+        let batch = Batch::new(self.architecture(), &[sequence], O::PADDED, self)?;
+        let learner = Learner::new(self.checkpoint.clone(), None, |_| true);
+        let model = Model::new(&O::Place::default(), &learner)?;
+        let mean = |values: &[f32]| Ok((vec![-1.0 / values.len() as f32; values.len()], ()));
+        let sum = Arc::new(GradientSum::new(&learner));
+        model.learn::<O, ()>(&Part::new(&sum, 0), &batch, &mean)?;
+        Ok(sum.take())
+    }
+
+    /// A sequence as a batch with its stored positions selected. A [`Sequence`] takes one image, so the features of several
+    /// images are placed here.
+    fn batch(&self, name: &str, images: &dyn PixelSource) -> Result<Batch> {
+        let text = &self.expected.sequences[name];
+        let (tokens, loss) = text.marked();
+        if text.images.len() < 2 {
+            let sequence = Sequence { tokens: &tokens, loss: &loss, image: text.image() };
+            return Batch::new(self.architecture(), &[sequence], false, images);
+        }
+        let vision = self.architecture().vision.as_ref().context("no vision tower")?;
+        let plain: Vec<u32> = tokens.iter().map(|&id| if id == vision.image_token { 0 } else { id }).collect();
+        let mut batch =
+            Batch::new(self.architecture(), &[Sequence { tokens: &plain, loss: &loss, image: None }], false, images)?;
+        let mut features = Vec::new();
+        for key in &text.images {
+            let pixels = images.pixel_values(key)?;
+            features.extend(batch::features(vision, key, &pixels, batch.tiles)?);
+            batch.tiles += batch::patchify(vision, key, &pixels, &mut batch.patches)?;
+        }
+        batch.sources.clear();
+        batch::place(self.architecture(), &text.ids, &features, &mut batch.sources);
+        let placed = batch.sources.iter().filter(|source| !matches!(source, Source::Token(_))).count();
+        assert_eq!(placed, features.len(), "{name}");
+        Ok(batch)
+    }
+}
+
+impl Text {
+    /// The ids with a dummy target at the end, and a mask of the tokens that follow a stored position.
+    fn marked(&self) -> (Vec<u32>, Vec<bool>) {
+        let mut loss = vec![false; self.ids.len() + 1];
+        for position in &self.positions {
+            loss[position + 1] = true;
+        }
+        ([&self.ids[..], &[0]].concat(), loss)
+    }
+
+    /// The first image.
+    pub(super) fn image(&self) -> Option<&str> {
+        self.images.first().map(String::as_str)
+    }
+}
+
+impl PixelSource for Case {
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        let vision = self.architecture().vision.as_ref().context("no vision tower")?;
+        let Image { width, height, tokens } = self.expected.images[key];
+        let shape = |grid| ImageShape { width, height, grid };
+        if !vision.tiled {
+            return Ok(shape(None));
+        }
+        // The grid that gives as many tiles and image tokens.
+        let tiles = self.array(&format!("{key}.pixel_values"))?.len() / vision.tile_values() - 1;
+        let side = vision.image_size;
+        let mut grids = self.checkpoint.resolutions().iter().map(|(height, width)| (height / side, width / side));
+        let fits = |(rows, columns): (usize, usize)| {
+            let shape = shape(Some((rows as u32, columns as u32)));
+            let right = rows * columns == tiles
+                && pack_image_features(vision, shape).is_ok_and(|features| features.len() == tokens);
+            right.then_some(shape)
+        };
+        grids.find_map(fits).with_context(|| format!("no grid gives `{key}` {tokens} tokens"))
+    }
+
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
+        Ok(PixelValues { shape: self.shape(key)?, values: self.array(&format!("{key}.pixel_values"))?.into() })
+    }
+}

@@ -1,0 +1,174 @@
+//! [`Model`] against transformers, on the checkpoints of `tests/golden/hub` or, for `just parity`, of `ABLATE_PARITY`:
+//! pixel values, prompts, the text of greedy answers, and exported checkpoints. `just parity` lets transformers read the
+//! exported ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::loaded_model::{Model, carry_companions};
+use ablate_core::base::progress::Silent;
+use ablate_core::base::{Seed, files};
+use ablate_data::pixels::Images;
+use ablate_data::tokenizer::FILE;
+use ablate_data::tokens::Prompt;
+use ablate_nn::checkpoint::Rounding;
+use ablate_nn::hub::Folder;
+use ablate_nn::infer::{GenerateConfig, generate};
+use ablate_nn::{Device, PixelSource, Resources};
+
+/// Largest difference of a pixel value.
+const PIXEL_TOLERANCE: f64 = 1e-6;
+
+#[derive(Deserialize)]
+struct Expected {
+    images: BTreeMap<String, Value>,
+    sequences: BTreeMap<String, Sequence>,
+    chats: BTreeMap<String, Chat>,
+}
+
+#[derive(Deserialize)]
+struct Sequence {
+    images: Vec<String>,
+    ids: Vec<u32>,
+    greedy_text: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    messages: Vec<Value>,
+    add_generation_prompt: bool,
+    images: Vec<String>,
+    ids: Vec<u32>,
+}
+
+fn open(folder: &Path) -> Result<Model> {
+    let paths = files::paths_if_there(&folder.with_file_name("images"))?;
+    let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
+    let images: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|path| &**path)).collect();
+    Model::open(folder, |processor| Images::of_files(&images, true, processor))
+}
+
+/// The pixel values of every image: as many as transformers has, and within the tolerance.
+fn pixels(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
+    let arrays = Folder::open_file(&folder.join("expected.safetensors"))?;
+    for key in expected.images.keys() {
+        let name = format!("{key}.pixel_values");
+        let (ours, theirs) = (model.images.pixel_values(key)?.values, arrays.array(&name, arrays.shape(&name)?)?);
+        let differences = ours.iter().zip(&theirs).map(|(a, b)| f64::from((a - b).abs()));
+        let largest = differences.fold(0.0, f64::max);
+        if ours.len() != theirs.len() || largest > PIXEL_TOLERANCE {
+            bail!("the pixels of `{key}`: {} values, expected {}; off by {largest:.1e}", ours.len(), theirs.len());
+        }
+    }
+    Ok(())
+}
+
+/// The prompt of every chat that is one message of the user.
+fn prompts(model: &Model, expected: &Expected) -> Result<()> {
+    for chat in expected.chats.values().filter(|chat| chat.messages.len() == 1 && chat.add_generation_prompt) {
+        let content = &chat.messages[0]["content"];
+        let text = content.as_array().and_then(|parts| parts.last()).map_or(content, |part| &part["text"]);
+        let text = text.as_str().context("a message without text")?;
+        let prompt = model.chat.prompt("question", text, chat.images.first().map(String::as_str))?;
+        if prompt.tokens != chat.ids {
+            bail!("the prompt of {text:?} is {:?}, expected {:?}", prompt.tokens, chat.ids);
+        }
+    }
+    Ok(())
+}
+
+/// The text of greedy answers, without special tokens.
+fn answers(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
+    let texts = || expected.sequences.iter().filter_map(|(key, text)| Some((key, text, text.greedy_text.as_ref()?)));
+    let prompt = |(key, Sequence { images, ids, .. }, _): (&String, &Sequence, _)| Prompt {
+        key: key.clone(),
+        tokens: ids.clone(),
+        image: images.first().cloned(),
+    };
+    let prompts: Vec<Prompt> = texts().map(prompt).collect();
+    let config = GenerateConfig {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        max_tokens: 64,
+        samples: 1,
+        stop: model.chat.stop_tokens().to_vec(),
+        repetition_penalty: 1.0,
+        batch: 16,
+    };
+    let resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
+    let mut responses = BTreeMap::new();
+    let mut done = |index, mut response: Vec<_>| {
+        responses.insert(index, response.remove(0));
+        Ok(())
+    };
+    let (checkpoint, images) = (&model.checkpoint, &*model.images);
+    generate(checkpoint, &prompts, images, &config, Seed(5), &|_, _, _| false, &resources, &mut done)?;
+    let tokenizer: Value = files::read_json(&folder.join(FILE))?;
+    let added = tokenizer["added_tokens"].as_array().context("no `added_tokens`")?.iter();
+    let special: BTreeSet<u64> =
+        added.filter(|token| token["special"] == Value::Bool(true)).filter_map(|token| token["id"].as_u64()).collect();
+    for ((key, _, text), response) in texts().zip(responses.into_values()) {
+        let tokens: Vec<u32> = response.tokens.into_iter().filter(|&id| !special.contains(&u64::from(id))).collect();
+        let ours = model.chat.tokenizer().decode(&tokens)?;
+        if ours != *text {
+            bail!("the answer to `{key}` is {ours:?}, expected {text:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Exports a checkpoint as the stage `export` does: every array has the same bits and number type, and its tokenizer,
+/// chat template and image processor go with it. With `ABLATE_PARITY` the folder is kept for transformers.
+fn exported(folder: &Path, model: &Model, root: Option<&Path>) -> Result<()> {
+    let temporary = tempfile::tempdir()?;
+    let copy = root.unwrap_or(temporary.path()).join("exported").join(files::name_of(folder));
+    if copy.exists() {
+        files::remove_dir(&copy)?;
+    }
+    model.checkpoint.write_rounded(&copy, Rounding::AsImported)?;
+    carry_companions(&model.checkpoint, folder, &copy)?;
+    let (source, written) = (Folder::open(folder)?, Folder::open(&copy)?);
+    if !source.names().eq(written.names()) {
+        bail!("the exported checkpoint has other arrays");
+    }
+    for name in source.names() {
+        let shape = source.shape(name)?;
+        let bits = |file: &Folder| -> Result<Vec<u32>> {
+            Ok(file.array(name, shape)?.into_iter().map(f32::to_bits).collect())
+        };
+        if source.dtype(name)? != written.dtype(name)? || bits(&source)? != bits(&written)? {
+            bail!("`{name}` has changed");
+        }
+    }
+    Model::open(&copy, |processor| Images::of_files(&[], true, processor)).context("the exported checkpoint")?;
+    Ok(())
+}
+
+#[test]
+fn models_match_transformers() {
+    let root = std::env::var_os("ABLATE_PARITY").map(PathBuf::from);
+    let golden = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let hub = root.clone().unwrap_or_else(golden).join("hub");
+    let mut folders: Vec<PathBuf> = files::paths_if_there(&hub).unwrap();
+    folders.retain(|folder| folder.join("config.json").exists());
+    assert!(folders.len() > 10, "only {} checkpoints in `{}`", folders.len(), hub.display());
+    let mut wrong = Vec::new();
+    for folder in folders {
+        let name = files::name_of(&folder);
+        let expected: Expected = files::read_json(&folder.join("expected.json")).unwrap();
+        let model = open(&folder).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let results = [
+            pixels(&folder, &model, &expected),
+            prompts(&model, &expected),
+            answers(&folder, &model, &expected),
+            exported(&folder, &model, root.as_deref()),
+        ];
+        wrong.extend(results.into_iter().filter_map(Result::err).map(|error| format!("{name}: {error:#}")));
+    }
+    assert!(wrong.is_empty(), "{} comparisons failed:\n{}", wrong.len(), wrong.join("\n"));
+}
