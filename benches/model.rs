@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use ablate_core::base::progress::Silent;
-use ablate_core::base::{Event, Progress, Seed, files};
+use ablate_core::base::progress::NoProgress;
+use ablate_core::base::{Progress, Seed, StageEvent, files};
 use ablate_data::tokens::{Prompt, TokenRow};
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate_nn::profile::{self, Tally};
@@ -126,7 +126,7 @@ fn read(folder: &Path) -> Result<Checkpoint> {
 
 impl Server {
     fn resources(&self) -> Resources<'_> {
-        Resources { device: self.device, threads: self.threads, progress: &Silent }
+        Resources { device: self.device, threads: self.threads, progress: &NoProgress }
     }
 
     fn rows(&self) -> Vec<TokenRow> {
@@ -249,8 +249,8 @@ impl TimedSteps {
 }
 
 impl Progress for TimedSteps {
-    fn emit(&self, event: Event) {
-        let Event::Progress { .. } = event else { return };
+    fn emit(&self, event: StageEvent) {
+        let StageEvent::Progress { .. } = event else { return };
         let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
         if times.is_none() && self.operations {
             profile::start();

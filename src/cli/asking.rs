@@ -11,7 +11,7 @@ use super::DONE;
 use super::shell::Shell;
 use super::values::at_least_one;
 use crate::stages::ask::{Answer, Question, ask};
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
@@ -96,7 +96,7 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
             shell.piece(piece);
         }
     };
-    let answer = ask(&question, &Silent, &heard)?;
+    let answer = ask(&question, &NoProgress, &heard)?;
     let seconds = began.elapsed().as_secs_f64();
     if !answer.unknown.is_empty() {
         let unknown = answer.unknown.join(", ");

@@ -89,7 +89,7 @@ fn mistakes(error: &anyhow::Error) -> Vec<Value> {
     };
     let one = |diagnostic: &Diagnostic| {
         let places = diagnostic.labels.iter().map(|(origin, label)| {
-            let (line, column) = sources.position(origin);
+            let (line, column) = sources.line_column(origin);
             json!({ "file": sources.get(origin.source).name, "line": line, "column": column, "label": label })
         });
         json!({ "message": diagnostic.message, "places": places.collect::<Vec<_>>(), "help": diagnostic.help })

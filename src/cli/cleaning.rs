@@ -10,7 +10,7 @@ use super::args::Global;
 use super::inspect::{bytes, existing};
 use super::shell::Shell;
 use ablate_core::base::diagnostic::nearest;
-use ablate_store::{ExperimentId, Freed, GcRules, Interrupted};
+use ablate_store::{ExperimentId, GcReport, GcRules, InterruptedStage};
 
 const DAY: f64 = 24.0 * 3600.0;
 
@@ -50,7 +50,7 @@ pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8
     let age = arguments.max_age.map(|count| days("--max-age", count)).transpose()?;
     let size = arguments.max_size.as_deref().map(size).transpose()?;
     let rules = GcRules { runs: arguments.keep_runs, interrupted, age, size };
-    let freed = store.clean(&store.kept(&rules)?, arguments.dry_run)?;
+    let freed = store.gc(&store.gc_roots(&rules)?, arguments.dry_run)?;
     if shell.json {
         shell.json(&freed)?;
     } else {
@@ -59,7 +59,7 @@ pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8
     Ok(DONE)
 }
 
-fn told(freed: &Freed, arguments: &GcArgs) -> String {
+fn told(freed: &GcReport, arguments: &GcArgs) -> String {
     let verb = if arguments.dry_run { "would remove" } else { "removed" };
     let (records, objects, left) = (freed.records, freed.objects, freed.leftovers);
     let mut text = format!("{verb} {records} records, {objects} objects, {left} leftovers: {}\n", bytes(freed.bytes));
@@ -82,9 +82,9 @@ fn told(freed: &Freed, arguments: &GcArgs) -> String {
 }
 
 /// What one interrupted stage has cost.
-fn line(one: &Interrupted) -> String {
+fn line(one: &InterruptedStage) -> String {
     let name = one.fingerprint.short();
-    let mut text = match &one.spent {
+    let mut text = match &one.work_done {
         Some(spent) if spent.total > 0 => {
             format!("  {} ({}): {} of {} {}, ", spent.instance, spent.kind, spent.done, spent.total, spent.unit)
         }
@@ -92,7 +92,7 @@ fn line(one: &Interrupted) -> String {
         None => format!("  {name}: "),
     };
     text.push_str(&bytes(one.bytes));
-    if let Some(spent) = one.spent.as_ref().filter(|spent| spent.seconds > 0.0) {
+    if let Some(spent) = one.work_done.as_ref().filter(|spent| spent.seconds > 0.0) {
         text.push_str(&format!(", {:.1} s of work", spent.seconds));
     }
     text.push_str(&format!(", last written {:.1} days ago\n", one.age as f64 / DAY));

@@ -12,7 +12,7 @@ use crate::stages::KINDS;
 use ablate_core::base::{Hash, files};
 use ablate_engine::{self, Graph, GraphFormat, PlanOptions};
 use ablate_experiment::{Expansion, Experiment, Upstream, compiled};
-use ablate_fuzz::{Edit, edited, edits, fuzz};
+use ablate_fuzz::{Edit, apply_edits, edits, fuzz};
 use ablate_store::Store;
 
 const PIECES: &[&str] = &[
@@ -248,18 +248,18 @@ fn folder() -> (tempfile::TempDir, Vec<String>) {
     for (name, path, _) in files::entries(&shipped).unwrap() {
         if path.extension().is_some_and(|ending| ending == "toml") {
             let text = files::read_text(&path).unwrap();
-            files::write_soft(&folder.path().join(name), text.as_bytes()).unwrap();
+            files::write_unsynced(&folder.path().join(name), text.as_bytes()).unwrap();
             texts.push(text);
         }
     }
-    files::write_soft(&folder.path().join("data.txt"), b"one\ntwo\n").unwrap();
+    files::write_unsynced(&folder.path().join("data.txt"), b"one\ntwo\n").unwrap();
     (folder, texts)
 }
 
 fn bytes_of(text: &Text, texts: &[String]) -> Vec<u8> {
     match text {
         Text::Any(bytes) => bytes.clone(),
-        Text::Edited(which, edits) => edited(which.get(texts).as_bytes(), edits),
+        Text::Edited(which, edits) => apply_edits(which.get(texts).as_bytes(), edits),
         Text::Mixed(places) => {
             let lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).collect();
             places.iter().flat_map(|place| [place.get(&lines), "\n"]).collect::<String>().into_bytes()
@@ -289,7 +289,7 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
     let store = Store::open(&folder.path().join("cache")).unwrap();
     let loaded = std::cell::Cell::new(0);
     fuzz("experiments", &cases(), |Case { text, overrides }| {
-        files::write_soft(&path, &bytes_of(&text, &texts)).unwrap();
+        files::write_unsynced(&path, &bytes_of(&text, &texts)).unwrap();
         let (experiment, expansion) = match Experiment::load(&path, &overrides, KINDS) {
             Ok(loaded) => loaded,
             Err(failure) => {
@@ -334,14 +334,14 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
 fn any_bytes_are_a_compiled_experiment_or_none() {
     let (folder, texts) = folder();
     let path = folder.path().join("a.toml");
-    files::write_soft(&path, texts[0].as_bytes()).unwrap();
+    files::write_unsynced(&path, texts[0].as_bytes()).unwrap();
     let (experiment, expansion) = Experiment::load(&path, &[], KINDS).unwrap();
     let sound = compiled::compile(&experiment, &expansion, KINDS).unwrap();
     let lies: &[&str] = &["\0", "\u{1}", "\u{7f}", "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}", "ü"];
     let lengths =
         prop_oneof![Just(Vec::new()), any::<u64>().prop_map(|n| n.to_le_bytes().to_vec()), Just(vec![0xff; 9])];
     fuzz("compiled", &(edits(lies), lengths, any::<Index>()), |(edits, length, at)| {
-        let mut bytes = edited(&sound, &edits);
+        let mut bytes = apply_edits(&sound, &edits);
         let at = at.index(bytes.len() + 1);
         bytes.splice(at..at, length);
         if let Some(lean) = compiled::read(bytes, KINDS, &hash_of) {

@@ -11,7 +11,7 @@ use super::session::{self, Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT};
 use ablate_core::base::Hash;
-use ablate_core::base::escape::visible_line;
+use ablate_core::base::escape::escape_line;
 use ablate_core::stage::ManifestEntry;
 use ablate_engine::{self, Graph};
 use ablate_experiment::InstanceId;
@@ -104,7 +104,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     text.push_str("\noutputs\n");
     for (name, path) in &shown.paths {
         let artifact = &record.outputs[name];
-        let (name, size, path) = (visible_line(name), bytes(artifact.size), path.display());
+        let (name, size, path) = (escape_line(name), bytes(artifact.size), path.display());
         text.push_str(&format!("  {name}  {}  {size}  {path}\n", artifact.kind));
     }
     text.push_str("\nsummary\n");
@@ -147,7 +147,7 @@ pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
 pub(super) fn verify(shell: Shell, global: &Global) -> Result<u8> {
     let store = existing(global)?;
     let report = store.verify(true, &|_, _| {})?;
-    store.remember();
+    store.save_memo();
     if shell.json {
         shell.json(&report)?;
     } else {

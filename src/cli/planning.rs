@@ -265,14 +265,17 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
             _ => notes(&session, &plan, *id),
         };
         texts.extend(own.iter().map(render));
-        texts.extend(failure(&session, &plan, *id).map(|failure| escape::visible(&failure.to_string()).into_owned()));
+        texts.extend(
+            failure(&session, &plan, *id).map(|failure| escape::escape_controls(&failure.to_string()).into_owned()),
+        );
     }
     // What the asked ones wait for, upstream first.
     for above in ids.iter().flat_map(|id| above(*id)) {
         if told.insert(above) {
             texts.extend(notes(&session, &plan, above).iter().map(render));
             texts.extend(
-                failure(&session, &plan, above).map(|failure| escape::visible(&failure.to_string()).into_owned()),
+                failure(&session, &plan, above)
+                    .map(|failure| escape::escape_controls(&failure.to_string()).into_owned()),
             );
         }
     }

@@ -8,8 +8,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use super::shell::Shell;
-use ablate_core::base::Event;
-use ablate_core::base::escape::{indented, visible, visible_line};
+use ablate_core::base::StageEvent;
+use ablate_core::base::escape::{escape_controls, escape_line, indented};
 use ablate_engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
 use ablate_experiment::{Instance, InstanceId};
 
@@ -74,7 +74,7 @@ impl Display {
         } else {
             word.to_string()
         };
-        let line = word + &visible(text);
+        let line = word + &escape_controls(text);
         if self.shell.live {
             self.bars.println(line).ok();
         } else if !self.shell.json {
@@ -122,7 +122,7 @@ impl Observer for Display {
                 None => self.bars.add(ProgressBar::new(0)),
             };
             bar.set_style(style("{spinner} {prefix:34} {elapsed:>5}  {msg}"));
-            bar.set_prefix(visible_line(&instance.name).into_owned());
+            bar.set_prefix(escape_line(&instance.name).into_owned());
             bar.enable_steady_tick(Duration::from_millis(250));
         }
         state.running.insert(id, Running { bar, last_line: Instant::now() });
@@ -139,12 +139,12 @@ impl Observer for Display {
         self.bars.suspend(|| self.shell.warning(text));
     }
 
-    fn event(&self, id: InstanceId, instance: &Instance, event: &Event) {
+    fn event(&self, id: InstanceId, instance: &Instance, event: &StageEvent) {
         self.emit(|| json!({ "event": "stage", "instance": instance.name, "of": event }));
         let mut state = self.state.borrow_mut();
         let Some(running) = state.running.get_mut(&id) else { return };
         match event {
-            Event::Progress { done, total, unit, loss, tokens_per_second } => {
+            StageEvent::Progress { done, total, unit, loss, tokens_per_second } => {
                 let mut words = Vec::new();
                 words.extend(loss.map(|loss| format!("loss {loss:.4}")));
                 words.extend(tokens_per_second.map(|rate| format!("{} tok/s", thousands(rate))));
@@ -161,18 +161,18 @@ impl Observer for Display {
                     self.line(&format!("      {} {done}/{total} {unit}, {words}", instance.name));
                 }
             }
-            Event::Note { text } => {
+            StageEvent::Note { text } => {
                 drop(state);
                 if self.shell.verbose > 0 {
                     self.line(&format!("      {}: {}", instance.name, indented(text, "        ")));
                 }
             }
-            Event::Warning { text } => {
+            StageEvent::Warning { text } => {
                 drop(state);
                 let text = indented(text, "        ");
                 self.marked("33", "warn ", &format!(" {}: {text}", instance.name));
             }
-            Event::Done { .. } | Event::Failed { .. } => {}
+            StageEvent::Done { .. } | StageEvent::Failed { .. } => {}
         }
     }
 
@@ -246,7 +246,7 @@ fn thousands(rate: f64) -> String {
 
 /// The template of a stage's bar; the unit is a stage's word, which may have braces of its own.
 fn bar_of(unit: &str) -> String {
-    let unit = visible_line(unit).replace('{', "{{").replace('}', "}}");
+    let unit = escape_line(unit).replace('{', "{{").replace('}', "}}");
     format!("{{spinner}} {{prefix:34}} {{bar:16.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  eta {{eta}}")
 }
 

@@ -64,7 +64,7 @@ fn run_one(
     let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
     let (device, gpus) = devices(models, arguments, settings)?;
     if arguments.rehash {
-        session.store.forget();
+        session.store.clear_memo();
     }
     let cores = available_parallelism().map_or(1, usize::from);
     let slots = settings.jobs.or(settings.pools.get("cpu").copied());
@@ -88,7 +88,7 @@ fn run_one(
         command: std::env::args().collect(),
         ..RunOptions::new(executor.clone())
     };
-    if let Some(other) = session.store.with_the_same_links(&session.id, &arguments.out) {
+    if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
         shell.status(&format!(
             "warning: `{}` is named `{}` too: each run of one replaces links of the other in `{}`\n\
              help: give one of them another `name`, or another `--out`",

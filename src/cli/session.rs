@@ -58,8 +58,8 @@ impl Session {
         if need == Need::Instances
             && global.store().exists()
             && let Ok(store) = Store::open(global.store())
-            && let Some(bytes) = store.derived(&plan)
-            && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_bytes_outside(path).ok()?)
+            && let Some(bytes) = store.read_cached(&plan)
+            && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_external_bytes(path).ok()?)
         {
             let Lean { mut experiment, expansion, has_reports } = lean;
             experiment.path.clone_from(&arguments.file);
@@ -70,7 +70,7 @@ impl Session {
         let store = Store::open(global.store())?;
         if let Some(bytes) = compiled::compile(&experiment, &expansion, KINDS) {
             expansion.hash = Some(Hash::of_bytes(&bytes));
-            store.keep_derived(&plan, &bytes);
+            store.write_cached(&plan, &bytes);
         }
         let has_reports = !experiment.reports.is_empty();
         let id = store.experiment_id(&experiment.name, &arguments.file);
@@ -82,7 +82,7 @@ impl Session {
         let standing = Some(self.standing.clone());
         let options = PlanOptions { experiment: self.id.clone(), standing, ..PlanOptions::default() };
         let plan = ablate_engine::plan(&self.expansion, &self.store, &options)?;
-        self.store.remember();
+        self.store.save_memo();
         Ok(plan)
     }
 

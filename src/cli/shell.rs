@@ -59,11 +59,11 @@ impl Shell {
     /// A result. A reader that went away (`| head`) is no error.
     pub(super) fn result(self, text: &str) {
         let newline = if text.ends_with('\n') { "" } else { "\n" };
-        let text = if self.json { escape::visible_json(text) } else { escape::visible(text) };
+        let text = if self.json { escape::escape_json(text) } else { escape::escape_controls(text) };
         print(&[&text, newline]);
     }
 
-    /// A result whose colors are ours, and whose other pieces were made [`escape::visible`] before they got them.
+    /// A result whose colors are ours, and whose other pieces were made [`escape::escape_controls`] before they got them.
     pub(super) fn styled(self, text: &str) {
         let newline = if text.ends_with('\n') { "" } else { "\n" };
         print(&[&styled(text, self.color), newline]);
@@ -72,14 +72,14 @@ impl Shell {
     /// A piece of a result that comes little by little.
     #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
     pub(super) fn piece(self, text: &str) {
-        print(&[&escape::visible(text)]);
+        print(&[&escape::escape_controls(text)]);
     }
 
     /// What a program has said.
     #[expect(clippy::unused_self, reason = "printing is an act of the shell")]
     pub(super) fn log(self, text: &str) {
         let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
-        print(&[&escape::visible_log(text), newline]);
+        print(&[&escape::clean_log(text), newline]);
     }
 
     /// Whether nobody reads stdout any more.
@@ -116,7 +116,7 @@ impl Shell {
 
     /// Progress and hints: silent with `--quiet`.
     pub(super) fn status(self, text: &str) {
-        self.styled_status(&escape::visible(text));
+        self.styled_status(&escape::escape_controls(text));
     }
 
     /// The same with colors of ours, as in [`Shell::styled`].
@@ -134,13 +134,13 @@ impl Shell {
     /// Something that is not as the user will expect, and that fails nothing.
     pub(super) fn warning(self, text: &str) {
         let label = if self.error_color { "\u{1b}[1;33mwarning\u{1b}[0m" } else { "warning" };
-        writeln!(io::stderr().lock(), "{label}: {}", escape::visible(text)).ok();
+        writeln!(io::stderr().lock(), "{label}: {}", escape::escape_controls(text)).ok();
     }
 
     /// An error of the world: `error: ` and the chain of causes.
     pub(super) fn error(self, text: &str) {
         let label = if self.error_color { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
-        writeln!(io::stderr().lock(), "{label}: {}", escape::visible(text)).ok();
+        writeln!(io::stderr().lock(), "{label}: {}", escape::escape_controls(text)).ok();
     }
 }
 
@@ -153,5 +153,5 @@ fn print(pieces: &[&str]) {
 }
 
 fn styled(text: &str, color: bool) -> Cow<'_, str> {
-    if color { escape::visible_but_colors(text) } else { escape::visible(text) }
+    if color { escape::escape_except_colors(text) } else { escape::escape_controls(text) }
 }

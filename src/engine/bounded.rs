@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use ablate_core::base::escape::visible_log;
-use ablate_core::base::{Causes, files};
+use ablate_core::base::escape::clean_log;
+use ablate_core::base::{ErrorChain, files};
 
 /// Bytes of one file of a log; there are two at most.
 const LIMIT: u64 = 8 << 20;
@@ -33,7 +33,7 @@ impl BoundedLog {
         }
         if self.written >= LIMIT {
             self.file = None;
-            files::rename_soft(&self.path, &older(&self.path)).ok();
+            files::rename_unsynced(&self.path, &older(&self.path)).ok();
         }
         if self.file.is_none() {
             self.file = files::append(&self.path).ok();
@@ -70,8 +70,8 @@ impl LogEnd<'_> {
     }
 
     /// Adds the last lines to the causes.
-    pub(super) fn with_last_words(&self, mut causes: Causes) -> Causes {
-        let words = visible_log(&self.tail(4096).unwrap_or_default()).into_owned();
+    pub(super) fn with_last_words(&self, mut causes: ErrorChain) -> ErrorChain {
+        let words = clean_log(&self.tail(4096).unwrap_or_default()).into_owned();
         let lines: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).collect();
         if !lines.is_empty() {
             let last = lines[lines.len().saturating_sub(5)..].join("\n");
@@ -82,7 +82,7 @@ impl LogEnd<'_> {
 
     /// The last bytes as text.
     fn tail(&self, bytes: u64) -> Result<String> {
-        let mut file = files::open_plain(self.path)?;
+        let mut file = files::open_file(self.path)?;
         let length = file.metadata()?.len();
         // A full log has begun anew meanwhile.
         let begin = if self.begin <= length { self.begin } else { 0 };

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use super::crew::Message;
 use super::worker::Finished;
-use ablate_core::base::{Causes, files};
+use ablate_core::base::{ErrorChain, files};
 use ablate_experiment::InstanceId;
 use ablate_store::{Lock, StageRecord, Store};
 
@@ -35,7 +35,7 @@ pub(super) struct Pending {
 pub(super) fn commit_all(store: &Store, batches: &Receiver<Vec<Pending>>, messages: &Sender<Message>) {
     while let Ok(batch) = batches.recv() {
         let records: Vec<StageRecord> = batch.iter().map(|pending| pending.record.clone()).collect();
-        let committed = commit(store, &records).map_err(|error| Causes::of(&error));
+        let committed = commit(store, &records).map_err(|error| ErrorChain::of(&error));
         for Pending { id, record, lock, work, seconds } in batch {
             let finished = match &committed {
                 Ok(()) => {

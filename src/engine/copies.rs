@@ -40,13 +40,13 @@ pub(super) fn lay_out(wanted: Vec<Wanted>, bound: u64, note: &dyn Fn(String)) ->
             if let Some(folder) = to.parent() {
                 files::create_dir(folder)?;
             }
-            if !files::share_blocks(from, to)? {
-                files::relink(&absolute(from)?, to)?;
+            if !files::reflink(from, to)? {
+                files::symlink(&absolute(from)?, to)?;
                 links.extend(outside.then_some((*size, from)));
                 continue;
             }
         }
-        modes::set_plain(to, *executable)?;
+        modes::set_default(to, *executable)?;
     }
     if let Some((_, first)) = links.first() {
         let (count, bytes) = (links.len(), links.iter().map(|(size, _)| size).sum::<u64>());
@@ -73,9 +73,9 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         let names = ["large.bin", "script.py", "tool.sh"];
         for (name, size) in names.into_iter().zip([1000, 10, 20]) {
-            files::write_soft(&path(name), &vec![b'x'; size]).unwrap();
+            files::write_unsynced(&path(name), &vec![b'x'; size]).unwrap();
         }
-        modes::set_plain(&path("tool.sh"), true).unwrap();
+        modes::set_default(&path("tool.sh"), true).unwrap();
         let wanted = |name| Wanted { from: path(name), to: path(&format!("room/in/{name}")), outside: true };
         let copies = names.map(wanted).into_iter().collect();
         let notes = RefCell::new(Vec::new());

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::commit::{Pending, commit_all};
 use super::worker::{Finished, Performed, Task};
-use ablate_core::base::Event;
+use ablate_core::base::StageEvent;
 use ablate_experiment::InstanceId;
 use ablate_store::Store;
 
@@ -19,7 +19,7 @@ const BATCH: usize = 32;
 /// What threads tell the scheduler.
 pub(super) enum Message {
     Started(InstanceId),
-    Event(InstanceId, Event),
+    StageEvent(InstanceId, StageEvent),
     /// The work is over, the commit is not.
     Collected(Box<Pending>),
     Finished(InstanceId, Finished, f64),
@@ -94,7 +94,7 @@ fn work(tasks: &Mutex<Receiver<Task<'_>>>, free: &AtomicUsize, messages: &Sender
     let next = || tasks.lock().unwrap_or_else(PoisonError::into_inner).recv();
     while let Ok(task) = next() {
         let (id, begun) = (task.id, Instant::now());
-        let performed = task.perform(&|| send(Message::Started(id)), &|event| send(Message::Event(id, event)));
+        let performed = task.perform(&|| send(Message::Started(id)), &|event| send(Message::StageEvent(id, event)));
         // Before the scheduler hears of it, which may have the next task for this very worker.
         free.fetch_add(1, Ordering::SeqCst);
         match performed {

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::job::{self, Job};
 use super::room::Room;
-use ablate_core::base::{Causes, Event, Progress};
+use ablate_core::base::{ErrorChain, Progress, StageEvent};
 use ablate_core::stage::{Registry, Summary};
 
 /// How the execution of a job ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ended {
     Done(Summary),
-    Failed(Causes),
+    Failed(ErrorChain),
     /// Stopped because it was asked to.
     Interrupted,
 }
@@ -46,7 +46,7 @@ pub struct Desk<'a> {
     pub log: &'a Path,
     /// Set when the run is to stop.
     pub stop: &'a AtomicBool,
-    pub events: &'a (dyn Fn(Event) + Sync),
+    pub events: &'a (dyn Fn(StageEvent) + Sync),
     /// How long it may take.
     pub time: Option<Duration>,
 }
@@ -71,20 +71,20 @@ impl InProcess {
 impl Executor for InProcess {
     fn execute(&self, work: &Work, desk: &Desk) -> Ended {
         let Work::Own(job) = work else {
-            return Ended::Failed(Causes::world("programs are run by the process executor only"));
+            return Ended::Failed(ErrorChain::system("programs are run by the process executor only"));
         };
         match job::perform(job, &self.registry, &Relay(desk.events, Mutex::new(()))) {
             Ok(summary) => Ended::Done(summary),
-            Err(error) => Ended::Failed(Causes::of(&error)),
+            Err(error) => Ended::Failed(ErrorChain::of(&error)),
         }
     }
 }
 
 /// Hands events on, one at a time.
-struct Relay<'a>(&'a (dyn Fn(Event) + Sync), Mutex<()>);
+struct Relay<'a>(&'a (dyn Fn(StageEvent) + Sync), Mutex<()>);
 
 impl Progress for Relay<'_> {
-    fn emit(&self, event: Event) {
+    fn emit(&self, event: StageEvent) {
         let _one = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         (self.0)(event);
     }

@@ -48,7 +48,7 @@ fn die_at_step(what: &str) {
 #[test]
 fn doomed_side() {
     let Some(marker) = std::env::args().next_back().filter(|last| last.ends_with("doomed-steps")) else { return };
-    files::on_step(die_at_step);
+    files::on_crash_point(die_at_step);
     let space = Space::at(Path::new(&marker).parent().unwrap());
     run("test", &study(&space), &space.store(), &space.options(), &Quiet).unwrap();
     space.write("doomed-steps", &STEPS.load(Ordering::SeqCst).to_string());

@@ -85,7 +85,7 @@ pub struct Waiting {
 
 /// Names of the runs of a store, the latest last.
 pub fn runs(store: &Store) -> Result<Vec<String>> {
-    files::list_if_there(&store.runs_path())
+    files::list_names(&store.runs_path())
 }
 
 /// The run that a name means: `latest`, `latest~1` for the one before it, or the beginning of a name.

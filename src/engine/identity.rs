@@ -8,7 +8,7 @@ use super::dirty::DirtyReason;
 use ablate_core::base::Hash;
 use ablate_core::stage::{Manifest, ManifestEntry};
 use ablate_experiment::{Instance, InstanceInput, Upstream};
-use ablate_store::{Committed, Store};
+use ablate_store::{SlimRecord, Store};
 
 /// The content of every input, and the fingerprint that follows from it.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,7 +52,7 @@ impl Outside {
     pub fn hash(&mut self, store: &Store, role: &str, path: &Path) -> Result<Hash, Box<DirtyReason>> {
         let key = path.as_os_str();
         if !self.known.contains_key(key) {
-            let found = store.hash_outside(path, &|_| ()).map_err(|error| format!("{error:#}"));
+            let found = store.hash_external(path, &|_| ()).map_err(|error| format!("{error:#}"));
             self.known.insert(key.to_os_string(), found);
         }
         match &self.known[key] {
@@ -72,7 +72,7 @@ pub fn input_hash<'a>(
     input: &InstanceInput,
     store: &Store,
     outside: &mut Outside,
-    record: &impl Fn(usize) -> Option<&'a Committed>,
+    record: &impl Fn(usize) -> Option<&'a SlimRecord>,
 ) -> Result<Hash, Box<DirtyReason>> {
     match &input.upstream {
         Upstream::Outside { path } => outside.hash(store, &input.role, path),
@@ -92,7 +92,7 @@ pub fn contents<'a>(
     instance: &Instance,
     store: &Store,
     outside: &mut Outside,
-    record: &impl Fn(usize) -> Option<&'a Committed>,
+    record: &impl Fn(usize) -> Option<&'a SlimRecord>,
 ) -> Result<Vec<Hash>, Vec<DirtyReason>> {
     let mut inputs = Vec::with_capacity(instance.inputs.len());
     let mut obstacles = Vec::new();

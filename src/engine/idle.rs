@@ -29,7 +29,7 @@ fn a_run_with_nothing_to_do_leaves_no_trace_and_counts_everything_as_fresh() {
     let space = space();
     let stages = named(&space, "a");
     assert!(!was_idle(&idle_run(&space, &stages)));
-    let runs = || files::list_if_there(&space.store().runs_path()).unwrap().len();
+    let runs = || files::list_names(&space.store().runs_path()).unwrap().len();
     assert_eq!(runs(), 1);
     let report = idle_run(&space, &stages);
     assert!(was_idle(&report));
@@ -85,7 +85,7 @@ fn whatever_looks_different_is_found_out_again() {
     // What was found may be gone, or be nonsense.
     files::remove_dir(&space.store().root().join("derived")).unwrap();
     assert_eq!(ran(), (false, nothing()));
-    space.store().keep_derived("chain.standing", b"nonsense");
+    space.store().write_cached("chain.standing", b"nonsense");
     assert_eq!(ran(), (false, nothing()));
 }
 

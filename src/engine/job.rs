@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::confine;
-use ablate_core::base::{Causes, Event, Hash, Progress, Seed, files};
+use ablate_core::base::{ErrorChain, Hash, Progress, Seed, StageEvent, files};
 use ablate_core::stage::{InputPath, Registry, StageContext, Summary, find_kind};
 use ablate_store::Lock;
 
@@ -81,11 +81,11 @@ pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
     });
     match result {
         Ok(Summary(summary)) => {
-            lines.emit(Event::Done { summary });
+            lines.emit(StageEvent::Done { summary });
             ExitCode::SUCCESS
         }
         Err(error) => {
-            lines.emit(Event::Failed(Causes::of(&error)));
+            lines.emit(StageEvent::Failed(ErrorChain::of(&error)));
             ExitCode::FAILURE
         }
     }
@@ -109,7 +109,7 @@ fn read_variables() -> Result<BTreeMap<String, String>> {
 struct Lines(Mutex<std::io::Stdout>);
 
 impl Progress for Lines {
-    fn emit(&self, event: Event) {
+    fn emit(&self, event: StageEvent) {
         let mut line =
             serde_json::to_string(&event).unwrap_or_else(|error| panic!("BUG: an event is plain data: {error}"));
         line.push('\n');

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::publish::{self, Links};
 use super::run::{InstanceReport, Observer, Outcome};
-use ablate_core::base::{Event, files};
+use ablate_core::base::{StageEvent, files};
 use ablate_experiment::{Instance, InstanceId};
-use ablate_store::{Committed, ExperimentId, LatestNote, Store, file_name};
+use ablate_store::{ExperimentId, LatestNote, SlimRecord, Store, file_name};
 
 /// How long what has happened may wait to be written.
 const WRITE_AFTER: Duration = Duration::from_millis(200);
@@ -110,8 +110,8 @@ impl<'a> Journal<'a> {
         }
     }
 
-    pub(super) fn event(&mut self, id: InstanceId, instance: &Instance, event: &Event) {
-        if let Event::Progress { done, total, unit, loss, .. } = event
+    pub(super) fn event(&mut self, id: InstanceId, instance: &Instance, event: &StageEvent) {
+        if let StageEvent::Progress { done, total, unit, loss, .. } = event
             && self.progress.get(&id).is_none_or(|last| last.elapsed() >= WRITE_AFTER)
         {
             self.progress.insert(id, Instant::now());
@@ -126,7 +126,7 @@ impl<'a> Journal<'a> {
         &mut self,
         instance: &Instance,
         report: InstanceReport,
-        record: Option<&Committed>,
+        record: Option<&SlimRecord>,
         planned: bool,
     ) {
         tracing::debug!(instance = instance.name, outcome = ?report.outcome, seconds = report.seconds, "ends");

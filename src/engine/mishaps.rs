@@ -260,7 +260,7 @@ fn a_store_that_cannot_be_written_plans_and_says_so_before_it_runs() {
     let path = space.path("cache");
     assert_eq!(
         error,
-        format!("the store `{}` cannot be written: it serves `plan`, `why`, `ls` and `report` only", path.display())
+        format!("the store `{}` is not writable: only `plan`, `why`, `ls` and `report` work", path.display())
     );
 }
 
@@ -327,7 +327,7 @@ fn notes_that_are_lost_are_written_again_before_gc_looks_for_them() {
         files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
         run("test", &stages, &store, &options, &Quiet).unwrap();
     }
-    store.clean(&store.kept(&GcRules { runs: 0, ..GcRules::default() }).unwrap(), false).unwrap();
+    store.gc(&store.gc_roots(&GcRules { runs: 0, ..GcRules::default() }).unwrap(), false).unwrap();
     space.ran();
     run("test", &stages, &store, &options, &Quiet).unwrap();
     assert_eq!(space.ran(), "");

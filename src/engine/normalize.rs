@@ -77,7 +77,7 @@ fn one_file(path: &Path, metadata: &Metadata) -> Result<()> {
     files::copy(path, copy).context("the output is a hard link, and its bytes cannot be copied")?;
     let copied = fs::symlink_metadata(copy).with_context(|| format!("cannot look at `{}`", copy.display()))?;
     give(copy, &copied, FILE)?;
-    files::rename_soft(copy, path)
+    files::rename_unsynced(copy, path)
 }
 
 fn give(path: &Path, metadata: &Metadata, needed: u32) -> Result<()> {

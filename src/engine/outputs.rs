@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use ablate_core::base::{files, plain};
+use ablate_core::base::{files, regular_file};
 use ablate_core::stage::{ArtifactKind, OutputSpec};
 
 /// Bytes of a line of rows, of a line of a curve, and of a document of facts.
@@ -32,7 +32,7 @@ pub(super) fn check(folder: &Path, outputs: &[OutputSpec], stop: &AtomicBool) ->
             bail!("the stage ended without writing its output `{}`", output.name);
         };
         if !metadata.is_file() && !metadata.is_dir() {
-            let kind = plain::kind(metadata.file_type());
+            let kind = regular_file::type_name(metadata.file_type());
             bail!("the output `{}` is neither a file nor a folder: it is {kind}", output.name);
         }
         let checked = check_one(&path, metadata.is_dir(), output.kind, stop);
@@ -74,7 +74,7 @@ fn check_one(path: &Path, is_folder: bool, kind: ArtifactKind, stop: &AtomicBool
             }
             Ok(())
         }),
-        ArtifactKind::Facts => match first_null(files::open_plain(path)?)? {
+        ArtifactKind::Facts => match first_null(files::open_file(path)?)? {
             Some(key) => bail!("`{key}` is not a number"),
             None => Ok(true),
         },
@@ -258,8 +258,8 @@ mod tests {
         let make: [(&str, Make<'_>); 5] = [
             ("pipe", &|path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success())),
             ("socket", &|path| drop(UnixListener::bind(path).unwrap())),
-            ("link to a device", &|path| files::relink(Path::new("/dev/zero"), path).unwrap()),
-            ("link to nothing", &|path| files::relink(Path::new("nowhere"), path).unwrap()),
+            ("link to a device", &|path| files::symlink(Path::new("/dev/zero"), path).unwrap()),
+            ("link to nothing", &|path| files::symlink(Path::new("nowhere"), path).unwrap()),
             ("folder", &|path| files::create_dir(path).unwrap()),
         ];
         let answers = make.map(|(what, make)| {

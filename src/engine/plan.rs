@@ -12,7 +12,7 @@ use super::publish::Links;
 use super::standing::{Looks, Standing};
 use ablate_core::base::Hash;
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
-use ablate_store::{Committed, ExperimentId, ObjectState, Store};
+use ablate_store::{ExperimentId, ObjectState, SlimRecord, Store};
 
 /// What a plan takes into account beside the experiment and the store.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ pub struct PlanEntry {
     /// `None` while something above has to run first, or cannot be read.
     pub identity: Option<Identity>,
     /// The record that makes it fresh.
-    pub record: Option<Committed>,
+    pub record: Option<SlimRecord>,
     /// How it looks, where that is as the last run left it, its links and its note included.
     pub(super) looks: Option<Looks>,
     /// Fingerprint of the record that the reasons compare with.
@@ -62,7 +62,7 @@ impl PlanEntry {
         PlanEntry { id, state, identity: None, record: None, looks: None, compared: None }
     }
 
-    fn standing(id: InstanceId, inputs: Vec<Hash>, record: Committed, looks: Looks) -> PlanEntry {
+    fn standing(id: InstanceId, inputs: Vec<Hash>, record: SlimRecord, looks: Looks) -> PlanEntry {
         let identity = Some(Identity { inputs, fingerprint: record.fingerprint });
         PlanEntry { identity, record: Some(record), looks: Some(looks), ..PlanEntry::new(id, PlanState::Fresh) }
     }
@@ -100,7 +100,7 @@ impl Plan {
 /// Decides for every instance. Writes nothing but the memo of file hashes.
 pub fn plan(expansion: &Expansion, store: &Store, options: &PlanOptions) -> Result<Plan> {
     let plan = decide(expansion, store, options, &mut Outside::default())?;
-    store.remember();
+    store.save_memo();
     Ok(plan)
 }
 
@@ -149,7 +149,7 @@ pub(super) fn judge(
         reasons.push(DirtyReason::Forced);
     }
     let mut compared = None;
-    let record = store.committed(identity.fingerprint);
+    let record = store.slim_record(identity.fingerprint);
     if let Some(record) = &record {
         reasons.extend(lacking(instance, record, store)?);
     } else {
@@ -166,7 +166,7 @@ pub(super) fn judge(
 }
 
 /// What a record promises and the store does not have.
-pub(super) fn lacking(instance: &Instance, record: &Committed, store: &Store) -> Result<Vec<DirtyReason>> {
+pub(super) fn lacking(instance: &Instance, record: &SlimRecord, store: &Store) -> Result<Vec<DirtyReason>> {
     let mut reasons = Vec::new();
     for output in &*instance.outputs {
         let Some(artifact) = record.outputs.get(&output.name) else {

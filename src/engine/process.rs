@@ -13,7 +13,7 @@ use super::confine;
 use super::executor::{Desk, Ended, Executor, Work};
 use super::warden::{self, Ending, GRACE, Order, STOP};
 use super::wardens::{Heard, TURN, Warden, Wardens};
-use ablate_core::base::{Causes, Event, files};
+use ablate_core::base::{ErrorChain, StageEvent, files};
 use ablate_core::stage::Summary;
 
 /// The hidden subcommand under which this program runs one job.
@@ -67,7 +67,7 @@ impl ProcessExecutor {
         Ok(match work {
             Work::Own(job) => {
                 let text = serde_json::to_vec(job).context("the stage has a path that is not UTF-8")?;
-                files::write_soft(desk.job, &text)?;
+                files::write_unsynced(desk.job, &text)?;
                 let words = [self.program.as_path(), desk.job].map(|path| path.display().to_string());
                 let [program, path] = words;
                 let argv = [program].into_iter().chain(self.job.iter().cloned()).chain([path]).collect();
@@ -109,7 +109,7 @@ impl Drop for ProcessExecutor {
 
 impl Executor for ProcessExecutor {
     fn execute(&self, work: &Work, desk: &Desk) -> Ended {
-        self.attempt(work, desk).unwrap_or_else(|error| Ended::Failed(Causes::of(&error)))
+        self.attempt(work, desk).unwrap_or_else(|error| Ended::Failed(ErrorChain::of(&error)))
     }
 }
 
@@ -147,17 +147,17 @@ fn follow(warden: &mut Warden, desk: &Desk, events: bool, log: &LogEnd) -> Ended
                     Heard::End => "the process that watches over the stage was killed",
                     _ => "its program stops the process that watches over it again and again",
                 };
-                let lost = log.with_last_words(Causes::world(lost));
+                let lost = log.with_last_words(ErrorChain::system(lost));
                 return if asked.is_some() { Ended::Interrupted } else { Ended::Failed(lost) };
             }
         }
         if line.len() >= LONGEST {
             let lost = format!("the stage said more than {} MiB in one line", LONGEST >> 20);
-            result = Some(Ended::Failed(Causes::world(lost)));
+            result = Some(Ended::Failed(ErrorChain::system(lost)));
         } else if let Ok(event) = serde_json::from_slice(&line) {
             match event {
-                Event::Done { summary } => result = result.or(Some(Ended::Done(Summary(summary)))),
-                Event::Failed(causes) => result = Some(Ended::Failed(causes)),
+                StageEvent::Done { summary } => result = result.or(Some(Ended::Done(Summary(summary)))),
+                StageEvent::Failed(causes) => result = Some(Ended::Failed(causes)),
                 event => (desk.events)(event),
             }
         } else if let Ok(warden::Ended { ended }) = serde_json::from_slice(&line) {
@@ -171,7 +171,7 @@ fn follow(warden: &mut Warden, desk: &Desk, events: bool, log: &LogEnd) -> Ended
 fn judge(result: Option<Ended>, ending: &Ending, desk: &Desk, events: bool, log: &LogEnd) -> Ended {
     let late = || {
         let limit = desk.time.unwrap_or_default().as_secs_f64();
-        Causes::world(format!("it took longer than its limit of {limit} s"))
+        ErrorChain::system(format!("it took longer than its limit of {limit} s"))
     };
     match (result, ending) {
         (_, Ending::Stopped) => Ended::Interrupted,
@@ -181,17 +181,17 @@ fn judge(result: Option<Ended>, ending: &Ending, desk: &Desk, events: bool, log:
         (None, Ending::Exited { code: 0 }) if !events => Ended::Done(Summary::default()),
         (_, Ending::Exited { code }) if events => {
             let told = format!("the child process ended with exit code {code} and without a result");
-            Ended::Failed(log.with_last_words(Causes::world(told)))
+            Ended::Failed(log.with_last_words(ErrorChain::system(told)))
         }
         (_, Ending::Exited { code }) => {
-            Ended::Failed(log.with_last_words(Causes::world(format!("its program ended with exit code {code}"))))
+            Ended::Failed(log.with_last_words(ErrorChain::system(format!("its program ended with exit code {code}"))))
         }
         (_, Ending::Killed { signal }) => {
             let memory = if *signal == 9 { ", as the kernel does when memory runs out" } else { "" };
             let told = format!("the child process was killed by signal {signal}{memory}");
-            Ended::Failed(log.with_last_words(Causes::world(told)))
+            Ended::Failed(log.with_last_words(ErrorChain::system(told)))
         }
-        (_, Ending::NotStarted { cause }) => Ended::Failed(Causes::world(cause.clone())),
+        (_, Ending::NotStarted { cause }) => Ended::Failed(ErrorChain::system(cause.clone())),
     }
 }
 

@@ -8,14 +8,14 @@ use super::run::Outcome;
 use ablate_core::base::files;
 use ablate_core::stage::Artifact;
 use ablate_experiment::Instance;
-use ablate_store::{Committed, ExperimentId, Folder, LatestNote, Stamp, Store, file_name};
+use ablate_store::{ExperimentId, FolderHandle, LatestNote, SlimRecord, Stamp, Store, file_name};
 
 /// What is to be noted of an instance's outcome; `None` where that is known already.
 pub(super) fn note(
     store: &Store,
     experiment: &ExperimentId,
     instance: &Instance,
-    record: Option<&Committed>,
+    record: Option<&SlimRecord>,
     outcome: &Outcome,
     log: &Path,
 ) -> Option<LatestNote> {
@@ -44,18 +44,18 @@ pub(super) fn note(
 pub(super) struct Links {
     folder: PathBuf,
     /// Opened once: a look at ten thousand links need not walk the way to the folder each time.
-    handle: Option<Folder>,
+    handle: Option<FolderHandle>,
 }
 
 impl Links {
     pub(super) fn new(out: &Path, experiment: &str) -> Links {
         let folder = out.join(file_name(experiment));
-        let handle = Folder::open(&folder).ok();
+        let handle = FolderHandle::open(&folder).ok();
         Links { folder, handle }
     }
 
     /// Links an instance's outputs. Writes only what is not so already.
-    pub(super) fn make(&self, store: &Store, instance: &Instance, record: &Committed) -> Result<()> {
+    pub(super) fn make(&self, store: &Store, instance: &Instance, record: &SlimRecord) -> Result<()> {
         for (name, artifact) in record.outputs.iter() {
             if self.leads_to(store, instance, name, artifact) {
                 continue;
@@ -63,9 +63,9 @@ impl Links {
             let link = self.folder.join(place(instance, name));
             // A file of the user's own in the place of the link is not ours to take away.
             if link.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
-                files::rename_soft(&link, &aside(&link))?;
+                files::rename_unsynced(&link, &aside(&link))?;
             }
-            files::relink(&store.artifact_path(artifact), &link)?;
+            files::symlink(&store.artifact_path(artifact), &link)?;
         }
         Ok(())
     }
@@ -73,7 +73,7 @@ impl Links {
     /// What the folder of an instance's links looks like; `None` where links lie deeper, and could change without it.
     pub(super) fn look(&self, instance: &Instance) -> Option<Stamp> {
         let deep = instance.outputs.iter().any(|output| output.name.contains('/'));
-        if deep { None } else { self.handle.as_ref()?.look(&file_name(&instance.name)) }
+        if deep { None } else { self.handle.as_ref()?.stat(&file_name(&instance.name)) }
     }
 
     /// Whether the link of an output is the one that it should be.

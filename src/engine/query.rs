@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::bounded::older;
 use super::plan::{Plan, PlanState};
 use super::run::Failure;
-use ablate_core::base::{Causes, Hash, files};
+use ablate_core::base::{ErrorChain, Hash, files};
 use ablate_experiment::{Expansion, InstanceId};
-use ablate_store::{Committed, ExperimentId, StageRecord, Store};
+use ablate_store::{ExperimentId, SlimRecord, StageRecord, Store};
 
 /// A line of `ls`.
 #[derive(Clone, Debug, Serialize)]
@@ -73,7 +73,7 @@ pub fn failure(
     let note = store.latest(experiment, &instance.name);
     // A stage that said nothing has no file.
     let log = note.log.map(|log| store.root().join(log)).filter(|log| log.exists());
-    let causes = Causes { chain: note.causes, input: false };
+    let causes = ErrorChain { chain: note.causes, input: false };
     let failure = Failure { instance: instance.name.clone(), causes, log, work: None };
     (note.failed && plan.get(id).state != PlanState::Fresh).then_some(failure)
 }
@@ -100,11 +100,11 @@ fn look(
     store: &Store,
     plan: &Plan,
     id: InstanceId,
-) -> (Listed, Option<Committed>) {
+) -> (Listed, Option<SlimRecord>) {
     let instance = expansion.get(id);
     let entry = plan.get(id);
     let note = store.latest(experiment, &instance.name);
-    let record = entry.record.clone().or_else(|| store.committed(note.fingerprint?));
+    let record = entry.record.clone().or_else(|| store.slim_record(note.fingerprint?));
     let state = match &entry.state {
         PlanState::Fresh => "fresh",
         _ if note.failed => "failed",

@@ -50,10 +50,10 @@ pub(super) fn furnish(
 ) -> Result<Room> {
     files::create_dir(&out)?;
     let mut copies = Vec::new();
-    for (role, name) in &program.visible {
+    for (role, name) in &program.input_names {
         let place = out.join(name);
         match input(role)? {
-            Seen::Object(object) => files::relink(&object, &place)?,
+            Seen::Object(object) => files::symlink(&object, &place)?,
             Seen::Files { found, outside } => {
                 if found.iter().all(|(name, _)| !name.is_empty()) {
                     files::create_dir(&place)?;
@@ -64,8 +64,8 @@ pub(super) fn furnish(
         }
     }
     copies::lay_out(copies, copies::BOUND, note)?;
-    let dir = out.join(&program.dir);
-    if !program.dir.is_empty() {
+    let dir = out.join(&program.working_dir);
+    if !program.working_dir.is_empty() {
         files::create_dir(&dir)?;
     }
     Ok(Room { argv: program.argv.clone(), env: environment(program, &out, around)?, dir, out })
@@ -86,7 +86,7 @@ fn environment(program: &Program, room: &Path, around: &Circumstances) -> Result
     ]
     .map(|(name, value)| (name.to_string(), value.to_string()))
     .to_vec();
-    for name in &program.passed {
+    for name in &program.inherited_env {
         match std::env::var(name) {
             Ok(value) => env.push((name.clone(), value)),
             Err(std::env::VarError::NotPresent) => {}

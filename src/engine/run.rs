@@ -19,9 +19,9 @@ use super::scheduler::Scheduler;
 use super::select::{Selection, matching};
 use super::standing::Standing;
 use ablate_core::base::escape::indented;
-use ablate_core::base::{Causes, Event, Hash, files};
+use ablate_core::base::{ErrorChain, Hash, StageEvent, files};
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
-use ablate_store::{ExperimentId, KnownExperiment, Lock, ObjectState, Store, host};
+use ablate_store::{ExperimentEntry, ExperimentId, Lock, ObjectState, Store, host};
 
 /// The lock in a run's folder that is held while it lives.
 pub(super) const ALIVE: &str = "alive";
@@ -122,7 +122,7 @@ impl Outcome {
 pub struct Failure {
     pub instance: String,
     #[serde(flatten)]
-    pub causes: Causes,
+    pub causes: ErrorChain,
     pub log: Option<PathBuf>,
     /// Where the next attempt goes on.
     pub work: Option<PathBuf>,
@@ -233,7 +233,7 @@ pub trait Observer {
     fn waits(&self, _id: InstanceId, _instance: &Instance, _why: &str) {}
     /// Something that the user should know, and that fails nothing.
     fn warning(&self, _text: &str) {}
-    fn event(&self, _id: InstanceId, _instance: &Instance, _event: &Event) {}
+    fn event(&self, _id: InstanceId, _instance: &Instance, _event: &StageEvent) {}
     fn finished(&self, _id: InstanceId, _instance: &Instance, _outcome: &Outcome, _seconds: f64) {}
     fn ended(&self, _report: &RunReport) {}
 }
@@ -255,7 +255,7 @@ pub fn run(
     let (begun, started, experiment) = (Instant::now(), jiff::Timestamp::now(), experiment.into());
     // Taken before anything is found fresh, so that `gc` does not take it away; a store that cannot be written has no
     // `gc` either.
-    let shared = store.share();
+    let shared = store.lock_shared();
     let selected = options.selection.resolve(expansion)?;
     let force: BTreeSet<InstanceId> = matching(expansion, &options.force)?.intersection(&selected).copied().collect();
     let plan_options = PlanOptions {
@@ -266,7 +266,7 @@ pub fn run(
     };
     let mut outside = Outside::default();
     let plan = sound_plan(expansion, store, &plan_options, &mut outside, &selected)?;
-    store.remember();
+    store.save_memo();
     observer.planned(&plan, &selected);
     let mut report = RunReport {
         folder: None,
@@ -291,7 +291,7 @@ pub fn run(
     }
     store.check_writable()?;
     let _shared = shared?;
-    store.sweep()?;
+    store.remove_stale_sandboxes()?;
     let folder = store.runs_path().join(&report.run);
     report.folder = Some(folder.clone());
     save(&report)?;
@@ -315,7 +315,7 @@ pub fn run(
         tracing::warn!("the run's own record could not be written: {error:#}");
     }
     drop(alive);
-    store.remember();
+    store.save_memo();
     observer.ended(&report);
     Ok(report)
 }
@@ -354,10 +354,10 @@ fn sound_plan(
 fn note_experiment(id: &ExperimentId, expansion: &Expansion, store: &Store, options: &RunOptions) -> Result<()> {
     let mut instances: BTreeSet<String> = expansion.instances.iter().map(|instance| instance.name.clone()).collect();
     if !options.as_written {
-        instances.extend(store.known_experiment(id).into_iter().flat_map(|known| known.instances));
+        instances.extend(store.experiment_entry(id).into_iter().flat_map(|known| known.instances));
     }
     let out = options.out.as_deref().and_then(|out| std::path::absolute(out).ok());
-    store.note_experiment(&KnownExperiment { id: id.clone(), host: host(), out, instances })
+    store.note_experiment(&ExperimentEntry { id: id.clone(), host: host(), out, instances })
 }
 
 fn save(report: &RunReport) -> Result<()> {

@@ -17,9 +17,9 @@ use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
 use super::slots::SharedSlots;
 use super::standing::{Fresh, Looks};
 use super::worker::{Finished, Task, artifacts};
-use ablate_core::base::{Causes, Event, Hash};
+use ablate_core::base::{ErrorChain, Hash, StageEvent};
 use ablate_experiment::{Expansion, InstanceId};
-use ablate_store::{Committed, Store};
+use ablate_store::{SlimRecord, Store};
 
 /// How often a stage that another run works on is asked for.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -38,7 +38,7 @@ pub(super) struct Scheduler<'a> {
     slots: SharedSlots<'a>,
     identities: Vec<Option<Identity>>,
     reasons: Vec<Vec<DirtyReason>>,
-    records: Vec<Option<Committed>>,
+    records: Vec<Option<SlimRecord>>,
     /// Attempts that failed, of instances that were tried again.
     attempts: BTreeMap<InstanceId, u32>,
     /// How an instance looks that is as the last run left it: then its links and its note are too.
@@ -154,12 +154,12 @@ impl<'a> Scheduler<'a> {
         if chain.is_empty() {
             self.board.set(id, State::Ready);
         } else {
-            self.fail(id, Causes { chain, input: true });
+            self.fail(id, ErrorChain { chain, input: true });
         }
     }
 
     /// Fails an instance that never began.
-    fn fail(&mut self, id: InstanceId, causes: Causes) {
+    fn fail(&mut self, id: InstanceId, causes: ErrorChain) {
         self.board.set(id, State::Failed);
         self.failed.get_or_insert(id);
         let failure = Failure { instance: self.name(id).to_string(), causes, log: None, work: None };
@@ -202,7 +202,7 @@ impl<'a> Scheduler<'a> {
             }
         };
         match judge(id, instance, identity, self.store, self.plan_options) {
-            Err(error) => self.fail(id, Causes::of(&error)),
+            Err(error) => self.fail(id, ErrorChain::of(&error)),
             Ok(entry) => {
                 self.identities[id.0] = entry.identity;
                 if let PlanState::Dirty(reasons) = entry.state {
@@ -217,7 +217,7 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    fn done(&mut self, id: InstanceId, record: Committed, outcome: Outcome, seconds: f64) {
+    fn done(&mut self, id: InstanceId, record: SlimRecord, outcome: Outcome, seconds: f64) {
         self.records[id.0] = Some(record);
         self.board.set(id, State::Done);
         self.report(id, outcome, seconds);
@@ -237,7 +237,7 @@ impl<'a> Scheduler<'a> {
                 return self.board.wait(id);
             }
             Err(error) => {
-                self.fail(id, Causes::of(&error));
+                self.fail(id, ErrorChain::of(&error));
                 return self.settle_below(id);
             }
         };
@@ -273,7 +273,7 @@ impl<'a> Scheduler<'a> {
                 self.journal.started(instance);
                 self.observer.started(id, instance, &self.reasons[id.0]);
             }
-            Ok(Message::Event(id, event)) => self.journal.event(id, self.expansion.get(id), &event),
+            Ok(Message::StageEvent(id, event)) => self.journal.event(id, self.expansion.get(id), &event),
             Ok(Message::Collected(pending)) => {
                 self.board.release(pending.id);
                 self.slots.release(pending.id);
@@ -291,7 +291,7 @@ impl<'a> Scheduler<'a> {
     fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
         self.slots.release(id);
         match finished {
-            Finished::Ran(record) => self.done(id, Committed::from(&*record), Outcome::Ran, seconds),
+            Finished::Ran(record) => self.done(id, SlimRecord::from(&*record), Outcome::Ran, seconds),
             Finished::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
             Finished::Busy => {
                 self.journal.waits(id, self.expansion.get(id), "another run works on it");
@@ -308,7 +308,7 @@ impl<'a> Scheduler<'a> {
             Finished::Failed(causes) => {
                 self.board.set(id, State::Failed);
                 self.failed.get_or_insert(id);
-                let work = self.store.left_behind(self.fingerprint(id));
+                let work = self.store.leftover_path(self.fingerprint(id));
                 let failure = Failure {
                     instance: self.name(id).to_string(),
                     causes,
@@ -328,7 +328,7 @@ impl<'a> Scheduler<'a> {
     }
 
     /// Whether a failed instance is worth another attempt. Wrong input stays wrong.
-    fn tries_again(&mut self, id: InstanceId, causes: &Causes) -> bool {
+    fn tries_again(&mut self, id: InstanceId, causes: &ErrorChain) -> bool {
         let instance = self.expansion.get(id);
         let allowed = instance.limits.retries.max(self.options.retries);
         let failed = self.attempts.entry(id).or_default();
@@ -338,7 +338,7 @@ impl<'a> Scheduler<'a> {
         }
         let why = causes.chain.first().map_or("", String::as_str);
         let text = format!("attempt {failed} of {} failed: {why}", u64::from(allowed) + 1);
-        self.journal.event(id, instance, &Event::Note { text });
+        self.journal.event(id, instance, &StageEvent::Note { text });
         true
     }
 

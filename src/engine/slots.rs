@@ -76,7 +76,7 @@ impl<'a> SharedSlots<'a> {
     fn devices(&self, free: &BTreeSet<String>, count: usize) -> Result<Option<Vec<(String, Lock)>>> {
         let host = file_name(&host());
         // Two runs that want several would else each take a part and let go again, for ever.
-        let _one_at_a_time = self.store.lock_slot_wait(&format!("gpu.{host}"))?;
+        let _one_at_a_time = self.store.wait_for_slot(&format!("gpu.{host}"))?;
         let seen = std::env::var("CUDA_VISIBLE_DEVICES").ok();
         let mut taken = Vec::new();
         for device in free {

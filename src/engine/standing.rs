@@ -7,7 +7,7 @@ use super::publish::Links;
 use ablate_core::base::Hash;
 use ablate_core::stage::Artifact;
 use ablate_experiment::{Expansion, Instance};
-use ablate_store::{Committed, Stamp, Store};
+use ablate_store::{SlimRecord, Stamp, Store};
 
 /// The findings of a run, read one by one: all of them at once would take more memory than the plan.
 #[derive(Debug, Default)]
@@ -37,7 +37,7 @@ impl Head {
 pub(super) struct Stood {
     /// Content of its inputs.
     inputs: Vec<Hash>,
-    committed: Committed,
+    committed: SlimRecord,
     looks: Looks,
 }
 
@@ -52,21 +52,22 @@ pub(super) struct Looks {
 
 impl Looks {
     /// A look at everything. An output that is gone by now is no finding.
-    fn take(store: &Store, instance: &Instance, committed: &Committed, links: Option<&Links>) -> Option<Looks> {
-        let look = |artifact: &Artifact| if artifact.tree { Some(None) } else { store.look(artifact).map(Some) };
+    fn take(store: &Store, instance: &Instance, committed: &SlimRecord, links: Option<&Links>) -> Option<Looks> {
+        let look =
+            |artifact: &Artifact| if artifact.tree { Some(None) } else { store.object_stamp(artifact).map(Some) };
         let objects = committed.outputs.values().map(look).collect::<Option<_>>()?;
         Some(Looks { objects, links: links.and_then(|links| links.look(instance)) })
     }
 }
 
 /// An instance that is fresh: the content of its inputs, its record, and how it looked when the plan was made.
-pub(super) type Fresh<'a> = (&'a [Hash], &'a Committed, Option<&'a Looks>);
+pub(super) type Fresh<'a> = (&'a [Hash], &'a SlimRecord, Option<&'a Looks>);
 
 impl Standing {
     /// What was found for these instances, if nothing was written to records and notes since.
     pub(super) fn load(store: &Store, name: Option<&str>, expansion: &Expansion) -> Standing {
         let load = || {
-            let bytes = store.derived(name?)?;
+            let bytes = store.read_cached(name?)?;
             let (head, rest) = postcard::take_from_bytes::<Head>(&bytes).ok()?;
             let at = bytes.len() - rest.len();
             (head == Head::now(store, expansion)?).then_some(Standing { bytes, at })
@@ -94,7 +95,7 @@ impl Standing {
             Some(bytes)
         };
         if let Some(bytes) = write() {
-            store.keep_derived(name, &bytes);
+            store.write_cached(name, &bytes);
         }
     }
 
@@ -115,7 +116,7 @@ impl Stood {
         instance: &Instance,
         inputs: &[Hash],
         links: Option<&Links>,
-    ) -> Option<(Committed, Looks)> {
+    ) -> Option<(SlimRecord, Looks)> {
         let Stood { committed, looks, .. } = Some(self).filter(|stood| stood.inputs == inputs)?;
         let outputs = &committed.outputs;
         if looks.objects.len() != outputs.values().count()
@@ -124,7 +125,7 @@ impl Stood {
             return None;
         }
         let objects = outputs.values().zip(&looks.objects).all(|(artifact, look)| match look {
-            Some(stamp) => store.look(artifact) == Some(*stamp),
+            Some(stamp) => store.object_stamp(artifact) == Some(*stamp),
             None => store.is_present(artifact),
         });
         let linked = || links.is_none_or(|links| looks.links.is_some() && links.look(instance) == looks.links);

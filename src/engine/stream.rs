@@ -19,7 +19,7 @@ pub(super) struct Stream {
 enum Line {
     /// Its first bytes do not tell yet what it is.
     Begun(Vec<u8>),
-    Event,
+    StageEvent,
     Words,
 }
 
@@ -81,12 +81,12 @@ impl Line {
                 *self = Line::Begun(begun);
                 return;
             }
-            *self = if begun.starts_with(EVENT) { Line::Event } else { Line::Words };
+            *self = if begun.starts_with(EVENT) { Line::StageEvent } else { Line::Words };
             &begun
         } else {
             piece
         };
-        if matches!(self, Line::Event) { say(bytes) } else { log.write(bytes) }
+        if matches!(self, Line::StageEvent) { say(bytes) } else { log.write(bytes) }
     }
 }
 

@@ -99,7 +99,7 @@ impl Stage for Toy {
     fn inputs(&self) -> Vec<Input> {
         let outside = self.path.iter().map(|path| Input {
             role: "path".to_string(),
-            source: InputSource::Outside { path: self.folder.join(path).display().to_string() },
+            source: InputSource::External { path: self.folder.join(path).display().to_string() },
         });
         let accepts = &[ArtifactKind::Rows, ArtifactKind::Checkpoint];
         let stages = self.from.iter().enumerate().map(|(index, reference)| Input {
@@ -228,7 +228,7 @@ impl Space {
             built.identify(&mut manifest);
             let inputs = built.inputs().into_iter().map(|input| {
                 let upstream = match input.source {
-                    InputSource::Outside { path } => Upstream::Outside { path: path.into() },
+                    InputSource::External { path } => Upstream::Outside { path: path.into() },
                     InputSource::Environment { name } => Upstream::Environment { name },
                     InputSource::Stage { reference, .. } => {
                         let instance = ids[reference.to_string().as_str()];

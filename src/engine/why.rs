@@ -6,7 +6,7 @@ use super::difference::differences;
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::plan::{Plan, PlanState};
-use ablate_core::base::{Diagnostic, Hash, Origin};
+use ablate_core::base::{Diagnostic, Hash, Span};
 use ablate_core::stage::{Manifest, ManifestEntry};
 use ablate_experiment::{Expansion, Instance, InstanceId};
 use ablate_store::{ExperimentId, Store};
@@ -86,7 +86,7 @@ fn note(instance: &Instance, verdict: &str, reason: &DirtyReason, record: Option
 }
 
 /// Where a key was written: itself, else the nearest table around it, else the stage's header.
-fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Origin> {
+fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Span> {
     let mut key = key;
     loop {
         if let Some(origin) = instance.origins.get(key) {
@@ -121,7 +121,7 @@ mod tests {
         let places = [(0, "", "stage.train"), (0, "path", "\"data.txt\""), (0, "word", "\"b\""), (1, "", "stage.eval")];
         for (instance, key, text) in places {
             let start = TEXT.find(text).unwrap();
-            let origin = Origin { source, range: start..start + text.len() };
+            let origin = Span { source, range: start..start + text.len() };
             Arc::make_mut(&mut stages.instances[instance].origins).insert(key.to_string(), origin);
         }
         stages

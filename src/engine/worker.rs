@@ -19,10 +19,10 @@ use super::normalize::normalize;
 use super::outputs;
 use super::plan::lacking;
 use super::room::{self, Circumstances, Seen};
-use ablate_core::base::{Causes, Event, Hash, files, modes};
+use ablate_core::base::{ErrorChain, Hash, StageEvent, files, modes};
 use ablate_core::stage::{Artifact, ArtifactKind, InputPath};
 use ablate_experiment::{Instance, InstanceId, Upstream};
-use ablate_store::{self, Committed, Lock, ObjectState, Provenance, StageRecord, Store, files_below};
+use ablate_store::{self, Lock, ObjectState, Provenance, SlimRecord, StageRecord, Store, list_files};
 
 /// Everything that one execution needs.
 pub(super) struct Task<'a> {
@@ -49,10 +49,10 @@ pub(super) struct Task<'a> {
 pub(super) enum Finished {
     Ran(Box<StageRecord>),
     /// Another run has done it meanwhile.
-    Fresh(Committed),
+    Fresh(SlimRecord),
     /// Another run is at it now.
     Busy,
-    Failed(Causes),
+    Failed(ErrorChain),
     Interrupted,
 }
 
@@ -66,19 +66,19 @@ pub(super) enum Performed {
 impl Task<'_> {
     /// Locks, looks again, runs, checks, and takes the outputs into the store. What is left to do is to commit.
     /// `started` is called when the stage is really about to run.
-    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Performed {
+    pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(StageEvent) + Sync)) -> Performed {
         match self.attempt(started, events) {
             Ok(performed) => performed,
-            Err(error) => Performed::Finished(Finished::Failed(Causes::of(&error))),
+            Err(error) => Performed::Finished(Finished::Failed(ErrorChain::of(&error))),
         }
     }
 
-    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(Event) + Sync)) -> Result<Performed> {
+    fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(StageEvent) + Sync)) -> Result<Performed> {
         let Some(lock) = self.store.lock_run(self.identity.fingerprint)? else {
             return Ok(Performed::Finished(Finished::Busy));
         };
         if !self.forced {
-            let record = self.store.committed(self.identity.fingerprint);
+            let record = self.store.slim_record(self.identity.fingerprint);
             if let Some(record) = record
                 && lacking(self.instance, &record, self.store)?.is_empty()
             {
@@ -91,12 +91,12 @@ impl Task<'_> {
         let work = self.prepare()?;
         let path = self.work().join("job.json");
         let account = Account::new(self.store, self.identity.fingerprint, self.instance);
-        let noting = |event: Event| {
+        let noting = |event: StageEvent| {
             match &event {
-                Event::Note { text } => self.write_log(text),
-                Event::Warning { text } => self.write_log(&format!("warning: {text}")),
-                Event::Progress { done, total, unit, .. } => account.progress(*done, *total, unit),
-                Event::Done { .. } | Event::Failed(_) => {}
+                StageEvent::Note { text } => self.write_log(text),
+                StageEvent::Warning { text } => self.write_log(&format!("warning: {text}")),
+                StageEvent::Progress { done, total, unit, .. } => account.progress(*done, *total, unit),
+                StageEvent::Done { .. } | StageEvent::Failed(_) => {}
             }
             events(event);
         };
@@ -119,7 +119,7 @@ impl Task<'_> {
             Ended::Interrupted => return Ok(Performed::Finished(Finished::Interrupted)),
         };
         for text in summary.warnings() {
-            noting(Event::Warning { text: text.to_string() });
+            noting(StageEvent::Warning { text: text.to_string() });
         }
         normalize(work.out(), &self.instance.outputs)?;
         if !outputs::check(work.out(), &self.instance.outputs, self.stop)? {
@@ -154,8 +154,8 @@ impl Task<'_> {
 
     /// On a full disk what a program has left there is in everybody's way, and nothing could go on from it. Its own words
     /// may have found no room either, so the cause is named here.
-    fn make_room(&self, work: &Work, mut causes: Causes) -> Causes {
-        if files::is_full(self.store.root()) {
+    fn make_room(&self, work: &Work, mut causes: ErrorChain) -> ErrorChain {
+        if files::is_disk_full(self.store.root()) {
             causes.chain.push(format!("the disk of the store `{}` is full", self.store.root().display()));
             if let Work::Program(room) = work {
                 files::remove_dir(&room.out).ok();
@@ -199,7 +199,7 @@ impl Task<'_> {
                 )
             };
             let around = Circumstances { seed: self.instance.seed, devices: &self.devices };
-            let room = self.store.room_path(self.identity.fingerprint);
+            let room = self.store.sandbox_path(self.identity.fingerprint);
             let note = |text: String| self.write_log(&text);
             return Ok(Work::Program(room::furnish(room, &program, &input, &around, &note)?));
         }
@@ -248,12 +248,12 @@ impl Task<'_> {
         let links = self.work().join("inputs");
         files::remove_dir(&links)?;
         for (role, input) in inputs.iter_mut().filter(|(_, input)| input.kind.is_none() && input.path.is_dir()) {
-            let listing = files_below(&input.path)?;
+            let listing = list_files(&input.path)?;
             if listing.is_partial {
                 let folder = links.join(ablate_store::file_name(role));
                 files::create_dir(&folder)?;
                 for (name, path) in listing.files {
-                    files::relink(&std::path::absolute(path)?, &folder.join(name))?;
+                    files::symlink(&std::path::absolute(path)?, &folder.join(name))?;
                 }
                 input.path = folder;
             }
@@ -270,7 +270,7 @@ impl Task<'_> {
                 Seen::Files { found, outside: false }
             }
             Some(_) => Seen::Object(input.path.clone()),
-            None if input.path.is_dir() => Seen::Files { found: files_below(&input.path)?.files, outside: true },
+            None if input.path.is_dir() => Seen::Files { found: list_files(&input.path)?.files, outside: true },
             None => Seen::Files { found: vec![(String::new(), input.path.clone())], outside: true },
         })
     }
@@ -281,7 +281,7 @@ impl Task<'_> {
         for output in &*self.instance.outputs {
             let path = out.join(&*output.name);
             if path.is_dir() {
-                modes::open_folders(&path)?;
+                modes::make_folders_writable(&path)?;
                 for empty in files::remove_empty_dirs(&path)? {
                     self.write_log(&format!("`{}/{empty}` holds no file, so it is no part of the output", output.name));
                 }
@@ -331,7 +331,7 @@ impl Task<'_> {
                 "the input `{role}` was damaged in the store while the run went on\nhelp: run again: what is damaged is made again"
             );
         }
-        for path in self.store.expel(artifact)? {
+        for path in self.store.quarantine_extra_files(artifact)? {
             self.write_log(&format!("`{}` did not belong in the input `{role}` and was taken out", path.display()));
         }
         Ok(())
@@ -359,7 +359,7 @@ impl Task<'_> {
 }
 
 /// What other stages have made for an instance, by role.
-pub(super) fn artifacts(instance: &Instance, records: &[Option<Committed>]) -> BTreeMap<String, Artifact> {
+pub(super) fn artifacts(instance: &Instance, records: &[Option<SlimRecord>]) -> BTreeMap<String, Artifact> {
     let found = instance.inputs.iter().filter_map(|input| match &input.upstream {
         Upstream::Output { instance: above, output, .. } => {
             let artifact = records[above.0].as_ref()?.outputs.get(output)?;

@@ -13,7 +13,7 @@ use super::limits::Limits;
 use super::load::Experiment;
 use super::settings::Settings;
 use super::text::absolute;
-use ablate_core::base::{Hash, Origin, Sources, Text};
+use ablate_core::base::{Hash, SharedStr, Sources, Span};
 use ablate_core::stage::{ArtifactKind, OutputSpec, Pool, Registry};
 
 /// What the bytes say beside the instances: everything in it is as the experiment has it.
@@ -228,7 +228,7 @@ fn read_instance(
 
 thread_local! {
     /// The places of the values of a compiled instance: one map for all of them.
-    static NOWHERE: Arc<BTreeMap<String, Origin>> = Arc::default();
+    static NOWHERE: Arc<BTreeMap<String, Span>> = Arc::default();
 }
 
 /// A long text that is read from its beginning.
@@ -238,10 +238,10 @@ struct Prose {
 }
 
 impl Prose {
-    fn next(&mut self, length: usize) -> Option<Text> {
+    fn next(&mut self, length: usize) -> Option<SharedStr> {
         let start = self.read;
         self.read = start.checked_add(length)?;
-        Text::of(&self.all, start, self.read)
+        SharedStr::slice(&self.all, start, self.read)
     }
 }
 

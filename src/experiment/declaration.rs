@@ -12,7 +12,7 @@ use super::tables::{ExperimentTable, Seeds};
 use super::text::list;
 use super::tree::{Data, Entry, Node, Table};
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Span};
 use ablate_core::stage::{Kind, Registry, find_kind};
 
 /// One experiment as written, its names checked against each other.
@@ -30,7 +30,7 @@ pub(crate) struct Declaration<'t> {
     pub(crate) unusable_axes: BTreeSet<&'t str>,
     pub(crate) seeds: Seeds,
     /// The stages that are wanted, each with the place that says so; all of them where nothing is said.
-    pub(crate) targets: Option<Vec<(String, Origin)>>,
+    pub(crate) targets: Option<Vec<(String, Span)>>,
     pub(crate) settings: Settings,
     pub(crate) reports: Vec<(&'t str, &'t Entry)>,
 }
@@ -41,13 +41,13 @@ pub(crate) struct StageDeclaration<'t> {
     pub(crate) kind: &'static Kind,
     /// The stage's table, `kind` included.
     pub(crate) table: &'t Table,
-    pub(crate) header: &'t Origin,
+    pub(crate) header: &'t Span,
 }
 
 /// Reads the tree. `root` is the place for what the file as a whole lacks.
 pub(crate) fn read<'t>(
     tree: &'t Table,
-    root: &'t Origin,
+    root: &'t Span,
     registry: &Registry,
     problems: &mut Problems,
 ) -> Declaration<'t> {
@@ -124,7 +124,7 @@ fn stage<'t>(
     let header = &entry.node.origin;
     let path = format!("stage.{name}");
     let wrong =
-        |message: String, origin: &Origin| Diagnostic::error(format!("`{path}`: {message}")).at(origin.clone(), "");
+        |message: String, origin: &Span| Diagnostic::error(format!("`{path}`: {message}")).at(origin.clone(), "");
     let Some(table) = entry.node.as_table() else {
         let message = format!("wrong type: {}, expected a table", entry.node.type_name());
         problems.push(wrong(message, header));
@@ -157,7 +157,7 @@ fn stage<'t>(
 }
 
 /// The stages that `targets` names.
-fn targets(tree: &Table, stages: &BTreeSet<&str>, problems: &mut Problems) -> Option<Vec<(String, Origin)>> {
+fn targets(tree: &Table, stages: &BTreeSet<&str>, problems: &mut Problems) -> Option<Vec<(String, Span)>> {
     let node = tree.get("targets")?;
     let Data::List(nodes) = &node.data else { return None };
     if nodes.is_empty() {

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use super::keys;
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
-use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Span};
 use ablate_core::stage::ConfigError;
 use ablate_core::stage::config;
 
@@ -15,7 +15,7 @@ pub(crate) struct Section<'a> {
     /// Dotted path of the table, for example `stage.dpo`; empty for the whole file.
     pub(crate) path: &'a str,
     pub(crate) table: &'a Table,
-    pub(crate) header: &'a Origin,
+    pub(crate) header: &'a Span,
 }
 
 impl Section<'_> {
@@ -50,7 +50,7 @@ impl Section<'_> {
         self.report_at(&self.locate(&path).0, message, help, problems);
     }
 
-    fn report_at(&self, place: &Origin, message: String, help: Option<String>, problems: &mut Problems) {
+    fn report_at(&self, place: &Span, message: String, help: Option<String>, problems: &mut Problems) {
         let mut diagnostic = Diagnostic::error(message).at(place.clone(), "");
         if place != self.header && !self.path.is_empty() {
             let part = self.path.split('.').next().unwrap_or_default();
@@ -76,7 +76,7 @@ impl Section<'_> {
     }
 
     /// Places of the key and of the value at a path, or of the deepest table on the way that is there.
-    pub(crate) fn locate(&self, path: &[String]) -> (Origin, Origin) {
+    pub(crate) fn locate(&self, path: &[String]) -> (Span, Span) {
         let mut key = self.header.clone();
         let mut value = self.header.clone();
         let mut table = Some(self.table);

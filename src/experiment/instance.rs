@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::limits::Limits;
-use ablate_core::base::{Hash, Origin, Text};
+use ablate_core::base::{Hash, SharedStr, Span};
 use ablate_core::stage::{ArtifactKind, Kind, OutputSpec, Pool, Stage};
 
 /// Index of an instance in its [`Expansion`].
@@ -27,16 +27,16 @@ pub struct Instance {
     pub kind: &'static Kind,
     /// The stage's table at this point as JSON, without `kind` and `limits`, every `${...}` replaced. Text, because
     /// of ten thousand instances few are ever run.
-    pub config: Text,
+    pub config: SharedStr,
     /// What identifies it beside inputs and seed, as [`ablate_core::stage::Manifest::text`] has it.
-    pub identity: Text,
+    pub identity: SharedStr,
     pub seed: u64,
     pub inputs: Vec<InstanceInput>,
     pub outputs: Cow<'static, [OutputSpec]>,
     pub pool: Pool,
     pub limits: Limits,
     /// Where each dotted key of `config` was written; the empty key is the stage's header.
-    pub origins: Arc<BTreeMap<String, Origin>>,
+    pub origins: Arc<BTreeMap<String, Span>>,
     pub parsed: ParsedStage,
 }
 

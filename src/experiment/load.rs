@@ -14,7 +14,7 @@ use super::report::{self, ReportSpec};
 use super::settings::Settings;
 use super::text::{apply_overrides, read_files};
 use super::vars::interpolate;
-use ablate_core::base::{Hash, Origin, Sources};
+use ablate_core::base::{Hash, Sources, Span};
 use ablate_core::stage::Registry;
 
 /// One checked experiment file.
@@ -60,7 +60,7 @@ impl Experiment {
         };
         apply_overrides(&mut tree, overrides, &mut sources, &mut problems);
         interpolate(&mut tree, &mut problems);
-        let root = Origin { source, range: 0..0 };
+        let root = Span { source, range: 0..0 };
         let declaration = declaration::read(&tree, &root, registry, &mut problems);
         let folder = path.parent().unwrap_or(Path::new(""));
         let constraints = Constraints::read(&tree, &declaration, &mut problems);

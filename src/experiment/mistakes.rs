@@ -5,7 +5,7 @@ use super::fields::Section;
 use super::join::{AxisId, Point};
 use super::problems::Problems;
 use super::tree::Table;
-use ablate_core::base::Origin;
+use ablate_core::base::Span;
 use ablate_core::stage::ConfigError;
 
 /// The mistakes of one stage.
@@ -19,7 +19,7 @@ pub(crate) struct Mistakes {
 struct Mistake {
     error: ConfigError,
     /// Where what is wrong was written.
-    place: Origin,
+    place: Span,
     /// Points that have it.
     count: usize,
     /// The first of them, and its table.

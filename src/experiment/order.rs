@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Span};
 
 /// What each stage reads: index of the other stage to the place that says so.
-pub(crate) type Reads = Vec<BTreeMap<usize, Origin>>;
+pub(crate) type Reads = Vec<BTreeMap<usize, Span>>;
 
 /// A stage's state in the walk.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -17,21 +17,21 @@ use super::mistakes::Mistakes;
 use super::points::{self, Condition, Constraints, WHEN};
 use super::problems::Problems;
 use super::tree::{Data, Node, Table};
-use ablate_core::base::{Diagnostic, Origin, Text};
+use ablate_core::base::{Diagnostic, SharedStr, Span};
 use ablate_core::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Pool, Reference, Stage};
 
 /// A stage at one of its own points.
 #[derive(Clone, Debug)]
 pub(crate) struct OwnPoint {
     pub(crate) point: Point,
-    pub(crate) config: Text,
+    pub(crate) config: SharedStr,
     /// All that identifies the stage but seed and inputs.
-    pub(crate) identity: Text,
+    pub(crate) identity: SharedStr,
     pub(crate) inputs: Vec<OwnInput>,
     pub(crate) outputs: Cow<'static, [OutputSpec]>,
     pub(crate) pool: Pool,
     pub(crate) limits: Limits,
-    pub(crate) origins: Arc<BTreeMap<String, Origin>>,
+    pub(crate) origins: Arc<BTreeMap<String, Span>>,
     pub(crate) stage: Arc<dyn Stage>,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct OwnInput {
     /// The role that messages name: that of the key which was written, for an input that defaults to another.
     pub(crate) named: String,
     /// Where the input is named; the stage's header for a default.
-    pub(crate) place: Origin,
+    pub(crate) place: Span,
     pub(crate) source: OwnSource,
 }
 
@@ -208,7 +208,7 @@ impl<'a> OwnPoints<'a> {
                 InputSource::Stage { reference, accepts } => {
                     Some(OwnSource::Reference { reference: reference.clone(), accepts })
                 }
-                InputSource::Outside { path } => self.outside(stage, &named, &place, path, problems),
+                InputSource::External { path } => self.outside(stage, &named, &place, path, problems),
                 InputSource::Environment { name } => Some(OwnSource::Environment(name.clone())),
             };
             match source {
@@ -253,7 +253,7 @@ impl<'a> OwnPoints<'a> {
         &mut self,
         stage: &StageDeclaration<'_>,
         role: &str,
-        place: &Origin,
+        place: &Span,
         path: &str,
         problems: &mut Problems,
     ) -> Option<OwnSource> {
@@ -293,7 +293,7 @@ fn fan_out(
             continue;
         };
         let mut labels: Vec<Arc<str>> = Vec::new();
-        let mut wrong = |message: &str, origin: &Origin, help: Option<String>| {
+        let mut wrong = |message: &str, origin: &Span, help: Option<String>| {
             let message = format!("`stage.{}.{key}`: {message}", stage.name);
             let diagnostic = Diagnostic::error(message).at(origin.clone(), "");
             problems.push(match help {
@@ -335,7 +335,7 @@ fn fan_out(
 
 /// Checks that no two axes patch the same key: the order of the file would decide which one counts.
 fn unambiguous(stage: &StageDeclaration<'_>, axes: &[&Axis], problems: &mut Problems) -> bool {
-    let mut patched: BTreeMap<&[String], (&Axis, &Origin)> = BTreeMap::new();
+    let mut patched: BTreeMap<&[String], (&Axis, &Span)> = BTreeMap::new();
     let mut sound = true;
     for axis in axes {
         for patch in axis.points.iter().flat_map(|point| &point.patches).filter(|patch| *patch.stage == *stage.name) {

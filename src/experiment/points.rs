@@ -14,7 +14,7 @@ use super::tables::PointsTable;
 use super::text::list;
 use super::tree::{Data, Node, Table};
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Span};
 
 /// The key of a stage that says at which points it exists.
 pub(crate) const WHEN: &str = "when";
@@ -32,7 +32,7 @@ pub(crate) struct Constraints {
 pub(crate) struct Condition {
     labels: BTreeMap<AxisId, Arc<str>>,
     text: String,
-    place: Origin,
+    place: Span,
     /// Whether a point was met that has them.
     met: Cell<bool>,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use ablate_core::base::{Diagnostic, Origin, SourceId, Sources};
+use ablate_core::base::{Diagnostic, SourceId, Sources, Span};
 
 /// An origin that can be ordered: its text, start and end.
 type Spot = (SourceId, usize, usize);
@@ -36,7 +36,7 @@ impl Problems {
     }
 
     /// Says nothing more about the value at a place.
-    pub(crate) fn mute(&mut self, origin: &Origin) {
+    pub(crate) fn mute(&mut self, origin: &Span) {
         self.poisoned.insert(spot(origin));
     }
 
@@ -50,7 +50,7 @@ impl Problems {
     }
 }
 
-fn spot(origin: &Origin) -> Spot {
+fn spot(origin: &Span) -> Spot {
     (origin.source, origin.range.start, origin.range.end)
 }
 

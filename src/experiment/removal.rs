@@ -5,7 +5,7 @@ use super::keys;
 use super::problems::Problems;
 use super::tree::{Data, Entry, Table};
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Span};
 
 /// The value that takes a key away.
 pub(crate) const REMOVE: &str = "remove";
@@ -42,7 +42,7 @@ fn walk(path: &mut Vec<String>, over: &mut Table, mut below: Option<&mut Table>,
 }
 
 /// Says that what is removed is not there; `near` is the path of a key with a similar name.
-pub(crate) fn refused(path: &str, near: Option<Vec<String>>, value: &Origin, key: &Origin) -> Diagnostic {
+pub(crate) fn refused(path: &str, near: Option<Vec<String>>, value: &Span, key: &Span) -> Diagnostic {
     let message = format!("`{path}` cannot be removed: there is no such key");
     let diagnostic = Diagnostic::error(message).at(value.clone(), "");
     let diagnostic = if key == value { diagnostic } else { diagnostic.at(key.clone(), "") };

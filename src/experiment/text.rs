@@ -8,7 +8,7 @@ use super::problems::Problems;
 use super::removal::{self, REMOVE};
 use super::tree::{Data, Node, Table, parse_document, parse_value};
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Hash, Origin, SourceId, Sources, files};
+use ablate_core::base::{Diagnostic, Hash, SourceId, Sources, Span, files};
 
 /// Parts of the file that a `--set` may only name what is already there: a new stage or variable is a typing mistake.
 const NAMED: [&str; 5] = ["stage", "vars", "axis", "report", "settings"];
@@ -47,12 +47,12 @@ struct Reader<'a> {
 struct Link {
     identity: PathBuf,
     shown: String,
-    asked: Option<Origin>,
+    asked: Option<Span>,
 }
 
 impl Reader<'_> {
     /// `None` when a text cannot be read or there is no end of files.
-    fn lay(&mut self, path: &Path, asked: Option<Origin>) -> Option<SourceId> {
+    fn lay(&mut self, path: &Path, asked: Option<Span>) -> Option<SourceId> {
         let shown = path.display().to_string();
         let identity = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         if let Some(start) = self.chain.iter().position(|link| link.identity == identity) {
@@ -94,7 +94,7 @@ impl Reader<'_> {
     }
 
     /// The files that `extends` names, one or several.
-    fn bases(&mut self, node: Node) -> Vec<(String, Origin)> {
+    fn bases(&mut self, node: Node) -> Vec<(String, Span)> {
         let nodes = match node.data {
             Data::List(nodes) => nodes,
             data => vec![Node { data, origin: node.origin }],
@@ -123,12 +123,12 @@ pub(crate) fn apply_overrides(tree: &mut Table, overrides: &[String], sources: &
                 Some((path, _)) => (format!("`{path}` is not a key path"), path.len()),
                 None => ("an override needs a key and a value".to_string(), argument.len()),
             };
-            let origin = Origin { source, range: 0..end };
+            let origin = Span { source, range: 0..end };
             let help = "write `--set stage.dpo.beta=0.2`";
             problems.push(Diagnostic::error(message).at(origin, "").help(help));
             continue;
         };
-        let key = Origin { source, range: 0..argument[..end].trim_end().len() };
+        let key = Span { source, range: 0..argument[..end].trim_end().len() };
         let node = parse_value(source, sources, end + 1..argument.len(), problems);
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         if let Err(diagnostic) = apply(tree, &parts, &key, node) {
@@ -137,7 +137,7 @@ pub(crate) fn apply_overrides(tree: &mut Table, overrides: &[String], sources: &
     }
 }
 
-fn apply(tree: &mut Table, parts: &[&str], key: &Origin, node: Node) -> Result<(), Box<Diagnostic>> {
+fn apply(tree: &mut Table, parts: &[&str], key: &Span, node: Node) -> Result<(), Box<Diagnostic>> {
     let refuse = |message: String, help: Option<String>| {
         let diagnostic = Diagnostic::error(message).at(key.clone(), "");
         Err(Box::new(match help {
@@ -205,7 +205,7 @@ pub(crate) fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String 
     }
 }
 
-fn read(path: &Path, asked: Option<&Origin>, problems: &mut Problems) -> Option<String> {
+fn read(path: &Path, asked: Option<&Span>, problems: &mut Problems) -> Option<String> {
     let at = |diagnostic: Diagnostic| match asked {
         Some(origin) => diagnostic.at(origin.clone(), ""),
         None => diagnostic,
@@ -227,7 +227,7 @@ fn read(path: &Path, asked: Option<&Origin>, problems: &mut Problems) -> Option<
     }
 }
 
-fn cycle(chain: &[Link], again: &str, asked: Option<Origin>) -> Diagnostic {
+fn cycle(chain: &[Link], again: &str, asked: Option<Span>) -> Diagnostic {
     let mut names: Vec<&str> = chain.iter().map(|link| link.shown.as_str()).collect();
     names.push(again);
     let mut diagnostic = Diagnostic::error(format!("files extend each other: `{}`", names.join(" -> ")));

@@ -9,7 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problems::Problems;
-use ablate_core::base::{Diagnostic, Origin, SourceId, Sources};
+use ablate_core::base::{Diagnostic, SourceId, Sources, Span};
 
 /// Tables and lists may nest this deep: far beyond any use, far below what a stack can walk.
 pub(crate) const MAX_DEPTH: usize = 32;
@@ -18,7 +18,7 @@ pub(crate) const MAX_DEPTH: usize = 32;
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) data: Data,
-    pub(crate) origin: Origin,
+    pub(crate) origin: Span,
 }
 
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub(crate) struct Table(pub(crate) BTreeMap<String, Entry>);
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// Place of the key.
-    pub(crate) key: Origin,
+    pub(crate) key: Span,
     pub(crate) node: Node,
 }
 
@@ -137,7 +137,7 @@ impl Table {
     }
 
     /// Puts a value at a path, creating tables on the way. The part of the path that is no table is the error.
-    pub(crate) fn set(&mut self, path: &[&str], key: &Origin, node: Node) -> Result<(), String> {
+    pub(crate) fn set(&mut self, path: &[&str], key: &Span, node: Node) -> Result<(), String> {
         let Some((first, rest)) = path.split_first() else { return Ok(()) };
         if rest.is_empty() {
             self.0.insert((*first).to_string(), Entry { key: key.clone(), node });
@@ -185,7 +185,7 @@ impl Table {
     }
 
     /// Where each dotted key below was written.
-    pub(crate) fn origins(&self, prefix: &str, into: &mut BTreeMap<String, Origin>) {
+    pub(crate) fn origins(&self, prefix: &str, into: &mut BTreeMap<String, Span>) {
         for (key, entry) in &self.0 {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             if let Data::Table(inner) = &entry.node.data {
@@ -220,7 +220,7 @@ pub(crate) fn parse_document(source: SourceId, sources: &Sources, problems: &mut
                 lower_first(message.strip_suffix(", expected nothing").unwrap_or(message))
             }
         };
-        problems.push(Diagnostic::error(message).at(Origin { source, range }, ""));
+        problems.push(Diagnostic::error(message).at(Span { source, range }, ""));
     }
     let reader = Reader { source, text, offset: 0, broken };
     let table = reader.table(table.get_ref(), MAX_DEPTH, problems);
@@ -235,7 +235,7 @@ pub(crate) fn parse_value(source: SourceId, sources: &Sources, range: Range<usiz
     if let Ok(value) = DeValue::parse(text) {
         return reader.node(&value, MAX_DEPTH, problems);
     }
-    Node { data: Data::String(text.to_string()), origin: Origin { source, range } }
+    Node { data: Data::String(text.to_string()), origin: Span { source, range } }
 }
 
 struct Reader<'a> {
@@ -248,9 +248,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn origin(&self, span: Range<usize>) -> Origin {
+    fn origin(&self, span: Range<usize>) -> Span {
         let range = visible(self.text, span);
-        Origin { source: self.source, range: range.start + self.offset..range.end + self.offset }
+        Span { source: self.source, range: range.start + self.offset..range.end + self.offset }
     }
 
     fn table(&self, table: &DeTable<'_>, depth: usize, problems: &mut Problems) -> Table {

@@ -1,8 +1,8 @@
-//! Fuzzing for the tests of every layer: case after case until the time is over. Knows nothing of what is tried.
+//! Time-limited fuzzing for the tests of all crates.
 //!
-//! Each case follows from the name of the target and a number. `ABLATE_FUZZ_SECONDS` says how long every target is
-//! tried, `ABLATE_FUZZ_SEED` runs the one case of that number; a failure tells the number and the smallest case that
-//! fails in the same way.
+//! Each case is generated from the name of the target and a seed. `ABLATE_FUZZ_SECONDS` sets the time per target, and
+//! `ABLATE_FUZZ_SEED` runs only the case of that seed. A failure prints the seed and the smallest case that fails in
+//! the same way.
 
 use std::fmt::Debug;
 use std::io::Write;
@@ -17,11 +17,11 @@ use ablate_core::base::Hash;
 
 const SECONDS: u64 = 3;
 
-/// Tries values of a strategy; a panic of `test` is a failure.
+/// Runs `test` on values of a strategy. A panic is a failure.
 pub fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value)) {
     let number = |variable: &str| std::env::var(variable).ok().and_then(|text| text.parse::<u64>().ok());
     let (seconds, one) = (number("ABLATE_FUZZ_SECONDS"), number("ABLATE_FUZZ_SEED"));
-    // Long searches try other cases every time, the tests of a change always the same.
+    // Long searches start at another seed each time; tests of a change always use the same seeds.
     let first = one.unwrap_or_else(|| seconds.map_or(0, |_| jiff::Timestamp::now().as_millisecond() as u64));
     let begun = Instant::now();
     let budget = Duration::from_secs(seconds.unwrap_or(SECONDS));
@@ -45,14 +45,15 @@ pub fn fuzz<S: Strategy>(name: &str, strategy: &S, test: impl Fn(S::Value)) {
     }
     let (cases, taken) = (seed - first, begun.elapsed().as_secs_f64());
     let rate = cases as f64 / taken;
-    let (slowest, which) = (slowest.0.as_secs_f64(), slowest.1);
-    let told =
-        format!("fuzz {name}: {cases} cases in {taken:.1} s, {rate:.0}/s; the slowest {slowest:.2} s, {which}\n");
-    std::io::stderr().write_all(told.as_bytes()).ok();
+    let (slowest, slowest_seed) = (slowest.0.as_secs_f64(), slowest.1);
+    let summary = format!(
+        "fuzz {name}: {cases} cases in {taken:.1} s, {rate:.0}/s; the slowest {slowest:.2} s, seed {slowest_seed}\n"
+    );
+    std::io::stderr().write_all(summary.as_bytes()).ok();
 }
 
-/// Says more about a case that is run alone.
-pub fn tell(more: &dyn Debug) {
+/// Prints details of a case that is run alone.
+pub fn print_case(more: &dyn Debug) {
     if std::env::var_os("ABLATE_FUZZ_SEED").is_some() {
         std::io::stderr().write_all(format!("{more:#?}\n").as_bytes()).ok();
     }
@@ -67,13 +68,13 @@ pub enum Edit {
     Remove(Index, usize),
     Copy(Index, usize, Index),
     Cut(Index),
-    /// What stands after the `=` or `:` of a line.
+    /// Replaces what follows the `=` or `:` of a line.
     Value(Index, &'static str),
     RemoveLine(Index),
     CopyLine(Index, Index),
 }
 
-/// Changes in which some pieces of text are put between others or in the place of values.
+/// Edits that insert pieces of text or replace values with them.
 pub fn edits(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<Edit>> {
     let place = any::<Index>;
     let edit = prop_oneof![
@@ -90,8 +91,8 @@ pub fn edits(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<Edit>
     vec(edit, 1..5)
 }
 
-/// The bytes with the changes.
-pub fn edited(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
+/// The bytes after the edits.
+pub fn apply_edits(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for edit in edits {
         let length = bytes.len();

@@ -73,7 +73,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use ablate_core::base::{Event, progress::Silent};
+    use ablate_core::base::{StageEvent, progress::NoProgress};
 
     /// Has room for so many rows.
     fn room(most: usize) -> impl FnMut(usize) -> Result<usize> {
@@ -84,8 +84,8 @@ mod tests {
     fn what_fits_is_found_once_and_told() {
         struct Notes(Mutex<Vec<String>>);
         impl Progress for Notes {
-            fn emit(&self, event: Event) {
-                if let Event::Note { text } = event {
+            fn emit(&self, event: StageEvent) {
+                if let StageEvent::Note { text } = event {
                     self.0.lock().unwrap().push(text);
                 }
             }
@@ -105,16 +105,16 @@ mod tests {
     fn a_size_that_was_asked_for_is_not_changed_but_the_error_names_one_that_fits() {
         let told = |error: anyhow::Error| format!("{error:#}");
         let at_once = AtOnce::exactly("row", 32, |rows| format!("ask for {rows}"));
-        assert_eq!(at_once.compute(32, &Silent, room(40)).unwrap(), 32);
+        assert_eq!(at_once.compute(32, &NoProgress, room(40)).unwrap(), 32);
         assert_eq!(
-            told(at_once.compute(32, &Silent, room(9)).unwrap_err()),
+            told(at_once.compute(32, &NoProgress, room(9)).unwrap_err()),
             "there is room for 8 rows at once: ask for 8: no room for 32 rows at once"
         );
         for at_once in [at_once, AtOnce::at_most("row", 32)] {
-            let error = told(at_once.compute(32, &Silent, room(0)).unwrap_err());
+            let error = told(at_once.compute(32, &NoProgress, room(0)).unwrap_err());
             assert_eq!(error, "there is no room for a single row: full");
         }
         let broken = |_| -> Result<()> { Err(anyhow!("broken")) };
-        assert_eq!(told(AtOnce::at_most("row", 32).compute(32, &Silent, broken).unwrap_err()), "broken");
+        assert_eq!(told(AtOnce::at_most("row", 32).compute(32, &NoProgress, broken).unwrap_err()), "broken");
     }
 }

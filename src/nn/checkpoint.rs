@@ -334,6 +334,6 @@ mod tests {
         });
         assert!(layers.contains("layers: at most 10000 are possible"), "{layers}");
         let text = told_after("config.json", |_| b"{}".to_vec());
-        assert!(text.starts_with("`DIR/config.json` is not the JSON it should be"), "{text}");
+        assert!(text.starts_with("`DIR/config.json` does not contain the expected JSON"), "{text}");
     }
 }

@@ -23,7 +23,7 @@ use super::ops::{Ops, Taped};
 use super::shared::Shared;
 #[cfg(feature = "cuda")]
 use super::stock::Stock;
-use ablate_core::base::alloc::keep_memory;
+use ablate_core::base::alloc::keep_freed_memory;
 
 /// A model on its device.
 #[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "there is one engine in a process"))]
@@ -50,7 +50,7 @@ impl Engine {
     pub(crate) fn on(threads: &Arc<rayon::ThreadPool>, learner: &Learner, device: Where) -> Result<Engine> {
         match device {
             Where::Cpu => {
-                keep_memory();
+                keep_freed_memory();
                 Ok(Engine::Cpu { model: Model::new(&Shared::default(), learner)?, pool: threads.clone() })
             }
             #[cfg(feature = "cuda")]

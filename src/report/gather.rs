@@ -19,7 +19,7 @@ use ablate_data::jsonl;
 use ablate_data::records::Credited;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
 use ablate_experiment::{self, Expansion, Experiment, GroupBy, InstanceId, ReportSpec, Upstream};
-use ablate_store::{Committed, StageRecord, Store};
+use ablate_store::{SlimRecord, StageRecord, Store};
 
 /// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
 /// itself counts as reused. An instance whose result is missing or out of date has no scores and no curve.
@@ -141,7 +141,7 @@ struct Desk<'a> {
 
 impl Desk<'_> {
     /// The record of an instance whose result is up to date.
-    fn record(&self, id: InstanceId) -> Option<&Committed> {
+    fn record(&self, id: InstanceId) -> Option<&SlimRecord> {
         let entry = self.plan.get(id);
         if entry.state == PlanState::Fresh { entry.record.as_ref() } else { None }
     }

@@ -3,10 +3,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::known::{Entry, Known};
 use super::log::Log;
+use super::memo_index::{Entry, MemoIndex};
 use ablate_core::base::{Hash, files};
-use ablate_fuzz::{Edit, edited, edits, fuzz};
+use ablate_fuzz::{Edit, apply_edits, edits, fuzz};
 
 const PIECES: &[&str] = &["\n", " ", "0", "ablate log 1\n", "ablate memo 2\n", "\0\0\0\0", "ü", "{", "\r\n"];
 
@@ -26,7 +26,7 @@ impl Content {
     fn bytes(&self, sound: &[u8]) -> Vec<u8> {
         match self {
             Content::Any(bytes) => bytes.clone(),
-            Content::Edited(edits) => edited(sound, edits),
+            Content::Edited(edits) => apply_edits(sound, edits),
         }
     }
 }
@@ -41,23 +41,23 @@ fn any_file_is_a_log() {
     Log::new(path.clone()).append(&lines, false).unwrap();
     let sound = files::read_bytes(&path).unwrap();
     fuzz("log", &(content(), any::<bool>()), |(content, rewrite)| {
-        files::write_soft(&path, &content.bytes(&sound)).unwrap();
+        files::write_unsynced(&path, &content.bytes(&sound)).unwrap();
         let (log, other) = (Log::new(path.clone()), Log::new(path.clone()));
         // A line is the one that was written, or none.
         let check = |log: &Log| {
             for (key, text) in &lines {
                 assert!(log.get(*key).is_none_or(|found| found == *text));
             }
-            for (key, text) in log.survey().unwrap().entries {
+            for (key, text) in log.scan().unwrap().entries {
                 assert!(lines.contains(&(key, text.clone())) || text == "new");
                 assert_eq!(log.get(key), Some(text));
             }
         };
         check(&log);
-        let whole = log.survey().unwrap().entries;
+        let whole = log.scan().unwrap().entries;
         if rewrite {
             other.rewrite(&|_, _| true).unwrap();
-            assert_eq!(log.survey().unwrap().damaged, [0; 0]);
+            assert_eq!(log.scan().unwrap().damaged, [0; 0]);
         }
         other.append(&[(key(9), "new".to_string())], false).unwrap();
         for log in [&log, &other, &Log::new(path.clone())] {
@@ -71,7 +71,7 @@ fn any_file_is_a_log() {
 #[test]
 fn any_file_is_a_memo() {
     let paths = ["", "/a", "/data/a folder/image-1.png", "/ü"];
-    let known = Known::new(paths.iter().map(|path| (*path, &[7; size_of::<Entry>()])));
+    let known = MemoIndex::new(paths.iter().map(|path| (*path, &[7; size_of::<Entry>()])));
     let body = &known.bytes()[46..];
     fuzz("memo", &(content(), any::<bool>()), |(content, seal)| {
         let mut bytes = if seal { content.bytes(body) } else { content.bytes(known.bytes()) };
@@ -79,7 +79,7 @@ fn any_file_is_a_memo() {
             // As whoever writes lengths that lie would do it: under a checksum that is right.
             bytes = [&known.bytes()[..14], Hash::of_bytes(&bytes).bytes(), &bytes].concat();
         }
-        let Some(known) = Known::parse(bytes) else { return };
+        let Some(known) = MemoIndex::parse(bytes) else { return };
         for (path, _) in known.iter() {
             known.get(&path);
         }

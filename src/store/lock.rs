@@ -1,4 +1,4 @@
-//! Locks between processes: a file that is locked while its holder lives. Knows nothing of what it guards.
+//! Locks between processes: a locked file, released when its holder ends.
 
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
@@ -9,16 +9,16 @@ use anyhow::{Context, Result};
 
 use ablate_core::base::files;
 
-/// A lock that is held. Dropping it, or the death of the process, frees it.
+/// A held lock. Dropping it, or the end of the process, releases it.
 #[derive(Debug)]
 pub struct Lock {
-    /// The file to remove with the lock; none for a lock that is shared.
+    /// The file to remove on release; `None` for a shared lock file.
     path: Option<PathBuf>,
     file: File,
 }
 
 impl Lock {
-    /// Takes the lock, or gives `None` when someone else holds it.
+    /// Takes the lock; `None` if another holder has it.
     pub fn try_take(path: &Path) -> Result<Option<Lock>> {
         loop {
             let file = files::append(path)?;
@@ -35,7 +35,7 @@ impl Lock {
         }
     }
 
-    /// Takes the lock, waiting for whoever has it.
+    /// Takes the lock and waits for its holder.
     pub fn take(path: &Path) -> Result<Lock> {
         loop {
             let file = files::append(path)?;
@@ -46,8 +46,8 @@ impl Lock {
         }
     }
 
-    /// The holder before us removes the file while it still has the lock. Whoever opened it before that would now hold
-    /// the lock of a file without a name, which guards nothing: then begin again.
+    /// A holder removes the file before it releases the lock. A process that opened the file earlier then holds a
+    /// lock on a file without a name, which excludes no other process, so it must try again.
     fn if_named(path: &Path, file: File) -> Result<Option<Lock>> {
         let ours = file.metadata().with_context(|| format!("cannot look at `{}`", path.display()))?;
         let named = std::fs::metadata(path);
@@ -55,15 +55,15 @@ impl Lock {
         Ok(is_named.then(|| Lock { path: Some(path.to_path_buf()), file }))
     }
 
-    /// Takes the lock together with others who share it, waiting for one who has it alone.
-    pub fn share(path: &Path) -> Result<Lock> {
+    /// Takes a shared lock and waits for an exclusive holder.
+    pub fn shared(path: &Path) -> Result<Lock> {
         let file = files::append(path)?;
         file.lock_shared().with_context(|| format!("cannot lock `{}`", path.display()))?;
         Ok(Lock { path: None, file })
     }
 
-    /// Takes a lock that others share, alone; `None` while anyone has it.
-    pub fn try_alone(path: &Path) -> Result<Option<Lock>> {
+    /// Takes a lock exclusively that other processes share; `None` while any holder has it.
+    pub fn try_exclusive(path: &Path) -> Result<Option<Lock>> {
         let file = files::append(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock { path: None, file })),
@@ -72,14 +72,14 @@ impl Lock {
         }
     }
 
-    /// Whether a lock on this file keeps others away. A file system may take every lock and mean none.
+    /// Whether locks work on this file. Some file systems accept every lock and exclude no holder.
     pub(super) fn excludes(path: &Path) -> Result<bool> {
         let (one, other) = (files::append(path)?, files::append(path)?);
         one.lock().with_context(|| format!("cannot lock `{}`", path.display()))?;
         Ok(matches!(other.try_lock(), Err(TryLockError::WouldBlock)))
     }
 
-    /// Takes the lock as soon as it is free, asking `tries` times with `pause` between.
+    /// Tries to take the lock `tries` times with `pause` in between.
     pub fn take_within(path: &Path, tries: usize, pause: Duration) -> Result<Option<Lock>> {
         for attempt in 0..tries {
             if attempt > 0 {
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_excludes_until_it_is_dropped_and_leaves_no_file() {
+    fn lock_excludes_until_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/lock");
         let held = Lock::try_take(&path).unwrap().unwrap();
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn this_file_system_knows_locks() {
+    fn test_file_system_supports_locks() {
         let folder = tempfile::tempdir().unwrap();
         assert!(Lock::excludes(&folder.path().join("probe")).unwrap());
     }
 
     #[test]
-    fn only_one_of_many_threads_is_inside() {
+    fn lock_admits_one_thread_at_a_time() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");

@@ -1,14 +1,13 @@
-//! A log: one file of keyed lines that is only ever appended to, shared by processes. Knows nothing of what the lines say.
+//! An append-only file of keyed lines, shared by processes.
 //!
 //! ```text
 //! ablate log 1
 //! <key: 64 hex digits> <check: 16 hex digits of the blake3 of key and text> <text>
 //! ```
 //!
-//! The last line of a key counts. A line of which a bit has flipped fails its check and is as good as not there; the
-//! lines around it are not touched by that. One that was cut by a crash is taken away by the next writer. Writers take turns by a lock on the file;
-//! nobody holds it for longer than one write. A rewrite (by `gc`) replaces the file, which every process notices by
-//! its inode.
+//! The last line of a key is valid. A line with a flipped bit fails its check and counts as missing; other lines are
+//! not affected. A line that was cut by a crash is removed by the next writer. A writer holds a lock on the file for
+//! one write. A rewrite (by `gc`) replaces the file, and other processes notice by its inode.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -24,97 +23,96 @@ use ablate_core::base::{Hash, files};
 
 const HEADER: &[u8] = b"ablate log 1\n";
 
-/// Bytes of a line before its text: key, check, and a space after each.
-const PREFIX: usize = 64 + 1 + 16 + 1;
+/// Bytes of a line before its text: key and check, each with a space.
+const PREFIX_LEN: usize = 64 + 1 + 16 + 1;
 
-/// One log.
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
-    known: Mutex<Known>,
+    index: Mutex<LogIndex>,
 }
 
-/// What was read of the file so far.
+/// The part of the file that was read, with an index.
 #[derive(Debug, Default)]
-struct Known {
-    /// Device and inode of the file that was read.
+struct LogIndex {
+    /// Device and inode of the file.
     file: Option<(u64, u64)>,
     /// Whole lines only.
     bytes: Vec<u8>,
-    /// Key to where its last line begins and ends.
+    /// Start and end of the last line of each key.
     lines: HashMap<Hash, (usize, usize), BuildHasherDefault<FirstBytes>>,
 }
 
-/// What a look at every line finds.
+/// The result of reading every line.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
+pub(super) struct LogScan {
     pub(super) entries: Vec<(Hash, String)>,
-    /// Numbers of the lines that are damaged.
+    /// Numbers of damaged lines.
     pub(super) damaged: Vec<usize>,
 }
 
 impl Log {
     pub(super) fn new(path: PathBuf) -> Log {
-        Log { path, known: Mutex::default() }
+        Log { path, index: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The last text under a key that is not damaged.
+    /// The last undamaged text of a key.
     pub(super) fn get(&self, key: Hash) -> Option<String> {
-        let mut known = self.known();
-        // A log that cannot be read says nothing; its writers will say why.
-        self.refresh(&mut known).ok();
-        known.get(key).map(|(_, text)| text.to_string())
+        let mut index = self.index();
+        // An unreadable log counts as empty; writers report the error.
+        self.refresh(&mut index).ok();
+        index.get(key).map(|(_, text)| text.to_string())
     }
 
-    /// Every key with its last text, in the order in which they were written.
-    pub(super) fn survey(&self) -> Result<Survey> {
-        let mut known = self.known();
-        *known = Known::default();
-        self.refresh(&mut known)?;
-        let mut survey = Survey::default();
+    /// Every key with its last text, in the order of writing.
+    pub(super) fn scan(&self) -> Result<LogScan> {
+        let mut index = self.index();
+        *index = LogIndex::default();
+        self.refresh(&mut index)?;
+        let mut scan = LogScan::default();
         let mut start = 0;
-        for (index, line) in known.bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
+        for (number, line) in index.bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
             let end = start + line.len() - 1;
-            match parse(&known.bytes[start..end]) {
-                Some((key, text)) if known.get(key).is_some_and(|(last, _)| last == start) => {
-                    survey.entries.push((key, text.to_string()));
+            match parse(&index.bytes[start..end]) {
+                Some((key, text)) if index.get(key).is_some_and(|(last, _)| last == start) => {
+                    scan.entries.push((key, text.to_string()));
                 }
                 Some(_) => {}
-                None if index == 0 && line == HEADER => {}
-                None => survey.damaged.push(index + 1),
+                None if number == 0 && line == HEADER => {}
+                None => scan.damaged.push(number + 1),
             }
             start += line.len();
         }
-        Ok(survey)
+        Ok(scan)
     }
 
-    /// Adds lines, all or none; with `durable` they survive a power cut once this returns.
+    /// Appends all lines or none. With `durable` they survive a power cut after this returns.
     pub(super) fn append(&self, lines: &[(Hash, String)], durable: bool) -> Result<()> {
         let mut text = Vec::new();
         for (key, line) in lines {
-            // A text of several lines would break the format: ours is compact JSON, which has none.
+            // Line breaks would break the format. Compact JSON has none.
             assert!(!line.contains('\n'), "BUG: a line break in a log's line");
             let check = check(*key, line.as_bytes());
             text.extend_from_slice(format!("{key} {check} {line}\n").as_bytes());
         }
         let file = self.lock()?;
-        let wrote = || format!("cannot write `{}`", self.path.display());
-        let length = self.mend(&file)?;
-        let begin = if length == 0 { HEADER } else { b"" };
-        if let Err(error) = (&file).write_all(&[begin, &text].concat()) {
-            // Half a line would do no harm, but it is nobody's.
+        let context = || format!("cannot write `{}`", self.path.display());
+        let length = self.truncate_partial_line(&file)?;
+        let header = if length == 0 { HEADER } else { b"" };
+        if let Err(error) = (&file).write_all(&[header, &text].concat()) {
+            // Removes a partly written line.
             file.set_len(length).ok();
-            return Err(error).with_context(wrote);
+            return Err(error).with_context(context);
         }
-        files::step("log: written");
-        self.take_over(&file, length, begin, &text);
+        files::crash_point("log: written");
+        self.index_appended(&file, length, header, &text);
         if durable {
-            file.sync_data().with_context(wrote)?;
-            files::step("log: synced");
+            file.sync_data().with_context(context)?;
+            files::crash_point("log: synced");
             if length == 0 {
                 files::sync_dir(self.path.parent().unwrap_or(Path::new("")))?;
             }
@@ -122,15 +120,15 @@ impl Log {
         Ok(())
     }
 
-    /// What was just written need not be read again, if all before it is known.
-    fn take_over(&self, file: &File, length: u64, begin: &[u8], text: &[u8]) {
-        let mut known = self.known();
-        let Ok(ours) = file.metadata().map(|metadata| id(&metadata)) else { return };
-        if known.bytes.len() as u64 == length && (length == 0 || known.file == Some(ours)) {
-            known.file = Some(ours);
-            known.bytes.extend_from_slice(begin);
-            known.bytes.extend_from_slice(text);
-            known.note(length as usize);
+    /// Adds the lines that were just written to the index, if the index covers everything before them.
+    fn index_appended(&self, file: &File, length: u64, header: &[u8], text: &[u8]) {
+        let mut index = self.index();
+        let Ok(ours) = file.metadata().map(|metadata| file_id(&metadata)) else { return };
+        if index.bytes.len() as u64 == length && (length == 0 || index.file == Some(ours)) {
+            index.file = Some(ours);
+            index.bytes.extend_from_slice(header);
+            index.bytes.extend_from_slice(text);
+            index.add_lines(length as usize);
         }
     }
 
@@ -141,7 +139,7 @@ impl Log {
         }
         let _lock = self.lock()?;
         let mut text = HEADER.to_vec();
-        for (key, line) in self.survey()?.entries {
+        for (key, line) in self.scan()?.entries {
             if keep(key, &line) {
                 text.extend_from_slice(format!("{key} {} {line}\n", check(key, line.as_bytes())).as_bytes());
             }
@@ -149,8 +147,8 @@ impl Log {
         files::write_private(&self.path, &text)
     }
 
-    /// Takes away what the last writer left of a line when it died, and tells the length of what is whole.
-    fn mend(&self, mut file: &File) -> Result<u64> {
+    /// Removes a line that a writer left incomplete when it died, and returns the length of the rest.
+    fn truncate_partial_line(&self, mut file: &File) -> Result<u64> {
         let length = file.metadata().with_context(|| format!("cannot look at `{}`", self.path.display()))?.len();
         let mut last = [b'\n'];
         if length > 0 {
@@ -166,63 +164,63 @@ impl Log {
         Ok(whole)
     }
 
-    /// The file, locked, and still the one that has the name.
+    /// Locks the file, and makes sure that it still has its name after a rewrite.
     fn lock(&self) -> Result<File> {
         loop {
             let file = files::append_private(&self.path)?;
             file.lock().with_context(|| format!("cannot lock `{}`", self.path.display()))?;
             let ours = file.metadata().with_context(|| format!("cannot look at `{}`", self.path.display()))?;
-            if fs::metadata(&self.path).is_ok_and(|named| id(&named) == id(&ours)) {
+            if fs::metadata(&self.path).is_ok_and(|named| file_id(&named) == file_id(&ours)) {
                 return Ok(file);
             }
         }
     }
 
-    /// Reads what was added since the last look, or everything if the file is another one.
-    fn refresh(&self, known: &mut Known) -> Result<()> {
+    /// Reads the lines added since the last call, or the whole file if it was replaced.
+    fn refresh(&self, index: &mut LogIndex) -> Result<()> {
         let metadata = match fs::metadata(&self.path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                *known = Known::default();
+                *index = LogIndex::default();
                 return Ok(());
             }
             Err(error) => return Err(error).with_context(|| format!("cannot look at `{}`", self.path.display())),
         };
-        if known.file != Some(id(&metadata)) || metadata.len() < known.bytes.len() as u64 {
-            *known = Known { file: Some(id(&metadata)), ..Known::default() };
+        if index.file != Some(file_id(&metadata)) || metadata.len() < index.bytes.len() as u64 {
+            *index = LogIndex { file: Some(file_id(&metadata)), ..LogIndex::default() };
         }
-        let from = known.bytes.len();
+        let from = index.bytes.len();
         if metadata.len() == from as u64 {
             return Ok(());
         }
-        let read = || format!("cannot read `{}`", self.path.display());
-        let mut file = files::open_plain(&self.path)?;
-        file.seek(SeekFrom::Start(from as u64)).with_context(read)?;
-        // The length of a file that a damaged file system tells may be more than there is memory.
+        let context = || format!("cannot read `{}`", self.path.display());
+        let mut file = files::open_file(&self.path)?;
+        file.seek(SeekFrom::Start(from as u64)).with_context(context)?;
+        // A damaged file system may report a length that exceeds the memory.
         let more = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_sub(from);
-        known.bytes.try_reserve(more).with_context(read)?;
-        file.read_to_end(&mut known.bytes).with_context(read)?;
-        // What has no line break yet is still being written, or never will be whole.
-        let end = known.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        known.bytes.truncate(end.max(from));
-        known.note(from);
+        index.bytes.try_reserve(more).with_context(context)?;
+        file.read_to_end(&mut index.bytes).with_context(context)?;
+        // A last line without a line break is incomplete or still being written.
+        let end = index.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        index.bytes.truncate(end.max(from));
+        index.add_lines(from);
         Ok(())
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
-        // A panic elsewhere leaves a prefix of the file, which the next look completes.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn index(&self) -> MutexGuard<'_, LogIndex> {
+        // After a panic in another thread the index covers a prefix of the file; the next call completes it.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    /// Where the last line of a key that is whole begins, and its text.
+impl LogIndex {
+    /// Start and text of the last undamaged line of a key.
     fn get(&self, key: Hash) -> Option<(usize, &str)> {
         let (start, end) = *self.lines.get(&key)?;
         if let Some((_, text)) = parse(&self.bytes[start..end]) {
             return Some((start, text));
         }
-        // Damage is rare: whoever meets it looks at everything before it.
+        // Damage is rare, so this searches backwards through all earlier lines.
         let mut end = start;
         for line in self.bytes[..start].split_inclusive(|byte| *byte == b'\n').rev() {
             let start = end - line.len();
@@ -234,8 +232,8 @@ impl Known {
         None
     }
 
-    /// Notes the keys of the lines from an offset on. Their checks are made when they are asked for.
-    fn note(&mut self, from: usize) {
+    /// Adds the lines from an offset on to the index. Their checks are verified by [`LogIndex::get`].
+    fn add_lines(&mut self, from: usize) {
         let mut start = from;
         for line in self.bytes[from..].split_inclusive(|byte| *byte == b'\n') {
             let key = line.get(..64).and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse().ok());
@@ -247,10 +245,10 @@ impl Known {
     }
 }
 
-/// Key and text of a line, if it is what was written.
+/// Key and text of a line; `None` if the check fails.
 fn parse(line: &[u8]) -> Option<(Hash, &str)> {
     let line = std::str::from_utf8(line).ok()?;
-    let (prefix, text) = (line.get(..PREFIX)?, line.get(PREFIX..)?);
+    let (prefix, text) = (line.get(..PREFIX_LEN)?, line.get(PREFIX_LEN..)?);
     let key: Hash = prefix.get(..64)?.parse().ok()?;
     (prefix.get(64..)? == format!(" {} ", check(key, text.as_bytes()))).then_some((key, text))
 }
@@ -261,11 +259,11 @@ fn check(key: Hash, text: &[u8]) -> String {
     digits
 }
 
-fn id(metadata: &fs::Metadata) -> (u64, u64) {
+fn file_id(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Keys are hashes already: their first bytes are as good as any.
+/// A hasher for keys that are hashes: it uses their first 8 bytes.
 #[derive(Default)]
 struct FirstBytes(u64);
 
@@ -276,7 +274,7 @@ impl Hasher for FirstBytes {
         }
     }
 
-    // The length of the array, which comes before its bytes.
+    // The length of the array, which is hashed before its bytes.
     fn write_usize(&mut self, _: usize) {}
 
     fn finish(&self) -> u64 {
@@ -303,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_of_a_key_counts_and_others_see_it() {
+    fn last_line_of_a_key_wins() {
         let (_folder, log) = log();
         let other = Log::new(log.path.clone());
         assert_eq!(other.get(key("a")), None);
@@ -311,11 +309,11 @@ mod tests {
         assert_eq!(other.get(key("a")).as_deref(), Some("1"));
         log.append(&[line("a", "3")], false).unwrap();
         assert_eq!(other.get(key("a")).as_deref(), Some("3"));
-        assert_eq!(other.survey().unwrap().entries, [line("b", "2"), line("a", "3")]);
+        assert_eq!(other.scan().unwrap().entries, [line("b", "2"), line("a", "3")]);
     }
 
     #[test]
-    fn a_line_that_was_cut_or_changed_is_not_there_and_costs_no_other() {
+    fn damaged_line_affects_no_other_line() {
         let (_folder, log) = log();
         log.append(&[line("a", "1"), line("b", "2"), line("c", "3")], true).unwrap();
         let whole = files::read_bytes(&log.path).unwrap();
@@ -327,7 +325,7 @@ mod tests {
             let intact = ["a", "b", "c"].iter().filter(|name| again.get(key(name)).is_some()).count();
             let lines = whole[HEADER.len()..cut].split(|byte| *byte == b'\n').count() - 1;
             assert_eq!(intact, lines, "cut at {cut}");
-            assert_eq!(again.survey().unwrap().damaged, [0; 0], "cut at {cut}");
+            assert_eq!(again.scan().unwrap().damaged, [0; 0], "cut at {cut}");
         }
         for place in HEADER.len()..whole.len() {
             let mut flipped = whole.clone();
@@ -335,15 +333,15 @@ mod tests {
             files::write_atomic(&log.path, &flipped).unwrap();
             let again = Log::new(log.path.clone());
             let intact = ["a", "b", "c"].iter().filter(|name| again.get(key(name)).is_some()).count();
-            // A line break that is none any more takes the line after it along.
+            // A damaged line break also destroys the line after it.
             let lost = if whole[place] == b'\n' && place + 1 < whole.len() { 2 } else { 1 };
             assert_eq!(intact, 3 - lost, "flipped at {place}");
-            assert!(!again.survey().unwrap().damaged.is_empty() || place + 1 == whole.len());
+            assert!(!again.scan().unwrap().damaged.is_empty() || place + 1 == whole.len());
         }
     }
 
     #[test]
-    fn a_line_that_was_cut_hides_no_earlier_one_of_its_key() {
+    fn cut_line_hides_no_earlier_line_of_its_key() {
         let (_folder, log) = log();
         log.append(&[line("a", "1"), line("b", "2"), line("a", "3")], true).unwrap();
         let whole = files::read_bytes(&log.path).unwrap();
@@ -351,25 +349,25 @@ mod tests {
         log.append(&[line("c", "4")], true).unwrap();
         for log in [&log, &Log::new(log.path.clone())] {
             assert_eq!(log.get(key("a")).as_deref(), Some("1"));
-            assert_eq!(log.survey().unwrap().entries, [line("a", "1"), line("b", "2"), line("c", "4")]);
+            assert_eq!(log.scan().unwrap().entries, [line("a", "1"), line("b", "2"), line("c", "4")]);
         }
         log.rewrite(&|_, _| true).unwrap();
         assert_eq!(log.get(key("a")).as_deref(), Some("1"));
     }
 
     #[test]
-    fn a_length_that_no_memory_has_is_an_error() {
+    fn length_beyond_memory_is_an_error() {
         let (_folder, log) = log();
         log.append(&[line("a", "1")], true).unwrap();
-        // A file of holes. File systems that have none so large cannot be damaged in this way.
+        // A sparse file. Some file systems do not support this size.
         if files::append(&log.path).unwrap().set_len(1 << 62).is_ok() {
             assert_eq!(Log::new(log.path.clone()).get(key("a")), None);
-            assert!(log.survey().is_err());
+            assert!(log.scan().is_err());
         }
     }
 
     #[test]
-    fn a_rewrite_is_noticed_by_readers_and_writers() {
+    fn rewrite_is_noticed_by_other_processes() {
         let (_folder, log) = log();
         let other = Log::new(log.path.clone());
         log.append(&[line("a", "1"), line("b", "2"), line("a", "3")], true).unwrap();
@@ -377,11 +375,11 @@ mod tests {
         log.rewrite(&|found, _| found == key("a")).unwrap();
         assert_eq!(other.get(key("b")), None);
         other.append(&[line("c", "4")], true).unwrap();
-        assert_eq!(log.survey().unwrap().entries, [line("a", "3"), line("c", "4")]);
+        assert_eq!(log.scan().unwrap().entries, [line("a", "3"), line("c", "4")]);
     }
 
     #[test]
-    fn writers_take_turns() {
+    fn concurrent_writers_lose_no_lines() {
         let (_folder, log) = log();
         std::thread::scope(|scope| {
             for writer in 0..4 {
@@ -394,7 +392,7 @@ mod tests {
                 });
             }
         });
-        let survey = log.survey().unwrap();
-        assert_eq!((survey.entries.len(), survey.damaged.len()), (200, 0));
+        let scan = log.scan().unwrap();
+        assert_eq!((scan.entries.len(), scan.damaged.len()), (200, 0));
     }
 }

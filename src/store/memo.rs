@@ -1,5 +1,4 @@
-//! The memo of file hashes: a file whose size, times, inode and device are as remembered is not read again.
-//! Knows nothing of what the files are, and reads none.
+//! The memo of file hashes: a file whose size, times, inode and device have not changed is not read again.
 
 use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
@@ -12,18 +11,18 @@ use rustix::fs::AtFlags;
 
 use serde::{Deserialize, Serialize};
 
-use super::known::{Entry, Known};
+use super::memo_index::{Entry, MemoIndex};
 use ablate_core::base::{Hash, files};
 
-/// The coarsest clock of a file system that we expect (FAT has two seconds).
+/// The coarsest time resolution of supported file systems (FAT: two seconds).
 const TICK_NANOSECONDS: i128 = 2_000_000_000;
 
-/// What a file looked like when it was hashed.
+/// The metadata of a file at the time it was hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
     pub(super) size: u64,
     modified: i128,
-    /// Time of the last change of anything, which no program can set back.
+    /// Time of the last change of content or metadata. Programs cannot set it back.
     changed: i128,
     inode: u64,
     device: u64,
@@ -41,14 +40,14 @@ impl Stamp {
         }
     }
 
-    /// Whether a file has this size and was last modified at this time.
-    pub(super) fn is_of(&self, size: u64, modified: SystemTime) -> bool {
+    /// Whether the file has this size and modification time.
+    pub(super) fn matches(&self, size: u64, modified: SystemTime) -> bool {
         let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.size == size && self.modified == since.as_nanos() as i128
     }
 
-    /// Whether an edit from `now` on is sure to give another stamp.
-    pub(super) fn settled(&self, now: i128) -> bool {
+    /// Whether every edit from `now` on changes the stamp.
+    pub(super) fn is_settled(&self, now: i128) -> bool {
         self.latest() + TICK_NANOSECONDS < now
     }
 
@@ -59,7 +58,7 @@ impl Stamp {
     fn entry(&self, hash: Hash) -> Entry {
         let mut entry = [0; size_of::<Entry>()];
         entry[..8].copy_from_slice(&self.size.to_le_bytes());
-        // 64 bits of nanoseconds come round after 584 years.
+        // 64 bits of nanoseconds wrap around after 584 years.
         entry[8..16].copy_from_slice(&(self.modified as u64).to_le_bytes());
         entry[16..24].copy_from_slice(&(self.changed as u64).to_le_bytes());
         entry[24..32].copy_from_slice(&self.inode.to_le_bytes());
@@ -68,24 +67,24 @@ impl Stamp {
         entry
     }
 
-    /// The hash of an entry, if it is of this stamp.
+    /// The hash of an entry, if the entry has this stamp.
     pub(super) fn hash_in(&self, entry: &Entry) -> Option<Hash> {
         let hash = Hash::from_bytes(*entry.last_chunk()?);
         (self.entry(hash) == *entry).then_some(hash)
     }
 }
 
-/// An open folder, for many looks at what lies in it.
+/// An open folder, for many metadata queries of files in it.
 #[derive(Debug)]
-pub struct Folder(File);
+pub struct FolderHandle(File);
 
-impl Folder {
-    pub fn open(path: &Path) -> std::io::Result<Folder> {
-        File::open(path).map(Folder)
+impl FolderHandle {
+    pub fn open(path: &Path) -> std::io::Result<FolderHandle> {
+        File::open(path).map(FolderHandle)
     }
 
-    /// What a file in the folder looks like, links followed; `None` where nothing is.
-    pub fn look(&self, name: &str) -> Option<Stamp> {
+    /// The stamp of a file in the folder. Follows links. `None` if the file does not exist.
+    pub fn stat(&self, name: &str) -> Option<Stamp> {
         let found = rustix::fs::statat(&self.0, name, AtFlags::empty()).ok()?;
         let nanoseconds = |seconds: i64, rest: u64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         Some(Stamp {
@@ -98,71 +97,71 @@ impl Folder {
     }
 }
 
-/// Hashes by path: those on disk, read at the first question, and those that were learned since.
+/// Hashes by path: those on disk, read at the first query, and those added since.
 #[derive(Debug)]
 pub(super) struct Memo {
     file: PathBuf,
-    known: Option<Arc<Known>>,
-    learned: BTreeMap<String, Entry>,
+    on_disk: Option<Arc<MemoIndex>>,
+    added: BTreeMap<String, Entry>,
 }
 
 impl Memo {
     pub(super) fn new(file: PathBuf) -> Memo {
-        Memo { file, known: None, learned: BTreeMap::new() }
+        Memo { file, on_disk: None, added: BTreeMap::new() }
     }
 
-    /// The hash of a file that still looks the same, learned since the file was read.
-    pub(super) fn learned(&self, key: &str, stamp: Stamp) -> Option<Hash> {
-        self.learned.get(key).and_then(|entry| stamp.hash_in(entry))
+    /// The hash of a file with the same stamp, added since the memo's file was read.
+    pub(super) fn added(&self, key: &str, stamp: Stamp) -> Option<Hash> {
+        self.added.get(key).and_then(|entry| stamp.hash_in(entry))
     }
 
-    /// Remembers the hash of a file that was settled before it was read.
+    /// Adds the hash of a file whose stamp was settled before the file was read.
     pub(super) fn put(&mut self, key: String, stamp: Stamp, hash: Hash) {
         let entry = stamp.entry(hash);
-        if self.known().get(&key) != Some(&entry) {
-            self.learned.insert(key, entry);
+        if self.on_disk().get(&key) != Some(&entry) {
+            self.added.insert(key, entry);
         }
     }
 
-    /// Forgets everything, on disk too: what a later `save` finds there was learned by others since.
-    pub(super) fn forget(&mut self) {
+    /// Removes all entries, also on disk. Entries that other processes write later stay.
+    pub(super) fn clear(&mut self) {
         files::remove_file(&self.file).ok();
-        self.known = Some(Arc::default());
-        self.learned.clear();
+        self.on_disk = Some(Arc::default());
+        self.added.clear();
     }
 
-    /// Drops the entries that `keep` refuses, on disk too.
+    /// Removes the entries that `keep` rejects, also on disk.
     pub(super) fn retain(&mut self, keep: impl FnMut(&str) -> bool) {
         let kept = self.merged(keep);
-        files::write_private_soft(&self.file, kept.bytes()).ok();
-        self.known = Some(Arc::new(kept));
-        self.learned.clear();
+        files::write_private_unsynced(&self.file, kept.bytes()).ok();
+        self.on_disk = Some(Arc::new(kept));
+        self.added.clear();
     }
 
-    /// Adds what was learned to what is on disk by now: other runs have been learning too. A store that cannot be
-    /// written costs every invocation a reading of the files.
+    /// Merges the new entries into the file, which other runs may have changed meanwhile. If the store is not
+    /// writable, every invocation reads the files again.
     pub(super) fn save(&mut self) {
-        if self.learned.is_empty() {
+        if self.added.is_empty() {
             return;
         }
         let merged = self.merged(|_| true);
-        if files::write_private_soft(&self.file, merged.bytes()).is_ok() {
-            self.known = Some(Arc::new(merged));
-            self.learned.clear();
+        if files::write_private_unsynced(&self.file, merged.bytes()).is_ok() {
+            self.on_disk = Some(Arc::new(merged));
+            self.added.clear();
         }
     }
 
-    fn merged(&self, mut keep: impl FnMut(&str) -> bool) -> Known {
-        let mut entries: BTreeMap<String, Entry> = Known::read(&self.file).iter().collect();
-        entries.extend(self.learned.clone());
+    fn merged(&self, mut keep: impl FnMut(&str) -> bool) -> MemoIndex {
+        let mut entries: BTreeMap<String, Entry> = MemoIndex::read(&self.file).iter().collect();
+        entries.extend(self.added.clone());
         entries.retain(|key, _| keep(key));
-        Known::new(entries.iter().map(|(key, entry)| (key.as_str(), entry)))
+        MemoIndex::new(entries.iter().map(|(key, entry)| (key.as_str(), entry)))
     }
 
-    /// What was on disk, to be asked without a lock.
-    pub(super) fn known(&mut self) -> &Arc<Known> {
+    /// The entries on disk, for queries without a lock.
+    pub(super) fn on_disk(&mut self) -> &Arc<MemoIndex> {
         let file = &self.file;
-        self.known.get_or_insert_with(|| Arc::new(Known::read(file)))
+        self.on_disk.get_or_insert_with(|| Arc::new(MemoIndex::read(file)))
     }
 }
 
@@ -173,29 +172,29 @@ mod tests {
     const SECOND: i128 = 1_000_000_000;
 
     #[test]
-    fn both_times_of_a_stamp_must_be_older_than_the_tick() {
+    fn settled_needs_both_times_older_than_tick() {
         let stamp = Stamp { size: 3, modified: 5 * SECOND, changed: 4 * SECOND, inode: 7, device: 8 };
         for stamp in [stamp, Stamp { modified: 4 * SECOND, changed: 5 * SECOND, ..stamp }] {
-            assert!(!stamp.settled(4 * SECOND), "from the future");
-            assert!(!stamp.settled(7 * SECOND), "within the tick");
-            assert!(stamp.settled(7 * SECOND + 1));
+            assert!(!stamp.is_settled(4 * SECOND), "from the future");
+            assert!(!stamp.is_settled(7 * SECOND), "within the tick");
+            assert!(stamp.is_settled(7 * SECOND + 1));
         }
     }
 
     #[test]
-    fn runs_side_by_side_keep_what_each_of_them_learned() {
+    fn concurrent_runs_merge_their_entries() {
         let folder = tempfile::tempdir().unwrap();
         let memo = || Memo::new(folder.path().join("memo"));
         let stamp = Stamp { size: 3, modified: 5, changed: 6, inode: 7, device: 8 };
-        let knows = |memo: &mut Memo, key: &str, stamp: Stamp| {
-            memo.known().get(key).and_then(|entry| stamp.hash_in(entry)) == Some(Hash::of_bytes(key.as_bytes()))
+        let has_entry = |memo: &mut Memo, key: &str, stamp: Stamp| {
+            memo.on_disk().get(key).and_then(|entry| stamp.hash_in(entry)) == Some(Hash::of_bytes(key.as_bytes()))
         };
         let (mut one, mut other) = (memo(), memo());
         one.put("one".into(), stamp, Hash::of_bytes(b"one"));
         other.put("the other".into(), stamp, Hash::of_bytes(b"the other"));
         one.save();
         other.save();
-        assert!(knows(&mut memo(), "one", stamp) && knows(&mut memo(), "the other", stamp));
+        assert!(has_entry(&mut memo(), "one", stamp) && has_entry(&mut memo(), "the other", stamp));
         for wrong in [
             Stamp { size: 4, ..stamp },
             Stamp { modified: 4, ..stamp },
@@ -203,17 +202,17 @@ mod tests {
             Stamp { inode: 4, ..stamp },
             Stamp { device: 4, ..stamp },
         ] {
-            assert!(!knows(&mut memo(), "one", wrong));
+            assert!(!has_entry(&mut memo(), "one", wrong));
         }
-        // What one run forgets, another that read it before does not bring back.
+        // An entry that one run removed does not come back from a run that read it before.
         let mut late = memo();
-        assert!(knows(&mut late, "one", stamp));
-        one.forget();
+        assert!(has_entry(&mut late, "one", stamp));
+        one.clear();
         late.put("late".into(), stamp, Hash::of_bytes(b"late"));
         late.save();
         one.put("two".into(), stamp, Hash::of_bytes(b"two"));
         one.save();
-        let kept = |memo: &mut Memo| memo.known().iter().map(|(key, _)| key).collect::<Vec<_>>();
+        let kept = |memo: &mut Memo| memo.on_disk().iter().map(|(key, _)| key).collect::<Vec<_>>();
         assert_eq!(kept(&mut memo()), ["late", "two"]);
         one.retain(|key| key != "late");
         assert_eq!(kept(&mut one), ["two"]);

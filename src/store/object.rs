@@ -1,4 +1,4 @@
-//! Objects: files and trees by the hash of their content, written once and never edited. Knows no record.
+//! Objects: files and trees, named by the hash of their content, written once and never edited.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::reader::{hash_file, identity, look};
-use super::{Folder, Lock, Stamp, Store};
+use super::file_hasher::{file_identity, hash_file, metadata_if_exists};
+use super::{FolderHandle, Lock, Stamp, Store};
 use ablate_core::base::{Hash, files, modes};
 use ablate_core::stage::{Artifact, ArtifactKind};
 
-/// The files of a folder, by sorted relative path with `/`. Its canonical JSON names the tree.
+/// The files of a folder by sorted relative path with `/`. The hash of its canonical JSON is the tree's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tree {
     pub files: BTreeMap<String, TreeFile>,
@@ -21,17 +21,17 @@ pub struct Tree {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeFile {
-    /// Of its bytes; for an executable file a hash of that hash.
+    /// Hash of the bytes; for an executable file a hash of that hash.
     pub hash: Hash,
     pub size: u64,
 }
 
-/// What a look at an object shows.
+/// The result of a check of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectState {
     Present,
     Missing,
-    /// Its bytes are not those that its name promises.
+    /// Its bytes do not have the hash that its name states.
     Corrupt,
 }
 
@@ -47,24 +47,24 @@ impl Tree {
 }
 
 impl Store {
-    /// Where the object of a file (or the manifest of a tree) is.
+    /// The path of a file's object, or of a tree's manifest.
     pub fn object_path(&self, hash: Hash) -> PathBuf {
         self.root().join(object_key(hash))
     }
 
-    /// Where an artifact can be read: a file, or a folder for a tree.
+    /// The path where an artifact can be read: a file, or a folder for a tree.
     pub fn artifact_path(&self, artifact: &Artifact) -> PathBuf {
         let key = object_key(artifact.hash);
         self.root().join(if artifact.tree { format!("{key}.tree") } else { key })
     }
 
-    /// Looks at an object. Sizes and time stamps are always compared; bytes are read where a stamp is not the one
-    /// an object was sealed with, and with `thorough` wherever they have not been read before.
+    /// Checks an object. Sizes and time stamps are always compared. Bytes are read if the time stamp is not that of a
+    /// sealed object, and with `thorough` whenever the memo does not know their hash.
     pub fn check(&self, artifact: &Artifact, thorough: bool) -> Result<ObjectState> {
         let key = object_key(artifact.hash);
         let state = self.check_file(&key, artifact.hash, (!artifact.tree).then_some(artifact.size), thorough)?;
         if !artifact.tree || state != ObjectState::Present {
-            return Ok(if state == ObjectState::Missing { self.missing(artifact.hash) } else { state });
+            return Ok(if state == ObjectState::Missing { self.missing_state(artifact.hash) } else { state });
         }
         let manifest = files::read_bytes(&self.root().join(&key))?;
         let Ok(tree) = serde_json::from_slice::<Tree>(&manifest) else { return Ok(ObjectState::Corrupt) };
@@ -72,32 +72,32 @@ impl Store {
             return Ok(ObjectState::Corrupt);
         }
         if !self.artifact_path(artifact).is_dir() {
-            return Ok(self.missing(artifact.hash));
+            return Ok(self.missing_state(artifact.hash));
         }
         for (name, file) in &tree.files {
             let state = self.check_file(&format!("{key}.tree/{name}"), file.hash, Some(file.size), thorough)?;
             if state != ObjectState::Present {
-                return Ok(if state == ObjectState::Missing { self.missing(artifact.hash) } else { state });
+                return Ok(if state == ObjectState::Missing { self.missing_state(artifact.hash) } else { state });
             }
         }
         Ok(ObjectState::Present)
     }
 
-    /// What an artifact's object looks like; `None` where there is none, or where it has been touched since it was sealed.
-    pub fn look(&self, artifact: &Artifact) -> Option<Stamp> {
-        let objects = self.objects.get_or_init(|| Folder::open(&self.root().join("objects")).ok());
+    /// The stamp of an artifact's object; `None` if it does not exist or changed since it was sealed.
+    pub fn object_stamp(&self, artifact: &Artifact) -> Option<Stamp> {
+        let objects = self.objects.get_or_init(|| FolderHandle::open(&self.root().join("objects")).ok());
         let mut key = artifact.hash.to_string();
         key.insert(2, '/');
-        objects.as_ref()?.look(&key).filter(|stamp| stamp.is_of(artifact.size, sealed_time()))
+        objects.as_ref()?.stat(&key).filter(|stamp| stamp.matches(artifact.size, sealed_time()))
     }
 
-    /// Whether an object looks as it was sealed.
+    /// Whether an object exists and is unchanged by size and time stamp.
     pub fn is_present(&self, artifact: &Artifact) -> bool {
         self.check(artifact, false).is_ok_and(|state| state == ObjectState::Present)
     }
 
-    /// Moves a finished output from a private folder into the store and seals it. Equal content is kept once. A power
-    /// cut may lose it until [`Store::commit`] has returned for a record that names it.
+    /// Moves an output from a private folder into the store and seals it. Equal content is stored once. A power cut
+    /// may lose it until [`Store::commit`] has returned for a record that names it.
     pub fn put(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
         let metadata =
             fs::symlink_metadata(path).with_context(|| format!("the output `{}` is not there", path.display()))?;
@@ -110,17 +110,17 @@ impl Store {
         }
     }
 
-    /// The tree that a manifest object lists.
+    /// The tree of a manifest object.
     pub fn tree(&self, hash: Hash) -> Result<Tree> {
         files::read_json(&self.object_path(hash))
     }
 
     fn check_file(&self, key: &str, hash: Hash, size: Option<u64>, thorough: bool) -> Result<ObjectState> {
         let path = self.root().join(key);
-        let metadata = match look(&path) {
+        let metadata = match metadata_if_exists(&path) {
             Ok(Some(metadata)) => metadata,
             Ok(None) => return Ok(ObjectState::Missing),
-            Err(error) if files::is_circle(&error) => return Ok(ObjectState::Corrupt),
+            Err(error) if files::is_symlink_loop(&error) => return Ok(ObjectState::Corrupt),
             Err(error) => return Err(error),
         };
         if !metadata.is_file() || size.is_some_and(|size| size != metadata.len()) {
@@ -130,15 +130,15 @@ impl Store {
             return Ok(ObjectState::Present);
         }
         match hash_file(&self.memo, key, &path)? {
-            // Not by its mode: file systems without any show all files as executable.
-            Some(found) if found == hash || identity(found, true) == hash => Ok(ObjectState::Present),
+            // The mode does not decide: some file systems show all files as executable.
+            Some(found) if found == hash || file_identity(found, true) == hash => Ok(ObjectState::Present),
             Some(_) => Ok(ObjectState::Corrupt),
             None => Ok(ObjectState::Missing),
         }
     }
 
-    /// An object that is not there because it was damaged is told apart from one that somebody deleted.
-    fn missing(&self, hash: Hash) -> ObjectState {
+    /// Distinguishes an object that was quarantined as damaged from one that was deleted.
+    fn missing_state(&self, hash: Hash) -> ObjectState {
         let quarantined = self.root().join("quarantine").join(hash.to_string());
         if quarantined.exists() || quarantined.with_extension("tree").exists() {
             ObjectState::Corrupt
@@ -148,34 +148,34 @@ impl Store {
     }
 
     fn put_file(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
-        let executable = is_executable(path, kind)?;
+        let executable = executable_counts(path, kind)?;
         let size = modes::seal(path, sealed_time(), executable)?;
         let bytes = Hash::of_file(path)?;
-        let hash = identity(bytes, executable);
+        let hash = file_identity(bytes, executable);
         let artifact = Artifact { kind, hash, tree: false, size, images: Vec::new() };
         let key = object_key(hash);
         if self.check_file(&key, hash, Some(size), true)? == ObjectState::Present {
             files::remove_file(path)?;
             let place = self.root().join(&key);
-            // Older versions kept equal bytes once, with the mode that came first.
-            if is_executable(&place, ArtifactKind::File)? != executable {
+            // Older versions stored equal bytes once, with the mode of the first.
+            if executable_counts(&place, ArtifactKind::File)? != executable {
                 modes::seal(&place, sealed_time(), executable)?;
             }
         } else {
-            // Replaces a damaged object of this name, if there is one; a folder there would not give way.
+            // The rename replaces a damaged file of this name, but not a folder.
             let place = self.root().join(&key);
             if place.is_dir() {
                 self.quarantine(&artifact)?;
             }
-            files::rename_soft(path, &place)?;
+            files::rename_unsynced(path, &place)?;
         }
-        self.trust(&key, bytes)?;
+        self.remember_hash(&key, bytes)?;
         Ok(artifact)
     }
 
     fn put_tree(&self, folder: &Path, kind: ArtifactKind) -> Result<Artifact> {
-        // A program may have left folders that nobody can list.
-        modes::open_folders(folder)?;
+        // A program may have left unreadable folders.
+        modes::make_folders_writable(folder)?;
         files::remove_empty_dirs(folder)?;
         let (mut tree, mut read) = (Tree::default(), Vec::new());
         for (name, path) in files::walk(folder)? {
@@ -184,50 +184,52 @@ impl Store {
             if !metadata.is_file() {
                 bail!("the output holds `{}`, which is not a plain file", path.display());
             }
-            let executable = is_executable(&path, kind)?;
+            let executable = executable_counts(&path, kind)?;
             let size = modes::seal(&path, sealed_time(), executable)?;
             let bytes = Hash::of_file(&path)?;
             read.push((name.clone(), bytes));
-            tree.files.insert(name, TreeFile { hash: identity(bytes, executable), size });
+            tree.files.insert(name, TreeFile { hash: file_identity(bytes, executable), size });
         }
         let manifest = tree.bytes();
         let hash = Hash::of_bytes(&manifest);
         let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new() };
-        // Others may come with an equal tree at the same time: between a look and a rename theirs must not arrive.
-        let _placing = Lock::take(&self.root().join(format!("locks/{hash}.put")))?;
+        // Another stage may store an equal tree at the same time. The lock keeps check and rename together.
+        let _lock = Lock::take(&self.root().join(format!("locks/{hash}.put")))?;
         if self.check(&artifact, true)? == ObjectState::Present {
             files::remove_dir(folder)?;
             return Ok(artifact);
         }
         let place = self.artifact_path(&artifact);
-        // Whatever is there is not the tree, and may be of a kind that a rename does not replace.
+        // Whatever is at this path is not the tree, and a rename may not replace it.
         self.quarantine(&artifact)?;
-        files::rename_soft(folder, &place)?;
-        // Only now: a folder that its owner may not write cannot be moved.
+        files::rename_unsynced(folder, &place)?;
+        // Sealed after the move, because a read-only folder cannot be moved.
         modes::seal_folders(&place)?;
-        // The manifest comes last: a tree without it is not there.
+        // The manifest is written last: without it the tree does not exist.
         let key = object_key(hash);
         let path = self.root().join(&key);
-        files::write_soft(&path, &manifest)?;
+        files::write_unsynced(&path, &manifest)?;
         modes::seal(&path, sealed_time(), false)?;
-        self.trust(&key, hash)?;
+        self.remember_hash(&key, hash)?;
         for (name, bytes) in read {
-            self.trust(&format!("{key}.tree/{name}"), bytes)?;
+            self.remember_hash(&format!("{key}.tree/{name}"), bytes)?;
         }
         Ok(artifact)
     }
 
-    /// Remembers the hash of an object's bytes. Its sealed time stamp is old, so any later edit shows.
-    fn trust(&self, key: &str, bytes: Hash) -> Result<()> {
-        if let Some(metadata) = look(&self.root().join(key))? {
+    /// Adds the hash of an object's bytes to the memo. The sealed time stamp is old, so every later edit changes the
+    /// stamp.
+    fn remember_hash(&self, key: &str, bytes: Hash) -> Result<()> {
+        if let Some(metadata) = metadata_if_exists(&self.root().join(key))? {
             self.memo().put(key.to_string(), Stamp::of(&metadata), bytes);
         }
         Ok(())
     }
 }
 
-/// Whether the executable bit of an output counts: where nothing more is known of it. What has a type is data.
-fn is_executable(path: &Path, kind: ArtifactKind) -> Result<bool> {
+/// Whether the executable bit of an output counts. It counts only for outputs of kind `File`; outputs of other kinds
+/// are data.
+fn executable_counts(path: &Path, kind: ArtifactKind) -> Result<bool> {
     let metadata = fs::symlink_metadata(path).with_context(|| format!("cannot look at `{}`", path.display()))?;
     Ok(kind == ArtifactKind::File && modes::is_executable(&metadata))
 }
@@ -238,7 +240,7 @@ pub(super) fn object_key(hash: Hash) -> String {
     format!("objects/{}/{}", &digits[..2], &digits[2..])
 }
 
-/// The modification time of every object: one second after the epoch. An edit gives another one.
+/// The modification time of every sealed object: one second after the epoch. An edit changes it.
 fn sealed_time() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1)
 }
@@ -268,7 +270,7 @@ mod tests {
 
     /// Writes over an object as someone would who does not know better.
     fn damage(path: &Path, content: &[u8]) {
-        modes::open_folder(path.parent().unwrap()).unwrap();
+        modes::make_folder_writable(path.parent().unwrap()).unwrap();
         files::remove_file(path).unwrap();
         files::write_atomic(path, content).unwrap();
     }
@@ -348,7 +350,7 @@ mod tests {
         damage(&path, b"evil");
         modes::seal(&path, sealed_time(), false).unwrap();
         assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Present);
-        store.forget();
+        store.clear_memo();
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Corrupt);
     }
 
@@ -363,8 +365,8 @@ mod tests {
                     files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
                     match round {
                         0 => files::write_atomic(&path.join("deep/file"), b"").unwrap(),
-                        1 => files::relink(&path, &path).unwrap(),
-                        2 => files::relink(Path::new("nowhere"), &path).unwrap(),
+                        1 => files::symlink(&path, &path).unwrap(),
+                        2 => files::symlink(Path::new("nowhere"), &path).unwrap(),
                         _ => files::write_atomic(&path, b"a file").unwrap(),
                     }
                     assert_ne!(store.check(artifact, true).unwrap(), ObjectState::Present);

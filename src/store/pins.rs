@@ -1,4 +1,4 @@
-//! Pins: names under which results are kept, whatever becomes of the experiments that made them. Knows no experiment.
+//! Pins: named sets of results that `gc` keeps, whatever happens to their experiments.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,24 +10,24 @@ use super::{Store, file_name};
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::{Hash, files};
 
-/// Results that `gc` leaves alone.
+/// A named set of results that `gc` keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     pub name: String,
-    /// When it was made (RFC 3339, UTC).
+    /// Creation time (RFC 3339, UTC).
     pub made: String,
-    /// Name of the experiment that it was made of.
+    /// Name of its experiment.
     pub experiment: String,
     pub fingerprints: BTreeSet<Hash>,
 }
 
 impl Store {
-    /// Keeps a pin, in the place of one that has its name.
+    /// Stores a pin and replaces one of the same name.
     pub fn pin(&self, pin: &Pin) -> Result<()> {
         files::write_json(&self.pin_path(&pin.name), pin)
     }
 
-    /// Takes a pin away. Its results stay until `gc`.
+    /// Removes a pin. Its results stay until `gc`.
     pub fn unpin(&self, name: &str) -> Result<()> {
         if self.pin_path(name).exists() {
             return files::remove_file(&self.pin_path(name));
@@ -39,11 +39,11 @@ impl Store {
         }
     }
 
-    /// Every pin, by name. One that cannot be read is an error: `gc` must not take for nothing what it keeps.
+    /// Every pin, sorted by name. An unreadable pin is an error, because `gc` must not remove its results.
     pub fn pins(&self) -> Result<Vec<Pin>> {
         let folder = self.root().join("pins");
-        // Names with a dot at their beginning are files that were never finished.
-        let names = files::list_if_there(&folder)?.into_iter().filter(|name| !name.starts_with('.'));
+        // Names that start with a dot are temporary files.
+        let names = files::list_names(&folder)?.into_iter().filter(|name| !name.starts_with('.'));
         names.map(|name| files::read_json(&folder.join(name))).collect()
     }
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_stays_until_it_is_taken_away_and_a_damaged_one_is_an_error() {
+    fn pin_stays_until_unpinned() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
         let pin = |name: &str| Pin {

@@ -1,5 +1,5 @@
-//! What is taken out of the way and kept for a look: damaged objects, and what somebody added to the folder of a tree.
-//! Knows no record.
+//! The quarantine: damaged objects, and files that were added to the folder of a tree, are moved there for
+//! inspection.
 
 use std::path::{Path, PathBuf};
 
@@ -11,18 +11,18 @@ use ablate_core::base::{files, modes};
 use ablate_core::stage::Artifact;
 
 impl Store {
-    /// Takes a damaged object out of the way, so that nothing reads it and someone can look at it.
+    /// Moves a damaged object to the quarantine, so that nothing reads it.
     pub fn quarantine(&self, artifact: &Artifact) -> Result<()> {
         let name = artifact.hash.to_string();
         let key = object_key(artifact.hash);
         for (from, to) in [(format!("{key}.tree"), format!("{name}.tree")), (key, name)] {
             let from = self.root().join(from);
-            // A link counts as itself: it is what is in the way.
+            // A link is moved itself, not its target.
             if from.symlink_metadata().is_ok() {
                 let to = self.root().join("quarantine").join(to);
                 files::remove_dir(&to).or_else(|_| files::remove_file(&to))?;
                 if from.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-                    modes::open_folder(&from)?;
+                    modes::make_folder_writable(&from)?;
                 }
                 files::rename(&from, &to)?;
             }
@@ -30,32 +30,32 @@ impl Store {
         Ok(())
     }
 
-    /// What does not belong in the folder of a tree; nothing for a file.
-    pub fn foreign(&self, artifact: &Artifact) -> Result<Vec<PathBuf>> {
+    /// Files and folders in the folder of a tree that the tree does not list. Empty for a file.
+    pub fn extra_files(&self, artifact: &Artifact) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         if artifact.tree && self.artifact_path(artifact).is_dir() {
             let tree = self.tree(artifact.hash)?;
-            search(&tree, &self.artifact_path(artifact), "", &mut found)?;
+            find_extra_files(&tree, &self.artifact_path(artifact), "", &mut found)?;
         }
         found.sort();
         Ok(found)
     }
 
-    /// Takes what does not belong in a tree out of it, into the quarantine, and tells where it was.
-    pub fn expel(&self, artifact: &Artifact) -> Result<Vec<PathBuf>> {
-        if self.foreign(artifact)?.is_empty() {
+    /// Moves the extra files of a tree to the quarantine and returns their old paths.
+    pub fn quarantine_extra_files(&self, artifact: &Artifact) -> Result<Vec<PathBuf>> {
+        if self.extra_files(artifact)?.is_empty() {
             return Ok(Vec::new());
         }
-        // Several stages may come upon it at once.
+        // Several stages may find the extra files at the same time.
         let _alone = Lock::take(&self.root().join(format!("locks/{}.put", artifact.hash)))?;
-        let found = self.foreign(artifact)?;
+        let found = self.extra_files(artifact)?;
         for (number, path) in found.iter().enumerate() {
-            let name = format!("{}.foreign/{number}-{}", artifact.hash, files::name_of(path));
+            let name = format!("{}.extra_files/{number}-{}", artifact.hash, files::name_of(path));
             let place = self.root().join("quarantine").join(name);
             files::remove_dir(&place).or_else(|_| files::remove_file(&place))?;
-            path.parent().map_or(Ok(()), modes::open_folder)?;
+            path.parent().map_or(Ok(()), modes::make_folder_writable)?;
             if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-                modes::open_folder(path)?;
+                modes::make_folder_writable(path)?;
             }
             files::rename(path, &place)?;
         }
@@ -64,16 +64,16 @@ impl Store {
     }
 }
 
-fn search(tree: &Tree, folder: &Path, prefix: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+fn find_extra_files(tree: &Tree, folder: &Path, prefix: &str, found: &mut Vec<PathBuf>) -> Result<()> {
     for (path, kind) in files::children(folder)? {
-        // A name that is not UTF-8 is none of a tree's.
+        // A tree has no names that are not UTF-8.
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
             found.push(path);
             continue;
         };
         let below = format!("{prefix}{name}/");
         if kind.is_dir() && tree.files.range(below.clone()..).next().is_some_and(|(file, _)| file.starts_with(&below)) {
-            search(tree, &path, &below, found)?;
+            find_extra_files(tree, &path, &below, found)?;
         } else if kind.is_dir() || !tree.files.contains_key(&below[..below.len() - 1]) {
             found.push(path);
         }
@@ -88,41 +88,41 @@ mod tests {
     use ablate_core::stage::ArtifactKind;
 
     #[test]
-    fn what_was_added_to_a_tree_is_found_and_taken_out_and_the_tree_stays() {
+    fn files_added_to_a_tree_are_quarantined() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
         let output = store.root().join("work/code");
         for name in ["main.py", "deep/util.py"] {
-            files::write_soft(&output.join(name), name.as_bytes()).unwrap();
+            files::write_unsynced(&output.join(name), name.as_bytes()).unwrap();
         }
         let artifact = store.put(&output, ArtifactKind::File).unwrap();
-        assert_eq!(store.foreign(&artifact).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(store.extra_files(&artifact).unwrap(), Vec::<PathBuf>::new());
         let tree = store.artifact_path(&artifact);
         let added = ["__pycache__", "deep/main.py", "deep/util.pyc", "other"].map(|name| tree.join(name));
-        modes::open_folders(&tree).unwrap();
+        modes::make_folders_writable(&tree).unwrap();
         for path in ["__pycache__/a.pyc", "deep/main.py/x", "deep/util.pyc"] {
-            files::write_soft(&tree.join(path), b"").unwrap();
+            files::write_unsynced(&tree.join(path), b"").unwrap();
         }
-        files::relink(Path::new("main.py"), &tree.join("other")).unwrap();
-        assert_eq!(store.foreign(&artifact).unwrap(), added);
-        assert_eq!(store.expel(&artifact).unwrap(), added);
-        assert_eq!(store.expel(&artifact).unwrap(), Vec::<PathBuf>::new());
+        files::symlink(Path::new("main.py"), &tree.join("other")).unwrap();
+        assert_eq!(store.extra_files(&artifact).unwrap(), added);
+        assert_eq!(store.quarantine_extra_files(&artifact).unwrap(), added);
+        assert_eq!(store.quarantine_extra_files(&artifact).unwrap(), Vec::<PathBuf>::new());
         assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
         assert_eq!(files::walk(&store.root().join("quarantine")).unwrap().len(), 4);
-        // The same file again, as Python would write it with every run.
-        modes::open_folders(&tree).unwrap();
-        files::write_soft(&tree.join("__pycache__/a.pyc"), b"").unwrap();
-        assert_eq!(store.expel(&artifact).unwrap(), [tree.join("__pycache__")]);
+        // The same file again, as Python writes it with every run.
+        modes::make_folders_writable(&tree).unwrap();
+        files::write_unsynced(&tree.join("__pycache__/a.pyc"), b"").unwrap();
+        assert_eq!(store.quarantine_extra_files(&artifact).unwrap(), [tree.join("__pycache__")]);
     }
 
     #[test]
-    fn equal_bytes_with_another_mode_are_two_objects_of_a_file_and_one_of_data() {
+    fn executable_bit_counts_for_files_only() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
         let put = |executable: bool, kind: ArtifactKind| {
             let path = store.root().join("work/out");
-            files::write_soft(&path, b"#!/bin/sh\n").unwrap();
-            modes::set_plain(&path, executable).unwrap();
+            files::write_unsynced(&path, b"#!/bin/sh\n").unwrap();
+            modes::set_default(&path, executable).unwrap();
             store.put(&path, kind).unwrap()
         };
         let (plain, executable) = (put(false, ArtifactKind::File), put(true, ArtifactKind::File));
@@ -136,12 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_without_files_is_no_part_of_a_tree() {
+    fn empty_folders_are_not_part_of_a_tree() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("cache")).unwrap();
         let output = store.root().join("work/out");
         let put = |empty: bool| {
-            files::write_soft(&output.join("deep/file"), b"").unwrap();
+            files::write_unsynced(&output.join("deep/file"), b"").unwrap();
             if empty {
                 files::create_dir(&output.join("deep/a/b")).unwrap();
             }
@@ -150,6 +150,6 @@ mod tests {
         let artifact = put(true);
         assert_eq!(put(false), artifact);
         assert!(!store.artifact_path(&artifact).join("deep/a").exists());
-        assert_eq!(store.foreign(&artifact).unwrap(), Vec::<PathBuf>::new());
+        assert_eq!(store.extra_files(&artifact).unwrap(), Vec::<PathBuf>::new());
     }
 }

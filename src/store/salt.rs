@@ -1,5 +1,5 @@
-//! The salt of a store: random bytes that stand before the value of a variable when it is hashed, so that a record does not
-//! tell by its hash which of many guessed values the variable had.
+//! The salt of a store: random bytes that are hashed before the value of an environment variable, so that values
+//! cannot be guessed from the hashes in records.
 
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -14,11 +14,11 @@ use ablate_core::base::{Hash, files};
 pub(super) type Salt = [u8; 32];
 
 impl Store {
-    /// The content of a variable of the environment. One that is not set is not the same as an empty one. Equal values have
-    /// equal hashes in this store, and others elsewhere.
+    /// The hash of an environment variable's value. An unset variable differs from an empty one. Equal values have
+    /// equal hashes in one store, and different hashes in different stores.
     pub fn variable_hash(&self, value: Option<&OsStr>) -> Hash {
         let salt = self.salt.get_or_init(|| {
-            // No record of a store that cannot keep a salt was made with this one: its stage counts as changed.
+            // If the store cannot store a salt, no record was made with this one, so the stage counts as changed.
             self.read_salt().unwrap_or_else(|_| random())
         });
         match value {
@@ -27,19 +27,19 @@ impl Store {
         }
     }
 
-    /// The salt that the store keeps; a new one where it has none.
+    /// Reads the store's salt and creates it if it does not exist.
     fn read_salt(&self) -> Result<Salt> {
         let path = self.root.join("salt");
-        let there = || files::read_bytes(&path).ok()?.try_into().ok();
-        if let Some(salt) = there() {
+        let stored = || files::read_bytes(&path).ok()?.try_into().ok();
+        if let Some(salt) = stored() {
             return Ok(salt);
         }
         let lock = self.root.join("locks/salt");
         let Some(_lock) = Lock::take_within(&lock, 500, Duration::from_millis(20))? else {
             bail!("another process holds `{}`", lock.display())
         };
-        // Another process may have made it meanwhile.
-        if let Some(salt) = there() {
+        // Another process may have created it meanwhile.
+        if let Some(salt) = stored() {
             return Ok(salt);
         }
         let salt = random();
@@ -49,9 +49,9 @@ impl Store {
 }
 
 fn random() -> Salt {
-    // The standard library keys its hash maps from the system's source of random bytes.
-    let drawn = (0..4).flat_map(|_| RandomState::new().build_hasher().finish().to_le_bytes());
-    *Hash::of_bytes(&drawn.collect::<Vec<u8>>()).bytes()
+    // The standard library seeds its hash maps from the system's random source.
+    let words = (0..4).flat_map(|_| RandomState::new().build_hasher().finish().to_le_bytes());
+    *Hash::of_bytes(&words.collect::<Vec<u8>>()).bytes()
 }
 
 #[cfg(test)]
@@ -60,7 +60,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_value_has_one_hash_in_a_store_and_another_elsewhere() {
+    fn hash_of_a_variable_depends_on_the_store() {
         let folder = tempfile::tempdir().unwrap();
         let open = |name: &str| Store::open(&folder.path().join(name)).unwrap();
         let hash = |store: &Store, value: &str| store.variable_hash(Some(OsStr::new(value)));
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn many_agree_on_one_salt() {
+    fn concurrent_opens_agree_on_one_salt() {
         let folder = tempfile::tempdir().unwrap();
         let store = || Store::open(&folder.path().join("cache")).unwrap();
         store();

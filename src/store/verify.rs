@@ -1,4 +1,5 @@
-//! `verify`: every object against its name, every record against its objects. Changes nothing unless asked.
+//! `verify`: checks every object against its name and every record against its objects. Changes nothing unless asked
+//! to quarantine.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use super::{ObjectState, StageRecord, Store};
 use ablate_core::base::Hash;
 use ablate_core::stage::Artifact;
 
-/// What a check of the whole store found.
+/// The result of a check of the whole store.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     pub records: usize,
@@ -20,12 +21,12 @@ pub struct VerifyReport {
     pub problems: Vec<Problem>,
 }
 
-/// One thing that is not as it should be.
+/// One problem of the store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub path: PathBuf,
     pub what: String,
-    /// Kind and fingerprint of the stages that have to run again.
+    /// Kind and fingerprint of the stages that must run again.
     pub producers: Vec<(String, Hash)>,
 }
 
@@ -33,27 +34,23 @@ pub struct Problem {
 type Produced = (Artifact, Vec<(String, Hash)>);
 
 impl Store {
-    /// Reads every object that a record names, whatever the memo says, and every record. With `quarantine`, damaged
-    /// objects are taken out of the way, and damaged records are no more. `step` is told how many objects of how many have been read.
+    /// Reads every record and every object that a record names, ignoring the memo. With `quarantine`, damaged objects
+    /// are moved to the quarantine and damaged records are removed. `step` is called with the number of objects read
+    /// so far and the total.
     pub fn verify(&self, quarantine: bool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let mut artifacts: BTreeMap<Hash, Produced> = BTreeMap::new();
-        let survey = self.survey()?;
+        let scan = self.scan()?;
         let damaged = |what: String| Problem { path: self.records.path().to_path_buf(), what, producers: Vec::new() };
         report.problems.extend(
-            survey
-                .damaged
-                .iter()
-                .map(|line| damaged(format!("the record in line {line} is damaged and counts for nothing"))),
+            scan.damaged.iter().map(|line| damaged(format!("the record in line {line} is damaged and ignored"))),
         );
-        if quarantine && !survey.damaged.is_empty() {
+        if quarantine && !scan.damaged.is_empty() {
             self.records.rewrite(&|_, _| true)?;
         }
-        for (fingerprint, text) in survey.entries {
+        for (fingerprint, text) in scan.entries {
             let Ok(record) = serde_json::from_str::<StageRecord>(&text) else {
-                report
-                    .problems
-                    .push(damaged(format!("the record {} is none that this program knows", fingerprint.short())));
+                report.problems.push(damaged(format!("this program cannot read the record {}", fingerprint.short())));
                 continue;
             };
             report.records += 1;
@@ -80,22 +77,23 @@ impl Store {
                 ObjectState::Present => {
                     report.objects += 1;
                     report.bytes += artifact.size;
-                    let foreign = if quarantine { self.expel(&artifact)? } else { self.foreign(&artifact)? };
-                    report.problems.extend(foreign.into_iter().map(|path| {
-                        let what = "does not belong in the store: somebody added it".to_string();
+                    let extra_files =
+                        if quarantine { self.quarantine_extra_files(&artifact)? } else { self.extra_files(&artifact)? };
+                    report.problems.extend(extra_files.into_iter().map(|path| {
+                        let what = "is not part of the stored folder: it was added later".to_string();
                         Problem { path, what, producers: Vec::new() }
                     }));
                     continue;
                 }
                 ObjectState::Missing => "the object is missing",
-                ObjectState::Corrupt => "the object's bytes are not those of its name",
+                ObjectState::Corrupt => "the object's bytes do not match its name",
             };
             if quarantine && state == ObjectState::Corrupt {
                 self.quarantine(&artifact)?;
             }
             report.problems.push(Problem { path: self.artifact_path(&artifact), what: what.to_string(), producers });
         }
-        self.remember();
+        self.save_memo();
         Ok(report)
     }
 }

@@ -104,14 +104,14 @@ pub(super) fn first_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ablate_core::base::Causes;
+    use ablate_core::base::ErrorChain;
 
     /// The first words of what a status means: `passing`, `world` or `input`.
     fn class(status: u16, text: &str) -> &'static str {
         let status = StatusCode::from_u16(status).unwrap();
         match of_status("http://x", None, &Answer { status, location: None, pause: None, text }) {
-            Failure::Passing { error, .. } if !Causes::of(&error).input => "passing",
-            Failure::Final(error) if !Causes::of(&error).input => "world",
+            Failure::Passing { error, .. } if !ErrorChain::of(&error).input => "passing",
+            Failure::Final(error) if !ErrorChain::of(&error).input => "world",
             Failure::Passing { .. } => "a mistake that passes",
             Failure::Final(_) => "input",
         }
@@ -135,8 +135,8 @@ mod tests {
     fn a_connection_that_fails_is_of_the_world_and_most_often_passes() {
         use std::io::{Error, ErrorKind};
         let class = |error: ureq::Error| match of_transport("http://x", &error) {
-            Failure::Passing { error, .. } => ("passing", Causes::of(&error).input),
-            Failure::Final(error) => ("final", Causes::of(&error).input),
+            Failure::Passing { error, .. } => ("passing", ErrorChain::of(&error).input),
+            Failure::Final(error) => ("final", ErrorChain::of(&error).input),
         };
         assert_eq!(class(ureq::Error::HostNotFound), ("passing", false));
         assert_eq!(class(ureq::Error::ConnectionFailed), ("passing", false));

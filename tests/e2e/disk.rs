@@ -165,7 +165,7 @@ fn a_store_on_a_read_only_disk_answers_questions_and_says_before_a_run_that_it_c
     is_sound(&space);
     let outcome = run(&space);
     assert_eq!((outcome.code, space.told().as_str()), (Some(2), ""), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("cannot be written: it serves `plan`, `why`, `ls` and `report` only"));
+    assert!(outcome.stderr.contains("is not writable: only `plan`, `why`, `ls` and `report` work"));
     assert!(outcome.stderr.contains("Read-only file system"), "{}", outcome.stderr);
     disk.remount("rw");
     assert_eq!(run(&space).code, Some(0));

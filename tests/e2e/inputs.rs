@@ -277,7 +277,7 @@ fn a_store_of_another_format() {
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
         error: the store `[ROOT]/cache` has the format `999`, this program reads `ablate store 2`
-          help: give another folder with `--store`
+          help: choose another folder with `--store`
     "#]]
     .assert_eq(&outcome.stderr);
 }

@@ -107,7 +107,7 @@ fn what_somebody_adds_to_a_folder_of_the_store_is_found_and_taken_out() {
     fs::write(tree.join("c.txt"), "added").unwrap();
     let told = space.ablate(&["verify"]);
     assert_eq!(told.code, Some(2));
-    assert!(told.stdout.contains("c.txt: does not belong in the store: somebody added it"), "{}", told.stdout);
+    assert!(told.stdout.contains("c.txt: is not part of the stored folder: it was added later"), "{}", told.stdout);
     space.is_sound();
 }
 
@@ -183,7 +183,7 @@ fn what_is_ignored_is_neither_hashed_nor_seen_and_a_store_inside_is_named() {
 
     let inside = space.ablate(&["run", "study.toml", "--store", "data/cache"]);
     assert_eq!(inside.code, Some(2));
-    let named = "`[ROOT]/data/cache` is a store of ablate, which no input may hold";
+    let named = "`[ROOT]/data/cache` is a store of ablate inside an input";
     assert!(inside.stderr.contains(named), "{}", inside.stderr);
     space.write("data/.ablateignore", "*.log\ncache/\n");
     space.ok(&["run", "study.toml", "--store", "data/cache"]);

@@ -1,57 +1,59 @@
-//! The program's allocator: large memory begins at a cache line, and work on foreign data is counted ([`charge`]).
-//! Its settings of glibc are here too. `unsafe` is allowed here, each block with its proof.
+//! The program's allocator. It aligns large allocations to cache lines and counts the allocations of limited threads
+//! ([`charge`]). It also sets glibc's options. `unsafe` is allowed here; each block has its proof.
 
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-use super::confined::charge;
+use super::resource_limits::charge;
 
-/// The system's allocator, but that large memory begins with a cache line. By itself it begins 16 bytes behind one, and
-/// then every second register that is read or written lies in two: a training step takes up to a tenth longer.
-struct Lines;
+/// The system's allocator with large allocations aligned to cache lines. Without the alignment an allocation starts
+/// 16 bytes after a cache line, every second vector register that is read or written spans two lines, and a training
+/// step takes up to 10 % longer.
+struct CacheLineAllocator;
 
 #[global_allocator]
-static ALLOCATOR: Lines = Lines;
+static ALLOCATOR: CacheLineAllocator = CacheLineAllocator;
 
-impl Lines {
-    const LINE: usize = 64;
-    /// Bytes from which memory is large.
-    const LARGE: usize = 2048;
+impl CacheLineAllocator {
+    const LINE_BYTES: usize = 64;
+    /// Allocations of at least this many bytes are aligned.
+    const ALIGNED_FROM: usize = 2048;
 
-    fn of(layout: Layout) -> Layout {
-        if layout.size() < Self::LARGE { layout } else { layout.align_to(Self::LINE).unwrap_or(layout) }
+    fn aligned(layout: Layout) -> Layout {
+        if layout.size() < Self::ALIGNED_FROM { layout } else { layout.align_to(Self::LINE_BYTES).unwrap_or(layout) }
     }
 }
 
-// SAFETY: all memory comes from the system's allocator and goes back to it with the layout that it was asked for with, which
-// depends on the caller's layout only; its size is the caller's, and its alignment at least that. `charge` asks for no
-// memory: it comes back, or its thread stays in it for ever.
-unsafe impl GlobalAlloc for Lines {
+// SAFETY: all memory comes from the system's allocator and returns to it with the layout it was requested with. That
+// layout depends on the caller's layout only: the same size, and at least the same alignment. `charge` allocates
+// nothing; it either returns or never returns.
+unsafe impl GlobalAlloc for CacheLineAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         charge(layout.size());
-        // SAFETY: the caller vouches for a size above 0, which stays.
-        unsafe { System.alloc(Self::of(layout)) }
+        // SAFETY: the caller guarantees a size above 0, and `aligned` does not change it.
+        unsafe { System.alloc(Self::aligned(layout)) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         charge(layout.size());
         // SAFETY: as above.
-        unsafe { System.alloc_zeroed(Self::of(layout)) }
+        unsafe { System.alloc_zeroed(Self::aligned(layout)) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller vouches that `memory` came from here with `layout`, so from there with that of the line.
-        unsafe { System.dealloc(memory, Self::of(layout)) }
+        // SAFETY: the caller guarantees that `memory` was allocated here with `layout`, so by the system with the
+        // aligned layout.
+        unsafe { System.dealloc(memory, Self::aligned(layout)) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         charge(size);
-        let old = Self::of(layout);
-        // SAFETY: the caller vouches for `memory` and `layout`, and that `size` is one that this alignment can have. What
-        // is copied lies in both.
+        let old = Self::aligned(layout);
+        // SAFETY: the caller guarantees `memory` and `layout`, and that `size` is valid for this alignment. The
+        // copied range lies within both allocations.
         unsafe {
-            let new = Self::of(Layout::from_size_align_unchecked(size, layout.align()));
+            let new = Self::aligned(Layout::from_size_align_unchecked(size, layout.align()));
             if old.align() == new.align() {
                 return System.realloc(memory, old, size);
             }
@@ -65,10 +67,10 @@ unsafe impl GlobalAlloc for Lines {
     }
 }
 
-/// Tells glibc to keep freed memory. By itself it hands every large buffer back to the kernel and asks for it anew, page by
-/// page. What is much larger than a small model's buffers still goes back: else every training in a process leaves holes that
-/// the next one does not fill, up to half as much memory again.
-pub fn keep_memory() {
+/// Sets glibc's allocator to keep freed memory. By default it returns every large buffer to the kernel and requests
+/// it again page by page. Buffers above 256 KiB are still returned; otherwise every training run in a process leaves
+/// gaps that the next one does not fill, up to 50 % more memory.
+pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         unsafe extern "C" {
@@ -81,7 +83,7 @@ pub fn keep_memory() {
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| {
             for (parameter, value) in [(TRIM_THRESHOLD, i32::MAX), (MMAP_THRESHOLD, 1 << 18), (ARENA_MAX, 1)] {
-                // SAFETY: `mallopt` only sets a number of the allocator; values that it does not like it refuses.
+                // SAFETY: `mallopt` only sets a number of the allocator and rejects invalid values.
                 unsafe { mallopt(parameter, value) };
             }
         });

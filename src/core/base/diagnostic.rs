@@ -1,13 +1,13 @@
-//! Mistakes in the user's file: values made where the mistake is seen, collected, rendered once.
+//! Errors in the user's files, with source locations. They are collected and rendered together.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::escape::{visible, visible_line};
+use super::escape::{escape_controls, escape_line};
 
-/// A text that a diagnostic can point into: a file, or a `--set` argument.
+/// A text that a diagnostic can refer to: a file or a `--set` argument.
 #[derive(Clone, Debug)]
 pub struct Source {
     pub name: String,
@@ -17,7 +17,7 @@ pub struct Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(u32);
 
-/// The texts of one load.
+/// All texts of one load.
 #[derive(Clone, Debug, Default)]
 pub struct Sources(Vec<Source>);
 
@@ -32,13 +32,13 @@ impl Sources {
     }
 
     /// `file:line:column` of the start of an origin, counted from 1.
-    pub fn place(&self, origin: &Origin) -> String {
-        let (line, column) = self.position(origin);
+    pub fn location(&self, origin: &Span) -> String {
+        let (line, column) = self.line_column(origin);
         format!("{}:{line}:{column}", self.get(origin.source).name)
     }
 
     /// Line and column of the start of an origin, counted from 1.
-    pub fn position(&self, origin: &Origin) -> (usize, usize) {
+    pub fn line_column(&self, origin: &Span) -> (usize, usize) {
         let text = &self.get(origin.source).text;
         let before = &text[..origin.range.start.min(text.len())];
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
@@ -46,20 +46,20 @@ impl Sources {
     }
 }
 
-/// A stretch of a source: where a value came from.
+/// A range of a source that a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Origin {
+pub struct Span {
     pub source: SourceId,
     pub range: Range<usize>,
 }
 
-/// One mistake (or, for `why`, one fact) with its places.
+/// One error (or, for `why`, one fact) with its source locations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     pub severity: Severity,
     pub message: String,
-    /// The first label is the place of the mistake, the others give context.
-    pub labels: Vec<(Origin, String)>,
+    /// The first label marks the error; the others give context.
+    pub labels: Vec<(Span, String)>,
     pub help: Vec<String>,
 }
 
@@ -84,7 +84,7 @@ impl Diagnostic {
     }
 
     #[must_use]
-    pub fn at(mut self, origin: Origin, label: impl Into<String>) -> Diagnostic {
+    pub fn at(mut self, origin: Span, label: impl Into<String>) -> Diagnostic {
         self.labels.push((origin, label.into()));
         self
     }
@@ -95,18 +95,18 @@ impl Diagnostic {
         self
     }
 
-    /// The whole text of the diagnostic. `color` is for terminals; the plain text is stable.
+    /// The full text of the diagnostic, with terminal colors if `color` is set. Tests compare the plain text.
     pub fn render(&self, sources: &Sources, color: bool) -> String {
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
             Severity::Note => Level::NOTE,
         };
-        let message = visible(&self.message);
-        let labels: Vec<Cow<'_, str>> = self.labels.iter().map(|(_, label)| visible(label)).collect();
+        let message = escape_controls(&self.message);
+        let labels: Vec<Cow<'_, str>> = self.labels.iter().map(|(_, label)| escape_controls(label)).collect();
         let names: Vec<Cow<'_, str>> =
-            self.labels.iter().map(|(origin, _)| visible_line(&sources.get(origin.source).name)).collect();
-        let help: Vec<Cow<'_, str>> = self.help.iter().map(|help| visible(help)).collect();
+            self.labels.iter().map(|(origin, _)| escape_line(&sources.get(origin.source).name)).collect();
+        let help: Vec<Cow<'_, str>> = self.help.iter().map(|help| escape_controls(help)).collect();
         let mut group = Group::with_title(level.primary_title(&*message));
         let mut shown: Vec<SourceId> = Vec::new();
         for ((origin, _), name) in self.labels.iter().zip(&names) {
@@ -135,7 +135,7 @@ impl Diagnostic {
     }
 }
 
-/// The known name nearest to `name`, if one is near enough to have been meant.
+/// The known name with the smallest edit distance to `name`, if it is close enough to be a likely typo.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
@@ -151,12 +151,12 @@ mod tests {
     use expect_test::expect;
 
     #[test]
-    fn a_diagnostic_shows_its_place_and_help() {
+    fn diagnostic_shows_location_and_help() {
         let mut sources = Sources::default();
         let source = sources.add("a.toml".into(), "[stage.dpo]\nfrom = \"stf\"\n".into());
         let diagnostic = Diagnostic::error("stage `stf` is not defined")
-            .at(Origin { source, range: 19..24 }, "no stage of this name")
-            .at(Origin { source, range: 0..11 }, "in this stage")
+            .at(Span { source, range: 19..24 }, "no stage of this name")
+            .at(Span { source, range: 0..11 }, "in this stage")
             .help("a stage of a similar name exists: `sft`");
         expect![[r#"
             error: stage `stf` is not defined
@@ -169,22 +169,22 @@ mod tests {
               |
               = help: a stage of a similar name exists: `sft`"#]]
         .assert_eq(&diagnostic.render(&sources, false));
-        assert_eq!(sources.place(&Origin { source, range: 19..24 }), "a.toml:2:8");
+        assert_eq!(sources.location(&Span { source, range: 19..24 }), "a.toml:2:8");
     }
 
     #[test]
-    fn nothing_in_a_diagnostic_speaks_to_the_terminal() {
+    fn control_characters_are_escaped() {
         let mut sources = Sources::default();
         let source = sources.add("a\u{1b}[2J.toml".into(), "x = \"\u{1b}[2J\"\n".into());
         let text = "\u{1b}]0;title\u{7}";
-        let diagnostic = Diagnostic::error(text).at(Origin { source, range: 0..1 }, text).help(text);
+        let diagnostic = Diagnostic::error(text).at(Span { source, range: 0..1 }, text).help(text);
         let plain = diagnostic.render(&sources, false);
         assert!(plain.chars().all(|letter| letter == '\n' || !letter.is_control()), "{plain:?}");
         assert_eq!(plain.matches("\\u{1b}]0;title\\u{7}").count(), 3, "{plain}");
     }
 
     #[test]
-    fn the_nearest_name_is_one_that_was_meant() {
+    fn nearest_name_needs_a_small_distance() {
         assert_eq!(nearest("stf", ["sft", "dpo"]), Some("sft"));
         assert_eq!(nearest("bta", ["beta", "lr"]), Some("beta"));
         assert_eq!(nearest("xyz", ["beta", "lr"]), None);

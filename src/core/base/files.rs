@@ -1,50 +1,74 @@
-//! The only home of file writes: every write is atomic or into a private folder, every error names its path.
+//! Reads, writes and lists files. All other code writes files through this module (clippy's `disallowed-methods`). Every
+//! write is atomic or into a private folder, every error names its path, and a pipe or a device in place of a file is an error.
 
-use std::fs::{self, File, FileType, OpenOptions};
-use std::io::Write;
+use std::fs::{self, DirBuilder, File, FileType, OpenOptions};
+use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use super::{modes, plain};
+use super::{modes, regular_file};
 
-mod private;
-mod reading;
+/// A file system with less free space than this many bytes counts as full.
+const FULL_BELOW: u64 = 64 << 10;
 
-pub use private::{append_private, create_private_dir, write_private, write_private_soft};
-pub use reading::{open, open_plain, read_bytes, read_json, read_text};
+pub fn read_text(path: &Path) -> Result<String> {
+    regular_file::read_text(path).with_context(|| format!("cannot read `{}`", path.display()))
+}
 
-/// Bytes that are as good as none.
-const LITTLE: u64 = 64 << 10;
+pub fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = regular_file::open(path).and_then(|mut file| file.read_to_end(&mut bytes));
+    read.with_context(|| format!("cannot read `{}`", path.display()))?;
+    Ok(bytes)
+}
+
+/// Opens a file for buffered reading.
+pub fn open(path: &Path) -> Result<BufReader<File>> {
+    Ok(BufReader::with_capacity(1 << 18, open_file(path)?))
+}
+
+/// Opens a file for unbuffered reading. A pipe or a device is an error.
+pub fn open_file(path: &Path) -> Result<File> {
+    regular_file::open(path).with_context(|| format!("cannot open `{}`", path.display()))
+}
+
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = read_text(path)?;
+    serde_json::from_str(&text).with_context(|| format!("`{}` does not contain the expected JSON", path.display()))
+}
 
 /// Creates a folder and those above it.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the folder `{}`", path.display()))
 }
 
-/// Creates a file for writing, replacing one that is there. For private folders: a reader may see half of it.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+/// Creates or truncates a file for writing. Not atomic: for private folders only, because another reader can see
+/// partial content.
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn create(path: &Path) -> Result<File> {
-    step("create");
+    crash_point("create");
     in_folder(path, || File::create(path)).with_context(|| format!("cannot create `{}`", path.display()))
 }
 
-/// Opens a file for appending, creating it if need be.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+/// Opens a file for appending and creates it if it does not exist.
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn append(path: &Path) -> Result<File> {
-    step("append");
+    crash_point("append");
     let open = || {
         let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        plain::check(&file)?;
+        regular_file::check(&file)?;
         Ok(file)
     };
     in_folder(path, open).with_context(|| format!("cannot open `{}` for appending", path.display()))
 }
 
-/// Does something in the folder of a path, which is made first where it is not there.
+/// Runs `attempt`. If it fails because the path's folder does not exist, creates the folder and retries.
 fn in_folder<T>(path: &Path, attempt: impl Fn() -> std::io::Result<T>) -> Result<T> {
     match (attempt(), path.parent()) {
         (Err(error), Some(folder)) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -55,18 +79,18 @@ fn in_folder<T>(path: &Path, attempt: impl Fn() -> std::io::Result<T>) -> Result
     }
 }
 
-/// Writes a whole file so that a reader, a crash or a power cut sees the old content or the new, never a part.
+/// Writes a whole file atomically: after a crash or a power cut it has either the old or the new content.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let written = |file: &mut File| file.write_all(bytes).map_err(Into::into);
     write_atomic_with(path, written)
 }
 
-/// The same for a file that is written piece by piece.
+/// As [`write_atomic`], for content that `write` produces in pieces.
 pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let temporary = sibling(path);
+    let temporary = temporary_path(path);
     let mut file = create(&temporary)?;
     let written = write(&mut file).and_then(|()| {
-        step("written");
+        crash_point("written");
         Ok(file.sync_all()?)
     });
     drop(file);
@@ -77,14 +101,13 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()
     rename(&temporary, path)
 }
 
-/// Writes a whole file so that a reader sees the old content or the new. A power cut may lose it: for what can be
-/// made again.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
-pub fn write_soft(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = sibling(path);
+/// Writes a whole file atomically without fsync. A power cut may lose it: for data that can be computed again.
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
+pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = temporary_path(path);
     let context = || format!("cannot write `{}`", path.display());
     let written = create(&temporary)?.write_all(bytes).and_then(|()| {
-        step("written");
+        crash_point("written");
         fs::rename(&temporary, path)
     });
     if written.is_err() {
@@ -101,39 +124,39 @@ pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     write_atomic(path, text.as_bytes())
 }
 
-/// Renames a file or folder and makes the new name durable.
+/// Renames a file or folder and syncs the new parent folder.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
-    rename_soft(from, to)?;
-    step("renamed");
+    rename_unsynced(from, to)?;
+    crash_point("renamed");
     if let Some(folder) = to.parent() {
         sync_dir(folder)?;
     }
     Ok(())
 }
 
-/// Renames a file or folder. A power cut may undo it, until [`sync_dir`] of the new folder returns.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
-pub fn rename_soft(from: &Path, to: &Path) -> Result<()> {
-    step("rename");
+/// Renames a file or folder. A power cut may undo the rename until [`sync_dir`] of the new parent folder returns.
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
+pub fn rename_unsynced(from: &Path, to: &Path) -> Result<()> {
+    crash_point("rename");
     let renamed = in_folder(to, || fs::rename(from, to));
     renamed.with_context(|| format!("cannot rename `{}` to `{}`", from.display(), to.display()))
 }
 
-/// Whether the file system of a path has no room left to speak of.
-pub fn is_full(path: &Path) -> bool {
-    let left = |found: rustix::fs::StatVfs| found.f_bavail.saturating_mul(found.f_frsize);
-    rustix::fs::statvfs(path).is_ok_and(|found| left(found) < LITTLE)
+/// Whether the file system of a path is full.
+pub fn is_disk_full(path: &Path) -> bool {
+    let free = |found: rustix::fs::StatVfs| found.f_bavail.saturating_mul(found.f_frsize);
+    rustix::fs::statvfs(path).is_ok_and(|found| free(found) < FULL_BELOW)
 }
 
-/// Makes a file's bytes durable.
+/// Syncs a file's bytes to disk.
 pub fn sync_file(path: &Path) -> Result<()> {
-    step("sync file");
+    crash_point("sync file");
     File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("cannot sync `{}`", path.display()))
 }
 
-/// Makes everything durable that was written to the file system of a path. False where the system cannot do that.
+/// Syncs the whole file system of a path. False where the system does not support that.
 pub fn sync_file_system(path: &Path) -> Result<bool> {
-    step("sync file system");
+    crash_point("sync file system");
     #[cfg(target_os = "linux")]
     {
         let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
@@ -147,27 +170,28 @@ pub fn sync_file_system(path: &Path) -> Result<bool> {
     }
 }
 
-/// Makes the entries of a folder durable.
+/// Syncs the entries of a folder to disk.
 pub fn sync_dir(folder: &Path) -> Result<()> {
-    step("sync folder");
+    crash_point("sync folder");
     File::open(folder)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("cannot sync the folder `{}`", folder.display()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn remove_file(path: &Path) -> Result<()> {
-    step("remove file");
+    crash_point("remove file");
     fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))
 }
 
-/// Removes a folder and everything in it, whatever its owner may do there; a folder that is not there is no error.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+/// Removes a folder with its content, also where the owner has no permission to list or change it. A missing folder
+/// is not an error.
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn remove_dir(path: &Path) -> Result<()> {
-    step("remove folder");
+    crash_point("remove folder");
     let mut removed = fs::remove_dir_all(path);
     if removed.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied) {
-        modes::open_folders(path).ok();
+        modes::make_folders_writable(path).ok();
         removed = fs::remove_dir_all(path);
     }
     match removed {
@@ -176,13 +200,13 @@ pub fn remove_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes the folders below a folder that hold no file, and gives their relative paths.
+/// Removes the folders below `folder` that contain no file, and returns their relative paths.
 pub fn remove_empty_dirs(folder: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for (name, path, kind) in entries(folder)? {
         if kind.is_dir() {
             removed.extend(remove_empty_dirs(&path)?.into_iter().map(|below| format!("{name}/{below}")));
-            // Fails for one that holds something.
+            // Fails for a folder that is not empty.
             if fs::remove_dir(&path).is_ok() {
                 removed.push(name);
             }
@@ -191,8 +215,8 @@ pub fn remove_empty_dirs(folder: &Path) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Makes a file share the blocks of another. False where the file system cannot do that.
-pub fn share_blocks(from: &Path, to: &Path) -> Result<bool> {
+/// Copies a file by sharing its blocks (reflink). False where the file system does not support that.
+pub fn reflink(from: &Path, to: &Path) -> Result<bool> {
     #[cfg(target_os = "linux")]
     {
         let source = File::open(from).with_context(|| format!("cannot open `{}`", from.display()))?;
@@ -205,8 +229,8 @@ pub fn share_blocks(from: &Path, to: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// Copies a file's bytes; on file systems that can, both share their blocks.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
+/// Copies a file. File systems that support it share the blocks.
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         create_dir(folder)?;
@@ -215,22 +239,84 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes `link` a symbolic link to `target`, replacing a link that is there. A power cut may lose it.
-#[expect(clippy::disallowed_methods, reason = "the home of file writes")]
-pub fn relink(target: &Path, link: &Path) -> Result<()> {
-    step("link");
+/// Makes `link` a symbolic link to `target` and replaces an existing link. Not synced: a power cut may lose it.
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
+pub fn symlink(target: &Path, link: &Path) -> Result<()> {
+    crash_point("link");
     if in_folder(link, || std::os::unix::fs::symlink(target, link)).is_ok() {
         return Ok(());
     }
-    // Something has the name already.
-    let temporary = sibling(link);
+    // The name already exists.
+    let temporary = temporary_path(link);
     std::os::unix::fs::symlink(target, &temporary)
         .and_then(|()| fs::rename(&temporary, link))
         .with_context(|| format!("cannot link `{}` to `{}`", link.display(), target.display()))
 }
 
-/// What lies in a folder, sorted, whatever the names are; nothing when there is no folder.
-pub fn paths_if_there(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The mode of a private file or folder at `path`. `all` is the permission digit: 6 for files, 7 for folders. A
+/// folder that its group may write is shared, so its private files get the same permissions for the group.
+fn private_mode(path: &Path, all: u32) -> u32 {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let shared = fs::metadata(folder).is_ok_and(|metadata| metadata.permissions().mode() & 0o020 != 0);
+    if shared { all << 6 | all << 3 } else { all << 6 }
+}
+
+/// Creates a private folder (mode 0700, whatever the umask) in an existing folder. An existing folder keeps its mode,
+/// so users can open it with `chmod`.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    match DirBuilder::new().mode(private_mode(path, 7)).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists || !path.is_dir() => {
+            Err(error).with_context(|| format!("cannot create the folder `{}`", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As [`append`], for a private file (mode 0600).
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
+pub fn append_private(path: &Path) -> Result<File> {
+    crash_point("append");
+    let open = || {
+        let file = OpenOptions::new().create(true).read(true).append(true).mode(private_mode(path, 6)).open(path)?;
+        regular_file::check(&file)?;
+        Ok(file)
+    };
+    in_folder(path, open).with_context(|| format!("cannot open `{}` for appending", path.display()))
+}
+
+/// As [`write_atomic`], for a private file (mode 0600). An existing file keeps its mode.
+pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_private_with(path, bytes, true)
+}
+
+/// As [`write_unsynced`], for a private file (mode 0600). An existing file keeps its mode.
+pub fn write_private_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_private_with(path, bytes, false)
+}
+
+#[expect(clippy::disallowed_methods, reason = "this module writes files")]
+fn write_private_with(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+    let temporary = temporary_path(path);
+    crash_point("create");
+    let open = || OpenOptions::new().create_new(true).write(true).mode(private_mode(path, 6)).open(&temporary);
+    let written = in_folder(path, open).and_then(|mut file| {
+        if let Ok(there) = fs::metadata(path) {
+            file.set_permissions(there.permissions())?;
+        }
+        file.write_all(bytes)?;
+        crash_point("written");
+        if sync { Ok(file.sync_all()?) } else { Ok(()) }
+    });
+    let renamed =
+        written.and_then(|()| if sync { rename(&temporary, path) } else { rename_unsynced(&temporary, path) });
+    if renamed.is_err() {
+        remove_file(&temporary).ok();
+    }
+    renamed.with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// The sorted paths in a folder, including names that are not UTF-8. Empty if there is no folder.
+pub fn list_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }
@@ -243,23 +329,23 @@ pub fn paths_if_there(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Whether something failed because links lead round in a circle.
-pub fn is_circle(error: &anyhow::Error) -> bool {
+/// Whether an error is a loop of symbolic links.
+pub fn is_symlink_loop(error: &anyhow::Error) -> bool {
     let code = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
     code == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
-/// The name of a path as text.
+/// The last component of a path as text.
 pub fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// The sorted names in a folder; none when there is no folder.
-pub fn list_if_there(folder: &Path) -> Result<Vec<String>> {
-    Ok(paths_if_there(folder)?.iter().map(|path| name_of(path)).collect())
+/// The sorted names in a folder. Empty if there is no folder.
+pub fn list_names(folder: &Path) -> Result<Vec<String>> {
+    Ok(list_paths(folder)?.iter().map(|path| name_of(path)).collect())
 }
 
-/// What lies in a folder, whatever the names are. Follows no links.
+/// The paths and file types in a folder, including names that are not UTF-8. Does not follow links.
 pub fn children(folder: &Path) -> Result<Vec<(PathBuf, FileType)>> {
     let context = || format!("cannot list the folder `{}`", folder.display());
     let found = fs::read_dir(folder).with_context(context)?.map(|entry| {
@@ -269,7 +355,7 @@ pub fn children(folder: &Path) -> Result<Vec<(PathBuf, FileType)>> {
     found.collect::<std::io::Result<_>>().with_context(context)
 }
 
-/// What lies in a folder: names, paths and kinds. Follows no links.
+/// The names, paths and file types in a folder. A name that is not UTF-8 is an error. Does not follow links.
 pub fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, FileType)>> {
     let context = || format!("cannot list the folder `{}`", folder.display());
     let mut found = Vec::new();
@@ -285,8 +371,8 @@ pub fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, FileType)>> {
     Ok(found)
 }
 
-/// What lies below a folder and is no folder, as sorted relative paths with `/`, the folder's own name left out.
-/// Follows no links: a link is listed as itself, whatever it leads to.
+/// Everything below a folder except folders, as sorted relative paths with `/`. Does not follow links: a link is
+/// listed itself.
 pub fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     let mut pending = vec![(String::new(), folder.to_path_buf())];
@@ -304,23 +390,23 @@ pub fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-static ON_STEP: OnceLock<fn(&str)> = OnceLock::new();
+static ON_CRASH_POINT: OnceLock<fn(&str)> = OnceLock::new();
 
-/// A moment between two changes of the file system, at which a crash leaves a state of its own. Does nothing unless
-/// [`on_step`] was called.
-pub fn step(what: &str) {
-    if let Some(observe) = ON_STEP.get() {
-        observe(what);
+/// A point between two changes of the file system, where a crash leaves a distinct state. Does nothing unless
+/// [`on_crash_point`] was called.
+pub fn crash_point(name: &str) {
+    if let Some(observe) = ON_CRASH_POINT.get() {
+        observe(name);
     }
 }
 
-/// Calls `observe` at every step of this process from now on. For crash tests, which abort the process there.
-pub fn on_step(observe: fn(&str)) {
-    let _ = ON_STEP.set(observe);
+/// Calls `observe` at every crash point of this process from now on. Crash tests abort the process there.
+pub fn on_crash_point(observe: fn(&str)) {
+    let _ = ON_CRASH_POINT.set(observe);
 }
 
-/// A name beside `path` that no other process uses.
-fn sibling(path: &Path) -> PathBuf {
+/// A path in the same folder that no other process uses.
+fn temporary_path(path: &Path) -> PathBuf {
     use std::sync::atomic::{AtomicU64, Ordering};
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let count = COUNTER.fetch_add(1, Ordering::Relaxed);
@@ -333,7 +419,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_atomic_write_replaces_and_leaves_nothing_else() {
+    fn atomic_write_leaves_no_temporary_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/name.json");
         write_atomic(&path, b"one").unwrap();
@@ -343,18 +429,59 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_follows_no_links() {
+    fn walk_does_not_follow_links() {
         let folder = tempfile::tempdir().unwrap();
         write_atomic(&folder.path().join("deep/file"), b"").unwrap();
-        relink(Path::new("."), &folder.path().join("deep/round")).unwrap();
-        relink(Path::new("nowhere"), &folder.path().join("dangling")).unwrap();
+        symlink(Path::new("."), &folder.path().join("deep/round")).unwrap();
+        symlink(Path::new("nowhere"), &folder.path().join("dangling")).unwrap();
         let names: Vec<String> = walk(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["dangling", "deep/file", "deep/round"]);
     }
 
     #[test]
-    fn errors_name_the_path() {
+    fn errors_contain_the_path() {
         let error = read_text(Path::new("/nowhere/at/all")).unwrap_err();
         assert_eq!(error.to_string(), "cannot read `/nowhere/at/all`");
+    }
+
+    fn mode_of(path: &Path) -> String {
+        format!("{:o}", fs::metadata(path).unwrap().permissions().mode() & 0o777)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "as a user's `chmod`")]
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn private_files_keep_a_mode_set_later() {
+        let folder = tempfile::tempdir().unwrap();
+        set_mode(folder.path(), 0o755);
+        let path = |name: &str| folder.path().join(name);
+        create_private_dir(&path("own")).unwrap();
+        write_private(&path("a"), b"1").unwrap();
+        write_private_unsynced(&path("b"), b"1").unwrap();
+        append_private(&path("c")).unwrap();
+        let modes = ["own", "a", "b", "c"].map(|name| mode_of(&path(name)));
+        assert_eq!(modes, ["700", "600", "600", "600"]);
+        for name in ["own", "a", "b", "c"] {
+            set_mode(&path(name), 0o755);
+        }
+        create_private_dir(&path("own")).unwrap();
+        write_private(&path("a"), b"2").unwrap();
+        write_private_unsynced(&path("b"), b"2").unwrap();
+        append_private(&path("c")).unwrap();
+        assert_eq!(["own", "a", "b", "c"].map(|name| mode_of(&path(name))), ["755"; 4]);
+        assert_eq!(read_text(&path("a")).unwrap(), "2");
+    }
+
+    #[test]
+    fn group_writable_folders_share_private_files() {
+        let folder = tempfile::tempdir().unwrap();
+        set_mode(folder.path(), 0o775);
+        assert_eq!(private_mode(&folder.path().join("x"), 6), 0o660);
+        assert_eq!(private_mode(&folder.path().join("x"), 7), 0o770);
+        set_mode(folder.path(), 0o755);
+        assert_eq!(private_mode(&folder.path().join("x"), 7), 0o700);
     }
 }

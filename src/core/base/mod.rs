@@ -1,21 +1,21 @@
-//! What every layer may lean on: hashes, diagnostics, files, seeds, progress. Knows no word of the domain.
+//! Utilities without domain concepts: hashes, diagnostics, files, seeds, progress.
 
 pub mod alloc;
-pub mod causes;
-pub mod confined;
 pub mod diagnostic;
+pub mod error_chain;
 pub mod escape;
 pub mod files;
 pub mod hash;
 pub mod modes;
-pub mod plain;
 pub mod progress;
+pub mod regular_file;
+pub mod resource_limits;
 pub mod seed;
-pub mod text;
+pub mod shared_str;
 
-pub use causes::{Causes, wrong_input};
-pub use diagnostic::{Diagnostic, Origin, Source, SourceId, Sources};
+pub use diagnostic::{Diagnostic, Source, SourceId, Sources, Span};
+pub use error_chain::{ErrorChain, wrong_input};
 pub use hash::Hash;
-pub use progress::{Event, Progress};
+pub use progress::{Progress, StageEvent};
 pub use seed::Seed;
-pub use text::Text;
+pub use shared_str::SharedStr;

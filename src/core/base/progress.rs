@@ -1,51 +1,51 @@
-//! What a running stage says about itself. A stage emits events; only `cli` prints them.
+//! Progress events of a running stage. A stage emits events; only `cli` prints them.
 
 use serde::{Deserialize, Serialize};
 
-use super::Causes;
+use super::ErrorChain;
 
-/// One event of a running stage. Crosses the process border as one line of JSON.
+/// One event of a running stage. A child process sends it to the engine as one line of JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
-pub enum Event {
+pub enum StageEvent {
     /// Work done so far, out of `total` `unit`s (steps, items, rows, ...).
     Progress {
         done: u64,
         total: u64,
         unit: String,
-        /// Latest training loss, where there is one.
+        /// Latest training loss, if the stage has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         loss: Option<f64>,
-        /// Tokens per second since the stage started, where tokens are counted.
+        /// Tokens per second since the stage started, if the stage counts tokens.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens_per_second: Option<f64>,
     },
-    /// Something worth a line in the log: a resumed checkpoint, another batch size.
+    /// A line for the log, such as a resumed checkpoint or a changed batch size.
     Note { text: String },
-    /// Something that nobody who uses the result may miss: rows left out and why.
+    /// A fact that users of the result must see, such as rows that were left out and why.
     Warning { text: String },
-    /// The stage ended well; `summary` is what its record keeps.
+    /// The stage succeeded; its record keeps `summary`.
     Done { summary: serde_json::Map<String, serde_json::Value> },
-    /// The stage ended with an error.
-    Failed(Causes),
+    /// The stage failed.
+    Failed(ErrorChain),
 }
 
-/// Takes the events of one stage.
+/// Receives the events of one stage.
 pub trait Progress: Sync {
-    fn emit(&self, event: Event);
+    fn emit(&self, event: StageEvent);
 
     fn note(&self, text: String) {
-        self.emit(Event::Note { text });
+        self.emit(StageEvent::Note { text });
     }
 
     fn step(&self, done: u64, total: u64, unit: &str) {
-        self.emit(Event::Progress { done, total, unit: unit.to_string(), loss: None, tokens_per_second: None });
+        self.emit(StageEvent::Progress { done, total, unit: unit.to_string(), loss: None, tokens_per_second: None });
     }
 }
 
-/// Drops every event: for tests and for callers that do not look.
-pub struct Silent;
+/// Drops every event.
+pub struct NoProgress;
 
-impl Progress for Silent {
-    fn emit(&self, _event: Event) {}
+impl Progress for NoProgress {
+    fn emit(&self, _event: StageEvent) {}
 }

@@ -1,4 +1,5 @@
-//! Named random streams. Every draw comes from a seed and a name, so adding a draw never shifts another.
+//! Named random streams. Every draw comes from a seed and a name, so a new stream does not change the values of
+//! another.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -15,7 +16,7 @@ impl Seed {
         ChaCha8Rng::from_seed(self.key(name))
     }
 
-    /// A seed for something below this one: an item, a sample, an epoch.
+    /// A seed for a part of the work: an item, a sample, an epoch.
     #[must_use]
     pub fn derive(self, name: &str) -> Seed {
         let key = self.key(name);
@@ -37,7 +38,7 @@ mod tests {
     use rand::Rng;
 
     #[test]
-    fn streams_of_different_names_differ_and_repeat() {
+    fn streams_differ_by_name_and_repeat() {
         let draw = |seed: u64, name: &str| Seed(seed).stream(name).next_u64();
         assert_eq!(draw(1, "rollout"), draw(1, "rollout"));
         assert_ne!(draw(1, "rollout"), draw(1, "mix"));

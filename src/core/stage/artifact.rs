@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Hash;
 
-/// What an output is, so that a reference to the wrong thing is an error before anything runs.
+/// The type of an output. A reference to an output of another type is an error before anything runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactKind {
@@ -35,7 +35,7 @@ pub enum ArtifactKind {
     Curve,
     /// Facts about another output (JSON).
     Facts,
-    /// A file or folder of which nothing more is known.
+    /// A file or folder of unknown content.
     File,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for ArtifactKind {
     }
 }
 
-/// An output that a kind or a stage declares: a file or folder called `name` in the stage's output folder.
+/// A declared output: a file or folder called `name` in the stage's output folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputSpec {
     pub name: Cow<'static, str>,
@@ -80,14 +80,14 @@ pub struct Artifact {
     pub hash: Hash,
     /// Whether `hash` names a tree.
     pub tree: bool,
-    /// Bytes in all.
+    /// Total bytes.
     pub size: u64,
-    /// Image packs whose members this artifact's rows name: they live as long as the artifact.
+    /// Image packs whose members this artifact's rows name. They are kept as long as the artifact.
     #[serde(default)]
     pub images: Vec<Hash>,
 }
 
-/// Committed outputs by name. There are few of them per stage and many stages: a list, in the order of the names.
+/// Committed outputs, sorted by name. A list, because a stage has few outputs and there are many stages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outputs(Vec<(String, Artifact)>);
 

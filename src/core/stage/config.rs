@@ -1,4 +1,4 @@
-//! From a table of the user's file to a kind's config struct, with every mistake and its place in the table.
+//! Parses a table of the user's file into a kind's config struct and reports all errors with their paths.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,7 +11,7 @@ use serde_path_to_error::Segment;
 
 use crate::base::diagnostic::nearest;
 
-/// A mistake in a stage's table. `path` leads to the value (or to the unknown key) inside the table.
+/// An error in a stage's table. `path` is the path of the value (or of the unknown key) in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// Keys and list indices, outermost first. Empty for the table itself.
@@ -21,7 +21,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// A mistake at a dotted path.
+    /// An error at a dotted path.
     pub fn at(path: &str, message: impl Into<String>) -> ConfigError {
         let path = path.split('.').filter(|part| !part.is_empty()).map(str::to_string).collect();
         ConfigError { path, message: message.into(), help: None }
@@ -34,7 +34,7 @@ impl ConfigError {
     }
 }
 
-/// Deserializes a table and goes on after each mistake, so that all of them come at once.
+/// Deserializes a table and continues after each error, so that all errors are reported together.
 pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> {
     let mut rest = table.clone();
     let mut errors: Vec<ConfigError> = Vec::new();
@@ -67,20 +67,20 @@ pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> 
     }
 }
 
-/// Whether `error` only follows from `known`: a key that is missing because it was taken away as wrong, or because it
-/// is there under a misspelt name.
+/// Whether `error` is only a consequence of `known`: a key is missing because its wrong value was removed, or because
+/// the key was misspelt.
 fn is_echo(path: &[String], error: &ConfigError, known: &ConfigError) -> bool {
     let Some(name) = error.message.strip_prefix("the key `").and_then(|rest| rest.strip_suffix("` is missing")) else {
         return false;
     };
     let Some((_, table)) = known.path.split_last() else { return false };
     let meant = || known.help.as_ref().is_some_and(|help| help.ends_with(&format!("exists: `{name}`")));
-    // What was wrong may have been an element of a list, which went as a whole.
+    // If a list element was wrong, the whole list was removed.
     let inside = known.path.strip_prefix(path).and_then(<[String]>::first).is_some_and(|key| key == name);
     inside || (table == path && meant())
 }
 
-/// serde's words turned into ours.
+/// Rewords a message of serde.
 fn describe(path: &[String], message: &str) -> ConfigError {
     let ticked: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let error = |message: String| ConfigError { path: path.to_vec(), message, help: None };
@@ -106,7 +106,7 @@ fn describe(path: &[String], message: &str) -> ConfigError {
     let words = words.chain([("a map", "a table"), ("a sequence", "a list"), ("an array of", "a list of")]);
     let mut message =
         message.replace("invalid type: map", "invalid type: table").replace("type: sequence", "type: list");
-    // serde names the struct of our source code.
+    // serde prints the name of our Rust struct.
     if let Some((before, _)) = message.split_once("expected struct ") {
         message = format!("{before}expected a table");
     }
@@ -120,12 +120,12 @@ fn list(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// Takes the value at `path` out. False when there is none.
+/// Removes the value at `path`. False if there is none.
 fn remove(value: &mut Value, path: &[String]) -> bool {
     match (value, path) {
         (Value::Object(table), [key]) => table.shift_remove(key).is_some(),
         (Value::Object(table), [key, rest @ ..]) => match table.get_mut(key) {
-            // Taking one element out of a list would move the others: the list goes as a whole.
+            // Removing one element would shift the indices of the others, so the whole list is removed.
             Some(Value::Array(_)) => table.shift_remove(key).is_some(),
             Some(inner) if inner.is_object() => remove(inner, rest),
             Some(_) => table.shift_remove(key).is_some(),
@@ -135,18 +135,18 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     }
 }
 
-/// The schema of a config struct: what [`parse`] reads from its table.
+/// The JSON schema of a config struct, as [`parse`] reads it.
 pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)
 }
 
-/// A name of another stage's output: `stage`, `stage:output`, or with axis values pinned,
+/// A reference to another stage's output: `stage`, `stage:output`, or with axis values pinned,
 /// `stage@axis=value,other=value:output`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
     pub stage: String,
-    /// Axis name to the value (as written in instance names) that the reference insists on.
+    /// Axis name to the pinned value, as written in instance names.
     pub pins: BTreeMap<String, String>,
     pub output: Option<String>,
 }
@@ -218,12 +218,12 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_of_a_table_come_at_once() {
+    fn all_errors_of_a_table_are_reported() {
         let table = json!({ "bta": 1, "beta": "high", "optimizer": { "lr": 1, "wramup": 3 } });
         let errors = parse::<Dpo>(&table).unwrap_err();
-        let told: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.path.join("."), e.message)).collect();
+        let messages: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.path.join("."), e.message)).collect();
         assert_eq!(
-            told,
+            messages,
             [
                 "bta: unknown key `bta`",
                 "beta: wrong type: string \"high\", expected a number",
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn references_read_and_print_alike() {
+    fn references_round_trip() {
         for text in ["sft", "sft:curve", "sft@mix=both,seed=1", "sft@mix=both:model"] {
             assert_eq!(Reference::try_from(text.to_string()).unwrap().to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! What a running stage may see: its inputs, its private folders, its seed. Nothing else of the world.
+//! What a running stage has access to: its inputs, its private folders, its seed.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,48 +10,50 @@ use serde_json::Value;
 use super::artifact::ArtifactKind;
 use crate::base::{Hash, Progress, Seed};
 
-/// An input as it lies on disk. Read-only.
+/// An input on disk. Read-only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputPath {
     pub path: PathBuf,
     pub hash: Hash,
-    /// The artifact's kind; `None` for a file or folder from outside.
+    /// The artifact's kind; `None` for an external file or folder.
     pub kind: Option<ArtifactKind>,
 }
 
-/// The world of one running stage.
+/// The environment of one running stage.
 pub struct StageContext<'a> {
     /// Inputs by role.
     pub inputs: BTreeMap<String, InputPath>,
     /// Image packs (tars) by content hash: those of every input.
     pub images: BTreeMap<Hash, PathBuf>,
-    /// The outputs go here, each under its declared name.
+    /// Folder for the outputs, each under its declared name.
     pub out: PathBuf,
-    /// Survives an interruption of this same fingerprint: checkpoints to resume from.
+    /// Folder for checkpoints. It is kept when the stage is interrupted, and the next attempt with the same
+    /// fingerprint resumes from it.
     pub scratch: PathBuf,
     pub seed: Seed,
-    /// Threads the stage may use; never changes its output.
+    /// Threads that the stage may use. The number does not change its output.
     pub threads: usize,
     /// `auto`, `cpu` or `cuda:N`.
     pub device: String,
-    /// Those of [`super::Stage::variables`] that are set, with their values.
+    /// The variables of [`super::Stage::variables`] that are set, with their values.
     pub variables: BTreeMap<String, String>,
     pub progress: &'a dyn Progress,
 }
 
 impl StageContext<'_> {
-    /// The input of a role. A missing role is a mistake of the kind, reported as an error.
+    /// The input of a role. A missing role is a bug of the kind, reported as an error.
     pub fn input(&self, role: &str) -> Result<&InputPath> {
         self.inputs.get(role).ok_or_else(|| anyhow!("BUG: the stage declares no input `{role}`"))
     }
 
-    /// Where the output called `name` is to be written.
+    /// The path of the output called `name`.
     pub fn output(&self, name: &str) -> PathBuf {
         self.out.join(name)
     }
 }
 
-/// What a stage tells about its work: kept in the record, shown by `show`, never part of an artifact.
+/// Facts that a stage reports about its work. The record keeps them and `show` displays them; they are not part of an
+/// artifact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Summary(pub serde_json::Map<String, Value>);
@@ -64,8 +66,8 @@ impl Summary {
         self
     }
 
-    /// Adds sentences that nobody who uses the results may miss, such as rows that were left out and why. A run shows
-    /// them when the stage ends, and a report lists them among its notes.
+    /// Adds warnings that users of the results must see, such as rows that were left out and why. A run shows them
+    /// when the stage ends, and a report lists them among its notes.
     #[must_use]
     pub fn with_warnings(mut self, warnings: impl IntoIterator<Item = String>) -> Summary {
         let all: Vec<Value> = self.warnings().map(Value::from).chain(warnings.into_iter().map(Value::from)).collect();
@@ -75,7 +77,7 @@ impl Summary {
         self
     }
 
-    /// What [`Summary::with_warnings`] added.
+    /// The warnings added by [`Summary::with_warnings`].
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.0.get(WARNINGS).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
     }

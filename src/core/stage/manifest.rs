@@ -1,14 +1,14 @@
-//! What identifies a stage instance, in the clear: an ordered list of named values.
+//! The manifest: the ordered list of named values that identifies a stage instance.
 //!
-//! Hashing, explaining and comparing are three readers of the same list, so a difference in the fingerprint
-//! is always a difference that `why` can name.
+//! The fingerprint, `why` and comparisons all read this list, so `why` can name the cause of every change of the
+//! fingerprint.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::base::Hash;
 
-/// How the canonical text ends: the list of entries is the last thing in it.
+/// End of the canonical text. The list of entries is its last field.
 const END: &str = "]}";
 
 /// The ordered named values that identify a stage instance.
@@ -27,7 +27,7 @@ pub enum ManifestEntry {
     Value { key: String, value: Value },
     /// The content of an input; `role` is the dotted path of the key that names it.
     Input { role: String, hash: Hash },
-    /// The seed of the instance, for kinds that draw.
+    /// The seed of the instance, for kinds that use random numbers.
     Seed { seed: u64 },
 }
 
@@ -54,7 +54,8 @@ impl Manifest {
         self.flatten(key, value);
     }
 
-    /// Adds a value unless it is `unless`: for a key that came later, whose default means "as before".
+    /// Adds a value unless it equals `unless`. For keys added later, whose default means the old behaviour, so old
+    /// fingerprints stay valid.
     pub fn value_unless<T: Serialize + PartialEq>(&mut self, key: &str, value: &T, unless: &T) {
         if value != unless {
             self.value(key, value);
@@ -69,7 +70,7 @@ impl Manifest {
         self.entries.push(ManifestEntry::Seed { seed });
     }
 
-    /// The canonical text: compact JSON of this list, tables in the order they were written.
+    /// The canonical text: compact JSON of this list, with tables in written order.
     pub fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| panic!("BUG: a manifest is plain data: {error}"))
     }
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tables_are_flattened_and_defaults_left_out() {
+    fn tables_are_flattened_and_defaults_omitted() {
         let mut manifest = Manifest::new("dpo", 1);
         manifest.value("truncate", &serde_json::json!({ "words": 90 }));
         manifest.value_unless("label_smoothing", &0.0, &0.0);
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_extended_is_the_text_of_the_longer_list() {
+    fn extended_text_equals_text_of_longer_list() {
         let mut manifest = Manifest::new("dpo", 1);
         for _ in 0..2 {
             let text = manifest.text();
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fingerprint_depends_on_every_entry() {
+    fn fingerprint_depends_on_every_entry() {
         let mut one = Manifest::new("dpo", 1);
         one.value("beta", &0.1);
         let mut other = one.clone();

@@ -1,8 +1,8 @@
-//! The contract of a stage: what a kind promises the engine. Knows no concrete kind and no store.
+//! The interface between stage kinds and the engine.
 //!
-//! A kind is a row of the registry: a name, a version, its outputs, and a function that turns a table of
-//! the user's file into a [`Stage`]. A stage says what identifies it ([`Stage::identify`]), what it reads
-//! ([`Stage::inputs`]), and does its job in a private folder ([`Stage::run`]).
+//! A kind is an entry of the registry: a name, a version, its outputs, and a function that builds a [`Stage`] from a
+//! table of the user's file. A stage lists the values that identify it ([`Stage::identify`]) and its inputs
+//! ([`Stage::inputs`]), and runs in a private folder ([`Stage::run`]).
 
 pub mod artifact;
 pub mod config;
@@ -23,110 +23,110 @@ pub use context::{InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
 pub use program::Program;
 
-/// What a node of the graph does. The implementor is the kind's own config struct.
+/// A node of the graph. Implemented by the kind's config struct.
 pub trait Stage: Send + Sync + Debug {
-    /// Writes every value that can change the output's bytes, by destructuring the config without `..`.
-    /// References and outside files are not written here: the engine adds their content under their roles.
+    /// Adds every value that can change the output's bytes. Implementations destructure the config without `..`.
+    /// References and external files are not added here: the engine adds their content hashes under their roles.
     fn identify(&self, manifest: &mut Manifest);
 
-    /// What the stage reads, in a fixed order. A role is the key's path in the stage's table.
+    /// The inputs, in a fixed order. A role is the path of the key in the stage's table.
     fn inputs(&self) -> Vec<Input>;
 
-    /// The outputs, where they follow from the table; `None` for those of the kind.
+    /// The outputs, if they depend on the table; `None` for those of the kind.
     fn outputs(&self) -> Option<Vec<OutputSpec>> {
         None
     }
 
-    /// The pool, where it follows from the table; `None` for that of the kind.
+    /// The pool, if it depends on the table; `None` for that of the kind.
     fn pool(&self) -> Option<Pool> {
         None
     }
 
-    /// The program that does the job instead of [`Stage::run`].
+    /// The program that runs instead of [`Stage::run`].
     fn program(&self) -> Option<Program> {
         None
     }
 
-    /// Environment variables that [`Stage::run`] may read, in `ctx.variables`. None of them changes what it writes, and
-    /// some hold secrets: no other stage and no program sees them.
+    /// Environment variables that [`Stage::run`] may read in `ctx.variables`. They must not change the output. Some
+    /// hold secrets, so no other stage and no program gets them.
     fn variables(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What a short look at the files from outside tells before the stage runs: it may read a few small ones. `path` gives
-    /// the path of a role.
+    /// Checks small external files before the stage runs. `path` returns the path of a role.
     fn inspect(&self, _path: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Finding> {
         Vec::new()
     }
 
-    /// Does the job: reads `ctx` inputs, writes each output under `ctx.output(name)`, prints nothing.
+    /// Runs the stage: reads the inputs in `ctx`, writes each output to `ctx.output(name)`, prints nothing.
     fn run(&self, ctx: &StageContext) -> Result<Summary>;
 }
 
-/// What [`Stage::inspect`] finds in a file.
+/// A finding of [`Stage::inspect`] about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// The input's role.
     pub role: String,
     pub message: String,
-    /// Whether the stage will fail over it; otherwise it is a warning.
+    /// An error if true: the stage would fail. Otherwise a warning.
     pub fatal: bool,
 }
 
-/// One thing that a stage reads.
+/// One input of a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
-    /// Path of the key that names it, for example `policy` or `sources.cot.from`.
+    /// Path of the key that names the input, for example `policy` or `sources.cot.from`.
     pub role: String,
     pub source: InputSource,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InputSource {
-    /// An output of another stage; the first of `accepts` that the stage produces is taken. An empty list accepts
-    /// anything, and takes the stage's first output.
+    /// An output of another stage: the first kind in `accepts` that the stage produces. With an empty list, the
+    /// stage's first output of any kind.
     Stage { reference: Reference, accepts: &'static [ArtifactKind] },
-    /// A file or folder outside the store, by path as the user wrote it. Enters by content.
-    Outside { path: String },
-    /// A variable of the environment. Enters by content, which is not kept in the clear: it may be a secret.
+    /// A file or folder outside the store, by the path that the user wrote. Identified by its content.
+    External { path: String },
+    /// An environment variable. Identified by a hash of its value; the value is not stored, because it may be a
+    /// secret.
     Environment { name: String },
 }
 
-/// Which scarce resource an instance occupies while it runs.
+/// The resource that an instance occupies while it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Pool {
-    /// Little work; still one slot of the `cpu` pool.
+    /// Little work: one slot of the `cpu` pool.
     Light,
-    /// Executes a model: a slot of `cpu`, or of `gpu` where the device is one.
+    /// Runs a model: a slot of `cpu`, or of `gpu` if the device is a GPU.
     Model,
     /// Waits for a remote endpoint: a slot of `teacher`.
     Teacher,
 }
 
-/// A row of the registry. Kinds are values, so the engine can be tested with toy kinds.
+/// An entry of the registry. Kinds are values, so tests can define their own.
 #[derive(Debug)]
 pub struct Kind {
     pub name: &'static str,
-    /// Raised when the same inputs give other bytes than before: old results are then recomputed.
+    /// Increased when the same inputs give other bytes than before, so that old results are computed again.
     pub version: u32,
     /// One line for `--help`, the schema and the docs.
     pub about: &'static str,
-    /// What every stage of the kind gives, unless the stage says otherwise ([`Stage::outputs`]).
+    /// Outputs of every stage of the kind, unless [`Stage::outputs`] returns others.
     pub outputs: &'static [OutputSpec],
-    /// Keys whose value may be a list that fans out to one instance per element.
+    /// Keys whose value may be a list. A list creates one instance per element.
     pub fan_out: &'static [&'static str],
     /// Whether the instance's seed can change its output.
     pub seeded: bool,
-    /// Of its stages, unless the stage says otherwise ([`Stage::pool`]).
+    /// Pool of its stages, unless [`Stage::pool`] returns another.
     pub pool: Pool,
-    /// Builds the stage from its table (without `kind`), or says everything that is wrong with it.
+    /// Builds the stage from its table (without `kind`), or returns all errors of the table.
     pub parse: Parse,
     /// The keys of the table, for editors: see [`config::schema_of`].
     pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Kind {
-    /// The stage in a table that was checked before: what is wrong with it now is told in one sentence.
+    /// Builds the stage from a table that was checked before. All errors are joined into one message.
     pub fn build(&self, instance: &str, table: &serde_json::Value) -> Result<Box<dyn Stage>> {
         (self.parse)(table).map_err(|errors| {
             let told: Vec<String> =
@@ -136,7 +136,7 @@ impl Kind {
     }
 }
 
-/// Turns a table into the stage that it describes.
+/// Builds the stage that a table describes.
 pub type Parse = fn(&serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>>;
 
 /// The kinds that an experiment may name.

@@ -1,17 +1,17 @@
-//! A program of the user's that does a stage's job, as its table describes it. Starts nothing.
+//! A user's program that implements a stage, as its table describes it.
 
-/// What to start, and what it is to find. Runs in a clean folder that holds its inputs by name and nothing else.
+/// The command of a program and what it gets. It runs in an empty folder that contains only its inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// The program and its arguments; none is empty.
+    /// The program and its arguments. No element is empty.
     pub argv: Vec<String>,
-    /// Variables with a value of the table's own.
+    /// Environment variables with values from the table.
     pub env: Vec<(String, String)>,
-    /// Variables that keep the value they have outside: the names, each of which is also an input
+    /// Environment variables whose values come from the user's environment. Each name is also an input
     /// ([`super::InputSource::Environment`]).
-    pub passed: Vec<String>,
-    /// The folder, below the clean one, in which it starts; empty for the clean one itself.
-    pub dir: String,
-    /// Role of an input to the name under which it is seen.
-    pub visible: Vec<(String, String)>,
+    pub inherited_env: Vec<String>,
+    /// The working directory, relative to the sandbox; empty for the sandbox itself.
+    pub working_dir: String,
+    /// Pairs of an input's role and its name in the sandbox.
+    pub input_names: Vec<(String, String)>,
 }

@@ -246,7 +246,7 @@ mod tests {
                 .ends_with("is 2, and `image_token_index` is 1")
         );
         assert!(error("{}", r#"{"bos_token": 3}"#).starts_with("`bos_token` of `tokenizer_config.json`"));
-        assert!(error("[]", "{}").ends_with("is not the JSON it should be"));
+        assert!(error("[]", "{}").ends_with("does not contain the expected JSON"));
     }
 
     #[test]

@@ -15,13 +15,13 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
 use super::python;
-use ablate_core::base::confined::{Bounds, confined};
+use ablate_core::base::resource_limits::{Limits, run_limited};
 
 /// Instructions and 64-byte pieces of text that one rendering may cost: at most 16 MiB of text.
 const FUEL: u64 = 250_000;
 
 /// What fuel does not count: how large a value becomes that holds another one many times, and how deep it is.
-const BOUNDS: Bounds = Bounds { bytes: 128 << 20, requests: 1_000_000, time: Duration::from_secs(20) };
+const BOUNDS: Limits = Limits { bytes: 128 << 20, requests: 1_000_000, time: Duration::from_secs(20) };
 
 /// Bytes that a template's source may have. The longest that are published have a tenth of it.
 const LONGEST: usize = 1 << 19;
@@ -124,7 +124,7 @@ impl ChatTemplate {
             Ok(()) => Ok(environment),
             Err(error) => Err(described(&error)),
         };
-        let environment = confined(BOUNDS, compile)
+        let environment = run_limited(BOUNDS, compile)
             .unwrap_or_else(|exceeded| Err(anyhow!("{exceeded}")))
             .with_context(|| format!("the chat template of {origin}"))?;
         Ok(ChatTemplate {
@@ -155,7 +155,7 @@ impl ChatTemplate {
             let rendered = environment.get_template(NAME).and_then(|template| template.render(context));
             rendered.map_err(|error| described(&error))
         };
-        confined(BOUNDS, render)
+        run_limited(BOUNDS, render)
             .unwrap_or_else(|exceeded| Err(anyhow!("{exceeded}")))
             .with_context(|| format!("the chat template of {}", self.origin))
     }

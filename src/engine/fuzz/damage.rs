@@ -16,7 +16,7 @@ use crate::toys::Space;
 use crate::{Plan, PlanOptions, Quiet, RunOptions, RunReport, plan, query, run, why};
 use ablate_core::base::{Hash, files, modes};
 use ablate_experiment::Expansion;
-use ablate_fuzz::{Edit, edited, edits, fuzz, tell};
+use ablate_fuzz::{Edit, apply_edits, edits, fuzz, print_case};
 use ablate_store::{GcRules, ObjectState, Store};
 
 const PIECES: &[&str] = &["\n", "{", "}", "\"", "null", "-1", "1e400", "[]", "0", "\0", "ü", "ablate store 2"];
@@ -126,14 +126,14 @@ fn inflict(harm: &Harm, path: &Path) {
     let old = files::read_bytes(path).unwrap_or_default();
     let write = |bytes: &[u8]| {
         remove(path);
-        files::write_soft(path, bytes).unwrap();
+        files::write_unsynced(path, bytes).unwrap();
     };
     match harm {
         Harm::Remove => remove(path),
         Harm::Other if found.is_dir() => write(b"a file"),
         Harm::Other => {
             remove(path);
-            files::write_soft(&path.join("in a folder"), b"").unwrap();
+            files::write_unsynced(&path.join("in a folder"), b"").unwrap();
         }
         Harm::Beside(name) => {
             let path = path.with_file_name(OsStr::from_bytes(name));
@@ -143,13 +143,13 @@ fn inflict(harm: &Harm, path: &Path) {
         }
         Harm::Link(round) => {
             remove(path);
-            files::relink(if *round { path } else { Path::new("nowhere") }, path).unwrap();
+            files::symlink(if *round { path } else { Path::new("nowhere") }, path).unwrap();
         }
         _ if found.is_dir() => {}
         Harm::Write(bytes) => write(bytes),
-        Harm::Edit(edits) => write(&edited(&old, edits)),
+        Harm::Edit(edits) => write(&apply_edits(&old, edits)),
         Harm::Decay(edits) => {
-            write(&edited(&old, edits));
+            write(&apply_edits(&old, edits));
             modes::seal(path, found.modified().unwrap_or(UNIX_EPOCH + Duration::from_secs(1)), false).unwrap();
         }
     }
@@ -178,7 +178,7 @@ fn a_damaged_store_never_panics_and_never_gives_wrong_results() {
             inflict(harm, &places[at.index(places.len())]);
         }
         let hit: Vec<&PathBuf> = case.harms.iter().map(|(at, _)| &places[at.index(places.len())]).collect();
-        tell(&hit);
+        print_case(&hit);
         examine(&space, &case, &expected[usize::from(case.changed)], &places);
     });
 }
@@ -199,7 +199,7 @@ fn examine(space: &Space, case: &Case, expected: &BTreeMap<String, Hash>, places
         }
     }
     told(store.unfinished());
-    let dry = store.kept(&GcRules { runs: 3, ..GcRules::default() }).and_then(|kept| store.clean(&kept, true));
+    let dry = store.gc_roots(&GcRules { runs: 3, ..GcRules::default() }).and_then(|kept| store.gc(&kept, true));
     told(store.verify(false, &|_, _| {}));
     let report = run_on(space, &stages, &store);
     // What is not of the kind that it should be, a person may have to take away.
@@ -217,7 +217,7 @@ fn examine(space: &Space, case: &Case, expected: &BTreeMap<String, Hash>, places
         store.verify(false, &|_, _| {}).unwrap().problems.into_iter().map(|problem| problem.path).collect();
     let mut current = BTreeSet::new();
     for instance in &report.instances {
-        for (name, artifact) in store.committed(instance.fingerprint.unwrap()).unwrap().outputs.iter() {
+        for (name, artifact) in store.slim_record(instance.fingerprint.unwrap()).unwrap().outputs.iter() {
             let path = store.artifact_path(artifact);
             current.insert(path.clone());
             let present = store.check(artifact, true).unwrap() == ObjectState::Present;
@@ -237,7 +237,7 @@ fn examine(space: &Space, case: &Case, expected: &BTreeMap<String, Hash>, places
         return;
     }
     space.ran();
-    let freed = store.kept(&GcRules { runs: 3, ..GcRules::default() }).and_then(|kept| store.clean(&kept, false));
+    let freed = store.gc_roots(&GcRules { runs: 3, ..GcRules::default() }).and_then(|kept| store.gc(&kept, false));
     assert!(strange || (dry.is_ok() && freed.is_ok()), "{dry:?} {freed:?}");
     if !again() {
         return;
@@ -257,14 +257,14 @@ fn any_findings_of_a_run_are_read_without_a_panic() {
     for _ in 0..2 {
         run_on(&space, &stages, &store).unwrap();
     }
-    let sound = store.derived(STANDING).unwrap();
+    let sound = store.read_cached(STANDING).unwrap();
     let lies: &[&str] = &["\u{7f}", "\0", "\u{1}", "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}"];
     let huge = prop_oneof![Just(vec![]), Just(vec![0xff; 9]), Just([&[0xff; 9][..], &[1]].concat())];
     fuzz("standing", &(edits(lies), any::<Index>(), huge), |(edits, at, huge)| {
-        let mut bytes = edited(&sound, &edits);
+        let mut bytes = apply_edits(&sound, &edits);
         let at = at.index(bytes.len() + 1);
         bytes.splice(at..at, huge);
-        store.keep_derived(STANDING, &bytes);
+        store.write_cached(STANDING, &bytes);
         let plan = plan_on(&space, &stages, &store).unwrap();
         query::list(&"test".into(), &stages, &store, &plan);
     });

@@ -17,10 +17,10 @@ use crate::job::{self, Job};
 use crate::toys::REGISTRY;
 use crate::warden::Order;
 use crate::{Executor, ProcessExecutor, Work};
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Hash, files};
 use ablate_core::stage::InputPath;
-use ablate_fuzz::{Edit, edited, edits, fuzz};
+use ablate_fuzz::{Edit, apply_edits, edits, fuzz};
 
 const PIECES: &[&str] = &[
     "null",
@@ -100,7 +100,7 @@ fn any_line_is_answered_by_the_warden() {
     let warden = Cell::new(None);
     let changes = prop_oneof![3 => Just(Vec::new()), 1 => edits(PIECES)];
     fuzz("orders", &(orders(log.clone()), changes), |(order, changes)| {
-        let mut line = edited(&serde_json::to_vec(&order).unwrap(), &changes);
+        let mut line = apply_edits(&serde_json::to_vec(&order).unwrap(), &changes);
         line.retain(|byte| *byte != b'\n');
         // An order that was changed into another one may do anything.
         let sound = |changed: Order| changed.log == log && changed.argv.first() == order.argv.first();
@@ -116,7 +116,7 @@ fn any_line_is_answered_by_the_warden() {
 
 fn job(folder: &std::path::Path) -> Job {
     let path = |name: &str| folder.join(name);
-    files::write_soft(&path("rows"), b"\"one\"\n").unwrap();
+    files::write_unsynced(&path("rows"), b"\"one\"\n").unwrap();
     let input = InputPath { path: path("rows"), hash: Hash::of_bytes(b""), kind: None };
     Job {
         instance: "a".to_string(),
@@ -161,9 +161,9 @@ fn any_words_of_a_child_end_its_stage_and_nothing_else() {
     fuzz("words", &said, |said| {
         let bytes = match said {
             Said::Any(bytes) => bytes,
-            Said::Edited(edits) => edited(WORDS.as_bytes(), &edits),
+            Said::Edited(edits) => apply_edits(WORDS.as_bytes(), &edits),
         };
-        files::write_soft(&file, &bytes).unwrap();
+        files::write_unsynced(&file, &bytes).unwrap();
         let (path, log) = (folder.path().join("job.json"), folder.path().join("log"));
         executor.execute(&work, &Desk { job: &path, log: &log, stop: &stop, events: &|_| (), time: None });
     });
@@ -175,11 +175,11 @@ fn any_job_is_done_or_refused() {
     let sound = job(folder.path());
     let text = serde_json::to_vec_pretty(&sound).unwrap();
     fuzz("jobs", &edits(PIECES), |edits| {
-        let Ok(job) = serde_json::from_slice::<Job>(&edited(&text, &edits)) else { return };
+        let Ok(job) = serde_json::from_slice::<Job>(&apply_edits(&text, &edits)) else { return };
         // Where it writes is not for it to say here.
         let paths = |job: &Job| (job.out.clone(), job.config.get("folder").cloned(), job.config.get("name").cloned());
         if paths(&job) == paths(&sound) {
-            job::perform(&job, REGISTRY, &Silent).ok();
+            job::perform(&job, REGISTRY, &NoProgress).ok();
         }
     });
 }

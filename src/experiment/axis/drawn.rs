@@ -12,7 +12,7 @@ use crate::join::MAX_POINTS;
 use crate::problems::Problems;
 use crate::tables::Draw;
 use crate::tree::{Data, Node};
-use ablate_core::base::{Origin, Seed};
+use ablate_core::base::{Seed, Span};
 
 /// The points of `random`.
 pub(super) fn points(name: &str, reading: &Reading<'_>, problems: &mut Problems) -> Option<Vec<AxisPoint>> {
@@ -130,7 +130,7 @@ fn short(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
 }
 
-fn whole(value: i64, place: &Origin) -> Change {
+fn whole(value: i64, place: &Span) -> Change {
     match Value::from(value) {
         Value::Number(number) => Change::Set(Node { data: Data::Number(number), origin: place.clone() }),
         _ => set(value as f64, place),

@@ -17,7 +17,7 @@ use super::tables::AxisTable;
 use super::text::{list, quoted};
 use super::tree::{Entry, Node, Table};
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Span};
 
 /// Names that mean something else where an axis is named.
 const RESERVED: [&str; 2] = ["seed", "dataset"];
@@ -54,14 +54,14 @@ pub(crate) struct Patch {
     pub(crate) path: Vec<String>,
     pub(crate) change: Change,
     /// Where the key is named.
-    pub(crate) key: Origin,
+    pub(crate) key: Span,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
     Set(Node),
     /// The value `"remove"`: the key is taken away.
-    Remove(Origin),
+    Remove(Span),
 }
 
 impl Patch {
@@ -190,7 +190,7 @@ fn form(section: &Section<'_>, problems: &mut Problems) -> Option<&'static str> 
 
 impl Reading<'_> {
     /// The stage and the path in its table that `stage.mix.sources.cot` names.
-    fn target(&self, key: &str, place: &Origin, problems: &mut Problems) -> Option<(String, Vec<String>)> {
+    fn target(&self, key: &str, place: &Span, problems: &mut Problems) -> Option<(String, Vec<String>)> {
         let parts = keys::parse(key).filter(|(_, end)| *end == key.len()).map(|(parts, _)| parts).unwrap_or_default();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let mut wrong = |message: String, help: String| {

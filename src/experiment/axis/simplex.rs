@@ -7,7 +7,7 @@ use crate::join::MAX_POINTS;
 use crate::label::clean;
 use crate::problems::Problems;
 use crate::tree::{Data, Node};
-use ablate_core::base::Origin;
+use ablate_core::base::Span;
 
 /// Shares that are listed must add up to one, this near.
 const TOLERANCE: f64 = 1e-6;
@@ -64,7 +64,7 @@ pub(super) fn points(reading: &Reading<'_>, problems: &mut Problems) -> Option<(
     Some((points, Simplex { parts: parts(&targets), shares }))
 }
 
-pub(super) fn set(value: f64, place: &Origin) -> Change {
+pub(super) fn set(value: f64, place: &Span) -> Change {
     // A share is finite: it was counted or checked.
     let number = Number::from_f64(value).unwrap_or_else(|| Number::from(0));
     Change::Set(Node { data: Data::Number(number), origin: place.clone() })
@@ -94,7 +94,7 @@ fn listed(
     keys: usize,
     values: &[Node],
     problems: &mut Problems,
-) -> Option<(Vec<Vec<f64>>, Vec<Origin>)> {
+) -> Option<(Vec<Vec<f64>>, Vec<Span>)> {
     let mut all = Vec::new();
     for (index, value) in values.iter().enumerate() {
         let Data::List(nodes) = &value.data else {

@@ -11,13 +11,13 @@ use crate::removal::REMOVE;
 use crate::text::list;
 use crate::tree::{Data, Node};
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Origin};
+use ablate_core::base::{Diagnostic, Span};
 
 /// The table that an axis is about.
 struct Entries<'a> {
     stage: String,
     path: Vec<String>,
-    place: &'a Origin,
+    place: &'a Span,
     names: Vec<&'a str>,
 }
 

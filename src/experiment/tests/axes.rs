@@ -113,7 +113,7 @@ variants.none = { "stage.format.sources.plain" = "remove", "stage.sft.lr" = 0.5 
     .assert_eq(&names(&expansion));
     let more = expansion.get(expansion.find("format@data=more").unwrap());
     assert_eq!(more.table().unwrap()["sources"]["extra"], serde_json::json!({ "from": "items", "weight": 2 }));
-    let place = experiment.sources.place(&more.origins["sources.extra.weight"]);
+    let place = experiment.sources.location(&more.origins["sources.extra.weight"]);
     assert!(place.ends_with("a.toml:17:102"), "{place}");
 }
 

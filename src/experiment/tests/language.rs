@@ -20,7 +20,7 @@ fn a_file_extends_another_key_by_key() {
     assert_eq!(names(&expansion), "base\neval@model=base <- base");
     assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 128 }));
     let place = |key: &str| {
-        let place = experiment.sources.place(&expansion.instances[0].origins[key]);
+        let place = experiment.sources.location(&expansion.instances[0].origins[key]);
         place.replace(&folder.path().display().to_string(), "DIR")
     };
     assert_eq!(place("dim"), "DIR/base.toml:6:7");
@@ -170,7 +170,7 @@ fn an_override_wins_and_is_a_place_of_its_own() {
     let (experiment, expansion) = folder.load("a.toml", &["stage.base.dim=7", "name=seven"]).unwrap();
     assert_eq!(experiment.name, "seven");
     assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 7 }));
-    assert_eq!(experiment.sources.place(&expansion.instances[0].origins["dim"]), "--set stage.base.dim=7:1:16");
+    assert_eq!(experiment.sources.location(&expansion.instances[0].origins["dim"]), "--set stage.base.dim=7:1:16");
 }
 
 #[test]

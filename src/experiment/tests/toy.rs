@@ -95,7 +95,7 @@ struct Items {
 
 impl Toy for Items {
     fn reads(&self) -> Vec<Input> {
-        vec![Input { role: "path".into(), source: InputSource::Outside { path: self.path.clone() } }]
+        vec![Input { role: "path".into(), source: InputSource::External { path: self.path.clone() } }]
     }
 }
 

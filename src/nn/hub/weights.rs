@@ -61,7 +61,7 @@ impl Folder {
         if index.exists() {
             return Folder::open_shards(folder, &index);
         }
-        let old = files::list_if_there(folder)?
+        let old = files::list_names(folder)?
             .into_iter()
             .find(|name| name.starts_with("pytorch_model") && name.contains(".bin"));
         if let Some(old) = old {

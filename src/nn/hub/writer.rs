@@ -48,7 +48,7 @@ pub(super) fn write_sharded(folder: &Path, arrays: &[Output], most: usize) -> Re
         count => format!("model-{:05}-of-{count:05}.safetensors", number + 1),
     };
     let names: Vec<String> = (0..shards.len()).map(name).collect();
-    for found in files::list_if_there(folder)? {
+    for found in files::list_names(folder)? {
         let weights = found == INDEX || (found.starts_with("model") && found.ends_with(".safetensors"));
         let replaced = names.contains(&found) || (found == INDEX && names.len() > 1);
         if weights && !replaced {

@@ -15,14 +15,14 @@ use crate::model::Model;
 use crate::ops::{Ops, Source};
 use crate::packed::{Packed, Packing, Plan, Rows};
 use crate::{Architecture, Checkpoint, PixelValues};
-use ablate_core::base::alloc::keep_memory;
+use ablate_core::base::alloc::keep_freed_memory;
 
 /// A model's weights, laid out for forward passes.
 pub(super) struct Weights(Model<Packing>);
 
 impl Weights {
     pub(super) fn new(model: &Checkpoint) -> Result<Weights> {
-        keep_memory();
+        keep_freed_memory();
         Ok(Weights(Model::new(&Packing, &Learner::frozen(model))?))
     }
 }

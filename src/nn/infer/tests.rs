@@ -17,7 +17,7 @@ use crate::{
     VisionConfig,
 };
 use ablate_core::base::Seed;
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_data::records::Finish;
 use ablate_data::tokens::{Prompt, TokenRow};
 
@@ -83,7 +83,7 @@ fn unwatched(_: usize, _: usize, _: &[u32]) -> bool {
 }
 
 fn resources(threads: usize) -> Resources<'static> {
-    Resources { device: Device::Cpu, threads, progress: &Silent }
+    Resources { device: Device::Cpu, threads, progress: &NoProgress }
 }
 
 fn run(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig, threads: usize) -> Vec<Vec<Generated>> {
@@ -213,7 +213,7 @@ fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_err
         let steps = steps(&model, &resources(1)).unwrap();
         let mut steps = Small { steps, most, late, taken: 0, sizes: Vec::new() };
         let mut found = Vec::new();
-        let result = gpu::on(&mut steps, &request, &Silent, &mut |_, responses| {
+        let result = gpu::on(&mut steps, &request, &NoProgress, &mut |_, responses| {
             found.push(responses);
             Ok(())
         });

@@ -22,10 +22,10 @@ use crate::ops::Taped;
 use crate::stock::Stock;
 use crate::{Batch, Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources, Sequence, arrays};
 use ablate_core::base::files;
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_data::tokens::{TokenPair, TokenRow};
 
-const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
+const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
 
 #[derive(Deserialize)]
 struct Data {

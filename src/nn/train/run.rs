@@ -15,7 +15,7 @@ use crate::engine::{Engine, pool};
 use crate::gradients::GradientSum;
 use crate::learner::Learner;
 use crate::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
-use ablate_core::base::{Event, Seed};
+use ablate_core::base::{Seed, StageEvent};
 use ablate_data::records::CurvePoint;
 
 /// Lines of a curve, about.
@@ -132,7 +132,7 @@ impl Run<'_> {
             }
             if told.is_none_or(|told| told.elapsed() >= PROGRESS) || position.step == steps {
                 let seconds = began.elapsed().as_secs_f64().max(1e-9);
-                self.resources.progress.emit(Event::Progress {
+                self.resources.progress.emit(StageEvent::Progress {
                     done: position.step,
                     total: steps,
                     unit: "steps".to_string(),

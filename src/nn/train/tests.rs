@@ -11,8 +11,8 @@ use crate::{
     Checkpoint, DecoderConfig, Device, ImageShape, ModelConfig, Part, PixelSource, PixelValues, ProjectorConfig,
     Resources, VisionConfig,
 };
-use ablate_core::base::progress::Silent;
-use ablate_core::base::{Event, Progress, Seed};
+use ablate_core::base::progress::NoProgress;
+use ablate_core::base::{Progress, Seed, StageEvent};
 use ablate_data::tokens::{TokenPair, TokenRow};
 
 pub(super) fn model() -> Checkpoint {
@@ -103,24 +103,24 @@ pub(super) fn same(a: &Trained, b: &Trained) {
 
 #[test]
 fn threads_change_no_bit_of_a_training() {
-    let one = run_sft(&rows(), 1, &TrainState::none(), &Ramps, &Silent).unwrap();
+    let one = run_sft(&rows(), 1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
     for threads in [2, 4] {
-        same(&one, &run_sft(&rows(), threads, &TrainState::none(), &Ramps, &Silent).unwrap());
+        same(&one, &run_sft(&rows(), threads, &TrainState::none(), &Ramps, &NoProgress).unwrap());
     }
-    let one = run_dpo(1, &TrainState::none(), &Ramps, &Silent).unwrap();
-    same(&one, &run_dpo(2, &TrainState::none(), &Ramps, &Silent).unwrap());
+    let one = run_dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
+    same(&one, &run_dpo(2, &TrainState::none(), &Ramps, &NoProgress).unwrap());
 }
 
 #[test]
 fn the_loss_falls_and_the_curve_says_so() {
-    let trained = run_sft(&rows(), 1, &TrainState::none(), &Ramps, &Silent).unwrap();
+    let trained = run_sft(&rows(), 1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
     let (first, last) = (&trained.curve[0], &trained.curve[trained.curve.len() - 1]);
     assert!(last.loss < 0.8 * first.loss, "{} -> {}", first.loss, last.loss);
     // 22 rows in batches of 5 make 5 steps per epoch; 3 epochs; every loss token counts three times.
     assert_eq!((trained.steps, last.step), (15, 15));
     let targets: usize = rows().iter().map(|row| row.loss.iter().filter(|loss| **loss).count()).sum();
     assert_eq!(last.tokens, 3 * targets as u64);
-    let trained = run_dpo(1, &TrainState::none(), &Ramps, &Silent).unwrap();
+    let trained = run_dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
     let (first, last) = (&trained.curve[0], &trained.curve[trained.curve.len() - 1]);
     // Policy and reference are one before the first step: margin 0, loss ln 2 plus a tenth of the cross-entropy.
     assert_eq!(first.reward_margin, Some(0.0));
@@ -129,7 +129,7 @@ fn the_loss_falls_and_the_curve_says_so() {
 
 #[test]
 fn a_frozen_part_keeps_its_bits() {
-    let (start, trained) = (model(), run_dpo(1, &TrainState::none(), &Ramps, &Silent).unwrap());
+    let (start, trained) = (model(), run_dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap());
     for (index, parameter) in start.list().iter().enumerate() {
         let moved = start.weights[index] != trained.checkpoint.weights[index];
         assert_eq!(moved, parameter.part == Part::Decoder, "`{}`", parameter.name);
@@ -180,8 +180,8 @@ pub(super) fn interrupted(
 struct Heard(Mutex<Vec<String>>);
 
 impl Progress for Heard {
-    fn emit(&self, event: Event) {
-        if let Event::Note { text } = event {
+    fn emit(&self, event: StageEvent) {
+        if let StageEvent::Note { text } = event {
             self.0.lock().unwrap().push(text);
         }
     }
@@ -189,12 +189,12 @@ impl Progress for Heard {
 
 #[test]
 fn an_interrupted_training_ends_as_if_it_had_not_been() {
-    let whole = run_sft(&rows(), 1, &TrainState::none(), &Ramps, &Silent).unwrap();
+    let whole = run_sft(&rows(), 1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
     same(
         &whole,
         &interrupted(&Ramps, [0, 16, 16], |state, pixels, progress| run_sft(&rows(), 2, state, pixels, progress)),
     );
-    let whole = run_dpo(1, &TrainState::none(), &Ramps, &Silent).unwrap();
+    let whole = run_dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
     same(&whole, &interrupted(&Ramps, [0, 20, 20], |state, pixels, progress| run_dpo(1, state, pixels, progress)));
 }
 
@@ -205,7 +205,7 @@ fn a_state_that_cannot_be_read_is_started_over_with_a_note() {
     let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
     let heard = Heard::default();
     let trained = run_sft(&rows(), 1, &state, &Ramps, &heard).unwrap();
-    same(&trained, &run_sft(&rows(), 1, &TrainState::none(), &Ramps, &Silent).unwrap());
+    same(&trained, &run_sft(&rows(), 1, &TrainState::none(), &Ramps, &NoProgress).unwrap());
     let notes = heard.0.into_inner().unwrap();
     assert!(notes.len() == 1 && notes[0].contains("is no whole safetensors file"), "{notes:?}");
 }
@@ -227,7 +227,7 @@ impl PixelSource for Blinding {
 #[test]
 fn what_cannot_go_on_says_where_and_why() {
     let told = |result: Result<Trained>| format!("{:#}", result.unwrap_err());
-    let run = |rows: &[TokenRow], pixels: &dyn PixelSource| run_sft(rows, 1, &TrainState::none(), pixels, &Silent);
+    let run = |rows: &[TokenRow], pixels: &dyn PixelSource| run_sft(rows, 1, &TrainState::none(), pixels, &NoProgress);
     assert_eq!(told(run(&[], &Ramps)), "there are no rows to train on");
     let mut long = rows();
     long[3].tokens[1] = 99;

@@ -17,7 +17,7 @@ use crate::{
     Adapter, Batch, Checkpoint, Device, ImageShape, LoraConfig, Part, Pattern, PixelSource, PixelValues, Resources,
     Sequence,
 };
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Progress, Seed};
 use ablate_data::tokens::{TokenPair, TokenRow};
 
@@ -82,7 +82,7 @@ impl Study {
     }
 
     fn trained(&self) -> Trained {
-        self.sft(1, &TrainState::none(), &Ramps, &Silent).unwrap()
+        self.sft(1, &TrainState::none(), &Ramps, &NoProgress).unwrap()
     }
 }
 
@@ -91,9 +91,9 @@ fn an_adapter_that_drops_out_resumes_to_the_bit_and_with_any_threads() {
     let study = Study::ours(adapted());
     let whole = study.trained();
     assert!(whole.adapter.is_some());
-    same(&whole, &study.sft(3, &TrainState::none(), &Ramps, &Silent).unwrap());
+    same(&whole, &study.sft(3, &TrainState::none(), &Ramps, &NoProgress).unwrap());
     same(&whole, &interrupted(&Ramps, [0, 8, 8], |state, images, progress| study.sft(2, state, images, progress)));
-    let whole = study.dpo(1, &TrainState::none(), &Ramps, &Silent).unwrap();
+    let whole = study.dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
     same(&whole, &interrupted(&Ramps, [0, 20, 20], |state, images, progress| study.dpo(2, state, images, progress)));
 }
 
@@ -103,10 +103,10 @@ fn a_checkpoint_of_hugging_face_resumes_to_the_bit_full_and_adapted() {
         let case = case("llava");
         let mut study = Study::ours(tuning);
         (study.start, study.rows, study.pairs) = (case.start, case.rows, case.pairs);
-        let (all, looks) = counted(&case.images, |images| study.sft(1, &TrainState::none(), images, &Silent));
+        let (all, looks) = counted(&case.images, |images| study.sft(1, &TrainState::none(), images, &NoProgress));
         let stops = [0, 2 * looks / 3, looks / 4];
         same(&all, &interrupted(&case.images, stops, |state, images, progress| study.sft(2, state, images, progress)));
-        let (all, looks) = counted(&case.images, |images| study.dpo(1, &TrainState::none(), images, &Silent));
+        let (all, looks) = counted(&case.images, |images| study.dpo(1, &TrainState::none(), images, &NoProgress));
         let stops = [0, 2 * looks / 3, looks / 4];
         same(&all, &interrupted(&case.images, stops, |state, images, progress| study.dpo(2, state, images, progress)));
     }
@@ -144,7 +144,7 @@ fn log_probs(checkpoint: &Checkpoint, adapter: Option<Adapter>) -> Vec<f32> {
 /// The same as in training: inputs of the adapter are dropped as `dropout` draws them.
 fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Option<Seed>) -> Vec<f32> {
     let learner = Learner::new(checkpoint.clone(), adapter, |_| false);
-    let engine = Engine::new(&learner, &Resources { device: Device::Cpu, threads: 1, progress: &Silent }).unwrap();
+    let engine = Engine::new(&learner, &Resources { device: Device::Cpu, threads: 1, progress: &NoProgress }).unwrap();
     let row = &rows()[1];
     let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() };
     let build = |_: usize| {
@@ -219,7 +219,7 @@ fn what_is_frozen_by_name_keeps_its_bits() {
         assert_eq!(module.up.iter().all(|value| *value == 0.0), name.ends_with("v_proj"), "`{name}`");
     }
     study.optimizer.freeze = vec![named("*.v_porj")];
-    let error = study.sft(1, &TrainState::none(), &Ramps, &Silent).unwrap_err().to_string();
+    let error = study.sft(1, &TrainState::none(), &Ramps, &NoProgress).unwrap_err().to_string();
     assert_eq!(error, "`freeze`: `*.v_porj` matches no parameter of the model");
 }
 
@@ -251,7 +251,7 @@ fn a_training_that_breaks_keeps_its_last_good_state_and_says_where() {
     study.optimizer = OptimizerConfig { lr: 1e25, warmup: 1.0, clip: 0.0, ..OptimizerConfig::default() };
     let folder = tempfile::tempdir().unwrap();
     let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
-    let told = || format!("{:#}", study.sft(1, &state, &Ramps, &Silent).unwrap_err());
+    let told = || format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
     let first = told();
     let path = folder.path().join("training.safetensors");
     let kept = format!("(the state after step 1 is in `{}`): the loss is", path.display());
@@ -267,9 +267,9 @@ fn a_training_that_met_a_bad_image_goes_on_as_if_it_had_not() {
         let study = Study::ours(tuning);
         let folder = tempfile::tempdir().unwrap();
         let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
-        let told = format!("{:#}", study.sft(1, &state, &Dazzling(AtomicUsize::new(16)), &Silent).unwrap_err());
+        let told = format!("{:#}", study.sft(1, &state, &Dazzling(AtomicUsize::new(16)), &NoProgress).unwrap_err());
         assert!(told.contains("(the state after step ") && told.contains("): the loss is NaN; the rows"), "{told}");
-        same(&study.trained(), &study.sft(1, &state, &Ramps, &Silent).unwrap());
+        same(&study.trained(), &study.sft(1, &state, &Ramps, &NoProgress).unwrap());
     }
 }
 
@@ -282,7 +282,7 @@ fn weights_that_are_no_numbers_are_never_kept() {
     let folder = tempfile::tempdir().unwrap();
     let told = |study: &Study, every_steps| {
         let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps, every_seconds: 1e9 };
-        let told = format!("{:#}", study.sft(1, &state, &Ramps, &Silent).unwrap_err());
+        let told = format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
         assert!(!folder.path().join("training.safetensors").exists());
         told
     };

@@ -143,7 +143,7 @@ impl Stage for Base {
                 let given =
                     [("path", Some(path)), ("adapter", adapter.as_ref()), ("chat_template", chat_template.as_ref())];
                 let outside = |(role, path): (&str, Option<&String>)| {
-                    Some(Input { role: role.to_string(), source: InputSource::Outside { path: path?.clone() } })
+                    Some(Input { role: role.to_string(), source: InputSource::External { path: path?.clone() } })
                 };
                 given.into_iter().filter_map(outside).collect()
             }

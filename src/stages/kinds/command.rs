@@ -157,7 +157,7 @@ fn source(text: &str) -> Result<InputSource, String> {
     if text.is_empty() {
         return Err("an input needs a stage or a path".to_string());
     }
-    Ok(InputSource::Outside { path: text.to_string() })
+    Ok(InputSource::External { path: text.to_string() })
 }
 
 impl Stage for Command {
@@ -194,9 +194,9 @@ impl Stage for Command {
         Some(Program {
             argv,
             env: self.fixed.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-            passed: self.passed.clone(),
-            dir: self.dir.clone(),
-            visible: self.inputs.keys().map(|name| (role(name), name.clone())).collect(),
+            inherited_env: self.passed.clone(),
+            working_dir: self.dir.clone(),
+            input_names: self.inputs.keys().map(|name| (role(name), name.clone())).collect(),
         })
     }
 

@@ -91,7 +91,7 @@ impl Stage for Export {
         }
         let adapter = from.join(ADAPTER);
         if adapter.is_dir() {
-            for name in files::list_if_there(&adapter)? {
+            for name in files::list_names(&adapter)? {
                 files::copy(&adapter.join(&name), &folder.join(ADAPTER).join(&name))?;
             }
         }

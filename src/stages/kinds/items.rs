@@ -214,7 +214,7 @@ impl Stage for Items {
             one("path", &self.path).into_iter().chain(self.files().into_iter().map(|(_, role, path)| (role, path)));
         roles
             .chain(one("images", &self.images))
-            .map(|(role, path)| Input { role, source: InputSource::Outside { path } })
+            .map(|(role, path)| Input { role, source: InputSource::External { path } })
             .collect()
     }
 

@@ -222,7 +222,7 @@ impl Stage for Pairs {
             Source::Released { path, images, .. } => {
                 let outside = |role: &str, path: &String| Input {
                     role: role.to_string(),
-                    source: InputSource::Outside { path: path.clone() },
+                    source: InputSource::External { path: path.clone() },
                 };
                 inputs.push(outside("path", path));
                 inputs.extend(images.iter().map(|images| outside("images", images)));

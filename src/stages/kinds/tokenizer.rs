@@ -98,7 +98,7 @@ impl Stage for TokenizerStage {
         let path = self
             .path
             .iter()
-            .map(|path| Input { role: "path".to_string(), source: InputSource::Outside { path: path.clone() } });
+            .map(|path| Input { role: "path".to_string(), source: InputSource::External { path: path.clone() } });
         let accepts = &[ArtifactKind::Rows, ArtifactKind::Items];
         let trained = self
             .train_on

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::stages::KINDS;
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Hash, Seed, files};
 use ablate_core::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
 use ablate_data::images::ImagePacks;
@@ -38,7 +38,7 @@ impl Bench {
         let mut inputs = BTreeMap::new();
         for input in stage.inputs() {
             let (path, kind) = match &input.source {
-                InputSource::Outside { path } => (self.path(path), None),
+                InputSource::External { path } => (self.path(path), None),
                 InputSource::Stage { reference, accepts } => self.output(&reference.stage, accepts),
                 InputSource::Environment { .. } => continue,
             };
@@ -57,7 +57,7 @@ impl Bench {
             threads: 2,
             device: "cpu".into(),
             variables: BTreeMap::new(),
-            progress: &Silent,
+            progress: &NoProgress,
         };
         let summary = stage.run(&ctx)?;
         let pack = out.join("images.tar");

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use serde_json::{Value, json};
 
 use super::data_kinds::Bench;
-use ablate_core::base::{Causes, files};
+use ablate_core::base::{ErrorChain, files};
 use ablate_data::records::{Finish, Item, Judged, Score};
 
 /// An endpoint that answers one request after another with these choices, and then says what it was asked.
@@ -87,7 +87,7 @@ fn bad_replies_are_asked_for_again_by_the_next_attempt_and_good_ones_never() {
         let (url, thread) = endpoint(answers);
         let error = bench.run("kept", "distill", &table(&url, 1)).unwrap_err();
         assert_eq!(error.to_string(), format!("the teacher gave nothing to keep: {expected}"));
-        assert!(!Causes::of(&error).input, "another attempt may mend it");
+        assert!(!ErrorChain::of(&error).input, "another attempt may mend it");
         thread.join().unwrap();
     }
     let (url, thread) = endpoint(vec![json!([good("2")])]);
@@ -117,7 +117,7 @@ fn good_replies_without_a_match_are_no_matter_of_trying_again() {
     let error = bench.run("kept", "distill", &table(&url, 1)).unwrap_err();
     thread.join().unwrap();
     let expected = "the teacher gave nothing to keep: 1 with another answer than the reference";
-    assert_eq!((error.to_string().as_str(), Causes::of(&error).input), (expected, true));
+    assert_eq!((error.to_string().as_str(), ErrorChain::of(&error).input), (expected, true));
 }
 
 #[test]

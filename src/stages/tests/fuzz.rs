@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use crate::stages::loaded_model::Model;
 use ablate_core::base::files;
 use ablate_data::pixels::Images;
-use ablate_fuzz::{edited, edits, fuzz, tell};
+use ablate_fuzz::{apply_edits, edits, fuzz, print_case};
 use ablate_nn::PixelSource;
 
 const PIECES: &[&str] = &[
@@ -51,16 +51,18 @@ fn any_folder_is_a_model_or_an_error() {
     }
     fuzz("hub folder", &(any::<Index>(), edits(PIECES)), |(which, edits)| {
         let (path, bytes) = &sound[which.index(sound.len())];
-        files::write_atomic(path, &edited(bytes, &edits)).unwrap();
+        files::write_atomic(path, &apply_edits(bytes, &edits)).unwrap();
         let model = Model::open(folder.path(), |processor| Images::of_files(&[("image", &image)], true, processor));
         files::write_atomic(path, bytes).unwrap();
         match model {
             Ok(model) => {
                 let sequence = model.chat.sequence(Some("image"), "What is it?", "A square.", false);
-                tell(&sequence.map(|row| row.tokens.len()).map_err(|error| format!("{error:#}")));
-                tell(&model.images.pixel_values("image").map(|pixels| pixels.values.len()).map_err(|e| e.to_string()));
+                print_case(&sequence.map(|row| row.tokens.len()).map_err(|error| format!("{error:#}")));
+                print_case(
+                    &model.images.pixel_values("image").map(|pixels| pixels.values.len()).map_err(|e| e.to_string()),
+                );
             }
-            Err(error) => tell(&format!("{error:#}")),
+            Err(error) => print_case(&format!("{error:#}")),
         }
     });
 }

@@ -8,7 +8,7 @@ use expect_test::expect;
 use serde_json::{Value, json};
 
 use crate::stages::kinds::{base, dpo, eval, rollout, sft};
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Hash, Seed, files};
 use ablate_core::stage::{InputPath, Kind, Manifest, ManifestEntry, StageContext, Summary};
 use ablate_data::jsonl;
@@ -81,7 +81,7 @@ impl World {
             threads: 1,
             device: "cpu".into(),
             variables: BTreeMap::new(),
-            progress: &Silent,
+            progress: &NoProgress,
         };
         stage.run(&ctx)
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::loaded_model::{Model, carry_companions};
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
 use ablate_data::pixels::Images;
 use ablate_data::tokenizer::FILE;
@@ -46,7 +46,7 @@ struct Chat {
 }
 
 fn open(folder: &Path) -> Result<Model> {
-    let paths = files::paths_if_there(&folder.with_file_name("images"))?;
+    let paths = files::list_paths(&folder.with_file_name("images"))?;
     let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
     let images: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|path| &**path)).collect();
     Model::open(folder, |processor| Images::of_files(&images, true, processor))
@@ -100,7 +100,7 @@ fn answers(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
         repetition_penalty: 1.0,
         batch: 16,
     };
-    let resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
+    let resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
     let mut responses = BTreeMap::new();
     let mut done = |index, mut response: Vec<_>| {
         responses.insert(index, response.remove(0));
@@ -154,7 +154,7 @@ fn models_match_transformers() {
     let root = std::env::var_os("ABLATE_PARITY").map(PathBuf::from);
     let golden = || Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let hub = root.clone().unwrap_or_else(golden).join("hub");
-    let mut folders: Vec<PathBuf> = files::paths_if_there(&hub).unwrap();
+    let mut folders: Vec<PathBuf> = files::list_paths(&hub).unwrap();
     folders.retain(|folder| folder.join("config.json").exists());
     assert!(folders.len() > 10, "only {} checkpoints in `{}`", folders.len(), hub.display());
     let mut wrong = Vec::new();

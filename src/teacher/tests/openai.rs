@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::teacher::{Fault, OpenAi, OpenAiConfig, Question, Reply};
-use ablate_core::base::Causes;
+use ablate_core::base::ErrorChain;
 use ablate_data::records::Finish;
 
 const KEY: &str = "sk-test-0123456789";
@@ -86,7 +86,7 @@ fn client_with_key(url: &str) -> OpenAi {
 /// What one question ends with, and whether it is the user's mistake.
 fn failure(client: &OpenAi) -> (String, bool) {
     let error = client.ask(&question(None), 1).unwrap_err();
-    (format!("{error:#}"), Causes::of(&error).input)
+    (format!("{error:#}"), ErrorChain::of(&error).input)
 }
 
 fn texts(replies: &[Reply]) -> Vec<&str> {
@@ -278,7 +278,7 @@ fn a_missing_key_is_a_mistake_of_the_users() {
     for none in [BTreeMap::new(), variables(&[("KEY", " \n")])] {
         let error = OpenAi::new(config.clone(), &none).err().unwrap();
         let expected = "the environment variable `KEY` is not set: `key_env` says that it holds the API key";
-        assert_eq!((error.to_string().as_str(), Causes::of(&error).input), (expected, true));
+        assert_eq!((error.to_string().as_str(), ErrorChain::of(&error).input), (expected, true));
     }
     let error = OpenAi::new(config, &variables(&[("KEY", "two\nlines")])).err().unwrap();
     assert_eq!(error.to_string(), "the key in `KEY` holds a character that no HTTP header may hold");

@@ -138,7 +138,7 @@ fn a_large_model_lies_in_shards_with_an_index() {
     let values: Vec<f32> = (0..8).map(|at| at as f32).collect();
     let array = |name: &str| Output { name: name.to_string(), shape: vec![8], dtype: Dtype::F32, values: &values };
     writer::write_sharded(folder.path(), &[array("b"), array("c"), array("a")], 70).unwrap();
-    let names = files::list_if_there(folder.path()).unwrap();
+    let names = files::list_names(folder.path()).unwrap();
     let shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
     assert_eq!(names, [shards[0], shards[1], "model.safetensors.index.json"]);
     let index = files::read_text(&folder.path().join(&names[2])).unwrap();

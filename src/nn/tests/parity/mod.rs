@@ -17,7 +17,7 @@ use crate::hub::Folder;
 use crate::infer::{GenerateConfig, Generated, generate, log_probs, reference};
 use crate::learner::Learner;
 use crate::{Checkpoint, Device, PixelSource, Resources};
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
 use ablate_data::conversation::Conversation;
 use ablate_data::pixels::Images;
@@ -26,7 +26,7 @@ use ablate_data::records::Finish;
 use ablate_data::tokens::{Chat, Prompt, TokenRow};
 use case::{Case, Text, relative_error};
 
-const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
+const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
 
 /// Largest relative error of logits, features and log-probabilities, all in `f32`.
 const TOLERANCE: f64 = 1e-4;
@@ -46,7 +46,7 @@ struct Subject {
 impl Subject {
     fn open(folder: &Path) -> Result<Subject> {
         let case = Case::read(folder)?;
-        let paths = files::paths_if_there(&folder.with_file_name("images"))?;
+        let paths = files::list_paths(&folder.with_file_name("images"))?;
         let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
         let paths: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|path| &**path)).collect();
         let vision = case.architecture().vision.clone();

@@ -20,11 +20,11 @@ use super::state::TrainState;
 use super::tuning::exactly;
 use crate::learner::Learner;
 use crate::{Adapter, Checkpoint, Device, ImageShape, Part, PixelSource, PixelValues, Resources, arrays};
-use ablate_core::base::progress::Silent;
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
 use ablate_data::tokens::{TokenPair, TokenRow};
 
-pub(super) const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &Silent };
+pub(super) const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
 static STATE: TrainState = TrainState::none();
 
 /// A model before training, what it is trained on, and where the runs lie.

@@ -1,4 +1,4 @@
-//! What makes objects outlive a power cut. Knows no record.
+//! Syncs objects to disk, so that they survive a power cut.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,14 +9,14 @@ use super::Store;
 use ablate_core::base::files;
 use ablate_core::stage::Artifact;
 
-/// So many files are synced one by one.
-const FEW: usize = 4;
+/// Up to this many files are synced one by one.
+const MAX_SINGLE_SYNCS: usize = 4;
 
 impl Store {
-    /// Brings the objects of artifacts to the disk: their bytes, then the entries that lead to them.
-    pub(super) fn make_durable<'a>(&self, artifacts: impl Iterator<Item = &'a Artifact>) -> Result<()> {
+    /// Syncs the objects of artifacts: their bytes, then the folder entries that lead to them.
+    pub(super) fn fsync_objects<'a>(&self, artifacts: impl Iterator<Item = &'a Artifact>) -> Result<()> {
         let mut found: BTreeSet<PathBuf> = BTreeSet::new();
-        // Shards are made as they are needed: their own entries too.
+        // Shard folders are created on demand, so the entries of `objects` are synced too.
         let mut folders = BTreeSet::from([self.root().join("objects")]);
         for artifact in artifacts {
             let path = self.object_path(artifact.hash);
@@ -31,9 +31,9 @@ impl Store {
                 }
             }
         }
-        // Many files one by one cost a turn of the disk each; all at once may cost what others have written. Few are
-        // what a slow stage gives, many what a row of fast ones does.
-        if found.len() > FEW && files::sync_file_system(self.root())? {
+        // Each single sync waits for the disk once. Syncing the whole file system waits once, but may also write
+        // other programs' data. One slow stage produces few files, a batch of fast stages many.
+        if found.len() > MAX_SINGLE_SYNCS && files::sync_file_system(self.root())? {
             return Ok(());
         }
         found.iter().try_for_each(|file| files::sync_file(file))?;

@@ -1,5 +1,5 @@
-//! Opens plain files only. A named pipe in the place of a file keeps whoever opens it waiting for a writer, and a device
-//! has no end: both are errors here. Writes nothing.
+//! Opens regular files only. Opening a named pipe blocks until a writer appears, and a device may have no end, so
+//! both are errors.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{Error, Read, Result};
@@ -9,42 +9,41 @@ use std::path::Path;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// Opens a file for reading; links are followed.
+/// Opens a file for reading. Follows links.
 #[expect(clippy::disallowed_methods, reason = "opens for reading only, with a flag that `File::open` cannot give")]
 pub(super) fn open(path: &Path) -> Result<File> {
-    // Without this flag the call itself waits for a pipe's other end. It changes nothing for plain files.
+    // Without this flag the call blocks on a pipe. The flag has no effect on regular files.
     let opened = OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
     let file = opened.map_err(|error| match fs::metadata(path) {
         // A socket cannot be opened at all.
-        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => no_file(&metadata),
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => not_a_file(&metadata),
         _ => error,
     })?;
     check(&file)?;
     Ok(file)
 }
 
-/// Reads a text file.
 pub fn read_text(path: &Path) -> Result<String> {
     let mut text = String::new();
     open(path)?.read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Fails for an open file that is none.
+/// Fails if an open file is not a regular file.
 pub(super) fn check(file: &File) -> Result<()> {
     let metadata = file.metadata()?;
-    if metadata.is_file() { Ok(()) } else { Err(no_file(&metadata)) }
+    if metadata.is_file() { Ok(()) } else { Err(not_a_file(&metadata)) }
 }
 
-fn no_file(metadata: &Metadata) -> Error {
+fn not_a_file(metadata: &Metadata) -> Error {
     if metadata.is_dir() {
         return Errno::ISDIR.into();
     }
-    Error::other(format!("it is {}, not a file", kind(metadata.file_type())))
+    Error::other(format!("it is {}, not a file", type_name(metadata.file_type())))
 }
 
-/// What something is that is neither a file nor a folder.
-pub fn kind(kind: fs::FileType) -> &'static str {
+/// The name of a file type other than file and folder.
+pub fn type_name(kind: fs::FileType) -> &'static str {
     match kind {
         kind if kind.is_fifo() => "a named pipe",
         kind if kind.is_socket() => "a socket",
@@ -60,17 +59,17 @@ mod tests {
     use std::process::Command;
 
     #[test]
-    fn pipes_sockets_devices_and_folders_are_errors_at_once() {
+    fn special_files_and_folders_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let [pipe, socket] = ["pipe", "socket"].map(|name| folder.path().join(name));
         assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
         let _listener = UnixListener::bind(&socket).unwrap();
-        let told = |path: &Path| open(path).unwrap_err().to_string();
-        assert_eq!(told(&pipe), "it is a named pipe, not a file");
-        assert_eq!(told(&socket), "it is a socket, not a file");
-        assert_eq!(told(Path::new("/dev/zero")), "it is a device, not a file");
-        assert_eq!(told(folder.path()), "Is a directory (os error 21)");
-        assert_eq!(told(&folder.path().join("none")), "No such file or directory (os error 2)");
+        let message = |path: &Path| open(path).unwrap_err().to_string();
+        assert_eq!(message(&pipe), "it is a named pipe, not a file");
+        assert_eq!(message(&socket), "it is a socket, not a file");
+        assert_eq!(message(Path::new("/dev/zero")), "it is a device, not a file");
+        assert_eq!(message(folder.path()), "Is a directory (os error 21)");
+        assert_eq!(message(&folder.path().join("none")), "No such file or directory (os error 2)");
         assert!(open(Path::new("/proc/self/stat")).is_ok());
     }
 }

@@ -1,73 +1,74 @@
-//! The memo's file: entries by ascending path, searched where they lie in it. Knows not what a stamp says.
+//! The memo's file: entries sorted by path, searched in place.
 //!
 //! ```text
 //! "ablate memo 2\n"
-//! blake3 of the rest    the file is not synced: after a power cut it may be anything
+//! blake3 of the rest    (the file is not synced: after a power cut it may have any content)
 //! entry                 72 bytes: stamp and hash
-//! u16, u16, bytes       how much of the path before this path begins with, how much follows, and that
-//! entry ...             every 16th path is written out whole: a search begins there
+//! u16, u16, bytes       length of the prefix shared with the previous path, length of the rest, the rest
+//! entry ...             every 16th path is written in full: a search starts there
 //! ```
 //!
-//! Nothing is unpacked and paths share their beginnings, because reading is what costs: 100,000 entries are 9 MB.
+//! The file is not unpacked and paths share their prefixes, because reading dominates the cost: 100,000 entries are 9
+//! MB.
 
 use std::path::Path;
 
 use ablate_core::base::{Hash, files};
 
-/// A stamp and the hash that belongs to it.
+/// A stamp and a hash.
 pub(super) type Entry = [u8; 72];
 
 const HEADER: &[u8] = b"ablate memo 2\n";
 const HEAD: usize = HEADER.len() + 32;
 const GROUP: usize = 16;
 
-/// What the file held when it was read; no file, or one of nonsense, holds nothing.
+/// The content of the file. Empty if the file is missing or invalid.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(super) struct MemoIndex {
     bytes: Vec<u8>,
-    /// Where each group begins.
+    /// Offset of each group of 16 entries.
     groups: Vec<usize>,
 }
 
-impl Known {
-    /// A file that cannot be read is an empty one: it only saves time.
-    pub(super) fn read(file: &Path) -> Known {
-        files::read_bytes(file).ok().and_then(Known::parse).unwrap_or_default()
+impl MemoIndex {
+    /// Reads the file. An unreadable file counts as empty, because the memo only saves time.
+    pub(super) fn read(file: &Path) -> MemoIndex {
+        files::read_bytes(file).ok().and_then(MemoIndex::parse).unwrap_or_default()
     }
 
-    /// Lays entries of ascending paths out as in the file.
-    pub(super) fn new<'a>(entries: impl Iterator<Item = (&'a str, &'a Entry)>) -> Known {
-        let mut known = Known { bytes: [HEADER, &[0; HEAD - HEADER.len()]].concat(), groups: Vec::new() };
-        let mut before = "";
-        // A path too long for its length's 16 bits, longer than any system call takes, is left out.
+    /// Builds the file content from entries sorted by path.
+    pub(super) fn new<'a>(entries: impl Iterator<Item = (&'a str, &'a Entry)>) -> MemoIndex {
+        let mut known = MemoIndex { bytes: [HEADER, &[0; HEAD - HEADER.len()]].concat(), groups: Vec::new() };
+        let mut previous = "";
+        // A path longer than 65,535 bytes, which no system call accepts, is left out.
         for (index, (path, entry)) in entries.filter(|(path, _)| u16::try_from(path.len()).is_ok()).enumerate() {
             let mut shared = 0;
             if index % GROUP == 0 {
                 known.groups.push(known.bytes.len());
             } else {
-                shared = path.bytes().zip(before.bytes()).take_while(|(one, other)| one == other).count();
+                shared = path.bytes().zip(previous.bytes()).take_while(|(one, other)| one == other).count();
             }
             let rest = &path.as_bytes()[shared..];
             known.bytes.extend_from_slice(entry);
             known.bytes.extend_from_slice(&(shared as u16).to_le_bytes());
             known.bytes.extend_from_slice(&(rest.len() as u16).to_le_bytes());
             known.bytes.extend_from_slice(rest);
-            before = path;
+            previous = path;
         }
         let checksum = Hash::of_bytes(&known.bytes[HEAD..]);
         known.bytes[HEADER.len()..HEAD].copy_from_slice(checksum.bytes());
         known
     }
 
-    /// What belongs into the file.
+    /// The content to write to the file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     pub(super) fn get(&self, path: &str) -> Option<&Entry> {
         let path = path.as_bytes();
-        let begins_before = |start: &usize| part(&self.bytes[*start..]).is_some_and(|first| first.added <= path);
-        let group = self.groups.partition_point(begins_before).checked_sub(1)?;
+        let starts_before = |start: &usize| raw_entry(&self.bytes[*start..]).is_some_and(|first| first.added <= path);
+        let group = self.groups.partition_point(starts_before).checked_sub(1)?;
         let mut cursor = self.cursor(self.groups[group]);
         for _ in 0..GROUP {
             let entry = cursor.advance()?;
@@ -86,7 +87,7 @@ impl Known {
         })
     }
 
-    pub(super) fn parse(bytes: Vec<u8>) -> Option<Known> {
+    pub(super) fn parse(bytes: Vec<u8>) -> Option<MemoIndex> {
         let (checksum, rest) = bytes.strip_prefix(HEADER)?.split_first_chunk()?;
         if Hash::of_bytes(rest) != Hash::from_bytes(*checksum) {
             return None;
@@ -99,12 +100,12 @@ impl Known {
             }
             if index % GROUP == 0 {
                 groups.push(bytes.len() - cursor.rest.len());
-                // Whatever shares something with the path before does not begin a group.
+                // The first path of a group shares no prefix with the path before it.
                 cursor.path.clear();
             }
             cursor.advance()?;
         }
-        Some(Known { bytes, groups })
+        Some(MemoIndex { bytes, groups })
     }
 
     fn cursor(&self, start: usize) -> Cursor<'_> {
@@ -112,32 +113,32 @@ impl Known {
     }
 }
 
-/// An entry as it lies in the file.
-struct Part<'a> {
+/// An entry as stored in the file.
+struct RawEntry<'a> {
     entry: &'a Entry,
     shared: usize,
     added: &'a [u8],
     rest: &'a [u8],
 }
 
-fn part(bytes: &[u8]) -> Option<Part<'_>> {
+fn raw_entry(bytes: &[u8]) -> Option<RawEntry<'_>> {
     let (entry, rest) = bytes.split_first_chunk()?;
     let (shared, rest) = rest.split_first_chunk()?;
     let (length, rest) = rest.split_first_chunk()?;
     let (added, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-    Some(Part { entry, shared: usize::from(u16::from_le_bytes(*shared)), added, rest })
+    Some(RawEntry { entry, shared: usize::from(u16::from_le_bytes(*shared)), added, rest })
 }
 
-/// Goes from entry to entry; `path` is that of the entry it came by last.
+/// Iterates over the entries; `path` is the path of the last one.
 struct Cursor<'a> {
     rest: &'a [u8],
     path: Vec<u8>,
 }
 
 impl<'a> Cursor<'a> {
-    /// The next entry; `None` at the end, or where nothing sensible follows.
+    /// The next entry; `None` at the end or at invalid data.
     fn advance(&mut self) -> Option<&'a Entry> {
-        let part = part(self.rest).filter(|part| part.shared <= self.path.len())?;
+        let part = raw_entry(self.rest).filter(|part| part.shared <= self.path.len())?;
         self.path.truncate(part.shared);
         self.path.extend_from_slice(part.added);
         self.rest = part.rest;
@@ -153,12 +154,12 @@ mod tests {
         (0..count).map(|i| (format!("/data/a folder/image-{i:06}.png"), [i as u8; size_of::<Entry>()])).collect()
     }
 
-    fn known(entries: &[(String, Entry)]) -> Known {
-        Known::new(entries.iter().map(|(path, entry)| (path.as_str(), entry)))
+    fn known(entries: &[(String, Entry)]) -> MemoIndex {
+        MemoIndex::new(entries.iter().map(|(path, entry)| (path.as_str(), entry)))
     }
 
     #[test]
-    fn entries_are_found_in_the_file_as_in_the_memory() {
+    fn entries_are_found_after_a_round_trip() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("memo");
         let mut entries = entries(300);
@@ -166,7 +167,7 @@ mod tests {
         entries.sort();
         let made = known(&entries);
         files::write_atomic(&file, made.bytes()).unwrap();
-        for known in [made, Known::read(&file)] {
+        for known in [made, MemoIndex::read(&file)] {
             for (path, entry) in &entries {
                 assert_eq!(known.get(path), Some(entry));
             }
@@ -177,19 +178,19 @@ mod tests {
     }
 
     #[test]
-    fn any_part_or_damage_of_a_file_is_an_empty_memo() {
+    fn damaged_file_is_an_empty_memo() {
         let sound = known(&entries(40)).bytes().to_vec();
-        assert_eq!(Known::parse(sound.clone()).unwrap().iter().count(), 40);
+        assert_eq!(MemoIndex::parse(sound.clone()).unwrap().iter().count(), 40);
         for length in 0..sound.len() {
-            assert!(Known::parse(sound[..length].to_vec()).is_none_or(|known| known.groups.is_empty()), "{length}");
+            assert!(MemoIndex::parse(sound[..length].to_vec()).is_none_or(|known| known.groups.is_empty()), "{length}");
             let mut damaged = sound.clone();
             damaged[length] ^= 1;
-            assert!(Known::parse(damaged).is_none(), "{length}");
+            assert!(MemoIndex::parse(damaged).is_none(), "{length}");
         }
     }
 
     #[test]
-    fn lengths_of_nonsense_under_a_sound_checksum_are_an_empty_memo() {
+    fn invalid_lengths_are_an_empty_memo() {
         let sound = known(&entries(1)).bytes().to_vec();
         let lengths = HEAD + size_of::<Entry>();
         for wrong in [0, 2] {
@@ -197,12 +198,12 @@ mod tests {
             bytes[lengths + wrong] ^= 1;
             let checksum = Hash::of_bytes(&bytes[HEAD..]);
             bytes[HEADER.len()..HEAD].copy_from_slice(checksum.bytes());
-            assert!(Known::parse(bytes).is_none(), "{wrong}");
+            assert!(MemoIndex::parse(bytes).is_none(), "{wrong}");
         }
     }
 
     #[test]
-    fn a_path_of_absurd_length_is_left_out() {
+    fn overlong_path_is_left_out() {
         let mut entries = entries(20);
         entries[7].0 += &"x".repeat(70_000);
         assert_eq!(known(&entries).iter().count(), 19);

@@ -1,36 +1,36 @@
-//! Why something failed, as data: the chain of causes, and whether it is the user's input that is wrong.
+//! An error as data that can be sent to another process: its chain of causes, and whether the user's input is wrong.
 
 use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// An error's chain, outermost first. Crosses the process border.
+/// The messages of an error and its causes, outermost first. Child processes send it to the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Causes {
+pub struct ErrorChain {
     #[serde(rename = "causes")]
     pub chain: Vec<String>,
-    /// The input is wrong: the same command can only fail again until the user has changed something.
+    /// The user's input is wrong: a retry fails until the user changes something.
     #[serde(default)]
     pub input: bool,
 }
 
-impl Causes {
-    pub fn of(error: &anyhow::Error) -> Causes {
+impl ErrorChain {
+    pub fn of(error: &anyhow::Error) -> ErrorChain {
         let marks = error.chain().filter_map(<dyn Error>::downcast_ref::<WrongInput>);
         let mut marks = marks.peekable();
-        let input = marks.peek().is_some() && !marks.any(|mark| mark.0.chain().any(is_of_the_world));
-        Causes { chain: error.chain().map(ToString::to_string).collect(), input }
+        let input = marks.peek().is_some() && !marks.any(|mark| mark.0.chain().any(is_system_failure));
+        ErrorChain { chain: error.chain().map(ToString::to_string).collect(), input }
     }
 
-    /// A cause of the world, in one sentence.
-    pub fn world(cause: impl Into<String>) -> Causes {
-        Causes { chain: vec![cause.into()], input: false }
+    /// A system failure with one message.
+    pub fn system(cause: impl Into<String>) -> ErrorChain {
+        ErrorChain { chain: vec![cause.into()], input: false }
     }
 }
 
-/// Whether reading failed for a reason that lies in no file: a disk, a network or a machine that is at its end.
-fn is_of_the_world(cause: &(dyn Error + 'static)) -> bool {
+/// Whether a read failed because of the disk, the network or the machine, and not because of the file.
+fn is_system_failure(cause: &(dyn Error + 'static)) -> bool {
     use std::io::ErrorKind;
     let Some(error) = cause.downcast_ref::<std::io::Error>() else { return false };
     let kinds = [
@@ -48,14 +48,14 @@ fn is_of_the_world(cause: &(dyn Error + 'static)) -> bool {
         ErrorKind::ConnectionRefused,
         ErrorKind::NotConnected,
     ];
-    // EIO, and too many open files in the system or in the process: they have no kind.
+    // EIO (5), ENFILE (23) and EMFILE (24) have no `ErrorKind`.
     kinds.contains(&error.kind()) || matches!(error.raw_os_error(), Some(5 | 23 | 24))
 }
 
-/// Marks an error as one of the user's input. Says what the error says.
+/// Marks an error as one of the user's input. Displays the same text as the error.
 struct WrongInput(anyhow::Error);
 
-/// For `map_err`: marks an error as one of the user's input.
+/// Marks an error as one of the user's input; for `map_err`.
 pub fn wrong_input(error: anyhow::Error) -> anyhow::Error {
     anyhow::Error::new(WrongInput(error))
 }
@@ -84,23 +84,23 @@ mod tests {
     use anyhow::anyhow;
 
     #[test]
-    fn the_mark_survives_context_and_adds_no_words() {
+    fn mark_survives_context_and_adds_no_text() {
         let error = wrong_input(anyhow!("line 3").context("not JSON")).context("cannot read `a.jsonl`");
-        let causes = Causes::of(&error);
+        let causes = ErrorChain::of(&error);
         assert_eq!(causes.chain, ["cannot read `a.jsonl`", "not JSON", "line 3"]);
         assert!(causes.input);
-        assert!(!Causes::of(&anyhow!("disk full")).input);
+        assert!(!ErrorChain::of(&anyhow!("disk full")).input);
     }
 
     #[test]
-    fn a_disk_that_fails_is_of_the_world_whatever_was_read_from_it() {
+    fn disk_failure_is_never_a_user_error() {
         let marked = |code: i32| {
             let error = anyhow::Error::new(std::io::Error::from_raw_os_error(code));
             [
                 wrong_input(error),
                 wrong_input(anyhow!(std::io::Error::from_raw_os_error(code)).context("cannot read `a`")),
             ]
-            .map(|error| Causes::of(&error.context("stage")).input)
+            .map(|error| ErrorChain::of(&error.context("stage")).input)
         };
         // No such file, no permission, a folder.
         assert_eq!([2, 13, 21].map(marked), [[true; 2]; 3]);

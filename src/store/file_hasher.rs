@@ -1,8 +1,8 @@
-//! Reads files for their hashes, through the memo. Knows nothing of what the files are.
+//! Hashes files through the memo.
 //!
-//! As in git's index, a time stamp proves nothing for a file that was changed a moment before it was read: a second
-//! edit within the tick of the file system's clock would look the same. Such hashes are used once and not
-//! remembered. Nor is a stamp from the future believed, which a clock that was set back leaves behind.
+//! As in git's index, a time stamp is not trusted if the file changed shortly before it was read: a second edit
+//! within the tick of the file system's clock would leave the same stamp. Such a hash is used once and not
+//! remembered. A stamp in the future, which a clock that was set back leaves behind, is not trusted either.
 
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
@@ -11,48 +11,53 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 
-use super::known::Known;
 use super::memo::{Memo, Stamp};
-use ablate_core::base::hash::Told;
+use super::memo_index::MemoIndex;
+use ablate_core::base::hash::OnRead;
 use ablate_core::base::{Hash, files, modes};
 
-/// How often a file is read in the hope that it stays the same meanwhile.
+/// How often a file that changes during the read is read again.
 const ATTEMPTS: usize = 3;
 
-/// Hashes files through the memo, any number of threads at a time.
-pub(super) struct Reader<'a> {
+/// Hashes files through the memo; can be shared between threads.
+pub(super) struct FileHasher<'a> {
     memo: &'a Mutex<Memo>,
-    known: Arc<Known>,
-    told: Told<'a>,
+    on_disk: Arc<MemoIndex>,
+    on_read: OnRead<'a>,
     now: &'a (dyn Fn() -> i128 + Sync),
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(memo: &'a Mutex<Memo>, told: Told<'a>) -> Reader<'a> {
-        Reader { memo, known: lock(memo).known().clone(), told, now: &|| jiff::Timestamp::now().as_nanosecond() }
+impl<'a> FileHasher<'a> {
+    pub(super) fn new(memo: &'a Mutex<Memo>, on_read: OnRead<'a>) -> FileHasher<'a> {
+        FileHasher {
+            memo,
+            on_disk: lock(memo).on_disk().clone(),
+            on_read,
+            now: &|| jiff::Timestamp::now().as_nanosecond(),
+        }
     }
 
-    /// The reader with another clock.
+    /// The hasher with another clock.
     #[cfg(test)]
-    pub(super) fn at(self, now: &'a (dyn Fn() -> i128 + Sync)) -> Reader<'a> {
-        Reader { now, ..self }
+    pub(super) fn with_clock(self, now: &'a (dyn Fn() -> i128 + Sync)) -> FileHasher<'a> {
+        FileHasher { now, ..self }
     }
 
-    /// The hash and size of a file. `None` for a path where nothing is.
+    /// The hash and size of a file; `None` if the path does not exist.
     pub(super) fn hash(&self, key: &str, path: &Path) -> Result<Option<(Hash, u64)>> {
-        let Some(metadata) = look(path)? else { return Ok(None) };
-        self.hash_seen(key, path, &metadata).map(Some)
+        let Some(metadata) = metadata_if_exists(path)? else { return Ok(None) };
+        self.hash_with_metadata(key, path, &metadata).map(Some)
     }
 
-    /// As [`Reader::hash`], for a file that somebody has looked at already.
-    pub(super) fn hash_seen(&self, key: &str, path: &Path, metadata: &Metadata) -> Result<(Hash, u64)> {
+    /// As [`FileHasher::hash`], for a file whose metadata was already read.
+    pub(super) fn hash_with_metadata(&self, key: &str, path: &Path, metadata: &Metadata) -> Result<(Hash, u64)> {
         let (bytes, size) = self.hash_bytes(key, path, metadata)?;
-        Ok((identity(bytes, modes::is_executable(metadata)), size))
+        Ok((file_identity(bytes, modes::is_executable(metadata)), size))
     }
 
-    /// The hash of a file's bytes, whatever its mode.
+    /// The hash of a file's bytes, independent of its mode.
     pub(super) fn hash_bytes(&self, key: &str, path: &Path, metadata: &Metadata) -> Result<(Hash, u64)> {
-        // A pipe would keep whoever opens it waiting for ever.
+        // Opening a pipe would block forever.
         if !metadata.is_file() {
             bail!("`{}` is neither a file nor a folder", path.display());
         }
@@ -64,8 +69,8 @@ impl<'a> Reader<'a> {
     }
 
     fn remembered(&self, key: &str, stamp: Stamp) -> Option<Hash> {
-        let on_disk = self.known.get(key).and_then(|entry| stamp.hash_in(entry));
-        on_disk.or_else(|| lock(self.memo).learned(key, stamp))
+        let hash = self.on_disk.get(key).and_then(|entry| stamp.hash_in(entry));
+        hash.or_else(|| lock(self.memo).added(key, stamp))
     }
 
     fn read(&self, key: &str, path: &Path) -> Result<(Hash, u64)> {
@@ -73,20 +78,20 @@ impl<'a> Reader<'a> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
             let now = (self.now)();
-            let file = files::open_plain(path)?;
+            let file = files::open_file(path)?;
             let before = Stamp::of(&file.metadata().with_context(context)?);
-            let hash = match Hash::of_open_file(&file, before.size, self.told) {
+            let hash = match Hash::of_open_file(&file, before.size, self.on_read) {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => continue,
                 hash => hash.with_context(context)?,
             };
             if Stamp::of(&file.metadata().with_context(context)?) == before {
-                if before.settled(now) {
+                if before.is_settled(now) {
                     lock(self.memo).put(key.to_string(), before, hash);
                 }
                 return Ok((hash, before.size));
             }
-            // A link made beside the file, or a touch, changes its stamp and not its bytes. Read twice with the same bytes, it is
-            // used, and not remembered.
+            // A new hard link or a `touch` changes the stamp but not the bytes. If two reads give the same bytes, the
+            // hash is used but not remembered.
             if last.replace((hash, before.size)) == Some((hash, before.size)) {
                 return Ok((hash, before.size));
             }
@@ -95,19 +100,19 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What identifies a file: the hash of its bytes, or for an executable one a hash of that.
-pub(super) fn identity(bytes: Hash, executable: bool) -> Hash {
+/// The content hash of a file: the hash of its bytes, or for an executable file a hash of that hash.
+pub(super) fn file_identity(bytes: Hash, executable: bool) -> Hash {
     if executable { Hash::of_bytes(&[b"executable\n", &bytes.bytes()[..]].concat()) } else { bytes }
 }
 
-/// The hash of a file's bytes, through the memo. `None` for a path where nothing is.
+/// The hash of a file's bytes through the memo; `None` if the path does not exist.
 pub(super) fn hash_file(memo: &Mutex<Memo>, key: &str, path: &Path) -> Result<Option<Hash>> {
-    let Some(metadata) = look(path)? else { return Ok(None) };
-    Ok(Some(Reader::new(memo, &|_| ()).hash_bytes(key, path, &metadata)?.0))
+    let Some(metadata) = metadata_if_exists(path)? else { return Ok(None) };
+    Ok(Some(FileHasher::new(memo, &|_| ()).hash_bytes(key, path, &metadata)?.0))
 }
 
-/// A path's metadata, links followed; `None` where nothing is.
-pub(super) fn look(path: &Path) -> Result<Option<Metadata>> {
+/// The metadata of a path; `None` if it does not exist. Follows links.
+pub(super) fn metadata_if_exists(path: &Path) -> Result<Option<Metadata>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
@@ -116,7 +121,7 @@ pub(super) fn look(path: &Path) -> Result<Option<Metadata>> {
 }
 
 fn lock(memo: &Mutex<Memo>) -> MutexGuard<'_, Memo> {
-    // A panic elsewhere leaves the memo usable: its entries are checked against the files anyway.
+    // The memo stays usable after a panic in another thread: its entries are checked against the files.
     memo.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -154,7 +159,7 @@ mod tests {
         }
 
         fn write(&self, bytes: &[u8]) {
-            files::write_soft(&self.path(), bytes).unwrap();
+            files::write_unsynced(&self.path(), bytes).unwrap();
         }
 
         fn set_modified(&self, time: SystemTime) {
@@ -166,14 +171,14 @@ mod tests {
             i128::from(metadata.ctime()) * SECOND + i128::from(metadata.ctime_nsec())
         }
 
-        fn hash_while(&self, told: Told) -> Result<Hash> {
+        fn hash_while(&self, told: OnRead) -> Result<Hash> {
             let changed = self.changed();
             let now = || changed + i128::from(self.ahead.load(Ordering::Relaxed)) * SECOND;
             let count = |bytes| {
                 self.read.fetch_add(bytes, Ordering::Relaxed);
                 told(bytes);
             };
-            Ok(Reader::new(&self.memo, &count).at(&now).hash("data", &self.path())?.unwrap().0)
+            Ok(FileHasher::new(&self.memo, &count).with_clock(&now).hash("data", &self.path())?.unwrap().0)
         }
 
         /// The hash of the file and how many bytes were read for it.
@@ -184,7 +189,7 @@ mod tests {
 
         fn remembers(&self) -> bool {
             let stamp = Stamp::of(&fs::metadata(self.path()).unwrap());
-            lock(&self.memo).learned("data", stamp).is_some()
+            lock(&self.memo).added("data", stamp).is_some()
         }
     }
 
@@ -244,7 +249,7 @@ mod tests {
         bench.set_modified(old);
         bench.hash();
         let other = bench.folder.path().join("other");
-        files::write_soft(&other, b"two").unwrap();
+        files::write_unsynced(&other, b"two").unwrap();
         fs::File::open(&other).unwrap().set_modified(old).unwrap();
         files::rename(&other, &bench.path()).unwrap();
         assert_eq!(bench.hash(), (of("two"), 3));
@@ -257,7 +262,7 @@ mod tests {
         let once = std::sync::Once::new();
         let hash = bench.hash_while(&|_| once.call_once(|| append(", two"))).unwrap();
         assert_eq!(hash, of("one, two"));
-        lock(&bench.memo).forget();
+        lock(&bench.memo).clear();
         let error = bench.hash_while(&|_| append("!")).unwrap_err().to_string();
         let path = bench.path();
         let wanted = format!("`{}` changes while it is read\nhelp: wait until nothing writes to it", path.display());
@@ -300,7 +305,7 @@ mod tests {
         bench.hash();
         lock(&bench.memo).save();
         assert_eq!(bench.hash(), (of("one"), 0));
-        lock(&bench.memo).forget();
+        lock(&bench.memo).clear();
         assert_eq!(bench.hash(), (of("one"), 3));
     }
 }

@@ -1,9 +1,9 @@
-//! Hashes of files and folders from outside the store. Knows no object and no record.
+//! Hashes and lists external inputs: files and folders outside the store.
 //!
-//! A folder counts by the relative paths, the bytes and the executable bit of the files below it, in the form of a
-//! store's tree: a folder and its copy in the store have one hash. Links are followed, as by the stage that reads the
-//! folder, and count as what they lead to. What [`super::ignored`] names is no part of it, and neither is a folder
-//! without files.
+//! A folder is identified by the relative paths, the bytes and the executable bits of its files, in the form of a
+//! store's tree, so a folder and its copy in the store have the same hash. Links are followed and count as their
+//! targets, as a stage reads them. Files that [`super::ignore_rules`] excludes and folders without files are left
+//! out.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -12,82 +12,86 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 
-use super::ignored::{self, IgnoreRules};
+use super::file_hasher::{FileHasher, metadata_if_exists};
+use super::ignore_rules::{self, IgnoreRules};
 use super::object::{Tree, TreeFile};
-use super::reader::{Reader, look};
 use super::{FORMAT_NAME, Store};
-use ablate_core::base::hash::Told;
+use ablate_core::base::hash::OnRead;
 use ablate_core::base::{Hash, files};
 
 impl Store {
-    /// The content hash of a file or folder outside the store, through the memo. `None` where nothing is.
-    pub fn hash_outside(&self, path: &Path, told: Told) -> Result<Option<Hash>> {
-        hash(&Reader::new(&self.memo, told), &absolute(path)?)
+    /// The content hash of an external file or folder, through the memo; `None` if it does not exist.
+    pub fn hash_external(&self, path: &Path, on_read: OnRead) -> Result<Option<Hash>> {
+        hash(&FileHasher::new(&self.memo, on_read), &absolute(path)?)
     }
 
-    /// The hash of a file's bytes alone, through the memo. `None` where nothing is.
-    pub fn hash_bytes_outside(&self, path: &Path) -> Result<Option<Hash>> {
+    /// The hash of a file's bytes without its mode, through the memo; `None` if it does not exist.
+    pub fn hash_external_bytes(&self, path: &Path) -> Result<Option<Hash>> {
         let path = absolute(path)?;
-        let Some(metadata) = look(&path)? else { return Ok(None) };
-        let reader = Reader::new(&self.memo, &|_| ());
-        reader.hash_bytes(&path.to_string_lossy(), &path, &metadata).map(|(hash, _)| Some(hash))
+        let Some(metadata) = metadata_if_exists(&path)? else { return Ok(None) };
+        let hasher = FileHasher::new(&self.memo, &|_| ());
+        hasher.hash_bytes(&path.to_string_lossy(), &path, &metadata).map(|(hash, _)| Some(hash))
     }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("`{}` is no path", path.display()))
+    std::path::absolute(path).with_context(|| format!("`{}` is not a valid path", path.display()))
 }
 
-fn hash(reader: &Reader, path: &Path) -> Result<Option<Hash>> {
-    let Some(metadata) = look(path)? else { return Ok(None) };
+fn hash(hasher: &FileHasher, path: &Path) -> Result<Option<Hash>> {
+    let Some(metadata) = metadata_if_exists(path)? else { return Ok(None) };
     if !metadata.is_dir() {
-        return reader.hash_seen(&path.to_string_lossy(), path, &metadata).map(|(hash, _)| Some(hash));
+        return hasher.hash_with_metadata(&path.to_string_lossy(), path, &metadata).map(|(hash, _)| Some(hash));
     }
-    let hashed: Vec<(String, TreeFile)> = files_below(path)?
+    let hashed: Vec<(String, TreeFile)> = list_files(path)?
         .files
         .into_par_iter()
         .map(|(name, path)| {
-            let found = reader.hash(&path.to_string_lossy(), &path)?;
-            let (hash, size) = found.with_context(|| format!("`{}` vanished while it was read", path.display()))?;
+            let found = hasher.hash(&path.to_string_lossy(), &path)?;
+            let (hash, size) = found.with_context(|| format!("`{}` was removed while it was read", path.display()))?;
             Ok((name, TreeFile { hash, size }))
         })
         .collect::<Result<_>>()?;
     Ok(Some(Hash::of_bytes(&Tree { files: hashed.into_iter().collect() }.bytes())))
 }
 
-/// The files that a folder from outside consists of.
+/// The files of an external folder.
 #[derive(Debug, Default)]
-pub struct Listing {
-    /// Sorted relative paths with `/`, links followed.
+pub struct FolderListing {
+    /// Sorted relative paths with `/`, with links followed.
     pub files: Vec<(String, PathBuf)>,
-    /// Whether an `.ablateignore` left something out.
+    /// Whether an `.ablateignore` excluded a file.
     pub is_partial: bool,
 }
 
-/// Lists the files below a folder. What is neither a file nor a folder, a link to nothing, a link to a folder around it
-/// and a store are errors.
-pub fn files_below(folder: &Path) -> Result<Listing> {
-    let mut found = Listing::default();
+/// Lists the files below a folder. Errors: something that is neither a file nor a folder, a link to nothing, a link
+/// to a folder that contains the link, and a store.
+pub fn list_files(folder: &Path) -> Result<FolderListing> {
+    let mut found = FolderListing::default();
     let input = folder.to_path_buf();
     let mut rules = IgnoreRules::default();
-    // Depth first: `around` are the folders that the present one lies in.
-    let mut around = Vec::new();
+    // Depth first; `ancestors` holds the folders that contain the current one.
+    let mut ancestors = Vec::new();
     let mut pending = vec![(0, String::new(), folder.to_path_buf())];
     while let Some((depth, prefix, folder)) = pending.pop() {
         let metadata = fs::metadata(&folder).with_context(|| format!("cannot look at `{}`", folder.display()))?;
         let id = (metadata.dev(), metadata.ino());
-        around.truncate(depth);
-        if around.contains(&id) {
-            bail!("`{}` is a link to a folder that it lies in", folder.display());
+        ancestors.truncate(depth);
+        if ancestors.contains(&id) {
+            bail!("`{}` is a link to a folder that contains it", folder.display());
         }
-        around.push(id);
+        ancestors.push(id);
         refuse_store(&folder, &input)?;
         rules.enter(depth, &folder)?;
         for (name, path, kind) in files::entries(&folder)? {
-            // A lock of an editor is a link to nothing: it is left out before anybody follows it.
-            let target = if kind.is_symlink() { look(&path)?.map(|target| target.file_type()) } else { Some(kind) };
+            // An editor's lock file is a dangling link. It is excluded before links are followed.
+            let target = if kind.is_symlink() {
+                metadata_if_exists(&path)?.map(|target| target.file_type())
+            } else {
+                Some(kind)
+            };
             if rules.ignores(&path, target.is_some_and(|kind| kind.is_dir())) {
-                found.is_partial |= rules.are_own();
+                found.is_partial |= rules.has_user_rules();
                 continue;
             }
             let kind = target.with_context(|| format!("`{}` is a link to nothing", path.display()))?;
@@ -105,7 +109,7 @@ pub fn files_below(folder: &Path) -> Result<Listing> {
     Ok(found)
 }
 
-/// A store changes with every run, and a stage that reads its own store would never be fresh.
+/// A store changes with every run, so a stage that reads its own store would never be fresh.
 fn refuse_store(folder: &Path, input: &Path) -> Result<()> {
     let format = fs::read(folder.join(FORMAT_NAME));
     if !format.is_ok_and(|text| text.starts_with(b"ablate store ")) {
@@ -113,8 +117,8 @@ fn refuse_store(folder: &Path, input: &Path) -> Result<()> {
     }
     let (store, input) = (folder.display(), input.display());
     bail!(
-        "`{store}` is a store of ablate, which no input may hold: every run changes it\nhelp: keep the store elsewhere with `--store`, or leave it out with a line in `{input}/{}`",
-        ignored::NAME
+        "`{store}` is a store of ablate inside an input. Every run changes it, so the stage would always run again\nhelp: keep the store elsewhere with `--store`, or leave it out with a line in `{input}/{}`",
+        ignore_rules::FILE_NAME
     )
 }
 
@@ -147,11 +151,11 @@ mod tests {
         }
 
         fn write(&self, name: &str, bytes: &[u8]) {
-            files::write_soft(&self.path(name), bytes).unwrap();
+            files::write_unsynced(&self.path(name), bytes).unwrap();
         }
 
         fn link(&self, target: &str, name: &str) {
-            files::relink(Path::new(target), &self.path(name)).unwrap();
+            files::symlink(Path::new(target), &self.path(name)).unwrap();
         }
 
         /// The hash of the folder a minute from now, when its files have settled, and the bytes read for it.
@@ -161,12 +165,12 @@ mod tests {
                 read.fetch_add(bytes, Ordering::Relaxed);
             };
             let later = || jiff::Timestamp::now().as_nanosecond() + 60_000_000_000;
-            let found = hash(&Reader::new(&self.store.memo, &count).at(&later), &self.path("")).unwrap();
+            let found = hash(&FileHasher::new(&self.store.memo, &count).with_clock(&later), &self.path("")).unwrap();
             (found.unwrap(), read.into_inner())
         }
 
         fn error(&self, name: &str) -> String {
-            let error = self.store.hash_outside(&self.path(name), &|_| ()).unwrap_err();
+            let error = self.store.hash_external(&self.path(name), &|_| ()).unwrap_err();
             error.to_string().replace(&self.folder.path().display().to_string(), "")
         }
     }
@@ -177,7 +181,7 @@ mod tests {
         let (first, read) = bench.hash();
         assert_eq!(read, 3);
         assert_eq!(bench.hash(), (first, 0));
-        bench.store.remember();
+        bench.store.save_memo();
         bench.store = Store::open(bench.store.root()).unwrap();
         assert_eq!(bench.hash(), (first, 0));
         // A touch, or equal bytes written again, cost one file's reading and change nothing.
@@ -194,11 +198,11 @@ mod tests {
     fn what_was_forgotten_is_read_again_and_remembered_anew() {
         let mut bench = Bench::new();
         let (first, _) = bench.hash();
-        bench.store.remember();
-        bench.store.forget();
+        bench.store.save_memo();
+        bench.store.clear_memo();
         assert_eq!(bench.hash(), (first, 3));
         assert_eq!(bench.hash(), (first, 0));
-        bench.store.forget();
+        bench.store.clear_memo();
         bench.store = Store::open(bench.store.root()).unwrap();
         assert_eq!(bench.hash(), (first, 3));
     }
@@ -208,8 +212,8 @@ mod tests {
         let bench = Bench::new();
         let (first, _) = bench.hash();
         let output = bench.store.root().join("work/out");
-        files::write_soft(&output.join("a.png"), b"1").unwrap();
-        files::write_soft(&output.join("sub/b.png"), b"22").unwrap();
+        files::write_unsynced(&output.join("a.png"), b"1").unwrap();
+        files::write_unsynced(&output.join("sub/b.png"), b"22").unwrap();
         assert_eq!(bench.store.put(&output, ArtifactKind::Facts).unwrap().hash, first);
         files::rename(&bench.path("sub/b.png"), &bench.path("sub/c.png")).unwrap();
         let (renamed, _) = bench.hash();
@@ -217,8 +221,8 @@ mod tests {
         bench.write("empty", b"");
         let (more, _) = bench.hash();
         assert!(more != renamed && more != first);
-        assert_eq!(bench.store.hash_outside(&bench.path("none"), &|_| ()).unwrap(), None);
-        assert_eq!(bench.store.hash_outside(&bench.path("a.png/none"), &|_| ()).unwrap(), None);
+        assert_eq!(bench.store.hash_external(&bench.path("none"), &|_| ()).unwrap(), None);
+        assert_eq!(bench.store.hash_external(&bench.path("a.png/none"), &|_| ()).unwrap(), None);
     }
 
     #[test]
@@ -243,10 +247,10 @@ mod tests {
         bench.link("nothing", "sub/dangling");
         assert_eq!(bench.error(""), "`/data/sub/dangling` is a link to nothing");
         bench.link(".", "sub/dangling");
-        assert_eq!(bench.error(""), "`/data/sub/dangling` is a link to a folder that it lies in");
+        assert_eq!(bench.error(""), "`/data/sub/dangling` is a link to a folder that contains it");
         bench.link("../../other", "sub/dangling");
         bench.link("../data/sub", "../other/back");
-        assert_eq!(bench.error(""), "`/data/sub/dangling/back` is a link to a folder that it lies in");
+        assert_eq!(bench.error(""), "`/data/sub/dangling/back` is a link to a folder that contains it");
         bench.link("dangling", "sub/dangling");
         assert_eq!(bench.error(""), "cannot look at `/data/sub/dangling`");
     }
@@ -260,12 +264,12 @@ mod tests {
         bench.write(".git/HEAD", b"ref");
         files::create_dir(&bench.path("empty/deep")).unwrap();
         assert_eq!(bench.hash(), (first, 0));
-        assert!(!files_below(&bench.path("")).unwrap().is_partial);
+        assert!(!list_files(&bench.path("")).unwrap().is_partial);
         bench.write("sub/notes.txt", b"x");
         assert_ne!(bench.hash().0, first);
         bench.write(".ablateignore", b"*.txt\n");
         assert_eq!(bench.hash(), (first, 0));
-        assert!(files_below(&bench.path("")).unwrap().is_partial);
+        assert!(list_files(&bench.path("")).unwrap().is_partial);
         bench.write(".ablateignore", b"a{b\n");
         assert!(bench.error("").starts_with("/data/.ablateignore:1: "), "{}", bench.error(""));
     }
@@ -277,7 +281,7 @@ mod tests {
         Store::open(&bench.path("sub/cache")).unwrap();
         assert_eq!(
             bench.error(""),
-            "`/data/sub/cache` is a store of ablate, which no input may hold: every run changes it\n\
+            "`/data/sub/cache` is a store of ablate inside an input. Every run changes it, so the stage would always run again\n\
              help: keep the store elsewhere with `--store`, or leave it out with a line in `/data//.ablateignore`"
         );
         bench.write(".ablateignore", b"cache/\n");
@@ -299,7 +303,7 @@ mod tests {
         // Its copy in the store has the same hash.
         let output = bench.store.root().join("work/out");
         files::copy(&bench.path("a.png"), &output.join("a.png")).unwrap();
-        files::write_soft(&output.join("sub/b.png"), b"22").unwrap();
+        files::write_unsynced(&output.join("sub/b.png"), b"22").unwrap();
         assert_eq!(bench.store.put(&output, ArtifactKind::File).unwrap().hash, executable);
     }
 

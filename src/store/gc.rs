@@ -1,0 +1,160 @@
+//! `gc`: removes records and objects that nothing refers to any more.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use serde::Serialize;
+
+use super::{GcRoots, InterruptedStage, Lock, Store};
+use ablate_core::base::{Hash, files};
+
+/// What was removed, or would be removed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct GcReport {
+    pub records: usize,
+    /// Instances that their experiment does not contain any more.
+    pub forgotten: usize,
+    pub objects: usize,
+    /// Abandoned work folders, quarantined objects, cached plans and temporary files.
+    pub leftovers: usize,
+    pub bytes: u64,
+    /// Interrupted stages that were removed.
+    pub interrupted: Vec<InterruptedStage>,
+    /// Interrupted stages that were kept.
+    pub resumable: Vec<InterruptedStage>,
+    pub paths: Vec<PathBuf>,
+}
+
+impl Store {
+    /// Removes every record that is not a root, then every object and leftover that no kept record needs. With `dry`,
+    /// removes nothing and reports what would be removed. Fails while a run uses the store, because a run stores
+    /// objects before the record that names them.
+    pub fn gc(&self, roots: &GcRoots, dry_run: bool) -> Result<GcReport> {
+        let _lock = if dry_run { None } else { Some(self.lock_exclusive()?) };
+        let mut report = GcReport { forgotten: roots.forgotten.len(), ..GcReport::default() };
+        // Objects of kept records, and objects of removed records.
+        let (mut needed, mut named) = (BTreeSet::new(), BTreeSet::new());
+        for fingerprint in self.fingerprints()? {
+            let record = self.slim_record(fingerprint);
+            let stays = record.is_some() && roots.records.contains(&fingerprint);
+            report.records += usize::from(!stays);
+            let list: &mut BTreeSet<String> = if stays { &mut needed } else { &mut named };
+            for artifact in record.iter().flat_map(|record| record.outputs.values()) {
+                list.insert(artifact.hash.to_string());
+                list.extend(artifact.images.iter().map(Hash::to_string));
+            }
+        }
+        for one in self.interrupted()? {
+            let list = if roots.interrupted.contains(&one.fingerprint) {
+                &mut report.resumable
+            } else {
+                &mut report.interrupted
+            };
+            list.push(one);
+        }
+        // Objects without a record are removed before anything is written, which frees space on a full disk. Other
+        // objects are removed after their records, because a record without its objects would look damaged.
+        let (mut before_records, mut after_records) = (Vec::new(), Vec::new());
+        for folder in ["quarantine", "work", "derived"] {
+            let mut found = files::list_paths(&self.root().join(folder))?;
+            found.retain(|path| report.resumable.iter().all(|one| one.path != *path));
+            report.leftovers += found.len();
+            before_records.extend(found);
+        }
+        for shard in files::list_paths(&self.root().join("objects"))? {
+            if !shard.is_dir() {
+                // Not written by this program.
+                report.leftovers += 1;
+                before_records.push(shard);
+                continue;
+            }
+            for path in files::list_paths(&shard)? {
+                let name = files::name_of(&path);
+                let object = format!("{}{}", files::name_of(&shard), name.trim_end_matches(".tree"));
+                if needed.contains(&object) {
+                    continue;
+                }
+                if name.starts_with('.') {
+                    report.leftovers += 1;
+                } else if !name.contains('.') {
+                    report.objects += 1;
+                }
+                let list = if named.contains(&object) { &mut after_records } else { &mut before_records };
+                list.push(path);
+            }
+        }
+        report.bytes = before_records.iter().chain(&after_records).map(|path| size(path)).sum();
+        if !dry_run {
+            let mut failures = remove(&before_records);
+            if let Err(error) = self.keep_records(&roots.records) {
+                if !files::is_disk_full(self.root()) {
+                    return Err(error);
+                }
+                // The disk is too full even for that: remove the results first. Their records count as missing until
+                // they are removed too.
+                failures.extend(remove(&after_records));
+                self.keep_records(&roots.records)?;
+            }
+            failures.extend(remove(&after_records));
+            self.keep_notes(&|id, instance| !roots.forgotten.contains(&(id.clone(), instance.to_string())))?;
+            roots.removed_experiments.iter().try_for_each(|id| self.forget_experiment(id))?;
+            let root = self.root().to_path_buf();
+            self.memo().retain(|key| root.join(key).exists());
+            self.save_memo();
+            if let Some(failure) = failures.into_iter().next() {
+                return Err(failure.context("not everything could be removed"));
+            }
+        }
+        report.paths = before_records.into_iter().chain(after_records).collect();
+        Ok(report)
+    }
+
+    pub(super) fn lock_exclusive(&self) -> Result<Lock> {
+        match Lock::try_exclusive(&self.root().join("locks/store"))? {
+            Some(lock) => Ok(lock),
+            None => bail!("a run uses the store `{}`\nhelp: try again when the run has ended", self.root().display()),
+        }
+    }
+}
+
+/// Removes files and folders and returns the errors. A missing path is not an error.
+fn remove(paths: &[PathBuf]) -> Vec<anyhow::Error> {
+    let remove = |path: &PathBuf| match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => files::remove_dir(path),
+        Ok(_) => files::remove_file(path),
+        Err(_) => Ok(()),
+    };
+    paths.iter().filter_map(|path| remove(path).err()).collect()
+}
+
+/// Size of a file, or of the readable files in a folder. Does not follow links.
+fn size(path: &Path) -> u64 {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => files::list_paths(path).unwrap_or_default().iter().map(|path| size(path)).sum(),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn unknown_files_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let strange = OsStr::from_bytes(b"\xff\n");
+        for place in ["objects", "objects/ab", "work/half", "quarantine"] {
+            files::write_unsynced(&store.root().join(place).join(strange), b"four").unwrap();
+        }
+        files::symlink(Path::new("nowhere"), &store.root().join("objects/link")).unwrap();
+        let dry = store.gc(&GcRoots::default(), true).unwrap();
+        let report = store.gc(&GcRoots::default(), false).unwrap();
+        assert_eq!((&dry, report.bytes), (&report, 16 + 7));
+        assert!(report.paths.iter().all(|path| path.symlink_metadata().is_err()));
+    }
+}
