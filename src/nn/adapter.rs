@@ -9,7 +9,7 @@ use rand::Rng;
 
 use super::checkpoint::Checkpoint;
 use super::kernels::elementwise::accumulate_scaled;
-use super::kernels::matmul::{Into, View, matmul};
+use super::kernels::matmul::{Accumulate, MatrixView, matmul};
 use super::parameters::{Parameter, Part};
 use super::patterns::{self, Pattern};
 use ablate_core::base::Seed;
@@ -105,8 +105,8 @@ impl Adapter {
                 bail!("the adapter of `{name}` is for a layer of {outputs} x {inputs}, not {:?}", layers[index].shape);
             }
             let mut product = vec![0.0; outputs * inputs];
-            let (up, down) = (View::rows(up, self.rank), View::rows(down, *inputs));
-            matmul(*outputs, *inputs, self.rank, up, down, &mut product, *inputs, Into::Replace);
+            let (up, down) = (MatrixView::row_major(up, self.rank), MatrixView::row_major(down, *inputs));
+            matmul(*outputs, *inputs, self.rank, up, down, &mut product, *inputs, Accumulate::No);
             let weights: &mut Vec<f32> = Arc::make_mut(&mut model.weights[index]);
             accumulate_scaled(weights, &product, self.scale() as f32);
         }

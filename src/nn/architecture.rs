@@ -112,7 +112,7 @@ pub struct Decoder {
     pub max_positions: usize,
 }
 
-/// Rotary positions (Su et al. 2021).
+/// Rotary position embeddings (Su et al. 2021).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rope {
     /// Base of the frequencies.

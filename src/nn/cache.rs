@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
+use super::kernels::LANES;
 use super::kernels::attention::Heads;
-use super::kernels::packing::panel;
-use super::kernels::single::{mix, products};
+use super::kernels::gemv;
+use super::kernels::matmul::multiply_panel;
+use super::kernels::microkernel::{Lhs, TILE_COLUMNS};
+use super::kernels::simd::simd;
 use super::kernels::softmax::softmax;
-use super::kernels::{LANES, simd};
-use super::raw::{Rows, TILE_COLUMNS};
 
 /// Keys and values of positions that follow each other.
 pub(crate) struct Stretch {
@@ -140,11 +141,11 @@ pub(crate) fn attend(
     for kv in 0..kv_heads {
         let by_head = || heads.group(kv).map(|head| head * w).enumerate();
         for (place, at) in by_head() {
-            let rows = Rows::Along { data: &step.queries[at..], row: query };
+            let rows = Lhs::RowMajor { data: &step.queries[at..], stride: query };
             let panels = prompt.keys(layer, kv, w).chunks_exact(w * TILE_COLUMNS).take(read.div_ceil(TILE_COLUMNS));
             for (number, keys) in panels.enumerate() {
                 let scores = &mut scores[place * count * room + number * TILE_COLUMNS..];
-                panel(count, TILE_COLUMNS, w, rows, keys, scores, room, true);
+                multiply_panel(count, TILE_COLUMNS, w, rows, keys, scores, room, true);
             }
         }
         own_scores(sequences, layer, heads, kv, step, scores, room);
@@ -156,8 +157,17 @@ pub(crate) fn attend(
         for (place, at) in by_head() {
             for (number, values) in prompt.values(layer, kv, w).enumerate() {
                 let (column, columns) = (at + number * TILE_COLUMNS, TILE_COLUMNS.min(w - number * TILE_COLUMNS));
-                let weights = Rows::Along { data: &scores[place * count * room..], row: room };
-                panel(count, columns, read, weights, &values[..read * TILE_COLUMNS], &mut outs[column..], query, true);
+                let weights = Lhs::RowMajor { data: &scores[place * count * room..], stride: room };
+                multiply_panel(
+                    count,
+                    columns,
+                    read,
+                    weights,
+                    &values[..read * TILE_COLUMNS],
+                    &mut outs[column..],
+                    query,
+                    true,
+                );
             }
             let sums = sums[place * count * w..].chunks_exact(w);
             for (out, sums) in outs[at..].chunks_mut(query).zip(sums) {
@@ -193,7 +203,7 @@ pub(crate) fn own_scores(
             let scores = &mut scores[(place * count + index) * room + read..][..own_count];
             // One head fetches the next sequence for all.
             let next = if place == 0 { next } else { own };
-            products(query, own.keys(layer, kv, w), next.keys(layer, kv, w), scores);
+            gemv::scores(query, own.keys(layer, kv, w), next.keys(layer, kv, w), scores);
         }
     }
 }}
@@ -219,7 +229,7 @@ pub(crate) fn own_values(
             let next = if place == 0 { next } else { own };
             let values = own.values(layer, kv, w).zip(next.values(layer, kv, w));
             for (sums, (values, next)) in sums[row * w..][..w].chunks_mut(TILE_COLUMNS).zip(values) {
-                let sum = mix(weights, values, next);
+                let sum = gemv::weighted_sum(weights, values, next);
                 match <&mut [f32; TILE_COLUMNS]>::try_from(&mut *sums) {
                     Ok(sums) => *sums = sum,
                     Err(_) => sums.copy_from_slice(&sum[..sums.len()]),

@@ -147,7 +147,7 @@ pub fn survey() -> Survey {
 /// What a program says that was built for the CPU.
 #[cfg(not(feature = "cuda"))]
 mod cuda {
-    use super::super::portable::has_fma;
+    use super::super::kernels::simd::has_fma;
     use super::{Result, Survey, bail};
 
     #[expect(clippy::unnecessary_wraps, reason = "a build for GPUs can fail here")]

@@ -166,7 +166,7 @@ fn lay_out(model: &Model<Shared>, pool: &rayon::ThreadPool, batches: usize, lear
             [Some((weight, Pass::Forward)), (learning && reached).then_some((weight, Pass::Backward))]
         };
         let layouts: Vec<_> = model.matrices().flat_map(passes).flatten().collect();
-        pool.install(|| layouts.into_par_iter().for_each(|(weight, pass)| weight.lay_out(pass)));
+        pool.install(|| layouts.into_par_iter().for_each(|(weight, pass)| weight.pack(pass)));
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use anyhow::{Result, bail};
 
 use super::kernels::elementwise::accumulate;
-use super::kernels::matmul::Into;
+use super::kernels::matmul::Accumulate;
 use super::learner::Learner;
 use super::profile::timer;
 
@@ -123,9 +123,9 @@ impl Part {
 
     /// The same with something that can replace what is there, which may then be anything. Whether it was done: it is not
     /// if a part before has failed.
-    pub(crate) fn add_product(&self, number: usize, add: impl FnOnce(&mut [f32], Into)) -> bool {
+    pub(crate) fn add_product(&self, number: usize, add: impl FnOnce(&mut [f32], Accumulate)) -> bool {
         let Some(mut state) = self.wait(number) else { return false };
-        let into = if state.used { Into::Add } else { Into::Replace };
+        let into = if state.used { Accumulate::Yes } else { Accumulate::No };
         state.values.resize(self.0.sum.slots[number].size, 0.0);
         add(&mut state.values, into);
         (state.used, state.next) = (true, self.0.number + 1);
@@ -173,9 +173,9 @@ impl Part {
 }
 
 /// What can only add, as something that can replace.
-pub(crate) fn from_zeros(add: impl FnOnce(&mut [f32])) -> impl FnOnce(&mut [f32], Into) {
+pub(crate) fn from_zeros(add: impl FnOnce(&mut [f32])) -> impl FnOnce(&mut [f32], Accumulate) {
     |values, into| {
-        if into == Into::Replace {
+        if into == Accumulate::No {
             values.fill(0.0);
         }
         add(values);

@@ -43,8 +43,6 @@ mod loader;
 pub(crate) mod model;
 pub(crate) mod ops;
 pub(crate) mod packed;
-pub(crate) mod portable;
-pub(crate) mod raw;
 pub(crate) mod shared;
 pub(crate) mod steps;
 pub(crate) mod stock;

@@ -12,7 +12,7 @@ use super::batch::Batch;
 use super::eyes::{self, Eyes, Learning};
 use super::gradients::Part as GradientPart;
 use super::kernels::attention::Heads;
-use super::kernels::rotary::Rotary;
+use super::kernels::rope::RotaryEmbedding;
 use super::layers::{Block, Norm, Pass};
 use super::learner::Learner;
 use super::loader::{Held, Loader};
@@ -32,7 +32,7 @@ pub(crate) struct Model<P: Place> {
     /// What turns hidden states into logits: (v, dim).
     head: Param<P::Matrix>,
     pub(crate) heads: Heads,
-    pub(crate) rotary: Rotary,
+    pub(crate) rotary: RotaryEmbedding,
     learning: Learning,
     /// All parameters by number: what a gradient belongs to, and what stays when others are renewed.
     held: Vec<Option<Held<P>>>,
@@ -51,7 +51,7 @@ impl<P: Place> Model<P> {
     /// Copies the weights to their place.
     pub(crate) fn new(place: &P, learner: &Learner) -> Result<Model<P>> {
         let Decoder { rope, head_width, .. } = &learner.checkpoint.architecture.decoder;
-        Model::load(place, learner, Rotary::new(rope, *head_width), None)
+        Model::load(place, learner, RotaryEmbedding::new(rope, *head_width), None)
     }
 
     /// Lets go of the weights that learn, lets `change` change them, and takes them up again.
@@ -61,13 +61,13 @@ impl<P: Place> Model<P> {
         Model::load(&place, learner, rotary, Some(frozen))
     }
 
-    fn without_learning(self, learner: &Learner) -> (P, Rotary, Frozen<P>) {
+    fn without_learning(self, learner: &Learner) -> (P, RotaryEmbedding, Frozen<P>) {
         let head = (!self.head.learns).then_some(self.head.value);
         let held = self.held.into_iter().enumerate().map(|(number, held)| held.filter(|_| !learner.learns(number)));
         (self.place, self.rotary, Frozen { held: held.collect(), head })
     }
 
-    fn load(place: &P, learner: &Learner, rotary: Rotary, before: Option<Frozen<P>>) -> Result<Model<P>> {
+    fn load(place: &P, learner: &Learner, rotary: RotaryEmbedding, before: Option<Frozen<P>>) -> Result<Model<P>> {
         let architecture = &learner.checkpoint.architecture;
         let (held, frozen_head) = before.map(|Frozen { held, head }| (held, head)).unzip();
         let mut load = Loader::new(place, learner, held.as_deref());
@@ -142,7 +142,7 @@ impl<P: Place> Model<P> {
         let features = self.features(&mut pass, batch, recording)?;
         let x = self.embed(&mut pass, features.as_ref(), &batch.sources)?;
         let longest = batch.rows.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let plan = pass.ops.plan(self.heads, &batch.rows, Some(&self.rotary.turns(longest)))?;
+        let plan = pass.ops.plan(self.heads, &batch.rows, Some(&self.rotary.table(longest)))?;
         self.decode(&mut pass, x, &plan, Some(&batch.selected))
     }
 

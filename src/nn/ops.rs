@@ -15,7 +15,7 @@ use super::architecture::Activation;
 use super::gradients::Part;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise;
-use super::kernels::rotary::Turns;
+use super::kernels::rope::RopeTable;
 use super::loader::Held;
 
 pub(crate) type Scalar<D, T = NoneTape> = Tensor<(), f32, D, T>;
@@ -101,7 +101,7 @@ pub(crate) trait Ops {
     fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Self::X>;
 
     /// Attention over `rows`, which cover the tokens in order; `turns` holds the rotary positions from 0 on.
-    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Self::Plan>;
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Result<Self::Plan>;
 
     /// Rows of a table (r, d) by index -> (n, d).
     fn lookup(&mut self, table: &Param<Table<Self>>, indices: &[usize]) -> Result<Self::X>;

@@ -13,7 +13,7 @@ use super::kernels::attention::{Heads, attention};
 use super::kernels::elementwise as kernel;
 use super::kernels::layer_norm::layer_norm;
 use super::kernels::matmul;
-use super::kernels::rotary::Turns;
+use super::kernels::rope::RopeTable;
 use super::ops::{Factor, Ops, Param, Place, Source};
 use super::shared::Table;
 
@@ -28,12 +28,12 @@ pub(crate) struct Rows {
 }
 
 impl Place for Packing {
-    type Matrix = Arc<matmul::Packed>;
+    type Matrix = Arc<matmul::PackedMatrix>;
     type Table = Table;
     type Vector = Arc<Vec<f32>>;
 
-    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<matmul::Packed>> {
-        Ok(Arc::new(matmul::Packed::linear(&values, rows, columns)))
+    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<matmul::PackedMatrix>> {
+        Ok(Arc::new(matmul::PackedMatrix::of_weight(&values, rows, columns)))
     }
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Table> {
@@ -44,7 +44,7 @@ impl Place for Packing {
         Ok(values)
     }
 
-    fn tied(&self, table: &Table) -> Result<Arc<matmul::Packed>> {
+    fn tied(&self, table: &Table) -> Result<Arc<matmul::PackedMatrix>> {
         self.matrix(table.values.clone(), table.rows, table.columns)
     }
 }
@@ -62,9 +62,9 @@ pub(crate) struct Packed {
 /// How attention runs.
 pub(crate) enum Plan {
     /// Over rows of tokens that are all here.
-    Rows { heads: Heads, rows: Vec<Range<usize>>, turns: Option<Arc<Turns>> },
+    Rows { heads: Heads, rows: Vec<Range<usize>>, turns: Option<Arc<RopeTable>> },
     /// One token for every sequence, over its cache.
-    Step { heads: Heads, turns: Arc<Turns> },
+    Step { heads: Heads, turns: Arc<RopeTable> },
 }
 
 impl Packed {
@@ -98,7 +98,7 @@ impl Ops for Packed {
         Ok(Rows { values: values.into(), width })
     }
 
-    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan> {
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Result<Plan> {
         Ok(Plan::Rows { heads, rows: rows.to_vec(), turns: turns.cloned() })
     }
 
@@ -158,11 +158,11 @@ impl Ops for Packed {
     fn linear(
         &mut self,
         x: &Rows,
-        weight: &Param<Arc<matmul::Packed>>,
+        weight: &Param<Arc<matmul::PackedMatrix>>,
         bias: Option<&Param<Arc<Vec<f32>>>>,
     ) -> Result<Rows> {
         let mut y = x.like(weight.value.outputs());
-        weight.value.apply(x.count(), &x.values, &mut y.values);
+        weight.value.multiply(x.count(), &x.values, &mut y.values);
         if let Some(bias) = bias {
             kernel::add_bias(&mut y.values, &bias.value);
         }
@@ -195,8 +195,8 @@ impl Ops for Packed {
                 if let Some(turns) = turns {
                     for row in rows {
                         for (position, token) in row.clone().enumerate() {
-                            turns.turn(q.row_mut(token), position);
-                            turns.turn(k.row_mut(token), position);
+                            turns.rotate(q.row_mut(token), position);
+                            turns.rotate(k.row_mut(token), position);
                         }
                     }
                 }
@@ -212,8 +212,8 @@ impl Ops for Packed {
             Plan::Step { heads, turns } => {
                 for (token, cache) in self.caches.iter().enumerate() {
                     let position = cache.length();
-                    turns.turn(q.row_mut(token), position);
-                    turns.turn(k.row_mut(token), position);
+                    turns.rotate(q.row_mut(token), position);
+                    turns.rotate(k.row_mut(token), position);
                 }
                 let mut first = 0;
                 for sequences in self.caches.chunk_by_mut(|one, next| Arc::ptr_eq(&one.prompt, &next.prompt)) {

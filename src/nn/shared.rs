@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::kernels::weight::{Spare, Weight};
+use super::kernels::weight::{PanelPool, Weight};
 use super::ops::Place;
 
 /// The checkpoint's own memory, and what weights that were there before have left of their layouts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shared {
-    spare: Arc<Spare>,
+    pool: Arc<PanelPool>,
 }
 
 /// A table, row after row.
@@ -33,7 +33,7 @@ impl Place for Shared {
     type Vector = Arc<Vec<f32>>;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<Weight>> {
-        Ok(Arc::new(Weight::new(values, rows, columns, &self.spare)))
+        Ok(Arc::new(Weight::new(values, rows, columns, &self.pool)))
     }
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Table> {

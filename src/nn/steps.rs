@@ -16,7 +16,7 @@ use super::batch::Batch;
 use super::checkpoint::Checkpoint;
 use super::device::Device as Where;
 use super::kernels::attention::Heads;
-use super::kernels::rotary::Turns;
+use super::kernels::rope::RopeTable;
 use super::layers::Pass;
 use super::learner::Learner;
 use super::model::Model;
@@ -94,7 +94,7 @@ impl<D: Device<f32>> Steps for Stepping<D> {
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         assert_eq!(tokens.len(), self.lengths.len(), "BUG: one token per sequence");
         let positions: Vec<usize> = self.lengths.iter().map(|length| length + self.taken).collect();
-        let turns = self.model.rotary.turns(positions.iter().max().map_or(0, |last| last + 1));
+        let turns = self.model.rotary.table(positions.iter().max().map_or(0, |last| last + 1));
         let sources: Vec<Source> = tokens.iter().map(|&token| Source::Token(token)).collect();
         let plan = Plan::Step(Token::new(&self.ops.stock, self.model.heads, &turns, &positions)?);
         if let Some(mask) = self.ops.mask.take() {
@@ -186,7 +186,7 @@ impl<D: Device<f32>> Cached<D> {
     ) -> Fallible<Matrix<D>, D> {
         let Heads { heads: h, kv_heads, width: w, .. } = token.heads;
         let (n, group) = (q.shape().0, h / kv_heads);
-        let (q, k) = (token.turn(q, h)?, token.turn(k, kv_heads)?);
+        let (q, k) = (token.rotate(q, h)?, token.rotate(k, kv_heads)?);
         let (keys, values) = self.layers[layer].clone();
         let keys = append(keys, k.try_reshape_like(&(1, n * kv_heads, w))?)?;
         let values = append(values, v.try_reshape_like(&(1, n * kv_heads, w))?)?;
@@ -231,7 +231,7 @@ impl<D: Device<f32>> Ops for Cached<D> {
         self.stock.input(values, width)
     }
 
-    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan<D>> {
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Result<Plan<D>> {
         self.stock.plan(heads, rows, turns).map(Plan::Read)
     }
 

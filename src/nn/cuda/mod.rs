@@ -22,8 +22,8 @@ use cudarc::driver::sys::{
 use dfdx::prelude::Cuda;
 
 use super::device::{Driver, Gpu, Survey};
+use super::kernels::simd::has_fma;
 use super::ops::device_error;
-use super::portable::has_fma;
 use libraries::Library;
 
 /// What a process sees that was given a GPU, though its container may lack the driver's library.

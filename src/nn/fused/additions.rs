@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::super::gradients::{Part, from_zeros};
-use super::super::kernels::matmul::Into;
+use super::super::kernels::matmul::Accumulate;
 
 /// Additions that may wait at a time: those of one or two layers that learn as a whole. What they need stays in memory so
 /// long.
@@ -26,7 +26,7 @@ struct Addition {
 }
 
 /// Adds to the numbers that are there, or replaces them.
-type Add = dyn FnOnce(&mut [f32], Into);
+type Add = dyn FnOnce(&mut [f32], Accumulate);
 
 impl Additions {
     /// Does those whose turn has come, and waits until no more than `most` are left.
@@ -57,14 +57,14 @@ impl Learning {
     }
 
     /// The same with something that can replace what is there, which may then be anything.
-    pub(super) fn add_product(self, add: impl FnOnce(&mut [f32], Into) + 'static) {
+    pub(super) fn add_product(self, add: impl FnOnce(&mut [f32], Accumulate) + 'static) {
         let Learning { part, number, additions } = self;
         additions.0.borrow_mut().push_back(Addition { part, number, add: Box::new(add) });
         additions.run(AHEAD);
     }
 
     /// The same without delay: waits for its turn. Whether it was done: it is not if a part before has failed.
-    pub(super) fn add_at_once(self, add: impl FnOnce(&mut [f32], Into)) -> bool {
+    pub(super) fn add_at_once(self, add: impl FnOnce(&mut [f32], Accumulate)) -> bool {
         self.part.add_product(self.number, add)
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::buffer::Buffer;
 use super::super::kernels::attention::{Forward, Heads, attention, attention_backward};
-use super::super::kernels::rotary::Turns;
+use super::super::kernels::rope::RopeTable;
 use super::super::profile::timer;
 use super::Fused;
 use super::value::Value;
@@ -15,11 +15,11 @@ use super::value::Value;
 pub(crate) struct Plan {
     heads: Heads,
     rows: Arc<[Range<usize>]>,
-    turns: Option<Arc<Turns>>,
+    turns: Option<Arc<RopeTable>>,
 }
 
 impl Plan {
-    pub(super) fn new(heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Plan {
+    pub(super) fn new(heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Plan {
         Plan { heads, rows: rows.into(), turns: turns.cloned() }
     }
 }
@@ -38,14 +38,14 @@ pub(super) fn attend(fused: &mut Fused, q: Value, k: Value, v: Value, plan: &Pla
     let turned = |x: Value, width: usize| {
         let mut x = x.into_numbers();
         if let Some(turns) = turns {
-            for_tokens(&mut x, rows, width, |token, position| turns.turn(token, position));
+            for_tokens(&mut x, rows, width, |token, position| turns.rotate(token, position));
         }
         x
     };
     let (q, k) = (turned(q, heads.query()), turned(k, heads.key()));
     let mut out = Buffer::unset(n * heads.query());
-    let mut log_sums = vec![0.0; n * heads.heads];
-    attention(heads, rows, &q, &k, &v, &mut out, &mut log_sums);
+    let mut lse = vec![0.0; n * heads.heads];
+    attention(heads, rows, &q, &k, &v, &mut out, &mut lse);
     let y = Value::new(out, heads.query());
     if fused.recording {
         let (rows, turns, out) = (rows.clone(), turns.clone(), y.clone());
@@ -53,12 +53,12 @@ pub(super) fn attend(fused: &mut Fused, q: Value, k: Value, v: Value, plan: &Pla
             // The scores are computed again.
             let _timer = timer("attention, back", flops / 2 * 5, 2 * numbers);
             let dy = out.gradient().take(out.len());
-            let forward = Forward { q: &q, k: &k, v: &v, out: &out, log_sums: &log_sums };
+            let forward = Forward { q: &q, k: &k, v: &v, out: &out, lse: &lse };
             let (mut dq, mut dk, mut dv) = (Buffer::unset(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));
             attention_backward(heads, &rows, &forward, &dy, &mut dq, &mut dk, &mut dv);
             if let Some(turns) = turns {
-                for_tokens(&mut dq, &rows, heads.query(), |token, position| turns.turn_back(token, position));
-                for_tokens(&mut dk, &rows, heads.key(), |token, position| turns.turn_back(token, position));
+                for_tokens(&mut dq, &rows, heads.query(), |token, position| turns.rotate_back(token, position));
+                for_tokens(&mut dk, &rows, heads.key(), |token, position| turns.rotate_back(token, position));
             }
             to_q.put(Rc::new(dq));
             to_k.put(Rc::new(dk));

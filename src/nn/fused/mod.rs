@@ -13,10 +13,10 @@ use super::buffer::Buffer;
 use super::gradients::Part;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise as kernel;
-use super::kernels::head;
+use super::kernels::fused_cross_entropy;
 use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_weight_backward};
-use super::kernels::matmul::{Into, View, matmul};
-use super::kernels::rotary::Turns;
+use super::kernels::matmul::{Accumulate, MatrixView, matmul};
+use super::kernels::rope::RopeTable;
 use super::kernels::weight::Weight;
 use super::loader::Held;
 use super::ops::{Factor, Ops, Param, Source, Taped, Vector, device_error};
@@ -76,7 +76,7 @@ impl Ops for Fused {
         Ok(Value::new(Buffer::copy(&values), width))
     }
 
-    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan> {
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Result<Plan> {
         Ok(Plan::new(heads, rows, turns))
     }
 
@@ -175,7 +175,7 @@ impl Ops for Fused {
                 if let Some(learning) = learning {
                     learning.add_product(move |sum, into| {
                         let _timer = weight.timer("linear, back to weight", m);
-                        matmul(n, k, m, View::transposed(&dy, n), View::rows(&x, k), sum, k, into);
+                        matmul(n, k, m, MatrixView::transposed(&dy, n), MatrixView::row_major(&x, k), sum, k, into);
                     });
                 }
             });
@@ -273,9 +273,10 @@ impl Taped for Fused {
     fn log_probs(&mut self, x: &Value, weight: &Param<Arc<Weight>>, targets: &[u32]) -> Result<Vector<Cpu>> {
         let d = x.width();
         let (n, v) = (targets.len(), weight.value.outputs());
-        let kept = self.recording && head::keeps(n, v);
-        let mut table = Buffer::unset(if kept { n * v } else { head::chunk(n, v) });
-        let head::LogProbs { values, sums } = head::log_probs(x, &weight.value, targets, &mut table);
+        let kept = self.recording && fused_cross_entropy::keeps(n, v);
+        let mut table = Buffer::unset(if kept { n * v } else { fused_cross_entropy::chunk_size(n, v) });
+        let fused_cross_entropy::LogProbs { values, sums } =
+            fused_cross_entropy::log_probs(x, &weight.value, targets, &mut table);
         let y: Vector<Cpu> = Cpu::default().try_tensor_from_vec(values, (n,)).map_err(device_error)?;
         if self.recording {
             let (x, output, targets) = (x.clone(), y.ghost(), targets.to_vec());
@@ -286,11 +287,11 @@ impl Taped for Fused {
             let weight = weight.value.clone();
             self.tape.add_backward_op(move |gradients| {
                 let dy = gradients.get_or_alloc_mut(&output)?;
-                let mut table = table.unwrap_or_else(|| Buffer::unset(head::chunk(n, v)));
+                let mut table = table.unwrap_or_else(|| Buffer::unset(fused_cross_entropy::chunk_size(n, v)));
                 x.gradient().receive(n * d, |dx, into| {
-                    let mut back = |dweight: Option<(&mut [f32], Into)>| {
+                    let mut back = |dweight: Option<(&mut [f32], Accumulate)>| {
                         let (table, dx) = ((&mut table[..], kept), (&mut *dx, into));
-                        head::log_probs_backward(table, &sums, &x, &weight, &targets, dy, dx, dweight);
+                        fused_cross_entropy::log_probs_backward(table, &sums, &x, &weight, &targets, dy, dx, dweight);
                     };
                     // A table that is not kept is computed once for both gradients.
                     let at_once = learning.take_if(|_| !kept);
@@ -300,7 +301,7 @@ impl Taped for Fused {
                 });
                 if let Some(learning) = learning {
                     learning.add_product(move |sum, into| {
-                        head::weight_backward(&table, &x, &weight, sum, into);
+                        fused_cross_entropy::weight_backward(&table, &x, &weight, sum, into);
                     });
                 }
                 Ok(())

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::super::buffer::Buffer;
 use super::super::kernels::elementwise::accumulate;
-use super::super::kernels::matmul::Into;
+use super::super::kernels::matmul::Accumulate;
 
 /// Numbers, a token per row, and what a backward pass finds of their gradient. A clone is the same value.
 #[derive(Clone)]
@@ -67,11 +67,11 @@ impl Gradient {
     }
 
     /// Adds to it with something that adds or, the first time, replaces what is there.
-    pub(super) fn receive(&self, count: usize, receive: impl FnOnce(&mut [f32], Into)) {
+    pub(super) fn receive(&self, count: usize, receive: impl FnOnce(&mut [f32], Accumulate)) {
         let mut held = self.0.borrow_mut();
         match &mut *held {
-            Some(gradient) => receive(own(gradient), Into::Add),
-            None => receive(own(held.insert(Rc::new(Buffer::unset(count)))), Into::Replace),
+            Some(gradient) => receive(own(gradient), Accumulate::Yes),
+            None => receive(own(held.insert(Rc::new(Buffer::unset(count)))), Accumulate::No),
         }
     }
 
@@ -109,13 +109,13 @@ mod tests {
         assert_eq!(first[..], [3.0, 4.0], "it is somebody else's, too");
         gradient.add(2, |sum| sum[0] += 0.5);
         gradient.receive(2, |sum, into| {
-            assert!(into == Into::Add);
+            assert!(into == Accumulate::Yes);
             sum[1] += 0.5;
         });
         assert_eq!(value.gradient().take(2)[..], [4.5, 5.5]);
         assert_eq!(gradient.take_numbers(2)[..], [0.0, 0.0], "it has been read");
         gradient.receive(2, |sum, into| {
-            assert!(into == Into::Replace);
+            assert!(into == Accumulate::No);
             sum.copy_from_slice(&[7.0, 8.0]);
         });
         assert_eq!(gradient.take(2)[..], [7.0, 8.0]);

@@ -1,4 +1,4 @@
-//! Rotary positions of `config.json`: `rope_parameters` of transformers 5, `rope_theta` and `rope_scaling` of
+//! Rotary position embeddings of `config.json`: `rope_parameters` of transformers 5, `rope_theta` and `rope_scaling` of
 //! transformers 4. Follows `modeling_rope_utils.py` of transformers 5.24.
 
 use serde_json::json;

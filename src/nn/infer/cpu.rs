@@ -58,7 +58,7 @@ impl<'a> Decoder<'a> {
         };
         let mut sources = Vec::with_capacity(count);
         place(self.architecture, tokens, &order, &mut sources);
-        let turns = self.model.rotary.turns(count);
+        let turns = self.model.rotary.table(count);
         self.ops.reading = Some(Stretch::new(layers, heads, count));
         let mut pass = Pass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, features.as_ref(), &sources)?;
@@ -88,7 +88,7 @@ impl<'a> Decoder<'a> {
     /// Continues every sequence by its token. The logits of the next ones: (sequences, v).
     pub(super) fn step(&mut self, tokens: &[u32]) -> Result<Buffer> {
         assert_eq!(tokens.len(), self.ops.caches.len(), "BUG: one token per sequence");
-        let turns = self.model.rotary.turns(self.ops.longest() + 1);
+        let turns = self.model.rotary.table(self.ops.longest() + 1);
         let sources: Vec<Source> = tokens.iter().map(|&token| Source::Token(token)).collect();
         let mut pass = Pass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, None, &sources)?;

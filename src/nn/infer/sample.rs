@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::kernels::math::{exp_and_sum, maximum, passing};
+use crate::kernels::math::{exp_and_sum, find_cumulative, maximum};
 
 /// How to choose.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,8 +32,8 @@ pub(super) fn choose(choice: Choice, logits: &mut [f32], generator: &mut ChaCha8
     let uniform = (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
     let limited = choice.top_k > 0 && choice.top_k < weights.len();
     if !limited && choice.top_p >= 1.0 {
-        let (stretch, before) = passing(weights, uniform * total);
-        return pick(stretch.map(|index| (index, weights[index])), uniform * total - before);
+        let (block, before) = find_cumulative(weights, uniform * total);
+        return pick(block.map(|index| (index, weights[index])), uniform * total - before);
     }
     let kept = if limited { likeliest(weights, choice.top_k) } else { nucleus(weights, choice.top_p, total) };
     let total: f64 = kept.iter().map(|&index| f64::from(weights[index])).sum();

@@ -1,12 +1,13 @@
-//! Norms, activations, sums and the optimizer's update, over slices. Backward passes of norms add to what is there, those
-//! of activations take the place of the gradient that came in.
+//! Norms, activations, sums and the optimizer's update, over slices. The backward pass of a norm adds to its output, that of
+//! an activation overwrites the incoming gradient.
 
-use super::math::{dot_inline, fold, normal_cdf, sigmoid};
-use super::{LANES, simd};
+use super::LANES;
+use super::math::{dot_inline, normal_cdf, sigmoid, sum_lanes};
+use super::simd::simd;
 use crate::architecture::Activation;
 
 simd! {
-/// `y = x / sqrt(mean(x^2) + eps) * weight` for rows as wide as `weight`; `inverse` keeps `1 / sqrt(..)` per row.
+/// `y = x / sqrt(mean(x^2) + eps) * weight` for rows as wide as `weight`; `inverse` stores `1 / sqrt(..)` per row.
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32], inverse: &mut [f32]) {
     let d = weight.len();
     for ((x, y), inverse) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(inverse) {
@@ -32,7 +33,7 @@ pub(crate) fn rms_norm_backward(x: &[f32], weight: &[f32], inverse: &[f32], dy: 
                 lanes[i] += x[i] * dy[i] * w[i];
             }
         }
-        let mut sum = fold(lanes);
+        let mut sum = sum_lanes(lanes);
         for i in whole..d {
             sum += x[i] * dy[i] * weight[i];
         }
@@ -63,7 +64,7 @@ pub(crate) fn swiglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradients of [`swiglu`]: that of `gate` takes the place of `dy`.
+/// The gradients of [`swiglu`]: that of `gate` overwrites `dy`.
 pub(crate) fn swiglu_backward(gate: &[f32], up: &[f32], dy: &mut [f32], dup: &mut [f32]) {
     for (((&g, &u), dy), dup) in gate.iter().zip(up).zip(dy).zip(dup) {
         let s = sigmoid(g);
@@ -81,7 +82,7 @@ pub(crate) fn gelu(x: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradient of [`gelu`], in the place of `dy`.
+/// The gradient of [`gelu`]: overwrites `dy`.
 pub(crate) fn gelu_backward(x: &[f32], dy: &mut [f32]) {
     for (dy, &x) in dy.iter_mut().zip(x) {
         let (cdf, density) = normal_cdf(x);
@@ -98,7 +99,7 @@ pub(crate) fn quick_gelu(x: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradient of [`quick_gelu`], in the place of `dy`.
+/// The gradient of [`quick_gelu`]: overwrites `dy`.
 pub(crate) fn quick_gelu_backward(x: &[f32], dy: &mut [f32]) {
     for (dy, &x) in dy.iter_mut().zip(x) {
         let s = sigmoid(1.702 * x);
@@ -106,7 +107,7 @@ pub(crate) fn quick_gelu_backward(x: &[f32], dy: &mut [f32]) {
     }
 }}
 
-/// `2 sqrt(2 / pi)` and the cubic term's share of it: [`gelu_tanh`] is `x sigmoid(u)`, `u = A x + B x^3`.
+/// `A = 2 sqrt(2 / pi)` and `B = 0.044715 A`: [`gelu_tanh`] is `x sigmoid(A x + B x^3)`.
 const TANH_LINEAR: f32 = 1.595_769;
 const TANH_CUBIC: f32 = 0.071_354_814;
 
@@ -120,7 +121,7 @@ pub(crate) fn gelu_tanh(x: &[f32], y: &mut [f32]) {
 }}
 
 simd! {
-/// The gradient of [`gelu_tanh`], in the place of `dy`.
+/// The gradient of [`gelu_tanh`]: overwrites `dy`.
 pub(crate) fn gelu_tanh_backward(x: &[f32], dy: &mut [f32]) {
     for (dy, &x) in dy.iter_mut().zip(x) {
         let s = sigmoid(x * (TANH_LINEAR + TANH_CUBIC * x * x));
@@ -198,7 +199,7 @@ pub(crate) fn activate(activation: Activation, x: &[f32], y: &mut [f32]) {
     }
 }
 
-/// The gradient of [`activate`], in the place of `dy`.
+/// The gradient of [`activate`]: overwrites `dy`.
 pub(crate) fn activate_backward(activation: Activation, x: &[f32], dy: &mut [f32]) {
     match activation {
         Activation::Gelu => gelu_backward(x, dy),
@@ -208,16 +209,16 @@ pub(crate) fn activate_backward(activation: Activation, x: &[f32], dy: &mut [f32
     }
 }
 
-/// What one update of AdamW needs besides the arrays.
+/// The scalars of an AdamW update.
 #[derive(Clone, Copy)]
 pub(crate) struct AdamW {
-    /// Factor on the gradient: the clipping.
+    /// Factor on the gradient, from clipping.
     pub(crate) scale: f32,
     pub(crate) beta1: f32,
     pub(crate) beta2: f32,
-    /// Learning rate over the first moment's bias correction.
+    /// Learning rate divided by the bias correction of the first moment.
     pub(crate) rate: f32,
-    /// One over the second moment's bias correction.
+    /// Inverse of the bias correction of the second moment.
     pub(crate) correction2: f32,
     pub(crate) eps: f32,
     /// `1 - learning rate * weight decay`.
@@ -241,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_of_adamw_is_the_one_worked_out_by_hand() {
+    fn adamw_matches_a_hand_computed_step() {
         // g = 0.5: m = 0.05, v = 0.0125; corrected m = 0.5, v = 0.25; p = 1 (1 - 0.1 x 0.2) - 0.1 x 0.5 / 0.5.
         let step = AdamW {
             scale: 1.0,

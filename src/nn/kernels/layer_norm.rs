@@ -1,13 +1,14 @@
 //! `LayerNorm` (Ba et al. 2016) over rows.
 
-use super::math::{dot_inline, fold};
-use super::{LANES, simd};
+use super::LANES;
+use super::math::{dot_inline, sum_lanes};
+use super::simd::simd;
 
-/// A row's mean, and one over its deviation.
+/// The mean of a row and the inverse of its standard deviation.
 pub(crate) type Moments = (f32, f32);
 
 simd! {
-/// `y = (x - mean) / sqrt(variance + eps) * weight + bias` for rows as wide as `weight`; `moments` are kept per row.
+/// `y = (x - mean) / sqrt(variance + eps) * weight + bias` for rows as wide as `weight`; `moments` are stored per row.
 pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32], moments: &mut [Moments]) {
     let d = weight.len();
     for ((x, y), moments) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(moments) {
@@ -34,15 +35,15 @@ pub(crate) fn layer_norm_backward(x: &[f32], weight: &[f32], moments: &[Moments]
             *n = (x - mean) * r;
             *g = dy * w;
         }
-        let (shift, along) = (sum(&g) / d as f32, dot_inline(&g, &n) / d as f32);
+        let (shift, slope) = (sum(&g) / d as f32, dot_inline(&g, &n) / d as f32);
         for ((dx, &g), &n) in dx.iter_mut().zip(&g).zip(&n) {
-            *dx += (g - shift - n * along) * r;
+            *dx += (g - shift - n * slope) * r;
         }
     }
 }}
 
 simd! {
-/// The gradient of [`layer_norm`] by its weight: adds to `dweight`. Its bias's is the sum of the rows of `dy`.
+/// The gradient of [`layer_norm`] by its weight: adds to `dweight`. That of the bias is the sum of the rows of `dy`.
 pub(crate) fn layer_norm_weight_backward(x: &[f32], moments: &[Moments], dy: &[f32], dweight: &mut [f32]) {
     let d = dweight.len();
     for ((x, dy), &(mean, r)) in x.chunks_exact(d).zip(dy.chunks_exact(d)).zip(moments) {
@@ -52,8 +53,11 @@ pub(crate) fn layer_norm_weight_backward(x: &[f32], moments: &[Moments], dy: &[f
     }
 }}
 
-/// A sum in [`LANES`] parts that are folded in a fixed order.
-#[expect(clippy::inline_always, reason = "it would not be compiled for the wider registers")]
+/// A sum in [`LANES`] partial sums, which are added in a fixed order.
+#[expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined would not be compiled for the wider registers"
+)]
 #[inline(always)]
 fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -63,7 +67,7 @@ fn sum(x: &[f32]) -> f32 {
             *lane += x;
         }
     }
-    rest.iter().fold(fold(lanes), |sum, &x| sum + x)
+    rest.iter().fold(sum_lanes(lanes), |sum, &x| sum + x)
 }
 
 #[cfg(test)]
@@ -72,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_centred_and_scaled_as_by_hand() {
+    fn layer_norm_matches_a_hand_computed_row() {
         // Mean 2.5, variance 1.25.
         let (mut y, mut moments) = ([0.0; 4], [(0.0, 0.0)]);
         layer_norm(&[1.0, 2.0, 3.0, 4.0], &[1.0, 1.0, 2.0, 1.0], &[0.0, 0.0, 0.5, 0.0], 0.0, &mut y, &mut moments);
@@ -83,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn its_gradient_is_the_slope() {
+    fn gradient_matches_finite_differences() {
         let x: Vec<f32> = (0..19).map(|i| (i as f32 * 1.7).sin()).collect();
         let weight: Vec<f32> = (0..19).map(|i| 1.0 + 0.1 * i as f32).collect();
         let dy: Vec<f32> = (0..19).map(|i| (i as f32 * 0.9).cos()).collect();
@@ -106,7 +110,7 @@ mod tests {
             let slope = (moved(1e-2) - moved(-1e-2)) / 2e-2;
             assert!((slope - f64::from(dx[at])).abs() < 2e-3, "{at}: {slope}, not {}", dx[at]);
         }
-        // One row: what the weight multiplies is the row itself, centred and scaled.
+        // For one row, the gradient of the weight is that of the output times the normalized row.
         let (mean, r) = moments[0];
         assert!((0..19).all(|at| dweight[at] == dy[at] * ((x[at] - mean) * r)));
     }

@@ -1,4 +1,4 @@
-//! Scalar functions that vectorise, and sums over rows in a fixed order.
+//! Scalar functions that vectorize, and reductions over rows in a fixed order.
 
 #![expect(
     clippy::inline_always,
@@ -7,7 +7,8 @@
 
 use std::ops::Range;
 
-use super::{LANES, simd};
+use super::LANES;
+use super::simd::simd;
 
 /// The exponential, to about 2 units in the last place; 0 below -87, `exp(88)` above 88. NaN stays NaN.
 #[inline(always)]
@@ -50,14 +51,14 @@ pub(crate) fn normal_cdf(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_3 * bell)
 }
 
-/// The natural logarithm by way of `f64`.
+/// The natural logarithm, computed in `f64`.
 pub(crate) fn ln(x: f32) -> f32 {
     f64::from(x).ln() as f32
 }
 
-/// Folds the partial sums of a row, always in the same order.
+/// The sum of partial sums, always in the same order.
 #[inline(always)]
-pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
+pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -68,7 +69,7 @@ pub(crate) fn fold(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// The inner product of two slices of one length.
+/// The inner product of two slices of equal length.
 #[inline(always)]
 pub(crate) fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -79,7 +80,7 @@ pub(crate) fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
             lanes[i] += x[i] * y[i];
         }
     }
-    let mut sum = fold(lanes);
+    let mut sum = sum_lanes(lanes);
     for (x, y) in a_rest.iter().zip(b_rest) {
         sum += x * y;
     }
@@ -87,7 +88,7 @@ pub(crate) fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
 }
 
 simd! {
-/// The inner product of two slices of one length.
+/// The inner product of two slices of equal length.
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     dot_inline(a, b)
 }}
@@ -98,7 +99,7 @@ pub(crate) fn sum_of_squares(values: &[f32]) -> f64 {
 }
 
 simd! {
-/// The largest value; minus infinity for none. NaN is passed over.
+/// The largest value, ignoring NaN; minus infinity for an empty slice.
 pub(crate) fn maximum(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
@@ -107,12 +108,12 @@ pub(crate) fn maximum(values: &[f32]) -> f32 {
             lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
-    rest.iter().fold(largest(lanes), |largest, &value| if value > largest { value } else { largest })
+    rest.iter().fold(max_of_lanes(lanes), |max, &value| if value > max { value } else { max })
 }}
 
-/// The largest of some numbers, none of them NaN.
+/// The largest of [`LANES`] numbers without NaN.
 #[inline(always)]
-pub(super) fn largest(mut lanes: [f32; LANES]) -> f32 {
+pub(super) fn max_of_lanes(mut lanes: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
@@ -134,27 +135,27 @@ pub(crate) fn exp_and_sum(values: &mut [f32], factor: f32, shift: f32) -> f32 {
             *lane += *e;
         }
     }
-    // What is left is a chunk too: one number at a time it would cost as much as all the others.
+    // The rest is padded to a chunk: number by number it would take as long as all the others.
     if !rest.is_empty() {
         let last = exp_rest(rest, factor, shift);
         for (lane, e) in lanes.iter_mut().zip(last) {
             *lane += e;
         }
     }
-    fold(lanes)
+    sum_lanes(lanes)
 }}
 
-/// Numbers whose sum is taken at a time by [`passing`].
-const STRETCH: usize = 32;
+/// Numbers per block of [`find_cumulative`].
+const CUMULATIVE_BLOCK: usize = 32;
 
 simd! {
-/// Where the running sum of weights, in `f64`, passes `target`: the stretch of them in which it does, else the last one that
-/// holds more than 0; and the sum before it.
-pub(crate) fn passing(weights: &[f32], target: f64) -> (Range<usize>, f64) {
+/// Finds the block of weights in which their cumulative sum, in `f64`, exceeds `target`, or else the last block with a weight
+/// above 0. Returns its range and the sum before it.
+pub(crate) fn find_cumulative(weights: &[f32], target: f64) -> (Range<usize>, f64) {
     let (mut found, mut before, mut sum) = (0..0, 0.0, 0.0);
-    for (number, stretch) in weights.chunks(STRETCH).enumerate() {
+    for (number, block) in weights.chunks(CUMULATIVE_BLOCK).enumerate() {
         let mut lanes = [0.0f64; 8];
-        let (chunks, rest) = stretch.as_chunks::<8>();
+        let (chunks, rest) = block.as_chunks::<8>();
         for chunk in chunks {
             for (lane, &weight) in lanes.iter_mut().zip(chunk) {
                 *lane += f64::from(weight);
@@ -164,11 +165,12 @@ pub(crate) fn passing(weights: &[f32], target: f64) -> (Range<usize>, f64) {
             *lane += f64::from(weight);
         }
         let [a, b, c, d, e, f, g, h] = lanes;
-        let here = ((a + e) + (c + g)) + ((b + f) + (d + h));
-        if here > 0.0 {
-            (found, before) = (number * STRETCH..number * STRETCH + stretch.len(), sum);
+        let block_sum = ((a + e) + (c + g)) + ((b + f) + (d + h));
+        if block_sum > 0.0 {
+            let start = number * CUMULATIVE_BLOCK;
+            (found, before) = (start..start + block.len(), sum);
         }
-        sum += here;
+        sum += block_sum;
         if sum > target {
             break;
         }
@@ -184,7 +186,7 @@ pub(super) fn exp_lanes(values: &mut [f32; LANES], factor: f32, shift: f32) {
     }
 }
 
-/// Fewer than [`LANES`] values; 0 stands for those that are missing.
+/// [`exp_lanes`] of fewer than [`LANES`] values. The result is padded with 0.
 #[inline(always)]
 fn exp_rest(values: &mut [f32], factor: f32, shift: f32) -> [f32; LANES] {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -195,12 +197,12 @@ fn exp_rest(values: &mut [f32], factor: f32, shift: f32) -> [f32; LANES] {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
+#[expect(clippy::float_cmp, reason = "the results are exact")]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_exponential_is_the_platforms_to_a_few_units() {
+    fn exp_is_within_a_few_ulps_of_the_platform() {
         let mut x = -86.0f32;
         while x < 86.0 {
             let (ours, theirs) = (f64::from(exp(x)), f64::from(x).exp());
@@ -213,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn the_normal_distribution_has_its_tabulated_values() {
+    fn the_normal_distribution_matches_its_table() {
         // Abramowitz and Stegun, table 26.1.
         for (x, cdf, density) in
             [(0.0, 0.5, 0.398_942_3), (1.0, 0.841_344_8, 0.241_970_72), (2.5, 0.993_790_3, 0.017_528_3)]
@@ -225,23 +227,23 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_passed_in_its_stretch_or_in_the_last_that_holds_anything() {
+    fn the_cumulative_sum_exceeds_the_target() {
         // Each weight is a power of two, so every sum is exact.
         let mut weights = vec![0.25f32; 100];
         weights[80..].fill(0.0);
-        assert_eq!(passing(&weights, 0.0), (0..32, 0.0));
-        assert_eq!(passing(&weights, 7.99), (0..32, 0.0));
-        // A target that is just reached is not passed.
-        assert_eq!(passing(&weights, 8.0), (32..64, 8.0));
-        assert_eq!(passing(&weights, 19.9), (64..96, 16.0));
-        assert_eq!(passing(&weights, 20.0), (64..96, 16.0));
+        assert_eq!(find_cumulative(&weights, 0.0), (0..32, 0.0));
+        assert_eq!(find_cumulative(&weights, 7.99), (0..32, 0.0));
+        // A target that is reached exactly is not exceeded.
+        assert_eq!(find_cumulative(&weights, 8.0), (32..64, 8.0));
+        assert_eq!(find_cumulative(&weights, 19.9), (64..96, 16.0));
+        assert_eq!(find_cumulative(&weights, 20.0), (64..96, 16.0));
         weights[99] = 0.5;
-        assert_eq!(passing(&weights, 20.0), (96..100, 20.0));
-        assert_eq!(passing(&[0.0; 40], 0.0), (0..0, 0.0));
+        assert_eq!(find_cumulative(&weights, 20.0), (96..100, 20.0));
+        assert_eq!(find_cumulative(&[0.0; 40], 0.0), (0..0, 0.0));
     }
 
     #[test]
-    fn row_sums_are_right_at_every_length() {
+    fn reductions_are_right_at_every_length() {
         for n in 0..70 {
             let a: Vec<f32> = (0..n).map(|i| i as f32).collect();
             let b = vec![2.0; n];

@@ -1,29 +1,27 @@
-//! Arithmetic on plain slices for the CPU. Knows no tensor, no tape and no model.
+//! Arithmetic on slices for the CPU.
 //!
-//! What is promised: **the same bits whatever the number of threads, the batch an element sits in, or the machine**, as
-//! long as the machine is an x86-64 with AVX2 and FMA, or any other with a fused multiply-add. It holds because
-//! - an element of a matrix product is one chain of fused multiply-adds over the depth, in order ([`matmul`]);
-//! - sums over a row go into [`LANES`] partial sums that are folded in a fixed order, however wide the registers are;
-//! - `exp` and `erf` are polynomials of ours, and Rust never contracts `a * b + c` by itself;
-//! - logarithms, sines and cosines are taken in `f64` from the platform and rounded to `f32`, which leaves its last
-//!   bits no say but in the rarest case. This is the one place where another C library could show.
+//! **The bits of a result depend neither on the number of threads, nor on the batch, nor on the machine**, as long as the
+//! machine is an x86-64 with AVX2 and FMA, or any other with a fused multiply-add:
+//! - An element of a matrix product is one chain of fused multiply-adds over the depth, in order ([`matmul`]).
+//! - A sum over a row goes into [`LANES`] partial sums that are added in a fixed order, whatever the width of the registers.
+//! - `exp` and `erf` are polynomials ([`math`]), and Rust never contracts `a * b + c` by itself.
+//! - Logarithms, sines and cosines come from the platform in `f64` and are rounded to `f32`. They differ between C
+//!   libraries only where the last bits of the `f64` change the rounding, which is rare.
 //!
-//! Loops are vectorised by the compiler under `#[target_feature]`; the instruction set is chosen at run time.
+//! The compiler vectorizes the loops under `#[target_feature]`; the instruction set is chosen at run time ([`simd`]).
 
 pub(crate) mod attention;
 pub(crate) mod elementwise;
-pub(crate) mod head;
+pub(crate) mod fused_cross_entropy;
+pub(crate) mod gemv;
 pub(crate) mod layer_norm;
 pub(crate) mod math;
 pub(crate) mod matmul;
-pub(crate) mod packing;
-mod panels;
-pub(crate) mod rotary;
-pub(crate) mod single;
+pub(crate) mod microkernel;
+pub(crate) mod rope;
+pub(crate) mod simd;
 pub(crate) mod softmax;
 pub(crate) mod weight;
 
-/// Partial sums per row sum.
+/// Partial sums of a sum over a row.
 pub(crate) const LANES: usize = 16;
-
-pub(crate) use super::raw::simd;

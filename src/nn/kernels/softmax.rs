@@ -1,21 +1,22 @@
-//! The softmax of rows of scores, forward and back, by whole registers: a row has room for what fills up its last one.
+//! The softmax of a row of scores, forward and backward, in whole registers. A row is padded to whole registers.
 
-use super::math::{exp_lanes, fold, largest};
-use super::{LANES, simd};
+use super::LANES;
+use super::math::{exp_lanes, max_of_lanes, sum_lanes};
+use super::simd::simd;
 
 simd! {
-/// Replaces the first `seen` scores of a row by `softmax(factor * score)`, those behind them by 0. What was taken off
-/// before the exponentials, and their sum. `factor` is above 0; the row is at least as long as `seen` rounded up to
-/// [`LANES`].
-pub(crate) fn softmax(row: &mut [f32], seen: usize, factor: f32) -> (f32, f32) {
-    let chunks = visible(row, seen, f32::NEG_INFINITY);
-    let mut most = [f32::NEG_INFINITY; LANES];
+/// Replaces the first `visible` scores of a row by `softmax(factor * score)` and the others by 0. Returns the number that was
+/// subtracted before the exponentials, and their sum. `factor` is above 0. The row has at least `visible` numbers, rounded
+/// up to a multiple of [`LANES`].
+pub(crate) fn softmax(row: &mut [f32], visible: usize, factor: f32) -> (f32, f32) {
+    let chunks = registers(row, visible, f32::NEG_INFINITY);
+    let mut maxima = [f32::NEG_INFINITY; LANES];
     for chunk in chunks.iter() {
-        for (most, &score) in most.iter_mut().zip(chunk) {
-            *most = if score > *most { score } else { *most };
+        for (max, &score) in maxima.iter_mut().zip(chunk) {
+            *max = if score > *max { score } else { *max };
         }
     }
-    let shift = largest(most) * factor;
+    let shift = max_of_lanes(maxima) * factor;
     let mut sums = [0.0f32; LANES];
     for chunk in chunks.iter_mut() {
         exp_lanes(chunk, factor, shift);
@@ -23,43 +24,46 @@ pub(crate) fn softmax(row: &mut [f32], seen: usize, factor: f32) -> (f32, f32) {
             *sum += e;
         }
     }
-    let sum = fold(sums);
-    let share = 1.0 / sum;
+    let sum = sum_lanes(sums);
+    let inverse = 1.0 / sum;
     for chunk in chunks {
         for p in chunk {
-            *p *= share;
+            *p *= inverse;
         }
     }
     (shift, sum)
 }}
 
 simd! {
-/// Computes `p = softmax(factor * score)` of the first `seen` scores again, in their place, from the logarithm of its
-/// denominator, and the scores' gradient, `p * (dp - delta) * factor`, in the place of that of `p`. Both are 0 behind.
+/// Recomputes `p = softmax(factor * score)` of the first `visible` scores in place from the logarithm `lse` of its denominator,
+/// and replaces the gradient `dp` by that of the scores, `p * (dp - delta) * factor`. The other numbers become 0.
 pub(crate) fn softmax_backward(
     row: &mut [f32],
     dp: &mut [f32],
-    seen: usize,
+    visible: usize,
     factor: f32,
-    log_sum: f32,
+    lse: f32,
     delta: f32,
 ) {
-    let (chunks, gradients) = (visible(row, seen, f32::NEG_INFINITY), visible(dp, seen, 0.0));
+    let (chunks, gradients) = (registers(row, visible, f32::NEG_INFINITY), registers(dp, visible, 0.0));
     for (chunk, gradients) in chunks.iter_mut().zip(gradients) {
-        exp_lanes(chunk, factor, log_sum);
+        exp_lanes(chunk, factor, lse);
         for (&p, dp) in chunk.iter().zip(gradients) {
             *dp = p * (*dp - delta) * factor;
         }
     }
 }}
 
-/// The registers of the first `seen` numbers of a row, filled up; the row behind them is zeroed.
-#[expect(clippy::inline_always, reason = "it would not be compiled for the wider registers")]
+/// The first `count` numbers of a row as registers, of which the last is filled up. The rest of the row becomes 0.
+#[expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined would not be compiled for the wider registers"
+)]
 #[inline(always)]
-fn visible(row: &mut [f32], seen: usize, filling: f32) -> &mut [[f32; LANES]] {
-    let (row, hidden) = row.split_at_mut(seen.next_multiple_of(LANES));
+fn registers(row: &mut [f32], count: usize, filling: f32) -> &mut [[f32; LANES]] {
+    let (row, hidden) = row.split_at_mut(count.next_multiple_of(LANES));
     hidden.fill(0.0);
-    row[seen..].fill(filling);
+    row[count..].fill(filling);
     row.as_chunks_mut().0
 }
 
@@ -68,27 +72,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_its_softmax_at_every_length_and_back() {
+    fn softmax_and_gradient_match_f64_at_every_length() {
         let factor = 0.5f32;
-        for seen in 1..40 {
+        for visible in 1..40 {
             let scores: Vec<f32> = (0..48).map(|i| ((i * 7) as f32).sin() * 3.0).collect();
             let dp: Vec<f32> = (0..48).map(|i| ((i * 5) as f32).cos()).collect();
-            let weights: Vec<f64> = scores[..seen].iter().map(|&score| f64::from(factor * score).exp()).collect();
+            let weights: Vec<f64> = scores[..visible].iter().map(|&score| f64::from(factor * score).exp()).collect();
             let total: f64 = weights.iter().sum();
             let mean: f64 = weights.iter().zip(&dp).map(|(w, &dp)| w / total * f64::from(dp)).sum();
             let mut row = scores.clone();
-            let (shift, sum) = softmax(&mut row, seen, factor);
-            let log_sum = shift + sum.ln();
-            assert!((f64::from(log_sum) - total.ln()).abs() < 1e-5);
+            let (shift, sum) = softmax(&mut row, visible, factor);
+            let lse = shift + sum.ln();
+            assert!((f64::from(lse) - total.ln()).abs() < 1e-5);
             let (mut again, mut gradient) = (scores, dp.clone());
-            softmax_backward(&mut again, &mut gradient, seen, factor, log_sum, mean as f32);
-            for i in 0..seen {
+            softmax_backward(&mut again, &mut gradient, visible, factor, lse, mean as f32);
+            for i in 0..visible {
                 let p = weights[i] / total;
                 let slope = p * (f64::from(dp[i]) - mean) * f64::from(factor);
-                assert!((f64::from(row[i]) - p).abs() < 1e-6 && (f64::from(again[i]) - p).abs() < 1e-6, "{seen} {i}");
-                assert!((f64::from(gradient[i]) - slope).abs() < 1e-6, "{seen} {i}");
+                assert!(
+                    (f64::from(row[i]) - p).abs() < 1e-6 && (f64::from(again[i]) - p).abs() < 1e-6,
+                    "{visible} {i}"
+                );
+                assert!((f64::from(gradient[i]) - slope).abs() < 1e-6, "{visible} {i}");
             }
-            assert!([row, again, gradient].iter().all(|row| row[seen..].iter().all(|&value| value == 0.0)), "{seen}");
+            assert!(
+                [row, again, gradient].iter().all(|row| row[visible..].iter().all(|&value| value == 0.0)),
+                "{visible}"
+            );
         }
     }
 }

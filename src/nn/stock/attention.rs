@@ -7,7 +7,7 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::super::kernels::attention::Heads;
-use super::super::kernels::rotary::Turns;
+use super::super::kernels::rope::RopeTable;
 use super::super::ops::{Matrix, countable};
 use super::{Stock, Tape, Taping};
 
@@ -33,7 +33,7 @@ struct Rotation<D: Device<f32>> {
 }
 
 impl<D: Device<f32>> Rotation<D> {
-    fn new(stock: &Stock<D>, turns: &Turns, positions: &[usize]) -> Result<Rotation<D>> {
+    fn new(stock: &Stock<D>, turns: &RopeTable, positions: &[usize]) -> Result<Rotation<D>> {
         let half = turns.half;
         let twice = |table: &[f32]| -> Vec<f32> {
             let row = |&position: &usize| &table[position * half..][..half];
@@ -51,7 +51,7 @@ impl<D: Device<f32>> Rotation<D> {
         })
     }
 
-    fn turn(&self, x: ByHead<D, Tape<D>>) -> Fallible<ByHead<D, Tape<D>>, D> {
+    fn rotate(&self, x: ByHead<D, Tape<D>>) -> Fallible<ByHead<D, Tape<D>>, D> {
         let shape = *x.shape();
         let (b, h, t, w) = shape;
         let turned = x.retaped::<Tape<D>>().try_reshape_like(&(b * h * t, w))?.try_matmul(self.half.clone())?;
@@ -67,7 +67,7 @@ impl<D: Device<f32>> Plan<D> {
         stock: &Stock<D>,
         heads: Heads,
         rows: &[Range<usize>],
-        turns: Option<&Arc<Turns>>,
+        turns: Option<&Arc<RopeTable>>,
     ) -> Result<Plan<D>> {
         let length = rows.first().map_or(0, ExactSizeIterator::len);
         assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
@@ -97,7 +97,7 @@ impl<D: Device<f32>> Plan<D> {
     fn turned(&self, x: Taping<D>, h: usize) -> Fallible<ByHead<D, Tape<D>>, D> {
         let x = self.by_head(x, h)?;
         match &self.rotation {
-            Some(rotation) => rotation.turn(x),
+            Some(rotation) => rotation.rotate(x),
             None => Ok(x),
         }
     }
@@ -133,12 +133,12 @@ pub(crate) struct Token<D: Device<f32>> {
 }
 
 impl<D: Device<f32>> Token<D> {
-    pub(crate) fn new(stock: &Stock<D>, heads: Heads, turns: &Turns, positions: &[usize]) -> Result<Token<D>> {
+    pub(crate) fn new(stock: &Stock<D>, heads: Heads, turns: &RopeTable, positions: &[usize]) -> Result<Token<D>> {
         Ok(Token { heads, rotation: Rotation::new(stock, turns, positions)? })
     }
 
     /// Queries or keys (b, h w) turned to their positions.
-    pub(crate) fn turn(&self, x: Matrix<D>, h: usize) -> Fallible<Matrix<D>, D> {
+    pub(crate) fn rotate(&self, x: Matrix<D>, h: usize) -> Fallible<Matrix<D>, D> {
         let Rotation { cos, sin, half } = &self.rotation;
         let (flat, w) = (*x.shape(), self.heads.width);
         let shape = (flat.0, h, w);

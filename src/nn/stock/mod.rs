@@ -11,7 +11,7 @@ use super::architecture::Activation;
 use super::gradients::Part;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise::accumulate;
-use super::kernels::rotary::Turns;
+use super::kernels::rope::RopeTable;
 use super::loader::Held;
 use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, countable, device_error};
 
@@ -77,7 +77,7 @@ impl<D: Device<f32>> Ops for Stock<D> {
         self.matrix(values, rows, width)
     }
 
-    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<Turns>>) -> Result<Plan<D>> {
+    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Result<Plan<D>> {
         Plan::new(self, heads, rows, turns)
     }
 

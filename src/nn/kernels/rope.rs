@@ -1,35 +1,35 @@
-//! Rotary positions (Su et al. 2021): the angles of every position, and the turn of a token by them.
+//! Rotary position embeddings (Su et al. 2021): a table of cosines and sines by position, and the rotation of a token.
 
 use std::f64::consts::TAU;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::simd;
+use super::simd::simd;
 use crate::architecture::{Rope, RopeScaling};
 
-/// The frequencies of a model, and the angles of the positions that were asked for so far.
+/// The frequencies of a model, and the table of the positions computed so far.
 #[derive(Debug)]
-pub(crate) struct Rotary {
+pub(crate) struct RotaryEmbedding {
     /// Radians per position.
     frequencies: Vec<f64>,
-    /// Positions per radian: without rounding, an angle is a quotient by this.
+    /// Positions per radian. Without rounding, an angle is the position divided by this.
     periods: Vec<f64>,
-    /// Factor on cosines and sines.
+    /// Factor on cosines and sines (YaRN).
     factor: f64,
     rounded: bool,
-    turns: Mutex<Arc<Turns>>,
+    table: Mutex<Arc<RopeTable>>,
 }
 
 /// Cosines and sines of the positions from 0 on, `half` of each per position.
 #[derive(Debug, Default)]
-pub(crate) struct Turns {
+pub(crate) struct RopeTable {
     pub(crate) half: usize,
     pub(crate) cos: Vec<f32>,
     pub(crate) sin: Vec<f32>,
 }
 
-impl Rotary {
+impl RotaryEmbedding {
     /// For heads of an even `width`.
-    pub(crate) fn new(rope: &Rope, width: usize) -> Rotary {
+    pub(crate) fn new(rope: &Rope, width: usize) -> RotaryEmbedding {
         let round = |value: f64| if rope.rounded { f64::from(value as f32) } else { value };
         let exponent = |j: usize| round(2.0 * j as f64 / width as f64);
         let plain: Vec<f64> = (0..width / 2).map(|j| round(rope.theta.powf(exponent(j)))).collect();
@@ -40,18 +40,18 @@ impl Rotary {
                 llama3(frequency, factor, low_frequency_factor, high_frequency_factor, original_positions as f64)
             }
             RopeScaling::Yarn { factor, beta_fast, beta_slow, original_positions, truncate, .. } => {
-                let at = |turns: f64| {
-                    width as f64 * (original_positions as f64 / (turns * TAU)).ln() / (2.0 * rope.theta.ln())
+                let dimension = |rotations: f64| {
+                    width as f64 * (original_positions as f64 / (rotations * TAU)).ln() / (2.0 * rope.theta.ln())
                 };
-                let (low, high) = (at(beta_fast), at(beta_slow));
+                let (low, high) = (dimension(beta_fast), dimension(beta_slow));
                 let (low, high) = if truncate { (low.floor(), high.ceil()) } else { (low, high) };
                 let (low, mut high) = (low.max(0.0), high.min(width as f64 - 1.0));
                 if low >= high {
-                    // The paper's code keeps the ramp from dividing by nothing.
+                    // As in the paper's code, to avoid a division by zero.
                     high = low + 0.001;
                 }
-                let stretched = ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
-                frequency / factor * stretched + frequency * (1.0 - stretched)
+                let ramp = ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                frequency / factor * ramp + frequency * (1.0 - ramp)
             }
         };
         let frequencies: Vec<f64> =
@@ -61,21 +61,21 @@ impl Rotary {
             _ => frequencies.iter().map(|frequency| 1.0 / frequency).collect(),
         };
         let factor = if let RopeScaling::Yarn { attention_factor, .. } = rope.scaling { attention_factor } else { 1.0 };
-        let turns = Mutex::new(Arc::new(Turns { half: width / 2, ..Turns::default() }));
-        Rotary { frequencies, periods, factor, rounded: rope.rounded, turns }
+        let table = Mutex::new(Arc::new(RopeTable { half: width / 2, ..RopeTable::default() }));
+        RotaryEmbedding { frequencies, periods, factor, rounded: rope.rounded, table }
     }
 
-    /// The turns of the positions 0 to `positions` at least.
-    pub(crate) fn turns(&self, positions: usize) -> Arc<Turns> {
-        // A poisoned lock means another thread failed; what it holds is whole.
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        if turns.positions() < positions {
-            *turns = Arc::new(self.compute(positions.next_power_of_two()));
+    /// A table of at least the positions `0..positions`.
+    pub(crate) fn table(&self, positions: usize) -> Arc<RopeTable> {
+        // A poisoned lock means that another thread panicked. The table is replaced as a whole, so it is valid.
+        let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.positions() < positions {
+            *table = Arc::new(self.compute(positions.next_power_of_two()));
         }
-        turns.clone()
+        table.clone()
     }
 
-    fn compute(&self, positions: usize) -> Turns {
+    fn compute(&self, positions: usize) -> RopeTable {
         let angle = |position: usize, j: usize| {
             let position = position as f64;
             if self.rounded { f64::from((position * self.frequencies[j]) as f32) } else { position / self.periods[j] }
@@ -84,12 +84,12 @@ impl Rotary {
         let angles = (0..positions).flat_map(|position| (0..half).map(move |j| angle(position, j)));
         let (sin, cos) =
             angles.map(|angle| ((angle.sin() * self.factor) as f32, (angle.cos() * self.factor) as f32)).unzip();
-        Turns { half, cos, sin }
+        RopeTable { half, cos, sin }
     }
 }
 
-/// Wavelengths longer than the original context over the low factor are stretched, those shorter than over the high one
-/// are not, and between them a slope (Llama 3.1's release).
+/// Llama 3.1's scaling: wavelengths above `original / low` are stretched by `factor`, those below `original / high` are kept,
+/// and those between are interpolated.
 fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
     let wavelength = TAU / frequency;
     if wavelength > original / low {
@@ -102,26 +102,26 @@ fn llama3(frequency: f64, factor: f64, low: f64, high: f64, original: f64) -> f6
     }
 }
 
-impl Turns {
+impl RopeTable {
     pub(crate) fn positions(&self) -> usize {
         self.cos.len() / self.half.max(1)
     }
 
-    /// Turns every head of a token at `position` by rotate-half: `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
-    pub(crate) fn turn(&self, token: &mut [f32], position: usize) {
-        let at = position * self.half..(position + 1) * self.half;
-        turn(token, &self.cos[at.clone()], &self.sin[at], 1.0);
+    /// Rotates every head of a token at `position` (rotate-half): `(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin)`.
+    pub(crate) fn rotate(&self, token: &mut [f32], position: usize) {
+        let range = position * self.half..(position + 1) * self.half;
+        rotate_heads(token, &self.cos[range.clone()], &self.sin[range], 1.0);
     }
 
-    /// Turns back: the gradient of [`Turns::turn`].
-    pub(crate) fn turn_back(&self, token: &mut [f32], position: usize) {
-        let at = position * self.half..(position + 1) * self.half;
-        turn(token, &self.cos[at.clone()], &self.sin[at], -1.0);
+    /// The inverse rotation, which is the gradient of [`RopeTable::rotate`].
+    pub(crate) fn rotate_back(&self, token: &mut [f32], position: usize) {
+        let range = position * self.half..(position + 1) * self.half;
+        rotate_heads(token, &self.cos[range.clone()], &self.sin[range], -1.0);
     }
 }
 
 simd! {
-pub(crate) fn turn(token: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
+pub(crate) fn rotate_heads(token: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     for head in token.chunks_exact_mut(2 * cos.len()) {
         let (first, second) = head.split_at_mut(cos.len());
         for (((x1, x2), &c), &s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
@@ -140,31 +140,31 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_and_its_way_back_cancel() {
-        let turns = Rotary::new(&rope(10.0, RopeScaling::None), 4).turns(8);
+    fn a_rotation_and_its_inverse_cancel() {
+        let table = RotaryEmbedding::new(&rope(10.0, RopeScaling::None), 4).table(8);
         let mut token = vec![1.0, 2.0, 3.0, 4.0, -1.0, 0.5, 0.0, 2.0];
         let before = token.clone();
-        turns.turn(&mut token, 5);
+        table.rotate(&mut token, 5);
         // Position 5, frequencies 1 and 10^-0.5: by hand for the first number of the first head.
         let expected = 5f64.cos() - 3.0 * 5f64.sin();
         assert!((f64::from(token[0]) - expected).abs() < 1e-6, "{token:?}");
-        turns.turn_back(&mut token, 5);
+        table.rotate_back(&mut token, 5);
         assert!(token.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6), "{token:?}");
     }
 
     #[test]
-    fn more_positions_change_none_that_were_there() {
-        let rotary = Rotary::new(&rope(1000.0, RopeScaling::None), 8);
-        let few = rotary.turns(3);
-        let many = rotary.turns(100);
+    fn a_longer_table_keeps_its_first_positions() {
+        let rotary = RotaryEmbedding::new(&rope(1000.0, RopeScaling::None), 8);
+        let few = rotary.table(3);
+        let many = rotary.table(100);
         assert_eq!((few.positions(), many.positions()), (4, 128));
         assert_eq!(few.cos, many.cos[..few.cos.len()]);
     }
 
     #[test]
-    fn stretched_frequencies_are_those_worked_out_by_hand() {
+    fn scaled_frequencies_match_hand_computed_ones() {
         // Width 4 and theta 10,000: frequencies 1 and 0.01, wavelengths 6.28 and 628.
-        let of = |scaling| Rotary::new(&rope(10_000.0, scaling), 4).frequencies;
+        let of = |scaling| RotaryEmbedding::new(&rope(10_000.0, scaling), 4).frequencies;
         assert_eq!(of(RopeScaling::Linear { factor: 4.0 }), [0.25, 0.0025]);
         let scaling = |original_positions| RopeScaling::Llama3 {
             factor: 8.0,

@@ -1,36 +1,36 @@
-//! The head and the log-softmax together, so that a large table of tokens x vocabulary need not exist at once.
+//! The output head and the log-softmax in one kernel, in chunks of tokens, so that a large batch needs no full table of logits.
 
-use super::super::profile::timer;
 use super::elementwise::scale;
 use super::math::{exp_and_sum, ln, maximum};
-use super::matmul::{Into, View, matmul};
+use super::matmul::{Accumulate, MatrixView, matmul};
 use super::weight::Weight;
+use crate::profile::timer;
 
 /// Tokens per chunk where the table would be too large.
 const CHUNK: usize = 256;
-/// The table is kept for the backward pass up to this many numbers (64 MiB); above, it is computed again.
-const KEEP: usize = 1 << 24;
+/// The table is kept for the backward pass up to this size in numbers (64 MiB). A larger one is recomputed.
+const MAX_KEPT: usize = 1 << 24;
 
-/// Whether the table of `n` tokens and `v` words is kept for the backward pass.
+/// Whether the table of `n` tokens and a vocabulary of `v` is kept for the backward pass.
 pub(crate) fn keeps(n: usize, v: usize) -> bool {
-    n * v <= KEEP
+    n * v <= MAX_KEPT
 }
 
-/// Numbers of a table that is not kept.
-pub(crate) fn chunk(n: usize, v: usize) -> usize {
+/// The size of the table of a chunk, for a table that is not kept.
+pub(crate) fn chunk_size(n: usize, v: usize) -> usize {
     CHUNK.min(n) * v
 }
 
-/// What the forward pass leaves behind, besides the table: `exp(logit - largest)` of all tokens, if it holds them.
+/// The results of the forward pass. The table holds `exp(logit - largest)`, of all tokens if it is kept.
 pub(crate) struct LogProbs {
     /// The logarithm of the target's probability, per token.
     pub(crate) values: Vec<f32>,
-    /// The sum of a token's row of the table.
+    /// The sum of each token's row of the table.
     pub(crate) sums: Vec<f32>,
 }
 
-/// Log-probabilities of `targets` under `softmax(x weight^T)`: x (n, d), weight (v, d). The table, of some rows at
-/// least, may hold anything.
+/// Log-probabilities of `targets` under `softmax(x weight^T)`: x (n, d), weight (v, d). `table` has at least one row of v
+/// numbers and arbitrary contents.
 pub(crate) fn log_probs(x: &[f32], weight: &Weight, targets: &[u32], table: &mut [f32]) -> LogProbs {
     let (v, d, n) = (weight.outputs(), weight.inputs(), targets.len());
     let size = (table.len() / v).max(1);
@@ -49,9 +49,9 @@ pub(crate) fn log_probs(x: &[f32], weight: &Weight, targets: &[u32], table: &mut
     LogProbs { values, sums }
 }
 
-/// The gradients of [`log_probs`] for the gradient `dy` of its values: adds to `dx`, and to that of the weight, if it
-/// learns, or replaces them. The sums are the forward pass's, and so is the table if it was kept; else it is computed again.
-#[expect(clippy::too_many_arguments, reason = "two factors, two gradients and what the forward pass left")]
+/// The gradients of [`log_probs`] by `x` and, if it is trainable, by the weight, for the gradient `dy` of its values. `sums`
+/// comes from the forward pass, and so does the table if it was `kept`. Otherwise the table is recomputed.
+#[expect(clippy::too_many_arguments, reason = "two factors, two gradients and the results of the forward pass")]
 pub(crate) fn log_probs_backward(
     (table, kept): (&mut [f32], bool),
     sums: &[f32],
@@ -59,8 +59,8 @@ pub(crate) fn log_probs_backward(
     weight: &Weight,
     targets: &[u32],
     dy: &[f32],
-    (dx, dx_into): (&mut [f32], Into),
-    mut dweight: Option<(&mut [f32], Into)>,
+    (dx, accumulate_dx): (&mut [f32], Accumulate),
+    mut dweight: Option<(&mut [f32], Accumulate)>,
 ) {
     let (v, d) = (weight.outputs(), weight.inputs());
     let size = (table.len() / v).max(1);
@@ -76,29 +76,30 @@ pub(crate) fn log_probs_backward(
                 exp_and_sum(row, 1.0, largest);
             }
         }
-        let softmax = timer("log-softmax, back", 0, 2 * table.len());
+        let softmax = timer("log-softmax, backward", 0, 2 * table.len());
         for (i, (row, &target)) in table.chunks_exact_mut(v).zip(targets).enumerate() {
             scale(row, -dy[first + i] / sums[first + i]);
             row[target as usize] += dy[first + i];
         }
         drop(softmax);
         let dx = &mut dx[first * d..(first + m) * d];
-        let product = weight.timer("head, back", m);
-        weight.backward(table, dx, dx_into);
+        let product = weight.timer("head, backward", m);
+        weight.backward(table, dx, accumulate_dx);
         drop(product);
-        if let Some((dweight, into)) = &mut dweight {
-            weight_backward(table, x, weight, dweight, *into);
-            *into = Into::Add;
+        if let Some((dweight, accumulate)) = &mut dweight {
+            weight_backward(table, x, weight, dweight, *accumulate);
+            *accumulate = Accumulate::Yes;
         }
     }
 }
 
-/// The gradient of the weight, (v, d), for that of the logits, which [`log_probs_backward`] leaves in a table of all tokens.
-pub(crate) fn weight_backward(table: &[f32], x: &[f32], weight: &Weight, dweight: &mut [f32], into: Into) {
+/// The gradient (v, d) of the weight. `table` holds the gradient of the logits, as [`log_probs_backward`] leaves it in a kept
+/// table.
+pub(crate) fn weight_backward(table: &[f32], x: &[f32], weight: &Weight, dweight: &mut [f32], accumulate: Accumulate) {
     let (v, d) = (weight.outputs(), weight.inputs());
     let m = x.len() / d;
-    let _timer = weight.timer("head, back to weight", m);
-    matmul(v, d, m, View::transposed(table, v), View::rows(x, d), dweight, d, into);
+    let _timer = weight.timer("head, weight gradient", m);
+    matmul(v, d, m, MatrixView::transposed(table, v), MatrixView::row_major(x, d), dweight, d, accumulate);
 }
 
 fn forward(x: &[f32], weight: &Weight, table: &mut [f32]) {
