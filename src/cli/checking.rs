@@ -10,7 +10,7 @@ use super::session;
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT, tell};
 use ablate_core::base::Diagnostic;
-use ablate_experiment::{Expansion, Experiment, Failure};
+use ablate_experiment::{Expansion, Experiment, LoadError};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -84,7 +84,7 @@ fn words(file: &str, experiment: &Experiment, expansion: &Expansion) -> String {
 
 /// The mistakes as data: what is wrong, where, and what helps. The first place is that of the mistake.
 fn mistakes(error: &anyhow::Error) -> Vec<Value> {
-    let Some(Failure { diagnostics, sources }) = error.downcast_ref::<Failure>() else {
+    let Some(LoadError { diagnostics, sources }) = error.downcast_ref::<LoadError>() else {
         return vec![json!({ "message": format!("{error:#}"), "places": [], "help": [] })];
     };
     let one = |diagnostic: &Diagnostic| {

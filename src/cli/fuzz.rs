@@ -308,7 +308,7 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
         }
         // A slip of a path may lead to everything on this machine, which nobody wants to read here.
         let inside = |upstream: &Upstream| match upstream {
-            Upstream::Outside { path } => {
+            Upstream::External { path } => {
                 path.canonicalize().is_ok_and(|path| path.starts_with(folder.path()) && path.is_file())
             }
             Upstream::Output { .. } | Upstream::Environment { .. } => true,
@@ -347,7 +347,7 @@ fn any_bytes_are_a_compiled_experiment_or_none() {
         if let Some(lean) = compiled::read(bytes, KINDS, &hash_of) {
             for one in &lean.expansion.instances {
                 lean.expansion.find(&one.name);
-                lean.expansion.points_of(&one.stage);
+                lean.expansion.points_of(&one.stage).count();
                 one.parsed().ok();
             }
         }

@@ -90,7 +90,7 @@ fn answer(said: &clap::Error) -> ExitCode {
 
 /// Says what is wrong: at its places, if it is an experiment.
 fn tell(shell: Shell, error: &anyhow::Error) {
-    match error.downcast_ref::<ablate_experiment::Failure>() {
+    match error.downcast_ref::<ablate_experiment::LoadError>() {
         Some(failure) => shell.diagnostics(&failure.render(shell.error_color)),
         None => shell.error(&told(error)),
     }

@@ -10,7 +10,7 @@ use super::session;
 use super::shell::Shell;
 use ablate_core::base::Diagnostic;
 use ablate_core::stage::Finding;
-use ablate_experiment::{Expansion, Experiment, Failure, Instance, InstanceId, Upstream};
+use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, LoadError, Upstream};
 
 /// Looks at the files that these instances name: warnings are told, and what a stage would fail over is an error.
 pub(super) fn inspect(
@@ -41,7 +41,7 @@ fn report<'a>(shell: Shell, experiment: &Experiment, instances: impl Iterator<It
             let key = format!("stage.{}.{role}", instance.stage);
             let text = format!("`{key}`: {message}");
             let mut diagnostic = if fatal { Diagnostic::error(text) } else { Diagnostic::warning(text) };
-            let origin = instance.origins.get(&role).or_else(|| instance.origins.get(""));
+            let origin = instance.spans.get(&role).or_else(|| instance.spans.get(""));
             if let Some(origin) = origin {
                 diagnostic = diagnostic.at(origin.clone(), "");
             }
@@ -55,18 +55,18 @@ fn report<'a>(shell: Shell, experiment: &Experiment, instances: impl Iterator<It
     if errors.is_empty() {
         return Ok(());
     }
-    Err(Failure { diagnostics: errors, sources: experiment.sources.clone() }.into())
+    Err(LoadError { diagnostics: errors, sources: experiment.sources.clone() }.into())
 }
 
 /// What the stage of an instance says of its files outside the store.
 fn found(instance: &Instance) -> Vec<Finding> {
     let outside = |role: &str| -> Option<PathBuf> {
         instance.inputs.iter().find(|input| &*input.role == role).and_then(|input| match &input.upstream {
-            Upstream::Outside { path } => Some(path.clone()),
+            Upstream::External { path } => Some(path.clone()),
             Upstream::Output { .. } | Upstream::Environment { .. } => None,
         })
     };
-    if !instance.inputs.iter().any(|input| matches!(input.upstream, Upstream::Outside { .. })) {
+    if !instance.inputs.iter().any(|input| matches!(input.upstream, Upstream::External { .. })) {
         return Vec::new();
     }
     instance.parsed().map(|stage| stage.inspect(&outside)).unwrap_or_default()

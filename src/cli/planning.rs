@@ -13,7 +13,7 @@ use super::shell::Shell;
 use ablate_core::base::{Diagnostic, Hash, escape};
 use ablate_core::stage::ArtifactKind;
 use ablate_engine::{self, Failure, Plan, PlanState};
-use ablate_experiment::{InstanceId, Sharing};
+use ablate_experiment::{DedupStats, InstanceId};
 
 pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
     let experiments = arguments.scope.experiments(&arguments.experiment);
@@ -52,14 +52,14 @@ struct Totals {
 }
 
 impl Totals {
-    fn add(&mut self, session: &Session, selected: &BTreeSet<InstanceId>, sharing: Sharing) {
-        self.points += sharing.points;
+    fn add(&mut self, session: &Session, selected: &BTreeSet<InstanceId>, dedup: DedupStats) {
+        self.points += dedup.results;
         let before = if self.began { self.alone } else { Some(0) };
-        self.alone = before.zip(sharing.alone).map(|(all, one)| all + one);
+        self.alone = before.zip(dedup.without_dedup).map(|(all, one)| all + one);
         self.began = true;
-        self.apart += sharing.shared;
+        self.apart += dedup.with_dedup;
         self.trainings += trainings(session, selected);
-        let shapes = session.expansion.shapes();
+        let shapes = session.expansion.static_hashes();
         self.shapes.extend(selected.iter().map(|id| (shapes[id.0], is_training(session, *id))));
     }
 
@@ -114,9 +114,9 @@ fn plan_one(
     let need = if arguments.explain { Need::All } else { Need::Instances };
     let session = Session::read(global, experiment, need)?;
     let chosen = session.chosen(&arguments.scope.selection())?;
-    let sharing = session.expansion.sharing(&chosen);
+    let dedup = session.expansion.dedup_stats(&chosen);
     if let Some(totals) = totals {
-        totals.add(&session, &chosen, sharing);
+        totals.add(&session, &chosen, dedup);
     }
     let selected: Vec<InstanceId> = chosen.iter().copied().collect();
     let plan = session.plan()?;
@@ -130,7 +130,7 @@ fn plan_one(
         return Ok(Some(json!({
             "experiment": session.experiment.name,
             "fresh": fresh, "must_run": must, "may_run": may,
-            "points": sharing.points, "instances_alone": sharing.alone, "trainings": trainings(&session, &chosen),
+            "points": dedup.results, "instances_alone": dedup.without_dedup, "trainings": trainings(&session, &chosen),
             "seconds_saved": saved,
             "instances": instances,
         })));
@@ -172,10 +172,10 @@ fn plan_one(
         };
         text.push_str(&format!("{name}: {words}\n"));
     }
-    let (points, alone) = (sharing.points, many(sharing.alone));
+    let (points, alone) = (dedup.results, many(dedup.without_dedup));
     let trained = trainings(&session, &chosen);
     let (points, trained) = (counted(points, "point"), counted(trained, "training"));
-    text.push_str(&format!("{points}: {alone} instances without sharing, {} with", sharing.shared));
+    text.push_str(&format!("{points}: {alone} instances without sharing, {} with", dedup.with_dedup));
     text.push_str(&format!("; {trained}\n{must} must run, {may} may run, {fresh} fresh"));
     if fresh > 0 {
         text.push_str(&format!(" (their results took {saved:.0} s to make)"));

@@ -8,7 +8,7 @@ use super::args::{ExperimentArgs, Global};
 use crate::stages::KINDS;
 use ablate_core::base::Hash;
 use ablate_engine::{self, Plan, PlanOptions, Selection};
-use ablate_experiment::compiled::{self, Lean};
+use ablate_experiment::compiled::{self, CompiledExperiment};
 use ablate_experiment::{Expansion, Experiment, InstanceId};
 use ablate_store::{ExperimentId, Store};
 
@@ -61,7 +61,7 @@ impl Session {
             && let Some(bytes) = store.read_cached(&plan)
             && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_external_bytes(path).ok()?)
         {
-            let Lean { mut experiment, expansion, has_reports } = lean;
+            let CompiledExperiment { mut experiment, expansion, has_reports } = lean;
             experiment.path.clone_from(&arguments.file);
             let id = store.experiment_id(&experiment.name, &arguments.file);
             return Ok(Session { experiment, id, expansion, store, standing, has_reports });

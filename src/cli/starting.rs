@@ -44,7 +44,7 @@ pub(super) fn schema(shell: Shell) -> Result<u8> {
 pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<u8> {
     let path = file_of(&arguments.name);
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    if let Some(message) = Experiment::name_problem(&name) {
+    if let Some(message) = Experiment::name_error(&name) {
         bail!("{message}");
     }
     if path.symlink_metadata().is_ok() {

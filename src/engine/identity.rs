@@ -75,7 +75,7 @@ pub fn input_hash<'a>(
     record: &impl Fn(usize) -> Option<&'a SlimRecord>,
 ) -> Result<Hash, Box<DirtyReason>> {
     match &input.upstream {
-        Upstream::Outside { path } => outside.hash(store, &input.role, path),
+        Upstream::External { path } => outside.hash(store, &input.role, path),
         Upstream::Environment { name } => Ok(store.variable_hash(std::env::var_os(name).as_deref())),
         Upstream::Output { instance, output, .. } => {
             let artifact = record(instance.0).and_then(|record| record.outputs.get(output));

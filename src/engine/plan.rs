@@ -203,7 +203,7 @@ fn with_names(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason
     let add = |reason| match reason {
         DirtyReason::InputChanged { role, old, new, .. } => match upstream(&role) {
             Some(Upstream::Environment { name }) => DirtyReason::VariableChanged { name: name.clone(), role },
-            Some(Upstream::Outside { path }) => DirtyReason::InputChanged { path: Some(path.clone()), role, old, new },
+            Some(Upstream::External { path }) => DirtyReason::InputChanged { path: Some(path.clone()), role, old, new },
             Some(Upstream::Output { .. }) | None => DirtyReason::InputChanged { role, old, new, path: None },
         },
         other => other,

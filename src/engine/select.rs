@@ -36,9 +36,9 @@ pub fn matching(expansion: &Expansion, patterns: &[String]) -> anyhow::Result<BT
                 found.insert(id);
             }
         }
-        if let Some(id) = expansion.aliases.get(pattern) {
+        if let Some(alias) = expansion.aliases.get(pattern) {
             any = true;
-            found.insert(*id);
+            found.insert(alias.instance);
         }
         if !any {
             debug_assert_eq!(before, found.len());

@@ -228,7 +228,7 @@ impl Space {
             built.identify(&mut manifest);
             let inputs = built.inputs().into_iter().map(|input| {
                 let upstream = match input.source {
-                    InputSource::External { path } => Upstream::Outside { path: path.into() },
+                    InputSource::External { path } => Upstream::External { path: path.into() },
                     InputSource::Environment { name } => Upstream::Environment { name },
                     InputSource::Stage { reference, .. } => {
                         let instance = ids[reference.to_string().as_str()];
@@ -254,7 +254,7 @@ impl Space {
                 outputs: built.outputs().map_or(kind.outputs.into(), Into::into),
                 pool: built.pool().unwrap_or(kind.pool),
                 limits: Limits::default(),
-                origins: Arc::default(),
+                spans: Arc::default(),
                 parsed: built.into(),
             });
         }

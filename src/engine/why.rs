@@ -89,7 +89,7 @@ fn note(instance: &Instance, verdict: &str, reason: &DirtyReason, record: Option
 fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Span> {
     let mut key = key;
     loop {
-        if let Some(origin) = instance.origins.get(key) {
+        if let Some(origin) = instance.spans.get(key) {
             return Some(origin);
         }
         if key.is_empty() {
@@ -122,7 +122,7 @@ mod tests {
         for (instance, key, text) in places {
             let start = TEXT.find(text).unwrap();
             let origin = Span { source, range: start..start + text.len() };
-            Arc::make_mut(&mut stages.instances[instance].origins).insert(key.to_string(), origin);
+            Arc::make_mut(&mut stages.instances[instance].spans).insert(key.to_string(), origin);
         }
         stages
     }

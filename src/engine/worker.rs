@@ -181,7 +181,7 @@ impl Task<'_> {
         for (input, hash) in self.instance.inputs.iter().zip(&self.identity.inputs) {
             let path = match &input.upstream {
                 Upstream::Environment { .. } => continue,
-                Upstream::Outside { path } => InputPath { path: path.clone(), hash: *hash, kind: None },
+                Upstream::External { path } => InputPath { path: path.clone(), hash: *hash, kind: None },
                 Upstream::Output { kind, .. } => {
                     let artifact = self.artifact(&input.role)?;
                     self.check_artifact(artifact, &input.role)?;
@@ -303,7 +303,7 @@ impl Task<'_> {
         let mut outside = Outside::default();
         for (input, hash) in self.instance.inputs.iter().zip(&self.identity.inputs) {
             match &input.upstream {
-                Upstream::Outside { path } => {
+                Upstream::External { path } => {
                     if outside.hash(self.store, &input.role, path).ok() != Some(*hash) {
                         bail!("`{}` (`{}`) changed while the stage ran", path.display(), input.role);
                     }
@@ -365,7 +365,7 @@ pub(super) fn artifacts(instance: &Instance, records: &[Option<SlimRecord>]) -> 
             let artifact = records[above.0].as_ref()?.outputs.get(output)?;
             Some((input.role.to_string(), artifact.clone()))
         }
-        Upstream::Outside { .. } | Upstream::Environment { .. } => None,
+        Upstream::External { .. } | Upstream::Environment { .. } => None,
     });
     found.collect()
 }

@@ -1,5 +1,5 @@
-//! A checked experiment as bytes, to be read instead of its texts while these say the same. Reading ten thousand
-//! tables costs more than all else that an idle run does. Runs nothing, and reads no file but the texts.
+//! A checked experiment as bytes. A later process reads them instead of the TOML files, as long as these have the same
+//! hashes: parsing 10,000 tables takes longer than the rest of a run in which every instance is fresh.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,29 +8,37 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::instance::{Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
+use super::extends::absolute;
+use super::instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 use super::limits::Limits;
 use super::load::Experiment;
 use super::settings::Settings;
-use super::text::absolute;
 use ablate_core::base::{Hash, SharedStr, Sources, Span};
 use ablate_core::stage::{ArtifactKind, OutputSpec, Pool, Registry};
 
-/// What the bytes say beside the instances: everything in it is as the experiment has it.
+/// Everything except the instances.
 #[derive(Serialize, Deserialize)]
 struct Head {
-    /// The texts: the experiment's file and all that it extends, with the hashes of what they said.
+    /// The experiment's file and the files that it extends, with the hashes of their contents.
     texts: Vec<(PathBuf, Hash)>,
     name: String,
     about: String,
     path: PathBuf,
     settings: Settings,
     has_reports: bool,
-    /// How many instances follow.
+    /// The number of instances that follow.
     count: usize,
-    aliases: BTreeMap<String, usize>,
-    /// Strings that occur often: instances have them by number.
-    words: Vec<String>,
+    aliases: Vec<CompiledAlias>,
+    /// The string table: instances refer to these strings by index.
+    strings: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CompiledAlias {
+    name: String,
+    stage: String,
+    point: Vec<(String, String)>,
+    instance: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,12 +48,12 @@ struct CompiledInstance {
     kind: u32,
     version: u32,
     point: Vec<(String, String)>,
-    /// Bytes of its stretches of the prose: tables and identities, one after the other, before all this.
+    /// The lengths in bytes of its config and its identity, which are stored one after the other in the text block.
     config: usize,
     identity: usize,
     seed: u64,
     inputs: Vec<CompiledInput>,
-    /// `None` for those of the kind.
+    /// `None` for the outputs of the kind.
     outputs: Option<Vec<(String, ArtifactKind)>>,
     pool: Pool,
     limits: Option<Limits>,
@@ -54,24 +62,25 @@ struct CompiledInstance {
 #[derive(Serialize, Deserialize)]
 enum CompiledInput {
     Output { role: u32, instance: usize, output: u32, kind: ArtifactKind },
-    Outside { role: u32, path: PathBuf },
+    External { role: u32, path: PathBuf },
     Environment { role: u32, name: String },
 }
 
-/// What a compiled experiment comes back as: all of it but the places of its values and its reports.
+/// An experiment that was read from bytes. It lacks the places of values, and its reports.
 #[derive(Debug)]
-pub struct Lean {
+pub struct CompiledExperiment {
     pub experiment: Experiment,
     pub expansion: Expansion,
-    /// Whether the texts have reports, which need the texts to be read.
+    /// Whether the files define reports. To get them, load the files.
     pub has_reports: bool,
 }
 
-/// The bytes of a checked experiment. `None` where its texts cannot be told apart from later ones.
+/// The bytes of a checked experiment: the text block, the head, the instances, and the length of the text block. `None` if
+/// an instance cannot be encoded.
 pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Registry) -> Option<Vec<u8>> {
-    let (mut words, mut prose, mut instances) = (Words::default(), String::new(), Vec::new());
+    let (mut strings, mut block, mut instances) = (StringTable::default(), String::new(), Vec::new());
     for instance in &expansion.instances {
-        let compiled = compile_instance(instance, registry, &mut words, &mut prose)?;
+        let compiled = compile_instance(instance, registry, &mut strings, &mut block)?;
         instances = postcard::to_extend(&compiled, instances).ok()?;
     }
     let head = Head {
@@ -82,37 +91,41 @@ pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Regist
         settings: experiment.settings.clone(),
         has_reports: !experiment.reports.is_empty(),
         count: expansion.instances.len(),
-        aliases: expansion.aliases.iter().map(|(name, id)| (name.clone(), id.0)).collect(),
-        words: words.list,
+        aliases: expansion.aliases.iter().map(compile_alias).collect(),
+        strings: strings.list,
     };
-    let length = (prose.len() as u64).to_le_bytes();
-    Some([prose.as_bytes(), &postcard::to_stdvec(&head).ok()?, &instances, &length].concat())
+    let length = (block.len() as u64).to_le_bytes();
+    Some([block.as_bytes(), &postcard::to_stdvec(&head).ok()?, &instances, &length].concat())
 }
 
-/// The experiment in the bytes, if its texts still say what they said, going by `hash_of` a file. Anything else is
-/// `None`: then they are read.
-pub fn read(mut bytes: Vec<u8>, registry: &Registry, hash_of: &dyn Fn(&Path) -> Option<Hash>) -> Option<Lean> {
+/// Reads the experiment from bytes. `None` if the bytes are damaged or if `hash_of` a file differs from the stored hash. Then
+/// the files must be loaded.
+pub fn read(
+    mut bytes: Vec<u8>,
+    registry: &Registry,
+    hash_of: &dyn Fn(&Path) -> Option<Hash>,
+) -> Option<CompiledExperiment> {
     let hash = Some(Hash::of_bytes(&bytes));
     let (_, length) = bytes.split_last_chunk()?;
     let length = usize::try_from(u64::from_le_bytes(*length)).ok().filter(|length| *length <= bytes.len())?;
-    // The prose stays where it is: it is most of what there is.
+    // The text block is most of the bytes, so it is not copied.
     let rest = bytes.split_off(length);
     let (rest, _) = rest.split_last_chunk::<8>()?;
     let (head, mut rest) = postcard::take_from_bytes::<Head>(rest).ok()?;
     if !head.texts.iter().all(|(path, hash)| hash_of(path) == Some(*hash)) {
         return None;
     }
-    let words: Vec<Arc<str>> = head.words.into_iter().map(Into::into).collect();
-    let mut prose = Prose { all: Arc::new(String::from_utf8(bytes).ok()?), read: 0 };
+    let strings: Vec<Arc<str>> = head.strings.into_iter().map(Into::into).collect();
+    let mut block = TextBlock { all: Arc::new(String::from_utf8(bytes).ok()?), read: 0 };
     let mut instances = Vec::with_capacity(head.count.min(rest.len()));
     while !rest.is_empty() {
-        // One at a time: all of them at once would take the memory twice.
+        // Decoding one instance at a time avoids holding all of them in both forms.
         let (one, more) = postcard::take_from_bytes(rest).ok()?;
-        instances.push(read_instance(one, instances.len(), registry, &words, &mut prose)?);
+        instances.push(read_instance(one, instances.len(), registry, &strings, &mut block)?);
         rest = more;
     }
     let count = Some(instances.len()).filter(|count| *count == head.count)?;
-    let aliases = head.aliases.into_iter().map(|(name, id)| (id < count).then_some((name, InstanceId(id))));
+    let aliases = head.aliases.into_iter().map(|alias| read_alias(alias, count));
     let expansion = Expansion { hash, instances, aliases: aliases.collect::<Option<_>>()? };
     let experiment = Experiment {
         name: head.name,
@@ -125,14 +138,26 @@ pub fn read(mut bytes: Vec<u8>, registry: &Registry, hash_of: &dyn Fn(&Path) -> 
         reports: Vec::new(),
         settings: head.settings,
     };
-    Some(Lean { experiment, expansion, has_reports: head.has_reports })
+    Some(CompiledExperiment { experiment, expansion, has_reports: head.has_reports })
+}
+
+fn compile_alias((name, alias): (&String, &Alias)) -> CompiledAlias {
+    let Alias { stage, point, instance } = alias;
+    let point = point.iter().map(|(axis, label)| (axis.clone(), label.clone())).collect();
+    CompiledAlias { name: name.clone(), stage: stage.clone(), point, instance: instance.0 }
+}
+
+fn read_alias(alias: CompiledAlias, count: usize) -> Option<(String, Alias)> {
+    let CompiledAlias { name, stage, point, instance } = alias;
+    let alias = Alias { stage, point: point.into_iter().collect(), instance: InstanceId(instance) };
+    (instance < count).then_some((name, alias))
 }
 
 fn compile_instance(
     instance: &Instance,
     registry: &Registry,
-    words: &mut Words,
-    prose: &mut String,
+    strings: &mut StringTable,
+    block: &mut String,
 ) -> Option<CompiledInstance> {
     let Instance {
         name,
@@ -146,21 +171,21 @@ fn compile_instance(
         outputs,
         pool,
         limits,
-        origins: _,
+        spans: _,
         parsed: _,
     } = instance;
     let input = |input: &InstanceInput| {
-        let role = words.number(&input.role);
+        let role = strings.index(&input.role);
         match &input.upstream {
             Upstream::Output { instance, output, kind } => {
-                CompiledInput::Output { role, instance: instance.0, output: words.number(output), kind: *kind }
+                CompiledInput::Output { role, instance: instance.0, output: strings.index(output), kind: *kind }
             }
-            Upstream::Outside { path } => CompiledInput::Outside { role, path: path.clone() },
+            Upstream::External { path } => CompiledInput::External { role, path: path.clone() },
             Upstream::Environment { name } => CompiledInput::Environment { role, name: name.clone() },
         }
     };
-    prose.push_str(config);
-    prose.push_str(identity);
+    block.push_str(config);
+    block.push_str(identity);
     Some(CompiledInstance {
         name: name.clone(),
         stage: stage.clone(),
@@ -184,24 +209,24 @@ fn read_instance(
     one: CompiledInstance,
     at: usize,
     registry: &Registry,
-    words: &[Arc<str>],
-    prose: &mut Prose,
+    strings: &[Arc<str>],
+    block: &mut TextBlock,
 ) -> Option<Instance> {
     let kind = registry.get(one.kind as usize).copied().filter(|kind| kind.version == one.version)?;
     let input = |input: CompiledInput| {
-        let word = |role: u32| words.get(role as usize).cloned();
+        let string = |index: u32| strings.get(index as usize).cloned();
         Some(match input {
-            // An instance comes after what it reads.
+            // Instances are in topological order.
             CompiledInput::Output { role, instance, output, kind } if instance < at => InstanceInput {
-                role: word(role)?,
-                upstream: Upstream::Output { instance: InstanceId(instance), output: word(output)?, kind },
+                role: string(role)?,
+                upstream: Upstream::Output { instance: InstanceId(instance), output: string(output)?, kind },
             },
             CompiledInput::Output { .. } => return None,
-            CompiledInput::Outside { role, path } => {
-                InstanceInput { role: word(role)?, upstream: Upstream::Outside { path } }
+            CompiledInput::External { role, path } => {
+                InstanceInput { role: string(role)?, upstream: Upstream::External { path } }
             }
             CompiledInput::Environment { role, name } => {
-                InstanceInput { role: word(role)?, upstream: Upstream::Environment { name } }
+                InstanceInput { role: string(role)?, upstream: Upstream::Environment { name } }
             }
         })
     };
@@ -211,8 +236,8 @@ fn read_instance(
         stage: one.stage,
         point: one.point.into_iter().collect(),
         kind,
-        config: prose.next(one.config)?,
-        identity: prose.next(one.identity)?,
+        config: block.next(one.config)?,
+        identity: block.next(one.identity)?,
         seed: one.seed,
         inputs: one.inputs.into_iter().map(input).collect::<Option<_>>()?,
         outputs: match one.outputs {
@@ -221,23 +246,23 @@ fn read_instance(
         },
         pool: one.pool,
         limits: one.limits.unwrap_or_default(),
-        origins: NOWHERE.with(Arc::clone),
+        spans: NO_SPANS.with(Arc::clone),
         parsed: ParsedStage::default(),
     })
 }
 
 thread_local! {
-    /// The places of the values of a compiled instance: one map for all of them.
-    static NOWHERE: Arc<BTreeMap<String, Span>> = Arc::default();
+    /// The empty map of places, shared by all compiled instances.
+    static NO_SPANS: Arc<BTreeMap<String, Span>> = Arc::default();
 }
 
-/// A long text that is read from its beginning.
-struct Prose {
+/// Reads consecutive parts of the text block.
+struct TextBlock {
     all: Arc<String>,
     read: usize,
 }
 
-impl Prose {
+impl TextBlock {
     fn next(&mut self, length: usize) -> Option<SharedStr> {
         let start = self.read;
         self.read = start.checked_add(length)?;
@@ -245,28 +270,28 @@ impl Prose {
     }
 }
 
-/// Strings by number.
+/// Assigns an index to each distinct string.
 #[derive(Default)]
-struct Words {
+struct StringTable {
     list: Vec<String>,
     known: BTreeMap<String, u32>,
 }
 
-impl Words {
-    fn number(&mut self, word: &str) -> u32 {
-        if let Some(number) = self.known.get(word) {
-            return *number;
+impl StringTable {
+    fn index(&mut self, string: &str) -> u32 {
+        if let Some(index) = self.known.get(string) {
+            return *index;
         }
-        let number = self.list.len() as u32;
-        self.list.push(word.to_string());
-        self.known.insert(word.to_string(), number);
-        number
+        let index = self.list.len() as u32;
+        self.list.push(string.to_string());
+        self.known.insert(string.to_string(), index);
+        index
     }
 }
 
-/// What the bytes of an experiment are kept under: they follow from its file and from what was changed in it.
+/// The cache key of a compiled experiment: a hash of its path and its overrides.
 pub fn key(path: &Path, overrides: &[String]) -> Hash {
-    // Not where a link leads: what a file extends is found beside the link.
+    // Symbolic links are not resolved: `extends` is relative to the folder of the link.
     let path = absolute(path);
     let mut bytes = path.as_os_str().as_encoded_bytes().to_vec();
     for change in overrides {

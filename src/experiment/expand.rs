@@ -1,53 +1,54 @@
-//! From declared stages to instances: only what an axis touches, and what lies below it, multiplies. Runs nothing.
+//! Expansion: from declared stages to instances.
 //!
-//! Stages are taken in dependency order. A stage's points are its own points (axes that patch it x lists that fan out x
-//! seeds) joined with the points of every stage it reads: two points go together when they agree on each axis that both
-//! have. A pinned axis is settled by the reference and is no axis of the reader. Points whose instances come out equal
+//! Stages are expanded in topological order. The points of a stage are its variants (axes that patch it x lists that fan
+//! out x seeds), joined with the points of every stage that it reads: two points match when they agree on each axis that
+//! both have. So only the stages that an axis changes, and the stages that read them, have several points. A reference
+//! that pins an axis selects one of its values, and the reading stage does not vary with it. Points with equal instances
 //! share one instance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::constraints::Constraints;
 use super::declaration::{Declaration, StageDeclaration};
-use super::instance::{Expansion, Instance, InstanceId, InstanceInput, Upstream};
+use super::diagnostics::Diagnostics;
+use super::diagnostics::list;
+use super::instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, Upstream};
 use super::join::{AxisId, Candidates, Joined, MAX_POINTS, Point};
-use super::order::order;
-use super::own::{OwnInput, OwnPoint, OwnPoints, OwnSource, too_many};
-use super::points::Constraints;
-use super::problems::Problems;
-use super::text::list;
+use super::stage_variants::{StageVariant, VariantBuilder, VariantInput, VariantSource, too_many_points};
+use super::toposort::toposort;
+use ablate_core::base::Hash;
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Hash};
 
 /// The seed of an instance whose point has none.
 const DEFAULT_SEED: u64 = 0;
 
-/// Expands all stages that are wanted and can be; the others of them are reported.
+/// Expands the targets and the stages that they read. Stages with errors are reported and left out.
 pub(crate) fn expand(
     declaration: &Declaration<'_>,
     constraints: &Constraints,
     folder: &Path,
-    problems: &mut Problems,
+    diagnostics: &mut Diagnostics,
 ) -> Expansion {
     let stages = &declaration.stages;
-    let mut own_points = OwnPoints::new(declaration, constraints, folder);
-    let mut own = own_points.wanted(problems);
-    own_points.resolve(&mut own, problems);
+    let mut builder = VariantBuilder::new(declaration, constraints, folder);
+    let mut variants = builder.build_targets(diagnostics);
+    builder.resolve(&mut variants, diagnostics);
     let mut reads = vec![BTreeMap::new(); stages.len()];
-    for (points, reads) in own.iter().zip(&mut reads) {
-        for input in points.iter().flatten().flat_map(|point| &point.inputs) {
-            if let OwnSource::Output { stage, .. } = &input.source {
-                reads.entry(*stage).or_insert_with(|| input.place.clone());
+    for (variants, reads) in variants.iter().zip(&mut reads) {
+        for input in variants.iter().flatten().flat_map(|variant| &variant.inputs) {
+            if let VariantSource::Output { stage, .. } = &input.source {
+                reads.entry(*stage).or_insert_with(|| input.span.clone());
             }
         }
     }
     let names: Vec<&str> = stages.iter().map(|stage| &*stage.name).collect();
-    let (order, cycles) = order(&names, &reads);
+    let (order, cycles) = toposort(&names, &reads);
     for (members, diagnostic) in cycles {
-        problems.push(diagnostic);
+        diagnostics.push(diagnostic);
         for member in members {
-            own[member] = None;
+            variants[member] = None;
         }
     }
     let seeded: BTreeSet<&str> = declaration.seeds.from.iter().map(String::as_str).collect();
@@ -57,18 +58,18 @@ pub(crate) fn expand(
         expanded: stages.iter().map(|_| None).collect(),
         candidates: BTreeMap::new(),
         expansion: Expansion::default(),
-        equal: BTreeMap::new(),
-        found: 0,
+        by_content: BTreeMap::new(),
+        points: 0,
     };
     for index in order {
-        if let Some(points) = own[index].take() {
-            let points = if seeded.contains(names[index]) { expander.with_seeds(&points) } else { points };
-            expander.stage(index, &points, problems);
+        if let Some(variants) = variants[index].take() {
+            let variants = if seeded.contains(names[index]) { expander.with_seeds(&variants) } else { variants };
+            expander.expand_stage(index, &variants, diagnostics);
         }
     }
     let expansion = expander.expansion;
-    if problems.is_empty() {
-        constraints.report_unmet(problems);
+    if diagnostics.is_empty() {
+        constraints.report_unmet(diagnostics);
     }
     expansion
 }
@@ -76,15 +77,15 @@ pub(crate) fn expand(
 struct Expander<'a> {
     declaration: &'a Declaration<'a>,
     constraints: &'a Constraints,
-    /// Per stage: its points and what its axes are called. `None` for one that is not expanded, or cannot be.
+    /// Per stage: its points and the names of its axes. `None` for a stage that is not expanded yet, or has errors.
     expanded: Vec<Option<ExpandedStage>>,
-    /// The points that references with equal pins choose from.
+    /// By stage and pinned values: the points that such a reference selects.
     candidates: BTreeMap<(usize, BTreeMap<String, String>), Candidates>,
     expansion: Expansion,
-    /// Instances by all that makes them equal.
-    equal: BTreeMap<Hash, InstanceId>,
-    /// Points found so far, of all stages.
-    found: usize,
+    /// Instances by a hash of everything that makes two of them equal.
+    by_content: BTreeMap<Hash, InstanceId>,
+    /// The number of points of all expanded stages.
+    points: usize,
 }
 
 struct ExpandedStage {
@@ -93,96 +94,101 @@ struct ExpandedStage {
 }
 
 impl Expander<'_> {
-    fn with_seeds(&self, points: &[OwnPoint]) -> Vec<OwnPoint> {
+    fn with_seeds(&self, variants: &[StageVariant]) -> Vec<StageVariant> {
         let axis = AxisId::Shared("seed".into());
         let seeds: Vec<Arc<str>> = self.declaration.seeds.values.iter().map(|seed| seed.to_string().into()).collect();
-        let with = |point: &OwnPoint, seed: &Arc<str>| {
-            let mut point = point.clone();
-            point.point.insert(axis.clone(), seed.clone());
-            point
+        let with = |variant: &StageVariant, seed: &Arc<str>| {
+            let mut variant = variant.clone();
+            variant.point.insert(axis.clone(), seed.clone());
+            variant
         };
-        points.iter().flat_map(|point| seeds.iter().map(move |seed| (point, seed))).map(|(p, s)| with(p, s)).collect()
+        let pairs = variants.iter().flat_map(|variant| seeds.iter().map(move |seed| (variant, seed)));
+        pairs.map(|(variant, seed)| with(variant, seed)).collect()
     }
 
-    fn stage(&mut self, index: usize, own: &[OwnPoint], problems: &mut Problems) {
+    fn expand_stage(&mut self, index: usize, variants: &[StageVariant], diagnostics: &mut Diagnostics) {
         let stage = &self.declaration.stages[index];
-        let mut joined: Vec<(&OwnPoint, Joined)> = Vec::new();
-        for point in own {
-            let Some(combinations) = self.join(stage, point, problems) else { return };
-            joined.extend(combinations.into_iter().map(|combination| (point, combination)));
-            if self.found + joined.len() > MAX_POINTS {
-                return too_many(stage, problems);
+        let mut joined: Vec<(&StageVariant, Joined)> = Vec::new();
+        for variant in variants {
+            let Some(combinations) = self.join_inputs(stage, variant, diagnostics) else { return };
+            joined.extend(combinations.into_iter().map(|combination| (variant, combination)));
+            if self.points + joined.len() > MAX_POINTS {
+                return too_many_points(stage, diagnostics);
             }
         }
         if joined.is_empty() {
-            let message = format!("`stage.{}` has no point: what it reads has no point in common", stage.name);
-            problems.push(Diagnostic::error(message).at(stage.header.clone(), ""));
-            return;
+            let message = format!("`stage.{}` has no point: the stages that it reads have no common point", stage.name);
+            return diagnostics.error(stage.header, message, None);
         }
-        self.found += joined.len();
+        self.points += joined.len();
         let axes = self.axis_names(stage, joined.iter().map(|(_, joined)| &joined.point));
         let mut points = Vec::with_capacity(joined.len());
-        for (own, joined) in joined {
-            let instance = self.instance(stage, own, &joined, &axes);
+        for (variant, joined) in joined {
+            let instance = self.instance(stage, variant, &joined, &axes);
             points.push((joined.point, instance));
         }
         self.expanded[index] = Some(ExpandedStage { points, axes });
     }
 
-    /// Every combination of upstream points that goes with an own point. `None` when an upstream stage has no points,
-    /// which is said elsewhere or here.
-    fn join(&mut self, stage: &StageDeclaration<'_>, own: &OwnPoint, problems: &mut Problems) -> Option<Vec<Joined>> {
-        let mut joined = vec![Joined { point: own.point.clone(), chosen: Vec::new() }];
-        // Seeds were added since the stage's own points were looked at.
+    /// Joins a variant with the points of everything that it reads. `None` when an upstream stage has no points; that is
+    /// reported here or was reported before.
+    fn join_inputs(
+        &mut self,
+        stage: &StageDeclaration<'_>,
+        variant: &StageVariant,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<Vec<Joined>> {
+        let mut joined = vec![Joined { point: variant.point.clone(), upstream: Vec::new() }];
+        // The seeds were added after the constraints were applied to the variants.
         joined.retain(|joined| self.constraints.allow(&joined.point));
-        let mut sound = true;
-        for input in &own.inputs {
-            let OwnSource::Output { stage: above, pins, .. } = &input.source else { continue };
-            let key = (*above, pins.clone());
+        let mut valid = true;
+        for input in &variant.inputs {
+            let VariantSource::Output { stage: upstream, pins, .. } = &input.source else { continue };
+            let key = (*upstream, pins.clone());
             if !self.candidates.contains_key(&key) {
-                let Some(points) = self.pinned(stage, input, *above, pins, problems) else {
-                    sound = false;
+                let Some(points) = self.pinned_points(stage, input, *upstream, pins, diagnostics) else {
+                    valid = false;
                     continue;
                 };
                 self.candidates.insert(key.clone(), Candidates::new(points));
             }
-            let Some(candidates) = self.candidates.get_mut(&key).filter(|_| sound) else { continue };
+            let Some(candidates) = self.candidates.get_mut(&key).filter(|_| valid) else { continue };
             let Some(next) = candidates.join(joined) else {
-                too_many(stage, problems);
+                too_many_points(stage, diagnostics);
                 return None;
             };
             joined = next;
             joined.retain(|joined| self.constraints.allow(&joined.point));
         }
-        sound.then_some(joined)
+        valid.then_some(joined)
     }
 
-    /// The points of a stage that have the pinned values, without the pinned axes.
-    fn pinned(
+    /// The points of an upstream stage that have the pinned values, without the pinned axes.
+    fn pinned_points(
         &self,
         reader: &StageDeclaration<'_>,
-        input: &OwnInput,
-        above: usize,
+        input: &VariantInput,
+        upstream: usize,
         pins: &BTreeMap<String, String>,
-        problems: &mut Problems,
+        diagnostics: &mut Diagnostics,
     ) -> Option<Vec<(Point, InstanceId)>> {
-        let name = &self.declaration.stages[above].name;
-        let upstream = self.expanded[above].as_ref()?;
+        let name = &self.declaration.stages[upstream].name;
+        let upstream = self.expanded[upstream].as_ref()?;
         let mut wrong = |message: String, help: String| {
-            let message = format!("`stage.{}.{}`: {message}", reader.name, input.named);
-            problems.push(Diagnostic::error(message).at(input.place.clone(), "").help(help));
+            let message = format!("`stage.{}.{}`: {message}", reader.name, input.key);
+            diagnostics.error(&input.span, message, Some(help));
         };
         let mut points = upstream.points.clone();
         for (pin, value) in pins {
-            if self.declaration.unusable_axes.contains(pin.as_str()) {
+            if self.declaration.invalid_axes.contains(pin.as_str()) {
                 return None;
             }
-            let named = |axis: &AxisId, shown: &String| {
-                shown == pin || matches!(axis, AxisId::Own { stage, key } if *pin == format!("{stage}.{key}"))
+            let is_pinned = |axis: &AxisId, name: &String| {
+                name == pin || matches!(axis, AxisId::FanOut { stage, key } if *pin == format!("{stage}.{key}"))
             };
-            let Some((axis, _)) = upstream.axes.iter().find(|(axis, shown)| named(axis, shown)) else {
+            let Some((axis, _)) = upstream.axes.iter().find(|(axis, name)| is_pinned(axis, name)) else {
                 let help = if upstream.axes.is_empty() {
-                    format!("`{name}` is one instance: nothing varies there")
+                    format!("`{name}` is a single instance and varies with no axis")
                 } else {
                     match nearest(pin, upstream.axes.values().map(String::as_str)) {
                         Some(near) => format!("an axis of a similar name exists: `{near}`"),
@@ -212,33 +218,33 @@ impl Expander<'_> {
         Some(points)
     }
 
-    /// What the axes of a stage are called: a list under a key by its key, unless that would be ambiguous.
+    /// The names of a stage's axes. A list that fans out is named by its key alone, unless that is ambiguous.
     fn axis_names<'p>(
         &self,
         stage: &StageDeclaration<'_>,
         points: impl Iterator<Item = &'p Point>,
     ) -> BTreeMap<AxisId, String> {
         let axes: BTreeSet<&AxisId> = points.flat_map(BTreeMap::keys).collect();
-        let bare = |owner: &Arc<str>, key: &'static str| {
+        let is_unambiguous = |owner: &Arc<str>, key: &'static str| {
             let shared = key == "seed" || self.declaration.axes.iter().any(|axis| *axis.name == *key);
-            let others = axes
-                .iter()
-                .any(|axis| matches!(axis, AxisId::Own { stage: other, key: same } if *same == key && other != owner));
+            let others = axes.iter().any(
+                |axis| matches!(axis, AxisId::FanOut { stage: other, key: same } if *same == key && other != owner),
+            );
             !shared && (*owner == stage.name || !others)
         };
-        let named = |axis: &AxisId| match axis {
+        let name_of = |axis: &AxisId| match axis {
             AxisId::Shared(name) => name.to_string(),
-            AxisId::Own { stage, key } if bare(stage, key) => (*key).to_string(),
-            AxisId::Own { stage, key } => format!("{stage}.{key}"),
+            AxisId::FanOut { stage, key } if is_unambiguous(stage, key) => (*key).to_string(),
+            AxisId::FanOut { stage, key } => format!("{stage}.{key}"),
         };
-        axes.iter().map(|axis| ((*axis).clone(), named(axis))).collect()
+        axes.iter().map(|axis| ((*axis).clone(), name_of(axis))).collect()
     }
 
-    /// The instance of a point: a new one, or the equal one that is there already.
+    /// The instance of a point: a new one, or an equal one that exists already.
     fn instance(
         &mut self,
         stage: &StageDeclaration<'_>,
-        own: &OwnPoint,
+        variant: &StageVariant,
         joined: &Joined,
         axes: &BTreeMap<AxisId, String>,
     ) -> InstanceId {
@@ -248,47 +254,50 @@ impl Expander<'_> {
             .filter_map(|(axis, label)| Some((axes.get(axis)?.clone(), label.to_string())))
             .collect();
         let seed = point.get("seed").and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED);
-        let mut chosen = joined.chosen.iter();
-        let inputs: Vec<InstanceInput> = own
+        let mut upstream = joined.upstream.iter();
+        let inputs: Vec<InstanceInput> = variant
             .inputs
             .iter()
             .filter_map(|input| {
                 let upstream = match &input.source {
-                    OwnSource::Outside(path) => Upstream::Outside { path: path.clone() },
-                    OwnSource::Environment(name) => Upstream::Environment { name: name.clone() },
-                    OwnSource::Output { output, kind, .. } => {
-                        Upstream::Output { instance: *chosen.next()?, output: output.clone(), kind: *kind }
+                    VariantSource::External(path) => Upstream::External { path: path.clone() },
+                    VariantSource::Environment(name) => Upstream::Environment { name: name.clone() },
+                    VariantSource::Output { output, kind, .. } => {
+                        Upstream::Output { instance: *upstream.next()?, output: output.clone(), kind: *kind }
                     }
-                    OwnSource::Reference { .. } => return None,
+                    VariantSource::Reference { .. } => return None,
                 };
                 Some(InstanceInput { role: input.role.clone(), upstream })
             })
             .collect();
         let name = Instance::name_of(&stage.name, &point);
-        let drawn = stage.kind.seeded.then_some(seed);
-        let equal = Hash::of_bytes(format!("{} {drawn:?} {inputs:?} {:?}", &*own.identity, own.limits).as_bytes());
-        if let Some(known) = self.equal.get(&equal) {
-            if self.expansion.get(*known).name != name {
-                self.expansion.aliases.insert(name, *known);
+        let used_seed = stage.kind.seeded.then_some(seed);
+        let content = format!("{} {used_seed:?} {inputs:?} {:?}", &*variant.identity, variant.limits);
+        let content = Hash::of_bytes(content.as_bytes());
+        if let Some(known) = self.by_content.get(&content) {
+            let known = *known;
+            if self.expansion.get(known).name != name {
+                let alias = Alias { stage: stage.name.to_string(), point, instance: known };
+                self.expansion.aliases.insert(name, alias);
             }
-            return *known;
+            return known;
         }
         let id = InstanceId(self.expansion.instances.len());
-        self.equal.insert(equal, id);
+        self.by_content.insert(content, id);
         self.expansion.instances.push(Instance {
             name,
             stage: stage.name.to_string(),
             point,
             kind: stage.kind,
-            config: own.config.clone(),
-            identity: own.identity.clone(),
+            config: variant.config.clone(),
+            identity: variant.identity.clone(),
             seed,
             inputs,
-            outputs: own.outputs.clone(),
-            pool: own.pool,
-            limits: own.limits.clone(),
-            origins: own.origins.clone(),
-            parsed: own.stage.clone().into(),
+            outputs: variant.outputs.clone(),
+            pool: variant.pool,
+            limits: variant.limits.clone(),
+            spans: variant.spans.clone(),
+            parsed: variant.stage.clone().into(),
         });
         id
     }

@@ -1,4 +1,4 @@
-//! What expansion yields: every stage instance with its resolved table and inputs.
+//! Stage instances: a stage at one point of the axes, with its table and its inputs.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -22,21 +22,21 @@ pub struct Instance {
     /// `stage`, or `stage@axis=value,...` with the axes in alphabetical order, for example `eval@model=dpo,prompt=cot`.
     pub name: String,
     pub stage: String,
-    /// Axis (or fan-out key, or `seed`) to the label of its value.
+    /// Axis to the label of its value. A key that fans out and `seed` count as axes.
     pub point: BTreeMap<String, String>,
     pub kind: &'static Kind,
-    /// The stage's table at this point as JSON, without `kind` and `limits`, every `${...}` replaced. Text, because
-    /// of ten thousand instances few are ever run.
+    /// The stage's table at this point as JSON, without `kind` and `limits`, with every `${...}` replaced. It is parsed
+    /// only when the instance runs: most instances of a large experiment are fresh.
     pub config: SharedStr,
-    /// What identifies it beside inputs and seed, as [`ablate_core::stage::Manifest::text`] has it.
+    /// The manifest without inputs and seed, as [`ablate_core::stage::Manifest::text`] writes it.
     pub identity: SharedStr,
     pub seed: u64,
     pub inputs: Vec<InstanceInput>,
     pub outputs: Cow<'static, [OutputSpec]>,
     pub pool: Pool,
     pub limits: Limits,
-    /// Where each dotted key of `config` was written; the empty key is the stage's header.
-    pub origins: Arc<BTreeMap<String, Span>>,
+    /// The place in the files of each dotted key of `config`. The empty key is the stage's header.
+    pub spans: Arc<BTreeMap<String, Span>>,
     pub parsed: ParsedStage,
 }
 
@@ -51,10 +51,10 @@ impl From<Arc<dyn Stage>> for ParsedStage {
     }
 }
 
-/// One input of an instance, resolved.
+/// One input of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceInput {
-    /// Path of the key that names it.
+    /// Path of the key that names the input.
     pub role: Arc<str>,
     pub upstream: Upstream,
 }
@@ -67,24 +67,32 @@ pub enum Upstream {
         output: Arc<str>,
         kind: ArtifactKind,
     },
-    /// A file or folder outside the store, absolute; it existed when the experiment was loaded.
-    Outside { path: PathBuf },
-    /// A variable of the environment.
+    /// The absolute path of a file or folder outside the store. It existed when the experiment was loaded.
+    External { path: PathBuf },
+    /// An environment variable.
     Environment { name: String },
 }
 
-/// All instances, each after the instances that it reads. Equal instances are one.
+/// A point whose instance equals that of another point. Both share one instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alias {
+    pub stage: String,
+    pub point: BTreeMap<String, String>,
+    pub instance: InstanceId,
+}
+
+/// All instances in topological order. Equal instances are stored once.
 #[derive(Clone, Debug, Default)]
 pub struct Expansion {
-    /// Hash of all that the instances are, where somebody has computed it.
+    /// Hash of the compiled experiment, if the expansion was read from one.
     pub hash: Option<Hash>,
     pub instances: Vec<Instance>,
-    /// Names of points that came out equal to another instance.
-    pub aliases: BTreeMap<String, InstanceId>,
+    /// Points that share the instance of another point, by the instance name that they would have.
+    pub aliases: BTreeMap<String, Alias>,
 }
 
 impl Instance {
-    /// The stage's table at this point.
+    /// The table at this point, parsed from `config`.
     pub fn table(&self) -> Result<Value> {
         serde_json::from_str(&self.config).with_context(|| format!("BUG: the table of `{}` is not JSON", self.name))
     }
@@ -98,7 +106,7 @@ impl Instance {
         Ok(&**self.parsed.0.get_or_init(|| stage.into()))
     }
 
-    /// The name of a stage at a point.
+    /// The name of the instance of a stage at a point.
     pub fn name_of(stage: &str, point: &BTreeMap<String, String>) -> String {
         let pairs: Vec<String> = point.iter().map(|(axis, label)| format!("{axis}={label}")).collect();
         if pairs.is_empty() { stage.to_string() } else { format!("{stage}@{}", pairs.join(",")) }
@@ -114,22 +122,19 @@ impl Expansion {
         (0..self.instances.len()).map(InstanceId)
     }
 
-    /// The instance of that name, or the one that came out equal to it.
+    /// The instance of a name or of an alias.
     pub fn find(&self, name: &str) -> Option<InstanceId> {
         let known = self.instances.iter().position(|instance| instance.name == name).map(InstanceId);
-        known.or_else(|| self.aliases.get(name).copied())
+        known.or_else(|| self.aliases.get(name).map(|alias| alias.instance))
     }
 
-    /// Every point of a stage with its instance, points that share one included.
-    pub fn points_of(&self, stage: &str) -> Vec<(BTreeMap<String, String>, InstanceId)> {
-        let own = self.ids().filter(|id| self.get(*id).stage == stage).map(|id| (self.get(id).point.clone(), id));
-        let aliases = self.aliases.iter().filter_map(|(name, id)| {
-            // No label has a comma and no axis an `=`, so a name can be read back.
-            let (owner, pairs) = name.split_once('@').unwrap_or((name, ""));
-            let point = pairs.split(',').filter_map(|pair| pair.split_once('='));
-            let point = point.map(|(axis, label)| (axis.to_string(), label.to_string())).collect();
-            (owner == stage).then_some((point, *id))
-        });
-        own.chain(aliases).collect()
+    /// Every point of a stage with its instance, aliases included.
+    pub fn points_of<'a>(
+        &'a self,
+        stage: &'a str,
+    ) -> impl Iterator<Item = (&'a BTreeMap<String, String>, InstanceId)> + use<'a> {
+        let instances = self.ids().map(|id| (self.get(id), id)).filter(move |(instance, _)| instance.stage == stage);
+        let aliases = self.aliases.values().filter(move |alias| alias.stage == stage);
+        instances.map(|(instance, id)| (&instance.point, id)).chain(aliases.map(|alias| (&alias.point, alias.instance)))
     }
 }

@@ -1,43 +1,44 @@
-//! Points and their natural join: two points go together when they agree on every axis that both have.
+//! The natural join of points: two points match when they agree on every axis that both have.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::instance::InstanceId;
 
-/// More points of all stages together are taken for a mistake.
+/// The most points of all stages together. More are refused, because they are almost always a mistake in the file.
 pub(crate) const MAX_POINTS: usize = 250_000;
 
-/// What tells axes apart, whatever they are called where they meet.
+/// The identity of an axis. Its name depends on the stage: a list that fans out is `model` at its own stage, and may be
+/// `eval.model` at others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AxisId {
     /// An axis of the experiment, or `seed`.
     Shared(Arc<str>),
     /// A list under a key of a stage, one instance per element.
-    Own { stage: Arc<str>, key: &'static str },
+    FanOut { stage: Arc<str>, key: &'static str },
 }
 
 /// Axis to label.
 pub(crate) type Point = BTreeMap<AxisId, Arc<str>>;
 
-/// Labels to the points that have them.
+/// Labels to the indices of the points that have them.
 type Index = BTreeMap<Vec<Arc<str>>, Vec<usize>>;
 
-/// The points of a stage that a reference may mean, ready to be joined.
+/// The points of an upstream stage that a reference selects, indexed for the join.
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     points: Vec<(Point, InstanceId)>,
-    /// Points grouped by the axes they have.
+    /// Indices of the points, grouped by the axes that they have.
     groups: BTreeMap<Vec<AxisId>, Vec<usize>>,
-    /// Per group and axes shared with the other side: labels on these to points.
+    /// Per group and per set of axes that the other side has too: an index over the labels on these axes.
     indexes: BTreeMap<(Vec<AxisId>, Vec<AxisId>), Index>,
 }
 
-/// A point in the making, with the instances chosen so far.
+/// A point of the reading stage, with the upstream instances that are joined so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Joined {
     pub(crate) point: Point,
-    pub(crate) chosen: Vec<InstanceId>,
+    pub(crate) upstream: Vec<InstanceId>,
 }
 
 impl Candidates {
@@ -49,7 +50,7 @@ impl Candidates {
         Candidates { points, groups, indexes: BTreeMap::new() }
     }
 
-    /// Every way to go on from `partial` with one of the points. `None` when there are too many.
+    /// Joins every element of `partial` with every matching point. `None` when the result exceeds [`MAX_POINTS`].
     pub(crate) fn join(&mut self, partial: Vec<Joined>) -> Option<Vec<Joined>> {
         let mut result = Vec::with_capacity(partial.len());
         for joined in partial {
@@ -57,7 +58,7 @@ impl Candidates {
                 let (point, instance) = &self.points[index];
                 let mut next = joined.clone();
                 next.point.extend(point.iter().map(|(axis, label)| (axis.clone(), label.clone())));
-                next.chosen.push(*instance);
+                next.upstream.push(*instance);
                 result.push(next);
                 if result.len() > MAX_POINTS {
                     return None;
@@ -67,7 +68,7 @@ impl Candidates {
         Some(result)
     }
 
-    /// The points that agree with `point`, in their order.
+    /// Indices of the points that match `point`, in ascending order.
     fn matches(&mut self, point: &Point) -> Vec<usize> {
         let mut found = Vec::new();
         for (axes, members) in &self.groups {
@@ -103,17 +104,17 @@ mod tests {
     }
 
     #[test]
-    fn points_join_where_they_agree_and_multiply_where_they_do_not_meet() {
+    fn join_matches_shared_axes_and_multiplies_others() {
         let mut candidates = Candidates::new(vec![
             (point(&[("mix", "cot"), ("seed", "0")]), InstanceId(0)),
             (point(&[("mix", "cot"), ("seed", "1")]), InstanceId(1)),
             (point(&[("mix", "both"), ("seed", "0")]), InstanceId(2)),
             (point(&[]), InstanceId(3)),
         ]);
-        let start = vec![Joined { point: point(&[("mix", "cot"), ("prompt", "direct")]), chosen: Vec::new() }];
+        let start = vec![Joined { point: point(&[("mix", "cot"), ("prompt", "direct")]), upstream: Vec::new() }];
         let joined = candidates.join(start).unwrap();
-        let chosen: Vec<usize> = joined.iter().map(|joined| joined.chosen[0].0).collect();
-        assert_eq!(chosen, [0, 1, 3]);
+        let upstream: Vec<usize> = joined.iter().map(|joined| joined.upstream[0].0).collect();
+        assert_eq!(upstream, [0, 1, 3]);
         assert_eq!(joined[1].point, point(&[("mix", "cot"), ("prompt", "direct"), ("seed", "1")]));
     }
 }

@@ -1,29 +1,30 @@
-//! Names of things that an instance's name is made of: stages, axes, and the labels of axis values. Knows no stage.
+//! Names of stages and axes, and labels of axis values. The names of instances are made of them.
 
-use super::tree::{Data, Node};
+use super::spanned_toml::{Data, Node};
 use ablate_core::base::Hash;
 
-/// Longer labels are cut: instance names become names of folders.
+/// The longest label in bytes. Instance names are used as folder names, so longer labels are truncated.
 const MAX_LABEL: usize = 48;
 
-/// What is wrong with a name of a stage, an axis or a report; `None` when nothing is.
-pub(crate) fn name_problem(name: &str) -> Option<String> {
+/// The error in a name of a stage, an axis or a report; `None` if it is valid.
+pub(crate) fn name_error(name: &str) -> Option<String> {
     let allowed = |letter: char| letter.is_alphanumeric() || letter == '-' || letter == '_';
     (name.is_empty() || name.len() > MAX_LABEL || !name.chars().all(allowed))
         .then(|| format!("`{name}` is not a name: use letters, digits, `-` and `_`, {MAX_LABEL} bytes at most"))
 }
 
-/// What is wrong with a label that the user gave; `None` when nothing is.
-pub(crate) fn label_problem(label: &str) -> Option<String> {
-    (label != clean(label) || label.is_empty())
+/// The error in a label from the file; `None` if it is valid.
+pub(crate) fn label_error(label: &str) -> Option<String> {
+    (label != sanitize(label) || label.is_empty())
         .then(|| format!("`{label}` is not a label: no spaces and none of `, : / \\ *`, {MAX_LABEL} bytes at most"))
 }
 
-/// The label of a value: its text; a table's `name`, or else its keys and values as `words=90`; a list's elements.
+/// The label of a value: its text. For a table its `name`, or else its keys and values as `words=90+...`; for a list its
+/// elements joined by `+`.
 pub(crate) fn label_of(node: &Node) -> String {
     let text = text_of(node);
-    let cleaned = clean(&text);
-    if cleaned.is_empty() { format!("value-{}", Hash::of_bytes(text.as_bytes()).short()) } else { cleaned }
+    let label = sanitize(&text);
+    if label.is_empty() { format!("value-{}", Hash::of_bytes(text.as_bytes()).short()) } else { label }
 }
 
 fn text_of(node: &Node) -> String {
@@ -42,8 +43,8 @@ fn text_of(node: &Node) -> String {
     }
 }
 
-/// The text as a label: without what no name may have, and no longer than one may be.
-pub(crate) fn clean(text: &str) -> String {
+/// The text as a label: forbidden characters become `-`, and a long text is truncated and ends with its hash.
+pub(crate) fn sanitize(text: &str) -> String {
     let cleaned: String = text
         .trim()
         .chars()

@@ -1,49 +1,54 @@
-//! The experiment language: text in, checked and expanded instances out. Knows no kind by name, no store, no graph library.
+//! The experiment language: from TOML files to checked stage instances and report specifications.
 //!
 //! ```text
-//! files -text-> Table -vars-> Table -declaration-> stages, axes -own-> own points -expand-> Expansion -report-> specs
+//! files -extends, overrides, vars-> Table -declaration-> stages, axes -stage_variants-> variants -expand-> Expansion
+//!                                                                                   Expansion -report-> ReportSpec
 //! ```
+//!
+//! The modules below are listed in the order of this pipeline, each group after the groups that it uses.
+
+mod diagnostics;
+mod extends;
+mod key_path;
+mod overrides;
+mod removal;
+mod spanned_toml;
+mod vars;
+
+mod label;
+mod limits;
+mod section;
+mod selector;
+mod settings;
+mod tables;
+
+mod axis;
+mod constraints;
+mod declaration;
+mod stage_errors;
+
+mod dedup_stats;
+mod expand;
+mod instance;
+mod join;
+mod references;
+mod stage_variants;
+mod toposort;
 
 pub mod compiled;
-pub mod instance;
-mod limits;
 mod load;
 mod report;
 pub mod schema;
-mod selector;
-mod settings;
-mod sharing;
-mod tables;
-
-mod keys;
-mod problems;
-mod removal;
-mod text;
-mod tree;
-mod vars;
-
-mod axis;
-mod declaration;
-mod fields;
-mod label;
-mod mistakes;
-
-mod expand;
-mod join;
-mod order;
-mod own;
-mod points;
-mod resolve;
 
 pub use axis::Simplex;
-pub use instance::{Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
+pub use dedup_stats::DedupStats;
+pub use diagnostics::LoadError;
+pub use instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 pub use limits::Limits;
 pub use load::Experiment;
-pub use problems::Failure;
 pub use report::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
 pub use selector::{DATASET, Selector};
 pub use settings::Settings;
-pub use sharing::Sharing;
 
 #[cfg(test)]
 mod tests;

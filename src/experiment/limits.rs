@@ -1,4 +1,4 @@
-//! `limits`: what an instance may take and how often it may try. A key of every stage, and never identity.
+//! `limits`: the time, retries, pool and GPUs of a stage. Every kind of stage has this key. It never changes a result.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,76 +6,80 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::fields::Section;
-use super::problems::Problems;
-use super::settings::POOLS;
-use super::text::list;
+use super::diagnostics::Diagnostics;
+use super::diagnostics::list;
+use super::section::Section;
+use super::settings::DEFAULT_POOLS;
 use ablate_core::base::diagnostic::nearest;
 
-/// The key of a stage's table that holds them.
+/// The key of a stage's table.
 pub(crate) const KEY: &str = "limits";
 
-/// Circumstances of one instance.
+/// The limits of one instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// How long one attempt may take.
+    /// The time limit of one attempt.
     pub time: Option<Duration>,
-    /// How often it is tried again after a failure of the world.
+    /// The number of retries after a failure that wrong input does not explain.
     pub retries: u32,
-    /// The pool in which it takes a slot, where that is not the one of its kind.
+    /// The pool in which it takes a slot. Default: the pool of its kind.
     pub pool: Option<String>,
-    /// GPUs that it has for itself; the one of its kind when not said.
+    /// The number of GPUs that it uses exclusively. Default: the number of its kind.
     pub gpu: Option<usize>,
 }
 
-/// Circumstances of a stage: never identity.
+/// The limits of a stage. They never change a result.
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LimitsTable {
-    /// How long an attempt may take: `"90s"`, `"5m"`, `"1h 30m"`, or a number of seconds.
+    /// The time limit of one attempt: `"90s"`, `"5m"`, `"1h 30m"`, or a number of seconds.
     #[serde(default, deserialize_with = "duration")]
     #[schemars(with = "Option<Written>")]
     time: Option<Duration>,
-    /// How often it is tried again when it fails.
+    /// The number of retries after a failure.
     #[serde(default)]
     retries: u32,
-    /// The pool in which it takes a slot.
+    /// The pool in which the stage takes a slot.
     pool: Option<String>,
-    /// GPUs that it has for itself.
+    /// The number of GPUs that the stage uses exclusively.
     gpu: Option<usize>,
 }
 
-/// Reads a stage's `limits`, and checks them against the experiment's pools.
-pub(crate) fn read(section: &Section<'_>, pools: &BTreeMap<String, usize>, problems: &mut Problems) -> Option<Limits> {
-    let LimitsTable { time, retries, pool, gpu } = section.read(problems)?;
+/// Reads `limits` of a stage and checks them against the experiment's pools.
+pub(crate) fn read(
+    section: &Section<'_>,
+    pools: &BTreeMap<String, usize>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Limits> {
+    let LimitsTable { time, retries, pool, gpu } = section.read(diagnostics)?;
     let limits = Limits { time, retries, pool, gpu };
-    let mut sound = true;
+    let mut valid = true;
     let mut wrong = |key: &str, message: String, help: Option<String>| {
-        section.wrong(&[key], message, help, problems);
-        sound = false;
+        section.wrong(&[key], message, help, diagnostics);
+        valid = false;
     };
     if let Some(pool) = &limits.pool
-        && !POOLS.contains(&pool.as_str())
+        && !DEFAULT_POOLS.contains(&pool.as_str())
         && !pools.contains_key(pool)
     {
-        let others = pools.keys().map(String::as_str).filter(|pool| !POOLS.contains(pool));
-        let known: Vec<&str> = POOLS.into_iter().chain(others).collect();
+        let others = pools.keys().map(String::as_str).filter(|pool| !DEFAULT_POOLS.contains(pool));
+        let known: Vec<&str> = DEFAULT_POOLS.into_iter().chain(others).collect();
         let help = match nearest(pool, known.iter().copied()) {
             Some(near) => format!("a pool of a similar name exists: `{near}`"),
-            None => format!("the pools are {}; `[settings.pools]` makes others", list(&known)),
+            None => format!("the pools are {}; `[settings.pools]` adds others", list(&known)),
         };
         wrong("pool", format!("there is no pool `{pool}`"), Some(help));
     }
     if limits.time == Some(Duration::ZERO) {
-        wrong("time", "nothing runs in no time".to_string(), None);
+        wrong("time", "the time limit must be longer than 0".to_string(), None);
     }
     if limits.gpu.is_some() && limits.pool.as_deref().is_some_and(|pool| pool != "gpu") {
-        wrong("gpu", "GPUs are handed out by the pool `gpu` only".to_string(), None);
+        wrong("gpu", "only the pool `gpu` has GPUs".to_string(), None);
     }
-    sound.then_some(limits)
+    valid.then_some(limits)
 }
 
-/// A length of time as it is written.
+/// A duration as it is written in the file.
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(untagged)]
 enum Written {
@@ -87,17 +91,17 @@ enum Written {
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
     let help = "write a number of seconds, or a time such as \"90s\", \"5m\" or \"1h 30m\"";
     let found = match Option::<Written>::deserialize(deserializer)
-        .map_err(|_| D::Error::custom(format!("this is no length of time: {help}")))?
+        .map_err(|_| D::Error::custom(format!("this is not a duration: {help}")))?
     {
         None => return Ok(None),
         Some(Written::Seconds(seconds)) => Duration::try_from_secs_f64(seconds).ok(),
         Some(Written::Text(text)) => parse(&text),
     };
-    found.map(Some).ok_or_else(|| D::Error::custom(format!("this is no length of time: {help}")))
+    found.map(Some).ok_or_else(|| D::Error::custom(format!("this is not a duration: {help}")))
 }
 
 fn parse(text: &str) -> Option<Duration> {
-    let mut whole = Duration::ZERO;
+    let mut total = Duration::ZERO;
     let mut any = false;
     for part in text.split_whitespace() {
         let unit = part.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
@@ -109,10 +113,10 @@ fn parse(text: &str) -> Option<Duration> {
             "d" => 86400.0,
             _ => return None,
         };
-        whole = whole.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
         any = true;
     }
-    any.then_some(whole)
+    any.then_some(total)
 }
 
 #[cfg(test)]
@@ -120,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_read_as_people_write_them() {
+    fn durations_are_parsed() {
         let seconds = |text: &str| parse(text).map(|time| time.as_secs_f64());
         assert_eq!(seconds("90s"), Some(90.0));
         assert_eq!(seconds("1h 30m"), Some(5400.0));

@@ -1,18 +1,19 @@
-//! Loading: text in, a checked experiment and its expansion out, or every mistake at its place. Runs nothing.
+//! Loads an experiment file: parses, checks and expands it, or reports all of its errors.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::axis::Simplex;
+use super::constraints::Constraints;
 use super::declaration::{self, Declaration};
+use super::diagnostics::{Diagnostics, LoadError};
 use super::expand::expand;
+use super::extends::read_files;
 use super::instance::Expansion;
-use super::label::name_problem;
-use super::points::Constraints;
-use super::problems::{Failure, Problems};
+use super::label::name_error;
+use super::overrides::apply_overrides;
 use super::report::{self, ReportSpec};
 use super::settings::Settings;
-use super::text::{apply_overrides, read_files};
 use super::vars::interpolate;
 use ablate_core::base::{Hash, Sources, Span};
 use ablate_core::stage::Registry;
@@ -20,57 +21,57 @@ use ablate_core::stage::Registry;
 /// One checked experiment file.
 #[derive(Clone, Debug)]
 pub struct Experiment {
-    /// The key `name`, else the file's name without its ending.
+    /// The key `name`. Default: the file's name without its extension.
     pub name: String,
     pub about: String,
-    /// As given to [`Experiment::load`].
+    /// The path that was given to [`Experiment::load`].
     pub path: PathBuf,
-    /// The texts that the origins of instances point into.
+    /// The texts that the spans of instances point into.
     pub sources: Sources,
-    /// The files that the experiment was read from, with the hashes of what they said.
+    /// The files that the experiment was read from, with the hashes of their contents.
     pub texts: Vec<(PathBuf, Hash)>,
-    /// Axes with the labels of their points, both in the order in which they were written; the last is `seed`, if
-    /// there are seeds. Lists that fan out belong to their stage and are not among them.
+    /// Axes with the labels of their points, in the order of the file. If there are seeds, the last axis is `seed`. Lists
+    /// that fan out are not included.
     pub axes: Vec<(String, Vec<String>)>,
-    /// The axes that share a whole among several keys.
+    /// The axes with `simplex`.
     pub simplexes: BTreeMap<String, Simplex>,
-    /// In the order in which they were written.
+    /// In the order of the file.
     pub reports: Vec<ReportSpec>,
     pub settings: Settings,
 }
 
 impl Experiment {
-    /// What is wrong with a name of an experiment; `None` when nothing is.
-    pub fn name_problem(name: &str) -> Option<String> {
-        name_problem(name)
+    /// The error in a name of an experiment; `None` if it is valid.
+    pub fn name_error(name: &str) -> Option<String> {
+        name_error(name)
     }
 
-    /// Reads the file at `path` and all it extends, lays `overrides` (`stage.dpo.beta=0.2`) on top, and expands it.
-    /// Never panics, whatever the bytes; an error has everything that is wrong.
+    /// Reads the file at `path` and the files that it extends, applies `overrides` (`stage.dpo.beta=0.2`), and expands the
+    /// result. Any bytes are allowed: errors are collected, and it never panics.
     pub fn load(
         path: &Path,
         overrides: &[String],
         registry: &Registry,
-    ) -> Result<(Experiment, Expansion), Box<Failure>> {
+    ) -> Result<(Experiment, Expansion), Box<LoadError>> {
         let mut sources = Sources::default();
-        let mut problems = Problems::default();
+        let mut diagnostics = Diagnostics::default();
         let mut texts = Vec::new();
-        let Some((source, mut tree)) = read_files(path, &mut texts, &mut sources, &mut problems) else {
-            return Err(Box::new(problems.into_failure(sources)));
+        let Some((source, mut tree)) = read_files(path, &mut texts, &mut sources, &mut diagnostics) else {
+            return Err(Box::new(diagnostics.into_error(sources)));
         };
-        apply_overrides(&mut tree, overrides, &mut sources, &mut problems);
-        interpolate(&mut tree, &mut problems);
+        apply_overrides(&mut tree, overrides, &mut sources, &mut diagnostics);
+        interpolate(&mut tree, &mut diagnostics);
         let root = Span { source, range: 0..0 };
-        let declaration = declaration::read(&tree, &root, registry, &mut problems);
+        let declaration = declaration::read(&tree, &root, registry, &mut diagnostics);
         let folder = path.parent().unwrap_or(Path::new(""));
-        let constraints = Constraints::read(&tree, &declaration, &mut problems);
-        let expansion = expand(&declaration, &constraints, folder, &mut problems);
+        let constraints = Constraints::read(&tree, &declaration, &mut diagnostics);
+        let expansion = expand(&declaration, &constraints, folder, &mut diagnostics);
         let reports = declaration.reports.iter();
         let reports: Vec<ReportSpec> = reports
-            .filter_map(|(name, entry)| report::read(name, entry, &declaration, &expansion, &mut problems))
+            .filter_map(|(name, entry)| report::read(name, entry, &declaration, &expansion, &mut diagnostics))
             .collect();
-        if !problems.is_empty() {
-            return Err(Box::new(problems.into_failure(sources)));
+        if !diagnostics.is_empty() {
+            return Err(Box::new(diagnostics.into_error(sources)));
         }
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
         let experiment = Experiment {

@@ -1,20 +1,21 @@
-//! The JSON Schema of experiment files, for editors. Looser than the checks of loading: a file may be a part of another.
+//! The JSON Schema of experiment files, for editors. It is less strict than loading: a file may be extended by another file,
+//! so no key is required.
 
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use schemars::transform::{Transform, transform_subschemas};
 use serde_json::{Map, Value, json};
 
+use super::constraints::WHEN;
 use super::limits::{self, LimitsTable};
-use super::points::WHEN;
 use super::tables::ExperimentTable;
 use ablate_core::stage::{Kind, Registry};
 
-/// What a string is that takes a variable, or takes a key of the file below away.
+/// The pattern of strings that are allowed for every key: a variable, or the value that removes a key.
 const VARIABLE: &str = r"\$\{|^remove$";
 
-const ABOUT: &str = "An experiment of ablate, or a part that others extend: no key is demanded here, since another \
-                     file may give it. `ablate check` says what is missing.";
+const ABOUT: &str = "An experiment of ablate, or a file that other files extend. No key is required here, because \
+                     another file may contain it. `ablate check` reports missing keys.";
 
 /// The schema (draft 2020-12) of files whose stages are of the registry's kinds.
 pub fn schema(registry: &Registry) -> Value {
@@ -23,34 +24,34 @@ pub fn schema(registry: &Registry) -> Value {
     let kinds: Vec<(&Kind, Map<String, Value>)> = registry
         .iter()
         .map(|kind| (*kind, (kind.schema)(&mut generator)))
-        .map(|(kind, schema)| (kind, of_kind(kind, schema, &limits)))
+        .map(|(kind, schema)| (kind, stage_schema(kind, schema, &limits)))
         .collect();
     let mut root = generator.into_root_schema_for::<ExperimentTable>();
     root.insert("title".to_string(), json!("ablate experiment"));
     root.insert("description".to_string(), json!(ABOUT));
     if let Some(stages) = root.pointer_mut("/properties/stage") {
         *stages = json!({
-            "description": "What is done, step by step.",
+            "description": "The stages by name.",
             "type": "object",
             "additionalProperties": { "$ref": "#/$defs/stage" },
         });
     }
-    if let Some(parts) = root.get_mut("$defs").and_then(Value::as_object_mut) {
-        parts.insert("stage".to_string(), any_stage(&kinds));
+    if let Some(definitions) = root.get_mut("$defs").and_then(Value::as_object_mut) {
+        definitions.insert("stage".to_string(), any_stage(&kinds));
         for (kind, schema) in kinds {
-            parts.insert(part(kind), Value::Object(schema));
+            definitions.insert(definition_name(kind), Value::Object(schema));
         }
     }
-    Loosened { way: false }.transform(&mut root);
+    Loosen { is_alternative: false }.transform(&mut root);
     root.to_value()
 }
 
-fn part(kind: &Kind) -> String {
+fn definition_name(kind: &Kind) -> String {
     format!("stage.{}", kind.name)
 }
 
-/// The table of a kind, with the keys that every stage may have.
-fn of_kind(kind: &Kind, mut schema: Schema, limits: &Value) -> Map<String, Value> {
+/// The schema of a kind's table, with the keys that every stage may have.
+fn stage_schema(kind: &Kind, mut schema: Schema, limits: &Value) -> Map<String, Value> {
     let table = schema.ensure_object();
     table.insert("description".to_string(), json!(kind.about));
     let keys = table.entry("properties").or_insert_with(|| json!({}));
@@ -58,7 +59,7 @@ fn of_kind(kind: &Kind, mut schema: Schema, limits: &Value) -> Map<String, Value
         for key in kind.fan_out {
             if let Some(single) = keys.get_mut(*key) {
                 let about = single.as_object_mut().and_then(|single| single.remove("description"));
-                let list = json!({ "description": "One instance each.", "type": "array", "items": single });
+                let list = json!({ "description": "One instance per element.", "type": "array", "items": single });
                 let mut either = json!({ "anyOf": [single, list] });
                 if let Some(about) = about {
                     either["description"] = about;
@@ -72,7 +73,7 @@ fn of_kind(kind: &Kind, mut schema: Schema, limits: &Value) -> Map<String, Value
         keys.insert(
             WHEN.to_string(),
             json!({
-                "description": "The points at which the stage exists: `axis=value,other=value`, or several.",
+                "description": "The points at which the stage exists: `axis=value,other=value`, or a list of them.",
                 "anyOf": [condition, { "type": "array", "items": condition }],
             }),
         );
@@ -80,7 +81,8 @@ fn of_kind(kind: &Kind, mut schema: Schema, limits: &Value) -> Map<String, Value
     table.clone()
 }
 
-/// A stage: the table of its kind, or, where another file says the kind, keys of any kind.
+/// The schema of a stage: that of its kind. Without `kind`, which another file may contain, the keys of every kind are
+/// allowed.
 fn any_stage(kinds: &[(&Kind, Map<String, Value>)]) -> Value {
     let mut keys = Map::new();
     for (_, schema) in kinds {
@@ -90,11 +92,11 @@ fn any_stage(kinds: &[(&Kind, Map<String, Value>)]) -> Value {
     }
     let names = kinds.iter().map(|(kind, _)| json!({ "const": kind.name, "description": kind.about }));
     let names: Vec<Value> = names.collect();
-    keys.insert("kind".to_string(), json!({ "description": "What the stage does.", "oneOf": names }));
+    keys.insert("kind".to_string(), json!({ "description": "The kind of the stage.", "oneOf": names }));
     let by_kind = kinds.iter().map(|(kind, _)| {
         json!({
             "if": { "properties": { "kind": { "const": kind.name } }, "required": ["kind"] },
-            "then": { "$ref": format!("#/$defs/{}", part(kind)) },
+            "then": { "$ref": format!("#/$defs/{}", definition_name(kind)) },
         })
     });
     json!({
@@ -105,38 +107,38 @@ fn any_stage(kinds: &[(&Kind, Map<String, Value>)]) -> Value {
     })
 }
 
-/// Takes from a schema what a part of an experiment need not keep to: keys that must be there, and types where a
-/// variable stands. Keywords such as `properties` and `minimum` say nothing about strings, so that a second type and a
-/// pattern are all it takes.
-struct Loosened {
-    /// Whether the schema is one way of several, beside which the variable is another.
-    way: bool,
+/// Makes a schema less strict: no key is required, and every value may be a variable. Keywords such as `properties` and
+/// `minimum` do not apply to strings, so it is enough to add the type `string` and a pattern.
+struct Loosen {
+    /// Whether the schema is one alternative of an `anyOf`, which gets the variable as a further alternative.
+    is_alternative: bool,
 }
 
-impl Transform for Loosened {
+impl Transform for Loosen {
     fn transform(&mut self, schema: &mut Schema) {
         let Some(table) = schema.as_object_mut() else { return };
-        // Conditions are about what is there, and are not loosened.
+        // The conditions of `if` must stay exact.
         if table.contains_key("if") {
             return;
         }
         table.remove("required");
         table.remove("format");
-        without_null(table);
-        let ways = table.remove("anyOf").or_else(|| table.remove("oneOf"));
-        transform_subschemas(&mut Loosened { way: false }, schema);
+        remove_null(table);
+        let alternatives = table.remove("anyOf").or_else(|| table.remove("oneOf"));
+        transform_subschemas(&mut Loosen { is_alternative: false }, schema);
         let Some(table) = schema.as_object_mut() else { return };
-        if let Some(Value::Array(ways)) = ways {
-            let mut ways: Vec<Schema> = ways.into_iter().filter_map(|way| way.try_into().ok()).collect();
-            for way in &mut ways {
-                Loosened { way: true }.transform(way);
+        if let Some(Value::Array(alternatives)) = alternatives {
+            let mut alternatives: Vec<Schema> =
+                alternatives.into_iter().filter_map(|schema| schema.try_into().ok()).collect();
+            for schema in &mut alternatives {
+                Loosen { is_alternative: true }.transform(schema);
             }
-            let mut ways: Vec<Value> = ways.into_iter().map(Schema::to_value).collect();
-            if !self.way && !ways.iter().any(takes_variables) {
-                ways.push(variable());
+            let mut alternatives: Vec<Value> = alternatives.into_iter().map(Schema::to_value).collect();
+            if !self.is_alternative && !alternatives.iter().any(allows_variables) {
+                alternatives.push(variable());
             }
-            table.insert("anyOf".to_string(), Value::Array(ways));
-        } else if !self.way {
+            table.insert("anyOf".to_string(), Value::Array(alternatives));
+        } else if !self.is_alternative {
             widen(table);
         }
     }
@@ -146,13 +148,14 @@ fn variable() -> Value {
     json!({ "type": "string", "pattern": VARIABLE })
 }
 
-/// Whether it takes any string, or is a part that takes variables itself.
-fn takes_variables(way: &Value) -> bool {
-    way.get("$ref").is_some() || (way["type"] == "string" && way.get("const").is_none() && way.get("enum").is_none())
+/// Whether the alternative allows any string, or is a reference to a definition that allows variables.
+fn allows_variables(alternative: &Value) -> bool {
+    alternative.get("$ref").is_some()
+        || (alternative["type"] == "string" && alternative.get("const").is_none() && alternative.get("enum").is_none())
 }
 
-/// TOML has no null: what may be left out is as if it had to be there.
-fn without_null(table: &mut Map<String, Value>) {
+/// Removes `null` from the types: TOML has no null, and an optional key is omitted instead.
+fn remove_null(table: &mut Map<String, Value>) {
     if table.get("default").is_some_and(Value::is_null) {
         table.remove("default");
     }
@@ -173,7 +176,7 @@ fn without_null(table: &mut Map<String, Value>) {
     }
 }
 
-/// Lets a variable stand for a value that is not a string, or only some strings.
+/// Allows a variable where the schema allows no strings or only certain strings.
 fn widen(table: &mut Map<String, Value>) {
     if let Some(known) = table.remove("enum") {
         table.remove("type");
@@ -186,7 +189,7 @@ fn widen(table: &mut Map<String, Value>) {
             table.insert("type".to_string(), either);
             table.insert("pattern".to_string(), json!(VARIABLE));
         }
-        // It takes some word already.
+        // It already allows some strings.
         Some(Value::Array(_)) => {
             if let Some(Value::String(pattern)) = table.get_mut("pattern") {
                 *pattern = format!("{pattern}|{VARIABLE}");

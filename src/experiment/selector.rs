@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use super::text::list;
+use super::diagnostics::list;
 use ablate_core::base::diagnostic::nearest;
 
 /// The name under which reports group and select by the data set of the items. It is no axis of a point, because one

@@ -1,22 +1,22 @@
-//! `[settings]`: where and how wide an experiment runs. Never part of any identity.
+//! `[settings]`: the device, the parallelism and the pools. They never change a result.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::fields::Section;
-use super::label::name_problem;
-use super::problems::Problems;
+use super::diagnostics::Diagnostics;
+use super::label::name_error;
+use super::section::Section;
 
-/// Circumstances that the file prefers; the command line has the last word.
+/// The device, the parallelism and the pools. Command line options override them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// `auto`, `cpu`, `cuda:0` or several: `cuda:0,cuda:1`.
     pub device: String,
-    /// Instances that may run at once; what the machine allows when not given.
+    /// The number of instances that run at the same time. Default: chosen from the machine's CPUs and GPUs.
     pub jobs: Option<usize>,
-    /// Slots of the pools `cpu`, `gpu` and `teacher`, and of others that stages name in their `limits`.
+    /// The slots of the pools `cpu`, `gpu` and `teacher`, and of pools that stages name in `limits`.
     pub pools: BTreeMap<String, usize>,
 }
 
@@ -26,42 +26,47 @@ impl Default for Settings {
     }
 }
 
-/// The pools that are there without being asked for.
-pub(crate) const POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
+/// The pools that exist in every experiment.
+pub(crate) const DEFAULT_POOLS: [&str; 3] = ["cpu", "gpu", "teacher"];
 
-/// Slots of a pool at most.
-const MOST_SLOTS: usize = 4096;
+/// The most slots of a pool.
+const MAX_SLOTS: usize = 4096;
 
-/// Reads `[settings]`, and checks the values that are not free. `named` tells whether a stage names a pool.
-pub(crate) fn read(section: &Section<'_>, named: &dyn Fn(&str) -> bool, problems: &mut Problems) -> Settings {
-    let Some(settings) = section.read::<Settings>(problems) else { return Settings::default() };
+/// Reads `[settings]` and checks its values. `is_used` is whether a stage names a pool.
+pub(crate) fn read(section: &Section<'_>, is_used: &dyn Fn(&str) -> bool, diagnostics: &mut Diagnostics) -> Settings {
+    let Some(settings) = section.read::<Settings>(diagnostics) else { return Settings::default() };
     let device = settings.device.as_str();
     let gpu = |name: &str| name.trim().strip_prefix("cuda:").is_some_and(|number| number.parse::<u16>().is_ok());
     if !["auto", "cpu"].contains(&device) && !device.split(',').all(gpu) {
         let help = "write `auto`, `cpu`, `cuda:0` for the first GPU, or `cuda:0,cuda:1` for two".to_string();
-        section.wrong(&["device"], format!("`{device}` is not a device"), Some(help), problems);
+        section.wrong(&["device"], format!("`{device}` is not a device"), Some(help), diagnostics);
     }
     match settings.jobs {
-        Some(0) => section.wrong(&["jobs"], "with no job nothing can run", None, problems),
-        Some(jobs) if jobs > MOST_SLOTS => {
-            section.wrong(&["jobs"], format!("at most {MOST_SLOTS} jobs run at once, not {jobs}"), None, problems);
+        Some(0) => section.wrong(&["jobs"], "at least one job is needed", None, diagnostics),
+        Some(jobs) if jobs > MAX_SLOTS => {
+            section.wrong(&["jobs"], format!("at most {MAX_SLOTS} jobs are allowed, not {jobs}"), None, diagnostics);
         }
         _ => {}
     }
     for (pool, slots) in &settings.pools {
-        if let Some(message) = name_problem(pool) {
-            section.wrong(&["pools", pool], message, None, problems);
-        } else if !POOLS.contains(&pool.as_str()) && !named(pool) {
+        if let Some(message) = name_error(pool) {
+            section.wrong(&["pools", pool], message, None, diagnostics);
+        } else if !DEFAULT_POOLS.contains(&pool.as_str()) && !is_used(pool) {
             let help = "the pools are `cpu`, `gpu`, `teacher`, and those that stages name in `limits.pool`".to_string();
-            section.wrong(&["pools", pool], format!("unknown key `{pool}`"), Some(help), problems);
+            section.wrong_key(
+                &["pools", pool],
+                format!("`settings.pools`: unknown key `{pool}`"),
+                Some(help),
+                diagnostics,
+            );
         } else if *slots == 0 {
-            section.wrong(&["pools", pool], "a pool without slots runs nothing", None, problems);
-        } else if *slots > MOST_SLOTS {
+            section.wrong(&["pools", pool], "a pool needs at least one slot", None, diagnostics);
+        } else if *slots > MAX_SLOTS {
             section.wrong(
                 &["pools", pool],
-                format!("a pool has at most {MOST_SLOTS} slots, not {slots}"),
+                format!("a pool has at most {MAX_SLOTS} slots, not {slots}"),
                 None,
-                problems,
+                diagnostics,
             );
         }
     }

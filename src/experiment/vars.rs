@@ -1,170 +1,166 @@
-//! `${name}` in strings: each takes its value from `[vars]`. Knows no other part of the language.
+//! Replaces `${name}` in strings with the values of `[vars]`.
 
 use std::collections::BTreeMap;
 
-use super::problems::Problems;
-use super::text::list;
-use super::tree::{Data, Entry, MAX_DEPTH, Node, Table};
-use ablate_core::base::Diagnostic;
-use ablate_core::base::diagnostic::nearest;
+use super::diagnostics::{Diagnostics, known_names};
+use super::spanned_toml::{Data, Entry, MAX_DEPTH, Node, Table};
 
-/// Variables may lean on variables, so a small file could ask for any amount of memory: about 64 MiB is enough.
+/// The most bytes that are copied out of variables: 64 MiB. Variables may use variables, so a small file could grow
+/// exponentially.
 const MAX_SIZE: usize = 1 << 26;
 
-/// A variable may lean on one that leans on another, this often.
+/// The longest chain of variables that use each other.
 const MAX_CHAIN: usize = 16;
 
-/// Replaces every `${name}` in the tree, and takes `[vars]` out of it.
-pub(crate) fn interpolate(tree: &mut Table, problems: &mut Problems) {
+/// Replaces every `${name}` in the tree, and removes `[vars]` from it.
+pub(crate) fn interpolate(tree: &mut Table, diagnostics: &mut Diagnostics) {
     let vars = match tree.0.remove("vars").map(|entry| entry.node) {
         None => Table::default(),
         Some(Node { data: Data::Table(table), .. }) => table,
         Some(node) => {
             let message = format!("`vars`: wrong type: {}, expected a table", node.type_name());
-            problems.push(Diagnostic::error(message).at(node.origin, ""));
-            return;
+            return diagnostics.error(&node.span, message, None);
         }
     };
-    let mut vars = Vars { table: &vars, values: BTreeMap::new(), open: Vec::new(), spent: 0, failures: 0 };
+    let mut vars = Vars { table: &vars, values: BTreeMap::new(), open: Vec::new(), copied: 0, failures: 0 };
     for (name, entry) in &vars.table.0 {
-        vars.resolve(name, &entry.node, problems);
+        vars.resolve(name, &entry.node, diagnostics);
     }
     let table = std::mem::take(tree);
-    *tree = vars.table_of(&table, problems);
+    *tree = vars.table_of(&table, diagnostics);
 }
 
 struct Vars<'a> {
     table: &'a Table,
-    /// Variables with everything in them replaced; `None` for one that cannot be.
+    /// Resolved variables with their size and depth; `None` for a variable with an error.
     values: BTreeMap<&'a str, Option<(Node, usize, usize)>>,
-    /// Variables that are being replaced, outermost first.
+    /// Variables that are being resolved, outermost first.
     open: Vec<&'a str>,
-    /// What was copied out of variables so far, in the unit of [`measure`].
-    spent: usize,
-    /// Strings that could not be replaced so far.
+    /// The bytes that were copied out of variables, as counted by [`measure`].
+    copied: usize,
+    /// The number of strings with an error.
     failures: usize,
 }
 
-/// A stretch of a string.
+/// A part of a string.
 enum Piece<'a> {
     Text(&'a str),
-    /// `$${`, which stands for `${`.
+    /// `$${`, which escapes `${`.
     Escape,
     Variable(&'a str),
+    /// `${` without `}`.
     Unclosed,
 }
 
 impl<'a> Vars<'a> {
-    fn table_of(&mut self, table: &Table, problems: &mut Problems) -> Table {
+    fn table_of(&mut self, table: &Table, diagnostics: &mut Diagnostics) -> Table {
         let entries = table.0.iter().map(|(key, entry)| {
-            (key.clone(), Entry { key: entry.key.clone(), node: self.node_of(&entry.node, problems) })
+            (key.clone(), Entry { key: entry.key.clone(), node: self.node_of(&entry.node, diagnostics) })
         });
         Table(entries.collect())
     }
 
-    fn node_of(&mut self, node: &Node, problems: &mut Problems) -> Node {
+    fn node_of(&mut self, node: &Node, diagnostics: &mut Diagnostics) -> Node {
         let data = match &node.data {
-            Data::String(text) if text.contains("${") => return self.string_of(text, node, problems),
-            Data::List(nodes) => Data::List(nodes.iter().map(|node| self.node_of(node, problems)).collect()),
-            Data::Table(table) => Data::Table(self.table_of(table, problems)),
+            Data::String(text) if text.contains("${") => return self.string_of(text, node, diagnostics),
+            Data::List(nodes) => Data::List(nodes.iter().map(|node| self.node_of(node, diagnostics)).collect()),
+            Data::Table(table) => Data::Table(self.table_of(table, diagnostics)),
             data => data.clone(),
         };
-        Node { data, origin: node.origin.clone() }
+        Node { data, span: node.span.clone() }
     }
 
-    fn string_of(&mut self, text: &str, node: &Node, problems: &mut Problems) -> Node {
+    fn string_of(&mut self, text: &str, node: &Node, diagnostics: &mut Diagnostics) -> Node {
         let pieces = pieces(text);
-        let mut whole = String::new();
+        let mut replaced = String::new();
         for piece in &pieces {
             match *piece {
-                Piece::Text(text) => whole.push_str(text),
-                Piece::Escape => whole.push_str("${"),
+                Piece::Text(text) => replaced.push_str(text),
+                Piece::Escape => replaced.push_str("${"),
                 Piece::Unclosed => {
                     let help = "close it with `}`, or write `$${` for the characters themselves";
-                    return self.wrong(node, "a `${` is not closed", Some(help.to_string()), problems);
+                    return self.refuse(node, "a `${` is not closed", Some(help.to_string()), diagnostics);
                 }
                 Piece::Variable(name) => {
-                    let value = match self.variable(name, problems) {
+                    let value = match self.variable(name, diagnostics) {
                         Ok(value) => value,
-                        Err(Some((message, help))) => return self.wrong(node, &message, help, problems),
+                        Err(Some((message, help))) => return self.refuse(node, &message, help, diagnostics),
                         Err(None) => {
-                            // Said at the variable; what would follow from it here is not said again.
+                            // The error is already reported at the variable.
                             self.failures += 1;
-                            problems.mute(&node.origin);
+                            diagnostics.silence(&node.span);
                             return node.clone();
                         }
                     };
                     if pieces.len() == 1 {
-                        return Node { data: value.data, origin: node.origin.clone() };
+                        return Node { data: value.data, span: node.span.clone() };
                     }
                     match &value.data {
-                        Data::String(text) => whole.push_str(text),
-                        Data::Number(number) => whole.push_str(&number.to_string()),
-                        Data::Boolean(flag) => whole.push_str(&flag.to_string()),
+                        Data::String(text) => replaced.push_str(text),
+                        Data::Number(number) => replaced.push_str(&number.to_string()),
+                        Data::Boolean(flag) => replaced.push_str(&flag.to_string()),
                         Data::List(_) | Data::Table(_) => {
                             let what = value.type_name();
-                            let message =
-                                format!("the variable `{name}` is {what}, which cannot stand inside a string");
-                            return self.wrong(node, &message, None, problems);
+                            let message = format!("the variable `{name}` is {what}, which cannot be part of a string");
+                            return self.refuse(node, &message, None, diagnostics);
                         }
                     }
                 }
             }
         }
-        Node { data: Data::String(whole), origin: node.origin.clone() }
+        Node { data: Data::String(replaced), span: node.span.clone() }
     }
 
-    fn wrong(&mut self, node: &Node, message: &str, help: Option<String>, problems: &mut Problems) -> Node {
+    fn refuse(&mut self, node: &Node, message: &str, help: Option<String>, diagnostics: &mut Diagnostics) -> Node {
         self.failures += 1;
-        let diagnostic = Diagnostic::error(message).at(node.origin.clone(), "");
-        problems.poison(match help {
-            Some(help) => diagnostic.help(help),
-            None => diagnostic,
-        });
+        diagnostics.last_error(&node.span, message, help);
         node.clone()
     }
 
-    /// A copy of a variable's value; else what is wrong with using it, or `None` when that was said already.
-    fn variable(&mut self, name: &str, problems: &mut Problems) -> Result<Node, Option<(String, Option<String>)>> {
+    /// A copy of a variable's value. The error is a message and a help, or `None` if it is already reported.
+    fn variable(
+        &mut self,
+        name: &str,
+        diagnostics: &mut Diagnostics,
+    ) -> Result<Node, Option<(String, Option<String>)>> {
         let table = self.table;
         let Some((name, entry)) = table.0.get_key_value(name) else {
-            let help = match nearest(name, table.0.keys().map(String::as_str)) {
-                Some(near) => format!("a variable of a similar name exists: `{near}`"),
-                None if table.0.is_empty() => "the experiment has no `[vars]`".to_string(),
-                None => format!("the known variables are {}", list(table.0.keys())),
+            let help = match table.0.is_empty() {
+                true => "the experiment has no `[vars]`".to_string(),
+                false => known_names("variable", name, table.0.keys().map(String::as_str)),
             };
             return Err(Some((format!("the variable `{name}` is not defined"), Some(help))));
         };
         if let Some(start) = self.open.iter().position(|open| open == name) {
             let path: Vec<&str> = self.open[start..].iter().copied().chain([name.as_str()]).collect();
-            return Err(Some((format!("variables need each other: `{}`", path.join(" -> ")), None)));
+            return Err(Some((format!("variables use each other in a circle: `{}`", path.join(" -> ")), None)));
         }
         if self.open.len() >= MAX_CHAIN {
-            return Err(Some(("variables lean on each other too deep".to_string(), None)));
+            return Err(Some(("the chain of variables is too long".to_string(), None)));
         }
-        self.resolve(name, &entry.node, problems);
+        self.resolve(name, &entry.node, diagnostics);
         let (value, size, depth) = self.values.get(name.as_str()).and_then(Option::as_ref).ok_or(None)?;
-        self.spent = self.spent.saturating_add(*size);
-        if self.spent > MAX_SIZE || *depth >= MAX_DEPTH - 1 {
-            return Err(Some(("variables grow too large here".to_string(), None)));
+        self.copied = self.copied.saturating_add(*size);
+        if self.copied > MAX_SIZE || *depth >= MAX_DEPTH - 1 {
+            return Err(Some(("the values of the variables are too large".to_string(), None)));
         }
         Ok(value.clone())
     }
 
-    fn resolve(&mut self, name: &'a str, node: &Node, problems: &mut Problems) {
+    fn resolve(&mut self, name: &'a str, node: &Node, diagnostics: &mut Diagnostics) {
         if self.values.contains_key(name) {
             return;
         }
         self.open.push(name);
         let before = self.failures;
-        let value = self.node_of(node, problems);
+        let value = self.node_of(node, diagnostics);
         self.open.pop();
         let (size, depth) = measure(&value);
         self.values.insert(name, (self.failures == before).then_some((value, size, depth)));
     }
 }
 
-/// About the bytes that a value takes in memory, and its levels.
+/// The approximate size of a value in bytes, and its nesting depth.
 fn measure(node: &Node) -> (usize, usize) {
     let below: Vec<(usize, usize)> = match &node.data {
         Data::String(text) => return (text.len() + 64, 1),

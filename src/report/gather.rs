@@ -18,7 +18,7 @@ use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
 use ablate_data::records::Credited;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
-use ablate_experiment::{self, Expansion, Experiment, GroupBy, InstanceId, ReportSpec, Upstream};
+use ablate_experiment::{self, Expansion, Experiment, GroupBy, Instance, InstanceId, ReportSpec, Upstream};
 use ablate_store::{SlimRecord, StageRecord, Store};
 
 /// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
@@ -48,10 +48,9 @@ pub fn gather(
     for stage in stages {
         for (point, id) in expansion.points_of(stage) {
             packs.extend(desk.packs(id));
-            let pairs: Vec<String> = point.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
-            let instance = if pairs.is_empty() { stage.to_string() } else { format!("{stage}@{}", pairs.join(",")) };
+            let instance = Instance::name_of(stage, point);
             let scores = desk.file(id, ArtifactKind::Scores).map(ScoreRows::File);
-            evaluations.push(Evaluation { instance, stage: stage.to_string(), point, scores });
+            evaluations.push(Evaluation { instance, stage: stage.to_string(), point: point.clone(), scores });
         }
     }
     let mut curves = Vec::new();
@@ -186,7 +185,7 @@ impl Desk<'_> {
             let instance = self.expansion.get(id);
             let reads = instance.inputs.iter().filter_map(|input| match &input.upstream {
                 Upstream::Output { instance, .. } => Some(self.expansion.get(*instance).name.clone()),
-                Upstream::Outside { .. } | Upstream::Environment { .. } => None,
+                Upstream::External { .. } | Upstream::Environment { .. } => None,
             });
             GraphNode {
                 instance: instance.name.clone(),

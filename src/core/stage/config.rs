@@ -1,4 +1,4 @@
-//! Parses a table of the user's file into a kind's config struct and reports all errors with their paths.
+//! Deserializes a table of the experiment file into a config struct, and finds all errors with their places in the table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,20 +11,37 @@ use serde_path_to_error::Segment;
 
 use crate::base::diagnostic::nearest;
 
-/// An error in a stage's table. `path` is the path of the value (or of the unknown key) in the table.
+/// An error in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Keys and list indices, outermost first. Empty for the table itself.
+    pub kind: ConfigErrorKind,
+    /// Keys and list indices that lead to the wrong value, the unknown key, or the table with the missing key. Outermost
+    /// first; empty for the table itself.
     pub path: Vec<String>,
     pub message: String,
     pub help: Option<String>,
 }
 
+/// The kind of a [`ConfigError`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigErrorKind {
+    /// The table has no such key. `similar` is the known key that was probably meant.
+    UnknownKey { similar: Option<String> },
+    /// A required key is missing.
+    MissingKey { key: String },
+    /// A value has the wrong type or is not allowed.
+    InvalidValue,
+}
+
 impl ConfigError {
-    /// An error at a dotted path.
+    /// An invalid value at a dotted path.
     pub fn at(path: &str, message: impl Into<String>) -> ConfigError {
         let path = path.split('.').filter(|part| !part.is_empty()).map(str::to_string).collect();
-        ConfigError { path, message: message.into(), help: None }
+        ConfigError::invalid_value(path, message)
+    }
+
+    pub fn invalid_value(path: Vec<String>, message: impl Into<String>) -> ConfigError {
+        ConfigError { kind: ConfigErrorKind::InvalidValue, path, message: message.into(), help: None }
     }
 
     #[must_use]
@@ -34,7 +51,8 @@ impl ConfigError {
     }
 }
 
-/// Deserializes a table and continues after each error, so that all errors are reported together.
+/// Deserializes a table. After each error the wrong value is removed and the rest is tried again, so that all errors are
+/// found.
 pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> {
     let mut rest = table.clone();
     let mut errors: Vec<ConfigError> = Vec::new();
@@ -55,10 +73,10 @@ pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> 
             })
             .collect();
         let error = describe(&path, &error.inner().to_string());
-        let echo = errors.iter().any(|known| is_echo(&path, &error, known));
+        let follows = errors.iter().any(|known| follows_from(&error, known));
         let again = errors.contains(&error);
         let removable = !path.is_empty() && remove(&mut rest, &path);
-        if !echo && !again {
+        if !follows && !again {
             errors.push(error);
         }
         if !removable {
@@ -67,38 +85,45 @@ pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> 
     }
 }
 
-/// Whether `error` is only a consequence of `known`: a key is missing because its wrong value was removed, or because
-/// the key was misspelt.
-fn is_echo(path: &[String], error: &ConfigError, known: &ConfigError) -> bool {
-    let Some(name) = error.message.strip_prefix("the key `").and_then(|rest| rest.strip_suffix("` is missing")) else {
-        return false;
-    };
+/// Whether `error` is only a consequence of `known`: a key is missing because it was removed as wrong, or because it is
+/// present under a misspelt name.
+fn follows_from(error: &ConfigError, known: &ConfigError) -> bool {
+    let ConfigErrorKind::MissingKey { key: missing } = &error.kind else { return false };
     let Some((_, table)) = known.path.split_last() else { return false };
-    let meant = || known.help.as_ref().is_some_and(|help| help.ends_with(&format!("exists: `{name}`")));
-    // If a list element was wrong, the whole list was removed.
-    let inside = known.path.strip_prefix(path).and_then(<[String]>::first).is_some_and(|key| key == name);
-    inside || (table == path && meant())
+    // The removed value may be a whole list, whose element was wrong.
+    let was_removed = known.path.strip_prefix(&error.path[..]).and_then(<[String]>::first) == Some(missing);
+    let is_misspelt =
+        matches!(&known.kind, ConfigErrorKind::UnknownKey { similar: Some(similar) } if similar == missing);
+    was_removed || (table == error.path && is_misspelt)
 }
 
-/// Rewords a message of serde.
+/// Rewrites a message of serde in the terms of TOML.
 fn describe(path: &[String], message: &str) -> ConfigError {
     let ticked: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
-    let error = |message: String| ConfigError { path: path.to_vec(), message, help: None };
+    let error = |message: String| ConfigError::invalid_value(path.to_vec(), message);
     if message.starts_with("unknown field") || message.starts_with("unknown variant") {
-        let what = if message.starts_with("unknown field") { "key" } else { "value" };
+        let is_key = message.starts_with("unknown field");
+        let what = if is_key { "key" } else { "value" };
         let (name, known) = ticked.split_first().map_or(("", &[][..]), |(name, known)| (*name, known));
-        let help = match nearest(name, known.iter().copied()) {
+        let similar = nearest(name, known.iter().copied());
+        let help = match similar {
             Some(near) => format!("a {what} of a similar name exists: `{near}`"),
-            None if known.is_empty() => format!("no {what} is known here"),
+            None if known.is_empty() => format!("no {what} is allowed here"),
             None => format!("the known {what}s are {}", list(known)),
         };
-        return error(format!("unknown {what} `{name}`")).help(help);
+        let mut error = error(format!("unknown {what} `{name}`")).help(help);
+        if is_key {
+            error.kind = ConfigErrorKind::UnknownKey { similar: similar.map(str::to_string) };
+        }
+        return error;
     }
     if let (true, Some(name)) = (message.ends_with("unit variant, expected newtype variant"), path.last()) {
         return error(format!("`{name}` needs a value: write `{{ {name} = ... }}`"));
     }
     if message.starts_with("missing field") {
-        return error(format!("the key `{}` is missing", ticked.first().unwrap_or(&"")));
+        let key = ticked.first().unwrap_or(&"");
+        let kind = ConfigErrorKind::MissingKey { key: (*key).to_string() };
+        return ConfigError { kind, ..error(format!("the key `{key}` is missing")) };
     }
     let words =
         [("f64", "a number"), ("f32", "a number"), ("u64", "a whole number from 0"), ("u32", "a whole number from 0")];
@@ -106,7 +131,7 @@ fn describe(path: &[String], message: &str) -> ConfigError {
     let words = words.chain([("a map", "a table"), ("a sequence", "a list"), ("an array of", "a list of")]);
     let mut message =
         message.replace("invalid type: map", "invalid type: table").replace("type: sequence", "type: list");
-    // serde prints the name of our Rust struct.
+    // serde's message ends with the name of the Rust struct.
     if let Some((before, _)) = message.split_once("expected struct ") {
         message = format!("{before}expected a table");
     }
@@ -120,7 +145,7 @@ fn list(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// Removes the value at `path`. False if there is none.
+/// Removes the value at `path`. `false` if there is none.
 fn remove(value: &mut Value, path: &[String]) -> bool {
     match (value, path) {
         (Value::Object(table), [key]) => table.shift_remove(key).is_some(),
@@ -135,18 +160,18 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     }
 }
 
-/// The JSON schema of a config struct, as [`parse`] reads it.
+/// The JSON Schema of a config struct.
 pub fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     T::json_schema(generator)
 }
 
-/// A reference to another stage's output: `stage`, `stage:output`, or with axis values pinned,
+/// A reference to an output of another stage: `stage`, `stage:output`, or with pinned axis values,
 /// `stage@axis=value,other=value:output`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Reference {
     pub stage: String,
-    /// Axis name to the pinned value, as written in instance names.
+    /// Axis name to the label of the value that the referenced instance must have.
     pub pins: BTreeMap<String, String>,
     pub output: Option<String>,
 }
@@ -202,7 +227,7 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only the errors are looked at")]
+    #[expect(dead_code, reason = "only the errors are checked")]
     struct Dpo {
         beta: f64,
         policy: Reference,
@@ -211,14 +236,14 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only the errors are looked at")]
+    #[expect(dead_code, reason = "only the errors are checked")]
     struct Optimizer {
         lr: f64,
         warmup: u32,
     }
 
     #[test]
-    fn all_errors_of_a_table_are_reported() {
+    fn all_errors_of_a_table_are_found() {
         let table = json!({ "bta": 1, "beta": "high", "optimizer": { "lr": 1, "wramup": 3 } });
         let errors = parse::<Dpo>(&table).unwrap_err();
         let messages: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.path.join("."), e.message)).collect();
@@ -234,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn references_round_trip() {
+    fn references_survive_parse_and_display() {
         for text in ["sft", "sft:curve", "sft@mix=both,seed=1", "sft@mix=both:model"] {
             assert_eq!(Reference::try_from(text.to_string()).unwrap().to_string(), text);
         }

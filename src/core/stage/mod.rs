@@ -18,7 +18,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
-pub use config::{ConfigError, Reference};
+pub use config::{ConfigError, ConfigErrorKind, Reference};
 pub use context::{InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
 pub use program::Program;

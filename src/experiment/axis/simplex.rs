@@ -1,77 +1,78 @@
-//! Axes whose points are shares of a whole, such as the weights of a mix.
+//! Axes whose points are shares that add up to 1, such as the weights of a mix.
 
 use serde_json::Number;
 
-use super::{AxisPoint, Change, Patch, Reading, Simplex};
+use super::patch::{AxisPoint, Change, Patch, Simplex};
+use super::reader::AxisReader;
+use crate::diagnostics::Diagnostics;
 use crate::join::MAX_POINTS;
-use crate::label::clean;
-use crate::problems::Problems;
-use crate::tree::{Data, Node};
+use crate::label::sanitize;
+use crate::spanned_toml::{Data, Node};
 use ablate_core::base::Span;
 
-/// Shares that are listed must add up to one, this near.
+/// The largest difference between 1 and the sum of listed shares.
 const TOLERANCE: f64 = 1e-6;
 
-/// The points of `simplex`: every way to share a whole in steps, or the listed ones.
-pub(super) fn points(reading: &Reading<'_>, problems: &mut Problems) -> Option<(Vec<AxisPoint>, Simplex)> {
-    let section = &reading.section;
-    let keys = reading.table.simplex.as_ref()?;
-    let wrong = |path: &[&str], message: String, problems: &mut Problems| {
-        section.wrong(path, message, None, problems);
+/// The points of `simplex`: all shares that are multiples of `step`, or the listed ones.
+pub(super) fn points(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> Option<(Vec<AxisPoint>, Simplex)> {
+    let section = &reader.section;
+    let keys = reader.table.simplex.as_ref()?;
+    let wrong = |path: &[&str], message: String, diagnostics: &mut Diagnostics| {
+        section.wrong(path, message, None, diagnostics);
         None
     };
     if !(2..=6).contains(&keys.len()) {
-        return wrong(&["simplex"], format!("a whole is shared among 2 to 6 keys, not {}", keys.len()), problems);
+        return wrong(&["simplex"], format!("`simplex` needs 2 to 6 keys, not {}", keys.len()), diagnostics);
     }
     let Some(Data::List(nodes)) = section.table.get("simplex").map(|node| &node.data) else { return None };
-    let targets = keys.iter().zip(nodes).map(|(key, node)| reading.target(key, &node.origin, problems));
+    let targets = keys.iter().zip(nodes).map(|(key, node)| reader.target(key, &node.span, diagnostics));
     let targets: Vec<(String, Vec<String>)> = targets.collect::<Option<_>>()?;
     if targets.iter().enumerate().any(|(index, target)| targets[..index].contains(target)) {
-        return wrong(&["simplex"], "a key is named twice".to_string(), problems);
+        return wrong(&["simplex"], "a key is listed twice".to_string(), diagnostics);
     }
-    let (shares, places) = match (reading.table.step, section.table.get("values")) {
+    let (shares, spans) = match (reader.table.step, section.table.get("values")) {
         (Some(step), None) => {
             let parts = (1.0 / step).round();
             if !(step > 0.0 && step <= 1.0) || (parts * step - 1.0).abs() > TOLERANCE {
-                return wrong(&["step"], format!("a whole cannot be shared in steps of {step}"), problems);
+                return wrong(&["step"], format!("1 is not a multiple of the step {step}"), diagnostics);
             }
-            let shares = (parts <= MAX_POINTS as f64).then(|| steps(keys.len(), parts as usize)).flatten();
+            let shares = (parts <= MAX_POINTS as f64).then(|| grid(keys.len(), parts as usize)).flatten();
             let Some(shares) = shares else {
-                return wrong(&["step"], format!("steps of {step} make more than {MAX_POINTS} points"), problems);
+                return wrong(&["step"], format!("the step {step} makes more than {MAX_POINTS} points"), diagnostics);
             };
-            let place = section.table.get("step").map(|node| node.origin.clone())?;
-            let places = vec![place; shares.len()];
-            (shares, places)
+            let span = section.table.get("step").map(|node| node.span.clone())?;
+            let spans = vec![span; shares.len()];
+            (shares, spans)
         }
-        (None, Some(Node { data: Data::List(values), .. })) => listed(reading, keys.len(), values, problems)?,
+        (None, Some(Node { data: Data::List(values), .. })) => listed(reader, keys.len(), values, diagnostics)?,
         (Some(_), Some(_)) => {
-            return wrong(&["step"], "`step` and `values` are two ways to tell the shares".to_string(), problems);
+            return wrong(&["step"], "`step` and `values` cannot both define the shares".to_string(), diagnostics);
         }
-        _ => return wrong(&["simplex"], "`simplex` needs `step` or the list `values`".to_string(), problems),
+        _ => return wrong(&["simplex"], "`simplex` needs `step` or the list `values`".to_string(), diagnostics),
     };
-    reading.check_labels(shares.len(), problems)?;
-    let own = |shares: &[f64]| clean(&shares.iter().map(f64::to_string).collect::<Vec<_>>().join("-"));
-    let points = shares.iter().zip(&places).enumerate().map(|(index, (shares, place))| {
+    reader.check_labels(shares.len(), diagnostics)?;
+    let default_label = |shares: &[f64]| sanitize(&shares.iter().map(f64::to_string).collect::<Vec<_>>().join("-"));
+    let points = shares.iter().zip(&spans).enumerate().map(|(index, (shares, span))| {
         let patches = targets.iter().zip(shares).map(|((stage, path), share)| Patch {
             stage: stage.clone(),
             path: path.clone(),
-            change: set(*share, place),
-            key: place.clone(),
+            change: set_number(*share, span),
+            key: span.clone(),
         });
-        AxisPoint { label: reading.label(index, || own(shares)).into(), patches: patches.collect() }
+        AxisPoint { label: reader.label(index, || default_label(shares)).into(), patches: patches.collect() }
     });
     let points: Vec<AxisPoint> = points.collect();
-    Some((points, Simplex { parts: parts(&targets), shares }))
+    Some((points, Simplex { parts: differing_parts(&targets), shares }))
 }
 
-pub(super) fn set(value: f64, place: &Span) -> Change {
-    // A share is finite: it was counted or checked.
+pub(super) fn set_number(value: f64, span: &Span) -> Change {
+    // `value` is finite: it comes from TOML numbers that were checked.
     let number = Number::from_f64(value).unwrap_or_else(|| Number::from(0));
-    Change::Set(Node { data: Data::Number(number), origin: place.clone() })
+    Change::Set(Node { data: Data::Number(number), span: span.clone() })
 }
 
-/// All ways to share `parts` equal parts among `keys`, the first key's largest shares first.
-fn steps(keys: usize, parts: usize) -> Option<Vec<Vec<f64>>> {
+/// All ways to distribute `parts` equal parts among `keys`, the largest share of the first key first.
+fn grid(keys: usize, parts: usize) -> Option<Vec<Vec<f64>>> {
     let mut found: Vec<Vec<usize>> = vec![Vec::new()];
     for key in 0..keys {
         let mut next = Vec::new();
@@ -88,17 +89,22 @@ fn steps(keys: usize, parts: usize) -> Option<Vec<Vec<f64>>> {
     Some(found.iter().map(|taken| taken.iter().map(|share| *share as f64 / parts as f64).collect()).collect())
 }
 
-/// The shares that are listed, each with its place.
+/// The shares of `values`, each with its place.
 fn listed(
-    reading: &Reading<'_>,
+    reader: &AxisReader<'_>,
     keys: usize,
     values: &[Node],
-    problems: &mut Problems,
+    diagnostics: &mut Diagnostics,
 ) -> Option<(Vec<Vec<f64>>, Vec<Span>)> {
     let mut all = Vec::new();
     for (index, value) in values.iter().enumerate() {
         let Data::List(nodes) = &value.data else {
-            reading.section.wrong(&["values", &index.to_string()], "a point is a list of shares", None, problems);
+            reader.section.wrong(
+                &["values", &index.to_string()],
+                "a point must be a list of shares",
+                None,
+                diagnostics,
+            );
             return None;
         };
         let shares = nodes.iter().map(|node| match &node.data {
@@ -116,21 +122,21 @@ fn listed(
                 all.push(shares);
             }
             _ => {
-                let message = format!("a point is {keys} numbers from 0 up that add up to 1");
-                reading.section.wrong(&["values", &index.to_string()], message, None, problems);
+                let message = format!("a point must be {keys} numbers of at least 0 that add up to 1");
+                reader.section.wrong(&["values", &index.to_string()], message, None, diagnostics);
                 return None;
             }
         }
     }
     if all.is_empty() {
-        reading.section.wrong(&["values"], "there is no value", None, problems);
+        reader.section.wrong(&["values"], "the list is empty", None, diagnostics);
         return None;
     }
-    Some((all, values.iter().map(|value| value.origin.clone()).collect()))
+    Some((all, values.iter().map(|value| value.span.clone()).collect()))
 }
 
-/// The part of each path that tells it from the others: `cot` of `sources.cot.weight`.
-fn parts(targets: &[(String, Vec<String>)]) -> Vec<String> {
+/// The parts of each path that differ between the paths: `cot` of `sources.cot.weight`.
+fn differing_parts(targets: &[(String, Vec<String>)]) -> Vec<String> {
     let paths: Vec<Vec<&str>> = targets
         .iter()
         .map(|(stage, path)| [stage.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect())
@@ -149,16 +155,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_whole_is_shared_in_every_way() {
-        assert_eq!(steps(2, 2).unwrap(), [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]);
-        assert_eq!(steps(3, 4).unwrap().len(), 15, "C(4 + 2, 2)");
-        assert!(steps(6, 100).is_none());
+    fn the_grid_has_all_shares() {
+        assert_eq!(grid(2, 2).unwrap(), [[1.0, 0.0], [0.5, 0.5], [0.0, 1.0]]);
+        assert_eq!(grid(3, 4).unwrap().len(), 15, "C(4 + 2, 2)");
+        assert!(grid(6, 100).is_none());
     }
 
     #[test]
-    fn parts_are_what_differs() {
+    fn parts_are_the_differing_keys() {
         let target =
             |name: &str| ("mix".to_string(), vec!["sources".to_string(), name.to_string(), "weight".to_string()]);
-        assert_eq!(parts(&[target("cot"), target("direct")]), ["cot", "direct"]);
+        assert_eq!(differing_parts(&[target("cot"), target("direct")]), ["cot", "direct"]);
     }
 }

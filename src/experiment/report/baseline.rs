@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use super::checker::Checker;
 use super::spec::GroupBy;
+use crate::diagnostics::list;
 use crate::selector::{DATASET, Selector};
-use crate::text::list;
 
 impl Checker<'_> {
     /// Checks a baseline against the rows and columns of the table.

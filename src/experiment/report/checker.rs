@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::spec::GroupBy;
-use crate::fields::Section;
-use crate::problems::Problems;
+use crate::diagnostics::Diagnostics;
+use crate::section::Section;
 use crate::selector::{DATASET, Selector, unknown_axis};
 use ablate_core::base::diagnostic::nearest;
 
@@ -16,12 +16,12 @@ pub(super) struct Checker<'a> {
     pub(super) section: Section<'a>,
     pub(super) stage: &'a str,
     pub(super) points: &'a [&'a BTreeMap<String, String>],
-    pub(super) problems: &'a mut Problems,
+    pub(super) diagnostics: &'a mut Diagnostics,
 }
 
 impl Checker<'_> {
     pub(super) fn wrong(&mut self, path: &[&str], message: String, help: Option<String>) {
-        self.section.wrong(path, message, help, self.problems);
+        self.section.wrong(path, message, help, self.diagnostics);
     }
 
     /// The name of an axis without the stage: `eval.model` is the axis `model` of the stage `eval`.
@@ -89,7 +89,7 @@ impl Checker<'_> {
             Ok(selector) => Some(selector),
             Err((message, help)) => {
                 let message = format!("`{}.{}`: {message}", self.section.path, path.join("."));
-                self.section.wrong_key(&[path, &[text]].concat(), message, help, self.problems);
+                self.section.wrong_key(&[path, &[text]].concat(), message, help, self.diagnostics);
                 None
             }
         }

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::checker::Checker;
 use super::spec::{Contrast, GroupBy, ReportSpec};
 use crate::declaration::Declaration;
-use crate::fields::Section;
+use crate::diagnostics::Diagnostics;
+use crate::diagnostics::list;
 use crate::instance::Expansion;
-use crate::label::name_problem;
-use crate::problems::Problems;
+use crate::label::name_error;
+use crate::section::Section;
 use crate::selector::Selector;
+use crate::spanned_toml::Entry;
 use crate::tables::{ContrastTable, ReportTable};
-use crate::text::list;
-use crate::tree::Entry;
 use ablate_core::base::Diagnostic;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::stage::ArtifactKind;
@@ -23,31 +23,31 @@ pub(crate) fn read(
     entry: &Entry,
     declaration: &Declaration<'_>,
     expansion: &Expansion,
-    problems: &mut Problems,
+    diagnostics: &mut Diagnostics,
 ) -> Option<ReportSpec> {
     let path = format!("report.{name}");
     let Some(table) = entry.node.as_table() else {
         let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
-        problems.push(Diagnostic::error(message).at(entry.node.origin.clone(), ""));
+        diagnostics.push(Diagnostic::error(message).at(entry.node.span.clone(), ""));
         return None;
     };
-    let section = Section { path: &path, table, header: &entry.node.origin };
-    if let Some(message) = name_problem(name) {
-        section.wrong(&[], message, None, problems);
+    let section = Section { path: &path, table, header: &entry.node.span };
+    if let Some(message) = name_error(name) {
+        section.wrong(&[], message, None, diagnostics);
     }
-    let report: ReportTable = section.read(problems)?;
-    let stage = stage_of(&section, report.stage.as_deref(), declaration, expansion, problems)?;
-    let evaluations = expansion.points_of(&stage);
-    let points: Vec<&BTreeMap<String, String>> = evaluations.iter().map(|(point, _)| point).collect();
+    let report: ReportTable = section.read(diagnostics)?;
+    let stage = stage_of(&section, report.stage.as_deref(), declaration, expansion, diagnostics)?;
+    let evaluations: Vec<_> = expansion.points_of(&stage).collect();
+    let points: Vec<&BTreeMap<String, String>> = evaluations.iter().map(|(point, _)| *point).collect();
     if points.is_empty() {
-        if problems.is_empty() {
+        if diagnostics.is_empty() {
             let message = format!("`{stage}` does not run: it is not in `targets`, and no target reads it");
-            section.wrong(&["stage"], message, None, problems);
+            section.wrong(&["stage"], message, None, diagnostics);
         }
         // Otherwise the stage could not be expanded, which is already reported.
         return None;
     }
-    let mut checker = Checker { section, stage: &stage, points: &points, problems };
+    let mut checker = Checker { section, stage: &stage, points: &points, diagnostics };
     let columns = checker.group_by("columns", &report.columns);
     let rows = match &report.rows {
         Some(rows) => checker.group_by("rows", rows),
@@ -120,7 +120,7 @@ fn stage_of(
     named: Option<&str>,
     declaration: &Declaration<'_>,
     expansion: &Expansion,
-    problems: &mut Problems,
+    diagnostics: &mut Diagnostics,
 ) -> Option<String> {
     let scoring: Vec<&str> = declaration
         .stages
@@ -144,16 +144,16 @@ fn stage_of(
             return Some((*only).to_string());
         }
         // Without an expanded stage, the mistake is already reported at `targets`.
-        if declaration.unusable.is_empty() && !expanded.is_empty() {
+        if declaration.invalid_stages.is_empty() && !expanded.is_empty() {
             let help = match scoring.as_slice() {
                 [] => "no stage gives scores".to_string(),
                 several => format!("the stages that give scores are {}", list(several)),
             };
-            section.wrong(&[], "the key `stage` is missing", Some(help), problems);
+            section.wrong(&[], "the key `stage` is missing", Some(help), diagnostics);
         }
         return None;
     };
-    if declaration.unusable.contains(name) {
+    if declaration.invalid_stages.contains(name) {
         return None;
     }
     if scoring.contains(&name) {
@@ -166,6 +166,6 @@ fn stage_of(
         None if scoring.is_empty() => None,
         None => Some(format!("the stages that give scores are {}", list(scoring))),
     };
-    section.wrong(&["stage"], message, help, problems);
+    section.wrong(&["stage"], message, help, diagnostics);
     None
 }

@@ -15,7 +15,7 @@ impl Checker<'_> {
     pub(super) fn select(
         &mut self,
         select: &SelectTable,
-        evaluations: &[(BTreeMap<String, String>, InstanceId)],
+        evaluations: &[(&BTreeMap<String, String>, InstanceId)],
         expansion: &Expansion,
     ) -> Option<Select> {
         let axis = self.axis(&["select", "axis"], &select.axis);

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::toy::{load, names};
+use super::support::{load, names};
 
 const CHAIN: &str = r#"
 [stage.base]
@@ -87,7 +87,7 @@ from = ["base"]
         sft@lr=also-one,seed=4 = sft@lr=one,seed=4"#]]
     .assert_eq(&names(&expansion));
     assert_eq!(expansion.get(expansion.find("sft@lr=also-one,seed=4").unwrap()).seed, 4);
-    assert_eq!(expansion.points_of("sft").len(), 6);
+    assert_eq!(expansion.points_of("sft").count(), 6);
 }
 
 #[test]
@@ -113,7 +113,7 @@ variants.none = { "stage.format.sources.plain" = "remove", "stage.sft.lr" = 0.5 
     .assert_eq(&names(&expansion));
     let more = expansion.get(expansion.find("format@data=more").unwrap());
     assert_eq!(more.table().unwrap()["sources"]["extra"], serde_json::json!({ "from": "items", "weight": 2 }));
-    let place = experiment.sources.location(&more.origins["sources.extra.weight"]);
+    let place = experiment.sources.location(&more.spans["sources.extra.weight"]);
     assert!(place.ends_with("a.toml:17:102"), "{place}");
 }
 

@@ -1,8 +1,8 @@
-//! Mistakes in texts and tables: each message as a whole.
+//! StageErrors in texts and tables: each message as a whole.
 
 use expect_test::expect;
 
-use super::toy::{Folder, errors};
+use super::support::{Folder, errors};
 
 #[test]
 fn an_unknown_key_is_told_with_the_nearest_name() {
@@ -133,13 +133,13 @@ plain = "text"
 fn a_name_given_twice_is_told_at_the_second() {
     let text = "[stage.base]\nkind = \"base\"\ndim = 1\ndim = 2\n[stage.base]\nkind = \"base\"\n";
     expect![[r#"
-        error: the name `dim` is given twice
+        error: `dim` is defined twice
          --> DIR/a.toml:4:1
           |
         4 | dim = 2
           | ^^^
 
-        error: the name `base` is given twice
+        error: `base` is defined twice
          --> DIR/a.toml:5:8
           |
         5 | [stage.base]
@@ -216,7 +216,7 @@ pools = { gpus = 1, cpu = 0 }
            |
            = help: write `auto`, `cpu`, `cuda:0` for the first GPU, or `cuda:0,cuda:1` for two
 
-        error: `settings.jobs`: with no job nothing can run
+        error: `settings.jobs`: at least one job is needed
           --> DIR/a.toml:18:8
            |
         16 | [settings]
@@ -236,7 +236,7 @@ pools = { gpus = 1, cpu = 0 }
            |
            = help: the pools are `cpu`, `gpu`, `teacher`, and those that stages name in `limits.pool`
 
-        error: `settings.pools.cpu`: a pool without slots runs nothing
+        error: `settings.pools.cpu`: a pool needs at least one slot
           --> DIR/a.toml:19:27
            |
         16 | [settings]
@@ -291,7 +291,7 @@ fn values_that_no_stage_can_use() {
           |
           = help: the known keys are `dim`
 
-        error: a date means nothing here: write it as a string, "2026-01-01"
+        error: dates are not supported: write a string, "2026-01-01"
          --> DIR/a.toml:4:5
           |
         4 | a = 2026-01-01
@@ -338,7 +338,7 @@ fn a_broken_number_is_one_error() {
           |          ^"#]]
     .assert_eq(&errors("[stage.base]\nkind = \"base\"\ndim = 99asoner\nheads = 1e\nlayers = 01\n"));
     expect![[r#"
-        error: `0x` is no number
+        error: `0x` is not a number
          --> DIR/a.toml:3:7
           |
         3 | dim = 0x

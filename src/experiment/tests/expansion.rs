@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::toy::{load, names};
+use super::support::{load, names};
 
 /// The shape of a post-training study: one mix goes on to preference training, all are evaluated.
 pub(super) const STUDY: &str = r#"

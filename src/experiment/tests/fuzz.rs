@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::toy::{Folder, load};
+use super::support::{Folder, load};
 
 #[test]
 fn hostile_texts_are_refused() {

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::toy::{errors, load, names};
+use super::support::{errors, load, names};
 
 const MIX: &str = r#"
 [stage.items]
@@ -156,7 +156,7 @@ sets.other = ["direct"]
 fn an_axis_is_written_in_one_way() {
     let wrong = |axis: &str| errors(&mix(axis));
     expect![[r#"
-        error: `axis.a`: the points of the axis are not told
+        error: `axis.a`: the axis has no points
           --> DIR/a.toml:13:1
            |
         13 | [axis.a]
@@ -164,7 +164,7 @@ fn an_axis_is_written_in_one_way() {
            |
            = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\n"));
     expect![[r#"
-        error: `axis.a`: `key` and `add_one` are two ways to tell the points
+        error: `axis.a`: `key` and `add_one` cannot both define the points
           --> DIR/a.toml:13:1
            |
         13 | [axis.a]
@@ -172,7 +172,7 @@ fn an_axis_is_written_in_one_way() {
            |
            = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nadd_one = \"stage.mix.sources\"\n"));
     expect![[r#"
-        error: `axis.a`: `step` does not go with `key`
+        error: `axis.a`: `step` cannot be used with `key`
           --> DIR/a.toml:16:1
            |
         13 | [axis.a]
@@ -183,7 +183,7 @@ fn an_axis_is_written_in_one_way() {
            |
            = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nvalues = [1]\nstep = 0.5\n"));
     expect![[r#"
-        error: `axis.a.simplex`: a whole is shared among 2 to 6 keys, not 1
+        error: `axis.a.simplex`: `simplex` needs 2 to 6 keys, not 1
           --> DIR/a.toml:14:11
            |
         13 | [axis.a]
@@ -192,7 +192,7 @@ fn an_axis_is_written_in_one_way() {
            |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
     .assert_eq(&wrong("[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\"]\nstep = 0.5\n"));
     expect![[r#"
-        error: `axis.a.step`: a whole cannot be shared in steps of 0.3
+        error: `axis.a.step`: 1 is not a multiple of the step 0.3
           --> DIR/a.toml:15:8
            |
         13 | [axis.a]
@@ -204,7 +204,7 @@ fn an_axis_is_written_in_one_way() {
         "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nstep = 0.3\n",
     ));
     expect![[r#"
-        error: `axis.a.values.0`: a point is 2 numbers from 0 up that add up to 1
+        error: `axis.a.values.0`: a point must be 2 numbers of at least 0 that add up to 1
           --> DIR/a.toml:15:11
            |
         13 | [axis.a]
@@ -215,7 +215,7 @@ fn an_axis_is_written_in_one_way() {
         "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nvalues = [[0.5, 0.6]]\n"
     ));
     expect![[r#"
-        error: `axis.a.points`: `random` needs `points`: how many are drawn
+        error: `axis.a.points`: `random` needs the number of `points`
           --> DIR/a.toml:13:1
            |
         13 | [axis.a]
@@ -232,7 +232,7 @@ fn an_axis_is_written_in_one_way() {
            |           ^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
     .assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\" }]\n"));
     expect![[r#"
-        error: `axis.a.random.0`: the bounds of `log_uniform` are above 0, the lower one first
+        error: `axis.a.random.0`: `log_uniform` needs bounds above 0, the lower one first
           --> DIR/a.toml:15:11
            |
         13 | [axis.a]
@@ -251,10 +251,10 @@ fn an_axis_is_written_in_one_way() {
         15 | of = ["cott"]
            |       ^^^^^^
            |
-           = help: a similar name exists: `cot`"#]]
+           = help: an entry of a similar name exists: `cot`"#]]
     .assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cott\"]\n"));
     expect![[r#"
-        error: `axis.a.leave_one_out`: `stage.mix.nothing` is not a table of the experiment
+        error: `axis.a.leave_one_out`: `stage.mix.nothing` is not a table
           --> DIR/a.toml:14:17
            |
         13 | [axis.a]
@@ -272,7 +272,7 @@ fn an_axis_is_written_in_one_way() {
         15 | sets.x = ["direkt"]
            |           ^^^^^^^^
            |
-           = help: a similar name exists: `direct`"#]]
+           = help: an entry of a similar name exists: `direct`"#]]
     .assert_eq(&wrong("[axis.a]\nsubsets = \"stage.mix.sources\"\nsets.x = [\"direkt\"]\n"));
 }
 
@@ -295,13 +295,13 @@ fn no_number_of_an_axis_is_too_much_to_read() {
         draw("{ keys = [\"stage.base.dim\", \"stage.base.dim\"], dirichlet = true }"),
     ];
     expect![[r#"
-        error: `axis.a.step`: steps of 0.000000001 make more than 250000 points
-        error: `axis.a.step`: steps of 0.000000000000000001 make more than 250000 points
-        error: `axis.a.step`: a whole cannot be shared in steps of -0.5
-        error: `axis.a.random.0`: nothing lies between 9007199254740993 and 9007199254740992
-        error: `axis.a.random.1`: `stage.base.dim` is drawn twice
-        error: `axis.a.random.0`: `key` and `keys` are both given
-        error: `axis.a.random.0`: `stage.base.dim` is drawn twice"#]]
+        error: `axis.a.step`: the step 0.000000001 makes more than 250000 points
+        error: `axis.a.step`: the step 0.000000000000000001 makes more than 250000 points
+        error: `axis.a.step`: 1 is not a multiple of the step -0.5
+        error: `axis.a.random.0`: the range is empty: 9007199254740993 is more than 9007199254740992
+        error: `axis.a.random.1`: `stage.base.dim` is sampled twice
+        error: `axis.a.random.0`: `key` and `keys` cannot be used together
+        error: `axis.a.random.0`: `stage.base.dim` is sampled twice"#]]
     .assert_eq(&told.join("\n"));
 }
 
@@ -312,7 +312,7 @@ fn entries_that_make_no_labels_are_told() {
         errors(&format!("{text}[axis.a]\nadd_one = \"stage.mix.sources\"\n"))
     };
     expect![[r#"
-        error: `axis.a.add_one`: two points are called `none`
+        error: `axis.a.add_one`: two points have the label `none`
           --> DIR/a.toml:14:11
            |
         13 | [axis.a]

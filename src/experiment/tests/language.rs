@@ -3,7 +3,7 @@
 use expect_test::expect;
 use serde_json::json;
 
-use super::toy::{Folder, errors, load, names};
+use super::support::{Folder, errors, load, names};
 
 #[test]
 fn a_file_extends_another_key_by_key() {
@@ -20,7 +20,7 @@ fn a_file_extends_another_key_by_key() {
     assert_eq!(names(&expansion), "base\neval@model=base <- base");
     assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 128 }));
     let place = |key: &str| {
-        let place = experiment.sources.location(&expansion.instances[0].origins[key]);
+        let place = experiment.sources.location(&expansion.instances[0].spans[key]);
         place.replace(&folder.path().display().to_string(), "DIR")
     };
     assert_eq!(place("dim"), "DIR/base.toml:6:7");
@@ -33,7 +33,7 @@ fn files_that_extend_each_other_are_told_as_a_path() {
     folder.write("a.toml", "extends = \"b.toml\"\n");
     folder.write("b.toml", "name = \"b\"\nextends = \"a.toml\"\n");
     expect![[r#"
-        error: files extend each other: `DIR/a.toml -> DIR/b.toml -> DIR/a.toml`
+        error: files extend each other in a circle: `DIR/a.toml -> DIR/b.toml -> DIR/a.toml`
          --> DIR/b.toml:2:11
           |
         2 | extends = "a.toml"
@@ -129,7 +129,7 @@ prompt = "is ${size} and ${flower}"
           |
           = help: close it with `}`, or write `$${` for the characters themselves
 
-        error: variables need each other: `a -> b -> a`
+        error: variables use each other in a circle: `a -> b -> a`
          --> DIR/a.toml:6:5
           |
         6 | b = "${a}"
@@ -143,7 +143,7 @@ prompt = "is ${size} and ${flower}"
            |
            = help: a variable of a similar name exists: `size`
 
-        error: the variable `size` is a list, which cannot stand inside a string
+        error: the variable `size` is a list, which cannot be part of a string
           --> DIR/a.toml:14:10
            |
         14 | prompt = "is ${size} and ${flower}"
@@ -160,7 +160,7 @@ fn variables_that_grow_without_bound_are_refused() {
         writeln!(text, "v{index} = \"{}\"", before.repeat(10)).unwrap();
     }
     let told = errors(&text);
-    assert!(told.starts_with("error: variables grow too large here"), "{told}");
+    assert!(told.starts_with("error: the values of the variables are too large"), "{told}");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn an_override_wins_and_is_a_place_of_its_own() {
     let (experiment, expansion) = folder.load("a.toml", &["stage.base.dim=7", "name=seven"]).unwrap();
     assert_eq!(experiment.name, "seven");
     assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 7 }));
-    assert_eq!(experiment.sources.location(&expansion.instances[0].origins["dim"]), "--set stage.base.dim=7:1:16");
+    assert_eq!(experiment.sources.location(&expansion.instances[0].spans["dim"]), "--set stage.base.dim=7:1:16");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn mistakes_in_overrides() {
         1 | stage.bsae.dim=1
           | ^^^^^^^^^^^^^^
           |
-          = help: a name like it exists: `stage.base`
+          = help: a key of a similar name exists: `stage.base`
 
         error: `stage.base`: unknown key `dmi`
          --> --set stage.base.dmi=1:1:1
@@ -237,7 +237,7 @@ fn mistakes_in_overrides() {
         1 | vars.sise=2
           | ^^^^^^^^^
           |
-          = help: a name like it exists: `vars.size`
+          = help: a key of a similar name exists: `vars.size`
 
         error: an override needs a key and a value
          --> --set beta:1:1
@@ -284,7 +284,7 @@ fn mistakes_in_overrides() {
 fn slots_that_no_machine_has_are_refused() {
     let text = "[stage.base]\nkind = \"base\"\n[settings]\njobs = 5000\npools = { gpu = 4611686018427387904 }\n";
     let told = errors(text);
-    assert!(told.contains("`settings.jobs`: at most 4096 jobs run at once, not 5000"), "{told}");
+    assert!(told.contains("`settings.jobs`: at most 4096 jobs are allowed, not 5000"), "{told}");
     let pool = "`settings.pools.gpu`: a pool has at most 4096 slots, not 4611686018427387904";
     assert!(told.contains(pool) && told.contains("DIR/a.toml:5:17"), "{told}");
 }

@@ -2,7 +2,7 @@
 #![expect(clippy::needless_raw_string_hashes, reason = "as expect-test writes them")]
 
 mod axes;
-mod bad_axes;
+mod axis_errors;
 mod errors;
 mod expansion;
 mod fuzz;
@@ -12,4 +12,4 @@ mod points;
 mod references;
 mod removal;
 mod reports;
-mod toy;
+mod support;

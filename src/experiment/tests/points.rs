@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::toy::{Folder, errors, load, names};
+use super::support::{Folder, errors, load, names};
 
 const STAGES: &str = r#"
 [stage.items]
@@ -159,7 +159,7 @@ fn what_is_wrong_with_points_is_told() {
            = help: an axis of a similar name exists: `length`"#]]
     .assert_eq(&wrong("[points]\nzip = [[\"weight\", \"lenght\"]]\n"));
     expect![[r#"
-        error: `points.zip.0`: two axes at least go in step
+        error: `points.zip.0`: a group of zipped axes needs at least two
           --> DIR/a.toml:35:8
            |
         34 | [points]
@@ -168,7 +168,7 @@ fn what_is_wrong_with_points_is_told() {
            |        ^^^^^^^^^^"#]]
     .assert_eq(&wrong("[points]\nzip = [[\"weight\"]]\n"));
     expect![[r#"
-        error: `points.zip.0.1`: axes go in step when they are as long: `weight` has 3 points, `two` 2
+        error: `points.zip.0.1`: zipped axes need the same number of points: `weight` has 3, `two` has 2
           --> DIR/a.toml:38:19
            |
         37 | [points]
@@ -234,7 +234,7 @@ fn what_is_wrong_with_points_is_told() {
           = help: an axis of a similar name exists: `weight`"#]]
     .assert_eq(&errors(&stages("").replace("[stage.base]\n", "[stage.base]\nwhen = \"weigth=two\"\n")));
     expect![[r#"
-        error: `stage.base.when`: the stage would exist nowhere
+        error: `stage.base.when`: an empty list means that the stage never exists
          --> DIR/a.toml:6:8
           |
         6 | when = []
@@ -247,7 +247,7 @@ fn what_is_wrong_with_points_is_told() {
         1 | targets = []
           |           ^^
           |
-          = help: leave `targets` out to have all stages"#]]
+          = help: omit `targets` to run all stages"#]]
     .assert_eq(&errors(&format!("targets = []\n{}", stages(""))));
     expect![[r#"
         error: `targets`: stage `sfd` is not defined

@@ -1,8 +1,8 @@
-//! Mistakes in what stages read: each message as a whole.
+//! StageErrors in what stages read: each message as a whole.
 
 use expect_test::expect;
 
-use super::toy::errors;
+use super::support::errors;
 
 #[test]
 fn a_missing_stage_is_told_with_the_nearest_name() {
@@ -46,7 +46,7 @@ kind = "eval"
 model = "dpo"
 "#;
     expect![[r#"
-        error: stages need each other: `sft -> dpo -> sft`
+        error: stages read each other in a circle: `sft -> dpo -> sft`
           --> DIR/a.toml:7:9
            |
          7 | model = "dpo"
@@ -55,7 +55,7 @@ model = "dpo"
         17 | policy = "sft"
            |          ----- `dpo` reads `sft`
 
-        error: stages need each other: `sft -> dpo -> pairs -> rollout -> sft`
+        error: stages read each other in a circle: `sft -> dpo -> pairs -> rollout -> sft`
           --> DIR/a.toml:7:9
            |
          7 | model = "dpo"
@@ -142,6 +142,6 @@ fn a_path_that_does_not_exist_is_told_with_where_it_was_looked_for() {
         3 | path = "data/train.jsonl"
           |        ^^^^^^^^^^^^^^^^^^
           |
-          = help: paths start at the folder of the experiment: looked for `DIR/data/train.jsonl`"#]]
+          = help: paths are relative to the folder of the experiment: `DIR/data/train.jsonl`"#]]
     .assert_eq(&errors("[stage.items]\nkind = \"items\"\npath = \"data/train.jsonl\"\n"));
 }

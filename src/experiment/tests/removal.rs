@@ -4,7 +4,7 @@ use expect_test::expect;
 use serde_json::json;
 
 use super::expansion::STUDY;
-use super::toy::{Folder, errors, load, names};
+use super::support::{Folder, errors, load, names};
 
 /// The study as the file below.
 fn over(text: &str) -> Folder {
@@ -212,7 +212,7 @@ fn messages_say_paths_that_work() {
         folder.errors("a.toml", &["stage.mix.sources.\"v1.5=2"]),
     ];
     expect![[r#"
-        error: `stage.mix.sources.v1.5.weight` is no key, but one with dots in its name is
+        error: `stage.mix.sources.v1.5.weight` does not exist, but a key with dots in its name does
           --> DIR/a.toml:12:7
            |
         12 | key = "stage.mix.sources.v1.5.weight"
@@ -220,7 +220,7 @@ fn messages_say_paths_that_work() {
            |
            = help: write `stage.mix.sources."v1.5".weight`
 
-        error: `stage.mix.sources.v1.5.weight` is no key, but one with dots in its name is
+        error: `stage.mix.sources.v1.5.weight` does not exist, but a key with dots in its name does
          --> --set stage.mix.sources.v1.5.weight=2:1:1
           |
         1 | stage.mix.sources.v1.5.weight=2

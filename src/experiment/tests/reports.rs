@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::expansion::STUDY;
-use super::toy::{errors, load};
+use super::support::{errors, load};
 
 #[test]
 fn a_report_is_read_and_its_names_are_made_plain() {

@@ -102,7 +102,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         match source {
             Ok(source) => Some((name, source)),
             Err(message) => {
-                errors.push(ConfigError { path: vec!["inputs".to_string(), name], message, help: None });
+                errors.push(ConfigError::invalid_value(vec!["inputs".to_string(), name], message));
                 None
             }
         }

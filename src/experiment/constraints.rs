@@ -1,4 +1,4 @@
-//! Which points of the axes there are: `[points]` for all stages, `when` for one. Expands nothing.
+//! Constraints on points: `[points]` for all stages, and `when` for one stage.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -6,42 +6,42 @@ use std::sync::Arc;
 
 use super::axis::Axis;
 use super::declaration::{Declaration, StageDeclaration};
-use super::fields::Section;
+use super::diagnostics::Diagnostics;
+use super::diagnostics::list;
 use super::join::{AxisId, Point};
-use super::problems::Problems;
+use super::section::Section;
 use super::selector::Selector;
+use super::spanned_toml::{Data, Node, Table};
 use super::tables::PointsTable;
-use super::text::list;
-use super::tree::{Data, Node, Table};
+use ablate_core::base::Span;
 use ablate_core::base::diagnostic::nearest;
-use ablate_core::base::{Diagnostic, Span};
 
-/// The key of a stage that says at which points it exists.
+/// The key of a stage that lists the points at which the stage exists.
 pub(crate) const WHEN: &str = "when";
 
-/// What every point must keep to.
+/// `[points]`: the constraints on the points of all stages.
 #[derive(Debug, Default)]
 pub(crate) struct Constraints {
-    /// Axes that go in step: per group, what place a label has on its axis.
+    /// Groups of zipped axes. Per axis: the index of each label on the axis.
     zips: Vec<BTreeMap<AxisId, BTreeMap<Arc<str>, usize>>>,
     exclude: Vec<Condition>,
 }
 
-/// Labels that a point must have, all of them.
+/// A condition on a point: it must have all of the labels.
 #[derive(Debug)]
 pub(crate) struct Condition {
     labels: BTreeMap<AxisId, Arc<str>>,
     text: String,
-    place: Span,
-    /// Whether a point was met that has them.
-    met: Cell<bool>,
+    span: Span,
+    /// Whether the condition held for some point.
+    was_met: Cell<bool>,
 }
 
 impl Condition {
-    fn holds(&self, point: &Point) -> bool {
+    pub(crate) fn holds(&self, point: &Point) -> bool {
         let holds = self.labels.iter().all(|(axis, label)| point.get(axis) == Some(label));
         if holds {
-            self.met.set(true);
+            self.was_met.set(true);
         }
         holds
     }
@@ -53,105 +53,106 @@ impl Condition {
 
 impl Constraints {
     /// Reads `[points]`.
-    pub(crate) fn read(tree: &Table, declaration: &Declaration<'_>, problems: &mut Problems) -> Constraints {
+    pub(crate) fn read(tree: &Table, declaration: &Declaration<'_>, diagnostics: &mut Diagnostics) -> Constraints {
         let mut constraints = Constraints::default();
         let Some(node) = tree.get("points") else { return constraints };
         let Some(table) = node.as_table() else { return constraints };
-        let section = Section { path: "points", table, header: &node.origin };
-        let Some(read) = section.read::<PointsTable>(problems) else { return constraints };
+        let section = Section { path: "points", table, header: &node.span };
+        let Some(read) = section.read::<PointsTable>(diagnostics) else { return constraints };
         let mut zipped: Vec<&str> = Vec::new();
         for (at, names) in read.zip.iter().enumerate() {
-            if let Some(group) = zip(&section, at, names, declaration, &zipped, problems) {
+            if let Some(group) = zip(&section, at, names, declaration, &zipped, diagnostics) {
                 constraints.zips.push(group);
             }
             zipped.extend(names.iter().map(String::as_str));
         }
         if let Some(Data::List(nodes)) = table.get("exclude").map(|node| &node.data) {
-            let conditions = nodes.iter().filter_map(|node| condition(node, "points.exclude", declaration, problems));
+            let conditions =
+                nodes.iter().filter_map(|node| condition(node, "points.exclude", declaration, diagnostics));
             constraints.exclude = conditions.collect();
         }
         constraints
     }
 
     pub(crate) fn allow(&self, point: &Point) -> bool {
-        // Every condition is asked, so that each learns that it is met.
+        // No short circuit: every condition that holds must record that it was met.
         let excluded = self.exclude.iter().filter(|condition| condition.holds(point)).count() > 0;
-        let in_step = self.zips.iter().all(|group| {
-            let mut places = point.iter().filter_map(|(axis, label)| group.get(axis)?.get(label));
-            let first = places.next();
-            places.all(|place| Some(place) == first)
+        let zipped = self.zips.iter().all(|group| {
+            let mut indices = point.iter().filter_map(|(axis, label)| group.get(axis)?.get(label));
+            let first = indices.next();
+            indices.all(|index| Some(index) == first)
         });
-        !excluded && in_step
+        !excluded && zipped
     }
 
-    /// Reports what was excluded and is not there: a condition that never holds is a mistake. One that another includes
-    /// is met with it.
-    pub(crate) fn report_unmet(&self, problems: &mut Problems) {
-        let included = |one: &Condition| {
-            let wider =
-                |other: &Condition| other.labels.iter().all(|(axis, label)| one.labels.get(axis) == Some(label));
-            self.exclude.iter().any(|other| other.met.get() && wider(other))
+    /// Reports the conditions of `exclude` that never held. A condition counts as met if a wider one was met, because
+    /// the wider one may have excluded its points first.
+    pub(crate) fn report_unmet(&self, diagnostics: &mut Diagnostics) {
+        let was_met = |condition: &Condition| {
+            let is_wider =
+                |other: &Condition| other.labels.iter().all(|(axis, label)| condition.labels.get(axis) == Some(label));
+            self.exclude.iter().any(|other| other.was_met.get() && is_wider(other))
         };
-        for condition in self.exclude.iter().filter(|condition| !included(condition)) {
+        for condition in self.exclude.iter().filter(|condition| !was_met(condition)) {
             let message = format!("`points.exclude`: no point is `{}`", condition.text);
-            problems.push(Diagnostic::error(message).at(condition.place.clone(), ""));
+            diagnostics.error(&condition.span, message, None);
         }
     }
 }
 
-/// The labels of axes that go in step, each with its place. `None` after reporting why they cannot.
+/// Reads one group of zipped axes: per axis the index of each label. `None` after reporting what is wrong.
 fn zip(
     section: &Section<'_>,
     at: usize,
     names: &[String],
     declaration: &Declaration<'_>,
     zipped: &[&str],
-    problems: &mut Problems,
+    diagnostics: &mut Diagnostics,
 ) -> Option<BTreeMap<AxisId, BTreeMap<Arc<str>, usize>>> {
     let mut group = BTreeMap::new();
     let mut first: Option<&Axis> = None;
     for (index, name) in names.iter().enumerate() {
         let path = ["zip", &at.to_string(), &index.to_string()].map(str::to_string);
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        if declaration.unusable_axes.contains(name.as_str()) {
+        if declaration.invalid_axes.contains(name.as_str()) {
             return None;
         }
         let Some(axis) = declaration.axes.iter().find(|axis| *axis.name == **name) else {
-            let (message, help) = unknown(name, declaration);
-            section.wrong(&path, message, Some(help), problems);
+            let (message, help) = unknown_axis(name, declaration);
+            section.wrong(&path, message, Some(help), diagnostics);
             return None;
         };
         if zipped.contains(&name.as_str()) || group.contains_key(&AxisId::Shared(axis.name.clone())) {
-            section.wrong(&path, format!("`{name}` goes in step with others already"), None, problems);
+            section.wrong(&path, format!("`{name}` is already zipped"), None, diagnostics);
             return None;
         }
         let lengths = (first.unwrap_or(axis).points.len(), axis.points.len());
         if lengths.0 != lengths.1 {
             let other = first.map_or("", |axis| &axis.name);
             let message = format!(
-                "axes go in step when they are as long: `{other}` has {} points, `{name}` {}",
+                "zipped axes need the same number of points: `{other}` has {}, `{name}` has {}",
                 lengths.0, lengths.1
             );
-            section.wrong(&path, message, None, problems);
+            section.wrong(&path, message, None, diagnostics);
             return None;
         }
         first.get_or_insert(axis);
-        let places = axis.points.iter().enumerate().map(|(place, point)| (point.label.clone(), place)).collect();
-        group.insert(AxisId::Shared(axis.name.clone()), places);
+        let indices = axis.points.iter().enumerate().map(|(index, point)| (point.label.clone(), index)).collect();
+        group.insert(AxisId::Shared(axis.name.clone()), indices);
     }
     if group.len() < 2 {
-        section.wrong(&["zip", &at.to_string()], "two axes at least go in step", None, problems);
+        section.wrong(&["zip", &at.to_string()], "a group of zipped axes needs at least two", None, diagnostics);
         return None;
     }
     Some(group)
 }
 
-/// The points at which a stage exists, one or several conditions. `None` where it says nothing; an empty list after
+/// Reads `when` of a stage: the stage exists where one of the conditions holds. `None` without the key; an empty list after
 /// reporting what is wrong.
-pub(crate) fn when(
+pub(crate) fn read_when(
     stage: &StageDeclaration<'_>,
     declaration: &Declaration<'_>,
-    problems: &mut Problems,
+    diagnostics: &mut Diagnostics,
 ) -> Option<Vec<Condition>> {
     let node = stage.table.get(WHEN)?;
     let path = format!("stage.{}.{WHEN}", stage.name);
@@ -161,33 +162,30 @@ pub(crate) fn when(
     };
     let mut conditions = Vec::new();
     for node in nodes {
-        let Some(condition) = condition(node, &path, declaration, problems) else { return Some(Vec::new()) };
+        let Some(condition) = condition(node, &path, declaration, diagnostics) else { return Some(Vec::new()) };
         if condition.axes().any(|axis| !matches!(axis, AxisId::Shared(name) if **name != *"seed")) {
-            let message = format!("`{path}`: `{}` is no point of an axis", condition.text);
-            problems.push(Diagnostic::error(message).at(node.origin.clone(), ""));
+            let message = format!("`{path}`: `{}` is not a point of the axes", condition.text);
+            let help = "seeds and lists that fan out are not allowed here".to_string();
+            diagnostics.error(&node.span, message, Some(help));
             return Some(Vec::new());
         }
         conditions.push(condition);
     }
     if conditions.is_empty() {
-        let message = format!("`{path}`: the stage would exist nowhere");
-        problems.push(Diagnostic::error(message).at(node.origin.clone(), ""));
+        diagnostics.error(&node.span, format!("`{path}`: an empty list means that the stage never exists"), None);
     }
     Some(conditions)
 }
 
-pub(crate) fn exists(conditions: &[Condition], point: &Point) -> bool {
-    conditions.iter().any(|condition| condition.holds(point))
-}
-
-/// `mix=both,truncate=none`, in the place of `path`.
-fn condition(node: &Node, path: &str, declaration: &Declaration<'_>, problems: &mut Problems) -> Option<Condition> {
+/// Reads a condition such as `mix=both,truncate=none`. `path` is the key in messages.
+fn condition(
+    node: &Node,
+    path: &str,
+    declaration: &Declaration<'_>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Condition> {
     let mut wrong = |message: String, help: Option<String>| {
-        let diagnostic = Diagnostic::error(format!("`{path}`: {message}")).at(node.origin.clone(), "");
-        problems.push(match help {
-            Some(help) => diagnostic.help(help),
-            None => diagnostic,
-        });
+        diagnostics.error(&node.span, format!("`{path}`: {message}"), help);
         None
     };
     let Some(text) = node.as_str() else {
@@ -200,7 +198,7 @@ fn condition(node: &Node, path: &str, declaration: &Declaration<'_>, problems: &
     };
     let mut labels = BTreeMap::new();
     for (name, value) in &selector.values {
-        if declaration.unusable_axes.contains(name.as_str()) {
+        if declaration.invalid_axes.contains(name.as_str()) {
             return None;
         }
         let (axis, known) = if let Some(axis) = declaration.axes.iter().find(|axis| *axis.name == **name) {
@@ -209,10 +207,10 @@ fn condition(node: &Node, path: &str, declaration: &Declaration<'_>, problems: &
         } else if name == "seed" {
             let known = declaration.seeds.values.iter().map(u64::to_string).collect();
             (AxisId::Shared("seed".into()), known)
-        } else if let Some(axis) = own(name, declaration) {
+        } else if let Some(axis) = fan_out_axis(name, declaration) {
             (axis, Vec::new())
         } else {
-            let (message, help) = unknown(name, declaration);
+            let (message, help) = unknown_axis(name, declaration);
             return wrong(message, Some(help));
         };
         if !known.is_empty() && !known.contains(value) {
@@ -224,24 +222,24 @@ fn condition(node: &Node, path: &str, declaration: &Declaration<'_>, problems: &
         }
         labels.insert(axis, value.as_str().into());
     }
-    Some(Condition { labels, text: text.to_string(), place: node.origin.clone(), met: Cell::new(false) })
+    Some(Condition { labels, text: text.to_string(), span: node.span.clone(), was_met: Cell::new(false) })
 }
 
-/// The list of a stage's key that fans out: `eval.model`.
-fn own(name: &str, declaration: &Declaration<'_>) -> Option<AxisId> {
+/// The axis of a stage's key that fans out: `eval.model`.
+fn fan_out_axis(name: &str, declaration: &Declaration<'_>) -> Option<AxisId> {
     declaration.stages.iter().find_map(|stage| {
         let key = name.strip_prefix(&*stage.name)?.strip_prefix('.')?;
         let key = stage.kind.fan_out.iter().find(|known| **known == key)?;
-        Some(AxisId::Own { stage: stage.name.clone(), key })
+        Some(AxisId::FanOut { stage: stage.name.clone(), key })
     })
 }
 
-fn unknown(name: &str, declaration: &Declaration<'_>) -> (String, String) {
+fn unknown_axis(name: &str, declaration: &Declaration<'_>) -> (String, String) {
     let axes = || declaration.axes.iter().map(|axis| &*axis.name);
     let help = match nearest(name, axes()) {
         Some(near) => format!("an axis of a similar name exists: `{near}`"),
         None if declaration.axes.is_empty() => "the experiment has no axis".to_string(),
-        None => format!("the axes are {}; a list of a stage is `eval.model`", list(axes())),
+        None => format!("the axes are {}; a list that fans out is written as `eval.model`", list(axes())),
     };
     (format!("there is no axis `{name}`"), help)
 }

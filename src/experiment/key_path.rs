@@ -1,7 +1,7 @@
-//! Paths of keys as TOML writes them: parts with dots between, quoted where a part has dots of its own. Knows no table.
+//! Dotted paths of keys as in TOML: a part that contains dots is quoted.
 
-/// The parts of a path up to its end or to an `=` outside of quotes, and where that is. `None` when a part is empty or a
-/// quote is not closed.
+/// The parts of a path up to the end of the text or to an `=` outside of quotes, and the offset of that end. `None` if a
+/// part is empty or a quote is not closed.
 pub(crate) fn parse(text: &str) -> Option<(Vec<String>, usize)> {
     let mut parts = Vec::new();
     let mut rest = text;
@@ -26,7 +26,7 @@ pub(crate) fn parse(text: &str) -> Option<(Vec<String>, usize)> {
     }
 }
 
-/// The text in quotes at the start, and what follows it. As in TOML, `\"` and `\\` are escapes between double quotes.
+/// The quoted text at the start, and the rest after it. As in TOML, `\"` and `\\` are escapes between double quotes.
 fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     let mut part = String::new();
     let mut letters = text.char_indices().skip(1);
@@ -40,12 +40,12 @@ fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     None
 }
 
-/// A path as it may be written in a file and on the command line.
+/// Joins parts to a path that can be written in a file and on the command line.
 pub(crate) fn join<T: AsRef<str>>(parts: impl IntoIterator<Item = T>) -> String {
     parts.into_iter().map(|part| key(part.as_ref())).collect::<Vec<_>>().join(".")
 }
 
-/// One part, in quotes where it would be read as several.
+/// One part, quoted if it would otherwise be parsed as several.
 pub(crate) fn key(part: &str) -> String {
     if part.is_empty() || part.contains(['.', '=', '"', '\'']) || part.trim() != part {
         format!("\"{}\"", part.replace('\\', "\\\\").replace('"', "\\\""))
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_read_and_print_alike() {
+    fn paths_survive_parse_and_join() {
         let cases: [(&str, &[&str]); 5] = [
             ("stage.dpo.beta", &["stage", "dpo", "beta"]),
             ("stage.run.inputs.\"in.txt\"", &["stage", "run", "inputs", "in.txt"]),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_ends_at_the_value() {
+    fn a_path_ends_at_the_equals_sign() {
         let (parts, end) = parse(" vars . 'a.b=c' = \"x=y\"").unwrap();
         assert_eq!((parts, end), (vec!["vars".to_string(), "a.b=c".to_string()], 16));
         for wrong in ["", "a.", ".a", "a..b", "\"a", "\"a\"b", "a.\"\"", "=1"] {

@@ -1,23 +1,23 @@
-//! The order in which stages can be expanded: each after the stages that it reads. Knows indices and names only.
+//! Sorts stages topologically: each stage comes after the stages that it reads.
 
 use std::collections::BTreeMap;
 
 use ablate_core::base::{Diagnostic, Span};
 
-/// What each stage reads: index of the other stage to the place that says so.
+/// Per stage: the stages that it reads, each with the place of the reference.
 pub(crate) type Reads = Vec<BTreeMap<usize, Span>>;
 
-/// A stage's state in the walk.
+/// The state of a stage in the depth-first search.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mark {
     New,
-    /// On the path from where the walk began.
+    /// On the current path.
     Open,
     Done,
 }
 
-/// All stages, each after those it reads, otherwise in their order; and one diagnostic per cycle.
-pub(crate) fn order(names: &[&str], reads: &Reads) -> (Vec<usize>, Vec<(Vec<usize>, Diagnostic)>) {
+/// The topological order of all stages, stable in their given order, and the members of each cycle with a diagnostic.
+pub(crate) fn toposort(names: &[&str], reads: &Reads) -> (Vec<usize>, Vec<(Vec<usize>, Diagnostic)>) {
     let mut marks = vec![Mark::New; reads.len()];
     let mut order = Vec::with_capacity(reads.len());
     let mut cycles = Vec::new();
@@ -26,7 +26,7 @@ pub(crate) fn order(names: &[&str], reads: &Reads) -> (Vec<usize>, Vec<(Vec<usiz
             continue;
         }
         marks[start] = Mark::Open;
-        // A chain of stages may be as long as the file, so the walk keeps its own stack.
+        // An explicit stack: a file may hold a chain of stages that is too long for recursion.
         let mut path = vec![(start, reads[start].keys())];
         while let Some((stage, rest)) = path.last_mut() {
             let stage = *stage;
@@ -56,12 +56,12 @@ pub(crate) fn order(names: &[&str], reads: &Reads) -> (Vec<usize>, Vec<(Vec<usiz
 
 fn describe(cycle: &[usize], names: &[&str], reads: &Reads) -> Diagnostic {
     let path: Vec<&str> = cycle.iter().chain(cycle.first()).map(|stage| names[*stage]).collect();
-    let mut diagnostic = Diagnostic::error(format!("stages need each other: `{}`", path.join(" -> ")));
-    // A very long cycle is a generated file: its path says enough.
+    let mut diagnostic = Diagnostic::error(format!("stages read each other in a circle: `{}`", path.join(" -> ")));
+    // The first eight places are enough: a longer cycle comes from a generated file.
     for (index, stage) in cycle.iter().enumerate().take(8) {
         let next = cycle[(index + 1) % cycle.len()];
-        if let Some(place) = reads[*stage].get(&next) {
-            diagnostic = diagnostic.at(place.clone(), format!("`{}` reads `{}`", names[*stage], names[next]));
+        if let Some(span) = reads[*stage].get(&next) {
+            diagnostic = diagnostic.at(span.clone(), format!("`{}` reads `{}`", names[*stage], names[next]));
         }
     }
     diagnostic

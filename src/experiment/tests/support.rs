@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{Expansion, Experiment, Failure};
+use crate::{Expansion, Experiment, LoadError};
 use ablate_core::base::files;
 use ablate_core::stage::{
     ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
@@ -272,7 +272,7 @@ impl Folder {
         path
     }
 
-    pub(super) fn load(&self, name: &str, overrides: &[&str]) -> Result<(Experiment, Expansion), Box<Failure>> {
+    pub(super) fn load(&self, name: &str, overrides: &[&str]) -> Result<(Experiment, Expansion), Box<LoadError>> {
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
         Experiment::load(&self.path().join(name), &overrides, KINDS)
     }
@@ -317,6 +317,8 @@ pub(super) fn names(expansion: &Expansion) -> String {
             .collect();
         lines.push(format!("{} <- {}", instance.name, reads.join(" ")).trim_end_matches(" <- ").trim_end().to_string());
     }
-    lines.extend(expansion.aliases.iter().map(|(alias, id)| format!("{alias} = {}", expansion.get(*id).name)));
+    lines.extend(
+        expansion.aliases.iter().map(|(name, alias)| format!("{name} = {}", expansion.get(alias.instance).name)),
+    );
     lines.join("\n")
 }

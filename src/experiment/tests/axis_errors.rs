@@ -1,10 +1,10 @@
-//! Mistakes in axes and pins: each message as a whole.
+//! StageErrors in axes and pins: each message as a whole.
 
 use expect_test::expect;
 
 use super::axes::chain;
 use super::expansion::STUDY;
-use super::toy::errors;
+use super::support::errors;
 
 #[test]
 fn bad_axes() {
@@ -46,7 +46,7 @@ values = ["fast", 1]
 "#,
     );
     expect![[r#"
-        error: `axis.empty.values`: there is no value
+        error: `axis.empty.values`: the list is empty
           --> DIR/a.toml:17:10
            |
         15 | [axis.empty]
@@ -55,7 +55,7 @@ values = ["fast", 1]
         17 | values = []
            |          ^^
 
-        error: `axis.both`: `key` and `variants` are two ways to tell the points
+        error: `axis.both`: `key` and `variants` cannot both define the points
           --> DIR/a.toml:18:1
            |
         18 | [axis.both]
@@ -71,7 +71,7 @@ values = ["fast", 1]
            |
            = help: a stage of a similar name exists: `sft`
 
-        error: `axis.lost.values.1`: two values are called `1`
+        error: `axis.lost.values.1`: two values have the label `1`
           --> DIR/a.toml:24:14
            |
         22 | [axis.lost]
@@ -80,9 +80,9 @@ values = ["fast", 1]
         24 | values = [1, 1, 2]
            |              ^
            |
-           = help: give `labels`, one per value, that tell them apart
+           = help: give each value its own label in `labels`
 
-        error: `sft.lr` does not name a key of a stage
+        error: `sft.lr` is not the path of a key of a stage
           --> DIR/a.toml:26:7
            |
         26 | key = "sft.lr"
@@ -90,7 +90,7 @@ values = ["fast", 1]
            |
            = help: write `"stage.mix.sources.direct"`, in quotes: the stage, then the path in its table
 
-        error: `axis.labels.labels`: 2 values need as many labels, not 1
+        error: `axis.labels.labels`: 2 values need 2 labels, not 1
           --> DIR/a.toml:31:10
            |
         28 | [axis.labels]
@@ -127,7 +127,7 @@ values = ["fast", 1]
            |
            = help: write a stage of each kind
 
-        error: `stage` does not name a key of a stage
+        error: `stage` is not the path of a key of a stage
           --> DIR/a.toml:37:16
            |
         37 | variants.d = { stage.sft.lr = 1 }
@@ -135,7 +135,7 @@ values = ["fast", 1]
            |
            = help: write `"stage.mix.sources.direct"`, in quotes: the stage, then the path in its table
 
-        error: `axis.seed`: `seed` cannot be the name of an axis, it means something else in names
+        error: `axis.seed`: `seed` is a reserved name and cannot name an axis
           --> DIR/a.toml:38:1
            |
         38 | [axis.seed]
@@ -180,7 +180,7 @@ variants.y = {}
           --> DIR/a.toml:19:16
            |
         16 | key = "stage.sft.lr"
-           |       -------------- changed here too
+           |       -------------- also changed here
         ...
         19 | variants.x = { "stage.sft.lr" = 3 }
            |                ^^^^^^^^^^^^^^"#]]
@@ -245,7 +245,7 @@ fn bad_pins_are_told_with_the_known_values() {
         40 | data = "format@mix=cot"
            |        ^^^^^^^^^^^^^^^^
            |
-           = help: `format` is one instance: nothing varies there"#]]
+           = help: `format` is a single instance and varies with no axis"#]]
     .assert_eq(&errors(&text));
 }
 
@@ -257,7 +257,7 @@ fn too_many_points_are_a_mistake() {
         "[axis.a]\nkey = \"stage.sft.lr\"\nvalues = [{values}]\n[axis.b]\nkey = \"stage.base.dim\"\nvalues = [{values}]\n"
     ));
     expect![[r#"
-        error: `stage.sft` takes the experiment over 250000 points
+        error: `stage.sft`: the experiment has more than 250000 points
           --> DIR/a.toml:10:1
            |
         10 | [stage.sft]

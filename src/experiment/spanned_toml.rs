@@ -1,4 +1,4 @@
-//! The spanned value tree: TOML values, each with the place where it was written. Knows no key of the language.
+//! TOML values with their places in the text.
 
 use std::collections::BTreeMap;
 use std::num::IntErrorKind;
@@ -8,17 +8,17 @@ use serde_json::{Map, Number, Value};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problems::Problems;
+use super::diagnostics::Diagnostics;
 use ablate_core::base::{Diagnostic, SourceId, Sources, Span};
 
-/// Tables and lists may nest this deep: far beyond any use, far below what a stack can walk.
+/// The deepest nesting of tables and lists. It bounds the recursion.
 pub(crate) const MAX_DEPTH: usize = 32;
 
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) data: Data,
-    pub(crate) origin: Span,
+    pub(crate) span: Span,
 }
 
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub(crate) enum Data {
     Table(Table),
 }
 
-/// Keys in alphabetical order, so that moving a line changes nothing below.
+/// A table. Its keys are sorted, so that the order of lines in the file does not matter.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Table(pub(crate) BTreeMap<String, Entry>);
 
@@ -56,7 +56,7 @@ impl Node {
         }
     }
 
-    /// What the value is, as a message says it.
+    /// The type of the value for messages.
     pub(crate) fn type_name(&self) -> &'static str {
         match &self.data {
             Data::String(_) => "a string",
@@ -67,12 +67,12 @@ impl Node {
         }
     }
 
-    /// Whether a string in it, at any depth, is `text`.
-    pub(crate) fn says(&self, text: &str) -> bool {
+    /// Whether a string in the value, at any depth, equals `text`.
+    pub(crate) fn contains_string(&self, text: &str) -> bool {
         match &self.data {
-            Data::String(own) => own == text,
-            Data::List(nodes) => nodes.iter().any(|node| node.says(text)),
-            Data::Table(table) => table.0.values().any(|entry| entry.node.says(text)),
+            Data::String(string) => string == text,
+            Data::List(nodes) => nodes.iter().any(|node| node.contains_string(text)),
+            Data::Table(table) => table.0.values().any(|entry| entry.node.contains_string(text)),
             Data::Number(_) | Data::Boolean(_) => false,
         }
     }
@@ -93,19 +93,19 @@ impl Table {
         self.0.get(key).map(|entry| &entry.node)
     }
 
-    /// Entries in the order in which they were written.
-    pub(crate) fn written(&self) -> Vec<(&str, &Entry)> {
+    /// Entries in the order of the file.
+    pub(crate) fn in_source_order(&self) -> Vec<(&str, &Entry)> {
         let mut entries: Vec<(&str, &Entry)> = self.0.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
         entries.sort_by_key(|(_, entry)| (entry.key.source, entry.key.range.start));
         entries
     }
 
-    /// The keys that a path leads through, where its parts are those of a key with dots.
-    pub(crate) fn keys<T: AsRef<str>>(&self, path: &[T]) -> Vec<String> {
+    /// The keys on a path. Parts of the path that form one key with dots are joined.
+    pub(crate) fn keys_on_path<T: AsRef<str>>(&self, path: &[T]) -> Vec<String> {
         let mut keys = Vec::new();
         let (mut table, mut rest) = (Some(self), path);
         while let Some((first, below)) = rest.split_first() {
-            let found = table.and_then(|table| table.first_of(first.as_ref(), below));
+            let found = table.and_then(|table| table.entry_for(first.as_ref(), below));
             let used = found.map_or(0, |(_, used)| used);
             keys.push(rest[..=used].iter().map(AsRef::as_ref).collect::<Vec<_>>().join("."));
             table = found.and_then(|(entry, _)| entry.node.as_table());
@@ -115,16 +115,16 @@ impl Table {
     }
 
     /// The value at a path of keys.
-    pub(crate) fn at(&self, path: &[&str]) -> Option<&Node> {
+    pub(crate) fn get_path(&self, path: &[&str]) -> Option<&Node> {
         let (first, rest) = path.split_first()?;
-        let (entry, used) = self.first_of(first, rest)?;
+        let (entry, used) = self.entry_for(first, rest)?;
         let rest = &rest[used..];
-        if rest.is_empty() { Some(&entry.node) } else { entry.node.as_table()?.at(rest) }
+        if rest.is_empty() { Some(&entry.node) } else { entry.node.as_table()?.get_path(rest) }
     }
 
-    /// The entry that a path begins with, and how many of its further parts belong to the key: a key may hold dots
-    /// (`"a.txt"`), and a dotted path does not tell them apart.
-    pub(crate) fn first_of<T: AsRef<str>>(&self, first: &str, rest: &[T]) -> Option<(&Entry, usize)> {
+    /// The first entry on a path, and the number of further parts that belong to its key: a key may contain dots
+    /// (`"a.txt"`), so one key may take several parts of a dotted path.
+    pub(crate) fn entry_for<T: AsRef<str>>(&self, first: &str, rest: &[T]) -> Option<(&Entry, usize)> {
         let mut key = first.to_string();
         for used in 0..=rest.len() {
             if let Some(entry) = self.0.get(&key) {
@@ -136,7 +136,7 @@ impl Table {
         None
     }
 
-    /// Puts a value at a path, creating tables on the way. The part of the path that is no table is the error.
+    /// Sets the value at a path and creates missing tables. The error is the path to a value that is not a table.
     pub(crate) fn set(&mut self, path: &[&str], key: &Span, node: Node) -> Result<(), String> {
         let Some((first, rest)) = path.split_first() else { return Ok(()) };
         if rest.is_empty() {
@@ -145,13 +145,13 @@ impl Table {
         }
         let entry = self.0.entry((*first).to_string()).or_insert_with(|| Entry {
             key: key.clone(),
-            node: Node { data: Data::Table(Table::default()), origin: key.clone() },
+            node: Node { data: Data::Table(Table::default()), span: key.clone() },
         });
         let Data::Table(inner) = &mut entry.node.data else { return Err((*first).to_string()) };
         inner.set(rest, key, node).map_err(|below| format!("{first}.{below}"))
     }
 
-    /// Takes the value at a path out. False when there is none.
+    /// Removes the value at a path. `false` if there is none.
     pub(crate) fn remove(&mut self, path: &[&str]) -> bool {
         match path {
             [] => false,
@@ -163,17 +163,17 @@ impl Table {
         }
     }
 
-    /// Lays `over` on top: a table merges key by key, anything else replaces.
+    /// Merges `over` into this table: tables merge key by key, other values replace.
     pub(crate) fn merge(&mut self, over: Table) {
         for (name, entry) in over.0 {
             match (self.0.get_mut(&name), entry.node.data) {
-                (Some(Entry { key, node: Node { data: Data::Table(below), origin } }), Data::Table(above)) => {
+                (Some(Entry { key, node: Node { data: Data::Table(below), span } }), Data::Table(above)) => {
                     *key = entry.key;
-                    *origin = entry.node.origin;
+                    *span = entry.node.span;
                     below.merge(above);
                 }
                 (_, data) => {
-                    let node = Node { data, origin: entry.node.origin };
+                    let node = Node { data, span: entry.node.span };
                     self.0.insert(name, Entry { key: entry.key, node });
                 }
             }
@@ -184,89 +184,94 @@ impl Table {
         Value::Object(self.0.iter().map(|(key, entry)| (key.clone(), entry.node.to_json())).collect::<Map<_, _>>())
     }
 
-    /// Where each dotted key below was written.
-    pub(crate) fn origins(&self, prefix: &str, into: &mut BTreeMap<String, Span>) {
+    /// Collects the place of each value by its dotted key.
+    pub(crate) fn collect_spans(&self, prefix: &str, into: &mut BTreeMap<String, Span>) {
         for (key, entry) in &self.0 {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             if let Data::Table(inner) = &entry.node.data {
-                inner.origins(&path, into);
+                inner.collect_spans(&path, into);
             }
-            into.insert(path, entry.node.origin.clone());
+            into.insert(path, entry.node.span.clone());
         }
     }
 }
 
-/// Reads a TOML document. Every syntax error becomes a problem, and then there is no tree.
-pub(crate) fn parse_document(source: SourceId, sources: &Sources, problems: &mut Problems) -> Option<Table> {
+/// Parses a TOML document. Reports every syntax error, and then returns `None`.
+pub(crate) fn parse_document(source: SourceId, sources: &Sources, diagnostics: &mut Diagnostics) -> Option<Table> {
     let text = sources.get(source).text.as_str();
     let (table, errors) = DeTable::parse_recoverable(text);
-    let sound = errors.iter().all(|error| error.message() == "duplicate key");
-    // What stands in a table that is written twice is written twice only because the table is.
-    let mut echo = 0..0;
+    let valid = errors.iter().all(|error| error.message() == "duplicate key");
+    // In a table that is defined twice every key is a duplicate. Only the table is reported.
+    let mut duplicate_table = 0..0;
     let mut broken = Vec::new();
     for error in errors {
-        let range = visible(text, error.span().unwrap_or(text.len()..text.len()));
-        if echo.contains(&range.start) {
+        let range = char_range(text, error.span().unwrap_or(text.len()..text.len()));
+        if duplicate_table.contains(&range.start) {
             continue;
         }
         let message = match error.message() {
             "duplicate key" => {
-                echo = twice(text, range.start);
-                format!("the name `{}` is given twice", text[range.clone()].trim())
+                duplicate_table = table_body(text, range.start);
+                format!("`{}` is defined twice", text[range.clone()].trim())
             }
             message => {
                 broken.push(range.start);
-                // What the parser says where it wants no more.
+                // The parser adds this suffix where the text should end.
                 lower_first(message.strip_suffix(", expected nothing").unwrap_or(message))
             }
         };
-        problems.push(Diagnostic::error(message).at(Span { source, range }, ""));
+        diagnostics.push(Diagnostic::error(message).at(Span { source, range }, ""));
     }
     let reader = Reader { source, text, offset: 0, broken };
-    let table = reader.table(table.get_ref(), MAX_DEPTH, problems);
-    sound.then_some(table)
+    let table = reader.table(table.get_ref(), MAX_DEPTH, diagnostics);
+    valid.then_some(table)
 }
 
-/// Reads what stands behind the `=` of an override: a TOML value, else the text itself.
-pub(crate) fn parse_value(source: SourceId, sources: &Sources, range: Range<usize>, problems: &mut Problems) -> Node {
+/// Parses the value of an override, the part after `=`. A text that is not a TOML value is a string.
+pub(crate) fn parse_value(
+    source: SourceId,
+    sources: &Sources,
+    range: Range<usize>,
+    diagnostics: &mut Diagnostics,
+) -> Node {
     let all = sources.get(source).text.as_str();
     let text = &all[range.clone()];
     let reader = Reader { source, text, offset: range.start, broken: Vec::new() };
     if let Ok(value) = DeValue::parse(text) {
-        return reader.node(&value, MAX_DEPTH, problems);
+        return reader.node(&value, MAX_DEPTH, diagnostics);
     }
-    Node { data: Data::String(text.to_string()), origin: Span { source, range } }
+    Node { data: Data::String(text.to_string()), span: Span { source, range } }
 }
 
 struct Reader<'a> {
     source: SourceId,
     text: &'a str,
-    /// Where `text` starts in its source.
+    /// The offset of `text` in its source.
     offset: usize,
-    /// Where syntax errors were found: what stands in for a value that has one is not told of again.
+    /// The offsets of syntax errors. The parser puts placeholders there, about which nothing more is reported.
     broken: Vec<usize>,
 }
 
 impl Reader<'_> {
-    fn origin(&self, span: Range<usize>) -> Span {
-        let range = visible(self.text, span);
+    fn span(&self, range: Range<usize>) -> Span {
+        let range = char_range(self.text, range);
         Span { source: self.source, range: range.start + self.offset..range.end + self.offset }
     }
 
-    fn table(&self, table: &DeTable<'_>, depth: usize, problems: &mut Problems) -> Table {
+    fn table(&self, table: &DeTable<'_>, depth: usize, diagnostics: &mut Diagnostics) -> Table {
         let entries = table.iter().map(|(key, value)| {
-            let entry = Entry { key: self.origin(key.span()), node: self.node(value, depth - 1, problems) };
+            let entry = Entry { key: self.span(key.span()), node: self.node(value, depth - 1, diagnostics) };
             (key.get_ref().to_string(), entry)
         });
         Table(entries.collect())
     }
 
-    fn node(&self, value: &Spanned<DeValue<'_>>, depth: usize, problems: &mut Problems) -> Node {
-        let origin = self.origin(value.span());
+    fn node(&self, value: &Spanned<DeValue<'_>>, depth: usize, diagnostics: &mut Diagnostics) -> Node {
+        let span = self.span(value.span());
         let mut wrong = |message: String| {
-            let span = value.span();
-            if !self.broken.iter().any(|at| (span.start..=span.end).contains(at)) {
-                problems.poison(Diagnostic::error(message).at(origin.clone(), ""));
+            let range = value.span();
+            if !self.broken.iter().any(|at| (range.start..=range.end).contains(at)) {
+                diagnostics.last_error(&span, message, None);
             }
             Data::Boolean(false)
         };
@@ -281,7 +286,7 @@ impl Reader<'_> {
                     Err(error) => wrong(match error.kind() {
                         IntErrorKind::PosOverflow => format!("the number `{digits}` is too large"),
                         IntErrorKind::NegOverflow => format!("the number `{digits}` is too small"),
-                        _ => format!("`{}` is no number", &self.text[visible(self.text, value.span())]),
+                        _ => format!("`{}` is not a number", &self.text[char_range(self.text, value.span())]),
                     }),
                 }
             }
@@ -289,19 +294,19 @@ impl Reader<'_> {
                 Some(number) => Data::Number(number),
                 None => wrong(format!("the number `{digits}` is not finite")),
             },
-            DeValue::Datetime(date) => wrong(format!("a date means nothing here: write it as a string, \"{date}\"")),
+            DeValue::Datetime(date) => wrong(format!("dates are not supported: write a string, \"{date}\"")),
             DeValue::Array(_) | DeValue::Table(_) if depth == 0 => wrong("values are nested too deep".to_string()),
             DeValue::Array(list) => {
-                Data::List(list.iter().map(|value| self.node(value, depth - 1, problems)).collect())
+                Data::List(list.iter().map(|value| self.node(value, depth - 1, diagnostics)).collect())
             }
-            DeValue::Table(table) => Data::Table(self.table(table, depth, problems)),
+            DeValue::Table(table) => Data::Table(self.table(table, depth, diagnostics)),
         };
-        Node { data, origin }
+        Node { data, span }
     }
 }
 
-/// A stretch of the text that can be shown: within it, on character boundaries.
-fn visible(text: &str, range: Range<usize>) -> Range<usize> {
+/// The range, limited to the text and moved to character boundaries.
+fn char_range(text: &str, range: Range<usize>) -> Range<usize> {
     let boundary = |mut at: usize| {
         at = at.min(text.len());
         while !text.is_char_boundary(at) {
@@ -313,8 +318,8 @@ fn visible(text: &str, range: Range<usize>) -> Range<usize> {
     start..boundary(range.end).max(start)
 }
 
-/// The part of the text that belongs to a table header at `start`; nothing when a key stands there.
-fn twice(text: &str, start: usize) -> Range<usize> {
+/// The range of the keys of the table whose header is at `start`. Empty if a key is at `start`.
+fn table_body(text: &str, start: usize) -> Range<usize> {
     let line = text[..start].rfind('\n').map_or(0, |at| at + 1);
     if !text[line..].trim_start().starts_with('[') {
         return 0..0;

@@ -1,0 +1,80 @@
+//! Axes whose points are listed in the file: the values of a key (`key`, `values`), or named sets of patches (`variants`).
+
+use super::patch::{AxisPoint, Change, Patch};
+use super::reader::AxisReader;
+use crate::diagnostics::Diagnostics;
+use crate::label::{label_error, label_of};
+use crate::spanned_toml::Data;
+use crate::tables::OneOrMany;
+
+/// The points of `key` and `values`.
+pub(super) fn values(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> Option<Vec<AxisPoint>> {
+    let section = &reader.section;
+    let keys = match reader.table.key.as_ref()? {
+        OneOrMany::One(key) => std::slice::from_ref(key),
+        OneOrMany::Many(keys) => keys.as_slice(),
+    };
+    let Some(Data::List(values)) = section.table.get("values").map(|node| &node.data) else {
+        section.wrong(&["key"], "`key` needs the list `values`", None, diagnostics);
+        return None;
+    };
+    reader.check_labels(values.len(), diagnostics)?;
+    if values.is_empty() {
+        section.wrong(&["values"], "the list is empty", None, diagnostics);
+        return None;
+    }
+    if keys.is_empty() {
+        section.wrong(&["key"], "the list is empty", None, diagnostics);
+        return None;
+    }
+    let targets: Vec<_> = keys
+        .iter()
+        .enumerate()
+        .filter_map(|(index, key)| {
+            let path =
+                if keys.len() == 1 { vec!["key".to_string()] } else { vec!["key".to_string(), index.to_string()] };
+            let span = section.locate(&path).1;
+            reader.target(key, &span, diagnostics).map(|target| (target, span))
+        })
+        .collect();
+    let mut points: Vec<AxisPoint> = Vec::new();
+    for (index, value) in values.iter().enumerate() {
+        let label = reader.label(index, || label_of(value));
+        if points.iter().any(|point| *point.label == label) {
+            let help = "give each value its own label in `labels`".to_string();
+            let message = format!("two values have the label `{label}`");
+            section.wrong(&["values", &index.to_string()], message, Some(help), diagnostics);
+        }
+        let patches = targets.iter().map(|((stage, path), span)| Patch {
+            stage: stage.clone(),
+            path: path.clone(),
+            change: Change::to(value),
+            key: span.clone(),
+        });
+        points.push(AxisPoint { label: label.into(), patches: patches.collect() });
+    }
+    Some(points)
+}
+
+/// The points of `variants`, in the order of the file.
+pub(super) fn variants(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> Option<Vec<AxisPoint>> {
+    let section = &reader.section;
+    let variants = section.table.get("variants")?.as_table()?;
+    let mut points = Vec::new();
+    if variants.0.values().all(|variant| variant.node.as_table().is_some_and(|patches| patches.0.is_empty())) {
+        section.wrong(&["variants"], "no variant changes a stage", None, diagnostics);
+    }
+    for (label, variant) in variants.in_source_order() {
+        if let Some(message) = label_error(label) {
+            diagnostics.error(&variant.key, message, None);
+        }
+        let mut patches = Vec::new();
+        for (key, entry) in variant.node.as_table()?.in_source_order() {
+            if let Some((stage, path)) = reader.target(key, &entry.key, diagnostics) {
+                patches.push(Patch { stage, path, change: Change::to(&entry.node), key: entry.key.clone() });
+            }
+        }
+        points.push(AxisPoint { label: label.into(), patches });
+    }
+    Some(points)
+}
