@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Progress, Seed, StageEvent, files};
-use ablate_data::tokens::{Prompt, TokenRow};
+use ablate_data::tokens::{TokenPrompt, TokenRow};
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate_nn::profile::{self, Tally};
 use ablate_nn::train::{OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
@@ -188,12 +188,12 @@ impl Server {
     }
 
     fn generate(&self, greedy: bool) -> Result<Value> {
-        let question = |(index, Question { tokens, image }): (usize, &Question)| Prompt {
+        let question = |(index, Question { tokens, image }): (usize, &Question)| TokenPrompt {
             key: index.to_string(),
             tokens: tokens.clone(),
             image: image.clone(),
         };
-        let prompts: Vec<Prompt> = self.work.prompts.iter().enumerate().map(question).collect();
+        let prompts: Vec<TokenPrompt> = self.work.prompts.iter().enumerate().map(question).collect();
         let config = GenerateConfig {
             temperature: if greedy { 0.0 } else { 1.0 },
             top_k: 0,

@@ -22,7 +22,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("cudarc", &["nn/cuda/"]),
     ("libloading", &["nn/cuda/"]),
     ("half", &["nn/hub/number.rs"]),
-    ("tokenizers", &["data/tokenizer.rs", "data/conversation/vocabulary.rs"]),
+    ("tokenizers", &["data/tokenizer.rs", "data/conversation/hub_tokenizer.rs"]),
     ("minijinja", &["data/conversation/"]),
     ("minijinja_contrib", &["data/conversation/"]),
     ("ignore", &["store/ignored.rs"]),

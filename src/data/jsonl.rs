@@ -9,21 +9,21 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use ablate_core::base::files;
 
-/// Mistakes that are listed before the rest is only counted.
-const LISTED: usize = 10;
+/// ErrorList that are listed before the rest is only counted.
+const MAX_LISTED: usize = 10;
 
-/// Reads every line as a `T`. Empty lines are skipped; up to ten mistakes are reported at once.
+/// Reads every line as a `T`. Empty lines are skipped; up to ten errors are reported at once.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let mut records = Vec::new();
-    each(path, |_, record| records.push(record))?;
+    for_each(path, |_, record| records.push(record))?;
     Ok(records)
 }
 
-/// Hands over every line as a `T` with the offset at which it begins, and holds one line at a time. Mistakes as in
+/// Hands over every line as a `T` with the offset at which it begins, and holds one line at a time. ErrorList as in
 /// [`read`].
-pub fn each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(u64, T)) -> Result<()> {
+pub fn for_each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(u64, T)) -> Result<()> {
     let mut file = files::open(path)?;
-    let mut mistakes = Mistakes::default();
+    let mut errors = ErrorList::default();
     let (mut line, mut offset) = (Vec::new(), 0);
     for number in 1.. {
         line.clear();
@@ -34,33 +34,33 @@ pub fn each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(u64, T)) -> R
         if !line.iter().all(u8::is_ascii_whitespace) {
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
             let text =
-                if offset == 0 { unmarked(text).with_context(|| format!("`{}`", path.display()))? } else { text };
+                if offset == 0 { strip_bom(text).with_context(|| format!("`{}`", path.display()))? } else { text };
             match parse(text) {
                 Ok(record) => take(offset, record),
-                Err(_) if mistakes.is_empty() && spread(&lines(path)?) => {
-                    bail!("{}:{number}: {SPREAD}", path.display())
+                Err(_) if errors.is_empty() && is_pretty_printed(&lines(path)?) => {
+                    bail!("{}:{number}: {MULTILINE_ROW}", path.display())
                 }
-                Err(what) => mistakes.add(format!("{}:{number}: {what}", path.display())),
+                Err(what) => errors.add(format!("{}:{number}: {what}", path.display())),
             }
         }
         offset += length as u64;
     }
-    mistakes.check()
+    errors.check()
 }
 
-/// The record whose line begins at an offset that [`each`] gave.
-pub fn at<T: DeserializeOwned>(path: &Path, offset: u64) -> Result<T> {
+/// The record whose line begins at an offset that [`for_each`] gave.
+pub fn read_at<T: DeserializeOwned>(path: &Path, offset: u64) -> Result<T> {
     let mut file = files::open(path)?;
     let mut line = Vec::new();
     file.seek(SeekFrom::Start(offset))
         .and_then(|_| file.read_until(b'\n', &mut line))
         .with_context(|| format!("cannot read `{}`", path.display()))?;
-    let text = if offset == 0 { unmarked(&line)? } else { &line[..] };
+    let text = if offset == 0 { strip_bom(&line)? } else { &line[..] };
     parse(text).map_err(|what| anyhow!("{}, byte {offset}: {what}", path.display()))
 }
 
 /// The first `count` records that are `wanted`, reading no further.
-pub fn first<T: DeserializeOwned>(path: &Path, count: usize, wanted: impl Fn(&T) -> bool) -> Result<Vec<T>> {
+pub fn read_first<T: DeserializeOwned>(path: &Path, count: usize, wanted: impl Fn(&T) -> bool) -> Result<Vec<T>> {
     let mut found = Vec::new();
     for (index, line) in files::open(path)?.split(b'\n').enumerate() {
         if found.len() == count {
@@ -119,7 +119,7 @@ impl Writer {
 }
 
 /// What is wrong with a file of which no line is a row.
-pub(super) const SPREAD: &str =
+pub(super) const MULTILINE_ROW: &str =
     "a row goes over several lines: write every row on a line of its own, or all of them as one JSON array";
 
 /// The lines that are not empty, with their numbers from 1. A byte-order mark of UTF-8 is no part of them.
@@ -128,7 +128,7 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, Vec<u8>)>> {
     for (index, line) in files::open(path)?.split(b'\n').enumerate() {
         let mut line = line.with_context(|| format!("cannot read `{}`", path.display()))?;
         if index == 0 {
-            let marks = line.len() - unmarked(&line).with_context(|| format!("`{}`", path.display()))?.len();
+            let marks = line.len() - strip_bom(&line).with_context(|| format!("`{}`", path.display()))?.len();
             line.drain(..marks);
         }
         if !line.iter().all(u8::is_ascii_whitespace) {
@@ -139,7 +139,7 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, Vec<u8>)>> {
 }
 
 /// The beginning of a text without its byte-order mark; one of UTF-16 or UTF-32 is an error.
-pub(super) fn unmarked(bytes: &[u8]) -> Result<&[u8]> {
+pub(super) fn strip_bom(bytes: &[u8]) -> Result<&[u8]> {
     let zeros = bytes.iter().take(4).filter(|&&byte| byte == 0).count();
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || zeros > 0 {
         bail!("is UTF-16 or UTF-32: save it as UTF-8");
@@ -148,7 +148,7 @@ pub(super) fn unmarked(bytes: &[u8]) -> Result<&[u8]> {
 }
 
 /// Whether the lines are no rows by themselves and all of them together are: objects that were written for reading.
-pub(super) fn spread(lines: &[(usize, Vec<u8>)]) -> bool {
+pub(super) fn is_pretty_printed(lines: &[(usize, Vec<u8>)]) -> bool {
     let alone = |line: &[u8]| serde_json::from_slice::<IgnoredAny>(line).is_ok();
     if lines.first().is_none_or(|(_, first)| alone(first)) {
         return false;
@@ -159,11 +159,11 @@ pub(super) fn spread(lines: &[(usize, Vec<u8>)]) -> bool {
 
 /// A line as a `T`, or what is wrong with it.
 pub(super) fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(line).map_err(|error| explain(&error, line))
+    serde_json::from_slice(line).map_err(|error| describe_error(&error, line))
 }
 
 /// serde's words for one line: its own line number would always be 1.
-pub(super) fn explain(error: &serde_json::Error, line: &[u8]) -> String {
+pub(super) fn describe_error(error: &serde_json::Error, line: &[u8]) -> String {
     let text = error.to_string();
     let text = match text.rsplit_once(" at line ") {
         Some((text, _)) => format!("{text} (column {})", error.column()),
@@ -173,7 +173,7 @@ pub(super) fn explain(error: &serde_json::Error, line: &[u8]) -> String {
 }
 
 /// Words that Python writes and JSON does not have.
-const PYTHON: [&str; 6] = ["-Infinity", "Infinity", "NaN", "None", "True", "False"];
+const PYTHON_LITERALS: [&str; 6] = ["-Infinity", "Infinity", "NaN", "None", "True", "False"];
 
 /// Why a line is not JSON, where there is a better word for it than serde's; `column` is where serde stopped.
 fn not_json(line: &[u8], column: usize) -> Option<String> {
@@ -182,7 +182,7 @@ fn not_json(line: &[u8], column: usize) -> Option<String> {
         return Some(format!("not UTF-8: the byte 0x{:02X} (column {}); save the file as UTF-8", line[at], at + 1));
     }
     let near = (column.saturating_sub(3)..=column).filter_map(|at| line.get(at..));
-    let found = near.filter_map(|ahead| PYTHON.iter().find(|word| ahead.starts_with(word.as_bytes())));
+    let found = near.filter_map(|ahead| PYTHON_LITERALS.iter().find(|word| ahead.starts_with(word.as_bytes())));
     let word = found.max_by_key(|word| word.len())?;
     let instead = match *word {
         "True" | "False" => word.to_lowercase(),
@@ -191,18 +191,18 @@ fn not_json(line: &[u8], column: usize) -> Option<String> {
     Some(format!("not JSON: `{word}` is no value there (column {column}); write {instead}"))
 }
 
-/// Mistakes that are reported together.
+/// ErrorList that are reported together.
 #[derive(Debug, Default)]
-pub struct Mistakes {
+pub struct ErrorList {
     told: Vec<String>,
     more: usize,
     help: Option<String>,
 }
 
-impl Mistakes {
+impl ErrorList {
     /// Adds one; beyond ten they are only counted.
     pub fn add(&mut self, mistake: String) {
-        if self.told.len() < LISTED {
+        if self.told.len() < MAX_LISTED {
             self.told.push(mistake);
         } else {
             self.more += 1;
@@ -213,12 +213,12 @@ impl Mistakes {
         self.told.is_empty()
     }
 
-    /// A line that follows the mistakes; the first one stays.
+    /// A line that follows the errors; the first one stays.
     pub(super) fn help(&mut self, help: &str) {
         self.help.get_or_insert_with(|| help.to_string());
     }
 
-    /// All mistakes as one error.
+    /// All errors as one error.
     pub fn check(&self) -> Result<()> {
         if self.told.is_empty() {
             return Ok(());
@@ -254,12 +254,12 @@ mod tests {
         let path = folder.path().join("points.jsonl");
         files::write_atomic(&path, b"{\"x\":1}\n\n{\"x\":22}\r\n{\"x\":3}").unwrap();
         let mut seen = Vec::new();
-        each(&path, |offset, Point { x }| seen.push((offset, x))).unwrap();
+        for_each(&path, |offset, Point { x }| seen.push((offset, x))).unwrap();
         assert_eq!(seen, [(0, 1), (9, 22), (19, 3)]);
         for (offset, x) in seen {
-            assert_eq!(at::<Point>(&path, offset).unwrap(), Point { x });
+            assert_eq!(read_at::<Point>(&path, offset).unwrap(), Point { x });
         }
-        assert!(at::<Point>(&path, 100).is_err());
+        assert!(read_at::<Point>(&path, 100).is_err());
     }
 
     #[test]

@@ -1,52 +1,35 @@
-//! Data of the pipeline: items and rows, images, prompts, answers, tokens, mixes, batches, synthetic tasks.
-//! Plain values in, plain values out; knows no stage, no TOML and no tensor.
+//! The data of the pipeline: records and their files, images, prompts, answers, tokens, mixes and preference pairs.
+//! This crate depends on neither tensors nor stages.
 
-pub mod draw;
-pub mod records;
-
-pub mod defaults;
-pub mod gold;
-pub mod images;
 pub mod jsonl;
-pub mod llava;
-#[cfg(test)]
-mod llava_tests;
-mod media;
-pub mod outside;
-pub mod synthetic;
-mod written;
+pub mod records;
+pub mod rng;
 
-mod anyres;
-pub mod decode;
-mod exif;
-mod jpeg;
-mod jpeg_bits;
-#[cfg(test)]
-mod jpeg_tests;
-pub mod pixels;
-#[cfg(test)]
-mod pixels_golden;
-pub mod processor;
-mod processor_fields;
-mod processor_file;
-pub mod resize;
+pub mod external_rows;
+pub mod gold_answers;
+pub mod import_options;
+pub mod llava;
+mod lossless_json;
+pub mod preferences;
+pub mod synthetic;
+
+pub mod images;
 
 pub mod answers;
 pub mod prompts;
 
 pub mod conversation;
 pub mod tokenizer;
-mod tokenizer_bounds;
+mod tokenizer_limits;
 pub mod tokens;
 
 pub mod batches;
-
 pub mod mix;
-mod mix_order;
 pub mod pairs;
 
-pub mod preferences;
-
-pub mod credits;
+pub mod contamination;
 pub mod rerank;
-pub mod seen;
+pub mod token_credit;
+
+#[cfg(test)]
+mod tests;

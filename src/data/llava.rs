@@ -17,14 +17,14 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::defaults::{Defaults, RowFile};
-use super::gold;
-use super::jsonl::Mistakes;
-use super::outside::{self, maybe_text_or_number, text_or_number, texts_or_numbers};
-use super::prompts::MARKER;
+use super::external_rows::{self, maybe_text_or_number, text_or_number, texts_or_numbers};
+use super::gold_answers;
+use super::import_options::{ImportOptions, RowFile};
+use super::jsonl::ErrorList;
+use super::prompts::ANSWER_MARKER;
 use super::records::{AnswerType, Item};
 
-/// What follows the mistakes of a file.
+/// What follows the errors of a file.
 pub(super) const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#;
 
 /// A row as it stands in the file.
@@ -70,7 +70,7 @@ impl Turn {
 
 /// An item whose image is still a path, and where in the file it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Located {
+pub struct LocatedItem {
     /// `file:line`, or `file: element 3 (id `7`)`.
     pub place: String,
     /// `image` is the path relative to the folder of images.
@@ -78,39 +78,41 @@ pub struct Located {
 }
 
 /// Reads files that are JSON arrays or JSONL. `images` is the folder that image paths are relative to; without one no
-/// row may name an image. Mistakes are reported together, up to ten. Of rows with the same id and data set the second
+/// row may name an image. ErrorList are reported together, up to ten. Of rows with the same id and data set the second
 /// is called `id#2`, and so on, by the first number that no other row has.
-pub fn read(row_files: &[RowFile], images: Option<&Path>, defaults: &Defaults) -> Result<Vec<Located>> {
-    let mut mistakes = Mistakes::default();
+pub fn read(row_files: &[RowFile], images: Option<&Path>, options: &ImportOptions) -> Result<Vec<LocatedItem>> {
+    let mut errors = ErrorList::default();
     let mut located = Vec::new();
     let mut rows = Vec::new();
     for file in row_files {
-        rows.extend(outside::values(&file.path, &mut mistakes)?.into_iter().map(|(place, value)| (file, place, value)));
+        rows.extend(
+            external_rows::read_values(&file.path, &mut errors)?.into_iter().map(|(place, value)| (file, place, value)),
+        );
     }
-    if !mistakes.is_empty() {
-        mistakes.help(EXAMPLE);
+    if !errors.is_empty() {
+        errors.help(EXAMPLE);
     }
     for (file, place, value) in rows {
-        let row = outside::row(value, "`id` and `conversations`").map_err(|what| {
-            mistakes.help(EXAMPLE);
+        let row = external_rows::parse_row(value, "`id` and `conversations`").map_err(|what| {
+            errors.help(EXAMPLE);
             vec![what]
         });
-        match row.and_then(|row| item(row, images, file, defaults)) {
-            Ok(item) => located.push(Located { place, item }),
-            Err(wrong) => wrong.into_iter().for_each(|what| mistakes.add(format!("{place}: {what}"))),
+        match row.and_then(|row| item(row, images, file, options)) {
+            Ok(item) => located.push(LocatedItem { place, item }),
+            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{place}: {what}"))),
         }
     }
-    mistakes.check()?;
+    errors.check()?;
     rename_repeated(&mut located);
     Ok(located)
 }
 
 /// Gives every row but the first of those with the same id and data set a name of its own.
-fn rename_repeated(located: &mut [Located]) {
+fn rename_repeated(located: &mut [LocatedItem]) {
     let name = |item: &Item| (item.dataset.clone(), item.id.clone());
     let mut names: BTreeSet<(String, String)> = located.iter().map(|row| name(&row.item)).collect();
     let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
-    for Located { item, .. } in located {
+    for LocatedItem { item, .. } in located {
         let given = item.id.clone();
         let count = counts.entry(name(item)).or_default();
         *count += 1;
@@ -125,17 +127,25 @@ fn rename_repeated(located: &mut [Located]) {
 }
 
 /// A row's item, or everything that is wrong with the row.
-fn item(mut row: LlavaRow, images: Option<&Path>, file: &RowFile, defaults: &Defaults) -> Result<Item, Vec<String>> {
+fn item(
+    mut row: LlavaRow,
+    images: Option<&Path>,
+    file: &RowFile,
+    options: &ImportOptions,
+) -> Result<Item, Vec<String>> {
     let mut wrong = Vec::new();
     let (question, told) = match exchange(&row.conversations) {
-        Ok((human, told)) => (question(&row, human).and_then(|asked| defaults.bare(asked)), outside::text(told, "gpt")),
+        Ok((human, told)) => (
+            question(&row, human).and_then(|asked| options.strip_instruction(asked)),
+            external_rows::parse_text(told, "gpt"),
+        ),
         Err(what) => (Err(what), Ok(String::new())),
     };
     let mut read = |text: Result<String, String>| text.map_err(|what| wrong.push(what)).unwrap_or_default();
     let (question, told) = (read(question), read(told));
-    wrong.extend(row.image.as_deref().and_then(|image| outside::check_image(image, images)));
+    wrong.extend(row.image.as_deref().and_then(|image| external_rows::check_image(image, images)));
     clean(&mut row).unwrap_or_else(|what| wrong.push(what));
-    let (reasoned, concluded) = match told.rsplit_once(MARKER) {
+    let (reasoned, concluded) = match told.rsplit_once(ANSWER_MARKER) {
         // A turn that begins with the marker gives an answer without reasons.
         Some((rationale, answer)) => {
             (Some(rationale.trim().to_string()).filter(|rationale| !rationale.is_empty()), answer.trim().to_string())
@@ -162,8 +172,8 @@ fn item(mut row: LlavaRow, images: Option<&Path>, file: &RowFile, defaults: &Def
     let rationale = row.rationale.filter(|rationale| !rationale.trim().is_empty()).or(reasoned.clone());
     // The assistant's turn and the answer may differ: a data set can come with another's reasoning.
     let differs = reasoned.is_some() && !concluded.is_empty() && Some(&concluded) != answers.first();
-    let dataset = row.dataset.filter(|_| !file.of_all).unwrap_or_else(|| file.dataset.clone());
-    let answer_type = row.answer_type.unwrap_or_else(|| defaults.answer_type(&dataset, !row.options.is_empty()));
+    let dataset = row.dataset.filter(|_| !file.overrides_rows).unwrap_or_else(|| file.dataset.clone());
+    let answer_type = row.answer_type.unwrap_or_else(|| options.answer_type(&dataset, !row.options.is_empty()));
     let mut item = Item {
         id: row.id,
         dataset,
@@ -172,20 +182,20 @@ fn item(mut row: LlavaRow, images: Option<&Path>, file: &RowFile, defaults: &Def
         options: row.options,
         answer_type,
         answers,
-        concluded: (differs && rationale == reasoned).then_some(concluded),
+        rationale_answer: (differs && rationale == reasoned).then_some(concluded),
         rationale,
     };
-    gold::settle(&mut item, defaults.option_answers)?;
+    gold_answers::settle(&mut item, options.option_answers)?;
     Ok(item)
 }
 
 /// The question of a row, from its key or else the human's turn. Both are read, so that no placeholder is lost.
 fn question(row: &LlavaRow, human: &str) -> Result<String, String> {
-    let asked = outside::question(human, row.image.is_some())?;
+    let asked = external_rows::parse_question(human, row.image.is_some())?;
     match &row.question {
         None if asked.is_empty() => Err("the human's turn asks nothing".to_string()),
         None => Ok(asked),
-        Some(key) => match outside::question(key, row.image.is_some())? {
+        Some(key) => match external_rows::parse_question(key, row.image.is_some())? {
             asked if asked.is_empty() => Err("`question` is empty: leave the key out, or ask something".to_string()),
             asked => Ok(asked),
         },
@@ -199,7 +209,7 @@ fn clean(row: &mut LlavaRow) -> Result<(), String> {
     let options = row.options.iter_mut().map(|value| ("options", value));
     let answers = row.answers.iter_mut().map(|value| ("answers", value));
     for (key, value) in single.chain(options).chain(answers) {
-        *value = outside::text(value, key)?;
+        *value = external_rows::parse_text(value, key)?;
     }
     Ok(())
 }

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::draw::shuffle;
-use super::records::{Judged, Pair, Verdict};
+use super::records::{JudgedItem, Pair, Verdict};
+use super::rng::shuffle;
 use ablate_core::base::Seed;
 
 /// Which questions and samples become pairs.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Selection {
+pub struct PairSelection {
     /// Least and greatest share of right samples that a question may have.
     pub band: [f64; 2],
     pub per_question: usize,
@@ -23,7 +23,7 @@ pub struct Selection {
 
 /// What was made of the samples.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PairFacts {
+pub struct PairStats {
     pub questions: usize,
     pub samples: usize,
     /// Samples from which no answer could be read.
@@ -37,7 +37,8 @@ pub struct PairFacts {
     /// Questions inside the band.
     pub in_band: usize,
     /// Pairs that were dropped because, once cut, both texts are alike or the pair is one that was made already.
-    pub alike: usize,
+    #[serde(rename = "alike")]
+    pub duplicates: usize,
     /// Questions in the band that gave no pair.
     pub without_pair: usize,
     pub pairs: usize,
@@ -45,7 +46,8 @@ pub struct PairFacts {
     /// Pairs (held-out ones included) by data set.
     pub by_dataset: BTreeMap<String, usize>,
     /// Responses that were cut.
-    pub cut: usize,
+    #[serde(rename = "cut")]
+    pub truncated: usize,
     /// Mean words of a response after the cut.
     pub chosen_words: f64,
     pub rejected_words: f64,
@@ -53,10 +55,10 @@ pub struct PairFacts {
 
 /// Pairs for training and pairs that are held out.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Selected {
+pub struct SelectedPairs {
     pub train: Vec<Pair>,
     pub dev: Vec<Pair>,
-    pub facts: PairFacts,
+    pub stats: PairStats,
 }
 
 /// Draws the pairs. Every question's draws depend on the seed and the question's id alone, and all pairs of a question
@@ -64,44 +66,44 @@ pub struct Selected {
 /// turn; the side with fewer texts begins again, until every text was used or the question has its pairs.
 /// `cut` shortens a response and says whether it did.
 pub fn select<E>(
-    judged: &[Judged],
-    selection: &Selection,
+    judged: &[JudgedItem],
+    selection: &PairSelection,
     seed: Seed,
     cut: impl Fn(&str) -> Result<(String, bool), E>,
-) -> Result<Selected, E> {
-    let mut selected = Selected::default();
-    let facts = &mut selected.facts;
+) -> Result<SelectedPairs, E> {
+    let mut selected = SelectedPairs::default();
+    let stats = &mut selected.stats;
     let mut right_samples = 0;
     let (mut chosen_words, mut rejected_words) = (0, 0);
-    for Judged { item, prompt, verdicts } in judged {
-        facts.questions += 1;
-        facts.samples += verdicts.len();
+    for JudgedItem { item, prompt, verdicts } in judged {
+        stats.questions += 1;
+        stats.samples += verdicts.len();
         let right = verdicts.iter().filter(|verdict| verdict.is_right()).count();
-        facts.unreadable += verdicts.iter().filter(|verdict| verdict.unreadable).count();
+        stats.unreadable += verdicts.iter().filter(|verdict| verdict.unreadable).count();
         right_samples += right;
         if verdicts.is_empty() {
-            facts.too_hard += 1;
+            stats.too_hard += 1;
             continue;
         }
         let accuracy = right as f64 / verdicts.len() as f64;
         let [low, high] = selection.band;
         if accuracy < low {
-            facts.too_hard += 1;
+            stats.too_hard += 1;
             continue;
         }
         if accuracy > high {
-            facts.too_easy += 1;
+            stats.too_easy += 1;
             continue;
         }
-        facts.in_band += 1;
+        stats.in_band += 1;
         let seed = seed.derive(&format!("pairs/{}/{}", item.dataset, item.id));
-        let mut random = seed.stream("order");
+        let mut rng = seed.stream("order");
         let mut chosen = distinct(verdicts, Verdict::is_right);
         let mut rejected =
             distinct(verdicts, |verdict| !verdict.is_right() && (selection.unreadable || verdict.is_readable()));
-        shuffle(&mut chosen, &mut random);
-        shuffle(&mut rejected, &mut random);
-        let held_out = super::draw::unit(&mut seed.stream("dev")) < selection.dev;
+        shuffle(&mut chosen, &mut rng);
+        shuffle(&mut rejected, &mut rng);
+        let held_out = super::rng::uniform(&mut seed.stream("dev")) < selection.dev;
         let longer = if chosen.is_empty() || rejected.is_empty() { 0 } else { chosen.len().max(rejected.len()) };
         let mut count = 0;
         let mut made = BTreeSet::new();
@@ -109,16 +111,16 @@ pub fn select<E>(
             if count == selection.per_question {
                 break;
             }
-            let (chosen, chosen_cut) = cut(chosen[turn % chosen.len()])?;
-            let (rejected, rejected_cut) = cut(rejected[turn % rejected.len()])?;
+            let (chosen, chosen_truncated) = cut(chosen[turn % chosen.len()])?;
+            let (rejected, rejected_truncated) = cut(rejected[turn % rejected.len()])?;
             // Cut texts can be equal where whole ones differ.
             if !made.insert((chosen.clone(), rejected.clone()))
                 || chosen.split_whitespace().eq(rejected.split_whitespace())
             {
-                facts.alike += 1;
+                stats.duplicates += 1;
                 continue;
             }
-            facts.cut += usize::from(chosen_cut) + usize::from(rejected_cut);
+            stats.truncated += usize::from(chosen_truncated) + usize::from(rejected_truncated);
             chosen_words += chosen.split_whitespace().count();
             rejected_words += rejected.split_whitespace().count();
             let pair = Pair {
@@ -128,28 +130,28 @@ pub fn select<E>(
                 prompt: prompt.clone(),
                 chosen,
                 rejected,
-                chosen_cut,
-                rejected_cut,
+                chosen_truncated,
+                rejected_truncated,
                 question: Some(item.question.clone()),
             };
             count += 1;
-            *facts.by_dataset.entry(item.dataset.clone()).or_default() += 1;
+            *stats.by_dataset.entry(item.dataset.clone()).or_default() += 1;
             if held_out { selected.dev.push(pair) } else { selected.train.push(pair) }
         }
         if count == 0 {
-            facts.without_pair += 1;
+            stats.without_pair += 1;
         }
     }
-    (facts.pairs, facts.dev_pairs) = (selected.train.len(), selected.dev.len());
+    (stats.pairs, stats.dev_pairs) = (selected.train.len(), selected.dev.len());
     let mean = |sum: usize, count: usize| if count == 0 { 0.0 } else { sum as f64 / count as f64 };
-    facts.accuracy = mean(right_samples, facts.samples);
-    facts.chosen_words = mean(chosen_words, facts.pairs + facts.dev_pairs);
-    facts.rejected_words = mean(rejected_words, facts.pairs + facts.dev_pairs);
+    stats.accuracy = mean(right_samples, stats.samples);
+    stats.chosen_words = mean(chosen_words, stats.pairs + stats.dev_pairs);
+    stats.rejected_words = mean(rejected_words, stats.pairs + stats.dev_pairs);
     Ok(selected)
 }
 
 /// The text up to the end of word number `words`, and whether anything was cut off. Words are what white space parts.
-pub fn cut_words(text: &str, words: usize) -> (String, bool) {
+pub fn truncate_words(text: &str, words: usize) -> (String, bool) {
     let mut rest = text;
     for _ in 0..words {
         let start = rest.trim_start();
@@ -175,16 +177,17 @@ fn distinct(verdicts: &[Verdict], wanted: impl Fn(&Verdict) -> bool) -> Vec<&str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::{AnswerType, Finish, Item};
+    use crate::records::{AnswerType, FinishReason, Item};
+    use crate::tests::support::item;
 
     /// A question whose samples are told by letters: `r` right, `w` wrong, `u` in another form, `?` unreadable; equal
     /// digits, equal texts.
-    fn question(id: &str, samples: &str) -> Judged {
+    fn question(id: &str, samples: &str) -> JudgedItem {
         let verdicts = samples
             .split_whitespace()
             .map(|sample| Verdict {
                 text: format!("one two three {sample}"),
-                finish: Finish::Stop,
+                finish: FinishReason::Stop,
                 answer: Some(sample.to_string()),
                 compliant: !sample.starts_with('u'),
                 unreadable: sample.starts_with('?'),
@@ -192,23 +195,13 @@ mod tests {
                 correct: sample.starts_with('r'),
             })
             .collect();
-        let item = Item {
-            id: id.into(),
-            dataset: "toy".into(),
-            image: None,
-            question: "?".into(),
-            options: vec![],
-            answer_type: AnswerType::Text,
-            answers: vec!["r".into()],
-            rationale: None,
-            concluded: None,
-        };
-        Judged { item, prompt: "?".into(), verdicts }
+        let item = Item { id: id.into(), ..item(AnswerType::Text, "?", &[], &["r"]) };
+        JudgedItem { item, prompt: "?".into(), verdicts }
     }
 
-    const PAPER: Selection = Selection { band: [0.25, 0.85], per_question: 3, dev: 0.0, unreadable: true };
+    const PAPER: PairSelection = PairSelection { band: [0.25, 0.85], per_question: 3, dev: 0.0, unreadable: true };
 
-    fn selected(judged: &[Judged], selection: &Selection) -> Selected {
+    fn selected(judged: &[JudgedItem], selection: &PairSelection) -> SelectedPairs {
         select(judged, selection, Seed(1), |text| Ok::<_, ()>((text.to_string(), false))).unwrap()
     }
 
@@ -221,13 +214,13 @@ mod tests {
             question("easy", "r1 r2 r3 r4 r5 r6 w1"),
             question("none", ""),
         ];
-        let Selected { train, facts, .. } = selected(&judged, &PAPER);
+        let SelectedPairs { train, stats, .. } = selected(&judged, &PAPER);
         // 1/4 and 5/6 are inside, 1/5 and 6/7 are not.
         assert_eq!(
             train.iter().map(|pair| pair.id.as_str()).collect::<Vec<_>>(),
             ["low#0", "low#1", "low#2", "high#0", "high#1", "high#2"]
         );
-        assert_eq!((facts.too_hard, facts.too_easy, facts.in_band, facts.questions), (2, 1, 2, 5));
+        assert_eq!((stats.too_hard, stats.too_easy, stats.in_band, stats.questions), (2, 1, 2, 5));
     }
 
     #[test]
@@ -251,19 +244,19 @@ mod tests {
     fn unreadable_samples_are_rejected_only_if_asked() {
         let judged = [question("q", "r1 r2 u1 u2")];
         assert_eq!(selected(&judged, &PAPER).train.len(), 2);
-        let selection = Selection { unreadable: false, ..PAPER };
-        let Selected { train, facts, .. } = selected(&judged, &selection);
-        assert_eq!((train.len(), facts.without_pair), (0, 1));
+        let selection = PairSelection { unreadable: false, ..PAPER };
+        let SelectedPairs { train, stats, .. } = selected(&judged, &selection);
+        assert_eq!((train.len(), stats.without_pair), (0, 1));
     }
 
     #[test]
     fn texts_that_are_alike_once_cut_give_no_pair() {
         let judged = [question("q", "r1 w1")];
-        let cut = |words| move |text: &str| Ok::<_, ()>(cut_words(text, words));
-        let Selected { train, facts, .. } = select(&judged, &PAPER, Seed(1), cut(3)).unwrap();
-        assert_eq!((train.len(), facts.alike), (0, 1));
+        let cut = |words| move |text: &str| Ok::<_, ()>(truncate_words(text, words));
+        let SelectedPairs { train, stats, .. } = select(&judged, &PAPER, Seed(1), cut(3)).unwrap();
+        assert_eq!((train.len(), stats.duplicates), (0, 1));
         let pairs = select(&judged, &PAPER, Seed(1), cut(4)).unwrap().train;
-        assert!(!pairs[0].chosen_cut);
+        assert!(!pairs[0].chosen_truncated);
     }
 
     #[test]
@@ -271,7 +264,7 @@ mod tests {
         let mut judged = question("q", "?1 r1 w1");
         // From a program that calls a sample right and unreadable at once.
         judged.verdicts[0].correct = true;
-        let skipped = selected(&[judged.clone()], &Selection { unreadable: false, ..PAPER });
+        let skipped = selected(&[judged.clone()], &PairSelection { unreadable: false, ..PAPER });
         let told = |pairs: &[Pair]| {
             pairs
                 .iter()
@@ -279,15 +272,15 @@ mod tests {
                 .collect::<BTreeSet<_>>()
         };
         assert_eq!(told(&skipped.train), BTreeSet::from(["r1 > w1".to_string()]));
-        assert_eq!((skipped.facts.unreadable, skipped.facts.accuracy), (1, 1.0 / 3.0));
+        assert_eq!((skipped.stats.unreadable, skipped.stats.accuracy), (1, 1.0 / 3.0));
         let rejected = selected(&[judged], &PAPER);
         assert_eq!(told(&rejected.train), BTreeSet::from(["r1 > w1".to_string(), "r1 > ?1".to_string()]));
     }
 
     #[test]
     fn the_pairs_of_a_question_are_held_out_together() {
-        let judged: Vec<Judged> = (0..400).map(|id| question(&id.to_string(), "r1 r2 r3 w1 w2 w3")).collect();
-        let Selected { train, dev, .. } = selected(&judged, &Selection { dev: 0.25, ..PAPER });
+        let judged: Vec<JudgedItem> = (0..400).map(|id| question(&id.to_string(), "r1 r2 r3 w1 w2 w3")).collect();
+        let SelectedPairs { train, dev, .. } = selected(&judged, &PairSelection { dev: 0.25, ..PAPER });
         let questions = |pairs: &[Pair]| -> BTreeSet<String> {
             pairs.iter().filter_map(|pair| pair.id.split_once('#')).map(|(id, _)| id.to_string()).collect()
         };
@@ -299,10 +292,10 @@ mod tests {
 
     #[test]
     fn words_are_cut_and_white_space_stays() {
-        assert_eq!(cut_words("a  b\nc d", 3), ("a  b\nc".to_string(), true));
-        assert_eq!(cut_words("a  b\nc ", 3), ("a  b\nc ".to_string(), false));
-        assert_eq!(cut_words("größe ist", 1), ("größe".to_string(), true));
-        assert_eq!(cut_words("a", 0), (String::new(), true));
-        assert_eq!(cut_words("", 5), (String::new(), false));
+        assert_eq!(truncate_words("a  b\nc d", 3), ("a  b\nc".to_string(), true));
+        assert_eq!(truncate_words("a  b\nc ", 3), ("a  b\nc ".to_string(), false));
+        assert_eq!(truncate_words("größe ist", 1), ("größe".to_string(), true));
+        assert_eq!(truncate_words("a", 0), (String::new(), true));
+        assert_eq!(truncate_words("", 5), (String::new(), false));
     }
 }

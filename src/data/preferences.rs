@@ -13,12 +13,12 @@ use std::path::Path;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::jsonl::Mistakes;
-use super::outside::{self, maybe_text_or_number};
+use super::external_rows::{self, maybe_text_or_number};
+use super::jsonl::ErrorList;
 use super::records::Pair;
 use ablate_core::base::Seed;
 
-/// What follows the mistakes of a file.
+/// What follows the errors of a file.
 const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#;
 
 /// A row as it stands in the file.
@@ -39,32 +39,32 @@ struct PreferenceRow {
 
 /// A pair whose image is still a path, and where in the file it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Located {
+pub struct LocatedPair {
     pub place: String,
     /// `image` is the path relative to the folder of images, `id` the row's own.
     pub pair: Pair,
 }
 
 /// Reads a file. `images` is the folder that image paths are relative to; without one no row may name an image.
-/// `dataset` is that of rows that name none. Mistakes are reported together, up to ten.
-pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<Located>> {
-    let mut mistakes = Mistakes::default();
+/// `dataset` is that of rows that name none. ErrorList are reported together, up to ten.
+pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<LocatedPair>> {
+    let mut errors = ErrorList::default();
     let mut located = Vec::new();
-    let values = outside::values(path, &mut mistakes)?;
-    if !mistakes.is_empty() {
-        mistakes.help(EXAMPLE);
+    let values = external_rows::read_values(path, &mut errors)?;
+    if !errors.is_empty() {
+        errors.help(EXAMPLE);
     }
     for (place, value) in values {
-        let row = outside::row(value, "`question`, `chosen` and `rejected`").map_err(|what| {
-            mistakes.help(EXAMPLE);
+        let row = external_rows::parse_row(value, "`question`, `chosen` and `rejected`").map_err(|what| {
+            errors.help(EXAMPLE);
             vec![what]
         });
         match row.and_then(|row| pair(row, images, dataset)) {
-            Ok(pair) => located.push(Located { place, pair }),
-            Err(wrong) => wrong.into_iter().for_each(|what| mistakes.add(format!("{place}: {what}"))),
+            Ok(pair) => located.push(LocatedPair { place, pair }),
+            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{place}: {what}"))),
         }
     }
-    mistakes.check()?;
+    errors.check()?;
     Ok(located)
 }
 
@@ -78,15 +78,15 @@ fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair
         });
         text.trim().to_string()
     };
-    let prompt = read(outside::question(&row.question, row.image.is_some()), &row.question);
-    let chosen = read(outside::text(&row.chosen, "chosen"), &row.chosen);
-    let rejected = read(outside::text(&row.rejected, "rejected"), &row.rejected);
+    let prompt = read(external_rows::parse_question(&row.question, row.image.is_some()), &row.question);
+    let chosen = read(external_rows::parse_text(&row.chosen, "chosen"), &row.chosen);
+    let rejected = read(external_rows::parse_text(&row.rejected, "rejected"), &row.rejected);
     for (name, text) in [("question", &prompt), ("chosen", &chosen), ("rejected", &rejected)] {
         if text.is_empty() {
             wrong.push(format!("`{name}` is empty"));
         }
     }
-    wrong.extend(row.image.as_deref().and_then(|image| outside::check_image(image, images)));
+    wrong.extend(row.image.as_deref().and_then(|image| external_rows::check_image(image, images)));
     let id = row.id.or(row.idx).unwrap_or_else(|| {
         wrong.push("there is no `id` and no `idx`".to_string());
         String::new()
@@ -103,25 +103,27 @@ fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair
         prompt,
         chosen,
         rejected,
-        chosen_cut: false,
-        rejected_cut: false,
+        chosen_truncated: false,
+        rejected_truncated: false,
     })
 }
 
 /// What was made of the rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ImportFacts {
+pub struct ImportStats {
     pub rows: usize,
     /// Different questions: prompt, image and data set.
     pub questions: usize,
     /// Pairs that were dropped because, once cut, both texts are alike or the pair was there already.
-    pub alike: usize,
+    #[serde(rename = "alike")]
+    pub duplicates: usize,
     pub pairs: usize,
     pub dev_pairs: usize,
     /// Pairs (held-out ones included) by data set.
     pub by_dataset: BTreeMap<String, usize>,
     /// Responses that were cut.
-    pub cut: usize,
+    #[serde(rename = "cut")]
+    pub truncated: usize,
     /// Mean words of a response after the cut.
     pub chosen_words: f64,
     pub rejected_words: f64,
@@ -129,62 +131,62 @@ pub struct ImportFacts {
 
 /// Pairs for training and pairs that are held out.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Prepared {
-    pub train: Vec<Located>,
-    pub dev: Vec<Located>,
-    pub facts: ImportFacts,
+pub struct PreparedPairs {
+    pub train: Vec<LocatedPair>,
+    pub dev: Vec<LocatedPair>,
+    pub stats: ImportStats,
 }
 
 /// Cuts the responses and holds a share of the questions out; all pairs of a question fall on the same side. The pairs
 /// keep the order of the file and are called `<row's id>#<number>`. `cut` shortens a response and says whether it did.
 pub fn prepare<E>(
-    located: Vec<Located>,
+    located: Vec<LocatedPair>,
     dev: f64,
     seed: Seed,
     cut: impl Fn(&str) -> Result<(String, bool), E>,
-) -> Result<Prepared, E> {
-    let mut prepared = Prepared::default();
-    let facts = &mut prepared.facts;
-    facts.rows = located.len();
+) -> Result<PreparedPairs, E> {
+    let mut prepared = PreparedPairs::default();
+    let stats = &mut prepared.stats;
+    stats.rows = located.len();
     let mut made: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     let mut numbers: BTreeMap<(String, String), usize> = BTreeMap::new();
     let (mut chosen_words, mut rejected_words) = (0, 0);
-    for Located { place, mut pair } in located {
+    for LocatedPair { place, mut pair } in located {
         // Ids are no help here: a release may number its rows, or repeat a question's id.
         let question = format!("pairs/{}/{}/{}", pair.dataset, pair.image.as_deref().unwrap_or_default(), pair.prompt);
-        let held_out = super::draw::unit(&mut seed.derive(&question).stream("dev")) < dev;
-        (pair.chosen, pair.chosen_cut) = cut(&pair.chosen)?;
-        (pair.rejected, pair.rejected_cut) = cut(&pair.rejected)?;
+        let held_out = super::rng::uniform(&mut seed.derive(&question).stream("dev")) < dev;
+        (pair.chosen, pair.chosen_truncated) = cut(&pair.chosen)?;
+        (pair.rejected, pair.rejected_truncated) = cut(&pair.rejected)?;
         let fresh = made.entry(question).or_default().insert((pair.chosen.clone(), pair.rejected.clone()));
         if !fresh || pair.chosen.split_whitespace().eq(pair.rejected.split_whitespace()) {
-            facts.alike += 1;
+            stats.duplicates += 1;
             continue;
         }
         let number = numbers.entry((pair.dataset.clone(), pair.id.clone())).or_default();
         pair.id = format!("{}#{number}", pair.id);
         *number += 1;
-        facts.cut += usize::from(pair.chosen_cut) + usize::from(pair.rejected_cut);
+        stats.truncated += usize::from(pair.chosen_truncated) + usize::from(pair.rejected_truncated);
         chosen_words += pair.chosen.split_whitespace().count();
         rejected_words += pair.rejected.split_whitespace().count();
-        *facts.by_dataset.entry(pair.dataset.clone()).or_default() += 1;
+        *stats.by_dataset.entry(pair.dataset.clone()).or_default() += 1;
         let side = if held_out { &mut prepared.dev } else { &mut prepared.train };
-        side.push(Located { place, pair });
+        side.push(LocatedPair { place, pair });
     }
-    facts.questions = made.len();
-    (facts.pairs, facts.dev_pairs) = (prepared.train.len(), prepared.dev.len());
-    let mean = |words: usize| words as f64 / (facts.pairs + facts.dev_pairs).max(1) as f64;
-    (facts.chosen_words, facts.rejected_words) = (mean(chosen_words), mean(rejected_words));
+    stats.questions = made.len();
+    (stats.pairs, stats.dev_pairs) = (prepared.train.len(), prepared.dev.len());
+    let mean = |words: usize| words as f64 / (stats.pairs + stats.dev_pairs).max(1) as f64;
+    (stats.chosen_words, stats.rejected_words) = (mean(chosen_words), mean(rejected_words));
     Ok(prepared)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pairs::cut_words;
+    use crate::pairs::truncate_words;
     use ablate_core::base::files;
     use expect_test::expect;
 
-    fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
+    fn read_text(name: &str, text: &str) -> Result<Vec<LocatedPair>, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         files::write_atomic(&path, text.as_bytes()).unwrap();
@@ -207,8 +209,8 @@ mod tests {
             prompt: prompt.into(),
             chosen: chosen.into(),
             rejected: rejected.into(),
-            chosen_cut: false,
-            rejected_cut: false,
+            chosen_truncated: false,
+            rejected_truncated: false,
         };
         let located = read_text("a.json", &format!("[{ours}, {rlaif}]")).unwrap();
         assert_eq!(located[0].pair, pair("7", "toy", "How many?\nExplain.", "4", "3"));
@@ -258,26 +260,28 @@ mod tests {
             row("2", "b?", "one two three", "one two four"),
         ];
         let located = read_text("a.jsonl", &text.concat()).unwrap();
-        let Prepared { train, dev, facts } =
-            prepare(located, 0.0, Seed(1), |text| Ok::<_, ()>(cut_words(text, 2))).unwrap();
+        let PreparedPairs { train, dev, stats } =
+            prepare(located, 0.0, Seed(1), |text| Ok::<_, ()>(truncate_words(text, 2))).unwrap();
         // Cut to two words the second pair is the first again, and both texts of the fourth are one.
-        let told: Vec<(&str, &str, bool)> =
-            train.iter().map(|one| (one.pair.id.as_str(), one.pair.chosen.as_str(), one.pair.chosen_cut)).collect();
+        let told: Vec<(&str, &str, bool)> = train
+            .iter()
+            .map(|one| (one.pair.id.as_str(), one.pair.chosen.as_str(), one.pair.chosen_truncated))
+            .collect();
         assert_eq!(told, [("1#0", "one two", true), ("1#1", "two", false)]);
         let by_dataset = BTreeMap::from([("toy".to_string(), 2)]);
         let (chosen_words, rejected_words) = (1.5, 1.5);
-        let expected = ImportFacts {
+        let expected = ImportStats {
             rows: 4,
             questions: 2,
-            alike: 2,
+            duplicates: 2,
             pairs: 2,
             dev_pairs: 0,
             by_dataset,
-            cut: 1,
+            truncated: 1,
             chosen_words,
             rejected_words,
         };
-        assert_eq!((facts, dev.len()), (expected, 0));
+        assert_eq!((stats, dev.len()), (expected, 0));
     }
 
     #[test]
@@ -287,9 +291,9 @@ mod tests {
             [row(&format!("{i}a"), &prompt, "x", "y"), row(&format!("{i}b"), &prompt, "x", "z")]
         });
         let located = read_text("a.jsonl", &rows.collect::<String>()).unwrap();
-        let Prepared { train, dev, .. } =
+        let PreparedPairs { train, dev, .. } =
             prepare(located, 0.25, Seed(1), |text| Ok::<_, ()>((text.to_string(), false))).unwrap();
-        let questions = |side: &[Located]| side.iter().map(|one| one.pair.prompt.clone()).collect::<BTreeSet<_>>();
+        let questions = |side: &[LocatedPair]| side.iter().map(|one| one.pair.prompt.clone()).collect::<BTreeSet<_>>();
         assert!(questions(&train).is_disjoint(&questions(&dev)));
         // 100 of 400 expected, standard deviation 9.
         assert!((questions(&dev).len() as i32 - 100).abs() < 40);

@@ -1,5 +1,5 @@
-//! Prompt templates: a question turned into the user's turn, and a rationale into a response. A template is part
-//! of an experiment's identity, because wording moves scores. Knows no tokenizer.
+//! Prompt templates: they render an item as the user's turn, and a rationale as a response. A template is part of an
+//! experiment's identity, because its wording changes scores.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,27 +10,27 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::records::Item;
 
-/// What the final answer of a reasoned response is found by.
-pub const MARKER: &str = "### Answer:";
+/// Precedes the final answer of a chain-of-thought response.
+pub const ANSWER_MARKER: &str = "### Answer:";
 
 /// Names of the built-in templates.
-const BUILT_IN: [&str; 3] = ["direct", "cot", "bare"];
+const BUILT_IN_NAMES: [&str; 3] = ["direct", "cot", "bare"];
 
-/// An instruction that follows the question on a line of its own.
+/// An instruction that is appended to the question on a line of its own.
 ///
-/// In a table it is the name of a built-in template (`"direct"`, `"cot"`, `"bare"`) or an inline table
-/// `{ name = "terse", style = "direct", text = "One word.", letter = "One letter." }`.
+/// In TOML: the name of a built-in template (`"direct"`, `"cot"`, `"bare"`) or an inline table `{ name = "terse", style
+/// = "direct", text = "One word.", letter = "One letter." }`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PromptTemplate {
     pub name: String,
     pub style: Style,
-    /// The instruction; empty for none.
+    /// The instruction; may be empty.
     pub text: String,
-    /// The instruction where the answer is an option's letter.
+    /// The instruction for items whose answer is the letter of an option.
     pub letter: String,
 }
 
-/// What form a response must have: decides where its answer is looked for and whether it complies.
+/// The form of a response. It decides where the answer is extracted from and whether the response complies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Style {
@@ -46,7 +46,7 @@ impl PromptTemplate {
         PromptTemplate::new("direct", Style::Direct, "Answer briefly.", "Answer with the letter.")
     }
 
-    /// Reasoning first.
+    /// Reasoning, then the answer.
     pub fn cot() -> PromptTemplate {
         PromptTemplate::new(
             "cot",
@@ -56,22 +56,22 @@ impl PromptTemplate {
         )
     }
 
-    /// The question alone: for rows that bring their own instruction, as captions do.
+    /// The question alone, for rows that contain their own instruction, such as captions.
     pub fn bare() -> PromptTemplate {
         PromptTemplate::new("bare", Style::Direct, "", "")
     }
 
-    /// The template of a built-in name.
+    /// The built-in template of this name.
     pub fn built_in(name: &str) -> Option<PromptTemplate> {
         [PromptTemplate::direct(), PromptTemplate::cot(), PromptTemplate::bare()]
             .into_iter()
             .find(|template| template.name == name)
     }
 
-    /// The user's turn: question, one line per lettered option, instruction.
+    /// Renders the user's turn: question, one line per option, instruction.
     pub fn render(&self, item: &Item) -> String {
         let mut prompt = item.question.clone() + &option_lines(&item.options);
-        let instruction = if item.answer_type.names_option() { &self.letter } else { &self.text };
+        let instruction = if item.answer_type.is_multiple_choice() { &self.letter } else { &self.text };
         if !instruction.is_empty() {
             prompt.push('\n');
             prompt.push_str(instruction);
@@ -84,38 +84,38 @@ impl PromptTemplate {
     }
 }
 
-/// The letters of options, in order.
-pub fn letters() -> impl Iterator<Item = char> {
+/// The letters of options: A to Z.
+pub fn option_letters() -> impl Iterator<Item = char> {
     'A'..='Z'
 }
 
-/// A line for every option, each after a line break: `\nA red\nB blue`.
+/// One line per option, each after a line break: `\nA red\nB blue`.
 pub fn option_lines(options: &[String]) -> String {
     let mut lines = String::new();
-    for (letter, option) in letters().zip(options) {
+    for (letter, option) in option_letters().zip(options) {
         lines.extend(['\n', letter, ' ']);
         lines.push_str(option);
     }
     lines
 }
 
-/// A response that reasons: the rationale, then the answer after the marker on a line of its own.
+/// A chain-of-thought response: the rationale, then the marker and the answer on a line of their own.
 pub fn cot_response(rationale: &str, answer: &str) -> String {
-    format!("{}\n{MARKER} {}", rationale.trim_end(), answer.trim())
+    format!("{}\n{ANSWER_MARKER} {}", rationale.trim_end(), answer.trim())
 }
 
-/// A template that is written out where it is used. Serde's untagged enums would hide which key is wrong.
+/// A template given as a table. Serde's untagged enums would not name the wrong key.
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "PromptTable")]
-struct Table {
-    /// What it is called in names.
+struct TemplateTable {
+    /// Name of the template in instance names.
     name: String,
-    /// What form a response must have.
+    /// The form that a response must have.
     style: Style,
-    /// The instruction after the question.
+    /// Instruction after the question.
     text: String,
-    /// The same where the answer is a letter; `text` when not said.
+    /// Instruction if the answer is a letter; default: `text`.
     letter: Option<String>,
 }
 
@@ -126,17 +126,17 @@ impl JsonSchema for PromptTemplate {
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({
-            "description": "What items are asked with: a built-in template, or a table that defines one.",
-            "anyOf": [{ "enum": BUILT_IN }, generator.subschema_for::<Table>()],
+            "description": "The prompt template: the name of a built-in one, or a table that defines one.",
+            "anyOf": [{ "enum": BUILT_IN_NAMES }, generator.subschema_for::<TemplateTable>()],
         })
     }
 }
 
 impl<'de> Deserialize<'de> for PromptTemplate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PromptTemplate, D::Error> {
-        struct Either;
+        struct NameOrTable;
 
-        impl<'de> Visitor<'de> for Either {
+        impl<'de> Visitor<'de> for NameOrTable {
             type Value = PromptTemplate;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -144,17 +144,18 @@ impl<'de> Deserialize<'de> for PromptTemplate {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<PromptTemplate, E> {
-                PromptTemplate::built_in(name).ok_or_else(|| E::unknown_variant(name, &BUILT_IN))
+                PromptTemplate::built_in(name).ok_or_else(|| E::unknown_variant(name, &BUILT_IN_NAMES))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<PromptTemplate, A::Error> {
-                let Table { name, style, text, letter } = Table::deserialize(MapAccessDeserializer::new(map))?;
+                let TemplateTable { name, style, text, letter } =
+                    TemplateTable::deserialize(MapAccessDeserializer::new(map))?;
                 let letter = letter.unwrap_or_else(|| text.clone());
                 Ok(PromptTemplate { name, style, text, letter })
             }
         }
 
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(NameOrTable)
     }
 }
 
@@ -162,36 +163,23 @@ impl<'de> Deserialize<'de> for PromptTemplate {
 mod tests {
     use super::*;
     use crate::records::AnswerType;
+    use crate::tests::support::item;
     use serde_json::json;
-
-    fn item(answer_type: AnswerType, options: &[&str]) -> Item {
-        Item {
-            id: "1".into(),
-            dataset: "toy".into(),
-            image: None,
-            question: "Which is largest?".into(),
-            options: options.iter().map(ToString::to_string).collect(),
-            answer_type,
-            answers: vec!["A".into()],
-            rationale: None,
-            concluded: None,
-        }
-    }
 
     #[test]
     fn a_prompt_is_question_options_instruction() {
-        let choice = item(AnswerType::Letter, &["red", "blue"]);
+        let choice = item(AnswerType::Letter, "Which is largest?", &["red", "blue"], &["A"]);
         assert_eq!(
             PromptTemplate::direct().render(&choice),
             "Which is largest?\nA red\nB blue\nAnswer with the letter."
         );
-        let open = item(AnswerType::Number, &[]);
+        let open = item(AnswerType::Number, "Which is largest?", &[], &["A"]);
         assert_eq!(PromptTemplate::cot().render(&open), "Which is largest?\nExplain first, then answer.");
         assert_eq!(PromptTemplate::bare().render(&open), "Which is largest?");
     }
 
     #[test]
-    fn a_response_ends_in_the_marker_and_the_answer() {
+    fn a_cot_response_ends_with_marker_and_answer() {
         assert_eq!(cot_response("3+2=5.\n", "5"), "3+2=5.\n### Answer: 5");
     }
 
@@ -206,16 +194,16 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_a_template_are_named() {
-        let told = |prompt| serde_json::from_value::<PromptTemplate>(prompt).unwrap_err().to_string();
-        assert_eq!(told(json!("cto")), "unknown variant `cto`, expected one of `direct`, `cot`, `bare`");
+    fn errors_in_a_template_name_the_key() {
+        let error = |prompt| serde_json::from_value::<PromptTemplate>(prompt).unwrap_err().to_string();
+        assert_eq!(error(json!("cto")), "unknown variant `cto`, expected one of `direct`, `cot`, `bare`");
         assert_eq!(
-            told(json!(3)),
+            error(json!(3)),
             "invalid type: integer `3`, expected the name of a prompt template (`direct`, `cot`, `bare`) \
              or a table that defines one"
         );
         assert_eq!(
-            told(json!({ "name": "a", "style": "direct", "text": "", "txet": "" })),
+            error(json!({ "name": "a", "style": "direct", "text": "", "txet": "" })),
             "unknown field `txet`, expected one of `name`, `style`, `text`, `letter`"
         );
     }

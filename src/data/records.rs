@@ -1,4 +1,4 @@
-//! The records that pass between stages, one JSON object per line.
+//! The records that stages exchange, one JSON object per line.
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -8,37 +8,38 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnswerType {
-    /// The only option that the answer names; `B`, `(b)`, `B. uk`, `The answer is B.` and the option's text are the same.
+    /// The only option that the answer names. `B`, `(b)`, `B. uk`, `The answer is B.` and the option's text are equal.
     Letter,
-    /// The only number in the answer, within 5 % of the gold one; a gold that is no number needs equal text.
+    /// The only number in the answer, within 5 % of the gold number. A gold answer that is not a number needs equal
+    /// text.
     Number,
     /// Equal text after normalisation.
     Text,
     /// Average normalised Levenshtein similarity, zero below 0.5 (DocVQA, InfoVQA).
     Anls,
-    /// Soft accuracy of the VQA challenge: `answers` holds one answer per annotator (TextVQA).
+    /// Soft accuracy of the VQA challenge; `answers` holds one answer per annotator (TextVQA).
     Vqa,
-    /// A gold answer occurs in the given one, whatever the case (OCRBench).
+    /// A gold answer occurs in the given answer; case is ignored (OCRBench).
     Contains,
-    /// The letter that VLMEvalKit finds without a judge (MMBench and other multiple-choice benchmarks).
+    /// The letter that VLMEvalKit finds without a judge model (MMBench and other multiple-choice benchmarks).
     Mmbench,
-    /// Relaxed accuracy as pix2struct, VLMEvalKit and lmms-eval compute it (ChartQA).
+    /// Relaxed accuracy as in pix2struct, VLMEvalKit and lmms-eval (ChartQA).
     Relaxed,
-    /// Equal but for case, as VLMEvalKit compares short answers (OCRVQA).
+    /// Equal text; case is ignored, as VLMEvalKit compares short answers (OCRVQA).
     Exact,
-    /// ANLS as the challenge's script computes it (DocVQA, InfoVQA).
+    /// ANLS as in the challenge's script (DocVQA, InfoVQA).
     Docvqa,
     /// VQAEval, the script of the VQA challenge (VQAv2, OK-VQA).
     VqaEval,
-    /// EvalAI's evaluator of TextVQA, as in mmf and lmms-eval.
+    /// EvalAI's TextVQA evaluator, as in mmf and lmms-eval.
     Textvqa,
-    /// OCRBench's script, its rule for formulas included.
+    /// OCRBench's script, including its rule for formulas.
     Ocrbench,
 }
 
 impl AnswerType {
-    /// Whether an answer is an option's letter.
-    pub fn names_option(self) -> bool {
+    /// Whether the answer is the letter of an option.
+    pub fn is_multiple_choice(self) -> bool {
         matches!(self, AnswerType::Letter | AnswerType::Mmbench)
     }
 }
@@ -47,54 +48,54 @@ impl AnswerType {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Item {
     pub id: String,
-    /// The data set it belongs to: a row's group in mixes and tables.
+    /// The data set of the item; mixes and tables group by it.
     pub dataset: String,
-    /// `<first 16 hex digits of the pack's hash>/<member name>`; none for text-only items.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one_image")]
+    /// `<first 16 hex digits of the pack's hash>/<member name>`; `None` for text-only items.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "deserialize_image")]
     #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
     pub image: Option<String>,
     pub question: String,
-    /// Texts of options A, B, C, ...; empty unless the answer is a letter.
+    /// Texts of the options A, B, C, ...; empty unless the answer is a letter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
     pub answer_type: AnswerType,
-    /// Accepted answers; the best match counts.
+    /// Accepted answers. The best match counts.
     pub answers: Vec<String>,
-    /// A reasoning text that comes with the data (a synthetic task's own, or a human's), without the answer line.
+    /// A reasoning text that comes with the data, without the answer line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rationale: Option<String>,
-    /// The answer that `rationale` arrives at, where that is not the first of `answers`: a teacher may write it
-    /// differently, or be wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub concluded: Option<String>,
+    /// The answer that `rationale` ends with, if it differs from the first of `answers`: a teacher may spell the answer
+    /// differently or be wrong.
+    #[serde(rename = "concluded", default, skip_serializing_if = "Option::is_none")]
+    pub rationale_answer: Option<String>,
 }
 
-/// A training row: the loss counts on the response only.
+/// A training example. The loss covers the response only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub id: String,
     pub dataset: String,
-    /// Which source of a mix it came from; empty before mixing.
+    /// The mix source that the row comes from; empty before mixing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one_image")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "deserialize_image")]
     #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
     pub image: Option<String>,
-    /// The user's turn, instruction included, as the model sees it.
+    /// The user's turn with its instruction, as the model gets it.
     pub prompt: String,
     pub response: String,
-    /// The question alone, by which it is known again under another instruction; none where it is not known.
+    /// The question without instruction, if known. It identifies the question when another instruction is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
 }
 
-/// Why a sample ended.
+/// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Finish {
+pub enum FinishReason {
     /// The end-of-turn token.
     Stop,
-    /// The token limit: the response is cut.
+    /// The token limit; the response is truncated.
     Length,
 }
 
@@ -102,21 +103,21 @@ pub enum Finish {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
     pub text: String,
-    pub finish: Finish,
-    /// Generated tokens, the end-of-turn token included.
+    pub finish: FinishReason,
+    /// Number of generated tokens, including the end-of-turn token.
     pub tokens: u32,
-    /// Bytes at the start of the text that are thinking, and no part of the answer.
+    /// Number of bytes at the start of the text that are thinking and not part of the answer.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub thinking: usize,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
 impl Sample {
-    /// What is judged: the text behind its thinking.
+    /// The text after the thinking. This part is judged.
     pub fn answer(&self) -> &str {
         self.text.get(self.thinking..).unwrap_or_default()
     }
@@ -126,91 +127,93 @@ impl Sample {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Rollout {
     pub item: Item,
-    /// The user's turn that was asked.
+    /// The prompt: the user's turn.
     pub prompt: String,
     pub samples: Vec<Sample>,
 }
 
-/// A verdict over one sample.
+/// The result of judging one sample.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     pub text: String,
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// The final answer that was found, if one was.
     pub answer: Option<String>,
-    /// Followed the prompt's form: marker present (CoT) or absent (direct), and ended by itself.
+    /// Whether the response has the form that the prompt asks for: answer marker present (CoT) or absent (direct), and
+    /// ended by the model itself.
     pub compliant: bool,
-    /// No answer of the item's type could be read, whatever the form. Not written where one was read.
+    /// Whether the answer could not be parsed as the item's type. Omitted from the file if false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unreadable: bool,
-    /// 0 to 1; a sample without a readable answer has 0.
+    /// From 0 to 1; 0 without a readable answer.
     pub score: f64,
-    /// Counted as right: read, in the asked form, and `score` reaches the judge's threshold.
+    /// Whether the sample counts as right: readable, compliant, and `score` reaches the judge's threshold.
     pub correct: bool,
 }
 
 impl Verdict {
-    /// Whether an answer was read from a response in the asked form.
+    /// Whether the response is compliant and its answer is readable.
     pub fn is_readable(&self) -> bool {
         self.compliant && !self.unreadable
     }
 
-    /// Right beyond doubt: what a program outside calls right and unreadable at once is not.
+    /// Whether the sample is right. A judging program may report `correct` and `unreadable` together; such a sample is
+    /// not right.
     pub fn is_right(&self) -> bool {
         self.correct && !self.unreadable
     }
 }
 
-/// The judged samples of one item.
+/// The verdicts on all samples of one item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Judged {
+pub struct JudgedItem {
     pub item: Item,
     pub prompt: String,
     pub verdicts: Vec<Verdict>,
 }
 
-/// A judged response with its log-ratio `log policy(y | x) - log reference(y | x)`, whole and token by token.
+/// A judged response with its log-ratio `log policy(y | x) - log reference(y | x)`: total and per token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Credit {
+pub struct CreditedResponse {
     #[serde(flatten)]
     pub verdict: Verdict,
-    /// The sum over the tokens, or their mean where a stage asks for it.
+    /// The sum over the tokens, or their mean if the stage is configured so.
     pub log_ratio: f64,
-    /// Each scored token's text and log-ratio; the end of the turn is written by its name.
+    /// Text and log-ratio of each scored token; the end-of-turn token is written by name.
     pub tokens: Vec<(String, f32)>,
 }
 
-/// The credits of one item's responses, in the order of the samples.
+/// The credited responses of one item, in the order of the samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Credited {
+pub struct CreditedItem {
     pub item: Item,
     pub prompt: String,
-    pub responses: Vec<Credit>,
+    pub responses: Vec<CreditedResponse>,
 }
 
-/// A preference pair: `chosen` answers right, `rejected` wrong.
+/// A preference pair: `chosen` is right, `rejected` is wrong.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pair {
-    /// `<item id>#<number of the pair>`.
+    /// `<item id>#<pair number>`.
     pub id: String,
     pub dataset: String,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "one_image")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "deserialize_image")]
     #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
     pub image: Option<String>,
     pub prompt: String,
     pub chosen: String,
     pub rejected: String,
-    /// Whether the text was cut: a cut response carries no end-of-turn token in the loss.
-    #[serde(default)]
-    pub chosen_cut: bool,
-    #[serde(default)]
-    pub rejected_cut: bool,
-    /// The question alone, as in [`Row`].
+    /// Whether the text was truncated. A truncated response has no end-of-turn token in the loss.
+    #[serde(rename = "chosen_cut", default)]
+    pub chosen_truncated: bool,
+    #[serde(rename = "rejected_cut", default)]
+    pub rejected_truncated: bool,
+    /// The question without instruction, as in [`Row`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
 }
 
-/// One evaluated item.
+/// The score of one evaluated item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     pub id: String,
@@ -220,58 +223,59 @@ pub struct Score {
     pub prompt: String,
     pub gold: Vec<String>,
     pub response: String,
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// The final answer that was found, if one was.
     pub answer: Option<String>,
     pub compliant: bool,
-    /// No answer of the item's type could be read. Not written where one was read.
+    /// Whether the answer could not be parsed as the item's type. Omitted from the file if false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unreadable: bool,
-    /// 0 to 1 by the item's answer type.
+    /// From 0 to 1, by the rule of the item's answer type.
     pub score: f64,
-    /// What of the item the model was trained on; none for nothing, or where that is not known.
+    /// The part of the item that the model was trained on; `None` if there is none or it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Overlap>,
 }
 
-/// What of an evaluated item was trained on.
+/// The part of an evaluated item that occurs in the training data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Overlap {
-    /// Its image, under another question.
+    /// The image, with another question.
     Image,
-    /// Its question, with the same image.
+    /// The question, with the same image.
     Question,
 }
 
 /// One line of a training curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
-    /// Optimizer steps done, from 1.
+    /// Finished optimizer steps, from 1.
     pub step: u64,
-    /// Mean loss since the last line.
+    /// Mean loss since the previous line.
     pub loss: f64,
     pub learning_rate: f64,
     /// Global gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Loss tokens so far.
+    /// Tokens in the loss so far.
     pub tokens: u64,
-    /// DPO only: share of pairs whose implicit reward prefers the chosen response, since the last line.
+    /// DPO only: share of pairs, since the previous line, for which the implicit reward of the chosen response is
+    /// higher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_accuracy: Option<f64>,
-    /// DPO only: mean implicit reward margin (beta times the difference of log-ratios).
+    /// DPO only: mean implicit reward margin, `beta` times the difference of the log-ratios.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_margin: Option<f64>,
 }
 
-/// The image of a record. Keys that other programs use come here as well: they are an error, and not a record without
-/// its picture.
-fn one_image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+/// Deserializes the image of a record. Keys that other programs use for images are read here too, so that they cause an
+/// error; otherwise the record would silently lose its image.
+fn deserialize_image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     match Value::deserialize(deserializer)? {
         Value::Null => Ok(None),
         Value::String(key) => Ok(Some(key)),
         Value::Array(keys) if keys.is_empty() => Ok(None),
-        _ => Err(D::Error::custom("a record has one image at most, whose key is a text in `image`")),
+        _ => Err(D::Error::custom("a record has at most one image: a string in `image`")),
     }
 }
 
@@ -280,7 +284,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_has_one_image_at_most() {
+    fn a_record_has_at_most_one_image() {
         let read = |image: &str| {
             let text = format!(r#"{{"id": "1", "dataset": "d", {image} "prompt": "?", "response": "4"}}"#);
             serde_json::from_str::<Row>(&text).map(|row| row.image).map_err(|error| error.to_string())
@@ -288,7 +292,7 @@ mod tests {
         assert_eq!((read(""), read(r#""image": null,"#), read(r#""images": [],"#)), (Ok(None), Ok(None), Ok(None)));
         assert_eq!(read(r#""image": "a/b.png","#), Ok(Some("a/b.png".to_string())));
         let error = read(r#""images": ["a/b.png"],"#).unwrap_err();
-        assert!(error.starts_with("a record has one image at most, whose key is a text in `image`"), "{error}");
+        assert!(error.starts_with("a record has at most one image: a string in `image`"), "{error}");
         let error = read(r#""image": "a/b.png", "images": ["c"],"#).unwrap_err();
         assert!(error.starts_with("duplicate field `image`"), "{error}");
     }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answers::canonical;
-use super::records::{Credit, Item};
+use super::records::{CreditedResponse, Item};
 
 /// How one of several responses is picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
@@ -25,7 +25,7 @@ pub enum Strategy {
 /// What a response's vote weighs, of its log-ratio.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Weight {
+pub enum VoteWeight {
     /// `1 / (1 + exp(-log_ratio))`.
     #[default]
     Sigmoid,
@@ -38,7 +38,7 @@ pub enum Weight {
 /// Only a response in the asked form whose answer was read has a vote and a rank; where none has, the first stands.
 /// Answers that are written differently and are the same have their votes together. A tie goes to the answer whose
 /// first sample came first, and of one answer's responses the one of the greatest weight is taken.
-pub fn pick(item: &Item, responses: &[Credit], strategy: Strategy, weight: Weight) -> Option<usize> {
+pub fn pick(item: &Item, responses: &[CreditedResponse], strategy: Strategy, weight: VoteWeight) -> Option<usize> {
     let readable = responses.iter().enumerate().filter(|(_, credit)| credit.verdict.is_readable());
     let votes: Vec<(usize, String)> = readable
         .filter_map(|(place, credit)| Some((place, canonical(item, credit.verdict.answer.as_deref()?))))
@@ -53,9 +53,9 @@ pub fn pick(item: &Item, responses: &[Credit], strategy: Strategy, weight: Weigh
         Strategy::Weighted => {
             let top = highest(&|place| responses[place].log_ratio).map_or(0.0, |place| responses[place].log_ratio);
             elect(&votes, &|place| match weight {
-                Weight::Sigmoid => 1.0 / (1.0 + (-responses[place].log_ratio).exp()),
+                VoteWeight::Sigmoid => 1.0 / (1.0 + (-responses[place].log_ratio).exp()),
                 // A common factor changes no order; this one keeps the sums finite.
-                Weight::Exp => (responses[place].log_ratio - top).exp(),
+                VoteWeight::Exp => (responses[place].log_ratio - top).exp(),
             })
         }
     };
@@ -81,49 +81,22 @@ fn greatest(values: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-    use crate::answers::{CORRECT_FROM, judge};
-    use crate::prompts::Style;
-    use crate::records::{AnswerType, Credited, Finish};
-
-    fn item() -> Item {
-        Item {
-            id: "1".into(),
-            dataset: "toy".into(),
-            image: None,
-            question: "1 + 2?".into(),
-            options: vec![],
-            answer_type: AnswerType::Number,
-            answers: vec!["3".into()],
-            rationale: None,
-            concluded: None,
-        }
-    }
-
-    /// A response with this answer; none for the answer `""`. The right one is 3.
-    pub(crate) fn credit(answer: &str, log_ratio: f64) -> Credit {
-        let text = if answer.is_empty() { "I do not know.".to_string() } else { format!("So.\n### Answer: {answer}") };
-        Credit { verdict: judge(&item(), &text, Finish::Stop, Style::Cot, CORRECT_FROM), log_ratio, tokens: Vec::new() }
-    }
-
-    /// A question with these answers and their log-ratios.
-    pub(crate) fn question(answers: &[&str], log_ratios: &[f64]) -> Credited {
-        let responses = answers.iter().zip(log_ratios).map(|(answer, ratio)| credit(answer, *ratio)).collect();
-        Credited { item: item(), prompt: "1 + 2?".into(), responses }
-    }
+    use crate::records::CreditedItem;
+    use crate::tests::support::credited_item;
 
     /// What every strategy picks: first, majority, best, weighted by sigmoid and by exp, oracle.
     fn picks(answers: &[&str], log_ratios: &[f64]) -> [Option<usize>; 6] {
-        let Credited { item, responses, .. } = question(answers, log_ratios);
+        let CreditedItem { item, responses, .. } = credited_item(answers, log_ratios);
         let with = |strategy, weight| pick(&item, &responses, strategy, weight);
         [
-            with(Strategy::First, Weight::Sigmoid),
-            with(Strategy::Majority, Weight::Sigmoid),
-            with(Strategy::Best, Weight::Sigmoid),
-            with(Strategy::Weighted, Weight::Sigmoid),
-            with(Strategy::Weighted, Weight::Exp),
-            with(Strategy::Oracle, Weight::Sigmoid),
+            with(Strategy::First, VoteWeight::Sigmoid),
+            with(Strategy::Majority, VoteWeight::Sigmoid),
+            with(Strategy::Best, VoteWeight::Sigmoid),
+            with(Strategy::Weighted, VoteWeight::Sigmoid),
+            with(Strategy::Weighted, VoteWeight::Exp),
+            with(Strategy::Oracle, VoteWeight::Sigmoid),
         ]
     }
 
@@ -154,7 +127,7 @@ pub(super) mod tests {
         assert_eq!(picks(&["", "", "4", "3"], &[9.0, 9.0, 1.0, 0.0]), [0, 2, 2, 2, 2, 3].map(Some));
         // Nothing else is there: the first stands, and its score is 0.
         assert_eq!(picks(&["", ""], &[0.0, 1.0]), [Some(0); 6]);
-        assert!(question(&[""], &[0.0]).responses[0].verdict.score < 0.5);
+        assert!(credited_item(&[""], &[0.0]).responses[0].verdict.score < 0.5);
         assert_eq!(picks(&[], &[]), [None; 6]);
     }
 

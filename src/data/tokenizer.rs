@@ -18,14 +18,14 @@ use tokenizers::{
     AddedToken, Encoding, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
 };
 
-use super::tokenizer_bounds::{LARGEST, Pipeline};
+use super::tokenizer_limits::{MAX_FILE_BYTES, Pipeline};
 use ablate_core::base::files;
 
 /// The special tokens, in the order of their ids in a tokenizer that is trained here.
-pub const SPECIAL: [&str; 5] = ["<|pad|>", "<|image|>", "<|user|>", "<|assistant|>", "<|end|>"];
+pub const SPECIAL_TOKENS: [&str; 5] = ["<|pad|>", "<|image|>", "<|user|>", "<|assistant|>", "<|end|>"];
 
 /// The name of the token that ends a turn.
-pub const END: &str = SPECIAL[4];
+pub const END_TOKEN: &str = SPECIAL_TOKENS[4];
 
 /// The file's name in a folder, as `transformers` knows it.
 pub const FILE: &str = "tokenizer.json";
@@ -42,7 +42,7 @@ pub struct Tokenizer {
 
 /// Ids of our special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Special {
+pub struct SpecialTokens {
     pub pad: u32,
     /// Stands where the projector's output for one image patch goes.
     pub image: u32,
@@ -56,11 +56,11 @@ impl Tokenizer {
     /// Byte-level BPE with at most `vocab` tokens: the special tokens, 256 bytes, then merges. Every digit is a
     /// token of its own, so that numbers are spelled alike wherever they stand. Any text can be encoded.
     pub fn train_bpe<'a>(texts: impl IntoIterator<Item = &'a str>, vocab: usize) -> Result<Tokenizer> {
-        let least = SPECIAL.len() + 256;
+        let least = SPECIAL_TOKENS.len() + 256;
         if vocab < least {
             bail!(
                 "a byte-level vocabulary has at least {least} tokens ({} special, 256 bytes), not {vocab}",
-                SPECIAL.len()
+                SPECIAL_TOKENS.len()
             );
         }
         let mut inner = tokenizers::Tokenizer::new(BPE::default());
@@ -74,13 +74,13 @@ impl Tokenizer {
             .min_frequency(2)
             .show_progress(false)
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-            .special_tokens(SPECIAL.iter().map(|name| AddedToken::from(*name, true)).collect())
+            .special_tokens(SPECIAL_TOKENS.iter().map(|name| AddedToken::from(*name, true)).collect())
             .build();
         let texts: Vec<String> = texts.into_iter().map(str::to_string).collect();
         inner
             .train(&mut TrainerWrapper::from(trainer), texts.into_iter())
             .map_err(|error| anyhow!("cannot train the tokenizer: {error}"))?;
-        Tokenizer::new(inner)
+        Tokenizer::with_special_tokens(inner)
     }
 
     /// One token per word, digit or other character, the most frequent first, at most `vocab` in all. A word that
@@ -98,16 +98,16 @@ impl Tokenizer {
         }
         let mut words: Vec<(String, u64)> = counts.into_iter().collect();
         words.sort_by(|(one, count), (other, larger)| larger.cmp(count).then_with(|| one.cmp(other)));
-        if words.len() + SPECIAL.len() > vocab {
+        if words.len() + SPECIAL_TOKENS.len() > vocab {
             bail!(
                 "the texts have {} different words, and `vocab` = {vocab} leaves room for {}: \
                  raise `vocab`, or use kind `bpe`",
                 words.len(),
-                vocab.saturating_sub(SPECIAL.len())
+                vocab.saturating_sub(SPECIAL_TOKENS.len())
             );
         }
         let words = words.into_iter().map(|(word, _)| word);
-        let names = SPECIAL.iter().map(ToString::to_string).chain(words);
+        let names = SPECIAL_TOKENS.iter().map(ToString::to_string).chain(words);
         let model = WordLevel::builder()
             .vocab(names.zip(0u32..).collect())
             // Not in the vocabulary: an unknown word is an error, not a token.
@@ -117,17 +117,12 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(model);
         inner.with_pre_tokenizer(Some(splitter));
         inner.with_decoder(Some(Fuse::new()));
-        Tokenizer::new(inner)
-    }
-
-    /// A `tokenizer.json` from elsewhere. Special tokens of ours that it does not have are added at the end.
-    pub fn import(path: &Path) -> Result<Tokenizer> {
-        Tokenizer::read(path)
+        Tokenizer::with_special_tokens(inner)
     }
 
     /// Reads a `tokenizer.json`, or the one in a folder.
     pub fn read(path: &Path) -> Result<Tokenizer> {
-        Tokenizer::new(load(path)?).with_context(|| format!("`{}` cannot be used", path.display()))
+        Tokenizer::with_special_tokens(load(path)?).with_context(|| format!("`{}` cannot be used", path.display()))
     }
 
     /// Writes a `tokenizer.json` that the `tokenizers` and `transformers` packages read too.
@@ -136,7 +131,7 @@ impl Tokenizer {
         files::write_atomic(path, text.as_bytes())
     }
 
-    /// The ids of a text. Special tokens in the text are plain characters here; only the chat layout places them.
+    /// The ids of a text. SpecialTokens tokens in the text are plain characters here; only the chat layout places them.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| unknown_word(text, &*error))?;
         Ok(encoding.get_ids().to_vec())
@@ -159,7 +154,7 @@ impl Tokenizer {
         Ok(pieces)
     }
 
-    /// The text of ids. Special tokens are written by their names, so that nothing a model said is hidden; bytes
+    /// The text of ids. SpecialTokens tokens are written by their names, so that nothing a model said is hidden; bytes
     /// that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, false).map_err(|error| anyhow!("cannot decode {} tokens: {error}", ids.len()))
@@ -167,7 +162,7 @@ impl Tokenizer {
 
     /// The text of the first `count` tokens, and whether anything was cut off. A character that the cut would part
     /// goes as a whole.
-    pub fn cut(&self, text: &str, count: usize) -> Result<(String, bool)> {
+    pub fn truncate(&self, text: &str, count: usize) -> Result<(String, bool)> {
         let ids = self.encode(text)?;
         if ids.len() <= count {
             return Ok((text.to_string(), false));
@@ -182,12 +177,12 @@ impl Tokenizer {
     }
 
     /// Number of ids, the special tokens included.
-    pub fn vocab(&self) -> usize {
+    pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
     /// Whether a model with an embedding of so many rows has one for every id. More rows than ids are padding.
-    pub fn check_rows(&self, rows: usize) -> Result<()> {
+    pub fn check_embedding_rows(&self, rows: usize) -> Result<()> {
         let ids = self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if ids > rows {
             bail!("the tokenizer has {ids} tokens, the model's embedding {rows} rows");
@@ -196,24 +191,30 @@ impl Tokenizer {
     }
 
     /// The ids of our special tokens. The tokenizer of a Hugging Face folder has none of them.
-    pub fn special(&self) -> Result<Special> {
+    pub fn special(&self) -> Result<SpecialTokens> {
         let id = |name: &str| {
             self.inner.token_to_id(name).ok_or_else(|| anyhow!("the tokenizer has no special token `{name}`"))
         };
-        let [pad, image, user, assistant, end] = SPECIAL;
-        Ok(Special { pad: id(pad)?, image: id(image)?, user: id(user)?, assistant: id(assistant)?, end: id(end)? })
+        let [pad, image, user, assistant, end] = SPECIAL_TOKENS;
+        Ok(SpecialTokens {
+            pad: id(pad)?,
+            image: id(image)?,
+            user: id(user)?,
+            assistant: id(assistant)?,
+            end: id(end)?,
+        })
     }
 
     /// A tokenizer with our special tokens.
-    fn new(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
+    fn with_special_tokens(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
         inner
-            .add_special_tokens(SPECIAL.iter().map(|name| AddedToken::from(*name, true)))
+            .add_special_tokens(SPECIAL_TOKENS.iter().map(|name| AddedToken::from(*name, true)))
             .map_err(|error| anyhow!("cannot add the special tokens: {error}"))?;
-        Tokenizer::untouched(inner)
+        Tokenizer::without_added_tokens(inner)
     }
 
     /// A tokenizer with the vocabulary that it has.
-    pub(super) fn untouched(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
+    pub(super) fn without_added_tokens(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
         inner.set_encode_special_tokens(true);
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| anyhow!("cannot switch truncation off: {error}"))?;
@@ -226,8 +227,8 @@ pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
     let inside = path.join(FILE);
     let path = if path.is_dir() { &inside } else { path };
     let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    if size > LARGEST {
-        bail!("`{}` has {size} bytes: at most {LARGEST} are possible", path.display());
+    if size > MAX_FILE_BYTES {
+        bail!("`{}` has {size} bytes: at most {MAX_FILE_BYTES} are possible", path.display());
     }
     let bytes = files::read_bytes(path)?;
     parse(&bytes).with_context(|| format!("`{}` is not a tokenizer", path.display()))
@@ -290,9 +291,9 @@ mod tests {
     #[test]
     fn a_text_is_cut_between_characters() {
         let tokenizer = Tokenizer::train_bpe([""], 261).unwrap();
-        assert_eq!(tokenizer.cut("aé3", 2).unwrap(), ("a".to_string(), true));
-        assert_eq!(tokenizer.cut("aé3", 3).unwrap(), ("aé".to_string(), true));
-        assert_eq!(tokenizer.cut("aé3", 4).unwrap(), ("aé3".to_string(), false));
+        assert_eq!(tokenizer.truncate("aé3", 2).unwrap(), ("a".to_string(), true));
+        assert_eq!(tokenizer.truncate("aé3", 3).unwrap(), ("aé".to_string(), true));
+        assert_eq!(tokenizer.truncate("aé3", 4).unwrap(), ("aé3".to_string(), false));
     }
 
     #[test]
@@ -321,8 +322,8 @@ mod tests {
             let tokenizer = train.unwrap();
             tokenizer.write(&path).unwrap();
             let again = Tokenizer::read(&path).unwrap();
-            assert_eq!(again.special().unwrap(), Special { pad: 0, image: 1, user: 2, assistant: 3, end: 4 });
-            assert_eq!(again.vocab(), tokenizer.vocab());
+            assert_eq!(again.special().unwrap(), SpecialTokens { pad: 0, image: 1, user: 2, assistant: 3, end: 4 });
+            assert_eq!(again.vocab_size(), tokenizer.vocab_size());
             assert_eq!(again.encode(TEXTS[1]).unwrap(), tokenizer.encode(TEXTS[1]).unwrap());
             assert!(!again.encode("<|end|>").unwrap_or_default().contains(&4));
         }
@@ -347,7 +348,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         files::write_atomic(&path, b"{\"version\":\"1.0\"}").unwrap();
-        let error = Tokenizer::import(&path).unwrap_err().to_string();
+        let error = Tokenizer::read(&path).unwrap_err().to_string();
         assert_eq!(error, format!("`{}` is not a tokenizer", path.display()));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use ablate_data::pixels::Images;
+use ablate_data::images::ImageLoader;
 
 /// The size of an image, and how it is cut into tiles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +33,14 @@ pub trait PixelSource: Sync {
     fn pixel_values(&self, key: &str) -> Result<PixelValues>;
 }
 
-impl PixelSource for Images {
+impl PixelSource for ImageLoader {
     fn shape(&self, key: &str) -> Result<ImageShape> {
         let (width, height) = self.size(key)?;
         Ok(ImageShape { width, height, grid: self.processor().grid(width, height) })
     }
 
     fn pixel_values(&self, key: &str) -> Result<PixelValues> {
-        Ok(PixelValues { shape: self.shape(key)?, values: self.pixels(key)? })
+        Ok(PixelValues { shape: self.shape(key)?, values: self.load(key)? })
     }
 }
 

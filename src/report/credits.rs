@@ -3,8 +3,8 @@
 
 use serde::Serialize;
 
-use ablate_data::credits::lowest;
-use ablate_data::records::{Credit, Credited};
+use ablate_data::records::{CreditedItem, CreditedResponse};
+use ablate_data::token_credit::lowest;
 
 /// Questions that are shown of one instance.
 pub(super) const QUESTIONS: usize = 3;
@@ -16,7 +16,7 @@ pub(super) const INSTANCES: usize = 4;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Credits {
     pub instance: String,
-    pub questions: Vec<Credited>,
+    pub questions: Vec<CreditedItem>,
 }
 
 /// What one instance's credits look like.
@@ -36,18 +36,18 @@ pub struct CreditedPair {
     /// Encoded image; left out of the JSON.
     #[serde(skip)]
     pub image: Option<Vec<u8>>,
-    pub right: Credit,
-    pub wrong: Credit,
+    pub right: CreditedResponse,
+    pub wrong: CreditedResponse,
 }
 
 /// Whether a question has a right and a wrong response with tokens to show.
-pub(super) fn is_shown(credited: &Credited) -> bool {
+pub(super) fn is_shown(credited: &CreditedItem) -> bool {
     first(credited, true).is_some() && first(credited, false).is_some()
 }
 
 /// The maps of all instances that have a question to show.
 pub(super) fn maps(credits: &[Credits], images: &dyn Fn(&str) -> Option<Vec<u8>>) -> Vec<CreditMap> {
-    let question = |credited: &Credited| {
+    let question = |credited: &CreditedItem| {
         Some(CreditedPair {
             id: credited.item.id.clone(),
             dataset: credited.item.dataset.clone(),
@@ -65,6 +65,6 @@ pub(super) fn maps(credits: &[Credits], images: &dyn Fn(&str) -> Option<Vec<u8>>
     credits.iter().map(map).filter(|map| !map.questions.is_empty()).take(INSTANCES).collect()
 }
 
-fn first(credited: &Credited, right: bool) -> Option<&Credit> {
+fn first(credited: &CreditedItem, right: bool) -> Option<&CreditedResponse> {
     credited.responses.iter().find(|credit| credit.verdict.correct == right && lowest(credit).is_some())
 }

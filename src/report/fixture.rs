@@ -1,7 +1,7 @@
 //! Small made-up evaluations for the tests of reports.
 
 use super::input::{ContrastRequest, Evaluation, ReportInput, ScoreRows, Selector, TableRequest};
-use ablate_data::records::{AnswerType, Credit, Credited, Finish, Item, Score, Verdict};
+use ablate_data::records::{AnswerType, CreditedItem, CreditedResponse, FinishReason, Item, Score, Verdict};
 
 /// One score: `id` names its data set before the first dash.
 pub(super) fn score(id: &str, value: f64) -> Score {
@@ -12,7 +12,7 @@ pub(super) fn score(id: &str, value: f64) -> Score {
         prompt: format!("How many in {id}?"),
         gold: vec!["7".to_string()],
         response: format!("I see {value}.\n### Answer: {value}"),
-        finish: Finish::Stop,
+        finish: FinishReason::Stop,
         answer: Some(value.to_string()),
         compliant: value >= 0.0,
         unreadable: false,
@@ -93,11 +93,11 @@ pub(super) fn study() -> Vec<Evaluation> {
 }
 
 /// A question with right and wrong responses of two tokens each.
-pub(super) fn credited(responses: &[bool]) -> Credited {
-    let credit = |&correct: &bool| Credit {
+pub(super) fn credited(responses: &[bool]) -> CreditedItem {
+    let credit = |&correct: &bool| CreditedResponse {
         verdict: Verdict {
             text: "1+2=3".to_string(),
-            finish: Finish::Stop,
+            finish: FinishReason::Stop,
             answer: Some("3".to_string()),
             compliant: true,
             unreadable: false,
@@ -116,7 +116,7 @@ pub(super) fn credited(responses: &[bool]) -> Credited {
         answer_type: AnswerType::Number,
         answers: vec!["3".to_string()],
         rationale: None,
-        concluded: None,
+        rationale_answer: None,
     };
-    Credited { item, prompt: "1+2?".to_string(), responses: responses.iter().map(credit).collect() }
+    CreditedItem { item, prompt: "1+2?".to_string(), responses: responses.iter().map(credit).collect() }
 }

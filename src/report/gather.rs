@@ -16,7 +16,7 @@ use ablate_core::base::Hash;
 use ablate_core::stage::ArtifactKind;
 use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
-use ablate_data::records::Credited;
+use ablate_data::records::CreditedItem;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
 use ablate_experiment::{self, Expansion, Experiment, GroupBy, Instance, InstanceId, ReportSpec, Upstream};
 use ablate_store::{SlimRecord, StageRecord, Store};
@@ -157,8 +157,8 @@ impl Desk<'_> {
     }
 
     /// The credited questions that are shown of an instance, without reading its other ones; none when it has none.
-    fn credited(&self, id: InstanceId) -> Result<Option<Vec<Credited>>> {
-        let shown = |path: &Path| jsonl::first(path, QUESTIONS, credits::is_shown);
+    fn credited(&self, id: InstanceId) -> Result<Option<Vec<CreditedItem>>> {
+        let shown = |path: &Path| jsonl::read_first(path, QUESTIONS, credits::is_shown);
         Ok(self.read(id, ArtifactKind::Credits, shown)?.filter(|questions| !questions.is_empty()))
     }
 

@@ -7,7 +7,7 @@ use super::cells::{Answers, Cells, Choice};
 use super::compute::{Layout, label};
 use super::input::{DATASET, Selector, TableRequest};
 use super::table::Table;
-use ablate_data::records::{Finish, Score};
+use ablate_data::records::{FinishReason, Score};
 
 /// Items that one cell answers right and another wrong.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -188,6 +188,6 @@ fn response(label: String, score: &Score) -> Response {
         score: score.score,
         compliant: score.compliant,
         unreadable: score.unreadable,
-        cut: score.finish == Finish::Length,
+        cut: score.finish == FinishReason::Length,
     }
 }

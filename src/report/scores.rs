@@ -78,7 +78,7 @@ impl<'a> Measurements<'a> {
                     known.clone()
                 } else {
                     let mut scores = Vec::new();
-                    jsonl::each(path, |at, score| scores.push(index.add(at, score)))
+                    jsonl::for_each(path, |at, score| scores.push(index.add(at, score)))
                         .with_context(|| format!("`{}`: its scores cannot be read", evaluation.instance))?;
                     files.entry(path).or_insert(scores.into()).clone()
                 }),
@@ -97,7 +97,7 @@ impl<'a> Measurements<'a> {
         let Evaluation { instance, scores, .. } = self.evaluations[evaluation].evaluation;
         let read = match scores {
             Some(ScoreRows::Listed(scores)) => scores.get(scored.at as usize).cloned().context("the score is gone"),
-            Some(ScoreRows::File(path)) => jsonl::at(path, scored.at),
+            Some(ScoreRows::File(path)) => jsonl::read_at(path, scored.at),
             None => Err(anyhow::anyhow!("it has not run")),
         };
         read.with_context(|| format!("`{instance}`: its scores cannot be read"))

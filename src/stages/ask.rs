@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::loaded_model::Model;
 use super::sampling::Ends;
 use ablate_core::base::{Progress, Seed};
-use ablate_data::outside;
-use ablate_data::pixels::Images;
-use ablate_data::records::Finish;
+use ablate_data::external_rows;
+use ablate_data::images::ImageLoader;
+use ablate_data::records::FinishReason;
 use ablate_nn::infer::{GenerateConfig, generate};
 use ablate_nn::{DeviceChoice, Resources};
 
@@ -43,7 +43,7 @@ pub struct Question {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Answer {
     pub text: String,
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// Tokens of the question, those of the image included.
     pub prompt_tokens: usize,
     /// Tokens that were generated, the one that ends the answer included.
@@ -60,14 +60,14 @@ pub fn ask(question: &Question, progress: &dyn Progress, heard: &(dyn Fn(&str) +
     let key = question.image.as_ref().map(|path| path.display().to_string());
     let images = |processor| {
         let image = key.as_deref().zip(question.image.as_deref());
-        Images::of_files(&image.into_iter().collect::<Vec<_>>(), question.exif_orientation, processor)
+        ImageLoader::from_files(&image.into_iter().collect::<Vec<_>>(), question.exif_orientation, processor)
     };
     let model = Model::open(&question.model, images)?;
     if question.image.is_some() && model.checkpoint.architecture.vision.is_none() {
         bail!("`{}` is a language model, which takes no image", question.model.display());
     }
-    let text = outside::question(&question.text, key.is_some()).map_err(|what| anyhow!("{what}"))?;
-    let prompt = model.chat.prompt("question", &text, key.as_deref())?;
+    let text = external_rows::parse_question(&question.text, key.is_some()).map_err(|what| anyhow!("{what}"))?;
+    let prompt = model.chat.encode_prompt("question", &text, key.as_deref())?;
     let device = DeviceChoice::resolve(&question.device)?;
     let resources = Resources { device, threads: question.threads.max(1), progress };
     let config = GenerateConfig {

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use ablate_core::base::wrong_input;
 use ablate_core::stage::{ArtifactKind, ConfigError, Input, InputPath, InputSource, Reference};
-use ablate_data::gold;
-use ablate_data::jsonl::{self, Mistakes};
-use ablate_data::pairs::cut_words;
+use ablate_data::gold_answers;
+use ablate_data::jsonl::{self, ErrorList};
+use ablate_data::pairs::truncate_words;
 use ablate_data::records::Item;
 use ablate_data::tokenizer::Tokenizer;
 
@@ -35,8 +35,8 @@ impl Truncate {
     /// What is kept of a text, and whether anything was cut off. Tokens are those of `tokenizer`.
     pub(super) fn cut(self, text: &str, tokenizer: Option<&Tokenizer>) -> Result<(String, bool)> {
         match (self, tokenizer) {
-            (Truncate::Words(words), _) => Ok(cut_words(text, words)),
-            (Truncate::Tokens(tokens), Some(tokenizer)) => tokenizer.cut(text, tokens),
+            (Truncate::Words(words), _) => Ok(truncate_words(text, words)),
+            (Truncate::Tokens(tokens), Some(tokenizer)) => tokenizer.truncate(text, tokens),
             (Truncate::Tokens(_), None) => Err(anyhow!("BUG: tokens are to be counted without a tokenizer")),
             (Truncate::None, _) => Ok((text.to_string(), false)),
         }
@@ -104,12 +104,12 @@ pub(super) fn read_items(input: &InputPath) -> Result<Vec<Item>> {
 
 /// Whether every item has a name of its own and gold answers that could be right.
 pub(super) fn check_items<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> Result<()> {
-    let mut mistakes = Mistakes::default();
-    if let Err(what) = gold::check_ids(items.clone()) {
+    let mut mistakes = ErrorList::default();
+    if let Err(what) = gold_answers::check_ids(items.clone()) {
         mistakes.add(what);
     }
     for item in items {
-        for what in gold::check(item) {
+        for what in gold_answers::check(item) {
             mistakes.add(format!("item `{}` of `{}`: {what}", item.id, item.dataset));
         }
     }
@@ -118,7 +118,7 @@ pub(super) fn check_items<'a>(items: impl Iterator<Item = &'a Item> + Clone) -> 
 
 /// Fails a training that would learn to say nothing.
 pub(super) fn check_responses<'a>(responses: impl Iterator<Item = (&'a String, &'a String, &'a String)>) -> Result<()> {
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = ErrorList::default();
     for (id, dataset, _) in responses.filter(|(.., response)| response.trim().is_empty()) {
         mistakes.add(format!("row `{id}` of `{dataset}`: there is no response to learn"));
     }

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use rayon::prelude::*;
 
 use ablate_core::base::{Hash, Progress};
+use ablate_data::external_rows;
 use ablate_data::images::PackWriter;
-use ablate_data::jsonl::Mistakes;
-use ablate_data::outside;
+use ablate_data::jsonl::ErrorList;
 
 /// Images that are read and decoded before they are written to the pack, and the size of their files in bytes.
 const PACKED_AT_ONCE: usize = 512;
@@ -28,7 +28,7 @@ pub(super) struct Named<'a> {
 }
 
 /// Writes every image that a row names, once, in the order of the rows. Those that cannot be decoded are reported
-/// together, up to ten, each with the first row that names it. See [`outside::image_bytes`] for `exif_orientation`.
+/// together, up to ten, each with the first row that names it. See [`external_rows::read_image`] for `exif_orientation`.
 pub(super) fn pack<'a>(
     rows: impl Iterator<Item = Named<'a>>,
     images: Option<&Path>,
@@ -40,11 +40,11 @@ pub(super) fn pack<'a>(
     let rows: Vec<Named> = rows.filter(|row| seen.insert(row.image)).collect();
     let folder = images.map_or_else(PathBuf::new, Path::to_path_buf);
     let mut writer = PackWriter::create(path)?;
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = ErrorList::default();
     let mut rest = rows.as_slice();
     while !rest.is_empty() {
         let (part, later) = rest.split_at(fitting(rest, &folder));
-        let read = |row: &Named| outside::image_bytes(row.image, &folder, exif_orientation);
+        let read = |row: &Named| external_rows::read_image(row.image, &folder, exif_orientation);
         let encoded: Vec<Result<Vec<u8>>> = part.par_iter().map(read).collect();
         for (row, encoded) in part.iter().zip(encoded) {
             match encoded {

@@ -7,20 +7,20 @@ use anyhow::{Context, Result, anyhow, bail};
 
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::StageContext;
+use ablate_data::contamination::TrainingIndex;
 use ablate_data::conversation::Conversation;
-use ablate_data::pixels::Images;
-use ablate_data::processor::Processor;
-use ablate_data::seen::Seen;
+use ablate_data::images::ImageLoader;
+use ablate_data::images::ImageProcessor;
 use ablate_data::tokenizer::{FILE, Tokenizer};
-use ablate_data::tokens::{Chat, ImageTokens};
+use ablate_data::tokens::{ChatEncoder, ImageTokens};
 use ablate_nn::architecture::Vision;
 use ablate_nn::{Architecture, Checkpoint, PixelSource};
 
 /// A checkpoint, the conversation that it was trained for, and the images that it may be asked about.
 pub(super) struct Model {
     pub(super) checkpoint: Checkpoint,
-    pub(super) chat: Chat,
-    pub(super) images: Arc<Images>,
+    pub(super) chat: ChatEncoder,
+    pub(super) images: Arc<ImageLoader>,
 }
 
 /// Files of a Hugging Face folder that say how a model is spoken to and how it sees. They go where the model goes.
@@ -40,12 +40,12 @@ impl Model {
     /// Reads the checkpoint of a role, to be asked about the images of the stage's inputs.
     pub(super) fn read(ctx: &StageContext, role: &str) -> Result<Model> {
         let folder = &ctx.input(role)?.path;
-        let images = |processor| Images::open(&ctx.images, processor);
+        let images = |processor| ImageLoader::open(&ctx.images, processor);
         Model::open(folder, images).map_err(wrong_input).with_context(|| format!("`{role}`"))
     }
 
     /// Reads a folder, ours or Hugging Face's, and checks that its parts fit each other.
-    pub(super) fn open(folder: &Path, images: impl FnOnce(Processor) -> Result<Images>) -> Result<Model> {
+    pub(super) fn open(folder: &Path, images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>) -> Result<Model> {
         if !folder.is_dir() {
             bail!("`{}` is not a folder: a checkpoint is one", folder.display());
         }
@@ -56,15 +56,15 @@ impl Model {
     pub(super) fn around(
         checkpoint: Checkpoint,
         folder: &Path,
-        images: impl FnOnce(Processor) -> Result<Images>,
+        images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>,
     ) -> Result<Model> {
         let Architecture { vision, decoder, vocab } = &checkpoint.architecture;
         let processor = match vision {
             // Nothing is ever asked of it: a model without eyes takes no image.
-            None => Processor::Square { size: 1 },
-            Some(vision) if checkpoint.is_own() => Processor::Square { size: vision.image_size },
+            None => ImageProcessor::Square { size: 1 },
+            Some(vision) if checkpoint.is_own() => ImageProcessor::Square { size: vision.image_size },
             Some(vision) => {
-                let processor = Processor::read(folder)?;
+                let processor = ImageProcessor::read(folder)?;
                 fits(&processor, vision, &checkpoint).with_context(|| format!("`{}`", folder.display()))?;
                 processor
             }
@@ -76,14 +76,14 @@ impl Model {
         };
         let chat = if checkpoint.is_own() {
             let tokenizer = Tokenizer::read(&folder.join(FILE))?;
-            if tokenizer.vocab() != *vocab {
-                bail!("the tokenizer has {} tokens, the model {vocab}", tokenizer.vocab());
+            if tokenizer.vocab_size() != *vocab {
+                bail!("the tokenizer has {} tokens, the model {vocab}", tokenizer.vocab_size());
             }
-            Chat::new(tokenizer, count, decoder.max_positions)?
+            ChatEncoder::new(tokenizer, count, decoder.max_positions)?
         } else {
             let conversation = Conversation::read(folder)?;
-            conversation.tokenizer().check_rows(*vocab).with_context(|| format!("`{}`", folder.display()))?;
-            Chat::hub(conversation, count, decoder.max_positions)
+            conversation.tokenizer().check_embedding_rows(*vocab).with_context(|| format!("`{}`", folder.display()))?;
+            ChatEncoder::from_conversation(conversation, count, decoder.max_positions)
         };
         let (wanted, found) = (vision.as_ref().map(|vision| vision.image_token), chat.image_token());
         if wanted.is_some() && wanted != found {
@@ -110,7 +110,7 @@ pub(super) fn carry_companions(checkpoint: &Checkpoint, from: &Path, to: &Path) 
 }
 
 /// Whether an image processor makes what the encoder reads.
-fn fits(processor: &Processor, vision: &Vision, checkpoint: &Checkpoint) -> Result<()> {
+fn fits(processor: &ImageProcessor, vision: &Vision, checkpoint: &Checkpoint) -> Result<()> {
     let (made, read) = (processor.size(), vision.image_size);
     if made != read {
         bail!("the image processor makes tiles of {made} x {made} pixels, and the encoder reads {read} x {read}");
@@ -152,5 +152,5 @@ pub(super) fn comparable(reference: Model, policy: &Model) -> Result<Checkpoint>
 
 /// What a checkpoint has seen goes with it, where that is known.
 pub(super) fn carry_seen(from: &Path, to: &Path) -> Result<()> {
-    Seen::read(from).map_err(wrong_input)?.map_or(Ok(()), |seen| seen.write(to))
+    TrainingIndex::read(from).map_err(wrong_input)?.map_or(Ok(()), |seen| seen.write(to))
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use ablate_core::base::files;
 use ablate_core::stage::{StageContext, Summary};
 use ablate_data::jsonl;
-use ablate_data::records::{Finish, Overlap, Score};
+use ablate_data::records::{FinishReason, Overlap, Score};
 
 /// Writes `scores.jsonl` and `metrics.json`, and sums them up. `known` says whether the scores know what the model was
 /// trained on.
@@ -88,7 +88,7 @@ impl Metric {
             accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
             compliance: share(scores.iter().filter(|score| score.compliant).count()),
             readable: share(scores.iter().filter(|score| !score.unreadable).count()),
-            cut: share(scores.iter().filter(|score| score.finish == Finish::Length).count()),
+            cut: share(scores.iter().filter(|score| score.finish == FinishReason::Length).count()),
             contaminated: known
                 .then(|| Contaminated { image: seen(Some(Overlap::Image)), question: seen(Some(Overlap::Question)) }),
             accuracy_clean: (known && clean > 0).then(|| {

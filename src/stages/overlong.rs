@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use ablate_core::base::wrong_input;
-use ablate_data::jsonl::Mistakes;
+use ablate_data::jsonl::ErrorList;
 use ablate_data::tokens::TooLong;
 
 /// What becomes of a sequence that is longer than the model takes.
@@ -40,7 +40,7 @@ pub(super) fn fit<R, T>(
     cut: impl Fn(&R) -> Result<Option<T>>,
 ) -> Result<Fitted<T>> {
     let (mut places, mut sequences) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-    let mut mistakes = Mistakes::default();
+    let mut mistakes = ErrorList::default();
     let (mut shortened, mut useless, mut dropped) = (0, 0, 0);
     for (place, row) in rows.iter().enumerate() {
         let sequence = match (whole(row), long) {

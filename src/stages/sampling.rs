@@ -16,7 +16,7 @@ use ablate_data::jsonl;
 use ablate_data::prompts::PromptTemplate;
 use ablate_data::records::{Item, Rollout, Sample};
 use ablate_data::tokenizer::Tokenizer;
-use ablate_data::tokens::{Prompt, TooLong};
+use ablate_data::tokens::{TokenPrompt, TooLong};
 use ablate_nn::Device;
 use ablate_nn::infer::{GenerateConfig, generate};
 
@@ -46,7 +46,7 @@ pub(super) struct Asking {
 pub(super) struct Asked {
     pub(super) items: Vec<Item>,
     texts: Vec<String>,
-    prompts: Vec<Prompt>,
+    prompts: Vec<TokenPrompt>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -112,7 +112,7 @@ impl Asking {
         let most = chat.max_tokens();
         let whole = |item: &Item| {
             let text = self.prompt.render(item);
-            let prompt = chat.prompt(&item.id, &text, item.image.as_deref())?;
+            let prompt = chat.encode_prompt(&item.id, &text, item.image.as_deref())?;
             if prompt.tokens.len() >= most {
                 let error = TooLong { tokens: prompt.tokens.len() + 1, most };
                 return Err(anyhow::Error::from(error).context(format!("item `{}`, with its answer", item.id)));
@@ -120,7 +120,7 @@ impl Asking {
             Ok((text, prompt))
         };
         let room = self.max_tokens.min(most / 2).max(1);
-        let cut = |item: &Item| chat.cut_prompt(&item.id, &self.prompt.render(item), item.image.as_deref(), room);
+        let cut = |item: &Item| chat.truncate_prompt(&item.id, &self.prompt.render(item), item.image.as_deref(), room);
         let Fitted { places, sequences, warnings } =
             fit(&items, ("items", "the beginning of their text"), self.too_long, whole, cut)?;
         let (texts, prompts) = sequences.into_iter().unzip();
@@ -139,7 +139,7 @@ impl Asking {
             ctx.progress.note(format!("resumed with {} of {} items done", finished.len(), items.len()));
         }
         let open: Vec<usize> = (0..items.len()).filter(|index| !finished.contains_key(index)).collect();
-        let prompts: Vec<Prompt> = open.iter().map(|&index| prompts[index].clone()).collect();
+        let prompts: Vec<TokenPrompt> = open.iter().map(|&index| prompts[index].clone()).collect();
         let resources = training_common::resources(ctx)?;
         let ends = Ends { tokenizer: model.chat.tokenizer(), texts: &self.stop };
         let watch = |_: usize, _: usize, tokens: &[u32]| ends.reached(tokens);
@@ -235,7 +235,7 @@ pub(super) fn take(
     }
     let mut chosen: Vec<usize> = (0..items.len()).collect();
     if let Some(Take::Random(_)) = take {
-        ablate_data::draw::shuffle(&mut chosen, &mut ctx.seed.stream("take"));
+        ablate_data::rng::shuffle(&mut chosen, &mut ctx.seed.stream("take"));
     }
     chosen.truncate(count);
     chosen.sort_unstable();

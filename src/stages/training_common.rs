@@ -6,7 +6,7 @@ use super::common::{self, with_threads};
 use super::loaded_model::Model;
 use ablate_core::base::wrong_input;
 use ablate_core::stage::{ConfigError, Manifest, StageContext, Summary};
-use ablate_data::seen::{Asked, Seen};
+use ablate_data::contamination::{QuestionRef, TrainingIndex};
 use ablate_nn::hub::Dtype;
 use ablate_nn::train::{LearningRates, MicroBatch, OptimizerConfig, TrainState, Trained, Tuning};
 use ablate_nn::{Device, DeviceChoice, LoraConfig, Pattern, Resources};
@@ -40,13 +40,14 @@ impl Keep {
 }
 
 /// What the model of a role had seen before, and what it is asked in this training.
-pub(super) fn seen<'a, T>(ctx: &StageContext, role: &str, model: &Model, asked: &'a [T]) -> Result<Seen>
+pub(super) fn seen<'a, T>(ctx: &StageContext, role: &str, model: &Model, asked: &'a [T]) -> Result<TrainingIndex>
 where
-    Asked<'a>: From<&'a T>,
+    QuestionRef<'a>: From<&'a T>,
 {
     let folder = &ctx.input(role)?.path;
-    let mut seen = Seen::read(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))?.unwrap_or_default();
-    let asked: Vec<Asked> = asked.iter().map(Asked::from).collect();
+    let mut seen =
+        TrainingIndex::read(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))?.unwrap_or_default();
+    let asked: Vec<QuestionRef> = asked.iter().map(QuestionRef::from).collect();
     with_threads(ctx.threads, || seen.add(&asked, &|key| model.images.encoded(key)))??;
     Ok(seen)
 }
@@ -56,7 +57,7 @@ pub(super) fn finish(
     ctx: &StageContext,
     trained: &Trained,
     role: &str,
-    seen: &Seen,
+    seen: &TrainingIndex,
     device: Device,
 ) -> Result<Summary> {
     let folder = ctx.output("model");

@@ -2,30 +2,30 @@
 //! data sets that come with human reasoning.
 
 use ablate_core::base::Seed;
-use ablate_data::draw::{below, unit};
-use ablate_data::prompts::{cot_response, letters};
+use ablate_data::prompts::{cot_response, option_letters};
 use ablate_data::records::Item;
+use ablate_data::rng::{uniform, uniform_below};
 
 /// The response to an item, or none if it has no rationale. With probability `wrong` the final answer is one that
 /// the item does not accept; where the rationale ends in the right answer, that is changed too, as a teacher's
 /// mistake is consistent with itself. `others` are answers of the data set, to be wrong with.
 pub fn respond(item: &Item, others: &[&str], wrong: f64, seed: Seed) -> Option<String> {
     let rationale = item.rationale.as_deref()?;
-    let right = item.concluded.as_deref().or(item.answers.first().map(String::as_str))?;
+    let right = item.rationale_answer.as_deref().or(item.answers.first().map(String::as_str))?;
     let mut random = seed.derive(&format!("oracle/{}/{}", item.dataset, item.id)).stream("respond");
-    if unit(&mut random) >= wrong {
+    if uniform(&mut random) >= wrong {
         return Some(cot_response(rationale, right));
     }
     let candidates = wrong_answers(item, others);
-    let answer = &candidates[below(&mut random, candidates.len())];
+    let answer = &candidates[uniform_below(&mut random, candidates.len())];
     Some(cot_response(&replace_last(rationale, right, answer), answer))
 }
 
 /// Answers that the item does not accept; at least one.
 fn wrong_answers(item: &Item, others: &[&str]) -> Vec<String> {
     let differs = |answer: &String| ablate_data::answers::score(item, answer) == 0.0;
-    let mut candidates: Vec<String> = if item.answer_type.names_option() {
-        letters().take(item.options.len()).map(String::from).filter(differs).collect()
+    let mut candidates: Vec<String> = if item.answer_type.is_multiple_choice() {
+        option_letters().take(item.options.len()).map(String::from).filter(differs).collect()
     } else {
         others.iter().map(ToString::to_string).filter(differs).collect()
     };
@@ -52,9 +52,9 @@ fn replace_last(text: &str, from: &str, to: &str) -> String {
 mod tests {
     use super::*;
     use ablate_data::answers;
-    use ablate_data::answers::CORRECT_FROM;
+    use ablate_data::answers::DEFAULT_THRESHOLD;
     use ablate_data::prompts::Style;
-    use ablate_data::records::{AnswerType, Finish};
+    use ablate_data::records::{AnswerType, FinishReason};
 
     fn item(id: usize) -> Item {
         Item {
@@ -66,7 +66,7 @@ mod tests {
             answer_type: AnswerType::Number,
             answers: vec!["5".into()],
             rationale: Some("red3, blue2. 3+2=5.".into()),
-            concluded: None,
+            rationale_answer: None,
         }
     }
 
@@ -81,7 +81,7 @@ mod tests {
     fn a_wrong_response_is_wrong_and_agrees_with_itself() {
         let response = respond(&item(0), &["5", "6"], 1.0, Seed(0)).unwrap();
         assert_eq!(response, "red3, blue2. 3+2=6.\n### Answer: 6");
-        assert!(!answers::judge(&item(0), &response, Finish::Stop, Style::Cot, CORRECT_FROM).correct);
+        assert!(!answers::judge(&item(0), &response, FinishReason::Stop, Style::Cot, DEFAULT_THRESHOLD).correct);
         let alone = respond(&item(0), &["5"], 1.0, Seed(0)).unwrap();
         assert!(alone.ends_with("### Answer: none of these"));
     }
@@ -105,7 +105,7 @@ mod tests {
     fn the_stated_share_is_wrong() {
         let wrong = |item: &Item| {
             let response = respond(item, &["6", "7"], 0.1, Seed(7)).unwrap();
-            !answers::judge(item, &response, Finish::Stop, Style::Cot, CORRECT_FROM).correct
+            !answers::judge(item, &response, FinishReason::Stop, Style::Cot, DEFAULT_THRESHOLD).correct
         };
         let count = (0..4000).filter(|&id| wrong(&item(id))).count();
         // 400 expected, standard deviation 19.

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use ablate_data::records::Finish;
+use ablate_data::records::FinishReason;
 
 /// One sampled reply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
     /// What the model wrote; the words of its refusal where it gives only those.
     pub text: String,
-    pub finish: Finish,
+    pub finish: FinishReason,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
 }
@@ -91,7 +91,7 @@ impl Choice {
         if is_empty {
             text = refusal.unwrap_or_default();
         }
-        Reply { text, finish: if cut { Finish::Length } else { Finish::Stop }, fault }
+        Reply { text, finish: if cut { FinishReason::Length } else { FinishReason::Stop }, fault }
     }
 }
 
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn one(choice: &Value) -> (String, Finish, Option<Fault>) {
+    fn one(choice: &Value) -> (String, FinishReason, Option<Fault>) {
         let reply = read(json!({ "choices": [choice] }).to_string().as_bytes()).unwrap().remove(0);
         (reply.text, reply.finish, reply.fault)
     }
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_reply_that_answers_nothing_says_why() {
         let told = |message: Value, reason: Value| one(&json!({ "message": message, "finish_reason": reason }));
-        let (stop, length) = (Finish::Stop, Finish::Length);
+        let (stop, length) = (FinishReason::Stop, FinishReason::Length);
         let text = |text: &str| text.to_string();
         assert_eq!(told(json!({ "content": "A" }), json!("stop")), (text("A"), stop, None));
         assert_eq!(told(json!({ "content": "A" }), Value::Null), (text("A"), stop, None));

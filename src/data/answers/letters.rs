@@ -1,9 +1,9 @@
 //! Answers that are an option: which one a text names, if it names one and no other.
 
-use super::Reading;
-use super::plain::{core, fold, unwrap};
+use super::markup::{core, fold, unwrap};
+use super::parsed::Parsed;
 use super::text::normalize;
-use crate::prompts::letters;
+use crate::prompts::option_letters;
 
 /// Words that may stand between a negation and what it denies.
 const FILLERS: [&str; 9] = ["option", "choice", "answer", "letter", "the", "a", "is", "be", "to"];
@@ -20,18 +20,18 @@ const AFTER_A: [&str; 12] =
 pub fn letter_of_gold(gold: &str, options: &[String]) -> Option<char> {
     let gold = unwrap(fold(gold).trim());
     let index = bare(&gold).or_else(|| option(&gold, options)).or_else(|| with_text(&gold, options))?;
-    letters().take(if options.is_empty() { 26 } else { options.len() }).nth(index)
+    option_letters().take(if options.is_empty() { 26 } else { options.len() }).nth(index)
 }
 
 /// Which option an answer names. A letter alone is that letter, also beyond the options. Then the exact text of an
 /// option counts, then the only letter or text of an option that occurs: another one beside it makes the answer
-/// [`Reading::Several`].
-pub(super) fn read(answer: &str, options: &[String]) -> Reading<usize> {
+/// [`Parsed::Ambiguous`].
+pub(super) fn read(answer: &str, options: &[String]) -> Parsed<usize> {
     let (folded, core) = (fold(answer), core(answer));
     let texts = [unwrap(folded.trim()), core.clone()];
     let exact = texts.iter().find_map(|text| bare(text).or_else(|| option(text, options)));
     let exact = exact.or_else(|| option(&folded, options)).or_else(|| with_text(&core, options));
-    exact.map_or_else(|| mentioned(&core, options), Reading::One)
+    exact.map_or_else(|| mentioned(&core, options), Parsed::One)
 }
 
 /// A letter and nothing else but punctuation, or after the word `option`.
@@ -42,7 +42,7 @@ fn bare(text: &str) -> Option<usize> {
     let letter = named.filter(|rest| !rest.starts_with(char::is_alphanumeric)).unwrap_or(&lower);
     let mut characters = letter.trim_matches(|c: char| !c.is_alphanumeric()).chars();
     let letter = characters.next().filter(|_| characters.next().is_none())?;
-    letters().position(|known| known.eq_ignore_ascii_case(&letter))
+    option_letters().position(|known| known.eq_ignore_ascii_case(&letter))
 }
 
 /// The option of exactly this text.
@@ -54,7 +54,7 @@ fn option(text: &str, options: &[String]) -> Option<usize> {
 /// `B. uk`, `(b) uk`, `B uk`, `B - uk`: a letter before the text of its own option.
 fn with_text(text: &str, options: &[String]) -> Option<usize> {
     let text = text.trim_start_matches(['(', '[']);
-    let index = letters().position(|known| text.starts_with(|c: char| c.eq_ignore_ascii_case(&known)))?;
+    let index = option_letters().position(|known| text.starts_with(|c: char| c.eq_ignore_ascii_case(&known)))?;
     let rest = text.get(1..)?;
     let after = rest.trim_start_matches(|c: char| c.is_whitespace() || ").]:,-–—".contains(c));
     let parted = after.len() < rest.len();
@@ -96,7 +96,7 @@ fn words(text: &str) -> Vec<Word<'_>> {
 }
 
 /// The options that occur in a sentence, by letter or by text.
-fn mentioned(text: &str, options: &[String]) -> Reading<usize> {
+fn mentioned(text: &str, options: &[String]) -> Parsed<usize> {
     let words = words(text);
     let lower: Vec<String> = words.iter().map(|word| word.text.to_lowercase()).collect();
     let mut of: Vec<Option<usize>> = vec![None; words.len()];
@@ -126,10 +126,10 @@ fn mentioned(text: &str, options: &[String]) -> Reading<usize> {
     distinct.sort_unstable();
     distinct.dedup();
     match distinct[..] {
-        [_] if beyond && only_letters => Reading::Several,
-        [index] if found.iter().any(|(_, range)| !denied(&lower, &of, range)) => Reading::One(index),
-        [] | [_] => Reading::Nothing,
-        _ => Reading::Several,
+        [_] if beyond && only_letters => Parsed::Ambiguous,
+        [index] if found.iter().any(|(_, range)| !denied(&lower, &of, range)) => Parsed::One(index),
+        [] | [_] => Parsed::Nothing,
+        _ => Parsed::Ambiguous,
     }
 }
 
@@ -151,7 +151,7 @@ fn letter_at(words: &[Word], at: usize) -> Option<usize> {
     let Word { text, gap } = words[at];
     let mut characters = text.chars();
     let (letter, None) = (characters.next()?, characters.next()) else { return None };
-    let index = letters().position(|known| known.eq_ignore_ascii_case(&letter))?;
+    let index = option_letters().position(|known| known.eq_ignore_ascii_case(&letter))?;
     let spaced = !gap.is_empty() && gap.chars().all(char::is_whitespace);
     let next = words.get(at + 1).map_or("", |word| word.text);
     let sentence = spaced && next.starts_with(char::is_lowercase) && !AFTER_A.contains(&next);

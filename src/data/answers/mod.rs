@@ -13,38 +13,27 @@
 //! The types of `reference/` follow the code of a benchmark's evaluator to the letter.
 
 mod letters;
+mod markup;
 mod numbers;
-mod plain;
+mod parsed;
 mod reference;
-#[cfg(test)]
-mod table_tests;
-#[cfg(test)]
-mod tests;
 mod text;
 mod vqa;
 
 pub use letters::letter_of_gold;
 
-use super::prompts::{MARKER, Style, letters as alphabet};
-use super::records::{AnswerType, Finish, Item, Verdict};
+use parsed::Parsed;
+
+use super::prompts::{ANSWER_MARKER, Style, option_letters};
+use super::records::{AnswerType, FinishReason, Item, Verdict};
 
 /// A sample counts as right from this score on, unless a stage says otherwise.
-pub const CORRECT_FROM: f64 = 0.5;
-
-/// What a text says.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Reading<T> {
-    One(T),
-    /// More than one: an answer, and a wrong one.
-    Several,
-    /// None: unreadable.
-    Nothing,
-}
+pub const DEFAULT_THRESHOLD: f64 = 0.5;
 
 /// The final answer of a response: what follows the last marker (CoT), or all of it (direct). None when that is empty.
 pub fn extract(response: &str, style: Style) -> Option<String> {
     let answer = match style {
-        Style::Cot => response.rsplit_once(MARKER)?.1,
+        Style::Cot => response.rsplit_once(ANSWER_MARKER)?.1,
         Style::Direct => response,
     };
     let answer = answer.trim();
@@ -53,7 +42,7 @@ pub fn extract(response: &str, style: Style) -> Option<String> {
 
 /// What stands before the last marker: without the marks of bold text that open before it and close after the answer.
 pub fn reasoning(response: &str) -> &str {
-    let (before, answer) = response.rsplit_once(MARKER).unwrap_or(("", ""));
+    let (before, answer) = response.rsplit_once(ANSWER_MARKER).unwrap_or(("", ""));
     let before = before.trim();
     let opened = answer.trim_end().ends_with("**") && answer.matches("**").count() % 2 == 1;
     before.strip_suffix("**").filter(|_| opened).unwrap_or(before).trim()
@@ -61,13 +50,13 @@ pub fn reasoning(response: &str) -> &str {
 
 /// Whether a response has the form that its prompt asks for: ended by itself, with an answer, and the marker
 /// present (CoT) or absent (direct).
-pub fn compliant(response: &str, finish: Finish, style: Style) -> bool {
-    let marked = response.contains(MARKER);
+pub fn compliant(response: &str, finish: FinishReason, style: Style) -> bool {
+    let marked = response.contains(ANSWER_MARKER);
     let asked = match style {
         Style::Cot => marked,
         Style::Direct => !marked,
     };
-    asked && finish == Finish::Stop && extract(response, style).is_some()
+    asked && finish == FinishReason::Stop && extract(response, style).is_some()
 }
 
 /// How well an answer matches the best of the item's gold answers, or for `vqa` all of them, 0 to 1; none where it
@@ -83,11 +72,11 @@ pub fn grade(item: &Item, answer: &str) -> Option<f64> {
     let best = |one: &dyn Fn(&str) -> f64| item.answers.iter().map(|gold| one(gold)).fold(0.0, f64::max);
     match item.answer_type {
         AnswerType::Letter => match letters::read(answer, &item.options) {
-            Reading::One(index) => Some(best(&|gold| f64::from(option_of_gold(item, gold) == Some(index)))),
-            Reading::Several => Some(0.0),
+            Parsed::One(index) => Some(best(&|gold| f64::from(option_of_gold(item, gold) == Some(index)))),
+            Parsed::Ambiguous => Some(0.0),
             // A gold answer that names no option.
-            Reading::Nothing if item.answers.iter().any(|gold| text::equal(gold, answer)) => Some(1.0),
-            Reading::Nothing => None,
+            Parsed::Nothing if item.answers.iter().any(|gold| text::equal(gold, answer)) => Some(1.0),
+            Parsed::Nothing => None,
         },
         // Readable by one gold is readable.
         AnswerType::Number => item.answers.iter().filter_map(|gold| numbers::grade(gold, answer)).reduce(f64::max),
@@ -104,7 +93,7 @@ pub fn score(item: &Item, answer: &str) -> f64 {
 }
 
 fn option_of_gold(item: &Item, gold: &str) -> Option<usize> {
-    alphabet().position(|letter| Some(letter) == letter_of_gold(gold, &item.options))
+    option_letters().position(|letter| Some(letter) == letter_of_gold(gold, &item.options))
 }
 
 /// The name that all ways to write an answer share, so that votes for it can be counted: an option's letter, a number
@@ -113,16 +102,16 @@ fn option_of_gold(item: &Item, gold: &str) -> Option<usize> {
 pub fn canonical(item: &Item, answer: &str) -> String {
     let name = match item.answer_type {
         AnswerType::Letter => match letters::read(answer, &item.options) {
-            Reading::One(index) => alphabet().nth(index).map(String::from),
+            Parsed::One(index) => option_letters().nth(index).map(String::from),
             _ => None,
         },
         AnswerType::Number => match numbers::read(answer) {
             // Adding 0 makes -0 and 0 one number.
-            Reading::One(amount) => Some((amount.value + 0.0).to_string()),
+            Parsed::One(amount) => Some((amount.value + 0.0).to_string()),
             _ => None,
         },
         AnswerType::Text | AnswerType::Anls | AnswerType::Contains => None,
-        AnswerType::Vqa => Some(vqa::normalize(&plain::core(answer))),
+        AnswerType::Vqa => Some(vqa::normalize(&markup::core(answer))),
         _ => reference::canonical(item, answer),
     };
     name.unwrap_or_else(|| text::normalize(answer))
@@ -131,10 +120,10 @@ pub fn canonical(item: &Item, answer: &str) -> String {
 /// The answer as a training target: an option's letter, else without markup and the sentence around it.
 pub fn concise(item: &Item, answer: &str) -> String {
     match letters::read(answer, &item.options) {
-        Reading::One(index) if item.answer_type.names_option() => alphabet().nth(index).map(String::from),
+        Parsed::One(index) if item.answer_type.is_multiple_choice() => option_letters().nth(index).map(String::from),
         _ => None,
     }
-    .unwrap_or_else(|| plain::core(answer))
+    .unwrap_or_else(|| markup::core(answer))
 }
 
 /// The verdict over one response; a sample is right from the score `threshold` on.
@@ -142,12 +131,19 @@ pub fn concise(item: &Item, answer: &str) -> String {
 /// A response that does not comply has score 0: an answer in the wrong place, or one that may be cut, is no answer to
 /// the question as it was asked. The evaluators of `reference/` do not ask for a form, so there the score stands; but no
 /// such response is right.
-pub fn judge(item: &Item, response: &str, finish: Finish, style: Style, threshold: f64) -> Verdict {
+pub fn judge(item: &Item, response: &str, finish: FinishReason, style: Style, threshold: f64) -> Verdict {
     judge_part(item, response, response, finish, style, threshold)
 }
 
 /// [`judge`] where only a part of the response is graded, such as what follows a block of thoughts.
-pub fn judge_part(item: &Item, response: &str, graded: &str, finish: Finish, style: Style, threshold: f64) -> Verdict {
+pub fn judge_part(
+    item: &Item,
+    response: &str,
+    graded: &str,
+    finish: FinishReason,
+    style: Style,
+    threshold: f64,
+) -> Verdict {
     let answer = extract(graded, style);
     let compliant = compliant(graded, finish, style);
     let grade = answer.as_ref().and_then(|answer| grade(item, answer));

@@ -1,7 +1,7 @@
 //! Answers that are a number: which one a text gives, if it gives one and no other.
 
-use super::Reading;
-use super::plain::{closed, core};
+use super::markup::{closed, core};
+use super::parsed::Parsed;
 use super::text::equal;
 
 /// ChartQA's tolerance.
@@ -37,13 +37,13 @@ const FRACTIONS: [(char, &str); 5] = [('½', "1/2"), ('¼', "1/4"), ('¾', "3/4"
 
 /// The number that an answer gives: all of it, or the only one in it. Figures that are no plain number (`12:30`,
 /// `10-12`) are another one beside it. What follows a single `=` is what an equation comes to.
-pub(super) fn read(answer: &str) -> Reading<Amount> {
+pub(super) fn read(answer: &str) -> Parsed<Amount> {
     let text = latex(&core(answer));
     let text = match text.split_once('=') {
         Some((_, right)) if !right.contains('=') && right.contains(|c: char| c.is_ascii_digit()) => right.to_string(),
         _ => text,
     };
-    whole(&text).map_or_else(|| only(&text), Reading::One)
+    whole(&text).map_or_else(|| only(&text), Parsed::One)
 }
 
 /// A gold answer that is a number as a whole, perhaps with a unit.
@@ -69,9 +69,9 @@ pub(super) fn grade(gold: &str, answer: &str) -> Option<f64> {
     }
     let Some(gold) = of_gold(gold) else { return Some(0.0) };
     match read(answer) {
-        Reading::One(answer) => Some(f64::from(near(&gold, &answer))),
-        Reading::Several => Some(0.0),
-        Reading::Nothing => None,
+        Parsed::One(answer) => Some(f64::from(near(&gold, &answer))),
+        Parsed::Ambiguous => Some(0.0),
+        Parsed::Nothing => None,
     }
 }
 
@@ -145,14 +145,14 @@ fn scaled<'a, 'b>(words: &'b [&'a str]) -> (f64, &'b [&'a str]) {
 }
 
 /// The one number in a sentence.
-fn only(text: &str) -> Reading<Amount> {
+fn only(text: &str) -> Parsed<Amount> {
     let bare = |word| -> &str {
         let word: &str = word;
         word.trim_start_matches(|c| "([{\"'*_`~≈#".contains(c)).trim_end_matches(|c| ")]}\"'*_`.,;:!?".contains(c))
     };
     let words: Vec<&str> = text.split_whitespace().map(bare).collect();
     if words.iter().any(|word| is_denial(word)) {
-        return Reading::Nothing;
+        return Parsed::Nothing;
     }
     let mut found: Vec<Amount> = Vec::new();
     let mut other = false;
@@ -174,11 +174,11 @@ fn only(text: &str) -> Reading<Amount> {
         found.push(Amount { value: amount.value * scale, unit: unit.unwrap_or(amount.unit) });
     }
     match &found[..] {
-        [] => Reading::Nothing,
+        [] => Parsed::Nothing,
         [first, rest @ ..] if !other && rest.iter().all(|one| same(one.value, first.value)) => {
-            Reading::One(first.clone())
+            Parsed::One(first.clone())
         }
-        _ => Reading::Several,
+        _ => Parsed::Ambiguous,
     }
 }
 
@@ -280,10 +280,10 @@ mod tests {
 
     fn told(text: &str) -> String {
         match read(text) {
-            Reading::One(Amount { value, unit }) if unit.is_empty() => value.to_string(),
-            Reading::One(Amount { value, unit }) => format!("{value} [{unit}]"),
-            Reading::Several => "several".into(),
-            Reading::Nothing => "nothing".into(),
+            Parsed::One(Amount { value, unit }) if unit.is_empty() => value.to_string(),
+            Parsed::One(Amount { value, unit }) => format!("{value} [{unit}]"),
+            Parsed::Ambiguous => "several".into(),
+            Parsed::Nothing => "nothing".into(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Answers that are text: equal, near or contained. Every rule takes the best of the readings of `plain.rs`, so that
 //! an answer is as good as the evaluator of its benchmark finds it, or better where only markup stands in its way.
 
-use super::plain::{fold, readings};
+use super::markup::{fold, readings};
 
 /// ANLS below this is 0.
 pub(super) const ANLS_THRESHOLD: f64 = 0.5;

@@ -1,7 +1,7 @@
 //! The score of the VQA challenge (Antol et al. 2015), by which TextVQA is scored: answers are normalised as its
 //! evaluation does it, and one counts by how many of the annotators gave it.
 
-use super::plain::{fold, readings};
+use super::markup::{fold, readings};
 
 /// Annotators who must agree with an answer for it to be wholly right.
 const AGREEING: f64 = 3.0;

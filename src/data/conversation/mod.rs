@@ -11,16 +11,12 @@
 //! `PreTrainedTokenizerBase.apply_chat_template`). `tokenizer.json` is taken as it is: classes of `transformers` that
 //! build another pipeline than the file's, and keys such as `add_bos_token`, change nothing here.
 
-mod files;
-mod generation;
-#[cfg(test)]
-mod parity;
-mod python;
+mod generation_config;
+mod hub_files;
+pub(crate) mod hub_tokenizer;
+mod jinja_compat;
 mod template;
-#[cfg(test)]
-mod tests;
 mod thinking;
-mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,10 +26,10 @@ use anyhow::{Context, Result, bail};
 pub use template::{ChatTemplate, Format, Message, Role};
 
 use super::tokenizer::Tokenizer;
-use generation::Generation;
+use generation_config::GenerationConfig;
+use hub_tokenizer::{HubTokenizer, Sentinels};
 use template::PROBE;
-use thinking::Block;
-use vocabulary::{Marks, Vocabulary};
+use thinking::ThinkingBlock;
 
 /// Stands for a thought where a template is tried out.
 const MARK: &str = "\u{F0003}";
@@ -41,13 +37,13 @@ const MARK: &str = "\u{F0003}";
 /// How a folder's model is spoken to.
 #[derive(Debug)]
 pub struct Conversation {
-    vocabulary: Vocabulary,
+    pub(crate) hub_tokenizer: HubTokenizer,
     template: ChatTemplate,
-    user: Format,
-    assistant: Format,
+    pub(crate) user: Format,
+    pub(crate) assistant: Format,
     /// The blocks of thinking that the template knows.
-    block: Option<Block>,
-    generation: Generation,
+    pub(crate) block: Option<ThinkingBlock>,
+    generation: GenerationConfig,
     image: Option<Image>,
     /// Tokens that end a turn, by id and name.
     stop: Vec<(u32, String)>,
@@ -68,13 +64,13 @@ struct Image {
 
 /// A rendered chat.
 struct Turns {
-    /// With marks, as `whole`.
+    /// With sentinels, as `whole`.
     prompt: String,
     /// Begins with the prompt, and ends where the sequence does.
     whole: String,
     /// Whether the end of a text comes after it.
     close: bool,
-    marks: Marks,
+    sentinels: Sentinels,
 }
 
 /// What a response becomes behind its prompt.
@@ -93,18 +89,18 @@ impl Conversation {
     /// vocabulary; a template that does not compile, does not write a user's and an assistant's text, or does not open an
     /// answer when it is asked to; a `generation_config.json` that cannot be followed.
     pub fn read(folder: &Path) -> Result<Conversation> {
-        files::check_tokenizer(folder)?;
-        let files::Special { named, further, image, ends } = files::special(folder)?;
-        let template = files::template(folder, image.is_some())?;
-        let generation = generation::read(folder)?;
+        hub_files::check_tokenizer(folder)?;
+        let hub_files::Special { named, further, image, ends } = hub_files::special(folder)?;
+        let template = hub_files::template(folder, image.is_some())?;
+        let generation = generation_config::read(folder)?;
 
-        let roles = files::ROLES.iter().filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
+        let roles = hub_files::ROLES.iter().filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
         let further = further.iter().map(|token| (token.as_str(), "of the special tokens"));
-        let vocabulary = Vocabulary::read(folder, &roles.chain(further).collect::<Vec<_>>())?;
-        let own = named.get("eos_token").and_then(|token| Some((vocabulary.id(token)?, token.clone())));
+        let hub_tokenizer = HubTokenizer::read(folder, &roles.chain(further).collect::<Vec<_>>())?;
+        let own = named.get("eos_token").and_then(|token| Some((hub_tokenizer.id(token)?, token.clone())));
         let mut stop: Vec<(u32, String)> = Vec::new();
         for (id, place) in &ends {
-            stop.push((*id, vocabulary.name(*id, place)?));
+            stop.push((*id, hub_tokenizer.name(*id, place)?));
         }
         stop.extend(own.clone());
         let eos = own.or_else(|| stop.first().cloned()).with_context(|| {
@@ -114,8 +110,8 @@ impl Conversation {
         stop.dedup();
         let image = match image {
             Some((id, place)) => {
-                let name = vocabulary.name(id, &place)?;
-                if !vocabulary.is_special(&name) {
+                let name = hub_tokenizer.name(id, &place)?;
+                if !hub_tokenizer.is_special(&name) {
                     bail!("{place} is {id}, and `{name}` is no special token of `tokenizer.json`");
                 }
                 Some(Image { id, name, part: false })
@@ -134,7 +130,7 @@ impl Conversation {
         };
         let stop_tokens = stop.iter().map(|(id, _)| *id).collect();
         Ok(Conversation {
-            vocabulary,
+            hub_tokenizer,
             template,
             user,
             assistant,
@@ -151,12 +147,12 @@ impl Conversation {
     /// Checks what can be said of a folder without its tokenizer's content: which files there are, what its chat template does
     /// (not with `templated`: another one is given), and `generation_config.json`. The fields of that which are not known.
     pub fn check_files(folder: &Path, templated: bool) -> Result<Vec<String>> {
-        files::check_tokenizer(folder)?;
-        let files::Special { named, image, .. } = files::special(folder)?;
+        hub_files::check_tokenizer(folder)?;
+        let hub_files::Special { named, image, .. } = hub_files::special(folder)?;
         if !templated {
-            Layout::of(&files::template(folder, image.is_some())?, named, image.is_some())?;
+            Layout::of(&hub_files::template(folder, image.is_some())?, named, image.is_some())?;
         }
-        Ok(generation::read(folder)?.unknown)
+        Ok(generation_config::read(folder)?.unknown)
     }
 
     /// How much less likely a token is made that the sequence has already (`repetition_penalty` of
@@ -172,7 +168,7 @@ impl Conversation {
 
     /// The folder's tokenizer, to which special tokens in a text are characters.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.vocabulary.plain
+        &self.hub_tokenizer.plain
     }
 
     /// Tokens that end a response: those of `generation_config.json`, of `config.json` and the tokenizer's own.
@@ -192,15 +188,15 @@ impl Conversation {
 
     /// The ids of a user's turn, to be answered. An image is one placeholder.
     pub fn prompt(&self, image: bool, text: &str) -> Result<Vec<u32>> {
-        let marks = Marks::outside(&[text])?;
-        let prompt = self.template.render(&[self.user(image, text, marks)?], true)?;
-        self.prompt_ids(&prompt, marks, image)
+        let sentinels = Sentinels::outside(&[text])?;
+        let prompt = self.template.render(&[self.user(image, text, sentinels)?], true)?;
+        self.prompt_ids(&prompt, sentinels, image)
     }
 
     /// The ids of a prompt and of its response; a `cut` response ends without a stop token.
     pub fn sequence(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<(Vec<u32>, Vec<u32>)> {
         let turns = self.turns(image, prompt, response, cut)?;
-        let prompt = self.prompt_ids(&turns.prompt, turns.marks, image)?;
+        let prompt = self.prompt_ids(&turns.prompt, turns.sentinels, image)?;
         let mut target = self.target(&turns, &prompt)?.ids;
         if turns.close {
             target.push(self.eos.0);
@@ -214,12 +210,12 @@ impl Conversation {
     /// The text of each id of a response in [`Conversation::sequence`].
     pub fn pieces(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<Vec<String>> {
         let turns = self.turns(image, prompt, response, cut)?;
-        let prompt = self.prompt_ids(&turns.prompt, turns.marks, image)?;
+        let prompt = self.prompt_ids(&turns.prompt, turns.sentinels, image)?;
         let Target { ids, apart } = self.target(&turns, &prompt)?;
         let mut pieces = if apart {
-            self.vocabulary.pieces(&turns.whole[turns.prompt.len()..], turns.marks, true)?
+            self.hub_tokenizer.pieces(&turns.whole[turns.prompt.len()..], turns.sentinels, true)?
         } else {
-            let pieces = self.vocabulary.pieces(&turns.whole, turns.marks, false)?;
+            let pieces = self.hub_tokenizer.pieces(&turns.whole, turns.sentinels, false)?;
             pieces[pieces.len() - ids.len()..].to_vec()
         };
         if turns.close {
@@ -228,8 +224,8 @@ impl Conversation {
         Ok(pieces)
     }
 
-    fn user(&self, image: bool, text: &str, marks: Marks) -> Result<Message> {
-        let text = self.vocabulary.mark(text, marks);
+    fn user(&self, image: bool, text: &str, sentinels: Sentinels) -> Result<Message> {
+        let text = self.hub_tokenizer.escape(text, sentinels);
         Ok(match (&self.image, image) {
             (None, true) => bail!("the model takes no images: its `config.json` names no image token"),
             (Some(image), true) if image.part => Message::with_image(Role::User, &text),
@@ -239,17 +235,17 @@ impl Conversation {
     }
 
     fn turns(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<Turns> {
-        let marks = Marks::outside(&[prompt, response])?;
-        let user = self.user(image, prompt, marks)?;
+        let sentinels = Sentinels::outside(&[prompt, response])?;
+        let user = self.user(image, prompt, sentinels)?;
         let answered = |text: &str| {
             self.template.render(&[user.clone(), Message::new(Role::Assistant, text, self.assistant)], false)
         };
         let prompt = self.template.render(std::slice::from_ref(&user), true)?;
-        let response = self.vocabulary.mark(response, marks);
+        let response = self.hub_tokenizer.escape(response, sentinels);
         let mut whole = answered(&response)?;
         // Where the response ends is found with one that cannot be mistaken.
-        let probed = answered(&marks.probe.to_string())?;
-        let tail = match probed.split(marks.probe).collect::<Vec<_>>()[..] {
+        let probed = answered(&sentinels.probe.to_string())?;
+        let tail = match probed.split(sentinels.probe).collect::<Vec<_>>()[..] {
             [_, tail] => tail,
             ref parts => bail!("the chat template writes a response {} times", parts.len() - 1),
         };
@@ -262,16 +258,16 @@ impl Conversation {
         }
         let end = whole.strip_suffix(tail).map(str::len).filter(|&end| end >= prompt.len());
         let end = end.with_context(|| format!("the chat template does not end with `{tail}` after every response"))?;
-        let special = self.stop.iter().filter(|(_, name)| self.vocabulary.is_special(name));
+        let special = self.stop.iter().filter(|(_, name)| self.hub_tokenizer.is_special(name));
         let stop = special.filter_map(|(_, name)| tail.find(name).map(|at| at + name.len())).min();
         let stop = stop.filter(|_| !cut);
         whole.truncate(end + stop.unwrap_or(0));
-        Ok(Turns { prompt, whole, close: !cut && stop.is_none(), marks })
+        Ok(Turns { prompt, whole, close: !cut && stop.is_none(), sentinels })
     }
 
-    fn prompt_ids(&self, prompt: &str, marks: Marks, image: bool) -> Result<Vec<u32>> {
-        let mut ids = self.opening(prompt)?.to_vec();
-        ids.extend(self.vocabulary.ids(prompt, marks, false)?);
+    pub(crate) fn prompt_ids(&self, prompt: &str, sentinels: Sentinels, image: bool) -> Result<Vec<u32>> {
+        let mut ids = self.prefix_ids(prompt)?.to_vec();
+        ids.extend(self.hub_tokenizer.ids(prompt, sentinels, false)?);
         if let Some(token) = &self.image {
             let count = ids.iter().filter(|id| **id == token.id).count();
             if count != usize::from(image) {
@@ -283,22 +279,22 @@ impl Conversation {
 
     /// What a processor of `transformers` adds before a chat that does not open with `bos_token` itself. A tokenizer
     /// adds nothing to a chat.
-    fn opening(&self, chat: &str) -> Result<&[u32]> {
+    pub(crate) fn prefix_ids(&self, chat: &str) -> Result<&[u32]> {
         if self.image.is_none() || self.bos.as_ref().is_some_and(|bos| chat.starts_with(bos)) {
             return Ok(&[]);
         }
-        self.vocabulary.opening()
+        self.hub_tokenizer.prefix_ids()
     }
 
     fn target(&self, turns: &Turns, prompt: &[u32]) -> Result<Target> {
-        let opening = self.opening(&turns.prompt)?.len();
-        let whole = self.vocabulary.ids(&turns.whole, turns.marks, false)?;
+        let opening = self.prefix_ids(&turns.prompt)?.len();
+        let whole = self.hub_tokenizer.ids(&turns.whole, turns.sentinels, false)?;
         if let Some(ids) = whole.strip_prefix(&prompt[opening..]) {
             return Ok(Target { ids: ids.to_vec(), apart: false });
         }
         // A token of the whole reaches over the border. Generation continues the prompt's own tokens, so training
         // does too.
-        let ids = self.vocabulary.ids(&turns.whole[turns.prompt.len()..], turns.marks, true)?;
+        let ids = self.hub_tokenizer.ids(&turns.whole[turns.prompt.len()..], turns.sentinels, true)?;
         Ok(Target { ids, apart: true })
     }
 }
@@ -306,13 +302,13 @@ impl Conversation {
 /// What a template does with turns, as trying it out tells.
 struct Layout {
     template: ChatTemplate,
-    user: Format,
-    assistant: Format,
-    block: Option<Block>,
+    pub(crate) user: Format,
+    pub(crate) assistant: Format,
+    pub(crate) block: Option<ThinkingBlock>,
 }
 
 impl Layout {
-    fn of(file: &files::Template, named: BTreeMap<String, String>, images: bool) -> Result<Layout> {
+    fn of(file: &hub_files::Template, named: BTreeMap<String, String>, images: bool) -> Result<Layout> {
         let template = ChatTemplate::new(&file.text, &file.origin, named)?;
         let preferred = if images { Format::Parts } else { Format::Text };
         let turn = |role: Role| move |format: Format| Message::new(role, PROBE, format);
@@ -329,7 +325,7 @@ impl Layout {
 /// # Errors
 ///
 /// A template that ignores `add_generation_prompt`: a prompt would end before words that come before every answer.
-fn block(template: &ChatTemplate, source: &str, user: Format, assistant: Format) -> Result<Option<Block>> {
+fn block(template: &ChatTemplate, source: &str, user: Format, assistant: Format) -> Result<Option<ThinkingBlock>> {
     let asked = Message::new(Role::User, "a", user);
     let answered = |text: &str| {
         let chat = [asked.clone(), Message::new(Role::Assistant, text, assistant)];
@@ -342,7 +338,7 @@ fn block(template: &ChatTemplate, source: &str, user: Format, assistant: Format)
         let thought = answered(&format!("{open}\n{MARK}\n{close}\n\n{PROBE}"));
         thought.is_ok_and(|thought| !thought.contains(MARK) && thought.contains(PROBE))
     };
-    let block = Block::find(&prompt, lead, source, drops);
+    let block = ThinkingBlock::find(&prompt, lead, source, drops);
     let opened = lead.strip_prefix(&*prompt).map(str::trim);
     if block.is_none() && opened != Some("") && template.render(&[asked], false)? == prompt {
         let missing = opened.map_or_else(|| lead.to_string(), str::to_string);

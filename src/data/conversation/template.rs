@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value};
 
-use super::python;
+use super::jinja_compat;
 use ablate_core::base::resource_limits::{Limits, run_limited};
 
 /// Instructions and 64-byte pieces of text that one rendering may cost: at most 16 MiB of text.
@@ -110,9 +110,9 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(DEPTH);
-        environment.set_unknown_method_callback(python::method);
-        environment.add_filter("tojson", python::to_json);
-        environment.add_filter("trim", python::trim);
+        environment.set_unknown_method_callback(jinja_compat::method);
+        environment.add_filter("tojson", jinja_compat::to_json);
+        environment.add_filter("trim", jinja_compat::trim);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -120,7 +120,7 @@ impl ChatTemplate {
             bail!("the chat template of {origin} has {} bytes: at most {LONGEST} are possible", source.len());
         }
         let source = source.to_string();
-        let compile = move || match environment.add_template_owned(NAME, python::source(&source)) {
+        let compile = move || match environment.add_template_owned(NAME, jinja_compat::source(&source)) {
             Ok(()) => Ok(environment),
             Err(error) => Err(described(&error)),
         };

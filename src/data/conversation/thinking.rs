@@ -10,27 +10,32 @@
 
 /// The markers of a template's blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Block {
+pub(crate) struct ThinkingBlock {
     open: String,
     close: String,
     /// What closes a block that the opening of an answer has begun; none if it begins none.
     closing: Option<String>,
 }
 
-impl Block {
+impl ThinkingBlock {
     /// Compares a prompt with the same chat when it is answered: `lead` is what comes before the answer there. `drops` says
     /// whether the template leaves a block between two markers out of a given answer; `source` is the template.
-    pub(super) fn find(prompt: &str, lead: &str, source: &str, drops: impl Fn(&str, &str) -> bool) -> Option<Block> {
+    pub(super) fn find(
+        prompt: &str,
+        lead: &str,
+        source: &str,
+        drops: impl Fn(&str, &str) -> bool,
+    ) -> Option<ThinkingBlock> {
         if let Some(written) = lead.strip_prefix(prompt) {
             match markers(written).as_slice() {
                 [open, close] if closes(open, close) => {
-                    return Some(Block { open: open.to_string(), close: close.to_string(), closing: None });
+                    return Some(ThinkingBlock { open: open.to_string(), close: close.to_string(), closing: None });
                 }
                 [close] => {
                     let open = prompt.split_whitespace().last().map(last_marker).unwrap_or_default();
                     if closes(open, close) {
                         let closing = Some(written.to_string());
-                        return Some(Block { open: open.to_string(), close: close.to_string(), closing });
+                        return Some(ThinkingBlock { open: open.to_string(), close: close.to_string(), closing });
                     }
                 }
                 _ => {}
@@ -40,7 +45,7 @@ impl Block {
             let begun = prompt.trim_end().ends_with(&open);
             if begun || drops(&open, &close) {
                 let closing = begun.then(|| format!("\n{close}\n\n"));
-                return Some(Block { open, close, closing });
+                return Some(ThinkingBlock { open, close, closing });
             }
         }
         None
@@ -123,8 +128,8 @@ fn pairs(source: &str) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    fn find(prompt: &str, lead: &str, source: &str, dropped: &str) -> Option<Block> {
-        Block::find(prompt, lead, source, |open, _| open == dropped)
+    fn find(prompt: &str, lead: &str, source: &str, dropped: &str) -> Option<ThinkingBlock> {
+        ThinkingBlock::find(prompt, lead, source, |open, _| open == dropped)
     }
 
     #[test]
@@ -154,8 +159,8 @@ mod tests {
     #[test]
     fn an_answer_is_what_follows_the_block() {
         let empty = find("A\n", "A\n<think>\n\n</think>\n\n", "", "").unwrap();
-        let begun = Block { closing: Some("\n</think>\n\n".to_string()), ..empty.clone() };
-        let answer = |block: &Block, text: &str| text[block.length(text)..].to_string();
+        let begun = ThinkingBlock { closing: Some("\n</think>\n\n".to_string()), ..empty.clone() };
+        let answer = |block: &ThinkingBlock, text: &str| text[block.length(text)..].to_string();
         for (text, expected, expected_begun) in [
             ("B", "B", ""),
             ("<think>\nC?\n</think>\n\nB", "B", "B"),

@@ -1,7 +1,7 @@
 //! A tiny world with real files: pictures as PNG and rows in LLaVA's layout, made from a seed in seconds.
 //! What is written here is read by the same reader as anybody's data; knows no stage.
 
-mod lessons;
+mod pretraining;
 mod scene;
 mod tasks;
 
@@ -36,7 +36,7 @@ pub enum Dataset {
     Text,
 }
 
-/// Splits are different random streams: an item of one is not drawn for another.
+/// Splits are different rng streams: an item of one is not drawn for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
@@ -100,16 +100,16 @@ impl Dataset {
     }
 
     fn example(self, seed: Seed) -> Example {
-        let random = &mut seed.stream("example");
+        let rng = &mut seed.stream("example");
         match self {
-            Dataset::Chart => tasks::chart(random),
-            Dataset::Pick => tasks::pick(random),
-            Dataset::Math => tasks::math(random),
-            Dataset::Doc => tasks::doc(random),
-            Dataset::Count => tasks::count(random),
-            Dataset::Caption => lessons::caption(random),
-            Dataset::List => lessons::list(random),
-            Dataset::Text => lessons::text(random),
+            Dataset::Chart => tasks::chart(rng),
+            Dataset::Pick => tasks::pick(rng),
+            Dataset::Math => tasks::math(rng),
+            Dataset::Doc => tasks::doc(rng),
+            Dataset::Count => tasks::count(rng),
+            Dataset::Caption => pretraining::caption(rng),
+            Dataset::List => pretraining::list(rng),
+            Dataset::Text => pretraining::text(rng),
         }
     }
 }
@@ -172,11 +172,11 @@ mod tests {
 
     use super::*;
     use crate::answers;
-    use crate::defaults::{Defaults, RowFile};
-    use crate::llava::{self, Located};
-    use crate::outside::image_bytes;
+    use crate::external_rows::read_image;
+    use crate::import_options::{ImportOptions, RowFile};
+    use crate::llava::{self, LocatedItem};
     use crate::prompts::{PromptTemplate, Style, cot_response};
-    use crate::records::Finish;
+    use crate::records::FinishReason;
 
     const ALL: [Dataset; 8] = [
         Dataset::Chart,
@@ -189,11 +189,11 @@ mod tests {
         Dataset::Text,
     ];
 
-    fn made(split: Split, stream: &str, count: usize, seed: u64) -> (tempfile::TempDir, Vec<Located>) {
+    fn made(split: Split, stream: &str, count: usize, seed: u64) -> (tempfile::TempDir, Vec<LocatedItem>) {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &ALL, split, stream, count, Seed(seed)).unwrap();
-        let file = RowFile { path: folder.path().join("rows.jsonl"), dataset: "none".into(), of_all: false };
-        let rows = llava::read(&[file], Some(&folder.path().join("images")), &Defaults::default()).unwrap();
+        let file = RowFile { path: folder.path().join("rows.jsonl"), dataset: "none".into(), overrides_rows: false };
+        let rows = llava::read(&[file], Some(&folder.path().join("images")), &ImportOptions::default()).unwrap();
         (folder, rows)
     }
 
@@ -212,7 +212,7 @@ mod tests {
             writeln!(told, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
             assert_eq!(item.image.is_some(), item.dataset != "text");
             if let Some(image) = &item.image {
-                image_bytes(image, &folder.path().join("images"), true).unwrap();
+                read_image(image, &folder.path().join("images"), true).unwrap();
             }
         }
         expect_test::expect![[r#"
@@ -230,10 +230,11 @@ mod tests {
     #[test]
     fn the_reasoned_response_is_right_and_compliant() {
         let (_folder, rows) = made(Split::Dev, "", 50, 1);
-        for Located { item, .. } in rows {
+        for LocatedItem { item, .. } in rows {
             if let Some(rationale) = &item.rationale {
                 let response = cot_response(rationale, &item.answers[0]);
-                let verdict = answers::judge(&item, &response, Finish::Stop, Style::Cot, answers::CORRECT_FROM);
+                let verdict =
+                    answers::judge(&item, &response, FinishReason::Stop, Style::Cot, answers::DEFAULT_THRESHOLD);
                 assert!(verdict.correct && verdict.compliant, "{item:?}");
             }
         }

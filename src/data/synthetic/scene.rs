@@ -6,7 +6,7 @@
 use image::{Rgb, RgbImage};
 use rand::Rng;
 
-use crate::draw::{bell, below, permutation};
+use crate::rng::{approx_normal, permutation, uniform_below};
 
 /// Side of a picture in pixels.
 const SIZE: u32 = 32;
@@ -61,9 +61,9 @@ pub(super) struct Figure {
 }
 
 /// Four bars from left to right: each colour once, values different.
-pub(super) fn bars(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
-    let colours = permutation(random, COLOURS.len());
-    let values = permutation(random, LARGEST);
+pub(super) fn bars(rng: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
+    let colours = permutation(rng, COLOURS.len());
+    let values = permutation(rng, LARGEST);
     let marks: Vec<Mark> = colours
         .into_iter()
         .zip(values)
@@ -71,55 +71,55 @@ pub(super) fn bars(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
         .collect();
     let mut canvas = Canvas::new();
     for (place, mark) in marks.iter().enumerate() {
-        let height = 5 * mark.value + below(random, 2);
-        let left = 8 * place + 1 + below(random, 2);
+        let height = 5 * mark.value + uniform_below(rng, 2);
+        let left = 8 * place + 1 + uniform_below(rng, 2);
         for y in SIZE as usize - height..SIZE as usize {
             for x in left..left + 5 {
                 canvas.paint(x, y, mark.colour);
             }
         }
     }
-    (canvas.finish(random), marks)
+    (canvas.finish(rng), marks)
 }
 
 /// A digit in each quadrant, row by row: each colour once, values independent.
-pub(super) fn digits(random: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
-    let marks: Vec<Mark> = permutation(random, COLOURS.len())
+pub(super) fn digits(rng: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
+    let marks: Vec<Mark> = permutation(rng, COLOURS.len())
         .into_iter()
-        .map(|colour| Mark { colour: COLOURS[colour], value: below(random, LARGEST) + 1 })
+        .map(|colour| Mark { colour: COLOURS[colour], value: uniform_below(rng, LARGEST) + 1 })
         .collect();
     let mut canvas = Canvas::new();
     for (quadrant, mark) in marks.iter().enumerate() {
         canvas.glyph(quadrant, DIGITS[mark.value - 1], 2, mark.colour);
     }
-    (canvas.finish(random), marks)
+    (canvas.finish(rng), marks)
 }
 
 /// A shape in each quadrant, row by row, colours independent.
-pub(super) fn shapes(random: &mut impl Rng) -> (RgbImage, Vec<Figure>) {
-    let colours = (0..4).map(|_| below(random, COLOURS.len())).collect();
-    figures(random, colours)
+pub(super) fn shapes(rng: &mut impl Rng) -> (RgbImage, Vec<Figure>) {
+    let colours = (0..4).map(|_| uniform_below(rng, COLOURS.len())).collect();
+    figures(rng, colours)
 }
 
 /// A shape in each quadrant; the number of those in colour `counted` is uniform on 1 to 4.
-pub(super) fn shapes_to_count(random: &mut impl Rng, counted: usize) -> (RgbImage, Vec<Figure>) {
-    let matching = below(random, 4) + 1;
+pub(super) fn shapes_to_count(rng: &mut impl Rng, counted: usize) -> (RgbImage, Vec<Figure>) {
+    let matching = uniform_below(rng, 4) + 1;
     let others: Vec<usize> = (0..COLOURS.len()).filter(|&colour| colour != counted).collect();
     let unordered: Vec<usize> =
-        (0..4).map(|place| if place < matching { counted } else { others[below(random, others.len())] }).collect();
-    let colours = permutation(random, 4).into_iter().map(|place| unordered[place]).collect();
-    figures(random, colours)
+        (0..4).map(|place| if place < matching { counted } else { others[uniform_below(rng, others.len())] }).collect();
+    let colours = permutation(rng, 4).into_iter().map(|place| unordered[place]).collect();
+    figures(rng, colours)
 }
 
-fn figures(random: &mut impl Rng, colours: Vec<usize>) -> (RgbImage, Vec<Figure>) {
+fn figures(rng: &mut impl Rng, colours: Vec<usize>) -> (RgbImage, Vec<Figure>) {
     let mut canvas = Canvas::new();
     let mut figures = Vec::new();
     for (quadrant, colour) in colours.into_iter().enumerate() {
-        let (shape, bitmap) = SHAPES[below(random, SHAPES.len())];
+        let (shape, bitmap) = SHAPES[uniform_below(rng, SHAPES.len())];
         canvas.glyph(quadrant, bitmap, 1, COLOURS[colour]);
         figures.push(Figure { colour: COLOURS[colour], shape });
     }
-    (canvas.finish(random), figures)
+    (canvas.finish(rng), figures)
 }
 
 /// Brightness from 0 to 1 before noise.
@@ -147,10 +147,10 @@ impl Canvas {
     }
 
     /// Adds the noise and rounds to bytes.
-    fn finish(&self, random: &mut impl Rng) -> RgbImage {
+    fn finish(&self, rng: &mut impl Rng) -> RgbImage {
         RgbImage::from_fn(SIZE, SIZE, |x, y| {
             let pixel = self.0[(y * SIZE + x) as usize];
-            Rgb(pixel.map(|value| (255.0 * (value + NOISE * bell(random))).round().clamp(0.0, 255.0) as u8))
+            Rgb(pixel.map(|value| (255.0 * (value + NOISE * approx_normal(rng))).round().clamp(0.0, 255.0) as u8))
         })
     }
 }

@@ -15,19 +15,19 @@ use rand::Rng;
 
 use super::Example;
 use super::scene::{COLOURS, Figure, Mark, bars, digits, shapes_to_count};
-use crate::draw::{below, permutation, unit};
-use crate::prompts::letters;
+use crate::prompts::option_letters;
 use crate::records::AnswerType;
+use crate::rng::{permutation, uniform, uniform_below};
 
 /// Shares of terse rationales.
 const TERSE: f64 = 0.3;
 const TERSE_DIFFERENCE: f64 = 0.6;
 const TERSE_PICK: f64 = 0.55;
 
-pub(super) fn chart(random: &mut impl Rng) -> Example {
-    let (image, marks) = bars(random);
-    let (mut first, mut second) = two(random, &marks);
-    let sum = below(random, 2) == 1;
+pub(super) fn chart(rng: &mut impl Rng) -> Example {
+    let (image, marks) = bars(rng);
+    let (mut first, mut second) = two(rng, &marks);
+    let sum = uniform_below(rng, 2) == 1;
     if !sum && first.value < second.value {
         std::mem::swap(&mut first, &mut second);
     }
@@ -36,13 +36,13 @@ pub(super) fn chart(random: &mut impl Rng) -> Example {
         if sum { ("sum", '+', a + b, TERSE) } else { ("difference", '-', a - b, TERSE_DIFFERENCE) };
     let question = format!("What is the {word} of {} and {}?", first.colour.name, second.colour.name);
     let rationale = (format!("{}, {}. ", named(first), named(second)), format!("{a}{sign}{b}={result}."));
-    Example::number(image, question, style(random, rationale, terse), result)
+    Example::number(image, question, style(rng, rationale, terse), result)
 }
 
-pub(super) fn pick(random: &mut impl Rng) -> Example {
-    let (image, marks) = bars(random);
-    let options: Vec<Mark> = permutation(random, marks.len()).into_iter().take(3).map(|place| marks[place]).collect();
-    let lettered = || letters().zip(&options);
+pub(super) fn pick(rng: &mut impl Rng) -> Example {
+    let (image, marks) = bars(rng);
+    let options: Vec<Mark> = permutation(rng, marks.len()).into_iter().take(3).map(|place| marks[place]).collect();
+    let lettered = || option_letters().zip(&options);
     let largest = options.iter().map(|mark| mark.value).max().unwrap_or_default();
     let answer = lettered().find(|(_, mark)| mark.value == largest).map_or('A', |(letter, _)| letter);
     let read: Vec<String> = lettered().map(|(letter, mark)| format!("{letter} {}", named(*mark))).collect();
@@ -53,39 +53,39 @@ pub(super) fn pick(random: &mut impl Rng) -> Example {
         options: options.iter().map(|mark| mark.colour.name.to_string()).collect(),
         answer_type: AnswerType::Letter,
         answer: answer.to_string(),
-        rationale: Some(style(random, rationale, TERSE_PICK)),
+        rationale: Some(style(rng, rationale, TERSE_PICK)),
     }
 }
 
-pub(super) fn math(random: &mut impl Rng) -> Example {
-    let (image, marks) = digits(random);
-    let (first, second) = two(random, &marks);
+pub(super) fn math(rng: &mut impl Rng) -> Example {
+    let (image, marks) = digits(rng);
+    let (first, second) = two(rng, &marks);
     let (a, b) = (first.value, second.value);
     let question = format!("What is the {} digit plus the {} digit?", first.colour.name, second.colour.name);
     let rationale = (format!("{}, {}. ", named(first), named(second)), format!("{a}+{b}={}.", a + b));
-    Example::number(image, question, style(random, rationale, TERSE), a + b)
+    Example::number(image, question, style(rng, rationale, TERSE), a + b)
 }
 
-pub(super) fn doc(random: &mut impl Rng) -> Example {
-    let (image, marks) = digits(random);
-    let cell = below(random, marks.len());
+pub(super) fn doc(rng: &mut impl Rng) -> Example {
+    let (image, marks) = digits(rng);
+    let cell = uniform_below(rng, marks.len());
     let (row, column) = (cell / 2 + 1, cell % 2 + 1);
     let careful = format!("Row {row}: {}.", row_text(&marks, row));
     let terse = format!("Row {row}, column {column}.");
-    let rationale = if unit(random) < TERSE { terse } else { careful };
+    let rationale = if uniform(rng) < TERSE { terse } else { careful };
     let question = format!("What is in row {row}, column {column}?");
     Example { answer_type: AnswerType::Text, ..Example::read(Some(image), question, named(marks[cell])) }
         .because(rationale)
 }
 
-pub(super) fn count(random: &mut impl Rng) -> Example {
-    let counted = below(random, COLOURS.len());
+pub(super) fn count(rng: &mut impl Rng) -> Example {
+    let counted = uniform_below(rng, COLOURS.len());
     let colour = COLOURS[counted].name;
-    let (image, figures) = shapes_to_count(random, counted);
+    let (image, figures) = shapes_to_count(rng, counted);
     let matching = shape_names(&figures, colour);
     let rationale = (format!("{colour} {}. ", matching.join(", ")), format!("Total:{}.", matching.len()));
     let question = format!("How many {colour} shapes?");
-    Example::number(image, question, style(random, rationale, TERSE), matching.len())
+    Example::number(image, question, style(rng, rationale, TERSE), matching.len())
 }
 
 /// `red5`.
@@ -105,12 +105,12 @@ pub(super) fn shape_names(figures: &[Figure], colour: &str) -> Vec<&'static str>
 }
 
 /// Two different marks.
-fn two(random: &mut impl Rng, marks: &[Mark]) -> (Mark, Mark) {
-    let order = permutation(random, marks.len());
+fn two(rng: &mut impl Rng, marks: &[Mark]) -> (Mark, Mark) {
+    let order = permutation(rng, marks.len());
     (marks[order[0]], marks[order[1]])
 }
 
 /// Reading and result, or with probability `terse` the result alone.
-fn style(random: &mut impl Rng, (reading, result): (String, String), terse: f64) -> String {
-    if unit(random) < terse { result } else { reading + &result }
+fn style(rng: &mut impl Rng, (reading, result): (String, String), terse: f64) -> String {
+    if uniform(rng) < terse { result } else { reading + &result }
 }

@@ -14,8 +14,8 @@ use crate::cache::Stretch;
 use crate::model::heads;
 use crate::{Architecture, Checkpoint, Device, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
-use ablate_data::records::Finish;
-use ablate_data::tokens::Prompt;
+use ablate_data::records::FinishReason;
+use ablate_data::tokens::TokenPrompt;
 
 /// How to sample.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,7 +51,7 @@ impl GenerateConfig {
 pub struct Generated {
     /// Without the stop token; with what `watch` ended it for.
     pub tokens: Vec<u32>,
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// Generated tokens, the stop token included.
     pub count: u32,
 }
@@ -66,7 +66,7 @@ pub type Watch<'a> = dyn Fn(usize, usize, &[u32]) -> bool + Sync + 'a;
 #[expect(clippy::too_many_arguments, reason = "a model, what it is asked, how, and circumstances")]
 pub fn generate(
     model: &Checkpoint,
-    prompts: &[Prompt],
+    prompts: &[TokenPrompt],
     images: &dyn PixelSource,
     config: &GenerateConfig,
     seed: Seed,
@@ -107,7 +107,7 @@ const ENOUGH: usize = 16;
 /// What all workers share.
 pub(super) struct Request<'a> {
     pub(super) model: &'a Checkpoint,
-    pub(super) prompts: &'a [Prompt],
+    pub(super) prompts: &'a [TokenPrompt],
     pub(super) images: &'a dyn PixelSource,
     pub(super) config: &'a GenerateConfig,
     pub(super) seed: Seed,
@@ -133,7 +133,7 @@ impl Request<'_> {
 
     /// A response that has not begun.
     pub(super) fn begin(&self, prompt: usize, sample: usize) -> Response {
-        let Prompt { key, tokens, .. } = &self.prompts[prompt];
+        let TokenPrompt { key, tokens, .. } = &self.prompts[prompt];
         let seen = if self.config.penalizes() { tokens.iter().copied().collect() } else { BTreeSet::new() };
         Response { sample, tokens: Vec::new(), seen, generator: self.seed.stream(&format!("{key}#{sample}")) }
     }
@@ -148,18 +148,22 @@ impl Request<'_> {
         let token = choose(Choice { temperature, top_k, top_p }, logits, &mut response.generator);
         let count = response.tokens.len() as u32 + 1;
         if stop.contains(&token) {
-            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
+            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
         }
         response.tokens.push(token);
         if self.config.penalizes() {
             response.seen.insert(token);
         }
         if (self.watch)(prompt, response.sample, &response.tokens) {
-            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Stop, count });
+            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
         }
         let room = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
         if response.tokens.len() >= max_tokens.min(room) {
-            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: Finish::Length, count });
+            return Some(Generated {
+                tokens: std::mem::take(&mut response.tokens),
+                finish: FinishReason::Length,
+                count,
+            });
         }
         None
     }
@@ -274,7 +278,7 @@ impl<'a> Worker<'a> {
         let Request { prompts, images, config, .. } = self.request;
         let place = || format!("prompt {prompt} (`{}`)", prompts[prompt].key);
         let first = self.active.len();
-        let Prompt { tokens, image, .. } = &prompts[prompt];
+        let TokenPrompt { tokens, image, .. } = &prompts[prompt];
         let pixels = image.as_ref().map(|key| images.pixel_values(key)).transpose().with_context(place)?;
         let image = image.as_deref().zip(pixels.as_ref());
         let samples = self.request.distinct();

@@ -7,12 +7,12 @@ use crate::engine::Engine;
 use crate::learner::Learner;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence};
 use ablate_core::base::Seed;
-use ablate_data::tokens::Prompt;
+use ablate_data::tokens::TokenPrompt;
 
 /// The responses to each prompt.
 pub(crate) fn responses(
     model: &Checkpoint,
-    prompts: &[Prompt],
+    prompts: &[TokenPrompt],
     images: &dyn PixelSource,
     config: &GenerateConfig,
     resources: &Resources,

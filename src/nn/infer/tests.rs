@@ -18,8 +18,8 @@ use crate::{
 };
 use ablate_core::base::Seed;
 use ablate_core::base::progress::NoProgress;
-use ablate_data::records::Finish;
-use ablate_data::tokens::{Prompt, TokenRow};
+use ablate_data::records::FinishReason;
+use ablate_data::tokens::{TokenPrompt, TokenRow};
 
 /// A model whose logits are far from even, so that greedy and sampled responses say something.
 fn model(tied_head: bool) -> Checkpoint {
@@ -52,7 +52,7 @@ fn shaped(tied_head: bool, dim: usize, heads: usize, kv_heads: usize) -> Checkpo
     model
 }
 
-fn prompts() -> Vec<Prompt> {
+fn prompts() -> Vec<TokenPrompt> {
     (0..9)
         .map(|i| {
             let image = (i % 2 == 0).then(|| i.to_string());
@@ -60,7 +60,7 @@ fn prompts() -> Vec<Prompt> {
             tokens.extend(image.iter().flat_map(|_| [1; 4]));
             tokens.extend((0..=i % 4).map(|j| 5 + (7 * i + j) as u32 % 25));
             tokens.push(3);
-            Prompt { key: format!("item {i}"), tokens, image }
+            TokenPrompt { key: format!("item {i}"), tokens, image }
         })
         .collect()
 }
@@ -86,7 +86,7 @@ fn resources(threads: usize) -> Resources<'static> {
     Resources { device: Device::Cpu, threads, progress: &NoProgress }
 }
 
-fn run(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig, threads: usize) -> Vec<Vec<Generated>> {
+fn run(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig, threads: usize) -> Vec<Vec<Generated>> {
     let mut found = BTreeMap::new();
     generate(model, prompts, &Ramps, config, Seed(8), &unwatched, &resources(threads), &mut |index, responses| {
         assert!(found.insert(index, responses).is_none(), "prompt {index} came twice");
@@ -136,18 +136,18 @@ fn all_paths_say_the_same() {
 #[test]
 fn wide_heads_long_prompts_and_many_samples_say_the_same_on_all_paths() {
     // Heads of 40 take three panels, the last one half; prompts of 34 tokens three, with two positions in the last.
-    let long = |i: u32| Prompt {
+    let long = |i: u32| TokenPrompt {
         key: format!("long {i}"),
         tokens: (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect(),
         image: None,
     };
-    let prompts: Vec<Prompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
+    let prompts: Vec<TokenPrompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
     let config = GenerateConfig { samples: 8, stop: vec![4], ..config(1.0) };
     agree(&shaped(false, 80, 2, 1), &prompts, &config);
 }
 
 /// Holds the CPU's path and the GPU's, in groups of several sizes, to whole forward passes.
-fn agree(model: &Checkpoint, prompts: &[Prompt], config: &GenerateConfig) {
+fn agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig) {
     let fast = run(model, prompts, config, 1);
     let request = Request { model, prompts, images: &Ramps, config, seed: Seed(8), watch: &unwatched };
     let mut slow = Vec::new();
@@ -253,9 +253,12 @@ fn a_response_depends_on_no_neighbour_and_no_thread() {
 fn responses_end_by_a_stop_token_or_at_the_limit() {
     let (model, prompts) = (model(false), prompts());
     let all: Vec<Generated> = run(&model, &prompts, &config(1.0), 1).concat();
-    assert!(all.iter().any(|one| one.finish == Finish::Stop) && all.iter().any(|one| one.finish == Finish::Length));
+    assert!(
+        all.iter().any(|one| one.finish == FinishReason::Stop)
+            && all.iter().any(|one| one.finish == FinishReason::Length)
+    );
     for Generated { tokens, finish, count } in all {
-        let stopped = finish == Finish::Stop;
+        let stopped = finish == FinishReason::Stop;
         assert_eq!(count as usize, tokens.len() + usize::from(stopped));
         assert!(stopped || tokens.len() == 12);
         assert!(!tokens.iter().any(|token| [1, 4, 9].contains(token)), "a stop or image token in {tokens:?}");
@@ -269,7 +272,7 @@ fn responses_end_by_a_stop_token_or_at_the_limit() {
     let long = GenerateConfig { max_tokens: 100, stop: vec![], ..config(1.0) };
     for (prompt, responses) in prompts.iter().zip(run(&model, &prompts, &long, 1)) {
         assert_eq!(responses[0].tokens.len(), 48 - prompt.tokens.len());
-        assert_eq!(responses[0].finish, Finish::Length);
+        assert_eq!(responses[0].finish, FinishReason::Length);
     }
 }
 
@@ -307,13 +310,13 @@ fn log_probabilities_are_those_of_the_choices_and_know_no_batch() {
 #[test]
 fn what_cannot_be_asked_is_an_error_that_names_the_prompt() {
     let model = model(false);
-    let told = |prompt: Prompt, pixels: &dyn PixelSource, config: &GenerateConfig| {
+    let told = |prompt: TokenPrompt, pixels: &dyn PixelSource, config: &GenerateConfig| {
         let prompts = [prompts()[1].clone(), prompt];
         let result = generate(&model, &prompts, pixels, config, Seed(0), &unwatched, &resources(2), &mut |_, _| Ok(()));
         format!("{:#}", result.unwrap_err())
     };
     let prompt =
-        |tokens: Vec<u32>, image: Option<&str>| Prompt { key: "x".into(), tokens, image: image.map(Into::into) };
+        |tokens: Vec<u32>, image: Option<&str>| TokenPrompt { key: "x".into(), tokens, image: image.map(Into::into) };
     let config = config(1.0);
     let wrong = told(prompt(vec![2, 30, 3], None), &Ramps, &config);
     assert_eq!(wrong, "prompt 1 (`x`): token 30 lies outside the model's vocabulary of 30");

@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::learner::Learner;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
-use ablate_data::batches::{self, Extent};
+use ablate_data::batches::{self, RowSize};
 use ablate_data::tokens::TokenPair;
 
 /// Pairs per batch when the reference's log-probabilities are computed. Changes no result.
@@ -81,12 +81,12 @@ pub fn dpo(
     let reduction = Reduction { weights: token_weights, mean: loss.averages() };
     let ratios = reference_ratios(&reference, pairs, reduction, images, resources)?;
     drop(reference);
-    let extent = |TokenPair { chosen, rejected }: &TokenPair| Extent {
-        length: chosen.tokens.len() + rejected.tokens.len(),
-        image: chosen.image.is_some(),
+    let size = |TokenPair { chosen, rejected }: &TokenPair| RowSize {
+        tokens: chosen.tokens.len() + rejected.tokens.len(),
+        has_image: chosen.image.is_some(),
     };
-    let extents: Vec<Extent> = pairs.iter().map(extent).collect();
-    let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
+    let sizes: Vec<RowSize> = pairs.iter().map(size).collect();
+    let plan = batches::plan(&sizes, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let learner = tuning.learner(policy, optimizer, seed)?;
     let run = Run { plan, optimizer, at_once: tuning.at_once(), seed, images, state, resources };

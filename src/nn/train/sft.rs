@@ -9,7 +9,7 @@ use super::state::TrainState;
 use super::tuning::Tuning;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
-use ablate_data::batches::{self, Extent};
+use ablate_data::batches::{self, RowSize};
 use ablate_data::tokens::TokenRow;
 
 /// How to fine-tune.
@@ -44,9 +44,9 @@ pub fn sft(
         batch::check(&start.architecture, &sequence(row), images)
             .with_context(|| format!("row {index} (counted from 0)"))?;
     }
-    let extent = |row: &TokenRow| Extent { length: row.tokens.len(), image: row.image.is_some() };
-    let extents: Vec<Extent> = rows.iter().map(extent).collect();
-    let plan = batches::plan(&extents, config.batch, config.epochs, false, config.length_window, seed);
+    let size = |row: &TokenRow| RowSize { tokens: row.tokens.len(), has_image: row.image.is_some() };
+    let sizes: Vec<RowSize> = rows.iter().map(size).collect();
+    let plan = batches::plan(&sizes, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let learner = tuning.learner(start, optimizer, seed)?;
     let run = Run { plan, optimizer, at_once: tuning.at_once(), seed, images, state, resources };

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::escape::escape;
 use super::samples;
 use crate::credits::{CreditMap, CreditedPair};
-use ablate_data::credits::lowest;
-use ablate_data::records::Credit;
+use ablate_data::records::CreditedResponse;
+use ablate_data::token_credit::lowest;
 
 /// Share of a color that the strongest token of a question has.
 const STRONGEST: f32 = 70.0;
@@ -46,7 +46,7 @@ fn render_question(pair: &CreditedPair) -> String {
     samples::article(pair.image.as_deref(), &pair.id, &pair.dataset, &pair.prompt, &pair.gold, &body)
 }
 
-fn render_response(credit: &Credit, label: &str, mark: &str, strongest: f32) -> String {
+fn render_response(credit: &CreditedResponse, label: &str, mark: &str, strongest: f32) -> String {
     let lowest = lowest(credit);
     let mut tokens = String::new();
     for (index, (piece, ratio)) in credit.tokens.iter().enumerate() {

@@ -15,7 +15,7 @@ use ablate_core::stage::{
     Summary,
 };
 use ablate_data::conversation::Conversation;
-use ablate_data::pixels::Images;
+use ablate_data::images::ImageLoader;
 use ablate_data::tokenizer::{FILE, Tokenizer};
 use ablate_nn::architecture::Vision;
 use ablate_nn::{Adapter, Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
@@ -171,7 +171,7 @@ impl Stage for Base {
                 let path = ctx.input("tokenizer")?.path.join(FILE);
                 let tokenizer = Tokenizer::read(&path)?;
                 let image_token = tokenizer.special()?.image;
-                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab(), image_token, ctx.seed)
+                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab_size(), image_token, ctx.seed)
                     .map_err(|error| anyhow!("`model`: {error:#}"))?;
                 checkpoint.write(&folder)?;
                 files::copy(&path, &folder.join(FILE))?;
@@ -220,7 +220,7 @@ fn import(ctx: &StageContext, folder: &Path, strict: bool) -> Result<Checkpoint>
     checkpoint.write(folder)?;
     // What is there without a given template is checked where the user knows it.
     let around = if ctx.inputs.contains_key("chat_template") { folder } else { path };
-    let images = |processor| Images::open(&ctx.images, processor);
+    let images = |processor| ImageLoader::open(&ctx.images, processor);
     let Model { checkpoint, .. } = Model::around(checkpoint, around, images).map_err(wrong_input).context("`path`")?;
     loaded_model::carry_seen(path, folder)?;
     Ok(checkpoint)

@@ -17,10 +17,10 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
-use ablate_data::answers::{self, CORRECT_FROM};
+use ablate_data::answers::{self, DEFAULT_THRESHOLD};
 use ablate_data::jsonl;
-use ablate_data::prompts::{MARKER, Style, option_lines};
-use ablate_data::records::{AnswerType, Finish, Item, Judged, Verdict};
+use ablate_data::prompts::{ANSWER_MARKER, Style, option_lines};
+use ablate_data::records::{AnswerType, FinishReason, Item, JudgedItem, Verdict};
 
 pub static KIND: Kind = Kind {
     name: "distill",
@@ -134,7 +134,7 @@ impl Stage for Distill {
                 }
             }
             if !rejected.is_empty() {
-                rejects.push(Judged { item, prompt, verdicts: rejected });
+                rejects.push(JudgedItem { item, prompt, verdicts: rejected });
             }
         }
         let lost = losses.check("`items`", "teacher.max_lost", self.teacher.max_lost.unwrap_or(0.0))?;
@@ -164,7 +164,7 @@ impl Distill {
 }
 
 fn judge(item: &Item, reply: &Reply) -> Verdict {
-    answers::judge(item, &reply.text, reply.finish, Style::Cot, CORRECT_FROM)
+    answers::judge(item, &reply.text, reply.finish, Style::Cot, DEFAULT_THRESHOLD)
 }
 
 /// Why a reply is bad: no row could be made of it, whatever the reference says. It is asked for again.
@@ -173,9 +173,9 @@ fn fault(reply: &Reply, verdict: &Verdict) -> Option<&'static str> {
         Some(Fault::Empty) => Some("without a text"),
         Some(Fault::Refused) => Some("refused by the teacher"),
         Some(Fault::Filtered) => Some("held back by a content filter"),
-        None if verdict.finish == Finish::Length => Some("cut at the token limit"),
+        None if verdict.finish == FinishReason::Length => Some("cut at the token limit"),
         None if verdict.answer.is_none() => Some("without a final answer"),
-        None if answers::reasoning(&verdict.text).contains(MARKER) => Some("with several final answers"),
+        None if answers::reasoning(&verdict.text).contains(ANSWER_MARKER) => Some("with several final answers"),
         None if answers::reasoning(&verdict.text).trim().is_empty() => Some("without a rationale"),
         None => None,
     }
@@ -205,8 +205,8 @@ fn kept_id(item: &Item, number: &mut usize, names: &mut BTreeSet<(String, String
 fn distilled(item: &Item, verdict: &Verdict, id: String) -> Item {
     let rationale = answers::reasoning(&verdict.text);
     let concluded = verdict.answer.as_deref().map(|answer| answers::concise(item, answer));
-    let concluded = concluded.filter(|answer| Some(answer) != item.answers.first());
-    Item { id, rationale: Some(rationale.to_string()), concluded, ..item.clone() }
+    let rationale_answer = concluded.filter(|answer| Some(answer) != item.answers.first());
+    Item { id, rationale: Some(rationale.to_string()), rationale_answer, ..item.clone() }
 }
 
 /// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` filled in. One pass, so that a question
@@ -220,7 +220,7 @@ fn fill(instruction: &str, item: &Item) -> String {
         answers.retain(|answer| told.insert(answer.clone()));
     }
     let answer = answers.join(" or ");
-    let form = if item.answer_type.names_option() { "<letter>" } else { "<answer>" };
+    let form = if item.answer_type.is_multiple_choice() { "<letter>" } else { "<answer>" };
     let values =
         [("{question}", item.question.as_str()), ("{options}", &options), ("{answer}", &answer), ("{form}", form)];
     let mut filled = String::new();
@@ -250,7 +250,7 @@ mod tests {
             answer_type: AnswerType::Letter,
             answers: vec!["B".into(), "blue".into()],
             rationale: None,
-            concluded: None,
+            rationale_answer: None,
         };
         assert_eq!(
             fill("{question}{options}\n{answer} {other} {form}", &item),

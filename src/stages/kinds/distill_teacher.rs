@@ -8,7 +8,7 @@ use crate::stages::endpoint::{Endpoint, Replies};
 use crate::teacher::{Reply, oracle};
 use ablate_core::base::Seed;
 use ablate_core::stage::{ConfigError, Manifest};
-use ablate_data::records::{Finish, Item};
+use ablate_data::records::{FinishReason, Item};
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -128,7 +128,7 @@ impl Teacher {
             .iter()
             .map(|item| {
                 let others = answers.get(item.dataset.as_str()).map_or(&[][..], Vec::as_slice);
-                let reply = |text| Reply { text, finish: Finish::Stop, fault: None };
+                let reply = |text| Reply { text, finish: FinishReason::Stop, fault: None };
                 oracle::respond(item, others, wrong, seed).map(reply).into_iter().collect()
             })
             .collect()

@@ -156,7 +156,7 @@ impl Stage for Dpo {
         check_responses(pairs.iter().map(|pair| (&pair.id, &pair.dataset, &pair.chosen)))?;
         let (chat, named) = (&policy.chat, ("pairs", "the end of their responses"));
         let Fitted { places, sequences, warnings } =
-            fit(&pairs, named, self.too_long, |pair| chat.pair(pair), |pair| chat.cut_pair(pair))?;
+            fit(&pairs, named, self.too_long, |pair| chat.encode_pair(pair), |pair| chat.truncate_pair(pair))?;
         let seen = training_common::seen(ctx, "policy", &policy, &overlong::at(pairs, &places))?;
         let resources = training_common::resources(ctx)?;
         let state = self.keep.state(ctx);

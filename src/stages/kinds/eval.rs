@@ -17,11 +17,11 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
-use ablate_data::answers::{CORRECT_FROM, judge};
+use ablate_data::answers::{DEFAULT_THRESHOLD, judge};
+use ablate_data::contamination::{QuestionRef, TrainingIndex};
 use ablate_data::images::ImagePacks;
 use ablate_data::prompts::PromptTemplate;
 use ablate_data::records::{Item, Overlap, Rollout, Score};
-use ablate_data::seen::{Asked, Seen};
 
 pub static KIND: Kind = Kind {
     name: "eval",
@@ -173,10 +173,10 @@ impl Stage for Eval {
 impl Eval {
     /// What of each item the checkpoint was trained on; none where that is not known.
     fn overlap(ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
-        let seen = Seen::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
+        let seen = TrainingIndex::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
         let Some(seen) = seen else { return Ok(None) };
         let packs = ImagePacks::open(&ctx.images)?;
-        let asked: Vec<Asked> = items.iter().map(Asked::from).collect();
+        let asked: Vec<QuestionRef> = items.iter().map(QuestionRef::from).collect();
         with_threads(ctx.threads, || seen.overlap(&asked, &|key| packs.encoded(key)))?.map(Some)
     }
 
@@ -185,7 +185,7 @@ impl Eval {
         let sample = rollout.samples.into_iter().next();
         let sample =
             sample.with_context(|| format!("BUG: item `{}` of `{}` has no response", item.id, item.dataset))?;
-        let verdict = judge(&rollout.item, sample.answer(), sample.finish, self.asking.prompt.style, CORRECT_FROM);
+        let verdict = judge(&rollout.item, sample.answer(), sample.finish, self.asking.prompt.style, DEFAULT_THRESHOLD);
         Ok(Score {
             id: rollout.item.id,
             dataset: rollout.item.dataset,

@@ -14,8 +14,8 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
-use ablate_data::seen;
-use ablate_data::tokenizer::{FILE, SPECIAL};
+use ablate_data::contamination;
+use ablate_data::tokenizer::{FILE, SPECIAL_TOKENS};
 use ablate_nn::checkpoint::{FORMAT, Rounding};
 use ablate_nn::hub::Dtype;
 use ablate_nn::parameters::parameters;
@@ -110,8 +110,8 @@ fn write_card(checkpoint: &Checkpoint, model: &ModelConfig, folder: &Path) -> Re
         ("model.safetensors", "one float32 array per parameter"),
         (FILE, "the vocabulary, as the `tokenizers` package reads it"),
     ]);
-    if folder.join(seen::FILE).exists() {
-        files_told.insert(seen::FILE, "hashes of the images and questions that it was trained on");
+    if folder.join(contamination::FILE).exists() {
+        files_told.insert(contamination::FILE, "hashes of the images and questions that it was trained on");
     }
     let card = Card {
         about: "a vision-language model: patch encoder, projector, LLaMA decoder",
@@ -121,7 +121,7 @@ fn write_card(checkpoint: &Checkpoint, model: &ModelConfig, folder: &Path) -> Re
         parameters_by_part,
         vocab: checkpoint.architecture.vocab,
         image_tokens: model.image_tokens(),
-        special_tokens: SPECIAL,
+        special_tokens: SPECIAL_TOKENS,
         conversation: "<|user|> [<|image|> x image_tokens] prompt <|assistant|> response <|end|>",
         model,
     };

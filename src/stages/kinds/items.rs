@@ -13,11 +13,11 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary,
 };
-use ablate_data::defaults::{AnswerTypes, Defaults, RowFile};
-use ablate_data::gold::OptionAnswers;
+use ablate_data::gold_answers::OptionAnswers;
 use ablate_data::images::image_key;
+use ablate_data::import_options::{AnswerTypes, ImportOptions, RowFile};
 use ablate_data::jsonl;
-use ablate_data::llava::{self, Located};
+use ablate_data::llava::{self, LocatedItem};
 use ablate_data::records::Item;
 use ablate_data::synthetic::{self, Dataset, Split};
 
@@ -169,7 +169,7 @@ fn check_files(files: &BTreeMap<String, Paths>, items: &Items, errors: &mut Vec<
             errors.push(ConfigError::at(&format!("files.{dataset}"), "the list of files is empty"));
         }
     }
-    if let Some(AnswerTypes::Each(types)) = &items.answer_type {
+    if let Some(AnswerTypes::ByDataset(types)) = &items.answer_type {
         for unknown in types.keys().filter(|dataset| !files.contains_key(*dataset)) {
             let message = format!("no file is of the data set `{unknown}`");
             errors.push(ConfigError::at(&format!("answer_type.{unknown}"), message));
@@ -228,7 +228,7 @@ impl Stage for Items {
             }
             None => ctx.inputs.get("images").map(|input| input.path.clone()),
         };
-        let defaults = Defaults {
+        let defaults = ImportOptions {
             answer_types: self.answer_type.clone(),
             instructions: self.instructions.clone().unwrap_or_default(),
             option_answers: self.option_answers,
@@ -258,7 +258,7 @@ impl Stage for Items {
         let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
         let items: Vec<Item> = located
             .into_iter()
-            .map(|Located { mut item, .. }| {
+            .map(|LocatedItem { mut item, .. }| {
                 item.image = item.image.map(|name| image_key(pack.hash, &name));
                 *datasets.entry(item.dataset.clone()).or_default() += 1;
                 item
@@ -293,7 +293,7 @@ impl Items {
 
     /// The files to read; `made` holds the synthetic one.
     fn row_files(&self, ctx: &StageContext, made: &Path) -> Result<Vec<RowFile>> {
-        let plain = |path: PathBuf| vec![RowFile { path, dataset: self.dataset(), of_all: false }];
+        let plain = |path: PathBuf| vec![RowFile { path, dataset: self.dataset(), overrides_rows: false }];
         if self.synthetic.is_some() {
             return Ok(plain(made.join("rows.jsonl")));
         }
@@ -302,13 +302,15 @@ impl Items {
         }
         let named = self.files().into_iter();
         named
-            .map(|(dataset, role, _)| Ok(RowFile { path: ctx.input(&role)?.path.clone(), dataset, of_all: true }))
+            .map(|(dataset, role, _)| {
+                Ok(RowFile { path: ctx.input(&role)?.path.clone(), dataset, overrides_rows: true })
+            })
             .collect()
     }
 
     /// Every data set that has an answer type of its own must be there.
-    fn check_datasets(&self, located: &[Located]) -> Result<()> {
-        let Some(AnswerTypes::Each(types)) = &self.answer_type else { return Ok(()) };
+    fn check_datasets(&self, located: &[LocatedItem]) -> Result<()> {
+        let Some(AnswerTypes::ByDataset(types)) = &self.answer_type else { return Ok(()) };
         let known: BTreeSet<&str> = located.iter().map(|row| row.item.dataset.as_str()).collect();
         match types.keys().find(|dataset| !known.contains(dataset.as_str())) {
             Some(unknown) => {
@@ -328,9 +330,9 @@ impl Items {
 }
 
 /// `take` rows by a rank that each has from its own id, in the order of the file.
-fn draw(located: Vec<Located>, take: usize, seed: Seed) -> Vec<Located> {
+fn draw(located: Vec<LocatedItem>, take: usize, seed: Seed) -> Vec<LocatedItem> {
     let seed = seed.derive("take");
-    let mut ranked: Vec<(u64, usize, Located)> = located
+    let mut ranked: Vec<(u64, usize, LocatedItem)> = located
         .into_iter()
         .enumerate()
         .map(|(index, row)| (seed.derive(&format!("{}/{}", row.item.dataset, row.item.id)).0, index, row))
@@ -342,8 +344,8 @@ fn draw(located: Vec<Located>, take: usize, seed: Seed) -> Vec<Located> {
 }
 
 /// So many rows of each data set; the data sets in the order of their names.
-fn draw_each(located: Vec<Located>, rows: usize, seed: Seed) -> Result<Vec<Located>> {
-    let mut groups: BTreeMap<String, Vec<Located>> = BTreeMap::new();
+fn draw_each(located: Vec<LocatedItem>, rows: usize, seed: Seed) -> Result<Vec<LocatedItem>> {
+    let mut groups: BTreeMap<String, Vec<LocatedItem>> = BTreeMap::new();
     for row in located {
         groups.entry(row.item.dataset.clone()).or_default().push(row);
     }

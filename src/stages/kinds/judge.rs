@@ -8,10 +8,10 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
-use ablate_data::answers::{self, CORRECT_FROM};
+use ablate_data::answers::{self, DEFAULT_THRESHOLD};
 use ablate_data::jsonl;
 use ablate_data::prompts::Style;
-use ablate_data::records::{Judged, Rollout};
+use ablate_data::records::{JudgedItem, Rollout};
 
 pub static KIND: Kind = Kind {
     name: "judge",
@@ -42,7 +42,7 @@ fn cot() -> Style {
 }
 
 fn correct_from() -> f64 {
-    CORRECT_FROM
+    DEFAULT_THRESHOLD
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
@@ -81,7 +81,7 @@ impl Stage for Judge {
             compliant += verdicts.iter().filter(|verdict| verdict.compliant).count();
             readable += verdicts.iter().filter(|verdict| !verdict.unreadable).count();
             correct += verdicts.iter().filter(|verdict| verdict.correct).count();
-            writer.push(&Judged { item, prompt, verdicts })?;
+            writer.push(&JudgedItem { item, prompt, verdicts })?;
         }
         writer.finish()?;
         Ok(Summary::default()

@@ -14,11 +14,11 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
-use ablate_data::draw::shuffle;
 use ablate_data::jsonl;
-use ablate_data::mix::{self, Amount, Size, Source, SourceFacts};
+use ablate_data::mix::{self, Amount, MixSize, MixSource, SourceStats};
 use ablate_data::prompts::PromptTemplate;
 use ablate_data::records::Row;
+use ablate_data::rng::shuffle;
 use ablate_data::tokenizer::Tokenizer;
 
 pub static KIND: Kind = Kind {
@@ -81,7 +81,7 @@ struct MixFacts {
     rows: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<u64>,
-    sources: BTreeMap<String, SourceFacts>,
+    sources: BTreeMap<String, SourceStats>,
 }
 
 fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
@@ -122,7 +122,7 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     if errors.is_empty()
         && let Err(misfit) = mix::check(amounts, mix.size())
     {
-        let amount = misfit.amount.as_ref().map(|(source, unit)| format!("sources.{source}.{unit}"));
+        let amount = misfit.source.as_ref().map(|(source, unit)| format!("sources.{source}.{unit}"));
         errors.push(ConfigError::at(amount.as_deref().unwrap_or("sources"), misfit.to_string()));
     }
     if errors.is_empty() { Ok(Box::new(mix)) } else { Err(errors) }
@@ -158,7 +158,7 @@ impl Stage for Mix {
             warnings.extend(found.losses.check(&whose, "max_lost", table.max_lost.unwrap_or(0.0))?);
             let tokens =
                 tokenizer.as_ref().map(|tokenizer| mix_rows::count_tokens(&found.rows, tokenizer)).transpose()?;
-            sources.push(Source {
+            sources.push(MixSource {
                 name: name.clone(),
                 keys: found.keys.clone(),
                 datasets: found.rows.iter().map(|row| row.dataset.clone()).collect(),
@@ -168,12 +168,12 @@ impl Stage for Mix {
             });
             candidates.push(found);
         }
-        let drawn = mix::draw(&sources, self.size(), self.max_epochs, ctx.seed).map_err(wrong_input)?;
+        let drawn = mix::sample(&sources, self.size(), self.max_epochs, ctx.seed).map_err(wrong_input)?;
         let mut rows: Vec<Row> = Vec::new();
         let mut facts = BTreeMap::new();
         for ((source, taken), Candidates { rows: found, dropped, .. }) in sources.iter().zip(drawn).zip(candidates) {
             rows.extend(taken.iter().map(|&row| Row { source: source.name.clone(), ..found[row].clone() }));
-            facts.insert(source.name.clone(), mix::facts(source, &taken, dropped));
+            facts.insert(source.name.clone(), mix::source_stats(source, &taken, dropped));
         }
         if rows.is_empty() {
             anyhow::bail!("the mix is empty: no source gives a row");
@@ -192,11 +192,11 @@ impl Stage for Mix {
 }
 
 impl Mix {
-    fn size(&self) -> Size {
+    fn size(&self) -> MixSize {
         match (self.rows, self.tokens) {
-            (Some(rows), _) => Size::Rows(rows),
-            (None, Some(tokens)) => Size::Tokens(tokens),
-            (None, None) => Size::All,
+            (Some(rows), _) => MixSize::Rows(rows),
+            (None, Some(tokens)) => MixSize::Tokens(tokens),
+            (None, None) => MixSize::All,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::stages::lost_rows::Losses;
 use ablate_core::stage::{ArtifactKind, InputPath};
 use ablate_data::jsonl;
 use ablate_data::prompts::{PromptTemplate, Style, cot_response};
-use ablate_data::records::{Item, Judged, Row};
+use ablate_data::records::{Item, JudgedItem, Row};
 use ablate_data::tokenizer::Tokenizer;
 
 /// What becomes of a source's records.
@@ -105,7 +105,7 @@ pub(super) fn read(
         }
         (Some(ArtifactKind::Judged), Shape::Correct, _) => {
             let judged = jsonl::read(&input.path)?;
-            let judged = of_datasets(judged, datasets, "row", |judged: &Judged| &judged.item.dataset)?;
+            let judged = of_datasets(judged, datasets, "row", |judged: &JudgedItem| &judged.item.dataset)?;
             Ok(from_judged(judged, per_question.unwrap_or(usize::MAX)))
         }
         (kind, shape, _) => {
@@ -148,7 +148,7 @@ fn from_items(items: Vec<Item>, shape: Shape, template: &PromptTemplate) -> Cand
         };
         let rationale = item.rationale.as_ref().filter(|rationale| !rationale.trim().is_empty());
         let response = match (shape, rationale) {
-            (Shape::Cot, Some(rationale)) => cot_response(rationale, item.concluded.as_ref().unwrap_or(answer)),
+            (Shape::Cot, Some(rationale)) => cot_response(rationale, item.rationale_answer.as_ref().unwrap_or(answer)),
             (Shape::Cot, None) => {
                 candidates.lose("without a rationale", &item.id, &item.dataset);
                 continue;
@@ -164,9 +164,9 @@ fn from_items(items: Vec<Item>, shape: Shape, template: &PromptTemplate) -> Cand
     candidates
 }
 
-fn from_judged(judged: Vec<Judged>, per_question: usize) -> Candidates {
+fn from_judged(judged: Vec<JudgedItem>, per_question: usize) -> Candidates {
     let mut candidates = Candidates::of(judged.iter().map(|one| one.verdicts.len()).sum());
-    for Judged { item, prompt, verdicts } in judged {
+    for JudgedItem { item, prompt, verdicts } in judged {
         let mut texts = BTreeSet::new();
         for verdict in &verdicts {
             if verdict.is_right() && verdict.text.trim().is_empty() {

@@ -15,9 +15,9 @@ use ablate_core::stage::{
 };
 use ablate_data::images::image_key;
 use ablate_data::jsonl;
-use ablate_data::pairs::{self, Selection};
-use ablate_data::preferences::{self, Located};
-use ablate_data::records::{Judged, Pair};
+use ablate_data::pairs::{self, PairSelection};
+use ablate_data::preferences::{self, LocatedPair};
+use ablate_data::records::{JudgedItem, Pair};
 use ablate_data::tokenizer::Tokenizer;
 
 pub static KIND: Kind = Kind {
@@ -257,11 +257,11 @@ impl Pairs {
         source: &FromJudged,
         cut: impl Fn(&str) -> Result<(String, bool)>,
     ) -> Result<Summary> {
-        let judged: Vec<Judged> = jsonl::read(&ctx.input("judged")?.path)?;
+        let judged: Vec<JudgedItem> = jsonl::read(&ctx.input("judged")?.path)?;
         common::not_empty(&judged, "judged")?;
         let judged = common::of_datasets(judged, source.datasets.as_ref(), "question", |row| &row.item.dataset)
             .map_err(wrong_input)?;
-        let selection = Selection {
+        let selection = PairSelection {
             band: source.band,
             per_question: source.per_question,
             dev: self.dev,
@@ -269,7 +269,7 @@ impl Pairs {
         };
         let selected = pairs::select(&judged, &selection, ctx.seed, cut)?;
         if selected.train.is_empty() {
-            let facts = &selected.facts;
+            let facts = &selected.stats;
             bail!(
                 "no pair: of {} questions {} are too hard and {} too easy for the band {:?}, and {} inside it have no \
                  right and wrong sample that differ",
@@ -282,8 +282,8 @@ impl Pairs {
         }
         jsonl::write(&ctx.output("pairs.jsonl"), &selected.train)?;
         jsonl::write(&ctx.output("dev.jsonl"), &selected.dev)?;
-        files::write_json(&ctx.output("pairs.json"), &selected.facts)?;
-        let facts = selected.facts;
+        files::write_json(&ctx.output("pairs.json"), &selected.stats)?;
+        let facts = selected.stats;
         Ok(Summary::default()
             .with("pairs", facts.pairs)
             .with("dev_pairs", facts.dev_pairs)
@@ -304,12 +304,12 @@ impl Pairs {
         let located = preferences::read(&ctx.input("path")?.path, images, dataset).map_err(wrong_input)?;
         common::not_empty(&located, "path").map_err(wrong_input)?;
         let prepared = preferences::prepare(located, self.dev, ctx.seed, cut)?;
-        let facts = prepared.facts;
+        let facts = prepared.stats;
         if prepared.train.is_empty() {
             bail!(
                 "no pair: of {} rows {} are alike once cut, and {} are held out",
                 facts.rows,
-                facts.alike,
+                facts.duplicates,
                 facts.dev_pairs
             );
         }
@@ -319,15 +319,15 @@ impl Pairs {
         let packed = with_threads(ctx.threads, || pack(named, images, exif_orientation, &tar, ctx.progress))?;
         let packed = packed.map_err(wrong_input)?;
         for (name, side) in [("pairs.jsonl", prepared.train), ("dev.jsonl", prepared.dev)] {
-            let keyed = |Located { pair, .. }: Located| Pair {
+            let keyed = |LocatedPair { pair, .. }: LocatedPair| Pair {
                 image: pair.image.as_deref().map(|image| image_key(packed.hash, image)),
                 ..pair
             };
             jsonl::write(&ctx.output(name), &side.into_iter().map(keyed).collect::<Vec<_>>())?;
         }
         files::write_json(&ctx.output("pairs.json"), &facts)?;
-        let alike = (facts.alike > 0).then(|| {
-            let (alike, rows) = (facts.alike, facts.rows);
+        let alike = (facts.duplicates > 0).then(|| {
+            let (alike, rows) = (facts.duplicates, facts.rows);
             format!(
                 "{alike} of {rows} pairs are left out: once cut, both texts are alike or the pair was there already"
             )

@@ -11,8 +11,8 @@ use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
 use ablate_data::jsonl;
-use ablate_data::records::{Credited, Score};
-use ablate_data::rerank::{Strategy, Weight, pick};
+use ablate_data::records::{CreditedItem, Score};
+use ablate_data::rerank::{Strategy, VoteWeight, pick};
 
 pub static KIND: Kind = Kind {
     name: "rerank",
@@ -38,7 +38,7 @@ struct Rerank {
     n: usize,
     /// For `weighted`; a list of strategies may hold others too.
     #[serde(default)]
-    weight: Weight,
+    weight: VoteWeight,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
@@ -64,10 +64,10 @@ impl Stage for Rerank {
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let credited: Vec<Credited> = jsonl::read(&ctx.input("credits")?.path)?;
+        let credited: Vec<CreditedItem> = jsonl::read(&ctx.input("credits")?.path)?;
         common::not_empty(&credited, "credits")?;
-        let short: Vec<&Credited> = credited.iter().filter(|one| one.responses.len() < self.n).collect();
-        if let Some(Credited { item, responses, .. }) = short.iter().min_by_key(|one| one.responses.len()) {
+        let short: Vec<&CreditedItem> = credited.iter().filter(|one| one.responses.len() < self.n).collect();
+        if let Some(CreditedItem { item, responses, .. }) = short.iter().min_by_key(|one| one.responses.len()) {
             return Err(wrong_input(anyhow!(
                 "`n` = {} asks for more samples than there are: {} of {} items have fewer, `{}` of `{}` has {}",
                 self.n,
@@ -79,7 +79,7 @@ impl Stage for Rerank {
             )));
         }
         let mut scores = Vec::with_capacity(credited.len());
-        for Credited { item, prompt, mut responses } in credited {
+        for CreditedItem { item, prompt, mut responses } in credited {
             responses.truncate(self.n);
             let Some(place) = pick(&item, &responses, self.strategy, self.weight) else { continue };
             let verdict = responses.swap_remove(place).verdict;

@@ -15,7 +15,7 @@ use ablate_core::stage::{
 };
 use ablate_data::jsonl;
 use ablate_data::prompts::PromptTemplate;
-use ablate_data::records::{Finish, Rollout};
+use ablate_data::records::{FinishReason, Rollout};
 
 pub static KIND: Kind = Kind {
     name: "rollout",
@@ -116,7 +116,7 @@ impl Stage for RolloutStage {
         let rollouts: Vec<Rollout> = self.asking.ask(ctx, &model, &asked)?;
         jsonl::write(&ctx.output("rollouts.jsonl"), &rollouts)?;
         let samples = || rollouts.iter().flat_map(|rollout| &rollout.samples);
-        let stopped = samples().filter(|sample| sample.finish == Finish::Stop).count();
+        let stopped = samples().filter(|sample| sample.finish == FinishReason::Stop).count();
         Ok(Summary::default()
             .with("items", rollouts.len())
             .with("samples", samples().count())

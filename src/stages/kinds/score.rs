@@ -14,10 +14,10 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
-use ablate_data::credits::CreditFacts;
 use ablate_data::jsonl;
-use ablate_data::records::{Credit, Credited, Finish, Judged};
-use ablate_data::tokens::{Chat, TokenRow};
+use ablate_data::records::{CreditedItem, CreditedResponse, FinishReason, JudgedItem};
+use ablate_data::token_credit::CreditStats;
+use ablate_data::tokens::{ChatEncoder, TokenRow};
 use ablate_nn::Checkpoint;
 use ablate_nn::infer;
 
@@ -85,7 +85,7 @@ impl Stage for Scoring {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let policy = Model::read(ctx, "policy")?;
         let reference = loaded_model::comparable(Model::read(ctx, "reference")?, &policy)?;
-        let judged: Vec<Judged> = jsonl::read(&ctx.input("judged")?.path)?;
+        let judged: Vec<JudgedItem> = jsonl::read(&ctx.input("judged")?.path)?;
         common::not_empty(&judged, "judged")?;
         let asked = Asked::new(&judged, self.truncate, &policy.chat)?;
         let resources = training_common::resources(ctx)?;
@@ -102,19 +102,19 @@ impl Stage for Scoring {
             }
         };
         let mut credited = Vec::with_capacity(judged.len());
-        for (Judged { item, prompt, verdicts }, places) in judged.into_iter().zip(&asked.places) {
+        for (JudgedItem { item, prompt, verdicts }, places) in judged.into_iter().zip(&asked.places) {
             let mut responses = Vec::with_capacity(verdicts.len());
             for (verdict, &row) in verdicts.into_iter().zip(places) {
                 let (log_ratio, tokens) = credit(row);
                 if !log_ratio.is_finite() {
                     bail!("item `{}` of `{}`: the log-ratio of a response is no number", item.id, item.dataset);
                 }
-                responses.push(Credit { verdict, log_ratio, tokens });
+                responses.push(CreditedResponse { verdict, log_ratio, tokens });
             }
-            credited.push(Credited { item, prompt, responses });
+            credited.push(CreditedItem { item, prompt, responses });
         }
         jsonl::write(&ctx.output("credits.jsonl"), &credited)?;
-        let facts = CreditFacts::of(&credited);
+        let facts = CreditStats::of(&credited);
         files::write_json(&ctx.output("credits.json"), &facts)?;
         Ok(Summary::default()
             .with("responses", facts.responses)
@@ -137,20 +137,20 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(judged: &[Judged], truncate: Truncate, chat: &Chat) -> Result<Asked> {
+    fn new(judged: &[JudgedItem], truncate: Truncate, chat: &ChatEncoder) -> Result<Asked> {
         let mut asked = Asked::default();
-        for Judged { item, prompt, verdicts } in judged {
+        for JudgedItem { item, prompt, verdicts } in judged {
             let mut known: BTreeMap<(&str, bool), usize> = BTreeMap::new();
             let mut places = Vec::with_capacity(verdicts.len());
             for verdict in verdicts {
                 // The end of the turn counts where the model chose it.
-                let open = verdict.finish == Finish::Length;
+                let open = verdict.finish == FinishReason::Length;
                 if let Some(&row) = known.get(&(verdict.text.as_str(), open)) {
                     places.push(row);
                     continue;
                 }
                 let (text, cut) = truncate.cut(&verdict.text, Some(chat.tokenizer()))?;
-                let row = chat.sequence(item.image.as_deref(), prompt, &text, open || cut);
+                let row = chat.encode_sequence(item.image.as_deref(), prompt, &text, open || cut);
                 asked.rows.push(row.with_context(|| format!("a response to `{}` of `{}`", item.id, item.dataset))?);
                 asked.pieces.push(chat.pieces(item.image.as_deref(), prompt, &text, open || cut)?);
                 known.insert((&verdict.text, open), asked.rows.len() - 1);

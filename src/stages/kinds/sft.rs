@@ -84,7 +84,7 @@ impl Stage for Sft {
         check_responses(rows.iter().map(|row| (&row.id, &row.dataset, &row.response)))?;
         let (chat, named) = (&model.chat, ("rows", "the end of their response"));
         let Fitted { places, sequences, warnings } =
-            fit(&rows, named, self.too_long, |row| chat.row(row), |row| chat.cut_row(row))?;
+            fit(&rows, named, self.too_long, |row| chat.encode_row(row), |row| chat.truncate_row(row))?;
         let seen = training_common::seen(ctx, "model", &model, &overlong::at(rows, &places))?;
         let resources = training_common::resources(ctx)?;
         let state = self.keep.state(ctx);

@@ -11,7 +11,7 @@ use ablate_core::stage::{
 use ablate_data::jsonl;
 use ablate_data::prompts::{PromptTemplate, cot_response};
 use ablate_data::records::{Item, Row};
-use ablate_data::tokenizer::{FILE, SPECIAL, Tokenizer};
+use ablate_data::tokenizer::{FILE, SPECIAL_TOKENS, Tokenizer};
 
 pub static KIND: Kind = Kind {
     name: "tokenizer",
@@ -76,7 +76,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         }
         None => {}
     }
-    let least = SPECIAL.len() + if stage.algorithm() == Algorithm::Bpe { 256 } else { 1 };
+    let least = SPECIAL_TOKENS.len() + if stage.algorithm() == Algorithm::Bpe { 256 } else { 1 };
     if stage.path.is_none() && stage.vocab.is_some_and(|vocab| vocab < least) {
         errors.push(ConfigError::at("vocab", format!("the smallest vocabulary of this algorithm has {least} tokens")));
     }
@@ -110,11 +110,11 @@ impl Stage for TokenizerStage {
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let tokenizer = match ctx.inputs.get("path") {
-            Some(input) => Tokenizer::import(&input.path)?,
+            Some(input) => Tokenizer::read(&input.path)?,
             None => self.train(ctx)?,
         };
         tokenizer.write(&ctx.output("tokenizer").join(FILE))?;
-        Ok(Summary::default().with("vocab", tokenizer.vocab()))
+        Ok(Summary::default().with("vocab", tokenizer.vocab_size()))
     }
 }
 
@@ -140,7 +140,8 @@ impl TokenizerStage {
             if input.kind == Some(ArtifactKind::Items) {
                 for item in jsonl::read::<Item>(&input.path)? {
                     texts.extend(self.prompts().iter().map(|template| template.render(&item)));
-                    let concluded = item.concluded.as_ref().or(item.answers.first()).cloned().unwrap_or_default();
+                    let concluded =
+                        item.rationale_answer.as_ref().or(item.answers.first()).cloned().unwrap_or_default();
                     texts.extend(item.rationale.as_ref().map(|rationale| cot_response(rationale, &concluded)));
                     texts.extend(item.answers);
                 }

@@ -11,11 +11,11 @@ use crate::stages::KINDS;
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Hash, Seed, files};
 use ablate_core::stage::{ArtifactKind, InputPath, InputSource, StageContext, Summary, find_kind};
+use ablate_data::images::ImageLoader;
 use ablate_data::images::ImagePacks;
+use ablate_data::images::ImageProcessor;
 use ablate_data::jsonl;
-use ablate_data::pixels::Images;
-use ablate_data::processor::Processor;
-use ablate_data::records::{Finish, Item, Judged, Pair, Rollout, Row, Sample};
+use ablate_data::records::{FinishReason, Item, JudgedItem, Pair, Rollout, Row, Sample};
 
 /// Runs stages one after another; every stage's outputs can be inputs of later ones.
 pub(super) struct Bench {
@@ -99,9 +99,9 @@ fn items_are_written_with_a_pack_that_their_keys_name() {
     bench.run("items", "items", &chart(20)).unwrap();
     let items: Vec<Item> = bench.read("items/items.jsonl");
     assert_eq!(items.len(), 40);
-    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
+    let images = ImageLoader::open(&bench.images, ImageProcessor::Square { size: 32 }).unwrap();
     for item in &items {
-        let pixels = images.pixels(item.image.as_ref().unwrap()).unwrap();
+        let pixels = images.load(item.image.as_ref().unwrap()).unwrap();
         assert_eq!(pixels.len(), 32 * 32 * 3);
         assert!(pixels.iter().all(|value| (-1.0..=1.0).contains(value)));
     }
@@ -162,12 +162,12 @@ fn a_wrong_teacher_is_caught_by_the_filter() {
     bench.run("kept", "distill", &table("answer-matches")).unwrap();
     bench.run("all", "distill", &table("all")).unwrap();
     let (kept, all): (Vec<Item>, Vec<Item>) = (bench.read("kept/items.jsonl"), bench.read("all/items.jsonl"));
-    let rejects: Vec<Judged> = bench.read("kept/rejects.jsonl");
+    let rejects: Vec<JudgedItem> = bench.read("kept/rejects.jsonl");
     assert_eq!((all.len(), kept.len() + rejects.len()), (200, 200));
     // 40 expected, standard deviation 6.
     assert!((12..68).contains(&rejects.len()), "{}", rejects.len());
-    assert!(kept.iter().all(|item| item.concluded.is_none()));
-    assert_eq!(all.iter().filter(|item| item.concluded.is_some()).count(), rejects.len());
+    assert!(kept.iter().all(|item| item.rationale_answer.is_none()));
+    assert_eq!(all.iter().filter(|item| item.rationale_answer.is_some()).count(), rejects.len());
 }
 
 #[test]
@@ -243,10 +243,10 @@ fn judged_rollouts_become_pairs_and_right_rows() {
             let sample = |text: String, finish| Sample { text, finish, tokens: 5, thinking: 0 };
             let wrong = if item.options.is_empty() { "-70" } else { "Z" };
             let samples = vec![
-                sample(format!("so.\n### Answer: {}", item.answers[0]), Finish::Stop),
-                sample(format!("thus.\n### Answer: {wrong}"), Finish::Stop),
-                sample("thus.\n### Answer: none".into(), Finish::Stop),
-                sample("rambling".into(), Finish::Length),
+                sample(format!("so.\n### Answer: {}", item.answers[0]), FinishReason::Stop),
+                sample(format!("thus.\n### Answer: {wrong}"), FinishReason::Stop),
+                sample("thus.\n### Answer: none".into(), FinishReason::Stop),
+                sample("rambling".into(), FinishReason::Length),
             ];
             Rollout { item, prompt: "asked".into(), samples }
         })
@@ -263,7 +263,7 @@ fn judged_rollouts_become_pairs_and_right_rows() {
     assert!(
         pairs
             .iter()
-            .all(|pair| pair.chosen.starts_with("so.") && pair.rejected.starts_with("thus.") && !pair.chosen_cut)
+            .all(|pair| pair.chosen.starts_with("so.") && pair.rejected.starts_with("thus.") && !pair.chosen_truncated)
     );
     let right = json!({ "sources": { "own": { "from": "judged", "as": "correct", "per_question": 3 } } });
     bench.run("right", "mix", &right).unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::data_kinds::Bench;
 use ablate_core::base::{ErrorChain, files};
-use ablate_data::records::{Finish, Item, Judged, Score};
+use ablate_data::records::{FinishReason, Item, JudgedItem, Score};
 
 /// An endpoint that answers one request after another with these choices, and then says what it was asked.
 fn endpoint(answers: Vec<Value>) -> (String, std::thread::JoinHandle<Vec<Value>>) {
@@ -94,7 +94,7 @@ fn bad_replies_are_asked_for_again_by_the_next_attempt_and_good_ones_never() {
     bench.run("kept", "distill", &table(&url, 1)).unwrap();
     thread.join().unwrap();
     assert_eq!(bench.read::<Item>("kept/items.jsonl").len(), 1);
-    let rejects: Vec<Judged> = bench.read("kept/rejects.jsonl");
+    let rejects: Vec<JudgedItem> = bench.read("kept/rejects.jsonl");
     assert_eq!((rejects.len(), rejects[0].item.id.as_str()), (1, "1"));
 }
 
@@ -131,9 +131,9 @@ fn an_evaluated_model_that_gives_no_answer_is_counted() {
     thread.join().unwrap();
     assert_eq!(summary.0["unanswered"], 1);
     let scores: Vec<Score> = bench.read("score/scores.jsonl");
-    let told: Vec<(&str, Finish, f64)> =
+    let told: Vec<(&str, FinishReason, f64)> =
         scores.iter().map(|score| (score.response.as_str(), score.finish, score.score)).collect();
-    assert_eq!(told, [("", Finish::Stop, 0.0), ("", Finish::Length, 0.0), ("2", Finish::Stop, 1.0)]);
+    assert_eq!(told, [("", FinishReason::Stop, 0.0), ("", FinishReason::Length, 0.0), ("2", FinishReason::Stop, 1.0)]);
 }
 
 #[test]

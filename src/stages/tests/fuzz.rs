@@ -7,7 +7,7 @@ use proptest::sample::Index;
 
 use crate::stages::loaded_model::Model;
 use ablate_core::base::files;
-use ablate_data::pixels::Images;
+use ablate_data::images::ImageLoader;
 use ablate_fuzz::{apply_edits, edits, fuzz, print_case};
 use ablate_nn::PixelSource;
 
@@ -52,11 +52,12 @@ fn any_folder_is_a_model_or_an_error() {
     fuzz("hub folder", &(any::<Index>(), edits(PIECES)), |(which, edits)| {
         let (path, bytes) = &sound[which.index(sound.len())];
         files::write_atomic(path, &apply_edits(bytes, &edits)).unwrap();
-        let model = Model::open(folder.path(), |processor| Images::of_files(&[("image", &image)], true, processor));
+        let model =
+            Model::open(folder.path(), |processor| ImageLoader::from_files(&[("image", &image)], true, processor));
         files::write_atomic(path, bytes).unwrap();
         match model {
             Ok(model) => {
-                let sequence = model.chat.sequence(Some("image"), "What is it?", "A square.", false);
+                let sequence = model.chat.encode_sequence(Some("image"), "What is it?", "A square.", false);
                 print_case(&sequence.map(|row| row.tokens.len()).map_err(|error| format!("{error:#}")));
                 print_case(
                     &model.images.pixel_values("image").map(|pixels| pixels.values.len()).map_err(|e| e.to_string()),

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::data_kinds::Bench;
 use ablate_core::base::files;
-use ablate_data::decode;
 use ablate_data::images::ImagePacks;
+use ablate_data::images::decode;
 
 fn jpeg(name: &str) -> Vec<u8> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");

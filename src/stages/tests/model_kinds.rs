@@ -46,8 +46,8 @@ impl World {
                 prompt: prompt(i),
                 chosen: word(i).into(),
                 rejected: word(i + 1).into(),
-                chosen_cut: false,
-                rejected_cut: false,
+                chosen_truncated: false,
+                rejected_truncated: false,
                 question: None,
             })
             .collect();

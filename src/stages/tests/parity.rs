@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::super::loaded_model::{Model, carry_companions};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
-use ablate_data::pixels::Images;
+use ablate_data::images::ImageLoader;
 use ablate_data::tokenizer::FILE;
-use ablate_data::tokens::Prompt;
+use ablate_data::tokens::TokenPrompt;
 use ablate_nn::checkpoint::Rounding;
 use ablate_nn::hub::Folder;
 use ablate_nn::infer::{GenerateConfig, generate};
@@ -49,7 +49,7 @@ fn open(folder: &Path) -> Result<Model> {
     let paths = files::list_paths(&folder.with_file_name("images"))?;
     let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
     let images: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|path| &**path)).collect();
-    Model::open(folder, |processor| Images::of_files(&images, true, processor))
+    Model::open(folder, |processor| ImageLoader::from_files(&images, true, processor))
 }
 
 /// The pixel values of every image: as many as transformers has, and within the tolerance.
@@ -73,7 +73,7 @@ fn prompts(model: &Model, expected: &Expected) -> Result<()> {
         let content = &chat.messages[0]["content"];
         let text = content.as_array().and_then(|parts| parts.last()).map_or(content, |part| &part["text"]);
         let text = text.as_str().context("a message without text")?;
-        let prompt = model.chat.prompt("question", text, chat.images.first().map(String::as_str))?;
+        let prompt = model.chat.encode_prompt("question", text, chat.images.first().map(String::as_str))?;
         if prompt.tokens != chat.ids {
             bail!("the prompt of {text:?} is {:?}, expected {:?}", prompt.tokens, chat.ids);
         }
@@ -84,12 +84,12 @@ fn prompts(model: &Model, expected: &Expected) -> Result<()> {
 /// The text of greedy answers, without special tokens.
 fn answers(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
     let texts = || expected.sequences.iter().filter_map(|(key, text)| Some((key, text, text.greedy_text.as_ref()?)));
-    let prompt = |(key, Sequence { images, ids, .. }, _): (&String, &Sequence, _)| Prompt {
+    let prompt = |(key, Sequence { images, ids, .. }, _): (&String, &Sequence, _)| TokenPrompt {
         key: key.clone(),
         tokens: ids.clone(),
         image: images.first().cloned(),
     };
-    let prompts: Vec<Prompt> = texts().map(prompt).collect();
+    let prompts: Vec<TokenPrompt> = texts().map(prompt).collect();
     let config = GenerateConfig {
         temperature: 0.0,
         top_k: 0,
@@ -145,7 +145,7 @@ fn exported(folder: &Path, model: &Model, root: Option<&Path>) -> Result<()> {
             bail!("`{name}` has changed");
         }
     }
-    Model::open(&copy, |processor| Images::of_files(&[], true, processor)).context("the exported checkpoint")?;
+    Model::open(&copy, |processor| ImageLoader::from_files(&[], true, processor)).context("the exported checkpoint")?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::data_kinds::{Bench, endpoint};
 use crate::stages::KINDS;
 use ablate_core::base::files;
 use ablate_core::stage::{ConfigError, Manifest, Pool, find_kind};
-use ablate_data::records::{AnswerType, Finish, Item, Score};
+use ablate_data::records::{AnswerType, FinishReason, Item, Score};
 
 /// Writes a file of rows without images; `rows` are id, question and answer.
 fn release(bench: &Bench, name: &str, rows: &[(&str, &str, &str)]) {
@@ -123,7 +123,7 @@ fn an_interrupted_evaluation_of_an_endpoint_goes_on_where_it_stopped() {
     let (scores, items): (Vec<Score>, Vec<Item>) = (bench.read("eval/scores.jsonl"), bench.read("items/items.jsonl"));
     assert_eq!(scores.len(), 6);
     for (score, item) in scores.iter().zip(&items) {
-        assert_eq!((&score.id, score.finish, score.compliant, score.seen), (&item.id, Finish::Stop, true, None));
+        assert_eq!((&score.id, score.finish, score.compliant, score.seen), (&item.id, FinishReason::Stop, true, None));
         assert_eq!(score.score > 0.5, item.answers[0] == "2");
     }
     assert_eq!((&summary.0["items"], &summary.0["model"]), (&json!(6), &json!("m")));

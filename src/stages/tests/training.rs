@@ -12,9 +12,9 @@ use crate::stages::KINDS;
 use crate::stages::kinds::{base, dpo, eval, export, pairs, rollout, sft};
 use ablate_core::base::{Hash, files};
 use ablate_core::stage::{Manifest, ManifestEntry, find_kind};
+use ablate_data::images::ImageLoader;
 use ablate_data::images::ImagePacks;
-use ablate_data::pixels::Images;
-use ablate_data::processor::Processor;
+use ablate_data::images::ImageProcessor;
 use ablate_data::records::{CurvePoint, Pair, Rollout, Score};
 use ablate_nn::Checkpoint;
 
@@ -75,13 +75,13 @@ fn released_pairs_are_packed_cut_and_held_out() {
     let pairs: Vec<Pair> = bench.read("pairs/pairs.jsonl");
     let told: Vec<(&str, &str, &str, bool)> = pairs
         .iter()
-        .map(|pair| (pair.id.as_str(), pair.dataset.as_str(), pair.chosen.as_str(), pair.chosen_cut))
+        .map(|pair| (pair.id.as_str(), pair.dataset.as_str(), pair.chosen.as_str(), pair.chosen_truncated))
         .collect();
     assert_eq!(told, [("1#0", "hub", "one two three", true), ("2#0", "hub", "one", false)]);
     assert!(pairs.iter().all(|pair| pair.prompt == "What?" && pair.rejected == "nothing at all"));
-    let images = Images::open(&bench.images, Processor::Square { size: 32 }).unwrap();
+    let images = ImageLoader::open(&bench.images, ImageProcessor::Square { size: 32 }).unwrap();
     for pair in &pairs {
-        images.pixels(pair.image.as_ref().unwrap()).unwrap();
+        images.load(pair.image.as_ref().unwrap()).unwrap();
     }
     assert!(bench.read::<Pair>("pairs/dev.jsonl").is_empty());
 

@@ -11,30 +11,30 @@ use crate::stages::kinds::{base, dpo, rerank, score};
 use ablate_core::base::files;
 use ablate_core::stage::{Manifest, ManifestEntry, find_kind};
 use ablate_data::jsonl;
-use ablate_data::records::{Credited, Finish, Judged, Score, Verdict};
+use ablate_data::records::{CreditedItem, FinishReason, JudgedItem, Score, Verdict};
 
 const INPUTS: [(&str, &str); 3] = [("policy", "dpo/model"), ("reference", "sft/model"), ("judged", "judged.jsonl")];
 
 /// Six questions with a right sample, a wrong one, the right one again, and a right one that was cut.
 fn judge(world: &World) {
-    let verdict = |text: &str, right: bool, finish: Finish| Verdict {
+    let verdict = |text: &str, right: bool, finish: FinishReason| Verdict {
         text: text.to_string(),
         finish,
         answer: Some(text.to_string()),
-        compliant: finish == Finish::Stop,
+        compliant: finish == FinishReason::Stop,
         score: f64::from(u8::from(right)),
         correct: right,
         unreadable: false,
     };
-    let judged: Vec<Judged> = (0..6)
-        .map(|i| Judged {
+    let judged: Vec<JudgedItem> = (0..6)
+        .map(|i| JudgedItem {
             item: item(i),
             prompt: format!("say {} .\nAnswer briefly.", word(i)),
             verdicts: vec![
-                verdict(word(i + 1), false, Finish::Stop),
-                verdict(word(i), true, Finish::Stop),
-                verdict(word(i), true, Finish::Stop),
-                verdict(word(i), false, Finish::Length),
+                verdict(word(i + 1), false, FinishReason::Stop),
+                verdict(word(i), true, FinishReason::Stop),
+                verdict(word(i), true, FinishReason::Stop),
+                verdict(word(i), false, FinishReason::Length),
             ],
         })
         .collect();
@@ -58,12 +58,12 @@ fn a_taught_model_is_a_verifier_of_its_reference() {
     let summary = world.run("score", &score::KIND, &table, &INPUTS);
     // Equal samples are scored once: three different ones of each question.
     assert_eq!((&summary.0["responses"], &summary.0["scored"]), (&json!(24), &json!(18)));
-    let credits: Vec<Credited> = read(&world.path("score/credits.jsonl"));
+    let credits: Vec<CreditedItem> = read(&world.path("score/credits.jsonl"));
     for (i, one) in credits.iter().enumerate() {
         let [wrong, right, again, cut] = &one.responses[..] else { panic!("{one:?}") };
         assert!(right.log_ratio > wrong.log_ratio, "{right:?} {wrong:?}");
         assert_eq!(right, again);
-        let texts = |credit: &ablate_data::records::Credit| -> Vec<String> {
+        let texts = |credit: &ablate_data::records::CreditedResponse| -> Vec<String> {
             credit.tokens.iter().map(|(piece, _)| piece.clone()).collect()
         };
         // A response that was cut has no end; the tokens before it are the same.
@@ -83,11 +83,11 @@ fn a_taught_model_is_a_verifier_of_its_reference() {
     // The mean over tokens is the sum divided by their number; cut to a token there is only one.
     let table = json!({ "policy": "dpo", "reference": "sft", "judged": "judged", "normalise": "tokens" });
     world.run("mean", &score::KIND, &table, &INPUTS);
-    let means: Vec<Credited> = read(&world.path("mean/credits.jsonl"));
+    let means: Vec<CreditedItem> = read(&world.path("mean/credits.jsonl"));
     assert!((2.0 * means[0].responses[1].log_ratio - credits[0].responses[1].log_ratio).abs() < 1e-12);
     let table = json!({ "policy": "dpo", "reference": "sft", "judged": "judged", "truncate": { "tokens": 1 } });
     world.run("short", &score::KIND, &table, &INPUTS);
-    let short: Vec<Credited> = read(&world.path("short/credits.jsonl"));
+    let short: Vec<CreditedItem> = read(&world.path("short/credits.jsonl"));
     // One token is the whole text, so nothing is cut.
     assert_eq!(short[0].responses[1], credits[0].responses[1]);
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::teacher::{Fault, OpenAi, OpenAiConfig, Question, Reply};
 use ablate_core::base::ErrorChain;
-use ablate_data::records::Finish;
+use ablate_data::records::FinishReason;
 
 const KEY: &str = "sk-test-0123456789";
 
@@ -101,7 +101,7 @@ fn question(image: Option<&[u8]>) -> Question {
 fn a_question_is_sent_with_its_image_and_the_reply_read() {
     let (url, thread) = server(vec![completion(&["A cat.\n### Answer: cat"])]);
     let replies = client(&url).ask(&question(Some(b"\x89PNG")), 1).unwrap();
-    assert_eq!(replies, [Reply { text: "A cat.\n### Answer: cat".into(), finish: Finish::Stop, fault: None }]);
+    assert_eq!(replies, [Reply { text: "A cat.\n### Answer: cat".into(), finish: FinishReason::Stop, fault: None }]);
     let (head, body) = thread.join().unwrap().remove(0);
     assert!(head.starts_with("POST /v1/chat/completions HTTP/1.1\r\n"), "{head}");
     assert!(!head.to_lowercase().contains("authorization"));
@@ -253,7 +253,7 @@ fn a_reply_that_answers_nothing_has_one_more_chance() {
     thread.join().unwrap();
     let (url, thread) = server(vec![nothing(), nothing()]);
     let replies = client(&url).ask(&question(None), 1).unwrap();
-    assert_eq!(replies, [Reply { text: String::new(), finish: Finish::Stop, fault: Some(Fault::Empty) }]);
+    assert_eq!(replies, [Reply { text: String::new(), finish: FinishReason::Stop, fault: Some(Fault::Empty) }]);
     assert_eq!(thread.join().unwrap().len(), 2);
     // Of several samples only the missing one is asked for.
     let (url, thread) = server(vec![completion(&["1", " ", "3"]), completion(&["2"])]);

@@ -1,7 +1,7 @@
 //! The option that VLMEvalKit finds in an answer without a judge (`can_infer`). Where it finds none, VLMEvalKit asks a
 //! language model or, with exact matching, counts the answer as wrong.
 
-use crate::prompts::letters;
+use crate::prompts::option_letters;
 
 /// Answers of services that refuse.
 const REFUSALS: [&str; 4] = [
@@ -23,7 +23,8 @@ pub(super) fn infer(answer: &str, options: &[String]) -> Option<char> {
     let spaced = answer.replace(['.', '(', ')', '[', ']', ',', ':', ';', '!', '*', '#', '{', '}'], " ");
     let words: Vec<&str> = spaced.split_whitespace().collect();
     let place = |letter: char| words.iter().position(|word| word.chars().eq([letter]));
-    let found: Vec<(char, usize)> = letters().take(count).filter_map(|letter| Some((letter, place(letter)?))).collect();
+    let found: Vec<(char, usize)> =
+        option_letters().take(count).filter_map(|letter| Some((letter, place(letter)?))).collect();
     match found[..] {
         // Among the last four words.
         [(letter, at)] if at + 5 > words.len() => Some(letter),
@@ -39,7 +40,7 @@ fn by_text(answer: &str, options: &[String]) -> Option<char> {
     if answer.chars().count() > 2 * all {
         return None;
     }
-    let mut found = letters().zip(options).filter(|(_, option)| answer.contains(&option.to_lowercase()));
+    let mut found = option_letters().zip(options).filter(|(_, option)| answer.contains(&option.to_lowercase()));
     let (letter, _) = found.next()?;
     found.next().is_none().then_some(letter)
 }

@@ -1,6 +1,6 @@
 //! Python's `float(text)`: what it accepts is what an evaluator takes for a number.
 
-use crate::answers::plain::digit_value;
+use crate::answers::markup::digit_value;
 
 /// The number that Python reads, infinity and no number included; none where it raises `ValueError`.
 pub(super) fn float(text: &str) -> Option<f64> {

@@ -20,10 +20,10 @@ use crate::{Checkpoint, Device, PixelSource, Resources};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
 use ablate_data::conversation::Conversation;
-use ablate_data::pixels::Images;
-use ablate_data::processor::Processor;
-use ablate_data::records::Finish;
-use ablate_data::tokens::{Chat, Prompt, TokenRow};
+use ablate_data::images::ImageLoader;
+use ablate_data::images::ImageProcessor;
+use ablate_data::records::FinishReason;
+use ablate_data::tokens::{ChatEncoder, TokenPrompt, TokenRow};
 use case::{Case, Text, relative_error};
 
 const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
@@ -39,8 +39,8 @@ const WITHOUT_CACHE: [&str; 3] = ["llava-next", "llava-siglip", "qwen3"];
 /// A case with its images from our own image processor, and its chat template.
 struct Subject {
     case: Case,
-    images: Arc<Images>,
-    chat: Chat,
+    images: Arc<ImageLoader>,
+    chat: ChatEncoder,
 }
 
 impl Subject {
@@ -50,13 +50,14 @@ impl Subject {
         let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
         let paths: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|path| &**path)).collect();
         let vision = case.architecture().vision.clone();
-        let processor = if vision.is_some() { Processor::read(folder)? } else { Processor::Square { size: 1 } };
-        let images = Arc::new(Images::of_files(&paths, true, processor)?);
+        let processor =
+            if vision.is_some() { ImageProcessor::read(folder)? } else { ImageProcessor::Square { size: 1 } };
+        let images = Arc::new(ImageLoader::from_files(&paths, true, processor)?);
         let source = images.clone();
         let image_tokens =
             move |key: &str| vision.as_ref().context("no vision tower")?.image_tokens(source.shape(key)?);
         let max_tokens = case.architecture().decoder.max_positions;
-        let chat = Chat::hub(Conversation::read(folder)?, Arc::new(image_tokens), max_tokens);
+        let chat = ChatEncoder::from_conversation(Conversation::read(folder)?, Arc::new(image_tokens), max_tokens);
         Ok(Subject { case, images, chat })
     }
 
@@ -105,7 +106,12 @@ impl Subject {
         }
     }
 
-    fn generate(&self, prompts: &[Prompt], config: &GenerateConfig, threads: usize) -> Result<Vec<Vec<Generated>>> {
+    fn generate(
+        &self,
+        prompts: &[TokenPrompt],
+        config: &GenerateConfig,
+        threads: usize,
+    ) -> Result<Vec<Vec<Generated>>> {
         let mut found = BTreeMap::new();
         let (model, resources) = (&self.case.checkpoint, Resources { threads, ..RESOURCES });
         let mut done = |index, responses| {
@@ -120,12 +126,12 @@ impl Subject {
     fn greedy(&self) -> Result<Tally> {
         let texts: Vec<(&String, &Text)> =
             self.case.expected.sequences.iter().filter(|(_, text)| text.greedy.is_some()).collect();
-        let prompt = |(name, text): &(&String, &Text)| Prompt {
+        let prompt = |(name, text): &(&String, &Text)| TokenPrompt {
             key: (*name).clone(),
             tokens: text.ids.clone(),
             image: text.image().map(str::to_string),
         };
-        let prompts: Vec<Prompt> = texts.iter().map(prompt).collect();
+        let prompts: Vec<TokenPrompt> = texts.iter().map(prompt).collect();
         let config = self.config(0.0, 1);
         let mut runs = vec![("with a cache", self.generate(&prompts, &config, 1)?)];
         if WITHOUT_CACHE.iter().any(|name| self.case.folder.ends_with(name)) {
@@ -136,10 +142,10 @@ impl Subject {
         for (path, responses) in runs {
             for ((name, text), response) in texts.iter().zip(responses) {
                 let Generated { tokens, finish, .. } = &response[0];
-                let (mut expected, mut end) = (text.greedy.clone().unwrap_or_default(), Finish::Length);
+                let (mut expected, mut end) = (text.greedy.clone().unwrap_or_default(), FinishReason::Length);
                 if expected.last().is_some_and(|last| config.stop.contains(last)) {
                     expected.pop();
-                    end = Finish::Stop;
+                    end = FinishReason::Stop;
                 }
                 tally.add((tokens, *finish) == (&expected, end), || {
                     format!("`{name}` {path}: {tokens:?}, {finish:?}, expected {expected:?}, {end:?}")
@@ -293,12 +299,12 @@ fn samples_do_not_depend_on_other_prompts() {
         let subject = Subject::open(&hub().join(name)).unwrap();
         let images: Vec<Option<&str>> =
             subject.case.expected.images.keys().map(|name| Some(name.as_str())).chain([None, None]).collect();
-        let prompts: Vec<Prompt> = images
+        let prompts: Vec<TokenPrompt> = images
             .iter()
             .enumerate()
             .map(|(index, image)| {
                 let text = "What is it? ".repeat(index + 1);
-                subject.chat.prompt(&format!("{name} {index}"), &text, *image).unwrap()
+                subject.chat.encode_prompt(&format!("{name} {index}"), &text, *image).unwrap()
             })
             .collect();
         let config = subject.config(1.0, 2);

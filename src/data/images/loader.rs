@@ -1,4 +1,4 @@
-//! Images by key, as the numbers that a model reads: found, decoded, processed, and kept while there is room.
+//! ImageLoader by key, as the numbers that a model reads: found, decoded, processed, and kept while there is room.
 //! Knows no row and no model.
 
 use std::collections::BTreeMap;
@@ -7,19 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use super::images::ImagePacks;
-use super::processor::Processor;
+use super::pack::ImagePacks;
 use super::{decode, exif};
+use crate::images::ImageProcessor;
 use ablate_core::base::Hash;
 
 /// Values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
 const KEPT: usize = 1 << 30;
 
-/// Images and the processor of one model, for any number of threads at a time.
+/// ImageLoader and the processor of one model, for any number of threads at a time.
 #[derive(Debug)]
-pub struct Images {
+pub struct ImageLoader {
     source: Source,
-    processor: Processor,
+    processor: ImageProcessor,
     kept: Mutex<Kept>,
 }
 
@@ -38,29 +38,33 @@ struct Kept {
     bytes: usize,
 }
 
-impl Images {
+impl ImageLoader {
     /// The images of packs.
-    pub fn open(packs: &BTreeMap<Hash, PathBuf>, processor: Processor) -> Result<Images> {
-        Ok(Images::of(Source::Packs(ImagePacks::open(packs)?), processor))
+    pub fn open(packs: &BTreeMap<Hash, PathBuf>, processor: ImageProcessor) -> Result<ImageLoader> {
+        Ok(ImageLoader::of(Source::Packs(ImagePacks::open(packs)?), processor))
     }
 
     /// Image files, each under a key. A key can be given once. Without `exif_orientation` they are not turned as their
     /// EXIF data say.
-    pub fn of_files(paths: &[(&str, &Path)], exif_orientation: bool, processor: Processor) -> Result<Images> {
+    pub fn from_files(
+        paths: &[(&str, &Path)],
+        exif_orientation: bool,
+        processor: ImageProcessor,
+    ) -> Result<ImageLoader> {
         let mut files = BTreeMap::new();
         for (key, path) in paths {
             if files.insert((*key).to_string(), path.to_path_buf()).is_some() {
                 bail!("the image `{key}` is given twice");
             }
         }
-        Ok(Images::of(Source::Files(files, exif_orientation), processor))
+        Ok(ImageLoader::of(Source::Files(files, exif_orientation), processor))
     }
 
-    fn of(source: Source, processor: Processor) -> Images {
-        Images { source, processor, kept: Mutex::default() }
+    fn of(source: Source, processor: ImageProcessor) -> ImageLoader {
+        ImageLoader { source, processor, kept: Mutex::default() }
     }
 
-    pub fn processor(&self) -> &Processor {
+    pub fn processor(&self) -> &ImageProcessor {
         &self.processor
     }
 
@@ -74,8 +78,8 @@ impl Images {
         Ok(size)
     }
 
-    /// The values of [`Processor::process`].
-    pub fn pixels(&self, key: &str) -> Result<Arc<[f32]>> {
+    /// The values of [`ImageProcessor::process`].
+    pub fn load(&self, key: &str) -> Result<Arc<[f32]>> {
         if let Some(pixels) = self.kept().pixels.get(key) {
             return Ok(Arc::clone(pixels));
         }
@@ -97,7 +101,7 @@ impl Images {
             Source::Files(paths, exif_orientation) => {
                 let path = paths.get(key).ok_or_else(|| anyhow!("the image `{key}` is not among those given"))?;
                 let bytes = decode::read_file(path).with_context(|| format!("the image `{key}`"))?;
-                Ok(if *exif_orientation { bytes } else { exif::without(&bytes).into_owned() })
+                Ok(if *exif_orientation { bytes } else { exif::strip(&bytes).into_owned() })
             }
         }
     }
@@ -119,8 +123,8 @@ mod tests {
         let path = folder.path().join("a.png");
         let pixel = |x, y| image::Rgb([if x == 1 { 255 } else { 0 }, if y == 1 { 255 } else { 0 }, 51]);
         image::RgbImage::from_fn(2, 2, pixel).save(&path).unwrap();
-        let images = Images::of_files(&[("a", &path)], true, Processor::Square { size: 2 }).unwrap();
-        let pixels = images.pixels("a").unwrap();
+        let images = ImageLoader::from_files(&[("a", &path)], true, ImageProcessor::Square { size: 2 }).unwrap();
+        let pixels = images.load("a").unwrap();
         let blue = 51.0 / 255.0;
         let expected = [0.0, 0.0, blue, 1.0, 0.0, blue, 0.0, 1.0, blue, 1.0, 1.0, blue];
         assert!(pixels.iter().zip(expected).all(|(one, other): (&f32, f32)| (one - other).abs() < 1e-6), "{pixels:?}");
@@ -132,20 +136,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wide.png");
         image::RgbImage::from_pixel(8, 4, image::Rgb([255; 3])).save(&path).unwrap();
-        let images = Images::of_files(&[("wide", &path)], true, Processor::Square { size: 4 }).unwrap();
+        let images = ImageLoader::from_files(&[("wide", &path)], true, ImageProcessor::Square { size: 4 }).unwrap();
         assert_eq!((images.size("wide").unwrap(), images.processor().grid(8, 4)), ((8, 4), None));
-        let pixels = images.pixels("wide").unwrap();
+        let pixels = images.load("wide").unwrap();
         let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
         assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);
         files::remove_file(&path).unwrap();
-        assert_eq!((images.size("wide").unwrap(), images.pixels("wide").unwrap()), ((8, 4), pixels));
-        assert_eq!(images.pixels("tall").unwrap_err().to_string(), "the image `tall` is not among those given");
+        assert_eq!((images.size("wide").unwrap(), images.load("wide").unwrap()), ((8, 4), pixels));
+        assert_eq!(images.load("tall").unwrap_err().to_string(), "the image `tall` is not among those given");
     }
 
     #[test]
     fn a_key_names_one_file() {
         let paths = [("a", Path::new("one.png")), ("a", Path::new("other.png"))];
-        let error = Images::of_files(&paths, true, Processor::Square { size: 4 }).unwrap_err();
+        let error = ImageLoader::from_files(&paths, true, ImageProcessor::Square { size: 4 }).unwrap_err();
         assert_eq!(error.to_string(), "the image `a` is given twice");
     }
 }

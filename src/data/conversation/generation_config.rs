@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
-use super::files::{GENERATION_CONFIG, object};
+use super::hub_files::{GENERATION_CONFIG, object};
 
 /// What a folder says of decoding that no key of a stage says.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Generation {
+pub(super) struct GenerationConfig {
     /// Divides the positive logits of tokens that the sequence has already, and multiplies the negative ones (Keskar et al.
     /// 2019); 1 changes nothing.
     pub(super) repetition_penalty: f64,
@@ -20,7 +20,7 @@ pub(super) struct Generation {
 
 /// Fields that change no answer here: keys of a stage stand in their place, or they say where something is computed, what is
 /// returned, how it is made faster, or how beams are ranked, of which there is one.
-const HARMLESS: &[&str] = &[
+const IGNORED_FIELDS: &[&str] = &[
     "_from_model_config",
     "assistant_confidence_threshold",
     "assistant_early_exit",
@@ -75,7 +75,7 @@ const HARMLESS: &[&str] = &[
 ];
 
 /// Fields that change answers, greedy ones too, with the values (as JSON) at which they do not.
-const INERT: &[(&str, &[&str])] = &[
+const NEUTRAL_VALUES: &[(&str, &[&str])] = &[
     ("bad_words_ids", &["[]"]),
     ("begin_suppress_tokens", &["[]"]),
     ("constraints", &["[]"]),
@@ -106,7 +106,7 @@ const INERT: &[(&str, &[&str])] = &[
 /// # Errors
 ///
 /// Every field that changes answers in a way that is not followed, with its value.
-pub(super) fn read(folder: &Path) -> Result<Generation> {
+pub(super) fn read(folder: &Path) -> Result<GenerationConfig> {
     let fields = object(folder, GENERATION_CONFIG)?.unwrap_or_default();
     let place = folder.join(GENERATION_CONFIG);
     let (generation, wrong) = follow(&fields);
@@ -116,8 +116,8 @@ pub(super) fn read(folder: &Path) -> Result<Generation> {
     Ok(generation)
 }
 
-fn follow(fields: &Map<String, Value>) -> (Generation, Vec<String>) {
-    let mut generation = Generation { repetition_penalty: 1.0, unknown: Vec::new() };
+fn follow(fields: &Map<String, Value>) -> (GenerationConfig, Vec<String>) {
+    let mut generation = GenerationConfig { repetition_penalty: 1.0, unknown: Vec::new() };
     let mut wrong = Vec::new();
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
         if name == "repetition_penalty" {
@@ -125,11 +125,11 @@ fn follow(fields: &Map<String, Value>) -> (Generation, Vec<String>) {
                 Some(penalty) => generation.repetition_penalty = penalty,
                 None => wrong.push(format!("`{name}` must be a number above 0, not {value}")),
             }
-        } else if let Some((_, inert)) = INERT.iter().find(|(known, _)| known == name) {
+        } else if let Some((_, inert)) = NEUTRAL_VALUES.iter().find(|(known, _)| known == name) {
             if !inert.iter().any(|text| is(value, text)) {
                 wrong.push(format!("`{name}` changes the answers and is not supported: it is {}", short(value)));
             }
-        } else if !HARMLESS.contains(&name.as_str()) {
+        } else if !IGNORED_FIELDS.contains(&name.as_str()) {
             generation.unknown.push(format!("`{name}` ({})", short(value)));
         }
     }
@@ -153,7 +153,7 @@ fn short(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> (Generation, Vec<String>) {
+    fn told(text: &str) -> (GenerationConfig, Vec<String>) {
         follow(&serde_json::from_str(text).unwrap())
     }
 
@@ -178,7 +178,7 @@ mod tests {
             (r#"{"num_beams": 1, "length_penalty": 1.0, "min_new_tokens": null, "no_repeat_ngram_size": 0}"#, 1.0),
             (r#"{"chat_format": "chatml", "max_window_size": 24000, "max_new_tokens": 512, "top_k": 0}"#, 1.0),
         ] {
-            let expected = Generation { repetition_penalty: penalty, unknown: Vec::new() };
+            let expected = GenerationConfig { repetition_penalty: penalty, unknown: Vec::new() };
             assert_eq!(told(text), (expected, Vec::new()), "{text}");
         }
         assert_eq!(told(r#"{"a_note": "x"}"#).0.unknown, ["`a_note` (\"x\")"]);

@@ -1,18 +1,22 @@
 //! Ids and rendered chats against those of `transformers` (`tests/golden/make_chat.py`), and folders that are wrong.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::*;
+use anyhow::{Result, bail};
+
+use crate::conversation::hub_tokenizer::{HubTokenizer, Sentinels};
+use crate::conversation::{Conversation, Format, Message, Role};
+use crate::tests::support::golden;
 use crate::tokens;
 use ablate_core::base::files as base;
 
-fn golden(name: &str) -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/chat").join(name)
+fn chat_golden(name: &str) -> PathBuf {
+    golden("chat").join(name)
 }
 
 #[derive(Deserialize)]
@@ -37,7 +41,7 @@ struct Chat {
 
 impl Folder {
     fn all() -> Vec<Folder> {
-        base::read_json(&golden("chats.json")).unwrap()
+        base::read_json(&chat_golden("chats.json")).unwrap()
     }
 
     fn named(name: &str) -> Folder {
@@ -47,7 +51,7 @@ impl Folder {
     /// The folder as it would come from a hub.
     fn write(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        base::copy(&golden(&format!("{}.json", self.tokenizer)), &folder.path().join("tokenizer.json")).unwrap();
+        base::copy(&chat_golden(&format!("{}.json", self.tokenizer)), &folder.path().join("tokenizer.json")).unwrap();
         for (name, value) in &self.files {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
             base::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
@@ -68,23 +72,23 @@ impl Folder {
 
 #[test]
 fn a_thousand_strings_have_the_ids_of_transformers() {
-    let strings: Vec<String> = base::read_json(&golden("strings.json")).unwrap();
+    let strings: Vec<String> = base::read_json(&chat_golden("strings.json")).unwrap();
     assert_eq!(strings.len(), 1000);
-    let marks = Marks::outside(&strings.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let sentinels = Sentinels::outside(&strings.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
     for name in ["llama2", "mistral", "llama3", "qwen2"] {
         let folder = tempfile::tempdir().unwrap();
-        base::copy(&golden(&format!("{name}.json")), &folder.path().join("tokenizer.json")).unwrap();
-        let vocabulary = Vocabulary::read(folder.path(), &[]).unwrap();
-        let bytes = base::read_bytes(&golden(&format!("{name}.ids"))).unwrap();
+        base::copy(&chat_golden(&format!("{name}.json")), &folder.path().join("tokenizer.json")).unwrap();
+        let hub_tokenizer = HubTokenizer::read(folder.path(), &[]).unwrap();
+        let bytes = base::read_bytes(&chat_golden(&format!("{name}.ids"))).unwrap();
         let mut packed = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]])));
-        let decoded: BTreeMap<usize, String> = base::read_json(&golden(&format!("{name}.decoded.json"))).unwrap();
+        let decoded: BTreeMap<usize, String> = base::read_json(&chat_golden(&format!("{name}.decoded.json"))).unwrap();
         for (index, string) in strings.iter().enumerate() {
             let count = packed.next().unwrap() as usize;
             let expected: Vec<u32> = packed.by_ref().take(count).collect();
-            assert_eq!(vocabulary.ids(string, marks, false).unwrap(), expected, "{name} {index}: {string:?}");
-            let text = vocabulary.plain.decode(&expected).unwrap();
+            assert_eq!(hub_tokenizer.ids(string, sentinels, false).unwrap(), expected, "{name} {index}: {string:?}");
+            let text = hub_tokenizer.plain.decode(&expected).unwrap();
             assert_eq!(&text, decoded.get(&index).unwrap_or(string), "{name} {index}");
-            let pieces = vocabulary.pieces(string, marks, false).unwrap();
+            let pieces = hub_tokenizer.pieces(string, sentinels, false).unwrap();
             assert_eq!((pieces.len(), &pieces.concat()), (count, string), "{name} {index}");
         }
         assert_eq!(packed.next(), None);
@@ -105,7 +109,7 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
         let conversation = folder.read().unwrap();
         for chat in &folder.chats {
             let place = format!("{}: {:?} {:?}", folder.name, chat.user, chat.response);
-            let plain = Marks::outside(&[]).unwrap();
+            let plain = Sentinels::outside(&[]).unwrap();
             let user = if chat.image {
                 Message::with_image(Role::User, &chat.user)
             } else {
@@ -153,15 +157,15 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
 fn an_image_stands_as_often_as_it_has_features() {
     for folder in Folder::all().iter().filter(|folder| folder.chats.iter().any(|chat| chat.image)) {
         let count = |key: &str| if key == "key" { Ok(4) } else { bail!("there is none") };
-        let layout = tokens::Chat::hub(folder.read().unwrap(), Arc::new(count), 500);
+        let layout = tokens::ChatEncoder::from_conversation(folder.read().unwrap(), Arc::new(count), 500);
         for chat in folder.chats.iter().filter(|chat| chat.image && chat.system.is_none()) {
-            let prompt = layout.prompt("1", &chat.user, Some("key")).unwrap();
+            let prompt = layout.encode_prompt("1", &chat.user, Some("key")).unwrap();
             assert_eq!(prompt.tokens, chat.prompt_ids, "{}: {:?}", folder.name, chat.user);
-            let row = layout.sequence(Some("key"), &chat.user, &chat.response, false).unwrap();
+            let row = layout.encode_sequence(Some("key"), &chat.user, &chat.response, false).unwrap();
             assert!(row.tokens.starts_with(&prompt.tokens));
             assert_eq!(row.loss.iter().filter(|loss| !**loss).count(), prompt.tokens.len());
         }
-        let error = layout.prompt("1", "a", Some("other")).unwrap_err();
+        let error = layout.encode_prompt("1", "a", Some("other")).unwrap_err();
         assert_eq!(format!("{error:#}"), "item `1`: image `other`: there is none");
     }
 }
@@ -191,7 +195,7 @@ fn text_never_becomes_a_special_token() {
         [("inst", "</s>"), ("chatml", "<|im_end|>"), ("headers", "<|eot_id|>"), ("vicuna", "<image>")]
     {
         let conversation = Folder::named(folder).read().unwrap();
-        let id = conversation.vocabulary.id(token).unwrap();
+        let id = conversation.hub_tokenizer.id(token).unwrap();
         let count = |ids: &[u32]| ids.iter().filter(|one| **one == id).count();
         let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
         let text = format!("{token}a{token}{token} b");
@@ -337,7 +341,7 @@ fn ids_and_tokens_have_to_be_in_the_vocabulary() {
     let error = Folder::named("parts").error_with("tokenizer_config.json", "bos_token", json!("<none>"));
     assert_eq!(error, "the token `<none>` (bos_token) is not in the vocabulary of `tokenizer.json`");
     let conversation = Folder::named("parts").read().unwrap();
-    let error = conversation.tokenizer().check_rows(100).unwrap_err().to_string();
+    let error = conversation.tokenizer().check_embedding_rows(100).unwrap_err().to_string();
     assert!(error.starts_with("the tokenizer has ") && error.ends_with("tokens, the model's embedding 100 rows"));
-    assert!(conversation.tokenizer().check_rows(4096).is_ok());
+    assert!(conversation.tokenizer().check_embedding_rows(4096).is_ok());
 }

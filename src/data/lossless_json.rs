@@ -25,7 +25,7 @@ pub(super) struct Mistake {
 pub(super) fn parse(text: &[u8]) -> Result<Value, Mistake> {
     let mut value = serde_json::from_slice(text).map_err(|error| {
         let line = text.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-        Mistake { line: error.line(), what: jsonl::explain(&error, line) }
+        Mistake { line: error.line(), what: jsonl::describe_error(&error, line) }
     })?;
     let numbers = numbers(text)?;
     replace(&mut value, false, &mut numbers.into_iter());

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::prompts::{MARKER, letters};
+use super::prompts::{ANSWER_MARKER, option_letters};
 use super::records::{AnswerType, Item};
 
 /// How the gold answer of an item that asks for a letter names its option.
@@ -28,7 +28,7 @@ pub enum OptionAnswers {
 /// Writes the letter in place of every answer that names an option by text or by place, or says all that is wrong.
 pub fn settle(item: &mut Item, form: OptionAnswers) -> Result<(), Vec<String>> {
     let mut wrong = check_options(item);
-    if item.answer_type.names_option() && wrong.is_empty() {
+    if item.answer_type.is_multiple_choice() && wrong.is_empty() {
         let mut written: Vec<String> = Vec::new();
         for answer in &item.answers {
             match letter(item, answer, form) {
@@ -37,10 +37,10 @@ pub fn settle(item: &mut Item, form: OptionAnswers) -> Result<(), Vec<String>> {
                 Err(what) => wrong.push(what),
             }
         }
-        match &item.concluded {
+        match &item.rationale_answer {
             // What a text concludes may be wrong, and may be none of the options.
             Some(told) if wrong.is_empty() => match letter(item, told, form) {
-                Ok(letter) => item.concluded = Some(letter).filter(|letter| Some(letter) != written.first()),
+                Ok(letter) => item.rationale_answer = Some(letter).filter(|letter| Some(letter) != written.first()),
                 Err(what) if form == OptionAnswers::Letter && text_index(told, &item.options).is_some() => {
                     wrong.push(format!("the assistant's turn: {what}"));
                 }
@@ -59,7 +59,7 @@ pub fn settle(item: &mut Item, form: OptionAnswers) -> Result<(), Vec<String>> {
 /// All that is wrong with the gold answers and options of an item from elsewhere.
 pub fn check(item: &Item) -> Vec<String> {
     let mut wrong = check_options(item);
-    if item.answer_type.names_option() && wrong.is_empty() {
+    if item.answer_type.is_multiple_choice() && wrong.is_empty() {
         wrong.extend(item.answers.iter().filter_map(|answer| letter(item, answer, OptionAnswers::Letter).err()));
     }
     wrong.extend(check_texts(item));
@@ -77,12 +77,12 @@ pub fn check_ids<'a>(items: impl IntoIterator<Item = &'a Item>) -> Result<(), St
 
 fn check_options(item: &Item) -> Vec<String> {
     let options: Vec<&str> = item.options.iter().map(|option| option.trim()).collect();
-    if options.len() > letters().count() {
+    if options.len() > option_letters().count() {
         return vec![format!("the row has {} options: the letters A to Z name 26", options.len())];
     }
     let mut wrong = Vec::new();
-    for (letter, (at, option)) in letters().zip(options.iter().enumerate()) {
-        let before = letters().zip(&options[..at]).find(|(_, before)| *before == option);
+    for (letter, (at, option)) in option_letters().zip(options.iter().enumerate()) {
+        let before = option_letters().zip(&options[..at]).find(|(_, before)| *before == option);
         match before {
             _ if option.is_empty() => wrong.push(format!("option {letter} is empty")),
             Some((first, _)) => wrong.push(format!("options {first} and {letter} are both `{option}`")),
@@ -102,11 +102,11 @@ fn check_texts(item: &Item) -> Vec<String> {
     } else if empty > 0 && !annotated {
         wrong.push(format!("{empty} of {} answers are empty", item.answers.len()));
     }
-    if let Some(answer) = item.answers.iter().find(|answer| answer.contains(MARKER)) {
-        wrong.push(format!("the answer `{answer}` holds `{MARKER}`, which stands before a final answer"));
+    if let Some(answer) = item.answers.iter().find(|answer| answer.contains(ANSWER_MARKER)) {
+        wrong.push(format!("the answer `{answer}` holds `{ANSWER_MARKER}`, which stands before a final answer"));
     }
-    if item.rationale.as_ref().is_some_and(|rationale| rationale.contains(MARKER)) {
-        wrong.push(format!("the rationale holds `{MARKER}`, which stands before the one final answer"));
+    if item.rationale.as_ref().is_some_and(|rationale| rationale.contains(ANSWER_MARKER)) {
+        wrong.push(format!("the rationale holds `{ANSWER_MARKER}`, which stands before the one final answer"));
     }
     wrong
 }
@@ -133,7 +133,7 @@ fn letter(item: &Item, answer: &str, form: OptionAnswers) -> Result<String, Stri
         OptionAnswers::Index0 | OptionAnswers::Index1 => {
             let (first, key) = if form == OptionAnswers::Index0 { (0, "index-0") } else { (1, "index-1") };
             let index = answer.trim().parse().ok().and_then(|place: usize| place.checked_sub(first));
-            let index = index.filter(|index| *index < letters().count());
+            let index = index.filter(|index| *index < option_letters().count());
             let index = index.ok_or_else(|| {
                 format!("the answer `{answer}` is not the place of an option: `option_answers` is \"{key}\"")
             })?;
@@ -175,7 +175,7 @@ fn no_letter(answer: &str, options: &[String]) -> String {
 fn letter_index(answer: &str, options: &[String]) -> Option<usize> {
     let bare = answer.trim().trim_start_matches('(');
     let first = bare.chars().next()?;
-    let index = letters().position(|letter| letter == first.to_ascii_uppercase())?;
+    let index = option_letters().position(|letter| letter == first.to_ascii_uppercase())?;
     let (rest, after) = (&bare[first.len_utf8()..], after_letter(answer));
     let parted = rest.starts_with([')', '.', ':', ',']);
     let agrees = options.get(index).is_some_and(|option| plain(option) == plain(after));
@@ -216,171 +216,10 @@ fn lists(question: &str, letter: char) -> bool {
 }
 
 fn name(index: usize) -> String {
-    letters().nth(index).map(String::from).unwrap_or_default()
+    option_letters().nth(index).map(String::from).unwrap_or_default()
 }
 
 fn plain(text: &str) -> String {
     let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
     words.join(" ").trim_end_matches('.').to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn item(question: &str, options: &[&str], answers: &[&str]) -> Item {
-        Item {
-            id: "1".into(),
-            dataset: "toy".into(),
-            image: None,
-            question: question.into(),
-            options: options.iter().map(ToString::to_string).collect(),
-            answer_type: AnswerType::Letter,
-            answers: answers.iter().map(ToString::to_string).collect(),
-            rationale: None,
-            concluded: None,
-        }
-    }
-
-    fn settled(options: &[&str], answer: &str, form: OptionAnswers) -> Result<String, String> {
-        let mut item = item("Which?", options, &[answer]);
-        settle(&mut item, form).map(|()| item.answers.join("|")).map_err(|wrong| wrong.join("\n"))
-    }
-
-    const COLOURS: &[&str] = &["red", "blue", "dark green"];
-
-    #[test]
-    fn a_letter_stays_as_it_is_written() {
-        for answer in ["B", "b", "(B)", "B.", "B. blue", "B) Blue", "B: blue.", "B blue"] {
-            assert_eq!(settled(COLOURS, answer, OptionAnswers::Letter).unwrap(), answer);
-        }
-    }
-
-    #[test]
-    fn what_is_no_letter_is_told_with_the_key_that_reads_it() {
-        let told = |options: &[&str], answer: &str| settled(options, answer, OptionAnswers::Letter).unwrap_err();
-        assert_eq!(
-            told(COLOURS, "1"),
-            "the answer `1` is not the letter of an option: a place is read with `option_answers = \"index-0\"` or \
-             `\"index-1\"`, whichever the first one is"
-        );
-        assert_eq!(
-            told(COLOURS, "Dark green"),
-            "the answer `Dark green` is not the letter of an option: it is the text of option C, which \
-             `option_answers = \"text\"` reads"
-        );
-        assert_eq!(told(COLOURS, "white"), "the answer `white` is not the letter of an option: it names no option");
-        assert_eq!(told(COLOURS, "D"), "the answer `D` names option D, and there are 3 options");
-        assert_eq!(told(COLOURS, "B. red"), "the answer `B. red` names option B, which is `blue`");
-        assert_eq!(
-            told(&["2", "1"], "1"),
-            "the answer `1` is not the letter of an option: it is the text of option B, which \
-             `option_answers = \"text\"` reads; a place is read with `option_answers = \"index-0\"` or \
-             `\"index-1\"`, whichever the first one is"
-        );
-    }
-
-    #[test]
-    fn text_and_place_become_the_letter() {
-        let read = |answer: &str, form| settled(COLOURS, answer, form);
-        assert_eq!(read(" Blue ", OptionAnswers::Text).unwrap(), "B");
-        assert_eq!(read("0", OptionAnswers::Index0).unwrap(), "A");
-        assert_eq!(read("3", OptionAnswers::Index1).unwrap(), "C");
-        // A genotype is another one in another case.
-        assert_eq!(settled(&["hh", "Hh"], "Hh", OptionAnswers::Text).unwrap(), "B");
-        assert_eq!(
-            settled(&["hh", "Hh"], "HH", OptionAnswers::Text).unwrap_err(),
-            "the answer `HH` is the text of no option: `option_answers` is \"text\""
-        );
-        assert_eq!(
-            read("3", OptionAnswers::Index0).unwrap_err(),
-            "the answer `3` names option D, and there are 3 options"
-        );
-        for wrong in ["0", "-1", "1.0", "B", "27", "99999999999999999999"] {
-            assert_eq!(
-                read(wrong, OptionAnswers::Index1).unwrap_err(),
-                format!("the answer `{wrong}` is not the place of an option: `option_answers` is \"index-1\"")
-            );
-        }
-        let mut twice = item("Which?", COLOURS, &["blue", "Blue", "red"]);
-        twice.concluded = Some("Blue".into());
-        settle(&mut twice, OptionAnswers::Text).unwrap();
-        assert_eq!((twice.answers, twice.concluded), (vec!["B".to_string(), "A".to_string()], None));
-    }
-
-    #[test]
-    fn what_a_text_concludes_is_a_letter_too() {
-        let concluded = |told: &str| {
-            let mut item = item("Which?", COLOURS, &["B"]);
-            item.concluded = Some(told.into());
-            settle(&mut item, OptionAnswers::Letter).map(|()| item.concluded).map_err(|wrong| wrong.join("\n"))
-        };
-        assert_eq!(concluded("A"), Ok(Some("A".to_string())));
-        assert_eq!(concluded("none of these"), Ok(Some("none of these".to_string())));
-        assert_eq!(
-            concluded("blue").unwrap_err(),
-            "the assistant's turn: the answer `blue` is not the letter of an option: it is the text of option B, which \
-             `option_answers = \"text\"` reads"
-        );
-    }
-
-    #[test]
-    fn options_that_cannot_be_told_apart_are_wrong() {
-        let told = |options: &[&str]| check(&item("Which?", options, &["A"])).join("\n");
-        assert_eq!(told(&["red", "blue", " red"]), "options A and C are both `red`");
-        assert_eq!(told(&["red", " "]), "option B is empty");
-        assert_eq!(told(&["Hh", "hh"]), "");
-        let many: Vec<String> = (0..27).map(|number| number.to_string()).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert_eq!(told(&many), "the row has 27 options: the letters A to Z name 26");
-        assert_eq!(told(&many[..26]), "");
-    }
-
-    #[test]
-    fn a_question_may_list_its_options_itself() {
-        let told = |question: &str, answer: &str| check(&item(question, &[], &[answer])).join("\n");
-        let lists = [
-            "Which?\nA. red\nB. blue\nC. green",
-            "Which? Options: (A) red (B) blue (C) green",
-            "Which?\nChoices:\nA:red\nB:blue\nC:green",
-            "Which?\nA red\nB blue\nC green",
-            "Which? (a) red, (b) blue, (c) green",
-        ];
-        for question in lists {
-            assert_eq!(told(question, "C"), "", "{question}");
-            assert_eq!(told(question, "D"), "the question lists no option `D`");
-        }
-        let none = "a letter is asked for, and there are no options: neither `options` nor the question lists them";
-        for question in ["Which?", "What is vitamin A. Or B?", "A or B or C?"] {
-            assert_eq!(told(question, "B"), none, "{question}");
-        }
-        let word = "the answer `red` is not the letter of an option: it names no option";
-        assert_eq!(told("Which?", "red"), word);
-        assert_eq!(told("Which?\nA. red\nB. blue", "red"), word);
-    }
-
-    #[test]
-    fn texts_that_nothing_could_match_are_wrong() {
-        let told = |answer_type, answers: &[&str], rationale: Option<&str>| {
-            let item = Item { answer_type, rationale: rationale.map(String::from), ..item("How many?", &[], answers) };
-            check(&item).join("\n")
-        };
-        assert_eq!(told(AnswerType::Number, &["", "4"], None), "1 of 2 answers are empty");
-        assert_eq!(told(AnswerType::Vqa, &["", "4"], None), "");
-        assert_eq!(told(AnswerType::Vqa, &["", " "], None), "there is no answer");
-        assert_eq!(told(AnswerType::Text, &[], None), "there is no answer");
-        assert_eq!(
-            told(AnswerType::Text, &["### Answer: 4"], Some("So.\n### Answer: 4")),
-            "the answer `### Answer: 4` holds `### Answer:`, which stands before a final answer\n\
-             the rationale holds `### Answer:`, which stands before the one final answer"
-        );
-    }
-
-    #[test]
-    fn an_id_names_one_item_of_a_data_set() {
-        let one = item("Which?", COLOURS, &["A"]);
-        let other = Item { dataset: "other".into(), ..one.clone() };
-        assert_eq!(check_ids([&one, &other]), Ok(()));
-        assert_eq!(check_ids([&one, &other, &one]).unwrap_err(), "two items of `toy` have the id `1`");
-    }
 }

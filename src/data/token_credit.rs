@@ -3,13 +3,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::prompts::MARKER;
-use super::records::{Credit, Credited};
+use super::prompts::ANSWER_MARKER;
+use super::records::{CreditedItem, CreditedResponse};
 
 /// Facts about the credits of a set of questions. What cannot be told, for want of right or of wrong responses, is
 /// left out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct CreditFacts {
+pub struct CreditStats {
     pub questions: usize,
     pub responses: usize,
     pub right: usize,
@@ -36,10 +36,10 @@ pub struct CreditFacts {
     pub tokens_in_reasoning: Option<f64>,
 }
 
-impl CreditFacts {
-    pub fn of(credited: &[Credited]) -> CreditFacts {
-        let responses: Vec<&Credit> = credited.iter().flat_map(|one| &one.responses).collect();
-        let (right, wrong): (Vec<&Credit>, Vec<&Credit>) =
+impl CreditStats {
+    pub fn of(credited: &[CreditedItem]) -> CreditStats {
+        let responses: Vec<&CreditedResponse> = credited.iter().flat_map(|one| &one.responses).collect();
+        let (right, wrong): (Vec<&CreditedResponse>, Vec<&CreditedResponse>) =
             responses.iter().copied().partition(|credit| credit.verdict.correct);
         let within = credited.iter().map(|one| wins(&one.responses.iter().collect::<Vec<_>>()));
         let within = within.fold((0.0, 0.0), |sum, (wins, pairs)| (sum.0 + wins, sum.1 + pairs));
@@ -52,7 +52,7 @@ impl CreditFacts {
                 told.push((place, f64::from(lowest < reasoning), reasoning as f64 / credit.tokens.len() as f64));
             }
         }
-        CreditFacts {
+        CreditStats {
             questions: credited.len(),
             responses: responses.len(),
             right: right.len(),
@@ -68,20 +68,20 @@ impl CreditFacts {
 }
 
 /// The token that speaks most against a response: that of the lowest log-ratio, of equal ones the first.
-pub fn lowest(credit: &Credit) -> Option<usize> {
+pub fn lowest(credit: &CreditedResponse) -> Option<usize> {
     (0..credit.tokens.len()).min_by(|&one, &other| credit.tokens[one].1.total_cmp(&credit.tokens[other].1))
 }
 
 /// How many tokens begin before the answer's marker; without a marker, all of the text's.
-fn reasoning(credit: &Credit) -> usize {
+fn reasoning(credit: &CreditedResponse) -> usize {
     let text: String = credit.tokens.iter().map(|(piece, _)| piece.as_str()).collect();
-    let end = text.rfind(MARKER).unwrap_or(text.len());
+    let end = text.rfind(ANSWER_MARKER).unwrap_or(text.len());
     let starts = credit.tokens.iter().scan(0, |start, (piece, _)| Some(std::mem::replace(start, *start + piece.len())));
     starts.take_while(|&start| start < end).count()
 }
 
 /// Pairs of a right and a wrong response in which the right one has the higher log-ratio, and such pairs in all.
-fn wins(credits: &[&Credit]) -> (f64, f64) {
+fn wins(credits: &[&CreditedResponse]) -> (f64, f64) {
     let mut sorted = credits.to_vec();
     sorted.sort_by(|one, other| one.log_ratio.total_cmp(&other.log_ratio));
     let (mut wins, mut rights, mut wrongs) = (0.0, 0.0, 0.0);
@@ -103,32 +103,32 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rerank::tests::{credit, question};
+    use crate::tests::support::{credit, credited_item};
 
     #[test]
     fn the_area_under_the_curve_counts_ties_half() {
         // Right at 3, 1 and 0; wrong at 1 and -2. Of 6 pairs, 3 > 1, 3 > -2, 1 = 1, 1 > -2, 0 < 1, 0 > -2: 4.5 / 6.
-        let one = question(&["3", "3", "4"], &[3.0, 1.0, 1.0]);
-        let other = question(&["3", "4"], &[0.0, -2.0]);
-        let facts = CreditFacts::of(&[one, other]);
-        assert_eq!(facts.auc, Some(0.75));
+        let one = credited_item(&["3", "3", "4"], &[3.0, 1.0, 1.0]);
+        let other = credited_item(&["3", "4"], &[0.0, -2.0]);
+        let stats = CreditStats::of(&[one, other]);
+        assert_eq!(stats.auc, Some(0.75));
         // Within questions: 3 > 1, 1 = 1, 0 > -2: 2.5 / 3.
-        assert!((facts.auc_within_questions.unwrap() - 2.5 / 3.0).abs() < 1e-12);
-        assert_eq!((facts.questions, facts.responses, facts.right), (2, 5, 3));
-        assert!((facts.mean_right.unwrap() - 4.0 / 3.0).abs() < 1e-12);
-        assert_eq!(facts.mean_wrong, Some(-0.5));
+        assert!((stats.auc_within_questions.unwrap() - 2.5 / 3.0).abs() < 1e-12);
+        assert_eq!((stats.questions, stats.responses, stats.right), (2, 5, 3));
+        assert!((stats.mean_right.unwrap() - 4.0 / 3.0).abs() < 1e-12);
+        assert_eq!(stats.mean_wrong, Some(-0.5));
     }
 
     #[test]
     fn what_cannot_be_told_is_left_out() {
-        let facts = CreditFacts::of(&[question(&["3"], &[1.0])]);
-        assert_eq!((facts.auc, facts.mean_wrong, facts.lowest_place), (None, None, None));
-        assert!(!serde_json::to_string(&facts).unwrap().contains("null"));
+        let stats = CreditStats::of(&[credited_item(&["3"], &[1.0])]);
+        assert_eq!((stats.auc, stats.mean_wrong, stats.lowest_place), (None, None, None));
+        assert!(!serde_json::to_string(&stats).unwrap().contains("null"));
     }
 
     #[test]
     fn the_lowest_token_of_a_wrong_response_has_a_place() {
-        let wrong = |tokens: &[(&str, f32)]| Credit {
+        let wrong = |tokens: &[(&str, f32)]| CreditedResponse {
             tokens: tokens.iter().map(|(piece, ratio)| ((*piece).to_string(), *ratio)).collect(),
             ..credit("4", 0.0)
         };
@@ -141,12 +141,12 @@ mod tests {
         let silent = wrong(&[]);
         assert_eq!([&early, &late, &cut, &silent].map(lowest), [Some(1), Some(2), Some(0), None]);
         assert_eq!([&early, &late, &cut, &silent].map(reasoning), [4, 1, 2, 0]);
-        let mut asked = question(&["3"], &[1.0]);
+        let mut asked = credited_item(&["3"], &[1.0]);
         asked.responses.extend([early, late, cut, silent]);
-        let facts = CreditFacts::of(&[asked]);
+        let stats = CreditStats::of(&[asked]);
         // (1/4 + 2/2 + 0/1) / 3, 2 of 3, and (4/5 + 1/3 + 1) / 3.
-        assert!((facts.lowest_place.unwrap() - 1.25 / 3.0).abs() < 1e-12);
-        assert!((facts.lowest_in_reasoning.unwrap() - 2.0 / 3.0).abs() < 1e-12);
-        assert!((facts.tokens_in_reasoning.unwrap() - (0.8 + 1.0 / 3.0 + 1.0) / 3.0).abs() < 1e-12);
+        assert!((stats.lowest_place.unwrap() - 1.25 / 3.0).abs() < 1e-12);
+        assert!((stats.lowest_in_reasoning.unwrap() - 2.0 / 3.0).abs() < 1e-12);
+        assert!((stats.tokens_in_reasoning.unwrap() - (0.8 + 1.0 / 3.0 + 1.0) / 3.0).abs() < 1e-12);
     }
 }

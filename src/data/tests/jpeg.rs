@@ -2,13 +2,13 @@
 //! turned.
 
 use std::io::Cursor;
-use std::path::Path;
 
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use super::decode::{self, Deep};
-use super::{exif, jpeg};
+use crate::images::decode::{self, Deep};
+use crate::images::{exif, jpeg};
+use crate::tests::support::golden;
 use ablate_core::base::files;
 
 const NAMES: [&str; 8] =
@@ -16,8 +16,7 @@ const NAMES: [&str; 8] =
 const END: [u8; 2] = [0xff, 0xd9];
 
 fn jpeg(name: &str) -> Vec<u8> {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/jpeg");
-    files::read_bytes(&folder.join(format!("{name}.jpg"))).unwrap()
+    files::read_bytes(&golden(&format!("jpeg/{name}.jpg"))).unwrap()
 }
 
 /// What `decode` says.
@@ -36,7 +35,7 @@ fn a_whole_jpeg_is_decoded_and_no_beginning_of_one() {
         // What comes behind the end is another picture, or nothing.
         assert_eq!(told(&[&whole, b"more".as_slice()].concat()), "43 x 29", "{name}");
         for length in 2..whole.len() {
-            assert!(jpeg::check_whole(&whole[..length]).is_err(), "{name}: {length} bytes of {}", whole.len());
+            assert!(jpeg::check_complete(&whole[..length]).is_err(), "{name}: {length} bytes of {}", whole.len());
         }
     }
 }
@@ -81,7 +80,7 @@ fn an_end_marker_makes_no_whole_jpeg_of_a_part() {
             // Between two scans a progressive picture may end: it is coarse, and whole by the standard.
             let coarse = name.contains("progressive") || name == "half_chroma";
             let boundary = coarse && (whole[length - 1] == 0xff || whole[length] == 0xff);
-            assert!(boundary || jpeg::check_whole(&ended).is_err(), "{name}: {length} bytes of {}", whole.len());
+            assert!(boundary || jpeg::check_complete(&ended).is_err(), "{name}: {length} bytes of {}", whole.len());
         }
     }
 }
@@ -93,7 +92,7 @@ fn a_flipped_bit_is_an_error_or_another_picture() {
         for at in 2..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << (at % 8);
-            let _ = jpeg::check_whole(&flipped);
+            let _ = jpeg::check_complete(&flipped);
             if at % 16 == 0 {
                 let _ = told(&flipped);
             }
@@ -154,7 +153,7 @@ fn pictures_are_turned_as_their_exif_data_say() {
         encoder.write_image(&pixels, 2, 3, ExtendedColorType::Rgb8).unwrap();
         let bytes = bytes.into_inner();
         assert_eq!((decode::dimensions(&bytes).unwrap(), red(&bytes)), (size, levels.to_vec()), "{number}");
-        let stored = exif::without(&bytes);
+        let stored = exif::strip(&bytes);
         assert_eq!((decode::dimensions(&stored).unwrap(), red(&stored)), ((2, 3), vec![1, 2, 3, 4, 5, 6]), "{number}");
     }
 }
@@ -164,9 +163,9 @@ fn a_jpeg_without_its_exif_data_is_as_it_was_stored() {
     let (plain, turned) = (jpeg("baseline"), jpeg("turned"));
     assert_eq!((told(&plain), told(&turned)), ("43 x 29".to_string(), "29 x 43".to_string()));
     assert_eq!(decode::dimensions(&turned).unwrap(), (29, 43));
-    assert_eq!(*exif::without(&turned), plain);
-    assert_eq!(*exif::without(&plain), plain);
+    assert_eq!(*exif::strip(&turned), plain);
+    assert_eq!(*exif::strip(&plain), plain);
     for length in 0..turned.len() {
-        let _ = exif::without(&turned[..length]);
+        let _ = exif::strip(&turned[..length]);
     }
 }

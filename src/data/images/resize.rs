@@ -13,7 +13,7 @@ const BITS: u32 = 22;
 
 /// How the value between pixels is found. When a picture shrinks, all but the first look at as many more pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Filter {
+pub(super) enum Filter {
     Nearest,
     /// Three lobes.
     Lanczos,

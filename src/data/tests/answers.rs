@@ -1,19 +1,12 @@
 //! Answers from responses to verdicts: one test per rule. The many cases stand in `tests/golden/answers.jsonl`.
 
-use super::*;
+use crate::answers::*;
+use crate::prompts::Style;
+use crate::records::{AnswerType, FinishReason, Item};
+use crate::tests::support;
 
 fn item(answer_type: AnswerType, answers: &[&str], options: &[&str]) -> Item {
-    Item {
-        id: "1".into(),
-        dataset: "toy".into(),
-        image: None,
-        question: "?".into(),
-        options: options.iter().map(ToString::to_string).collect(),
-        answer_type,
-        answers: answers.iter().map(ToString::to_string).collect(),
-        rationale: None,
-        concluded: None,
-    }
+    support::item(answer_type, "?", options, answers)
 }
 
 fn scores(item: &Item, answers: &[&str]) -> Vec<f64> {
@@ -117,30 +110,30 @@ fn annotators_are_counted() {
 fn compliance_and_reading_are_told_apart_from_being_right() {
     let sum = item(AnswerType::Number, &["5"], &[]);
     let told = |response: &str, finish, style| {
-        let verdict = judge(&sum, response, finish, style, CORRECT_FROM);
+        let verdict = judge(&sum, response, finish, style, DEFAULT_THRESHOLD);
         assert_eq!(verdict.correct, verdict.score > 0.5);
         (verdict.compliant, !verdict.unreadable, verdict.score, verdict.answer)
     };
     let five = || Some("5".to_string());
-    assert_eq!(told("3+2=5.\n### Answer: 5", Finish::Stop, Style::Cot), (true, true, 1.0, five()));
-    assert_eq!(told("3+2=6.\n### Answer: 6", Finish::Stop, Style::Cot), (true, true, 0.0, Some("6".into())));
-    assert_eq!(told("3+2=5.\n### Answer: 5", Finish::Length, Style::Cot), (false, true, 0.0, five()));
-    assert_eq!(told("5", Finish::Stop, Style::Cot), (false, false, 0.0, None));
-    assert_eq!(told("5", Finish::Stop, Style::Direct), (true, true, 1.0, five()));
-    assert_eq!(told("five", Finish::Stop, Style::Direct), (true, false, 0.0, Some("five".into())));
-    assert_eq!(told("5", Finish::Length, Style::Direct), (false, true, 0.0, five()));
+    assert_eq!(told("3+2=5.\n### Answer: 5", FinishReason::Stop, Style::Cot), (true, true, 1.0, five()));
+    assert_eq!(told("3+2=6.\n### Answer: 6", FinishReason::Stop, Style::Cot), (true, true, 0.0, Some("6".into())));
+    assert_eq!(told("3+2=5.\n### Answer: 5", FinishReason::Length, Style::Cot), (false, true, 0.0, five()));
+    assert_eq!(told("5", FinishReason::Stop, Style::Cot), (false, false, 0.0, None));
+    assert_eq!(told("5", FinishReason::Stop, Style::Direct), (true, true, 1.0, five()));
+    assert_eq!(told("five", FinishReason::Stop, Style::Direct), (true, false, 0.0, Some("five".into())));
+    assert_eq!(told("5", FinishReason::Length, Style::Direct), (false, true, 0.0, five()));
     let marked = "So.\n### Answer: 5";
-    assert_eq!(told(marked, Finish::Stop, Style::Direct), (false, true, 0.0, Some(marked.into())));
-    assert_eq!(told(" ", Finish::Stop, Style::Direct), (false, false, 0.0, None));
+    assert_eq!(told(marked, FinishReason::Stop, Style::Direct), (false, true, 0.0, Some(marked.into())));
+    assert_eq!(told(" ", FinishReason::Stop, Style::Direct), (false, false, 0.0, None));
 }
 
 #[test]
 fn published_evaluators_score_cut_responses_which_are_never_right() {
     let sign = item(AnswerType::Ocrbench, &["STOP"], &[]);
-    let cut = judge(&sign, "It says stop and", Finish::Length, Style::Direct, CORRECT_FROM);
+    let cut = judge(&sign, "It says stop and", FinishReason::Length, Style::Direct, DEFAULT_THRESHOLD);
     assert_eq!((cut.compliant, cut.unreadable, cut.score, cut.correct), (false, false, 1.0, false));
     let same = Item { answer_type: AnswerType::Contains, ..sign };
-    let cut = judge(&same, "It says stop and", Finish::Length, Style::Direct, CORRECT_FROM);
+    let cut = judge(&same, "It says stop and", FinishReason::Length, Style::Direct, DEFAULT_THRESHOLD);
     assert_eq!((cut.unreadable, cut.score, cut.correct), (false, 0.0, false));
 }
 
@@ -148,7 +141,7 @@ fn published_evaluators_score_cut_responses_which_are_never_right() {
 fn only_the_part_that_is_graded_counts() {
     let choice = item(AnswerType::Letter, &["B"], &["france", "uk"]);
     let whole = "<think>A or B?</think>B";
-    let verdict = judge_part(&choice, whole, "B", Finish::Stop, Style::Direct, CORRECT_FROM);
+    let verdict = judge_part(&choice, whole, "B", FinishReason::Stop, Style::Direct, DEFAULT_THRESHOLD);
     assert_eq!((verdict.text.as_str(), verdict.answer.as_deref(), verdict.correct), (whole, Some("B"), true));
 }
 
@@ -158,7 +151,7 @@ fn a_kept_answer_and_its_reasoning_have_no_markup() {
     let concise = |answer| concise(&choice, answer);
     assert_eq!(["**B**", "The answer is B.", "B. uk", "B or A"].map(concise), ["B", "B", "B", "B or A"]);
     let number = item(AnswerType::Number, &["5"], &[]);
-    assert_eq!(super::concise(&number, "\\boxed{5 cm}"), "5 cm");
+    assert_eq!(crate::answers::concise(&number, "\\boxed{5 cm}"), "5 cm");
     assert_eq!(reasoning("Because.\n**### Answer: B**"), "Because.");
     assert_eq!(reasoning("It is **so**\n### Answer: **B**"), "It is **so**");
     assert_eq!(reasoning("no marker"), "");

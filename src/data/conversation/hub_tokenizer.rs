@@ -11,19 +11,19 @@ use crate::tokenizer::{Tokenizer, load, unknown_word};
 
 /// Characters that stand in none of a chat's texts, around the special tokens that those spell.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Marks {
+pub(crate) struct Sentinels {
     start: char,
     end: char,
     /// A third one, for the place of a text.
-    pub(super) probe: char,
+    pub(crate) probe: char,
 }
 
-impl Marks {
-    /// Marks that are in none of `texts`, from a plane for private use.
-    pub(super) fn outside(texts: &[&str]) -> Result<Marks> {
+impl Sentinels {
+    /// Sentinels that are in none of `texts`, from a plane for private use.
+    pub(crate) fn outside(texts: &[&str]) -> Result<Sentinels> {
         let mut free = ('\u{F0000}'..='\u{FFFFD}').filter(|&mark| !texts.iter().any(|text| text.contains(mark)));
         match (free.next(), free.next(), free.next()) {
-            (Some(start), Some(end), Some(probe)) => Ok(Marks { start, end, probe }),
+            (Some(start), Some(end), Some(probe)) => Ok(Sentinels { start, end, probe }),
             _ => bail!("the texts use all characters for private use"),
         }
     }
@@ -31,22 +31,22 @@ impl Marks {
 
 /// Text to ids for chats.
 #[derive(Debug)]
-pub(super) struct Vocabulary {
+pub(crate) struct HubTokenizer {
     /// Sees no special token in a text.
-    pub(super) plain: Tokenizer,
+    pub(crate) plain: Tokenizer,
     /// Sees every special token.
     parsing: tokenizers::Tokenizer,
     /// The special tokens, longest first: one counts before those that it contains.
     control: Vec<String>,
     /// What the tokenizer puts before a text; none if it puts something after it.
-    opening: Option<Vec<u32>>,
+    prefix: Option<Vec<u32>>,
     newline: Vec<u32>,
 }
 
-impl Vocabulary {
+impl HubTokenizer {
     /// Reads the `tokenizer.json` in `folder`. `special` are tokens that other files call special; each has to be in
     /// the vocabulary, and is named with the place that says so.
-    pub(super) fn read(folder: &Path, special: &[(&str, &str)]) -> Result<Vocabulary> {
+    pub(crate) fn read(folder: &Path, special: &[(&str, &str)]) -> Result<HubTokenizer> {
         let mut parsing = load(folder)?;
         for (token, place) in special {
             if parsing.token_to_id(token).is_none() {
@@ -65,13 +65,13 @@ impl Vocabulary {
         let mut control: Vec<String> =
             added.into_values().filter(|token| token.special).map(|token| token.content).collect();
         control.sort_by(|one, other| other.len().cmp(&one.len()).then_with(|| one.cmp(other)));
-        let plain = Tokenizer::untouched(parsing.clone())?;
-        let mut vocabulary = Vocabulary { plain, parsing, control, opening: None, newline: Vec::new() };
-        vocabulary.newline = vocabulary.encode("\n", false)?.get_ids().to_vec();
-        let with = vocabulary.parsing.encode("a", true).map_err(|error| unknown_word("a", &*error))?;
-        let without = vocabulary.encode("a", false)?;
-        vocabulary.opening = with.get_ids().strip_suffix(without.get_ids()).map(<[u32]>::to_vec);
-        Ok(vocabulary)
+        let plain = Tokenizer::without_added_tokens(parsing.clone())?;
+        let mut hub_tokenizer = HubTokenizer { plain, parsing, control, prefix: None, newline: Vec::new() };
+        hub_tokenizer.newline = hub_tokenizer.encode("\n", false)?.get_ids().to_vec();
+        let with = hub_tokenizer.parsing.encode("a", true).map_err(|error| unknown_word("a", &*error))?;
+        let without = hub_tokenizer.encode("a", false)?;
+        hub_tokenizer.prefix = with.get_ids().strip_suffix(without.get_ids()).map(<[u32]>::to_vec);
+        Ok(hub_tokenizer)
     }
 
     /// The name of an id that another file gives; `place` is that file and key.
@@ -80,30 +80,30 @@ impl Vocabulary {
         name.with_context(|| format!("{place} is {id}, which is not in the vocabulary of `tokenizer.json`"))
     }
 
-    pub(super) fn is_special(&self, token: &str) -> bool {
+    pub(crate) fn is_special(&self, token: &str) -> bool {
         self.parsing.get_added_vocabulary().is_special_token(token)
     }
 
-    pub(super) fn id(&self, token: &str) -> Option<u32> {
+    pub(crate) fn id(&self, token: &str) -> Option<u32> {
         self.parsing.token_to_id(token)
     }
 
     /// What the tokenizer adds before a text that brings no special tokens of its own.
-    pub(super) fn opening(&self) -> Result<&[u32]> {
-        self.opening.as_deref().context(
+    pub(crate) fn prefix_ids(&self) -> Result<&[u32]> {
+        self.prefix.as_deref().context(
             "the `post_processor` of `tokenizer.json` adds tokens after a text: a prompt would end before its answer",
         )
     }
 
     /// A text with marks around what would be read as special tokens.
-    pub(super) fn mark(&self, text: &str, marks: Marks) -> String {
+    pub(super) fn escape(&self, text: &str, sentinels: Sentinels) -> String {
         let mut marked = String::with_capacity(text.len());
         let mut rest = text;
         while !rest.is_empty() {
             if let Some(token) = self.control.iter().find(|token| rest.starts_with(token.as_str())) {
-                marked.extend([marks.start]);
+                marked.extend([sentinels.start]);
                 marked.push_str(token);
-                marked.extend([marks.end]);
+                marked.extend([sentinels.end]);
                 rest = &rest[token.len()..];
             } else {
                 let next = rest.chars().next().map_or(rest.len(), char::len_utf8);
@@ -118,19 +118,19 @@ impl Vocabulary {
     ///
     /// A chat without marks is encoded in one piece, as `transformers` does. One with marks is taken apart at them, as
     /// by `encode_marked_chat` there (`sanitize_control_tokens`).
-    pub(super) fn ids(&self, chat: &str, marks: Marks, after: bool) -> Result<Vec<u32>> {
+    pub(crate) fn ids(&self, chat: &str, sentinels: Sentinels, after: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
-        for (text, as_text, inside) in self.segments(chat, marks, after) {
+        for (text, as_text, inside) in self.segments(chat, sentinels, after) {
             let (encoding, skipped) = self.segment(text, as_text, inside)?;
             ids.extend_from_slice(&encoding.get_ids()[skipped..]);
         }
         Ok(ids)
     }
 
-    /// The stretch of the chat that each of [`Vocabulary::ids`] stands for; joined they are the chat without marks.
-    pub(super) fn pieces(&self, chat: &str, marks: Marks, after: bool) -> Result<Vec<String>> {
+    /// The stretch of the chat that each of [`HubTokenizer::ids`] stands for; joined they are the chat without sentinels.
+    pub(crate) fn pieces(&self, chat: &str, sentinels: Sentinels, after: bool) -> Result<Vec<String>> {
         let mut pieces = Vec::new();
-        for (text, as_text, inside) in self.segments(chat, marks, after) {
+        for (text, as_text, inside) in self.segments(chat, sentinels, after) {
             let (encoding, skipped) = self.segment(text, as_text, inside)?;
             // The line break before an inner segment.
             let shift = usize::from(skipped > 0);
@@ -150,20 +150,20 @@ impl Vocabulary {
     }
 
     /// Takes a chat apart at its marks: stretch, whether it is marked, and whether something comes before it.
-    fn segments<'a>(&self, chat: &'a str, marks: Marks, after: bool) -> Vec<(&'a str, bool, bool)> {
+    fn segments<'a>(&self, chat: &'a str, sentinels: Sentinels, after: bool) -> Vec<(&'a str, bool, bool)> {
         let mut segments = Vec::new();
         let mut rest = chat;
-        while let Some(at) = rest.find([marks.start, marks.end]) {
+        while let Some(at) = rest.find([sentinels.start, sentinels.end]) {
             segments.push((&rest[..at], false));
             let inner = &rest[at + rest[at..].chars().next().map_or(0, char::len_utf8)..];
-            let marked = rest[at..].starts_with(marks.start).then(|| {
+            let marked = rest[at..].starts_with(sentinels.start).then(|| {
                 self.control.iter().find(|token| {
-                    inner.strip_prefix(token.as_str()).is_some_and(|behind| behind.starts_with(marks.end))
+                    inner.strip_prefix(token.as_str()).is_some_and(|behind| behind.starts_with(sentinels.end))
                 })
             });
             if let Some(Some(token)) = marked {
                 segments.push((&inner[..token.len()], true));
-                rest = &inner[token.len() + marks.end.len_utf8()..];
+                rest = &inner[token.len() + sentinels.end.len_utf8()..];
             } else {
                 // A template took the text apart at this place: the mark still parts it.
                 rest = inner;

@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::decode::{self, Deep};
-use super::jsonl::{self, Mistakes};
-use super::{exif, media, written};
+use super::images::decode::{self, Deep};
+use super::images::exif;
+use super::jsonl::{self, ErrorList};
+use super::lossless_json;
 use ablate_core::base::files;
 
 /// LLaVA's placeholder of the image in a question.
@@ -18,28 +19,28 @@ const IMAGE: &str = "<image>";
 const ESCAPED: &str = "\\<image>";
 
 /// Every row with its place, or what is wrong with its text.
-pub(super) fn values(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<Value, String>)>> {
+pub(super) fn read_values(path: &Path, errors: &mut ErrorList) -> Result<Vec<(String, Result<Value, String>)>> {
     let name = path.display();
     let lines = jsonl::lines(path)?;
     let array = lines.first().is_some_and(|(_, line)| line.trim_ascii_start().starts_with(b"["));
     if array {
-        return elements(path, mistakes);
+        return elements(path, errors);
     }
-    let read = |line: &[u8]| written::parse(line).map_err(|mistake| mistake.what);
+    let read = |line: &[u8]| lossless_json::parse(line).map_err(|mistake| mistake.what);
     let rows: Vec<_> = lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect();
-    if matches!(rows.first(), Some((_, Err(_)))) && jsonl::spread(&lines) {
-        mistakes.add(format!("{}: {}", rows[0].0, jsonl::SPREAD));
+    if matches!(rows.first(), Some((_, Err(_)))) && jsonl::is_pretty_printed(&lines) {
+        errors.add(format!("{}: {}", rows[0].0, jsonl::MULTILINE_ROW));
         return Ok(Vec::new());
     }
     Ok(rows)
 }
 
 /// The elements of a JSON array, each with its place.
-fn elements(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<Value, String>)>> {
+fn elements(path: &Path, errors: &mut ErrorList) -> Result<Vec<(String, Result<Value, String>)>> {
     let name = path.display();
     let bytes = files::read_bytes(path)?;
-    let text = jsonl::unmarked(&bytes).with_context(|| format!("`{name}`"))?;
-    match written::parse(text) {
+    let text = jsonl::strip_bom(&bytes).with_context(|| format!("`{name}`"))?;
+    match lossless_json::parse(text) {
         Ok(Value::Array(elements)) => Ok(elements
             .into_iter()
             .enumerate()
@@ -49,20 +50,20 @@ fn elements(path: &Path, mistakes: &mut Mistakes) -> Result<Vec<(String, Result<
             })
             .collect()),
         Ok(_) => {
-            mistakes.add(format!("{name}: the file begins like a list and is none"));
+            errors.add(format!("{name}: the file begins like a list and is none"));
             Ok(Vec::new())
         }
         Err(mistake) => {
-            mistakes.add(format!("{name}:{}: {}", mistake.line, mistake.what));
+            errors.add(format!("{name}:{}: {}", mistake.line, mistake.what));
             Ok(Vec::new())
         }
     }
 }
 
 /// A row of the form `T`; `keys` are those that it must have.
-pub(super) fn row<T: DeserializeOwned>(value: Result<Value, String>, keys: &str) -> Result<T, String> {
+pub(super) fn parse_row<T: DeserializeOwned>(value: Result<Value, String>, keys: &str) -> Result<T, String> {
     let row = Value::Object(object(value?, keys)?);
-    serde_path_to_error::deserialize(row).map_err(|error| wrong_form(&error))
+    serde_path_to_error::deserialize(row).map_err(|error| describe_error(&error))
 }
 
 /// A row without the keys that are null, which are as good as not there. Anything but an object is an error, and so is
@@ -71,14 +72,45 @@ fn object(value: Value, keys: &str) -> Result<Map<String, Value>, String> {
     let Value::Object(mut row) = value else { return Err(format!("a row must be an object with {keys}")) };
     row.retain(|_, value| !value.is_null());
     let has_image = row.contains_key("image");
-    match row.iter().find(|(key, value)| holds(value) && media::is_unread(key, has_image)) {
+    match row.iter().find(|(key, value)| is_set(value) && is_unread(key, has_image)) {
         Some((key, _)) => Err(format!("`{key}` is not read: a row has one picture at most, whose path is in `image`")),
         None => Ok(row),
     }
 }
 
+/// Words for what a row may show or play.
+const MEDIA: [&str; 13] = [
+    "audio", "audios", "image", "images", "img", "imgs", "media", "photo", "photos", "picture", "pictures", "video",
+    "videos",
+];
+
+/// Whether a key other than `image` names what a row shows, so that the row says less without it. `images`, `image_2`
+/// and `video` always do, `image_path` and `video_id` where there is no `image`.
+fn is_unread(key: &str, has_image: bool) -> bool {
+    let words = words(key);
+    let named = words.iter().filter(|word| MEDIA.contains(&word.as_str())).count();
+    key != "image" && named > 0 && (!has_image || named == words.len())
+}
+
+/// The words of a key in lower case; numbers are none.
+fn words(key: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut before = ' ';
+    for letter in key.chars() {
+        if !letter.is_alphabetic() || before.is_lowercase() && letter.is_uppercase() {
+            words.push(String::new());
+        }
+        if letter.is_alphabetic() {
+            words.last_mut().expect("there is one").extend(letter.to_lowercase());
+        }
+        before = letter;
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
 /// Whether a value says anything.
-fn holds(value: &Value) -> bool {
+fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(value) => *value,
@@ -90,8 +122,8 @@ fn holds(value: &Value) -> bool {
 }
 
 /// A question, from whichever key: without the placeholder of its image, which a row with a placeholder must have.
-pub fn question(text: &str, has_image: bool) -> Result<String, String> {
-    let (text, images) = placeholders(text);
+pub fn parse_question(text: &str, has_image: bool) -> Result<String, String> {
+    let (text, images) = strip_placeholders(text);
     match images {
         0 => {}
         1 if has_image => {}
@@ -107,8 +139,8 @@ pub fn question(text: &str, has_image: bool) -> Result<String, String> {
 }
 
 /// Any other text of a row, which has no place for an image.
-pub(super) fn text(text: &str, key: &str) -> Result<String, String> {
-    match placeholders(text) {
+pub(super) fn parse_text(text: &str, key: &str) -> Result<String, String> {
+    match strip_placeholders(text) {
         (text, 0) => Ok(text),
         _ => Err(format!(
             "`{key}` has `{IMAGE}`, whose place is the question; where the tag itself is meant write `{ESCAPED}` (in \
@@ -118,7 +150,7 @@ pub(super) fn text(text: &str, key: &str) -> Result<String, String> {
 }
 
 /// A text without its placeholders, and how many there were; `\<image>` becomes `<image>`.
-fn placeholders(text: &str) -> (String, usize) {
+fn strip_placeholders(text: &str) -> (String, usize) {
     let (mut plain, mut count) = (String::with_capacity(text.len()), 0);
     for (index, part) in text.split(IMAGE).enumerate() {
         if index > 0 {
@@ -148,10 +180,10 @@ pub(super) fn check_image(image: &str, folder: Option<&Path>) -> Option<String> 
 
 /// Reads a row's image file for packing, and makes sure that it can be decoded. Without `exif_orientation` the EXIF data
 /// are left out, so that nobody who decodes the packed file turns it.
-pub fn image_bytes(image: &str, folder: &Path, exif_orientation: bool) -> Result<Vec<u8>> {
+pub fn read_image(image: &str, folder: &Path, exif_orientation: bool) -> Result<Vec<u8>> {
     let read = || -> Result<Vec<u8>> {
         let bytes = decode::read_file(&folder.join(image))?;
-        let bytes = if exif_orientation { bytes } else { exif::without(&bytes).into_owned() };
+        let bytes = if exif_orientation { bytes } else { exif::strip(&bytes).into_owned() };
         decode::decode(&bytes, Deep::Nearest)?;
         Ok(bytes)
     };
@@ -159,7 +191,7 @@ pub fn image_bytes(image: &str, folder: &Path, exif_orientation: bool) -> Result
 }
 
 /// serde's words for a row of the wrong form, with the place in the row.
-fn wrong_form(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+fn describe_error(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let path = error.path().to_string();
     let what = error.inner().to_string().replace("missing field", "there is no").replace("a sequence", "a list");
     if path == "." { what } else { format!("`{path}`: {what}") }
@@ -211,7 +243,7 @@ mod tests {
             ("<image>How many?", false),
             ("<image><image>", true),
         ];
-        let told: Vec<String> = asked.iter().map(|(text, has)| format!("{:?}", question(text, *has))).collect();
+        let told: Vec<String> = asked.iter().map(|(text, has)| format!("{:?}", parse_question(text, *has))).collect();
         expect_test::expect![[r#"
             Ok("How many?")
             Ok("How many?")
@@ -222,9 +254,9 @@ mod tests {
             Err("the question has `<image>`, and no `image` is given; where the tag itself is meant write `\\<image>` (in JSON `\\\\<image>`)")
             Err("the question names 2 images: one is the most")"#]]
         .assert_eq(&told.join("\n"));
-        assert_eq!(text("a \\<image> tag", "answer").unwrap(), "a <image> tag");
+        assert_eq!(parse_text("a \\<image> tag", "answer").unwrap(), "a <image> tag");
         assert_eq!(
-            text("<image>", "answer").unwrap_err(),
+            parse_text("<image>", "answer").unwrap_err(),
             "`answer` has `<image>`, whose place is the question; where the tag itself is meant write `\\<image>` (in \
              JSON `\\\\<image>`)"
         );

@@ -20,23 +20,23 @@ const MAX_PADDED: u64 = 1 << 26;
 
 /// How a picture becomes numbers.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Processor {
+pub enum ImageProcessor {
     /// Ours: the longer side scaled to `size`, centred on black. Values from 0 to 1: rows from the top, in each row
     /// pixels from the left, in each pixel red, green and blue.
     Square { size: usize },
     /// That of a Hugging Face checkpoint. Values: tile after tile, in each tile the red, the green and the blue plane,
     /// in each plane rows from the top.
-    Hub(Steps),
+    Hub(HubProcessor),
 }
 
 /// What a checkpoint's processor does, in this order.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Steps {
+pub struct HubProcessor {
     /// Cut the picture up; each tile goes through the rest.
     pub(super) tiles: Option<Tiles>,
     /// Lay it on a square of this colour (LLaVA).
     pub(super) pad: Option<[u8; 3]>,
-    pub(super) resize: Option<Target>,
+    pub(super) resize: Option<ResizeTarget>,
     pub(super) filter: Filter,
     /// Cut a square of `side` out of the middle; a smaller picture gets a black border.
     pub(super) crop: bool,
@@ -50,7 +50,7 @@ pub struct Steps {
 
 /// What a picture is resized to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum ResizeTarget {
     /// The shorter side gets this length, the shape stays.
     Shortest(u32),
     Exact {
@@ -59,34 +59,34 @@ pub(super) enum Target {
     },
 }
 
-impl Processor {
+impl ImageProcessor {
     /// Height and width of a tile of the result.
     pub fn size(&self) -> usize {
         match self {
-            Processor::Square { size } => *size,
-            Processor::Hub(steps) => steps.side as usize,
+            ImageProcessor::Square { size } => *size,
+            ImageProcessor::Hub(steps) => steps.side as usize,
         }
     }
 
     /// Rows and columns of tiles that an image of this size is cut into beside the whole; none where nothing is cut.
     pub fn grid(&self, width: u32, height: u32) -> Option<(u32, u32)> {
         match self {
-            Processor::Square { .. } => None,
-            Processor::Hub(steps) => steps.tiles.as_ref().map(|tiles| tiles.grid((width, height))),
+            ImageProcessor::Square { .. } => None,
+            ImageProcessor::Hub(steps) => steps.tiles.as_ref().map(|tiles| tiles.grid((width, height))),
         }
     }
 
     /// Heights and widths that an image may be laid out over in tiles; none where nothing is cut.
     pub fn resolutions(&self) -> Option<Vec<(usize, usize)>> {
-        let Processor::Hub(Steps { tiles: Some(tiles), .. }) = self else { return None };
+        let ImageProcessor::Hub(HubProcessor { tiles: Some(tiles), .. }) = self else { return None };
         Some(tiles.resolutions.iter().map(|&(height, width)| (height as usize, width as usize)).collect())
     }
 
-    /// Decodes a PNG or JPEG for [`Processor::process`].
+    /// Decodes a PNG or JPEG for [`ImageProcessor::process`].
     pub fn decode(&self, bytes: &[u8]) -> Result<Decoded> {
         let deep = match self {
-            Processor::Square { .. } => Deep::Nearest,
-            Processor::Hub(_) => Deep::Pillow,
+            ImageProcessor::Square { .. } => Deep::Nearest,
+            ImageProcessor::Hub(_) => Deep::Pillow,
         };
         decode::decode(bytes, deep)
     }
@@ -97,16 +97,16 @@ impl Processor {
             bail!("has no pixels");
         }
         match self {
-            Processor::Square { size } => {
+            ImageProcessor::Square { size } => {
                 let image = fit(image, *size);
                 Ok(image.as_raw().iter().map(|&value| f32::from(value) / 255.0).collect())
             }
-            Processor::Hub(steps) => steps.process(image),
+            ImageProcessor::Hub(steps) => steps.process(image),
         }
     }
 }
 
-impl Steps {
+impl HubProcessor {
     fn process(&self, image: &RgbImage) -> Result<Vec<f32>> {
         let levels = self.levels();
         let tiles = match &self.tiles {
@@ -156,15 +156,15 @@ impl Steps {
     }
 }
 
-impl Target {
+impl ResizeTarget {
     /// Width and height of an image of this size after resizing (`get_resize_output_image_size`).
     fn of(self, (width, height): (u32, u32)) -> (u32, u32) {
         let shorter = width.min(height);
         let scaled = |size: u32, length: u32| (f64::from(size) * f64::from(length) / f64::from(shorter)) as u32;
         match self {
-            Target::Exact { height, width } => (width, height),
-            Target::Shortest(size) if width <= height => (size, scaled(size, height)),
-            Target::Shortest(size) => (scaled(size, width), size),
+            ResizeTarget::Exact { height, width } => (width, height),
+            ResizeTarget::Shortest(size) if width <= height => (size, scaled(size, height)),
+            ResizeTarget::Shortest(size) => (scaled(size, width), size),
         }
     }
 }

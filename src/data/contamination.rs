@@ -27,46 +27,46 @@ pub const FILE: &str = "seen.txt";
 
 /// Images and questions, each by the first half of its hash.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct TrainingIndex {
     images: BTreeSet<u128>,
     questions: BTreeSet<u128>,
 }
 
 /// A question about an image, as far as it can be recognised.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct QuestionRef<'a> {
     /// The key of the image.
     pub image: Option<&'a str>,
     pub question: &'a str,
 }
 
-impl<'a> From<&'a Item> for Asked<'a> {
-    fn from(item: &'a Item) -> Asked<'a> {
-        Asked { image: item.image.as_deref(), question: &item.question }
+impl<'a> From<&'a Item> for QuestionRef<'a> {
+    fn from(item: &'a Item) -> QuestionRef<'a> {
+        QuestionRef { image: item.image.as_deref(), question: &item.question }
     }
 }
 
-impl<'a> From<&'a Row> for Asked<'a> {
+impl<'a> From<&'a Row> for QuestionRef<'a> {
     /// Where the question is not known, the whole prompt counts as one.
-    fn from(row: &'a Row) -> Asked<'a> {
-        Asked { image: row.image.as_deref(), question: row.question.as_ref().unwrap_or(&row.prompt) }
+    fn from(row: &'a Row) -> QuestionRef<'a> {
+        QuestionRef { image: row.image.as_deref(), question: row.question.as_ref().unwrap_or(&row.prompt) }
     }
 }
 
-impl<'a> From<&'a Pair> for Asked<'a> {
-    fn from(pair: &'a Pair) -> Asked<'a> {
-        Asked { image: pair.image.as_deref(), question: pair.question.as_ref().unwrap_or(&pair.prompt) }
+impl<'a> From<&'a Pair> for QuestionRef<'a> {
+    fn from(pair: &'a Pair) -> QuestionRef<'a> {
+        QuestionRef { image: pair.image.as_deref(), question: pair.question.as_ref().unwrap_or(&pair.prompt) }
     }
 }
 
-impl Seen {
+impl TrainingIndex {
     /// What lies in the folder of a checkpoint; none where nobody has kept it.
-    pub fn read(folder: &Path) -> Result<Option<Seen>> {
+    pub fn read(folder: &Path) -> Result<Option<TrainingIndex>> {
         let path = folder.join(FILE);
         if !path.exists() {
             return Ok(None);
         }
-        let mut seen = Seen::default();
+        let mut seen = TrainingIndex::default();
         for (index, line) in files::read_text(&path)?.lines().enumerate() {
             let digits = |text: &str| (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten();
             match line.split_once(' ').map(|(what, text)| (what, digits(text))) {
@@ -93,7 +93,7 @@ impl Seen {
     }
 
     /// Adds questions with their images.
-    pub fn add(&mut self, asked: &[Asked<'_>], encoded: &Encoded) -> Result<()> {
+    pub fn add(&mut self, asked: &[QuestionRef<'_>], encoded: &Encoded) -> Result<()> {
         for (image, question) in hashes(asked, encoded)? {
             self.images.extend(image);
             self.questions.insert(question);
@@ -102,7 +102,7 @@ impl Seen {
     }
 
     /// What of each question is among what was seen.
-    pub fn overlap(&self, asked: &[Asked<'_>], encoded: &Encoded) -> Result<Vec<Option<Overlap>>> {
+    pub fn overlap(&self, asked: &[QuestionRef<'_>], encoded: &Encoded) -> Result<Vec<Option<Overlap>>> {
         let overlap = |(image, question): (Option<u128>, u128)| {
             if self.questions.contains(&question) {
                 Some(Overlap::Question)
@@ -115,11 +115,11 @@ impl Seen {
 }
 
 /// The hashes of image and question. Every image is read once, by all threads of the current pool.
-fn hashes(asked: &[Asked<'_>], encoded: &Encoded) -> Result<Vec<(Option<u128>, u128)>> {
+fn hashes(asked: &[QuestionRef<'_>], encoded: &Encoded) -> Result<Vec<(Option<u128>, u128)>> {
     let keys: BTreeSet<&str> = asked.iter().filter_map(|asked| asked.image).collect();
     let images: BTreeMap<&str, u128> =
         keys.into_par_iter().map(|key| Ok((key, half(Hash::of_bytes(&encoded(key)?))))).collect::<Result<_>>()?;
-    let of = |Asked { image, question }: &Asked<'_>| {
+    let of = |QuestionRef { image, question }: &QuestionRef<'_>| {
         let image = image.and_then(|key| images.get(key).copied());
         let plain = question.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
         let about = image.map_or_else(String::new, |image| format!("{image:032x}"));
@@ -135,8 +135,7 @@ fn half(hash: Hash) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::images::ImagePacks;
-    use crate::images::{PackWriter, image_key};
+    use crate::images::{ImagePacks, PackWriter, image_key};
 
     /// Packs of two images, `a.png` in both, under the same bytes.
     fn packs(folder: &Path) -> (ImagePacks, [String; 3]) {
@@ -157,8 +156,8 @@ mod tests {
     fn what_was_seen_is_known_by_content_and_not_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let (packs, [trained, same, other]) = packs(folder.path());
-        let mut seen = Seen::default();
-        let asked = |image, question| Asked { image, question };
+        let mut seen = TrainingIndex::default();
+        let asked = |image, question| QuestionRef { image, question };
         seen.add(&[asked(Some(&trained), "How many?"), asked(None, "2 + 3?")], &|key| packs.encoded(key)).unwrap();
         let items = [
             asked(Some(&same), " how  MANY? "),
@@ -175,17 +174,17 @@ mod tests {
     fn the_list_has_one_form_on_disk() {
         let folder = tempfile::tempdir().unwrap();
         let (packs, [trained, ..]) = packs(folder.path());
-        assert_eq!(Seen::read(folder.path()).unwrap(), None);
-        let mut seen = Seen::default();
-        seen.add(&[Asked { image: Some(&trained), question: "Why?" }; 2], &|key| packs.encoded(key)).unwrap();
+        assert_eq!(TrainingIndex::read(folder.path()).unwrap(), None);
+        let mut seen = TrainingIndex::default();
+        seen.add(&[QuestionRef { image: Some(&trained), question: "Why?" }; 2], &|key| packs.encoded(key)).unwrap();
         seen.write(folder.path()).unwrap();
         let image = &Hash::of_bytes(b"one").to_string()[..32];
         let question = &Hash::of_bytes(format!("{image}\nwhy?").as_bytes()).to_string()[..32];
         let text = files::read_text(&folder.path().join(FILE)).unwrap();
         assert_eq!(text, format!("image {image}\nquestion {question}\n"));
-        assert_eq!(Seen::read(folder.path()).unwrap(), Some(seen));
+        assert_eq!(TrainingIndex::read(folder.path()).unwrap(), Some(seen));
         files::write_atomic(&folder.path().join(FILE), b"image 12\n").unwrap();
-        let error = Seen::read(folder.path()).unwrap_err().to_string();
+        let error = TrainingIndex::read(folder.path()).unwrap_err().to_string();
         assert!(
             error.ends_with("seen.txt:1: not `image` or `question` and 32 hexadecimal digits: `image 12`"),
             "{error}"

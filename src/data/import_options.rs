@@ -1,5 +1,4 @@
-//! What the rows of a file are taken for beside what they say: their data set, the type of their answers, and the
-//! instruction that their questions end with. Reads no file.
+//! Options for imported rows: data set, answer type and instruction where a row does not state them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,25 +8,25 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::gold::OptionAnswers;
+use super::gold_answers::OptionAnswers;
 use super::records::AnswerType;
 
-/// Characters of a question that a message shows.
-const SHOWN: usize = 80;
+/// Maximum number of characters of a question in an error message.
+const MAX_SHOWN: usize = 80;
 
 /// A file of rows.
 #[derive(Clone, Debug)]
 pub struct RowFile {
     pub path: PathBuf,
-    /// The data set of rows that name none.
+    /// The data set of rows that state none.
     pub dataset: String,
-    /// Whether it is the data set of all rows, whatever they name.
-    pub of_all: bool,
+    /// Whether `dataset` replaces the data set that a row states.
+    pub overrides_rows: bool,
 }
 
-/// What holds for every file.
+/// Options that apply to every file.
 #[derive(Clone, Debug, Default)]
-pub struct Defaults {
+pub struct ImportOptions {
     /// Answer types of rows that name none.
     pub answer_types: Option<AnswerTypes>,
     /// Every question ends with one of these, which is taken away; with none of them questions stay as they are.
@@ -42,22 +41,22 @@ pub struct Defaults {
 pub enum AnswerTypes {
     All(AnswerType),
     /// By data set.
-    Each(BTreeMap<String, AnswerType>),
+    ByDataset(BTreeMap<String, AnswerType>),
 }
 
-impl Defaults {
+impl ImportOptions {
     /// The answer type of a row that names none. With nothing else to go by, options mean letters.
     pub fn answer_type(&self, dataset: &str, has_options: bool) -> AnswerType {
         let given = match &self.answer_types {
             None => None,
             Some(AnswerTypes::All(one)) => Some(*one),
-            Some(AnswerTypes::Each(types)) => types.get(dataset).copied(),
+            Some(AnswerTypes::ByDataset(types)) => types.get(dataset).copied(),
         };
         given.unwrap_or(if has_options { AnswerType::Letter } else { AnswerType::Text })
     }
 
     /// The question without its instruction.
-    pub fn bare(&self, question: String) -> Result<String, String> {
+    pub fn strip_instruction(&self, question: String) -> Result<String, String> {
         if self.instructions.is_empty() {
             return Ok(question);
         }
@@ -67,12 +66,12 @@ impl Defaults {
         match fitting.min_by_key(|rest| rest.len()).map(str::trim_end) {
             Some("") => Err("the question is nothing but its instruction".to_string()),
             Some(rest) => Ok(rest.to_string()),
-            None => Err(self.unlike(question)),
+            None => Err(self.missing_instruction(question)),
         }
     }
 
     /// The last line of a question that has no instruction, and the instruction that comes nearest to its end.
-    fn unlike(&self, question: &str) -> String {
+    fn missing_instruction(&self, question: &str) -> String {
         let end = |text: &str, count: usize| {
             let skipped = text.chars().count().saturating_sub(count);
             text.chars().skip(skipped).collect::<String>()
@@ -83,15 +82,15 @@ impl Defaults {
             strsim::levenshtein(&end(question, length), instruction) * 1000 / length.max(1)
         });
         let (nearest, last) = (nearest.unwrap_or_default(), question.lines().last().unwrap_or_default());
-        let last = end(last.trim(), SHOWN);
+        let last = end(last.trim(), MAX_SHOWN);
         format!("the question ends with none of `instructions`, but with `{last}`: the nearest is `{nearest}`")
     }
 }
 
 impl<'de> Deserialize<'de> for AnswerTypes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<AnswerTypes, D::Error> {
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
+        struct TypeOrTable;
+        impl<'de> Visitor<'de> for TypeOrTable {
             type Value = AnswerTypes;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,10 +102,10 @@ impl<'de> Deserialize<'de> for AnswerTypes {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<AnswerTypes, A::Error> {
-                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(AnswerTypes::Each)
+                Deserialize::deserialize(MapAccessDeserializer::new(map)).map(AnswerTypes::ByDataset)
             }
         }
-        deserializer.deserialize_any(Either)
+        deserializer.deserialize_any(TypeOrTable)
     }
 }
 
@@ -118,28 +117,30 @@ mod tests {
     #[test]
     fn the_instruction_at_the_end_is_taken_away() {
         let instructions = ["Answer briefly.", "Think first. Answer briefly.", "Give the letter."];
-        let defaults = Defaults {
+        let options = ImportOptions {
             instructions: instructions.map(str::to_string).to_vec(),
             answer_types: None,
-            ..Defaults::default()
+            ..ImportOptions::default()
         };
-        let bare = |question: &str| defaults.bare(question.to_string());
-        assert_eq!(bare("How many?\nAnswer briefly. \n").unwrap(), "How many?");
-        assert_eq!(bare("How many?\nThink first. Answer briefly.").unwrap(), "How many?");
-        assert_eq!(bare("Give the letter. Which?\nGive the letter.").unwrap(), "Give the letter. Which?");
-        assert_eq!(bare(" Answer briefly.").unwrap_err(), "the question is nothing but its instruction");
+        let strip_instruction = |question: &str| options.strip_instruction(question.to_string());
+        assert_eq!(strip_instruction("How many?\nAnswer briefly. \n").unwrap(), "How many?");
+        assert_eq!(strip_instruction("How many?\nThink first. Answer briefly.").unwrap(), "How many?");
+        assert_eq!(strip_instruction("Give the letter. Which?\nGive the letter.").unwrap(), "Give the letter. Which?");
+        assert_eq!(strip_instruction(" Answer briefly.").unwrap_err(), "the question is nothing but its instruction");
         assert_eq!(
-            bare("Which?\nGive one letter.").unwrap_err(),
+            strip_instruction("Which?\nGive one letter.").unwrap_err(),
             "the question ends with none of `instructions`, but with `Give one letter.`: the nearest is `Give the \
              letter.`"
         );
-        assert_eq!(Defaults::default().bare("a \n".into()).unwrap(), "a \n");
+        assert_eq!(ImportOptions::default().strip_instruction("a \n".into()).unwrap(), "a \n");
     }
 
     #[test]
     fn answer_types_are_one_for_all_or_one_for_each_data_set() {
-        let types =
-            |value| Defaults { answer_types: Some(serde_json::from_value(value).unwrap()), ..Defaults::default() };
+        let types = |value| ImportOptions {
+            answer_types: Some(serde_json::from_value(value).unwrap()),
+            ..ImportOptions::default()
+        };
         assert_eq!(types(json!("vqa")).answer_type("any", true), AnswerType::Vqa);
         let each = types(json!({ "chart": "number" }));
         assert_eq!(each.answer_type("chart", true), AnswerType::Number);

@@ -7,16 +7,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Bytes that a file may have. The largest that are published have a third of it.
-pub(super) const LARGEST: u64 = 128 << 20;
+pub(super) const MAX_FILE_BYTES: u64 = 128 << 20;
 
 /// How many times as long all steps of a pipeline together may make a text, at worst.
-const MOST_GROWTH: u64 = 1000;
+const MAX_GROWTH: u64 = 1000;
 
 /// Bytes that a step may put in.
-const LONGEST: usize = 1024;
+const MAX_INSERTED_BYTES: usize = 1024;
 
 /// Steps of a pipeline.
-const MOST_STEPS: usize = 64;
+const MAX_STEPS: usize = 64;
 
 /// The parts of a file that change texts.
 #[derive(Deserialize)]
@@ -43,8 +43,8 @@ impl Pipeline {
         for (what, growth) in
             [("`normalizer` and `pre_tokenizer`", before), ("`decoder`", growth("decoder", self.decoder.as_ref())?)]
         {
-            if growth > MOST_GROWTH {
-                bail!("{what} can make a text more than {MOST_GROWTH} times as long");
+            if growth > MAX_GROWTH {
+                bail!("{what} can make a text more than {MAX_GROWTH} times as long");
             }
         }
         Ok(())
@@ -61,8 +61,8 @@ fn growth(part: &str, value: Option<&Value>) -> Result<u64> {
             Some(inner) => open.extend(inner),
             None => steps.push(step),
         }
-        if steps.len() + open.len() > MOST_STEPS {
-            bail!("`{part}` has more than {MOST_STEPS} steps");
+        if steps.len() + open.len() > MAX_STEPS {
+            bail!("`{part}` has more than {MAX_STEPS} steps");
         }
     }
     let mut growth = 1u64;
@@ -72,8 +72,8 @@ fn growth(part: &str, value: Option<&Value>) -> Result<u64> {
         let kind = step.get("type").and_then(Value::as_str).unwrap_or_default();
         let text = |key: &str| step.get(key).and_then(Value::as_str).unwrap_or_default();
         let put_in = ["content", "prepend", "prefix", "suffix", "replacement"].map(|key| text(key).len());
-        if let Some(bytes) = put_in.into_iter().find(|bytes| *bytes > LONGEST) {
-            bail!("a `{kind}` of `{part}` puts in {bytes} bytes: at most {LONGEST} are possible");
+        if let Some(bytes) = put_in.into_iter().find(|bytes| *bytes > MAX_INSERTED_BYTES) {
+            bail!("a `{kind}` of `{part}` puts in {bytes} bytes: at most {MAX_INSERTED_BYTES} are possible");
         }
         let factor = match kind {
             "Replace" => replaced(step, text("content").len()),

@@ -71,7 +71,7 @@ pub fn decode(bytes: &[u8], deep: Deep) -> Result<Decoded> {
     let large = u64::from(width) * u64::from(height) > LARGE;
     let turn = large.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
     if format == ImageFormat::Jpeg {
-        jpeg::check_whole(bytes).map_err(|what| anyhow!("cannot be decoded: {what}"))?;
+        jpeg::check_complete(bytes).map_err(|what| anyhow!("cannot be decoded: {what}"))?;
     }
     let undecodable = |error| anyhow!("cannot be decoded: {error}");
     let orientation = decoder.orientation().map_err(undecodable)?;
@@ -100,12 +100,12 @@ fn open(bytes: &[u8]) -> Result<(impl ImageDecoder + '_, ImageFormat)> {
     let Some(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = reader.format() else {
         bail!("is neither PNG nor JPEG");
     };
-    // The sides are checked below, with a message that names the limit.
+    // The sides are checked uniform_below, with a message that names the limit.
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_BESIDE);
     reader.limits(limits);
     let decoder = reader.into_decoder().map_err(|error| {
-        let cut = if format == ImageFormat::Jpeg { jpeg::check_whole(bytes).err() } else { None };
+        let cut = if format == ImageFormat::Jpeg { jpeg::check_complete(bytes).err() } else { None };
         anyhow!("cannot be decoded: {}", cut.unwrap_or_else(|| error.to_string().trim_end().to_string()))
     })?;
     let (width, height) = decoder.dimensions();

@@ -2,19 +2,19 @@
 
 use expect_test::expect;
 
-use super::defaults::{Defaults, RowFile};
-use super::llava::{EXAMPLE, Located, read};
-use super::records::{AnswerType, Item};
+use crate::import_options::{ImportOptions, RowFile};
+use crate::llava::{EXAMPLE, LocatedItem, read};
+use crate::records::{AnswerType, Item};
 use ablate_core::base::files;
 
-fn read_text(name: &str, text: &str) -> Result<Vec<Located>, String> {
+fn read_text(name: &str, text: &str) -> Result<Vec<LocatedItem>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     files::write_atomic(&path, text.as_bytes()).unwrap();
     files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
-    let file = RowFile { path, dataset: "toy".into(), of_all: false };
+    let file = RowFile { path, dataset: "toy".into(), overrides_rows: false };
     let root = format!("{}/", folder.path().display());
-    match read(&[file], Some(&folder.path().join("images")), &Defaults::default()) {
+    match read(&[file], Some(&folder.path().join("images")), &ImportOptions::default()) {
         Ok(mut located) => {
             for row in &mut located {
                 row.place = row.place.replace(&root, "");
@@ -41,9 +41,9 @@ fn a_plain_llava_row_is_an_item() {
         answer_type: AnswerType::Text,
         answers: vec!["4".into()],
         rationale: None,
-        concluded: None,
+        rationale_answer: None,
     };
-    assert_eq!(rows[0], Located { place: "a.jsonl:1".into(), item: expected });
+    assert_eq!(rows[0], LocatedItem { place: "a.jsonl:1".into(), item: expected });
     assert_eq!((rows[1].place.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));
     assert_eq!(read_text("a.json", &format!("[{PLAIN}]")).unwrap()[0].item, rows[0].item);
 }
@@ -55,7 +55,7 @@ fn our_fields_say_more() {
     let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).item;
     assert_eq!((item.dataset.as_str(), item.question.as_str()), ("pick", "Which?"));
     assert_eq!((item.answer_type, item.answers), (AnswerType::Letter, vec!["B".to_string(), "(B)".to_string()]));
-    assert_eq!((item.rationale.as_deref(), item.concluded.as_deref()), (Some("Red is 1."), Some("A")));
+    assert_eq!((item.rationale.as_deref(), item.rationale_answer.as_deref()), (Some("Red is 1."), Some("A")));
 }
 
 #[test]

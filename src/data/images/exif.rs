@@ -6,7 +6,7 @@ const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG: &[u8] = b"\xff\xd8";
 
 /// The PNG or JPEG without its EXIF data; another file, or one whose segments cannot be told apart, stays as it is.
-pub(super) fn without(bytes: &[u8]) -> Cow<'_, [u8]> {
+pub(crate) fn strip(bytes: &[u8]) -> Cow<'_, [u8]> {
     let found = if bytes.starts_with(PNG) { chunks(bytes) } else { segments(bytes) };
     if found.is_empty() {
         return Cow::Borrowed(bytes);

@@ -7,10 +7,11 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{CORRECT_FROM, judge};
+use crate::answers::{DEFAULT_THRESHOLD, judge};
 use crate::jsonl;
 use crate::prompts::Style;
-use crate::records::{AnswerType, Finish, Item};
+use crate::records::{AnswerType, FinishReason, Item};
+use crate::tests::support::item;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,18 +44,10 @@ fn answers_are_judged_as_the_table_says() {
     for case in cases {
         let Case { answer_type, gold, options, dataset, style, response, .. } = case;
         let place = format!("{answer_type:?} {gold:?} {options:?} {response:?}");
-        let item = Item {
-            id: "1".into(),
-            dataset,
-            image: None,
-            question: "?".into(),
-            options,
-            answer_type,
-            answers: gold,
-            rationale: None,
-            concluded: None,
-        };
-        let verdict = judge(&item, &response, Finish::Stop, style, CORRECT_FROM);
+        let (options, gold): (Vec<&str>, Vec<&str>) =
+            (options.iter().map(String::as_str).collect(), gold.iter().map(String::as_str).collect());
+        let item = Item { dataset, ..item(answer_type, "?", &options, &gold) };
+        let verdict = judge(&item, &response, FinishReason::Stop, style, DEFAULT_THRESHOLD);
         let told = match (verdict.unreadable, verdict.correct) {
             (true, _) => "unreadable",
             (false, true) => "right",

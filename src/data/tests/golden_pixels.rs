@@ -1,10 +1,9 @@
 //! Values of checkpoints' image processors against those of Hugging Face (`tests/golden/make_pixels.py`).
 
-use std::path::{Path, PathBuf};
-
 use serde::Deserialize;
 
-use super::processor::Processor;
+use crate::images::ImageProcessor;
+use crate::tests::support::golden;
 use ablate_core::base::files;
 
 #[derive(Deserialize)]
@@ -15,19 +14,15 @@ struct Case {
     offset: usize,
 }
 
-fn folder() -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/pixels")
-}
-
 #[test]
 fn values_are_those_of_the_pillow_backend_to_the_bit() {
-    let cases: Vec<Case> = files::read_json(&folder().join("expected.json")).unwrap();
-    let bytes = files::read_bytes(&folder().join("expected.f32")).unwrap();
+    let cases: Vec<Case> = files::read_json(&golden("pixels").join("expected.json")).unwrap();
+    let bytes = files::read_bytes(&golden("pixels").join("expected.f32")).unwrap();
     let expected: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let (mut seen, mut apart) = (0, Vec::new());
     for Case { processor: kind, image, tiles, offset } in cases {
-        let processor = Processor::read(&folder().join(&kind)).unwrap();
-        let picture = processor.decode(&files::read_bytes(&folder().join(&image)).unwrap()).unwrap();
+        let processor = ImageProcessor::read(&golden("pixels").join(&kind)).unwrap();
+        let picture = processor.decode(&files::read_bytes(&golden("pixels").join(&image)).unwrap()).unwrap();
         let grid = processor.grid(picture.width(), picture.height());
         assert_eq!(grid.map_or(0, |(rows, columns)| rows * columns) as usize + 1, tiles, "{kind} {image}");
         let values = processor.process(&picture).unwrap();

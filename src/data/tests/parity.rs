@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::*;
+use crate::conversation::hub_tokenizer::Sentinels;
+use crate::conversation::{Conversation, Format, Message, Role};
+use crate::tests::support::golden;
 use crate::tokenizer::FILE;
 use ablate_core::base::files;
 
@@ -109,19 +112,19 @@ impl Case {
             if text != chat.text {
                 bail!("the chat is {text:?}, expected {:?}", chat.text);
             }
-            compare(&text, self.ids(self.conversation.opening(&text)?, &text, &chat.images), &chat.ids)
+            compare(&text, self.ids(self.conversation.prefix_ids(&text)?, &text, &chat.images), &chat.ids)
         };
         self.expected.chats.values().map(check).collect()
     }
 
     /// The ids of a text with the special tokens that the tokenizer adds.
     fn tokens(&self, text: &str, images: &[String]) -> Result<Vec<u32>> {
-        self.ids(self.conversation.vocabulary.opening()?, text, images)
+        self.ids(self.conversation.hub_tokenizer.prefix_ids()?, text, images)
     }
 
     fn ids(&self, opening: &[u32], text: &str, images: &[String]) -> Result<Vec<u32>> {
         let (mut ids, mut images) = (opening.to_vec(), images.iter());
-        for id in self.conversation.vocabulary.ids(text, Marks::outside(&[text])?, false)? {
+        for id in self.conversation.hub_tokenizer.ids(text, Sentinels::outside(&[text])?, false)? {
             let image = if Some(id) == self.conversation.image_token() { images.next() } else { None };
             let count = image.map_or(1, |image| self.expected.images[image].tokens);
             ids.extend(std::iter::repeat_n(id, count));
@@ -140,8 +143,7 @@ fn compare(text: &str, ours: Result<Vec<u32>>, expected: &[u32]) -> Result<()> {
 
 #[test]
 fn strings_prompts_and_chats_match_transformers() {
-    let golden = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden");
-    let hub = std::env::var_os("ABLATE_PARITY").map_or_else(golden, PathBuf::from).join("hub");
+    let hub = std::env::var_os("ABLATE_PARITY").map_or_else(|| golden("hub"), |root| PathBuf::from(root).join("hub"));
     let mut folders: Vec<(String, PathBuf)> =
         files::entries(&hub).unwrap().into_iter().map(|(name, path, _)| (name, path)).collect();
     folders.retain(|(_, folder)| folder.join("config.json").exists());

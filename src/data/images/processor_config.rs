@@ -10,8 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 
 use super::anyres::Tiles;
-use super::processor::{Processor, Steps, Target};
-use super::processor_fields::{Fields, MAX_SIDE, side};
+use super::processor::{HubProcessor, ImageProcessor, ResizeTarget};
 use super::resize::Filter;
 use ablate_core::base::files;
 
@@ -75,27 +74,27 @@ enum Kind {
     LlavaNext,
 }
 
-impl Processor {
+impl ImageProcessor {
     /// The processor of a checkpoint. Errors name the file and the field.
-    pub fn read(folder: &Path) -> Result<Processor> {
+    pub fn read(folder: &Path) -> Result<ImageProcessor> {
         let nested = folder.join(NESTED);
         if nested.is_file() {
             let mut whole: Map<String, Value> = files::read_json(&nested)?;
             if let Some(inner) = whole.remove("image_processor") {
                 let context = || format!("`{}`: `image_processor`", nested.display());
                 let Value::Object(inner) = inner else { return Err(anyhow!("is not an object")).with_context(context) };
-                return steps(&inner).map(Processor::Hub).with_context(context);
+                return steps(&inner).map(ImageProcessor::Hub).with_context(context);
             }
         }
         let plain = folder.join(PLAIN);
         if !plain.is_file() {
             bail!("`{}` has no image processor: neither `{PLAIN}` nor one in `{NESTED}`", folder.display());
         }
-        steps(&files::read_json(&plain)?).map(Processor::Hub).with_context(|| format!("`{}`", plain.display()))
+        steps(&files::read_json(&plain)?).map(ImageProcessor::Hub).with_context(|| format!("`{}`", plain.display()))
     }
 }
 
-fn steps(map: &Map<String, Value>) -> Result<Steps> {
+fn steps(map: &Map<String, Value>) -> Result<HubProcessor> {
     let kind = kind(map)?;
     let fields = Fields(map);
     if let Some(name) = map.keys().find(|name| !READ.contains(&name.as_str()) && !NO_EFFECT.contains(&name.as_str())) {
@@ -111,14 +110,14 @@ fn steps(map: &Map<String, Value>) -> Result<Steps> {
     }
     let siglip = kind == Kind::Siglip;
     let size = fields.size("size")?.unwrap_or(match kind {
-        Kind::Siglip => Target::Exact { height: 224, width: 224 },
-        _ => Target::Shortest(224),
+        Kind::Siglip => ResizeTarget::Exact { height: 224, width: 224 },
+        _ => ResizeTarget::Shortest(224),
     });
     let crop_size = match fields.size("crop_size")? {
         // A number alone is a square here.
-        Some(Target::Shortest(side)) if !map["crop_size"].is_object() => Some((side, side)),
-        Some(Target::Exact { height, width }) => Some((height, width)),
-        Some(Target::Shortest(_)) => bail!("`crop_size` is not a height and a width"),
+        Some(ResizeTarget::Shortest(side)) if !map["crop_size"].is_object() => Some((side, side)),
+        Some(ResizeTarget::Exact { height, width }) => Some((height, width)),
+        Some(ResizeTarget::Shortest(_)) => bail!("`crop_size` is not a height and a width"),
         None => (!siglip).then_some((224, 224)),
     };
     let resize = fields.flag("do_resize", true)?;
@@ -144,17 +143,19 @@ fn steps(map: &Map<String, Value>) -> Result<Steps> {
         (Some(None), _) => bail!("`do_center_crop` is true, and there is no `crop_size`"),
         (Some(Some((height, width))), _) if height == width => height,
         (Some(Some((height, width))), _) => bail!("`crop_size` is {height} x {width}, which is not square"),
-        (None, Some(Target::Exact { height, width })) if height == width => height,
-        (None, Some(Target::Exact { height, width })) => bail!("`size` is {height} x {width}, which is not square"),
-        (None, Some(Target::Shortest(side))) if square => side,
-        (None, Some(Target::Shortest(_))) => bail!("`do_center_crop` is false: images would not be square"),
+        (None, Some(ResizeTarget::Exact { height, width })) if height == width => height,
+        (None, Some(ResizeTarget::Exact { height, width })) => {
+            bail!("`size` is {height} x {width}, which is not square")
+        }
+        (None, Some(ResizeTarget::Shortest(side))) if square => side,
+        (None, Some(ResizeTarget::Shortest(_))) => bail!("`do_center_crop` is false: images would not be square"),
         (None, None) => bail!("`do_resize` and `do_center_crop` are false: images would be of any size"),
     };
     if let Some(tiles) = &tiles {
         check_tiles(tiles, side)?;
     }
     let normal = fields.flag("do_normalize", true)?;
-    Ok(Steps {
+    Ok(HubProcessor {
         tiles,
         pad,
         resize: resize.then_some(size),
@@ -208,10 +209,10 @@ fn pad_colour(mean: [f64; 3]) -> Result<[u8; 3]> {
     Ok(colour.map(|value| value as u8))
 }
 
-fn tiles(fields: &Fields, size: Target, crop_size: Option<(u32, u32)>) -> Result<Tiles> {
+fn tiles(fields: &Fields, size: ResizeTarget, crop_size: Option<(u32, u32)>) -> Result<Tiles> {
     let whole = match size {
-        Target::Exact { height, width } => (height, width),
-        Target::Shortest(side) => (side, side),
+        ResizeTarget::Exact { height, width } => (height, width),
+        ResizeTarget::Shortest(side) => (side, side),
     };
     let resolutions = match fields.get("image_grid_pinpoints") {
         None => RESOLUTIONS.to_vec(),
@@ -250,6 +251,66 @@ fn check_tiles(tiles: &Tiles, side: u32) -> Result<()> {
     Ok(())
 }
 
+/// No side of a picture or tile may be longer.
+const MAX_SIDE: u64 = 4096;
+
+/// A side's length in pixels, from 1 to [`MAX_SIDE`].
+fn side(value: &Value) -> Option<u32> {
+    value.as_u64().filter(|side| (1..=MAX_SIDE).contains(side)).map(|side| side as u32)
+}
+
+/// Typed looks at the settings. What is null is not there.
+struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    fn get(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        let Some(value) = self.get(name) else { return Ok(default) };
+        value.as_bool().ok_or_else(|| anyhow!("`{name}` is {value}, not true or false"))
+    }
+
+    fn number(&self, name: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        value.as_f64().map(Some).ok_or_else(|| anyhow!("`{name}` is {value}, not a number"))
+    }
+
+    fn colour(&self, name: &str) -> Result<Option<[f64; 3]>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let numbers: Option<Vec<f64>> = value.as_array().and_then(|list| list.iter().map(Value::as_f64).collect());
+        let three = numbers.and_then(|numbers| <[f64; 3]>::try_from(numbers).ok());
+        let fits = three.filter(|three| three.iter().all(|&value| (value as f32).is_finite()));
+        fits.map(Some).ok_or_else(|| anyhow!("`{name}` is not three numbers, for red, green and blue"))
+    }
+
+    /// A number, a list of height and width, or an object with `shortest_edge` or with `height` and `width`.
+    fn size(&self, name: &str) -> Result<Option<ResizeTarget>> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let length = |value: &Value| {
+            side(value).ok_or_else(|| anyhow!("`{name}` holds {value}, not a length from 1 to {MAX_SIDE}"))
+        };
+        let exact = |height, width| Ok(ResizeTarget::Exact { height: length(height)?, width: length(width)? });
+        let size: Result<ResizeTarget> = match value {
+            Value::Number(_) => Ok(ResizeTarget::Shortest(length(value)?)),
+            Value::Array(list) if list.len() == 2 => exact(&list[0], &list[1]),
+            Value::Object(map) => {
+                let keys: Vec<&str> = map.iter().filter(|(_, value)| !value.is_null()).map(|(key, _)| &**key).collect();
+                match keys.as_slice() {
+                    ["shortest_edge"] => Ok(ResizeTarget::Shortest(length(&map["shortest_edge"])?)),
+                    ["height", "width"] | ["width", "height"] => exact(&map["height"], &map["width"]),
+                    _ => bail!(
+                        "`{name}` has the keys {keys:?}: only `shortest_edge`, or `height` and `width`, are supported"
+                    ),
+                }
+            }
+            _ => bail!("`{name}` is neither a number nor an object"),
+        };
+        size.map(Some)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -259,7 +320,7 @@ mod tests {
     fn told(settings: &Value) -> String {
         let folder = tempfile::tempdir().unwrap();
         files::write_atomic(&folder.path().join(PLAIN), settings.to_string().as_bytes()).unwrap();
-        match Processor::read(folder.path()) {
+        match ImageProcessor::read(folder.path()) {
             Ok(processor) => format!("{}", processor.size()),
             Err(error) => format!("{error:#}").replace(&format!("{}/", folder.path().display()), ""),
         }
@@ -285,7 +346,7 @@ mod tests {
     fn a_processor_within_another_file_comes_first() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
-        let size = || Processor::read(folder.path()).map(|processor| processor.size());
+        let size = || ImageProcessor::read(folder.path()).map(|processor| processor.size());
         assert!(size().unwrap_err().to_string().contains("has no image processor"));
         write(PLAIN, r#"{"image_processor_type": "SiglipImageProcessor", "size": {"height": 16, "width": 16}}"#);
         write(NESTED, r#"{"processor_class": "LlavaProcessor"}"#);

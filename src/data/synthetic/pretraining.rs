@@ -6,22 +6,22 @@ use rand::Rng;
 use super::Example;
 use super::scene::{COLOURS, LARGEST, Mark, SHAPES, bars, digits, shapes, shapes_to_count};
 use super::tasks::{named, row_text, shape_names};
-use crate::draw::{below, permutation};
-use crate::prompts::letters;
+use crate::prompts::option_letters;
+use crate::rng::{permutation, uniform_below};
 
 /// Everything in the picture, in reading order.
-pub(super) fn caption(random: &mut impl Rng) -> Example {
-    let (image, response) = match below(random, 3) {
+pub(super) fn caption(rng: &mut impl Rng) -> Example {
+    let (image, response) = match uniform_below(rng, 3) {
         0 => {
-            let (image, marks) = bars(random);
+            let (image, marks) = bars(rng);
             (image, list_of(&marks))
         }
         1 => {
-            let (image, marks) = digits(random);
+            let (image, marks) = digits(rng);
             (image, list_of(&marks))
         }
         _ => {
-            let (image, figures) = shapes(random);
+            let (image, figures) = shapes(rng);
             let named = figures.iter().map(|figure| format!("{} {}", figure.colour.name, figure.shape));
             (image, named.collect::<Vec<_>>().join(", ") + ".")
         }
@@ -30,27 +30,27 @@ pub(super) fn caption(random: &mut impl Rng) -> Example {
 }
 
 /// Only what is asked for, in the order in which it is asked for.
-pub(super) fn list(random: &mut impl Rng) -> Example {
-    match below(random, 4) {
+pub(super) fn list(rng: &mut impl Rng) -> Example {
+    match uniform_below(rng, 4) {
         0 => {
-            let (image, marks) = bars(random);
-            let (names, response) = some_of(random, &marks);
+            let (image, marks) = bars(rng);
+            let (names, response) = some_of(rng, &marks);
             Example::read(Some(image), format!("List {names}."), response)
         }
         1 => {
-            let (image, marks) = digits(random);
-            let (names, response) = some_of(random, &marks);
+            let (image, marks) = digits(rng);
+            let (names, response) = some_of(rng, &marks);
             Example::read(Some(image), format!("List the digits {names}."), response)
         }
         2 => {
-            let (image, marks) = digits(random);
-            let row = below(random, 2) + 1;
+            let (image, marks) = digits(rng);
+            let row = uniform_below(rng, 2) + 1;
             Example::read(Some(image), format!("List row {row}."), row_text(&marks, row) + ".")
         }
         _ => {
-            let counted = below(random, COLOURS.len());
+            let counted = uniform_below(rng, COLOURS.len());
             let colour = COLOURS[counted].name;
-            let (image, figures) = shapes_to_count(random, counted);
+            let (image, figures) = shapes_to_count(rng, counted);
             let response = format!("{colour} {}.", shape_names(&figures, colour).join(", "));
             Example::read(Some(image), format!("List the {colour} shapes."), response)
         }
@@ -58,15 +58,15 @@ pub(super) fn list(random: &mut impl Rng) -> Example {
 }
 
 /// No picture: sums and differences (half of them), the largest of three, the length of a list.
-pub(super) fn text(random: &mut impl Rng) -> Example {
-    let (prompt, response) = match below(random, 4) {
+pub(super) fn text(rng: &mut impl Rng) -> Example {
+    let (prompt, response) = match uniform_below(rng, 4) {
         0 | 1 => {
-            let sums: Vec<String> = (0..3).map(|_| sum(random)).collect();
+            let sums: Vec<String> = (0..3).map(|_| sum(rng)).collect();
             ("Compute.", sums.join(" "))
         }
         2 => {
-            let colours = permutation(random, COLOURS.len());
-            let values = permutation(random, LARGEST);
+            let colours = permutation(rng, COLOURS.len());
+            let values = permutation(rng, LARGEST);
             let marks: Vec<Mark> = colours
                 .into_iter()
                 .zip(values)
@@ -74,16 +74,16 @@ pub(super) fn text(random: &mut impl Rng) -> Example {
                 .map(|(colour, value)| Mark { colour: COLOURS[colour], value: value + 1 })
                 .collect();
             let largest = marks.iter().map(|mark| mark.value).max().unwrap_or_default();
-            let lettered: Vec<(char, &Mark)> = letters().zip(&marks).collect();
+            let lettered: Vec<(char, &Mark)> = option_letters().zip(&marks).collect();
             let answer = lettered.iter().find(|(_, mark)| mark.value == largest).map_or('A', |(letter, _)| *letter);
             let read: Vec<String> =
                 lettered.iter().map(|(letter, mark)| format!("{letter} {}", named(**mark))).collect();
             ("Compare.", format!("{}. Largest:{largest}. {answer}", read.join(", ")))
         }
         _ => {
-            let colour = COLOURS[below(random, COLOURS.len())].name;
-            let count = below(random, 4) + 1;
-            let names: Vec<&str> = (0..count).map(|_| SHAPES[below(random, SHAPES.len())].0).collect();
+            let colour = COLOURS[uniform_below(rng, COLOURS.len())].name;
+            let count = uniform_below(rng, 4) + 1;
+            let names: Vec<&str> = (0..count).map(|_| SHAPES[uniform_below(rng, SHAPES.len())].0).collect();
             ("Count.", format!("{colour} {}. Total:{count}.", names.join(", ")))
         }
     };
@@ -94,18 +94,18 @@ fn list_of(marks: &[Mark]) -> String {
     marks.iter().map(|mark| named(*mark)).collect::<Vec<_>>().join(", ") + "."
 }
 
-/// Two or three marks in random order: their names, and the list.
-fn some_of(random: &mut impl Rng, marks: &[Mark]) -> (String, String) {
-    let order = permutation(random, marks.len());
-    let count = 2 + below(random, 2);
+/// Two or three marks in rng order: their names, and the list.
+fn some_of(rng: &mut impl Rng, marks: &[Mark]) -> (String, String) {
+    let order = permutation(rng, marks.len());
+    let count = 2 + uniform_below(rng, 2);
     let chosen: Vec<Mark> = order.into_iter().take(count).map(|place| marks[place]).collect();
     let names: Vec<&str> = chosen.iter().map(|mark| mark.colour.name).collect();
     (names.join(", "), list_of(&chosen))
 }
 
-fn sum(random: &mut impl Rng) -> String {
-    let (a, b) = (below(random, LARGEST) + 1, below(random, LARGEST) + 1);
-    if below(random, 2) == 1 {
+fn sum(rng: &mut impl Rng) -> String {
+    let (a, b) = (uniform_below(rng, LARGEST) + 1, uniform_below(rng, LARGEST) + 1);
+    if uniform_below(rng, 2) == 1 {
         return format!("{a}+{b}={}.", a + b);
     }
     let (a, b) = (a.max(b), a.min(b));

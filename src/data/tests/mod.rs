@@ -1,0 +1,11 @@
+//! Tests that serve several files or are long.
+
+mod answer_table;
+mod answers;
+mod conversation;
+mod gold_answers;
+mod golden_pixels;
+mod jpeg;
+mod llava;
+mod parity;
+pub(crate) mod support;
