@@ -1,5 +1,4 @@
 //! Low-rank adapters (LoRA, Hu et al. 2021) on the linear layers of a model: `W x` becomes `W x + scale B A x`.
-//! Knows no file format and no device.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,19 +13,19 @@ use super::parameters::{Parameter, Part};
 use super::patterns::{self, Pattern};
 use ablate_core::base::Seed;
 
-/// How a model is adapted.
+/// The configuration of an adapter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoraConfig {
     pub rank: usize,
-    /// The adapter counts `alpha / rank` times.
+    /// The scale is `alpha / rank`.
     pub alpha: f64,
-    /// Share of the inputs of an adapter that are dropped in training.
+    /// Probability that an input of an adapter is dropped in training.
     pub dropout: f64,
-    /// Linear layers that get an adapter.
+    /// The linear layers with an adapter.
     pub targets: Vec<Pattern>,
 }
 
-/// Updates of low rank to linear layers: each layer's matrix grows by `scale B A`.
+/// Low-rank updates of linear layers: `scale B A` is added to each layer's matrix.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adapter {
     pub rank: usize,
@@ -39,7 +38,7 @@ pub struct Adapter {
     pub modules: BTreeMap<String, LowRank>,
 }
 
-/// The two matrices of a layer, row after row.
+/// The two matrices of a layer, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowRank {
     pub inputs: usize,
@@ -51,8 +50,8 @@ pub struct LowRank {
 }
 
 impl Adapter {
-    /// An adapter that changes nothing yet: `B` is zero, `A` uniform between plus and minus `1 / sqrt(inputs)`, as PEFT
-    /// draws it, from the stream of the layer's name.
+    /// An initial adapter, which changes nothing: `B` is zero, and `A` is uniform in `[-1, 1) / sqrt(inputs)`, as in PEFT, from
+    /// the random stream of the layer's name.
     pub fn fresh(model: &Checkpoint, config: &LoraConfig, seed: Seed) -> Result<Adapter> {
         let LoraConfig { rank, alpha, dropout, ref targets } = *config;
         let layers = linear_layers(model);
@@ -75,13 +74,13 @@ impl Adapter {
         Ok(Adapter { rank, alpha, dropout, rank_stabilized: false, modules: modules.collect() })
     }
 
-    /// What `B A` is multiplied by.
+    /// The factor of `B A`.
     pub fn scale(&self) -> f64 {
         let rank = self.rank as f64;
         self.alpha / if self.rank_stabilized { rank.sqrt() } else { rank }
     }
 
-    /// The adapter's own parameters, two per module.
+    /// The parameters of the adapter, two per module.
     pub(crate) fn list(&self) -> Vec<Parameter> {
         let of = |name: &str, side: &str, shape: Vec<usize>| {
             let full = format!("{name}.lora_{side}.weight");
@@ -93,7 +92,7 @@ impl Adapter {
         self.modules.iter().flat_map(both).collect()
     }
 
-    /// Adds the adapter to the weights that it stands beside: `W + scale B A`.
+    /// Adds the adapter to the weights of its layers: `W + scale B A`.
     pub fn merge(&self, model: &mut Checkpoint) -> Result<()> {
         let layers = model.list();
         for (name, LowRank { inputs, outputs, down, up }) in &self.modules {
@@ -114,7 +113,7 @@ impl Adapter {
     }
 }
 
-/// The part that a layer of this name belongs to.
+/// The part of the model that a layer belongs to.
 fn part_of(name: &str) -> Part {
     match name.split('.').next() {
         Some("vision_tower") => Part::Vision,
@@ -123,7 +122,7 @@ fn part_of(name: &str) -> Part {
     }
 }
 
-/// The linear layers of a model's blocks and its projector by name, in the order of its parameters.
+/// The linear layers of a model's blocks and its projector, with their names, in the order of the parameters.
 pub(crate) fn linear_layers(model: &Checkpoint) -> Vec<(String, Parameter)> {
     let inside = |name: &str| name.contains("layers.") || name.starts_with("multi_modal_projector.");
     let layer = |parameter: Parameter| {

@@ -1,29 +1,29 @@
-//! Memory for numbers that is used again by the thread that let go of it, without being zeroed: who asks for it writes all of
-//! it. To zero every activation and every gradient first took a tenth of a training step of a small model.
+//! Buffers whose memory is reused by the thread that dropped them, without being zeroed: the user of a buffer must write all
+//! of it. Zeroing every activation and gradient took a tenth of a training step of a small model.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// Numbers whose memory goes back to the thread.
+/// Numbers whose memory returns to the pool of the thread that drops it.
 pub(crate) struct Buffer {
-    /// As many as there is room for: the first `count` are the buffer's.
+    /// The first `count` numbers belong to the buffer.
     memory: Vec<f32>,
     count: usize,
 }
 
 impl Buffer {
-    /// So many numbers, which may be anything.
+    /// A buffer of `count` numbers with arbitrary contents.
     pub(crate) fn unset(count: usize) -> Buffer {
-        let memory = SPARE.with_borrow_mut(|spare| spare.take(count)).unwrap_or_else(|| vec![0.0; count]);
+        let memory = POOL.with_borrow_mut(|pool| pool.take(count)).unwrap_or_else(|| vec![0.0; count]);
         let mut buffer = Buffer { memory, count };
         if cfg!(test) {
-            // What an operation forgets to write, the tests see.
+            // In unit tests, a number that an operation does not write shows as NaN.
             buffer.fill(f32::NAN);
         }
         buffer
     }
 
-    /// So many zeros.
+    /// A buffer of `count` zeros.
     pub(crate) fn zeros(count: usize) -> Buffer {
         let mut buffer = Buffer::unset(count);
         buffer.fill(0.0);
@@ -39,7 +39,7 @@ impl Buffer {
 
 impl From<Vec<f32>> for Buffer {
     fn from(memory: Vec<f32>) -> Buffer {
-        SPARE.with_borrow_mut(|spare| spare.note(memory.len()));
+        POOL.with_borrow_mut(|pool| pool.add_used(memory.len()));
         Buffer { count: memory.len(), memory }
     }
 }
@@ -67,58 +67,60 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        // A thread that ends has no use for it.
-        let _ = SPARE.try_with(|spare| spare.borrow_mut().give(memory));
+        // An ending thread has no pool any more.
+        let _ = POOL.try_with(|pool| pool.borrow_mut().give(memory));
     }
 }
 
-thread_local! { static SPARE: RefCell<Spare> = const { RefCell::new(Spare::new()) }; }
+thread_local! { static POOL: RefCell<BufferPool> = const { RefCell::new(BufferPool::new()) }; }
 
-/// So many numbers more than were used at the fullest moment are kept (4 MiB), since a small model needs many sizes.
+/// Free numbers that are kept beyond the peak (4 MiB), since a small model needs many sizes.
 const SLACK: usize = 1 << 20;
 
-/// Memory that nobody uses now. With what is used it is hardly more than was used at the fullest moment.
-struct Spare {
-    /// The one that came last at the end: the caches still hold it.
+/// The free memory of a thread. Used plus free memory is capped at the peak plus [`SLACK`].
+struct BufferPool {
+    /// The most recently freed one is last: it is still in the caches.
     memories: Vec<Vec<f32>>,
-    /// How many numbers these are.
-    held: usize,
+    /// Numbers in `memories`.
+    free: usize,
+    /// Numbers in use.
     used: usize,
-    most: usize,
+    /// The largest `used` so far.
+    peak: usize,
 }
 
-impl Spare {
-    const fn new() -> Spare {
-        Spare { memories: Vec::new(), held: 0, used: 0, most: 0 }
+impl BufferPool {
+    const fn new() -> BufferPool {
+        BufferPool { memories: Vec::new(), free: 0, used: 0, peak: 0 }
     }
 
-    /// Memory for so many numbers, if there is some that is not much too large.
+    /// Free memory for `count` numbers that is at most a quarter too large.
     fn take(&mut self, count: usize) -> Option<Vec<f32>> {
         let fits = |memory: &Vec<f32>| (count..=count + count / 4).contains(&memory.len());
         let found = self.memories.iter().rposition(fits).map(|at| self.memories.remove(at));
-        self.held -= found.as_ref().map_or(0, Vec::len);
-        self.note(found.as_ref().map_or(count, Vec::len));
+        self.free -= found.as_ref().map_or(0, Vec::len);
+        self.add_used(found.as_ref().map_or(count, Vec::len));
         self.shrink();
         found
     }
 
-    /// So many numbers more are used.
-    fn note(&mut self, count: usize) {
+    /// Counts `count` more numbers in use.
+    fn add_used(&mut self, count: usize) {
         self.used += count;
-        self.most = self.most.max(self.used);
+        self.peak = self.peak.max(self.used);
     }
 
     fn give(&mut self, memory: Vec<f32>) {
-        // Saturating: it may come from another thread.
+        // Saturating: the memory may come from another thread.
         self.used = self.used.saturating_sub(memory.len());
-        self.held += memory.len();
+        self.free += memory.len();
         self.memories.push(memory);
         self.shrink();
     }
 
     fn shrink(&mut self) {
-        while self.used + self.held > self.most + SLACK && !self.memories.is_empty() {
-            self.held -= self.memories.remove(0).len();
+        while self.used + self.free > self.peak + SLACK && !self.memories.is_empty() {
+            self.free -= self.memories.remove(0).len();
         }
     }
 }
@@ -128,25 +130,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_used_again_and_hardly_more_of_it_than_at_the_fullest_moment() {
-        let mut spare = Spare::new();
-        let new = |spare: &mut Spare, count: usize| spare.take(count).unwrap_or_else(|| vec![0.0; count]);
-        let (a, b) = (new(&mut spare, 10 * SLACK), new(&mut spare, 6 * SLACK));
-        spare.give(a);
-        let small = new(&mut spare, 5 * SLACK);
-        assert_eq!(small.len(), 5 * SLACK, "the other is much too large");
-        assert_eq!((spare.used, spare.held, spare.most), (11 * SLACK, 0, 16 * SLACK), "21 were too many");
-        spare.give(b);
-        spare.give(small);
-        assert_eq!((spare.used, spare.held), (0, 11 * SLACK));
-        let again = new(&mut spare, 5 * SLACK + 1);
-        assert_eq!(again.len(), 6 * SLACK, "nearly what is wanted");
-        let fresh = new(&mut spare, 6 * SLACK);
-        assert_eq!((fresh.len(), spare.used, spare.held), (6 * SLACK, 12 * SLACK, 5 * SLACK));
+    fn memory_is_reused_and_capped_at_the_peak() {
+        let mut pool = BufferPool::new();
+        let new = |pool: &mut BufferPool, count: usize| pool.take(count).unwrap_or_else(|| vec![0.0; count]);
+        let (a, b) = (new(&mut pool, 10 * SLACK), new(&mut pool, 6 * SLACK));
+        pool.give(a);
+        let small = new(&mut pool, 5 * SLACK);
+        assert_eq!(small.len(), 5 * SLACK, "the free memory is too large");
+        assert_eq!((pool.used, pool.free, pool.peak), (11 * SLACK, 0, 16 * SLACK), "21 would exceed the peak");
+        pool.give(b);
+        pool.give(small);
+        assert_eq!((pool.used, pool.free), (0, 11 * SLACK));
+        let again = new(&mut pool, 5 * SLACK + 1);
+        assert_eq!(again.len(), 6 * SLACK, "at most a quarter too large");
+        let fresh = new(&mut pool, 6 * SLACK);
+        assert_eq!((fresh.len(), pool.used, pool.free), (6 * SLACK, 12 * SLACK, 5 * SLACK));
     }
 
     #[test]
-    fn large_memory_begins_with_a_cache_line_and_keeps_its_numbers_as_it_grows_and_shrinks() {
+    fn large_memory_is_aligned_to_cache_lines() {
         let mut numbers: Vec<f32> = Vec::new();
         let begins = |numbers: &Vec<f32>| numbers.capacity() < 512 || (numbers.as_ptr() as usize).is_multiple_of(64);
         let all = |numbers: &[f32]| numbers.iter().enumerate().all(|(at, &number)| number as usize == at);

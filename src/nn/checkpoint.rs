@@ -1,6 +1,6 @@
-//! A model at rest: sizes and plain arrays, in memory and on disk. Knows no tensor, no device and no tokenizer.
+//! A checkpoint: the architecture and the weights of a model, in memory and on disk.
 //!
-//! On disk it lies in Hugging Face's layout, which `hub` knows, or in our own:
+//! On disk it has Hugging Face's layout (`hub`) or ablate's own:
 //!
 //! ```text
 //! checkpoint/
@@ -8,7 +8,7 @@
 //!   model.safetensors   one f32 array per parameter, by Hugging Face name
 //! ```
 //!
-//! Equal checkpoints give equal bytes. Other files in the folder are left alone.
+//! Equal checkpoints give equal bytes. Other files in the folder are not touched.
 
 use std::fmt;
 use std::path::Path;
@@ -21,53 +21,53 @@ use serde_json::{Map, Value};
 use super::architecture::Architecture;
 use super::arrays::{self, Array};
 use super::config::ModelConfig;
-use super::hub::{self, Config, Dtype, Form};
+use super::hub::{self, Config, Dtype, StorageFormat};
 use super::parameters::{Parameter, parameters};
 use ablate_core::base::{Seed, files};
 
-/// Sizes and weights of a model.
+/// The architecture and the weights of a model.
 #[derive(Clone, PartialEq)]
 pub struct Checkpoint {
     pub architecture: Architecture,
-    /// The file that the sizes come from and go to.
+    /// The layout on disk.
     pub(crate) layout: Layout,
-    /// Values by parameter, in the order of [`parameters`]. Copies of a checkpoint share those that neither changes.
+    /// Values by parameter, in the order of [`parameters`]. Clones of a checkpoint share them until one is changed.
     pub weights: Vec<Arc<Vec<f32>>>,
 }
 
-/// How a checkpoint lies on disk.
+/// The layout of a checkpoint on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Layout {
-    /// Ours, with sizes as a user writes them.
+    /// Ablate's own, with the sizes of the user's table.
     Own(ModelConfig),
     /// Hugging Face's.
     Hub(Box<Hub>),
 }
 
-/// What of a Hugging Face folder is written back as it was.
+/// The content of a Hugging Face folder that is written back unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Hub {
     /// `config.json`.
     config: Map<String, Value>,
-    /// Heights and widths that images are laid out for in tiles.
+    /// `image_grid_pinpoints`: heights and widths of the possible grids of tiles.
     resolutions: Vec<(usize, usize)>,
-    /// Fields of `config.json` that are not known, with their values.
+    /// Unknown fields of `config.json`, with their values.
     unknown: Vec<String>,
-    form: Form,
+    format: StorageFormat,
 }
 
-/// How weights are rounded when they are written.
+/// The number types with which weights are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
-    /// An array that its number type cannot hold any more is written as F32: nothing is lost.
+    /// The imported type, or F32 for an array that this type would round: nothing is lost.
     Exact,
-    /// Every array gets the number type that it was imported with.
+    /// The imported type of each array.
     AsImported,
-    /// Every array gets this one.
+    /// This type for all arrays.
     To(Dtype),
 }
 
-/// What `config.json` holds.
+/// The content of our own `config.json`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -79,14 +79,14 @@ struct Header {
 
 /// The format number of `config.json`.
 pub const FORMAT: u32 = 1;
-/// Larger vocabularies are mistakes; so is a model of more parameters than this (1 TiB of weights).
-pub(crate) const LARGEST_VOCAB: usize = 1 << 24;
-pub(crate) const MOST_PARAMETERS: u128 = 1 << 38;
-/// Every block costs a fixed amount of bookkeeping too.
-pub(crate) const MOST_LAYERS: usize = 10_000;
+pub(crate) const MAX_VOCAB: usize = 1 << 24;
+/// 1 TiB of weights.
+pub(crate) const MAX_PARAMETERS: u128 = 1 << 38;
+/// Every block also costs a fixed amount of memory.
+pub(crate) const MAX_LAYERS: usize = 10_000;
 
 impl Checkpoint {
-    /// Fresh weights, drawn from `seed` by parameter name. The config must have been checked.
+    /// Initial weights, drawn from `seed` by parameter name.
     pub fn fresh(config: &ModelConfig, vocab: usize, image_token: u32, seed: Seed) -> Result<Checkpoint> {
         check(config, vocab, image_token)?;
         let architecture = Architecture::of(config, vocab, image_token);
@@ -118,34 +118,34 @@ impl Checkpoint {
     fn read_hub(folder: &Path, config: Map<String, Value>) -> Result<Checkpoint> {
         let Config { architecture, pinpoints: resolutions, unknown } =
             Config::of(&config).with_context(|| format!("`{}`", folder.join("config.json").display()))?;
-        let (weights, form) = hub::model::read(folder, &architecture, &parameters(&architecture))?;
+        let (weights, format) = hub::model::read(folder, &architecture, &parameters(&architecture))?;
         let weights = weights.into_iter().map(Arc::new).collect();
         Ok(Checkpoint {
             architecture,
-            layout: Layout::Hub(Box::new(Hub { config, resolutions, unknown, form })),
+            layout: Layout::Hub(Box::new(Hub { config, resolutions, unknown, format })),
             weights,
         })
     }
 
-    /// Writes the folder's sizes and weights, each file atomically, with nothing lost.
+    /// Writes `config.json` and the weights, each file atomically and without rounding.
     pub fn write(&self, folder: &Path) -> Result<()> {
         self.write_rounded(folder, Rounding::Exact)
     }
 
-    /// As [`Checkpoint::write`]. Our own layout has F32 only.
+    /// As [`Checkpoint::write`], with rounding. Our own layout always has F32.
     pub fn write_rounded(&self, folder: &Path, rounding: Rounding) -> Result<()> {
         let Checkpoint { architecture, layout, weights } = self;
         let model = match layout {
             Layout::Own(model) => model,
             Layout::Hub(hub) => {
                 let mut config = hub.config.clone();
-                if let Some(dtype) = hub::model::write(folder, &hub.form, &self.list(), weights, rounding)? {
-                    hub::config::note_dtype(&mut config, dtype);
+                if let Some(dtype) = hub::model::write(folder, &hub.format, &self.list(), weights, rounding)? {
+                    hub::config::set_dtype(&mut config, dtype);
                 }
                 return files::write_json(&folder.join("config.json"), &config);
             }
         };
-        let Some(vision) = &architecture.vision else { bail!("BUG: a model of ours without eyes") };
+        let Some(vision) = &architecture.vision else { bail!("BUG: a model in our own layout without a vision tower") };
         let (vocab, image_token) = (architecture.vocab, vision.image_token);
         let header = Header { format: FORMAT, vocab, image_token, model: model.clone() };
         files::write_json(&folder.join("config.json"), &header)?;
@@ -158,7 +158,7 @@ impl Checkpoint {
         arrays::write(&folder.join("model.safetensors"), arrays, hub::writer::FORMAT)
     }
 
-    /// The sizes of a model in our own layout.
+    /// The sizes of a model in our own layout; none for Hugging Face's.
     pub fn own_sizes(&self) -> Option<&ModelConfig> {
         match &self.layout {
             Layout::Own(model) => Some(model),
@@ -166,12 +166,12 @@ impl Checkpoint {
         }
     }
 
-    /// Whether the checkpoint is in our own layout, and not in Hugging Face's.
+    /// Whether the checkpoint has our own layout and not Hugging Face's.
     pub fn is_own(&self) -> bool {
         self.own_sizes().is_some()
     }
 
-    /// Heights and widths in pixels that images are laid out for in tiles (LLaVA-NeXT); none for other models.
+    /// `image_grid_pinpoints` of LLaVA-NeXT: heights and widths in pixels of the possible grids of tiles; empty for other models.
     pub fn resolutions(&self) -> &[(usize, usize)] {
         match &self.layout {
             Layout::Own(_) => &[],
@@ -179,7 +179,7 @@ impl Checkpoint {
         }
     }
 
-    /// Fields of a Hugging Face `config.json` that are not known, with their values. They were ignored.
+    /// Unknown fields of a Hugging Face `config.json`, with their values. They were ignored.
     pub fn unknown_fields(&self) -> &[String] {
         match &self.layout {
             Layout::Own(_) => &[],
@@ -187,11 +187,8 @@ impl Checkpoint {
         }
     }
 
-    /// Reads the `config.json` of a folder and no weight. The fields that are not known; none of our own layout.
-    ///
-    /// # Errors
-    ///
-    /// What [`Checkpoint::read`] refuses in this file; nothing of our own layout.
+    /// Checks the `config.json` of a folder as [`Checkpoint::read`] does, without reading weights. Returns the unknown fields,
+    /// or none for our own layout, which is not checked.
     pub fn check_config(folder: &Path) -> Result<Option<Vec<String>>> {
         let path = folder.join("config.json");
         let config: Map<String, Value> = files::read_json(&path)?;
@@ -202,7 +199,7 @@ impl Checkpoint {
         Ok(Some(unknown))
     }
 
-    /// How many numbers the model has.
+    /// The number of parameters.
     pub fn parameters(&self) -> usize {
         self.weights.iter().map(|weights| weights.len()).sum()
     }
@@ -214,7 +211,7 @@ impl Checkpoint {
 }
 
 impl fmt::Debug for Checkpoint {
-    /// Sizes only: nobody wants to read the weights.
+    /// The weights are left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Checkpoint { architecture, layout: _, weights: _ } = self;
         f.debug_struct("Checkpoint")
@@ -224,17 +221,17 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
-/// Sizes that come from a file, before anything is allocated for them.
+/// Checks sizes from a file before memory is allocated for them.
 fn check(config: &ModelConfig, vocab: usize, image_token: u32) -> Result<()> {
     if let Err(wrong) = config.check() {
         let lines: Vec<String> = wrong.iter().map(|(key, message)| format!("`{key}` {message}")).collect();
         bail!("{}", lines.join("; "));
     }
-    if vocab == 0 || vocab > LARGEST_VOCAB {
-        bail!("a vocabulary of {vocab} tokens: must lie between 1 and {LARGEST_VOCAB}");
+    if vocab == 0 || vocab > MAX_VOCAB {
+        bail!("a vocabulary of {vocab} tokens: must be between 1 and {MAX_VOCAB}");
     }
     if image_token as usize >= vocab {
-        bail!("the image token {image_token} lies outside the vocabulary of {vocab} tokens");
+        bail!("the image token {image_token} is outside the vocabulary of {vocab} tokens");
     }
     let ModelConfig { vision, decoder, .. } = config;
     let block = |layers: usize, dim: usize, ff: usize| {
@@ -246,11 +243,11 @@ fn check(config: &ModelConfig, vocab: usize, image_token: u32) -> Result<()> {
         + (config.image_tokens() as u128 + config.patch_values() as u128) * vision.dim as u128
         + config.projector.hidden as u128 * (vision.dim as u128 + decoder.dim as u128)
         + 2 * vocab as u128 * decoder.dim as u128;
-    if total > MOST_PARAMETERS {
-        bail!("these sizes make a model of {total} parameters: at most {MOST_PARAMETERS} are possible");
+    if total > MAX_PARAMETERS {
+        bail!("these sizes give a model of {total} parameters: at most {MAX_PARAMETERS} are possible");
     }
-    if vision.layers + decoder.layers > MOST_LAYERS {
-        bail!("{} layers: at most {MOST_LAYERS} are possible", vision.layers + decoder.layers);
+    if vision.layers + decoder.layers > MAX_LAYERS {
+        bail!("{} layers: at most {MAX_LAYERS} are possible", vision.layers + decoder.layers);
     }
     Ok(())
 }
@@ -264,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_survives_the_disk_and_has_one_form() {
+    fn a_checkpoint_round_trips_with_equal_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoint = small();
         checkpoint.write(&folder.path().join("one")).unwrap();
@@ -277,8 +274,8 @@ mod tests {
         }
     }
 
-    /// What reading says after `damage` has been done to one of the two files.
-    fn told_after(name: &str, damage: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
+    /// The error of reading after `damage` to one of the two files.
+    fn error_after(name: &str, damage: impl Fn(Vec<u8>) -> Vec<u8>) -> String {
         let folder = tempfile::tempdir().unwrap();
         small().write(folder.path()).unwrap();
         let path = folder.path().join(name);
@@ -297,43 +294,43 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_is_an_error_that_names_what_is_wrong() {
-        let cut = told_after("model.safetensors", |bytes| bytes[..bytes.len() / 2].to_vec());
-        assert!(cut.starts_with("`DIR/model.safetensors`: is no"), "{cut}");
-        let empty = told_after("model.safetensors", |_| Vec::new());
-        assert!(empty.starts_with("`DIR/model.safetensors`: is no"), "{empty}");
-        let huge = told_after("model.safetensors", |mut bytes| {
+    fn errors_about_damaged_files_name_the_problem() {
+        let cut = error_after("model.safetensors", |bytes| bytes[..bytes.len() / 2].to_vec());
+        assert!(cut.starts_with("`DIR/model.safetensors`: not a "), "{cut}");
+        let empty = error_after("model.safetensors", |_| Vec::new());
+        assert!(empty.starts_with("`DIR/model.safetensors`: not a "), "{empty}");
+        let huge = error_after("model.safetensors", |mut bytes| {
             bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
             bytes
         });
-        assert!(huge.starts_with("`DIR/model.safetensors`: is no"), "{huge}");
+        assert!(huge.starts_with("`DIR/model.safetensors`: not a "), "{huge}");
         let renamed =
-            told_after("model.safetensors", |bytes| replace(&bytes, "model.norm.weight", "model.mron.weight"));
+            error_after("model.safetensors", |bytes| replace(&bytes, "model.norm.weight", "model.mron.weight"));
         assert_eq!(renamed, "`DIR/model.safetensors`: array `model.norm.weight` is missing");
-        let retyped = told_after("model.safetensors", |bytes| replace(&bytes, "\"F32\"", "\"I32\""));
+        let retyped = error_after("model.safetensors", |bytes| replace(&bytes, "\"F32\"", "\"I32\""));
         assert!(retyped.contains("is of type I32: supported are"), "{retyped}");
-        let infinite = told_after("model.safetensors", |mut bytes| {
+        let infinite = error_after("model.safetensors", |mut bytes| {
             let at = bytes.len() - 4;
             bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
             bytes
         });
-        assert!(infinite.contains("holds NaN at place"), "{infinite}");
+        assert!(infinite.contains("has the value NaN at index"), "{infinite}");
     }
 
     #[test]
-    fn sizes_in_a_file_are_checked_before_anything_is_allocated() {
-        let vocab = told_after("config.json", |bytes| replace(&bytes, "\"vocab\": 20", "\"vocab\": 21"));
+    fn sizes_are_checked_before_allocation() {
+        let vocab = error_after("config.json", |bytes| replace(&bytes, "\"vocab\": 20", "\"vocab\": 21"));
         assert_eq!(
             vocab,
             "`DIR/model.safetensors`: array `model.embed_tokens.weight` has the shape [20, 64], not [21, 64]"
         );
-        let heads = told_after("config.json", |bytes| replace(&bytes, "\"kv_heads\": 4", "\"kv_heads\": 3"));
+        let heads = error_after("config.json", |bytes| replace(&bytes, "\"kv_heads\": 4", "\"kv_heads\": 3"));
         assert!(heads.contains("`decoder.kv_heads` must divide"), "{heads}");
-        let layers = told_after("config.json", |bytes| {
+        let layers = error_after("config.json", |bytes| {
             String::from_utf8(bytes).unwrap().replace("\"layers\": 3", "\"layers\": 99999").into_bytes()
         });
         assert!(layers.contains("layers: at most 10000 are possible"), "{layers}");
-        let text = told_after("config.json", |_| b"{}".to_vec());
+        let text = error_after("config.json", |_| b"{}".to_vec());
         assert!(text.starts_with("`DIR/config.json` does not contain the expected JSON"), "{text}");
     }
 }

@@ -1,8 +1,8 @@
-//! Sizes of a model, as the user writes them. Knows no weights, no tokenizer and no file format.
+//! The sizes of a model in our own layout, as the user writes them.
 
 use serde::{Deserialize, Serialize};
 
-/// Sizes of a vision-language model: encoder, projector, decoder. The vocabulary comes from the tokenizer.
+/// Sizes of a vision-language model: vision tower, projector, decoder. The vocabulary comes from the tokenizer.
 ///
 /// The defaults are the small model of the default experiment, about 230,000 parameters.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -17,20 +17,20 @@ pub struct ModelConfig {
     pub decoder: DecoderConfig,
 }
 
-/// The image encoder: linear patches, learned positions, bidirectional blocks, `RMSNorm`.
+/// The vision tower: linear patches, learned positions, bidirectional blocks, `RMSNorm`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct VisionConfig {
     /// Width.
     pub dim: usize,
-    /// Blocks; 0 leaves patches and positions only.
+    /// Blocks; with 0 there are only patches and positions.
     pub layers: usize,
     pub heads: usize,
     /// Width of the gated feed-forward layer.
     pub ff: usize,
 }
 
-/// Two linear layers with a GELU between, from the encoder's width to the decoder's (LLaVA 1.5).
+/// Two linear layers with a GELU between them, from the vision tower's width to the decoder's (LLaVA 1.5).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProjectorConfig {
@@ -38,7 +38,7 @@ pub struct ProjectorConfig {
     pub hidden: usize,
 }
 
-/// The language model: a LLaMA decoder (`RMSNorm`, rotary positions, grouped-query attention, `SwiGLU`).
+/// The language model: a Llama decoder (`RMSNorm`, rotary position embeddings, grouped-query attention, `SwiGLU`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecoderConfig {
@@ -47,13 +47,13 @@ pub struct DecoderConfig {
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
-    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    /// Key and value heads; each is shared by `heads / kv_heads` query heads.
     pub kv_heads: usize,
     /// Width of the gated feed-forward layer.
     pub ff: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Added to the mean square in every `RMSNorm`, the encoder's included.
+    /// Added to the mean square in every `RMSNorm`, also those of the vision tower.
     pub norm_eps: f64,
     /// Whether the head is the transposed token embedding.
     pub tied_head: bool,
@@ -101,11 +101,11 @@ impl Default for DecoderConfig {
     }
 }
 
-/// No size may exceed this: a slip of the keyboard must not ask for a petabyte.
-const LARGEST: usize = 1 << 20;
+/// Largest size: a typing error must not allocate a petabyte.
+const MAX_SIZE: usize = 1 << 20;
 
-/// Nor may the weights of a fresh model's part: 400 GB.
-const MOST_WEIGHTS: f64 = 1e11;
+/// Largest number of weights of the vision tower or the decoder: 400 GB.
+const MAX_WEIGHTS: f64 = 1e11;
 
 impl ModelConfig {
     /// Image tokens per image: one per patch.
@@ -124,7 +124,7 @@ impl ModelConfig {
         self.image_size * self.image_size * 3
     }
 
-    /// Everything that is wrong with the sizes, each with its dotted key.
+    /// Checks the sizes. Returns all problems, each with its dotted key.
     pub fn check(&self) -> Result<(), Vec<(String, String)>> {
         let ModelConfig { image_size, patch_size, vision, projector, decoder } = self;
         let mut wrong: Vec<(String, String)> = Vec::new();
@@ -147,12 +147,12 @@ impl ModelConfig {
         for (key, size) in sizes {
             if size == 0 {
                 wrong.push((key.to_string(), "must be at least 1".to_string()));
-            } else if size > LARGEST {
-                wrong.push((key.to_string(), format!("must be at most {LARGEST}, not {size}")));
+            } else if size > MAX_SIZE {
+                wrong.push((key.to_string(), format!("must be at most {MAX_SIZE}, not {size}")));
             }
         }
-        if vision.layers > LARGEST {
-            wrong.push(("vision.layers".to_string(), format!("must be at most {LARGEST}, not {}", vision.layers)));
+        if vision.layers > MAX_SIZE {
+            wrong.push(("vision.layers".to_string(), format!("must be at most {MAX_SIZE}, not {}", vision.layers)));
         }
         let mut need = |key: &str, divides: bool, message: String| {
             if !divides && !wrong.iter().any(|(known, _)| known == key) {
@@ -178,7 +178,8 @@ impl ModelConfig {
         need(
             "decoder.heads",
             decoder.heads == 0 || divides(decoder.dim / decoder.heads, 2),
-            "gives heads of an odd width, which rotary positions cannot turn: choose another number".to_string(),
+            "gives heads of an odd width, which rotary position embeddings do not support: choose another number"
+                .to_string(),
         );
         need(
             "decoder.kv_heads",
@@ -195,15 +196,16 @@ impl ModelConfig {
             decoder.norm_eps.is_finite() && decoder.norm_eps > 0.0,
             format!("must be a number above 0, not {}", decoder.norm_eps),
         );
-        // Each size may be sound and their product too large for any memory.
-        let tower =
+        // Each size may be valid and their product still too large for any memory.
+        let block_weights =
             |layers: usize, dim: usize, ff: usize| layers as f64 * dim as f64 * (4.0 * dim as f64 + 3.0 * ff as f64);
-        let seen = tower(vision.layers, vision.dim, vision.ff) + self.image_tokens() as f64 * vision.dim as f64;
-        let written = tower(decoder.layers, decoder.dim, decoder.ff);
-        for (key, weights) in [("vision.dim", seen), ("decoder.dim", written)] {
-            if wrong.is_empty() && weights > MOST_WEIGHTS {
+        let vision_weights =
+            block_weights(vision.layers, vision.dim, vision.ff) + self.image_tokens() as f64 * vision.dim as f64;
+        let decoder_weights = block_weights(decoder.layers, decoder.dim, decoder.ff);
+        for (key, weights) in [("vision.dim", vision_weights), ("decoder.dim", decoder_weights)] {
+            if wrong.is_empty() && weights > MAX_WEIGHTS {
                 let message =
-                    format!("and the sizes beside it make about {weights:.0e} weights: at most {MOST_WEIGHTS:.0e}");
+                    format!("and the related sizes give about {weights:.0e} weights: at most {MAX_WEIGHTS:.0e}");
                 wrong.push((key.to_string(), message));
             }
         }
@@ -216,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_model_is_the_small_one() {
+    fn the_default_model_is_valid() {
         let config = ModelConfig::default();
         assert_eq!(config.check(), Ok(()));
         assert_eq!(config.image_tokens(), 16);
@@ -224,23 +226,24 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_no_memory_holds_together_are_told() {
+    fn too_large_a_product_of_sizes_is_refused() {
         let mut config = ModelConfig::default();
         (config.decoder.dim, config.decoder.heads, config.decoder.kv_heads) = (1 << 20, 1 << 10, 1 << 10);
         (config.decoder.layers, config.decoder.ff) = (1 << 20, 1 << 20);
-        let told = "and the sizes beside it make about 8e18 weights: at most 1e11";
-        assert_eq!(config.check(), Err(vec![("decoder.dim".to_string(), told.to_string())]));
+        let messages = "and the related sizes give about 8e18 weights: at most 1e11";
+        assert_eq!(config.check(), Err(vec![("decoder.dim".to_string(), messages.to_string())]));
     }
 
     #[test]
-    fn every_wrong_size_is_told_with_its_key() {
+    fn every_problem_has_its_key() {
         let mut config = ModelConfig { patch_size: 7, ..ModelConfig::default() };
         config.decoder.kv_heads = 3;
         config.decoder.ff = 0;
         config.vision.dim = 1 << 40;
-        let told: Vec<String> = config.check().unwrap_err().iter().map(|(key, text)| format!("{key} {text}")).collect();
+        let messages: Vec<String> =
+            config.check().unwrap_err().iter().map(|(key, text)| format!("{key} {text}")).collect();
         assert_eq!(
-            told,
+            messages,
             [
                 "vision.dim must be at most 1048576, not 1099511627776",
                 "decoder.ff must be at least 1",

@@ -1,4 +1,4 @@
-//! Which device executes a model, and which there are. Knows no model.
+//! The device that executes a model, and the devices of this machine.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use serde::Serialize;
 #[cfg(feature = "cuda")]
 use super::cuda;
 
-/// A device that was asked for and is there.
+/// A device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
     Cpu,
-    /// An NVIDIA GPU by its ordinal among those that this process sees.
+    /// An NVIDIA GPU by its ordinal among those visible to this process.
     Cuda(usize),
 }
 
@@ -25,17 +25,17 @@ impl fmt::Display for Device {
     }
 }
 
-/// What the user may ask for: `auto`, `cpu` or `cuda:N`.
+/// The user's choice: `auto`, `cpu` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU if this build and this machine have one, else the CPU. A GPU that is there and cannot be used is an
-    /// error: who has one does not want to wait for the CPU.
+    /// The first GPU if this build supports GPUs and this machine has one, otherwise the CPU. A GPU that cannot be used is an
+    /// error: the user of a GPU does not expect a run on the CPU.
     Auto,
     Exactly(Device),
 }
 
 impl DeviceChoice {
-    /// Reads a choice. A plain `cuda` is the first GPU.
+    /// Parses a choice. `cuda` is the first GPU.
     pub fn parse(text: &str) -> Result<DeviceChoice> {
         match text {
             "auto" => Ok(DeviceChoice::Auto),
@@ -48,17 +48,17 @@ impl DeviceChoice {
         }
     }
 
-    /// All devices of a choice, those of a list such as `cuda:0,cuda:1`; for `auto` every GPU, or the CPU. A GPU of a list
-    /// need not be there: [`Device::check`] tells.
+    /// All devices of a choice or of a list such as `cuda:0,cuda:1`; for `auto` every GPU, or the CPU. Whether a listed GPU
+    /// exists is checked by [`Device::check`].
     pub fn devices(text: &str) -> Result<Vec<Device>> {
         if text == "auto" {
-            let count = cuda::count().context("device `auto`: choose `cpu` to go without the GPU")?;
+            let count = cuda::count().context("device `auto`: choose `cpu` to run without the GPU")?;
             return Ok(if count > 0 { (0..count).map(Device::Cuda).collect() } else { vec![Device::Cpu] });
         }
         let mut devices: Vec<Device> = Vec::new();
         for name in text.split(',').map(str::trim) {
             let DeviceChoice::Exactly(device) = DeviceChoice::parse(name)? else {
-                bail!("device `{text}`: `auto` stands alone");
+                bail!("device `{text}`: `auto` cannot be combined with other devices");
             };
             if devices.contains(&device) {
                 bail!("device `{device}` is named twice");
@@ -71,12 +71,12 @@ impl DeviceChoice {
         Ok(devices)
     }
 
-    /// The device of a choice, once it is known to be there: the first one for `auto`.
+    /// The device of a choice, checked; for `auto` the first one.
     pub fn resolve(text: &str) -> Result<Device> {
         let device = match DeviceChoice::devices(text)?[..] {
             [device] => device,
             [device, ..] if text == "auto" => device,
-            _ => bail!("device `{text}`: one is needed here, not several"),
+            _ => bail!("device `{text}`: only one device is possible here"),
         };
         device.check()?;
         Ok(device)
@@ -84,7 +84,7 @@ impl DeviceChoice {
 }
 
 impl Device {
-    /// Whether it is there and can be used.
+    /// An error if the device does not exist or cannot be used.
     pub fn check(self) -> Result<()> {
         let Device::Cuda(ordinal) = self else { return Ok(()) };
         let usable = || {
@@ -99,58 +99,58 @@ impl Device {
     }
 }
 
-/// Devices as they are asked for: `cuda:0,cuda:1`.
+/// Formats a list of devices: `cuda:0,cuda:1`.
 pub fn listed(devices: &[Device]) -> String {
     devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// What `ablate doctor` tells of the GPUs.
+/// The output of `ablate doctor` about GPUs.
 #[derive(Debug, Serialize)]
 pub struct Survey {
-    /// Whether this program was built for GPUs.
+    /// Whether this build supports GPUs.
     pub cuda: bool,
-    /// Whether the CPU has what the fast kernels are compiled for.
+    /// Whether the CPU has AVX2 and FMA, for which the fast kernels are compiled.
     pub avx2: bool,
     pub driver: Option<Driver>,
-    /// The library of matrix products, where there is a GPU.
+    /// The cuBLAS library, if there is a GPU.
     pub cublas: Option<String>,
     pub gpus: Vec<Gpu>,
-    /// Why no GPU can be used, if none can.
+    /// The reason why no GPU can be used.
     pub missing: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Driver {
     pub library: String,
-    /// Version of CUDA up to which it goes.
+    /// The latest CUDA version that the driver supports.
     pub cuda: String,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Gpu {
-    /// As in `cuda:0`.
+    /// The number in `cuda:0`.
     pub ordinal: usize,
     pub name: String,
     /// Compute capability, as in `9.0`.
     pub capability: String,
     /// Bytes.
     pub memory: u64,
-    /// Bytes that nobody uses, if the driver tells.
+    /// Free bytes, if the driver reports them.
     pub free: Option<u64>,
 }
 
-/// Which GPUs there are, and what is missing.
+/// The GPUs, or the reason why there is none.
 pub fn survey() -> Survey {
     cuda::survey()
 }
 
-/// What a program says that was built for the CPU.
+/// The answers of a build without GPU support.
 #[cfg(not(feature = "cuda"))]
 mod cuda {
     use super::super::kernels::simd::has_fma;
     use super::{Result, Survey, bail};
 
-    #[expect(clippy::unnecessary_wraps, reason = "a build for GPUs can fail here")]
+    #[expect(clippy::unnecessary_wraps, reason = "fails in a build with GPU support")]
     pub(super) fn count() -> Result<usize> {
         Ok(0)
     }
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_read_and_print_alike() {
+    fn choices_parse_and_print_alike() {
         assert_eq!(DeviceChoice::parse("auto").unwrap(), DeviceChoice::Auto);
         for text in ["cpu", "cuda:3"] {
             let DeviceChoice::Exactly(device) = DeviceChoice::parse(text).unwrap() else { panic!("{text}") };
@@ -188,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_may_have_several_devices_each_once() {
+    fn a_device_list_has_no_duplicates_and_no_mix() {
         assert_eq!(DeviceChoice::devices("cpu").unwrap(), [Device::Cpu]);
         let error = |text: &str| DeviceChoice::devices(text).unwrap_err().to_string();
         assert_eq!(error("cpu,cpu"), "device `cpu` is named twice");
         assert_eq!(error("cuda:0,cuda:0"), "device `cuda:0` is named twice");
         assert_eq!(error("cpu,cuda:0"), "device `cpu,cuda:0`: stages run on the CPU or on GPUs, not on both");
-        assert_eq!(error("cpu,auto"), "device `cpu,auto`: `auto` stands alone");
+        assert_eq!(error("cpu,auto"), "device `cpu,auto`: `auto` cannot be combined with other devices");
         assert_eq!(
             error("cpu,gpu1"),
             "unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several: `cuda:0,cuda:1`"
@@ -203,7 +203,7 @@ mod tests {
 
     #[cfg(not(feature = "cuda"))]
     #[test]
-    fn a_gpu_without_the_feature_is_an_error_that_says_how_to_build_it() {
+    fn a_gpu_without_the_feature_is_an_error() {
         let error = format!("{:#}", DeviceChoice::resolve("cuda:0").unwrap_err());
         assert!(error.starts_with("device `cuda:0`: ") && error.contains("docs/cuda.md"), "{error}");
         assert_eq!(DeviceChoice::resolve("auto").unwrap(), Device::Cpu);

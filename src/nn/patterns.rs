@@ -1,12 +1,12 @@
-//! Patterns over the names of layers and parameters, as the user writes them. Knows no model.
+//! Patterns over the names of layers and parameters, as the user writes them.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A name, or the last parts of one, in which `*` stands for any characters: `q_proj`, `mlp.*`, `model.layers.0.*`.
+/// A name or the end of one, in which `*` stands for any characters: `q_proj`, `mlp.*`, `model.layers.0.*`.
 ///
-/// It matches a name as a whole, or from a dot on: `q_proj` means every layer of that name, as in PEFT.
+/// It matches a whole name, or a name from a dot on: `q_proj` matches every layer of that name, as in PEFT.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
 pub struct Pattern(pub String);
@@ -23,11 +23,11 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// What an error about a pattern that matches nothing adds: the nearest last part of a name.
+/// The end of an error about a pattern that matches nothing: the most similar last part of a name.
 pub(crate) fn nearest(pattern: &Pattern, names: &[&str]) -> String {
     let last = names.iter().map(|name| name.rsplit('.').next().unwrap_or(name));
     let near = last.min_by_key(|last| strsim::damerau_levenshtein(&pattern.0, last));
-    near.map_or_else(String::new, |near| format!("; a near name is `{near}`"))
+    near.map_or_else(String::new, |near| format!("; a similar name is `{near}`"))
 }
 
 fn glob(pattern: &str, text: &str) -> bool {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_is_a_name_or_its_end() {
+    fn a_pattern_matches_a_name_or_its_end() {
         let matches = |pattern: &str, name: &str| Pattern(pattern.to_string()).matches(name);
         let name = "model.layers.10.self_attn.q_proj";
         for pattern in ["q_proj", "self_attn.q_proj", "self_attn.*", "model.layers.10.*", "*_proj", "*", name] {

@@ -304,14 +304,14 @@ fn check_and_plan_say_what_run_would_refuse_of_a_checkpoint_and_where() {
     let space = with_model("llama2");
     set(&space, "config.json", "residual_multiplier", json!(0.5));
     set(&space, "config.json", "sliding_window", json!(8));
-    let wrong = "error: `stage.base.path`: `HUB/config.json`: `sliding_window` is 8: supported is none below \
-                 `max_position_embeddings` (512); `residual_multiplier` is 0.5: supported is 1.0 only\n\
+    let wrong = "error: `stage.base.path`: `HUB/config.json`: `sliding_window` is 8: a window below \
+                 `max_position_embeddings` (512) is not supported; `residual_multiplier` is 0.5: only 1.0 is supported\n\
                  \u{20}--> study.toml:4:32\n  |\n4 | base = { kind = \"base\", path = \"hub\" }\n  |                                ^^^^^\n";
     for command in ["check", "plan"] {
         assert_eq!(told(&space, command, ""), (Some(2), wrong.to_string()));
     }
     let (code, run) = told(&space, "run", "");
-    assert!(code == Some(2) && run.contains("`residual_multiplier` is 0.5: supported is 1.0 only"), "{run}");
+    assert!(code == Some(2) && run.contains("`residual_multiplier` is 0.5: only 1.0 is supported"), "{run}");
 
     let space = with_model("llama2");
     set(&space, "config.json", "a_note", json!("mine"));

@@ -1,14 +1,14 @@
-//! CUDA's run-time compiler, which this program does without. dfdx compiles a few kernels when they are first used, from
-//! texts that include files of the machine it was built on; those that the model uses are compiled ahead, and here they
-//! are handed out under the compiler's name.
+//! Replaces NVRTC, CUDA's run-time compiler. dfdx compiles a few kernels at their first use, from sources that include files of
+//! the build machine. The kernels that the model uses are compiled by `build.rs`, and the functions of NVRTC that are defined
+//! here return them.
 
 use std::ffi::{CStr, c_char, c_int};
 
 use cudarc::nvrtc::sys::{nvrtcProgram, nvrtcResult};
 
-/// A kernel that dfdx asks to be compiled.
+/// A kernel that dfdx compiles.
 struct Kernel {
-    /// What the text of this kernel, and of no other, has in it.
+    /// Strings that only the source of this kernel contains.
     marks: [&'static str; 2],
     ptx: &'static CStr,
 }
@@ -28,7 +28,7 @@ static KERNELS: [Kernel; 2] = [
     Kernel { marks: ["void reshape_bwd(", "float *grad_inp"], ptx: RESHAPE },
 ];
 
-/// A program is the kernel that its text is found to be.
+/// The handle of a program is a pointer to its kernel, found by its source.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcCreateProgram(
     program: *mut nvrtcProgram,
@@ -38,12 +38,12 @@ unsafe extern "C" fn nvrtcCreateProgram(
     _header_texts: *const *const c_char,
     _header_names: *const *const c_char,
 ) -> nvrtcResult {
-    // SAFETY: the caller hands over a text that ends.
+    // SAFETY: the caller passes a string that ends with a zero.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let Some(kernel) = KERNELS.iter().find(|kernel| kernel.marks.iter().all(|mark| text.contains(mark))) else {
         return nvrtcResult::NVRTC_ERROR_PROGRAM_CREATION_FAILURE;
     };
-    // SAFETY: `program` is where the caller wants the handle.
+    // SAFETY: `program` is a valid pointer for the handle.
     unsafe { *program = std::ptr::from_ref(kernel).cast_mut().cast() };
     nvrtcResult::NVRTC_SUCCESS
 }
@@ -55,14 +55,14 @@ unsafe extern "C" fn nvrtcCompileProgram(_: nvrtcProgram, _: c_int, _: *const *c
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetPTXSize(program: nvrtcProgram, size: *mut usize) -> nvrtcResult {
-    // SAFETY: a program is one of the kernels above; `size` is where the caller wants the number.
+    // SAFETY: a program is one of the kernels above; `size` is a valid pointer for the number.
     unsafe { *size = (*program.cast::<Kernel>()).ptx.count_bytes() + 1 };
     nvrtcResult::NVRTC_SUCCESS
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetPTX(program: nvrtcProgram, text: *mut c_char) -> nvrtcResult {
-    // SAFETY: a program is one of the kernels above; the caller has made room for as much as it was told.
+    // SAFETY: a program is one of the kernels above; the caller has allocated the size that it was given.
     unsafe {
         let ptx = (*program.cast::<Kernel>()).ptx;
         std::ptr::copy_nonoverlapping(ptx.as_ptr(), text, ptx.count_bytes() + 1);
@@ -72,14 +72,14 @@ unsafe extern "C" fn nvrtcGetPTX(program: nvrtcProgram, text: *mut c_char) -> nv
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetProgramLogSize(_: nvrtcProgram, size: *mut usize) -> nvrtcResult {
-    // SAFETY: `size` is where the caller wants the number.
+    // SAFETY: `size` is a valid pointer for the number.
     unsafe { *size = 1 };
     nvrtcResult::NVRTC_SUCCESS
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetProgramLog(_: nvrtcProgram, text: *mut c_char) -> nvrtcResult {
-    // SAFETY: the caller has made room for as much as it was told.
+    // SAFETY: the caller has allocated the size that it was given.
     unsafe { *text = 0 };
     nvrtcResult::NVRTC_SUCCESS
 }

@@ -1,8 +1,6 @@
-//! What the driver of NVIDIA's GPUs says, and CUDA's functions for dfdx, none of which is linked: `libraries` opens the
-//! driver and cuBLAS when they are first used. So one program starts on every machine, works with CUDA 11 (from 11.2), 12 and 13, and
-//! can say what is missing.
-//!
-//! The only home of `unsafe` code around foreign functions. Knows no tensor and no model.
+//! Queries the NVIDIA driver, and defines CUDA's functions for dfdx. Nothing is linked: `libraries` opens the driver and cuBLAS
+//! at their first use. So one program starts on every machine, works with CUDA 11 (from 11.2), 12 and 13, and reports what is
+//! missing.
 
 #![allow(unsafe_code)]
 
@@ -26,17 +24,16 @@ use super::kernels::simd::has_fma;
 use super::ops::device_error;
 use libraries::Library;
 
-/// What a process sees that was given a GPU, though its container may lack the driver's library.
-const CONTROL: &str = "/dev/nvidiactl";
-/// The compute capability that `build.rs` compiles for, as newer ones run it, too.
-const OLDEST: (i32, i32) = (7, 5);
-/// The version of CUDA since which there are pools of memory, as dfdx uses them.
-const POOLS: i32 = 11_020;
+/// The device file of a process with access to a GPU. Its container may still lack the driver's library.
+const CONTROL_DEVICE: &str = "/dev/nvidiactl";
+/// The compute capability that `build.rs` compiles for. Newer GPUs run it too.
+const MIN_CAPABILITY: (i32, i32) = (7, 5);
+/// The first CUDA version with memory pools, which dfdx uses.
+const MIN_VERSION: i32 = 11_020;
 
-/// How many GPUs the driver shows to this process: 0 where there is no driver or no device. What stands in the way of
-/// GPUs that are there is an error.
+/// The number of GPUs visible to this process: 0 without a driver or a device. An error if there are GPUs that cannot be used.
 pub(super) fn count() -> Result<usize> {
-    if libraries::absent(Library::Driver) && !Path::new(CONTROL).exists() {
+    if libraries::absent(Library::Driver) && !Path::new(CONTROL_DEVICE).exists() {
         return Ok(0);
     }
     driver()?;
@@ -51,7 +48,7 @@ pub(super) fn count() -> Result<usize> {
     Ok(count)
 }
 
-/// Why no GPU can be used, if none can.
+/// An error with the reason if no GPU can be used.
 pub(super) fn missing() -> Result<()> {
     driver()?;
     match start() {
@@ -61,18 +58,18 @@ pub(super) fn missing() -> Result<()> {
     }
 }
 
-/// Whether a GPU that is there can run this program's kernels.
+/// An error if a GPU cannot run this program's kernels.
 pub(super) fn check(ordinal: usize) -> Result<()> {
     let device = device::get(i32::try_from(ordinal)?)?;
     let (major, minor) = capability(device)?;
-    if (major, minor) < OLDEST {
-        let (oldest, least) = OLDEST;
+    if (major, minor) < MIN_CAPABILITY {
+        let (oldest, least) = MIN_CAPABILITY;
         bail!("compute capability {major}.{minor} is too old: this program is built for {oldest}.{least} and newer");
     }
     Ok(())
 }
 
-/// All that is there.
+/// The driver, the libraries and the GPUs.
 pub(super) fn survey() -> Survey {
     let driver = driver().ok();
     let count = if driver.is_some() { start().unwrap_or(0) } else { 0 };
@@ -86,14 +83,14 @@ pub(super) fn survey() -> Survey {
     }
 }
 
-/// Opens a device for dfdx, and lets it keep memory that was freed: by itself the driver takes it back at every wait.
+/// Opens a device for dfdx, and lets it keep freed memory. By default the driver takes it back at every synchronization.
 pub(super) fn open(ordinal: usize) -> Result<Cuda> {
     let cuda = Cuda::try_build(ordinal, 0).map_err(device_error)?;
     let device = device::get(i32::try_from(ordinal)?)?;
     let mut pool = std::ptr::null_mut();
     let mut all = u64::MAX;
-    // SAFETY: the device is one that the driver has given; the pool is the device's own and lives as long; the attribute
-    // is a number of 64 bits.
+    // SAFETY: the device comes from the driver; the pool belongs to the device and lives as long; the attribute is a number of
+    // 64 bits.
     let status = unsafe {
         match cuDeviceGetDefaultMemPool(&raw mut pool, device) {
             CUresult::CUDA_SUCCESS => {
@@ -103,22 +100,25 @@ pub(super) fn open(ordinal: usize) -> Result<Cuda> {
         }
     };
     if status != CUresult::CUDA_SUCCESS {
-        tracing::debug!("the pool of `cuda:{ordinal}` keeps no memory: {}", symbols::told(status));
+        tracing::debug!(
+            "the memory pool of `cuda:{ordinal}` does not keep freed memory: {}",
+            symbols::describe(status)
+        );
     }
     Ok(cuda)
 }
 
-/// The driver's library, and the version of CUDA up to which it goes.
+/// The driver's library, and the latest CUDA version that it supports.
 fn driver() -> Result<(&'static str, String)> {
     let name = libraries::name(Library::Driver).context("no driver of an NVIDIA GPU can be opened")?;
     let mut version = 0;
     // SAFETY: the function takes a place for one integer, and needs no initialization.
     let status = unsafe { cuDriverGetVersion(&raw mut version) };
     if status != CUresult::CUDA_SUCCESS {
-        bail!("`{name}` does not tell its version: {}", symbols::told(status));
+        bail!("`{name}` does not tell its version: {}", symbols::describe(status));
     }
     let told = format!("{}.{}", version / 1000, version % 1000 / 10);
-    if version < POOLS {
+    if version < MIN_VERSION {
         bail!("the NVIDIA driver (`{name}`) goes up to CUDA {told}, and 11.2 is needed: install a newer one");
     }
     Ok((name, told))
@@ -134,12 +134,12 @@ fn broken<T>(status: CUresult) -> Result<T> {
     let (name, version) = driver()?;
     bail!(
         "the NVIDIA driver is installed (`{name}`, up to CUDA {version}) but does not start: {}{}",
-        symbols::told(status),
+        symbols::describe(status),
         hidden()
     )
 }
 
-/// A reason why GPUs may not be seen.
+/// A possible reason why GPUs are not visible.
 fn hidden() -> String {
     match std::env::var("CUDA_VISIBLE_DEVICES") {
         Ok(value) => format!(" (CUDA_VISIBLE_DEVICES is `{value}`)"),
@@ -159,13 +159,13 @@ fn blas() -> Result<&'static str> {
 fn gpu(ordinal: usize) -> Result<Gpu> {
     let device = device::get(i32::try_from(ordinal)?)?;
     let mut name = [0; 256];
-    // SAFETY: the buffer is as long as is said, and the name that is written to it ends within.
+    // SAFETY: the length of the buffer is given, and the name in it ends with a zero.
     let name = unsafe {
         cuDeviceGetName(name.as_mut_ptr(), name.len() as i32, device).result()?;
         CStr::from_ptr(name.as_ptr())
     };
     let (major, minor) = capability(device)?;
-    // SAFETY: the device is one that the driver has just given.
+    // SAFETY: the device comes from the driver.
     let total = unsafe { device::total_mem(device) }?;
     Ok(Gpu {
         ordinal,
@@ -177,7 +177,7 @@ fn gpu(ordinal: usize) -> Result<Gpu> {
 }
 
 fn capability(device: CUdevice) -> Result<(i32, i32)> {
-    // SAFETY: the device is one that the driver has given.
+    // SAFETY: the device comes from the driver.
     let attribute = |attribute| unsafe { device::get_attribute(device, attribute) };
     Ok((
         attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
@@ -185,9 +185,9 @@ fn capability(device: CUdevice) -> Result<(i32, i32)> {
     ))
 }
 
-/// Bytes that nobody uses on a device.
+/// Free bytes of a device.
 fn free_memory(device: CUdevice) -> Result<u64> {
-    // SAFETY: the device is one that the driver has given; its context is current while it is asked, and released once.
+    // SAFETY: the device comes from the driver; its context is current during the query and is released once.
     unsafe {
         let context = primary_ctx::retain(device)?;
         let free = result::ctx::set_current(context).and_then(|()| result::mem_get_info());

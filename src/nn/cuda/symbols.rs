@@ -1,7 +1,7 @@
-//! CUDA's functions by name, as cudarc declares them, each on its way to the library that has it.
+//! Defines CUDA's functions, as cudarc declares them. Each calls the function of the same name in its library.
 //!
-//! All that cudarc 0.9 may call is here, plus what this program asks the driver itself. A function whose library or whose
-//! symbol is missing answers "not initialized", which cudarc hands on as an error.
+//! These are all functions that cudarc 0.9 calls, and those that this program calls itself. A function whose library or
+//! symbol is missing returns "not initialized", which cudarc reports as an error.
 
 use std::ffi::{CStr, c_char, c_int, c_longlong, c_uchar, c_uint, c_void};
 use std::sync::OnceLock;
@@ -18,16 +18,16 @@ use cudarc::driver::sys::{
 
 use super::libraries::{Address, Library, symbol};
 
-/// What the functions of a library return.
+/// The return type of the functions of a library.
 trait Status {
     /// The library or the function is missing.
     const ABSENT: Self;
 
-    /// The status of a number, which newer libraries may have more of than cudarc knows.
+    /// The status of a code. Newer libraries have codes that cudarc does not know.
     fn of(code: c_uint) -> Self;
 }
 
-/// Statuses that cudarc 0.9 knows.
+/// The status codes of cudarc 0.9.
 const DRIVER_CODES: &[c_uint] = &[
     0, 1, 2, 3, 4, 5, 6, 7, 8, 34, 46, 100, 101, 102, 200, 201, 202, 205, 206, 207, 208, 209, 210, 211, 212, 213, 214,
     215, 216, 217, 218, 219, 220, 221, 222, 223, 224, 300, 301, 302, 303, 304, 400, 401, 500, 600, 700, 701, 702, 703,
@@ -60,7 +60,7 @@ impl Status for cublasStatus_t {
     }
 }
 
-/// Defines functions that look for the library's own of the same name once, and call it.
+/// Defines functions that look up the library's function of the same name once, and call it.
 macro_rules! forward {
     ($library:expr, $status:ident: $(fn $name:ident($($argument:ident: $type:ty),* $(,)?);)*) => { $(
         #[unsafe(no_mangle)]
@@ -71,7 +71,7 @@ macro_rules! forward {
                 return $status::ABSENT;
             };
             // SAFETY: NVIDIA's function of this name has these parameters in all versions from 11 on, and returns an
-            // enumeration, which C passes as this integer. What the arguments must be, the caller vouches for.
+            // enumeration, which C passes as this integer. The caller is responsible for the arguments.
             unsafe {
                 let function: unsafe extern "C" fn($($type),*) -> c_uint = std::mem::transmute(address);
                 $status::of(function($($argument),*))
@@ -148,15 +148,15 @@ forward! { Library::Blas, cublasStatus_t:
     fn cublasSgemv_v2(handle: cublasHandle_t, trans: cublasOperation_t, m: c_int, n: c_int, alpha: *const f32, a: *const f32, lda: c_int, x: *const f32, incx: c_int, beta: *const f32, y: *mut f32, incy: c_int);
 }
 
-/// Defines the two functions that name a status: cudarc unwraps their results, so they answer always.
+/// Defines the two functions that describe a status. cudarc unwraps their results, so they always succeed.
 macro_rules! describe {
     ($($name:ident),*) => { $(
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name(error: CUresult, text: *mut *const c_char) -> CUresult {
-            const NONE: &CStr = c"the CUDA driver is not there";
+            const NONE: &CStr = c"the CUDA driver is missing";
             static ADDRESS: OnceLock<Option<Address>> = OnceLock::new();
             let address = *ADDRESS.get_or_init(|| symbol(Library::Driver, stringify!($name)));
-            // SAFETY: as for the other functions; `text` is where the caller wants a pointer to a text that stays.
+            // SAFETY: as for the other functions; `text` is a valid pointer for a static string.
             unsafe {
                 *text = NONE.as_ptr();
                 if let Some(Address(address)) = address {
@@ -174,10 +174,10 @@ macro_rules! describe {
 
 describe! { cuGetErrorName, cuGetErrorString }
 
-/// A status in the driver's words.
-pub(super) fn told(status: CUresult) -> String {
+/// The driver's description of a status.
+pub(super) fn describe(status: CUresult) -> String {
     let mut text: *const c_char = std::ptr::null();
-    // SAFETY: the function writes a pointer to a text that ends and stays, whatever the status.
+    // SAFETY: for every status, the function writes a pointer to a static string that ends with a zero.
     let text = unsafe {
         cuGetErrorString(status, &raw mut text);
         CStr::from_ptr(text)

@@ -1,5 +1,5 @@
-//! LoRA adapters in PEFT's layout, in and out: `adapter_config.json` and `adapter_model.safetensors`. Knows no model:
-//! whether the model has these modules, and of these sizes, is for the caller to check.
+//! Reads and writes LoRA adapters in PEFT's layout: `adapter_config.json` and `adapter_model.safetensors`. The caller checks
+//! that the model has these modules with these sizes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,40 +7,40 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value, json};
 
+use super::dtype::Dtype;
 use super::fields::{Fields, Problems};
-use super::names::{Scheme, Tower};
-use super::number::Dtype;
-use super::weights::Folder;
+use super::names::{NamingScheme, TowerNames};
+use super::reader::WeightFiles;
 use super::writer::{self, Output};
 use crate::adapter::{Adapter, LowRank};
 use ablate_core::base::files;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
-/// What stands before a module's name in an array's.
+/// The prefix of a module's name in the name of an array.
 const PREFIX: &str = "base_model.model.";
-/// A config longer than this is none.
-const LONGEST: u64 = 4 << 20;
+/// Largest size of the config in bytes.
+const MAX_CONFIG: u64 = 4 << 20;
 
 impl Adapter {
-    /// Reads an adapter's folder. `eyes`: whether the model that it is for takes images.
-    pub fn read(folder: &Path, eyes: bool) -> Result<Adapter> {
+    /// Reads the folder of an adapter for a model with or without a vision tower.
+    pub fn read(folder: &Path, has_vision: bool) -> Result<Adapter> {
         let path = folder.join(CONFIG);
         let length = path.metadata().with_context(|| format!("cannot read `{}`", path.display()))?.len();
-        if length > LONGEST {
-            bail!("`{}` has {length} bytes: a config has at most {LONGEST}", path.display());
+        if length > MAX_CONFIG {
+            bail!("`{}` has {length} bytes: a config has at most {MAX_CONFIG}", path.display());
         }
         let object: Map<String, Value> = files::read_json(&path)?;
         let mut adapter = read_config(&object).with_context(|| format!("`{}`", path.display()))?;
-        adapter.modules = read_modules(&folder.join(WEIGHTS), adapter.rank, eyes)?;
+        adapter.modules = read_modules(&folder.join(WEIGHTS), adapter.rank, has_vision)?;
         Ok(adapter)
     }
 
-    /// Writes the folder's two files, such that PEFT loads them on top of transformers 5's model. `base`: where PEFT
-    /// finds that model, if it shall know.
-    pub fn write(&self, folder: &Path, eyes: bool, base: Option<&str>, dtype: Dtype) -> Result<()> {
-        let scheme = if eyes { Scheme::Inner(Tower::Bare) } else { Scheme::Decoder };
-        let targets: Vec<String> = self.modules.keys().map(|module| scheme.in_file(module)).collect();
+    /// Writes the folder's two files so that PEFT loads them for a model of transformers 5. `base` is the path of that model
+    /// for PEFT.
+    pub fn write(&self, folder: &Path, has_vision: bool, base: Option<&str>, dtype: Dtype) -> Result<()> {
+        let scheme = if has_vision { NamingScheme::Inner(TowerNames::Bare) } else { NamingScheme::Decoder };
+        let targets: Vec<String> = self.modules.keys().map(|module| scheme.to_file(module)).collect();
         let mut outputs = Vec::with_capacity(2 * targets.len());
         for (target, LowRank { inputs, outputs: rows, down, up }) in targets.iter().zip(self.modules.values()) {
             let mut add = |half: &str, shape: [usize; 2], values| {
@@ -74,8 +74,8 @@ impl Adapter {
     }
 }
 
-/// Fields that choose modules, which the arrays tell, or that had a say in training only.
-const HARMLESS: &[&str] = &[
+/// Fields that select modules, which follow from the arrays, or that only matter in training.
+const IGNORED: &[&str] = &[
     "auto_mapping",
     "base_model_name_or_path",
     "ensure_weight_tying",
@@ -92,7 +92,7 @@ const HARMLESS: &[&str] = &[
     "target_modules",
 ];
 
-/// The config of PEFT 0.21's `LoraConfig`; the modules come later.
+/// Reads the fields of `LoraConfig` of PEFT 0.21. The modules are read from the arrays.
 fn read_config(object: &Map<String, Value>) -> Result<Adapter> {
     let problems = Problems::default();
     let fields = Fields::new(object, String::new(), &problems);
@@ -108,15 +108,15 @@ fn read_config(object: &Map<String, Value>) -> Result<Adapter> {
     for name in ["rank_pattern", "alpha_pattern"] {
         fields.only(name, &json!({}));
     }
-    // The other ways to begin change the model below the adapter too.
-    let beginning = fields.value("init_lora_weights").filter(|value| !value.is_boolean());
-    if beginning.is_some() {
+    // The other initializations also change the base model.
+    let initialization = fields.value("init_lora_weights").filter(|value| !value.is_boolean());
+    if initialization.is_some() {
         fields.only("init_lora_weights", &json!("gaussian"));
     }
     let targets = fields.value("target_modules");
     let texts = |list: &Vec<Value>| list.iter().all(Value::is_string);
     if !targets.is_none_or(|targets| targets.is_string() || targets.as_array().is_some_and(texts)) {
-        fields.wrong("target_modules", "must be a text or a list of texts");
+        fields.wrong("target_modules", "must be a string or a list of strings");
     }
     let dropout = match fields.value("lora_dropout").map(|value| (value, value.as_f64())) {
         None => 0.0,
@@ -133,15 +133,15 @@ fn read_config(object: &Map<String, Value>) -> Result<Adapter> {
         rank_stabilized: fields.flag("use_rslora", false),
         modules: BTreeMap::new(),
     };
-    fields.finish_formula(HARMLESS, &[]);
+    fields.finish_strict(IGNORED, &[]);
     let problems = problems.wrong.into_inner();
     if problems.is_empty() { Ok(adapter) } else { bail!("{}", problems.join("; ")) }
 }
 
-fn read_modules(path: &Path, rank: usize, eyes: bool) -> Result<BTreeMap<String, LowRank>> {
-    let file = Folder::open_file(path)?;
+fn read_modules(path: &Path, rank: usize, has_vision: bool) -> Result<BTreeMap<String, LowRank>> {
+    let file = WeightFiles::open_file(path)?;
     let context = || format!("`{}`", path.display());
-    // (the module's name in the file, the array's)
+    // Two entries per module: A and B.
     let mut halves = Vec::new();
     for name in file.names() {
         let inner = name
@@ -149,19 +149,19 @@ fn read_modules(path: &Path, rank: usize, eyes: bool) -> Result<BTreeMap<String,
             .and_then(|rest| rest.strip_suffix(".lora_A.weight").or_else(|| rest.strip_suffix(".lora_B.weight")));
         match inner {
             Some(module) => halves.push(module),
-            None => return Err(anyhow!("array `{name}` is no half of a LoRA module")).with_context(context),
+            None => return Err(anyhow!("array `{name}` is not a matrix of a LoRA module")).with_context(context),
         }
     }
     halves.dedup();
     if halves.is_empty() {
-        return Err(anyhow!("holds no LoRA module")).with_context(context);
+        return Err(anyhow!("contains no LoRA module")).with_context(context);
     }
-    // As in the model's memory, by the version of transformers that PEFT wrapped.
-    let scheme = Scheme::of(&halves, eyes).with_context(context)?;
+    // The names depend on the version of transformers that PEFT wrapped.
+    let scheme = NamingScheme::of(&halves, has_vision).with_context(context)?;
     let mut modules = BTreeMap::new();
     for module in halves {
-        let Some(parameter) = scheme.parameter(module) else {
-            return Err(anyhow!("the module `{module}` is none of the model's")).with_context(context);
+        let Some(parameter) = scheme.to_parameter(module) else {
+            return Err(anyhow!("the model has no module `{module}`")).with_context(context);
         };
         let (down, up) = (format!("{PREFIX}{module}.lora_A.weight"), format!("{PREFIX}{module}.lora_B.weight"));
         let (inputs, outputs) = match (file.shape(&down)?, file.shape(&up)?) {

@@ -1,32 +1,32 @@
-//! `config.json` of a hub model, as what the model is made of. Knows no weights.
+//! Reads the architecture from the `config.json` of a Hugging Face model.
 //!
-//! A field is read, or `harmless` (changes nothing), or `inert` (refused at every value but the one that changes nothing),
-//! or unknown: then it is noted. Sizes are bounded before anything is allocated for them.
+//! A field is read, or ignored (`ignored_fields`: it changes nothing at inference), or restricted (`restricted_fields`: only
+//! the values that change nothing are accepted), or reported as unknown. Sizes are checked before memory is allocated.
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 
+use super::dtype::Dtype;
 use super::fields::{Fields, Problems};
-use super::number::Dtype;
 use super::text::{self, FAMILIES};
-use super::{harmless, inert, vision};
+use super::{ignored_fields, restricted_fields, vision};
 use crate::architecture::Architecture;
-use crate::checkpoint::{MOST_LAYERS, MOST_PARAMETERS};
+use crate::checkpoint::{MAX_LAYERS, MAX_PARAMETERS};
 
-/// What `config.json` says of a model.
+/// The content of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub architecture: Architecture,
-    /// Heights and widths in pixels that an image may be laid out over in tiles (LLaVA-NeXT); none for other models.
+    /// `image_grid_pinpoints` of LLaVA-NeXT: heights and widths in pixels of the possible grids of tiles.
     pub pinpoints: Vec<(usize, usize)>,
-    /// Fields that are not known, with their values. transformers ignores them.
+    /// Unknown fields with their values. transformers ignores them.
     pub unknown: Vec<String>,
 }
 
-const MOST_PINPOINTS: usize = 1000;
+const MAX_PINPOINTS: usize = 1000;
 
 impl Config {
-    /// What the content of a `config.json` says. The error tells every problem with its dotted field.
+    /// Reads a `config.json`. The error lists every problem with its dotted field.
     pub fn of(object: &Map<String, Value>) -> Result<Config> {
         let problems = Problems::default();
         let config = read(&Fields::new(object, String::new(), &problems), &problems);
@@ -38,16 +38,16 @@ impl Config {
     }
 }
 
-/// Notes in a config that its weights are stored as `dtype`, wherever it says what they are and at its top: transformers
-/// rounds them to what the config says, or else to what one of the arrays is.
-pub fn note_dtype(config: &mut Map<String, Value>, dtype: Dtype) {
+/// Sets the number type of the weights in a config, at the top and wherever else it is given. transformers rounds the weights
+/// to this type, or else to the type of one of the arrays.
+pub fn set_dtype(config: &mut Map<String, Value>, dtype: Dtype) {
     if !config.contains_key("dtype") && !config.contains_key("torch_dtype") {
         config.insert("dtype".to_string(), Value::Null);
     }
-    note(config, dtype);
+    set_in(config, dtype);
 }
 
-fn note(config: &mut Map<String, Value>, dtype: Dtype) {
+fn set_in(config: &mut Map<String, Value>, dtype: Dtype) {
     let name = match dtype {
         Dtype::F32 => "float32",
         Dtype::F16 => "float16",
@@ -56,13 +56,13 @@ fn note(config: &mut Map<String, Value>, dtype: Dtype) {
     for (field, value) in config {
         match (field.as_str(), value) {
             ("dtype" | "torch_dtype", value) => *value = json!(name),
-            ("text_config" | "vision_config", Value::Object(inner)) => note(inner, dtype),
+            ("text_config" | "vision_config", Value::Object(inner)) => set_in(inner, dtype),
             _ => {}
         }
     }
 }
 
-/// What stands at the top of a config.
+/// The model of the outer `model_type`.
 #[derive(Clone, Copy)]
 enum Model {
     Decoder(text::Family),
@@ -79,7 +79,7 @@ fn read<'a>(fields: &Fields<'a>, problems: &'a Problems) -> Option<Config> {
     models.extend([("llava", Model::Llava { tiled: false }), ("llava_next", Model::Llava { tiled: true })]);
     let config = match fields.choice("model_type", "", &models)? {
         Model::Decoder(family) => {
-            only_class(fields, family.class());
+            require_class(fields, family.class());
             let (decoder, vocab) = text::read(fields, family);
             let architecture = Architecture { vision: None, decoder, vocab };
             Config { architecture, pinpoints: Vec::new(), unknown: Vec::new() }
@@ -92,29 +92,32 @@ fn read<'a>(fields: &Fields<'a>, problems: &'a Problems) -> Option<Config> {
     Some(config)
 }
 
-/// A class without a language head, or with another, has other arrays.
-fn only_class(fields: &Fields, class: &str) {
+/// Other classes have no language head or another one, so other arrays.
+fn require_class(fields: &Fields, class: &str) {
     fields.only("architectures", &json!([class]));
 }
 
-/// A decoder in `text_config` that sees through a tower in `vision_config`.
+/// A decoder in `text_config` with a vision tower in `vision_config`.
 fn llava<'a>(fields: &Fields<'a>, tiled: bool, problems: &'a Problems) -> Config {
-    only_class(fields, if tiled { "LlavaNextForConditionalGeneration" } else { "LlavaForConditionalGeneration" });
-    let nothing = Map::new();
+    require_class(fields, if tiled { "LlavaNextForConditionalGeneration" } else { "LlavaForConditionalGeneration" });
+    let empty = Map::new();
     let inner =
-        fields.inner("text_config").unwrap_or_else(|| Fields::new(&nothing, "text_config.".to_string(), problems));
+        fields.inner("text_config").unwrap_or_else(|| Fields::new(&empty, "text_config.".to_string(), problems));
     let family = inner.choice("model_type", "llama", &FAMILIES).unwrap_or(text::Family::Llama);
     let (mut decoder, vocab) = text::read(&inner, family);
     let vision = vision::read(fields, decoder.dim, tiled, problems);
-    // LLaVA takes either place's word for it, LLaVA-NeXT the outer one's only.
+    // LLaVA ties the head if either place says so, LLaVA-NeXT only if the outer one does.
     decoder.tied_head = fields.flag("tie_word_embeddings", false) || (!tiled && decoder.tied_head);
     let pinpoints = if tiled { pinpoints(fields, vision.image_size) } else { Vec::new() };
-    inert::refuse_quantization(fields);
-    fields.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::COMPOSITE], inert::COMPOSITE);
+    restricted_fields::refuse_quantization(fields);
+    fields.finish(
+        &[ignored_fields::BASE, ignored_fields::GENERATION, ignored_fields::TRAINING, ignored_fields::COMPOSITE],
+        restricted_fields::COMPOSITE,
+    );
     Config { architecture: Architecture { vision: Some(vision), decoder, vocab }, pinpoints, unknown: Vec::new() }
 }
 
-/// `image_grid_pinpoints`: pairs of height and width, each some whole number of tiles.
+/// `image_grid_pinpoints`: pairs of height and width, each a multiple of the tile size.
 fn pinpoints(fields: &Fields, image_size: usize) -> Vec<(usize, usize)> {
     let name = "image_grid_pinpoints";
     let Some(value) = fields.value(name) else {
@@ -128,7 +131,7 @@ fn pinpoints(fields: &Fields, image_size: usize) -> Vec<(usize, usize)> {
         [height, width] => Some((size(height)?, size(width)?)),
         _ => None,
     };
-    let list = value.as_array().filter(|list| (1..=MOST_PINPOINTS).contains(&list.len()));
+    let list = value.as_array().filter(|list| (1..=MAX_PINPOINTS).contains(&list.len()));
     let pairs: Option<Vec<(usize, usize)>> = list.and_then(|list| list.iter().map(pair).collect());
     pairs.unwrap_or_else(|| {
         let most = 64 * image_size;
@@ -140,7 +143,7 @@ fn pinpoints(fields: &Fields, image_size: usize) -> Vec<(usize, usize)> {
     })
 }
 
-/// What the sizes come to all together.
+/// Checks the total size of the model.
 fn check(fields: &Fields, architecture: &Architecture) {
     let Architecture { vision, decoder, vocab } = architecture;
     let product = |factors: &[usize]| factors.iter().map(|factor| *factor as u128).product::<u128>();
@@ -161,13 +164,13 @@ fn check(fields: &Fields, architecture: &Architecture) {
             fields.wrong("image_token_index", message);
         }
     }
-    if parameters > MOST_PARAMETERS {
+    if parameters > MAX_PARAMETERS {
         fields.wrong(
             "model_type",
-            format!("has sizes of {parameters} parameters: at most {MOST_PARAMETERS} are possible"),
+            format!("has sizes of {parameters} parameters: at most {MAX_PARAMETERS} are possible"),
         );
     }
-    if layers > MOST_LAYERS {
-        fields.wrong("model_type", format!("has {layers} layers: at most {MOST_LAYERS} are possible"));
+    if layers > MAX_LAYERS {
+        fields.wrong("model_type", format!("has {layers} layers: at most {MAX_LAYERS} are possible"));
     }
 }

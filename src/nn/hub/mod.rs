@@ -1,31 +1,31 @@
-//! Model folders in Hugging Face's layout, in and out: Llama, Mistral, Qwen2 and Qwen3 decoders, alone or with a CLIP
-//! or SigLIP tower as LLaVA and LLaVA-NeXT. Knows no tensor, no device and no tokenizer.
+//! Reads and writes model folders in Hugging Face's layout: Llama, Mistral, Qwen2 and Qwen3 decoders, alone or with a CLIP
+//! or SigLIP vision tower as LLaVA and LLaVA-NeXT.
 //!
 //! ```text
 //! folder/
-//!   config.json                      what the model is        (config: text, vision, rope; fields, harmless, inert)
-//!   model.safetensors                its weights, in F32, F16 or BF16        (weights: header, number; writer)
-//!   model.safetensors.index.json     or: which array lies in which of        (names, model)
+//!   config.json                      architecture           (config: text, vision, rope; fields and their lists)
+//!   model.safetensors                weights in F32, F16 or BF16     (reader: header, dtype; writer; names, model)
+//!   model.safetensors.index.json     or: the file of each array, with
 //!   model-00001-of-00002.safetensors
 //! adapter folder/
 //!   adapter_config.json              LoRA in PEFT's layout    (adapter)
 //!   adapter_model.safetensors
 //! ```
 //!
-//! A folder that is wrong in any way is an error that names the file and the field or array.
+//! An error about a folder names the file and the field or array.
 
 pub mod adapter;
 pub mod config;
+pub mod dtype;
 pub mod model;
 pub mod names;
-pub mod number;
-pub mod weights;
+pub mod reader;
 pub mod writer;
 
 mod fields;
-mod harmless;
 mod header;
-mod inert;
+mod ignored_fields;
+mod restricted_fields;
 mod rope;
 mod text;
 mod vision;
@@ -34,8 +34,8 @@ mod vision;
 mod tests;
 
 pub use config::Config;
-pub use model::Form;
-pub use names::Scheme;
-pub use number::Dtype;
-pub use weights::Folder;
+pub use dtype::Dtype;
+pub use model::StorageFormat;
+pub use names::NamingScheme;
+pub use reader::WeightFiles;
 pub use writer::Output;

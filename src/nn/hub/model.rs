@@ -1,4 +1,4 @@
-//! A model's weights from a hub folder, by parameter, and back under the names that they had. Knows no tensor.
+//! Reads a model's weights from a Hugging Face folder by parameter, and writes them back under their names.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,46 +6,46 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
-use super::names::{self, Scheme};
-use super::number::Dtype;
-use super::weights::Folder;
+use super::dtype::Dtype;
+use super::names::{self, NamingScheme};
+use super::reader::WeightFiles;
 use super::writer::{self, Output};
 use crate::architecture::Architecture;
 use crate::checkpoint::Rounding;
 use crate::parameters::Parameter;
 use ablate_core::base::files;
 
-/// How a folder stores a model besides its numbers: what writing it back needs.
+/// How a folder names and stores arrays, to write it back in the same way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Form {
-    pub scheme: Scheme,
-    /// By parameter.
+pub struct StorageFormat {
+    pub scheme: NamingScheme,
+    /// The number type of each parameter.
     pub dtypes: Vec<Dtype>,
 }
 
 const HEAD: &str = "lm_head.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Reads every parameter (our name and shape), in their order, and how they were stored. An array that is missing, of
-/// another shape or of no parameter is an error before any is read.
+/// Reads every parameter in order, and how they are stored. A missing array, one of another shape or one that is not a
+/// parameter is an error before any array is read.
 pub(crate) fn read(
     folder: &Path,
     architecture: &Architecture,
     parameters: &[Parameter],
-) -> Result<(Vec<Vec<f32>>, Form)> {
-    let arrays = Folder::open(folder)?;
+) -> Result<(Vec<Vec<f32>>, StorageFormat)> {
+    let arrays = WeightFiles::open(folder)?;
     let names: Vec<&str> = arrays.names().collect();
     let scheme =
-        Scheme::of(&names, architecture.vision.is_some()).with_context(|| format!("`{}`", folder.display()))?;
+        NamingScheme::of(&names, architecture.vision.is_some()).with_context(|| format!("`{}`", folder.display()))?;
     let expected: Vec<(String, &[usize])> =
-        parameters.iter().map(|parameter| (scheme.in_file(&parameter.name), parameter.shape.as_slice())).collect();
+        parameters.iter().map(|parameter| (scheme.to_file(&parameter.name), parameter.shape.as_slice())).collect();
     let mut known: Vec<&str> = expected.iter().map(|(name, _)| name.as_str()).collect();
-    let head = scheme.in_file(HEAD);
+    let head = scheme.to_file(HEAD);
     if architecture.decoder.tied_head {
         known.push(&head);
     }
     known.sort_unstable();
-    arrays.refuse_strangers(|name| known.binary_search(&name).is_ok() || names::is_table(name))?;
+    arrays.refuse_unknown(|name| known.binary_search(&name).is_ok() || names::is_buffer(name))?;
     let mut dtypes = Vec::with_capacity(expected.len());
     let imported = imported(folder)?;
     for (name, shape) in &expected {
@@ -59,34 +59,34 @@ pub(crate) fn read(
     if architecture.decoder.tied_head && arrays.has(&head) {
         check_tie(&arrays, &head, parameters, &weights)?;
     }
-    Ok((weights, Form { scheme, dtypes }))
+    Ok((weights, StorageFormat { scheme, dtypes }))
 }
 
-/// A head that is stored although it is tied must be the embedding: transformers would untie them otherwise.
-fn check_tie(arrays: &Folder, head: &str, parameters: &[Parameter], weights: &[Vec<f32>]) -> Result<()> {
+/// A tied head that is stored must equal the embedding: transformers would untie them otherwise.
+fn check_tie(arrays: &WeightFiles, head: &str, parameters: &[Parameter], weights: &[Vec<f32>]) -> Result<()> {
     let embedding = parameters.iter().zip(weights).find(|(parameter, _)| parameter.name == EMBEDDING);
     if let Some((Parameter { shape, .. }, values)) = embedding
         && arrays.array(head, shape)? != *values
     {
-        bail!("array `{head}` differs from the token embedding, which `tie_word_embeddings` says it is");
+        bail!("array `{head}` differs from the token embedding, but `tie_word_embeddings` is true");
     }
     Ok(())
 }
 
-/// Number types that arrays were imported with, where training has made them F32 since.
+/// The file with the imported number types of arrays that training has changed to F32.
 const IMPORTED: &str = "imported_types.json";
 
-/// The number types of [`IMPORTED`], by the names of the files.
+/// The number types in [`IMPORTED`] by array name.
 fn imported(folder: &Path) -> Result<BTreeMap<String, Dtype>> {
     let path = folder.join(IMPORTED);
     if path.is_file() { files::read_json(&path) } else { Ok(BTreeMap::new()) }
 }
 
-/// Writes parameters under the names that they had in the folder that they were read from. The number type that the
-/// config must name for nothing to be rounded when transformers reads the folder; none: the config is right as it is.
+/// Writes parameters under the names of the folder from which they were read. Returns the number type that the config must
+/// name so that transformers rounds nothing when it reads the folder; none if the config is already right.
 pub(crate) fn write(
     folder: &Path,
-    form: &Form,
+    format: &StorageFormat,
     parameters: &[Parameter],
     weights: &[Arc<Vec<f32>>],
     rounding: Rounding,
@@ -99,25 +99,25 @@ pub(crate) fn write(
     let outputs: Vec<Output> = parameters
         .iter()
         .zip(weights)
-        .zip(&form.dtypes)
+        .zip(&format.dtypes)
         .map(|((parameter, values), read)| Output {
-            name: form.scheme.in_file(&parameter.name),
+            name: format.scheme.to_file(&parameter.name),
             shape: parameter.shape.clone(),
             dtype: dtype(*read, values),
             values,
         })
         .collect();
     writer::write(folder, &outputs)?;
-    let others = outputs.iter().zip(&form.dtypes).filter(|(output, read)| output.dtype != **read);
+    let others = outputs.iter().zip(&format.dtypes).filter(|(output, read)| output.dtype != **read);
     let widened: BTreeMap<&str, Dtype> = others.map(|(output, read)| (output.name.as_str(), *read)).collect();
-    let all = |dtype: Dtype| form.dtypes.iter().all(|read| *read == dtype);
+    let all = |dtype: Dtype| format.dtypes.iter().all(|read| *read == dtype);
     Ok(match rounding {
         Rounding::Exact if widened.is_empty() => None,
         Rounding::Exact => {
             files::write_json(&folder.join(IMPORTED), &widened)?;
             Some(Dtype::F32)
         }
-        Rounding::AsImported => Some(form.dtypes.first().copied().filter(|dtype| all(*dtype)).unwrap_or(Dtype::F32)),
+        Rounding::AsImported => Some(format.dtypes.first().copied().filter(|dtype| all(*dtype)).unwrap_or(Dtype::F32)),
         Rounding::To(dtype) => Some(dtype),
     })
 }

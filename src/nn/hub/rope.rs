@@ -6,10 +6,10 @@ use serde_json::json;
 use super::fields::Fields;
 use crate::architecture::{Rope, RopeScaling};
 
-/// What the four decoders of transformers start from.
+/// The default of the four decoders of transformers.
 const THETA: f64 = 10_000.0;
 
-/// What the kinds of scaling take. transformers warns of one that stands beside another kind, and does not use it.
+/// The parameters of all kinds of scaling. transformers warns about a parameter of another kind and ignores it.
 const PARAMETERS: &[&str] = &[
     "attention_factor",
     "beta_fast",
@@ -25,21 +25,21 @@ const PARAMETERS: &[&str] = &[
     "truncate",
 ];
 
-/// The positions of a decoder whose object this is. `max_positions` stands in for an original length left out.
+/// Reads the rotary embedding of a decoder. `max_positions` is the default of the original context length.
 pub(super) fn read(fields: &Fields, max_positions: usize) -> Rope {
     let outer_theta = theta(fields, THETA);
     fields.only("partial_rotary_factor", &json!(1.0));
     let (old, new) = (fields.inner("rope_scaling"), fields.inner("rope_parameters"));
     if old.is_some() && new.is_some() {
-        fields.wrong("rope_scaling", "stands beside `rope_parameters`, which says the same in the newer form");
+        fields.wrong("rope_scaling", "must not be given together with `rope_parameters`, its newer form");
     }
     let (theta, scaling) = match new.or(old) {
         None => (outer_theta, RopeScaling::None),
         Some(inner) => {
             let theta = theta(&inner, outer_theta);
             inner.only("partial_rotary_factor", &json!(1.0));
-            // The other fields of a kind that is not known have no meaning to us.
-            let scaling = scaling(&inner, max_positions).inspect(|_| inner.finish_formula(&[], PARAMETERS));
+            // If the kind is unknown, its other fields are not checked.
+            let scaling = scaling(&inner, max_positions).inspect(|_| inner.finish_strict(&[], PARAMETERS));
             (theta, scaling.unwrap_or(RopeScaling::None))
         }
     };
@@ -59,21 +59,21 @@ fn scaling(inner: &Fields, max_positions: usize) -> Option<RopeScaling> {
     let original = || inner.size("original_max_position_embeddings", max_positions);
     let kinds = ["default", "linear", "dynamic", "llama3", "yarn"].map(|kind| (kind, kind));
     Some(match inner.choice("rope_type", older, &kinds)? {
-        "linear" => RopeScaling::Linear { factor: inner.needed("factor") },
-        // Stretches nothing up to `max_position_embeddings`, which is the longest sequence that we allow.
+        "linear" => RopeScaling::Linear { factor: inner.required("factor") },
+        // It changes nothing up to `max_position_embeddings`, the longest sequence that is allowed.
         "dynamic" => {
-            inner.needed("factor");
+            inner.required("factor");
             RopeScaling::None
         }
         "llama3" => {
             let before = inner.problems();
-            let (low, high) = (inner.needed("low_freq_factor"), inner.needed("high_freq_factor"));
+            let (low, high) = (inner.required("low_freq_factor"), inner.required("high_freq_factor"));
             if high <= low && inner.problems() == before {
                 inner
                     .wrong("high_freq_factor", format!("must exceed `low_freq_factor` ({low}), which {high} does not"));
             }
             RopeScaling::Llama3 {
-                factor: inner.needed("factor"),
+                factor: inner.required("factor"),
                 low_frequency_factor: low,
                 high_frequency_factor: high,
                 original_positions: original(),
@@ -90,11 +90,11 @@ fn yarn(inner: &Fields, original_positions: usize, max_positions: usize) -> Rope
         inner.wrong("factor", "is missing");
     }
     let ratio = max_positions as f64 / original_positions as f64;
-    let factor = inner.positive_if_there("factor").unwrap_or(ratio);
-    // A zero means "left out" here, as in Python's `or`.
+    let factor = inner.optional_positive("factor").unwrap_or(ratio);
+    // Zero means absent, as in Python's `or`.
     let number = |name: &'static str| match inner.value(name) {
         Some(value) if value.as_f64() == Some(0.0) => None,
-        _ => inner.positive_if_there(name),
+        _ => inner.optional_positive(name),
     };
     let scale = |weight: f64| if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 };
     let inferred = match (number("mscale"), number("mscale_all_dim")) {
@@ -106,7 +106,7 @@ fn yarn(inner: &Fields, original_positions: usize, max_positions: usize) -> Rope
         beta_fast: number("beta_fast").unwrap_or(32.0),
         beta_slow: number("beta_slow").unwrap_or(1.0),
         original_positions,
-        attention_factor: inner.positive_if_there("attention_factor").unwrap_or(inferred),
+        attention_factor: inner.optional_positive("attention_factor").unwrap_or(inferred),
         truncate: inner.flag("truncate", true),
     }
 }

@@ -4,9 +4,9 @@
 use serde_json::json;
 
 use super::fields::Fields;
-use super::{harmless, inert, rope};
+use super::{ignored_fields, restricted_fields, rope};
 use crate::architecture::Decoder;
-use crate::checkpoint::LARGEST_VOCAB;
+use crate::checkpoint::MAX_VOCAB;
 
 /// A decoder of transformers, by its `model_type`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -20,19 +20,19 @@ pub(super) enum Family {
 pub(super) const FAMILIES: [(&str, Family); 4] =
     [("llama", Family::Llama), ("mistral", Family::Mistral), ("qwen2", Family::Qwen2), ("qwen3", Family::Qwen3)];
 
-/// What a family's class fills in where the file says nothing. The rest is the same for all four.
+/// Defaults of a family's class. The other defaults are the same for all four.
 struct Defaults {
     ff: usize,
     vocab: usize,
     max_positions: usize,
-    /// None: as many as there are query heads.
+    /// None: the number of query heads.
     kv_heads: Option<usize>,
-    /// None: what the width leaves to each head.
+    /// None: the width divided by the number of heads.
     head_width: Option<usize>,
 }
 
 impl Family {
-    /// What `architectures` calls the model with its head.
+    /// The class with a language head, in `architectures`.
     pub(super) fn class(self) -> &'static str {
         match self {
             Family::Llama => "LlamaForCausalLM",
@@ -53,26 +53,26 @@ impl Family {
     }
 }
 
-/// The decoder of an object and its vocabulary. `model_type` and `architectures` are the caller's.
+/// Reads a decoder and the size of its vocabulary. The caller reads `model_type` and `architectures`.
 pub(super) fn read(fields: &Fields, family: Family) -> (Decoder, usize) {
     let defaults = family.defaults();
     let before = fields.problems();
     let dim = fields.size("hidden_size", 4096);
     let layers = fields.size("num_hidden_layers", 32);
     let heads = fields.size("num_attention_heads", 32);
-    // Left out is the class's default; null is one per query head.
+    // An absent field means the default of the class, null one per query head.
     let kv_heads = match (fields.has("num_key_value_heads"), defaults.kv_heads) {
         (false, Some(default)) => default,
         _ => fields.size("num_key_value_heads", heads),
     };
-    let head_width = fields.size_if_there("head_dim").or(defaults.head_width);
-    let vocab = fields.count_if_there("vocab_size", 1, LARGEST_VOCAB).unwrap_or(defaults.vocab);
+    let head_width = fields.optional_size("head_dim").or(defaults.head_width);
+    let vocab = fields.optional_count("vocab_size", 1, MAX_VOCAB).unwrap_or(defaults.vocab);
     let positions = fields.size("max_position_embeddings", defaults.max_positions);
     let window = window(fields, family, layers, positions).unwrap_or(positions);
     fields.choice("hidden_act", "silu", &[("silu", ()), ("swish", ())]);
     let attention_bias = match family {
         Family::Llama | Family::Qwen3 => fields.flag("attention_bias", false),
-        // Qwen2 has its biases whatever this field says, which some files carry.
+        // Qwen2 has biases whatever the value of this field, which some files have.
         Family::Qwen2 => fields.flag("attention_bias", true),
         Family::Mistral => {
             fields.only("attention_bias", &json!(false));
@@ -95,21 +95,24 @@ pub(super) fn read(fields: &Fields, family: Family) -> (Decoder, usize) {
         head_norm: family == Family::Qwen3,
         tied_head: fields.flag("tie_word_embeddings", false),
         rope: rope::read(fields, positions),
-        // Within the window, attention is as if there were none.
+        // Attention within the window is full attention.
         max_positions: positions.min(window),
     };
     if fields.problems() == before {
         check(fields, &decoder, head_width.is_none());
     }
-    inert::refuse_quantization(fields);
-    fields.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::DECODER], inert::DECODER);
+    restricted_fields::refuse_quantization(fields);
+    fields.finish(
+        &[ignored_fields::BASE, ignored_fields::GENERATION, ignored_fields::TRAINING, ignored_fields::DECODER],
+        restricted_fields::DECODER,
+    );
     (decoder, vocab)
 }
 
-/// How sizes must fit together.
-fn check(fields: &Fields, decoder: &Decoder, width_is_shared_out: bool) {
+/// Checks that sizes fit each other.
+fn check(fields: &Fields, decoder: &Decoder, divided_width: bool) {
     let Decoder { dim, heads, kv_heads, head_width, .. } = decoder;
-    if width_is_shared_out && !dim.is_multiple_of(*heads) {
+    if divided_width && !dim.is_multiple_of(*heads) {
         fields.wrong("num_attention_heads", format!("must divide `hidden_size` ({dim}), which {heads} does not"));
     } else if !head_width.is_multiple_of(2) {
         fields.wrong("head_dim", format!("must be even for rotary positions, not {head_width}"));
@@ -120,30 +123,30 @@ fn check(fields: &Fields, decoder: &Decoder, width_is_shared_out: bool) {
     }
 }
 
-/// How many tokens a layer looks back over, where some layer has a limit.
+/// The sliding window, if a layer has one.
 fn window(fields: &Fields, family: Family, layers: usize, positions: usize) -> Option<usize> {
     match family {
-        // Its class has no window. One that no sequence fills would change nothing.
+        // The class has no window. A window as long as the longest sequence changes nothing.
         Family::Llama => {
-            if let Some(window) = fields.size_if_there("sliding_window").filter(|window| *window < positions) {
-                let supported = format!("supported is none below `max_position_embeddings` ({positions})");
+            if let Some(window) = fields.optional_size("sliding_window").filter(|window| *window < positions) {
+                let supported = format!("a window below `max_position_embeddings` ({positions}) is not supported");
                 fields.wrong("sliding_window", format!("is {window}: {supported}"));
             }
             if layer_types(fields, layers) == Some(true) {
-                fields.wrong("layer_types", "has a `sliding_attention`, which a `llama` has not");
+                fields.wrong("layer_types", "has a `sliding_attention`, which `llama` does not support");
             }
             None
         }
-        // Null is no window, left out is the class's.
+        // Null means no window, an absent field the default of the class.
         Family::Mistral => {
             layer_types(fields, layers);
-            if fields.has("sliding_window") { fields.size_if_there("sliding_window") } else { Some(4096) }
+            if fields.has("sliding_window") { fields.optional_size("sliding_window") } else { Some(4096) }
         }
         Family::Qwen2 | Family::Qwen3 => {
             let used = fields.flag("use_sliding_window", false);
             let window = fields.size("sliding_window", 4096);
             // Layers below this one have no window.
-            let first = fields.count_if_there("max_window_layers", 0, 1 << 20).unwrap_or(28);
+            let first = fields.optional_count("max_window_layers", 0, 1 << 20).unwrap_or(28);
             let slides = layer_types(fields, layers).unwrap_or(used && first < layers);
             if slides && !used {
                 fields.wrong("layer_types", "has a `sliding_attention`, but `use_sliding_window` is false");
@@ -153,7 +156,7 @@ fn window(fields: &Fields, family: Family, layers: usize, positions: usize) -> O
     }
 }
 
-/// Whether some layer has a window, where the file says it of each.
+/// Whether some layer has a window, if the file has a type for each layer.
 fn layer_types(fields: &Fields, layers: usize) -> Option<bool> {
     let types = fields.value("layer_types")?;
     let known = ["full_attention", "sliding_attention"];

@@ -1,13 +1,13 @@
-//! The `vision_config` of LLaVA's `config.json` and what the outer object says of images: towers `clip_vision_model`
-//! and `siglip_vision_model`. Fields and defaults are those of the configuration classes of transformers 5.24.
+//! Reads the `vision_config` of LLaVA's `config.json` and the outer fields about images: towers `clip_vision_model` and
+//! `siglip_vision_model`. Fields and defaults are those of the configuration classes of transformers 5.24.
 
 use serde_json::{Map, Value, json};
 
 use super::fields::{Fields, Problems};
-use super::{harmless, inert};
+use super::{ignored_fields, restricted_fields};
 use crate::architecture::{Activation, Projector, Vision, VisionFamily};
 
-/// Activations by the names that transformers gives them.
+/// Activations by their names in transformers.
 const ACTIVATIONS: [(&str, Activation); 4] = [
     ("gelu", Activation::Gelu),
     ("quick_gelu", Activation::QuickGelu),
@@ -15,17 +15,17 @@ const ACTIVATIONS: [(&str, Activation); 4] = [
     ("gelu_new", Activation::GeluTanh),
 ];
 
-/// The tower, and how its features get to a decoder of width `decoder`. `tiled`: LLaVA-NeXT.
+/// Reads the tower and the projector to a decoder of width `decoder`. `tiled`: LLaVA-NeXT.
 pub(super) fn read<'a>(outer: &Fields<'a>, decoder: usize, tiled: bool, problems: &'a Problems) -> Vision {
     if let Some(tower) = outer.inner("vision_config") {
         return read_tower(outer, &tower, decoder, tiled);
     }
-    let left_out = left_out();
-    read_tower(outer, &Fields::new(&left_out, "vision_config.".to_string(), problems), decoder, tiled)
+    let config = default_config();
+    read_tower(outer, &Fields::new(&config, "vision_config.".to_string(), problems), decoder, tiled)
 }
 
-/// What LLaVA's class fills in where there is no `vision_config` at all.
-fn left_out() -> Map<String, Value> {
+/// The defaults of LLaVA's class without a `vision_config`.
+fn default_config() -> Map<String, Value> {
     let sizes = [
         ("intermediate_size", 4096),
         ("hidden_size", 1024),
@@ -60,19 +60,22 @@ fn read_tower(outer: &Fields, tower: &Fields, decoder: usize, tiled: bool) -> Vi
     let pooling = !clip && tower.flag("vision_use_head", true);
     let norm_eps = tower.positive("layer_norm_eps", if clip { 1e-5 } else { 1e-6 });
     let ff = tower.size("intermediate_size", 3072);
-    inert::refuse_quantization(tower);
-    tower.finish(&[harmless::BASE, harmless::GENERATION, harmless::TRAINING, harmless::VISION], inert::TOWER);
+    restricted_fields::refuse_quantization(tower);
+    tower.finish(
+        &[ignored_fields::BASE, ignored_fields::GENERATION, ignored_fields::TRAINING, ignored_fields::VISION],
+        restricted_fields::TOWER,
+    );
 
     let strategies = [("default", false), ("full", true)];
     let full = outer.choice("vision_feature_select_strategy", "default", &strategies).unwrap_or(false);
-    // Rows of patches are laid out in a square there, which a token too many or too few would break.
+    // LLaVA-NeXT arranges the patches of a tile in a square, so their number must be exact.
     if tiled && full == clip {
         let (token, strategy) = if clip { ("a class token", "default") } else { ("no class token", "full") };
         let message = format!("must be `{strategy}` for tiles of a tower with {token}");
         outer.wrong("vision_feature_select_strategy", message);
     }
     if !clip && !full && image_size / patch_size == 1 {
-        outer.wrong("vision_feature_select_strategy", "leaves nothing of a tower of one patch: it drops the first");
+        outer.wrong("vision_feature_select_strategy", "drops the first patch, which is the only one");
     }
     Vision {
         family: family.unwrap_or(VisionFamily::Clip),
@@ -99,7 +102,7 @@ fn read_tower(outer: &Fields, tower: &Fields, decoder: usize, tiled: bool) -> Vi
 
 /// `image_token_index`, which some files call `image_token_id`.
 fn image_token(outer: &Fields) -> u32 {
-    let id = |name| outer.count_if_there(name, 0, u32::MAX as usize);
+    let id = |name| outer.optional_count(name, 0, u32::MAX as usize);
     let (index, id) = (id("image_token_index"), id("image_token_id"));
     if let (Some(index), Some(id)) = (index, id)
         && index != id
@@ -109,8 +112,8 @@ fn image_token(outer: &Fields) -> u32 {
     index.or(id).unwrap_or(32_000) as u32
 }
 
-/// `vision_feature_layer` as numbers of blocks: an index of the tower's hidden states, of which the first stands before
-/// all blocks (behind CLIP's `pre_layrnorm`) and none is behind `post_layernorm`. A negative one counts from the end.
+/// `vision_feature_layer` as numbers of blocks. It is an index of the tower's hidden states: the first one is before all
+/// blocks (after CLIP's `pre_layrnorm`), and none is after `post_layernorm`. A negative index counts from the end.
 fn features(outer: &Fields, layers: usize) -> Vec<usize> {
     let name = "vision_feature_layer";
     let Some(value) = outer.value(name) else { return vec![layers - 1] };

@@ -1,6 +1,6 @@
-//! Weights into a folder as transformers writes them: one file, or shards with an index. Knows no model.
+//! Writes weights into a folder as transformers does: one file, or shards with an index.
 //!
-//! Equal arrays give equal bytes, in the order and with the header of the `safetensors` library.
+//! Equal arrays give equal bytes, in the order and with the header of the `safetensors` crate.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufWriter, Write};
@@ -10,13 +10,13 @@ use anyhow::{Context, Result, anyhow, bail};
 use safetensors::tensor::{self, Metadata, TensorInfo};
 use serde_json::json;
 
-use super::number::Dtype;
-use super::weights::{INDEX, SINGLE};
+use super::dtype::Dtype;
+use super::reader::{INDEX, SINGLE};
 use ablate_core::base::files;
 
-/// Bytes of arrays in a shard, as transformers had it up to version 4.
+/// Bytes of arrays per shard, as in transformers up to version 4.
 const SHARD: usize = 5_000_000_000;
-/// How many numbers are turned into bytes at once.
+/// Numbers that are encoded at a time.
 const PIECE: usize = 1 << 18;
 
 /// An array to write.
@@ -24,7 +24,7 @@ const PIECE: usize = 1 << 18;
 pub struct Output<'a> {
     pub name: String,
     pub shape: Vec<usize>,
-    /// What the numbers become, rounded to the nearest.
+    /// The number type to store; values are rounded to the nearest.
     pub dtype: Dtype,
     pub values: &'a [f32],
 }
@@ -35,8 +35,8 @@ impl Output<'_> {
     }
 }
 
-/// Writes a model's weights, each file atomically: `model.safetensors`, or shards of 5 GB with their index. An error if
-/// weights lie in the folder that these would not replace: a reader could take the one for the other.
+/// Writes a model's weights, each file atomically: `model.safetensors`, or shards of 5 GB with their index. An error if the
+/// folder has other weight files that these would not replace, because a reader could use the wrong ones.
 pub fn write(folder: &Path, arrays: &[Output]) -> Result<()> {
     write_sharded(folder, arrays, SHARD)
 }
@@ -52,7 +52,7 @@ pub(super) fn write_sharded(folder: &Path, arrays: &[Output], most: usize) -> Re
         let weights = found == INDEX || (found.starts_with("model") && found.ends_with(".safetensors"));
         let replaced = names.contains(&found) || (found == INDEX && names.len() > 1);
         if weights && !replaced {
-            bail!("`{}` lies there already: weights go into a folder without", folder.join(found).display());
+            bail!("`{}` exists already: write weights into a folder without weights", folder.join(found).display());
         }
     }
     for (shard, name) in shards.iter().zip(&names) {
@@ -71,7 +71,7 @@ pub(super) fn write_sharded(folder: &Path, arrays: &[Output], most: usize) -> Re
     files::write_json(&folder.join(INDEX), &json!({"metadata": metadata, "weight_map": weight_map}))
 }
 
-/// Arrays in their order, cut where a shard is full. At least one shard; an array beyond the bound has its own.
+/// Splits the arrays into at least one shard, in their order. An array larger than `most` has a shard of its own.
 fn split<'a, 'b>(arrays: &'a [Output<'b>], most: usize) -> Vec<Vec<&'a Output<'b>>> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;
@@ -88,10 +88,10 @@ fn split<'a, 'b>(arrays: &'a [Output<'b>], most: usize) -> Vec<Vec<&'a Output<'b
     shards
 }
 
-/// What transformers, and the `safetensors` library with it, take a file of PyTorch's for.
+/// The metadata by which transformers recognizes a file of PyTorch.
 pub(crate) const FORMAT: (&str, &str) = ("format", "pt");
 
-/// Writes one file with a text in its metadata, atomically and array by array.
+/// Writes one file with one entry of metadata, atomically and array by array.
 pub(crate) fn write_file(path: &Path, arrays: &[&Output], metadata: (&str, &str)) -> Result<()> {
     let mut arrays = arrays.to_vec();
     arrays.sort_by(|left, right| stored(right.dtype).cmp(&stored(left.dtype)).then(left.name.cmp(&right.name)));
@@ -106,7 +106,7 @@ pub(crate) fn write_file(path: &Path, arrays: &[&Output], metadata: (&str, &str)
         let mut bytes = Vec::new();
         for Output { name, dtype, values, .. } in arrays {
             if let Some(value) = values.iter().find(|value| !dtype.round(**value).is_finite()) {
-                bail!("array `{name}` holds {value}, which {dtype} cannot store");
+                bail!("array `{name}` has the value {value}, which {dtype} cannot store");
             }
             for piece in values.chunks(PIECE) {
                 bytes.clear();
@@ -118,7 +118,7 @@ pub(crate) fn write_file(path: &Path, arrays: &[&Output], metadata: (&str, &str)
     })
 }
 
-/// The header as the library makes it, spaces at its end up to a multiple of 8 bytes.
+/// The header as the crate writes it, padded with spaces to a multiple of 8 bytes.
 fn header(arrays: &[&Output], metadata: (&str, &str)) -> Result<Vec<u8>> {
     let mut infos = Vec::with_capacity(arrays.len());
     let mut offset = 0;
@@ -128,7 +128,7 @@ fn header(arrays: &[&Output], metadata: (&str, &str)) -> Result<Vec<u8>> {
         infos.push((array.name.clone(), TensorInfo { dtype, shape, data_offsets: (offset, end) }));
         offset = end;
     }
-    // One key only: the map's order never shows.
+    // With one key, the order of the map does not matter.
     let metadata = HashMap::from([(metadata.0.to_string(), metadata.1.to_string())]);
     let metadata = Metadata::new(Some(metadata), infos).map_err(|error| anyhow!("{error}"))?;
     let mut header = serde_json::to_vec(&metadata)?;

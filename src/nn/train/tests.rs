@@ -207,7 +207,7 @@ fn a_state_that_cannot_be_read_is_started_over_with_a_note() {
     let trained = run_sft(&rows(), 1, &state, &Ramps, &heard).unwrap();
     same(&trained, &run_sft(&rows(), 1, &TrainState::none(), &Ramps, &NoProgress).unwrap());
     let notes = heard.0.into_inner().unwrap();
-    assert!(notes.len() == 1 && notes[0].contains("is no whole safetensors file"), "{notes:?}");
+    assert!(notes.len() == 1 && notes[0].contains("not a complete safetensors file"), "{notes:?}");
 }
 
 /// Pictures so bright that sums over them overflow.

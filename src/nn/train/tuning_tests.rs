@@ -196,7 +196,7 @@ fn only_what_is_aimed_at_is_adapted() {
     // One block of the tower, two of the decoder, the projector.
     assert_eq!(modules(&["*"]).len(), 7 + 2 * 7 + 2);
     let error = Adapter::fresh(&start, &lora(0.0, &["q_porj"]), Seed(1)).unwrap_err().to_string();
-    assert_eq!(error, "`lora.targets`: `q_porj` matches no linear layer of the model; a near name is `q_proj`");
+    assert_eq!(error, "`lora.targets`: `q_porj` matches no linear layer of the model; a similar name is `q_proj`");
 }
 
 #[test]

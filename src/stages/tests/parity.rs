@@ -16,7 +16,7 @@ use ablate_data::images::ImageLoader;
 use ablate_data::tokenizer::FILE;
 use ablate_data::tokens::TokenPrompt;
 use ablate_nn::checkpoint::Rounding;
-use ablate_nn::hub::Folder;
+use ablate_nn::hub::WeightFiles;
 use ablate_nn::infer::{GenerateConfig, generate};
 use ablate_nn::{Device, PixelSource, Resources};
 
@@ -54,7 +54,7 @@ fn open(folder: &Path) -> Result<Model> {
 
 /// The pixel values of every image: as many as transformers has, and within the tolerance.
 fn pixels(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
-    let arrays = Folder::open_file(&folder.join("expected.safetensors"))?;
+    let arrays = WeightFiles::open_file(&folder.join("expected.safetensors"))?;
     for key in expected.images.keys() {
         let name = format!("{key}.pixel_values");
         let (ours, theirs) = (model.images.pixel_values(key)?.values, arrays.array(&name, arrays.shape(&name)?)?);
@@ -132,13 +132,13 @@ fn exported(folder: &Path, model: &Model, root: Option<&Path>) -> Result<()> {
     }
     model.checkpoint.write_rounded(&copy, Rounding::AsImported)?;
     carry_companions(&model.checkpoint, folder, &copy)?;
-    let (source, written) = (Folder::open(folder)?, Folder::open(&copy)?);
+    let (source, written) = (WeightFiles::open(folder)?, WeightFiles::open(&copy)?);
     if !source.names().eq(written.names()) {
         bail!("the exported checkpoint has other arrays");
     }
     for name in source.names() {
         let shape = source.shape(name)?;
-        let bits = |file: &Folder| -> Result<Vec<u32>> {
+        let bits = |file: &WeightFiles| -> Result<Vec<u32>> {
             Ok(file.array(name, shape)?.into_iter().map(f32::to_bits).collect())
         };
         if source.dtype(name)? != written.dtype(name)? || bits(&source)? != bits(&written)? {

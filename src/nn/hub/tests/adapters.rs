@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::super::{Dtype, writer, writer::Output};
-use super::{put, told};
+use super::{message, put};
 use crate::adapter::{Adapter, LowRank};
 use ablate_core::base::files;
 
@@ -22,7 +22,7 @@ const PEFT: &str = r#"{
   "use_qalora": false, "use_rslora": false, "velora_config": null
 }"#;
 
-/// An adapter's file with both halves of these modules, 3 inputs and 1 output each.
+/// Writes an adapter's file with both matrices of these modules, 3 inputs and 1 output each.
 fn put_modules(folder: &Path, modules: &[&str], rank: usize) {
     let values: Vec<f32> = (0..3 * rank).map(|at| at as f32).collect();
     let mut outputs = Vec::new();
@@ -44,13 +44,13 @@ fn low_rank() -> LowRank {
 }
 
 #[test]
-fn peft_names_modules_by_the_version_of_transformers_below_it() {
+fn module_names_of_three_transformers_versions() {
     let ours = [
         "model.layers.0.self_attn.q_proj",
         "multi_modal_projector.linear_1",
         "vision_tower.vision_model.encoder.layers.0.mlp.fc1",
     ];
-    let ways: [[&str; 3]; 3] = [
+    let names: [[&str; 3]; 3] = [
         [
             "model.language_model.layers.0.self_attn.q_proj",
             "model.multi_modal_projector.linear_1",
@@ -67,10 +67,10 @@ fn peft_names_modules_by_the_version_of_transformers_below_it() {
             "vision_tower.vision_model.encoder.layers.0.mlp.fc1",
         ],
     ];
-    for way in ways {
+    for modules in names {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), "adapter_config.json", PEFT);
-        put_modules(folder.path(), &way, 2);
+        put_modules(folder.path(), &modules, 2);
         let adapter = Adapter::read(folder.path(), true).unwrap();
         assert_eq!(adapter.modules.keys().collect::<Vec<_>>(), ours);
         assert!(adapter.modules.values().all(|module| *module == low_rank()));
@@ -80,7 +80,7 @@ fn peft_names_modules_by_the_version_of_transformers_below_it() {
 }
 
 #[test]
-fn an_adapter_survives_the_disk() {
+fn an_adapter_round_trips() {
     let modules = BTreeMap::from([
         ("model.layers.0.self_attn.q_proj".to_string(), low_rank()),
         ("vision_tower.vision_model.encoder.layers.1.mlp.fc2".to_string(), low_rank()),
@@ -115,17 +115,17 @@ fn an_adapter_survives_the_disk() {
     .assert_eq(&config);
 }
 
-/// What reading an adapter tells whose config has one text replaced.
+/// The error of an adapter whose config has one text replaced.
 fn of_config(from: &str, to: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     assert!(PEFT.contains(from), "{from}");
     put(folder.path(), "adapter_config.json", &PEFT.replace(from, to));
     put_modules(folder.path(), &["model.layers.0.self_attn.q_proj"], 2);
-    told(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_config.json`: ", "")
+    message(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_config.json`: ", "")
 }
 
 #[test]
-fn kinds_of_adapters_that_are_not_supported() {
+fn unsupported_adapters_are_refused() {
     let cases = [
         ("\"LORA\"", "\"IA3\""),
         ("\"bias\": \"none\"", "\"bias\": \"all\""),
@@ -143,40 +143,40 @@ fn kinds_of_adapters_that_are_not_supported() {
         ("\"layer_replication\": null", "\"layer_replication\": [[0, 4]]"),
         ("\"peft_type\": \"LORA\",", ""),
     ];
-    let told: Vec<String> = cases.into_iter().map(|(from, to)| of_config(from, to)).collect();
+    let messages: Vec<String> = cases.into_iter().map(|(from, to)| of_config(from, to)).collect();
     expect_test::expect![[r#"
-        `peft_type` is "IA3": supported is "LORA" only
-        `bias` is "all": supported is "none" only
-        `use_dora` is true: supported is false only
-        `fan_in_fan_out` is true: supported is false only
-        `rank_pattern` is {"q_proj":4}: supported is {} only
-        `alpha_pattern` is {"q_proj":4}: supported is {} only
+        `peft_type` is "IA3": only "LORA" is supported
+        `bias` is "all": only "none" is supported
+        `use_dora` is true: only false is supported
+        `fan_in_fan_out` is true: only false is supported
+        `rank_pattern` is {"q_proj":4}: only {} is supported
+        `alpha_pattern` is {"q_proj":4}: only {} is supported
         `modules_to_save` is not supported and may change the arithmetic: it is ["lm_head"]
-        `init_lora_weights` is "pissa": supported is "gaussian" only
-        `target_modules` must be a text or a list of texts
+        `init_lora_weights` is "pissa": only "gaussian" is supported
+        `target_modules` must be a string or a list of strings
         `lora_dropout` must be a number from 0 to below 1, not 1.0
         `r` must be a whole number from 1 to 1048576, not 0
         `lora_alpha` must be a number above 0, not -1
-        `task_type` is "SEQ_CLS": supported is "CAUSAL_LM" only
+        `task_type` is "SEQ_CLS": only "CAUSAL_LM" is supported
         `layer_replication` is not supported and may change the arithmetic: it is [[0,4]]
         `peft_type` is missing"#]]
-    .assert_eq(&told.join("\n"));
+    .assert_eq(&messages.join("\n"));
 }
 
 #[test]
-fn arrays_that_are_no_adapter() {
+fn arrays_without_an_adapter_are_refused() {
     let of = |modules: &[&str], rank: usize| {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), "adapter_config.json", PEFT);
         put_modules(folder.path(), modules, rank);
-        told(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_model.safetensors`", "FILE")
+        message(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_model.safetensors`", "FILE")
     };
-    assert_eq!(of(&[], 2), "FILE: holds no LoRA module");
+    assert_eq!(of(&[], 2), "FILE: contains no LoRA module");
     assert_eq!(
         of(&["model.layers.0.mlp.up_proj"], 4),
         "FILE: the module `model.layers.0.mlp.up_proj` has A of shape [4, 3] and B of shape [1, 4], not of rank 2"
     );
-    assert_eq!(of(&["model.layers.0.mlp.up_proj", "score"], 2), "FILE: the module `score` is none of the model's");
+    assert_eq!(of(&["model.layers.0.mlp.up_proj", "score"], 2), "FILE: the model has no module `score`");
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "adapter_config.json", PEFT);
     let half = |name: &str, shape: &[usize]| Output {
@@ -188,12 +188,12 @@ fn arrays_that_are_no_adapter() {
     let path = folder.path().join("adapter_model.safetensors");
     writer::write_file(&path, &[&half("model.layers.0.mlp.up_proj.lora_A.weight", &[2, 3])], writer::FORMAT).unwrap();
     assert_eq!(
-        told(Adapter::read(folder.path(), false), folder.path()),
+        message(Adapter::read(folder.path(), false), folder.path()),
         "`DIR/adapter_model.safetensors`: array `base_model.model.model.layers.0.mlp.up_proj.lora_B.weight` is missing"
     );
     writer::write_file(&path, &[&half("lm_head.weight", &[2, 3])], writer::FORMAT).unwrap();
     assert_eq!(
-        told(Adapter::read(folder.path(), false), folder.path()),
-        "`DIR/adapter_model.safetensors`: array `base_model.model.lm_head.weight` is no half of a LoRA module"
+        message(Adapter::read(folder.path(), false), folder.path()),
+        "`DIR/adapter_model.safetensors`: array `base_model.model.lm_head.weight` is not a matrix of a LoRA module"
     );
 }

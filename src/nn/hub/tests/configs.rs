@@ -1,11 +1,11 @@
-//! Configs of every family, in the style of transformers 4 and 5.
+//! Configs of every family, in the forms of transformers 4 and 5.
 
-use super::super::config::note_dtype;
+use super::super::config::set_dtype;
 use super::super::{Config, Dtype};
 use super::config;
 use crate::architecture::{Activation, Decoder, Projector, Rope, RopeScaling, Vision, VisionFamily};
 
-/// A small decoder as transformers 5.24 writes it, `more` in front.
+/// A small decoder as transformers 5.24 writes it, with more fields at the start.
 fn written(model_type: &str, class: &str, more: &str) -> String {
     format!(
         r#"{{{more} "architectures": ["{class}"], "model_type": "{model_type}", "vocab_size": 40, "hidden_size": 16,
@@ -20,7 +20,7 @@ fn rope(theta: f64, scaling: RopeScaling) -> Rope {
     Rope { theta, scaling, rounded: true }
 }
 
-/// What [`written`] says.
+/// The decoder of [`written`].
 fn small() -> Decoder {
     Decoder {
         dim: 16,
@@ -45,7 +45,7 @@ fn decoder(text: &str) -> Decoder {
 }
 
 #[test]
-fn the_four_decoders_differ_in_biases_norms_and_windows() {
+fn decoders_differ_in_biases_norms_and_windows() {
     let new = r#""rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},"#;
     let llama = written("llama", "LlamaForCausalLM", &format!(r#"{new} "head_dim": 4, "pretraining_tp": 1,"#));
     let found = config(&llama).unwrap();
@@ -80,7 +80,7 @@ fn the_four_decoders_differ_in_biases_norms_and_windows() {
 }
 
 #[test]
-fn a_window_above_all_layers_has_no_say() {
+fn a_window_above_all_layers_is_ignored() {
     let text = |first: usize| {
         let more = format!(r#""use_sliding_window": true, "sliding_window": 64, "max_window_layers": {first},"#);
         written("qwen2", "Qwen2ForCausalLM", &more)
@@ -90,7 +90,7 @@ fn a_window_above_all_layers_has_no_say() {
 }
 
 #[test]
-fn what_a_file_leaves_out_is_what_the_class_has() {
+fn absent_fields_have_the_defaults_of_the_class() {
     let of = |model_type: &str| {
         let found = config(&format!(r#"{{"model_type": "{model_type}"}}"#)).unwrap().architecture;
         let Decoder { dim, layers, heads, kv_heads, head_width, ff, max_positions, .. } = found.decoder;
@@ -100,20 +100,20 @@ fn what_a_file_leaves_out_is_what_the_class_has() {
     assert_eq!(of("mistral"), (32_000, 4096, 32, (32, 8, 128), 14_336, 4096));
     assert_eq!(of("qwen2"), (151_936, 4096, 32, (32, 32, 128), 22_016, 32_768));
     assert_eq!(of("qwen3"), (151_936, 4096, 32, (32, 32, 128), 22_016, 32_768));
-    // Null is not left out: as many as there are query heads.
+    // Null differs from an absent field: one key head per query head.
     let many = config(r#"{"model_type": "mistral", "num_key_value_heads": null}"#).unwrap();
     assert_eq!(many.architecture.decoder.kv_heads, 32);
 }
 
 #[test]
-fn rotary_positions_are_read_in_the_old_form_and_the_new() {
+fn rope_is_read_in_the_old_and_the_new_form() {
     let rope_of = |more: &str| decoder(&written("llama", "LlamaForCausalLM", more)).rope;
     assert_eq!(rope_of(r#""rope_theta": 5e5, "rope_scaling": null,"#), rope(5e5, RopeScaling::None));
     let linear = rope(1e4, RopeScaling::Linear { factor: 2.0 });
     assert_eq!(rope_of(r#""rope_scaling": {"type": "linear", "factor": 2.0},"#), linear);
     let new = r#""rope_parameters": {"rope_type": "linear", "factor": 2, "rope_theta": 10000},"#;
     assert_eq!(rope_of(new), linear);
-    // Nothing is stretched up to the longest sequence.
+    // Dynamic scaling changes nothing up to the longest sequence.
     let dynamic = r#""rope_scaling": {"rope_type": "dynamic", "type": "dynamic", "factor": 4.0},"#;
     assert_eq!(rope_of(dynamic), rope(1e4, RopeScaling::None));
     let llama3 = |original_positions| RopeScaling::Llama3 {
@@ -130,7 +130,7 @@ fn rotary_positions_are_read_in_the_old_form_and_the_new() {
 }
 
 #[test]
-fn yarn_infers_its_attention_factor_as_transformers_does() {
+fn yarn_infers_its_attention_factor() {
     let yarn_of = |more: &str| {
         let fields = format!(r#""rope_type": "yarn", "original_max_position_embeddings": 512{more}"#);
         let text = written("qwen2", "Qwen2ForCausalLM", &format!(r#""rope_scaling": {{{fields}}},"#));
@@ -183,7 +183,7 @@ const LLAVA_1_5: &str = r#"{
 }"#;
 
 #[test]
-fn llava_1_5_is_what_it_is() {
+fn llava_1_5_is_read() {
     let found = config(LLAVA_1_5).unwrap();
     let vision = found.architecture.vision.unwrap();
     assert_eq!(
@@ -210,12 +210,12 @@ fn llava_1_5_is_what_it_is() {
     assert_eq!(found.architecture.vocab, 32_064);
     assert_eq!(found.architecture.decoder.max_positions, 4096);
     assert!((found.architecture.decoder.norm_eps - 1e-5).abs() < 1e-12);
-    // The same towers and decoders are what LLaVA's class fills in.
+    // The defaults of LLaVA's class are the same.
     let short = config(r#"{"model_type": "llava", "text_config": {"vocab_size": 32064}}"#).unwrap();
     assert_eq!(short.architecture.vision.unwrap(), vision);
 }
 
-/// A small LLaVA or LLaVA-NeXT over SigLIP and Qwen2, as transformers 5.24 writes it, `outer` in front.
+/// A small LLaVA or LLaVA-NeXT over SigLIP and Qwen2, as transformers 5.24 writes it, with more outer fields at the start.
 fn over_siglip(model_type: &str, outer: &str, text_tie: bool) -> String {
     format!(
         r#"{{{outer} "model_type": "{model_type}", "image_seq_length": 576, "image_token_index": 39,
@@ -232,7 +232,7 @@ fn over_siglip(model_type: &str, outer: &str, text_tie: bool) -> String {
 }
 
 #[test]
-fn siglip_has_no_class_token_and_the_default_strategy_drops_a_patch() {
+fn siglip_default_strategy_drops_a_patch() {
     let default = config(&over_siglip("llava", "", false)).unwrap().architecture.vision.unwrap();
     assert_eq!(
         default,
@@ -260,7 +260,7 @@ fn siglip_has_no_class_token_and_the_default_strategy_drops_a_patch() {
 }
 
 #[test]
-fn features_are_counted_in_blocks_from_either_end() {
+fn feature_layers_count_from_either_end() {
     let features = |layer: &str| {
         let text = over_siglip("llava", &format!(r#""vision_feature_layer": {layer},"#), false);
         config(&text).unwrap().architecture.vision.unwrap().features
@@ -272,7 +272,7 @@ fn features_are_counted_in_blocks_from_either_end() {
 }
 
 #[test]
-fn tiles_come_with_their_pinpoints() {
+fn llava_next_has_pinpoints() {
     let full = r#""vision_feature_select_strategy": "full", "use_image_newline_parameter": true,"#;
     let pinpoints = format!(r#"{full} "image_grid_pinpoints": [[9, 18], [18, 9]],"#);
     let found = config(&over_siglip("llava_next", &pinpoints, false)).unwrap();
@@ -283,7 +283,7 @@ fn tiles_come_with_their_pinpoints() {
 }
 
 #[test]
-fn a_head_is_tied_where_transformers_ties_it() {
+fn the_head_is_tied_as_in_transformers() {
     let tied = |model_type: &str, outer: &str, text_tie: bool| {
         let pinpoints = r#""image_grid_pinpoints": [[9, 18]], "vision_feature_select_strategy": "full","#;
         let more = if model_type == "llava_next" { pinpoints } else { "" };
@@ -297,11 +297,11 @@ fn a_head_is_tied_where_transformers_ties_it() {
 }
 
 #[test]
-fn a_number_type_is_noted_wherever_the_config_has_one() {
+fn set_dtype_changes_every_dtype_field() {
     let mut object = serde_json::from_str(LLAVA_1_5).unwrap();
-    note_dtype(&mut object, Dtype::BF16);
-    let told = serde_json::to_string(&object).unwrap();
-    assert_eq!(told.matches(r#""torch_dtype":"bfloat16""#).count(), 2);
-    assert!(!told.contains(r#""float16""#));
+    set_dtype(&mut object, Dtype::BF16);
+    let text = serde_json::to_string(&object).unwrap();
+    assert_eq!(text.matches(r#""torch_dtype":"bfloat16""#).count(), 2);
+    assert!(!text.contains(r#""float16""#));
     assert!(Config::of(&object).is_ok());
 }

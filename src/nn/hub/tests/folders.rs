@@ -1,6 +1,6 @@
-//! Weights in and out: every way that a file names its arrays, number types, shards.
+//! Reading and writing weights: naming schemes, number types, shards.
 
-use super::super::{Config, Dtype, Folder, Scheme, model, names::Tower, writer, writer::Output};
+use super::super::{Config, Dtype, NamingScheme, WeightFiles, model, names::TowerNames, writer, writer::Output};
 use super::{config, parameter, write_arrays};
 use crate::checkpoint::Rounding;
 use crate::parameters::Parameter;
@@ -20,8 +20,8 @@ fn shared(weights: &[Vec<f32>]) -> Vec<std::sync::Arc<Vec<f32>>> {
     weights.iter().cloned().map(std::sync::Arc::new).collect()
 }
 
-/// Some of LLaVA's parameters, one of each part.
-fn some() -> Vec<Parameter> {
+/// Some of LLaVA's parameters, at least one of each part.
+fn some_parameters() -> Vec<Parameter> {
     let list: [(&str, &[usize]); 6] = [
         ("vision_tower.vision_model.embeddings.patch_embedding.weight", &[4, 3, 1, 1]),
         ("multi_modal_projector.linear_1.bias", &[4]),
@@ -34,26 +34,34 @@ fn some() -> Vec<Parameter> {
 }
 
 #[test]
-fn every_way_of_naming_is_found_out_and_kept() {
-    let parameters = some();
+fn every_naming_scheme_is_recognized_and_kept() {
+    let parameters = some_parameters();
     let weights: Vec<Vec<f32>> =
         parameters.iter().map(|parameter| (0..parameter.len()).map(|at| at as f32).collect()).collect();
-    let ways = [
-        (Scheme::Outer(Tower::Wrapped), "language_model.lm_head.weight", "vision_tower.vision_model.embeddings"),
-        (Scheme::Outer(Tower::Bare), "language_model.model.embed_tokens.weight", "vision_tower.embeddings"),
-        (Scheme::Inner(Tower::Wrapped), "model.language_model.layers.0", "model.vision_tower.vision_model.embeddings"),
-        (Scheme::Inner(Tower::Bare), "model.image_newline", "model.vision_tower.embeddings"),
+    let schemes = [
+        (
+            NamingScheme::Outer(TowerNames::WithVisionModel),
+            "language_model.lm_head.weight",
+            "vision_tower.vision_model.embeddings",
+        ),
+        (NamingScheme::Outer(TowerNames::Bare), "language_model.model.embed_tokens.weight", "vision_tower.embeddings"),
+        (
+            NamingScheme::Inner(TowerNames::WithVisionModel),
+            "model.language_model.layers.0",
+            "model.vision_tower.vision_model.embeddings",
+        ),
+        (NamingScheme::Inner(TowerNames::Bare), "model.image_newline", "model.vision_tower.embeddings"),
     ];
-    for (scheme, one, other) in ways {
+    for (scheme, one, other) in schemes {
         let folder = tempfile::tempdir().unwrap();
-        let form = model::Form { scheme, dtypes: vec![Dtype::F32; parameters.len()] };
+        let form = model::StorageFormat { scheme, dtypes: vec![Dtype::F32; parameters.len()] };
         model::write(folder.path(), &form, &parameters, &shared(&weights), Rounding::Exact).unwrap();
-        let file = Folder::open(folder.path()).unwrap();
+        let file = WeightFiles::open(folder.path()).unwrap();
         for start in [one, other] {
             assert!(file.names().any(|name| name.starts_with(start)), "{scheme:?}: {start}");
         }
         for Parameter { name, .. } in &parameters {
-            assert_eq!(scheme.parameter(&scheme.in_file(name)).as_ref(), Some(name));
+            assert_eq!(scheme.to_parameter(&scheme.to_file(name)).as_ref(), Some(name));
         }
         let read = model::read(folder.path(), &small(false).architecture, &parameters).unwrap();
         assert_eq!(read, (weights.clone(), form));
@@ -61,7 +69,7 @@ fn every_way_of_naming_is_found_out_and_kept() {
 }
 
 #[test]
-fn a_tied_head_may_be_stored_and_old_tables_are_passed_over() {
+fn buffers_of_old_versions_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
     write_arrays(
         folder.path(),
@@ -77,16 +85,16 @@ fn a_tied_head_may_be_stored_and_old_tables_are_passed_over() {
 }
 
 #[test]
-fn numbers_keep_their_type_and_bytes_as_long_as_they_fit_it() {
+fn number_types_are_kept_if_they_fit() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
     let values = [1.0, -0.0, 0.333_251_95, 1e-7];
     let halves: Vec<f32> = values.iter().map(|value| Dtype::F16.round(*value)).collect();
-    let brains: Vec<f32> = values.iter().map(|value| Dtype::BF16.round(*value)).collect();
+    let brain_floats: Vec<f32> = values.iter().map(|value| Dtype::BF16.round(*value)).collect();
     let array = |name: &str, dtype, values| Output { name: name.to_string(), shape: vec![4], dtype, values };
     let arrays = [
         array("lm_head.weight", Dtype::F16, halves.as_slice()),
-        array("model.embed_tokens.weight", Dtype::BF16, brains.as_slice()),
+        array("model.embed_tokens.weight", Dtype::BF16, brain_floats.as_slice()),
         array("model.norm.weight", Dtype::F32, values.as_slice()),
     ];
     writer::write(&one, &arrays).unwrap();
@@ -97,12 +105,12 @@ fn numbers_keep_their_type_and_bytes_as_long_as_they_fit_it() {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
     assert_eq!(
         weights.iter().map(|values| bits(values)).collect::<Vec<_>>(),
-        [bits(&halves), bits(&brains), bits(&values)]
+        [bits(&halves), bits(&brain_floats), bits(&values)]
     );
     model::write(&two, &form, &parameters, &shared(&weights), Rounding::Exact).unwrap();
     let bytes = |folder: &std::path::Path| files::read_bytes(&folder.join("model.safetensors")).unwrap();
     assert!(bytes(&one) == bytes(&two));
-    // The library writes the same bytes.
+    // The `safetensors` crate writes the same bytes.
     let views = arrays.iter().map(|array| {
         let mut bytes = Vec::new();
         array.dtype.encode(array.values, &mut bytes);
@@ -119,21 +127,21 @@ fn numbers_keep_their_type_and_bytes_as_long_as_they_fit_it() {
     });
     let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
     assert!(safetensors::serialize(views, Some(metadata)).unwrap() == bytes(&one));
-    // A changed one is stored as it is, or rounded.
+    // A changed value is stored exactly as F32, or rounded.
     weights[1][0] += 1e-3;
     for (rounding, dtype, value) in [(Rounding::Exact, Dtype::F32, 1.001), (Rounding::AsImported, Dtype::BF16, 1.0)] {
         let three = folder.path().join(format!("{dtype}"));
         model::write(&three, &form, &parameters, &shared(&weights), rounding).unwrap();
         let (again, remembered) = model::read(&three, &decoder, &parameters).unwrap();
-        let stored = Folder::open(&three).unwrap().dtype("model.embed_tokens.weight").unwrap();
+        let stored = WeightFiles::open(&three).unwrap().dtype("model.embed_tokens.weight").unwrap();
         assert_eq!((stored, again[1][0]), (dtype, value));
-        // What it was imported with is known all the same.
+        // The imported types are still known.
         assert_eq!(remembered, form);
     }
 }
 
 #[test]
-fn a_large_model_lies_in_shards_with_an_index() {
+fn a_large_model_is_written_in_shards() {
     let folder = tempfile::tempdir().unwrap();
     let values: Vec<f32> = (0..8).map(|at| at as f32).collect();
     let array = |name: &str| Output { name: name.to_string(), shape: vec![8], dtype: Dtype::F32, values: &values };
@@ -149,7 +157,7 @@ fn a_large_model_lies_in_shards_with_an_index() {
             "weight_map": {"a": shards[1], "b": shards[0], "c": shards[0]},
         })
     );
-    let file = Folder::open(folder.path()).unwrap();
+    let file = WeightFiles::open(folder.path()).unwrap();
     assert_eq!(file.names().collect::<Vec<_>>(), ["a", "b", "c"]);
     for name in ["a", "b", "c"] {
         assert_eq!(file.array(name, &[8]).unwrap(), values);

@@ -1,11 +1,10 @@
-//! Fields of published `config.json` files of the supported families and their derivatives: which are followed, which change
-//! nothing, which are refused, which are not known.
+//! Fields of published `config.json` files of the supported families and their derivatives: accepted, refused or unknown.
 
 use serde_json::{Map, Value};
 
-use super::super::{Config, inert};
+use super::super::{Config, restricted_fields};
 
-/// Configs as their authors published them, and that have no field that is not known.
+/// Published configs, which have no unknown field.
 const PUBLISHED: &[(&str, &str)] = &[
     (
         "HuggingFaceTB/SmolLM2-1.7B-Instruct",
@@ -126,7 +125,7 @@ const PUBLISHED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn published_configs_pass_without_a_word() {
+fn published_configs_have_no_unknown_field() {
     for (name, text) in PUBLISHED {
         match super::config(text) {
             Ok(config) => assert!(config.unknown.is_empty(), "{name}: {:?}", config.unknown),
@@ -135,11 +134,11 @@ fn published_configs_pass_without_a_word() {
     }
 }
 
-/// What becomes of a field with a value.
+/// The treatment of a field with a value.
 #[derive(Debug, PartialEq)]
 enum Verdict {
-    Passes,
-    Warns,
+    Accepted,
+    Unknown,
     Refused,
 }
 
@@ -157,13 +156,13 @@ fn verdict(place: &str, field: &str, value: &str) -> Verdict {
     };
     inner.insert(field.to_string(), serde_json::from_str(value).unwrap());
     match Config::of(&object) {
-        Ok(config) if config.unknown.is_empty() => Verdict::Passes,
-        Ok(_) => Verdict::Warns,
+        Ok(config) if config.unknown.is_empty() => Verdict::Accepted,
+        Ok(_) => Verdict::Unknown,
         Err(_) => Verdict::Refused,
     }
 }
 
-/// Family or part, field, values that pass, values that are refused, values that are a warning.
+/// Family or part, field, accepted values, refused values, values reported as unknown.
 const FIELDS: &str = r#"
 llama   is_llama_config                  true            | false            |
 llama   rope_interleaved                 false           | true             |
@@ -260,7 +259,7 @@ tower   my_field                         null            |                  | [1
 "#;
 
 #[test]
-fn a_field_passes_or_is_refused_or_is_a_warning() {
+fn fields_are_accepted_refused_or_unknown() {
     let mut rows = 0;
     for line in FIELDS.lines().filter(|line| !line.is_empty()) {
         let columns: Vec<&str> = line.split('|').collect();
@@ -268,8 +267,8 @@ fn a_field_passes_or_is_refused_or_is_a_warning() {
         let mut words = first.split_whitespace();
         let (place, field) = (words.next().unwrap(), words.next().unwrap());
         let refused = refused.split_whitespace().map(|value| (value, Verdict::Refused));
-        let warned = warned.split_whitespace().map(|value| (value, Verdict::Warns));
-        for (value, expected) in words.map(|value| (value, Verdict::Passes)).chain(refused).chain(warned) {
+        let warned = warned.split_whitespace().map(|value| (value, Verdict::Unknown));
+        for (value, expected) in words.map(|value| (value, Verdict::Accepted)).chain(refused).chain(warned) {
             assert_eq!(verdict(place, field, value), expected, "{place}: `{field}` is {value}");
             rows += 1;
         }
@@ -278,16 +277,20 @@ fn a_field_passes_or_is_refused_or_is_a_warning() {
 }
 
 #[test]
-fn every_field_that_changes_the_arithmetic_is_refused_but_at_its_values() {
+fn restricted_fields_accept_only_their_values() {
     let other = r#""something else""#;
-    for (place, table) in [("llama", inert::DECODER), ("tower", inert::TOWER), ("llava", inert::COMPOSITE)] {
+    for (place, table) in [
+        ("llama", restricted_fields::DECODER),
+        ("tower", restricted_fields::TOWER),
+        ("llava", restricted_fields::COMPOSITE),
+    ] {
         for (field, values) in table {
-            // Read for their own sake in these places.
+            // These are read in these places.
             if ["text_config", "vision_config", "use_sliding_window"].contains(field) {
                 continue;
             }
             for value in *values {
-                assert_eq!(verdict(place, field, value), Verdict::Passes, "{place}: `{field}` is {value}");
+                assert_eq!(verdict(place, field, value), Verdict::Accepted, "{place}: `{field}` is {value}");
             }
             assert_eq!(verdict(place, field, other), Verdict::Refused, "{place}: `{field}`");
         }

@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::eyes::Learning;
 use crate::fused::Fused;
 use crate::gradients::{GradientSum, Part};
-use crate::hub::Folder;
+use crate::hub::WeightFiles;
 use crate::layers::Pass;
 use crate::learner::Learner;
 use crate::model::Model;
@@ -75,7 +75,7 @@ impl Case {
     pub(super) fn read(folder: &Path) -> Result<Case> {
         let checkpoint = Checkpoint::read(folder)?;
         let expected = files::read_json(&folder.join("expected.json"))?;
-        let file = Folder::open_file(&folder.join("expected.safetensors"))?;
+        let file = WeightFiles::open_file(&folder.join("expected.safetensors"))?;
         let array = |name: &str| Ok((name.to_string(), file.array(name, file.shape(name)?)?));
         let arrays = file.names().map(array).collect::<Result<_>>()?;
         Ok(Case { folder: folder.to_path_buf(), checkpoint, expected, arrays })

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use crate::engine::Engine;
-use crate::hub::Folder;
+use crate::hub::WeightFiles;
 use crate::infer::{GenerateConfig, Generated, generate, log_probs, reference};
 use crate::learner::Learner;
 use crate::{Checkpoint, Device, PixelSource, Resources};
@@ -160,12 +160,12 @@ impl Subject {
 fn round_trip(case: &Case) -> Result<Tally> {
     let folder = tempfile::tempdir()?;
     case.checkpoint.write(folder.path())?;
-    let (source, written) = (Folder::open(&case.folder)?, Folder::open(folder.path())?);
+    let (source, written) = (WeightFiles::open(&case.folder)?, WeightFiles::open(folder.path())?);
     let mut tally = Tally::default();
     for name in source.names() {
         let same = || -> Result<bool> {
             let shape = source.shape(name)?;
-            let bits = |file: &Folder| -> Result<Vec<u32>> {
+            let bits = |file: &WeightFiles| -> Result<Vec<u32>> {
                 Ok(file.array(name, shape)?.into_iter().map(f32::to_bits).collect())
             };
             Ok(source.dtype(name)? == written.dtype(name)? && bits(&source)? == bits(&written)?)

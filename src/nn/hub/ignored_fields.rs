@@ -1,7 +1,7 @@
-//! Fields of `config.json` that change nothing in what a model computes at inference, whatever their value: those that
-//! transformers 4 and 5 write, and those of published checkpoints that the classes of these models do not read.
+//! Fields of `config.json` that change nothing at inference, whatever their value: fields that transformers 4 and 5 write, and
+//! fields of published checkpoints that the classes of these models do not read.
 
-/// Where the file comes from, what the base class of all configurations writes, and marks of other programs.
+/// The origin of the file, fields of the base class of all configurations, and fields of other programs.
 pub(super) const BASE: &[&str] = &[
     "_attn_implementation",
     "_attn_implementation_autoset",
@@ -75,7 +75,7 @@ pub(super) const BASE: &[&str] = &[
     "use_return_dict",
 ];
 
-/// Settings of generation, which transformers 4 kept in `config.json` and transformers 5 throws away on reading.
+/// Generation settings, which transformers 4 kept in `config.json` and transformers 5 discards.
 pub(super) const GENERATION: &[&str] = &[
     "assistant_confidence_threshold",
     "assistant_lookbehind",
@@ -112,7 +112,7 @@ pub(super) const GENERATION: &[&str] = &[
     "typical_p",
 ];
 
-/// Dropout, which is off at inference and which we do not train with; fresh weights; how matrices were once sliced.
+/// Dropout (off at inference, and not used in training here), initialization, and `pretraining_tp`.
 pub(super) const TRAINING: &[&str] = &[
     "attention_dropout",
     "attention_probs_dropout_prob",
@@ -137,7 +137,7 @@ pub(super) const TRAINING: &[&str] = &[
     "z_loss_weight",
 ];
 
-/// Of a decoder: bounds of windows and settings of experts for layers that have neither, which `inert` sees to.
+/// Of a decoder: window limits and expert settings. `restricted_fields` refuses layers with windows or experts.
 pub(super) const DECODER: &[&str] = &[
     "decoder_sparse_step",
     "max_window_layers",
@@ -153,7 +153,7 @@ pub(super) const DECODER: &[&str] = &[
     "shared_expert_intermediate_size",
 ];
 
-/// Of a vision tower: sizes of the text tower that it was trained beside.
+/// Of a vision tower: sizes of the text tower with which it was trained.
 pub(super) const VISION: &[&str] = &["projection_dim", "tie_word_embeddings", "vocab_size"];
 
 /// Of LLaVA's outer object: for the processor, for the loss, or a copy of a field of `text_config`.

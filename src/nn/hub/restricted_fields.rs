@@ -1,14 +1,14 @@
-//! Fields of `config.json` that change what a model computes, each with the values at which they do not: of the base class of
-//! transformers, of derivatives of the supported families, of other models that call themselves one of these, and of the code
-//! that LLaVA was published with. A field without such a value is refused wherever it is not null.
+//! Fields of `config.json` that change what a model computes, each with the values that change nothing. Any other value is
+//! refused. They come from the base class of transformers, from derivatives of the supported families, from other models with
+//! the same `model_type`, and from the code that LLaVA was published with.
 
 use super::fields::Fields;
 
-/// Field, and JSON texts of the values at which it changes nothing.
-pub(super) type Inert = &'static [(&'static str, &'static [&'static str])];
+/// Field, and the JSON texts of its accepted values.
+pub(super) type Restricted = &'static [(&'static str, &'static [&'static str])];
 
 /// Of a decoder.
-pub(super) const DECODER: Inert = &[
+pub(super) const DECODER: Restricted = &[
     ("activation", &[r#""silu""#, r#""swish""#, r#""swiglu""#]),
     ("activation_function", &[r#""silu""#, r#""swish""#]),
     ("add_bias_linear", &["false"]),
@@ -99,7 +99,7 @@ pub(super) const DECODER: Inert = &[
 ];
 
 /// Of a vision tower.
-pub(super) const TOWER: Inert = &[
+pub(super) const TOWER: Restricted = &[
     ("add_cross_attention", &["false"]),
     ("attention_bias", &["true"]),
     ("compression_config", &[]),
@@ -121,7 +121,7 @@ pub(super) const TOWER: Inert = &[
 ];
 
 /// Of LLaVA's outer object.
-pub(super) const COMPOSITE: Inert = &[
+pub(super) const COMPOSITE: Restricted = &[
     ("adaptor_hidden_size", &[]),
     ("add_cross_attention", &["false"]),
     ("compression_config", &[]),
@@ -150,7 +150,7 @@ pub(super) const COMPOSITE: Inert = &[
     ("vision_tower", &[]),
 ];
 
-/// Refuses packed weights in words of their own: they are frequent.
+/// Refuses quantized weights with a message of their own, since they are frequent.
 pub(super) fn refuse_quantization(fields: &Fields) {
     if fields.value("quantization_config").is_some() {
         fields.wrong("quantization_config", "is not supported: only weights in F32, F16 or BF16 are");

@@ -1,11 +1,11 @@
-//! Numbers of 32 and 16 bits in files. Knows no file.
+//! The number types of weights in files.
 
 use std::fmt;
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-/// What a weight is stored as.
+/// The number type of a stored array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dtype {
@@ -23,7 +23,7 @@ impl Dtype {
         }
     }
 
-    /// Appends the numbers of `bytes`, each exactly. A part of a number at the end is left out.
+    /// Appends the numbers of `bytes` exactly. An incomplete number at the end is ignored.
     pub(super) fn decode(self, bytes: &[u8], values: &mut Vec<f32>) {
         match self {
             Dtype::F32 => values.extend(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
@@ -32,7 +32,7 @@ impl Dtype {
         }
     }
 
-    /// Appends the bytes of numbers, each rounded to the nearest, ties to even.
+    /// Appends the bytes of numbers, rounded to the nearest, ties to even.
     pub(super) fn encode(self, values: &[f32], bytes: &mut Vec<u8>) {
         match self {
             Dtype::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
@@ -41,7 +41,7 @@ impl Dtype {
         }
     }
 
-    /// The number that a value becomes.
+    /// The value after rounding to this type.
     pub(super) fn round(self, value: f32) -> f32 {
         match self {
             Dtype::F32 => value,
@@ -50,7 +50,7 @@ impl Dtype {
         }
     }
 
-    /// Whether every value can be stored as it is.
+    /// Whether this type stores every value exactly.
     pub fn fits(self, values: &[f32]) -> bool {
         values.iter().all(|value| self.round(*value).to_bits() == value.to_bits())
     }
@@ -67,11 +67,11 @@ impl fmt::Display for Dtype {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
+#[expect(clippy::float_cmp, reason = "the results are exact")]
 mod tests {
     use super::*;
 
-    /// A number of 16 bits by its definition: sign, exponent of `wide` bits, fraction.
+    /// A 16-bit number by its definition: sign, exponent of `wide` bits, fraction.
     fn by_definition(bits: u16, wide: u32) -> f64 {
         let fraction_bits = 15 - wide;
         let exponent = i32::from((bits & 0x7fff) >> fraction_bits);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn all_numbers_of_16_bits_are_read_exactly_and_written_back() {
+    fn all_16_bit_numbers_round_trip() {
         for (dtype, wide) in [(Dtype::F16, 5), (Dtype::BF16, 8)] {
             for bits in 0..=u16::MAX {
                 let mut values = Vec::new();
@@ -109,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn a_value_between_two_goes_to_the_nearest_and_from_the_middle_to_the_even_one() {
+    fn rounding_is_to_nearest_even() {
         for (dtype, wide) in [(Dtype::F16, 5), (Dtype::BF16, 8)] {
             let infinity = ((1u16 << wide) - 1) << (15 - wide);
             for bits in 0..infinity - 1 {
                 let (low, high) = (by_definition(bits, wide), by_definition(bits + 1, wide));
                 let middle = low.midpoint(high) as f32;
-                // The middle has one bit more: f32 holds it, apart from those that are subnormal in both.
+                // The middle has one more bit, which f32 holds unless it is subnormal in both types.
                 if f64::from(middle) == low.midpoint(high) {
                     let even = if bits % 2 == 0 { low } else { high };
                     assert_eq!(f64::from(dtype.round(middle)), even, "{dtype} {bits:#06x}");

@@ -1,7 +1,7 @@
-//! The weights of a hub folder: `model.safetensors`, or its shards by `model.safetensors.index.json`. Knows no model.
+//! Reads the weights of a folder: `model.safetensors`, or the shards of `model.safetensors.index.json`.
 //!
-//! Arrays are read one at a time at their place in the file. No file is mapped into memory: one that is cut while we
-//! read is an error then, where a map would end the process.
+//! Arrays are read one at a time. No file is mapped into memory: if a mapped file is truncated while it is read, the
+//! process ends with SIGBUS instead of an error.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,20 +12,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use safetensors::tensor;
 use serde::Deserialize;
 
+use super::dtype::Dtype;
 use super::header::{self, Opened};
-use super::number::Dtype;
 use ablate_core::base::files;
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// How much of a file is read at once.
+/// Bytes per read.
 const PIECE: usize = 1 << 20;
 
-/// The arrays of a folder. Holds its files open.
-pub struct Folder {
+/// The open files of a folder and their arrays.
+pub struct WeightFiles {
     shards: Vec<Shard>,
-    arrays: BTreeMap<String, Place>,
-    /// Texts that the files hold beside the arrays.
+    arrays: BTreeMap<String, Location>,
+    /// `__metadata__` of all files.
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
@@ -34,32 +34,32 @@ struct Shard {
     file: File,
 }
 
-/// Where an array lies.
-struct Place {
+/// The location of an array.
+struct Location {
     shard: usize,
     dtype: tensor::Dtype,
     shape: Vec<usize>,
-    /// Of its first byte, from the file's start.
+    /// From the start of the file.
     offset: u64,
     bytes: usize,
 }
 
-/// What we need of the index.
+/// The part of the index that is used.
 #[derive(Deserialize)]
 struct Index {
     /// File names by array.
     weight_map: BTreeMap<String, String>,
 }
 
-impl Folder {
-    /// Opens a model's folder and checks the headers of its files, not the arrays.
-    pub fn open(folder: &Path) -> Result<Folder> {
+impl WeightFiles {
+    /// Opens a model's folder and checks the headers of its files.
+    pub fn open(folder: &Path) -> Result<WeightFiles> {
         let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
         if single.exists() {
-            return Folder::open_file(&single);
+            return WeightFiles::open_file(&single);
         }
         if index.exists() {
-            return Folder::open_shards(folder, &index);
+            return WeightFiles::open_shards(folder, &index);
         }
         let old = files::list_names(folder)?
             .into_iter()
@@ -72,23 +72,23 @@ impl Folder {
     }
 
     /// Opens a single file.
-    pub fn open_file(path: &Path) -> Result<Folder> {
-        let mut opened = Folder { shards: Vec::new(), arrays: BTreeMap::new(), metadata: BTreeMap::new() };
+    pub fn open_file(path: &Path) -> Result<WeightFiles> {
+        let mut opened = WeightFiles { shards: Vec::new(), arrays: BTreeMap::new(), metadata: BTreeMap::new() };
         opened.add(path)?;
         Ok(opened)
     }
 
-    fn open_shards(folder: &Path, index: &Path) -> Result<Folder> {
+    fn open_shards(folder: &Path, index: &Path) -> Result<WeightFiles> {
         let Index { weight_map } = files::read_json(index)?;
         let context = || format!("`{}`", index.display());
-        let mut opened = Folder { shards: Vec::new(), arrays: BTreeMap::new(), metadata: BTreeMap::new() };
+        let mut opened = WeightFiles { shards: Vec::new(), arrays: BTreeMap::new(), metadata: BTreeMap::new() };
         let mut names: Vec<&String> = weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
         for name in names {
-            // A name and nothing else: no way out of the folder.
+            // A plain file name cannot lead out of the folder.
             if Path::new(name).file_name().is_none_or(|last| last != name.as_str()) {
-                return Err(anyhow!("the file `{name}` lies outside the folder")).with_context(context);
+                return Err(anyhow!("the file `{name}` is outside the folder")).with_context(context);
             }
             let path = folder.join(name);
             if !path.exists() {
@@ -97,13 +97,13 @@ impl Folder {
             opened.add(&path)?;
         }
         for (array, name) in &weight_map {
-            let place = opened.arrays.get(array).map(|place| files::name_of(&opened.shards[place.shard].path));
-            if place.as_ref() != Some(name) {
+            let file = opened.arrays.get(array).map(|array| files::name_of(&opened.shards[array.shard].path));
+            if file.as_ref() != Some(name) {
                 return Err(anyhow!("array `{array}` is not in `{name}`")).with_context(context);
             }
         }
         if let Some(array) = opened.arrays.keys().find(|array| !weight_map.contains_key(*array)) {
-            return Err(anyhow!("array `{array}` lies in a shard but is not listed")).with_context(context);
+            return Err(anyhow!("array `{array}` is in a shard but not in the index")).with_context(context);
         }
         Ok(opened)
     }
@@ -116,17 +116,17 @@ impl Folder {
         for (name, info) in arrays {
             let (from, to) = info.data_offsets;
             let (dtype, shape) = (info.dtype, info.shape);
-            let place = Place { shard, dtype, shape, offset: start + from as u64, bytes: to - from };
+            let location = Location { shard, dtype, shape, offset: start + from as u64, bytes: to - from };
             if let Some(other) = self.arrays.get(&name) {
                 let other = files::name_of(&self.shards[other.shard].path);
-                bail!("`{}`: array `{name}` lies in `{other}` too", path.display());
+                bail!("`{}`: array `{name}` is also in `{other}`", path.display());
             }
-            self.arrays.insert(name, place);
+            self.arrays.insert(name, location);
         }
         Ok(())
     }
 
-    /// The arrays' names, sorted.
+    /// The names of the arrays, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.arrays.keys().map(String::as_str)
     }
@@ -137,25 +137,25 @@ impl Folder {
 
     /// The shape of an array.
     pub fn shape(&self, name: &str) -> Result<&[usize]> {
-        Ok(&self.place(name)?.shape)
+        Ok(&self.location(name)?.shape)
     }
 
-    /// What an array's numbers are stored as; an error for a type that is no weight's.
+    /// The number type of an array; an error for a type that weights do not have.
     pub fn dtype(&self, name: &str) -> Result<Dtype> {
-        let place = self.place(name)?;
-        match place.dtype {
+        let location = self.location(name)?;
+        match location.dtype {
             tensor::Dtype::F32 => Ok(Dtype::F32),
             tensor::Dtype::F16 => Ok(Dtype::F16),
             tensor::Dtype::BF16 => Ok(Dtype::BF16),
-            other => bail!("{} is of type {other}: supported are F32, F16 and BF16", self.told(place, name)),
+            other => bail!("{} is of type {other}: supported are F32, F16 and BF16", self.label(location, name)),
         }
     }
 
-    /// Whether an array is there with this shape, without reading it.
+    /// Checks that an array exists with this shape, without reading it.
     pub fn check(&self, name: &str, shape: &[usize]) -> Result<()> {
-        let place = self.place(name)?;
-        if place.shape != shape {
-            bail!("{} has the shape {:?}, not {shape:?}", self.told(place, name), place.shape);
+        let location = self.location(name)?;
+        if location.shape != shape {
+            bail!("{} has the shape {:?}, not {shape:?}", self.label(location, name), location.shape);
         }
         Ok(())
     }
@@ -163,36 +163,36 @@ impl Folder {
     /// Reads an array of this shape. A number that is not finite is an error.
     pub fn array(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         self.check(name, shape)?;
-        let place = self.place(name)?;
+        let location = self.location(name)?;
         let dtype = self.dtype(name)?;
-        // As long as the file says, and the file is that long: its header was checked.
-        let mut values = Vec::with_capacity(place.bytes / dtype.bytes());
-        let mut piece = vec![0; PIECE.min(place.bytes)];
+        // The header was checked: the file has as many bytes as it claims.
+        let mut values = Vec::with_capacity(location.bytes / dtype.bytes());
+        let mut piece = vec![0; PIECE.min(location.bytes)];
         let mut done = 0;
-        while done < place.bytes {
-            let piece = &mut piece[..PIECE.min(place.bytes - done)];
-            self.shards[place.shard]
+        while done < location.bytes {
+            let piece = &mut piece[..PIECE.min(location.bytes - done)];
+            self.shards[location.shard]
                 .file
-                .read_exact_at(piece, place.offset + done as u64)
-                .with_context(|| format!("cannot read {}", self.told(place, name)))?;
+                .read_exact_at(piece, location.offset + done as u64)
+                .with_context(|| format!("cannot read {}", self.label(location, name)))?;
             dtype.decode(piece, &mut values);
             done += piece.len();
         }
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            bail!("{} holds {} at place {at}", self.told(place, name), values[at]);
+            bail!("{} has the value {} at index {at}", self.label(location, name), values[at]);
         }
         Ok(values)
     }
 
-    /// Refuses an array that is not `known`.
-    pub fn refuse_strangers(&self, known: impl Fn(&str) -> bool) -> Result<()> {
+    /// An error if an array is not `known`.
+    pub fn refuse_unknown(&self, known: impl Fn(&str) -> bool) -> Result<()> {
         match self.arrays.iter().find(|(name, _)| !known(name)) {
-            Some((name, place)) => bail!("{} belongs to no parameter of this model", self.told(place, name)),
+            Some((name, location)) => bail!("{} is not a parameter of this model", self.label(location, name)),
             None => Ok(()),
         }
     }
 
-    fn place(&self, name: &str) -> Result<&Place> {
+    fn location(&self, name: &str) -> Result<&Location> {
         self.arrays.get(name).with_context(|| {
             let files: Vec<String> = self.shards.iter().map(|shard| format!("`{}`", shard.path.display())).collect();
             match files.as_slice() {
@@ -203,8 +203,8 @@ impl Folder {
         })
     }
 
-    /// The start of a sentence about an array.
-    fn told(&self, place: &Place, name: &str) -> String {
-        format!("`{}`: array `{name}`", self.shards[place.shard].path.display())
+    /// The subject of an error message about an array.
+    fn label(&self, location: &Location, name: &str) -> String {
+        format!("`{}`: array `{name}`", self.shards[location.shard].path.display())
     }
 }
