@@ -75,8 +75,8 @@ pub struct CompiledExperiment {
     pub has_reports: bool,
 }
 
-/// The bytes of a checked experiment: the text block, the head, the instances, and the length of the text block. `None` if
-/// an instance cannot be encoded.
+/// The bytes of a checked experiment: the text block, the head, the instances, and the length of the text block. `None`
+/// if an instance cannot be encoded.
 pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Registry) -> Option<Vec<u8>> {
     let (mut strings, mut block, mut instances) = (StringTable::default(), String::new(), Vec::new());
     for instance in &expansion.instances {
@@ -98,8 +98,8 @@ pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Regist
     Some([block.as_bytes(), &postcard::to_stdvec(&head).ok()?, &instances, &length].concat())
 }
 
-/// Reads the experiment from bytes. `None` if the bytes are damaged or if `hash_of` a file differs from the stored hash. Then
-/// the files must be loaded.
+/// Reads the experiment from bytes. `None` if the bytes are damaged, or if `hash_of` a file differs from the stored
+/// hash. Then the files must be loaded.
 pub fn read(
     mut bytes: Vec<u8>,
     registry: &Registry,

@@ -147,8 +147,8 @@ fn zip(
     Some(group)
 }
 
-/// Reads `when` of a stage: the stage exists where one of the conditions holds. `None` without the key; an empty list after
-/// reporting what is wrong.
+/// Reads `when` of a stage: the stage exists where one of the conditions holds. `None` without the key; an empty list
+/// after reporting what is wrong.
 pub(crate) fn read_when(
     stage: &StageDeclaration<'_>,
     declaration: &Declaration<'_>,

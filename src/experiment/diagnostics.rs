@@ -63,7 +63,7 @@ fn span_key(span: &Span) -> SpanKey {
     (span.source, span.range.start, span.range.end)
 }
 
-/// Everything that is wrong with an experiment, in the order of the text, and the texts that the diagnostics point into.
+/// All errors of an experiment in the order of the text, and the texts that they point into.
 #[derive(Clone, Debug)]
 pub struct LoadError {
     pub diagnostics: Vec<Diagnostic>,

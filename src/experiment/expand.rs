@@ -1,10 +1,10 @@
 //! Expansion: from declared stages to instances.
 //!
-//! Stages are expanded in topological order. The points of a stage are its variants (axes that patch it x lists that fan
-//! out x seeds), joined with the points of every stage that it reads: two points match when they agree on each axis that
-//! both have. So only the stages that an axis changes, and the stages that read them, have several points. A reference
-//! that pins an axis selects one of its values, and the reading stage does not vary with it. Points with equal instances
-//! share one instance.
+//! Stages are expanded in topological order. The points of a stage are its variants (axes that patch it x lists that
+//! fan out x seeds), joined with the points of every stage that it reads: two points match when they agree on each axis
+//! that both have. So only the stages that an axis changes, and the stages that read them, have several points. A
+//! reference that pins an axis selects one of its values, and the reading stage does not vary with it. Points with
+//! equal instances share one instance.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -130,8 +130,8 @@ impl Expander<'_> {
         self.expanded[index] = Some(ExpandedStage { points, axes });
     }
 
-    /// Joins a variant with the points of everything that it reads. `None` when an upstream stage has no points; that is
-    /// reported here or was reported before.
+    /// Joins a variant with the points of everything that it reads. `None` when an upstream stage has no points, which
+    /// is already reported.
     fn join_inputs(
         &mut self,
         stage: &StageDeclaration<'_>,

@@ -48,8 +48,8 @@ struct Link {
 }
 
 impl Reader<'_> {
-    /// Merges a file on top of the files that it extends. `None` if a file cannot be read, or if files extend each other in
-    /// a circle.
+    /// Merges a file on top of the files that it extends. `None` if a file cannot be read, or if files extend each
+    /// other in a circle.
     fn merge_file(&mut self, path: &Path, extends: Option<Span>) -> Option<SourceId> {
         let shown = path.display().to_string();
         let identity = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());

@@ -1,7 +1,7 @@
 //! Dotted paths of keys as in TOML: a part that contains dots is quoted.
 
-/// The parts of a path up to the end of the text or to an `=` outside of quotes, and the offset of that end. `None` if a
-/// part is empty or a quote is not closed.
+/// The parts of a path up to the end of the text or to an `=` outside of quotes, and the offset of that end. `None` if
+/// a part is empty or a quote is not closed.
 pub(crate) fn parse(text: &str) -> Option<(Vec<String>, usize)> {
     let mut parts = Vec::new();
     let mut rest = text;

@@ -19,8 +19,8 @@ pub(crate) fn label_error(label: &str) -> Option<String> {
         .then(|| format!("`{label}` is not a label: no spaces and none of `, : / \\ *`, {MAX_LABEL} bytes at most"))
 }
 
-/// The label of a value: its text. For a table its `name`, or else its keys and values as `words=90+...`; for a list its
-/// elements joined by `+`.
+/// The label of a value: its text. For a table its `name`, or else its keys and values as `words=90+...`; for a list
+/// its elements joined by `+`.
 pub(crate) fn label_of(node: &Node) -> String {
     let text = text_of(node);
     let label = sanitize(&text);

@@ -30,8 +30,8 @@ pub struct Experiment {
     pub sources: Sources,
     /// The files that the experiment was read from, with the hashes of their contents.
     pub texts: Vec<(PathBuf, Hash)>,
-    /// Axes with the labels of their points, in the order of the file. If there are seeds, the last axis is `seed`. Lists
-    /// that fan out are not included.
+    /// Axes with the labels of their points, in the order of the file. If there are seeds, the last axis is `seed`.
+    /// Lists that fan out are not included.
     pub axes: Vec<(String, Vec<String>)>,
     /// The axes with `simplex`.
     pub simplexes: BTreeMap<String, Simplex>,
@@ -46,8 +46,8 @@ impl Experiment {
         name_error(name)
     }
 
-    /// Reads the file at `path` and the files that it extends, applies `overrides` (`stage.dpo.beta=0.2`), and expands the
-    /// result. Any bytes are allowed: errors are collected, and it never panics.
+    /// Reads the file at `path` and the files that it extends, applies `overrides` (`stage.dpo.beta=0.2`), and expands
+    /// the result. Any bytes are allowed: errors are collected, and it never panics.
     pub fn load(
         path: &Path,
         overrides: &[String],

@@ -7,7 +7,8 @@ use super::spanned_toml::{Data, Node, Table, parse_value};
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::{Diagnostic, Sources, Span};
 
-/// Sections in which an override must name an existing entry, except in `settings`: a new name is probably a typo.
+/// Tables that cannot be overridden as a whole. In all except `settings` the named entry must exist, because a new name
+/// is probably a typo.
 const SECTIONS: [&str; 5] = ["stage", "vars", "axis", "report", "settings"];
 
 /// Applies the `--set` arguments in order. Each argument is a source of its own, so that errors point into it.

@@ -1,5 +1,5 @@
-//! The JSON Schema of experiment files, for editors. It is less strict than loading: a file may be extended by another file,
-//! so no key is required.
+//! The JSON Schema of experiment files, for editors. It is less strict than loading: no key is required, because
+//! another file may contain it.
 
 use schemars::Schema;
 use schemars::generate::SchemaSettings;

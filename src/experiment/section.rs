@@ -84,7 +84,7 @@ impl Section<'_> {
         self.report(&ConfigError { kind, path, message: message.into(), help }, diagnostics);
     }
 
-    /// The places of the key and of the value at a path. If the path does not exist, those of its longest existing prefix.
+    /// The places of the key and of the value at a path, or at its longest prefix that exists.
     pub(crate) fn locate(&self, path: &[String]) -> (Span, Span) {
         let mut key = self.header.clone();
         let mut value = self.header.clone();

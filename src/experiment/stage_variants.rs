@@ -225,7 +225,7 @@ impl<'a> VariantBuilder<'a> {
         let mut valid = true;
         let all = parsed.inputs();
         for input in &all {
-            // An input without its own key may default to the value of another key. Errors are reported at that key, once.
+            // An input without its own key may default to the value of another key. Errors are reported at that key.
             let has_key = |input: &Input| table.get_path(&input.role.split('.').collect::<Vec<_>>()).is_some();
             let same_value = all.iter().find(|other| other.source == input.source && has_key(other));
             let key = if has_key(input) { input } else { same_value.unwrap_or(input) }.role.clone();

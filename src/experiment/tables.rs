@@ -1,8 +1,8 @@
-//! The tables of an experiment file as structs: serde reads them, and the JSON Schema for editors is generated from them.
-//! Their doc comments are the descriptions in the schema.
+//! The tables of an experiment file as structs. serde reads them, and the JSON Schema for editors is generated from
+//! them: their doc comments are the descriptions in the schema.
 //!
-//! Fields of type [`IgnoredAny`] and [`Value`] only check the shape. Their values are read from the spanned tree, because
-//! messages about them need their places in the file.
+//! Fields of type [`IgnoredAny`] and [`Value`] only check the shape. Their values are read from the spanned tree,
+//! because messages about them need their places in the file.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ pub(crate) struct AxisTable {
     /// The points of `simplex` are all shares that are multiples of this step.
     pub(crate) step: Option<f64>,
     /// Distributions that keys are sampled from.
-    pub(crate) random: Option<Vec<Draw>>,
+    pub(crate) random: Option<Vec<Distribution>>,
     /// The number of random points.
     pub(crate) points: Option<usize>,
     /// The seed of the random points.
@@ -106,7 +106,7 @@ pub(crate) enum OneOrMany {
 /// The distribution that one key is sampled from, or several keys together.
 #[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Draw {
+pub(crate) struct Distribution {
     /// The key that is sampled.
     pub(crate) key: Option<String>,
     /// Keys that are sampled together.

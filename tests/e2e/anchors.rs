@@ -249,7 +249,7 @@ fn a_cycle_is_shown_as_a_path() {
     let outcome = space.ablate(&["run", "study.toml"]);
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
-        error: stages need each other: `n -> d -> c -> n`
+        error: stages read each other in a circle: `n -> d -> c -> n`
           --> study.toml:11:23
            |
         11 | inputs  = { "a.txt" = "d" }

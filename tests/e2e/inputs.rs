@@ -92,7 +92,7 @@ fn a_stage_that_is_not_there() {
 #[test]
 fn a_cycle() {
     expect![[r#"
-        error: stages need each other: `mix -> more -> mix`
+        error: stages read each other in a circle: `mix -> more -> mix`
           --> study.toml:26:27
            |
         26 | sources.direct = { from = "more", as = "direct" }
@@ -110,7 +110,7 @@ fn a_cycle() {
 #[test]
 fn a_name_that_is_there_twice() {
     expect![[r#"
-        error: the name `batch` is given twice
+        error: `batch` is defined twice
           --> study.toml:34:1
            |
         34 | batch  = 8

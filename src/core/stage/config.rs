@@ -1,4 +1,5 @@
-//! Deserializes a table of the experiment file into a config struct, and finds all errors with their places in the table.
+//! Deserializes a table of the experiment file into a config struct, and finds all errors with their places in the
+//! table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,8 +16,8 @@ use crate::base::diagnostic::nearest;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub kind: ConfigErrorKind,
-    /// Keys and list indices that lead to the wrong value, the unknown key, or the table with the missing key. Outermost
-    /// first; empty for the table itself.
+    /// Keys and list indices that lead to the wrong value, the unknown key, or the table with the missing key.
+    /// Outermost first; empty for the table itself.
     pub path: Vec<String>,
     pub message: String,
     pub help: Option<String>,
@@ -51,8 +52,8 @@ impl ConfigError {
     }
 }
 
-/// Deserializes a table. After each error the wrong value is removed and the rest is tried again, so that all errors are
-/// found.
+/// Deserializes a table. After each error the wrong value is removed and the rest is tried again, so that all errors
+/// are found.
 pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> {
     let mut rest = table.clone();
     let mut errors: Vec<ConfigError> = Vec::new();

@@ -94,7 +94,7 @@ fn form(section: &Section<'_>, diagnostics: &mut Diagnostics) -> Option<&'static
         let forms = FORMS.map(|(first, others)| {
             [&[first], others].concat().iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" ")
         });
-        format!("an axis has {}", forms.join(", or "))
+        format!("the forms of an axis are {}", forms.join("; "))
     };
     let [(form, others)] = forms.as_slice() else {
         let message = match forms.as_slice() {

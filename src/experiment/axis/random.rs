@@ -1,5 +1,5 @@
-//! Axes with random points, for random search. The values of a point depend on the seed, the name of the axis, the key and
-//! the number of the point. So a larger number of points keeps the existing ones.
+//! Axes with random points, for random search. The values of a point depend on the seed, the name of the axis, the key
+//! and the number of the point. So a larger number of points keeps the existing ones.
 
 use std::collections::BTreeSet;
 
@@ -12,18 +12,18 @@ use super::simplex::set_number;
 use crate::diagnostics::Diagnostics;
 use crate::join::MAX_POINTS;
 use crate::spanned_toml::{Data, Node};
-use crate::tables::Draw;
+use crate::tables::Distribution;
 use ablate_core::base::{Seed, Span};
 
 /// The points of `random`.
 pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> Option<Vec<AxisPoint>> {
     let section = &reader.section;
-    let draws = reader.table.random.as_ref()?;
+    let distributions = reader.table.random.as_ref()?;
     let Some(count) = reader.table.points.filter(|count| (1..=MAX_POINTS).contains(count)) else {
         section.wrong(&["points"], "`random` needs the number of `points`", None, diagnostics);
         return None;
     };
-    if draws.is_empty() {
+    if distributions.is_empty() {
         section.wrong(&["random"], "the list is empty", None, diagnostics);
         return None;
     }
@@ -32,14 +32,15 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
         (1..=count).map(|number| AxisPoint { label: number.to_string().into(), patches: Vec::new() }).collect();
     let mut sampled: BTreeSet<(String, Vec<String>)> = BTreeSet::new();
     let Some(Data::List(nodes)) = section.table.get("random").map(|node| &node.data) else { return None };
-    for (at, (draw, node)) in draws.iter().zip(nodes).enumerate() {
-        let names: Vec<&str> = draw.key.iter().chain(draw.keys.iter().flatten()).map(String::as_str).collect();
-        let single = draw.key.is_some() && draw.keys.is_none();
-        if draw.key.is_some() && draw.keys.is_some() {
+    for (at, (distribution, node)) in distributions.iter().zip(nodes).enumerate() {
+        let names: Vec<&str> =
+            distribution.key.iter().chain(distribution.keys.iter().flatten()).map(String::as_str).collect();
+        let single = distribution.key.is_some() && distribution.keys.is_none();
+        if distribution.key.is_some() && distribution.keys.is_some() {
             section.wrong(&["random", &at.to_string()], "`key` and `keys` cannot be used together", None, diagnostics);
             return None;
         }
-        if let Some(message) = draw.error(single, names.len()) {
+        if let Some(message) = distribution.error(single, names.len()) {
             section.wrong(&["random", &at.to_string()], message, None, diagnostics);
             return None;
         }
@@ -53,7 +54,7 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
         }
         for (number, point) in points.iter_mut().enumerate() {
             let mut stream = seed.stream(&format!("{}/{number}", names.join(",")));
-            let changes = draw.changes(targets.len(), node, &mut stream);
+            let changes = distribution.changes(targets.len(), node, &mut stream);
             point.patches.extend(targets.iter().zip(changes).map(|((stage, path), change)| Patch {
                 stage: stage.clone(),
                 path: path.clone(),
@@ -65,7 +66,7 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
     Some(points)
 }
 
-impl Draw {
+impl Distribution {
     fn error(&self, single: bool, keys: usize) -> Option<String> {
         let given = [self.uniform.is_some(), self.log_uniform.is_some(), self.choice.is_some(), self.dirichlet];
         if given.iter().filter(|given| **given).count() != 1 {

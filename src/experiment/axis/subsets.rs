@@ -1,5 +1,5 @@
-//! Axes whose points keep a subset of the entries of a table, such as the sources of a mix: `leave_one_out`, `add_one` and
-//! `subsets`. Entries that no point names are kept.
+//! Axes whose points keep a subset of the entries of a table, such as the sources of a mix: `leave_one_out`, `add_one`
+//! and `subsets`. Entries that no point names are kept.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Axes whose points are listed in the file: the values of a key (`key`, `values`), or named sets of patches (`variants`).
+//! Axes whose points are listed in the file: values of a key (`key`, `values`), or named sets of patches (`variants`).
 
 use super::patch::{AxisPoint, Change, Patch};
 use super::reader::AxisReader;

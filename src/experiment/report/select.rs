@@ -10,7 +10,7 @@ use crate::tables::SelectTable;
 use ablate_core::stage::ArtifactKind;
 
 impl Checker<'_> {
-    /// Checks that the scores that select are not about items that the table reports. `evaluations` are the points of the
+    /// Checks that no item is used both for the selection and in the table. `evaluations` are the points of the
     /// report's stage.
     pub(super) fn select(
         &mut self,

@@ -1,4 +1,4 @@
-//! Axes, variants, lists that fan out and pins.
+//! Axes, variants, lists that fan out, and pins.
 
 use expect_test::expect;
 
@@ -24,7 +24,7 @@ pub(super) fn chain(more: &str) -> String {
 }
 
 #[test]
-fn an_axis_of_values_is_labelled_by_their_text() {
+fn labels_default_to_the_text_of_values() {
     let text = r#"
 [stage.base]
 kind = "base"
@@ -61,7 +61,7 @@ labels = ["small", "large"]
 }
 
 #[test]
-fn equal_points_share_one_instance_under_several_names() {
+fn equal_points_share_one_instance() {
     let text = chain(
         r#"
 [axis.lr]
@@ -91,7 +91,7 @@ from = ["base"]
 }
 
 #[test]
-fn variants_set_keys_create_tables_and_remove() {
+fn variants_set_and_remove_keys() {
     let text = chain(
         r#"
 [axis.data]
@@ -118,7 +118,7 @@ variants.none = { "stage.format.sources.plain" = "remove", "stage.sft.lr" = 0.5 
 }
 
 #[test]
-fn a_list_that_fans_out_below_another_keeps_both_names_apart() {
+fn two_lists_that_fan_out_have_distinct_names() {
     let text = r#"
 [stage.base]
 kind = "base"

@@ -1,4 +1,4 @@
-//! StageErrors in axes and pins: each message as a whole.
+//! Messages about wrong axes and pins.
 
 use expect_test::expect;
 
@@ -7,7 +7,7 @@ use super::expansion::STUDY;
 use super::support::errors;
 
 #[test]
-fn bad_axes() {
+fn wrong_axes_are_reported() {
     let text = chain(
         r#"
 [axis.empty]
@@ -61,7 +61,7 @@ values = ["fast", 1]
         18 | [axis.both]
            | ^^^^^^^^^^^
            |
-           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`
+           = help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`
 
         error: stage `stf` is not defined
           --> DIR/a.toml:23:7
@@ -164,7 +164,7 @@ values = ["fast", 1]
 }
 
 #[test]
-fn a_key_that_two_axes_set_belongs_to_neither() {
+fn two_axes_cannot_set_one_key() {
     let text = chain(
         r#"
 [axis.a]
@@ -188,7 +188,7 @@ variants.y = {}
 }
 
 #[test]
-fn the_same_mistake_at_many_points_is_told_once() {
+fn an_error_at_many_points_is_reported_once() {
     let text = chain(
         r#"
 [axis.dim]
@@ -217,7 +217,7 @@ values = [1, 2, 3]
 }
 
 #[test]
-fn bad_pins_are_told_with_the_known_values() {
+fn wrong_pins_are_reported_with_known_values() {
     let text = STUDY
         .replace("model = \"sft@mix=both\"\nsamples", "model = \"sft@mix=bth\"\nsamples")
         .replace("policy = \"sft@mix=both\"", "policy = \"sft@mx=both\"")
@@ -250,7 +250,7 @@ fn bad_pins_are_told_with_the_known_values() {
 }
 
 #[test]
-fn too_many_points_are_a_mistake() {
+fn too_many_points_are_refused() {
     let values: Vec<String> = (0..501).map(|value| value.to_string()).collect();
     let values = values.join(",");
     let text = chain(&format!(

@@ -1,11 +1,11 @@
-//! StageErrors in texts and tables: each message as a whole.
+//! Messages about wrong texts and tables.
 
 use expect_test::expect;
 
 use super::support::{Folder, errors};
 
 #[test]
-fn an_unknown_key_is_told_with_the_nearest_name() {
+fn an_unknown_key_suggests_a_similar_one() {
     expect![[r#"
         error: `stage.base`: unknown key `dmi`
          --> DIR/a.toml:3:1
@@ -21,7 +21,7 @@ fn an_unknown_key_is_told_with_the_nearest_name() {
 }
 
 #[test]
-fn an_unknown_key_at_the_top_is_told_with_all_known() {
+fn an_unknown_top_level_key_lists_the_known_ones() {
     expect![[r#"
         error: unknown key `ablation`
          --> DIR/a.toml:1:1
@@ -33,7 +33,7 @@ fn an_unknown_key_at_the_top_is_told_with_all_known() {
 }
 
 #[test]
-fn a_wrong_type_is_told_at_the_value() {
+fn a_wrong_type_is_reported_at_the_value() {
     expect![[r#"
         error: `stage.base.dim`: wrong type: string "wide", expected a whole number from 0
          --> DIR/a.toml:1:37
@@ -44,7 +44,7 @@ fn a_wrong_type_is_told_at_the_value() {
 }
 
 #[test]
-fn a_missing_key_is_told_at_the_stage() {
+fn a_missing_key_is_reported_at_the_stage() {
     let text = "[stage.base]\nkind = \"base\"\n[stage.sft]\nkind = \"sft\"\nmodel = \"base\"\n";
     expect![[r#"
         error: `stage.sft`: the key `data` is missing
@@ -56,7 +56,7 @@ fn a_missing_key_is_told_at_the_stage() {
 }
 
 #[test]
-fn a_value_that_the_kind_refuses_is_told_at_its_place() {
+fn a_refused_value_is_reported_at_its_place() {
     let text = r#"
 [stage.base]
 kind = "base"
@@ -85,7 +85,7 @@ beta = -0.1
 }
 
 #[test]
-fn a_stage_without_kind_and_one_of_an_unknown_kind() {
+fn missing_and_unknown_kinds_are_reported() {
     let text = r#"
 [stage.base]
 dim = 64
@@ -130,7 +130,7 @@ plain = "text"
 }
 
 #[test]
-fn a_name_given_twice_is_told_at_the_second() {
+fn a_duplicate_key_is_reported_at_the_second() {
     let text = "[stage.base]\nkind = \"base\"\ndim = 1\ndim = 2\n[stage.base]\nkind = \"base\"\n";
     expect![[r#"
         error: `dim` is defined twice
@@ -148,7 +148,7 @@ fn a_name_given_twice_is_told_at_the_second() {
 }
 
 #[test]
-fn all_mistakes_come_at_once_in_the_order_of_the_text() {
+fn all_errors_are_reported_in_file_order() {
     let text = r#"
 nmae = "x"
 [stage.base]
@@ -248,7 +248,7 @@ pools = { gpus = 1, cpu = 0 }
 }
 
 #[test]
-fn several_syntax_errors_come_at_once() {
+fn all_syntax_errors_are_reported() {
     expect![[r#"
         error: string values must be quoted, expected literal string
          --> DIR/a.toml:2:8
@@ -271,7 +271,7 @@ fn several_syntax_errors_come_at_once() {
 }
 
 #[test]
-fn values_that_no_stage_can_use() {
+fn unsupported_values_are_reported() {
     let text = "[stage.base]\nkind = \"base\"\ndim = nan\na = 2026-01-01\nb = 99999999999999999999\n";
     expect![[r#"
         error: the number `nan` is not finite
@@ -317,7 +317,7 @@ fn values_that_no_stage_can_use() {
 }
 
 #[test]
-fn a_broken_number_is_one_error() {
+fn a_malformed_number_is_one_error() {
     expect![[r#"
         error: invalid float
          --> DIR/a.toml:3:9
@@ -347,7 +347,7 @@ fn a_broken_number_is_one_error() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read() {
+fn an_unreadable_file_is_reported() {
     let folder = Folder::new();
     folder.write("bytes.toml", b"name = \"\xff\"\n");
     expect!["error: `DIR/bytes.toml` is not UTF-8 text: byte 8"].assert_eq(&folder.errors("bytes.toml", &[]));
@@ -356,7 +356,7 @@ fn a_file_that_cannot_be_read() {
 }
 
 #[test]
-fn an_empty_file_is_no_experiment() {
+fn an_empty_file_is_refused() {
     expect![[r#"
         error: the experiment has no stage
          --> DIR/a.toml:1:1
@@ -369,7 +369,7 @@ fn an_empty_file_is_no_experiment() {
 }
 
 #[test]
-fn names_must_make_names_of_instances() {
+fn invalid_names_are_reported() {
     expect![[r#"
         error: `name`: `a/b` is not a name: use letters, digits, `-` and `_`, 48 bytes at most
          --> DIR/a.toml:1:8

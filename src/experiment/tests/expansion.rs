@@ -1,10 +1,10 @@
-//! What multiplies and what does not, by the names of the instances.
+//! Which stages get several instances, shown by the names of the instances.
 
 use expect_test::expect;
 
 use super::support::{load, names};
 
-/// The shape of a post-training study: one mix goes on to preference training, all are evaluated.
+/// A post-training study: the models of all mixes are evaluated, and one of them is also trained on preferences.
 pub(super) const STUDY: &str = r#"
 name = "study"
 
@@ -63,7 +63,7 @@ from = ["sft"]
 "#;
 
 #[test]
-fn only_what_an_axis_touches_and_what_lies_below_it_multiplies() {
+fn an_axis_multiplies_only_affected_stages() {
     let (experiment, expansion) = load(STUDY);
     expect![[r#"
         base

@@ -1,11 +1,11 @@
-//! StageErrors in what stages read: each message as a whole.
+//! Messages about wrong references.
 
 use expect_test::expect;
 
 use super::support::errors;
 
 #[test]
-fn a_missing_stage_is_told_with_the_nearest_name() {
+fn an_unknown_stage_suggests_a_similar_one() {
     let text = "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = [\"base\", \"bsae\"]\n";
     expect![[r#"
         error: `stage.eval.model`: stage `bsae` is not defined
@@ -22,7 +22,7 @@ fn a_missing_stage_is_told_with_the_nearest_name() {
 }
 
 #[test]
-fn stages_that_need_each_other_are_told_as_a_path() {
+fn a_cycle_is_reported_as_a_path() {
     let text = r#"
 [stage.format]
 kind = "mix"
@@ -73,7 +73,7 @@ model = "dpo"
 }
 
 #[test]
-fn an_output_of_the_wrong_kind_is_told_with_both() {
+fn a_wrong_output_kind_names_both_kinds() {
     let text = r#"
 [stage.base]
 kind = "base"
@@ -119,7 +119,7 @@ data = "one:weights"
 }
 
 #[test]
-fn a_malformed_reference_is_told_with_the_form() {
+fn a_malformed_reference_shows_the_form() {
     let text = "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = \"base@seed\"\n";
     expect![[r#"
         error: `stage.eval.model`: `base@seed` is not a reference: write `stage`, `stage:output` or `stage@axis=value`
@@ -134,7 +134,7 @@ fn a_malformed_reference_is_told_with_the_form() {
 }
 
 #[test]
-fn a_path_that_does_not_exist_is_told_with_where_it_was_looked_for() {
+fn a_missing_external_path_is_shown_in_full() {
     expect![[r#"
         error: `stage.items.path`: `data/train.jsonl` does not exist
          --> DIR/a.toml:3:8

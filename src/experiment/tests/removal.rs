@@ -1,4 +1,4 @@
-//! What a file takes away from the one below it, and keys that have dots.
+//! The value `"remove"`, and keys with dots.
 
 use expect_test::expect;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::expansion::STUDY;
 use super::support::{Folder, errors, load, names};
 
-/// The study as the file below.
+/// A folder with `STUDY`, and a file `a.toml` that extends it.
 fn over(text: &str) -> Folder {
     let folder = Folder::new();
     folder.write("study.toml", STUDY);
@@ -15,7 +15,7 @@ fn over(text: &str) -> Folder {
 }
 
 #[test]
-fn whole_axes_stages_sources_and_keys_are_removed() {
+fn keys_of_every_level_are_removed() {
     let folder = over(
         r#"
 seeds = "remove"
@@ -53,7 +53,7 @@ prompt = "remove"
 }
 
 #[test]
-fn what_is_not_there_cannot_be_removed() {
+fn removing_a_missing_key_is_refused() {
     let folder = over(
         r#"
 [axis]
@@ -123,30 +123,30 @@ main = "remove"
 }
 
 #[test]
-fn what_a_variant_removes_is_its_own() {
+fn a_removal_in_a_variant_applies_to_its_stage() {
     let folder = over("[axis.mix.variants]\ncot = \"remove\"\nnone = { \"stage.mix.sources.cot\" = \"remove\" }\n");
     // The variant `cot` went as a whole, so what is pinned to it is not there any more.
-    let told = folder.errors("a.toml", &[]);
-    assert!(told.contains("has no point `mix=cot`"), "{told}");
+    let messages = folder.errors("a.toml", &[]);
+    assert!(messages.contains("has no point `mix=cot`"), "{messages}");
     let (experiment, _) = load(STUDY);
     assert_eq!(experiment.axes[0].1, ["cot", "direct", "both"]);
 }
 
 #[test]
-fn the_lowest_file_says_the_word_itself() {
+fn remove_is_a_string_in_the_first_file() {
     let (experiment, _) = load("about = \"remove\"\n[stage.base]\nkind = \"base\"\n");
     assert_eq!(experiment.about, "remove");
 }
 
 #[test]
-fn an_override_removes_too() {
+fn an_override_can_remove_a_key() {
     let folder = over("");
     let (_, expansion) =
         folder.load("a.toml", &["stage.rft.lr=remove", "seeds=remove"]).unwrap_or_else(|failure| panic!("{failure}"));
     assert!(expansion.instances.iter().all(|instance| !instance.name.contains("seed=")));
     let rft = expansion.instances.iter().find(|instance| instance.stage == "rft").unwrap();
     assert!(rft.table().unwrap().get("lr").is_none());
-    let told = ["stage.mix.sources.cto=remove", "stage.dop=remove", "stage.dpo.beta.x=remove"]
+    let messages = ["stage.mix.sources.cto=remove", "stage.dop=remove", "stage.dpo.beta.x=remove"]
         .map(|argument| folder.errors("a.toml", &[argument]));
     expect![[r#"
         error: `stage.mix.sources.cto` cannot be removed: there is no such key
@@ -170,7 +170,7 @@ fn an_override_removes_too() {
           |
         1 | stage.dpo.beta.x=remove
           | ---------------- ^^^^^^"#]]
-    .assert_eq(&told.join("\n\n"));
+    .assert_eq(&messages.join("\n\n"));
 }
 
 const DOTTED: &str = r#"
@@ -199,11 +199,11 @@ fn keys_with_dots_are_quoted_in_paths() {
 }
 
 #[test]
-fn messages_say_paths_that_work() {
+fn messages_show_valid_paths() {
     let axis = "[axis.share]\nkey = \"stage.mix.sources.v1.5.weight\"\nvalues = [0.25]\n";
     let folder = Folder::new();
     folder.write("a.toml", DOTTED);
-    let told = [
+    let messages = [
         errors(&format!("{DOTTED}{axis}")),
         folder.errors("a.toml", &["stage.mix.sources.v1.5.weight=2"]),
         folder.errors("a.toml", &["stage.mix.sources.\"v1.5\".weight=much"]),
@@ -272,11 +272,11 @@ fn messages_say_paths_that_work() {
           | ^^^^^^^^^^^^^^^^^^^^^^^
           |
           = help: write `--set stage.dpo.beta=0.2`"#]]
-    .assert_eq(&told.join("\n\n"));
+    .assert_eq(&messages.join("\n\n"));
 }
 
 #[test]
-fn variables_with_dots_have_values() {
+fn variables_may_have_dots_in_their_names() {
     let text = "[vars]\n\"v1.5\" = 3\n[stage.a]\nkind = \"base\"\ndim = \"${'v1.5'}\"\n";
     let (_, expansion) = load(text);
     assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 3 }));

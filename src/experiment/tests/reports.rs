@@ -1,4 +1,4 @@
-//! Reports: names checked against the points of their stage.
+//! Report specifications and messages about wrong ones.
 
 use expect_test::expect;
 
@@ -6,7 +6,7 @@ use super::expansion::STUDY;
 use super::support::{errors, load};
 
 #[test]
-fn a_report_is_read_and_its_names_are_made_plain() {
+fn a_report_is_parsed_and_normalized() {
     let report = r#"
 [report.main]
 title = "Does it think?"
@@ -181,7 +181,7 @@ columns = ["prompt"]
 }
 
 #[test]
-fn bad_reports() {
+fn wrong_reports_are_reported() {
     let report = r#"
 [report.main]
 stage = "sft"
@@ -356,7 +356,7 @@ stage = "evla"
 }
 
 #[test]
-fn a_report_must_say_its_stage_when_there_are_several() {
+fn stage_is_required_if_several_give_scores() {
     let more = "[stage.more]\nkind = \"eval\"\nmodel = \"base\"\n[report.main]\n";
     expect![[r#"
         error: `report.main`: the key `stage` is missing
@@ -370,7 +370,7 @@ fn a_report_must_say_its_stage_when_there_are_several() {
 }
 
 #[test]
-fn the_examples_of_the_reference_are_the_language() {
+fn the_examples_in_the_docs_are_valid() {
     let reference = include_str!("../../../docs/experiment.md");
     let blocks: Vec<&str> =
         reference.split("```").skip(1).step_by(2).filter_map(|b| b.strip_prefix("toml\n")).collect();
@@ -390,7 +390,7 @@ fn the_examples_of_the_reference_are_the_language() {
 }
 
 #[test]
-fn a_baseline_is_one_row_or_none() {
+fn an_ambiguous_baseline_is_refused() {
     let report = r#"
 [report.rows]
 rows = ["model", "mix"]

@@ -1,4 +1,4 @@
-//! Kinds with the keys and outputs of real ones, and a folder to load experiments from. Knows no real kind.
+//! Test kinds with the keys and outputs of real kinds, and a folder to load experiments from.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,26 +44,26 @@ const fn kind(
     parse: Parse,
 ) -> Kind {
     let schema = config::schema_of::<Value>;
-    Kind { name, version: 1, about: "a toy", outputs, fan_out, seeded: true, pool: Pool::Light, parse, schema }
+    Kind { name, version: 1, about: "a test kind", outputs, fan_out, seeded: true, pool: Pool::Light, parse, schema }
 }
 
-/// What a toy reads and what identifies it.
-trait Toy: serde::de::DeserializeOwned + Send + Sync + std::fmt::Debug + 'static {
+/// The inputs and the identity of a test kind.
+trait TestKind: serde::de::DeserializeOwned + Send + Sync + std::fmt::Debug + 'static {
     fn reads(&self) -> Vec<Input>;
 
     fn values(&self) -> Value {
         Value::Null
     }
 
-    fn mistakes(&self) -> Vec<ConfigError> {
+    fn errors(&self) -> Vec<ConfigError> {
         Vec::new()
     }
 }
 
 #[derive(Debug)]
-struct ToyStage<T>(T);
+struct TestStage<T>(T);
 
-impl<T: Toy> Stage for ToyStage<T> {
+impl<T: TestKind> Stage for TestStage<T> {
     fn identify(&self, manifest: &mut Manifest) {
         manifest.value("values", &self.0.values());
     }
@@ -73,14 +73,14 @@ impl<T: Toy> Stage for ToyStage<T> {
     }
 
     fn run(&self, _: &StageContext) -> anyhow::Result<Summary> {
-        anyhow::bail!("toys do not run")
+        anyhow::bail!("test kinds do not run")
     }
 }
 
-fn build<T: Toy>(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let toy: T = config::parse(table)?;
-    let mistakes = toy.mistakes();
-    if mistakes.is_empty() { Ok(Box::new(ToyStage(toy))) } else { Err(mistakes) }
+fn build<T: TestKind>(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
+    let kind: T = config::parse(table)?;
+    let errors = kind.errors();
+    if errors.is_empty() { Ok(Box::new(TestStage(kind))) } else { Err(errors) }
 }
 
 fn reads(role: &str, reference: &Reference, accepts: &'static [ArtifactKind]) -> Input {
@@ -93,7 +93,7 @@ struct Items {
     path: String,
 }
 
-impl Toy for Items {
+impl TestKind for Items {
     fn reads(&self) -> Vec<Input> {
         vec![Input { role: "path".into(), source: InputSource::External { path: self.path.clone() } }]
     }
@@ -106,7 +106,7 @@ struct Base {
     dim: u64,
 }
 
-impl Toy for Base {
+impl TestKind for Base {
     fn reads(&self) -> Vec<Input> {
         Vec::new()
     }
@@ -130,7 +130,7 @@ struct Source {
     weight: f64,
 }
 
-impl Toy for Mix {
+impl TestKind for Mix {
     fn reads(&self) -> Vec<Input> {
         let from = |(name, source): (&String, &Source)| {
             reads(&format!("sources.{name}.from"), &source.from, &[ArtifactKind::Rows, ArtifactKind::Items])
@@ -156,7 +156,7 @@ struct Sft {
     lr: f64,
 }
 
-impl Toy for Sft {
+impl TestKind for Sft {
     fn reads(&self) -> Vec<Input> {
         vec![reads("model", &self.model, &[ArtifactKind::Checkpoint]), reads("data", &self.data, &[ArtifactKind::Rows])]
     }
@@ -176,7 +176,7 @@ struct Rollout {
     samples: u64,
 }
 
-impl Toy for Rollout {
+impl TestKind for Rollout {
     fn reads(&self) -> Vec<Input> {
         let items = self.items.iter().map(|items| reads("items", items, &[ArtifactKind::Items]));
         [reads("model", &self.model, &[ArtifactKind::Checkpoint])].into_iter().chain(items).collect()
@@ -195,7 +195,7 @@ struct Pairs {
     truncate: Value,
 }
 
-impl Toy for Pairs {
+impl TestKind for Pairs {
     fn reads(&self) -> Vec<Input> {
         vec![reads("rollouts", &self.rollouts, &[ArtifactKind::Rollouts])]
     }
@@ -215,7 +215,7 @@ struct Dpo {
     beta: f64,
 }
 
-impl Toy for Dpo {
+impl TestKind for Dpo {
     fn reads(&self) -> Vec<Input> {
         vec![
             reads("policy", &self.policy, &[ArtifactKind::Checkpoint]),
@@ -228,7 +228,7 @@ impl Toy for Dpo {
         self.beta.into()
     }
 
-    fn mistakes(&self) -> Vec<ConfigError> {
+    fn errors(&self) -> Vec<ConfigError> {
         let wrong = self.beta < 0.0;
         wrong.then(|| ConfigError::at("beta", "must not be negative")).into_iter().collect()
     }
@@ -242,7 +242,7 @@ struct Eval {
     prompt: Value,
 }
 
-impl Toy for Eval {
+impl TestKind for Eval {
     fn reads(&self) -> Vec<Input> {
         vec![reads("model", &self.model, &[ArtifactKind::Checkpoint])]
     }
@@ -277,7 +277,7 @@ impl Folder {
         Experiment::load(&self.path().join(name), &overrides, KINDS)
     }
 
-    /// All messages, with the folder shown as `DIR`.
+    /// All messages, with `DIR` in place of the folder.
     pub(super) fn errors(&self, name: &str, overrides: &[&str]) -> String {
         match self.load(name, overrides) {
             Ok(_) => "no error".to_string(),
@@ -293,7 +293,7 @@ pub(super) fn errors(text: &str) -> String {
     folder.errors("a.toml", &[])
 }
 
-/// A text that must load.
+/// Loads a text that must be valid.
 pub(super) fn load(text: &str) -> (Experiment, Expansion) {
     let folder = Folder::new();
     folder.write("a.toml", text);
@@ -303,7 +303,7 @@ pub(super) fn load(text: &str) -> (Experiment, Expansion) {
     }
 }
 
-/// Names of all instances, one a line, with what each reads.
+/// The names of all instances, one per line, each with the instances that it reads.
 pub(super) fn names(expansion: &Expansion) -> String {
     let mut lines: Vec<String> = Vec::new();
     for instance in &expansion.instances {

@@ -1,4 +1,4 @@
-//! Which points there are: axes in step, combinations left out, stages that exist at some points, targets.
+//! Zipped axes, excluded points, `when` and targets.
 
 use expect_test::expect;
 
@@ -49,7 +49,7 @@ fn only(text: &str, stages: &[&str]) -> String {
 }
 
 #[test]
-fn axes_in_step_meet_at_the_same_place() {
+fn zipped_axes_pair_by_index() {
     let text = stages(&format!("{LENGTH}[points]\nzip = [[\"weight\", \"length\"]]\n"));
     expect![[r#"
         dpo@length=70,weight=one <- sft@weight=one sft@weight=one pairs@length=70,weight=one
@@ -65,7 +65,7 @@ fn axes_in_step_meet_at_the_same_place() {
 }
 
 #[test]
-fn a_combination_is_left_out_with_what_lies_below() {
+fn exclude_also_drops_reading_stages() {
     let text = stages(&format!(
         "{LENGTH}[points]\nexclude = [\"weight=one\", \"weight=two,length=70\", \"weight=two,eval.model=sft\"]\n"
     ));
@@ -87,7 +87,7 @@ fn a_combination_is_left_out_with_what_lies_below() {
 }
 
 #[test]
-fn a_stage_exists_where_it_says() {
+fn when_selects_the_points_of_a_stage() {
     let text =
         stages("[stage.pairs]\n").replace("[stage.dpo]\n", "[stage.dpo]\nwhen = [\"weight=one\", \"weight=three\"]\n");
     let text = text.trim_end_matches("[stage.pairs]\n");
@@ -103,7 +103,7 @@ fn a_stage_exists_where_it_says() {
 }
 
 #[test]
-fn a_stage_that_reads_no_axis_may_still_depend_on_a_point() {
+fn when_adds_an_axis_to_a_stage() {
     let text = stages("").replace("[stage.base]\n", "[stage.base]\nwhen = \"weight=two\"\n");
     expect![[r#"
         base@weight=two
@@ -112,7 +112,7 @@ fn a_stage_that_reads_no_axis_may_still_depend_on_a_point() {
 }
 
 #[test]
-fn targets_bring_what_they_read_and_nothing_else() {
+fn targets_bring_only_what_they_read() {
     let text = format!("targets = [\"sft\"]\n{}", stages("[stage.broken]\nkind = \"eval\"\nmodel = \"nowhere\"\n"));
     expect![[r#"
         items
@@ -127,7 +127,7 @@ fn targets_bring_what_they_read_and_nothing_else() {
 }
 
 #[test]
-fn files_are_laid_over_each_other_in_their_order() {
+fn extended_files_merge_in_order() {
     let folder = Folder::new();
     folder.write("base.toml", "name = \"base\"\n[stage.base]\nkind = \"base\"\ndim = 1\n");
     folder.write("wide.toml", "extends = \"base.toml\"\n[stage.base]\ndim = 2\n");
@@ -145,7 +145,7 @@ fn files_are_laid_over_each_other_in_their_order() {
 }
 
 #[test]
-fn what_is_wrong_with_points_is_told() {
+fn wrong_points_are_reported() {
     let wrong = |more: &str| errors(&stages(&format!("{LENGTH}{more}")));
     expect![[r#"
         error: `points.zip.0.1`: there is no axis `lenght`
@@ -261,7 +261,7 @@ fn what_is_wrong_with_points_is_told() {
 }
 
 #[test]
-fn a_seed_is_left_out_where_seeds_begin_and_excludes_may_overlap() {
+fn exclude_of_seeds_and_overlapping_excludes() {
     let text = stages(
         "[seeds]\nvalues = [0, 1]\nfrom = [\"mix\"]\n[points]\n\
          exclude = [\"weight=one,seed=1\", \"weight=one\", \"weight=two,seed=0\"]\n",
@@ -277,7 +277,7 @@ fn a_seed_is_left_out_where_seeds_begin_and_excludes_may_overlap() {
 }
 
 #[test]
-fn a_mistake_of_some_points_names_the_first() {
+fn an_error_at_some_points_names_the_first() {
     let text = r#"
 [stage.base]
 kind = "base"
@@ -305,9 +305,9 @@ variants.low = { "stage.dpo.beta" = 0.1 }
 variants.high = { "stage.dpo.beta" = 0.5 }
 variants.own = {}
 "#;
-    let told = errors(text);
+    let messages = errors(text);
     let first = "error: `stage.dpo.beta`: must not be negative (at `beta=own`)\n  --> DIR/a.toml:22:8\n";
-    assert!(told.starts_with(first) && told.matches("error:").count() == 1, "{told}");
+    assert!(messages.starts_with(first) && messages.matches("error:").count() == 1, "{messages}");
     let two = errors(&text.replace("own = {}", "own = {}\nvariants.none = {}"));
     assert!(two.contains("must not be negative (at `beta=own` and 1 more point)\n"), "{two}");
     // Where all points have it, none is named; where an axis wrote it, its place says enough.

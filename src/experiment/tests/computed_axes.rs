@@ -1,4 +1,4 @@
-//! Axes whose points nobody writes out: shares, draws, entries left out and added.
+//! Axes with computed points: `simplex`, `random`, `leave_one_out`, `add_one` and `subsets`.
 
 use expect_test::expect;
 
@@ -22,7 +22,7 @@ fn mix(more: &str) -> String {
     format!("{MIX}{more}")
 }
 
-/// The tables of a stage, one a line.
+/// The tables of all instances of a stage, one per line.
 fn tables(text: &str, stage: &str) -> String {
     let expansion = load(text).1;
     let tables = expansion.instances.iter().filter(|instance| instance.stage == stage);
@@ -30,7 +30,7 @@ fn tables(text: &str, stage: &str) -> String {
 }
 
 #[test]
-fn a_whole_is_shared_in_steps() {
+fn simplex_points_by_step() {
     let text = mix(r#"
 [axis.ratio]
 simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
@@ -46,7 +46,7 @@ step = 0.5
 }
 
 #[test]
-fn a_whole_is_shared_as_listed() {
+fn simplex_points_by_list() {
     let text = mix(r#"
 [axis.ratio]
 simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight", "stage.mix.sources.general.weight"]
@@ -59,7 +59,7 @@ labels = ["half", "direct"]
 }
 
 #[test]
-fn a_search_draws_points_and_keeps_them_when_it_draws_more() {
+fn more_random_points_keep_the_first_ones() {
     let search = |points: usize| {
         mix(&format!(
             r#"
@@ -85,7 +85,7 @@ random = [
 }
 
 #[test]
-fn a_search_chooses_and_removes() {
+fn random_choice_may_remove_a_key() {
     let text = mix(r#"
 [axis.search]
 points = 4
@@ -97,7 +97,7 @@ random = [{ key = "stage.mix.sources.general", choice = ["remove", { from = "ite
 }
 
 #[test]
-fn each_source_is_left_out_once() {
+fn leave_one_out_drops_each_entry() {
     let text = mix("[axis.without]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n");
     expect![[r#"
         mix@without=all {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}
@@ -107,7 +107,7 @@ fn each_source_is_left_out_once() {
 }
 
 #[test]
-fn each_source_is_added_alone() {
+fn add_one_keeps_one_entry() {
     let text = mix("[axis.with]\nadd_one = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n");
     expect![[r#"
         mix@with=none {"sources":{"general":{"from":"items"}}}
@@ -117,7 +117,7 @@ fn each_source_is_added_alone() {
 }
 
 #[test]
-fn sets_keep_what_they_name() {
+fn subsets_keep_the_named_entries() {
     let text = mix(r#"
 [axis.sources]
 subsets = "stage.mix.sources"
@@ -133,7 +133,7 @@ sets.both = ["cot", "direct"]
 }
 
 #[test]
-fn equal_points_are_one_instance() {
+fn equal_points_of_an_axis_share_an_instance() {
     let text = mix(r#"
 [axis.sources]
 subsets = "stage.mix.sources"
@@ -153,7 +153,7 @@ sets.other = ["direct"]
 }
 
 #[test]
-fn an_axis_is_written_in_one_way() {
+fn wrong_forms_of_axes_are_reported() {
     let wrong = |axis: &str| errors(&mix(axis));
     expect![[r#"
         error: `axis.a`: the axis has no points
@@ -162,7 +162,7 @@ fn an_axis_is_written_in_one_way() {
         13 | [axis.a]
            | ^^^^^^^^
            |
-           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\n"));
+           = help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\n"));
     expect![[r#"
         error: `axis.a`: `key` and `add_one` cannot both define the points
           --> DIR/a.toml:13:1
@@ -170,7 +170,7 @@ fn an_axis_is_written_in_one_way() {
         13 | [axis.a]
            | ^^^^^^^^
            |
-           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nadd_one = \"stage.mix.sources\"\n"));
+           = help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nadd_one = \"stage.mix.sources\"\n"));
     expect![[r#"
         error: `axis.a`: `step` cannot be used with `key`
           --> DIR/a.toml:16:1
@@ -181,7 +181,7 @@ fn an_axis_is_written_in_one_way() {
         16 | step = 0.5
            | ^^^^
            |
-           = help: an axis has `key` `values` `labels`, or `variants`, or `simplex` `step` `values` `labels`, or `random` `points` `seed`, or `leave_one_out` `of`, or `add_one` `of`, or `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nvalues = [1]\nstep = 0.5\n"));
+           = help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nvalues = [1]\nstep = 0.5\n"));
     expect![[r#"
         error: `axis.a.simplex`: `simplex` needs 2 to 6 keys, not 1
           --> DIR/a.toml:14:11
@@ -277,15 +277,15 @@ fn an_axis_is_written_in_one_way() {
 }
 
 #[test]
-fn no_number_of_an_axis_is_too_much_to_read() {
+fn extreme_numbers_in_axes_are_refused() {
     let wrong = |axis: &str| {
-        let told = errors(&mix(axis));
-        told.lines().next().unwrap_or_default().to_string()
+        let messages = errors(&mix(axis));
+        messages.lines().next().unwrap_or_default().to_string()
     };
     let keys = "[\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]";
     let step = |step: &str| wrong(&format!("[axis.a]\nsimplex = {keys}\nstep = {step}\n"));
     let draw = |draw: &str| wrong(&format!("[axis.a]\npoints = 2\nrandom = [{draw}]\n"));
-    let told = [
+    let messages = [
         step("1e-9"),
         step("1e-18"),
         step("-0.5"),
@@ -302,11 +302,11 @@ fn no_number_of_an_axis_is_too_much_to_read() {
         error: `axis.a.random.1`: `stage.base.dim` is sampled twice
         error: `axis.a.random.0`: `key` and `keys` cannot be used together
         error: `axis.a.random.0`: `stage.base.dim` is sampled twice"#]]
-    .assert_eq(&told.join("\n"));
+    .assert_eq(&messages.join("\n"));
 }
 
 #[test]
-fn entries_that_make_no_labels_are_told() {
+fn entry_names_must_be_labels() {
     let wrong = |entry: &str| {
         let text = mix("").replace("general = ", &format!("\"{entry}\" = "));
         errors(&format!("{text}[axis.a]\nadd_one = \"stage.mix.sources\"\n"))
@@ -332,7 +332,7 @@ fn entries_that_make_no_labels_are_told() {
 }
 
 #[test]
-fn draws_stay_within_their_bounds() {
+fn random_values_stay_within_bounds() {
     let text = mix(
         "[axis.a]\npoints = 20\nrandom = [{ key = \"stage.mix.sources.cot.weight\", uniform = [0.49996, 0.49999] }]\n",
     );

@@ -1,4 +1,4 @@
-//! Files that extend files, variables and overrides.
+//! `extends`, variables and overrides.
 
 use expect_test::expect;
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::support::{Folder, errors, load, names};
 
 #[test]
-fn a_file_extends_another_key_by_key() {
+fn extends_merges_key_by_key() {
     let folder = Folder::new();
     folder.write(
         "base.toml",
@@ -28,7 +28,7 @@ fn a_file_extends_another_key_by_key() {
 }
 
 #[test]
-fn files_that_extend_each_other_are_told_as_a_path() {
+fn circular_extends_is_reported_as_a_path() {
     let folder = Folder::new();
     folder.write("a.toml", "extends = \"b.toml\"\n");
     folder.write("b.toml", "name = \"b\"\nextends = \"a.toml\"\n");
@@ -47,7 +47,7 @@ fn files_that_extend_each_other_are_told_as_a_path() {
 }
 
 #[test]
-fn a_mistake_in_an_extended_file_is_shown_there() {
+fn an_error_points_into_the_extended_file() {
     let folder = Folder::new();
     folder.write("a.toml", "extends = \"b.toml\"\n[stage.base]\ndmi = 1\n");
     folder.write("b.toml", "[stage.base]\nkind = \"base\"\ndim = \"wide\"\n");
@@ -84,7 +84,7 @@ fn a_mistake_in_an_extended_file_is_shown_there() {
 }
 
 #[test]
-fn variables_keep_their_type_and_may_use_variables() {
+fn variables_keep_their_type() {
     let text = r#"
 [vars]
 size = 64
@@ -104,7 +104,7 @@ prompt = "${train} costs $${size} and $5"
 }
 
 #[test]
-fn mistakes_in_variables() {
+fn wrong_variables_are_reported() {
     let text = r#"
 about = "an ${unclosed"
 [vars]
@@ -152,19 +152,19 @@ prompt = "is ${size} and ${flower}"
 }
 
 #[test]
-fn variables_that_grow_without_bound_are_refused() {
+fn exponential_variables_are_refused() {
     use std::fmt::Write;
     let mut text = "[stage.base]\nkind = \"base\"\n[vars]\nv0 = \"xxxxxxxxxxxxxxxx\"\n".to_string();
     for index in 1..16 {
         let before = format!("${{v{}}}", index - 1);
         writeln!(text, "v{index} = \"{}\"", before.repeat(10)).unwrap();
     }
-    let told = errors(&text);
-    assert!(told.starts_with("error: the values of the variables are too large"), "{told}");
+    let messages = errors(&text);
+    assert!(messages.starts_with("error: the values of the variables are too large"), "{messages}");
 }
 
 #[test]
-fn an_override_wins_and_is_a_place_of_its_own() {
+fn an_override_wins_and_has_its_own_span() {
     let folder = Folder::new();
     folder.write("a.toml", "[stage.base]\nkind = \"base\"\ndim = 1\n");
     let (experiment, expansion) = folder.load("a.toml", &["stage.base.dim=7", "name=seven"]).unwrap();
@@ -174,7 +174,7 @@ fn an_override_wins_and_is_a_place_of_its_own() {
 }
 
 #[test]
-fn mistakes_in_overrides() {
+fn wrong_overrides_are_reported() {
     let folder = Folder::new();
     folder.write("a.toml", "[vars]\nsize = 1\n[stage.base]\nkind = \"base\"\ndim = \"${size}\"\n");
     let overrides = [
@@ -190,7 +190,7 @@ fn mistakes_in_overrides() {
         "vars.size=many",
         "extends=b.toml",
     ];
-    let told: Vec<String> = overrides.iter().map(|argument| folder.errors("a.toml", &[argument])).collect();
+    let messages: Vec<String> = overrides.iter().map(|argument| folder.errors("a.toml", &[argument])).collect();
     expect![[r#"
         error: there is no `stage.bsae` to override
          --> --set stage.bsae.dim=1:1:1
@@ -277,14 +277,14 @@ fn mistakes_in_overrides() {
           |
         1 | extends=b.toml
           | ^^^^^^^"#]]
-    .assert_eq(&told.join("\n\n"));
+    .assert_eq(&messages.join("\n\n"));
 }
 
 #[test]
-fn slots_that_no_machine_has_are_refused() {
+fn too_many_jobs_and_slots_are_refused() {
     let text = "[stage.base]\nkind = \"base\"\n[settings]\njobs = 5000\npools = { gpu = 4611686018427387904 }\n";
-    let told = errors(text);
-    assert!(told.contains("`settings.jobs`: at most 4096 jobs are allowed, not 5000"), "{told}");
+    let messages = errors(text);
+    assert!(messages.contains("`settings.jobs`: at most 4096 jobs are allowed, not 5000"), "{messages}");
     let pool = "`settings.pools.gpu`: a pool has at most 4096 slots, not 4611686018427387904";
-    assert!(told.contains(pool) && told.contains("DIR/a.toml:5:17"), "{told}");
+    assert!(messages.contains(pool) && messages.contains("DIR/a.toml:5:17"), "{messages}");
 }
