@@ -13,7 +13,7 @@ use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Progress, Seed, StageEvent, files};
 use ablate_data::tokens::{TokenPrompt, TokenRow};
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
-use ablate_nn::profile::{self, Tally};
+use ablate_nn::profile::{self, OpCost};
 use ablate_nn::train::{OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
 use ablate_nn::{Checkpoint, Device, DeviceChoice, ImageShape, PixelSource, PixelValues, Resources};
 use anyhow::{Context, Result, bail};
@@ -175,8 +175,8 @@ impl Server {
         let tokens = trained.tokens / trained.steps * steps as u64;
         let flops = trained.flops / trained.steps as f64 * steps as f64;
         let norms: Vec<f64> = trained.curve.iter().map(|point| point.gradient_norm).collect();
-        let cost = |(operation, tally): (&str, Tally)| {
-            let Tally { calls, time, flops, bytes } = tally;
+        let cost = |(operation, cost): (&str, OpCost)| {
+            let OpCost { calls, time, flops, bytes } = cost;
             let cost = json!({ "calls": calls, "seconds": time.as_secs_f64(), "flops": flops, "bytes": bytes });
             (operation.to_string(), cost)
         };

@@ -9,7 +9,7 @@ use rand::Rng;
 use super::checkpoint::Checkpoint;
 use super::kernels::elementwise::accumulate_scaled;
 use super::kernels::matmul::{Accumulate, MatrixView, matmul};
-use super::parameters::{Parameter, Part};
+use super::parameters::{ParamGroup, Parameter};
 use super::patterns::{self, Pattern};
 use ablate_core::base::Seed;
 
@@ -84,7 +84,7 @@ impl Adapter {
     pub(crate) fn list(&self) -> Vec<Parameter> {
         let of = |name: &str, side: &str, shape: Vec<usize>| {
             let full = format!("{name}.lora_{side}.weight");
-            Parameter { name: full, shape, part: part_of(name), deviation: None, used: true }
+            Parameter { name: full, shape, group: group_of(name), init_std: None, used: true }
         };
         let both = |(name, module): (&String, &LowRank)| {
             [of(name, "A", vec![self.rank, module.inputs]), of(name, "B", vec![module.outputs, self.rank])]
@@ -113,12 +113,12 @@ impl Adapter {
     }
 }
 
-/// The part of the model that a layer belongs to.
-fn part_of(name: &str) -> Part {
+/// The group that a layer belongs to.
+fn group_of(name: &str) -> ParamGroup {
     match name.split('.').next() {
-        Some("vision_tower") => Part::Vision,
-        Some("multi_modal_projector") => Part::Projector,
-        _ => Part::Decoder,
+        Some("vision_tower") => ParamGroup::Vision,
+        Some("multi_modal_projector") => ParamGroup::Projector,
+        _ => ParamGroup::Decoder,
     }
 }
 

@@ -18,6 +18,13 @@ pub(crate) enum PackedFeature {
     Newline,
 }
 
+impl Vision {
+    /// The number of positions of an image in a sequence, newlines included.
+    pub fn image_tokens(&self, shape: ImageShape) -> Result<usize> {
+        Ok(pack_image_features(self, shape)?.len())
+    }
+}
+
 /// The features of one image in the order of the sequence. A model that does not cut images has those of its one tile.
 pub(crate) fn pack_image_features(vision: &Vision, shape: ImageShape) -> Result<Vec<PackedFeature>> {
     let (side, tokens) = (vision.side(), vision.tile_tokens());
@@ -84,7 +91,7 @@ mod tests {
 
     fn vision(image_size: usize, patch_size: usize, tiled: bool) -> Vision {
         let config = ModelConfig { image_size, patch_size, ..ModelConfig::default() };
-        Vision { tiled, ..Architecture::of(&config, 8, 1).vision.unwrap() }
+        Vision { tiled, ..Architecture::from_config(&config, 8, 1).vision.unwrap() }
     }
 
     #[test]

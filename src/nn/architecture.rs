@@ -1,57 +1,51 @@
-//! What a model is made of: every size and choice that its arithmetic needs, whichever file they were written in.
-//! Knows no file format, no weights and no tokenizer.
+//! All sizes and options that a model's arithmetic needs, independent of the file format that they come from.
 
-use anyhow::Result;
-
-use super::anyres::pack_image_features;
 use super::config::ModelConfig;
-use super::pixel_values::ImageShape;
 
-/// A decoder, and the eyes that it may have.
+/// A decoder, optionally with a vision tower.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
-    /// None: a language model, which takes no image.
+    /// None for a language model without images.
     pub vision: Option<Vision>,
     pub decoder: Decoder,
-    /// Token ids run from 0 to this, exclusive.
+    /// Size of the vocabulary.
     pub vocab: usize,
 }
 
-/// The encoder of images with its projector.
+/// The vision tower and its projector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Vision {
     pub family: VisionFamily,
-    /// The id that stands for one image token in a sequence.
+    /// The token id that marks the position of an image feature.
     pub image_token: u32,
     /// Height and width of a tile in pixels.
     pub image_size: usize,
-    /// Height and width of a patch in pixels; a border of a tile that fills no patch is left out.
+    /// Height and width of a patch in pixels. Pixels at the border that do not fill a patch are ignored.
     pub patch_size: usize,
-    /// Width.
+    /// Hidden size.
     pub dim: usize,
-    /// Blocks that there are.
     pub layers: usize,
     pub heads: usize,
-    /// Width of the feed-forward layer.
+    /// Intermediate size of the MLP.
     pub ff: usize,
     pub norm_eps: f64,
     pub activation: Activation,
-    /// After how many blocks the features are taken; those of several places lie side by side.
+    /// The numbers of blocks after which features are taken; several are concatenated.
     pub features: Vec<usize>,
-    /// Whether the first position is left out of the features: CLIP's class token, and the first patch of a SigLIP tower
-    /// with the strategy `default`, as transformers does.
+    /// Whether the first position is not a feature: CLIP's class token, and the first patch of a SigLIP tower with the
+    /// strategy `default`, as in transformers.
     pub skip_first: bool,
-    /// Whether the tower has an attention pooling on top, which no decoder looks at (SigLIP).
+    /// Whether the tower has an attention pooling on top (SigLIP), which no decoder reads.
     pub pooling: bool,
     pub projector: Projector,
-    /// Whether images are cut into tiles beside the whole, each row of patches ending in a newline feature (LLaVA-NeXT).
+    /// Whether images are also cut into tiles, with a newline feature after each row of patches (LLaVA-NeXT).
     pub tiled: bool,
 }
 
-/// How the encoder's blocks are built, and what its parameters are called.
+/// The structure of the tower's blocks and the names of its parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VisionFamily {
-    /// Ours: linear patches, learned positions, `RMSNorm`, gated feed-forward, no bias, a norm on top.
+    /// Our own layout: linear patches, learned positions, `RMSNorm`, gated MLP, no bias, a norm on top.
     Plain,
     /// CLIP's ViT (Radford et al. 2021): a class token, a norm before the first block, `LayerNorm`, biases.
     Clip,
@@ -59,23 +53,23 @@ pub enum VisionFamily {
     Siglip,
 }
 
-/// The function between the two layers of a feed-forward network.
+/// The activation of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `silu(gate) * up` (Shazeer 2020).
     Swiglu,
     /// `x Phi(x)` (Hendrycks and Gimpel 2016).
     Gelu,
-    /// The same with `Phi` by a hyperbolic tangent.
+    /// GELU with the tanh approximation of `Phi`.
     GeluTanh,
     /// `x sigmoid(1.702 x)`.
     QuickGelu,
 }
 
-/// Two linear layers from the encoder's width to the decoder's (LLaVA 1.5).
+/// Two linear layers from the tower's features to the decoder's hidden size (LLaVA 1.5).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Projector {
-    /// Width between the two layers.
+    /// Size between the two layers.
     pub hidden: usize,
     pub activation: Activation,
     pub bias: bool,
@@ -85,30 +79,30 @@ pub struct Projector {
 #[expect(clippy::struct_excessive_bools, reason = "families differ in what they have")]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
-    /// Width.
+    /// Hidden size.
     pub dim: usize,
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; each serves `heads / kv_heads` query heads.
     pub kv_heads: usize,
-    /// Width of a head; `heads * head_width` need not be `dim`.
+    /// Size of a head; `heads * head_width` can differ from `dim`.
     pub head_width: usize,
-    /// Width of the feed-forward layer.
+    /// Intermediate size of the MLP.
     pub ff: usize,
     pub norm_eps: f64,
-    /// Whether queries, keys and values have a bias (Qwen2).
+    /// Whether the projections of queries, keys and values have a bias (Qwen2).
     pub qkv_bias: bool,
-    /// Whether the attention's output has one.
+    /// Whether the attention's output projection has a bias.
     pub output_bias: bool,
-    /// Whether the feed-forward layers have one.
+    /// Whether the MLP has biases.
     pub mlp_bias: bool,
-    /// Whether every query and key head is normalised before it is turned (Qwen3).
+    /// Whether every query and key head is normalized before the rotation (Qwen3).
     pub head_norm: bool,
-    /// Whether the head is the transposed token embedding.
+    /// Whether the head uses the weights of the token embedding.
     pub tied_head: bool,
     pub rope: Rope,
-    /// Longest sequence, image tokens included.
+    /// The longest sequence, image tokens included.
     pub max_positions: usize,
 }
 
@@ -118,26 +112,27 @@ pub struct Rope {
     /// Base of the frequencies.
     pub theta: f64,
     pub scaling: RopeScaling,
-    /// Whether frequencies and angles are rounded to `f32` on the way, as PyTorch models were trained with.
+    /// Whether frequencies and angles are rounded to `f32`, as in PyTorch.
     pub rounded: bool,
 }
 
-/// How rotary frequencies are stretched over longer contexts.
+/// Scaling of the rotary frequencies for longer contexts.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RopeScaling {
     None,
-    /// Every frequency over `factor` (Chen et al. 2023).
+    /// Every frequency is divided by `factor` (Chen et al. 2023).
     Linear {
         factor: f64,
     },
-    /// Low frequencies over `factor`, high ones as they are, a slope between (Llama 3.1).
+    /// Low frequencies are divided by `factor`, high ones are not, with a ramp between (Llama 3.1).
     Llama3 {
         factor: f64,
         low_frequency_factor: f64,
         high_frequency_factor: f64,
         original_positions: usize,
     },
-    /// YaRN (Peng et al. 2023): a ramp between stretched and plain frequencies; cosines and sines times `attention_factor`.
+    /// YaRN (Peng et al. 2023): a ramp between scaled and original frequencies; cosines and sines times
+    /// `attention_factor`.
     Yarn {
         factor: f64,
         beta_fast: f64,
@@ -154,7 +149,7 @@ impl Vision {
         self.image_size / self.patch_size.max(1)
     }
 
-    /// Positions of a tile in the encoder.
+    /// Positions of a tile in the tower.
     pub fn positions(&self) -> usize {
         self.side() * self.side() + usize::from(self.family == VisionFamily::Clip)
     }
@@ -164,47 +159,42 @@ impl Vision {
         self.positions() - usize::from(self.skip_first)
     }
 
-    /// Numbers per patch: height x width x RGB.
+    /// Pixel values per patch: height x width x RGB.
     pub fn patch_values(&self) -> usize {
         self.patch_size * self.patch_size * 3
     }
 
-    /// Numbers per tile.
+    /// Pixel values per tile.
     pub fn tile_values(&self) -> usize {
         self.image_size * self.image_size * 3
     }
 
-    /// Width of what the projector reads.
+    /// Size of the projector's input.
     pub fn feature_width(&self) -> usize {
         self.dim * self.features.len()
     }
 
-    /// Features that stand for an image in a sequence, newlines included.
-    pub fn image_tokens(&self, shape: ImageShape) -> Result<usize> {
-        Ok(pack_image_features(self, shape)?.len())
-    }
-
-    /// Blocks that must be computed: those above have no say.
+    /// The number of blocks that are computed. No feature depends on the blocks above.
     pub fn used_layers(&self) -> usize {
         self.features.iter().copied().max().unwrap_or(0)
     }
 }
 
 impl Decoder {
-    /// Width of a key or value token.
+    /// Size of all key heads of a token.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_width
     }
 
-    /// Width of a query token.
+    /// Size of all query heads of a token.
     pub fn query_width(&self) -> usize {
         self.heads * self.head_width
     }
 }
 
 impl Architecture {
-    /// A model of ours of these sizes. They must have been checked.
-    pub fn of(config: &ModelConfig, vocab: usize, image_token: u32) -> Architecture {
+    /// A model in our own layout. The sizes must have been checked.
+    pub fn from_config(config: &ModelConfig, vocab: usize, image_token: u32) -> Architecture {
         let ModelConfig { image_size, patch_size, vision, projector, decoder } = config;
         Architecture {
             vision: Some(Vision {

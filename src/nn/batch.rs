@@ -1,7 +1,7 @@
-//! Sequences of tokens with their images, laid out for one forward pass. Knows no tensor and no file.
+//! Token sequences with their images, as one batch for a forward pass.
 //!
-//! Rows lie one after the other without padding, or, for devices that want one length, padded to the longest. The
-//! last token of a row is only a target, so it is no input. Images that several rows share are there once.
+//! Rows follow each other without padding; for devices that need one length they are padded to the longest. The last token
+//! of a row is only a target, not an input. An image that several rows share is encoded once.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,11 +10,10 @@ use anyhow::{Context, Result, bail};
 
 use super::anyres::{PackedFeature, pack_image_features};
 use super::architecture::{Architecture, Vision, VisionFamily};
-use super::ops::Source;
 use super::pixel_values::{PixelSource, PixelValues};
 use ablate_core::base::Seed;
 
-/// A sequence as the caller has it.
+/// A sequence before it is batched.
 #[derive(Clone, Copy, Debug)]
 pub struct Sequence<'a> {
     pub tokens: &'a [u32],
@@ -24,32 +23,39 @@ pub struct Sequence<'a> {
     pub image: Option<&'a str>,
 }
 
-/// A batch, ready for [`Model::hidden`](super::model::Model::hidden).
+/// The source of the embedding at a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EmbeddingSource {
+    /// A row of the token embedding.
+    Token(u32),
+    /// A row of the projected image features.
+    Feature(usize),
+    /// The feature that ends a row of patches.
+    Newline,
+}
+
+/// The input of [`Model::hidden`](super::model::Model::hidden).
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Positions of each sequence.
     pub(crate) rows: Vec<Range<usize>>,
-    /// What lies at each position.
-    pub(crate) sources: Vec<Source>,
-    /// Tiles of the distinct images.
+    pub(crate) sources: Vec<EmbeddingSource>,
+    /// The number of tiles of all distinct images.
     pub(crate) tiles: usize,
-    /// Their patches, raster order within a tile, pixels in the order of the model's family within a patch:
-    /// (tiles x patches, values).
+    /// Their patches in raster order, with pixels in the order of the model's family: (tiles x patches, values).
     pub(crate) patches: Vec<f32>,
-    /// Positions whose next token is a target.
-    pub(crate) selected: Vec<usize>,
-    /// Those next tokens.
+    /// Positions whose logits are needed, because the next token is a target.
+    pub(crate) logit_positions: Vec<usize>,
+    /// The next tokens of these positions.
     pub(crate) targets: Vec<u32>,
-    /// The sequence that each target belongs to.
-    pub(crate) owners: Vec<usize>,
-    /// Where what is dropped in training is drawn from; none where nothing is.
+    /// The row of each target.
+    pub(crate) target_rows: Vec<usize>,
+    /// Seed of the dropout; none outside training.
     pub(crate) dropout: Option<Seed>,
-    /// Positions that are not padding.
-    used: usize,
+    unpadded_tokens: usize,
 }
 
 impl Batch {
-    /// Lays sequences out for a model.
     pub fn new(model: &Architecture, sequences: &[Sequence], padded: bool, images: &dyn PixelSource) -> Result<Batch> {
         let longest = sequences.iter().map(|sequence| sequence.tokens.len().saturating_sub(1)).max().unwrap_or(0);
         let mut batch = Batch {
@@ -57,79 +63,79 @@ impl Batch {
             sources: Vec::new(),
             tiles: 0,
             patches: Vec::new(),
-            selected: Vec::new(),
+            logit_positions: Vec::new(),
             targets: Vec::new(),
-            owners: Vec::new(),
+            target_rows: Vec::new(),
             dropout: None,
-            used: 0,
+            unpadded_tokens: 0,
         };
-        let mut seen: BTreeMap<&str, Vec<Source>> = BTreeMap::new();
-        for (owner, sequence) in sequences.iter().enumerate() {
-            check(model, sequence, images)?;
+        let mut by_image: BTreeMap<&str, Vec<EmbeddingSource>> = BTreeMap::new();
+        for (row, sequence) in sequences.iter().enumerate() {
+            check_sequence(model, sequence, images)?;
             let Some(inputs) = sequence.tokens.len().checked_sub(1).filter(|&inputs| inputs > 0) else {
-                bail!("a sequence of {} token(s) has nothing to predict", sequence.tokens.len());
+                bail!("a sequence of {} token(s) has no token to predict", sequence.tokens.len());
             };
-            let features: &[Source] = match (sequence.image, &model.vision) {
+            let features: &[EmbeddingSource] = match (sequence.image, &model.vision) {
                 (Some(key), Some(vision)) => {
-                    if !seen.contains_key(key) {
+                    if !by_image.contains_key(key) {
                         let pixels = images.pixel_values(key)?;
-                        let features = features(vision, key, &pixels, batch.tiles)?;
+                        let sources = image_sources(vision, key, &pixels, batch.tiles)?;
                         batch.tiles += patchify(vision, key, &pixels, &mut batch.patches)?;
-                        seen.insert(key, features);
+                        by_image.insert(key, sources);
                     }
-                    &seen[key]
+                    &by_image[key]
                 }
                 _ => &[],
             };
             let start = batch.sources.len();
-            place(model, &sequence.tokens[..inputs], features, &mut batch.sources);
+            push_sources(model, &sequence.tokens[..inputs], features, &mut batch.sources);
             let targets = sequence.tokens.iter().zip(sequence.loss).enumerate().skip(1);
             for (i, (&token, _)) in targets.filter(|(_, (_, loss))| **loss) {
-                batch.selected.push(start + i - 1);
+                batch.logit_positions.push(start + i - 1);
                 batch.targets.push(token);
-                batch.owners.push(owner);
+                batch.target_rows.push(row);
             }
-            batch.used += inputs;
+            batch.unpadded_tokens += inputs;
             if padded {
-                batch.sources.resize(start + longest, Source::Token(0));
+                batch.sources.resize(start + longest, EmbeddingSource::Token(0));
             }
             batch.rows.push(start..batch.sources.len());
         }
         Ok(batch)
     }
 
-    /// Positions in all, padding included.
+    /// The number of positions, padding included.
     pub fn tokens(&self) -> usize {
         self.sources.len()
     }
 
-    /// Positions that hold a token or an image feature of a sequence, padding left out.
-    pub fn sources_used(&self) -> usize {
-        self.used
+    /// The number of positions, without padding.
+    pub fn unpadded_tokens(&self) -> usize {
+        self.unpadded_tokens
     }
 
-    /// The sequence that each target belongs to.
-    pub fn owners(&self) -> &[usize] {
-        &self.owners
+    /// The row of each target.
+    pub fn target_rows(&self) -> &[usize] {
+        &self.target_rows
     }
 
-    /// Targets in all.
+    /// The number of targets.
     pub fn targets(&self) -> usize {
         self.targets.len()
     }
 
-    /// Sums numbers that belong to the targets by sequence, in order.
-    pub fn sum_by_sequence(&self, values: &[f32]) -> Vec<f64> {
+    /// Sums one value per target by row, in order.
+    pub fn sum_by_row(&self, values: &[f32]) -> Vec<f64> {
         let mut sums = vec![0.0; self.rows.len()];
-        for (&owner, &value) in self.owners.iter().zip(values) {
-            sums[owner] += f64::from(value);
+        for (&row, &value) in self.target_rows.iter().zip(values) {
+            sums[row] += f64::from(value);
         }
         sums
     }
 }
 
-/// Refuses what would index outside the model.
-pub(crate) fn check(model: &Architecture, sequence: &Sequence, images: &dyn PixelSource) -> Result<()> {
+/// Refuses a sequence that does not fit the model.
+pub(crate) fn check_sequence(model: &Architecture, sequence: &Sequence, images: &dyn PixelSource) -> Result<()> {
     let Sequence { tokens, loss, image } = sequence;
     if tokens.len() != loss.len() {
         bail!("a sequence of {} tokens with {} loss marks", tokens.len(), loss.len());
@@ -158,49 +164,59 @@ pub(crate) fn check(model: &Architecture, sequence: &Sequence, images: &dyn Pixe
     Ok(())
 }
 
-/// The features of an image whose first tile is the `first`-th of a batch, in the order in which they are read.
-pub(crate) fn features(vision: &Vision, key: &str, pixels: &PixelValues, first: usize) -> Result<Vec<Source>> {
+/// The embedding sources of an image whose first tile is tile `first` of a batch, in the order of the sequence.
+pub(crate) fn image_sources(
+    vision: &Vision,
+    key: &str,
+    pixels: &PixelValues,
+    first: usize,
+) -> Result<Vec<EmbeddingSource>> {
     let features = pack_image_features(vision, pixels.shape).with_context(|| format!("image `{key}`"))?;
     let start = first * vision.tile_tokens();
     let source = |feature| match feature {
-        PackedFeature::Feature(feature) => Source::Feature(start + feature),
-        PackedFeature::Newline => Source::Newline,
+        PackedFeature::Feature(feature) => EmbeddingSource::Feature(start + feature),
+        PackedFeature::Newline => EmbeddingSource::Newline,
     };
     Ok(features.into_iter().map(source).collect())
 }
 
-/// What lies at each position of a sequence: its image's features stand at the image tokens, in order.
-pub(crate) fn place(model: &Architecture, tokens: &[u32], features: &[Source], sources: &mut Vec<Source>) {
+/// Appends the embedding sources of a sequence. Those of the image replace the image tokens, in order.
+pub(crate) fn push_sources(
+    model: &Architecture,
+    tokens: &[u32],
+    image: &[EmbeddingSource],
+    sources: &mut Vec<EmbeddingSource>,
+) {
     let image_token = model.vision.as_ref().map(|vision| vision.image_token);
-    let mut features = features.iter();
+    let mut image = image.iter();
     for &token in tokens {
-        let feature = if Some(token) == image_token { features.next() } else { None };
-        sources.push(feature.copied().unwrap_or(Source::Token(token)));
+        let source = if Some(token) == image_token { image.next() } else { None };
+        sources.push(source.copied().unwrap_or(EmbeddingSource::Token(token)));
     }
 }
 
-/// Cuts an image's tiles into patches and appends them; how many tiles there were.
+/// Cuts an image's tiles into patches and appends these. Returns the number of tiles.
 pub(crate) fn patchify(vision: &Vision, key: &str, pixels: &PixelValues, patches: &mut Vec<f32>) -> Result<usize> {
     let (size, patch, side) = (vision.image_size, vision.patch_size, vision.side());
     let values = vision.tile_values();
     let (rows, columns) = pixels.shape.grid.unwrap_or((0, 0));
     let expected = 1 + rows as usize * columns as usize;
     if pixels.values.len() != expected * values {
-        bail!("image `{key}` came as {} numbers, not {expected} x {size} x {size} x 3", pixels.values.len());
+        bail!("image `{key}` has {} pixel values, not {expected} x {size} x {size} x 3", pixels.values.len());
     }
     if pixels.values.iter().any(|value| !value.is_finite()) {
-        bail!("image `{key}` has a pixel that is not a number");
+        bail!("image `{key}` has a pixel value that is not finite");
     }
     for tile in pixels.values.chunks_exact(values) {
         for (top, left) in (0..side).flat_map(|row| (0..side).map(move |column| (row * patch, column * patch))) {
             match vision.family {
-                // Rows of RGB pixels.
+                // Height, width, channel.
                 VisionFamily::Plain => {
                     for y in top..top + patch {
                         patches.extend_from_slice(&tile[(y * size + left) * 3..][..patch * 3]);
                     }
                 }
-                // A plane per channel.
+                // Channel, height, width.
                 VisionFamily::Clip | VisionFamily::Siglip => {
                     for (plane, y) in (0..3).flat_map(|plane| (top..top + patch).map(move |y| (plane, y))) {
                         patches.extend_from_slice(&tile[(plane * size + y) * size + left..][..patch]);
@@ -220,10 +236,10 @@ mod tests {
 
     fn model() -> Architecture {
         let config = ModelConfig { image_size: 4, patch_size: 2, ..ModelConfig::default() };
-        Architecture::of(&config, 10, 1)
+        Architecture::from_config(&config, 10, 1)
     }
 
-    /// Every image holds its numbers in order.
+    /// Every image holds the values 0, 1, 2, ...
     struct Ramp;
 
     impl PixelSource for Ramp {
@@ -236,46 +252,54 @@ mod tests {
         }
     }
 
-    fn lay_out(sequences: &[Sequence], padded: bool) -> Result<Batch> {
+    fn build(sequences: &[Sequence], padded: bool) -> Result<Batch> {
         Batch::new(&model(), sequences, padded, &Ramp)
     }
 
     #[test]
-    fn rows_lie_one_after_the_other_and_share_their_image() {
+    fn rows_follow_each_other_and_share_an_image() {
         let with_image = [2, 1, 1, 1, 1, 5, 6, 7];
         let loss = [false, false, false, false, false, false, true, true];
         let image = Sequence { tokens: &with_image, loss: &loss, image: Some("a") };
         let text = Sequence { tokens: &[2, 5, 3], loss: &[false, false, true], image: None };
-        let batch = lay_out(&[image, text, image], false).unwrap();
+        let batch = build(&[image, text, image], false).unwrap();
         assert_eq!(batch.rows, [0..7, 7..9, 9..16]);
         assert_eq!(batch.tiles, 1);
-        assert_eq!(batch.sources[..4], [Source::Token(2), Source::Feature(0), Source::Feature(1), Source::Feature(2)]);
-        assert_eq!(batch.selected, [5, 6, 8, 14, 15]);
+        assert_eq!(
+            batch.sources[..4],
+            [
+                EmbeddingSource::Token(2),
+                EmbeddingSource::Feature(0),
+                EmbeddingSource::Feature(1),
+                EmbeddingSource::Feature(2)
+            ]
+        );
+        assert_eq!(batch.logit_positions, [5, 6, 8, 14, 15]);
         assert_eq!(batch.targets, [6, 7, 3, 6, 7]);
-        assert_eq!(batch.sum_by_sequence(&[1.0, 2.0, 4.0, 8.0, 16.0]), [3.0, 4.0, 24.0]);
-        // The second patch of a 4 x 4 image starts at pixel (0, 2): number 6; its second row at pixel (1, 2).
+        assert_eq!(batch.sum_by_row(&[1.0, 2.0, 4.0, 8.0, 16.0]), [3.0, 4.0, 24.0]);
+        // The second patch of a 4 x 4 image starts at pixel (0, 2) with value 6; its second row at pixel (1, 2).
         assert_eq!(batch.patches[12..24], [6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 18.0, 19.0, 20.0, 21.0, 22.0, 23.0]);
     }
 
     #[test]
-    fn a_padded_batch_has_rows_of_one_length() {
+    fn padded_rows_have_one_length() {
         let long = Sequence { tokens: &[2, 3, 4, 5], loss: &[true; 4], image: None };
         let short = Sequence { tokens: &[2, 3], loss: &[true; 2], image: None };
-        let batch = lay_out(&[short, long], true).unwrap();
+        let batch = build(&[short, long], true).unwrap();
         assert_eq!(batch.rows, [0..3, 3..6]);
-        assert_eq!(batch.selected, [0, 3, 4, 5]);
+        assert_eq!(batch.logit_positions, [0, 3, 4, 5]);
     }
 
     #[test]
-    fn sequences_that_do_not_fit_the_model_are_errors() {
-        let told = |tokens: &[u32], image: Option<&str>| {
+    fn sequence_that_does_not_fit_is_refused() {
+        let error = |tokens: &[u32], image: Option<&str>| {
             let loss = vec![true; tokens.len()];
-            lay_out(&[Sequence { tokens, loss: &loss, image }], false).unwrap_err().to_string()
+            build(&[Sequence { tokens, loss: &loss, image }], false).unwrap_err().to_string()
         };
-        assert_eq!(told(&[2, 10], None), "token 10 lies outside the model's vocabulary of 10");
-        assert_eq!(told(&[2, 1, 1, 3], Some("a")), "a sequence with 2 image tokens where its image has 4");
-        assert_eq!(told(&[2, 1], None), "a sequence with 1 image tokens where its image has 0");
-        assert_eq!(told(&[2], None), "a sequence of 1 token(s) has nothing to predict");
-        assert_eq!(told(&[2; 513], None), "a sequence of 513 tokens: the model's `max_positions` is 512");
+        assert_eq!(error(&[2, 10], None), "token 10 lies outside the model's vocabulary of 10");
+        assert_eq!(error(&[2, 1, 1, 3], Some("a")), "a sequence with 2 image tokens where its image has 4");
+        assert_eq!(error(&[2, 1], None), "a sequence with 1 image tokens where its image has 0");
+        assert_eq!(error(&[2], None), "a sequence of 1 token(s) has no token to predict");
+        assert_eq!(error(&[2; 513], None), "a sequence of 513 tokens: the model's `max_positions` is 512");
     }
 }

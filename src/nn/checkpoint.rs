@@ -89,9 +89,9 @@ impl Checkpoint {
     /// Initial weights, drawn from `seed` by parameter name.
     pub fn fresh(config: &ModelConfig, vocab: usize, image_token: u32, seed: Seed) -> Result<Checkpoint> {
         check(config, vocab, image_token)?;
-        let architecture = Architecture::of(config, vocab, image_token);
-        let draw = |parameter: &Parameter| Arc::new(parameter.draw(seed));
-        let weights = parameters(&architecture).iter().map(draw).collect();
+        let architecture = Architecture::from_config(config, vocab, image_token);
+        let init = |parameter: &Parameter| Arc::new(parameter.init(seed));
+        let weights = parameters(&architecture).iter().map(init).collect();
         Ok(Checkpoint { architecture, layout: Layout::Own(config.clone()), weights })
     }
 
@@ -107,7 +107,7 @@ impl Checkpoint {
             bail!("`{}` has the format {format}, this program reads {FORMAT}", path.display());
         }
         check(&model, vocab, image_token).with_context(|| format!("`{}`", path.display()))?;
-        let architecture = Architecture::of(&model, vocab, image_token);
+        let architecture = Architecture::from_config(&model, vocab, image_token);
         let expected: Vec<(String, Vec<usize>)> =
             parameters(&architecture).into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
         let (weights, _) = arrays::read(&folder.join("model.safetensors"), &expected)?;

@@ -1,10 +1,10 @@
-//! Floating-point operations of a forward pass, counted from the sizes: a multiply-add is two.
+//! Floating-point operations of a forward pass, computed from the sizes. A multiply-add counts as two.
 
 use super::architecture::{Activation, Architecture, Vision};
 use super::batch::Batch;
 
-/// Operations of matrix products and attention for a batch; norms and activations are left out. What the last layer saves
-/// where nothing is asked for behind a token counts as done, as is the custom.
+/// FLOPs of the matrix products and the attention for a batch, without norms and activations. As usual, all positions of
+/// the last layer count, although only those whose logits are needed are computed.
 pub(crate) fn forward(model: &Architecture, batch: &Batch) -> f64 {
     let Architecture { vision, decoder, vocab } = model;
     let images = vision.as_ref().map_or(0.0, |vision| batch.tiles as f64 * tile(vision, decoder.dim));
@@ -18,7 +18,7 @@ pub(crate) fn forward(model: &Architecture, batch: &Batch) -> f64 {
     images + linear + attention + head
 }
 
-/// Operations of one tile.
+/// FLOPs of one tile.
 fn tile(vision: &Vision, dim: usize) -> f64 {
     let Vision { dim: width, ff, .. } = *vision;
     let positions = vision.positions();

@@ -1,10 +1,15 @@
-//! Models: sizes, weights, operations, devices. Knows no stage, no TOML, no tokenizer and no loss.
+//! Models: sizes, weights, operations, devices, training and generation.
 //!
-//! Everything about dfdx stays in here; no tensor leaves. In reading order: what a model is ([`architecture`], written
-//! by a user as [`config`]; `parameters`, [`checkpoint`], [`adapter`]), its inputs ([`pixel_values`], `anyres`, [`batch`]),
-//! what it computes (`layers`, `eyes`, `model`), with which operations (`ops`: `fused` for training on the CPU on top of
-//! `kernels`, `packed` for generation, `stock` for every device and `steps` to generate with it), and who asks for it (`learner`, `engine`). [`profile`] tells what
-//! the operations cost; `cuda` finds the GPUs and opens their libraries.
+//! In reading order:
+//! - what a model consists of: [`architecture`] (sizes; a user writes them as [`config`]), `parameters` (names and shapes),
+//!   [`checkpoint`], [`adapter`] (LoRA);
+//! - what it reads: [`pixel_values`], `anyres`, [`batch`];
+//! - what it computes: `layers`, `vision_tower`, `model`, all over the trait `ops`;
+//! - how it computes: `cpu` (our kernels, for training and generation) and `dfdx` (dfdx's kernels, for GPUs);
+//! - who calls it: `session` (training and scoring), `dfdx::decoder` (generation on a GPU), [`train`], [`infer`].
+//!
+//! [`profile`] measures what the operations cost. `cuda` finds the GPUs and opens their libraries. No tensor type of dfdx
+//! is public.
 //!
 //! Letters in shapes: `n` tokens of a batch in all, `b` rows, `t` tokens of a row, `d` width, `v` vocabulary, `h` query
 //! heads, `k` key heads, `g = h / k`, `w` width of a head.
@@ -26,26 +31,23 @@ pub mod train;
 
 pub(crate) mod anyres;
 pub(crate) mod arrays;
-pub(crate) mod at_once;
+pub(crate) mod auto_batch;
 pub(crate) mod buffer;
-pub(crate) mod cache;
+pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-pub(crate) mod engine;
-pub(crate) mod eyes;
+pub(crate) mod device_error;
+pub(crate) mod dfdx;
 pub(crate) mod flops;
-pub(crate) mod fused;
 pub(crate) mod gradients;
 pub(crate) mod kernels;
 pub(crate) mod layers;
-pub(crate) mod learner;
 mod loader;
 pub(crate) mod model;
 pub(crate) mod ops;
-pub(crate) mod packed;
-pub(crate) mod shared;
-pub(crate) mod steps;
-pub(crate) mod stock;
+pub(crate) mod session;
+pub(crate) mod trainable_model;
+pub(crate) mod vision_tower;
 
 #[cfg(test)]
 mod tests;
@@ -56,13 +58,13 @@ pub use batch::{Batch, Sequence};
 pub use checkpoint::Checkpoint;
 pub use config::{DecoderConfig, ModelConfig, ProjectorConfig, VisionConfig};
 pub use device::{Device, DeviceChoice};
-pub use parameters::Part;
+pub use parameters::ParamGroup;
 pub use patterns::Pattern;
 pub use pixel_values::{ImageShape, PixelSource, PixelValues};
 
 use ablate_core::base::Progress;
 
-/// What a run may use. None of it changes a result on the CPU.
+/// What a run may use. On the CPU none of it changes a result.
 #[derive(Clone, Copy)]
 pub struct Resources<'a> {
     pub device: Device,

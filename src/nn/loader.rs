@@ -1,119 +1,140 @@
-//! Puts a model's weights into their places, by name. Knows no layout of a model and no file.
+//! Loads a model's weights into a store, by the names of its layers.
 
 use anyhow::Result;
 
 use super::adapter::Adapter;
-use super::layers::{Adapted, Linear, Norm};
-use super::learner::Learner;
-use super::ops::{Param, Place};
+use super::architecture::Activation;
+use super::layers::{Block, Linear, Lora, Mlp, Norm};
+use super::ops::{LoadedWeight, Param, WeightStore};
+use super::parameters::{self, BlockNames, MlpNames};
+use super::trainable_model::TrainableModel;
 
-/// A parameter's weights in their place; a clone is the same weights.
-#[derive(Clone)]
-pub(crate) enum Held<P: Place> {
-    Matrix(P::Matrix),
-    Table(P::Table),
-    Vector(P::Vector),
+pub(crate) struct Loader<'a, P: WeightStore> {
+    store: &'a P,
+    trainable_model: &'a TrainableModel,
+    /// Weights that were loaded before. The frozen ones are used again.
+    before: Option<&'a [Option<LoadedWeight<P>>]>,
+    loaded: Vec<Option<LoadedWeight<P>>>,
 }
 
-/// Hands out parameters by name and remembers what it placed.
-pub(crate) struct Loader<'a, P: Place> {
-    place: &'a P,
-    learner: &'a Learner,
-    /// What was placed before: what does not learn stays where it is.
-    before: Option<&'a [Option<Held<P>>]>,
-    held: Vec<Option<Held<P>>>,
-}
-
-impl<'a, P: Place> Loader<'a, P> {
-    pub(crate) fn new(place: &'a P, learner: &'a Learner, before: Option<&'a [Option<Held<P>>]>) -> Loader<'a, P> {
-        Loader { place, learner, before, held: vec![None; learner.count()] }
+impl<'a, P: WeightStore> Loader<'a, P> {
+    pub(crate) fn new(
+        store: &'a P,
+        trainable_model: &'a TrainableModel,
+        before: Option<&'a [Option<LoadedWeight<P>>]>,
+    ) -> Loader<'a, P> {
+        Loader { store, trainable_model, before, loaded: vec![None; trainable_model.count()] }
     }
 
-    /// Everything that was placed, by number.
-    pub(crate) fn finish(self) -> Vec<Option<Held<P>>> {
-        self.held
+    /// The loaded weights by index.
+    pub(crate) fn finish(self) -> Vec<Option<LoadedWeight<P>>> {
+        self.loaded
     }
 
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.learner.number(name).is_some()
+    fn has(&self, name: &str) -> bool {
+        self.trainable_model.index(name).is_some()
     }
 
     pub(crate) fn matrix(&mut self, name: &str) -> Result<Param<P::Matrix>> {
-        self.place_matrix(self.number(name))
+        self.matrix_at(self.index(name))
     }
 
+    /// A vector is a table of one row.
     pub(crate) fn table(&mut self, name: &str) -> Result<Param<P::Table>> {
-        let index = self.number(name);
-        let learns = self.learner.learns(index);
-        let value = if let Some(Held::Table(table)) = self.kept(index) {
+        let index = self.index(name);
+        let trainable = self.trainable_model.is_trainable(index);
+        let value = if let Some(LoadedWeight::Table(table)) = self.frozen(index) {
             table
         } else {
-            let shape = self.learner.shape(index);
+            let shape = self.trainable_model.shape(index);
             let (rows, columns) = if shape.len() == 1 { (1, shape[0]) } else { (shape[0], shape[1]) };
-            self.place.table(self.learner.shared(index), rows, columns)?
+            self.store.table(self.trainable_model.shared_weights(index), rows, columns)?
         };
-        self.held[index] = Some(Held::Table(value.clone()));
-        Ok(Param { value, number: index, learns })
+        self.loaded[index] = Some(LoadedWeight::Table(value.clone()));
+        Ok(Param { value, index, trainable })
     }
 
     pub(crate) fn vector(&mut self, name: &str) -> Result<Param<P::Vector>> {
-        let index = self.number(name);
-        let learns = self.learner.learns(index);
-        let value = match self.kept(index) {
-            Some(Held::Vector(vector)) => vector,
-            _ => self.place.vector(self.learner.shared(index))?,
+        let index = self.index(name);
+        let trainable = self.trainable_model.is_trainable(index);
+        let value = match self.frozen(index) {
+            Some(LoadedWeight::Vector(vector)) => vector,
+            _ => self.store.vector(self.trainable_model.shared_weights(index))?,
         };
-        self.held[index] = Some(Held::Vector(value.clone()));
-        Ok(Param { value, number: index, learns })
+        self.loaded[index] = Some(LoadedWeight::Vector(value.clone()));
+        Ok(Param { value, index, trainable })
     }
 
-    /// A linear layer with its bias and its adapter, where it has them.
-    pub(crate) fn linear(&mut self, name: &str) -> Result<Linear<P>> {
-        let weight = self.matrix(&format!("{name}.weight"))?;
-        let bias = format!("{name}.bias");
-        let bias = if self.has(&bias) { Some(self.vector(&bias)?) } else { None };
-        let Some(adapter) = &self.learner.adapter else { return Ok(Linear { weight, bias, adapter: None }) };
-        let first = self.learner.number(&format!("{name}.lora_A.weight"));
-        let adapter = first.map(|first| self.low_rank(adapter, first)).transpose()?;
-        Ok(Linear { weight, bias, adapter })
+    /// A linear layer with the bias and the LoRA adapter that it has.
+    pub(crate) fn linear(&mut self, layer: &str) -> Result<Linear<P>> {
+        let weight = self.matrix(&parameters::weight(layer))?;
+        let bias = self.bias(layer)?;
+        let Some(adapter) = &self.trainable_model.adapter else { return Ok(Linear { weight, bias, lora: None }) };
+        let first = self.trainable_model.index(&format!("{layer}.lora_A.weight"));
+        let lora = first.map(|first| self.lora(adapter, first)).transpose()?;
+        Ok(Linear { weight, bias, lora })
     }
 
-    pub(crate) fn rms_norm(&mut self, name: &str, eps: f64) -> Result<Norm<P>> {
-        Ok(Norm::Rms(self.vector(&format!("{name}.weight"))?, eps as f32))
+    /// A `LayerNorm` if the layer has a bias, else an `RMSNorm`.
+    pub(crate) fn norm(&mut self, layer: &str, eps: f64) -> Result<Norm<P>> {
+        let weight = self.vector(&parameters::weight(layer))?;
+        Ok(match self.bias(layer)? {
+            Some(bias) => Norm::Layer(weight, bias, eps as f32),
+            None => Norm::Rms(weight, eps as f32),
+        })
     }
 
-    pub(crate) fn layer_norm(&mut self, name: &str, eps: f64) -> Result<Norm<P>> {
-        let (weight, bias) = (self.vector(&format!("{name}.weight"))?, self.vector(&format!("{name}.bias"))?);
-        Ok(Norm::Layer(weight, bias, eps as f32))
+    /// A transformer block. `activation` is that of an MLP without a gate.
+    pub(crate) fn block(&mut self, names: &BlockNames, eps: f64, activation: Activation) -> Result<Block<P>> {
+        let attention_norm = self.norm(&names.attention_norm, eps)?;
+        let (q, k) = (self.linear(&names.q)?, self.linear(&names.k)?);
+        let (v, o) = (self.linear(&names.v)?, self.linear(&names.o)?);
+        let qk_norms = match &names.qk_norms {
+            Some([q, k]) if self.has(&parameters::weight(q)) => Some((self.norm(q, eps)?, self.norm(k, eps)?)),
+            _ => None,
+        };
+        let mlp_norm = self.norm(&names.mlp_norm, eps)?;
+        let mlp = match &names.mlp {
+            MlpNames::Gated { gate, up, down } => {
+                Mlp::Gated { gate: self.linear(gate)?, up: self.linear(up)?, down: self.linear(down)? }
+            }
+            MlpNames::Plain { fc1, fc2 } => Mlp::Plain { fc1: self.linear(fc1)?, fc2: self.linear(fc2)?, activation },
+        };
+        Ok(Block { attention_norm, q, k, v, o, qk_norms, mlp_norm, mlp })
     }
 
-    /// An adapter whose two matrices are numbered from `first` on.
-    fn low_rank(&mut self, adapter: &Adapter, first: usize) -> Result<Adapted<P>> {
-        let inputs = self.learner.shape(first)[1];
-        let (a, b) = (self.place_matrix(first)?, self.place_matrix(first + 1)?);
-        Ok(Adapted { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout, inputs })
+    fn bias(&mut self, layer: &str) -> Result<Option<Param<P::Vector>>> {
+        let name = parameters::bias(layer);
+        if self.has(&name) { self.vector(&name).map(Some) } else { Ok(None) }
     }
 
-    fn place_matrix(&mut self, index: usize) -> Result<Param<P::Matrix>> {
-        let learns = self.learner.learns(index);
-        let value = if let Some(Held::Matrix(matrix)) = self.kept(index) {
+    /// The matrices A and B of an adapter, which have the indices `first` and `first + 1`.
+    fn lora(&mut self, adapter: &Adapter, first: usize) -> Result<Lora<P>> {
+        let inputs = self.trainable_model.shape(first)[1];
+        let (a, b) = (self.matrix_at(first)?, self.matrix_at(first + 1)?);
+        Ok(Lora { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout, inputs })
+    }
+
+    fn matrix_at(&mut self, index: usize) -> Result<Param<P::Matrix>> {
+        let trainable = self.trainable_model.is_trainable(index);
+        let value = if let Some(LoadedWeight::Matrix(matrix)) = self.frozen(index) {
             matrix
         } else {
-            let (values, rows) = (self.learner.shared(index), self.learner.shape(index)[0]);
+            let (values, rows) = (self.trainable_model.shared_weights(index), self.trainable_model.shape(index)[0]);
             let columns = values.len() / rows.max(1);
-            self.place.matrix(values, rows, columns)?
+            self.store.matrix(values, rows, columns)?
         };
-        self.held[index] = Some(Held::Matrix(value.clone()));
-        Ok(Param { value, number: index, learns })
+        self.loaded[index] = Some(LoadedWeight::Matrix(value.clone()));
+        Ok(Param { value, index, trainable })
     }
 
-    /// What was placed before and has not moved since.
-    fn kept(&self, index: usize) -> Option<Held<P>> {
+    /// A frozen weight that was loaded before.
+    fn frozen(&self, index: usize) -> Option<LoadedWeight<P>> {
         let before = self.before?;
-        if self.learner.learns(index) { None } else { before.get(index)?.clone() }
+        if self.trainable_model.is_trainable(index) { None } else { before.get(index)?.clone() }
     }
 
-    fn number(&self, name: &str) -> usize {
-        self.learner.number(name).unwrap_or_else(|| panic!("BUG: the model has no parameter `{name}`"))
+    fn index(&self, name: &str) -> usize {
+        self.trainable_model.index(name).unwrap_or_else(|| panic!("BUG: the model has no parameter `{name}`"))
     }
 }

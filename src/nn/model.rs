@@ -1,214 +1,220 @@
-//! The model in its place: eyes and decoder. Knows no loss, no optimizer, no tokenizer and no file.
+//! The whole model: vision tower, projector and decoder.
 //!
 //! ```text
-//! patches -> encoder -> projector --.
-//! tokens  -> embedding ----------> splice -> causal blocks -> norm [-> head]
+//! patches -> vision tower -> projector --.
+//! tokens  -> embedding ----------> merge_image_features -> causal blocks -> norm [-> head]
 //! ```
 
 use anyhow::Result;
 
-use super::architecture::Decoder;
-use super::batch::Batch;
-use super::eyes::{self, Eyes, Learning};
-use super::gradients::Part as GradientPart;
+use super::architecture::{Activation, Decoder};
+use super::batch::{Batch, EmbeddingSource};
+use super::gradients::Shard;
 use super::kernels::attention::Heads;
 use super::kernels::rope::RotaryEmbedding;
-use super::layers::{Block, Norm, Pass};
-use super::learner::Learner;
-use super::loader::{Held, Loader};
-use super::ops::{Ops, Param, Place, Source, Taped, Vector};
-use super::parameters::Part;
+use super::layers::{Block, ForwardPass, Norm};
+use super::loader::Loader;
+use super::ops::{AutogradOps, LoadedWeight, Ops, Param, Vector, WeightStore};
+use super::parameters::{self, BlockNames, ParamGroup};
+use super::trainable_model::TrainableModel;
+use super::vision_tower::{TrainableParts, VisionTower};
 
-/// From the log-probabilities of targets to the loss's derivative by each, and what else it tells.
-type Derivative<'a, W> = dyn Fn(&[f32]) -> Result<(Vec<f32>, W)> + 'a;
+/// From the log-probabilities of the targets to the derivative of the loss by each, and the loss's statistics.
+type LossDerivative<'a, W> = dyn Fn(&[f32]) -> Result<(Vec<f32>, W)> + 'a;
 
-/// A model whose weights are in place `P`.
-pub(crate) struct Model<P: Place> {
-    place: P,
-    pub(crate) eyes: Option<Eyes<P>>,
+/// A model with its weights in the store `P`.
+pub(crate) struct Model<P: WeightStore> {
+    weights: P,
+    pub(crate) vision_tower: Option<VisionTower<P>>,
     embedding: Param<P::Table>,
-    decoder: Vec<Block<P>>,
+    blocks: Vec<Block<P>>,
     norm: Norm<P>,
-    /// What turns hidden states into logits: (v, dim).
+    /// From hidden states to logits: (v, dim).
     head: Param<P::Matrix>,
     pub(crate) heads: Heads,
     pub(crate) rotary: RotaryEmbedding,
-    learning: Learning,
-    /// All parameters by number: what a gradient belongs to, and what stays when others are renewed.
-    held: Vec<Option<Held<P>>>,
-    /// Whether a backward pass goes through a parameter's operations, by number.
-    reached: Vec<bool>,
+    trainable_parts: TrainableParts,
+    /// All parameters by index.
+    loaded: Vec<Option<LoadedWeight<P>>>,
+    /// Whether the backward pass runs through the operations of a parameter, by index.
+    needs_backward: Vec<bool>,
 }
 
-/// What of a model stays as it is when the others change.
-struct Frozen<P: Place> {
-    held: Vec<Option<Held<P>>>,
-    /// The head, which no parameter holds if it is tied.
+/// The frozen weights, which stay loaded when the others change.
+struct Frozen<P: WeightStore> {
+    loaded: Vec<Option<LoadedWeight<P>>>,
+    /// A tied head is not a parameter of its own.
     head: Option<P::Matrix>,
 }
 
-impl<P: Place> Model<P> {
-    /// Copies the weights to their place.
-    pub(crate) fn new(place: &P, learner: &Learner) -> Result<Model<P>> {
-        let Decoder { rope, head_width, .. } = &learner.checkpoint.architecture.decoder;
-        Model::load(place, learner, RotaryEmbedding::new(rope, *head_width), None)
+impl<P: WeightStore> Model<P> {
+    pub(crate) fn new(weights: &P, trainable_model: &TrainableModel) -> Result<Model<P>> {
+        let Decoder { rope, head_width, .. } = &trainable_model.checkpoint.architecture.decoder;
+        Model::load(weights, trainable_model, RotaryEmbedding::new(rope, *head_width), None)
     }
 
-    /// Lets go of the weights that learn, lets `change` change them, and takes them up again.
-    pub(crate) fn around(self, learner: &mut Learner, change: impl FnOnce(&mut Learner)) -> Result<Model<P>> {
-        let (place, rotary, frozen) = self.without_learning(learner);
-        change(learner);
-        Model::load(&place, learner, rotary, Some(frozen))
+    /// Releases the trainable weights, lets `update` change them, and loads them again.
+    pub(crate) fn update_weights(
+        self,
+        trainable_model: &mut TrainableModel,
+        update: impl FnOnce(&mut TrainableModel),
+    ) -> Result<Model<P>> {
+        let (weights, rotary, frozen) = self.into_frozen(trainable_model);
+        update(trainable_model);
+        Model::load(&weights, trainable_model, rotary, Some(frozen))
     }
 
-    fn without_learning(self, learner: &Learner) -> (P, RotaryEmbedding, Frozen<P>) {
-        let head = (!self.head.learns).then_some(self.head.value);
-        let held = self.held.into_iter().enumerate().map(|(number, held)| held.filter(|_| !learner.learns(number)));
-        (self.place, self.rotary, Frozen { held: held.collect(), head })
+    fn into_frozen(self, trainable_model: &TrainableModel) -> (P, RotaryEmbedding, Frozen<P>) {
+        let head = (!self.head.trainable).then_some(self.head.value);
+        let loaded = self.loaded.into_iter().enumerate();
+        let loaded = loaded.map(|(index, weight)| weight.filter(|_| !trainable_model.is_trainable(index)));
+        (self.weights, self.rotary, Frozen { loaded: loaded.collect(), head })
     }
 
-    fn load(place: &P, learner: &Learner, rotary: RotaryEmbedding, before: Option<Frozen<P>>) -> Result<Model<P>> {
-        let architecture = &learner.checkpoint.architecture;
-        let (held, frozen_head) = before.map(|Frozen { held, head }| (held, head)).unzip();
-        let mut load = Loader::new(place, learner, held.as_deref());
-        let eyes = architecture.vision.as_ref().map(|vision| Eyes::load(&mut load, vision)).transpose()?;
+    fn load(
+        weights: &P,
+        trainable_model: &TrainableModel,
+        rotary: RotaryEmbedding,
+        frozen: Option<Frozen<P>>,
+    ) -> Result<Model<P>> {
+        let architecture = &trainable_model.checkpoint.architecture;
+        let (loaded, frozen_head) = frozen.map(|Frozen { loaded, head }| (loaded, head)).unzip();
+        let mut load = Loader::new(weights, trainable_model, loaded.as_deref());
+        let vision = architecture.vision.as_ref();
+        let vision_tower = vision.map(|vision| VisionTower::load(&mut load, vision)).transpose()?;
         let decoder = &architecture.decoder;
         let eps = decoder.norm_eps;
-        let embedding = load.table("model.embed_tokens.weight")?;
-        let mut block = |layer| {
-            let name = |rest: &str| format!("model.layers.{layer}.{rest}");
-            eyes::llama_block(&mut load, &name, eps, decoder.head_norm)
-        };
+        let embedding = load.table(&parameters::weight(parameters::EMBEDDING))?;
+        let mut block = |layer| load.block(&BlockNames::decoder(layer), eps, Activation::Swiglu);
         let blocks = (0..decoder.layers).map(&mut block).collect::<Result<_>>()?;
-        let norm = load.rms_norm("model.norm", eps)?;
+        let norm = load.norm(parameters::FINAL_NORM, eps)?;
         let head = if decoder.tied_head {
-            let Param { ref value, number, learns } = embedding;
-            let value = frozen_head.flatten().map_or_else(|| place.tied(value), Ok)?;
-            Param { value, number, learns }
+            let Param { ref value, index, trainable } = embedding;
+            let value = frozen_head.flatten().map_or_else(|| weights.tied(value), Ok)?;
+            Param { value, index, trainable }
         } else {
-            load.matrix("lm_head.weight")?
+            load.matrix(&parameters::weight(parameters::HEAD))?
         };
-        let heads = heads(decoder);
-        let learning =
-            Learning { encoder: learner.part_learns(Part::Vision), projector: learner.part_learns(Part::Projector) };
-        let (held, place) = (load.finish(), place.clone());
-        let reached = (0..learner.count()).map(|number| learning.reaches(learner.part(number))).collect();
-        Ok(Model { place, eyes, embedding, decoder: blocks, norm, head, heads, rotary, learning, held, reached })
+        let trains = |group| trainable_model.trains_group(group);
+        let trainable_parts =
+            TrainableParts { tower: trains(ParamGroup::Vision), projector: trains(ParamGroup::Projector) };
+        let needs_backward = |index: usize| trainable_parts.needs_backward(trainable_model.group(index));
+        Ok(Model {
+            loaded: load.finish(),
+            weights: weights.clone(),
+            vision_tower,
+            embedding,
+            blocks,
+            norm,
+            head,
+            heads: heads(decoder),
+            rotary,
+            trainable_parts,
+            needs_backward: (0..trainable_model.count()).map(needs_backward).collect(),
+        })
     }
 
-    /// The weights of all products, and whether a backward pass goes through them.
+    /// The weights of all matrix products, and whether the backward pass runs through them.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = (&P::Matrix, bool)> {
-        let matrices = self.held.iter().zip(&self.reached).filter_map(|(held, &reached)| match held {
-            Some(Held::Matrix(matrix)) => Some((matrix, reached)),
+        let matrices = self.loaded.iter().zip(&self.needs_backward).filter_map(|(weight, &backward)| match weight {
+            Some(LoadedWeight::Matrix(matrix)) => Some((matrix, backward)),
             _ => None,
         });
-        // A head that is tied to the embedding is no parameter of its own.
-        let tied = matches!(self.held.get(self.head.number), Some(Some(Held::Table(_))));
+        // A head that is tied to the embedding is not a parameter of its own.
+        let tied = matches!(self.loaded.get(self.head.index), Some(Some(LoadedWeight::Table(_))));
         matrices.chain(tied.then_some((&self.head.value, true)))
     }
 
-    /// Embeddings of tokens and features of images, spliced: (n, dim).
-    pub(crate) fn embed<O: Ops<Place = P>>(
+    /// Token embeddings with the image features in their positions: (n, dim).
+    pub(crate) fn embed<O: Ops<Weights = P>>(
         &self,
-        pass: &mut Pass<O>,
-        features: Option<&O::X>,
-        sources: &[Source],
-    ) -> Result<O::X> {
-        let newline = self.eyes.as_ref().and_then(|eyes| eyes.newline.as_ref()).filter(|_| features.is_some());
-        pass.ops.splice(&self.embedding, features, newline, sources)
+        pass: &mut ForwardPass<O>,
+        features: Option<&O::Tensor>,
+        sources: &[EmbeddingSource],
+    ) -> Result<O::Tensor> {
+        let newline = self.vision_tower.as_ref().and_then(|tower| tower.newline.as_ref());
+        pass.ops.merge_image_features(&self.embedding, features, newline.filter(|_| features.is_some()), sources)
     }
 
-    /// The decoder's normalised output, (n, dim) -> (n, dim), or that of the wanted tokens only.
-    pub(crate) fn decode<O: Ops<Place = P>>(
+    /// The decoder's normalized hidden states: (n, dim) -> (n, dim), or (needed, dim) with `needed`.
+    pub(crate) fn decode<O: Ops<Weights = P>>(
         &self,
-        pass: &mut Pass<O>,
-        x: O::X,
-        plan: &O::Plan,
-        wanted: Option<&[usize]>,
-    ) -> Result<O::X> {
+        pass: &mut ForwardPass<O>,
+        x: O::Tensor,
+        attention: &O::AttentionPlan,
+        needed: Option<&[usize]>,
+    ) -> Result<O::Tensor> {
         let mut x = x;
-        for (layer, block) in self.decoder.iter().enumerate() {
-            // The layers before the last need the other tokens' keys and values.
-            let wanted = wanted.filter(|_| layer + 1 == self.decoder.len());
-            x = block.apply(pass, layer, &x, plan, wanted)?;
+        for (layer, block) in self.blocks.iter().enumerate() {
+            // The layers before the last compute all positions, for their keys and values.
+            let needed = needed.filter(|_| layer + 1 == self.blocks.len());
+            x = block.forward(pass, layer, &x, attention, needed)?;
         }
-        self.norm.apply(pass, &x)
+        self.norm.forward(pass, &x)
     }
 
-    /// The decoder's normalised output at the selected positions of a batch: (selected, dim).
-    pub(crate) fn hidden<O: Ops<Place = P>>(&self, ops: &mut O, batch: &Batch, recording: bool) -> Result<O::X> {
-        let mut pass = Pass { ops, dropout: batch.dropout.as_ref().map(|seed| seed.stream("dropout")) };
-        pass.ops.record(recording);
-        let features = self.features(&mut pass, batch, recording)?;
+    /// The normalized hidden states at the positions of a batch whose logits are needed: (needed, dim).
+    pub(crate) fn hidden<O: Ops<Weights = P>>(&self, ops: &mut O, batch: &Batch, gradients: bool) -> Result<O::Tensor> {
+        let mut pass = ForwardPass { ops, dropout: batch.dropout.as_ref().map(|seed| seed.stream("dropout")) };
+        pass.ops.set_grad_enabled(gradients);
+        let features = match &self.vision_tower {
+            Some(tower) if batch.tiles > 0 => {
+                let gradients = gradients.then_some(self.trainable_parts);
+                Some(tower.forward(&mut pass, batch.tiles, &batch.patches, gradients)?)
+            }
+            _ => None,
+        };
         let x = self.embed(&mut pass, features.as_ref(), &batch.sources)?;
         let longest = batch.rows.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let plan = pass.ops.plan(self.heads, &batch.rows, Some(&self.rotary.table(longest)))?;
-        self.decode(&mut pass, x, &plan, Some(&batch.selected))
-    }
-
-    /// The features of a batch's images: (tiles x tile tokens, dim).
-    pub(crate) fn features<O: Ops<Place = P>>(
-        &self,
-        pass: &mut Pass<O>,
-        batch: &Batch,
-        recording: bool,
-    ) -> Result<Option<O::X>> {
-        match &self.eyes {
-            Some(eyes) if batch.tiles > 0 => {
-                Ok(Some(eyes.see(pass, batch.tiles, batch.patches.clone(), self.learning, recording)?))
-            }
-            _ => Ok(None),
-        }
+        let attention = pass.ops.plan_attention(self.heads, &batch.rows, Some(&self.rotary.table(longest)))?;
+        self.decode(&mut pass, x, &attention, Some(&batch.logit_positions))
     }
 
     /// Hidden states to logits: (n, dim) -> (n, v).
-    pub(crate) fn logits<O: Ops<Place = P>>(&self, ops: &mut O, hidden: &O::X) -> Result<O::X> {
+    pub(crate) fn logits<O: Ops<Weights = P>>(&self, ops: &mut O, hidden: &O::Tensor) -> Result<O::Tensor> {
         ops.linear(hidden, &self.head, None)
     }
-}
 
-impl<P: Place> Model<P> {
     /// The log-probability of every target of a batch, in order: (targets,). There must be one at least.
-    pub(crate) fn log_probs<O: Taped<Place = P>>(
+    pub(crate) fn log_probs<O: AutogradOps<Weights = P>>(
         &self,
         ops: &mut O,
         batch: &Batch,
-        recording: bool,
+        gradients: bool,
     ) -> Result<Vector<O::D>> {
-        let hidden = self.hidden(ops, batch, recording)?;
+        let hidden = self.hidden(ops, batch, gradients)?;
         ops.log_probs(&hidden, &self.head, &batch.targets)
     }
 
-    /// The logits after every selected position: (selected, v).
+    /// The logits at every position where they are needed: (needed, v).
     #[cfg(test)]
-    pub(crate) fn selected_logits<O: Taped<Place = P>>(&self, batch: &Batch) -> Result<Vec<f32>> {
-        let mut ops = O::new(&self.place, None);
+    pub(crate) fn batch_logits<O: AutogradOps<Weights = P>>(&self, batch: &Batch) -> Result<Vec<f32>> {
+        let mut ops = O::new(&self.weights, None);
         let hidden = self.hidden(&mut ops, batch, false)?;
-        Ok(O::numbers(&self.logits(&mut ops, &hidden)?))
+        Ok(O::to_vec(&self.logits(&mut ops, &hidden)?))
     }
 
-    /// Forward and backward on one tape: the log-probabilities of the targets go through `derivative`, which gives the
-    /// loss's derivative by each of them. Gradients go to `part`.
-    pub(crate) fn learn<O: Taped<Place = P>, W>(
+    /// Forward and backward pass. `derivative` receives the log-probabilities of the targets. The gradients go to `shard`.
+    pub(crate) fn forward_backward<O: AutogradOps<Weights = P>, W>(
         &self,
-        part: &GradientPart,
+        shard: &Shard,
         batch: &Batch,
-        derivative: &Derivative<W>,
+        derivative: &LossDerivative<W>,
     ) -> Result<W> {
-        let mut ops = O::new(&self.place, Some(part.clone()));
+        let mut ops = O::new(&self.weights, Some(shard.clone()));
         let log_probs = self.log_probs(&mut ops, batch, true)?;
-        let (derivative, told) = derivative(&log_probs.as_vec())?;
-        ops.backward(&log_probs, derivative, &self.held)?;
-        part.finish()?;
-        Ok(told)
+        let (derivative, statistics) = derivative(&log_probs.as_vec())?;
+        ops.backward(&log_probs, derivative, &self.loaded)?;
+        shard.finish()?;
+        Ok(statistics)
     }
 
-    pub(crate) fn place(&self) -> &P {
-        &self.place
+    pub(crate) fn weights(&self) -> &P {
+        &self.weights
     }
 }
 
-/// The decoder's heads: a position sees itself and those before it.
+/// The decoder's attention heads: a position attends to itself and those before it.
 pub(crate) fn heads(decoder: &Decoder) -> Heads {
     let Decoder { heads, kv_heads, head_width, .. } = *decoder;
     Heads { heads, kv_heads, width: head_width, causal: true }
@@ -219,43 +225,45 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::shared::Shared;
+    use crate::cpu::weights::CpuWeights;
     use crate::{Checkpoint, DecoderConfig, ModelConfig};
     use ablate_core::base::Seed;
 
     #[test]
-    fn a_head_is_renewed_when_it_has_learned() {
+    fn head_is_reloaded_only_if_trainable() {
         for tied_head in [true, false] {
             let decoder = DecoderConfig { tied_head, ..Default::default() };
             let config = ModelConfig { decoder, ..Default::default() };
             let checkpoint = Checkpoint::fresh(&config, 83, 1, Seed(1)).unwrap();
-            for learns in [true, false] {
-                let learns_itself = |name: &str| name.contains("norm") || learns;
-                let mut learner = Learner::new(checkpoint.clone(), None, |parameter| learns_itself(&parameter.name));
-                let model = Model::new(&Shared::default(), &learner).unwrap();
+            for trainable in [true, false] {
+                let is_trainable = |name: &str| name.contains("norm") || trainable;
+                let mut trainable_model =
+                    TrainableModel::new(checkpoint.clone(), None, |parameter| is_trainable(&parameter.name));
+                let model = Model::new(&CpuWeights::default(), &trainable_model).unwrap();
                 let before = Arc::downgrade(&model.head.value);
-                let model = model.around(&mut learner, |_| ()).unwrap();
+                let model = model.update_weights(&mut trainable_model, |_| ()).unwrap();
                 let same = before.upgrade().is_some_and(|before| Arc::ptr_eq(&before, &model.head.value));
-                assert_eq!(same, !learns, "tied: {tied_head}");
+                assert_eq!(same, !trainable, "tied: {tied_head}");
             }
         }
     }
 
     #[test]
-    fn a_backward_pass_goes_through_what_learns_and_all_behind_it() {
+    fn frozen_tower_and_projector_need_no_backward() {
         let checkpoint = Checkpoint::fresh(&ModelConfig::default(), 83, 1, Seed(1)).unwrap();
-        let unreached = |frozen: &[Part]| {
-            let learner = Learner::new(checkpoint.clone(), None, |parameter| !frozen.contains(&parameter.part));
-            let model = Model::new(&Shared::default(), &learner).unwrap();
-            let reached: Vec<bool> = model.matrices().map(|(_, reached)| reached).collect();
-            (reached.len(), reached.iter().filter(|reached| !**reached).count())
+        let without_backward = |frozen: &[ParamGroup]| {
+            let trainable_model =
+                TrainableModel::new(checkpoint.clone(), None, |parameter| !frozen.contains(&parameter.group));
+            let model = Model::new(&CpuWeights::default(), &trainable_model).unwrap();
+            let needed: Vec<bool> = model.matrices().map(|(_, needed)| needed).collect();
+            (needed.len(), needed.iter().filter(|needed| !**needed).count())
         };
-        // The encoder's patches are a matrix, its block has seven, the projector two, the decoder's three blocks seven each;
-        // then there is the head.
+        // The tower has its patch embedding and one block of seven matrices, the projector two matrices, the decoder three
+        // blocks of seven, and the head.
         let all = 1 + 7 + 2 + 3 * 7 + 1;
-        assert_eq!(unreached(&[]), (all, 0));
-        assert_eq!(unreached(&[Part::Projector]), (all, 0));
-        assert_eq!(unreached(&[Part::Vision]), (all, 1 + 7));
-        assert_eq!(unreached(&[Part::Vision, Part::Projector]), (all, 1 + 7 + 2));
+        assert_eq!(without_backward(&[]), (all, 0));
+        assert_eq!(without_backward(&[ParamGroup::Projector]), (all, 0));
+        assert_eq!(without_backward(&[ParamGroup::Vision]), (all, 1 + 7));
+        assert_eq!(without_backward(&[ParamGroup::Vision, ParamGroup::Projector]), (all, 1 + 7 + 2));
     }
 }

@@ -1,9 +1,7 @@
-//! The operations that a model is made of, as a trait with one implementation per way to compute. Knows no model.
+//! The operations of a model, as a trait with one implementation per way to compute.
 //!
-//! [`Fused`](super::fused::Fused) has a kernel per operation on the CPU and a tape, for training;
-//! [`Stock`](super::stock::Stock) composes dfdx's own operations and serves every device with a tape;
-//! [`Packed`](super::packed::Packed) has weights laid out for products and no tape, for generation. A value is flat: a
-//! token per row. Letters as in [`super`].
+//! [`CpuOps`](super::cpu::CpuOps) has a kernel of ours per operation; [`DfdxOps`](super::dfdx::DfdxOps) composes dfdx's
+//! operations and runs on every device of dfdx. A tensor has one token per row. Letters as in [`super`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,32 +10,22 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::architecture::Activation;
-use super::gradients::Part;
+use super::batch::EmbeddingSource;
+use super::device_error::device_error;
+use super::gradients::Shard;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise;
 use super::kernels::rope::RopeTable;
-use super::loader::Held;
 
 pub(crate) type Scalar<D, T = NoneTape> = Tensor<(), f32, D, T>;
 pub(crate) type Vector<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
 pub(crate) type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
 
-/// Where the embedding of a position comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// A row of the token embedding.
-    Token(u32),
-    /// A row of the projected image features.
-    Feature(usize),
-    /// The feature that ends a row of patches.
-    Newline,
-}
-
-/// Where weights live, and in which form.
-pub(crate) trait Place: Clone {
-    /// (out, in), for products. A clone is the same weights.
+/// Where weights are kept, and in which form.
+pub(crate) trait WeightStore: Clone {
+    /// (out, in), for matrix products. A clone shares the weights.
     type Matrix: Clone;
-    /// (rows, width), looked up by row.
+    /// (rows, width), read by row.
     type Table: Clone;
     type Vector: Clone;
 
@@ -47,135 +35,164 @@ pub(crate) trait Place: Clone {
 
     fn vector(&self, values: Arc<Vec<f32>>) -> Result<Self::Vector>;
 
-    /// A table's own weights for products: what they learn there, the table learns.
+    /// The weights of a table, for matrix products.
     fn tied(&self, table: &Self::Table) -> Result<Self::Matrix>;
 }
 
-/// A parameter in its place.
+/// A parameter's weights in a store. A clone shares them.
+#[derive(Clone)]
+pub(crate) enum LoadedWeight<P: WeightStore> {
+    Matrix(P::Matrix),
+    Table(P::Table),
+    Vector(P::Vector),
+}
+
+/// A parameter as operations use it.
 #[derive(Clone, Debug)]
 pub(crate) struct Param<W> {
     pub(crate) value: W,
-    /// Its number in the learner, by which its gradient is known.
-    pub(crate) number: usize,
-    /// Whether a backward pass finds its gradient.
-    pub(crate) learns: bool,
+    /// Its index in the [`TrainableModel`](super::trainable_model::TrainableModel) and in the gradients.
+    pub(crate) index: usize,
+    /// Whether a backward pass computes its gradient.
+    pub(crate) trainable: bool,
 }
 
 /// Factors of [`Ops::scale`].
 pub(crate) enum Factor {
-    All(f32),
-    /// One per number.
-    Each(Vec<f32>),
+    Constant(f32),
+    PerElement(Vec<f32>),
 }
 
 impl Factor {
-    /// Multiplies numbers in place.
-    pub(crate) fn multiply(&self, numbers: &mut [f32]) {
+    pub(crate) fn multiply(&self, values: &mut [f32]) {
         match self {
-            Factor::All(factor) => elementwise::scale(numbers, *factor),
-            Factor::Each(factors) => elementwise::multiply(numbers, factors),
+            Factor::Constant(factor) => elementwise::scale(values, *factor),
+            Factor::PerElement(factors) => elementwise::multiply(values, factors),
         }
     }
 }
 
-/// The operations. What they compute is remembered for a backward pass while they record.
+/// The forward operations. While gradients are enabled, they are recorded for a backward pass.
 pub(crate) trait Ops {
-    type Place: Place;
+    type Weights: WeightStore;
 
-    /// Numbers, a token per row.
-    type X;
+    /// (n, width), a token per row.
+    type Tensor;
 
-    /// What attention needs besides its inputs: made once per forward pass, shared by its layers.
-    type Plan;
+    /// What attention needs besides its inputs. Built once per forward pass; all layers use it.
+    type AttentionPlan;
 
-    /// Whether all rows of a batch must have one length.
-    const PADDED: bool;
+    /// Whether all rows of a batch must have the same length.
+    const NEEDS_PADDING: bool;
 
-    /// Whether what follows is remembered for a backward pass.
-    fn record(&mut self, on: bool);
+    /// Whether the next operations are recorded for a backward pass.
+    fn set_grad_enabled(&mut self, enabled: bool);
 
-    /// Tokens of a value.
-    fn rows(&self, x: &Self::X) -> usize;
+    /// The number of tokens.
+    fn rows(&self, x: &Self::Tensor) -> usize;
 
-    /// Plain numbers (n, width).
-    fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Self::X>;
+    /// Constant values (n, width).
+    fn input(&mut self, values: &[f32], width: usize) -> Result<Self::Tensor>;
 
-    /// Attention over `rows`, which cover the tokens in order; `turns` holds the rotary positions from 0 on.
-    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Result<Self::Plan>;
+    /// Attention within each of `rows`, which cover the tokens in order. Positions in a row count from 0; `rope` holds
+    /// their rotations.
+    fn plan_attention(
+        &mut self,
+        heads: Heads,
+        rows: &[Range<usize>],
+        rope: Option<&Arc<RopeTable>>,
+    ) -> Result<Self::AttentionPlan>;
 
     /// Rows of a table (r, d) by index -> (n, d).
-    fn lookup(&mut self, table: &Param<Table<Self>>, indices: &[usize]) -> Result<Self::X>;
+    fn embedding(&mut self, table: &Param<Table<Self>>, indices: &[usize]) -> Result<Self::Tensor>;
 
-    /// Rows of a value by index -> (n, d).
-    fn select(&mut self, x: &Self::X, indices: &[usize]) -> Result<Self::X>;
+    /// Rows of a tensor by index -> (n, d).
+    fn select_rows(&mut self, x: &Self::Tensor, indices: &[usize]) -> Result<Self::Tensor>;
 
-    /// Rows of a table (v, d), of image features (f, d) and the newline (d), one of them per position -> (n, d).
-    fn splice(
+    /// For each position a row of a table (v, d), a row of the image features (f, d), or the newline (d) -> (n, d).
+    fn merge_image_features(
         &mut self,
         table: &Param<Table<Self>>,
-        features: Option<&Self::X>,
+        features: Option<&Self::Tensor>,
         newline: Option<&Param<Vect<Self>>>,
-        sources: &[Source],
-    ) -> Result<Self::X>;
+        sources: &[EmbeddingSource],
+    ) -> Result<Self::Tensor>;
 
-    /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019) of every stretch of a row as wide as the weight.
-    fn rms_norm(&mut self, x: &Self::X, weight: &Param<Vect<Self>>, eps: f32) -> Result<Self::X>;
+    /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019). A row that is wider than the weight is normalized
+    /// piece by piece, each as wide as the weight.
+    fn rms_norm(&mut self, x: &Self::Tensor, weight: &Param<Vect<Self>>, eps: f32) -> Result<Self::Tensor>;
 
     /// `(x - mean) / sqrt(variance + eps) * weight + bias` of every row (Ba et al. 2016).
     fn layer_norm(
         &mut self,
-        x: &Self::X,
+        x: &Self::Tensor,
         weight: &Param<Vect<Self>>,
         bias: &Param<Vect<Self>>,
         eps: f32,
-    ) -> Result<Self::X>;
+    ) -> Result<Self::Tensor>;
 
     /// `x weight^T + bias`: (n, i), (o, i), (o) -> (n, o).
-    fn linear(&mut self, x: &Self::X, weight: &Param<Matr<Self>>, bias: Option<&Param<Vect<Self>>>) -> Result<Self::X>;
+    fn linear(
+        &mut self,
+        x: &Self::Tensor,
+        weight: &Param<Matr<Self>>,
+        bias: Option<&Param<Vect<Self>>>,
+    ) -> Result<Self::Tensor>;
 
-    fn add(&mut self, a: &Self::X, b: &Self::X) -> Result<Self::X>;
+    fn add(&mut self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// Numbers times constants.
-    fn scale(&mut self, x: &Self::X, factor: Factor) -> Result<Self::X>;
+    /// `x` times constants.
+    fn scale(&mut self, x: &Self::Tensor, factor: Factor) -> Result<Self::Tensor>;
 
-    /// Values of equal length side by side: (n, d) each -> (n, sum of d).
-    fn beside(&mut self, parts: &[Self::X]) -> Result<Self::X>;
+    /// (n, d) each -> (n, sum of d).
+    fn concat_columns(&mut self, parts: &[Self::Tensor]) -> Result<Self::Tensor>;
 
-    /// Queries (n, h w), keys and values (n, k w) of layer `layer`, rotated inside where the plan says so -> (n, h w).
-    fn attention(&mut self, layer: usize, q: Self::X, k: Self::X, v: Self::X, plan: &Self::Plan) -> Result<Self::X>;
+    /// Attention of layer `layer`: queries (n, h w), keys and values (n, k w) -> (n, h w). Queries and keys are rotated if
+    /// the plan has rotations.
+    fn attention(
+        &mut self,
+        layer: usize,
+        q: Self::Tensor,
+        k: Self::Tensor,
+        v: Self::Tensor,
+        plan: &Self::AttentionPlan,
+    ) -> Result<Self::Tensor>;
 
     /// `silu(gate) * up` (Shazeer 2020).
-    fn swiglu(&mut self, gate: &Self::X, up: &Self::X) -> Result<Self::X>;
+    fn swiglu(&mut self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// A function of every number; not for [`Activation::Swiglu`], which has two inputs.
-    fn activate(&mut self, x: &Self::X, activation: Activation) -> Result<Self::X>;
+    /// An elementwise activation; not for [`Activation::Swiglu`], which has two inputs.
+    fn activate(&mut self, x: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
 }
 
-pub(crate) type Table<O> = <<O as Ops>::Place as Place>::Table;
-pub(crate) type Matr<O> = <<O as Ops>::Place as Place>::Matrix;
-pub(crate) type Vect<O> = <<O as Ops>::Place as Place>::Vector;
+pub(crate) type Table<O> = <<O as Ops>::Weights as WeightStore>::Table;
+pub(crate) type Matr<O> = <<O as Ops>::Weights as WeightStore>::Matrix;
+pub(crate) type Vect<O> = <<O as Ops>::Weights as WeightStore>::Vector;
 
-/// Operations with a tape of dfdx's.
-pub(crate) trait Taped: Ops + Sized {
+/// Operations with a backward pass, on dfdx's tape.
+pub(crate) trait AutogradOps: Ops + Sized {
     type D: Device<f32>;
 
-    /// Operations on weights in `place`; gradients go to `part`, which a backward pass needs.
-    fn new(place: &Self::Place, part: Option<Part>) -> Self;
+    /// A backward pass adds its gradients to `shard`.
+    fn new(weights: &Self::Weights, shard: Option<Shard>) -> Self;
 
     /// `log softmax(x weight^T)` at each row's target: (n, d), (v, d) -> (n,).
-    fn log_probs(&mut self, x: &Self::X, weight: &Param<Matr<Self>>, targets: &[u32]) -> Result<Vector<Self::D>>;
+    fn log_probs(&mut self, x: &Self::Tensor, weight: &Param<Matr<Self>>, targets: &[u32]) -> Result<Vector<Self::D>>;
 
-    /// Adds the gradients of `sum(derivative * output)`, and so of any loss of `output` that has this derivative there, to
-    /// the part's. `held` are the parameters by number.
-    fn backward(self, output: &Vector<Self::D>, derivative: Vec<f32>, held: &[Option<Held<Self::Place>>])
-    -> Result<()>;
+    /// Adds the gradients of `sum(derivative * output)` to the shard: those of any loss with this derivative by `output`.
+    /// `loaded` holds the parameters by index.
+    fn backward(
+        self,
+        output: &Vector<Self::D>,
+        derivative: Vec<f32>,
+        loaded: &[Option<LoadedWeight<Self::Weights>>],
+    ) -> Result<()>;
 
-    /// A value's numbers.
     #[cfg(test)]
-    fn numbers(x: &Self::X) -> Vec<f32>;
+    fn to_vec(x: &Self::Tensor) -> Vec<f32>;
 }
 
-/// Runs a tape backwards from `sum(derivative * output)`.
+/// Runs the backward pass of `sum(derivative * output)` on a tape.
 pub(crate) fn backward<D: Device<f32>>(
     tape: OwnedTape<f32, D>,
     output: &Vector<D>,
@@ -186,121 +203,4 @@ pub(crate) fn backward<D: Device<f32>>(
     let product = output.clone().put_tape(tape).try_mul(derivative).map_err(device_error)?;
     let sum: Scalar<D, _> = product.try_sum::<(), Axis<0>>().map_err(device_error)?;
     sum.try_backward().map_err(device_error)
-}
-
-/// Weights as tensors on a device of dfdx's.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OnDevice<D>(pub(crate) D);
-
-impl<D: Device<f32>> Place for OnDevice<D> {
-    type Matrix = Matrix<D>;
-    type Table = Matrix<D>;
-    type Vector = Vector<D>;
-
-    fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Matrix<D>> {
-        self.0.try_tensor_from_vec(Arc::unwrap_or_clone(values), (rows, columns)).map_err(device_error)
-    }
-
-    fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Matrix<D>> {
-        self.matrix(values, rows, columns)
-    }
-
-    fn vector(&self, values: Arc<Vec<f32>>) -> Result<Vector<D>> {
-        let shape = (values.len(),);
-        self.0.try_tensor_from_vec(Arc::unwrap_or_clone(values), shape).map_err(device_error)
-    }
-
-    fn tied(&self, table: &Matrix<D>) -> Result<Matrix<D>> {
-        // A clone is the same tensor to a tape.
-        Ok(table.clone())
-    }
-}
-
-/// A device cannot take so much at once: less would do.
-#[derive(Debug)]
-pub(crate) struct NoRoom(pub(crate) String);
-
-impl std::fmt::Display for NoRoom {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for NoRoom {}
-
-/// Numbers of one tensor that dfdx's kernels can count: beyond, their 32-bit indices wrap, and they compute a part twice.
-const MOST: usize = 1 << 31;
-
-/// Refuses a tensor that is too large for dfdx's kernels.
-pub(crate) fn countable(what: &str, sizes: &[usize]) -> Result<()> {
-    let count = sizes.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
-    if count.is_none_or(|count| count > MOST) {
-        return Err(NoRoom(format!("{what} are more than a GPU's kernels count to: {sizes:?} numbers")).into());
-    }
-    Ok(())
-}
-
-/// Whether a status of the driver or of cuBLAS, as dfdx prints it, says that there is no memory.
-fn wants_memory(told: &str) -> bool {
-    told.contains("OUT_OF_MEMORY") || told.contains("ALLOC_FAILED")
-}
-
-fn out_of_memory(told: &str) -> anyhow::Error {
-    NoRoom(format!("the GPU is out of memory ({told})")).into()
-}
-
-/// A device's complaint as an error of ours.
-pub(crate) fn device_error<E: std::fmt::Display + std::fmt::Debug>(error: E) -> anyhow::Error {
-    let told = format!("{error:?}");
-    if wants_memory(&told) {
-        return out_of_memory(&told);
-    }
-    anyhow::anyhow!("the device failed: {error} ({told})")
-}
-
-/// Does something on a device, where want of memory is an error with advice. dfdx panics with it where an operation
-/// copies a tensor that others hold, too; any other panic goes on.
-pub(crate) fn within_memory<R>(advice: &'static str, work: impl FnOnce() -> Result<R>) -> Result<R> {
-    // What a panic leaves half done is the device's memory, which is freed, and what the caller gives up on an error.
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
-        let told = payload.downcast_ref::<String>().map(String::as_str);
-        match told.or_else(|| payload.downcast_ref::<&str>().copied()) {
-            Some(told) if wants_memory(told) => Err(out_of_memory(told)),
-            _ => std::panic::resume_unwind(payload),
-        }
-    });
-    done.map_err(|error| if error.root_cause().is::<NoRoom>() { error.context(advice) } else { error })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// As dfdx prints the driver's and cuBLAS's errors.
-    #[test]
-    fn want_of_memory_is_told_from_other_failures() {
-        #[derive(Debug)]
-        struct Driver(#[expect(dead_code, reason = "printed")] &'static str);
-        impl std::fmt::Display for Driver {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                write!(f, "{self:?}")
-            }
-        }
-        for status in ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"] {
-            let error = device_error(Driver(status));
-            assert!(error.is::<NoRoom>(), "{error}");
-            let panics = || panic!("called `Result::unwrap()` on an `Err` value: {status}");
-            let error = within_memory::<()>("take less", panics).unwrap_err();
-            assert!(error.to_string() == "take less" && error.root_cause().is::<NoRoom>(), "{error:?}");
-        }
-        std::panic::catch_unwind(|| within_memory::<()>("take less", || panic!("BUG: another"))).unwrap_err();
-        countable("scores", &[1 << 20, 1 << 11]).unwrap();
-        for sizes in [&[1 << 20, 1 << 12][..], &[usize::MAX, 3]] {
-            assert!(countable("scores", sizes).unwrap_err().is::<NoRoom>());
-        }
-        let error = within_memory::<()>("take less", || Err(anyhow::anyhow!("another"))).unwrap_err();
-        assert_eq!(error.to_string(), "another");
-        let error = device_error(Driver("CUDA_ERROR_ILLEGAL_ADDRESS"));
-        assert!(error.to_string().starts_with("the device failed: Driver(\"CUDA_ERROR_ILLEGAL_ADDRESS\")"), "{error}");
-    }
 }

@@ -1,8 +1,7 @@
-//! The list of a model's parameters: names, shapes, parts, first values. The one walk that counting, reading,
-//! writing, building and optimizing share. Knows no tensor and no file.
+//! The parameters of a model: names, shapes, groups, initial values. Counting, reading, writing, building and optimizing
+//! all use this list.
 //!
-//! Names follow Hugging Face's LLaVA and LLaMA as transformers 4 writes them, without the prefix that a composite puts
-//! before its decoder.
+//! Names are those of LLaVA and LLaMA in transformers 4, without the prefix that LLaVA puts before its decoder.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -11,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use super::architecture::{Architecture, Decoder, Projector, Vision, VisionFamily};
 use ablate_core::base::Seed;
 
-/// The part of a model that a parameter belongs to: each may have its own learning rate or be frozen.
+/// A group of parameters with its own learning rate; it can also be frozen as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Part {
+pub enum ParamGroup {
     Vision,
     Projector,
     Decoder,
@@ -26,207 +25,334 @@ pub struct Parameter {
     pub name: String,
     /// `[n]` for a norm's weight or a bias, `[out, in]` for a matrix, `[out, 3, height, width]` for ViT patches.
     pub shape: Vec<usize>,
-    pub part: Part,
-    /// Standard deviation of the first values; none: all are 1.
-    pub deviation: Option<f64>,
-    /// Whether the model's output depends on it. What is on top of the features that a decoder reads is only kept.
+    pub group: ParamGroup,
+    /// Standard deviation of the initial values; none: all are 1.
+    pub init_std: Option<f64>,
+    /// Whether the model's output depends on it. Layers above the features that a decoder reads are kept, but not used.
     pub used: bool,
 }
 
 impl Parameter {
-    /// How many numbers it holds. [`parameters`] has seen to it that the product fits.
+    /// The number of elements.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// True for a parameter without numbers, which no checked config yields.
+    /// True for a parameter without elements. A checked config has none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// A matrix is decayed; a norm's weight, a bias or another single row is not.
+    /// Whether weight decay applies: to matrices, but not to norms, biases and other vectors.
     pub fn is_matrix(&self) -> bool {
         self.shape.len() >= 2
     }
 
-    /// First values, from the stream of the parameter's own name: another layer more shifts none of them.
-    pub fn draw(&self, seed: Seed) -> Vec<f32> {
-        match self.deviation {
+    /// Initial values. Each parameter has its own random stream, so another layer does not change the values of the rest.
+    pub fn init(&self, seed: Seed) -> Vec<f32> {
+        match self.init_std {
             None => vec![1.0; self.len()],
-            Some(deviation) => {
+            Some(std) => {
                 let mut generator = seed.stream(&self.name);
-                (0..self.len()).map(|_| (normal(&mut generator) * deviation) as f32).collect()
+                (0..self.len()).map(|_| (normal(&mut generator) * std) as f32).collect()
             }
         }
     }
 }
 
-/// All parameters of a model, in a fixed order: encoder, projector, decoder. The sizes must have been checked.
-///
-/// First values of a model of ours: linear layers have deviation `1 / sqrt(fan_in)`, the two matrices of a block that
-/// write into the residual stream `1 / sqrt(layers + 1)` of that and at most half of it, positions 0.1, token embeddings
-/// 0.5, the head 0.02.
-pub fn parameters(architecture: &Architecture) -> Vec<Parameter> {
-    let Architecture { vision, decoder, vocab } = architecture;
-    let mut list = List(Vec::new());
-    if let Some(vision) = vision {
-        match vision.family {
-            VisionFamily::Plain => list.plain_tower(vision),
-            VisionFamily::Clip | VisionFamily::Siglip => list.vit(vision),
-        }
-        let Projector { hidden, bias, .. } = vision.projector;
-        list.linear(Part::Projector, "multi_modal_projector.linear_1", hidden, vision.feature_width(), bias);
-        list.linear(Part::Projector, "multi_modal_projector.linear_2", decoder.dim, hidden, bias);
-        if vision.tiled {
-            list.vector(Part::Projector, "image_newline", decoder.dim);
-        }
-    }
-    list.decoder(decoder, *vocab);
-    list.0
+/// The token embedding.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens";
+/// The norm after the last block of the decoder.
+pub(crate) const FINAL_NORM: &str = "model.norm";
+/// The language model's head, where it is not tied to the embedding.
+pub(crate) const HEAD: &str = "lm_head";
+/// The two layers of the projector.
+pub(crate) const PROJECTOR: [&str; 2] = ["multi_modal_projector.linear_1", "multi_modal_projector.linear_2"];
+/// The feature that ends a row of patches (LLaVA-NeXT).
+pub(crate) const NEWLINE: &str = "image_newline";
+/// The prefix of CLIP and SigLIP towers.
+const VIT: &str = "vision_tower.vision_model";
+
+/// The name of a layer's weight.
+pub(crate) fn weight(layer: &str) -> String {
+    format!("{layer}.weight")
 }
 
-/// Names of the towers of Hugging Face's LLaVA begin so.
-pub(crate) const VIT: &str = "vision_tower.vision_model";
+/// The name of a layer's bias.
+pub(crate) fn bias(layer: &str) -> String {
+    format!("{layer}.bias")
+}
 
-struct List(Vec<Parameter>);
+/// The layers of a vision tower.
+pub(crate) struct TowerNames {
+    family: VisionFamily,
+    pub(crate) patch_embedding: String,
+    pub(crate) class_embedding: Option<String>,
+    pub(crate) position_embedding: String,
+    pub(crate) pre_norm: Option<String>,
+    pub(crate) post_norm: String,
+}
 
-/// Scale of the matrices that write into the residual stream.
+impl TowerNames {
+    pub(crate) fn of(family: VisionFamily) -> TowerNames {
+        let clip = |name: &str| (family == VisionFamily::Clip).then(|| format!("{VIT}.{name}"));
+        let (embeddings, post_norm) = match family {
+            VisionFamily::Plain => ("vision_tower".to_string(), "vision_tower.norm".to_string()),
+            VisionFamily::Clip | VisionFamily::Siglip => (format!("{VIT}.embeddings"), format!("{VIT}.post_layernorm")),
+        };
+        TowerNames {
+            family,
+            patch_embedding: format!("{embeddings}.patch_embedding"),
+            class_embedding: clip("embeddings.class_embedding"),
+            position_embedding: format!("{embeddings}.position_embedding"),
+            // CLIP's own spelling.
+            pre_norm: clip("pre_layrnorm"),
+            post_norm,
+        }
+    }
+
+    pub(crate) fn block(&self, layer: usize) -> BlockNames {
+        match self.family {
+            VisionFamily::Plain => BlockNames::llama(&format!("vision_tower.layers.{layer}")),
+            VisionFamily::Clip | VisionFamily::Siglip => BlockNames::vit(&format!("{VIT}.encoder.layers.{layer}")),
+        }
+    }
+}
+
+/// The layers of a transformer block.
+pub(crate) struct BlockNames {
+    pub(crate) attention_norm: String,
+    pub(crate) q: String,
+    pub(crate) k: String,
+    pub(crate) v: String,
+    pub(crate) o: String,
+    /// Norms of the query and key heads, which only some families have.
+    pub(crate) qk_norms: Option<[String; 2]>,
+    pub(crate) mlp_norm: String,
+    pub(crate) mlp: MlpNames,
+}
+
+pub(crate) enum MlpNames {
+    Gated { gate: String, up: String, down: String },
+    Plain { fc1: String, fc2: String },
+}
+
+impl BlockNames {
+    /// A block of the decoder.
+    pub(crate) fn decoder(layer: usize) -> BlockNames {
+        BlockNames::llama(&format!("model.layers.{layer}"))
+    }
+
+    fn llama(prefix: &str) -> BlockNames {
+        let name = |layer: &str| format!("{prefix}.{layer}");
+        BlockNames {
+            attention_norm: name("input_layernorm"),
+            q: name("self_attn.q_proj"),
+            k: name("self_attn.k_proj"),
+            v: name("self_attn.v_proj"),
+            o: name("self_attn.o_proj"),
+            qk_norms: Some([name("self_attn.q_norm"), name("self_attn.k_norm")]),
+            mlp_norm: name("post_attention_layernorm"),
+            mlp: MlpNames::Gated { gate: name("mlp.gate_proj"), up: name("mlp.up_proj"), down: name("mlp.down_proj") },
+        }
+    }
+
+    fn vit(prefix: &str) -> BlockNames {
+        let name = |layer: &str| format!("{prefix}.{layer}");
+        BlockNames {
+            attention_norm: name("layer_norm1"),
+            q: name("self_attn.q_proj"),
+            k: name("self_attn.k_proj"),
+            v: name("self_attn.v_proj"),
+            o: name("self_attn.out_proj"),
+            qk_norms: None,
+            mlp_norm: name("layer_norm2"),
+            mlp: MlpNames::Plain { fc1: name("mlp.fc1"), fc2: name("mlp.fc2") },
+        }
+    }
+}
+
+/// All parameters of a model, in a fixed order: vision tower, projector, decoder. The sizes must have been checked.
+///
+/// Initial values of our own layout: linear layers have the standard deviation `1 / sqrt(fan_in)`; the two matrices of a
+/// block that write into the residual stream have `min(1 / 2, 1 / sqrt(layers + 1))` times that; position embeddings 0.1,
+/// token embeddings 0.5, the head 0.02.
+pub fn parameters(architecture: &Architecture) -> Vec<Parameter> {
+    let Architecture { vision, decoder, vocab } = architecture;
+    let mut list = List { group: ParamGroup::Vision, parameters: Vec::new() };
+    if let Some(vision) = vision {
+        list.vision_tower(vision);
+        list.group = ParamGroup::Projector;
+        let Projector { hidden, bias, .. } = vision.projector;
+        list.linear(PROJECTOR[0], hidden, vision.feature_width(), bias, 1.0);
+        list.linear(PROJECTOR[1], decoder.dim, hidden, bias, 1.0);
+        if vision.tiled {
+            list.vector(NEWLINE.to_string(), decoder.dim);
+        }
+    }
+    list.group = ParamGroup::Decoder;
+    list.decoder(decoder, *vocab);
+    list.parameters
+}
+
+struct List {
+    /// The group of the parameters that come next.
+    group: ParamGroup,
+    parameters: Vec<Parameter>,
+}
+
+/// Sizes of a block.
+struct BlockSizes {
+    dim: usize,
+    /// Width of all query heads.
+    query: usize,
+    /// Width of all key heads.
+    key: usize,
+    ff: usize,
+    qkv_bias: bool,
+    output_bias: bool,
+    mlp_bias: bool,
+    norm_bias: bool,
+    /// Width of a head whose queries and keys are normalized.
+    qk_norm: Option<usize>,
+    /// Scale of the initial values of the matrices that write into the residual stream.
+    residual: f64,
+}
+
 fn residual(layers: usize) -> f64 {
     0.5f64.min(1.0 / ((layers + 1) as f64).sqrt())
 }
 
 impl List {
-    fn push(&mut self, part: Part, name: String, shape: Vec<usize>, deviation: Option<f64>) {
-        self.0.push(Parameter { name, shape, part, deviation, used: true });
+    fn push(&mut self, name: String, shape: Vec<usize>, init_std: Option<f64>) {
+        self.parameters.push(Parameter { name, shape, group: self.group, init_std, used: true });
     }
 
-    fn matrix(&mut self, part: Part, name: &str, columns: usize, rows: usize, deviation: f64) {
-        self.push(part, format!("{name}.weight"), vec![rows, columns], Some(deviation));
+    fn matrix(&mut self, layer: &str, columns: usize, rows: usize, init_std: f64) {
+        self.push(weight(layer), vec![rows, columns], Some(init_std));
     }
 
-    fn linear(&mut self, part: Part, name: &str, outputs: usize, inputs: usize, bias: bool) {
-        self.matrix(part, name, inputs, outputs, 1.0 / (inputs as f64).sqrt());
-        if bias {
-            self.vector(part, &format!("{name}.bias"), outputs);
+    fn vector(&mut self, name: String, dim: usize) {
+        self.push(name, vec![dim], None);
+    }
+
+    fn linear(&mut self, layer: &str, outputs: usize, inputs: usize, with_bias: bool, scale: f64) {
+        self.matrix(layer, inputs, outputs, scale / (inputs as f64).sqrt());
+        if with_bias {
+            self.vector(bias(layer), outputs);
         }
     }
 
-    /// A linear layer whose output is added to the residual stream of `layers` blocks.
-    fn writing(&mut self, part: Part, name: &str, outputs: usize, inputs: usize, bias: bool, layers: usize) {
-        self.matrix(part, name, inputs, outputs, residual(layers) / (inputs as f64).sqrt());
-        if bias {
-            self.vector(part, &format!("{name}.bias"), outputs);
+    fn norm(&mut self, layer: &str, dim: usize, with_bias: bool) {
+        self.vector(weight(layer), dim);
+        if with_bias {
+            self.vector(bias(layer), dim);
         }
     }
 
-    fn vector(&mut self, part: Part, name: &str, dim: usize) {
-        self.push(part, name.to_string(), vec![dim], None);
-    }
-
-    fn norm(&mut self, part: Part, name: &str, dim: usize) {
-        self.vector(part, &format!("{name}.weight"), dim);
-    }
-
-    fn layer_norm(&mut self, part: Part, name: &str, dim: usize) {
-        self.norm(part, name, dim);
-        self.vector(part, &format!("{name}.bias"), dim);
-    }
-
-    fn plain_tower(&mut self, vision: &Vision) {
-        let Vision { dim, layers, ff, .. } = *vision;
-        let part = Part::Vision;
-        self.linear(part, "vision_tower.patch_embedding", dim, vision.patch_values(), false);
-        self.matrix(part, "vision_tower.position_embedding", dim, vision.positions(), 0.1);
-        for layer in 0..layers {
-            let name = |rest: &str| format!("vision_tower.layers.{layer}.{rest}");
-            self.norm(part, &name("input_layernorm"), dim);
-            for projection in ["q_proj", "k_proj", "v_proj"] {
-                self.linear(part, &name(&format!("self_attn.{projection}")), dim, dim, false);
+    fn block(&mut self, names: &BlockNames, sizes: &BlockSizes) {
+        let BlockSizes { dim, query, key, ff, qkv_bias, output_bias, mlp_bias, norm_bias, qk_norm, residual } = *sizes;
+        self.norm(&names.attention_norm, dim, norm_bias);
+        for (layer, width) in [(&names.q, query), (&names.k, key), (&names.v, key)] {
+            self.linear(layer, width, dim, qkv_bias, 1.0);
+        }
+        self.linear(&names.o, dim, query, output_bias, residual);
+        if let (Some(layers), Some(width)) = (&names.qk_norms, qk_norm) {
+            layers.iter().for_each(|layer| self.norm(layer, width, false));
+        }
+        self.norm(&names.mlp_norm, dim, norm_bias);
+        match &names.mlp {
+            MlpNames::Gated { gate, up, down } => {
+                self.linear(gate, ff, dim, mlp_bias, 1.0);
+                self.linear(up, ff, dim, mlp_bias, 1.0);
+                self.linear(down, dim, ff, mlp_bias, residual);
             }
-            self.writing(part, &name("self_attn.o_proj"), dim, dim, false, layers);
-            self.norm(part, &name("post_attention_layernorm"), dim);
-            self.linear(part, &name("mlp.gate_proj"), ff, dim, false);
-            self.linear(part, &name("mlp.up_proj"), ff, dim, false);
-            self.writing(part, &name("mlp.down_proj"), dim, ff, false, layers);
+            MlpNames::Plain { fc1, fc2 } => {
+                self.linear(fc1, ff, dim, mlp_bias, 1.0);
+                self.linear(fc2, dim, ff, mlp_bias, residual);
+            }
         }
-        self.norm(part, "vision_tower.norm", dim);
     }
 
-    fn vit(&mut self, vision: &Vision) {
-        let Vision { dim, layers, ff, patch_size, .. } = *vision;
-        let part = Part::Vision;
-        let clip = vision.family == VisionFamily::Clip;
-        if clip {
-            self.vector(part, &format!("{VIT}.embeddings.class_embedding"), dim);
+    fn vision_tower(&mut self, vision: &Vision) {
+        let Vision { dim, layers, ff, patch_size, family, .. } = *vision;
+        let (names, plain) = (TowerNames::of(family), family == VisionFamily::Plain);
+        if let Some(name) = &names.class_embedding {
+            self.vector(name.clone(), dim);
         }
-        let patches = format!("{VIT}.embeddings.patch_embedding");
-        self.push(part, format!("{patches}.weight"), vec![dim, 3, patch_size, patch_size], None);
-        if !clip {
-            self.vector(part, &format!("{patches}.bias"), dim);
+        if plain {
+            self.linear(&names.patch_embedding, dim, vision.patch_values(), false, 1.0);
+        } else {
+            self.push(weight(&names.patch_embedding), vec![dim, 3, patch_size, patch_size], None);
         }
-        self.matrix(part, &format!("{VIT}.embeddings.position_embedding"), dim, vision.positions(), 0.1);
-        if clip {
-            self.layer_norm(part, &format!("{VIT}.pre_layrnorm"), dim);
+        if family == VisionFamily::Siglip {
+            self.vector(bias(&names.patch_embedding), dim);
         }
+        self.matrix(&names.position_embedding, dim, vision.positions(), 0.1);
+        if let Some(norm) = &names.pre_norm {
+            self.norm(norm, dim, true);
+        }
+        let sizes = BlockSizes {
+            dim,
+            query: dim,
+            key: dim,
+            ff,
+            qkv_bias: !plain,
+            output_bias: !plain,
+            mlp_bias: !plain,
+            norm_bias: !plain,
+            qk_norm: None,
+            residual: if plain { residual(layers) } else { 1.0 },
+        };
         for layer in 0..layers {
-            let start = self.0.len();
-            let name = |rest: &str| format!("{VIT}.encoder.layers.{layer}.{rest}");
-            self.layer_norm(part, &name("layer_norm1"), dim);
-            for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
-                self.linear(part, &name(&format!("self_attn.{projection}")), dim, dim, true);
-            }
-            self.layer_norm(part, &name("layer_norm2"), dim);
-            self.linear(part, &name("mlp.fc1"), ff, dim, true);
-            self.linear(part, &name("mlp.fc2"), dim, ff, true);
-            self.used_if(start, layer < vision.used_layers());
+            let start = self.parameters.len();
+            self.block(&names.block(layer), &sizes);
+            self.set_used(start, layer < vision.used_layers());
         }
-        // What sits on top serves the pooled output, which no decoder looks at.
-        let start = self.0.len();
-        self.layer_norm(part, &format!("{VIT}.post_layernorm"), dim);
+        let start = self.parameters.len();
+        self.norm(&names.post_norm, dim, !plain);
         if vision.pooling {
             let name = |rest: &str| format!("{VIT}.head.{rest}");
-            self.push(part, name("probe"), vec![1, 1, dim], None);
-            self.push(part, name("attention.in_proj_weight"), vec![3 * dim, dim], None);
-            self.vector(part, &name("attention.in_proj_bias"), 3 * dim);
-            self.linear(part, &name("attention.out_proj"), dim, dim, true);
-            self.layer_norm(part, &name("layernorm"), dim);
-            self.linear(part, &name("mlp.fc1"), ff, dim, true);
-            self.linear(part, &name("mlp.fc2"), dim, ff, true);
+            self.push(name("probe"), vec![1, 1, dim], None);
+            self.push(name("attention.in_proj_weight"), vec![3 * dim, dim], None);
+            self.vector(name("attention.in_proj_bias"), 3 * dim);
+            self.linear(&name("attention.out_proj"), dim, dim, true, 1.0);
+            self.norm(&name("layernorm"), dim, true);
+            self.linear(&name("mlp.fc1"), ff, dim, true, 1.0);
+            self.linear(&name("mlp.fc2"), dim, ff, true, 1.0);
         }
-        self.used_if(start, false);
+        // The norm and the pooling on top of a ViT serve the pooled output, which no decoder reads.
+        self.set_used(start, plain);
     }
 
     fn decoder(&mut self, decoder: &Decoder, vocab: usize) {
         let Decoder { dim, layers, ff, qkv_bias, output_bias, mlp_bias, .. } = *decoder;
-        let (query, key) = (decoder.query_width(), decoder.kv_width());
-        let part = Part::Decoder;
-        // A tied embedding is the head as well, whose logits must start small.
-        let deviation = if decoder.tied_head { 0.02 } else { 0.5 };
-        self.matrix(part, "model.embed_tokens", dim, vocab, deviation);
+        // A tied embedding is also the head, whose logits must start small.
+        let init_std = if decoder.tied_head { 0.02 } else { 0.5 };
+        self.matrix(EMBEDDING, dim, vocab, init_std);
+        let sizes = BlockSizes {
+            dim,
+            query: decoder.query_width(),
+            key: decoder.kv_width(),
+            ff,
+            qkv_bias,
+            output_bias,
+            mlp_bias,
+            norm_bias: false,
+            qk_norm: decoder.head_norm.then_some(decoder.head_width),
+            residual: residual(layers),
+        };
         for layer in 0..layers {
-            let name = |rest: &str| format!("model.layers.{layer}.{rest}");
-            self.norm(part, &name("input_layernorm"), dim);
-            for (projection, width) in [("q_proj", query), ("k_proj", key), ("v_proj", key)] {
-                self.linear(part, &name(&format!("self_attn.{projection}")), width, dim, qkv_bias);
-            }
-            self.writing(part, &name("self_attn.o_proj"), dim, query, output_bias, layers);
-            if decoder.head_norm {
-                self.norm(part, &name("self_attn.q_norm"), decoder.head_width);
-                self.norm(part, &name("self_attn.k_norm"), decoder.head_width);
-            }
-            self.norm(part, &name("post_attention_layernorm"), dim);
-            self.linear(part, &name("mlp.gate_proj"), ff, dim, mlp_bias);
-            self.linear(part, &name("mlp.up_proj"), ff, dim, mlp_bias);
-            self.writing(part, &name("mlp.down_proj"), dim, ff, mlp_bias, layers);
+            self.block(&BlockNames::decoder(layer), &sizes);
         }
-        self.norm(part, "model.norm", dim);
+        self.norm(FINAL_NORM, dim, false);
         if !decoder.tied_head {
-            self.matrix(part, "lm_head", dim, vocab, 0.02);
+            self.matrix(HEAD, dim, vocab, 0.02);
         }
     }
 
-    fn used_if(&mut self, start: usize, used: bool) {
-        self.0[start..].iter_mut().for_each(|parameter| parameter.used = used);
+    fn set_used(&mut self, start: usize, used: bool) {
+        self.parameters[start..].iter_mut().for_each(|parameter| parameter.used = used);
     }
 }
 
@@ -243,10 +369,10 @@ mod tests {
     use crate::config::ModelConfig;
 
     #[test]
-    fn the_default_model_has_the_parameters_that_were_counted_by_hand() {
-        let parameters = parameters(&Architecture::of(&ModelConfig::default(), 83, 1));
+    fn default_model_has_the_expected_parameters() {
+        let parameters = parameters(&Architecture::from_config(&ModelConfig::default(), 83, 1));
         let total: usize = parameters.iter().map(Parameter::len).sum();
-        // Block: 2 norms of 64, 4 squares of 64, 3 x 64 x 176. Encoder and decoder: 4 blocks, 2 norms,
+        // Block: 2 norms of 64, 4 squares of 64, 3 x 64 x 176. Tower and decoder: 4 blocks, 2 norms,
         // patches 192 x 64, positions 16 x 64, projector 2 x 64 x 64, embedding and head 83 x 64.
         let block = 2 * 64 + 4 * 64 * 64 + 3 * 64 * 176;
         assert_eq!(total, 4 * block + 2 * 64 + 192 * 64 + 16 * 64 + 2 * 64 * 64 + 2 * 83 * 64);
@@ -255,16 +381,16 @@ mod tests {
     }
 
     #[test]
-    fn first_values_have_the_deviation_they_should() {
-        let parameters = parameters(&Architecture::of(&ModelConfig::default(), 83, 1));
+    fn initial_values_have_their_standard_deviation() {
+        let parameters = parameters(&Architecture::from_config(&ModelConfig::default(), 83, 1));
         let gate = parameters.iter().find(|p| p.name == "model.layers.1.mlp.gate_proj.weight").unwrap();
-        let values = gate.draw(Seed(3));
+        let values = gate.init(Seed(3));
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
         let square = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / values.len() as f64;
         assert!(mean.abs() < 0.005, "{mean}");
-        // 11,264 draws of deviation 1/8: the sample's deviation lies within 3 % of it.
+        // 11,264 draws with standard deviation 1/8: that of the sample is within 3 % of it.
         assert!((square.sqrt() / 0.125 - 1.0).abs() < 0.03, "{square}");
-        assert_eq!(values, gate.draw(Seed(3)));
-        assert_ne!(values, gate.draw(Seed(4)));
+        assert_eq!(values, gate.init(Seed(3)));
+        assert_ne!(values, gate.init(Seed(4)));
     }
 }

@@ -1,4 +1,4 @@
-//! What each operation of a training costs: time, floating-point operations, bytes. Off unless asked for. Knows no model.
+//! Time, FLOPs and bytes of each kind of operation. Off by default.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,59 +6,59 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 static ON: AtomicBool = AtomicBool::new(false);
-static TALLIES: Mutex<BTreeMap<&'static str, Tally>> = Mutex::new(BTreeMap::new());
+static COSTS: Mutex<BTreeMap<&'static str, OpCost>> = Mutex::new(BTreeMap::new());
 
-/// What all calls of an operation cost together, those of all threads added up.
+/// The total cost of an operation, over all calls and threads.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub struct OpCost {
     pub calls: u64,
-    /// On the clock, a thread's waiting for its turn included.
+    /// Wall-clock time, including the time a thread waits for another.
     pub time: Duration,
-    /// A multiply-add is two. Elementwise operations count none: they wait for memory.
+    /// A multiply-add counts as two. Elementwise operations count none: they are bound by memory.
     pub flops: f64,
-    /// What is read and written at least once.
+    /// Bytes that are read or written, each once.
     pub bytes: f64,
 }
 
-/// Counts from now on, in this process.
+/// Starts the measurement in this process.
 pub fn start() {
-    tallies().clear();
+    costs().clear();
     ON.store(true, Ordering::Relaxed);
 }
 
-/// Ends the counting. The tallies by operation.
-pub fn stop() -> BTreeMap<&'static str, Tally> {
+/// Stops the measurement. Returns the costs by operation.
+pub fn stop() -> BTreeMap<&'static str, OpCost> {
     ON.store(false, Ordering::Relaxed);
-    std::mem::take(&mut tallies())
+    std::mem::take(&mut costs())
 }
 
-/// Runs until it is dropped.
+/// Measures until it is dropped.
 pub(crate) struct Timer {
     operation: &'static str,
     flops: usize,
-    numbers: usize,
+    elements: usize,
     start: Instant,
 }
 
-/// Times an operation that computes so much and touches so many numbers, if anybody counts.
-pub(crate) fn timer(operation: &'static str, flops: usize, numbers: usize) -> Option<Timer> {
-    ON.load(Ordering::Relaxed).then(|| Timer { operation, flops, numbers, start: Instant::now() })
+/// Measures an operation of `flops` FLOPs that reads and writes `elements` numbers, if the measurement is on.
+pub(crate) fn timer(operation: &'static str, flops: usize, elements: usize) -> Option<Timer> {
+    ON.load(Ordering::Relaxed).then(|| Timer { operation, flops, elements, start: Instant::now() })
 }
 
 impl Drop for Timer {
     fn drop(&mut self) {
-        let mut tallies = tallies();
-        let tally = tallies.entry(self.operation).or_default();
-        tally.calls += 1;
-        tally.time += self.start.elapsed();
-        tally.flops += self.flops as f64;
-        tally.bytes += (self.numbers * size_of::<f32>()) as f64;
+        let mut costs = costs();
+        let cost = costs.entry(self.operation).or_default();
+        cost.calls += 1;
+        cost.time += self.start.elapsed();
+        cost.flops += self.flops as f64;
+        cost.bytes += (self.elements * size_of::<f32>()) as f64;
     }
 }
 
-fn tallies() -> MutexGuard<'static, BTreeMap<&'static str, Tally>> {
-    // A thread that panicked left whole tallies.
-    TALLIES.lock().unwrap_or_else(PoisonError::into_inner)
+fn costs() -> MutexGuard<'static, BTreeMap<&'static str, OpCost>> {
+    // The costs are consistent even if a thread has panicked.
+    COSTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -66,15 +66,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_are_counted_between_start_and_stop() {
+    fn only_operations_between_start_and_stop_count() {
         drop(timer("before", 1, 1));
         start();
         drop(timer("ours", 2, 3));
         drop(timer("ours", 2, 3));
-        // Other tests may train meanwhile: only our own line is looked at.
-        let tallies = stop();
-        assert!(!tallies.contains_key("before"));
-        let ours = tallies["ours"];
+        // Other tests can train at the same time, so only our own entry is compared.
+        let costs = stop();
+        assert!(!costs.contains_key("before"));
+        let ours = costs["ours"];
         assert_eq!((ours.calls, ours.flops as u64, ours.bytes as u64), (2, 4, 24));
         drop(timer("ours", 2, 3));
         assert!(!stop().contains_key("ours"));

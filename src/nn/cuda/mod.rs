@@ -20,8 +20,8 @@ use cudarc::driver::sys::{
 use dfdx::prelude::Cuda;
 
 use super::device::{Driver, Gpu, Survey};
+use super::device_error::device_error;
 use super::kernels::simd::has_fma;
-use super::ops::device_error;
 use libraries::Library;
 
 /// The device file of a process with access to a GPU. Its container may still lack the driver's library.

@@ -1,47 +1,49 @@
-//! Generation on the CPU: weights packed once, a key/value cache per sequence, which shares that of its prompt with the
-//! other samples. The arithmetic of a sequence does not depend on those beside it.
+//! Generation on the CPU, with prepacked weights and a KV cache per sequence. The samples of a prompt share the prompt's
+//! part of the cache. The result of a sequence does not depend on the others.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use crate::batch::{features, patchify, place};
+use crate::batch::{EmbeddingSource, image_sources, patchify, push_sources};
 use crate::buffer::Buffer;
-use crate::cache::{Cache, Stretch};
-use crate::eyes::Learning;
-use crate::layers::Pass;
-use crate::learner::Learner;
+use crate::cpu::CpuOps;
+use crate::cpu::attention::AttentionPlan;
+use crate::cpu::kv_cache::{KvCache, KvSegment};
+use crate::cpu::tensor::CpuTensor;
+use crate::cpu::weights::CpuWeights;
+use crate::layers::ForwardPass;
 use crate::model::Model;
-use crate::ops::{Ops, Source};
-use crate::packed::{Packed, Packing, Plan, Rows};
+use crate::ops::Ops;
+use crate::trainable_model::TrainableModel;
 use crate::{Architecture, Checkpoint, PixelValues};
 use ablate_core::base::alloc::keep_freed_memory;
 
-/// A model's weights, laid out for forward passes.
-pub(super) struct Weights(Model<Packing>);
+/// A model with prepacked weights, which all threads share.
+pub(super) struct Weights(Model<CpuWeights>);
 
 impl Weights {
     pub(super) fn new(model: &Checkpoint) -> Result<Weights> {
         keep_freed_memory();
-        Ok(Weights(Model::new(&Packing, &Learner::frozen(model))?))
+        Ok(Weights(Model::new(&CpuWeights::prepacked(), &TrainableModel::frozen(model))?))
     }
 }
 
-/// Sequences that are being continued, each with its cache.
+/// The sequences that a thread continues together.
 pub(super) struct Decoder<'a> {
     architecture: &'a Architecture,
-    model: &'a Model<Packing>,
-    ops: Packed,
-    /// Memory of sequences that have left, for those to come.
-    spare: Vec<Stretch>,
+    model: &'a Model<CpuWeights>,
+    ops: CpuOps,
+    /// Memory of finished sequences, for new ones.
+    spare: Vec<KvSegment>,
 }
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(architecture: &'a Architecture, weights: &'a Weights) -> Decoder<'a> {
-        Decoder { architecture, model: &weights.0, ops: Packed::default(), spare: Vec::new() }
+        Decoder { architecture, model: &weights.0, ops: CpuOps::default(), spare: Vec::new() }
     }
 
-    /// Reads a prompt, with its image, and adds `samples` sequences that continue it by up to `max_tokens` tokens. The
+    /// Reads a prompt with its image, and adds `samples` sequences that continue it by up to `max_tokens` tokens. The
     /// logits of the first token: (v,).
     pub(super) fn start(
         &mut self,
@@ -52,68 +54,71 @@ impl<'a> Decoder<'a> {
     ) -> Result<Buffer> {
         let (layers, positions) = (self.architecture.decoder.layers, self.architecture.decoder.max_positions);
         let (heads, count) = (self.model.heads, tokens.len());
-        let (features, order) = match image {
-            Some((key, pixels)) => self.see(key, pixels)?,
+        let (features, image_sources) = match image {
+            Some((key, pixels)) => self.encode_image(key, pixels)?,
             None => (None, Vec::new()),
         };
         let mut sources = Vec::with_capacity(count);
-        place(self.architecture, tokens, &order, &mut sources);
-        let turns = self.model.rotary.table(count);
-        self.ops.reading = Some(Stretch::new(layers, heads, count));
-        let mut pass = Pass { ops: &mut self.ops, dropout: None };
+        push_sources(self.architecture, tokens, &image_sources, &mut sources);
+        let rope = self.model.rotary.table(count);
+        self.ops.prefill = Some(KvSegment::new(layers, heads, count));
+        let mut pass = ForwardPass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, features.as_ref(), &sources)?;
-        let plan = pass.ops.plan(heads, std::slice::from_ref(&(0..count)), Some(&turns))?;
+        let plan = pass.ops.plan_attention(heads, std::slice::from_ref(&(0..count)), Some(&rope))?;
         let last = self.model.decode(&mut pass, x, &plan, Some(&[count - 1]))?;
-        let logits = self.model.logits(pass.ops, &last)?.values;
-        let Some(mut read) = self.ops.reading.take() else { panic!("BUG: the prompt's cache is gone") };
-        read.advance(count);
-        let prompt = Arc::new(read);
+        let logits = self.model.logits(pass.ops, &last)?.into_values();
+        let Some(mut prompt) = self.ops.prefill.take() else { panic!("BUG: the prompt's cache is gone") };
+        prompt.advance(count);
+        let prompt = Arc::new(prompt);
         let capacity = max_tokens.min(positions - count);
         for _ in 0..samples {
             let fits = self.spare.iter().position(|spare| spare.fits(capacity));
-            let own = if let Some(index) = fits {
-                let mut own = self.spare.swap_remove(index);
-                own.clear();
-                own
+            let generated = if let Some(index) = fits {
+                let mut segment = self.spare.swap_remove(index);
+                segment.clear();
+                segment
             } else {
-                // One that is too small goes for each that comes: there are never more than were needed at once.
+                // Frees one that is too small for each new one, so that their number does not grow.
                 self.spare.pop();
-                Stretch::new(layers, heads, capacity)
+                KvSegment::new(layers, heads, capacity)
             };
-            self.ops.caches.push(Cache { prompt: prompt.clone(), own });
+            self.ops.caches.push(KvCache { prompt: prompt.clone(), generated });
         }
         Ok(logits)
     }
 
-    /// Continues every sequence by its token. The logits of the next ones: (sequences, v).
+    /// Continues every sequence by its token. The logits of the next tokens: (sequences, v).
     pub(super) fn step(&mut self, tokens: &[u32]) -> Result<Buffer> {
         assert_eq!(tokens.len(), self.ops.caches.len(), "BUG: one token per sequence");
-        let turns = self.model.rotary.table(self.ops.longest() + 1);
-        let sources: Vec<Source> = tokens.iter().map(|&token| Source::Token(token)).collect();
-        let mut pass = Pass { ops: &mut self.ops, dropout: None };
+        let longest = self.ops.caches.iter().map(KvCache::length).max().unwrap_or(0);
+        let rope = self.model.rotary.table(longest + 1);
+        let sources: Vec<EmbeddingSource> = tokens.iter().map(|&token| EmbeddingSource::Token(token)).collect();
+        let mut pass = ForwardPass { ops: &mut self.ops, dropout: None };
         let x = self.model.embed(&mut pass, None, &sources)?;
-        let hidden = self.model.decode(&mut pass, x, &Plan::Step { heads: self.model.heads, turns }, None)?;
-        let logits = self.model.logits(pass.ops, &hidden)?.values;
-        self.ops.advance();
+        let plan = AttentionPlan::Step { heads: self.model.heads, rope };
+        let hidden = self.model.decode(&mut pass, x, &plan, None)?;
+        let logits = self.model.logits(pass.ops, &hidden)?.into_values();
+        for cache in &mut self.ops.caches {
+            cache.generated.advance(1);
+        }
         Ok(logits)
     }
 
-    /// Takes the sequence at `index` out. The others keep their order, in which the samples of a prompt stand together.
+    /// Removes the sequence at `index`. The others keep their order, so the samples of a prompt stay next to each other.
     pub(super) fn leave(&mut self, index: usize) {
         let cache = self.ops.caches.remove(index);
-        self.spare.push(cache.own);
+        self.spare.push(cache.generated);
     }
 
-    /// An image's features, and the order in which the decoder reads them.
-    fn see(&mut self, key: &str, pixels: &PixelValues) -> Result<(Option<Rows>, Vec<Source>)> {
-        let (Some(vision), Some(eyes)) = (&self.architecture.vision, &self.model.eyes) else {
+    /// An image's features, and their order in the sequence.
+    fn encode_image(&mut self, key: &str, pixels: &PixelValues) -> Result<(Option<CpuTensor>, Vec<EmbeddingSource>)> {
+        let (Some(vision), Some(tower)) = (&self.architecture.vision, &self.model.vision_tower) else {
             return Ok((None, Vec::new()));
         };
         let mut patches = Vec::with_capacity(pixels.values.len());
         let tiles = patchify(vision, key, pixels, &mut patches)?;
-        let frozen = Learning { encoder: false, projector: false };
-        let mut pass = Pass { ops: &mut self.ops, dropout: None };
-        let seen = eyes.see(&mut pass, tiles, patches, frozen, false)?;
-        Ok((Some(seen), features(vision, key, pixels, 0)?))
+        let mut pass = ForwardPass { ops: &mut self.ops, dropout: None };
+        let features = tower.forward(&mut pass, tiles, &patches, None)?;
+        Ok((Some(features), image_sources(vision, key, pixels, 0)?))
     }
 }

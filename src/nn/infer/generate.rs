@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use super::cpu::{Decoder, Weights};
 use super::gpu;
 use super::sample::{Choice, choose, penalize};
-use crate::cache::Stretch;
+use crate::cpu::kv_cache::KvSegment;
 use crate::model::heads;
 use crate::{Architecture, Checkpoint, Device, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
@@ -81,7 +81,7 @@ pub fn generate(
         let loss = vec![false; prompt.tokens.len()];
         let sequence = Sequence { tokens: &prompt.tokens, loss: &loss, image: prompt.image.as_deref() };
         let place = || format!("prompt {index} (`{}`)", prompt.key);
-        batch::check(&model.architecture, &sequence, images).with_context(place)?;
+        batch::check_sequence(&model.architecture, &sequence, images).with_context(place)?;
         let most = model.architecture.decoder.max_positions;
         if prompt.tokens.is_empty() || prompt.tokens.len() >= most {
             bail!("{}: {} tokens leave no room in {most} positions", place(), prompt.tokens.len());
@@ -124,7 +124,7 @@ impl Request<'_> {
     fn at_once(&self, threads: usize) -> usize {
         let Architecture { decoder, .. } = &self.model.architecture;
         let longest = self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
-        let bytes = |positions: usize| Stretch::bytes(decoder.layers, heads(decoder), positions);
+        let bytes = |positions: usize| KvSegment::bytes(decoder.layers, heads(decoder), positions);
         // The samples of a prompt share its part.
         let bytes = bytes(longest) / self.distinct() + bytes(self.config.max_tokens.min(decoder.max_positions));
         let (fit, near) = (CACHES / threads / bytes.max(1), NEAR / bytes.max(1));

@@ -6,9 +6,9 @@ use std::ops::Range;
 use anyhow::{Context, Result};
 
 use super::generate::{Generated, Request, Response};
-use crate::at_once::AtOnce;
-use crate::ops::within_memory;
-use crate::steps::{Steps, steps};
+use crate::auto_batch::AutoBatch;
+use crate::device_error::catch_out_of_memory;
+use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
 use crate::{Architecture, Batch, Resources, Sequence};
 use ablate_core::base::Progress;
 
@@ -21,24 +21,24 @@ pub(super) fn generate(
     resources: &Resources,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
-    on(&mut *steps(request.model, resources)?, request, resources.progress, done)
+    on(&mut *batch_decoder(request.model, resources)?, request, resources.progress, done)
 }
 
 /// The same on what can read and continue. A group for which there is no memory is tried again in halves: what is drawn
 /// depends on no neighbour.
 pub(super) fn on(
-    steps: &mut dyn Steps,
+    decoder: &mut dyn BatchDecoder,
     request: &Request,
     progress: &dyn Progress,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
-    let at_once = AtOnce::at_most("prompt", group(request));
+    let auto_batch = AutoBatch::at_most("prompt", group(request));
     let mut first = 0;
     while first < request.prompts.len() {
-        let ended = at_once.compute(request.prompts.len() - first, progress, |count| {
+        let ended = auto_batch.run(request.prompts.len() - first, progress, |count| {
             let prompts = first..first + count;
             let advice = "fewer `samples` or `max_tokens` need less";
-            within_memory(advice, || together(request, steps, prompts.clone())).with_context(|| {
+            catch_out_of_memory(advice, || together(request, decoder, prompts.clone())).with_context(|| {
                 let key = |index: usize| &request.prompts[index].key;
                 format!("prompts `{}` to `{}`", key(prompts.start), key(prompts.end - 1))
             })
@@ -71,10 +71,10 @@ fn group(request: &Request) -> usize {
 }
 
 /// The distinct responses to each prompt of a group.
-fn together(request: &Request, steps: &mut dyn Steps, prompts: Range<usize>) -> Result<Vec<Vec<Generated>>> {
+fn together(request: &Request, decoder: &mut dyn BatchDecoder, prompts: Range<usize>) -> Result<Vec<Vec<Generated>>> {
     let (samples, vocab) = (request.distinct(), request.model.architecture.vocab);
     let first = prompts.start;
-    let texts = steps.read(&read(request, prompts.clone())?, samples)?;
+    let texts = decoder.prefill(&read(request, prompts.clone())?, samples)?;
     let mut logits: Vec<f32> = texts.chunks_exact(vocab).flat_map(|logits| logits.repeat(samples)).collect();
     let begin = |prompt| (0..samples).map(move |sample| Some((prompt, sample, request.begin(prompt, sample))));
     let mut places: Vec<Place> = prompts.clone().flat_map(begin).collect();
@@ -93,12 +93,12 @@ fn together(request: &Request, steps: &mut dyn Steps, prompts: Range<usize>) -> 
         }
         // To move what was read costs about a step: not for a few places.
         if open.len() * 4 <= places.len() * 3 {
-            steps.keep(&open)?;
+            decoder.retain(&open)?;
             places.retain(Option::is_some);
         }
         let last = |place: &Place| place.as_ref().and_then(|(_, _, response)| response.tokens.last().copied());
         let tokens: Vec<u32> = places.iter().map(|place| last(place).unwrap_or(0)).collect();
-        logits = steps.step(&tokens)?;
+        logits = decoder.step(&tokens)?;
     }
 }
 

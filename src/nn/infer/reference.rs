@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::generate::{GenerateConfig, Generated, Request, Response};
-use crate::engine::Engine;
-use crate::learner::Learner;
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence};
 use ablate_core::base::Seed;
 use ablate_data::tokens::TokenPrompt;
@@ -32,7 +32,7 @@ pub(super) fn generate(
     resources: &Resources,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
-    let engine = Engine::new(&Learner::frozen(request.model), resources)?;
+    let session = Session::new(&TrainableModel::frozen(request.model), resources)?;
     let samples = request.distinct();
     let group = (request.config.batch / samples).max(1);
     for first in (0..request.prompts.len()).step_by(group) {
@@ -42,7 +42,7 @@ pub(super) fn generate(
         let mut responses: Vec<_> = open.iter().map(|&(prompt, sample)| request.begin(prompt, sample)).collect();
         let mut ended = vec![vec![None; samples]; prompts.len()];
         while !open.is_empty() {
-            let mut logits = next_logits(request, &engine, &open, &responses)?;
+            let mut logits = next_logits(request, &session, &open, &responses)?;
             let mut still = Vec::new();
             for (row, logits) in logits.chunks_exact_mut(request.model.architecture.vocab).enumerate() {
                 let (prompt, sample) = open[row];
@@ -68,7 +68,7 @@ pub(super) fn generate(
 /// The logits after the last token of every open sequence: (sequences, v).
 fn next_logits(
     request: &Request,
-    engine: &Engine,
+    session: &Session,
     open: &[(usize, usize)],
     responses: &[Response],
 ) -> Result<Vec<f32>> {
@@ -88,5 +88,5 @@ fn next_logits(
             image: request.prompts[prompt].image.as_deref(),
         })
         .collect();
-    engine.logits(&Batch::new(&request.model.architecture, &sequences, engine.padded(), request.images)?)
+    session.logits(&Batch::new(&request.model.architecture, &sequences, session.needs_padding(), request.images)?)
 }

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::at_once::AtOnce;
-use crate::engine::Engine;
-use crate::learner::Learner;
+use crate::auto_batch::AutoBatch;
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_data::tokens::TokenRow;
 
@@ -23,23 +23,24 @@ pub fn log_probs(
     let sequences: Vec<Sequence> =
         rows.iter().map(|row| Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }).collect();
     for (index, sequence) in sequences.iter().enumerate() {
-        batch::check(&model.architecture, sequence, images).with_context(|| format!("row {index} (counted from 0)"))?;
+        batch::check_sequence(&model.architecture, sequence, images)
+            .with_context(|| format!("row {index} (counted from 0)"))?;
     }
-    let engine = Engine::new(&Learner::frozen(model), resources)?;
-    let padded = engine.padded();
-    AtOnce::at_most("row", BATCH).compute(sequences.len(), resources.progress, |rows| {
+    let session = Session::new(&TrainableModel::frozen(model), resources)?;
+    let padded = session.needs_padding();
+    AutoBatch::at_most("row", BATCH).run(sequences.len(), resources.progress, |rows| {
         let chunks: Vec<&[Sequence]> = sequences.chunks(rows).collect();
         let build = |chunk: usize| Batch::new(&model.architecture, chunks[chunk], padded, images);
         let done = AtomicU64::new(0);
         let by_row = |chunk: usize, batch: &Batch, values: &[f32]| {
             let mut rows = vec![Vec::new(); chunks[chunk].len()];
-            for (&owner, &value) in batch.owners().iter().zip(values) {
+            for (&owner, &value) in batch.target_rows().iter().zip(values) {
                 rows[owner].push(value);
             }
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
             resources.progress.step(done, chunks.len() as u64, "batches");
             rows
         };
-        Ok(engine.log_probs(chunks.len(), &build, &by_row)?.concat())
+        Ok(session.log_probs(chunks.len(), &build, &by_row)?.concat())
     })
 }

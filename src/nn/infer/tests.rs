@@ -7,11 +7,11 @@ use anyhow::{Result, bail};
 use super::cpu::{Decoder, Weights};
 use super::generate::Request;
 use super::{GenerateConfig, Generated, generate, gpu, log_probs, reference};
-use crate::engine::Engine;
-use crate::learner::Learner;
-use crate::ops::device_error;
+use crate::device_error::device_error;
+use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
 use crate::pixel_values::fixture::Ramps;
-use crate::steps::{Steps, steps};
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{
     Batch, Checkpoint, DecoderConfig, Device, ModelConfig, PixelSource, ProjectorConfig, Resources, Sequence,
     VisionConfig,
@@ -102,12 +102,12 @@ fn the_cache_computes_what_a_whole_forward_pass_does() {
     for tied in [false, true] {
         let model = model(tied);
         let weights = Weights::new(&model).unwrap();
-        let engine = Engine::new(&Learner::frozen(&model), &resources(1)).unwrap();
+        let session = Session::new(&TrainableModel::frozen(&model), &resources(1)).unwrap();
         let tokens = [2, 1, 1, 1, 1, 7, 8, 3, 20, 21, 22, 4];
         let pixels = Ramps.pixel_values("6").unwrap();
         let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], image: Some("6") };
         let batch = Batch::new(&model.architecture, &[sequence], false, &Ramps).unwrap();
-        let whole = engine.logits(&batch).unwrap();
+        let whole = session.logits(&batch).unwrap();
         // The prompt up to position 7 at once, then token by token.
         let mut decoder = Decoder::new(&model.architecture, &weights);
         let mut stepped = decoder.start(&tokens[..8], Some(("6", &pixels)), 1, 12).unwrap().to_vec();
@@ -174,32 +174,32 @@ fn agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig) {
 
 /// A device with memory for so many texts, which it misses when it reads them, or, as dfdx does, by a panic after a step.
 struct Small {
-    steps: Box<dyn Steps>,
+    decoder: Box<dyn BatchDecoder>,
     most: usize,
     late: bool,
     taken: usize,
     sizes: Vec<usize>,
 }
 
-impl Steps for Small {
-    fn read(&mut self, texts: &Batch, samples: usize) -> anyhow::Result<Vec<f32>> {
+impl BatchDecoder for Small {
+    fn prefill(&mut self, texts: &Batch, samples: usize) -> anyhow::Result<Vec<f32>> {
         self.sizes.push(texts.rows.len());
         self.taken = 0;
         if texts.rows.len() > self.most && !self.late {
             return Err(device_error("CUDA_ERROR_OUT_OF_MEMORY"));
         }
-        self.steps.read(texts, samples)
+        self.decoder.prefill(texts, samples)
     }
 
     fn step(&mut self, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
         self.taken += 1;
         let size = self.sizes.last().copied().unwrap_or(0);
         assert!(self.taken < 2 || size <= self.most, "a test's panic: CUDA_ERROR_OUT_OF_MEMORY");
-        self.steps.step(tokens)
+        self.decoder.step(tokens)
     }
 
-    fn keep(&mut self, sequences: &[usize]) -> anyhow::Result<()> {
-        self.steps.keep(sequences)
+    fn retain(&mut self, sequences: &[usize]) -> anyhow::Result<()> {
+        self.decoder.retain(sequences)
     }
 }
 
@@ -210,14 +210,14 @@ fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_err
     let request =
         Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &unwatched };
     let run = |most: usize, late: bool| {
-        let steps = steps(&model, &resources(1)).unwrap();
-        let mut steps = Small { steps, most, late, taken: 0, sizes: Vec::new() };
+        let decoder = batch_decoder(&model, &resources(1)).unwrap();
+        let mut decoder = Small { decoder, most, late, taken: 0, sizes: Vec::new() };
         let mut found = Vec::new();
-        let result = gpu::on(&mut steps, &request, &NoProgress, &mut |_, responses| {
+        let result = gpu::on(&mut decoder, &request, &NoProgress, &mut |_, responses| {
             found.push(responses);
             Ok(())
         });
-        (result, found, steps.sizes)
+        (result, found, decoder.sizes)
     };
     for late in [false, true] {
         let (result, found, sizes) = run(2, late);

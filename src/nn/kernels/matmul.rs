@@ -147,11 +147,6 @@ pub(crate) struct PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Packs the transpose of the `weight` (n, k) of a linear layer.
-    pub(crate) fn of_weight(weight: &[f32], n: usize, k: usize) -> PackedMatrix {
-        PackedMatrix::new(MatrixView::transposed(weight, k), n, k, vec![0.0; PackedMatrix::size(n, k)])
-    }
-
     /// Packs a matrix (k, n) into memory of [`PackedMatrix::size`] numbers and overwrites all of them.
     pub(super) fn new(matrix: MatrixView, n: usize, k: usize, mut panels: Vec<f32>) -> PackedMatrix {
         assert!(matrix.holds(k, n), "BUG: a matrix is smaller than its shape");
@@ -167,22 +162,16 @@ impl PackedMatrix {
         k * n.next_multiple_of(TILE_COLUMNS)
     }
 
-    /// Columns of the matrix.
-    pub(crate) fn outputs(&self) -> usize {
-        self.n
-    }
-
     pub(super) fn into_memory(self) -> Vec<f32> {
         self.panels
     }
 
-    /// `c (m, n) = a (m, k) * matrix` on this thread, with the bits of [`matmul`].
-    pub(crate) fn multiply(&self, m: usize, a: &[f32], c: &mut [f32]) {
-        self.product(m, a, c, Accumulate::No);
-    }
-
-    /// `c (m, n) = a (m, k) * matrix` on the threads of the pool, with the bits of [`matmul`].
-    pub(super) fn multiply_parallel(&self, m: usize, a: &[f32], c: &mut [f32], accumulate: Accumulate) {
+    /// `c (m, n) = a (m, k) * matrix`, or adds to it, with the bits of [`matmul`]. Uses the threads of the pool that the
+    /// caller runs in. The threads of generation belong to no pool: each has its own prompts.
+    pub(super) fn multiply(&self, m: usize, a: &[f32], c: &mut [f32], accumulate: Accumulate) {
+        if rayon::current_thread_index().is_none() {
+            return self.product(m, a, c, accumulate);
+        }
         for_row_blocks(m, self.n * self.k, c, self.n, |first, rows, c| {
             self.product(rows, &a[first * self.k..], c, accumulate)
         });
@@ -530,10 +519,10 @@ mod tests {
             matmul(m, n, k, MatrixView::row_major(&a, k), MatrixView::transposed(&w, k), &mut many, n, Accumulate::No)
         });
         assert_eq!(one, many);
-        let packed = PackedMatrix::of_weight(&w, n, k);
+        let packed = PackedMatrix::new(MatrixView::transposed(&w, k), n, k, vec![0.0; PackedMatrix::size(n, k)]);
         let mut rows = vec![0.0; m * n];
         for (a, c) in a.chunks_exact(k).zip(rows.chunks_exact_mut(n)) {
-            packed.multiply(1, a, c);
+            packed.multiply(1, a, c, Accumulate::No);
         }
         assert_eq!(one, rows);
     }

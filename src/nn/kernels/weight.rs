@@ -91,7 +91,7 @@ impl Weight {
         let m = x.len() / k.max(1);
         assert!(x.len() == m * k && y.len() == m * n, "BUG: the sizes of a product differ from those of its weight");
         match self.forward.get() {
-            Some(packed) => packed.multiply_parallel(m, x, y, Accumulate::No),
+            Some(packed) => packed.multiply(m, x, y, Accumulate::No),
             None => {
                 matmul(m, n, k, MatrixView::row_major(x, k), MatrixView::transposed(values, k), y, n, Accumulate::No)
             }
@@ -104,7 +104,7 @@ impl Weight {
         let m = dy.len() / k.max(1);
         assert!(dy.len() == m * k && dx.len() == m * n, "BUG: the sizes of a product differ from those of its weight");
         match self.backward.get() {
-            Some(packed) => packed.multiply_parallel(m, dy, dx, accumulate),
+            Some(packed) => packed.multiply(m, dy, dx, accumulate),
             None => matmul(m, n, k, MatrixView::row_major(dy, k), MatrixView::row_major(values, n), dx, n, accumulate),
         }
     }

@@ -9,9 +9,9 @@ use super::run::{Objective, Run, Told, Trained, Whole};
 use super::sft::{sequence, targets};
 use super::state::TrainState;
 use super::tuning::Tuning;
-use crate::at_once::AtOnce;
-use crate::engine::Engine;
-use crate::learner::Learner;
+use crate::auto_batch::AutoBatch;
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
 use ablate_data::batches::{self, RowSize};
@@ -69,8 +69,8 @@ pub fn dpo(
     for (index, pair) in pairs.iter().enumerate() {
         for (name, row) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
             let place = || format!("{name} response of pair {index} (counted from 0)");
-            batch::check(&policy.architecture, &sequence(row), images).with_context(place)?;
-            batch::check(&reference.architecture, &sequence(row), images)
+            batch::check_sequence(&policy.architecture, &sequence(row), images).with_context(place)?;
+            batch::check_sequence(&reference.architecture, &sequence(row), images)
                 .with_context(|| format!("{}, reference", place()))?;
             if targets(row) == 0 {
                 bail!("{}: no token of it is a target", place());
@@ -88,9 +88,9 @@ pub fn dpo(
     let sizes: Vec<RowSize> = pairs.iter().map(size).collect();
     let plan = batches::plan(&sizes, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
-    let learner = tuning.learner(policy, optimizer, seed)?;
-    let run = Run { plan, optimizer, at_once: tuning.at_once(), seed, images, state, resources };
-    run.train(learner, &Preference { pairs, reference: ratios, reduction, loss, beta, sft_weight })
+    let trainable_model = tuning.trainable_model(policy, optimizer, seed)?;
+    let run = Run { plan, optimizer, auto_batch: tuning.auto_batch(), seed, images, state, resources };
+    run.train(trainable_model, &Preference { pairs, reference: ratios, reduction, loss, beta, sft_weight })
 }
 
 /// `log reference(chosen) - log reference(rejected)` per pair.
@@ -101,29 +101,29 @@ pub(super) fn reference_ratios(
     images: &dyn PixelSource,
     resources: &Resources,
 ) -> Result<Vec<f64>> {
-    let engine = Engine::new(&Learner::frozen(reference), resources)?;
-    let padded = engine.padded();
+    let session = Session::new(&TrainableModel::frozen(reference), resources)?;
+    let padded = session.needs_padding();
     let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
-        sums(batch, &reduction.factors(batch.owners()), values)
+        sums(batch, &reduction.factors(batch.target_rows()), values)
             .iter()
             .map(|[chosen, rejected]| chosen - rejected)
             .collect()
     };
-    AtOnce::at_most("pair", REFERENCE_BATCH).compute(pairs.len(), resources.progress, |rows| {
+    AutoBatch::at_most("pair", REFERENCE_BATCH).run(pairs.len(), resources.progress, |rows| {
         let chunks: Vec<&[TokenPair]> = pairs.chunks(rows).collect();
         let build = |chunk: usize| {
             let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();
             Batch::new(&reference.architecture, &sequences, padded, images)
         };
-        Ok(engine.log_probs(chunks.len(), &build, &ratios)?.concat())
+        Ok(session.log_probs(chunks.len(), &build, &ratios)?.concat())
     })
 }
 
 /// The log-probability of every pair's two responses, their tokens multiplied with `factors`.
 fn sums(batch: &Batch, factors: &[f64], log_probs: &[f32]) -> Vec<[f64; 2]> {
-    let pairs = batch.owners().last().map_or(0, |last| last / 2 + 1);
+    let pairs = batch.target_rows().last().map_or(0, |last| last / 2 + 1);
     let mut sums = vec![[0.0; 2]; pairs];
-    for ((&owner, &factor), &value) in batch.owners().iter().zip(factors).zip(log_probs) {
+    for ((&owner, &factor), &value) in batch.target_rows().iter().zip(factors).zip(log_probs) {
         sums[owner / 2][owner % 2] += factor * f64::from(value);
     }
     sums
@@ -156,10 +156,10 @@ impl Objective for Preference<'_> {
     }
 
     fn derivative(&self, examples: &[usize], whole: Whole, batch: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told) {
-        let factors = self.reduction.factors(batch.owners());
+        let factors = self.reduction.factors(batch.target_rows());
         let preferences = sums(batch, &factors, log_probs);
         // The cross-entropy term takes the chosen responses' tokens as they are.
-        let plain = batch.sum_by_sequence(log_probs);
+        let plain = batch.sum_by_row(log_probs);
         let per_token = self.sft_weight / whole.targets as f64;
         let mut told = Told::default();
         let mut slopes = Vec::with_capacity(examples.len());
@@ -177,7 +177,7 @@ impl Objective for Preference<'_> {
             let slope = slopes[owner / 2] * factor;
             (if owner % 2 == 0 { slope - per_token } else { -slope }) as f32
         };
-        (batch.owners().iter().zip(&factors).map(of_token).collect(), told)
+        (batch.target_rows().iter().zip(&factors).map(of_token).collect(), told)
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
             TokenRow { loss: (0..tokens.len()).map(|at| at >= 2).collect(), tokens, image: None }
         };
         let pair = TokenPair { chosen: row(3), rejected: row(2) };
-        let model = Architecture::of(&ModelConfig::default(), 5, 1);
+        let model = Architecture::from_config(&ModelConfig::default(), 5, 1);
         let batch = Batch::new(&model, &both(&pair), false, &Ramps).unwrap();
         (pair, batch)
     }

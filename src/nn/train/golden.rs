@@ -13,13 +13,13 @@ use super::dpo::Preference;
 use super::preference::{PreferenceLoss, Reduction};
 use super::run::Objective;
 use super::sft::{CrossEntropy, sequence};
-use crate::engine::Engine;
-use crate::fused::Fused;
-use crate::gradients::{GradientSum, Part};
-use crate::learner::Learner;
+use crate::cpu::CpuOps;
+use crate::dfdx::DfdxOps;
+use crate::gradients::{GradientAccumulator, Shard};
 use crate::model::Model;
-use crate::ops::Taped;
-use crate::stock::Stock;
+use crate::ops::AutogradOps;
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources, Sequence, arrays};
 use ablate_core::base::files;
 use ablate_core::base::progress::NoProgress;
@@ -101,20 +101,25 @@ impl Golden {
     }
 
     /// Gradients of the mean loss over all examples, in one part, and the loss.
-    fn gradients<O: Taped<Place: Default>>(&self, objective: &impl Objective, examples: usize) -> (Vec<Vec<f32>>, f64) {
+    fn gradients<O: AutogradOps<Weights: Default>>(
+        &self,
+        objective: &impl Objective,
+        examples: usize,
+    ) -> (Vec<Vec<f32>>, f64) {
         let examples: Vec<usize> = (0..examples).collect();
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
-        let batch = self.batch(&self.policy, &sequences, O::PADDED);
+        let batch = self.batch(&self.policy, &sequences, O::NEEDS_PADDING);
         let whole = objective.whole(&examples);
         let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, whole, batch, values));
-        let learner = Learner::new(self.policy.clone(), None, |_| true);
-        let model = Model::new(&O::Place::default(), &learner).unwrap();
-        let sum = Arc::new(GradientSum::new(&learner));
-        let told = model.learn::<O, _>(&Part::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
+        let trainable_model = TrainableModel::new(self.policy.clone(), None, |_| true);
+        let model = Model::new(&O::Weights::default(), &trainable_model).unwrap();
+        let sum = Arc::new(GradientAccumulator::new(&trainable_model));
+        let told =
+            model.forward_backward::<O, _>(&Shard::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
         (sum.take(), told.loss)
     }
 
-    fn check<O: Taped<Place: Default>>(&self, name: &str, objective: &impl Objective, examples: usize) {
+    fn check<O: AutogradOps<Weights: Default>>(&self, name: &str, objective: &impl Objective, examples: usize) {
         let (gradients, loss) = self.gradients::<O>(objective, examples);
         let expected = f64::from(self.expected[&format!("{name}.loss")][0]);
         assert!((loss / expected - 1.0).abs() < 1e-5, "{name}: loss {loss}, not {expected}");
@@ -129,16 +134,16 @@ impl Golden {
     }
 
     fn preference<'a>(&self, pairs: &'a [TokenPair]) -> Preference<'a> {
-        let engine = Engine::new(&Learner::frozen(&self.reference), &RESOURCES).unwrap();
+        let session = Session::new(&TrainableModel::frozen(&self.reference), &RESOURCES).unwrap();
         let build = |index: usize| {
             let pair: &TokenPair = &pairs[index];
             Ok(self.batch(&self.reference, &[sequence(&pair.chosen), sequence(&pair.rejected)], false))
         };
         let ratio = |_: usize, batch: &Batch, values: &[f32]| {
-            let sums = batch.sum_by_sequence(values);
+            let sums = batch.sum_by_row(values);
             sums[0] - sums[1]
         };
-        let reference = engine.log_probs(pairs.len(), &build, &ratio).unwrap();
+        let reference = session.log_probs(pairs.len(), &build, &ratio).unwrap();
         let reduction = Reduction { weights: None, mean: false };
         let loss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
         let Data { beta, sft_weight, .. } = self.data;
@@ -157,12 +162,12 @@ fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
 #[test]
 fn logits_are_pytorchs() {
     let golden = golden();
-    let engine = Engine::new(&Learner::frozen(&golden.policy), &RESOURCES).unwrap();
+    let session = Session::new(&TrainableModel::frozen(&golden.policy), &RESOURCES).unwrap();
     for (index, row) in golden.data.rows.iter().enumerate() {
         // Every position is selected, so that all logits come.
         let loss = vec![true; row.tokens.len()];
         let sequence = Sequence { tokens: &row.tokens, loss: &loss, image: row.image.as_deref() };
-        let ours = engine.logits(&golden.batch(&golden.policy, &[sequence], false)).unwrap();
+        let ours = session.logits(&golden.batch(&golden.policy, &[sequence], false)).unwrap();
         let error = relative_error(&ours, &golden.expected[&format!("logits.{index}")]);
         assert!(error < 1e-5, "row {index}: {error:e}");
     }
@@ -173,8 +178,8 @@ fn the_cross_entropy_and_its_gradients_are_pytorchs() {
     let golden = golden();
     let rows: Vec<TokenRow> = golden.data.rows.iter().map(Row::token_row).collect();
     let objective = CrossEntropy { rows: &rows };
-    golden.check::<Fused>("sft", &objective, rows.len());
-    golden.check::<Stock<Cpu>>("sft", &objective, rows.len());
+    golden.check::<CpuOps>("sft", &objective, rows.len());
+    golden.check::<DfdxOps<Cpu>>("sft", &objective, rows.len());
 }
 
 #[test]
@@ -187,6 +192,6 @@ fn the_preference_loss_and_its_gradients_are_pytorchs() {
         .map(|pair| TokenPair { chosen: pair.chosen.token_row(), rejected: pair.rejected.token_row() })
         .collect();
     let objective = golden.preference(&pairs);
-    golden.check::<Fused>("dpo", &objective, pairs.len());
-    golden.check::<Stock<Cpu>>("dpo", &objective, pairs.len());
+    golden.check::<CpuOps>("dpo", &objective, pairs.len());
+    golden.check::<DfdxOps<Cpu>>("dpo", &objective, pairs.len());
 }

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernels::elementwise::{AdamW, adamw};
 use crate::kernels::math::sum_of_squares;
-use crate::learner::Learner;
 use crate::parameters::Parameter;
 use crate::profile::timer;
-use crate::{Part, Pattern};
+use crate::trainable_model::TrainableModel;
+use crate::{ParamGroup, Pattern};
 
 /// How the learning rate moves after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -63,7 +63,7 @@ pub struct OptimizerConfig {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", untagged)]
 pub enum Freeze {
-    Part(Part),
+    Group(ParamGroup),
     Named(Pattern),
 }
 
@@ -75,7 +75,7 @@ impl JsonSchema for Freeze {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "A part, or a pattern over the names of parameters, with a `.` or a `*` in it.",
-            "anyOf": [generator.subschema_for::<Part>(), { "type": "string", "pattern": "[.*]" }],
+            "anyOf": [generator.subschema_for::<ParamGroup>(), { "type": "string", "pattern": "[.*]" }],
         })
     }
 }
@@ -85,9 +85,9 @@ impl TryFrom<String> for Freeze {
 
     fn try_from(text: String) -> Result<Freeze, String> {
         match text.as_str() {
-            "vision" => Ok(Freeze::Part(Part::Vision)),
-            "projector" => Ok(Freeze::Part(Part::Projector)),
-            "decoder" => Ok(Freeze::Part(Part::Decoder)),
+            "vision" => Ok(Freeze::Group(ParamGroup::Vision)),
+            "projector" => Ok(Freeze::Group(ParamGroup::Projector)),
+            "decoder" => Ok(Freeze::Group(ParamGroup::Decoder)),
             _ if text.contains(['.', '*']) => Ok(Freeze::Named(Pattern(text))),
             _ => Err(format!(
                 "unknown part `{text}`, expected one of `vision`, `projector`, `decoder`, or a pattern over the names of \
@@ -102,7 +102,7 @@ impl Freeze {
     /// also as that of the layer that it stands beside.
     pub(crate) fn matches(&self, parameter: &Parameter) -> bool {
         match self {
-            Freeze::Part(part) => parameter.part == *part,
+            Freeze::Group(part) => parameter.group == *part,
             Freeze::Named(pattern) => {
                 let shorter =
                     |name: &str| name.rsplit_once('.').map_or_else(String::new, |(start, _)| start.to_string());
@@ -163,7 +163,10 @@ impl OptimizerConfig {
         need("clip", clip.is_finite() && *clip >= 0.0, "at least 0 (0 cuts nothing)", *clip);
         need("warmup", (0.0..=1.0).contains(warmup), "between 0 and 1, a fraction of the steps", *warmup);
         need("final_lr", (0.0..=1.0).contains(final_lr), "between 0 and 1, a fraction of `lr`", *final_lr);
-        if [Part::Vision, Part::Projector, Part::Decoder].iter().all(|&part| freeze.contains(&Freeze::Part(part))) {
+        if [ParamGroup::Vision, ParamGroup::Projector, ParamGroup::Decoder]
+            .iter()
+            .all(|&part| freeze.contains(&Freeze::Group(part)))
+        {
             wrong.push(("freeze".to_string(), "leaves no part that learns".to_string()));
         }
         wrong
@@ -191,12 +194,12 @@ impl OptimizerConfig {
         self.freeze.iter().any(|freeze| freeze.matches(parameter))
     }
 
-    fn rate(&self, part: Part) -> f64 {
+    fn rate(&self, part: ParamGroup) -> f64 {
         let LearningRates { vision, projector, decoder } = self.lr_parts;
         match part {
-            Part::Vision => vision,
-            Part::Projector => projector,
-            Part::Decoder => decoder,
+            ParamGroup::Vision => vision,
+            ParamGroup::Projector => projector,
+            ParamGroup::Decoder => decoder,
         }
         .unwrap_or(self.lr)
     }
@@ -214,10 +217,10 @@ pub(crate) struct Optimizer {
 }
 
 impl Optimizer {
-    pub(crate) fn new(config: &OptimizerConfig, learner: &Learner) -> Optimizer {
+    pub(crate) fn new(config: &OptimizerConfig, trainable_model: &TrainableModel) -> Optimizer {
         let zeros = || {
-            let mut zeros = vec![Vec::new(); learner.count()];
-            for (index, parameter) in learner.learning() {
+            let mut zeros = vec![Vec::new(); trainable_model.count()];
+            for (index, parameter) in trainable_model.trainable_parameters() {
                 zeros[index] = vec![0.0; parameter.len()];
             }
             zeros
@@ -227,8 +230,9 @@ impl Optimizer {
     }
 
     /// The global norm of the gradients of everything that learns.
-    pub(crate) fn norm(learner: &Learner, gradients: &[Vec<f32>]) -> f64 {
-        let pieces: Vec<&[f32]> = learner.learning().flat_map(|(index, _)| gradients[index].chunks(PIECE)).collect();
+    pub(crate) fn norm(trainable_model: &TrainableModel, gradients: &[Vec<f32>]) -> f64 {
+        let pieces: Vec<&[f32]> =
+            trainable_model.trainable_parameters().flat_map(|(index, _)| gradients[index].chunks(PIECE)).collect();
         let squares: Vec<f64> = pieces
             .into_par_iter()
             .map(|piece| {
@@ -240,13 +244,20 @@ impl Optimizer {
     }
 
     /// Step `step` of `steps`, counted from 0, with gradients of global norm `norm`.
-    pub(crate) fn step(&mut self, learner: &mut Learner, gradients: &[Vec<f32>], norm: f64, step: u64, steps: u64) {
+    pub(crate) fn step(
+        &mut self,
+        trainable_model: &mut TrainableModel,
+        gradients: &[Vec<f32>],
+        norm: f64,
+        step: u64,
+        steps: u64,
+    ) {
         let OptimizerConfig { betas: [beta1, beta2], eps, weight_decay, clip, .. } = self.config;
         let factor = self.config.factor(step, steps);
         let power = i32::try_from(step + 1).unwrap_or(i32::MAX);
         let clipped = if clip > 0.0 && norm > clip { clip / norm } else { 1.0 };
         let update = |parameter: &Parameter| {
-            let rate = self.config.rate(parameter.part) * factor;
+            let rate = self.config.rate(parameter.group) * factor;
             let decay = if parameter.is_matrix() { weight_decay } else { 0.0 };
             AdamW {
                 scale: clipped as f32,
@@ -258,15 +269,17 @@ impl Optimizer {
                 keep: (1.0 - rate * decay) as f32,
             }
         };
-        let mut updates = vec![None; learner.count()];
-        for (index, parameter) in learner.learning() {
+        let mut updates = vec![None; trainable_model.count()];
+        for (index, parameter) in trainable_model.trainable_parameters() {
             updates[index] = Some(update(parameter));
         }
         let others = self.first.iter_mut().zip(&mut self.second).zip(gradients).zip(updates);
         let others = others.filter_map(|(arrays, update)| Some((arrays, update?)));
         // All parameters in one go: those of a small model are a piece each.
         let mut pieces = Vec::new();
-        for ((_, weights), (((first, second), gradients), update)) in learner.learning_mut().zip(others) {
+        for ((_, weights), (((first, second), gradients), update)) in
+            trainable_model.trainable_weights_mut().zip(others)
+        {
             let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
             let weights = weights.chunks_mut(PIECE).zip(gradients.chunks(PIECE));
             pieces.extend(weights.zip(moments).map(|(weights, moments)| (update, weights, moments)));
@@ -304,7 +317,7 @@ mod tests {
             lr: 0.0,
             betas: [0.9, 1.0],
             warmup: 3.0,
-            freeze: [Part::Vision, Part::Decoder, Part::Projector].map(Freeze::Part).to_vec(),
+            freeze: [ParamGroup::Vision, ParamGroup::Decoder, ParamGroup::Projector].map(Freeze::Group).to_vec(),
             ..OptimizerConfig::default()
         };
         let told: Vec<String> = config.check().iter().map(|(key, text)| format!("{key} {text}")).collect();

@@ -89,11 +89,11 @@ pub(super) struct Reduction {
 }
 
 impl Reduction {
-    /// What each token's log-probability is multiplied with before they are summed. `owners` names each token's
+    /// What each token's log-probability is multiplied with before they are summed. `target_rows` names each token's
     /// sequence; the tokens of a sequence follow one another.
-    pub(super) fn factors(self, owners: &[usize]) -> Vec<f64> {
-        let mut factors = Vec::with_capacity(owners.len());
-        for response in owners.chunk_by(|one, other| one == other) {
+    pub(super) fn factors(self, target_rows: &[usize]) -> Vec<f64> {
+        let mut factors = Vec::with_capacity(target_rows.len());
+        for response in target_rows.chunk_by(|one, other| one == other) {
             let weight = |position| self.weights.map_or(1.0, |weights| weights.weight(position));
             let start = factors.len();
             factors.extend((0..response.len()).map(weight));

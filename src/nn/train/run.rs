@@ -10,10 +10,10 @@ use rayon::ThreadPool;
 use super::optimizer::{Optimizer, OptimizerConfig};
 use super::parts::even_parts;
 use super::state::{self, OpenPoint, Position, TrainState};
-use crate::at_once::AtOnce;
-use crate::engine::{Engine, pool};
-use crate::gradients::GradientSum;
-use crate::learner::Learner;
+use crate::auto_batch::AutoBatch;
+use crate::gradients::GradientAccumulator;
+use crate::session::{Session, thread_pool};
+use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 use ablate_core::base::{Seed, StageEvent};
 use ablate_data::records::CurvePoint;
@@ -75,7 +75,7 @@ pub(super) struct Told {
 pub(super) struct Run<'a> {
     pub(super) plan: Vec<Vec<usize>>,
     pub(super) optimizer: &'a OptimizerConfig,
-    pub(super) at_once: AtOnce,
+    pub(super) auto_batch: AutoBatch,
     pub(super) seed: Seed,
     pub(super) images: &'a dyn PixelSource,
     pub(super) state: &'a TrainState,
@@ -84,22 +84,22 @@ pub(super) struct Run<'a> {
 
 impl Run<'_> {
     /// Trains to the end of the plan.
-    pub(super) fn train<O: Objective>(&self, learner: Learner, objective: &O) -> Result<Trained> {
-        let threads = Arc::new(pool(self.resources.threads)?);
-        threads.install(|| self.train_on(&threads, learner, objective))
+    pub(super) fn train<O: Objective>(&self, trainable_model: TrainableModel, objective: &O) -> Result<Trained> {
+        let threads = Arc::new(thread_pool(self.resources.threads)?);
+        threads.install(|| self.train_on(&threads, trainable_model, objective))
     }
 
     /// The same on one of the threads.
     fn train_on<O: Objective>(
         &self,
         threads: &Arc<ThreadPool>,
-        mut learner: Learner,
+        mut trainable_model: TrainableModel,
         objective: &O,
     ) -> Result<Trained> {
-        let mut optimizer = Optimizer::new(self.optimizer, &learner);
-        let mut position = self.resume(&mut learner, &mut optimizer);
-        let mut engine = Engine::on(threads, &learner, self.resources.device)?;
-        let sum = Arc::new(GradientSum::new(&learner));
+        let mut optimizer = Optimizer::new(self.optimizer, &trainable_model);
+        let mut position = self.resume(&mut trainable_model, &mut optimizer);
+        let mut session = Session::with_pool(threads, &trainable_model, self.resources.device)?;
+        let sum = Arc::new(GradientAccumulator::new(&trainable_model));
         let steps = self.plan.len() as u64;
         let (began, mut kept, mut told) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
@@ -107,27 +107,29 @@ impl Run<'_> {
             let examples = &self.plan[position.step as usize];
             let number = position.step + 1;
             let place = || format!("training step {number} of {steps}");
-            let found = self.gradients(objective, examples, &learner, &engine, position.step, &sum).and_then(|found| {
-                check::<O>(examples, &found)?;
-                Ok(found)
-            });
+            let found = self.gradients(objective, examples, &trainable_model, &session, position.step, &sum).and_then(
+                |found| {
+                    check::<O>(examples, &found)?;
+                    Ok(found)
+                },
+            );
             let Found { gradients, norm, told: loss, tokens, targets, flops } = match found {
                 Ok(found) => found,
                 Err(error) => {
-                    let kept = self.last_good(&learner, &optimizer, &position);
+                    let kept = self.last_good(&trainable_model, &optimizer, &position);
                     return Err(error.context(format!("{}{kept}", place())));
                 }
             };
-            engine = engine.around(&mut learner, |learner| {
-                optimizer.step(learner, &gradients, norm, position.step, steps);
+            session = session.update_weights(&mut trainable_model, |trainable_model| {
+                optimizer.step(trainable_model, &gradients, norm, position.step, steps);
             })?;
-            sum.give_back(gradients);
+            sum.recycle(gradients);
             position.tokens += tokens;
             position.targets += targets;
             position.flops += flops;
             self.note(&mut position, loss, norm, steps);
             if self.state.due(position.step - kept.0, kept.1) && position.step < steps {
-                self.state.write(&learner, &optimizer, &position).with_context(place)?;
+                self.state.write(&trainable_model, &optimizer, &position).with_context(place)?;
                 kept = (position.step, Instant::now());
             }
             if told.is_none_or(|told| told.elapsed() >= PROGRESS) || position.step == steps {
@@ -142,10 +144,10 @@ impl Run<'_> {
                 told = Some(Instant::now());
             }
         }
-        state::check(&learner).with_context(|| format!("training step {steps} of {steps}"))?;
+        state::check(&trainable_model).with_context(|| format!("training step {steps} of {steps}"))?;
         let Position { tokens, flops, curve, .. } = position;
-        drop(engine);
-        let Learner { mut checkpoint, adapter, .. } = learner;
+        drop(session);
+        let TrainableModel { mut checkpoint, adapter, .. } = trainable_model;
         if let Some(adapter) = &adapter {
             adapter.merge(&mut checkpoint)?;
         }
@@ -157,17 +159,17 @@ impl Run<'_> {
         &self,
         objective: &O,
         examples: &[usize],
-        learner: &Learner,
-        engine: &Engine,
+        trainable_model: &TrainableModel,
+        session: &Session,
         step: u64,
-        sum: &Arc<GradientSum>,
+        sum: &Arc<GradientAccumulator>,
     ) -> Result<Found> {
-        let mut found = self.at_once.compute(examples.len(), self.resources.progress, |micro| {
+        let mut found = self.auto_batch.run(examples.len(), self.resources.progress, |micro| {
             sum.clear();
-            self.add_up(objective, &examples.chunks(micro).collect::<Vec<_>>(), learner, engine, step, sum)
+            self.add_up(objective, &examples.chunks(micro).collect::<Vec<_>>(), trainable_model, session, step, sum)
         })?;
         found.gradients = sum.take();
-        found.norm = Optimizer::norm(learner, &found.gradients);
+        found.norm = Optimizer::norm(trainable_model, &found.gradients);
         Ok(found)
     }
 
@@ -178,28 +180,28 @@ impl Run<'_> {
         &self,
         objective: &O,
         micro_batches: &[&[usize]],
-        learner: &Learner,
-        engine: &Engine,
+        trainable_model: &TrainableModel,
+        session: &Session,
         step: u64,
-        sum: &Arc<GradientSum>,
+        sum: &Arc<GradientAccumulator>,
     ) -> Result<Found> {
-        let (whole, padded) = (objective.whole(&micro_batches.concat()), engine.padded());
+        let (whole, padded) = (objective.whole(&micro_batches.concat()), session.needs_padding());
         let mut found = Found::default();
         for (group, examples) in micro_batches.iter().enumerate() {
             let parts = parts(objective, examples);
             let build = |part: usize| {
                 let sequences: Vec<Sequence> =
                     parts[part].iter().flat_map(|&example| objective.sequences(example)).collect();
-                let mut batch = Batch::new(&learner.checkpoint.architecture, &sequences, padded, self.images)?;
+                let mut batch = Batch::new(&trainable_model.checkpoint.architecture, &sequences, padded, self.images)?;
                 batch.dropout = Some(self.seed.derive(&format!("dropout/{step}/{group}/{part}")));
                 Ok(batch)
             };
             let loss = |part: usize, batch: &Batch, log_probs: &[f32]| {
                 let (derivative, told) = objective.derivative(parts[part], whole, batch, log_probs);
-                let flops = 3.0 * flops::forward(&learner.checkpoint.architecture, batch);
-                Ok((derivative, (told, batch.sources_used(), batch.targets(), flops)))
+                let flops = 3.0 * flops::forward(&trainable_model.checkpoint.architecture, batch);
+                Ok((derivative, (told, batch.unpadded_tokens(), batch.targets(), flops)))
             };
-            for (told, tokens, targets, flops) in engine.gradients(parts.len(), &build, &loss, sum)? {
+            for (told, tokens, targets, flops) in session.gradients(parts.len(), &build, &loss, sum)? {
                 found.told.add(told);
                 found.tokens += tokens as u64;
                 found.targets += targets as u64;
@@ -210,10 +212,10 @@ impl Run<'_> {
     }
 
     /// Keeps the weights that a step began with, the last good ones, and says where.
-    fn last_good(&self, learner: &Learner, optimizer: &Optimizer, position: &Position) -> String {
+    fn last_good(&self, trainable_model: &TrainableModel, optimizer: &Optimizer, position: &Position) -> String {
         let step = position.step;
         let Some(path) = self.state.file().filter(|_| step > 0) else { return String::new() };
-        match self.state.write(learner, optimizer, position) {
+        match self.state.write(trainable_model, optimizer, position) {
             Ok(()) => format!(" (the state after step {step} is in `{}`)", path.display()),
             Err(why) => format!(" (the state after step {step} could not be kept: {why:#})"),
         }
@@ -246,12 +248,12 @@ impl Run<'_> {
         }
     }
 
-    fn resume(&self, learner: &mut Learner, optimizer: &mut Optimizer) -> Position {
+    fn resume(&self, trainable_model: &mut TrainableModel, optimizer: &mut Optimizer) -> Position {
         if self.state.file().is_none_or(|path| !path.exists()) {
             return Position::default();
         }
-        let start = (learner.clone(), optimizer.clone());
-        match self.state.read(learner, optimizer) {
+        let start = (trainable_model.clone(), optimizer.clone());
+        match self.state.read(trainable_model, optimizer) {
             Ok(Some(position)) if position.step <= self.plan.len() as u64 => {
                 self.resources.progress.note(format!("resumed after step {}", position.step));
                 return position;
@@ -265,7 +267,7 @@ impl Run<'_> {
             }
             Err(error) => self.resources.progress.note(format!("started over: {error:#}")),
         }
-        (*learner, *optimizer) = start;
+        (*trainable_model, *optimizer) = start;
         Position::default()
     }
 }

@@ -41,16 +41,16 @@ pub fn sft(
         bail!("there are no rows to train on");
     }
     for (index, row) in rows.iter().enumerate() {
-        batch::check(&start.architecture, &sequence(row), images)
+        batch::check_sequence(&start.architecture, &sequence(row), images)
             .with_context(|| format!("row {index} (counted from 0)"))?;
     }
     let size = |row: &TokenRow| RowSize { tokens: row.tokens.len(), has_image: row.image.is_some() };
     let sizes: Vec<RowSize> = rows.iter().map(size).collect();
     let plan = batches::plan(&sizes, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
-    let learner = tuning.learner(start, optimizer, seed)?;
-    let run = Run { plan, optimizer, at_once: tuning.at_once(), seed, images, state, resources };
-    run.train(learner, &CrossEntropy { rows })
+    let trainable_model = tuning.trainable_model(start, optimizer, seed)?;
+    let run = Run { plan, optimizer, auto_batch: tuning.auto_batch(), seed, images, state, resources };
+    run.train(trainable_model, &CrossEntropy { rows })
 }
 
 /// A row as the model takes it.

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::optimizer::Optimizer;
 use crate::arrays::{self, Array};
-use crate::learner::Learner;
 use crate::parameters::Parameter;
+use crate::trainable_model::TrainableModel;
 use ablate_data::records::CurvePoint;
 
 /// Where and how often the state of training is kept. Never changes a result.
@@ -27,7 +27,7 @@ pub struct TrainState {
 /// How far a run has come.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Position {
-    /// Steps done.
+    /// BatchDecoder done.
     pub(crate) step: u64,
     /// Positions computed, padding left out.
     pub(crate) tokens: u64,
@@ -65,12 +65,17 @@ impl TrainState {
 
     /// Keeps what has changed since the start: the weights and moments of everything that learns. What is there stays
     /// if one of them is not finite: nothing could go on from that.
-    pub(super) fn write(&self, learner: &Learner, optimizer: &Optimizer, position: &Position) -> Result<()> {
+    pub(super) fn write(
+        &self,
+        trainable_model: &TrainableModel,
+        optimizer: &Optimizer,
+        position: &Position,
+    ) -> Result<()> {
         let Some(path) = self.file() else { return Ok(()) };
         let mut arrays: Vec<Array> = Vec::new();
         for (prefix, values) in [("", None), ("first.", Some(&optimizer.first)), ("second.", Some(&optimizer.second))] {
-            for (index, parameter) in learner.learning() {
-                let values = values.map_or_else(|| learner.weights(index), |moments| &moments[index]);
+            for (index, parameter) in trainable_model.trainable_parameters() {
+                let values = values.map_or_else(|| trainable_model.weights(index), |moments| &moments[index]);
                 let name = format!("{prefix}{}", parameter.name);
                 arrays.push(Array { name, shape: parameter.shape.clone(), values });
             }
@@ -81,23 +86,27 @@ impl TrainState {
     }
 
     /// Takes up a state that was kept, if there is one. An error means that it cannot be used.
-    pub(super) fn read(&self, learner: &mut Learner, optimizer: &mut Optimizer) -> Result<Option<Position>> {
+    pub(super) fn read(
+        &self,
+        trainable_model: &mut TrainableModel,
+        optimizer: &mut Optimizer,
+    ) -> Result<Option<Position>> {
         let Some(path) = self.file().filter(|path| path.exists()) else { return Ok(None) };
         let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
         for prefix in ["", "first.", "second."] {
             let of =
                 |(_, parameter): (usize, &Parameter)| (format!("{prefix}{}", parameter.name), parameter.shape.clone());
-            expected.extend(learner.learning().map(of));
+            expected.extend(trainable_model.trainable_parameters().map(of));
         }
         let (arrays, metadata) = arrays::read(&path, &expected)?;
         let Some(text) = metadata.get("position") else { bail!("`{}` does not say where it stands", path.display()) };
         let exact: Exact = serde_json::from_str(text).with_context(|| format!("`{}`", path.display()))?;
         let mut arrays = arrays.into_iter();
-        for (_, weights) in learner.learning_mut() {
+        for (_, weights) in trainable_model.trainable_weights_mut() {
             *weights = arrays.next().unwrap_or_default();
         }
         for moments in [&mut optimizer.first, &mut optimizer.second] {
-            for (index, _) in learner.learning() {
+            for (index, _) in trainable_model.trainable_parameters() {
                 moments[index] = arrays.next().unwrap_or_default();
             }
         }
@@ -111,8 +120,10 @@ impl TrainState {
 }
 
 /// Refuses weights that no model can have.
-pub(super) fn check(learner: &Learner) -> Result<()> {
-    learner.learning().try_for_each(|(index, parameter)| finite(&parameter.name, learner.weights(index)))
+pub(super) fn check(trainable_model: &TrainableModel) -> Result<()> {
+    trainable_model
+        .trainable_parameters()
+        .try_for_each(|(index, parameter)| finite(&parameter.name, trainable_model.weights(index)))
 }
 
 fn finite(name: &str, values: &[f32]) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use super::{DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning, dpo, sft};
 use crate::pixel_values::fixture::Ramps;
 use crate::{
-    Checkpoint, DecoderConfig, Device, ImageShape, ModelConfig, Part, PixelSource, PixelValues, ProjectorConfig,
+    Checkpoint, DecoderConfig, Device, ImageShape, ModelConfig, ParamGroup, PixelSource, PixelValues, ProjectorConfig,
     Resources, VisionConfig,
 };
 use ablate_core::base::progress::NoProgress;
@@ -79,7 +79,7 @@ fn run_sft(
 }
 
 fn run_dpo(threads: usize, state: &TrainState, pixels: &dyn PixelSource, progress: &dyn Progress) -> Result<Trained> {
-    let freeze = [Part::Vision, Part::Projector].map(Freeze::Part).to_vec();
+    let freeze = [ParamGroup::Vision, ParamGroup::Projector].map(Freeze::Group).to_vec();
     let config = DpoConfig {
         epochs: 2,
         batch: 4,
@@ -132,7 +132,7 @@ fn a_frozen_part_keeps_its_bits() {
     let (start, trained) = (model(), run_dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap());
     for (index, parameter) in start.list().iter().enumerate() {
         let moved = start.weights[index] != trained.checkpoint.weights[index];
-        assert_eq!(moved, parameter.part == Part::Decoder, "`{}`", parameter.name);
+        assert_eq!(moved, parameter.group == ParamGroup::Decoder, "`{}`", parameter.name);
     }
 }
 

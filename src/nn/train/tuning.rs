@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::optimizer::{Freeze, OptimizerConfig};
-use crate::at_once::AtOnce;
-use crate::learner::Learner;
+use crate::auto_batch::AutoBatch;
+use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Checkpoint, LoraConfig};
 use ablate_core::base::Seed;
 
@@ -36,16 +36,21 @@ pub struct Tuning {
 
 impl Tuning {
     /// How many examples are computed at once.
-    pub(super) fn at_once(&self) -> AtOnce {
+    pub(super) fn auto_batch(&self) -> AutoBatch {
         match self.micro_batch {
             None => exactly(usize::MAX),
             Some(MicroBatch::Rows(rows)) => exactly(rows),
-            Some(MicroBatch::Found(Auto::Auto)) => AtOnce::at_most("row", usize::MAX),
+            Some(MicroBatch::Found(Auto::Auto)) => AutoBatch::at_most("row", usize::MAX),
         }
     }
 
     /// The model as it will learn. An adapter's first values come from `seed`.
-    pub(super) fn learner(&self, start: Checkpoint, optimizer: &OptimizerConfig, seed: Seed) -> Result<Learner> {
+    pub(super) fn trainable_model(
+        &self,
+        start: Checkpoint,
+        optimizer: &OptimizerConfig,
+        seed: Seed,
+    ) -> Result<TrainableModel> {
         let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(&start, lora, seed)).transpose()?;
         let mut parameters = start.list();
         parameters.extend(adapter.iter().flat_map(Adapter::list));
@@ -55,16 +60,16 @@ impl Tuning {
                 bail!("`freeze`: `{pattern}` matches no parameter of the model");
             }
         }
-        let learner = Learner::new(start, adapter, |parameter| !optimizer.freezes(parameter));
-        if learner.learning().next().is_none() {
+        let trainable_model = TrainableModel::new(start, adapter, |parameter| !optimizer.freezes(parameter));
+        if trainable_model.trainable_parameters().next().is_none() {
             bail!("`freeze` leaves no parameter that learns");
         }
-        Ok(learner)
+        Ok(trainable_model)
     }
 }
 
 /// So many rows at once, or an error that says how many could be asked for.
-pub(super) fn exactly(rows: usize) -> AtOnce {
+pub(super) fn exactly(rows: usize) -> AutoBatch {
     let advice = |rows| format!("`micro_batch = {rows}`, or \"auto\", which finds that by itself");
-    AtOnce::exactly("row", rows, advice)
+    AutoBatch::exactly("row", rows, advice)
 }

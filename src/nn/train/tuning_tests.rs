@@ -10,12 +10,12 @@ use super::{
     DpoConfig, Freeze, LearningRates, MicroBatch, OptimizerConfig, PreferenceLoss, Schedule, SftConfig, TrainState,
     Trained, Tuning, dpo, sft,
 };
-use crate::engine::Engine;
-use crate::learner::Learner;
 use crate::pixel_values::fixture::Ramps;
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{
-    Adapter, Batch, Checkpoint, Device, ImageShape, LoraConfig, Part, Pattern, PixelSource, PixelValues, Resources,
-    Sequence,
+    Adapter, Batch, Checkpoint, Device, ImageShape, LoraConfig, ParamGroup, Pattern, PixelSource, PixelValues,
+    Resources, Sequence,
 };
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Progress, Seed};
@@ -143,8 +143,9 @@ fn log_probs(checkpoint: &Checkpoint, adapter: Option<Adapter>) -> Vec<f32> {
 
 /// The same as in training: inputs of the adapter are dropped as `dropout` draws them.
 fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Option<Seed>) -> Vec<f32> {
-    let learner = Learner::new(checkpoint.clone(), adapter, |_| false);
-    let engine = Engine::new(&learner, &Resources { device: Device::Cpu, threads: 1, progress: &NoProgress }).unwrap();
+    let trainable_model = TrainableModel::new(checkpoint.clone(), adapter, |_| false);
+    let session =
+        Session::new(&trainable_model, &Resources { device: Device::Cpu, threads: 1, progress: &NoProgress }).unwrap();
     let row = &rows()[1];
     let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() };
     let build = |_: usize| {
@@ -152,7 +153,7 @@ fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Opti
         batch.dropout = dropout;
         Ok(batch)
     };
-    engine.log_probs(1, &build, &|_, _, values: &[f32]| values.to_vec()).unwrap().concat()
+    session.log_probs(1, &build, &|_, _, values: &[f32]| values.to_vec()).unwrap().concat()
 }
 
 #[test]
@@ -203,11 +204,11 @@ fn only_what_is_aimed_at_is_adapted() {
 fn what_is_frozen_by_name_keeps_its_bits() {
     let named = |pattern: &str| Freeze::Named(Pattern(pattern.to_string()));
     let mut study = Study::ours(Tuning::default());
-    study.optimizer.freeze = vec![Freeze::Part(Part::Vision), named("model.layers.0.*"), named("*.v_proj")];
+    study.optimizer.freeze = vec![Freeze::Group(ParamGroup::Vision), named("model.layers.0.*"), named("*.v_proj")];
     let trained = study.trained();
     for (index, parameter) in study.start.list().iter().enumerate() {
         let moved = study.start.weights[index] != trained.checkpoint.weights[index];
-        let still = parameter.part == Part::Vision
+        let still = parameter.group == ParamGroup::Vision
             || parameter.name.starts_with("model.layers.0.")
             || parameter.name.contains("v_proj");
         assert_eq!(moved, !still, "`{}`", parameter.name);
@@ -239,7 +240,7 @@ fn a_part_learns_at_its_own_rate() {
     for (index, parameter) in study.start.list().iter().enumerate() {
         let pairs = study.start.weights[index].iter().zip(trained.checkpoint.weights[index].iter());
         let farthest = pairs.map(|(before, after)| (before - after).abs()).fold(0.0, f32::max);
-        let rate = if parameter.part == Part::Vision { 1e-4 } else { 1e-2 };
+        let rate = if parameter.group == ParamGroup::Vision { 1e-4 } else { 1e-2 };
         assert!((farthest / rate - 1.0).abs() < 0.02, "`{}` moved by {farthest}", parameter.name);
     }
 }

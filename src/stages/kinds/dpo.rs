@@ -13,7 +13,7 @@ use ablate_core::stage::{
 };
 use ablate_data::jsonl;
 use ablate_data::records::Pair;
-use ablate_nn::Part;
+use ablate_nn::ParamGroup;
 use ablate_nn::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, TokenWeights};
 
 pub static KIND: Kind = Kind {
@@ -69,7 +69,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
     let length_window = table.length_window.unwrap_or(training_common::LENGTH_WINDOW);
     let (beta, sft_weight) = (table.beta.unwrap_or(0.1), table.sft_weight.unwrap_or(0.0));
-    let freeze = [Part::Vision, Part::Projector].map(Freeze::Part).to_vec();
+    let freeze = [ParamGroup::Vision, ParamGroup::Projector].map(Freeze::Group).to_vec();
     let optimizer = table.optimizer(OptimizerConfig { lr: 5e-7, freeze, ..OptimizerConfig::default() });
     let (tuning, keep) = (table.tuning(), table.keep());
     let mut errors = training_common::check_training(&optimizer, &tuning, epochs, batch, length_window, keep);

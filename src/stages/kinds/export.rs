@@ -19,7 +19,7 @@ use ablate_data::tokenizer::{FILE, SPECIAL_TOKENS};
 use ablate_nn::checkpoint::{FORMAT, Rounding};
 use ablate_nn::hub::Dtype;
 use ablate_nn::parameters::parameters;
-use ablate_nn::{Checkpoint, ModelConfig, Part};
+use ablate_nn::{Checkpoint, ModelConfig, ParamGroup};
 
 pub static KIND: Kind = Kind {
     name: "export",
@@ -52,7 +52,7 @@ struct Card<'a> {
     files: BTreeMap<&'static str, &'static str>,
     /// Numbers in all, and in each part.
     parameters: usize,
-    parameters_by_part: BTreeMap<Part, usize>,
+    parameters_by_part: BTreeMap<ParamGroup, usize>,
     vocab: usize,
     /// Patches of an image, each a token.
     image_tokens: usize,
@@ -103,7 +103,7 @@ impl Stage for Export {
 fn write_card(checkpoint: &Checkpoint, model: &ModelConfig, folder: &Path) -> Result<()> {
     let mut parameters_by_part = BTreeMap::new();
     for parameter in parameters(&checkpoint.architecture) {
-        *parameters_by_part.entry(parameter.part).or_default() += parameter.len();
+        *parameters_by_part.entry(parameter.group).or_default() += parameter.len();
     }
     let mut files_told = BTreeMap::from([
         ("config.json", "format, vocabulary, id of the image token, sizes"),

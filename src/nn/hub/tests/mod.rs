@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::writer::{self, Output};
 use super::{Config, Dtype};
-use crate::parameters::{Parameter, Part};
+use crate::parameters::{ParamGroup, Parameter};
 use ablate_core::base::files;
 
 /// The config of a JSON text.
@@ -53,5 +53,5 @@ fn message<T>(result: anyhow::Result<T>, folder: &Path) -> String {
 
 /// A parameter with this name and shape. The other fields are not used.
 fn parameter(name: &str, shape: &[usize]) -> Parameter {
-    Parameter { name: name.to_string(), shape: shape.to_vec(), part: Part::Decoder, deviation: None, used: true }
+    Parameter { name: name.to_string(), shape: shape.to_vec(), group: ParamGroup::Decoder, init_std: None, used: true }
 }

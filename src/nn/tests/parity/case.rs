@@ -9,18 +9,19 @@ use dfdx::prelude::Cpu;
 use serde::Deserialize;
 
 use crate::anyres::pack_image_features;
-use crate::engine::Engine;
-use crate::eyes::Learning;
-use crate::fused::Fused;
-use crate::gradients::{GradientSum, Part};
+use crate::batch::EmbeddingSource;
+use crate::cpu::CpuOps;
+use crate::cpu::weights::CpuWeights;
+use crate::dfdx::DfdxOps;
+use crate::dfdx::weights::DfdxWeights;
+use crate::gradients::{GradientAccumulator, Shard};
 use crate::hub::WeightFiles;
-use crate::layers::Pass;
-use crate::learner::Learner;
+use crate::layers::ForwardPass;
 use crate::model::Model;
-use crate::ops::{OnDevice, Source, Taped};
-use crate::packed::{Packed, Packing};
+use crate::ops::AutogradOps;
 use crate::parameters::parameters;
-use crate::stock::Stock;
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{Architecture, Batch, Checkpoint, ImageShape, PixelSource, PixelValues, Sequence, batch};
 use ablate_core::base::files;
 
@@ -91,10 +92,10 @@ impl Case {
     }
 
     /// The largest relative error of the logits of all sequences, computed on the CPU path.
-    pub(super) fn logits(&self, engine: &Engine, images: &dyn PixelSource) -> Result<f64> {
+    pub(super) fn logits(&self, session: &Session, images: &dyn PixelSource) -> Result<f64> {
         let mut largest = 0.0_f64;
         for name in self.expected.sequences.keys() {
-            let ours = engine.logits(&self.batch(name, images)?)?;
+            let ours = session.logits(&self.batch(name, images)?)?;
             largest = largest.max(relative_error(&ours, self.array(&format!("{name}.logits"))?));
         }
         Ok(largest)
@@ -104,16 +105,15 @@ impl Case {
     pub(super) fn features(&self, name: &str, images: &dyn PixelSource) -> Result<f64> {
         let vision = self.architecture().vision.as_ref().context("no vision tower")?;
         let pixels = images.pixel_values(name)?;
-        let (mut patches, mut ops) = (Vec::new(), Packed::default());
+        let (mut patches, mut ops) = (Vec::new(), CpuOps::default());
         let tiles = batch::patchify(vision, name, &pixels, &mut patches)?;
-        let model = Model::new(&Packing, &Learner::frozen(&self.checkpoint))?;
-        let mut pass = Pass { ops: &mut ops, dropout: None };
-        let frozen = Learning { encoder: false, projector: false };
-        let eyes = model.eyes.as_ref().context("no vision tower")?;
-        let seen = eyes.see(&mut pass, tiles, patches, frozen, false)?;
-        let sources = batch::features(vision, name, &pixels, 0)?;
-        let ours = model.embed(&mut pass, Some(&seen), &sources)?;
-        Ok(relative_error(&ours.values, self.array(&format!("{name}.features"))?))
+        let model = Model::new(&CpuWeights::prepacked(), &TrainableModel::frozen(&self.checkpoint))?;
+        let mut pass = ForwardPass { ops: &mut ops, dropout: None };
+        let tower = model.vision_tower.as_ref().context("no vision tower")?;
+        let features = tower.forward(&mut pass, tiles, &patches, None)?;
+        let sources = batch::image_sources(vision, name, &pixels, 0)?;
+        let ours = model.embed(&mut pass, Some(&features), &sources)?;
+        Ok(relative_error(&ours, self.array(&format!("{name}.features"))?))
     }
 
     /// The largest relative error of dfdx's logits, for all sequences of at most one image in one padded batch.
@@ -127,8 +127,8 @@ impl Case {
             .map(|(name, (tokens, loss))| Sequence { tokens, loss, image: self.expected.sequences[*name].image() })
             .collect();
         let batch = Batch::new(self.architecture(), &sequences, true, self)?;
-        let model = Model::new(&OnDevice(Cpu::default()), &Learner::frozen(&self.checkpoint))?;
-        let ours = model.selected_logits::<Stock<Cpu>>(&batch)?;
+        let model = Model::new(&DfdxWeights(Cpu::default()), &TrainableModel::frozen(&self.checkpoint))?;
+        let ours = model.batch_logits::<DfdxOps<Cpu>>(&batch)?;
         let (mut start, mut largest) = (0, 0.0_f64);
         for name in names {
             let wanted = self.array(&format!("{name}.logits"))?;
@@ -147,7 +147,7 @@ impl Case {
         let image_token = self.architecture().vision.as_ref().map(|vision| vision.image_token);
         let loss: Vec<bool> = text.ids.iter().map(|&id| Some(id) != image_token).collect();
         let sequence = Sequence { tokens: &text.ids, loss: &loss, image: text.image() };
-        let (fused, stock) = (self.learn::<Fused>(sequence)?, self.learn::<Stock<Cpu>>(sequence)?);
+        let (fused, stock) = (self.learn::<CpuOps>(sequence)?, self.learn::<DfdxOps<Cpu>>(sequence)?);
         let norm = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
         let total = fused.iter().map(|values| norm(values).powi(2)).sum::<f64>().sqrt();
         assert!(total > 0.0, "all gradients are zero");
@@ -165,13 +165,13 @@ impl Case {
         Ok((largest, parameter_name))
     }
 
-    fn learn<O: Taped<Place: Default>>(&self, sequence: Sequence) -> Result<Vec<Vec<f32>>> {
-        let batch = Batch::new(self.architecture(), &[sequence], O::PADDED, self)?;
-        let learner = Learner::new(self.checkpoint.clone(), None, |_| true);
-        let model = Model::new(&O::Place::default(), &learner)?;
+    fn learn<O: AutogradOps<Weights: Default>>(&self, sequence: Sequence) -> Result<Vec<Vec<f32>>> {
+        let batch = Batch::new(self.architecture(), &[sequence], O::NEEDS_PADDING, self)?;
+        let trainable_model = TrainableModel::new(self.checkpoint.clone(), None, |_| true);
+        let model = Model::new(&O::Weights::default(), &trainable_model)?;
         let mean = |values: &[f32]| Ok((vec![-1.0 / values.len() as f32; values.len()], ()));
-        let sum = Arc::new(GradientSum::new(&learner));
-        model.learn::<O, ()>(&Part::new(&sum, 0), &batch, &mean)?;
+        let sum = Arc::new(GradientAccumulator::new(&trainable_model));
+        model.forward_backward::<O, ()>(&Shard::new(&sum, 0), &batch, &mean)?;
         Ok(sum.take())
     }
 
@@ -191,12 +191,12 @@ impl Case {
         let mut features = Vec::new();
         for key in &text.images {
             let pixels = images.pixel_values(key)?;
-            features.extend(batch::features(vision, key, &pixels, batch.tiles)?);
+            features.extend(batch::image_sources(vision, key, &pixels, batch.tiles)?);
             batch.tiles += batch::patchify(vision, key, &pixels, &mut batch.patches)?;
         }
         batch.sources.clear();
-        batch::place(self.architecture(), &text.ids, &features, &mut batch.sources);
-        let placed = batch.sources.iter().filter(|source| !matches!(source, Source::Token(_))).count();
+        batch::push_sources(self.architecture(), &text.ids, &features, &mut batch.sources);
+        let placed = batch.sources.iter().filter(|source| !matches!(source, EmbeddingSource::Token(_))).count();
         assert_eq!(placed, features.len(), "{name}");
         Ok(batch)
     }

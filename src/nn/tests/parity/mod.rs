@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::engine::Engine;
 use crate::hub::WeightFiles;
 use crate::infer::{GenerateConfig, Generated, generate, log_probs, reference};
-use crate::learner::Learner;
+use crate::session::Session;
+use crate::trainable_model::TrainableModel;
 use crate::{Checkpoint, Device, PixelSource, Resources};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
@@ -214,8 +214,8 @@ impl TableRow {
     fn of(subject: &Subject) -> TableRow {
         let Subject { case, images, .. } = subject;
         let mut row = TableRow::default();
-        let engine = Engine::new(&Learner::frozen(&case.checkpoint), &RESOURCES);
-        row.number("logits", engine.and_then(|engine| case.logits(&engine, &**images)), TOLERANCE);
+        let session = Session::new(&TrainableModel::frozen(&case.checkpoint), &RESOURCES);
+        row.number("logits", session.and_then(|session| case.logits(&session, &**images)), TOLERANCE);
         row.number("logits of dfdx", case.dfdx_logits(), TOLERANCE);
         let gradients = case.gradients();
         let name = gradients.as_ref().map_or(String::new(), |(_, name)| format!("gradients of `{name}`"));

@@ -6,24 +6,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 
 use super::{Case, cases, relative_error};
-use crate::at_once::AtOnce;
-use crate::engine::Engine;
-use crate::gradients::GradientSum;
-use crate::learner::Learner;
-use crate::ops::NoRoom;
+use crate::auto_batch::AutoBatch;
+use crate::device_error::OutOfMemory;
+use crate::gradients::GradientAccumulator;
+use crate::session::Session;
 use crate::train::run::Run;
 use crate::train::sft::CrossEntropy;
 use crate::train::tuning::exactly;
-use crate::{ImageShape, Part, PixelSource, PixelValues};
+use crate::trainable_model::TrainableModel;
+use crate::{ImageShape, ParamGroup, PixelSource, PixelValues};
 
 impl Case {
     /// The gradient of some rows, all parameters behind one another but those whose true gradient is zero.
     fn gradient(&self, run: &Run, rows: &[usize]) -> Result<Vec<f32>> {
-        let learner = Learner::new(self.start.clone(), None, |_| true);
-        let engine = Engine::new(&learner, run.resources).unwrap();
+        let trainable_model = TrainableModel::new(self.start.clone(), None, |_| true);
+        let session = Session::new(&trainable_model, run.resources).unwrap();
         let objective = CrossEntropy { rows: &self.rows };
-        let sum = Arc::new(GradientSum::new(&learner));
-        Ok(run.gradients(&objective, rows, &learner, &engine, 0, &sum)?.gradients.concat())
+        let sum = Arc::new(GradientAccumulator::new(&trainable_model));
+        Ok(run.gradients(&objective, rows, &trainable_model, &session, 0, &sum)?.gradients.concat())
     }
 }
 
@@ -62,7 +62,7 @@ impl PixelSource for Scarce<'_> {
 
     fn pixel_values(&self, key: &str) -> Result<PixelValues> {
         if self.2.fetch_add(1, Ordering::SeqCst) == self.1 {
-            return Err(NoRoom("full".to_string()).into());
+            return Err(OutOfMemory("full".to_string()).into());
         }
         self.0.pixel_values(key)
     }
@@ -75,11 +75,11 @@ fn a_batch_that_there_is_no_room_for_is_computed_in_halves_or_its_error_names_wh
     let rows = &expected.batches[0];
     let scarce = || Scarce(&case.images, 2, AtomicUsize::new(0));
     let halves = case.gradient(&case.run(&expected, Some(rows.len().div_ceil(2))), rows).unwrap();
-    let gradient = |at_once| {
+    let gradient = |auto_batch| {
         let images = &scarce();
-        case.gradient(&Run { at_once, images, ..case.run(&expected, None) }, rows)
+        case.gradient(&Run { auto_batch, images, ..case.run(&expected, None) }, rows)
     };
-    let found = gradient(AtOnce::at_most("row", usize::MAX)).unwrap();
+    let found = gradient(AutoBatch::at_most("row", usize::MAX)).unwrap();
     assert!(found == halves, "what the first attempt had added is forgotten");
     let error = gradient(exactly(usize::MAX)).unwrap_err();
     let fits = format!("`micro_batch = {}`", rows.len().div_ceil(2));
@@ -92,14 +92,14 @@ fn a_training_in_micro_batches_ends_where_the_batchs_does() {
         let mut expected = case.expected("sft");
         expected.batches.truncate(6);
         let end = |micro| {
-            let learner = Learner::new(case.start.clone(), None, |_| true);
+            let trainable_model = TrainableModel::new(case.start.clone(), None, |_| true);
             let objective = CrossEntropy { rows: &case.rows };
-            case.run(&expected, micro).train(learner, &objective).unwrap().checkpoint
+            case.run(&expected, micro).train(trainable_model, &objective).unwrap().checkpoint
         };
         let (whole, parts) = (end(None), end(Some(2)));
         for (index, parameter) in case.start.list().into_iter().enumerate() {
             // Its gradient is rounding only: see `Case::compare`.
-            if parameter.part == Part::Vision && parameter.name.ends_with("k_proj.bias") {
+            if parameter.group == ParamGroup::Vision && parameter.name.ends_with("k_proj.bias") {
                 continue;
             }
             let error = relative_error(&parts.weights[index], &whole.weights[index]);

@@ -18,8 +18,8 @@ use super::optimizer::OptimizerConfig;
 use super::run::{Objective, Run, Trained};
 use super::state::TrainState;
 use super::tuning::exactly;
-use crate::learner::Learner;
-use crate::{Adapter, Checkpoint, Device, ImageShape, Part, PixelSource, PixelValues, Resources, arrays};
+use crate::trainable_model::TrainableModel;
+use crate::{Adapter, Checkpoint, Device, ImageShape, ParamGroup, PixelSource, PixelValues, Resources, arrays};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
 use ablate_data::tokens::{TokenPair, TokenRow};
@@ -159,7 +159,7 @@ impl Case {
         Run {
             plan: expected.batches.clone(),
             optimizer: &expected.optimizer,
-            at_once: micro_batch.map_or(exactly(usize::MAX), exactly),
+            auto_batch: micro_batch.map_or(exactly(usize::MAX), exactly),
             seed: Seed(0),
             images: &self.images,
             state: &STATE,
@@ -169,8 +169,8 @@ impl Case {
 
     /// Trains as the other side did, and compares the losses before every step.
     fn follow(&self, run: &str, expected: &Expected, adapter: Option<Adapter>, objective: &impl Objective) -> Trained {
-        let learner = Learner::new(self.start.clone(), adapter, |_| true);
-        let trained = self.run(expected, None).train(learner, objective).unwrap();
+        let trainable_model = TrainableModel::new(self.start.clone(), adapter, |_| true);
+        let trained = self.run(expected, None).train(trainable_model, objective).unwrap();
         // Up to a hundred steps have a line of the curve each.
         let found =
             |of: fn(&ablate_data::records::CurvePoint) -> f64| trained.curve.iter().map(of).collect::<Vec<f64>>();
@@ -195,7 +195,7 @@ impl Case {
             let [start, ours, theirs] = [&self.start, ours, theirs].map(|model| model.weights[index].as_slice());
             // A constant on all keys changes no attention without positions: the true gradient is zero, and what is
             // found is rounding, which Adam makes steps of the usual length of.
-            if parameter.part == Part::Vision && parameter.name.ends_with("k_proj.bias") {
+            if parameter.group == ParamGroup::Vision && parameter.name.ends_with("k_proj.bias") {
                 continue;
             }
             if start == theirs {

@@ -1,19 +1,27 @@
-//! Weights where the checkpoint has them. While something holds them, they do not change.
+//! Weights in the checkpoint's own memory. They must not change while a model holds them.
 
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::kernels::weight::{PanelPool, Weight};
-use super::ops::Place;
+use crate::kernels::weight::{PanelPool, Pass, Weight};
+use crate::ops::WeightStore;
 
-/// The checkpoint's own memory, and what weights that were there before have left of their layouts.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Shared {
+pub(crate) struct CpuWeights {
     pool: Arc<PanelPool>,
+    /// Whether matrices are packed for forward passes when they are loaded.
+    prepacked: bool,
 }
 
-/// A table, row after row.
+impl CpuWeights {
+    /// Weights that many small forward passes use, as in generation.
+    pub(crate) fn prepacked() -> CpuWeights {
+        CpuWeights { prepacked: true, ..CpuWeights::default() }
+    }
+}
+
+/// A row-major table.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub(crate) values: Arc<Vec<f32>>,
@@ -27,13 +35,17 @@ impl Table {
     }
 }
 
-impl Place for Shared {
+impl WeightStore for CpuWeights {
     type Matrix = Arc<Weight>;
     type Table = Table;
     type Vector = Arc<Vec<f32>>;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<Weight>> {
-        Ok(Arc::new(Weight::new(values, rows, columns, &self.pool)))
+        let weight = Weight::new(values, rows, columns, &self.pool);
+        if self.prepacked {
+            weight.pack(Pass::Forward);
+        }
+        Ok(Arc::new(weight))
     }
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Table> {

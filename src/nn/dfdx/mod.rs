@@ -1,5 +1,6 @@
-//! The operations as compositions of dfdx's own: every device, one length per batch. Also the yardstick of the fused ones.
-//! dfdx tapes both factors of a product, so weights that do not learn get gradients too, which nobody reads.
+//! The operations composed of dfdx's own. They run on every device of dfdx, need rows of one length, and are the reference
+//! for the CPU kernels in tests. dfdx records both factors of a product, so frozen weights get gradients too, which are
+//! not used.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,134 +9,153 @@ use anyhow::Result;
 use dfdx::prelude::*;
 
 use super::architecture::Activation;
-use super::gradients::Part;
+use super::batch::EmbeddingSource;
+use super::device_error::{check_size, device_error};
+use super::gradients::Shard;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise::accumulate;
 use super::kernels::rope::RopeTable;
-use super::loader::Held;
-use super::ops::{Factor, Matrix, OnDevice, Ops, Param, Source, Taped, Vector, countable, device_error};
+use super::ops::{AutogradOps, Factor, LoadedWeight, Matrix, Ops, Param, Vector};
 
-pub(super) mod attention;
+mod attention;
+pub(crate) mod decoder;
+mod kv_cache;
+pub(crate) mod weights;
 
-use attention::{Fallible, Plan};
+use attention::{AttentionPlan, Fallible, RowsPlan};
+use kv_cache::KvCache;
+use weights::DfdxWeights;
 
-/// Operations with a tape that fills while they record.
-pub(crate) struct Stock<D: Device<f32>> {
+pub(crate) struct DfdxOps<D: Device<f32>> {
     device: D,
-    part: Option<Part>,
+    shard: Option<Shard>,
     tape: Tape<D>,
-    recording: bool,
+    grad_enabled: bool,
+    /// In generation, the keys and values of the sequences.
+    kv_cache: Option<KvCache<D>>,
 }
 
 type Tape<D> = OwnedTape<f32, D>;
-type Taping<D> = Matrix<D, Tape<D>>;
+type Taped<D> = Matrix<D, Tape<D>>;
 
-impl<D: Device<f32>> Stock<D> {
-    /// A value with the tape, to compute on.
-    fn open(&mut self, x: &Matrix<D>) -> Taping<D> {
-        let tape = if self.recording { std::mem::take(&mut self.tape) } else { Tape::default() };
+impl<D: Device<f32>> DfdxOps<D> {
+    /// Operations that read and fill a KV cache, with `samples` sequences per prompt.
+    fn for_generation(weights: &DfdxWeights<D>, samples: usize) -> DfdxOps<D> {
+        let kv_cache = Some(KvCache::new(weights.0.clone(), samples));
+        DfdxOps { kv_cache, ..DfdxOps::new(weights, None) }
+    }
+
+    /// Attaches the tape to an input.
+    fn open(&mut self, x: &Matrix<D>) -> Taped<D> {
+        let tape = if self.grad_enabled { std::mem::take(&mut self.tape) } else { Tape::default() };
         x.clone().put_tape(tape)
     }
 
-    /// A result without it.
+    /// Takes the tape back from a result.
     fn close<S: Shape>(&mut self, y: Fallible<Tensor<S, f32, D, Tape<D>>, D>) -> Result<Tensor<S, f32, D>> {
         let (y, tape) = y.map_err(device_error)?.split_tape();
-        if self.recording {
+        if self.grad_enabled {
             self.tape = tape;
         }
         Ok(y)
     }
 
-    pub(super) fn matrix(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Matrix<D>> {
+    fn matrix(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Matrix<D>> {
         self.device.try_tensor_from_vec(values, (rows, columns)).map_err(device_error)
     }
 
-    fn try_gather(&self, table: Taping<D>, indices: Vec<usize>) -> Fallible<Taping<D>, D> {
+    fn try_gather(&self, table: Taped<D>, indices: Vec<usize>) -> Fallible<Taped<D>, D> {
         let shape = (indices.len(),);
         let indices: Tensor<(usize,), usize, D> = self.device.try_tensor_from_vec(indices, shape)?;
         table.try_gather::<(usize, usize), (usize,)>(indices)
     }
 }
 
-impl<D: Device<f32>> Ops for Stock<D> {
-    type Place = OnDevice<D>;
-    type X = Matrix<D>;
-    type Plan = Plan<D>;
+impl<D: Device<f32>> Ops for DfdxOps<D> {
+    type Weights = DfdxWeights<D>;
+    type Tensor = Matrix<D>;
+    type AttentionPlan = AttentionPlan<D>;
 
-    const PADDED: bool = true;
+    const NEEDS_PADDING: bool = true;
 
-    fn record(&mut self, on: bool) {
-        self.recording = on;
+    fn set_grad_enabled(&mut self, enabled: bool) {
+        self.grad_enabled = enabled;
     }
 
     fn rows(&self, x: &Matrix<D>) -> usize {
         x.shape().0
     }
 
-    fn input(&mut self, values: Vec<f32>, width: usize) -> Result<Matrix<D>> {
-        let rows = values.len() / width.max(1);
-        self.matrix(values, rows, width)
+    fn input(&mut self, values: &[f32], width: usize) -> Result<Matrix<D>> {
+        self.matrix(values.to_vec(), values.len() / width.max(1), width)
     }
 
-    fn plan(&mut self, heads: Heads, rows: &[Range<usize>], turns: Option<&Arc<RopeTable>>) -> Result<Plan<D>> {
-        Plan::new(self, heads, rows, turns)
+    fn plan_attention(
+        &mut self,
+        heads: Heads,
+        rows: &[Range<usize>],
+        rope: Option<&Arc<RopeTable>>,
+    ) -> Result<AttentionPlan<D>> {
+        RowsPlan::new(self, heads, rows, rope).map(AttentionPlan::Rows)
     }
 
-    fn lookup(&mut self, table: &Param<Matrix<D>>, indices: &[usize]) -> Result<Matrix<D>> {
-        self.select(&table.value, indices)
+    fn embedding(&mut self, table: &Param<Matrix<D>>, indices: &[usize]) -> Result<Matrix<D>> {
+        self.select_rows(&table.value, indices)
     }
 
-    fn select(&mut self, x: &Matrix<D>, indices: &[usize]) -> Result<Matrix<D>> {
+    fn select_rows(&mut self, x: &Matrix<D>, indices: &[usize]) -> Result<Matrix<D>> {
         let x = self.open(x);
         let y = self.try_gather(x, indices.to_vec());
         self.close(y)
     }
 
-    fn splice(
+    fn merge_image_features(
         &mut self,
         table: &Param<Matrix<D>>,
         features: Option<&Matrix<D>>,
         newline: Option<&Param<Vector<D>>>,
-        sources: &[Source],
+        sources: &[EmbeddingSource],
     ) -> Result<Matrix<D>> {
-        // Each side is gathered for every position and blanked where another holds.
+        // Every source is gathered for all positions, multiplied by its mask and added.
         let shape = (sources.len(), table.value.shape().1);
         let table = self.open(&table.value);
-        let splice = || -> Fallible<Taping<D>, D> {
-            let here = |of: &dyn Fn(&Source) -> bool| -> Fallible<Taping<D>, D> {
-                let marks = sources.iter().map(|source| f32::from(u8::from(of(source)))).collect();
-                let marks: Vector<D> = self.device.try_tensor_from_vec(marks, (sources.len(),))?;
-                marks.put_tape(Tape::default()).try_broadcast_like::<_, Axis<1>>(&shape)
+        let merge = || -> Fallible<Taped<D>, D> {
+            let mask = |of: &dyn Fn(&EmbeddingSource) -> bool| -> Fallible<Taped<D>, D> {
+                let mask = sources.iter().map(|source| f32::from(u8::from(of(source)))).collect();
+                let mask: Vector<D> = self.device.try_tensor_from_vec(mask, (sources.len(),))?;
+                mask.put_tape(Tape::default()).try_broadcast_like::<_, Axis<1>>(&shape)
             };
-            let tokens = sources.iter().map(|source| if let Source::Token(id) = source { *id as usize } else { 0 });
+            let tokens =
+                sources.iter().map(|source| if let EmbeddingSource::Token(id) = source { *id as usize } else { 0 });
             let mut x = self.try_gather(table, tokens.collect())?; // (n, d)
             if let Some(features) = features {
-                x = x.try_mul(here(&|source| matches!(source, Source::Token(_)))?)?;
-                let rows = sources.iter().map(|source| if let Source::Feature(row) = source { *row } else { 0 });
+                x = x.try_mul(mask(&|source| matches!(source, EmbeddingSource::Token(_)))?)?;
+                let rows =
+                    sources.iter().map(|source| if let EmbeddingSource::Feature(row) = source { *row } else { 0 });
                 let image = self.try_gather(features.retaped(), rows.collect())?;
-                x = x.try_add(image.try_mul(here(&|source| matches!(source, Source::Feature(_)))?)?)?;
+                x = x.try_add(image.try_mul(mask(&|source| matches!(source, EmbeddingSource::Feature(_)))?)?)?;
             }
             if let Some(newline) = newline {
                 let newline = newline.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?;
-                x = x.try_add(newline.try_mul(here(&|source| matches!(source, Source::Newline))?)?)?;
+                x = x.try_add(newline.try_mul(mask(&|source| matches!(source, EmbeddingSource::Newline))?)?)?;
             }
             Ok(x)
         };
-        let y = splice();
+        let y = merge();
         self.close(y)
     }
 
     fn rms_norm(&mut self, x: &Matrix<D>, weight: &Param<Vector<D>>, eps: f32) -> Result<Matrix<D>> {
-        let (whole, d) = (*x.shape(), weight.value.shape().0);
-        let shape = (whole.num_elements() / d, d);
+        let (outer, d) = (*x.shape(), weight.value.shape().0);
+        let shape = (outer.num_elements() / d, d);
         let x = self.open(x);
-        let norm = || -> Fallible<Taping<D>, D> {
+        let norm = || -> Fallible<Taped<D>, D> {
             let x = x.try_reshape_like(&shape)?;
             let square = x.retaped::<Tape<D>>().try_square()?.try_mean::<(usize,), Axis<1>>()?; // (n,)
             let inverse = square.try_add(eps)?.try_sqrt()?.try_recip()?;
             let y = x.try_mul(inverse.try_broadcast_like::<_, Axis<1>>(&shape)?)?;
             let weight = weight.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?;
-            y.try_mul(weight)?.try_reshape_like(&whole)
+            y.try_mul(weight)?.try_reshape_like(&outer)
         };
         let y = norm();
         self.close(y)
@@ -150,7 +170,7 @@ impl<D: Device<f32>> Ops for Stock<D> {
     ) -> Result<Matrix<D>> {
         let shape = *x.shape();
         let x = self.open(x);
-        let norm = || -> Fallible<Taping<D>, D> {
+        let norm = || -> Fallible<Taped<D>, D> {
             let mean = x.retaped::<Tape<D>>().try_mean::<(usize,), Axis<1>>()?;
             let x = x.try_sub(mean.try_broadcast_like::<_, Axis<1>>(&shape)?)?;
             let square = x.retaped::<Tape<D>>().try_square()?.try_mean::<(usize,), Axis<1>>()?; // (n,)
@@ -170,9 +190,9 @@ impl<D: Device<f32>> Ops for Stock<D> {
         bias: Option<&Param<Vector<D>>>,
     ) -> Result<Matrix<D>> {
         let shape = (x.shape().0, weight.value.shape().0);
-        countable("the outputs of a layer", &[shape.0, shape.1])?;
+        check_size("the outputs of a layer", &[shape.0, shape.1])?;
         let x = self.open(x);
-        let product = || -> Fallible<Taping<D>, D> {
+        let product = || -> Fallible<Taped<D>, D> {
             let y = x.try_matmul(weight.value.retaped::<Tape<D>>().try_permute::<_, Axes2<1, 0>>()?)?;
             match bias {
                 Some(bias) => y.try_add(bias.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?),
@@ -191,8 +211,8 @@ impl<D: Device<f32>> Ops for Stock<D> {
     fn scale(&mut self, x: &Matrix<D>, factor: Factor) -> Result<Matrix<D>> {
         let (rows, columns) = *x.shape();
         let y = match factor {
-            Factor::All(factor) => self.open(x).try_mul(factor),
-            Factor::Each(factors) => {
+            Factor::Constant(factor) => self.open(x).try_mul(factor),
+            Factor::PerElement(factors) => {
                 let factors = self.matrix(factors, rows, columns)?;
                 self.open(x).try_mul(factors)
             }
@@ -200,17 +220,17 @@ impl<D: Device<f32>> Ops for Stock<D> {
         self.close(y)
     }
 
-    fn beside(&mut self, parts: &[Matrix<D>]) -> Result<Matrix<D>> {
-        // Products with constants that put each part in its columns: dfdx joins along the first axis only.
+    fn concat_columns(&mut self, parts: &[Matrix<D>]) -> Result<Matrix<D>> {
+        // dfdx concatenates along the first axis only, so a product with a constant moves each part to its columns.
         let width: usize = parts.iter().map(|part| part.shape().1).sum();
         let mut start = 0;
         let mut whole: Option<Matrix<D>> = None;
         for part in parts {
             let d = part.shape().1;
-            let mut place = vec![0.0; d * width];
-            (0..d).for_each(|i| place[i * width + start + i] = 1.0);
-            let place = self.matrix(place, d, width)?;
-            let placed = self.open(part).try_matmul(place);
+            let mut selector = vec![0.0; d * width];
+            (0..d).for_each(|i| selector[i * width + start + i] = 1.0);
+            let selector = self.matrix(selector, d, width)?;
+            let placed = self.open(part).try_matmul(selector);
             let placed = self.close(placed)?;
             whole = Some(match whole {
                 None => placed,
@@ -218,13 +238,32 @@ impl<D: Device<f32>> Ops for Stock<D> {
             });
             start += d;
         }
-        whole.ok_or_else(|| anyhow::anyhow!("BUG: no parts to put beside each other"))
+        whole.ok_or_else(|| anyhow::anyhow!("BUG: no tensors to concatenate"))
     }
 
-    fn attention(&mut self, _: usize, q: Matrix<D>, k: Matrix<D>, v: Matrix<D>, plan: &Plan<D>) -> Result<Matrix<D>> {
-        let q = self.open(&q);
-        let y = plan.attend(q, k.retaped(), v.retaped());
-        self.close(y)
+    fn attention(
+        &mut self,
+        layer: usize,
+        q: Matrix<D>,
+        k: Matrix<D>,
+        v: Matrix<D>,
+        plan: &AttentionPlan<D>,
+    ) -> Result<Matrix<D>> {
+        match (plan, &mut self.kv_cache) {
+            (AttentionPlan::Rows(plan), cache) => {
+                if let Some(cache) = cache.as_mut().filter(|_| plan.causal()) {
+                    let (keys, values) = plan.keys_and_values(&k, &v).map_err(device_error)?;
+                    cache.push_layer(keys, values).map_err(device_error)?;
+                }
+                let q = self.open(&q);
+                let y = plan.attend(q, k.retaped(), v.retaped());
+                self.close(y)
+            }
+            (AttentionPlan::Step(plan), Some(cache)) => {
+                cache.decode_attention(layer, q, k, v, plan).map_err(device_error)
+            }
+            (AttentionPlan::Step(_), None) => panic!("BUG: a decoding step without a KV cache"),
+        }
     }
 
     fn swiglu(&mut self, gate: &Matrix<D>, up: &Matrix<D>) -> Result<Matrix<D>> {
@@ -249,11 +288,11 @@ impl<D: Device<f32>> Ops for Stock<D> {
     }
 }
 
-impl<D: Device<f32>> Taped for Stock<D> {
+impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
     type D = D;
 
-    fn new(place: &OnDevice<D>, part: Option<Part>) -> Stock<D> {
-        Stock { device: place.0.clone(), part, tape: Tape::default(), recording: false }
+    fn new(weights: &DfdxWeights<D>, shard: Option<Shard>) -> DfdxOps<D> {
+        DfdxOps { device: weights.0.clone(), shard, tape: Tape::default(), grad_enabled: false, kv_cache: None }
     }
 
     fn log_probs(&mut self, x: &Matrix<D>, weight: &Param<Matrix<D>>, targets: &[u32]) -> Result<Vector<D>> {
@@ -267,28 +306,33 @@ impl<D: Device<f32>> Taped for Stock<D> {
         self.close(y)
     }
 
-    fn backward(self, output: &Vector<D>, derivative: Vec<f32>, held: &[Option<Held<OnDevice<D>>>]) -> Result<()> {
-        let Some(part) = self.part else { panic!("BUG: a backward pass without a place for gradients") };
+    fn backward(
+        self,
+        output: &Vector<D>,
+        derivative: Vec<f32>,
+        loaded: &[Option<LoadedWeight<DfdxWeights<D>>>],
+    ) -> Result<()> {
+        let Some(shard) = self.shard else { panic!("BUG: a backward pass without a shard for its gradients") };
         let mut gradients = super::ops::backward(self.tape, output, derivative)?;
-        for (number, held) in held.iter().enumerate().filter(|(number, _)| part.wants(*number)) {
-            let gradient = match held {
-                Some(Held::Vector(tensor)) => numbers(&mut gradients, tensor)?,
-                Some(Held::Matrix(tensor) | Held::Table(tensor)) => numbers(&mut gradients, tensor)?,
-                None => panic!("BUG: parameter {number} learns and has no place in the model"),
+        for (index, weight) in loaded.iter().enumerate().filter(|(index, _)| shard.is_trainable(*index)) {
+            let gradient = match weight {
+                Some(LoadedWeight::Vector(tensor)) => gradient(&mut gradients, tensor)?,
+                Some(LoadedWeight::Matrix(tensor) | LoadedWeight::Table(tensor)) => gradient(&mut gradients, tensor)?,
+                None => panic!("BUG: the trainable parameter {index} is not loaded"),
             };
-            part.add(number, |sum| accumulate(sum, &gradient));
+            shard.add_with(index, |sum| accumulate(sum, &gradient));
         }
         Ok(())
     }
 
     #[cfg(test)]
-    fn numbers(x: &Matrix<D>) -> Vec<f32> {
+    fn to_vec(x: &Matrix<D>) -> Vec<f32> {
         x.as_vec()
     }
 }
 
-/// The gradient of a tensor; zeros where none has arrived.
-fn numbers<S: Shape, D: Device<f32>>(
+/// The gradient of a tensor; zeros if no operation used it.
+fn gradient<S: Shape, D: Device<f32>>(
     gradients: &mut Gradients<f32, D>,
     tensor: &Tensor<S, f32, D>,
 ) -> Result<Vec<f32>> {
@@ -296,7 +340,7 @@ fn numbers<S: Shape, D: Device<f32>>(
     Ok(gradients.get(tensor).as_vec())
 }
 
-fn gelu<D: Device<f32>>(x: Taping<D>) -> Fallible<Taping<D>, D> {
+fn gelu<D: Device<f32>>(x: Taped<D>) -> Fallible<Taped<D>, D> {
     // x Phi(x) = (x + |x| erf(|x| / sqrt 2)) / 2, with erf by Abramowitz and Stegun 7.1.26. dfdx has this function,
     // but its derivative (0.13) is off by a factor in the density.
     let size = x.retaped::<Tape<D>>().try_abs()?;
@@ -311,7 +355,7 @@ fn gelu<D: Device<f32>>(x: Taping<D>) -> Fallible<Taping<D>, D> {
     size.try_mul(erf)?.try_add(x)?.try_mul(0.5)
 }
 
-fn gelu_tanh<D: Device<f32>>(x: Taping<D>) -> Fallible<Taping<D>, D> {
+fn gelu_tanh<D: Device<f32>>(x: Taped<D>) -> Fallible<Taped<D>, D> {
     // The argument of the hyperbolic tangent: sqrt(2 / pi) (x + 0.044715 x^3).
     let square = x.retaped::<Tape<D>>().try_square()?;
     let inner = square.try_mul(0.044_715)?.try_add(1.0)?.try_mul(x.retaped::<Tape<D>>())?;

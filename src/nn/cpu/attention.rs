@@ -1,0 +1,136 @@
+//! Attention with rotary positions: forward, backward, and one decoding step over KV caches.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::CpuOps;
+use super::kv_cache::{StepInputs, decode_attention};
+use super::tensor::CpuTensor;
+use crate::buffer::Buffer;
+use crate::kernels::attention::{Forward, Heads, attention, attention_backward};
+use crate::kernels::rope::RopeTable;
+use crate::profile::timer;
+
+/// Which positions attend to which, and the rotation of every position.
+pub(crate) enum AttentionPlan {
+    /// Within rows of tokens.
+    Rows { heads: Heads, rows: Arc<[Range<usize>]>, rope: Option<Arc<RopeTable>> },
+    /// One token per sequence, over the sequence's KV cache.
+    Step { heads: Heads, rope: Arc<RopeTable> },
+}
+
+/// Queries (n, h w), keys and values (n, k w) of layer `layer` -> (n, h w).
+pub(super) fn attend(
+    ops: &mut CpuOps,
+    layer: usize,
+    q: CpuTensor,
+    k: CpuTensor,
+    v: CpuTensor,
+    plan: &AttentionPlan,
+) -> CpuTensor {
+    match plan {
+        AttentionPlan::Rows { heads, rows, rope } => within_rows(ops, layer, q, k, v, *heads, rows, rope.as_ref()),
+        AttentionPlan::Step { heads, rope } => step(ops, layer, q, k, v, *heads, rope),
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the inputs of attention and the parts of its plan")]
+fn within_rows(
+    ops: &mut CpuOps,
+    layer: usize,
+    q: CpuTensor,
+    k: CpuTensor,
+    v: CpuTensor,
+    heads: Heads,
+    rows: &Arc<[Range<usize>]>,
+    rope: Option<&Arc<RopeTable>>,
+) -> CpuTensor {
+    let n = q.rows();
+    let scores = |row: &Range<usize>| if heads.causal { row.len() * (row.len() + 1) / 2 } else { row.len().pow(2) };
+    let flops = 4 * rows.iter().map(scores).sum::<usize>() * heads.query();
+    let elements = 2 * n * (heads.query() + heads.key());
+    let _timer = timer("attention", flops, elements);
+    let to_gradient = |x: &CpuTensor| ops.grad_enabled.then(|| x.gradient());
+    let gradients = (to_gradient(&q), to_gradient(&k));
+    // Rotated in place: the backward pass needs the rotated ones too.
+    let rotated = |x: CpuTensor, width: usize| {
+        let mut x = x.into_values();
+        if let Some(rope) = rope {
+            for_tokens(&mut x, rows, width, |token, position| rope.rotate(token, position));
+        }
+        x
+    };
+    let (q, k) = (rotated(q, heads.query()), rotated(k, heads.key()));
+    if let Some(prefill) = ops.prefill.as_mut().filter(|_| heads.causal) {
+        let tokens = k.chunks_exact(heads.key()).zip(v.chunks_exact(heads.key()));
+        for (position, (key, value)) in tokens.enumerate() {
+            let heads = key.chunks_exact(heads.width).zip(value.chunks_exact(heads.width));
+            heads.enumerate().for_each(|(kv_head, (key, value))| prefill.write(layer, kv_head, position, key, value));
+        }
+    }
+    let mut out = Buffer::unset(n * heads.query());
+    let mut lse = vec![0.0; n * heads.heads];
+    attention(heads, rows, &q, &k, &v, &mut out, &mut lse);
+    let y = CpuTensor::new(out, heads.query());
+    if let (Some(dq_sum), Some(dk_sum)) = gradients {
+        let (rows, rope, out) = (rows.clone(), rope.cloned(), y.clone());
+        ops.on_backward(move || {
+            // The backward pass computes the scores again.
+            let _timer = timer("attention, back", flops / 2 * 5, 2 * elements);
+            let dy = out.gradient().take(out.len());
+            let forward = Forward { q: &q, k: &k, v: &v, out: &out, lse: &lse };
+            let (mut dq, mut dk, mut dv) = (Buffer::unset(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));
+            attention_backward(heads, &rows, &forward, &dy, &mut dq, &mut dk, &mut dv);
+            if let Some(rope) = rope {
+                for_tokens(&mut dq, &rows, heads.query(), |token, position| rope.rotate_back(token, position));
+                for_tokens(&mut dk, &rows, heads.key(), |token, position| rope.rotate_back(token, position));
+            }
+            dq_sum.add(Rc::new(dq));
+            dk_sum.add(Rc::new(dk));
+            v.gradient().add(Rc::new(dv));
+        });
+    }
+    y
+}
+
+fn step(
+    ops: &mut CpuOps,
+    layer: usize,
+    q: CpuTensor,
+    k: CpuTensor,
+    v: CpuTensor,
+    heads: Heads,
+    rope: &RopeTable,
+) -> CpuTensor {
+    let (query, key) = (heads.query(), heads.key());
+    let mut out = Buffer::unset(q.len());
+    let (mut q, mut k) = (q.into_values(), k.into_values());
+    let tokens = q.chunks_exact_mut(query).zip(k.chunks_exact_mut(key));
+    for ((q, k), cache) in tokens.zip(&ops.caches) {
+        rope.rotate(q, cache.length());
+        rope.rotate(k, cache.length());
+    }
+    let mut first = 0;
+    for sequences in ops.caches.chunk_by_mut(|one, next| Arc::ptr_eq(&one.prompt, &next.prompt)) {
+        let Range { start, end } = first..first + sequences.len();
+        let inputs = StepInputs {
+            queries: &q[start * query..end * query],
+            keys: &k[start * key..end * key],
+            values: &v[start * key..end * key],
+        };
+        decode_attention(sequences, layer, heads, &inputs, &mut out[start * query..end * query], &mut ops.scratch);
+        first = end;
+    }
+    CpuTensor::new(out, query)
+}
+
+/// Calls `f` with every token of `width` values and its position in its row.
+fn for_tokens(values: &mut [f32], rows: &[Range<usize>], width: usize, f: impl Fn(&mut [f32], usize)) {
+    for row in rows {
+        let tokens = values[row.start * width..row.end * width].chunks_exact_mut(width);
+        for (position, token) in tokens.enumerate() {
+            f(token, position);
+        }
+    }
+}

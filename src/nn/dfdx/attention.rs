@@ -1,0 +1,159 @@
+//! Attention composed of dfdx's operations, over rows of one length, and the rotation for a decoding step.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use anyhow::Result;
+use dfdx::prelude::*;
+
+use super::{DfdxOps, Tape, Taped};
+use crate::device_error::check_size;
+use crate::kernels::attention::Heads;
+use crate::kernels::rope::RopeTable;
+use crate::ops::Matrix;
+
+pub(super) type Fallible<X, D> = Result<X, <D as HasErr>::Err>;
+/// Keys or values of rows, by head: (b, k, t, w).
+pub(super) type ByHead<D, T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, D, T>;
+
+pub(crate) enum AttentionPlan<D: Device<f32>> {
+    /// Within rows of tokens.
+    Rows(RowsPlan<D>),
+    /// One token per sequence, over the KV cache.
+    Step(StepPlan<D>),
+}
+
+/// Constants of the attention within `rows` rows of `length` tokens.
+pub(crate) struct RowsPlan<D: Device<f32>> {
+    heads: Heads,
+    rows: usize,
+    length: usize,
+    rotation: Option<Rotation<D>>,
+    /// Added to the scores: minus infinity at later positions; one copy per query head of a group.
+    mask: Option<Matrix<D>>, // (g t, t)
+}
+
+struct Rotation<D: Device<f32>> {
+    cos: Matrix<D>, // (t, w)
+    sin: Matrix<D>, // (t, w)
+    /// `x half` is `(-x2, x1)`. It is a product because the gradient of dfdx's `slice` is wrong on the CPU.
+    half: Matrix<D>, // (w, w)
+}
+
+impl<D: Device<f32>> Rotation<D> {
+    fn new(ops: &DfdxOps<D>, rope: &RopeTable, positions: &[usize]) -> Result<Rotation<D>> {
+        let half = rope.half;
+        let twice = |table: &[f32]| -> Vec<f32> {
+            let row = |&position: &usize| &table[position * half..][..half];
+            positions.iter().map(row).flat_map(|row| row.iter().chain(row)).copied().collect()
+        };
+        let mut rotate_half = vec![0.0; 4 * half * half];
+        for j in 0..half {
+            rotate_half[(j + half) * 2 * half + j] = -1.0;
+            rotate_half[j * 2 * half + j + half] = 1.0;
+        }
+        Ok(Rotation {
+            cos: ops.matrix(twice(&rope.cos), positions.len(), 2 * half)?,
+            sin: ops.matrix(twice(&rope.sin), positions.len(), 2 * half)?,
+            half: ops.matrix(rotate_half, 2 * half, 2 * half)?,
+        })
+    }
+
+    fn rotate(&self, x: ByHead<D, Tape<D>>) -> Fallible<ByHead<D, Tape<D>>, D> {
+        let shape = *x.shape();
+        let (b, h, t, w) = shape;
+        let rotated = x.retaped::<Tape<D>>().try_reshape_like(&(b * h * t, w))?.try_matmul(self.half.clone())?;
+        let rotated = rotated.try_reshape_like(&shape)?;
+        let cos = self.cos.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
+        let sin = self.sin.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?;
+        x.try_mul(cos)?.try_add(rotated.try_mul(sin)?)
+    }
+}
+
+impl<D: Device<f32>> RowsPlan<D> {
+    pub(super) fn new(
+        ops: &DfdxOps<D>,
+        heads: Heads,
+        rows: &[Range<usize>],
+        rope: Option<&Arc<RopeTable>>,
+    ) -> Result<RowsPlan<D>> {
+        let length = rows.first().map_or(0, ExactSizeIterator::len);
+        assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
+        check_size("the scores of attention", &[rows.len(), heads.heads, length, length])?;
+        let positions: Vec<usize> = (0..length).collect();
+        let rotation = rope.map(|rope| Rotation::new(ops, rope, &positions)).transpose()?;
+        let mask = if heads.causal {
+            let group = heads.heads / heads.kv_heads;
+            let one = (0..length).flat_map(|i| (0..length).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }));
+            let values = (0..group).flat_map(|_| one.clone()).collect();
+            Some(ops.matrix(values, group * length, length)?)
+        } else {
+            None
+        };
+        Ok(RowsPlan { heads, rows: rows.len(), length, rotation, mask })
+    }
+
+    /// Whether a position attends only to itself and those before it.
+    pub(super) fn causal(&self) -> bool {
+        self.heads.causal
+    }
+
+    fn by_head(&self, x: Taped<D>, h: usize) -> Fallible<ByHead<D, Tape<D>>, D> {
+        x.try_reshape_like(&(self.rows, self.length, h, self.heads.width))?.try_permute::<_, Axes4<0, 2, 1, 3>>()
+    }
+
+    fn rotated(&self, x: Taped<D>, h: usize) -> Fallible<ByHead<D, Tape<D>>, D> {
+        let x = self.by_head(x, h)?;
+        match &self.rotation {
+            Some(rotation) => rotation.rotate(x),
+            None => Ok(x),
+        }
+    }
+
+    pub(super) fn attend(&self, q: Taped<D>, k: Taped<D>, v: Taped<D>) -> Fallible<Taped<D>, D> {
+        let RowsPlan { heads: Heads { heads: h, kv_heads: kv, width: w, .. }, rows: b, length: t, .. } = *self;
+        let (q, k, v) = (self.rotated(q, h)?, self.rotated(k, kv)?, self.by_head(v, kv)?);
+        // The query heads of a group become rows of their key head, so keys and values are not copied.
+        let q = q.try_reshape_like(&(b, kv, h / kv * t, w))?;
+        let scores = q.try_matmul(k.try_permute::<_, Axes4<0, 1, 3, 2>>()?)?.try_mul(1.0 / (w as f32).sqrt())?;
+        let shape = *scores.shape(); // (b, k, g t, t)
+        let scores = match &self.mask {
+            Some(mask) => scores.try_add(mask.retaped::<Tape<D>>().try_broadcast_like::<_, Axes2<0, 1>>(&shape)?)?,
+            None => scores,
+        };
+        let out = scores.try_softmax::<Axis<3>>()?.try_matmul(v)?; // (b, k, g t, w)
+        let out = out.try_reshape_like(&(b, h, t, w))?.try_permute::<_, Axes4<0, 2, 1, 3>>()?;
+        out.try_reshape_like(&(b * t, h * w))
+    }
+
+    /// Rotated keys and values for a KV cache.
+    pub(super) fn keys_and_values(&self, k: &Matrix<D>, v: &Matrix<D>) -> Fallible<(ByHead<D>, ByHead<D>), D> {
+        let kv = self.heads.kv_heads;
+        let (k, v) = (self.rotated(k.retaped(), kv)?, self.by_head(v.retaped(), kv)?);
+        Ok((k.split_tape().0, v.split_tape().0))
+    }
+}
+
+/// A decoding step: one token per sequence, each at its own position.
+pub(crate) struct StepPlan<D: Device<f32>> {
+    pub(super) heads: Heads,
+    rotation: Rotation<D>,
+}
+
+impl<D: Device<f32>> StepPlan<D> {
+    pub(super) fn new(ops: &DfdxOps<D>, heads: Heads, rope: &RopeTable, positions: &[usize]) -> Result<StepPlan<D>> {
+        Ok(StepPlan { heads, rotation: Rotation::new(ops, rope, positions)? })
+    }
+
+    /// Rotates queries or keys (b, h w) by their positions.
+    pub(super) fn rotate(&self, x: Matrix<D>, h: usize) -> Fallible<Matrix<D>, D> {
+        let Rotation { cos, sin, half } = &self.rotation;
+        let (flat, w) = (*x.shape(), self.heads.width);
+        let shape = (flat.0, h, w);
+        let rotated = x.clone().try_reshape_like(&(flat.0 * h, w))?.try_matmul(half.clone())?;
+        let cos = cos.clone().try_broadcast_like::<_, Axis<1>>(&shape)?;
+        let sin = sin.clone().try_broadcast_like::<_, Axis<1>>(&shape)?;
+        let rotated = rotated.try_reshape_like(&shape)?.try_mul(sin)?;
+        x.try_reshape_like(&shape)?.try_mul(cos)?.try_add(rotated)?.try_reshape_like(&flat)
+    }
+}
