@@ -12,7 +12,7 @@ mod inspect;
 mod outside;
 mod planning;
 mod progress;
-mod reporting;
+mod report;
 mod running;
 mod session;
 mod shell;
@@ -58,7 +58,7 @@ pub fn main() -> ExitCode {
         Command::Unpin { name } => inspect::unpin(shell, &cli.global, name.as_deref()),
         Command::Check(arguments) => checking::check(shell, arguments),
         Command::Graph(arguments) => inspect::graph(shell, arguments),
-        Command::Report(arguments) => reporting::report(shell, &cli.global, arguments),
+        Command::Report(arguments) => report::report(shell, &cli.global, arguments),
         Command::Suggest(arguments) => suggest::suggest(shell, &cli.global, arguments),
         Command::Ls(arguments) => inspect::list(shell, &cli.global, arguments),
         Command::Show(arguments) => inspect::show(shell, &cli.global, arguments),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::args::{ExperimentArgs, Global, RunArgs};
 use super::progress::Display;
-use super::reporting;
+use super::report;
 use super::session::{Need, Session};
 use super::shell::Shell;
 use super::{DONE, WRONG_INPUT, signals, tell};
@@ -114,7 +114,7 @@ fn run_one(
             let file = session.experiment.path.display();
             let told = Session::open(global, experiment, Need::All).and_then(|session| {
                 let folder = arguments.out.join(&session.experiment.name);
-                reporting::print(shell, &session, &folder, Some(&report), None)
+                report::print(shell, &session, &folder, Some(&report), None)
             });
             if let Err(error) = told {
                 tell(shell, &error.context(format!("the report failed; what ran is kept: try `ablate report {file}`")));

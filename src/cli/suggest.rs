@@ -1,4 +1,4 @@
-//! `suggest`: what the measured ratios of a mix say of the others, and which to try next. Runs nothing.
+//! `suggest`: predicts the scores of unmeasured mix ratios from the measured ones, and suggests ratios to measure next.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -8,28 +8,27 @@ use super::DONE;
 use super::args::{ExperimentArgs, Global};
 use super::session::{Need, Session};
 use super::shell::Shell;
-use ablate_experiment::Simplex;
-use ablate_report::input::{Selector, TableRequest};
+use ablate_experiment::{GroupBy, ReportSpec, Selector, Simplex};
+use ablate_report::Report;
 use ablate_report::mixture::{self, MixturePoint};
-use ablate_report::{self, Report};
 
-/// A standard error in half a 95 % interval.
+/// Half the width of a 95 % confidence interval, in standard errors.
 const HALF_INTERVAL: f64 = 1.96;
 
 #[derive(Debug, Args)]
 pub(super) struct SuggestArgs {
     #[command(flatten)]
     pub(super) experiment: ExperimentArgs,
-    /// The axis of ratios; the only one with `simplex` when not said.
+    /// The axis of the mix ratios [default: the only axis with `simplex`].
     #[arg(long, value_name = "AXIS")]
     pub(super) axis: Option<String>,
-    /// The report whose scores count; the only one when not said.
+    /// The report whose scores are used [default: the only report].
     #[arg(long, value_name = "NAME")]
     pub(super) report: Option<String>,
-    /// Only scores of these points: `prompt=cot`.
+    /// Use the scores of these points only, for example `prompt=cot`.
     #[arg(long, value_name = "SELECTOR")]
     pub(super) by: Option<String>,
-    /// How many ratios to suggest.
+    /// Number of ratios to suggest.
     #[arg(short = 'n', long = "count", value_name = "N", default_value_t = 3)]
     pub(super) count: usize,
 }
@@ -38,10 +37,10 @@ pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) ->
     let session = Session::read(global, &arguments.experiment, Need::All)?;
     let (axis, simplex) = axis(&session, arguments.axis.as_deref())?;
     let by = arguments.by.as_deref().unwrap_or_default();
-    let built = measured(&session, axis, arguments.report.as_deref(), by)?;
-    let (points, missing) = points(&session, axis, simplex, &built);
+    let report = measured_report(&session, axis, arguments.report.as_deref(), by)?;
+    let (points, missing) = points(&session, axis, simplex, &report);
     let fit = mixture::fit(&points).with_context(|| match missing {
-        0 => format!("the points of `{axis}` tell nothing"),
+        0 => format!("cannot fit a model to the points of `{axis}`"),
         missing => format!("{missing} of {} points of `{axis}` have not run", simplex.shares.len()),
     })?;
     let names: Vec<&str> = simplex.parts.iter().map(String::as_str).collect();
@@ -56,12 +55,12 @@ pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) ->
     let scores = if by.is_empty() { "all scores".to_string() } else { format!("scores with {by}") };
     shell.result(&format!("`{axis}` by {scores}\n{}", fit.terminal(&names, arguments.count)));
     if missing > 0 {
-        shell.status(&format!("note: {missing} points have not run and are left out"));
+        shell.status(&format!("note: {missing} points have not run and are not used"));
     }
     Ok(DONE)
 }
 
-/// The axis that is named, or the only one that shares a whole.
+/// The named axis, or the only axis with `simplex`.
 fn axis<'a>(session: &'a Session, named: Option<&str>) -> Result<(&'a str, &'a Simplex)> {
     let known = &session.experiment.simplexes;
     let found = match named {
@@ -72,51 +71,52 @@ fn axis<'a>(session: &'a Session, named: Option<&str>) -> Result<(&'a str, &'a S
     let Some((name, simplex)) = found else {
         let names: Vec<String> = known.keys().map(|name| format!("`{name}`")).collect();
         match (named, names.as_slice()) {
-            (_, []) => bail!("the experiment has no axis with `simplex`: there are no ratios to compare"),
-            (Some(name), names) => bail!("`{name}` shares nothing: the axes with `simplex` are {}", names.join(", ")),
-            (None, names) => bail!("name one of the axes with `--axis`: {}", names.join(", ")),
+            (_, []) => bail!("the experiment has no axis with `simplex`: add one for the mix ratios"),
+            (Some(name), names) => bail!("`{name}` is not an axis with `simplex`: name one of {}", names.join(", ")),
+            (None, names) => bail!("several axes have `simplex`: name one of {} with `--axis`", names.join(", ")),
         }
     };
     Ok((name, simplex))
 }
 
-/// A table with one row per point of the axis, of the scores that `by` chooses.
-fn measured(session: &Session, axis: &str, named: Option<&str>, by: &str) -> Result<Report> {
+/// A report whose table has one row per value of the axis, from the scores that `by` selects.
+fn measured_report(session: &Session, axis: &str, named: Option<&str>, by: &str) -> Result<Report> {
     let plan = session.plan()?;
-    let mut input = ablate_report::gather(&session.experiment, &session.expansion, &plan, &session.store, None, named)?;
+    let mut input =
+        ablate_report::load_input(&session.experiment, &session.expansion, &plan, &session.store, None, named)?;
     let by = Selector::parse(by).map_err(|message| anyhow::anyhow!("`--by`: {message}"))?;
-    let [request] = input.tables.as_slice() else {
-        bail!("name one of the experiment's reports with `--report`: its scores are what counts")
+    let [spec] = input.specs.as_slice() else {
+        bail!("name one of the experiment's reports with `--report`: its scores are used")
     };
-    if request.select.is_some() && by.pins.is_empty() {
-        bail!("`{}` picks a point by some of its scores: say with `--by` which scores count here", request.name);
+    if spec.select.is_some() && by.values.is_empty() {
+        bail!("the report `{}` has a `select`: name the scores to use with `--by`", spec.name);
     }
-    let request = TableRequest {
-        name: request.name.clone(),
-        stage: request.stage.clone(),
-        metric: request.metric,
-        rows: vec![axis.to_string()],
-        ..TableRequest::default()
+    let spec = ReportSpec {
+        name: spec.name.clone(),
+        stage: spec.stage.clone(),
+        metric: spec.metric,
+        rows: GroupBy::Axes(vec![axis.to_string()]),
+        ..ReportSpec::default()
     };
     input.evaluations.retain(|one| by.matches(&one.point));
     if input.evaluations.is_empty() {
-        bail!("no evaluation is `{by}`");
+        bail!("`--by`: no evaluation matches `{by}`");
     }
-    input.tables = vec![request];
+    input.specs = vec![spec];
     ablate_report::build(&input)
 }
 
-/// The points that were measured, and how many were not.
-fn points(session: &Session, axis: &str, simplex: &Simplex, built: &Report) -> (Vec<MixturePoint>, usize) {
+/// The measured points, and the number of points that have not run.
+fn points(session: &Session, axis: &str, simplex: &Simplex, report: &Report) -> (Vec<MixturePoint>, usize) {
     let labels = session.experiment.axes.iter().find(|(name, _)| name == axis).map(|(_, labels)| labels);
     let mut points = Vec::new();
-    let rows = || built.tables.iter().flat_map(|table| &table.rows);
+    let rows = || report.tables.iter().flat_map(|table| &table.rows);
     for (label, shares) in labels.into_iter().flatten().zip(&simplex.shares) {
         let selector = format!("{axis}={label}");
         let estimate = rows().find(|row| row.selector == selector).and_then(|row| row.cells.first()?.estimate);
         if let Some(estimate) = estimate {
-            let error = (estimate.interval.high - estimate.interval.low) / (2.0 * HALF_INTERVAL);
-            points.push(MixturePoint { shares: shares.clone(), mean: estimate.mean, error });
+            let standard_error = (estimate.interval.high - estimate.interval.low) / (2.0 * HALF_INTERVAL);
+            points.push(MixturePoint { shares: shares.clone(), mean: estimate.mean, standard_error });
         }
     }
     let missing = simplex.shares.len() - points.len();

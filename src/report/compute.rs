@@ -1,221 +1,211 @@
-//! From a table's request to its numbers: lays out rows and columns, then one bootstrap for all of them.
+//! Computes a table: lays out its rows and columns, then estimates all cells and contrasts from one bootstrap.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::Result;
 
 use super::baseline;
-use super::cells::{Cells, Choice};
-use super::drafts::{Draft, Drafts};
-use super::input::{DATASET, Selector, TableRequest};
-use super::statistics::{Comparison, Series, bootstrap, holm};
-use super::table::{Contrast, Dataset, Row, Table};
+use super::estimates::{PendingCell, SeriesSet};
+use super::score_matrix::{CellSource, ScoreMatrix};
+use super::statistics::{PairedTest, Series, bootstrap, holm};
+use super::table::{ContrastResult, Dataset, Row, Table};
 use ablate_core::base::Seed;
+use ablate_experiment::{DATASET, GroupBy, ReportSpec, Selector};
 
-/// One line of cells: what it selects and what it is called.
+/// The header of a row or a column.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Line {
+pub(super) struct Header {
     pub(super) selector: Selector,
     pub(super) label: String,
 }
 
 /// The rows and columns of a table.
 pub(super) struct Layout {
-    pub(super) rows: Vec<Line>,
-    pub(super) columns: Vec<Line>,
-    pub(super) baseline: Option<Line>,
+    pub(super) rows: Vec<Header>,
+    pub(super) columns: Vec<Header>,
+    pub(super) baseline: Option<Header>,
 }
 
 impl Layout {
-    pub(super) fn new(request: &TableRequest, cells: &Cells) -> Result<Layout> {
-        let place = || format!("report `{}`", request.name);
-        let rows = lines(&request.rows, request, cells).with_context(place)?;
-        let columns = lines(&request.columns, request, cells).with_context(place)?;
-        let baseline = match &request.baseline {
-            None => None,
-            Some(text) => Some(baseline::find(text, request, &rows).with_context(place)?),
-        };
+    pub(super) fn new(spec: &ReportSpec, matrix: &ScoreMatrix) -> Result<Layout> {
+        let (rows, columns) = (headers(&spec.rows, spec, matrix), headers(&spec.columns, spec, matrix));
+        let baseline = spec.baseline.as_ref().map(|baseline| baseline::find(baseline, spec, &rows)).transpose()?;
         let layout = Layout { rows, columns, baseline };
-        baseline::check(&layout, cells).with_context(place)?;
+        baseline::check(&layout, matrix)?;
         Ok(layout)
     }
 }
 
-/// Computes a table.
-pub(super) fn table(request: &TableRequest, cells: &Cells, layout: &Layout, resamples: usize) -> Result<Table> {
-    // The stream's name is fixed: the same scores give the same report.
+pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &Layout, resamples: usize) -> Table {
+    // A constant seed: the same scores always give the same report.
     let seed = Seed(0).derive("report");
-    let published = request.published.iter().flat_map(|(_, published)| published);
-    let published = published.filter_map(|(text, value)| Some((cells.select(&Selector::parse(text).ok()?), *value)));
-    // What chooses nothing here, such as a data set that is not there, belongs to no cell.
-    let published = published.filter(|(choice, _)| !choice.instances.is_empty());
-    let mut work = Drafts::new(cells, published.collect());
-    let mut notes: Vec<String> = Vec::new();
+    let published = spec.published.iter().flat_map(|published| &published.cells);
+    let published = published.map(|(selector, share)| (matrix.select(selector), *share));
+    // A selector can match no evaluation, for example when its data set has no scores.
+    let published = published.filter(|(source, _)| !source.evaluations.is_empty());
+    let mut series = SeriesSet::new(matrix, published.collect());
     let with_mean = layout.columns.len() > 1;
-    let mut drafts: Vec<Vec<Draft>> = Vec::new();
+    let mut pending: Vec<Vec<PendingCell>> = Vec::new();
     for row in &layout.rows {
-        let cells_of = |line: &Line| -> Vec<Choice> {
-            layout.columns.iter().map(|column| cells.select(&line.selector.and(&column.selector))).collect()
+        let sources_of = |line: &Header| -> Vec<CellSource> {
+            layout.columns.iter().map(|column| matrix.select(&line.selector.and(&column.selector))).collect()
         };
-        let chosen = cells_of(row);
-        let base = layout.baseline.as_ref().map(cells_of);
-        let mut line = Vec::new();
-        let mut draft = |selector: &Selector, choice: &Choice, base: Option<&Choice>| {
-            let base = base.filter(|base| baseline::is_compared(base, choice));
-            line.push(work.draft(selector.to_string(), choice, base, request.metric));
+        let sources = sources_of(row);
+        let base = layout.baseline.as_ref().map(sources_of);
+        let mut cells = Vec::new();
+        let mut add_cell = |selector: &Selector, source: &CellSource, base: Option<&CellSource>| {
+            let base = base.filter(|base| baseline::is_compared(base, source));
+            cells.push(series.cell(selector.to_string(), source, base, spec.metric));
         };
         for (index, column) in layout.columns.iter().enumerate() {
             let base = base.as_ref().map(|base| &base[index]);
-            draft(&row.selector.and(&column.selector), &chosen[index], base);
+            add_cell(&row.selector.and(&column.selector), &sources[index], base);
         }
         if with_mean {
-            let base = base.map(|base| together(&base));
-            draft(&row.selector, &together(&chosen), base.as_ref());
+            let base = base.map(|base| union(&base));
+            add_cell(&row.selector, &union(&sources), base.as_ref());
         }
-        drafts.push(line);
+        pending.push(cells);
     }
-    let mut contrasts = Vec::new();
-    for contrast in &request.contrasts {
-        contrasts.push(
-            work.contrast(contrast, request)
-                .with_context(|| format!("report `{}`, contrast `{}`", request.name, contrast.name))?,
-        );
-    }
+    let contrasts: Vec<_> = spec.contrasts.iter().map(|contrast| series.contrast(contrast, spec.metric)).collect();
 
-    let series: Vec<&Series> = work.series.iter().collect();
-    let intervals = bootstrap(&series, cells.seeds.len(), &cells.items, resamples, seed);
-    let finished = work.finish(intervals, seed);
+    let all: Vec<&Series> = series.series.iter().collect();
+    let intervals = bootstrap(&all, matrix.seeds.len(), &matrix.items, resamples, seed);
+    let estimates = series.estimates(intervals, seed);
 
-    let differences: Vec<_> = drafts.iter().flatten().map(|draft| draft.difference).collect();
-    let comparisons = finished.comparisons(&differences);
-    let mut corrected = correct(&comparisons);
-    let family = comparisons.iter().flatten().count();
-    let mut comparisons = comparisons.into_iter();
+    let differences: Vec<_> = pending.iter().flatten().map(|cell| cell.difference).collect();
+    let tests = estimates.paired_tests(&differences);
+    let mut corrected = holm_corrected(&tests);
+    let family_size = tests.iter().flatten().count();
+    let mut tests = tests.into_iter();
     let rows: Vec<Row> = layout
         .rows
         .iter()
-        .zip(drafts)
-        .map(|(line, drafts)| {
-            let cells = drafts.into_iter().map(|draft| {
-                let comparison = comparisons.next().flatten();
-                finished.cell(draft, comparison, &mut corrected)
+        .zip(pending)
+        .map(|(line, pending)| {
+            let cells = pending.into_iter().map(|cell| {
+                let test = tests.next().flatten();
+                estimates.cell(cell, test, &mut corrected)
             });
             Row { label: line.label.clone(), selector: line.selector.to_string(), cells: cells.collect() }
         })
         .collect();
 
-    let comparisons = finished.comparisons(&contrasts.iter().map(|one| one.quantity).collect::<Vec<_>>());
-    let mut corrected = correct(&comparisons);
-    let contrasts: Vec<Contrast> = contrasts
+    let tests = estimates.paired_tests(&contrasts.iter().map(|one| Some(one.view)).collect::<Vec<_>>());
+    let mut corrected = holm_corrected(&tests);
+    let contrasts: Vec<ContrastResult> = contrasts
         .into_iter()
-        .zip(comparisons)
-        .map(|(draft, comparison)| finished.contrast(draft, comparison, &mut corrected))
+        .zip(tests)
+        .map(|(contrast, test)| estimates.contrast(contrast, test, &mut corrected))
         .collect();
 
-    notes.extend(remarks(cells, &rows, &contrasts));
-    let datasets = cells.datasets.iter().zip(cells.items.datasets());
+    let notes = notes(matrix, &rows, &contrasts);
+    let datasets = matrix.datasets.iter().zip(matrix.items.datasets());
     let mut columns: Vec<String> = layout.columns.iter().map(|line| line.label.clone()).collect();
     if with_mean {
         columns.push("mean".to_string());
     }
-    Ok(Table {
-        name: request.name.clone(),
-        title: if request.title.is_empty() { request.name.clone() } else { request.title.clone() },
-        stage: request.stage.clone(),
-        metric: request.metric,
-        rows_are: axes(&request.rows),
-        columns_are: axes(&request.columns),
+    Table {
+        name: spec.name.clone(),
+        title: if spec.title.is_empty() { spec.name.clone() } else { spec.title.clone() },
+        stage: spec.stage.clone(),
+        metric: spec.metric,
+        row_axes: axes(&spec.rows),
+        column_axes: axes(&spec.columns),
         columns,
         rows,
         baseline: layout.baseline.as_ref().map(|line| line.label.clone()),
-        family,
+        family_size,
         datasets: datasets.map(|(name, range)| Dataset { name: name.clone(), items: range.len() }).collect(),
-        breakdown: cells.datasets.len() > 1 && !request.columns.iter().chain(&request.rows).any(|axis| axis == DATASET),
-        seeds: cells.seeds.clone(),
+        breakdown: matrix.datasets.len() > 1 && !spec.rows.has_axis(DATASET) && !spec.columns.has_axis(DATASET),
+        seeds: matrix.seeds.clone(),
         resamples,
         contrasts,
-        source: request.published.as_ref().map(|(source, _)| source.clone()),
+        source: spec.published.as_ref().map(|published| published.source.clone()),
         notes,
-    })
+    }
 }
 
-/// Label of a selector: the request's own words for as many of its values as they stand for, then the values.
-pub(super) fn label(selector: &Selector, request: &TableRequest) -> String {
-    let own = request.labels.iter().filter_map(|(text, words)| Some((Selector::parse(text).ok()?.pins, words)));
-    let mut own: Vec<_> = own.filter(|(pins, _)| !pins.is_empty()).collect();
-    own.sort_by_key(|(pins, _)| std::cmp::Reverse(pins.len()));
-    let mut left = selector.pins.clone();
-    // By their first axis, so that values with words of their own stand where the others do.
+/// The label of a selector: the labels of the report where they apply, longest selectors first, and the values of the
+/// remaining axes.
+pub(super) fn label(selector: &Selector, spec: &ReportSpec) -> String {
+    let mut labels: Vec<_> = spec.labels.iter().filter(|(labeled, _)| !labeled.values.is_empty()).collect();
+    labels.sort_by_key(|(labeled, _)| std::cmp::Reverse(labeled.values.len()));
+    let mut remaining = selector.values.clone();
+    // In alphabetical order of the axes. A label is sorted by the first axis that it replaces.
     let mut parts: BTreeMap<String, String> = BTreeMap::new();
-    for (pins, words) in own {
-        if pins.iter().all(|(axis, value)| left.get(axis) == Some(value)) {
-            left.retain(|axis, _| !pins.contains_key(axis));
-            parts.extend(pins.into_keys().next().map(|axis| (axis, words.clone())));
+    for (labeled, label) in labels {
+        if labeled.values.iter().all(|(axis, value)| remaining.get(axis) == Some(value)) {
+            remaining.retain(|axis, _| !labeled.values.contains_key(axis));
+            parts.extend(labeled.values.keys().next().map(|axis| (axis.clone(), label.clone())));
         }
     }
-    parts.extend(left);
+    parts.extend(remaining);
     let parts: Vec<String> = parts.into_values().collect();
     if parts.is_empty() { "all".to_string() } else { parts.join(" · ") }
 }
 
-fn lines(texts: &[String], request: &TableRequest, cells: &Cells) -> Result<Vec<Line>> {
-    let selectors: Vec<Selector> = if texts.iter().any(|text| text.contains('=')) {
-        let parsed: Result<Vec<Selector>, String> = texts.iter().map(|text| Selector::parse(text)).collect();
-        parsed.map_err(|message| anyhow!(message))?
-    } else {
-        cells.combinations(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+fn headers(groups: &GroupBy, spec: &ReportSpec, matrix: &ScoreMatrix) -> Vec<Header> {
+    let selectors = match groups {
+        GroupBy::Axes(axes) => matrix.combinations(axes),
+        GroupBy::Selectors(selectors) => selectors.clone(),
     };
-    Ok(selectors.into_iter().map(|selector| Line { label: label(&selector, request), selector }).collect())
+    selectors.into_iter().map(|selector| Header { label: label(&selector, spec), selector }).collect()
 }
 
-fn axes(texts: &[String]) -> String {
-    if texts.iter().any(|text| text.contains('=')) { String::new() } else { texts.join(" · ") }
-}
-
-/// The cells of a row as one. A mean over columns of which one is empty is no mean over the columns: then nothing.
-fn together(chosen: &[Choice]) -> Choice {
-    if chosen.iter().any(|choice| choice.instances.is_empty()) {
-        return Choice::default();
+fn axes(groups: &GroupBy) -> String {
+    match groups {
+        GroupBy::Axes(axes) => axes.join(" · "),
+        GroupBy::Selectors(_) => String::new(),
     }
-    let mut all: Vec<usize> = chosen.iter().flat_map(|choice| &choice.instances).copied().collect();
+}
+
+/// All cells of a row as one cell. It is empty if one of the cells is empty, because it would not be a mean over all
+/// columns.
+fn union(sources: &[CellSource]) -> CellSource {
+    if sources.iter().any(|source| source.evaluations.is_empty()) {
+        return CellSource::default();
+    }
+    let mut all: Vec<usize> = sources.iter().flat_map(|source| &source.evaluations).copied().collect();
     all.sort_unstable();
     all.dedup();
-    // Columns of one data set have a mean on that one.
-    let dataset = chosen.first().and_then(|first| first.dataset);
-    Choice { instances: all, dataset: dataset.filter(|_| chosen.iter().all(|choice| choice.dataset == dataset)) }
+    // If all columns have the same data set, so has their mean.
+    let dataset = sources.first().and_then(|first| first.dataset);
+    let same = sources.iter().all(|source| source.dataset == dataset);
+    CellSource { evaluations: all, dataset: dataset.filter(|_| same) }
 }
 
-/// Holm over the comparisons that exist; the adjusted values come out in the same order.
-fn correct(comparisons: &[Option<Comparison>]) -> std::vec::IntoIter<f64> {
-    holm(&comparisons.iter().flatten().map(|one| one.p).collect::<Vec<_>>()).into_iter()
+/// The Holm-Bonferroni corrected p-values of the tests that exist, in their order.
+fn holm_corrected(tests: &[Option<PairedTest>]) -> std::vec::IntoIter<f64> {
+    holm(&tests.iter().flatten().map(|test| test.p_value).collect::<Vec<_>>()).into_iter()
 }
 
-fn remarks(cells: &Cells, rows: &[Row], contrasts: &[Contrast]) -> Vec<String> {
+fn notes(matrix: &ScoreMatrix, rows: &[Row], contrasts: &[ContrastResult]) -> Vec<String> {
     let mut notes = Vec::new();
-    let all = || rows.iter().flat_map(|row| &row.cells);
-    let mut missing: Vec<&String> = all().flat_map(|cell| &cell.missing).collect();
+    let cells = || rows.iter().flat_map(|row| &row.cells);
+    let mut missing: Vec<&String> = cells().flat_map(|cell| &cell.missing).collect();
     missing.extend(contrasts.iter().flat_map(|contrast| &contrast.missing));
     missing.sort_unstable();
     missing.dedup();
     match missing[..] {
         [] => {}
         [only] => notes.push(format!("not run yet: `{only}`")),
-        [first, ..] => notes.push(format!("not run yet: {} instances, among them `{first}`", missing.len())),
+        [first, ..] => notes.push(format!("not run yet: {} instances, for example `{first}`", missing.len())),
     }
-    let estimates = || all().filter_map(|cell| cell.estimate);
+    let estimates = || cells().filter_map(|cell| cell.estimate);
     if estimates().next().is_none() {
         return notes;
     }
     let most = estimates().map(|estimate| estimate.seeds).max().unwrap_or(0);
     if estimates().any(|estimate| estimate.seeds == 1) {
         let which = if most == 1 { "every cell has" } else { "some cells have" };
-        notes.push(format!("{which} one seed: the interval is of the items alone"));
+        notes.push(format!("{which} one seed: the confidence interval covers the variation between items only"));
     }
     if (2..5).contains(&most) {
-        notes.push(format!("{most} seeds: the part of the interval that is due to seeds is on the short side"));
+        notes.push(format!("{most} seeds: the bootstrap underestimates the variation between seeds"));
     }
-    if cells.datasets.len() > 1 {
-        notes.push("averages count every data set once".to_string());
+    if matrix.datasets.len() > 1 {
+        notes.push("averages give every data set the same weight".to_string());
     }
     notes
 }

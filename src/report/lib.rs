@@ -1,4 +1,4 @@
-//! Reports: statistics over item scores, tables, contrasts, curves, pages. Runs no stage and knows no tensor.
+//! Reports: statistics over item scores, tables, contrasts, curves and pages. A report runs no stage.
 
 pub mod input;
 pub mod mixture;
@@ -6,38 +6,35 @@ pub mod statistics;
 pub mod table;
 
 mod baseline;
-mod cells;
 mod compute;
 mod contamination;
-mod credits;
-mod drafts;
-mod gather;
-mod grid;
+mod csv;
+mod disagreements;
+mod estimates;
 mod html;
+mod load;
 mod markdown;
-mod samples;
+mod score_matrix;
 mod scores;
 mod select;
 mod terminal;
+mod text_table;
+mod token_credit;
 
-#[cfg(test)]
-mod fixture;
-#[cfg(test)]
-mod guards_tests;
 #[cfg(test)]
 mod tests;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-pub use credits::{CreditMap, Credits};
-pub use gather::gather;
+pub use disagreements::Disagreement;
 pub use input::ReportInput;
 use input::{Cost, Curve, GraphNode};
-pub use samples::Disagreement;
+pub use load::load_input;
 pub use table::Table;
+pub use token_credit::{CreditMap, CreditedInstance};
 
-/// What a report says, computed; the ways to show it are its methods.
+/// A computed report. Its methods render it in several formats.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Report {
     pub experiment: String,
@@ -46,7 +43,7 @@ pub struct Report {
     /// By table title: items on which cells disagree.
     pub disagreements: Vec<(String, Vec<Disagreement>)>,
     pub curves: Vec<Curve>,
-    /// Responses colored by token.
+    /// Responses with a credit per token.
     pub credits: Vec<CreditMap>,
     pub graph: Vec<GraphNode>,
     pub costs: Vec<Cost>,
@@ -54,21 +51,23 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// Computes a report. An error is a score that is no number from 0 to 1, or a row, column or selector that
-/// cannot be read; what has not run is a note and an empty cell.
+/// Computes a report. Instances that have not run give empty cells and a note.
+///
+/// Errors: a score outside [0, 1], an item that is scored twice, a baseline that overlaps with rows, or a `select` on items
+/// that the table reports.
 pub fn build(input: &ReportInput) -> Result<Report> {
     let (mut tables, mut disagreements) = (Vec::new(), Vec::new());
-    let read = scores::Measurements::read(&input.evaluations)?;
-    for request in &input.tables {
-        let place = || format!("report `{}`", request.name);
-        let (shown, picked) = select::shown(&read, request, &input.images).with_context(place)?;
-        let cells = cells::Cells::new(&read, &shown, &request.stage).with_context(place)?;
-        let layout = compute::Layout::new(request, &cells)?;
-        let mut table = compute::table(request, &cells, &layout, input.resamples)?;
-        table.notes.splice(0..0, picked.into_iter().chain(contamination::note(&read, &shown, request)));
-        let picked = samples::pick(request, &table, &layout, &cells, &input.images).with_context(place)?;
-        if !picked.is_empty() {
-            disagreements.push((table.title.clone(), picked));
+    let scores = scores::Scores::read(&input.evaluations)?;
+    for spec in &input.specs {
+        let context = || format!("report `{}`", spec.name);
+        let (shown, selected) = select::select_evaluations(&scores, spec, &input.images).with_context(context)?;
+        let matrix = score_matrix::ScoreMatrix::new(&scores, &shown, &spec.stage).with_context(context)?;
+        let layout = compute::Layout::new(spec, &matrix).with_context(context)?;
+        let mut table = compute::compute_table(spec, &matrix, &layout, input.resamples);
+        table.notes.splice(0..0, selected.into_iter().chain(contamination::note(&scores, &shown, spec)));
+        let samples = disagreements::sample(spec, &table, &layout, &matrix, &input.images).with_context(context)?;
+        if !samples.is_empty() {
+            disagreements.push((table.title.clone(), samples));
         }
         tables.push(table);
     }
@@ -78,7 +77,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         tables,
         disagreements,
         curves: input.curves.clone(),
-        credits: credits::maps(&input.credits, &input.images),
+        credits: token_credit::maps(&input.credits, &input.images),
         graph: input.graph.clone(),
         costs: input.costs.clone(),
         provenance: input.provenance.clone(),
@@ -87,7 +86,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
 }
 
 impl Report {
-    /// Tables and contrasts in lines of at most `width` columns; `color` adds ANSI styles.
+    /// Tables and contrasts in lines of at most `width` columns. `color` adds ANSI styles.
     pub fn terminal(&self, width: usize, color: bool) -> String {
         terminal::render(self, width, color)
     }
@@ -96,7 +95,7 @@ impl Report {
         markdown::render(self)
     }
 
-    /// Everything, indented. Shares are of 1, not percent.
+    /// The whole report as indented JSON. Shares are numbers from 0 to 1, not percent.
     pub fn json(&self) -> String {
         let text = serde_json::to_string_pretty(self);
         text.unwrap_or_else(|error| panic!("BUG: a report is plain data: {error}")) + "\n"
@@ -109,6 +108,6 @@ impl Report {
 
     /// One line per cell and data set.
     pub fn csv(&self) -> String {
-        markdown::csv(self)
+        csv::render(self)
     }
 }

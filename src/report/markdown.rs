@@ -1,21 +1,27 @@
-//! A report as Markdown and as CSV. Computes nothing.
+//! Renders a report as Markdown.
 
 use std::fmt::Write;
 
 use super::Report;
-use super::grid::{self, Grid};
-use super::table::{Contrast, Dataset, Estimate};
+use super::table::ContrastResult;
+use super::text_table::{self, TextTable};
 
-/// The report as GitHub-flavoured Markdown.
+/// Renders GitHub-flavoured Markdown.
 pub(super) fn render(report: &Report) -> String {
     let mut text = format!("# {}\n", escape(&report.experiment));
     if !report.about.is_empty() {
         _ = write!(text, "\n{}\n", escape(&report.about));
     }
     for table in &report.tables {
-        _ = write!(text, "\n## {}\n\n`{}`, {}.\n", escape(&table.title), code(&table.stage), grid::evidence(table));
-        for grid in std::iter::once(grid::main(table)).chain(grid::details(table)) {
-            render_grid(&grid, &mut text);
+        _ = write!(
+            text,
+            "\n## {}\n\n`{}`, {}.\n",
+            escape(&table.title),
+            code(&table.stage),
+            text_table::sample_size(table)
+        );
+        for part in std::iter::once(text_table::main(table)).chain(text_table::details(table)) {
+            render_table(&part, &mut text);
         }
         if !table.contrasts.is_empty() {
             render_contrasts(&table.contrasts, &mut text);
@@ -26,47 +32,19 @@ pub(super) fn render(report: &Report) -> String {
     text
 }
 
-/// One line per cell and data set, for spreadsheets and scripts. Values are shares of 1.
-pub(super) fn csv(report: &Report) -> String {
-    let mut text = String::from(
-        "table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm\n",
-    );
-    for table in &report.tables {
-        for row in &table.rows {
-            for (column, cell) in table.columns.iter().zip(&row.cells) {
-                let place = [&table.name, &row.label, column].map(|name| quote(name)).join(",");
-                let difference = cell.difference.as_ref().map_or_else(
-                    || ",,,,".to_string(),
-                    |one| {
-                        let Estimate { mean, interval, .. } = one.estimate;
-                        format!("{mean},{},{},{},{}", interval.low, interval.high, one.comparison.p, one.p_holm)
-                    },
-                );
-                _ = writeln!(text, "{place},,{},{difference}", numbers(cell.estimate.as_ref()));
-                for Dataset { name, .. } in &table.datasets {
-                    if let Some(estimate) = cell.datasets.get(name) {
-                        _ = writeln!(text, "{place},{},{},,,,,", quote(name), numbers(Some(estimate)));
-                    }
-                }
-            }
-        }
-    }
-    text
-}
-
 fn list(lines: &[String], text: &mut String) {
     for (index, line) in lines.iter().enumerate() {
         _ = writeln!(text, "{}- {}", if index == 0 { "\n" } else { "" }, escape(line));
     }
 }
 
-fn render_grid(grid: &Grid, text: &mut String) {
-    _ = write!(text, "\n**{}**\n\n| {} |", escape(&grid.caption), escape(&grid.corner));
-    for column in &grid.columns {
-        _ = write!(text, " {} |", escape(column));
+fn render_table(table: &TextTable, text: &mut String) {
+    _ = write!(text, "\n**{}**\n\n| {} |", escape(&table.caption), escape(&table.corner));
+    for column in &table.columns {
+        _ = write!(text, " {} |", escape(&column.to_string()));
     }
-    _ = write!(text, "\n|---|{}\n", "---:|".repeat(grid.columns.len()));
-    for row in &grid.rows {
+    _ = write!(text, "\n|---|{}\n", "---:|".repeat(table.columns.len()));
+    for row in &table.rows {
         _ = write!(text, "| {} |", escape(&row.label));
         for cell in &row.cells {
             let parts = [&cell.mean, &cell.interval, &cell.difference, &cell.published].map(|part| escape(part));
@@ -75,12 +53,13 @@ fn render_grid(grid: &Grid, text: &mut String) {
         }
         text.push('\n');
     }
-    _ = writeln!(text, "\n{}.", grid.legend.iter().map(|line| escape(line)).collect::<Vec<_>>().join(". "));
+    _ = writeln!(text, "\n{}.", table.legend.iter().map(|line| escape(line)).collect::<Vec<_>>().join(". "));
 }
 
-fn render_contrasts(contrasts: &[Contrast], text: &mut String) {
-    _ = write!(text, "\n**contrasts**, points, 95 % interval{}\n\n", grid::holm_words(contrasts));
-    text.push_str("| claim | difference | 95 % interval | p | items | gained / lost | verdict |\n");
+fn render_contrasts(contrasts: &[ContrastResult], text: &mut String) {
+    let correction = text_table::contrast_correction(contrasts).map(|one| format!(", p-value: {one}"));
+    _ = write!(text, "\n**contrasts**, percentage points{}\n\n", correction.unwrap_or_default());
+    text.push_str("| contrast | difference | 95 % confidence interval | p | items | gained / lost | verdict |\n");
     text.push_str("|---|---:|---:|---:|---:|---:|---|\n");
     for contrast in contrasts {
         let name = [&contrast.name, &contrast.about].map(|part| escape(part));
@@ -88,17 +67,17 @@ fn render_contrasts(contrasts: &[Contrast], text: &mut String) {
         let numbers = contrast.difference.as_ref().map_or_else(
             || "– | | | | ".to_string(),
             |one| {
-                let (mean, interval) = (grid::points(one.estimate.mean), grid::interval(&one.estimate));
-                let (items, p) = (grid::grouped(one.estimate.items as u64), grid::p_value(one.p_holm));
-                format!("{mean} | {interval} | {p} | {items} | {} / {}", one.comparison.gained, one.comparison.lost)
+                let (mean, interval) =
+                    (text_table::percentage_points(one.estimate.mean), text_table::interval(&one.estimate));
+                let (items, p) = (text_table::thousands(one.estimate.items as u64), text_table::p_value(one.p_holm));
+                format!("{mean} | {interval} | {p} | {items} | {} / {}", one.test.gained, one.test.lost)
             },
         );
-        let verdict = contrast.verdict.words();
-        _ = writeln!(text, "| {name} | {numbers} | **{verdict}**: {} |", escape(&contrast.words));
+        _ = writeln!(text, "| {name} | {numbers} | **{}**: {} |", contrast.verdict, escape(&contrast.reason));
     }
 }
 
-/// Text as it stands, whatever it holds: no markup, no HTML, no end of a cell.
+/// Escapes a text: it cannot add markup or HTML, or end a table cell.
 fn escape(text: &str) -> String {
     let mut escaped = String::new();
     for character in text.chars() {
@@ -116,44 +95,4 @@ fn escape(text: &str) -> String {
 
 fn code(text: &str) -> String {
     text.replace('`', "'")
-}
-
-/// A text of data or of the file as a cell. A spreadsheet must not take it for a formula: where it begins like one, it gets
-/// the apostrophe that spreadsheets mark text with. Numbers are our own and never come here.
-fn quote(text: &str) -> String {
-    let begins = text.trim_start().chars().next().or(text.chars().next());
-    let formula = begins.is_some_and(|first| "=+-@\u{ff1d}\u{ff0b}\u{ff0d}\u{ff20}".contains(first))
-        || text.starts_with(['\t', '\r', '\n']);
-    let marked = format!("'{text}");
-    let text = if formula { &marked } else { text };
-    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_string() }
-}
-
-fn numbers(estimate: Option<&Estimate>) -> String {
-    let Some(Estimate { mean, interval, items, seeds }) = estimate else { return ",,,,".to_string() };
-    format!("{mean},{},{},{items},{seeds}", interval.low, interval.high)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_text_is_a_formula() {
-        let cases = [
-            ("=HYPERLINK(\"http://x\")", "\"'=HYPERLINK(\"\"http://x\"\")\""),
-            ("+1", "'+1"),
-            ("-1", "'-1"),
-            ("@sum", "'@sum"),
-            (" =1+1", "' =1+1"),
-            ("\t=1", "'\t=1"),
-            ("\r=1", "\"'\r=1\""),
-            ("\u{ff1d}1", "'\u{ff1d}1"),
-            ("a=b, -c", "\"a=b, -c\""),
-            ("", ""),
-        ];
-        for (text, cell) in cases {
-            assert_eq!(quote(text), cell, "{text:?}");
-        }
-    }
 }

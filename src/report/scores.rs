@@ -1,5 +1,5 @@
-//! The scores of all evaluations without their texts: statistics need the numbers of a million answers, and a page
-//! shows the texts of a dozen. Texts stay in their files and are read for what is shown.
+//! The scores of all evaluations without their texts. Statistics need the numbers of millions of scores, but a page shows
+//! the texts of a few: texts stay in their files until an item is shown.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,23 +7,24 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use super::input::{Evaluation, ScoreRows};
+use super::input::{Evaluation, ScoreSource};
 use ablate_data::jsonl;
 use ablate_data::records::{Overlap, Score};
+use ablate_experiment::Metric;
 
-/// What all evaluations measured.
-pub(super) struct Measurements<'a> {
+/// The scores of all evaluations.
+pub(super) struct Scores<'a> {
     /// In the order of the input.
-    pub(super) evaluations: Vec<Measured<'a>>,
+    pub(super) evaluations: Vec<EvaluationScores<'a>>,
     /// Names of the data sets.
     pub(super) datasets: Vec<String>,
-    pub(super) items: Vec<Arc<Item>>,
+    pub(super) items: Vec<Arc<ItemKey>>,
 }
 
-/// An item, by all that tells it from others.
+/// The identity of an item.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Item {
-    /// Index into [`Measurements::datasets`].
+pub(super) struct ItemKey {
+    /// Index into [`Scores::datasets`].
     pub(super) dataset: usize,
     pub(super) id: String,
     pub(super) image: Option<String>,
@@ -31,88 +32,98 @@ pub(super) struct Item {
 }
 
 /// One evaluation with its scores.
-pub(super) struct Measured<'a> {
+pub(super) struct EvaluationScores<'a> {
     pub(super) evaluation: &'a Evaluation,
-    /// None when it has not run.
-    pub(super) scores: Option<Arc<[Scored]>>,
+    /// None if it has not run.
+    pub(super) scores: Option<Arc<[ItemScore]>>,
 }
 
-/// One score in numbers.
+/// A [`Score`] without its texts.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Scored {
+pub(super) struct ItemScore {
     pub(super) score: f64,
-    /// Index into [`Measurements::items`].
+    /// Index into [`Scores::items`].
     pub(super) item: u32,
-    /// The first line of what was asked, as a number: equal lines have equal numbers.
+    /// Number of the prompt's first line. Equal lines have equal numbers.
     pub(super) question: u32,
     pub(super) compliant: bool,
     pub(super) unreadable: bool,
-    pub(super) seen: Option<Overlap>,
-    /// Where its texts are: an index into a list, an offset into a file.
-    at: u64,
+    pub(super) overlap: Option<Overlap>,
+    /// Position of the texts: an index into a list, or a byte offset in a file.
+    position: u64,
 }
 
-/// What is known while scores are read.
+/// Gives numbers to data sets, items and questions while scores are read.
 #[derive(Default)]
-struct Index {
+struct Interner {
     datasets: Vec<String>,
-    items: Vec<Arc<Item>>,
+    items: Vec<Arc<ItemKey>>,
     by_dataset: BTreeMap<String, usize>,
-    by_item: BTreeMap<Arc<Item>, u32>,
+    by_item: BTreeMap<Arc<ItemKey>, u32>,
     by_question: BTreeMap<String, u32>,
 }
 
-impl<'a> Measurements<'a> {
+impl<'a> Scores<'a> {
     /// Reads all scores, each file once.
-    pub(super) fn read(evaluations: &'a [Evaluation]) -> Result<Measurements<'a>> {
-        let mut index = Index::default();
-        let mut files: BTreeMap<&Path, Arc<[Scored]>> = BTreeMap::new();
-        let mut measured = Vec::new();
+    pub(super) fn read(evaluations: &'a [Evaluation]) -> Result<Scores<'a>> {
+        let mut interner = Interner::default();
+        let mut files: BTreeMap<&Path, Arc<[ItemScore]>> = BTreeMap::new();
+        let mut read = Vec::new();
         for evaluation in evaluations {
             let scores = match &evaluation.scores {
                 None => None,
-                Some(ScoreRows::Listed(scores)) => {
-                    Some(scores.iter().zip(0..).map(|(score, at)| index.add(at, score.clone())).collect())
+                Some(ScoreSource::Memory(scores)) => {
+                    Some(scores.iter().zip(0..).map(|(score, index)| interner.add(index, score.clone())).collect())
                 }
-                Some(ScoreRows::File(path)) => Some(if let Some(known) = files.get(path.as_path()) {
+                Some(ScoreSource::File(path)) => Some(if let Some(known) = files.get(path.as_path()) {
                     known.clone()
                 } else {
                     let mut scores = Vec::new();
-                    jsonl::for_each(path, |at, score| scores.push(index.add(at, score)))
-                        .with_context(|| format!("`{}`: its scores cannot be read", evaluation.instance))?;
+                    jsonl::for_each(path, |offset, score| scores.push(interner.add(offset, score)))
+                        .with_context(|| format!("cannot read the scores of `{}`", evaluation.instance))?;
                     files.entry(path).or_insert(scores.into()).clone()
                 }),
             };
-            measured.push(Measured { evaluation, scores });
+            read.push(EvaluationScores { evaluation, scores });
         }
-        Ok(Measurements { evaluations: measured, datasets: index.datasets, items: index.items })
+        Ok(Scores { evaluations: read, datasets: interner.datasets, items: interner.items })
     }
 
-    pub(super) fn item(&self, scored: &Scored) -> &Item {
-        &self.items[scored.item as usize]
+    pub(super) fn item(&self, score: &ItemScore) -> &ItemKey {
+        &self.items[score.item as usize]
     }
 
-    /// A score of an evaluation, by its index, with its texts.
-    pub(super) fn texts(&self, evaluation: usize, scored: &Scored) -> Result<Score> {
+    /// Reads a score with its texts. `evaluation` is an index into [`Scores::evaluations`].
+    pub(super) fn with_texts(&self, evaluation: usize, score: &ItemScore) -> Result<Score> {
         let Evaluation { instance, scores, .. } = self.evaluations[evaluation].evaluation;
         let read = match scores {
-            Some(ScoreRows::Listed(scores)) => scores.get(scored.at as usize).cloned().context("the score is gone"),
-            Some(ScoreRows::File(path)) => jsonl::read_at(path, scored.at),
+            Some(ScoreSource::Memory(scores)) => scores.get(score.position as usize).cloned().context("no such score"),
+            Some(ScoreSource::File(path)) => jsonl::read_at(path, score.position),
             None => Err(anyhow::anyhow!("it has not run")),
         };
-        read.with_context(|| format!("`{instance}`: its scores cannot be read"))
+        read.with_context(|| format!("cannot read the scores of `{instance}`"))
     }
 }
 
-impl Index {
-    fn add(&mut self, at: u64, score: Score) -> Scored {
-        let Score { id, dataset, image, prompt, gold, compliant, unreadable, score, seen, .. } = score;
+impl ItemScore {
+    pub(super) fn value(&self, metric: Metric) -> f64 {
+        match metric {
+            Metric::Accuracy => self.score,
+            Metric::Compliance => f64::from(u8::from(self.compliant)),
+            Metric::Readable => f64::from(u8::from(!self.unreadable)),
+        }
+    }
+}
+
+impl Interner {
+    fn add(&mut self, position: u64, score: Score) -> ItemScore {
+        let Score { id, dataset, image, prompt, gold, compliant, unreadable, score, seen: overlap, .. } = score;
         let dataset = self.by_dataset.get(&dataset).copied().unwrap_or_else(|| {
             self.datasets.push(dataset.clone());
             self.by_dataset.insert(dataset, self.datasets.len() - 1);
             self.datasets.len() - 1
         });
-        let item = Item { dataset, id, image, gold };
+        let item = ItemKey { dataset, id, image, gold };
         let item = self.by_item.get(&item).copied().unwrap_or_else(|| {
             let (item, next) = (Arc::new(item), self.items.len() as u32);
             self.items.push(item.clone());
@@ -125,6 +136,6 @@ impl Index {
             self.by_question.insert(question.to_string(), next);
             next
         });
-        Scored { score, item, question, compliant, unreadable, seen, at }
+        ItemScore { score, item, question, compliant, unreadable, overlap, position }
     }
 }

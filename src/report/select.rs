@@ -1,85 +1,88 @@
-//! Picking a point: the value of an axis that does best on some of the scores, to be shown on the others. Items that
-//! picked are never shown: a maximum over noise would look like a gain.
+//! `select` of a report: chooses the value of an axis with the best mean score on some evaluations, and shows it on the
+//! others. An item is never used for both, because the maximum of noisy means overestimates the score.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 
-use super::grid::percent;
-use super::input::{Images, Select, Selector, TableRequest};
-use super::scores::{Measured, Measurements, Scored};
+use super::input::Images;
+use super::scores::{EvaluationScores, ItemScore, Scores};
+use super::text_table::percent;
 use ablate_core::base::Hash;
+use ablate_experiment::{ReportSpec, Select};
 
-/// The evaluations that a table shows, by their indices, and a note of what was picked. An error says that the items
-/// which pick are among those which are shown.
-pub(super) fn shown(
-    read: &Measurements<'_>,
-    request: &TableRequest,
+/// The evaluations that a table shows, by their indices, and a note about the selected value.
+///
+/// Errors: an item of the deciding evaluations is also in the shown ones, or no deciding evaluation has the axis.
+pub(super) fn select_evaluations(
+    scores: &Scores<'_>,
+    spec: &ReportSpec,
     images: &Images<'_>,
 ) -> Result<(Vec<usize>, Option<String>)> {
-    let all: Vec<usize> = (0..read.evaluations.len()).collect();
-    let Some(Select { axis, on }) = &request.select else { return Ok((all, None)) };
-    let on_selector = Selector::parse(on).map_err(|message| anyhow!(message))?;
-    let of_stage = all.into_iter().filter(|&index| read.evaluations[index].evaluation.stage == request.stage);
-    let (decide, rest): (Vec<usize>, Vec<usize>) =
-        of_stage.partition(|&index| on_selector.matches(&read.evaluations[index].evaluation.point));
-    let mut contents = Contents { read, images, known: BTreeMap::new() };
-    let used: BTreeSet<(Hash, u32, &[String])> = scores(read, &decide).map(|scored| contents.item(scored)).collect();
-    let both = scores(read, &rest).filter(|scored| used.contains(&contents.item(scored)));
-    let both = both.map(|scored| read.item(scored));
-    let both: BTreeSet<(&str, &str)> = both.map(|item| (read.datasets[item.dataset].as_str(), &*item.id)).collect();
+    let all: Vec<usize> = (0..scores.evaluations.len()).collect();
+    let Some(Select { axis, on }) = &spec.select else { return Ok((all, None)) };
+    let of_stage = all.into_iter().filter(|&index| scores.evaluations[index].evaluation.stage == spec.stage);
+    let (deciding, shown): (Vec<usize>, Vec<usize>) =
+        of_stage.partition(|&index| on.matches(&scores.evaluations[index].evaluation.point));
+    let mut contents = ItemContents { scores, images, hashes: BTreeMap::new() };
+    let used: BTreeSet<(Hash, u32, &[String])> =
+        item_scores(scores, &deciding).map(|score| contents.key(score)).collect();
+    let both = item_scores(scores, &shown).filter(|score| used.contains(&contents.key(score)));
+    let both = both.map(|score| scores.item(score));
+    let both: BTreeSet<(&str, &str)> = both.map(|item| (scores.datasets[item.dataset].as_str(), &*item.id)).collect();
     if let Some((dataset, id)) = both.first() {
         bail!(
-            "refused: `{axis}` would be picked on {} items that the table reports, among them `{id}` of `{dataset}`: \
-             pick on others",
+            "`{axis}` would be selected on {} items that the table reports, for example `{id}` of `{dataset}`: select on \
+             other items",
             both.len()
         );
     }
     let mut means: BTreeMap<&str, (f64, usize)> = BTreeMap::new();
-    for Measured { evaluation, scores } in decide.iter().map(|&index| &read.evaluations[index]) {
+    for EvaluationScores { evaluation, scores } in deciding.iter().map(|&index| &scores.evaluations[index]) {
         let Some(label) = evaluation.point.get(axis) else { continue };
         let Some(scores) = scores else {
-            let note = format!("`{axis}` is not picked yet: `{}` has not run", evaluation.instance);
-            return Ok((rest, Some(note)));
+            let note = format!("`{axis}` is not selected yet: `{}` has not run", evaluation.instance);
+            return Ok((shown, Some(note)));
         };
         let (sum, count) = means.entry(label).or_default();
-        *sum += scores.iter().map(|scored| request.metric.of(scored)).sum::<f64>();
+        *sum += scores.iter().map(|score| score.value(spec.metric)).sum::<f64>();
         *count += scores.len();
     }
     let means = means.into_iter().filter(|(_, (_, count))| *count > 0);
     let means: Vec<(&str, f64)> = means.map(|(label, (sum, count))| (label, sum / count as f64)).collect();
-    // Of equals the first by name.
+    // Of equal means the first in alphabetical order.
     let best = means.iter().fold(None, |best: Option<(&str, f64)>, one| match best {
         Some(best) if best.1 >= one.1 => Some(best),
         _ => Some(*one),
     });
-    let Some((best, _)) = best else { bail!("no score with `{on}` has the axis `{axis}`: nothing can be picked") };
-    let told: Vec<String> = means.iter().map(|(label, mean)| format!("{label} {}", percent(*mean))).collect();
-    let note = format!("{axis} = {best} was picked on {on}: {}", told.join(", "));
-    let picked = |index: &usize| read.evaluations[*index].evaluation.point.get(axis).is_none_or(|label| label == best);
-    Ok((rest.into_iter().filter(picked).collect(), Some(note)))
+    let Some((best, _)) = best else { bail!("cannot select `{axis}`: no scores with `{on}` have this axis") };
+    let list: Vec<String> = means.iter().map(|(label, mean)| format!("{label} {}", percent(*mean))).collect();
+    let note = format!("{axis}={best} was selected on {on}: {}", list.join(", "));
+    let selected =
+        |index: &usize| scores.evaluations[*index].evaluation.point.get(axis).is_none_or(|label| label == best);
+    Ok((shown.into_iter().filter(selected).collect(), Some(note)))
 }
 
-fn scores<'m>(read: &'m Measurements<'_>, of: &[usize]) -> impl Iterator<Item = &'m Scored> {
-    of.iter().flat_map(|&index| read.evaluations[index].scores.iter().flat_map(|scores| scores.iter()))
+fn item_scores<'m>(scores: &'m Scores<'_>, evaluations: &[usize]) -> impl Iterator<Item = &'m ItemScore> {
+    evaluations.iter().flat_map(|&index| scores.evaluations[index].scores.iter().flat_map(|scores| scores.iter()))
 }
 
-/// Tells items apart by content: two files may hold one under two ids, and two different ones under one.
-struct Contents<'m, 'i> {
-    read: &'m Measurements<'m>,
+/// Compares items by content: two files may have the same item under different ids, or different items under one id.
+struct ItemContents<'m, 'i> {
+    scores: &'m Scores<'m>,
     images: &'m Images<'i>,
-    /// By the key of an image.
-    known: BTreeMap<&'m str, Hash>,
+    /// By image key.
+    hashes: BTreeMap<&'m str, Hash>,
 }
 
-impl<'m> Contents<'m, '_> {
-    /// Its image, the first line of what was asked, and the answers. The instruction, by which two evaluations of an
-    /// item may differ, is the last line.
-    fn item(&mut self, scored: &Scored) -> (Hash, u32, &'m [String]) {
-        let item = &self.read.items[scored.item as usize];
-        let key = item.image.as_deref().unwrap_or_default();
-        let read = || Hash::of_bytes(&(self.images)(key).unwrap_or_else(|| key.as_bytes().to_vec()));
-        let image = *self.known.entry(key).or_insert_with(read);
-        (image, scored.question, &item.gold)
+impl<'m> ItemContents<'m, '_> {
+    /// Image, first line of the prompt and gold answers. Two evaluations of an item can have different instructions, which
+    /// are in the last line of the prompt.
+    fn key(&mut self, score: &ItemScore) -> (Hash, u32, &'m [String]) {
+        let item = &self.scores.items[score.item as usize];
+        let image = item.image.as_deref().unwrap_or_default();
+        let hash = || Hash::of_bytes(&(self.images)(image).unwrap_or_else(|| image.as_bytes().to_vec()));
+        let hash = *self.hashes.entry(image).or_insert_with(hash);
+        (hash, score.question, &item.gold)
     }
 }

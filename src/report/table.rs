@@ -1,40 +1,44 @@
-//! The model of a table: cells with intervals, differences to the baseline, contrasts. Knows no way to draw it.
+//! A computed table: cells with confidence intervals, differences to the baseline, contrasts.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
-use super::input::Metric;
-use super::statistics::{ALPHA, Comparison, bootstrap::Interval};
+use super::statistics::{ALPHA, ConfidenceInterval, PairedTest};
+use ablate_experiment::Metric;
 
-/// One table with its contrasts. Values are shares of 1, never percent.
+/// One table with its contrasts. Values are shares from 0 to 1, not percent.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Table {
     pub name: String,
     pub title: String,
     pub stage: String,
     pub metric: Metric,
-    /// The axes that span the rows, in words; empty when rows are selectors.
-    pub rows_are: String,
-    pub columns_are: String,
-    /// Labels of the columns; the last is `mean` when there is one.
+    /// The names of the axes whose values are the rows. Empty if rows are selectors.
+    #[serde(rename = "rows_are")]
+    pub row_axes: String,
+    #[serde(rename = "columns_are")]
+    pub column_axes: String,
+    /// Labels of the columns. If there are several, the last is `mean`.
     pub columns: Vec<String>,
     pub rows: Vec<Row>,
-    /// Label of what the cells are compared with.
+    /// Label of the baseline.
     pub baseline: Option<String>,
-    /// How many differences the Holm correction counts.
-    pub family: usize,
+    /// Number of differences in the Holm-Bonferroni correction.
+    #[serde(rename = "family")]
+    pub family_size: usize,
     pub datasets: Vec<Dataset>,
-    /// Whether to show the data sets one by one.
+    /// Whether to show a table by data set.
     pub breakdown: bool,
-    /// Labels of the seeds; one empty label when nothing varies by seed.
+    /// Labels of the seeds. One empty label if no evaluation has a seed.
     pub seeds: Vec<String>,
     pub resamples: usize,
-    pub contrasts: Vec<Contrast>,
-    /// Where the published numbers are from.
+    pub contrasts: Vec<ContrastResult>,
+    /// The publication of the published numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// What a reader must know: missing instances, one seed, names that match nothing.
+    /// Limits of the numbers: instances that have not run, few seeds, contaminated items.
     pub notes: Vec<String>,
 }
 
@@ -52,72 +56,73 @@ pub struct Row {
     pub cells: Vec<Cell>,
 }
 
-/// What some instances measured together.
+/// The mean over some instances.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cell {
     pub selector: String,
     pub instances: Vec<String>,
     /// Instances that have not run.
     pub missing: Vec<String>,
-    /// None when nothing has been measured: never zero.
+    /// None without scores.
     pub estimate: Option<Estimate>,
     pub compliance: Option<Estimate>,
-    /// Share of responses from which an answer could be read.
     pub readable: Option<Estimate>,
-    /// By name, the data sets of which something was measured.
+    /// The estimates of the data sets that have scores, by name.
     pub datasets: BTreeMap<String, Estimate>,
-    /// Against the baseline's cell; none for the baseline itself, and for a cell that it is part of.
+    /// The difference to the baseline. None for a cell that shares evaluations with the baseline.
     pub difference: Option<Difference>,
-    /// What others published for it.
+    /// The published share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<f64>,
 }
 
-/// A mean with its 95 % interval.
+/// A mean with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Estimate {
     pub mean: f64,
     #[serde(flatten)]
-    pub interval: Interval,
+    pub interval: ConfidenceInterval,
     pub items: usize,
-    /// Seeds behind it. With one, the interval is of the items alone.
+    /// With one seed, the interval covers the variation between items only.
     pub seeds: usize,
 }
 
-/// A difference on shared items and seeds.
+/// A paired difference, on shared items and seeds.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Difference {
     pub estimate: Estimate,
     #[serde(flatten)]
-    pub comparison: Comparison,
-    /// p after Holm's correction over the table's family.
+    pub test: PairedTest,
+    /// The p-value after Holm-Bonferroni correction over all differences, or all contrasts, of the table.
     pub p_holm: f64,
 }
 
 impl Difference {
-    /// Whether the corrected p and the interval both speak against zero. The test knows the items only, the
-    /// interval knows the seeds too: a difference that one seed has and another has not fails the second.
+    /// Whether the corrected p-value is below 0.05 and the confidence interval excludes zero. The test covers the variation
+    /// between items, and the interval also the variation between seeds: it includes zero if the seeds disagree.
     pub fn significant(&self) -> bool {
         self.p_holm < ALPHA && (self.estimate.interval.low > 0.0 || self.estimate.interval.high < 0.0)
     }
 }
 
-/// A claim and what the scores say of it.
+/// A contrast with its estimate. The hypothesis is that the mean of `plus` is higher than the mean of `minus`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Contrast {
+pub struct ContrastResult {
     pub name: String,
     pub about: String,
     pub plus: Vec<String>,
     pub minus: Vec<String>,
-    /// The average of plus less the average of minus; none when it cannot be computed.
+    /// The mean of `plus` minus the mean of `minus`. None if it cannot be computed.
     pub difference: Option<Difference>,
-    /// The estimate of each seed by itself.
+    /// The difference of each seed.
     pub by_seed: Vec<SeedEstimate>,
-    /// By name, the data sets of which something was measured.
+    /// The differences on the data sets that have scores, by name.
     pub datasets: BTreeMap<String, Estimate>,
     pub verdict: Verdict,
-    /// The reason of the verdict.
-    pub words: String,
+    /// The reason for the verdict.
+    #[serde(rename = "words")]
+    pub reason: String,
+    /// Instances that have not run.
     pub missing: Vec<String>,
 }
 
@@ -127,31 +132,33 @@ pub struct SeedEstimate {
     pub mean: f64,
 }
 
-/// What the scores say of a claim that a contrast is above zero.
+/// The verdict on the hypothesis that a contrast is positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Above zero by the interval and by the corrected test.
+    /// Significantly positive: see [`Difference::significant`].
     Supported,
-    /// Neither above nor below zero could be shown.
+    /// Not significant.
     NotSupported,
-    /// Below zero by the interval and by the corrected test.
+    /// Significantly negative.
     Contradicted,
-    /// Instances are missing.
+    /// There is no estimate.
     NotMeasured,
 }
 
-impl Verdict {
-    pub fn words(self) -> &'static str {
-        match self {
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             Verdict::Supported => "supported",
             Verdict::NotSupported => "not supported",
             Verdict::Contradicted => "contradicted",
             Verdict::NotMeasured => "not measured",
-        }
+        })
     }
+}
 
-    /// The verdict on a difference that is claimed to be above zero, with its reason.
+impl Verdict {
+    /// The verdict on a difference, with its reason.
     pub fn of(difference: &Difference, by_seed: &[SeedEstimate]) -> (Verdict, String) {
         let interval = difference.estimate.interval;
         let above = interval.low > 0.0;
@@ -164,20 +171,23 @@ impl Verdict {
         if verdict == Verdict::NotSupported {
             let excludes = above || interval.high < 0.0;
             reasons.push(match (excludes, difference.p_holm < ALPHA) {
-                (true, _) => "the interval excludes zero, the corrected test does not".to_string(),
-                (false, true) => {
-                    "the test finds a difference on these seeds, the interval over seeds includes zero".into()
+                (true, _) => {
+                    "the confidence interval excludes zero, but the corrected p-value is not below 0.05".to_string()
                 }
-                (false, false) => "the interval includes zero".to_string(),
+                (false, true) => {
+                    "the corrected p-value is below 0.05, but the confidence interval over seeds includes zero"
+                        .to_string()
+                }
+                (false, false) => "the confidence interval includes zero".to_string(),
             });
-            reasons.push(match difference.comparison.detectable {
-                Some(size) => format!("these items show differences from {:.1} points on", 100.0 * size),
-                None => "these items are too few, or too alike, to show any difference".to_string(),
+            reasons.push(match difference.test.minimum_detectable {
+                Some(size) => format!("minimum detectable difference (80 % power): {:.1} points", 100.0 * size),
+                None => "no minimum detectable difference: too few items, or too few that differ".to_string(),
             });
         }
         let agree = by_seed.iter().filter(|one| one.mean * difference.estimate.mean > 0.0).count();
         match by_seed.len() {
-            0 | 1 => reasons.push("one seed: how much another seed would change it is unknown".to_string()),
+            0 | 1 => reasons.push("one seed: the variation between seeds is unknown".to_string()),
             all if agree == all => reasons.push(format!("all {all} seeds agree in sign")),
             all => reasons.push(format!("{agree} of {all} seeds agree in sign")),
         }
@@ -188,30 +198,30 @@ impl Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Method;
+    use crate::statistics::TestMethod;
 
     fn difference(mean: f64, low: f64, high: f64, p: f64) -> Difference {
-        let comparison = Comparison {
-            method: Method::McNemar,
-            p,
+        let test = PairedTest {
+            method: TestMethod::McNemar,
+            p_value: p,
             gained: 5,
             lost: 1,
             pairs: 10,
-            effect: Some(0.3),
-            detectable: Some(0.024),
+            cohens_d: Some(0.3),
+            minimum_detectable: Some(0.024),
         };
-        let estimate = Estimate { mean, interval: Interval { low, high }, items: 10, seeds: 1 };
-        Difference { estimate, comparison, p_holm: p }
+        let estimate = Estimate { mean, interval: ConfidenceInterval { low, high }, items: 10, seeds: 1 };
+        Difference { estimate, test, p_holm: p }
     }
 
     fn verdict(difference: &Difference, seeds: &[f64]) -> String {
         let by_seed: Vec<_> = seeds.iter().map(|mean| SeedEstimate { seed: String::new(), mean: *mean }).collect();
-        let (verdict, words) = Verdict::of(difference, &by_seed);
-        format!("{}: {words}", verdict.words())
+        let (verdict, reason) = Verdict::of(difference, &by_seed);
+        format!("{verdict}: {reason}")
     }
 
     #[test]
-    fn a_claim_needs_both_the_interval_and_the_test() {
+    fn verdict_needs_interval_and_test() {
         let cases = [
             (difference(0.03, 0.01, 0.05, 0.001), vec![0.02, 0.04, 0.03]),
             (difference(0.03, 0.01, 0.05, 0.08), vec![0.03]),
@@ -219,13 +229,13 @@ mod tests {
             (difference(0.01, -0.01, 0.03, 0.4), vec![0.02, 0.0]),
             (difference(-0.03, -0.05, -0.01, 0.001), vec![-0.03, -0.03]),
         ];
-        let told: Vec<String> = cases.iter().map(|(difference, seeds)| verdict(difference, seeds)).collect();
+        let verdicts: Vec<String> = cases.iter().map(|(difference, seeds)| verdict(difference, seeds)).collect();
         expect_test::expect![[r#"
             supported: all 3 seeds agree in sign
-            not supported: the interval excludes zero, the corrected test does not; these items show differences from 2.4 points on; one seed: how much another seed would change it is unknown
-            not supported: the test finds a difference on these seeds, the interval over seeds includes zero; these items show differences from 2.4 points on; 2 of 3 seeds agree in sign
-            not supported: the interval includes zero; these items show differences from 2.4 points on; 1 of 2 seeds agree in sign
+            not supported: the confidence interval excludes zero, but the corrected p-value is not below 0.05; minimum detectable difference (80 % power): 2.4 points; one seed: the variation between seeds is unknown
+            not supported: the corrected p-value is below 0.05, but the confidence interval over seeds includes zero; minimum detectable difference (80 % power): 2.4 points; 2 of 3 seeds agree in sign
+            not supported: the confidence interval includes zero; minimum detectable difference (80 % power): 2.4 points; 1 of 2 seeds agree in sign
             contradicted: all 2 seeds agree in sign"#]]
-        .assert_eq(&told.join("\n"));
+        .assert_eq(&verdicts.join("\n"));
     }
 }

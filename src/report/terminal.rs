@@ -1,67 +1,68 @@
-//! A report for the terminal: aligned columns, no more than the width, color on demand. Computes nothing.
+//! Renders a report for the terminal: aligned columns within the terminal's width, with optional color.
 
 use std::fmt::Write;
 
 use unicode_width::UnicodeWidthStr;
 
 use super::Report;
-use super::grid::{self, Grid, GridCell, Trend};
-use super::table::{Contrast, Table, Verdict};
+use super::table::{ContrastResult, Table, Verdict};
+use super::text_table::{self, TextCell, TextTable, Trend};
 
 const BOLD: &str = "1";
 const DIM: &str = "2";
 const GREEN: &str = "32";
 const RED: &str = "31";
 
-/// The tables, contrasts and notes of a report, in lines of at most `width` columns (40 at least).
+/// Renders tables, contrasts and notes in lines of at most `width` columns. A `width` below 40 counts as 40.
 pub(super) fn render(report: &Report, width: usize, color: bool) -> String {
-    let page = Page { width: width.max(40), color };
+    let renderer = Renderer { width: width.max(40), color };
     let mut lines: Vec<String> = Vec::new();
     for table in &report.tables {
         if !lines.is_empty() {
             lines.push(String::new());
         }
-        page.table(table, &mut lines);
+        renderer.table(table, &mut lines);
     }
     for note in &report.notes {
-        page.paragraph("note: ", note, &mut lines);
+        renderer.paragraph("note: ", note, &mut lines);
     }
     lines.push(String::new());
     lines.iter().map(|line| line.trim_end()).collect::<Vec<_>>().join("\n")
 }
 
-struct Page {
+struct Renderer {
     width: usize,
     color: bool,
 }
 
-/// How much of a cell is shown.
+/// The parts of a cell that are shown.
 #[derive(Clone, Copy, PartialEq)]
 enum Detail {
-    Interval,
+    MeanAndInterval,
     Mean,
 }
 
-/// How wide everything in a grid is.
-struct Layout<'a> {
+/// Widths of a table.
+struct TableWidths<'a> {
     detail: Detail,
-    label_width: usize,
-    /// By column.
-    parts: &'a [Widths],
-    widths: &'a [usize],
+    label: usize,
+    /// By column: the parts of its cells.
+    parts: &'a [CellWidths],
+    /// By column, with the space before it.
+    columns: &'a [usize],
 }
 
-/// A text with the way it is painted.
-struct Piece(String, &'static str);
+/// A text with its ANSI style.
+struct Span(String, &'static str);
 
-impl Page {
+impl Renderer {
     fn table(&self, table: &Table, lines: &mut Vec<String>) {
-        lines.push(self.paint(&clip(&table.title, self.width), BOLD));
-        let evidence = format!("`{}`, {}", table.stage, grid::evidence(table));
-        lines.push(self.paint(&clip(&evidence, self.width), DIM));
-        for grid in std::iter::once(grid::main(table)).chain(grid::details(table)) {
+        lines.push(self.paint(&truncate(&table.title, self.width), BOLD));
+        let sample = format!("`{}`, {}", table.stage, text_table::sample_size(table));
+        lines.push(self.paint(&truncate(&sample, self.width), DIM));
+        for part in std::iter::once(text_table::main(table)).chain(text_table::details(table)) {
             lines.push(String::new());
-            self.grid(&grid, lines);
+            self.text_table(&part, lines);
         }
         if !table.contrasts.is_empty() {
             lines.push(String::new());
@@ -75,56 +76,62 @@ impl Page {
         }
     }
 
-    fn grid(&self, grid: &Grid, lines: &mut Vec<String>) {
-        lines.push(self.paint(&clip(&grid.caption, self.width), BOLD));
-        let labels = grid.rows.iter().map(|row| row.label.as_str()).chain([grid.corner.as_str()]);
+    fn text_table(&self, table: &TextTable, lines: &mut Vec<String>) {
+        lines.push(self.paint(&truncate(&table.caption, self.width), BOLD));
+        let labels = table.rows.iter().map(|row| row.label.as_str()).chain([table.corner.as_str()]);
         let label_width = labels.map(UnicodeWidthStr::width).max().unwrap_or(0).min(self.width / 3);
-        let room = self.width - label_width;
-        let columns = |detail: Detail| -> Vec<Widths> {
-            (0..grid.columns.len()).map(|column| Widths::of(grid, column, detail)).collect()
+        let available = self.width - label_width;
+        let headings: Vec<String> = table.columns.iter().map(ToString::to_string).collect();
+        let columns = |detail: Detail| -> Vec<CellWidths> {
+            (0..headings.len()).map(|column| CellWidths::of(table, column, detail)).collect()
         };
-        let widths = |columns: &[Widths]| -> Vec<usize> {
-            let cell = |(parts, name): (&Widths, &String)| parts.total().max(name.width().min(24)) + 3;
-            columns.iter().zip(&grid.columns).map(cell).collect()
+        let widths = |columns: &[CellWidths]| -> Vec<usize> {
+            let width = |(parts, heading): (&CellWidths, &String)| parts.total().max(heading.width().min(24)) + 3;
+            columns.iter().zip(&headings).map(width).collect()
         };
-        // Intervals where they fit; else the means alone, in blocks of columns if need be.
-        let with_intervals = columns(Detail::Interval);
-        let fits = widths(&with_intervals).iter().sum::<usize>() <= room || with_intervals.len() == 1;
+        // Without intervals if they do not fit, and in blocks of columns if the means do not fit either.
+        let with_intervals = columns(Detail::MeanAndInterval);
+        let fits = widths(&with_intervals).iter().sum::<usize>() <= available || with_intervals.len() == 1;
         let (detail, parts) =
-            if fits { (Detail::Interval, with_intervals) } else { (Detail::Mean, columns(Detail::Mean)) };
+            if fits { (Detail::MeanAndInterval, with_intervals) } else { (Detail::Mean, columns(Detail::Mean)) };
         let widths = widths(&parts);
         let mut start = 0;
         while start < widths.len() {
             let mut end = start + 1;
-            while end < widths.len() && widths[start..=end].iter().sum::<usize>() <= room {
+            while end < widths.len() && widths[start..=end].iter().sum::<usize>() <= available {
                 end += 1;
             }
             if start > 0 {
                 lines.push(String::new());
             }
-            self.block(grid, start..end, &Layout { detail, label_width, parts: &parts, widths: &widths }, lines);
+            let widths = TableWidths { detail, label: label_width, parts: &parts, columns: &widths };
+            self.block(table, start..end, &widths, lines);
             start = end;
         }
-        for legend in &grid.legend {
+        for legend in &table.legend {
             self.paragraph("", legend, lines);
         }
     }
 
-    fn block(&self, grid: &Grid, columns: std::ops::Range<usize>, layout: &Layout, lines: &mut Vec<String>) {
-        let Layout { detail, label_width, parts, widths } = *layout;
-        let mut head = pad(&clip(&grid.corner, label_width), label_width);
+    /// Renders some columns of all rows.
+    fn block(&self, table: &TextTable, columns: std::ops::Range<usize>, widths: &TableWidths, lines: &mut Vec<String>) {
+        let TableWidths { detail, label: label_width, parts, columns: widths } = *widths;
+        let mut head = pad_right(&truncate(&table.corner, label_width), label_width);
         for column in columns.clone() {
             head.push_str("   ");
-            head.push_str(&pad(&clip(&grid.columns[column], widths[column] - 3), widths[column] - 3));
+            head.push_str(&pad_right(
+                &truncate(&table.columns[column].to_string(), widths[column] - 3),
+                widths[column] - 3,
+            ));
         }
         lines.push(self.paint(head.trim_end(), DIM));
-        for row in &grid.rows {
-            let mut line = pad(&clip(&row.label, label_width), label_width);
+        for row in &table.rows {
+            let mut line = pad_right(&truncate(&row.label, label_width), label_width);
             for column in columns.clone() {
-                let pieces = parts[column].pieces(&row.cells[column], detail);
-                let used: usize = pieces.iter().map(|Piece(text, _)| text.width()).sum();
+                let spans = parts[column].spans(&row.cells[column], detail);
+                let used: usize = spans.iter().map(|Span(text, _)| text.width()).sum();
                 line.push_str("   ");
-                for Piece(text, style) in &pieces {
+                for Span(text, style) in &spans {
                     line.push_str(&self.paint(text, style));
                 }
                 line.push_str(&" ".repeat((widths[column] - 3).saturating_sub(used)));
@@ -133,15 +140,15 @@ impl Page {
         }
     }
 
-    fn contrasts(&self, contrasts: &[Contrast], lines: &mut Vec<String>) {
-        lines.push(self.paint(&format!("contrasts (points, 95 % interval{})", grid::holm_words(contrasts)), BOLD));
+    fn contrasts(&self, contrasts: &[ContrastResult], lines: &mut Vec<String>) {
+        lines.push(self.paint("contrasts", BOLD));
         let name_width = contrasts.iter().map(|one| one.name.width()).max().unwrap_or(0).min(self.width / 3);
         for contrast in contrasts {
-            let mut line = pad(&clip(&contrast.name, name_width), name_width);
+            let mut line = pad_right(&truncate(&contrast.name, name_width), name_width);
             if let Some(difference) = &contrast.difference {
-                let p = format!("p {}", grid::p_value(difference.p_holm));
-                let interval = grid::interval(&difference.estimate);
-                _ = write!(line, "   {:>6}", grid::points(difference.estimate.mean));
+                let p = format!("p {}", text_table::p_value(difference.p_holm));
+                let interval = text_table::interval(&difference.estimate);
+                _ = write!(line, "   {:>6}", text_table::percentage_points(difference.estimate.mean));
                 line.push_str(&self.paint(&format!(" {interval:<15}"), DIM));
                 _ = write!(line, " {p:<9}");
             } else {
@@ -153,22 +160,25 @@ impl Page {
                 Verdict::NotSupported | Verdict::NotMeasured => BOLD,
             };
             line.push(' ');
-            line.push_str(&self.paint(contrast.verdict.words(), style));
+            line.push_str(&self.paint(&contrast.verdict.to_string(), style));
             lines.push(line);
-            for text in [&contrast.about, &contrast.words] {
+            for text in [&contrast.about, &contrast.reason] {
                 if !text.is_empty() {
                     self.paragraph("    ", text, lines);
                 }
             }
         }
+        let correction = text_table::contrast_correction(contrasts).map(|one| format!(", p-value: {one}"));
+        let legend = format!("percentage points, 95 % confidence interval{}", correction.unwrap_or_default());
+        self.paragraph("", &legend, lines);
     }
 
-    /// Words wrapped at the width; lines after the first are indented as far as `lead` is wide.
+    /// A text wrapped at the width. Lines after the first are indented by the width of `lead`.
     fn paragraph(&self, lead: &str, text: &str, lines: &mut Vec<String>) {
         let indent = " ".repeat(lead.width());
         let mut line = lead.to_string();
         let mut empty = true;
-        for word in clean(text).split_whitespace() {
+        for word in strip_control(text).split_whitespace() {
             if !empty && line.width() + 1 + word.width() > self.width {
                 lines.push(self.paint(&line, DIM));
                 line.clone_from(&indent);
@@ -192,22 +202,22 @@ impl Page {
     }
 }
 
-/// Widths of the parts of a column's cells, so that means stand under means.
-struct Widths {
+/// Widths of the parts of a column's cells, which are aligned with each other.
+struct CellWidths {
     mean: usize,
-    /// 1 when a mean of the column carries a dagger, which has a place of its own.
+    /// 1 if a mean of the column has a dagger, which takes one column of its own.
     dagger: usize,
     interval: usize,
     difference: usize,
     published: usize,
 }
 
-impl Widths {
-    fn of(grid: &Grid, column: usize, detail: Detail) -> Widths {
-        let cells = grid.rows.iter().map(|row| &row.cells[column]);
-        let widest = |part: &dyn Fn(&GridCell) -> usize| cells.clone().map(part).max().unwrap_or(0);
-        let interval = if detail == Detail::Interval { widest(&|cell| cell.interval.width()) } else { 0 };
-        Widths {
+impl CellWidths {
+    fn of(table: &TextTable, column: usize, detail: Detail) -> CellWidths {
+        let cells = table.rows.iter().map(|row| &row.cells[column]);
+        let widest = |part: &dyn Fn(&TextCell) -> usize| cells.clone().map(part).max().unwrap_or(0);
+        let interval = if detail == Detail::MeanAndInterval { widest(&|cell| cell.interval.width()) } else { 0 };
+        CellWidths {
             mean: widest(&|cell| cell.mean.trim_end_matches('†').width()),
             dagger: widest(&|cell| usize::from(cell.mean.ends_with('†'))),
             interval,
@@ -218,17 +228,17 @@ impl Widths {
 
     fn total(&self) -> usize {
         let spaced = |width: usize| if width > 0 { width + 1 } else { 0 };
-        // The star has a place of its own, so that signs and digits line up.
+        // The star takes one column of its own, so that the digits are aligned.
         let difference = if self.difference > 0 { self.difference + 2 } else { 0 };
         self.mean + self.dagger + spaced(self.interval) + difference + spaced(self.published)
     }
 
-    fn pieces(&self, cell: &GridCell, detail: Detail) -> Vec<Piece> {
+    fn spans(&self, cell: &TextCell, detail: Detail) -> Vec<Span> {
         let number = cell.mean.trim_end_matches('†');
         let dagger = if cell.mean.ends_with('†') { "†" } else { "" };
-        let mut pieces = vec![Piece(format!("{}{}", left(number, self.mean), pad(dagger, self.dagger)), "")];
-        if detail == Detail::Interval && self.interval > 0 {
-            pieces.push(Piece(format!(" {}", pad(&cell.interval, self.interval)), DIM));
+        let mut spans = vec![Span(format!("{}{}", pad_left(number, self.mean), pad_right(dagger, self.dagger)), "")];
+        if detail == Detail::MeanAndInterval && self.interval > 0 {
+            spans.push(Span(format!(" {}", pad_right(&cell.interval, self.interval)), DIM));
         }
         if self.difference > 0 {
             let number = cell.difference.trim_end_matches('*');
@@ -238,38 +248,38 @@ impl Widths {
                 Trend::Down => RED,
                 Trend::None => "",
             };
-            pieces.push(Piece(format!(" {}{star}", left(number, self.difference)), style));
+            spans.push(Span(format!(" {}{star}", pad_left(number, self.difference)), style));
         }
         if self.published > 0 {
-            pieces.push(Piece(format!(" {}", left(&cell.published, self.published)), DIM));
+            spans.push(Span(format!(" {}", pad_left(&cell.published, self.published)), DIM));
         }
-        pieces
+        spans
     }
 }
 
-/// The text with spaces after it.
-pub(super) fn pad(text: &str, width: usize) -> String {
+/// The text, padded with spaces on the right.
+pub(super) fn pad_right(text: &str, width: usize) -> String {
     format!("{text}{}", " ".repeat(width.saturating_sub(text.width())))
 }
 
-/// The text with spaces before it.
-pub(super) fn left(text: &str, width: usize) -> String {
+/// The text, padded with spaces on the left.
+pub(super) fn pad_left(text: &str, width: usize) -> String {
     format!("{}{text}", " ".repeat(width.saturating_sub(text.width())))
 }
 
-/// The text without control characters: a label or a name must not speak to the terminal.
-pub(super) fn clean(text: &str) -> String {
+/// Replaces control characters by spaces, so that a label cannot send escape sequences to the terminal.
+pub(super) fn strip_control(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
-/// At most `width` columns of the text, without control characters; what is cut ends in `…`.
-fn clip(text: &str, width: usize) -> String {
-    let clean = clean(text);
-    if clean.width() <= width {
-        return clean;
+/// At most `width` columns of the text, without control characters. A truncated text ends in `…`.
+fn truncate(text: &str, width: usize) -> String {
+    let text = strip_control(text);
+    if text.width() <= width {
+        return text;
     }
     let mut short = String::new();
-    for character in clean.chars() {
+    for character in text.chars() {
         if short.width() + character.to_string().width() + 1 > width {
             break;
         }

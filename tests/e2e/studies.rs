@@ -159,7 +159,7 @@ fn the_training_studies_run_in_miniature() {
             assert_eq!(fit["parts"], Value::from(["cot", "direct", "reading"].map(Value::from).to_vec()));
             assert_eq!(fit["suggestions"].as_array().unwrap().len(), 2);
             let text = space.ok(&["suggest", "study.toml"]).stdout;
-            assert!(text.contains("each mix told by the others") && text.contains("try next 1"), "{text}");
+            assert!(text.contains("leave-one-out error") && text.contains("try next 1"), "{text}");
         }
     }
 }

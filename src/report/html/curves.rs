@@ -1,4 +1,4 @@
-//! Training curves as SVG, drawn by plotters in colors that follow the page's scheme. Knows no training.
+//! Training curves as SVG, in the colors of the page.
 
 use plotters::prelude::*;
 
@@ -10,23 +10,23 @@ struct Line {
 }
 
 const SIZE: (u32, u32) = (520, 260);
-/// Points that a line is thinned to.
-const POINTS: usize = 400;
-/// Stand-ins that plotters writes and [`recolor`] replaces, so that the page's scheme decides.
+/// Most points of a line.
+const MAX_POINTS: usize = 400;
+/// Placeholder colors. [`recolor`] replaces them by variables of the page's style, which has a light and a dark scheme.
 const INK: RGBColor = RGBColor(1, 2, 3);
 const GRID: RGBColor = RGBColor(1, 2, 4);
-/// Colors of the page's palette, `--s0` to `--s5`.
+/// Number of colors in the page's palette, `--s0` to `--s5`.
 pub(super) const COLORS: usize = 6;
 
-/// A plot of one stage's curves: a heading and the SVG. Empty where nothing finite was recorded.
+/// The plots of one stage: name of the quantity and SVG. A quantity without two finite values has no plot.
 pub(super) fn plots(curves: &[&Curve]) -> Vec<(String, String)> {
     let quantity = |name: &str, of: &dyn Fn(&ablate_data::records::CurvePoint) -> Option<f64>| {
         let line = |curve: &&Curve| {
             let values = curve.points.iter().filter_map(|point| Some((point.step as f64, of(point)?)));
-            Line { points: thin(&values.filter(|(_, y)| y.is_finite()).collect::<Vec<_>>()) }
+            Line { points: downsample(&values.filter(|(_, y)| y.is_finite()).collect::<Vec<_>>()) }
         };
         let lines: Vec<Line> = curves.iter().map(line).collect();
-        draw(&lines).map(|svg| (name.to_string(), svg))
+        plot(&lines).map(|svg| (name.to_string(), svg))
     };
     let all = [
         quantity("loss", &|point| Some(point.loss)),
@@ -36,8 +36,8 @@ pub(super) fn plots(curves: &[&Curve]) -> Vec<(String, String)> {
     all.into_iter().flatten().collect()
 }
 
-/// Raw points faint, an exponential mean over them; none when there is no line of two points.
-fn draw(lines: &[Line]) -> Option<String> {
+/// Draws thin lines through the values and thick lines through their moving averages. None without a line of two points.
+fn plot(lines: &[Line]) -> Option<String> {
     let all = || lines.iter().flat_map(|line| &line.points);
     if !lines.iter().any(|line| line.points.len() > 1) {
         return None;
@@ -79,27 +79,26 @@ fn draw(lines: &[Line]) -> Option<String> {
         }
         for (index, line) in lines.iter().enumerate() {
             let color = RGBColor(1, 3, (index % COLORS) as u8);
-            chart.draw_series(LineSeries::new(smooth(&line.points), color.stroke_width(2))).ok()?;
+            chart.draw_series(LineSeries::new(moving_average(&line.points), color.stroke_width(2))).ok()?;
         }
         area.present().ok()?;
     }
     Some(recolor(&svg))
 }
 
-/// The mean over a window around each point, a twentieth of the line wide and narrower towards the ends: centred,
-/// so that it does not lag behind a loss that falls.
-fn smooth(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let around = |index: usize| {
-        let reach = (points.len() / 40).min(index).min(points.len() - 1 - index);
-        let window = &points[index - reach..=index + reach];
+/// The centered moving average. The window is a twentieth of the line, and smaller near the ends.
+fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let average = |index: usize| {
+        let half = (points.len() / 40).min(index).min(points.len() - 1 - index);
+        let window = &points[index - half..=index + half];
         (points[index].0, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64)
     };
-    (0..points.len()).map(around).collect()
+    (0..points.len()).map(average).collect()
 }
 
-/// At most [`POINTS`] points, each the mean of its neighbourhood.
-fn thin(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let size = points.len().div_ceil(POINTS).max(1);
+/// At most [`MAX_POINTS`] points, each the mean of a group of neighbors.
+fn downsample(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let size = points.len().div_ceil(MAX_POINTS).max(1);
     let mean = |part: &[(f64, f64)]| {
         let (x, y) = part.iter().fold((0.0, 0.0), |sum, point| (sum.0 + point.0, sum.1 + point.1));
         (x / part.len() as f64, y / part.len() as f64)
@@ -115,7 +114,7 @@ fn number(value: f64, spread: f64) -> String {
     }
 }
 
-/// The stand-in colors become the page's, and the size follows the page's width.
+/// Replaces the placeholder colors, and the fixed size by a class.
 fn recolor(svg: &str) -> String {
     let mut text = svg.replace("#010203", "var(--muted)").replace("#010204", "var(--rule)");
     for index in 0..COLORS {
@@ -126,6 +125,8 @@ fn recolor(svg: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use ablate_data::records::CurvePoint;
 
@@ -139,11 +140,12 @@ mod tests {
             reward_accuracy: None,
             reward_margin: None,
         };
-        Curve { instance: "sft".into(), stage: "sft".into(), points: losses.iter().enumerate().map(point).collect() }
+        let points = losses.iter().enumerate().map(point).collect();
+        Curve { instance: "sft".into(), stage: "sft".into(), point: BTreeMap::new(), points }
     }
 
     #[test]
-    fn a_plot_takes_its_colors_from_the_page() {
+    fn plots_use_the_colors_of_the_page() {
         let plots = plots(&[&curve(&[3.0, 2.0, 1.5, 1.4])]);
         assert_eq!(plots.len(), 1);
         let svg = &plots[0].1;
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_drawn_is_left_out() {
+    fn curves_without_two_points_have_no_plot() {
         assert!(plots(&[&curve(&[])]).is_empty());
         assert!(plots(&[&curve(&[1.0])]).is_empty());
         assert!(plots(&[&curve(&[f64::NAN, f64::INFINITY, 1.0])]).is_empty());
@@ -160,11 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn the_smooth_line_does_not_lag() {
+    fn the_moving_average_does_not_lag() {
         let straight: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), f64::from(i))).collect();
-        assert!(smooth(&straight).iter().all(|(x, y)| (x - y).abs() < 1e-9));
+        assert!(moving_average(&straight).iter().all(|(x, y)| (x - y).abs() < 1e-9));
         // A window of 5 points on either side: at the step itself 5 of 11 points are still high.
         let step: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), if i < 100 { 2.0 } else { 1.0 })).collect();
-        assert!((smooth(&step)[100].1 - (5.0 * 2.0 + 6.0) / 11.0).abs() < 1e-12);
+        assert!((moving_average(&step)[100].1 - (5.0 * 2.0 + 6.0) / 11.0).abs() < 1e-12);
     }
 }

@@ -1,6 +1,6 @@
-//! The one door by which users' text enters the page. Knows no page.
+//! Escapes text for HTML. All text from users and data passes through [`escape`].
 
-/// Text for an element or a quoted attribute, whatever it holds.
+/// Escapes a text for an element or a quoted attribute.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -10,7 +10,7 @@ pub(super) fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // Controls that HTML does not allow; a model's response may hold any of them.
+            // HTML does not allow other control characters.
             '\n' | '\t' => escaped.push(character),
             control if control.is_control() => escaped.push('\u{fffd}'),
             plain => escaped.push(plain),
@@ -19,14 +19,14 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Escaped text in which what stands between backticks is code.
+/// Escapes a text, and renders parts between backticks as code.
 pub(super) fn code(text: &str) -> String {
     let parts: Vec<String> = text.split('`').map(escape).collect();
     let mut html = String::new();
     for (index, part) in parts.iter().enumerate() {
         match (index % 2, index + 1 == parts.len()) {
             (0, _) => html.push_str(part),
-            // A backtick without a partner stands for itself.
+            // A backtick without a closing one is kept.
             (_, true) => html.extend(["`", part]),
             _ => html.extend(["<code>", part, "</code>"]),
         }
@@ -34,14 +34,14 @@ pub(super) fn code(text: &str) -> String {
     html
 }
 
-/// The text with a capital.
+/// The text with a capital first letter.
 pub(super) fn capital(text: &str) -> String {
     let mut characters = text.chars();
     let first = characters.next().map(|first| first.to_uppercase().collect::<String>()).unwrap_or_default();
     format!("{first}{}", characters.as_str())
 }
 
-/// A data URL of a PNG or JPEG image; none for other bytes.
+/// The data URL of a PNG or JPEG image. None for other bytes.
 pub(super) fn image_url(bytes: &[u8]) -> Option<String> {
     use base64::Engine;
     let kind = match bytes {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_can_leave_its_place() {
+    fn markup_is_escaped() {
         assert_eq!(
             escape("</td><script>alert('x')</script>\" onload=\"&\u{0}\u{8}\r\n"),
             "&lt;/td&gt;&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt;&quot; onload=&quot;&amp;\u{fffd}\u{fffd}\u{fffd}\n"
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn backticks_become_code_in_pairs() {
+    fn pairs_of_backticks_become_code() {
         assert_eq!(code("not run: `a<b` and ` alone"), "not run: <code>a&lt;b</code> and ` alone");
     }
 

@@ -1,28 +1,27 @@
-//! A report as one self-contained page: no script, no request, light and dark, prints well. Computes nothing.
+//! Renders a report as one self-contained HTML page, without scripts and without requests.
 
-mod credits;
 mod curves;
 mod escape;
 mod graph;
-mod samples;
+mod responses;
 mod tables;
+mod token_credit;
 
 use std::fmt::Write;
 
 use escape::{capital, code, escape};
 
 use super::Report;
-use super::grid;
 use super::input::Curve;
 use super::table::Table;
+use super::text_table;
 
-/// What the page may load, told to the browser: its own style and data URLs, nothing else.
+/// The content security policy: the page can load its own style and data URLs only.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'";
 
-/// The whole page.
 pub(super) fn render(report: &Report) -> String {
-    let page = Page::of(report);
+    let sections = sections(report);
     let mut text = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta http-equiv=\"Content-Security-Policy\" content=\"{POLICY}\">\n\
@@ -36,11 +35,11 @@ pub(super) fn render(report: &Report) -> String {
         _ = write!(text, "<p class=\"about\">{}</p>", escape(&report.about));
     }
     text.push_str("<nav aria-label=\"sections\"><ul>");
-    for section in &page.0 {
+    for section in &sections {
         _ = write!(text, "<li><a href=\"#{}\">{}</a></li>", section.id, escape(&section.title));
     }
     text.push_str("</ul></nav></header>\n<main id=\"main\">\n");
-    for section in &page.0 {
+    for section in &sections {
         _ = writeln!(
             text,
             "<section aria-labelledby=\"{0}\"><h2 id=\"{0}\">{1}</h2>{2}</section>",
@@ -67,66 +66,57 @@ struct Section {
     body: String,
 }
 
-struct Page(Vec<Section>);
-
-impl Page {
-    fn of(report: &Report) -> Page {
-        let mut page = Page(Vec::new());
-        for (number, table) in report.tables.iter().enumerate() {
-            page.add(format!("table-{number}"), &table.title, table_body(table));
-        }
-        if !report.notes.is_empty() {
-            page.add("notes".into(), "Notes", list(&report.notes));
-        }
-        page.add("curves".into(), "Training", curves_body(&report.curves));
-        for (number, (title, groups)) in report.disagreements.iter().enumerate() {
-            let name = if report.disagreements.len() > 1 { format!("Responses: {title}") } else { "Responses".into() };
-            let intro = "<p class=\"sub\">Items on which two arms disagree, taken evenly from all of them.</p>";
-            let groups = groups.iter().enumerate().map(|(index, group)| samples::render(group, index == 0));
-            let body: String = groups.collect();
-            page.add(
-                format!("responses-{number}"),
-                &name,
-                if body.is_empty() { body } else { format!("{intro}{body}") },
-            );
-        }
-        page.add("credits".into(), "Token credit", credits::render(&report.credits));
-        let dag = graph::svg(&report.graph);
-        if !dag.is_empty() {
-            let about =
-                "<p class=\"sub\">One box per stage, with the number of its instances; dashed: not all have run.</p>";
-            let scroll = "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\">";
-            page.add("pipeline".into(), "Pipeline", format!("{about}{scroll}{dag}</div>"));
-        }
-        if !report.costs.is_empty() {
-            page.add("cost".into(), "Cost", tables::render_costs(&report.costs));
-        }
-        page
-    }
-
-    /// Adds a section unless it has nothing to show.
-    fn add(&mut self, id: String, title: &str, body: String) {
+/// The sections that are not empty.
+fn sections(report: &Report) -> Vec<Section> {
+    let mut sections = Vec::new();
+    let mut add = |id: String, title: &str, body: String| {
         if !body.is_empty() {
-            self.0.push(Section { id, title: title.to_string(), body });
+            sections.push(Section { id, title: title.to_string(), body });
         }
+    };
+    for (number, table) in report.tables.iter().enumerate() {
+        add(format!("table-{number}"), &table.title, table_body(table));
     }
+    add("notes".into(), "Notes", list(&report.notes));
+    add("curves".into(), "Training", curves_body(&report.curves));
+    for (number, (title, groups)) in report.disagreements.iter().enumerate() {
+        let name = if report.disagreements.len() > 1 { format!("Responses: {title}") } else { "Responses".into() };
+        let groups = groups.iter().enumerate().map(|(index, group)| responses::render(group, index == 0));
+        let about = "<p class=\"sub\">An evenly spaced sample of the items on which two cells disagree.</p>";
+        add(format!("responses-{number}"), &name, format!("{about}{}", groups.collect::<String>()));
+    }
+    add("credits".into(), "Token credit", token_credit::render(&report.credits));
+    let graph = graph::svg(&report.graph);
+    if !graph.is_empty() {
+        let about =
+            "<p class=\"sub\">One box per stage with its number of instances. Dashed: some instances have not run.</p>";
+        let scroll = "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"graph of the stages\">";
+        add("pipeline".into(), "Pipeline", format!("{about}{scroll}{graph}</div>"));
+    }
+    if !report.costs.is_empty() {
+        add("cost".into(), "Cost", tables::render_costs(&report.costs));
+    }
+    sections
 }
 
 fn table_body(table: &Table) -> String {
-    let mut text =
-        format!("<p class=\"sub\"><code>{}</code>, {}</p>", escape(&table.stage), escape(&grid::evidence(table)));
+    let mut text = format!(
+        "<p class=\"sub\"><code>{}</code>, {}</p>",
+        escape(&table.stage),
+        escape(&text_table::sample_size(table))
+    );
     let mean = table.columns.len() > 1;
     _ = write!(
         text,
         "<h3>{}</h3>{}",
-        escape(&capital(table.metric.words())),
-        tables::render_grid(&grid::main(table), false, mean)
+        escape(&capital(&table.metric.to_string())),
+        tables::render_table(&text_table::main(table), false, mean)
     );
     if !table.contrasts.is_empty() {
-        _ = write!(text, "<h3>Claims</h3>{}", tables::render_contrasts(table));
+        _ = write!(text, "<h3>Contrasts</h3>{}", tables::render_contrasts(table));
     }
-    for grid in grid::details(table) {
-        _ = write!(text, "<h3>{}</h3>{}", escape(&capital(&grid.caption)), tables::render_grid(&grid, true, false));
+    for part in text_table::details(table) {
+        _ = write!(text, "<h3>{}</h3>{}", escape(&capital(&part.caption)), tables::render_table(&part, true, false));
     }
     text.push_str(&list(&table.notes));
     text
@@ -141,14 +131,14 @@ fn curves_body(curves: &[Curve]) -> String {
     }
     let mut text = String::new();
     for stage in stages {
-        let mine: Vec<&Curve> = curves.iter().filter(|curve| curve.stage == stage).collect();
+        let of_stage: Vec<&Curve> = curves.iter().filter(|curve| curve.stage == stage).collect();
         let mut keys = String::new();
-        for (index, curve) in mine.iter().enumerate() {
-            let point = curve.instance.strip_prefix(stage).unwrap_or(&curve.instance).trim_start_matches('@');
-            let name = if point.is_empty() { stage } else { point };
-            _ = write!(keys, "<li class=\"k{}\">{}</li>", index % curves::COLORS, escape(name));
+        for (index, curve) in of_stage.iter().enumerate() {
+            let pairs: Vec<String> = curve.point.iter().map(|(axis, label)| format!("{axis}={label}")).collect();
+            let name = if pairs.is_empty() { stage.to_string() } else { pairs.join(",") };
+            _ = write!(keys, "<li class=\"k{}\">{}</li>", index % curves::COLORS, escape(&name));
         }
-        for (quantity, svg) in curves::plots(&mine) {
+        for (quantity, svg) in curves::plots(&of_stage) {
             _ = write!(
                 text,
                 "<figure><figcaption><b>{}</b> {quantity} by step</figcaption>{svg}<ul class=\"keys\">{keys}</ul></figure>",
@@ -159,7 +149,9 @@ fn curves_body(curves: &[Curve]) -> String {
     if text.is_empty() {
         text
     } else {
-        format!("<p class=\"sub\">Faint: as recorded. Strong: a running mean.</p><div class=\"plots\">{text}</div>")
+        format!(
+            "<p class=\"sub\">Thin lines: recorded values. Thick lines: moving average.</p><div class=\"plots\">{text}</div>"
+        )
     }
 }
 

@@ -1,30 +1,28 @@
-//! Tables and contrasts of the page. Computes nothing but positions.
+//! Tables, contrasts and costs as HTML.
 
 use std::fmt::Write;
 
 use super::escape::{capital, code, escape};
-use crate::grid::{self, Grid, Trend};
 use crate::input::Cost;
-use crate::table::{Contrast, Difference, Table, Verdict};
+use crate::table::{ContrastResult, Difference, Table, Verdict};
+use crate::text_table::{self, TextColumn, TextTable, Trend};
 
-/// A grid as a table that scrolls sideways where it does not fit. `mean` sets the last column apart.
-pub(super) fn render_grid(grid: &Grid, dense: bool, mean: bool) -> String {
-    let last = |column: usize| if mean && column + 1 == grid.columns.len() { " last" } else { "" };
+/// A table that scrolls sideways if it does not fit. `mean` separates the last column from the others.
+pub(super) fn render_table(table: &TextTable, dense: bool, mean: bool) -> String {
+    let last = |column: usize| if mean && column + 1 == table.columns.len() { " last" } else { "" };
     let mut text = format!(
         "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table{}><thead><tr><th scope=\"col\">{}</th>",
-        escape(&grid.caption),
+        escape(&table.caption),
         if dense { " class=\"dense\"" } else { "" },
-        escape(&grid.corner)
+        escape(&table.corner)
     );
-    for (column, heading) in grid.columns.iter().enumerate() {
-        let heading = match heading.rsplit_once(" (n ") {
-            Some((name, count)) => format!("{}<small>n {}</small>", escape(name), escape(count.trim_end_matches(')'))),
-            None => escape(heading),
-        };
+    for (column, TextColumn { label, items }) in table.columns.iter().enumerate() {
+        let items = items.map(|items| format!("<small>n {}</small>", text_table::thousands(items as u64)));
+        let heading = escape(label) + &items.unwrap_or_default();
         _ = write!(text, "<th scope=\"col\" class=\"num{}\">{heading}</th>", last(column));
     }
     text.push_str("</tr></thead><tbody>");
-    for row in &grid.rows {
+    for row in &table.rows {
         _ = write!(text, "<tr><th scope=\"row\">{}</th>", escape(&row.label));
         for (column, cell) in row.cells.iter().enumerate() {
             let trend = match cell.trend {
@@ -44,43 +42,41 @@ pub(super) fn render_grid(grid: &Grid, dense: bool, mean: bool) -> String {
         text.push_str("</tr>");
     }
     text.push_str("</tbody></table></div>");
-    for line in &grid.legend {
+    for line in &table.legend {
         _ = write!(text, "<p class=\"legend\">{}</p>", code(&sentence(line)));
     }
     text
 }
 
-/// The contrasts with their intervals drawn on one scale.
+/// The contrasts, with their confidence intervals as a forest plot.
 pub(super) fn render_contrasts(table: &Table) -> String {
     let differences = || table.contrasts.iter().filter_map(|contrast| contrast.difference.as_ref());
     let ends = differences().flat_map(|one| [one.estimate.interval.low.abs(), one.estimate.interval.high.abs()]);
-    let reach = ends.fold(0.0, f64::max).max(1e-3);
+    let scale = ends.fold(0.0, f64::max).max(1e-3);
     let mut text = String::from(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"claims\"><table class=\"claim\"><thead><tr>\
-         <th scope=\"col\">claim</th><th scope=\"col\" class=\"num\">points</th><th scope=\"col\">95 % interval</th>\
+        "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"contrasts\"><table class=\"contrasts\"><thead><tr>\
+         <th scope=\"col\">contrast</th><th scope=\"col\" class=\"num\">points</th><th scope=\"col\">95 % confidence interval</th>\
          <th scope=\"col\" class=\"num\">p</th><th scope=\"col\" class=\"num\">gained / lost</th>\
          <th scope=\"col\">verdict</th></tr></thead><tbody>",
     );
     for contrast in &table.contrasts {
-        text.push_str(&render_contrast(contrast, reach));
+        text.push_str(&render_contrast(contrast, scale));
     }
     text.push_str("</tbody></table></div>");
-    if differences().next().is_none() {
-        return text;
-    }
-    let mut methods: Vec<&str> = differences().map(|one| one.comparison.method.words()).collect();
+    let Some(correction) = text_table::contrast_correction(&table.contrasts) else { return text };
+    let mut methods: Vec<String> = differences().map(|one| one.test.method.to_string()).collect();
     methods.dedup();
     _ = write!(
         text,
-        "<p class=\"legend\">Points: the average of the cells claimed to be higher less the average of the others, on shared \
-         items and seeds. p: {}, two-sided{}. Gained and lost count pairs of item and seed.</p>",
-        escape(&methods.join(", ")),
-        grid::holm_words(&table.contrasts).replace(", p", ",")
+        "<p class=\"legend\">Points: mean of the <code>plus</code> cells minus mean of the <code>minus</code> cells, in \
+         percentage points, on shared items and seeds. p: two-sided, {}; {correction}. Gained and lost: pairs of item and seed \
+         with a positive and a negative difference.</p>",
+        escape(&methods.join(", "))
     );
     text
 }
 
-fn render_contrast(contrast: &Contrast, reach: f64) -> String {
+fn render_contrast(contrast: &ContrastResult, scale: f64) -> String {
     let class = match contrast.verdict {
         Verdict::Supported => " class=\"up\"",
         Verdict::Contradicted => " class=\"down\"",
@@ -93,30 +89,30 @@ fn render_contrast(contrast: &Contrast, reach: f64) -> String {
     text.push_str("</th>");
     match &contrast.difference {
         Some(difference) => {
-            let comparison = &difference.comparison;
+            let test = &difference.test;
             _ = write!(
                 text,
                 "<td class=\"num cell\"><b>{}</b><small>{}</small></td><td{class}>{}</td><td class=\"num\">{}</td>\
                  <td class=\"num\">{} / {}</td>",
-                escape(&grid::points(difference.estimate.mean)),
-                escape(&grid::interval(&difference.estimate)),
-                forest(difference, reach),
-                escape(&grid::p_value(difference.p_holm)),
-                grid::grouped(comparison.gained as u64),
-                grid::grouped(comparison.lost as u64),
+                escape(&text_table::percentage_points(difference.estimate.mean)),
+                escape(&text_table::interval(&difference.estimate)),
+                forest_plot(difference, scale),
+                escape(&text_table::p_value(difference.p_holm)),
+                text_table::thousands(test.gained as u64),
+                text_table::thousands(test.lost as u64),
             );
         }
         None => text
             .push_str("<td class=\"num cell\"><b>–</b></td><td></td><td class=\"num\">–</td><td class=\"num\">–</td>"),
     }
-    let (verdict, words) = (capital(contrast.verdict.words()), code(&contrast.words));
-    _ = write!(text, "<td class=\"words\"><strong{class}>{verdict}</strong>{words}</td></tr>");
+    let (verdict, reason) = (capital(&contrast.verdict.to_string()), code(&contrast.reason));
+    _ = write!(text, "<td class=\"verdict\"><strong{class}>{verdict}</strong>{reason}</td></tr>");
     text
 }
 
-/// An interval as a line with a dot at the mean, over a zero line in the middle.
-fn forest(difference: &Difference, reach: f64) -> String {
-    let x = |value: f64| 100.0 + 96.0 * (value / reach).clamp(-1.0, 1.0);
+/// The confidence interval as a line with a dot at the mean. Zero is in the middle.
+fn forest_plot(difference: &Difference, scale: f64) -> String {
+    let x = |value: f64| 100.0 + 96.0 * (value / scale).clamp(-1.0, 1.0);
     let (low, high) = (difference.estimate.interval.low, difference.estimate.interval.high);
     format!(
         "<svg class=\"forest\" viewBox=\"0 0 200 28\" aria-hidden=\"true\">\
@@ -128,7 +124,7 @@ fn forest(difference: &Difference, reach: f64) -> String {
     )
 }
 
-/// What each stage cost, and what the store saved.
+/// The cost of each stage, and how much work the store saved.
 pub(super) fn render_costs(costs: &[Cost]) -> String {
     let mut stages: Vec<(&str, &str)> = Vec::new();
     for cost in costs {
@@ -143,8 +139,8 @@ pub(super) fn render_costs(costs: &[Cost]) -> String {
          <th scope=\"col\" class=\"num\">FLOP</th><th scope=\"col\">device</th></tr></thead><tbody>",
     );
     for (stage, kind) in stages {
-        let of: Vec<&Cost> = costs.iter().filter(|cost| cost.stage == stage).collect();
-        text.push_str(&cost_row(stage, kind, &of));
+        let of_stage: Vec<&Cost> = costs.iter().filter(|cost| cost.stage == stage).collect();
+        text.push_str(&cost_row(stage, kind, &of_stage));
     }
     text.push_str(&cost_row("total", "", &costs.iter().collect::<Vec<_>>()));
     text.push_str("</tbody></table></div>");
@@ -153,7 +149,7 @@ pub(super) fn render_costs(costs: &[Cost]) -> String {
         let saved: f64 = reused.iter().map(|cost| cost.seconds).sum();
         _ = write!(
             text,
-            "<p class=\"legend\">{} of {} instances came from the store, which saved {} of {} of work.</p>",
+            "<p class=\"legend\">{} of {} instances were reused from the store: {} of {} saved.</p>",
             reused.len(),
             costs.len(),
             duration(saved),
@@ -179,7 +175,7 @@ fn cost_row(stage: &str, kind: &str, costs: &[&Cost]) -> String {
         number(costs.len().to_string()),
         number(if reused == 0 { "–".to_string() } else { reused.to_string() }),
         number(format!("{seconds:.1}")),
-        number(tokens.map_or_else(|| "–".to_string(), grid::grouped)),
+        number(tokens.map_or_else(|| "–".to_string(), text_table::thousands)),
         number(flops.map_or_else(|| "–".to_string(), power_of_ten)),
         escape(&devices.join(", "))
     )
@@ -193,7 +189,7 @@ fn power_of_ten(value: f64) -> String {
     format!("{:.1}·10<sup>{exponent}</sup>", value / 10f64.powi(exponent))
 }
 
-/// Seconds as people say them.
+/// A duration with its two largest units.
 pub(super) fn duration(seconds: f64) -> String {
     let whole = seconds.max(0.0).round() as u64;
     match whole {

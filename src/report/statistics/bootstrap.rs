@@ -1,14 +1,13 @@
-//! The hierarchical bootstrap: intervals of averages over seeds and items. Knows no metric.
+//! The two-way bootstrap: confidence intervals of averages over seeds and items.
 //!
-//! Seeds and items are crossed (each seed's model answers the same items), so a resample draws seeds with
-//! replacement, and items with replacement within their data set, the same items for every seed drawn: the
-//! two-way bootstrap of A. B. Owen, "The pigeonhole bootstrap", Ann. Appl. Stat. 1(2), 2007. Drawing items
-//! anew per seed would average the items' noise away and give intervals that are too short. Data sets are
-//! not drawn: they are the ones that were chosen. Intervals are percentile intervals (Efron and Tibshirani,
-//! "An Introduction to the Bootstrap", 1993, chapter 13).
+//! Seeds and items are crossed: the models of all seeds answer the same items. A resample therefore draws seeds with
+//! replacement, and items with replacement within their data set, the same items for all drawn seeds (A. B. Owen, "The
+//! pigeonhole bootstrap", Ann. Appl. Stat. 1(2), 2007). Separate items for each seed would average out the variation
+//! between items, and the intervals would be too short. Data sets are fixed, not drawn. Intervals are percentile intervals
+//! (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
 //!
-//! With `s` seeds, the part of the variance that is due to seeds comes out `(s - 1) / s` times its size, so
-//! with two or three seeds the interval is on the short side; with one seed it is of the items alone.
+//! With `s` seeds, the bootstrap estimates `(s - 1) / s` of the variance between seeds: with two or three seeds the interval
+//! is too short, and with one seed it covers the variation between items only.
 
 use std::collections::BTreeMap;
 
@@ -18,83 +17,95 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::ALPHA;
-use super::series::{Block, Items, Series};
+use super::series::{DatasetBlock, Items, Series};
 use ablate_core::base::Seed;
 
-/// A 95 % interval.
+/// A 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Interval {
+pub struct ConfidenceInterval {
     pub low: f64,
     pub high: f64,
 }
 
-/// The intervals of one series.
+/// The confidence intervals of one series.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Intervals {
-    /// Of [`Series::average`]; none where the series has no pairs.
-    pub overall: Option<Interval>,
-    /// Of [`Series::average_of`] each data set of which it has pairs.
-    pub datasets: BTreeMap<usize, Interval>,
+pub struct SeriesIntervals {
+    /// The interval of [`Series::average`]. None if the series has no pairs.
+    pub overall: Option<ConfidenceInterval>,
+    /// The interval of [`Series::average_of`], by data set that has pairs.
+    pub datasets: BTreeMap<usize, ConfidenceInterval>,
 }
 
-/// Series that are resampled at once. The draws of further ones are drawn again, from the same streams, instead of being
-/// kept: one batch takes two numbers per series and resample, whatever the number of data sets.
+/// Series per batch. A batch keeps two numbers per series and resample, whatever the number of data sets. Every batch
+/// draws the same resamples again from the same streams instead of keeping them in memory.
 const BATCH: usize = 512;
 
-/// The intervals of many series over the same items, from the same resamples.
+/// The confidence intervals of many series over the same items, from the same resamples.
 ///
 /// `seeds` is the number of rows of each series. The result depends on `seed` and the series only.
-pub fn bootstrap(series: &[&Series], seeds: usize, items: &Items, resamples: usize, seed: Seed) -> Vec<Intervals> {
-    series.chunks(BATCH).flat_map(|batch| resample(batch, seeds, items, resamples, seed)).collect()
+pub fn bootstrap(
+    series: &[&Series],
+    seeds: usize,
+    items: &Items,
+    resamples: usize,
+    seed: Seed,
+) -> Vec<SeriesIntervals> {
+    series.chunks(BATCH).flat_map(|batch| bootstrap_batch(batch, seeds, items, resamples, seed)).collect()
 }
 
-/// One resample, as far as it is drawn.
+/// One resample: its generator, from which the items are drawn, and its seeds.
 struct Resample {
-    random: ChaCha8Rng,
+    rng: ChaCha8Rng,
     /// How often each seed was drawn.
-    seeds: Vec<f64>,
+    seed_weights: Vec<f64>,
 }
 
-/// Draws every resample data set by data set, so that the averages of one data set are there at a time.
-fn resample(batch: &[&Series], seeds: usize, items: &Items, resamples: usize, seed: Seed) -> Vec<Intervals> {
+/// Draws all resamples of one data set before the next, so that only the averages of one data set are in memory.
+fn bootstrap_batch(
+    batch: &[&Series],
+    seeds: usize,
+    items: &Items,
+    resamples: usize,
+    seed: Seed,
+) -> Vec<SeriesIntervals> {
     let begin = |resample: usize| {
-        let mut random = seed.stream(&format!("bootstrap {resample}"));
+        let mut rng = seed.stream(&format!("bootstrap {resample}"));
         let mut weights = vec![0.0; seeds];
         for _ in 0..seeds {
-            weights[below(&mut random, seeds)] += 1.0;
+            weights[random_below(&mut rng, seeds)] += 1.0;
         }
-        Resample { random, seeds: weights }
+        Resample { rng, seed_weights: weights }
     };
     let mut drawn: Vec<Resample> = (0..resamples).map(begin).collect();
-    let mut intervals = vec![Intervals { overall: None, datasets: BTreeMap::new() }; batch.len()];
-    // Of each series and resample: the sum of the averages of the data sets so far.
+    let mut intervals = vec![SeriesIntervals { overall: None, datasets: BTreeMap::new() }; batch.len()];
+    // By series and resample: the sum of the data sets' averages so far.
     let mut sums = vec![vec![0.0; resamples]; batch.len()];
     let mut covered = vec![0usize; batch.len()];
     for (dataset, range) in items.datasets().enumerate() {
         let blocks = batch.iter().enumerate().filter_map(|(index, series)| Some((index, series.block(dataset)?)));
-        let blocks: Vec<(usize, &Block)> = blocks.collect();
-        let draw = |weights: &mut Vec<f64>, Resample { random, seeds }: &mut Resample| {
+        let blocks: Vec<(usize, &DatasetBlock)> = blocks.collect();
+        let draw = |weights: &mut Vec<f64>, Resample { rng, seed_weights }: &mut Resample| {
             weights.fill(0.0);
             for _ in range.clone() {
-                weights[below(random, range.len())] += 1.0;
+                weights[random_below(rng, range.len())] += 1.0;
             }
-            // A data set that a resample missed has no average there (0 / 0).
-            let average = |(_, block): &(usize, &Block)| {
-                let (sum, weight) = block.weighted(seeds, weights);
+            // If the resample has no measured pair of the data set, the average is 0 / 0.
+            let average = |(_, block): &(usize, &DatasetBlock)| {
+                let (sum, weight) = block.weighted_sum(seed_weights, weights);
                 sum / weight
             };
             blocks.iter().map(average).collect::<Vec<f64>>()
         };
         let averages: Vec<Vec<f64>> = drawn.par_iter_mut().map_init(|| vec![0.0; range.len()], draw).collect();
-        let found: Vec<Option<Interval>> = (0..blocks.len())
+        let found: Vec<Option<ConfidenceInterval>> = (0..blocks.len())
             .into_par_iter()
-            .map(|place| percentiles(averages.iter().map(|averages| averages[place])))
+            .map(|block| percentiles(averages.iter().map(|averages| averages[block])))
             .collect();
-        for (place, ((index, _), interval)) in blocks.iter().zip(found).enumerate() {
+        for (block, ((index, _), interval)) in blocks.iter().zip(found).enumerate() {
             intervals[*index].datasets.extend(interval.map(|interval| (dataset, interval)));
             covered[*index] += 1;
             for (sum, averages) in sums[*index].iter_mut().zip(&averages) {
-                *sum += averages[place];
+                *sum += averages[block];
             }
         }
     }
@@ -108,8 +119,8 @@ fn resample(batch: &[&Series], seeds: usize, items: &Items, resamples: usize, se
     intervals
 }
 
-/// The percentile interval of the finite values.
-fn percentiles(values: impl Iterator<Item = f64>) -> Option<Interval> {
+/// The percentile interval of the finite values. None without any.
+fn percentiles(values: impl Iterator<Item = f64>) -> Option<ConfidenceInterval> {
     let mut values: Vec<f64> = values.filter(|value| value.is_finite()).collect();
     values.sort_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;
@@ -119,12 +130,12 @@ fn percentiles(values: impl Iterator<Item = f64>) -> Option<Interval> {
         let (floor, part) = (position.floor() as usize, position.fract());
         values[floor] + part * (values[(floor + 1).min(last)] - values[floor])
     };
-    Some(Interval { low: quantile(ALPHA / 2.0), high: quantile(1.0 - ALPHA / 2.0) })
+    Some(ConfidenceInterval { low: quantile(ALPHA / 2.0), high: quantile(1.0 - ALPHA / 2.0) })
 }
 
-/// A number below `bound`, by multiplication; the bias is below `bound / 2^32`.
-fn below(random: &mut impl Rng, bound: usize) -> usize {
-    ((u64::from(random.next_u32()) * bound as u64) >> 32) as usize
+/// A random integer below `bound`, by multiplication. The bias is below `bound / 2^32`.
+fn random_below(rng: &mut impl Rng, bound: usize) -> usize {
+    ((u64::from(rng.next_u32()) * bound as u64) >> 32) as usize
 }
 
 #[cfg(test)]
@@ -135,55 +146,55 @@ mod tests {
         Series::new(seeds, items, false, |_, item| Some((item % 2) as f64))
     }
 
-    fn only(series: &Series, seeds: usize, items: &Items, seed: u64) -> Intervals {
+    fn intervals_of(series: &Series, seeds: usize, items: &Items, seed: u64) -> SeriesIntervals {
         bootstrap(&[series], seeds, items, 4000, Seed(seed)).remove(0)
     }
 
     #[test]
-    fn equal_seeds_give_equal_intervals() {
+    fn intervals_are_reproducible() {
         let items = Items::new(&[40, 60]);
         let series = alternating(2, &items);
-        assert_eq!(only(&series, 2, &items, 1), only(&series, 2, &items, 1));
-        assert_ne!(only(&series, 2, &items, 1), only(&series, 2, &items, 2));
+        assert_eq!(intervals_of(&series, 2, &items, 1), intervals_of(&series, 2, &items, 1));
+        assert_ne!(intervals_of(&series, 2, &items, 1), intervals_of(&series, 2, &items, 2));
     }
 
     #[test]
-    fn with_one_seed_the_interval_is_that_of_a_proportion() {
+    fn one_seed_gives_the_interval_of_a_proportion() {
         // 100 of 200 right: sd of the mean is sqrt(0.25 / 200) = 0.03536, so 0.5 -+ 1.96 * 0.03536 = 0.431, 0.569.
         let items = Items::new(&[200]);
-        let interval = only(&alternating(1, &items), 1, &items, 3).overall.unwrap();
+        let interval = intervals_of(&alternating(1, &items), 1, &items, 3).overall.unwrap();
         assert!((interval.low - 0.431).abs() < 0.01 && (interval.high - 0.569).abs() < 0.01, "{interval:?}");
     }
 
     #[test]
-    fn seeds_that_agree_on_every_item_add_nothing() {
-        // Items are shared: three copies of the same answers are not three times the evidence.
+    fn identical_seeds_do_not_shorten_the_interval() {
+        // Seeds share the items: three copies of the same answers do not add information.
         let items = Items::new(&[200]);
-        let interval = only(&alternating(3, &items), 3, &items, 3).overall.unwrap();
+        let interval = intervals_of(&alternating(3, &items), 3, &items, 3).overall.unwrap();
         assert!((interval.low - 0.431).abs() < 0.01 && (interval.high - 0.569).abs() < 0.01, "{interval:?}");
     }
 
     #[test]
     fn seeds_that_differ_widen_the_interval() {
-        // Every item right in one seed and wrong in the other: only the seeds vary, and both extremes are drawn.
+        // Every item is right in one seed and wrong in the other: only the seeds vary, and both extremes are drawn.
         let items = Items::new(&[200]);
         let series = Series::new(2, &items, false, |seed, _| Some(seed as f64));
-        assert_eq!(only(&series, 2, &items, 3).overall, Some(Interval { low: 0.0, high: 1.0 }));
+        assert_eq!(intervals_of(&series, 2, &items, 3).overall, Some(ConfidenceInterval { low: 0.0, high: 1.0 }));
     }
 
     #[test]
-    fn one_item_and_no_item_are_no_accident() {
+    fn one_item_and_no_item_have_intervals_or_none() {
         let items = Items::new(&[1, 1]);
         let series = Series::new(1, &items, false, |_, item| (item == 0).then_some(1.0));
-        let intervals = only(&series, 1, &items, 3);
-        assert_eq!(intervals.overall, Some(Interval { low: 1.0, high: 1.0 }));
-        assert_eq!(intervals.datasets, BTreeMap::from([(0, Interval { low: 1.0, high: 1.0 })]));
-        assert!(bootstrap(&[&Series::combination(&[])], 0, &Items::new(&[]), 10, Seed(0))[0].overall.is_none());
+        let intervals = intervals_of(&series, 1, &items, 3);
+        assert_eq!(intervals.overall, Some(ConfidenceInterval { low: 1.0, high: 1.0 }));
+        assert_eq!(intervals.datasets, BTreeMap::from([(0, ConfidenceInterval { low: 1.0, high: 1.0 })]));
+        assert!(bootstrap(&[&Series::linear_combination(&[])], 0, &Items::new(&[]), 10, Seed(0))[0].overall.is_none());
     }
 
     #[test]
-    fn quantiles_interpolate_as_numpy_does() {
+    fn quantiles_interpolate_like_numpy() {
         // numpy.quantile(range(11), [0.025, 0.975]) is [0.25, 9.75].
-        assert_eq!(percentiles((0..11).map(f64::from)), Some(Interval { low: 0.25, high: 9.75 }));
+        assert_eq!(percentiles((0..11).map(f64::from)), Some(ConfidenceInterval { low: 0.25, high: 9.75 }));
     }
 }

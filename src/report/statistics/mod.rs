@@ -1,22 +1,21 @@
-//! The statistics of a report, over plain numbers. Knows no instance, no table, no metric.
+//! The statistics of a report, over plain numbers.
 //!
-//! A [`Series`] is one quantity measured per seed and item: the scores of a cell, the difference of two cells,
-//! or a linear contrast of many. Everything else is a function of a series: its average ([`Series::average`]),
-//! the interval of the average ([`bootstrap()`]), whether it could be zero ([`compare`]), and which size of
-//! difference the items at hand could have shown ([`power`]).
+//! A [`Series`] is one quantity measured per seed and item: the scores of a cell, the difference of two cells, or a linear
+//! contrast of several cells. The other functions take a series: its average ([`Series::average`]), the confidence interval
+//! of the average ([`bootstrap()`]), a test whether the average is zero ([`paired_test()`]), and the minimum detectable
+//! difference ([`power`]).
 //!
-//! Averages are taken over the data sets' averages, as the paper's `Avg` is: a data set counts once, however
-//! many items it has.
+//! The average is the mean of the data sets' means: every data set has the same weight, whatever its number of items.
 
 pub mod bootstrap;
-pub mod compare;
+pub mod paired_test;
 pub mod power;
 pub mod series;
 
-pub use bootstrap::{Interval, bootstrap};
-pub use compare::{Comparison, Method, compare, holm};
-pub use power::{detectable_difference, largest_discordance, unpaired_error};
+pub use bootstrap::{ConfidenceInterval, bootstrap};
+pub use paired_test::{PairedTest, TestMethod, holm, paired_test};
+pub use power::{largest_discordance, minimum_detectable_difference, unpaired_error};
 pub use series::{Items, Series};
 
-/// The level of every interval and test: 95 % intervals, p below 0.05.
+/// The level of all intervals and tests: 95 % confidence intervals, p < 0.05.
 pub const ALPHA: f64 = 0.05;

@@ -1,20 +1,19 @@
-//! Which differences a number of items can show: the power of paired and unpaired comparisons. Knows no data.
+//! The power of paired tests: which differences a number of items can detect.
 
 use statrs::distribution::{ContinuousCDF, Normal};
 
 use super::ALPHA;
 
-/// The power that [`detectable_difference`] asks for.
+/// The power of [`minimum_detectable_difference`].
 pub const POWER: f64 = 0.8;
 
-/// The smallest true mean difference that a two-sided paired test of `items` items at 5 % finds with 80 % power.
+/// The smallest true mean difference that a two-sided paired test of `items` items at 5 % detects with 80 % power.
 ///
-/// `discordance` is the mean of the squared differences: for scores of 0 or 1 the share of items that change
-/// side. The difference `D` solves `D sqrt(n) = z(1 - a/2) sqrt(d) + z(power) sqrt(d - D^2)` (R. J. Connor,
+/// `discordance` is the mean of the squared differences: for scores of 0 or 1 the share of discordant items. The difference `D` solves `D sqrt(n) = z(1 - a/2) sqrt(d) + z(power) sqrt(d - D^2)` (R. J. Connor,
 /// "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43, 1987,
-/// equation 3, solved for `D`). None where no item changes, or where no difference that `discordance` allows
-/// would be found.
-pub fn detectable_difference(items: usize, discordance: f64) -> Option<f64> {
+/// equation 3, solved for `D`). None if no item is discordant, or if no difference that `discordance` allows is
+/// detectable.
+pub fn minimum_detectable_difference(items: usize, discordance: f64) -> Option<f64> {
     let normal = Normal::standard();
     let (significance, power) = (normal.inverse_cdf(1.0 - ALPHA / 2.0), normal.inverse_cdf(POWER));
     let n = items as f64;
@@ -29,21 +28,21 @@ pub fn detectable_difference(items: usize, discordance: f64) -> Option<f64> {
         return None;
     }
     let difference = (a * n.sqrt() + inner.sqrt()) / lead;
-    // The net difference cannot exceed the share of items that change, nor the square root of their mean square.
+    // The difference cannot exceed 1, nor the root of the mean squared difference.
     (difference <= discordance.sqrt().min(1.0)).then_some(difference)
 }
 
-/// The largest share of items that may change side for a paired test to find a net `difference` at 5 %.
+/// The largest share of discordant items at which a paired test at 5 % detects the net `difference`. At most 1.
 ///
 /// McNemar's statistic without correction is `z = (b - c) / sqrt(b + c) = D sqrt(n / d)`; it reaches `z(1 - a/2)`
-/// as long as `d <= D^2 n / z^2` (Q. McNemar, Psychometrika 12, 1947). At most 1.
+/// as long as `d <= D^2 n / z^2` (Q. McNemar, Psychometrika 12, 1947).
 pub fn largest_discordance(items: usize, difference: f64) -> f64 {
     let significance = Normal::standard().inverse_cdf(1.0 - ALPHA / 2.0);
     (difference.powi(2) * items as f64 / significance.powi(2)).min(1.0)
 }
 
 /// The standard error of the difference of two independent shares over `items` items each:
-/// `sqrt(p (1 - p) / n + q (1 - q) / n)`. The difference over it is the unpaired z.
+/// `sqrt(p (1 - p) / n + q (1 - q) / n)`. The unpaired z is the difference divided by it.
 pub fn unpaired_error(items: usize, p: f64, q: f64) -> f64 {
     ((p * (1.0 - p) + q * (1.0 - q)) / items as f64).sqrt()
 }
@@ -53,9 +52,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_paper_s_headline_table_comes_out() {
+    fn power_of_the_headline_table_is_reproduced() {
         // Items, scores of the SFT and the DPO model with chain of thought in percent (Table 6), then the
-        // unpaired error, z and largest share of changing items as printed in the digest.
+        // unpaired error, z and the largest share of discordant items as printed in the digest.
         let rows = [
             ("A-OK", 1145, 86.2, 87.0, "1.42 0.56 1.9"),
             ("ChartQA", 2500, 83.0, 84.2, "1.05 1.15 9.4"),
@@ -74,20 +73,20 @@ mod tests {
     }
 
     #[test]
-    fn the_detectable_difference_solves_connor_s_equation() {
+    fn minimum_detectable_difference_solves_connors_equation() {
         for (items, discordance) in [(1000, 0.1), (150, 0.25), (5000, 0.02)] {
-            let d = detectable_difference(items, discordance).unwrap();
+            let d = minimum_detectable_difference(items, discordance).unwrap();
             let sides = 1.959_964 * discordance.sqrt() + 0.841_621 * (discordance - d * d).sqrt();
             assert!((d * f64::from(items as u32).sqrt() - sides).abs() < 1e-4);
         }
-        // 1000 items of which 10 % change side: about 2.8 standard errors of 1 point each.
-        assert!((detectable_difference(1000, 0.1).unwrap() - 0.0279).abs() < 1e-4);
+        // 1000 items of which 10 % are discordant: about 2.8 standard errors of 1 point each.
+        assert!((minimum_detectable_difference(1000, 0.1).unwrap() - 0.0279).abs() < 1e-4);
     }
 
     #[test]
     fn too_few_items_detect_nothing() {
-        assert_eq!(detectable_difference(0, 0.1), None);
-        assert_eq!(detectable_difference(100, 0.0), None);
-        assert_eq!(detectable_difference(3, 0.3), None);
+        assert_eq!(minimum_detectable_difference(0, 0.1), None);
+        assert_eq!(minimum_detectable_difference(100, 0.0), None);
+        assert_eq!(minimum_detectable_difference(3, 0.3), None);
     }
 }

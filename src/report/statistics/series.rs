@@ -1,16 +1,16 @@
-//! One quantity per seed and item, laid over the items that a table shares. Knows no instance.
+//! One quantity per seed and item, over the items of a table.
 
 use std::collections::BTreeMap;
 
-/// The items that the series of one table share, grouped by data set.
+/// The items of a table, grouped by data set. All series of the table share them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Items {
-    /// Where each data set's items end: data set `d` is `ends[d - 1]..ends[d]`.
+    /// Data set `d` has the items `ends[d - 1]..ends[d]`.
     ends: Vec<usize>,
 }
 
 impl Items {
-    /// Items from the number of items of each data set.
+    /// `sizes` are the numbers of items of the data sets.
     pub fn new(sizes: &[usize]) -> Items {
         let mut end = 0;
         let ends = sizes.iter().map(|size| {
@@ -38,35 +38,35 @@ impl Items {
     }
 }
 
-/// A quantity per (seed, item). A pair that was not measured is absent and counts nowhere.
+/// A quantity per (seed, item). A pair that was not measured is absent: no function counts it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     seeds: usize,
-    /// By data set of which a pair was measured: a series takes no memory for the others.
-    blocks: BTreeMap<usize, Block>,
-    /// Measured once for all seeds: the rows are copies, and the seeds say nothing about its spread.
+    /// By data set. A data set without a measured pair has no block, which saves memory.
+    blocks: BTreeMap<usize, DatasetBlock>,
+    /// Measured once for all seeds: the rows are copies of each other and count as one seed.
     shared: bool,
 }
 
-/// What a series has of one data set.
+/// The part of a series on one data set.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Block {
+pub(super) struct DatasetBlock {
     /// Index of the data set's first item.
     start: usize,
     /// By seed.
-    rows: Vec<Row>,
+    rows: Vec<SeedRow>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Row {
-    /// By item; an absent pair holds 0, so that sums need no branch.
+struct SeedRow {
+    /// By item. An absent pair has the value 0, so that sums need no branch.
     values: Vec<f64>,
-    /// 1 where a pair was measured, 0 where it is absent; none where all were.
+    /// By item: 1 for a measured pair, 0 for an absent one. None if all pairs were measured.
     present: Option<Vec<f64>>,
 }
 
 impl Series {
-    /// A series from `value(seed, item)`. `shared` says that the quantity does not depend on the seed.
+    /// A series from `value(seed, item)`. `shared`: the quantity does not depend on the seed.
     pub fn new(seeds: usize, items: &Items, shared: bool, value: impl Fn(usize, usize) -> Option<f64>) -> Series {
         let mut series = Series::empty(seeds, shared);
         for (dataset, range) in items.datasets().enumerate() {
@@ -76,31 +76,31 @@ impl Series {
         series
     }
 
-    /// A series without a pair.
+    /// A series without pairs.
     pub(crate) fn empty(seeds: usize, shared: bool) -> Series {
         Series { seeds, blocks: BTreeMap::new(), shared }
     }
 
-    /// Adds what was measured on one data set, whose items begin at `start`: a row per seed.
+    /// Adds the values of one data set, whose first item is `start`: one row per seed.
     pub(crate) fn add(&mut self, dataset: usize, start: usize, rows: impl Iterator<Item = Vec<Option<f64>>>) {
-        let rows: Vec<Row> = rows.map(|row| Row::new(&row)).collect();
-        if rows.iter().any(Row::any) {
-            self.blocks.insert(dataset, Block { start, rows });
+        let rows: Vec<SeedRow> = rows.map(|row| SeedRow::new(&row)).collect();
+        if rows.iter().any(SeedRow::any_present) {
+            self.blocks.insert(dataset, DatasetBlock { start, rows });
         }
     }
 
-    /// The weighted sum of series, present where all of them are. The series share their items and seeds.
-    pub fn combination(terms: &[(f64, &Series)]) -> Series {
+    /// The weighted sum of series over the same items and seeds. A pair is present if all series have it.
+    pub fn linear_combination(terms: &[(f64, &Series)]) -> Series {
         let Some((_, first)) = terms.first() else { return Series::empty(0, true) };
         let mut sum = Series::empty(first.seeds, terms.iter().all(|(_, series)| series.shared));
         for (dataset, block) in &first.blocks {
             let blocks = terms.iter().map(|(weight, series)| Some((*weight, series.blocks.get(dataset)?)));
-            let Some(blocks) = blocks.collect::<Option<Vec<(f64, &Block)>>>() else { continue };
+            let Some(blocks) = blocks.collect::<Option<Vec<(f64, &DatasetBlock)>>>() else { continue };
             let row = |seed: usize| {
-                let rows: Vec<(f64, &Row)> =
+                let rows: Vec<(f64, &SeedRow)> =
                     blocks.iter().map(|(weight, block)| (*weight, &block.rows[seed])).collect();
                 let value = |item: usize| {
-                    let present = rows.iter().all(|(_, row)| row.has(item));
+                    let present = rows.iter().all(|(_, row)| row.is_present(item));
                     present.then(|| rows.iter().map(|(weight, row)| weight * row.values[item]).sum())
                 };
                 (0..block.rows[seed].values.len()).map(value).collect()
@@ -110,25 +110,20 @@ impl Series {
         sum
     }
 
-    /// What the series has of one data set alone.
+    /// The series restricted to one data set.
     #[must_use]
-    pub fn only(&self, dataset: usize) -> Series {
+    pub fn restrict_to(&self, dataset: usize) -> Series {
         let block = self.blocks.get(&dataset).map(|block| (dataset, block.clone()));
         Series { seeds: self.seeds, blocks: block.into_iter().collect(), shared: self.shared }
     }
 
-    /// Whether a pair of the data set was measured.
-    pub fn covers(&self, dataset: usize) -> bool {
-        self.blocks.contains_key(&dataset)
-    }
-
-    pub(super) fn block(&self, dataset: usize) -> Option<&Block> {
+    pub(super) fn block(&self, dataset: usize) -> Option<&DatasetBlock> {
         self.blocks.get(&dataset)
     }
 
     /// The measured pairs: seed, item, value.
     pub fn pairs(&self) -> impl Iterator<Item = (usize, usize, f64)> + '_ {
-        (0..self.spread()).flat_map(move |seed| {
+        (0..self.distinct_rows()).flat_map(move |seed| {
             self.blocks.values().flat_map(move |block| {
                 let measured = block.rows[seed].measured();
                 measured.map(move |(item, value)| (seed, block.start + item, value))
@@ -136,79 +131,79 @@ impl Series {
         })
     }
 
-    /// By data set, for each of its items: the sum over the seeds, and how many seeds measured it.
-    pub(super) fn by_item(&self) -> impl Iterator<Item = Vec<(f64, usize)>> + '_ {
+    /// By data set and item: the sum over the seeds, and the number of seeds.
+    pub(super) fn sums_by_item(&self) -> impl Iterator<Item = Vec<(f64, usize)>> + '_ {
         self.blocks.values().map(|block| {
             let mut sums = vec![(0.0, 0); block.rows.first().map_or(0, |row| row.values.len())];
-            for (item, value) in block.rows.iter().take(self.spread()).flat_map(Row::measured) {
+            for (item, value) in block.rows.iter().take(self.distinct_rows()).flat_map(SeedRow::measured) {
                 sums[item] = (sums[item].0 + value, sums[item].1 + 1);
             }
             sums
         })
     }
 
-    /// Rows that say something of their own.
-    fn spread(&self) -> usize {
+    /// Rows that are not copies of another row.
+    fn distinct_rows(&self) -> usize {
         if self.shared { self.seeds.min(1) } else { self.seeds }
     }
 
-    /// Seeds with at least one pair; a series shared by all seeds counts as one.
+    /// Seeds with at least one pair. A series shared by all seeds has one.
     pub fn seeds(&self) -> usize {
-        let measured = (0..self.seeds).filter(|&seed| self.blocks.values().any(|block| block.rows[seed].any())).count();
+        let measured = (0..self.seeds).filter(|&seed| self.blocks.values().any(|block| block.rows[seed].any_present())).count();
         if self.shared { measured.min(1) } else { measured }
     }
 
-    /// As [`Series::seeds`], of one data set.
+    /// As [`Series::seeds`], on one data set.
     pub fn seeds_of(&self, dataset: usize) -> usize {
         let rows = self.blocks.get(&dataset).map_or(&[][..], |block| &block.rows);
-        let measured = rows.iter().filter(|row| row.any()).count();
+        let measured = rows.iter().filter(|row| row.any_present()).count();
         if self.shared { measured.min(1) } else { measured }
     }
 
     /// Items with at least one pair.
     pub fn items(&self) -> usize {
-        self.blocks.values().map(Block::items).sum()
+        self.blocks.values().map(DatasetBlock::items).sum()
     }
 
     /// Items of one data set with at least one pair.
     pub fn items_of(&self, dataset: usize) -> usize {
-        self.blocks.get(&dataset).map_or(0, Block::items)
+        self.blocks.get(&dataset).map_or(0, DatasetBlock::items)
     }
 
-    /// The average of all data sets: the mean of their means, each over all its pairs. None without pairs.
+    /// The mean of the data sets' means, each over all its pairs. None without pairs.
     pub fn average(&self) -> Option<f64> {
-        mean(self.blocks.values().filter_map(Block::average))
+        mean(self.blocks.values().filter_map(DatasetBlock::average))
     }
 
     /// The mean of the pairs of one data set.
     pub fn average_of(&self, dataset: usize) -> Option<f64> {
-        self.blocks.get(&dataset).and_then(Block::average)
+        self.blocks.get(&dataset).and_then(DatasetBlock::average)
     }
 
-    /// The average of one seed alone.
+    /// The average of one seed.
     pub fn average_of_seed(&self, seed: usize) -> Option<f64> {
         mean(self.blocks.values().filter_map(|block| mean(block.rows[seed].measured().map(|(_, value)| value))))
     }
 }
 
-impl Block {
+impl DatasetBlock {
     fn items(&self) -> usize {
         let items = self.rows.first().map_or(0, |row| row.values.len());
-        (0..items).filter(|&item| self.rows.iter().any(|row| row.has(item))).count()
+        (0..items).filter(|&item| self.rows.iter().any(|row| row.is_present(item))).count()
     }
 
     fn average(&self) -> Option<f64> {
-        mean(self.rows.iter().flat_map(Row::measured).map(|(_, value)| value))
+        mean(self.rows.iter().flat_map(SeedRow::measured).map(|(_, value)| value))
     }
 
-    /// Sum and weight under the weights of a resample: of the seeds, and of the data set's items, which add up to their
-    /// number.
-    pub(super) fn weighted(&self, seeds: &[f64], items: &[f64]) -> (f64, f64) {
+    /// Weighted sum and total weight under a resample, which gives weights to the seeds and to the data set's items. The
+    /// weights of the items add up to their number.
+    pub(super) fn weighted_sum(&self, seeds: &[f64], items: &[f64]) -> (f64, f64) {
         let mut sum = (0.0, 0.0);
         for (row, &weight) in self.rows.iter().zip(seeds) {
             if weight > 0.0 {
                 sum.0 += weight * dot(&row.values, items);
-                // Weights are whole numbers, so their sum is exact in any order.
+                // Weights are integers, so their sum is exact in any order.
                 let present = row.present.as_ref().map_or(items.len() as f64, |present| dot(present, items));
                 sum.1 += weight * present;
             }
@@ -217,36 +212,36 @@ impl Block {
     }
 }
 
-impl Row {
-    fn new(row: &[Option<f64>]) -> Row {
+impl SeedRow {
+    fn new(row: &[Option<f64>]) -> SeedRow {
         let present = || row.iter().map(|value| if value.is_some() { 1.0 } else { 0.0 }).collect();
-        Row {
+        SeedRow {
             values: row.iter().map(|value| value.unwrap_or(0.0)).collect(),
             present: row.iter().any(Option::is_none).then(present),
         }
     }
 
-    fn has(&self, item: usize) -> bool {
+    fn is_present(&self, item: usize) -> bool {
         self.present.as_ref().is_none_or(|present| present[item] > 0.0)
     }
 
-    fn any(&self) -> bool {
-        (0..self.values.len()).any(|item| self.has(item))
+    fn any_present(&self) -> bool {
+        (0..self.values.len()).any(|item| self.is_present(item))
     }
 
     /// The measured items with their values.
     fn measured(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
-        self.values.iter().copied().enumerate().filter(|(item, _)| self.has(*item))
+        self.values.iter().copied().enumerate().filter(|(item, _)| self.is_present(*item))
     }
 }
 
-/// The mean of numbers; none of none.
+/// The mean. None without values.
 pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.into_iter().fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / count as f64)
 }
 
-/// A dot product in eight lanes, so that the compiler may use vector registers; the order of the sum is fixed.
+/// A dot product in eight lanes, so that the compiler can use vector registers. The order of additions is fixed.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     let mut lanes = [0.0; 8];
     let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
@@ -264,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_average_counts_each_data_set_once() {
+    fn average_weights_data_sets_equally() {
         let items = Items::new(&[3, 1]);
         let values = [1.0, 0.0, 0.0, 1.0];
         let series = Series::new(1, &items, false, |_, item| Some(values[item]));
@@ -274,46 +269,46 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_exists_only_where_both_sides_do() {
+    fn a_difference_needs_both_sides() {
         let items = Items::new(&[3]);
         let one = Series::new(2, &items, false, |seed, item| (seed == 0 || item == 1).then_some(1.0));
         let other = Series::new(2, &items, false, |_, item| (item != 2).then_some(0.25));
-        let difference = Series::combination(&[(1.0, &one), (-1.0, &other)]);
+        let difference = Series::linear_combination(&[(1.0, &one), (-1.0, &other)]);
         assert_eq!(difference.pairs().collect::<Vec<_>>(), [(0, 0, 0.75), (0, 1, 0.75), (1, 1, 0.75)]);
         assert_eq!((difference.seeds(), difference.items()), (2, 2));
     }
 
     #[test]
-    fn a_series_shared_by_all_seeds_counts_as_one_seed() {
+    fn a_shared_series_counts_as_one_seed() {
         let items = Items::new(&[2]);
         let shared = Series::new(3, &items, true, |_, _| Some(1.0));
         let seeded = Series::new(3, &items, false, |seed, _| Some(seed as f64));
         assert_eq!((shared.seeds(), shared.pairs().count()), (1, 2));
-        let difference = Series::combination(&[(1.0, &seeded), (-1.0, &shared)]);
+        let difference = Series::linear_combination(&[(1.0, &seeded), (-1.0, &shared)]);
         assert_eq!((difference.seeds(), difference.pairs().count()), (3, 6));
     }
 
     #[test]
-    fn a_data_set_by_itself_has_what_the_whole_has_of_it() {
+    fn restriction_keeps_the_values_of_the_data_set() {
         let items = Items::new(&[2, 3]);
         let whole = Series::new(2, &items, false, |seed, item| (seed == 0 || item < 2).then_some(item as f64));
-        let alone = whole.only(1);
+        let alone = whole.restrict_to(1);
         assert_eq!(alone.pairs().collect::<Vec<_>>(), [(0, 2, 2.0), (0, 3, 3.0), (0, 4, 4.0)]);
         assert_eq!((alone.seeds(), alone.items(), alone.average()), (1, 3, Some(3.0)));
         assert_eq!((whole.items_of(1), whole.average_of(1), whole.average_of_seed(1)), (3, Some(3.0), Some(0.5)));
-        assert_eq!((whole.only(2).average(), whole.covers(2)), (None, false));
+        assert_eq!(whole.restrict_to(2).average(), None);
     }
 
     #[test]
-    fn nothing_has_no_average() {
+    fn an_empty_series_has_no_average() {
         let items = Items::new(&[2, 0]);
         let empty = Series::new(1, &items, false, |_, _| None);
         assert_eq!((empty.average(), empty.seeds()), (None, 0));
-        assert_eq!(Series::combination(&[]).seeds(), 0);
+        assert_eq!(Series::linear_combination(&[]).seeds(), 0);
     }
 
     #[test]
-    fn the_dot_product_takes_the_rest_too() {
+    fn dot_product_includes_the_remainder() {
         let ones = vec![1.0; 19];
         let count: Vec<f64> = (0..19).map(f64::from).collect();
         assert!((dot(&ones, &count) - 171.0).abs() < 1e-9);

@@ -1,22 +1,22 @@
-//! Responses of the page: image, question, gold answer, and what two cells said of it. Picks nothing.
+//! Items as HTML: image, question, gold answer, and the responses of the cells.
 
 use std::fmt::Write;
 
 use super::escape::{escape, image_url};
-use crate::grid;
-use crate::samples::{Disagreement, Response, Sample};
+use crate::disagreements::{Disagreement, RIGHT, Response, Sample};
+use crate::text_table;
 
-/// One group of disagreements, folded but for the first.
+/// A disagreement, unfolded if `open`.
 pub(super) fn render(group: &Disagreement, open: bool) -> String {
-    let share = grid::percent(group.count as f64 / group.of.max(1) as f64);
+    let share = text_table::percent(group.count as f64 / group.of.max(1) as f64);
     let seed = if group.seed.is_empty() { String::new() } else { format!(", seed {}", escape(&group.seed)) };
     let mut text = format!(
         "<details{}><summary>{} right, {} wrong<small>{} of {} items ({share} %{seed})</small></summary>",
         if open { " open" } else { "" },
         escape(&group.right),
         escape(&group.wrong),
-        grid::grouped(group.count as u64),
-        grid::grouped(group.of as u64),
+        text_table::thousands(group.count as u64),
+        text_table::thousands(group.of as u64),
     );
     for sample in &group.samples {
         text.push_str(&render_sample(sample));
@@ -29,7 +29,7 @@ fn render_sample(sample: &Sample) -> String {
     let mut body =
         format!("<div class=\"pair\">{}{}</div>", render_response(&sample.right), render_response(&sample.wrong));
     if !sample.others.is_empty() {
-        body.push_str("<ul class=\"chips\" aria-label=\"other arms\">");
+        body.push_str("<ul class=\"chips\" aria-label=\"other cells\">");
         for other in &sample.others {
             let (mark, class) = mark(other);
             _ = write!(
@@ -44,7 +44,7 @@ fn render_sample(sample: &Sample) -> String {
     article(sample.image.as_deref(), &sample.id, &sample.dataset, &sample.prompt, &sample.gold, &body)
 }
 
-/// A question beside its image, with `body` (HTML) below it.
+/// A question with its image. `body` is HTML.
 pub(super) fn article(
     image: Option<&[u8]>,
     id: &str,
@@ -77,17 +77,17 @@ fn render_response(response: &Response) -> String {
     if response.score > 0.0 && response.score < 1.0 {
         remarks.push(format!("score {:.2}", response.score));
     }
-    if response.cut {
-        remarks.push("cut at the token limit".to_string());
+    if response.truncated {
+        remarks.push("truncated at the token limit".to_string());
     } else if !response.compliant {
-        remarks.push("not in the prompt's form".to_string());
+        remarks.push("not in the prompt's format".to_string());
     }
     let empty = if response.text.trim().is_empty() { "(empty response)" } else { "" };
     let text = escape(&response.text) + empty;
     self::response(&response.label, &format!("<span class=\"{class}\">{mark}</span>"), &text, &remarks)
 }
 
-/// A response's box; all but the label is HTML.
+/// A response. `mark`, `text` and `remarks` are HTML.
 pub(super) fn response(label: &str, mark: &str, text: &str, remarks: &[String]) -> String {
     format!(
         "<section class=\"response\" style=\"margin:0\"><header><span>{}</span>{mark}</header><pre tabindex=\"0\">{text}</pre><p>{}</p></section>",
@@ -97,5 +97,5 @@ pub(super) fn response(label: &str, mark: &str, text: &str, remarks: &[String]) 
 }
 
 fn mark(response: &Response) -> (&'static str, &'static str) {
-    if response.score >= 0.5 { ("✓", "up") } else { ("✗", "down") }
+    if response.score >= RIGHT { ("✓", "up") } else { ("✗", "down") }
 }

@@ -1,4 +1,4 @@
-//! `report`: prints the tables and writes Markdown, JSON, CSV and one HTML page. Runs nothing.
+//! `report`: prints the tables and writes Markdown, JSON, CSV and one HTML page.
 
 use std::path::Path;
 
@@ -10,26 +10,26 @@ use super::session::{Need, Session};
 use super::shell::Shell;
 use ablate_core::base::files;
 use ablate_engine::RunReport;
-use ablate_report::{self, Report};
+use ablate_report::Report;
 
 pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> Result<u8> {
     let session = Session::read(global, &arguments.experiment, Need::All)?;
     let only = arguments.report.as_deref();
     if session.experiment.reports.is_empty() {
-        bail!("`{}` declares no report: add a table `[report.main]`", arguments.experiment.file.display());
+        bail!("`{}` has no report: add a table `[report.main]`", arguments.experiment.file.display());
     }
     let folder = arguments.out.clone().unwrap_or_else(|| Path::new("out").join(&session.experiment.name));
     if shell.json {
-        let built = gather(&session, None, only)?;
-        write(&built, &folder)?;
-        shell.result(&built.json());
+        let report = build(&session, None, only)?;
+        write(&report, &folder)?;
+        shell.result(&report.json());
     } else {
         print(shell, &session, &folder, None, only)?;
     }
     Ok(DONE)
 }
 
-/// Prints every report of the experiment and writes its files into `folder`.
+/// Prints all reports of the experiment, or the one whose name is `only`, and writes their files into `folder`.
 pub(super) fn print(
     shell: Shell,
     session: &Session,
@@ -40,16 +40,16 @@ pub(super) fn print(
     if session.experiment.reports.is_empty() {
         return Ok(());
     }
-    let built = gather(session, ran, only)?;
-    write(&built, folder)?;
-    shell.styled(&built.terminal(shell.width, shell.color));
+    let report = build(session, ran, only)?;
+    write(&report, folder)?;
+    shell.styled(&report.terminal(shell.width, shell.color));
     shell.status(&format!("wrote {}", folder.join("report.{html,md,json,csv}").display()));
     Ok(())
 }
 
-fn gather(session: &Session, ran: Option<&RunReport>, only: Option<&str>) -> Result<Report> {
+fn build(session: &Session, ran: Option<&RunReport>, only: Option<&str>) -> Result<Report> {
     let plan = session.plan()?;
-    let input = ablate_report::gather(&session.experiment, &session.expansion, &plan, &session.store, ran, only)?;
+    let input = ablate_report::load_input(&session.experiment, &session.expansion, &plan, &session.store, ran, only)?;
     ablate_report::build(&input)
 }
 

@@ -1,14 +1,14 @@
-//! The mixture regression against numbers by hand, brute force and a known surface.
+//! The mixture regression against values by hand, refitting and a known surface.
 
 use expect_test::expect;
 
-use super::{MixturePoint, Term, difference, fit, fit_terms, grid};
+use crate::mixture::{MixturePoint, Term, distance, fit, fit_terms, grid};
 
 fn point(shares: &[f64], mean: f64) -> MixturePoint {
-    MixturePoint { shares: shares.to_vec(), mean, error: 0.01 }
+    MixturePoint { shares: shares.to_vec(), mean, standard_error: 0.01 }
 }
 
-/// Three sources: 0.5, 0.6 and 0.2 alone, and blends of 0.8, 0 and -0.4.
+/// Three sources with coefficients 0.5, 0.6 and 0.2, and blends with 0.8, 0 and -0.4.
 fn surface(x: &[f64]) -> f64 {
     0.5 * x[0] + 0.6 * x[1] + 0.2 * x[2] + 0.8 * x[0] * x[1] - 0.4 * x[1] * x[2]
 }
@@ -28,7 +28,7 @@ fn lattice() -> Vec<MixturePoint> {
 }
 
 #[test]
-fn a_known_quadratic_is_found_again_from_its_points() {
+fn a_known_quadratic_is_recovered() {
     let fit = fit(&lattice()).unwrap();
     assert!(fit.quadratic);
     let found: Vec<(Term, f64)> = fit.coefficients.iter().map(|one| (one.term, one.value)).collect();
@@ -45,7 +45,7 @@ fn a_known_quadratic_is_found_again_from_its_points() {
         assert!((value - known_value).abs() < 1e-6, "{term:?} {value}");
     }
     assert!(fit.leave_one_out.rmse < 1e-6 && fit.leave_one_out.r2 > Some(0.999_999));
-    // No residuals: what is left is the points' own error.
+    // Without residuals, sigma is the standard error of the points.
     assert!((fit.sigma - 0.01).abs() < 1e-9);
     // Without the third: 0.5 + 0.1 y + 0.8 y (1 - y) is highest at y = 0.9 / 1.6 = 0.5625, of the grid at 0.56.
     let best = fit.best();
@@ -54,7 +54,7 @@ fn a_known_quadratic_is_found_again_from_its_points() {
 }
 
 #[test]
-fn too_few_points_for_blends_give_the_linear_model() {
+fn few_points_give_the_linear_model() {
     // Two sources, three points: y = 0.2 a + 0.5 b + residual. By hand with a = (1, 0, 0.5), b = 1 - a and
     // y = (0.2, 0.5, 0.44): X'X = [1.25 0.25; 0.25 1.25], X'y = (0.42, 0.72);
     // its inverse is [1.25 -0.25; -0.25 1.25] / 1.5, so b = (0.345, 0.795) / 1.5 = (0.23, 0.53).
@@ -66,17 +66,20 @@ fn too_few_points_for_blends_give_the_linear_model() {
     // Residuals -0.03, -0.03, 0.06 with one degree of freedom: sigma^2 = 0.0054.
     assert!((fit.sigma - 0.0054f64.sqrt()).abs() < 1e-6);
     // Leverages 5/6, 5/6, 1/3: left out, the errors are -0.18, -0.18 and 0.09.
-    let told = fit.leave_one_out;
-    assert!((told.mae - 0.15).abs() < 1e-6 && (told.rmse - (0.0729f64 / 3.0).sqrt()).abs() < 1e-6, "{told:?}");
+    let left_out = fit.leave_one_out;
+    assert!(
+        (left_out.mae - 0.15).abs() < 1e-6 && (left_out.rmse - (0.0729f64 / 3.0).sqrt()).abs() < 1e-6,
+        "{left_out:?}"
+    );
     // The mean is 0.38; squares about it 0.0324, 0.0144, 0.0036.
-    assert!((told.r2.unwrap() - (1.0 - 0.0729 / 0.0504)).abs() < 1e-4);
+    assert!((left_out.r2.unwrap() - (1.0 - 0.0729 / 0.0504)).abs() < 1e-4);
     // At the even mix the variance is 1/3 of sigma^2.
     let middle = fit.predict(&[0.5, 0.5]);
-    assert!((middle.mean - 0.38).abs() < 1e-6 && (middle.error - (0.0054f64 / 3.0).sqrt()).abs() < 1e-6);
+    assert!((middle.mean - 0.38).abs() < 1e-6 && (middle.standard_error - (0.0054f64 / 3.0).sqrt()).abs() < 1e-6);
 }
 
 #[test]
-fn leaving_one_out_is_what_fitting_again_gives() {
+fn leave_one_out_equals_refitting() {
     // All mixes in steps of a quarter, with errors of up to 3 points.
     let quarters = (0..=4).flat_map(|a| (0..=4 - a).map(move |b| [a, b, 4 - a - b].map(|part| f64::from(part) / 4.0)));
     let noise = |number: usize| ((number * 7) % 15) as f64 / 15.0 * 0.06 - 0.03;
@@ -87,8 +90,8 @@ fn leaving_one_out_is_what_fitting_again_gives() {
     let errors: Vec<f64> = (0..points.len())
         .map(|out| {
             let mut rest = points.clone();
-            let gone = rest.remove(out);
-            gone.mean - fit_terms(&rest, &terms).unwrap().predict(&gone.shares).mean
+            let left_out = rest.remove(out);
+            left_out.mean - fit_terms(&rest, &terms).unwrap().predict(&left_out.shares).mean
         })
         .collect();
     let mae = errors.iter().map(|error| error.abs()).sum::<f64>() / 15.0;
@@ -98,13 +101,13 @@ fn leaving_one_out_is_what_fitting_again_gives() {
 }
 
 #[test]
-fn suggestions_are_promising_new_and_apart() {
+fn suggestions_keep_their_distance() {
     let fit = fit(&lattice()).unwrap();
     let next = fit.suggest(4);
     assert_eq!(next.len(), 4);
-    // The first is the highest bound of the whole grid that is a tenth away from what was measured.
+    // The first has the highest upper bound of all mixes at a distance of 0.1 from the measured ones.
     let measured: Vec<Vec<f64>> = fit.points.iter().map(|point| point.shares.clone()).collect();
-    let apart = |shares: &[f64], others: &[Vec<f64>]| others.iter().all(|other| difference(shares, other) > 0.1 - 1e-6);
+    let apart = |shares: &[f64], others: &[Vec<f64>]| others.iter().all(|other| distance(shares, other) > 0.1 - 1e-6);
     let bounds =
         grid(3).into_iter().filter(|shares| apart(shares, &measured)).map(|shares| fit.predict(&shares).upper());
     assert!((bounds.fold(0.0, f64::max) - next[0].upper()).abs() < 1e-12);
@@ -113,14 +116,14 @@ fn suggestions_are_promising_new_and_apart() {
         assert!(apart(&one.shares, &all), "{:?}", one.shares);
         all.push(one.shares);
     }
-    // A grid that is too small for so many: they move together, and none comes twice.
+    // A grid that is too small for 200 suggestions: their distance shrinks, but no mix is suggested twice.
     let line: Vec<_> = [0.0, 0.25, 0.5, 1.0].map(|x| point(&[x, 1.0 - x], x)).into();
-    let many = super::fit(&line).unwrap().suggest(200);
+    let many = crate::mixture::fit(&line).unwrap().suggest(200);
     assert_eq!(many.len(), 101 - 4);
 }
 
 #[test]
-fn a_grid_is_as_fine_as_it_can_be_afforded() {
+fn grids_have_limited_size() {
     assert_eq!(grid(2).len(), 101);
     assert_eq!(grid(3).len(), 5151);
     // 53 x 52 x 51 / 6 and 24 x 23 x 22 x 21 / 24.
@@ -130,36 +133,36 @@ fn a_grid_is_as_fine_as_it_can_be_afforded() {
 }
 
 #[test]
-fn what_cannot_be_fitted_is_told() {
-    let told = |points: &[MixturePoint]| fit(points).map(|_| ()).unwrap_err().to_string();
+fn invalid_points_are_refused() {
+    let error = |points: &[MixturePoint]| fit(points).map(|_| ()).unwrap_err().to_string();
     let two = [point(&[1.0, 0.0], 0.2), point(&[0.0, 1.0], 0.5)];
     let same = [point(&[0.5, 0.5], 0.2), point(&[0.5, 0.5], 0.3), point(&[0.5, 0.5], 0.4)];
-    let answers = [
-        told(&[]),
-        told(&two),
-        told(&same),
-        told(&[two[0].clone(), point(&[0.5, 0.4], 0.1)]),
-        told(&[two[0].clone(), point(&[0.5, 0.3, 0.2], 0.1)]),
-        told(&[point(&[0.5, 0.5], f64::NAN)]),
+    let errors = [
+        error(&[]),
+        error(&two),
+        error(&same),
+        error(&[two[0].clone(), point(&[0.5, 0.4], 0.1)]),
+        error(&[two[0].clone(), point(&[0.5, 0.3, 0.2], 0.1)]),
+        error(&[point(&[0.5, 0.5], f64::NAN)]),
     ];
     expect![[r#"
-        a mixture has at least two sources, and there must be measured mixes of it
-        2 measured mixes do not tell 2 sources apart: there must be more of them than sources, of different shares, and every source in at least two
-        3 measured mixes do not tell 2 sources apart: there must be more of them than sources, of different shares, and every source in at least two
-        the shares of mix 2 are no shares of 1: [0.5, 0.4]
-        mix 2 has 3 sources, the first one 2
-        mix 1 has no score with a standard error: NaN and 0.01"#]]
-    .assert_eq(&answers.join("\n"));
+        a mixture needs at least two sources and at least one measured mix
+        2 measured mixes do not determine a model of 2 sources: measure more mixes than sources, with different shares, and every source in at least two mixes
+        3 measured mixes do not determine a model of 2 sources: measure more mixes than sources, with different shares, and every source in at least two mixes
+        the shares of mix 2 do not add up to 1: [0.5, 0.4]
+        mix 2 has 3 shares, mix 1 has 2
+        mix 1 has an invalid score: NaN with standard error 0.01"#]]
+    .assert_eq(&errors.join("\n"));
 }
 
 #[test]
-fn a_fit_reads_well_in_a_terminal() {
-    let guess = [point(&[1.0, 0.0], 0.2), point(&[0.0, 1.0], 0.5), point(&[0.5, 0.5], 0.44)];
-    assert!(fit(&guess).unwrap().terminal(&["direct", "cot"], 1).contains("is a guess"));
+fn terminal_fit() {
+    let points = [point(&[1.0, 0.0], 0.2), point(&[0.0, 1.0], 0.5), point(&[0.5, 0.5], 0.44)];
+    assert!(fit(&points).unwrap().terminal(&["direct", "cot"], 1).contains("do not rely on it"));
     let text = fit(&lattice()).unwrap().terminal(&["direct", "cot", "fo\u{1b}rmat"], 2);
     expect![[r#"
         quadratic model of 8 measured mixes, standard deviation 1.0 points
-        each mix told by the others: off by 0.0 points on average (root mean square 0.0), R² 1.00
+        leave-one-out error: mean absolute 0.0 points, root mean square 0.0 points, R² 1.00
 
         direct               50.0 ± 1.0
         cot                  60.0 ± 1.0

@@ -1,9 +1,18 @@
-//! Small made-up evaluations for the tests of reports.
+//! Synthetic evaluations for the tests of reports.
 
-use super::input::{ContrastRequest, Evaluation, ReportInput, ScoreRows, Selector, TableRequest};
+use crate::input::{Evaluation, ReportInput, ScoreSource};
 use ablate_data::records::{AnswerType, CreditedItem, CreditedResponse, FinishReason, Item, Score, Verdict};
+use ablate_experiment::{Contrast, GroupBy, ReportSpec, Selector};
 
-/// One score: `id` names its data set before the first dash.
+pub(super) fn selector(text: &str) -> Selector {
+    Selector::parse(text).unwrap()
+}
+
+pub(super) fn axes(names: &[&str]) -> GroupBy {
+    GroupBy::Axes(names.iter().map(|name| (*name).to_string()).collect())
+}
+
+/// One score of the data set that is named before the first dash of `id`.
 pub(super) fn score(id: &str, value: f64) -> Score {
     Score {
         id: id.to_string(),
@@ -21,50 +30,50 @@ pub(super) fn score(id: &str, value: f64) -> Score {
     }
 }
 
-/// An instance of `eval` at a point, with the scores of items `a-0`, `a-1`, ... in order.
+/// An instance of `eval` at a point, with scores of the items `a-0`, `a-1`, ...
 pub(super) fn evaluation(point: &str, values: &[f64]) -> Evaluation {
     let scores = values.iter().enumerate().map(|(item, value)| score(&format!("a-{item}"), *value)).collect();
-    Evaluation { scores: Some(ScoreRows::Listed(scores)), ..not_run(point) }
+    Evaluation { scores: Some(ScoreSource::Memory(scores)), ..not_run(point) }
 }
 
 /// The scores of an evaluation that has run.
-pub(super) fn scores(evaluation: &mut Evaluation) -> &mut Vec<Score> {
+pub(super) fn scores_mut(evaluation: &mut Evaluation) -> &mut Vec<Score> {
     match &mut evaluation.scores {
-        Some(ScoreRows::Listed(scores)) => scores,
-        other => panic!("no list of scores: {other:?}"),
+        Some(ScoreSource::Memory(scores)) => scores,
+        other => panic!("not in memory: {other:?}"),
     }
 }
 
 pub(super) fn not_run(point: &str) -> Evaluation {
-    let point_of = Selector::parse(point).unwrap().pins;
-    Evaluation { instance: format!("eval@{point}"), stage: "eval".to_string(), point: point_of, scores: None }
+    let instance = format!("eval@{point}");
+    Evaluation { instance, stage: "eval".to_string(), point: selector(point).values, scores: None }
 }
 
-/// A table of models by prompts against `model=sft`.
-pub(super) fn request() -> TableRequest {
-    TableRequest {
+/// A table of models by prompts with the baseline `model=sft`.
+pub(super) fn spec() -> ReportSpec {
+    ReportSpec {
         name: "main".to_string(),
         title: "Does it help?".to_string(),
         stage: "eval".to_string(),
-        rows: vec!["model".to_string()],
-        columns: vec!["prompt".to_string()],
-        baseline: Some("model=sft".to_string()),
+        rows: axes(&["model"]),
+        columns: axes(&["prompt"]),
+        baseline: Some(selector("model=sft")),
         contrasts: vec![contrast("preferences help", "model=dpo,prompt=cot", "model=sft,prompt=cot")],
-        labels: [("prompt=cot".to_string(), "CoT".to_string())].into(),
-        ..TableRequest::default()
+        labels: vec![(selector("prompt=cot"), "CoT".to_string())],
+        ..ReportSpec::default()
     }
 }
 
-pub(super) fn contrast(name: &str, plus: &str, minus: &str) -> ContrastRequest {
-    let list = |text: &str| text.split('|').map(str::to_string).collect();
-    ContrastRequest { name: name.to_string(), about: String::new(), plus: list(plus), minus: list(minus) }
+pub(super) fn contrast(name: &str, plus: &str, minus: &str) -> Contrast {
+    let (plus, minus) = (vec![selector(plus)], vec![selector(minus)]);
+    Contrast { name: name.to_string(), about: String::new(), plus, minus }
 }
 
-pub(super) fn input(table: TableRequest, evaluations: Vec<Evaluation>) -> ReportInput<'static> {
+pub(super) fn input(spec: ReportSpec, evaluations: Vec<Evaluation>) -> ReportInput<'static> {
     ReportInput {
         experiment: "reasoner".to_string(),
         about: String::new(),
-        tables: vec![table],
+        specs: vec![spec],
         evaluations,
         curves: Vec::new(),
         credits: Vec::new(),
@@ -77,7 +86,7 @@ pub(super) fn input(table: TableRequest, evaluations: Vec<Evaluation>) -> Report
     }
 }
 
-/// Two models, two prompts, two seeds, eight items; `dpo` with chain of thought has one seed only.
+/// Two models, two prompts, two seeds, eight items. `dpo` with chain of thought has run with one seed only.
 pub(super) fn study() -> Vec<Evaluation> {
     let (yes, no) = (1.0, 0.0);
     vec![
@@ -92,7 +101,7 @@ pub(super) fn study() -> Vec<Evaluation> {
     ]
 }
 
-/// A question with right and wrong responses of two tokens each.
+/// A question with correct and incorrect responses of two tokens each.
 pub(super) fn credited(responses: &[bool]) -> CreditedItem {
     let credit = |&correct: &bool| CreditedResponse {
         verdict: Verdict {

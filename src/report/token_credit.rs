@@ -1,52 +1,51 @@
-//! Which credited responses a report shows: of a few questions a right and a wrong one, token by token. Computes no
-//! statistics.
+//! Token credit: for some questions a correct and an incorrect response with the log-ratio of each token.
 
 use serde::Serialize;
 
-use ablate_data::records::{CreditedItem, CreditedResponse};
+use super::input::Images;
 use ablate_data::token_credit::lowest;
+use ablate_data::records::{CreditedItem, CreditedResponse};
 
-/// Questions that are shown of one instance.
+/// Questions per instance.
 pub(super) const QUESTIONS: usize = 3;
 
-/// Instances that are shown at most.
+/// Most instances that are shown.
 pub(super) const INSTANCES: usize = 4;
 
-/// The credited questions of one instance that a report may show.
+/// Questions of one instance whose responses have token credits.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Credits {
+pub struct CreditedInstance {
     pub instance: String,
     pub questions: Vec<CreditedItem>,
 }
 
-/// What one instance's credits look like.
+/// The questions of one instance that are shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CreditMap {
     pub instance: String,
     pub questions: Vec<CreditedPair>,
 }
 
-/// One question with a right and a wrong response: the first of either.
+/// One question with its first correct and its first incorrect response.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CreditedPair {
     pub id: String,
     pub dataset: String,
     pub prompt: String,
     pub gold: Vec<String>,
-    /// Encoded image; left out of the JSON.
+    /// Encoded image. It is not part of the JSON.
     #[serde(skip)]
     pub image: Option<Vec<u8>>,
     pub right: CreditedResponse,
     pub wrong: CreditedResponse,
 }
 
-/// Whether a question has a right and a wrong response with tokens to show.
+/// Whether a question has a correct and an incorrect response with tokens.
 pub(super) fn is_shown(credited: &CreditedItem) -> bool {
     first(credited, true).is_some() && first(credited, false).is_some()
 }
 
-/// The maps of all instances that have a question to show.
-pub(super) fn maps(credits: &[Credits], images: &dyn Fn(&str) -> Option<Vec<u8>>) -> Vec<CreditMap> {
+pub(super) fn maps(credits: &[CreditedInstance], images: &Images) -> Vec<CreditMap> {
     let question = |credited: &CreditedItem| {
         Some(CreditedPair {
             id: credited.item.id.clone(),
@@ -58,13 +57,13 @@ pub(super) fn maps(credits: &[Credits], images: &dyn Fn(&str) -> Option<Vec<u8>>
             wrong: first(credited, false)?.clone(),
         })
     };
-    let map = |one: &Credits| CreditMap {
+    let map = |one: &CreditedInstance| CreditMap {
         instance: one.instance.clone(),
         questions: one.questions.iter().filter_map(question).take(QUESTIONS).collect(),
     };
     credits.iter().map(map).filter(|map| !map.questions.is_empty()).take(INSTANCES).collect()
 }
 
-fn first(credited: &CreditedItem, right: bool) -> Option<&CreditedResponse> {
-    credited.responses.iter().find(|credit| credit.verdict.correct == right && lowest(credit).is_some())
+fn first(credited: &CreditedItem, correct: bool) -> Option<&CreditedResponse> {
+    credited.responses.iter().find(|credit| credit.verdict.correct == correct && lowest(credit).is_some())
 }

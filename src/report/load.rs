@@ -1,4 +1,4 @@
-//! From an experiment and its store to the input of a report. Reads records and outputs, runs nothing.
+//! Loads the input of a report from the records and outputs in the store.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,25 +7,22 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::credits::{self, Credits, INSTANCES, QUESTIONS};
-use super::input::{
-    ContrastRequest, Cost, Curve, Evaluation, GraphNode, Metric, NodeState, RESAMPLES, ReportInput, ScoreRows, Select,
-    TableRequest,
-};
+use super::input::{Cost, Curve, Evaluation, GraphNode, NodeState, RESAMPLES, ReportInput, ScoreSource};
+use super::token_credit::{self, CreditedInstance, INSTANCES, QUESTIONS};
 use ablate_core::base::Hash;
 use ablate_core::stage::ArtifactKind;
 use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
 use ablate_data::records::CreditedItem;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
-use ablate_experiment::{self, Expansion, Experiment, GroupBy, Instance, InstanceId, ReportSpec, Upstream};
+use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, ReportSpec, Upstream};
 use ablate_store::{SlimRecord, StageRecord, Store};
 
-/// Reads what the reports of an experiment need; `only` is the name of a single report. What `ran` did not run
-/// itself counts as reused. An instance whose result is missing or out of date has no scores and no curve.
+/// Loads the input for all reports of an experiment, or for the one report whose name is `only`. An instance without an
+/// up-to-date result has no scores and no curve. A result counts as reused if the run `ran` did not make it.
 ///
-/// Errors are outputs that cannot be read and a name in `only` that the file does not have.
-pub fn gather(
+/// Errors: an unreadable output, or a name in `only` that the experiment does not have.
+pub fn load_input(
     experiment: &Experiment,
     expansion: &Expansion,
     plan: &Plan,
@@ -37,39 +34,41 @@ pub fn gather(
         experiment.reports.iter().filter(|spec| only.is_none_or(|name| spec.name == name)).collect();
     if let (Some(name), true) = (only, specs.is_empty()) {
         let known: Vec<String> = experiment.reports.iter().map(|spec| format!("`{}`", spec.name)).collect();
-        let known =
-            if known.is_empty() { "it has none".to_string() } else { format!("its reports are {}", known.join(", ")) };
+        let known = match known.as_slice() {
+            [] => "it has no reports".to_string(),
+            names => format!("its reports are {}", names.join(", ")),
+        };
         anyhow::bail!("`{}` has no report `{name}`: {known}", experiment.path.display());
     }
-    let desk = Desk { expansion, plan, store, ran };
+    let results = Results { expansion, plan, store, ran };
     let stages: BTreeSet<&str> = specs.iter().map(|spec| spec.stage.as_str()).collect();
     let mut evaluations = Vec::new();
     let mut packs: BTreeMap<Hash, PathBuf> = BTreeMap::new();
     for stage in stages {
         for (point, id) in expansion.points_of(stage) {
-            packs.extend(desk.packs(id));
+            packs.extend(results.packs(id));
             let instance = Instance::name_of(stage, point);
-            let scores = desk.file(id, ArtifactKind::Scores).map(ScoreRows::File);
+            let scores = results.file(id, ArtifactKind::Scores).map(ScoreSource::File);
             evaluations.push(Evaluation { instance, stage: stage.to_string(), point: point.clone(), scores });
         }
     }
     let mut curves = Vec::new();
     for id in expansion.ids() {
-        if let Some(points) = desk.rows(id, ArtifactKind::Curve)? {
-            let instance = expansion.get(id);
-            curves.push(Curve { instance: instance.name.clone(), stage: instance.stage.clone(), points });
+        if let Some(points) = results.rows(id, ArtifactKind::Curve)? {
+            let Instance { name, stage, point, .. } = expansion.get(id);
+            curves.push(Curve { instance: name.clone(), stage: stage.clone(), point: point.clone(), points });
         }
     }
-    let mut credits: Vec<Credits> = Vec::new();
+    let mut credits: Vec<CreditedInstance> = Vec::new();
     for id in expansion.ids() {
         if credits.len() < INSTANCES
-            && let Some(questions) = desk.credited(id)?
+            && let Some(questions) = results.credited(id)?
         {
-            credits.push(Credits { instance: expansion.get(id).name.clone(), questions });
-            packs.extend(desk.packs(id));
+            credits.push(CreditedInstance { instance: expansion.get(id).name.clone(), questions });
+            packs.extend(results.packs(id));
         }
     }
-    let mut notes = desk.notes();
+    let mut notes = results.notes();
     let images = match ImagePacks::open(&packs) {
         Ok(packs) => Some(packs),
         Err(error) => {
@@ -80,89 +79,52 @@ pub fn gather(
     Ok(ReportInput {
         experiment: experiment.name.clone(),
         about: experiment.about.clone(),
-        tables: specs.into_iter().map(request).collect(),
+        specs: specs.into_iter().cloned().collect(),
         evaluations,
         curves,
         credits,
-        graph: desk.graph(),
-        costs: desk.costs(),
-        provenance: desk.provenance(experiment),
+        graph: results.graph(),
+        costs: results.costs(),
+        provenance: results.provenance(experiment),
         notes,
         images: Box::new(move |key| images.as_ref()?.encoded(key).ok()),
         resamples: RESAMPLES,
     })
 }
 
-/// A report of the experiment's file as a request.
-fn request(spec: &ReportSpec) -> TableRequest {
-    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels, published, select } =
-        spec.clone();
-    let texts = |selectors: Vec<ablate_experiment::Selector>| selectors.iter().map(ToString::to_string).collect();
-    let lines = |by: GroupBy| match by {
-        GroupBy::Axes(axes) => axes,
-        GroupBy::Selectors(selectors) => texts(selectors),
-    };
-    TableRequest {
-        name,
-        title,
-        stage,
-        rows: lines(rows),
-        columns: lines(columns),
-        baseline: baseline.map(|selector| selector.to_string()),
-        metric: match metric {
-            ablate_experiment::Metric::Accuracy => Metric::Accuracy,
-            ablate_experiment::Metric::Compliance => Metric::Compliance,
-            ablate_experiment::Metric::Readable => Metric::Readable,
-        },
-        contrasts: contrasts
-            .into_iter()
-            .map(|ablate_experiment::Contrast { name, about, plus, minus }| ContrastRequest {
-                name,
-                about,
-                plus: texts(plus),
-                minus: texts(minus),
-            })
-            .collect(),
-        labels: labels.into_iter().map(|(selector, label)| (selector.to_string(), label)).collect(),
-        published: published.map(|ablate_experiment::Published { source, cells }| {
-            (source, cells.into_iter().map(|(selector, share)| (selector.to_string(), share)).collect())
-        }),
-        select: select.map(|ablate_experiment::Select { axis, on }| Select { axis, on: on.to_string() }),
-    }
-}
-
-struct Desk<'a> {
+/// The results of an experiment in the store.
+struct Results<'a> {
     expansion: &'a Expansion,
     plan: &'a Plan,
     store: &'a Store,
     ran: Option<&'a RunReport>,
 }
 
-impl Desk<'_> {
+impl Results<'_> {
     /// The record of an instance whose result is up to date.
     fn record(&self, id: InstanceId) -> Option<&SlimRecord> {
         let entry = self.plan.get(id);
         if entry.state == PlanState::Fresh { entry.record.as_ref() } else { None }
     }
 
-    /// The first output of a kind; none when the instance has no result or no such output.
+    /// The first output of a kind. None without a result or without such an output.
     fn file(&self, id: InstanceId, kind: ArtifactKind) -> Option<PathBuf> {
         let artifact = self.record(id)?.outputs.values().find(|artifact| artifact.kind == kind)?;
         Some(self.store.artifact_path(artifact))
     }
 
-    /// The rows of the first output of a kind; none when the instance has no result or no such output.
+    /// The rows of the first output of a kind. None without a result or without such an output.
     fn rows<T: DeserializeOwned>(&self, id: InstanceId, kind: ArtifactKind) -> Result<Option<Vec<T>>> {
         self.read(id, kind, jsonl::read)
     }
 
-    /// The credited questions that are shown of an instance, without reading its other ones; none when it has none.
+    /// The first credited questions that can be shown. None without any.
     fn credited(&self, id: InstanceId) -> Result<Option<Vec<CreditedItem>>> {
-        let shown = |path: &Path| jsonl::read_first(path, QUESTIONS, credits::is_shown);
+        let shown = |path: &Path| jsonl::read_first(path, QUESTIONS, token_credit::is_shown);
         Ok(self.read(id, ArtifactKind::Credits, shown)?.filter(|questions| !questions.is_empty()))
     }
 
-    /// What is read of the first output of a kind.
+    /// Reads the first output of a kind. None without a result or without such an output.
     fn read<T>(
         &self,
         id: InstanceId,
@@ -171,10 +133,10 @@ impl Desk<'_> {
     ) -> Result<Option<Vec<T>>> {
         let Some(path) = self.file(id, kind) else { return Ok(None) };
         let rows = read(&path);
-        rows.map(Some).with_context(|| format!("`{}`: its {kind} cannot be read", self.expansion.get(id).name))
+        rows.map(Some).with_context(|| format!("cannot read the {kind} of `{}`", self.expansion.get(id).name))
     }
 
-    /// The image packs that an instance's outputs name.
+    /// The image packs that the outputs of an instance refer to.
     fn packs(&self, id: InstanceId) -> Vec<(Hash, PathBuf)> {
         let artifacts = self.record(id).into_iter().flat_map(|record| record.outputs.values());
         artifacts.flat_map(|artifact| &artifact.images).map(|hash| (*hash, self.store.object_path(*hash))).collect()
@@ -228,35 +190,35 @@ impl Desk<'_> {
         missing.into_iter().chain(self.warnings()).collect()
     }
 
-    /// What stages warned of when they ran; what several say alike is said once.
+    /// The warnings of the stages. Equal warnings of several instances are merged.
     fn warnings(&self) -> Vec<String> {
-        let mut warned: Vec<(String, &str, usize)> = Vec::new();
+        let mut warnings: Vec<(String, &str, usize)> = Vec::new();
         for id in self.expansion.ids() {
             let record = self.record(id).and_then(|record| self.store.record(record.fingerprint));
             let Some(record) = record else { continue };
             for text in record.summary.warnings() {
-                match warned.iter_mut().find(|(known, _, _)| known == text) {
+                match warnings.iter_mut().find(|(known, _, _)| known == text) {
                     Some((_, _, others)) => *others += 1,
-                    None => warned.push((text.to_string(), self.expansion.get(id).name.as_str(), 0)),
+                    None => warnings.push((text.to_string(), self.expansion.get(id).name.as_str(), 0)),
                 }
             }
         }
-        let told = |(text, name, others): (String, &str, usize)| match others {
+        let render = |(text, name, others): (String, &str, usize)| match others {
             0 => format!("`{name}`: {text}"),
             others => format!("`{name}` and {others} more: {text}"),
         };
-        warned.into_iter().map(told).collect()
+        warnings.into_iter().map(render).collect()
     }
 
     fn provenance(&self, experiment: &Experiment) -> Vec<(String, String)> {
         let fresh = self.expansion.ids().filter_map(|id| self.record(id));
         let records: Vec<StageRecord> = fresh.filter_map(|record| self.store.record(record.fingerprint)).collect();
-        let told = |of: &dyn Fn(&StageRecord) -> &str| -> BTreeSet<String> {
-            records.iter().map(|record| of(record).to_string()).filter(|text| !text.is_empty()).collect()
+        let distinct = |field: &dyn Fn(&StageRecord) -> &str| -> BTreeSet<String> {
+            records.iter().map(|record| field(record).to_string()).filter(|text| !text.is_empty()).collect()
         };
         let list = |texts: &BTreeSet<String>| texts.iter().cloned().collect::<Vec<_>>().join(", ");
-        let started = told(&|record| &record.provenance.started);
-        // RFC 3339 in UTC sorts as text.
+        let started = distinct(&|record| &record.provenance.started);
+        // RFC 3339 times in UTC are sorted as text.
         let dates = match (started.first(), started.last()) {
             (Some(first), Some(last)) => format!("{} to {}", minute(first), minute(last)),
             _ => String::new(),
@@ -266,8 +228,8 @@ impl Desk<'_> {
                 "experiment",
                 experiment.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             ),
-            ("ablate", list(&told(&|record| &record.provenance.version))),
-            ("device", list(&told(&|record| &record.provenance.device))),
+            ("ablate", list(&distinct(&|record| &record.provenance.version))),
+            ("device", list(&distinct(&|record| &record.provenance.device))),
             ("stages started", dates),
         ];
         facts
@@ -278,7 +240,7 @@ impl Desk<'_> {
     }
 }
 
-/// `2025-03-01T10:20:30Z` as `2025-03-01 10:20 UTC`; other text as it is.
+/// Renders `2025-03-01T10:20:30Z` as `2025-03-01 10:20 UTC`. Other text is returned unchanged.
 fn minute(time: &str) -> String {
     match (time.get(..10), time.get(10..11), time.get(11..16)) {
         (Some(day), Some("T"), Some(minute)) if time.ends_with('Z') => format!("{day} {minute} UTC"),

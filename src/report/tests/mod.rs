@@ -1,0 +1,4 @@
+mod mixture;
+mod report;
+mod support;
+mod validity;
