@@ -1,7 +1,7 @@
-"""Measures what a report costs: its time and its memory, for many models, data sets, items and seeds.
+"""Measures the time and the memory of a report, for many models, data sets, items and seeds.
 
-A program that draws scores stands in for the evaluations: one file per model and seed, with a prompt and a response per
-item as long as real ones, over all data sets. Then `ablate report` makes the table of models by data sets with a baseline.
+A program that writes random scores replaces the evaluations: one file per model and seed, with a prompt and a response of
+realistic length per item. Then `ablate report` computes the table of models by data sets with a baseline.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.dont_write_bytecode = True  # leaves no __pycache__ beside the sources
+sys.dont_write_bytecode = True  # no __pycache__ in the source folder
 from measure import Failed, Usage, Verdict, measure, table, warn_if_busy
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 MODELS, DATASETS, ITEMS, SEEDS = 20, 57, 14_000, 3
-"""MMLU's data sets and items, 20 models, three seeds."""
+"""The data sets and items of MMLU, 20 models, three seeds."""
 
-MOST_MIB, MOST_SECONDS = 1024, 30
+MAX_MIB, MAX_SECONDS = 1024, 30
 
 EXAMPLES = """\
 examples:
   python3 benches/report.py                                    20 models, 57 data sets, 14,000 items, 3 seeds
-  python3 benches/report.py --models 2 --datasets 600          few rows and many data sets
-  python3 benches/report.py --fan-out                          an evaluation for each data set
+  python3 benches/report.py --models 2 --datasets 600          few rows, many data sets
+  python3 benches/report.py --fan-out                          one evaluation per data set
   python3 benches/report.py --ablate target/release/ablate --strict
 """
 
@@ -69,7 +69,7 @@ key    = "stage.eval.env"
 """
     columns = "dataset"
     if fan_out:
-        # Both axes set the environment: one variant for each model and data set.
+        # One axis sets the environment, the other the command: one instance per model and data set.
         text = text.replace('[axis.model]\nkey    = "stage.eval.env"\n', "")
         text += '[axis.model]\nkey = "stage.eval.env"\n[axis.subject]\nkey = "stage.eval.run"\n'
         runs = ", ".join(f'"ONLY={name} python3 -I -S scorer.py"' for name in names)
@@ -91,14 +91,14 @@ def main() -> int:
     parser.add_argument("--datasets", type=int, default=DATASETS)
     parser.add_argument("--items", type=int, default=ITEMS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--fan-out", action="store_true", help="an evaluation for each data set")
+    parser.add_argument("--fan-out", action="store_true", help="one evaluation per data set")
     parser.add_argument("--ablate", type=Path, default=REPOSITORY / "target" / "dist" / "ablate")
-    parser.add_argument("--folder", type=Path, help="where to work; what ran there before is used again")
-    parser.add_argument("--strict", action="store_true", help="a missed target is an error")
+    parser.add_argument("--folder", type=Path, help="working folder; results in it are reused")
+    parser.add_argument("--strict", action="store_true", help="exit with an error if a target is missed")
     options = parser.parse_args()
     program = str(options.ablate.resolve())
     if not os.access(program, os.X_OK):
-        parser.error(f"there is no program `{program}`: build it first")
+        parser.error(f"the program `{program}` does not exist: build it first")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="ablate-report-"))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -114,16 +114,16 @@ def main() -> int:
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
-    return tell(usage, sizes, options.strict)
+    return print_results(usage, sizes, options.strict)
 
 
-def tell(usage: Usage, sizes: tuple[int, int, int, int], strict: bool) -> int:
+def print_results(usage: Usage, sizes: tuple[int, int, int, int], strict: bool) -> int:
     head = ["models", "data sets", "items", "seeds", "CPU s", "s", "MiB"]
     numbers = [f"{usage.cpu:.1f}", f"{usage.wall:.1f}", f"{usage.peak_mib:.0f}"]
     print(table(head, [[*map(str, sizes), *numbers]], 0))
     verdicts = [
-        Verdict("memory", f"{MOST_MIB} MiB", f"{usage.peak_mib:.0f} MiB", usage.peak_mib <= MOST_MIB),
-        Verdict("time", f"{MOST_SECONDS} s", f"{usage.wall:.1f} s", usage.wall <= MOST_SECONDS),
+        Verdict("memory", f"{MAX_MIB} MiB", f"{usage.peak_mib:.0f} MiB", usage.peak_mib <= MAX_MIB),
+        Verdict("time", f"{MAX_SECONDS} s", f"{usage.wall:.1f} s", usage.wall <= MAX_SECONDS),
     ]
     print("\n" + "\n".join(verdict.line() for verdict in verdicts))
     return int(strict and not all(verdict.met for verdict in verdicts))

@@ -1,5 +1,5 @@
-//! The baseline of a table: one row, or evaluations that are in no row. A cell is never compared with a mean that includes
-//! its own evaluations.
+//! The baseline of a table: one row, or evaluations that are in no row. A cell is never compared with a mean that
+//! includes its own evaluations.
 
 use anyhow::{Result, bail};
 

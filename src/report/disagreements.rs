@@ -102,8 +102,8 @@ pub(super) fn sample(
     Ok(all)
 }
 
-/// The items on which `right` is right and `wrong` is wrong, in the first seed that both cells have. None without such an
-/// item.
+/// The items on which `right` is right and `wrong` is wrong, in the first seed that both cells have. None without
+/// such an item.
 fn disagreement(
     right: &Selector,
     wrong: &Selector,

@@ -46,8 +46,8 @@ pub(super) struct PendingContrast {
     unmatched: Vec<String>,
 }
 
-/// The distinct series of a table. One bootstrap resamples all of them. The cells of different data sets are views of one
-/// series.
+/// The distinct series of a table. One bootstrap resamples all of them. The cells of different data sets are views of
+/// one series.
 pub(super) struct SeriesSet<'a> {
     matrix: &'a ScoreMatrix<'a>,
     pub(super) series: Vec<Series>,

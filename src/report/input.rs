@@ -53,7 +53,8 @@ pub struct Evaluation {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ScoreSource {
     Memory(Vec<Score>),
-    /// A file of one [`Score`] per line that does not change. Texts are read from it again for the items that are shown.
+    /// A file of one [`Score`] per line that does not change. Texts are read from it again for the items that are
+    /// shown.
     File(PathBuf),
 }
 

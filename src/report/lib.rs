@@ -53,8 +53,8 @@ pub struct Report {
 
 /// Computes a report. Instances that have not run give empty cells and a note.
 ///
-/// Errors: a score outside [0, 1], an item that is scored twice, a baseline that overlaps with rows, or a `select` on items
-/// that the table reports.
+/// Errors: a score outside [0, 1], an item that is scored twice, a baseline that overlaps with rows, or a `select` on
+/// items that the table reports.
 pub fn build(input: &ReportInput) -> Result<Report> {
     let (mut tables, mut disagreements) = (Vec::new(), Vec::new());
     let scores = scores::Scores::read(&input.evaluations)?;

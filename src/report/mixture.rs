@@ -1,16 +1,16 @@
 //! Mixture regression: fits the score as a function of the shares of the sources, and suggests mixes to measure next.
 //!
-//! The model is Scheffé's canonical polynomial (Scheffé 1958, "Experiments with mixtures"). The shares `x` add up to 1, so it
-//! has no constant:
+//! The model is Scheffé's canonical polynomial (Scheffé 1958, "Experiments with mixtures"). The shares `x` add up to
+//! 1, so it has no constant:
 //!
 //! ```text
 //! linear       y = sum_i b_i x_i
 //! quadratic    y = sum_i b_i x_i + sum_{i<j} b_ij x_i x_j
 //! ```
 //!
-//! `b_i` is the score of source `i` alone. `b_ij / 4` is the gain of an even mix of `i` and `j` over the mean of the two.
-//! The fit is ordinary least squares: all points have the same weight, because they are scores on the same items, and a
-//! point with a standard error of 0 must not dominate the others.
+//! `b_i` is the score of source `i` alone. `b_ij / 4` is the gain of an even mix of `i` and `j` over the mean of the
+//! two. The fit is ordinary least squares: all points have the same weight, because they are scores on the same
+//! items, and a point with a standard error of 0 must not dominate the others.
 
 use std::fmt::Write;
 
@@ -29,8 +29,8 @@ const MIN_DISTANCE: f64 = 0.1;
 /// A point with a higher leverage alone determines one of the terms: without it the term cannot be fitted.
 const MAX_LEVERAGE: f64 = 1.0 - 1e-6;
 
-/// Added to the diagonal of the normal equations, so that rounding cannot make them singular. Shares are at most 1, so it
-/// changes a coefficient by less than one in a million.
+/// Added to the diagonal of the normal equations, so that rounding cannot make them singular. Shares are at most 1,
+/// so it changes a coefficient by less than one in a million.
 const RIDGE: f64 = 1e-9;
 
 /// A smaller pivot means that the rows do not determine a term.
@@ -74,8 +74,8 @@ pub struct LeaveOneOut {
     pub rmse: f64,
     /// Mean absolute error.
     pub mae: f64,
-    /// Coefficient of determination. None if all scores are equal. Below 0 the mean of all points predicts better than the
-    /// model.
+    /// Coefficient of determination. None if all scores are equal. Below 0 the mean of all points predicts better
+    /// than the model.
     pub r2: Option<f64>,
 }
 
@@ -222,8 +222,8 @@ impl MixtureFit {
 
     /// The next mixes to measure, at most `count`, by decreasing upper confidence bound.
     ///
-    /// Each mix has a distance of at least [`MIN_DISTANCE`] from every measured and every earlier one. If the grid has no
-    /// such mix left, the smallest distance is halved, repeatedly.
+    /// Each mix has a distance of at least [`MIN_DISTANCE`] from every measured and every earlier one. If the grid
+    /// has no such mix left, the smallest distance is halved, repeatedly.
     pub fn suggest(&self, count: usize) -> Vec<Prediction> {
         let mut candidates = self.candidates();
         let mut taken: Vec<Vec<f64>> = self.points.iter().map(|point| point.shares.clone()).collect();

@@ -1,7 +1,7 @@
 //! The scores of one stage by evaluation, seed and item. Tables, contrasts and responses are computed from it.
 //!
-//! An item is identified by data set, id, image and gold answer: items of two draws of a synthetic task can have the same
-//! id, but they are never compared.
+//! An item is identified by data set, id, image and gold answer: items of two draws of a synthetic task can have the
+//! same id, but they are never compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -160,8 +160,8 @@ impl<'a> ScoreMatrix<'a> {
 
     /// The mean over the evaluations, per seed and item, on all data sets.
     ///
-    /// A seed counts only if all its evaluations have run, and an item only if every evaluation of its data set has scored
-    /// it. Otherwise a missing evaluation would shift the mean.
+    /// A seed counts only if all its evaluations have run, and an item only if every evaluation of its data set has
+    /// scored it. Otherwise a missing evaluation would shift the mean.
     pub(super) fn series(&self, evaluations: &[usize], metric: Metric) -> Series {
         let evaluations: Vec<&AlignedEvaluation> = evaluations.iter().map(|&index| &self.evaluations[index]).collect();
         // A seed is complete if it has one evaluation per point, where points differ in other axes than the seed.

@@ -1,5 +1,5 @@
-//! The scores of all evaluations without their texts. Statistics need the numbers of millions of scores, but a page shows
-//! the texts of a few: texts stay in their files until an item is shown.
+//! The scores of all evaluations without their texts. Statistics need the numbers of millions of scores, but a page
+//! shows the texts of a few: texts stay in their files until an item is shown.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -76,8 +76,8 @@ struct ItemContents<'m, 'i> {
 }
 
 impl<'m> ItemContents<'m, '_> {
-    /// Image, first line of the prompt and gold answers. Two evaluations of an item can have different instructions, which
-    /// are in the last line of the prompt.
+    /// Image, first line of the prompt and gold answers. Two evaluations of an item can have different instructions,
+    /// which are in the last line of the prompt.
     fn key(&mut self, score: &ItemScore) -> (Hash, u32, &'m [String]) {
         let item = &self.scores.items[score.item as usize];
         let image = item.image.as_deref().unwrap_or_default();

@@ -98,8 +98,9 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Whether the corrected p-value is below 0.05 and the confidence interval excludes zero. The test covers the variation
-    /// between items, and the interval also the variation between seeds: it includes zero if the seeds disagree.
+    /// Whether the corrected p-value is below 0.05 and the confidence interval excludes zero. The test covers the
+    /// variation between items, and the interval also the variation between seeds: it includes zero if the seeds
+    /// disagree.
     pub fn significant(&self) -> bool {
         self.p_holm < ALPHA && (self.estimate.interval.low > 0.0 || self.estimate.interval.high < 0.0)
     }
@@ -171,13 +172,8 @@ impl Verdict {
         if verdict == Verdict::NotSupported {
             let excludes = above || interval.high < 0.0;
             reasons.push(match (excludes, difference.p_holm < ALPHA) {
-                (true, _) => {
-                    "the confidence interval excludes zero, but the corrected p-value is not below 0.05".to_string()
-                }
-                (false, true) => {
-                    "the corrected p-value is below 0.05, but the confidence interval over seeds includes zero"
-                        .to_string()
-                }
+                (true, _) => "the confidence interval excludes zero, but p is not below 0.05".to_string(),
+                (false, true) => "p is below 0.05, but the confidence interval includes zero".to_string(),
                 (false, false) => "the confidence interval includes zero".to_string(),
             });
             reasons.push(match difference.test.minimum_detectable {
@@ -232,8 +228,8 @@ mod tests {
         let verdicts: Vec<String> = cases.iter().map(|(difference, seeds)| verdict(difference, seeds)).collect();
         expect_test::expect![[r#"
             supported: all 3 seeds agree in sign
-            not supported: the confidence interval excludes zero, but the corrected p-value is not below 0.05; minimum detectable difference (80 % power): 2.4 points; one seed: the variation between seeds is unknown
-            not supported: the corrected p-value is below 0.05, but the confidence interval over seeds includes zero; minimum detectable difference (80 % power): 2.4 points; 2 of 3 seeds agree in sign
+            not supported: the confidence interval excludes zero, but p is not below 0.05; minimum detectable difference (80 % power): 2.4 points; one seed: the variation between seeds is unknown
+            not supported: p is below 0.05, but the confidence interval includes zero; minimum detectable difference (80 % power): 2.4 points; 2 of 3 seeds agree in sign
             not supported: the confidence interval includes zero; minimum detectable difference (80 % power): 2.4 points; 1 of 2 seeds agree in sign
             contradicted: all 2 seeds agree in sign"#]]
         .assert_eq(&verdicts.join("\n"));

@@ -31,7 +31,7 @@ pub(super) struct TextRow {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct TextCell {
-    /// `–` without scores. Ends with `†` if not all seeds have run.
+    /// `–` without scores. Ends with `†` if some instances have not run.
     pub(super) mean: String,
     /// `[low, high]`, or empty.
     pub(super) interval: String,
@@ -49,6 +49,12 @@ pub(super) enum Trend {
     None,
     Up,
     Down,
+}
+
+impl TextColumn {
+    fn without_items(label: &String) -> TextColumn {
+        TextColumn { label: label.clone(), items: None }
+    }
 }
 
 impl fmt::Display for TextColumn {
@@ -114,7 +120,7 @@ pub(super) fn main(table: &Table) -> TextTable {
         .map(|row| TextRow { label: row.label.clone(), cells: row.cells.iter().map(main_cell).collect() });
     let mut legend = vec![unit(table)];
     if table.rows.iter().flat_map(|row| &row.cells).any(partial) {
-        legend.push("† not all seeds have run".to_string());
+        legend.push("† some instances have not run".to_string());
     }
     if let (Some(baseline), Some(correction)) = (&table.baseline, correction(table.family_size)) {
         legend.push(format!("signed numbers: difference to `{baseline}` on shared items and seeds"));
@@ -126,7 +132,7 @@ pub(super) fn main(table: &Table) -> TextTable {
     TextTable {
         caption: table.metric.to_string(),
         corner: table.row_axes.clone(),
-        columns: table.columns.iter().map(|label| TextColumn { label: label.clone(), items: None }).collect(),
+        columns: table.columns.iter().map(TextColumn::without_items).collect(),
         rows: rows.collect(),
         legend,
     }
@@ -185,11 +191,10 @@ fn metric_table(table: &Table, metric: Metric, legend: &str, of: impl Fn(&Cell) 
         label: row.label.clone(),
         cells: shown.iter().map(|&column| text_cell(of(&row.cells[column]), None)).collect(),
     });
-    let label = |&column: &usize| TextColumn { label: table.columns[column].clone(), items: None };
     TextTable {
         caption: metric.to_string(),
         corner: table.row_axes.clone(),
-        columns: shown.iter().map(label).collect(),
+        columns: shown.iter().map(|&column| TextColumn::without_items(&table.columns[column])).collect(),
         rows: rows.collect(),
         legend: vec![legend.to_string()],
     }
@@ -199,7 +204,7 @@ fn metric_table(table: &Table, metric: Metric, legend: &str, of: impl Fn(&Cell) 
 fn correction(tests: usize) -> Option<String> {
     match tests {
         0 => None,
-        1 => Some("one test".to_string()),
+        1 => Some("one test, no correction".to_string()),
         tests => Some(format!("Holm-Bonferroni correction over {tests} tests")),
     }
 }

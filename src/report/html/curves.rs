@@ -36,7 +36,8 @@ pub(super) fn plots(curves: &[&Curve]) -> Vec<(String, String)> {
     all.into_iter().flatten().collect()
 }
 
-/// Draws thin lines through the values and thick lines through their moving averages. None without a line of two points.
+/// Draws thin lines through the values and thick lines through their moving averages. None without a line of two
+/// points.
 fn plot(lines: &[Line]) -> Option<String> {
     let all = || lines.iter().flat_map(|line| &line.points);
     if !lines.iter().any(|line| line.points.len() > 1) {

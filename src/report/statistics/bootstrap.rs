@@ -1,13 +1,13 @@
 //! The two-way bootstrap: confidence intervals of averages over seeds and items.
 //!
 //! Seeds and items are crossed: the models of all seeds answer the same items. A resample therefore draws seeds with
-//! replacement, and items with replacement within their data set, the same items for all drawn seeds (A. B. Owen, "The
+//! replacement, and items with replacement within their data set. All drawn seeds get the same items (A. B. Owen, "The
 //! pigeonhole bootstrap", Ann. Appl. Stat. 1(2), 2007). Separate items for each seed would average out the variation
-//! between items, and the intervals would be too short. Data sets are fixed, not drawn. Intervals are percentile intervals
-//! (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
+//! between items, and the intervals would be too short. Data sets are fixed, not drawn. Intervals are percentile
+//! intervals (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13).
 //!
-//! With `s` seeds, the bootstrap estimates `(s - 1) / s` of the variance between seeds: with two or three seeds the interval
-//! is too short, and with one seed it covers the variation between items only.
+//! With `s` seeds, the bootstrap estimates `(s - 1) / s` of the variance between seeds: with two or three seeds the
+//! interval is too short, and with one seed it covers the variation between items only.
 
 use std::collections::BTreeMap;
 

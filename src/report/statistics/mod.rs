@@ -1,9 +1,9 @@
 //! The statistics of a report, over plain numbers.
 //!
-//! A [`Series`] is one quantity measured per seed and item: the scores of a cell, the difference of two cells, or a linear
-//! contrast of several cells. The other functions take a series: its average ([`Series::average`]), the confidence interval
-//! of the average ([`bootstrap()`]), a test whether the average is zero ([`paired_test()`]), and the minimum detectable
-//! difference ([`power`]).
+//! A [`Series`] is one quantity measured per seed and item: the scores of a cell, the difference of two cells, or a
+//! linear contrast of several cells. The other functions take a series: its average ([`Series::average`]), the
+//! confidence interval of the average ([`bootstrap()`]), a test whether the average is zero ([`paired_test()`]), and
+//! the minimum detectable difference ([`power`]).
 //!
 //! The average is the mean of the data sets' means: every data set has the same weight, whatever its number of items.
 

@@ -9,10 +9,10 @@ pub const POWER: f64 = 0.8;
 
 /// The smallest true mean difference that a two-sided paired test of `items` items at 5 % detects with 80 % power.
 ///
-/// `discordance` is the mean of the squared differences: for scores of 0 or 1 the share of discordant items. The difference `D` solves `D sqrt(n) = z(1 - a/2) sqrt(d) + z(power) sqrt(d - D^2)` (R. J. Connor,
-/// "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43, 1987,
-/// equation 3, solved for `D`). None if no item is discordant, or if no difference that `discordance` allows is
-/// detectable.
+/// `discordance` is the mean of the squared differences: for scores of 0 or 1 the share of discordant items. The
+/// difference `D` solves `D sqrt(n) = z(1 - a/2) sqrt(d) + z(power) sqrt(d - D^2)` (R. J. Connor, "Sample size for
+/// testing differences in proportions for the paired-sample design", Biometrics 43, 1987, equation 3, solved for `D`).
+/// None if no item is discordant, or if no difference that `discordance` allows is detectable.
 pub fn minimum_detectable_difference(items: usize, discordance: f64) -> Option<f64> {
     let normal = Normal::standard();
     let (significance, power) = (normal.inverse_cdf(1.0 - ALPHA / 2.0), normal.inverse_cdf(POWER));

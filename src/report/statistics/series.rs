@@ -149,7 +149,8 @@ impl Series {
 
     /// Seeds with at least one pair. A series shared by all seeds has one.
     pub fn seeds(&self) -> usize {
-        let measured = (0..self.seeds).filter(|&seed| self.blocks.values().any(|block| block.rows[seed].any_present())).count();
+        let has_pair = |seed: &usize| self.blocks.values().any(|block| block.rows[*seed].any_present());
+        let measured = (0..self.seeds).filter(has_pair).count();
         if self.shared { measured.min(1) } else { measured }
     }
 
@@ -196,8 +197,8 @@ impl DatasetBlock {
         mean(self.rows.iter().flat_map(SeedRow::measured).map(|(_, value)| value))
     }
 
-    /// Weighted sum and total weight under a resample, which gives weights to the seeds and to the data set's items. The
-    /// weights of the items add up to their number.
+    /// Weighted sum and total weight under a resample, which gives weights to the seeds and to the data set's items.
+    /// The weights of the items add up to their number.
     pub(super) fn weighted_sum(&self, seeds: &[f64], items: &[f64]) -> (f64, f64) {
         let mut sum = (0.0, 0.0);
         for (row, &weight) in self.rows.iter().zip(seeds) {

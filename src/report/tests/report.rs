@@ -31,7 +31,7 @@ fn terminal_report() {
         sft     25.0 [0.0, 62.5]          37.5  [12.5, 68.8]           31.2  [12.4, 59.5]
         dpo     31.2 [12.5, 62.7] +6.2    87.5† [62.5, 100.0] +50.0    56.2† [37.5, 75.0] +25.0
         percent, 95 % confidence interval (bootstrap over seeds and items, 200 resamples)
-        † not all seeds have run
+        † some instances have not run
         signed numbers: difference to `sft` on shared items and seeds
         * p < 0.05 (Holm-Bonferroni correction over 3 tests) and the confidence interval of the difference
         excludes zero
@@ -44,10 +44,9 @@ fn terminal_report() {
 
         contrasts
         preferences help    +50.0 [12.5, 75.0]    p 0.13    not supported
-            the confidence interval excludes zero, but the corrected p-value is not below 0.05; minimum
-            detectable difference (80 % power): 60.1 points; one seed: the variation between seeds is
-            unknown
-        percentage points, 95 % confidence interval, p-value: one test
+            the confidence interval excludes zero, but p is not below 0.05; minimum detectable difference
+            (80 % power): 60.1 points; one seed: the variation between seeds is unknown
+        percentage points, 95 % confidence interval, p-value: one test, no correction
 
         note: not run yet: `eval@model=dpo,prompt=cot,seed=1`
         note: some cells have one seed: the confidence interval covers the variation between items only
@@ -72,7 +71,7 @@ fn markdown_report() {
         | sft | 25.0 \[0.0, 62.5\] | 37.5 \[12.5, 68.8\] | 31.2 \[12.4, 59.5\] |
         | dpo | 31.2 \[12.5, 62.7\] +6.2 | 87.5† \[62.5, 100.0\] +50.0 | 56.2† \[37.5, 75.0\] +25.0 |
 
-        percent, 95 % confidence interval (bootstrap over seeds and items, 200 resamples). † not all seeds have run. signed numbers: difference to \`sft\` on shared items and seeds. \* p &lt; 0.05 (Holm-Bonferroni correction over 3 tests) and the confidence interval of the difference excludes zero.
+        percent, 95 % confidence interval (bootstrap over seeds and items, 200 resamples). † some instances have not run. signed numbers: difference to \`sft\` on shared items and seeds. \* p &lt; 0.05 (Holm-Bonferroni correction over 3 tests) and the confidence interval of the difference excludes zero.
 
         **format compliance**
 
@@ -83,11 +82,11 @@ fn markdown_report() {
 
         percent of responses in the prompt's format that are not truncated, 95 % confidence interval.
 
-        **contrasts**, percentage points, p-value: one test
+        **contrasts**, percentage points, p-value: one test, no correction
 
         | contrast | difference | 95 % confidence interval | p | items | gained / lost | verdict |
         |---|---:|---:|---:|---:|---:|---|
-        | preferences help | +50.0 | [12.5, 75.0] | 0.13 | 8 | 4 / 0 | **not supported**: the confidence interval excludes zero, but the corrected p-value is not below 0.05; minimum detectable difference (80 % power): 60.1 points; one seed: the variation between seeds is unknown |
+        | preferences help | +50.0 | [12.5, 75.0] | 0.13 | 8 | 4 / 0 | **not supported**: the confidence interval excludes zero, but p is not below 0.05; minimum detectable difference (80 % power): 60.1 points; one seed: the variation between seeds is unknown |
 
         - not run yet: \`eval@model=dpo,prompt=cot,seed=1\`
         - some cells have one seed: the confidence interval covers the variation between items only
