@@ -164,19 +164,19 @@ impl Results<'_> {
         let cost = |id: InstanceId| {
             let (record, instance) = (self.record(id)?, self.expansion.get(id));
             let StageRecord { summary, provenance, .. } = self.store.record(record.fingerprint)?;
-            let number = |key: &str| summary.0.get(key);
-            let outcome = |report: &RunReport| {
-                report.instances.iter().find(|one| one.id == id).is_none_or(|one| one.outcome != Outcome::Ran)
+            let fact = |key: &str| summary.0.get(key);
+            let reused = |run: &RunReport| {
+                run.instances.iter().find(|one| one.id == id).is_none_or(|one| one.outcome != Outcome::Ran)
             };
             Some(Cost {
                 instance: instance.name.clone(),
                 stage: instance.stage.clone(),
                 kind: instance.kind.name.to_string(),
                 seconds: provenance.seconds,
-                tokens: number("tokens").and_then(Value::as_u64),
-                flops: number("flops").and_then(Value::as_f64),
+                tokens: fact("tokens").and_then(Value::as_u64),
+                flops: fact("flops").and_then(Value::as_f64),
                 device: Some(provenance.device).filter(|device| !device.is_empty()),
-                reused: self.ran.is_some_and(outcome),
+                reused: self.ran.is_some_and(reused),
             })
         };
         self.expansion.ids().filter_map(cost).collect()

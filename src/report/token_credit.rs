@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::input::Images;
-use ablate_data::token_credit::lowest;
 use ablate_data::records::{CreditedItem, CreditedResponse};
+use ablate_data::token_credit::lowest;
 
 /// Questions per instance.
 pub(super) const QUESTIONS: usize = 3;

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::escape::escape;
 use super::responses;
 use crate::token_credit::{CreditMap, CreditedPair};
-use ablate_data::token_credit::lowest;
 use ablate_data::records::CreditedResponse;
+use ablate_data::token_credit::lowest;
 
 /// Opacity in percent of the token with the largest absolute log-ratio of a question.
 const MAX_OPACITY: f32 = 70.0;
