@@ -257,7 +257,7 @@ with Even Better TOML) complete keys, show what they mean and mark mistakes.")]
     Schema,
     /// Runs programs, one after another, and ends what they leave behind: what `run` starts. Not for people.
     #[command(hide = true)]
-    Warden,
+    Supervisor,
     /// Runs one stage in this process: what `run` starts. Not for people.
     #[command(hide = true)]
     StageJob {

@@ -129,7 +129,7 @@ pub(super) fn forget(shell: Shell, global: &Global, arguments: &ForgetArgs) -> R
     };
     let is_named = |instance: &str| {
         arguments.targets.is_empty()
-            || arguments.targets.iter().any(|target| ablate_engine::select::names(target, instance))
+            || arguments.targets.iter().any(|target| ablate_engine::select::matches_name(target, instance))
     };
     let forgotten = store.forget_results(&|other, instance| other == id && is_named(instance))?;
     if forgotten.instances.is_empty() {

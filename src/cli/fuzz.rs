@@ -302,9 +302,9 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
         let lean = compiled::read(bytes, KINDS, &hash_of).unwrap();
         assert_eq!(told(&lean.expansion), told(&expansion));
         assert_eq!(lean.experiment.settings, experiment.settings);
-        let graph = Graph::of(&expansion);
+        let graph = Graph::new(&expansion);
         for format in [GraphFormat::Dot, GraphFormat::Mermaid, GraphFormat::Json] {
-            assert!(!graph.draw(&expansion, format, true).is_empty());
+            assert!(!graph.render(&expansion, format, true).is_empty());
         }
         // A slip of a path may lead to everything on this machine, which nobody wants to read here.
         let inside = |upstream: &Upstream| match upstream {

@@ -9,7 +9,7 @@ use super::DONE;
 use super::args::{DiffArgs, Global, StatusArgs};
 use super::inspect::existing;
 use super::shell::Shell;
-use ablate_engine::history::{self, Difference, RunState, Status, Working};
+use ablate_engine::history::{self, InstanceDiff, RunPhase, RunningInstance, Status};
 
 /// How often a run is looked at with `--follow`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -28,7 +28,7 @@ pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> R
         } else {
             shell.result(&told(&status));
         }
-        if !arguments.follow || status.state != RunState::Running || shell.is_closed() {
+        if !arguments.follow || status.state != RunPhase::Running || shell.is_closed() {
             return Ok(DONE);
         }
         std::thread::sleep(LOOK_AGAIN);
@@ -37,9 +37,9 @@ pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> R
 
 fn told(status: &Status) -> String {
     let state = match status.state {
-        RunState::Running => "is running",
-        RunState::Ended => "has ended",
-        RunState::Killed => "was killed: the same command goes on from there",
+        RunPhase::Running => "is running",
+        RunPhase::Ended => "has ended",
+        RunPhase::Killed => "was killed: the same command goes on from there",
     };
     let time = clock(status.elapsed);
     let mut text = format!("{} ({}) {state}, {time}\n", status.run.run, status.run.experiment);
@@ -63,7 +63,7 @@ fn told(status: &Status) -> String {
     text
 }
 
-fn at_work(working: &Working) -> String {
+fn at_work(working: &RunningInstance) -> String {
     let mut text = format!("{}, {}", working.instance, clock(working.seconds));
     if let Some((done, total, unit)) = &working.progress {
         text.push_str(&format!(", {done}/{total} {unit}"));
@@ -95,7 +95,7 @@ pub(super) fn diff(shell: Shell, global: &Global, arguments: &DiffArgs) -> Resul
     let store = existing(global)?;
     let read = |name: &str| history::read(&store, &history::find(&store, name)?);
     let (first, second) = (read(&arguments.first)?, read(&arguments.second)?);
-    let differences = history::diff(&store, &first, &second);
+    let differences = history::diff_runs(&store, &first, &second);
     if shell.json {
         shell.json(&json!({ "first": first, "second": second, "differences": differences }))?;
         return Ok(DONE);
@@ -111,8 +111,8 @@ pub(super) fn diff(shell: Shell, global: &Global, arguments: &DiffArgs) -> Resul
     Ok(DONE)
 }
 
-fn line(difference: &Difference) -> String {
-    let Difference { instance, outcomes, reasons, outputs } = difference;
+fn line(difference: &InstanceDiff) -> String {
+    let InstanceDiff { instance, outcomes, reasons, outputs } = difference;
     let mut text = match outcomes {
         (None, Some(after)) => format!("  {instance}: only in the second ({after})\n"),
         (Some(before), None) => format!("  {instance}: only in the first ({before})\n"),

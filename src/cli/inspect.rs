@@ -43,7 +43,7 @@ pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
         GraphFormat::Mermaid => ablate_engine::GraphFormat::Mermaid,
         GraphFormat::Json => ablate_engine::GraphFormat::Json,
     };
-    shell.result(&Graph::of(&expansion).draw(&expansion, format, arguments.expanded));
+    shell.result(&Graph::new(&expansion).render(&expansion, format, arguments.expanded));
     Ok(DONE)
 }
 
@@ -80,8 +80,8 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
         shell.json(&shown)?;
         return Ok(DONE);
     }
-    let mut text = format!("{}  ({}, {})\n", shown.listed.name, shown.listed.kind, shown.listed.state);
-    for reason in &shown.listed.reasons {
+    let mut text = format!("{}  ({}, {})\n", shown.summary.name, shown.summary.kind, shown.summary.state);
+    for reason in &shown.summary.reasons {
         text.push_str(&format!("  {reason}\n"));
     }
     if let Some(failure) = &shown.failure {
@@ -131,10 +131,10 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
 pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
-    let Some(log) = ablate_engine::query::log(&session.id, &session.expansion, &session.store, id) else {
+    let Some(log) = ablate_engine::query::last_log(&session.id, &session.expansion, &session.store, id) else {
         bail!("`{}` has no log: it has not run in this store", session.expansion.get(id).name)
     };
-    let text = ablate_engine::query::words(&log)?;
+    let text = ablate_engine::query::read_log(&log)?;
     if shell.json {
         shell.json(&json!({ "path": log, "text": text }))?;
     } else {

@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
         Command::Generate(arguments) => asking::generate(shell, arguments),
         Command::Doctor(arguments) => doctor::doctor(shell, arguments),
         Command::Schema => starting::schema(shell),
-        Command::Warden => return ablate_engine::warden::serve(),
+        Command::Supervisor => return ablate_engine::supervisor::serve(),
         Command::StageJob { job } => return ablate_engine::run_job(job, KINDS),
     };
     let code = result.unwrap_or_else(|error| {

@@ -156,7 +156,7 @@ fn plan_one(
                 let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
                 format!("must run: {}", reasons.join("; "))
             }
-            PlanState::Waits(above) => {
+            PlanState::Waiting(above) => {
                 let mut stages: Vec<&str> = above.iter().map(|id| session.expansion.get(*id).stage.as_str()).collect();
                 stages.dedup();
                 format!("may run: waits for {}", stages.join(", "))
@@ -214,11 +214,11 @@ fn notes(session: &Session, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
     let entry = plan.get(id);
     let mut notes = match entry.state {
         PlanState::Fresh => Vec::new(),
-        PlanState::Dirty(_) | PlanState::Waits(_) => ablate_engine::why(&session.expansion, plan, id),
+        PlanState::Dirty(_) | PlanState::Waiting(_) => ablate_engine::why(&session.expansion, plan, id),
     };
-    if let PlanState::Waits(_) = entry.state {
+    if let PlanState::Waiting(_) = entry.state {
         let instance = session.expansion.get(id);
-        notes.extend(ablate_engine::why_so_far(&session.store, &session.id, instance));
+        notes.extend(ablate_engine::why_waiting(&session.store, &session.id, instance));
     }
     notes
 }
@@ -228,18 +228,18 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
     let ids = session.named(&arguments.stage)?;
     let plan = session.plan()?;
     let above = |id: InstanceId| {
-        let chain = ablate_engine::chain(&session.expansion, &plan, id);
+        let chain = ablate_engine::stale_upstream(&session.expansion, &plan, id);
         chain.into_iter().filter(move |above| *above != id).collect::<Vec<_>>()
     };
     if shell.json {
         let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
         let entry = |id: InstanceId| {
             let line = &listed[id.0];
-            let so_far = || ablate_engine::so_far(&session.store, &session.id, session.expansion.get(id));
+            let so_far = || ablate_engine::known_differences(&session.store, &session.id, session.expansion.get(id));
             let reasons = match &plan.get(id).state {
                 PlanState::Fresh => Vec::new(),
                 PlanState::Dirty(reasons) => reasons.clone(),
-                PlanState::Waits(_) => so_far().map(|(_, reasons)| reasons).unwrap_or_default(),
+                PlanState::Waiting(_) => so_far().map(|(_, reasons)| reasons).unwrap_or_default(),
             };
             let words: Vec<String> = reasons.iter().map(ToString::to_string).collect();
             json!({
@@ -285,5 +285,5 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
 
 /// How the last execution of an instance failed.
 fn failure(session: &Session, plan: &Plan, id: InstanceId) -> Option<Failure> {
-    ablate_engine::query::failure(&session.id, &session.expansion, &session.store, plan, id)
+    ablate_engine::query::last_failure(&session.id, &session.expansion, &session.store, plan, id)
 }

@@ -20,7 +20,7 @@ use ablate_nn::device::{Device, DeviceChoice, listed};
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
     // Programs of stages run as this user, and this environment may hold keys.
-    ablate_engine::confine::hide_memory();
+    ablate_engine::environment::hide_memory();
     let executor = Arc::new(ProcessExecutor::current()?);
     let interrupt = signals::listen(executor.clone())?;
     let experiments = arguments.scope.experiments(&arguments.experiment);
@@ -83,7 +83,7 @@ fn run_one(
         device,
         interrupt: interrupt.clone(),
         out: Some(arguments.out.clone()),
-        standing: Some(session.standing.clone()),
+        noop_cache: Some(session.noop_cache.clone()),
         as_written: experiment.overrides.is_empty(),
         command: std::env::args().collect(),
         ..RunOptions::new(executor.clone())

@@ -20,7 +20,7 @@ pub(super) struct Session {
     pub(super) expansion: Expansion,
     pub(super) store: Store,
     /// Name of the derived data in which runs leave what they found.
-    pub(super) standing: String,
+    pub(super) noop_cache: String,
     /// Whether the experiment has reports: they are not here where only instances were needed.
     pub(super) has_reports: bool,
 }
@@ -54,7 +54,7 @@ impl Session {
 
     pub(super) fn open(global: &Global, arguments: &ExperimentArgs, need: Need) -> Result<Session> {
         let key = compiled::key(&arguments.file, &arguments.overrides);
-        let (plan, standing) = (format!("{key}.plan"), format!("{key}.standing"));
+        let (plan, noop_cache) = (format!("{key}.plan"), format!("{key}.noop"));
         if need == Need::Instances
             && global.store().exists()
             && let Ok(store) = Store::open(global.store())
@@ -64,7 +64,7 @@ impl Session {
             let CompiledExperiment { mut experiment, expansion, has_reports } = lean;
             experiment.path.clone_from(&arguments.file);
             let id = store.experiment_id(&experiment.name, &arguments.file);
-            return Ok(Session { experiment, id, expansion, store, standing, has_reports });
+            return Ok(Session { experiment, id, expansion, store, noop_cache, has_reports });
         }
         let (experiment, mut expansion) = load(arguments)?;
         let store = Store::open(global.store())?;
@@ -74,13 +74,13 @@ impl Session {
         }
         let has_reports = !experiment.reports.is_empty();
         let id = store.experiment_id(&experiment.name, &arguments.file);
-        Ok(Session { experiment, id, expansion, store, standing, has_reports })
+        Ok(Session { experiment, id, expansion, store, noop_cache, has_reports })
     }
 
     /// The plan as things stand.
     pub(super) fn plan(&self) -> Result<Plan> {
-        let standing = Some(self.standing.clone());
-        let options = PlanOptions { experiment: self.id.clone(), standing, ..PlanOptions::default() };
+        let noop_cache = Some(self.noop_cache.clone());
+        let options = PlanOptions { experiment: self.id.clone(), noop_cache, ..PlanOptions::default() };
         let plan = ablate_engine::plan(&self.expansion, &self.store, &options)?;
         self.store.save_memo();
         Ok(plan)

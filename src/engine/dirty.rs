@@ -1,4 +1,4 @@
-//! Why an instance must run: one variant per cause, with old and new value. Knows no place in a file.
+//! Why an instance must run: one variant per cause, with the old and the new value.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,19 +8,19 @@ use serde_json::Value;
 
 use ablate_core::base::Hash;
 
-/// A cause. There is no "other": the comparison walks the very list that is hashed.
+/// A cause. There is no "other" variant, because the compared list is the hashed list.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "reason")]
 pub enum DirtyReason {
-    /// No record of this instance, and none of an older form of it.
+    /// The store has no record of this instance, nor of an earlier version of it.
     NeverRun,
-    /// Asked for with `--force`.
+    /// Named by `--force`.
     Forced,
     KindChanged {
         old: String,
         new: String,
     },
-    /// The kind now gives other bytes for the same inputs.
+    /// The new version of the kind writes different bytes for the same inputs.
     VersionChanged {
         kind: String,
         old: u32,
@@ -39,14 +39,14 @@ pub enum DirtyReason {
         key: String,
         old: Value,
     },
-    /// The content of an input is another one; `path` for a file or folder from outside.
+    /// The content of an input changed; `path` is set for an external file or folder.
     InputChanged {
         role: String,
         old: Hash,
         new: Hash,
         path: Option<PathBuf>,
     },
-    /// A variable of the environment has another value, which is not kept: it may be a secret.
+    /// An environment variable changed. Its value is not stored, because it may be a secret.
     VariableChanged {
         role: String,
         name: String,
@@ -57,35 +57,35 @@ pub enum DirtyReason {
     InputRemoved {
         role: String,
     },
-    /// `None` where the kind draws nothing.
+    /// `None` if the kind uses no seed.
     SeedChanged {
         old: Option<u64>,
         new: Option<u64>,
     },
-    /// The same entries in another order.
+    /// The same entries in a different order.
     OrderChanged {
         key: String,
     },
-    /// The record is there, the output it names is not.
+    /// The record exists, but the store lacks this output.
     ObjectMissing {
         output: String,
         hash: Hash,
     },
-    /// The output's bytes are not those that were committed.
+    /// The bytes of this output in the store are not the committed ones.
     ObjectCorrupt {
         output: String,
         hash: Hash,
     },
-    /// The kind declares an output that the record does not have.
+    /// The kind declares an output that the record lacks.
     OutputAdded {
         output: String,
     },
-    /// A file or folder from outside is not there: the instance cannot run.
+    /// An external file or folder does not exist, so the instance cannot run.
     PathMissing {
         role: String,
         path: PathBuf,
     },
-    /// A file or folder from outside cannot be read: the instance cannot run.
+    /// An external file or folder cannot be read, so the instance cannot run.
     PathUnreadable {
         role: String,
         path: PathBuf,
@@ -94,7 +94,7 @@ pub enum DirtyReason {
 }
 
 impl DirtyReason {
-    /// The key of the stage's table that the reason is about; empty for the stage as a whole.
+    /// The key of the stage's table that the reason is about; empty for the whole stage.
     pub fn key(&self) -> &str {
         match self {
             DirtyReason::ValueChanged { key, .. }
@@ -118,7 +118,7 @@ impl DirtyReason {
         }
     }
 
-    /// Whether the instance cannot run at all until the user has done something.
+    /// Whether the user must act before the instance can run at all.
     pub fn is_obstacle(&self) -> bool {
         matches!(self, DirtyReason::PathMissing { .. } | DirtyReason::PathUnreadable { .. })
     }
@@ -128,19 +128,19 @@ impl fmt::Display for DirtyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DirtyReason::NeverRun => write!(f, "it has not run yet"),
-            DirtyReason::Forced => write!(f, "it was asked for with `--force`"),
+            DirtyReason::Forced => write!(f, "it is forced with `--force`"),
             DirtyReason::KindChanged { old, new } => write!(f, "its kind changed from `{old}` to `{new}`"),
             DirtyReason::VersionChanged { kind, old, new } => {
-                write!(f, "version {new} of `{kind}` gives other results than version {old}")
+                write!(f, "version {new} of kind `{kind}` gives different results than version {old}")
             }
             DirtyReason::ValueChanged { key, old, new } => {
                 let (old, new) = (old.to_string(), new.to_string());
-                let from = common(&old, &new);
-                write!(f, "`{key}` changed from {} to {}", shown(&old, from), shown(&new, from))
+                let from = common_prefix(&old, &new);
+                write!(f, "`{key}` changed from {} to {}", shorten(&old, from), shorten(&new, from))
             }
-            DirtyReason::ValueAdded { key, new } => write!(f, "`{key}` is new: {}", shown(&new.to_string(), 0)),
+            DirtyReason::ValueAdded { key, new } => write!(f, "`{key}` was added: {}", shorten(&new.to_string(), 0)),
             DirtyReason::ValueRemoved { key, old } => {
-                write!(f, "`{key}` is gone, it was {}", shown(&old.to_string(), 0))
+                write!(f, "`{key}` was removed, it was {}", shorten(&old.to_string(), 0))
             }
             DirtyReason::InputChanged { role, old, new, path: Some(path) } => {
                 write!(
@@ -155,15 +155,15 @@ impl fmt::Display for DirtyReason {
                 write!(f, "the content of its input `{role}` changed from {} to {}", old.short(), new.short())
             }
             DirtyReason::VariableChanged { name, .. } => {
-                write!(f, "the variable `{name}` of the environment has another value")
+                write!(f, "the environment variable `{name}` changed")
             }
-            DirtyReason::InputAdded { role } => write!(f, "its input `{role}` is new"),
-            DirtyReason::InputRemoved { role } => write!(f, "its input `{role}` is gone"),
+            DirtyReason::InputAdded { role } => write!(f, "its input `{role}` was added"),
+            DirtyReason::InputRemoved { role } => write!(f, "its input `{role}` was removed"),
             DirtyReason::SeedChanged { old: Some(old), new: Some(new) } => {
                 write!(f, "its seed changed from {old} to {new}")
             }
-            DirtyReason::SeedChanged { new: Some(new), .. } => write!(f, "it now draws, with the seed {new}"),
-            DirtyReason::SeedChanged { .. } => write!(f, "it draws no more"),
+            DirtyReason::SeedChanged { new: Some(new), .. } => write!(f, "it now uses a seed: {new}"),
+            DirtyReason::SeedChanged { .. } => write!(f, "it no longer uses a seed"),
             DirtyReason::OrderChanged { key } => {
                 write!(f, "the order of its values changed, first at `{key}`")
             }
@@ -171,9 +171,9 @@ impl fmt::Display for DirtyReason {
                 write!(f, "its output `{output}` ({}) is missing from the store", hash.short())
             }
             DirtyReason::ObjectCorrupt { output, hash } => {
-                write!(f, "its output `{output}` ({}) was damaged in the store", hash.short())
+                write!(f, "its output `{output}` ({}) is corrupt in the store", hash.short())
             }
-            DirtyReason::OutputAdded { output } => write!(f, "its kind now has the output `{output}`"),
+            DirtyReason::OutputAdded { output } => write!(f, "its kind now also writes the output `{output}`"),
             DirtyReason::PathMissing { role, path } => {
                 write!(f, "`{}` (`{role}`) does not exist", path.display())
             }
@@ -184,23 +184,23 @@ impl fmt::Display for DirtyReason {
     }
 }
 
-/// Letters of a value that are shown.
-const SHOWN: usize = 60;
+/// The most characters of a value that a message shows.
+const MAX_SHOWN: usize = 60;
 
-/// How many letters two texts have in common at their beginning.
-fn common(one: &str, other: &str) -> usize {
+/// The length of the common prefix of two texts, in characters.
+fn common_prefix(one: &str, other: &str) -> usize {
     one.chars().zip(other.chars()).take_while(|(one, other)| one == other).count()
 }
 
-/// A value for people: a long one is cut, to where it begins to differ.
-fn shown(text: &str, differs: usize) -> String {
+/// Shortens a long value to the part around the first difference.
+fn shorten(text: &str, differs: usize) -> String {
     let length = text.chars().count();
-    if length <= SHOWN {
+    if length <= MAX_SHOWN {
         return text.to_string();
     }
-    // Some of what is in common shows where one is.
-    let skipped = if differs + 3 < SHOWN { 0 } else { (differs - 15).min(length - SHOWN + 6) };
-    let taken = SHOWN - if skipped > 0 { 6 } else { 3 };
+    // A few common characters before the difference give context.
+    let skipped = if differs + 3 < MAX_SHOWN { 0 } else { (differs - 15).min(length - MAX_SHOWN + 6) };
+    let taken = MAX_SHOWN - if skipped > 0 { 6 } else { 3 };
     let middle: String = text.chars().skip(skipped).take(taken).collect();
     let start = if skipped > 0 { "..." } else { "" };
     let end = if skipped + taken < length { "..." } else { "" };
@@ -213,12 +213,12 @@ mod tests {
     use expect_test::expect;
     use serde_json::json;
 
-    fn told(reasons: &[DirtyReason]) -> String {
+    fn lines(reasons: &[DirtyReason]) -> String {
         reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n") + "\n"
     }
 
     #[test]
-    fn every_reason_has_its_words() {
+    fn every_reason_has_a_message() {
         let (old, new) = (Hash::of_bytes(b"old"), Hash::of_bytes(b"new"));
         let path = PathBuf::from("data/train.jsonl");
         let reasons = [
@@ -246,28 +246,28 @@ mod tests {
         ];
         expect![[r#"
             it has not run yet
-            it was asked for with `--force`
+            it is forced with `--force`
             its kind changed from `sft` to `dpo`
-            version 2 of `sft` gives other results than version 1
+            version 2 of kind `sft` gives different results than version 1
             `beta` changed from 0.1 to 0.2
-            `truncate.words` is new: 90
-            `prompt` is gone, it was "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
+            `truncate.words` was added: 90
+            `prompt` was removed, it was "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...
             the content of its input `policy` changed from 96a4257289 to b20ab0a020
             the content of `data/train.jsonl` (`path`) changed from 96a4257289 to b20ab0a020
-            the variable `HF_HOME` of the environment has another value
-            its input `sources.cot.from` is new
-            its input `sources.cot.from` is gone
+            the environment variable `HF_HOME` changed
+            its input `sources.cot.from` was added
+            its input `sources.cot.from` was removed
             its seed changed from 0 to 1
-            it now draws, with the seed 1
-            it draws no more
+            it now uses a seed: 1
+            it no longer uses a seed
             the order of its values changed, first at `lr`
             its output `model` (96a4257289) is missing from the store
-            its output `model` (96a4257289) was damaged in the store
-            its kind now has the output `curve.jsonl`
+            its output `model` (96a4257289) is corrupt in the store
+            its kind now also writes the output `curve.jsonl`
             `data/train.jsonl` (`path`) does not exist
             `data/train.jsonl` (`path`) cannot be read: permission denied
         "#]]
-        .assert_eq(&told(&reasons));
+        .assert_eq(&lines(&reasons));
     }
 
     #[test]
@@ -277,7 +277,7 @@ mod tests {
         expect![[r#"
             `run` changed from ...xxxxxx.upper()" to ...xxxxxx.lower()"
         "#]]
-        .assert_eq(&told(&[reason(".upper()", ".lower()")]).replace(&"x".repeat(40), "x"));
+        .assert_eq(&lines(&[reason(".upper()", ".lower()")]).replace(&"x".repeat(40), "x"));
         let (short, long) = (json!("a"), json!("b".repeat(80)));
         let text = DirtyReason::ValueChanged { key: "run".into(), old: short, new: long }.to_string();
         assert!(text.starts_with("`run` changed from \"a\" to \"bbb") && text.ends_with("b..."), "{text}");

@@ -1,4 +1,4 @@
-//! What runs a job: the contract, and the executor that uses this very process. Knows no plan and no store.
+//! The [`Executor`] trait, and the executor that runs stages in this process.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -6,58 +6,57 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::job::{self, Job};
-use super::room::Room;
+use super::sandbox::Sandbox;
 use ablate_core::base::{ErrorChain, Progress, StageEvent};
 use ablate_core::stage::{Registry, Summary};
 
-/// How the execution of a job ended.
+/// How an execution ended.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ended {
+pub enum ExecutionResult {
     Done(Summary),
     Failed(ErrorChain),
-    /// Stopped because it was asked to.
+    /// Stopped on request.
     Interrupted,
 }
 
-/// What is to be executed.
+/// What to execute.
 #[derive(Debug)]
 pub enum Work {
-    /// A stage of a kind of our own.
-    Own(Box<Job>),
-    /// A program of the user's.
-    Program(Room),
+    /// A stage of a built-in kind.
+    BuiltIn(Box<Job>),
+    /// A program of the user.
+    Program(Sandbox),
 }
 
 impl Work {
-    /// Where its outputs will be, each under its name.
+    /// The folder where the outputs appear, each under its name.
     pub fn out(&self) -> &Path {
         match self {
-            Work::Own(job) => &job.out,
-            Work::Program(room) => &room.out,
+            Work::BuiltIn(job) => &job.out,
+            Work::Program(sandbox) => &sandbox.out,
         }
     }
 }
 
-/// Where work is done and watched.
-pub struct Desk<'a> {
-    /// Where a job is written for its child.
+pub struct ExecutionContext<'a> {
+    /// The file that passes the job to the child process.
     pub job: &'a Path,
-    /// Takes the child's words for people.
+    /// Receives the output of the child process.
     pub log: &'a Path,
-    /// Set when the run is to stop.
+    /// Set to stop the execution.
     pub stop: &'a AtomicBool,
     pub events: &'a (dyn Fn(StageEvent) + Sync),
-    /// How long it may take.
+    /// Time limit.
     pub time: Option<Duration>,
 }
 
-/// Does one piece of work to its end. Called from many threads.
+/// Executes work and returns when it has ended. Called on several threads at the same time.
 pub trait Executor: Send + Sync {
-    fn execute(&self, work: &Work, desk: &Desk) -> Ended;
+    fn execute(&self, work: &Work, context: &ExecutionContext) -> ExecutionResult;
 }
 
-/// Runs stages on a thread of this process: for tests and for library users who bring their own kinds.
-/// A stage that aborts takes the process with it, none can be stopped, and time limits do not hold.
+/// Runs stages on threads of this process, for tests and for library users with their own kinds. A stage that aborts
+/// ends the process. Stages cannot be stopped, and time limits have no effect.
 pub struct InProcess {
     registry: Arc<Registry>,
 }
@@ -69,23 +68,23 @@ impl InProcess {
 }
 
 impl Executor for InProcess {
-    fn execute(&self, work: &Work, desk: &Desk) -> Ended {
-        let Work::Own(job) = work else {
-            return Ended::Failed(ErrorChain::system("programs are run by the process executor only"));
+    fn execute(&self, work: &Work, context: &ExecutionContext) -> ExecutionResult {
+        let Work::BuiltIn(job) = work else {
+            return ExecutionResult::Failed(ErrorChain::system("only the process executor runs programs"));
         };
-        match job::perform(job, &self.registry, &Relay(desk.events, Mutex::new(()))) {
-            Ok(summary) => Ended::Done(summary),
-            Err(error) => Ended::Failed(ErrorChain::of(&error)),
+        match job::perform(job, &self.registry, &SerialEvents(context.events, Mutex::new(()))) {
+            Ok(summary) => ExecutionResult::Done(summary),
+            Err(error) => ExecutionResult::Failed(ErrorChain::of(&error)),
         }
     }
 }
 
-/// Hands events on, one at a time.
-struct Relay<'a>(&'a (dyn Fn(StageEvent) + Sync), Mutex<()>);
+/// Passes events on, one at a time.
+struct SerialEvents<'a>(&'a (dyn Fn(StageEvent) + Sync), Mutex<()>);
 
-impl Progress for Relay<'_> {
+impl Progress for SerialEvents<'_> {
     fn emit(&self, event: StageEvent) {
-        let _one = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _guard = self.1.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         (self.0)(event);
     }
 }

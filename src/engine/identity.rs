@@ -1,4 +1,4 @@
-//! What identifies an instance: its manifest, with the content of every input. Knows no plan and no record's age.
+//! The identity of an instance: its manifest, which includes the content hash of every input, and its fingerprint.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,28 +10,28 @@ use ablate_core::stage::{Manifest, ManifestEntry};
 use ablate_experiment::{Instance, InstanceInput, Upstream};
 use ablate_store::{SlimRecord, Store};
 
-/// The content of every input, and the fingerprint that follows from it.
+/// The content hashes of all inputs, and the fingerprint computed from them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
+    /// In the order of the instance's inputs.
     pub inputs: Vec<Hash>,
     pub fingerprint: Hash,
 }
 
 impl Identity {
-    /// The identity of an instance with these contents, in the order of its inputs.
     pub fn new(instance: &Instance, inputs: Vec<Hash>) -> Identity {
-        let fingerprint = Hash::of_bytes(text(instance, &inputs).as_bytes());
+        let fingerprint = Hash::of_bytes(manifest_text(instance, &inputs).as_bytes());
         Identity { inputs, fingerprint }
     }
 
-    /// The manifest that the fingerprint is the hash of.
+    /// The manifest whose hash is the fingerprint.
     pub fn manifest(&self, instance: &Instance) -> Manifest {
-        let text = text(instance, &self.inputs);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("BUG: `{text}` is no manifest: {error}"))
+        let text = manifest_text(instance, &self.inputs);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("BUG: `{text}` is not a manifest: {error}"))
     }
 }
 
-fn text(instance: &Instance, inputs: &[Hash]) -> String {
+fn manifest_text(instance: &Instance, inputs: &[Hash]) -> String {
     let named = instance.inputs.iter().zip(inputs);
     let mut entries: Vec<ManifestEntry> =
         named.map(|(input, hash)| ManifestEntry::Input { role: input.role.to_string(), hash: *hash }).collect();
@@ -41,21 +41,21 @@ fn text(instance: &Instance, inputs: &[Hash]) -> String {
     Manifest::extend(&instance.identity, &entries)
 }
 
-/// Content hashes of files and folders outside the store, each looked at once per plan.
+/// Content hashes of external files and folders. Each path is hashed once per plan.
 #[derive(Debug, Default)]
-pub struct Outside {
-    known: BTreeMap<OsString, Result<Option<Hash>, String>>,
+pub struct ExternalInputs {
+    hashes: BTreeMap<OsString, Result<Option<Hash>, String>>,
 }
 
-impl Outside {
-    /// The content hash of a path, or the reason why there is none.
+impl ExternalInputs {
+    /// The content hash of a path, or the reason why it has none.
     pub fn hash(&mut self, store: &Store, role: &str, path: &Path) -> Result<Hash, Box<DirtyReason>> {
         let key = path.as_os_str();
-        if !self.known.contains_key(key) {
+        if !self.hashes.contains_key(key) {
             let found = store.hash_external(path, &|_| ()).map_err(|error| format!("{error:#}"));
-            self.known.insert(key.to_os_string(), found);
+            self.hashes.insert(key.to_os_string(), found);
         }
-        match &self.known[key] {
+        match &self.hashes[key] {
             Ok(Some(hash)) => Ok(*hash),
             Ok(None) => Err(Box::new(DirtyReason::PathMissing { role: role.to_string(), path: path.to_path_buf() })),
             Err(error) => Err(Box::new(DirtyReason::PathUnreadable {
@@ -67,40 +67,41 @@ impl Outside {
     }
 }
 
-/// The content of an input, once everything above is done.
-pub fn input_hash<'a>(
+/// The content hash of one input. The upstream instance must be done.
+fn hash_input<'a>(
     input: &InstanceInput,
     store: &Store,
-    outside: &mut Outside,
+    external: &mut ExternalInputs,
     record: &impl Fn(usize) -> Option<&'a SlimRecord>,
 ) -> Result<Hash, Box<DirtyReason>> {
     match &input.upstream {
-        Upstream::External { path } => outside.hash(store, &input.role, path),
+        Upstream::External { path } => external.hash(store, &input.role, path),
         Upstream::Environment { name } => Ok(store.variable_hash(std::env::var_os(name).as_deref())),
         Upstream::Output { instance, output, .. } => {
             let artifact = record(instance.0).and_then(|record| record.outputs.get(output));
             let Some(artifact) = artifact else {
-                panic!("BUG: the input `{}` is asked for before its stage is done", input.role)
+                panic!("BUG: the input `{}` is hashed before its stage is done", input.role)
             };
             Ok(artifact.hash)
         }
     }
 }
 
-/// The content of every input of an instance whose upstream is done, or every obstacle that keeps it from having some.
-pub fn contents<'a>(
+/// The content hash of every input, or the reason for every input that cannot be hashed. All upstream instances must
+/// be done.
+pub(super) fn hash_inputs<'a>(
     instance: &Instance,
     store: &Store,
-    outside: &mut Outside,
+    external: &mut ExternalInputs,
     record: &impl Fn(usize) -> Option<&'a SlimRecord>,
 ) -> Result<Vec<Hash>, Vec<DirtyReason>> {
-    let mut inputs = Vec::with_capacity(instance.inputs.len());
+    let mut hashes = Vec::with_capacity(instance.inputs.len());
     let mut obstacles = Vec::new();
     for input in &instance.inputs {
-        match input_hash(input, store, outside, record) {
-            Ok(hash) => inputs.push(hash),
+        match hash_input(input, store, external, record) {
+            Ok(hash) => hashes.push(hash),
             Err(reason) => obstacles.push(*reason),
         }
     }
-    if obstacles.is_empty() { Ok(inputs) } else { Err(obstacles) }
+    if obstacles.is_empty() { Ok(hashes) } else { Err(obstacles) }
 }

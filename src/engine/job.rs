@@ -1,6 +1,6 @@
-//! A job: all that a child process needs to run one stage, and the child's side of it. Knows no store and no plan.
+//! A job: what a child process needs to run one stage of a built-in kind, and the code of that child process.
 //!
-//! The child holds its own lock while it lives and says what happens as JSON lines on stdout.
+//! The child holds a lock while it lives and writes events as JSON lines to stdout.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -14,15 +14,15 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::confine;
+use super::environment;
 use ablate_core::base::{ErrorChain, Hash, Progress, Seed, StageEvent, files};
 use ablate_core::stage::{InputPath, Registry, StageContext, Summary, find_kind};
 use ablate_store::Lock;
 
-/// One stage to run. Everything in it but `kind`, `config`, `seed` and the inputs' content is circumstance.
+/// One stage to run. Only `kind`, `config`, `seed` and the content of the inputs may influence its results.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
-    /// Name of the instance, for messages.
+    /// The name of the instance, for messages.
     pub instance: String,
     pub kind: String,
     pub config: Value,
@@ -35,15 +35,15 @@ pub struct Job {
     pub device: String,
     /// The lock that the child holds while it lives.
     pub lock: PathBuf,
-    /// The variables of the environment that the stage may read. They may hold secrets: they reach the child through a
-    /// pipe, and no file.
+    /// The environment variables that the stage declares. They may hold secrets, so they go to the child through a pipe
+    /// and never into a file.
     #[serde(skip)]
     pub variables: BTreeMap<String, String>,
 }
 
-/// Runs a job in this process: parses its table again, runs the stage, turns a panic into an error.
+/// Runs a job in this process. A panic of the stage becomes an error.
 pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Result<Summary> {
-    let Some(kind) = find_kind(registry, &job.kind) else { bail!("this program knows no kind `{}`", job.kind) };
+    let Some(kind) = find_kind(registry, &job.kind) else { bail!("this program has no kind `{}`", job.kind) };
     let stage = kind.build(&job.instance, &job.config)?;
     let context = StageContext {
         inputs: job.inputs.clone(),
@@ -66,32 +66,32 @@ pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Resul
     }
 }
 
-/// The child's side: runs the job in a file and reports on stdout. What else is printed goes to the log.
+/// The child process: runs the job in a file and writes its events to stdout.
 pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
-    let lines = Lines(Mutex::new(std::io::stdout()));
+    let events = EventWriter(Mutex::new(std::io::stdout()));
     let result = files::read_json::<Job>(path).and_then(|job| {
         let job = Job { variables: read_variables()?, ..job };
         let pause = Duration::from_millis(20);
         let Some(lock) = Lock::take_within(&job.lock, 500, pause)? else {
-            bail!("another process still works on this stage: it holds `{}`", job.lock.display())
+            bail!("another process is still working on this stage: it holds `{}`", job.lock.display())
         };
-        let result = perform(&job, registry, &lines);
+        let result = perform(&job, registry, &events);
         drop(lock);
         result
     });
     match result {
         Ok(Summary(summary)) => {
-            lines.emit(StageEvent::Done { summary });
+            events.emit(StageEvent::Done { summary });
             ExitCode::SUCCESS
         }
         Err(error) => {
-            lines.emit(StageEvent::Failed(ErrorChain::of(&error)));
+            events.emit(StageEvent::Failed(ErrorChain::of(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The variables that the engine has written on stdin; none where nobody has.
+/// Reads the variables that the engine writes to stdin; none if stdin is empty or a terminal.
 fn read_variables() -> Result<BTreeMap<String, String>> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
@@ -101,20 +101,20 @@ fn read_variables() -> Result<BTreeMap<String, String>> {
     if text.is_empty() {
         return Ok(BTreeMap::new());
     }
-    confine::hide_memory();
-    serde_json::from_str(&text).context("the stage's variables are not the JSON they should be")
+    environment::hide_memory();
+    serde_json::from_str(&text).context("the stage's variables are not valid JSON")
 }
 
-/// Events as lines of JSON.
-struct Lines(Mutex<std::io::Stdout>);
+/// Writes events as lines of JSON.
+struct EventWriter(Mutex<std::io::Stdout>);
 
-impl Progress for Lines {
+impl Progress for EventWriter {
     fn emit(&self, event: StageEvent) {
         let mut line =
             serde_json::to_string(&event).unwrap_or_else(|error| panic!("BUG: an event is plain data: {error}"));
         line.push('\n');
         let mut out = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // A parent that no longer listens is dead, and this process is about to be.
+        // An error means that the supervisor is dead. The kernel then kills this process too.
         out.write_all(line.as_bytes()).and_then(|()| out.flush()).ok();
     }
 }

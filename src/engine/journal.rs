@@ -1,5 +1,5 @@
-//! The journal of a run: what happens to its instances, kept where people and later runs look for it: in the run's
-//! report, under the instance's name in the store, as links, in the run's own file, and told to the observer.
+//! Distributes what happens in a run: to the observer, the `events` file, the report, the links to outputs, and the
+//! notes in the store (the last outcome of an instance by name).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -7,47 +7,16 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
-use super::publish::{self, Links};
-use super::run::{InstanceReport, Observer, Outcome};
+use super::links::OutputLinks;
+use super::observer::Observer;
+use super::report::{InstanceReport, Outcome};
+use super::run_folder::{EventKind, RunEvent, events_path, log_path};
 use ablate_core::base::{StageEvent, files};
 use ablate_experiment::{Instance, InstanceId};
-use ablate_store::{ExperimentId, LatestNote, SlimRecord, Store, file_name};
+use ablate_store::{ExperimentId, LatestNote, SlimRecord, Store};
 
-/// How long what has happened may wait to be written.
-const WRITE_AFTER: Duration = Duration::from_millis(200);
-
-/// Something that happened: one line of the run's file.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Happening {
-    /// Seconds since the run began.
-    pub(super) at: f64,
-    pub(super) instance: String,
-    #[serde(flatten)]
-    pub(super) what: What,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "what")]
-pub(super) enum What {
-    Started,
-    /// Another run has something that it needs.
-    Waits {
-        why: String,
-    },
-    Progress {
-        done: u64,
-        total: u64,
-        unit: String,
-        loss: Option<f64>,
-    },
-    /// The outcome in one word: `ran`, `fresh`, `failed`, `skipped`, `interrupted`.
-    Finished {
-        outcome: String,
-        seconds: f64,
-    },
-}
+/// The longest time that lines and notes are buffered, and the shortest time between two progress lines of an instance.
+const WRITE_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) struct Journal<'a> {
     store: &'a Store,
@@ -55,20 +24,21 @@ pub(super) struct Journal<'a> {
     observer: &'a dyn Observer,
     /// Folder of the run.
     folder: &'a Path,
-    links: Option<Links>,
+    links: Option<OutputLinks>,
     begun: Instant,
     reports: BTreeMap<InstanceId, InstanceReport>,
     /// Notes that are not written yet.
     notes: Vec<(String, LatestNote)>,
-    /// Lines that are not written yet, and since when there are some.
+    /// Lines that are not written yet.
     lines: Vec<u8>,
+    /// When the first of these lines was added.
     lines_since: Instant,
     file: Option<File>,
-    /// Instances of which it was said that they wait.
+    /// Instances whose waiting was reported.
     waiting: BTreeSet<InstanceId>,
-    /// Whether it was said that results cannot be linked.
-    unlinked: bool,
-    /// When the last progress of an instance was noted.
+    /// Whether the warning about missing links was given.
+    warned_of_links: bool,
+    /// When the last progress of each instance was written.
     progress: BTreeMap<InstanceId, Instant>,
 }
 
@@ -85,43 +55,44 @@ impl<'a> Journal<'a> {
             experiment,
             observer,
             folder,
-            links: out.map(|out| Links::new(out, &experiment.name)),
+            links: out.map(|out| OutputLinks::new(out, &experiment.name)),
             begun: Instant::now(),
             reports: BTreeMap::new(),
             notes: Vec::new(),
             lines: Vec::new(),
             lines_since: Instant::now(),
-            file: files::append(&folder.join("events")).ok(),
+            file: files::append(&events_path(folder)).ok(),
             waiting: BTreeSet::new(),
-            unlinked: false,
+            warned_of_links: false,
             progress: BTreeMap::new(),
         }
     }
 
     pub(super) fn started(&mut self, instance: &Instance) {
-        self.line(instance, What::Started);
+        self.add_line(instance, EventKind::Started);
     }
 
-    /// Says once that an instance waits for another run.
+    /// Reports once that an instance waits for another run.
     pub(super) fn waits(&mut self, id: InstanceId, instance: &Instance, why: &str) {
         if self.waiting.insert(id) {
-            self.line(instance, What::Waits { why: why.to_string() });
+            self.add_line(instance, EventKind::Waits { why: why.to_string() });
             self.observer.waits(id, instance, why);
         }
     }
 
     pub(super) fn event(&mut self, id: InstanceId, instance: &Instance, event: &StageEvent) {
         if let StageEvent::Progress { done, total, unit, loss, .. } = event
-            && self.progress.get(&id).is_none_or(|last| last.elapsed() >= WRITE_AFTER)
+            && self.progress.get(&id).is_none_or(|last| last.elapsed() >= WRITE_INTERVAL)
         {
             self.progress.insert(id, Instant::now());
-            self.line(instance, What::Progress { done: *done, total: *total, unit: unit.clone(), loss: *loss });
+            let unit = unit.clone();
+            self.add_line(instance, EventKind::Progress { done: *done, total: *total, unit, loss: *loss });
         }
         self.observer.event(id, instance, event);
     }
 
-    /// Keeps an outcome. `record` is there when it is to be reached by name; `planned` when nothing happened but that the
-    /// plan found it fresh.
+    /// Takes the outcome of an instance. With `record`, the outputs are linked. `planned` means that the plan found the
+    /// instance fresh, so that there is no event.
     pub(super) fn finished(
         &mut self,
         instance: &Instance,
@@ -130,28 +101,52 @@ impl<'a> Journal<'a> {
         planned: bool,
     ) {
         tracing::debug!(instance = instance.name, outcome = ?report.outcome, seconds = report.seconds, "ends");
-        let note = publish::note(self.store, self.experiment, instance, record, &report.outcome, &self.log(instance));
+        let note = self.note(instance, record, &report.outcome);
         self.notes.extend(note.map(|note| (instance.name.clone(), note)));
         if let (Some(links), Some(record)) = (&self.links, record)
-            && let Err(error) = links.make(self.store, instance, record)
+            && let Err(error) = links.write(self.store, instance, record)
         {
-            // The result itself is safe. What keeps one link from being made keeps most others too.
-            if !std::mem::replace(&mut self.unlinked, true) {
+            // The result itself is safe. What prevents one link usually prevents the others too, so warn once.
+            if !std::mem::replace(&mut self.warned_of_links, true) {
                 self.observer.warning(&format!(
-                    "results are in the store, but cannot be reached by name: `{}`: {error:#}\nhelp: name a folder that can be written with `--out`",
+                    "the results are in the store, but the links to them cannot be written: `{}`: {error:#}\nhelp: choose a writable folder with `--out`",
                     instance.name
                 ));
             }
         }
         if !planned {
-            self.line(instance, What::Finished { outcome: report.outcome.word().to_string(), seconds: report.seconds });
+            let outcome = report.outcome.name().to_string();
+            self.add_line(instance, EventKind::Finished { outcome, seconds: report.seconds });
         }
         self.progress.remove(&report.id);
         self.observer.finished(report.id, instance, &report.outcome, report.seconds);
         self.reports.insert(report.id, report);
     }
 
-    /// What is known of an instance's outcome.
+    /// The note of an outcome; `None` if the store has the same note already.
+    fn note(&self, instance: &Instance, record: Option<&SlimRecord>, outcome: &Outcome) -> Option<LatestNote> {
+        if record.is_none() && *outcome == Outcome::Fresh {
+            return None;
+        }
+        let log = self.log(instance);
+        let old = self.store.latest(self.experiment, &instance.name);
+        let relative = log.strip_prefix(self.store.root()).unwrap_or(&log).to_string_lossy().into_owned();
+        let note = match (record, outcome) {
+            (Some(record), Outcome::Ran | Outcome::Fresh) => {
+                let (fingerprint, log) = (Some(record.fingerprint), Some(record.log.clone()));
+                LatestNote { fingerprint, log, failed: false, causes: Vec::new() }
+            }
+            (_, Outcome::Failed(failure)) if failure.log.is_some() => {
+                let (log, causes) = (Some(relative), failure.causes.chain.clone());
+                LatestNote { log, failed: true, causes, ..old.clone() }
+            }
+            (_, Outcome::Interrupted) if log.exists() => LatestNote { log: Some(relative), ..old.clone() },
+            _ => return None,
+        };
+        (note != old).then_some(note)
+    }
+
+    /// The outcome of an instance, once it has one.
     pub(super) fn outcome(&self, id: InstanceId) -> Option<&Outcome> {
         self.reports.get(&id).map(|report| &report.outcome)
     }
@@ -160,35 +155,35 @@ impl<'a> Journal<'a> {
         self.reports.into_values().collect()
     }
 
-    /// Writes what has waited long enough.
-    pub(super) fn turn(&mut self) {
-        if self.lines_since.elapsed() >= WRITE_AFTER {
-            self.write();
+    /// Writes the buffers if they are old enough.
+    pub(super) fn flush_if_due(&mut self) {
+        if self.lines_since.elapsed() >= WRITE_INTERVAL {
+            self.flush();
         }
     }
 
-    /// Writes everything. What cannot be written now is lost: the stages that run must not suffer from it.
-    pub(super) fn write(&mut self) {
+    /// Writes the buffers. A write error loses their content, but does not stop the run.
+    pub(super) fn flush(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         if let Some(file) = &mut self.file {
             file.write_all(&lines).ok();
         }
         let notes = std::mem::take(&mut self.notes);
         if let Err(error) = self.store.note_latest(self.experiment, &notes) {
-            tracing::warn!("what became of {} instances could not be noted: {error:#}", notes.len());
+            tracing::warn!("the outcomes of {} instances could not be noted: {error:#}", notes.len());
         }
     }
 
     pub(super) fn log(&self, instance: &Instance) -> PathBuf {
-        self.folder.join("logs").join(format!("{}.log", file_name(&instance.name)))
+        log_path(self.folder, &instance.name)
     }
 
-    fn line(&mut self, instance: &Instance, what: What) {
+    fn add_line(&mut self, instance: &Instance, kind: EventKind) {
         if self.lines.is_empty() {
             self.lines_since = Instant::now();
         }
-        let happening = Happening { at: self.begun.elapsed().as_secs_f64(), instance: instance.name.clone(), what };
-        let line = serde_json::to_vec(&happening).unwrap_or_else(|error| panic!("BUG: a happening is data: {error}"));
+        let event = RunEvent { seconds: self.begun.elapsed().as_secs_f64(), instance: instance.name.clone(), kind };
+        let line = serde_json::to_vec(&event).unwrap_or_else(|error| panic!("BUG: an event is plain data: {error}"));
         self.lines.extend_from_slice(&line);
         self.lines.push(b'\n');
     }

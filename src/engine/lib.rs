@@ -1,69 +1,64 @@
-//! The engine: which instances must run and why, in what order, and running them. Knows no tensor and no concrete kind.
+//! The engine: decides which instances must run and why, and runs them in the right order.
 //!
 //! ```text
-//! Expansion -Graph-> order -identity,Store-> Plan{Fresh|Dirty(why)|Waits} -Scheduler-> Executor -check,commit-> StageRecord
+//! Expansion -> Graph -> Plan {Fresh | Dirty(reasons) | Waiting} -> Scheduler -> Executor -> output check -> StageRecord
 //! ```
 //!
-//! In reading order: what identifies an instance ([`identity`]), how it differs from the last time ([`dirty`]),
-//! the [`plan`], how both are told ([`why`]), the [`graph`], who runs what when ([`scheduler`]), one execution from
-//! lock to commit ([`worker`]), the two executors ([`executor`], [`process`]), and the child's side ([`job`]).
+//! Reading order: the fingerprint of an instance ([`identity`]), the reasons to run it ([`dirty`]), the [`plan`], the
+//! same as diagnostics ([`why`]), the [`graph`], a whole run ([`run`] and `scheduler`), one execution from lock to
+//! commit (`task`), the two executors ([`executor`], [`process_executor`]), and the child process ([`job`]).
 
-pub mod confine;
-pub mod difference;
 pub mod dirty;
+pub mod environment;
 pub mod executor;
 pub mod graph;
 pub mod history;
 pub mod identity;
 pub mod job;
+pub mod observer;
+pub mod options;
 pub mod plan;
-pub mod process;
+pub mod process_executor;
 pub mod query;
-pub mod room;
+pub mod render_graph;
+pub mod report;
 pub mod run;
-pub mod scheduler;
+pub mod sandbox;
 pub mod select;
-pub mod warden;
+pub mod supervisor;
 pub mod why;
-pub mod worker;
 
-mod account;
-mod board;
-mod bounded;
-mod commit;
-mod copies;
-mod crew;
-mod draw;
+mod attempt_cost;
+mod capped_log;
 mod journal;
-mod normalize;
+mod links;
+mod manifest_diff;
+mod noop_cache;
+mod output_permissions;
+mod output_stream;
 mod outputs;
-mod processes;
-mod publish;
-mod slots;
-mod standing;
-mod stream;
-mod wardens;
+mod process_tree;
+mod run_folder;
+mod run_state;
+mod scheduler;
+mod shared_slots;
+mod supervisor_pool;
+mod task;
+mod workers;
 
 #[cfg(test)]
-mod faults;
-#[cfg(test)]
-mod fuzz;
-#[cfg(test)]
-mod idle;
-#[cfg(test)]
-mod mishaps;
-#[cfg(test)]
-mod scenarios;
-#[cfg(test)]
-mod toys;
+mod tests;
 
 pub use dirty::DirtyReason;
-pub use draw::GraphFormat;
 pub use executor::{Executor, InProcess, Work};
 pub use graph::Graph;
 pub use job::{Job, run_job};
+pub use observer::{NullObserver, Observer};
+pub use options::RunOptions;
 pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};
-pub use process::ProcessExecutor;
-pub use run::{Failure, Observer, Outcome, Quiet, RunOptions, RunReport, run};
+pub use process_executor::ProcessExecutor;
+pub use render_graph::GraphFormat;
+pub use report::{Failure, InstanceReport, Outcome, RunReport};
+pub use run::run;
 pub use select::Selection;
-pub use why::{chain, so_far, why, why_so_far};
+pub use why::{known_differences, stale_upstream, why, why_waiting};

@@ -1,8 +1,8 @@
-//! The check of a stage's outputs before they are committed: a result that is not one fails its stage here, not
-//! the stage below it a day later. Knows no kind and no store.
+//! Checks the outputs of a stage before they are committed, so that an invalid result fails its own stage and not a
+//! later one.
 //!
-//! The outputs may be a program's, so nothing is believed: only plain files are opened, no line is read that does not fit
-//! into a bounded buffer, and the check ends when the run is to stop.
+//! The outputs may come from a program, so they are not trusted: only plain files are opened, lines are read up to a
+//! limit, and the check ends when the run is to stop.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -16,16 +16,16 @@ use serde_json::Value;
 use ablate_core::base::{files, regular_file};
 use ablate_core::stage::{ArtifactKind, OutputSpec};
 
-/// Bytes of a line of rows, of a line of a curve, and of a document of facts.
-const ROW: usize = 64 << 20;
-const STEP: usize = 1 << 20;
-const FACTS: u64 = 256 << 20;
+/// The most bytes of a line of rows, of a line of a curve, and of a facts file.
+const MAX_ROW: usize = 64 << 20;
+const MAX_STEP: usize = 1 << 20;
+const MAX_FACTS: u64 = 256 << 20;
 
-/// Every declared output exists and is what its type says. False when it was stopped before that is known.
+/// Checks that every declared output exists and is valid for its type. False if the check was stopped.
 pub(super) fn check(folder: &Path, outputs: &[OutputSpec], stop: &AtomicBool) -> Result<bool> {
     for output in outputs {
-        if let Some(link) = link_on_the_way(folder, &output.name) {
-            bail!("the output `{}` may lie outside of the stage's folder: `{link}` is a link", output.name);
+        if let Some(link) = first_link(folder, &output.name) {
+            bail!("the output `{}` may be outside the stage's folder: `{link}` is a symbolic link", output.name);
         }
         let path = folder.join(&*output.name);
         let Ok(metadata) = fs::symlink_metadata(&path) else {
@@ -43,14 +43,14 @@ pub(super) fn check(folder: &Path, outputs: &[OutputSpec], stop: &AtomicBool) ->
     Ok(true)
 }
 
-/// Artifacts whose rows may name images, and so keep their image packs alive.
+/// Whether an artifact has rows, which may refer to images in image packs.
 pub(super) fn has_rows(kind: ArtifactKind) -> bool {
     use ArtifactKind::{Credits, Items, Judged, Pairs, Rollouts, Rows, Scores};
     matches!(kind, Items | Rows | Rollouts | Judged | Credits | Pairs | Scores)
 }
 
-/// The first part of an output's path that leads elsewhere.
-fn link_on_the_way<'n>(folder: &Path, name: &'n str) -> Option<&'n str> {
+/// The first part of an output's path that is a symbolic link.
+fn first_link<'n>(folder: &Path, name: &'n str) -> Option<&'n str> {
     let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
     ends.map(|end| &name[..end]).find(|part| folder.join(part).is_symlink())
 }
@@ -59,15 +59,15 @@ fn check_one(path: &Path, is_folder: bool, kind: ArtifactKind, stop: &AtomicBool
     match kind {
         ArtifactKind::Checkpoint if !is_folder => bail!("a checkpoint is a folder"),
         ArtifactKind::Checkpoint | ArtifactKind::File => return Ok(true),
-        // A tokenizer is a file of our own, or the folder of a released one.
+        // A tokenizer of ablate is a file, a released one is a folder.
         ArtifactKind::Tokenizer if is_folder => return Ok(true),
-        _ if is_folder => bail!("it is a folder, and `{kind}` is a file"),
+        _ if is_folder => bail!("it is a folder, but `{kind}` is a file"),
         _ => {}
     }
     match kind {
-        kind if has_rows(kind) => each_line(path, ROW, stop, |_, _| Ok(())),
-        ArtifactKind::Curve => each_line(path, STEP, stop, |number, line| {
-            // serde writes a number that is none as null.
+        kind if has_rows(kind) => each_line(path, MAX_ROW, stop, |_, _| Ok(())),
+        ArtifactKind::Curve => each_line(path, MAX_STEP, stop, |number, line| {
+            // serde_json writes NaN and infinity as null.
             let row: Value = serde_json::from_str(line)?;
             if row.get("loss").is_some_and(Value::is_null) {
                 bail!("line {number}: the loss is not a number");
@@ -90,7 +90,7 @@ fn each_line(path: &Path, limit: usize, stop: &AtomicBool, check: impl Fn(usize,
             return Ok(false);
         }
         line.clear();
-        // One byte more than a line may have: the line break, or the proof that it is too long.
+        // One byte above the limit: either the line break, or the proof that the line is too long.
         let read = file.by_ref().take(limit as u64 + 1).read_until(b'\n', &mut line);
         if read.with_context(|| format!("cannot read line {number}"))? == 0 {
             break;
@@ -108,32 +108,32 @@ fn each_line(path: &Path, limit: usize, stop: &AtomicBool, check: impl Fn(usize,
     Ok(true)
 }
 
-/// Dotted path of the first null of a document, which is not kept while it is read.
+/// The dotted path of the first null in a JSON document. The document is not kept in memory.
 fn first_null(file: File) -> Result<Option<String>> {
-    if file.metadata().context("cannot look at it")?.len() > FACTS {
-        bail!("it is larger than {} MiB", FACTS >> 20);
+    if file.metadata().context("cannot read its metadata")?.len() > MAX_FACTS {
+        bail!("it is larger than {} MiB", MAX_FACTS >> 20);
     }
     let mut null = None;
-    let mut document = serde_json::Deserializer::from_reader(BufReader::new(file.take(FACTS)));
-    let search = Search { path: &mut Vec::new(), null: &mut null };
-    search.deserialize(&mut document).and_then(|()| document.end()).context("it is not JSON")?;
+    let mut document = serde_json::Deserializer::from_reader(BufReader::new(file.take(MAX_FACTS)));
+    let find = FindNull { path: &mut Vec::new(), null: &mut null };
+    find.deserialize(&mut document).and_then(|()| document.end()).context("it is not JSON")?;
     Ok(null)
 }
 
-/// Looks for nulls below a place in a document.
-struct Search<'a> {
+/// Visits a JSON value and notes the path of the first null.
+struct FindNull<'a> {
     path: &'a mut Vec<String>,
     null: &'a mut Option<String>,
 }
 
-impl Search<'_> {
-    fn below(&mut self, key: String) -> Search<'_> {
+impl FindNull<'_> {
+    fn child(&mut self, key: String) -> FindNull<'_> {
         self.path.push(key);
-        Search { path: self.path, null: self.null }
+        FindNull { path: self.path, null: self.null }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Search<'_> {
+impl<'de> DeserializeSeed<'de> for FindNull<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -141,7 +141,7 @@ impl<'de> DeserializeSeed<'de> for Search<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Search<'_> {
+impl<'de> Visitor<'de> for FindNull<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -175,7 +175,7 @@ impl<'de> Visitor<'de> for Search<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
         for index in 0.. {
-            let found = list.next_element_seed(self.below(index.to_string()))?;
+            let found = list.next_element_seed(self.child(index.to_string()))?;
             self.path.pop();
             if found.is_none() {
                 break;
@@ -186,7 +186,7 @@ impl<'de> Visitor<'de> for Search<'_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut table: A) -> Result<(), A::Error> {
         while let Some(key) = table.next_key::<String>()? {
-            table.next_value_seed(self.below(key))?;
+            table.next_value_seed(self.child(key))?;
             self.path.pop();
         }
         Ok(())
@@ -206,40 +206,43 @@ mod tests {
         OutputSpec::new("curve.jsonl", ArtifactKind::Curve),
     ];
 
-    static GO: AtomicBool = AtomicBool::new(false);
+    static RUNNING: AtomicBool = AtomicBool::new(false);
 
-    fn said(checked: Result<bool>) -> String {
-        checked.map_or_else(|error| format!("{error:#}"), |whole| if whole { "fine" } else { "stopped" }.to_string())
+    fn verdict(checked: Result<bool>) -> String {
+        checked.map_or_else(
+            |error| format!("{error:#}"),
+            |complete| if complete { "valid" } else { "stopped" }.to_string(),
+        )
     }
 
-    fn told(rows: &str, metrics: Option<&str>, curve: &str) -> String {
+    fn check_files(rows: &str, metrics: Option<&str>, curve: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         files::write_atomic(&folder.path().join("rows.jsonl"), rows.as_bytes()).unwrap();
         files::write_atomic(&folder.path().join("curve.jsonl"), curve.as_bytes()).unwrap();
         if let Some(metrics) = metrics {
             files::write_atomic(&folder.path().join("metrics.json"), metrics.as_bytes()).unwrap();
         }
-        said(check(folder.path(), OUTPUTS, &GO))
+        verdict(check(folder.path(), OUTPUTS, &RUNNING))
     }
 
     #[test]
-    fn what_is_no_result_is_refused_with_its_place() {
-        let long = format!("{{\"loss\":1}}\n\"{}\"\n", "x".repeat(STEP));
-        let answers = [
-            told("{\"id\":1}\n", Some("{\"accuracy\":0.5}"), "{\"loss\":1.5}\n"),
-            told("{\"id\":1}\r\n{\"id\":2}", Some("{\"a\":[true,\"x\",-1,{}]}\n"), ""),
-            told("{\"id\":1}\n", None, ""),
-            told("{\"id\":1}\n{\"id\"", Some("{}"), ""),
-            told("", Some("{\"overall\":{\"accuracy\":[1,null]},\"other\":null}"), ""),
-            told("", Some("{\"a\":1"), ""),
-            told("", Some("{} {}"), ""),
-            told("", Some(&"[".repeat(100_000)), ""),
-            told("", Some("{}"), "{\"loss\":1}\n{\"loss\":null}\n"),
-            told("", Some("{}"), &long),
+    fn invalid_outputs_are_refused_with_their_position() {
+        let long = format!("{{\"loss\":1}}\n\"{}\"\n", "x".repeat(MAX_STEP));
+        let verdicts = [
+            check_files("{\"id\":1}\n", Some("{\"accuracy\":0.5}"), "{\"loss\":1.5}\n"),
+            check_files("{\"id\":1}\r\n{\"id\":2}", Some("{\"a\":[true,\"x\",-1,{}]}\n"), ""),
+            check_files("{\"id\":1}\n", None, ""),
+            check_files("{\"id\":1}\n{\"id\"", Some("{}"), ""),
+            check_files("", Some("{\"overall\":{\"accuracy\":[1,null]},\"other\":null}"), ""),
+            check_files("", Some("{\"a\":1"), ""),
+            check_files("", Some("{} {}"), ""),
+            check_files("", Some(&"[".repeat(100_000)), ""),
+            check_files("", Some("{}"), "{\"loss\":1}\n{\"loss\":null}\n"),
+            check_files("", Some("{}"), &long),
         ];
         expect![[r#"
-            fine
-            fine
+            valid
+            valid
             the stage ended without writing its output `metrics.json`
             the output `rows.jsonl` is not valid: line 2 is not JSON: EOF while parsing an object at line 1 column 5
             the output `metrics.json` is not valid: `overall.accuracy.1` is not a number
@@ -248,11 +251,11 @@ mod tests {
             the output `metrics.json` is not valid: it is not JSON: recursion limit exceeded at line 1 column 128
             the output `curve.jsonl` is not valid: line 2: the loss is not a number
             the output `curve.jsonl` is not valid: line 2 is longer than 1 MiB"#]]
-        .assert_eq(&answers.join("\n"));
+        .assert_eq(&verdicts.join("\n"));
     }
 
     #[test]
-    fn what_is_no_plain_file_is_refused_without_being_opened() {
+    fn special_files_are_refused_without_opening_them() {
         type Make<'a> = &'a dyn Fn(&Path);
         let rows = &OUTPUTS[..1];
         let make: [(&str, Make<'_>); 5] = [
@@ -262,33 +265,33 @@ mod tests {
             ("link to nothing", &|path| files::symlink(Path::new("nowhere"), path).unwrap()),
             ("folder", &|path| files::create_dir(path).unwrap()),
         ];
-        let answers = make.map(|(what, make)| {
+        let verdicts = make.map(|(what, make)| {
             let folder = tempfile::tempdir().unwrap();
             make(&folder.path().join("rows.jsonl"));
-            format!("{what}: {}", said(check(folder.path(), rows, &GO)))
+            format!("{what}: {}", verdict(check(folder.path(), rows, &RUNNING)))
         });
         expect![[r#"
             pipe: the output `rows.jsonl` is neither a file nor a folder: it is a named pipe
             socket: the output `rows.jsonl` is neither a file nor a folder: it is a socket
-            link to a device: the output `rows.jsonl` may lie outside of the stage's folder: `rows.jsonl` is a link
-            link to nothing: the output `rows.jsonl` may lie outside of the stage's folder: `rows.jsonl` is a link
-            folder: the output `rows.jsonl` is not valid: it is a folder, and `rows` is a file"#]]
-        .assert_eq(&answers.join("\n"));
+            link to a device: the output `rows.jsonl` may be outside the stage's folder: `rows.jsonl` is a symbolic link
+            link to nothing: the output `rows.jsonl` may be outside the stage's folder: `rows.jsonl` is a symbolic link
+            folder: the output `rows.jsonl` is not valid: it is a folder, but `rows` is a file"#]]
+        .assert_eq(&verdicts.join("\n"));
     }
 
     #[test]
-    fn a_line_without_an_end_is_refused_at_the_bound_and_a_stop_ends_the_check() {
+    fn endless_lines_are_refused_and_the_check_can_stop() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rows.jsonl");
-        // Holes: a terabyte that takes no room on the disk, and would take a terabyte of memory.
+        // A sparse file of 1 TiB: it needs no disk space, but would need 1 TiB of memory.
         files::create(&path).unwrap().set_len(1 << 40).unwrap();
-        let told = said(check(folder.path(), &OUTPUTS[..1], &GO));
-        assert_eq!(told, "the output `rows.jsonl` is not valid: line 1 is longer than 64 MiB");
-        let told = said(check(folder.path(), &OUTPUTS[..1], &AtomicBool::new(true)));
-        assert_eq!(told, "stopped");
+        let message = verdict(check(folder.path(), &OUTPUTS[..1], &RUNNING));
+        assert_eq!(message, "the output `rows.jsonl` is not valid: line 1 is longer than 64 MiB");
+        let message = verdict(check(folder.path(), &OUTPUTS[..1], &AtomicBool::new(true)));
+        assert_eq!(message, "stopped");
         let metrics = folder.path().join("metrics.json");
         files::create(&metrics).unwrap().set_len(1 << 40).unwrap();
-        let told = said(check(folder.path(), &OUTPUTS[1..2], &GO));
-        assert_eq!(told, "the output `metrics.json` is not valid: it is larger than 256 MiB");
+        let message = verdict(check(folder.path(), &OUTPUTS[1..2], &RUNNING));
+        assert_eq!(message, "the output `metrics.json` is not valid: it is larger than 256 MiB");
     }
 }

@@ -1,29 +1,29 @@
-//! The plan: for every instance whether it is fresh, must run, or waits for something that must. Runs nothing.
+//! The plan: decides for every instance whether it is fresh, must run, or waits for an instance that must run. Runs no
+//! stage.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
 
-use super::difference::differences;
 use super::dirty::DirtyReason;
-use super::identity::{Identity, Outside, contents};
-use super::publish::Links;
-use super::standing::{Looks, Standing};
+use super::identity::{ExternalInputs, Identity, hash_inputs};
+use super::links::OutputLinks;
+use super::manifest_diff::diff_manifests;
+use super::noop_cache::{NoopCache, OutputStamps};
 use ablate_core::base::Hash;
 use ablate_experiment::{Expansion, Instance, InstanceId, Upstream};
 use ablate_store::{ExperimentId, ObjectState, SlimRecord, Store};
 
-/// What a plan takes into account beside the experiment and the store.
 #[derive(Clone, Debug, Default)]
 pub struct PlanOptions {
-    /// Name of the experiment, under which the last fingerprints are kept.
+    /// The store keeps the last fingerprint of each instance under this id.
     pub experiment: ExperimentId,
     /// Instances that run even if they are fresh.
     pub force: BTreeSet<InstanceId>,
-    /// Name of the derived data that hold what the last run found.
-    pub standing: Option<String>,
-    /// Where outputs are linked, if what was found there counts.
+    /// Name of the no-op cache in the store.
+    pub noop_cache: Option<String>,
+    /// Folder of the links to outputs, if a missing link makes an instance take the normal path.
     pub out: Option<PathBuf>,
 }
 
@@ -37,12 +37,12 @@ pub struct Plan {
 pub struct PlanEntry {
     pub id: InstanceId,
     pub state: PlanState,
-    /// `None` while something above has to run first, or cannot be read.
+    /// `None` while an upstream instance has to run first, and if an external input cannot be read.
     pub identity: Option<Identity>,
     /// The record that makes it fresh.
     pub record: Option<SlimRecord>,
-    /// How it looks, where that is as the last run left it, its links and its note included.
-    pub(super) looks: Option<Looks>,
+    /// Set if the no-op cache confirms the instance. Then its links and its note are up to date too.
+    pub(super) stamps: Option<OutputStamps>,
     /// Fingerprint of the record that the reasons compare with.
     pub compared: Option<Hash>,
 }
@@ -53,18 +53,18 @@ pub enum PlanState {
     Fresh,
     /// It must run.
     Dirty(Vec<DirtyReason>),
-    /// It may run: that depends on what these instances above it will yield.
-    Waits(Vec<InstanceId>),
+    /// It may have to run, depending on the results of these upstream instances.
+    Waiting(Vec<InstanceId>),
 }
 
 impl PlanEntry {
     fn new(id: InstanceId, state: PlanState) -> PlanEntry {
-        PlanEntry { id, state, identity: None, record: None, looks: None, compared: None }
+        PlanEntry { id, state, identity: None, record: None, stamps: None, compared: None }
     }
 
-    fn standing(id: InstanceId, inputs: Vec<Hash>, record: SlimRecord, looks: Looks) -> PlanEntry {
+    fn cached(id: InstanceId, inputs: Vec<Hash>, record: SlimRecord, stamps: OutputStamps) -> PlanEntry {
         let identity = Some(Identity { inputs, fingerprint: record.fingerprint });
-        PlanEntry { identity, record: Some(record), looks: Some(looks), ..PlanEntry::new(id, PlanState::Fresh) }
+        PlanEntry { identity, record: Some(record), stamps: Some(stamps), ..PlanEntry::new(id, PlanState::Fresh) }
     }
 }
 
@@ -73,62 +73,48 @@ impl Plan {
         &self.entries[id.0]
     }
 
-    /// How many of `among` are fresh, must run, may run.
+    /// The numbers of fresh, dirty and waiting instances in `among`.
     pub fn counts<'a>(&self, among: impl IntoIterator<Item = &'a InstanceId>) -> (usize, usize, usize) {
-        among.into_iter().fold((0, 0, 0), |(fresh, must, may), id| match self.get(*id).state {
-            PlanState::Fresh => (fresh + 1, must, may),
-            PlanState::Dirty(_) => (fresh, must + 1, may),
-            PlanState::Waits(_) => (fresh, must, may + 1),
+        among.into_iter().fold((0, 0, 0), |(fresh, dirty, waiting), id| match self.get(*id).state {
+            PlanState::Fresh => (fresh + 1, dirty, waiting),
+            PlanState::Dirty(_) => (fresh, dirty + 1, waiting),
+            PlanState::Waiting(_) => (fresh, dirty, waiting + 1),
         })
-    }
-
-    /// Instances that cannot run because a file or folder from outside is missing or cannot be read.
-    pub fn obstacles(&self) -> Vec<(InstanceId, &DirtyReason)> {
-        self.entries
-            .iter()
-            .filter_map(|entry| match &entry.state {
-                PlanState::Dirty(reasons) => Some((entry.id, reasons)),
-                _ => None,
-            })
-            .flat_map(|(id, reasons)| {
-                reasons.iter().filter(|reason| reason.is_obstacle()).map(move |reason| (id, reason))
-            })
-            .collect()
     }
 }
 
-/// Decides for every instance. Writes nothing but the memo of file hashes.
+/// Plans every instance. Writes nothing but the memo of file hashes.
 pub fn plan(expansion: &Expansion, store: &Store, options: &PlanOptions) -> Result<Plan> {
-    let plan = decide(expansion, store, options, &mut Outside::default())?;
+    let plan = plan_with(expansion, store, options, &mut ExternalInputs::default())?;
     store.save_memo();
     Ok(plan)
 }
 
-pub(super) fn decide(
+pub(super) fn plan_with(
     expansion: &Expansion,
     store: &Store,
     options: &PlanOptions,
-    outside: &mut Outside,
+    external: &mut ExternalInputs,
 ) -> Result<Plan> {
     let mut entries: Vec<PlanEntry> = Vec::with_capacity(expansion.instances.len());
-    let links = options.out.as_deref().map(|out| Links::new(out, &options.experiment.name));
-    let mut standing = Standing::load(store, options.standing.as_deref(), expansion);
+    let links = options.out.as_deref().map(|out| OutputLinks::new(out, &options.experiment.name));
+    let mut cache = NoopCache::load(store, options.noop_cache.as_deref(), expansion);
     for (id, instance) in expansion.ids().zip(&expansion.instances) {
-        let (waits, stood) = (waits_for(instance, &entries), standing.next());
-        let entry = if waits.is_empty() {
+        let (upstream, cached) = (upstream_not_fresh(instance, &entries), cache.next());
+        let entry = if upstream.is_empty() {
             let record = |index: usize| entries[index].record.as_ref();
-            match contents(instance, store, outside, &record) {
+            match hash_inputs(instance, store, external, &record) {
                 Ok(inputs) => {
-                    let stood = stood.filter(|_| !options.force.contains(&id));
-                    match stood.and_then(|stood| stood.holds(store, instance, &inputs, links.as_ref())) {
-                        Some((record, looks)) => PlanEntry::standing(id, inputs, record, looks),
-                        None => judge(id, instance, Identity::new(instance, inputs), store, options)?,
+                    let cached = cached.filter(|_| !options.force.contains(&id));
+                    match cached.and_then(|cached| cached.validate(store, instance, &inputs, links.as_ref())) {
+                        Some((record, stamps)) => PlanEntry::cached(id, inputs, record, stamps),
+                        None => classify(id, instance, Identity::new(instance, inputs), store, options)?,
                     }
                 }
                 Err(obstacles) => PlanEntry::new(id, PlanState::Dirty(obstacles)),
             }
         } else {
-            PlanEntry::new(id, PlanState::Waits(waits))
+            PlanEntry::new(id, PlanState::Waiting(upstream))
         };
         tracing::trace!(instance = instance.name, state = ?entry.state, "is planned");
         entries.push(entry);
@@ -136,8 +122,8 @@ pub(super) fn decide(
     Ok(Plan { entries })
 }
 
-/// The state of an instance that has a fingerprint.
-pub(super) fn judge(
+/// Classifies an instance that has a fingerprint as fresh or dirty.
+pub(super) fn classify(
     id: InstanceId,
     instance: &Instance,
     identity: Identity,
@@ -151,13 +137,17 @@ pub(super) fn judge(
     let mut compared = None;
     let record = store.slim_record(identity.fingerprint);
     if let Some(record) = &record {
-        reasons.extend(lacking(instance, record, store)?);
+        reasons.extend(missing_outputs(instance, record, store)?);
     } else {
         let old = store.latest(&options.experiment, &instance.name).fingerprint.and_then(|old| store.record(old));
-        let found = old.as_ref().map(|old| differences(&old.manifest, &identity.manifest(instance)));
-        let found = found.unwrap_or_default();
-        compared = old.filter(|_| !found.is_empty()).map(|old| old.fingerprint);
-        reasons.extend(if found.is_empty() { vec![DirtyReason::NeverRun] } else { with_names(found, instance) });
+        let changes = old.as_ref().map(|old| diff_manifests(&old.manifest, &identity.manifest(instance)));
+        let changes = changes.unwrap_or_default();
+        compared = old.filter(|_| !changes.is_empty()).map(|old| old.fingerprint);
+        reasons.extend(if changes.is_empty() {
+            vec![DirtyReason::NeverRun]
+        } else {
+            name_external_inputs(changes, instance)
+        });
     }
     if reasons.is_empty() {
         return Ok(PlanEntry { identity: Some(identity), record, ..PlanEntry::new(id, PlanState::Fresh) });
@@ -165,8 +155,8 @@ pub(super) fn judge(
     Ok(PlanEntry { identity: Some(identity), compared, ..PlanEntry::new(id, PlanState::Dirty(reasons)) })
 }
 
-/// What a record promises and the store does not have.
-pub(super) fn lacking(instance: &Instance, record: &SlimRecord, store: &Store) -> Result<Vec<DirtyReason>> {
+/// The declared outputs of an instance that the record or the store lacks.
+pub(super) fn missing_outputs(instance: &Instance, record: &SlimRecord, store: &Store) -> Result<Vec<DirtyReason>> {
     let mut reasons = Vec::new();
     for output in &*instance.outputs {
         let Some(artifact) = record.outputs.get(&output.name) else {
@@ -183,22 +173,22 @@ pub(super) fn lacking(instance: &Instance, record: &SlimRecord, store: &Store) -
     Ok(reasons)
 }
 
-/// The instances above that are not fresh, each once.
-fn waits_for(instance: &Instance, entries: &[PlanEntry]) -> Vec<InstanceId> {
-    let mut waits: Vec<InstanceId> = Vec::new();
+/// The instances that an instance reads and that are not fresh, without duplicates.
+fn upstream_not_fresh(instance: &Instance, entries: &[PlanEntry]) -> Vec<InstanceId> {
+    let mut found: Vec<InstanceId> = Vec::new();
     for input in &instance.inputs {
-        if let Upstream::Output { instance: above, .. } = input.upstream {
-            let fresh = entries.get(above.0).is_some_and(|entry| entry.state == PlanState::Fresh);
-            if !fresh && !waits.contains(&above) {
-                waits.push(above);
+        if let Upstream::Output { instance: upstream, .. } = input.upstream {
+            let fresh = entries.get(upstream.0).is_some_and(|entry| entry.state == PlanState::Fresh);
+            if !fresh && !found.contains(&upstream) {
+                found.push(upstream);
             }
         }
     }
-    waits
+    found
 }
 
-/// Tells which file, folder or variable a changed input is, where it comes from outside.
-fn with_names(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
+/// Adds the path or the variable name to the reasons about external inputs.
+fn name_external_inputs(reasons: Vec<DirtyReason>, instance: &Instance) -> Vec<DirtyReason> {
     let upstream = |role: &str| instance.inputs.iter().find(|input| *input.role == *role).map(|input| &input.upstream);
     let add = |reason| match reason {
         DirtyReason::InputChanged { role, old, new, .. } => match upstream(&role) {

@@ -1,68 +1,74 @@
-//! Questions about what is there: list instances, show one, find its log. Runs nothing.
+//! Reads the state of instances for `ls`, `show`, `logs` and `why`: their plan, their records and their last failure.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
 
-use super::bounded::older;
+use super::capped_log::rotated_path;
 use super::plan::{Plan, PlanState};
-use super::run::Failure;
+use super::report::Failure;
 use ablate_core::base::{ErrorChain, Hash, files};
 use ablate_experiment::{Expansion, InstanceId};
 use ablate_store::{ExperimentId, SlimRecord, StageRecord, Store};
 
-/// A line of `ls`.
+/// One line of `ls`.
 #[derive(Clone, Debug, Serialize)]
-pub struct Listed {
+pub struct InstanceSummary {
     #[serde(skip)]
     pub id: InstanceId,
     pub name: String,
     pub kind: &'static str,
-    /// `fresh`, `dirty`, `waits`, or `failed` where the last execution failed.
+    /// `fresh`, `dirty`, `waits`, or `failed` if it is not fresh and its last execution failed.
     pub state: &'static str,
-    /// Why it must run, in words.
+    /// Messages of the reasons to run it.
     pub reasons: Vec<String>,
     /// Names of the instances that it waits for.
     pub waits: Vec<String>,
-    /// The record of the present form, or of the last one.
+    /// The record that makes it fresh, or else the record of its last result.
     pub record: Option<Hash>,
-    /// Bytes of its outputs.
+    /// Total size of its outputs in bytes.
     pub size: Option<u64>,
     pub seconds: Option<f64>,
 }
 
-/// All of one instance.
+/// What `show` prints of an instance.
 #[derive(Clone, Debug, Serialize)]
-pub struct Shown {
+pub struct InstanceDetails {
     #[serde(flatten)]
-    pub listed: Listed,
+    pub summary: InstanceSummary,
     pub record: Option<StageRecord>,
-    /// Output names to paths in the store.
+    /// Output names and their paths in the store.
     pub paths: Vec<(String, PathBuf)>,
     pub log: Option<PathBuf>,
-    /// Of an instance that is not up to date and whose last execution failed.
+    /// Set if the instance is not fresh and its last execution failed.
     pub failure: Option<Failure>,
 }
 
-/// Every instance with its state.
-pub fn list(experiment: &ExperimentId, expansion: &Expansion, store: &Store, plan: &Plan) -> Vec<Listed> {
-    expansion.ids().map(|id| look(experiment, expansion, store, plan, id).0).collect()
+/// A summary of every instance, in the order of the expansion.
+pub fn list(experiment: &ExperimentId, expansion: &Expansion, store: &Store, plan: &Plan) -> Vec<InstanceSummary> {
+    expansion.ids().map(|id| summarize(experiment, expansion, store, plan, id).0).collect()
 }
 
-/// One instance with its record: the present one, or the last one if it is dirty.
-pub fn show(experiment: &ExperimentId, expansion: &Expansion, store: &Store, plan: &Plan, id: InstanceId) -> Shown {
-    let (listed, record) = look(experiment, expansion, store, plan, id);
+/// One instance with its record: the one that makes it fresh, or else the last one.
+pub fn show(
+    experiment: &ExperimentId,
+    expansion: &Expansion,
+    store: &Store,
+    plan: &Plan,
+    id: InstanceId,
+) -> InstanceDetails {
+    let (summary, record) = summarize(experiment, expansion, store, plan, id);
     let record = record.and_then(|record| store.record(record.fingerprint));
     let outputs = record.iter().flat_map(|record| &record.outputs);
     let paths = outputs.map(|(name, artifact)| (name.clone(), store.artifact_path(artifact))).collect();
-    let log = log(experiment, expansion, store, id);
-    let failure = failure(experiment, expansion, store, plan, id);
-    Shown { listed, record, paths, log, failure }
+    let log = last_log(experiment, expansion, store, id);
+    let failure = last_failure(experiment, expansion, store, plan, id);
+    InstanceDetails { summary, record, paths, log, failure }
 }
 
-/// How the last execution of an instance failed; none where it did not, or the instance is fresh by now.
-pub fn failure(
+/// The failure of the last execution. `None` if it did not fail, or if the instance is fresh now.
+pub fn last_failure(
     experiment: &ExperimentId,
     expansion: &Expansion,
     store: &Store,
@@ -71,36 +77,36 @@ pub fn failure(
 ) -> Option<Failure> {
     let instance = expansion.get(id);
     let note = store.latest(experiment, &instance.name);
-    // A stage that said nothing has no file.
+    // A stage that wrote no output has no log file.
     let log = note.log.map(|log| store.root().join(log)).filter(|log| log.exists());
     let causes = ErrorChain { chain: note.causes, input: false };
     let failure = Failure { instance: instance.name.clone(), causes, log, work: None };
     (note.failed && plan.get(id).state != PlanState::Fresh).then_some(failure)
 }
 
-/// Where the log of an instance's last execution is, also of a failed one. There is no file where it said nothing.
-pub fn log(experiment: &ExperimentId, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
+/// The log of the last execution, failed or not. The file does not exist if the stage wrote no output.
+pub fn last_log(experiment: &ExperimentId, expansion: &Expansion, store: &Store, id: InstanceId) -> Option<PathBuf> {
     let note = store.latest(experiment, &expansion.get(id).name);
     note.log.map(|log| store.root().join(log))
 }
 
-/// What a log says, the older part of a long one first.
-pub fn words(log: &Path) -> Result<String> {
+/// The text of a log. The rotated part of a long log comes first.
+pub fn read_log(log: &Path) -> Result<String> {
     let mut text = String::new();
-    for part in [older(log), log.to_path_buf()].iter().filter(|part| part.exists()) {
-        // Programs say what they like.
+    for part in [rotated_path(log), log.to_path_buf()].iter().filter(|part| part.exists()) {
+        // The output of a program need not be UTF-8.
         text.push_str(&String::from_utf8_lossy(&files::read_bytes(part)?));
     }
     Ok(text)
 }
 
-fn look(
+fn summarize(
     experiment: &ExperimentId,
     expansion: &Expansion,
     store: &Store,
     plan: &Plan,
     id: InstanceId,
-) -> (Listed, Option<SlimRecord>) {
+) -> (InstanceSummary, Option<SlimRecord>) {
     let instance = expansion.get(id);
     let entry = plan.get(id);
     let note = store.latest(experiment, &instance.name);
@@ -109,14 +115,16 @@ fn look(
         PlanState::Fresh => "fresh",
         _ if note.failed => "failed",
         PlanState::Dirty(_) => "dirty",
-        PlanState::Waits(_) => "waits",
+        PlanState::Waiting(_) => "waits",
     };
     let (reasons, waits) = match &entry.state {
         PlanState::Fresh => (Vec::new(), Vec::new()),
         PlanState::Dirty(reasons) => (reasons.iter().map(ToString::to_string).collect(), Vec::new()),
-        PlanState::Waits(above) => (Vec::new(), above.iter().map(|above| expansion.get(*above).name.clone()).collect()),
+        PlanState::Waiting(upstream) => {
+            (Vec::new(), upstream.iter().map(|upstream| expansion.get(*upstream).name.clone()).collect())
+        }
     };
-    let listed = Listed {
+    let summary = InstanceSummary {
         id,
         name: instance.name.clone(),
         kind: instance.kind.name,
@@ -127,5 +135,5 @@ fn look(
         size: record.as_ref().map(|record| record.outputs.values().map(|artifact| artifact.size).sum()),
         seconds: record.as_ref().map(|record| record.seconds),
     };
-    (listed, record)
+    (summary, record)
 }

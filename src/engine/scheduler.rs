@@ -1,4 +1,4 @@
-//! Who runs what when: from the plan's verdicts to an outcome for every instance. Knows no stage's work and no terminal.
+//! The scheduler: takes a plan and brings every selected instance to an outcome.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,23 +6,25 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::board::{Board, State};
-use super::crew::{Crew, Message};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
-use super::identity::{Identity, Outside, contents};
+use super::identity::{ExternalInputs, Identity, hash_inputs};
 use super::journal::Journal;
-use super::plan::{Plan, PlanOptions, PlanState, judge};
-use super::run::{Failure, InstanceReport, Observer, Outcome, RunOptions};
-use super::slots::SharedSlots;
-use super::standing::{Fresh, Looks};
-use super::worker::{Finished, Task, artifacts};
+use super::noop_cache::{FreshInstance, OutputStamps};
+use super::observer::Observer;
+use super::options::RunOptions;
+use super::plan::{Plan, PlanOptions, PlanState, classify};
+use super::report::{Failure, InstanceReport, Outcome};
+use super::run_state::{InstanceState, RunState};
+use super::shared_slots::SharedSlots;
+use super::task::{Task, TaskResult, input_artifacts};
+use super::workers::{TaskMessage, Workers};
 use ablate_core::base::{ErrorChain, Hash, StageEvent};
 use ablate_experiment::{Expansion, InstanceId};
 use ablate_store::{SlimRecord, Store};
 
-/// How often a stage that another run works on is asked for.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How often an instance that waits for another run is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// One run of an expansion.
 pub(super) struct Scheduler<'a> {
@@ -33,21 +35,21 @@ pub(super) struct Scheduler<'a> {
     observer: &'a dyn Observer,
     journal: Journal<'a>,
     graph: Graph,
-    board: Board,
-    /// What the running instances have of what all runs share.
+    state: RunState,
+    /// The shared slots that the running instances hold.
     slots: SharedSlots<'a>,
     identities: Vec<Option<Identity>>,
     reasons: Vec<Vec<DirtyReason>>,
     records: Vec<Option<SlimRecord>>,
-    /// Attempts that failed, of instances that were tried again.
-    attempts: BTreeMap<InstanceId, u32>,
-    /// How an instance looks that is as the last run left it: then its links and its note are too.
-    looks: Vec<Option<Looks>>,
-    outside: Outside,
-    /// The first that failed.
-    failed: Option<InstanceId>,
-    /// When the instances that other runs work on were last asked for.
-    asked: Instant,
+    /// Number of failed attempts per instance.
+    failed_attempts: BTreeMap<InstanceId, u32>,
+    /// Set for an instance that the no-op cache confirmed: its links and its note are up to date too.
+    stamps: Vec<Option<OutputStamps>>,
+    external: ExternalInputs,
+    /// The first instance that failed.
+    first_failure: Option<InstanceId>,
+    /// When the instances that wait for other runs were last tried.
+    last_retry: Instant,
 }
 
 impl<'a> Scheduler<'a> {
@@ -58,10 +60,10 @@ impl<'a> Scheduler<'a> {
         plan_options: &'a PlanOptions,
         observer: &'a dyn Observer,
         folder: &'a Path,
-        outside: Outside,
+        external: ExternalInputs,
     ) -> Scheduler<'a> {
         let count = expansion.instances.len();
-        let graph = Graph::of(expansion);
+        let graph = Graph::new(expansion);
         Scheduler {
             expansion,
             store,
@@ -69,140 +71,142 @@ impl<'a> Scheduler<'a> {
             plan_options,
             observer,
             journal: Journal::new(store, &plan_options.experiment, observer, folder, options.out.as_deref()),
-            board: Board::new(expansion, &graph, options),
+            state: RunState::new(expansion, &graph, options),
             slots: SharedSlots::new(store),
             graph,
             identities: vec![None; count],
             reasons: vec![Vec::new(); count],
             records: vec![None; count],
-            attempts: BTreeMap::new(),
-            looks: vec![None; count],
-            outside,
-            failed: None,
-            asked: Instant::now(),
+            failed_attempts: BTreeMap::new(),
+            stamps: vec![None; count],
+            external,
+            first_failure: None,
+            last_retry: Instant::now(),
         }
     }
 
-    /// Runs until nothing is left to start and nothing runs.
+    /// Returns when nothing runs and nothing can start any more.
     pub(super) fn run(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         std::thread::scope(|scope| {
-            let (mut crew, messages) = Crew::new(scope, self.store);
-            self.begin(plan, selected);
+            let (mut workers, messages) = Workers::new(scope, self.store);
+            self.apply_plan(plan, selected);
             loop {
                 while !self.stopping()
-                    && let Some(id) = self.board.next()
+                    && let Some(id) = self.state.next()
                 {
-                    self.start(id, &crew);
+                    self.start(id, &workers);
                 }
-                if self.board.nothing_runs() && (self.board.nothing_waits() || self.stopping()) {
+                if self.state.nothing_runs() && (self.state.nothing_waits() || self.stopping()) {
                     return;
                 }
-                self.receive(&messages, &mut crew);
-                crew.commit(self.board.is_idle());
-                self.journal.turn();
+                self.receive(&messages, &mut workers);
+                workers.commit_if_due(self.state.is_idle());
+                self.journal.flush_if_due();
             }
         });
-        self.close();
-        self.journal.write();
+        self.finish_unreached();
+        self.journal.flush();
     }
 
     pub(super) fn into_reports(self) -> Vec<InstanceReport> {
         self.journal.into_reports()
     }
 
-    /// What is fresh by now.
-    pub(super) fn fresh(&self) -> impl Iterator<Item = Option<Fresh<'_>>> {
-        self.identities.iter().zip(&self.records).zip(&self.looks).map(|((identity, record), looks)| {
-            Some((identity.as_ref()?.inputs.as_slice(), record.as_ref()?, looks.as_ref()))
+    /// The instances that are fresh now, for the no-op cache; `None` for the others.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = Option<FreshInstance<'_>>> {
+        self.identities.iter().zip(&self.records).zip(&self.stamps).map(|((identity, record), stamps)| {
+            let (inputs, committed) = (identity.as_ref()?.inputs.as_slice(), record.as_ref()?);
+            Some(FreshInstance { inputs, committed, stamps: stamps.as_ref() })
         })
     }
 
-    /// Takes the plan's verdicts over.
-    fn begin(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
+    /// Sets the first state of every instance.
+    fn apply_plan(&mut self, plan: Plan, selected: &BTreeSet<InstanceId>) {
         for entry in plan.entries {
             let id = entry.id;
             self.identities[id.0] = entry.identity;
-            self.looks[id.0] = entry.looks;
+            self.stamps[id.0] = entry.stamps;
             match entry.state {
                 PlanState::Fresh => {
                     self.records[id.0] = entry.record;
-                    self.board.set(id, State::Done);
+                    self.state.set(id, InstanceState::Done);
                     if selected.contains(&id) {
-                        self.tell(id, Outcome::Fresh, 0.0, true);
+                        self.report(id, Outcome::Fresh, 0.0, true);
                     }
                 }
-                _ if !selected.contains(&id) => self.board.set(id, State::Left),
+                _ if !selected.contains(&id) => self.state.set(id, InstanceState::Skipped),
                 PlanState::Dirty(reasons) => {
                     self.reasons[id.0] = reasons;
                     self.make_ready(id);
                 }
-                PlanState::Waits(_) => {}
+                PlanState::Waiting(_) => {}
             }
         }
-        // What waits for something that is not selected will never be reached from above.
+        // An instance whose upstream is not selected gets its outcome now, because nothing will unblock it later.
         for id in self.expansion.ids() {
-            if self.board.get(id) == State::Blocked {
-                self.settle(id);
+            if self.state.get(id) == InstanceState::Blocked {
+                self.unblock(id);
             }
         }
     }
 
-    /// Gives a dirty instance to the queue, or fails it where something outside is missing.
+    /// Queues a dirty instance, or fails it if it cannot run.
     fn make_ready(&mut self, id: InstanceId) {
         let obstacles = self.reasons[id.0].iter().filter(|reason| reason.is_obstacle());
-        let chain: Vec<String> = obstacles.map(ToString::to_string).chain(self.board.out_of_reach(id)).collect();
+        let chain: Vec<String> = obstacles.map(ToString::to_string).chain(self.state.unavailable(id)).collect();
         if chain.is_empty() {
-            self.board.set(id, State::Ready);
+            self.state.set(id, InstanceState::Ready);
         } else {
-            self.fail(id, ErrorChain { chain, input: true });
+            self.fail_before_start(id, ErrorChain { chain, input: true });
         }
     }
 
-    /// Fails an instance that never began.
-    fn fail(&mut self, id: InstanceId, causes: ErrorChain) {
-        self.board.set(id, State::Failed);
-        self.failed.get_or_insert(id);
+    fn fail_before_start(&mut self, id: InstanceId, causes: ErrorChain) {
+        self.state.set(id, InstanceState::Failed);
+        self.first_failure.get_or_insert(id);
         let failure = Failure { instance: self.name(id).to_string(), causes, log: None, work: None };
-        self.report(id, Outcome::Failed(failure), 0.0);
+        self.report(id, Outcome::Failed(failure), 0.0, false);
     }
 
-    /// Looks at a blocked instance again: everything above may be done by now, or lost.
-    fn settle(&mut self, id: InstanceId) {
+    /// Checks a blocked instance again, because the state of an upstream instance has changed: it may be classified
+    /// now, or must be skipped. If it ends here, its own readers are checked too.
+    fn unblock(&mut self, id: InstanceId) {
         let mut pending = vec![id];
         while let Some(id) = pending.pop() {
-            if self.board.get(id) != State::Blocked {
+            if self.state.get(id) != InstanceState::Blocked {
                 continue;
             }
-            let above = self.graph.above(id);
-            let lost = above.iter().find(|above| matches!(self.board.get(**above), State::Failed | State::Left));
-            if let Some(lost) = lost.copied() {
-                let because = self.why_lost(lost);
-                self.board.set(id, State::Left);
-                self.report(id, Outcome::Skipped { because }, 0.0);
-                pending.extend(self.graph.below(id));
-            } else if above.iter().all(|above| self.board.get(*above) == State::Done) {
-                self.decide(id);
-                if self.board.get(id) != State::Ready {
-                    pending.extend(self.graph.below(id));
+            let upstream = self.graph.upstream(id);
+            let is_lost =
+                |id: &InstanceId| matches!(self.state.get(*id), InstanceState::Failed | InstanceState::Skipped);
+            if let Some(lost) = upstream.iter().copied().find(is_lost) {
+                let because = self.skip_reason(lost);
+                self.state.set(id, InstanceState::Skipped);
+                self.report(id, Outcome::Skipped { because }, 0.0, false);
+                pending.extend(self.graph.downstream(id));
+            } else if upstream.iter().all(|id| self.state.get(*id) == InstanceState::Done) {
+                self.classify(id);
+                if self.state.get(id) != InstanceState::Ready {
+                    pending.extend(self.graph.downstream(id));
                 }
             }
         }
     }
 
-    /// Everything above is done: the instance gets its fingerprint and may come out fresh.
-    fn decide(&mut self, id: InstanceId) {
+    /// Computes the fingerprint of an instance whose upstream is done. The instance may turn out to be fresh.
+    fn classify(&mut self, id: InstanceId) {
         let instance = self.expansion.get(id);
         let records = &self.records;
         let record = |index: usize| records[index].as_ref();
-        let identity = match contents(instance, self.store, &mut self.outside, &record) {
+        let identity = match hash_inputs(instance, self.store, &mut self.external, &record) {
             Ok(inputs) => Identity::new(instance, inputs),
             Err(obstacles) => {
                 self.reasons[id.0] = obstacles;
                 return self.make_ready(id);
             }
         };
-        match judge(id, instance, identity, self.store, self.plan_options) {
-            Err(error) => self.fail(id, ErrorChain::of(&error)),
+        match classify(id, instance, identity, self.store, self.plan_options) {
+            Err(error) => self.fail_before_start(id, ErrorChain::of(&error)),
             Ok(entry) => {
                 self.identities[id.0] = entry.identity;
                 if let PlanState::Dirty(reasons) = entry.state {
@@ -210,8 +214,8 @@ impl<'a> Scheduler<'a> {
                     self.make_ready(id);
                 } else {
                     self.records[id.0] = entry.record;
-                    self.board.set(id, State::Done);
-                    self.report(id, Outcome::Fresh, 0.0);
+                    self.state.set(id, InstanceState::Done);
+                    self.report(id, Outcome::Fresh, 0.0, false);
                 }
             }
         }
@@ -219,38 +223,38 @@ impl<'a> Scheduler<'a> {
 
     fn done(&mut self, id: InstanceId, record: SlimRecord, outcome: Outcome, seconds: f64) {
         self.records[id.0] = Some(record);
-        self.board.set(id, State::Done);
-        self.report(id, outcome, seconds);
+        self.state.set(id, InstanceState::Done);
+        self.report(id, outcome, seconds, false);
     }
 
-    /// Starts a ready instance, unless other runs have what it needs.
-    fn start<'scope>(&mut self, id: InstanceId, crew: &Crew<'scope, '_, 'a>)
+    /// Starts a ready instance, or pauses its pool if other runs use what it needs.
+    fn start<'scope>(&mut self, id: InstanceId, workers: &Workers<'scope, '_, 'a>)
     where
         'a: 'scope,
     {
-        let threads = self.board.threads();
-        let need = self.board.need(id);
-        let devices = match self.slots.take(id, &need) {
+        let threads = self.state.threads();
+        let request = self.state.slot_request(id);
+        let devices = match self.slots.take(id, &request) {
             Ok(Some(devices)) => devices,
             Ok(None) => {
-                self.journal.waits(id, self.expansion.get(id), &need.waits_for());
-                return self.board.wait(id);
+                self.journal.waits(id, self.expansion.get(id), &request.wait_reason());
+                return self.state.pause_pool(id);
             }
             Err(error) => {
-                self.fail(id, ErrorChain::of(&error));
-                return self.settle_below(id);
+                self.fail_before_start(id, ErrorChain::of(&error));
+                return self.unblock_downstream(id);
             }
         };
-        self.board.start(id, devices);
-        let devices = self.board.devices(id);
+        self.state.start(id, devices);
+        let devices = self.state.devices(id);
         let instance = self.expansion.get(id);
         tracing::debug!(instance = instance.name, ?devices, threads, "starts");
         let identity = self.identities[id.0].clone();
-        let task = Task {
+        workers.submit(Task {
             id,
             instance,
             identity: identity.unwrap_or_else(|| panic!("BUG: `{}` is ready without a fingerprint", instance.name)),
-            artifacts: artifacts(instance, &self.records),
+            artifacts: input_artifacts(instance, &self.records),
             forced: self.plan_options.force.contains(&id),
             threads,
             time: self.options.time,
@@ -259,55 +263,54 @@ impl<'a> Scheduler<'a> {
             store: self.store,
             executor: self.options.executor.as_ref(),
             stop: &self.options.interrupt,
-        };
-        crew.give(task);
+        });
     }
 
-    fn receive<'scope>(&mut self, messages: &Receiver<Message>, crew: &mut Crew<'scope, '_, 'a>)
+    fn receive<'scope>(&mut self, messages: &Receiver<TaskMessage>, workers: &mut Workers<'scope, '_, 'a>)
     where
         'a: 'scope,
     {
-        match messages.recv_timeout(ASK_AGAIN.min(crew.patience())) {
-            Ok(Message::Started(id)) => {
+        match messages.recv_timeout(RETRY_INTERVAL.min(workers.max_wait())) {
+            Ok(TaskMessage::Started(id)) => {
                 let instance = self.expansion.get(id);
                 self.journal.started(instance);
                 self.observer.started(id, instance, &self.reasons[id.0]);
             }
-            Ok(Message::StageEvent(id, event)) => self.journal.event(id, self.expansion.get(id), &event),
-            Ok(Message::Collected(pending)) => {
-                self.board.release(pending.id);
-                self.slots.release(pending.id);
-                crew.collect(*pending);
+            Ok(TaskMessage::Event(id, event)) => self.journal.event(id, self.expansion.get(id), &event),
+            Ok(TaskMessage::Uncommitted(stage)) => {
+                self.state.release(stage.id);
+                self.slots.release(stage.id);
+                workers.add_to_batch(*stage);
             }
-            Ok(Message::Finished(id, finished, seconds)) => self.finish(id, finished, seconds),
+            Ok(TaskMessage::Finished(id, result, seconds)) => self.finish(id, result, seconds),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
-        if self.asked.elapsed() > ASK_AGAIN {
-            self.asked = Instant::now();
-            self.board.ask_again();
+        if self.last_retry.elapsed() > RETRY_INTERVAL {
+            self.last_retry = Instant::now();
+            self.state.retry_waiting();
         }
     }
 
-    fn finish(&mut self, id: InstanceId, finished: Finished, seconds: f64) {
+    fn finish(&mut self, id: InstanceId, result: TaskResult, seconds: f64) {
         self.slots.release(id);
-        match finished {
-            Finished::Ran(record) => self.done(id, SlimRecord::from(&*record), Outcome::Ran, seconds),
-            Finished::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
-            Finished::Busy => {
-                self.journal.waits(id, self.expansion.get(id), "another run works on it");
-                self.board.set(id, State::Elsewhere);
+        match result {
+            TaskResult::Ran(record) => self.done(id, SlimRecord::from(&*record), Outcome::Ran, seconds),
+            TaskResult::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
+            TaskResult::Busy => {
+                self.journal.waits(id, self.expansion.get(id), "another run is working on it");
+                self.state.set(id, InstanceState::RunningElsewhere);
                 return;
             }
-            Finished::Interrupted => {
-                // What lies below was not reached either: the end of the run tells so.
-                self.board.set(id, State::Left);
-                self.report(id, Outcome::Interrupted, seconds);
+            TaskResult::Interrupted => {
+                // Its readers get the outcome `Interrupted` at the end of the run.
+                self.state.set(id, InstanceState::Skipped);
+                self.report(id, Outcome::Interrupted, seconds, false);
                 return;
             }
-            Finished::Failed(causes) if self.tries_again(id, &causes) => return self.board.set(id, State::Ready),
-            Finished::Failed(causes) => {
-                self.board.set(id, State::Failed);
-                self.failed.get_or_insert(id);
+            TaskResult::Failed(causes) if self.retries(id, &causes) => return self.state.set(id, InstanceState::Ready),
+            TaskResult::Failed(causes) => {
+                self.state.set(id, InstanceState::Failed);
+                self.first_failure.get_or_insert(id);
                 let work = self.store.leftover_path(self.fingerprint(id));
                 let failure = Failure {
                     instance: self.name(id).to_string(),
@@ -315,23 +318,23 @@ impl<'a> Scheduler<'a> {
                     log: Some(self.journal.log(self.expansion.get(id))),
                     work,
                 };
-                self.report(id, Outcome::Failed(failure), seconds);
+                self.report(id, Outcome::Failed(failure), seconds, false);
             }
         }
-        self.settle_below(id);
+        self.unblock_downstream(id);
     }
 
-    fn settle_below(&mut self, id: InstanceId) {
-        for below in self.graph.below(id) {
-            self.settle(below);
+    fn unblock_downstream(&mut self, id: InstanceId) {
+        for reader in self.graph.downstream(id) {
+            self.unblock(reader);
         }
     }
 
-    /// Whether a failed instance is worth another attempt. Wrong input stays wrong.
-    fn tries_again(&mut self, id: InstanceId, causes: &ErrorChain) -> bool {
+    /// Counts a failed attempt and decides whether the instance is tried again. Wrong input is not.
+    fn retries(&mut self, id: InstanceId, causes: &ErrorChain) -> bool {
         let instance = self.expansion.get(id);
         let allowed = instance.limits.retries.max(self.options.retries);
-        let failed = self.attempts.entry(id).or_default();
+        let failed = self.failed_attempts.entry(id).or_default();
         *failed += 1;
         if causes.input || *failed > allowed || self.options.interrupt.load(Ordering::Relaxed) {
             return false;
@@ -342,43 +345,41 @@ impl<'a> Scheduler<'a> {
         true
     }
 
-    /// Gives everything that was not reached its outcome.
-    fn close(&mut self) {
+    /// Reports the outcome of every instance that the run did not reach.
+    fn finish_unreached(&mut self) {
+        use InstanceState::{Blocked, Ready, RunningElsewhere};
         let interrupted = self.options.interrupt.load(Ordering::Relaxed);
         for id in self.expansion.ids() {
-            if !matches!(self.board.get(id), State::Blocked | State::Ready | State::Elsewhere) {
+            if !matches!(self.state.get(id), Blocked | Ready | RunningElsewhere) {
                 continue;
             }
-            let outcome = match self.failed {
+            let outcome = match self.first_failure {
                 Some(failed) if !interrupted => Outcome::Skipped {
                     because: format!("`{}` failed, and the run stops at the first failure", self.name(failed)),
                 },
                 _ => Outcome::Interrupted,
             };
-            self.board.set(id, State::Left);
-            self.report(id, outcome, 0.0);
+            self.state.set(id, InstanceState::Skipped);
+            self.report(id, outcome, 0.0, false);
         }
     }
 
-    /// Keeps an outcome.
-    fn report(&mut self, id: InstanceId, outcome: Outcome, seconds: f64) {
-        self.tell(id, outcome, seconds, false);
-    }
-
-    fn tell(&mut self, id: InstanceId, outcome: Outcome, seconds: f64, planned: bool) {
+    /// Passes an outcome to the journal. `planned` means that the plan found the instance fresh.
+    fn report(&mut self, id: InstanceId, outcome: Outcome, seconds: f64, planned: bool) {
         let instance = self.expansion.get(id);
         let fingerprint = self.identities[id.0].as_ref().map(|identity| identity.fingerprint);
         let reasons = self.reasons[id.0].clone();
         let report = InstanceReport { id, name: instance.name.clone(), outcome, seconds, fingerprint, reasons };
-        let record = self.records[id.0].as_ref().filter(|_| self.looks[id.0].is_none());
+        let record = self.records[id.0].as_ref().filter(|_| self.stamps[id.0].is_none());
         self.journal.finished(instance, report, record, planned);
     }
 
     fn stopping(&self) -> bool {
-        self.options.interrupt.load(Ordering::Relaxed) || (self.failed.is_some() && !self.options.keep_going)
+        self.options.interrupt.load(Ordering::Relaxed) || (self.first_failure.is_some() && !self.options.keep_going)
     }
 
-    fn why_lost(&self, id: InstanceId) -> String {
+    /// Why the readers of a failed or skipped instance are skipped.
+    fn skip_reason(&self, id: InstanceId) -> String {
         match self.journal.outcome(id) {
             Some(Outcome::Skipped { because }) => because.clone(),
             Some(Outcome::Interrupted) => format!("`{}` was interrupted", self.name(id)),

@@ -1,34 +1,34 @@
-//! Selecting instances by name: `sft`, `sft@mix=both`, `eval@prompt=*`, `*@seed=0`. Knows no plan.
+//! Selects instances by name: `sft`, `sft@mix=both`, `eval@prompt=*`, `*@seed=0`.
 
 use std::collections::BTreeSet;
 
 use ablate_core::base::diagnostic::nearest;
 use ablate_experiment::{Expansion, InstanceId, Upstream};
 
-/// Which instances a run is about. Empty lists mean all.
+/// The instances of a run. An empty list selects all.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// Only these; what they read must be there already.
+    /// These instances only. Their inputs must be in the store already.
     pub only: Vec<String>,
-    /// These and whatever they read.
+    /// These instances and everything upstream of them.
     pub until: Vec<String>,
 }
 
 impl Selection {
-    /// The selected instances, or the names that match nothing.
+    /// The selected instances. A pattern that matches nothing is an error.
     pub fn resolve(&self, expansion: &Expansion) -> anyhow::Result<BTreeSet<InstanceId>> {
         let all = || expansion.ids().collect::<BTreeSet<_>>();
-        let until = if self.until.is_empty() { all() } else { closed(expansion, matching(expansion, &self.until)?) };
+        let until =
+            if self.until.is_empty() { all() } else { with_upstream(expansion, matching(expansion, &self.until)?) };
         let only = if self.only.is_empty() { all() } else { matching(expansion, &self.only)? };
         Ok(until.intersection(&only).copied().collect())
     }
 }
 
-/// Every instance that one of the patterns names. A pattern that names none is an error with the nearest name.
+/// Every instance that matches one of the patterns. A pattern that matches none is an error with the nearest name.
 pub fn matching(expansion: &Expansion, patterns: &[String]) -> anyhow::Result<BTreeSet<InstanceId>> {
     let mut found = BTreeSet::new();
     for pattern in patterns {
-        let before = found.len();
         let mut any = false;
         for id in expansion.ids() {
             if matches(pattern, expansion, id) {
@@ -41,21 +41,20 @@ pub fn matching(expansion: &Expansion, patterns: &[String]) -> anyhow::Result<BT
             found.insert(alias.instance);
         }
         if !any {
-            debug_assert_eq!(before, found.len());
             let names =
                 expansion.instances.iter().flat_map(|instance| [instance.name.as_str(), instance.stage.as_str()]);
             let help = match nearest(pattern, names) {
                 Some(near) => format!("a similar name exists: `{near}`"),
-                None => "`ls` lists the instances".to_string(),
+                None => "`ablate ls` lists the instances".to_string(),
             };
-            anyhow::bail!("`{pattern}` names no stage and no instance\nhelp: {help}");
+            anyhow::bail!("`{pattern}` matches no stage and no instance\nhelp: {help}");
         }
     }
     Ok(found)
 }
 
-/// The instances and everything above them.
-fn closed(expansion: &Expansion, start: BTreeSet<InstanceId>) -> BTreeSet<InstanceId> {
+/// The instances and everything upstream of them.
+fn with_upstream(expansion: &Expansion, start: BTreeSet<InstanceId>) -> BTreeSet<InstanceId> {
     let mut found = start.clone();
     let mut pending: Vec<InstanceId> = start.into_iter().collect();
     while let Some(id) = pending.pop() {
@@ -70,26 +69,26 @@ fn closed(expansion: &Expansion, start: BTreeSet<InstanceId>) -> BTreeSet<Instan
     found
 }
 
-/// A full name, or `stage` with any of its axis values; `*` stands for any characters.
+/// A pattern is a full name, or a stage with any of its axis values. `*` matches any characters.
 fn matches(pattern: &str, expansion: &Expansion, id: InstanceId) -> bool {
     let instance = expansion.get(id);
     if pattern == instance.name {
         return true;
     }
-    let (stage, pins) = pattern.split_once('@').unwrap_or((pattern, ""));
+    let (stage, values) = pattern.split_once('@').unwrap_or((pattern, ""));
     glob(stage, &instance.stage)
-        && pins.split(',').filter(|pin| !pin.is_empty()).all(|pin| match pin.split_once('=') {
+        && values.split(',').filter(|pair| !pair.is_empty()).all(|pair| match pair.split_once('=') {
             Some((axis, value)) => instance.point.get(axis).is_some_and(|label| glob(value, label)),
             None => false,
         })
 }
 
-/// Whether a pattern names an instance, by its own name or by that of its stage; `*` stands for any characters.
-pub fn names(pattern: &str, instance: &str) -> bool {
+/// Whether a pattern matches the full name of an instance or the name of its stage.
+pub fn matches_name(pattern: &str, instance: &str) -> bool {
     glob(pattern, instance) || instance.split('@').next().is_some_and(|stage| glob(pattern, stage))
 }
 
-/// Whether `text` fits `pattern`, in which `*` stands for any characters.
+/// Whether `text` matches `pattern`, in which `*` matches any characters.
 fn glob(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
@@ -104,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_star_stands_for_any_characters() {
+    fn a_star_matches_any_characters() {
         assert!(glob("*", ""));
         assert!(glob("e*l", "eval"));
         assert!(glob("*a*", "eval"));

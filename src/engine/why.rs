@@ -1,17 +1,17 @@
-//! `why`: a plan's verdicts in words, each at its line of the user's file.
+//! `why`: the states of a plan as diagnostics, each at its line in the user's file.
 
 use std::collections::BTreeSet;
 
-use super::difference::differences;
 use super::dirty::DirtyReason;
 use super::graph::Graph;
+use super::manifest_diff::diff_manifests;
 use super::plan::{Plan, PlanState};
 use ablate_core::base::{Diagnostic, Hash, Span};
 use ablate_core::stage::{Manifest, ManifestEntry};
 use ablate_experiment::{Expansion, Instance, InstanceId};
 use ablate_store::{ExperimentId, Store};
 
-/// Why an instance is fresh, must run or waits: one note per reason.
+/// Why an instance is fresh, dirty or waiting: one note per reason.
 pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic> {
     let instance = expansion.get(id);
     let entry = plan.get(id);
@@ -20,8 +20,9 @@ pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic
             let fingerprint = entry.identity.as_ref().map(|identity| identity.fingerprint.short()).unwrap_or_default();
             vec![Diagnostic::note(format!("`{}` is fresh: its result is record {fingerprint}", instance.name))]
         }
-        PlanState::Waits(above) => {
-            let names: Vec<String> = above.iter().map(|above| format!("`{}`", expansion.get(*above).name)).collect();
+        PlanState::Waiting(upstream) => {
+            let name = |id: &InstanceId| format!("`{}`", expansion.get(*id).name);
+            let names: Vec<String> = upstream.iter().map(name).collect();
             vec![Diagnostic::note(format!("`{}` waits for {}", instance.name, names.join(", ")))]
         }
         PlanState::Dirty(reasons) => {
@@ -31,21 +32,25 @@ pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic
     }
 }
 
-/// An instance and everything above it that is not fresh, upstream first: where its own state comes from.
-pub fn chain(expansion: &Expansion, plan: &Plan, id: InstanceId) -> BTreeSet<InstanceId> {
-    let graph = Graph::of(expansion);
+/// An instance and everything upstream of it that is not fresh, in the order of the expansion.
+pub fn stale_upstream(expansion: &Expansion, plan: &Plan, id: InstanceId) -> BTreeSet<InstanceId> {
+    let graph = Graph::new(expansion);
     let mut found = BTreeSet::from([id]);
     let mut pending = vec![id];
     while let Some(id) = pending.pop() {
-        let above = graph.above(id).into_iter().filter(|above| plan.get(*above).state != PlanState::Fresh);
-        pending.extend(above.filter(|above| found.insert(*above)));
+        let upstream = graph.upstream(id).into_iter().filter(|id| plan.get(*id).state != PlanState::Fresh);
+        pending.extend(upstream.filter(|id| found.insert(*id)));
     }
     found
 }
 
-/// What is known already of an instance that waits: the record of its last result, and how its own values differ from
-/// that. Its inputs are not known yet.
-pub fn so_far(store: &Store, experiment: &ExperimentId, instance: &Instance) -> Option<(Hash, Vec<DirtyReason>)> {
+/// How the values of a waiting instance differ from the record of its last result, with the fingerprint of that record.
+/// Its inputs are not compared, because they are not known yet.
+pub fn known_differences(
+    store: &Store,
+    experiment: &ExperimentId,
+    instance: &Instance,
+) -> Option<(Hash, Vec<DirtyReason>)> {
     let old = store.record(store.latest(experiment, &instance.name).fingerprint?)?;
     let mut new: Manifest = serde_json::from_str(&instance.identity).ok()?;
     if instance.kind.seeded {
@@ -53,17 +58,17 @@ pub fn so_far(store: &Store, experiment: &ExperimentId, instance: &Instance) -> 
     }
     let mut manifest = old.manifest;
     manifest.entries.retain(|entry| !matches!(entry, ManifestEntry::Input { .. }));
-    Some((old.fingerprint, differences(&manifest, &new)))
+    Some((old.fingerprint, diff_manifests(&manifest, &new)))
 }
 
-/// The differences of an instance that waits, as notes.
-pub fn why_so_far(store: &Store, experiment: &ExperimentId, instance: &Instance) -> Vec<Diagnostic> {
-    let Some((record, reasons)) = so_far(store, experiment, instance) else { return Vec::new() };
+/// The [`known_differences`] of a waiting instance, as notes.
+pub fn why_waiting(store: &Store, experiment: &ExperimentId, instance: &Instance) -> Vec<Diagnostic> {
+    let Some((record, reasons)) = known_differences(store, experiment, instance) else { return Vec::new() };
     let record = record.short();
     reasons.iter().map(|reason| note(instance, "must run in any case", reason, Some(&record))).collect()
 }
 
-/// One reason as a note that points at the value, or at the stage's header.
+/// A reason as a diagnostic that points at the value, or at the header of the stage.
 fn explain(instance: &Instance, reason: &DirtyReason, record: Option<&str>) -> Diagnostic {
     let verdict = if reason.is_obstacle() { "cannot run" } else { "must run" };
     note(instance, verdict, reason, record)
@@ -73,7 +78,7 @@ fn note(instance: &Instance, verdict: &str, reason: &DirtyReason, record: Option
     let label = match (reason, record) {
         (DirtyReason::ValueChanged { old, .. }, Some(record)) => format!("was {old} in record {record}"),
         (DirtyReason::ValueAdded { .. }, Some(record)) => format!("not in record {record}"),
-        (DirtyReason::InputChanged { .. }, Some(record)) => format!("other content than in record {record}"),
+        (DirtyReason::InputChanged { .. }, Some(record)) => format!("record {record} has different content"),
         (_, Some(record)) => format!("compared with record {record}"),
         (_, None) => String::new(),
     };
@@ -85,7 +90,7 @@ fn note(instance: &Instance, verdict: &str, reason: &DirtyReason, record: Option
     }
 }
 
-/// Where a key was written: itself, else the nearest table around it, else the stage's header.
+/// The place of a key in the file: the key itself, else the nearest enclosing table, else the header of the stage.
 fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Span> {
     let mut key = key;
     loop {
@@ -95,7 +100,7 @@ fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Span> {
         if key.is_empty() {
             return None;
         }
-        key = key.rsplit_once('.').map_or("", |(around, _)| around);
+        key = key.rsplit_once('.').map_or("", |(table, _)| table);
     }
 }
 
@@ -104,7 +109,7 @@ mod tests {
     use super::*;
     use crate::PlanOptions;
     use crate::plan::plan;
-    use crate::toys::Space;
+    use crate::tests::support::TestProject;
     use ablate_core::base::Sources;
     use expect_test::expect;
     use serde_json::json;
@@ -113,13 +118,14 @@ mod tests {
     const TEXT: &str =
         "[stage.train]\nkind = \"toy\"\npath = \"data.txt\"\nword = \"b\"\n\n[stage.eval]\nfrom = [\"train\"]\n";
 
-    /// The stages of `TEXT`, with the places of their keys.
-    fn stages(space: &Space, sources: &mut Sources, path: &str, word: &str) -> Expansion {
+    /// The stages of `TEXT`, with the origins of their keys.
+    fn stages(project: &TestProject, sources: &mut Sources, path: &str, word: &str) -> Expansion {
         let source = sources.add("a.toml".to_string(), TEXT.to_string());
         let mut stages =
-            space.stages(&[("train", json!({ "path": path, "word": word })), ("eval", json!({ "from": ["train"] }))]);
-        let places = [(0, "", "stage.train"), (0, "path", "\"data.txt\""), (0, "word", "\"b\""), (1, "", "stage.eval")];
-        for (instance, key, text) in places {
+            project.stages(&[("train", json!({ "path": path, "word": word })), ("eval", json!({ "from": ["train"] }))]);
+        let origins =
+            [(0, "", "stage.train"), (0, "path", "\"data.txt\""), (0, "word", "\"b\""), (1, "", "stage.eval")];
+        for (instance, key, text) in origins {
             let start = TEXT.find(text).unwrap();
             let origin = Span { source, range: start..start + text.len() };
             Arc::make_mut(&mut stages.instances[instance].spans).insert(key.to_string(), origin);
@@ -127,20 +133,20 @@ mod tests {
         stages
     }
 
-    fn told(space: &Space, stages: &Expansion, sources: &Sources) -> String {
+    fn render(project: &TestProject, stages: &Expansion, sources: &Sources) -> String {
         let options = PlanOptions { experiment: "test".into(), ..PlanOptions::default() };
-        let plan = plan(stages, &space.store(), &options).unwrap();
+        let plan = plan(stages, &project.store(), &options).unwrap();
         let notes = stages.ids().flat_map(|id| why(stages, &plan, id));
         let text = notes.map(|note| note.render(sources, false)).collect::<Vec<_>>().join("\n");
-        space.clean(&text)
+        project.normalize(&text)
     }
 
     #[test]
     fn a_reason_points_at_its_line() {
-        let space = Space::new();
-        space.write("data.txt", "one");
+        let project = TestProject::new();
+        project.write("data.txt", "one");
         let mut sources = Sources::default();
-        let first = stages(&space, &mut sources, "data.txt", "a");
+        let first = stages(&project, &mut sources, "data.txt", "a");
         expect![[r#"
             note: `train` must run: it has not run yet
              --> a.toml:1:2
@@ -148,33 +154,33 @@ mod tests {
             1 | [stage.train]
               |  ^^^^^^^^^^^
             note: `eval` waits for `train`"#]]
-        .assert_eq(&told(&space, &first, &sources));
-        space.run(&first);
+        .assert_eq(&render(&project, &first, &sources));
+        project.run(&first);
         expect![[r#"
             note: `train` is fresh: its result is record HASH
             note: `eval` is fresh: its result is record HASH"#]]
-        .assert_eq(&told(&space, &first, &sources));
-        space.write("data.txt", "two");
+        .assert_eq(&render(&project, &first, &sources));
+        project.write("data.txt", "two");
         expect![[r#"
             note: `train` must run: `word` changed from "a" to "b"
              --> a.toml:4:8
               |
             4 | word = "b"
               |        ^^^ was "a" in record HASH
-            note: `train` must run: the content of `SPACE/data.txt` (`path`) changed from HASH to HASH
+            note: `train` must run: the content of `PROJECT/data.txt` (`path`) changed from HASH to HASH
              --> a.toml:3:8
               |
             3 | path = "data.txt"
-              |        ^^^^^^^^^^ other content than in record HASH
+              |        ^^^^^^^^^^ record HASH has different content
             note: `eval` waits for `train`"#]]
-        .assert_eq(&told(&space, &stages(&space, &mut sources, "data.txt", "b"), &sources));
+        .assert_eq(&render(&project, &stages(&project, &mut sources, "data.txt", "b"), &sources));
         expect![[r#"
-            error: `train` cannot run: `SPACE/none.txt` (`path`) does not exist
+            error: `train` cannot run: `PROJECT/none.txt` (`path`) does not exist
              --> a.toml:3:8
               |
             3 | path = "data.txt"
               |        ^^^^^^^^^^
             note: `eval` waits for `train`"#]]
-        .assert_eq(&told(&space, &stages(&space, &mut sources, "none.txt", "b"), &sources));
+        .assert_eq(&render(&project, &stages(&project, &mut sources, "none.txt", "b"), &sources));
     }
 }

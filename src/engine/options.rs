@@ -1,0 +1,73 @@
+//! The options of a run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use super::executor::Executor;
+use super::select::Selection;
+
+#[derive(Clone)]
+pub struct RunOptions {
+    /// The most stages that run on this machine at the same time.
+    pub jobs: usize,
+    /// Threads per stage. `None` divides the cores among the running stages. Results do not depend on it.
+    pub threads: Option<usize>,
+    /// The most stages that wait for a remote endpoint at the same time.
+    pub teachers: usize,
+    /// Slots of the pools that the experiment declares.
+    pub pools: BTreeMap<String, usize>,
+    /// GPUs for programs, by number or UUID.
+    pub gpus: Vec<String>,
+    /// How often every stage is retried after a failure that wrong input did not cause. A stage's own limit counts if
+    /// it is larger.
+    pub retries: u32,
+    /// Time limit of an attempt, for stages without a limit of their own.
+    pub time: Option<Duration>,
+    /// After a failure, continue with every instance that does not depend on it.
+    pub keep_going: bool,
+    /// Names of stages or instances that run even if they are fresh.
+    pub force: Vec<String>,
+    pub selection: Selection,
+    /// The devices of model stages: `cpu`, `cuda:0`, or several as `cuda:0,cuda:1`.
+    pub device: String,
+    pub executor: Arc<dyn Executor>,
+    /// Stops the run when set: no stage is started, running children are ended, and their work can be resumed.
+    pub interrupt: Arc<AtomicBool>,
+    /// Folder of the links to outputs: `<out>/<experiment>/<instance>/<output>`.
+    pub out: Option<PathBuf>,
+    /// Name of the no-op cache in the store.
+    pub noop_cache: Option<String>,
+    /// Whether the experiment runs as its file is, without overrides. Then `gc` forgets the instances that the file
+    /// no longer has.
+    pub as_written: bool,
+    /// The command line, for the report of the run.
+    pub command: Vec<String>,
+}
+
+impl RunOptions {
+    /// One job at a time on the CPU, keep going after failures, no links.
+    pub fn new(executor: Arc<dyn Executor>) -> RunOptions {
+        RunOptions {
+            jobs: 1,
+            threads: None,
+            teachers: 4,
+            pools: BTreeMap::new(),
+            gpus: Vec::new(),
+            retries: 0,
+            time: None,
+            keep_going: true,
+            force: Vec::new(),
+            selection: Selection::default(),
+            device: "cpu".to_string(),
+            executor,
+            interrupt: Arc::default(),
+            out: None,
+            noop_cache: None,
+            as_written: true,
+            command: Vec::new(),
+        }
+    }
+}

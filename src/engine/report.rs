@@ -1,0 +1,134 @@
+//! What a run reports: the outcome of every instance, and the run as a whole.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::dirty::DirtyReason;
+use ablate_core::base::escape::indented;
+use ablate_core::base::{ErrorChain, Hash};
+use ablate_experiment::InstanceId;
+
+/// The outcome of an instance in a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Outcome {
+    Ran,
+    /// Its result was in the store already, from an earlier run or from another one.
+    Fresh,
+    Failed(Failure),
+    /// Not run, for this reason.
+    Skipped {
+        because: String,
+    },
+    /// Stopped by the user. The next run resumes it.
+    Interrupted,
+}
+
+impl Outcome {
+    /// The name of the variant, as in JSON.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Outcome::Ran => "ran",
+            Outcome::Fresh => "fresh",
+            Outcome::Failed(_) => "failed",
+            Outcome::Skipped { .. } => "skipped",
+            Outcome::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Why an instance failed, and where its files are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub instance: String,
+    #[serde(flatten)]
+    pub causes: ErrorChain,
+    pub log: Option<PathBuf>,
+    /// The work folder that the next attempt resumes from, or the sandbox of a program.
+    pub work: Option<PathBuf>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut causes = self.causes.chain.iter().map(|cause| indented(cause, "    "));
+        let first = causes.next().unwrap_or_else(|| "it reported no cause".to_string());
+        write!(f, "`{}` failed: {first}", self.instance)?;
+        for cause in causes {
+            write!(f, "\n  because {cause}")?;
+        }
+        if let Some(log) = &self.log {
+            write!(f, "\n  log: {}", log.display())?;
+        }
+        let help = "help: fix the cause and run the same command again: finished stages are kept";
+        match &self.work {
+            // The sandbox of a program has a dot in its name. A program cannot be resumed.
+            Some(work) if work.extension().is_some() => {
+                write!(f, "\n  its folder, deleted by the next run: {}\n  {help}", work.display())?;
+            }
+            Some(_) => write!(f, "\n  {help}, this one resumes from its last checkpoint if it wrote one")?,
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// What a run did. Written to `run.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Name of the run: `<time>-<id>`.
+    pub run: String,
+    /// Folder of its report and logs; `None` for a no-op run, which writes nothing.
+    pub folder: Option<PathBuf>,
+    pub experiment: String,
+    pub command: Vec<String>,
+    pub started: String,
+    pub seconds: f64,
+    pub interrupted: bool,
+    /// Whether the run has ended. In the file of a running or killed run this is false.
+    pub ended: bool,
+    /// Number of selected instances.
+    pub selected: usize,
+    /// How many of them the plan found fresh.
+    pub fresh: usize,
+    pub instances: Vec<InstanceReport>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct InstanceReport {
+    #[serde(skip)]
+    pub id: InstanceId,
+    pub name: String,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    pub seconds: f64,
+    pub fingerprint: Option<Hash>,
+    pub reasons: Vec<DirtyReason>,
+}
+
+impl RunReport {
+    /// The number of instances whose outcome `accept` accepts.
+    pub fn count(&self, accept: impl Fn(&Outcome) -> bool) -> usize {
+        self.instances.iter().filter(|instance| accept(&instance.outcome)).count()
+    }
+
+    pub fn failures(&self) -> impl Iterator<Item = &Failure> {
+        self.instances.iter().filter_map(|instance| match &instance.outcome {
+            Outcome::Failed(failure) => Some(failure),
+            _ => None,
+        })
+    }
+
+    /// 0 if every selected instance is up to date, 130 after an interruption, 2 if wrong input caused every failure,
+    /// else 1.
+    pub fn exit_code(&self) -> u8 {
+        let incomplete = |outcome: &Outcome| !matches!(outcome, Outcome::Ran | Outcome::Fresh);
+        match (self.interrupted, self.count(incomplete)) {
+            (true, _) => 130,
+            (false, 0) => 0,
+            (false, _) if self.failures().all(|failure| failure.causes.input) => 2,
+            (false, _) => 1,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Fuzzing: damaged stores, and invalid lines between engine, supervisor and child.
+
+mod protocol;
+mod store;

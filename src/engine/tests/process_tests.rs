@@ -1,0 +1,164 @@
+//! The process executor with real child processes and supervisors.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use expect_test::expect;
+use serde_json::json;
+
+use super::support::TestProject;
+use super::test_kinds::REGISTRY;
+use crate::{NullObserver, Outcome, ProcessExecutor, RunOptions, RunReport, run, run_job, supervisor};
+use ablate_core::base::files;
+use ablate_experiment::Expansion;
+use ablate_store::Lock;
+
+/// Not a test: the child process that runs a job.
+#[test]
+fn job_child() {
+    let Some(job) = std::env::args().next_back().filter(|last| last.ends_with("job.json")) else { return };
+    run_job(Path::new(&job), REGISTRY);
+    // The test harness must not print or set the exit code.
+    std::process::exit(0);
+}
+
+/// Not a test: the supervisor process.
+#[test]
+fn supervisor_child() {
+    let exact = std::env::args().any(|argument| argument == "tests::process_tests::supervisor_child");
+    if exact && std::env::args().any(|argument| argument == "--nocapture") {
+        supervisor::serve();
+        std::process::exit(0);
+    }
+}
+
+fn options(project: &TestProject) -> RunOptions {
+    let program = std::env::current_exe().unwrap();
+    let arguments = |name: &str| {
+        let name = format!("tests::process_tests::{name}_child");
+        ["--exact", &name, "--nocapture"].map(str::to_string).to_vec()
+    };
+    let executor = ProcessExecutor::new(program, arguments("job"), arguments("supervisor"));
+    RunOptions { executor: Arc::new(executor), ..project.options() }
+}
+
+#[test]
+fn a_child_runs_a_stage_and_its_output_is_logged() {
+    let project = TestProject::with_data();
+    let stages = project.stages(&[
+        ("base", json!({ "kind": "model", "path": "data.txt" })),
+        ("eval", json!({ "from": ["base"], "word": "x" })),
+    ]);
+    expect![[r#"
+        base: ran, it has not run yet
+        eval: ran, it has not run yet
+    "#]]
+    .assert_eq(&project.run_with(&stages, &options(&project)));
+    assert_eq!(project.output("eval"), r#""one" "two" "" "x""#);
+    let store = project.store();
+    let record = store.record(store.latest(&"test".into(), "eval").fingerprint.unwrap()).unwrap();
+    assert_eq!(record.summary.0["rows"], 4);
+    let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
+    assert!(log.contains("running 1 test"), "{log}");
+}
+
+#[test]
+fn long_results_and_notes_arrive_complete() {
+    let project = TestProject::with_data();
+    project.set_fault("read", "long-events");
+    let stages = project.stages(&[("read", json!({ "path": "data.txt" }))]);
+    assert_eq!(project.run_with(&stages, &options(&project)), "read: ran, it has not run yet\n");
+    let store = project.store();
+    let record = store.record(store.latest(&"test".into(), "read").fingerprint.unwrap()).unwrap();
+    let long = "x".repeat(3 << 20);
+    assert!(record.summary.0["long"] == long);
+    let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
+    assert!(log.lines().any(|line| line == long));
+}
+
+#[test]
+fn a_panic_or_abort_fails_one_stage() {
+    let project = TestProject::with_data();
+    project.set_fault("panic", "panic");
+    project.set_fault("abort", "abort");
+    let stage = |word: &str| json!({ "path": "data.txt", "word": word });
+    let stages = project.stages(&[("panic", stage("1")), ("abort", stage("2")), ("good", stage("3"))]);
+    let outcomes = project.run_with(&stages, &options(&project));
+    let lines = outcomes.lines().filter(|line| ["failed", "signal", "ran"].iter().any(|word| line.contains(word)));
+    expect![[r#"
+        `panic` failed: the stage panicked: a bug in the stage
+        `abort` failed: the child process was killed by signal 6
+        good: ran, it has not run yet"#]]
+    .assert_eq(&lines.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn an_interrupted_child_keeps_its_work() {
+    let project = TestProject::with_data();
+    project.set_fault("read", "wait");
+    let stages = project.stages(&[("read", json!({ "path": "data.txt" })), ("eval", json!({ "from": ["read"] }))]);
+    let options = options(&project);
+    let report: RunReport = std::thread::scope(|scope| {
+        let run = scope.spawn(|| run("test", &stages, &project.store(), &options, &NullObserver).unwrap());
+        project.wait_until_running();
+        options.interrupt.store(true, Ordering::Relaxed);
+        run.join().unwrap()
+    });
+    assert_eq!(report.exit_code(), 130);
+    assert_eq!(report.count(|outcome| *outcome == Outcome::Interrupted), 2);
+    assert_eq!(project.store().unfinished().unwrap().len(), 1);
+    project.clear_fault("read", "wait");
+    options.interrupt.store(false, Ordering::Relaxed);
+    assert_eq!(run("test", &stages, &project.store(), &options, &NullObserver).unwrap().exit_code(), 0);
+    assert_eq!(project.store().unfinished().unwrap(), []);
+}
+
+/// Not a test: a run in a process that is killed.
+#[test]
+fn killed_parent() {
+    let Some(marker) = std::env::args().next_back().filter(|last| last.ends_with("killed-run")) else { return };
+    let project = TestProject::at(Path::new(&marker).parent().unwrap());
+    run("test", &waiting_stages(&project), &project.store(), &options(&project), &NullObserver).unwrap();
+}
+
+fn waiting_stages(project: &TestProject) -> Expansion {
+    project.stages(&[("read", json!({ "path": "data.txt" })), ("eval", json!({ "from": ["read"] }))])
+}
+
+#[test]
+fn a_killed_run_leaves_no_child() {
+    let project = TestProject::with_data();
+    project.set_fault("read", "wait");
+    let mut parent = Command::new(std::env::current_exe().unwrap());
+    parent.args(["--exact", "tests::process_tests::killed_parent"]).arg(project.path("killed-run"));
+    let mut parent = parent.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    project.wait_until_running();
+    let store = project.store();
+    let fingerprint = store.unfinished().unwrap()[0];
+    assert!(store.lock_run(fingerprint).unwrap().is_none(), "the run holds its lock");
+    parent.kill().unwrap();
+    parent.wait().unwrap();
+    // A living orphan would still wait for the marker file, and then overwrite the output of the next run.
+    let dead = Lock::take_within(&store.child_lock_path(fingerprint), 1000, Duration::from_millis(10)).unwrap();
+    assert!(dead.is_some(), "the child died with its parent");
+    drop(dead);
+    project.clear_fault("read", "wait");
+    expect![[r#"
+        read: ran, it has not run yet
+        eval: ran, it has not run yet
+    "#]]
+    .assert_eq(&project.run_with(&waiting_stages(&project), &options(&project)));
+    assert_eq!(project.take_ran(), "read read eval");
+}
+
+#[test]
+fn a_program_that_cannot_start_fails_the_stage() {
+    let project = TestProject::with_data();
+    let stages = project.stages(&[("read", json!({ "path": "data.txt" }))]);
+    let executor = ProcessExecutor::new("/nowhere/ablate".into(), Vec::new(), Vec::new());
+    let outcomes = project.run_with(&stages, &RunOptions { executor: Arc::new(executor), ..project.options() });
+    assert!(outcomes.starts_with("`read` failed: cannot start `/nowhere/ablate`\n"), "{outcomes}");
+}

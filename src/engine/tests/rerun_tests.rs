@@ -1,0 +1,277 @@
+//! What runs, and why, after a change between two runs.
+
+use expect_test::expect;
+use serde_json::json;
+
+use super::support::TestProject;
+use crate::{NullObserver, Outcome, PlanOptions, RunOptions, Selection, plan, query, run};
+use ablate_core::base::files;
+use ablate_store::GcRules;
+
+#[test]
+fn the_first_run_runs_everything_and_the_second_nothing() {
+    let project = TestProject::with_data();
+    let stages = project.chain("a");
+    expect![[r#"
+        `read` must run: it has not run yet
+        `trim` waits for `read`
+        `train` waits for `trim`
+        `eval` waits for `train`
+    "#]]
+    .assert_eq(&project.plan(&stages));
+    expect![[r#"
+        read: ran, it has not run yet
+        trim: ran, it has not run yet
+        train: ran, it has not run yet
+        eval: ran, it has not run yet
+    "#]]
+    .assert_eq(&project.run(&stages));
+    assert_eq!(project.take_ran(), "read trim train eval");
+    expect![[r#"
+        read: fresh
+        trim: fresh
+        train: fresh
+        eval: fresh
+    "#]]
+    .assert_eq(&project.run(&stages));
+    assert_eq!(project.take_ran(), "");
+    assert_eq!(project.output("train"), r#""one" "two" "" "" "a""#);
+}
+
+#[test]
+fn going_back_runs_nothing() {
+    let project = TestProject::with_data();
+    project.run(&project.chain("a"));
+    project.take_ran();
+    expect![[r#"
+        read: fresh
+        trim: fresh
+        train: ran, `word` changed from "a" to "b"
+        eval: ran, the content of its input `from.0` changed from HASH to HASH
+    "#]]
+    .assert_eq(&project.run(&project.chain("b")));
+    assert_eq!(project.take_ran(), "train eval");
+    project.run(&project.chain("a"));
+    assert_eq!(project.take_ran(), "");
+    assert_eq!(project.output("train"), r#""one" "two" "" "" "a""#);
+}
+
+#[test]
+fn writing_the_same_bytes_again_runs_nothing() {
+    let project = TestProject::with_data();
+    let stages = project.chain("a");
+    project.run(&stages);
+    project.take_ran();
+    files::write_atomic(&project.path("data.txt"), b"one\ntwo").unwrap();
+    project.run(&stages);
+    assert_eq!(project.take_ran(), "");
+}
+
+#[test]
+fn equal_bytes_keep_the_readers_fresh() {
+    let project = TestProject::with_data();
+    let stages = project.chain("a");
+    project.run(&stages);
+    project.take_ran();
+    project.write("data.txt", "one  \n two");
+    expect![[r#"
+        `read` must run: the content of `PROJECT/data.txt` (`path`) changed from HASH to HASH
+        `trim` waits for `read`
+        `train` waits for `trim`
+        `eval` waits for `train`
+    "#]]
+    .assert_eq(&project.plan(&stages));
+    expect![[r#"
+        read: ran, the content of `PROJECT/data.txt` (`path`) changed from HASH to HASH
+        trim: ran, the content of its input `from.0` changed from HASH to HASH
+        train: fresh
+        eval: fresh
+    "#]]
+    .assert_eq(&project.run(&stages));
+    assert_eq!(project.take_ran(), "read trim");
+}
+
+#[test]
+fn renaming_a_stage_costs_nothing() {
+    let project = TestProject::with_data();
+    project.run(&project.chain("a"));
+    project.take_ran();
+    let renamed = project
+        .stages(&[("items", json!({ "path": "data.txt" })), ("clean", json!({ "from": ["items"], "trim": true }))]);
+    expect![[r#"
+        items: fresh
+        clean: fresh
+    "#]]
+    .assert_eq(&project.run(&renamed));
+    assert_eq!(project.take_ran(), "");
+}
+
+#[test]
+fn concurrent_runs_share_the_work() {
+    let project = TestProject::with_data();
+    let stages = project.chain("a");
+    project.set_fault("read", "wait");
+    let outcomes = std::thread::scope(|scope| {
+        let runs = [0, 1].map(|_| scope.spawn(|| project.run(&stages)));
+        project.wait_until_running();
+        project.clear_fault("read", "wait");
+        runs.map(|run| run.join().unwrap())
+    });
+    assert_eq!(project.take_ran(), "read trim train eval");
+    for stage in ["read", "trim", "train", "eval"] {
+        let ran = outcomes.iter().filter(|outcome| outcome.contains(&format!("{stage}: ran"))).count();
+        assert_eq!(ran, 1, "{stage}: {outcomes:?}");
+    }
+}
+
+#[test]
+fn force_reruns_a_fresh_stage_only() {
+    let project = TestProject::with_data();
+    let stages = project.chain("a");
+    project.run(&stages);
+    project.take_ran();
+    let options = RunOptions { force: vec!["trim".to_string()], ..project.options() };
+    expect![[r#"
+        read: fresh
+        trim: ran, it is forced with `--force`
+        train: fresh
+        eval: fresh
+    "#]]
+    .assert_eq(&project.run_with(&stages, &options));
+    assert_eq!(project.take_ran(), "trim");
+    let options = RunOptions { force: vec!["tirm".to_string()], ..project.options() };
+    expect![[r#"
+        `tirm` matches no stage and no instance
+        help: a similar name exists: `trim`
+    "#]]
+    .assert_eq(&project.run_with(&stages, &options));
+}
+
+#[test]
+fn a_selection_runs_only_its_instances() {
+    let project = TestProject::with_data();
+    let stages = project.stages(&[
+        ("read", json!({ "path": "data.txt" })),
+        ("eval@prompt=cot,seed=0", json!({ "from": ["read"], "word": "1" })),
+        ("eval@prompt=direct,seed=0", json!({ "from": ["read"], "word": "2" })),
+        ("other", json!({ "from": ["read"], "word": "3" })),
+    ]);
+    let selected = |only: &[&str], until: &[&str]| {
+        let list = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let options = RunOptions { selection: Selection { only: list(only), until: list(until) }, ..project.options() };
+        project.run_with(&stages, &options)
+    };
+    expect![[r#"
+        eval@prompt=cot,seed=0: skipped, `read` is not up to date and not selected
+    "#]]
+    .assert_eq(&selected(&["eval@prompt=c*"], &[]));
+    expect![[r#"
+        read: ran, it has not run yet
+        eval@prompt=cot,seed=0: ran, it has not run yet
+    "#]]
+    .assert_eq(&selected(&[], &["eval@prompt=c*"]));
+    expect![[r#"
+        eval@prompt=cot,seed=0: fresh
+        eval@prompt=direct,seed=0: ran, it has not run yet
+    "#]]
+    .assert_eq(&selected(&["*@seed=0"], &[]));
+    expect![[r#"
+        `evla` matches no stage and no instance
+        help: a similar name exists: `eval`
+    "#]]
+    .assert_eq(&selected(&[], &["evla"]));
+}
+
+#[test]
+fn a_seed_reruns_a_model_stage() {
+    let project = TestProject::with_data();
+    let stages = |seed: u64| {
+        project.stages(&[
+            ("base", json!({ "kind": "model", "path": "data.txt", "seed": seed })),
+            ("eval", json!({ "from": ["base"] })),
+        ])
+    };
+    project.run(&stages(0));
+    assert_eq!(project.output("eval"), r#""one" "two" "" """#);
+    expect![[r#"
+        base: ran, its seed changed from 0 to 1
+        eval: fresh
+    "#]]
+    .assert_eq(&project.run(&stages(1)));
+}
+
+#[test]
+fn a_new_version_of_a_kind_runs_again() {
+    let project = TestProject::with_data();
+    project.run(&project.stages(&[("read", json!({ "path": "data.txt" }))]));
+    expect![[r#"
+        `read` must run: version 2 of kind `text` gives different results than version 1
+    "#]]
+    .assert_eq(&project.plan(&project.stages(&[("read", json!({ "path": "data.txt", "version": 2 }))])));
+}
+
+#[test]
+fn the_run_folder_keeps_command_and_outcomes() {
+    let project = TestProject::with_data();
+    project.set_fault("train", "fail");
+    let stages = project.chain("a");
+    let options = RunOptions { command: vec!["run".into(), "x.toml".into()], ..project.options() };
+    let store = project.store();
+    let report = run("test", &stages, &store, &options, &NullObserver).unwrap();
+    let report_file: serde_json::Value = files::read_json(&report.folder.clone().unwrap().join("run.json")).unwrap();
+    assert_eq!(report_file["command"], json!(["run", "x.toml"]));
+    assert_eq!(report_file["ended"], json!(true));
+    let outcomes: Vec<String> = report_file["instances"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| format!("{} {}", one["name"], one["outcome"]))
+        .collect();
+    expect![[r#"
+        "read" "ran"
+        "trim" "ran"
+        "train" "failed"
+        "eval" "skipped""#]]
+    .assert_eq(&outcomes.join("\n"));
+    let plan = plan(&stages, &store, &PlanOptions { experiment: "test".into(), ..Default::default() }).unwrap();
+    let states: Vec<&str> =
+        query::list(&"test".into(), &stages, &store, &plan).iter().map(|summary| summary.state).collect();
+    assert_eq!(states, ["fresh", "fresh", "failed", "waits"]);
+}
+
+#[test]
+fn a_wide_sweep_runs_in_parallel() {
+    let project = TestProject::with_data();
+    let names: Vec<String> = (0..40).map(|number| format!("eval@n={number}")).collect();
+    let mut tables = vec![("read", json!({ "path": "data.txt" }))];
+    tables.extend(names.iter().map(|name| (name.as_str(), json!({ "from": ["read"], "word": name }))));
+    let stages = project.stages(&tables);
+    let report =
+        run("test", &stages, &project.store(), &RunOptions { jobs: 4, ..project.options() }, &NullObserver).unwrap();
+    assert_eq!(report.count(|outcome| *outcome == Outcome::Ran), 41);
+    let plan = plan(&stages, &project.store(), &PlanOptions::default()).unwrap();
+    assert_eq!(plan.counts(&stages.ids().collect::<Vec<_>>()), (41, 0, 0));
+}
+
+#[test]
+fn gc_keeps_the_latest_results() {
+    let project = TestProject::with_data();
+    project.run(&project.chain("a"));
+    project.run(&project.chain("b"));
+    let store = project.store();
+    let kept = store.gc_roots(&GcRules { runs: 0, ..GcRules::default() }).unwrap();
+    let dry = store.gc(&kept, true).unwrap();
+    assert_eq!((dry.records, dry.leftovers), (2, 0));
+    assert_eq!(store.gc_roots(&GcRules { runs: 2, ..GcRules::default() }).unwrap().records.len(), 6);
+    let shared = store.lock_shared().unwrap();
+    let error = store.gc(&kept, false).unwrap_err().to_string();
+    assert!(error.starts_with("a run uses the store"), "{error}");
+    drop(shared);
+    assert_eq!(store.gc(&kept, false).unwrap(), dry);
+    assert_eq!(store.gc(&kept, false).unwrap().paths.len(), 0);
+    project.take_ran();
+    project.run(&project.chain("b"));
+    assert_eq!(project.take_ran(), "");
+    project.run(&project.chain("a"));
+    assert_eq!(project.take_ran(), "train eval");
+}
