@@ -106,7 +106,7 @@ pub fn find(store: &Store, name: &str) -> Result<String> {
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         [] => match nearest(name, runs.iter().map(String::as_str)) {
-            Some(near) => bail!("there is no run `{name}`\nhelp: a similar run exists: `{near}`"),
+            Some(near) => bail!("there is no run `{name}`\nhelp: a run of a similar name exists: `{near}`"),
             None => bail!("there is no run `{name}`\nhelp: the latest run is `{}`", runs[runs.len() - 1]),
         },
         many => bail!("`{name}` is part of the names of {} runs: say more of it", many.len()),

@@ -68,7 +68,7 @@ fn a_flipped_bit_under_a_new_time_is_found_by_the_next_run() {
     let space = row();
     damage(&space.object("two/two.txt"), &|bytes| flip(bytes), false);
     let why = space.ok(&["why", "study.toml", "two"]).stdout;
-    assert!(why.contains("its output `two.txt`") && why.contains("was damaged in the store"), "{why}");
+    assert!(why.contains("its output `two.txt`") && why.contains("is corrupt in the store"), "{why}");
     assert_eq!(space.ran(), "two");
     is_right(&space);
 }

@@ -134,7 +134,7 @@ fn why_tells_the_chain_above_and_what_would_change_in_any_case() {
          --> chain.toml:5:24
           |
         5 | inputs  = { "in.txt" = "data/in.txt" }
-          |                        ^^^^^^^^^^^^^ other content than in record [HASH]
+          |                        ^^^^^^^^^^^^^ record [HASH] has different content
 
         note: `second` waits for `first`
     "#]]

@@ -36,7 +36,7 @@ const OUT: &str = "outputs = [\"out.txt\"]";
 #[test]
 fn a_program_that_kills_its_supervisor_dies_with_all_that_it_left() {
     let space = stage("$DAEMON; kill -9 $PPID; sleep 600", OUT);
-    expect!["error: `it` failed: the process that watches over the stage was killed"].assert_eq(&failure(&space));
+    expect!["error: `it` failed: the supervisor process of the stage was killed"].assert_eq(&failure(&space));
     assert!(!lives(&space.until_written("daemon")));
 }
 
@@ -54,7 +54,7 @@ fn a_supervisor_that_was_stopped_once_goes_on() {
 #[test]
 fn a_program_that_stops_its_supervisor_again_and_again_is_ended() {
     let space = stage("$DAEMON; while :; do kill -STOP $PPID; done", OUT);
-    expect!["error: `it` failed: its program stops the process that watches over it again and again"]
+    expect!["error: `it` failed: its program keeps stopping the supervisor process of the stage"]
         .assert_eq(&failure(&space));
     assert!(!lives(&space.until_written("daemon")));
 }
@@ -85,9 +85,9 @@ fn outputs_that_are_no_plain_files_are_refused_and_never_opened() {
     expect![[r#"
         error: `it` failed: the output `rows.jsonl` is neither a file nor a folder: it is a named pipe
         error: `it` failed: the output `rows.jsonl` is not valid
-          because it is a folder, and `rows` is a file
+          because it is a folder, but `rows` is a file
         error: `it` failed: the output `facts.json` is neither a file nor a folder: it is a named pipe
-        error: `it` failed: the output `facts.json` may lie outside of the stage's folder: `facts.json` is a link
+        error: `it` failed: the output `facts.json` may be outside the stage's folder: `facts.json` is a symbolic link
         error: `it` failed: the output `model` is neither a file nor a folder: it is a named pipe
         error: `it` failed: the output holds `[ROOT]/cache/work/WORK/model/weights`, which is not a plain file
         error: `it` failed: the output `rows.jsonl` is not valid

@@ -320,7 +320,7 @@ fn an_unknown_target() {
     let outcome = study().ablate(&["run", "study.toml", "stf"]);
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
-        error: `stf` names no stage and no instance
+        error: `stf` matches no stage and no instance
           help: a similar name exists: `sft`
     "#]]
     .assert_eq(&outcome.stderr);

@@ -61,16 +61,16 @@ fn second(space: &Space, arguments: &[&str]) -> (String, String) {
 fn a_pool_of_one_slot_takes_one_stage_at_a_time_in_all_runs_together() {
     let space = studies("{ pool = \"licence\" }", "[settings.pools]\nlicence = 1");
     let (said, status) = second(&space, &[]);
-    expect!["wait  two: other runs have every slot of the pool `licence`"].assert_eq(&said);
-    expect!["  waiting two: other runs have every slot of the pool `licence`"].assert_eq(&status);
+    expect!["wait  two: other runs use all slots of the pool `licence`"].assert_eq(&said);
+    expect!["  waiting two: other runs use all slots of the pool `licence`"].assert_eq(&status);
 }
 
 #[test]
 fn a_gpu_is_given_to_one_stage_of_all_runs_together() {
     let space = studies("{ gpu = 1 }", "");
     let (said, status) = second(&space, &["--gpus", "77"]);
-    expect!["wait  two: other runs have every GPU of this run"].assert_eq(&said);
-    expect!["  waiting two: other runs have every GPU of this run"].assert_eq(&status);
+    expect!["wait  two: other runs use all GPUs of this run"].assert_eq(&said);
+    expect!["  waiting two: other runs use all GPUs of this run"].assert_eq(&status);
 }
 
 #[test]
@@ -79,8 +79,8 @@ fn a_stage_that_another_run_works_on_is_waited_for_in_one_line() {
     let text = space.read("one.toml").replace("\"one\"", "\"two\"").replace("stage.one", "stage.two");
     space.write("two.toml", text);
     let (said, status) = second(&space, &[]);
-    expect!["wait  two: another run works on it"].assert_eq(&said);
-    expect!["  waiting two: another run works on it"].assert_eq(&status);
+    expect!["wait  two: another run is working on it"].assert_eq(&said);
+    expect!["  waiting two: another run is working on it"].assert_eq(&status);
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn results_that_cannot_be_linked_are_a_warning_and_not_lost() {
     space.write("out", "a file of mine");
     let outcome = space.ok(&["run", "study.toml", "--quiet"]);
     let lines: Vec<&str> = outcome.stderr.lines().collect();
-    let expected = "warning: results are in the store, but cannot be reached by name: `it`: cannot link `";
+    let expected = "warning: the results are in the store, but the links to them cannot be written: `it`: cannot link `";
     assert!(lines[0].starts_with(expected) && lines[0].contains("out/study/it/out.txt`"), "{lines:?}");
     assert_eq!(lines[1], "help: name a folder that can be written with `--out`");
     assert_eq!(space.read("out"), "a file of mine");

@@ -93,7 +93,7 @@ fn a_declared_variable_that_changes_reruns_the_stage_and_why_says_so() {
     assert_eq!(run("one"), (String::new(), "one\n".to_string()));
     let why = space.command(&["why", "study.toml", "it"]).env("MODE", "two").output().unwrap();
     expect![[r#"
-        note: `it` must run: the variable `MODE` of the environment has another value
+        note: `it` must run: the environment variable `MODE` changed
          --> study.toml:6:7
           |
         6 | env = ["MODE"]
@@ -165,9 +165,9 @@ fn a_program_that_fails_says_why() {
 #[test]
 fn an_output_that_is_a_link_or_lies_elsewhere_is_refused() {
     let space = stage("run = 'ln -s /etc/hostname out.txt'\noutputs = [\"out.txt\"]");
-    expect!["error: `it` failed: the output `out.txt` may lie outside of the stage's folder: `out.txt` is a link, exit code 1"].assert_eq(&failure(&space));
+    expect!["error: `it` failed: the output `out.txt` may be outside the stage's folder: `out.txt` is a symbolic link, exit code 1"].assert_eq(&failure(&space));
     let space = stage("run = 'mkdir real; echo x > real/out.txt; ln -s real there'\noutputs = [\"there/out.txt\"]");
-    expect!["error: `it` failed: the output `there/out.txt` may lie outside of the stage's folder: `there` is a link, exit code 1"].assert_eq(&failure(&space));
+    expect!["error: `it` failed: the output `there/out.txt` may be outside the stage's folder: `there` is a symbolic link, exit code 1"].assert_eq(&failure(&space));
     let space = stage("run = 'mkdir tree; ln -s /etc/hostname tree/link'\noutputs = [\"tree\"]");
     assert!(failure(&space).contains("which is not a plain file"));
     let space = stage("run = 'mkfifo out.txt'\noutputs = [\"out.txt\"]");
@@ -195,7 +195,7 @@ outputs = ["out.txt"]
     // Root may write what is sealed; others have to insist.
     space.study(&study("chmod u+w x.txt; echo edited >> x.txt; cat x.txt > out.txt"));
     expect![
-        "error: `it` failed: its input `inputs.x.txt` changed while the stage ran: inputs may only be read, exit code 1"
+        "error: `it` failed: its input `inputs.x.txt` changed while the stage ran: inputs are read-only, exit code 1"
     ]
     .assert_eq(&failure(&space));
     space.study(&study("cat x.txt > out.txt"));

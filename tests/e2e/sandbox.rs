@@ -102,7 +102,7 @@ fn what_somebody_adds_to_a_folder_of_the_store_is_found_and_taken_out() {
     space.ok(&["run", "study.toml"]);
     assert_eq!(space.read("out/study/see/out.txt"), "a.txt\n");
     let log = space.ok(&["logs", "study.toml", "see"]).stdout;
-    assert!(log.contains("b.txt` did not belong in the input `inputs.m` and was taken out"), "{log}");
+    assert!(log.contains("b.txt` is not part of the input `inputs.m` and was moved to `quarantine/`"), "{log}");
     set_mode(&space, "out/study/make/m", 0o755);
     fs::write(tree.join("c.txt"), "added").unwrap();
     let told = space.ablate(&["verify"]);
@@ -160,7 +160,7 @@ fn folders_without_files_are_left_out_and_said() {
     assert_eq!(space.ran(), "make see");
     assert_eq!(space.read("out/study/see/out.txt"), "a.txt\na.txt\n");
     let log = space.ok(&["logs", "study.toml", "make"]).stdout;
-    assert_eq!(log, "`m/logs` holds no file, so it is no part of the output\n");
+    assert_eq!(log, "the empty folder `m/logs` is not part of the output\n");
     fs::remove_dir_all(space.path("data/none")).unwrap();
     assert_eq!(space.ran(), "");
 }
