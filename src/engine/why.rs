@@ -84,18 +84,18 @@ fn note(instance: &Instance, verdict: &str, reason: &DirtyReason, record: Option
     };
     let message = format!("`{}` {verdict}: {reason}", instance.name);
     let diagnostic = if reason.is_obstacle() { Diagnostic::error(message) } else { Diagnostic::note(message) };
-    match origin(instance, reason.key()) {
-        Some(origin) => diagnostic.at(origin.clone(), label),
+    match span(instance, reason.key()) {
+        Some(span) => diagnostic.at(span.clone(), label),
         None => diagnostic,
     }
 }
 
 /// The place of a key in the file: the key itself, else the nearest enclosing table, else the header of the stage.
-fn origin<'a>(instance: &'a Instance, key: &str) -> Option<&'a Span> {
+fn span<'a>(instance: &'a Instance, key: &str) -> Option<&'a Span> {
     let mut key = key;
     loop {
-        if let Some(origin) = instance.spans.get(key) {
-            return Some(origin);
+        if let Some(span) = instance.spans.get(key) {
+            return Some(span);
         }
         if key.is_empty() {
             return None;
@@ -118,17 +118,16 @@ mod tests {
     const TEXT: &str =
         "[stage.train]\nkind = \"toy\"\npath = \"data.txt\"\nword = \"b\"\n\n[stage.eval]\nfrom = [\"train\"]\n";
 
-    /// The stages of `TEXT`, with the origins of their keys.
+    /// The stages of `TEXT`, with the spans of their keys.
     fn stages(project: &TestProject, sources: &mut Sources, path: &str, word: &str) -> Expansion {
         let source = sources.add("a.toml".to_string(), TEXT.to_string());
         let mut stages =
             project.stages(&[("train", json!({ "path": path, "word": word })), ("eval", json!({ "from": ["train"] }))]);
-        let origins =
-            [(0, "", "stage.train"), (0, "path", "\"data.txt\""), (0, "word", "\"b\""), (1, "", "stage.eval")];
-        for (instance, key, text) in origins {
+        let spans = [(0, "", "stage.train"), (0, "path", "\"data.txt\""), (0, "word", "\"b\""), (1, "", "stage.eval")];
+        for (instance, key, text) in spans {
             let start = TEXT.find(text).unwrap();
-            let origin = Span { source, range: start..start + text.len() };
-            Arc::make_mut(&mut stages.instances[instance].spans).insert(key.to_string(), origin);
+            let span = Span { source, range: start..start + text.len() };
+            Arc::make_mut(&mut stages.instances[instance].spans).insert(key.to_string(), span);
         }
         stages
     }

@@ -109,7 +109,8 @@ fn results_that_cannot_be_linked_are_a_warning_and_not_lost() {
     space.write("out", "a file of mine");
     let outcome = space.ok(&["run", "study.toml", "--quiet"]);
     let lines: Vec<&str> = outcome.stderr.lines().collect();
-    let expected = "warning: the results are in the store, but the links to them cannot be written: `it`: cannot link `";
+    let expected =
+        "warning: the results are in the store, but the links to them cannot be written: `it`: cannot link `";
     assert!(lines[0].starts_with(expected) && lines[0].contains("out/study/it/out.txt`"), "{lines:?}");
     assert_eq!(lines[1], "help: name a folder that can be written with `--out`");
     assert_eq!(space.read("out"), "a file of mine");
