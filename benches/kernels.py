@@ -9,7 +9,7 @@ from contest import STEPS, Place, patiently
 from measure import Verdict, table
 from servers import Server
 
-PRODUCTS = ("linear", "linear, back to input", "linear, back to weight", "head", "head, back", "head, back to weight")
+PRODUCTS = ("linear", "linear, input gradient", "linear, weight gradient", "head", "head, backward", "head, weight gradient")
 """Operations that are matrix products and little else."""
 
 SHARE_OF_PEAK = 0.8

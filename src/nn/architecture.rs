@@ -31,7 +31,7 @@ pub struct Vision {
     pub norm_eps: f64,
     pub activation: Activation,
     /// The numbers of blocks after which features are taken; several are concatenated.
-    pub features: Vec<usize>,
+    pub feature_layers: Vec<usize>,
     /// Whether the first position is not a feature: CLIP's class token, and the first patch of a SigLIP tower with the
     /// strategy `default`, as in transformers.
     pub skip_first: bool,
@@ -171,12 +171,12 @@ impl Vision {
 
     /// Size of the projector's input.
     pub fn feature_width(&self) -> usize {
-        self.dim * self.features.len()
+        self.dim * self.feature_layers.len()
     }
 
     /// The number of blocks that are computed. No feature depends on the blocks above.
     pub fn used_layers(&self) -> usize {
-        self.features.iter().copied().max().unwrap_or(0)
+        self.feature_layers.iter().copied().max().unwrap_or(0)
     }
 }
 
@@ -208,7 +208,7 @@ impl Architecture {
                 ff: vision.ff,
                 norm_eps: decoder.norm_eps,
                 activation: Activation::Swiglu,
-                features: vec![vision.layers],
+                feature_layers: vec![vision.layers],
                 skip_first: false,
                 pooling: false,
                 projector: Projector { hidden: projector.hidden, activation: Activation::Gelu, bias: false },

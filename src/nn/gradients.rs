@@ -158,7 +158,7 @@ impl Shard {
     /// Waits for the turn on a parameter's slot. None if this shard has already finished it, or an earlier one has failed.
     fn wait(&self, index: usize) -> Option<MutexGuard<'_, State>> {
         let slot = &self.0.sum.slots[index];
-        let clock = (!self.has_turn(index)).then(|| timer("waiting for its turn", 0, 0));
+        let clock = (!self.has_turn(index)).then(|| timer("waiting for earlier shards", 0, 0));
         let early = |state: &mut State| self.is_early(state);
         let state = slot.turn.wait_while(slot.lock(), early).unwrap_or_else(PoisonError::into_inner);
         drop(clock);

@@ -126,7 +126,7 @@ impl<P: WeightStore> VisionTower<P> {
         let attention = pass.ops.plan_attention(self.heads, &rows, None)?;
         let mut features = Vec::new();
         for layer in 0..=self.blocks.len() {
-            for _ in self.vision.features.iter().filter(|feature| **feature == layer) {
+            for _ in self.vision.feature_layers.iter().filter(|feature| **feature == layer) {
                 features.push((layer, pass.ops.select_rows(&x, &self.feature_positions(tiles))?));
             }
             if let Some(block) = self.blocks.get(layer) {
@@ -135,7 +135,7 @@ impl<P: WeightStore> VisionTower<P> {
         }
         // The projector reads the features in the order of the config, not of the layers.
         let mut ordered = Vec::with_capacity(features.len());
-        for wanted in &self.vision.features {
+        for wanted in &self.vision.feature_layers {
             if let Some(at) = features.iter().position(|(layer, _)| layer == wanted) {
                 ordered.push(features.swap_remove(at).1);
             }

@@ -77,7 +77,7 @@ fn within_rows(
         let (rows, rope, out) = (rows.clone(), rope.cloned(), y.clone());
         ops.on_backward(move || {
             // The backward pass computes the scores again.
-            let _timer = timer("attention, back", flops / 2 * 5, 2 * elements);
+            let _timer = timer("attention, backward", flops / 2 * 5, 2 * elements);
             let dy = out.gradient().take(out.len());
             let forward = Forward { q: &q, k: &k, v: &v, out: &out, lse: &lse };
             let (mut dq, mut dk, mut dv) = (Buffer::unset(q.len()), Buffer::zeros(k.len()), Buffer::zeros(v.len()));

@@ -50,7 +50,7 @@ pub(super) fn select_rows(ops: &mut CpuOps, x: &CpuTensor, indices: &[usize]) ->
     if ops.grad_enabled {
         let (count, x, output, indices) = (x.len(), x.gradient(), y.gradient(), indices.to_vec());
         ops.on_backward(move || {
-            let _timer = timer("select, back", 0, 3 * indices.len() * d);
+            let _timer = timer("select, backward", 0, 3 * indices.len() * d);
             let dy = output.take(indices.len() * d);
             x.add_with(count, |dx| {
                 for (&i, dy) in indices.iter().zip(dy.chunks_exact(d)) {
@@ -111,7 +111,7 @@ pub(super) fn merge_image_features(
             }
             if let Some(table) = table {
                 table.add_with(move |sum| {
-                    let _timer = timer("embedding, back", 0, 3 * rows.0.len() * d);
+                    let _timer = timer("embedding, backward", 0, 3 * rows.0.len() * d);
                     for (source, dy) in rows.0.iter().zip(rows.1.chunks_exact(d)) {
                         if let EmbeddingSource::Token(id) = *source {
                             kernel::accumulate(&mut sum[id as usize * d..][..d], dy);

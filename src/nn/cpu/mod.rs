@@ -126,7 +126,7 @@ impl Ops for CpuOps {
             let weight = weight.value.clone();
             self.on_backward(move || {
                 let dy = output.take(count);
-                let clock = timer("norm, back", 0, 6 * count);
+                let clock = timer("norm, backward", 0, 6 * count);
                 x.gradient().add_with(count, |dx| kernel::rms_norm_backward(&x, &weight, &inverse, &dy, dx));
                 drop(clock);
                 if let Some(gradient) = gradient {
@@ -154,7 +154,7 @@ impl Ops for CpuOps {
             let (gradient, weight) = (self.weight_gradient(weight), weight.value.clone());
             self.on_backward(move || {
                 let dy = output.take(count);
-                let clock = timer("norm, back", 0, 6 * count);
+                let clock = timer("norm, backward", 0, 6 * count);
                 x.gradient().add_with(count, |dx| layer_norm_backward(&x, &weight, &moments, &dy, dx));
                 drop(clock);
                 if let Some(bias) = bias {
@@ -188,7 +188,7 @@ impl Ops for CpuOps {
             let (gradient, weight) = (self.weight_gradient(weight), weight.value.clone());
             self.on_backward(move || {
                 let dy = output.take(m * n);
-                let clock = weight.timer("linear, back to input", m);
+                let clock = weight.timer("linear, input gradient", m);
                 x.gradient().accumulate(m * k, |dx, into| weight.backward(&dy, dx, into));
                 drop(clock);
                 if let Some(bias) = bias {
@@ -197,7 +197,7 @@ impl Ops for CpuOps {
                 }
                 if let Some(gradient) = gradient {
                     gradient.accumulate(move |sum, into| {
-                        let _timer = weight.timer("linear, back to weight", m);
+                        let _timer = weight.timer("linear, weight gradient", m);
                         matmul(n, k, m, MatrixView::transposed(&dy, n), MatrixView::row_major(&x, k), sum, k, into);
                     });
                 }
@@ -215,7 +215,7 @@ impl Ops for CpuOps {
         if self.grad_enabled {
             let (a, b, output) = (a.gradient(), b.gradient(), y.gradient());
             self.on_backward(move || {
-                let _timer = timer("add, back", 0, 3 * count);
+                let _timer = timer("add, backward", 0, 3 * count);
                 let dy = output.take(count);
                 a.add(dy.clone());
                 b.add(dy);
@@ -264,7 +264,7 @@ impl Ops for CpuOps {
             let (gate, up, output) = (gate.clone(), up.clone(), y.gradient());
             self.on_backward(move || {
                 let mut dy = output.take_mut(count);
-                let _timer = timer("swiglu, back", 0, 5 * count);
+                let _timer = timer("swiglu, backward", 0, 5 * count);
                 let mut dup = Buffer::unset(count);
                 kernel::swiglu_backward(&gate, &up, &mut dy, &mut dup);
                 gate.gradient().add(Rc::new(dy));
@@ -283,7 +283,7 @@ impl Ops for CpuOps {
         if self.grad_enabled {
             let (x, output) = (x.clone(), y.gradient());
             self.on_backward(move || {
-                let _timer = timer("activation, back", 0, 3 * count);
+                let _timer = timer("activation, backward", 0, 3 * count);
                 let mut dy = output.take_mut(count);
                 kernel::activate_backward(activation, &x, &mut dy);
                 x.gradient().add(Rc::new(dy));

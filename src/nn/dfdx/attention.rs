@@ -6,15 +6,11 @@ use std::sync::Arc;
 use anyhow::Result;
 use dfdx::prelude::*;
 
-use super::{DfdxOps, Tape, Taped};
+use super::tensor::{ByHead, Fallible, Tape, Taped, matrix};
 use crate::device_error::check_size;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::RopeTable;
 use crate::ops::Matrix;
-
-pub(super) type Fallible<X, D> = Result<X, <D as HasErr>::Err>;
-/// Keys or values of rows, by head: (b, k, t, w).
-pub(super) type ByHead<D, T = NoneTape> = Tensor<(usize, usize, usize, usize), f32, D, T>;
 
 pub(crate) enum AttentionPlan<D: Device<f32>> {
     /// Within rows of tokens.
@@ -41,7 +37,7 @@ struct Rotation<D: Device<f32>> {
 }
 
 impl<D: Device<f32>> Rotation<D> {
-    fn new(ops: &DfdxOps<D>, rope: &RopeTable, positions: &[usize]) -> Result<Rotation<D>> {
+    fn new(device: &D, rope: &RopeTable, positions: &[usize]) -> Result<Rotation<D>> {
         let half = rope.half;
         let twice = |table: &[f32]| -> Vec<f32> {
             let row = |&position: &usize| &table[position * half..][..half];
@@ -53,9 +49,9 @@ impl<D: Device<f32>> Rotation<D> {
             rotate_half[j * 2 * half + j + half] = 1.0;
         }
         Ok(Rotation {
-            cos: ops.matrix(twice(&rope.cos), positions.len(), 2 * half)?,
-            sin: ops.matrix(twice(&rope.sin), positions.len(), 2 * half)?,
-            half: ops.matrix(rotate_half, 2 * half, 2 * half)?,
+            cos: matrix(device, twice(&rope.cos), positions.len(), 2 * half)?,
+            sin: matrix(device, twice(&rope.sin), positions.len(), 2 * half)?,
+            half: matrix(device, rotate_half, 2 * half, 2 * half)?,
         })
     }
 
@@ -72,7 +68,7 @@ impl<D: Device<f32>> Rotation<D> {
 
 impl<D: Device<f32>> RowsPlan<D> {
     pub(super) fn new(
-        ops: &DfdxOps<D>,
+        device: &D,
         heads: Heads,
         rows: &[Range<usize>],
         rope: Option<&Arc<RopeTable>>,
@@ -81,12 +77,12 @@ impl<D: Device<f32>> RowsPlan<D> {
         assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
         check_size("the scores of attention", &[rows.len(), heads.heads, length, length])?;
         let positions: Vec<usize> = (0..length).collect();
-        let rotation = rope.map(|rope| Rotation::new(ops, rope, &positions)).transpose()?;
+        let rotation = rope.map(|rope| Rotation::new(device, rope, &positions)).transpose()?;
         let mask = if heads.causal {
             let group = heads.heads / heads.kv_heads;
             let one = (0..length).flat_map(|i| (0..length).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }));
             let values = (0..group).flat_map(|_| one.clone()).collect();
-            Some(ops.matrix(values, group * length, length)?)
+            Some(matrix(device, values, group * length, length)?)
         } else {
             None
         };
@@ -141,8 +137,8 @@ pub(crate) struct StepPlan<D: Device<f32>> {
 }
 
 impl<D: Device<f32>> StepPlan<D> {
-    pub(super) fn new(ops: &DfdxOps<D>, heads: Heads, rope: &RopeTable, positions: &[usize]) -> Result<StepPlan<D>> {
-        Ok(StepPlan { heads, rotation: Rotation::new(ops, rope, positions)? })
+    pub(super) fn new(device: &D, heads: Heads, rope: &RopeTable, positions: &[usize]) -> Result<StepPlan<D>> {
+        Ok(StepPlan { heads, rotation: Rotation::new(device, rope, positions)? })
     }
 
     /// Rotates queries or keys (b, h w) by their positions.

@@ -78,7 +78,7 @@ impl<D: Device<f32>> BatchDecoder for DfdxDecoder<D> {
         let positions: Vec<usize> = self.lengths.iter().map(|length| length + self.generated).collect();
         let rope = self.model.rotary.table(positions.iter().max().map_or(0, |last| last + 1));
         let sources: Vec<EmbeddingSource> = tokens.iter().map(|&token| EmbeddingSource::Token(token)).collect();
-        let plan = AttentionPlan::Step(StepPlan::new(&self.ops, self.model.heads, &rope, &positions)?);
+        let plan = AttentionPlan::Step(StepPlan::new(&self.model.weights().0, self.model.heads, &rope, &positions)?);
         if let Some(cache) = &mut self.ops.kv_cache {
             cache.extend_mask(tokens.len() * self.model.heads.kv_heads)?;
         }

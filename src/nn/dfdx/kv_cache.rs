@@ -6,7 +6,8 @@
 use anyhow::Result;
 use dfdx::prelude::*;
 
-use super::attention::{ByHead, Fallible, StepPlan};
+use super::attention::StepPlan;
+use super::tensor::{ByHead, Fallible};
 use crate::device_error::device_error;
 use crate::kernels::attention::Heads;
 use crate::ops::Matrix;

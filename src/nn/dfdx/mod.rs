@@ -20,10 +20,12 @@ use super::ops::{AutogradOps, Factor, LoadedWeight, Matrix, Ops, Param, Vector};
 mod attention;
 pub(crate) mod decoder;
 mod kv_cache;
+mod tensor;
 pub(crate) mod weights;
 
-use attention::{AttentionPlan, Fallible, RowsPlan};
+use attention::{AttentionPlan, RowsPlan};
 use kv_cache::KvCache;
+use tensor::{Fallible, Tape, Taped, matrix};
 use weights::DfdxWeights;
 
 pub(crate) struct DfdxOps<D: Device<f32>> {
@@ -34,9 +36,6 @@ pub(crate) struct DfdxOps<D: Device<f32>> {
     /// In generation, the keys and values of the sequences.
     kv_cache: Option<KvCache<D>>,
 }
-
-type Tape<D> = OwnedTape<f32, D>;
-type Taped<D> = Matrix<D, Tape<D>>;
 
 impl<D: Device<f32>> DfdxOps<D> {
     /// Operations that read and fill a KV cache, with `samples` sequences per prompt.
@@ -58,10 +57,6 @@ impl<D: Device<f32>> DfdxOps<D> {
             self.tape = tape;
         }
         Ok(y)
-    }
-
-    fn matrix(&self, values: Vec<f32>, rows: usize, columns: usize) -> Result<Matrix<D>> {
-        self.device.try_tensor_from_vec(values, (rows, columns)).map_err(device_error)
     }
 
     fn try_gather(&self, table: Taped<D>, indices: Vec<usize>) -> Fallible<Taped<D>, D> {
@@ -87,7 +82,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
     }
 
     fn input(&mut self, values: &[f32], width: usize) -> Result<Matrix<D>> {
-        self.matrix(values.to_vec(), values.len() / width.max(1), width)
+        matrix(&self.device, values.to_vec(), values.len() / width.max(1), width)
     }
 
     fn plan_attention(
@@ -96,7 +91,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         rows: &[Range<usize>],
         rope: Option<&Arc<RopeTable>>,
     ) -> Result<AttentionPlan<D>> {
-        RowsPlan::new(self, heads, rows, rope).map(AttentionPlan::Rows)
+        RowsPlan::new(&self.device, heads, rows, rope).map(AttentionPlan::Rows)
     }
 
     fn embedding(&mut self, table: &Param<Matrix<D>>, indices: &[usize]) -> Result<Matrix<D>> {
@@ -213,7 +208,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         let y = match factor {
             Factor::Constant(factor) => self.open(x).try_mul(factor),
             Factor::PerElement(factors) => {
-                let factors = self.matrix(factors, rows, columns)?;
+                let factors = matrix(&self.device, factors, rows, columns)?;
                 self.open(x).try_mul(factors)
             }
         };
@@ -229,7 +224,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
             let d = part.shape().1;
             let mut selector = vec![0.0; d * width];
             (0..d).for_each(|i| selector[i * width + start + i] = 1.0);
-            let selector = self.matrix(selector, d, width)?;
+            let selector = matrix(&self.device, selector, d, width)?;
             let placed = self.open(part).try_matmul(selector);
             let placed = self.close(placed)?;
             whole = Some(match whole {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use dfdx::prelude::*;
 
+use super::tensor::matrix;
 use crate::device_error::device_error;
 use crate::ops::{Matrix, Vector, WeightStore};
 
@@ -17,7 +18,7 @@ impl<D: Device<f32>> WeightStore for DfdxWeights<D> {
     type Vector = Vector<D>;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Matrix<D>> {
-        self.0.try_tensor_from_vec(Arc::unwrap_or_clone(values), (rows, columns)).map_err(device_error)
+        matrix(&self.0, Arc::unwrap_or_clone(values), rows, columns)
     }
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Matrix<D>> {

@@ -88,7 +88,7 @@ fn read_tower(outer: &Fields, tower: &Fields, decoder: usize, tiled: bool) -> Vi
         ff,
         norm_eps,
         activation: activation.unwrap_or(Activation::Gelu),
-        features: features(outer, layers),
+        feature_layers: feature_layers(outer, layers),
         skip_first: !full,
         pooling,
         projector: Projector {
@@ -114,7 +114,7 @@ fn image_token(outer: &Fields) -> u32 {
 
 /// `vision_feature_layer` as numbers of blocks. It is an index of the tower's hidden states: the first one is before all
 /// blocks (after CLIP's `pre_layrnorm`), and none is after `post_layernorm`. A negative index counts from the end.
-fn features(outer: &Fields, layers: usize) -> Vec<usize> {
+fn feature_layers(outer: &Fields, layers: usize) -> Vec<usize> {
     let name = "vision_feature_layer";
     let Some(value) = outer.value(name) else { return vec![layers - 1] };
     let whole = |value: &Value| value.as_i64().map(|index| vec![index]);

@@ -225,7 +225,7 @@ fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_err
         assert_eq!(found, self::run(&model, &prompts, &config, 1));
         assert!(sizes[0] > 2 && sizes.last().is_some_and(|&size| size <= 2), "{sizes:?}");
         let error = run(0, late).0.unwrap_err();
-        assert_eq!(error.to_string(), "there is no room for a single prompt");
+        assert_eq!(error.to_string(), "too little memory for a single prompt");
         assert!(format!("{error:#}").contains("prompts `item 0` to `item 0`"), "{error:?}");
         assert!(format!("{error:#}").contains("fewer `samples`"), "{error:?}");
     }

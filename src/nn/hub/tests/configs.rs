@@ -199,7 +199,7 @@ fn llava_1_5_is_read() {
             ff: 4096,
             norm_eps: 1e-5,
             activation: Activation::QuickGelu,
-            features: vec![23],
+            feature_layers: vec![23],
             skip_first: true,
             pooling: false,
             projector: Projector { hidden: 4096, activation: Activation::Gelu, bias: true },
@@ -247,7 +247,7 @@ fn siglip_default_strategy_drops_a_patch() {
             ff: 12,
             norm_eps: 1e-6,
             activation: Activation::GeluTanh,
-            features: vec![1],
+            feature_layers: vec![1],
             skip_first: true,
             pooling: true,
             projector: Projector { hidden: 16, activation: Activation::Gelu, bias: false },
@@ -263,7 +263,7 @@ fn siglip_default_strategy_drops_a_patch() {
 fn feature_layers_count_from_either_end() {
     let features = |layer: &str| {
         let text = over_siglip("llava", &format!(r#""vision_feature_layer": {layer},"#), false);
-        config(&text).unwrap().architecture.vision.unwrap().features
+        config(&text).unwrap().architecture.vision.unwrap().feature_layers
     };
     assert_eq!(features("-1"), [2]);
     assert_eq!(features("0"), [0]);
