@@ -1,35 +1,42 @@
-//! The walls of the house: which layer may lean on which, where a dependency lives, how a file opens.
-//! `docs/architecture.md` explains them.
+//! Rules of the source tree that the compiler does not check: imports inside a crate, the files that may use a
+//! dependency, file headers, and links in the documents. `docs/architecture.md` explains the rules.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Folders of one crate, and the folders of that crate that they may import. Between crates the compiler holds the walls.
-const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("core/base", &[]),
-    ("core/stage", &["base"]),
-    ("nn/train", &["nn"]),
-    ("nn/infer", &["nn"]),
-    ("teacher", &[]),
-    ("stages", &["teacher"]),
-    ("cli", &["stages"]),
+/// Crate, module, and a module of the same crate that it must not import. `*` stands for all other modules.
+const FORBIDDEN: &[(&str, &str, &str)] = &[
+    ("core", "base", "stage"),
+    ("nn", "*", "train"),
+    ("nn", "*", "infer"),
+    ("", "teacher", "stages"),
+    ("", "teacher", "cli"),
+    ("", "stages", "cli"),
+    ("", "cli", "teacher"),
 ];
 
-/// Dependency, and the only places that may name it, where these are less than a crate.
-const HOMES: &[(&str, &[&str])] = &[
+/// Crate and module: the imports of these modules are not checked for circles.
+const CIRCLES: &[(&str, &str)] = &[
+    // The definition of the command line lists the arguments of all commands, and holds their global arguments.
+    ("", "cli::args"),
+];
+
+/// Dependencies, and the only files of their crate that may use them.
+const USERS: &[(&str, &[&str])] = &[
     ("petgraph", &["engine/graph.rs"]),
     ("blake3", &["core/base/hash.rs"]),
     ("cudarc", &["nn/cuda/"]),
     ("libloading", &["nn/cuda/"]),
-    ("half", &["nn/hub/number.rs"]),
+    ("half", &["nn/hub/dtype.rs"]),
     ("tokenizers", &["data/tokenizer.rs", "data/conversation/hub_tokenizer.rs"]),
     ("minijinja", &["data/conversation/"]),
     ("minijinja_contrib", &["data/conversation/"]),
-    ("ignore", &["store/ignored.rs"]),
+    ("ignore", &["store/ignore_rules.rs"]),
     ("ureq", &["teacher/"]),
     ("rustls_native_certs", &["teacher/network.rs"]),
     ("annotate_snippets", &["core/base/diagnostic.rs"]),
-    ("rustix", &["engine/", "core/base/files.rs", "core/base/plain.rs", "store/memo.rs"]),
+    ("rustix", &["engine/", "core/base/files.rs", "core/base/regular_file.rs", "store/memo.rs"]),
     ("clap", &["cli/"]),
     ("console", &["cli/"]),
     ("indicatif", &["cli/"]),
@@ -58,7 +65,7 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every source file: path below `src/` and text.
+/// All source files: path relative to `src/`, and text.
 fn sources() -> Vec<(String, String)> {
     let src = root().join("src");
     rust_files(&src)
@@ -74,7 +81,7 @@ fn report(problems: &[String]) {
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
-/// Whether `text` contains `word` as a path segment followed by `::`.
+/// Whether `text` contains `word` as the first segment of a path.
 fn names_crate(text: &str, word: &str) -> bool {
     let needle = format!("{word}::");
     text.match_indices(&needle).any(|(at, _)| {
@@ -90,39 +97,68 @@ fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
         .map(|(index, line)| (index + 1, line))
 }
 
-#[test]
-fn folders_import_only_what_lies_below() {
-    let mut problems = Vec::new();
-    for (name, text) in sources() {
-        let Some((folder, allowed)) = MAY_IMPORT.iter().find(|(folder, _)| name.starts_with(&format!("{folder}/")))
-        else {
-            // The files of nn itself.
-            if name.starts_with("nn/") && (text.contains("crate::train") || text.contains("crate::infer")) {
-                problems.push(format!("src/{name}: nn may import neither `train` nor `infer`"));
-            }
+/// The modules that a file imports with `crate::` or `super::`: full paths with their items.
+fn imports(name: &str, text: &str) -> Vec<Vec<String>> {
+    let module = module_path(name);
+    let code: String = code_lines(text).flat_map(|(_, line)| [line.trim(), "\n"]).collect();
+    let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let mut found = Vec::new();
+    for (start, word) in code.match_indices("crate::").chain(code.match_indices("super::")) {
+        if code[..start].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
             continue;
+        }
+        let mut rest = &code[start + word.len()..];
+        let mut base = if word == "crate::" { Vec::new() } else { module[..module.len() - 1].to_vec() };
+        while let Some(above) = rest.strip_prefix("super::") {
+            (rest, _) = (above, base.pop());
+        }
+        let items = match rest.strip_prefix('{') {
+            Some(group) => group.split('}').next().unwrap().split(',').collect(),
+            None => vec![rest],
         };
-        let own = folder.rsplit('/').next().unwrap();
-        let siblings = MAY_IMPORT.iter().map(|(other, _)| other.rsplit('/').next().unwrap());
-        for sibling in siblings.filter(|sibling| *sibling != own && !allowed.contains(sibling)) {
-            for (number, _) in code_lines(&text).filter(|(_, line)| line.contains(&format!("crate::{sibling}"))) {
-                problems.push(format!("src/{name}:{number}: `{own}` may not import `{sibling}`"));
-            }
+        for item in items {
+            let path = item.trim().split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').next().unwrap();
+            found.push(base.iter().cloned().chain(path.split("::").map(str::to_string)).collect());
         }
     }
-    report(&problems);
+    found
+}
+
+/// `a/b/mod.rs` and `a/b.rs` are the module `a::b` of their crate.
+fn module_path(name: &str) -> Vec<String> {
+    let path = name.trim_end_matches(".rs").trim_end_matches("/mod");
+    path.split('/').map(str::to_string).collect()
+}
+
+/// The modules of each crate by path, with their text. Test modules are left out.
+fn crates() -> BTreeMap<String, BTreeMap<Vec<String>, (String, String)>> {
+    let mut crates: BTreeMap<String, BTreeMap<Vec<String>, (String, String)>> = BTreeMap::new();
+    for (name, text) in sources() {
+        let is_test = name.contains("tests") || name.contains("fuzz");
+        // The modules of the program are below `src`, those of a member crate below `src/<crate>`.
+        let (member, path) = match name.split_once('/') {
+            Some((folder, path)) if root().join("src").join(folder).join("Cargo.toml").exists() => (folder, path),
+            _ => ("", name.as_str()),
+        };
+        if !is_test && !["lib.rs", "main.rs"].contains(&path) {
+            let modules = crates.entry(member.to_string()).or_default();
+            modules.insert(module_path(path), (path.to_string(), text));
+        }
+    }
+    crates
 }
 
 #[test]
-fn dependencies_stay_in_their_homes() {
+fn modules_do_not_import_forbidden_modules() {
     let mut problems = Vec::new();
-    for (name, text) in sources() {
-        for (number, line) in code_lines(&text) {
-            for (dependency, homes) in HOMES {
-                let at_home = homes.iter().any(|home| name.starts_with(home));
-                let own = line.contains("crate::") || line.contains("super::");
-                if !at_home && !own && names_crate(line, dependency) {
-                    problems.push(format!("src/{name}:{number}: `{dependency}` lives in {}", homes.join(", ")));
+    for (member, modules) in crates() {
+        for (module, (path, text)) in modules {
+            for import in imports(&path, &text) {
+                let is_forbidden = |&&(of, from, to): &&(&str, &str, &str)| {
+                    of == member && to == import[0] && to != module[0] && (from == "*" || from == module[0])
+                };
+                if let Some((_, _, to)) = FORBIDDEN.iter().find(is_forbidden) {
+                    problems.push(format!("src/{member}/{path}: `{}` must not import `{to}`", module[0]));
                 }
             }
         }
@@ -131,7 +167,59 @@ fn dependencies_stay_in_their_homes() {
 }
 
 #[test]
-fn the_cuda_feature_is_named_in_nn_only() {
+fn modules_do_not_import_each_other_in_a_circle() {
+    let mut problems = Vec::new();
+    for (member, modules) in &crates() {
+        let resolve = |mut path: Vec<String>| {
+            while !path.is_empty() && !modules.contains_key(&path) {
+                path.pop();
+            }
+            path
+        };
+        let mut edges: BTreeSet<(Vec<String>, Vec<String>)> = BTreeSet::new();
+        for (module, (path, text)) in modules {
+            if CIRCLES.contains(&(member.as_str(), module.join("::").as_str())) {
+                continue;
+            }
+            let targets = imports(path, text).into_iter().map(resolve);
+            edges.extend(targets.filter(|to| !to.is_empty() && to != module).map(|to| (module.clone(), to)));
+        }
+        let reaches = |start: &Vec<String>, end: &Vec<String>| {
+            let (mut seen, mut pending) = (BTreeSet::new(), vec![start]);
+            while let Some(module) = pending.pop() {
+                if seen.insert(module) {
+                    pending.extend(edges.iter().filter(|(from, _)| from == module).map(|(_, to)| to));
+                }
+            }
+            seen.contains(end)
+        };
+        for (from, to) in edges.iter().filter(|(from, to)| reaches(to, from)) {
+            problems.push(format!("src/{member}: `{}` imports `{}` in a circle", from.join("::"), to.join("::")));
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn dependencies_are_used_only_where_allowed() {
+    let mut problems = Vec::new();
+    for (name, text) in sources() {
+        for (number, line) in code_lines(&text) {
+            for (dependency, users) in USERS {
+                let allowed = users.iter().any(|user| name.starts_with(user));
+                let is_module = line.contains("crate::") || line.contains("super::");
+                if !allowed && !is_module && names_crate(line, dependency) {
+                    let users = users.join(", ");
+                    problems.push(format!("src/{name}:{number}: `{dependency}` may be used only in {users}"));
+                }
+            }
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn only_nn_uses_the_cuda_feature() {
     let mut problems = Vec::new();
     for (name, text) in sources() {
         if !name.starts_with("nn/") && text.contains("feature = \"cuda\"") {
@@ -142,7 +230,7 @@ fn the_cuda_feature_is_named_in_nn_only() {
 }
 
 #[test]
-fn every_file_says_what_it_is() {
+fn every_file_has_a_header() {
     let mut problems = Vec::new();
     let tests = rust_files(&root().join("tests")).into_iter().map(|path| {
         let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
@@ -150,7 +238,7 @@ fn every_file_says_what_it_is() {
     });
     for (name, text) in sources().into_iter().map(|(name, text)| (format!("src/{name}"), text)).chain(tests) {
         if !text.starts_with("//!") {
-            problems.push(format!("{name}: opens without `//!`"));
+            problems.push(format!("{name}: the header `//!` is missing"));
         }
         for (number, line) in text.lines().enumerate() {
             if line.ends_with(' ') || line.contains('\t') {
