@@ -42,7 +42,7 @@ pub(super) fn check(layout: &Layout, matrix: &ScoreMatrix) -> Result<()> {
     }
     let (count, name) = (included.len(), &baseline.selector);
     bail!(
-        "the baseline `{name}` is a mean that includes {count} rows: name one of {}, or evaluations that are in no row",
+        "the baseline `{name}` averages evaluations of {count} rows: name one of {}, or evaluations that are in no row",
         list(included)
     )
 }

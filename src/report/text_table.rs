@@ -52,8 +52,8 @@ pub(super) enum Trend {
 }
 
 impl TextColumn {
-    fn without_items(label: &String) -> TextColumn {
-        TextColumn { label: label.clone(), items: None }
+    fn without_items(label: &str) -> TextColumn {
+        TextColumn { label: label.to_string(), items: None }
     }
 }
 
@@ -132,7 +132,7 @@ pub(super) fn main(table: &Table) -> TextTable {
     TextTable {
         caption: table.metric.to_string(),
         corner: table.row_axes.clone(),
-        columns: table.columns.iter().map(TextColumn::without_items).collect(),
+        columns: table.columns.iter().map(|label| TextColumn::without_items(label)).collect(),
         rows: rows.collect(),
         legend,
     }

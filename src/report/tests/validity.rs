@@ -163,7 +163,7 @@ fn a_baseline_matches_one_row() {
 }
 
 #[test]
-fn a_baseline_that_includes_rows_is_refused() {
+fn a_baseline_that_averages_rows_is_refused() {
     let scores = || {
         vec![
             evaluation("model=sft,prompt=direct", &[1.0, 0.0]),
@@ -181,7 +181,7 @@ fn a_baseline_that_includes_rows_is_refused() {
     };
     assert_eq!(
         error(table("model", "prompt=direct"), scores()),
-        "report `main`: the baseline `prompt=direct` is a mean that includes 2 rows: name one of `model=sft`, \
+        "report `main`: the baseline `prompt=direct` averages evaluations of 2 rows: name one of `model=sft`, \
          `model=dpo`, or evaluations that are in no row"
     );
     // A row that includes the baseline is not compared with it.
