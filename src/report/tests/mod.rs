@@ -1,3 +1,5 @@
+//! Tests of whole reports and of the mixture regression.
+
 mod mixture;
 mod report;
 mod support;
