@@ -56,10 +56,10 @@ impl Store {
     }
 
     /// Stores the current state of an experiment, unless it is unchanged.
-    pub fn note_experiment(&self, known: &ExperimentEntry) -> Result<()> {
-        let path = self.experiment_path(&known.id);
+    pub fn note_experiment(&self, entry: &ExperimentEntry) -> Result<()> {
+        let path = self.experiment_path(&entry.id);
         let before = files::read_json::<ExperimentEntry>(&path).ok();
-        if before.as_ref() == Some(known) { Ok(()) } else { files::write_json(&path, known) }
+        if before.as_ref() == Some(entry) { Ok(()) } else { files::write_json(&path, entry) }
     }
 
     /// How an experiment was when it ran last.
@@ -80,21 +80,21 @@ impl Store {
 
     /// Whether the file of an experiment was removed: its folder exists, the file does not. A missing folder may be
     /// an unmounted disk, and a file that is not below the store's parent folder may be on another machine.
-    pub fn is_file_removed(&self, known: &ExperimentEntry) -> bool {
-        let file = self.experiment_file(&known.id);
-        let here = Path::new(&known.id.file).is_relative() || known.host == host();
-        !known.id.file.is_empty() && here && !file.exists() && file.parent().is_some_and(Path::is_dir)
+    pub fn is_file_removed(&self, entry: &ExperimentEntry) -> bool {
+        let file = self.experiment_file(&entry.id);
+        let here = Path::new(&entry.id.file).is_relative() || entry.host == host();
+        !entry.id.file.is_empty() && here && !file.exists() && file.parent().is_some_and(Path::is_dir)
     }
 
     /// The file of another experiment with the same name and the same folder of links, if that file still exists.
     pub fn experiment_sharing_links(&self, id: &ExperimentId, out: &Path) -> Option<PathBuf> {
         let out = std::path::absolute(out).ok();
-        let same = |known: &ExperimentEntry| known.id.name == id.name && known.id.file != id.file && known.out == out;
+        let same = |entry: &ExperimentEntry| entry.id.name == id.name && entry.id.file != id.file && entry.out == out;
         // Runs with nothing to do call this too, so it must not read ten thousand names of this experiment's
         // instances.
         let own = files::name_of(&self.experiment_path(id));
-        let known = self.read_experiments(&|name| name != own && name.get(..10) == own.get(..10)).ok()?;
-        let files = known.iter().filter(|known| same(known)).map(|known| self.experiment_file(&known.id));
+        let others = self.read_experiments(&|name| name != own && name.get(..10) == own.get(..10)).ok()?;
+        let files = others.iter().filter(|entry| same(entry)).map(|entry| self.experiment_file(&entry.id));
         files.into_iter().find(|file| file.exists())
     }
 
@@ -119,11 +119,11 @@ pub fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::support::temp_store;
 
     #[test]
     fn experiment_is_identified_by_name_and_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (folder, store) = temp_store();
         let [one, other] = ["a/study.toml", "b/study.toml"].map(|name| {
             let file = folder.path().join(name);
             files::write_unsynced(&file, b"").unwrap();

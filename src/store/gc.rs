@@ -140,13 +140,13 @@ fn size(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::support::temp_store;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
     fn unknown_files_are_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         let strange = OsStr::from_bytes(b"\xff\n");
         for place in ["objects", "objects/ab", "work/half", "quarantine"] {
             files::write_unsynced(&store.root().join(place).join(strange), b"four").unwrap();

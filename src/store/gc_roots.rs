@@ -69,13 +69,13 @@ impl Store {
     /// The roots under the given rules.
     pub fn gc_roots(&self, rules: &GcRules) -> Result<GcRoots> {
         let mut roots = GcRoots::default();
-        let known: BTreeMap<ExperimentId, ExperimentEntry> =
-            self.experiments()?.into_iter().map(|known| (known.id.clone(), known)).collect();
+        let experiments: BTreeMap<ExperimentId, ExperimentEntry> =
+            self.experiments()?.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
         roots.removed_experiments =
-            known.values().filter(|known| self.is_file_removed(known)).map(|known| known.id.clone()).collect();
+            experiments.values().filter(|entry| self.is_file_removed(entry)).map(|entry| entry.id.clone()).collect();
         for (id, instance, fingerprint) in self.all_notes()? {
             // An experiment without an entry may have every instance.
-            let has = known.get(&id).is_none_or(|known| known.instances.contains(&instance));
+            let has = experiments.get(&id).is_none_or(|entry| entry.instances.contains(&instance));
             if has && !roots.removed_experiments.contains(&id) {
                 roots.records.extend(fingerprint);
             } else {
@@ -190,14 +190,14 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::support::temp_store;
     use crate::Provenance;
     use ablate_core::base::files;
     use ablate_core::stage::{ArtifactKind, Manifest, Summary};
 
     #[test]
     fn oldest_results_are_removed_until_the_rest_fits() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         let now = Timestamp::now();
         let made: Vec<Hash> = (0..4_u8)
             .map(|day| {

@@ -100,11 +100,11 @@ fn ended(record: &StageRecord) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::support::temp_store;
 
     #[test]
     fn interrupted_work_needs_saved_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         let [paid, empty] = ["paid", "empty"].map(|name| Hash::of_bytes(name.as_bytes()));
         files::write_unsynced(&store.work_path(paid).join("scratch/replies.jsonl"), b"12345").unwrap();
         files::write_unsynced(&store.work_path(paid).join("out/half"), b"1").unwrap();

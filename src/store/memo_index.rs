@@ -38,26 +38,26 @@ impl MemoIndex {
 
     /// Builds the file content from entries sorted by path.
     pub(super) fn new<'a>(entries: impl Iterator<Item = (&'a str, &'a Entry)>) -> MemoIndex {
-        let mut known = MemoIndex { bytes: [HEADER, &[0; HEAD - HEADER.len()]].concat(), groups: Vec::new() };
+        let mut index = MemoIndex { bytes: [HEADER, &[0; HEAD - HEADER.len()]].concat(), groups: Vec::new() };
         let mut previous = "";
         // A path longer than 65,535 bytes, which no system call accepts, is left out.
-        for (index, (path, entry)) in entries.filter(|(path, _)| u16::try_from(path.len()).is_ok()).enumerate() {
+        for (number, (path, entry)) in entries.filter(|(path, _)| u16::try_from(path.len()).is_ok()).enumerate() {
             let mut shared = 0;
-            if index % GROUP == 0 {
-                known.groups.push(known.bytes.len());
+            if number % GROUP == 0 {
+                index.groups.push(index.bytes.len());
             } else {
                 shared = path.bytes().zip(previous.bytes()).take_while(|(one, other)| one == other).count();
             }
             let rest = &path.as_bytes()[shared..];
-            known.bytes.extend_from_slice(entry);
-            known.bytes.extend_from_slice(&(shared as u16).to_le_bytes());
-            known.bytes.extend_from_slice(&(rest.len() as u16).to_le_bytes());
-            known.bytes.extend_from_slice(rest);
+            index.bytes.extend_from_slice(entry);
+            index.bytes.extend_from_slice(&(shared as u16).to_le_bytes());
+            index.bytes.extend_from_slice(&(rest.len() as u16).to_le_bytes());
+            index.bytes.extend_from_slice(rest);
             previous = path;
         }
-        let checksum = Hash::of_bytes(&known.bytes[HEAD..]);
-        known.bytes[HEADER.len()..HEAD].copy_from_slice(checksum.bytes());
-        known
+        let checksum = Hash::of_bytes(&index.bytes[HEAD..]);
+        index.bytes[HEADER.len()..HEAD].copy_from_slice(checksum.bytes());
+        index
     }
 
     /// The content to write to the file.
@@ -154,7 +154,7 @@ mod tests {
         (0..count).map(|i| (format!("/data/a folder/image-{i:06}.png"), [i as u8; size_of::<Entry>()])).collect()
     }
 
-    fn known(entries: &[(String, Entry)]) -> MemoIndex {
+    fn index(entries: &[(String, Entry)]) -> MemoIndex {
         MemoIndex::new(entries.iter().map(|(path, entry)| (path.as_str(), entry)))
     }
 
@@ -165,24 +165,24 @@ mod tests {
         let mut entries = entries(300);
         entries.push(("/data/a line\nbreak".to_string(), [9; size_of::<Entry>()]));
         entries.sort();
-        let made = known(&entries);
+        let made = index(&entries);
         files::write_atomic(&file, made.bytes()).unwrap();
-        for known in [made, MemoIndex::read(&file)] {
+        for index in [made, MemoIndex::read(&file)] {
             for (path, entry) in &entries {
-                assert_eq!(known.get(path), Some(entry));
+                assert_eq!(index.get(path), Some(entry));
             }
-            assert_eq!(known.get("/data"), None);
-            assert_eq!(known.get("/data/a folder/image-000300.png"), None);
-            assert_eq!(known.iter().count(), 301);
+            assert_eq!(index.get("/data"), None);
+            assert_eq!(index.get("/data/a folder/image-000300.png"), None);
+            assert_eq!(index.iter().count(), 301);
         }
     }
 
     #[test]
     fn damaged_file_is_an_empty_memo() {
-        let sound = known(&entries(40)).bytes().to_vec();
+        let sound = index(&entries(40)).bytes().to_vec();
         assert_eq!(MemoIndex::parse(sound.clone()).unwrap().iter().count(), 40);
         for length in 0..sound.len() {
-            assert!(MemoIndex::parse(sound[..length].to_vec()).is_none_or(|known| known.groups.is_empty()), "{length}");
+            assert!(MemoIndex::parse(sound[..length].to_vec()).is_none_or(|index| index.groups.is_empty()), "{length}");
             let mut damaged = sound.clone();
             damaged[length] ^= 1;
             assert!(MemoIndex::parse(damaged).is_none(), "{length}");
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn invalid_lengths_are_an_empty_memo() {
-        let sound = known(&entries(1)).bytes().to_vec();
+        let sound = index(&entries(1)).bytes().to_vec();
         let lengths = HEAD + size_of::<Entry>();
         for wrong in [0, 2] {
             let mut bytes = sound.clone();
@@ -206,6 +206,6 @@ mod tests {
     fn overlong_path_is_left_out() {
         let mut entries = entries(20);
         entries[7].0 += &"x".repeat(70_000);
-        assert_eq!(known(&entries).iter().count(), 19);
+        assert_eq!(index(&entries).iter().count(), 19);
     }
 }

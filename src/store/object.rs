@@ -37,7 +37,7 @@ pub enum ObjectState {
 
 impl Tree {
     /// The canonical JSON.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(super) fn canonical_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).unwrap_or_else(|error| panic!("BUG: a tree is plain data: {error}"))
     }
 
@@ -190,7 +190,7 @@ impl Store {
             read.push((name.clone(), bytes));
             tree.files.insert(name, TreeFile { hash: file_identity(bytes, executable), size });
         }
-        let manifest = tree.bytes();
+        let manifest = tree.canonical_json();
         let hash = Hash::of_bytes(&manifest);
         let artifact = Artifact { kind, hash, tree: true, size: tree.size(), images: Vec::new() };
         // Another stage may store an equal tree at the same time. The lock keeps check and rename together.
@@ -241,152 +241,6 @@ pub(super) fn object_key(hash: Hash) -> String {
 }
 
 /// The modification time of every sealed object: one second after the epoch. An edit changes it.
-fn sealed_time() -> SystemTime {
+pub(super) fn sealed_time() -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn store() -> (tempfile::TempDir, Store) {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
-        (folder, store)
-    }
-
-    fn put(store: &Store, name: &str, content: &[u8]) -> Artifact {
-        let path = store.root().join("work").join(name);
-        files::write_atomic(&path, content).unwrap();
-        store.put(&path, ArtifactKind::Facts).unwrap()
-    }
-
-    fn put_checkpoint(store: &Store) -> Artifact {
-        let folder = store.root().join("work/model");
-        files::write_atomic(&folder.join("config.json"), b"{}").unwrap();
-        files::write_atomic(&folder.join("deep/model.safetensors"), b"weights").unwrap();
-        store.put(&folder, ArtifactKind::Checkpoint).unwrap()
-    }
-
-    /// Writes over an object as someone would who does not know better.
-    fn damage(path: &Path, content: &[u8]) {
-        modes::make_folder_writable(path.parent().unwrap()).unwrap();
-        files::remove_file(path).unwrap();
-        files::write_atomic(path, content).unwrap();
-    }
-
-    #[test]
-    fn an_object_is_named_by_its_content_sealed_and_kept_once() {
-        let (_folder, store) = store();
-        let artifact = put(&store, "a", b"{}");
-        assert_eq!((artifact.hash, artifact.size, artifact.tree), (Hash::of_bytes(b"{}"), 2, false));
-        assert_eq!(put(&store, "b", b"{}"), artifact);
-        let path = store.artifact_path(&artifact);
-        assert!(fs::metadata(&path).unwrap().permissions().readonly());
-        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
-        assert_eq!(files::walk(&store.root().join("work")).unwrap(), []);
-    }
-
-    #[test]
-    fn a_tree_is_a_plain_folder_for_its_reader() {
-        let (_folder, store) = store();
-        let artifact = put_checkpoint(&store);
-        assert!(artifact.tree);
-        assert_eq!(artifact.size, 9);
-        let folder = store.artifact_path(&artifact);
-        assert_eq!(files::read_text(&folder.join("deep/model.safetensors")).unwrap(), "weights");
-        assert_eq!(put_checkpoint(&store), artifact);
-        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
-        assert_eq!(store.tree(artifact.hash).unwrap().files.len(), 2);
-    }
-
-    #[test]
-    fn equal_trees_that_come_at_once_are_one_and_never_missing() {
-        let (_folder, store) = store();
-        for round in 0..20 {
-            let content = format!("weights of {round}");
-            let folders: Vec<PathBuf> = (0..4).map(|one| store.root().join(format!("work/{round}-{one}"))).collect();
-            for folder in &folders {
-                files::write_atomic(&folder.join("model.safetensors"), content.as_bytes()).unwrap();
-            }
-            std::thread::scope(|scope| {
-                for folder in &folders {
-                    scope.spawn(|| {
-                        let artifact = store.put(folder, ArtifactKind::Checkpoint).unwrap();
-                        let file = store.artifact_path(&artifact).join("model.safetensors");
-                        assert_eq!(files::read_text(&file).unwrap(), content);
-                    });
-                }
-            });
-        }
-        assert_eq!(files::walk(&store.root().join("quarantine")).unwrap_or_default(), []);
-    }
-
-    #[test]
-    fn damage_is_seen_at_a_glance_and_mended_by_putting_again() {
-        let (_folder, store) = store();
-        let artifact = put(&store, "a", b"good");
-        let path = store.artifact_path(&artifact);
-        damage(&path, b"evil");
-        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Corrupt);
-        store.quarantine(&artifact).unwrap();
-        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Corrupt);
-        put(&store, "a", b"good");
-        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
-        damage(&path, b"longer");
-        put(&store, "a", b"good");
-        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
-        files::remove_file(&path).unwrap();
-        let other = put(&store, "b", b"other");
-        files::remove_file(&store.artifact_path(&other)).unwrap();
-        assert_eq!(store.check(&other, false).unwrap(), ObjectState::Missing);
-    }
-
-    #[test]
-    fn decay_that_keeps_the_time_stamp_is_found_by_a_thorough_look() {
-        let (_folder, store) = store();
-        let artifact = put(&store, "a", b"good");
-        let path = store.artifact_path(&artifact);
-        damage(&path, b"evil");
-        modes::seal(&path, sealed_time(), false).unwrap();
-        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Present);
-        store.clear_memo();
-        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Corrupt);
-    }
-
-    #[test]
-    fn what_is_of_another_kind_than_an_object_gives_way_to_it() {
-        let (_folder, store) = store();
-        let objects = [put(&store, "a", b"good"), put_checkpoint(&store)];
-        let mend = |index: usize| if index == 0 { put(&store, "a", b"good") } else { put_checkpoint(&store) };
-        for (index, artifact) in objects.iter().enumerate() {
-            for path in [store.object_path(artifact.hash), store.artifact_path(artifact)] {
-                for round in 0..4 {
-                    files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
-                    match round {
-                        0 => files::write_atomic(&path.join("deep/file"), b"").unwrap(),
-                        1 => files::symlink(&path, &path).unwrap(),
-                        2 => files::symlink(Path::new("nowhere"), &path).unwrap(),
-                        _ => files::write_atomic(&path, b"a file").unwrap(),
-                    }
-                    assert_ne!(store.check(artifact, true).unwrap(), ObjectState::Present);
-                    assert_eq!(mend(index), *artifact);
-                    assert_eq!(store.check(artifact, true).unwrap(), ObjectState::Present);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_damaged_tree_is_seen_and_mended() {
-        let (_folder, store) = store();
-        let artifact = put_checkpoint(&store);
-        let weights = store.artifact_path(&artifact).join("deep/model.safetensors");
-        damage(&weights, b"wEights");
-        assert_eq!(store.check(&artifact, false).unwrap(), ObjectState::Corrupt);
-        assert_eq!(put_checkpoint(&store), artifact);
-        assert_eq!(store.check(&artifact, true).unwrap(), ObjectState::Present);
-        files::remove_file(&weights).unwrap();
-        assert_ne!(store.check(&artifact, false).unwrap(), ObjectState::Present);
-    }
 }

@@ -55,11 +55,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::support::temp_store;
 
     #[test]
     fn pin_stays_until_unpinned() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         let pin = |name: &str| Pin {
             name: name.to_string(),
             made: String::new(),

@@ -49,11 +49,11 @@ fn program_hash() -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::support::temp_store;
 
     #[test]
     fn damaged_entry_counts_as_missing() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         assert_eq!(store.read_cached("a.plan"), None);
         store.write_cached("a.plan", b"");
         assert_eq!(store.read_cached("a.plan").as_deref(), Some(&b""[..]));

@@ -84,13 +84,13 @@ fn find_extra_files(tree: &Tree, folder: &Path, prefix: &str, found: &mut Vec<Pa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::support::temp_store;
     use crate::ObjectState;
     use ablate_core::stage::ArtifactKind;
 
     #[test]
     fn files_added_to_a_tree_are_quarantined() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         let output = store.root().join("work/code");
         for name in ["main.py", "deep/util.py"] {
             files::write_unsynced(&output.join(name), name.as_bytes()).unwrap();
@@ -117,8 +117,7 @@ mod tests {
 
     #[test]
     fn executable_bit_counts_for_files_only() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         let put = |executable: bool, kind: ArtifactKind| {
             let path = store.root().join("work/out");
             files::write_unsynced(&path, b"#!/bin/sh\n").unwrap();
@@ -137,8 +136,7 @@ mod tests {
 
     #[test]
     fn empty_folders_are_not_part_of_a_tree() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let (_folder, store) = temp_store();
         let output = store.root().join("work/out");
         let put = |empty: bool| {
             files::write_unsynced(&output.join("deep/file"), b"").unwrap();

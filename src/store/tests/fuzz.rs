@@ -1,16 +1,16 @@
-//! Fuzzing of the store's own files: whatever stands in a log or a memo, what is whole comes back and nothing else.
+//! Fuzzing of the store's files: from any content of a log or a memo, undamaged entries are read and nothing else.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::log::Log;
-use super::memo_index::{Entry, MemoIndex};
+use crate::log::Log;
+use crate::memo_index::{Entry, MemoIndex};
 use ablate_core::base::{Hash, files};
 use ablate_fuzz::{Edit, apply_edits, edits, fuzz};
 
 const PIECES: &[&str] = &["\n", " ", "0", "ablate log 1\n", "ablate memo 2\n", "\0\0\0\0", "ü", "{", "\r\n"];
 
-/// The bytes of a file.
+/// The content of a file.
 #[derive(Clone, Debug)]
 enum Content {
     Any(Vec<u8>),
@@ -32,7 +32,7 @@ impl Content {
 }
 
 #[test]
-fn any_file_is_a_log() {
+fn any_file_can_be_read_as_a_log() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("records");
     let key = |name: usize| Hash::of_bytes(&[name as u8]);
@@ -43,7 +43,7 @@ fn any_file_is_a_log() {
     fuzz("log", &(content(), any::<bool>()), |(content, rewrite)| {
         files::write_unsynced(&path, &content.bytes(&sound)).unwrap();
         let (log, other) = (Log::new(path.clone()), Log::new(path.clone()));
-        // A line is the one that was written, or none.
+        // Every line is the one that was written, or missing.
         let check = |log: &Log| {
             for (key, text) in &lines {
                 assert!(log.get(*key).is_none_or(|found| found == *text));
@@ -69,20 +69,20 @@ fn any_file_is_a_log() {
 }
 
 #[test]
-fn any_file_is_a_memo() {
+fn any_file_can_be_read_as_a_memo() {
     let paths = ["", "/a", "/data/a folder/image-1.png", "/ü"];
-    let known = MemoIndex::new(paths.iter().map(|path| (*path, &[7; size_of::<Entry>()])));
-    let body = &known.bytes()[46..];
+    let memo = MemoIndex::new(paths.iter().map(|path| (*path, &[7; size_of::<Entry>()])));
+    let body = &memo.bytes()[46..];
     fuzz("memo", &(content(), any::<bool>()), |(content, seal)| {
-        let mut bytes = if seal { content.bytes(body) } else { content.bytes(known.bytes()) };
+        let mut bytes = if seal { content.bytes(body) } else { content.bytes(memo.bytes()) };
         if seal {
-            // As whoever writes lengths that lie would do it: under a checksum that is right.
-            bytes = [&known.bytes()[..14], Hash::of_bytes(&bytes).bytes(), &bytes].concat();
+            // Invalid lengths under a correct checksum.
+            bytes = [&memo.bytes()[..14], Hash::of_bytes(&bytes).bytes(), &bytes].concat();
         }
-        let Some(known) = MemoIndex::parse(bytes) else { return };
-        for (path, _) in known.iter() {
-            known.get(&path);
+        let Some(memo) = MemoIndex::parse(bytes) else { return };
+        for (path, _) in memo.iter() {
+            memo.get(&path);
         }
-        assert_eq!(known.get("/nowhere/at/all"), None);
+        assert_eq!(memo.get("/nowhere/at/all"), None);
     });
 }
