@@ -4,8 +4,8 @@
 //! TOML -parse-> Experiment -expand axes-> StageGraph -Manifest,Store-> Plan -Executor-> Artifact + StageRecord -> Report
 //! ```
 //!
-//! Module folders are layers; imports point one way (`docs/architecture.md`, held by `tests/tidy.rs`).
-//! In reading order:
+//! The program itself: stage kinds, the teacher's client and the command line. The other layers are crates of the
+//! workspace (`docs/architecture.md`).
 
 pub mod teacher;
 

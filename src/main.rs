@@ -1,4 +1,4 @@
-//! The `ablate` program: a thin shell over the library.
+//! The `ablate` program. Calls the library.
 
 use std::process::ExitCode;
 

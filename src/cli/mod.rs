@@ -1,25 +1,35 @@
-//! The command line: reads arguments, calls the layers below, prints. Knows no tensor.
+//! The command line: reads arguments, calls the other crates, prints. One file per command.
 
 mod args;
-mod asking;
-mod checking;
-mod cleaning;
+mod check;
+mod diff;
 mod doctor;
-#[cfg(test)]
-mod fuzz;
-mod history;
+mod forget;
+mod format;
+mod gc;
+mod generate;
+mod graph;
 mod inspect;
-mod outside;
-mod planning;
+mod logs;
+mod ls;
+mod new;
+mod pin;
+mod plan;
 mod progress;
 mod report;
-mod running;
+mod run;
+mod schema;
 mod session;
 mod shell;
+mod show;
 mod signals;
-mod starting;
+mod status;
 mod suggest;
-mod values;
+#[cfg(test)]
+mod tests;
+mod value_parsers;
+mod verify;
+mod why;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -31,73 +41,73 @@ use ablate_core::base::escape::indented;
 use args::{Cli, Command, Global};
 use shell::Shell;
 
-/// Done.
-const DONE: u8 = 0;
+// Exit codes.
+const SUCCESS: u8 = 0;
 /// The result could not be written.
-const NOT_WRITTEN: u8 = 1;
-/// The input is wrong: arguments, the experiment, the store.
+const OUTPUT_FAILED: u8 = 1;
+/// The arguments, the experiment or the store are wrong.
 const WRONG_INPUT: u8 = 2;
 /// Stopped by a signal.
 const INTERRUPTED: u8 = 130;
 
-/// The program: from the process's arguments to its exit code.
+/// Runs the program and returns its exit code.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(said) => return answer(&said),
+        Err(message) => return print_clap_message(&message),
     };
     let shell = Shell::new(&cli.global);
     start_log(&cli.global, shell);
     let result = match &cli.command {
-        Command::Run(arguments) => running::run(shell, &cli.global, arguments),
-        Command::Plan(arguments) => planning::plan(shell, &cli.global, arguments),
-        Command::Why(arguments) => planning::why(shell, &cli.global, arguments),
-        Command::Status(arguments) => history::status(shell, &cli.global, arguments),
-        Command::Diff(arguments) => history::diff(shell, &cli.global, arguments),
-        Command::Pin(arguments) => inspect::pin(shell, &cli.global, arguments),
-        Command::Unpin { name } => inspect::unpin(shell, &cli.global, name.as_deref()),
-        Command::Check(arguments) => checking::check(shell, arguments),
-        Command::Graph(arguments) => inspect::graph(shell, arguments),
+        Command::Run(arguments) => run::run(shell, &cli.global, arguments),
+        Command::Plan(arguments) => plan::plan(shell, &cli.global, arguments),
+        Command::Why(arguments) => why::why(shell, &cli.global, arguments),
+        Command::Status(arguments) => status::status(shell, &cli.global, arguments),
+        Command::Diff(arguments) => diff::diff(shell, &cli.global, arguments),
+        Command::Pin(arguments) => pin::pin(shell, &cli.global, arguments),
+        Command::Unpin { name } => pin::unpin(shell, &cli.global, name.as_deref()),
+        Command::Check(arguments) => check::check(shell, arguments),
+        Command::Graph(arguments) => graph::graph(shell, arguments),
         Command::Report(arguments) => report::report(shell, &cli.global, arguments),
         Command::Suggest(arguments) => suggest::suggest(shell, &cli.global, arguments),
-        Command::Ls(arguments) => inspect::list(shell, &cli.global, arguments),
-        Command::Show(arguments) => inspect::show(shell, &cli.global, arguments),
-        Command::Logs(arguments) => inspect::logs(shell, &cli.global, arguments),
-        Command::Verify => inspect::verify(shell, &cli.global),
-        Command::Gc(arguments) => cleaning::gc(shell, &cli.global, arguments),
-        Command::Forget(arguments) => cleaning::forget(shell, &cli.global, arguments),
-        Command::New(arguments) => starting::new(shell, arguments),
-        Command::Generate(arguments) => asking::generate(shell, arguments),
+        Command::Ls(arguments) => ls::ls(shell, &cli.global, arguments),
+        Command::Show(arguments) => show::show(shell, &cli.global, arguments),
+        Command::Logs(arguments) => logs::logs(shell, &cli.global, arguments),
+        Command::Verify => verify::verify(shell, &cli.global),
+        Command::Gc(arguments) => gc::gc(shell, &cli.global, arguments),
+        Command::Forget(arguments) => forget::forget(shell, &cli.global, arguments),
+        Command::New(arguments) => new::new(shell, arguments),
+        Command::Generate(arguments) => generate::generate(shell, arguments),
         Command::Doctor(arguments) => doctor::doctor(shell, arguments),
-        Command::Schema => starting::schema(shell),
+        Command::Schema => schema::schema(shell),
         Command::Supervisor => return ablate_engine::supervisor::serve(),
         Command::StageJob { job } => return ablate_engine::run_job(job, KINDS),
     };
     let code = result.unwrap_or_else(|error| {
-        tell(shell, &error);
+        print_error(shell, &error);
         WRONG_INPUT
     });
-    ExitCode::from(shell.settle(code))
+    ExitCode::from(shell.exit_code(code))
 }
 
-/// Help and version on stdout, or what is wrong with the arguments.
-fn answer(said: &clap::Error) -> ExitCode {
-    match said.print() {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe && !said.use_stderr() => ExitCode::from(NOT_WRITTEN),
-        _ => ExitCode::from(said.exit_code() as u8),
+/// Prints help and version on stdout, or an error in the arguments on stderr.
+fn print_clap_message(message: &clap::Error) -> ExitCode {
+    match message.print() {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe && !message.use_stderr() => ExitCode::from(OUTPUT_FAILED),
+        _ => ExitCode::from(message.exit_code() as u8),
     }
 }
 
-/// Says what is wrong: at its places, if it is an experiment.
-fn tell(shell: Shell, error: &anyhow::Error) {
+/// Prints an error; errors of an experiment file with their source locations.
+fn print_error(shell: Shell, error: &anyhow::Error) {
     match error.downcast_ref::<ablate_experiment::LoadError>() {
         Some(failure) => shell.diagnostics(&failure.render(shell.error_color)),
-        None => shell.error(&told(error)),
+        None => shell.error(&render_error(error)),
     }
 }
 
 /// An error with its causes, one line each.
-fn told(error: &anyhow::Error) -> String {
+fn render_error(error: &anyhow::Error) -> String {
     let mut text = indented(&error.to_string(), "  ");
     for cause in error.chain().skip(1) {
         text.push_str("\n  because ");
@@ -106,7 +116,7 @@ fn told(error: &anyhow::Error) -> String {
     text
 }
 
-/// Debug output goes to stderr, and only when asked for.
+/// Sends debug output to stderr if it is enabled.
 fn start_log(global: &Global, shell: Shell) {
     let default = if global.verbose > 1 { "ablate=debug" } else { "warn" };
     let filter = std::env::var("ABLATE_LOG").unwrap_or_else(|_| default.to_string());

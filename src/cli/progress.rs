@@ -1,4 +1,4 @@
-//! A run as it goes, on stderr: bars on a terminal, plain lines elsewhere, JSON lines with `--json`.
+//! Shows the progress of a run: bars on a terminal, plain lines otherwise, JSON lines with `--json`.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,14 +13,14 @@ use ablate_core::base::escape::{escape_controls, escape_line, indented};
 use ablate_engine::{DirtyReason, Observer, Outcome, Plan, PlanState, RunReport};
 use ablate_experiment::{Instance, InstanceId};
 
-/// A plain line about a running stage at most this often.
+/// Minimum interval between plain lines about a running stage.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(15);
 
-pub(super) struct Display {
+pub(super) struct ProgressDisplay {
     shell: Shell,
     bars: MultiProgress,
     state: RefCell<State>,
-    /// Names of skipped instances by their reason, until they are told together.
+    /// Names of skipped instances by reason, collected until they are printed.
     skipped: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
@@ -28,20 +28,20 @@ pub(super) struct Display {
 struct State {
     overall: Option<ProgressBar>,
     running: BTreeMap<InstanceId, Running>,
-    /// Instances that were fresh when the run began: they are counted, not listed.
+    /// Instances that were fresh when the run started. They are counted but not listed.
     fresh: BTreeSet<InstanceId>,
 }
 
 struct Running {
-    /// Hidden where there is no terminal; it knows the time that is left all the same.
+    /// Hidden without a terminal, but still used to estimate the remaining time.
     bar: ProgressBar,
     last_line: Instant,
 }
 
-impl Display {
-    pub(super) fn new(shell: Shell) -> Display {
+impl ProgressDisplay {
+    pub(super) fn new(shell: Shell) -> ProgressDisplay {
         let target = if shell.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Display {
+        ProgressDisplay {
             shell,
             bars: MultiProgress::with_draw_target(target),
             state: RefCell::default(),
@@ -49,26 +49,26 @@ impl Display {
         }
     }
 
-    /// A line that stays, above the bars.
+    /// Prints a line above the bars.
     fn line(&self, text: &str) {
-        self.marked("", "", text);
+        self.labeled_line("", "", text);
     }
 
-    /// The same behind a word in a color.
-    fn marked(&self, code: &str, word: &str, text: &str) {
-        self.tell_skipped();
-        self.put(code, word, text);
+    /// Prints a line after a colored word.
+    fn labeled_line(&self, code: &str, word: &str, text: &str) {
+        self.print_skipped();
+        self.write_line(code, word, text);
     }
 
-    /// One line per reason: what lies below one failure is one fact.
-    fn tell_skipped(&self) {
+    /// Prints one line per reason for the skipped instances.
+    fn print_skipped(&self) {
         let skipped = std::mem::take(&mut *self.skipped.borrow_mut());
         for (because, names) in skipped {
-            self.put("33", "skip ", &format!(" {:8}  {}: {because}", "", together(&names)));
+            self.write_line("33", "skip ", &format!(" {:8}  {}: {because}", "", group_by_stage(&names)));
         }
     }
 
-    fn put(&self, code: &str, word: &str, text: &str) {
+    fn write_line(&self, code: &str, word: &str, text: &str) {
         let word = if self.shell.error_color && !word.is_empty() {
             format!("\u{1b}[{code}m{word}\u{1b}[0m")
         } else {
@@ -82,7 +82,7 @@ impl Display {
         }
     }
 
-    /// One line of `--json`; made only where somebody reads it.
+    /// Prints one JSON line with `--json`.
     fn emit(&self, value: impl FnOnce() -> serde_json::Value) {
         if self.shell.json {
             self.shell.json_line(&value());
@@ -90,7 +90,7 @@ impl Display {
     }
 }
 
-impl Observer for Display {
+impl Observer for ProgressDisplay {
     fn planned(&self, plan: &Plan, selected: &BTreeSet<InstanceId>) {
         let (fresh, must, may) = plan.counts(selected);
         self.emit(|| json!({ "event": "planned", "fresh": fresh, "must_run": must, "may_run": may }));
@@ -99,7 +99,7 @@ impl Observer for Display {
         }
         let mut state = self.state.borrow_mut();
         state.fresh.extend(selected.iter().filter(|id| plan.get(**id).state == PlanState::Fresh));
-        self.line(&format!("{} to run, {} that may have to, {} fresh", stages(must), stages(may), stages(fresh)));
+        self.line(&format!("{} must run, {} may run, {} fresh", stages(must), stages(may), stages(fresh)));
         let overall = self.bars.add(ProgressBar::new(selected.len() as u64));
         overall.set_style(style("{bar:24.green/dim} {pos}/{len} stages  {elapsed_precise}"));
         if self.shell.live {
@@ -109,8 +109,8 @@ impl Observer for Display {
     }
 
     fn started(&self, id: InstanceId, instance: &Instance, reasons: &[DirtyReason]) {
-        let told = || reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
-        self.emit(|| json!({ "event": "started", "instance": instance.name, "reasons": told() }));
+        let reasons = || reasons.iter().map(ToString::to_string).collect::<Vec<_>>();
+        self.emit(|| json!({ "event": "started", "instance": instance.name, "reasons": reasons() }));
         if !self.shell.live {
             self.line(&format!("start {}", instance.name));
         }
@@ -135,7 +135,7 @@ impl Observer for Display {
 
     fn warning(&self, text: &str) {
         self.emit(|| json!({ "event": "warning", "text": text }));
-        // Above the bars, and with `--quiet` too.
+        // Above the bars, also with `--quiet`.
         self.bars.suspend(|| self.shell.warning(text));
     }
 
@@ -145,20 +145,20 @@ impl Observer for Display {
         let Some(running) = state.running.get_mut(&id) else { return };
         match event {
             StageEvent::Progress { done, total, unit, loss, tokens_per_second } => {
-                let mut words = Vec::new();
-                words.extend(loss.map(|loss| format!("loss {loss:.4}")));
-                words.extend(tokens_per_second.map(|rate| format!("{} tok/s", thousands(rate))));
+                let mut details = Vec::new();
+                details.extend(loss.map(|loss| format!("loss {loss:.4}")));
+                details.extend(tokens_per_second.map(|rate| format!("{} tok/s", thousands(rate))));
                 running.bar.set_length(*total);
                 running.bar.set_position(*done);
-                running.bar.set_style(style(&bar_of(unit)));
-                running.bar.set_message(words.join("  "));
+                running.bar.set_style(style(&bar_template(unit)));
+                running.bar.set_message(details.join("  "));
                 if !self.shell.live && running.last_line.elapsed() >= PLAIN_INTERVAL {
                     running.last_line = Instant::now();
                     let left = indicatif::HumanDuration(running.bar.eta());
-                    words.push(format!("about {left} left"));
-                    let words = words.join(", ");
+                    details.push(format!("about {left} left"));
+                    let details = details.join(", ");
                     drop(state);
-                    self.line(&format!("      {} {done}/{total} {unit}, {words}", instance.name));
+                    self.line(&format!("      {} {done}/{total} {unit}, {details}", instance.name));
                 }
             }
             StageEvent::Note { text } => {
@@ -170,7 +170,7 @@ impl Observer for Display {
             StageEvent::Warning { text } => {
                 drop(state);
                 let text = indented(text, "        ");
-                self.marked("33", "warn ", &format!(" {}: {text}", instance.name));
+                self.labeled_line("33", "warn ", &format!(" {}: {text}", instance.name));
             }
             StageEvent::Done { .. } | StageEvent::Failed { .. } => {}
         }
@@ -189,28 +189,28 @@ impl Observer for Display {
             if let Some(overall) = &state.overall {
                 overall.inc(1);
             }
-            // Where nothing is to run, what is fresh is no news.
+            // If nothing needs to run, fresh instances are not listed.
             state.overall.is_some() && !state.fresh.contains(&id)
         };
         let time = format!("{seconds:6.1} s");
         match outcome {
-            Outcome::Ran => self.marked("32", "ran  ", &format!(" {time}  {}", instance.name)),
+            Outcome::Ran => self.labeled_line("32", "ran  ", &format!(" {time}  {}", instance.name)),
             Outcome::Fresh if listed => {
-                self.marked("36", "fresh", &format!(" {:8}  {}", "", instance.name));
+                self.labeled_line("36", "fresh", &format!(" {:8}  {}", "", instance.name));
             }
             Outcome::Fresh => {}
-            Outcome::Failed(_) => self.marked("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
+            Outcome::Failed(_) => self.labeled_line("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
             Outcome::Skipped { because } => {
                 self.skipped.borrow_mut().entry(because.clone()).or_default().push(instance.name.clone());
             }
             Outcome::Interrupted => {
-                self.marked("33", "stop ", &format!(" {time}  {}", instance.name));
+                self.labeled_line("33", "stop ", &format!(" {time}  {}", instance.name));
             }
         }
     }
 
     fn ended(&self, report: &RunReport) {
-        self.tell_skipped();
+        self.print_skipped();
         if let Some(overall) = self.state.borrow_mut().overall.take() {
             overall.finish_and_clear();
         }
@@ -219,8 +219,8 @@ impl Observer for Display {
     }
 }
 
-/// Instances as `sft@mix=1`, or `eval (40 instances), sft (2 instances)`.
-fn together(names: &[String]) -> String {
+/// Renders instances by stage: `sft@mix=1`, or `eval (40 instances), sft (2 instances)`.
+fn group_by_stage(names: &[String]) -> String {
     let mut stages: Vec<(&str, Vec<&str>)> = Vec::new();
     for name in names {
         let stage = name.split('@').next().unwrap_or(name);
@@ -229,11 +229,11 @@ fn together(names: &[String]) -> String {
             None => stages.push((stage, vec![name])),
         }
     }
-    let told = stages.into_iter().map(|(stage, names)| match names.as_slice() {
+    let groups = stages.into_iter().map(|(stage, names)| match names.as_slice() {
         [one] => (*one).to_string(),
         several => format!("{stage} ({} instances)", several.len()),
     });
-    told.collect::<Vec<_>>().join(", ")
+    groups.collect::<Vec<_>>().join(", ")
 }
 
 fn stages(count: usize) -> String {
@@ -244,8 +244,8 @@ fn thousands(rate: f64) -> String {
     if rate >= 10_000.0 { format!("{:.1}k", rate / 1000.0) } else { format!("{rate:.0}") }
 }
 
-/// The template of a stage's bar; the unit is a stage's word, which may have braces of its own.
-fn bar_of(unit: &str) -> String {
+/// The template of a stage's bar. The unit comes from the stage and may contain braces.
+fn bar_template(unit: &str) -> String {
     let unit = escape_line(unit).replace('{', "{{").replace('}', "}}");
     format!("{{spinner}} {{prefix:34}} {{bar:16.cyan/dim}} {{pos}}/{{len}} {unit}  {{msg}}  eta {{eta}}")
 }
@@ -260,15 +260,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn skipped_instances_are_told_by_stage() {
+    fn skipped_instances_are_grouped_by_stage() {
         let names = ["sft@mix=1", "eval@mix=1,prompt=cot", "eval@mix=1,prompt=direct", "report"].map(str::to_string);
-        assert_eq!(together(&names), "sft@mix=1, eval (2 instances), report");
+        assert_eq!(group_by_stage(&names), "sft@mix=1, eval (2 instances), report");
     }
 
     #[test]
-    fn any_unit_has_a_bar() {
+    fn any_unit_has_a_valid_template() {
         for unit in ["rows", "", "{", "}", "{}", "{{rows}", "{rows:", "{pos!}", "ü\n"] {
-            style(&bar_of(unit));
+            style(&bar_template(unit));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::DONE;
+use super::SUCCESS;
 use super::args::{Global, ReportArgs};
 use super::session::{Need, Session};
 use super::shell::Shell;
@@ -26,7 +26,7 @@ pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> R
     } else {
         print(shell, &session, &folder, None, only)?;
     }
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 /// Prints all reports of the experiment, or the one whose name is `only`, and writes their files into `folder`.

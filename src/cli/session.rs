@@ -1,4 +1,4 @@
-//! What most commands begin with: the experiment, the store, the plan.
+//! A session: the experiment, the store and the plan that most commands need.
 
 use std::collections::BTreeSet;
 
@@ -12,25 +12,25 @@ use ablate_experiment::compiled::{self, CompiledExperiment};
 use ablate_experiment::{Expansion, Experiment, InstanceId};
 use ablate_store::{ExperimentId, Store};
 
-/// An experiment with its expansion and the store to hold it against.
+/// An experiment, its expansion and its store.
 pub(super) struct Session {
     pub(super) experiment: Experiment,
-    /// What the store knows it by.
+    /// Identity of the experiment in the store.
     pub(super) id: ExperimentId,
     pub(super) expansion: Expansion,
     pub(super) store: Store,
-    /// Name of the derived data in which runs leave what they found.
+    /// Name of the cache entry for no-op runs.
     pub(super) noop_cache: String,
-    /// Whether the experiment has reports: they are not here where only instances were needed.
+    /// Whether the experiment has reports. `experiment.reports` is empty if only instances were loaded.
     pub(super) has_reports: bool,
 }
 
-/// How much of an experiment a command needs.
+/// The parts of an experiment that a command needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
-    /// The places of its values, its axes and its reports too.
+    /// Everything: source locations, axes and reports too.
     All,
-    /// Its instances.
+    /// Only the instances.
     Instances,
 }
 
@@ -40,14 +40,14 @@ pub(super) fn load(arguments: &ExperimentArgs) -> Result<(Experiment, Expansion)
 }
 
 impl Session {
-    /// For commands that only look: a store that was named and is not there is a mistake, and is not made.
+    /// Opens a session for commands that only read. A store that was named with `--store` must exist.
     pub(super) fn read(global: &Global, arguments: &ExperimentArgs, need: Need) -> Result<Session> {
         if let Some(store) = &global.store
             && !store.exists()
         {
-            // What is wrong with the experiment comes first.
+            // Errors of the experiment are reported first.
             load(arguments)?;
-            bail!("there is no store at `{}`: `ablate run` with the same `--store` makes one", store.display());
+            bail!("there is no store at `{}`: `ablate run` with the same `--store` creates one", store.display());
         }
         Session::open(global, arguments, need)
     }
@@ -77,7 +77,7 @@ impl Session {
         Ok(Session { experiment, id, expansion, store, noop_cache, has_reports })
     }
 
-    /// The plan as things stand.
+    /// The current plan.
     pub(super) fn plan(&self) -> Result<Plan> {
         let noop_cache = Some(self.noop_cache.clone());
         let options = PlanOptions { experiment: self.id.clone(), noop_cache, ..PlanOptions::default() };
@@ -86,23 +86,23 @@ impl Session {
         Ok(plan)
     }
 
-    /// The instances that the selection chooses; all when it names none.
+    /// The selected instances; all if the selection is empty.
     pub(super) fn chosen(&self, selection: &Selection) -> Result<BTreeSet<InstanceId>> {
         selection.resolve(&self.expansion)
     }
 
-    /// The instances that the targets name, with what they need; all when there is no target.
+    /// The instances that the targets name, with everything they need; all without targets.
     pub(super) fn selected(&self, targets: &[String]) -> Result<Vec<InstanceId>> {
         let selection = Selection { until: targets.to_vec(), ..Selection::default() };
         Ok(self.chosen(&selection)?.into_iter().collect())
     }
 
-    /// The instances that one name stands for.
+    /// The instances that a name matches.
     pub(super) fn named(&self, name: &str) -> Result<Vec<InstanceId>> {
         Ok(ablate_engine::select::matching(&self.expansion, &[name.to_string()])?.into_iter().collect())
     }
 
-    /// The one instance that a name stands for.
+    /// The single instance that a name matches.
     pub(super) fn one(&self, name: &str) -> Result<InstanceId> {
         let ids = self.named(name)?;
         match ids.as_slice() {
@@ -114,8 +114,17 @@ impl Session {
                 } else {
                     String::new()
                 };
-                bail!("`{name}` stands for {} instances: name one of {}{more}", ids.len(), names.join(", "))
+                bail!("`{name}` matches {} instances: use one of {}{more}", ids.len(), names.join(", "))
             }
         }
     }
+}
+
+/// Opens the store. Fails if it does not exist, because a misspelt path must not look like an empty store.
+pub(super) fn open_existing_store(global: &Global) -> Result<Store> {
+    let path = global.store();
+    if !path.exists() {
+        bail!("there is no store at `{}`", path.display());
+    }
+    Store::open(path)
 }

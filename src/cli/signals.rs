@@ -1,5 +1,5 @@
-//! Signals of a run: Ctrl-C and SIGTERM stop it in order, Ctrl-Z pauses its programs with it. A signal that was ignored
-//! when the program began, as by `nohup`, stays ignored.
+//! Signal handling of a run: Ctrl-C and SIGTERM stop it and keep its work, Ctrl-Z pauses its programs too. A signal
+//! that was ignored at the start, for example by `nohup`, stays ignored.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use super::INTERRUPTED;
 use ablate_core::base::files;
 use ablate_engine::ProcessExecutor;
 
-/// Listens for as long as the process lives. The flag is set by the first signal that ends a run; the second one ends the
-/// process at once, and its children die with it.
+/// Handles signals until the process ends. The first signal that ends a run sets the flag; the second one ends the
+/// process immediately, and its children with it.
 pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     let ignored = ignored(&files::read_text(Path::new("/proc/self/status")).unwrap_or_default());
@@ -25,7 +25,7 @@ pub(super) fn listen(executor: Arc<ProcessExecutor>) -> Result<Arc<AtomicBool>> 
     std::thread::spawn(move || {
         for signal in signals.forever() {
             if signal == SIGTSTP {
-                // Returns when the process has been told to go on.
+                // Returns when the process is resumed.
                 executor.while_paused(&|| drop(emulate_default_handler(SIGTSTP)));
             } else if set.swap(true, Ordering::SeqCst) {
                 std::process::exit(i32::from(INTERRUPTED));
@@ -39,7 +39,7 @@ fn bit(signal: i32) -> u64 {
     1 << (signal - 1)
 }
 
-/// The signals that this process ignores, one bit each, as the kernel tells it. None where the kernel does not.
+/// The signals that this process ignores, as a bit mask from `/proc/self/status`; 0 if that is not available.
 fn ignored(status: &str) -> u64 {
     let digits = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     digits.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or(0)
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_ignored_is_read_from_the_status() {
+    fn ignored_signals_are_parsed_from_status() {
         let status = "Name:\tablate\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
         assert_eq!(ignored(status), bit(SIGHUP) | bit(13));
         assert_eq!(ignored(""), 0);

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::DONE;
+use super::SUCCESS;
 use super::args::{ExperimentArgs, Global};
 use super::session::{Need, Session};
 use super::shell::Shell;
@@ -50,14 +50,14 @@ pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) ->
             "axis": axis, "parts": names, "missing": missing,
             "fit": fit, "best": fit.best(), "suggestions": suggestions,
         }))?;
-        return Ok(DONE);
+        return Ok(SUCCESS);
     }
     let scores = if by.is_empty() { "all scores".to_string() } else { format!("scores with {by}") };
     shell.result(&format!("`{axis}` by {scores}\n{}", fit.terminal(&names, arguments.count)));
     if missing > 0 {
         shell.status(&format!("note: {missing} points have not run and are not used"));
     }
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 /// The named axis, or the only axis with `simplex`.

@@ -190,8 +190,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::support::temp_store;
     use crate::Provenance;
+    use crate::tests::support::temp_store;
     use ablate_core::base::files;
     use ablate_core::stage::{ArtifactKind, Manifest, Summary};
 

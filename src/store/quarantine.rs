@@ -84,8 +84,8 @@ fn find_extra_files(tree: &Tree, folder: &Path, prefix: &str, found: &mut Vec<Pa
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::support::temp_store;
     use crate::ObjectState;
+    use crate::tests::support::temp_store;
     use ablate_core::stage::ArtifactKind;
 
     #[test]

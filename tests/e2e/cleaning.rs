@@ -62,7 +62,7 @@ teacher = {{ api = "openai", url = "{url}", model = "m", retries = 0, concurrenc
     fails();
     assert_eq!(asked.load(Ordering::SeqCst), 4);
     let dry = space.ok(&["gc", "--keep-runs", "0", "--dry-run"]).stdout;
-    assert!(dry.contains("kept interrupted work, until nothing was written to it for 14 days"), "{dry}");
+    assert!(dry.contains("kept interrupted stages, for 14 days after their last write"), "{dry}");
     assert!(dry.contains("  rationales (distill): 3 of 6 requests, "), "{dry}");
     assert!(dry.contains(" s of work, last written 0.0 days ago"), "{dry}");
     let freed = space.json(&["gc", "--keep-runs", "0"]);
@@ -80,9 +80,19 @@ teacher = {{ api = "openai", url = "{url}", model = "m", retries = 0, concurrenc
     space.write("study.toml", space.read("study.toml").replace("model = \"m\"", "model = \"n\""));
     fails();
     let dry = space.ok(&["gc", "--dry-run", "--keep-interrupted", "0"]).stdout;
-    assert!(dry.contains("would remove interrupted work, which starts anew:\n  rationales (distill): 3 of 6"), "{dry}");
+    assert!(
+        dry.contains(
+            "would remove interrupted stages, which will start from the beginning:\n  rationales (distill): 3 of 6"
+        ),
+        "{dry}"
+    );
     let told = space.ok(&["gc", "--keep-interrupted", "0"]).stdout;
-    assert!(told.contains("removed interrupted work, which starts anew:\n  rationales (distill): 3 of 6"), "{told}");
+    assert!(
+        told.contains(
+            "removed interrupted stages, which will start from the beginning:\n  rationales (distill): 3 of 6"
+        ),
+        "{told}"
+    );
     space.ok(&["run", "study.toml"]);
     assert_eq!(asked.load(Ordering::SeqCst), 4 + 6);
 }
@@ -123,7 +133,7 @@ fn results_of_removed_stages_axis_values_and_files_are_forgotten() {
     std::fs::remove_file(space.path("study.toml")).unwrap();
     let told = space.ok(&["gc", "--keep-runs", "0"]).stdout;
     assert!(told.contains("removed 1 records, 1 objects"), "{told}");
-    assert!(told.contains("forgot 1 instances that no experiment has any more"), "{told}");
+    assert!(told.contains("forgot 1 instances that are not in their experiment any more"), "{told}");
     assert_eq!(gc(&space, &[])["records"], 0);
     space.is_sound();
 }
@@ -138,8 +148,8 @@ fn two_experiments_of_one_name_keep_their_results_and_are_warned_of_their_links(
     }
     assert!(!space.ok(&["run", "one/study.toml"]).stderr.contains("warning"));
     let told = space.ok(&["run", "other/study.toml"]).stderr;
-    let warning = "warning: `[ROOT]/one/study.toml` is named `study` too: each run of one replaces links of the other in \
-                   `out/study`\nhelp: give one of them another `name`, or another `--out`";
+    let warning = "warning: `[ROOT]/one/study.toml` has the same name `study`: the two experiments overwrite each other's links in \
+                   `out/study`\nhelp: change one `name`, or use another `--out`";
     assert!(told.contains(warning), "{told}");
     assert_eq!(gc(&space, &[])["records"], 0);
     space.told();
@@ -150,7 +160,7 @@ fn two_experiments_of_one_name_keep_their_results_and_are_warned_of_their_links(
     assert_eq!(space.told(), "");
     assert_eq!(space.ablate(&["forget", "study"]).code, Some(2), "it is not said which");
     let told = space.ok(&["forget", "one/study.toml"]).stdout;
-    assert_eq!(told, "forgot 1 instances and 1 results\n`gc` frees their space\n");
+    assert_eq!(told, "forgot 1 instances and 1 results\n`ablate gc` frees their space\n");
     space.ok(&["run", "other/study.toml"]);
     assert_eq!(space.told(), "");
     space.ok(&["run", "one/study.toml"]);
@@ -184,7 +194,7 @@ fn what_is_forgotten_runs_again_and_pins_stay() {
     assert_eq!(space.json(&["gc", "--max-age", "0"])["records"], 1);
     let error = space.ablate(&["gc", "--max-size", "many"]);
     assert_eq!(error.code, Some(2));
-    assert!(error.stderr.contains("`many` is no size"), "{}", error.stderr);
+    assert!(error.stderr.contains("`many` is not a size"), "{}", error.stderr);
 }
 
 /// The program as a user that modes bind; `None`, said aloud, where that cannot be.

@@ -40,7 +40,7 @@ fn a_plan_says_what_runs_and_runs_nothing() {
         mix: may run: waits for items
         sft: may run: waits for fresh, mix
         eval: may run: waits for sft, items
-        1 point: 6 instances without sharing, 6 with; 1 training
+        1 point: 6 instances without sharing, 6 with sharing; 1 training
         1 must run, 5 may run, 0 fresh
     "#]]
     .assert_eq(&space.ok(&["plan", "study.toml"]).stdout);

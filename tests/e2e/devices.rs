@@ -196,15 +196,12 @@ mod drivers {
         library(&space, "libcublas.so.12", "int cublasLoggerConfigure(void) { return 0; }", &[]);
         space.with_experiment("smoke.toml").with_experiment("reasoner.toml");
         let both = ask(&space, &driver, &["run", "smoke.toml", "--device", "cuda:0", "--gpus", "1"]);
-        assert!(both.code == Some(2) && both.stderr.contains("both name GPUs"), "{both:?}");
+        assert!(both.code == Some(2) && both.stderr.contains("both select GPUs"), "{both:?}");
         let third = ask(&space, &driver, &["run", "smoke.toml", "--gpus", "2"]);
         assert!(third.code == Some(2) && third.stderr.contains("device `cuda:2`"), "{third:?}");
         assert!(third.stderr.contains("this process sees 2 GPU(s)"), "{third:?}");
         let unnumbered = ask(&space, &driver, &["run", "smoke.toml", "--gpus", "GPU-5ebe"]);
-        assert!(
-            unnumbered.code == Some(2) && unnumbered.stderr.contains("models know GPUs by their numbers"),
-            "{unnumbered:?}"
-        );
+        assert!(unnumbered.code == Some(2) && unnumbered.stderr.contains("models need GPU numbers"), "{unnumbered:?}");
         let broken = driver_of(&space, &[("STATUS", 803), ("COUNT", 1), ("VERSION", 12_040), ("MAJOR", 9)]);
         space.write(
             "programs.toml",

@@ -83,7 +83,7 @@ fn a_run_is_watched_from_elsewhere_and_told_apart_from_a_dead_one() {
     run.kill().unwrap();
     run.wait().unwrap();
     let told = space.ok(&["status"]).stdout;
-    assert!(told.contains("was killed: the same command goes on from there"), "{told}");
+    assert!(told.contains("was killed; the same command resumes it"), "{told}");
     std::fs::remove_file(space.path("hold")).unwrap();
     space.ok(&["run", "chain.toml"]);
     let status = space.json(&["status"]);
@@ -103,10 +103,10 @@ fn two_runs_differ_in_what_was_changed_and_what_follows() {
         [RUN] -> [RUN]
           second
             `run` changed from "cat first.txt > second.txt" to "tr a-z A-Z < first.txt > second.txt"
-            other content: second.txt
+            changed outputs: second.txt
           third
             the content of its input `inputs.second.txt` changed from [HASH] to [HASH]
-            other content: third.txt
+            changed outputs: third.txt
     "#]]
     .assert_eq(&clean(&space.ok(&["diff", "latest~1", "latest"]).stdout));
     let diff = space.json(&["diff", "latest~1"]);

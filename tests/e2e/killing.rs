@@ -100,7 +100,7 @@ fn ctrl_c_leaves_everything_resumable_and_says_so() {
     let output = child.wait_with_output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(130), "{told}");
-    assert!(told.contains("help: the same command goes on from here"), "{told}");
+    assert!(told.contains("help: run the same command again to resume"), "{told}");
     let dry = space.ok(&["gc", "--keep-runs", "0", "--dry-run"]).stdout;
     assert!(dry.contains("  sft (sft): ") && dry.contains(" steps, "), "{dry}");
     space.ok(&["gc", "--keep-runs", "0"]);

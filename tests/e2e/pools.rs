@@ -96,7 +96,7 @@ fn slots_that_make_no_sense_are_refused() {
         error: invalid value '0' for '--jobs <N>': it must be a whole number from 1
         error: invalid value '0' for '--threads <N>': it must be a whole number from 1
         error: invalid value '0' for '--timeout <SECONDS>': it must be a number of seconds above 0
-        error: invalid value '' for '--gpus <IDS>': it names no GPU: write numbers or UUIDs, such as `0,1`, or leave it out
+        error: invalid value '' for '--gpus <IDS>': it names no GPU: write numbers or UUIDs, such as `0,1`, or omit the option
         error: `--gpus` names `0` twice"#]]
     .assert_eq(&errors.join("\n"));
 }

@@ -20,7 +20,8 @@ fn a_new_experiment_runs() {
     let space = Space::new();
     let told = space.ok(&["new", "studies/first.toml", "--template", "command"]).stdout;
     expect![[r#"
-        wrote studies/first.toml: see it with `ablate plan studies/first.toml`, start it with `ablate run studies/first.toml`
+        wrote studies/first.toml
+        show the plan with `ablate plan studies/first.toml`, run it with `ablate run studies/first.toml`
     "#]]
     .assert_eq(&told);
     space.ok(&["run", "studies/first.toml", "--quiet"]);
@@ -36,7 +37,7 @@ fn nothing_is_overwritten() {
     space.write("mine.toml", "# precious");
     let outcome = space.ablate(&["new", "mine"]);
     assert_eq!(outcome.code, Some(2));
-    assert_eq!(outcome.stderr, "error: mine.toml is there already: nothing was written\n");
+    assert_eq!(outcome.stderr, "error: `mine.toml` already exists: nothing was written\n");
     assert_eq!(space.read("mine.toml"), "# precious");
     let outcome = space.ablate(&["new", "my experiment"]);
     assert_eq!(outcome.code, Some(2));

@@ -100,7 +100,7 @@ fn commands_that_look_make_no_store() {
     for arguments in commands {
         let told = space.ablate(&[arguments, &["--store", "cahce"]].concat());
         assert_eq!(told.code, Some(2), "{arguments:?}");
-        let message = "error: there is no store at `cahce`: `ablate run` with the same `--store` makes one\n";
+        let message = "error: there is no store at `cahce`: `ablate run` with the same `--store` creates one\n";
         assert_eq!(told.stderr, message, "{arguments:?}");
         assert!(!space.path("cahce").exists(), "{arguments:?}");
     }
@@ -114,7 +114,7 @@ fn wrong_files_are_told_as_json_too() {
     space.write("bad.toml", "[stage.a]\nkind = \"comand\"\n");
     let told = space.ablate(&["check", "study.toml", "bad.toml"]);
     assert_eq!(told.code, Some(2));
-    assert!(told.stdout.starts_with("study.toml is well-formed: 2 stages, 5 instances"), "{told:?}");
+    assert!(told.stdout.starts_with("study.toml is valid: 2 stages, 5 instances"), "{told:?}");
     assert!(told.stderr.contains("bad.toml:2:8"), "{told:?}");
     let told = space.ablate(&["check", "bad.toml", "--json"]);
     assert_eq!((told.code, told.stderr.as_str()), (Some(2), ""));
@@ -190,5 +190,5 @@ fn a_report_that_fails_is_said_in_silence_too() {
     let told = space.ablate(&["run", "other.toml", "-q", "--out", "tables"]);
     assert_eq!(told.code, Some(2), "{told:?}");
     let first = told.stderr.lines().find(|line| line.contains("report")).unwrap_or_default();
-    assert_eq!(first, "error: the report failed; what ran is kept: try `ablate report other.toml`", "{told:?}");
+    assert_eq!(first, "error: the report failed; the results are stored: try `ablate report other.toml`", "{told:?}");
 }

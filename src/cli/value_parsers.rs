@@ -1,8 +1,8 @@
-//! Values of arguments that have bounds: read, or refused with what they must be.
+//! Parsers of argument values. Each error states the accepted values.
 
 use std::time::Duration;
 
-/// A number of things of which none is too few.
+/// A positive number.
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("it must be a whole number from 1".to_string()),
@@ -18,7 +18,7 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
 pub(super) fn gpu(text: &str) -> Result<String, String> {
     let id = text.trim();
     if id.is_empty() {
-        return Err("it names no GPU: write numbers or UUIDs, such as `0,1`, or leave it out".to_string());
+        return Err("it names no GPU: write numbers or UUIDs, such as `0,1`, or omit the option".to_string());
     }
     Ok(id.to_string())
 }

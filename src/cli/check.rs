@@ -1,14 +1,14 @@
-//! `check`: every mistake of experiment files, at its place. Runs nothing and needs no store.
+//! `check`: reports every error of experiment files with its location. Needs no store.
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::args::ExperimentArgs;
-use super::outside;
+use super::inspect;
 use super::session;
 use super::shell::Shell;
-use super::{DONE, WRONG_INPUT, tell};
+use super::{SUCCESS, WRONG_INPUT, print_error};
 use ablate_core::base::Diagnostic;
 use ablate_experiment::{Expansion, Experiment, LoadError};
 
@@ -25,31 +25,33 @@ pub(super) fn check(shell: Shell, arguments: &CheckArgs) -> Result<u8> {
     let overrides = &arguments.experiment.overrides;
     let more = arguments.more.iter().map(|file| ExperimentArgs { file: file.clone(), overrides: overrides.clone() });
     let first = ExperimentArgs { file: arguments.experiment.file.clone(), overrides: overrides.clone() };
-    let mut worst = DONE;
+    let mut worst = SUCCESS;
     let mut documents = Vec::new();
     for experiment in [first].into_iter().chain(more) {
         let file = experiment.file.display();
         let loaded = session::load(&experiment).and_then(|(loaded, expansion)| {
-            outside::inspect(shell, &experiment, &expansion, expansion.ids())?;
+            inspect::inspect(shell, &experiment, &expansion, expansion.ids())?;
             Ok((loaded, expansion))
         });
         match loaded {
-            Ok((loaded, expansion)) if shell.json => documents.push(sound(&file.to_string(), &loaded, &expansion)),
-            Ok((loaded, expansion)) => shell.result(&words(&file.to_string(), &loaded, &expansion)),
+            Ok((loaded, expansion)) if shell.json => {
+                documents.push(summary_json(&file.to_string(), &loaded, &expansion))
+            }
+            Ok((loaded, expansion)) => shell.result(&summary(&file.to_string(), &loaded, &expansion)),
             Err(error) => {
                 worst = WRONG_INPUT;
                 if shell.json {
-                    documents.push(json!({ "file": file.to_string(), "ok": false, "errors": mistakes(&error) }));
+                    documents.push(json!({ "file": file.to_string(), "ok": false, "errors": errors_json(&error) }));
                 } else {
-                    tell(shell, &error);
+                    print_error(shell, &error);
                 }
             }
         }
     }
     match documents.as_slice() {
         [] => {}
-        [one] => shell.json(one)?,
-        several => shell.json(&json!({ "ok": worst == DONE, "files": several }))?,
+        [single] => shell.json(single)?,
+        several => shell.json(&json!({ "ok": worst == SUCCESS, "files": several }))?,
     }
     Ok(worst)
 }
@@ -61,7 +63,7 @@ fn stages(expansion: &Expansion) -> Vec<&str> {
     stages
 }
 
-fn sound(file: &str, experiment: &Experiment, expansion: &Expansion) -> Value {
+fn summary_json(file: &str, experiment: &Experiment, expansion: &Expansion) -> Value {
     let reports: Vec<&str> = experiment.reports.iter().map(|report| report.name.as_str()).collect();
     let instances: Vec<&str> = expansion.instances.iter().map(|instance| instance.name.as_str()).collect();
     json!({
@@ -70,29 +72,29 @@ fn sound(file: &str, experiment: &Experiment, expansion: &Expansion) -> Value {
     })
 }
 
-fn words(file: &str, experiment: &Experiment, expansion: &Expansion) -> String {
+fn summary(file: &str, experiment: &Experiment, expansion: &Expansion) -> String {
     let shared = expansion.aliases.len();
     let shared =
         if shared > 0 { format!(" ({} before sharing)", expansion.instances.len() + shared) } else { String::new() };
     format!(
-        "{file} is well-formed: {} stages, {} instances{shared}, {} reports",
+        "{file} is valid: {} stages, {} instances{shared}, {} reports",
         stages(expansion).len(),
         expansion.instances.len(),
         experiment.reports.len()
     )
 }
 
-/// The mistakes as data: what is wrong, where, and what helps. The first place is that of the mistake.
-fn mistakes(error: &anyhow::Error) -> Vec<Value> {
+/// The errors as JSON: message, locations, help. The first location is that of the error.
+fn errors_json(error: &anyhow::Error) -> Vec<Value> {
     let Some(LoadError { diagnostics, sources }) = error.downcast_ref::<LoadError>() else {
         return vec![json!({ "message": format!("{error:#}"), "places": [], "help": [] })];
     };
-    let one = |diagnostic: &Diagnostic| {
+    let error_json = |diagnostic: &Diagnostic| {
         let places = diagnostic.labels.iter().map(|(origin, label)| {
             let (line, column) = sources.line_column(origin);
             json!({ "file": sources.get(origin.source).name, "line": line, "column": column, "label": label })
         });
         json!({ "message": diagnostic.message, "places": places.collect::<Vec<_>>(), "help": diagnostic.help })
     };
-    diagnostics.iter().map(one).collect()
+    diagnostics.iter().map(error_json).collect()
 }

@@ -1,55 +1,101 @@
-//! `run`: brings an experiment up to date, then prints its reports.
+//! `run`: runs the stages of experiments that are not fresh, then prints the reports.
 
 use std::mem::ManuallyDrop;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
-use super::args::{ExperimentArgs, Global, RunArgs};
-use super::progress::Display;
+use super::args::{ExperimentArgs, Global, Scope};
+use super::progress::ProgressDisplay;
 use super::report;
 use super::session::{Need, Session};
 use super::shell::Shell;
-use super::{DONE, WRONG_INPUT, signals, tell};
+use super::value_parsers::{at_least_one, gpu, seconds};
+use super::{SUCCESS, WRONG_INPUT, print_error, signals};
 use ablate_core::stage::Pool;
 use ablate_engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
 use ablate_experiment::Settings;
 use ablate_nn::device::{Device, DeviceChoice, listed};
 
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+    /// Number of stages that run at the same time [default: the number of cores].
+    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
+    pub(super) jobs: Option<usize>,
+    /// Threads per stage [default: the cores, shared by the running stages]. Does not change results.
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(super) threads: Option<usize>,
+    /// `auto` (all GPUs, or the CPU if there are none), `cpu`, or `cuda:0,cuda:1` [default: the experiment's
+    /// setting].
+    #[arg(long, value_name = "DEVICE")]
+    pub(super) device: Option<String>,
+    /// After a failure, continue with every stage that does not depend on it. This is the default.
+    #[arg(short, long, conflicts_with = "fail_fast")]
+    pub(super) keep_going: bool,
+    /// Start no more stages after the first failure.
+    #[arg(long)]
+    pub(super) fail_fast: bool,
+    /// Retry a failed stage up to N times. Wrong input is not retried.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) retries: u32,
+    /// Time limit of an attempt in seconds, for stages without their own limit.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(super) timeout: Option<Duration>,
+    /// GPUs, by number or UUID, for the stages of the pool `gpu`. Each stage gets one.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = gpu)]
+    pub(super) gpus: Vec<String>,
+    /// Run this stage or instance again although it is fresh. Repeatable.
+    #[arg(long, value_name = "TARGET")]
+    pub(super) force: Vec<String>,
+    /// Read external inputs again, whatever their time and size.
+    #[arg(long)]
+    pub(super) rehash: bool,
+    /// Folder for links to the outputs.
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub(super) out: PathBuf,
+}
+
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
-    // Programs of stages run as this user, and this environment may hold keys.
+    // Programs of stages run as the same user, and this environment may hold secrets.
     ablate_engine::environment::hide_memory();
     let executor = Arc::new(ProcessExecutor::current()?);
     let interrupt = signals::listen(executor.clone())?;
     let experiments = arguments.scope.experiments(&arguments.experiment);
-    // A mistake in the last file is told before the first one takes its hours.
+    // Check all files first, so that an error in the last file is reported immediately.
     if experiments.len() > 1 {
         let opened = experiments.iter().map(|experiment| Session::open(global, experiment, Need::Instances));
         let wrong: Vec<anyhow::Error> = opened.filter_map(Result::err).collect();
         for error in &wrong {
-            tell(shell, error);
+            print_error(shell, error);
         }
         if !wrong.is_empty() {
             return Ok(WRONG_INPUT);
         }
     }
-    let mut worst = DONE;
+    let mut worst = SUCCESS;
     for experiment in &experiments {
         if experiments.len() > 1 {
             shell.status(&format!("\n{}", experiment.file.display()));
         }
         let code = run_one(shell, global, experiment, arguments, &executor, &interrupt)?;
         worst = worst.max(code);
-        if interrupt.load(Ordering::SeqCst) || (code != DONE && arguments.fail_fast) {
+        if interrupt.load(Ordering::SeqCst) || (code != SUCCESS && arguments.fail_fast) {
             break;
         }
     }
     Ok(worst)
 }
 
-/// Brings one experiment up to date and prints its reports.
+/// Runs one experiment and prints its reports.
 fn run_one(
     shell: Shell,
     global: &Global,
@@ -58,7 +104,7 @@ fn run_one(
     executor: &Arc<ProcessExecutor>,
     interrupt: &Arc<AtomicBool>,
 ) -> Result<u8> {
-    // The process ends soon: to take ten thousand instances apart one by one would be for nothing.
+    // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
     let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
     let settings = &session.experiment.settings;
     let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
@@ -90,20 +136,20 @@ fn run_one(
     };
     if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
         shell.status(&format!(
-            "warning: `{}` is named `{}` too: each run of one replaces links of the other in `{}`\n\
-             help: give one of them another `name`, or another `--out`",
+            "warning: `{}` has the same name `{}`: the two experiments overwrite each other's links in `{}`\n\
+             help: change one `name`, or use another `--out`",
             other.display(),
             session.experiment.name,
             arguments.out.join(&session.experiment.name).display(),
         ));
     }
-    let display = Display::new(shell);
+    let display = ProgressDisplay::new(shell);
     let report = ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
     for failure in report.failures() {
         shell.error(&failure.to_string());
     }
-    // The tables come last, where the eye is. A run for a part of the graph has no table to show yet, and one that
-    // ran nothing has nothing new to show.
+    // The tables are printed last. A run of a part of the graph prints no tables, and neither does a run in which all
+    // stages were fresh.
     if report.exit_code() == 0 && !shell.json {
         if report.count(|outcome| *outcome == Outcome::Ran) == 0 && session.has_reports {
             shell.status(&format!(
@@ -112,12 +158,15 @@ fn run_one(
             ));
         } else if selection.until.is_empty() && selection.only.is_empty() && session.has_reports {
             let file = session.experiment.path.display();
-            let told = Session::open(global, experiment, Need::All).and_then(|session| {
+            let printed = Session::open(global, experiment, Need::All).and_then(|session| {
                 let folder = arguments.out.join(&session.experiment.name);
                 report::print(shell, &session, &folder, Some(&report), None)
             });
-            if let Err(error) = told {
-                tell(shell, &error.context(format!("the report failed; what ran is kept: try `ablate report {file}`")));
+            if let Err(error) = printed {
+                print_error(
+                    shell,
+                    &error.context(format!("the report failed; the results are stored: try `ablate report {file}`")),
+                );
                 shell.status(&summary(&report));
                 return Ok(WRONG_INPUT);
             }
@@ -127,37 +176,38 @@ fn run_one(
     Ok(report.exit_code())
 }
 
-/// The devices of model stages, as the engine names them, and the GPUs that only programs may be given. Where models run
-/// on GPUs, programs get the same ones. Without models nobody asks the driver.
+/// The devices of model stages, and the GPUs that only programs get. If models run on GPUs, programs get the same
+/// ones. Without models the driver is not queried.
 fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
-    let asked = arguments.device.as_deref().unwrap_or(&settings.device);
-    let most = settings.pools.get("gpu").copied();
+    let requested = arguments.device.as_deref().unwrap_or(&settings.device);
+    let max_gpus = settings.pools.get("gpu").copied();
     if let Some(id) =
         arguments.gpus.iter().enumerate().find_map(|(at, id)| arguments.gpus[..at].contains(id).then_some(id))
     {
         bail!("`--gpus` names `{id}` twice");
     }
-    let mut devices = if models || asked != "auto" { DeviceChoice::devices(asked)? } else { vec![Device::Cpu] };
+    let mut devices = if models || requested != "auto" { DeviceChoice::devices(requested)? } else { vec![Device::Cpu] };
     if devices[0] == Device::Cpu {
-        let first = || (0..most.unwrap_or(0)).map(|number| number.to_string()).collect();
+        let first = || (0..max_gpus.unwrap_or(0)).map(|number| number.to_string()).collect();
         let programs = if arguments.gpus.is_empty() { first() } else { arguments.gpus.clone() };
         return Ok((listed(&devices), programs));
     }
-    if asked != "auto" {
+    if requested != "auto" {
         if !arguments.gpus.is_empty() {
-            bail!("`--gpus` and device `{asked}` both name GPUs: leave one of them out");
+            bail!("`--gpus` and device `{requested}` both select GPUs: use only one of them");
         }
     } else if !arguments.gpus.is_empty() {
         let named: Vec<String> = arguments.gpus.iter().map(|id| format!("cuda:{id}")).collect();
-        devices = DeviceChoice::devices(&named.join(",")).context("`--gpus`: models know GPUs by their numbers")?;
-    } else if let Some(most) = most {
-        devices.truncate(most);
+        devices = DeviceChoice::devices(&named.join(",")).context("`--gpus`: models need GPU numbers")?;
+    } else if let Some(max_gpus) = max_gpus {
+        devices.truncate(max_gpus);
     }
     devices.iter().try_for_each(|device| device.check())?;
     Ok((listed(&devices), Vec::new()))
 }
 
-/// `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, and how to go on if something is left to do.
+/// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the run was
+/// interrupted.
 fn summary(report: &RunReport) -> String {
     let counted = [
         (report.count(|outcome| *outcome == Outcome::Ran), "ran"),
@@ -171,7 +221,7 @@ fn summary(report: &RunReport) -> String {
     let words = if words.is_empty() { "nothing to do".to_string() } else { words.join(", ") };
     let mut text = format!("{words} in {:.1} s", report.seconds);
     if report.interrupted {
-        text.push_str("\nhelp: the same command goes on from here");
+        text.push_str("\nhelp: run the same command again to resume");
     }
     text
 }

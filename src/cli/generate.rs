@@ -1,4 +1,4 @@
-//! `generate`: a question to a checkpoint, answered as it is written. Needs no experiment and no store.
+//! `generate`: prints a checkpoint's response to a question as it is generated. Needs no experiment and no store.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -7,51 +7,51 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::DONE;
+use super::SUCCESS;
 use super::shell::Shell;
-use super::values::at_least_one;
+use super::value_parsers::at_least_one;
 use crate::stages::ask::{Answer, Question, ask};
 use ablate_core::base::progress::NoProgress;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
-    /// The question, as the user's turn. `-` reads it from stdin.
+    /// The question. `-` reads it from stdin.
     #[arg(value_name = "QUESTION")]
     question: String,
-    /// Folder of the checkpoint: Hugging Face's layout, or a `model` of a stage.
+    /// Folder of the checkpoint: in Hugging Face's layout, or a stage's output `model`.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// PNG or JPEG that the question is about.
+    /// PNG or JPEG image for the question.
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
-    /// Take the image as it is stored, and do not turn it as its EXIF data say.
+    /// Do not apply the orientation in the image's EXIF data.
     #[arg(long, requires = "image")]
     ignore_exif_orientation: bool,
-    /// 0 takes the likeliest token each time.
+    /// Sampling temperature; 0 for greedy decoding.
     #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f64,
-    /// Only the so many likeliest tokens; 0: all.
+    /// Sample from the K most likely tokens; 0 for all.
     #[arg(long, default_value_t = 0, value_name = "K")]
     top_k: usize,
-    /// Only the likeliest tokens that just reach this probability together.
+    /// Sample from the smallest set of tokens with at least this total probability.
     #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
     top_p: f64,
-    /// Longest answer.
+    /// Maximum number of generated tokens.
     #[arg(long, default_value_t = 512, value_name = "N")]
     max_tokens: usize,
-    /// A text that ends the answer. Repeatable.
+    /// Stop generation at this text. Repeatable.
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
-    /// How much less likely a token becomes that the sequence has already; the checkpoint's own when not given.
+    /// Repetition penalty [default: the checkpoint's own].
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     repetition_penalty: Option<f64>,
-    /// Decides the draws at a temperature above 0.
+    /// Seed for sampling.
     #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
     /// `auto`, `cpu` or `cuda:N`.
     #[arg(long, default_value = "auto", value_name = "DEVICE")]
     device: String,
-    /// Threads on the CPU; all when not given.
+    /// Number of CPU threads [default: all].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
 }
@@ -65,7 +65,7 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
         bail!("`--top-p` must be above 0 and at most 1, not {top_p}");
     }
     if max_tokens == 0 || arguments.stop.iter().any(String::is_empty) {
-        bail!("`--max-tokens` must be at least 1, and `--stop` a text that is not empty");
+        bail!("`--max-tokens` must be at least 1, and `--stop` must not be empty");
     }
     if let Some(penalty) = arguments.repetition_penalty.filter(|penalty| !penalty.is_finite() || *penalty <= 0.0) {
         bail!("`--repetition-penalty` must be above 0, not {penalty}");
@@ -91,16 +91,16 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
         threads: threads.unwrap_or(1),
     };
     let began = Instant::now();
-    let heard = |piece: &str| {
+    let on_text = |piece: &str| {
         if !shell.json {
             shell.piece(piece);
         }
     };
-    let answer = ask(&question, &NoProgress, &heard)?;
+    let answer = ask(&question, &NoProgress, &on_text)?;
     let seconds = began.elapsed().as_secs_f64();
     if !answer.unknown.is_empty() {
         let unknown = answer.unknown.join(", ");
-        shell.status(&format!("warning: `config.json` has fields that are not known and were ignored: {unknown}"));
+        shell.status(&format!("warning: `config.json` has unknown fields, which were ignored: {unknown}"));
     }
     if shell.json {
         let Answer { text, finish, prompt_tokens, tokens, unknown: _, device } = answer;
@@ -111,8 +111,8 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
     } else {
         shell.piece("\n");
         if shell.verbose > 0 {
-            shell.status(&format!("{} tokens in {seconds:.1} s, the model's reading included", answer.tokens));
+            shell.status(&format!("{} tokens in {seconds:.1} s, including the time to load the model", answer.tokens));
         }
     }
-    Ok(DONE)
+    Ok(SUCCESS)
 }

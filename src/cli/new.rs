@@ -1,4 +1,4 @@
-//! `new` and `schema`: what a user needs before there is an experiment. Runs nothing.
+//! `new`: writes an experiment file from a template.
 
 use std::path::{Path, PathBuf};
 
@@ -6,11 +6,10 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::DONE;
+use super::SUCCESS;
 use super::shell::Shell;
-use crate::stages::KINDS;
 use ablate_core::base::files;
-use ablate_experiment::{Experiment, schema};
+use ablate_experiment::Experiment;
 
 const SFT: &str = include_str!("templates/sft.toml");
 const DPO: &str = include_str!("templates/dpo.toml");
@@ -18,37 +17,32 @@ const COMMAND: &str = include_str!("templates/command.toml");
 
 #[derive(Debug, Args)]
 pub(super) struct NewArgs {
-    /// Name of the experiment, and with `.toml` of its file; may lie in a folder.
+    /// Name of the experiment; the file gets the suffix `.toml`. May include a folder.
     #[arg(value_name = "NAME")]
     pub(super) name: PathBuf,
-    /// What to start from.
+    /// The template.
     #[arg(long, value_enum, default_value_t = Template::Sft)]
     pub(super) template: Template,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Template {
-    /// Fine-tuning on three mixes of data.
+    /// Fine-tuning on three data mixes.
     Sft,
-    /// Fine-tuning, then DPO on pairs of the model's own answers.
+    /// Fine-tuning, then DPO on preference pairs from the model's own answers.
     Dpo,
-    /// Programs of your own.
+    /// Your own programs.
     Command,
 }
 
-pub(super) fn schema(shell: Shell) -> Result<u8> {
-    shell.json(&schema::schema(KINDS))?;
-    Ok(DONE)
-}
-
 pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<u8> {
-    let path = file_of(&arguments.name);
+    let path = experiment_path(&arguments.name);
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(message) = Experiment::name_error(&name) {
         bail!("{message}");
     }
     if path.symlink_metadata().is_ok() {
-        bail!("{} is there already: nothing was written", path.display());
+        bail!("`{}` already exists: nothing was written", path.display());
     }
     let text = match arguments.template {
         Template::Sft => SFT,
@@ -64,13 +58,16 @@ pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<u8> {
     if shell.json {
         shell.json(&json!({ "file": path }))?;
     } else {
-        shell.result(&format!("wrote {file}: see it with `ablate plan {file}`, start it with `ablate run {file}`"));
+        shell.result(&format!(
+            "wrote {file}
+show the plan with `ablate plan {file}`, run it with `ablate run {file}`"
+        ));
     }
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
-/// `first` and `first.toml` are the same.
-fn file_of(name: &Path) -> PathBuf {
+/// Adds the suffix `.toml` if it is missing.
+fn experiment_path(name: &Path) -> PathBuf {
     match name.extension() {
         Some(extension) if extension == "toml" => name.to_path_buf(),
         _ => {

@@ -1,5 +1,5 @@
-//! Fuzzing of experiments, with the kinds that there are: a text loads or is refused with messages that can be shown,
-//! and what loads can be planned, drawn, compiled and read back.
+//! Fuzzing of experiment files with the built-in kinds: a text loads or is refused with renderable messages, and an
+//! experiment that loads can be planned, drawn, compiled and read back.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -74,7 +74,7 @@ const PIECES: &[&str] = &[
     " inf",
 ];
 
-/// What the shipped experiments do not have: programs, limits, pools, variables, axes of every form, seeds.
+/// Features that the shipped experiments do not use: programs, limits, pools, variables, all forms of axes, seeds.
 const COMMANDS: &str = r#"
 name = "commands"
 
@@ -126,7 +126,7 @@ values = [["A=1"], ["A=2"]]
 labels = ["one", "two"]
 "#;
 
-/// Every form of an axis, points that are left out, and a stage that exists at some of them.
+/// Every form of an axis, excluded points, and a stage that exists only at some points.
 const AXES: &str = r#"
 name = "axes"
 targets = ["sft", "half"]
@@ -209,12 +209,12 @@ const OVERRIDES: &[&str] = &[
     "name",
 ];
 
-/// A text made from the experiments that there are.
+/// A text derived from the shipped experiments.
 #[derive(Clone, Debug)]
 enum Text {
     Any(Vec<u8>),
     Edited(Index, Vec<Edit>),
-    /// Lines of any of them in any order.
+    /// Lines of the experiments in any order.
     Mixed(Vec<Index>),
 }
 
@@ -267,15 +267,15 @@ fn bytes_of(text: &Text, texts: &[String]) -> Vec<u8> {
     }
 }
 
-/// All of the instances but the places of their values.
-fn told(expansion: &Expansion) -> String {
-    let mut told = String::new();
+/// Everything of the instances except source locations.
+fn description(expansion: &Expansion) -> String {
+    let mut description = String::new();
     for one in &expansion.instances {
         let kind = (one.kind.name, one.seed, &one.point, &one.inputs, &one.outputs, &one.limits);
-        writeln!(told, "{} {} {} {} {kind:?}", one.name, one.stage, &*one.config, &*one.identity).unwrap();
+        writeln!(description, "{} {} {} {} {kind:?}", one.name, one.stage, &*one.config, &*one.identity).unwrap();
     }
-    write!(told, "{:?}", expansion.aliases).unwrap();
-    told
+    write!(description, "{:?}", expansion.aliases).unwrap();
+    description
 }
 
 fn hash_of(path: &Path) -> Option<Hash> {
@@ -283,7 +283,7 @@ fn hash_of(path: &Path) -> Option<Hash> {
 }
 
 #[test]
-fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
+fn any_text_loads_or_is_refused() {
     let (folder, texts) = folder();
     let path = folder.path().join("a.toml");
     let store = Store::open(&folder.path().join("cache")).unwrap();
@@ -300,13 +300,13 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
         loaded.set(loaded.get() + 1);
         let bytes = compiled::compile(&experiment, &expansion, KINDS).unwrap();
         let lean = compiled::read(bytes, KINDS, &hash_of).unwrap();
-        assert_eq!(told(&lean.expansion), told(&expansion));
+        assert_eq!(description(&lean.expansion), description(&expansion));
         assert_eq!(lean.experiment.settings, experiment.settings);
         let graph = Graph::new(&expansion);
         for format in [GraphFormat::Dot, GraphFormat::Mermaid, GraphFormat::Json] {
             assert!(!graph.render(&expansion, format, true).is_empty());
         }
-        // A slip of a path may lead to everything on this machine, which nobody wants to read here.
+        // A mutated path may point anywhere on this machine. Only files in the test's folder are read.
         let inside = |upstream: &Upstream| match upstream {
             Upstream::External { path } => {
                 path.canonicalize().is_ok_and(|path| path.starts_with(folder.path()) && path.is_file())
@@ -331,7 +331,7 @@ fn any_text_loads_or_is_refused_and_what_loads_can_be_worked_with() {
 }
 
 #[test]
-fn any_bytes_are_a_compiled_experiment_or_none() {
+fn any_bytes_can_be_read_as_compiled() {
     let (folder, texts) = folder();
     let path = folder.path().join("a.toml");
     files::write_unsynced(&path, texts[0].as_bytes()).unwrap();

@@ -1,0 +1,226 @@
+//! `plan`: prints what would run, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::SUCCESS;
+use super::args::{ExperimentArgs, Global, Scope};
+use super::inspect;
+use super::session::{Need, Session};
+use super::shell::Shell;
+use super::why::notes;
+use ablate_core::base::Hash;
+use ablate_core::stage::ArtifactKind;
+use ablate_engine::{self, Plan, PlanState};
+use ablate_experiment::{DedupStats, InstanceId};
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) experiment: ExperimentArgs,
+    #[command(flatten)]
+    pub(super) scope: Scope,
+    /// Show fresh instances too.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Show every change with its line in the file.
+    #[arg(long)]
+    pub(super) explain: bool,
+}
+
+pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
+    let experiments = arguments.scope.experiments(&arguments.experiment);
+    let mut totals = Totals::default();
+    let mut documents = Vec::new();
+    for experiment in &experiments {
+        if experiments.len() > 1 && !shell.json {
+            shell.result(&format!("{}\n", experiment.file.display()));
+        }
+        let totals = (experiments.len() > 1).then_some(&mut totals);
+        documents.extend(plan_one(shell, global, experiment, arguments, totals)?);
+        if experiments.len() > 1 && !shell.json {
+            shell.result("\n");
+        }
+    }
+    match documents.as_slice() {
+        [] if experiments.len() > 1 => shell.result(&totals.render(experiments.len())),
+        [] => {}
+        [one] => shell.json(one)?,
+        several => shell.json(&json!({ "experiments": several, "together": totals.json() }))?,
+    }
+    Ok(SUCCESS)
+}
+
+/// Totals of several experiments.
+#[derive(Default)]
+struct Totals {
+    points: usize,
+    instances_without_sharing: Option<usize>,
+    /// Sum of the instances of each experiment.
+    instances: usize,
+    trainings: usize,
+    /// Distinct instances of all experiments, and whether each is a training run.
+    distinct: BTreeMap<Hash, bool>,
+    started: bool,
+}
+
+impl Totals {
+    fn add(&mut self, session: &Session, selected: &BTreeSet<InstanceId>, dedup: DedupStats) {
+        self.points += dedup.results;
+        let sum = if self.started { self.instances_without_sharing } else { Some(0) };
+        self.instances_without_sharing = sum.zip(dedup.without_dedup).map(|(all, one)| all + one);
+        self.started = true;
+        self.instances += dedup.with_dedup;
+        self.trainings += trainings(session, selected);
+        let static_hashes = session.expansion.static_hashes();
+        self.distinct.extend(selected.iter().map(|id| (static_hashes[id.0], is_training(session, *id))));
+    }
+
+    fn render(&self, files: usize) -> String {
+        let shared = self.distinct.len();
+        let trainings = self.distinct.values().filter(|training| **training).count();
+        format!(
+            "all: {} points in {files} experiments; {} instances without sharing, {} with sharing inside each \
+             experiment, {shared} with sharing between experiments; {} trainings, {trainings} distinct",
+            self.points,
+            count_or_many(self.instances_without_sharing),
+            self.instances,
+            self.trainings,
+        )
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "points": self.points, "instances_alone": self.instances_without_sharing, "instances_apart": self.instances,
+            "instances": self.distinct.len(), "trainings": self.trainings,
+            "different_trainings": self.distinct.values().filter(|training| **training).count(),
+        })
+    }
+}
+
+/// Stages that train write a curve.
+fn is_training(session: &Session, id: InstanceId) -> bool {
+    session.expansion.get(id).outputs.iter().any(|output| output.kind == ArtifactKind::Curve)
+}
+
+fn trainings(session: &Session, selected: &BTreeSet<InstanceId>) -> usize {
+    selected.iter().filter(|id| is_training(session, **id)).count()
+}
+
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+fn count_or_many(count: Option<usize>) -> String {
+    count.map_or_else(|| "more than can be counted".to_string(), |count| count.to_string())
+}
+
+/// Prints the plan of one experiment. With `--json` returns it instead.
+fn plan_one(
+    shell: Shell,
+    global: &Global,
+    experiment: &ExperimentArgs,
+    arguments: &PlanArgs,
+    totals: Option<&mut Totals>,
+) -> Result<Option<Value>> {
+    // Source locations need the full experiment.
+    let need = if arguments.explain { Need::All } else { Need::Instances };
+    let session = Session::read(global, experiment, need)?;
+    let chosen = session.chosen(&arguments.scope.selection())?;
+    let dedup = session.expansion.dedup_stats(&chosen);
+    if let Some(totals) = totals {
+        totals.add(&session, &chosen, dedup);
+    }
+    let selected: Vec<InstanceId> = chosen.iter().copied().collect();
+    let plan = session.plan()?;
+    let not_fresh = selected.iter().copied().filter(|id| !matches!(plan.get(*id).state, PlanState::Fresh));
+    inspect::inspect(shell, experiment, &session.expansion, not_fresh)?;
+    let (fresh, must, may) = plan.counts(&selected);
+    let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
+    if shell.json {
+        let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
+        let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
+        return Ok(Some(json!({
+            "experiment": session.experiment.name,
+            "fresh": fresh, "must_run": must, "may_run": may,
+            "points": dedup.results, "instances_alone": dedup.without_dedup, "trainings": trainings(&session, &chosen),
+            "seconds_saved": saved,
+            "instances": instances,
+        })));
+    }
+    if arguments.explain {
+        let text = explain(&session, &plan, &selected, shell.color);
+        if !text.is_empty() {
+            shell.styled(&(text + "\n"));
+        }
+    }
+    let mut text = String::new();
+    // One line per stage and reason, so that 40 seeds with the same change take one line.
+    let mut groups: BTreeMap<(usize, String), Vec<&str>> = BTreeMap::new();
+    let mut order: BTreeMap<&str, usize> = BTreeMap::new();
+    for id in &selected {
+        let instance = session.expansion.get(*id);
+        let place = order.len();
+        let place = *order.entry(&instance.stage).or_insert(place);
+        let state = match &plan.get(*id).state {
+            PlanState::Fresh if !arguments.all => continue,
+            PlanState::Fresh => "fresh".to_string(),
+            PlanState::Dirty(reasons) => {
+                let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
+                format!("must run: {}", reasons.join("; "))
+            }
+            PlanState::Waiting(above) => {
+                let mut stages: Vec<&str> = above.iter().map(|id| session.expansion.get(*id).stage.as_str()).collect();
+                stages.dedup();
+                format!("may run: waits for {}", stages.join(", "))
+            }
+        };
+        groups.entry((place, state)).or_default().push(&instance.name);
+    }
+    for ((_, state), names) in &groups {
+        let name = match names.as_slice() {
+            [one] => (*one).to_string(),
+            [first, ..] => format!("{} ({} instances)", first.split('@').next().unwrap_or(first), names.len()),
+            [] => continue,
+        };
+        text.push_str(&format!("{name}: {state}\n"));
+    }
+    let (points, alone) = (dedup.results, count_or_many(dedup.without_dedup));
+    let trained = trainings(&session, &chosen);
+    let (points, trained) = (plural(points, "point"), plural(trained, "training"));
+    text.push_str(&format!("{points}: {alone} instances without sharing, {} with sharing", dedup.with_dedup));
+    text.push_str(&format!("; {trained}\n{must} must run, {may} may run, {fresh} fresh"));
+    if fresh > 0 {
+        text.push_str(&format!(" (saves {saved:.0} s)"));
+    }
+    shell.result(&text);
+    Ok(None)
+}
+
+/// Every reason of the instances that are not fresh, with its line. Instances of a stage with the same reason are
+/// shown once.
+fn explain(session: &Session, plan: &Plan, selected: &[InstanceId], color: bool) -> String {
+    let mut shown: Vec<(String, String, usize)> = Vec::new();
+    let mut places: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for id in selected {
+        let instance = session.expansion.get(*id);
+        for note in notes(session, plan, *id) {
+            let fact = note.message.replacen(&instance.name, &instance.stage, 1);
+            let next = shown.len();
+            let place = *places.entry((instance.stage.clone(), fact)).or_insert(next);
+            if place == next {
+                shown.push((note.render(&session.experiment.sources, color), instance.stage.clone(), 0));
+            } else {
+                shown[place].2 += 1;
+            }
+        }
+    }
+    let text = |(text, stage, others): &(String, String, usize)| match others {
+        0 => text.clone(),
+        others => format!("{text}\n  = same for {others} more instances of `{stage}`"),
+    };
+    shown.iter().map(text).collect::<Vec<_>>().join("\n\n")
+}

@@ -1,0 +1,68 @@
+//! `show`: prints the manifest, the outputs and the provenance of one instance.
+
+use anyhow::Result;
+
+use super::SUCCESS;
+use super::args::{Global, InstanceArgs};
+use super::format::human_bytes;
+use super::session::{Need, Session};
+use super::shell::Shell;
+use ablate_core::base::escape::escape_line;
+use ablate_core::stage::ManifestEntry;
+
+pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
+    let session = Session::read(global, &arguments.experiment, Need::Instances)?;
+    let id = session.one(&arguments.instance)?;
+    let plan = session.plan()?;
+    let shown = ablate_engine::query::show(&session.id, &session.expansion, &session.store, &plan, id);
+    if shell.json {
+        shell.json(&shown)?;
+        return Ok(SUCCESS);
+    }
+    let mut text = format!("{}  ({}, {})\n", shown.summary.name, shown.summary.kind, shown.summary.state);
+    for reason in &shown.summary.reasons {
+        text.push_str(&format!("  {reason}\n"));
+    }
+    if let Some(failure) = &shown.failure {
+        text.push_str(&format!("  {}\n", failure.to_string().replace('\n', "\n  ")));
+    }
+    let Some(record) = &shown.record else {
+        text.push_str("  no result\n");
+        shell.result(&text);
+        return Ok(SUCCESS);
+    };
+    text.push_str(&format!("\nrecord {}\n", record.fingerprint));
+    for entry in &record.manifest.entries {
+        let value = match entry {
+            ManifestEntry::Value { value, .. } => value.to_string(),
+            ManifestEntry::Input { hash, .. } => format!("content {}", hash.short()),
+            ManifestEntry::Seed { seed } => seed.to_string(),
+        };
+        text.push_str(&format!("  {} = {value}\n", entry.key()));
+    }
+    text.push_str("\noutputs\n");
+    for (name, path) in &shown.paths {
+        let artifact = &record.outputs[name];
+        let (name, size, path) = (escape_line(name), human_bytes(artifact.size), path.display());
+        text.push_str(&format!("  {name}  {}  {size}  {path}\n", artifact.kind));
+    }
+    text.push_str("\nsummary\n");
+    for (key, value) in &record.summary.0 {
+        text.push_str(&format!("  {key} = {value}\n"));
+    }
+    let provenance = &record.provenance;
+    text.push_str(&format!(
+        "\nran on {} ({}, {} threads) at {} for {:.1} s with ablate {}\n",
+        provenance.host,
+        provenance.device,
+        provenance.threads,
+        provenance.started,
+        provenance.seconds,
+        provenance.version
+    ));
+    if let Some(log) = &shown.log {
+        text.push_str(&format!("log {}\n", log.display()));
+    }
+    shell.result(&text);
+    Ok(SUCCESS)
+}

@@ -1,0 +1,3 @@
+//! Fuzz tests of experiment files with the built-in kinds.
+
+mod fuzz;
