@@ -1,40 +1,12 @@
-//! Computes a table: lays out its rows and columns, then estimates all cells and contrasts from one bootstrap.
+//! Computes a table: estimates all cells and contrasts from one bootstrap.
 
-use std::collections::BTreeMap;
-
-use anyhow::Result;
-
-use super::baseline;
 use super::estimates::{PendingCell, SeriesSet};
+use super::layout::{Header, Layout, is_compared};
 use super::score_matrix::{CellSource, ScoreMatrix};
 use super::statistics::{PairedTest, Series, bootstrap, holm};
 use super::table::{ContrastResult, Dataset, Row, Table};
 use ablate_core::base::Seed;
 use ablate_experiment::{DATASET, GroupBy, ReportSpec, Selector};
-
-/// The header of a row or a column.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Header {
-    pub(super) selector: Selector,
-    pub(super) label: String,
-}
-
-/// The rows and columns of a table.
-pub(super) struct Layout {
-    pub(super) rows: Vec<Header>,
-    pub(super) columns: Vec<Header>,
-    pub(super) baseline: Option<Header>,
-}
-
-impl Layout {
-    pub(super) fn new(spec: &ReportSpec, matrix: &ScoreMatrix) -> Result<Layout> {
-        let (rows, columns) = (headers(&spec.rows, spec, matrix), headers(&spec.columns, spec, matrix));
-        let baseline = spec.baseline.as_ref().map(|baseline| baseline::find(baseline, spec, &rows)).transpose()?;
-        let layout = Layout { rows, columns, baseline };
-        baseline::check(&layout, matrix)?;
-        Ok(layout)
-    }
-}
 
 pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &Layout, resamples: usize) -> Table {
     // A constant seed: the same scores always give the same report.
@@ -54,7 +26,7 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
         let base = layout.baseline.as_ref().map(sources_of);
         let mut cells = Vec::new();
         let mut add_cell = |selector: &Selector, source: &CellSource, base: Option<&CellSource>| {
-            let base = base.filter(|base| baseline::is_compared(base, source));
+            let base = base.filter(|base| is_compared(base, source));
             cells.push(series.cell(selector.to_string(), source, base, spec.metric));
         };
         for (index, column) in layout.columns.iter().enumerate() {
@@ -124,33 +96,6 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
         source: spec.published.as_ref().map(|published| published.source.clone()),
         notes,
     }
-}
-
-/// The label of a selector: the labels of the report where they apply, longest selectors first, and the values of the
-/// remaining axes.
-pub(super) fn label(selector: &Selector, spec: &ReportSpec) -> String {
-    let mut labels: Vec<_> = spec.labels.iter().filter(|(labeled, _)| !labeled.values.is_empty()).collect();
-    labels.sort_by_key(|(labeled, _)| std::cmp::Reverse(labeled.values.len()));
-    let mut remaining = selector.values.clone();
-    // In alphabetical order of the axes. A label is sorted by the first axis that it replaces.
-    let mut parts: BTreeMap<String, String> = BTreeMap::new();
-    for (labeled, label) in labels {
-        if labeled.values.iter().all(|(axis, value)| remaining.get(axis) == Some(value)) {
-            remaining.retain(|axis, _| !labeled.values.contains_key(axis));
-            parts.extend(labeled.values.keys().next().map(|axis| (axis.clone(), label.clone())));
-        }
-    }
-    parts.extend(remaining);
-    let parts: Vec<String> = parts.into_values().collect();
-    if parts.is_empty() { "all".to_string() } else { parts.join(" · ") }
-}
-
-fn headers(groups: &GroupBy, spec: &ReportSpec, matrix: &ScoreMatrix) -> Vec<Header> {
-    let selectors = match groups {
-        GroupBy::Axes(axes) => matrix.combinations(axes),
-        GroupBy::Selectors(selectors) => selectors.clone(),
-    };
-    selectors.into_iter().map(|selector| Header { label: label(&selector, spec), selector }).collect()
 }
 
 fn axes(groups: &GroupBy) -> String {

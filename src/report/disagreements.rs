@@ -3,8 +3,8 @@
 use anyhow::Result;
 use serde::Serialize;
 
-use super::compute::{Layout, label};
 use super::input::Images;
+use super::layout::{Layout, label};
 use super::score_matrix::{CellSource, ScoreMatrix, SingleEvaluation};
 use super::table::Table;
 use ablate_data::records::{FinishReason, Score};

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::token_credit::CreditedInstance;
-use ablate_data::records::{CurvePoint, Score};
+use ablate_data::records::{CreditedItem, CurvePoint, Score};
 use ablate_experiment::ReportSpec;
 
 /// Everything that a report shows. An instance that has not run is listed without scores and shown as missing.
@@ -68,6 +67,13 @@ pub struct Curve {
     #[serde(skip)]
     pub point: BTreeMap<String, String>,
     pub points: Vec<CurvePoint>,
+}
+
+/// Questions of one instance whose responses have token credits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CreditedInstance {
+    pub instance: String,
+    pub questions: Vec<CreditedItem>,
 }
 
 /// One instance in the graph.

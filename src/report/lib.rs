@@ -5,13 +5,13 @@ pub mod mixture;
 pub mod statistics;
 pub mod table;
 
-mod baseline;
 mod compute;
 mod contamination;
 mod csv;
 mod disagreements;
 mod estimates;
 mod html;
+mod layout;
 mod load;
 mod markdown;
 mod score_matrix;
@@ -28,11 +28,11 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 pub use disagreements::Disagreement;
-pub use input::ReportInput;
 use input::{Cost, Curve, GraphNode};
+pub use input::{CreditedInstance, ReportInput};
 pub use load::load_input;
 pub use table::Table;
-pub use token_credit::{CreditMap, CreditedInstance};
+pub use token_credit::CreditMap;
 
 /// A computed report. Its methods render it in several formats.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,7 +62,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         let context = || format!("report `{}`", spec.name);
         let (shown, selected) = select::select_evaluations(&scores, spec, &input.images).with_context(context)?;
         let matrix = score_matrix::ScoreMatrix::new(&scores, &shown, &spec.stage).with_context(context)?;
-        let layout = compute::Layout::new(spec, &matrix).with_context(context)?;
+        let layout = layout::Layout::new(spec, &matrix).with_context(context)?;
         let mut table = compute::compute_table(spec, &matrix, &layout, input.resamples);
         table.notes.splice(0..0, selected.into_iter().chain(contamination::note(&scores, &shown, spec)));
         let samples = disagreements::sample(spec, &table, &layout, &matrix, &input.images).with_context(context)?;

@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::input::{Cost, Curve, Evaluation, GraphNode, NodeState, RESAMPLES, ReportInput, ScoreSource};
-use super::token_credit::{self, CreditedInstance, INSTANCES, QUESTIONS};
+use super::input::{
+    Cost, CreditedInstance, Curve, Evaluation, GraphNode, NodeState, RESAMPLES, ReportInput, ScoreSource,
+};
+use super::token_credit::{self, INSTANCES, QUESTIONS};
 use ablate_core::base::Hash;
 use ablate_core::stage::ArtifactKind;
 use ablate_data::images::ImagePacks;

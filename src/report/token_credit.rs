@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::input::Images;
+use super::input::{CreditedInstance, Images};
 use ablate_data::records::{CreditedItem, CreditedResponse};
 use ablate_data::token_credit::lowest;
 
@@ -11,13 +11,6 @@ pub(super) const QUESTIONS: usize = 3;
 
 /// Most instances that are shown.
 pub(super) const INSTANCES: usize = 4;
-
-/// Questions of one instance whose responses have token credits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CreditedInstance {
-    pub instance: String,
-    pub questions: Vec<CreditedItem>,
-}
 
 /// The questions of one instance that are shown.
 #[derive(Clone, Debug, PartialEq, Serialize)]
