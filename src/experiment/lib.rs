@@ -4,8 +4,6 @@
 //! files -extends, overrides, vars-> Table -declaration-> stages, axes -stage_variants-> variants -expand-> Expansion
 //!                                                                                   Expansion -report-> ReportSpec
 //! ```
-//!
-//! The modules below are listed in the order of this pipeline, each group after the groups that it uses.
 
 mod diagnostics;
 mod extends;

@@ -20,7 +20,7 @@ pub(crate) const KEY: &str = "limits";
 pub struct Limits {
     /// The time limit of one attempt.
     pub time: Option<Duration>,
-    /// The number of retries after a failure that wrong input does not explain.
+    /// The number of retries after a failure, unless wrong input caused it.
     pub retries: u32,
     /// The pool in which it takes a slot. Default: the pool of its kind.
     pub pool: Option<String>,

@@ -134,7 +134,7 @@ fn extended_files_merge_in_order() {
     folder.write("also.toml", "extends = \"base.toml\"\n[stage.items]\nkind = \"mix\"\nsources = {}\n");
     folder.write("a.toml", "extends = [\"wide.toml\", \"also.toml\"]\nname = \"a\"\n");
     let (experiment, expansion) = folder.load("a.toml", &[]).unwrap();
-    // `base.toml` is reached twice and laid once, so what `wide.toml` says stays.
+    // `base.toml` is extended twice but merged once, so it does not override `wide.toml`.
     let tables: Vec<String> = expansion.instances.iter().map(|one| format!("{} {}", one.name, &*one.config)).collect();
     expect![[r#"a base {"dim":2}, items {"sources":{}}"#]].assert_eq(&format!(
         "{} {}",
@@ -310,7 +310,7 @@ variants.own = {}
     assert!(messages.starts_with(first) && messages.matches("error:").count() == 1, "{messages}");
     let two = errors(&text.replace("own = {}", "own = {}\nvariants.none = {}"));
     assert!(two.contains("must not be negative (at `beta=own` and 1 more point)\n"), "{two}");
-    // Where all points have it, none is named; where an axis wrote it, its place says enough.
+    // The message names no point if all points have the error, or if an axis sets the value: its place shows the axis.
     let all = errors(&text.replace("\"stage.dpo.beta\" = 0", "\"stage.sft.lr\" = 0"));
     assert!(all.contains("`stage.dpo.beta`: must not be negative\n"), "{all}");
     let axis = errors(&text.replace("0.1", "-0.1").replace("0.5", "-0.5").replace("beta = -1.0", "beta = 1.0"));

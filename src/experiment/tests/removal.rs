@@ -125,7 +125,7 @@ main = "remove"
 #[test]
 fn a_removal_in_a_variant_applies_to_its_stage() {
     let folder = over("[axis.mix.variants]\ncot = \"remove\"\nnone = { \"stage.mix.sources.cot\" = \"remove\" }\n");
-    // The variant `cot` went as a whole, so what is pinned to it is not there any more.
+    // The variant `cot` is removed, so the reference that pins it is wrong.
     let messages = folder.errors("a.toml", &[]);
     assert!(messages.contains("has no point `mix=cot`"), "{messages}");
     let (experiment, _) = load(STUDY);

@@ -4,6 +4,29 @@ use expect_test::expect;
 
 use super::expansion::STUDY;
 use super::support::{errors, load};
+use crate::{Contrast, GroupBy, ReportSpec, Selector};
+
+fn render(report: &ReportSpec) -> String {
+    let list = |selectors: &[Selector]| selectors.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
+    let group_by = |by: &GroupBy| match by {
+        GroupBy::Axes(axes) => format!("axes {axes:?}"),
+        GroupBy::Selectors(selectors) => format!("selectors {}", list(selectors)),
+    };
+    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels, published, select } =
+        report;
+    assert_eq!((published, select), (&None, &None));
+    let mut text = format!("{name} \"{title}\": {metric} of {stage}\n  rows: {}\n", group_by(rows));
+    text.push_str(&format!(
+        "  columns: {}\n  baseline: {:?}\n",
+        group_by(columns),
+        baseline.as_ref().map(ToString::to_string)
+    ));
+    for Contrast { name, about, plus, minus } in contrasts {
+        text.push_str(&format!("  contrast {name} \"{about}\": {} minus {}\n", list(plus), list(minus)));
+    }
+    labels.iter().for_each(|(selector, label)| text.push_str(&format!("  label {selector}: {label}\n")));
+    text
+}
 
 #[test]
 fn a_report_is_parsed_and_normalized() {
@@ -29,155 +52,27 @@ rows = ["dpo", "model=sft,mix=both"]
 columns = ["prompt"]
 "#;
     let (experiment, _) = load(&format!("{STUDY}{report}"));
+    let reports: Vec<String> = experiment.reports.iter().map(render).collect();
     expect![[r#"
-        [
-            ReportSpec {
-                name: "main",
-                title: "Does it think?",
-                stage: "eval",
-                rows: Axes(
-                    [
-                        "model",
-                        "mix",
-                    ],
-                ),
-                columns: Axes(
-                    [
-                        "prompt",
-                        "dataset",
-                    ],
-                ),
-                baseline: Some(
-                    Selector {
-                        values: {
-                            "mix": "direct",
-                            "model": "sft",
-                        },
-                        absent: {},
-                    },
-                ),
-                metric: Accuracy,
-                contrasts: [
-                    Contrast {
-                        name: "cot",
-                        about: "what thinking adds",
-                        plus: [
-                            Selector {
-                                values: {
-                                    "mix": "cot",
-                                    "model": "sft",
-                                    "prompt": "cot",
-                                },
-                                absent: {},
-                            },
-                            Selector {
-                                values: {
-                                    "model": "dpo",
-                                },
-                                absent: {},
-                            },
-                        ],
-                        minus: [
-                            Selector {
-                                values: {
-                                    "dataset": "chart",
-                                    "mix": "cot",
-                                    "model": "sft",
-                                    "prompt": "direct",
-                                },
-                                absent: {},
-                            },
-                        ],
-                    },
-                ],
-                labels: [
-                    (
-                        Selector {
-                            values: {
-                                "mix": "both",
-                                "model": "sft",
-                            },
-                            absent: {},
-                        },
-                        "④ CoT + direct",
-                    ),
-                    (
-                        Selector {
-                            values: {
-                                "model": "dpo",
-                            },
-                            absent: {},
-                        },
-                        "⑥ DPO",
-                    ),
-                    (
-                        Selector {
-                            values: {
-                                "prompt": "cot",
-                            },
-                            absent: {},
-                        },
-                        "with rationale",
-                    ),
-                ],
-                published: None,
-                select: None,
-            },
-            ReportSpec {
-                name: "form",
-                title: "form",
-                stage: "eval",
-                rows: Selectors(
-                    [
-                        Selector {
-                            values: {
-                                "model": "dpo",
-                            },
-                            absent: {},
-                        },
-                        Selector {
-                            values: {
-                                "mix": "both",
-                                "model": "sft",
-                            },
-                            absent: {},
-                        },
-                    ],
-                ),
-                columns: Axes(
-                    [],
-                ),
-                baseline: None,
-                metric: Compliance,
-                contrasts: [],
-                labels: [],
-                published: None,
-                select: None,
-            },
-            ReportSpec {
-                name: "plain",
-                title: "plain",
-                stage: "eval",
-                rows: Axes(
-                    [
-                        "mix",
-                        "model",
-                    ],
-                ),
-                columns: Axes(
-                    [
-                        "prompt",
-                    ],
-                ),
-                baseline: None,
-                metric: Accuracy,
-                contrasts: [],
-                labels: [],
-                published: None,
-                select: None,
-            },
-        ]"#]]
-    .assert_eq(&format!("{:#?}", experiment.reports));
+        main "Does it think?": accuracy of eval
+          rows: axes ["model", "mix"]
+          columns: axes ["prompt", "dataset"]
+          baseline: Some("mix=direct,model=sft")
+          contrast cot "what thinking adds": mix=cot,model=sft,prompt=cot | model=dpo minus dataset=chart,mix=cot,model=sft,prompt=direct
+          label mix=both,model=sft: ④ CoT + direct
+          label model=dpo: ⑥ DPO
+          label prompt=cot: with rationale
+
+        form "form": format compliance of eval
+          rows: selectors model=dpo | mix=both,model=sft
+          columns: axes []
+          baseline: None
+
+        plain "plain": accuracy of eval
+          rows: axes ["mix", "model"]
+          columns: axes ["prompt"]
+          baseline: None
+    "#]].assert_eq(&reports.join("\n"));
 }
 
 #[test]
