@@ -28,17 +28,9 @@ struct Head {
     has_reports: bool,
     /// The number of instances that follow.
     count: usize,
-    aliases: Vec<CompiledAlias>,
+    aliases: BTreeMap<String, Alias>,
     /// The string table: instances refer to these strings by index.
     strings: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct CompiledAlias {
-    name: String,
-    stage: String,
-    point: Vec<(String, String)>,
-    instance: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -91,7 +83,7 @@ pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Regist
         settings: experiment.settings.clone(),
         has_reports: !experiment.reports.is_empty(),
         count: expansion.instances.len(),
-        aliases: expansion.aliases.iter().map(compile_alias).collect(),
+        aliases: expansion.aliases.clone(),
         strings: strings.list,
     };
     let length = (block.len() as u64).to_le_bytes();
@@ -125,8 +117,10 @@ pub fn read(
         rest = more;
     }
     let count = Some(instances.len()).filter(|count| *count == head.count)?;
-    let aliases = head.aliases.into_iter().map(|alias| read_alias(alias, count));
-    let expansion = Expansion { hash, instances, aliases: aliases.collect::<Option<_>>()? };
+    if head.aliases.values().any(|alias| alias.instance.0 >= count) {
+        return None;
+    }
+    let expansion = Expansion { hash, instances, aliases: head.aliases };
     let experiment = Experiment {
         name: head.name,
         about: head.about,
@@ -139,18 +133,6 @@ pub fn read(
         settings: head.settings,
     };
     Some(CompiledExperiment { experiment, expansion, has_reports: head.has_reports })
-}
-
-fn compile_alias((name, alias): (&String, &Alias)) -> CompiledAlias {
-    let Alias { stage, point, instance } = alias;
-    let point = point.iter().map(|(axis, label)| (axis.clone(), label.clone())).collect();
-    CompiledAlias { name: name.clone(), stage: stage.clone(), point, instance: instance.0 }
-}
-
-fn read_alias(alias: CompiledAlias, count: usize) -> Option<(String, Alias)> {
-    let CompiledAlias { name, stage, point, instance } = alias;
-    let alias = Alias { stage, point: point.into_iter().collect(), instance: InstanceId(instance) };
-    (instance < count).then_some((name, alias))
 }
 
 fn compile_instance(

@@ -13,13 +13,12 @@ use std::sync::Arc;
 use super::constraints::Constraints;
 use super::declaration::{Declaration, StageDeclaration};
 use super::diagnostics::Diagnostics;
-use super::diagnostics::list;
 use super::instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, Upstream};
 use super::join::{AxisId, Candidates, Joined, MAX_POINTS, Point};
+use super::selector::Selector;
 use super::stage_variants::{StageVariant, VariantBuilder, VariantInput, VariantSource, too_many_points};
 use super::toposort::toposort;
 use ablate_core::base::Hash;
-use ablate_core::base::diagnostic::nearest;
 
 /// The seed of an instance whose point has none.
 const DEFAULT_SEED: u64 = 0;
@@ -174,48 +173,32 @@ impl Expander<'_> {
     ) -> Option<Vec<(Point, InstanceId)>> {
         let name = &self.declaration.stages[upstream].name;
         let upstream = self.expanded[upstream].as_ref()?;
-        let mut wrong = |message: String, help: String| {
-            let message = format!("`stage.{}.{}`: {message}", reader.name, input.key);
-            diagnostics.error(&input.span, message, Some(help));
-        };
-        let mut points = upstream.points.clone();
-        for (pin, value) in pins {
-            if self.declaration.invalid_axes.contains(pin.as_str()) {
-                return None;
-            }
-            let is_pinned = |axis: &AxisId, name: &String| {
-                name == pin || matches!(axis, AxisId::FanOut { stage, key } if *pin == format!("{stage}.{key}"))
-            };
-            let Some((axis, _)) = upstream.axes.iter().find(|(axis, name)| is_pinned(axis, name)) else {
-                let help = if upstream.axes.is_empty() {
-                    format!("`{name}` is a single instance and varies with no axis")
-                } else {
-                    match nearest(pin, upstream.axes.values().map(String::as_str)) {
-                        Some(near) => format!("an axis of a similar name exists: `{near}`"),
-                        None => format!("`{name}` varies with {}", list(upstream.axes.values())),
-                    }
-                };
-                wrong(format!("`{name}` does not vary with `{pin}`"), help);
-                return None;
-            };
-            let known: BTreeSet<&str> =
-                upstream.points.iter().filter_map(|(point, _)| point.get(axis)).map(|label| &**label).collect();
-            if !known.contains(value.as_str()) {
-                wrong(
-                    format!("`{name}` has no point `{pin}={value}`"),
-                    format!("the values of `{pin}` are {}", list(known)),
-                );
-                return None;
-            }
-            points.retain_mut(|(point, _)| point.remove(axis).is_some_and(|label| *label == **value));
-        }
-        if points.is_empty() {
-            let pins: Vec<String> = pins.iter().map(|(pin, value)| format!("{pin}={value}")).collect();
-            let help = "each value exists, but not together".to_string();
-            wrong(format!("`{name}` has no point `{}`", pins.join(",")), help);
+        if pins.keys().any(|pin| self.declaration.invalid_axes.contains(pin.as_str())) {
             return None;
         }
-        Some(points)
+        let is_pinned = |pin: &str, axis: &AxisId, name: &str| {
+            name == pin || matches!(axis, AxisId::FanOut { stage, key } if pin == format!("{stage}.{key}"))
+        };
+        let axis_of = |pin: &str| upstream.axes.iter().find(|(axis, name)| is_pinned(pin, axis, name));
+        let mut points = upstream.points.clone();
+        for (pin, value) in pins {
+            let axis = axis_of(pin).map(|(axis, _)| axis);
+            points.retain_mut(|(point, _)| {
+                axis.and_then(|axis| point.remove(axis)).is_some_and(|label| *label == **value)
+            });
+        }
+        if !points.is_empty() {
+            return Some(points);
+        }
+        let named: Vec<BTreeMap<String, String>> =
+            upstream.points.iter().map(|(point, _)| named_point(point, &upstream.axes)).collect();
+        let values =
+            pins.iter().map(|(pin, value)| (axis_of(pin).map_or(pin, |(_, name)| name).clone(), value.clone()));
+        let selector = Selector { values: values.collect(), absent: BTreeSet::new() };
+        let (message, help) = selector.check(name, &named.iter().collect::<Vec<_>>()).err()?;
+        let message = format!("`stage.{}.{}`: {message}", reader.name, input.key);
+        diagnostics.error(&input.span, message, Some(help));
+        None
     }
 
     /// The names of a stage's axes. A list that fans out is named by its key alone, unless that is ambiguous.
@@ -248,11 +231,7 @@ impl Expander<'_> {
         joined: &Joined,
         axes: &BTreeMap<AxisId, String>,
     ) -> InstanceId {
-        let point: BTreeMap<String, String> = joined
-            .point
-            .iter()
-            .filter_map(|(axis, label)| Some((axes.get(axis)?.clone(), label.to_string())))
-            .collect();
+        let point = named_point(&joined.point, axes);
         let seed = point.get("seed").and_then(|seed| seed.parse().ok()).unwrap_or(DEFAULT_SEED);
         let mut upstream = joined.upstream.iter();
         let inputs: Vec<InstanceInput> = variant
@@ -301,4 +280,9 @@ impl Expander<'_> {
         });
         id
     }
+}
+
+/// The point with the names of its axes.
+fn named_point(point: &Point, axes: &BTreeMap<AxisId, String>) -> BTreeMap<String, String> {
+    point.iter().filter_map(|(axis, label)| Some((axes.get(axis)?.clone(), label.to_string()))).collect()
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::limits::Limits;
@@ -13,7 +14,7 @@ use ablate_core::base::{Hash, SharedStr, Span};
 use ablate_core::stage::{ArtifactKind, Kind, OutputSpec, Pool, Stage};
 
 /// Index of an instance in its [`Expansion`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct InstanceId(pub usize);
 
 /// One stage at one point of the axes.
@@ -74,7 +75,7 @@ pub enum Upstream {
 }
 
 /// A point whose instance equals that of another point. Both share one instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alias {
     pub stage: String,
     pub point: BTreeMap<String, String>,

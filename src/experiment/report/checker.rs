@@ -1,12 +1,15 @@
-//! Checks the axes and selectors of one report against the points of its stage.
+//! Checks the names in one report against the points of its stage: axes, selectors, `published` and `select`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::spec::GroupBy;
+use super::spec::{GroupBy, Published, Select};
 use crate::diagnostics::Diagnostics;
+use crate::instance::{Expansion, InstanceId, Upstream};
 use crate::section::Section;
 use crate::selector::{DATASET, Selector, unknown_axis};
+use crate::tables::{PublishedTable, SelectTable};
 use ablate_core::base::diagnostic::nearest;
+use ablate_core::stage::ArtifactKind;
 
 /// The message about a name, and a help.
 type Refusal = (String, Option<String>);
@@ -93,6 +96,68 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// Reads `published`: per row one number for each column.
+    pub(super) fn published(&mut self, published: PublishedTable) -> Published {
+        let PublishedTable { source, columns, rows } = published;
+        let expected = columns.len();
+        let columns = columns.iter().enumerate();
+        let columns: Vec<Selector> =
+            columns.filter_map(|(at, text)| self.selector(&["published", "columns", &at.to_string()], text)).collect();
+        let mut cells: BTreeMap<String, (Selector, f64)> = BTreeMap::new();
+        for (text, values) in rows {
+            if values.len() != expected {
+                let message = format!("{expected} columns need {expected} numbers, not {}", values.len());
+                self.wrong(&["published", "rows", &text], message, None);
+            }
+            let Some(row) = self.selector_key(&["published", "rows"], &text) else { continue };
+            for (column, percent) in columns.iter().zip(values) {
+                cells.insert(format!("{row},{column}"), (column.and(&row), percent / 100.0));
+            }
+        }
+        Published { source, cells: cells.into_values().collect() }
+    }
+
+    /// Reads `select`, and checks that no item is used both for the selection and in the table. `evaluations` are the points of the
+    /// report's stage.
+    pub(super) fn select(
+        &mut self,
+        select: &SelectTable,
+        evaluations: &[(&BTreeMap<String, String>, InstanceId)],
+        expansion: &Expansion,
+    ) -> Option<Select> {
+        let axis = self.axis(&["select", "axis"], &select.axis);
+        let on = self.selector(&["select", "on"], &select.on);
+        let (axis, on) = (axis?, on?);
+        for (key, is_dataset) in [("axis", axis == DATASET), ("on", on.dataset().is_some())] {
+            if is_dataset {
+                let message = format!("`{DATASET}` is not an axis: one evaluation scores all data sets");
+                let help = "select on a benchmark of its own, which the table does not report".to_string();
+                self.wrong(&["select", key], message, Some(help));
+                return None;
+            }
+        }
+        let items = |id: InstanceId| {
+            let inputs = expansion.get(id).inputs.iter().filter_map(|input| match &input.upstream {
+                Upstream::Output { instance, kind: ArtifactKind::Items, .. } => Some(*instance),
+                _ => None,
+            });
+            inputs.collect::<BTreeSet<_>>()
+        };
+        let (selecting, shown): (Vec<_>, Vec<_>) = evaluations.iter().partition(|(point, _)| on.matches(point));
+        let selecting: BTreeSet<InstanceId> = selecting.iter().flat_map(|(_, id)| items(*id)).collect();
+        let both = shown.iter().flat_map(|(_, id)| items(*id)).find(|id| selecting.contains(id));
+        if let Some(both) = both {
+            let items = &expansion.get(both).name;
+            let message = format!("`{axis}` would be selected on `{items}`, which the table reports");
+            let help = "select on a benchmark of its own, which the table does not report".to_string();
+            self.wrong(&["select", "on"], message, Some(help));
+        } else if shown.is_empty() {
+            let message = "all evaluations are used for the selection, so the table would be empty".to_string();
+            self.wrong(&["select", "on"], message, None);
+        }
+        Some(Select { axis, on })
     }
 
     /// Parses a selector and checks that it selects a point. A bare value stands for `axis=value`.

@@ -2,10 +2,175 @@
 
 mod baseline;
 mod checker;
-mod published;
-mod read;
-mod select;
 mod spec;
 
-pub(crate) use read::read;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::declaration::Declaration;
+use crate::diagnostics::Diagnostics;
+use crate::diagnostics::list;
+use crate::instance::Expansion;
+use crate::label::name_error;
+use crate::section::Section;
+use crate::selector::Selector;
+use crate::spanned_toml::Entry;
+use crate::tables::{ContrastTable, ReportTable};
+use ablate_core::base::Diagnostic;
+use ablate_core::base::diagnostic::nearest;
+use ablate_core::stage::ArtifactKind;
+
+use checker::Checker;
 pub use spec::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
+
+/// Reads a report. `None` after reporting what is wrong.
+pub(crate) fn read(
+    name: &str,
+    entry: &Entry,
+    declaration: &Declaration<'_>,
+    expansion: &Expansion,
+    diagnostics: &mut Diagnostics,
+) -> Option<ReportSpec> {
+    let path = format!("report.{name}");
+    let Some(table) = entry.node.as_table() else {
+        let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
+        diagnostics.push(Diagnostic::error(message).at(entry.node.span.clone(), ""));
+        return None;
+    };
+    let section = Section { path: &path, table, header: &entry.node.span };
+    if let Some(message) = name_error(name) {
+        section.wrong(&[], message, None, diagnostics);
+    }
+    let report: ReportTable = section.read(diagnostics)?;
+    let stage = stage_of(&section, report.stage.as_deref(), declaration, expansion, diagnostics)?;
+    let evaluations: Vec<_> = expansion.points_of(&stage).collect();
+    let points: Vec<&BTreeMap<String, String>> = evaluations.iter().map(|(point, _)| *point).collect();
+    if points.is_empty() {
+        if diagnostics.is_empty() {
+            let message = format!("`{stage}` does not run: it is not in `targets`, and no target reads it");
+            section.wrong(&["stage"], message, None, diagnostics);
+        }
+        // Otherwise the stage could not be expanded, which is already reported.
+        return None;
+    }
+    let mut checker = Checker { section, stage: &stage, points: &points, diagnostics };
+    let columns = checker.group_by("columns", &report.columns);
+    let rows = match &report.rows {
+        Some(rows) => checker.group_by("rows", rows),
+        None => checker.remaining_axes(&columns),
+    };
+    for line in both(&rows, &columns) {
+        checker.wrong(&["columns"], format!("`{line}` cannot make both rows and columns"), None);
+    }
+    let baseline = report.baseline.and_then(|text| checker.selector(&["baseline"], &text));
+    let contrasts = report.contrasts.into_iter().enumerate();
+    let contrasts = contrasts.map(|(index, table)| contrast(&mut checker, index, table)).collect();
+    let mut labels: BTreeMap<String, (Selector, String)> = BTreeMap::new();
+    for (text, label) in report.labels {
+        if let Some(selector) = checker.selector_key(&["labels"], &text) {
+            labels.insert(selector.to_string(), (selector, label));
+        }
+    }
+    let published = report.published.map(|published| checker.published(published));
+    let selects = report.select.is_some();
+    let select = report.select.and_then(|select| checker.select(&select, &evaluations, expansion));
+    // With `select`, the rows of the table are known only after a run.
+    if let (Some(baseline), false) = (&baseline, selects) {
+        checker.baseline(baseline, &rows, &columns);
+    }
+    Some(ReportSpec {
+        name: name.to_string(),
+        title: report.title.unwrap_or_else(|| name.to_string()),
+        stage,
+        rows,
+        columns,
+        baseline,
+        metric: report.metric,
+        contrasts,
+        labels: labels.into_values().collect(),
+        published,
+        select,
+    })
+}
+
+/// Axes or selectors that make rows as well as columns.
+fn both(rows: &GroupBy, columns: &GroupBy) -> Vec<String> {
+    match (rows, columns) {
+        (GroupBy::Axes(rows), _) => rows.iter().filter(|axis| columns.has_axis(axis)).cloned().collect(),
+        (GroupBy::Selectors(rows), GroupBy::Selectors(columns)) => {
+            rows.iter().filter(|row| columns.contains(row)).map(ToString::to_string).collect()
+        }
+        (GroupBy::Selectors(_), GroupBy::Axes(_)) => Vec::new(),
+    }
+}
+
+fn contrast(checker: &mut Checker<'_>, index: usize, table: ContrastTable) -> Contrast {
+    let index = index.to_string();
+    let mut side = |name: &str, texts: &[String]| {
+        if texts.is_empty() {
+            let message = "a contrast needs at least one selector on each side".to_string();
+            checker.wrong(&["contrasts", &index, name], message, None);
+        }
+        let texts = texts.iter().enumerate();
+        let selector =
+            |(place, text): (usize, &String)| checker.selector(&["contrasts", &index, name, &place.to_string()], text);
+        texts.filter_map(selector).collect()
+    };
+    let (plus, minus) = (side("plus", &table.plus), side("minus", &table.minus));
+    Contrast { name: table.name, about: table.about, plus, minus }
+}
+
+/// The stage that a report names, or the only one that gives scores.
+fn stage_of(
+    section: &Section<'_>,
+    named: Option<&str>,
+    declaration: &Declaration<'_>,
+    expansion: &Expansion,
+    diagnostics: &mut Diagnostics,
+) -> Option<String> {
+    let scoring: Vec<&str> = declaration
+        .stages
+        .iter()
+        .filter(|stage| {
+            // A command declares its outputs in its table, so its kind does not list them.
+            let instances = expansion.instances.iter().filter(|instance| *instance.stage == *stage.name);
+            let declared = instances.flat_map(|instance| instance.outputs.iter());
+            stage.kind.outputs.iter().chain(declared).any(|spec| spec.kind == ArtifactKind::Scores)
+        })
+        .map(|stage| &*stage.name)
+        .collect();
+    let Some(name) = named else {
+        // The default is only among stages that are expanded.
+        let expanded: BTreeSet<&str> = expansion.instances.iter().map(|instance| instance.stage.as_str()).collect();
+        let mut scoring = scoring;
+        if declaration.targets.is_some() {
+            scoring.retain(|stage| expanded.contains(stage));
+        }
+        if let [only] = scoring.as_slice() {
+            return Some((*only).to_string());
+        }
+        // Without an expanded stage, the mistake is already reported at `targets`.
+        if declaration.invalid_stages.is_empty() && !expanded.is_empty() {
+            let help = match scoring.as_slice() {
+                [] => "no stage gives scores".to_string(),
+                several => format!("the stages that give scores are {}", list(several)),
+            };
+            section.wrong(&[], "the key `stage` is missing", Some(help), diagnostics);
+        }
+        return None;
+    };
+    if declaration.invalid_stages.contains(name) {
+        return None;
+    }
+    if scoring.contains(&name) {
+        return Some(name.to_string());
+    }
+    let exists = declaration.stages.iter().any(|stage| &*stage.name == name);
+    let message = if exists { format!("`{name}` gives no scores") } else { format!("stage `{name}` is not defined") };
+    let help = match nearest(name, scoring.iter().copied()) {
+        Some(near) => Some(format!("a stage of a similar name exists: `{near}`")),
+        None if scoring.is_empty() => None,
+        None => Some(format!("the stages that give scores are {}", list(scoring))),
+    };
+    section.wrong(&["stage"], message, help, diagnostics);
+    None
+}

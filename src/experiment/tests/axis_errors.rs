@@ -229,7 +229,7 @@ fn wrong_pins_are_reported_with_known_values() {
         24 | model = "sft@mix=bth"
            |         ^^^^^^^^^^^^^
            |
-           = help: the values of `mix` are `both`, `cot`, `direct`
+           = help: a value of a similar name exists: `mix=both`
 
         error: `stage.dpo.policy`: `sft` does not vary with `mx`
           --> DIR/a.toml:33:10
