@@ -1,11 +1,11 @@
-//! Direct preference optimization (Rafailov et al. 2023) and its relatives, with an optional cross-entropy term on the
-//! chosen response. The losses themselves are in [`preference`](super::preference).
+//! Direct preference optimization (Rafailov et al. 2023) and its variants, with an optional cross-entropy term on the chosen
+//! response. The losses are in [`preference`](super::preference).
 
 use anyhow::{Context, Result, bail};
 
 use super::optimizer::OptimizerConfig;
 use super::preference::{PreferenceLoss, Reduction, TokenWeights};
-use super::run::{Objective, Run, Told, Trained, Whole};
+use super::run::{BatchTotals, LossStats, Objective, Run, Trained};
 use super::sft::{sequence, targets};
 use super::state::TrainState;
 use super::tuning::Tuning;
@@ -17,22 +17,22 @@ use ablate_core::base::Seed;
 use ablate_data::batches::{self, RowSize};
 use ablate_data::tokens::TokenPair;
 
-/// Pairs per batch when the reference's log-probabilities are computed. Changes no result.
+/// Pairs per batch for the reference's log-probabilities. It does not change the results.
 const REFERENCE_BATCH: usize = 16;
 
-/// How to optimize preferences.
+/// The configuration of preference optimization.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpoConfig {
     /// Passes over the pairs.
     pub epochs: usize,
     /// Pairs per step.
     pub batch: usize,
-    /// Batches whose rows are sorted by length together; see [`batches::plan`].
+    /// Number of batches whose rows are sorted by length together; see [`batches::plan`].
     pub length_window: usize,
     pub loss: PreferenceLoss,
-    /// Strength of the pull to the reference.
+    /// Strength of the regularization towards the reference.
     pub beta: f64,
-    /// Weights of a response's tokens in the preference; without them all weigh 1.
+    /// Weights of a response's tokens in the preference loss; 1 by default.
     pub token_weights: Option<TokenWeights>,
     /// Weight of the mean `-log p(token)` over the chosen responses' tokens; 0 for plain DPO.
     pub sft_weight: f64,
@@ -50,9 +50,9 @@ pub struct DpoConfig {
 /// ```
 ///
 /// (see [`PreferenceLoss`] for the papers), plus `sft_weight` times the mean of `-log p(token)` over the loss tokens of
-/// the batch's chosen responses. `w_t` is 1 without [`TokenWeights`]; the cross-entropy term is never weighed by them.
-/// The reference is evaluated once, before the first step, and let go of; the policy's memory becomes the result's.
-#[expect(clippy::too_many_arguments, reason = "two models, data, config and circumstances")]
+/// the batch's chosen responses. `w_t` is 1 without [`TokenWeights`]; they do not apply to the cross-entropy term.
+/// The reference is evaluated once before the first step and then dropped. The result reuses the memory of the policy.
+#[expect(clippy::too_many_arguments, reason = "two models, data, config and resources")]
 pub fn dpo(
     policy: Checkpoint,
     reference: Checkpoint,
@@ -73,7 +73,7 @@ pub fn dpo(
             batch::check_sequence(&reference.architecture, &sequence(row), images)
                 .with_context(|| format!("{}, reference", place()))?;
             if targets(row) == 0 {
-                bail!("{}: no token of it is a target", place());
+                bail!("{}: it has no target", place());
             }
         }
     }
@@ -112,14 +112,14 @@ pub(super) fn reference_ratios(
     AutoBatch::at_most("pair", REFERENCE_BATCH).run(pairs.len(), resources.progress, |rows| {
         let chunks: Vec<&[TokenPair]> = pairs.chunks(rows).collect();
         let build = |chunk: usize| {
-            let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(both).collect();
+            let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(sequences_of).collect();
             Batch::new(&reference.architecture, &sequences, padded, images)
         };
         Ok(session.log_probs(chunks.len(), &build, &ratios)?.concat())
     })
 }
 
-/// The log-probability of every pair's two responses, their tokens multiplied with `factors`.
+/// The log-probabilities of the two responses of every pair, with the tokens multiplied by `factors`.
 fn sums(batch: &Batch, factors: &[f64], log_probs: &[f32]) -> Vec<[f64; 2]> {
     let pairs = batch.target_rows().last().map_or(0, |last| last / 2 + 1);
     let mut sums = vec![[0.0; 2]; pairs];
@@ -129,7 +129,7 @@ fn sums(batch: &Batch, factors: &[f64], log_probs: &[f32]) -> Vec<[f64; 2]> {
     sums
 }
 
-fn both(pair: &TokenPair) -> [Sequence<'_>; 2] {
+fn sequences_of(pair: &TokenPair) -> [Sequence<'_>; 2] {
     [sequence(&pair.chosen), sequence(&pair.rejected)]
 }
 
@@ -147,37 +147,43 @@ impl Objective for Preference<'_> {
     const EXAMPLE: &'static str = "pair";
 
     fn sequences(&self, example: usize) -> Vec<Sequence<'_>> {
-        both(&self.pairs[example]).to_vec()
+        sequences_of(&self.pairs[example]).to_vec()
     }
 
-    fn whole(&self, examples: &[usize]) -> Whole {
+    fn totals(&self, examples: &[usize]) -> BatchTotals {
         let targets = examples.iter().map(|&example| targets(&self.pairs[example].chosen)).sum();
-        Whole { examples: examples.len(), targets }
+        BatchTotals { examples: examples.len(), targets }
     }
 
-    fn derivative(&self, examples: &[usize], whole: Whole, batch: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told) {
+    fn derivative(
+        &self,
+        examples: &[usize],
+        totals: BatchTotals,
+        batch: &Batch,
+        log_probs: &[f32],
+    ) -> (Vec<f32>, LossStats) {
         let factors = self.reduction.factors(batch.target_rows());
         let preferences = sums(batch, &factors, log_probs);
-        // The cross-entropy term takes the chosen responses' tokens as they are.
-        let plain = batch.sum_by_row(log_probs);
-        let per_token = self.sft_weight / whole.targets as f64;
-        let mut told = Told::default();
+        // The cross-entropy term does not use the token weights.
+        let unweighted = batch.sum_by_row(log_probs);
+        let per_token = self.sft_weight / totals.targets as f64;
+        let mut stats = LossStats::default();
         let mut slopes = Vec::with_capacity(examples.len());
         for ((pair, &[chosen, rejected]), &example) in preferences.iter().enumerate().zip(examples) {
             let ratio = chosen - rejected - self.reference[example];
             let (loss, slope) = self.loss.at(ratio, self.beta);
             let margin = self.beta * ratio;
-            told.loss += loss / whole.examples as f64 - per_token * plain[2 * pair];
-            told.pairs += 1;
-            told.preferred += u64::from(margin > 0.0);
-            told.margin += margin;
-            slopes.push(slope / whole.examples as f64);
+            stats.loss += loss / totals.examples as f64 - per_token * unweighted[2 * pair];
+            stats.pairs += 1;
+            stats.preferred += u64::from(margin > 0.0);
+            stats.margin += margin;
+            slopes.push(slope / totals.examples as f64);
         }
         let of_token = |(&owner, factor): (&usize, &f64)| {
             let slope = slopes[owner / 2] * factor;
             (if owner % 2 == 0 { slope - per_token } else { -slope }) as f32
         };
-        (batch.target_rows().iter().zip(&factors).map(of_token).collect(), told)
+        (batch.target_rows().iter().zip(&factors).map(of_token).collect(), stats)
     }
 }
 
@@ -188,7 +194,7 @@ mod tests {
     use crate::{Architecture, ModelConfig};
     use ablate_data::tokens::TokenRow;
 
-    /// A pair whose chosen response has three tokens and whose rejected one has two, laid out.
+    /// A pair whose chosen response has three tokens and whose rejected one has two, as a batch.
     fn pair() -> (TokenPair, Batch) {
         let row = |response: usize| {
             let tokens = vec![2; 2 + response];
@@ -196,7 +202,7 @@ mod tests {
         };
         let pair = TokenPair { chosen: row(3), rejected: row(2) };
         let model = Architecture::from_config(&ModelConfig::default(), 5, 1);
-        let batch = Batch::new(&model, &both(&pair), false, &Ramps).unwrap();
+        let batch = Batch::new(&model, &sequences_of(&pair), false, &Ramps).unwrap();
         (pair, batch)
     }
 
@@ -210,8 +216,8 @@ mod tests {
         let (pair, batch) = pair();
         let reduction = Reduction { weights, mean: loss.averages() };
         let objective = Preference { pairs: &[pair], reference: vec![0.5], reduction, loss, beta: 0.5, sft_weight };
-        let (derivative, told) = objective.derivative(&[0], objective.whole(&[0]), &batch, log_probs);
-        (derivative, told.loss)
+        let (derivative, stats) = objective.derivative(&[0], objective.totals(&[0]), &batch, log_probs);
+        (derivative, stats.loss)
     }
 
     const LOG_PROBS: [f32; 5] = [-0.5, -1.0, -1.5, -2.0, -4.0];
@@ -222,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_is_pulled_apart_as_on_paper() {
+    fn losses_and_slopes_match_hand_computed_ones() {
         // Sums -3 and -6: h = -3 + 6 - 0.5 = 2.5, beta h = 1.25. sigmoid(-1.25) = 0.2227001388,
         // -log sigmoid(1.25) = 0.2519291, slope -0.5 x 0.2227001 = -0.1113501.
         let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
@@ -237,7 +243,7 @@ mod tests {
             [-0.211_350_1, -0.211_350_1, -0.211_350_1, 0.111_350_1, 0.111_350_1],
             0.551_929_1,
         );
-        // beta h is past 1: the hinge rests, and only the cross-entropy is left.
+        // beta h is above 1: the hinge loss is 0, and only the cross-entropy is left.
         near(&derivative(PreferenceLoss::Hinge, None, 0.3, &LOG_PROBS), [-0.1, -0.1, -0.1, 0.0, 0.0], 0.3);
         // Means -1 and -3: h = -1 + 3 - 0.5 = 1.5; target 1: 0.5^2, slope 1, shared by 3 and by 2 tokens.
         near(
@@ -248,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_for_the_preference_and_not_for_the_cross_entropy() {
+    fn token_weights_do_not_change_the_cross_entropy() {
         // Weights 1, 0.5, 0: sums -0.5 - 0.5 = -1 and -2 - 2 = -4; h = 3 - 0.5 = 2.5 again, slope -0.1113501.
         let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
         let weights = Some(TokenWeights::Linear(2));
@@ -266,11 +272,11 @@ mod tests {
     }
 
     #[test]
-    fn derivatives_are_those_of_the_whole_loss() {
+    fn derivatives_match_finite_differences() {
         let smooth = PreferenceLoss::Sigmoid { label_smoothing: 0.2 };
         for loss in [smooth, PreferenceLoss::Hinge, PreferenceLoss::Ipo] {
             for weights in [None, Some(TokenWeights::Cosine(2)), Some(TokenWeights::Linear(9))] {
-                // Close to each other, so that the hinge has not closed.
+                // Close to each other, so that the hinge loss is above 0.
                 let log_probs = [-0.5, -1.0, -1.5, -1.25, -1.5];
                 let (slopes, _) = derivative(loss, weights, 0.3, &log_probs);
                 for (token, slope) in slopes.into_iter().enumerate() {

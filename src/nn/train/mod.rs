@@ -1,31 +1,25 @@
-//! Training: supervised fine-tuning and direct preference optimization. Knows no stage, no store and no prompt.
+//! Training: supervised fine-tuning and preference optimization.
 //!
 //! In reading order: [`optimizer`] (AdamW and its schedule), [`sft`] and [`dpo`] with [`preference`] (the losses), `run`
-//! (the loop that both share) with `parts` (how a batch is cut), `tuning` (what learns), `state` (what an interrupted run
-//! resumes from).
+//! (the training loop) with `sharding` (how a batch is split), `tuning` (adapters, frozen parameters, micro-batches), `state`
+//! (the state from which an interrupted run resumes).
 //!
-//! Promised on the CPU: the same rows, config and seed give the same weights bit for bit, with any number of threads
-//! and however often the run was interrupted. A batch is always cut into the same parts, each with its own
-//! tape, and what they find is added up in their order.
+//! On the CPU, the same rows, config and seed give the same weights bit for bit, with any number of threads and
+//! interruptions. A batch is always split into the same shards, each with its own tape, and their gradients are added in
+//! shard order.
 
 pub mod dpo;
 pub mod optimizer;
 pub mod preference;
 pub mod sft;
 
-mod parts;
 mod run;
+mod sharding;
 mod state;
 mod tuning;
 
 #[cfg(test)]
-mod golden;
-#[cfg(test)]
-mod parity;
-#[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod tuning_tests;
 
 pub use dpo::{DpoConfig, dpo};
 pub use optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};

@@ -1,4 +1,4 @@
-//! AdamW with a schedule, clipping, learning rates per part and frozen parts, on plain arrays. Knows no loss.
+//! AdamW with a schedule, gradient clipping, learning rates per part and frozen parts.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::profile::timer;
 use crate::trainable_model::TrainableModel;
 use crate::{ParamGroup, Pattern};
 
-/// How the learning rate moves after the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
@@ -22,11 +22,11 @@ pub enum Schedule {
     Cosine,
     /// A line from `lr` to `lr * final_lr`.
     Linear,
-    /// `lr` to the end.
+    /// Constantly `lr`.
     Constant,
 }
 
-/// Learning rates of single parts; a part that has none uses `lr`.
+/// Learning rates of the parts of a model; the default is `lr`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LearningRates {
@@ -48,18 +48,19 @@ pub struct OptimizerConfig {
     pub eps: f64,
     /// Decoupled decay per step, times the learning rate. Matrices only.
     pub weight_decay: f64,
-    /// Longest gradient: the global norm is cut to it. 0: no cut.
+    /// Largest global norm of the gradient. 0: no clipping.
     pub clip: f64,
     pub schedule: Schedule,
     /// Fraction of the steps over which the learning rate rises from 0.
     pub warmup: f64,
     /// Learning rate at the last step, as a fraction of the highest.
     pub final_lr: f64,
-    /// What does not learn: parts, or parameters whose names match.
+    /// What is not trained: parts, or parameters whose names match.
     pub freeze: Vec<Freeze>,
 }
 
-/// A part, or a pattern over the names of parameters, which has a `.` or a `*` in it: so a slip in a part's name is one.
+/// A part, or a pattern over the names of parameters. A pattern must contain a `.` or a `*`, so that a misspelled part is an
+/// error.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", untagged)]
 pub enum Freeze {
@@ -98,21 +99,21 @@ impl TryFrom<String> for Freeze {
 }
 
 impl Freeze {
-    /// Whether it means a parameter. Its name is taken as it is and without its end (`.weight`, `.bias`); an adapter's
-    /// also as that of the layer that it stands beside.
+    /// Whether a parameter is selected, by its full name or the name without `.weight` or `.bias`. A parameter of an adapter is
+    /// also selected by the name of its layer.
     pub(crate) fn matches(&self, parameter: &Parameter) -> bool {
         match self {
             Freeze::Group(part) => parameter.group == *part,
             Freeze::Named(pattern) => {
-                let shorter =
+                let parent =
                     |name: &str| name.rsplit_once('.').map_or_else(String::new, |(start, _)| start.to_string());
-                let layer = shorter(&parameter.name);
-                let beside = if layer.ends_with(".lora_A") || layer.ends_with(".lora_B") {
-                    shorter(&layer)
+                let layer = parent(&parameter.name);
+                let adapted_layer = if layer.ends_with(".lora_A") || layer.ends_with(".lora_B") {
+                    parent(&layer)
                 } else {
                     String::new()
                 };
-                let names = [parameter.name.clone(), layer, beside];
+                let names = [parameter.name.clone(), layer, adapted_layer];
                 names.iter().filter(|name| !name.is_empty()).any(|name| pattern.matches(name))
             }
         }
@@ -137,7 +138,7 @@ impl Default for OptimizerConfig {
 }
 
 impl OptimizerConfig {
-    /// Everything that is wrong with the values, each with its key.
+    /// All problems of the values, each with its key.
     pub fn check(&self) -> Vec<(String, String)> {
         let OptimizerConfig { lr, lr_parts, betas, eps, weight_decay, clip, schedule: _, warmup, final_lr, freeze } =
             self;
@@ -160,19 +161,19 @@ impl OptimizerConfig {
         }
         need("eps", rate(*eps), "above 0", *eps);
         need("weight_decay", weight_decay.is_finite() && *weight_decay >= 0.0, "at least 0", *weight_decay);
-        need("clip", clip.is_finite() && *clip >= 0.0, "at least 0 (0 cuts nothing)", *clip);
+        need("clip", clip.is_finite() && *clip >= 0.0, "at least 0 (0: no clipping)", *clip);
         need("warmup", (0.0..=1.0).contains(warmup), "between 0 and 1, a fraction of the steps", *warmup);
         need("final_lr", (0.0..=1.0).contains(final_lr), "between 0 and 1, a fraction of `lr`", *final_lr);
         if [ParamGroup::Vision, ParamGroup::Projector, ParamGroup::Decoder]
             .iter()
             .all(|&part| freeze.contains(&Freeze::Group(part)))
         {
-            wrong.push(("freeze".to_string(), "leaves no part that learns".to_string()));
+            wrong.push(("freeze".to_string(), "leaves no trainable part".to_string()));
         }
         wrong
     }
 
-    /// What the schedule makes of the learning rate at step `step` of `steps`, counted from 0.
+    /// The factor of the learning rate at step `step` of `steps`, counted from 0.
     pub fn factor(&self, step: u64, steps: u64) -> f64 {
         let warm = (self.warmup * steps as f64).ceil();
         let now = (step + 1) as f64;
@@ -181,15 +182,15 @@ impl OptimizerConfig {
         }
         // 0 right after the warm-up, 1 at the last step.
         let progress = ((now - warm) / (steps as f64 - warm).max(1.0)).min(1.0);
-        let left = match self.schedule {
+        let decay = match self.schedule {
             Schedule::Cosine => f64::midpoint(1.0, (std::f64::consts::PI * progress).cos()),
             Schedule::Linear => 1.0 - progress,
             Schedule::Constant => return 1.0,
         };
-        self.final_lr + (1.0 - self.final_lr) * left
+        self.final_lr + (1.0 - self.final_lr) * decay
     }
 
-    /// Whether a parameter keeps its values.
+    /// Whether a parameter is frozen.
     pub(crate) fn freezes(&self, parameter: &Parameter) -> bool {
         self.freeze.iter().any(|freeze| freeze.matches(parameter))
     }
@@ -205,10 +206,10 @@ impl OptimizerConfig {
     }
 }
 
-/// Numbers that a thread updates at a time.
+/// Numbers per parallel task.
 const PIECE: usize = 1 << 15;
 
-/// The moments of every parameter by its number. One that does not learn has none.
+/// The moments of every parameter by its index; empty for a frozen parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Optimizer {
     config: OptimizerConfig,
@@ -225,11 +226,11 @@ impl Optimizer {
             }
             zeros
         };
-        // Not a clone of the other: memory that is asked for as zeros is not touched before it is used.
+        // Two calls instead of a clone: memory that is allocated as zeros is not touched before its first use.
         Optimizer { config: config.clone(), first: zeros(), second: zeros() }
     }
 
-    /// The global norm of the gradients of everything that learns.
+    /// The global norm of the gradients of all trainable parameters.
     pub(crate) fn norm(trainable_model: &TrainableModel, gradients: &[Vec<f32>]) -> f64 {
         let pieces: Vec<&[f32]> =
             trainable_model.trainable_parameters().flat_map(|(index, _)| gradients[index].chunks(PIECE)).collect();
@@ -275,7 +276,7 @@ impl Optimizer {
         }
         let others = self.first.iter_mut().zip(&mut self.second).zip(gradients).zip(updates);
         let others = others.filter_map(|(arrays, update)| Some((arrays, update?)));
-        // All parameters in one go: those of a small model are a piece each.
+        // All parameters in one parallel loop: each parameter of a small model is one piece.
         let mut pieces = Vec::new();
         for ((_, weights), (((first, second), gradients), update)) in
             trainable_model.trainable_weights_mut().zip(others)
@@ -292,12 +293,12 @@ impl Optimizer {
 }
 
 #[cfg(test)]
-#[expect(clippy::float_cmp, reason = "exact numbers are what is promised")]
+#[expect(clippy::float_cmp, reason = "the results are exact")]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_schedule_rises_falls_and_ends_where_it_should() {
+    fn the_schedule_warms_up_and_decays() {
         let mut config = OptimizerConfig { warmup: 0.1, final_lr: 0.02, ..OptimizerConfig::default() };
         // 20 steps: two of warm-up, then a half cosine over 18.
         assert_eq!((config.factor(0, 20), config.factor(1, 20)), (0.5, 1.0));
@@ -312,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_told_with_their_keys() {
+    fn problems_have_their_keys() {
         let config = OptimizerConfig {
             lr: 0.0,
             betas: [0.9, 1.0],
@@ -320,14 +321,14 @@ mod tests {
             freeze: [ParamGroup::Vision, ParamGroup::Decoder, ParamGroup::Projector].map(Freeze::Group).to_vec(),
             ..OptimizerConfig::default()
         };
-        let told: Vec<String> = config.check().iter().map(|(key, text)| format!("{key} {text}")).collect();
+        let problems: Vec<String> = config.check().iter().map(|(key, text)| format!("{key} {text}")).collect();
         assert_eq!(
-            told,
+            problems,
             [
                 "lr must be above 0, not 0",
                 "betas.1 must be at least 0 and below 1, not 1",
                 "warmup must be between 0 and 1, a fraction of the steps, not 3",
-                "freeze leaves no part that learns",
+                "freeze leaves no trainable part",
             ]
         );
     }

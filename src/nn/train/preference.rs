@@ -1,11 +1,10 @@
-//! The losses of preference optimization and the weights of a response's tokens: plain functions of numbers. Knows no
-//! model, no batch and no optimizer.
+//! The losses of preference optimization and the weights of a response's tokens, as functions of numbers.
 
 use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
-/// What is made of a pair's difference of log-ratios.
+/// The loss of a pair as a function of its difference of log-ratios.
 ///
 /// With `l(y) = log policy(y | x) - log reference(y | x)` and `h = l(chosen) - l(rejected)`:
 ///
@@ -16,12 +15,11 @@ use serde::{Deserialize, Serialize};
 /// | `Hinge` | `max(0, 1 - beta h)` | SLiC-HF, Zhao et al. 2023 (its margin is 1 / `beta` here) |
 /// | `Ipo` | `(h - 1 / (2 beta))^2` | IPO, equation 17 of Azar et al. 2023 |
 ///
-/// `log policy(y | x)` is the sum over the response's tokens, and for `Ipo` their mean: a sum would ask the same target
-/// `1 / (2 beta)` of long and of short responses. So does TRL (`loss_type = "ipo"`).
+/// `log policy(y | x)` is the sum over the response's tokens, and for `Ipo` their mean, because a sum would have the same target
+/// `1 / (2 beta)` for long and short responses. TRL does the same (`loss_type = "ipo"`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum PreferenceLoss {
-    /// `label_smoothing` is the share of pairs whose preference is taken to be the wrong way round: from 0 to below
-    /// 0.5.
+    /// `label_smoothing` is the assumed share of pairs with a wrong label: from 0 to below 0.5.
     Sigmoid {
         label_smoothing: f64,
     },
@@ -30,7 +28,7 @@ pub enum PreferenceLoss {
 }
 
 impl PreferenceLoss {
-    /// The loss at a difference of log-ratios, and its derivative there. The hinge's is 0 where it bends.
+    /// The loss at a difference of log-ratios, and its derivative. The derivative of the hinge loss at its kink is 0.
     pub fn at(self, h: f64, beta: f64) -> (f64, f64) {
         let margin = beta * h;
         match self {
@@ -42,20 +40,20 @@ impl PreferenceLoss {
             PreferenceLoss::Hinge if margin < 1.0 => (1.0 - margin, -beta),
             PreferenceLoss::Hinge => (0.0, 0.0),
             PreferenceLoss::Ipo => {
-                let off = h - 0.5 / beta;
-                (off * off, 2.0 * off)
+                let error = h - 0.5 / beta;
+                (error * error, 2.0 * error)
             }
         }
     }
 
-    /// Whether a response's log-probability is the mean over its tokens, and not their sum.
+    /// Whether a response's log-probability is the mean over its tokens instead of the sum.
     pub fn averages(self) -> bool {
         self == PreferenceLoss::Ipo
     }
 }
 
-/// Weights of a response's tokens that fall with their position: 1 at the first token, 0 from token number `n` on
-/// (counted from 0). The paper's code has both forms, its text gives neither a formula nor a horizon (section 3.4).
+/// Weights of a response's tokens that decrease with their position: 1 at the first token, 0 from token `n` on (counted from
+/// 0). The paper's code has both forms; its text gives neither a formula nor a horizon (section 3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TokenWeights {
@@ -66,7 +64,7 @@ pub enum TokenWeights {
 }
 
 impl TokenWeights {
-    /// The weight of token number `position`, counted from 0.
+    /// The weight of the token at `position`, counted from 0.
     pub fn weight(self, position: usize) -> f64 {
         let (TokenWeights::Cosine(horizon) | TokenWeights::Linear(horizon)) = self;
         if position >= horizon {
@@ -80,7 +78,7 @@ impl TokenWeights {
     }
 }
 
-/// How the log-probabilities of a response's tokens become one number.
+/// The reduction of the log-probabilities of a response's tokens to one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reduction {
     pub(super) weights: Option<TokenWeights>,
@@ -130,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn the_losses_are_those_of_a_pocket_calculator() {
+    fn losses_match_hand_computed_ones() {
         // h = 2, beta = 0.5, so that beta h = 1. sigmoid(1) = 0.7310585786, sigmoid(-1) = 0.2689414214.
         // -log sigmoid(1) = 0.3132616875; slope -0.5 x 0.2689414214.
         near(PLAIN.at(2.0, 0.5), (0.313_261_687_518, -0.134_470_710_685));
         // -log sigmoid(-1) = 1.3132616875; 0.9 x 0.3132616875 + 0.1 x 1.3132616875 = 0.4132616875;
         // slope -0.5 x (0.9 x 0.2689414214 - 0.1 x 0.7310585786) = -0.5 x 0.1689414214.
         near(SMOOTH.at(2.0, 0.5), (0.413_261_687_518, -0.084_470_710_685));
-        // 1 - 0.5 x 1.2 = 0.4, slope -0.5; at beta h = 1 and beyond there is nothing left to win.
+        // 1 - 0.5 x 1.2 = 0.4, slope -0.5; from beta h = 1 on both are 0.
         near(PreferenceLoss::Hinge.at(1.2, 0.5), (0.4, -0.5));
         near(PreferenceLoss::Hinge.at(2.0, 0.5), (0.0, 0.0));
         near(PreferenceLoss::Hinge.at(-2.0, 0.5), (2.0, -0.5));
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_derivatives_are_those_of_the_values() {
+    fn derivatives_match_finite_differences() {
         for loss in [PLAIN, SMOOTH, PreferenceLoss::Hinge, PreferenceLoss::Ipo] {
             for h in [-30.0, -2.0, -0.1, 0.0, 0.7, 3.0, 30.0] {
                 let step = 1e-5;
@@ -155,19 +153,19 @@ mod tests {
                 assert!((slope - loss.at(h, 0.3).1).abs() < 1e-6, "{loss:?} at {h}: {slope}");
             }
         }
-        // Far out nothing overflows.
+        // Large values do not overflow.
         near(PLAIN.at(-1e6, 0.1), (1e5, -0.1));
         near(PLAIN.at(1e6, 0.1), (0.0, 0.0));
     }
 
     #[test]
-    fn smoothing_that_sees_the_preferences_as_they_are_stops_at_its_own_confidence() {
+    fn smoothing_stops_at_its_confidence() {
         // The slope is 0 where sigmoid(beta h) = 0.9: beta h = ln 9.
         assert!(SMOOTH.at(9f64.ln(), 1.0).1.abs() < 1e-12);
     }
 
     #[test]
-    fn weights_fall_from_one_to_nothing() {
+    fn weights_fall_from_1_to_0() {
         let list = |weights: TokenWeights| (0..6).map(|position| weights.weight(position)).collect::<Vec<_>>();
         assert_eq!(list(TokenWeights::Linear(4)), [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]);
         // cos of 0, 45, 90, 135 degrees: 1, 0.70710678, 0, -0.70710678.
@@ -178,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn every_response_is_weighed_from_its_own_first_token() {
+    fn weights_start_at_the_first_token_of_a_response() {
         let factors = |weights, mean| Reduction { weights, mean }.factors(&[0, 0, 0, 1, 1]);
         assert_eq!(factors(None, false), [1.0; 5]);
         assert_eq!(factors(None, true), [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 0.5, 0.5]);

@@ -1,5 +1,4 @@
-//! The loop that every training shares: batches, shards, steps, curve, progress, and what is kept for a restart.
-//! Knows no particular loss.
+//! The training loop: batches, shards, steps, curve, progress, and saved states.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use rayon::ThreadPool;
 
 use super::optimizer::{Optimizer, OptimizerConfig};
-use super::parts::even_parts;
+use super::sharding;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::auto_batch::AutoBatch;
 use crate::gradients::GradientAccumulator;
@@ -18,60 +17,66 @@ use crate::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops}
 use ablate_core::base::{Seed, StageEvent};
 use ablate_data::records::CurvePoint;
 
-/// Lines of a curve, about.
-const CURVE_LINES: u64 = 100;
-/// Events of progress come no faster than this.
-const PROGRESS: Duration = Duration::from_millis(200);
+/// Points of a curve, at most.
+const CURVE_POINTS: u64 = 100;
+/// Shortest time between two progress events.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A finished training.
+/// The result of training.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The model that came out, an adapter merged into it.
+    /// The trained model, with the adapter merged into it.
     pub checkpoint: Checkpoint,
-    /// The adapter by itself, where one was trained.
+    /// The adapter, if one was trained.
     pub adapter: Option<Adapter>,
     pub curve: Vec<CurvePoint>,
     /// Optimizer steps.
     pub steps: u64,
-    /// Positions computed, image tokens included, padding left out.
+    /// Positions computed, with image tokens and without padding.
     pub tokens: u64,
-    /// Counted from the sizes: three times the forward passes of training (forward, and twice that back).
+    /// Computed from the sizes: three times the forward passes (the backward pass counts as two).
     pub flops: f64,
 }
 
-/// A loss over examples that are made of sequences.
+/// A loss over examples, which consist of sequences.
 pub(super) trait Objective: Sync {
-    /// What an error calls an example.
+    /// The name of an example in errors.
     const EXAMPLE: &'static str;
 
     /// The sequences of an example.
     fn sequences(&self, example: usize) -> Vec<Sequence<'_>>;
 
-    /// What the loss must know of the whole batch to weigh a part of it.
-    fn whole(&self, examples: &[usize]) -> Whole;
+    /// The totals of a whole batch, which give the weight of a shard.
+    fn totals(&self, examples: &[usize]) -> BatchTotals;
 
-    /// From the log-probabilities of the targets of a part to the derivative of the batch's loss by each of them.
-    fn derivative(&self, examples: &[usize], whole: Whole, batch: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told);
+    /// The derivatives of the batch's loss by the log-probabilities of a shard's targets, and the shard's share of the loss.
+    fn derivative(
+        &self,
+        examples: &[usize],
+        totals: BatchTotals,
+        batch: &Batch,
+        log_probs: &[f32],
+    ) -> (Vec<f32>, LossStats);
 }
 
-/// Sizes of a whole batch.
+/// The totals of a whole batch.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Whole {
+pub(super) struct BatchTotals {
     pub(super) examples: usize,
-    /// Targets that the token-mean part of the loss counts.
+    /// Targets in the token mean of the loss.
     pub(super) targets: usize,
 }
 
-/// What a part tells: its summand of the loss, and of the curve.
+/// A shard's share of the loss and of the statistics of the curve.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Told {
+pub(super) struct LossStats {
     pub(super) loss: f64,
     pub(super) pairs: u64,
     pub(super) preferred: u64,
     pub(super) margin: f64,
 }
 
-/// Everything that a run is made of besides its objective.
+/// A training run without its objective.
 pub(super) struct Run<'a> {
     pub(super) plan: Vec<Vec<usize>>,
     pub(super) optimizer: &'a OptimizerConfig,
@@ -83,13 +88,13 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Trains to the end of the plan.
+    /// Trains on all batches of the plan.
     pub(super) fn train<O: Objective>(&self, trainable_model: TrainableModel, objective: &O) -> Result<Trained> {
         let threads = Arc::new(thread_pool(self.resources.threads)?);
         threads.install(|| self.train_on(&threads, trainable_model, objective))
     }
 
-    /// The same on one of the threads.
+    /// As [`Run::train`], on a thread of the pool.
     fn train_on<O: Objective>(
         &self,
         threads: &Arc<ThreadPool>,
@@ -101,7 +106,7 @@ impl Run<'_> {
         let mut session = Session::with_pool(threads, &trainable_model, self.resources.device)?;
         let sum = Arc::new(GradientAccumulator::new(&trainable_model));
         let steps = self.plan.len() as u64;
-        let (began, mut kept, mut told) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
+        let (start, mut saved, mut reported) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
         while position.step < steps {
             let examples = &self.plan[position.step as usize];
@@ -113,11 +118,11 @@ impl Run<'_> {
                     Ok(found)
                 },
             );
-            let Found { gradients, norm, told: loss, tokens, targets, flops } = match found {
+            let StepGradients { gradients, norm, stats, tokens, targets, flops } = match found {
                 Ok(found) => found,
                 Err(error) => {
-                    let kept = self.last_good(&trainable_model, &optimizer, &position);
-                    return Err(error.context(format!("{}{kept}", place())));
+                    let saved = self.save_last_good(&trainable_model, &optimizer, &position);
+                    return Err(error.context(format!("{}{saved}", place())));
                 }
             };
             session = session.update_weights(&mut trainable_model, |trainable_model| {
@@ -127,21 +132,21 @@ impl Run<'_> {
             position.tokens += tokens;
             position.targets += targets;
             position.flops += flops;
-            self.note(&mut position, loss, norm, steps);
-            if self.state.due(position.step - kept.0, kept.1) && position.step < steps {
+            self.record(&mut position, stats, norm, steps);
+            if self.state.due(position.step - saved.0, saved.1) && position.step < steps {
                 self.state.write(&trainable_model, &optimizer, &position).with_context(place)?;
-                kept = (position.step, Instant::now());
+                saved = (position.step, Instant::now());
             }
-            if told.is_none_or(|told| told.elapsed() >= PROGRESS) || position.step == steps {
-                let seconds = began.elapsed().as_secs_f64().max(1e-9);
+            if reported.is_none_or(|reported| reported.elapsed() >= PROGRESS_INTERVAL) || position.step == steps {
+                let seconds = start.elapsed().as_secs_f64().max(1e-9);
                 self.resources.progress.emit(StageEvent::Progress {
                     done: position.step,
                     total: steps,
                     unit: "steps".to_string(),
-                    loss: Some(loss.loss),
+                    loss: Some(stats.loss),
                     tokens_per_second: Some((position.tokens - tokens_before) as f64 / seconds),
                 });
-                told = Some(Instant::now());
+                reported = Some(Instant::now());
             }
         }
         state::check(&trainable_model).with_context(|| format!("training step {steps} of {steps}"))?;
@@ -154,7 +159,7 @@ impl Run<'_> {
         Ok(Trained { checkpoint, adapter, curve, steps, tokens, flops })
     }
 
-    /// The gradient of the loss of a batch, with as many examples at once as it was asked for.
+    /// The gradient of the loss of a batch, computed in micro-batches.
     pub(super) fn gradients<O: Objective>(
         &self,
         objective: &O,
@@ -163,20 +168,27 @@ impl Run<'_> {
         session: &Session,
         step: u64,
         sum: &Arc<GradientAccumulator>,
-    ) -> Result<Found> {
+    ) -> Result<StepGradients> {
         let mut found = self.auto_batch.run(examples.len(), self.resources.progress, |micro| {
             sum.clear();
-            self.add_up(objective, &examples.chunks(micro).collect::<Vec<_>>(), trainable_model, session, step, sum)
+            self.sum_gradients(
+                objective,
+                &examples.chunks(micro).collect::<Vec<_>>(),
+                trainable_model,
+                session,
+                step,
+                sum,
+            )
         })?;
         found.gradients = sum.take();
         found.norm = Optimizer::norm(trainable_model, &found.gradients);
         Ok(found)
     }
 
-    /// Adds up the gradients of the micro-batches of a batch. They are computed one after the other, each in parts side by
-    /// side. Every part weighs by its share of the whole batch, so the sum is the batch's gradient: bit for bit, whatever the
-    /// micro-batch, unless rows share an image.
-    fn add_up<O: Objective>(
+    /// Sums the gradients of the micro-batches of a batch. They are computed one after the other, each in parallel shards. Every
+    /// shard is weighted by its share of the whole batch, so the sum is the batch's gradient. Its bits do not depend on the size
+    /// of the micro-batches, unless rows share an image.
+    fn sum_gradients<O: Objective>(
         &self,
         objective: &O,
         micro_batches: &[&[usize]],
@@ -184,25 +196,25 @@ impl Run<'_> {
         session: &Session,
         step: u64,
         sum: &Arc<GradientAccumulator>,
-    ) -> Result<Found> {
-        let (whole, padded) = (objective.whole(&micro_batches.concat()), session.needs_padding());
-        let mut found = Found::default();
+    ) -> Result<StepGradients> {
+        let (totals, padded) = (objective.totals(&micro_batches.concat()), session.needs_padding());
+        let mut found = StepGradients::default();
         for (group, examples) in micro_batches.iter().enumerate() {
-            let parts = parts(objective, examples);
-            let build = |part: usize| {
+            let shards = shards(objective, examples);
+            let build = |shard: usize| {
                 let sequences: Vec<Sequence> =
-                    parts[part].iter().flat_map(|&example| objective.sequences(example)).collect();
+                    shards[shard].iter().flat_map(|&example| objective.sequences(example)).collect();
                 let mut batch = Batch::new(&trainable_model.checkpoint.architecture, &sequences, padded, self.images)?;
-                batch.dropout = Some(self.seed.derive(&format!("dropout/{step}/{group}/{part}")));
+                batch.dropout = Some(self.seed.derive(&format!("dropout/{step}/{group}/{shard}")));
                 Ok(batch)
             };
-            let loss = |part: usize, batch: &Batch, log_probs: &[f32]| {
-                let (derivative, told) = objective.derivative(parts[part], whole, batch, log_probs);
+            let loss = |shard: usize, batch: &Batch, log_probs: &[f32]| {
+                let (derivative, stats) = objective.derivative(shards[shard], totals, batch, log_probs);
                 let flops = 3.0 * flops::forward(&trainable_model.checkpoint.architecture, batch);
-                Ok((derivative, (told, batch.unpadded_tokens(), batch.targets(), flops)))
+                Ok((derivative, (stats, batch.unpadded_tokens(), batch.targets(), flops)))
             };
-            for (told, tokens, targets, flops) in session.gradients(parts.len(), &build, &loss, sum)? {
-                found.told.add(told);
+            for (stats, tokens, targets, flops) in session.gradients(shards.len(), &build, &loss, sum)? {
+                found.stats.add(stats);
                 found.tokens += tokens as u64;
                 found.targets += targets as u64;
                 found.flops += flops;
@@ -211,28 +223,28 @@ impl Run<'_> {
         Ok(found)
     }
 
-    /// Keeps the weights that a step began with, the last good ones, and says where.
-    fn last_good(&self, trainable_model: &TrainableModel, optimizer: &Optimizer, position: &Position) -> String {
+    /// Saves the state before the failed step. Returns a note about its file for the error.
+    fn save_last_good(&self, trainable_model: &TrainableModel, optimizer: &Optimizer, position: &Position) -> String {
         let step = position.step;
         let Some(path) = self.state.file().filter(|_| step > 0) else { return String::new() };
         match self.state.write(trainable_model, optimizer, position) {
-            Ok(()) => format!(" (the state after step {step} is in `{}`)", path.display()),
-            Err(why) => format!(" (the state after step {step} could not be kept: {why:#})"),
+            Ok(()) => format!(" (the state after step {step} is saved in `{}`)", path.display()),
+            Err(why) => format!(" (the state after step {step} could not be saved: {why:#})"),
         }
     }
 
     /// Adds a step to the curve.
-    fn note(&self, position: &mut Position, told: Told, norm: f64, steps: u64) {
+    fn record(&self, position: &mut Position, stats: LossStats, norm: f64, steps: u64) {
         let step = position.step;
         position.step += 1;
         let open = &mut position.open;
         open.steps += 1;
-        open.loss += told.loss;
+        open.loss += stats.loss;
         open.norm += norm;
-        open.pairs += told.pairs;
-        open.preferred += told.preferred;
-        open.margin += told.margin;
-        let every = steps.div_ceil(CURVE_LINES).max(1);
+        open.pairs += stats.pairs;
+        open.preferred += stats.preferred;
+        open.margin += stats.margin;
+        let every = steps.div_ceil(CURVE_POINTS).max(1);
         if position.step.is_multiple_of(every) || position.step == steps {
             let OpenPoint { steps: count, loss, norm, pairs, preferred, margin } = std::mem::take(open);
             let per_pair = |sum: f64| (pairs > 0).then(|| sum / pairs as f64);
@@ -263,7 +275,7 @@ impl Run<'_> {
                 let steps = self.plan.len();
                 self.resources
                     .progress
-                    .note(format!("started over: a kept state of step {} of {steps}", position.step));
+                    .note(format!("started over: the saved state is at step {} of {steps}", position.step));
             }
             Err(error) => self.resources.progress.note(format!("started over: {error:#}")),
         }
@@ -272,28 +284,28 @@ impl Run<'_> {
     }
 }
 
-/// The parts of a batch, which run side by side.
-fn parts<'a, O: Objective>(objective: &O, examples: &'a [usize]) -> Vec<&'a [usize]> {
+/// The shards of a batch, which are computed in parallel.
+fn shards<'a, O: Objective>(objective: &O, examples: &'a [usize]) -> Vec<&'a [usize]> {
     let length = |&example: &usize| objective.sequences(example).iter().map(|one| one.tokens.len()).sum();
     let lengths: Vec<usize> = examples.iter().map(length).collect();
-    even_parts(&lengths).into_iter().map(|part| &examples[part]).collect()
+    sharding::shards(&lengths).into_iter().map(|shard| &examples[shard]).collect()
 }
 
-/// What a batch told, and its gradient by parameter number.
+/// The gradient of a batch by parameter index, with its statistics.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct StepGradients {
     pub(super) gradients: Vec<Vec<f32>>,
     norm: f64,
-    told: Told,
+    stats: LossStats,
     tokens: u64,
     targets: u64,
     flops: f64,
 }
 
-/// Refuses numbers that no training can go on with.
-fn check<O: Objective>(examples: &[usize], found: &Found) -> Result<()> {
+/// An error if training cannot continue with these numbers.
+fn check<O: Objective>(examples: &[usize], found: &StepGradients) -> Result<()> {
     let names = || examples.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let (loss, norm) = (found.told.loss, found.norm);
+    let (loss, norm) = (found.stats.loss, found.norm);
     if !loss.is_finite() {
         bail!("the loss is {loss}; the {}s of the batch, counted from 0: {}", O::EXAMPLE, names());
     }
@@ -306,8 +318,8 @@ fn check<O: Objective>(examples: &[usize], found: &Found) -> Result<()> {
     Ok(())
 }
 
-impl Told {
-    fn add(&mut self, other: Told) {
+impl LossStats {
+    fn add(&mut self, other: LossStats) {
         self.loss += other.loss;
         self.pairs += other.pairs;
         self.preferred += other.preferred;

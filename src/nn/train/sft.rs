@@ -1,10 +1,10 @@
-//! Supervised fine-tuning: cross-entropy on the response. Pre-training and rejection fine-tuning are the same loop over
+//! Supervised fine-tuning: cross-entropy on the response. Pre-training and rejection sampling fine-tuning use the same loop with
 //! other rows.
 
 use anyhow::{Context, Result, bail};
 
 use super::optimizer::OptimizerConfig;
-use super::run::{Objective, Run, Told, Trained, Whole};
+use super::run::{BatchTotals, LossStats, Objective, Run, Trained};
 use super::state::TrainState;
 use super::tuning::Tuning;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
@@ -12,14 +12,14 @@ use ablate_core::base::Seed;
 use ablate_data::batches::{self, RowSize};
 use ablate_data::tokens::TokenRow;
 
-/// How to fine-tune.
+/// The configuration of fine-tuning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SftConfig {
     /// Passes over the rows.
     pub epochs: usize,
     /// Rows per step.
     pub batch: usize,
-    /// Batches whose rows are sorted by length together; see [`batches::plan`].
+    /// Number of batches whose rows are sorted by length together; see [`batches::plan`].
     pub length_window: usize,
     pub optimizer: OptimizerConfig,
     pub tuning: Tuning,
@@ -27,7 +27,8 @@ pub struct SftConfig {
 
 /// Fine-tunes `start` on `rows`: the loss is the mean of `-log p(token)` over the loss tokens of a batch.
 ///
-/// `start` is taken, so that its memory can become the result's. The order of the rows comes from `seed`. A row that does not fit the model is an error before the first step.
+/// `start` is taken by value, so that the result can reuse its memory. `seed` determines the order of the rows. A row that
+/// does not fit the model is an error before the first step.
 pub fn sft(
     start: Checkpoint,
     rows: &[TokenRow],
@@ -53,12 +54,12 @@ pub fn sft(
     run.train(trainable_model, &CrossEntropy { rows })
 }
 
-/// A row as the model takes it.
+/// A row as a sequence.
 pub(super) fn sequence(row: &TokenRow) -> Sequence<'_> {
     Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }
 }
 
-/// How many targets a row has: its first token is never one.
+/// The number of targets of a row. The first token is never one.
 pub(super) fn targets(row: &TokenRow) -> usize {
     row.loss.iter().skip(1).filter(|loss| **loss).count()
 }
@@ -74,15 +75,15 @@ impl Objective for CrossEntropy<'_> {
         vec![sequence(&self.rows[example])]
     }
 
-    fn whole(&self, examples: &[usize]) -> Whole {
+    fn totals(&self, examples: &[usize]) -> BatchTotals {
         let targets = examples.iter().map(|&example| targets(&self.rows[example])).sum();
-        Whole { examples: examples.len(), targets }
+        BatchTotals { examples: examples.len(), targets }
     }
 
-    fn derivative(&self, _: &[usize], whole: Whole, _: &Batch, log_probs: &[f32]) -> (Vec<f32>, Told) {
-        // loss = -1/N sum log p, N the loss tokens of the whole batch: parts of unequal length weigh by their tokens.
-        let each = -1.0 / whole.targets.max(1) as f64;
-        let loss = each * log_probs.iter().map(|&value| f64::from(value)).sum::<f64>();
-        (vec![each as f32; log_probs.len()], Told { loss, ..Told::default() })
+    fn derivative(&self, _: &[usize], totals: BatchTotals, _: &Batch, log_probs: &[f32]) -> (Vec<f32>, LossStats) {
+        // loss = -1/N sum log p with N loss tokens in the whole batch, so each shard has the weight of its tokens.
+        let slope = -1.0 / totals.targets.max(1) as f64;
+        let loss = slope * log_probs.iter().map(|&value| f64::from(value)).sum::<f64>();
+        (vec![slope as f32; log_probs.len()], LossStats { loss, ..LossStats::default() })
     }
 }

@@ -1,5 +1,4 @@
-//! What an interrupted run resumes from: weights, moments, step and curve in one file, written atomically.
-//! Knows no loss and no model beyond its arrays.
+//! The state from which an interrupted run resumes: weights, moments, step and curve in one file, written atomically.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -13,33 +12,33 @@ use crate::parameters::Parameter;
 use crate::trainable_model::TrainableModel;
 use ablate_data::records::CurvePoint;
 
-/// Where and how often the state of training is kept. Never changes a result.
+/// Where and how often the state of training is saved. It does not change the result.
 #[derive(Clone, Debug)]
 pub struct TrainState {
-    /// A private folder that survives an interruption of this same run, and of no other. None: nothing is kept.
+    /// A folder of this run, which survives an interruption. None: no state is saved.
     pub folder: Option<PathBuf>,
-    /// Keep after so many steps, and
+    /// Save after this many steps, or
     pub every_steps: u64,
-    /// after so many seconds, whichever comes first.
+    /// after this many seconds, whichever comes first.
     pub every_seconds: f64,
 }
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Position {
     /// BatchDecoder done.
     pub(crate) step: u64,
-    /// Positions computed, padding left out.
+    /// Positions computed, without padding.
     pub(crate) tokens: u64,
-    /// Targets learned from.
+    /// Targets used.
     pub(crate) targets: u64,
     pub(crate) flops: f64,
     pub(crate) curve: Vec<CurvePoint>,
-    /// Sums since the last line of the curve.
+    /// Sums since the last point of the curve.
     pub(crate) open: OpenPoint,
 }
 
-/// A line of the curve that is not full yet.
+/// The sums for the next point of the curve.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct OpenPoint {
     pub(crate) steps: u64,
@@ -53,18 +52,18 @@ pub(crate) struct OpenPoint {
 const FILE: &str = "training.safetensors";
 
 impl TrainState {
-    /// Keeps nothing.
+    /// Saves no state.
     pub const fn none() -> TrainState {
         TrainState { folder: None, every_steps: u64::MAX, every_seconds: f64::INFINITY }
     }
 
-    /// Whether it is time to keep a state again.
+    /// Whether it is time to save the state again.
     pub(super) fn due(&self, steps: u64, since: Instant) -> bool {
         self.folder.is_some() && (steps >= self.every_steps || since.elapsed().as_secs_f64() >= self.every_seconds)
     }
 
-    /// Keeps what has changed since the start: the weights and moments of everything that learns. What is there stays
-    /// if one of them is not finite: nothing could go on from that.
+    /// Saves the weights and moments of all trainable parameters. If one of them is not finite, the previous file is kept,
+    /// since a run cannot resume from such a state.
     pub(super) fn write(
         &self,
         trainable_model: &TrainableModel,
@@ -81,11 +80,12 @@ impl TrainState {
             }
         }
         arrays.iter().try_for_each(|array| finite(&array.name, array.values))?;
-        let text = serde_json::to_string(&Exact::from(position)).context("cannot serialize the training state")?;
+        let text =
+            serde_json::to_string(&PositionBits::from(position)).context("cannot serialize the training state")?;
         arrays::write(&path, arrays, ("position", &text))
     }
 
-    /// Takes up a state that was kept, if there is one. An error means that it cannot be used.
+    /// Reads a saved state, if there is one. An error means that the state cannot be used.
     pub(super) fn read(
         &self,
         trainable_model: &mut TrainableModel,
@@ -99,8 +99,10 @@ impl TrainState {
             expected.extend(trainable_model.trainable_parameters().map(of));
         }
         let (arrays, metadata) = arrays::read(&path, &expected)?;
-        let Some(text) = metadata.get("position") else { bail!("`{}` does not say where it stands", path.display()) };
-        let exact: Exact = serde_json::from_str(text).with_context(|| format!("`{}`", path.display()))?;
+        let Some(text) = metadata.get("position") else {
+            bail!("`{}` has no `position` in its metadata", path.display())
+        };
+        let bits: PositionBits = serde_json::from_str(text).with_context(|| format!("`{}`", path.display()))?;
         let mut arrays = arrays.into_iter();
         for (_, weights) in trainable_model.trainable_weights_mut() {
             *weights = arrays.next().unwrap_or_default();
@@ -110,16 +112,16 @@ impl TrainState {
                 moments[index] = arrays.next().unwrap_or_default();
             }
         }
-        Ok(Some(exact.into()))
+        Ok(Some(bits.into()))
     }
 
-    /// The file of the state, if one is kept.
+    /// The file of the state, if states are saved.
     pub(super) fn file(&self) -> Option<PathBuf> {
         self.folder.as_ref().map(|folder| folder.join(FILE))
     }
 }
 
-/// Refuses weights that no model can have.
+/// An error if a weight is not finite.
 pub(super) fn check(trainable_model: &TrainableModel) -> Result<()> {
     trainable_model
         .trainable_parameters()
@@ -128,28 +130,28 @@ pub(super) fn check(trainable_model: &TrainableModel) -> Result<()> {
 
 fn finite(name: &str, values: &[f32]) -> Result<()> {
     match values.iter().position(|value| !value.is_finite()) {
-        Some(at) => bail!("`{name}` has become {} at place {at}", values[at]),
+        Some(at) => bail!("`{name}` has become {} at index {at}", values[at]),
         None => Ok(()),
     }
 }
 
 /// Step, loss, learning rate, gradient norm, tokens, reward accuracy and margin.
-type ExactPoint = (u64, u64, u64, u64, u64, Option<u64>, Option<u64>);
+type PointBits = (u64, u64, u64, u64, u64, Option<u64>, Option<u64>);
 
-/// A position with every number as its bits: decimal digits would not bring each one back.
+/// A [`Position`] with the bits of every float, since decimal digits do not restore each value exactly.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Exact {
+struct PositionBits {
     step: u64,
     tokens: u64,
     targets: u64,
     flops: u64,
-    curve: Vec<ExactPoint>,
+    curve: Vec<PointBits>,
     open: (u64, u64, u64, u64, u64, u64),
 }
 
-impl From<&Position> for Exact {
-    fn from(position: &Position) -> Exact {
+impl From<&Position> for PositionBits {
+    fn from(position: &Position) -> PositionBits {
         let Position { step, tokens, targets, flops, curve, open } = position;
         let point = |point: &CurvePoint| {
             let CurvePoint { step, loss, learning_rate, gradient_norm, tokens, reward_accuracy, reward_margin } = point;
@@ -157,7 +159,7 @@ impl From<&Position> for Exact {
             (*step, loss.to_bits(), learning_rate.to_bits(), gradient_norm.to_bits(), *tokens, accuracy, margin)
         };
         let OpenPoint { steps, loss, norm, pairs, preferred, margin } = open;
-        Exact {
+        PositionBits {
             step: *step,
             tokens: *tokens,
             targets: *targets,
@@ -168,9 +170,9 @@ impl From<&Position> for Exact {
     }
 }
 
-impl From<Exact> for Position {
-    fn from(exact: Exact) -> Position {
-        let Exact { step, tokens, targets, flops, curve, open } = exact;
+impl From<PositionBits> for Position {
+    fn from(bits: PositionBits) -> Position {
+        let PositionBits { step, tokens, targets, flops, curve, open } = bits;
         let curve =
             curve.into_iter().map(|(step, loss, learning_rate, gradient_norm, tokens, accuracy, margin)| CurvePoint {
                 step,

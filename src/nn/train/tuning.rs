@@ -1,4 +1,4 @@
-//! What of a model is trained and in which portions: micro-batches, adapters, frozen parameters. Knows no loss.
+//! How a model is tuned: micro-batches, adapters, frozen parameters.
 
 use anyhow::{Result, bail};
 use schemars::JsonSchema;
@@ -10,15 +10,15 @@ use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Checkpoint, LoraConfig};
 use ablate_core::base::Seed;
 
-/// How many examples are computed at once.
+/// The number of examples per micro-batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(untagged, expecting = "wrong type, expected a number of rows or \"auto\"")]
 pub enum MicroBatch {
     Rows(usize),
-    Found(Auto),
+    Auto(Auto),
 }
 
-/// As many as there is memory for.
+/// As many as fit into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Auto {
@@ -28,9 +28,9 @@ pub enum Auto {
 /// How a model is tuned.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tuning {
-    /// Examples that are computed at once; their gradients are added up over the batch. None: the whole batch.
+    /// Examples per micro-batch; the gradients are summed over the batch. None: the whole batch.
     pub micro_batch: Option<MicroBatch>,
-    /// An adapter learns instead of the model's own parameters.
+    /// Trains an adapter instead of the model's own parameters.
     pub lora: Option<LoraConfig>,
 }
 
@@ -40,11 +40,11 @@ impl Tuning {
         match self.micro_batch {
             None => exactly(usize::MAX),
             Some(MicroBatch::Rows(rows)) => exactly(rows),
-            Some(MicroBatch::Found(Auto::Auto)) => AutoBatch::at_most("row", usize::MAX),
+            Some(MicroBatch::Auto(Auto::Auto)) => AutoBatch::at_most("row", usize::MAX),
         }
     }
 
-    /// The model as it will learn. An adapter's first values come from `seed`.
+    /// The model with its trainable parameters. The initial values of an adapter are drawn from `seed`.
     pub(super) fn trainable_model(
         &self,
         start: Checkpoint,
@@ -62,14 +62,14 @@ impl Tuning {
         }
         let trainable_model = TrainableModel::new(start, adapter, |parameter| !optimizer.freezes(parameter));
         if trainable_model.trainable_parameters().next().is_none() {
-            bail!("`freeze` leaves no parameter that learns");
+            bail!("`freeze` leaves no trainable parameter");
         }
         Ok(trainable_model)
     }
 }
 
-/// So many rows at once, or an error that says how many could be asked for.
+/// Micro-batches of `rows`, or an error with a possible size if memory does not suffice.
 pub(super) fn exactly(rows: usize) -> AutoBatch {
-    let advice = |rows| format!("`micro_batch = {rows}`, or \"auto\", which finds that by itself");
+    let advice = |rows| format!("`micro_batch = {rows}`, or \"auto\", which finds a size by itself");
     AutoBatch::exactly("row", rows, advice)
 }

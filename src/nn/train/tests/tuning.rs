@@ -1,17 +1,17 @@
-//! Adapters, frozen names, rates of parts and stops: whatever is tuned, it resumes to the bit and ends clearly.
+//! Adapters, frozen names, learning rates of groups, and interrupted or failing runs.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 
 use super::parity::case;
-use super::tests::{Failing, interrupted, model, pairs, rows, same};
-use super::{
+use super::support::{Failing, assert_same, interrupted, model, pairs, rows};
+use crate::pixel_values::fixture::Ramps;
+use crate::session::Session;
+use crate::train::{
     DpoConfig, Freeze, LearningRates, MicroBatch, OptimizerConfig, PreferenceLoss, Schedule, SftConfig, TrainState,
     Trained, Tuning, dpo, sft,
 };
-use crate::pixel_values::fixture::Ramps;
-use crate::session::Session;
 use crate::trainable_model::TrainableModel;
 use crate::{
     Adapter, Batch, Checkpoint, Device, ImageShape, LoraConfig, ParamGroup, Pattern, PixelSource, PixelValues,
@@ -30,7 +30,7 @@ fn adapted() -> Tuning {
     Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: Some(lora(0.1, &["q_proj", "mlp.*"])) }
 }
 
-/// A model, its data, and how it is trained.
+/// A model, its data and its training configuration.
 struct Study {
     start: Checkpoint,
     rows: Vec<TokenRow>,
@@ -41,7 +41,7 @@ struct Study {
 }
 
 impl Study {
-    fn ours(tuning: Tuning) -> Study {
+    fn new(tuning: Tuning) -> Study {
         let optimizer = OptimizerConfig { lr: 1e-2, weight_decay: 0.01, warmup: 0.1, ..OptimizerConfig::default() };
         Study { start: model(), rows: rows(), pairs: pairs(), optimizer, tuning, epochs: 2 }
     }
@@ -87,35 +87,47 @@ impl Study {
 }
 
 #[test]
-fn an_adapter_that_drops_out_resumes_to_the_bit_and_with_any_threads() {
-    let study = Study::ours(adapted());
+fn adapter_with_dropout_resumes_bit_for_bit() {
+    let study = Study::new(adapted());
     let whole = study.trained();
     assert!(whole.adapter.is_some());
-    same(&whole, &study.sft(3, &TrainState::none(), &Ramps, &NoProgress).unwrap());
-    same(&whole, &interrupted(&Ramps, [0, 8, 8], |state, images, progress| study.sft(2, state, images, progress)));
+    assert_same(&whole, &study.sft(3, &TrainState::none(), &Ramps, &NoProgress).unwrap());
+    assert_same(
+        &whole,
+        &interrupted(&Ramps, [0, 8, 8], |state, images, progress| study.sft(2, state, images, progress)),
+    );
     let whole = study.dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
-    same(&whole, &interrupted(&Ramps, [0, 20, 20], |state, images, progress| study.dpo(2, state, images, progress)));
+    assert_same(
+        &whole,
+        &interrupted(&Ramps, [0, 20, 20], |state, images, progress| study.dpo(2, state, images, progress)),
+    );
 }
 
 #[test]
-fn a_checkpoint_of_hugging_face_resumes_to_the_bit_full_and_adapted() {
+fn hugging_face_checkpoint_resumes_bit_for_bit() {
     for tuning in [Tuning::default(), adapted()] {
         let case = case("llava");
-        let mut study = Study::ours(tuning);
+        let mut study = Study::new(tuning);
         (study.start, study.rows, study.pairs) = (case.start, case.rows, case.pairs);
-        let (all, looks) = counted(&case.images, |images| study.sft(1, &TrainState::none(), images, &NoProgress));
-        let stops = [0, 2 * looks / 3, looks / 4];
-        same(&all, &interrupted(&case.images, stops, |state, images, progress| study.sft(2, state, images, progress)));
-        let (all, looks) = counted(&case.images, |images| study.dpo(1, &TrainState::none(), images, &NoProgress));
-        let stops = [0, 2 * looks / 3, looks / 4];
-        same(&all, &interrupted(&case.images, stops, |state, images, progress| study.dpo(2, state, images, progress)));
+        let (all, reads) = counted(&case.images, |images| study.sft(1, &TrainState::none(), images, &NoProgress));
+        let stops = [0, 2 * reads / 3, reads / 4];
+        assert_same(
+            &all,
+            &interrupted(&case.images, stops, |state, images, progress| study.sft(2, state, images, progress)),
+        );
+        let (all, reads) = counted(&case.images, |images| study.dpo(1, &TrainState::none(), images, &NoProgress));
+        let stops = [0, 2 * reads / 3, reads / 4];
+        assert_same(
+            &all,
+            &interrupted(&case.images, stops, |state, images, progress| study.dpo(2, state, images, progress)),
+        );
     }
 }
 
-/// Pictures that are far too bright from some look on.
-struct Dazzling(AtomicUsize);
+/// Images with overflowing values after the counted number of reads.
+struct OverflowingAfter(AtomicUsize);
 
-impl PixelSource for Dazzling {
+impl PixelSource for OverflowingAfter {
     fn shape(&self, key: &str) -> Result<ImageShape> {
         Ramps.shape(key)
     }
@@ -123,12 +135,12 @@ impl PixelSource for Dazzling {
     fn pixel_values(&self, key: &str) -> Result<PixelValues> {
         let PixelValues { shape, values } = Ramps.pixel_values(key)?;
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        let bright = if left.is_ok() { 1.0 } else { f32::MAX };
-        Ok(PixelValues { shape, values: values.iter().map(|value| value * bright).collect() })
+        let factor = if left.is_ok() { 1.0 } else { f32::MAX };
+        Ok(PixelValues { shape, values: values.iter().map(|value| value * factor).collect() })
     }
 }
 
-/// A whole run, and how often it looked at an image.
+/// A whole run, and how often it read an image.
 fn counted(images: &dyn PixelSource, run: impl Fn(&dyn PixelSource) -> Result<Trained>) -> (Trained, usize) {
     let all = usize::MAX;
     let counting = Failing(AtomicUsize::new(all), images);
@@ -136,12 +148,12 @@ fn counted(images: &dyn PixelSource, run: impl Fn(&dyn PixelSource) -> Result<Tr
     (trained, all - counting.0.into_inner())
 }
 
-/// The log-probabilities of a row under a model with an adapter beside it.
+/// The log-probabilities of a row for a model with an adapter that is not merged.
 fn log_probs(checkpoint: &Checkpoint, adapter: Option<Adapter>) -> Vec<f32> {
     log_probs_of(checkpoint, adapter, None)
 }
 
-/// The same as in training: inputs of the adapter are dropped as `dropout` draws them.
+/// As in training: `dropout` is the seed of the adapter's dropout.
 fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Option<Seed>) -> Vec<f32> {
     let trainable_model = TrainableModel::new(checkpoint.clone(), adapter, |_| false);
     let session =
@@ -157,29 +169,29 @@ fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Opti
 }
 
 #[test]
-fn an_adapter_begins_as_nothing_and_merged_it_says_what_it_said_beside() {
+fn a_merged_adapter_computes_the_same() {
     let start = model();
     let fresh = Adapter::fresh(&start, &lora(0.0, &["*"]), Seed(1)).unwrap();
     assert_eq!(log_probs(&start, Some(fresh)), log_probs(&start, None));
-    let Trained { checkpoint, adapter, .. } = Study::ours(adapted()).trained();
-    let (beside, merged) = (log_probs(&start, adapter), log_probs(&checkpoint, None));
-    assert_ne!(beside, log_probs(&start, None));
-    assert!(beside.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-5), "{beside:?} {merged:?}");
+    let Trained { checkpoint, adapter, .. } = Study::new(adapted()).trained();
+    let (unmerged, merged) = (log_probs(&start, adapter), log_probs(&checkpoint, None));
+    assert_ne!(unmerged, log_probs(&start, None));
+    assert!(unmerged.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-5), "{unmerged:?} {merged:?}");
 }
 
 #[test]
-fn what_is_dropped_is_missed_by_the_adapter_alone() {
+fn dropout_applies_to_the_adapter_only() {
     let start = model();
     let fresh = Adapter::fresh(&start, &lora(0.5, &["*"]), Seed(1)).unwrap();
     assert_eq!(log_probs_of(&start, Some(fresh), Some(Seed(1))), log_probs(&start, None));
-    let adapter = Study::ours(adapted()).trained().adapter;
+    let adapter = Study::new(adapted()).trained().adapter;
     let drawn = |seed| log_probs_of(&start, adapter.clone(), Some(Seed(seed)));
     assert_eq!(drawn(1), drawn(1));
     assert_ne!(drawn(1), drawn(2));
 }
 
 #[test]
-fn only_what_is_aimed_at_is_adapted() {
+fn targets_select_the_adapted_layers() {
     let start = model();
     let modules = |targets: &[&str]| -> Vec<String> {
         Adapter::fresh(&start, &lora(0.0, targets), Seed(1)).unwrap().modules.into_keys().collect()
@@ -194,16 +206,16 @@ fn only_what_is_aimed_at_is_adapted() {
             "multi_modal_projector.linear_2",
         ]
     );
-    // One block of the tower, two of the decoder, the projector.
+    // One block of the vision tower, two of the decoder, and the projector.
     assert_eq!(modules(&["*"]).len(), 7 + 2 * 7 + 2);
     let error = Adapter::fresh(&start, &lora(0.0, &["q_porj"]), Seed(1)).unwrap_err().to_string();
     assert_eq!(error, "`lora.targets`: `q_porj` matches no linear layer of the model; a similar name is `q_proj`");
 }
 
 #[test]
-fn what_is_frozen_by_name_keeps_its_bits() {
+fn parameters_frozen_by_name_keep_their_bits() {
     let named = |pattern: &str| Freeze::Named(Pattern(pattern.to_string()));
-    let mut study = Study::ours(Tuning::default());
+    let mut study = Study::new(Tuning::default());
     study.optimizer.freeze = vec![Freeze::Group(ParamGroup::Vision), named("model.layers.0.*"), named("*.v_proj")];
     let trained = study.trained();
     for (index, parameter) in study.start.list().iter().enumerate() {
@@ -213,8 +225,8 @@ fn what_is_frozen_by_name_keeps_its_bits() {
             || parameter.name.contains("v_proj");
         assert_eq!(moved, !still, "`{}`", parameter.name);
     }
-    // An adapter is frozen by the name of the layer that it stands beside.
-    let mut study = Study::ours(Tuning { lora: Some(lora(0.0, &["q_proj", "v_proj"])), ..Tuning::default() });
+    // An adapter is frozen by the name of its layer.
+    let mut study = Study::new(Tuning { lora: Some(lora(0.0, &["q_proj", "v_proj"])), ..Tuning::default() });
     study.optimizer.freeze = vec![named("*.v_proj")];
     for (name, module) in study.trained().adapter.unwrap().modules {
         assert_eq!(module.up.iter().all(|value| *value == 0.0), name.ends_with("v_proj"), "`{name}`");
@@ -225,9 +237,9 @@ fn what_is_frozen_by_name_keeps_its_bits() {
 }
 
 #[test]
-fn a_part_learns_at_its_own_rate() {
-    let mut study = Study::ours(Tuning::default());
-    // One batch, and so one step.
+fn a_group_has_its_own_learning_rate() {
+    let mut study = Study::new(Tuning::default());
+    // One batch, so one step.
     study.rows.retain(|row| row.image.is_some());
     study.rows.truncate(5);
     let lr_parts = LearningRates { vision: Some(1e-4), ..LearningRates::default() };
@@ -239,62 +251,63 @@ fn a_part_learns_at_its_own_rate() {
     // The first step of AdamW moves every weight that has a gradient by its rate.
     for (index, parameter) in study.start.list().iter().enumerate() {
         let pairs = study.start.weights[index].iter().zip(trained.checkpoint.weights[index].iter());
-        let farthest = pairs.map(|(before, after)| (before - after).abs()).fold(0.0, f32::max);
+        let largest = pairs.map(|(before, after)| (before - after).abs()).fold(0.0, f32::max);
         let rate = if parameter.group == ParamGroup::Vision { 1e-4 } else { 1e-2 };
-        assert!((farthest / rate - 1.0).abs() < 0.02, "`{}` moved by {farthest}", parameter.name);
+        assert!((largest / rate - 1.0).abs() < 0.02, "`{}` moved by {largest}", parameter.name);
     }
 }
 
 #[test]
-fn a_training_that_breaks_keeps_its_last_good_state_and_says_where() {
-    let mut study = Study::ours(Tuning::default());
-    // The rate explodes after the first steps: sums overflow.
+fn a_failing_run_saves_its_last_good_state() {
+    let mut study = Study::new(Tuning::default());
+    // The learning rate is so large that sums overflow after the first steps.
     study.optimizer = OptimizerConfig { lr: 1e25, warmup: 1.0, clip: 0.0, ..OptimizerConfig::default() };
     let folder = tempfile::tempdir().unwrap();
     let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
-    let told = || format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
-    let first = told();
+    let error = || format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
+    let first = error();
     let path = folder.path().join("training.safetensors");
-    let kept = format!("(the state after step 1 is in `{}`): the loss is", path.display());
+    let kept = format!("(the state after step 1 is saved in `{}`): the loss is", path.display());
     assert!(first.starts_with("training step 2 of ") && first.contains(&kept), "{first}");
     assert!(first.contains("the rows of the batch, counted from 0: "), "{first}");
-    // The state is one to go on from, and going on comes to the same place.
-    assert_eq!(told(), first);
+    // The run resumes from this state and fails at the same step.
+    assert_eq!(error(), first);
 }
 
 #[test]
-fn a_training_that_met_a_bad_image_goes_on_as_if_it_had_not() {
+fn a_run_resumes_after_a_bad_image() {
     for tuning in [Tuning::default(), adapted()] {
-        let study = Study::ours(tuning);
+        let study = Study::new(tuning);
         let folder = tempfile::tempdir().unwrap();
         let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
-        let told = format!("{:#}", study.sft(1, &state, &Dazzling(AtomicUsize::new(16)), &NoProgress).unwrap_err());
-        assert!(told.contains("(the state after step ") && told.contains("): the loss is NaN; the rows"), "{told}");
-        same(&study.trained(), &study.sft(1, &state, &Ramps, &NoProgress).unwrap());
+        let error =
+            format!("{:#}", study.sft(1, &state, &OverflowingAfter(AtomicUsize::new(16)), &NoProgress).unwrap_err());
+        assert!(error.contains("(the state after step ") && error.contains("): the loss is NaN; the rows"), "{error}");
+        assert_same(&study.trained(), &study.sft(1, &state, &Ramps, &NoProgress).unwrap());
     }
 }
 
 #[test]
-fn weights_that_are_no_numbers_are_never_kept() {
-    let mut study = Study::ours(Tuning::default());
-    // No f32 is as large: the first step leaves no finite weight that moves.
+fn infinite_weights_are_never_saved() {
+    let mut study = Study::new(Tuning::default());
+    // The rate exceeds f32, so the first step leaves no finite trainable weight.
     let schedule = Schedule::Constant;
     study.optimizer = OptimizerConfig { lr: 1e39, schedule, warmup: 0.0, ..OptimizerConfig::default() };
     let folder = tempfile::tempdir().unwrap();
-    let told = |study: &Study, every_steps| {
+    let error = |study: &Study, every_steps| {
         let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps, every_seconds: 1e9 };
-        let told = format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
+        let error = format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
         assert!(!folder.path().join("training.safetensors").exists());
-        told
+        error
     };
-    let next = told(&study, 100);
-    assert!(next.starts_with("training step 2 of 10 (the state after step 1 could not be kept: `"), "{next}");
-    let kept = told(&study, 1);
+    let next = error(&study, 100);
+    assert!(next.starts_with("training step 2 of 10 (the state after step 1 could not be saved: `"), "{next}");
+    let kept = error(&study, 1);
     assert!(kept.starts_with("training step 1 of 10: `") && kept.contains("` has become "), "{kept}");
-    // Nor are they a result. Rows with images make one batch, and so one step.
+    // They are not returned either. The rows with images make one batch, so one step.
     study.rows.retain(|row| row.image.is_some());
     study.rows.truncate(5);
     study.epochs = 1;
-    let last = told(&study, 100);
+    let last = error(&study, 100);
     assert!(last.starts_with("training step 1 of 1: `") && last.contains("` has become "), "{last}");
 }

@@ -1,5 +1,4 @@
-//! Logits, losses and gradients against PyTorch's (`tests/golden/make_golden.py`), for the fused and the stock
-//! operations.
+//! Logits, losses and gradients against PyTorch (`tests/golden/make_golden.py`), for our operations and dfdx's.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,16 +8,16 @@ use anyhow::{Context, Result};
 use dfdx::prelude::Cpu;
 use serde::Deserialize;
 
-use super::dpo::Preference;
-use super::preference::{PreferenceLoss, Reduction};
-use super::run::Objective;
-use super::sft::{CrossEntropy, sequence};
 use crate::cpu::CpuOps;
 use crate::dfdx::DfdxOps;
 use crate::gradients::{GradientAccumulator, Shard};
 use crate::model::Model;
 use crate::ops::AutogradOps;
 use crate::session::Session;
+use crate::train::dpo::Preference;
+use crate::train::preference::{PreferenceLoss, Reduction};
+use crate::train::run::Objective;
+use crate::train::sft::{CrossEntropy, sequence};
 use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources, Sequence, arrays};
 use ablate_core::base::files;
@@ -100,7 +99,7 @@ impl Golden {
         Batch::new(&model.architecture, sequences, padded, &self.data).unwrap()
     }
 
-    /// Gradients of the mean loss over all examples, in one part, and the loss.
+    /// Gradients of the mean loss over all examples, in one shard, and the loss.
     fn gradients<O: AutogradOps<Weights: Default>>(
         &self,
         objective: &impl Objective,
@@ -109,7 +108,7 @@ impl Golden {
         let examples: Vec<usize> = (0..examples).collect();
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
         let batch = self.batch(&self.policy, &sequences, O::NEEDS_PADDING);
-        let whole = objective.whole(&examples);
+        let whole = objective.totals(&examples);
         let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, whole, batch, values));
         let trainable_model = TrainableModel::new(self.policy.clone(), None, |_| true);
         let model = Model::new(&O::Weights::default(), &trainable_model).unwrap();
@@ -151,7 +150,7 @@ impl Golden {
     }
 }
 
-/// The norm of the difference over the norm of what is expected.
+/// The norm of the difference over the norm of the expected values.
 fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(ours.len(), expected.len());
     let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
@@ -160,11 +159,11 @@ fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
 }
 
 #[test]
-fn logits_are_pytorchs() {
+fn logits_match_pytorch() {
     let golden = golden();
     let session = Session::new(&TrainableModel::frozen(&golden.policy), &RESOURCES).unwrap();
     for (index, row) in golden.data.rows.iter().enumerate() {
-        // Every position is selected, so that all logits come.
+        // Every position is selected, so that all logits are computed.
         let loss = vec![true; row.tokens.len()];
         let sequence = Sequence { tokens: &row.tokens, loss: &loss, image: row.image.as_deref() };
         let ours = session.logits(&golden.batch(&golden.policy, &[sequence], false)).unwrap();
@@ -174,7 +173,7 @@ fn logits_are_pytorchs() {
 }
 
 #[test]
-fn the_cross_entropy_and_its_gradients_are_pytorchs() {
+fn cross_entropy_matches_pytorch() {
     let golden = golden();
     let rows: Vec<TokenRow> = golden.data.rows.iter().map(Row::token_row).collect();
     let objective = CrossEntropy { rows: &rows };
@@ -183,7 +182,7 @@ fn the_cross_entropy_and_its_gradients_are_pytorchs() {
 }
 
 #[test]
-fn the_preference_loss_and_its_gradients_are_pytorchs() {
+fn preference_loss_matches_pytorch() {
     let golden = golden();
     let pairs: Vec<TokenPair> = golden
         .data

@@ -1,4 +1,4 @@
-//! All parameters learn: supervised fine-tuning and every preference loss.
+//! Training of all parameters: supervised fine-tuning and every preference loss.
 
 use super::{Case, RESOURCES, cases};
 use crate::train::dpo::{Preference, reference_ratios};
@@ -6,7 +6,7 @@ use crate::train::preference::{PreferenceLoss, Reduction};
 use crate::train::sft::CrossEntropy;
 
 #[test]
-fn fine_tuning_is_torchs() {
+fn fine_tuning_matches_torch() {
     for case in cases() {
         let objective = CrossEntropy { rows: &case.rows };
         case.follow("sft", &case.expected("sft"), None, &objective);
@@ -14,7 +14,7 @@ fn fine_tuning_is_torchs() {
 }
 
 #[test]
-fn preference_optimization_is_trls() {
+fn preference_optimization_matches_trl() {
     for case in cases() {
         for run in ["dpo-sigmoid", "dpo-smoothed", "dpo-hinge", "dpo-ipo", "dpo-sft"] {
             follow(&case, run);
@@ -24,13 +24,13 @@ fn preference_optimization_is_trls() {
 
 fn follow(case: &Case, run: &str) {
     let expected = case.expected(run);
-    let told = &expected.told["loss"];
-    let number = |key: &str| told.get(key).map_or(0.0, |value| value.as_f64().unwrap());
-    let loss = match told["loss"].as_str().unwrap() {
+    let fields = &expected.fields["loss"];
+    let number = |key: &str| fields.get(key).map_or(0.0, |value| value.as_f64().unwrap());
+    let loss = match fields["loss"].as_str().unwrap() {
         "sigmoid" => PreferenceLoss::Sigmoid { label_smoothing: number("label_smoothing") },
         "hinge" => PreferenceLoss::Hinge,
         "ipo" => PreferenceLoss::Ipo,
-        other => panic!("an unknown loss `{other}`"),
+        other => panic!("unknown loss `{other}`"),
     };
     let reduction = Reduction { weights: None, mean: loss.averages() };
     let reference = reference_ratios(&case.start, &case.pairs, reduction, &case.images, &RESOURCES).unwrap();

@@ -1,5 +1,5 @@
 //! Twenty steps of training against torch's AdamW, TRL's losses and PEFT's adapters, from equal weights and batches
-//! (`tests/golden/parity/train.py`). Prints what it finds; another folder of the same kind is taken from `ABLATE_PARITY`.
+//! (`tests/golden/parity/train.py`, or the folder of `ABLATE_PARITY`). Prints the errors.
 
 #![expect(clippy::print_stdout, reason = "the table is for people")]
 
@@ -14,10 +14,10 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::optimizer::OptimizerConfig;
-use super::run::{Objective, Run, Trained};
-use super::state::TrainState;
-use super::tuning::exactly;
+use crate::train::optimizer::OptimizerConfig;
+use crate::train::run::{Objective, Run, Trained};
+use crate::train::state::TrainState;
+use crate::train::tuning::exactly;
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Checkpoint, Device, ImageShape, ParamGroup, PixelSource, PixelValues, Resources, arrays};
 use ablate_core::base::progress::NoProgress;
@@ -27,7 +27,7 @@ use ablate_data::tokens::{TokenPair, TokenRow};
 pub(super) const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
 static STATE: TrainState = TrainState::none();
 
-/// A model before training, what it is trained on, and where the runs lie.
+/// A model before training, its data, and the folder of its runs.
 pub(super) struct Case {
     folder: PathBuf,
     pub(super) start: Checkpoint,
@@ -36,7 +36,7 @@ pub(super) struct Case {
     pub(super) images: Images,
 }
 
-/// Pixels as the processor of transformers makes them.
+/// Pixel values of transformers' image processor.
 pub(super) struct Images(BTreeMap<String, PixelValues>);
 
 impl PixelSource for Images {
@@ -74,19 +74,19 @@ impl From<Row> for TokenRow {
     }
 }
 
-/// A run of the other side.
+/// A run of PyTorch.
 pub(super) struct Expected {
     pub(super) optimizer: OptimizerConfig,
     pub(super) batches: Vec<Vec<usize>>,
     losses: Vec<f64>,
     norms: Vec<f64>,
-    /// Everything in the file.
-    pub(super) told: Map<String, Value>,
+    /// All fields of the file.
+    pub(super) fields: Map<String, Value>,
     /// The weights at the end.
     pub(super) end: Checkpoint,
 }
 
-/// Every model that has runs.
+/// All models with runs.
 pub(super) fn cases() -> Vec<Case> {
     ["llava", "qwen2"].into_iter().map(case).collect()
 }
@@ -105,7 +105,7 @@ pub(super) fn case(name: &str) -> Case {
 
 fn images(folder: &Path, model: &Checkpoint, rows: &[TokenRow]) -> Images {
     let Some(vision) = &model.architecture.vision else { return Images(BTreeMap::new()) };
-    // Every third row of three has no picture; the first picture is the pairs' alone.
+    // A third of the rows has no image. The image `wide` is only in pairs.
     let mut names: Vec<&str> = rows.iter().filter_map(|row| row.image.as_deref()).chain(["wide"]).collect();
     names.sort_unstable();
     names.dedup();
@@ -125,20 +125,20 @@ impl Case {
 
     /// Reads a run.
     pub(super) fn expected(&self, run: &str) -> Expected {
-        let told: Map<String, Value> = files::read_json(&self.folder.join(format!("{run}.json"))).unwrap();
-        let mut optimizer = told["optimizer"].clone();
+        let fields: Map<String, Value> = files::read_json(&self.folder.join(format!("{run}.json"))).unwrap();
+        let mut optimizer = fields["optimizer"].clone();
         optimizer.as_object_mut().unwrap().remove("steps");
         Expected {
             optimizer: serde_json::from_value(optimizer).unwrap(),
-            batches: serde_json::from_value(told["batches"].clone()).unwrap(),
-            losses: serde_json::from_value(told["losses"].clone()).unwrap(),
-            norms: serde_json::from_value(told["norms"].clone()).unwrap(),
-            told,
+            batches: serde_json::from_value(fields["batches"].clone()).unwrap(),
+            losses: serde_json::from_value(fields["losses"].clone()).unwrap(),
+            norms: serde_json::from_value(fields["norms"].clone()).unwrap(),
+            fields,
             end: self.with_weights(&self.folder.join(format!("{run}.safetensors"))),
         }
     }
 
-    /// An adapter that PEFT has saved.
+    /// An adapter that PEFT saved.
     pub(super) fn adapter(&self, run: &str, when: &str) -> (PathBuf, Adapter) {
         let folder = self.folder.join(run).join(when);
         let adapter = Adapter::read(&folder, self.start.architecture.vision.is_some()).unwrap();
@@ -154,7 +154,7 @@ impl Case {
         Checkpoint::read(folder.path()).unwrap()
     }
 
-    /// The loop, with the batches of the other side.
+    /// A training run with PyTorch's batches.
     pub(super) fn run<'a>(&'a self, expected: &'a Expected, micro_batch: Option<usize>) -> Run<'a> {
         Run {
             plan: expected.batches.clone(),
@@ -167,15 +167,15 @@ impl Case {
         }
     }
 
-    /// Trains as the other side did, and compares the losses before every step.
+    /// Trains as PyTorch did, and compares the losses before every step.
     fn follow(&self, run: &str, expected: &Expected, adapter: Option<Adapter>, objective: &impl Objective) -> Trained {
         let trainable_model = TrainableModel::new(self.start.clone(), adapter, |_| true);
         let trained = self.run(expected, None).train(trainable_model, objective).unwrap();
-        // Up to a hundred steps have a line of the curve each.
+        // Up to 100 steps, the curve has a point per step.
         let found =
             |of: fn(&ablate_data::records::CurvePoint) -> f64| trained.curve.iter().map(of).collect::<Vec<f64>>();
-        let losses = farthest(&found(|point| point.loss), &expected.losses);
-        let norms = farthest(&found(|point| point.gradient_norm), &expected.norms);
+        let losses = largest_error(&found(|point| point.loss), &expected.losses);
+        let norms = largest_error(&found(|point| point.gradient_norm), &expected.norms);
         let Compared { weights, moves, worst } = self.compare(&trained.checkpoint, &expected.end);
         let (name, lowest) = (self.name(), expected.norms.iter().copied().fold(f64::INFINITY, f64::min));
         let highest = expected.norms.iter().copied().fold(0.0, f64::max);
@@ -188,13 +188,13 @@ impl Case {
         trained
     }
 
-    /// Ends of a training, parameter by parameter. What has no gradient must not have moved by a bit.
+    /// Compares the final weights, parameter by parameter. One without a gradient must be unchanged.
     fn compare(&self, ours: &Checkpoint, theirs: &Checkpoint) -> Compared {
         let mut compared = Compared { weights: 0.0, moves: 0.0, worst: String::new() };
         for (index, parameter) in self.start.list().into_iter().enumerate() {
             let [start, ours, theirs] = [&self.start, ours, theirs].map(|model| model.weights[index].as_slice());
-            // A constant on all keys changes no attention without positions: the true gradient is zero, and what is
-            // found is rounding, which Adam makes steps of the usual length of.
+            // A constant added to all keys does not change attention without positions, so the true gradient is zero. Adam
+            // turns the rounding errors into steps of the usual size.
             if parameter.group == ParamGroup::Vision && parameter.name.ends_with("k_proj.bias") {
                 continue;
             }
@@ -202,7 +202,7 @@ impl Case {
                 assert_eq!(start, ours, "`{}` has moved", parameter.name);
                 continue;
             }
-            assert!(parameter.used, "`{}` has moved on the other side", parameter.name);
+            assert!(parameter.used, "`{}` has moved in PyTorch", parameter.name);
             let moves = relative_error(&difference(ours, start), &difference(theirs, start));
             compared.weights = compared.weights.max(relative_error(ours, theirs));
             if moves > compared.moves {
@@ -213,11 +213,11 @@ impl Case {
     }
 }
 
-/// The largest relative error of any parameter, and of what it moved by.
+/// The largest relative error of a parameter, and of its change.
 struct Compared {
     weights: f64,
     moves: f64,
-    /// The parameter whose move is farthest off.
+    /// The parameter with the largest error of its change.
     worst: String,
 }
 
@@ -225,15 +225,15 @@ fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
 }
 
-/// The norm of the difference over the norm of what is expected.
+/// The norm of the difference over the norm of the expected values.
 fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
     assert_eq!(ours.len(), expected.len());
     let norm = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
     norm(&difference(ours, expected)) / norm(expected).max(1e-15)
 }
 
-/// The largest relative error of any number.
-fn farthest(ours: &[f64], expected: &[f64]) -> f64 {
+/// The largest relative error of a number.
+fn largest_error(ours: &[f64], expected: &[f64]) -> f64 {
     assert_eq!(ours.len(), expected.len());
     ours.iter().zip(expected).map(|(ours, expected)| (ours / expected - 1.0).abs()).fold(0.0, f64::max)
 }

@@ -1,4 +1,4 @@
-//! Micro-batches are the large batch: their gradients weigh by their targets.
+//! Micro-batches give the gradient of the whole batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::trainable_model::TrainableModel;
 use crate::{ImageShape, ParamGroup, PixelSource, PixelValues};
 
 impl Case {
-    /// The gradient of some rows, all parameters behind one another but those whose true gradient is zero.
+    /// The gradient of some rows, all parameters concatenated.
     fn gradient(&self, run: &Run, rows: &[usize]) -> Result<Vec<f32>> {
         let trainable_model = TrainableModel::new(self.start.clone(), None, |_| true);
         let session = Session::new(&trainable_model, run.resources).unwrap();
@@ -28,34 +28,34 @@ impl Case {
 }
 
 #[test]
-fn a_gradient_in_micro_batches_is_the_batchs() {
+fn micro_batches_give_the_gradient_of_the_batch() {
     for case in cases() {
         let expected = case.expected("sft");
         let rows = &expected.batches[0];
         let whole = case.gradient(&case.run(&expected, None), rows).unwrap();
         let parts = case.gradient(&case.run(&expected, Some(2)), rows).unwrap();
-        // What it would be if every micro-batch counted alike, though their targets differ in number.
+        // The result if every micro-batch had the same weight, though their numbers of targets differ.
         let gradient = |rows| case.gradient(&case.run(&expected, None), rows).unwrap();
         let alone: Vec<Vec<f32>> = rows.chunks(2).map(gradient).collect();
         let mean: Vec<f32> = (0..whole.len()).map(|at| alone.iter().map(|part| part[at] / 4.0).sum()).collect();
         let (by_tokens, by_parts) = (relative_error(&parts, &whole), relative_error(&mean, &whole));
-        println!("{:<6} micro-batches | off by {by_tokens:.1e}; weighed alike {by_parts:.1e}", case.name());
+        println!("{:<6} micro-batches | off by {by_tokens:.1e}; equal weights {by_parts:.1e}", case.name());
         assert!(by_tokens < 1e-5, "{by_tokens:e}");
-        // One sum over the tokens in their order, whatever is computed at once. An image that several rows share is seen
-        // once by those that are computed together.
+        // The sum is over the tokens in their order, whatever the micro-batches. But an image that several rows of a
+        // micro-batch share is encoded once.
         assert!(parts == whole || case.start.architecture.vision.is_some(), "{by_tokens:e}");
-        // Torch's mean is off by as much, counted by the largest entries.
+        // Torch's mean has the same error, measured by the largest entries.
         let largest = |values: &mut dyn Iterator<Item = f32>| values.map(f32::abs).fold(0.0, f32::max);
         let off = largest(&mut mean.iter().zip(&whole).map(|(a, b)| a - b)) / largest(&mut whole.iter().copied());
-        let theirs = expected.told["off_in_4_micro_batches"]["by_micro_batches"].as_f64().unwrap();
+        let theirs = expected.fields["off_in_4_micro_batches"]["by_micro_batches"].as_f64().unwrap();
         assert!((f64::from(off) / theirs - 1.0).abs() < 1e-3, "{off}, not {theirs}");
     }
 }
 
-/// Has no room for one picture, counted from 0, and for all others.
-struct Scarce<'a>(&'a dyn PixelSource, usize, AtomicUsize);
+/// Runs out of memory at one image, counted from 0.
+struct OutOfMemoryAt<'a>(&'a dyn PixelSource, usize, AtomicUsize);
 
-impl PixelSource for Scarce<'_> {
+impl PixelSource for OutOfMemoryAt<'_> {
     fn shape(&self, key: &str) -> Result<ImageShape> {
         self.0.shape(key)
     }
@@ -69,25 +69,25 @@ impl PixelSource for Scarce<'_> {
 }
 
 #[test]
-fn a_batch_that_there_is_no_room_for_is_computed_in_halves_or_its_error_names_what_fits() {
+fn out_of_memory_halves_the_batch_or_names_a_size() {
     let case = cases().into_iter().find(|case| case.start.architecture.vision.is_some()).unwrap();
     let expected = case.expected("sft");
     let rows = &expected.batches[0];
-    let scarce = || Scarce(&case.images, 2, AtomicUsize::new(0));
+    let images = || OutOfMemoryAt(&case.images, 2, AtomicUsize::new(0));
     let halves = case.gradient(&case.run(&expected, Some(rows.len().div_ceil(2))), rows).unwrap();
     let gradient = |auto_batch| {
-        let images = &scarce();
+        let images = &images();
         case.gradient(&Run { auto_batch, images, ..case.run(&expected, None) }, rows)
     };
     let found = gradient(AutoBatch::at_most("row", usize::MAX)).unwrap();
-    assert!(found == halves, "what the first attempt had added is forgotten");
+    assert!(found == halves, "the gradients of the failed attempt are discarded");
     let error = gradient(exactly(usize::MAX)).unwrap_err();
     let fits = format!("`micro_batch = {}`", rows.len().div_ceil(2));
     assert!(format!("{error:#}").contains(&fits), "{error:#}");
 }
 
 #[test]
-fn a_training_in_micro_batches_ends_where_the_batchs_does() {
+fn micro_batches_end_with_the_same_weights() {
     for case in cases() {
         let mut expected = case.expected("sft");
         expected.batches.truncate(6);
@@ -98,7 +98,7 @@ fn a_training_in_micro_batches_ends_where_the_batchs_does() {
         };
         let (whole, parts) = (end(None), end(Some(2)));
         for (index, parameter) in case.start.list().into_iter().enumerate() {
-            // Its gradient is rounding only: see `Case::compare`.
+            // Its gradient is only rounding: see `Case::compare`.
             if parameter.group == ParamGroup::Vision && parameter.name.ends_with("k_proj.bias") {
                 continue;
             }

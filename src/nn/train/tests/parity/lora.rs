@@ -1,4 +1,4 @@
-//! Adapters learn, from the first values that PEFT drew.
+//! Training of adapters from PEFT's initial values.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::train::sft::CrossEntropy;
 use ablate_core::base::files;
 
 #[test]
-fn adapters_learn_as_pefts_do_and_lie_on_disk_as_they_do() {
+fn adapters_match_peft() {
     for case in cases() {
         for run in ["lora-qv", "lora-all"] {
             let (_, before) = case.adapter(run, "before");
@@ -25,7 +25,7 @@ fn adapters_learn_as_pefts_do_and_lie_on_disk_as_they_do() {
 }
 
 fn check(case: &Case, run: &str, ours: &Adapter) {
-    let (theirs_at, theirs) = case.adapter(run, "after");
+    let (their_folder, theirs) = case.adapter(run, "after");
     assert!(ours.modules.keys().eq(theirs.modules.keys()));
     let halves = ours.modules.values().zip(theirs.modules.values());
     let errors = halves.flat_map(|(a, b)| [relative_error(&a.down, &b.down), relative_error(&a.up, &b.up)]);
@@ -33,11 +33,11 @@ fn check(case: &Case, run: &str, ours: &Adapter) {
     println!("{:<6} {run:<12} | adapter {error:.1e}", case.name());
     assert!(error < 1e-3, "{run}: an adapter's matrix is off by {error:e}");
 
-    let eyes = case.start.architecture.vision.is_some();
+    let has_vision = case.start.architecture.vision.is_some();
     let folder = tempfile::tempdir().unwrap();
-    ours.write(folder.path(), eyes, None, Dtype::F32).unwrap();
-    assert_eq!(Adapter::read(folder.path(), eyes).unwrap(), *ours);
-    assert_eq!(names(folder.path()), names(&theirs_at));
+    ours.write(folder.path(), has_vision, None, Dtype::F32).unwrap();
+    assert_eq!(Adapter::read(folder.path(), has_vision).unwrap(), *ours);
+    assert_eq!(names(folder.path()), names(&their_folder));
 }
 
 /// The names of the arrays in an adapter's folder.
