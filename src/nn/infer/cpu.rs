@@ -35,12 +35,12 @@ pub(super) struct Decoder<'a> {
     model: &'a Model<CpuWeights>,
     ops: CpuOps,
     /// Memory of finished sequences, for new ones.
-    spare: Vec<KvSegment>,
+    free: Vec<KvSegment>,
 }
 
 impl<'a> Decoder<'a> {
     pub(super) fn new(architecture: &'a Architecture, weights: &'a Weights) -> Decoder<'a> {
-        Decoder { architecture, model: &weights.0, ops: CpuOps::default(), spare: Vec::new() }
+        Decoder { architecture, model: &weights.0, ops: CpuOps::default(), free: Vec::new() }
     }
 
     /// Reads a prompt with its image, and adds `samples` sequences that continue it by up to `max_tokens` tokens. The
@@ -72,14 +72,14 @@ impl<'a> Decoder<'a> {
         let prompt = Arc::new(prompt);
         let capacity = max_tokens.min(positions - count);
         for _ in 0..samples {
-            let fits = self.spare.iter().position(|spare| spare.fits(capacity));
+            let fits = self.free.iter().position(|free| free.fits(capacity));
             let generated = if let Some(index) = fits {
-                let mut segment = self.spare.swap_remove(index);
+                let mut segment = self.free.swap_remove(index);
                 segment.clear();
                 segment
             } else {
                 // Frees one that is too small for each new one, so that their number does not grow.
-                self.spare.pop();
+                self.free.pop();
                 KvSegment::new(layers, heads, capacity)
             };
             self.ops.caches.push(KvCache { prompt: prompt.clone(), generated });
@@ -105,9 +105,9 @@ impl<'a> Decoder<'a> {
     }
 
     /// Removes the sequence at `index`. The others keep their order, so the samples of a prompt stay next to each other.
-    pub(super) fn leave(&mut self, index: usize) {
+    pub(super) fn remove(&mut self, index: usize) {
         let cache = self.ops.caches.remove(index);
-        self.spare.push(cache.generated);
+        self.free.push(cache.generated);
     }
 
     /// An image's features, and their order in the sequence.

@@ -1,4 +1,4 @@
-//! Sampling responses: what is asked, and how prompts are shared out. Knows no tokenizer and no prompt text.
+//! Sampling responses: the configuration, and the distribution of prompts over threads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::cpu::{Decoder, Weights};
 use super::gpu;
-use super::sample::{Choice, choose, penalize};
+use super::sample::{Sampling, penalize, sample};
 use crate::cpu::kv_cache::KvSegment;
 use crate::model::heads;
 use crate::{Architecture, Checkpoint, Device, PixelSource, Resources, Sequence, batch};
@@ -17,30 +17,30 @@ use ablate_core::base::Seed;
 use ablate_data::records::FinishReason;
 use ablate_data::tokens::TokenPrompt;
 
-/// How to sample.
+/// The configuration of sampling.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateConfig {
-    /// 0: the likeliest token each time.
+    /// 0: always the most likely token.
     pub temperature: f64,
-    /// Only the `top_k` likeliest tokens; 0: all.
+    /// Sample from the `top_k` most likely tokens; 0: all.
     pub top_k: usize,
-    /// Only the likeliest tokens that just reach this probability together; 1: all.
+    /// Sample from the fewest most likely tokens whose total probability reaches this value; 1: all.
     pub top_p: f64,
-    /// Longest response in tokens, the stop token included.
+    /// Longest response in tokens, with the stop token.
     pub max_tokens: usize,
     /// Responses per prompt.
     pub samples: usize,
     /// Tokens that end a response.
     pub stop: Vec<u32>,
-    /// Divides the positive logits of tokens that the sequence has already, the prompt's included, and multiplies the negative
-    /// ones (Keskar et al. 2019); 1 changes nothing.
+    /// Divides the positive logits of tokens that occur in the prompt or the response, and multiplies the negative ones (Keskar
+    /// et al. 2019); 1 changes nothing.
     pub repetition_penalty: f64,
-    /// Sequences computed at once, per thread, at most. Changes no result.
+    /// Largest number of sequences per thread that are computed together. It does not change the results.
     pub batch: usize,
 }
 
 impl GenerateConfig {
-    /// Whether tokens of the sequence count.
+    /// Whether there is a repetition penalty.
     fn penalizes(&self) -> bool {
         (self.repetition_penalty - 1.0).abs() > 0.0
     }
@@ -49,21 +49,20 @@ impl GenerateConfig {
 /// One response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
-    /// Without the stop token; with what `watch` ended it for.
+    /// Without the stop token, but with the tokens for which `watch` ended the response.
     pub tokens: Vec<u32>,
     pub finish: FinishReason,
-    /// Generated tokens, the stop token included.
+    /// Number of generated tokens, with the stop token.
     pub count: u32,
 }
 
-/// Sees the tokens of a response so far, by prompt and sample, as each one is added; true ends the response there.
+/// Called with prompt, sample and the tokens so far after each token; true ends the response.
 pub type Watch<'a> = dyn Fn(usize, usize, &[u32]) -> bool + Sync + 'a;
 
-/// Samples `config.samples` responses to each prompt and hands them to `done` with the prompt's index, in whatever
-/// order they come. A response depends on the model, the config, `seed`, the prompt (its `key` names its random
-/// stream), the sample's number and `watch`; on no other prompt, and on no number of threads. The image token is never
-/// sampled.
-#[expect(clippy::too_many_arguments, reason = "a model, what it is asked, how, and circumstances")]
+/// Samples `config.samples` responses to each prompt and passes them to `done` with the prompt's index, in any order. A
+/// response depends on the model, the config, `seed`, the prompt (its `key` names its random stream), the number of the
+/// sample and `watch`, but not on other prompts or the number of threads. The image token is never sampled.
+#[expect(clippy::too_many_arguments, reason = "model, prompts, config, callbacks and resources")]
 pub fn generate(
     model: &Checkpoint,
     prompts: &[TokenPrompt],
@@ -84,7 +83,7 @@ pub fn generate(
         batch::check_sequence(&model.architecture, &sequence, images).with_context(place)?;
         let most = model.architecture.decoder.max_positions;
         if prompt.tokens.is_empty() || prompt.tokens.len() >= most {
-            bail!("{}: {} tokens leave no room in {most} positions", place(), prompt.tokens.len());
+            bail!("{}: {} tokens leave no position for a response, the model has {most}", place(), prompt.tokens.len());
         }
     }
     let request = Request { model, prompts, images, config, seed, watch };
@@ -94,17 +93,17 @@ pub fn generate(
     }
 }
 
-/// Bytes of keys and values that all threads hold together, unless those of one prompt take more.
-const CACHES: usize = 4 << 30;
+/// Bytes of the KV caches of all threads, unless those of one prompt are larger.
+const MAX_CACHES: usize = 4 << 30;
 
-/// Bytes of keys and values that a core's share of the last cache holds. All of them are read in every step.
-const NEAR: usize = 4 << 20;
+/// A core's share of the last-level cache in bytes. The whole KV cache is read in every step.
+const LAST_LEVEL_CACHE: usize = 4 << 20;
 
-/// Sequences that are enough for a step, which also reads all weights. Where fewer would fit into [`NEAR`], it is better to
-/// read the weights less often.
-const ENOUGH: usize = 16;
+/// The fewest sequences for which the KV cache is kept within [`LAST_LEVEL_CACHE`]. With fewer sequences per step, it is
+/// faster to exceed it, because each step also reads all weights.
+const MIN_SEQUENCES: usize = 16;
 
-/// What all workers share.
+/// The arguments of [`generate`].
 pub(super) struct Request<'a> {
     pub(super) model: &'a Checkpoint,
     pub(super) prompts: &'a [TokenPrompt],
@@ -115,50 +114,50 @@ pub(super) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Sequences that differ: greedy responses to one prompt are all the same one.
+    /// The number of distinct responses to a prompt: greedy ones are all equal.
     pub(super) fn distinct(&self) -> usize {
         if self.config.temperature > 0.0 { self.config.samples } else { 1 }
     }
 
-    /// Sequences that a thread computes at once: as many as are asked for, if their keys and values have room.
-    fn at_once(&self, threads: usize) -> usize {
+    /// The largest number of sequences that a thread computes together, by the size of their KV caches.
+    fn sequences_per_thread(&self, threads: usize) -> usize {
         let Architecture { decoder, .. } = &self.model.architecture;
         let longest = self.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0);
         let bytes = |positions: usize| KvSegment::bytes(decoder.layers, heads(decoder), positions);
-        // The samples of a prompt share its part.
+        // The samples of a prompt share the cache of the prompt.
         let bytes = bytes(longest) / self.distinct() + bytes(self.config.max_tokens.min(decoder.max_positions));
-        let (fit, near) = (CACHES / threads / bytes.max(1), NEAR / bytes.max(1));
-        self.config.batch.min(if near >= ENOUGH { near } else { fit.max(1) })
+        let (fit, fast) = (MAX_CACHES / threads / bytes.max(1), LAST_LEVEL_CACHE / bytes.max(1));
+        self.config.batch.min(if fast >= MIN_SEQUENCES { fast } else { fit.max(1) })
     }
 
-    /// A response that has not begun.
+    /// An empty response.
     pub(super) fn begin(&self, prompt: usize, sample: usize) -> Response {
         let TokenPrompt { key, tokens, .. } = &self.prompts[prompt];
-        let seen = if self.config.penalizes() { tokens.iter().copied().collect() } else { BTreeSet::new() };
-        Response { sample, tokens: Vec::new(), seen, generator: self.seed.stream(&format!("{key}#{sample}")) }
+        let used = if self.config.penalizes() { tokens.iter().copied().collect() } else { BTreeSet::new() };
+        Response { sample, tokens: Vec::new(), used, generator: self.seed.stream(&format!("{key}#{sample}")) }
     }
 
-    /// Adds the next token of a response; the response itself if this ends it.
+    /// Samples the next token of a response. Returns the response if it ends.
     pub(super) fn extend(&self, prompt: usize, response: &mut Response, logits: &mut [f32]) -> Option<Generated> {
         let GenerateConfig { temperature, top_k, top_p, max_tokens, ref stop, repetition_penalty, .. } = *self.config;
-        penalize(logits, &response.seen, repetition_penalty);
+        penalize(logits, &response.used, repetition_penalty);
         if let Some(vision) = &self.model.architecture.vision {
             logits[vision.image_token as usize] = f32::NEG_INFINITY;
         }
-        let token = choose(Choice { temperature, top_k, top_p }, logits, &mut response.generator);
+        let token = sample(Sampling { temperature, top_k, top_p }, logits, &mut response.generator);
         let count = response.tokens.len() as u32 + 1;
         if stop.contains(&token) {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
         }
         response.tokens.push(token);
         if self.config.penalizes() {
-            response.seen.insert(token);
+            response.used.insert(token);
         }
         if (self.watch)(prompt, response.sample, &response.tokens) {
             return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
         }
-        let room = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
-        if response.tokens.len() >= max_tokens.min(room) {
+        let positions = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
+        if response.tokens.len() >= max_tokens.min(positions) {
             return Some(Generated {
                 tokens: std::mem::take(&mut response.tokens),
                 finish: FinishReason::Length,
@@ -168,7 +167,7 @@ impl Request<'_> {
         None
     }
 
-    /// All samples of a prompt, once the distinct ones are there.
+    /// All responses to a prompt, from the distinct ones.
     pub(super) fn complete(&self, mut responses: Vec<Generated>) -> Vec<Generated> {
         while responses.len() < self.config.samples {
             responses.push(responses[0].clone());
@@ -177,23 +176,23 @@ impl Request<'_> {
     }
 }
 
-/// A response in the making.
+/// An unfinished response.
 pub(super) struct Response {
     sample: usize,
     pub(super) tokens: Vec<u32>,
-    /// The tokens of the prompt and the response, where they have a say.
-    seen: BTreeSet<u32>,
+    /// The tokens of the prompt and the response, if there is a repetition penalty.
+    used: BTreeSet<u32>,
     generator: ChaCha8Rng,
 }
 
-/// Prompts are handed to threads one by one; what a thread computes together has no say in the results.
+/// Distributes the prompts over threads, one at a time.
 fn on_threads(
     request: &Request,
     threads: usize,
     done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
 ) -> Result<()> {
     let weights = Weights::new(request.model)?;
-    let most = request.at_once(threads);
+    let most = request.sequences_per_thread(threads);
     let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
     let take = || {
         let index = next.fetch_add(1, Ordering::Relaxed);
@@ -206,7 +205,7 @@ fn on_threads(
             scope.spawn(move || {
                 let result = Worker::new(request, weights, most).work(take, &sender);
                 if let Err(error) = result {
-                    // The receiver may have gone with an error of its own, which then is the one to tell.
+                    // The receiver is closed after an error of `done`, which is reported instead.
                     sender.send(Err(error)).ok();
                 }
             });
@@ -225,15 +224,15 @@ fn on_threads(
 
 type Message = Result<(usize, Vec<Generated>)>;
 
-/// One thread's share: sequences of several prompts, each at its own length.
+/// A thread with its sequences, which may belong to several prompts and have different lengths.
 struct Worker<'a> {
     request: &'a Request<'a>,
-    /// Sequences that it computes at once.
+    /// Largest number of sequences.
     most: usize,
     decoder: Decoder<'a>,
     /// One per sequence of the decoder, in its order.
     active: Vec<Active>,
-    /// By prompt: its responses, filled as they end.
+    /// The finished responses of each open prompt.
     open: BTreeMap<usize, Vec<Option<Generated>>>,
 }
 
@@ -259,7 +258,7 @@ impl<'a> Worker<'a> {
         loop {
             while more && (self.active.is_empty() || self.active.len() + self.request.distinct() <= self.most) {
                 match take() {
-                    Some(prompt) => self.admit(prompt, sender)?,
+                    Some(prompt) => self.start(prompt, sender)?,
                     None => more = false,
                 }
             }
@@ -273,8 +272,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Encodes a prompt once, for all its samples, and draws their first tokens.
-    fn admit(&mut self, prompt: usize, sender: &mpsc::Sender<Message>) -> Result<()> {
+    /// Prefills a prompt once for all its samples, and samples their first tokens.
+    fn start(&mut self, prompt: usize, sender: &mpsc::Sender<Message>) -> Result<()> {
         let Request { prompts, images, config, .. } = self.request;
         let place = || format!("prompt {prompt} (`{}`)", prompts[prompt].key);
         let first = self.active.len();
@@ -282,8 +281,8 @@ impl<'a> Worker<'a> {
         let pixels = image.as_ref().map(|key| images.pixel_values(key)).transpose().with_context(place)?;
         let image = image.as_deref().zip(pixels.as_ref());
         let samples = self.request.distinct();
-        let one = self.decoder.start(tokens, image, samples, config.max_tokens).with_context(place)?;
-        let mut logits = one.repeat(samples);
+        let first_logits = self.decoder.start(tokens, image, samples, config.max_tokens).with_context(place)?;
+        let mut logits = first_logits.repeat(samples);
         for sample in 0..samples {
             self.active.push(Active { prompt, sample, response: self.request.begin(prompt, sample) });
         }
@@ -292,7 +291,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Draws a token for every sequence from `first` on; those that end leave.
+    /// Samples a token for every sequence from `first` on, and removes those that end.
     fn advance(&mut self, logits: &mut [f32], first: usize, sender: &mpsc::Sender<Message>) {
         let mut ended = Vec::new();
         let rows = logits.chunks_exact_mut(self.request.model.architecture.vocab);
@@ -305,14 +304,14 @@ impl<'a> Worker<'a> {
             responses[active.sample] = Some(generated);
             if responses.iter().all(Option::is_some) {
                 let responses = self.open.remove(&active.prompt).unwrap_or_default().into_iter().flatten().collect();
-                // The receiver is gone only after an error that has been told.
+                // The receiver is closed only after an error that is reported.
                 sender.send(Ok((active.prompt, self.request.complete(responses)))).ok();
             }
         }
-        // From the back, so that those before keep their places.
+        // From the back, so that the earlier indices stay valid.
         for index in ended.into_iter().rev() {
             self.active.remove(index);
-            self.decoder.leave(index);
+            self.decoder.remove(index);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Log-probabilities of given responses, token by token.
+//! Log-probabilities of the tokens of given responses.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,10 +10,10 @@ use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_data::tokens::TokenRow;
 
-/// Rows per batch, or fewer, where there is no memory for them. Changes no result.
+/// Rows per batch, or fewer if they do not fit into memory. It does not change the results.
 const BATCH: usize = 32;
 
-/// `log p(token)` of the loss tokens of each row, in nats; their sum is the log-probability of the response.
+/// `log p(token)` in nats of the loss tokens of each row. Their sum is the log-probability of the response.
 pub fn log_probs(
     model: &Checkpoint,
     rows: &[TokenRow],

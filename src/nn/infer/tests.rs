@@ -1,4 +1,4 @@
-//! What inference promises: the cache computes what training does, and a response depends on its own prompt only.
+//! All paths compute the same, and a response depends only on its own prompt.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use ablate_core::base::progress::NoProgress;
 use ablate_data::records::FinishReason;
 use ablate_data::tokens::{TokenPrompt, TokenRow};
 
-/// A model whose logits are far from even, so that greedy and sampled responses say something.
+/// A model with very uneven logits, so that greedy and sampled responses differ.
 fn model(tied_head: bool) -> Checkpoint {
     shaped(tied_head, 32, 4, 2)
 }
@@ -98,7 +98,7 @@ fn run(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig, thr
 }
 
 #[test]
-fn the_cache_computes_what_a_whole_forward_pass_does() {
+fn the_kv_cache_matches_a_whole_forward_pass() {
     for tied in [false, true] {
         let model = model(tied);
         let weights = Weights::new(&model).unwrap();
@@ -108,7 +108,7 @@ fn the_cache_computes_what_a_whole_forward_pass_does() {
         let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], image: Some("6") };
         let batch = Batch::new(&model.architecture, &[sequence], false, &Ramps).unwrap();
         let whole = session.logits(&batch).unwrap();
-        // The prompt up to position 7 at once, then token by token.
+        // Prefill up to position 7, then token by token.
         let mut decoder = Decoder::new(&model.architecture, &weights);
         let mut stepped = decoder.start(&tokens[..8], Some(("6", &pixels)), 1, 12).unwrap().to_vec();
         for &token in &tokens[8..] {
@@ -122,20 +122,20 @@ fn the_cache_computes_what_a_whole_forward_pass_does() {
 }
 
 #[test]
-fn all_paths_say_the_same() {
+fn all_paths_give_the_same_responses() {
     let prompts = prompts();
     for temperature in [0.0, 0.8] {
-        agree(&model(false), &prompts, &config(temperature));
+        assert_paths_agree(&model(false), &prompts, &config(temperature));
     }
-    // A penalty keeps a greedy answer from what was said; the prompt counts.
+    // A repetition penalty changes greedy responses. It includes the prompt.
     let penalized = GenerateConfig { repetition_penalty: 5.0, ..config(0.0) };
-    agree(&model(false), &prompts, &penalized);
+    assert_paths_agree(&model(false), &prompts, &penalized);
     assert_ne!(run(&model(false), &prompts, &penalized, 1), run(&model(false), &prompts, &config(0.0), 1));
 }
 
 #[test]
-fn wide_heads_long_prompts_and_many_samples_say_the_same_on_all_paths() {
-    // Heads of 40 take three panels, the last one half; prompts of 34 tokens three, with two positions in the last.
+fn all_paths_agree_on_wide_heads_and_long_prompts() {
+    // Heads of 40 need three panels, the last one half full. Prompts of 34 tokens need three, with two positions in the last.
     let long = |i: u32| TokenPrompt {
         key: format!("long {i}"),
         tokens: (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect(),
@@ -143,36 +143,36 @@ fn wide_heads_long_prompts_and_many_samples_say_the_same_on_all_paths() {
     };
     let prompts: Vec<TokenPrompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
     let config = GenerateConfig { samples: 8, stop: vec![4], ..config(1.0) };
-    agree(&shaped(false, 80, 2, 1), &prompts, &config);
+    assert_paths_agree(&shaped(false, 80, 2, 1), &prompts, &config);
 }
 
-/// Holds the CPU's path and the GPU's, in groups of several sizes, to whole forward passes.
-fn agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig) {
-    let fast = run(model, prompts, config, 1);
+/// Compares the CPU path and the GPU path, in groups of several sizes, with whole forward passes.
+fn assert_paths_agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig) {
+    let cpu = run(model, prompts, config, 1);
     let request = Request { model, prompts, images: &Ramps, config, seed: Seed(8), watch: &unwatched };
-    let mut slow = Vec::new();
+    let mut expected = Vec::new();
     let mut done = |index: usize, responses| {
-        assert_eq!(index, slow.len());
-        slow.push(responses);
+        assert_eq!(index, expected.len());
+        expected.push(responses);
         Ok(())
     };
     reference::generate(&request, &resources(1), &mut done).unwrap();
-    assert_eq!(fast, slow);
-    // In one group, in groups of a prompt each, and in some of two.
+    assert_eq!(cpu, expected);
+    // In one group, in groups of one prompt, and in groups of two.
     for batch in [64, config.samples, 2 * config.samples] {
         let config = GenerateConfig { batch, ..config.clone() };
-        let mut grouped = Vec::new();
+        let mut gpu = Vec::new();
         let mut done = |index: usize, responses| {
-            assert_eq!(index, grouped.len());
-            grouped.push(responses);
+            assert_eq!(index, gpu.len());
+            gpu.push(responses);
             Ok(())
         };
         gpu::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
-        assert_eq!(fast, grouped, "batch {batch}");
+        assert_eq!(cpu, gpu, "batch {batch}");
     }
 }
 
-/// A device with memory for so many texts, which it misses when it reads them, or, as dfdx does, by a panic after a step.
+/// A device with memory for `most` prompts. It fails in the prefill, or, like dfdx, by a panic after a step.
 struct Small {
     decoder: Box<dyn BatchDecoder>,
     most: usize,
@@ -204,7 +204,7 @@ impl BatchDecoder for Small {
 }
 
 #[test]
-fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_error() {
+fn out_of_memory_halves_the_group() {
     let (model, prompts) = (model(false), prompts());
     let config = config(1.0);
     let request =
@@ -213,7 +213,7 @@ fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_err
         let decoder = batch_decoder(&model, &resources(1)).unwrap();
         let mut decoder = Small { decoder, most, late, taken: 0, sizes: Vec::new() };
         let mut found = Vec::new();
-        let result = gpu::on(&mut decoder, &request, &NoProgress, &mut |_, responses| {
+        let result = gpu::generate_with(&mut decoder, &request, &NoProgress, &mut |_, responses| {
             found.push(responses);
             Ok(())
         });
@@ -232,7 +232,7 @@ fn a_group_that_has_no_room_goes_in_halves_and_one_prompt_without_room_is_an_err
 }
 
 #[test]
-fn a_response_depends_on_no_neighbour_and_no_thread() {
+fn responses_do_not_depend_on_batch_or_threads() {
     let (model, prompts) = (model(false), prompts());
     let config = config(1.0);
     let together = run(&model, &prompts, &config, 1);
@@ -244,13 +244,13 @@ fn a_response_depends_on_no_neighbour_and_no_thread() {
         let alone = run(&model, std::slice::from_ref(prompt), &config, 1);
         assert_eq!(alone[0], *responses, "{}", prompt.key);
     }
-    // More samples leave the first ones as they are.
+    // With more samples, the first ones do not change.
     let more = run(&model, &prompts, &GenerateConfig { samples: 5, ..config }, 2);
     assert!(more.iter().zip(&together).all(|(more, three)| more[..3] == three[..]));
 }
 
 #[test]
-fn responses_end_by_a_stop_token_or_at_the_limit() {
+fn responses_end_at_a_stop_token_or_the_limit() {
     let (model, prompts) = (model(false), prompts());
     let all: Vec<Generated> = run(&model, &prompts, &config(1.0), 1).concat();
     assert!(
@@ -263,12 +263,12 @@ fn responses_end_by_a_stop_token_or_at_the_limit() {
         assert!(stopped || tokens.len() == 12);
         assert!(!tokens.iter().any(|token| [1, 4, 9].contains(token)), "a stop or image token in {tokens:?}");
     }
-    // Samples differ; greedy ones are one.
+    // Samples differ; greedy responses are equal.
     let sampled = run(&model, &prompts[..1], &config(1.0), 1);
     assert!(sampled[0][0] != sampled[0][1]);
     let greedy = run(&model, &prompts[..1], &config(0.0), 1);
     assert!(greedy[0].len() == 3 && greedy[0].iter().all(|one| *one == greedy[0][0]));
-    // The model's positions are a limit too: 48 less the prompt's.
+    // The model's 48 positions, minus those of the prompt, are a limit too.
     let long = GenerateConfig { max_tokens: 100, stop: vec![], ..config(1.0) };
     for (prompt, responses) in prompts.iter().zip(run(&model, &prompts, &long, 1)) {
         assert_eq!(responses[0].tokens.len(), 48 - prompt.tokens.len());
@@ -277,7 +277,7 @@ fn responses_end_by_a_stop_token_or_at_the_limit() {
 }
 
 #[test]
-fn log_probabilities_are_those_of_the_choices_and_know_no_batch() {
+fn log_probs_match_the_decoder() {
     let (model, prompts) = (model(false), prompts());
     let rows: Vec<TokenRow> = prompts
         .iter()
@@ -308,9 +308,9 @@ fn log_probabilities_are_those_of_the_choices_and_know_no_batch() {
 }
 
 #[test]
-fn what_cannot_be_asked_is_an_error_that_names_the_prompt() {
+fn errors_name_the_prompt() {
     let model = model(false);
-    let told = |prompt: TokenPrompt, pixels: &dyn PixelSource, config: &GenerateConfig| {
+    let error = |prompt: TokenPrompt, pixels: &dyn PixelSource, config: &GenerateConfig| {
         let prompts = [prompts()[1].clone(), prompt];
         let result = generate(&model, &prompts, pixels, config, Seed(0), &unwatched, &resources(2), &mut |_, _| Ok(()));
         format!("{:#}", result.unwrap_err())
@@ -318,18 +318,18 @@ fn what_cannot_be_asked_is_an_error_that_names_the_prompt() {
     let prompt =
         |tokens: Vec<u32>, image: Option<&str>| TokenPrompt { key: "x".into(), tokens, image: image.map(Into::into) };
     let config = config(1.0);
-    let wrong = told(prompt(vec![2, 30, 3], None), &Ramps, &config);
+    let wrong = error(prompt(vec![2, 30, 3], None), &Ramps, &config);
     assert_eq!(wrong, "prompt 1 (`x`): token 30 lies outside the model's vocabulary of 30");
-    let full = told(prompt(vec![2; 48], None), &Ramps, &config);
-    assert_eq!(full, "prompt 1 (`x`): 48 tokens leave no room in 48 positions");
-    let missing = told(prompt(vec![2, 1, 1, 1, 1, 3], Some("not a number")), &Ramps, &config);
+    let full = error(prompt(vec![2; 48], None), &Ramps, &config);
+    assert_eq!(full, "prompt 1 (`x`): 48 tokens leave no position for a response, the model has 48");
+    let missing = error(prompt(vec![2, 1, 1, 1, 1, 3], Some("not a number")), &Ramps, &config);
     assert_eq!(missing, "prompt 1 (`x`): invalid digit found in string");
-    let none = told(prompt(vec![2, 3], None), &Ramps, &GenerateConfig { samples: 0, ..config });
+    let none = error(prompt(vec![2, 3], None), &Ramps, &GenerateConfig { samples: 0, ..config });
     assert_eq!(none, "nothing to generate: 0 samples of at most 12 tokens");
 }
 
 #[test]
-fn an_error_of_the_receiver_ends_the_work() {
+fn an_error_of_the_callback_stops_generation() {
     let (model, prompts) = (model(false), prompts());
     let mut calls = 0;
     let mut done = |_: usize, _: Vec<Generated>| -> Result<()> {
