@@ -103,31 +103,29 @@ pub(crate) trait Ops {
         rope: Option<&Arc<RopeTable>>,
     ) -> Result<Self::AttentionPlan>;
 
-    /// Rows of a table (r, d) by index -> (n, d).
-    fn embedding(&mut self, table: &Param<Table<Self>>, indices: &[usize]) -> Result<Self::Tensor>;
-
     /// Rows of a tensor by index -> (n, d).
     fn select_rows(&mut self, x: &Self::Tensor, indices: &[usize]) -> Result<Self::Tensor>;
 
-    /// For each position a row of a table (v, d), a row of the image features (f, d), or the newline (d) -> (n, d).
+    /// An embedding lookup: for each position a row of a table (v, d), a row of the image features (f, d), or the newline (d)
+    /// -> (n, d).
     fn merge_image_features(
         &mut self,
-        table: &Param<Table<Self>>,
+        table: &Param<TableOf<Self>>,
         features: Option<&Self::Tensor>,
-        newline: Option<&Param<Vect<Self>>>,
+        newline: Option<&Param<VectorOf<Self>>>,
         sources: &[EmbeddingSource],
     ) -> Result<Self::Tensor>;
 
     /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich 2019). A row that is wider than the weight is normalized
     /// piece by piece, each as wide as the weight.
-    fn rms_norm(&mut self, x: &Self::Tensor, weight: &Param<Vect<Self>>, eps: f32) -> Result<Self::Tensor>;
+    fn rms_norm(&mut self, x: &Self::Tensor, weight: &Param<VectorOf<Self>>, eps: f32) -> Result<Self::Tensor>;
 
     /// `(x - mean) / sqrt(variance + eps) * weight + bias` of every row (Ba et al. 2016).
     fn layer_norm(
         &mut self,
         x: &Self::Tensor,
-        weight: &Param<Vect<Self>>,
-        bias: &Param<Vect<Self>>,
+        weight: &Param<VectorOf<Self>>,
+        bias: &Param<VectorOf<Self>>,
         eps: f32,
     ) -> Result<Self::Tensor>;
 
@@ -135,8 +133,8 @@ pub(crate) trait Ops {
     fn linear(
         &mut self,
         x: &Self::Tensor,
-        weight: &Param<Matr<Self>>,
-        bias: Option<&Param<Vect<Self>>>,
+        weight: &Param<MatrixOf<Self>>,
+        bias: Option<&Param<VectorOf<Self>>>,
     ) -> Result<Self::Tensor>;
 
     fn add(&mut self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
@@ -165,9 +163,9 @@ pub(crate) trait Ops {
     fn activate(&mut self, x: &Self::Tensor, activation: Activation) -> Result<Self::Tensor>;
 }
 
-pub(crate) type Table<O> = <<O as Ops>::Weights as WeightStore>::Table;
-pub(crate) type Matr<O> = <<O as Ops>::Weights as WeightStore>::Matrix;
-pub(crate) type Vect<O> = <<O as Ops>::Weights as WeightStore>::Vector;
+pub(crate) type TableOf<O> = <<O as Ops>::Weights as WeightStore>::Table;
+pub(crate) type MatrixOf<O> = <<O as Ops>::Weights as WeightStore>::Matrix;
+pub(crate) type VectorOf<O> = <<O as Ops>::Weights as WeightStore>::Vector;
 
 /// Operations with a backward pass, on dfdx's tape.
 pub(crate) trait AutogradOps: Ops + Sized {
@@ -177,7 +175,12 @@ pub(crate) trait AutogradOps: Ops + Sized {
     fn new(weights: &Self::Weights, shard: Option<Shard>) -> Self;
 
     /// `log softmax(x weight^T)` at each row's target: (n, d), (v, d) -> (n,).
-    fn log_probs(&mut self, x: &Self::Tensor, weight: &Param<Matr<Self>>, targets: &[u32]) -> Result<Vector<Self::D>>;
+    fn log_probs(
+        &mut self,
+        x: &Self::Tensor,
+        weight: &Param<MatrixOf<Self>>,
+        targets: &[u32],
+    ) -> Result<Vector<Self::D>>;
 
     /// Adds the gradients of `sum(derivative * output)` to the shard: those of any loss with this derivative by `output`.
     /// `loaded` holds the parameters by index.

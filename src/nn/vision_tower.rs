@@ -116,8 +116,9 @@ impl<P: WeightStore> VisionTower<P> {
             let sources: Vec<EmbeddingSource> = (0..tiles * positions).map(source).collect();
             x = pass.ops.merge_image_features(class, Some(&x), None, &sources)?;
         }
-        let indices: Vec<usize> = (0..tiles * positions).map(|at| at % positions).collect();
-        let embedded = pass.ops.embedding(&self.position_embedding, &indices)?;
+        let position = |at: usize| EmbeddingSource::Token((at % positions) as u32);
+        let position_sources: Vec<EmbeddingSource> = (0..tiles * positions).map(position).collect();
+        let embedded = pass.ops.merge_image_features(&self.position_embedding, None, None, &position_sources)?;
         x = pass.ops.add(&x, &embedded)?;
         if let Some(norm) = &self.pre_norm {
             x = norm.forward(pass, &x)?;

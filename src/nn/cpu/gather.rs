@@ -12,29 +12,6 @@ use crate::kernels::elementwise as kernel;
 use crate::ops::Param;
 use crate::profile::timer;
 
-/// Rows of a table (r, d) by index -> (n, d).
-pub(super) fn embedding(ops: &mut CpuOps, table: &Param<Table>, indices: &[usize]) -> CpuTensor {
-    let Table { columns: d, .. } = table.value;
-    let _timer = timer("embedding", 0, 2 * indices.len() * d);
-    let mut y = Buffer::unset(indices.len() * d);
-    for (y, &i) in y.chunks_exact_mut(d).zip(indices) {
-        y.copy_from_slice(table.value.row(i));
-    }
-    let y = CpuTensor::new(y, d);
-    if let Some(table) = ops.weight_gradient(table) {
-        let (output, indices) = (y.gradient(), indices.to_vec());
-        ops.on_backward(move || {
-            let dy = output.take(indices.len() * d);
-            table.add_with(move |sum| {
-                for (&i, dy) in indices.iter().zip(dy.chunks_exact(d)) {
-                    kernel::accumulate(&mut sum[i * d..(i + 1) * d], dy);
-                }
-            });
-        });
-    }
-    y
-}
-
 /// Rows of a tensor by index -> (n, d).
 pub(super) fn select_rows(ops: &mut CpuOps, x: &CpuTensor, indices: &[usize]) -> CpuTensor {
     let d = x.width();

@@ -97,10 +97,6 @@ impl Ops for CpuOps {
         Ok(AttentionPlan::Rows { heads, rows: rows.into(), rope: rope.cloned() })
     }
 
-    fn embedding(&mut self, table: &Param<Table>, indices: &[usize]) -> Result<CpuTensor> {
-        Ok(gather::embedding(self, table, indices))
-    }
-
     fn select_rows(&mut self, x: &CpuTensor, indices: &[usize]) -> Result<CpuTensor> {
         Ok(gather::select_rows(self, x, indices))
     }

@@ -44,25 +44,18 @@ impl<D: Device<f32>> DfdxOps<D> {
         DfdxOps { kv_cache, ..DfdxOps::new(weights, None) }
     }
 
-    /// Attaches the tape to an input.
-    fn open(&mut self, x: &Matrix<D>) -> Taped<D> {
+    /// Computes on `x` with the tape, if gradients are enabled.
+    fn apply<S: Shape>(
+        &mut self,
+        x: &Matrix<D>,
+        compute: impl FnOnce(Taped<D>) -> Fallible<Tensor<S, f32, D, Tape<D>>, D>,
+    ) -> Result<Tensor<S, f32, D>> {
         let tape = if self.grad_enabled { std::mem::take(&mut self.tape) } else { Tape::default() };
-        x.clone().put_tape(tape)
-    }
-
-    /// Takes the tape back from a result.
-    fn close<S: Shape>(&mut self, y: Fallible<Tensor<S, f32, D, Tape<D>>, D>) -> Result<Tensor<S, f32, D>> {
-        let (y, tape) = y.map_err(device_error)?.split_tape();
+        let (y, tape) = compute(x.clone().put_tape(tape)).map_err(device_error)?.split_tape();
         if self.grad_enabled {
             self.tape = tape;
         }
         Ok(y)
-    }
-
-    fn try_gather(&self, table: Taped<D>, indices: Vec<usize>) -> Fallible<Taped<D>, D> {
-        let shape = (indices.len(),);
-        let indices: Tensor<(usize,), usize, D> = self.device.try_tensor_from_vec(indices, shape)?;
-        table.try_gather::<(usize, usize), (usize,)>(indices)
     }
 }
 
@@ -94,14 +87,9 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         RowsPlan::new(&self.device, heads, rows, rope).map(AttentionPlan::Rows)
     }
 
-    fn embedding(&mut self, table: &Param<Matrix<D>>, indices: &[usize]) -> Result<Matrix<D>> {
-        self.select_rows(&table.value, indices)
-    }
-
     fn select_rows(&mut self, x: &Matrix<D>, indices: &[usize]) -> Result<Matrix<D>> {
-        let x = self.open(x);
-        let y = self.try_gather(x, indices.to_vec());
-        self.close(y)
+        let device = self.device.clone();
+        self.apply(x, |x| gather(&device, x, indices.to_vec()))
     }
 
     fn merge_image_features(
@@ -113,21 +101,19 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
     ) -> Result<Matrix<D>> {
         // Every source is gathered for all positions, multiplied by its mask and added.
         let shape = (sources.len(), table.value.shape().1);
-        let table = self.open(&table.value);
-        let merge = || -> Fallible<Taped<D>, D> {
-            let mask = |of: &dyn Fn(&EmbeddingSource) -> bool| -> Fallible<Taped<D>, D> {
-                let mask = sources.iter().map(|source| f32::from(u8::from(of(source)))).collect();
-                let mask: Vector<D> = self.device.try_tensor_from_vec(mask, (sources.len(),))?;
-                mask.put_tape(Tape::default()).try_broadcast_like::<_, Axis<1>>(&shape)
-            };
-            let tokens =
-                sources.iter().map(|source| if let EmbeddingSource::Token(id) = source { *id as usize } else { 0 });
-            let mut x = self.try_gather(table, tokens.collect())?; // (n, d)
+        let device = self.device.clone();
+        let mask = |of: &dyn Fn(&EmbeddingSource) -> bool| -> Fallible<Taped<D>, D> {
+            let mask = sources.iter().map(|source| f32::from(u8::from(of(source)))).collect();
+            let mask: Vector<D> = device.try_tensor_from_vec(mask, (sources.len(),))?;
+            mask.put_tape(Tape::default()).try_broadcast_like::<_, Axis<1>>(&shape)
+        };
+        let token = |source: &EmbeddingSource| if let EmbeddingSource::Token(id) = source { *id as usize } else { 0 };
+        let feature = |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = source { *row } else { 0 };
+        self.apply(&table.value, |table| {
+            let mut x = gather(&device, table, sources.iter().map(token).collect())?; // (n, d)
             if let Some(features) = features {
                 x = x.try_mul(mask(&|source| matches!(source, EmbeddingSource::Token(_)))?)?;
-                let rows =
-                    sources.iter().map(|source| if let EmbeddingSource::Feature(row) = source { *row } else { 0 });
-                let image = self.try_gather(features.retaped(), rows.collect())?;
+                let image = gather(&device, features.retaped(), sources.iter().map(feature).collect())?;
                 x = x.try_add(image.try_mul(mask(&|source| matches!(source, EmbeddingSource::Feature(_)))?)?)?;
             }
             if let Some(newline) = newline {
@@ -135,25 +121,20 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
                 x = x.try_add(newline.try_mul(mask(&|source| matches!(source, EmbeddingSource::Newline))?)?)?;
             }
             Ok(x)
-        };
-        let y = merge();
-        self.close(y)
+        })
     }
 
     fn rms_norm(&mut self, x: &Matrix<D>, weight: &Param<Vector<D>>, eps: f32) -> Result<Matrix<D>> {
         let (outer, d) = (*x.shape(), weight.value.shape().0);
         let shape = (outer.num_elements() / d, d);
-        let x = self.open(x);
-        let norm = || -> Fallible<Taped<D>, D> {
+        self.apply(x, |x| {
             let x = x.try_reshape_like(&shape)?;
             let square = x.retaped::<Tape<D>>().try_square()?.try_mean::<(usize,), Axis<1>>()?; // (n,)
             let inverse = square.try_add(eps)?.try_sqrt()?.try_recip()?;
             let y = x.try_mul(inverse.try_broadcast_like::<_, Axis<1>>(&shape)?)?;
             let weight = weight.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?;
             y.try_mul(weight)?.try_reshape_like(&outer)
-        };
-        let y = norm();
-        self.close(y)
+        })
     }
 
     fn layer_norm(
@@ -164,8 +145,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         eps: f32,
     ) -> Result<Matrix<D>> {
         let shape = *x.shape();
-        let x = self.open(x);
-        let norm = || -> Fallible<Taped<D>, D> {
+        self.apply(x, |x| {
             let mean = x.retaped::<Tape<D>>().try_mean::<(usize,), Axis<1>>()?;
             let x = x.try_sub(mean.try_broadcast_like::<_, Axis<1>>(&shape)?)?;
             let square = x.retaped::<Tape<D>>().try_square()?.try_mean::<(usize,), Axis<1>>()?; // (n,)
@@ -173,9 +153,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
             let y = x.try_mul(inverse.try_broadcast_like::<_, Axis<1>>(&shape)?)?;
             let y = y.try_mul(weight.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?)?;
             y.try_add(bias.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?)
-        };
-        let y = norm();
-        self.close(y)
+        })
     }
 
     fn linear(
@@ -186,33 +164,28 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
     ) -> Result<Matrix<D>> {
         let shape = (x.shape().0, weight.value.shape().0);
         check_size("the outputs of a layer", &[shape.0, shape.1])?;
-        let x = self.open(x);
-        let product = || -> Fallible<Taped<D>, D> {
+        self.apply(x, |x| {
             let y = x.try_matmul(weight.value.retaped::<Tape<D>>().try_permute::<_, Axes2<1, 0>>()?)?;
             match bias {
                 Some(bias) => y.try_add(bias.value.retaped::<Tape<D>>().try_broadcast_like::<_, Axis<0>>(&shape)?),
                 None => Ok(y),
             }
-        };
-        let y = product();
-        self.close(y)
+        })
     }
 
     fn add(&mut self, a: &Matrix<D>, b: &Matrix<D>) -> Result<Matrix<D>> {
-        let y = self.open(a).try_add(b.retaped::<Tape<D>>());
-        self.close(y)
+        self.apply(a, |a| a.try_add(b.retaped::<Tape<D>>()))
     }
 
     fn scale(&mut self, x: &Matrix<D>, factor: Factor) -> Result<Matrix<D>> {
         let (rows, columns) = *x.shape();
-        let y = match factor {
-            Factor::Constant(factor) => self.open(x).try_mul(factor),
+        match factor {
+            Factor::Constant(factor) => self.apply(x, |x| x.try_mul(factor)),
             Factor::PerElement(factors) => {
                 let factors = matrix(&self.device, factors, rows, columns)?;
-                self.open(x).try_mul(factors)
+                self.apply(x, |x| x.try_mul(factors))
             }
-        };
-        self.close(y)
+        }
     }
 
     fn concat_columns(&mut self, parts: &[Matrix<D>]) -> Result<Matrix<D>> {
@@ -225,8 +198,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
             let mut selector = vec![0.0; d * width];
             (0..d).for_each(|i| selector[i * width + start + i] = 1.0);
             let selector = matrix(&self.device, selector, d, width)?;
-            let placed = self.open(part).try_matmul(selector);
-            let placed = self.close(placed)?;
+            let placed = self.apply(part, |part| part.try_matmul(selector))?;
             whole = Some(match whole {
                 None => placed,
                 Some(whole) => self.add(&whole, &placed)?,
@@ -250,9 +222,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
                     let (keys, values) = plan.keys_and_values(&k, &v).map_err(device_error)?;
                     cache.push_layer(keys, values).map_err(device_error)?;
                 }
-                let q = self.open(&q);
-                let y = plan.attend(q, k.retaped(), v.retaped());
-                self.close(y)
+                self.apply(&q, |q| plan.attend(q, k.retaped(), v.retaped()))
             }
             (AttentionPlan::Step(plan), Some(cache)) => {
                 cache.decode_attention(layer, q, k, v, plan).map_err(device_error)
@@ -262,24 +232,22 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
     }
 
     fn swiglu(&mut self, gate: &Matrix<D>, up: &Matrix<D>) -> Result<Matrix<D>> {
-        let gate = self.open(gate);
-        let gated = || gate.retaped::<Tape<D>>().try_sigmoid().and_then(|sigmoid| gate.try_mul(sigmoid));
-        let y = gated().and_then(|gate| gate.try_mul(up.retaped::<Tape<D>>()));
-        self.close(y)
+        self.apply(gate, |gate| {
+            let sigmoid = gate.retaped::<Tape<D>>().try_sigmoid()?;
+            gate.try_mul(sigmoid)?.try_mul(up.retaped::<Tape<D>>())
+        })
     }
 
     fn activate(&mut self, x: &Matrix<D>, activation: Activation) -> Result<Matrix<D>> {
-        let x = self.open(x);
-        let y = match activation {
+        self.apply(x, |x| match activation {
             Activation::Gelu => gelu(x),
             Activation::GeluTanh => gelu_tanh(x),
             Activation::QuickGelu => {
-                let sigmoid = || x.retaped::<Tape<D>>().try_mul(1.702)?.try_sigmoid();
-                sigmoid().and_then(|sigmoid| x.try_mul(sigmoid))
+                let sigmoid = x.retaped::<Tape<D>>().try_mul(1.702)?.try_sigmoid()?;
+                x.try_mul(sigmoid)
             }
             Activation::Swiglu => panic!("BUG: a gated activation has two inputs"),
-        };
-        self.close(y)
+        })
     }
 }
 
@@ -296,9 +264,7 @@ impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
         let targets: Tensor<(usize,), usize, D> =
             self.device.try_tensor_from_vec(targets, shape).map_err(device_error)?;
         let logits = self.linear(x, weight, None)?; // (n, v)
-        let log = self.open(&logits).try_log_softmax::<Axis<1>>();
-        let y = log.and_then(|log| log.try_select::<(usize,), (usize,)>(targets));
-        self.close(y)
+        self.apply(&logits, |logits| logits.try_log_softmax::<Axis<1>>()?.try_select::<(usize,), (usize,)>(targets))
     }
 
     fn backward(
@@ -324,6 +290,13 @@ impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
     fn to_vec(x: &Matrix<D>) -> Vec<f32> {
         x.as_vec()
     }
+}
+
+/// Rows of a table by index.
+fn gather<D: Device<f32>>(device: &D, table: Taped<D>, indices: Vec<usize>) -> Fallible<Taped<D>, D> {
+    let shape = (indices.len(),);
+    let indices: Tensor<(usize,), usize, D> = device.try_tensor_from_vec(indices, shape)?;
+    table.try_gather::<(usize, usize), (usize,)>(indices)
 }
 
 /// The gradient of a tensor; zeros if no operation used it.
