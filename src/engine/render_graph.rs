@@ -137,9 +137,9 @@ mod tests {
             digraph ablate {
               rankdir=LR;
               node [shape=box];
-              "read" [label="read\ntoy"];
+              "read" [label="read\ntext"];
               "train" [label="train\nmodel\n2 x seed"];
-              "eval" [label="eval\ntoy\n2 x seed"];
+              "eval" [label="eval\ntext\n2 x seed"];
               "read" -> "eval" [label="from.1"];
               "read" -> "train" [label="from.0"];
               "train" -> "eval" [label="from.0"];
@@ -148,11 +148,11 @@ mod tests {
         .assert_eq(&graph.render(&expansion, GraphFormat::Dot, false));
         expect![[r#"
             flowchart LR
-              n0["read<br/>toy"]
+              n0["read<br/>text"]
               n1["train@seed=0<br/>model"]
               n2["train@seed=1<br/>model"]
-              n3["eval@seed=0<br/>toy"]
-              n4["eval@seed=1<br/>toy"]
+              n3["eval@seed=0<br/>text"]
+              n4["eval@seed=1<br/>text"]
               n0 -->|"from.1"| n3
               n0 -->|"from.1"| n4
               n0 -->|"from.0"| n1

@@ -116,7 +116,7 @@ mod tests {
     use std::sync::Arc;
 
     const TEXT: &str =
-        "[stage.train]\nkind = \"toy\"\npath = \"data.txt\"\nword = \"b\"\n\n[stage.eval]\nfrom = [\"train\"]\n";
+        "[stage.train]\nkind = \"text\"\npath = \"data.txt\"\nword = \"b\"\n\n[stage.eval]\nfrom = [\"train\"]\n";
 
     /// The stages of `TEXT`, with the spans of their keys.
     fn stages(project: &TestProject, sources: &mut Sources, path: &str, word: &str) -> Expansion {
