@@ -85,7 +85,11 @@ pub fn runs(store: &Store) -> Result<Vec<String>> {
     files::list_names(&store.runs_path())
 }
 
-/// Finds a run by `latest`, by `latest~1` for the one before it, or by a part of its name.
+/// The shortest accepted start of a run's id. A shorter one could be a number that the user took for a position.
+const MIN_ID_LENGTH: usize = 4;
+
+/// Finds a run by `latest`, by `latest~1` for the one before it, by the start of its name, or by the start of the id at
+/// the end of its name.
 pub fn find(store: &Store, name: &str) -> Result<String> {
     let runs = runs(store)?;
     if runs.is_empty() {
@@ -102,14 +106,16 @@ pub fn find(store: &Store, name: &str) -> Result<String> {
             None => bail!("there are {} runs: `{name}` is older than the oldest", runs.len()),
         };
     }
-    let found: Vec<&String> = runs.iter().filter(|run| run.contains(name)).collect();
+    let has_id =
+        |run: &str| name.len() >= MIN_ID_LENGTH && run.rsplit_once('-').is_some_and(|(_, id)| id.starts_with(name));
+    let found: Vec<&String> = runs.iter().filter(|run| run.starts_with(name) || has_id(run)).collect();
     match found.as_slice() {
         [one] => Ok((*one).clone()),
         [] => match nearest(name, runs.iter().map(String::as_str)) {
             Some(near) => bail!("there is no run `{name}`\nhelp: a run of a similar name exists: `{near}`"),
             None => bail!("there is no run `{name}`\nhelp: the latest run is `{}`", runs[runs.len() - 1]),
         },
-        many => bail!("`{name}` is part of the names of {} runs: say more of it", many.len()),
+        many => bail!("{} runs match `{name}`: give more characters of the name", many.len()),
     }
 }
 
@@ -217,4 +223,37 @@ fn diff_instance(
         outputs.extend(all.into_iter().filter(|name| content(old, name) != content(new, name)).cloned());
     }
     Some(InstanceDiff { instance: name.to_string(), outcomes, reasons, outputs })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::expect;
+
+    #[test]
+    fn a_run_is_found_by_the_start_of_name_or_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("cache")).unwrap();
+        let runs = ["20260101T120000.001Z-abcd12", "20260102T120000.002Z-abcd34", "20260102T130000.003Z-120000"];
+        for run in runs {
+            files::create_dir(&store.runs_path().join(run)).unwrap();
+        }
+        let find = |name: &str| find(&store, name).map_err(|error| error.to_string());
+        assert_eq!(find("20260101").as_deref(), Ok(runs[0]));
+        assert_eq!(find("abcd3").as_deref(), Ok(runs[1]));
+        assert_eq!(find("1200").as_deref(), Ok(runs[2]));
+        assert_eq!(find("latest~2").as_deref(), Ok(runs[0]));
+        let errors = ["1", "abc", "abcd", "20260102", "0000", "latest~3"].map(|name| find(name).unwrap_err());
+        expect![[r#"
+            there is no run `1`
+            help: the latest run is `20260102T130000.003Z-120000`
+            there is no run `abc`
+            help: the latest run is `20260102T130000.003Z-120000`
+            2 runs match `abcd`: give more characters of the name
+            2 runs match `20260102`: give more characters of the name
+            there is no run `0000`
+            help: the latest run is `20260102T130000.003Z-120000`
+            there are 3 runs: `latest~3` is older than the oldest"#]]
+        .assert_eq(&errors.join("\n"));
+    }
 }

@@ -90,7 +90,7 @@ fn a_run_is_watched_from_elsewhere_and_told_apart_from_a_dead_one() {
     assert_eq!((&status["state"], &status["outcomes"]["ran"]), (&"ended".into(), &3.into()));
     let error = space.ablate(&["status", "latest~7"]);
     assert_eq!(error.code, Some(2));
-    assert!(error.stderr.contains("there are 2 runs: `latest~7` is before the first"), "{}", error.stderr);
+    assert!(error.stderr.contains("there are 2 runs: `latest~7` is older than the oldest"), "{}", error.stderr);
 }
 
 #[test]
