@@ -15,7 +15,7 @@ use super::why::notes;
 use ablate_core::base::Hash;
 use ablate_core::stage::ArtifactKind;
 use ablate_engine::{self, Plan, PlanState};
-use ablate_experiment::{DedupStats, InstanceId};
+use ablate_experiment::{DedupStats, Instance, InstanceId};
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
@@ -159,7 +159,7 @@ fn plan_one(
     }
     let mut text = String::new();
     // One line per stage and reason, so that 40 seeds with the same change take one line.
-    let mut groups: BTreeMap<(usize, String), Vec<&str>> = BTreeMap::new();
+    let mut groups: BTreeMap<(usize, String), Vec<&Instance>> = BTreeMap::new();
     let mut order: BTreeMap<&str, usize> = BTreeMap::new();
     for id in &selected {
         let instance = session.expansion.get(*id);
@@ -178,12 +178,12 @@ fn plan_one(
                 format!("may run: waits for {}", stages.join(", "))
             }
         };
-        groups.entry((place, state)).or_default().push(&instance.name);
+        groups.entry((place, state)).or_default().push(instance);
     }
-    for ((_, state), names) in &groups {
-        let name = match names.as_slice() {
-            [one] => (*one).to_string(),
-            [first, ..] => format!("{} ({} instances)", first.split('@').next().unwrap_or(first), names.len()),
+    for ((_, state), instances) in &groups {
+        let name = match instances.as_slice() {
+            [one] => one.name.clone(),
+            [first, ..] => format!("{} ({} instances)", first.stage, instances.len()),
             [] => continue,
         };
         text.push_str(&format!("{name}: {state}\n"));

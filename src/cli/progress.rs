@@ -20,8 +20,8 @@ pub(super) struct ProgressDisplay {
     shell: Shell,
     bars: MultiProgress,
     state: RefCell<State>,
-    /// Names of skipped instances by reason, collected until they are printed.
-    skipped: RefCell<BTreeMap<String, Vec<String>>>,
+    /// Skipped instances by reason, each with its stage, collected until they are printed.
+    skipped: RefCell<BTreeMap<String, Vec<SkippedInstance>>>,
 }
 
 #[derive(Default)]
@@ -63,8 +63,8 @@ impl ProgressDisplay {
     /// Prints one line per reason for the skipped instances.
     fn print_skipped(&self) {
         let skipped = std::mem::take(&mut *self.skipped.borrow_mut());
-        for (because, names) in skipped {
-            self.write_line("33", "skip ", &format!(" {:8}  {}: {because}", "", group_by_stage(&names)));
+        for (because, instances) in skipped {
+            self.write_line("33", "skip ", &format!(" {:8}  {}: {because}", "", group_by_stage(&instances)));
         }
     }
 
@@ -201,7 +201,11 @@ impl Observer for ProgressDisplay {
             Outcome::Fresh => {}
             Outcome::Failed(_) => self.labeled_line("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
             Outcome::Skipped { because } => {
-                self.skipped.borrow_mut().entry(because.clone()).or_default().push(instance.name.clone());
+                self.skipped
+                    .borrow_mut()
+                    .entry(because.clone())
+                    .or_default()
+                    .push((instance.stage.clone(), instance.name.clone()));
             }
             Outcome::Interrupted => {
                 self.labeled_line("33", "stop ", &format!(" {time}  {}", instance.name));
@@ -219,11 +223,13 @@ impl Observer for ProgressDisplay {
     }
 }
 
+/// The stage and the name of an instance.
+type SkippedInstance = (String, String);
+
 /// Renders instances by stage: `sft@mix=1`, or `eval (40 instances), sft (2 instances)`.
-fn group_by_stage(names: &[String]) -> String {
+fn group_by_stage(instances: &[SkippedInstance]) -> String {
     let mut stages: Vec<(&str, Vec<&str>)> = Vec::new();
-    for name in names {
-        let stage = name.split('@').next().unwrap_or(name);
+    for (stage, name) in instances {
         match stages.iter_mut().find(|(known, _)| *known == stage) {
             Some((_, of)) => of.push(name),
             None => stages.push((stage, vec![name])),
@@ -261,8 +267,11 @@ mod tests {
 
     #[test]
     fn skipped_instances_are_grouped_by_stage() {
-        let names = ["sft@mix=1", "eval@mix=1,prompt=cot", "eval@mix=1,prompt=direct", "report"].map(str::to_string);
-        assert_eq!(group_by_stage(&names), "sft@mix=1, eval (2 instances), report");
+        let names = ["sft@mix=1", "eval@mix=1,prompt=cot", "eval@mix=1,prompt=direct", "report"];
+        let instances = ["sft", "eval", "eval", "report"].into_iter().zip(names);
+        let instances: Vec<SkippedInstance> =
+            instances.map(|(stage, name)| (stage.to_string(), name.to_string())).collect();
+        assert_eq!(group_by_stage(&instances), "sft@mix=1, eval (2 instances), report");
     }
 
     #[test]
