@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::CpuOps;
 use super::kv_cache::{StepInputs, decode_attention};
+use super::state::CpuOps;
 use super::tensor::CpuTensor;
 use crate::buffer::Buffer;
 use crate::kernels::attention::{Forward, Heads, attention, attention_backward};

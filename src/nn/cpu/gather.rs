@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::CpuOps;
+use super::state::CpuOps;
 use super::tensor::{CpuTensor, Gradient};
 use super::weights::Table;
 use crate::batch::EmbeddingSource;

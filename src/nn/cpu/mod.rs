@@ -30,44 +30,15 @@ pub(crate) mod attention;
 mod deferred;
 mod gather;
 pub(crate) mod kv_cache;
+mod state;
 pub(crate) mod tensor;
 pub(crate) mod weights;
 
 use attention::AttentionPlan;
-use deferred::{DeferredAdditions, WeightGradient};
-use kv_cache::{KvCache, KvSegment, Scratch};
+use deferred::WeightGradient;
+pub(crate) use state::CpuOps;
 use tensor::CpuTensor;
 use weights::{CpuWeights, Table};
-
-/// The operations, the tape of a training pass, and the KV caches of generation.
-#[derive(Default)]
-pub(crate) struct CpuOps {
-    tape: OwnedTape<f32, Cpu>,
-    /// Receives the gradients of weights; those of other tensors stay with the tensors.
-    shard: Option<Shard>,
-    deferred: DeferredAdditions,
-    grad_enabled: bool,
-    /// One per sequence: token `i` of a decoding step continues sequence `i`.
-    pub(crate) caches: Vec<KvCache>,
-    /// Receives the keys and values of a prompt.
-    pub(crate) prefill: Option<KvSegment>,
-    scratch: Scratch,
-}
-
-impl CpuOps {
-    /// The gradient of a parameter, if it is trainable and gradients are enabled.
-    fn weight_gradient<W>(&self, parameter: &Param<W>) -> Option<WeightGradient> {
-        let shard = self.shard.clone().filter(|_| self.grad_enabled && parameter.trainable)?;
-        Some(WeightGradient { shard, index: parameter.index, deferred: self.deferred.clone() })
-    }
-
-    fn on_backward(&mut self, backward: impl FnOnce() + 'static) {
-        self.tape.add_backward_op(move |_| {
-            backward();
-            Ok(())
-        });
-    }
-}
 
 impl Ops for CpuOps {
     type Weights = CpuWeights;

@@ -30,7 +30,7 @@ impl Weights {
 }
 
 /// The sequences that a thread continues together.
-pub(super) struct Decoder<'a> {
+pub(super) struct CpuDecoder<'a> {
     architecture: &'a Architecture,
     model: &'a Model<CpuWeights>,
     ops: CpuOps,
@@ -38,9 +38,9 @@ pub(super) struct Decoder<'a> {
     free: Vec<KvSegment>,
 }
 
-impl<'a> Decoder<'a> {
-    pub(super) fn new(architecture: &'a Architecture, weights: &'a Weights) -> Decoder<'a> {
-        Decoder { architecture, model: &weights.0, ops: CpuOps::default(), free: Vec::new() }
+impl<'a> CpuDecoder<'a> {
+    pub(super) fn new(architecture: &'a Architecture, weights: &'a Weights) -> CpuDecoder<'a> {
+        CpuDecoder { architecture, model: &weights.0, ops: CpuOps::default(), free: Vec::new() }
     }
 
     /// Reads a prompt with its image, and adds `samples` sequences that continue it by up to `max_tokens` tokens. The

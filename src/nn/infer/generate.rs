@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use anyhow::{Context, Result, bail};
 use rand_chacha::ChaCha8Rng;
 
-use super::cpu::{Decoder, Weights};
+use super::cpu::{CpuDecoder, Weights};
 use super::gpu;
 use super::sample::{Sampling, penalize, sample};
 use crate::cpu::kv_cache::KvSegment;
@@ -229,7 +229,7 @@ struct Worker<'a> {
     request: &'a Request<'a>,
     /// Largest number of sequences.
     most: usize,
-    decoder: Decoder<'a>,
+    decoder: CpuDecoder<'a>,
     /// One per sequence of the decoder, in its order.
     active: Vec<Active>,
     /// The finished responses of each open prompt.
@@ -247,7 +247,7 @@ impl<'a> Worker<'a> {
         Worker {
             request,
             most,
-            decoder: Decoder::new(&request.model.architecture, weights),
+            decoder: CpuDecoder::new(&request.model.architecture, weights),
             active: Vec::new(),
             open: BTreeMap::new(),
         }

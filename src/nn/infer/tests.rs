@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 
-use super::cpu::{Decoder, Weights};
+use super::cpu::{CpuDecoder, Weights};
 use super::generate::Request;
 use super::{GenerateConfig, Generated, generate, gpu, log_probs, reference};
 use crate::device_error::device_error;
@@ -109,7 +109,7 @@ fn the_kv_cache_matches_a_whole_forward_pass() {
         let batch = Batch::new(&model.architecture, &[sequence], false, &Ramps).unwrap();
         let whole = session.logits(&batch).unwrap();
         // Prefill up to position 7, then token by token.
-        let mut decoder = Decoder::new(&model.architecture, &weights);
+        let mut decoder = CpuDecoder::new(&model.architecture, &weights);
         let mut stepped = decoder.start(&tokens[..8], Some(("6", &pixels)), 1, 12).unwrap().to_vec();
         for &token in &tokens[8..] {
             stepped.extend_from_slice(&decoder.step(&[token]).unwrap());
@@ -292,7 +292,7 @@ fn log_probs_match_the_decoder() {
     for (row, values) in rows.iter().zip(&together) {
         let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &resources(1)).unwrap();
         assert_eq!(alone, std::slice::from_ref(values));
-        let mut decoder = Decoder::new(&model.architecture, &weights);
+        let mut decoder = CpuDecoder::new(&model.architecture, &weights);
         let pixels = row.image.as_ref().map(|key| Ramps.pixel_values(key).unwrap());
         let image = row.image.as_deref().zip(pixels.as_ref());
         let prompt = row.tokens.len() - 3;
