@@ -28,7 +28,6 @@ pub mod select;
 pub mod supervisor;
 pub mod why;
 
-mod attempt_cost;
 mod capped_log;
 mod journal;
 mod links;
@@ -44,6 +43,7 @@ mod scheduler;
 mod shared_slots;
 mod supervisor_pool;
 mod task;
+mod work_done;
 mod workers;
 
 #[cfg(test)]

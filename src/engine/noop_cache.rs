@@ -37,7 +37,7 @@ impl Header {
 pub(super) struct CachedInstance {
     /// Content hashes of its inputs.
     inputs: Vec<Hash>,
-    committed: SlimRecord,
+    record: SlimRecord,
     stamps: OutputStamps,
 }
 
@@ -52,10 +52,10 @@ pub(super) struct OutputStamps {
 
 impl OutputStamps {
     /// `None` if an output is missing by now.
-    fn read(store: &Store, instance: &Instance, committed: &SlimRecord, links: Option<&OutputLinks>) -> Option<Self> {
+    fn read(store: &Store, instance: &Instance, record: &SlimRecord, links: Option<&OutputLinks>) -> Option<Self> {
         let stamp =
             |artifact: &Artifact| if artifact.tree { Some(None) } else { store.object_stamp(artifact).map(Some) };
-        let objects = committed.outputs.values().map(stamp).collect::<Option<_>>()?;
+        let objects = record.outputs.values().map(stamp).collect::<Option<_>>()?;
         Some(OutputStamps { objects, links: links.and_then(|links| links.stamp(instance)) })
     }
 }
@@ -63,7 +63,7 @@ impl OutputStamps {
 /// A fresh instance, to be written to the cache.
 pub(super) struct FreshInstance<'a> {
     pub(super) inputs: &'a [Hash],
-    pub(super) committed: &'a SlimRecord,
+    pub(super) record: &'a SlimRecord,
     /// Known if the plan took the instance from the cache.
     pub(super) stamps: Option<&'a OutputStamps>,
 }
@@ -91,9 +91,9 @@ impl NoopCache {
         let encode = || {
             let mut bytes = postcard::to_stdvec(&Header::current(store, expansion)?).ok()?;
             for (instance, fresh) in expansion.instances.iter().zip(fresh) {
-                let cached = fresh.and_then(|FreshInstance { inputs, committed, stamps }| {
-                    let stamps = stamps.cloned().or_else(|| OutputStamps::read(store, instance, committed, links))?;
-                    Some(CachedInstance { inputs: inputs.to_vec(), committed: committed.clone(), stamps })
+                let cached = fresh.and_then(|FreshInstance { inputs, record, stamps }| {
+                    let stamps = stamps.cloned().or_else(|| OutputStamps::read(store, instance, record, links))?;
+                    Some(CachedInstance { inputs: inputs.to_vec(), record: record.clone(), stamps })
                 });
                 bytes = postcard::to_extend(&cached, bytes).ok()?;
             }
@@ -122,8 +122,8 @@ impl CachedInstance {
         inputs: &[Hash],
         links: Option<&OutputLinks>,
     ) -> Option<(SlimRecord, OutputStamps)> {
-        let CachedInstance { committed, stamps, .. } = Some(self).filter(|cached| cached.inputs == inputs)?;
-        let outputs = &committed.outputs;
+        let CachedInstance { record, stamps, .. } = Some(self).filter(|cached| cached.inputs == inputs)?;
+        let outputs = &record.outputs;
         if stamps.objects.len() != outputs.values().count()
             || !instance.outputs.iter().all(|output| outputs.get(&output.name).is_some())
         {
@@ -134,6 +134,6 @@ impl CachedInstance {
             None => store.is_present(artifact),
         });
         let linked = || links.is_none_or(|links| stamps.links.is_some() && links.stamp(instance) == stamps.links);
-        (objects && linked()).then_some((committed, stamps))
+        (objects && linked()).then_some((record, stamps))
     }
 }

@@ -8,7 +8,7 @@ use super::report::{Outcome, RunReport};
 use ablate_core::base::StageEvent;
 use ablate_experiment::{Instance, InstanceId};
 
-/// Every callback is called on the thread that called [`run`](super::run()).
+/// Every callback is called on the thread that called [`run`](crate::run()).
 pub trait Observer {
     /// The plan at the start of the run, and the selected instances.
     fn planned(&self, _plan: &Plan, _selected: &BTreeSet<InstanceId>) {}

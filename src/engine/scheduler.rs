@@ -115,8 +115,8 @@ impl<'a> Scheduler<'a> {
     /// The instances that are fresh now, for the no-op cache; `None` for the others.
     pub(super) fn fresh(&self) -> impl Iterator<Item = Option<FreshInstance<'_>>> {
         self.identities.iter().zip(&self.records).zip(&self.stamps).map(|((identity, record), stamps)| {
-            let (inputs, committed) = (identity.as_ref()?.inputs.as_slice(), record.as_ref()?);
-            Some(FreshInstance { inputs, committed, stamps: stamps.as_ref() })
+            let (inputs, record) = (identity.as_ref()?.inputs.as_slice(), record.as_ref()?);
+            Some(FreshInstance { inputs, record, stamps: stamps.as_ref() })
         })
     }
 

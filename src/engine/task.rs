@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::attempt_cost::AttemptCost;
 use super::capped_log::LOG_END;
 use super::environment;
 use super::executor::{ExecutionContext, ExecutionResult, Executor, Work};
@@ -19,6 +18,7 @@ use super::output_permissions::normalize_permissions;
 use super::outputs;
 use super::plan::missing_outputs;
 use super::sandbox::{self, ProgramContext, SandboxInput};
+use super::work_done::WorkDoneWriter;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files, modes};
 use ablate_core::stage::{Artifact, ArtifactKind, InputPath};
 use ablate_experiment::{Instance, InstanceId, Upstream};
@@ -99,12 +99,12 @@ impl Task<'_> {
         let begun_at = jiff::Timestamp::now();
         let work = self.prepare()?;
         let path = self.work().join("job.json");
-        let cost = AttemptCost::new(self.store, self.identity.fingerprint, self.instance);
+        let work_done = WorkDoneWriter::new(self.store, self.identity.fingerprint, self.instance);
         let on_event = |event: StageEvent| {
             match &event {
                 StageEvent::Note { text } => self.write_log(text),
                 StageEvent::Warning { text } => self.write_log(&format!("warning: {text}")),
-                StageEvent::Progress { done, total, unit, .. } => cost.progress(*done, *total, unit),
+                StageEvent::Progress { done, total, unit, .. } => work_done.progress(*done, *total, unit),
                 StageEvent::Done { .. } | StageEvent::Failed(_) => {}
             }
             events(event);
@@ -113,7 +113,7 @@ impl Task<'_> {
         let context = ExecutionContext { job: &path, log: &self.log, stop: self.stop, events: &on_event, time };
         let result = self.executor.execute(&work, &context);
         if matches!((&result, &work), (ExecutionResult::Failed(_) | ExecutionResult::Interrupted, Work::BuiltIn(_))) {
-            cost.write();
+            work_done.write();
         }
         let summary = match result {
             ExecutionResult::Done(summary) => summary,

@@ -31,7 +31,7 @@ mod schema;
 mod signals;
 mod starting;
 mod studies;
+mod supervisors;
 mod talking;
 mod together;
-mod wardens;
 mod wrong;

@@ -181,7 +181,7 @@ fn a_missing_input_file_fails_the_stage_early() {
 }
 
 #[test]
-fn an_interrupted_stage_resumes_from_its_scratch_folder() {
+fn an_interrupted_stage_resumes() {
     let project = TestProject::with_data();
     project.set_fault("train", "resume");
     let stages = project.stages(&[("train", json!({ "path": "data.txt" }))]);

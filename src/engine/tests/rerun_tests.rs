@@ -9,7 +9,7 @@ use ablate_core::base::files;
 use ablate_store::GcRules;
 
 #[test]
-fn the_first_run_runs_everything_and_the_second_nothing() {
+fn the_second_run_runs_nothing() {
     let project = TestProject::with_data();
     let stages = project.chain("a");
     expect![[r#"

@@ -30,7 +30,7 @@ enum Fault {
     Edit(Vec<Edit>),
     /// Different bytes with the old modification time, as after a disk error.
     Corrupt(Vec<Edit>),
-    /// A folder repaths a file, or a file a folder.
+    /// A folder replaces a file, or a file a folder.
     OtherType,
     /// A new file in the same folder.
     AddSibling(Vec<u8>),

@@ -1,4 +1,4 @@
-//! Programs that will not end, that leave others behind, and that never stop talking.
+//! Programs that ignore signals, that leave descendants behind, and that write endless output.
 
 use std::fs;
 
@@ -6,14 +6,14 @@ use expect_test::expect;
 
 use crate::space::{Space, kill, lives, until};
 
-/// The lines that begin as an error does, and those that say why.
+/// The lines with an error or a cause.
 fn errors(stderr: &str) -> String {
     let lines = stderr.lines().filter(|line| line.starts_with("error") || line.starts_with("  because"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
-fn a_program_that_ignores_its_end_is_ended_after_the_grace() {
+fn a_program_that_ignores_sigterm_is_killed() {
     let space = Space::new();
     let pid = space.path("pid").display().to_string();
     space.study(&format!(
@@ -34,7 +34,7 @@ limits  = {{ time = 0.2 }}
     assert!(!lives(&space.until_written("pid")));
 }
 
-/// A stage that leaves a daemon behind, out of its group and its session, with its own output at hand.
+/// A stage that leaves a daemon behind, in another process group and session, which later writes to an output.
 fn daemonic(space: &Space, then: &str) {
     let [pid, daemon, go] = ["pid", "daemon", "go"].map(|name| space.path(name).display().to_string());
     let line = format!(
@@ -48,7 +48,7 @@ fn daemonic(space: &Space, then: &str) {
 }
 
 #[test]
-fn what_a_program_leaves_behind_dies_with_it() {
+fn descendants_are_killed_with_their_program() {
     let space = Space::new();
     daemonic(&space, "true");
     space.ok(&["run", "study.toml"]);
@@ -58,14 +58,14 @@ fn what_a_program_leaves_behind_dies_with_it() {
 }
 
 #[test]
-fn what_a_killed_engine_leaves_behind_dies_and_a_run_at_once_is_right() {
+fn a_run_after_a_killed_engine_is_correct() {
     let space = Space::new();
     daemonic(&space, "until [ -e $GO ]; do sleep 0.01; done");
     let mut run = space.start(&["run", "study.toml"]);
     let first = [space.until_written("pid"), space.until_written("daemon")];
     kill(run.id());
     run.wait().unwrap();
-    // Else the next stage would take the daemon of this one for its own, and end while its own begins to write.
+    // Otherwise the next stage would take the file of this daemon for that of its own, and end too early.
     fs::remove_file(space.path("daemon")).unwrap();
     space.write("go", "");
     space.ok(&["run", "study.toml"]);
@@ -76,22 +76,22 @@ fn what_a_killed_engine_leaves_behind_dies_and_a_run_at_once_is_right() {
 }
 
 #[test]
-fn gibibytes_of_words_are_kept_within_bounds_and_their_end_is_told() {
+fn a_log_of_gibibytes_is_capped_and_keeps_its_end() {
     let space = Space::new();
-    let size = std::env::var("ABLATE_TEST_WORDS").unwrap_or_else(|_| "1G".to_string());
+    let size = std::env::var("ABLATE_TEST_LOG_SIZE").unwrap_or_else(|_| "1G".to_string());
     space.study(&format!(
         r#"name = "study"
-[stage.talk]
+[stage.print]
 kind    = "command"
-run     = 'yes some words of no use to anybody | head -c {size}; echo; echo the end; echo x > out.txt'
+run     = 'yes some output | head -c {size}; echo; echo the end; echo x > out.txt'
 outputs = ["out.txt"]
 "#
     ));
     space.ok(&["run", "study.toml"]);
-    let told = space.ok(&["logs", "study.toml", "talk"]).stdout;
-    assert!(told.ends_with("\nthe end\n"), "{}", &told[told.len().saturating_sub(200)..]);
+    let log = space.ok(&["logs", "study.toml", "print"]).stdout;
+    assert!(log.ends_with("\nthe end\n"), "{}", &log[log.len().saturating_sub(200)..]);
     let run = fs::read_dir(space.path("cache/runs")).unwrap().next().unwrap().unwrap().path();
     let kept: u64 = fs::read_dir(run.join("logs")).unwrap().map(|log| log.unwrap().metadata().unwrap().len()).sum();
     assert!((8 << 20..17 << 20).contains(&kept), "{kept} bytes of log are kept");
-    assert!(told.len() as u64 <= kept + 1);
+    assert!(log.len() as u64 <= kept + 1);
 }
