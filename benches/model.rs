@@ -1,7 +1,8 @@
-//! Training and rollouts on request, for `model.py` and `cuda.py` to time beside their peers: a line of JSON in, a line of JSON out.
+//! A server of training and generation, which `model.py` and `cuda.py` compare with other libraries. A request and a response are
+//! a line of JSON each.
 //!
-//! Everything goes through the library's public calls, as a stage makes them. Knows no peer, no size by name, and no
-//! clock but that of a call's beginning and end: processor time and memory are read from outside, as for the peers.
+//! It uses the same public functions as a stage. It measures only the wall time of a call; the scripts measure processor time
+//! and memory from outside, as for the other libraries.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -21,13 +22,13 @@ use clap::Parser;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-/// Answers requests on stdin until it ends. `just bench-model` is the way to start it.
+/// Answers requests on stdin until its end. `just bench-model` starts it.
 #[derive(Parser)]
 struct Arguments {
     /// A checkpoint in Hugging Face's layout.
     #[arg(long)]
     model: PathBuf,
-    /// What is trained on and asked: rows, prompts and images in one JSON file.
+    /// The workload: rows, prompts and images in one JSON file.
     #[arg(long)]
     work: PathBuf,
     #[arg(long, default_value_t = 1)]
@@ -37,21 +38,21 @@ struct Arguments {
     device: String,
 }
 
-/// The file that both sides read.
+/// The workload, which all libraries read.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Work {
-    /// One batch; every step trains on it again.
+    /// One batch, on which every step trains.
     rows: Vec<Row>,
     learning_rate: f64,
-    prompts: Vec<Question>,
+    prompts: Vec<PromptEntry>,
     /// Responses per prompt.
     samples: usize,
     /// Tokens of each response.
     new_tokens: usize,
     /// Side of the images in pixels.
     image_size: u32,
-    /// By key: a plane per channel, as the model's processor would hand it over.
+    /// Pixel values by key, channel by channel, as from the image processor.
     images: BTreeMap<String, Vec<f32>>,
 }
 
@@ -59,14 +60,14 @@ struct Work {
 #[serde(deny_unknown_fields)]
 struct Row {
     tokens: Vec<u32>,
-    /// The tokens from here on are targets.
+    /// The index of the first target; all later tokens are targets too.
     first_target: usize,
     image: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Question {
+struct PromptEntry {
     tokens: Vec<u32>,
     image: Option<String>,
 }
@@ -74,24 +75,24 @@ struct Question {
 #[derive(Deserialize)]
 #[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
 enum Request {
-    /// Trains from the checkpoint, every time anew: a step that is not timed, since it touches all memory for the first
-    /// time, then so many that are.
+    /// Trains from the checkpoint: one step that is not timed, because it touches all memory for the first time, and then
+    /// `steps` timed ones.
     Train {
         steps: usize,
-        /// Whether to tell what each operation cost.
+        /// Whether to return the cost of each operation.
         #[serde(default)]
         operations: bool,
     },
-    /// Samples responses to every prompt; `greedy`: one to each, the likeliest tokens, which are told.
+    /// Samples responses to every prompt; `greedy`: one greedy response to each, which is returned.
     Generate { greedy: bool },
     /// The log-probability of every target of the batch.
     Score,
-    /// What the processor can do: multiply-adds on registers alone.
+    /// The peak of the processor: multiply-adds on registers only.
     Peak { threads: usize },
 }
 
 struct Server {
-    /// Its folder: what is read is given to a training, so that nobody holds the weights that it began with.
+    /// The folder. Each request reads it again, so that a training owns its initial weights.
     model: PathBuf,
     work: Work,
     images: Images,
@@ -169,7 +170,7 @@ impl Server {
         let wall = timed.seconds()?;
         let losses: Vec<f64> = trained.curve.iter().map(|point| point.loss).collect();
         if losses.len() != 1 + steps {
-            bail!("{steps} steps have a curve of {} points: the losses of single steps are not told", losses.len());
+            bail!("{steps} steps have a curve of {} points: the losses of single steps are unknown", losses.len());
         }
         // All steps are on the same batch.
         let tokens = trained.tokens / trained.steps * steps as u64;
@@ -188,12 +189,12 @@ impl Server {
     }
 
     fn generate(&self, greedy: bool) -> Result<Value> {
-        let question = |(index, Question { tokens, image }): (usize, &Question)| TokenPrompt {
+        let prompt = |(index, PromptEntry { tokens, image }): (usize, &PromptEntry)| TokenPrompt {
             key: index.to_string(),
             tokens: tokens.clone(),
             image: image.clone(),
         };
-        let prompts: Vec<TokenPrompt> = self.work.prompts.iter().enumerate().map(question).collect();
+        let prompts: Vec<TokenPrompt> = self.work.prompts.iter().enumerate().map(prompt).collect();
         let config = GenerateConfig {
             temperature: if greedy { 0.0 } else { 1.0 },
             top_k: 0,
@@ -207,7 +208,7 @@ impl Server {
         let mut responses: Vec<Vec<Generated>> = vec![Vec::new(); prompts.len()];
         let model = read(&self.model)?;
         let mut wall = 0.0;
-        // The first time is not told: it fills the caches that somebody else's turn has emptied.
+        // The first call is not timed: it fills the caches after the run of another library.
         for _ in 0..2 {
             let start = Instant::now();
             generate(
@@ -226,24 +227,24 @@ impl Server {
             wall = start.elapsed().as_secs_f64();
         }
         let tokens: u32 = responses.iter().flatten().map(|response| response.count).sum();
-        let told: Vec<&[u32]> =
+        let greedy_tokens: Vec<&[u32]> =
             responses.iter().flatten().filter(|_| greedy).map(|response| response.tokens.as_slice()).collect();
-        Ok(json!({ "wall": wall, "tokens": tokens, "responses": told }))
+        Ok(json!({ "wall": wall, "tokens": tokens, "responses": greedy_tokens }))
     }
 }
 
-/// Takes the time from the end of a training's first step to that of its last.
+/// Measures the time from the end of the first step to the end of the last one.
 struct TimedSteps {
-    /// Whether what operations cost is counted meanwhile.
+    /// Whether the cost of operations is counted.
     operations: bool,
-    /// When the first step ended, and the last one so far.
+    /// The end of the first step, and of the last one so far.
     times: Mutex<Option<(Instant, Instant)>>,
 }
 
 impl TimedSteps {
     fn seconds(&self) -> Result<f64> {
         let times = *self.times.lock().unwrap_or_else(PoisonError::into_inner);
-        let (first, last) = times.context("the training told of no step")?;
+        let (first, last) = times.context("the training reported no step")?;
         Ok((last - first).as_secs_f64())
     }
 }
@@ -260,11 +261,11 @@ impl Progress for TimedSteps {
     }
 }
 
-/// As many sequences at once as the stages take unless they are told otherwise.
+/// The default batch sizes of the stages.
 const BATCH: usize = 64;
 const GPU_BATCH: usize = 512;
 
-/// Pixels by key.
+/// Pixel values by key.
 struct Images(BTreeMap<String, PixelValues>);
 
 impl Images {
@@ -284,8 +285,8 @@ impl PixelSource for Images {
     }
 }
 
-/// The processor's own limit, for others to be compared with.
-#[expect(unsafe_code, reason = "wider instructions are called behind a check that they are there")]
+/// The peak of the processor.
+#[expect(unsafe_code, reason = "the instructions are checked before they are called")]
 mod peak {
     use std::hint::black_box;
     use std::sync::Barrier;
@@ -294,29 +295,29 @@ mod peak {
 
     use anyhow::{Result, anyhow, bail};
 
-    /// Short ones, about 10 ms: one of them falls between two interruptions.
+    /// Rounds take about 10 ms, so that some are not interrupted.
     const ROUNDS: usize = 40;
-    const TURNS: usize = 4_000_000;
-    /// Sums that do not wait for each other: two units times five cycles need ten, and sixteen registers hold them.
+    const ITERATIONS: usize = 4_000_000;
+    /// Independent sums: two units with a latency of five cycles need ten, and they fit into sixteen registers.
     #[cfg(target_arch = "x86_64")]
     const SUMS: usize = 12;
 
-    /// Multiplications and additions per second of all threads together, the best of some rounds.
+    /// Floating-point operations per second of all threads, the best of all rounds.
     #[cfg(target_arch = "x86_64")]
     pub(super) fn measure(threads: usize) -> Result<f64> {
         if !(std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")) {
-            bail!("the peak is measured with AVX2 and FMA, which this processor lacks");
+            bail!("the peak is measured with AVX2 and FMA, which this processor does not have");
         }
         let mut best: f64 = 0.0;
         for _ in 0..ROUNDS {
-            let together = Barrier::new(threads);
-            // A round lasts from the first beginning to the last end: no thread may wait for its turn unseen.
+            let barrier = Barrier::new(threads);
+            // A round lasts from the first start to the last end, so that a waiting thread counts.
             let round = || {
-                together.wait();
+                barrier.wait();
                 let began = Instant::now();
-                // The compiler must not see that equal sums stay equal, nor that nobody reads them.
+                // The compiler must not know that the sums are equal and unused.
                 let start = black_box([1.0; SUMS]);
-                // SAFETY: AVX2 and FMA have just been seen to be there.
+                // SAFETY: AVX2 and FMA have been checked.
                 black_box(unsafe { multiply_add(start, black_box(1e-6)) });
                 (began, Instant::now())
             };
@@ -327,8 +328,8 @@ mod peak {
             })?;
             let began = times.iter().map(|(began, _)| *began).min();
             let ended = times.iter().map(|(_, ended)| *ended).max();
-            let Some((began, ended)) = began.zip(ended) else { bail!("no threads have no peak") };
-            best = best.max((threads * TURNS * SUMS * 8 * 2) as f64 / (ended - began).as_secs_f64());
+            let Some((began, ended)) = began.zip(ended) else { bail!("the peak needs at least one thread") };
+            best = best.max((threads * ITERATIONS * SUMS * 8 * 2) as f64 / (ended - began).as_secs_f64());
         }
         Ok(best)
     }
@@ -344,7 +345,7 @@ mod peak {
         use std::arch::x86_64::{_mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_set1_ps};
         let factor = _mm256_set1_ps(factor);
         let mut sums = start.map(|value| _mm256_set1_ps(value));
-        for _ in 0..TURNS {
+        for _ in 0..ITERATIONS {
             for sum in &mut sums {
                 *sum = _mm256_fmadd_ps(*sum, factor, factor);
             }

@@ -156,7 +156,7 @@ mod cuda {
     }
 
     pub(super) fn missing() -> Result<()> {
-        bail!("this program was built for the CPU only; docs/cuda.md says how to build it for GPUs")
+        bail!("this program was built for the CPU only; docs/cuda.md describes the build for GPUs")
     }
 
     pub(super) fn check(_: usize) -> Result<()> {

@@ -172,7 +172,7 @@ mod drivers {
         let old_driver = driver_of(&space, &[("STATUS", 0), ("COUNT", 1), ("VERSION", 11_010), ("MAJOR", 9)]);
         let outcome = ask(&space, &old_driver, &["doctor"]);
         assert_eq!(outcome.code, Some(2), "{outcome:?}");
-        assert!(outcome.stderr.contains("goes up to CUDA 11.1, and 11.2 is needed"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("supports CUDA up to 11.1, but 11.2 is needed"), "{}", outcome.stderr);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Compares ablate with transformers, TRL and PEFT on random checkpoints of every supported family: `just parity`.
-# Needs python3 and PyPI the first time. Everything it makes lies below target/.
+# Needs python3, and PyPI the first time. All its output is in target/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# An environment with the packages that is there already may be named by ABLATE_PARITY_VENV.
+# ABLATE_PARITY_VENV may name an existing environment with the packages.
 venv=${ABLATE_PARITY_VENV:-target/parity-venv}
 made=$PWD/target/parity
 if [ -z "${ABLATE_PARITY_VENV:-}" ] && ! cmp --silent tests/golden/requirements.txt "$venv/requirements.txt"; then

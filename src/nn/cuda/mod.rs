@@ -115,13 +115,15 @@ fn driver() -> Result<(&'static str, String)> {
     // SAFETY: the function takes a place for one integer, and needs no initialization.
     let status = unsafe { cuDriverGetVersion(&raw mut version) };
     if status != CUresult::CUDA_SUCCESS {
-        bail!("`{name}` does not tell its version: {}", symbols::describe(status));
+        bail!("`{name}` does not report its version: {}", symbols::describe(status));
     }
-    let told = format!("{}.{}", version / 1000, version % 1000 / 10);
+    let cuda_version = format!("{}.{}", version / 1000, version % 1000 / 10);
     if version < MIN_VERSION {
-        bail!("the NVIDIA driver (`{name}`) goes up to CUDA {told}, and 11.2 is needed: install a newer one");
+        bail!(
+            "the NVIDIA driver (`{name}`) supports CUDA up to {cuda_version}, but 11.2 is needed: install a newer one"
+        );
     }
-    Ok((name, told))
+    Ok((name, cuda_version))
 }
 
 /// Starts the driver: the number of its devices.

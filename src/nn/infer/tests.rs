@@ -9,8 +9,8 @@ use super::generate::Request;
 use super::{GenerateConfig, Generated, generate, gpu, log_probs, reference};
 use crate::device_error::device_error;
 use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
-use crate::pixel_values::fixture::Ramps;
 use crate::session::Session;
+use crate::tests::support::Ramps;
 use crate::trainable_model::TrainableModel;
 use crate::{
     Batch, Checkpoint, DecoderConfig, Device, ModelConfig, PixelSource, ProjectorConfig, Resources, Sequence,

@@ -1,3 +1,4 @@
-//! Tests that serve several files of the crate.
+//! Tests of several modules, and their shared fixtures.
 
 mod parity;
+pub(crate) mod support;

@@ -190,7 +190,7 @@ impl Objective for Preference<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pixel_values::fixture::Ramps;
+    use crate::tests::support::Ramps;
     use crate::{Architecture, ModelConfig};
     use ablate_data::tokens::TokenRow;
 

@@ -35,7 +35,7 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// How many examples are computed at once.
+    /// The size of the micro-batches.
     pub(super) fn auto_batch(&self) -> AutoBatch {
         match self.micro_batch {
             None => exactly(usize::MAX),

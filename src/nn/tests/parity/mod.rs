@@ -247,6 +247,7 @@ impl TableRow {
 
     fn tally(&mut self, what: &str, found: Result<Tally>) {
         match found {
+            Ok(Tally { right: 0, wrong }) if wrong.is_empty() => self.cells.push("-".to_string()),
             Ok(Tally { right, wrong }) => {
                 let mark = if wrong.is_empty() { "" } else { "!" };
                 self.cells.push(format!("{right}/{}{mark}", right + wrong.len()));

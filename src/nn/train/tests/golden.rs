@@ -113,9 +113,9 @@ impl Golden {
         let trainable_model = TrainableModel::new(self.policy.clone(), None, |_| true);
         let model = Model::new(&O::Weights::default(), &trainable_model).unwrap();
         let sum = Arc::new(GradientAccumulator::new(&trainable_model));
-        let told =
+        let stats =
             model.forward_backward::<O, _>(&Shard::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
-        (sum.take(), told.loss)
+        (sum.take(), stats.loss)
     }
 
     fn check<O: AutogradOps<Weights: Default>>(&self, name: &str, objective: &impl Objective, examples: usize) {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::support::{Notes, assert_same, interrupted, model, pairs, rows};
-use crate::pixel_values::fixture::Ramps;
+use crate::tests::support::Ramps;
 use crate::train::{
     DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning, dpo, sft,
 };

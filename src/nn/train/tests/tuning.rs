@@ -6,8 +6,8 @@ use anyhow::Result;
 
 use super::parity::case;
 use super::support::{Failing, assert_same, interrupted, model, pairs, rows};
-use crate::pixel_values::fixture::Ramps;
 use crate::session::Session;
+use crate::tests::support::Ramps;
 use crate::train::{
     DpoConfig, Freeze, LearningRates, MicroBatch, OptimizerConfig, PreferenceLoss, Schedule, SftConfig, TrainState,
     Trained, Tuning, dpo, sft,
