@@ -174,7 +174,7 @@ fn a_path_that_does_not_exist() {
         5 | path   = "data/trian.jsonl"
           |          ^^^^^^^^^^^^^^^^^^
           |
-          = help: paths start at the folder of the experiment: looked for `data/trian.jsonl`
+          = help: paths are relative to the folder of the experiment: `data/trian.jsonl`
     "#]]
     .assert_eq(&check(&edited("data/train.jsonl", "data/trian.jsonl")));
 }
