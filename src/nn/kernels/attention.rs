@@ -62,16 +62,16 @@ pub(crate) fn attention(
     lse: &mut [f32],
 ) {
     let outs = split(out, rows, heads.query());
-    let sums = split(lse, rows, heads.heads);
-    let work: Vec<_> = rows.iter().zip(outs.into_iter().zip(sums)).collect();
-    for_each_row(work, |(row, (out, sums))| {
+    let lse = split(lse, rows, heads.heads);
+    let work: Vec<_> = rows.iter().zip(outs.into_iter().zip(lse)).collect();
+    for_each_row(work, |(row, (out, lse))| {
         forward_row(
             heads,
             row_of(q, row, heads.query()),
             row_of(k, row, heads.key()),
             row_of(v, row, heads.key()),
             out,
-            sums,
+            lse,
         );
     });
 }
@@ -110,7 +110,7 @@ pub(crate) fn attention_backward(
     });
 }
 
-fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], sums: &mut [f32]) {
+fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], lse: &mut [f32]) {
     let Heads { width: w, causal, .. } = heads;
     let (query, key) = (heads.query(), heads.key());
     let t = q.len() / query;
@@ -129,9 +129,9 @@ fn forward_row(heads: Heads, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32], s
                     for (i, row) in scores.chunks_exact_mut(stride).take(m).enumerate() {
                         let visible = if causal { first + i + 1 } else { t };
                         let (shift, sum) = softmax(row, visible, heads.factor());
-                        sums[head * t + first + i] = shift + ln(sum);
+                        lse[head * t + first + i] = shift + ln(sum);
                     }
-                    let p = Lhs::RowMajor { data: scores, stride: stride };
+                    let p = Lhs::RowMajor { data: scores, stride };
                     values.multiply(m, w, n, p, &mut out[first * query + at..], query, Accumulate::No);
                 }
             }
@@ -181,13 +181,13 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                         softmax_backward(p, dp, visible, heads.factor(), lse[at], deltas[at]);
                     }
                     let dq = &mut dq[first * query + at..];
-                    keys_back.multiply(m, w, n, Lhs::RowMajor { data: dp, stride: stride }, dq, query, Accumulate::No);
+                    keys_back.multiply(m, w, n, Lhs::RowMajor { data: dp, stride }, dq, query, Accumulate::No);
                     queries.pack(MatrixView::strided(dout, query, 1), m, w);
                     queries.multiply(
                         n,
                         w,
                         m,
-                        Lhs::ColMajor { data: p, stride: stride },
+                        Lhs::ColMajor { data: p, stride },
                         &mut dv[kv_at..],
                         key,
                         Accumulate::Yes,
@@ -197,7 +197,7 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                         n,
                         w,
                         m,
-                        Lhs::ColMajor { data: dp, stride: stride },
+                        Lhs::ColMajor { data: dp, stride },
                         &mut dk[kv_at..],
                         key,
                         Accumulate::Yes,
