@@ -84,7 +84,7 @@ pub(crate) fn matmul(
     assert!(c_stride >= n && (m - 1) * c_stride + n <= c.len(), "BUG: the product does not fit its output");
     assert!(a.holds(m, k) && b.holds(k, n), "BUG: a factor is smaller than its shape");
     for_row_blocks(m, n * k, c, c_stride, |first, rows, c| {
-        product(rows, n, k, a.from(first, 0), b, c, c_stride, accumulate)
+        product(rows, n, k, a.from(first, 0), b, c, c_stride, accumulate);
     });
 }
 
@@ -173,7 +173,7 @@ impl PackedMatrix {
             return self.product(m, a, c, accumulate);
         }
         for_row_blocks(m, self.n * self.k, c, self.n, |first, rows, c| {
-            self.product(rows, &a[first * self.k..], c, accumulate)
+            self.product(rows, &a[first * self.k..], c, accumulate);
         });
     }
 

@@ -93,7 +93,7 @@ impl Weight {
         match self.forward.get() {
             Some(packed) => packed.multiply(m, x, y, Accumulate::No),
             None => {
-                matmul(m, n, k, MatrixView::row_major(x, k), MatrixView::transposed(values, k), y, n, Accumulate::No)
+                matmul(m, n, k, MatrixView::row_major(x, k), MatrixView::transposed(values, k), y, n, Accumulate::No);
             }
         }
     }
