@@ -1,12 +1,13 @@
-//! Makes a folder with the layout of the paper's data and a few invented rows in each file, to plan the studies with:
+//! Makes a folder with the layout of the paper's data and a few made-up rows in each file. With it the studies can be
+//! planned:
 //!
 //! ```console
 //! $ cargo run --release --example make-stand-in -- experiments/paper/data
 //! ```
 //!
-//! The folder is what `vars.data` of base.toml names. Nothing in it is the paper's: put the released files in its place.
+//! Its path is the value of `vars.data` in base.toml. To run the studies, replace it by the published files.
 
-#![allow(clippy::disallowed_methods, reason = "data that can be made again need no care")]
+#![allow(clippy::disallowed_methods, reason = "the data can be made again, so they need no atomic writes")]
 
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,7 @@ const LETTERS: [&str; 3] = ["aokvqa", "ai2d", "sqa"];
 /// Makes the folder that the command line names.
 #[allow(dead_code, reason = "the tests include this file and call `make`")]
 fn main() -> Result<()> {
-    let folder = env::args().nth(1).ok_or_else(|| Error::other("name the folder: make-stand-in FOLDER"))?;
+    let folder = env::args().nth(1).ok_or_else(|| Error::other("usage: make-stand-in FOLDER"))?;
     make(Path::new(&folder))
 }
 
@@ -33,26 +34,27 @@ fn main() -> Result<()> {
 pub(crate) fn make(root: &Path) -> Result<()> {
     let mut data = Data { root: root.to_path_buf(), images: 0 };
     for set in SFT {
-        data.both(set, &format!("sft/{set}/cot.none"), &format!("sft/{set}/direct.none"))?;
+        data.write_forms(set, &format!("sft/{set}/cot.none"), &format!("sft/{set}/direct.none"))?;
     }
-    data.both("sqa", "sft/sqa/cot.image.none", "sft/sqa/direct.image.none")?;
+    data.write_forms("sqa", "sft/sqa/cot.image.none", "sft/sqa/direct.image.none")?;
     for form in ["mcq", "sa"] {
-        data.both("gllava", &format!("sft/math/geo.{form}.x2"), &format!("sft/math/geo.{form}.direct"))?;
+        data.write_forms("gllava", &format!("sft/math/geo.{form}.x2"), &format!("sft/math/geo.{form}.direct"))?;
     }
     for name in ["geo-align.rationale.4k", "geo-qa.rationale.4k", "geo-align.qa.4k", "geo-qa.qa.4k"] {
-        data.plain(&format!("sft/math/{name}"), "geometry", "Describe the figure.", "A triangle")?;
+        data.write_images(&format!("sft/math/{name}"), "geometry", "Describe the figure.", "A triangle")?;
     }
-    data.plain("sft/pt_data_mix_2k", "general", "What is this?", "A thing")?;
+    data.write_images("sft/pt_data_mix_2k", "general", "What is this?", "A thing")?;
     for name in ["mathplus", "mathinstruct"] {
-        let row =
-            |n: usize| talk(name, n, None, &format!("What is {n} + 2?"), &format!("{n} + 2.\n\n### Answer: {}", n + 2));
+        let row = |n: usize| {
+            llava_row(name, n, None, &format!("What is {n} + 2?"), &format!("{n} + 2.\n\n### Answer: {}", n + 2))
+        };
         data.write(&format!("text/{name}"), &(0..ROWS).map(row).collect::<Vec<_>>())?;
     }
     for set in BENCH {
         let mut rows = Vec::new();
         for n in 0..ROWS {
             let image = data.image(&format!("bench-{set}"))?;
-            rows.push(talk(set, n, Some(&image), &question(set, n), &answer(set, n)));
+            rows.push(llava_row(set, n, Some(&image), &question(set, n), &answer(set, n)));
         }
         data.write(&format!("bench/{set}"), &rows)?;
     }
@@ -81,13 +83,13 @@ pub(crate) fn make(root: &Path) -> Result<()> {
 
 struct Data {
     root: PathBuf,
-    /// Images so far: each has a colour of its own.
+    /// Number of images so far. Each has a different colour.
     images: u32,
 }
 
 impl Data {
-    /// The same questions with rationales and with short answers.
-    fn both(&mut self, set: &str, cot: &str, direct: &str) -> Result<()> {
+    /// Writes the same questions with rationales and with short answers.
+    fn write_forms(&mut self, set: &str, cot: &str, direct: &str) -> Result<()> {
         let letters = LETTERS.contains(&set);
         let (brief, reason) = if letters {
             (
@@ -100,19 +102,19 @@ impl Data {
         let (mut long, mut short) = (Vec::new(), Vec::new());
         for n in 0..ROWS {
             let (image, question, answer) = (self.image(set)?, question(set, n), answer(set, n));
-            let told = format!("The picture shows it.\n\n### Answer: {answer}");
-            long.push(talk(set, n, Some(&image), &format!("{question}\n{reason}"), &told));
-            short.push(talk(set, n, Some(&image), &format!("{question}\n{brief}"), &answer));
+            let rationale = format!("The picture shows it.\n\n### Answer: {answer}");
+            long.push(llava_row(set, n, Some(&image), &format!("{question}\n{reason}"), &rationale));
+            short.push(llava_row(set, n, Some(&image), &format!("{question}\n{brief}"), &answer));
         }
         self.write(cot, &long)?;
         self.write(direct, &short)
     }
 
-    fn plain(&mut self, file: &str, set: &str, question: &str, answer: &str) -> Result<()> {
+    fn write_images(&mut self, file: &str, set: &str, question: &str, answer: &str) -> Result<()> {
         let mut rows = Vec::new();
         for n in 0..ROWS {
             let image = self.image(set)?;
-            rows.push(talk(set, n, Some(&image), question, &format!("{answer} {n}.")));
+            rows.push(llava_row(set, n, Some(&image), question, &format!("{answer} {n}.")));
         }
         self.write(file, &rows)
     }
@@ -144,12 +146,12 @@ fn answer(set: &str, n: usize) -> String {
     if LETTERS.contains(&set) { ["A", "B", "C"][n % 3].to_string() } else { (10 + n).to_string() }
 }
 
-/// A row in LLaVA's layout.
-fn talk(set: &str, n: usize, image: Option<&str>, human: &str, told: &str) -> Value {
-    let asked = if image.is_some() { format!("<image>\n{human}") } else { human.to_string() };
+/// A row in LLaVA's format.
+fn llava_row(set: &str, n: usize, image: Option<&str>, human: &str, response: &str) -> Value {
+    let prompt = if image.is_some() { format!("<image>\n{human}") } else { human.to_string() };
     let mut row = json!({
         "id": format!("{set}-{n}"),
-        "conversations": [{ "from": "human", "value": asked }, { "from": "gpt", "value": told }],
+        "conversations": [{ "from": "human", "value": prompt }, { "from": "gpt", "value": response }],
     });
     if let Some(image) = image {
         row["image"] = image.into();

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::SUCCESS;
 use super::shell::Shell;
 use super::value_parsers::at_least_one;
-use crate::stages::ask::{Answer, Question, ask};
+use crate::stages::generate::{Generation, GenerationRequest, generate_text};
 use ablate_core::base::progress::NoProgress;
 
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
         text => text.to_string(),
     };
     let threads = arguments.threads.or(std::thread::available_parallelism().ok().map(usize::from));
-    let question = Question {
+    let request = GenerationRequest {
         model: arguments.model.clone(),
         image: arguments.image.clone(),
         exif_orientation: !arguments.ignore_exif_orientation,
@@ -96,14 +96,14 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
             shell.piece(piece);
         }
     };
-    let answer = ask(&question, &NoProgress, &on_text)?;
+    let generation = generate_text(&request, &NoProgress, &on_text)?;
     let seconds = began.elapsed().as_secs_f64();
-    if !answer.unknown.is_empty() {
-        let unknown = answer.unknown.join(", ");
+    if !generation.unknown.is_empty() {
+        let unknown = generation.unknown.join(", ");
         shell.status(&format!("warning: `config.json` has unknown fields, which were ignored: {unknown}"));
     }
     if shell.json {
-        let Answer { text, finish, prompt_tokens, tokens, unknown: _, device } = answer;
+        let Generation { text, finish, prompt_tokens, tokens, unknown: _, device } = generation;
         shell.json(&json!({
             "text": text, "finish": finish, "prompt_tokens": prompt_tokens, "tokens": tokens,
             "device": device, "seconds": seconds,
@@ -111,7 +111,10 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
     } else {
         shell.piece("\n");
         if shell.verbose > 0 {
-            shell.status(&format!("{} tokens in {seconds:.1} s, including the time to load the model", answer.tokens));
+            shell.status(&format!(
+                "{} tokens in {seconds:.1} s, including the time to load the model",
+                generation.tokens
+            ));
         }
     }
     Ok(SUCCESS)

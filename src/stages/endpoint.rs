@@ -1,5 +1,5 @@
-//! An OpenAI-compatible endpoint as stages ask it: many items at a time, with the replies kept over a restart. What
-//! `distill`'s teacher and `eval`'s remote models share. Judges nothing.
+//! Samples responses to items from an OpenAI-compatible endpoint, with concurrent requests that resume after an
+//! interruption. Used by `distill` and by `eval` for remote models.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,25 +10,25 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::common::{MOST_TIMES, check_counts, check_range};
-use crate::teacher::{OpenAi, OpenAiConfig, Question, Reply};
+use super::common::{MAX_COUNT, check_max, check_range};
+use crate::teacher::{ChatRequest, OpenAi, OpenAiConfig, Response};
 use ablate_core::base::files;
 use ablate_core::stage::{ConfigError, Manifest, StageContext};
 use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
 use ablate_data::records::Item;
 
-/// Replies to one item.
-pub(super) type Replies = Vec<Reply>;
+/// The responses to one item.
+pub(super) type Responses = Vec<Response>;
 
 const CONCURRENCY: usize = 8;
 const TIMEOUT_SECONDS: u64 = 300;
-const MOST_REQUESTS: usize = 1024;
-/// A year.
-const LONGEST_TIMEOUT: usize = 366 * 24 * 60 * 60;
+const MAX_CONCURRENCY: usize = 1024;
+/// One year.
+const MAX_TIMEOUT_SECONDS: usize = 366 * 24 * 60 * 60;
 const RETRIES: u32 = 5;
 
-/// Where the endpoint is and how it is asked.
+/// The keys of a table that describes an endpoint.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Endpoint {
     pub(super) url: Option<String>,
@@ -42,27 +42,29 @@ pub(super) struct Endpoint {
     pub(super) retries: Option<u32>,
 }
 
-/// Replies that were paid for: kept in the scratch folder until the stage ends.
+/// A line of `replies.jsonl` in the scratch folder: the responses to one item so far. An interrupted stage reads them
+/// instead of paying for them again.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     index: usize,
-    replies: Replies,
+    #[serde(rename = "replies")]
+    responses: Responses,
 }
 
 impl Endpoint {
-    /// Everything that is wrong with the table called `name`.
+    /// The mistakes in the table called `name`.
     pub(super) fn check(&self, name: &str) -> Vec<ConfigError> {
         let mut errors = Vec::new();
-        let mut wrong = |key: &str, message: String| errors.push(ConfigError::at(&format!("{name}.{key}"), message));
+        let mut mistake = |key: &str, message: String| errors.push(ConfigError::at(&format!("{name}.{key}"), message));
         for (key, value) in [("url", &self.url), ("model", &self.model)] {
             if value.as_deref().is_none_or(|value| value.trim().is_empty()) {
-                wrong(key, format!("the api `openai` needs a `{key}`"));
+                mistake(key, format!("the api `openai` needs a `{key}`"));
             }
         }
         if let Some(url) = &self.url
             && let Err(message) = check_url(url)
         {
-            wrong("url", message.to_string());
+            mistake("url", message.to_string());
         }
         for (key, zero) in [
             ("samples", self.samples == 0),
@@ -71,20 +73,20 @@ impl Endpoint {
             ("timeout_seconds", self.timeout_seconds == Some(0)),
         ] {
             if zero {
-                wrong(key, format!("`{key}` is at least 1"));
+                mistake(key, format!("`{key}` must be at least 1"));
             }
         }
-        let most = |key: &str| format!("{name}.{key}");
-        check_counts(&mut errors, MOST_TIMES, [(&*most("samples"), Some(self.samples))]);
-        // A thread each.
-        check_counts(&mut errors, MOST_REQUESTS, [(&*most("concurrency"), self.concurrency)]);
+        let path = |key: &str| format!("{name}.{key}");
+        check_max(&mut errors, MAX_COUNT, [(&*path("samples"), Some(self.samples))]);
+        // Each concurrent request has a thread.
+        check_max(&mut errors, MAX_CONCURRENCY, [(&*path("concurrency"), self.concurrency)]);
         let timeout = self.timeout_seconds.map(|seconds| usize::try_from(seconds).unwrap_or(usize::MAX));
-        check_counts(&mut errors, LONGEST_TIMEOUT, [(&*most("timeout_seconds"), timeout)]);
+        check_max(&mut errors, MAX_TIMEOUT_SECONDS, [(&*path("timeout_seconds"), timeout)]);
         check_range(&mut errors, &format!("{name}.temperature"), self.temperature, 0.0, f64::INFINITY);
         errors
     }
 
-    /// What decides the replies. The address too: a model's name does not say which weights stand behind it.
+    /// Adds what determines the responses. This includes the URL, since servers give different weights the same model name.
     pub(super) fn identify(&self, name: &str, manifest: &mut Manifest) {
         let Endpoint {
             url,
@@ -104,34 +106,34 @@ impl Endpoint {
         manifest.value(&format!("{name}.max_tokens"), max_tokens);
     }
 
-    /// The environment variables that asking it takes.
+    /// The environment variables that the client reads.
     pub(super) fn variables(&self) -> Vec<String> {
         OpenAi::variables(self.key_env.as_deref())
     }
 
-    /// The replies to every item, several requests at a time. Each reply is saved as it comes, so a stage that was
-    /// interrupted or has failed asks only for what is missing, and again for what `is_bad`.
-    pub(super) fn ask(
+    /// Samples responses to every item with concurrent requests. Each response is saved when it arrives, so a stage that was
+    /// interrupted or failed requests only the missing ones, and those again for which `is_bad` is true.
+    pub(super) fn sample(
         &self,
         items: &[Item],
         prompts: &[String],
         system: &str,
-        is_bad: &dyn Fn(&Item, &Reply) -> bool,
+        is_bad: &dyn Fn(&Item, &Response) -> bool,
         ctx: &StageContext,
-    ) -> Result<Vec<Replies>> {
+    ) -> Result<Vec<Responses>> {
         let path = ctx.scratch.join("replies.jsonl");
         let mut saved = read_saved(&path, items.len())?;
         let mut bad = 0;
-        for (index, replies) in &mut saved {
-            let before = replies.len();
-            replies.retain(|reply| !is_bad(&items[*index], reply));
-            bad += before - replies.len();
+        for (index, responses) in &mut saved {
+            let before = responses.len();
+            responses.retain(|response| !is_bad(&items[*index], response));
+            bad += before - responses.len();
         }
-        let is_done = |replies: &Replies| replies.len() >= self.samples;
-        let done = saved.values().filter(|replies| is_done(replies)).count();
+        let is_done = |responses: &Responses| responses.len() >= self.samples;
+        let done = saved.values().filter(|responses| is_done(responses)).count();
         if !saved.is_empty() {
-            let again = if bad > 0 { format!("; {bad} bad replies are asked for again") } else { String::new() };
-            ctx.progress.note(format!("{done} items were answered by an earlier attempt{again}"));
+            let again = if bad > 0 { format!("; {bad} bad responses are requested again") } else { String::new() };
+            ctx.progress.note(format!("{done} items have responses from an earlier attempt{again}"));
         }
         let client = OpenAi::new(self.client_config(), &ctx.variables)?;
         let packs = ImagePacks::open(&ctx.images)?;
@@ -139,10 +141,10 @@ impl Endpoint {
         let missing: Vec<(usize, usize)> = (0..items.len())
             .filter_map(|index| Some((index, self.samples.checked_sub(known(index)).filter(|count| *count > 0)?)))
             .collect();
-        let ask = |index: usize, count: usize| -> Result<Replies> {
+        let complete = |index: usize, count: usize| -> Result<Responses> {
             let image = items[index].image.as_deref().map(|key| packs.encoded(key)).transpose()?;
-            let question = Question { system: system.to_string(), prompt: prompts[index].clone(), image };
-            client.ask(&question, count).with_context(|| format!("item `{}`", items[index].id))
+            let request = ChatRequest { system: system.to_string(), prompt: prompts[index].clone(), image };
+            client.complete(&request, count).with_context(|| format!("item `{}`", items[index].id))
         };
         let mut writer = jsonl::Writer::append(&path)?;
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -151,17 +153,17 @@ impl Endpoint {
         std::thread::scope(|scope| -> Result<()> {
             for _ in 0..threads {
                 let sender = sender.clone();
-                let (ask, missing, next, stop) = (&ask, &missing, &next, &stop);
+                let (complete, missing, next, stop) = (&complete, &missing, &next, &stop);
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed)
                         && let Some(&(index, count)) = missing.get(next.fetch_add(1, Ordering::Relaxed))
                     {
-                        let replies = ask(index, count);
-                        // Here and not where the error is read: meanwhile this thread would pay for one more reply.
-                        if replies.is_err() {
+                        let responses = complete(index, count);
+                        // The receiver would set this too late: this thread would pay for one more response.
+                        if responses.is_err() {
                             stop.store(true, Ordering::Relaxed);
                         }
-                        if sender.send((index, replies)).is_err() {
+                        if sender.send((index, responses)).is_err() {
                             break;
                         }
                     }
@@ -170,17 +172,17 @@ impl Endpoint {
             drop(sender);
             let mut outcome = Ok(());
             let mut done = done as u64;
-            for (index, replies) in receiver {
-                match replies {
+            for (index, responses) in receiver {
+                match responses {
                     Ok(more) => {
-                        let replies = saved.entry(index).or_default();
-                        replies.extend(more);
-                        writer.push(&Saved { index, replies: replies.clone() })?;
+                        let responses = saved.entry(index).or_default();
+                        responses.extend(more);
+                        writer.push(&Saved { index, responses: responses.clone() })?;
                         writer.flush()?;
                         done += 1;
                         ctx.progress.step(done, items.len() as u64, "requests");
                     }
-                    // The replies that are under way are still worth saving.
+                    // The loop continues in order to save the responses to requests in flight.
                     Err(error) if outcome.is_ok() => outcome = Err(error),
                     Err(_) => {}
                 }
@@ -205,33 +207,38 @@ impl Endpoint {
     }
 }
 
-/// An address stands in messages and records, so it must hold no secret; and `/chat/completions` is put at its end.
+/// Refuses a URL with credentials, since messages and records contain the URL, and one to which `/chat/completions` cannot be
+/// appended.
 fn check_url(url: &str) -> Result<(), &'static str> {
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
-        return Err("the address begins with neither `http://` nor `https://`");
+        return Err("the URL must begin with `http://` or `https://`");
     };
     if rest.split('/').next().is_some_and(|host| host.contains('@')) {
-        return Err("the address holds a user or a password: put a key into a variable and name it with `key_env`");
+        return Err(
+            "the URL contains a user or a password: put the API key into an environment variable and name it with `key_env`",
+        );
     }
     if rest.contains(['?', '#']) {
-        return Err("the address holds a `?` or a `#`: it is a base, to which `/chat/completions` is added");
+        return Err("the URL contains `?` or `#`: write the base URL, to which `/chat/completions` is appended");
     }
     Ok(())
 }
 
-/// What an earlier attempt left. A line that its end tore is asked for again.
-fn read_saved(path: &Path, items: usize) -> Result<BTreeMap<usize, Replies>> {
+/// The responses that an earlier attempt saved. A truncated line is dropped.
+fn read_saved(path: &Path, items: usize) -> Result<BTreeMap<usize, Responses>> {
     if !path.exists() {
         return Ok(BTreeMap::new());
     }
     let text = files::read_bytes(path)?;
     let lines = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    // The last line of an item counts: it holds the good replies of those before it.
-    let saved: BTreeMap<usize, Replies> =
-        lines.filter(|saved: &Saved| saved.index < items).map(|Saved { index, replies }| (index, replies)).collect();
-    // Written anew, so that what is appended does not begin inside a torn line.
-    let whole: Vec<Saved> =
-        saved.iter().map(|(index, replies)| Saved { index: *index, replies: replies.clone() }).collect();
-    jsonl::write(path, &whole)?;
+    // The last line of an item also has the good responses of its earlier lines.
+    let saved: BTreeMap<usize, Responses> = lines
+        .filter(|saved: &Saved| saved.index < items)
+        .map(|Saved { index, responses }| (index, responses))
+        .collect();
+    // The file is rewritten so that the next append does not continue a truncated line.
+    let complete: Vec<Saved> =
+        saved.iter().map(|(index, responses)| Saved { index: *index, responses: responses.clone() }).collect();
+    jsonl::write(path, &complete)?;
     Ok(saved)
 }

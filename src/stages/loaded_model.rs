@@ -1,4 +1,4 @@
-//! A checkpoint with everything that came with it: how it is spoken to, and how it sees. Knows no kind.
+//! A checkpoint with its companion files: the conversation format that it was trained with, and its image processor.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use ablate_data::tokens::{ChatEncoder, ImageTokens};
 use ablate_nn::architecture::Vision;
 use ablate_nn::{Architecture, Checkpoint, PixelSource};
 
-/// A checkpoint, the conversation that it was trained for, and the images that it may be asked about.
-pub(super) struct Model {
+/// A checkpoint, its conversation format, and the images that its prompts may contain.
+pub(super) struct LoadedModel {
     pub(super) checkpoint: Checkpoint,
     pub(super) chat: ChatEncoder,
     pub(super) images: Arc<ImageLoader>,
 }
 
-/// Files of a Hugging Face folder that say how a model is spoken to and how it sees. They go where the model goes.
-const COMPANIONS: &[&str] = &[
+/// Files of a Hugging Face folder that define the conversation format and the image processor. They are copied with the
+/// weights.
+const COMPANION_FILES: &[&str] = &[
     FILE,
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -36,36 +37,39 @@ const COMPANIONS: &[&str] = &[
     "processor_config.json",
 ];
 
-impl Model {
-    /// Reads the checkpoint of a role, to be asked about the images of the stage's inputs.
-    pub(super) fn read(ctx: &StageContext, role: &str) -> Result<Model> {
+impl LoadedModel {
+    /// Loads the checkpoint of a role, with the images of the stage's inputs.
+    pub(super) fn load(ctx: &StageContext, role: &str) -> Result<LoadedModel> {
         let folder = &ctx.input(role)?.path;
         let images = |processor| ImageLoader::open(&ctx.images, processor);
-        Model::open(folder, images).map_err(wrong_input).with_context(|| format!("`{role}`"))
+        LoadedModel::load_folder(folder, images).map_err(wrong_input).with_context(|| format!("`{role}`"))
     }
 
-    /// Reads a folder, ours or Hugging Face's, and checks that its parts fit each other.
-    pub(super) fn open(folder: &Path, images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>) -> Result<Model> {
+    /// Loads a folder in ablate's or Hugging Face's layout, and checks that its files fit each other.
+    pub(super) fn load_folder(
+        folder: &Path,
+        images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>,
+    ) -> Result<LoadedModel> {
         if !folder.is_dir() {
-            bail!("`{}` is not a folder: a checkpoint is one", folder.display());
+            bail!("`{}` is not a folder; a checkpoint is a folder", folder.display());
         }
-        Model::around(Checkpoint::read(folder)?, folder, images)
+        LoadedModel::from_checkpoint(Checkpoint::read(folder)?, folder, images)
     }
 
-    /// The same around a checkpoint that is there already.
-    pub(super) fn around(
+    /// Adds the companion files in `folder` to a checkpoint.
+    pub(super) fn from_checkpoint(
         checkpoint: Checkpoint,
         folder: &Path,
         images: impl FnOnce(ImageProcessor) -> Result<ImageLoader>,
-    ) -> Result<Model> {
+    ) -> Result<LoadedModel> {
         let Architecture { vision, decoder, vocab } = &checkpoint.architecture;
         let processor = match vision {
-            // Nothing is ever asked of it: a model without eyes takes no image.
+            // Never used: a language model takes no image.
             None => ImageProcessor::Square { size: 1 },
             Some(vision) if checkpoint.is_own() => ImageProcessor::Square { size: vision.image_size },
             Some(vision) => {
                 let processor = ImageProcessor::read(folder)?;
-                fits(&processor, vision, &checkpoint).with_context(|| format!("`{}`", folder.display()))?;
+                check_processor(&processor, vision, &checkpoint).with_context(|| format!("`{}`", folder.display()))?;
                 processor
             }
         };
@@ -85,72 +89,80 @@ impl Model {
             conversation.tokenizer().check_embedding_rows(*vocab).with_context(|| format!("`{}`", folder.display()))?;
             ChatEncoder::from_conversation(conversation, count, decoder.max_positions)
         };
-        let (wanted, found) = (vision.as_ref().map(|vision| vision.image_token), chat.image_token());
-        if wanted.is_some() && wanted != found {
+        let (model_token, tokenizer_token) = (vision.as_ref().map(|vision| vision.image_token), chat.image_token());
+        if model_token.is_some() && model_token != tokenizer_token {
             let name = |token: Option<u32>| token.map_or_else(|| "none".to_string(), |token| token.to_string());
-            bail!("the image token is {} to the tokenizer, and {} to the model", name(found), name(wanted));
+            bail!(
+                "the id of the image token is {} in the tokenizer, but {} in the model",
+                name(tokenizer_token),
+                name(model_token)
+            );
         }
-        Ok(Model { checkpoint, chat, images })
+        Ok(LoadedModel { checkpoint, chat, images })
     }
 
-    /// Writes `checkpoint` into a folder, with what came with the model in `from`.
+    /// Writes `checkpoint` to a folder, with the companion files of the model in `from`.
     pub(super) fn write(checkpoint: &Checkpoint, from: &Path, folder: &Path) -> Result<()> {
         checkpoint.write(folder)?;
-        carry_companions(checkpoint, from, folder)
+        copy_companion_files(checkpoint, from, folder)
     }
 }
 
-/// Copies what a model needs besides its sizes and weights.
-pub(super) fn carry_companions(checkpoint: &Checkpoint, from: &Path, to: &Path) -> Result<()> {
-    let names = if checkpoint.is_own() { &[FILE] } else { COMPANIONS };
+/// Copies the companion files of a model.
+pub(super) fn copy_companion_files(checkpoint: &Checkpoint, from: &Path, to: &Path) -> Result<()> {
+    let names = if checkpoint.is_own() { &[FILE] } else { COMPANION_FILES };
     for name in names.iter().filter(|name| from.join(name).is_file()) {
         files::copy(&from.join(name), &to.join(name))?;
     }
     Ok(())
 }
 
-/// Whether an image processor makes what the encoder reads.
-fn fits(processor: &ImageProcessor, vision: &Vision, checkpoint: &Checkpoint) -> Result<()> {
-    let (made, read) = (processor.size(), vision.image_size);
-    if made != read {
-        bail!("the image processor makes tiles of {made} x {made} pixels, and the encoder reads {read} x {read}");
+/// Checks that the image processor produces the input of the vision tower.
+fn check_processor(processor: &ImageProcessor, vision: &Vision, checkpoint: &Checkpoint) -> Result<()> {
+    let (produced, expected) = (processor.size(), vision.image_size);
+    if produced != expected {
+        bail!(
+            "the image processor produces crops of {produced} x {produced} pixels, but the vision tower takes {expected} x \
+             {expected}"
+        );
     }
-    let (cut, laid) = (processor.resolutions(), checkpoint.resolutions());
-    if vision.tiled && cut.as_deref() != Some(laid) {
-        bail!("the image processor cuts images for the resolutions {cut:?}, and the model lays them out for {laid:?}");
+    let (of_processor, of_model) = (processor.resolutions(), checkpoint.resolutions());
+    if vision.tiled && of_processor.as_deref() != Some(of_model) {
+        bail!("the image processor has the grid resolutions {of_processor:?}, but the model has {of_model:?}");
     }
-    if !vision.tiled && cut.is_some() {
-        bail!("the image processor cuts images into tiles, and the model reads one");
+    if !vision.tiled && of_processor.is_some() {
+        bail!("the image processor splits an image into several crops, but the model takes one");
     }
     Ok(())
 }
 
-/// The reference, if it reads the same tokens and sees the same pixels as the policy.
-pub(super) fn comparable(reference: Model, policy: &Model) -> Result<Checkpoint> {
-    let reads = |model: &Checkpoint| {
+/// The reference's checkpoint. Fails unless it takes the same tokens and pixel values as the policy.
+pub(super) fn check_reference(reference: LoadedModel, policy: &LoadedModel) -> Result<Checkpoint> {
+    let tokens = |model: &Checkpoint| {
         let Architecture { vision, vocab, .. } = &model.architecture;
         (*vocab, vision.as_ref().map(|vision| vision.image_token), vision.as_ref().map_or(0, Vision::tile_tokens))
     };
-    let (own, other) = (reads(&policy.checkpoint), reads(&reference.checkpoint));
-    if own != other {
+    let (of_policy, of_reference) = (tokens(&policy.checkpoint), tokens(&reference.checkpoint));
+    if of_policy != of_reference {
         return Err(wrong_input(anyhow!(
-            "`reference` does not read what `policy` reads: it has {} tokens and {} per image, the policy {} and {}",
-            other.0,
-            other.2,
-            own.0,
-            own.2
+            "`reference` and `policy` take different tokens: the reference has {} tokens and {} per image, the policy {} and \
+             {}",
+            of_reference.0,
+            of_reference.2,
+            of_policy.0,
+            of_policy.2
         )));
     }
-    let family = |model: &Model| model.checkpoint.architecture.vision.as_ref().map(|vision| vision.family);
-    let resolutions = |model: &Model| model.checkpoint.resolutions().to_vec();
-    let eyes = |model: &Model| (family(model), resolutions(model));
-    if eyes(&reference) != eyes(policy) || reference.images.processor() != policy.images.processor() {
-        return Err(wrong_input(anyhow!("`reference` does not see images as `policy` does: their processors differ")));
+    let family = |model: &LoadedModel| model.checkpoint.architecture.vision.as_ref().map(|vision| vision.family);
+    let resolutions = |model: &LoadedModel| model.checkpoint.resolutions().to_vec();
+    let vision = |model: &LoadedModel| (family(model), resolutions(model));
+    if vision(&reference) != vision(policy) || reference.images.processor() != policy.images.processor() {
+        return Err(wrong_input(anyhow!("`reference` and `policy` have different image processors")));
     }
     Ok(reference.checkpoint)
 }
 
-/// What a checkpoint has seen goes with it, where that is known.
-pub(super) fn carry_seen(from: &Path, to: &Path) -> Result<()> {
-    TrainingIndex::read(from).map_err(wrong_input)?.map_or(Ok(()), |seen| seen.write(to))
+/// Copies the training index of a model, if it has one.
+pub(super) fn copy_training_index(from: &Path, to: &Path) -> Result<()> {
+    TrainingIndex::read(from).map_err(wrong_input)?.map_or(Ok(()), |index| index.write(to))
 }

@@ -1,4 +1,4 @@
-//! What the stages that score a benchmark write: the score of every item, and their means. Knows no kind.
+//! The outputs of the stages that score a benchmark: the score of every item, and their means.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,10 @@ use ablate_core::stage::{StageContext, Summary};
 use ablate_data::jsonl;
 use ablate_data::records::{FinishReason, Overlap, Score};
 
-/// Writes `scores.jsonl` and `metrics.json`, and sums them up. `known` says whether the scores know what the model was
-/// trained on.
-pub(super) fn write(ctx: &StageContext, scores: &[Score], known: bool) -> Result<Summary> {
+/// Writes `scores.jsonl` and `metrics.json`. `checked` says whether the scores were checked for contamination.
+pub(super) fn write(ctx: &StageContext, scores: &[Score], checked: bool) -> Result<Summary> {
     jsonl::write(&ctx.output("scores.jsonl"), scores)?;
-    let metrics = Metrics::of(scores, known);
+    let metrics = Metrics::new(scores, checked);
     files::write_json(&ctx.output("metrics.json"), &metrics)?;
     let summary = Summary::default()
         .with("items", metrics.overall.items)
@@ -30,68 +29,70 @@ pub(super) fn write(ctx: &StageContext, scores: &[Score], known: bool) -> Result
     })
 }
 
-/// What `metrics.json` holds.
+/// The content of `metrics.json`.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Metrics {
     #[serde(flatten)]
-    overall: Metric,
-    datasets: BTreeMap<String, Metric>,
+    overall: Means,
+    datasets: BTreeMap<String, Means>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-struct Metric {
+struct Means {
     items: usize,
     /// Mean score.
     accuracy: f64,
     /// Share of responses in the form that the prompt asks for.
     compliance: f64,
-    /// Share of responses from which an answer of the item's type could be read, in that form or not.
+    /// Share of responses from which an answer of the item's type could be read, in any form.
     readable: f64,
-    /// Share of responses that were cut at `max_tokens`.
+    /// Share of responses that were truncated at `max_tokens`.
     cut: f64,
-    /// Items of which the model was trained on something; none where nobody has kept what it was trained on.
+    /// Contaminated items; `None` if the training data of the model are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     contaminated: Option<Contaminated>,
-    /// Mean score of the others, where there are any.
+    /// Mean score of the other items, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     accuracy_clean: Option<f64>,
 }
 
-/// How many items were trained on, each counted once.
+/// Numbers of items that overlap with the training data, each counted once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 struct Contaminated {
-    /// With another question about the same image.
+    /// The training data have another question about the same image.
     image: usize,
-    /// With the same question about the same image.
+    /// The training data have the same question about the same image.
     question: usize,
 }
 
 impl Metrics {
-    fn of(scores: &[Score], known: bool) -> Metrics {
+    fn new(scores: &[Score], checked: bool) -> Metrics {
         let mut groups: BTreeMap<String, Vec<&Score>> = BTreeMap::new();
         for score in scores {
             groups.entry(score.dataset.clone()).or_default().push(score);
         }
-        let datasets = groups.into_iter().map(|(name, scores)| (name, Metric::of(&scores, known))).collect();
-        Metrics { overall: Metric::of(&scores.iter().collect::<Vec<_>>(), known), datasets }
+        let datasets = groups.into_iter().map(|(name, scores)| (name, Means::new(&scores, checked))).collect();
+        Metrics { overall: Means::new(&scores.iter().collect::<Vec<_>>(), checked), datasets }
     }
 }
 
-impl Metric {
-    fn of(scores: &[&Score], known: bool) -> Metric {
+impl Means {
+    fn new(scores: &[&Score], checked: bool) -> Means {
         let items = scores.len();
-        let seen = |overlap| scores.iter().filter(|score| score.seen == overlap).count();
-        let clean = seen(None);
+        let overlapping = |overlap| scores.iter().filter(|score| score.seen == overlap).count();
+        let clean = overlapping(None);
         let share = |count: usize| count as f64 / items.max(1) as f64;
-        Metric {
+        Means {
             items,
             accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
             compliance: share(scores.iter().filter(|score| score.compliant).count()),
             readable: share(scores.iter().filter(|score| !score.unreadable).count()),
             cut: share(scores.iter().filter(|score| score.finish == FinishReason::Length).count()),
-            contaminated: known
-                .then(|| Contaminated { image: seen(Some(Overlap::Image)), question: seen(Some(Overlap::Question)) }),
-            accuracy_clean: (known && clean > 0).then(|| {
+            contaminated: checked.then(|| Contaminated {
+                image: overlapping(Some(Overlap::Image)),
+                question: overlapping(Some(Overlap::Question)),
+            }),
+            accuracy_clean: (checked && clean > 0).then(|| {
                 let clean_scores = scores.iter().filter(|score| score.seen.is_none());
                 clean_scores.map(|score| score.score).sum::<f64>() / clean as f64
             }),

@@ -1,7 +1,7 @@
 //! The stage kinds ([`kinds`], one file each) and what they share. A stage reads its inputs, calls the crates below and
 //! writes its outputs.
 
-pub mod ask;
+pub mod generate;
 pub mod kinds;
 
 mod common;
@@ -10,8 +10,8 @@ mod image_pack;
 mod loaded_model;
 mod lost_rows;
 mod metrics;
-mod overlong;
 mod sampling;
+mod too_long;
 mod training_common;
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
-//! What a failed request means: whether another try may help, and who has to do something about it. Sends nothing.
+//! Classifies failed requests: whether to retry, and whether the error is the user's ([`wrong_input`]).
 //!
-//! An error that is marked as the user's ([`wrong_input`]) is one that the same request meets again until the
-//! experiment has changed. Every other one is a failure of the world.
+//! A user's error occurs again until the experiment is changed. Every other error has an external cause.
 
 use std::time::Duration;
 
@@ -10,92 +9,95 @@ use ureq::http::StatusCode;
 
 use ablate_core::base::wrong_input;
 
-/// Why a try failed.
+/// A failed attempt.
 pub(super) enum Failure {
-    /// Another try may succeed; after this pause, if the server asked for one.
-    Passing {
+    /// A retry may succeed, after `pause` if the server asked for one.
+    Retryable {
         error: anyhow::Error,
         pause: Option<Duration>,
     },
-    Final(anyhow::Error),
+    Permanent(anyhow::Error),
 }
 
-/// A response whose status is not one of success. The key is masked in it.
-pub(super) struct Answer<'a> {
+/// A response with an error status. The API key is masked in its texts.
+pub(super) struct ErrorResponse<'a> {
     pub(super) status: StatusCode,
-    /// Where a redirect leads.
+    /// Target of a redirect.
     pub(super) location: Option<String>,
-    /// How long the server asks to wait.
+    /// The pause that the server asks for.
     pub(super) pause: Option<Duration>,
     pub(super) text: &'a str,
 }
 
-/// What a status means.
-pub(super) fn of_status(url: &str, key_env: Option<&str>, answer: &Answer<'_>) -> Failure {
-    let Answer { status, location, pause, text } = answer;
-    let said = anyhow!("the endpoint at `{url}` said {status}: {}", first_line(text));
+/// Classifies an error status.
+pub(super) fn from_status(url: &str, key_env: Option<&str>, response: &ErrorResponse<'_>) -> Failure {
+    let ErrorResponse { status, location, pause, text } = response;
+    let error = anyhow!("the endpoint at `{url}` returned {status}: {}", first_line(text));
     match status.as_u16() {
-        300..=399 => Failure::Final(wrong_input(redirect(url, *status, location.as_deref()))),
-        // Waiting does not fill an account.
-        429 if text.contains("insufficient_quota") => Failure::Final(said),
-        408 | 409 | 425 | 429 | 500..=599 => Failure::Passing { error: said, pause: *pause },
+        300..=399 => Failure::Permanent(wrong_input(redirect(url, *status, location.as_deref()))),
+        // A retry does not refill the account.
+        429 if text.contains("insufficient_quota") => Failure::Permanent(error),
+        408 | 409 | 425 | 429 | 500..=599 => Failure::Retryable { error, pause: *pause },
         401 | 403 | 407 => {
             let help = match key_env {
-                Some(name) => format!("help: it does not accept the key in `{name}`"),
-                None => "help: no key was sent: `key_env` names the environment variable that holds one".to_string(),
+                Some(name) => format!("help: the endpoint rejects the API key in `{name}`"),
+                None => {
+                    "help: no API key was sent; set `key_env` to the name of the environment variable that contains it"
+                        .to_string()
+                }
             };
-            Failure::Final(anyhow!("{said}\n{help}"))
+            Failure::Permanent(anyhow!("{error}\n{help}"))
         }
-        402 => Failure::Final(said),
-        // The address, the model, the parameters or the question are not what the endpoint takes.
-        _ => Failure::Final(wrong_input(said)),
+        402 => Failure::Permanent(error),
+        // The endpoint rejects the URL, the model, the parameters or the prompt.
+        _ => Failure::Permanent(wrong_input(error)),
     }
 }
 
 fn redirect(url: &str, status: StatusCode, location: Option<&str>) -> anyhow::Error {
     let Some(location) = location else {
-        return anyhow!("the endpoint at `{url}` said {status}, a redirect, without a target");
+        return anyhow!("the endpoint at `{url}` returned {status}, a redirect without a target");
     };
     let base = location.trim_end_matches('/').trim_end_matches("/chat/completions");
     let help = if base.starts_with("http://") || base.starts_with("https://") {
-        format!("\nhelp: if the endpoint is there, write `url = \"{base}\"`")
+        format!("\nhelp: if the endpoint has moved there, write `url = \"{base}\"`")
     } else {
         String::new()
     };
-    anyhow!("the endpoint at `{url}` said {status}: it redirects to `{location}`, and redirects are not followed{help}")
+    anyhow!("the endpoint at `{url}` returned {status}, a redirect to `{location}`; redirects are not followed{help}")
 }
 
-/// What a failure of the connection means.
-pub(super) fn of_transport(url: &str, error: &ureq::Error) -> Failure {
+/// Classifies a failure of the connection.
+pub(super) fn from_transport(url: &str, error: &ureq::Error) -> Failure {
     use std::io::ErrorKind;
-    let told = anyhow!("cannot reach the endpoint at `{url}`: {error}");
+    let message = anyhow!("cannot reach the endpoint at `{url}`: {error}");
     match error {
-        // What rustls refuses comes as invalid data.
-        ureq::Error::Io(cause) if cause.kind() == ErrorKind::InvalidData => Failure::Final(of_tls(url, cause)),
-        ureq::Error::Rustls(cause) => Failure::Final(of_tls(url, cause)),
+        // rustls reports a rejected certificate as invalid data.
+        ureq::Error::Io(cause) if cause.kind() == ErrorKind::InvalidData => Failure::Permanent(tls_error(url, cause)),
+        ureq::Error::Rustls(cause) => Failure::Permanent(tls_error(url, cause)),
         ureq::Error::Io(_)
         | ureq::Error::Timeout(_)
         | ureq::Error::ConnectionFailed
         | ureq::Error::HostNotFound
         | ureq::Error::ConnectProxyFailed(_)
         | ureq::Error::Protocol(_)
-        | ureq::Error::BodyStalled => Failure::Passing { error: told, pause: None },
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Final(wrong_input(told)),
-        _ => Failure::Final(told),
+        | ureq::Error::BodyStalled => Failure::Retryable { error: message, pause: None },
+        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Permanent(wrong_input(message)),
+        _ => Failure::Permanent(message),
     }
 }
 
-fn of_tls(url: &str, cause: &dyn std::fmt::Display) -> anyhow::Error {
+fn tls_error(url: &str, cause: &dyn std::fmt::Display) -> anyhow::Error {
     let cause = cause.to_string();
     let help = if cause.contains("certificate") {
-        "\nhelp: `SSL_CERT_FILE` names a file with the certificates to trust"
+        "\nhelp: set `SSL_CERT_FILE` to a file with the certificates to trust"
     } else {
         ""
     };
     anyhow!("no secure connection to the endpoint at `{url}`: {cause}{help}")
 }
 
-/// The first line of a text that is not blank, within bounds.
+/// The first line that is not blank, at most 300 characters.
 pub(super) fn first_line(text: &str) -> String {
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("(no text)");
     line.chars().take(300).collect()
@@ -106,68 +108,68 @@ mod tests {
     use super::*;
     use ablate_core::base::ErrorChain;
 
-    /// The first words of what a status means: `passing`, `world` or `input`.
+    /// How a status is classified.
     fn class(status: u16, text: &str) -> &'static str {
         let status = StatusCode::from_u16(status).unwrap();
-        match of_status("http://x", None, &Answer { status, location: None, pause: None, text }) {
-            Failure::Passing { error, .. } if !ErrorChain::of(&error).input => "passing",
-            Failure::Final(error) if !ErrorChain::of(&error).input => "world",
-            Failure::Passing { .. } => "a mistake that passes",
-            Failure::Final(_) => "input",
+        match from_status("http://x", None, &ErrorResponse { status, location: None, pause: None, text }) {
+            Failure::Retryable { error, .. } if !ErrorChain::of(&error).input => "retryable",
+            Failure::Permanent(error) if !ErrorChain::of(&error).input => "external",
+            Failure::Retryable { .. } => "retryable input",
+            Failure::Permanent(_) => "input",
         }
     }
 
     #[test]
-    fn every_status_is_of_the_world_or_of_the_user() {
+    fn status_codes_are_classified() {
         for (expected, statuses) in [
-            ("passing", vec![408, 409, 425, 429, 500, 502, 503, 504, 529]),
-            ("world", vec![401, 402, 403, 407]),
+            ("retryable", vec![408, 409, 425, 429, 500, 502, 503, 504, 529]),
+            ("external", vec![401, 402, 403, 407]),
             ("input", vec![301, 302, 303, 307, 308, 400, 404, 405, 410, 413, 415, 422]),
         ] {
             for status in statuses {
                 assert_eq!(class(status, ""), expected, "{status}");
             }
         }
-        assert_eq!(class(429, r#"{"error": {"code": "insufficient_quota"}}"#), "world");
+        assert_eq!(class(429, r#"{"error": {"code": "insufficient_quota"}}"#), "external");
     }
 
     #[test]
-    fn a_connection_that_fails_is_of_the_world_and_most_often_passes() {
+    fn connection_failures_are_classified() {
         use std::io::{Error, ErrorKind};
-        let class = |error: ureq::Error| match of_transport("http://x", &error) {
-            Failure::Passing { error, .. } => ("passing", ErrorChain::of(&error).input),
-            Failure::Final(error) => ("final", ErrorChain::of(&error).input),
+        let class = |error: ureq::Error| match from_transport("http://x", &error) {
+            Failure::Retryable { error, .. } => ("retryable", ErrorChain::of(&error).input),
+            Failure::Permanent(error) => ("permanent", ErrorChain::of(&error).input),
         };
-        assert_eq!(class(ureq::Error::HostNotFound), ("passing", false));
-        assert_eq!(class(ureq::Error::ConnectionFailed), ("passing", false));
-        assert_eq!(class(Error::from(ErrorKind::ConnectionRefused).into()), ("passing", false));
-        assert_eq!(class(Error::from(ErrorKind::UnexpectedEof).into()), ("passing", false));
+        assert_eq!(class(ureq::Error::HostNotFound), ("retryable", false));
+        assert_eq!(class(ureq::Error::ConnectionFailed), ("retryable", false));
+        assert_eq!(class(Error::from(ErrorKind::ConnectionRefused).into()), ("retryable", false));
+        assert_eq!(class(Error::from(ErrorKind::UnexpectedEof).into()), ("retryable", false));
         assert_eq!(
             class(Error::new(ErrorKind::InvalidData, "invalid peer certificate: Expired").into()),
-            ("final", false)
+            ("permanent", false)
         );
-        assert_eq!(class(ureq::Error::BodyExceedsLimit(1)), ("final", false));
-        assert_eq!(class(ureq::Error::BadUri("x".into())), ("final", true));
+        assert_eq!(class(ureq::Error::BodyExceedsLimit(1)), ("permanent", false));
+        assert_eq!(class(ureq::Error::BadUri("x".into())), ("permanent", true));
     }
 
     #[test]
-    fn a_redirect_names_its_target_and_what_to_write() {
-        let told =
+    fn redirect_error_shows_target_and_fix() {
+        let message =
             |location: Option<&str>| redirect("http://a/v1/chat/completions", StatusCode::FOUND, location).to_string();
         assert_eq!(
-            told(Some("https://b/v2/chat/completions")),
-            "the endpoint at `http://a/v1/chat/completions` said 302 Found: it redirects to \
-             `https://b/v2/chat/completions`, and redirects are not followed\n\
-             help: if the endpoint is there, write `url = \"https://b/v2\"`"
+            message(Some("https://b/v2/chat/completions")),
+            "the endpoint at `http://a/v1/chat/completions` returned 302 Found, a redirect to \
+             `https://b/v2/chat/completions`; redirects are not followed\n\
+             help: if the endpoint has moved there, write `url = \"https://b/v2\"`"
         );
         assert_eq!(
-            told(Some("/login")),
-            "the endpoint at `http://a/v1/chat/completions` said 302 Found: it redirects to `/login`, and redirects are \
-             not followed"
+            message(Some("/login")),
+            "the endpoint at `http://a/v1/chat/completions` returned 302 Found, a redirect to `/login`; redirects are not \
+             followed"
         );
         assert_eq!(
-            told(None),
-            "the endpoint at `http://a/v1/chat/completions` said 302 Found, a redirect, without a target"
+            message(None),
+            "the endpoint at `http://a/v1/chat/completions` returned 302 Found, a redirect without a target"
         );
     }
 }

@@ -1,13 +1,13 @@
-//! Teachers: who writes rationales. Knows items and responses, no stage and no model of ours. The only home of `ureq`.
+//! Sources of rationales: a client of OpenAI-compatible endpoints, and the oracle, which repeats an item's own rationale.
 
+mod api_key;
 mod failure;
 mod network;
 pub mod openai;
 pub mod oracle;
-mod reply;
-mod secret;
+mod response;
 #[cfg(test)]
 mod tests;
 
-pub use openai::{OpenAi, OpenAiConfig, Question};
-pub use reply::{Fault, Reply};
+pub use openai::{ChatRequest, OpenAi, OpenAiConfig};
+pub use response::{Fault, Response};

@@ -1,4 +1,4 @@
-//! The way to an endpoint: the proxy and the certificates that the environment names. Sends nothing.
+//! The proxy and the certificates for connections to an endpoint, from environment variables.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use ablate_core::base::wrong_input;
 
-/// The environment variables that decide it.
+/// The environment variables that this module reads.
 pub(super) const VARIABLES: &[&str] = &[
     "SSL_CERT_FILE",
     "SSL_CERT_DIR",
@@ -26,33 +26,33 @@ pub(super) const VARIABLES: &[&str] = &[
 
 type Variables = BTreeMap<String, String>;
 
-/// The first of the variables that is not blank, with its name.
-fn first<'a>(names: &[&'static str], variables: &'a Variables) -> Option<(&'static str, &'a str)> {
+/// Name and value of the first variable that is not blank.
+fn first_set<'a>(names: &[&'static str], variables: &'a Variables) -> Option<(&'static str, &'a str)> {
     let value = |name: &&'static str| Some((*name, variables.get(*name)?.trim()));
     names.iter().filter_map(value).find(|(_, value)| !value.is_empty())
 }
 
-/// The proxy on the way to an address: as curl chooses it, by the address's scheme.
+/// The proxy for a URL, chosen by the URL's scheme as curl does.
 pub(super) fn proxy(url: &str, variables: &Variables) -> Result<Option<ureq::Proxy>> {
-    let uri: Uri = url.parse().map_err(|error| wrong_input(anyhow!("`{url}` is no address: {error}")))?;
+    let uri: Uri = url.parse().map_err(|error| wrong_input(anyhow!("`{url}` is not a valid URL: {error}")))?;
     let secure = uri.scheme_str() == Some("https");
     let names = if secure { ["https_proxy", "HTTPS_PROXY"] } else { ["http_proxy", "HTTP_PROXY"] };
-    let Some((name, value)) = first(&[names[0], names[1], "all_proxy", "ALL_PROXY"], variables) else {
+    let Some((name, value)) = first_set(&[names[0], names[1], "all_proxy", "ALL_PROXY"], variables) else {
         return Ok(None);
     };
     let host = uri.host().unwrap_or_default();
     let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    if first(&["no_proxy", "NO_PROXY"], variables).is_some_and(|(_, list)| is_excepted(list, host, port)) {
+    if first_set(&["no_proxy", "NO_PROXY"], variables).is_some_and(|(_, list)| is_bypassed(list, host, port)) {
         return Ok(None);
     }
-    // The value may hold a password: it is not repeated.
-    let wrong = |_| wrong_input(anyhow!("`{name}` of the environment holds no address of a proxy"));
+    // The value may contain a password, so the message does not repeat it.
+    let wrong = |_| wrong_input(anyhow!("the environment variable `{name}` is not a valid proxy URL"));
     ureq::Proxy::new(value).map(Some).map_err(wrong)
 }
 
-/// Whether a list such as `localhost,.example.org,10.0.0.0/8` names a host: by its name, a domain that it is in, its
-/// address or network, each with a port or without; `*` is every host.
-fn is_excepted(list: &str, host: &str, port: u16) -> bool {
+/// Whether a `no_proxy` list such as `localhost,.example.org,10.0.0.0/8` contains a host. An entry is a host name, a
+/// domain, an IP address (each with or without a port), a network, or `*` for every host.
+fn is_bypassed(list: &str, host: &str, port: u16) -> bool {
     let host = host.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
     let address: Option<IpAddr> = host.parse().ok();
     list.split([',', ' ']).map(str::trim).filter(|entry| !entry.is_empty()).any(|entry| {
@@ -63,13 +63,13 @@ fn is_excepted(list: &str, host: &str, port: u16) -> bool {
         if let (Some(address), Some((network, bits))) = (address, entry.split_once('/')) {
             return is_in_network(address, network, bits).unwrap_or(false);
         }
-        // The colons of an IPv6 address without brackets are no port.
-        let (name, own) = match entry.rsplit_once(':') {
-            Some((name, own)) if !name.contains(':') || name.ends_with(']') => (name, own.parse().ok()),
+        // The last colon of an IPv6 address without brackets does not start a port.
+        let (name, entry_port) = match entry.rsplit_once(':') {
+            Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, port.parse().ok()),
             _ => (entry.as_str(), Some(port)),
         };
         let name = name.trim_matches(['[', ']']).trim_start_matches("*.").trim_start_matches('.');
-        own == Some(port) && (host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')))
+        entry_port == Some(port) && (host == name || host.strip_suffix(name).is_some_and(|rest| rest.ends_with('.')))
     })
 }
 
@@ -87,19 +87,19 @@ fn is_in_network(address: IpAddr, network: &str, bits: &str) -> Option<bool> {
     })
 }
 
-/// The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`; where neither is set, those of the system;
-/// where it has none, Mozilla's list as it was when this program was built.
+/// The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. If neither is set, those of the system. If the
+/// system has none, Mozilla's list of the time when this program was built.
 pub(super) fn tls(url: &str, variables: &Variables) -> Result<TlsConfig> {
     let secure = |address: &str| address.trim_start().to_ascii_lowercase().starts_with("https:");
     let proxies = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
-    let needed = secure(url) || first(&proxies, variables).is_some_and(|(_, proxy)| secure(proxy));
-    let roots = if needed { roots(variables)? } else { RootCerts::WebPki };
+    let uses_tls = secure(url) || first_set(&proxies, variables).is_some_and(|(_, proxy)| secure(proxy));
+    let roots = if uses_tls { root_certificates(variables)? } else { RootCerts::WebPki };
     Ok(TlsConfig::builder().root_certs(roots).build())
 }
 
-fn roots(variables: &Variables) -> Result<RootCerts> {
-    let file = first(&["SSL_CERT_FILE"], variables);
-    let folder = first(&["SSL_CERT_DIR"], variables);
+fn root_certificates(variables: &Variables) -> Result<RootCerts> {
+    let file = first_set(&["SSL_CERT_FILE"], variables);
+    let folder = first_set(&["SSL_CERT_DIR"], variables);
     let named: Vec<String> = file.iter().chain(&folder).map(|(name, value)| format!("`{name}` (`{value}`)")).collect();
     if named.is_empty() {
         let certificates = rustls_native_certs::load_native_certs().certs;
@@ -108,12 +108,12 @@ fn roots(variables: &Variables) -> Result<RootCerts> {
     let path = |found: Option<(&str, &str)>| found.map(|(_, value)| Path::new(value).to_path_buf());
     let (file, folder) = (path(file), path(folder));
     let loaded = rustls_native_certs::load_certs_from_paths(file.as_deref(), folder.as_deref());
-    let cannot = || format!("cannot read the certificates that {} of the environment names", named.join(" and "));
+    let cannot = || format!("cannot read the certificates of the environment variable {}", named.join(" and "));
     if let Some(error) = loaded.errors.into_iter().next() {
         return Err(wrong_input(anyhow!("{error}"))).with_context(cannot);
     }
     if loaded.certs.is_empty() {
-        return Err(wrong_input(anyhow!("there is no certificate in PEM format"))).with_context(cannot);
+        return Err(wrong_input(anyhow!("no certificate in PEM format found"))).with_context(cannot);
     }
     Ok(specific(&loaded.certs))
 }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_is_chosen_by_scheme_and_not_for_hosts_that_are_excepted() {
+    fn proxy_depends_on_scheme_and_no_proxy() {
         let chosen = |url: &str, pairs: &[(&str, &str)]| {
             proxy(url, &variables(pairs)).unwrap().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()))
         };
@@ -145,11 +145,11 @@ mod tests {
         assert_eq!(chosen("http://a/v1", &[("HTTPS_PROXY", "p:3")]), None);
         assert_eq!(chosen("http://a/v1", &[("HTTP_PROXY", "p:3"), ("NO_PROXY", "b, a")]), None);
         let error = proxy("http://a", &variables(&[("HTTP_PROXY", "ftp://me:secret@p")])).unwrap_err().to_string();
-        assert_eq!(error, "`HTTP_PROXY` of the environment holds no address of a proxy");
+        assert_eq!(error, "the environment variable `HTTP_PROXY` is not a valid proxy URL");
     }
 
     #[test]
-    fn a_host_is_excepted_by_name_domain_address_and_network() {
+    fn no_proxy_matches_name_domain_address_network() {
         let yes = [
             ("*", "a.org"),
             ("localhost,.A.org", "b.a.org"),
@@ -164,7 +164,7 @@ mod tests {
             ("0.0.0.0/0", "9.9.9.9"),
         ];
         for (list, host) in yes {
-            assert!(is_excepted(list, host, 8000), "{list} {host}");
+            assert!(is_bypassed(list, host, 8000), "{list} {host}");
         }
         let no = [
             ("", "a.org"),
@@ -176,27 +176,28 @@ mod tests {
             ("::1", "[::2]"),
         ];
         for (list, host) in no {
-            assert!(!is_excepted(list, host, 8000), "{list} {host}");
+            assert!(!is_bypassed(list, host, 8000), "{list} {host}");
         }
     }
 
     #[test]
-    fn certificates_that_cannot_be_read_are_an_error_with_the_variable() {
+    fn unreadable_certificates_name_their_variable() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("none.pem");
         let named = variables(&[("SSL_CERT_FILE", file.to_str().unwrap())]);
-        let told = |error: anyhow::Error| format!("{error:#}").replace(file.to_str().unwrap(), "none.pem");
-        let missing = told(tls("https://a", &named).unwrap_err());
+        let message = |error: anyhow::Error| format!("{error:#}").replace(file.to_str().unwrap(), "none.pem");
+        let missing = message(tls("https://a", &named).unwrap_err());
         assert!(
-            missing.starts_with("cannot read the certificates that `SSL_CERT_FILE` (`none.pem`) of the environment")
+            missing
+                .starts_with("cannot read the certificates of the environment variable `SSL_CERT_FILE` (`none.pem`)")
         );
         ablate_core::base::files::write_atomic(&file, b"no certificate\n").unwrap();
         assert_eq!(
-            told(tls("https://a", &named).unwrap_err()),
-            "cannot read the certificates that `SSL_CERT_FILE` (`none.pem`) of the environment names: there is no \
-             certificate in PEM format"
+            message(tls("https://a", &named).unwrap_err()),
+            "cannot read the certificates of the environment variable `SSL_CERT_FILE` (`none.pem`): no certificate in PEM \
+             format found"
         );
-        // Nobody reads them for an address without TLS.
+        // They are not read for a URL without TLS.
         assert!(tls("http://a", &named).is_ok());
     }
 }

@@ -1,5 +1,4 @@
 //! A client of an OpenAI-compatible `/chat/completions` endpoint: hosted services, vLLM, llama.cpp, Ollama.
-//! Knows no item and no file; a question is text and an image, a reply is text.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,75 +8,76 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::failure::{self, Failure};
+use super::api_key::ApiKey;
+use super::failure::{self, ErrorResponse, Failure};
 use super::network;
-use super::reply::{self, Reply};
-use super::secret::Secret;
+use super::response::{self, Response};
 use ablate_core::base::wrong_input;
 
-/// A response with more bytes than this is refused.
-const LONGEST_RESPONSE: u64 = 64 << 20;
-/// The longest pause between two tries, whatever the server asks for.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often a question is asked again whose reply answers nothing: see [`reply::Fault`].
-const SECOND_CHANCES: usize = 1;
+/// A longer response body is an error.
+const MAX_BODY_BYTES: u64 = 64 << 20;
+/// The longest pause before a retry, whatever the server asks for.
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// How often responses with a [`response::Fault`] are requested again.
+const FAULT_RETRIES: usize = 1;
 
-/// Where the endpoint is and how it samples.
+/// Address of the endpoint, and how it samples.
 #[derive(Clone, Debug)]
 pub struct OpenAiConfig {
-    /// Base address, for example `https://api.openai.com/v1`; `/chat/completions` is added.
+    /// Base URL, for example `https://api.openai.com/v1`; `/chat/completions` is added.
     pub url: String,
     pub model: String,
     pub temperature: f64,
     pub max_tokens: u32,
-    /// Environment variable that holds the API key; none for endpoints without one.
+    /// Environment variable with the API key; `None` for endpoints without one.
     pub key_env: Option<String>,
-    /// Of one request, from the connection to the last byte.
+    /// Time limit of one request, from the connection to the last byte.
     pub timeout: Duration,
-    /// Tries after the first.
+    /// Attempts after the first.
     pub retries: u32,
-    /// Pause before the first repeated try; each further one doubles it.
+    /// Pause before the first retry; it doubles with each further one.
     pub backoff: Duration,
 }
 
-/// What a model is asked.
+/// The messages that a model receives.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct ChatRequest {
     pub system: String,
     pub prompt: String,
     /// An encoded PNG or JPEG.
     pub image: Option<Vec<u8>>,
 }
 
-/// A client; any number of threads may use it at a time.
+/// A client, which threads may share.
 pub struct OpenAi {
     config: OpenAiConfig,
-    /// The whole address that is asked.
+    /// The full URL of requests.
     url: String,
-    key: Secret,
+    key: ApiKey,
     agent: ureq::Agent,
 }
 
 impl OpenAi {
-    /// Takes the API key, the proxy and the certificates from the variables that [`OpenAi::variables`] names; sends
-    /// nothing yet.
+    /// Reads the API key, the proxy and the certificates from `variables`, the values of [`OpenAi::variables`].
     pub fn new(config: OpenAiConfig, variables: &BTreeMap<String, String>) -> Result<OpenAi> {
         let key = match &config.key_env {
-            None => Secret::default(),
-            Some(name) => variables.get(name).and_then(|value| Secret::new(value)).ok_or_else(|| {
+            None => ApiKey::default(),
+            Some(name) => variables.get(name).and_then(|value| ApiKey::new(value)).ok_or_else(|| {
                 wrong_input(anyhow!(
-                    "the environment variable `{name}` is not set: `key_env` says that it holds the API key"
+                    "the environment variable `{name}` is not set; `key_env` names it as the one with the API key"
                 ))
             })?,
         };
         if key.get().is_some_and(|key| !key.bytes().all(|byte| (b' '..=b'~').contains(&byte))) {
             let name = config.key_env.as_deref().unwrap_or_default();
-            return Err(wrong_input(anyhow!("the key in `{name}` holds a character that no HTTP header may hold")));
+            return Err(wrong_input(anyhow!(
+                "the API key in `{name}` contains a character that is not allowed in an HTTP header"
+            )));
         }
         let url = format!("{}/chat/completions", config.url.trim_end_matches('/'));
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            // A redirected POST may become a GET, and its target was not asked for.
+            // A redirected POST may become a GET, and the user did not choose its target.
             .max_redirects(0)
             .proxy(network::proxy(&url, variables)?)
             .tls_config(network::tls(&url, variables)?)
@@ -93,51 +93,51 @@ impl OpenAi {
         network::VARIABLES.iter().copied().chain(key_env).map(str::to_string).collect()
     }
 
-    /// So many replies to one question. An endpoint that gives fewer is asked again, and so is one whose reply answers
-    /// nothing; what then still answers nothing is among the replies.
-    pub fn ask(&self, question: &Question, samples: usize) -> Result<Vec<Reply>> {
-        let mut replies = Vec::new();
-        let mut chances = SECOND_CHANCES;
-        while replies.len() < samples {
-            let mut more = self.request(question, samples - replies.len())?;
-            let asked = more.len();
-            if chances > 0 {
-                more.retain(|reply| reply.fault.is_none());
+    /// Samples `samples` responses. If the endpoint returns fewer, or some have a fault, it requests the missing ones again;
+    /// responses that have a fault after [`FAULT_RETRIES`] are returned.
+    pub fn complete(&self, request: &ChatRequest, samples: usize) -> Result<Vec<Response>> {
+        let mut responses = Vec::new();
+        let mut fault_retries = FAULT_RETRIES;
+        while responses.len() < samples {
+            let mut more = self.send(request, samples - responses.len())?;
+            let received = more.len();
+            if fault_retries > 0 {
+                more.retain(|response| response.fault.is_none());
             }
-            chances -= usize::from(more.len() < asked);
-            replies.extend(more);
+            fault_retries -= usize::from(more.len() < received);
+            responses.extend(more);
         }
-        replies.truncate(samples);
-        Ok(replies)
+        responses.truncate(samples);
+        Ok(responses)
     }
 
-    /// One request, tried again while that may help. At least one reply.
-    fn request(&self, question: &Question, samples: usize) -> Result<Vec<Reply>> {
-        let body = serde_json::to_string(&self.body(question, samples)).context("cannot write the request")?;
+    /// Sends one request, and retries it while the failure is retryable. Returns at least one response.
+    fn send(&self, request: &ChatRequest, samples: usize) -> Result<Vec<Response>> {
+        let body = serde_json::to_string(&self.body(request, samples)).context("cannot write the request")?;
         let mut backoff = self.config.backoff;
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            tries += 1;
+            attempts += 1;
             let (error, pause) = match self.post(&body) {
-                Ok(replies) => return Ok(replies),
-                Err(Failure::Final(error)) => return Err(error),
-                Err(Failure::Passing { error, pause }) => (error, pause),
+                Ok(responses) => return Ok(responses),
+                Err(Failure::Permanent(error)) => return Err(error),
+                Err(Failure::Retryable { error, pause }) => (error, pause),
             };
-            if tries > self.config.retries {
-                let times = if tries == 1 { "1 try".to_string() } else { format!("{tries} tries") };
-                return Err(error.context(format!("gave up on the endpoint after {times}")));
+            if attempts > self.config.retries {
+                let count = if attempts == 1 { "1 attempt".to_string() } else { format!("{attempts} attempts") };
+                return Err(error.context(format!("the request failed after {count}")));
             }
-            std::thread::sleep(pause.unwrap_or(backoff).min(LONGEST_PAUSE));
+            std::thread::sleep(pause.unwrap_or(backoff).min(MAX_PAUSE));
             backoff *= 2;
         }
     }
 
-    fn post(&self, body: &str) -> Result<Vec<Reply>, Failure> {
+    fn post(&self, body: &str) -> Result<Vec<Response>, Failure> {
         let mut request = self.agent.post(&self.url).header("Content-Type", "application/json");
         if let Some(key) = self.key.get() {
             request = request.header("Authorization", &format!("Bearer {key}"));
         }
-        let mut response = request.send(body).map_err(|error| failure::of_transport(&self.url, &error))?;
+        let mut response = request.send(body).map_err(|error| failure::from_transport(&self.url, &error))?;
         let status = response.status();
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.trim().to_string());
         let pause = header("retry-after").and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
@@ -145,45 +145,44 @@ impl OpenAi {
         let bytes = response
             .body_mut()
             .with_config()
-            .limit(LONGEST_RESPONSE)
+            .limit(MAX_BODY_BYTES)
             .read_to_vec()
-            .map_err(|error| failure::of_transport(&self.url, &error))?;
+            .map_err(|error| failure::from_transport(&self.url, &error))?;
         if !status.is_success() {
-            // Endpoints repeat the key in what they say about it.
+            // Endpoints repeat the key in their error messages.
             let text = self.key.mask(&String::from_utf8_lossy(&bytes));
-            let answer = failure::Answer { status, location, pause, text: &text };
-            return Err(failure::of_status(&self.url, self.config.key_env.as_deref(), &answer));
+            let error = ErrorResponse { status, location, pause, text: &text };
+            return Err(failure::from_status(&self.url, self.config.key_env.as_deref(), &error));
         }
-        let mut replies = reply::read(&bytes).map_err(|cause| {
-            // What a gateway in between made of the answer, or half of it.
+        let mut responses = response::parse(&bytes).map_err(|cause| {
+            // A gateway replaced the body, or the connection ended early.
             let line = failure::first_line(&self.key.mask(&String::from_utf8_lossy(&bytes)));
             let cause = self.key.mask(&cause);
-            let error =
-                anyhow!("the endpoint at `{}` did not answer with a chat completion ({cause}): {line}", self.url);
-            Failure::Passing { error, pause }
+            let error = anyhow!("the endpoint at `{}` did not return a chat completion ({cause}): {line}", self.url);
+            Failure::Retryable { error, pause }
         })?;
-        for reply in &mut replies {
-            reply.text = self.key.mask(&reply.text);
+        for response in &mut responses {
+            response.text = self.key.mask(&response.text);
         }
-        Ok(replies)
+        Ok(responses)
     }
 
-    fn body(&self, question: &Question, samples: usize) -> Value {
+    fn body(&self, request: &ChatRequest, samples: usize) -> Value {
         let OpenAiConfig { model, temperature, max_tokens, .. } = &self.config;
-        let content = match &question.image {
-            None => json!(question.prompt),
+        let content = match &request.image {
+            None => json!(request.prompt),
             Some(bytes) => {
                 let format = if bytes.starts_with(b"\xff\xd8") { "jpeg" } else { "png" };
                 let url = format!("data:image/{format};base64,{}", STANDARD.encode(bytes));
                 json!([
                     { "type": "image_url", "image_url": { "url": url } },
-                    { "type": "text", "text": question.prompt },
+                    { "type": "text", "text": request.prompt },
                 ])
             }
         };
         let mut messages = Vec::new();
-        if !question.system.is_empty() {
-            messages.push(json!({ "role": "system", "content": question.system }));
+        if !request.system.is_empty() {
+            messages.push(json!({ "role": "system", "content": request.system }));
         }
         messages.push(json!({ "role": "user", "content": content }));
         let mut body =

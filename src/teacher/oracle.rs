@@ -1,14 +1,14 @@
-//! The teacher that needs no client: an item's own rationale, made wrong at a stated rate. For synthetic data and for
-//! data sets that come with human reasoning.
+//! The oracle: a teacher that repeats an item's own rationale, with errors at a given rate. For synthetic data and for data
+//! sets with human rationales.
 
 use ablate_core::base::Seed;
 use ablate_data::prompts::{cot_response, option_letters};
 use ablate_data::records::Item;
 use ablate_data::rng::{uniform, uniform_below};
 
-/// The response to an item, or none if it has no rationale. With probability `wrong` the final answer is one that
-/// the item does not accept; where the rationale ends in the right answer, that is changed too, as a teacher's
-/// mistake is consistent with itself. `others` are answers of the data set, to be wrong with.
+/// The response to an item; `None` if the item has no rationale. With probability `wrong` the final answer is replaced by
+/// one that the item does not accept. If the rationale ends with the right answer, that is replaced too, so that the
+/// mistake is consistent. `others` are answers of the data set to choose a wrong one from.
 pub fn respond(item: &Item, others: &[&str], wrong: f64, seed: Seed) -> Option<String> {
     let rationale = item.rationale.as_deref()?;
     let right = item.rationale_answer.as_deref().or(item.answers.first().map(String::as_str))?;
@@ -37,7 +37,7 @@ fn wrong_answers(item: &Item, others: &[&str]) -> Vec<String> {
     candidates
 }
 
-/// `text` with the last occurrence of the word `from` replaced, if it stands in the last sentence.
+/// Replaces the word `from` if the text ends with it, apart from a full stop.
 fn replace_last(text: &str, from: &str, to: &str) -> String {
     let body = text.trim_end().trim_end_matches('.');
     match body.strip_suffix(from) {
@@ -71,14 +71,14 @@ mod tests {
     }
 
     #[test]
-    fn a_teacher_that_is_never_wrong_gives_the_rationale() {
+    fn rate_zero_returns_the_rationale() {
         let response = respond(&item(0), &["5", "6"], 0.0, Seed(0)).unwrap();
         assert_eq!(response, "red3, blue2. 3+2=5.\n### Answer: 5");
         assert_eq!(respond(&Item { rationale: None, ..item(0) }, &[], 0.0, Seed(0)), None);
     }
 
     #[test]
-    fn a_wrong_response_is_wrong_and_agrees_with_itself() {
+    fn wrong_response_is_consistent() {
         let response = respond(&item(0), &["5", "6"], 1.0, Seed(0)).unwrap();
         assert_eq!(response, "red3, blue2. 3+2=6.\n### Answer: 6");
         assert!(!answers::judge(&item(0), &response, FinishReason::Stop, Style::Cot, DEFAULT_THRESHOLD).correct);
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_letter_is_another_option() {
+    fn wrong_letter_is_another_option() {
         let choice = Item {
             answer_type: AnswerType::Letter,
             options: vec!["red".into(), "blue".into(), "green".into()],
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stated_share_is_wrong() {
+    fn wrong_responses_have_the_given_rate() {
         let wrong = |item: &Item| {
             let response = respond(item, &["6", "7"], 0.1, Seed(7)).unwrap();
             !answers::judge(item, &response, FinishReason::Stop, Style::Cot, DEFAULT_THRESHOLD).correct
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_that_ends_the_text_is_replaced() {
+    fn only_an_answer_at_the_end_is_replaced() {
         assert_eq!(replace_last("3+2=5.", "5", "6"), "3+2=6.");
         assert_eq!(replace_last("5 of them. Row 2.", "5", "6"), "5 of them. Row 2.");
         assert_eq!(replace_last("3+12=15.", "5", "6"), "3+12=15.");

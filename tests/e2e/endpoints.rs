@@ -77,11 +77,11 @@ fn a_bad_reply_is_asked_for_again_by_the_next_run() {
     let space = space(&url, "");
     let first = run(&space, &[]);
     expect![[r#"
-        error: `kept` failed: the teacher gave nothing to keep: 1 without a text
+        error: `kept` failed: no response of the teacher was kept: 1 without a text
         exit code 1"#]]
     .assert_eq(&told(&first, &url));
     expect![[r#"
-        error: `kept` failed: the teacher gave nothing to keep: 1 without a final answer
+        error: `kept` failed: no response of the teacher was kept: 1 without a final answer
         exit code 1"#]]
     .assert_eq(&told(&run(&space, &["--force", "kept"]), &url));
     assert_eq!(run(&space, &[]).code, Some(0));
@@ -99,15 +99,15 @@ fn a_failure_of_the_world_is_tried_again_and_one_of_the_users_is_not() {
     let (url, thread) = endpoint(vec![("503 Service Unavailable", "later".into())]);
     expect![[r#"
         error: `kept` failed: item `1`
-          because gave up on the endpoint after 1 try
-          because the endpoint at `[URL]/chat/completions` said 503 Service Unavailable: later
+          because the request failed after 1 attempt
+          because the endpoint at `[URL]/chat/completions` returned 503 Service Unavailable: later
         exit code 1"#]]
     .assert_eq(&told(&run(&space(&url, ""), &[]), &url));
     thread.join().unwrap();
     let (url, thread) = endpoint(vec![("404 Not Found", "no model `m`".into())]);
     expect![[r#"
         error: `kept` failed: item `1`
-          because the endpoint at `[URL]/chat/completions` said 404 Not Found: no model `m`
+          because the endpoint at `[URL]/chat/completions` returned 404 Not Found: no model `m`
         exit code 2"#]]
     .assert_eq(&told(&run(&space(&url, "limits = { retries = 9 }"), &[]), &url));
     thread.join().unwrap();
@@ -148,7 +148,7 @@ fn a_key_that_is_not_set_is_told_before_anything_is_asked() {
     let space = space("http://127.0.0.1:9/v1", "limits = { retries = 3 }");
     let outcome = space.ablate(&["run", "study.toml"]);
     expect![[r#"
-        error: `kept` failed: the environment variable `TEACHER_KEY` is not set: `key_env` says that it holds the API key
+        error: `kept` failed: the environment variable `TEACHER_KEY` is not set; `key_env` names it as the one with the API key
         exit code 2"#]]
     .assert_eq(&told(&outcome, "[none]"));
 }

@@ -141,7 +141,7 @@ fn weights_that_are_negative_or_all_zero() {
         "rows = 4\nsources.direct = { from = \"items\", as = \"direct\", weight = -1 }",
     );
     expect![[r#"
-        error: `stage.mix.sources.direct.weight`: `-1` is out of range: it is a number at least 0
+        error: `stage.mix.sources.direct.weight`: `-1` is out of range: write a number at least 0
           --> study.toml:27:60
            |
         24 | [stage.mix]
@@ -265,7 +265,7 @@ reference = "stranger"
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
     let told: Vec<&str> = outcome.stderr.lines().filter(|line| line.starts_with("error")).collect();
     expect![[r#"
-        error: `dpo@seed=0` failed: `reference` does not read what `policy` reads: it has 300 tokens and 16 per image, the policy 421 and 16"#]]
+        error: `dpo@seed=0` failed: `reference` and `policy` take different tokens: the reference has 300 tokens and 16 per image, the policy 421 and 16"#]]
     .assert_eq(&told.join("\n"));
 }
 
@@ -310,7 +310,7 @@ fn a_teacher_that_cannot_be_reached() {
     let told = failure(&space, 1).replace(&port.to_string(), "[PORT]");
     expect![[r#"
         error: `rationales` failed: item `row-1`
-          because gave up on the endpoint after 1 try
+          because the request failed after 1 attempt
           because cannot reach the endpoint at `http://127.0.0.1:[PORT]/v1/chat/completions`: io: Connection refused (os error 111)
     "#]].assert_eq(&told);
 }

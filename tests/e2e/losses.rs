@@ -36,7 +36,8 @@ fn a_source_that_loses_rows_is_an_error_that_shows_three() {
               `row-3` of `train` is without a rationale
               `row-4` of `train` is without a rationale
               `row-5` of `train` is without a rationale
-            `max_lost` = 0 permits none: complete these rows, or permit the loss with `max_lost = 0.667`"#]]
+            the share of lost rows is 0.667, above `max_lost` = 0
+            help: complete these rows, or accept the loss with `max_lost = 0.667`"#]]
     .assert_eq(told);
 }
 
@@ -74,15 +75,17 @@ fn a_row_that_is_longer_than_the_model_is_an_error_or_left_out_or_cut() {
     let told = lines(&outcome.stderr, "too");
     assert_eq!(
         told,
-        ["    `too_long = \"drop\"` leaves such rows out, `too_long = \"truncate\"` cuts the end of their response"]
+        [
+            "    help: `too_long = \"drop\"` drops such rows, `too_long = \"truncate\"` removes the end of their response"
+        ]
     );
     assert_eq!(lines(&outcome.stderr, "row `row-4` of `train`: the sequence has ").len(), 1, "{}", outcome.stderr);
     let outcome = run("drop");
     assert_eq!(
-        lines(&outcome.stderr, "longer"),
+        lines(&outcome.stderr, "exceed"),
         [
-            "warn  sft: 1 of 6 rows are longer than the model takes and left out",
-            "warn  eval: 1 of 6 items are longer than the model takes and left out"
+            "warn  sft: 1 of 6 rows exceed the context length and are dropped",
+            "warn  eval: 1 of 6 items exceed the context length and are dropped"
         ],
         "{}",
         outcome.stderr
@@ -92,8 +95,8 @@ fn a_row_that_is_longer_than_the_model_is_an_error_or_left_out_or_cut() {
     assert_eq!(
         lines(&outcome.stderr, "warn "),
         [
-            "warn  sft: 1 of 6 rows are left out: cut to what the model takes, nothing of use is left of them",
-            "warn  eval: 1 of 6 items are longer than the model takes: the beginning of their text is cut"
+            "warn  sft: 1 of 6 rows are dropped: truncated to the context length they have no useful tokens",
+            "warn  eval: 1 of 6 items exceed the context length and lose the beginning of their text"
         ],
         "{}",
         outcome.stderr

@@ -193,11 +193,11 @@ fn what_cannot_be_asked_is_said() {
         outcome.stderr
     };
     let blind = told(generate(&space, Some("wide"), &["What?"]));
-    assert_eq!(blind, "error: `hub` is a language model, which takes no image\n");
+    assert_eq!(blind, "error: `hub` is a language model and takes no image\n");
     let cold = told(generate(&space, None, &["--temperature", "-1", "What?"]));
     assert_eq!(cold, "error: `--temperature` must be at least 0, not -1\n");
     let nobody = told(space.ablate(&["generate", "--model", "nobody", "What?"]));
-    assert_eq!(nobody, "error: `nobody` is not a folder: a checkpoint is one\n");
+    assert_eq!(nobody, "error: `nobody` is not a folder; a checkpoint is a folder\n");
     fs::remove_file(space.path("hub/chat_template.jinja")).unwrap();
     let mute = told(generate(&space, None, &["What?"]));
     assert!(mute.starts_with("error: `hub` has no chat template"), "{mute}");
@@ -319,12 +319,11 @@ fn check_and_plan_say_what_run_would_refuse_of_a_checkpoint_and_where() {
     let fields = "`HUB/config.json`: `a_note` (\"mine\"); `HUB/generation_config.json`: `another` (3)";
     for command in ["check", "plan"] {
         let (code, warned) = told(&space, command, "");
-        let first =
-            format!("warning: `stage.base.path`: fields of a checkpoint that are not known are ignored: {fields}");
+        let first = format!("warning: `stage.base.path`: unknown fields of the checkpoint are ignored: {fields}");
         assert_eq!((code, warned.lines().next()), (Some(0), Some(first.as_str())));
         let (code, strict) = told(&space, command, ", strict = true");
         let first = format!(
-            "error: `stage.base.path`: fields of a checkpoint that are not known, which `strict` refuses: {fields}"
+            "error: `stage.base.path`: the checkpoint has unknown fields, which `strict = true` refuses: {fields}"
         );
         assert_eq!((code, strict.lines().next()), (Some(2), Some(first.as_str())));
     }

@@ -1,4 +1,4 @@
-//! `base`: a model to start from, with fresh weights and a tokenizer's vocabulary, or imported.
+//! `base`: an initial model, with random weights and the vocabulary of a tokenizer, or imported.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::stages::common;
-use crate::stages::loaded_model::{self, Model};
+use crate::stages::loaded_model::{self, LoadedModel};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -23,7 +23,7 @@ use ablate_nn::{Adapter, Checkpoint, DecoderConfig, ModelConfig, ProjectorConfig
 pub static KIND: Kind = Kind {
     name: "base",
     version: 1,
-    about: "a model with fresh weights, or an imported checkpoint",
+    about: "a model with random weights, or an imported checkpoint",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint)],
     fan_out: &[],
     seeded: true,
@@ -32,33 +32,33 @@ pub static KIND: Kind = Kind {
     schema: schema_of::<Table>,
 };
 
-/// A file that is a template and nothing else.
+/// The file of a chat template.
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Table {
     tokenizer: Option<Reference>,
-    /// Sizes; those that are left out are the small default model's.
+    /// Sizes of the model. The defaults are those of a small model.
     model: Option<ModelConfig>,
-    /// A folder with a checkpoint instead: Hugging Face's layout or ours.
+    /// A folder with a checkpoint instead, in Hugging Face's or ablate's layout.
     path: Option<String>,
     /// A folder with a LoRA adapter in PEFT's layout, which is merged into the checkpoint.
     adapter: Option<String>,
-    /// A file with a chat template, for a checkpoint that has none or another.
+    /// A file with a chat template that replaces that of the checkpoint.
     chat_template: Option<String>,
-    /// Whether a field of `config.json` that is not known is an error. Otherwise it is a warning.
+    /// Whether an unknown field of `config.json` is an error. Otherwise it is a warning.
     strict: Option<bool>,
 }
 
 #[derive(Debug)]
 enum Base {
-    /// The tokenizer's vocabulary becomes the model's; it is copied into the checkpoint.
-    Fresh {
+    /// The model has the vocabulary of the tokenizer, which is copied into the checkpoint.
+    Initialized {
         tokenizer: Reference,
         model: ModelConfig,
     },
-    Import {
+    Imported {
         path: String,
         adapter: Option<String>,
         chat_template: Option<String>,
@@ -73,21 +73,20 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
         (_, None) if adapter.is_some() || chat_template.is_some() || strict.is_some() => {
             let given = [("adapter", adapter.is_some()), ("chat_template", chat_template.is_some())];
             let key = given.into_iter().find(|(_, given)| *given).map_or("strict", |(key, _)| key);
-            Err(vec![ConfigError::at(key, format!("`{key}` is for a checkpoint that `path` imports"))])
+            Err(vec![ConfigError::at(key, format!("`{key}` is for an imported checkpoint only: write its `path`"))])
         }
         (None, None) => Err(vec![
-            ConfigError::at("", "the stage has no model: neither `tokenizer` nor `path` is given")
-                .help("`tokenizer` gives a fresh model its vocabulary, `path` imports a checkpoint"),
+            ConfigError::at("", "`tokenizer` and `path` are missing: the stage needs one of them")
+                .help("`tokenizer` gives a new model its vocabulary, `path` imports a checkpoint"),
         ]),
         (_, Some(path)) => {
-            let wrong = |key: &str| {
-                ConfigError::at(key, format!("`{key}` is for a fresh model, and `path` imports one that has its own"))
-            };
+            let mistake =
+                |key: &str| ConfigError::at(key, format!("`{key}` is for a new model only, but `path` imports one"));
             let errors: Vec<ConfigError> =
-                given.into_iter().filter(|(_, given)| *given).map(|(key, _)| wrong(key)).collect();
+                given.into_iter().filter(|(_, given)| *given).map(|(key, _)| mistake(key)).collect();
             let strict = strict.unwrap_or(false);
             if errors.is_empty() {
-                Ok(Box::new(Base::Import { path, adapter, chat_template, strict }))
+                Ok(Box::new(Base::Imported { path, adapter, chat_template, strict }))
             } else {
                 Err(errors)
             }
@@ -95,8 +94,8 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
         (Some(tokenizer), None) => {
             let model = model.unwrap_or_default();
             match model.check() {
-                Ok(()) => Ok(Box::new(Base::Fresh { tokenizer, model })),
-                Err(wrong) => Err(wrong
+                Ok(()) => Ok(Box::new(Base::Initialized { tokenizer, model })),
+                Err(mistakes) => Err(mistakes
                     .into_iter()
                     .map(|(key, message)| ConfigError::at(&format!("model.{key}"), format!("`{key}` {message}")))
                     .collect()),
@@ -108,9 +107,9 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
 impl Stage for Base {
     fn identify(&self, manifest: &mut Manifest) {
         let model = match self {
-            Base::Fresh { tokenizer: _, model } => model,
-            // Folders and files enter by content. What `strict` refuses must not be found as a result without it.
-            Base::Import { path: _, adapter: _, chat_template: _, strict } => {
+            Base::Initialized { tokenizer: _, model } => model,
+            // Folders and files enter by content. A result without `strict` must not be reused with it, since it may be refused.
+            Base::Imported { path: _, adapter: _, chat_template: _, strict } => {
                 manifest.value_unless("strict", strict, &false);
                 return;
             }
@@ -138,20 +137,22 @@ impl Stage for Base {
 
     fn inputs(&self) -> Vec<Input> {
         match self {
-            Base::Fresh { tokenizer, .. } => vec![common::input("tokenizer", tokenizer, &[ArtifactKind::Tokenizer])],
-            Base::Import { path, adapter, chat_template, strict: _ } => {
+            Base::Initialized { tokenizer, .. } => {
+                vec![common::stage_input("tokenizer", tokenizer, &[ArtifactKind::Tokenizer])]
+            }
+            Base::Imported { path, adapter, chat_template, strict: _ } => {
                 let given =
                     [("path", Some(path)), ("adapter", adapter.as_ref()), ("chat_template", chat_template.as_ref())];
-                let outside = |(role, path): (&str, Option<&String>)| {
+                let external = |(role, path): (&str, Option<&String>)| {
                     Some(Input { role: role.to_string(), source: InputSource::External { path: path?.clone() } })
                 };
-                given.into_iter().filter_map(outside).collect()
+                given.into_iter().filter_map(external).collect()
             }
         }
     }
 
     fn inspect(&self, path: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Finding> {
-        let (Base::Import { chat_template, strict, .. }, Some(folder)) = (self, path("path")) else {
+        let (Base::Imported { chat_template, strict, .. }, Some(folder)) = (self, path("path")) else {
             return Vec::new();
         };
         let finding = |message, fatal| Finding { role: "path".to_string(), message, fatal };
@@ -159,7 +160,7 @@ impl Stage for Base {
             .and_then(|unknown| if *strict { refuse_unknown(&unknown).map(|()| unknown) } else { Ok(unknown) });
         match checked {
             Ok(unknown) if unknown.is_empty() => Vec::new(),
-            Ok(unknown) => vec![finding(told_unknown(&unknown), false)],
+            Ok(unknown) => vec![finding(unknown_fields(&unknown), false)],
             Err(error) => vec![finding(format!("{error:#}"), true)],
         }
     }
@@ -167,7 +168,7 @@ impl Stage for Base {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let folder = ctx.output("model");
         let checkpoint = match self {
-            Base::Fresh { model, .. } => {
+            Base::Initialized { model, .. } => {
                 let path = ctx.input("tokenizer")?.path.join(FILE);
                 let tokenizer = Tokenizer::read(&path)?;
                 let image_token = tokenizer.special()?.image;
@@ -177,7 +178,7 @@ impl Stage for Base {
                 files::copy(&path, &folder.join(FILE))?;
                 checkpoint
             }
-            Base::Import { strict, .. } => import(ctx, &folder, *strict)?,
+            Base::Imported { strict, .. } => import(ctx, &folder, *strict)?,
         };
         Ok(Summary::default()
             .with("parameters", checkpoint.parameters())
@@ -186,76 +187,76 @@ impl Stage for Base {
     }
 }
 
-/// Copies a checkpoint from elsewhere, with an adapter merged in and its own or another chat template.
+/// Copies a checkpoint, merges an adapter, and replaces the chat template.
 fn import(ctx: &StageContext, folder: &Path, strict: bool) -> Result<Checkpoint> {
     let path = &ctx.input("path")?.path;
     if !path.is_dir() {
-        return Err(wrong_input(anyhow!("`path`: `{}` is not a folder: a checkpoint is one", path.display())));
+        return Err(wrong_input(anyhow!("`path`: `{}` is not a folder; a checkpoint is a folder", path.display())));
     }
     let read = || -> Result<Checkpoint> {
         let unknown = check_folder(path, ctx.inputs.contains_key("chat_template"))?;
         if strict {
             refuse_unknown(&unknown)?;
         } else if !unknown.is_empty() {
-            ctx.progress.note(format!("warning: {}", told_unknown(&unknown)));
+            ctx.progress.note(format!("warning: {}", unknown_fields(&unknown)));
         }
         let mut checkpoint = Checkpoint::read(path)?;
         if let Some(adapter) = ctx.inputs.get("adapter") {
-            let eyes = checkpoint.architecture.vision.is_some();
-            let adapter = Adapter::read(&adapter.path, eyes).context("`adapter`")?;
+            let has_vision = checkpoint.architecture.vision.is_some();
+            let adapter = Adapter::read(&adapter.path, has_vision).context("`adapter`")?;
             adapter.merge(&mut checkpoint).context("`adapter`")?;
         }
         Ok(checkpoint)
     };
     let checkpoint = read().map_err(wrong_input).context("`path`")?;
-    loaded_model::carry_companions(&checkpoint, path, folder)?;
+    loaded_model::copy_companion_files(&checkpoint, path, folder)?;
     if let Some(template) = ctx.inputs.get("chat_template") {
         if checkpoint.is_own() {
-            let error = anyhow!("`chat_template`: a checkpoint of our own layout has its conversation fixed");
+            let error = anyhow!("`chat_template`: a checkpoint in ablate's own layout has a fixed conversation format");
             return Err(wrong_input(error));
         }
-        forget_template(folder)?;
+        remove_chat_templates(folder)?;
         files::copy(&template.path, &folder.join(CHAT_TEMPLATE))?;
     }
     checkpoint.write(folder)?;
-    // What is there without a given template is checked where the user knows it.
-    let around = if ctx.inputs.contains_key("chat_template") { folder } else { path };
+    // Without a given template the source folder is checked, so that messages have the path that the user knows.
+    let checked = if ctx.inputs.contains_key("chat_template") { folder } else { path };
     let images = |processor| ImageLoader::open(&ctx.images, processor);
-    let Model { checkpoint, .. } = Model::around(checkpoint, around, images).map_err(wrong_input).context("`path`")?;
-    loaded_model::carry_seen(path, folder)?;
-    Ok(checkpoint)
+    let model = LoadedModel::from_checkpoint(checkpoint, checked, images).map_err(wrong_input).context("`path`")?;
+    loaded_model::copy_training_index(path, folder)?;
+    Ok(model.checkpoint)
 }
 
-/// What can be said of a checkpoint's folder without its weights: the fields of its JSON files that are not known.
+/// Checks a checkpoint's folder without its weights, and lists the unknown fields of its JSON files.
 fn check_folder(folder: &Path, templated: bool) -> Result<Vec<String>> {
     if !folder.is_dir() {
-        bail!("`{}` is not a folder: a checkpoint is one", folder.display());
+        bail!("`{}` is not a folder; a checkpoint is a folder", folder.display());
     }
     let config = folder.join("config.json");
-    // A pipe would keep whoever opens it waiting.
+    // Opening a pipe would block.
     if config.exists() && !config.is_file() {
         bail!("`{}` is not a file", config.display());
     }
     let Some(unknown) = Checkpoint::check_config(folder)? else { return Ok(Vec::new()) };
     let files = [("config.json", unknown), ("generation_config.json", Conversation::check_files(folder, templated)?)];
-    let told =
+    let list =
         |(file, fields): (&str, Vec<String>)| format!("`{}`: {}", folder.join(file).display(), fields.join(", "));
-    Ok(files.into_iter().filter(|(_, fields)| !fields.is_empty()).map(told).collect())
+    Ok(files.into_iter().filter(|(_, fields)| !fields.is_empty()).map(list).collect())
 }
 
-fn told_unknown(unknown: &[String]) -> String {
-    format!("fields of a checkpoint that are not known are ignored: {}", unknown.join("; "))
+fn unknown_fields(unknown: &[String]) -> String {
+    format!("unknown fields of the checkpoint are ignored: {}", unknown.join("; "))
 }
 
 fn refuse_unknown(unknown: &[String]) -> Result<()> {
     if unknown.is_empty() {
         return Ok(());
     }
-    bail!("fields of a checkpoint that are not known, which `strict` refuses: {}", unknown.join("; "))
+    bail!("the checkpoint has unknown fields, which `strict = true` refuses: {}", unknown.join("; "))
 }
 
-/// Takes the chat templates out that would come before one of [`CHAT_TEMPLATE`].
-fn forget_template(folder: &Path) -> Result<()> {
+/// Removes the chat templates that take precedence over [`CHAT_TEMPLATE`].
+fn remove_chat_templates(folder: &Path) -> Result<()> {
     let json = folder.join("chat_template.json");
     if json.is_file() {
         files::remove_file(&json)?;

@@ -1,4 +1,4 @@
-//! `command`: any program of the user's as a stage. It runs in a clean folder that holds its inputs by name.
+//! `command`: a program of the user as a stage. It runs in an empty folder with its inputs under their names.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,14 +29,14 @@ pub static KIND: Kind = Kind {
 #[serde(deny_unknown_fields)]
 struct Table {
     run: Run,
-    /// Names in the folder to what is seen there: a stage, one output of a stage, or a path.
+    /// Name in the folder to its content: a stage, one output of a stage, or a path.
     #[serde(default)]
     inputs: BTreeMap<String, String>,
-    outputs: Outputs,
-    /// `NAME` keeps the value that it has outside, `NAME=value` has its own.
+    outputs: OutputsTable,
+    /// `NAME` passes the variable through, `NAME=value` sets it.
     #[serde(default)]
     env: Vec<String>,
-    /// Where the program starts, below its folder.
+    /// Working directory of the program, relative to its folder.
     #[serde(default)]
     dir: String,
 }
@@ -50,7 +50,7 @@ enum Run {
 
 #[derive(Debug, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(untagged, expecting = "wrong type, expected a list of names, or a table of names and types such as `rows`")]
-enum Outputs {
+enum OutputsTable {
     Names(Vec<String>),
     Typed(BTreeMap<String, ArtifactKind>),
 }
@@ -60,8 +60,10 @@ struct Command {
     run: Run,
     inputs: BTreeMap<String, InputSource>,
     outputs: Vec<OutputSpec>,
-    fixed: BTreeMap<String, String>,
-    passed: Vec<String>,
+    /// Variables with a given value.
+    set: BTreeMap<String, String>,
+    /// Variables that are passed through.
+    inherited: Vec<String>,
     dir: String,
 }
 
@@ -69,33 +71,33 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let Table { run, inputs, outputs, env, dir } = config::parse(table)?;
     let mut errors = Vec::new();
     match &run {
-        Run::Shell(line) if line.trim().is_empty() => errors.push(ConfigError::at("run", "there is nothing to run")),
+        Run::Shell(line) if line.trim().is_empty() => errors.push(ConfigError::at("run", "the command is empty")),
         Run::Program(words) if words.first().is_none_or(String::is_empty) => {
             errors.push(ConfigError::at("run", "the list names no program"));
         }
         _ => {}
     }
     let outputs: Vec<OutputSpec> = match outputs {
-        Outputs::Names(names) => names.into_iter().map(|name| (name, ArtifactKind::File)).collect(),
-        Outputs::Typed(typed) => typed.into_iter().collect::<Vec<_>>(),
+        OutputsTable::Names(names) => names.into_iter().map(|name| (name, ArtifactKind::File)).collect(),
+        OutputsTable::Typed(typed) => typed.into_iter().collect::<Vec<_>>(),
     }
     .into_iter()
     .map(|(name, kind)| OutputSpec { name: Cow::Owned(name), kind })
     .collect();
     if outputs.is_empty() {
-        errors.push(ConfigError::at("outputs", "a stage without an output changes nothing that anybody could read"));
+        errors.push(ConfigError::at("outputs", "the list of outputs is empty: other stages could not read any result"));
     }
-    for (place, spec) in outputs.iter().enumerate() {
-        let wrong = check_name(&spec.name).err().or_else(|| {
-            let earlier = outputs[..place].iter().map(|other| &*other.name).find(|other| overlap(other, &spec.name));
+    for (index, spec) in outputs.iter().enumerate() {
+        let mistake = check_name(&spec.name).err().or_else(|| {
+            let earlier = outputs[..index].iter().map(|other| &*other.name).find(|other| overlap(other, &spec.name));
             let input = inputs.keys().map(String::as_str).find(|input| overlap(input, &spec.name));
             Some(match (earlier, input) {
                 (Some(other), _) => format!("the outputs `{other}` and `{}` overlap", spec.name),
-                (None, Some(input)) => format!("the output `{}` is in the place of the input `{input}`", spec.name),
+                (None, Some(input)) => format!("the output `{}` overlaps with the input `{input}`", spec.name),
                 (None, None) => return None,
             })
         });
-        errors.extend(wrong.map(|message| ConfigError::at("outputs", message)));
+        errors.extend(mistake.map(|message| ConfigError::at("outputs", message)));
     }
     let inputs = inputs.into_iter().filter_map(|(name, text)| {
         let source = check_name(&name).and_then(|()| source(&text));
@@ -108,20 +110,20 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         }
     });
     let inputs: BTreeMap<String, InputSource> = inputs.collect();
-    let (mut fixed, mut passed) = (BTreeMap::new(), Vec::new());
-    for (place, variable) in env.iter().enumerate() {
+    let (mut set, mut inherited) = (BTreeMap::new(), Vec::new());
+    for (index, variable) in env.iter().enumerate() {
         let (name, value) =
             variable.split_once('=').map_or((variable.as_str(), None), |(name, value)| (name, Some(value)));
-        let known = fixed.contains_key(name) || passed.iter().any(|known| known == name);
-        let letters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if !letters || name.is_empty() || name.as_bytes()[0].is_ascii_digit() {
-            errors.push(ConfigError::at(&format!("env.{place}"), format!("`{name}` is not the name of a variable")));
+        let known = set.contains_key(name) || inherited.iter().any(|known| known == name);
+        let valid = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if !valid || name.is_empty() || name.as_bytes()[0].is_ascii_digit() {
+            errors.push(ConfigError::at(&format!("env.{index}"), format!("`{name}` is not the name of a variable")));
         } else if known {
-            errors.push(ConfigError::at(&format!("env.{place}"), format!("the variable `{name}` is given twice")));
+            errors.push(ConfigError::at(&format!("env.{index}"), format!("the variable `{name}` is given twice")));
         } else if let Some(value) = value {
-            fixed.insert(name.to_string(), value.to_string());
+            set.insert(name.to_string(), value.to_string());
         } else {
-            passed.push(name.to_string());
+            inherited.push(name.to_string());
         }
     }
     if !dir.is_empty()
@@ -129,25 +131,25 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     {
         errors.push(ConfigError::at("dir", message));
     }
-    if errors.is_empty() { Ok(Box::new(Command { run, inputs, outputs, fixed, passed, dir })) } else { Err(errors) }
+    if errors.is_empty() { Ok(Box::new(Command { run, inputs, outputs, set, inherited, dir })) } else { Err(errors) }
 }
 
-/// A name in the program's folder: no way out of it, and nothing that two programs would read differently.
+/// Checks a path inside the program's folder: relative, normalized, without `.` and `..`.
 fn check_name(name: &str) -> Result<(), String> {
-    let plain = |part: Component<'_>| matches!(part, Component::Normal(_));
-    let tidy = !name.is_empty() && !name.ends_with('/') && !name.contains("//") && !name.contains('\0');
-    if tidy && Path::new(name).components().all(plain) && !name.split('/').any(|part| part == ".") {
+    let normal = |part: Component<'_>| matches!(part, Component::Normal(_));
+    let clean = !name.is_empty() && !name.ends_with('/') && !name.contains("//") && !name.contains('\0');
+    if clean && Path::new(name).components().all(normal) && !name.split('/').any(|part| part == ".") {
         return Ok(());
     }
-    Err(format!("`{name}` is no name inside the stage's folder: write a relative path without `.` and `..`"))
+    Err(format!("`{name}` is not a path inside the stage's folder: write a relative path without `.` and `..`"))
 }
 
-/// Whether one path is the other, or lies below it.
+/// Whether the paths are equal, or one is below the other.
 fn overlap(one: &str, other: &str) -> bool {
     Path::new(one).starts_with(other) || Path::new(other).starts_with(one)
 }
 
-/// A bare name is a stage; what has a `/` or a `.` before any `:` or `@` is a path.
+/// A plain name is a stage. A text with other characters, such as `/` or `.`, before any `:` or `@` is a path.
 fn source(text: &str) -> Result<InputSource, String> {
     let stage = text.split([':', '@']).next().unwrap_or_default();
     let is_name = |letter: char| letter.is_alphanumeric() || letter == '-' || letter == '_';
@@ -155,19 +157,19 @@ fn source(text: &str) -> Result<InputSource, String> {
         return Ok(InputSource::Stage { reference: Reference::try_from(text.to_string())?, accepts: &[] });
     }
     if text.is_empty() {
-        return Err("an input needs a stage or a path".to_string());
+        return Err("the input is empty: write a stage or a path".to_string());
     }
     Ok(InputSource::External { path: text.to_string() })
 }
 
 impl Stage for Command {
     fn identify(&self, manifest: &mut Manifest) {
-        let Command { run, inputs: _, outputs, fixed, passed: _, dir } = self;
+        let Command { run, inputs: _, outputs, set, inherited: _, dir } = self;
         manifest.value("run", run);
         for OutputSpec { name, kind } in outputs {
             manifest.value(&format!("outputs.{name}"), kind);
         }
-        for (name, value) in fixed {
+        for (name, value) in set {
             manifest.value(&format!("env.{name}"), value);
         }
         manifest.value_unless("dir", dir, &String::new());
@@ -175,11 +177,11 @@ impl Stage for Command {
 
     fn inputs(&self) -> Vec<Input> {
         let inputs = self.inputs.iter().map(|(name, source)| Input { role: role(name), source: source.clone() });
-        let passed = self
-            .passed
+        let variables = self
+            .inherited
             .iter()
             .map(|name| Input { role: format!("env.{name}"), source: InputSource::Environment { name: name.clone() } });
-        inputs.chain(passed).collect()
+        inputs.chain(variables).collect()
     }
 
     fn outputs(&self) -> Option<Vec<OutputSpec>> {
@@ -193,15 +195,15 @@ impl Stage for Command {
         };
         Some(Program {
             argv,
-            env: self.fixed.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-            inherited_env: self.passed.clone(),
+            env: self.set.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            inherited_env: self.inherited.clone(),
             working_dir: self.dir.clone(),
             input_names: self.inputs.keys().map(|name| (role(name), name.clone())).collect(),
         })
     }
 
     fn run(&self, _: &StageContext) -> Result<Summary> {
-        bail!("BUG: a command is a program, which the executor runs")
+        bail!("BUG: the executor runs the program of a command")
     }
 }
 
@@ -215,18 +217,18 @@ mod tests {
     use expect_test::expect;
     use serde_json::{Value, json};
 
-    fn told(table: &Value) -> String {
+    fn outcome(table: &Value) -> String {
         match parse(table) {
             Ok(stage) => format!("{:?}\n", stage.inputs().iter().map(|input| &input.role).collect::<Vec<_>>()),
             Err(errors) => {
-                let told = errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message));
-                told.collect::<Vec<_>>().join("\n") + "\n"
+                let lines = errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message));
+                lines.collect::<Vec<_>>().join("\n") + "\n"
             }
         }
     }
 
     #[test]
-    fn mistakes_are_told_at_their_keys() {
+    fn mistakes_have_their_keys() {
         let tables = [
             json!({ "run": "cat a > b", "inputs": { "a": "data/a.txt", "w": "sft@lr=0.1:model" }, "outputs": ["b"], "env": ["HOME"] }),
             json!({ "run": " ", "outputs": [] }),
@@ -238,25 +240,25 @@ mod tests {
         ];
         expect![[r#"
             ["inputs.a", "inputs.w", "env.HOME"]
-            run: there is nothing to run
-            outputs: a stage without an output changes nothing that anybody could read
+            run: the command is empty
+            outputs: the list of outputs is empty: other stages could not read any result
             run: the list names no program
-            outputs: `../b` is no name inside the stage's folder: write a relative path without `.` and `..`
-            outputs: `/b` is no name inside the stage's folder: write a relative path without `.` and `..`
-            outputs: `a/./b` is no name inside the stage's folder: write a relative path without `.` and `..`
-            outputs: `c/` is no name inside the stage's folder: write a relative path without `.` and `..`
+            outputs: `../b` is not a path inside the stage's folder: write a relative path without `.` and `..`
+            outputs: `/b` is not a path inside the stage's folder: write a relative path without `.` and `..`
+            outputs: `a/./b` is not a path inside the stage's folder: write a relative path without `.` and `..`
+            outputs: `c/` is not a path inside the stage's folder: write a relative path without `.` and `..`
             run: wrong type, expected a line for the shell or a list of a program and its arguments
             outputs: wrong type, expected a list of names, or a table of names and types such as `rows`
             outputs: wrong type, expected a list of names, or a table of names and types such as `rows`
             outputs: the outputs `b` and `b/c` overlap
-            outputs: the output `in/x` is in the place of the input `in`
-            inputs.../x: `../x` is no name inside the stage's folder: write a relative path without `.` and `..`
-            inputs.z: an input needs a stage or a path
+            outputs: the output `in/x` overlaps with the input `in`
+            inputs.../x: `../x` is not a path inside the stage's folder: write a relative path without `.` and `..`
+            inputs.z: the input is empty: write a stage or a path
             env.1: the variable `A` is given twice
             env.2: `1B` is not the name of a variable
             env.3: `C D` is not the name of a variable
-            dir: `..` is no name inside the stage's folder: write a relative path without `.` and `..`
+            dir: `..` is not a path inside the stage's folder: write a relative path without `.` and `..`
         "#]]
-        .assert_eq(&tables.iter().map(told).collect::<String>());
+        .assert_eq(&tables.iter().map(outcome).collect::<String>());
     }
 }

@@ -1,18 +1,18 @@
-//! `distill`: rationales from a teacher that knows the reference answer, kept where the teacher arrives at it.
+//! `distill`: rationales from a teacher that receives the reference answer. A rationale is kept if it arrives at that answer.
 //!
-//! Kept samples stay items, so that a mix can ask them with any template: the rationale is the teacher's, and so is
-//! the answer that it arrives at.
+//! Kept samples are items, so that a mix can use any prompt template for them. The rationale and its final answer are the
+//! teacher's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
-use super::distill_teacher::{Api, Teacher};
-use crate::stages::common::{self, check_range, share};
-use crate::stages::lost_rows::{Losses, check_most};
-use crate::teacher::{Fault, Reply};
-use ablate_core::base::wrong_input;
+use crate::stages::common::{self, check_range, ratio};
+use crate::stages::endpoint::{Endpoint, Responses};
+use crate::stages::lost_rows::{LostRows, check_max_lost};
+use crate::teacher::{Fault, Response, oracle};
+use ablate_core::base::{Seed, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
@@ -37,8 +37,7 @@ pub static KIND: Kind = Kind {
     schema: schema_of::<Distill>,
 };
 
-/// What the teacher is told before the question. The paper shows its own words in an appendix that the public
-/// sources lack; these are ours.
+/// The system message. The paper's own is not public; this one is ablate's.
 const SYSTEM: &str = "You explain how to find the answer to a question about an image. You are given the reference \
 answer: write the reasoning that leads to it from what can be seen, as if you did not know it beforehand. Name the \
 visual evidence, keep to short paragraphs, and do not mention the reference answer before you have derived it. If \
@@ -47,19 +46,54 @@ the image contradicts the reference, say what you see and conclude with your own
 const INSTRUCTION: &str = "{question}{options}\n\nReference answer: {answer}\n\nWrite the reasoning first. Then end \
 with one last line of exactly this form, with nothing after the answer:\n### Answer: {form}";
 
+const TEMPERATURE: f64 = 0.0;
+const SAMPLES: usize = 1;
+const MAX_TOKENS: u32 = 1024;
+
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Distill {
+struct Distill {
     items: Reference,
     teacher: Teacher,
     #[serde(default)]
-    keep: Keep,
+    keep: KeepRule,
 }
 
-/// Which samples are kept. One without a final answer never is: no row could be made of it.
+/// The key `teacher`: the source of the responses.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Teacher {
+    api: Api,
+    /// Share of the oracle's responses that are made wrong.
+    wrong: Option<f64>,
+    /// Largest share of items without a rationale for the oracle.
+    max_lost: Option<f64>,
+    url: Option<String>,
+    model: Option<String>,
+    temperature: Option<f64>,
+    samples: Option<usize>,
+    max_tokens: Option<u32>,
+    system: Option<String>,
+    instruction: Option<String>,
+    key_env: Option<String>,
+    concurrency: Option<usize>,
+    timeout_seconds: Option<u64>,
+    retries: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Api {
+    /// The item's own rationale.
+    Oracle,
+    /// An OpenAI-compatible endpoint.
+    Openai,
+}
+
+/// Which samples are kept. A sample without a final answer is never kept, since it makes no training row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-enum Keep {
+enum KeepRule {
     #[default]
     AnswerMatches,
     All,
@@ -71,19 +105,19 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if let Some(wrong) = distill.teacher.wrong {
         check_range(&mut errors, "teacher.wrong", wrong, 0.0, 1.0);
     }
-    check_most(&mut errors, "teacher.max_lost", distill.teacher.max_lost);
+    check_max_lost(&mut errors, "teacher.max_lost", distill.teacher.max_lost);
     if errors.is_empty() { Ok(Box::new(distill)) } else { Err(errors) }
 }
 
 impl Stage for Distill {
     fn identify(&self, manifest: &mut Manifest) {
         let Distill { items: _, teacher, keep } = self;
-        teacher.identify(manifest, SYSTEM, INSTRUCTION);
+        teacher.identify(manifest);
         manifest.value("keep", keep);
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![common::input("items", &self.items, &[ArtifactKind::Items])]
+        vec![common::stage_input("items", &self.items, &[ArtifactKind::Items])]
     }
 
     fn variables(&self) -> Vec<String> {
@@ -95,41 +129,41 @@ impl Stage for Distill {
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let items = common::read_items(ctx.input("items")?)?;
-        common::not_empty(&items, "items")?;
-        let mut names: BTreeSet<(String, String)> =
+        common::check_not_empty(&items, "items")?;
+        let mut ids: BTreeSet<(String, String)> =
             items.iter().map(|item| (item.dataset.clone(), item.id.clone())).collect();
-        let mut losses = Losses::of(items.len());
-        let prompts: Vec<String> =
-            items.iter().map(|item| fill(self.teacher.instruction.as_deref().unwrap_or(INSTRUCTION), item)).collect();
-        let replies = match self.teacher.api {
-            Api::Oracle => self.teacher.ask_oracle(&items, ctx.seed),
+        let mut lost_rows = LostRows::new(items.len());
+        let instruction = self.teacher.instruction.as_deref().unwrap_or(INSTRUCTION);
+        let prompts: Vec<String> = items.iter().map(|item| fill(instruction, item)).collect();
+        let responses = match self.teacher.api {
+            Api::Oracle => self.teacher.oracle_responses(&items, ctx.seed),
             Api::Openai => {
                 let system = self.teacher.system.as_deref().unwrap_or(SYSTEM);
-                let is_bad = |item: &Item, reply: &Reply| fault(reply, &judge(item, reply)).is_some();
-                self.teacher.endpoint().ask(&items, &prompts, system, &is_bad, ctx)?
+                let is_bad = |item: &Item, response: &Response| defect(response, &judge(item, response)).is_some();
+                self.teacher.endpoint().sample(&items, &prompts, system, &is_bad, ctx)?
             }
         };
         let mut kept = Vec::new();
         let mut rejects = Vec::new();
         let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
         let (mut samples, mut bad) = (0, 0);
-        for ((item, prompt), replies) in items.into_iter().zip(prompts).zip(replies) {
+        for ((item, prompt), responses) in items.into_iter().zip(prompts).zip(responses) {
             let mut rejected = Vec::new();
             let mut number = 0;
-            samples += replies.len();
-            if replies.is_empty() {
-                losses.lose("without a rationale", &item.id, &item.dataset);
+            samples += responses.len();
+            if responses.is_empty() {
+                lost_rows.add("without a rationale", &item.id, &item.dataset);
             }
-            for reply in replies {
-                let verdict = judge(&item, &reply);
-                let fault = fault(&reply, &verdict);
-                bad += usize::from(fault.is_some());
-                if let Some(reason) = fault.or_else(|| self.mismatch(&verdict)) {
+            for response in responses {
+                let verdict = judge(&item, &response);
+                let defect = defect(&response, &verdict);
+                bad += usize::from(defect.is_some());
+                if let Some(reason) = defect.or_else(|| self.mismatch(&verdict)) {
                     *reasons.entry(reason).or_default() += 1;
                     rejected.push(verdict);
                 } else {
                     number += 1;
-                    let id = kept_id(&item, &mut number, &mut names);
+                    let id = kept_id(&item, &mut number, &mut ids);
                     kept.push(distilled(&item, &verdict, id));
                 }
             }
@@ -137,7 +171,7 @@ impl Stage for Distill {
                 rejects.push(JudgedItem { item, prompt, verdicts: rejected });
             }
         }
-        let lost = losses.check("`items`", "teacher.max_lost", self.teacher.max_lost.unwrap_or(0.0))?;
+        let warning = lost_rows.check("`items`", "teacher.max_lost", self.teacher.max_lost.unwrap_or(0.0))?;
         if kept.is_empty() {
             return Err(nothing_kept(&reasons, bad));
         }
@@ -146,30 +180,136 @@ impl Stage for Distill {
         Ok(Summary::default()
             .with("samples", samples)
             .with("kept", kept.len())
-            .with("kept_share", share(kept.len(), samples))
+            .with("kept_share", ratio(kept.len(), samples))
             .with("rejected", reasons)
-            .with_warnings(lost))
+            .with_warnings(warning))
     }
 }
 
 impl Distill {
-    /// Why a good reply is not kept.
+    /// Why a response without a defect is not kept.
     fn mismatch(&self, verdict: &Verdict) -> Option<&'static str> {
         match self.keep {
-            Keep::AnswerMatches if verdict.unreadable => Some("with an answer that cannot be read"),
-            Keep::AnswerMatches if !verdict.correct => Some("with another answer than the reference"),
-            Keep::AnswerMatches | Keep::All => None,
+            KeepRule::AnswerMatches if verdict.unreadable => Some("with an answer that cannot be read"),
+            KeepRule::AnswerMatches if !verdict.correct => Some("with another answer than the reference"),
+            KeepRule::AnswerMatches | KeepRule::All => None,
         }
     }
 }
 
-fn judge(item: &Item, reply: &Reply) -> Verdict {
-    answers::judge(item, &reply.text, reply.finish, Style::Cot, DEFAULT_THRESHOLD)
+impl Teacher {
+    /// The mistakes in the table.
+    fn check(&self) -> Vec<ConfigError> {
+        let remote = [
+            ("url", self.url.is_some()),
+            ("model", self.model.is_some()),
+            ("temperature", self.temperature.is_some()),
+            ("samples", self.samples.is_some()),
+            ("max_tokens", self.max_tokens.is_some()),
+            ("system", self.system.is_some()),
+            ("instruction", self.instruction.is_some()),
+            ("key_env", self.key_env.is_some()),
+            ("concurrency", self.concurrency.is_some()),
+            ("timeout_seconds", self.timeout_seconds.is_some()),
+            ("retries", self.retries.is_some()),
+        ];
+        let mut errors = Vec::new();
+        let mut mistake = |key: &str, message: String| errors.push(ConfigError::at(&format!("teacher.{key}"), message));
+        match self.api {
+            Api::Oracle => {
+                for (key, _) in remote.into_iter().filter(|(_, given)| *given) {
+                    mistake(key, format!("`{key}` is for `api = \"openai\"` only"));
+                }
+            }
+            Api::Openai => {
+                for (key, given) in [("wrong", self.wrong.is_some()), ("max_lost", self.max_lost.is_some())] {
+                    if given {
+                        mistake(key, format!("`{key}` is for `api = \"oracle\"` only"));
+                    }
+                }
+                errors.extend(self.endpoint().check("teacher"));
+            }
+        }
+        errors
+    }
+
+    /// Adds what determines the responses.
+    fn identify(&self, manifest: &mut Manifest) {
+        let Teacher {
+            api,
+            wrong,
+            max_lost,
+            url: _,
+            model: _,
+            temperature: _,
+            samples: _,
+            max_tokens: _,
+            system,
+            instruction,
+            key_env: _,
+            concurrency: _,
+            timeout_seconds: _,
+            retries: _,
+        } = self;
+        manifest.value("teacher.api", api);
+        match api {
+            Api::Oracle => {
+                manifest.value("teacher.wrong", &wrong.unwrap_or(0.0));
+                manifest.value_unless("teacher.max_lost", &max_lost.unwrap_or(0.0), &0.0);
+            }
+            Api::Openai => {
+                self.endpoint().identify("teacher", manifest);
+                manifest.value("teacher.system", system.as_deref().unwrap_or(SYSTEM));
+                manifest.value("teacher.instruction", instruction.as_deref().unwrap_or(INSTRUCTION));
+            }
+        }
+    }
+
+    /// The items' own rationales; no response to an item without one.
+    fn oracle_responses(&self, items: &[Item], seed: Seed) -> Vec<Responses> {
+        let mut answers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for item in items {
+            let known = answers.entry(&item.dataset).or_default();
+            known.extend(item.answers.first().map(String::as_str));
+        }
+        for known in answers.values_mut() {
+            known.sort_unstable();
+            known.dedup();
+        }
+        let wrong = self.wrong.unwrap_or(0.0);
+        items
+            .iter()
+            .map(|item| {
+                let others = answers.get(item.dataset.as_str()).map_or(&[][..], Vec::as_slice);
+                let response = |text| Response { text, finish: FinishReason::Stop, fault: None };
+                oracle::respond(item, others, wrong, seed).map(response).into_iter().collect()
+            })
+            .collect()
+    }
+
+    /// The endpoint of `api = "openai"`.
+    fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            url: self.url.clone(),
+            model: self.model.clone(),
+            temperature: self.temperature.unwrap_or(TEMPERATURE),
+            samples: self.samples.unwrap_or(SAMPLES),
+            max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS),
+            key_env: self.key_env.clone(),
+            concurrency: self.concurrency,
+            timeout_seconds: self.timeout_seconds,
+            retries: self.retries,
+        }
+    }
 }
 
-/// Why a reply is bad: no row could be made of it, whatever the reference says. It is asked for again.
-fn fault(reply: &Reply, verdict: &Verdict) -> Option<&'static str> {
-    match reply.fault {
+fn judge(item: &Item, response: &Response) -> Verdict {
+    answers::judge(item, &response.text, response.finish, Style::Cot, DEFAULT_THRESHOLD)
+}
+
+/// Why a response cannot become a training row, independently of the reference answer. Such a response is requested again.
+fn defect(response: &Response, verdict: &Verdict) -> Option<&'static str> {
+    match response.fault {
         Some(Fault::Empty) => Some("without a text"),
         Some(Fault::Refused) => Some("refused by the teacher"),
         Some(Fault::Filtered) => Some("held back by a content filter"),
@@ -181,19 +321,20 @@ fn fault(reply: &Reply, verdict: &Verdict) -> Option<&'static str> {
     }
 }
 
-/// The error of a distillation without a row. With bad replies it is one that another attempt may mend.
+/// The error for a distillation without kept samples. It is the user's error unless some responses have a defect, since
+/// another attempt may then succeed.
 fn nothing_kept(reasons: &BTreeMap<&str, usize>, bad: usize) -> anyhow::Error {
-    let told: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    let told = if told.is_empty() { "no item has a rationale".to_string() } else { told.join(", ") };
-    let error = anyhow!("the teacher gave nothing to keep: {told}");
+    let counts: Vec<String> = reasons.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    let detail = if counts.is_empty() { "no item has a rationale".to_string() } else { counts.join(", ") };
+    let error = anyhow!("no response of the teacher was kept: {detail}");
     if bad > 0 { error } else { wrong_input(error) }
 }
 
-/// The name of a kept sample: the item's for the first, else `id#2` and so on, by the first number that no item has.
-fn kept_id(item: &Item, number: &mut usize, names: &mut BTreeSet<(String, String)>) -> String {
+/// The id of a kept sample: the item's id for the first, then `id#2` and so on. Numbers that give an existing id are skipped.
+fn kept_id(item: &Item, number: &mut usize, ids: &mut BTreeSet<(String, String)>) -> String {
     while *number > 1 {
         let id = format!("{}#{number}", item.id);
-        if names.insert((item.dataset.clone(), id.clone())) {
+        if ids.insert((item.dataset.clone(), id.clone())) {
             return id;
         }
         *number += 1;
@@ -201,23 +342,23 @@ fn kept_id(item: &Item, number: &mut usize, names: &mut BTreeSet<(String, String
     item.id.clone()
 }
 
-/// The item with the teacher's reasoning in place of its own.
+/// The item with the teacher's rationale.
 fn distilled(item: &Item, verdict: &Verdict, id: String) -> Item {
     let rationale = answers::reasoning(&verdict.text);
-    let concluded = verdict.answer.as_deref().map(|answer| answers::concise(item, answer));
-    let rationale_answer = concluded.filter(|answer| Some(answer) != item.answers.first());
+    let answer = verdict.answer.as_deref().map(|answer| answers::concise(item, answer));
+    let rationale_answer = answer.filter(|answer| Some(answer) != item.answers.first());
     Item { id, rationale: Some(rationale.to_string()), rationale_answer, ..item.clone() }
 }
 
-/// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` filled in. One pass, so that a question
-/// that holds such a name stays as it is.
+/// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` replaced in one pass, so that such a name inside a
+/// question is not replaced.
 fn fill(instruction: &str, item: &Item) -> String {
     let options = option_lines(&item.options);
     let mut answers = item.answers.clone();
     if matches!(item.answer_type, AnswerType::Vqa | AnswerType::VqaEval | AnswerType::Textvqa) {
-        // Annotators repeat each other.
-        let mut told = BTreeSet::new();
-        answers.retain(|answer| told.insert(answer.clone()));
+        // Several annotators give the same answer.
+        let mut distinct = BTreeSet::new();
+        answers.retain(|answer| distinct.insert(answer.clone()));
     }
     let answer = answers.join(" or ");
     let form = if item.answer_type.is_multiple_choice() { "<letter>" } else { "<answer>" };
@@ -240,7 +381,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_instruction_is_filled_in_one_pass() {
+    fn instruction_is_filled_in_one_pass() {
         let item = Item {
             id: "1".into(),
             dataset: "toy".into(),

@@ -1,12 +1,12 @@
-//! `dpo`: preference optimization on pairs, with the loss of DPO or one of its relatives.
+//! `dpo`: preference optimization on pairs, with the DPO, hinge or IPO loss.
 
 use anyhow::Result;
 use serde::Deserialize;
 
 use crate::stages::common::{self, check_responses};
-use crate::stages::loaded_model::{self, Model};
-use crate::stages::overlong::{self, Fitted, Long, fit};
-use crate::stages::training_common::{self, Keep, training_table};
+use crate::stages::loaded_model::{self, LoadedModel};
+use crate::stages::too_long::{self, Encoded, TooLongAction, encode};
+use crate::stages::training_common::{self, CheckpointInterval, training_table};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
@@ -29,16 +29,16 @@ pub static KIND: Kind = Kind {
 };
 
 training_table! {
-/// The keys of the kind. Defaults are the paper's: one epoch of batches of 32 pairs at 5e-7, beta 0.1, no
-/// cross-entropy term, encoder and projector frozen.
+/// The keys of the kind. The defaults are the paper's: one epoch, batches of 32 pairs, a learning rate of 5e-7, beta 0.1, no
+/// cross-entropy term, vision tower and projector frozen.
 struct Table {
     policy: Reference,
-    /// The policy before training, if not given.
+    /// The policy before training, if it is not given.
     reference: Option<Reference>,
     pairs: Reference,
-    /// What becomes of pairs that are longer than the model takes.
+    /// What happens to pairs that exceed the context length.
     #[serde(default)]
-    too_long: Long,
+    too_long: TooLongAction,
     loss: Option<LossName>,
     label_smoothing: Option<f64>,
     beta: Option<f64>,
@@ -59,9 +59,9 @@ struct Dpo {
     policy: Reference,
     reference: Option<Reference>,
     pairs: Reference,
-    too_long: Long,
+    too_long: TooLongAction,
     train: DpoConfig,
-    keep: Keep,
+    interval: CheckpointInterval,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
@@ -71,8 +71,8 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let (beta, sft_weight) = (table.beta.unwrap_or(0.1), table.sft_weight.unwrap_or(0.0));
     let freeze = [ParamGroup::Vision, ParamGroup::Projector].map(Freeze::Group).to_vec();
     let optimizer = table.optimizer(OptimizerConfig { lr: 5e-7, freeze, ..OptimizerConfig::default() });
-    let (tuning, keep) = (table.tuning(), table.keep());
-    let mut errors = training_common::check_training(&optimizer, &tuning, epochs, batch, length_window, keep);
+    let (tuning, interval) = (table.tuning(), table.checkpoint_interval());
+    let mut errors = training_common::check_training(&optimizer, &tuning, epochs, batch, length_window, interval);
     for (key, value) in [("beta", beta), ("sft_weight", sft_weight)] {
         if !value.is_finite() || value < 0.0 {
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 0, not {value}")));
@@ -80,13 +80,19 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     }
     let loss = loss(&table, &mut errors);
     if beta == 0.0 && loss == PreferenceLoss::Ipo {
-        errors.push(ConfigError::at("beta", "with `loss = \"ipo\"`, whose target is 1 / (2 beta), `beta` is above 0"));
+        errors.push(ConfigError::at(
+            "beta",
+            "`beta` must be above 0 with `loss = \"ipo\"`, whose target is 1 / (2 beta)",
+        ));
     } else if beta == 0.0 && sft_weight == 0.0 {
-        let error = ConfigError::at("beta", "with `beta` and `sft_weight` both 0 there is nothing to learn");
-        errors.push(error.help("`beta = 0` with a `sft_weight` is rejection fine-tuning on the chosen responses"));
+        let error = ConfigError::at("beta", "`beta` and `sft_weight` are both 0, so the loss is constant");
+        errors.push(
+            error.help("`beta = 0` with a `sft_weight` above 0 is supervised fine-tuning on the chosen responses"),
+        );
     }
     if let Some(TokenWeights::Cosine(0) | TokenWeights::Linear(0)) = table.token_weights {
-        errors.push(ConfigError::at("token_weights", "no token would count: the weights reach 0 at token 1 or later"));
+        errors
+            .push(ConfigError::at("token_weights", "all weights would be 0: the number of tokens must be at least 1"));
     }
     if !errors.is_empty() {
         return Err(errors);
@@ -94,10 +100,10 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let token_weights = table.token_weights;
     let train = DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning };
     let Table { policy, reference, pairs, too_long, .. } = table;
-    Ok(Box::new(Dpo { policy, reference, pairs, too_long, train, keep }))
+    Ok(Box::new(Dpo { policy, reference, pairs, too_long, train, interval }))
 }
 
-/// The loss that the table names; its smoothing belongs to one of them.
+/// The loss that the table names. `label_smoothing` is for the sigmoid loss only.
 fn loss(table: &Table, errors: &mut Vec<ConfigError>) -> PreferenceLoss {
     let label_smoothing = table.label_smoothing.unwrap_or(0.0);
     let loss = match table.loss.unwrap_or(LossName::Sigmoid) {
@@ -116,7 +122,7 @@ fn loss(table: &Table, errors: &mut Vec<ConfigError>) -> PreferenceLoss {
 
 impl Stage for Dpo {
     fn identify(&self, manifest: &mut Manifest) {
-        let Dpo { policy: _, reference: _, pairs: _, too_long, train, keep: _ } = self;
+        let Dpo { policy: _, reference: _, pairs: _, too_long, train, interval: _ } = self;
         let DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning } =
             train;
         manifest.value("epochs", epochs);
@@ -134,37 +140,39 @@ impl Stage for Dpo {
             PreferenceLoss::Ipo => manifest.value("loss", "ipo"),
         }
         manifest.value_unless("token_weights", token_weights, &None);
-        manifest.value_unless("too_long", too_long, &Long::Error);
+        manifest.value_unless("too_long", too_long, &TooLongAction::Error);
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let mut inputs = vec![common::input("policy", &self.policy, &[ArtifactKind::Checkpoint])];
+        let mut inputs = vec![common::stage_input("policy", &self.policy, &[ArtifactKind::Checkpoint])];
         inputs.extend(
-            self.reference.iter().map(|reference| common::input("reference", reference, &[ArtifactKind::Checkpoint])),
+            self.reference
+                .iter()
+                .map(|reference| common::stage_input("reference", reference, &[ArtifactKind::Checkpoint])),
         );
-        inputs.push(common::input("pairs", &self.pairs, &[ArtifactKind::Pairs]));
+        inputs.push(common::stage_input("pairs", &self.pairs, &[ArtifactKind::Pairs]));
         inputs
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let policy = Model::read(ctx, "policy")?;
+        let policy = LoadedModel::load(ctx, "policy")?;
         let reference = match self.reference {
-            Some(_) => loaded_model::comparable(Model::read(ctx, "reference")?, &policy)?,
+            Some(_) => loaded_model::check_reference(LoadedModel::load(ctx, "reference")?, &policy)?,
             None => policy.checkpoint.clone(),
         };
         let pairs: Vec<Pair> = jsonl::read(&ctx.input("pairs")?.path)?;
         check_responses(pairs.iter().map(|pair| (&pair.id, &pair.dataset, &pair.chosen)))?;
-        let (chat, named) = (&policy.chat, ("pairs", "the end of their responses"));
-        let Fitted { places, sequences, warnings } =
-            fit(&pairs, named, self.too_long, |pair| chat.encode_pair(pair), |pair| chat.truncate_pair(pair))?;
-        let seen = training_common::seen(ctx, "policy", &policy, &overlong::at(pairs, &places))?;
+        let (chat, words) = (&policy.chat, ("pairs", "the end of their responses"));
+        let Encoded { indices, sequences, warnings } =
+            encode(&pairs, words, self.too_long, |pair| chat.encode_pair(pair), |pair| chat.truncate_pair(pair))?;
+        let index = training_common::training_index(ctx, "policy", &policy, &too_long::select(pairs, &indices))?;
         let resources = training_common::resources(ctx)?;
-        let state = self.keep.state(ctx);
-        let Model { checkpoint, images, chat: _ } = policy;
+        let state = self.interval.train_state(ctx);
+        let LoadedModel { checkpoint, images, chat: _ } = policy;
         let trained =
             train::dpo(checkpoint, reference, &sequences, &*images, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
-        Ok(training_common::finish(ctx, &trained, "policy", &seen, resources.device)?
+        Ok(training_common::write_outputs(ctx, &trained, "policy", &index, resources.device)?
             .with("pairs", sequences.len())
             .with("reward_accuracy", last.and_then(|point| point.reward_accuracy))
             .with("reward_margin", last.and_then(|point| point.reward_margin))

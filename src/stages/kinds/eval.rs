@@ -1,17 +1,23 @@
-//! `eval`: one response per item of a benchmark, judged. Every item's score is kept, so that any two evaluations can
-//! be compared item by item.
+//! `eval`: one response per item of a benchmark, judged. The model is a checkpoint or is served by an endpoint. The score of
+//! every item is kept, so that two evaluations can be compared item by item.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::eval_model::Model;
 use crate::stages::common::{self, with_threads};
-use crate::stages::metrics;
-use crate::stages::overlong::Long;
-use crate::stages::sampling::{self, Asking, Take};
-use crate::stages::training_common;
+use crate::stages::endpoint::{Endpoint, Responses};
+use crate::stages::loaded_model::LoadedModel;
+use crate::stages::sampling::{self, Sampling, Take, sampling_table};
+use crate::stages::too_long::TooLongAction;
+use crate::stages::{metrics, training_common};
+use crate::teacher::Response;
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -21,7 +27,7 @@ use ablate_data::answers::{DEFAULT_THRESHOLD, judge};
 use ablate_data::contamination::{QuestionRef, TrainingIndex};
 use ablate_data::images::ImagePacks;
 use ablate_data::prompts::PromptTemplate;
-use ablate_data::records::{Item, Overlap, Rollout, Score};
+use ablate_data::records::{Item, Overlap, Rollout, Sample, Score};
 
 pub static KIND: Kind = Kind {
     name: "eval",
@@ -38,154 +44,164 @@ pub static KIND: Kind = Kind {
     schema: schema_of::<Table>,
 };
 
+sampling_table! {
 /// The keys of the kind. Decoding is greedy unless a temperature is given.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 struct Table {
-    model: Model,
+    model: EvalModel,
     benchmark: Reference,
-    prompt: Option<PromptTemplate>,
-    temperature: Option<f64>,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
-    max_tokens: Option<usize>,
-    /// Texts that end a response.
-    #[serde(default)]
-    stop: Vec<String>,
-    /// Of tokens that a sequence has already; left out: the checkpoint's own.
-    repetition_penalty: Option<f64>,
-    datasets: Option<BTreeSet<String>>,
-    take: Option<Take>,
-    /// What becomes of items whose prompt leaves the model no room for an answer.
-    #[serde(default)]
-    too_long: Long,
-}
+}}
 
 #[derive(Debug)]
 struct Eval {
-    model: Model,
+    model: EvalModel,
     benchmark: Reference,
-    asking: Asking,
+    sampling: Sampling,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
 }
 
+/// The evaluated model.
+#[derive(Debug)]
+enum EvalModel {
+    Checkpoint(Reference),
+    Remote(Box<RemoteModel>),
+}
+
+/// A model that an endpoint serves.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct RemoteModel {
+    /// Its label in the names of instances.
+    name: Option<String>,
+    api: Api,
+    url: Option<String>,
+    model: Option<String>,
+    temperature: Option<f64>,
+    max_tokens: Option<u32>,
+    #[serde(default)]
+    system: String,
+    key_env: Option<String>,
+    concurrency: Option<usize>,
+    timeout_seconds: Option<u64>,
+    retries: Option<u32>,
+}
+
+#[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Api {
+    /// An OpenAI-compatible endpoint.
+    Openai,
+}
+
+/// The responses of a model to the items of a benchmark.
+struct Responded {
+    rollouts: Vec<Rollout>,
+    /// Overlap of each item with the training data; `None` if these are unknown.
+    overlap: Option<Vec<Option<Overlap>>>,
+    /// Items without a response.
+    unanswered: usize,
+    /// Key and value that describe the model in the summary.
+    summary: (&'static str, String),
+    warnings: Vec<String>,
+}
+
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
-    let Table {
-        model,
-        benchmark,
-        prompt,
-        temperature,
-        top_k,
-        top_p,
-        max_tokens,
-        stop,
-        repetition_penalty,
-        datasets,
-        take,
-        too_long,
-    } = config::parse(table)?;
-    let asking = Asking {
-        prompt: prompt.unwrap_or_else(PromptTemplate::direct),
-        samples: 1,
-        temperature: temperature.unwrap_or(0.0),
-        top_k: top_k.unwrap_or(0),
-        top_p: top_p.unwrap_or(1.0),
-        max_tokens: max_tokens.unwrap_or(256),
-        stop,
-        repetition_penalty,
-        too_long,
+    let table: Table = config::parse(table)?;
+    let sampling = table.sampling(Sampling::new(PromptTemplate::direct(), 1, 0.0));
+    let sampling = match &table.model {
+        EvalModel::Checkpoint(_) => sampling,
+        EvalModel::Remote(remote) => remote.sampling(sampling),
     };
-    let asking = match &model {
-        Model::Checkpoint(_) => asking,
-        Model::Remote(remote) => remote.asking(asking),
-    };
-    let mut errors = asking.check(take);
-    if let Model::Remote(remote) = &model {
-        errors = remote.check(&asking).into_iter().chain(errors).collect();
+    let mut errors = sampling.check(table.take);
+    if let EvalModel::Remote(remote) = &table.model {
+        errors = remote.check(&sampling).into_iter().chain(errors).collect();
     }
-    common::check_datasets(&mut errors, datasets.as_ref());
-    if errors.is_empty() { Ok(Box::new(Eval { model, benchmark, asking, datasets, take })) } else { Err(errors) }
+    common::check_datasets(&mut errors, table.datasets.as_ref());
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let Table { model, benchmark, datasets, take, .. } = table;
+    Ok(Box::new(Eval { model, benchmark, sampling, datasets, take }))
 }
 
 impl Stage for Eval {
     fn identify(&self, manifest: &mut Manifest) {
-        let Eval { model, benchmark: _, asking, datasets, take } = self;
-        asking.identify(manifest);
-        manifest.value("prompt.style", &asking.prompt.style);
+        let Eval { model, benchmark: _, sampling, datasets, take } = self;
+        sampling.identify(manifest);
+        manifest.value("prompt.style", &sampling.prompt.style);
         manifest.value_unless("take", take, &None);
         manifest.value_unless("datasets", datasets, &None);
-        if let Model::Remote(remote) = model {
-            remote.identify(asking, manifest);
+        if let EvalModel::Remote(remote) = model {
+            remote.identify(sampling, manifest);
         }
     }
 
     fn inputs(&self) -> Vec<Input> {
         let model = match &self.model {
-            Model::Checkpoint(model) => Some(common::input("model", model, &[ArtifactKind::Checkpoint])),
-            Model::Remote(_) => None,
+            EvalModel::Checkpoint(model) => Some(common::stage_input("model", model, &[ArtifactKind::Checkpoint])),
+            EvalModel::Remote(_) => None,
         };
-        model.into_iter().chain([common::input("benchmark", &self.benchmark, &[ArtifactKind::Items])]).collect()
+        let benchmark = common::stage_input("benchmark", &self.benchmark, &[ArtifactKind::Items]);
+        model.into_iter().chain([benchmark]).collect()
     }
 
     fn pool(&self) -> Option<Pool> {
-        matches!(self.model, Model::Remote(_)).then_some(Pool::Teacher)
+        matches!(self.model, EvalModel::Remote(_)).then_some(Pool::Teacher)
     }
 
     fn variables(&self) -> Vec<String> {
         match &self.model {
-            Model::Checkpoint(_) => Vec::new(),
-            Model::Remote(remote) => remote.variables(&self.asking),
+            EvalModel::Checkpoint(_) => Vec::new(),
+            EvalModel::Remote(remote) => remote.endpoint(&self.sampling).variables(),
         }
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let items = sampling::take(ctx, "benchmark", self.datasets.as_ref(), self.take)?;
-        common::not_empty(&items, "benchmark")?;
-        let (rollouts, overlap, asked, unanswered, warnings) = match &self.model {
-            Model::Checkpoint(_) => {
-                let model = crate::stages::loaded_model::Model::read(ctx, "model")?;
-                let asked = self.asking.lay_out(&model, items)?;
-                let overlap = Eval::overlap(ctx, &asked.items)?;
-                let device = training_common::resources(ctx)?.device.to_string();
-                (self.asking.ask(ctx, &model, &asked)?, overlap, ("device", device), 0, asked.warnings)
-            }
-            Model::Remote(remote) => {
-                let name = remote.name.clone().or(remote.model.clone()).unwrap_or_default();
-                let (rollouts, unanswered) = remote.ask(&self.asking, items, ctx)?;
-                let told = || format!("{unanswered} of {} items have no answer and count as wrong", rollouts.len());
-                let warnings = (unanswered > 0).then(told).into_iter().collect();
-                (rollouts, None, ("model", name), unanswered, warnings)
-            }
+        let items = sampling::select_items(ctx, "benchmark", self.datasets.as_ref(), self.take)?;
+        common::check_not_empty(&items, "benchmark")?;
+        let responded = match &self.model {
+            EvalModel::Checkpoint(_) => self.sample_checkpoint(ctx, items)?,
+            EvalModel::Remote(remote) => remote.sample(&self.sampling, items, ctx)?,
         };
-        let known = overlap.is_some();
+        let Responded { rollouts, overlap, unanswered, summary: (key, value), warnings } = responded;
+        let checked = overlap.is_some();
         let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
         let scores: Vec<Score> = rollouts
             .into_iter()
             .zip(overlap)
-            .map(|(rollout, seen)| self.score(rollout, seen))
+            .map(|(rollout, overlap)| self.score(rollout, overlap))
             .collect::<Result<_>>()?;
-        let summary = metrics::write(ctx, &scores, known)?.with(asked.0, asked.1).with_warnings(warnings);
+        let summary = metrics::write(ctx, &scores, checked)?.with(key, value).with_warnings(warnings);
         Ok(if unanswered == 0 { summary } else { summary.with("unanswered", unanswered) })
     }
 }
 
 impl Eval {
-    /// What of each item the checkpoint was trained on; none where that is not known.
-    fn overlap(ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
-        let seen = TrainingIndex::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
-        let Some(seen) = seen else { return Ok(None) };
-        let packs = ImagePacks::open(&ctx.images)?;
-        let asked: Vec<QuestionRef> = items.iter().map(QuestionRef::from).collect();
-        with_threads(ctx.threads, || seen.overlap(&asked, &|key| packs.encoded(key)))?.map(Some)
+    fn sample_checkpoint(&self, ctx: &StageContext, items: Vec<Item>) -> Result<Responded> {
+        let model = LoadedModel::load(ctx, "model")?;
+        let prompts = self.sampling.encode_prompts(&model, items)?;
+        let overlap = Eval::overlap(ctx, &prompts.items)?;
+        let device = training_common::resources(ctx)?.device.to_string();
+        let rollouts = self.sampling.sample(ctx, &model, &prompts)?;
+        Ok(Responded { rollouts, overlap, unanswered: 0, summary: ("device", device), warnings: prompts.warnings })
     }
 
-    fn score(&self, rollout: Rollout, seen: Option<Overlap>) -> Result<Score> {
+    /// Overlap of each item with the checkpoint's training data; `None` if these are unknown.
+    fn overlap(ctx: &StageContext, items: &[Item]) -> Result<Option<Vec<Option<Overlap>>>> {
+        let index = TrainingIndex::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
+        let Some(index) = index else { return Ok(None) };
+        let packs = ImagePacks::open(&ctx.images)?;
+        let questions: Vec<QuestionRef> = items.iter().map(QuestionRef::from).collect();
+        with_threads(ctx.threads, || index.overlap(&questions, &|key| packs.encoded(key)))?.map(Some)
+    }
+
+    fn score(&self, rollout: Rollout, overlap: Option<Overlap>) -> Result<Score> {
         let item = &rollout.item;
         let sample = rollout.samples.into_iter().next();
         let sample =
             sample.with_context(|| format!("BUG: item `{}` of `{}` has no response", item.id, item.dataset))?;
-        let verdict = judge(&rollout.item, sample.answer(), sample.finish, self.asking.prompt.style, DEFAULT_THRESHOLD);
+        let verdict =
+            judge(&rollout.item, sample.answer(), sample.finish, self.sampling.prompt.style, DEFAULT_THRESHOLD);
         Ok(Score {
             id: rollout.item.id,
             dataset: rollout.item.dataset,
@@ -198,7 +214,131 @@ impl Eval {
             compliant: verdict.compliant,
             unreadable: verdict.unreadable,
             score: verdict.score,
-            seen,
+            seen: overlap,
         })
+    }
+}
+
+impl RemoteModel {
+    /// The stage's sampling keys, overridden by those of the model's own table.
+    fn sampling(&self, sampling: Sampling) -> Sampling {
+        let temperature = self.temperature.unwrap_or(sampling.temperature);
+        let max_tokens = self.max_tokens.map_or(sampling.max_tokens, |tokens| tokens as usize);
+        Sampling { temperature, max_tokens, ..sampling }
+    }
+
+    /// The mistakes in the table, and the sampling keys that no endpoint supports.
+    fn check(&self, sampling: &Sampling) -> Vec<ConfigError> {
+        let mut errors = self.endpoint(sampling).check("model");
+        for (key, given) in [
+            ("top_k", sampling.top_k != 0),
+            ("top_p", sampling.top_p < 1.0),
+            ("stop", !sampling.stop.is_empty()),
+            ("repetition_penalty", sampling.repetition_penalty.is_some()),
+            ("too_long", sampling.too_long != TooLongAction::Error),
+        ] {
+            if given {
+                let message = format!("`{key}` is for a checkpoint only; an endpoint has the key `temperature`");
+                errors.push(ConfigError::at(key, message));
+            }
+        }
+        errors
+    }
+
+    /// Adds what determines the responses apart from the prompt.
+    fn identify(&self, sampling: &Sampling, manifest: &mut Manifest) {
+        let RemoteModel {
+            name: _,
+            api,
+            url: _,
+            model: _,
+            temperature: _,
+            max_tokens: _,
+            system,
+            key_env: _,
+            concurrency: _,
+            timeout_seconds: _,
+            retries: _,
+        } = self;
+        manifest.value("model.api", api);
+        self.endpoint(sampling).identify("model", manifest);
+        manifest.value("model.system", system);
+    }
+
+    fn sample(&self, sampling: &Sampling, items: Vec<Item>, ctx: &StageContext) -> Result<Responded> {
+        let prompts: Vec<String> = items.iter().map(|item| sampling.prompt.render(item)).collect();
+        // A response with a fault is requested again. A wrong or truncated response is the model's.
+        let is_bad = |_: &Item, response: &Response| response.fault.is_some();
+        let responses = self.endpoint(sampling).sample(&items, &prompts, &self.system, &is_bad, ctx)?;
+        let unanswered = responses.iter().flatten().filter(|response| response.fault.is_some()).count();
+        if unanswered > 0 {
+            ctx.progress.note(format!(
+                "{unanswered} items have no response: the model gave no text or refused, or the text was filtered"
+            ));
+        }
+        let rollout = |((item, prompt), responses): ((Item, String), Responses)| {
+            let sample = |response: Response| Sample {
+                text: response.text.trim().to_string(),
+                finish: response.finish,
+                tokens: 0,
+                thinking: 0,
+            };
+            Rollout { item, prompt, samples: responses.into_iter().map(sample).collect() }
+        };
+        let rollouts: Vec<Rollout> = items.into_iter().zip(prompts).zip(responses).map(rollout).collect();
+        let warning = || format!("{unanswered} of {} items have no response and count as wrong", rollouts.len());
+        let warnings = (unanswered > 0).then(warning).into_iter().collect();
+        let name = self.name.clone().or(self.model.clone()).unwrap_or_default();
+        Ok(Responded { rollouts, overlap: None, unanswered, summary: ("model", name), warnings })
+    }
+
+    fn endpoint(&self, sampling: &Sampling) -> Endpoint {
+        Endpoint {
+            url: self.url.clone(),
+            model: self.model.clone(),
+            temperature: sampling.temperature,
+            samples: sampling.samples,
+            max_tokens: u32::try_from(sampling.max_tokens).unwrap_or(u32::MAX),
+            key_env: self.key_env.clone(),
+            concurrency: self.concurrency,
+            timeout_seconds: self.timeout_seconds,
+            retries: self.retries,
+        }
+    }
+}
+
+impl JsonSchema for EvalModel {
+    fn schema_name() -> Cow<'static, str> {
+        "EvalModel".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "The checkpoint of another stage, or the table of a model that an endpoint serves.",
+            "anyOf": [generator.subschema_for::<Reference>(), generator.subschema_for::<RemoteModel>()],
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for EvalModel {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EvalModel, D::Error> {
+        struct ReferenceOrTable;
+        impl<'de> Visitor<'de> for ReferenceOrTable {
+            type Value = EvalModel;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a reference or the table of an endpoint")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<EvalModel, E> {
+                Reference::try_from(text.to_string()).map(EvalModel::Checkpoint).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EvalModel, A::Error> {
+                let remote = Deserialize::deserialize(MapAccessDeserializer::new(map));
+                remote.map(|remote| EvalModel::Remote(Box::new(remote)))
+            }
+        }
+        deserializer.deserialize_any(ReferenceOrTable)
     }
 }

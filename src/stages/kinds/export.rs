@@ -1,4 +1,4 @@
-//! `export`: a checkpoint as a folder for other programs, with a card that says what it is.
+//! `export`: a checkpoint as a folder for other programs, with a model card.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,8 +7,8 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::stages::common;
-use crate::stages::loaded_model::{self, Model};
-use crate::stages::training_common::ADAPTER;
+use crate::stages::loaded_model::{self, LoadedModel};
+use crate::stages::training_common::ADAPTER_FOLDER;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -39,22 +39,22 @@ const FOLDER: &str = "checkpoint";
 #[serde(deny_unknown_fields)]
 struct Export {
     model: Reference,
-    /// The number type of the weights; that of the checkpoint that was imported, if not given.
+    /// The number type of the weights. Default: that of the imported checkpoint.
     dtype: Option<Dtype>,
 }
 
-/// What `card.json` holds: everything that a reader of the folder needs to know, and nothing of where it was made.
+/// The content of `card.json`. It must not depend on the machine.
 #[derive(Serialize)]
 struct Card<'a> {
     about: &'static str,
-    /// Of `config.json`.
+    /// The `format` of `config.json`.
     format: u32,
     files: BTreeMap<&'static str, &'static str>,
-    /// Numbers in all, and in each part.
+    /// Number of parameters of the model, and of each part.
     parameters: usize,
     parameters_by_part: BTreeMap<ParamGroup, usize>,
     vocab: usize,
-    /// Patches of an image, each a token.
+    /// Tokens of an image: one per patch.
     image_tokens: usize,
     special_tokens: [&'static str; 5],
     conversation: &'static str,
@@ -72,51 +72,51 @@ impl Stage for Export {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![common::input("model", &self.model, &[ArtifactKind::Checkpoint])]
+        vec![common::stage_input("model", &self.model, &[ArtifactKind::Checkpoint])]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let from = &ctx.input("model")?.path;
-        let Model { checkpoint, .. } = Model::read(ctx, "model")?;
+        let LoadedModel { checkpoint, .. } = LoadedModel::load(ctx, "model")?;
         let folder = ctx.output(FOLDER);
         let rounding = self.dtype.map_or(Rounding::AsImported, Rounding::To);
         if checkpoint.is_own() && self.dtype.is_some_and(|dtype| dtype != Dtype::F32) {
-            return Err(wrong_input(anyhow!("`dtype`: a model of our own layout is written as `f32` only")));
+            return Err(wrong_input(anyhow!("`dtype`: a model in ablate's own layout is written as `f32` only")));
         }
         checkpoint.write_rounded(&folder, rounding)?;
-        loaded_model::carry_companions(&checkpoint, from, &folder)?;
-        loaded_model::carry_seen(from, &folder)?;
+        loaded_model::copy_companion_files(&checkpoint, from, &folder)?;
+        loaded_model::copy_training_index(from, &folder)?;
         if let Some(sizes) = checkpoint.own_sizes() {
             write_card(&checkpoint, sizes, &folder)?;
         }
-        let adapter = from.join(ADAPTER);
+        let adapter = from.join(ADAPTER_FOLDER);
         if adapter.is_dir() {
             for name in files::list_names(&adapter)? {
-                files::copy(&adapter.join(&name), &folder.join(ADAPTER).join(&name))?;
+                files::copy(&adapter.join(&name), &folder.join(ADAPTER_FOLDER).join(&name))?;
             }
         }
         Ok(Summary::default().with("parameters", checkpoint.parameters()).with("vocab", checkpoint.architecture.vocab))
     }
 }
 
-/// Says what is in the folder of a model of ours.
+/// Writes the card of a model in ablate's own layout.
 fn write_card(checkpoint: &Checkpoint, model: &ModelConfig, folder: &Path) -> Result<()> {
     let mut parameters_by_part = BTreeMap::new();
     for parameter in parameters(&checkpoint.architecture) {
         *parameters_by_part.entry(parameter.group).or_default() += parameter.len();
     }
-    let mut files_told = BTreeMap::from([
+    let mut file_list = BTreeMap::from([
         ("config.json", "format, vocabulary, id of the image token, sizes"),
         ("model.safetensors", "one float32 array per parameter"),
         (FILE, "the vocabulary, as the `tokenizers` package reads it"),
     ]);
     if folder.join(contamination::FILE).exists() {
-        files_told.insert(contamination::FILE, "hashes of the images and questions that it was trained on");
+        file_list.insert(contamination::FILE, "hashes of the images and questions that it was trained on");
     }
     let card = Card {
         about: "a vision-language model: patch encoder, projector, LLaMA decoder",
         format: FORMAT,
-        files: files_told,
+        files: file_list,
         parameters: checkpoint.parameters(),
         parameters_by_part,
         vocab: checkpoint.architecture.vocab,

@@ -1,4 +1,4 @@
-//! `items`: questions with gold answers, from LLaVA files or from the tiny synthetic world.
+//! `items`: questions with gold answers, from LLaVA files or generated (`synthetic`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::stages::common::{self, with_threads};
-use crate::stages::image_pack::{Named, pack};
+use crate::stages::image_pack::{ImageReference, write_pack};
 use ablate_core::base::{Seed, files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -24,7 +24,7 @@ use ablate_data::synthetic::{self, Dataset, Split};
 pub static KIND: Kind = Kind {
     name: "items",
     version: 2,
-    about: "questions with gold answers, from LLaVA files or the synthetic world",
+    about: "questions with gold answers, from LLaVA files or generated",
     outputs: &[
         OutputSpec::new("items.jsonl", ArtifactKind::Items),
         OutputSpec::new("images.tar", ArtifactKind::Images),
@@ -39,33 +39,33 @@ pub static KIND: Kind = Kind {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Items {
-    /// A LLaVA JSON array or JSONL.
+    /// A file in LLaVA's format: a JSON array or JSONL.
     path: Option<String>,
-    /// Instead of `path`: data set to its file or files.
+    /// Instead of `path`: the file or files of each data set.
     files: Option<BTreeMap<String, Paths>>,
     /// The folder that image paths are relative to.
     images: Option<String>,
-    /// Whether pictures are turned as their EXIF data say; they are, unless this is `false`.
+    /// Whether images are rotated according to their EXIF orientation. Default: `true`.
     exif_orientation: Option<bool>,
-    /// Made here instead of read.
+    /// Generates rows instead of reading them.
     synthetic: Option<Synthetic>,
-    /// Data set of rows that name none; the file's name without its ending.
+    /// Data set of rows that name none. Default: the file's name without its extension.
     dataset: Option<String>,
-    /// Answer type of rows that name none, for all of them or by data set; `letter` for rows with options, `text` for
-    /// others.
+    /// Answer type of rows that name none, for all of them or by data set. Default: `letter` for rows with options, `text` for
+    /// other rows.
     answer_type: Option<AnswerTypes>,
-    /// Every question ends with one of these, which is taken away.
+    /// Every question must end with one of these texts, which is removed.
     instructions: Option<Vec<String>>,
-    /// How gold answers of lettered rows name their option.
+    /// How the gold answers of multiple-choice rows name their option.
     #[serde(default)]
     option_answers: OptionAnswers,
-    /// So many rows, drawn by the seed; a larger number keeps those of a smaller one.
+    /// Number of rows to sample with the seed. A larger sample contains a smaller one.
     take: Option<usize>,
-    /// So many rows of each data set, drawn in the same way.
+    /// Number of rows of each data set to sample in the same way.
     per_dataset: Option<usize>,
 }
 
-/// A path, or several.
+/// One or several paths.
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(untagged, expecting = "expected a path or a list of paths")]
 enum Paths {
@@ -80,7 +80,7 @@ struct Synthetic {
     split: Split,
     /// Rows of each data set.
     count: usize,
-    /// Names another stream of the split, for fresh questions.
+    /// Name of another random stream of the split, for other questions.
     #[serde(default)]
     stream: String,
 }
@@ -93,12 +93,12 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let given: Vec<&str> = sources.into_iter().filter_map(|(key, given)| given.then_some(key)).collect();
     match given.as_slice() {
         [] => errors.push(
-            ConfigError::at("", "the stage has no rows: neither `path`, `files` nor `synthetic` is given")
-                .help("`path` names a LLaVA file, `files` several of them, `synthetic` makes rows"),
+            ConfigError::at("", "`path`, `files` and `synthetic` are missing: the stage needs one of them").help(
+                "`path` names a file in LLaVA's format, `files` names several of them, `synthetic` generates rows",
+            ),
         ),
         [first, .., last] => {
-            errors
-                .push(ConfigError::at(last, format!("rows come from `{first}` or from `{last}`, and both are given")));
+            errors.push(ConfigError::at(last, format!("`{first}` and `{last}` are both given: write one of them")));
         }
         [_] => {}
     }
@@ -112,7 +112,10 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
             ("option_answers", items.option_answers != OptionAnswers::default()),
         ] {
             if given {
-                errors.push(ConfigError::at(key, format!("`{key}` belongs to `path`: synthetic rows bring their own")));
+                errors.push(ConfigError::at(
+                    key,
+                    format!("`{key}` is for rows of files only, but `synthetic` generates the rows"),
+                ));
             }
         }
         let distinct: BTreeSet<Dataset> = synthetic.datasets.iter().copied().collect();
@@ -123,11 +126,11 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
             errors.push(ConfigError::at("synthetic.datasets", "a data set is named twice"));
         }
         if synthetic.count == 0 {
-            errors.push(ConfigError::at("synthetic.count", "no rows: `count` is at least 1"));
+            errors.push(ConfigError::at("synthetic.count", "`count` must be at least 1"));
         }
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if !synthetic.stream.chars().all(plain) {
-            let message = format!("`{}` is not a name of letters, digits, `-` and `_`", synthetic.stream);
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if !synthetic.stream.chars().all(allowed) {
+            let message = format!("`{}` may only have letters, digits, `-` and `_`", synthetic.stream);
             errors.push(ConfigError::at("synthetic.stream", message));
         }
     }
@@ -137,32 +140,32 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if let Some(instructions) = &items.instructions
         && (instructions.is_empty() || instructions.iter().any(|text| text.trim().is_empty()))
     {
-        errors.push(ConfigError::at("instructions", "an empty instruction is none: leave the key out"));
+        errors.push(ConfigError::at("instructions", "an instruction is empty: write its text, or remove the key"));
     }
     for (key, rows) in [("take", items.take), ("per_dataset", items.per_dataset)] {
         if rows == Some(0) {
-            errors.push(ConfigError::at(key, format!("no rows: `{key}` is at least 1")));
+            errors.push(ConfigError::at(key, format!("`{key}` must be at least 1")));
         }
     }
     let count = items.synthetic.as_ref().map(|synthetic| synthetic.count);
     let counts = [("synthetic.count", count), ("take", items.take), ("per_dataset", items.per_dataset)];
-    common::check_counts(&mut errors, common::MOST_ROWS, counts);
+    common::check_max(&mut errors, common::MAX_ROWS, counts);
     if items.take.is_some() && items.per_dataset.is_some() {
-        errors.push(ConfigError::at("per_dataset", "rows are drawn by `take` or by `per_dataset`, and both are given"));
+        errors.push(ConfigError::at("per_dataset", "`take` and `per_dataset` are both given: write one of them"));
     }
     if errors.is_empty() { Ok(Box::new(items)) } else { Err(errors) }
 }
 
 fn check_files(files: &BTreeMap<String, Paths>, items: &Items, errors: &mut Vec<ConfigError>) {
     if files.is_empty() {
-        errors.push(ConfigError::at("files", "no data set has a file"));
+        errors.push(ConfigError::at("files", "the table of files is empty"));
     }
     if items.dataset.is_some() {
-        errors.push(ConfigError::at("dataset", "`dataset` belongs to `path`: in `files` every data set is named"));
+        errors.push(ConfigError::at("dataset", "`dataset` is for `path` only; the keys of `files` are the data sets"));
     }
     for (dataset, paths) in files {
         if dataset.is_empty() || dataset.contains('.') {
-            let message = format!("`{dataset}` is not a name of a data set: it is not empty and has no full stop");
+            let message = format!("`{dataset}` is not a valid name of a data set: a name is not empty and has no `.`");
             errors.push(ConfigError::at("files", message));
         }
         if matches!(paths, Paths::Many(paths) if paths.is_empty()) {
@@ -171,7 +174,7 @@ fn check_files(files: &BTreeMap<String, Paths>, items: &Items, errors: &mut Vec<
     }
     if let Some(AnswerTypes::ByDataset(types)) = &items.answer_type {
         for unknown in types.keys().filter(|dataset| !files.contains_key(*dataset)) {
-            let message = format!("no file is of the data set `{unknown}`");
+            let message = format!("`files` has no data set `{unknown}`");
             errors.push(ConfigError::at(&format!("answer_type.{unknown}"), message));
         }
     }
@@ -195,7 +198,7 @@ impl Stage for Items {
         if let Some(synthetic) = synthetic {
             manifest.value("synthetic", synthetic);
         } else {
-            // Files enter by content, and with `files` the data sets are in the roles of the inputs.
+            // Inputs enter by content. With `files` the names of the data sets are in the roles of the inputs.
             if path.is_some() {
                 manifest.value("dataset", &self.dataset());
             }
@@ -209,22 +212,21 @@ impl Stage for Items {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let one = |role: &str, path: &Option<String>| Some((role.to_string(), path.clone()?));
-        let roles =
-            one("path", &self.path).into_iter().chain(self.files().into_iter().map(|(_, role, path)| (role, path)));
-        roles
-            .chain(one("images", &self.images))
-            .map(|(role, path)| Input { role, source: InputSource::External { path } })
-            .collect()
+        let input = |role: &str, path: &Option<String>| Some((role.to_string(), path.clone()?));
+        let files = self.files().into_iter().map(|(_, role, path)| (role, path));
+        let paths = input("path", &self.path).into_iter().chain(files).chain(input("images", &self.images));
+        paths.map(|(role, path)| Input { role, source: InputSource::External { path } }).collect()
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let made = ctx.scratch.join("synthetic");
+        let generated = ctx.scratch.join("synthetic");
         let images = match &self.synthetic {
             Some(Synthetic { datasets, split, count, stream }) => {
-                files::remove_dir(&made)?;
-                with_threads(ctx.threads, || synthetic::write(&made, datasets, *split, stream, *count, ctx.seed))??;
-                Some(made.join("images"))
+                files::remove_dir(&generated)?;
+                with_threads(ctx.threads, || {
+                    synthetic::write(&generated, datasets, *split, stream, *count, ctx.seed)
+                })??;
+                Some(generated.join("images"))
             }
             None => ctx.inputs.get("images").map(|input| input.path.clone()),
         };
@@ -234,26 +236,27 @@ impl Stage for Items {
             option_answers: self.option_answers,
         };
         let mut located =
-            llava::read(&self.row_files(ctx, &made)?, images.as_deref(), &defaults).map_err(wrong_input)?;
-        crate::stages::common::not_empty(&located, if self.files.is_some() { "files" } else { "path" })
-            .map_err(wrong_input)?;
+            llava::read(&self.row_files(ctx, &generated)?, images.as_deref(), &defaults).map_err(wrong_input)?;
+        let role = if self.files.is_some() { "files" } else { "path" };
+        common::check_not_empty(&located, role).map_err(wrong_input)?;
         self.check_datasets(&located).map_err(wrong_input)?;
         let available = located.len();
         if let Some(take) = self.take {
             if take > available {
-                let message = anyhow::anyhow!("`take` = {take} asks for more rows than there are: {available}");
+                let message = anyhow::anyhow!("`take` = {take} is more than the number of rows, {available}");
                 return Err(wrong_input(message));
             }
-            located = draw(located, take, ctx.seed);
+            located = sample_rows(located, take, ctx.seed);
         }
         if let Some(rows) = self.per_dataset {
-            located = draw_each(located, rows, ctx.seed).map_err(wrong_input)?;
+            located = sample_per_dataset(located, rows, ctx.seed).map_err(wrong_input)?;
         }
         let tar = ctx.output("images.tar");
-        let named =
-            located.iter().filter_map(|row| Some(Named { place: &row.place, image: row.item.image.as_deref()? }));
-        let turned = self.exif_orientation.unwrap_or(true);
-        let pack = with_threads(ctx.threads, || pack(named, images.as_deref(), turned, &tar, ctx.progress))?;
+        let references = located
+            .iter()
+            .filter_map(|row| Some(ImageReference { place: &row.place, image: row.item.image.as_deref()? }));
+        let exif = self.exif_orientation.unwrap_or(true);
+        let pack = with_threads(ctx.threads, || write_pack(references, images.as_deref(), exif, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
         let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
         let items: Vec<Item> = located
@@ -265,7 +268,7 @@ impl Stage for Items {
             })
             .collect();
         jsonl::write(&ctx.output("items.jsonl"), &items)?;
-        files::remove_dir(&made)?;
+        files::remove_dir(&generated)?;
         Ok(Summary::default()
             .with("rows", items.len())
             .with("available", available)
@@ -276,7 +279,7 @@ impl Stage for Items {
 }
 
 impl Items {
-    /// The files of `files`: data set, role, path.
+    /// Data set, role and path of each file of `files`.
     fn files(&self) -> Vec<(String, String, String)> {
         let mut files = Vec::new();
         for (dataset, paths) in self.files.iter().flatten() {
@@ -291,14 +294,14 @@ impl Items {
         files
     }
 
-    /// The files to read; `made` holds the synthetic one.
-    fn row_files(&self, ctx: &StageContext, made: &Path) -> Result<Vec<RowFile>> {
-        let plain = |path: PathBuf| vec![RowFile { path, dataset: self.dataset(), overrides_rows: false }];
+    /// The files to read. `generated` is the folder of the synthetic file.
+    fn row_files(&self, ctx: &StageContext, generated: &Path) -> Result<Vec<RowFile>> {
+        let single = |path: PathBuf| vec![RowFile { path, dataset: self.dataset(), overrides_rows: false }];
         if self.synthetic.is_some() {
-            return Ok(plain(made.join("rows.jsonl")));
+            return Ok(single(generated.join("rows.jsonl")));
         }
         if self.path.is_some() {
-            return Ok(plain(ctx.input("path")?.path.clone()));
+            return Ok(single(ctx.input("path")?.path.clone()));
         }
         let named = self.files().into_iter();
         named
@@ -308,14 +311,17 @@ impl Items {
             .collect()
     }
 
-    /// Every data set that has an answer type of its own must be there.
+    /// Checks that the rows have every data set of `answer_type`.
     fn check_datasets(&self, located: &[LocatedItem]) -> Result<()> {
         let Some(AnswerTypes::ByDataset(types)) = &self.answer_type else { return Ok(()) };
         let known: BTreeSet<&str> = located.iter().map(|row| row.item.dataset.as_str()).collect();
         match types.keys().find(|dataset| !known.contains(dataset.as_str())) {
             Some(unknown) => {
                 let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-                anyhow::bail!("`answer_type`: no row is of the data set `{unknown}`: there are {}", known.join(", "))
+                anyhow::bail!(
+                    "`answer_type`: no row of the data set `{unknown}`; the data sets are {}",
+                    known.join(", ")
+                )
             }
             None => Ok(()),
         }
@@ -329,8 +335,8 @@ impl Items {
     }
 }
 
-/// `take` rows by a rank that each has from its own id, in the order of the file.
-fn draw(located: Vec<LocatedItem>, take: usize, seed: Seed) -> Vec<LocatedItem> {
+/// Samples `take` rows by ranks that are derived from their ids. The rows keep the order of the file.
+fn sample_rows(located: Vec<LocatedItem>, take: usize, seed: Seed) -> Vec<LocatedItem> {
     let seed = seed.derive("take");
     let mut ranked: Vec<(u64, usize, LocatedItem)> = located
         .into_iter()
@@ -343,18 +349,18 @@ fn draw(located: Vec<LocatedItem>, take: usize, seed: Seed) -> Vec<LocatedItem> 
     ranked.into_iter().map(|(_, _, row)| row).collect()
 }
 
-/// So many rows of each data set; the data sets in the order of their names.
-fn draw_each(located: Vec<LocatedItem>, rows: usize, seed: Seed) -> Result<Vec<LocatedItem>> {
+/// Samples `rows` rows of each data set. The data sets are in the order of their names.
+fn sample_per_dataset(located: Vec<LocatedItem>, rows: usize, seed: Seed) -> Result<Vec<LocatedItem>> {
     let mut groups: BTreeMap<String, Vec<LocatedItem>> = BTreeMap::new();
     for row in located {
         groups.entry(row.item.dataset.clone()).or_default().push(row);
     }
-    let mut drawn = Vec::new();
+    let mut sample = Vec::new();
     for (dataset, group) in groups {
         if rows > group.len() {
-            anyhow::bail!("`per_dataset` = {rows} asks for more rows than there are of `{dataset}`: {}", group.len());
+            anyhow::bail!("`per_dataset` = {rows} is more than the number of rows of `{dataset}`, {}", group.len());
         }
-        drawn.extend(draw(group, rows, seed));
+        sample.extend(sample_rows(group, rows, seed));
     }
-    Ok(drawn)
+    Ok(sample)
 }

@@ -1,9 +1,9 @@
-//! `judge`: a verdict over every sample of a rollout. Also for rollouts that came from elsewhere.
+//! `judge`: a verdict on every sample of a rollout. The rollouts may also come from a program.
 
 use anyhow::Result;
 use serde::Deserialize;
 
-use crate::stages::common::{self, check_range, share};
+use crate::stages::common::{self, check_range, ratio};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
@@ -29,10 +29,10 @@ pub static KIND: Kind = Kind {
 #[serde(deny_unknown_fields)]
 struct Judge {
     rollouts: Reference,
-    /// The form that the rollouts' prompt asked for.
+    /// The form of response that the rollouts' prompt requests.
     #[serde(default = "cot")]
     style: Style,
-    /// A sample is right from this score on.
+    /// A sample is right if its score is at least this.
     #[serde(default = "correct_from")]
     threshold: f64,
 }
@@ -50,7 +50,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let mut errors = Vec::new();
     check_range(&mut errors, "threshold", judge.threshold, 0.0, 1.0);
     if judge.threshold == 0.0 {
-        errors.push(ConfigError::at("threshold", "with 0 every sample would be right"));
+        errors.push(ConfigError::at("threshold", "the threshold must be above 0: with 0 every sample is right"));
     }
     if errors.is_empty() { Ok(Box::new(judge)) } else { Err(errors) }
 }
@@ -63,12 +63,12 @@ impl Stage for Judge {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![common::input("rollouts", &self.rollouts, &[ArtifactKind::Rollouts])]
+        vec![common::stage_input("rollouts", &self.rollouts, &[ArtifactKind::Rollouts])]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let rollouts: Vec<Rollout> = jsonl::read(&ctx.input("rollouts")?.path)?;
-        common::not_empty(&rollouts, "rollouts")?;
+        common::check_not_empty(&rollouts, "rollouts")?;
         common::check_items(rollouts.iter().map(|rollout| &rollout.item))?;
         let (mut samples, mut compliant, mut readable, mut correct) = (0, 0, 0, 0);
         let mut writer = jsonl::Writer::create(&ctx.output("judged.jsonl"))?;
@@ -86,8 +86,8 @@ impl Stage for Judge {
         writer.finish()?;
         Ok(Summary::default()
             .with("samples", samples)
-            .with("accuracy", share(correct, samples))
-            .with("compliance", share(compliant, samples))
-            .with("readable", share(readable, samples)))
+            .with("accuracy", ratio(correct, samples))
+            .with("compliance", ratio(compliant, samples))
+            .with("readable", ratio(readable, samples)))
     }
 }

@@ -1,23 +1,22 @@
-//! `mix`: training rows drawn from several sources in stated amounts.
+//! `mix`: training rows sampled from several sources in given amounts. A source's records are items, rows or judged samples.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::mix_rows::{self, Candidates, Shape};
-use crate::stages::common::{self, check_range};
-use crate::stages::lost_rows::check_most;
+use crate::stages::common::{self, check_range, filter_datasets, read_items};
+use crate::stages::lost_rows::{LostRows, check_max_lost};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, InputPath, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
 use ablate_data::jsonl;
 use ablate_data::mix::{self, Amount, MixSize, MixSource, SourceStats};
-use ablate_data::prompts::PromptTemplate;
-use ablate_data::records::Row;
+use ablate_data::prompts::{PromptTemplate, Style, cot_response};
+use ablate_data::records::{Item, JudgedItem, Row};
 use ablate_data::rng::shuffle;
 use ablate_data::tokenizer::Tokenizer;
 
@@ -37,11 +36,11 @@ pub static KIND: Kind = Kind {
 #[serde(deny_unknown_fields)]
 struct Mix {
     sources: BTreeMap<String, SourceTable>,
-    /// Rows of the mix; with neither `rows` nor `tokens` it is all that the sources give.
+    /// Rows of the mix. Without `rows` and `tokens` the mix has all rows of its sources.
     rows: Option<usize>,
     /// Text tokens of the mix.
     tokens: Option<u64>,
-    /// No source may be repeated more often.
+    /// Largest number of passes over a source.
     max_epochs: Option<f64>,
     /// Counts text tokens.
     tokenizer: Option<Reference>,
@@ -52,30 +51,55 @@ struct Mix {
 #[schemars(transform = crate::stages::common::or_remove)]
 struct SourceTable {
     from: Reference,
-    /// What becomes of an item.
+    /// The form of the rows.
     #[serde(default, rename = "as")]
-    shape: Shape,
+    form: RowForm,
     weight: Option<f64>,
     tokens: Option<u64>,
     rows: Option<usize>,
     epochs: Option<f64>,
     keep: Option<f64>,
-    /// So many rows of each data set.
+    /// Rows of each data set.
     per_dataset: Option<usize>,
-    /// Whether rows may come again when there are too few.
+    /// Whether rows may be repeated if there are too few.
     #[serde(default)]
     replace: bool,
-    /// Only rows of these data sets.
+    /// Uses only the records of these data sets.
     datasets: Option<BTreeSet<String>>,
-    /// The template that items are asked with, instead of the one that belongs to `as`.
+    /// The prompt template for items, instead of the default of `as`.
     prompt: Option<PromptTemplate>,
-    /// `as = "correct"`: so many different right samples of a question at most.
+    /// For `as = "correct"`: largest number of different right samples per question.
     per_question: Option<usize>,
-    /// Share of its records that may lack an answer, a rationale or a response.
+    /// Largest share of records without an answer, a rationale or a response.
     max_lost: Option<f64>,
 }
 
-/// What `mix.json` says.
+/// The key `as`: the form of a source's rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum RowForm {
+    /// Rows unchanged; an item's question and first answer without an instruction.
+    #[default]
+    AsIs,
+    /// An item's question with the direct instruction, and its first answer.
+    Direct,
+    /// An item's question with the CoT instruction, and its rationale and answer.
+    Cot,
+    /// The right samples of judged rollouts, with their prompts.
+    Correct,
+}
+
+/// The rows of a source before sampling.
+struct Candidates {
+    rows: Vec<Row>,
+    /// The identities of the rows, from which their sampling order is derived.
+    keys: Vec<String>,
+    /// Numbers of filtered and lost records by reason.
+    dropped: BTreeMap<String, usize>,
+    lost_rows: LostRows,
+}
+
+/// The content of `mix.json`.
 #[derive(Serialize)]
 struct MixFacts {
     rows: usize,
@@ -95,7 +119,7 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
         errors.push(ConfigError::at("sources", "the mix has no sources"));
     }
     if mix.rows.is_some() && mix.tokens.is_some() {
-        errors.push(ConfigError::at("tokens", "the size of the mix is `rows` or `tokens`, and both are given"));
+        errors.push(ConfigError::at("tokens", "`rows` and `tokens` are both given: the mix has one size"));
     }
     if mix.rows == Some(0) || mix.tokens == Some(0) {
         let key = if mix.rows == Some(0) { "rows" } else { "tokens" };
@@ -104,15 +128,15 @@ fn parse(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     if let Some(most) = mix.max_epochs {
         check_range(&mut errors, "max_epochs", most, 0.0, f64::INFINITY);
     }
-    common::check_counts(&mut errors, common::MOST_ROWS, [("rows", mix.rows)]);
+    common::check_max(&mut errors, common::MAX_ROWS, [("rows", mix.rows)]);
     for (name, source) in &mix.sources {
         source.check(&format!("sources.{name}"), &mut errors);
         let counts = [("rows", source.rows), ("per_dataset", source.per_dataset)];
         let counts = counts.map(|(key, count)| (format!("sources.{name}.{key}"), count));
-        common::check_counts(&mut errors, common::MOST_ROWS, counts.iter().map(|(key, count)| (&**key, *count)));
+        common::check_max(&mut errors, common::MAX_ROWS, counts.iter().map(|(key, count)| (&**key, *count)));
     }
-    let counted = mix.tokens.is_some() || mix.sources.values().any(|source| source.tokens.is_some());
-    if counted && mix.tokenizer.is_none() {
+    let counts_tokens = mix.tokens.is_some() || mix.sources.values().any(|source| source.tokens.is_some());
+    if counts_tokens && mix.tokenizer.is_none() {
         errors.push(
             ConfigError::at("", "tokens cannot be counted without a `tokenizer`")
                 .help("name a tokenizer stage: `tokenizer = \"...\"`"),
@@ -142,8 +166,9 @@ impl Stage for Mix {
         let sources = self
             .sources
             .iter()
-            .map(|(name, source)| common::input(format!("sources.{name}.from"), &source.from, accepts));
-        let tokenizer = self.tokenizer.iter().map(|from| common::input("tokenizer", from, &[ArtifactKind::Tokenizer]));
+            .map(|(name, source)| common::stage_input(format!("sources.{name}.from"), &source.from, accepts));
+        let tokenizer =
+            self.tokenizer.iter().map(|from| common::stage_input("tokenizer", from, &[ArtifactKind::Tokenizer]));
         sources.chain(tokenizer).collect()
     }
 
@@ -153,30 +178,30 @@ impl Stage for Mix {
         let mut candidates = Vec::new();
         let mut warnings = Vec::new();
         for (name, table) in &self.sources {
-            let found = table.read(name, ctx)?;
-            let whose = format!("source `{name}`");
-            warnings.extend(found.losses.check(&whose, "max_lost", table.max_lost.unwrap_or(0.0))?);
-            let tokens =
-                tokenizer.as_ref().map(|tokenizer| mix_rows::count_tokens(&found.rows, tokenizer)).transpose()?;
+            let read = table.read(name, ctx)?;
+            let label = format!("source `{name}`");
+            warnings.extend(read.lost_rows.check(&label, "max_lost", table.max_lost.unwrap_or(0.0))?);
+            let tokens = tokenizer.as_ref().map(|tokenizer| count_tokens(&read.rows, tokenizer)).transpose()?;
             sources.push(MixSource {
                 name: name.clone(),
-                keys: found.keys.clone(),
-                datasets: found.rows.iter().map(|row| row.dataset.clone()).collect(),
+                keys: read.keys.clone(),
+                datasets: read.rows.iter().map(|row| row.dataset.clone()).collect(),
                 tokens,
                 amount: table.amount(),
                 replace: table.replace,
             });
-            candidates.push(found);
+            candidates.push(read);
         }
         let drawn = mix::sample(&sources, self.size(), self.max_epochs, ctx.seed).map_err(wrong_input)?;
         let mut rows: Vec<Row> = Vec::new();
         let mut facts = BTreeMap::new();
-        for ((source, taken), Candidates { rows: found, dropped, .. }) in sources.iter().zip(drawn).zip(candidates) {
-            rows.extend(taken.iter().map(|&row| Row { source: source.name.clone(), ..found[row].clone() }));
+        for ((source, taken), Candidates { rows: available, dropped, .. }) in sources.iter().zip(drawn).zip(candidates)
+        {
+            rows.extend(taken.iter().map(|&row| Row { source: source.name.clone(), ..available[row].clone() }));
             facts.insert(source.name.clone(), mix::source_stats(source, &taken, dropped));
         }
         if rows.is_empty() {
-            anyhow::bail!("the mix is empty: no source gives a row");
+            anyhow::bail!("the mix is empty: its sources have no rows");
         }
         shuffle(&mut rows, &mut ctx.seed.stream("mix/order"));
         jsonl::write(&ctx.output("rows.jsonl"), &rows)?;
@@ -216,14 +241,14 @@ impl SourceTable {
         .collect()
     }
 
-    /// What the source gives: all of it, if it does not say.
+    /// The amount of the source; all of it by default.
     fn amount(&self) -> Amount {
         self.amounts().first().map_or(Amount::Keep(1.0), |(_, amount)| *amount)
     }
 
     fn check(&self, path: &str, errors: &mut Vec<ConfigError>) {
         if let [(first, _), (second, _), ..] = self.amounts().as_slice() {
-            let message = format!("`{first}` and `{second}` are both given: a source states its amount in one unit");
+            let message = format!("`{first}` and `{second}` are both given: write one amount per source");
             errors.push(ConfigError::at(&format!("{path}.{second}"), message));
         }
         for (unit, value) in [("weight", self.weight), ("epochs", self.epochs), ("keep", self.keep)] {
@@ -232,28 +257,28 @@ impl SourceTable {
             }
         }
         if let Some(prompt) = &self.prompt {
-            match self.shape.style() {
+            match self.form.style() {
                 Some(style) if style != prompt.style => {
-                    let message = format!("the template `{}` asks for another form than `as`", prompt.name);
+                    let message = format!("the template `{}` requests another form of response than `as`", prompt.name);
                     errors.push(ConfigError::at(&format!("{path}.prompt"), message));
                 }
                 Some(_) => {}
                 None => errors.push(ConfigError::at(
                     &format!("{path}.prompt"),
-                    "`prompt` is for items: with `as = \"correct\"` the prompt is the one that was sampled from",
+                    "`prompt` is for items: with `as = \"correct\"` the prompt is that of the rollout",
                 )),
             }
         }
-        if self.per_question.is_some() && self.shape != Shape::Correct {
+        if self.per_question.is_some() && self.form != RowForm::Correct {
             errors.push(ConfigError::at(
                 &format!("{path}.per_question"),
                 "`per_question` is for `as = \"correct\"` only",
             ));
         }
         if self.per_question == Some(0) {
-            errors.push(ConfigError::at(&format!("{path}.per_question"), "no rows: `per_question` is at least 1"));
+            errors.push(ConfigError::at(&format!("{path}.per_question"), "`per_question` must be at least 1"));
         }
-        check_most(errors, &format!("{path}.max_lost"), self.max_lost);
+        check_max_lost(errors, &format!("{path}.max_lost"), self.max_lost);
         if self.datasets.as_ref().is_some_and(BTreeSet::is_empty) {
             errors.push(ConfigError::at(&format!("{path}.datasets"), "the list of data sets is empty"));
         }
@@ -262,43 +287,204 @@ impl SourceTable {
     fn identify(&self, path: &str, manifest: &mut Manifest) {
         let SourceTable {
             from: _,
-            shape,
+            form,
             weight: _,
             tokens: _,
             rows: _,
             epochs: _,
             keep: _,
             per_dataset: _,
-            // Whether rows may repeat decides between an error and a result, not between two results.
+            // `replace` decides between an error and a result. It does not change the result.
             replace: _,
             datasets,
             prompt: _,
             per_question,
             max_lost,
         } = self;
-        manifest.value(&format!("{path}.as"), shape);
+        manifest.value(&format!("{path}.as"), form);
         manifest.value(path, &self.amount());
         manifest.value_unless(&format!("{path}.datasets"), datasets, &None);
         if let Some(template) = self.template() {
-            // What it is called changes no row, and its style is that of `as`.
+            // The template's name changes no row, and its style is that of `as`.
             let PromptTemplate { name: _, style: _, text, letter } = template;
             manifest.value(&format!("{path}.prompt.text"), &text);
             manifest.value(&format!("{path}.prompt.letter"), &letter);
         }
         manifest.value_unless(&format!("{path}.per_question"), per_question, &None);
-        // A result that lost rows is not found again where none may be lost.
+        // A result with lost rows must not be reused with a smaller `max_lost`.
         manifest.value_unless(&format!("{path}.max_lost"), &max_lost.unwrap_or(0.0), &0.0);
     }
 
-    /// The template that items are asked with.
+    /// The prompt template for items.
     fn template(&self) -> Option<PromptTemplate> {
-        self.prompt.clone().or(self.shape.template())
+        self.prompt.clone().or(self.form.template())
     }
 
     fn read(&self, name: &str, ctx: &StageContext) -> Result<Candidates> {
         let input = ctx.input(&format!("sources.{name}.from"))?;
         let (template, datasets) = (self.template(), self.datasets.as_ref());
-        mix_rows::read(input, self.shape, template.as_ref(), self.per_question, datasets)
+        read_candidates(input, self.form, template.as_ref(), self.per_question, datasets)
             .map_err(|error| error.context(format!("source `{name}`")))
     }
+}
+
+impl RowForm {
+    /// The form of responses to items; `None` for `Correct`, which reads judged rollouts.
+    fn style(self) -> Option<Style> {
+        self.template().map(|template| template.style)
+    }
+
+    fn template(self) -> Option<PromptTemplate> {
+        match self {
+            RowForm::AsIs => Some(PromptTemplate::bare()),
+            RowForm::Direct => Some(PromptTemplate::direct()),
+            RowForm::Cot => Some(PromptTemplate::cot()),
+            RowForm::Correct => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            RowForm::AsIs => "as-is",
+            RowForm::Direct => "direct",
+            RowForm::Cot => "cot",
+            RowForm::Correct => "correct",
+        }
+    }
+}
+
+impl Candidates {
+    fn new(records: usize) -> Candidates {
+        let lost_rows = LostRows::new(records);
+        Candidates { rows: Vec::new(), keys: Vec::new(), dropped: BTreeMap::new(), lost_rows }
+    }
+
+    fn push(&mut self, key: String, row: Row) {
+        self.keys.push(key);
+        self.rows.push(row);
+    }
+
+    fn count_dropped(&mut self, reason: &str) {
+        *self.dropped.entry(reason.to_string()).or_default() += 1;
+    }
+
+    /// Counts a record that lacks something.
+    fn count_lost(&mut self, reason: &'static str, id: &str, dataset: &str) {
+        self.count_dropped(reason);
+        self.lost_rows.add(reason, id, dataset);
+    }
+}
+
+/// Reads a source's records and converts them to rows. `template` is the prompt template for items.
+fn read_candidates(
+    input: &InputPath,
+    form: RowForm,
+    template: Option<&PromptTemplate>,
+    per_question: Option<usize>,
+    datasets: Option<&BTreeSet<String>>,
+) -> Result<Candidates> {
+    match (input.kind, form, template) {
+        (Some(ArtifactKind::Rows), RowForm::AsIs, _) => {
+            let rows = filter_datasets(jsonl::read(&input.path)?, datasets, "row", |row: &Row| &row.dataset)?;
+            Ok(from_rows(rows))
+        }
+        (Some(ArtifactKind::Items), RowForm::AsIs | RowForm::Direct | RowForm::Cot, Some(template)) => {
+            let items = filter_datasets(read_items(input)?, datasets, "row", |item| &item.dataset)?;
+            Ok(from_items(items, form, template))
+        }
+        (Some(ArtifactKind::Judged), RowForm::Correct, _) => {
+            let judged = jsonl::read(&input.path)?;
+            let judged = filter_datasets(judged, datasets, "row", |judged: &JudgedItem| &judged.item.dataset)?;
+            Ok(from_judged(judged, per_question.unwrap_or(usize::MAX)))
+        }
+        (kind, form, _) => {
+            let (what, forms) = match kind {
+                Some(ArtifactKind::Rows) => ("rows", "`as = \"as-is\"`"),
+                Some(ArtifactKind::Judged) => ("judged rollouts", "`as = \"correct\"`"),
+                _ => ("items", "`as = \"as-is\"`, `\"direct\"` or `\"cot\"`"),
+            };
+            bail!("`from` has {what}, for which `as = \"{}\"` is not possible: write {forms}", form.name())
+        }
+    }
+}
+
+/// The number of text tokens of every row, with special tokens and without image tokens.
+fn count_tokens(rows: &[Row], tokenizer: &Tokenizer) -> Result<Vec<u64>> {
+    // The 3 special tokens are `<|user|>`, `<|assistant|>` and `<|end|>`.
+    let count = |row: &Row| Ok(tokenizer.encode(&row.prompt)?.len() + tokenizer.encode(&row.response)?.len() + 3);
+    rows.iter().map(|row| count(row).map(|tokens| tokens as u64)).collect()
+}
+
+fn from_rows(rows: Vec<Row>) -> Candidates {
+    let mut candidates = Candidates::new(rows.len());
+    for row in rows {
+        if row.response.trim().is_empty() {
+            candidates.count_lost("without a response", &row.id, &row.dataset);
+            continue;
+        }
+        candidates.push(format!("{}/{}/{}", row.source, row.dataset, row.id), row);
+    }
+    candidates
+}
+
+fn from_items(items: Vec<Item>, form: RowForm, template: &PromptTemplate) -> Candidates {
+    let mut candidates = Candidates::new(items.len());
+    for item in items {
+        // The first of several annotators may have given an empty answer.
+        let Some(answer) = item.answers.iter().find(|answer| !answer.trim().is_empty()) else {
+            candidates.count_lost("without an answer", &item.id, &item.dataset);
+            continue;
+        };
+        let rationale = item.rationale.as_ref().filter(|rationale| !rationale.trim().is_empty());
+        let response = match (form, rationale) {
+            (RowForm::Cot, Some(rationale)) => {
+                cot_response(rationale, item.rationale_answer.as_ref().unwrap_or(answer))
+            }
+            (RowForm::Cot, None) => {
+                candidates.count_lost("without a rationale", &item.id, &item.dataset);
+                continue;
+            }
+            _ => answer.clone(),
+        };
+        let prompt = template.render(&item);
+        let key = format!("{}/{}", item.dataset, item.id);
+        let Item { id, dataset, image, question, .. } = item;
+        let question = Some(question);
+        candidates.push(key, Row { id, dataset, source: String::new(), image, prompt, response, question });
+    }
+    candidates
+}
+
+fn from_judged(judged: Vec<JudgedItem>, per_question: usize) -> Candidates {
+    let mut candidates = Candidates::new(judged.iter().map(|one| one.verdicts.len()).sum());
+    for JudgedItem { item, prompt, verdicts } in judged {
+        let mut texts = BTreeSet::new();
+        for verdict in &verdicts {
+            if verdict.is_right() && verdict.text.trim().is_empty() {
+                candidates.count_lost("without a response", &item.id, &item.dataset);
+                continue;
+            }
+            if !verdict.is_right() {
+                candidates.count_dropped("wrong");
+            } else if texts.contains(&verdict.text) {
+                candidates.count_dropped("equal to another sample");
+            } else if texts.len() == per_question {
+                candidates.count_dropped("beyond `per_question`");
+            } else {
+                texts.insert(&verdict.text);
+                let id = format!("{}#{}", item.id, texts.len());
+                let row = Row {
+                    id: id.clone(),
+                    dataset: item.dataset.clone(),
+                    source: String::new(),
+                    image: item.image.clone(),
+                    prompt: prompt.clone(),
+                    response: verdict.text.clone(),
+                    question: Some(item.question.clone()),
+                };
+                candidates.push(format!("{}/{id}", item.dataset), row);
+            }
+        }
+    }
+    candidates
 }

@@ -16,10 +16,6 @@ pub mod score;
 pub mod sft;
 pub mod tokenizer;
 
-mod distill_teacher;
-mod eval_model;
-mod mix_rows;
-
 use ablate_core::stage::{Kind, Registry};
 
 /// Every kind that an experiment may name.

@@ -1,4 +1,4 @@
-//! `pairs`: preference pairs from judged samples or from a release, cut to the reasoning's beginning.
+//! `pairs`: preference pairs from judged samples or from published files, truncated to the beginning of the reasoning.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::stages::common::{self, Truncate, check_range, with_threads};
-use crate::stages::image_pack::{Named, pack};
+use crate::stages::image_pack::{ImageReference, write_pack};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -23,7 +23,7 @@ use ablate_data::tokenizer::Tokenizer;
 pub static KIND: Kind = Kind {
     name: "pairs",
     version: 3,
-    about: "preference pairs of a right and a wrong sample, or released ones",
+    about: "preference pairs of a right and a wrong sample, or published ones",
     outputs: OUTPUTS,
     fan_out: &[],
     seeded: true,
@@ -32,7 +32,7 @@ pub static KIND: Kind = Kind {
     schema: schema_of::<Table>,
 };
 
-/// What every stage of the kind gives; one that imports has [`IMAGES`] beside.
+/// The outputs of every stage of the kind. With `path` a stage also has [`IMAGES`].
 const OUTPUTS: &[OutputSpec] = &[
     OutputSpec::new("pairs.jsonl", ArtifactKind::Pairs),
     OutputSpec::new("dev.jsonl", ArtifactKind::Pairs),
@@ -44,27 +44,27 @@ const IMAGES: OutputSpec = OutputSpec::new("images.tar", ArtifactKind::Images);
 #[serde(deny_unknown_fields)]
 struct Table {
     judged: Option<Reference>,
-    /// Released pairs instead: a JSON array or JSONL.
+    /// A file of published pairs instead: a JSON array or JSONL.
     path: Option<String>,
     /// The folder that the image paths of `path` are relative to.
     images: Option<String>,
-    /// Whether pictures are turned as their EXIF data say; they are, unless this is `false`.
+    /// Whether images are rotated according to their EXIF orientation. Default: `true`.
     exif_orientation: Option<bool>,
     band: Option<[f64; 2]>,
     per_question: Option<usize>,
     unreadable: Option<Unreadable>,
-    /// Judged rows of these data sets only.
+    /// Uses only the judged rollouts of these data sets.
     datasets: Option<BTreeSet<String>>,
     dev: Option<f64>,
     truncate: Option<Truncate>,
-    /// Counts the tokens of `truncate = { tokens = ... }`.
+    /// The tokenizer that counts the tokens of `truncate = { tokens = ... }`.
     tokenizer: Option<Reference>,
 }
 
 #[derive(Debug)]
 struct Pairs {
     source: Source,
-    /// Share of the questions whose pairs are held out.
+    /// Share of the questions with held-out pairs.
     dev: f64,
     truncate: Truncate,
     tokenizer: Option<Reference>,
@@ -72,32 +72,32 @@ struct Pairs {
 
 #[derive(Debug)]
 enum Source {
-    Judged(FromJudged),
-    Released { path: String, images: Option<String>, exif_orientation: bool },
+    Judged(JudgedSource),
+    Published { path: String, images: Option<String>, exif_orientation: bool },
 }
 
 #[derive(Debug)]
-struct FromJudged {
+struct JudgedSource {
     judged: Reference,
-    /// Least and greatest share of right samples of a question.
+    /// Smallest and largest share of right samples of a question.
     band: [f64; 2],
     per_question: usize,
     unreadable: Unreadable,
     datasets: Option<BTreeSet<String>>,
 }
 
-/// What becomes of wrong samples without a readable answer.
+/// What happens to wrong samples without a readable answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Unreadable {
-    /// They may be the rejected side of a pair.
+    /// They may be the rejected response of a pair.
     Reject,
-    /// They are in no pair: what they would teach is the form.
+    /// They are not used: they would teach the form of the answer only.
     #[default]
     Skip,
 }
 
-// The paper's values; its share held out is 1.41k of 66.2k pairs.
+// The paper's values. It holds out 1.41k of 66.2k pairs.
 const BAND: [f64; 2] = [0.25, 0.85];
 const PER_QUESTION: usize = 3;
 const DEV: f64 = 0.02;
@@ -110,9 +110,9 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     let tokenizer = table.tokenizer.clone();
     let source = source(table, &mut errors);
     check_range(&mut errors, "dev", dev, 0.0, 1.0);
-    let nothing = truncate.check();
+    let zero_limit = truncate.check();
     match (truncate, &tokenizer) {
-        _ if nothing.is_some() => errors.extend(nothing),
+        _ if zero_limit.is_some() => errors.extend(zero_limit),
         (Truncate::Tokens(_), None) => errors.push(
             ConfigError::at("truncate", "tokens cannot be counted without a `tokenizer`")
                 .help("name a tokenizer stage: `tokenizer = \"...\"`"),
@@ -128,7 +128,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     }
 }
 
-/// Where the pairs come from, with the keys that belong to it; none where that is not said, or said twice.
+/// The source of the pairs with its keys; `None` if not exactly one source is given.
 fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
     let Table {
         judged,
@@ -146,13 +146,13 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
     match (judged, path) {
         (None, None) => {
             errors.push(
-                ConfigError::at("", "the stage has no pairs: neither `judged` nor `path` is given")
-                    .help("`judged` pairs right samples with wrong ones, `path` names a file of released pairs"),
+                ConfigError::at("", "`judged` and `path` are missing: the stage needs one of them")
+                    .help("`judged` names a stage whose right and wrong samples become pairs, `path` names a file of published pairs"),
             );
             None
         }
         (Some(_), Some(_)) => {
-            errors.push(ConfigError::at("path", "pairs come from `judged` or from `path`, and both are given"));
+            errors.push(ConfigError::at("path", "`judged` and `path` are both given: write one of them"));
             None
         }
         (Some(judged), None) => {
@@ -163,17 +163,17 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
                 errors.push(ConfigError::at("band", format!("the band is empty: {low} is more than {high}")));
             }
             if per_question == Some(0) {
-                errors.push(ConfigError::at("per_question", "no pairs: `per_question` is at least 1"));
+                errors.push(ConfigError::at("per_question", "`per_question` must be at least 1"));
             }
             for (key, given) in [("images", images.is_some()), ("exif_orientation", exif_orientation.is_some())] {
                 if given {
-                    let message = format!("`{key}` belongs to `path`: judged samples have their images");
+                    let message = format!("`{key}` is for `path` only; judged samples have their images");
                     errors.push(ConfigError::at(key, message));
                 }
             }
             common::check_datasets(errors, datasets.as_ref());
             let (per_question, unreadable) = (per_question.unwrap_or(PER_QUESTION), unreadable.unwrap_or_default());
-            Some(Source::Judged(FromJudged { judged, band: [low, high], per_question, unreadable, datasets }))
+            Some(Source::Judged(JudgedSource { judged, band: [low, high], per_question, unreadable, datasets }))
         }
         (None, Some(path)) => {
             let given = [
@@ -183,10 +183,10 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
                 ("datasets", datasets.is_some()),
             ];
             for (key, _) in given.into_iter().filter(|(_, given)| *given) {
-                let message = format!("`{key}` belongs to `judged`: released pairs are taken as they are");
+                let message = format!("`{key}` is for `judged` only; published pairs are not filtered");
                 errors.push(ConfigError::at(key, message));
             }
-            Some(Source::Released { path, images, exif_orientation: exif_orientation.unwrap_or(true) })
+            Some(Source::Published { path, images, exif_orientation: exif_orientation.unwrap_or(true) })
         }
     }
 }
@@ -195,7 +195,7 @@ impl Stage for Pairs {
     fn identify(&self, manifest: &mut Manifest) {
         let Pairs { source, dev, truncate, tokenizer: _ } = self;
         match source {
-            Source::Judged(FromJudged { judged: _, band, per_question, unreadable, datasets }) => {
+            Source::Judged(JudgedSource { judged: _, band, per_question, unreadable, datasets }) => {
                 manifest.value("band", band);
                 manifest.value("per_question", per_question);
                 manifest.value("dev", dev);
@@ -203,8 +203,8 @@ impl Stage for Pairs {
                 manifest.value("unreadable", unreadable);
                 manifest.value_unless("datasets", datasets, &None);
             }
-            // The file enters by content, and its name where rows take their data set from it.
-            Source::Released { path, images: _, exif_orientation } => {
+            // The file enters by content. Its name enters too, since rows without a data set get it as their data set.
+            Source::Published { path, images: _, exif_orientation } => {
                 manifest.value_unless("exif_orientation", exif_orientation, &true);
                 manifest.value("dataset", &stem(path));
                 manifest.value("dev", dev);
@@ -216,50 +216,54 @@ impl Stage for Pairs {
     fn inputs(&self) -> Vec<Input> {
         let mut inputs = Vec::new();
         match &self.source {
-            Source::Judged(FromJudged { judged, .. }) => {
-                inputs.push(common::input("judged", judged, &[ArtifactKind::Judged]));
+            Source::Judged(JudgedSource { judged, .. }) => {
+                inputs.push(common::stage_input("judged", judged, &[ArtifactKind::Judged]));
             }
-            Source::Released { path, images, .. } => {
-                let outside = |role: &str, path: &String| Input {
+            Source::Published { path, images, .. } => {
+                let external = |role: &str, path: &String| Input {
                     role: role.to_string(),
                     source: InputSource::External { path: path.clone() },
                 };
-                inputs.push(outside("path", path));
-                inputs.extend(images.iter().map(|images| outside("images", images)));
+                inputs.push(external("path", path));
+                inputs.extend(images.iter().map(|images| external("images", images)));
             }
         }
-        inputs.extend(self.tokenizer.iter().map(|from| common::input("tokenizer", from, &[ArtifactKind::Tokenizer])));
+        inputs.extend(
+            self.tokenizer.iter().map(|from| common::stage_input("tokenizer", from, &[ArtifactKind::Tokenizer])),
+        );
         inputs
     }
 
     fn outputs(&self) -> Option<Vec<OutputSpec>> {
         match self.source {
             Source::Judged(_) => None,
-            Source::Released { .. } => Some([OUTPUTS, &[IMAGES]].concat()),
+            Source::Published { .. } => Some([OUTPUTS, &[IMAGES]].concat()),
         }
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let tokenizer = ctx.inputs.get("tokenizer").map(|input| Tokenizer::read(&input.path)).transpose()?;
-        let cut = |text: &str| self.truncate.cut(text, tokenizer.as_ref());
+        let truncate = |text: &str| self.truncate.truncate(text, tokenizer.as_ref());
         match &self.source {
-            Source::Judged(judged) => self.select(ctx, judged, cut),
-            Source::Released { path, exif_orientation, .. } => self.import(ctx, &stem(path), *exif_orientation, cut),
+            Source::Judged(judged) => self.select(ctx, judged, truncate),
+            Source::Published { path, exif_orientation, .. } => {
+                self.import(ctx, &stem(path), *exif_orientation, truncate)
+            }
         }
     }
 }
 
 impl Pairs {
-    /// Pairs of judged samples.
+    /// Selects pairs of judged samples.
     fn select(
         &self,
         ctx: &StageContext,
-        source: &FromJudged,
-        cut: impl Fn(&str) -> Result<(String, bool)>,
+        source: &JudgedSource,
+        truncate: impl Fn(&str) -> Result<(String, bool)>,
     ) -> Result<Summary> {
         let judged: Vec<JudgedItem> = jsonl::read(&ctx.input("judged")?.path)?;
-        common::not_empty(&judged, "judged")?;
-        let judged = common::of_datasets(judged, source.datasets.as_ref(), "question", |row| &row.item.dataset)
+        common::check_not_empty(&judged, "judged")?;
+        let judged = common::filter_datasets(judged, source.datasets.as_ref(), "question", |row| &row.item.dataset)
             .map_err(wrong_input)?;
         let selection = PairSelection {
             band: source.band,
@@ -267,12 +271,12 @@ impl Pairs {
             dev: self.dev,
             unreadable: source.unreadable == Unreadable::Reject,
         };
-        let selected = pairs::select(&judged, &selection, ctx.seed, cut)?;
+        let selected = pairs::select(&judged, &selection, ctx.seed, truncate)?;
         if selected.train.is_empty() {
             let facts = &selected.stats;
             bail!(
-                "no pair: of {} questions {} are too hard and {} too easy for the band {:?}, and {} inside it have no \
-                 right and wrong sample that differ",
+                "no pairs: of {} questions {} are too hard and {} too easy for the band {:?}, and {} inside it have no \
+                 right and wrong sample with different texts",
                 facts.questions,
                 facts.too_hard,
                 facts.too_easy,
@@ -292,45 +296,44 @@ impl Pairs {
             .with("accuracy", facts.accuracy))
     }
 
-    /// Pairs that others have released, with a pack of their images.
+    /// Imports published pairs and packs their images.
     fn import(
         &self,
         ctx: &StageContext,
         dataset: &str,
         exif_orientation: bool,
-        cut: impl Fn(&str) -> Result<(String, bool)>,
+        truncate: impl Fn(&str) -> Result<(String, bool)>,
     ) -> Result<Summary> {
         let images = ctx.inputs.get("images").map(|input| input.path.as_path());
         let located = preferences::read(&ctx.input("path")?.path, images, dataset).map_err(wrong_input)?;
-        common::not_empty(&located, "path").map_err(wrong_input)?;
-        let prepared = preferences::prepare(located, self.dev, ctx.seed, cut)?;
+        common::check_not_empty(&located, "path").map_err(wrong_input)?;
+        let prepared = preferences::prepare(located, self.dev, ctx.seed, truncate)?;
         let facts = prepared.stats;
         if prepared.train.is_empty() {
             bail!(
-                "no pair: of {} rows {} are alike once cut, and {} are held out",
+                "no pairs: of {} rows {} are equal after truncation, and {} are held out",
                 facts.rows,
                 facts.duplicates,
                 facts.dev_pairs
             );
         }
-        let sides = prepared.train.iter().chain(&prepared.dev);
-        let named = sides.filter_map(|row| Some(Named { place: &row.place, image: row.pair.image.as_deref()? }));
+        let rows = prepared.train.iter().chain(&prepared.dev);
+        let references =
+            rows.filter_map(|row| Some(ImageReference { place: &row.place, image: row.pair.image.as_deref()? }));
         let tar = ctx.output(&IMAGES.name);
-        let packed = with_threads(ctx.threads, || pack(named, images, exif_orientation, &tar, ctx.progress))?;
-        let packed = packed.map_err(wrong_input)?;
-        for (name, side) in [("pairs.jsonl", prepared.train), ("dev.jsonl", prepared.dev)] {
+        let pack = with_threads(ctx.threads, || write_pack(references, images, exif_orientation, &tar, ctx.progress))?;
+        let pack = pack.map_err(wrong_input)?;
+        for (name, located) in [("pairs.jsonl", prepared.train), ("dev.jsonl", prepared.dev)] {
             let keyed = |LocatedPair { pair, .. }: LocatedPair| Pair {
-                image: pair.image.as_deref().map(|image| image_key(packed.hash, image)),
+                image: pair.image.as_deref().map(|image| image_key(pack.hash, image)),
                 ..pair
             };
-            jsonl::write(&ctx.output(name), &side.into_iter().map(keyed).collect::<Vec<_>>())?;
+            jsonl::write(&ctx.output(name), &located.into_iter().map(keyed).collect::<Vec<_>>())?;
         }
         files::write_json(&ctx.output("pairs.json"), &facts)?;
-        let alike = (facts.duplicates > 0).then(|| {
-            let (alike, rows) = (facts.duplicates, facts.rows);
-            format!(
-                "{alike} of {rows} pairs are left out: once cut, both texts are alike or the pair was there already"
-            )
+        let warning = (facts.duplicates > 0).then(|| {
+            let (dropped, rows) = (facts.duplicates, facts.rows);
+            format!("{dropped} of {rows} pairs are dropped: after truncation both texts are equal or the pair is a duplicate")
         });
         Ok(Summary::default()
             .with("pairs", facts.pairs)
@@ -338,12 +341,12 @@ impl Pairs {
             .with("rows", facts.rows)
             .with("questions", facts.questions)
             .with("datasets", facts.by_dataset)
-            .with("images", packed.images)
-            .with_warnings(alike))
+            .with("images", pack.images)
+            .with_warnings(warning))
     }
 }
 
-/// The data set of rows that name none: the file's name without its ending.
+/// The data set of rows that name none: the file's name without its extension.
 fn stem(path: &str) -> String {
     Path::new(path).file_stem().map_or_else(|| "pairs".to_string(), |stem| stem.to_string_lossy().into_owned())
 }

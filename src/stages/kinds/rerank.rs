@@ -1,5 +1,4 @@
-//! `rerank`: one response per item picked from the first `n` samples, by votes or by a verifier, and scored as an
-//! evaluation is.
+//! `rerank`: one response per item, selected from its first `n` samples by votes or by a verifier, and scored as in `eval`.
 
 use anyhow::{Result, anyhow};
 use serde::Deserialize;
@@ -17,7 +16,7 @@ use ablate_data::rerank::{Strategy, VoteWeight, pick};
 pub static KIND: Kind = Kind {
     name: "rerank",
     version: 2,
-    about: "one response per item picked from several, and scored",
+    about: "one response per item selected from several, and scored",
     outputs: &[
         OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
         OutputSpec::new("metrics.json", ArtifactKind::Facts),
@@ -34,9 +33,9 @@ pub static KIND: Kind = Kind {
 struct Rerank {
     credits: Reference,
     strategy: Strategy,
-    /// Samples to pick from.
+    /// Number of samples to select from.
     n: usize,
-    /// For `weighted`; a list of strategies may hold others too.
+    /// For the strategy `weighted`. Other strategies ignore it, so that a list of strategies may contain `weighted`.
     #[serde(default)]
     weight: VoteWeight,
 }
@@ -44,7 +43,7 @@ struct Rerank {
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let stage: Rerank = config::parse(table)?;
     if stage.n == 0 {
-        return Err(vec![ConfigError::at("n", "there is nothing to pick from: `n` is at least 1")]);
+        return Err(vec![ConfigError::at("n", "`n` must be at least 1")]);
     }
     Ok(Box::new(stage))
 }
@@ -60,18 +59,18 @@ impl Stage for Rerank {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        vec![common::input("credits", &self.credits, &[ArtifactKind::Credits])]
+        vec![common::stage_input("credits", &self.credits, &[ArtifactKind::Credits])]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let credited: Vec<CreditedItem> = jsonl::read(&ctx.input("credits")?.path)?;
-        common::not_empty(&credited, "credits")?;
-        let short: Vec<&CreditedItem> = credited.iter().filter(|one| one.responses.len() < self.n).collect();
-        if let Some(CreditedItem { item, responses, .. }) = short.iter().min_by_key(|one| one.responses.len()) {
+        common::check_not_empty(&credited, "credits")?;
+        let too_few: Vec<&CreditedItem> = credited.iter().filter(|one| one.responses.len() < self.n).collect();
+        if let Some(CreditedItem { item, responses, .. }) = too_few.iter().min_by_key(|one| one.responses.len()) {
             return Err(wrong_input(anyhow!(
-                "`n` = {} asks for more samples than there are: {} of {} items have fewer, `{}` of `{}` has {}",
+                "`n` = {} is more than the number of samples: {} of {} items have fewer, for example `{}` of `{}` has {}",
                 self.n,
-                short.len(),
+                too_few.len(),
                 credited.len(),
                 item.id,
                 item.dataset,
@@ -81,8 +80,8 @@ impl Stage for Rerank {
         let mut scores = Vec::with_capacity(credited.len());
         for CreditedItem { item, prompt, mut responses } in credited {
             responses.truncate(self.n);
-            let Some(place) = pick(&item, &responses, self.strategy, self.weight) else { continue };
-            let verdict = responses.swap_remove(place).verdict;
+            let Some(index) = pick(&item, &responses, self.strategy, self.weight) else { continue };
+            let verdict = responses.swap_remove(index).verdict;
             scores.push(Score {
                 id: item.id,
                 dataset: item.dataset,
@@ -98,7 +97,7 @@ impl Stage for Rerank {
                 seen: None,
             });
         }
-        // What the policy was trained on is not told by its samples.
+        // Samples have no record of the policy's training data.
         metrics::write(ctx, &scores, false)
     }
 }

@@ -1,5 +1,5 @@
-//! `score`: how much more likely one model finds every judged sample than another does, whole and token by token. With a
-//! model after DPO and its reference this is a verifier and a credit assignment (paper 5.6 and 5.7).
+//! `score`: the log-ratio of two models for every judged sample and for each of its tokens. With a model after DPO and its
+//! reference, this is a verifier and a credit assignment (paper, sections 5.6 and 5.7).
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::stages::common::{self, Truncate};
-use crate::stages::loaded_model::{self, Model};
+use crate::stages::loaded_model::{self, LoadedModel};
 use crate::stages::training_common;
 use ablate_core::base::files;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
@@ -48,11 +48,11 @@ struct Scoring {
     normalise: Normalise,
 }
 
-/// What the sum of a response's log-ratios is divided by.
+/// The divisor of the sum of a response's log-ratios.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Normalise {
-    /// Nothing (paper 5.6): a longer response has more to gain and to lose.
+    /// None (paper, section 5.6): the sum grows with the length of the response.
     #[default]
     None,
     /// The number of its tokens.
@@ -76,38 +76,43 @@ impl Stage for Scoring {
 
     fn inputs(&self) -> Vec<Input> {
         vec![
-            common::input("policy", &self.policy, &[ArtifactKind::Checkpoint]),
-            common::input("reference", &self.reference, &[ArtifactKind::Checkpoint]),
-            common::input("judged", &self.judged, &[ArtifactKind::Judged]),
+            common::stage_input("policy", &self.policy, &[ArtifactKind::Checkpoint]),
+            common::stage_input("reference", &self.reference, &[ArtifactKind::Checkpoint]),
+            common::stage_input("judged", &self.judged, &[ArtifactKind::Judged]),
         ]
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
-        let policy = Model::read(ctx, "policy")?;
-        let reference = loaded_model::comparable(Model::read(ctx, "reference")?, &policy)?;
+        let policy = LoadedModel::load(ctx, "policy")?;
+        let reference = loaded_model::check_reference(LoadedModel::load(ctx, "reference")?, &policy)?;
         let judged: Vec<JudgedItem> = jsonl::read(&ctx.input("judged")?.path)?;
-        common::not_empty(&judged, "judged")?;
-        let asked = Asked::new(&judged, self.truncate, &policy.chat)?;
+        common::check_not_empty(&judged, "judged")?;
+        let scored = ScoredRows::new(&judged, self.truncate, &policy.chat)?;
         let resources = training_common::resources(ctx)?;
-        let log_probs = |model: &Checkpoint| infer::log_probs(model, &asked.rows, &*policy.images, &resources);
-        let (ours, theirs) = (log_probs(&policy.checkpoint)?, log_probs(&reference)?);
+        let log_probs = |model: &Checkpoint| infer::log_probs(model, &scored.rows, &*policy.images, &resources);
+        let (of_policy, of_reference) = (log_probs(&policy.checkpoint)?, log_probs(&reference)?);
         let credit = |row: usize| -> (f64, Vec<(String, f32)>) {
-            let ratios = ours[row].iter().zip(&theirs[row]).map(|(one, other)| f64::from(*one) - f64::from(*other));
+            let pairs = of_policy[row].iter().zip(&of_reference[row]);
+            let ratios = pairs.map(|(policy, reference)| f64::from(*policy) - f64::from(*reference));
             let sum: f64 = ratios.clone().sum();
             let tokens: Vec<(String, f32)> =
-                asked.pieces[row].iter().cloned().zip(ratios.map(|ratio| ratio as f32)).collect();
+                scored.pieces[row].iter().cloned().zip(ratios.map(|ratio| ratio as f32)).collect();
             match self.normalise {
                 Normalise::Tokens if !tokens.is_empty() => (sum / tokens.len() as f64, tokens),
                 _ => (sum, tokens),
             }
         };
         let mut credited = Vec::with_capacity(judged.len());
-        for (JudgedItem { item, prompt, verdicts }, places) in judged.into_iter().zip(&asked.places) {
+        for (JudgedItem { item, prompt, verdicts }, rows) in judged.into_iter().zip(&scored.row_of_verdict) {
             let mut responses = Vec::with_capacity(verdicts.len());
-            for (verdict, &row) in verdicts.into_iter().zip(places) {
+            for (verdict, &row) in verdicts.into_iter().zip(rows) {
                 let (log_ratio, tokens) = credit(row);
                 if !log_ratio.is_finite() {
-                    bail!("item `{}` of `{}`: the log-ratio of a response is no number", item.id, item.dataset);
+                    bail!(
+                        "item `{}` of `{}`: the log-ratio of a response is not a finite number",
+                        item.id,
+                        item.dataset
+                    );
                 }
                 responses.push(CreditedResponse { verdict, log_ratio, tokens });
             }
@@ -118,46 +123,46 @@ impl Stage for Scoring {
         files::write_json(&ctx.output("credits.json"), &facts)?;
         Ok(Summary::default()
             .with("responses", facts.responses)
-            .with("scored", asked.rows.len())
+            .with("scored", scored.rows.len())
             .with("auc", facts.auc)
             .with("auc_within_questions", facts.auc_within_questions)
-            .with("tokens", asked.pieces.iter().map(Vec::len).sum::<usize>())
+            .with("tokens", scored.pieces.iter().map(Vec::len).sum::<usize>())
             .with("device", resources.device.to_string()))
     }
 }
 
-/// Responses as the models read them. Equal ones of a question are read once.
+/// Encoded responses. Equal responses to an item have one row.
 #[derive(Default)]
-struct Asked {
+struct ScoredRows {
     rows: Vec<TokenRow>,
-    /// The texts of each row's loss tokens.
+    /// The texts of the response tokens of each row.
     pieces: Vec<Vec<String>>,
-    /// The row of every verdict, by question.
-    places: Vec<Vec<usize>>,
+    /// The row of every verdict of every item.
+    row_of_verdict: Vec<Vec<usize>>,
 }
 
-impl Asked {
-    fn new(judged: &[JudgedItem], truncate: Truncate, chat: &ChatEncoder) -> Result<Asked> {
-        let mut asked = Asked::default();
+impl ScoredRows {
+    fn new(judged: &[JudgedItem], truncate: Truncate, chat: &ChatEncoder) -> Result<ScoredRows> {
+        let mut scored = ScoredRows::default();
         for JudgedItem { item, prompt, verdicts } in judged {
             let mut known: BTreeMap<(&str, bool), usize> = BTreeMap::new();
-            let mut places = Vec::with_capacity(verdicts.len());
+            let mut rows = Vec::with_capacity(verdicts.len());
             for verdict in verdicts {
-                // The end of the turn counts where the model chose it.
+                // The end token is scored only if the model generated it.
                 let open = verdict.finish == FinishReason::Length;
                 if let Some(&row) = known.get(&(verdict.text.as_str(), open)) {
-                    places.push(row);
+                    rows.push(row);
                     continue;
                 }
-                let (text, cut) = truncate.cut(&verdict.text, Some(chat.tokenizer()))?;
+                let (text, cut) = truncate.truncate(&verdict.text, Some(chat.tokenizer()))?;
                 let row = chat.encode_sequence(item.image.as_deref(), prompt, &text, open || cut);
-                asked.rows.push(row.with_context(|| format!("a response to `{}` of `{}`", item.id, item.dataset))?);
-                asked.pieces.push(chat.pieces(item.image.as_deref(), prompt, &text, open || cut)?);
-                known.insert((&verdict.text, open), asked.rows.len() - 1);
-                places.push(asked.rows.len() - 1);
+                scored.rows.push(row.with_context(|| format!("a response to `{}` of `{}`", item.id, item.dataset))?);
+                scored.pieces.push(chat.pieces(item.image.as_deref(), prompt, &text, open || cut)?);
+                known.insert((&verdict.text, open), scored.rows.len() - 1);
+                rows.push(scored.rows.len() - 1);
             }
-            asked.places.push(places);
+            scored.row_of_verdict.push(rows);
         }
-        Ok(asked)
+        Ok(scored)
     }
 }

@@ -1,4 +1,4 @@
-//! `tokenizer`: trained on rows and items, or imported from a `tokenizer.json`.
+//! `tokenizer`: a tokenizer, trained on rows and items or imported from a `tokenizer.json`.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -28,40 +28,40 @@ pub static KIND: Kind = Kind {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct TokenizerStage {
-    /// Stages whose texts it is trained on.
+    /// Stages with the training texts.
     #[serde(default)]
     train_on: Vec<Reference>,
-    /// A `tokenizer.json` from elsewhere, instead of training.
+    /// An existing `tokenizer.json`, instead of training.
     path: Option<String>,
     algorithm: Option<Algorithm>,
-    /// Tokens at most, the special ones included.
+    /// Largest number of tokens, with the special ones.
     vocab: Option<usize>,
-    /// Templates that items are read with, so that their words are in the vocabulary.
+    /// TokenPrompt templates for items, so that the vocabulary has the words of their prompts.
     prompts: Option<Vec<PromptTemplate>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Algorithm {
-    /// Byte-level byte-pair encoding, digits one by one.
+    /// Byte-level byte-pair encoding with one token per digit.
     Bpe,
-    /// One token per word: for closed worlds.
+    /// One token per word, for synthetic data with a fixed vocabulary.
     Word,
 }
 
-/// What `vocab` is without being said.
+/// Default of `vocab`.
 const VOCAB: usize = 4096;
 
-/// Larger than any vocabulary that was published: the trainer reserves memory for all of it.
-const LARGEST: usize = 10_000_000;
+/// Largest accepted `vocab`. It is above every published vocabulary; the trainer allocates memory for all of it.
+const MAX_VOCAB: usize = 10_000_000;
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let stage: TokenizerStage = config::parse(table)?;
     let mut errors = Vec::new();
     match &stage.path {
         None if stage.train_on.is_empty() => errors.push(
-            ConfigError::at("", "neither `train_on` nor `path` is given")
-                .help("`train_on` lists stages to train on, `path` imports a `tokenizer.json`"),
+            ConfigError::at("", "`train_on` and `path` are missing: the stage needs one of them")
+                .help("`train_on` lists stages with training texts, `path` imports a `tokenizer.json`"),
         ),
         Some(_) => {
             let given = [
@@ -71,16 +71,20 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
                 ("prompts", stage.prompts.is_some()),
             ];
             for (key, _) in given.into_iter().filter(|(_, given)| *given) {
-                errors.push(ConfigError::at(key, format!("`{key}` is for training, and `path` imports a tokenizer")));
+                errors.push(ConfigError::at(
+                    key,
+                    format!("`{key}` is for training only, but `path` imports a tokenizer"),
+                ));
             }
         }
         None => {}
     }
-    let least = SPECIAL_TOKENS.len() + if stage.algorithm() == Algorithm::Bpe { 256 } else { 1 };
-    if stage.path.is_none() && stage.vocab.is_some_and(|vocab| vocab < least) {
-        errors.push(ConfigError::at("vocab", format!("the smallest vocabulary of this algorithm has {least} tokens")));
+    let smallest = SPECIAL_TOKENS.len() + if stage.algorithm() == Algorithm::Bpe { 256 } else { 1 };
+    if stage.path.is_none() && stage.vocab.is_some_and(|vocab| vocab < smallest) {
+        errors
+            .push(ConfigError::at("vocab", format!("the smallest vocabulary of this algorithm has {smallest} tokens")));
     }
-    common::check_counts(&mut errors, LARGEST, [("vocab", stage.vocab)]);
+    common::check_max(&mut errors, MAX_VOCAB, [("vocab", stage.vocab)]);
     if errors.is_empty() { Ok(Box::new(stage)) } else { Err(errors) }
 }
 
@@ -104,7 +108,7 @@ impl Stage for TokenizerStage {
             .train_on
             .iter()
             .enumerate()
-            .map(|(index, from)| common::input(format!("train_on.{index}"), from, accepts));
+            .map(|(index, from)| common::stage_input(format!("train_on.{index}"), from, accepts));
         path.chain(trained).collect()
     }
 
@@ -140,16 +144,15 @@ impl TokenizerStage {
             if input.kind == Some(ArtifactKind::Items) {
                 for item in jsonl::read::<Item>(&input.path)? {
                     texts.extend(self.prompts().iter().map(|template| template.render(&item)));
-                    let concluded =
-                        item.rationale_answer.as_ref().or(item.answers.first()).cloned().unwrap_or_default();
-                    texts.extend(item.rationale.as_ref().map(|rationale| cot_response(rationale, &concluded)));
+                    let answer = item.rationale_answer.as_ref().or(item.answers.first()).cloned().unwrap_or_default();
+                    texts.extend(item.rationale.as_ref().map(|rationale| cot_response(rationale, &answer)));
                     texts.extend(item.answers);
                 }
             } else {
                 texts.extend(jsonl::read::<Row>(&input.path)?.into_iter().flat_map(|row| [row.prompt, row.response]));
             }
         }
-        common::not_empty(&texts, "train_on")?;
+        common::check_not_empty(&texts, "train_on")?;
         let texts = texts.iter().map(String::as_str);
         match self.algorithm() {
             Algorithm::Bpe => Tokenizer::train_bpe(texts, self.vocab()),

@@ -1,11 +1,11 @@
-//! Fuzzing of folders that users bring: whatever lies in one of Hugging Face's, it is a model or an error.
+//! Fuzzing of Hugging Face folders: every folder is a model or an error.
 
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::stages::loaded_model::Model;
+use crate::stages::loaded_model::LoadedModel;
 use ablate_core::base::files;
 use ablate_data::images::ImageLoader;
 use ablate_fuzz::{apply_edits, edits, fuzz, print_case};
@@ -52,8 +52,9 @@ fn any_folder_is_a_model_or_an_error() {
     fuzz("hub folder", &(any::<Index>(), edits(PIECES)), |(which, edits)| {
         let (path, bytes) = &sound[which.index(sound.len())];
         files::write_atomic(path, &apply_edits(bytes, &edits)).unwrap();
-        let model =
-            Model::open(folder.path(), |processor| ImageLoader::from_files(&[("image", &image)], true, processor));
+        let model = LoadedModel::load_folder(folder.path(), |processor| {
+            ImageLoader::from_files(&[("image", &image)], true, processor)
+        });
         files::write_atomic(path, bytes).unwrap();
         match model {
             Ok(model) => {

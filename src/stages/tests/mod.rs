@@ -1,4 +1,4 @@
-//! Tests that run whole stages, each in a folder of its own as the engine would run it.
+//! Tests that run whole stages, each in its own folder, as the engine runs it.
 
 mod data_kinds;
 mod endpoint;
@@ -7,6 +7,7 @@ mod images;
 mod model_kinds;
 mod parity;
 mod released;
+mod support;
 mod tables;
 mod training;
 mod verifier;

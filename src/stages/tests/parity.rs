@@ -1,4 +1,4 @@
-//! [`Model`] against transformers, on the checkpoints of `tests/golden/hub` or, for `just parity`, of `ABLATE_PARITY`:
+//! [`LoadedModel`] against transformers, on the checkpoints of `tests/golden/hub` or, for `just parity`, of `ABLATE_PARITY`:
 //! pixel values, prompts, the text of greedy answers, and exported checkpoints. `just parity` lets transformers read the
 //! exported ones.
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::loaded_model::{Model, carry_companions};
+use crate::stages::loaded_model::{LoadedModel, copy_companion_files};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
 use ablate_data::images::ImageLoader;
@@ -45,15 +45,15 @@ struct Chat {
     ids: Vec<u32>,
 }
 
-fn open(folder: &Path) -> Result<Model> {
+fn open(folder: &Path) -> Result<LoadedModel> {
     let paths = files::list_paths(&folder.with_file_name("images"))?;
     let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
     let images: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|path| &**path)).collect();
-    Model::open(folder, |processor| ImageLoader::from_files(&images, true, processor))
+    LoadedModel::load_folder(folder, |processor| ImageLoader::from_files(&images, true, processor))
 }
 
 /// The pixel values of every image: as many as transformers has, and within the tolerance.
-fn pixels(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
+fn pixels(folder: &Path, model: &LoadedModel, expected: &Expected) -> Result<()> {
     let arrays = WeightFiles::open_file(&folder.join("expected.safetensors"))?;
     for key in expected.images.keys() {
         let name = format!("{key}.pixel_values");
@@ -68,7 +68,7 @@ fn pixels(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
 }
 
 /// The prompt of every chat that is one message of the user.
-fn prompts(model: &Model, expected: &Expected) -> Result<()> {
+fn prompts(model: &LoadedModel, expected: &Expected) -> Result<()> {
     for chat in expected.chats.values().filter(|chat| chat.messages.len() == 1 && chat.add_generation_prompt) {
         let content = &chat.messages[0]["content"];
         let text = content.as_array().and_then(|parts| parts.last()).map_or(content, |part| &part["text"]);
@@ -82,7 +82,7 @@ fn prompts(model: &Model, expected: &Expected) -> Result<()> {
 }
 
 /// The text of greedy answers, without special tokens.
-fn answers(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
+fn answers(folder: &Path, model: &LoadedModel, expected: &Expected) -> Result<()> {
     let texts = || expected.sequences.iter().filter_map(|(key, text)| Some((key, text, text.greedy_text.as_ref()?)));
     let prompt = |(key, Sequence { images, ids, .. }, _): (&String, &Sequence, _)| TokenPrompt {
         key: key.clone(),
@@ -124,14 +124,14 @@ fn answers(folder: &Path, model: &Model, expected: &Expected) -> Result<()> {
 
 /// Exports a checkpoint as the stage `export` does: every array has the same bits and number type, and its tokenizer,
 /// chat template and image processor go with it. With `ABLATE_PARITY` the folder is kept for transformers.
-fn exported(folder: &Path, model: &Model, root: Option<&Path>) -> Result<()> {
+fn exported(folder: &Path, model: &LoadedModel, root: Option<&Path>) -> Result<()> {
     let temporary = tempfile::tempdir()?;
     let copy = root.unwrap_or(temporary.path()).join("exported").join(files::name_of(folder));
     if copy.exists() {
         files::remove_dir(&copy)?;
     }
     model.checkpoint.write_rounded(&copy, Rounding::AsImported)?;
-    carry_companions(&model.checkpoint, folder, &copy)?;
+    copy_companion_files(&model.checkpoint, folder, &copy)?;
     let (source, written) = (WeightFiles::open(folder)?, WeightFiles::open(&copy)?);
     if !source.names().eq(written.names()) {
         bail!("the exported checkpoint has other arrays");
@@ -145,7 +145,8 @@ fn exported(folder: &Path, model: &Model, root: Option<&Path>) -> Result<()> {
             bail!("`{name}` has changed");
         }
     }
-    Model::open(&copy, |processor| ImageLoader::from_files(&[], true, processor)).context("the exported checkpoint")?;
+    LoadedModel::load_folder(&copy, |processor| ImageLoader::from_files(&[], true, processor))
+        .context("the exported checkpoint")?;
     Ok(())
 }
 

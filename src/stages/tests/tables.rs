@@ -1,80 +1,76 @@
-//! Tables of the model-free kinds: what their mistakes are told as, and what of them is identity.
+//! Tables of the kinds that need no model: their mistakes and their manifests.
 
 use serde_json::{Value, json};
 
-use crate::stages::KINDS;
-use ablate_core::stage::{Manifest, ManifestEntry, find_kind};
-
-fn told(kind: &str, table: &Value) -> Vec<String> {
-    let errors = (find_kind(KINDS, kind).unwrap().parse)(table).map(|_| ()).unwrap_err();
-    errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect()
-}
-
-fn chart(count: usize) -> Value {
-    json!({ "synthetic": { "datasets": ["chart", "pick"], "split": "train", "count": count } })
-}
+use super::support::{chart, manifest, manifest_line, mistakes};
 
 #[test]
-fn mistakes_in_a_table_are_told_with_their_keys() {
+fn mistakes_have_their_keys() {
     expect_test::expect![[r#"
-        : the stage has no rows: neither `path`, `files` nor `synthetic` is given
+        : `path`, `files` and `synthetic` are missing: the stage needs one of them
         synthetic.datasets.1: unknown value `chrat`
-        synthetic: rows come from `path` or from `synthetic`, and both are given
-        images: `images` belongs to `path`: synthetic rows bring their own
-        take: no rows: `take` is at least 1
-        vocab: `vocab` is for training, and `path` imports a tokenizer
+        synthetic: `path` and `synthetic` are both given: write one of them
+        images: `images` is for rows of files only, but `synthetic` generates the rows
+        take: `take` must be at least 1
+        vocab: `vocab` is for training only, but `path` imports a tokenizer
         vocab: the smallest vocabulary of this algorithm has 261 tokens
-        teacher.url: `url` is for a remote teacher, and the oracle asks nobody
-        teacher.wrong: `2` is out of range: it is a number from 0 to 1
+        teacher.url: `url` is for `api = "openai"` only
+        teacher.wrong: `2` is out of range: write a number from 0 to 1
         teacher.model: the api `openai` needs a `model`
-        teacher.url: the address begins with neither `http://` nor `https://`
-        teacher.samples: `samples` is at least 1
+        teacher.url: the URL must begin with `http://` or `https://`
+        teacher.samples: `samples` must be at least 1
         teacher.api: unknown value `gpt`
         keep: unknown value `some`
         sources: the mix has no sources
-        sources.a.weight: `-1` is out of range: it is a number at least 0
+        sources.a.weight: `-1` is out of range: write a number at least 0
         sources.a.sa: unknown key `sa`
         : tokens cannot be counted without a `tokenizer`
-        sources.a.prompt: the template `direct` asks for another form than `as`
+        sources.a.prompt: the template `direct` requests another form of response than `as`
         sources.a.per_question: `per_question` is for `as = "correct"` only
         truncate: unknown value `wrods`
         band: the band is empty: 0.9 is more than 0.1
-        dev: `2` is out of range: it is a number from 0 to 1
+        dev: `2` is out of range: write a number from 0 to 1
         truncate: tokens cannot be counted without a `tokenizer`
         style: unknown value `long`"#]]
     .assert_eq(
         &[
-            told("items", &json!({})),
-            told("items", &json!({ "synthetic": { "datasets": ["chart", "chrat"], "split": "train", "count": 0 } })),
-            told("items", &json!({ "path": "a", "synthetic": chart(1)["synthetic"], "images": "b", "take": 0 })),
-            told("tokenizer", &json!({ "path": "a", "vocab": 9 })),
-            told("tokenizer", &json!({ "train_on": ["a"], "vocab": 9 })),
-            told("distill", &json!({ "items": "a", "teacher": { "api": "oracle", "url": "x", "wrong": 2 } })),
-            told("distill", &json!({ "items": "a", "teacher": { "api": "openai", "url": "ftp://x", "samples": 0 } })),
-            told("distill", &json!({ "items": "a", "teacher": { "api": "gpt" }, "keep": "some" })),
-            told("mix", &json!({ "sources": {} })),
-            told("mix", &json!({ "rows": 5, "sources": { "a": { "from": "x", "weight": -1 } } })),
-            told("mix", &json!({ "sources": { "a": { "from": "x", "weight": 1, "rows": 2, "sa": "cot" } } })),
-            told(
+            mistakes("items", &json!({})),
+            mistakes(
+                "items",
+                &json!({ "synthetic": { "datasets": ["chart", "chrat"], "split": "train", "count": 0 } }),
+            ),
+            mistakes("items", &json!({ "path": "a", "synthetic": chart(1)["synthetic"], "images": "b", "take": 0 })),
+            mistakes("tokenizer", &json!({ "path": "a", "vocab": 9 })),
+            mistakes("tokenizer", &json!({ "train_on": ["a"], "vocab": 9 })),
+            mistakes("distill", &json!({ "items": "a", "teacher": { "api": "oracle", "url": "x", "wrong": 2 } })),
+            mistakes(
+                "distill",
+                &json!({ "items": "a", "teacher": { "api": "openai", "url": "ftp://x", "samples": 0 } }),
+            ),
+            mistakes("distill", &json!({ "items": "a", "teacher": { "api": "gpt" }, "keep": "some" })),
+            mistakes("mix", &json!({ "sources": {} })),
+            mistakes("mix", &json!({ "rows": 5, "sources": { "a": { "from": "x", "weight": -1 } } })),
+            mistakes("mix", &json!({ "sources": { "a": { "from": "x", "weight": 1, "rows": 2, "sa": "cot" } } })),
+            mistakes(
                 "mix",
                 &json!({ "sources": { "a": { "from": "x", "weight": 1 }, "b": { "from": "x", "tokens": 5 } } }),
             ),
-            told(
+            mistakes(
                 "mix",
                 &json!({ "sources": { "a": { "from": "x", "as": "cot", "prompt": "direct", "per_question": 1 } } }),
             ),
-            told("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "wrods": 3 } })),
-            told("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "tokens": 3 }, "dev": 2 })),
-            told("judge", &json!({ "rollouts": "a", "style": "long", "threshold": 2 })),
+            mistakes("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "wrods": 3 } })),
+            mistakes("pairs", &json!({ "judged": "a", "band": [0.9, 0.1], "truncate": { "tokens": 3 }, "dev": 2 })),
+            mistakes("judge", &json!({ "rollouts": "a", "style": "long", "threshold": 2 })),
         ]
         .concat()
         .join("\n"),
     );
 }
 
-/// A difference here means that results in people's stores are computed again: raise the kind's version, or undo it.
+/// A difference means that all stored results of the kind are computed again: undo it, or raise `version`.
 #[test]
-fn the_fingerprints_of_a_fixed_config_stay() {
+fn manifests_are_unchanged() {
     let tables = [
         ("items", chart(5)),
         ("items", json!({ "path": "a/rows.jsonl", "answer_type": "anls" })),
@@ -91,13 +87,7 @@ fn the_fingerprints_of_a_fixed_config_stay() {
         ("judge", json!({ "rollouts": "a" })),
         ("pairs", json!({ "judged": "a" })),
     ];
-    let line = |(name, table): &(&str, Value)| {
-        let kind = find_kind(KINDS, name).unwrap();
-        let mut manifest = Manifest::new(kind.name, kind.version);
-        (kind.parse)(table).unwrap().identify(&mut manifest);
-        let keys: Vec<&str> = manifest.entries.iter().map(ManifestEntry::key).collect();
-        format!("{name} {} {}\n", manifest.fingerprint().short(), keys.join(" "))
-    };
+    let line = |(kind, table): &(&str, Value)| manifest_line(kind, table);
     expect_test::expect![[r#"
         items 3d0fb4fe1a synthetic.datasets synthetic.split synthetic.count synthetic.stream
         items ac146c4b0a dataset answer_type
@@ -111,27 +101,18 @@ fn the_fingerprints_of_a_fixed_config_stay() {
 }
 
 #[test]
-fn how_fast_a_teacher_is_asked_is_no_identity() {
-    let fingerprint = |teacher: Value| {
-        let mut manifest = Manifest::new("distill", 1);
-        let table = json!({ "items": "a", "teacher": teacher });
-        (find_kind(KINDS, "distill").unwrap().parse)(&table).unwrap().identify(&mut manifest);
-        manifest.fingerprint()
-    };
-    let plain = json!({ "api": "openai", "url": "http://x", "model": "m" });
-    let slowly = json!({ "api": "openai", "url": "http://x", "model": "m", "key_env": "KEY", "concurrency": 64,
+fn manifest_has_no_concurrency_or_retries() {
+    let fingerprint = |teacher: Value| manifest("distill", &json!({ "items": "a", "teacher": teacher })).fingerprint();
+    let default = json!({ "api": "openai", "url": "http://x", "model": "m" });
+    let slow = json!({ "api": "openai", "url": "http://x", "model": "m", "key_env": "KEY", "concurrency": 64,
         "timeout_seconds": 5, "retries": 0, "temperature": 0, "samples": 1 });
-    assert_eq!(fingerprint(plain.clone()), fingerprint(slowly));
-    assert_ne!(fingerprint(plain), fingerprint(json!({ "api": "openai", "url": "http://x", "model": "other" })));
+    assert_eq!(fingerprint(default.clone()), fingerprint(slow));
+    assert_ne!(fingerprint(default), fingerprint(json!({ "api": "openai", "url": "http://x", "model": "other" })));
 }
 
 #[test]
-fn removing_a_source_is_leaving_it_out() {
-    let fingerprint = |table: Value| {
-        let mut manifest = Manifest::new("mix", 1);
-        (find_kind(KINDS, "mix").unwrap().parse)(&table).unwrap().identify(&mut manifest);
-        manifest.fingerprint()
-    };
+fn removed_source_equals_missing_source() {
+    let fingerprint = |table: Value| manifest("mix", &table).fingerprint();
     let source = json!({ "from": "x", "as": "cot" });
     assert_eq!(
         fingerprint(json!({ "sources": { "a": source, "b": "remove" } })),
@@ -140,7 +121,7 @@ fn removing_a_source_is_leaving_it_out() {
 }
 
 #[test]
-fn counts_that_nobody_means_are_told_before_memory_ends() {
+fn too_large_counts_are_refused() {
     let huge = 1_u64 << 62;
     let mix = |source: Value| json!({ "sources": { "a": source } });
     let sft = |key: &str, value: Value| json!({ "model": "m", "data": "d", key: value });
@@ -169,7 +150,7 @@ fn counts_that_nobody_means_are_told_before_memory_ends() {
         ("distill", teacher("timeout_seconds", json!(huge))),
         ("base", json!({ "tokenizer": "t", "model": { "decoder": { "layers": huge } } })),
     ];
-    let lines: Vec<String> = cases.iter().flat_map(|(kind, table)| told(kind, table)).collect();
+    let lines: Vec<String> = cases.iter().flat_map(|(kind, table)| mistakes(kind, table)).collect();
     expect_test::expect![[r#"
         synthetic.count: wrong type: number `1e+300`, expected a whole number from 0
         synthetic.count: `count` is at most 1000000000, not 4611686018427387904

@@ -1,32 +1,25 @@
-//! What training starts from and how it is told apart: preference losses, released pairs, chosen data sets, checkpoints
-//! that come and go.
+//! Training and its inputs: preference losses, published pairs, selected data sets, exported and imported checkpoints.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use expect_test::expect;
 use serde_json::{Value, json};
 
-use super::data_kinds::Bench;
-use super::model_kinds::{World, read};
-use crate::stages::KINDS;
-use crate::stages::kinds::{base, dpo, eval, export, pairs, rollout, sft};
+use super::support::{EchoData, Runner, manifest, mistakes, parse, read};
+use crate::stages::kinds::{base, dpo, eval, export, rollout, sft};
 use ablate_core::base::{Hash, files};
-use ablate_core::stage::{Manifest, ManifestEntry, find_kind};
+use ablate_core::stage::ManifestEntry;
 use ablate_data::images::ImageLoader;
 use ablate_data::images::ImagePacks;
 use ablate_data::images::ImageProcessor;
 use ablate_data::records::{CurvePoint, Pair, Rollout, Score};
 use ablate_nn::Checkpoint;
 
-fn told(kind: &str, table: &Value) -> Vec<String> {
-    let errors = (find_kind(KINDS, kind).unwrap().parse)(table).map(|_| ()).unwrap_err();
-    errors.into_iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect()
-}
-
 #[test]
-fn every_loss_moves_the_same_policy_in_a_way_of_its_own() {
-    let world = World::new();
-    world.learn();
+fn preference_losses_give_different_models() {
+    let data = EchoData::new();
+    data.train();
     let mut trained = BTreeSet::new();
     let variants = [
         json!({ "loss": "sigmoid" }),
@@ -39,24 +32,24 @@ fn every_loss_moves_the_same_policy_in_a_way_of_its_own() {
         let mut table = json!({ "policy": "sft", "pairs": "pairs", "batch": 4, "lr": 1e-3, "epochs": 3 });
         table.as_object_mut().unwrap().extend(variant.as_object().unwrap().clone());
         let name = format!("dpo{index}");
-        world.run(&name, &dpo::KIND, &table, &[("policy", "sft/model"), ("pairs", "pairs.jsonl")]);
-        let curve: Vec<CurvePoint> = read(&world.path(&name).join("curve.jsonl"));
+        data.run(&name, &dpo::KIND, &table, &[("policy", "sft/model"), ("pairs", "pairs.jsonl")]);
+        let curve: Vec<CurvePoint> = read(&data.path(&name).join("curve.jsonl"));
         let (first, last) = (&curve[0], &curve[curve.len() - 1]);
         assert!(last.reward_margin > Some(0.0) && last.loss < first.loss, "{variant}: {first:?} {last:?}");
-        trained.insert(files::read_bytes(&world.path(&name).join("model/model.safetensors")).unwrap());
+        trained.insert(files::read_bytes(&data.path(&name).join("model/model.safetensors")).unwrap());
     }
     assert_eq!(trained.len(), 5);
 }
 
 #[test]
-fn released_pairs_are_packed_cut_and_held_out() {
-    let mut bench = Bench::new();
+fn published_pairs_are_packed_and_truncated() {
+    let mut runner = Runner::new();
     let made = json!({ "synthetic": { "datasets": ["chart"], "split": "train", "count": 2 } });
-    bench.run("made", "items", &made).unwrap();
-    let packs = ImagePacks::open(&bench.images).unwrap();
+    runner.run("made", "items", &made).unwrap();
+    let packs = ImagePacks::open(&runner.images).unwrap();
     let keys: Vec<&str> = packs.keys().collect();
     for (name, key) in ["a.png", "b.png"].iter().zip(keys) {
-        files::write_atomic(&bench.path("photos").join(name), &packs.encoded(key).unwrap()).unwrap();
+        files::write_atomic(&runner.path("photos").join(name), &packs.encoded(key).unwrap()).unwrap();
     }
     let row = |id: usize, image: &str, chosen: &str| {
         let row = json!({ "idx": id, "ds_name": "hub", "image": image, "question": "<image>\nWhat?", "chosen": chosen,
@@ -64,56 +57,55 @@ fn released_pairs_are_packed_cut_and_held_out() {
         row.to_string() + "\n"
     };
     let rows = [row(1, "a.png", "one two three four"), row(2, "b.png", "one"), row(3, "a.png", "nothing  at all")];
-    files::write_atomic(&bench.path("rlaif.jsonl"), rows.concat().as_bytes()).unwrap();
+    runner.write("rlaif.jsonl", &rows.concat());
     let table = json!({ "path": "rlaif.jsonl", "images": "photos", "truncate": { "words": 3 }, "dev": 0.0 });
-    let stage = (pairs::KIND.parse)(&table).unwrap();
-    let outputs: Vec<String> = stage.outputs().unwrap().into_iter().map(|output| output.name.into_owned()).collect();
+    let outputs = parse("pairs", &table).outputs();
+    let outputs: Vec<String> = outputs.unwrap().into_iter().map(|output| output.name.into_owned()).collect();
     assert_eq!(outputs, ["pairs.jsonl", "dev.jsonl", "pairs.json", "images.tar"]);
-    assert_eq!((pairs::KIND.parse)(&json!({ "judged": "j" })).unwrap().outputs(), None);
-    let summary = bench.run("pairs", "pairs", &table).unwrap();
+    assert_eq!(parse("pairs", &json!({ "judged": "j" })).outputs(), None);
+    let summary = runner.run("pairs", "pairs", &table).unwrap();
     assert_eq!((&summary.0["pairs"], &summary.0["images"]), (&json!(2), &json!(2)));
-    let pairs: Vec<Pair> = bench.read("pairs/pairs.jsonl");
-    let told: Vec<(&str, &str, &str, bool)> = pairs
+    let pairs: Vec<Pair> = runner.read("pairs/pairs.jsonl");
+    let actual: Vec<(&str, &str, &str, bool)> = pairs
         .iter()
         .map(|pair| (pair.id.as_str(), pair.dataset.as_str(), pair.chosen.as_str(), pair.chosen_truncated))
         .collect();
-    assert_eq!(told, [("1#0", "hub", "one two three", true), ("2#0", "hub", "one", false)]);
+    assert_eq!(actual, [("1#0", "hub", "one two three", true), ("2#0", "hub", "one", false)]);
     assert!(pairs.iter().all(|pair| pair.prompt == "What?" && pair.rejected == "nothing at all"));
-    let images = ImageLoader::open(&bench.images, ImageProcessor::Square { size: 32 }).unwrap();
+    let images = ImageLoader::open(&runner.images, ImageProcessor::Square { size: 32 }).unwrap();
     for pair in &pairs {
         images.load(pair.image.as_ref().unwrap()).unwrap();
     }
-    assert!(bench.read::<Pair>("pairs/dev.jsonl").is_empty());
+    assert!(runner.read::<Pair>("pairs/dev.jsonl").is_empty());
 
-    files::write_atomic(&bench.path("photos/b.png"), b"half").unwrap();
-    let error = format!("{:#}", bench.run("broken", "pairs", &table).unwrap_err());
+    runner.write("photos/b.png", "half");
+    let error = runner.fail("broken", "pairs", &table);
     assert!(error.contains("rlaif.jsonl:2: the image `b.png`: is neither PNG nor JPEG"), "{error}");
-    let error = format!("{:#}", bench.run("blind", "pairs", &json!({ "path": "rlaif.jsonl" })).unwrap_err());
+    let error = runner.fail("no-images", "pairs", &json!({ "path": "rlaif.jsonl" }));
     assert!(error.contains("rlaif.jsonl:1: the row names the image `a.png`, and no folder"), "{error}");
 }
 
 #[test]
-fn only_the_named_data_sets_are_asked_and_paired() {
-    let world = World::new();
-    world.learn();
-    // Items 0 to 3 are of `echo`, 4 and 5 of `more`.
+fn datasets_selects_items_and_pairs() {
+    let data = EchoData::new();
+    data.train();
     let table =
-        json!({ "model": "sft", "benchmark": "items", "max_tokens": 2, "datasets": ["more"], "take": { "first": 1 } });
-    world.run("eval", &eval::KIND, &table, &[("model", "sft/model"), ("benchmark", "items.jsonl")]);
-    let scores: Vec<Score> = read(&world.path("eval/scores.jsonl"));
+        json!({ "model": "sft", "runnermark": "items", "max_tokens": 2, "datasets": ["more"], "take": { "first": 1 } });
+    data.run("eval", &eval::KIND, &table, &[("model", "sft/model"), ("runnermark", "items.jsonl")]);
+    let scores: Vec<Score> = read(&data.path("eval/scores.jsonl"));
     assert_eq!(scores.iter().map(|score| score.id.as_str()).collect::<Vec<_>>(), ["item 4"]);
     let inputs = [("model", "sft/model"), ("items", "items.jsonl")];
-    let asked = |datasets: Value| {
+    let sample = |datasets: Value| {
         let table = json!({ "model": "sft", "items": "items", "prompt": "direct", "samples": 4, "max_tokens": 2,
             "datasets": datasets });
-        world.try_run("rollout", &rollout::KIND, &table, &inputs)
+        data.try_run("rollout", &rollout::KIND, &table, &inputs)
     };
-    asked(json!(["more", "echo"])).unwrap();
-    assert_eq!(read::<Rollout>(&world.path("rollout/rollouts.jsonl")).len(), 6);
-    let error = format!("{:#}", asked(json!(["more", "chart"])).unwrap_err());
-    assert_eq!(error, "`datasets`: no item is of the data set `chart`: there are `echo`, `more`");
+    sample(json!(["more", "echo"])).unwrap();
+    assert_eq!(read::<Rollout>(&data.path("rollout/rollouts.jsonl")).len(), 6);
+    let error = format!("{:#}", sample(json!(["more", "chart"])).unwrap_err());
+    assert_eq!(error, "`datasets`: no item of the data set `chart`; the data sets are `echo`, `more`");
 
-    let mut bench = Bench::new();
+    let mut runner = Runner::new();
     let judged: Vec<Value> = ["echo", "more"]
         .map(|dataset| {
             let verdict = |text: &str, right: bool| {
@@ -123,52 +115,52 @@ fn only_the_named_data_sets_are_asked_and_paired() {
             json!({ "item": item, "prompt": "?", "verdicts": [verdict("x", true), verdict("y", false)] })
         })
         .into();
-    ablate_data::jsonl::write(&bench.path("judged/judged.jsonl"), &judged).unwrap();
+    ablate_data::jsonl::write(&runner.path("judged/judged.jsonl"), &judged).unwrap();
     let table = |datasets: Value| json!({ "judged": "judged", "dev": 0.0, "datasets": datasets });
-    bench.run("pairs", "pairs", &table(json!(["more"]))).unwrap();
-    let pairs: Vec<Pair> = bench.read("pairs/pairs.jsonl");
+    runner.run("pairs", "pairs", &table(json!(["more"]))).unwrap();
+    let pairs: Vec<Pair> = runner.read("pairs/pairs.jsonl");
     assert_eq!(pairs.iter().map(|pair| pair.dataset.as_str()).collect::<Vec<_>>(), ["more"]);
-    let error = format!("{:#}", bench.run("none", "pairs", &table(json!(["chart"]))).unwrap_err());
-    assert_eq!(error, "`datasets`: no question is of the data set `chart`: there are `echo`, `more`");
+    let error = runner.fail("none", "pairs", &table(json!(["chart"])));
+    assert_eq!(error, "`datasets`: no question of the data set `chart`; the data sets are `echo`, `more`");
 }
 
 #[test]
-fn a_checkpoint_goes_out_and_comes_back_as_it_was() {
-    let world = World::new();
-    world.learn();
-    let summary = world.run("out", &export::KIND, &json!({ "model": "sft" }), &[("model", "sft/model")]);
+fn exported_checkpoint_imports_unchanged() {
+    let data = EchoData::new();
+    data.train();
+    let summary = data.run("out", &export::KIND, &json!({ "model": "sft" }), &[("model", "sft/model")]);
     let names: Vec<String> =
-        files::walk(&world.path("out/checkpoint")).unwrap().into_iter().map(|(name, _)| name).collect();
+        files::walk(&data.path("out/checkpoint")).unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["card.json", "config.json", "model.safetensors", "seen.txt", "tokenizer.json"]);
-    world.run("back", &base::KIND, &json!({ "path": "out/checkpoint" }), &[("path", "out/checkpoint")]);
+    data.run("back", &base::KIND, &json!({ "path": "out/checkpoint" }), &[("path", "out/checkpoint")]);
     for name in ["config.json", "model.safetensors", "seen.txt", "tokenizer.json"] {
-        let of = |folder: &str| Hash::of_file(&world.path(folder).join(name)).unwrap();
+        let of = |folder: &str| Hash::of_file(&data.path(folder).join(name)).unwrap();
         assert_eq!(of("sft/model"), of("out/checkpoint"));
         assert_eq!(of("sft/model"), of("back/model"));
     }
-    let card: Value = files::read_json(&world.path("out/checkpoint/card.json")).unwrap();
-    let checkpoint = Checkpoint::read(&world.path("sft/model")).unwrap();
+    let card: Value = files::read_json(&data.path("out/checkpoint/card.json")).unwrap();
+    let checkpoint = Checkpoint::read(&data.path("sft/model")).unwrap();
     let parts = card["parameters_by_part"].as_object().unwrap().values().map(|part| part.as_u64().unwrap());
     assert_eq!(parts.sum::<u64>(), checkpoint.parameters() as u64);
     assert_eq!((&card["parameters"], &card["format"]), (&summary.0["parameters"], &json!(1)));
     assert_eq!(card["model"], serde_json::to_value(checkpoint.own_sizes()).unwrap());
-    // And it can be trained on.
+    // The imported checkpoint can be trained.
     let table = json!({ "model": "back", "data": "rows" });
-    world.run("again", &sft::KIND, &table, &[("model", "back/model"), ("data", "rows.jsonl")]);
+    data.run("again", &sft::KIND, &table, &[("model", "back/model"), ("data", "rows.jsonl")]);
 }
 
 #[test]
-fn a_folder_whose_parts_do_not_fit_is_refused_with_its_reason() {
-    let world = World::new();
-    world.learn();
-    let import = |damage: &dyn Fn(&std::path::Path)| {
-        world.run("out", &export::KIND, &json!({ "model": "sft" }), &[("model", "sft/model")]);
-        damage(&world.path("out/checkpoint"));
+fn inconsistent_checkpoint_folder_is_refused() {
+    let data = EchoData::new();
+    data.train();
+    let import = |damage: &dyn Fn(&Path)| {
+        data.run("out", &export::KIND, &json!({ "model": "sft" }), &[("model", "sft/model")]);
+        damage(&data.path("out/checkpoint"));
         let error =
-            world.try_run("back", &base::KIND, &json!({ "path": "x" }), &[("path", "out/checkpoint")]).unwrap_err();
-        format!("{error:#}").replace(&world.path("out/checkpoint").display().to_string(), "DIR") + "\n"
+            data.try_run("back", &base::KIND, &json!({ "path": "x" }), &[("path", "out/checkpoint")]).unwrap_err();
+        format!("{error:#}").replace(&data.path("out/checkpoint").display().to_string(), "DIR") + "\n"
     };
-    let write = |folder: &std::path::Path, name: &str, text: &str| {
+    let write = |folder: &Path, name: &str, text: &str| {
         files::write_atomic(&folder.join(name), text.as_bytes()).unwrap();
     };
     let llava = r#"{"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}"#;
@@ -195,62 +187,63 @@ fn a_folder_whose_parts_do_not_fit_is_refused_with_its_reason() {
 }
 
 #[test]
-fn mistakes_in_a_table_are_told_with_their_keys() {
+fn mistakes_have_their_keys() {
     let text = [
-        told("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "hing" })),
-        told("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "hinge", "label_smoothing": 0.1 })),
-        told("dpo", &json!({ "policy": "m", "pairs": "p", "label_smoothing": 0.5, "token_weights": { "linear": 0 } })),
-        told("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "ipo", "beta": 0, "sft_weight": 1 })),
-        told("dpo", &json!({ "policy": "m", "pairs": "p", "token_weights": "cosine" })),
-        told("pairs", &json!({})),
-        told("pairs", &json!({ "judged": "j", "path": "p.jsonl" })),
-        told("pairs", &json!({ "judged": "j", "images": "i", "datasets": [] })),
-        told(
+        mistakes("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "hing" })),
+        mistakes("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "hinge", "label_smoothing": 0.1 })),
+        mistakes(
+            "dpo",
+            &json!({ "policy": "m", "pairs": "p", "label_smoothing": 0.5, "token_weights": { "linear": 0 } }),
+        ),
+        mistakes("dpo", &json!({ "policy": "m", "pairs": "p", "loss": "ipo", "beta": 0, "sft_weight": 1 })),
+        mistakes("dpo", &json!({ "policy": "m", "pairs": "p", "token_weights": "cosine" })),
+        mistakes("pairs", &json!({})),
+        mistakes("pairs", &json!({ "judged": "j", "path": "p.jsonl" })),
+        mistakes("pairs", &json!({ "judged": "j", "images": "i", "datasets": [] })),
+        mistakes(
             "pairs",
             &json!({ "path": "p.jsonl", "band": [0, 1], "per_question": 1, "unreadable": "skip", "datasets": ["a"] }),
         ),
-        told("rollout", &json!({ "model": "m", "items": "i", "datasets": [] })),
-        told("base", &json!({})),
-        told("base", &json!({ "path": "p", "tokenizer": "t", "model": {} })),
+        mistakes("rollout", &json!({ "model": "m", "items": "i", "datasets": [] })),
+        mistakes("base", &json!({})),
+        mistakes("base", &json!({ "path": "p", "tokenizer": "t", "model": {} })),
     ];
     expect![[r#"
         loss: unknown value `hing`
         label_smoothing: `label_smoothing` is for `loss = "sigmoid"` only
         label_smoothing: `label_smoothing` must be at least 0 and below 0.5, not 0.5
-        token_weights: no token would count: the weights reach 0 at token 1 or later
-        beta: with `loss = "ipo"`, whose target is 1 / (2 beta), `beta` is above 0
+        token_weights: all weights would be 0: the number of tokens must be at least 1
+        beta: `beta` must be above 0 with `loss = "ipo"`, whose target is 1 / (2 beta)
         token_weights.cosine: `cosine` needs a value: write `{ cosine = ... }`
-        : the stage has no pairs: neither `judged` nor `path` is given
-        path: pairs come from `judged` or from `path`, and both are given
-        images: `images` belongs to `path`: judged samples have their images
+        : `judged` and `path` are missing: the stage needs one of them
+        path: `judged` and `path` are both given: write one of them
+        images: `images` is for `path` only; judged samples have their images
         datasets: the list of data sets is empty
-        band: `band` belongs to `judged`: released pairs are taken as they are
-        per_question: `per_question` belongs to `judged`: released pairs are taken as they are
-        unreadable: `unreadable` belongs to `judged`: released pairs are taken as they are
-        datasets: `datasets` belongs to `judged`: released pairs are taken as they are
+        band: `band` is for `judged` only; published pairs are not filtered
+        per_question: `per_question` is for `judged` only; published pairs are not filtered
+        unreadable: `unreadable` is for `judged` only; published pairs are not filtered
+        datasets: `datasets` is for `judged` only; published pairs are not filtered
         datasets: the list of data sets is empty
-        : the stage has no model: neither `tokenizer` nor `path` is given
-        tokenizer: `tokenizer` is for a fresh model, and `path` imports one that has its own
-        model: `model` is for a fresh model, and `path` imports one that has its own
+        : `tokenizer` and `path` are missing: the stage needs one of them
+        tokenizer: `tokenizer` is for a new model only, but `path` imports one
+        model: `model` is for a new model only, but `path` imports one
     "#]]
     .assert_eq(&(text.concat().join("\n") + "\n"));
 }
 
-/// A difference here means that every user's results of the kind are computed again: undo it or raise `version`.
+/// A difference means that all stored results of the kind are computed again: undo it, or raise `version`.
 #[test]
-fn the_identity_of_a_fixed_config_stays() {
+fn manifests_are_unchanged() {
     let line = |(name, table): (&str, Value)| {
-        let kind = find_kind(KINDS, name).unwrap();
-        let mut manifest = Manifest::new(kind.name, kind.version);
-        (kind.parse)(&table).unwrap_or_else(|errors| panic!("{errors:?}")).identify(&mut manifest);
-        let told = manifest.entries.iter().filter_map(|entry| match entry {
+        let manifest = manifest(name, &table);
+        let values = manifest.entries.iter().filter_map(|entry| match entry {
             ManifestEntry::Value { key, value } if !["lr", "betas", "eps"].contains(&key.as_str()) => {
                 Some(format!("{key}={value}"))
             }
             _ => None,
         });
         let head = format!("{name} {}", manifest.fingerprint().short());
-        std::iter::once(head).chain(told).collect::<Vec<_>>().join(" ") + "\n"
+        std::iter::once(head).chain(values).collect::<Vec<_>>().join(" ") + "\n"
     };
     let lines = [
         ("dpo", json!({ "policy": "m", "pairs": "p", "loss": "ipo", "token_weights": { "cosine": 90 } })),
@@ -278,8 +271,8 @@ fn the_identity_of_a_fixed_config_stays() {
         sft ed7ed021b4 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch="auto"
         rollout 4ea2eee608 prompt.text="Explain first, then answer." prompt.letter="Explain first, then answer with the letter." samples=32 temperature=1.0 top_k=0 top_p=1.0 max_tokens=256 stop=["a","b"]
     "#]].assert_eq(&lines.map(line).concat());
-    // What the defaults say out loud is what they say in silence.
-    let plain = line(("dpo", json!({ "policy": "m", "pairs": "p" })));
-    let said = json!({ "policy": "m", "pairs": "p", "loss": "sigmoid", "label_smoothing": 0 });
-    assert_eq!(line(("dpo", said)), plain);
+    // A key with its default value equals a missing key.
+    let default = line(("dpo", json!({ "policy": "m", "pairs": "p" })));
+    let explicit = json!({ "policy": "m", "pairs": "p", "loss": "sigmoid", "label_smoothing": 0 });
+    assert_eq!(line(("dpo", explicit)), default);
 }
