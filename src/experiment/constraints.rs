@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use super::axis::Axis;
 use super::declaration::{Declaration, StageDeclaration};
-use super::diagnostics::Diagnostics;
-use super::diagnostics::list;
+use super::diagnostics::{Diagnostics, list};
 use super::join::{AxisId, Point};
 use super::section::Section;
 use super::selector::Selector;

@@ -121,13 +121,10 @@ fn stage<'t>(
     registry: &Registry,
     diagnostics: &mut Diagnostics,
 ) -> Option<StageDeclaration<'t>> {
-    let header = &entry.node.span;
     let path = format!("stage.{name}");
-    let Some(table) = entry.node.as_table() else {
-        let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
-        diagnostics.error(header, message, None);
-        return None;
-    };
+    let header = &entry.node.span;
+    Section::of(&path, &entry.node, diagnostics)?;
+    let table = entry.node.as_table()?;
     if let Some(message) = name_error(name) {
         diagnostics.error(&entry.key, format!("`{path}`: {message}"), None);
     }

@@ -15,6 +15,7 @@ mod vars;
 
 mod label;
 mod limits;
+mod report_spec;
 mod section;
 mod selector;
 mod settings;
@@ -44,7 +45,7 @@ pub use diagnostics::LoadError;
 pub use instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 pub use limits::Limits;
 pub use load::Experiment;
-pub use report::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
+pub use report_spec::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
 pub use selector::{DATASET, Selector};
 pub use settings::Settings;
 

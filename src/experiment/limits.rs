@@ -6,8 +6,7 @@ use std::time::Duration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::diagnostics::Diagnostics;
-use super::diagnostics::list;
+use super::diagnostics::{Diagnostics, list};
 use super::section::Section;
 use super::settings::DEFAULT_POOLS;
 use ablate_core::base::diagnostic::nearest;

@@ -18,7 +18,17 @@ pub(crate) struct Section<'a> {
     pub(crate) header: &'a Span,
 }
 
-impl Section<'_> {
+impl<'a> Section<'a> {
+    /// The section of a table. `None` after reporting that the value is not a table.
+    pub(crate) fn of(path: &'a str, node: &'a Node, diagnostics: &mut Diagnostics) -> Option<Section<'a>> {
+        let Some(table) = node.as_table() else {
+            let message = format!("`{path}`: wrong type: {}, expected a table", node.type_name());
+            diagnostics.error(&node.span, message, None);
+            return None;
+        };
+        Some(Section { path, table, header: &node.span })
+    }
+
     /// Deserializes the table. `None` after reporting its errors.
     pub(crate) fn read<T: DeserializeOwned>(&self, diagnostics: &mut Diagnostics) -> Option<T> {
         match config::parse(&self.table.to_json()) {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Number, Value};
 
-use super::report::Metric;
+use super::report_spec::Metric;
 use super::settings::Settings;
 
 /// The whole file.

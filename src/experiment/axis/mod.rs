@@ -42,12 +42,7 @@ pub(crate) fn read(
     diagnostics: &mut Diagnostics,
 ) -> Option<Axis> {
     let path = format!("axis.{name}");
-    let Some(table) = entry.node.as_table() else {
-        let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
-        diagnostics.error(&entry.node.span, message, None);
-        return None;
-    };
-    let section = Section { path: &path, table, header: &entry.node.span };
+    let section = Section::of(&path, &entry.node, diagnostics)?;
     if RESERVED.contains(&name) {
         section.wrong(&[], format!("`{name}` is a reserved name and cannot name an axis"), None, diagnostics);
         return None;

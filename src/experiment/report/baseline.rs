@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::checker::Checker;
-use super::spec::GroupBy;
 use crate::diagnostics::list;
+use crate::report_spec::GroupBy;
 use crate::selector::{DATASET, Selector};
 
 impl Checker<'_> {

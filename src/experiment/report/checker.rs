@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::spec::{GroupBy, Published, Select};
 use crate::diagnostics::Diagnostics;
 use crate::instance::{Expansion, InstanceId, Upstream};
+use crate::report_spec::{GroupBy, Published, Select};
 use crate::section::Section;
 use crate::selector::{DATASET, Selector, unknown_axis};
 use crate::tables::{PublishedTable, SelectTable};

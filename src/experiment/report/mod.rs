@@ -2,25 +2,22 @@
 
 mod baseline;
 mod checker;
-mod spec;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::declaration::Declaration;
-use crate::diagnostics::Diagnostics;
-use crate::diagnostics::list;
+use crate::diagnostics::{Diagnostics, list};
 use crate::instance::Expansion;
 use crate::label::name_error;
+use crate::report_spec::{Contrast, GroupBy, ReportSpec};
 use crate::section::Section;
 use crate::selector::Selector;
 use crate::spanned_toml::Entry;
 use crate::tables::{ContrastTable, ReportTable};
-use ablate_core::base::Diagnostic;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::stage::ArtifactKind;
 
 use checker::Checker;
-pub use spec::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
 
 /// Reads a report. `None` after reporting what is wrong.
 pub(crate) fn read(
@@ -31,12 +28,7 @@ pub(crate) fn read(
     diagnostics: &mut Diagnostics,
 ) -> Option<ReportSpec> {
     let path = format!("report.{name}");
-    let Some(table) = entry.node.as_table() else {
-        let message = format!("`{path}`: wrong type: {}, expected a table", entry.node.type_name());
-        diagnostics.push(Diagnostic::error(message).at(entry.node.span.clone(), ""));
-        return None;
-    };
-    let section = Section { path: &path, table, header: &entry.node.span };
+    let section = Section::of(&path, &entry.node, diagnostics)?;
     if let Some(message) = name_error(name) {
         section.wrong(&[], message, None, diagnostics);
     }
@@ -139,7 +131,7 @@ fn stage_of(
         .map(|stage| &*stage.name)
         .collect();
     let Some(name) = named else {
-        // The default is only among stages that are expanded.
+        // Only stages that are expanded can be the default.
         let expanded: BTreeSet<&str> = expansion.instances.iter().map(|instance| instance.stage.as_str()).collect();
         let mut scoring = scoring;
         if declaration.targets.is_some() {
@@ -148,7 +140,7 @@ fn stage_of(
         if let [only] = scoring.as_slice() {
             return Some((*only).to_string());
         }
-        // Without an expanded stage, the mistake is already reported at `targets`.
+        // Without an expanded stage, the error is already reported at `targets`.
         if declaration.invalid_stages.is_empty() && !expanded.is_empty() {
             let help = match scoring.as_slice() {
                 [] => "no stage gives scores".to_string(),
