@@ -52,7 +52,7 @@ pub struct LowRank {
 impl Adapter {
     /// An initial adapter, which changes nothing: `B` is zero, and `A` is uniform in `[-1, 1) / sqrt(inputs)`, as in PEFT, from
     /// the random stream of the layer's name.
-    pub fn fresh(model: &Checkpoint, config: &LoraConfig, seed: Seed) -> Result<Adapter> {
+    pub fn initialize(model: &Checkpoint, config: &LoraConfig, seed: Seed) -> Result<Adapter> {
         let LoraConfig { rank, alpha, dropout, ref targets } = *config;
         let layers = linear_layers(model);
         let names: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();

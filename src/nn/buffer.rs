@@ -143,8 +143,8 @@ mod tests {
         assert_eq!((pool.used, pool.free), (0, 11 * SLACK));
         let again = new(&mut pool, 5 * SLACK + 1);
         assert_eq!(again.len(), 6 * SLACK, "at most a quarter too large");
-        let fresh = new(&mut pool, 6 * SLACK);
-        assert_eq!((fresh.len(), pool.used, pool.free), (6 * SLACK, 12 * SLACK, 5 * SLACK));
+        let new_memory = new(&mut pool, 6 * SLACK);
+        assert_eq!((new_memory.len(), pool.used, pool.free), (6 * SLACK, 12 * SLACK, 5 * SLACK));
     }
 
     #[test]

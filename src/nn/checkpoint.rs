@@ -87,7 +87,7 @@ pub(crate) const MAX_LAYERS: usize = 10_000;
 
 impl Checkpoint {
     /// Initial weights, drawn from `seed` by parameter name.
-    pub fn fresh(config: &ModelConfig, vocab: usize, image_token: u32, seed: Seed) -> Result<Checkpoint> {
+    pub fn initialize(config: &ModelConfig, vocab: usize, image_token: u32, seed: Seed) -> Result<Checkpoint> {
         check(config, vocab, image_token)?;
         let architecture = Architecture::from_config(config, vocab, image_token);
         let init = |parameter: &Parameter| Arc::new(parameter.init(seed));
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     fn small() -> Checkpoint {
-        Checkpoint::fresh(&ModelConfig::default(), 20, 1, Seed(7)).unwrap()
+        Checkpoint::initialize(&ModelConfig::default(), 20, 1, Seed(7)).unwrap()
     }
 
     #[test]

@@ -227,7 +227,7 @@ mod tests {
 
     /// An accumulator, and the index of a norm's weight.
     fn accumulator() -> (Arc<GradientAccumulator>, usize) {
-        let model = Checkpoint::fresh(&ModelConfig::default(), 83, 1, ablate_core::base::Seed(1)).unwrap();
+        let model = Checkpoint::initialize(&ModelConfig::default(), 83, 1, ablate_core::base::Seed(1)).unwrap();
         let trainable_model = TrainableModel::new(model, None, |_| true);
         let norm = trainable_model.index("model.norm.weight").unwrap();
         (Arc::new(GradientAccumulator::new(&trainable_model)), norm)

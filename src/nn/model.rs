@@ -234,7 +234,7 @@ mod tests {
         for tied_head in [true, false] {
             let decoder = DecoderConfig { tied_head, ..Default::default() };
             let config = ModelConfig { decoder, ..Default::default() };
-            let checkpoint = Checkpoint::fresh(&config, 83, 1, Seed(1)).unwrap();
+            let checkpoint = Checkpoint::initialize(&config, 83, 1, Seed(1)).unwrap();
             for trainable in [true, false] {
                 let is_trainable = |name: &str| name.contains("norm") || trainable;
                 let mut trainable_model =
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn frozen_tower_and_projector_need_no_backward() {
-        let checkpoint = Checkpoint::fresh(&ModelConfig::default(), 83, 1, Seed(1)).unwrap();
+        let checkpoint = Checkpoint::initialize(&ModelConfig::default(), 83, 1, Seed(1)).unwrap();
         let without_backward = |frozen: &[ParamGroup]| {
             let trainable_model =
                 TrainableModel::new(checkpoint.clone(), None, |parameter| !frozen.contains(&parameter.group));

@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn early_additions_are_queued_and_run_in_order() {
-        let model = Checkpoint::fresh(&ModelConfig::default(), 83, 1, Seed(1)).unwrap();
+        let model = Checkpoint::initialize(&ModelConfig::default(), 83, 1, Seed(1)).unwrap();
         let sum = Arc::new(GradientAccumulator::new(&TrainableModel::new(model, None, |_| true)));
         let (first, second) = (Shard::new(&sum, 0), Shard::new(&sum, 1));
         let (first_queue, second_queue) = (DeferredAdditions::default(), DeferredAdditions::default());

@@ -112,7 +112,7 @@ pub(super) fn open(ordinal: usize) -> Result<Cuda> {
 fn driver() -> Result<(&'static str, String)> {
     let name = libraries::name(Library::Driver).context("no driver of an NVIDIA GPU can be opened")?;
     let mut version = 0;
-    // SAFETY: the function takes a place for one integer, and needs no initialization.
+    // SAFETY: the function takes a pointer to one integer and needs no initialization.
     let status = unsafe { cuDriverGetVersion(&raw mut version) };
     if status != CUresult::CUDA_SUCCESS {
         bail!("`{name}` does not report its version: {}", symbols::describe(status));
@@ -126,7 +126,7 @@ fn driver() -> Result<(&'static str, String)> {
     Ok((name, cuda_version))
 }
 
-/// Starts the driver: the number of its devices.
+/// Initializes the driver. Returns the number of its devices.
 fn start() -> Result<usize, CUresult> {
     let count = result::init().and_then(|()| device::get_count()).map_err(|error| error.0)?;
     Ok(usize::try_from(count).unwrap_or(0))

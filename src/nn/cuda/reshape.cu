@@ -1,7 +1,7 @@
-// Copies between two row-major walks over the same numbers, as dfdx's `reshape` of a permuted tensor asks for it: `info`
-// has the sizes and strides of the input's axes, then those of the output's.
+// The kernels of dfdx's `reshape` of a permuted tensor: they copy numbers in row-major order from one strided layout to
+// another. `info` has the sizes and strides of the input's axes, then those of the output's.
 
-static __device__ unsigned place(unsigned index, size_t axes, const size_t *sizes, const size_t *strides) {
+static __device__ unsigned offset(unsigned index, size_t axes, const size_t *sizes, const size_t *strides) {
     unsigned at = 0;
     for (size_t axis = axes; axis-- > 0;) {
         const unsigned size = sizes[axis];
@@ -23,7 +23,7 @@ extern "C" __global__ void reshape_fwd(
 ) {
     const size_t *out_info = info + 2 * in_axes;
     for EACH (i) {
-        out[place(i, out_axes, out_info, out_info + out_axes)] = in[place(i, in_axes, info, info + in_axes)];
+        out[offset(i, out_axes, out_info, out_info + out_axes)] = in[offset(i, in_axes, info, info + in_axes)];
     }
 }
 
@@ -39,8 +39,8 @@ extern "C" __global__ void reshape_bwd(
     for EACH (i) {
         // A broadcast axis has stride 0, so several may add to one.
         atomicAdd(
-            in_gradient + place(i, in_axes, info, info + in_axes),
-            out_gradient[place(i, out_axes, out_info, out_info + out_axes)]
+            in_gradient + offset(i, in_axes, info, info + in_axes),
+            out_gradient[offset(i, out_axes, out_info, out_info + out_axes)]
         );
     }
 }

@@ -43,7 +43,7 @@ fn shaped(tied_head: bool, dim: usize, heads: usize, kv_heads: usize) -> Checkpo
             ..Default::default()
         },
     };
-    let mut model = Checkpoint::fresh(&config, 30, 1, Seed(3)).unwrap();
+    let mut model = Checkpoint::initialize(&config, 30, 1, Seed(3)).unwrap();
     let head = if tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
     let index = model.list().iter().position(|parameter| parameter.name == head).unwrap();
     for value in std::sync::Arc::make_mut(&mut model.weights[index]) {

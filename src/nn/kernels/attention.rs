@@ -252,7 +252,7 @@ struct Scratch {
 
 thread_local! { static SCRATCH: RefCell<Scratch> = RefCell::default(); }
 
-/// Lends the thread's buffers, with room for `size` scores and arbitrary contents.
+/// Calls `work` with the thread's buffers, which have at least `size` scores and arbitrary contents.
 fn with_scratch<R>(size: usize, work: impl FnOnce(&mut Scratch) -> R) -> R {
     SCRATCH.with(|scratch| {
         // Taken, not borrowed: while `work` waits, this thread may steal a task that calls this function.

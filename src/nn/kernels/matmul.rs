@@ -440,7 +440,7 @@ struct Scratch {
 
 thread_local! { static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { columns: Vec::new(), rows: Vec::new() }) }; }
 
-/// Lends the thread's buffers, whose contents are arbitrary.
+/// Calls `work` with the thread's buffers, whose contents are arbitrary.
 fn with_scratch<R>(work: impl FnOnce(&mut Scratch) -> R) -> R {
     SCRATCH.with(|scratch| work(&mut scratch.borrow_mut()))
 }

@@ -145,7 +145,7 @@ mod tests {
         let mut token = vec![1.0, 2.0, 3.0, 4.0, -1.0, 0.5, 0.0, 2.0];
         let before = token.clone();
         table.rotate(&mut token, 5);
-        // Position 5, frequencies 1 and 10^-0.5: by hand for the first number of the first head.
+        // Position 5, frequencies 1 and 10^-0.5; the first number of the first head, computed by hand.
         let expected = 5f64.cos() - 3.0 * 5f64.sin();
         assert!((f64::from(token[0]) - expected).abs() < 1e-6, "{token:?}");
         table.rotate_back(&mut token, 5);
@@ -175,7 +175,7 @@ mod tests {
         // 628 is longer than 512: stretched; 6.28 is shorter than 512 / 4.
         let frequencies = of(scaling(512));
         assert!((frequencies[1] - 0.01 / 8.0).abs() < 1e-12 && (frequencies[0] - 1.0).abs() < 1e-12, "{frequencies:?}");
-        // 628 lies between 1024 / 4 and 1024: smooth = (1024 / 628.32 - 1) / 3 = 0.2099.
+        // 628 is between 1024 / 4 and 1024: smooth = (1024 / 628.32 - 1) / 3 = 0.2099.
         let slope = (1024.0 / 628.318_530_717_958_6 - 1.0) / 3.0;
         assert!((of(scaling(1024))[1] - ((1.0 - slope) * 0.01 / 8.0 + slope * 0.01)).abs() < 1e-12);
     }

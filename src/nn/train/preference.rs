@@ -87,8 +87,8 @@ pub(super) struct Reduction {
 }
 
 impl Reduction {
-    /// What each token's log-probability is multiplied with before they are summed. `target_rows` names each token's
-    /// sequence; the tokens of a sequence follow one another.
+    /// The factor of each token's log-probability in the sum. `target_rows` has each token's sequence; the tokens of a sequence
+    /// are contiguous.
     pub(super) fn factors(self, target_rows: &[usize]) -> Vec<f64> {
         let mut factors = Vec::with_capacity(target_rows.len());
         for response in target_rows.chunk_by(|one, other| one == other) {

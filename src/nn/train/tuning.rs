@@ -51,7 +51,7 @@ impl Tuning {
         optimizer: &OptimizerConfig,
         seed: Seed,
     ) -> Result<TrainableModel> {
-        let adapter = self.lora.as_ref().map(|lora| Adapter::fresh(&start, lora, seed)).transpose()?;
+        let adapter = self.lora.as_ref().map(|lora| Adapter::initialize(&start, lora, seed)).transpose()?;
         let mut parameters = start.list();
         parameters.extend(adapter.iter().flat_map(Adapter::list));
         for freeze in &optimizer.freeze {

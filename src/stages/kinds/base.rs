@@ -172,7 +172,7 @@ impl Stage for Base {
                 let path = ctx.input("tokenizer")?.path.join(FILE);
                 let tokenizer = Tokenizer::read(&path)?;
                 let image_token = tokenizer.special()?.image;
-                let checkpoint = Checkpoint::fresh(model, tokenizer.vocab_size(), image_token, ctx.seed)
+                let checkpoint = Checkpoint::initialize(model, tokenizer.vocab_size(), image_token, ctx.seed)
                     .map_err(|error| anyhow!("`model`: {error:#}"))?;
                 checkpoint.write(&folder)?;
                 files::copy(&path, &folder.join(FILE))?;

@@ -108,8 +108,8 @@ impl Golden {
         let examples: Vec<usize> = (0..examples).collect();
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
         let batch = self.batch(&self.policy, &sequences, O::NEEDS_PADDING);
-        let whole = objective.totals(&examples);
-        let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, whole, batch, values));
+        let totals = objective.totals(&examples);
+        let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, totals, batch, values));
         let trainable_model = TrainableModel::new(self.policy.clone(), None, |_| true);
         let model = Model::new(&O::Weights::default(), &trainable_model).unwrap();
         let sum = Arc::new(GradientAccumulator::new(&trainable_model));

@@ -28,7 +28,7 @@ pub(super) fn model() -> Checkpoint {
             ..Default::default()
         },
     };
-    Checkpoint::fresh(&config, 24, 1, Seed(11)).unwrap()
+    Checkpoint::initialize(&config, 24, 1, Seed(11)).unwrap()
 }
 
 /// Rows of different lengths, two of three with an image. The response repeats the token of the prompt.

@@ -171,8 +171,8 @@ fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Opti
 #[test]
 fn a_merged_adapter_computes_the_same() {
     let start = model();
-    let fresh = Adapter::fresh(&start, &lora(0.0, &["*"]), Seed(1)).unwrap();
-    assert_eq!(log_probs(&start, Some(fresh)), log_probs(&start, None));
+    let initial = Adapter::initialize(&start, &lora(0.0, &["*"]), Seed(1)).unwrap();
+    assert_eq!(log_probs(&start, Some(initial)), log_probs(&start, None));
     let Trained { checkpoint, adapter, .. } = Study::new(adapted()).trained();
     let (unmerged, merged) = (log_probs(&start, adapter), log_probs(&checkpoint, None));
     assert_ne!(unmerged, log_probs(&start, None));
@@ -182,8 +182,8 @@ fn a_merged_adapter_computes_the_same() {
 #[test]
 fn dropout_applies_to_the_adapter_only() {
     let start = model();
-    let fresh = Adapter::fresh(&start, &lora(0.5, &["*"]), Seed(1)).unwrap();
-    assert_eq!(log_probs_of(&start, Some(fresh), Some(Seed(1))), log_probs(&start, None));
+    let initial = Adapter::initialize(&start, &lora(0.5, &["*"]), Seed(1)).unwrap();
+    assert_eq!(log_probs_of(&start, Some(initial), Some(Seed(1))), log_probs(&start, None));
     let adapter = Study::new(adapted()).trained().adapter;
     let drawn = |seed| log_probs_of(&start, adapter.clone(), Some(Seed(seed)));
     assert_eq!(drawn(1), drawn(1));
@@ -194,7 +194,7 @@ fn dropout_applies_to_the_adapter_only() {
 fn targets_select_the_adapted_layers() {
     let start = model();
     let modules = |targets: &[&str]| -> Vec<String> {
-        Adapter::fresh(&start, &lora(0.0, targets), Seed(1)).unwrap().modules.into_keys().collect()
+        Adapter::initialize(&start, &lora(0.0, targets), Seed(1)).unwrap().modules.into_keys().collect()
     };
     assert_eq!(
         modules(&["model.layers.1.self_attn.*", "linear_2"]),
@@ -208,7 +208,7 @@ fn targets_select_the_adapted_layers() {
     );
     // One block of the vision tower, two of the decoder, and the projector.
     assert_eq!(modules(&["*"]).len(), 7 + 2 * 7 + 2);
-    let error = Adapter::fresh(&start, &lora(0.0, &["q_porj"]), Seed(1)).unwrap_err().to_string();
+    let error = Adapter::initialize(&start, &lora(0.0, &["q_porj"]), Seed(1)).unwrap_err().to_string();
     assert_eq!(error, "`lora.targets`: `q_porj` matches no linear layer of the model; a similar name is `q_proj`");
 }
 

@@ -82,7 +82,7 @@ pub(super) struct Expected {
     norms: Vec<f64>,
     /// All fields of the file.
     pub(super) fields: Map<String, Value>,
-    /// The weights at the end.
+    /// The final weights.
     pub(super) end: Checkpoint,
 }
 
