@@ -1,4 +1,4 @@
-//! Rows of files from outside, as others have released them: what their readers share. Knows no layout of a row.
+//! Reads rows of files that others have released. Shared by the readers of the individual layouts.
 
 use std::path::Path;
 
@@ -7,18 +7,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::images::decode::{self, Deep};
+use super::images::decode::{self, DepthConversion};
 use super::images::exif;
 use super::jsonl::{self, ErrorList};
 use super::lossless_json;
 use ablate_core::base::files;
 
-/// LLaVA's placeholder of the image in a question.
+/// LLaVA's placeholder of an image in a question.
 const IMAGE: &str = "<image>";
-/// The same as a text.
+/// The escaped placeholder, which stands for the literal text.
 const ESCAPED: &str = "\\<image>";
 
-/// Every row with its place, or what is wrong with its text.
+/// Every row with its location, or the error of its text.
 pub(super) fn read_values(path: &Path, errors: &mut ErrorList) -> Result<Vec<(String, Result<Value, String>)>> {
     let name = path.display();
     let lines = jsonl::lines(path)?;
@@ -26,7 +26,7 @@ pub(super) fn read_values(path: &Path, errors: &mut ErrorList) -> Result<Vec<(St
     if array {
         return elements(path, errors);
     }
-    let read = |line: &[u8]| lossless_json::parse(line).map_err(|mistake| mistake.what);
+    let read = |line: &[u8]| lossless_json::parse(line).map_err(|error| error.message);
     let rows: Vec<_> = lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect();
     if matches!(rows.first(), Some((_, Err(_)))) && jsonl::is_pretty_printed(&lines) {
         errors.add(format!("{}: {}", rows[0].0, jsonl::MULTILINE_ROW));
@@ -35,7 +35,7 @@ pub(super) fn read_values(path: &Path, errors: &mut ErrorList) -> Result<Vec<(St
     Ok(rows)
 }
 
-/// The elements of a JSON array, each with its place.
+/// The elements of a JSON array with their locations.
 fn elements(path: &Path, errors: &mut ErrorList) -> Result<Vec<(String, Result<Value, String>)>> {
     let name = path.display();
     let bytes = files::read_bytes(path)?;
@@ -50,66 +50,65 @@ fn elements(path: &Path, errors: &mut ErrorList) -> Result<Vec<(String, Result<V
             })
             .collect()),
         Ok(_) => {
-            errors.add(format!("{name}: the file begins like a list and is none"));
+            errors.add(format!("{name}: the file begins with `[` but is not a JSON array"));
             Ok(Vec::new())
         }
-        Err(mistake) => {
-            errors.add(format!("{name}:{}: {}", mistake.line, mistake.what));
+        Err(error) => {
+            errors.add(format!("{name}:{}: {}", error.line, error.message));
             Ok(Vec::new())
         }
     }
 }
 
-/// A row of the form `T`; `keys` are those that it must have.
+/// Parses a row as a `T`; `keys` names the required keys in errors.
 pub(super) fn parse_row<T: DeserializeOwned>(value: Result<Value, String>, keys: &str) -> Result<T, String> {
     let row = Value::Object(object(value?, keys)?);
     serde_path_to_error::deserialize(row).map_err(|error| describe_error(&error))
 }
 
-/// A row without the keys that are null, which are as good as not there. Anything but an object is an error, and so is
-/// an image under a key that is not read: without it the row would ask about a picture that nobody sees.
+/// A row without its null keys. A value that is not an object is an error. A key that names an image but is not read is
+/// an error too: the row would ask about an image that the model does not get.
 fn object(value: Value, keys: &str) -> Result<Map<String, Value>, String> {
     let Value::Object(mut row) = value else { return Err(format!("a row must be an object with {keys}")) };
     row.retain(|_, value| !value.is_null());
     let has_image = row.contains_key("image");
-    match row.iter().find(|(key, value)| is_set(value) && is_unread(key, has_image)) {
-        Some((key, _)) => Err(format!("`{key}` is not read: a row has one picture at most, whose path is in `image`")),
+    match row.iter().find(|(key, value)| is_set(value) && is_ignored_media(key, has_image)) {
+        Some((key, _)) => {
+            Err(format!("`{key}` is not supported: a row has at most one image, with its path in `image`"))
+        }
         None => Ok(row),
     }
 }
 
-/// Words for what a row may show or play.
+/// Words in keys of media files.
 const MEDIA: [&str; 13] = [
     "audio", "audios", "image", "images", "img", "imgs", "media", "photo", "photos", "picture", "pictures", "video",
     "videos",
 ];
 
-/// Whether a key other than `image` names what a row shows, so that the row says less without it. `images`, `image_2`
-/// and `video` always do, `image_path` and `video_id` where there is no `image`.
-fn is_unread(key: &str, has_image: bool) -> bool {
+/// Whether a key other than `image` names a media file that would be ignored. `images`, `image_2` and `video` always
+/// do; `image_path` and `video_id` do if there is no `image`.
+fn is_ignored_media(key: &str, has_image: bool) -> bool {
     let words = words(key);
     let named = words.iter().filter(|word| MEDIA.contains(&word.as_str())).count();
     key != "image" && named > 0 && (!has_image || named == words.len())
 }
 
-/// The words of a key in lower case; numbers are none.
+/// The words of a key in lower case, without numbers.
 fn words(key: &str) -> Vec<String> {
-    let mut words = vec![String::new()];
-    let mut before = ' ';
+    let mut spaced = String::new();
+    let mut previous = ' ';
     for letter in key.chars() {
-        if !letter.is_alphabetic() || before.is_lowercase() && letter.is_uppercase() {
-            words.push(String::new());
+        if !letter.is_alphabetic() || previous.is_lowercase() && letter.is_uppercase() {
+            spaced.push(' ');
         }
-        if letter.is_alphabetic() {
-            words.last_mut().expect("there is one").extend(letter.to_lowercase());
-        }
-        before = letter;
+        spaced.extend(letter.to_lowercase().filter(|_| letter.is_alphabetic()));
+        previous = letter;
     }
-    words.retain(|word| !word.is_empty());
-    words
+    spaced.split_whitespace().map(str::to_string).collect()
 }
 
-/// Whether a value says anything.
+/// Whether a value is not null, false, 0 or empty.
 fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,
@@ -121,7 +120,7 @@ fn is_set(value: &Value) -> bool {
     }
 }
 
-/// A question, from whichever key: without the placeholder of its image, which a row with a placeholder must have.
+/// Parses a question: removes the image placeholder. A row with a placeholder must have an image.
 pub fn parse_question(text: &str, has_image: bool) -> Result<String, String> {
     let (text, images) = strip_placeholders(text);
     match images {
@@ -129,27 +128,27 @@ pub fn parse_question(text: &str, has_image: bool) -> Result<String, String> {
         1 if has_image => {}
         1 => {
             return Err(format!(
-                "the question has `{IMAGE}`, and no `image` is given; where the tag itself is meant write \
+                "the question has `{IMAGE}`, but the row has no `image`; for the literal text write \
                  `{ESCAPED}` (in JSON `\\{ESCAPED}`)"
             ));
         }
-        _ => return Err(format!("the question names {images} images: one is the most")),
+        _ => return Err(format!("the question has {images} image placeholders, at most one is allowed")),
     }
     Ok(text.trim().to_string())
 }
 
-/// Any other text of a row, which has no place for an image.
+/// Parses any other text of a row, in which an image placeholder is an error.
 pub(super) fn parse_text(text: &str, key: &str) -> Result<String, String> {
     match strip_placeholders(text) {
         (text, 0) => Ok(text),
         _ => Err(format!(
-            "`{key}` has `{IMAGE}`, whose place is the question; where the tag itself is meant write `{ESCAPED}` (in \
+            "`{key}` has `{IMAGE}`, which belongs in the question; for the literal text write `{ESCAPED}` (in \
              JSON `\\{ESCAPED}`)"
         )),
     }
 }
 
-/// A text without its placeholders, and how many there were; `\<image>` becomes `<image>`.
+/// The text without placeholders, and their number; `\<image>` becomes `<image>`.
 fn strip_placeholders(text: &str) -> (String, usize) {
     let (mut plain, mut count) = (String::with_capacity(text.len()), 0);
     for (index, part) in text.split(IMAGE).enumerate() {
@@ -164,40 +163,40 @@ fn strip_placeholders(text: &str) -> (String, usize) {
     (plain, count)
 }
 
-/// What is wrong with the image that a row names. Without a folder no row may name one.
+/// Checks the path of a row's image. Without a folder, no row may have an image.
 pub(super) fn check_image(image: &str, folder: Option<&Path>) -> Option<String> {
     let Some(folder) = folder else {
         return Some(format!(
-            "the row names the image `{image}`, and no folder of images is given: set `images = \"…\"` in the stage"
+            "the row has the image `{image}`, but the stage has no image folder: set `images = \"…\"` in the stage"
         ));
     };
     if image.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Some(format!("the image `{image}` is not a relative path below the folder of `images`"));
+        return Some(format!("the image `{image}` is not a relative path below the folder `images`"));
     }
-    let missing = || format!("the image `{image}` is not in the folder of `images`, `{}`", folder.display());
+    let missing = || format!("the image `{image}` is not in the folder `images` (`{}`)", folder.display());
     (!folder.join(image).is_file()).then(missing)
 }
 
-/// Reads a row's image file for packing, and makes sure that it can be decoded. Without `exif_orientation` the EXIF data
-/// are left out, so that nobody who decodes the packed file turns it.
+/// Reads an image file for packing, and checks that it can be decoded. Without `exif_orientation` the EXIF data are
+/// removed, so that no later decoder rotates the image.
 pub fn read_image(image: &str, folder: &Path, exif_orientation: bool) -> Result<Vec<u8>> {
     let read = || -> Result<Vec<u8>> {
         let bytes = decode::read_file(&folder.join(image))?;
         let bytes = if exif_orientation { bytes } else { exif::strip(&bytes).into_owned() };
-        decode::decode(&bytes, Deep::Nearest)?;
+        decode::decode(&bytes, DepthConversion::Nearest)?;
         Ok(bytes)
     };
     read().with_context(|| format!("the image `{image}`"))
 }
 
-/// serde's words for a row of the wrong form, with the place in the row.
+/// Describes a deserialization error with the path inside the row.
 fn describe_error(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
     let path = error.path().to_string();
-    let what = error.inner().to_string().replace("missing field", "there is no").replace("a sequence", "a list");
+    let what = error.inner().to_string().replace("a sequence", "a list");
     if path == "." { what } else { format!("`{path}`: {what}") }
 }
 
-/// Ids and answers are often numbers in JSON.
+/// A string that may be written as a number, as ids and answers often are.
 #[derive(Deserialize)]
 #[serde(untagged)]
 #[serde(expecting = "expected a text or a number")]
@@ -232,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_placeholder_needs_an_image_and_an_escaped_one_is_text() {
+    fn an_image_placeholder_needs_an_image() {
         let asked = [
             ("<image>\nHow many?", true),
             ("How many?\n<image>", true),
@@ -243,7 +242,7 @@ mod tests {
             ("<image>How many?", false),
             ("<image><image>", true),
         ];
-        let told: Vec<String> = asked.iter().map(|(text, has)| format!("{:?}", parse_question(text, *has))).collect();
+        let parsed: Vec<String> = asked.iter().map(|(text, has)| format!("{:?}", parse_question(text, *has))).collect();
         expect_test::expect![[r#"
             Ok("How many?")
             Ok("How many?")
@@ -251,20 +250,20 @@ mod tests {
             Ok("Is <image> a tag?")
             Ok("Is <image> a tag?")
             Ok("a\\b <IMAGE>")
-            Err("the question has `<image>`, and no `image` is given; where the tag itself is meant write `\\<image>` (in JSON `\\\\<image>`)")
-            Err("the question names 2 images: one is the most")"#]]
-        .assert_eq(&told.join("\n"));
+            Err("the question has `<image>`, but the row has no `image`; for the literal text write `\\<image>` (in JSON `\\\\<image>`)")
+            Err("the question has 2 image placeholders, at most one is allowed")"#]]
+        .assert_eq(&parsed.join("\n"));
         assert_eq!(parse_text("a \\<image> tag", "answer").unwrap(), "a <image> tag");
         assert_eq!(
             parse_text("<image>", "answer").unwrap_err(),
-            "`answer` has `<image>`, whose place is the question; where the tag itself is meant write `\\<image>` (in \
+            "`answer` has `<image>`, which belongs in the question; for the literal text write `\\<image>` (in \
              JSON `\\\\<image>`)"
         );
     }
 
     #[test]
-    fn an_image_under_another_key_is_an_error_and_null_is_no_key() {
-        let told = |row: Value| object(row, "`id`").map(|row| Value::Object(row).to_string());
+    fn media_under_unsupported_keys_is_an_error() {
+        let parse = |row: Value| object(row, "`id`").map(|row| Value::Object(row).to_string());
         for row in [
             r#"{"images":["a.png"]}"#,
             r#"{"image":"a.png","images":["b.png"]}"#,
@@ -276,18 +275,18 @@ mod tests {
             r#"{"Image":"a.png"}"#,
             r#"{"image":null,"image_url":"http://x"}"#,
         ] {
-            let error = told(serde_json::from_str(row).unwrap()).unwrap_err();
+            let error = parse(serde_json::from_str(row).unwrap()).unwrap_err();
             assert!(
-                error.ends_with("` is not read: a row has one picture at most, whose path is in `image`"),
+                error.ends_with("` is not supported: a row has at most one image, with its path in `image`"),
                 "{error}"
             );
         }
         let fine =
             r#"{"image":"a.png","image_id":7,"images":[],"video":null,"num_images":0,"imagined":"x","options":null}"#;
         assert_eq!(
-            told(serde_json::from_str(fine).unwrap()).unwrap(),
+            parse(serde_json::from_str(fine).unwrap()).unwrap(),
             r#"{"image":"a.png","image_id":7,"images":[],"num_images":0,"imagined":"x"}"#
         );
-        assert_eq!(told(Value::Array(vec![])).unwrap_err(), "a row must be an object with `id`");
+        assert_eq!(parse(Value::Array(vec![])).unwrap_err(), "a row must be an object with `id`");
     }
 }

@@ -27,25 +27,27 @@ pub struct RowFile {
 /// Options that apply to every file.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    /// Answer types of rows that name none.
+    /// Answer types of rows that state none.
     pub answer_types: Option<AnswerTypes>,
-    /// Every question ends with one of these, which is taken away; with none of them questions stay as they are.
+    /// Instructions at the end of questions, which are removed; every question must end with one of them. Empty:
+    /// questions stay unchanged.
     pub instructions: Vec<String>,
-    /// How gold answers of lettered items name their option.
+    /// How gold answers of multiple-choice items name their option.
     pub option_answers: OptionAnswers,
 }
 
-/// Answer types of rows that name none.
+/// Answer types of rows that state none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum AnswerTypes {
     All(AnswerType),
-    /// By data set.
+    /// One answer type per data set.
     ByDataset(BTreeMap<String, AnswerType>),
 }
 
 impl ImportOptions {
-    /// The answer type of a row that names none. With nothing else to go by, options mean letters.
+    /// The answer type of a row that states none. Without a configured type, a row with options has a letter as its
+    /// answer.
     pub fn answer_type(&self, dataset: &str, has_options: bool) -> AnswerType {
         let given = match &self.answer_types {
             None => None,
@@ -55,22 +57,22 @@ impl ImportOptions {
         given.unwrap_or(if has_options { AnswerType::Letter } else { AnswerType::Text })
     }
 
-    /// The question without its instruction.
+    /// Removes the instruction at the end of a question.
     pub fn strip_instruction(&self, question: String) -> Result<String, String> {
         if self.instructions.is_empty() {
             return Ok(question);
         }
         let question = question.trim_end();
-        // One instruction may be the end of another: the longer one is meant.
+        // One instruction may end with another one; the longest match is removed.
         let fitting = self.instructions.iter().filter_map(|instruction| question.strip_suffix(instruction.trim()));
         match fitting.min_by_key(|rest| rest.len()).map(str::trim_end) {
-            Some("") => Err("the question is nothing but its instruction".to_string()),
+            Some("") => Err("the question has only an instruction".to_string()),
             Some(rest) => Ok(rest.to_string()),
             None => Err(self.missing_instruction(question)),
         }
     }
 
-    /// The last line of a question that has no instruction, and the instruction that comes nearest to its end.
+    /// The error for a question that ends with no known instruction: its last line and the most similar instruction.
     fn missing_instruction(&self, question: &str) -> String {
         let end = |text: &str, count: usize| {
             let skipped = text.chars().count().saturating_sub(count);
@@ -78,12 +80,14 @@ impl ImportOptions {
         };
         let nearest = self.instructions.iter().map(|instruction| instruction.trim()).min_by_key(|instruction| {
             let length = instruction.chars().count();
-            // In thousandths of its length, so that a short text is not near to everything.
+            // Relative to its length (in thousandths), so that a short instruction is not similar to every text.
             strsim::levenshtein(&end(question, length), instruction) * 1000 / length.max(1)
         });
         let (nearest, last) = (nearest.unwrap_or_default(), question.lines().last().unwrap_or_default());
         let last = end(last.trim(), MAX_SHOWN);
-        format!("the question ends with none of `instructions`, but with `{last}`: the nearest is `{nearest}`")
+        format!(
+            "the question ends with `{last}`, which is not one of `instructions`; the most similar one is `{nearest}`"
+        )
     }
 }
 
@@ -94,7 +98,7 @@ impl<'de> Deserialize<'de> for AnswerTypes {
             type Value = AnswerTypes;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an answer type or a table of one for each data set")
+                f.write_str("an answer type or a table with an answer type per data set")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<AnswerTypes, E> {
@@ -115,28 +119,28 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_instruction_at_the_end_is_taken_away() {
+    fn the_instruction_at_the_end_is_removed() {
         let instructions = ["Answer briefly.", "Think first. Answer briefly.", "Give the letter."];
         let options = ImportOptions {
             instructions: instructions.map(str::to_string).to_vec(),
             answer_types: None,
             ..ImportOptions::default()
         };
-        let strip_instruction = |question: &str| options.strip_instruction(question.to_string());
-        assert_eq!(strip_instruction("How many?\nAnswer briefly. \n").unwrap(), "How many?");
-        assert_eq!(strip_instruction("How many?\nThink first. Answer briefly.").unwrap(), "How many?");
-        assert_eq!(strip_instruction("Give the letter. Which?\nGive the letter.").unwrap(), "Give the letter. Which?");
-        assert_eq!(strip_instruction(" Answer briefly.").unwrap_err(), "the question is nothing but its instruction");
+        let strip = |question: &str| options.strip_instruction(question.to_string());
+        assert_eq!(strip("How many?\nAnswer briefly. \n").unwrap(), "How many?");
+        assert_eq!(strip("How many?\nThink first. Answer briefly.").unwrap(), "How many?");
+        assert_eq!(strip("Give the letter. Which?\nGive the letter.").unwrap(), "Give the letter. Which?");
+        assert_eq!(strip("Answer briefly.").unwrap_err(), "the question has only an instruction");
         assert_eq!(
-            strip_instruction("Which?\nGive one letter.").unwrap_err(),
-            "the question ends with none of `instructions`, but with `Give one letter.`: the nearest is `Give the \
-             letter.`"
+            strip("Which?\nGive one letter.").unwrap_err(),
+            "the question ends with `Give one letter.`, which is not one of `instructions`; the most similar one is \
+             `Give the letter.`"
         );
         assert_eq!(ImportOptions::default().strip_instruction("a \n".into()).unwrap(), "a \n");
     }
 
     #[test]
-    fn answer_types_are_one_for_all_or_one_for_each_data_set() {
+    fn answer_types_are_global_or_per_data_set() {
         let types = |value| ImportOptions {
             answer_types: Some(serde_json::from_value(value).unwrap()),
             ..ImportOptions::default()
@@ -149,6 +153,9 @@ mod tests {
             (AnswerType::Letter, AnswerType::Text)
         );
         let wrong = serde_json::from_value::<AnswerTypes>(json!(3)).unwrap_err().to_string();
-        assert_eq!(wrong, "invalid type: integer `3`, expected an answer type or a table of one for each data set");
+        assert_eq!(
+            wrong,
+            "invalid type: integer `3`, expected an answer type or a table with an answer type per data set"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Files of one JSON object per line. Knows no record type; every error names the file and the line.
+//! Reads and writes JSONL: one JSON object per line. Every error names the file and the line.
 
 use std::io::{BufRead, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -9,18 +9,18 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use ablate_core::base::files;
 
-/// ErrorList that are listed before the rest is only counted.
+/// Maximum number of errors that are listed; further ones are counted.
 const MAX_LISTED: usize = 10;
 
-/// Reads every line as a `T`. Empty lines are skipped; up to ten errors are reported at once.
+/// Reads every line as a `T`. Empty lines are skipped. Up to ten errors are reported together.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     let mut records = Vec::new();
     for_each(path, |_, record| records.push(record))?;
     Ok(records)
 }
 
-/// Hands over every line as a `T` with the offset at which it begins, and holds one line at a time. ErrorList as in
-/// [`read`].
+/// Calls `take` with every line as a `T` and the offset at which the line begins. Holds one line in memory at a time.
+/// Errors are reported as in [`read`].
 pub fn for_each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(u64, T)) -> Result<()> {
     let mut file = files::open(path)?;
     let mut errors = ErrorList::default();
@@ -48,7 +48,7 @@ pub fn for_each<T: DeserializeOwned>(path: &Path, mut take: impl FnMut(u64, T)) 
     errors.check()
 }
 
-/// The record whose line begins at an offset that [`for_each`] gave.
+/// Reads the record whose line begins at `offset`, an offset from [`for_each`].
 pub fn read_at<T: DeserializeOwned>(path: &Path, offset: u64) -> Result<T> {
     let mut file = files::open(path)?;
     let mut line = Vec::new();
@@ -59,7 +59,7 @@ pub fn read_at<T: DeserializeOwned>(path: &Path, offset: u64) -> Result<T> {
     parse(text).map_err(|what| anyhow!("{}, byte {offset}: {what}", path.display()))
 }
 
-/// The first `count` records that are `wanted`, reading no further.
+/// Reads the first `count` records that are `wanted`, and no further lines.
 pub fn read_first<T: DeserializeOwned>(path: &Path, count: usize, wanted: impl Fn(&T) -> bool) -> Result<Vec<T>> {
     let mut found = Vec::new();
     for (index, line) in files::open(path)?.split(b'\n').enumerate() {
@@ -84,19 +84,19 @@ pub fn write<T: Serialize>(path: &Path, records: &[T]) -> Result<()> {
     writer.finish()
 }
 
-/// Writes records one by one, for stages that do not hold all of them.
+/// Writes records one by one, for stages that do not hold all of them in memory.
 pub struct Writer {
     path: std::path::PathBuf,
     file: BufWriter<std::fs::File>,
 }
 
 impl Writer {
-    /// A new file; one that is there is replaced.
+    /// Creates a file, or replaces it.
     pub fn create(path: &Path) -> Result<Writer> {
         Ok(Writer { path: path.to_path_buf(), file: BufWriter::new(files::create(path)?) })
     }
 
-    /// Goes on at the end of a file; creates it if need be.
+    /// Appends to a file; creates it if it does not exist.
     pub fn append(path: &Path) -> Result<Writer> {
         Ok(Writer { path: path.to_path_buf(), file: BufWriter::new(files::append(path)?) })
     }
@@ -108,7 +108,7 @@ impl Writer {
             .with_context(|| format!("cannot write `{}`", self.path.display()))
     }
 
-    /// Hands what was pushed so far to the operating system.
+    /// Passes all pushed records to the operating system.
     pub fn flush(&mut self) -> Result<()> {
         self.file.flush().with_context(|| format!("cannot write `{}`", self.path.display()))
     }
@@ -118,11 +118,11 @@ impl Writer {
     }
 }
 
-/// What is wrong with a file of which no line is a row.
+/// The error for a file whose objects span several lines.
 pub(super) const MULTILINE_ROW: &str =
-    "a row goes over several lines: write every row on a line of its own, or all of them as one JSON array";
+    "a row spans several lines: write each row on one line, or all rows as one JSON array";
 
-/// The lines that are not empty, with their numbers from 1. A byte-order mark of UTF-8 is no part of them.
+/// The lines that are not empty, with their numbers from 1. The byte-order mark of UTF-8 is removed.
 pub(super) fn lines(path: &Path) -> Result<Vec<(usize, Vec<u8>)>> {
     let mut lines = Vec::new();
     for (index, line) in files::open(path)?.split(b'\n').enumerate() {
@@ -138,7 +138,7 @@ pub(super) fn lines(path: &Path) -> Result<Vec<(usize, Vec<u8>)>> {
     Ok(lines)
 }
 
-/// The beginning of a text without its byte-order mark; one of UTF-16 or UTF-32 is an error.
+/// Removes the byte-order mark of UTF-8; one of UTF-16 or UTF-32 is an error.
 pub(super) fn strip_bom(bytes: &[u8]) -> Result<&[u8]> {
     let zeros = bytes.iter().take(4).filter(|&&byte| byte == 0).count();
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) || zeros > 0 {
@@ -147,7 +147,7 @@ pub(super) fn strip_bom(bytes: &[u8]) -> Result<&[u8]> {
     Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
 }
 
-/// Whether the lines are no rows by themselves and all of them together are: objects that were written for reading.
+/// Whether the objects of a file span several lines: the first line alone is not JSON, all lines together are.
 pub(super) fn is_pretty_printed(lines: &[(usize, Vec<u8>)]) -> bool {
     let alone = |line: &[u8]| serde_json::from_slice::<IgnoredAny>(line).is_ok();
     if lines.first().is_none_or(|(_, first)| alone(first)) {
@@ -157,12 +157,12 @@ pub(super) fn is_pretty_printed(lines: &[(usize, Vec<u8>)]) -> bool {
     serde_json::Deserializer::from_slice(&whole).into_iter::<IgnoredAny>().all(|value| value.is_ok())
 }
 
-/// A line as a `T`, or what is wrong with it.
+/// Parses a line as a `T`.
 pub(super) fn parse<T: DeserializeOwned>(line: &[u8]) -> Result<T, String> {
     serde_json::from_slice(line).map_err(|error| describe_error(&error, line))
 }
 
-/// serde's words for one line: its own line number would always be 1.
+/// Describes an error within one line. serde's own line number would always be 1.
 pub(super) fn describe_error(error: &serde_json::Error, line: &[u8]) -> String {
     let text = error.to_string();
     let text = match text.rsplit_once(" at line ") {
@@ -172,10 +172,10 @@ pub(super) fn describe_error(error: &serde_json::Error, line: &[u8]) -> String {
     if error.is_data() { text } else { not_json(line, error.column()).unwrap_or(format!("not JSON: {text}")) }
 }
 
-/// Words that Python writes and JSON does not have.
+/// Literals of Python that are not JSON.
 const PYTHON_LITERALS: [&str; 6] = ["-Infinity", "Infinity", "NaN", "None", "True", "False"];
 
-/// Why a line is not JSON, where there is a better word for it than serde's; `column` is where serde stopped.
+/// A more specific reason than serde's why a line is not JSON; `column` is where serde stopped.
 fn not_json(line: &[u8], column: usize) -> Option<String> {
     if let Err(error) = std::str::from_utf8(line) {
         let at = error.valid_up_to();
@@ -188,44 +188,44 @@ fn not_json(line: &[u8], column: usize) -> Option<String> {
         "True" | "False" => word.to_lowercase(),
         _ => "null".to_string(),
     };
-    Some(format!("not JSON: `{word}` is no value there (column {column}); write {instead}"))
+    Some(format!("not JSON: `{word}` is not a JSON value (column {column}); write {instead}"))
 }
 
-/// ErrorList that are reported together.
+/// Errors that are reported together.
 #[derive(Debug, Default)]
 pub struct ErrorList {
-    told: Vec<String>,
+    listed: Vec<String>,
     more: usize,
     help: Option<String>,
 }
 
 impl ErrorList {
-    /// Adds one; beyond ten they are only counted.
-    pub fn add(&mut self, mistake: String) {
-        if self.told.len() < MAX_LISTED {
-            self.told.push(mistake);
+    /// Adds an error. Only the first ten are listed.
+    pub fn add(&mut self, error: String) {
+        if self.listed.len() < MAX_LISTED {
+            self.listed.push(error);
         } else {
             self.more += 1;
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.told.is_empty()
+        self.listed.is_empty()
     }
 
-    /// A line that follows the errors; the first one stays.
+    /// Sets the line after the errors; the first call wins.
     pub(super) fn help(&mut self, help: &str) {
         self.help.get_or_insert_with(|| help.to_string());
     }
 
-    /// All errors as one error.
+    /// All errors as one.
     pub fn check(&self) -> Result<()> {
-        if self.told.is_empty() {
+        if self.listed.is_empty() {
             return Ok(());
         }
         let more = if self.more > 0 { format!("\nand {} more", self.more) } else { String::new() };
         let help: String = self.help.iter().flat_map(|help| ["\n", help.as_str()]).collect();
-        bail!("{}{more}{help}", self.told.join("\n"))
+        bail!("{}{more}{help}", self.listed.join("\n"))
     }
 }
 
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn written_records_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("points.jsonl");
         write(&path, &[Point { x: 1 }, Point { x: -2 }]).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_found_again_by_its_offset() {
+    fn a_record_is_read_by_its_offset() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("points.jsonl");
         files::write_atomic(&path, b"{\"x\":1}\n\n{\"x\":22}\r\n{\"x\":3}").unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_has_its_line() {
+    fn every_error_names_its_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("points.jsonl");
         files::write_atomic(&path, b"{\"x\":1}\n\n{\"y\":1}\n{\"x\":\n\xff\n").unwrap();
@@ -276,10 +276,10 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_no_json_are_told_in_the_words_of_their_writer() {
+    fn errors_name_bom_python_literals_and_encoding() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("points.jsonl");
-        let told = |bytes: &[u8]| {
+        let read_text = |bytes: &[u8]| {
             files::write_atomic(&path, bytes).unwrap();
             match read::<Point>(&path) {
                 Ok(points) => format!("{points:?}"),
@@ -299,23 +299,23 @@ mod tests {
             b"{\n  \"x\": 1\n}\n{\n  \"x\": 2\n}\n",
             b"{\"x\": \"NaN\"}",
         ];
-        let told: Vec<String> = cases.iter().map(|bytes| told(bytes)).collect();
+        let read_text: Vec<String> = cases.iter().map(|bytes| read_text(bytes)).collect();
         expect_test::expect![[r#"
             [Point { x: 1 }]
             `points.jsonl`: is UTF-16 or UTF-32: save it as UTF-8
             `points.jsonl`: is UTF-16 or UTF-32: save it as UTF-8
-            points.jsonl:1: not JSON: `NaN` is no value there (column 7); write null
-            points.jsonl:1: not JSON: `-Infinity` is no value there (column 8); write null
-            points.jsonl:1: not JSON: `None` is no value there (column 7); write null
-            points.jsonl:1: not JSON: `True` is no value there (column 7); write true
+            points.jsonl:1: not JSON: `NaN` is not a JSON value (column 7); write null
+            points.jsonl:1: not JSON: `-Infinity` is not a JSON value (column 8); write null
+            points.jsonl:1: not JSON: `None` is not a JSON value (column 7); write null
+            points.jsonl:1: not JSON: `True` is not a JSON value (column 7); write true
             points.jsonl:1: not UTF-8: the byte 0xE9 (column 3); save the file as UTF-8
-            points.jsonl:1: a row goes over several lines: write every row on a line of its own, or all of them as one JSON array
+            points.jsonl:1: a row spans several lines: write each row on one line, or all rows as one JSON array
             points.jsonl:1: invalid type: string "NaN", expected i32 (column 11)"#]]
-        .assert_eq(&told.join("\n"));
+        .assert_eq(&read_text.join("\n"));
     }
 
     #[test]
-    fn mistakes_beyond_ten_are_counted() {
+    fn errors_beyond_ten_are_counted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("points.jsonl");
         files::write_atomic(&path, "no\n".repeat(13).as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! Data in LLaVA's layout: a JSON array or JSONL of `id`, `image` and `conversations`, with fields of ours beside.
-//! Every row becomes an item. Knows no pack: images are still paths here.
+//! Reads data in LLaVA's layout: a JSON array or JSONL of `id`, `image` and `conversations`, with optional further
+//! fields. Every row becomes an item whose image is still a path.
 //!
 //! ```json
 //! {"id": "7", "image": "charts/7.png", "dataset": "chart",
@@ -7,9 +7,9 @@
 //!  "answer_type": "number", "answers": ["4", "four"], "rationale": "Counting from the left: 1, 2, 3, 4."}
 //! ```
 //!
-//! All fields beyond LLaVA's are optional: the question is the human's turn without `<image>`, the answer is the
-//! assistant's turn. `\<image>` is the tag as a text. An assistant's turn that holds `### Answer:` gives rationale and
-//! answer. Other fields are ignored, but for those that name a picture.
+//! All fields beyond LLaVA's are optional. The question is the human's turn without `<image>`; the answer is the
+//! assistant's turn. `\<image>` stands for the literal text. An assistant's turn with `### Answer:` gives rationale and
+//! answer. Other fields are ignored, except those that name media files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -24,10 +24,10 @@ use super::jsonl::ErrorList;
 use super::prompts::ANSWER_MARKER;
 use super::records::{AnswerType, Item};
 
-/// What follows the errors of a file.
+/// An example row that follows the errors of a file.
 pub(super) const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#;
 
-/// A row as it stands in the file.
+/// A row of the file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LlavaRow {
     #[serde(deserialize_with = "text_or_number")]
@@ -68,38 +68,40 @@ impl Turn {
     }
 }
 
-/// An item whose image is still a path, and where in the file it stands.
+/// An item whose image is still a path, and its location in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocatedItem {
     /// `file:line`, or `file: element 3 (id `7`)`.
-    pub place: String,
-    /// `image` is the path relative to the folder of images.
+    pub location: String,
+    /// `image` is a path relative to the image folder.
     pub item: Item,
 }
 
-/// Reads files that are JSON arrays or JSONL. `images` is the folder that image paths are relative to; without one no
-/// row may name an image. ErrorList are reported together, up to ten. Of rows with the same id and data set the second
-/// is called `id#2`, and so on, by the first number that no other row has.
+/// Reads files that are JSON arrays or JSONL. `images` is the folder of the image paths; without it, no row may have an
+/// image. Up to ten errors are reported together. If rows of a data set have equal ids, the second one is renamed to
+/// `id#2`, and so on, skipping ids that another row has.
 pub fn read(row_files: &[RowFile], images: Option<&Path>, options: &ImportOptions) -> Result<Vec<LocatedItem>> {
     let mut errors = ErrorList::default();
     let mut located = Vec::new();
     let mut rows = Vec::new();
     for file in row_files {
         rows.extend(
-            external_rows::read_values(&file.path, &mut errors)?.into_iter().map(|(place, value)| (file, place, value)),
+            external_rows::read_values(&file.path, &mut errors)?
+                .into_iter()
+                .map(|(location, value)| (file, location, value)),
         );
     }
     if !errors.is_empty() {
         errors.help(EXAMPLE);
     }
-    for (file, place, value) in rows {
+    for (file, location, value) in rows {
         let row = external_rows::parse_row(value, "`id` and `conversations`").map_err(|what| {
             errors.help(EXAMPLE);
             vec![what]
         });
         match row.and_then(|row| item(row, images, file, options)) {
-            Ok(item) => located.push(LocatedItem { place, item }),
-            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{place}: {what}"))),
+            Ok(item) => located.push(LocatedItem { location, item }),
+            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{location}: {what}"))),
         }
     }
     errors.check()?;
@@ -107,7 +109,7 @@ pub fn read(row_files: &[RowFile], images: Option<&Path>, options: &ImportOption
     Ok(located)
 }
 
-/// Gives every row but the first of those with the same id and data set a name of its own.
+/// Renames all but the first of the rows with equal id and data set.
 fn rename_repeated(located: &mut [LocatedItem]) {
     let name = |item: &Item| (item.dataset.clone(), item.id.clone());
     let mut names: BTreeSet<(String, String)> = located.iter().map(|row| name(&row.item)).collect();
@@ -126,7 +128,7 @@ fn rename_repeated(located: &mut [LocatedItem]) {
     }
 }
 
-/// A row's item, or everything that is wrong with the row.
+/// Converts a row; returns all errors of the row.
 fn item(
     mut row: LlavaRow,
     images: Option<&Path>,
@@ -134,44 +136,44 @@ fn item(
     options: &ImportOptions,
 ) -> Result<Item, Vec<String>> {
     let mut wrong = Vec::new();
-    let (question, told) = match exchange(&row.conversations) {
-        Ok((human, told)) => (
+    let (question, response) = match human_and_gpt(&row.conversations) {
+        Ok((human, response)) => (
             question(&row, human).and_then(|asked| options.strip_instruction(asked)),
-            external_rows::parse_text(told, "gpt"),
+            external_rows::parse_text(response, "gpt"),
         ),
         Err(what) => (Err(what), Ok(String::new())),
     };
     let mut read = |text: Result<String, String>| text.map_err(|what| wrong.push(what)).unwrap_or_default();
-    let (question, told) = (read(question), read(told));
+    let (question, response) = (read(question), read(response));
     wrong.extend(row.image.as_deref().and_then(|image| external_rows::check_image(image, images)));
-    clean(&mut row).unwrap_or_else(|what| wrong.push(what));
-    let (reasoned, concluded) = match told.rsplit_once(ANSWER_MARKER) {
-        // A turn that begins with the marker gives an answer without reasons.
+    unescape_texts(&mut row).unwrap_or_else(|what| wrong.push(what));
+    let (reasoning, final_answer) = match response.rsplit_once(ANSWER_MARKER) {
+        // A turn that begins with the marker has an answer and no rationale.
         Some((rationale, answer)) => {
             (Some(rationale.trim().to_string()).filter(|rationale| !rationale.is_empty()), answer.trim().to_string())
         }
-        None => (None, told.trim().to_string()),
+        None => (None, response.trim().to_string()),
     };
     if let Some(answer) = row.answer.as_ref().filter(|answer| !row.answers.is_empty() && !row.answers.contains(answer))
     {
-        wrong.push(format!("`answer` is `{answer}`, which is none of `answers`"));
+        wrong.push(format!("`answer` is `{answer}`, which is not one of `answers`"));
     }
     let mut answers = row.answers;
     if answers.is_empty() {
         answers.extend(row.answer);
     }
-    if answers.is_empty() && !concluded.is_empty() {
-        answers.push(concluded.clone());
+    if answers.is_empty() && !final_answer.is_empty() {
+        answers.push(final_answer.clone());
     }
     if wrong.is_empty() && answers.iter().all(|answer| answer.trim().is_empty()) {
-        wrong.push("the row has no answer: neither `answer`, `answers` nor the assistant's turn holds one".to_string());
+        wrong.push("the row has no answer: `answer`, `answers` and the assistant's turn are empty".to_string());
     }
     if !wrong.is_empty() {
         return Err(wrong);
     }
-    let rationale = row.rationale.filter(|rationale| !rationale.trim().is_empty()).or(reasoned.clone());
-    // The assistant's turn and the answer may differ: a data set can come with another's reasoning.
-    let differs = reasoned.is_some() && !concluded.is_empty() && Some(&concluded) != answers.first();
+    let rationale = row.rationale.filter(|rationale| !rationale.trim().is_empty()).or(reasoning.clone());
+    // The assistant's turn may end with another answer: some data sets contain generated rationales.
+    let differs = reasoning.is_some() && !final_answer.is_empty() && Some(&final_answer) != answers.first();
     let dataset = row.dataset.filter(|_| !file.overrides_rows).unwrap_or_else(|| file.dataset.clone());
     let answer_type = row.answer_type.unwrap_or_else(|| options.answer_type(&dataset, !row.options.is_empty()));
     let mut item = Item {
@@ -182,28 +184,29 @@ fn item(
         options: row.options,
         answer_type,
         answers,
-        rationale_answer: (differs && rationale == reasoned).then_some(concluded),
+        rationale_answer: (differs && rationale == reasoning).then_some(final_answer),
         rationale,
     };
-    gold_answers::settle(&mut item, options.option_answers)?;
+    gold_answers::normalize_answers(&mut item, options.option_answers)?;
     Ok(item)
 }
 
-/// The question of a row, from its key or else the human's turn. Both are read, so that no placeholder is lost.
+/// The question of a row: `question`, or else the human's turn. Both are parsed, so that a placeholder in either is
+/// found.
 fn question(row: &LlavaRow, human: &str) -> Result<String, String> {
     let asked = external_rows::parse_question(human, row.image.is_some())?;
     match &row.question {
-        None if asked.is_empty() => Err("the human's turn asks nothing".to_string()),
+        None if asked.is_empty() => Err("the human's turn has no question".to_string()),
         None => Ok(asked),
         Some(key) => match external_rows::parse_question(key, row.image.is_some())? {
-            asked if asked.is_empty() => Err("`question` is empty: leave the key out, or ask something".to_string()),
+            asked if asked.is_empty() => Err("`question` is empty: remove the key or write a question".to_string()),
             asked => Ok(asked),
         },
     }
 }
 
-/// Reads the other texts of a row as texts.
-fn clean(row: &mut LlavaRow) -> Result<(), String> {
+/// Unescapes the other texts of a row.
+fn unescape_texts(row: &mut LlavaRow) -> Result<(), String> {
     let keys = [("rationale", &mut row.rationale), ("answer", &mut row.answer)];
     let single = keys.into_iter().filter_map(|(key, value)| Some((key, value.as_mut()?)));
     let options = row.options.iter_mut().map(|value| ("options", value));
@@ -214,24 +217,24 @@ fn clean(row: &mut LlavaRow) -> Result<(), String> {
     Ok(())
 }
 
-/// The human's and the assistant's turn of a conversation; the assistant's may be missing.
-fn exchange(turns: &[Turn]) -> Result<(&str, &str), String> {
+/// The human's and the assistant's turn of a conversation; the assistant's turn may be missing.
+fn human_and_gpt(turns: &[Turn]) -> Result<(&str, &str), String> {
     let [human, rest @ ..] = turns else {
         return Err("`conversations` is empty".to_string());
     };
     if human.from != "human" {
-        return Err(format!("`conversations` begins with `{}`, and not with `human`", human.from));
+        return Err(format!("`conversations` begins with `{}`, expected `human`", human.from));
     }
-    let told = match rest {
+    let response = match rest {
         [] => "",
         [gpt] if gpt.from == "gpt" => gpt.value.as_str(),
-        [other] => return Err(format!("the second turn of `conversations` is from `{}`, and not `gpt`", other.from)),
+        [other] => return Err(format!("the second turn of `conversations` is from `{}`, expected `gpt`", other.from)),
         more => {
             let turns = more.len() + 1;
             return Err(format!(
-                "`conversations` has {turns} turns: split it into rows of one question and one answer"
+                "`conversations` has {turns} turns: split it into rows with one question and one answer"
             ));
         }
     };
-    Ok((&human.value, told))
+    Ok((&human.value, response))
 }

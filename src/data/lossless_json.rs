@@ -1,5 +1,5 @@
-//! JSON texts whose numbers stay as they are written. An id or an answer is a name, and `serde_json` keeps of a number
-//! its value only: `1e5`, `3.10` and integers beyond 64 bits would come back as other texts. Knows no row.
+//! Parses JSON without changing numbers that are names. An id or an answer may be written as a number, and `serde_json`
+//! keeps only its value: `1e5`, `3.10` and integers above 64 bits would be written differently afterwards.
 
 use std::collections::BTreeSet;
 
@@ -7,33 +7,33 @@ use serde_json::Value;
 
 use super::jsonl;
 
-/// The keys whose numbers are texts, at any depth below them.
-const TEXTS: [&str; 5] = ["id", "idx", "answer", "answers", "options"];
+/// Keys below which numbers are kept as text, at any depth.
+const TEXT_KEYS: [&str; 5] = ["id", "idx", "answer", "answers", "options"];
 
-/// What is wrong with a text, and in which line of it, from 1.
+/// A parse error and its line, from 1.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mistake {
+pub(super) struct ParseError {
     pub(super) line: usize,
-    pub(super) what: String,
+    pub(super) message: String,
 }
 
-/// Parses a JSON text; numbers below the keys of [`TEXTS`] become texts, written as they are there.
+/// Parses JSON. Numbers below the keys of [`TEXT_KEYS`] become strings, exactly as written.
 ///
 /// # Errors
 ///
-/// What is not JSON, and an object that has a key twice, of which one value would be lost.
-pub(super) fn parse(text: &[u8]) -> Result<Value, Mistake> {
+/// Text that is not JSON, and an object with a duplicate key, of which one value would be lost.
+pub(super) fn parse(text: &[u8]) -> Result<Value, ParseError> {
     let mut value = serde_json::from_slice(text).map_err(|error| {
         let line = text.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-        Mistake { line: error.line(), what: jsonl::describe_error(&error, line) }
+        ParseError { line: error.line(), message: jsonl::describe_error(&error, line) }
     })?;
     let numbers = numbers(text)?;
     replace(&mut value, false, &mut numbers.into_iter());
     Ok(value)
 }
 
-/// The numbers of a text in their order. It is known to be JSON.
-fn numbers(text: &[u8]) -> Result<Vec<&str>, Mistake> {
+/// The numbers of a valid JSON text in order.
+fn numbers(text: &[u8]) -> Result<Vec<&str>, ParseError> {
     let mut numbers = Vec::new();
     let mut open: Vec<BTreeSet<&[u8]>> = Vec::new();
     let mut at = 0;
@@ -50,8 +50,8 @@ fn numbers(text: &[u8]) -> Result<Vec<&str>, Mistake> {
                 let next = text[at.min(text.len())..].iter().find(|byte| !byte.is_ascii_whitespace());
                 if next == Some(&b':') && open.last_mut().is_some_and(|keys| !keys.insert(name)) {
                     let line = text[..start].split(|byte| *byte == b'\n').count();
-                    let what = format!("the key `{}` is given twice", String::from_utf8_lossy(name));
-                    return Err(Mistake { line, what });
+                    let message = format!("the key `{}` occurs twice", String::from_utf8_lossy(name));
+                    return Err(ParseError { line, message });
                 }
             }
             b'-' | b'0'..=b'9' => {
@@ -73,18 +73,20 @@ fn numbers(text: &[u8]) -> Result<Vec<&str>, Mistake> {
     Ok(numbers)
 }
 
-/// Takes the numbers in the order of the text, which is that of the fields.
-fn replace<'a>(value: &mut Value, text: bool, numbers: &mut impl Iterator<Item = &'a str>) {
+/// Replaces numbers by their text. `numbers` has the order of the text, which is the order of the fields.
+fn replace<'a>(value: &mut Value, as_text: bool, numbers: &mut impl Iterator<Item = &'a str>) {
     match value {
         Value::Number(_) => {
-            let written = numbers.next().map(|number| Value::String(number.to_string()));
-            if let (true, Some(written)) = (text, written) {
-                *value = written;
+            let number = numbers.next().map(|number| Value::String(number.to_string()));
+            if let (true, Some(number)) = (as_text, number) {
+                *value = number;
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| replace(value, text, numbers)),
+        Value::Array(values) => values.iter_mut().for_each(|value| replace(value, as_text, numbers)),
         Value::Object(fields) => {
-            fields.iter_mut().for_each(|(key, value)| replace(value, text || TEXTS.contains(&key.as_str()), numbers));
+            fields
+                .iter_mut()
+                .for_each(|(key, value)| replace(value, as_text || TEXT_KEYS.contains(&key.as_str()), numbers));
         }
         Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
@@ -96,7 +98,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn numbers_that_are_names_stay_as_they_are_written() {
+    fn numbers_below_text_keys_are_kept_as_written() {
         let text = r#"{"x": 1.50, "id": 123456789012345678901234567890, "s": "\"id\": 7 \\", "answers": [1e5, 3.10, "-0", -0, 9007199254740993],
             "deep": [{"answer": {"of": [0.10]}, "y": 2}], "options": [ 1.0,2 ]}"#;
         let expected = json!({
@@ -109,10 +111,10 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_given_twice_is_an_error_with_its_line() {
-        let told = |text: &str| parse(text.as_bytes()).unwrap_err();
-        let twice = Mistake { line: 2, what: "the key `id` is given twice".to_string() };
-        assert_eq!(told("{\"id\": \"a\", \"b\": {\"id\" : \"c\",\n\"id\": \"d\"}}"), twice);
+    fn a_duplicate_key_is_an_error_with_its_line() {
+        let error = |text: &str| parse(text.as_bytes()).unwrap_err();
+        let twice = ParseError { line: 2, message: "the key `id` occurs twice".to_string() };
+        assert_eq!(error("{\"id\": \"a\", \"b\": {\"id\" : \"c\",\n\"id\": \"d\"}}"), twice);
         assert_eq!(parse(br#"[{"a": ":"}, {"a": "\":"}]"#).unwrap(), json!([{ "a": ":" }, { "a": "\":" }]));
     }
 }

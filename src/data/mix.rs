@@ -1,10 +1,10 @@
-//! How many rows of which source a mix holds, and which ones. Knows ids and token counts, no text and no template.
+//! Decides how many rows and which rows of each source a mix contains.
 //!
-//! Units are stated, never guessed: a source gives its share as one of six units, and a mix its size as rows, as
-//! tokens or as all there is. What the sources with an amount of their own leave is shared among those with a weight.
+//! A source states its amount in one of six units; a mix states its size in rows, in tokens or as "all". What the
+//! sources with a fixed amount leave is divided among the sources with a weight.
 //!
-//! Which rows are taken depends on seed, source and row ids alone, in an order of its own for every source. So a
-//! source that gives more keeps the rows it gave before, and neither other sources nor the size of the mix move it.
+//! Which rows are taken depends only on the seed, the source's name and the row keys. So a source that gives more rows
+//! keeps the rows that it gave before, and neither other sources nor the size of the mix change the choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,20 +14,20 @@ use serde::{Deserialize, Serialize};
 
 use ablate_core::base::Seed;
 
-/// How much one source gives.
+/// The amount that a source gives.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Amount {
     /// A share, relative to the other weights, of what the sources with other units leave.
     Weight(f64),
-    /// So many tokens, to the nearest row.
+    /// A number of tokens, to the nearest row.
     Tokens(u64),
     Rows(usize),
-    /// So many passes over the source; 1.5 is one pass and half of another.
+    /// A number of passes over the source; 1.5 is one pass and half of another.
     Epochs(f64),
     /// A fraction of the source, at most 1.
     Keep(f64),
-    /// So many rows of each of its data sets.
+    /// A number of rows of each of its data sets.
     PerDataset(usize),
 }
 
@@ -37,48 +37,48 @@ pub enum Amount {
 pub enum MixSize {
     Rows(usize),
     Tokens(u64),
-    /// What the sources give; none may have a weight.
+    /// The sum of the sources' amounts; no source may have a weight.
     All,
 }
 
-/// A source as far as a mix must know it.
+/// A source of rows.
 #[derive(Clone, Debug)]
 pub struct MixSource {
     pub name: String,
-    /// One per row, unique within a data set: decides the order in which rows are taken.
+    /// A key per row, unique within a data set. The key decides the position of the row in the order.
     pub keys: Vec<String>,
     /// The data set of each row.
     pub datasets: Vec<String>,
-    /// Tokens per row, where they are counted.
+    /// Tokens per row, if counted.
     pub tokens: Option<Vec<u64>>,
     pub amount: Amount,
-    /// Whether `rows`, `tokens` or a weight may take more than there is.
+    /// Whether `rows`, `tokens` or a weight may exceed the available rows.
     pub replace: bool,
 }
 
-/// What a source gave.
+/// Statistics of a source in a mix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SourceStats {
-    /// Rows that the source has.
+    /// Rows of the source.
     pub available: usize,
     /// Rows in the mix.
     pub rows: usize,
-    /// Text tokens in the mix, where they were counted.
+    /// Text tokens in the mix, if counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<u64>,
-    /// Rows in the mix for each row of the source.
+    /// Rows in the mix per row of the source.
     pub epochs: f64,
-    /// Rows in the mix that are there for the second time or more often.
+    /// Repetitions of rows in the mix.
     pub repeated: usize,
-    /// Rows that could not be used, by reason; they are not among those available.
+    /// Unusable rows by reason; they do not count as available.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dropped: BTreeMap<String, usize>,
 }
 
-/// Amounts that make no sense together.
+/// An invalid amount, or amounts that do not fit together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AmountError {
-    /// MixSource and unit of the amount that is wrong, where it is one.
+    /// Source and unit of the invalid amount, if a single one is invalid.
     pub source: Option<(String, &'static str)>,
     message: String,
 }
@@ -91,7 +91,7 @@ impl fmt::Display for AmountError {
 
 impl std::error::Error for AmountError {}
 
-/// Whether the amounts of the sources make sense, which can be told before any row is there.
+/// Checks the amounts before any row is read.
 pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: MixSize) -> Result<(), AmountError> {
     let wrong = |name: &str, unit, message| Err(AmountError { source: Some((name.to_string(), unit)), message });
     let mut weights = Vec::new();
@@ -103,10 +103,10 @@ pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: Mix
             Amount::Rows(_) | Amount::Tokens(_) | Amount::PerDataset(_) => continue,
         };
         if !value.is_finite() || value < 0.0 {
-            return wrong(name, unit, format!("source `{name}`: `{unit}` = {value} is not a number from 0 up"));
+            return wrong(name, unit, format!("source `{name}`: `{unit}` = {value} must be a number of at least 0"));
         }
         if unit == "keep" && value > 1.0 {
-            let message = format!("source `{name}`: `keep` = {value} is more than all of it: `epochs` repeats rows");
+            let message = format!("source `{name}`: `keep` = {value} is above 1; to repeat rows use `epochs`");
             return wrong(name, unit, message);
         }
         if unit == "weight" {
@@ -119,12 +119,12 @@ pub fn check<'a>(amounts: impl IntoIterator<Item = (&'a str, Amount)>, size: Mix
         return wrong(name, "weight", message);
     }
     if !weights.is_empty() && weights.iter().all(|(_, weight)| *weight == 0.0) {
-        return Err(AmountError { source: None, message: "all weights are 0: nothing can be drawn".to_string() });
+        return Err(AmountError { source: None, message: "all weights are 0".to_string() });
     }
     Ok(())
 }
 
-/// The rows that each source gives, as indices into its keys, in the order of `sources`.
+/// The rows that each source gives: indices into its keys, in the order of `sources`.
 pub fn sample(sources: &[MixSource], size: MixSize, max_epochs: Option<f64>, seed: Seed) -> Result<Vec<Vec<usize>>> {
     check(sources.iter().map(|source| (source.name.as_str(), source.amount)), size)?;
     let orders: Vec<SourceOrder> = sources.iter().map(|source| SourceOrder::new(source, seed)).collect();
@@ -158,7 +158,7 @@ pub fn sample(sources: &[MixSource], size: MixSize, max_epochs: Option<f64>, see
     Ok(orders.iter().zip(counts).map(|(order, count)| order.give(count)).collect())
 }
 
-/// Facts about a source from which `taken` was drawn.
+/// Statistics of a source of which the rows `taken` are in the mix.
 pub fn source_stats(source: &MixSource, taken: &[usize], dropped: BTreeMap<String, usize>) -> SourceStats {
     let available = source.keys.len();
     let tokens = source.tokens.as_ref().map(|tokens| taken.iter().map(|&row| tokens[row]).sum());
@@ -173,7 +173,7 @@ pub fn source_stats(source: &MixSource, taken: &[usize], dropped: BTreeMap<Strin
     }
 }
 
-/// Gives the weighted sources their shares of what is left.
+/// Divides the rest of the mix among the weighted sources.
 fn apportion_weights(orders: &[SourceOrder], size: MixSize, counts: &mut [usize]) -> Result<()> {
     let weighted: Vec<(usize, f64)> = orders
         .iter()
@@ -190,8 +190,8 @@ fn apportion_weights(orders: &[SourceOrder], size: MixSize, counts: &mut [usize]
             let fixed: usize = counts.iter().sum();
             if fixed > rows || (weighted.is_empty() && fixed != rows) {
                 bail!(
-                    "the mix is to have {rows} rows, and the sources that state an amount give {fixed}: \
-                     give one of them a `weight`, or leave out the size of the mix"
+                    "the mix has {rows} rows, but the sources with a fixed amount give {fixed}: \
+                     give one of them a `weight`, or remove the size of the mix"
                 );
             }
             let left = (rows - fixed) as f64;
@@ -207,8 +207,8 @@ fn apportion_weights(orders: &[SourceOrder], size: MixSize, counts: &mut [usize]
             }
             if weighted.is_empty() || fixed > tokens {
                 bail!(
-                    "the mix is to have {tokens} tokens, and the sources that state an amount give {fixed}: \
-                     give one of them a `weight`, or leave out the size of the mix"
+                    "the mix has {tokens} tokens, but the sources with a fixed amount give {fixed}: \
+                     give one of them a `weight`, or remove the size of the mix"
                 );
             }
             for (index, weight) in weighted {
@@ -219,7 +219,7 @@ fn apportion_weights(orders: &[SourceOrder], size: MixSize, counts: &mut [usize]
     Ok(())
 }
 
-/// Whole numbers near `exact` with the sum `total` (largest remainders; ties to the first).
+/// Rounds `exact` to integers with the sum `total`: largest remainder method, ties to the first.
 fn largest_remainder(exact: &[f64], total: usize) -> Vec<usize> {
     let mut counts: Vec<usize> = exact.iter().map(|value| value.floor() as usize).collect();
     let mut order: Vec<usize> = (0..exact.len()).collect();
@@ -231,7 +231,7 @@ fn largest_remainder(exact: &[f64], total: usize) -> Vec<usize> {
     counts
 }
 
-/// Whether `count` rows may be taken of `available` ones; `of` says of which.
+/// Checks that `count` of the `available` rows may be taken; `of` names the source in errors.
 fn check_repetition(
     source: &MixSource,
     of: &str,
@@ -240,11 +240,11 @@ fn check_repetition(
     max_epochs: Option<f64>,
 ) -> Result<()> {
     if count > 0 && available == 0 {
-        bail!("{of} is to give {count} rows and has none");
+        bail!("{of} must give {count} rows but has none");
     }
     let repeats = source.replace || matches!(source.amount, Amount::Epochs(_));
     if count > available && !repeats {
-        bail!("{of} is to give {count} rows and has {available}: `replace = true` lets rows come again");
+        bail!("{of} must give {count} rows but has {available}; `replace = true` allows repeated rows");
     }
     if let Some(most) = max_epochs
         && count as f64 > most * available as f64
@@ -255,14 +255,14 @@ fn check_repetition(
     Ok(())
 }
 
-/// Rows of a mix at most.
+/// Maximum number of rows of a mix.
 const MAX_ROWS: usize = 1_000_000_000;
 
-/// Refuses what no memory holds: a slip in an amount.
+/// Refuses a mix that does not fit into memory, usually because of a typo in an amount.
 fn check_total(orders: &[SourceOrder], counts: &[usize]) -> Result<()> {
     let all = counts.iter().fold(0usize, |all, count| all.saturating_add(*count));
     if let (true, Some((order, count))) = (all > MAX_ROWS, orders.iter().zip(counts).max_by_key(|(_, count)| **count)) {
-        bail!("a mix has at most {MAX_ROWS} rows, and source `{}` alone is to give {count}", order.source.name);
+        bail!("a mix has at most {MAX_ROWS} rows, but source `{}` alone gives {count}", order.source.name);
     }
     Ok(())
 }
@@ -278,7 +278,7 @@ impl SourceOrder<'_> {
         SourceOrder { source, seed: seed.derive(&format!("mix/{}", source.name)) }
     }
 
-    /// How many rows each data set has.
+    /// Number of rows of each data set.
     fn datasets(&self) -> BTreeMap<&str, usize> {
         let mut rows = BTreeMap::new();
         for dataset in &self.source.datasets {
@@ -295,7 +295,7 @@ impl SourceOrder<'_> {
         }
     }
 
-    /// The first `wanted` rows of each data set, in the same order that all rows have.
+    /// The first `wanted` rows of each data set, in the order of [`SourceOrder::take`].
     fn take_each(&self, wanted: usize) -> Vec<usize> {
         let mut missing: BTreeMap<&str, usize> = self.datasets().into_keys().map(|name| (name, wanted)).collect();
         let mut rows = Vec::new();
@@ -314,7 +314,7 @@ impl SourceOrder<'_> {
         rows
     }
 
-    /// The first `count` rows; every pass over the source has an order of its own.
+    /// The first `count` rows. Every pass over the source has a different order.
     fn take(&self, count: usize) -> Vec<usize> {
         let mut rows = Vec::new();
         let mut epoch = 0;
@@ -326,7 +326,8 @@ impl SourceOrder<'_> {
         rows
     }
 
-    /// All rows, by a rank that each has from its own key: a row that is added or goes leaves the others in order.
+    /// All rows, sorted by a rank that depends only on the row's key: adding or removing a row does not reorder the
+    /// others.
     fn epoch(&self, epoch: usize) -> Vec<usize> {
         let seed = self.seed.derive(&format!("epoch/{epoch}"));
         let mut ranked: Vec<(u64, usize)> =
@@ -335,13 +336,13 @@ impl SourceOrder<'_> {
         ranked.into_iter().map(|(_, index)| index).collect()
     }
 
-    /// How many rows come nearest to so many tokens.
+    /// The number of rows whose total is nearest to a number of tokens.
     fn rows_of(&self, tokens: u64) -> Result<usize> {
         let lengths = self.lengths()?;
         let whole: u64 = lengths.iter().sum();
         if whole == 0 || tokens == 0 {
             if tokens > 0 {
-                bail!("source `{}` is to give {tokens} tokens and has none", self.source.name);
+                bail!("source `{}` must give {tokens} tokens but has none", self.source.name);
             }
             return Ok(0);
         }
@@ -349,7 +350,7 @@ impl SourceOrder<'_> {
         let mut left = tokens % whole;
         let mut count = passes.saturating_mul(lengths.len());
         for row in self.epoch(passes) {
-            // A row belongs to the amount when more than half of it does.
+            // A row is included if more than half of it fits.
             if 2 * left <= lengths[row] {
                 break;
             }
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn each_unit_gives_what_it_says() {
+    fn each_unit_gives_its_amount() {
         let sources = [
             source("a", 100, Amount::Rows(7)),
             source("b", 100, Amount::Keep(0.25)),
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_share_what_the_others_leave() {
+    fn weights_divide_the_rest() {
         let sources = [
             source("a", 100, Amount::Rows(10)),
             source("b", 100, Amount::Weight(2.0)),
@@ -411,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn raising_a_ratio_adds_rows_and_keeps_those_it_had() {
+    fn a_larger_share_keeps_the_smaller_ones_rows() {
         let drawn = |weight: f64| {
             let sources = [source("a", 500, Amount::Weight(weight)), source("b", 500, Amount::Weight(1.0 - weight))];
             sample(&sources, MixSize::Rows(400), None, Seed(3)).unwrap()
@@ -423,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_goes_leaves_the_others_in_order() {
+    fn removing_a_row_keeps_the_order_of_the_others() {
         let all = source("a", 50, Amount::Rows(20));
         let mut fewer = all.clone();
         let gone = sample(std::slice::from_ref(&all), MixSize::All, None, Seed(0)).unwrap()[0][3];
@@ -438,11 +439,11 @@ mod tests {
     }
 
     #[test]
-    fn rows_come_again_only_when_that_is_allowed() {
+    fn rows_repeat_only_if_allowed() {
         let few = source("a", 10, Amount::Rows(25));
         assert_eq!(
             counts(std::slice::from_ref(&few), MixSize::All).unwrap_err(),
-            "source `a` is to give 25 rows and has 10: `replace = true` lets rows come again"
+            "source `a` must give 25 rows but has 10; `replace = true` allows repeated rows"
         );
         let again = MixSource { replace: true, ..few };
         let rows = sample(std::slice::from_ref(&again), MixSize::All, None, Seed(1)).unwrap().remove(0);
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn each_data_set_must_have_its_rows() {
+    fn each_data_set_needs_enough_rows() {
         let each = |rows, replace| {
             let mut source = MixSource { replace, ..source("f", 10, Amount::PerDataset(rows)) };
             source.datasets[7..].fill("rare".to_string());
@@ -471,7 +472,7 @@ mod tests {
         );
         assert_eq!(
             counts(&[each(4, false)], MixSize::All).unwrap_err(),
-            "source `f`, data set `rare`, is to give 4 rows and has 3: `replace = true` lets rows come again"
+            "source `f`, data set `rare`, must give 4 rows but has 3; `replace = true` allows repeated rows"
         );
         let again = each(4, true);
         let rows = sample(std::slice::from_ref(&again), MixSize::All, None, Seed(1)).unwrap().remove(0);
@@ -483,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_weight_0_gives_nothing_even_if_it_has_nothing() {
+    fn an_empty_source_of_weight_0_is_allowed() {
         let sources = |rows| [source("a", 50, Amount::Weight(1.0)), source("b", rows, Amount::Weight(0.0))];
         for size in [MixSize::Rows(31), MixSize::Tokens(310)] {
             assert_eq!(counts(&sources(50), size).unwrap(), [31, 0]);
@@ -495,21 +496,24 @@ mod tests {
     }
 
     #[test]
-    fn wrong_amounts_are_errors() {
-        let told = |amount, size| counts(&[source("a", 10, amount)], size).unwrap_err();
-        assert_eq!(told(Amount::Weight(-1.0), MixSize::Rows(5)), "source `a`: `weight` = -1 is not a number from 0 up");
-        assert_eq!(told(Amount::Weight(0.0), MixSize::Rows(5)), "all weights are 0: nothing can be drawn");
+    fn invalid_amounts_are_errors() {
+        let error = |amount, size| counts(&[source("a", 10, amount)], size).unwrap_err();
         assert_eq!(
-            told(Amount::Weight(1.0), MixSize::All),
+            error(Amount::Weight(-1.0), MixSize::Rows(5)),
+            "source `a`: `weight` = -1 must be a number of at least 0"
+        );
+        assert_eq!(error(Amount::Weight(0.0), MixSize::Rows(5)), "all weights are 0");
+        assert_eq!(
+            error(Amount::Weight(1.0), MixSize::All),
             "source `a` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`"
         );
         assert_eq!(
-            told(Amount::Keep(1.5), MixSize::All),
-            "source `a`: `keep` = 1.5 is more than all of it: `epochs` repeats rows"
+            error(Amount::Keep(1.5), MixSize::All),
+            "source `a`: `keep` = 1.5 is above 1; to repeat rows use `epochs`"
         );
-        assert!(told(Amount::Rows(9), MixSize::Rows(5)).starts_with("the mix is to have 5 rows, and the sources"));
-        assert!(told(Amount::Rows(3), MixSize::Rows(5)).contains("give 3: give one of them a `weight`"));
-        assert!(told(Amount::Epochs(f64::NAN), MixSize::All).contains("is not a number"));
+        assert!(error(Amount::Rows(9), MixSize::Rows(5)).starts_with("the mix has 5 rows, but the sources"));
+        assert!(error(Amount::Rows(3), MixSize::Rows(5)).contains("give 3: give one of them a `weight`"));
+        assert!(error(Amount::Epochs(f64::NAN), MixSize::All).contains("must be a number"));
         let uncounted = MixSource { tokens: None, ..source("a", 10, Amount::Tokens(50)) };
         assert_eq!(
             counts(&[uncounted], MixSize::All).unwrap_err(),
@@ -517,7 +521,7 @@ mod tests {
         );
         assert_eq!(
             counts(&[source("a", 0, Amount::Rows(1))], MixSize::All).unwrap_err(),
-            "source `a` is to give 1 rows and has none"
+            "source `a` must give 1 rows but has none"
         );
     }
 
@@ -533,7 +537,7 @@ mod tests {
     }
 
     #[test]
-    fn every_data_set_gives_so_many_rows_and_a_larger_number_keeps_them() {
+    fn per_dataset_gives_rows_of_every_data_set() {
         let of = |rows: &[usize], dataset: &str| {
             rows.iter().filter(|row| two_datasets(1).datasets[**row] == dataset).copied().collect::<Vec<_>>()
         };
@@ -543,7 +547,7 @@ mod tests {
             assert_eq!(of(&two, dataset), of(&three, dataset)[..2]);
             assert_eq!(of(&three, dataset), of(&four, dataset)[..3]);
         }
-        // A data set of three rows begins again with the fourth.
+        // The fourth row of a data set of three is a repetition.
         let mut docs = of(&four, "doc");
         docs.sort_unstable();
         docs.dedup();

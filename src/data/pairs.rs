@@ -1,5 +1,4 @@
-//! Preference pairs from judged samples: a right answer is preferred to a wrong one of the same question.
-//! Knows no model; texts are cut by a function it is given.
+//! Builds preference pairs from judged samples: a right response is preferred to a wrong one of the same question.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,48 +11,48 @@ use ablate_core::base::Seed;
 /// Which questions and samples become pairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PairSelection {
-    /// Least and greatest share of right samples that a question may have.
+    /// Minimum and maximum share of right samples of a question.
     pub band: [f64; 2],
     pub per_question: usize,
-    /// Share of the questions whose pairs are held out.
+    /// Share of questions whose pairs are held out.
     pub dev: f64,
-    /// Whether a sample without a readable answer, or not in the asked form, may be rejected; it is never chosen.
+    /// Whether an unreadable or non-compliant sample may be rejected. Such a sample is never chosen.
     pub unreadable: bool,
 }
 
-/// What was made of the samples.
+/// Statistics of the pairs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PairStats {
     pub questions: usize,
     pub samples: usize,
-    /// Samples from which no answer could be read.
+    /// Samples without a readable answer.
     #[serde(default)]
     pub unreadable: usize,
     /// Share of right samples.
     pub accuracy: f64,
-    /// Questions with too few right samples for the band, and with too many.
+    /// Questions with too few right samples for the band, and questions with too many.
     pub too_hard: usize,
     pub too_easy: usize,
-    /// Questions inside the band.
+    /// Questions in the band.
     pub in_band: usize,
-    /// Pairs that were dropped because, once cut, both texts are alike or the pair is one that was made already.
+    /// Dropped pairs: after truncation both texts are equal, or the pair occurs already.
     #[serde(rename = "alike")]
     pub duplicates: usize,
-    /// Questions in the band that gave no pair.
+    /// Questions in the band without a pair.
     pub without_pair: usize,
     pub pairs: usize,
     pub dev_pairs: usize,
-    /// Pairs (held-out ones included) by data set.
+    /// Pairs by data set, including held-out pairs.
     pub by_dataset: BTreeMap<String, usize>,
-    /// Responses that were cut.
+    /// Truncated responses.
     #[serde(rename = "cut")]
     pub truncated: usize,
-    /// Mean words of a response after the cut.
+    /// Mean number of words of a response after truncation.
     pub chosen_words: f64,
     pub rejected_words: f64,
 }
 
-/// Pairs for training and pairs that are held out.
+/// Training pairs and held-out pairs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SelectedPairs {
     pub train: Vec<Pair>,
@@ -61,15 +60,15 @@ pub struct SelectedPairs {
     pub stats: PairStats,
 }
 
-/// Draws the pairs. Every question's draws depend on the seed and the question's id alone, and all pairs of a question
-/// fall on the same side of the hold-out. Samples with equal texts count as one. Both sides are shuffled and paired in
-/// turn; the side with fewer texts begins again, until every text was used or the question has its pairs.
-/// `cut` shortens a response and says whether it did.
+/// Selects the pairs. The random choices for a question depend only on the seed and the question's id, and all pairs of
+/// a question are on the same side of the split. Samples with equal texts count once. Right and wrong texts are
+/// shuffled and paired one by one; the shorter list is repeated until every text was used or the question has enough
+/// pairs. `truncate` shortens a response and returns whether it did.
 pub fn select<E>(
     judged: &[JudgedItem],
     selection: &PairSelection,
     seed: Seed,
-    cut: impl Fn(&str) -> Result<(String, bool), E>,
+    truncate: impl Fn(&str) -> Result<(String, bool), E>,
 ) -> Result<SelectedPairs, E> {
     let mut selected = SelectedPairs::default();
     let stats = &mut selected.stats;
@@ -111,9 +110,9 @@ pub fn select<E>(
             if count == selection.per_question {
                 break;
             }
-            let (chosen, chosen_truncated) = cut(chosen[turn % chosen.len()])?;
-            let (rejected, rejected_truncated) = cut(rejected[turn % rejected.len()])?;
-            // Cut texts can be equal where whole ones differ.
+            let (chosen, chosen_truncated) = truncate(chosen[turn % chosen.len()])?;
+            let (rejected, rejected_truncated) = truncate(rejected[turn % rejected.len()])?;
+            // Different texts can be equal after truncation.
             if !made.insert((chosen.clone(), rejected.clone()))
                 || chosen.split_whitespace().eq(rejected.split_whitespace())
             {
@@ -150,7 +149,7 @@ pub fn select<E>(
     Ok(selected)
 }
 
-/// The text up to the end of word number `words`, and whether anything was cut off. Words are what white space parts.
+/// The first `words` words of a text, separated by white space, and whether the text was truncated.
 pub fn truncate_words(text: &str, words: usize) -> (String, bool) {
     let mut rest = text;
     for _ in 0..words {
@@ -180,8 +179,8 @@ mod tests {
     use crate::records::{AnswerType, FinishReason, Item};
     use crate::tests::support::item;
 
-    /// A question whose samples are told by letters: `r` right, `w` wrong, `u` in another form, `?` unreadable; equal
-    /// digits, equal texts.
+    /// A question with one sample per word: `r` right, `w` wrong, `u` non-compliant, `?` unreadable. Equal words have
+    /// equal texts.
     fn question(id: &str, samples: &str) -> JudgedItem {
         let verdicts = samples
             .split_whitespace()
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_gives_so_many_pairs_and_uses_a_text_once() {
+    fn pairs_per_question_are_limited() {
         let judged = [question("q", "r1 r2 r3 r4 w1 w2 w3 w4")];
         let pairs = selected(&judged, &PAPER).train;
         assert_eq!(pairs.len(), 3);
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_side_with_fewer_texts_begins_again() {
+    fn the_shorter_side_is_repeated() {
         let pairs = selected(&[question("q", "r1 r1 r1 w1 w2 w3")], &PAPER).train;
         assert_eq!(pairs.iter().map(|pair| &pair.rejected).collect::<BTreeSet<_>>().len(), 3);
         assert!(pairs.iter().all(|pair| pair.chosen.ends_with("r1")));
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn unreadable_samples_are_rejected_only_if_asked() {
+    fn unreadable_samples_are_rejected_only_if_allowed() {
         let judged = [question("q", "r1 r2 u1 u2")];
         assert_eq!(selected(&judged, &PAPER).train.len(), 2);
         let selection = PairSelection { unreadable: false, ..PAPER };
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_alike_once_cut_give_no_pair() {
+    fn texts_equal_after_truncation_give_no_pair() {
         let judged = [question("q", "r1 w1")];
         let cut = |words| move |text: &str| Ok::<_, ()>(truncate_words(text, words));
         let SelectedPairs { train, stats, .. } = select(&judged, &PAPER, Seed(1), cut(3)).unwrap();
@@ -260,25 +259,25 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_read_is_never_chosen() {
+    fn unreadable_samples_are_never_chosen() {
         let mut judged = question("q", "?1 r1 w1");
-        // From a program that calls a sample right and unreadable at once.
+        // A judging program may report `correct` and `unreadable` together.
         judged.verdicts[0].correct = true;
         let skipped = selected(&[judged.clone()], &PairSelection { unreadable: false, ..PAPER });
-        let told = |pairs: &[Pair]| {
+        let compact = |pairs: &[Pair]| {
             pairs
                 .iter()
                 .map(|pair| format!("{} > {}", &pair.chosen[14..], &pair.rejected[14..]))
                 .collect::<BTreeSet<_>>()
         };
-        assert_eq!(told(&skipped.train), BTreeSet::from(["r1 > w1".to_string()]));
+        assert_eq!(compact(&skipped.train), BTreeSet::from(["r1 > w1".to_string()]));
         assert_eq!((skipped.stats.unreadable, skipped.stats.accuracy), (1, 1.0 / 3.0));
         let rejected = selected(&[judged], &PAPER);
-        assert_eq!(told(&rejected.train), BTreeSet::from(["r1 > w1".to_string(), "r1 > ?1".to_string()]));
+        assert_eq!(compact(&rejected.train), BTreeSet::from(["r1 > w1".to_string(), "r1 > ?1".to_string()]));
     }
 
     #[test]
-    fn the_pairs_of_a_question_are_held_out_together() {
+    fn pairs_of_a_question_stay_together_in_the_split() {
         let judged: Vec<JudgedItem> = (0..400).map(|id| question(&id.to_string(), "r1 r2 r3 w1 w2 w3")).collect();
         let SelectedPairs { train, dev, .. } = selected(&judged, &PairSelection { dev: 0.25, ..PAPER });
         let questions = |pairs: &[Pair]| -> BTreeSet<String> {
@@ -291,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_cut_and_white_space_stays() {
+    fn truncation_keeps_inner_white_space() {
         assert_eq!(truncate_words("a  b\nc d", 3), ("a  b\nc".to_string(), true));
         assert_eq!(truncate_words("a  b\nc ", 3), ("a  b\nc ".to_string(), false));
         assert_eq!(truncate_words("größe ist", 1), ("größe".to_string(), true));

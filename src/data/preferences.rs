@@ -1,11 +1,11 @@
-//! Released preference pairs: a JSON array or JSONL with a pair per row. Knows no pack: images are still paths here.
+//! Reads released preference pairs: a JSON array or JSONL with a pair per row. Images are still paths.
 //!
 //! ```json
 //! {"id": "7", "image": "charts/7.png", "question": "How many bars?\nExplain first, then answer.",
 //!  "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3", "ds_name": "chart"}
 //! ```
 //!
-//! `idx` may stand for `id` and `dataset` for `ds_name`; other fields, such as `answer`, are ignored.
+//! `idx` may replace `id`, and `ds_name` may replace `dataset`. Other fields, such as `answer`, are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -18,10 +18,10 @@ use super::jsonl::ErrorList;
 use super::records::Pair;
 use ablate_core::base::Seed;
 
-/// What follows the errors of a file.
+/// An example row that follows the errors of a file.
 const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#;
 
-/// A row as it stands in the file.
+/// A row of the file.
 #[derive(Deserialize)]
 struct PreferenceRow {
     #[serde(default, deserialize_with = "maybe_text_or_number")]
@@ -29,7 +29,7 @@ struct PreferenceRow {
     #[serde(default, deserialize_with = "maybe_text_or_number")]
     idx: Option<String>,
     image: Option<String>,
-    /// The user's turn, instruction included.
+    /// The user's turn with its instruction.
     question: String,
     chosen: String,
     rejected: String,
@@ -37,16 +37,16 @@ struct PreferenceRow {
     ds_name: Option<String>,
 }
 
-/// A pair whose image is still a path, and where in the file it stands.
+/// A pair whose image is still a path, and its location in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocatedPair {
-    pub place: String,
-    /// `image` is the path relative to the folder of images, `id` the row's own.
+    pub location: String,
+    /// `image` is a path relative to the image folder; `id` is the row's own.
     pub pair: Pair,
 }
 
-/// Reads a file. `images` is the folder that image paths are relative to; without one no row may name an image.
-/// `dataset` is that of rows that name none. ErrorList are reported together, up to ten.
+/// Reads a file. `images` is the folder of the image paths; without it, no row may have an image. `dataset` is the data
+/// set of rows that state none. Up to ten errors are reported together.
 pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<LocatedPair>> {
     let mut errors = ErrorList::default();
     let mut located = Vec::new();
@@ -54,21 +54,21 @@ pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<Loc
     if !errors.is_empty() {
         errors.help(EXAMPLE);
     }
-    for (place, value) in values {
+    for (location, value) in values {
         let row = external_rows::parse_row(value, "`question`, `chosen` and `rejected`").map_err(|what| {
             errors.help(EXAMPLE);
             vec![what]
         });
         match row.and_then(|row| pair(row, images, dataset)) {
-            Ok(pair) => located.push(LocatedPair { place, pair }),
-            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{place}: {what}"))),
+            Ok(pair) => located.push(LocatedPair { location, pair }),
+            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{location}: {what}"))),
         }
     }
     errors.check()?;
     Ok(located)
 }
 
-/// A row's pair, or everything that is wrong with the row.
+/// Converts a row; returns all errors of the row.
 fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair, Vec<String>> {
     let mut wrong = Vec::new();
     let mut read = |text: Result<String, String>, raw: &str| {
@@ -88,7 +88,7 @@ fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair
     }
     wrong.extend(row.image.as_deref().and_then(|image| external_rows::check_image(image, images)));
     let id = row.id.or(row.idx).unwrap_or_else(|| {
-        wrong.push("there is no `id` and no `idx`".to_string());
+        wrong.push("missing `id` or `idx`".to_string());
         String::new()
     });
     if !wrong.is_empty() {
@@ -108,28 +108,28 @@ fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair
     })
 }
 
-/// What was made of the rows.
+/// Statistics of an import.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImportStats {
     pub rows: usize,
-    /// Different questions: prompt, image and data set.
+    /// Distinct questions: prompt, image and data set.
     pub questions: usize,
-    /// Pairs that were dropped because, once cut, both texts are alike or the pair was there already.
+    /// Dropped pairs: after truncation both texts are equal, or the pair occurs already.
     #[serde(rename = "alike")]
     pub duplicates: usize,
     pub pairs: usize,
     pub dev_pairs: usize,
-    /// Pairs (held-out ones included) by data set.
+    /// Pairs by data set, including held-out pairs.
     pub by_dataset: BTreeMap<String, usize>,
-    /// Responses that were cut.
+    /// Truncated responses.
     #[serde(rename = "cut")]
     pub truncated: usize,
-    /// Mean words of a response after the cut.
+    /// Mean number of words of a response after truncation.
     pub chosen_words: f64,
     pub rejected_words: f64,
 }
 
-/// Pairs for training and pairs that are held out.
+/// Training pairs and held-out pairs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PreparedPairs {
     pub train: Vec<LocatedPair>,
@@ -137,13 +137,14 @@ pub struct PreparedPairs {
     pub stats: ImportStats,
 }
 
-/// Cuts the responses and holds a share of the questions out; all pairs of a question fall on the same side. The pairs
-/// keep the order of the file and are called `<row's id>#<number>`. `cut` shortens a response and says whether it did.
+/// Truncates the responses and holds out a share of the questions; all pairs of a question are on the same side. Pairs
+/// keep the order of the file and are named `<row id>#<number>`. `truncate` shortens a response and returns whether it
+/// did.
 pub fn prepare<E>(
     located: Vec<LocatedPair>,
     dev: f64,
     seed: Seed,
-    cut: impl Fn(&str) -> Result<(String, bool), E>,
+    truncate: impl Fn(&str) -> Result<(String, bool), E>,
 ) -> Result<PreparedPairs, E> {
     let mut prepared = PreparedPairs::default();
     let stats = &mut prepared.stats;
@@ -151,14 +152,14 @@ pub fn prepare<E>(
     let mut made: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     let mut numbers: BTreeMap<(String, String), usize> = BTreeMap::new();
     let (mut chosen_words, mut rejected_words) = (0, 0);
-    for LocatedPair { place, mut pair } in located {
-        // Ids are no help here: a release may number its rows, or repeat a question's id.
+    for LocatedPair { location, mut pair } in located {
+        // Ids do not identify a question: a release may number its rows, or repeat the id of a question.
         let question = format!("pairs/{}/{}/{}", pair.dataset, pair.image.as_deref().unwrap_or_default(), pair.prompt);
         let held_out = super::rng::uniform(&mut seed.derive(&question).stream("dev")) < dev;
-        (pair.chosen, pair.chosen_truncated) = cut(&pair.chosen)?;
-        (pair.rejected, pair.rejected_truncated) = cut(&pair.rejected)?;
-        let fresh = made.entry(question).or_default().insert((pair.chosen.clone(), pair.rejected.clone()));
-        if !fresh || pair.chosen.split_whitespace().eq(pair.rejected.split_whitespace()) {
+        (pair.chosen, pair.chosen_truncated) = truncate(&pair.chosen)?;
+        (pair.rejected, pair.rejected_truncated) = truncate(&pair.rejected)?;
+        let is_new = made.entry(question).or_default().insert((pair.chosen.clone(), pair.rejected.clone()));
+        if !is_new || pair.chosen.split_whitespace().eq(pair.rejected.split_whitespace()) {
             stats.duplicates += 1;
             continue;
         }
@@ -170,7 +171,7 @@ pub fn prepare<E>(
         rejected_words += pair.rejected.split_whitespace().count();
         *stats.by_dataset.entry(pair.dataset.clone()).or_default() += 1;
         let side = if held_out { &mut prepared.dev } else { &mut prepared.train };
-        side.push(LocatedPair { place, pair });
+        side.push(LocatedPair { location, pair });
     }
     stats.questions = made.len();
     (stats.pairs, stats.dev_pairs) = (prepared.train.len(), prepared.dev.len());
@@ -197,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rows_of_two_releases_are_pairs() {
+    fn rows_of_two_releases_are_read() {
         let ours = r#"{"id": 7, "image": "a.png", "question": "How many?\nExplain.", "chosen": "4", "rejected": "3", "answer": "4"}"#;
         let rlaif = r#"{"idx": 0, "ds_name": "RLAIF-V", "image": "a.png", "question": "<image>\nDescribe.", "chosen": " a cat ",
             "rejected": "a dog", "origin_dataset": "OK-VQA", "origin_split": "train"}"#;
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_comes_with_its_line() {
+    fn every_error_names_its_line() {
         let lines = [
             r#"{"id": 1, "question": "a?", "chosen": "x", "rejected": "y"}"#,
             r#"{"id": 2, "question": "a?", "chosen": "x"}"#,
@@ -232,16 +233,16 @@ mod tests {
             r#"{"id": 9, "question": "a?", "chosen": "x", "rejected": "y", "images": ["a.png"]}"#,
         ];
         expect![[r#"
-            a.jsonl:2: there is no `rejected`
+            a.jsonl:2: missing field `rejected`
             a.jsonl:3: `question` is empty
             a.jsonl:3: `rejected` is empty
-            a.jsonl:3: there is no `id` and no `idx`
+            a.jsonl:3: missing `id` or `idx`
             a.jsonl:5: `chosen`: invalid type: integer `3`, expected a string
-            a.jsonl:6: the question names 2 images: one is the most
-            a.jsonl:6: the image `b.png` is not in the folder of `images`, `images`
+            a.jsonl:6: the question has 2 image placeholders, at most one is allowed
+            a.jsonl:6: the image `b.png` is not in the folder `images` (`images`)
             a.jsonl:7: a row must be an object with `question`, `chosen` and `rejected`
             a.jsonl:8: not JSON: EOF while parsing an object (column 1)
-            a.jsonl:9: the question has `<image>`, and no `image` is given; where the tag itself is meant write `\<image>` (in JSON `\\<image>`)
+            a.jsonl:9: the question has `<image>`, but the row has no `image`; for the literal text write `\<image>` (in JSON `\\<image>`)
             and 2 more
             a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#]]
         .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
@@ -252,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_are_cut_and_pairs_that_are_alike_are_dropped() {
+    fn pairs_equal_after_truncation_are_dropped() {
         let text = [
             row("1", "a?", "one two three", "one three"),
             row("1", "a?", "one two four", "one three"),
@@ -262,12 +263,12 @@ mod tests {
         let located = read_text("a.jsonl", &text.concat()).unwrap();
         let PreparedPairs { train, dev, stats } =
             prepare(located, 0.0, Seed(1), |text| Ok::<_, ()>(truncate_words(text, 2))).unwrap();
-        // Cut to two words the second pair is the first again, and both texts of the fourth are one.
-        let told: Vec<(&str, &str, bool)> = train
+        // Truncated to two words, the second pair equals the first, and both texts of the fourth are equal.
+        let chosen: Vec<(&str, &str, bool)> = train
             .iter()
             .map(|one| (one.pair.id.as_str(), one.pair.chosen.as_str(), one.pair.chosen_truncated))
             .collect();
-        assert_eq!(told, [("1#0", "one two", true), ("1#1", "two", false)]);
+        assert_eq!(chosen, [("1#0", "one two", true), ("1#1", "two", false)]);
         let by_dataset = BTreeMap::from([("toy".to_string(), 2)]);
         let (chosen_words, rejected_words) = (1.5, 1.5);
         let expected = ImportStats {
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pairs_of_a_question_are_held_out_together_whatever_their_ids() {
+    fn pairs_of_a_question_stay_together_in_the_split() {
         let rows = (0..400).flat_map(|i| {
             let prompt = format!("{i}?");
             [row(&format!("{i}a"), &prompt, "x", "y"), row(&format!("{i}b"), &prompt, "x", "z")]

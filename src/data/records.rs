@@ -137,7 +137,7 @@ pub struct Rollout {
 pub struct Verdict {
     pub text: String,
     pub finish: FinishReason,
-    /// The final answer that was found, if one was.
+    /// The extracted final answer, if any.
     pub answer: Option<String>,
     /// Whether the response has the form that the prompt asks for: answer marker present (CoT) or absent (direct), and
     /// ended by the model itself.
@@ -224,7 +224,7 @@ pub struct Score {
     pub gold: Vec<String>,
     pub response: String,
     pub finish: FinishReason,
-    /// The final answer that was found, if one was.
+    /// The extracted final answer, if any.
     pub answer: Option<String>,
     pub compliant: bool,
     /// Whether the answer could not be parsed as the item's type. Omitted from the file if false.

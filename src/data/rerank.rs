@@ -1,30 +1,30 @@
-//! One response picked from several of the same question: a single sample, votes, or a verifier's log-ratio (paper
-//! 5.6). Knows no model.
+//! Picks one of several responses to a question: first sample, majority vote, or a verifier's log-ratio (paper 5.6).
 
 use serde::{Deserialize, Serialize};
 
 use super::answers::canonical;
 use super::records::{CreditedResponse, Item};
 
-/// How one of several responses is picked.
+/// How a response is picked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// The first: a single sample.
+    /// The first response: a single sample.
     First,
-    /// Of the most frequent answer: self-consistency.
+    /// A response with the most frequent answer: self-consistency.
     Majority,
-    /// The one of the highest log-ratio: best-of-N.
+    /// The response with the highest log-ratio: best-of-N.
     Best,
-    /// Of the answer with the greatest sum of weights.
+    /// A response with the answer whose votes have the greatest total weight.
     Weighted,
-    /// The best by the gold answer: what a perfect verifier would pick.
+    /// The best response by the gold answer: an upper bound for every verifier.
     Oracle,
 }
 
-/// What a response's vote weighs, of its log-ratio.
+/// The weight of a response's vote, from its log-ratio.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "Weight")]
 pub enum VoteWeight {
     /// `1 / (1 + exp(-log_ratio))`.
     #[default]
@@ -33,51 +33,51 @@ pub enum VoteWeight {
     Exp,
 }
 
-/// The place of the picked response; none where there is no response.
+/// The index of the picked response; `None` if there are no responses.
 ///
-/// Only a response in the asked form whose answer was read has a vote and a rank; where none has, the first stands.
-/// Answers that are written differently and are the same have their votes together. A tie goes to the answer whose
-/// first sample came first, and of one answer's responses the one of the greatest weight is taken.
+/// Only a readable, compliant response has a vote and a rank; if there is none, the first response is picked. Answers
+/// that are equal in canonical form share their votes. Ties go to the answer that occurs first. Among the responses
+/// with one answer, the one with the greatest weight is picked.
 pub fn pick(item: &Item, responses: &[CreditedResponse], strategy: Strategy, weight: VoteWeight) -> Option<usize> {
     let readable = responses.iter().enumerate().filter(|(_, credit)| credit.verdict.is_readable());
     let votes: Vec<(usize, String)> = readable
-        .filter_map(|(place, credit)| Some((place, canonical(item, credit.verdict.answer.as_deref()?))))
+        .filter_map(|(index, credit)| Some((index, canonical(item, credit.verdict.answer.as_deref()?))))
         .collect();
     let first = (!responses.is_empty()).then_some(0);
-    let highest = |rank: &dyn Fn(usize) -> f64| greatest(votes.iter().map(|(place, _)| (*place, rank(*place))));
+    let highest = |rank: &dyn Fn(usize) -> f64| greatest(votes.iter().map(|(index, _)| (*index, rank(*index))));
     let picked = match strategy {
         Strategy::First => first,
-        Strategy::Best => highest(&|place| responses[place].log_ratio),
-        Strategy::Oracle => highest(&|place| responses[place].verdict.score),
+        Strategy::Best => highest(&|index| responses[index].log_ratio),
+        Strategy::Oracle => highest(&|index| responses[index].verdict.score),
         Strategy::Majority => elect(&votes, &|_| 1.0),
         Strategy::Weighted => {
-            let top = highest(&|place| responses[place].log_ratio).map_or(0.0, |place| responses[place].log_ratio);
-            elect(&votes, &|place| match weight {
-                VoteWeight::Sigmoid => 1.0 / (1.0 + (-responses[place].log_ratio).exp()),
-                // A common factor changes no order; this one keeps the sums finite.
-                VoteWeight::Exp => (responses[place].log_ratio - top).exp(),
+            let top = highest(&|index| responses[index].log_ratio).map_or(0.0, |index| responses[index].log_ratio);
+            elect(&votes, &|index| match weight {
+                VoteWeight::Sigmoid => 1.0 / (1.0 + (-responses[index].log_ratio).exp()),
+                // A common factor does not change the order; this one keeps the sums finite.
+                VoteWeight::Exp => (responses[index].log_ratio - top).exp(),
             })
         }
     };
     picked.or(first)
 }
 
-/// The heaviest response of the answer with the greatest sum of weights.
+/// The response with the greatest weight among those with the winning answer.
 fn elect(votes: &[(usize, String)], weight: &dyn Fn(usize) -> f64) -> Option<usize> {
     let mut answers: Vec<(&str, f64)> = Vec::new();
-    for (place, answer) in votes {
+    for (index, answer) in votes {
         match answers.iter_mut().find(|(known, _)| known == answer) {
-            Some((_, sum)) => *sum += weight(*place),
-            None => answers.push((answer, weight(*place))),
+            Some((_, sum)) => *sum += weight(*index),
+            None => answers.push((answer, weight(*index))),
         }
     }
     let winner = answers[greatest(answers.iter().map(|(_, sum)| *sum).enumerate())?].0;
-    greatest(votes.iter().filter(|(_, answer)| answer == winner).map(|(place, _)| (*place, weight(*place))))
+    greatest(votes.iter().filter(|(_, answer)| answer == winner).map(|(index, _)| (*index, weight(*index))))
 }
 
-/// The place of the greatest value, of equal ones the first.
+/// The index of the greatest value, of equal ones the first.
 fn greatest(values: impl Iterator<Item = (usize, f64)>) -> Option<usize> {
-    values.reduce(|best, one| if one.1 > best.1 { one } else { best }).map(|(place, _)| place)
+    values.reduce(|best, one| if one.1 > best.1 { one } else { best }).map(|(index, _)| index)
 }
 
 #[cfg(test)]
@@ -86,7 +86,7 @@ mod tests {
     use crate::records::CreditedItem;
     use crate::tests::support::credited_item;
 
-    /// What every strategy picks: first, majority, best, weighted by sigmoid and by exp, oracle.
+    /// The picks of all strategies: first, majority, best, weighted by sigmoid and by exp, oracle.
     fn picks(answers: &[&str], log_ratios: &[f64]) -> [Option<usize>; 6] {
         let CreditedItem { item, responses, .. } = credited_item(answers, log_ratios);
         let with = |strategy, weight| pick(&item, &responses, strategy, weight);
@@ -101,8 +101,8 @@ mod tests {
     }
 
     #[test]
-    fn every_strategy_has_its_own_pick() {
-        // 5 has 2 votes, 4 and 3 have 3: a tie that goes to 4, which came first. 5 has the highest log-ratio.
+    fn strategies_pick_different_responses() {
+        // 5 has 2 votes, 4 and 3 have 3 each: the tie goes to 4, which occurs first. 5 has the highest log-ratio.
         // Sigmoid: 5 has 0.88 + 0.27 = 1.15, 4 has 3 x 0.5 = 1.5, 3 has 0.62 + 0.62 + 0.38 = 1.62; 3's first is heaviest.
         // Exp: 5 has 7.39 + 0.37 = 7.76, 4 has 3, 3 has 1.65 + 1.65 + 0.61 = 3.91.
         let answers = ["5", "4", "3", "4", "3", "4", "3", "5"];
@@ -111,21 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn ties_go_to_the_answer_that_came_first() {
+    fn ties_go_to_the_first_answer() {
         assert_eq!(picks(&["4", "3", "3", "4"], &[0.0; 4]), [0, 0, 0, 0, 0, 1].map(Some));
     }
 
     #[test]
-    fn one_answer_in_several_forms_is_one_vote_each() {
-        // `3`, `3.0` and `$3` are three votes; of them the last has the greatest weight.
+    fn spellings_of_one_answer_share_votes() {
+        // `3`, `3.0` and `$3` are three votes for one answer; the last has the greatest weight.
         assert_eq!(picks(&["4", "4", "3", "3.0", "$3"], &[0.0, 0.0, 0.0, 0.0, 0.1]), [0, 2, 4, 4, 4, 2].map(Some));
     }
 
     #[test]
     fn a_response_without_an_answer_has_no_vote() {
-        // The unreadable ones have the highest log-ratio and the most votes, and come first.
+        // The unreadable responses come first, and have the highest log-ratios and the most votes.
         assert_eq!(picks(&["", "", "4", "3"], &[9.0, 9.0, 1.0, 0.0]), [0, 2, 2, 2, 2, 3].map(Some));
-        // Nothing else is there: the first stands, and its score is 0.
+        // Without readable responses, the first one is picked, and its score is 0.
         assert_eq!(picks(&["", ""], &[0.0, 1.0]), [Some(0); 6]);
         assert!(credited_item(&[""], &[0.0]).responses[0].verdict.score < 0.5);
         assert_eq!(picks(&[], &[]), [None; 6]);

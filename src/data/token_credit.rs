@@ -1,37 +1,36 @@
-//! What the credits of responses say: whether the log-ratio tells right responses from wrong ones, and where in a
-//! wrong one its lowest token lies (paper 5.6 and 5.7). Knows no model.
+//! Statistics of credited responses: whether the log-ratio separates right from wrong responses, and where in a wrong
+//! response its lowest token is (paper 5.6 and 5.7).
 
 use serde::{Deserialize, Serialize};
 
 use super::prompts::ANSWER_MARKER;
 use super::records::{CreditedItem, CreditedResponse};
 
-/// Facts about the credits of a set of questions. What cannot be told, for want of right or of wrong responses, is
-/// left out.
+/// Statistics over questions with credited responses. A value that needs right or wrong responses is omitted if there
+/// are none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CreditStats {
     pub questions: usize,
     pub responses: usize,
     pub right: usize,
-    /// Share of the pairs of a right and a wrong response in which the right one has the higher log-ratio; an equal
-    /// one counts half.
+    /// Share of (right, wrong) response pairs in which the right one has the higher log-ratio; ties count half.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auc: Option<f64>,
-    /// The same over the pairs whose responses answer the same question: what re-ranking has to go by.
+    /// The same over pairs of responses to one question. Re-ranking depends on this value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auc_within_questions: Option<f64>,
-    /// Mean log-ratio of the right responses, and of the wrong ones.
+    /// Mean log-ratio of right responses, and of wrong responses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_right: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean_wrong: Option<f64>,
-    /// Of wrong responses: mean place of the lowest token, from 0 for the first to 1 for the last.
+    /// Wrong responses: mean relative position of the lowest token, from 0 (first) to 1 (last).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lowest_place: Option<f64>,
-    /// Of wrong responses: share whose lowest token lies in the reasoning.
+    /// Wrong responses: share whose lowest token is in the reasoning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lowest_in_reasoning: Option<f64>,
-    /// Of wrong responses: mean share of tokens that lie in the reasoning, which is what chance would give.
+    /// Wrong responses: mean share of tokens in the reasoning; the chance level of `lowest_in_reasoning`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_in_reasoning: Option<f64>,
 }
@@ -44,12 +43,12 @@ impl CreditStats {
         let within = credited.iter().map(|one| wins(&one.responses.iter().collect::<Vec<_>>()));
         let within = within.fold((0.0, 0.0), |sum, (wins, pairs)| (sum.0 + wins, sum.1 + pairs));
         let ratio = |(part, whole): (f64, f64)| (whole > 0.0).then(|| part / whole);
-        let mut told = Vec::new();
+        let mut positions = Vec::new();
         for credit in &wrong {
             if let Some(lowest) = lowest(credit) {
                 let (last, reasoning) = (credit.tokens.len() - 1, reasoning(credit));
                 let place = if last == 0 { 0.0 } else { lowest as f64 / last as f64 };
-                told.push((place, f64::from(lowest < reasoning), reasoning as f64 / credit.tokens.len() as f64));
+                positions.push((place, f64::from(lowest < reasoning), reasoning as f64 / credit.tokens.len() as f64));
             }
         }
         CreditStats {
@@ -60,19 +59,19 @@ impl CreditStats {
             auc_within_questions: ratio(within),
             mean_right: mean(right.iter().map(|credit| credit.log_ratio)),
             mean_wrong: mean(wrong.iter().map(|credit| credit.log_ratio)),
-            lowest_place: mean(told.iter().map(|one| one.0)),
-            lowest_in_reasoning: mean(told.iter().map(|one| one.1)),
-            tokens_in_reasoning: mean(told.iter().map(|one| one.2)),
+            lowest_place: mean(positions.iter().map(|one| one.0)),
+            lowest_in_reasoning: mean(positions.iter().map(|one| one.1)),
+            tokens_in_reasoning: mean(positions.iter().map(|one| one.2)),
         }
     }
 }
 
-/// The token that speaks most against a response: that of the lowest log-ratio, of equal ones the first.
+/// Index of the token with the lowest log-ratio; ties go to the first.
 pub fn lowest(credit: &CreditedResponse) -> Option<usize> {
     (0..credit.tokens.len()).min_by(|&one, &other| credit.tokens[one].1.total_cmp(&credit.tokens[other].1))
 }
 
-/// How many tokens begin before the answer's marker; without a marker, all of the text's.
+/// Number of tokens that begin before the answer marker; without a marker, all tokens.
 fn reasoning(credit: &CreditedResponse) -> usize {
     let text: String = credit.tokens.iter().map(|(piece, _)| piece.as_str()).collect();
     let end = text.rfind(ANSWER_MARKER).unwrap_or(text.len());
@@ -80,7 +79,8 @@ fn reasoning(credit: &CreditedResponse) -> usize {
     starts.take_while(|&start| start < end).count()
 }
 
-/// Pairs of a right and a wrong response in which the right one has the higher log-ratio, and such pairs in all.
+/// Number of (right, wrong) pairs in which the right response has the higher log-ratio (ties count half), and number of
+/// all such pairs.
 fn wins(credits: &[&CreditedResponse]) -> (f64, f64) {
     let mut sorted = credits.to_vec();
     sorted.sort_by(|one, other| one.log_ratio.total_cmp(&other.log_ratio));
@@ -106,7 +106,7 @@ mod tests {
     use crate::tests::support::{credit, credited_item};
 
     #[test]
-    fn the_area_under_the_curve_counts_ties_half() {
+    fn auc_counts_ties_half() {
         // Right at 3, 1 and 0; wrong at 1 and -2. Of 6 pairs, 3 > 1, 3 > -2, 1 = 1, 1 > -2, 0 < 1, 0 > -2: 4.5 / 6.
         let one = credited_item(&["3", "3", "4"], &[3.0, 1.0, 1.0]);
         let other = credited_item(&["3", "4"], &[0.0, -2.0]);
@@ -120,14 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_left_out() {
+    fn undefined_values_are_omitted() {
         let stats = CreditStats::of(&[credited_item(&["3"], &[1.0])]);
         assert_eq!((stats.auc, stats.mean_wrong, stats.lowest_place), (None, None, None));
         assert!(!serde_json::to_string(&stats).unwrap().contains("null"));
     }
 
     #[test]
-    fn the_lowest_token_of_a_wrong_response_has_a_place() {
+    fn lowest_tokens_have_relative_positions() {
         let wrong = |tokens: &[(&str, f32)]| CreditedResponse {
             tokens: tokens.iter().map(|(piece, ratio)| ((*piece).to_string(), *ratio)).collect(),
             ..credit("4", 0.0)
@@ -136,13 +136,13 @@ mod tests {
         let early = wrong(&[("2+", 0.1), ("2=5", -3.0), (".", -0.5), ("\n", 0.0), ("### Answer:", 0.5)]);
         // The last of three tokens, which ends a marker that begins in the second.
         let late = wrong(&[("so\n", 0.1), ("### ", 0.2), ("Answer: 4", -1.0)]);
-        // A response that was cut has no marker: all of it is reasoning. Of equal tokens the first counts.
+        // A truncated response has no marker: all of it is reasoning. Of equal tokens the first counts.
         let cut = wrong(&[("2", -1.0), ("+", -1.0)]);
-        let silent = wrong(&[]);
-        assert_eq!([&early, &late, &cut, &silent].map(lowest), [Some(1), Some(2), Some(0), None]);
-        assert_eq!([&early, &late, &cut, &silent].map(reasoning), [4, 1, 2, 0]);
+        let empty = wrong(&[]);
+        assert_eq!([&early, &late, &cut, &empty].map(lowest), [Some(1), Some(2), Some(0), None]);
+        assert_eq!([&early, &late, &cut, &empty].map(reasoning), [4, 1, 2, 0]);
         let mut asked = credited_item(&["3"], &[1.0]);
-        asked.responses.extend([early, late, cut, silent]);
+        asked.responses.extend([early, late, cut, empty]);
         let stats = CreditStats::of(&[asked]);
         // (1/4 + 2/2 + 0/1) / 3, 2 of 3, and (4/5 + 1/3 + 1) / 3.
         assert!((stats.lowest_place.unwrap() - 1.25 / 3.0).abs() < 1e-12);

@@ -1,5 +1,5 @@
-//! Text to token ids and back: trained here (byte-level BPE, or words) or imported from a `tokenizer.json`.
-//! The only home of the `tokenizers` crate. Knows no row and no layout of a conversation.
+//! Converts text to token ids and back. A tokenizer is trained here (byte-level BPE or words) or read from a
+//! `tokenizer.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,30 +21,29 @@ use tokenizers::{
 use super::tokenizer_limits::{MAX_FILE_BYTES, Pipeline};
 use ablate_core::base::files;
 
-/// The special tokens, in the order of their ids in a tokenizer that is trained here.
+/// The special tokens of the built-in layout. A tokenizer trained here gives them the first ids, in this order.
 pub const SPECIAL_TOKENS: [&str; 5] = ["<|pad|>", "<|image|>", "<|user|>", "<|assistant|>", "<|end|>"];
 
-/// The name of the token that ends a turn.
+/// The token that ends a turn.
 pub const END_TOKEN: &str = SPECIAL_TOKENS[4];
 
-/// The file's name in a folder, as `transformers` knows it.
+/// Name of the tokenizer file in a folder, as in `transformers`.
 pub const FILE: &str = "tokenizer.json";
 
-/// What a word is for [`Tokenizer::train_word`]: a run of letters or of `#` with the space before it, one digit,
-/// or any other single character. Joined again they are the text.
+/// A word of [`Tokenizer::train_word`]: a run of letters or of `#` with the preceding space, one digit, or any other
+/// single character. The words of a text joined together are the text.
 const WORD: &str = r" ?#+| ?\p{L}+|\p{N}|[\s\S]";
 
-/// Text to ids and back.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
 }
 
-/// Ids of our special tokens.
+/// Ids of the special tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialTokens {
     pub pad: u32,
-    /// Stands where the projector's output for one image patch goes.
+    /// A placeholder for one projector output (one image feature).
     pub image: u32,
     pub user: u32,
     pub assistant: u32,
@@ -53,8 +52,8 @@ pub struct SpecialTokens {
 }
 
 impl Tokenizer {
-    /// Byte-level BPE with at most `vocab` tokens: the special tokens, 256 bytes, then merges. Every digit is a
-    /// token of its own, so that numbers are spelled alike wherever they stand. Any text can be encoded.
+    /// Trains byte-level BPE with at most `vocab` tokens: the special tokens, 256 bytes, then merges. Every digit is a
+    /// token of its own, so that a number has the same tokens in every context. Any text can be encoded.
     pub fn train_bpe<'a>(texts: impl IntoIterator<Item = &'a str>, vocab: usize) -> Result<Tokenizer> {
         let least = SPECIAL_TOKENS.len() + 256;
         if vocab < least {
@@ -83,8 +82,8 @@ impl Tokenizer {
         Tokenizer::with_special_tokens(inner)
     }
 
-    /// One token per word, digit or other character, the most frequent first, at most `vocab` in all. A word that
-    /// is not in the vocabulary cannot be encoded: for closed worlds.
+    /// Trains a word-level tokenizer: one token per word, digit or other character, most frequent first, at most
+    /// `vocab` in total. Words outside the vocabulary cannot be encoded, so it is meant for a closed vocabulary.
     pub fn train_word<'a>(texts: impl IntoIterator<Item = &'a str>, vocab: usize) -> Result<Tokenizer> {
         let splitter = Split::new(SplitPattern::Regex(WORD.to_string()), SplitDelimiterBehavior::Isolated, false)
             .map_err(|error| anyhow!("BUG: the pattern of a word: {error}"))?;
@@ -100,7 +99,7 @@ impl Tokenizer {
         words.sort_by(|(one, count), (other, larger)| larger.cmp(count).then_with(|| one.cmp(other)));
         if words.len() + SPECIAL_TOKENS.len() > vocab {
             bail!(
-                "the texts have {} different words, and `vocab` = {vocab} leaves room for {}: \
+                "the texts have {} different words, but `vocab` = {vocab} allows {}: \
                  raise `vocab`, or use kind `bpe`",
                 words.len(),
                 vocab.saturating_sub(SPECIAL_TOKENS.len())
@@ -110,7 +109,7 @@ impl Tokenizer {
         let names = SPECIAL_TOKENS.iter().map(ToString::to_string).chain(words);
         let model = WordLevel::builder()
             .vocab(names.zip(0u32..).collect())
-            // Not in the vocabulary: an unknown word is an error, not a token.
+            // This token is not in the vocabulary, so that an unknown word is an error.
             .unk_token("<|unknown|>".to_string())
             .build()
             .map_err(|error| anyhow!("cannot build the tokenizer: {error}"))?;
@@ -120,25 +119,26 @@ impl Tokenizer {
         Tokenizer::with_special_tokens(inner)
     }
 
-    /// Reads a `tokenizer.json`, or the one in a folder.
+    /// Reads a `tokenizer.json`, or the one in a folder. Missing special tokens are added at the end.
     pub fn read(path: &Path) -> Result<Tokenizer> {
         Tokenizer::with_special_tokens(load(path)?).with_context(|| format!("`{}` cannot be used", path.display()))
     }
 
-    /// Writes a `tokenizer.json` that the `tokenizers` and `transformers` packages read too.
+    /// Writes a `tokenizer.json` that the `tokenizers` and `transformers` packages can read.
     pub fn write(&self, path: &Path) -> Result<()> {
         let text = self.inner.to_string(true).map_err(|error| anyhow!("cannot write the tokenizer: {error}"))?;
         files::write_atomic(path, text.as_bytes())
     }
 
-    /// The ids of a text. SpecialTokens tokens in the text are plain characters here; only the chat layout places them.
+    /// The ids of a text. Special tokens in the text are encoded as plain characters; only the chat layout inserts
+    /// special tokens.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| unknown_word(text, &*error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The stretch of the text that each of its tokens stands for; joined they are the text. Of a character that
-    /// several tokens share the first has all.
+    /// The part of the text that each token covers; joined they are the text. If several tokens share a character, the
+    /// first one gets it.
     pub fn pieces(&self, text: &str) -> Result<Vec<String>> {
         let encoding = self.encoding(text)?;
         let mut pieces = Vec::with_capacity(encoding.len());
@@ -154,14 +154,14 @@ impl Tokenizer {
         Ok(pieces)
     }
 
-    /// The text of ids. SpecialTokens tokens are written by their names, so that nothing a model said is hidden; bytes
-    /// that are no UTF-8 become U+FFFD.
+    /// The text of ids. Special tokens are written by name, so that the output of a model is shown completely. Invalid
+    /// UTF-8 becomes U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.inner.decode(ids, false).map_err(|error| anyhow!("cannot decode {} tokens: {error}", ids.len()))
     }
 
-    /// The text of the first `count` tokens, and whether anything was cut off. A character that the cut would part
-    /// goes as a whole.
+    /// The text of the first `count` tokens, and whether the text was truncated. A character that is only partly
+    /// included is dropped.
     pub fn truncate(&self, text: &str, count: usize) -> Result<(String, bool)> {
         let ids = self.encode(text)?;
         if ids.len() <= count {
@@ -171,26 +171,26 @@ impl Tokenizer {
         Ok((start.trim_end_matches(char::REPLACEMENT_CHARACTER).to_string(), true))
     }
 
-    /// The ids of a text with the stretches that they stand for.
+    /// The ids of a text with their offsets.
     pub(super) fn encoding(&self, text: &str) -> Result<Encoding> {
         self.inner.encode(text, false).map_err(|error| unknown_word(text, &*error))
     }
 
-    /// Number of ids, the special tokens included.
+    /// Number of ids, including special tokens.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// Whether a model with an embedding of so many rows has one for every id. More rows than ids are padding.
+    /// Checks that an embedding of `rows` rows has a row for every id. Further rows are padding.
     pub fn check_embedding_rows(&self, rows: usize) -> Result<()> {
         let ids = self.inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
         if ids > rows {
-            bail!("the tokenizer has {ids} tokens, the model's embedding {rows} rows");
+            bail!("the tokenizer has {ids} tokens, but the model's embedding has {rows} rows");
         }
         Ok(())
     }
 
-    /// The ids of our special tokens. The tokenizer of a Hugging Face folder has none of them.
+    /// The ids of the special tokens. The tokenizer of a Hugging Face folder does not have them.
     pub fn special(&self) -> Result<SpecialTokens> {
         let id = |name: &str| {
             self.inner.token_to_id(name).ok_or_else(|| anyhow!("the tokenizer has no special token `{name}`"))
@@ -205,7 +205,7 @@ impl Tokenizer {
         })
     }
 
-    /// A tokenizer with our special tokens.
+    /// A tokenizer with the special tokens added.
     fn with_special_tokens(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
         inner
             .add_special_tokens(SPECIAL_TOKENS.iter().map(|name| AddedToken::from(*name, true)))
@@ -213,7 +213,7 @@ impl Tokenizer {
         Tokenizer::without_added_tokens(inner)
     }
 
-    /// A tokenizer with the vocabulary that it has.
+    /// A tokenizer with an unchanged vocabulary.
     pub(super) fn without_added_tokens(mut inner: tokenizers::Tokenizer) -> Result<Tokenizer> {
         inner.set_encode_special_tokens(true);
         inner.with_padding(None);
@@ -222,25 +222,25 @@ impl Tokenizer {
     }
 }
 
-/// Reads a `tokenizer.json`, or the one in a folder, as it is.
+/// Reads a `tokenizer.json`, or the one in a folder, without changes.
 pub(super) fn load(path: &Path) -> Result<tokenizers::Tokenizer> {
     let inside = path.join(FILE);
     let path = if path.is_dir() { &inside } else { path };
     let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if size > MAX_FILE_BYTES {
-        bail!("`{}` has {size} bytes: at most {MAX_FILE_BYTES} are possible", path.display());
+        bail!("`{}` has {size} bytes: at most {MAX_FILE_BYTES} are allowed", path.display());
     }
     let bytes = files::read_bytes(path)?;
     parse(&bytes).with_context(|| format!("`{}` is not a tokenizer", path.display()))
 }
 
-/// Parts of the library unwrap what they read: on JSON that is broken, which is told before it sees it, and on parts
-/// that are not what they should be.
+/// Parses a `tokenizer.json`. The library panics on invalid parts: invalid JSON is rejected before, and other panics
+/// are caught.
 fn parse(bytes: &[u8]) -> Result<tokenizers::Tokenizer> {
     serde_json::from_slice::<Pipeline>(bytes)?.check()?;
     match std::panic::catch_unwind(|| tokenizers::Tokenizer::from_bytes(bytes)) {
         Ok(read) => read.map_err(|error| anyhow!("{error}")),
-        Err(_) => bail!("a part of it is not what it should be"),
+        Err(_) => bail!("a part of it is invalid"),
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
     ];
 
     #[test]
-    fn bpe_gives_every_text_back() {
+    fn bpe_decodes_every_text_unchanged() {
         let tokenizer = Tokenizer::train_bpe(TEXTS, 320).unwrap();
         for text in
             TEXTS.into_iter().chain(["", " ", "\n\n  x", "an unseen Ω text \u{0} 123", "<|end|>", "<|unk|> <|user|>x"])
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pieces_of_a_text_are_its_tokens() {
+    fn pieces_are_the_texts_of_tokens() {
         let words = Tokenizer::train_word(TEXTS, 200).unwrap();
         assert_eq!(
             words.pieces("red=3, blue\n### 12").unwrap(),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_cut_between_characters() {
+    fn truncation_keeps_whole_characters() {
         let tokenizer = Tokenizer::train_bpe([""], 261).unwrap();
         assert_eq!(tokenizer.truncate("aé3", 2).unwrap(), ("a".to_string(), true));
         assert_eq!(tokenizer.truncate("aé3", 3).unwrap(), ("aé".to_string(), true));
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_are_tokens_of_their_own() {
+    fn every_digit_is_a_token() {
         let tokenizer = Tokenizer::train_bpe(std::iter::repeat_n("2024 2024 12", 50), 300).unwrap();
         let digit = |text: &str| tokenizer.encode(text).unwrap();
         assert_eq!(digit("2024"), [digit("2"), digit("0"), digit("2"), digit("4")].concat());
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn training_is_deterministic_and_a_file_is_read_back_alike() {
+    fn training_is_deterministic() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         for train in [Tokenizer::train_bpe(TEXTS, 320), Tokenizer::train_word(TEXTS, 200)] {
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn words_keep_their_space_and_unknown_words_are_errors() {
+    fn unknown_words_are_errors() {
         let tokenizer = Tokenizer::train_word(TEXTS, 200).unwrap();
         let ids = tokenizer.encode("red=3, blue=12.\n### Answer: 15").unwrap();
         assert_eq!(tokenizer.decode(&ids).unwrap(), "red=3, blue=12.\n### Answer: 15");
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_tokenizer_is_an_error_with_its_name() {
+    fn an_invalid_tokenizer_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         files::write_atomic(&path, b"{\"version\":\"1.0\"}").unwrap();

@@ -1,24 +1,24 @@
-//! What a `tokenizer.json` may do to a text before and after its model: how much longer its steps can make it. A file from
-//! elsewhere must not turn a line into gigabytes. Looks at the file's JSON and knows no text.
+//! Limits for a `tokenizer.json`: how much its steps before and after the model may lengthen a text. A downloaded file
+//! must not turn a line into gigabytes.
 
 use anyhow::{Result, bail};
 use base64::Engine;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Bytes that a file may have. The largest that are published have a third of it.
+/// Maximum file size in bytes. The largest published files have a third of it.
 pub(super) const MAX_FILE_BYTES: u64 = 128 << 20;
 
-/// How many times as long all steps of a pipeline together may make a text, at worst.
+/// Maximum factor by which all steps of a pipeline together may lengthen a text in the worst case.
 const MAX_GROWTH: u64 = 1000;
 
-/// Bytes that a step may put in.
+/// Maximum number of bytes that a step may insert.
 const MAX_INSERTED_BYTES: usize = 1024;
 
-/// Steps of a pipeline.
+/// Maximum number of steps of a pipeline.
 const MAX_STEPS: usize = 64;
 
-/// The parts of a file that change texts.
+/// The parts of a file that change text.
 #[derive(Deserialize)]
 pub(super) struct Pipeline {
     normalizer: Option<Value>,
@@ -33,10 +33,10 @@ struct Model {
 }
 
 impl Pipeline {
-    /// Refuses steps that could make a text too long, and a model that draws its tokens.
+    /// Refuses steps that may lengthen a text too much, and a model that draws tokens at random.
     pub(super) fn check(&self) -> Result<()> {
         if let Some(dropout) = self.model.as_ref().and_then(|model| model.dropout).filter(|dropout| *dropout != 0.0) {
-            bail!("`model.dropout` is {dropout}: tokens would be drawn at random; supported is null or 0");
+            bail!("`model.dropout` is {dropout}: tokens would be random; only null and 0 are supported");
         }
         let before = growth("normalizer", self.normalizer.as_ref())?;
         let before = before.saturating_mul(growth("pre_tokenizer", self.pre_tokenizer.as_ref())?);
@@ -44,14 +44,14 @@ impl Pipeline {
             [("`normalizer` and `pre_tokenizer`", before), ("`decoder`", growth("decoder", self.decoder.as_ref())?)]
         {
             if growth > MAX_GROWTH {
-                bail!("{what} can make a text more than {MAX_GROWTH} times as long");
+                bail!("{what} can make a text more than {MAX_GROWTH} times longer");
             }
         }
         Ok(())
     }
 }
 
-/// How many times as long a text can become by the steps of a part.
+/// The factor by which the steps of a part can lengthen a text.
 fn growth(part: &str, value: Option<&Value>) -> Result<u64> {
     let mut steps = Vec::new();
     let mut open: Vec<&Value> = value.into_iter().collect();
@@ -66,14 +66,14 @@ fn growth(part: &str, value: Option<&Value>) -> Result<u64> {
         }
     }
     let mut growth = 1u64;
-    // Normal forms are reached once: a second one changes nothing.
-    let mut forms = 1;
+    // Unicode normalization counts once: a second one changes nothing.
+    let mut normalization = 1;
     for step in steps {
         let kind = step.get("type").and_then(Value::as_str).unwrap_or_default();
         let text = |key: &str| step.get(key).and_then(Value::as_str).unwrap_or_default();
-        let put_in = ["content", "prepend", "prefix", "suffix", "replacement"].map(|key| text(key).len());
-        if let Some(bytes) = put_in.into_iter().find(|bytes| *bytes > MAX_INSERTED_BYTES) {
-            bail!("a `{kind}` of `{part}` puts in {bytes} bytes: at most {MAX_INSERTED_BYTES} are possible");
+        let inserted = ["content", "prepend", "prefix", "suffix", "replacement"].map(|key| text(key).len());
+        if let Some(bytes) = inserted.into_iter().find(|bytes| *bytes > MAX_INSERTED_BYTES) {
+            bail!("a `{kind}` of `{part}` inserts {bytes} bytes: at most {MAX_INSERTED_BYTES} are allowed");
         }
         let factor = match kind {
             "Replace" => replaced(step, text("content").len()),
@@ -81,23 +81,24 @@ fn growth(part: &str, value: Option<&Value>) -> Result<u64> {
             "Metaspace" => text("replacement").len().max(1) as u64,
             "BertNormalizer" => 3,
             "Precompiled" => precompiled(part, text("precompiled_charsmap"))?,
-            // U+FDFA becomes 18 characters, 33 bytes for 3.
+            // U+FDFA becomes 18 characters: 3 bytes become 33.
             "NFKC" | "NFKD" => {
-                forms = 11;
+                normalization = 11;
                 1
             }
             "NFC" | "NFD" | "Lowercase" | "Nmt" => {
-                forms = forms.max(3);
+                normalization = normalization.max(3);
                 1
             }
             _ => 1,
         };
         growth = growth.saturating_mul(factor);
     }
-    Ok(growth.saturating_mul(forms))
+    Ok(growth.saturating_mul(normalization))
 }
 
-/// By how much a text can grow in which a pattern is replaced. A regular expression may match nothing at every place.
+/// The factor by which a replacement can lengthen a text. A regular expression may match the empty string at every
+/// position.
 fn replaced(step: &Value, content: usize) -> u64 {
     let found = step.get("pattern").and_then(|pattern| pattern.get("String")).and_then(Value::as_str).map(str::len);
     match found {
@@ -106,7 +107,8 @@ fn replaced(step: &Value, content: usize) -> u64 {
     }
 }
 
-/// By how much a text can grow by a table of SentencePiece: the size of a trie, the trie, and texts with a zero behind each.
+/// The factor by which a SentencePiece table can lengthen a text. The table is the size of a trie, the trie, and
+/// zero-terminated texts.
 fn precompiled(part: &str, table: &str) -> Result<u64> {
     let Ok(table) = base64::engine::general_purpose::STANDARD.decode(table) else {
         bail!("`precompiled_charsmap` of `{part}` is not base64");
@@ -115,7 +117,7 @@ fn precompiled(part: &str, table: &str) -> Result<u64> {
     let texts = table.get(size.saturating_add(4)..).unwrap_or_default();
     let longest = texts.split(|byte| *byte == 0).map(<[u8]>::len).max().unwrap_or(0);
     if longest > 64 {
-        bail!("`precompiled_charsmap` of `{part}` puts in {longest} bytes for a character: at most 64 are possible");
+        bail!("`precompiled_charsmap` of `{part}` inserts {longest} bytes for a character: at most 64 are allowed");
     }
     Ok(longest.max(1) as u64)
 }
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn pipelines_of_published_files_pass() {
+    fn published_pipelines_pass() {
         let llama = json!([{"type": "Prepend", "prepend": "\u{2581}"}, replace(" ", "\u{2581}")]);
         let qwen = json!([{"type": "Split", "pattern": {"Regex": "x"}, "behavior": "Isolated", "invert": false},
             {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false}]);
@@ -156,29 +158,29 @@ mod tests {
     }
 
     #[test]
-    fn steps_that_blow_a_text_up_are_refused() {
-        let told = |file| check(file).unwrap_err();
-        let both = "`normalizer` and `pre_tokenizer` can make a text more than 1000 times as long";
+    fn pipelines_that_grow_text_too_much_are_refused() {
+        let error = |file| check(file).unwrap_err();
+        let both = "`normalizer` and `pre_tokenizer` can make a text more than 1000 times longer";
         let doubling = vec![replace("a", "aa"); 40];
-        assert_eq!(told(json!({"normalizer": {"type": "Sequence", "normalizers": doubling}})), both);
+        assert_eq!(error(json!({"normalizer": {"type": "Sequence", "normalizers": doubling}})), both);
         let bytes = vec![json!({"type": "ByteLevel"}); 40];
-        assert_eq!(told(json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": bytes}})), both);
+        assert_eq!(error(json!({"pre_tokenizer": {"type": "Sequence", "pretokenizers": bytes}})), both);
         let prepend = json!({"type": "Prepend", "prepend": "x".repeat(2000)});
-        let message = "a `Prepend` of `normalizer` puts in 2000 bytes: at most 1024 are possible";
-        assert_eq!(told(json!({"normalizer": prepend})), message);
+        let message = "a `Prepend` of `normalizer` inserts 2000 bytes: at most 1024 are allowed";
+        assert_eq!(error(json!({"normalizer": prepend})), message);
         let decoder = json!({"type": "Sequence", "decoders": [replace("a", &"b".repeat(900)), replace("b", "cc")]});
-        assert_eq!(told(json!({"decoder": decoder})), "`decoder` can make a text more than 1000 times as long");
+        assert_eq!(error(json!({"decoder": decoder})), "`decoder` can make a text more than 1000 times longer");
         let empty = json!({"type": "Replace", "pattern": {"Regex": "a*"}, "content": "x".repeat(1000)});
-        assert_eq!(told(json!({"normalizer": empty})), both);
+        assert_eq!(error(json!({"normalizer": empty})), both);
         let many = vec![json!({"type": "Strip"}); 65];
         let message = "`normalizer` has more than 64 steps";
-        assert_eq!(told(json!({"normalizer": {"type": "Sequence", "normalizers": many}})), message);
+        assert_eq!(error(json!({"normalizer": {"type": "Sequence", "normalizers": many}})), message);
         let table = [&4u32.to_le_bytes()[..], &[0; 4], &[b'x'; 100], &[0]].concat();
         let table = base64::engine::general_purpose::STANDARD.encode(table);
         let message =
-            "`precompiled_charsmap` of `normalizer` puts in 100 bytes for a character: at most 64 are possible";
-        assert_eq!(told(json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": table}})), message);
-        let message = "`model.dropout` is 0.1: tokens would be drawn at random; supported is null or 0";
-        assert_eq!(told(json!({"model": {"dropout": 0.1}})), message);
+            "`precompiled_charsmap` of `normalizer` inserts 100 bytes for a character: at most 64 are allowed";
+        assert_eq!(error(json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": table}})), message);
+        let message = "`model.dropout` is 0.1: tokens would be random; only null and 0 are supported";
+        assert_eq!(error(json!({"model": {"dropout": 0.1}})), message);
     }
 }

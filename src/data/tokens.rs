@@ -1,15 +1,15 @@
-//! Rows, pairs and prompts as token ids with a loss mask, in one of two layouts. Knows no model and no batch.
+//! Encodes rows, pairs and prompts as token ids with a loss mask, in one of two layouts.
 //!
-//! That of models that are made here:
+//! The built-in layout, for models that are trained from scratch:
 //!
 //! ```text
 //! <|user|> [<|image|> x image_tokens] prompt <|assistant|> response <|end|>
 //!                                                          ^^^^^^^^^^^^^^^^ loss
 //! ```
 //!
-//! That of a Hugging Face folder is its chat template's ([`Conversation`]). In both the loss counts on the response and
-//! on the token that ends it, and a cut response has no such token: the model must not learn that a text ends where it
-//! was cut.
+//! The layout of a Hugging Face folder is its chat template ([`Conversation`]). In both layouts the loss covers the
+//! response and the token that ends it. A truncated response has no end token: the model must not learn to stop where a
+//! text was truncated.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,54 +24,54 @@ use super::tokenizer::{END_TOKEN, SpecialTokens, Tokenizer};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRow {
     pub tokens: Vec<u32>,
-    /// Whether token `i` is a target: predicted from the tokens before it, and counted in the loss.
+    /// The loss mask: whether token `i` is a target, which is predicted from the tokens before it.
     pub loss: Vec<bool>,
-    /// Key of the image whose features stand at the image tokens.
+    /// Key of the image whose features replace the image tokens.
     pub image: Option<String>,
 }
 
-/// A preference pair; both sequences share their prompt.
+/// A preference pair. Both sequences have the same prompt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPair {
     pub chosen: TokenRow,
     pub rejected: TokenRow,
 }
 
-/// A sequence to be continued: it ends where the assistant's text begins.
+/// A prompt: it ends where the assistant's text begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPrompt {
-    /// The item's id. A sample depends on it, never on the place in the list.
+    /// The item's id. Samples depend on the id and not on the position in the list.
     pub key: String,
     pub tokens: Vec<u32>,
     pub image: Option<String>,
 }
 
-/// A sequence that is longer than the model takes.
+/// The error that a sequence is longer than the model allows.
 #[derive(Debug)]
 pub struct TooLong {
     pub tokens: usize,
-    pub most: usize,
+    pub max: usize,
 }
 
 impl fmt::Display for TooLong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the sequence has {} tokens, and the model takes {}", self.tokens, self.most)
+        write!(f, "the sequence has {} tokens, the model allows {}", self.tokens, self.max)
     }
 }
 
 impl std::error::Error for TooLong {}
 
 impl TooLong {
-    /// Whether an error is that a sequence is too long.
+    /// Whether an error is a [`TooLong`].
     pub fn is(error: &anyhow::Error) -> bool {
         error.downcast_ref::<TooLong>().is_some()
     }
 }
 
-/// Number of image tokens that stand for the image of a key.
+/// Returns the number of image tokens for an image key.
 pub type ImageTokens = Arc<dyn Fn(&str) -> Result<usize> + Send + Sync>;
 
-/// Lays out sequences for one tokenizer and one model.
+/// Encodes sequences for one tokenizer and one model.
 #[derive(Clone)]
 pub struct ChatEncoder {
     layout: Layout,
@@ -92,18 +92,18 @@ impl fmt::Debug for ChatEncoder {
 }
 
 impl ChatEncoder {
-    /// Our own layout. `image_tokens` stand for an image; a sequence of more than `max_tokens` tokens is an error,
-    /// [`TooLong`]. It is not cut and not dropped in silence: either would change what an experiment trains on.
+    /// An encoder with the built-in layout. A sequence of more than `max_tokens` tokens is an error, [`TooLong`]. It is
+    /// neither truncated nor dropped silently, because either would change the training data.
     ///
     /// # Errors
     ///
-    /// A tokenizer without our special tokens.
+    /// A tokenizer without the special tokens of the built-in layout.
     pub fn new(tokenizer: Tokenizer, image_tokens: ImageTokens, max_tokens: usize) -> Result<ChatEncoder> {
         let layout = Layout::BuiltIn { special: tokenizer.special()?, tokenizer: Arc::new(tokenizer) };
         Ok(ChatEncoder { layout, image_tokens, max_tokens })
     }
 
-    /// The layout of a Hugging Face folder, as [`ChatEncoder::new`].
+    /// An encoder with the chat template of a Hugging Face folder; otherwise as [`ChatEncoder::new`].
     pub fn from_conversation(conversation: Conversation, image_tokens: ImageTokens, max_tokens: usize) -> ChatEncoder {
         ChatEncoder { layout: Layout::ChatTemplate(Arc::new(conversation)), image_tokens, max_tokens }
     }
@@ -123,7 +123,7 @@ impl ChatEncoder {
         }
     }
 
-    /// How much less likely a token is made that the sequence has already; 1 changes nothing.
+    /// The penalty for tokens that the sequence already contains; 1 means none.
     pub fn repetition_penalty(&self) -> f64 {
         match &self.layout {
             Layout::BuiltIn { .. } => 1.0,
@@ -131,7 +131,7 @@ impl ChatEncoder {
         }
     }
 
-    /// How many bytes at the start of a generated text are thinking, and no part of the answer.
+    /// Number of bytes at the start of a generated text that are thinking and not part of the answer.
     pub fn thinking(&self, text: &str) -> usize {
         match &self.layout {
             Layout::BuiltIn { .. } => 0,
@@ -139,7 +139,7 @@ impl ChatEncoder {
         }
     }
 
-    /// The token that stands for a feature of an image; none if the model takes no images.
+    /// The image token, a placeholder for one image feature; `None` if the model takes no images.
     pub fn image_token(&self) -> Option<u32> {
         match &self.layout {
             Layout::BuiltIn { special, .. } => Some(special.image),
@@ -153,7 +153,9 @@ impl ChatEncoder {
     }
 
     pub fn encode_pair(&self, pair: &Pair) -> Result<TokenPair> {
-        let side = |response: &str, cut: bool| self.encode_sequence(pair.image.as_deref(), &pair.prompt, response, cut);
+        let side = |response: &str, truncated: bool| {
+            self.encode_sequence(pair.image.as_deref(), &pair.prompt, response, truncated)
+        };
         let context = |side: &str| format!("the {side} response of pair `{}` of `{}`", pair.id, pair.dataset);
         Ok(TokenPair {
             chosen: side(&pair.chosen, pair.chosen_truncated).with_context(|| context("chosen"))?,
@@ -161,8 +163,8 @@ impl ChatEncoder {
         })
     }
 
-    /// The user's turn, to be answered. `key` is the item's id. It may be as long as `max_tokens`: how much room
-    /// an answer needs is for the caller to say.
+    /// Encodes the user's turn. `key` is the item's id. The prompt may have up to `max_tokens` tokens; the caller
+    /// reserves room for the answer.
     pub fn encode_prompt(&self, key: &str, text: &str, image: Option<&str>) -> Result<TokenPrompt> {
         let tokens = match &self.layout {
             Layout::BuiltIn { tokenizer, special } => opening(tokenizer, *special, image.is_some(), text),
@@ -173,49 +175,61 @@ impl ChatEncoder {
         Ok(TokenPrompt { key: key.to_string(), tokens, image: image.map(str::to_string) })
     }
 
-    /// A prompt and a given response; a `cut` one has no end.
-    pub fn encode_sequence(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<TokenRow> {
-        let (prompt, target) = self.parts(image, prompt, response, cut)?;
+    /// Encodes a prompt and its response. A truncated response gets no end token.
+    pub fn encode_sequence(
+        &self,
+        image: Option<&str>,
+        prompt: &str,
+        response: &str,
+        truncated: bool,
+    ) -> Result<TokenRow> {
+        let (prompt, target) = self.parts(image, prompt, response, truncated)?;
         let prompt = self.expand(prompt, image)?;
         self.check(prompt.len() + target.len())?;
-        Ok(joined(prompt, target, image))
+        Ok(with_loss_mask(prompt, target, image))
     }
 
-    /// The tokens of the prompt, with one placeholder for an image, and those that are learned.
-    fn parts(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+    /// The tokens of the prompt, with one placeholder per image, and the tokens of the target.
+    fn parts(
+        &self,
+        image: Option<&str>,
+        prompt: &str,
+        response: &str,
+        truncated: bool,
+    ) -> Result<(Vec<u32>, Vec<u32>)> {
         match &self.layout {
             Layout::BuiltIn { tokenizer, special } => {
                 let mut target = tokenizer.encode(response)?;
-                target.extend(Some(special.end).filter(|_| !cut));
+                target.extend(Some(special.end).filter(|_| !truncated));
                 Ok((opening(tokenizer, *special, image.is_some(), prompt)?, target))
             }
-            Layout::ChatTemplate(conversation) => conversation.sequence(image.is_some(), prompt, response, cut),
+            Layout::ChatTemplate(conversation) => conversation.sequence(image.is_some(), prompt, response, truncated),
         }
     }
 
-    /// Tokens that a sequence may have.
+    /// Maximum number of tokens of a sequence.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
     }
 
-    /// The text of each loss token of [`ChatEncoder::encode_sequence`]; the end is written by its name.
-    pub fn pieces(&self, image: Option<&str>, prompt: &str, response: &str, cut: bool) -> Result<Vec<String>> {
+    /// The text of each target token of [`ChatEncoder::encode_sequence`]; the end token is written by name.
+    pub fn pieces(&self, image: Option<&str>, prompt: &str, response: &str, truncated: bool) -> Result<Vec<String>> {
         match &self.layout {
             Layout::BuiltIn { tokenizer, .. } => {
                 let mut pieces = tokenizer.pieces(response)?;
-                pieces.extend(Some(END_TOKEN.to_string()).filter(|_| !cut));
+                pieces.extend(Some(END_TOKEN.to_string()).filter(|_| !truncated));
                 Ok(pieces)
             }
-            Layout::ChatTemplate(conversation) => conversation.pieces(image.is_some(), prompt, response, cut),
+            Layout::ChatTemplate(conversation) => conversation.pieces(image.is_some(), prompt, response, truncated),
         }
     }
 
-    /// A prompt in which the placeholder of the image stands as often as the image has features.
+    /// Repeats the image placeholder of a prompt once per image feature.
     fn expand(&self, tokens: Vec<u32>, image: Option<&str>) -> Result<Vec<u32>> {
         let (Some(key), Some(token)) = (image, self.image_token()) else { return Ok(tokens) };
         let Some(at) = tokens.iter().position(|&id| id == token) else { bail!("BUG: a prompt without its image") };
         let count = (self.image_tokens)(key).with_context(|| format!("image `{key}`"))?;
-        // Checked before anything of that size is there.
+        // Checked before memory of that size is allocated.
         self.check(tokens.len() - 1 + count)?;
         let mut expanded = tokens[..at].to_vec();
         expanded.resize(at + count, token);
@@ -225,21 +239,21 @@ impl ChatEncoder {
 
     fn check(&self, length: usize) -> Result<()> {
         if length > self.max_tokens {
-            return Err(TooLong { tokens: length, most: self.max_tokens }.into());
+            return Err(TooLong { tokens: length, max: self.max_tokens }.into());
         }
         Ok(())
     }
 }
 
-/// A sequence whose loss counts on the target.
-fn joined(prompt: Vec<u32>, target: Vec<u32>, image: Option<&str>) -> TokenRow {
+/// Joins prompt and target; the loss mask covers the target.
+fn with_loss_mask(prompt: Vec<u32>, target: Vec<u32>, image: Option<&str>) -> TokenRow {
     let mut loss = vec![false; prompt.len()];
     loss.resize(prompt.len() + target.len(), true);
     let tokens = [prompt, target].concat();
     TokenRow { tokens, loss, image: image.map(str::to_string) }
 }
 
-/// A user's turn in our layout, with one placeholder for an image.
+/// The user's turn in the built-in layout, with one placeholder for an image.
 fn opening(tokenizer: &Tokenizer, special: SpecialTokens, image: bool, prompt: &str) -> Result<Vec<u32>> {
     let mut tokens = vec![special.user];
     tokens.extend(Some(special.image).filter(|_| image));
@@ -249,17 +263,17 @@ fn opening(tokenizer: &Tokenizer, special: SpecialTokens, image: bool, prompt: &
 }
 
 impl ChatEncoder {
-    /// The row with as much of its response as there is room for; it does not end. None if there is room for nothing.
+    /// Encodes a row, truncated at the end of its response if it is too long. `None` if no response token fits.
     pub fn truncate_row(&self, row: &Row) -> Result<Option<TokenRow>> {
         self.truncate_sequence(row.image.as_deref(), &row.prompt, &row.response, false)
             .with_context(|| format!("row `{}` of `{}`", row.id, row.dataset))
     }
 
-    /// The pair with as much of both responses as there is room for. None if there is room for nothing, or for nothing in
-    /// which they differ.
+    /// Encodes a pair, with both responses truncated if they are too long. `None` if no response token fits, or the
+    /// truncated sequences are equal.
     pub fn truncate_pair(&self, pair: &Pair) -> Result<Option<TokenPair>> {
-        let side = |response: &str, cut: bool| {
-            self.truncate_sequence(pair.image.as_deref(), &pair.prompt, response, cut)
+        let side = |response: &str, truncated: bool| {
+            self.truncate_sequence(pair.image.as_deref(), &pair.prompt, response, truncated)
                 .with_context(|| format!("pair `{}` of `{}`", pair.id, pair.dataset))
         };
         let sides = (side(&pair.chosen, pair.chosen_truncated)?, side(&pair.rejected, pair.rejected_truncated)?);
@@ -267,8 +281,8 @@ impl ChatEncoder {
         Ok((chosen.tokens != rejected.tokens).then_some(TokenPair { chosen, rejected }))
     }
 
-    /// The prompt of an end of `text`, with room for `room` tokens behind it, and that end. None if there is room for no
-    /// text: the tokens of an image are never fewer.
+    /// Encodes the longest end of `text` that leaves `room` for further tokens, and returns that end too. `None` if no
+    /// text fits; the tokens of an image are never truncated.
     pub fn truncate_prompt(
         &self,
         key: &str,
@@ -281,7 +295,7 @@ impl ChatEncoder {
             Err(error) if TooLong::is(&error) => Ok(None),
             Err(error) => Err(error),
         };
-        let starts = ends(text);
+        let starts = suffix_starts(text);
         let (mut low, mut high) = (0, starts.len());
         let mut found = None;
         while low < high {
@@ -294,26 +308,27 @@ impl ChatEncoder {
         Ok(found)
     }
 
-    /// As [`ChatEncoder::encode_sequence`], with as much of the target as there is room for.
+    /// As [`ChatEncoder::encode_sequence`], with the target truncated to fit.
     fn truncate_sequence(
         &self,
         image: Option<&str>,
         prompt: &str,
         response: &str,
-        cut: bool,
+        truncated: bool,
     ) -> Result<Option<TokenRow>> {
-        let (prompt, mut target) = self.parts(image, prompt, response, cut)?;
+        let (prompt, mut target) = self.parts(image, prompt, response, truncated)?;
         let prompt = match self.expand(prompt, image) {
             Err(error) if TooLong::is(&error) => return Ok(None),
             other => other?,
         };
         target.truncate(self.max_tokens.saturating_sub(prompt.len()));
-        Ok((!target.is_empty()).then(|| joined(prompt, target, image)))
+        Ok((!target.is_empty()).then(|| with_loss_mask(prompt, target, image)))
     }
 }
 
-/// Where the ends of a text may begin: before white space, and beside what is no ASCII, where words need none.
-fn ends(text: &str) -> Vec<usize> {
+/// Where a suffix of a text may begin: before white space, and before or after non-ASCII characters, whose words may
+/// have no spaces.
+fn suffix_starts(text: &str) -> Vec<usize> {
     let mut before = 'a';
     let begins = |(at, now): (usize, char)| {
         let begins = at == 0
@@ -350,7 +365,7 @@ mod tests {
     // Ids: <|pad|> 0, <|image|> 1, <|user|> 2, <|assistant|> 3, <|end|> 4, then ` c` 5 and `ab` 6.
 
     #[test]
-    fn the_loss_counts_on_the_response_and_its_end() {
+    fn the_loss_covers_the_response_and_its_end() {
         let token_row = chat(20).encode_row(&row(Some("key"))).unwrap();
         assert_eq!(token_row.tokens, [2, 1, 1, 1, 6, 3, 6, 5, 4]);
         assert_eq!(token_row.loss, [false, false, false, false, false, false, true, true, true]);
@@ -359,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_response_has_no_end() {
+    fn a_truncated_response_has_no_end_token() {
         let pair = Pair {
             id: "1#0".into(),
             dataset: "toy".into(),
@@ -380,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_what_a_row_begins_with() {
+    fn a_row_begins_with_its_prompt() {
         let prompt = chat(20).encode_prompt("1", "ab", Some("key")).unwrap();
         let row = chat(20).encode_row(&row(Some("key"))).unwrap();
         assert!(row.tokens.starts_with(&prompt.tokens));
@@ -388,30 +403,30 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_that_is_too_long_is_an_error_that_names_its_row() {
+    fn a_too_long_sequence_names_its_row() {
         let error = chat(8).encode_row(&row(Some("key"))).unwrap_err();
-        assert_eq!(format!("{error:#}"), "row `1` of `toy`: the sequence has 9 tokens, and the model takes 8");
+        assert_eq!(format!("{error:#}"), "row `1` of `toy`: the sequence has 9 tokens, the model allows 8");
         assert!(chat(9).encode_row(&row(Some("key"))).is_ok());
         assert!(chat(5).encode_prompt("1", "ab", Some("key")).is_err());
         assert!(TooLong::is(&error));
     }
 
     #[test]
-    fn a_row_is_cut_at_its_end_and_never_in_its_image() {
-        let cut = |most| chat(most).truncate_row(&row(Some("key"))).unwrap();
-        let eight = cut(8).unwrap();
-        assert_eq!(eight.tokens, [2, 1, 1, 1, 6, 3, 6, 5]);
-        assert_eq!(eight.loss, [false, false, false, false, false, false, true, true]);
-        assert_eq!(cut(9).unwrap(), chat(9).encode_row(&row(Some("key"))).unwrap());
-        // The prompt has six tokens, three of them its image's.
-        assert_eq!(cut(7).unwrap().tokens, [2, 1, 1, 1, 6, 3, 6]);
+    fn a_row_is_truncated_at_the_end() {
+        let truncated = |most| chat(most).truncate_row(&row(Some("key"))).unwrap();
+        let truncated_to_8 = truncated(8).unwrap();
+        assert_eq!(truncated_to_8.tokens, [2, 1, 1, 1, 6, 3, 6, 5]);
+        assert_eq!(truncated_to_8.loss, [false, false, false, false, false, false, true, true]);
+        assert_eq!(truncated(9).unwrap(), chat(9).encode_row(&row(Some("key"))).unwrap());
+        // The prompt has six tokens, three of them image tokens.
+        assert_eq!(truncated(7).unwrap().tokens, [2, 1, 1, 1, 6, 3, 6]);
         for most in 0..7 {
-            assert_eq!(cut(most), None, "{most}");
+            assert_eq!(truncated(most), None, "{most}");
         }
     }
 
     #[test]
-    fn a_pair_that_is_alike_once_cut_is_none() {
+    fn a_pair_equal_after_truncation_is_none() {
         let pair = Pair {
             id: "1#0".into(),
             dataset: "toy".into(),
@@ -423,26 +438,26 @@ mod tests {
             rejected_truncated: false,
             question: None,
         };
-        let cut = |most| {
+        let truncated = |most| {
             let pair = chat(most).truncate_pair(&pair).unwrap();
             pair.map(|pair| (pair.chosen.tokens, pair.rejected.tokens))
         };
-        assert_eq!(cut(6), Some((vec![2, 6, 3, 6, 5, 5], vec![2, 6, 3, 6, 5, 4])));
-        assert_eq!([cut(5), cut(4), cut(3)], [None, None, None]);
+        assert_eq!(truncated(6), Some((vec![2, 6, 3, 6, 5, 5], vec![2, 6, 3, 6, 5, 4])));
+        assert_eq!([truncated(5), truncated(4), truncated(3)], [None, None, None]);
     }
 
     #[test]
-    fn a_prompt_is_cut_at_the_beginning_of_its_text() {
+    fn a_prompt_is_truncated_at_the_beginning() {
         let whole = "ab c c c";
-        let cut = |most, room| {
-            let cut = chat(most).truncate_prompt("1", whole, Some("key"), room).unwrap();
-            cut.map(|(text, prompt)| (text, prompt.tokens))
+        let truncated = |most, room| {
+            let truncated = chat(most).truncate_prompt("1", whole, Some("key"), room).unwrap();
+            truncated.map(|(text, prompt)| (text, prompt.tokens))
         };
-        // Whole: `<|user|>`, three tokens of the image, four of the text, `<|assistant|>`.
-        assert_eq!(cut(10, 1), Some((whole.to_string(), vec![2, 1, 1, 1, 6, 5, 5, 5, 3])));
-        assert_eq!(cut(9, 1), Some((" c c c".to_string(), vec![2, 1, 1, 1, 5, 5, 5, 3])));
-        assert_eq!(cut(9, 3), Some((" c".to_string(), vec![2, 1, 1, 1, 5, 3])));
-        assert_eq!(cut(9, 4), None);
-        assert_eq!(cut(3, 0), None);
+        // All of it: `<|user|>`, three tokens of the image, four of the text, `<|assistant|>`.
+        assert_eq!(truncated(10, 1), Some((whole.to_string(), vec![2, 1, 1, 1, 6, 5, 5, 5, 3])));
+        assert_eq!(truncated(9, 1), Some((" c c c".to_string(), vec![2, 1, 1, 1, 5, 5, 5, 3])));
+        assert_eq!(truncated(9, 3), Some((" c".to_string(), vec![2, 1, 1, 1, 5, 3])));
+        assert_eq!(truncated(9, 4), None);
+        assert_eq!(truncated(3, 0), None);
     }
 }

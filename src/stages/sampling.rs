@@ -186,7 +186,7 @@ impl Sampling {
             let text = self.prompt.render(item);
             let prompt = chat.encode_prompt(&item.id, &text, item.image.as_deref())?;
             if prompt.tokens.len() >= context_length {
-                let error = TooLong { tokens: prompt.tokens.len() + 1, most: context_length };
+                let error = TooLong { tokens: prompt.tokens.len() + 1, max: context_length };
                 return Err(
                     anyhow::Error::from(error).context(format!("item `{}`, with one token for its response", item.id))
                 );

@@ -103,7 +103,7 @@ mod tests {
     /// Rows are their own lengths. The context length is 4, and rows from 20 have no useful truncation.
     fn outcome(rows: &[usize], action: TooLongAction) -> Outcome {
         let whole = |row: &usize| match *row {
-            tokens @ 5.. => Err(anyhow::Error::from(TooLong { tokens, most: 4 }).context(format!("row {tokens}"))),
+            tokens @ 5.. => Err(anyhow::Error::from(TooLong { tokens, max: 4 }).context(format!("row {tokens}"))),
             row => Ok(row),
         };
         let cut = |row: &usize| Ok((*row < 20).then_some(4));
@@ -117,8 +117,8 @@ mod tests {
         let rows = [3, 9, 4, 30, 1];
         assert_eq!(
             outcome(&rows, TooLongAction::Error).unwrap_err(),
-            "row 9: the sequence has 9 tokens, and the model takes 4\n\
-             row 30: the sequence has 30 tokens, and the model takes 4\n\
+            "row 9: the sequence has 9 tokens, the model allows 4\n\
+             row 30: the sequence has 30 tokens, the model allows 4\n\
              help: `too_long = \"drop\"` drops such rows, `too_long = \"truncate\"` removes the end"
         );
         let strings = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<_>>();

@@ -153,7 +153,7 @@ fn weights_that_are_negative_or_all_zero() {
     .assert_eq(&check(&space));
     space.write("study.toml", space.read("study.toml").replace("weight = -1", "weight = 0"));
     expect![[r#"
-        error: `stage.mix.sources`: all weights are 0: nothing can be drawn
+        error: `stage.mix.sources`: all weights are 0
           --> study.toml:27:1
            |
         24 | [stage.mix]
@@ -203,7 +203,7 @@ fn a_row_without_an_answer() {
     let space = study();
     space.write("data/train.jsonl", space.read("data/train.jsonl").replacen("\"value\":\"grey\"", "\"value\":\"\"", 1));
     expect![[r#"
-        error: `items` failed: [ROOT]/data/train.jsonl:2: the row has no answer: neither `answer`, `answers` nor the assistant's turn holds one
+        error: `items` failed: [ROOT]/data/train.jsonl:2: the row has no answer: `answer`, `answers` and the assistant's turn are empty
     "#]].assert_eq(&run(&space));
 }
 
@@ -231,7 +231,7 @@ fn an_image_that_is_cut_short() {
 #[test]
 fn more_rows_than_there_are() {
     expect![[r#"
-        error: `mix` failed: source `direct` is to give 10 rows and has 6: `replace = true` lets rows come again
+        error: `mix` failed: source `direct` must give 10 rows but has 6; `replace = true` allows repeated rows
     "#]]
     .assert_eq(&run(&edited("as = \"direct\" }", "as = \"direct\", rows = 10 }")));
     // Unless repetition is asked for.

@@ -131,6 +131,6 @@ outputs = { "items.jsonl" = "items" }
     let told = outcome.stderr.split_once("error: ").unwrap().1.split_once("\n  log:").unwrap().0;
     expect![[r#"
         `eval` failed: two items of `made` have the id `1`
-            item `2` of `made`: the answer `red` is not the letter of an option: it is the text of option A, which `option_answers = "text"` reads"#]]
+            item `2` of `made`: the answer `red` is not the letter of an option: it is the text of option A; for texts set `option_answers = "text"`"#]]
     .assert_eq(told);
 }

@@ -216,12 +216,12 @@ fn a_jpeg_that_is_cut_off_and_a_placeholder_without_an_image_are_no_question() {
     };
     assert_eq!(
         told(&["--image", "half.jpg", "What?"]),
-        "error: prompt 0 (`question`)\n  because the image `half.jpg`\n  because cannot be decoded: the JPEG is cut off: \
+        "error: prompt 0 (`question`)\n  because the image `half.jpg`\n  because cannot be decoded: the JPEG is truncated: \
          its data end at line 21 of 29\n"
     );
     assert_eq!(
         told(&["<image>What?"]),
-        "error: the question has `<image>`, and no `image` is given; where the tag itself is meant write `\\<image>` \
+        "error: the question has `<image>`, but the row has no `image`; for the literal text write `\\<image>` \
          (in JSON `\\\\<image>`)\n"
     );
 }
@@ -343,7 +343,7 @@ fn check_and_plan_say_what_run_would_refuse_of_a_checkpoint_and_where() {
     space.write("hub/chat_template.jinja", "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}");
     let (code, refused) = told(&space, "check", "");
     let reason =
-        "ignores `add_generation_prompt`: it writes \"assistant:\" before an answer, and a prompt ends without it";
+        "ignores `add_generation_prompt`: it writes \"assistant:\" before an answer, but a prompt ends without it";
     assert!(code == Some(2) && refused.contains(reason), "{refused}");
 }
 
@@ -367,5 +367,5 @@ fn a_template_or_a_tokenizer_that_blows_up_ends_with_an_error() {
         file["normalizer"] = json!({ "type": "Sequence", "normalizers": vec![double; 40] });
         space.write("hub/tokenizer.json", file.to_string());
     });
-    assert!(told.contains("`normalizer` and `pre_tokenizer` can make a text more than 1000 times as long"), "{told}");
+    assert!(told.contains("`normalizer` and `pre_tokenizer` can make a text more than 1000 times longer"), "{told}");
 }

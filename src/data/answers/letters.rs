@@ -1,41 +1,41 @@
-//! Answers that are an option: which one a text names, if it names one and no other.
+//! Multiple-choice answers: finds the only option that a text names.
 
-use super::markup::{core, fold, unwrap};
+use super::markup::{core, normalize_unicode, strip_markup};
 use super::parsed::Parsed;
 use super::text::normalize;
 use crate::prompts::option_letters;
 
-/// Words that may stand between a negation and what it denies.
+/// Words that may occur between a negation and the option that it denies.
 const FILLERS: [&str; 9] = ["option", "choice", "answer", "letter", "the", "a", "is", "be", "to"];
 
-/// Words that deny what follows; so does one that ends in `n't`.
+/// Words that negate what follows, in addition to words that end in `n't`.
 const NEGATIONS: [&str; 7] = ["not", "never", "neither", "nor", "except", "cannot", "isnt"];
 
-/// Words that may follow the letter `A` in a sentence; before any other word in lower case it is an article.
+/// Words that may follow the letter `A` in a sentence; before any other lower-case word, `A` is an article.
 const AFTER_A: [&str; 12] =
     ["is", "was", "because", "since", "as", "and", "or", "but", "not", "isn't", "would", "seems"];
 
-/// The letter of an option that a gold answer names, as data write it: a letter, `B. uk`, or the option's text. None
-/// for a letter beyond the options, an index, or a text that is no option.
+/// The letter of the option that a gold answer names: a letter, `B. uk`, or the option's text. `None` for a letter
+/// beyond the options, an index, or another text.
 pub fn letter_of_gold(gold: &str, options: &[String]) -> Option<char> {
-    let gold = unwrap(fold(gold).trim());
-    let index = bare(&gold).or_else(|| option(&gold, options)).or_else(|| with_text(&gold, options))?;
+    let gold = strip_markup(normalize_unicode(gold).trim());
+    let index = single_letter(&gold).or_else(|| option(&gold, options)).or_else(|| with_text(&gold, options))?;
     option_letters().take(if options.is_empty() { 26 } else { options.len() }).nth(index)
 }
 
-/// Which option an answer names. A letter alone is that letter, also beyond the options. Then the exact text of an
-/// option counts, then the only letter or text of an option that occurs: another one beside it makes the answer
+/// Finds the option that an answer names. A letter alone is that letter, even beyond the options. Otherwise the exact
+/// text of an option counts, otherwise the only letter or text of an option that occurs. Several different options are
 /// [`Parsed::Ambiguous`].
 pub(super) fn read(answer: &str, options: &[String]) -> Parsed<usize> {
-    let (folded, core) = (fold(answer), core(answer));
-    let texts = [unwrap(folded.trim()), core.clone()];
-    let exact = texts.iter().find_map(|text| bare(text).or_else(|| option(text, options)));
-    let exact = exact.or_else(|| option(&folded, options)).or_else(|| with_text(&core, options));
+    let (normalized, core) = (normalize_unicode(answer), core(answer));
+    let texts = [strip_markup(normalized.trim()), core.clone()];
+    let exact = texts.iter().find_map(|text| single_letter(text).or_else(|| option(text, options)));
+    let exact = exact.or_else(|| option(&normalized, options)).or_else(|| with_text(&core, options));
     exact.map_or_else(|| mentioned(&core, options), Parsed::One)
 }
 
-/// A letter and nothing else but punctuation, or after the word `option`.
-fn bare(text: &str) -> Option<usize> {
+/// A single letter with punctuation, possibly after the word `option`.
+fn single_letter(text: &str) -> Option<usize> {
     let text = text.trim_matches(|c: char| !c.is_alphanumeric());
     let lower = text.to_ascii_lowercase();
     let named = ["option", "choice"].iter().find_map(|word| lower.strip_prefix(word));
@@ -45,31 +45,34 @@ fn bare(text: &str) -> Option<usize> {
     option_letters().position(|known| known.eq_ignore_ascii_case(&letter))
 }
 
-/// The option of exactly this text.
+/// The option with this text.
 fn option(text: &str, options: &[String]) -> Option<usize> {
     let text = normalize(text);
     options.iter().position(|option| normalize(option) == text)
 }
 
-/// `B. uk`, `(b) uk`, `B uk`, `B - uk`: a letter before the text of its own option.
+/// `B. uk`, `(b) uk`, `B uk`, `B - uk`: a letter before the text of the same option.
 fn with_text(text: &str, options: &[String]) -> Option<usize> {
     let text = text.trim_start_matches(['(', '[']);
     let index = option_letters().position(|known| text.starts_with(|c: char| c.eq_ignore_ascii_case(&known)))?;
     let rest = text.get(1..)?;
     let after = rest.trim_start_matches(|c: char| c.is_whitespace() || ").]:,-–—".contains(c));
-    let parted = after.len() < rest.len();
-    let own = normalize(options.get(index)?);
-    (parted && !own.is_empty() && [after, &unwrap(after)].iter().any(|after| normalize(after) == own)).then_some(index)
+    let delimited = after.len() < rest.len();
+    let option_text = normalize(options.get(index)?);
+    (delimited
+        && !option_text.is_empty()
+        && [after, &strip_markup(after)].iter().any(|after| normalize(after) == option_text))
+    .then_some(index)
 }
 
-/// A word of an answer, and what stands before the next one.
+/// A word of an answer, and the text before the next word.
 struct Word<'a> {
     text: &'a str,
     gap: &'a str,
 }
 
-/// Words are runs of letters and digits; `'` and `-` inside of one belong to it, and so does a full stop between single
-/// letters (`U.S.A`).
+/// Splits into runs of letters and digits. `'` and `-` inside a word belong to it, and so does a full stop between
+/// single letters (`U.S.A`).
 fn words(text: &str) -> Vec<Word<'_>> {
     let places: Vec<(usize, char)> = text.char_indices().collect();
     let is_word = |at: usize| places.get(at).is_some_and(|(_, c)| c.is_alphanumeric());
@@ -95,16 +98,16 @@ fn words(text: &str) -> Vec<Word<'_>> {
         .collect()
 }
 
-/// The options that occur in a sentence, by letter or by text.
+/// The option that a sentence mentions, by letter or by text.
 fn mentioned(text: &str, options: &[String]) -> Parsed<usize> {
     let words = words(text);
     let lower: Vec<String> = words.iter().map(|word| word.text.to_lowercase()).collect();
     let mut of: Vec<Option<usize>> = vec![None; words.len()];
-    // Longer texts first: `red car` is no mention of `red`.
+    // Longer texts first: `red car` does not mention `red`.
     let mut texts: Vec<(usize, Vec<String>)> = options.iter().enumerate().map(|(at, text)| (at, parts(text))).collect();
     texts.sort_by_key(|(_, parts)| std::cmp::Reverse(parts.len()));
     let mut found: Vec<(usize, std::ops::Range<usize>)> = Vec::new();
-    for (index, parts) in texts.iter().filter(|(_, parts)| is_text(parts)) {
+    for (index, parts) in texts.iter().filter(|(_, parts)| is_mentionable(parts)) {
         for start in 0..(lower.len() + 1).saturating_sub(parts.len()) {
             let range = start..start + parts.len();
             if of[range.clone()].iter().all(Option::is_none) && lower[range.clone()] == parts[..] {
@@ -120,21 +123,21 @@ fn mentioned(text: &str, options: &[String]) -> Parsed<usize> {
             if letter < count { found.push((letter, at..at + 1)) } else { beyond = true }
         }
     }
-    // `B, F` of three options names two letters, but `B, on the X axis` one.
+    // With three options, `B, F` names two letters, but `B, on the X axis` names one.
     let only_letters = lower.iter().all(|word| word.len() == 1 || word == "and" || word == "or");
     let mut distinct: Vec<usize> = found.iter().map(|(index, _)| *index).collect();
     distinct.sort_unstable();
     distinct.dedup();
     match distinct[..] {
         [_] if beyond && only_letters => Parsed::Ambiguous,
-        [index] if found.iter().any(|(_, range)| !denied(&lower, &of, range)) => Parsed::One(index),
+        [index] if found.iter().any(|(_, range)| !is_negated(&lower, &of, range)) => Parsed::One(index),
         [] | [_] => Parsed::Nothing,
         _ => Parsed::Ambiguous,
     }
 }
 
-/// An option that is a letter (`C`) is no text that a sentence could mention.
-fn is_text(parts: &[String]) -> bool {
+/// Whether a sentence can mention the option by its text. An option whose text is a single letter (`C`) cannot be.
+fn is_mentionable(parts: &[String]) -> bool {
     match parts {
         [] => false,
         [only] => only.len() > 1 || !only.starts_with(|c: char| c.is_ascii_alphabetic()),
@@ -143,10 +146,10 @@ fn is_text(parts: &[String]) -> bool {
 }
 
 fn parts(option: &str) -> Vec<String> {
-    words(&fold(option)).iter().map(|word| word.text.to_lowercase()).collect()
+    words(&normalize_unicode(option)).iter().map(|word| word.text.to_lowercase()).collect()
 }
 
-/// The letter that a word is: a capital that is no article and no pronoun, or a small letter.
+/// The option letter of a word: a capital that is neither article nor pronoun, or a small letter.
 fn letter_at(words: &[Word], at: usize) -> Option<usize> {
     let Word { text, gap } = words[at];
     let mut characters = text.chars();
@@ -158,14 +161,14 @@ fn letter_at(words: &[Word], at: usize) -> Option<usize> {
     if matches!(letter.to_ascii_uppercase(), 'A' | 'I') && sentence {
         return None;
     }
-    // `b) uk`, `b or c`: an answer that begins with a small letter is written in small letters.
+    // `b) uk`, `b or c`: small letters count if the answer begins with one.
     let small = words[0].text.len() == 1 && words[0].text.starts_with(|c: char| c.is_ascii_lowercase());
     let letter_form = !matches!(letter, 'a' | 'i') || gap.starts_with([')', '.', ':', ',', ']']) || next == "or";
     (letter.is_ascii_uppercase() || (small && letter_form)).then_some(index)
 }
 
-/// Whether the sentence denies what it mentions: `not B`, `B is wrong`.
-fn denied(lower: &[String], of: &[Option<usize>], range: &std::ops::Range<usize>) -> bool {
+/// Whether the sentence negates the mention: `not B`, `B is wrong`.
+fn is_negated(lower: &[String], of: &[Option<usize>], range: &std::ops::Range<usize>) -> bool {
     let negation =
         |at: usize| of[at].is_none() && (NEGATIONS.contains(&lower[at].as_str()) || lower[at].ends_with("n't"));
     let before = (0..range.start).rev().find(|&at| !FILLERS.contains(&lower[at].as_str()));
@@ -187,15 +190,15 @@ mod tests {
     }
 
     #[test]
-    fn a_gold_answer_is_a_letter_of_an_option_or_none() {
+    fn gold_letters_must_name_an_option() {
         let two = options(&["france", "uk"]);
-        let told = ["B", "b.", "(B)", "B. uk", "uk", "C", "1", "spain", "B. france", ""]
+        let letters = ["B", "b.", "(B)", "B. uk", "uk", "C", "1", "spain", "B. france", ""]
             .map(|gold| letter_of_gold(gold, &two));
-        assert_eq!(told, [Some('B'), Some('B'), Some('B'), Some('B'), Some('B'), None, None, None, None, None]);
+        assert_eq!(letters, [Some('B'), Some('B'), Some('B'), Some('B'), Some('B'), None, None, None, None, None]);
     }
 
     #[test]
-    fn words_keep_what_belongs_to_them() {
+    fn words_keep_inner_punctuation() {
         let texts = |text| words(text).iter().map(|word| word.text.to_string()).collect::<Vec<_>>();
         assert_eq!(texts("It's the X-ray of U.S.A. (B) é"), ["It's", "the", "X-ray", "of", "U.S.A", "B", "é"]);
         assert_eq!(texts("B.uk, A/C"), ["B", "uk", "A", "C"]);

@@ -1,9 +1,8 @@
-//! What stands around an answer and is no part of it: typography, markup, the sentence that introduces it.
-//! Knows no answer type.
+//! Removes what surrounds an answer: typography, markup, and the sentence that introduces it.
 
 use unicode_normalization::UnicodeNormalization;
 
-/// Introductions of an answer. What follows the last one is the answer.
+/// Introductions of an answer. The answer follows the last one.
 const INTRODUCTIONS: [&str; 14] = [
     "answer is",
     "answer:",
@@ -21,7 +20,7 @@ const INTRODUCTIONS: [&str; 14] = [
     "\\boxed{",
 ];
 
-/// LaTeX commands that only change how their argument looks.
+/// LaTeX commands that only change the style of their argument.
 const STYLES: [&str; 9] = [
     "\\text{",
     "\\textbf{",
@@ -34,7 +33,7 @@ const STYLES: [&str; 9] = [
     "\\operatorname{",
 ];
 
-/// Pairs that are taken off when they enclose the whole text.
+/// Pairs that are removed if they enclose the whole text.
 const ENCLOSING: [(&str, &str); 16] = [
     ("<answer>", "</answer>"),
     ("**", "**"),
@@ -54,9 +53,9 @@ const ENCLOSING: [(&str, &str); 16] = [
     ("{", "}"),
 ];
 
-/// One way to write what Unicode writes in several: NFC, straight quotes, ASCII for full-width forms and digits of other scripts, `-` for the minus
-/// sign and the hyphens, nothing for characters without width.
-pub(super) fn fold(text: &str) -> String {
+/// Normalizes Unicode: NFC, straight quotes, ASCII for full-width forms and digits of other scripts, `-` for minus sign
+/// and hyphens; characters without width are removed.
+pub(super) fn normalize_unicode(text: &str) -> String {
     let one = |character: char| match character {
         '\u{2018}'..='\u{201b}' | '\u{2032}' => Some('\''),
         '\u{201c}'..='\u{201f}' | '\u{2033}' => Some('"'),
@@ -70,7 +69,7 @@ pub(super) fn fold(text: &str) -> String {
     text.nfc().filter_map(one).collect()
 }
 
-/// The zeros of scripts whose ten digits follow each other: Arabic, Persian, N'Ko, those of India, Thai, Lao, Tibetan,
+/// The digit zero of scripts with ten consecutive digits: Arabic, Persian, N'Ko, Indian scripts, Thai, Lao, Tibetan,
 /// Burmese, Khmer, Mongolian, full-width.
 const ZEROS: [u32; 20] = [
     0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0, 0xf20,
@@ -82,13 +81,13 @@ pub(super) fn digit_value(character: char) -> Option<u32> {
     ZEROS.iter().map(|zero| (character as u32).wrapping_sub(*zero)).find(|value| *value < 10)
 }
 
-/// The readings of an answer as text: as it stands, without its markup, and without the sentence that introduces it.
-/// All are folded. The first is never empty unless the answer is.
-pub(super) fn readings(answer: &str) -> Vec<String> {
-    let folded = fold(answer).trim().to_string();
-    let bare = unwrap(&folded);
-    let core = introduced(&bare).map(unwrap);
-    let mut all = vec![folded];
+/// The candidate texts of an answer: the text as it is, without markup, and without the introducing sentence. All are
+/// normalized. The first is empty only if the answer is empty.
+pub(super) fn candidates(answer: &str) -> Vec<String> {
+    let normalized = normalize_unicode(answer).trim().to_string();
+    let bare = strip_markup(&normalized);
+    let core = after_introduction(&bare).map(strip_markup);
+    let mut all = vec![normalized];
     for one in [Some(bare), core].into_iter().flatten() {
         if !one.is_empty() && !all.contains(&one) {
             all.push(one);
@@ -97,13 +96,13 @@ pub(super) fn readings(answer: &str) -> Vec<String> {
     all
 }
 
-/// The last of the readings: what is left of the answer when everything around it is taken away.
+/// The last candidate: the answer without everything around it.
 pub(super) fn core(answer: &str) -> String {
-    readings(answer).pop().unwrap_or_default()
+    candidates(answer).pop().unwrap_or_default()
 }
 
-/// Text without markup: headings, emphasis, code, LaTeX, brackets and quotes around all of it.
-pub(super) fn unwrap(text: &str) -> String {
+/// Removes markup: headings, emphasis, code, LaTeX, brackets and quotes around the whole text.
+pub(super) fn strip_markup(text: &str) -> String {
     let mut text = without_emphasis(&without_styles(text)).trim().to_string();
     loop {
         let before = text.len();
@@ -117,7 +116,7 @@ pub(super) fn unwrap(text: &str) -> String {
         for (open, close) in ENCLOSING {
             let whole = text.strip_suffix('.').unwrap_or(&text);
             let inner = whole.strip_prefix(open).and_then(|rest| rest.strip_suffix(close));
-            // `"a" or "b"` and `(a) (b)` are two things in two pairs.
+            // `"a" or "b"` and `(a) (b)` are two pairs.
             let alone = |inner: &&str| !inner.contains(open) && !inner.contains(close) && !inner.trim().is_empty();
             if let Some(inner) = inner.filter(alone) {
                 text = inner.trim().to_string();
@@ -129,9 +128,9 @@ pub(super) fn unwrap(text: &str) -> String {
     }
 }
 
-/// What follows the last introduction of an answer, or stands in the last `\boxed{}`; none where there is none.
-fn introduced(text: &str) -> Option<&str> {
-    // Of the same length as the text, so that places are places of both.
+/// The text after the last introduction, or in the last `\boxed{}`.
+fn after_introduction(text: &str) -> Option<&str> {
+    // ASCII lower case keeps the length, so that indices are valid in both texts.
     let lower = text.to_ascii_lowercase();
     let starts_word = |at: usize| !lower[..at].ends_with(|c: char| c.is_ascii_alphanumeric());
     let found = INTRODUCTIONS.iter().flat_map(|words| {
@@ -140,15 +139,15 @@ fn introduced(text: &str) -> Option<&str> {
     let (at, end) = found.max_by_key(|(_, end)| *end)?;
     let rest = &text[end..];
     if text[at..].starts_with("\\boxed{") {
-        return closed(rest).map(|(inside, _)| inside.trim()).filter(|inside| !inside.is_empty());
+        return split_at_closing_brace(rest).map(|(inside, _)| inside.trim()).filter(|inside| !inside.is_empty());
     }
     // `The answer is: B`, `Answer:- 4`.
     let rest = rest.trim_start().trim_start_matches(':').trim();
     (rest.contains(char::is_alphanumeric)).then_some(rest)
 }
 
-/// The text up to the brace that closes it, and what follows.
-pub(super) fn closed(text: &str) -> Option<(&str, &str)> {
+/// The text up to the closing brace, and the rest.
+pub(super) fn split_at_closing_brace(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0;
     for (at, character) in text.char_indices() {
         match character {
@@ -166,14 +165,14 @@ fn without_styles(text: &str) -> String {
     let mut text = text.to_string();
     for style in STYLES {
         while let Some(at) = text.find(style) {
-            let Some((inside, rest)) = closed(&text[at + style.len()..]) else { break };
+            let Some((inside, rest)) = split_at_closing_brace(&text[at + style.len()..]) else { break };
             text = format!("{}{inside}{rest}", &text[..at]);
         }
     }
     text
 }
 
-/// Without the marks of bold text and code. Between two letters or digits they are no such marks: `2**3`.
+/// Removes the marks of bold text and code. Between two letters or digits they are not markup: `2**3`.
 fn without_emphasis(text: &str) -> String {
     let mut plain = String::new();
     let mut rest = text;
@@ -181,7 +180,7 @@ fn without_emphasis(text: &str) -> String {
         let (before, after) = (&rest[..at], rest[at + 2..].trim_start_matches('*'));
         plain.push_str(before);
         let inside = plain.ends_with(char::is_alphanumeric) && after.starts_with(char::is_alphanumeric);
-        // The mark alone is the answer itself.
+        // A mark alone is the answer itself.
         if inside || (plain.trim().is_empty() && after.trim().is_empty()) {
             plain.push_str(&rest[at..rest.len() - after.len()]);
         }
@@ -195,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stands_around_an_answer_is_taken_away() {
+    fn markup_and_introductions_are_removed() {
         let pairs = [
             ("**B**", "B"),
             (" B** ", "B"),
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn composed_and_decomposed_letters_are_the_same() {
-        assert_eq!(fold("cafe\u{301} ‘a’ \u{2212}1\u{200b}"), "café 'a' -1");
+    fn unicode_is_normalized() {
+        assert_eq!(normalize_unicode("cafe\u{301} ‘a’ \u{2212}1\u{200b}"), "café 'a' -1");
     }
 }

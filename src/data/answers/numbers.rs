@@ -1,20 +1,20 @@
-//! Answers that are a number: which one a text gives, if it gives one and no other.
+//! Numeric answers: finds the only number that a text gives.
 
-use super::markup::{closed, core};
+use super::markup::{core, split_at_closing_brace};
 use super::parsed::Parsed;
 use super::text::equal;
 
 /// ChartQA's tolerance.
 const TOLERANCE: f64 = 0.05;
 
-/// A number with the unit that it was written with; empty for none.
+/// A number with its unit; the unit may be empty.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Amount {
     pub(super) value: f64,
     unit: String,
 }
 
-/// Units that are one, by their first name.
+/// Equal units; the first name of each is the canonical one.
 const SAME_UNITS: [&[&str]; 6] = [
     &["%", "percent", "per cent", "pct"],
     &["$", "us$", "usd", "dollar", "dollars", "us dollar", "us dollars"],
@@ -27,18 +27,18 @@ const SAME_UNITS: [&[&str]; 6] = [
 const SCALES: [(&str, f64); 6] =
     [("dozen", 12.0), ("hundred", 1e2), ("thousand", 1e3), ("million", 1e6), ("billion", 1e9), ("trillion", 1e12)];
 
-/// Scales that stand at the digits.
+/// Scales that directly follow the digits.
 const SHORT_SCALES: [(&str, f64); 6] = [("k", 1e3), ("K", 1e3), ("M", 1e6), ("mn", 1e6), ("B", 1e9), ("bn", 1e9)];
 
-/// Words that make a bound of the number after them: `at least 5`, `more than 5`.
+/// Words that make the next number a bound: `at least 5`, `more than 5`.
 const BOUNDS: [&str; 7] = ["than", "least", "most", "over", "under", "above", "below"];
 
 const FRACTIONS: [(char, &str); 5] = [('½', "1/2"), ('¼', "1/4"), ('¾', "3/4"), ('⅓', "1/3"), ('⅔', "2/3")];
 
-/// The number that an answer gives: all of it, or the only one in it. Figures that are no plain number (`12:30`,
-/// `10-12`) are another one beside it. What follows a single `=` is what an equation comes to.
+/// Parses the number of an answer: the whole answer, or the only number in it. Figures that are not plain numbers
+/// (`12:30`, `10-12`) count as further numbers. After a single `=`, only the right side is parsed.
 pub(super) fn read(answer: &str) -> Parsed<Amount> {
-    let text = latex(&core(answer));
+    let text = plain_fractions(&core(answer));
     let text = match text.split_once('=') {
         Some((_, right)) if !right.contains('=') && right.contains(|c: char| c.is_ascii_digit()) => right.to_string(),
         _ => text,
@@ -46,13 +46,13 @@ pub(super) fn read(answer: &str) -> Parsed<Amount> {
     whole(&text).map_or_else(|| only(&text), Parsed::One)
 }
 
-/// A gold answer that is a number as a whole, perhaps with a unit.
+/// Parses a gold answer that is a number as a whole, optionally with a unit.
 pub(super) fn of_gold(gold: &str) -> Option<Amount> {
-    whole(&latex(&core(gold)))
+    whole(&plain_fractions(&core(gold)))
 }
 
-/// Whether the numbers are within 5 % of the gold one. A unit that only one of them has says nothing; two different
-/// ones make two answers.
+/// Whether the answer is within 5 % of the gold number. Different units do not match; a missing unit matches every
+/// unit.
 pub(super) fn near(gold: &Amount, answer: &Amount) -> bool {
     let same_unit = gold.unit == answer.unit || gold.unit.is_empty() || answer.unit.is_empty();
     same_unit && (gold.value - answer.value).abs() <= TOLERANCE * gold.value.abs()
@@ -62,7 +62,8 @@ fn same(one: f64, other: f64) -> bool {
     (one - other).abs() <= f64::EPSILON * other.abs()
 }
 
-/// The score of an answer against one gold; none where it cannot be read. A gold that is no number needs equal text.
+/// The score of an answer against one gold answer; `None` if it is unreadable. A gold answer that is not a number needs
+/// equal text.
 pub(super) fn grade(gold: &str, answer: &str) -> Option<f64> {
     if equal(gold, answer) {
         return Some(1.0);
@@ -75,12 +76,12 @@ pub(super) fn grade(gold: &str, answer: &str) -> Option<f64> {
     }
 }
 
-/// `\frac{1}{2}` as `1/2`, `½` as `1/2`, without the spaces and escapes of formulas.
-fn latex(text: &str) -> String {
+/// Writes `\frac{1}{2}` and `½` as `1/2`, and removes the spaces and escapes of formulas.
+fn plain_fractions(text: &str) -> String {
     let mut text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac");
     while let Some(at) = text.find("\\frac{") {
-        let parts = closed(&text[at + 6..]).and_then(|(top, rest)| {
-            let (bottom, rest) = closed(rest.strip_prefix('{')?)?;
+        let parts = split_at_closing_brace(&text[at + 6..]).and_then(|(top, rest)| {
+            let (bottom, rest) = split_at_closing_brace(rest.strip_prefix('{')?)?;
             Some(format!("{}{top}/{bottom}{rest}", &text[..at]))
         });
         let Some(replaced) = parts else { break };
@@ -92,7 +93,7 @@ fn latex(text: &str) -> String {
     text.replace("\\%", "%").replace("\\$", "$").replace("{,}", ",").replace("\\,", "").trim().to_string()
 }
 
-/// A text that is nothing but a number with at most two words of a unit.
+/// Parses a text that is only a number with at most two words of a unit.
 fn whole(text: &str) -> Option<Amount> {
     let text = text.trim().trim_end_matches(['.', '!']).trim();
     if text.contains('\n') {
@@ -118,15 +119,15 @@ fn whole(text: &str) -> Option<Amount> {
     };
     let (scale, rest) = scaled(rest);
     let foreign =
-        |word: &&str| is_denial(word) || word.contains(|c: char| c.is_ascii_digit() || "=:+<>,;()".contains(c));
+        |word: &&str| is_negation(word) || word.contains(|c: char| c.is_ascii_digit() || "=:+<>,;()".contains(c));
     if rest.len() > 2 || rest.iter().any(foreign) {
         return None;
     }
-    let unit = symbol.map(String::from).or(Some(named(&rest.join(" ")))).filter(|unit| !unit.is_empty());
+    let unit = symbol.map(String::from).or(Some(canonical_unit(&rest.join(" ")))).filter(|unit| !unit.is_empty());
     Some(Amount { value: amount.value * scale, unit: unit.unwrap_or(amount.unit) })
 }
 
-/// `1 234 567` is one number where it is all there is.
+/// Joins `1 234 567` to one number if it is the whole text.
 fn grouped_by_spaces(text: &str) -> String {
     let digits = |group: &str| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit());
     let (integer, _) = text.split_once('.').unwrap_or((text, ""));
@@ -137,21 +138,21 @@ fn grouped_by_spaces(text: &str) -> String {
     if all { text.replacen(' ', "", rest.len()) } else { text.to_string() }
 }
 
-/// The scale that a word gives, and the words after it.
+/// The scale of the first word, and the remaining words.
 fn scaled<'a, 'b>(words: &'b [&'a str]) -> (f64, &'b [&'a str]) {
     let Some((first, rest)) = words.split_first() else { return (1.0, words) };
     let known = SCALES.iter().find(|(name, _)| first.trim_end_matches('s').eq_ignore_ascii_case(name));
     known.map_or((1.0, words), |(_, scale)| (*scale, rest))
 }
 
-/// The one number in a sentence.
+/// Finds the only number in a sentence.
 fn only(text: &str) -> Parsed<Amount> {
     let bare = |word| -> &str {
         let word: &str = word;
         word.trim_start_matches(|c| "([{\"'*_`~≈#".contains(c)).trim_end_matches(|c| ")]}\"'*_`.,;:!?".contains(c))
     };
     let words: Vec<&str> = text.split_whitespace().map(bare).collect();
-    if words.iter().any(|word| is_denial(word)) {
+    if words.iter().any(|word| is_negation(word)) {
         return Parsed::Nothing;
     }
     let mut found: Vec<Amount> = Vec::new();
@@ -159,7 +160,7 @@ fn only(text: &str) -> Parsed<Amount> {
     for (at, word) in words.iter().enumerate() {
         // `Q1` and `H2O` are names.
         if !word.contains(|c: char| c.is_ascii_digit())
-            || word.starts_with(char::is_alphabetic) && prefix(word).is_none()
+            || word.starts_with(char::is_alphabetic) && currency_prefix(word).is_none()
         {
             continue;
         }
@@ -169,8 +170,11 @@ fn only(text: &str) -> Parsed<Amount> {
             continue;
         };
         let (scale, rest) = scaled(&words[at + 1..]);
-        // In a sentence a word after the number is a unit only if it is known to be one.
-        let unit = rest.first().map(|word| named(word)).filter(|unit| SAME_UNITS.iter().any(|names| names[0] == unit));
+        // In a sentence, the word after the number is a unit only if it is a known one.
+        let unit = rest
+            .first()
+            .map(|word| canonical_unit(word))
+            .filter(|unit| SAME_UNITS.iter().any(|names| names[0] == unit));
         found.push(Amount { value: amount.value * scale, unit: unit.unwrap_or(amount.unit) });
     }
     match &found[..] {
@@ -182,14 +186,14 @@ fn only(text: &str) -> Parsed<Amount> {
     }
 }
 
-/// `It is not 12` gives no number.
-fn is_denial(word: &str) -> bool {
+/// Whether a word negates: `It is not 12` contains no number.
+fn is_negation(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     matches!(word.as_str(), "not" | "never" | "wrong" | "incorrect") || word.ends_with("n't")
 }
 
-/// The currency that a word begins with, and what follows it.
-fn prefix(word: &str) -> Option<(&'static str, &str)> {
+/// The currency at the beginning of a word, and the rest.
+fn currency_prefix(word: &str) -> Option<(&'static str, &str)> {
     let lower = word.to_ascii_lowercase();
     SAME_UNITS[1..].iter().find_map(|names| {
         let name = names
@@ -199,7 +203,7 @@ fn prefix(word: &str) -> Option<(&'static str, &str)> {
     })
 }
 
-/// A number as people write it in one word: `-1,234.5`, `$3`, `12%`, `2e3`, `1/2`, `12cm`, `5k`.
+/// Parses a number written as one word: `-1,234.5`, `$3`, `12%`, `2e3`, `1/2`, `12cm`, `5k`.
 fn figure(word: &str) -> Option<Amount> {
     let mut negative = false;
     let mut unit = "";
@@ -207,7 +211,7 @@ fn figure(word: &str) -> Option<Amount> {
     for _ in 0..2 {
         if let Some(after) = rest.strip_prefix('-').filter(|_| !negative) {
             (negative, rest) = (true, after);
-        } else if let Some((name, after)) = prefix(rest).filter(|_| unit.is_empty()) {
+        } else if let Some((name, after)) = currency_prefix(rest).filter(|_| unit.is_empty()) {
             (unit, rest) = (name, after);
         }
     }
@@ -224,26 +228,27 @@ fn figure(word: &str) -> Option<Amount> {
     if let Some((_, scale)) = SHORT_SCALES.iter().find(|(name, _)| *name == after) {
         (value, after) = (value * scale, "");
     }
-    // `2nd` is a place, and `12-15`, `12:30`, `3+` are more than a number.
+    // `2nd` is an ordinal, and `12-15`, `12:30`, `3+` are not single numbers.
     let is_unit = after.chars().all(|c| c.is_alphabetic() || "%°²³/".contains(c)) && !after.ends_with('/');
     if !is_unit || matches!(after, "st" | "nd" | "rd" | "th") {
         return None;
     }
-    let unit = if unit.is_empty() { named(after) } else { unit.to_string() };
+    let unit = if unit.is_empty() { canonical_unit(after) } else { unit.to_string() };
     Some(Amount { value: if negative { -value } else { value }, unit })
 }
 
-/// The name of a unit that all ways to write it share: the first of its names, else without case, plural and full stop.
-fn named(unit: &str) -> String {
+/// The canonical name of a unit: the first of its known names, otherwise without case, plural and full stop.
+fn canonical_unit(unit: &str) -> String {
     let lower = unit.trim().trim_end_matches('.').to_lowercase();
     match SAME_UNITS.iter().find(|names| names.contains(&lower.as_str())) {
         Some(names) => names[0].to_string(),
-        // `cms` and `ms` are too short for a plural to be told.
+        // In words as short as `cms` and `ms`, a final `s` may not be a plural.
         None => lower.strip_suffix('s').filter(|one| one.len() > 2).unwrap_or(&lower).to_string(),
     }
 }
 
-/// The decimal number that a text begins with, and what follows. Commas part groups of three digits: `1,5` is no 15.
+/// Parses the decimal number at the beginning of a text, and returns the rest. Commas separate groups of three digits:
+/// `1,5` is not 15.
 fn decimal(text: &str) -> Option<(f64, &str)> {
     let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let whole = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == ',').len();
@@ -278,7 +283,7 @@ fn decimal(text: &str) -> Option<(f64, &str)> {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> String {
+    fn parsed(text: &str) -> String {
         match read(text) {
             Parsed::One(Amount { value, unit }) if unit.is_empty() => value.to_string(),
             Parsed::One(Amount { value, unit }) => format!("{value} [{unit}]"),
@@ -288,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_read_as_people_write_it() {
+    fn numbers_are_parsed_in_common_forms() {
         let pairs = [
             ("-1,234.5", "-1234.5"),
             ("$3", "3 [$]"),
@@ -331,7 +336,7 @@ mod tests {
             ("", "nothing"),
         ];
         for (given, expected) in pairs {
-            assert_eq!(told(given), expected, "{given}");
+            assert_eq!(parsed(given), expected, "{given}");
         }
     }
 }

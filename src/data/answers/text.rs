@@ -1,26 +1,27 @@
-//! Answers that are text: equal, near or contained. Every rule takes the best of the readings of `plain.rs`, so that
-//! an answer is as good as the evaluator of its benchmark finds it, or better where only markup stands in its way.
+//! Text answers: equal, similar or contained. Every rule takes the best candidate of `markup.rs`, so that an answer
+//! scores at least as high as with its benchmark's evaluator, and higher if only markup prevents a match.
 
-use super::markup::{fold, readings};
+use super::markup::{candidates, normalize_unicode};
 
-/// ANLS below this is 0.
+/// Similarities below this count as 0.
 pub(super) const ANLS_THRESHOLD: f64 = 0.5;
 
-/// Lower case, inner space made single, dashes made hyphens, quotes and closing punctuation taken off.
+/// Normalizes a text: lower case, single spaces, hyphens for dashes; surrounding quotes and closing punctuation are
+/// removed.
 pub(super) fn normalize(text: &str) -> String {
-    let folded = fold(text).replace(['\u{2013}', '\u{2014}'], "-");
-    let words: Vec<String> = folded.split_whitespace().map(str::to_lowercase).collect();
+    let normalized = normalize_unicode(text).replace(['\u{2013}', '\u{2014}'], "-");
+    let words: Vec<String> = normalized.split_whitespace().map(str::to_lowercase).collect();
     let outer = |c: char| matches!(c, '"' | '\'' | '`');
     let joined = words.join(" ");
     let text = joined.trim_matches(outer).trim_end_matches(['.', ',', ';', ':', '!']).trim_matches(outer).trim();
-    // An answer that is nothing but punctuation stays what it is.
+    // Punctuation alone is kept.
     if text.is_empty() { joined } else { text.to_string() }
 }
 
-/// Whether a reading of the answer is the gold one.
+/// Whether a candidate of the answer equals the gold answer.
 pub(super) fn equal(gold: &str, answer: &str) -> bool {
     let gold = normalize(gold);
-    readings(answer).iter().any(|reading| normalize(reading) == gold)
+    candidates(answer).iter().any(|candidate| normalize(candidate) == gold)
 }
 
 /// Lower case, and every white space one space.
@@ -30,14 +31,14 @@ fn spaced(text: &str) -> String {
 
 /// Whether the gold answer occurs in the given one, inside of words and numbers too. An empty one never does.
 pub(super) fn contains(gold: &str, answer: &str) -> bool {
-    let gold = spaced(&fold(gold));
-    !gold.is_empty() && readings(answer).iter().any(|reading| spaced(reading).contains(&gold))
+    let gold = spaced(&normalize_unicode(gold));
+    !gold.is_empty() && candidates(answer).iter().any(|candidate| spaced(candidate).contains(&gold))
 }
 
 /// Average normalised Levenshtein similarity, in characters, case and outer space ignored.
 pub(super) fn anls(gold: &str, answer: &str) -> f64 {
-    let gold = spaced(&fold(gold));
-    readings(answer).iter().map(|reading| similarity(&gold, &spaced(reading))).fold(0.0, f64::max)
+    let gold = spaced(&normalize_unicode(gold));
+    candidates(answer).iter().map(|candidate| similarity(&gold, &spaced(candidate))).fold(0.0, f64::max)
 }
 
 fn similarity(gold: &str, answer: &str) -> f64 {

@@ -1,22 +1,22 @@
-//! The score of the VQA challenge (Antol et al. 2015), by which TextVQA is scored: answers are normalised as its
-//! evaluation does it, and one counts by how many of the annotators gave it.
+//! The score of the VQA challenge (Antol et al. 2015), which TextVQA uses: answers are normalized as in its evaluation,
+//! and an answer's score depends on how many annotators gave it.
 
-use super::markup::{fold, readings};
+use super::markup::{candidates, normalize_unicode};
 
-/// Annotators who must agree with an answer for it to be wholly right.
+/// Number of agreeing annotators for a full score.
 const AGREEING: f64 = 3.0;
 
-/// Marks that are taken out. One that touches a space is dropped, one inside a word becomes a space.
+/// Punctuation that is removed. A mark next to a space is dropped; inside a word it becomes a space.
 const MARKS: [char; 21] =
     [';', '/', '[', ']', '"', '{', '}', '(', ')', '=', '+', '\\', '_', '-', '>', '<', '@', '`', ',', '?', '!'];
 
 const ARTICLES: [&str; 3] = ["a", "an", "the"];
 
-/// Number words; the place is the number. `none` is 0 too.
+/// Number words; the index is the number. `none` is 0 too.
 const NUMBERS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
-/// Contractions that are written right when their apostrophes are missing or misplaced. Those that would then be
-/// another word (`well`, `its`, `shed`) are not among them.
+/// Contractions whose missing or misplaced apostrophes are corrected. Those that would be another word without
+/// apostrophe (`well`, `its`, `shed`) are not included.
 const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've \
     hasn't haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've \
     mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've \
@@ -25,10 +25,9 @@ const CONTRACTIONS: &str = "ain't aren't can't could've couldn't couldn't've did
     what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're \
     why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've";
 
-/// The soft accuracy of an answer that is normalised: the mean, over all ways to leave one annotator out, of
-/// min(1, others who gave this answer / 3). So with 10 answers one match is worth 0.3, two 0.6, three 0.9 and four 1; two
-/// or three annotators in all cannot make an answer wholly right. With one gold answer there is nobody to leave out: it
-/// must be given.
+/// The soft accuracy of a normalized answer: the mean, over all ways to leave one annotator out, of min(1, other
+/// annotators with this answer / 3). With 10 annotators, one match scores 0.3, two 0.6, three 0.9, four 1. With two or
+/// three annotators, an answer cannot reach 1. With a single gold answer, the answer must equal it.
 pub(super) fn soft_accuracy(golds: &[String], answer: &str) -> f64 {
     let matches = golds.iter().filter(|gold| *gold == answer).count();
     if golds.len() < 2 {
@@ -40,25 +39,26 @@ pub(super) fn soft_accuracy(golds: &[String], answer: &str) -> f64 {
     (without_a_match + without_another) / golds.len() as f64
 }
 
-/// The best soft accuracy of the readings of an answer.
+/// The best soft accuracy of the candidates of an answer.
 pub(super) fn score(golds: &[String], answer: &str) -> f64 {
-    let golds: Vec<String> = golds.iter().map(|gold| normalize(&fold(gold))).collect();
-    readings(answer).iter().map(|reading| soft_accuracy(&golds, &normalize(reading))).fold(0.0, f64::max)
+    let golds: Vec<String> = golds.iter().map(|gold| normalize(&normalize_unicode(gold))).collect();
+    candidates(answer).iter().map(|candidate| soft_accuracy(&golds, &normalize(candidate))).fold(0.0, f64::max)
 }
 
-/// Marks and full stops taken out, lower case, number words as digits, no articles, contractions with apostrophes.
+/// Normalizes an answer: no punctuation, lower case, digits for number words, no articles, contractions with
+/// apostrophes.
 pub(super) fn normalize(text: &str) -> String {
     let text = text.replace(['\n', '\t'], " ");
-    words(&marks(text.trim()))
+    process_digit_article(&process_punctuation(text.trim()))
 }
 
 /// The challenge's `processPunctuation`.
-pub(super) fn marks(text: &str) -> String {
+pub(super) fn process_punctuation(text: &str) -> String {
     without_full_stops(&without_marks(text))
 }
 
 /// The challenge's `processDigitArticle`.
-pub(super) fn words(text: &str) -> String {
+pub(super) fn process_digit_article(text: &str) -> String {
     let plain = text.to_lowercase();
     let words = plain.split_whitespace().map(|word| number(word).unwrap_or_else(|| word.to_string()));
     let words = words.filter(|word| !ARTICLES.contains(&word.as_str())).map(contraction);
@@ -74,14 +74,14 @@ fn without_marks(text: &str) -> String {
     let touches_space = |mark: char| letters.windows(2).any(|two| two == [mark, ' '] || two == [' ', mark]);
     let mut plain = text.to_string();
     for mark in MARKS.into_iter().filter(|mark| letters.contains(mark)) {
-        // `1,000` loses its comma, and with it every other mark.
+        // If a text has a grouping comma (`1,000`), every mark is dropped, as in the challenge's code.
         plain = plain.replace(mark, if grouped || touches_space(mark) { "" } else { " " });
     }
     plain
 }
 
-/// Full stops that no digit follows are taken out; the first 32 of them, as the challenge's code passes a flag of that
-/// value where the count belongs.
+/// Removes full stops that precede no digit, at most 32 of them: the challenge's code passes a flag of that value as
+/// the count.
 fn without_full_stops(text: &str) -> String {
     let mut letters = text.chars().peekable();
     let (mut plain, mut left) = (String::new(), 32);
@@ -100,7 +100,7 @@ fn number(word: &str) -> Option<String> {
     NUMBERS.iter().position(|known| *known == word).map(|number| number.to_string())
 }
 
-/// A contraction that lacks one of its apostrophes, with it. One pair of the challenge's goes the other way.
+/// Restores the missing apostrophe of a contraction. One pair of the challenge is reversed.
 fn contraction(word: String) -> String {
     if word == "somebody'd" {
         return "somebodyd".to_string();
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_normalised_as_the_challenge_does_it() {
+    fn answers_are_normalized_as_in_the_challenge() {
         let pairs = [
             ("The Dog.", "dog"),
             ("two  dogs", "2 dogs"),
@@ -142,12 +142,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_by_the_annotators_who_gave_it() {
+    fn the_score_depends_on_agreeing_annotators() {
         let golds = |matching: usize, all: usize| -> Vec<String> {
             (0..all).map(|at| if at < matching { "Stop!".into() } else { format!("other {at}") }).collect()
         };
         let of = |matching, all| score(&golds(matching, all), "**Stop!**");
-        // Leaving a match out leaves 0 others, leaving another out leaves 1: (1 * 0 + 9 * 1/3) / 10.
+        // Without the match 0 others agree, without another annotator 1 agrees: (1 * 0 + 9 * 1/3) / 10.
         assert!((of(1, 10) - 0.3).abs() < 1e-12);
         // (2 * 1/3 + 8 * 2/3) / 10 and (3 * 2/3 + 7 * 1) / 10.
         assert!((of(2, 10) - 0.6).abs() < 1e-12);

@@ -1,5 +1,5 @@
-//! `generation_config.json`: what a folder says of decoding. The keys of a stage say how tokens are drawn and how many; what
-//! else changes the answers is followed or refused by name, as `GenerationConfig` of transformers 5 has it.
+//! Reads `generation_config.json`. How tokens are sampled and how many is set by the keys of a stage. Every other field
+//! that changes answers is either applied or refused by name, following `GenerationConfig` of transformers 5.
 
 use std::path::Path;
 
@@ -8,18 +8,18 @@ use serde_json::{Map, Value};
 
 use super::hub_files::{GENERATION_CONFIG, object};
 
-/// What a folder says of decoding that no key of a stage says.
+/// The decoding settings of a folder that have no key in a stage.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct GenerationConfig {
-    /// Divides the positive logits of tokens that the sequence has already, and multiplies the negative ones (Keskar et al.
-    /// 2019); 1 changes nothing.
+    /// Divides the positive logits of tokens that the sequence already contains, and multiplies the negative ones
+    /// (Keskar et al. 2019); 1 has no effect.
     pub(super) repetition_penalty: f64,
-    /// Fields that are not known, with their values.
+    /// Unknown fields with their values.
     pub(super) unknown: Vec<String>,
 }
 
-/// Fields that change no answer here: keys of a stage stand in their place, or they say where something is computed, what is
-/// returned, how it is made faster, or how beams are ranked, of which there is one.
+/// Fields that do not change answers here. They have a key in a stage, or they configure where the model runs, what is
+/// returned, performance, or the ranking of beams (there is only one beam).
 const IGNORED_FIELDS: &[&str] = &[
     "_from_model_config",
     "assistant_confidence_threshold",
@@ -74,7 +74,7 @@ const IGNORED_FIELDS: &[&str] = &[
     "use_model_defaults",
 ];
 
-/// Fields that change answers, greedy ones too, with the values (as JSON) at which they do not.
+/// Fields that change answers, including greedy ones, with the values (as JSON) that have no effect.
 const NEUTRAL_VALUES: &[(&str, &[&str])] = &[
     ("bad_words_ids", &["[]"]),
     ("begin_suppress_tokens", &["[]"]),
@@ -101,22 +101,22 @@ const NEUTRAL_VALUES: &[(&str, &[&str])] = &[
     ("watermarking_config", &[]),
 ];
 
-/// Reads the folder's file; one that is not there says nothing.
+/// Reads the folder's file, if it exists.
 ///
 /// # Errors
 ///
-/// Every field that changes answers in a way that is not followed, with its value.
+/// Every unsupported field that changes answers, with its value.
 pub(super) fn read(folder: &Path) -> Result<GenerationConfig> {
     let fields = object(folder, GENERATION_CONFIG)?.unwrap_or_default();
     let place = folder.join(GENERATION_CONFIG);
-    let (generation, wrong) = follow(&fields);
+    let (generation, wrong) = apply(&fields);
     if !wrong.is_empty() {
         bail!("`{}`: {}", place.display(), wrong.join("; "));
     }
     Ok(generation)
 }
 
-fn follow(fields: &Map<String, Value>) -> (GenerationConfig, Vec<String>) {
+fn apply(fields: &Map<String, Value>) -> (GenerationConfig, Vec<String>) {
     let mut generation = GenerationConfig { repetition_penalty: 1.0, unknown: Vec::new() };
     let mut wrong = Vec::new();
     for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
@@ -125,23 +125,23 @@ fn follow(fields: &Map<String, Value>) -> (GenerationConfig, Vec<String>) {
                 Some(penalty) => generation.repetition_penalty = penalty,
                 None => wrong.push(format!("`{name}` must be a number above 0, not {value}")),
             }
-        } else if let Some((_, inert)) = NEUTRAL_VALUES.iter().find(|(known, _)| known == name) {
-            if !inert.iter().any(|text| is(value, text)) {
-                wrong.push(format!("`{name}` changes the answers and is not supported: it is {}", short(value)));
+        } else if let Some((_, neutral)) = NEUTRAL_VALUES.iter().find(|(known, _)| known == name) {
+            if !neutral.iter().any(|text| equals_json(value, text)) {
+                wrong.push(format!("`{name}` changes the answers and is not supported: it is {}", abbreviated(value)));
             }
         } else if !IGNORED_FIELDS.contains(&name.as_str()) {
-            generation.unknown.push(format!("`{name}` ({})", short(value)));
+            generation.unknown.push(format!("`{name}` ({})", abbreviated(value)));
         }
     }
     (generation, wrong)
 }
 
-fn is(value: &Value, text: &str) -> bool {
+fn equals_json(value: &Value, text: &str) -> bool {
     serde_json::from_str::<Value>(text)
         .is_ok_and(|wanted| *value == wanted || (value.is_number() && value.as_f64() == wanted.as_f64()))
 }
 
-fn short(value: &Value) -> String {
+fn abbreviated(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(60) {
         Some((at, _)) => format!("{}...", &text[..at]),
@@ -153,12 +153,12 @@ fn short(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> (GenerationConfig, Vec<String>) {
-        follow(&serde_json::from_str(text).unwrap())
+    fn applied(text: &str) -> (GenerationConfig, Vec<String>) {
+        apply(&serde_json::from_str(text).unwrap())
     }
 
     #[test]
-    fn what_published_folders_say_is_followed() {
+    fn published_configs_are_supported() {
         // Qwen2.5-7B-Instruct, Qwen3-8B, Llama-3.2-1B-Instruct, vicuna-7b-v1.5, SmolLM2, llava-1.5-7b-hf, Qwen-7B-Chat.
         for (text, penalty) in [
             (
@@ -179,13 +179,13 @@ mod tests {
             (r#"{"chat_format": "chatml", "max_window_size": 24000, "max_new_tokens": 512, "top_k": 0}"#, 1.0),
         ] {
             let expected = GenerationConfig { repetition_penalty: penalty, unknown: Vec::new() };
-            assert_eq!(told(text), (expected, Vec::new()), "{text}");
+            assert_eq!(applied(text), (expected, Vec::new()), "{text}");
         }
-        assert_eq!(told(r#"{"a_note": "x"}"#).0.unknown, ["`a_note` (\"x\")"]);
+        assert_eq!(applied(r#"{"a_note": "x"}"#).0.unknown, ["`a_note` (\"x\")"]);
     }
 
     #[test]
-    fn what_changes_greedy_answers_and_is_not_followed_is_refused_by_name() {
+    fn unsupported_fields_are_refused_by_name() {
         let refused =
             |name: &str, value: &str| format!("`{name}` changes the answers and is not supported: it is {value}");
         for (name, value) in [
@@ -207,9 +207,9 @@ mod tests {
             ("watermarking_config", "{}"),
             ("token_healing", "true"),
         ] {
-            assert_eq!(told(&format!(r#"{{"{name}": {value}}}"#)).1, [refused(name, value)]);
+            assert_eq!(applied(&format!(r#"{{"{name}": {value}}}"#)).1, [refused(name, value)]);
         }
-        let penalty = told(r#"{"repetition_penalty": 0}"#).1;
+        let penalty = applied(r#"{"repetition_penalty": 0}"#).1;
         assert_eq!(penalty, ["`repetition_penalty` must be a number above 0, not 0"]);
     }
 }

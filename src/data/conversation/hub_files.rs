@@ -1,5 +1,5 @@
-//! What the files of a Hugging Face folder say about a conversation: special tokens by name, ids that have a role,
-//! the chat template's text. Looks where `transformers` looks; knows no vocabulary and renders nothing.
+//! Reads a Hugging Face folder's files about conversations: special tokens by name, token ids with a role, and the
+//! source of the chat template. Files are searched in the order of `transformers`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,39 +18,39 @@ const PROCESSOR_CONFIG: &str = "processor_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const TEMPLATE_JSON: &str = "chat_template.json";
 
-/// Roles that every tokenizer of `transformers` knows. Their tokens have to be in the vocabulary.
+/// Roles of special tokens that every tokenizer of `transformers` has. Their tokens must be in the vocabulary.
 pub(super) const ROLES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// What a folder says about its special tokens.
+/// The special tokens of a folder.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Special {
-    /// Token by role (`bos_token`, ..., also roles of the model's own such as `image_token`).
+    /// Token by role (`bos_token`, ..., and roles of a model such as `image_token`).
     pub(super) named: BTreeMap<String, String>,
-    /// Further special tokens, without a role.
-    pub(super) further: Vec<String>,
-    /// The placeholder of an image, with the place that says so.
+    /// Additional special tokens, without a role.
+    pub(super) additional: Vec<String>,
+    /// Id of the image placeholder, and the file and key that define it.
     pub(super) image: Option<(u32, String)>,
-    /// Ends of a text, with the place that says so. The tokenizer's own `eos_token` is in `named`.
+    /// Ids of end tokens, and the file and key that define them. The tokenizer's own `eos_token` is in `named`.
     pub(super) ends: Vec<(u32, String)>,
 }
 
-/// A chat template and where it was found.
+/// A chat template and its origin.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Template {
     pub(super) text: String,
-    /// For errors: file and key.
+    /// File and key, for errors.
     pub(super) origin: String,
 }
 
-/// Refuses a folder that has only the file of a slow tokenizer, or none.
+/// Refuses a folder without `tokenizer.json`.
 pub(super) fn check_tokenizer(folder: &Path) -> Result<()> {
     if folder.join(FILE).is_file() {
         return Ok(());
     }
     if folder.join("tokenizer.model").is_file() {
         bail!(
-            "`{}` has a `tokenizer.model` and no `{FILE}`: only fast tokenizers are read; \
+            "`{}` has a `tokenizer.model` but no `{FILE}`: only fast tokenizers are supported; \
              `AutoTokenizer.from_pretrained(folder).save_pretrained(folder)` of `transformers` writes one",
             folder.display()
         );
@@ -62,11 +62,11 @@ pub(super) fn check_tokenizer(folder: &Path) -> Result<()> {
 ///
 /// # Errors
 ///
-/// A file that is not JSON, or a key of another kind: with file and key.
+/// A file that is not JSON, or a value of the wrong type; the error names file and key.
 pub(super) fn special(folder: &Path) -> Result<Special> {
     let mut special = Special::default();
     let mut tokenizer = object(folder, TOKENIZER_CONFIG)?.unwrap_or_default();
-    // As `transformers`: the older file counts only where the newer one does not list all tokens.
+    // As in `transformers`: the older file is read only if the newer one does not list all tokens.
     if !tokenizer.contains_key("added_tokens_decoder")
         && let Some(map) = object(folder, TOKENS_MAP)?
     {
@@ -78,7 +78,7 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
             (_, Value::Null) => {}
             ("additional_special_tokens" | "extra_special_tokens", Value::Array(tokens)) => {
                 for token in tokens {
-                    special.further.extend(content(token).map(str::to_string));
+                    special.additional.extend(content(token).map(str::to_string));
                 }
             }
             ("extra_special_tokens", Value::Object(tokens)) => {
@@ -88,8 +88,8 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
             }
             (role, value) if role.ends_with("_token") => match content(value) {
                 Some(token) => drop(special.named.insert(role.to_string(), token.to_string())),
-                None if ROLES.contains(&role) => bail!("{} is neither a text nor a token", place()),
-                // A switch such as `add_bos_token`; `tokenizer.json` says what is added.
+                None if ROLES.contains(&role) => bail!("{} is neither a string nor a token", place()),
+                // A flag such as `add_bos_token`; `tokenizer.json` defines what is added.
                 None => {}
             },
             _ => {}
@@ -118,16 +118,16 @@ pub(super) fn special(folder: &Path) -> Result<Special> {
     Ok(special)
 }
 
-/// The chat template of a folder. With `images` the places of a processor come first, as in `transformers`, where a
-/// processor lays out the conversations of a model that takes images.
+/// The chat template of a folder. With `images`, the files of a processor are searched first, as in `transformers`,
+/// where a processor formats the conversations of a model that takes images.
 ///
 /// # Errors
 ///
-/// No template: an error that names the files that were looked for.
+/// No template. The error names the files that were searched.
 pub(super) fn template(folder: &Path, images: bool) -> Result<Template> {
     type Source = fn(&Path, &str) -> Result<Option<Template>>;
-    let processor: [(&str, Source); 2] = [(PROCESSOR_CONFIG, keyed), (TEMPLATE_JSON, keyed)];
-    let tokenizer: [(&str, Source); 2] = [(TEMPLATE, plain), (TOKENIZER_CONFIG, keyed)];
+    let processor: [(&str, Source); 2] = [(PROCESSOR_CONFIG, from_key), (TEMPLATE_JSON, from_key)];
+    let tokenizer: [(&str, Source); 2] = [(TEMPLATE, from_file), (TOKENIZER_CONFIG, from_key)];
     let places: Vec<(&str, Source)> = processor.into_iter().filter(|_| images).chain(tokenizer).collect();
     for (name, source) in &places {
         if let Some(template) = source(folder, name)? {
@@ -136,14 +136,14 @@ pub(super) fn template(folder: &Path, images: bool) -> Result<Template> {
     }
     let names: Vec<String> = places.iter().map(|(name, _)| format!("`{name}`")).collect();
     bail!(
-        "`{}` has no chat template: looked for {} (the key `chat_template` in JSON)",
+        "`{}` has no chat template: searched {} (key `chat_template` in JSON files)",
         folder.display(),
         names.join(", ")
     )
 }
 
-/// A template that is a file of its own.
-fn plain(folder: &Path, name: &str) -> Result<Option<Template>> {
+/// A template in a separate file.
+fn from_file(folder: &Path, name: &str) -> Result<Option<Template>> {
     let path = folder.join(name);
     if !path.is_file() {
         return Ok(None);
@@ -151,8 +151,8 @@ fn plain(folder: &Path, name: &str) -> Result<Option<Template>> {
     Ok(Some(Template { text: files::read_text(&path)?, origin: format!("`{}`", path.display()) }))
 }
 
-/// A template under the key `chat_template`: a text, or a list of named ones.
-fn keyed(folder: &Path, name: &str) -> Result<Option<Template>> {
+/// A template under the key `chat_template`: a string, or a list of named templates.
+fn from_key(folder: &Path, name: &str) -> Result<Option<Template>> {
     let Some(object) = object(folder, name)? else { return Ok(None) };
     let origin = format!("`chat_template` of `{}`", folder.join(name).display());
     let text = match object.get("chat_template") {
@@ -168,7 +168,7 @@ fn keyed(folder: &Path, name: &str) -> Result<Option<Template>> {
         }),
         Some(_) => None,
     };
-    let text = text.with_context(|| format!("{origin} is no text, and has none that is named `default`"))?;
+    let text = text.with_context(|| format!("{origin} is not a string and has no template named `default`"))?;
     Ok(Some(Template { text: text.clone(), origin }))
 }
 
@@ -177,17 +177,17 @@ pub(super) fn object(folder: &Path, name: &str) -> Result<Option<Map<String, Val
     if path.is_file() { files::read_json(&path).map(Some) } else { Ok(None) }
 }
 
-/// A token's text: written as such, or as an `AddedToken`.
+/// A token's text: a string, or the content of an `AddedToken`.
 fn content(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.as_object()?.get("content")?.as_str())
 }
 
-/// The ids at a key: none, one, or a list; each with its place.
+/// The ids at a key (none, one, or a list), each with file and key.
 fn ids(object: &Map<String, Value>, key: &str, path: &Path) -> Result<Vec<(u32, String)>> {
     let place = format!("`{key}` of `{}`", path.display());
     let id = |value: &Value| {
         let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.map(|id| (id, place.clone())).with_context(|| format!("{place} has {value}, which is no token id"))
+        id.map(|id| (id, place.clone())).with_context(|| format!("{place} has {value}, which is not a token id"))
     };
     match object.get(key) {
         None | Some(Value::Null) => Ok(Vec::new()),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_are_read_where_they_are_written() {
+    fn special_tokens_are_read_from_all_files() {
         let folder = folder(&[
             ("config.json", r#"{"image_token_index": 9, "text_config": {"eos_token_id": 2}, "eos_token_id": null}"#),
             ("generation_config.json", r#"{"eos_token_id": [3, 4]}"#),
@@ -226,19 +226,19 @@ mod tests {
         let expected =
             [("bos_token", "<s>"), ("eos_token", "</s>"), ("image_token", "<image>"), ("pad_token", "<pad>")];
         assert_eq!(named, expected);
-        assert_eq!(special.further, ["<a>"]);
+        assert_eq!(special.additional, ["<a>"]);
         assert_eq!(special.image.unwrap().0, 9);
         assert_eq!(special.ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 4, 2]);
     }
 
     #[test]
-    fn a_value_of_another_kind_is_an_error_with_its_place() {
+    fn a_value_of_the_wrong_type_names_file_and_key() {
         let error = |config: &str, tokenizer: &str| {
             let folder = folder(&[("config.json", config), ("tokenizer_config.json", tokenizer)]);
             special(folder.path()).unwrap_err().to_string()
         };
         assert!(
-            error(r#"{"image_token_index": -200}"#, "{}").ends_with("/config.json` has -200, which is no token id")
+            error(r#"{"image_token_index": -200}"#, "{}").ends_with("/config.json` has -200, which is not a token id")
         );
         assert!(error(r#"{"eos_token_id": "x"}"#, "{}").contains("`eos_token_id` of"));
         assert!(
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn the_template_is_looked_for_where_transformers_looks() {
+    fn templates_are_searched_as_in_transformers() {
         let all = [
             ("processor_config.json", r#"{"chat_template": "a"}"#),
             ("chat_template.json", r#"{"chat_template": "b"}"#),
@@ -268,18 +268,18 @@ mod tests {
         let none = folder(&[]);
         let error = template(none.path(), true).unwrap_err().to_string();
         assert!(error.ends_with(
-            "has no chat template: looked for `processor_config.json`, `chat_template.json`, `chat_template.jinja`, \
-             `tokenizer_config.json` (the key `chat_template` in JSON)"
+            "has no chat template: searched `processor_config.json`, `chat_template.json`, `chat_template.jinja`, \
+             `tokenizer_config.json` (key `chat_template` in JSON files)"
         ));
         let other = folder(&[("tokenizer_config.json", r#"{"chat_template": [{"name": "rag", "template": "x"}]}"#)]);
-        assert!(template(other.path(), false).unwrap_err().to_string().contains("none that is named `default`"));
+        assert!(template(other.path(), false).unwrap_err().to_string().contains("no template named `default`"));
     }
 
     #[test]
-    fn a_folder_with_a_slow_tokenizer_only_is_refused() {
+    fn a_folder_with_only_a_slow_tokenizer_is_refused() {
         let slow = folder(&[("tokenizer.model", "")]);
         let error = check_tokenizer(slow.path()).unwrap_err().to_string();
-        assert!(error.contains("only fast tokenizers are read"), "{error}");
+        assert!(error.contains("only fast tokenizers are supported"), "{error}");
         assert!(check_tokenizer(folder(&[]).path()).unwrap_err().to_string().ends_with("has no `tokenizer.json`"));
         assert!(check_tokenizer(folder(&[("tokenizer.json", "")]).path()).is_ok());
     }

@@ -1,6 +1,5 @@
-//! The tokenizer of a Hugging Face folder, as it is: no token is added, no id moves. Encodes rendered chats, where
-//! the template's special tokens are tokens and those that a text happens to spell are characters. Knows no template
-//! and no role of a token.
+//! The tokenizer of a Hugging Face folder: no token is added and no id changes. Encodes rendered chats: special tokens
+//! that the template writes are encoded as tokens, special tokens that occur in a text as characters.
 
 use std::path::Path;
 
@@ -9,50 +8,50 @@ use tokenizers::{AddedToken, Encoding};
 
 use crate::tokenizer::{Tokenizer, load, unknown_word};
 
-/// Characters that stand in none of a chat's texts, around the special tokens that those spell.
+/// Sentinel characters, which occur in no text of a chat. They enclose special tokens that occur in texts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sentinels {
     start: char,
     end: char,
-    /// A third one, for the place of a text.
+    /// A third sentinel, which stands for a text.
     pub(crate) probe: char,
 }
 
 impl Sentinels {
-    /// Sentinels that are in none of `texts`, from a plane for private use.
-    pub(crate) fn outside(texts: &[&str]) -> Result<Sentinels> {
+    /// Sentinels that occur in none of `texts`, from a private-use plane.
+    pub(crate) fn not_in(texts: &[&str]) -> Result<Sentinels> {
         let mut free = ('\u{F0000}'..='\u{FFFFD}').filter(|&mark| !texts.iter().any(|text| text.contains(mark)));
         match (free.next(), free.next(), free.next()) {
             (Some(start), Some(end), Some(probe)) => Ok(Sentinels { start, end, probe }),
-            _ => bail!("the texts use all characters for private use"),
+            _ => bail!("the texts contain all private-use characters"),
         }
     }
 }
 
-/// Text to ids for chats.
+/// Encodes chats.
 #[derive(Debug)]
 pub(crate) struct HubTokenizer {
-    /// Sees no special token in a text.
+    /// Encodes special tokens as characters.
     pub(crate) plain: Tokenizer,
-    /// Sees every special token.
+    /// Encodes special tokens as tokens.
     parsing: tokenizers::Tokenizer,
-    /// The special tokens, longest first: one counts before those that it contains.
+    /// The special tokens, longest first, because one may contain another.
     control: Vec<String>,
-    /// What the tokenizer puts before a text; none if it puts something after it.
+    /// The ids that the tokenizer adds before a text; `None` if it also adds ids after it.
     prefix: Option<Vec<u32>>,
     newline: Vec<u32>,
 }
 
 impl HubTokenizer {
-    /// Reads the `tokenizer.json` in `folder`. `special` are tokens that other files call special; each has to be in
-    /// the vocabulary, and is named with the place that says so.
+    /// Reads the `tokenizer.json` in `folder`. `special` lists tokens that other files define as special, each with its
+    /// origin; all must be in the vocabulary.
     pub(crate) fn read(folder: &Path, special: &[(&str, &str)]) -> Result<HubTokenizer> {
         let mut parsing = load(folder)?;
         for (token, place) in special {
             if parsing.token_to_id(token).is_none() {
                 bail!("the token `{token}` ({place}) is not in the vocabulary of `tokenizer.json`");
             }
-            // As `transformers`: a token that a role names is special, whatever `tokenizer.json` calls it.
+            // As in `transformers`: a token with a role is special, even if `tokenizer.json` does not say so.
             if !parsing.get_added_vocabulary().is_special_token(token) {
                 let token = AddedToken::from(*token, true);
                 parsing.add_special_tokens([token]).map_err(|error| anyhow!("cannot add a special token: {error}"))?;
@@ -74,7 +73,7 @@ impl HubTokenizer {
         Ok(hub_tokenizer)
     }
 
-    /// The name of an id that another file gives; `place` is that file and key.
+    /// The token of an id that another file defines at `place` (file and key).
     pub(super) fn name(&self, id: u32, place: &str) -> Result<String> {
         let name = self.parsing.id_to_token(id);
         name.with_context(|| format!("{place} is {id}, which is not in the vocabulary of `tokenizer.json`"))
@@ -88,14 +87,14 @@ impl HubTokenizer {
         self.parsing.token_to_id(token)
     }
 
-    /// What the tokenizer adds before a text that brings no special tokens of its own.
+    /// The ids that the tokenizer adds before a text.
     pub(crate) fn prefix_ids(&self) -> Result<&[u32]> {
         self.prefix.as_deref().context(
             "the `post_processor` of `tokenizer.json` adds tokens after a text: a prompt would end before its answer",
         )
     }
 
-    /// A text with marks around what would be read as special tokens.
+    /// Encloses special tokens in a text with sentinels.
     pub(super) fn escape(&self, text: &str, sentinels: Sentinels) -> String {
         let mut marked = String::with_capacity(text.len());
         let mut rest = text;
@@ -114,10 +113,10 @@ impl HubTokenizer {
         marked
     }
 
-    /// The ids of a chat with marks; of the whole one, or of what follows ids that are known (`after`).
+    /// The ids of a chat with sentinels: of a whole chat, or of a part that follows encoded ids (`after`).
     ///
-    /// A chat without marks is encoded in one piece, as `transformers` does. One with marks is taken apart at them, as
-    /// by `encode_marked_chat` there (`sanitize_control_tokens`).
+    /// A chat without sentinels is encoded in one piece, as in `transformers`. One with sentinels is split at them,
+    /// like `encode_marked_chat` there (`sanitize_control_tokens`).
     pub(crate) fn ids(&self, chat: &str, sentinels: Sentinels, after: bool) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for (text, as_text, inside) in self.segments(chat, sentinels, after) {
@@ -127,12 +126,12 @@ impl HubTokenizer {
         Ok(ids)
     }
 
-    /// The stretch of the chat that each of [`HubTokenizer::ids`] stands for; joined they are the chat without sentinels.
+    /// The part of the chat that each of [`HubTokenizer::ids`] covers; joined they are the chat without sentinels.
     pub(crate) fn pieces(&self, chat: &str, sentinels: Sentinels, after: bool) -> Result<Vec<String>> {
         let mut pieces = Vec::new();
         for (text, as_text, inside) in self.segments(chat, sentinels, after) {
             let (encoding, skipped) = self.segment(text, as_text, inside)?;
-            // The line break before an inner segment.
+            // The line break that is prepended to an inner segment.
             let shift = usize::from(skipped > 0);
             let mut start = 0;
             for (index, &(_, end)) in encoding.get_offsets().iter().enumerate().skip(skipped) {
@@ -149,7 +148,7 @@ impl HubTokenizer {
         Ok(pieces)
     }
 
-    /// Takes a chat apart at its marks: stretch, whether it is marked, and whether something comes before it.
+    /// Splits a chat at its sentinels: text, whether it is enclosed, and whether something precedes it.
     fn segments<'a>(&self, chat: &'a str, sentinels: Sentinels, after: bool) -> Vec<(&'a str, bool, bool)> {
         let mut segments = Vec::new();
         let mut rest = chat;
@@ -158,14 +157,14 @@ impl HubTokenizer {
             let inner = &rest[at + rest[at..].chars().next().map_or(0, char::len_utf8)..];
             let marked = rest[at..].starts_with(sentinels.start).then(|| {
                 self.control.iter().find(|token| {
-                    inner.strip_prefix(token.as_str()).is_some_and(|behind| behind.starts_with(sentinels.end))
+                    inner.strip_prefix(token.as_str()).is_some_and(|rest| rest.starts_with(sentinels.end))
                 })
             });
             if let Some(Some(token)) = marked {
                 segments.push((&inner[..token.len()], true));
                 rest = &inner[token.len() + sentinels.end.len_utf8()..];
             } else {
-                // A template took the text apart at this place: the mark still parts it.
+                // The template split the text here; the sentinel still separates the parts.
                 rest = inner;
             }
         }
@@ -179,8 +178,8 @@ impl HubTokenizer {
             .collect()
     }
 
-    /// A segment's encoding and how many of its first tokens do not count. One from inside a chat is encoded behind a
-    /// line break, whose tokens are those: alone, some tokenizers would put a space before it.
+    /// Encodes a segment; returns the encoding and the number of leading tokens to skip. A segment inside a chat is
+    /// encoded after a line break, whose tokens are skipped: on its own, some tokenizers would prepend a space.
     fn segment(&self, text: &str, as_text: bool, inside: bool) -> Result<(Encoding, usize)> {
         let (encoding, skipped) = if inside {
             let encoding = self.encode(&format!("\n{text}"), as_text)?;
@@ -193,7 +192,7 @@ impl HubTokenizer {
             (self.encode(text, as_text)?, 0)
         };
         if as_text && self.id(text).is_some_and(|id| encoding.get_ids()[skipped..].contains(&id)) {
-            bail!("a text has `{text}`, which this tokenizer cannot tell from its special token");
+            bail!("a text contains `{text}`, which this tokenizer cannot encode as plain characters");
         }
         Ok((encoding, skipped))
     }

@@ -1,11 +1,11 @@
-//! What chat templates need of python and `minijinja` does not have: `json.dumps`, python's white space, the tags of
-//! `transformers`. Knows no message.
+//! Python features of chat templates that `minijinja` lacks: `json.dumps`, Python's white space and string methods, and
+//! the tags of `transformers`.
 
 use minijinja::value::{Kwargs, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 
-/// A template's source with `\n` for every line end, as jinja reads it, and the `generation` blocks, by which
-/// `transformers` marks an assistant's text, as blocks that do nothing.
+/// Prepares a template's source: `\n` for every line end, as in Jinja, and `generation` blocks, which `transformers`
+/// uses to mark the assistant's text, as blocks without effect.
 pub(super) fn source(template: &str) -> String {
     let template = template.replace("\r\n", "\n").replace('\r', "\n");
     let mut source = String::with_capacity(template.len());
@@ -27,12 +27,12 @@ pub(super) fn source(template: &str) -> String {
     source + rest
 }
 
-/// Python's white space: Unicode's and four control characters.
+/// Python's white space: Unicode white space and four control characters.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// Jinja's `trim`: `str.strip`.
+/// Jinja's `trim` filter: Python's `str.strip`.
 pub(super) fn trim(text: &str, chars: Option<&str>) -> String {
     strip(text, chars, true, true).to_string()
 }
@@ -43,7 +43,7 @@ fn strip<'a>(text: &'a str, chars: Option<&str>, start: bool, end: bool) -> &'a 
     if end { text.trim_end_matches(matches) } else { text }
 }
 
-/// Methods of python's types.
+/// Methods of Python's types.
 pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
         let (start, end) = match name {
@@ -63,8 +63,8 @@ pub(super) fn method(state: &mut State, value: &Value, name: &str, args: &[Value
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
-/// `json.dumps` with the keywords that `transformers` lets through.
-#[expect(clippy::needless_pass_by_value, reason = "what a filter of `minijinja` takes")]
+/// `json.dumps` with the keywords that `transformers` allows.
+#[expect(clippy::needless_pass_by_value, reason = "the signature of `minijinja` filters")]
 pub(super) fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
@@ -72,11 +72,11 @@ pub(super) fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let separators: Option<Vec<String>> = options.get::<Option<Vec<String>>>("separators")?;
     options.assert_all_used()?;
     if indent.is_some_and(|indent| indent > 16) {
-        return Err(Error::new(ErrorKind::InvalidOperation, "`indent` of `tojson` is more than 16"));
+        return Err(Error::new(ErrorKind::InvalidOperation, "`indent` of `tojson` is above 16"));
     }
     let [item, key] = match separators {
         Some(separators) => <[String; 2]>::try_from(separators)
-            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "`separators` of `tojson` are two texts"))?,
+            .map_err(|_| Error::new(ErrorKind::InvalidOperation, "`separators` of `tojson` must be two strings"))?,
         None => [if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()],
     };
     let mut text = String::new();

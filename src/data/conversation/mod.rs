@@ -1,15 +1,15 @@
-//! Conversations of a Hugging Face folder: its tokenizer, its special tokens and its chat template, and the token ids
-//! of prompts and training sequences that follow from them. Knows no model and no number of image tokens.
+//! The conversation format of a Hugging Face folder: its tokenizer, special tokens and chat template, and the token ids
+//! of prompts and training sequences that follow from them. The number of tokens per image is added in `tokens`.
 //!
 //! ```text
-//! prompt   = the template on [user: image, text], with its opening of the assistant's turn
-//! sequence = the template on [user: image, text; assistant: response], up to the first stop token
-//!            ^^^^^^^^^^ begins with the prompt; what follows it is the target
+//! prompt   = template on [user: image, text], with the opening of the assistant's turn
+//! sequence = template on [user: image, text; assistant: response], up to the first stop token
+//!            It begins with the prompt; the rest is the target.
 //! ```
 //!
-//! Ids are those of `transformers` (`ProcessorMixin.apply_chat_template`, for a model of text
-//! `PreTrainedTokenizerBase.apply_chat_template`). `tokenizer.json` is taken as it is: classes of `transformers` that
-//! build another pipeline than the file's, and keys such as `add_bos_token`, change nothing here.
+//! Ids equal those of `transformers` (`ProcessorMixin.apply_chat_template`, or
+//! `PreTrainedTokenizerBase.apply_chat_template` for text-only models). `tokenizer.json` is used as it is: tokenizer
+//! classes of `transformers` that build a different pipeline, and keys such as `add_bos_token`, have no effect here.
 
 mod generation_config;
 mod hub_files;
@@ -31,72 +31,73 @@ use hub_tokenizer::{HubTokenizer, Sentinels};
 use template::PROBE;
 use thinking::ThinkingBlock;
 
-/// Stands for a thought where a template is tried out.
-const MARK: &str = "\u{F0003}";
+/// A placeholder for a thought when a template is with_probe.
+const THOUGHT_PROBE: &str = "\u{F0003}";
 
-/// How a folder's model is spoken to.
+/// The conversation format of a folder.
 #[derive(Debug)]
 pub struct Conversation {
     pub(crate) hub_tokenizer: HubTokenizer,
     template: ChatTemplate,
     pub(crate) user: Format,
     pub(crate) assistant: Format,
-    /// The blocks of thinking that the template knows.
+    /// The thinking blocks of the template.
     pub(crate) block: Option<ThinkingBlock>,
     generation: GenerationConfig,
-    image: Option<Image>,
-    /// Tokens that end a turn, by id and name.
+    image: Option<ImageToken>,
+    /// Tokens that end a turn: id and name.
     stop: Vec<(u32, String)>,
     stop_tokens: Vec<u32>,
-    /// Closes a response after which the template writes no stop token.
+    /// Ends a response if the template writes no stop token after it.
     eos: (u32, String),
     bos: Option<String>,
 }
 
-/// The placeholder of an image.
+/// The image placeholder.
 #[derive(Debug)]
-struct Image {
+struct ImageToken {
     id: u32,
     name: String,
-    /// Whether the template writes it for a part `{"type": "image"}`.
+    /// Whether the template writes the placeholder for a part `{"type": "image"}`.
     part: bool,
 }
 
-/// A rendered chat.
-struct Turns {
-    /// With sentinels, as `whole`.
+/// A rendered chat with sentinels.
+struct RenderedChat {
+    /// The text up to the response.
     prompt: String,
-    /// Begins with the prompt, and ends where the sequence does.
+    /// The text of the whole sequence; begins with `prompt`.
     whole: String,
-    /// Whether the end of a text comes after it.
-    close: bool,
+    /// Whether `eos` must be appended.
+    append_eos: bool,
     sentinels: Sentinels,
 }
 
-/// What a response becomes behind its prompt.
+/// The target of a sequence.
 struct Target {
     ids: Vec<u32>,
-    /// Whether the chat as a whole has other tokens at the border, so that the target stands for itself.
-    apart: bool,
+    /// Whether the target was encoded separately, because a token of the whole chat spans the border between prompt and
+    /// target.
+    separate: bool,
 }
 
 impl Conversation {
-    /// Reads a Hugging Face folder (`tokenizer.json`, `config.json` and the others that are there).
+    /// Reads a Hugging Face folder (`tokenizer.json`, `config.json` and optional files).
     ///
     /// # Errors
     ///
-    /// A folder with a slow tokenizer only, or without a chat template; a special token or an id that is not in the
-    /// vocabulary; a template that does not compile, does not write a user's and an assistant's text, or does not open an
-    /// answer when it is asked to; a `generation_config.json` that cannot be followed.
+    /// A folder with only a slow tokenizer, or without a chat template; a special token or an id that is not in the
+    /// vocabulary; a template that does not compile, does not write the texts of user and assistant, or does not open
+    /// an answer when asked to; an unsupported `generation_config.json`.
     pub fn read(folder: &Path) -> Result<Conversation> {
         hub_files::check_tokenizer(folder)?;
-        let hub_files::Special { named, further, image, ends } = hub_files::special(folder)?;
+        let hub_files::Special { named, additional, image, ends } = hub_files::special(folder)?;
         let template = hub_files::template(folder, image.is_some())?;
         let generation = generation_config::read(folder)?;
 
         let roles = hub_files::ROLES.iter().filter_map(|role| Some((named.get(*role)?.as_str(), *role)));
-        let further = further.iter().map(|token| (token.as_str(), "of the special tokens"));
-        let hub_tokenizer = HubTokenizer::read(folder, &roles.chain(further).collect::<Vec<_>>())?;
+        let additional = additional.iter().map(|token| (token.as_str(), "of the special tokens"));
+        let hub_tokenizer = HubTokenizer::read(folder, &roles.chain(additional).collect::<Vec<_>>())?;
         let own = named.get("eos_token").and_then(|token| Some((hub_tokenizer.id(token)?, token.clone())));
         let mut stop: Vec<(u32, String)> = Vec::new();
         for (id, place) in &ends {
@@ -104,7 +105,7 @@ impl Conversation {
         }
         stop.extend(own.clone());
         let eos = own.or_else(|| stop.first().cloned()).with_context(|| {
-            format!("`{}` names no end of a text: `eos_token_id` or `eos_token` is missing", folder.display())
+            format!("`{}` has no end-of-text token: `eos_token_id` and `eos_token` are missing", folder.display())
         })?;
         stop.sort_unstable();
         stop.dedup();
@@ -112,19 +113,20 @@ impl Conversation {
             Some((id, place)) => {
                 let name = hub_tokenizer.name(id, &place)?;
                 if !hub_tokenizer.is_special(&name) {
-                    bail!("{place} is {id}, and `{name}` is no special token of `tokenizer.json`");
+                    bail!("{place} is {id}, but `{name}` is not a special token of `tokenizer.json`");
                 }
-                Some(Image { id, name, part: false })
+                Some(ImageToken { id, name, part: false })
             }
             None => None,
         };
 
         let bos = named.get("bos_token").cloned();
-        let Layout { template, user, assistant, block } = Layout::of(&template, named, image.is_some())?;
+        let TemplateFormat { template, user, assistant, block } =
+            TemplateFormat::of(&template, named, image.is_some())?;
         let image = match image {
             Some(image) if user == Format::Parts => {
                 let part = template.render(&[Message::with_image(Role::User, PROBE)], true)?.contains(&image.name);
-                Some(Image { part, ..image })
+                Some(ImageToken { part, ..image })
             }
             other => other,
         };
@@ -144,61 +146,62 @@ impl Conversation {
         })
     }
 
-    /// Checks what can be said of a folder without its tokenizer's content: which files there are, what its chat template does
-    /// (not with `templated`: another one is given), and `generation_config.json`. The fields of that which are not known.
-    pub fn check_files(folder: &Path, templated: bool) -> Result<Vec<String>> {
+    /// Checks a folder without reading its tokenizer: which files exist, `generation_config.json`, and the behaviour of
+    /// the chat template (unless `template_given`: another template is used). Returns the unknown fields of
+    /// `generation_config.json`.
+    pub fn check_files(folder: &Path, template_given: bool) -> Result<Vec<String>> {
         hub_files::check_tokenizer(folder)?;
         let hub_files::Special { named, image, .. } = hub_files::special(folder)?;
-        if !templated {
-            Layout::of(&hub_files::template(folder, image.is_some())?, named, image.is_some())?;
+        if !template_given {
+            TemplateFormat::of(&hub_files::template(folder, image.is_some())?, named, image.is_some())?;
         }
         Ok(generation_config::read(folder)?.unknown)
     }
 
-    /// How much less likely a token is made that the sequence has already (`repetition_penalty` of
-    /// `generation_config.json`); 1 changes nothing.
+    /// The penalty for tokens that the sequence already contains (`repetition_penalty` of `generation_config.json`); 1
+    /// means none.
     pub fn repetition_penalty(&self) -> f64 {
         self.generation.repetition_penalty
     }
 
-    /// How many bytes of a generated text are thinking that its template knows, and no part of the answer.
+    /// Number of bytes at the start of a generated text that are a thinking block of the template.
     pub fn thinking(&self, text: &str) -> usize {
-        self.block.as_ref().map_or(0, |block| block.length(text))
+        self.block.as_ref().map_or(0, |block| block.thinking_bytes(text))
     }
 
-    /// The folder's tokenizer, to which special tokens in a text are characters.
+    /// The folder's tokenizer; it encodes special tokens in a text as plain characters.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.hub_tokenizer.plain
     }
 
-    /// Tokens that end a response: those of `generation_config.json`, of `config.json` and the tokenizer's own.
+    /// Tokens that end a response: those of `generation_config.json` and `config.json`, and the tokenizer's own.
     pub fn stop_tokens(&self) -> &[u32] {
         &self.stop_tokens
     }
 
-    /// The placeholder of an image, if the model takes images.
+    /// The image token, if the model takes images.
     pub fn image_token(&self) -> Option<u32> {
         self.image.as_ref().map(|image| image.id)
     }
 
-    /// The text of messages, as the template writes it.
+    /// Renders messages with the template.
     pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
         self.template.render(messages, open)
     }
 
-    /// The ids of a user's turn, to be answered. An image is one placeholder.
+    /// The ids of a prompt. An image is one placeholder.
     pub fn prompt(&self, image: bool, text: &str) -> Result<Vec<u32>> {
-        let sentinels = Sentinels::outside(&[text])?;
+        let sentinels = Sentinels::not_in(&[text])?;
         let prompt = self.template.render(&[self.user(image, text, sentinels)?], true)?;
         self.prompt_ids(&prompt, sentinels, image)
     }
 
-    /// The ids of a prompt and of its response; a `cut` response ends without a stop token.
-    pub fn sequence(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<(Vec<u32>, Vec<u32>)> {
-        let turns = self.turns(image, prompt, response, cut)?;
+    /// The ids of a prompt and of its response. A truncated response has no stop token.
+    pub fn sequence(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<(Vec<u32>, Vec<u32>)> {
+        let turns = self.turns(image, prompt, response, truncated)?;
         let prompt = self.prompt_ids(&turns.prompt, turns.sentinels, image)?;
         let mut target = self.target(&turns, &prompt)?.ids;
-        if turns.close {
+        if turns.append_eos {
             target.push(self.eos.0);
         }
         if let Some(image) = self.image.as_ref().filter(|image| target.contains(&image.id)) {
@@ -207,18 +210,18 @@ impl Conversation {
         Ok((prompt, target))
     }
 
-    /// The text of each id of a response in [`Conversation::sequence`].
-    pub fn pieces(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<Vec<String>> {
-        let turns = self.turns(image, prompt, response, cut)?;
+    /// The text of each target id of [`Conversation::sequence`].
+    pub fn pieces(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<Vec<String>> {
+        let turns = self.turns(image, prompt, response, truncated)?;
         let prompt = self.prompt_ids(&turns.prompt, turns.sentinels, image)?;
-        let Target { ids, apart } = self.target(&turns, &prompt)?;
-        let mut pieces = if apart {
+        let Target { ids, separate } = self.target(&turns, &prompt)?;
+        let mut pieces = if separate {
             self.hub_tokenizer.pieces(&turns.whole[turns.prompt.len()..], turns.sentinels, true)?
         } else {
             let pieces = self.hub_tokenizer.pieces(&turns.whole, turns.sentinels, false)?;
             pieces[pieces.len() - ids.len()..].to_vec()
         };
-        if turns.close {
+        if turns.append_eos {
             pieces.push(self.eos.1.clone());
         }
         Ok(pieces)
@@ -227,15 +230,15 @@ impl Conversation {
     fn user(&self, image: bool, text: &str, sentinels: Sentinels) -> Result<Message> {
         let text = self.hub_tokenizer.escape(text, sentinels);
         Ok(match (&self.image, image) {
-            (None, true) => bail!("the model takes no images: its `config.json` names no image token"),
+            (None, true) => bail!("the model takes no images: its `config.json` has no image token"),
             (Some(image), true) if image.part => Message::with_image(Role::User, &text),
             (Some(image), true) => Message::new(Role::User, &format!("{}\n{text}", image.name), self.user),
             (_, false) => Message::new(Role::User, &text, self.user),
         })
     }
 
-    fn turns(&self, image: bool, prompt: &str, response: &str, cut: bool) -> Result<Turns> {
-        let sentinels = Sentinels::outside(&[prompt, response])?;
+    fn turns(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<RenderedChat> {
+        let sentinels = Sentinels::not_in(&[prompt, response])?;
         let user = self.user(image, prompt, sentinels)?;
         let answered = |text: &str| {
             self.template.render(&[user.clone(), Message::new(Role::Assistant, text, self.assistant)], false)
@@ -243,26 +246,27 @@ impl Conversation {
         let prompt = self.template.render(std::slice::from_ref(&user), true)?;
         let response = self.hub_tokenizer.escape(response, sentinels);
         let mut whole = answered(&response)?;
-        // Where the response ends is found with one that cannot be mistaken.
-        let probed = answered(&sentinels.probe.to_string())?;
-        let tail = match probed.split(sentinels.probe).collect::<Vec<_>>()[..] {
-            [_, tail] => tail,
+        // A response that is unique in the text shows where responses end.
+        let with_probe = answered(&sentinels.probe.to_string())?;
+        let suffix = match with_probe.split(sentinels.probe).collect::<Vec<_>>()[..] {
+            [_, suffix] => suffix,
             ref parts => bail!("the chat template writes a response {} times", parts.len() - 1),
         };
         if let Some(block) = &self.block {
-            whole = format!("{prompt}{}{tail}", block.target(&response, cut));
+            whole = format!("{prompt}{}{suffix}", block.target(&response, truncated));
         } else if !whole.starts_with(&prompt) {
-            // Some templates open a turn for an answer otherwise than they write a given one (a line break, a space).
-            // What is generated follows the opening, so that is what a response is learned behind.
-            whole = format!("{prompt}{response}{tail}");
+            // Some templates write other white space before a given answer than at the opening for generation.
+            // Generation continues the opening, so training uses the opening too.
+            whole = format!("{prompt}{response}{suffix}");
         }
-        let end = whole.strip_suffix(tail).map(str::len).filter(|&end| end >= prompt.len());
-        let end = end.with_context(|| format!("the chat template does not end with `{tail}` after every response"))?;
+        let end = whole.strip_suffix(suffix).map(str::len).filter(|&end| end >= prompt.len());
+        let end =
+            end.with_context(|| format!("the chat template does not end with `{suffix}` after every response"))?;
         let special = self.stop.iter().filter(|(_, name)| self.hub_tokenizer.is_special(name));
-        let stop = special.filter_map(|(_, name)| tail.find(name).map(|at| at + name.len())).min();
-        let stop = stop.filter(|_| !cut);
+        let stop = special.filter_map(|(_, name)| suffix.find(name).map(|at| at + name.len())).min();
+        let stop = stop.filter(|_| !truncated);
         whole.truncate(end + stop.unwrap_or(0));
-        Ok(Turns { prompt, whole, close: !cut && stop.is_none(), sentinels })
+        Ok(RenderedChat { prompt, whole, append_eos: !truncated && stop.is_none(), sentinels })
     }
 
     pub(crate) fn prompt_ids(&self, prompt: &str, sentinels: Sentinels, image: bool) -> Result<Vec<u32>> {
@@ -277,8 +281,8 @@ impl Conversation {
         Ok(ids)
     }
 
-    /// What a processor of `transformers` adds before a chat that does not open with `bos_token` itself. A tokenizer
-    /// adds nothing to a chat.
+    /// The tokens that a processor of `transformers` adds before a chat that does not begin with `bos_token`. A
+    /// tokenizer adds nothing to a chat.
     pub(crate) fn prefix_ids(&self, chat: &str) -> Result<&[u32]> {
         if self.image.is_none() || self.bos.as_ref().is_some_and(|bos| chat.starts_with(bos)) {
             return Ok(&[]);
@@ -286,46 +290,51 @@ impl Conversation {
         self.hub_tokenizer.prefix_ids()
     }
 
-    fn target(&self, turns: &Turns, prompt: &[u32]) -> Result<Target> {
+    fn target(&self, turns: &RenderedChat, prompt: &[u32]) -> Result<Target> {
         let opening = self.prefix_ids(&turns.prompt)?.len();
         let whole = self.hub_tokenizer.ids(&turns.whole, turns.sentinels, false)?;
         if let Some(ids) = whole.strip_prefix(&prompt[opening..]) {
-            return Ok(Target { ids: ids.to_vec(), apart: false });
+            return Ok(Target { ids: ids.to_vec(), separate: false });
         }
-        // A token of the whole reaches over the border. Generation continues the prompt's own tokens, so training
-        // does too.
+        // A token of the whole chat spans the border. Generation continues the prompt's own tokens, so training encodes
+        // the target separately.
         let ids = self.hub_tokenizer.ids(&turns.whole[turns.prompt.len()..], turns.sentinels, true)?;
-        Ok(Target { ids, apart: true })
+        Ok(Target { ids, separate: true })
     }
 }
 
-/// What a template does with turns, as trying it out tells.
-struct Layout {
+/// The content formats and thinking blocks of a template, found by probing.
+struct TemplateFormat {
     template: ChatTemplate,
     pub(crate) user: Format,
     pub(crate) assistant: Format,
     pub(crate) block: Option<ThinkingBlock>,
 }
 
-impl Layout {
-    fn of(file: &hub_files::Template, named: BTreeMap<String, String>, images: bool) -> Result<Layout> {
+impl TemplateFormat {
+    fn of(file: &hub_files::Template, named: BTreeMap<String, String>, images: bool) -> Result<TemplateFormat> {
         let template = ChatTemplate::new(&file.text, &file.origin, named)?;
         let preferred = if images { Format::Parts } else { Format::Text };
         let turn = |role: Role| move |format: Format| Message::new(role, PROBE, format);
         let user = template.format_of(preferred, &[], turn(Role::User), true)?;
         let before = [Message::new(Role::User, "a", user)];
         let assistant = template.format_of(preferred, &before, turn(Role::Assistant), false)?;
-        let block = block(&template, &file.text, user, assistant)?;
-        Ok(Layout { template, user, assistant, block })
+        let block = find_thinking_block(&template, &file.text, user, assistant)?;
+        Ok(TemplateFormat { template, user, assistant, block })
     }
 }
 
-/// The blocks of thinking that a template knows.
+/// Finds the thinking blocks of a template.
 ///
 /// # Errors
 ///
-/// A template that ignores `add_generation_prompt`: a prompt would end before words that come before every answer.
-fn block(template: &ChatTemplate, source: &str, user: Format, assistant: Format) -> Result<Option<ThinkingBlock>> {
+/// A template that ignores `add_generation_prompt`: a prompt would end before text that precedes every answer.
+fn find_thinking_block(
+    template: &ChatTemplate,
+    source: &str,
+    user: Format,
+    assistant: Format,
+) -> Result<Option<ThinkingBlock>> {
     let asked = Message::new(Role::User, "a", user);
     let answered = |text: &str| {
         let chat = [asked.clone(), Message::new(Role::Assistant, text, assistant)];
@@ -334,16 +343,16 @@ fn block(template: &ChatTemplate, source: &str, user: Format, assistant: Format)
     let prompt = template.render(std::slice::from_ref(&asked), true)?;
     let given = answered(PROBE)?;
     let lead = given.split(PROBE).next().unwrap_or_default();
-    let drops = |open: &str, close: &str| {
-        let thought = answered(&format!("{open}\n{MARK}\n{close}\n\n{PROBE}"));
-        thought.is_ok_and(|thought| !thought.contains(MARK) && thought.contains(PROBE))
+    let drops = |open: &str, append_eos: &str| {
+        let thought = answered(&format!("{open}\n{THOUGHT_PROBE}\n{append_eos}\n\n{PROBE}"));
+        thought.is_ok_and(|thought| !thought.contains(THOUGHT_PROBE) && thought.contains(PROBE))
     };
     let block = ThinkingBlock::find(&prompt, lead, source, drops);
     let opened = lead.strip_prefix(&*prompt).map(str::trim);
     if block.is_none() && opened != Some("") && template.render(&[asked], false)? == prompt {
         let missing = opened.map_or_else(|| lead.to_string(), str::to_string);
         bail!(
-            "the chat template of {} ignores `add_generation_prompt`: it writes {missing:?} before an answer, and a prompt \
+            "the chat template of {} ignores `add_generation_prompt`: it writes {missing:?} before an answer, but a prompt \
              ends without it",
             template.origin()
         );

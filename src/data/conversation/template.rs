@@ -1,10 +1,9 @@
-//! A chat template: messages to text, as `transformers`' `apply_chat_template` writes it. The only home of
-//! `minijinja`. Knows no token id and no file.
+//! Renders a chat template as `apply_chat_template` of `transformers` does.
 //!
 //! The environment is that of `transformers` (`utils/chat_template_utils.py`): `trim_blocks`, `lstrip_blocks`, loop
-//! controls, `raise_exception`, python's `tojson` and methods, the special tokens by their names. One thing is left
-//! out on purpose: `strftime_now`. What a model is asked may not depend on the day; templates that ask whether it is
-//! defined take the date that is written in them.
+//! controls, `raise_exception`, Python's `tojson` and methods, the special tokens by name. `strftime_now` is omitted on
+//! purpose, because prompts must not depend on the date. Templates that check whether it is defined fall back to the
+//! date written in them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,25 +16,26 @@ use minijinja::{Environment, Error, ErrorKind, Value};
 use super::jinja_compat;
 use ablate_core::base::resource_limits::{Limits, run_limited};
 
-/// Instructions and 64-byte pieces of text that one rendering may cost: at most 16 MiB of text.
+/// Limit of one rendering, in instructions plus 64-byte pieces of text: at most 16 MiB of text.
 const FUEL: u64 = 250_000;
 
-/// What fuel does not count: how large a value becomes that holds another one many times, and how deep it is.
-const BOUNDS: Limits = Limits { bytes: 128 << 20, requests: 1_000_000, time: Duration::from_secs(20) };
+/// Limits that fuel does not cover: memory for values that contain another value many times, and nesting depth.
+const LIMITS: Limits = Limits { bytes: 128 << 20, requests: 1_000_000, time: Duration::from_secs(20) };
 
-/// Bytes that a template's source may have. The longest that are published have a tenth of it.
-const LONGEST: usize = 1 << 19;
+/// Maximum size of a template's source in bytes. The longest published ones have a tenth of it.
+const MAX_SOURCE_BYTES: usize = 1 << 19;
 
-/// Depth of calls in a template.
-const DEPTH: usize = 200;
+/// Maximum depth of calls in a template.
+const RECURSION_LIMIT: usize = 200;
 
-/// The template's name inside its environment.
+/// Name of the template in its environment.
 const NAME: &str = "chat";
 
-/// Stands for a turn's text where a template is tried out: a character for private use, which no template treats.
+/// A placeholder for a turn's text when a template is probed: a private-use character, which no template handles
+/// specially.
 pub(super) const PROBE: &str = "\u{F0002}";
 
-/// Who speaks.
+/// The role of a message's author.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     System,
@@ -43,7 +43,7 @@ pub enum Role {
     Assistant,
 }
 
-/// How a template takes the content of a message.
+/// How a template expects the content of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// A string.
@@ -52,7 +52,6 @@ pub enum Format {
     Parts,
 }
 
-/// One turn.
 #[derive(Clone, Debug)]
 pub struct Message {
     role: Role,
@@ -62,17 +61,17 @@ pub struct Message {
 }
 
 impl Message {
-    /// A turn of text alone.
+    /// A message with text only.
     pub fn new(role: Role, text: &str, format: Format) -> Message {
         Message { role, text: text.to_string(), format, image: false }
     }
 
-    /// A turn of an image and a text, as parts.
+    /// A message with an image and text, as parts.
     pub fn with_image(role: Role, text: &str) -> Message {
         Message { role, text: text.to_string(), format: Format::Parts, image: true }
     }
 
-    /// What a template sees: `{"role": .., "content": ..}`.
+    /// The value passed to the template: `{"role": .., "content": ..}`.
     fn value(&self) -> Value {
         let role = match self.role {
             Role::System => "system",
@@ -91,40 +90,39 @@ impl Message {
     }
 }
 
-/// A chat template, ready to render.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Arc<Environment<'static>>,
-    /// Where the template comes from, for errors.
+    /// Origin of the template, for errors.
     origin: String,
     /// `bos_token` and the other special tokens by name.
     variables: Arc<BTreeMap<String, String>>,
 }
 
 impl ChatTemplate {
-    /// Compiles a template; `origin` says in errors where it was written, `variables` are the special tokens.
+    /// Compiles a template. `origin` names its file in errors; `variables` are the special tokens.
     pub fn new(source: &str, origin: &str, variables: BTreeMap<String, String>) -> Result<ChatTemplate> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|error| anyhow!("BUG: the syntax of chat templates: {error}"))?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(DEPTH);
+        environment.set_recursion_limit(RECURSION_LIMIT);
         environment.set_unknown_method_callback(jinja_compat::method);
         environment.add_filter("tojson", jinja_compat::to_json);
         environment.add_filter("trim", jinja_compat::trim);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
-        if source.len() > LONGEST {
-            bail!("the chat template of {origin} has {} bytes: at most {LONGEST} are possible", source.len());
+        if source.len() > MAX_SOURCE_BYTES {
+            bail!("the chat template of {origin} has {} bytes: at most {MAX_SOURCE_BYTES} are allowed", source.len());
         }
         let source = source.to_string();
         let compile = move || match environment.add_template_owned(NAME, jinja_compat::source(&source)) {
             Ok(()) => Ok(environment),
             Err(error) => Err(described(&error)),
         };
-        let environment = run_limited(BOUNDS, compile)
+        let environment = run_limited(LIMITS, compile)
             .unwrap_or_else(|exceeded| Err(anyhow!("{exceeded}")))
             .with_context(|| format!("the chat template of {origin}"))?;
         Ok(ChatTemplate {
@@ -134,39 +132,38 @@ impl ChatTemplate {
         })
     }
 
-    /// The text of `messages`. With `open` the template adds what comes before the assistant's next turn
+    /// Renders `messages`. With `open`, the template adds the beginning of the assistant's next turn
     /// (`add_generation_prompt`).
     ///
     /// # Errors
     ///
-    /// What the template does wrong or refuses (`raise_exception`), with its line; also one that does not come to an
-    /// end.
+    /// Errors of the template, including `raise_exception`, with the line; also a template that does not terminate.
     pub fn render(&self, messages: &[Message], open: bool) -> Result<String> {
         let (environment, variables, messages) = (self.environment.clone(), self.variables.clone(), messages.to_vec());
         let render = move || {
-            let own = [
+            let standard = [
                 ("messages", messages.iter().map(Message::value).collect()),
                 ("tools", Value::from(())),
                 ("documents", Value::from(())),
                 ("add_generation_prompt", Value::from(open)),
             ];
             let named = variables.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
-            let context = Value::from_pairs(named.chain(own));
+            let context = Value::from_pairs(named.chain(standard));
             let rendered = environment.get_template(NAME).and_then(|template| template.render(context));
             rendered.map_err(|error| described(&error))
         };
-        run_limited(BOUNDS, render)
+        run_limited(LIMITS, render)
             .unwrap_or_else(|exceeded| Err(anyhow!("{exceeded}")))
             .with_context(|| format!("the chat template of {}", self.origin))
     }
 
-    /// Where the template comes from, for errors.
+    /// Origin of the template, for errors.
     pub(super) fn origin(&self) -> &str {
         &self.origin
     }
 
-    /// How the template takes the content of the turn that `message` makes: that of `preferred` if it writes the
-    /// turn's text then, else the other.
+    /// Finds the content format of the message that `message` builds: `preferred` if the template then writes the
+    /// message's text, otherwise the other one.
     pub(super) fn format_of(
         &self,
         preferred: Format,
@@ -190,13 +187,13 @@ impl ChatTemplate {
         }
         match failure {
             Some(error) => Err(error),
-            None => bail!("the chat template of {} does not write a turn's text", self.origin),
+            None => bail!("the chat template of {} does not write the text of a message", self.origin),
         }
     }
 }
 
-/// Whether the probe stands in the text as itself. A template that is given the wrong kind of content writes it as
-/// python writes a list: in quotes.
+/// Whether the rendered text contains the probe as such. A template with the wrong content format writes the probe in
+/// quotes, as part of a Python list.
 fn writes_the_probe(text: &str) -> bool {
     let quoted = ['\'', '"'].iter().any(|quote| text.contains(&format!("{quote}{PROBE}{quote}")));
     text.contains(PROBE) && !quoted
@@ -205,7 +202,7 @@ fn writes_the_probe(text: &str) -> bool {
 /// A template's error with its line.
 fn described(error: &Error) -> anyhow::Error {
     let message = match (error.kind(), error.detail()) {
-        (ErrorKind::OutOfFuel, _) => "does not come to an end, or writes too much".to_string(),
+        (ErrorKind::OutOfFuel, _) => "does not terminate, or writes too much".to_string(),
         (ErrorKind::InvalidOperation, Some(detail)) => detail.to_string(),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
@@ -227,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_has_what_transformers_gives_it() {
+    fn a_template_has_the_environment_of_transformers() {
         let same = |source: &str, expected: &str| assert_eq!(rendered(source).unwrap(), expected, "{source}");
         same("{{ bos_token }}{{ messages[0]['content'] | trim }}{{ messages[0].role }}", "<s>hiuser");
         same(
@@ -245,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_template_is_an_error_with_its_line() {
+    fn errors_in_a_template_name_the_line() {
         let error = |source: &str| format!("{:#}", rendered(source).unwrap_err());
         assert_eq!(error("\n{{ raise_exception('no system') }}"), "the chat template of `x`: line 2: no system");
         assert!(
@@ -256,7 +253,7 @@ mod tests {
         assert!(error("{{ messages[0].a.b }}").contains("line 1: undefined value"));
         assert!(error("{{ no_such() }}").contains("line 1: unknown function"));
         assert!(error("{{ strftime_now('%d') }}").contains("line 1: unknown function"));
-        let endless = "line 1: does not come to an end, or writes too much";
+        let endless = "line 1: does not terminate, or writes too much";
         assert!(
             error("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}").contains(endless)
         );
@@ -271,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_holds_itself_many_times_or_deeply_is_an_error() {
+    fn exponential_or_deep_values_are_errors() {
         let error = |source: &str| format!("{:#}", rendered(source).unwrap_err());
         let double = "{% set ns = namespace(a=[1], b=[1]) %}\
                       {% for i in range(40) %}{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}";
@@ -282,21 +279,22 @@ mod tests {
             "{{ ns.a ~ 'x' }}",
             "{{ [ns.a, ns.b] | unique | list | length }}",
         ] {
-            let told = error(&format!("{double}{use_it}"));
+            let message = error(&format!("{double}{use_it}"));
             let reasons = ["needs too much memory", "does not come to an end, or walks too large a structure"];
-            assert!(reasons.iter().any(|reason| told.ends_with(reason)), "{use_it}: {told}");
+            assert!(reasons.iter().any(|reason| message.ends_with(reason)), "{use_it}: {message}");
         }
         let nest = "{% set ns = namespace(a=[1]) %}{% for i in range(15000) %}{% set ns.a = [ns.a] %}{% endfor %}";
         assert_eq!(rendered(&format!("{nest}{{{{ ns.a | length }}}}")).unwrap(), "1");
         let deep = error(&format!("{nest}{nest}{}", "{{ ns.a | string }}{{ ns.a == [ns.a] }}"));
-        assert!(deep.contains("nests too deeply") || deep.contains("does not come to an end"), "{deep}");
+        let reasons = ["nests too deeply", "does not come to an end", "does not terminate"];
+        assert!(reasons.iter().any(|reason| deep.contains(reason)), "{deep}");
         assert!(error("{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}").ends_with("nests too deeply"));
-        let long = "x".repeat(LONGEST + 1);
-        assert_eq!(error(&long), "the chat template of `x` has 524289 bytes: at most 524288 are possible");
+        let long = "x".repeat(MAX_SOURCE_BYTES + 1);
+        assert_eq!(error(&long), "the chat template of `x` has 524289 bytes: at most 524288 are allowed");
     }
 
     #[test]
-    fn the_kind_of_content_is_found_by_trying() {
+    fn the_content_format_is_found_by_probing() {
         let found = |source: &str, preferred| {
             let template = ChatTemplate::new(source, "`x`", BTreeMap::new()).unwrap();
             template.format_of(preferred, &[], |format| Message::new(Role::User, PROBE, format), true)
@@ -311,7 +309,7 @@ mod tests {
         }
         assert_eq!(
             found("nothing", Format::Text).unwrap_err().to_string(),
-            "the chat template of `x` does not write a turn's text"
+            "the chat template of `x` does not write the text of a message"
         );
     }
 }

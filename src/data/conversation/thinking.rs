@@ -1,25 +1,25 @@
-//! Blocks of thinking, as chat templates know them: text between two markers before an answer, such as
-//! `<think>\n\n</think>\n\n`. A block is recognised by what the template does, not by a model's name:
+//! Finds the thinking blocks of chat templates: text between two markers before an answer, such as
+//! `<think>\n\n</think>\n\n`. A block is recognised by the template's output, not by the model's name:
 //!
 //! ```text
-//! asked:  ...assistant\n              given: ...assistant\n<think>\n\n</think>\n\nanswer   an empty block (Qwen3)
-//! asked:  ...assistant\n<think>\n     given: ...assistant\n<think>\n\n</think>\n\nanswer   opened when asked
-//! asked:  ...assistant\n<think>\n     given: ...assistant\nanswer                          opened, and dropped later
-//! asked:  ...assistant\n              given: ...assistant\nanswer                          dropped only (DeepSeek)
+//! prompt: ...assistant\n              answered: ...assistant\n<think>\n\n</think>\n\nanswer   empty block (Qwen3)
+//! prompt: ...assistant\n<think>\n     answered: ...assistant\n<think>\n\n</think>\n\nanswer   opened by the prompt
+//! prompt: ...assistant\n<think>\n     answered: ...assistant\nanswer                          opened by the prompt, dropped later
+//! prompt: ...assistant\n              answered: ...assistant\nanswer                          dropped only (DeepSeek)
 //! ```
 
-/// The markers of a template's blocks.
+/// The markers of a template's thinking blocks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ThinkingBlock {
     open: String,
     close: String,
-    /// What closes a block that the opening of an answer has begun; none if it begins none.
+    /// The text that closes a block which the prompt has opened; `None` if the prompt opens none.
     closing: Option<String>,
 }
 
 impl ThinkingBlock {
-    /// Compares a prompt with the same chat when it is answered: `lead` is what comes before the answer there. `drops` says
-    /// whether the template leaves a block between two markers out of a given answer; `source` is the template.
+    /// Compares a prompt with the answered chat, in which `lead` precedes the answer. `drops` returns whether the
+    /// template removes a block between two markers from a given answer; `source` is the template.
     pub(super) fn find(
         prompt: &str,
         lead: &str,
@@ -42,29 +42,29 @@ impl ThinkingBlock {
             }
         }
         for (open, close) in pairs(source) {
-            let begun = prompt.trim_end().ends_with(&open);
-            if begun || drops(&open, &close) {
-                let closing = begun.then(|| format!("\n{close}\n\n"));
+            let opened = prompt.trim_end().ends_with(&open);
+            if opened || drops(&open, &close) {
+                let closing = opened.then(|| format!("\n{close}\n\n"));
                 return Some(ThinkingBlock { open, close, closing });
             }
         }
         None
     }
 
-    /// What a model is taught to write behind the prompt for a response: an answer alone comes without an empty block, or
-    /// closes the one that the prompt has opened.
-    pub(super) fn target(&self, response: &str, cut: bool) -> String {
+    /// The training target of a response after the prompt: an answer without a block gets no empty block, or closes the
+    /// block that the prompt opened.
+    pub(super) fn target(&self, response: &str, truncated: bool) -> String {
         let begins = response.trim_start().strip_prefix(self.open.as_str());
         match (&self.closing, begins) {
             (Some(_), Some(rest)) => rest.trim_start().to_string(),
-            (Some(closing), None) if !cut && !response.contains(&self.close) => format!("{closing}{response}"),
+            (Some(closing), None) if !truncated && !response.contains(&self.close) => format!("{closing}{response}"),
             _ => response.to_string(),
         }
     }
 
-    /// How many bytes of a generated text are not its answer: those up to the last marker that closes a block, or all of a
-    /// block that is not closed.
-    pub(super) fn length(&self, text: &str) -> usize {
+    /// Number of bytes of a generated text before its answer: up to the last closing marker, or the whole text if the
+    /// block is not closed.
+    pub(super) fn thinking_bytes(&self, text: &str) -> usize {
         match text.rfind(&self.close) {
             Some(at) => {
                 let end = at + self.close.len();
@@ -76,7 +76,7 @@ impl ThinkingBlock {
     }
 }
 
-/// The markers that a text consists of, white space aside; none if it has anything else.
+/// The markers of a text that contains only markers and white space; otherwise empty.
 fn markers(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     for word in text.split_whitespace() {
@@ -100,12 +100,13 @@ fn last_marker(word: &str) -> &str {
     &word[start..]
 }
 
-/// Whether `</x>` stands against `<x>`, `[/X]` against `[X]`, or `<|end_of_x|>` against `<|begin_of_x|>`.
+/// Whether `close` is the closing marker of `open`: `</x>` for `<x>`, `[/X]` for `[X]`, or `<|end_of_x|>` for
+/// `<|begin_of_x|>`.
 fn closes(open: &str, close: &str) -> bool {
     close != open && [("/", ""), ("end", "begin")].into_iter().any(|(from, to)| close.replacen(from, to, 1) == open)
 }
 
-/// The pairs of markers that a template's source names by the closing one: `</think>`, `[/THINK]`.
+/// The pairs of markers whose closing marker occurs in a template's source: `</think>`, `[/THINK]`.
 fn pairs(source: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();
     for (start, end) in [("</", '>'), ("[/", ']')] {
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_recognised_by_what_a_template_does() {
+    fn blocks_are_found_by_the_templates_output() {
         let empty = find("A\n", "A\n<think>\n\n</think>\n\n", "", "").unwrap();
         assert_eq!(empty.closing, None);
         let begun = find("A\n<think>\n", "A\n<think>\n\n</think>\n\n", "", "").unwrap();
@@ -144,7 +145,7 @@ mod tests {
         assert_eq!((dropped.open.as_str(), dropped.close.as_str(), dropped.closing), ("[THINK]", "[/THINK]", None));
         let named = find("A", "A<|begin_of_thought|><|end_of_thought|>", "", "").unwrap();
         assert_eq!(named.close, "<|end_of_thought|>");
-        // Not blocks: white space, words, the instruction markers of Llama 2, other markers.
+        // These are no blocks: white space, words, the instruction markers of Llama 2, other markers.
         for (prompt, lead, source) in [
             ("A ", "A  ", ""),
             ("A", "A so: ", ""),
@@ -157,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_what_follows_the_block() {
+    fn the_answer_follows_the_block() {
         let empty = find("A\n", "A\n<think>\n\n</think>\n\n", "", "").unwrap();
         let begun = ThinkingBlock { closing: Some("\n</think>\n\n".to_string()), ..empty.clone() };
-        let answer = |block: &ThinkingBlock, text: &str| text[block.length(text)..].to_string();
+        let answer = |block: &ThinkingBlock, text: &str| text[block.thinking_bytes(text)..].to_string();
         for (text, expected, expected_begun) in [
             ("B", "B", ""),
             ("<think>\nC?\n</think>\n\nB", "B", "B"),

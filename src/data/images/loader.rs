@@ -1,5 +1,4 @@
-//! ImageLoader by key, as the numbers that a model reads: found, decoded, processed, and kept while there is room.
-//! Knows no row and no model.
+//! Loads the pixel values of images by key: reads, decodes, processes and caches them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,40 +11,39 @@ use super::{decode, exif};
 use crate::images::ImageProcessor;
 use ablate_core::base::Hash;
 
-/// Values that are kept in memory, in bytes. Beyond it images are decoded anew each time.
-const KEPT: usize = 1 << 30;
+/// Capacity of the cache of pixel values, in bytes. Images beyond it are decoded again each time.
+const CACHE_BYTES: usize = 1 << 30;
 
-/// ImageLoader and the processor of one model, for any number of threads at a time.
+/// The images of a model and its image processor. Usable by several threads.
 #[derive(Debug)]
 pub struct ImageLoader {
     source: Source,
     processor: ImageProcessor,
-    kept: Mutex<Kept>,
+    cache: Mutex<Cache>,
 }
 
 #[derive(Debug)]
 enum Source {
     Packs(ImagePacks),
-    /// Whether they keep their EXIF data, and with them their orientation.
+    /// Paths by key, and whether the EXIF orientation is applied.
     Files(BTreeMap<String, PathBuf>, bool),
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Cache {
     sizes: BTreeMap<String, (u32, u32)>,
-    pixels: BTreeMap<String, Arc<[f32]>>,
-    /// Of all `pixels`.
+    pixel_values: BTreeMap<String, Arc<[f32]>>,
+    /// Total size of `pixel_values`.
     bytes: usize,
 }
 
 impl ImageLoader {
-    /// The images of packs.
+    /// Opens the images of packs.
     pub fn open(packs: &BTreeMap<Hash, PathBuf>, processor: ImageProcessor) -> Result<ImageLoader> {
-        Ok(ImageLoader::of(Source::Packs(ImagePacks::open(packs)?), processor))
+        Ok(ImageLoader::new(Source::Packs(ImagePacks::open(packs)?), processor))
     }
 
-    /// Image files, each under a key. A key can be given once. Without `exif_orientation` they are not turned as their
-    /// EXIF data say.
+    /// Uses image files by key; keys must be unique. Without `exif_orientation`, the images are not rotated.
     pub fn from_files(
         paths: &[(&str, &Path)],
         exif_orientation: bool,
@@ -57,58 +55,60 @@ impl ImageLoader {
                 bail!("the image `{key}` is given twice");
             }
         }
-        Ok(ImageLoader::of(Source::Files(files, exif_orientation), processor))
+        Ok(ImageLoader::new(Source::Files(files, exif_orientation), processor))
     }
 
-    fn of(source: Source, processor: ImageProcessor) -> ImageLoader {
-        ImageLoader { source, processor, kept: Mutex::default() }
+    fn new(source: Source, processor: ImageProcessor) -> ImageLoader {
+        ImageLoader { source, processor, cache: Mutex::default() }
     }
 
     pub fn processor(&self) -> &ImageProcessor {
         &self.processor
     }
 
-    /// Width and height of the picture as it was given, from its header.
+    /// Width and height of the image, from its header.
     pub fn size(&self, key: &str) -> Result<(u32, u32)> {
-        if let Some(size) = self.kept().sizes.get(key) {
+        if let Some(size) = self.cache().sizes.get(key) {
             return Ok(*size);
         }
         let size = decode::dimensions(&self.encoded(key)?).with_context(|| format!("the image `{key}`"))?;
-        self.kept().sizes.insert(key.to_string(), size);
+        self.cache().sizes.insert(key.to_string(), size);
         Ok(size)
     }
 
-    /// The values of [`ImageProcessor::process`].
+    /// The pixel values of an image, as from [`ImageProcessor::process`].
     pub fn load(&self, key: &str) -> Result<Arc<[f32]>> {
-        if let Some(pixels) = self.kept().pixels.get(key) {
-            return Ok(Arc::clone(pixels));
+        if let Some(pixel_values) = self.cache().pixel_values.get(key) {
+            return Ok(Arc::clone(pixel_values));
         }
         let bytes = self.encoded(key)?;
-        let made = self.processor.decode(&bytes).and_then(|image| self.processor.process(&image));
-        let pixels: Arc<[f32]> = made.with_context(|| format!("the image `{key}`"))?.into();
-        let mut kept = self.kept();
-        let size = size_of_val(&*pixels);
-        if kept.bytes + size <= KEPT && kept.pixels.insert(key.to_string(), Arc::clone(&pixels)).is_none() {
-            kept.bytes += size;
+        let processed = self.processor.decode(&bytes).and_then(|image| self.processor.process(&image));
+        let pixel_values: Arc<[f32]> = processed.with_context(|| format!("the image `{key}`"))?.into();
+        let mut cache = self.cache();
+        let size = size_of_val(&*pixel_values);
+        if cache.bytes + size <= CACHE_BYTES
+            && cache.pixel_values.insert(key.to_string(), Arc::clone(&pixel_values)).is_none()
+        {
+            cache.bytes += size;
         }
-        Ok(pixels)
+        Ok(pixel_values)
     }
 
-    /// The file as it was given or packed.
+    /// The encoded file.
     pub fn encoded(&self, key: &str) -> Result<Vec<u8>> {
         match &self.source {
             Source::Packs(packs) => packs.encoded(key),
             Source::Files(paths, exif_orientation) => {
-                let path = paths.get(key).ok_or_else(|| anyhow!("the image `{key}` is not among those given"))?;
+                let path = paths.get(key).ok_or_else(|| anyhow!("there is no image `{key}`"))?;
                 let bytes = decode::read_file(path).with_context(|| format!("the image `{key}`"))?;
                 Ok(if *exif_orientation { bytes } else { exif::strip(&bytes).into_owned() })
             }
         }
     }
 
-    /// A poisoned lock means that another thread failed; what is kept is whole after every statement.
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A poisoned lock means that another thread panicked; the cache is consistent after every statement.
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -118,36 +118,39 @@ mod tests {
     use ablate_core::base::files;
 
     #[test]
-    fn pixels_of_a_model_of_ours_are_rows_of_red_green_blue_from_0_to_1() {
+    fn square_values_are_rgb_rows_from_0_to_1() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.png");
         let pixel = |x, y| image::Rgb([if x == 1 { 255 } else { 0 }, if y == 1 { 255 } else { 0 }, 51]);
         image::RgbImage::from_fn(2, 2, pixel).save(&path).unwrap();
         let images = ImageLoader::from_files(&[("a", &path)], true, ImageProcessor::Square { size: 2 }).unwrap();
-        let pixels = images.load("a").unwrap();
+        let pixel_values = images.load("a").unwrap();
         let blue = 51.0 / 255.0;
         let expected = [0.0, 0.0, blue, 1.0, 0.0, blue, 0.0, 1.0, blue, 1.0, 1.0, blue];
-        assert!(pixels.iter().zip(expected).all(|(one, other): (&f32, f32)| (one - other).abs() < 1e-6), "{pixels:?}");
-        assert_eq!(pixels.len(), 12);
+        assert!(
+            pixel_values.iter().zip(expected).all(|(one, other): (&f32, f32)| (one - other).abs() < 1e-6),
+            "{pixel_values:?}"
+        );
+        assert_eq!(pixel_values.len(), 12);
     }
 
     #[test]
-    fn a_file_is_read_once_and_measured_by_its_header() {
+    fn sizes_and_values_are_cached() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wide.png");
         image::RgbImage::from_pixel(8, 4, image::Rgb([255; 3])).save(&path).unwrap();
         let images = ImageLoader::from_files(&[("wide", &path)], true, ImageProcessor::Square { size: 4 }).unwrap();
         assert_eq!((images.size("wide").unwrap(), images.processor().grid(8, 4)), ((8, 4), None));
-        let pixels = images.load("wide").unwrap();
-        let rows: Vec<f32> = pixels.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
+        let pixel_values = images.load("wide").unwrap();
+        let rows: Vec<f32> = pixel_values.chunks(12).map(|row| row.iter().sum::<f32>() / 12.0).collect();
         assert_eq!(rows, [0.0, 1.0, 1.0, 0.0]);
         files::remove_file(&path).unwrap();
-        assert_eq!((images.size("wide").unwrap(), images.load("wide").unwrap()), ((8, 4), pixels));
-        assert_eq!(images.load("tall").unwrap_err().to_string(), "the image `tall` is not among those given");
+        assert_eq!((images.size("wide").unwrap(), images.load("wide").unwrap()), ((8, 4), pixel_values));
+        assert_eq!(images.load("tall").unwrap_err().to_string(), "there is no image `tall`");
     }
 
     #[test]
-    fn a_key_names_one_file() {
+    fn duplicate_keys_are_an_error() {
         let paths = [("a", Path::new("one.png")), ("a", Path::new("other.png"))];
         let error = ImageLoader::from_files(&paths, true, ImageProcessor::Square { size: 4 }).unwrap_err();
         assert_eq!(error.to_string(), "the image `a` is given twice");

@@ -1,8 +1,7 @@
-//! Images: packed as encoded files into a deterministic tar, read back by key.
-//! The only home of `tar`. Knows no row and no model.
+//! Packs of encoded images: deterministic tar files whose members are read by key.
 //!
-//! A row names an image by its key, `<first 16 hex digits of the pack's hash>/<member name>`: rows of different
-//! packs can be mixed, and a row never means another image than the one it was written for.
+//! A row names an image by its key, `<first 16 hex digits of the pack's hash>/<member name>`. So rows of different
+//! packs can be mixed, and the image of a row never changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -15,7 +14,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use super::decode::MAX_FILE;
 use ablate_core::base::{Hash, files};
 
-/// Writes a tar whose bytes depend on the members alone: no time, owner or mode of the files enters.
+/// Writes a tar whose bytes depend only on the members; time, owner and mode of the files are not stored.
 pub struct PackWriter {
     path: PathBuf,
     tar: tar::Builder<BufWriter<File>>,
@@ -28,7 +27,7 @@ impl PackWriter {
         Ok(PackWriter { path: path.to_path_buf(), tar, names: BTreeSet::new() })
     }
 
-    /// Adds an encoded image under a relative name. A name can be added once.
+    /// Adds an encoded image under a relative name, which must be unique.
     pub fn add(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
         check_name(name)?;
         if !self.names.insert(name.to_string()) {
@@ -45,7 +44,7 @@ impl PackWriter {
             .with_context(|| format!("cannot write `{name}` into `{}`", self.path.display()))
     }
 
-    /// Closes the pack; its hash begins the keys of its members.
+    /// Closes the pack. Its hash is the beginning of its members' keys.
     pub fn finish(self) -> Result<Hash> {
         let context = || format!("cannot write `{}`", self.path.display());
         let buffer = self.tar.into_inner().with_context(context)?;
@@ -54,12 +53,12 @@ impl PackWriter {
     }
 }
 
-/// The key of a pack's member.
+/// The key of a member of a pack.
 pub fn image_key(pack: Hash, name: &str) -> String {
     format!("{}/{name}", &pack.to_string()[..16])
 }
 
-/// Packs open for reading, any number of threads at a time.
+/// Packs that are open for reading by several threads.
 #[derive(Debug)]
 pub struct ImagePacks {
     packs: Vec<(PathBuf, File)>,
@@ -74,7 +73,7 @@ struct Member {
 }
 
 impl ImagePacks {
-    /// Reads the tables of contents; the images themselves are read when they are asked for.
+    /// Reads the tables of contents. Images are read on demand.
     pub fn open(paths: &BTreeMap<Hash, PathBuf>) -> Result<ImagePacks> {
         let mut packs = Vec::new();
         let mut members = BTreeMap::new();
@@ -95,16 +94,16 @@ impl ImagePacks {
         Ok(ImagePacks { packs, members })
     }
 
-    /// The keys of all images, in order.
+    /// The keys of all images in order.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.members.keys().map(String::as_str)
     }
 
-    /// The encoded file (PNG or JPEG) as it was packed.
+    /// The encoded file (PNG or JPEG).
     pub fn encoded(&self, key: &str) -> Result<Vec<u8>> {
         let member = self.members.get(key).ok_or_else(|| match self.packs.len() {
-            0 => anyhow!("the image `{key}` is not there: no image pack came with the inputs"),
-            count => anyhow!("the image `{key}` is in none of the {count} image packs of the inputs"),
+            0 => anyhow!("the image `{key}` is missing: the inputs have no image pack"),
+            count => anyhow!("the image `{key}` is missing in the {count} image packs of the inputs"),
         })?;
         let (path, file) = &self.packs[member.pack];
         let mut bytes = vec![0; member.size];
@@ -114,18 +113,18 @@ impl ImagePacks {
     }
 }
 
-/// A member of a pack of so many bytes; none for a folder.
+/// A member of a pack file of `length` bytes; `None` for a folder.
 fn member<R: Read>(entry: &tar::Entry<R>, pack: usize, length: u64) -> Result<Option<(String, Member)>> {
     let name =
         String::from_utf8(entry.path_bytes().into_owned()).map_err(|_| anyhow!("a member's name is not UTF-8"))?;
     match entry.header().entry_type() {
         tar::EntryType::Regular | tar::EntryType::Continuous => {}
         tar::EntryType::Directory => return Ok(None),
-        _ => bail!("its member `{name}` is no plain file: pack files, and not links to them"),
+        _ => bail!("its member `{name}` is not a regular file; links cannot be packed"),
     }
     let (offset, size) = (entry.raw_file_position(), entry.size());
     if offset.checked_add(size).is_none_or(|end| end > length) {
-        bail!("its member `{name}` ends beyond the end of the file: the pack is cut off or damaged");
+        bail!("its member `{name}` ends after the end of the file: the pack is truncated or damaged");
     }
     if size > MAX_FILE {
         bail!("its member `{name}` is larger than {} MiB", MAX_FILE >> 20);
@@ -134,9 +133,9 @@ fn member<R: Read>(entry: &tar::Entry<R>, pack: usize, length: u64) -> Result<Op
 }
 
 fn check_name(name: &str) -> Result<()> {
-    let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
-    if !name.split('/').all(plain) || name.contains('\0') {
-        bail!("`{name}` cannot name an image: write a relative path without `.` or `..`");
+    let valid = |part: &str| !part.is_empty() && part != "." && part != "..";
+    if !name.split('/').all(valid) || name.contains('\0') {
+        bail!("`{name}` is not a valid image name: use a relative path without `.` and `..`");
     }
     Ok(())
 }
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_is_read_back_by_key() {
+    fn packed_images_are_read_by_key() {
         let folder = tempfile::tempdir().unwrap();
         let long = format!("deep/{}.png", "x".repeat(150));
         let members =
@@ -177,11 +176,11 @@ mod tests {
         }
         assert_eq!(packs.keys().count(), 3);
         let error = packs.encoded("0123456789abcdef/b.png").unwrap_err().to_string();
-        assert_eq!(error, "the image `0123456789abcdef/b.png` is in none of the 1 image packs of the inputs");
+        assert_eq!(error, "the image `0123456789abcdef/b.png` is missing in the 1 image packs of the inputs");
     }
 
     #[test]
-    fn the_bytes_of_a_pack_depend_on_its_members_alone() {
+    fn pack_bytes_depend_only_on_members() {
         let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let members = [("a.png", png(1, 1, |_, _| [1, 2, 3]))];
         assert_eq!(pack(one.path(), &members).0, pack(other.path(), &members).0);
@@ -191,10 +190,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pack_that_lies_about_its_members_is_refused() {
+    fn an_inconsistent_pack_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("images.tar");
-        let told = |tar: tar::Builder<Vec<u8>>| {
+        let read = |tar: tar::Builder<Vec<u8>>| {
             files::write_atomic(&path, &tar.into_inner().unwrap()).unwrap();
             let packs = ImagePacks::open(&BTreeMap::from([(Hash::of_bytes(b"x"), path.clone())]));
             match packs {
@@ -218,25 +217,25 @@ mod tests {
             vec![header(0, tar::EntryType::Symlink)],
             vec![header(0, tar::EntryType::Directory)],
         ];
-        let told = cases.map(|headers| {
+        let results = cases.map(|headers| {
             let mut tar = tar::Builder::new(Vec::new());
             for header in headers {
                 tar.append(&header, if header.size().unwrap() == 0 { &b""[..] } else { &b"png"[..] }).unwrap();
             }
-            told(tar)
+            read(tar)
         });
         expect_test::expect![[r#"
             3ae7d805f6789a64/a.png
-            cannot read the image pack `images.tar`: its member `a.png` ends beyond the end of the file: the pack is cut off or damaged
-            cannot read the image pack `images.tar`: its member `a.png` ends beyond the end of the file: the pack is cut off or damaged
+            cannot read the image pack `images.tar`: its member `a.png` ends after the end of the file: the pack is truncated or damaged
+            cannot read the image pack `images.tar`: its member `a.png` ends after the end of the file: the pack is truncated or damaged
             cannot read the image pack `images.tar`: it has two members `a.png`
-            cannot read the image pack `images.tar`: its member `a.png` is no plain file: pack files, and not links to them
+            cannot read the image pack `images.tar`: its member `a.png` is not a regular file; links cannot be packed
         "#]]
-        .assert_eq(&told.join("\n"));
+        .assert_eq(&results.join("\n"));
     }
 
     #[test]
-    fn names_stay_inside_the_pack() {
+    fn invalid_member_names_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = PackWriter::create(&folder.path().join("images.tar")).unwrap();
         for name in ["/etc/passwd", "../a.png", "a//b.png", "", "./a.png"] {

@@ -1,33 +1,34 @@
-//! The image processor of a Hugging Face checkpoint, read from its folder. Knows no picture.
+//! Reads the image processor of a Hugging Face checkpoint folder.
 //!
-//! transformers 5 writes it as `image_processor` into `processor_config.json`, a processor on its own and every version
-//! before into `preprocessor_config.json`. A field that is left out or null has the default of its kind, as in
-//! transformers 5.24. A field that is neither known nor in [`NO_EFFECT`] is an error: it might change pixels.
+//! transformers 5 stores it as `image_processor` in `processor_config.json`; a separate processor and all earlier
+//! versions use `preprocessor_config.json`. A missing or null field has the default of its processor class, as in
+//! transformers 5.24. An unknown field that is not in [`IGNORED_FIELDS`] is an error, because it might change pixel
+//! values.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Map, Value};
 
-use super::anyres::Tiles;
+use super::anyres::Anyres;
 use super::processor::{HubProcessor, ImageProcessor, ResizeTarget};
 use super::resize::Filter;
 use ablate_core::base::files;
 
-/// Where transformers 5 keeps the settings, in the field `image_processor`.
+/// The file of transformers 5, with the field `image_processor`.
 const NESTED: &str = "processor_config.json";
-/// Where they stand by themselves.
+/// The file of a separate processor.
 const PLAIN: &str = "preprocessor_config.json";
 
-/// Tiles beside the whole.
+/// Maximum number of tiles, without the whole image.
 const MAX_TILES: u64 = 64;
-/// Pixels of all tiles of an image.
+/// Maximum number of pixels of all tiles of an image.
 const MAX_PIXELS: u64 = 1 << 25;
-/// Resolutions to choose from.
+/// Maximum number of resolutions.
 const MAX_RESOLUTIONS: usize = 1024;
 
-/// Fields that say how a call is made or what comes after; no pixel depends on them.
-const NO_EFFECT: &[&str] = &[
+/// Fields that do not change pixel values.
+const IGNORED_FIELDS: &[&str] = &[
     "_valid_processor_keys",
     "aspect_ratio_setting",
     "data_format",
@@ -41,8 +42,8 @@ const NO_EFFECT: &[&str] = &[
     "return_tensors",
 ];
 
-/// Fields that are read below.
-const READ: &[&str] = &[
+/// Fields that are read.
+const KNOWN_FIELDS: &[&str] = &[
     "crop_size",
     "default_to_square",
     "do_center_crop",
@@ -62,9 +63,9 @@ const READ: &[&str] = &[
 ];
 
 const CLIP_MEAN: [f64; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_DEVIATION: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
-/// LLaVA-NeXT's choice where a file names none: (height, width).
-const RESOLUTIONS: [(u32, u32); 5] = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)];
+const CLIP_STD: [f64; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+/// LLaVA-NeXT's default resolutions (height, width).
+const DEFAULT_RESOLUTIONS: [(u32, u32); 5] = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -75,7 +76,7 @@ enum Kind {
 }
 
 impl ImageProcessor {
-    /// The processor of a checkpoint. Errors name the file and the field.
+    /// Reads the processor of a checkpoint. Errors name the file and the field.
     pub fn read(folder: &Path) -> Result<ImageProcessor> {
         let nested = folder.join(NESTED);
         if nested.is_file() {
@@ -88,7 +89,10 @@ impl ImageProcessor {
         }
         let plain = folder.join(PLAIN);
         if !plain.is_file() {
-            bail!("`{}` has no image processor: neither `{PLAIN}` nor one in `{NESTED}`", folder.display());
+            bail!(
+                "`{}` has no image processor: found neither `{PLAIN}` nor `image_processor` in `{NESTED}`",
+                folder.display()
+            );
         }
         steps(&files::read_json(&plain)?).map(ImageProcessor::Hub).with_context(|| format!("`{}`", plain.display()))
     }
@@ -97,8 +101,10 @@ impl ImageProcessor {
 fn steps(map: &Map<String, Value>) -> Result<HubProcessor> {
     let kind = kind(map)?;
     let fields = Fields(map);
-    if let Some(name) = map.keys().find(|name| !READ.contains(&name.as_str()) && !NO_EFFECT.contains(&name.as_str())) {
-        bail!("`{name}` is not a field that is known");
+    if let Some(name) =
+        map.keys().find(|name| !KNOWN_FIELDS.contains(&name.as_str()) && !IGNORED_FIELDS.contains(&name.as_str()))
+    {
+        bail!("`{name}` is not a known field");
     }
     for (name, wanted) in [("do_convert_rgb", true), ("default_to_square", false), ("use_square_size", false)] {
         if fields.flag(name, wanted)? != wanted {
@@ -114,7 +120,7 @@ fn steps(map: &Map<String, Value>) -> Result<HubProcessor> {
         _ => ResizeTarget::Shortest(224),
     });
     let crop_size = match fields.size("crop_size")? {
-        // A number alone is a square here.
+        // Here a single number means a square.
         Some(ResizeTarget::Shortest(side)) if !map["crop_size"].is_object() => Some((side, side)),
         Some(ResizeTarget::Exact { height, width }) => Some((height, width)),
         Some(ResizeTarget::Shortest(_)) => bail!("`crop_size` is not a height and a width"),
@@ -124,7 +130,7 @@ fn steps(map: &Map<String, Value>) -> Result<HubProcessor> {
     let crop = fields.flag("do_center_crop", !siglip)?;
     let pads = fields.flag("do_pad", kind == Kind::LlavaNext)?;
     let mean = fields.colour("image_mean")?.unwrap_or(if siglip { [0.5; 3] } else { CLIP_MEAN });
-    let deviation = fields.colour("image_std")?.unwrap_or(if siglip { [0.5; 3] } else { CLIP_DEVIATION });
+    let deviation = fields.colour("image_std")?.unwrap_or(if siglip { [0.5; 3] } else { CLIP_STD });
     if deviation.iter().any(|&value| value as f32 <= 0.0) {
         bail!("`image_std` holds a number that is not above 0");
     }
@@ -132,15 +138,17 @@ fn steps(map: &Map<String, Value>) -> Result<HubProcessor> {
     if scale <= 0.0 {
         bail!("`rescale_factor` is {scale}, not above 0");
     }
-    let tiles = match kind {
-        Kind::LlavaNext => Some(tiles(&fields, size, crop_size)?),
-        _ if fields.get("image_grid_pinpoints").is_some() => bail!("`image_grid_pinpoints` belongs to another kind"),
+    let anyres = match kind {
+        Kind::LlavaNext => Some(anyres(&fields, size, crop_size)?),
+        _ if fields.get("image_grid_pinpoints").is_some() => {
+            bail!("`image_grid_pinpoints` is only supported for LLaVA-NeXT")
+        }
         _ => None,
     };
     let pad = if kind == Kind::Llava && pads { Some(pad_colour(mean)?) } else { None };
-    let square = pad.is_some() || tiles.is_some();
+    let square = pad.is_some() || anyres.is_some();
     let side = match (crop.then_some(crop_size), resize.then_some(size)) {
-        (Some(None), _) => bail!("`do_center_crop` is true, and there is no `crop_size`"),
+        (Some(None), _) => bail!("`do_center_crop` is true, but `crop_size` is missing"),
         (Some(Some((height, width))), _) if height == width => height,
         (Some(Some((height, width))), _) => bail!("`crop_size` is {height} x {width}, which is not square"),
         (None, Some(ResizeTarget::Exact { height, width })) if height == width => height,
@@ -149,14 +157,14 @@ fn steps(map: &Map<String, Value>) -> Result<HubProcessor> {
         }
         (None, Some(ResizeTarget::Shortest(side))) if square => side,
         (None, Some(ResizeTarget::Shortest(_))) => bail!("`do_center_crop` is false: images would not be square"),
-        (None, None) => bail!("`do_resize` and `do_center_crop` are false: images would be of any size"),
+        (None, None) => bail!("`do_resize` and `do_center_crop` are false: images would have any size"),
     };
-    if let Some(tiles) = &tiles {
-        check_tiles(tiles, side)?;
+    if let Some(anyres) = &anyres {
+        check_resolutions(anyres, side)?;
     }
     let normal = fields.flag("do_normalize", true)?;
     Ok(HubProcessor {
-        tiles,
+        anyres,
         pad,
         resize: resize.then_some(size),
         filter: filter(&fields)?,
@@ -167,15 +175,15 @@ fn steps(map: &Map<String, Value>) -> Result<HubProcessor> {
     })
 }
 
-/// The class that wrote the file, whichever backend and age it was of.
+/// The processor class that wrote the file, of any backend and version.
 fn kind(map: &Map<String, Value>) -> Result<Kind> {
     let field = if map.get("image_processor_type").is_some_and(|value| !value.is_null()) {
         "image_processor_type"
     } else {
         "feature_extractor_type"
     };
-    let named = map.get(field).ok_or_else(|| anyhow!("there is no `image_processor_type`"))?;
-    let name = named.as_str().ok_or_else(|| anyhow!("`{field}` is not a text"))?;
+    let named = map.get(field).ok_or_else(|| anyhow!("missing `image_processor_type`"))?;
+    let name = named.as_str().ok_or_else(|| anyhow!("`{field}` is not a string"))?;
     let plain = name.replace("FeatureExtractor", "ImageProcessor");
     let plain = plain.strip_suffix("Fast").or(plain.strip_suffix("Pil")).unwrap_or(&plain);
     match plain {
@@ -196,7 +204,7 @@ fn filter(fields: &Fields) -> Result<Filter> {
         Some(3) => Ok(Filter::Bicubic),
         Some(4) => bail!("`resample` is 4 (box), which is not supported"),
         Some(5) => bail!("`resample` is 5 (Hamming), which is not supported"),
-        _ => bail!("`resample` is {value}, and not one of Pillow's numbers from 0 to 5"),
+        _ => bail!("`resample` is {value}, not a Pillow filter number from 0 to 5"),
     }
 }
 
@@ -204,18 +212,18 @@ fn filter(fields: &Fields) -> Result<Filter> {
 fn pad_colour(mean: [f64; 3]) -> Result<[u8; 3]> {
     let colour = mean.map(|value| (value * 255.0).trunc());
     if colour.iter().any(|value| !(0.0..=255.0).contains(value)) {
-        bail!("`image_mean` is no colour to pad with: its values must lie from 0 to 1");
+        bail!("`image_mean` is not a colour for padding: its values must be from 0 to 1");
     }
     Ok(colour.map(|value| value as u8))
 }
 
-fn tiles(fields: &Fields, size: ResizeTarget, crop_size: Option<(u32, u32)>) -> Result<Tiles> {
+fn anyres(fields: &Fields, size: ResizeTarget, crop_size: Option<(u32, u32)>) -> Result<Anyres> {
     let whole = match size {
         ResizeTarget::Exact { height, width } => (height, width),
         ResizeTarget::Shortest(side) => (side, side),
     };
     let resolutions = match fields.get("image_grid_pinpoints") {
-        None => RESOLUTIONS.to_vec(),
+        None => DEFAULT_RESOLUTIONS.to_vec(),
         Some(value) => resolutions(value).ok_or_else(|| {
             anyhow!("`image_grid_pinpoints` is not a list of heights and widths from 1 to {MAX_SIDE}")
         })?,
@@ -223,7 +231,7 @@ fn tiles(fields: &Fields, size: ResizeTarget, crop_size: Option<(u32, u32)>) -> 
     if resolutions.is_empty() || resolutions.len() > MAX_RESOLUTIONS {
         bail!("`image_grid_pinpoints` has {} entries, not 1 to {MAX_RESOLUTIONS}", resolutions.len());
     }
-    Ok(Tiles { resolutions, side: crop_size.map_or(whole.0, |(height, _)| height), whole })
+    Ok(Anyres { resolutions, side: crop_size.map_or(whole.0, |(height, _)| height), whole })
 }
 
 fn resolutions(value: &Value) -> Option<Vec<(u32, u32)>> {
@@ -234,14 +242,16 @@ fn resolutions(value: &Value) -> Option<Vec<(u32, u32)>> {
     value.as_array()?.iter().map(pair).collect()
 }
 
-/// Every resolution must be made of whole tiles of the size that the tower reads, and not of too many.
-fn check_tiles(tiles: &Tiles, side: u32) -> Result<()> {
-    if tiles.side != side {
-        bail!("`crop_size` cuts tiles of {} pixels that become {side}: they must stay as large", tiles.side);
+/// Checks that every resolution consists of whole tiles of the size that the tower takes, and not of too many.
+fn check_resolutions(anyres: &Anyres, side: u32) -> Result<()> {
+    if anyres.side != side {
+        bail!("`crop_size` makes tiles of {} pixels, but the result has {side}: both must be equal", anyres.side);
     }
-    for &(height, width) in &tiles.resolutions {
+    for &(height, width) in &anyres.resolutions {
         if height % side != 0 || width % side != 0 {
-            bail!("`image_grid_pinpoints` holds {height} x {width}, which is not made of tiles of {side} pixels");
+            bail!(
+                "`image_grid_pinpoints` holds {height} x {width}, which is not a multiple of the tile size of {side} pixels"
+            );
         }
         let count = u64::from(height / side) * u64::from(width / side);
         if count > MAX_TILES || (count + 1) * u64::from(side) * u64::from(side) > MAX_PIXELS {
@@ -251,7 +261,7 @@ fn check_tiles(tiles: &Tiles, side: u32) -> Result<()> {
     Ok(())
 }
 
-/// No side of a picture or tile may be longer.
+/// Maximum side of an image or tile in pixels.
 const MAX_SIDE: u64 = 4096;
 
 /// A side's length in pixels, from 1 to [`MAX_SIDE`].
@@ -259,7 +269,7 @@ fn side(value: &Value) -> Option<u32> {
     value.as_u64().filter(|side| (1..=MAX_SIDE).contains(side)).map(|side| side as u32)
 }
 
-/// Typed looks at the settings. What is null is not there.
+/// Typed access to the settings. Null counts as missing.
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
@@ -317,7 +327,7 @@ mod tests {
 
     use super::*;
 
-    fn told(settings: &Value) -> String {
+    fn size_or_error(settings: &Value) -> String {
         let folder = tempfile::tempdir().unwrap();
         files::write_atomic(&folder.path().join(PLAIN), settings.to_string().as_bytes()).unwrap();
         match ImageProcessor::read(folder.path()) {
@@ -327,23 +337,23 @@ mod tests {
     }
 
     fn with(kind: &str, field: &str, value: &Value) -> String {
-        told(&json!({"image_processor_type": kind, field: value})).replace("`preprocessor_config.json`: ", "")
+        size_or_error(&json!({"image_processor_type": kind, field: value})).replace("`preprocessor_config.json`: ", "")
     }
 
     #[test]
-    fn what_is_left_out_has_the_default_of_its_kind() {
-        let bare = |kind: &str| told(&json!({"image_processor_type": kind, "do_resize": null}));
+    fn missing_fields_have_the_defaults_of_the_class() {
+        let bare = |kind: &str| size_or_error(&json!({"image_processor_type": kind, "do_resize": null}));
         for kind in ["CLIPImageProcessorFast", "SiglipImageProcessor", "LlavaImageProcessorPil"] {
             assert_eq!(bare(kind), "224", "{kind}");
         }
-        // The default resolutions are for tiles of 336, the default tile is 224: every file names one of them.
+        // The default resolutions are for tiles of 336, but the default tile size is 224: a file must set one of them.
         assert!(bare("LlavaNextImageProcessor").contains("`image_grid_pinpoints` holds 336 x 672"));
         let old = json!({"feature_extractor_type": "CLIPFeatureExtractor", "size": 24, "crop_size": 20, "resample": 3});
-        assert_eq!(told(&old), "20");
+        assert_eq!(size_or_error(&old), "20");
     }
 
     #[test]
-    fn a_processor_within_another_file_comes_first() {
+    fn a_nested_processor_takes_precedence() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
         let size = || ImageProcessor::read(folder.path()).map(|processor| processor.size());
@@ -358,10 +368,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_told_with_file_and_field() {
-        let told_all = told(&json!({"image_processor_type": "SiglipImageProcessor", "blur": 2}));
-        assert_eq!(told_all, "`preprocessor_config.json`: `blur` is not a field that is known");
-        assert_eq!(told(&json!({})), "`preprocessor_config.json`: there is no `image_processor_type`");
+    fn errors_name_file_and_field() {
+        let error = size_or_error(&json!({"image_processor_type": "SiglipImageProcessor", "blur": 2}));
+        assert_eq!(error, "`preprocessor_config.json`: `blur` is not a known field");
+        assert_eq!(size_or_error(&json!({})), "`preprocessor_config.json`: missing `image_processor_type`");
         let clip = "CLIPImageProcessor";
         for (kind, field, value, expected) in [
             (
@@ -371,12 +381,7 @@ mod tests {
                 "`image_processor_type` is `ViTImageProcessor`, which is not supported",
             ),
             (clip, "resample", json!(5), "`resample` is 5 (Hamming), which is not supported"),
-            (
-                clip,
-                "resample",
-                json!("bicubic"),
-                "`resample` is \"bicubic\", and not one of Pillow's numbers from 0 to 5",
-            ),
+            (clip, "resample", json!("bicubic"), "`resample` is \"bicubic\", not a Pillow filter number from 0 to 5"),
             (clip, "do_resize", json!(1), "`do_resize` is 1, not true or false"),
             (clip, "do_convert_rgb", json!(false), "`do_convert_rgb` is false, which is not supported"),
             (clip, "size", json!({"shortest_edge": 0}), "`size` holds 0, not a length from 1 to 4096"),
@@ -394,14 +399,14 @@ mod tests {
             (clip, "image_std", json!([0.5, 0, 0.5]), "`image_std` holds a number that is not above 0"),
             (clip, "rescale_factor", json!(0), "`rescale_factor` is 0, not above 0"),
             (clip, "pad_size", json!(5), "`pad_size` is not supported"),
-            (clip, "image_grid_pinpoints", json!([[5, 5]]), "`image_grid_pinpoints` belongs to another kind"),
+            (clip, "image_grid_pinpoints", json!([[5, 5]]), "`image_grid_pinpoints` is only supported for LLaVA-NeXT"),
         ] {
             assert_eq!(with(kind, field, &value), expected);
         }
     }
 
     #[test]
-    fn resolutions_are_whole_tiles_and_not_too_many() {
+    fn resolutions_are_multiples_of_the_tile_size() {
         let next = |value: &Value| with("LlavaNextImageProcessor", "image_grid_pinpoints", value);
         assert_eq!(next(&json!([[224, 448], [448, 224]])), "224");
         assert_eq!(next(&json!([])), "`image_grid_pinpoints` has 0 entries, not 1 to 1024");
@@ -410,7 +415,7 @@ mod tests {
         {
             assert_eq!(next(&value), list, "{value}");
         }
-        let odd = "`image_grid_pinpoints` holds 224 x 225, which is not made of tiles of 224 pixels";
+        let odd = "`image_grid_pinpoints` holds 224 x 225, which is not a multiple of the tile size of 224 pixels";
         assert_eq!(next(&json!([[224, 224], [224, 225]])), odd);
         let many = "`image_grid_pinpoints` holds 2240 x 2240: 100 tiles of 224 pixels are too many";
         assert_eq!(next(&json!([[2240, 2240]])), many);

@@ -1,21 +1,21 @@
-//! Resizing as Pillow 13 does it, to the bit: two passes of 8-bit values with weights of 22 fractional bits
-//! (`src/libImaging/Resample.c`), and its nearest neighbour (`Geometry.c`). Knows no model.
+//! Resizes images bit for bit as Pillow 13: two passes over 8-bit values with weights of 22 fractional bits
+//! (`src/libImaging/Resample.c`), and nearest neighbour (`Geometry.c`).
 //!
-//! No crate was found that rounds as Pillow does: `fast_image_resize` keeps its weights in 16 bits.
+//! No crate with Pillow's rounding was found; `fast_image_resize` has 16-bit weights.
 
 use std::f64::consts::PI;
 use std::ops::Range;
 
 use image::{RgbImage, imageops};
 
-/// Fractional bits of a weight: 32, less 8 for the value and 2 for sums beyond it.
+/// Fractional bits of a weight: 32, minus 8 for the value and 2 for overflow of the sum.
 const BITS: u32 = 22;
 
-/// How the value between pixels is found. When a picture shrinks, all but the first look at as many more pixels.
+/// A resampling filter. When an image shrinks, the support of all but the first grows accordingly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filter {
     Nearest,
-    /// Three lobes.
+    /// With three lobes.
     Lanczos,
     Bilinear,
     /// With `a = -0.5`.
@@ -23,7 +23,7 @@ pub(super) enum Filter {
 }
 
 impl Filter {
-    /// Pixels that it reaches to either side.
+    /// Radius of the filter in pixels.
     fn support(self) -> f64 {
         match self {
             Filter::Nearest => 0.0,
@@ -46,58 +46,58 @@ impl Filter {
     }
 }
 
-/// A part of a picture.
+/// A rectangular region of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Window {
+pub(super) struct Region {
     pub(super) columns: Range<u32>,
     pub(super) rows: Range<u32>,
 }
 
-impl Window {
-    /// The whole of a picture.
-    pub(super) fn of((width, height): (u32, u32)) -> Window {
-        Window { columns: 0..width, rows: 0..height }
+impl Region {
+    /// The whole image.
+    pub(super) fn whole((width, height): (u32, u32)) -> Region {
+        Region { columns: 0..width, rows: 0..height }
     }
 }
 
-/// A window of the image that was resized to (width, height). Nothing outside the window is computed, so that a very
-/// long picture costs no more than what is looked at of it.
-pub(super) fn resize(image: &RgbImage, size: (u32, u32), window: &Window, filter: Filter) -> RgbImage {
-    let (width, height) = (window.columns.len() as u32, window.rows.len() as u32);
+/// Returns a region of the image resized to `size` (width, height). Only the region is computed, so that the cost for a
+/// very long image depends on the region.
+pub(super) fn resize(image: &RgbImage, size: (u32, u32), region: &Region, filter: Filter) -> RgbImage {
+    let (width, height) = (region.columns.len() as u32, region.rows.len() as u32);
     if image.dimensions() == size {
-        return imageops::crop_imm(image, window.columns.start, window.rows.start, width, height).to_image();
+        return imageops::crop_imm(image, region.columns.start, region.rows.start, width, height).to_image();
     }
     if filter == Filter::Nearest {
-        let (xs, ys) = (nearest(image.width(), size.0, &window.columns), nearest(image.height(), size.1, &window.rows));
+        let (xs, ys) = (nearest(image.width(), size.0, &region.columns), nearest(image.height(), size.1, &region.rows));
         return RgbImage::from_fn(width, height, |x, y| *image.get_pixel(xs[x as usize], ys[y as usize]));
     }
-    let across = Taps::new(image.width(), size.0, &window.columns, filter);
-    let down = Taps::new(image.height(), size.1, &window.rows, filter);
+    let horizontal = Taps::new(image.width(), size.0, &region.columns, filter);
+    let vertical = Taps::new(image.height(), size.1, &region.rows, filter);
     let all = |length: u32| 0..length as usize;
-    if downward_first(image.dimensions(), size) {
-        let low = pass_down(image, across.span.clone(), &down);
-        pass_across(&low, all(low.height()), &across)
+    if vertical_first(image.dimensions(), size) {
+        let short = vertical_pass(image, horizontal.span.clone(), &vertical);
+        horizontal_pass(&short, all(short.height()), &horizontal)
     } else {
-        let narrow = pass_across(image, down.span.clone(), &across);
-        pass_down(&narrow, all(narrow.width()), &down)
+        let narrow = horizontal_pass(image, vertical.span.clone(), &horizontal);
+        vertical_pass(&narrow, all(narrow.width()), &vertical)
     }
 }
 
-/// Whether Pillow 13 begins with the columns; older ones never did. The order shows in the last bit, and in what bicubic
-/// and Lanczos overshoot, which is cut off between the passes. The rule was found from results at 5,556 random sizes,
-/// all of which it explains, and not in the source.
-fn downward_first((width, height): (u32, u32), (to_width, to_height): (u32, u32)) -> bool {
-    let lost = i64::from(height) - i64::from(to_height);
-    lost > 0 && lost > 2 * (i64::from(width) - i64::from(to_width))
+/// Whether Pillow 13 starts with the vertical pass; older versions never do. The order changes the last bit, and the
+/// overshoot of bicubic and Lanczos, which is clamped between the passes. The rule was derived from results at 5,556
+/// random sizes and explains all of them; it was not found in the source.
+fn vertical_first((width, height): (u32, u32), (to_width, to_height): (u32, u32)) -> bool {
+    let removed = i64::from(height) - i64::from(to_height);
+    removed > 0 && removed > 2 * (i64::from(width) - i64::from(to_width))
 }
 
-/// These rows of an image, each pixel a sum over its row.
-fn pass_across(image: &RgbImage, rows: Range<usize>, taps: &Taps) -> RgbImage {
+/// Resizes horizontally the given rows.
+fn horizontal_pass(image: &RgbImage, rows: Range<usize>, taps: &Taps) -> RgbImage {
     let mut result = RgbImage::new(taps.list.len() as u32, rows.len() as u32);
     let (stride, line) = (image.width() as usize * 3, taps.list.len() * 3);
     for (row, out) in rows.zip(result.chunks_exact_mut(line)) {
         let row = &image.as_raw()[row * stride..][..stride];
-        // What the other pass left holds the span only.
+        // After the other pass the image contains only the span.
         let row = if stride == taps.span.len() * 3 { row } else { &row[taps.span.start * 3..] };
         for (tap, pixel) in taps.list.iter().zip(out.as_chunks_mut::<3>().0) {
             let mut sums = [1 << (BITS - 1); 3];
@@ -112,11 +112,11 @@ fn pass_across(image: &RgbImage, rows: Range<usize>, taps: &Taps) -> RgbImage {
     result
 }
 
-/// These columns of an image, each pixel a sum over its column.
-fn pass_down(image: &RgbImage, columns: Range<usize>, taps: &Taps) -> RgbImage {
+/// Resizes vertically the given columns.
+fn vertical_pass(image: &RgbImage, columns: Range<usize>, taps: &Taps) -> RgbImage {
     let mut result = RgbImage::new(columns.len() as u32, taps.list.len() as u32);
     let (stride, line) = (image.width() as usize * 3, columns.len() * 3);
-    // What the other pass left holds the span only.
+    // After the other pass the image contains only the span.
     let first = if image.height() as usize == taps.span.len() { 0 } else { taps.span.start };
     let mut sums = vec![0i32; line];
     for (tap, out) in taps.list.iter().zip(result.chunks_exact_mut(line)) {
@@ -134,40 +134,40 @@ fn pass_down(image: &RgbImage, columns: Range<usize>, taps: &Taps) -> RgbImage {
     result
 }
 
-/// What the pixels of a window along one side are made of.
+/// The filter taps of all output pixels of a region along one axis.
 struct Taps {
-    /// The pixels that any of them looks at.
+    /// The input pixels that any tap reads.
     span: Range<usize>,
     list: Vec<Tap>,
 }
 
-/// What one pixel is made of.
+/// The filter taps of one output pixel.
 struct Tap {
-    /// Counted from the start of the span.
+    /// Index of the first input pixel, relative to the span.
     first: usize,
     weights: Vec<i32>,
 }
 
 impl Taps {
-    fn new(from: u32, to: u32, window: &Range<u32>, filter: Filter) -> Taps {
+    fn new(from: u32, to: u32, region: &Range<u32>, filter: Filter) -> Taps {
         let scale = f64::from(from) / f64::from(to);
         let stretch = scale.max(1.0);
         let support = filter.support() * stretch;
         let tap = |at: u32| {
             let center = (f64::from(at) + 0.5) * scale;
-            // Casts cut off below 0, as in the original.
+            // Casts saturate at 0, as in the original.
             let first = (center - support + 0.5) as u32;
             let end = ((center + support + 0.5) as u32).min(from);
             let weight = |x: u32| filter.weight((f64::from(x) - center + 0.5) * (1.0 / stretch));
             let weights: Vec<f64> = (first..end).map(weight).collect();
             let total: f64 = weights.iter().sum();
-            let whole = |weight: &f64| {
+            let quantized = |weight: &f64| {
                 let share = if total == 0.0 { *weight } else { weight / total } * f64::from(1 << BITS);
                 (share + 0.5f64.copysign(share)) as i32
             };
-            Tap { first: first as usize, weights: weights.iter().map(whole).collect() }
+            Tap { first: first as usize, weights: weights.iter().map(quantized).collect() }
         };
-        let mut list: Vec<Tap> = window.clone().map(tap).collect();
+        let mut list: Vec<Tap> = region.clone().map(tap).collect();
         let start = list.iter().map(|tap| tap.first).min().unwrap_or(0);
         let end = list.iter().map(|tap| tap.first + tap.weights.len()).max().unwrap_or(0);
         for tap in &mut list {
@@ -177,23 +177,23 @@ impl Taps {
     }
 }
 
-/// A sum without its fraction, from 0 to 255.
+/// Rounds a sum to a level from 0 to 255.
 fn level(sum: i32) -> u8 {
     (sum >> BITS).clamp(0, 255) as u8
 }
 
-/// Where each pixel of the window comes from. Steps are added up, as in the original, rather than multiplied.
-fn nearest(from: u32, to: u32, window: &Range<u32>) -> Vec<u32> {
+/// The input pixel of each pixel of the region. Steps are added and not multiplied, as in the original.
+fn nearest(from: u32, to: u32, region: &Range<u32>) -> Vec<u32> {
     let step = f64::from(from) / f64::from(to);
     let mut at = step * 0.5;
-    let mut places = Vec::with_capacity(window.len());
-    for place in 0..window.end {
-        if place >= window.start {
-            places.push((at as u32).min(from - 1));
+    let mut indices = Vec::with_capacity(region.len());
+    for index in 0..region.end {
+        if index >= region.start {
+            indices.push((at as u32).min(from - 1));
         }
         at += step;
     }
-    places
+    indices
 }
 
 #[cfg(test)]
@@ -211,21 +211,21 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_what_would_be_cut_out_of_the_whole() {
+    fn a_region_equals_a_crop_of_the_whole() {
         let image = noise(23, 17);
         for (filter, size) in FILTERS.into_iter().flat_map(|filter| [(40, 9), (23, 17), (5, 51)].map(|s| (filter, s))) {
-            let whole = resize(&image, size, &Window::of(size), filter);
-            let window = Window { columns: 1..4, rows: 3..8 };
+            let whole = resize(&image, size, &Region::whole(size), filter);
+            let region = Region { columns: 1..4, rows: 3..8 };
             let cut = imageops::crop_imm(&whole, 1, 3, 3, 5).to_image();
-            assert_eq!(resize(&image, size, &window, filter), cut, "{filter:?} {size:?}");
+            assert_eq!(resize(&image, size, &region, filter), cut, "{filter:?} {size:?}");
         }
     }
 
     #[test]
-    fn an_even_picture_stays_even() {
+    fn a_uniform_image_stays_uniform() {
         let image = RgbImage::from_pixel(9, 4, Rgb([3, 128, 255]));
         for (filter, size) in FILTERS.into_iter().flat_map(|filter| [(4, 9), (100, 1), (1, 1)].map(|s| (filter, s))) {
-            let resized = resize(&image, size, &Window::of(size), filter);
+            let resized = resize(&image, size, &Region::whole(size), filter);
             assert!(resized.pixels().all(|pixel| pixel.0 == [3, 128, 255]), "{filter:?} {size:?}");
         }
     }

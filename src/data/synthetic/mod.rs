@@ -1,6 +1,7 @@
-//! A tiny world with real files: pictures as PNG and rows in LLaVA's layout, made from a seed in seconds.
-//! What is written here is read by the same reader as anybody's data; knows no stage.
+//! Writes synthetic data from a seed in seconds: PNG images, and rows in LLaVA's layout, which are read like any other
+//! data.
 
+mod example;
 mod pretraining;
 mod scene;
 mod tasks;
@@ -14,12 +15,13 @@ use image::{ImageEncoder, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use example::Example;
+
 use super::jsonl;
 use super::llava::{LlavaRow, Turn};
-use super::records::AnswerType;
 use ablate_core::base::{Seed, files};
 
-/// What the tiny world can ask. The first five are questions; the last three are lessons for a base model.
+/// The synthetic data sets. The first five are questions; the last three are pretraining data for a base model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dataset {
@@ -28,15 +30,15 @@ pub enum Dataset {
     Math,
     Doc,
     Count,
-    /// Describe the whole picture.
+    /// Descriptions of a whole image.
     Caption,
-    /// Read out what is asked for.
+    /// Lists of requested parts of an image.
     List,
-    /// Sums, comparisons and counts without a picture.
+    /// Sums, comparisons and counts without image.
     Text,
 }
 
-/// Splits are different rng streams: an item of one is not drawn for another.
+/// Splits are different random streams, so that no example belongs to two of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
@@ -45,19 +47,8 @@ pub enum Split {
     Test,
 }
 
-/// One example before it is a file.
-#[derive(Clone, Debug)]
-struct Example {
-    image: Option<RgbImage>,
-    question: String,
-    options: Vec<String>,
-    answer_type: AnswerType,
-    answer: String,
-    rationale: Option<String>,
-}
-
-/// Writes `count` examples of each data set: `rows.jsonl` and the pictures below `images/`. Example number `n` of a
-/// data set depends on seed, split, stream and `n` alone, so a larger count begins with the smaller one's examples.
+/// Writes `count` examples of each data set: `rows.jsonl`, and the images in `images/`. Example number `n` of a data
+/// set depends only on seed, split, stream and `n`, so a larger count begins with the examples of a smaller one.
 pub fn write(folder: &Path, datasets: &[Dataset], split: Split, stream: &str, count: usize, seed: Seed) -> Result<()> {
     let part = match stream {
         "" => split.name().to_string(),
@@ -124,22 +115,6 @@ impl Split {
     }
 }
 
-impl Example {
-    /// An example whose answer is text.
-    fn read(image: Option<RgbImage>, question: String, answer: String) -> Example {
-        Example { image, question, options: Vec::new(), answer_type: AnswerType::Text, answer, rationale: None }
-    }
-
-    fn number(image: RgbImage, question: String, rationale: String, answer: usize) -> Example {
-        let example = Example::read(Some(image), question, answer.to_string()).because(rationale);
-        Example { answer_type: AnswerType::Number, ..example }
-    }
-
-    fn because(self, rationale: String) -> Example {
-        Example { rationale: Some(rationale), ..self }
-    }
-}
-
 fn row(id: String, dataset: Dataset, image: Option<String>, example: Example) -> LlavaRow {
     let Example { image: _, question, options, answer_type, answer, rationale } = example;
     let opening = if image.is_some() { "<image>\n" } else { "" };
@@ -200,7 +175,7 @@ mod tests {
     #[test]
     fn one_example_of_each_data_set() {
         let (folder, rows) = made(Split::Train, "", 1, 0);
-        let mut told = String::new();
+        let mut listing = String::new();
         for row in &rows {
             let item = &row.item;
             let questions = item.dataset != "caption" && item.dataset != "list" && item.dataset != "text";
@@ -209,7 +184,7 @@ mod tests {
                 Some(rationale) => cot_response(rationale, &item.answers[0]),
                 None => item.answers[0].clone(),
             };
-            writeln!(told, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
+            writeln!(listing, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
             assert_eq!(item.image.is_some(), item.dataset != "text");
             if let Some(image) = &item.image {
                 read_image(image, &folder.path().join("images"), true).unwrap();
@@ -224,11 +199,11 @@ mod tests {
             [caption-train-0] "Describe the image." -> "red4, yellow1, blue5, green6."
             [list-train-0] "List the green shapes." -> "green circle, cross."
             [text-train-0] "Compute." -> "4+2=6. 3+2=5. 5-3=2."
-        "#]].assert_eq(&told);
+        "#]].assert_eq(&listing);
     }
 
     #[test]
-    fn the_reasoned_response_is_right_and_compliant() {
+    fn cot_responses_are_right_and_compliant() {
         let (_folder, rows) = made(Split::Dev, "", 50, 1);
         for LocatedItem { item, .. } in rows {
             if let Some(rationale) = &item.rationale {
@@ -241,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_larger_count_begins_with_the_smaller_ones_examples() {
+    fn a_larger_count_keeps_the_first_examples() {
         let (_small, few) = made(Split::Train, "", 3, 5);
         let (_large, many) = made(Split::Train, "", 6, 5);
         for row in &few {
@@ -250,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn splits_streams_and_seeds_give_other_examples() {
+    fn splits_streams_and_seeds_differ() {
         let questions = |split, stream, seed| -> Vec<(String, Vec<String>)> {
             made(split, stream, 20, seed).1.into_iter().map(|row| (row.item.question, row.item.answers)).collect()
         };

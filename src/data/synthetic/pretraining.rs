@@ -1,15 +1,15 @@
-//! What a base model is taught before any question: captions, directed reading, and sums without a picture.
-//! Each is a prompt with its own instruction and a response; as items they are asked with the `bare` template.
+//! Pretraining data for a base model: captions, partial descriptions, and sums without image. Each example is a prompt
+//! with its own instruction and a response; as items they use the `bare` template.
 
 use rand::Rng;
 
-use super::Example;
+use super::example::Example;
 use super::scene::{COLOURS, LARGEST, Mark, SHAPES, bars, digits, shapes, shapes_to_count};
 use super::tasks::{named, row_text, shape_names};
 use crate::prompts::option_letters;
 use crate::rng::{permutation, uniform_below};
 
-/// Everything in the picture, in reading order.
+/// A description of everything in the image, in reading order.
 pub(super) fn caption(rng: &mut impl Rng) -> Example {
     let (image, response) = match uniform_below(rng, 3) {
         0 => {
@@ -26,38 +26,38 @@ pub(super) fn caption(rng: &mut impl Rng) -> Example {
             (image, named.collect::<Vec<_>>().join(", ") + ".")
         }
     };
-    Example::read(Some(image), "Describe the image.".to_string(), response)
+    Example::text(Some(image), "Describe the image.".to_string(), response)
 }
 
-/// Only what is asked for, in the order in which it is asked for.
+/// A list of the requested parts, in the requested order.
 pub(super) fn list(rng: &mut impl Rng) -> Example {
     match uniform_below(rng, 4) {
         0 => {
             let (image, marks) = bars(rng);
             let (names, response) = some_of(rng, &marks);
-            Example::read(Some(image), format!("List {names}."), response)
+            Example::text(Some(image), format!("List {names}."), response)
         }
         1 => {
             let (image, marks) = digits(rng);
             let (names, response) = some_of(rng, &marks);
-            Example::read(Some(image), format!("List the digits {names}."), response)
+            Example::text(Some(image), format!("List the digits {names}."), response)
         }
         2 => {
             let (image, marks) = digits(rng);
             let row = uniform_below(rng, 2) + 1;
-            Example::read(Some(image), format!("List row {row}."), row_text(&marks, row) + ".")
+            Example::text(Some(image), format!("List row {row}."), row_text(&marks, row) + ".")
         }
         _ => {
             let counted = uniform_below(rng, COLOURS.len());
             let colour = COLOURS[counted].name;
             let (image, figures) = shapes_to_count(rng, counted);
             let response = format!("{colour} {}.", shape_names(&figures, colour).join(", "));
-            Example::read(Some(image), format!("List the {colour} shapes."), response)
+            Example::text(Some(image), format!("List the {colour} shapes."), response)
         }
     }
 }
 
-/// No picture: sums and differences (half of them), the largest of three, the length of a list.
+/// Without image: sums and differences (half of the examples), the largest of three values, the length of a list.
 pub(super) fn text(rng: &mut impl Rng) -> Example {
     let (prompt, response) = match uniform_below(rng, 4) {
         0 | 1 => {
@@ -87,14 +87,14 @@ pub(super) fn text(rng: &mut impl Rng) -> Example {
             ("Count.", format!("{colour} {}. Total:{count}.", names.join(", ")))
         }
     };
-    Example::read(None, prompt.to_string(), response)
+    Example::text(None, prompt.to_string(), response)
 }
 
 fn list_of(marks: &[Mark]) -> String {
     marks.iter().map(|mark| named(*mark)).collect::<Vec<_>>().join(", ") + "."
 }
 
-/// Two or three marks in rng order: their names, and the list.
+/// Two or three marks in random order: their names and the list.
 fn some_of(rng: &mut impl Rng, marks: &[Mark]) -> (String, String) {
     let order = permutation(rng, marks.len());
     let count = 2 + uniform_below(rng, 2);

@@ -1,18 +1,18 @@
-//! Pictures of the tiny world: bars, digits and shapes on black, with noise. Knows no question.
+//! Synthetic images: bars, digits and shapes on black, with noise.
 //!
-//! A picture is 32 x 32 pixels and is meant for patches of 8 x 8: every bar and every glyph lies inside one patch
-//! column or one patch, so that a model of this size can learn to read them.
+//! An image has 32 x 32 pixels and is made for patches of 8 x 8: every bar is inside one column of patches, and every
+//! glyph inside one patch, so that a small model can learn to read them.
 
 use image::{Rgb, RgbImage};
 use rand::Rng;
 
 use crate::rng::{approx_normal, permutation, uniform_below};
 
-/// Side of a picture in pixels.
+/// Side of an image in pixels.
 const SIZE: u32 = 32;
-/// Standard deviation of the noise on every value, in units of full brightness.
+/// Standard deviation of the noise of every value, relative to full brightness.
 const NOISE: f64 = 0.1;
-/// Values of bars and digits run from 1 to this.
+/// Largest value of bars and digits; the smallest is 1.
 pub(super) const LARGEST: usize = 6;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,7 +60,7 @@ pub(super) struct Figure {
     pub(super) shape: &'static str,
 }
 
-/// Four bars from left to right: each colour once, values different.
+/// Four bars from left to right, with different colours and different values.
 pub(super) fn bars(rng: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
     let colours = permutation(rng, COLOURS.len());
     let values = permutation(rng, LARGEST);
@@ -82,7 +82,7 @@ pub(super) fn bars(rng: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
     (canvas.finish(rng), marks)
 }
 
-/// A digit in each quadrant, row by row: each colour once, values independent.
+/// A digit in each quadrant, row by row, with different colours and independent values.
 pub(super) fn digits(rng: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
     let marks: Vec<Mark> = permutation(rng, COLOURS.len())
         .into_iter()
@@ -95,13 +95,13 @@ pub(super) fn digits(rng: &mut impl Rng) -> (RgbImage, Vec<Mark>) {
     (canvas.finish(rng), marks)
 }
 
-/// A shape in each quadrant, row by row, colours independent.
+/// A shape in each quadrant, row by row, with independent colours.
 pub(super) fn shapes(rng: &mut impl Rng) -> (RgbImage, Vec<Figure>) {
     let colours = (0..4).map(|_| uniform_below(rng, COLOURS.len())).collect();
     figures(rng, colours)
 }
 
-/// A shape in each quadrant; the number of those in colour `counted` is uniform on 1 to 4.
+/// A shape in each quadrant; the number of shapes of colour `counted` is uniform from 1 to 4.
 pub(super) fn shapes_to_count(rng: &mut impl Rng, counted: usize) -> (RgbImage, Vec<Figure>) {
     let matching = uniform_below(rng, 4) + 1;
     let others: Vec<usize> = (0..COLOURS.len()).filter(|&colour| colour != counted).collect();
@@ -122,7 +122,7 @@ fn figures(rng: &mut impl Rng, colours: Vec<usize>) -> (RgbImage, Vec<Figure>) {
     (canvas.finish(rng), figures)
 }
 
-/// Brightness from 0 to 1 before noise.
+/// Brightness from 0 to 1, before noise.
 struct Canvas(Vec<[f64; 3]>);
 
 impl Canvas {
@@ -134,19 +134,19 @@ impl Canvas {
         self.0[y * SIZE as usize + x] = colour.rgb;
     }
 
-    /// Draws a bitmap into the lower right patch of a quadrant, every column `wide` times.
-    fn glyph(&mut self, quadrant: usize, rows: [&str; 5], wide: usize, colour: Colour) {
+    /// Draws a bitmap into the lower right patch of a quadrant; every column is drawn `width` times.
+    fn glyph(&mut self, quadrant: usize, rows: [&str; 5], width: usize, colour: Colour) {
         let (left, top) = (16 * (quadrant % 2) + 9, 16 * (quadrant / 2) + 9);
         for (y, row) in rows.iter().enumerate() {
             for (x, _) in row.bytes().enumerate().filter(|(_, ink)| *ink == b'1') {
-                for copy in 0..wide {
-                    self.paint(left + x * wide + copy, top + y, colour);
+                for copy in 0..width {
+                    self.paint(left + x * width + copy, top + y, colour);
                 }
             }
         }
     }
 
-    /// Adds the noise and rounds to bytes.
+    /// Adds noise and rounds to bytes.
     fn finish(&self, rng: &mut impl Rng) -> RgbImage {
         RgbImage::from_fn(SIZE, SIZE, |x, y| {
             let pixel = self.0[(y * SIZE + x) as usize];
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use ablate_core::base::Seed;
 
-    /// A picture as text: the first letter of the nearest colour, `.` for black.
+    /// The image as text: the first letter of the nearest colour, `.` for black.
     fn drawn(image: &RgbImage) -> String {
         let distance = |pixel: &Rgb<u8>, rgb: [f64; 3]| -> f64 {
             pixel.0.iter().zip(rgb).map(|(&value, full)| (f64::from(value) / 255.0 - full).powi(2)).sum()
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_five_pixels_high_per_unit_and_stands_in_its_column() {
+    fn bars_have_the_height_of_their_value() {
         for seed in 0..20 {
             let (image, marks) = bars(&mut Seed(seed).stream("bars"));
             let text = drawn(&image);
@@ -190,9 +190,9 @@ mod tests {
     }
 
     #[test]
-    fn digits_lie_inside_one_patch_each() {
+    fn digits_are_inside_one_patch() {
         let (image, marks) = digits(&mut Seed(3).stream("digits"));
-        let told: Vec<String> = marks.iter().map(|mark| format!("{}{}", mark.colour.name, mark.value)).collect();
+        let names: Vec<String> = marks.iter().map(|mark| format!("{}{}", mark.colour.name, mark.value)).collect();
         expect_test::expect![[r#"
             red4 green4 blue3 yellow4
             ................................
@@ -228,11 +228,11 @@ mod tests {
             ................................
             ................................
         "#]]
-        .assert_eq(&format!("{}\n{}", told.join(" "), drawn(&image)));
+        .assert_eq(&format!("{}\n{}", names.join(" "), drawn(&image)));
     }
 
     #[test]
-    fn as_many_shapes_as_drawn_have_the_counted_colour() {
+    fn counted_shapes_are_uniform() {
         let mut counts = [0; 5];
         for seed in 0..400 {
             let (_, figures) = shapes_to_count(&mut Seed(seed).stream("count"), 2);

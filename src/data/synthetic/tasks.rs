@@ -1,19 +1,20 @@
-//! The questions of the tiny world, each with its answer and a rationale. Knows no file and no split.
+//! The synthetic questions, each with answer and rationale.
 //!
-//! | dataset | picture | question | answer |
+//! | dataset | image | question | answer |
 //! |---|---|---|---|
 //! | chart | bars | sum or difference of two bars | number |
 //! | pick | bars | which of three is largest | letter |
 //! | math | digits | one digit plus another | number |
-//! | doc | digits | what stands in a cell | text |
+//! | doc | digits | the content of a cell | text |
 //! | count | shapes | how many of a colour | number |
 //!
-//! Rationales come in two styles, as a teacher's do: careful ones read before they compute, terse ones jump to the
-//! result. A value follows its name without a space (`red5`): so written a small model learns to look values up.
+//! Rationales have two styles, like those of a teacher: careful ones list the values before computing, terse ones state
+//! only the result. A value follows its name without a space (`red5`), because small models learn to look up values
+//! written like this.
 
 use rand::Rng;
 
-use super::Example;
+use super::example::Example;
 use super::scene::{COLOURS, Figure, Mark, bars, digits, shapes_to_count};
 use crate::prompts::option_letters;
 use crate::records::AnswerType;
@@ -36,7 +37,7 @@ pub(super) fn chart(rng: &mut impl Rng) -> Example {
         if sum { ("sum", '+', a + b, TERSE) } else { ("difference", '-', a - b, TERSE_DIFFERENCE) };
     let question = format!("What is the {word} of {} and {}?", first.colour.name, second.colour.name);
     let rationale = (format!("{}, {}. ", named(first), named(second)), format!("{a}{sign}{b}={result}."));
-    Example::number(image, question, style(rng, rationale, terse), result)
+    Example::number(image, question, choose_style(rng, rationale, terse), result)
 }
 
 pub(super) fn pick(rng: &mut impl Rng) -> Example {
@@ -53,7 +54,7 @@ pub(super) fn pick(rng: &mut impl Rng) -> Example {
         options: options.iter().map(|mark| mark.colour.name.to_string()).collect(),
         answer_type: AnswerType::Letter,
         answer: answer.to_string(),
-        rationale: Some(style(rng, rationale, TERSE_PICK)),
+        rationale: Some(choose_style(rng, rationale, TERSE_PICK)),
     }
 }
 
@@ -63,7 +64,7 @@ pub(super) fn math(rng: &mut impl Rng) -> Example {
     let (a, b) = (first.value, second.value);
     let question = format!("What is the {} digit plus the {} digit?", first.colour.name, second.colour.name);
     let rationale = (format!("{}, {}. ", named(first), named(second)), format!("{a}+{b}={}.", a + b));
-    Example::number(image, question, style(rng, rationale, TERSE), a + b)
+    Example::number(image, question, choose_style(rng, rationale, TERSE), a + b)
 }
 
 pub(super) fn doc(rng: &mut impl Rng) -> Example {
@@ -74,8 +75,8 @@ pub(super) fn doc(rng: &mut impl Rng) -> Example {
     let terse = format!("Row {row}, column {column}.");
     let rationale = if uniform(rng) < TERSE { terse } else { careful };
     let question = format!("What is in row {row}, column {column}?");
-    Example { answer_type: AnswerType::Text, ..Example::read(Some(image), question, named(marks[cell])) }
-        .because(rationale)
+    Example { answer_type: AnswerType::Text, ..Example::text(Some(image), question, named(marks[cell])) }
+        .with_rationale(rationale)
 }
 
 pub(super) fn count(rng: &mut impl Rng) -> Example {
@@ -85,7 +86,7 @@ pub(super) fn count(rng: &mut impl Rng) -> Example {
     let matching = shape_names(&figures, colour);
     let rationale = (format!("{colour} {}. ", matching.join(", ")), format!("Total:{}.", matching.len()));
     let question = format!("How many {colour} shapes?");
-    Example::number(image, question, style(rng, rationale, TERSE), matching.len())
+    Example::number(image, question, choose_style(rng, rationale, TERSE), matching.len())
 }
 
 /// `red5`.
@@ -110,7 +111,7 @@ fn two(rng: &mut impl Rng, marks: &[Mark]) -> (Mark, Mark) {
     (marks[order[0]], marks[order[1]])
 }
 
-/// Reading and result, or with probability `terse` the result alone.
-fn style(rng: &mut impl Rng, (reading, result): (String, String), terse: f64) -> String {
+/// The listed values and the result, or with probability `terse` only the result.
+fn choose_style(rng: &mut impl Rng, (reading, result): (String, String), terse: f64) -> String {
     if uniform(rng) < terse { result } else { reading + &result }
 }

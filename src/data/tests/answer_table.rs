@@ -1,5 +1,5 @@
-//! The table of answers (`tests/golden/answers.jsonl`): every verdict, and every difference from the evaluator of the
-//! benchmark named in docs/stages.md.
+//! The table of answers (`tests/golden/answers.jsonl`): every verdict, and every difference from the benchmark's
+//! evaluator that docs/stages.md explains.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -35,7 +35,7 @@ struct Case {
 }
 
 #[test]
-fn answers_are_judged_as_the_table_says() {
+fn verdicts_match_the_table() {
     let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
     let cases: Vec<Case> = jsonl::read(&root.join("tests/golden/answers.jsonl")).unwrap();
     let docs = std::fs::read_to_string(root.join("docs/stages.md")).unwrap();
@@ -43,22 +43,22 @@ fn answers_are_judged_as_the_table_says() {
     let (mut problems, mut names) = (Vec::new(), BTreeSet::new());
     for case in cases {
         let Case { answer_type, gold, options, dataset, style, response, .. } = case;
-        let place = format!("{answer_type:?} {gold:?} {options:?} {response:?}");
+        let label = format!("{answer_type:?} {gold:?} {options:?} {response:?}");
         let (options, gold): (Vec<&str>, Vec<&str>) =
             (options.iter().map(String::as_str).collect(), gold.iter().map(String::as_str).collect());
         let item = Item { dataset, ..item(answer_type, "?", &options, &gold) };
         let verdict = judge(&item, &response, FinishReason::Stop, style, DEFAULT_THRESHOLD);
-        let told = match (verdict.unreadable, verdict.correct) {
+        let verdict_name = match (verdict.unreadable, verdict.correct) {
             (true, _) => "unreadable",
             (false, true) => "right",
             (false, false) => "wrong",
         };
-        if told != case.verdict || (verdict.score - case.score).abs() > 1e-9 {
-            problems.push(format!("{place}: {told} {}, not {} {}", verdict.score, case.verdict, case.score));
+        if verdict_name != case.verdict || (verdict.score - case.score).abs() > 1e-9 {
+            problems.push(format!("{label}: {verdict_name} {}, not {} {}", verdict.score, case.verdict, case.score));
         }
         let apart = case.says.is_some_and(|says| (says.as_f64().unwrap_or(0.0) - case.score).abs() > 1e-9);
         if apart != case.difference.is_some() {
-            problems.push(format!("{place}: {:?} and `difference` do not go together", case.evaluator));
+            problems.push(format!("{label}: {:?} and `difference` do not fit together", case.evaluator));
         }
         names.extend(case.difference);
     }

@@ -1,4 +1,4 @@
-//! Answers from responses to verdicts: one test per rule. The many cases stand in `tests/golden/answers.jsonl`.
+//! Extraction, grading and judging of answers: one test per rule. Many more cases are in `tests/golden/answers.jsonl`.
 
 use crate::answers::*;
 use crate::prompts::Style;
@@ -14,7 +14,7 @@ fn scores(item: &Item, answers: &[&str]) -> Vec<f64> {
 }
 
 #[test]
-fn the_answer_stands_after_the_last_marker() {
+fn the_answer_follows_the_last_marker() {
     let found = |response| extract(response, Style::Cot);
     assert_eq!(found("a\n### Answer: 3\nno:\n### Answer: 4 ").as_deref(), Some("4"));
     assert_eq!(found("a\n### Answer:"), None);
@@ -24,7 +24,7 @@ fn the_answer_stands_after_the_last_marker() {
 }
 
 #[test]
-fn all_ways_to_name_an_option_are_one_answer() {
+fn options_are_named_by_letter_or_text() {
     let choice = item(AnswerType::Letter, &["B"], &["france", "uk", "a red car"]);
     let right = ["B", "b", "B.", "(b)", "(B)", "b)", "B. uk", "B: UK.", "B uk", "(B) uk", "uk", "UK.", " \"uk\" "];
     assert_eq!(scores(&choice, &right), [1.0; 13]);
@@ -55,14 +55,14 @@ fn numbers_are_right_within_5_percent() {
 }
 
 #[test]
-fn text_is_compared_after_normalisation() {
+fn text_is_compared_after_normalization() {
     let text = item(AnswerType::Text, &["Red=3", "crimson = 3"], &[]);
     assert_eq!(scores(&text, &["red=3", " RED=3. ", "\"red=3\"", "red=4", "Crimson  = 3"]), [1.0, 1.0, 1.0, 0.0, 1.0]);
     assert_eq!(scores(&item(AnswerType::Text, &["."], &[]), &[".", "!", ""]), [1.0, 0.0, 0.0]);
 }
 
 #[test]
-fn anls_is_the_best_similarity_over_the_golds_and_0_below_half() {
+fn anls_is_the_best_similarity_or_0_below_half() {
     let text = item(AnswerType::Anls, &["abcd"], &[]);
     // 1, 1 - 1/4, 1 - 2/4, 1 - 3/4 which is below half.
     assert_eq!(scores(&text, &["ABCD", "abcx", "abxx", "axxx"]), [1.0, 0.75, 0.5, 0.0]);
@@ -73,7 +73,7 @@ fn anls_is_the_best_similarity_over_the_golds_and_0_below_half() {
 }
 
 #[test]
-fn ways_to_write_an_answer_have_one_name() {
+fn equal_answers_have_one_canonical_form() {
     let named = |item: &Item, answers: &[&str]| -> Vec<String> {
         answers.iter().map(|answer| canonical(item, answer)).collect()
     };
@@ -88,7 +88,7 @@ fn ways_to_write_an_answer_have_one_name() {
 }
 
 #[test]
-fn text_in_a_picture_may_stand_anywhere_in_the_answer() {
+fn contains_finds_the_gold_answer_anywhere() {
     let sign = item(AnswerType::Contains, &["No Parking", "parking\nnever"], &[]);
     let answers = ["The sign says NO  PARKING here.", "Parking never.", "no-parking", ""];
     assert_eq!(scores(&sign, &answers), [1.0, 1.0, 0.0, 0.0]);
@@ -96,7 +96,7 @@ fn text_in_a_picture_may_stand_anywhere_in_the_answer() {
 }
 
 #[test]
-fn annotators_are_counted() {
+fn vqa_counts_agreeing_annotators() {
     let answers = ["stop", "stop", "Stop.", "stop sign", "the stop sign", "red", "a", "b", "c", "d"];
     let sign = item(AnswerType::Vqa, &answers, &[]);
     // Three matches of ten: (3 * 2/3 + 7 * 1) / 10. Two: (2 * 1/3 + 8 * 2/3) / 10. None.
@@ -107,28 +107,28 @@ fn annotators_are_counted() {
 }
 
 #[test]
-fn compliance_and_reading_are_told_apart_from_being_right() {
+fn compliance_and_readability_are_separate() {
     let sum = item(AnswerType::Number, &["5"], &[]);
-    let told = |response: &str, finish, style| {
+    let judged = |response: &str, finish, style| {
         let verdict = judge(&sum, response, finish, style, DEFAULT_THRESHOLD);
         assert_eq!(verdict.correct, verdict.score > 0.5);
         (verdict.compliant, !verdict.unreadable, verdict.score, verdict.answer)
     };
     let five = || Some("5".to_string());
-    assert_eq!(told("3+2=5.\n### Answer: 5", FinishReason::Stop, Style::Cot), (true, true, 1.0, five()));
-    assert_eq!(told("3+2=6.\n### Answer: 6", FinishReason::Stop, Style::Cot), (true, true, 0.0, Some("6".into())));
-    assert_eq!(told("3+2=5.\n### Answer: 5", FinishReason::Length, Style::Cot), (false, true, 0.0, five()));
-    assert_eq!(told("5", FinishReason::Stop, Style::Cot), (false, false, 0.0, None));
-    assert_eq!(told("5", FinishReason::Stop, Style::Direct), (true, true, 1.0, five()));
-    assert_eq!(told("five", FinishReason::Stop, Style::Direct), (true, false, 0.0, Some("five".into())));
-    assert_eq!(told("5", FinishReason::Length, Style::Direct), (false, true, 0.0, five()));
+    assert_eq!(judged("3+2=5.\n### Answer: 5", FinishReason::Stop, Style::Cot), (true, true, 1.0, five()));
+    assert_eq!(judged("3+2=6.\n### Answer: 6", FinishReason::Stop, Style::Cot), (true, true, 0.0, Some("6".into())));
+    assert_eq!(judged("3+2=5.\n### Answer: 5", FinishReason::Length, Style::Cot), (false, true, 0.0, five()));
+    assert_eq!(judged("5", FinishReason::Stop, Style::Cot), (false, false, 0.0, None));
+    assert_eq!(judged("5", FinishReason::Stop, Style::Direct), (true, true, 1.0, five()));
+    assert_eq!(judged("five", FinishReason::Stop, Style::Direct), (true, false, 0.0, Some("five".into())));
+    assert_eq!(judged("5", FinishReason::Length, Style::Direct), (false, true, 0.0, five()));
     let marked = "So.\n### Answer: 5";
-    assert_eq!(told(marked, FinishReason::Stop, Style::Direct), (false, true, 0.0, Some(marked.into())));
-    assert_eq!(told(" ", FinishReason::Stop, Style::Direct), (false, false, 0.0, None));
+    assert_eq!(judged(marked, FinishReason::Stop, Style::Direct), (false, true, 0.0, Some(marked.into())));
+    assert_eq!(judged(" ", FinishReason::Stop, Style::Direct), (false, false, 0.0, None));
 }
 
 #[test]
-fn published_evaluators_score_cut_responses_which_are_never_right() {
+fn reference_scores_ignore_truncation() {
     let sign = item(AnswerType::Ocrbench, &["STOP"], &[]);
     let cut = judge(&sign, "It says stop and", FinishReason::Length, Style::Direct, DEFAULT_THRESHOLD);
     assert_eq!((cut.compliant, cut.unreadable, cut.score, cut.correct), (false, false, 1.0, false));
@@ -138,7 +138,7 @@ fn published_evaluators_score_cut_responses_which_are_never_right() {
 }
 
 #[test]
-fn only_the_part_that_is_graded_counts() {
+fn only_the_graded_part_counts() {
     let choice = item(AnswerType::Letter, &["B"], &["france", "uk"]);
     let whole = "<think>A or B?</think>B";
     let verdict = judge_part(&choice, whole, "B", FinishReason::Stop, Style::Direct, DEFAULT_THRESHOLD);
@@ -146,7 +146,7 @@ fn only_the_part_that_is_graded_counts() {
 }
 
 #[test]
-fn a_kept_answer_and_its_reasoning_have_no_markup() {
+fn concise_answers_have_no_markup() {
     let choice = item(AnswerType::Letter, &["B"], &["france", "uk"]);
     let concise = |answer| concise(&choice, answer);
     assert_eq!(["**B**", "The answer is B.", "B. uk", "B or A"].map(concise), ["B", "B", "B", "B or A"]);

@@ -1,4 +1,4 @@
-//! Ids and rendered chats against those of `transformers` (`tests/golden/make_chat.py`), and folders that are wrong.
+//! Ids and rendered chats against those of `transformers` (`tests/golden/make_chat.py`), and invalid folders.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ impl Folder {
         Folder::all().into_iter().find(|folder| folder.name == name).unwrap()
     }
 
-    /// The folder as it would come from a hub.
+    /// Writes the folder as a hub would provide it.
     fn write(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         base::copy(&chat_golden(&format!("{}.json", self.tokenizer)), &folder.path().join("tokenizer.json")).unwrap();
@@ -63,7 +63,7 @@ impl Folder {
         Conversation::read(self.write().path())
     }
 
-    /// The error of a folder in which a key of a file has another value.
+    /// The error after setting a key of a file.
     fn error_with(mut self, file: &str, key: &str, value: Value) -> String {
         self.files.get_mut(file).unwrap()[key] = value;
         format!("{:#}", self.read().unwrap_err())
@@ -71,10 +71,10 @@ impl Folder {
 }
 
 #[test]
-fn a_thousand_strings_have_the_ids_of_transformers() {
+fn strings_have_the_ids_of_transformers() {
     let strings: Vec<String> = base::read_json(&chat_golden("strings.json")).unwrap();
     assert_eq!(strings.len(), 1000);
-    let sentinels = Sentinels::outside(&strings.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let sentinels = Sentinels::not_in(&strings.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
     for name in ["llama2", "mistral", "llama3", "qwen2"] {
         let folder = tempfile::tempdir().unwrap();
         base::copy(&chat_golden(&format!("{name}.json")), &folder.path().join("tokenizer.json")).unwrap();
@@ -95,7 +95,7 @@ fn a_thousand_strings_have_the_ids_of_transformers() {
     }
 }
 
-/// The ids with one placeholder for an image, which the golden ones have four times.
+/// The ids with one placeholder per image; the golden ids have four.
 fn with_one_placeholder(conversation: &Conversation, ids: &[u32]) -> Vec<u32> {
     let mut ids = ids.to_vec();
     ids.dedup_by(|one, other| one == other && Some(*one) == conversation.image_token());
@@ -103,13 +103,13 @@ fn with_one_placeholder(conversation: &Conversation, ids: &[u32]) -> Vec<u32> {
 }
 
 #[test]
-fn chats_have_the_text_and_the_ids_of_transformers() {
+fn chats_have_the_text_and_ids_of_transformers() {
     let mut apart = 0;
     for folder in Folder::all() {
         let conversation = folder.read().unwrap();
         for chat in &folder.chats {
             let place = format!("{}: {:?} {:?}", folder.name, chat.user, chat.response);
-            let plain = Sentinels::outside(&[]).unwrap();
+            let plain = Sentinels::not_in(&[]).unwrap();
             let user = if chat.image {
                 Message::with_image(Role::User, &chat.user)
             } else {
@@ -154,7 +154,7 @@ fn chats_have_the_text_and_the_ids_of_transformers() {
 }
 
 #[test]
-fn an_image_stands_as_often_as_it_has_features() {
+fn an_image_token_is_repeated_per_feature() {
     for folder in Folder::all().iter().filter(|folder| folder.chats.iter().any(|chat| chat.image)) {
         let count = |key: &str| if key == "key" { Ok(4) } else { bail!("there is none") };
         let layout = tokens::ChatEncoder::from_conversation(folder.read().unwrap(), Arc::new(count), 500);
@@ -171,11 +171,11 @@ fn an_image_stands_as_often_as_it_has_features() {
 }
 
 #[test]
-fn a_target_ends_with_the_first_stop_token_and_a_cut_one_with_its_text() {
-    let target = |folder: &str, response: &str, cut: bool| {
-        Folder::named(folder).read().unwrap().pieces(false, "a", response, cut).unwrap().concat()
+fn a_target_ends_with_the_first_stop_token() {
+    let target = |folder: &str, response: &str, truncated: bool| {
+        Folder::named(folder).read().unwrap().pieces(false, "a", response, truncated).unwrap().concat()
     };
-    // No stop token in the template: the end of a text, and not the space before it.
+    // The template writes no stop token: `eos` is appended, without the template's space.
     assert_eq!(target("vicuna", "Yes.", false), " Yes.</s>");
     assert_eq!(target("inst", "Yes.", false), " Yes.</s>");
     assert_eq!(target("headers", " Yes. ", false), "Yes.<|eot_id|>");
@@ -208,7 +208,7 @@ fn text_never_becomes_a_special_token() {
 }
 
 #[test]
-fn a_template_of_text_alone_gets_the_image_before_the_text() {
+fn a_text_template_gets_the_image_before_the_text() {
     let mut folder = Folder::named("chatml");
     folder.files.get_mut("config.json").unwrap()["image_token_id"] = json!(1503);
     let conversation = folder.read().unwrap();
@@ -227,7 +227,7 @@ fn a_folder_without_a_template_can_be_given_one() {
     folder.files.remove("tokenizer_config.json");
     let error = folder.read().unwrap_err().to_string();
     assert!(
-        error.ends_with("looked for `chat_template.jinja`, `tokenizer_config.json` (the key `chat_template` in JSON)")
+        error.ends_with("searched `chat_template.jinja`, `tokenizer_config.json` (key `chat_template` in JSON files)")
     );
     let given = |template: &str| {
         let folder = folder.write();
@@ -245,7 +245,7 @@ fn a_folder_without_a_template_can_be_given_one() {
 }
 
 #[test]
-fn templates_that_cannot_be_trained_on_say_so() {
+fn a_template_that_repeats_a_response_is_an_error() {
     let error = |template: &str| {
         let mut folder = Folder::named("chatml");
         folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
@@ -257,8 +257,8 @@ fn templates_that_cannot_be_trained_on_say_so() {
 }
 
 #[test]
-fn a_response_is_learned_behind_the_opening_that_an_answer_is_generated_from() {
-    // As in templates of LLaVA on Qwen2: a line break before an answer that is asked for, a space before a given one.
+fn training_uses_the_opening_of_generation() {
+    // As in LLaVA's templates for Qwen2: a line break before a generated answer, a space before a given one.
     let mut folder = Folder::named("chatml");
     let template = "{% for m in messages %}{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}\
                     {% if add_generation_prompt %}assistant\n{% endif %}";
@@ -271,15 +271,15 @@ fn a_response_is_learned_behind_the_opening_that_an_answer_is_generated_from() {
 }
 
 #[test]
-fn a_block_of_thinking_is_no_part_of_an_answer() {
+fn a_thinking_block_is_not_part_of_the_answer() {
     let thinking = Folder::named("thinking").read().unwrap();
     let answer = |conversation: &Conversation, text: &str| text[conversation.thinking(text)..].to_string();
     assert_eq!(answer(&thinking, "<think>\nTwo and two.\n</think>\n\n4"), "4");
     assert_eq!(answer(&thinking, "<think>\nTwo and"), "");
     assert_eq!(answer(&thinking, "4"), "4");
-    // A response is learned as it was generated.
-    let given = |conversation: &Conversation, response: &str, cut| {
-        conversation.pieces(false, "a", response, cut).unwrap().concat()
+    // Training targets equal generated responses.
+    let given = |conversation: &Conversation, response: &str, truncated| {
+        conversation.pieces(false, "a", response, truncated).unwrap().concat()
     };
     let whole = "<think>\nTwo and two.\n</think>\n\n4";
     assert_eq!(given(&thinking, whole, false), format!("{whole}<|im_end|>"));
@@ -291,36 +291,36 @@ fn a_block_of_thinking_is_no_part_of_an_answer() {
         folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
         folder.read()
     };
-    // As in DeepSeek-R1: the prompt opens a block, and blocks of given answers are dropped.
-    let begun = with(
+    // As in DeepSeek-R1: the prompt opens a block, and the blocks of given answers are removed.
+    let opened = with(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}\
          {% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}",
     )
     .unwrap();
-    assert_eq!(answer(&begun, "Two and two.\n</think>\n\n4"), "4");
-    assert_eq!(answer(&begun, "Two and"), "");
-    assert_eq!(given(&begun, "4", false), "\n</think>\n\n4<|im_end|>");
-    assert_eq!(given(&begun, whole, false), "Two and two.\n</think>\n\n4<|im_end|>");
-    assert_eq!(given(&begun, "Two and", true), "Two and");
+    assert_eq!(answer(&opened, "Two and two.\n</think>\n\n4"), "4");
+    assert_eq!(answer(&opened, "Two and"), "");
+    assert_eq!(given(&opened, "4", false), "\n</think>\n\n4<|im_end|>");
+    assert_eq!(given(&opened, whole, false), "Two and two.\n</think>\n\n4<|im_end|>");
+    assert_eq!(given(&opened, "Two and", true), "Two and");
 }
 
 #[test]
-fn a_template_that_ignores_the_generation_prompt_is_an_error() {
+fn ignoring_add_generation_prompt_is_an_error() {
     let with = |template: &str| {
         let mut folder = Folder::named("chatml");
         folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
         folder.read().map(|_| ()).map_err(|error| error.to_string())
     };
-    let told =
+    let error =
         with("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}").unwrap_err();
     assert!(
-        told.ends_with(
+        error.ends_with(
             "tokenizer_config.json` ignores `add_generation_prompt`: it writes \"<|im_start|>assistant\" before an answer, \
-             and a prompt ends without it"
+             but a prompt ends without it"
         ),
-        "{told}"
+        "{error}"
     );
-    // Nothing but white space comes before an answer here.
+    // Here only white space precedes an answer.
     assert_eq!(with("{% for m in messages %}{{ m.content }}\n{% endfor %}"), Ok(()));
     assert_eq!(
         with(
@@ -331,17 +331,19 @@ fn a_template_that_ignores_the_generation_prompt_is_an_error() {
 }
 
 #[test]
-fn ids_and_tokens_have_to_be_in_the_vocabulary() {
+fn ids_and_tokens_must_be_in_the_vocabulary() {
     let error = Folder::named("parts").error_with("config.json", "image_token_index", json!(9999));
     assert!(error.ends_with("/config.json` is 9999, which is not in the vocabulary of `tokenizer.json`"), "{error}");
     let error = Folder::named("parts").error_with("config.json", "image_token_index", json!(70));
-    assert!(error.ends_with("is no special token of `tokenizer.json`"), "{error}");
+    assert!(error.ends_with("is not a special token of `tokenizer.json`"), "{error}");
     let error = Folder::named("parts").error_with("generation_config.json", "eos_token_id", json!([4, 4_000_000]));
     assert!(error.contains("generation_config.json` is 4000000, which is not in"), "{error}");
     let error = Folder::named("parts").error_with("tokenizer_config.json", "bos_token", json!("<none>"));
     assert_eq!(error, "the token `<none>` (bos_token) is not in the vocabulary of `tokenizer.json`");
     let conversation = Folder::named("parts").read().unwrap();
     let error = conversation.tokenizer().check_embedding_rows(100).unwrap_err().to_string();
-    assert!(error.starts_with("the tokenizer has ") && error.ends_with("tokens, the model's embedding 100 rows"));
+    assert!(
+        error.starts_with("the tokenizer has ") && error.ends_with("tokens, but the model's embedding has 100 rows")
+    );
     assert!(conversation.tokenizer().check_embedding_rows(4096).is_ok());
 }

@@ -1,4 +1,4 @@
-//! Values of checkpoints' image processors against those of Hugging Face (`tests/golden/make_pixels.py`).
+//! Pixel values of checkpoints' image processors against those of Hugging Face (`tests/golden/make_pixels.py`).
 
 use serde::Deserialize;
 
@@ -15,28 +15,28 @@ struct Case {
 }
 
 #[test]
-fn values_are_those_of_the_pillow_backend_to_the_bit() {
+fn pixel_values_equal_the_pillow_backend() {
     let cases: Vec<Case> = files::read_json(&golden("pixels").join("expected.json")).unwrap();
     let bytes = files::read_bytes(&golden("pixels").join("expected.f32")).unwrap();
     let expected: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
-    let (mut seen, mut apart) = (0, Vec::new());
+    let (mut seen, mut different) = (0, Vec::new());
     for Case { processor: kind, image, tiles, offset } in cases {
         let processor = ImageProcessor::read(&golden("pixels").join(&kind)).unwrap();
-        let picture = processor.decode(&files::read_bytes(&golden("pixels").join(&image)).unwrap()).unwrap();
-        let grid = processor.grid(picture.width(), picture.height());
+        let decoded = processor.decode(&files::read_bytes(&golden("pixels").join(&image)).unwrap()).unwrap();
+        let grid = processor.grid(decoded.width(), decoded.height());
         assert_eq!(grid.map_or(0, |(rows, columns)| rows * columns) as usize + 1, tiles, "{kind} {image}");
-        let values = processor.process(&picture).unwrap();
+        let values = processor.process(&decoded).unwrap();
         assert_eq!(values.len(), tiles * processor.size() * processor.size() * 3, "{kind} {image}");
         let expected = &expected[offset..][..values.len()];
         seen += values.len();
         let most = values.iter().zip(expected).map(|(one, other)| (one - other).abs()).fold(0.0, f32::max);
-        // Decoders of JPEG differ by two levels: 2 / 255 over the smallest deviation of CLIP.
+        // JPEG decoders differ by two levels: 2 / 255 over the smallest standard deviation of CLIP.
         let two = if kind == "clip_raw" { 7.7 } else { 0.0305 };
         let allowed = if image.ends_with("jpg") { two } else { 0.0 };
         if most > allowed {
-            apart.push(format!("{kind} {image}: {most}"));
+            different.push(format!("{kind} {image}: {most}"));
         }
     }
-    assert!(apart.is_empty(), "\n{}\n", apart.join("\n"));
+    assert!(different.is_empty(), "\n{}\n", different.join("\n"));
     assert_eq!(seen, expected.len());
 }

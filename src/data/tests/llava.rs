@@ -1,4 +1,4 @@
-//! Rows in LLaVA's layout: what they become, and what is wrong with them.
+//! Import of rows in LLaVA's layout: items and errors.
 
 use expect_test::expect;
 
@@ -17,7 +17,7 @@ fn read_text(name: &str, text: &str) -> Result<Vec<LocatedItem>, String> {
     match read(&[file], Some(&folder.path().join("images")), &ImportOptions::default()) {
         Ok(mut located) => {
             for row in &mut located {
-                row.place = row.place.replace(&root, "");
+                row.location = row.location.replace(&root, "");
             }
             Ok(located)
         }
@@ -43,13 +43,13 @@ fn a_plain_llava_row_is_an_item() {
         rationale: None,
         rationale_answer: None,
     };
-    assert_eq!(rows[0], LocatedItem { place: "a.jsonl:1".into(), item: expected });
-    assert_eq!((rows[1].place.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));
+    assert_eq!(rows[0], LocatedItem { location: "a.jsonl:1".into(), item: expected });
+    assert_eq!((rows[1].location.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));
     assert_eq!(read_text("a.json", &format!("[{PLAIN}]")).unwrap()[0].item, rows[0].item);
 }
 
 #[test]
-fn our_fields_say_more() {
+fn optional_fields_are_read() {
     let row = r#"{"id": "1", "dataset": "pick", "question": "Which?", "options": ["red", "blue"], "answers": ["B", "(B)"],
         "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "Red is 1.\n\n### Answer: A"}]}"#;
     let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).item;
@@ -59,7 +59,7 @@ fn our_fields_say_more() {
 }
 
 #[test]
-fn ids_and_answers_are_what_is_written_and_name_one_row() {
+fn ids_and_answers_are_kept_as_written() {
     let row = |id: &str, answer: &str| {
         format!(r#"{{"id": {id}, "conversations": [{{"from": "human", "value": "a?"}}], "answer": {answer}}}"#)
     };
@@ -83,7 +83,7 @@ fn ids_and_answers_are_what_is_written_and_name_one_row() {
 }
 
 #[test]
-fn gold_answers_that_cannot_be_right_are_told_by_row() {
+fn invalid_gold_answers_are_reported_by_row() {
     let turns = r#""conversations": [{"from": "human", "value": "Which?"}]"#;
     let lines = [
         format!(r#"{{"id": 1, {turns}, "options": ["red", "blue"], "answer": 1}}"#),
@@ -96,23 +96,23 @@ fn gold_answers_that_cannot_be_right_are_told_by_row() {
         format!(r#"{{"id": 8, {turns}, "options": ["red", "blue"], "answer": "C"}}"#),
     ];
     expect![[r#"
-        a.jsonl:1: the answer `1` is not the letter of an option: a place is read with `option_answers = "index-0"` or `"index-1"`, whichever the first one is
+        a.jsonl:1: the answer `1` is not the letter of an option: for indices set `option_answers = "index-0"` or `"index-1"`
         a.jsonl:2: options A and B are both `red`
-        a.jsonl:3: a letter is asked for, and there are no options: neither `options` nor the question lists them
+        a.jsonl:3: the answer type is a letter, but neither `options` nor the question lists options
         a.jsonl:4: 1 of 2 answers are empty
-        a.jsonl:5: the rationale holds `### Answer:`, which stands before the one final answer
-        a.jsonl:6: `answer` is `x`, which is none of `answers`
-        a.jsonl:7: the key `id` is given twice
-        a.jsonl:8: the answer `C` names option C, and there are 2 options
+        a.jsonl:5: the rationale contains `### Answer:`, the marker of the final answer
+        a.jsonl:6: `answer` is `x`, which is not one of `answers`
+        a.jsonl:7: the key `id` occurs twice
+        a.jsonl:8: the answer `C` names option C, but there are 2 options
         a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#]]
     .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
 }
 
 #[test]
-fn a_rationale_of_nothing_is_none() {
-    let row = |told: &str, rationale: &str| {
+fn an_empty_rationale_is_none() {
+    let row = |response: &str, rationale: &str| {
         format!(
-            r#"{{"id": 1, {rationale} "conversations": [{{"from": "human", "value": "a?"}}, {{"from": "gpt", "value": "{told}"}}]}}"#
+            r#"{{"id": 1, {rationale} "conversations": [{{"from": "human", "value": "a?"}}, {{"from": "gpt", "value": "{response}"}}]}}"#
         )
     };
     let rows = [row("### Answer: 4", ""), row("4", r#""rationale": " ","#), row("4", r#""rationale": null,"#)];
@@ -122,7 +122,7 @@ fn a_rationale_of_nothing_is_none() {
 }
 
 #[test]
-fn every_mistake_comes_with_its_line() {
+fn every_error_names_its_line() {
     let lines = [
         r#"{"id": 1, "conversations": [{"from": "human", "value": "a?"}]}"#,
         r"{broken",
@@ -136,15 +136,15 @@ fn every_mistake_comes_with_its_line() {
         r#"{"id": 8, "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]}"#,
     ];
     expect![[r#"
-        a.jsonl:1: the row has no answer: neither `answer`, `answers` nor the assistant's turn holds one
+        a.jsonl:1: the row has no answer: `answer`, `answers` and the assistant's turn are empty
         a.jsonl:2: not JSON: key must be a string (column 2)
-        a.jsonl:3: `conversations` begins with `gpt`, and not with `human`
-        a.jsonl:3: the image `b.png` is not in the folder of `images`, `images`
-        a.jsonl:4: there is no `id`
-        a.jsonl:5: `conversations[0]`: there is no `value`
+        a.jsonl:3: `conversations` begins with `gpt`, expected `human`
+        a.jsonl:3: the image `b.png` is not in the folder `images` (`images`)
+        a.jsonl:4: missing field `id`
+        a.jsonl:5: `conversations[0]`: missing field `value`
         a.jsonl:6: `conversations`: invalid type: string "hello", expected a list
         a.jsonl:7: `conversations` is empty
-        a.jsonl:7: the image `../a.png` is not a relative path below the folder of `images`
+        a.jsonl:7: the image `../a.png` is not a relative path below the folder `images`
         a.jsonl:8: a row must be an object with `id` and `conversations`
         and 2 more
         a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#]]
@@ -152,7 +152,7 @@ fn every_mistake_comes_with_its_line() {
 }
 
 #[test]
-fn the_elements_of_an_array_have_numbers() {
+fn errors_name_the_element_of_an_array() {
     let text = format!("[\n{PLAIN},\n{{\"id\": \"x\", \"conversations\": []}},\n3]");
     expect![[r#"
         a.json: element 2 (id `x`): `conversations` is empty
@@ -162,12 +162,12 @@ fn the_elements_of_an_array_have_numbers() {
     let error = read_text("a.json", "[\n{\"id\": 1},\n{]").unwrap_err();
     assert_eq!(error, format!("a.json:3: not JSON: key must be a string (column 2)\n{EXAMPLE}"));
     let error = read_text("a.json", "[\n{\"id\": 1},\n{\"id\": NaN}]").unwrap_err();
-    assert_eq!(error, format!("a.json:3: not JSON: `NaN` is no value there (column 8); write null\n{EXAMPLE}"));
+    assert_eq!(error, format!("a.json:3: not JSON: `NaN` is not a JSON value (column 8); write null\n{EXAMPLE}"));
     assert_eq!(read_text("a.json", &format!("\u{feff}[{PLAIN}]")).unwrap().len(), 1);
 }
 
 #[test]
-fn a_question_is_read_alike_wherever_it_stands() {
+fn question_key_and_human_turn_are_read_alike() {
     let row = |question: &str, human: &str, image: &str| {
         format!(
             r#"[{{"id": 1, {image} "question": {question}, "answer": "4",
@@ -183,15 +183,15 @@ fn a_question_is_read_alike_wherever_it_stands() {
     assert_eq!(asked(r#""<image>\nHow many? ""#, "<image>", image).unwrap(), "How many?");
     assert_eq!(asked("null", "<image> How many?", image).unwrap(), "How many?");
     assert_eq!(asked(r#""Is \\<image> a tag?""#, "x", "").unwrap(), "Is <image> a tag?");
-    let error = "a.json: element 1 (id `1`): `question` is empty: leave the key out, or ask something";
+    let error = "a.json: element 1 (id `1`): `question` is empty: remove the key or write a question";
     assert_eq!(asked(r#"" <image> ""#, "<image>How many?", image).unwrap_err(), error);
     assert_eq!(asked(r#""""#, "How many?", "").unwrap_err(), error);
-    let error = "a.json: element 1 (id `1`): the question has `<image>`, and no `image` is given; where the tag \
-                 itself is meant write `\\<image>` (in JSON `\\\\<image>`)";
+    let error = "a.json: element 1 (id `1`): the question has `<image>`, but the row has no `image`; for the literal \
+                 text write `\\<image>` (in JSON `\\\\<image>`)";
     assert_eq!(asked(r#""<image>How many?""#, "x", "").unwrap_err(), error);
     assert_eq!(asked(r#""How many?""#, "<image>x", r#""image": null,"#).unwrap_err(), error);
     assert_eq!(
         asked(r#""How many?""#, "x", r#""images": ["a.png"],"#).unwrap_err(),
-        "a.json: element 1 (id `1`): `images` is not read: a row has one picture at most, whose path is in `image`"
+        "a.json: element 1 (id `1`): `images` is not supported: a row has at most one image, with its path in `image`"
     );
 }

@@ -254,7 +254,7 @@ impl Stage for Items {
         let tar = ctx.output("images.tar");
         let references = located
             .iter()
-            .filter_map(|row| Some(ImageReference { place: &row.place, image: row.item.image.as_deref()? }));
+            .filter_map(|row| Some(ImageReference { place: &row.location, image: row.item.image.as_deref()? }));
         let exif = self.exif_orientation.unwrap_or(true);
         let pack = with_threads(ctx.threads, || write_pack(references, images.as_deref(), exif, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;

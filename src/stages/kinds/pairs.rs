@@ -319,7 +319,7 @@ impl Pairs {
         }
         let rows = prepared.train.iter().chain(&prepared.dev);
         let references =
-            rows.filter_map(|row| Some(ImageReference { place: &row.place, image: row.pair.image.as_deref()? }));
+            rows.filter_map(|row| Some(ImageReference { place: &row.location, image: row.pair.image.as_deref()? }));
         let tar = ctx.output(&IMAGES.name);
         let pack = with_threads(ctx.threads, || write_pack(references, images, exif_orientation, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;

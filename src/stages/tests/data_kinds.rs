@@ -145,7 +145,7 @@ fn mix_samples_rows_per_dataset() {
     let table = json!({ "sources": { "a": { "from": "items", "per_dataset": 21 } } });
     assert_eq!(
         runner.fail("wrong", "mix", &table),
-        "source `a`, data set `chart`, is to give 21 rows and has 20: `replace = true` lets rows come again"
+        "source `a`, data set `chart`, must give 21 rows but has 20; `replace = true` allows repeated rows"
     );
 }
 

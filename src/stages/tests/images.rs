@@ -33,16 +33,16 @@ fn broken_images_name_their_first_row() {
     files::write_atomic(&runner.path("cats.jsonl"), rows.as_bytes()).unwrap();
     let error = runner.fail("cats", "items", &json!({ "path": "cats.jsonl", "images": "photos" }));
     expect_test::expect![[r#"
-        cats.jsonl:2: the image `1.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:4: the image `2.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:6: the image `3.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:8: the image `4.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:10: the image `5.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:12: the image `6.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:14: the image `7.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:16: the image `8.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:18: the image `9.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
-        cats.jsonl:20: the image `10.jpg`: cannot be decoded: the JPEG is cut off: its data end at line 0 of 29
+        cats.jsonl:2: the image `1.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:4: the image `2.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:6: the image `3.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:8: the image `4.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:10: the image `5.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:12: the image `6.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:14: the image `7.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:16: the image `8.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:18: the image `9.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:20: the image `10.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
         and 2 more"#]]
     .assert_eq(&error);
 }

@@ -46,9 +46,9 @@ fn files_have_the_data_sets_of_the_table() {
     let table = json!({ "files": table["files"], "instructions": ["Answer briefly."] });
     assert_eq!(
         runner.fail("wrong", "items", &table),
-        "c.jsonl:1: the question ends with none of `instructions`, but with `Reason first.`: the nearest is \
-         `Answer briefly.`\nb.jsonl:1: the question ends with none of `instructions`, but with `Reason first.`: the \
-         nearest is `Answer briefly.`"
+        "c.jsonl:1: the question ends with `Reason first.`, which is not one of `instructions`; the most similar one is \
+         `Answer briefly.`\nb.jsonl:1: the question ends with `Reason first.`, which is not one of `instructions`; the \
+         most similar one is `Answer briefly.`"
     );
 }
 

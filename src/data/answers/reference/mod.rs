@@ -1,11 +1,11 @@
-//! The rules of published evaluators, to the letter, for numbers that are compared with published ones. What they are
-//! given is the response without outer white space, or after a chain of thought what follows the marker.
+//! Exact reimplementations of published evaluators, for results that are compared with published ones. They get the
+//! response without outer white space, or with chain of thought the text after the marker.
 //!
 //! | answer type | evaluator |
 //! |---|---|
 //! | mmbench | VLMEvalKit, `can_infer`: option letters, then option texts |
 //! | relaxed | pix2struct, `relaxed_correctness`, as VLMEvalKit and lmms-eval use it for ChartQA |
-//! | exact | VLMEvalKit, `accuracy`: equal but for case |
+//! | exact | VLMEvalKit, `accuracy`: equal, ignoring case |
 //! | docvqa | the challenge's script for DocVQA and InfoVQA |
 //! | vqa-eval | VQAEval of the VQA challenge |
 //! | textvqa | EvalAI's evaluator of TextVQA, as in mmf and lmms-eval |
@@ -18,7 +18,7 @@ mod strings;
 
 use crate::records::{AnswerType, Item};
 
-/// Whether an answer type is a published evaluator's.
+/// Whether an answer type is that of a published evaluator.
 pub(super) fn is_reference(answer_type: AnswerType) -> bool {
     match answer_type {
         AnswerType::Letter
@@ -37,7 +37,7 @@ pub(super) fn is_reference(answer_type: AnswerType) -> bool {
     }
 }
 
-/// The evaluator's score; none where it says that it cannot read the answer, which only `mmbench` does.
+/// The evaluator's score; `None` if the evaluator cannot read the answer, which only `mmbench` reports.
 pub(super) fn grade(item: &Item, answer: &str) -> Option<f64> {
     let any = |rule: &dyn Fn(&str) -> bool| Some(f64::from(item.answers.iter().any(|gold| rule(gold))));
     match item.answer_type {
@@ -55,13 +55,13 @@ pub(super) fn grade(item: &Item, answer: &str) -> Option<f64> {
     }
 }
 
-/// The name of an answer for votes; none where the normalised text is it.
+/// The canonical form of an answer; `None` if it is the normalized text.
 pub(super) fn canonical(item: &Item, answer: &str) -> Option<String> {
     match item.answer_type {
         AnswerType::Mmbench => options::infer(answer, &item.options).map(String::from),
         AnswerType::Relaxed => relaxed::number(answer).map(|value| (value + 0.0).to_string()),
         AnswerType::VqaEval => Some(super::vqa::normalize(answer)),
-        AnswerType::Textvqa => Some(strings::textvqa_words(answer)),
+        AnswerType::Textvqa => Some(strings::normalize_textvqa(answer)),
         _ => None,
     }
 }

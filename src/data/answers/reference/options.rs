@@ -1,9 +1,9 @@
-//! The option that VLMEvalKit finds in an answer without a judge (`can_infer`). Where it finds none, VLMEvalKit asks a
-//! language model or, with exact matching, counts the answer as wrong.
+//! The option that VLMEvalKit finds in an answer without a judge model (`can_infer`). If it finds none, VLMEvalKit asks
+//! a language model or, with exact matching, counts the answer as wrong.
 
 use crate::prompts::option_letters;
 
-/// Answers of services that refuse.
+/// Refusals of model services.
 const REFUSALS: [&str; 4] = [
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -11,7 +11,7 @@ const REFUSALS: [&str; 4] = [
     "Cannot determine the answer",
 ];
 
-/// The letter of the option; none also for its `Z`, which stands for a refusal.
+/// The letter of the option; `None` also for VLMEvalKit's `Z`, which stands for a refusal.
 pub(super) fn infer(answer: &str, options: &[String]) -> Option<char> {
     let count = if options.is_empty() { 26 } else { options.len() };
     if answer.contains("Failed to obtain answer via API") {
@@ -33,7 +33,7 @@ pub(super) fn infer(answer: &str, options: &[String]) -> Option<char> {
     }
 }
 
-/// The only option whose text occurs, in an answer of no more than twice the length of all of them.
+/// The only option whose text occurs, if the answer is at most twice as long as all options together.
 fn by_text(answer: &str, options: &[String]) -> Option<char> {
     let answer = answer.to_lowercase();
     let all: usize = options.iter().map(|option| option.chars().count()).sum();

@@ -1,8 +1,8 @@
-//! Python's `float(text)`: what it accepts is what an evaluator takes for a number.
+//! Python's `float(text)`, which defines what the evaluators accept as a number.
 
 use crate::answers::markup::digit_value;
 
-/// The number that Python reads, infinity and no number included; none where it raises `ValueError`.
+/// The number that Python parses, including infinity and NaN; `None` if it raises `ValueError`.
 pub(super) fn float(text: &str) -> Option<f64> {
     let ascii = |c: char| digit_value(c).and_then(|value| char::from_digit(value, 10)).unwrap_or(c);
     let text: String = text.trim().chars().map(ascii).collect();
@@ -13,12 +13,12 @@ pub(super) fn float(text: &str) -> Option<f64> {
         "nan" => return Some(f64::NAN),
         _ => {}
     }
-    // `1_000` is a number where digits stand on both sides.
+    // `_` is allowed between digits, as in `1_000`.
     let bytes = unsigned.as_bytes();
     let digit = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_digit);
-    let parted = |at: usize| at > 0 && digit(at - 1) && digit(at + 1);
+    let between_digits = |at: usize| at > 0 && digit(at - 1) && digit(at + 1);
     let places = unsigned.match_indices('_').map(|(at, _)| at);
-    if !places.clone().all(parted) || !unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+    if !places.clone().all(between_digits) || !unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
     }
     unsigned.replace('_', "").parse::<f64>().ok().map(|value| sign * value)
@@ -29,7 +29,7 @@ mod tests {
     use super::float;
 
     #[test]
-    fn numbers_are_those_of_python() {
+    fn numbers_are_parsed_as_in_python() {
         let read = [" 12 ", "1_000", "1e5", ".5", "5.", "-3", "+4", "Infinity", "-inf"].map(float);
         let inf = f64::INFINITY;
         assert_eq!(read, [12.0, 1000.0, 1e5, 0.5, 5.0, -3.0, 4.0, inf, -inf].map(Some));

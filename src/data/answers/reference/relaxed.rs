@@ -1,8 +1,8 @@
-//! Relaxed accuracy of ChartQA as pix2struct computes it (`relaxed_correctness`, 2023).
+//! Relaxed accuracy of ChartQA as in pix2struct (`relaxed_correctness`, 2023).
 
 use super::python::float;
 
-/// A percent sign divides by 100. A gold answer of 0 is compared as text, as Python takes 0 for false.
+/// A percent sign divides by 100. A gold answer of 0 is compared as text, because 0 is false in Python.
 pub(super) fn correct(gold: &str, answer: &str) -> bool {
     match (number(gold), number(answer)) {
         (Some(gold), Some(answer)) if gold != 0.0 => (answer - gold).abs() / gold.abs() <= 0.05,

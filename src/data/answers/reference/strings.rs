@@ -1,17 +1,16 @@
-//! The evaluators that compare texts: exact match, DocVQA, the VQA challenge, TextVQA, OCRBench.
+//! Evaluators that compare texts: exact match, DocVQA, the VQA challenge, TextVQA, OCRBench.
 
 use crate::answers::text::ANLS_THRESHOLD;
-use crate::answers::vqa::{marks, normalize, soft_accuracy, words};
+use crate::answers::vqa::{normalize, process_digit_article, process_punctuation, soft_accuracy};
 
-/// What OCRBench calls its handwritten formulas: the data set's name in its own script, and the category's name in
-/// VLMEvalKit.
+/// OCRBench's handwritten formulas: the data set's name in its own script, and the category's name in VLMEvalKit.
 const FORMULAS: [&str; 2] = ["HME100k", "Handwritten Mathematical Expression Recognition"];
 
 pub(super) fn exact(gold: &str, answer: &str) -> bool {
     gold.trim().to_lowercase() == answer.trim().to_lowercase()
 }
 
-/// The lengths are those of the texts as they were given, with the white space that the distance leaves out.
+/// Lengths are those of the original texts, including the white space that the distance ignores.
 pub(super) fn docvqa(golds: &[String], answer: &str) -> f64 {
     let spaced = |text: &str| text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
     let length = |text: &str| text.to_uppercase().chars().count();
@@ -24,7 +23,7 @@ pub(super) fn docvqa(golds: &[String], answer: &str) -> f64 {
     if similarity < ANLS_THRESHOLD { 0.0 } else { similarity }
 }
 
-/// Texts are normalised only where the annotators do not all say the same.
+/// Texts are normalized only if the annotators' answers differ.
 pub(super) fn vqa_eval(golds: &[String], answer: &str) -> f64 {
     let plain = |text: &str| text.replace(['\n', '\t'], " ").trim().to_string();
     let raw: Vec<String> = golds.iter().map(|gold| plain(gold)).collect();
@@ -37,17 +36,17 @@ pub(super) fn vqa_eval(golds: &[String], answer: &str) -> f64 {
 }
 
 pub(super) fn textvqa(golds: &[String], answer: &str) -> f64 {
-    let golds: Vec<String> = golds.iter().map(|gold| textvqa_words(gold)).collect();
-    soft_accuracy(&golds, &textvqa_words(answer))
+    let golds: Vec<String> = golds.iter().map(|gold| normalize_textvqa(gold)).collect();
+    soft_accuracy(&golds, &normalize_textvqa(answer))
 }
 
-/// EvalAI takes commas and question marks out first, and parts the possessive from its word.
-pub(super) fn textvqa_words(text: &str) -> String {
+/// EvalAI removes commas and question marks first, and splits the possessive from its word.
+pub(super) fn normalize_textvqa(text: &str) -> String {
     let text = text.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
-    words(&marks(text.trim().replace(['\n', '\t'], " ").trim()))
+    process_digit_article(&process_punctuation(text.trim().replace(['\n', '\t'], " ").trim()))
 }
 
-/// The gold answer occurs in the given one: without case, or for formulas with case and without spaces.
+/// The gold answer occurs in the given answer: ignoring case, or for formulas with case and without spaces.
 pub(super) fn ocrbench(dataset: &str, gold: &str, answer: &str) -> bool {
     if FORMULAS.contains(&dataset) {
         let plain = |text: &str| text.trim().replace(['\n', ' '], "");
