@@ -21,7 +21,7 @@ pub(super) fn ls(shell: Shell, global: &Global, arguments: &LsArgs) -> Result<u8
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
-    let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
+    let listed = session.query(&plan).list();
     let listed: Vec<_> = listed.into_iter().filter(|line| selected.contains(&line.id)).collect();
     if shell.json {
         shell.json(&listed)?;

@@ -141,7 +141,7 @@ fn plan_one(
     let (fresh, must, may) = plan.counts(&selected);
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
-        let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
+        let listed = session.query(&plan).list();
         let instances: Vec<_> = selected.iter().map(|id| &listed[id.0]).collect();
         return Ok(Some(json!({
             "experiment": session.experiment.name,

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use super::args::{ExperimentArgs, Global};
 use crate::stages::KINDS;
 use ablate_core::base::Hash;
+use ablate_engine::query::Query;
 use ablate_engine::{self, Plan, PlanOptions, Selection};
 use ablate_experiment::compiled::{self, CompiledExperiment};
 use ablate_experiment::{Expansion, Experiment, InstanceId};
@@ -84,6 +85,10 @@ impl Session {
         let plan = ablate_engine::plan(&self.expansion, &self.store, &options)?;
         self.store.save_memo();
         Ok(plan)
+    }
+
+    pub(super) fn query<'a>(&'a self, plan: &'a Plan) -> Query<'a> {
+        Query { experiment: &self.id, expansion: &self.expansion, store: &self.store, plan }
     }
 
     /// The selected instances; all if the selection is empty.

@@ -14,7 +14,7 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let plan = session.plan()?;
-    let shown = ablate_engine::query::show(&session.id, &session.expansion, &session.store, &plan, id);
+    let shown = session.query(&plan).show(id);
     if shell.json {
         shell.json(&shown)?;
         return Ok(SUCCESS);

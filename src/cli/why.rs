@@ -32,7 +32,7 @@ pub(super) fn why(shell: Shell, global: &Global, arguments: &WhyArgs) -> Result<
         chain.into_iter().filter(move |above| *above != id).collect::<Vec<_>>()
     };
     if shell.json {
-        let listed = ablate_engine::query::list(&session.id, &session.expansion, &session.store, &plan);
+        let listed = session.query(&plan).list();
         let entry = |id: InstanceId| {
             let line = &listed[id.0];
             let differences =
@@ -100,5 +100,5 @@ pub(super) fn notes(session: &Session, plan: &Plan, id: InstanceId) -> Vec<Diagn
 
 /// The failure of an instance's last execution.
 fn failure(session: &Session, plan: &Plan, id: InstanceId) -> Option<Failure> {
-    ablate_engine::query::last_failure(&session.id, &session.expansion, &session.store, plan, id)
+    session.query(plan).last_failure(id)
 }

@@ -45,43 +45,73 @@ pub struct InstanceDetails {
     pub failure: Option<Failure>,
 }
 
-/// A summary of every instance, in the order of the expansion.
-pub fn list(experiment: &ExperimentId, expansion: &Expansion, store: &Store, plan: &Plan) -> Vec<InstanceSummary> {
-    expansion.ids().map(|id| summarize(experiment, expansion, store, plan, id).0).collect()
+/// What the queries read: an experiment, its plan, and the store.
+#[derive(Clone, Copy)]
+pub struct Query<'a> {
+    pub experiment: &'a ExperimentId,
+    pub expansion: &'a Expansion,
+    pub store: &'a Store,
+    pub plan: &'a Plan,
 }
 
-/// One instance with its record: the one that makes it fresh, or else the last one.
-pub fn show(
-    experiment: &ExperimentId,
-    expansion: &Expansion,
-    store: &Store,
-    plan: &Plan,
-    id: InstanceId,
-) -> InstanceDetails {
-    let (summary, record) = summarize(experiment, expansion, store, plan, id);
-    let record = record.and_then(|record| store.record(record.fingerprint));
-    let outputs = record.iter().flat_map(|record| &record.outputs);
-    let paths = outputs.map(|(name, artifact)| (name.clone(), store.artifact_path(artifact))).collect();
-    let log = last_log(experiment, expansion, store, id);
-    let failure = last_failure(experiment, expansion, store, plan, id);
-    InstanceDetails { summary, record, paths, log, failure }
-}
+impl Query<'_> {
+    /// A summary of every instance, in the order of the expansion.
+    pub fn list(&self) -> Vec<InstanceSummary> {
+        self.expansion.ids().map(|id| self.summarize(id).0).collect()
+    }
 
-/// The failure of the last execution. `None` if it did not fail, or if the instance is fresh now.
-pub fn last_failure(
-    experiment: &ExperimentId,
-    expansion: &Expansion,
-    store: &Store,
-    plan: &Plan,
-    id: InstanceId,
-) -> Option<Failure> {
-    let instance = expansion.get(id);
-    let note = store.latest(experiment, &instance.name);
-    // A stage that wrote no output has no log file.
-    let log = note.log.map(|log| store.root().join(log)).filter(|log| log.exists());
-    let causes = ErrorChain { chain: note.causes, input: false };
-    let failure = Failure { instance: instance.name.clone(), causes, log, work: None };
-    (note.failed && plan.get(id).state != PlanState::Fresh).then_some(failure)
+    /// One instance with its record: the one that makes it fresh, or else the last one.
+    pub fn show(&self, id: InstanceId) -> InstanceDetails {
+        let (summary, record) = self.summarize(id);
+        let record = record.and_then(|record| self.store.record(record.fingerprint));
+        let outputs = record.iter().flat_map(|record| &record.outputs);
+        let paths = outputs.map(|(name, artifact)| (name.clone(), self.store.artifact_path(artifact))).collect();
+        let log = last_log(self.experiment, self.expansion, self.store, id);
+        InstanceDetails { summary, record, paths, log, failure: self.last_failure(id) }
+    }
+
+    /// The failure of the last execution. `None` if it did not fail, or if the instance is fresh now.
+    pub fn last_failure(&self, id: InstanceId) -> Option<Failure> {
+        let instance = self.expansion.get(id);
+        let note = self.store.latest(self.experiment, &instance.name);
+        // A stage that wrote no output has no log file.
+        let log = note.log.map(|log| self.store.root().join(log)).filter(|log| log.exists());
+        let causes = ErrorChain { chain: note.causes, input: false };
+        let failure = Failure { instance: instance.name.clone(), causes, log, work: None };
+        (note.failed && self.plan.get(id).state != PlanState::Fresh).then_some(failure)
+    }
+
+    fn summarize(&self, id: InstanceId) -> (InstanceSummary, Option<SlimRecord>) {
+        let instance = self.expansion.get(id);
+        let entry = self.plan.get(id);
+        let note = self.store.latest(self.experiment, &instance.name);
+        let record = entry.record.clone().or_else(|| self.store.slim_record(note.fingerprint?));
+        let state = match &entry.state {
+            PlanState::Fresh => "fresh",
+            _ if note.failed => "failed",
+            PlanState::Dirty(_) => "dirty",
+            PlanState::Waiting(_) => "waits",
+        };
+        let (reasons, waits) = match &entry.state {
+            PlanState::Fresh => (Vec::new(), Vec::new()),
+            PlanState::Dirty(reasons) => (reasons.iter().map(ToString::to_string).collect(), Vec::new()),
+            PlanState::Waiting(upstream) => {
+                (Vec::new(), upstream.iter().map(|upstream| self.expansion.get(*upstream).name.clone()).collect())
+            }
+        };
+        let summary = InstanceSummary {
+            id,
+            name: instance.name.clone(),
+            kind: instance.kind.name,
+            state,
+            reasons,
+            waits,
+            record: record.as_ref().map(|record| record.fingerprint),
+            size: record.as_ref().map(|record| record.outputs.values().map(|artifact| artifact.size).sum()),
+            seconds: record.as_ref().map(|record| record.seconds),
+        };
+        (summary, record)
+    }
 }
 
 /// The log of the last execution, failed or not. The file does not exist if the stage wrote no output.
@@ -98,42 +128,4 @@ pub fn read_log(log: &Path) -> Result<String> {
         text.push_str(&String::from_utf8_lossy(&files::read_bytes(part)?));
     }
     Ok(text)
-}
-
-fn summarize(
-    experiment: &ExperimentId,
-    expansion: &Expansion,
-    store: &Store,
-    plan: &Plan,
-    id: InstanceId,
-) -> (InstanceSummary, Option<SlimRecord>) {
-    let instance = expansion.get(id);
-    let entry = plan.get(id);
-    let note = store.latest(experiment, &instance.name);
-    let record = entry.record.clone().or_else(|| store.slim_record(note.fingerprint?));
-    let state = match &entry.state {
-        PlanState::Fresh => "fresh",
-        _ if note.failed => "failed",
-        PlanState::Dirty(_) => "dirty",
-        PlanState::Waiting(_) => "waits",
-    };
-    let (reasons, waits) = match &entry.state {
-        PlanState::Fresh => (Vec::new(), Vec::new()),
-        PlanState::Dirty(reasons) => (reasons.iter().map(ToString::to_string).collect(), Vec::new()),
-        PlanState::Waiting(upstream) => {
-            (Vec::new(), upstream.iter().map(|upstream| expansion.get(*upstream).name.clone()).collect())
-        }
-    };
-    let summary = InstanceSummary {
-        id,
-        name: instance.name.clone(),
-        kind: instance.kind.name,
-        state,
-        reasons,
-        waits,
-        record: record.as_ref().map(|record| record.fingerprint),
-        size: record.as_ref().map(|record| record.outputs.values().map(|artifact| artifact.size).sum()),
-        seconds: record.as_ref().map(|record| record.seconds),
-    };
-    (summary, record)
 }

@@ -10,6 +10,7 @@ use proptest::sample::Index;
 
 use crate::stages::KINDS;
 use ablate_core::base::{Hash, files};
+use ablate_engine::query::Query;
 use ablate_engine::{self, Graph, GraphFormat, PlanOptions};
 use ablate_experiment::{Expansion, Experiment, Upstream, compiled};
 use ablate_fuzz::{Edit, apply_edits, edits, fuzz};
@@ -316,7 +317,8 @@ fn any_text_loads_or_is_refused() {
         if expansion.instances.iter().flat_map(|one| &one.inputs).all(|input| inside(&input.upstream)) {
             let plans = [&expansion, &lean.expansion].map(|expansion| {
                 let plan = ablate_engine::plan(expansion, &store, &PlanOptions::default()).unwrap();
-                ablate_engine::query::list(&experiment.name.as_str().into(), expansion, &store, &plan);
+                let id = experiment.name.as_str().into();
+                Query { experiment: &id, expansion, store: &store, plan: &plan }.list();
                 plan
             });
             for id in expansion.ids() {

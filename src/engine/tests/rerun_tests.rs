@@ -3,8 +3,8 @@
 use expect_test::expect;
 use serde_json::json;
 
-use super::support::TestProject;
-use crate::{NullObserver, Outcome, PlanOptions, RunOptions, Selection, plan, query, run};
+use super::support::{TestProject, query};
+use crate::{NullObserver, Outcome, PlanOptions, RunOptions, Selection, plan, run};
 use ablate_core::base::files;
 use ablate_store::GcRules;
 
@@ -234,8 +234,7 @@ fn the_run_folder_keeps_command_and_outcomes() {
         "eval" "skipped""#]]
     .assert_eq(&outcomes.join("\n"));
     let plan = plan(&stages, &store, &PlanOptions { experiment: "test".into(), ..Default::default() }).unwrap();
-    let states: Vec<&str> =
-        query::list(&"test".into(), &stages, &store, &plan).iter().map(|summary| summary.state).collect();
+    let states: Vec<&str> = query(&stages, &store, &plan).list().iter().map(|summary| summary.state).collect();
     assert_eq!(states, ["fresh", "fresh", "failed", "waits"]);
 }
 

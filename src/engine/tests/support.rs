@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use super::test_kinds::REGISTRY;
-use crate::{InProcess, NullObserver, Outcome, PlanOptions, RunOptions, RunReport, plan, run, why};
+use crate::query::Query;
+use crate::{InProcess, NullObserver, Outcome, Plan, PlanOptions, RunOptions, RunReport, plan, run, why};
 use ablate_core::base::{Hash, files};
 use ablate_core::stage::{InputSource, Kind, Manifest, Stage};
 use ablate_experiment::{Expansion, Instance, InstanceId, InstanceInput, Limits, Upstream};
-use ablate_store::Store;
+use ablate_store::{ExperimentId, Store};
 
 /// A temporary folder with data files, a store and outputs.
 pub(crate) struct TestProject {
@@ -203,6 +204,12 @@ impl TestProject {
         }
         normalized
     }
+}
+
+static EXPERIMENT: LazyLock<ExperimentId> = LazyLock::new(|| "test".into());
+
+pub(crate) fn query<'a>(expansion: &'a Expansion, store: &'a Store, plan: &'a Plan) -> Query<'a> {
+    Query { experiment: &EXPERIMENT, expansion, store, plan }
 }
 
 /// Overwrites a sealed object.

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
 
-use crate::tests::support::TestProject;
-use crate::{NullObserver, Plan, PlanOptions, RunOptions, RunReport, plan, query, run, why};
+use crate::tests::support::{TestProject, query};
+use crate::{NullObserver, Plan, PlanOptions, RunOptions, RunReport, plan, run, why};
 use ablate_core::base::{Hash, files, modes};
 use ablate_experiment::Expansion;
 use ablate_fuzz::{Edit, apply_edits, edits, fuzz, print_case};
@@ -186,9 +186,9 @@ fn check_store(project: &TestProject, case: &Case, expected: &BTreeMap<String, H
     }
     let store = store.unwrap();
     if let Some(plan) = ok(plan_on(project, &stages, &store)) {
-        query::list(&"test".into(), &stages, &store, &plan);
+        query(&stages, &store, &plan).list();
         for id in stages.ids() {
-            query::show(&"test".into(), &stages, &store, &plan, id);
+            query(&stages, &store, &plan).show(id);
             why(&stages, &plan, id);
         }
     }
@@ -260,6 +260,6 @@ fn any_noop_cache_is_read_without_a_panic() {
         bytes.splice(at..at, huge);
         store.write_cached(CACHE, &bytes);
         let plan = plan_on(&project, &stages, &store).unwrap();
-        query::list(&"test".into(), &stages, &store, &plan);
+        query(&stages, &store, &plan).list();
     });
 }
