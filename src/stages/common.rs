@@ -70,8 +70,8 @@ pub(super) fn check_range(errors: &mut Vec<ConfigError>, key: &str, value: f64, 
     }
 }
 
-/// Largest accepted number of rows, or of tokens of a response. A larger number is a typing error, and without this limit the
-/// stage would run out of memory.
+/// Largest accepted number of rows, or of tokens of a response. A larger number is a typing error, and without this
+/// limit the stage would run out of memory.
 pub(super) const MAX_ROWS: usize = 1_000_000_000;
 
 /// Largest accepted number of repetitions.
@@ -141,8 +141,8 @@ pub(super) fn check_datasets(errors: &mut Vec<ConfigError>, datasets: Option<&BT
     }
 }
 
-/// Keeps the rows of the listed data sets, or all rows without a list. A data set without rows is an error; `what` is the word
-/// for a row in its message.
+/// Keeps the rows of the listed data sets, or all rows without a list. A data set without rows is an error; `what` is
+/// the word for a row in its message.
 pub(super) fn filter_datasets<T>(
     rows: Vec<T>,
     datasets: Option<&BTreeSet<String>>,

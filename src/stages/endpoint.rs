@@ -86,7 +86,8 @@ impl Endpoint {
         errors
     }
 
-    /// Adds what determines the responses. This includes the URL, since servers give different weights the same model name.
+    /// Adds what determines the responses. This includes the URL, since servers give different weights the same model
+    /// name.
     pub(super) fn identify(&self, name: &str, manifest: &mut Manifest) {
         let Endpoint {
             url,
@@ -111,8 +112,8 @@ impl Endpoint {
         OpenAi::variables(self.key_env.as_deref())
     }
 
-    /// Samples responses to every item with concurrent requests. Each response is saved when it arrives, so a stage that was
-    /// interrupted or failed requests only the missing ones, and those again for which `is_bad` is true.
+    /// Samples responses to every item with concurrent requests. Each response is saved when it arrives, so a stage
+    /// that was interrupted or failed requests only the missing ones, and those again for which `is_bad` is true.
     pub(super) fn sample(
         &self,
         items: &[Item],
@@ -207,15 +208,15 @@ impl Endpoint {
     }
 }
 
-/// Refuses a URL with credentials, since messages and records contain the URL, and one to which `/chat/completions` cannot be
-/// appended.
+/// Refuses a URL with credentials, since messages and records contain the URL, and one to which `/chat/completions`
+/// cannot be appended.
 fn check_url(url: &str) -> Result<(), &'static str> {
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
         return Err("the URL must begin with `http://` or `https://`");
     };
     if rest.split('/').next().is_some_and(|host| host.contains('@')) {
         return Err(
-            "the URL contains a user or a password: put the API key into an environment variable and name it with `key_env`",
+            "the URL contains a user or a password: name an environment variable with the API key in `key_env`",
         );
     }
     if rest.contains(['?', '#']) {

@@ -27,8 +27,8 @@ pub(super) struct ImageReference<'a> {
     pub(super) image: &'a str,
 }
 
-/// Writes every image that a row names once, in the order of the rows. Reports up to ten images that cannot be decoded, each
-/// with the first row that names it. See [`external_rows::read_image`] for `exif_orientation`.
+/// Writes every image that a row names once, in the order of the rows. Reports up to ten images that cannot be decoded,
+/// each with the first row that names it. See [`external_rows::read_image`] for `exif_orientation`.
 pub(super) fn write_pack<'a>(
     rows: impl Iterator<Item = ImageReference<'a>>,
     images: Option<&Path>,

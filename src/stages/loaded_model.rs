@@ -122,8 +122,8 @@ fn check_processor(processor: &ImageProcessor, vision: &Vision, checkpoint: &Che
     let (produced, expected) = (processor.size(), vision.image_size);
     if produced != expected {
         bail!(
-            "the image processor produces crops of {produced} x {produced} pixels, but the vision tower takes {expected} x \
-             {expected}"
+            "the image processor produces crops of {produced} x {produced} pixels, but the vision tower takes \
+             {expected} x {expected}"
         );
     }
     let (of_processor, of_model) = (processor.resolutions(), checkpoint.resolutions());
@@ -145,8 +145,8 @@ pub(super) fn check_reference(reference: LoadedModel, policy: &LoadedModel) -> R
     let (of_policy, of_reference) = (tokens(&policy.checkpoint), tokens(&reference.checkpoint));
     if of_policy != of_reference {
         return Err(wrong_input(anyhow!(
-            "`reference` and `policy` take different tokens: the reference has {} tokens and {} per image, the policy {} and \
-             {}",
+            "`reference` and `policy` take different tokens: the reference has {} tokens and {} per image, the policy {} \
+             and {}",
             of_reference.0,
             of_reference.2,
             of_policy.0,

@@ -1,5 +1,5 @@
-//! Counts the rows that a stage cannot use because they lack something (the key `max_lost`). Rows that a key of the stage
-//! filters out are not counted.
+//! Counts the rows that a stage cannot use because they lack something (the key `max_lost`). Rows that a key of the
+//! stage filters out are not counted.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ impl LostRows {
         self.reasons.values().sum()
     }
 
-    /// A warning that describes the lost rows, or an error if their share of all rows is above `max`, the value of `key`.
-    /// `source` names the rows in messages: "source `a`".
+    /// A warning that describes the lost rows, or an error if their share of all rows is above `max`, the value of
+    /// `key`. `source` names the rows in messages: "source `a`".
     pub(super) fn check(&self, source: &str, key: &str, max: f64) -> Result<Option<String>> {
         let lost = self.count();
         if lost == 0 {
@@ -54,8 +54,8 @@ impl LostRows {
         // Rounded up so that the suggested value is sufficient.
         let sufficient = (share * 1000.0).ceil() / 1000.0;
         Err(wrong_input(anyhow!(
-            "{message}\n  {}\nthe share of lost rows is {share:.3}, above `{key}` = {max}\nhelp: complete these rows, or accept the \
-             loss with `{key} = {sufficient}`",
+            "{message}\n  {}\nthe share of lost rows is {share:.3}, above `{key}` = {max}\nhelp: complete these rows, or \
+             accept the loss with `{key} = {sufficient}`",
             self.first.join("\n  "),
         )))
     }

@@ -1,5 +1,5 @@
-//! Samples responses to items from a checkpoint, for `rollout` and `eval`. Finished prompts are saved, so that an interrupted
-//! stage resumes.
+//! Samples responses to items from a checkpoint, for `rollout` and `eval`. Finished prompts are saved, so that an
+//! interrupted stage resumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -43,8 +43,8 @@ pub(super) struct Sampling {
     pub(super) too_long: TooLongAction,
 }
 
-/// Declares the table of a kind that samples responses: its own keys and those of sampling. A macro, since a struct with
-/// serde's `flatten` cannot refuse unknown keys.
+/// Declares the table of a kind that samples responses: its own keys and those of sampling. A macro, since a struct
+/// with serde's `flatten` cannot refuse unknown keys.
 macro_rules! sampling_table {
     ($(#[$attribute:meta])* struct $name:ident { $($own_keys:tt)* }) => {
         $(#[$attribute])*
@@ -271,7 +271,8 @@ impl StopStrings<'_> {
     /// Whether the last tokens contain one of them.
     pub(super) fn found(&self, tokens: &[u32]) -> bool {
         let Some(longest) = self.strings.iter().map(String::len).max() else { return false };
-        // A token has at least one byte. The first one may begin inside a character, whose other bytes are up to 3 more tokens.
+        // A token has at least one byte. The first one may begin inside a character, whose other bytes are up to 3 more
+        // tokens.
         let tail = &tokens[tokens.len().saturating_sub(longest + 4)..];
         self.tokenizer.decode(tail).is_ok_and(|tail| self.strings.iter().any(|string| tail.contains(string)))
     }

@@ -1,5 +1,5 @@
-//! The key `too_long`: encodes rows as token sequences, and reports, drops or truncates those that exceed the context length
-//! of the model.
+//! The key `too_long`: encodes rows as token sequences, and reports, drops or truncates those that exceed the context
+//! length of the model.
 
 use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -31,9 +31,9 @@ pub(super) struct Encoded<T> {
     pub(super) warnings: Vec<String>,
 }
 
-/// Encodes rows. `encode` fails with [`TooLong`] for a row that exceeds the context length; `encode_truncated` then returns a
-/// shorter sequence, or `None` if nothing useful fits. `what` is the word for the rows in messages, `removed` the part that
-/// truncation removes.
+/// Encodes rows. `encode` fails with [`TooLong`] for a row that exceeds the context length; `encode_truncated` then
+/// returns a shorter sequence, or `None` if nothing useful fits. `what` is the word for the rows in messages, `removed`
+/// the part that truncation removes.
 pub(super) fn encode<R, T>(
     rows: &[R],
     (what, removed): (&str, &str),

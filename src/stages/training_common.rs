@@ -147,8 +147,8 @@ pub(super) fn identify_tuning(manifest: &mut Manifest, tuning: &Tuning) {
     manifest.value("lora.targets", &targets);
 }
 
-/// Declares the table of a training kind: its own keys and those of every training. A macro, since a struct with serde's
-/// `flatten` cannot refuse unknown keys.
+/// Declares the table of a training kind: its own keys and those of every training. A macro, since a struct with
+/// serde's `flatten` cannot refuse unknown keys.
 macro_rules! training_table {
     ($(#[$attribute:meta])* struct $name:ident { $($own_keys:tt)* }) => {
         $(#[$attribute])*
@@ -182,8 +182,8 @@ macro_rules! training_table {
             final_lr: Option<f64>,
             /// Frozen parameters: parts of the model, or patterns of parameter names.
             freeze: Option<Vec<ablate_nn::train::Freeze>>,
-            /// Rows per forward and backward pass, or "auto" for as many as fit into memory. Gradients are accumulated over the
-            /// batch.
+            /// Rows per forward and backward pass, or "auto" for as many as fit into memory. Gradients are accumulated
+            /// over the batch.
             micro_batch: Option<ablate_nn::train::MicroBatch>,
             /// Trains a low-rank adapter instead of the model's own parameters.
             lora: Option<$crate::stages::training_common::LoraTable>,

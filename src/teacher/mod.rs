@@ -1,4 +1,5 @@
-//! Sources of rationales: a client of OpenAI-compatible endpoints, and the oracle, which repeats an item's own rationale.
+//! Sources of rationales: a client of OpenAI-compatible endpoints, and the oracle, which repeats an item's own
+//! rationale.
 
 mod api_key;
 mod failure;

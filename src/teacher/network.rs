@@ -87,8 +87,8 @@ fn is_in_network(address: IpAddr, network: &str, bits: &str) -> Option<bool> {
     })
 }
 
-/// The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. If neither is set, those of the system. If the
-/// system has none, Mozilla's list of the time when this program was built.
+/// The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. If neither is set, those of the system. If
+/// the system has none, Mozilla's list of the time when this program was built.
 pub(super) fn tls(url: &str, variables: &Variables) -> Result<TlsConfig> {
     let secure = |address: &str| address.trim_start().to_ascii_lowercase().starts_with("https:");
     let proxies = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];

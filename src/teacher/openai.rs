@@ -93,8 +93,8 @@ impl OpenAi {
         network::VARIABLES.iter().copied().chain(key_env).map(str::to_string).collect()
     }
 
-    /// Samples `samples` responses. If the endpoint returns fewer, or some have a fault, it requests the missing ones again;
-    /// responses that have a fault after [`FAULT_RETRIES`] are returned.
+    /// Samples `samples` responses. If the endpoint returns fewer, or some have a fault, it requests the missing ones
+    /// again; responses that have a fault after [`FAULT_RETRIES`] are returned.
     pub fn complete(&self, request: &ChatRequest, samples: usize) -> Result<Vec<Response>> {
         let mut responses = Vec::new();
         let mut fault_retries = FAULT_RETRIES;

@@ -1,13 +1,13 @@
-//! The oracle: a teacher that repeats an item's own rationale, with errors at a given rate. For synthetic data and for data
-//! sets with human rationales.
+//! The oracle: a teacher that repeats an item's own rationale, with errors at a given rate. For synthetic data and for
+//! data sets with human rationales.
 
 use ablate_core::base::Seed;
 use ablate_data::prompts::{cot_response, option_letters};
 use ablate_data::records::Item;
 use ablate_data::rng::{uniform, uniform_below};
 
-/// The response to an item; `None` if the item has no rationale. With probability `wrong` the final answer is replaced by
-/// one that the item does not accept. If the rationale ends with the right answer, that is replaced too, so that the
+/// The response to an item; `None` if the item has no rationale. With probability `wrong` the final answer is replaced
+/// by one that the item does not accept. If the rationale ends with the right answer, that is replaced too, so that the
 /// mistake is consistent. `others` are answers of the data set to choose a wrong one from.
 pub fn respond(item: &Item, others: &[&str], wrong: f64, seed: Seed) -> Option<String> {
     let rationale = item.rationale.as_deref()?;

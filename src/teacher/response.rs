@@ -14,8 +14,8 @@ pub struct Response {
     pub fault: Option<Fault>,
 }
 
-/// Why a response is unusable. An empty response that was cut at the token limit has no fault: its tokens went into hidden
-/// reasoning, and a retry would end in the same way.
+/// Why a response is unusable. An empty response that was cut at the token limit has no fault: its tokens went into
+/// hidden reasoning, and a retry would end in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {

@@ -9,6 +9,7 @@ pub mod config;
 pub mod context;
 pub mod manifest;
 pub mod program;
+pub mod reference;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -18,10 +19,11 @@ use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
-pub use config::{ConfigError, ConfigErrorKind, Reference};
+pub use config::{ConfigError, ConfigErrorKind};
 pub use context::{InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
 pub use program::Program;
+pub use reference::Reference;
 
 /// A node of the graph. Implemented by the kind's config struct.
 pub trait Stage: Send + Sync + Debug {

@@ -108,7 +108,8 @@ impl Stage for Base {
     fn identify(&self, manifest: &mut Manifest) {
         let model = match self {
             Base::Initialized { tokenizer: _, model } => model,
-            // Folders and files enter by content. A result without `strict` must not be reused with it, since it may be refused.
+            // Folders and files enter by content. A result without `strict` must not be reused with it, since it may be
+            // refused.
             Base::Imported { path: _, adapter: _, chat_template: _, strict } => {
                 manifest.value_unless("strict", strict, &false);
                 return;

@@ -230,7 +230,10 @@ mod tests {
     #[test]
     fn mistakes_have_their_keys() {
         let tables = [
-            json!({ "run": "cat a > b", "inputs": { "a": "data/a.txt", "w": "sft@lr=0.1:model" }, "outputs": ["b"], "env": ["HOME"] }),
+            json!({
+                "run": "cat a > b", "inputs": { "a": "data/a.txt", "w": "sft@lr=0.1:model" }, "outputs": ["b"],
+                "env": ["HOME"],
+            }),
             json!({ "run": " ", "outputs": [] }),
             json!({ "run": [], "outputs": ["../b", "/b", "a/./b", "c/"] }),
             json!({ "run": 3, "outputs": "b" }),

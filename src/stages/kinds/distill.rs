@@ -1,7 +1,8 @@
-//! `distill`: rationales from a teacher that receives the reference answer. A rationale is kept if it arrives at that answer.
+//! `distill`: rationales from a teacher that receives the reference answer. A rationale is kept if it arrives at that
+//! answer.
 //!
-//! Kept samples are items, so that a mix can use any prompt template for them. The rationale and its final answer are the
-//! teacher's.
+//! Kept samples are items, so that a mix can use any prompt template for them. The rationale and its final answer are
+//! the teacher's.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -307,7 +308,8 @@ fn judge(item: &Item, response: &Response) -> Verdict {
     answers::judge(item, &response.text, response.finish, Style::Cot, DEFAULT_THRESHOLD)
 }
 
-/// Why a response cannot become a training row, independently of the reference answer. Such a response is requested again.
+/// Why a response cannot become a training row, independently of the reference answer. Such a response is requested
+/// again.
 fn defect(response: &Response, verdict: &Verdict) -> Option<&'static str> {
     match response.fault {
         Some(Fault::Empty) => Some("without a text"),
@@ -330,7 +332,8 @@ fn nothing_kept(reasons: &BTreeMap<&str, usize>, bad: usize) -> anyhow::Error {
     if bad > 0 { error } else { wrong_input(error) }
 }
 
-/// The id of a kept sample: the item's id for the first, then `id#2` and so on. Numbers that give an existing id are skipped.
+/// The id of a kept sample: the item's id for the first, then `id#2` and so on. Numbers that give an existing id are
+/// skipped.
 fn kept_id(item: &Item, number: &mut usize, ids: &mut BTreeSet<(String, String)>) -> String {
     while *number > 1 {
         let id = format!("{}#{number}", item.id);
@@ -350,8 +353,8 @@ fn distilled(item: &Item, verdict: &Verdict, id: String) -> Item {
     Item { id, rationale: Some(rationale.to_string()), rationale_answer, ..item.clone() }
 }
 
-/// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` replaced in one pass, so that such a name inside a
-/// question is not replaced.
+/// The instruction with `{question}`, `{options}`, `{answer}` and `{form}` replaced in one pass, so that such a name
+/// inside a question is not replaced.
 fn fill(instruction: &str, item: &Item) -> String {
     let options = option_lines(&item.options);
     let mut answers = item.answers.clone();

@@ -29,8 +29,8 @@ pub static KIND: Kind = Kind {
 };
 
 training_table! {
-/// The keys of the kind. The defaults are the paper's: one epoch, batches of 32 pairs, a learning rate of 5e-7, beta 0.1, no
-/// cross-entropy term, vision tower and projector frozen.
+/// The keys of the kind. The defaults are the paper's: one epoch, batches of 32 pairs, a learning rate of 5e-7, beta
+/// 0.1, no cross-entropy term, vision tower and projector frozen.
 struct Table {
     policy: Reference,
     /// The policy before training, if it is not given.

@@ -1,5 +1,5 @@
-//! `eval`: one response per item of a benchmark, judged. The model is a checkpoint or is served by an endpoint. The score of
-//! every item is kept, so that two evaluations can be compared item by item.
+//! `eval`: one response per item of a benchmark, judged. The model is a checkpoint or is served by an endpoint. The
+//! score of every item is kept, so that two evaluations can be compared item by item.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;

@@ -51,8 +51,8 @@ struct Items {
     synthetic: Option<Synthetic>,
     /// Data set of rows that name none. Default: the file's name without its extension.
     dataset: Option<String>,
-    /// Answer type of rows that name none, for all of them or by data set. Default: `letter` for rows with options, `text` for
-    /// other rows.
+    /// Answer type of rows that name none, for all of them or by data set. Default: `letter` for rows with options,
+    /// `text` for other rows.
     answer_type: Option<AnswerTypes>,
     /// Every question must end with one of these texts, which is removed.
     instructions: Option<Vec<String>>,

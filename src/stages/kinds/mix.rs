@@ -1,4 +1,5 @@
-//! `mix`: training rows sampled from several sources in given amounts. A source's records are items, rows or judged samples.
+//! `mix`: training rows sampled from several sources in given amounts. A source's records are items, rows or judged
+//! samples.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -147,7 +147,7 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
         (None, None) => {
             errors.push(
                 ConfigError::at("", "`judged` and `path` are missing: the stage needs one of them")
-                    .help("`judged` names a stage whose right and wrong samples become pairs, `path` names a file of published pairs"),
+                    .help("`judged` pairs right and wrong samples of a stage, `path` names a file of published pairs"),
             );
             None
         }
@@ -333,7 +333,7 @@ impl Pairs {
         files::write_json(&ctx.output("pairs.json"), &facts)?;
         let warning = (facts.duplicates > 0).then(|| {
             let (dropped, rows) = (facts.duplicates, facts.rows);
-            format!("{dropped} of {rows} pairs are dropped: after truncation both texts are equal or the pair is a duplicate")
+            format!("{dropped} of {rows} pairs are dropped: truncated they have equal texts or are duplicates")
         });
         Ok(Summary::default()
             .with("pairs", facts.pairs)

@@ -1,4 +1,5 @@
-//! `rerank`: one response per item, selected from its first `n` samples by votes or by a verifier, and scored as in `eval`.
+//! `rerank`: one response per item, selected from its first `n` samples by votes or by a verifier, and scored as in
+//! `eval`.
 
 use anyhow::{Result, anyhow};
 use serde::Deserialize;
@@ -68,7 +69,7 @@ impl Stage for Rerank {
         let too_few: Vec<&CreditedItem> = credited.iter().filter(|one| one.responses.len() < self.n).collect();
         if let Some(CreditedItem { item, responses, .. }) = too_few.iter().min_by_key(|one| one.responses.len()) {
             return Err(wrong_input(anyhow!(
-                "`n` = {} is more than the number of samples: {} of {} items have fewer, for example `{}` of `{}` has {}",
+                "`n` = {} is more than the number of samples: {} of {} items have fewer, `{}` of `{}` has {}",
                 self.n,
                 too_few.len(),
                 credited.len(),

@@ -28,7 +28,8 @@ pub static KIND: Kind = Kind {
 };
 
 sampling_table! {
-/// The keys of the kind. The defaults are the paper's where it states them: chain of thought, 32 samples, temperature 1.
+/// The keys of the kind. The defaults are the paper's where it states them: chain of thought, 32 samples, temperature
+/// 1.
 struct Table {
     model: Reference,
     items: Reference,

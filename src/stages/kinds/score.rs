@@ -1,5 +1,5 @@
-//! `score`: the log-ratio of two models for every judged sample and for each of its tokens. With a model after DPO and its
-//! reference, this is a verifier and a credit assignment (paper, sections 5.6 and 5.7).
+//! `score`: the log-ratio of two models for every judged sample and for each of its tokens. With a model after DPO and
+//! its reference, this is a verifier and a credit assignment (paper, sections 5.6 and 5.7).
 
 use std::collections::BTreeMap;
 

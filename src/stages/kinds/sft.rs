@@ -1,4 +1,5 @@
-//! `sft`: supervised fine-tuning on rows. Pre-training and rejection-sampling fine-tuning use the same kind with other rows.
+//! `sft`: supervised fine-tuning on rows. Pre-training and rejection-sampling fine-tuning use the same kind with other
+//! rows.
 
 use anyhow::Result;
 

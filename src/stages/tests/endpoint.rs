@@ -106,7 +106,7 @@ fn url_with_credentials_or_query_is_refused() {
     let wrong = |url: &str| mistakes("distill", &table(url, 1)).join("\n");
     assert_eq!(
         wrong("https://me:secret@host/v1"),
-        "teacher.url: the URL contains a user or a password: put the API key into an environment variable and name it with `key_env`"
+        "teacher.url: the URL contains a user or a password: name an environment variable with the API key in `key_env`"
     );
     assert_eq!(
         wrong("https://host/v1?key=secret"),

@@ -1,6 +1,6 @@
-//! [`LoadedModel`] against transformers, on the checkpoints of `tests/golden/hub` or, for `just parity`, of `ABLATE_PARITY`:
-//! pixel values, prompts, the text of greedy answers, and exported checkpoints. `just parity` lets transformers read the
-//! exported ones.
+//! [`LoadedModel`] against transformers, on the checkpoints of `tests/golden/hub` or, for `just parity`, of
+//! `ABLATE_PARITY`: pixel values, prompts, the text of greedy answers, and exported checkpoints. `just parity` lets
+//! transformers read the exported ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

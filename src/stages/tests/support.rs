@@ -76,8 +76,8 @@ fn context(
     }
 }
 
-/// Runs stages one after another. A reference in a table is the folder of an earlier stage, a path is relative to the runner's
-/// folder.
+/// Runs stages one after another. A reference in a table is the folder of an earlier stage, a path is relative to the
+/// runner's folder.
 pub(super) struct Runner {
     folder: tempfile::TempDir,
     /// The packs of the stages so far.
@@ -162,8 +162,8 @@ impl Runner {
     }
 }
 
-/// A folder with rows, items, pairs and a tokenizer of a data set with four words: the answer repeats a word of the question.
-/// Runs stages with given inputs.
+/// A folder with rows, items, pairs and a tokenizer of a data set with four words: the answer repeats a word of the
+/// question. Runs stages with given inputs.
 pub(super) struct EchoData {
     folder: tempfile::TempDir,
 }

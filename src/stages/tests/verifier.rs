@@ -119,10 +119,8 @@ fn impossible_rerank_and_score_are_refused() {
     data.run("score", &score::KIND, &table, &INPUTS);
     let many = json!({ "credits": "score", "strategy": "best", "n": 5 });
     let error = data.try_run("many", &rerank::KIND, &many, &[("credits", "score/credits.jsonl")]).unwrap_err();
-    expect![
-        "`n` = 5 is more than the number of samples: 6 of 6 items have fewer, for example `item 0` of `echo` has 4"
-    ]
-    .assert_eq(&error.to_string());
+    expect!["`n` = 5 is more than the number of samples: 6 of 6 items have fewer, `item 0` of `echo` has 4"]
+        .assert_eq(&error.to_string());
     let sizes = json!({
         "image_size": 16,
         "vision": { "dim": 8, "layers": 0, "heads": 2, "ff": 8 },
