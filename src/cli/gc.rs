@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
 use super::SUCCESS;
@@ -10,9 +10,8 @@ use super::args::Global;
 use super::format::human_bytes;
 use super::session::open_existing_store;
 use super::shell::Shell;
+use super::value_parsers::{SECONDS_PER_DAY, bytes, days};
 use ablate_store::{GcReport, GcRules, InterruptedStage};
-
-const DAY: f64 = 24.0 * 3600.0;
 
 #[derive(Debug, Args)]
 pub(super) struct GcArgs {
@@ -24,23 +23,21 @@ pub(super) struct GcArgs {
     keep_runs: usize,
     /// Keep interrupted stages (responses of a teacher, training states) for this many days after their last write. 0
     /// removes them now.
-    #[arg(long, value_name = "DAYS", default_value_t = 14.0)]
-    keep_interrupted: f64,
+    #[arg(long, value_name = "DAYS", default_value = "14", value_parser = days, allow_negative_numbers = true)]
+    keep_interrupted: Duration,
     /// Remove results that were neither made nor used within this many days, except pinned ones.
-    #[arg(long, value_name = "DAYS")]
-    max_age: Option<f64>,
+    #[arg(long, value_name = "DAYS", value_parser = days, allow_negative_numbers = true)]
+    max_age: Option<Duration>,
     /// Remove the oldest results until the rest fits into this size (`500MB`, `20GiB`), except pinned ones.
-    #[arg(long, value_name = "SIZE")]
-    max_size: Option<String>,
+    #[arg(long, value_name = "SIZE", value_parser = bytes, allow_negative_numbers = true)]
+    max_size: Option<u64>,
 }
 
 pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8> {
     let store = open_existing_store(global)?;
-    let interrupted = days("--keep-interrupted", arguments.keep_interrupted)?;
-    let age = arguments.max_age.map(|count| days("--max-age", count)).transpose()?;
-    let size = arguments.max_size.as_deref().map(parse_size).transpose()?;
-    let rules = GcRules { runs: arguments.keep_runs, interrupted, age, size };
-    let report = store.gc(&store.gc_roots(&rules)?, arguments.dry_run)?;
+    let GcArgs { dry_run, keep_runs: runs, keep_interrupted: interrupted, max_age: age, max_size: size } = *arguments;
+    let rules = GcRules { runs, interrupted, age, size };
+    let report = store.gc(&store.gc_roots(&rules)?, dry_run)?;
     if shell.json {
         shell.json(&report)?;
     } else {
@@ -63,7 +60,7 @@ fn render_report(report: &GcReport, arguments: &GcArgs) -> String {
         text.extend(report.interrupted.iter().map(interrupted_line));
     }
     if !report.resumable.is_empty() {
-        let limit = arguments.keep_interrupted;
+        let limit = arguments.keep_interrupted.as_secs_f64() / SECONDS_PER_DAY;
         text.push_str(&format!(
             "kept interrupted stages, for {limit} days after their last write (--keep-interrupted):\n"
         ));
@@ -86,43 +83,6 @@ fn interrupted_line(one: &InterruptedStage) -> String {
     if let Some(work) = one.work_done.as_ref().filter(|work| work.seconds > 0.0) {
         text.push_str(&format!(", {:.1} s of work", work.seconds));
     }
-    text.push_str(&format!(", last written {:.1} days ago\n", one.age as f64 / DAY));
+    text.push_str(&format!(", last written {:.1} days ago\n", one.age as f64 / SECONDS_PER_DAY));
     text
-}
-
-/// Parses a size in bytes: `500MB` (powers of 1000) or `20GiB` (powers of 1024).
-fn parse_size(text: &str) -> Result<u64> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = text[digits.len()..].to_ascii_lowercase();
-    let letters = ["", "k", "m", "g", "t", "p"];
-    let power =
-        |base: f64, rest: &str| letters.iter().position(|letter| *letter == rest).map(|power| base.powi(power as i32));
-    let factor = match unit.strip_suffix("ib") {
-        Some(rest) => power(1024.0, rest),
-        None => power(1000.0, unit.strip_suffix('b').unwrap_or(&unit)),
-    };
-    let count = digits.trim().parse::<f64>().ok().filter(|count| count.is_finite() && *count >= 0.0);
-    let bytes = count.zip(factor).map(|(count, factor)| (count * factor) as u64);
-    bytes.with_context(|| format!("`{text}` is not a size: write a number and a unit, such as `500MB` or `20GiB`"))
-}
-
-/// A number of days as a time.
-fn days(flag: &str, count: f64) -> Result<Duration> {
-    let time = Duration::try_from_secs_f64(count * DAY);
-    time.with_context(|| format!("`{flag} {count}`: give a number of days, at least 0"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_have_decimal_and_binary_units() {
-        let sizes = ["0", "12", "12B", "1.5kB", "500MB", "500 MB", "20GiB", "2T"].map(|text| parse_size(text).unwrap());
-        assert_eq!(sizes, [0, 12, 12, 1500, 500_000_000, 500_000_000, 20 << 30, 2_000_000_000_000]);
-        for wrong in ["", "GB", "-1MB", "1XB", "1e", "infGB"] {
-            let error = parse_size(wrong).unwrap_err().to_string();
-            assert!(error.ends_with("is not a size: write a number and a unit, such as `500MB` or `20GiB`"), "{error}");
-        }
-    }
 }

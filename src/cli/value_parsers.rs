@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub(super) const SECONDS_PER_DAY: f64 = 24.0 * 3600.0;
+
 /// A positive number.
 pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -21,4 +23,51 @@ pub(super) fn gpu(text: &str) -> Result<String, String> {
         return Err("it names no GPU: write numbers or UUIDs, such as `0,1`, or omit the option".to_string());
     }
     Ok(id.to_string())
+}
+
+/// A number of days, whole or not.
+pub(super) fn days(text: &str) -> Result<Duration, String> {
+    let time = text.parse().ok().and_then(|days: f64| Duration::try_from_secs_f64(days * SECONDS_PER_DAY).ok());
+    time.ok_or_else(|| "it must be a number of days, at least 0, such as `14` or `0.5`".to_string())
+}
+
+/// A size in bytes: `500MB` (powers of 1000) or `20GiB` (powers of 1024).
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = text[digits.len()..].to_ascii_lowercase();
+    let prefixes = ["", "k", "m", "g", "t", "p"];
+    let power =
+        |base: f64, rest: &str| prefixes.iter().position(|prefix| *prefix == rest).map(|power| base.powi(power as i32));
+    let factor = match unit.strip_suffix("ib") {
+        Some(rest) => power(1024.0, rest),
+        None => power(1000.0, unit.strip_suffix('b').unwrap_or(&unit)),
+    };
+    let count = digits.trim().parse::<f64>().ok().filter(|count| count.is_finite() && *count >= 0.0);
+    let bytes = count.zip(factor).map(|(count, factor)| (count * factor) as u64);
+    bytes.ok_or_else(|| "it must be a number with a unit, such as `500MB` or `20GiB`".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_numbers_from_0() {
+        let hours = ["0", "14", "0.5"].map(|text| days(text).unwrap().as_secs() / 3600);
+        assert_eq!(hours, [0, 14 * 24, 12]);
+        for wrong in ["", "soon", "-1", "14d", "inf", "nan", "1e300"] {
+            let error = days(wrong).unwrap_err();
+            assert_eq!(error, "it must be a number of days, at least 0, such as `14` or `0.5`", "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_decimal_and_binary_units() {
+        let sizes = ["0", "12", "12B", "1.5kB", "500MB", "500 MB", "20GiB", "2T"].map(|text| bytes(text).unwrap());
+        assert_eq!(sizes, [0, 12, 12, 1500, 500_000_000, 500_000_000, 20 << 30, 2_000_000_000_000]);
+        for wrong in ["", "GB", "-1MB", "1XB", "1e", "infGB"] {
+            let error = bytes(wrong).unwrap_err();
+            assert_eq!(error, "it must be a number with a unit, such as `500MB` or `20GiB`", "{wrong}");
+        }
+    }
 }

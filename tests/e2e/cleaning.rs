@@ -192,9 +192,24 @@ fn what_is_forgotten_runs_again_and_pins_stay() {
     assert_eq!(space.ran(), "b");
     assert_eq!(space.json(&["gc", "--max-age", "1"])["records"], 0);
     assert_eq!(space.json(&["gc", "--max-age", "0"])["records"], 1);
-    let error = space.ablate(&["gc", "--max-size", "many"]);
-    assert_eq!(error.code, Some(2));
-    assert!(error.stderr.contains("`many` is not a size"), "{}", error.stderr);
+}
+
+#[test]
+fn gc_says_which_values_its_limits_accept() {
+    let space = Space::new();
+    let days = "it must be a number of days, at least 0, such as `14` or `0.5`";
+    let size = "it must be a number with a unit, such as `500MB` or `20GiB`";
+    for (argument, accepted) in [
+        ("--keep-interrupted=-1", days),
+        ("--max-age=-1", days),
+        ("--max-age=soon", days),
+        ("--max-age=inf", days),
+        ("--max-size=many", size),
+    ] {
+        let error = space.ablate(&["gc", argument]);
+        assert_eq!(error.code, Some(2), "{argument}");
+        assert!(error.stderr.contains(accepted), "{argument}: {}", error.stderr);
+    }
 }
 
 /// The program as a user that modes bind; `None`, said aloud, where that cannot be.
