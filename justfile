@@ -26,7 +26,7 @@ lint:
 cuda *args:
     src/nn/cuda/with-toolkit.sh cargo build --release --features cuda {{args}}
 
-# Ten minutes of fuzzing, the ten targets one after another. Tells a seed when something fails.
+# Ten minutes of fuzzing, the ten targets one after another. A failure prints its seed.
 fuzz seconds="60":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
 
@@ -41,22 +41,22 @@ golden:
 parity:
     bash tests/golden/parity.sh
 
-# What the engine costs, beside ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
+# Overhead of the engine compared with ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
     cargo build --profile dist
     python3 benches/engine.py {{args}}
 
-# How fast a folder is hashed, beside b3sum.
+# Speed of hashing a folder compared with b3sum.
 bench-hash *args:
     cargo build --profile dist
     python3 benches/hash.py {{args}}
 
-# What a report of many models and data sets costs.
+# Time for a report of many models and data sets.
 bench-report *args:
     cargo build --profile dist
     python3 benches/report.py {{args}}
 
-# Training and rollouts beside PyTorch and transformers (needs python3 and PyPI; builds what it measures).
+# Training and rollouts compared with PyTorch and transformers (needs python3 and PyPI; builds what it measures).
 bench-model *args:
     python3 benches/model.py {{args}}
 

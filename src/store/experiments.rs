@@ -62,7 +62,7 @@ impl Store {
         if before.as_ref() == Some(entry) { Ok(()) } else { files::write_json(&path, entry) }
     }
 
-    /// How an experiment was when it ran last.
+    /// The stored entry of an experiment.
     pub fn experiment_entry(&self, id: &ExperimentId) -> Option<ExperimentEntry> {
         files::read_json(&self.experiment_path(id)).ok()
     }

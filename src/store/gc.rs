@@ -27,7 +27,7 @@ pub struct GcReport {
 }
 
 impl Store {
-    /// Removes every record that is not a root, then every object and leftover that no kept record needs. With `dry`,
+    /// Removes every record that is not a root, then every object and leftover that no kept record needs. With `dry_run`,
     /// removes nothing and reports what would be removed. Fails while a run uses the store, because a run stores
     /// objects before the record that names them.
     pub fn gc(&self, roots: &GcRoots, dry_run: bool) -> Result<GcReport> {

@@ -1,21 +1,21 @@
-//! What runs again after an edit, on a user's own files, and how `why` tells it.
+//! Which stages run again after an edit of a user's files, and how `why` explains it.
 
 use expect_test::expect;
 
-use crate::pipeline::ran;
-use crate::space::{Space, without_record};
+use crate::default_experiment::ran;
+use crate::support::{Project, without_record};
 
-/// Six questions about three pictures, in LLaVA's layout, and a small study of them.
-pub(crate) fn study() -> Space {
-    let space = Space::new();
+/// Six questions about three images in LLaVA's layout, and a small study with them.
+pub(crate) fn study() -> Project {
+    let project = Project::new();
     for (name, shade) in [("dark", 40), ("grey", 120), ("bright", 220)] {
-        let picture = image::RgbImage::from_pixel(16, 16, image::Rgb([shade, shade, shade]));
-        let path = space.path(&format!("data/images/{name}.png"));
+        let image = image::RgbImage::from_pixel(16, 16, image::Rgb([shade, shade, shade]));
+        let path = project.path(&format!("data/images/{name}.png"));
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        picture.save(path).unwrap();
+        image.save(path).unwrap();
     }
-    space.write("data/train.jsonl", rows("dark"));
-    space.write(
+    project.write("data/train.jsonl", rows("dark"));
+    project.write(
         "study.toml",
         r#"name = "study"
 
@@ -60,10 +60,10 @@ prompt     = "direct"
 max_tokens = 4
 "#,
     );
-    space
+    project
 }
 
-/// The rows, with the answer of the first.
+/// The rows; `first` is the answer of the first.
 fn rows(first: &str) -> String {
     let row = |id: usize, image: &str, question: &str, answer: &str| {
         let turns = serde_json::json!([
@@ -86,63 +86,62 @@ fn rows(first: &str) -> String {
     rows.join("\n") + "\n"
 }
 
-/// Names of the stages that ran, sorted: which of two that could begin goes first is nobody's business.
-fn run(space: &Space) -> Vec<String> {
-    let mut names = ran(&space.ok(&["run", "study.toml", "--jobs", "1", "--json"]).stdout);
+/// The names of the stages that ran, sorted, because the order of independent stages may vary.
+fn run(project: &Project) -> Vec<String> {
+    let mut names = ran(&project.ok(&["run", "study.toml", "--jobs", "1", "--json"]).stdout);
     names.sort();
     names
 }
 
 #[test]
-fn an_edit_reruns_what_lies_below_it_and_nothing_else() {
-    let space = study();
-    assert_eq!(run(&space), ["eval", "fresh", "items", "mix", "sft", "tokenizer"]);
-    assert_eq!(run(&space), Vec::<String>::new());
+fn edit_reruns_only_downstream_stages() {
+    let project = study();
+    assert_eq!(run(&project), ["eval", "fresh", "items", "mix", "sft", "tokenizer"]);
+    assert_eq!(run(&project), Vec::<String>::new());
 
-    // Equal bytes, written again: nothing.
-    space.write("data/train.jsonl", rows("dark"));
-    assert_eq!(run(&space), Vec::<String>::new());
+    // The same bytes, written again: nothing runs.
+    project.write("data/train.jsonl", rows("dark"));
+    assert_eq!(run(&project), Vec::<String>::new());
 
-    // One answer: everything that reads it. The same letters in another order leave the tokenizer's merges alone or
-    // not; either way what lies below the items runs.
-    space.write("data/train.jsonl", rows("gloomy"));
-    let why = space.ok(&["why", "study.toml", "items"]).stdout;
+    // Another answer: everything downstream of the items runs.
+    project.write("data/train.jsonl", rows("gloomy"));
+    let why = project.ok(&["why", "study.toml", "items"]).stdout;
     assert!(why.contains("the content of `[ROOT]/data/train.jsonl` (`path`) changed"), "{why}");
     assert!(why.contains("study.toml:5:"), "{why}");
-    assert_eq!(run(&space), ["eval", "fresh", "items", "mix", "sft", "tokenizer"]);
+    assert_eq!(run(&project), ["eval", "fresh", "items", "mix", "sft", "tokenizer"]);
 
-    // And back: every result is still there.
-    space.write("data/train.jsonl", rows("dark"));
-    assert_eq!(run(&space), Vec::<String>::new());
+    // The old content again: all results are still stored.
+    project.write("data/train.jsonl", rows("dark"));
+    assert_eq!(run(&project), Vec::<String>::new());
 }
 
 #[test]
-fn an_upstream_that_gives_equal_bytes_leaves_what_is_below_fresh() {
-    let space = study();
-    run(&space);
-    let forced = space.ok(&["run", "study.toml", "--force", "mix", "--json"]);
+fn equal_output_keeps_downstream_fresh() {
+    let project = study();
+    run(&project);
+    let forced = project.ok(&["run", "study.toml", "--force", "mix", "--json"]);
     assert_eq!(ran(&forced.stdout), ["mix"]);
 }
 
 #[test]
-fn a_renamed_stage_costs_nothing() {
-    let space = study();
-    run(&space);
-    let text = space
+fn renamed_stage_stays_fresh() {
+    let project = study();
+    run(&project);
+    let text = project
         .read("study.toml")
         .replace("stage.mix]", "stage.blend]")
         .replace("data   = \"mix\"", "data   = \"blend\"");
-    space.write("study.toml", text);
-    assert_eq!(run(&space), Vec::<String>::new());
+    project.write("study.toml", text);
+    assert_eq!(run(&project), Vec::<String>::new());
 }
 
 #[test]
-fn why_points_at_the_line_with_old_and_new_value() {
-    let space = study();
-    run(&space);
-    let text = space.read("study.toml").replace("lr     = 1e-3", "lr     = 2e-3");
-    space.write("study.toml", text);
-    let why = |stage: &str| without_record(&space.ok(&["why", "study.toml", stage]).stdout);
+fn why_shows_line_with_old_and_new_value() {
+    let project = study();
+    run(&project);
+    let text = project.read("study.toml").replace("lr     = 1e-3", "lr     = 2e-3");
+    project.write("study.toml", text);
+    let why = |stage: &str| without_record(&project.ok(&["why", "study.toml", stage]).stdout);
     let sft = why("sft");
     expect![[r#"
         note: `sft` must run: `lr` changed from 0.001 to 0.002
@@ -152,6 +151,6 @@ fn why_points_at_the_line_with_old_and_new_value() {
            |          ^^^^ was 0.001 in record [RECORD]
     "#]]
     .assert_eq(&sft);
-    // What it waits for is told along with it.
+    // The stage that it waits for is explained too.
     assert_eq!(why("eval"), format!("note: `eval` waits for `sft`\n\n{sft}"));
 }

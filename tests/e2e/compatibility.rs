@@ -4,20 +4,20 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::space::Space;
+use super::support::Project;
 
 /// A store with a result of every kind of stage, made at commit e3c65af, before the program became a workspace.
 #[test]
 fn store_of_version_0_1_is_fresh() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-0.1");
-    let space = Space::new();
+    let project = Project::new();
     for name in ["experiment.toml", "sample.sh", "items.jsonl"] {
-        space.write(name, fs::read(fixture.join(name)).unwrap());
+        project.write(name, fs::read(fixture.join(name)).unwrap());
     }
     let unpacked =
-        Command::new("tar").arg("-xzf").arg(fixture.join("store.tgz")).current_dir(space.path("")).status().unwrap();
+        Command::new("tar").arg("-xzf").arg(fixture.join("store.tgz")).current_dir(project.path("")).status().unwrap();
     assert!(unpacked.success());
-    let plan = space.json(&["plan", "experiment.toml"]);
+    let plan = project.json(&["plan", "experiment.toml"]);
     let instances = plan["instances"].as_array().unwrap();
     let stale: Vec<_> = instances.iter().filter(|instance| instance["state"] != "fresh").collect();
     assert!(stale.is_empty(), "{stale:#?}");

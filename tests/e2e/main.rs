@@ -1,37 +1,37 @@
-//! Scenarios of use: the real binary on real files, each in a folder of its own.
+//! End-to-end tests: the real binary on real files, each test in its own temporary project folder.
 
-#![allow(clippy::disallowed_methods, reason = "a scenario may do to files what people do")]
+#![allow(clippy::disallowed_methods, reason = "tests change files as users do")]
 
-mod space;
+mod support;
 
-mod anchors;
 mod caching;
-mod cleaning;
+mod chain;
 mod commands;
 mod compatibility;
+mod concurrent_runs;
 mod crash;
-mod damage;
-mod devices;
-mod disk;
-mod documented;
+mod default_experiment;
+mod docs_keys;
+mod doctor;
+mod dropped_rows;
+mod endpoint_models;
 mod endpoints;
-mod history;
-mod hostile;
-mod inputs;
-mod killing;
-mod losses;
+mod full_disk;
+mod gc;
+mod hostile_programs;
+mod messages;
 mod models;
-mod pipeline;
+mod new;
 mod pools;
 mod privacy;
 mod programs;
-mod remote;
+mod resume;
 mod sandbox;
 mod schema;
 mod signals;
-mod starting;
+mod status_diff;
+mod store_damage;
 mod studies;
 mod supervisors;
-mod talking;
-mod together;
-mod wrong;
+mod wrong_files;
+mod wrong_input;

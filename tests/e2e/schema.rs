@@ -1,4 +1,4 @@
-//! `schema`: takes every experiment of the project and its parts, and refuses what an editor should mark.
+//! `schema`: accepts every shipped experiment and rejects errors that an editor should mark.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use jsonschema::Validator;
 use serde_json::Value;
 
-use crate::space::Space;
+use crate::support::Project;
 
 /// The schema as the program prints it.
 pub(crate) fn schema() -> Value {
-    serde_json::from_str(&Space::new().ok(&["schema"]).stdout).unwrap()
+    serde_json::from_str(&Project::new().ok(&["schema"]).stdout).unwrap()
 }
 
-/// What the schema says is wrong with a text, each with its place.
-fn wrong(validator: &Validator, text: &str) -> Vec<String> {
+/// The errors that the schema finds in a text, with their paths.
+fn schema_errors(validator: &Validator, text: &str) -> Vec<String> {
     let value: Value = toml::from_str(text).unwrap();
     validator.iter_errors(&value).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
@@ -31,7 +31,7 @@ fn experiments(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn every_experiment_of_the_project_fits() {
+fn shipped_experiments_are_accepted() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
@@ -40,16 +40,16 @@ fn every_experiment_of_the_project_fits() {
     }
     assert!(files.len() > 30, "{} files", files.len());
     for path in files {
-        let problems = wrong(&validator, &fs::read_to_string(&path).unwrap());
+        let problems = schema_errors(&validator, &fs::read_to_string(&path).unwrap());
         assert!(problems.is_empty(), "{}\n{}", path.display(), problems.join("\n"));
     }
 }
 
 #[test]
-fn parts_and_variables_fit() {
+fn parts_and_variables_are_accepted() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     for text in [
-        // No kind: another file says it.
+        // No kind: another file sets it.
         "stage.sft = { lr = 1e-5 }",
         "stage.sft = { kind = 'sft', lr = '${lr}', epochs = '${epochs}', freeze = '${parts}', schedule = '${s}' }",
         "stage.items = { kind = 'items', synthetic = '${world}' }",
@@ -63,13 +63,13 @@ fn parts_and_variables_fit() {
         "axis.ratio = { simplex = ['stage.mix.sources.a.weight', 'stage.mix.sources.b.weight'], step = 0.25 }",
         "axis.search = { points = 8, random = [{ key = 'stage.sft.lr', log_uniform = [1e-6, 1e-4] }] }",
     ] {
-        let problems = wrong(&validator, text);
+        let problems = schema_errors(&validator, text);
         assert!(problems.is_empty(), "{text}\n{}", problems.join("\n"));
     }
 }
 
 #[test]
-fn mistakes_are_marked_at_their_place() {
+fn errors_have_the_right_path() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
     for (text, place) in [
         ("stages.sft = {}", ""),
@@ -103,8 +103,8 @@ fn mistakes_are_marked_at_their_place() {
         ("seeds = { values = ['one'] }", "/seeds/values/0"),
         ("settings = { jobs = 'all' }", "/settings/jobs"),
     ] {
-        let problems = wrong(&validator, text);
-        assert!(!problems.is_empty(), "{text} is taken");
+        let problems = schema_errors(&validator, text);
+        assert!(!problems.is_empty(), "{text} is accepted");
         let known = problems.iter().any(|problem| problem.starts_with(&format!("{place}:")));
         assert!(known, "{text} is marked elsewhere\n{}", problems.join("\n"));
     }

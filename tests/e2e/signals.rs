@@ -1,95 +1,95 @@
-//! What a terminal, a shell and a batch system send to a run.
+//! Signals that a terminal, a shell or a batch system sends to a run.
 
 use std::fs;
 use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::space::{Space, ignores, until};
+use crate::support::{Project, ignores_signal, wait_until};
 
-/// A stage that runs until the file `go` is there, with a child out of its group.
-fn waiting() -> Space {
-    let space = Space::new();
-    let [pid, child, go] = ["pid", "child", "go"].map(|name| space.path(name).display().to_string());
-    space.study(&format!(
+/// A stage that runs until the file `go` exists, with a child in another process group.
+fn waiting() -> Project {
+    let project = Project::new();
+    let [pid, child, go] = ["pid", "child", "go"].map(|name| project.path(name).display().to_string());
+    project.write_study(&format!(
         "name = \"study\"\n[stage.it]\nkind = \"command\"\noutputs = [\"out.txt\"]\n\
          run = '''setsid sleep 600 & echo $! > {child}; echo $$ > {pid}; until [ -e {go} ]; do sleep 0.01; done; echo x > out.txt'''\n"
     ));
-    space
+    project
 }
 
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
-/// The state of a process in one letter.
+/// The one-letter state of a process.
 fn state(id: &str) -> String {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     stat.rsplit(')').next().unwrap_or_default().split_whitespace().next().unwrap_or_default().to_string()
 }
 
-/// Starts a run under a shell that has set a trap.
-fn under(space: &Space, trap: &str) -> Child {
-    let ablate = space.command(&["run", "study.toml"]);
+/// Starts a run under a shell with a trap.
+fn start_with_trap(project: &Project, trap: &str) -> Child {
+    let ablate = project.command(&["run", "study.toml"]);
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{trap}; exec \"$0\" \"$@\"")]).arg(ablate.get_program()).args(ablate.get_args());
-    command.current_dir(space.path("")).spawn().unwrap()
+    command.current_dir(project.path("")).spawn().unwrap()
 }
 
 #[test]
-fn a_signal_that_was_ignored_at_the_start_stays_ignored() {
-    let space = waiting();
-    let mut run = under(&space, "trap '' HUP INT");
-    space.until_written("pid");
+fn signal_ignored_at_start_stays_ignored() {
+    let project = waiting();
+    let mut run = start_with_trap(&project, "trap '' HUP INT");
+    project.wait_for_file("pid");
     send(&run, Signal::HUP);
     send(&run, Signal::INT);
     // Without the trap the same signal stops a run.
-    if !ignores(1) {
+    if !ignores_signal(1) {
         let other = waiting();
-        let mut stopped = under(&other, ":");
-        other.until_written("pid");
+        let mut stopped = start_with_trap(&other, ":");
+        other.wait_for_file("pid");
         send(&stopped, Signal::HUP);
         assert_eq!(stopped.wait().unwrap().code(), Some(130));
     }
-    space.write("go", "");
+    project.write("go", "");
     assert_eq!(run.wait().unwrap().code(), Some(0));
-    assert_eq!(space.read("out/study/it/out.txt"), "x\n");
+    assert_eq!(project.read("out/study/it/out.txt"), "x\n");
 }
 
 #[test]
-fn ctrl_z_stops_the_programs_too_and_they_go_on_with_the_run() {
-    let space = waiting();
-    let text = space.read("study.toml") + "limits = { time = 600 }\n";
-    space.study(&text);
-    let mut run = space.start(&["run", "study.toml"]);
-    let [program, child] = ["pid", "child"].map(|name| space.until_written(name));
+fn ctrl_z_pauses_and_resumes_programs() {
+    let project = waiting();
+    let text = project.read("study.toml") + "limits = { time = 600 }\n";
+    project.write_study(&text);
+    let mut run = project.start(&["run", "study.toml"]);
+    let [program, child] = ["pid", "child"].map(|name| project.wait_for_file(name));
     let engine = run.id().to_string();
     for _ in 0..2 {
         send(&run, Signal::TSTP);
         for id in [&engine, &program, &child] {
-            until("all are stopped", &|| state(id) == "T");
+            wait_until("all are stopped", &|| state(id) == "T");
         }
         send(&run, Signal::CONT);
         for id in [&engine, &program, &child] {
-            until("all go on", &|| state(id) != "T" && !state(id).is_empty());
+            wait_until("all are resumed", &|| state(id) != "T" && !state(id).is_empty());
         }
     }
-    space.write("go", "");
+    project.write("go", "");
     assert_eq!(run.wait().unwrap().code(), Some(0));
-    assert_eq!(space.read("out/study/it/out.txt"), "x\n");
+    assert_eq!(project.read("out/study/it/out.txt"), "x\n");
 }
 
 #[test]
-fn time_in_which_a_run_was_stopped_is_not_the_stages() {
-    let space = waiting();
-    let text = space.read("study.toml") + "limits = { time = 2 }\n";
-    space.study(&text);
-    let mut run = space.start(&["run", "study.toml"]);
-    space.until_written("pid");
+fn paused_time_does_not_count_for_time_limits() {
+    let project = waiting();
+    let text = project.read("study.toml") + "limits = { time = 2 }\n";
+    project.write_study(&text);
+    let mut run = project.start(&["run", "study.toml"]);
+    project.wait_for_file("pid");
     send(&run, Signal::TSTP);
-    until("it is stopped", &|| state(&run.id().to_string()) == "T");
+    wait_until("it is stopped", &|| state(&run.id().to_string()) == "T");
     std::thread::sleep(std::time::Duration::from_millis(2200));
-    space.write("go", "");
+    project.write("go", "");
     send(&run, Signal::CONT);
     assert_eq!(run.wait().unwrap().code(), Some(0));
 }

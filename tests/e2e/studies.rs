@@ -1,17 +1,17 @@
-//! The studies of the paper: planned at its own scale, and run in miniature.
+//! The studies of the paper: planned at full scale, and run in miniature.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::pipeline::ran;
-use crate::space::Space;
+use crate::default_experiment::ran;
+use crate::support::Project;
 
 #[path = "../../experiments/paper/make_stand_in.rs"]
 mod stand_in;
 
-/// What a study is called, and how many trainings its table needs.
+/// Name of a study and the number of training runs of its table.
 const STUDIES: [(&str, u64); 13] = [
     ("mixes", 4),
     ("chart", 2),
@@ -28,7 +28,7 @@ const STUDIES: [(&str, u64); 13] = [
     ("ratio", 15),
 ];
 
-/// The tiny world in miniature: one data set plays every part, so that a model of few weights gets some of it right.
+/// A miniature of the tiny experiments: one data set is used for everything, so that a small model learns some of it.
 const MINI: &str = r#"
 [vars]
 chart        = "count"
@@ -87,47 +87,47 @@ synthetic = { datasets = ["count"], count = 20 }
 samples = 4
 "#;
 
-fn project(name: &str) -> PathBuf {
+fn experiments_path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments").join(name)
 }
 
 /// A folder with the studies and both bases.
-fn studies() -> Space {
-    let space = Space::new();
+fn studies() -> Project {
+    let project = Project::new();
     for folder in ["studies", "paper", "tiny"] {
-        for entry in fs::read_dir(project(folder)).unwrap() {
+        for entry in fs::read_dir(experiments_path(folder)).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "toml") {
                 let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                space.write(&format!("{folder}/{name}"), fs::read_to_string(&path).unwrap());
+                project.write(&format!("{folder}/{name}"), fs::read_to_string(&path).unwrap());
             }
         }
     }
-    space
+    project
 }
 
-/// The studies of the tiny world, made smaller still.
-fn miniature(study: &str) -> Space {
-    let space = studies();
-    space.write("mini.toml", MINI);
+/// A tiny study with the settings of `MINI`.
+fn miniature(study: &str) -> Project {
+    let project = studies();
+    project.write("mini.toml", MINI);
     let text = format!("name = \"{study}\"\nextends = [\"tiny/base.toml\", \"mini.toml\", \"studies/{study}.toml\"]\n");
-    space.write("study.toml", text);
-    space
+    project.write("study.toml", text);
+    project
 }
 
 #[test]
-fn the_paper_s_trainings_are_planned_and_shared() {
-    let space = studies();
-    stand_in::make(&space.path("paper/data")).unwrap();
+fn paper_plan_shares_equal_trainings() {
+    let project = studies();
+    stand_in::make(&project.path("paper/data")).unwrap();
     let files: Vec<String> = STUDIES.iter().map(|(name, _)| format!("paper/{name}.toml")).collect();
     let arguments: Vec<&str> = ["plan"].into_iter().chain(files.iter().map(String::as_str)).collect();
-    let plan = space.json(&arguments);
-    for ((name, trainings), told) in STUDIES.iter().zip(plan["experiments"].as_array().unwrap()) {
-        assert_eq!(told["trainings"], Value::from(*trainings), "{name}");
-        assert!(told["must_run"].as_u64().unwrap() > 0);
+    let plan = project.json(&arguments);
+    for ((name, trainings), printed) in STUDIES.iter().zip(plan["experiments"].as_array().unwrap()) {
+        assert_eq!(printed["trainings"], Value::from(*trainings), "{name}");
+        assert!(printed["must_run"].as_u64().unwrap() > 0);
     }
-    // 37 for the recovered tables and 27 for table F.1, of which one is both (short answers of ChartQA alone), and the 15
-    // ratios, which are ours.
+    // 37 for the recovered tables, 27 for table F.1, one of them in both (short answers of ChartQA alone), and 15 for
+    // our ratio study.
     let together = &plan["together"];
     assert_eq!(together["different_trainings"], 37 + 27 - 1 + 15);
     assert_eq!((&together["trainings"], &together["points"]), (&92.into(), &252.into()));
@@ -135,10 +135,10 @@ fn the_paper_s_trainings_are_planned_and_shared() {
 }
 
 #[test]
-fn a_study_and_its_twin_differ_in_what_they_extend() {
+fn paper_and_tiny_differ_in_what_they_extend() {
     for (name, _) in STUDIES {
         let [paper, tiny] = ["paper", "tiny"].map(|scale| {
-            let text = fs::read_to_string(project(&format!("{scale}/{name}.toml"))).unwrap();
+            let text = fs::read_to_string(experiments_path(&format!("{scale}/{name}.toml"))).unwrap();
             text.replace(&format!("\"{scale}-{name}\""), "NAME")
         });
         assert_eq!(paper, tiny, "{name}");
@@ -147,68 +147,71 @@ fn a_study_and_its_twin_differ_in_what_they_extend() {
 }
 
 #[test]
-fn the_training_studies_run_in_miniature() {
+fn training_studies_run_in_miniature() {
     for study in ["mixes", "chart", "math", "science", "per-dataset", "ratio"] {
-        let space = miniature(study);
-        let first = space.ok(&["run", "study.toml"]);
+        let project = miniature(study);
+        let first = project.ok(&["run", "study.toml"]);
         assert!(first.stdout.contains('%') || first.stdout.contains("percent"), "{study}:\n{}", first.stdout);
-        let second = space.ok(&["run", "study.toml", "--json"]);
+        let second = project.ok(&["run", "study.toml", "--json"]);
         assert_eq!(ran(&second.stdout), Vec::<String>::new(), "{study}");
         if study == "ratio" {
-            let fit = space.json(&["suggest", "study.toml", "--by", "prompt=cot", "-n", "2"]);
+            let fit = project.json(&["suggest", "study.toml", "--by", "prompt=cot", "-n", "2"]);
             assert_eq!(fit["parts"], Value::from(["cot", "direct", "reading"].map(Value::from).to_vec()));
             assert_eq!(fit["suggestions"].as_array().unwrap().len(), 2);
-            let text = space.ok(&["suggest", "study.toml"]).stdout;
+            let text = project.ok(&["suggest", "study.toml"]).stdout;
             assert!(text.contains("leave-one-out error") && text.contains("try next 1"), "{text}");
         }
     }
 }
 
 #[test]
-fn the_preference_studies_run_in_miniature() {
+fn preference_studies_run_in_miniature() {
     for study in ["dpo", "rft", "self-taught", "verifier", "credit", "prompts"] {
-        let space = miniature(study);
-        space.ok(&["run", "study.toml"]);
-        let second = space.ok(&["run", "study.toml", "--json"]);
+        let project = miniature(study);
+        project.ok(&["run", "study.toml"]);
+        let second = project.ok(&["run", "study.toml", "--json"]);
         assert_eq!(ran(&second.stdout), Vec::<String>::new(), "{study}");
-        let page = space.read(&format!("out/{study}/report.html"));
+        let page = project.read(&format!("out/{study}/report.html"));
         assert_eq!(page.contains("log-ratio"), ["verifier", "credit"].contains(&study), "{study}");
     }
 }
 
 #[test]
-fn another_length_reruns_what_is_made_of_it_and_nothing_else() {
-    let space = miniature("truncation");
-    space.ok(&["run", "study.toml"]);
-    let text = space.read("mini.toml");
-    space.write("mini.toml", text.replace("{ words = 2 }", "{ words = 3 }"));
-    let mut names = ran(&space.ok(&["run", "study.toml", "--json"]).stdout);
+fn changed_length_reruns_only_its_instances() {
+    let project = miniature("truncation");
+    project.ok(&["run", "study.toml"]);
+    let text = project.read("mini.toml");
+    project.write("mini.toml", text.replace("{ words = 2 }", "{ words = 3 }"));
+    let mut names = ran(&project.ok(&["run", "study.toml", "--json"]).stdout);
     names.sort();
     let stages: Vec<&str> = names.iter().filter_map(|name| name.split('@').next()).collect();
     assert!(names.iter().all(|name| name.contains("length=cut")), "{names:?}");
-    // Two domains that are one data set here, so their pairs and models are equal and made once; two prompts.
+    // The two domains are the same data set here, so their pairs and models are equal and computed once; two prompts.
     assert_eq!(stages, ["dpo", "eval", "eval", "pairs"], "{names:?}");
 }
 
 #[test]
-fn items_that_a_model_was_trained_on_are_reported() {
-    let space = miniature("chart");
-    space.append("study.toml", "[stage.eval]\nbenchmark = \"direct\"\ntake = { first = 20 }\n");
-    let told = space.ok(&["run", "study.toml"]).stdout;
-    let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(told.contains("asks what its model was trained on: 20 of 20 items with image and question"), "{told}");
+fn contamination_is_reported() {
+    let project = miniature("chart");
+    project.append("study.toml", "[stage.eval]\nbenchmark = \"direct\"\ntake = { first = 20 }\n");
+    let printed = project.ok(&["run", "study.toml"]).stdout;
+    let printed = printed.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        printed.contains("asks what its model was trained on: 20 of 20 items with image and question"),
+        "{printed}"
+    );
 }
 
 #[test]
 fn select_on_reported_items_is_refused() {
-    let space = miniature("truncation");
-    space.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"prompt=cot\" }\n");
-    let refused = space.ablate(&["check", "study.toml"]);
+    let project = miniature("truncation");
+    project.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"prompt=cot\" }\n");
+    let refused = project.ablate(&["check", "study.toml"]);
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("would be selected on `bench`, which the table reports"), "{}", refused.stderr);
-    let space = miniature("truncation");
-    space.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"dataset=count\" }\n");
-    let refused = space.ablate(&["check", "study.toml"]);
+    let project = miniature("truncation");
+    project.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"dataset=count\" }\n");
+    let refused = project.ablate(&["check", "study.toml"]);
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("`dataset` is not an axis"), "{}", refused.stderr);
 }

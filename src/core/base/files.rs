@@ -1,17 +1,19 @@
-//! Reads, writes and lists files. All other code writes files through this module (clippy's `disallowed-methods`). Every
+//! Reads and writes files. All other code writes files through this module (clippy's `disallowed-methods`). Every
 //! write is atomic or into a private folder, every error names its path, and a pipe or a device in place of a file is an error.
 
-use std::fs::{self, DirBuilder, File, FileType, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{modes, regular_file};
+
+pub use super::crash_point::{crash_point, on_crash_point};
+pub use super::listing::{children, entries, list_names, list_paths, name_of, walk};
 
 /// A file system with less free space than this many bytes counts as full.
 const FULL_BELOW: u64 = 64 << 10;
@@ -315,94 +317,10 @@ fn write_private_with(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     renamed.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
-/// The sorted paths in a folder, including names that are not UTF-8. Empty if there is no folder.
-pub fn list_paths(folder: &Path) -> Result<Vec<PathBuf>> {
-    if !folder.is_dir() {
-        return Ok(Vec::new());
-    }
-    let context = || format!("cannot list the folder `{}`", folder.display());
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).with_context(context)? {
-        paths.push(entry.with_context(context)?.path());
-    }
-    paths.sort();
-    Ok(paths)
-}
-
 /// Whether an error is a loop of symbolic links.
 pub fn is_symlink_loop(error: &anyhow::Error) -> bool {
     let code = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
     code == Some(rustix::io::Errno::LOOP.raw_os_error())
-}
-
-/// The last component of a path as text.
-pub fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// The sorted names in a folder. Empty if there is no folder.
-pub fn list_names(folder: &Path) -> Result<Vec<String>> {
-    Ok(list_paths(folder)?.iter().map(|path| name_of(path)).collect())
-}
-
-/// The paths and file types in a folder, including names that are not UTF-8. Does not follow links.
-pub fn children(folder: &Path) -> Result<Vec<(PathBuf, FileType)>> {
-    let context = || format!("cannot list the folder `{}`", folder.display());
-    let found = fs::read_dir(folder).with_context(context)?.map(|entry| {
-        let entry = entry?;
-        Ok((entry.path(), entry.file_type()?))
-    });
-    found.collect::<std::io::Result<_>>().with_context(context)
-}
-
-/// The names, paths and file types in a folder. A name that is not UTF-8 is an error. Does not follow links.
-pub fn entries(folder: &Path) -> Result<Vec<(String, PathBuf, FileType)>> {
-    let context = || format!("cannot list the folder `{}`", folder.display());
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(context)? {
-        let entry = entry.with_context(context)?;
-        let path = entry.path();
-        let Ok(name) = entry.file_name().into_string() else {
-            bail!("the name of `{}` is not UTF-8", path.display());
-        };
-        let kind = entry.file_type().with_context(|| format!("cannot look at `{}`", path.display()))?;
-        found.push((name, path, kind));
-    }
-    Ok(found)
-}
-
-/// Everything below a folder except folders, as sorted relative paths with `/`. Does not follow links: a link is
-/// listed itself.
-pub fn walk(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    let mut pending = vec![(String::new(), folder.to_path_buf())];
-    while let Some((prefix, folder)) = pending.pop() {
-        for (name, path, kind) in entries(&folder)? {
-            let relative = format!("{prefix}{name}");
-            if kind.is_dir() {
-                pending.push((relative + "/", path));
-            } else {
-                found.push((relative, path));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-static ON_CRASH_POINT: OnceLock<fn(&str)> = OnceLock::new();
-
-/// A point between two changes of the file system, where a crash leaves a distinct state. Does nothing unless
-/// [`on_crash_point`] was called.
-pub fn crash_point(name: &str) {
-    if let Some(observe) = ON_CRASH_POINT.get() {
-        observe(name);
-    }
-}
-
-/// Calls `observe` at every crash point of this process from now on. Crash tests abort the process there.
-pub fn on_crash_point(observe: fn(&str)) {
-    let _ = ON_CRASH_POINT.set(observe);
 }
 
 /// A path in the same folder that no other process uses.
@@ -426,16 +344,6 @@ mod tests {
         write_atomic(&path, b"two").unwrap();
         assert_eq!(read_text(&path).unwrap(), "two");
         assert_eq!(walk(folder.path()).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn walk_does_not_follow_links() {
-        let folder = tempfile::tempdir().unwrap();
-        write_atomic(&folder.path().join("deep/file"), b"").unwrap();
-        symlink(Path::new("."), &folder.path().join("deep/round")).unwrap();
-        symlink(Path::new("nowhere"), &folder.path().join("dangling")).unwrap();
-        let names: Vec<String> = walk(folder.path()).unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["dangling", "deep/file", "deep/round"]);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Utilities without domain concepts: hashes, diagnostics, files, seeds, progress.
 
 pub mod alloc;
+pub mod crash_point;
 pub mod diagnostic;
 pub mod error_chain;
 pub mod escape;
 pub mod files;
 pub mod hash;
+pub mod listing;
 pub mod modes;
 pub mod progress;
 pub mod regular_file;

@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
-use super::{files, regular_file};
+use super::crash_point::crash_point;
+use super::{listing, regular_file};
 
 /// Permission bits of the owner.
 const READ: u32 = 0o400;
@@ -21,7 +22,7 @@ pub fn is_executable(metadata: &Metadata) -> bool {
 /// Makes a file read-only, sets its modification time, and returns its size. Read permissions stay; execute
 /// permissions follow `executable`; all other bits are cleared.
 pub fn seal(path: &Path, modified: SystemTime, executable: bool) -> Result<u64> {
-    files::crash_point("seal");
+    crash_point("seal");
     let seal = || -> std::io::Result<u64> {
         let read = fs::symlink_metadata(path)?.mode() & 0o444 | READ;
         // Before the file is opened, because its owner may lack the permission to read it.
@@ -35,12 +36,12 @@ pub fn seal(path: &Path, modified: SystemTime, executable: bool) -> Result<u64> 
 
 /// Makes a folder and those below it read-only.
 pub fn seal_folders(folder: &Path) -> Result<()> {
-    for (_, path, kind) in files::entries(folder)? {
+    for (_, path, kind) in listing::entries(folder)? {
         if kind.is_dir() {
             seal_folders(&path)?;
         }
     }
-    files::crash_point("seal folder");
+    crash_point("seal folder");
     let seal = || set(folder, fs::symlink_metadata(folder)?.mode() & 0o555 | READ | 0o100);
     seal().with_context(|| format!("cannot seal the folder `{}`", folder.display()))
 }
@@ -48,7 +49,7 @@ pub fn seal_folders(folder: &Path) -> Result<()> {
 /// Makes a folder and those below it readable and writable for their owner. Does not follow links.
 pub fn make_folders_writable(folder: &Path) -> Result<()> {
     make_folder_writable(folder)?;
-    for (path, kind) in files::children(folder)? {
+    for (path, kind) in listing::children(folder)? {
         if kind.is_dir() {
             make_folders_writable(&path)?;
         }
@@ -84,6 +85,7 @@ fn set(path: &Path, mode: u32) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::files;
     use std::time::UNIX_EPOCH;
 
     fn mode(path: &Path) -> u32 {

@@ -131,9 +131,9 @@ impl Kind {
     /// Builds the stage from a table that was checked before. All errors are joined into one message.
     pub fn build(&self, instance: &str, table: &serde_json::Value) -> Result<Box<dyn Stage>> {
         (self.parse)(table).map_err(|errors| {
-            let told: Vec<String> =
+            let messages: Vec<String> =
                 errors.iter().map(|error| format!("{}: {}", error.path.join("."), error.message)).collect();
-            anyhow!("the table of `{instance}` is not one of `{}`: {}", self.name, told.join("; "))
+            anyhow!("the table of `{instance}` is not valid for the kind `{}`: {}", self.name, messages.join("; "))
         })
     }
 }

@@ -1,34 +1,34 @@
-//! Many runs at once on one store.
+//! Many concurrent runs on one store.
 
 use std::fs;
 use std::process::Stdio;
 
-use crate::space::{Space, rows_of_stages};
+use crate::support::{Project, chains_of_stages};
 
 #[test]
-fn eight_runs_of_studies_that_overlap_share_all_of_their_work() {
-    let space = Space::new();
+fn eight_overlapping_runs_share_all_work() {
+    let project = Project::new();
     let names: Vec<String> = (0..8).map(|number| format!("study-{number}")).collect();
     for (number, name) in names.iter().enumerate() {
-        // Chains of each study, most of which others have too.
-        space.study(&rows_of_stages(name, number..number + 4));
-        fs::rename(space.path("study.toml"), space.path(&format!("{name}.toml"))).unwrap();
+        // Most chains of a study are shared with others.
+        project.write_study(&chains_of_stages(name, number..number + 4));
+        fs::rename(project.path("study.toml"), project.path(&format!("{name}.toml"))).unwrap();
     }
     let start = |name: &String| {
         let file = format!("{name}.toml");
-        space.command(&["run", &file, "--jobs", "2"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        project.command(&["run", &file, "--jobs", "2"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let runs: Vec<_> = names.iter().map(start).collect();
     for run in runs {
         let output = run.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
-    let tally = space.tally();
+    let tally = project.run_counts();
     assert_eq!(tally.len(), 1 + 10 * 11);
     let twice: Vec<_> = tally.iter().filter(|(_, count)| **count != 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
     for (number, name) in names.iter().enumerate() {
-        let outputs = space.outputs(name);
+        let outputs = project.outputs(name);
         assert_eq!(outputs.len(), 41);
         for chain in number..number + 4 {
             let links = (0..10).rev().map(|link| format!("stage-{chain}-{link}\n"));
@@ -37,5 +37,5 @@ fn eight_runs_of_studies_that_overlap_share_all_of_their_work() {
             assert_eq!(String::from_utf8_lossy(last), expected);
         }
     }
-    space.is_sound();
+    project.assert_store_is_valid();
 }

@@ -1,19 +1,19 @@
-//! Runs looked at from outside: what one is doing, how two differ, why a stage far down would run, what a pin keeps.
+//! `status`, `diff`, `why` and `pin`.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use expect_test::expect;
 
-use crate::pipeline::ran;
-use crate::space::Space;
+use crate::default_experiment::ran;
+use crate::support::Project;
 
-/// Three commands in a chain; the first waits while there is a file `hold`.
-fn chain() -> Space {
-    let space = Space::new();
-    space.write("data/in.txt", "one\n");
-    let hold = space.path("hold").display().to_string();
-    space.write(
+/// Three commands in a chain. The first waits while the file `hold` exists.
+fn chain() -> Project {
+    let project = Project::new();
+    project.write("data/in.txt", "one\n");
+    let hold = project.path("hold").display().to_string();
+    project.write(
         "chain.toml",
         format!(
             r#"name = "chain"
@@ -38,16 +38,16 @@ outputs = ["third.txt"]
 "#
         ),
     );
-    space
+    project
 }
 
-fn edit(space: &Space, from: &str, to: &str) {
-    let text = space.read("chain.toml");
+fn edit(project: &Project, from: &str, to: &str) {
+    let text = project.read("chain.toml");
     assert!(text.contains(from), "{from} is not in\n{text}");
-    space.write("chain.toml", text.replace(from, to));
+    project.write("chain.toml", text.replace(from, to));
 }
 
-/// Text without the names of runs, hashes and times.
+/// The text with names of runs, hashes and times replaced.
 fn clean(text: &str) -> String {
     let word = |word: &str| {
         let hex = |part: &str| part.len() == 10 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -64,41 +64,41 @@ fn clean(text: &str) -> String {
 }
 
 #[test]
-fn a_run_is_watched_from_elsewhere_and_told_apart_from_a_dead_one() {
-    let space = chain();
-    space.write("hold", "");
-    let mut run = space.command(&["run", "chain.toml"]).stderr(Stdio::null()).spawn().unwrap();
+fn status_distinguishes_running_and_killed_runs() {
+    let project = chain();
+    project.write("hold", "");
+    let mut run = project.command(&["run", "chain.toml"]).stderr(Stdio::null()).spawn().unwrap();
     let begun = Instant::now();
     let status = loop {
-        let told = space.ablate(&["status", "--json"]);
-        let status: serde_json::Value = serde_json::from_str(&told.stdout).unwrap_or_default();
+        let printed = project.ablate(&["status", "--json"]);
+        let status: serde_json::Value = serde_json::from_str(&printed.stdout).unwrap_or_default();
         if status["running"][0]["instance"] == "first" {
             break status;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{told:?}");
+        assert!(begun.elapsed() < Duration::from_secs(60), "{printed:?}");
         std::thread::sleep(Duration::from_millis(10));
     };
     assert_eq!(status["state"], "running");
     assert_eq!((&status["experiment"], &status["selected"]), (&"chain".into(), &3.into()));
     run.kill().unwrap();
     run.wait().unwrap();
-    let told = space.ok(&["status"]).stdout;
-    assert!(told.contains("was killed; the same command resumes it"), "{told}");
-    std::fs::remove_file(space.path("hold")).unwrap();
-    space.ok(&["run", "chain.toml"]);
-    let status = space.json(&["status"]);
+    let printed = project.ok(&["status"]).stdout;
+    assert!(printed.contains("was killed; the same command resumes it"), "{printed}");
+    std::fs::remove_file(project.path("hold")).unwrap();
+    project.ok(&["run", "chain.toml"]);
+    let status = project.json(&["status"]);
     assert_eq!((&status["state"], &status["outcomes"]["ran"]), (&"ended".into(), &3.into()));
-    let error = space.ablate(&["status", "latest~7"]);
+    let error = project.ablate(&["status", "latest~7"]);
     assert_eq!(error.code, Some(2));
     assert!(error.stderr.contains("there are 2 runs: `latest~7` is older than the oldest"), "{}", error.stderr);
 }
 
 #[test]
-fn two_runs_differ_in_what_was_changed_and_what_follows() {
-    let space = chain();
-    space.ok(&["run", "chain.toml"]);
-    edit(&space, "cat first.txt > second.txt", "tr a-z A-Z < first.txt > second.txt");
-    space.ok(&["run", "chain.toml"]);
+fn diff_shows_changes_and_their_consequences() {
+    let project = chain();
+    project.ok(&["run", "chain.toml"]);
+    edit(&project, "cat first.txt > second.txt", "tr a-z A-Z < first.txt > second.txt");
+    project.ok(&["run", "chain.toml"]);
     expect![[r#"
         [RUN] -> [RUN]
           second
@@ -108,19 +108,19 @@ fn two_runs_differ_in_what_was_changed_and_what_follows() {
             the content of its input `inputs.second.txt` changed from [HASH] to [HASH]
             changed outputs: third.txt
     "#]]
-    .assert_eq(&clean(&space.ok(&["diff", "latest~1", "latest"]).stdout));
-    let diff = space.json(&["diff", "latest~1"]);
+    .assert_eq(&clean(&project.ok(&["diff", "latest~1", "latest"]).stdout));
+    let diff = project.json(&["diff", "latest~1"]);
     assert_eq!(diff["differences"][0]["reasons"][0]["new"], "tr a-z A-Z < first.txt > second.txt");
-    let same = space.ok(&["diff", "latest", "latest"]).stdout;
+    let same = project.ok(&["diff", "latest", "latest"]).stdout;
     assert!(same.contains("no difference: the same instances with the same results"), "{same}");
 }
 
 #[test]
-fn why_tells_the_chain_above_and_what_would_change_in_any_case() {
-    let space = chain();
-    space.ok(&["run", "chain.toml"]);
-    space.write("data/in.txt", "two\n");
-    edit(&space, "cat second.txt > third.txt", "cat second.txt second.txt > third.txt");
+fn why_explains_upstream_stages() {
+    let project = chain();
+    project.ok(&["run", "chain.toml"]);
+    project.write("data/in.txt", "two\n");
+    edit(&project, "cat second.txt > third.txt", "cat second.txt second.txt > third.txt");
     expect![[r#"
         note: `third` waits for `second`
 
@@ -138,32 +138,32 @@ fn why_tells_the_chain_above_and_what_would_change_in_any_case() {
 
         note: `second` waits for `first`
     "#]]
-    .assert_eq(&clean(&space.ok(&["why", "chain.toml", "third"]).stdout));
-    let why = space.json(&["why", "chain.toml", "third"]);
+    .assert_eq(&clean(&project.ok(&["why", "chain.toml", "third"]).stdout));
+    let why = project.json(&["why", "chain.toml", "third"]);
     assert_eq!(why[0]["above"][0]["instance"], "first");
     assert_eq!(why[0]["reasons"][0]["key"], "run");
-    let plan = space.ok(&["plan", "chain.toml", "--explain"]).stdout;
+    let plan = project.ok(&["plan", "chain.toml", "--explain"]).stdout;
     assert!(plan.contains("--> chain.toml:18:11") && plan.contains("1 must run, 2 may run, 0 fresh"), "{plan}");
 }
 
 #[test]
-fn what_is_pinned_outlives_the_experiment() {
-    let space = chain();
-    space.ok(&["run", "chain.toml"]);
-    let told = space.ok(&["pin", "chain.toml", "second", "--name", "old"]).stdout;
-    assert!(told.contains("`old` keeps 2 results"), "{told}");
-    let before = space.read("chain.toml");
-    edit(&space, "cat in.txt", "cat in.txt in.txt");
-    space.ok(&["run", "chain.toml"]);
-    let dry = space.json(&["gc", "--keep-runs", "0", "--dry-run"]);
-    let freed = space.json(&["gc", "--keep-runs", "0"]);
-    assert_eq!(freed["records"], 1, "only `third` of the first form is nobody's");
+fn pinned_results_survive_gc() {
+    let project = chain();
+    project.ok(&["run", "chain.toml"]);
+    let printed = project.ok(&["pin", "chain.toml", "second", "--name", "old"]).stdout;
+    assert!(printed.contains("`old` keeps 2 results"), "{printed}");
+    let before = project.read("chain.toml");
+    edit(&project, "cat in.txt", "cat in.txt in.txt");
+    project.ok(&["run", "chain.toml"]);
+    let dry = project.json(&["gc", "--keep-runs", "0", "--dry-run"]);
+    let freed = project.json(&["gc", "--keep-runs", "0"]);
+    assert_eq!(freed["records"], 1, "only the first result of `third` is unused");
     assert_eq!(dry["objects"], freed["objects"]);
-    space.ok(&["verify"]);
-    space.write("chain.toml", before);
-    let again = space.ok(&["run", "chain.toml", "--json"]).stdout;
+    project.ok(&["verify"]);
+    project.write("chain.toml", before);
+    let again = project.ok(&["run", "chain.toml", "--json"]).stdout;
     assert_eq!(ran(&again), ["third"]);
-    assert!(space.ok(&["unpin"]).stdout.starts_with("old  2 results of `chain`"));
-    space.ok(&["unpin", "old"]);
-    assert_eq!(space.ablate(&["unpin", "old"]).code, Some(2));
+    assert!(project.ok(&["unpin"]).stdout.starts_with("old  2 results of `chain`"));
+    project.ok(&["unpin", "old"]);
+    assert_eq!(project.ablate(&["unpin", "old"]).code, Some(2));
 }

@@ -1,4 +1,4 @@
-//! The reference pages and the program know the same keys: none is missing on a page, none is made up there.
+//! The reference pages document every key of the schema, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::schema::schema;
 
-/// Keys that every stage may have: `docs/experiment.md` is their page.
+/// Keys of every stage, which `docs/experiment.md` documents.
 const EVERY_STAGE: [&str; 3] = ["kind", "limits", "when"];
 
-/// Keys by name, those of tables inside tables too.
+/// Collects the names of keys, including those of nested tables.
 fn keys(part: &Value, root: &Value, found: &mut BTreeSet<String>) {
     match part {
         Value::Object(fields) => {
@@ -44,7 +44,7 @@ fn sections(page: &str) -> BTreeMap<&str, &str> {
     page.split("\n## ").skip(1).map(|section| section.split_once('\n').unwrap()).collect()
 }
 
-/// Words that could be keys, of the code in a text: between backticks, or with `fences` in its blocks too.
+/// Possible keys in the code of a text: in backticks, and with `fences` in code blocks too.
 fn code_words(text: &str, fences: bool) -> BTreeSet<&str> {
     let blocks = text.split("```").enumerate();
     let code = blocks.flat_map(|(index, block)| {
@@ -61,7 +61,7 @@ fn words(code: &str) -> impl Iterator<Item = &str> {
     words.filter(|word| word.starts_with(|letter: char| letter.is_ascii_lowercase()))
 }
 
-/// What is wrong with the tables of keys: a key that there is not, a cell that is empty.
+/// Problems of the tables of keys: unknown keys and empty cells.
 fn wrong_rows(place: &str, text: &str, known: &BTreeSet<String>) -> Vec<String> {
     let mut problems = Vec::new();
     let mut header: Vec<&str> = Vec::new();
@@ -97,7 +97,7 @@ fn wrong_rows(place: &str, text: &str, known: &BTreeSet<String>) -> Vec<String> 
 }
 
 #[test]
-fn every_key_of_every_kind() {
+fn stages_page_documents_every_key() {
     let (schema, page) = (schema(), page("stages.md"));
     let sections = sections(&page);
     let everywhere = code_words(&page, true);
@@ -132,7 +132,7 @@ fn every_key_of_every_kind() {
 }
 
 #[test]
-fn every_key_of_the_language() {
+fn experiment_page_documents_every_key() {
     let (schema, page) = (schema(), page("experiment.md"));
     let mut known: BTreeSet<String> = EVERY_STAGE.map(str::to_string).into();
     keys(&schema["$defs"]["LimitsTable"], &schema, &mut known);

@@ -1,47 +1,47 @@
-//! Wrong input: each a clear message at its place and exit code 2, and nothing lost.
+//! Wrong input gives a message with its location and exit code 2.
 
 use std::fs;
 
 use expect_test::expect;
 
 use crate::caching::study;
-use crate::space::Space;
+use crate::support::Project;
 
-/// The study with a piece of its text replaced.
-fn edited(from: &str, to: &str) -> Space {
-    let space = study();
-    let text = space.read("study.toml");
+/// The study with one piece of its text replaced.
+fn edited(from: &str, to: &str) -> Project {
+    let project = study();
+    let text = project.read("study.toml");
     assert!(text.contains(from), "`{from}` is not in the study");
-    space.write("study.toml", text.replacen(from, to, 1));
-    space
+    project.write("study.toml", text.replacen(from, to, 1));
+    project
 }
 
-/// What `check` says of a wrong file.
-fn check(space: &Space) -> String {
-    let outcome = space.ablate(&["check", "study.toml"]);
+/// The messages of `check` for a wrong file.
+fn check(project: &Project) -> String {
+    let outcome = project.ablate(&["check", "study.toml"]);
     assert_eq!((outcome.code, outcome.stdout.as_str()), (Some(2), ""), "{}", outcome.stderr);
     outcome.stderr
 }
 
-/// What `run` says at its end of wrong data, and that it says so again: nothing half-done was kept.
-fn run(space: &Space) -> String {
-    failure(space, 2)
+/// The messages of a run with wrong data. A second run must print the same, so nothing partial was kept.
+fn run(project: &Project) -> String {
+    failure(project, 2)
 }
 
-fn failure(space: &Space, code: i32) -> String {
-    let told = |outcome: crate::space::Outcome| {
+fn failure(project: &Project, code: i32) -> String {
+    let errors = |outcome: crate::support::Outcome| {
         assert_eq!(outcome.code, Some(code), "{}\n{}", outcome.stdout, outcome.stderr);
         let lines = outcome.stderr.lines().skip_while(|line| !line.starts_with("error"));
         let lines = lines.take_while(|line| !line.starts_with("  log:") && !line.contains(" failed in "));
         lines.flat_map(|line| [line, "\n"]).collect::<String>()
     };
-    let first = told(space.ablate(&["run", "study.toml", "--jobs", "1"]));
-    assert_eq!(told(space.ablate(&["run", "study.toml", "--jobs", "1"])), first);
+    let first = errors(project.ablate(&["run", "study.toml", "--jobs", "1"]));
+    assert_eq!(errors(project.ablate(&["run", "study.toml", "--jobs", "1"])), first);
     first
 }
 
 #[test]
-fn an_unknown_key() {
+fn unknown_key() {
     expect![[r#"
         error: `stage.sft`: unknown key `epcohs`
           --> study.toml:32:1
@@ -58,7 +58,7 @@ fn an_unknown_key() {
 }
 
 #[test]
-fn a_value_of_the_wrong_type() {
+fn value_of_wrong_type() {
     expect![[r#"
         error: `stage.sft.lr`: wrong type: string "fast", expected a number
           --> study.toml:34:10
@@ -73,7 +73,7 @@ fn a_value_of_the_wrong_type() {
 }
 
 #[test]
-fn a_stage_that_is_not_there() {
+fn undefined_stage() {
     expect![[r#"
         error: `stage.sft.model`: stage `frsh` is not defined
           --> study.toml:30:10
@@ -90,7 +90,7 @@ fn a_stage_that_is_not_there() {
 }
 
 #[test]
-fn a_cycle() {
+fn cycle() {
     expect![[r#"
         error: stages read each other in a circle: `mix -> more -> mix`
           --> study.toml:26:27
@@ -108,7 +108,7 @@ fn a_cycle() {
 }
 
 #[test]
-fn a_name_that_is_there_twice() {
+fn duplicate_key() {
     expect![[r#"
         error: `batch` is defined twice
           --> study.toml:34:1
@@ -120,7 +120,7 @@ fn a_name_that_is_there_twice() {
 }
 
 #[test]
-fn a_reference_to_the_wrong_kind_of_artifact() {
+fn reference_to_wrong_artifact_kind() {
     expect![[r#"
         error: `stage.sft.data`: `fresh` gives checkpoint; `data` needs rows
           --> study.toml:31:10
@@ -135,8 +135,8 @@ fn a_reference_to_the_wrong_kind_of_artifact() {
 }
 
 #[test]
-fn weights_that_are_negative_or_all_zero() {
-    let space = edited(
+fn negative_or_zero_weights() {
+    let project = edited(
         "sources.direct = { from = \"items\", as = \"direct\" }",
         "rows = 4\nsources.direct = { from = \"items\", as = \"direct\", weight = -1 }",
     );
@@ -150,8 +150,8 @@ fn weights_that_are_negative_or_all_zero() {
         27 | sources.direct = { from = "items", as = "direct", weight = -1 }
            |                                                            ^^
     "#]]
-    .assert_eq(&check(&space));
-    space.write("study.toml", space.read("study.toml").replace("weight = -1", "weight = 0"));
+    .assert_eq(&check(&project));
+    project.write("study.toml", project.read("study.toml").replace("weight = -1", "weight = 0"));
     expect![[r#"
         error: `stage.mix.sources`: all weights are 0
           --> study.toml:27:1
@@ -162,11 +162,11 @@ fn weights_that_are_negative_or_all_zero() {
         27 | sources.direct = { from = "items", as = "direct", weight = 0 }
            | ^^^^^^^
     "#]]
-    .assert_eq(&check(&space));
+    .assert_eq(&check(&project));
 }
 
 #[test]
-fn a_path_that_does_not_exist() {
+fn missing_path() {
     expect![[r#"
         error: `stage.items.path`: `data/trian.jsonl` does not exist
          --> study.toml:5:10
@@ -180,70 +180,73 @@ fn a_path_that_does_not_exist() {
 }
 
 #[test]
-fn all_mistakes_of_a_file_come_at_once() {
-    let space = edited("epochs = 2", "epcohs = 2");
-    space.write("study.toml", space.read("study.toml").replace("vocab     = 300", "vocab     = \"many\""));
-    let told = check(&space);
-    assert_eq!(told.matches("error: ").count(), 2, "{told}");
+fn all_errors_of_a_file_are_reported() {
+    let project = edited("epochs = 2", "epcohs = 2");
+    project.write("study.toml", project.read("study.toml").replace("vocab     = 300", "vocab     = \"many\""));
+    let printed = check(&project);
+    assert_eq!(printed.matches("error: ").count(), 2, "{printed}");
 }
 
 #[test]
-fn a_line_that_is_not_json() {
-    let space = study();
-    space.write("data/train.jsonl", space.read("data/train.jsonl").replacen("\"row-2\"", "\"row-2", 1));
+fn line_that_is_not_json() {
+    let project = study();
+    project.write("data/train.jsonl", project.read("data/train.jsonl").replacen("\"row-2\"", "\"row-2", 1));
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: not JSON: expected `,` or `}` (column 15)
             a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}
     "#]]
-    .assert_eq(&run(&space));
+    .assert_eq(&run(&project));
 }
 
 #[test]
-fn a_row_without_an_answer() {
-    let space = study();
-    space.write("data/train.jsonl", space.read("data/train.jsonl").replacen("\"value\":\"grey\"", "\"value\":\"\"", 1));
+fn row_without_answer() {
+    let project = study();
+    project.write(
+        "data/train.jsonl",
+        project.read("data/train.jsonl").replacen("\"value\":\"grey\"", "\"value\":\"\"", 1),
+    );
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: the row has no answer: `answer`, `answers` and the assistant's turn are empty
-    "#]].assert_eq(&run(&space));
+    "#]].assert_eq(&run(&project));
 }
 
 #[test]
-fn an_image_that_is_not_an_image() {
-    let space = study();
-    space.write("data/images/grey.png", "not a picture");
+fn file_that_is_not_an_image() {
+    let project = study();
+    project.write("data/images/grey.png", "not a picture");
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`: is neither PNG nor JPEG
     "#]]
-    .assert_eq(&run(&space));
+    .assert_eq(&run(&project));
 }
 
 #[test]
-fn an_image_that_is_cut_short() {
-    let space = study();
-    let bytes = fs::read(space.path("data/images/grey.png")).unwrap();
-    space.write("data/images/grey.png", &bytes[..bytes.len() / 2]);
+fn truncated_image() {
+    let project = study();
+    let bytes = fs::read(project.path("data/images/grey.png")).unwrap();
+    project.write("data/images/grey.png", &bytes[..bytes.len() / 2]);
     expect![[r#"
         error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`: cannot be decoded: unexpected end of file
     "#]]
-    .assert_eq(&run(&space));
+    .assert_eq(&run(&project));
 }
 
 #[test]
-fn more_rows_than_there_are() {
+fn more_rows_than_available() {
     expect![[r#"
         error: `mix` failed: source `direct` must give 10 rows but has 6; `replace = true` allows repeated rows
     "#]]
     .assert_eq(&run(&edited("as = \"direct\" }", "as = \"direct\", rows = 10 }")));
-    // Unless repetition is asked for.
-    let space = edited("as = \"direct\" }", "as = \"direct\", rows = 10, replace = true }");
-    space.ok(&["run", "study.toml"]);
+    // Allowed with `replace = true`.
+    let project = edited("as = \"direct\" }", "as = \"direct\", rows = 10, replace = true }");
+    project.ok(&["run", "study.toml"]);
 }
 
 #[test]
-fn a_checkpoint_that_does_not_fit() {
-    let space = Space::new();
-    space.with_experiment("reasoner.toml").with_experiment("smoke.toml");
-    space.write(
+fn incompatible_checkpoint() {
+    let project = Project::new();
+    project.with_experiment("reasoner.toml").with_experiment("smoke.toml");
+    project.write(
         "study.toml",
         r#"extends = "smoke.toml"
 
@@ -261,19 +264,19 @@ tokenizer = "letters"
 reference = "stranger"
 "#,
     );
-    let outcome = space.ablate(&["run", "study.toml", "dpo@seed=0"]);
+    let outcome = project.ablate(&["run", "study.toml", "dpo@seed=0"]);
     assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
-    let told: Vec<&str> = outcome.stderr.lines().filter(|line| line.starts_with("error")).collect();
+    let printed: Vec<&str> = outcome.stderr.lines().filter(|line| line.starts_with("error")).collect();
     expect![[r#"
         error: `dpo@seed=0` failed: `reference` and `policy` take different tokens: the reference has 300 tokens and 16 per image, the policy 421 and 16"#]]
-    .assert_eq(&told.join("\n"));
+    .assert_eq(&printed.join("\n"));
 }
 
 #[test]
-fn a_store_of_another_format() {
-    let space = study();
-    space.write("cache/FORMAT", "999\n");
-    let outcome = space.ablate(&["run", "study.toml"]);
+fn store_of_another_format() {
+    let project = study();
+    project.write("cache/FORMAT", "999\n");
+    let outcome = project.ablate(&["run", "study.toml"]);
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
         error: the store `[ROOT]/cache` has the format `999`, this program reads `ablate store 2`
@@ -283,11 +286,11 @@ fn a_store_of_another_format() {
 }
 
 #[test]
-fn a_store_that_cannot_be_written() {
-    let space = study();
-    // A file stands where the store should be: permissions do not bind the root user, this does.
-    space.write("cache", "in the way");
-    let outcome = space.ablate(&["run", "study.toml"]);
+fn file_instead_of_the_store() {
+    let project = study();
+    // A file at the store's path also stops the root user, whom permissions do not.
+    project.write("cache", "in the way");
+    let outcome = project.ablate(&["run", "study.toml"]);
     assert_eq!(outcome.code, Some(2));
     expect![[r#"
         error: cannot read the store `[ROOT]/cache`
@@ -297,26 +300,26 @@ fn a_store_that_cannot_be_written() {
 }
 
 #[test]
-fn a_teacher_that_cannot_be_reached() {
-    // A port that was free a moment ago, and that nobody listens on.
+fn unreachable_teacher() {
+    // A free port without a listener.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let space = edited(
+    let project = edited(
         "[stage.tokenizer]",
         &format!(
             "[stage.rationales]\nkind = \"distill\"\nitems = \"items\"\nteacher = {{ api = \"openai\", url = \
              \"http://127.0.0.1:{port}/v1\", model = \"gpt\", retries = 0, concurrency = 1 }}\n\n[stage.tokenizer]"
         ),
     );
-    let told = failure(&space, 1).replace(&port.to_string(), "[PORT]");
+    let printed = failure(&project, 1).replace(&port.to_string(), "[PORT]");
     expect![[r#"
         error: `rationales` failed: item `row-1`
           because the request failed after 1 attempt
           because cannot reach the endpoint at `http://127.0.0.1:[PORT]/v1/chat/completions`: io: Connection refused (os error 111)
-    "#]].assert_eq(&told);
+    "#]].assert_eq(&printed);
 }
 
 #[test]
-fn an_unknown_target() {
+fn unknown_target() {
     let outcome = study().ablate(&["run", "study.toml", "stf"]);
     assert_eq!(outcome.code, Some(2));
     expect![[r#"

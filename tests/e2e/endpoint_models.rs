@@ -1,0 +1,41 @@
+//! Evaluation of models behind an endpoint with different system prompts.
+
+use crate::default_experiment::ran;
+use crate::support::{Project, chat_response, endpoint};
+
+#[test]
+fn list_of_models_may_contain_endpoints() {
+    let project = Project::new();
+    let (url, thread) = endpoint(6, |_| chat_response("2"));
+    let remote = |name: &str, system: &str| {
+        format!(r#"{{ name = "{name}", api = "openai", url = "{url}", model = "m", system = "{system}" }}"#)
+    };
+    project.write(
+        "study.toml",
+        format!(
+            r#"
+[stage.questions]
+kind = "items"
+synthetic = {{ datasets = ["count"], split = "test", count = 3 }}
+
+[stage.score]
+kind = "eval"
+benchmark = "questions"
+prompt = "direct"
+model = [{}, {}]
+"#,
+            remote("lax", "Answer."),
+            remote("strict", "One number.")
+        ),
+    );
+    let run = project.ok(&["run", "study.toml", "--json"]);
+    let mut names = ran(&run.stdout);
+    names.sort();
+    assert_eq!(names, ["questions", "score@model=lax", "score@model=strict"]);
+    let requests = thread.join().unwrap();
+    let mut systems: Vec<&str> = requests.iter().map(|body| body["messages"][0]["content"].as_str().unwrap()).collect();
+    systems.sort_unstable();
+    assert_eq!(systems, ["Answer.", "Answer.", "Answer.", "One number.", "One number.", "One number."]);
+    assert_eq!(project.read("out/study/score@model=strict/scores.jsonl").lines().count(), 3);
+    assert_eq!(ran(&project.ok(&["run", "study.toml", "--json"]).stdout), Vec::<String>::new());
+}
