@@ -2,7 +2,7 @@
 //! that an evaluation can report which items occur in the training data.
 //!
 //! ```text
-//! image <first 32 hex digits of the hash of the read_image file>
+//! image <first 32 hex digits of the hash of the encoded file>
 //! question <first 32 hex digits of the hash of "<32 digits of the image, or empty>\n<question>">
 //! ```
 //!
@@ -19,7 +19,7 @@ use rayon::prelude::*;
 use super::records::{Item, Overlap, Pair, Row};
 use ablate_core::base::{Hash, files};
 
-/// Reads the read_image file of an image key.
+/// Reads the encoded file of an image key.
 pub type ReadImage<'a> = dyn Fn(&str) -> Result<Vec<u8>> + Sync + 'a;
 
 /// Name of the index file in a checkpoint folder.

@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn an_image_placeholder_needs_an_image() {
-        let asked = [
+        let cases = [
             ("<image>\nHow many?", true),
             ("How many?\n<image>", true),
             ("How many?", true),
@@ -242,7 +242,7 @@ mod tests {
             ("<image>How many?", false),
             ("<image><image>", true),
         ];
-        let parsed: Vec<String> = asked.iter().map(|(text, has)| format!("{:?}", parse_question(text, *has))).collect();
+        let parsed: Vec<String> = cases.iter().map(|(text, has)| format!("{:?}", parse_question(text, *has))).collect();
         expect_test::expect![[r#"
             Ok("How many?")
             Ok("How many?")

@@ -138,7 +138,7 @@ fn item(
     let mut wrong = Vec::new();
     let (question, response) = match human_and_gpt(&row.conversations) {
         Ok((human, response)) => (
-            question(&row, human).and_then(|asked| options.strip_instruction(asked)),
+            question(&row, human).and_then(|question| options.strip_instruction(question)),
             external_rows::parse_text(response, "gpt"),
         ),
         Err(what) => (Err(what), Ok(String::new())),
@@ -194,13 +194,15 @@ fn item(
 /// The question of a row: `question`, or else the human's turn. Both are parsed, so that a placeholder in either is
 /// found.
 fn question(row: &LlavaRow, human: &str) -> Result<String, String> {
-    let asked = external_rows::parse_question(human, row.image.is_some())?;
+    let question = external_rows::parse_question(human, row.image.is_some())?;
     match &row.question {
-        None if asked.is_empty() => Err("the human's turn has no question".to_string()),
-        None => Ok(asked),
+        None if question.is_empty() => Err("the human's turn has no question".to_string()),
+        None => Ok(question),
         Some(key) => match external_rows::parse_question(key, row.image.is_some())? {
-            asked if asked.is_empty() => Err("`question` is empty: remove the key or write a question".to_string()),
-            asked => Ok(asked),
+            question if question.is_empty() => {
+                Err("`question` is empty: remove the key or write a question".to_string())
+            }
+            question => Ok(question),
         },
     }
 }

@@ -246,11 +246,11 @@ fn check_repetition(
     if count > available && !repeats {
         bail!("{of} must give {count} rows but has {available}; `replace = true` allows repeated rows");
     }
-    if let Some(most) = max_epochs
-        && count as f64 > most * available as f64
+    if let Some(max) = max_epochs
+        && count as f64 > max * available as f64
     {
         let epochs = count as f64 / available as f64;
-        bail!("{of} would be repeated {epochs:.2} times ({count} rows of {available}): `max_epochs` = {most}");
+        bail!("{of} would be repeated {epochs:.2} times ({count} rows of {available}): `max_epochs` = {max}");
     }
     Ok(())
 }

@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn strategies_pick_different_responses() {
         // 5 has 2 votes, 4 and 3 have 3 each: the tie goes to 4, which occurs first. 5 has the highest log-ratio.
-        // Sigmoid: 5 has 0.88 + 0.27 = 1.15, 4 has 3 x 0.5 = 1.5, 3 has 0.62 + 0.62 + 0.38 = 1.62; 3's first is heaviest.
+        // Sigmoid: 5 has 0.88 + 0.27 = 1.15, 4 has 3 x 0.5 = 1.5, 3 has 0.62 + 0.62 + 0.38 = 1.62. The first 3 weighs most.
         // Exp: 5 has 7.39 + 0.37 = 7.76, 4 has 3, 3 has 1.65 + 1.65 + 0.61 = 3.91.
         let answers = ["5", "4", "3", "4", "3", "4", "3", "5"];
         let ratios = [2.0, 0.0, 0.5, 0.0, 0.5, 0.0, -0.5, -1.0];

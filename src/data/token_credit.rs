@@ -141,9 +141,9 @@ mod tests {
         let empty = wrong(&[]);
         assert_eq!([&early, &late, &cut, &empty].map(lowest), [Some(1), Some(2), Some(0), None]);
         assert_eq!([&early, &late, &cut, &empty].map(reasoning), [4, 1, 2, 0]);
-        let mut asked = credited_item(&["3"], &[1.0]);
-        asked.responses.extend([early, late, cut, empty]);
-        let stats = CreditStats::of(&[asked]);
+        let mut item = credited_item(&["3"], &[1.0]);
+        item.responses.extend([early, late, cut, empty]);
+        let stats = CreditStats::of(&[item]);
         // (1/4 + 2/2 + 0/1) / 3, 2 of 3, and (4/5 + 1/3 + 1) / 3.
         assert!((stats.lowest_place.unwrap() - 1.25 / 3.0).abs() < 1e-12);
         assert!((stats.lowest_in_reasoning.unwrap() - 2.0 / 3.0).abs() < 1e-12);

@@ -413,15 +413,15 @@ mod tests {
 
     #[test]
     fn a_row_is_truncated_at_the_end() {
-        let truncated = |most| chat(most).truncate_row(&row(Some("key"))).unwrap();
+        let truncated = |max| chat(max).truncate_row(&row(Some("key"))).unwrap();
         let truncated_to_8 = truncated(8).unwrap();
         assert_eq!(truncated_to_8.tokens, [2, 1, 1, 1, 6, 3, 6, 5]);
         assert_eq!(truncated_to_8.loss, [false, false, false, false, false, false, true, true]);
         assert_eq!(truncated(9).unwrap(), chat(9).encode_row(&row(Some("key"))).unwrap());
         // The prompt has six tokens, three of them image tokens.
         assert_eq!(truncated(7).unwrap().tokens, [2, 1, 1, 1, 6, 3, 6]);
-        for most in 0..7 {
-            assert_eq!(truncated(most), None, "{most}");
+        for max in 0..7 {
+            assert_eq!(truncated(max), None, "{max}");
         }
     }
 
@@ -438,8 +438,8 @@ mod tests {
             rejected_truncated: false,
             question: None,
         };
-        let truncated = |most| {
-            let pair = chat(most).truncate_pair(&pair).unwrap();
+        let truncated = |max| {
+            let pair = chat(max).truncate_pair(&pair).unwrap();
             pair.map(|pair| (pair.chosen.tokens, pair.rejected.tokens))
         };
         assert_eq!(truncated(6), Some((vec![2, 6, 3, 6, 5, 5], vec![2, 6, 3, 6, 5, 4])));
@@ -449,8 +449,8 @@ mod tests {
     #[test]
     fn a_prompt_is_truncated_at_the_beginning() {
         let whole = "ab c c c";
-        let truncated = |most, room| {
-            let truncated = chat(most).truncate_prompt("1", whole, Some("key"), room).unwrap();
+        let truncated = |max, room| {
+            let truncated = chat(max).truncate_prompt("1", whole, Some("key"), room).unwrap();
             truncated.map(|(text, prompt)| (text, prompt.tokens))
         };
         // All of it: `<|user|>`, three tokens of the image, four of the text, `<|assistant|>`.

@@ -1,4 +1,4 @@
-"""Writes `jpeg/`: small pictures in the ways that JPEGs are encoded, for `src/data/jpeg_tests.rs`.
+"""Writes `jpeg/`: small images in every JPEG encoding, for `src/data/tests/jpeg.rs`.
 
     python3 tests/golden/make_jpegs.py
 """

@@ -4,7 +4,7 @@
 //! | answer type | rule | after |
 //! |---|---|---|
 //! | letter | the only option that the answer names, by letter or by text (`letters.rs`) | A-OKVQA, AI2D, ScienceQA |
-//! | number | the only number in it, within 5 % of the gold number; if the gold answer is not a number, equal text (`numbers.rs`) | ChartQA |
+//! | number | the only number in it, within 5 % of the gold number (`numbers.rs`) | ChartQA |
 //! | text | equal after normalization (`text.rs`) | |
 //! | anls | 1 - edit distance / longer length, 0 below 0.5 | DocVQA, InfoVQA |
 //! | vqa | soft accuracy over the annotators' answers (`vqa.rs`) | TextVQA |

@@ -35,7 +35,7 @@ pub(super) fn contains(gold: &str, answer: &str) -> bool {
     !gold.is_empty() && candidates(answer).iter().any(|candidate| spaced(candidate).contains(&gold))
 }
 
-/// Average normalised Levenshtein similarity, in characters, case and outer space ignored.
+/// Average normalized Levenshtein similarity, in characters, case and outer space ignored.
 pub(super) fn anls(gold: &str, answer: &str) -> f64 {
     let gold = spaced(&normalize_unicode(gold));
     candidates(answer).iter().map(|candidate| similarity(&gold, &spaced(candidate))).fold(0.0, f64::max)

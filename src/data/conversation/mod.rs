@@ -31,7 +31,7 @@ use hub_tokenizer::{HubTokenizer, Sentinels};
 use template::PROBE;
 use thinking::ThinkingBlock;
 
-/// A placeholder for a thought when a template is with_probe.
+/// A placeholder for a thought when a template is probed.
 const THOUGHT_PROBE: &str = "\u{F0003}";
 
 /// The conversation format of a folder.
@@ -122,7 +122,7 @@ impl Conversation {
 
         let bos = named.get("bos_token").cloned();
         let TemplateFormat { template, user, assistant, block } =
-            TemplateFormat::of(&template, named, image.is_some())?;
+            TemplateFormat::probe(&template, named, image.is_some())?;
         let image = match image {
             Some(image) if user == Format::Parts => {
                 let part = template.render(&[Message::with_image(Role::User, PROBE)], true)?.contains(&image.name);
@@ -153,7 +153,7 @@ impl Conversation {
         hub_files::check_tokenizer(folder)?;
         let hub_files::Special { named, image, .. } = hub_files::special(folder)?;
         if !template_given {
-            TemplateFormat::of(&hub_files::template(folder, image.is_some())?, named, image.is_some())?;
+            TemplateFormat::probe(&hub_files::template(folder, image.is_some())?, named, image.is_some())?;
         }
         Ok(generation_config::read(folder)?.unknown)
     }
@@ -198,10 +198,10 @@ impl Conversation {
 
     /// The ids of a prompt and of its response. A truncated response has no stop token.
     pub fn sequence(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<(Vec<u32>, Vec<u32>)> {
-        let turns = self.turns(image, prompt, response, truncated)?;
-        let prompt = self.prompt_ids(&turns.prompt, turns.sentinels, image)?;
-        let mut target = self.target(&turns, &prompt)?.ids;
-        if turns.append_eos {
+        let chat = self.render_chat(image, prompt, response, truncated)?;
+        let prompt = self.prompt_ids(&chat.prompt, chat.sentinels, image)?;
+        let mut target = self.target(&chat, &prompt)?.ids;
+        if chat.append_eos {
             target.push(self.eos.0);
         }
         if let Some(image) = self.image.as_ref().filter(|image| target.contains(&image.id)) {
@@ -212,16 +212,16 @@ impl Conversation {
 
     /// The text of each target id of [`Conversation::sequence`].
     pub fn pieces(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<Vec<String>> {
-        let turns = self.turns(image, prompt, response, truncated)?;
-        let prompt = self.prompt_ids(&turns.prompt, turns.sentinels, image)?;
-        let Target { ids, separate } = self.target(&turns, &prompt)?;
+        let chat = self.render_chat(image, prompt, response, truncated)?;
+        let prompt = self.prompt_ids(&chat.prompt, chat.sentinels, image)?;
+        let Target { ids, separate } = self.target(&chat, &prompt)?;
         let mut pieces = if separate {
-            self.hub_tokenizer.pieces(&turns.whole[turns.prompt.len()..], turns.sentinels, true)?
+            self.hub_tokenizer.pieces(&chat.whole[chat.prompt.len()..], chat.sentinels, true)?
         } else {
-            let pieces = self.hub_tokenizer.pieces(&turns.whole, turns.sentinels, false)?;
+            let pieces = self.hub_tokenizer.pieces(&chat.whole, chat.sentinels, false)?;
             pieces[pieces.len() - ids.len()..].to_vec()
         };
-        if turns.append_eos {
+        if chat.append_eos {
             pieces.push(self.eos.1.clone());
         }
         Ok(pieces)
@@ -237,7 +237,7 @@ impl Conversation {
         })
     }
 
-    fn turns(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<RenderedChat> {
+    fn render_chat(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<RenderedChat> {
         let sentinels = Sentinels::not_in(&[prompt, response])?;
         let user = self.user(image, prompt, sentinels)?;
         let answered = |text: &str| {
@@ -290,15 +290,15 @@ impl Conversation {
         self.hub_tokenizer.prefix_ids()
     }
 
-    fn target(&self, turns: &RenderedChat, prompt: &[u32]) -> Result<Target> {
-        let opening = self.prefix_ids(&turns.prompt)?.len();
-        let whole = self.hub_tokenizer.ids(&turns.whole, turns.sentinels, false)?;
+    fn target(&self, chat: &RenderedChat, prompt: &[u32]) -> Result<Target> {
+        let opening = self.prefix_ids(&chat.prompt)?.len();
+        let whole = self.hub_tokenizer.ids(&chat.whole, chat.sentinels, false)?;
         if let Some(ids) = whole.strip_prefix(&prompt[opening..]) {
             return Ok(Target { ids: ids.to_vec(), separate: false });
         }
         // A token of the whole chat spans the border. Generation continues the prompt's own tokens, so training encodes
         // the target separately.
-        let ids = self.hub_tokenizer.ids(&turns.whole[turns.prompt.len()..], turns.sentinels, true)?;
+        let ids = self.hub_tokenizer.ids(&chat.whole[chat.prompt.len()..], chat.sentinels, true)?;
         Ok(Target { ids, separate: true })
     }
 }
@@ -306,13 +306,13 @@ impl Conversation {
 /// The content formats and thinking blocks of a template, found by probing.
 struct TemplateFormat {
     template: ChatTemplate,
-    pub(crate) user: Format,
-    pub(crate) assistant: Format,
-    pub(crate) block: Option<ThinkingBlock>,
+    user: Format,
+    assistant: Format,
+    block: Option<ThinkingBlock>,
 }
 
 impl TemplateFormat {
-    fn of(file: &hub_files::Template, named: BTreeMap<String, String>, images: bool) -> Result<TemplateFormat> {
+    fn probe(file: &hub_files::Template, named: BTreeMap<String, String>, images: bool) -> Result<TemplateFormat> {
         let template = ChatTemplate::new(&file.text, &file.origin, named)?;
         let preferred = if images { Format::Parts } else { Format::Text };
         let turn = |role: Role| move |format: Format| Message::new(role, PROBE, format);
@@ -335,21 +335,21 @@ fn find_thinking_block(
     user: Format,
     assistant: Format,
 ) -> Result<Option<ThinkingBlock>> {
-    let asked = Message::new(Role::User, "a", user);
+    let question = Message::new(Role::User, "a", user);
     let answered = |text: &str| {
-        let chat = [asked.clone(), Message::new(Role::Assistant, text, assistant)];
+        let chat = [question.clone(), Message::new(Role::Assistant, text, assistant)];
         template.render(&chat, false)
     };
-    let prompt = template.render(std::slice::from_ref(&asked), true)?;
+    let prompt = template.render(std::slice::from_ref(&question), true)?;
     let given = answered(PROBE)?;
     let lead = given.split(PROBE).next().unwrap_or_default();
-    let drops = |open: &str, append_eos: &str| {
-        let thought = answered(&format!("{open}\n{THOUGHT_PROBE}\n{append_eos}\n\n{PROBE}"));
+    let drops = |open: &str, close: &str| {
+        let thought = answered(&format!("{open}\n{THOUGHT_PROBE}\n{close}\n\n{PROBE}"));
         thought.is_ok_and(|thought| !thought.contains(THOUGHT_PROBE) && thought.contains(PROBE))
     };
     let block = ThinkingBlock::find(&prompt, lead, source, drops);
     let opened = lead.strip_prefix(&*prompt).map(str::trim);
-    if block.is_none() && opened != Some("") && template.render(&[asked], false)? == prompt {
+    if block.is_none() && opened != Some("") && template.render(&[question], false)? == prompt {
         let missing = opened.map_or_else(|| lead.to_string(), str::to_string);
         bail!(
             "the chat template of {} ignores `add_generation_prompt`: it writes {missing:?} before an answer, but a prompt \

@@ -4,8 +4,8 @@
 //! ```text
 //! prompt: ...assistant\n              answered: ...assistant\n<think>\n\n</think>\n\nanswer   empty block (Qwen3)
 //! prompt: ...assistant\n<think>\n     answered: ...assistant\n<think>\n\n</think>\n\nanswer   opened by the prompt
-//! prompt: ...assistant\n<think>\n     answered: ...assistant\nanswer                          opened by the prompt, dropped later
-//! prompt: ...assistant\n              answered: ...assistant\nanswer                          dropped only (DeepSeek)
+//! prompt: ...assistant\n<think>\n     answered: ...assistant\nanswer     opened by the prompt, dropped later
+//! prompt: ...assistant\n              answered: ...assistant\nanswer     dropped only (DeepSeek)
 //! ```
 
 /// The markers of a template's thinking blocks.

@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
     /// Reads the blocks of a scan. `parts` are components with their tables.
     fn blocks(&mut self, bits: &mut BitReader, parts: &[(usize, usize, usize)], band: &Band) -> Result<(), String> {
         let frame = &self.frame;
-        // A scan of a single component has no padding to whole mcus.
+        // A scan of a single component has no padding to whole units.
         let alone = parts.len() == 1;
         let (across, down) = if alone { frame.component_blocks(parts[0].0) } else { frame.mcus() };
         let height = frame.height;
@@ -255,7 +255,7 @@ impl Frame {
         Ok(Some(frame))
     }
 
-    /// Minimum coded mcus per row and column, for a scan of several components.
+    /// Minimum coded units per row and column, for a scan of several components.
     fn mcus(&self) -> (usize, usize) {
         (self.width.div_ceil(8 * self.columns), self.height.div_ceil(8 * self.rows))
     }

@@ -1,6 +1,7 @@
 //! Images: packs of encoded files, decoding, and the pixel values that a vision tower takes.
 //!
-//! An *image* is an encoded file or a decoded raster. *Pixel values* are the floats that [`ImageProcessor`] makes of it.
+//! An *image* is an encoded file or a decoded raster. *Pixel values* are the floats that [`ImageProcessor`]
+//! computes from it.
 
 mod anyres;
 pub mod decode;

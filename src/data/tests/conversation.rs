@@ -63,6 +63,13 @@ impl Folder {
         Conversation::read(self.write().path())
     }
 
+    /// The folder `chatml` with another template.
+    fn with_template(template: &str) -> Folder {
+        let mut folder = Folder::named("chatml");
+        folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
+        folder
+    }
+
     /// The error after setting a key of a file.
     fn error_with(mut self, file: &str, key: &str, value: Value) -> String {
         self.files.get_mut(file).unwrap()[key] = value;
@@ -247,9 +254,7 @@ fn a_folder_without_a_template_can_be_given_one() {
 #[test]
 fn a_template_that_repeats_a_response_is_an_error() {
     let error = |template: &str| {
-        let mut folder = Folder::named("chatml");
-        folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
-        let conversation = folder.read().unwrap();
+        let conversation = Folder::with_template(template).read().unwrap();
         format!("{:#}", conversation.sequence(false, "a", "b", false).unwrap_err())
     };
     let twice = "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}";
@@ -259,11 +264,9 @@ fn a_template_that_repeats_a_response_is_an_error() {
 #[test]
 fn training_uses_the_opening_of_generation() {
     // As in LLaVA's templates for Qwen2: a line break before a generated answer, a space before a given one.
-    let mut folder = Folder::named("chatml");
     let template = "{% for m in messages %}{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}\
                     {% if add_generation_prompt %}assistant\n{% endif %}";
-    folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
-    let conversation = folder.read().unwrap();
+    let conversation = Folder::with_template(template).read().unwrap();
     let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
     assert_eq!(prompt, conversation.prompt(false, "a").unwrap());
     let text = |ids: &[u32]| conversation.tokenizer().decode(ids).unwrap();
@@ -286,11 +289,7 @@ fn a_thinking_block_is_not_part_of_the_answer() {
     let plain = Folder::named("chatml").read().unwrap();
     assert_eq!(plain.thinking(whole), 0);
 
-    let with = |template: &str| {
-        let mut folder = Folder::named("chatml");
-        folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
-        folder.read()
-    };
+    let with = |template: &str| Folder::with_template(template).read();
     // As in DeepSeek-R1: the prompt opens a block, and the blocks of given answers are removed.
     let opened = with(
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}\
@@ -306,11 +305,7 @@ fn a_thinking_block_is_not_part_of_the_answer() {
 
 #[test]
 fn ignoring_add_generation_prompt_is_an_error() {
-    let with = |template: &str| {
-        let mut folder = Folder::named("chatml");
-        folder.files.get_mut("tokenizer_config.json").unwrap()["chat_template"] = json!(template);
-        folder.read().map(|_| ()).map_err(|error| error.to_string())
-    };
+    let with = |template: &str| Folder::with_template(template).read().map(|_| ()).map_err(|error| error.to_string());
     let error =
         with("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}").unwrap_err();
     assert!(

@@ -174,24 +174,24 @@ fn question_key_and_human_turn_are_read_alike() {
             "conversations": [{{"from": "human", "value": "{human}"}}]}}]"#
         )
     };
-    let asked = |question: &str, human: &str, image: &str| {
+    let imported = |question: &str, human: &str, image: &str| {
         let rows = read_text("a.json", &row(question, human, image));
         rows.map(|rows| rows[0].item.question.clone())
             .map_err(|error| error.lines().next().unwrap_or_default().to_string())
     };
     let image = r#""image": "a.png","#;
-    assert_eq!(asked(r#""<image>\nHow many? ""#, "<image>", image).unwrap(), "How many?");
-    assert_eq!(asked("null", "<image> How many?", image).unwrap(), "How many?");
-    assert_eq!(asked(r#""Is \\<image> a tag?""#, "x", "").unwrap(), "Is <image> a tag?");
+    assert_eq!(imported(r#""<image>\nHow many? ""#, "<image>", image).unwrap(), "How many?");
+    assert_eq!(imported("null", "<image> How many?", image).unwrap(), "How many?");
+    assert_eq!(imported(r#""Is \\<image> a tag?""#, "x", "").unwrap(), "Is <image> a tag?");
     let error = "a.json: element 1 (id `1`): `question` is empty: remove the key or write a question";
-    assert_eq!(asked(r#"" <image> ""#, "<image>How many?", image).unwrap_err(), error);
-    assert_eq!(asked(r#""""#, "How many?", "").unwrap_err(), error);
+    assert_eq!(imported(r#"" <image> ""#, "<image>How many?", image).unwrap_err(), error);
+    assert_eq!(imported(r#""""#, "How many?", "").unwrap_err(), error);
     let error = "a.json: element 1 (id `1`): the question has `<image>`, but the row has no `image`; for the literal \
                  text write `\\<image>` (in JSON `\\\\<image>`)";
-    assert_eq!(asked(r#""<image>How many?""#, "x", "").unwrap_err(), error);
-    assert_eq!(asked(r#""How many?""#, "<image>x", r#""image": null,"#).unwrap_err(), error);
+    assert_eq!(imported(r#""<image>How many?""#, "x", "").unwrap_err(), error);
+    assert_eq!(imported(r#""How many?""#, "<image>x", r#""image": null,"#).unwrap_err(), error);
     assert_eq!(
-        asked(r#""How many?""#, "x", r#""images": ["a.png"],"#).unwrap_err(),
+        imported(r#""How many?""#, "x", r#""images": ["a.png"],"#).unwrap_err(),
         "a.json: element 1 (id `1`): `images` is not supported: a row has at most one image, with its path in `image`"
     );
 }

@@ -83,7 +83,7 @@ impl Case {
         Ok(Case { folder, conversation, expected })
     }
 
-    /// The ids of `strings.json`, which stand under the name of a tokenizer file with the bytes of this folder's.
+    /// The ids of `strings.json`, under the name of the tokenizer file that equals the folder's.
     fn strings(&self) -> Vec<Result<()>> {
         let hub = self.folder.parent().unwrap();
         let strings: BTreeMap<String, Value> = files::read_json(&hub.join("strings.json")).unwrap();
