@@ -3,10 +3,10 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 
 #[cfg(feature = "cuda")]
 use super::cuda;
+pub use super::gpu_survey::{Driver, Gpu, Survey};
 
 /// A device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,41 +102,6 @@ impl Device {
 /// Formats a list of devices: `cuda:0,cuda:1`.
 pub fn listed(devices: &[Device]) -> String {
     devices.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// The output of `ablate doctor` about GPUs.
-#[derive(Debug, Serialize)]
-pub struct Survey {
-    /// Whether this build supports GPUs.
-    pub cuda: bool,
-    /// Whether the CPU has AVX2 and FMA, for which the fast kernels are compiled.
-    pub avx2: bool,
-    pub driver: Option<Driver>,
-    /// The cuBLAS library, if there is a GPU.
-    pub cublas: Option<String>,
-    pub gpus: Vec<Gpu>,
-    /// The reason why no GPU can be used.
-    pub missing: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Driver {
-    pub library: String,
-    /// The latest CUDA version that the driver supports.
-    pub cuda: String,
-}
-
-#[derive(Debug, Serialize)]
-pub struct Gpu {
-    /// The number in `cuda:0`.
-    pub ordinal: usize,
-    pub name: String,
-    /// Compute capability, as in `9.0`.
-    pub capability: String,
-    /// Bytes.
-    pub memory: u64,
-    /// Free bytes, if the driver reports them.
-    pub free: Option<u64>,
 }
 
 /// The GPUs, or the reason why there is none.

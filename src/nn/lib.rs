@@ -39,6 +39,7 @@ mod cuda;
 pub(crate) mod device_error;
 pub(crate) mod dfdx;
 pub(crate) mod flops;
+mod gpu_survey;
 pub(crate) mod gradients;
 pub(crate) mod kernels;
 pub(crate) mod layers;

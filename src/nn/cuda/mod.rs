@@ -19,8 +19,8 @@ use cudarc::driver::sys::{
 };
 use dfdx::prelude::Cuda;
 
-use super::device::{Driver, Gpu, Survey};
 use super::device_error::device_error;
+use super::gpu_survey::{Driver, Gpu, Survey};
 use super::kernels::simd::has_fma;
 use libraries::Library;
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result};
 
-use super::generate::{Generated, Request, Response};
+use super::request::{Generated, Request, Response};
 use crate::auto_batch::AutoBatch;
 use crate::device_error::catch_out_of_memory;
 use crate::dfdx::decoder::{BatchDecoder, batch_decoder};

@@ -1,6 +1,6 @@
 //! Inference: sampling responses to prompts, and log-probabilities of given responses.
 //!
-//! In reading order: [`generate`](generate()) (configuration and distribution of work), `sample` (from logits to a token),
+//! In reading order: `request` (configuration and responses), [`generate`](generate()) (distribution of work), `sample` (from logits to a token),
 //! `cpu` (packed weights, a key/value cache per sequence), `gpu` (groups of prompts), `reference` (no cache, for tests),
 //! [`score`].
 
@@ -11,10 +11,12 @@ mod cpu;
 mod gpu;
 #[cfg(test)]
 pub(crate) mod reference;
+mod request;
 mod sample;
 
 #[cfg(test)]
 mod tests;
 
-pub use generate::{GenerateConfig, Generated, Watch, generate};
+pub use generate::generate;
+pub use request::{GenerateConfig, Generated, Watch};
 pub use score::log_probs;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::generate::{GenerateConfig, Generated, Request, Response};
+use super::request::{GenerateConfig, Generated, Request, Response};
 use crate::session::Session;
 use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 
 use super::cpu::{CpuDecoder, Weights};
-use super::generate::Request;
+use super::request::Request;
 use super::{GenerateConfig, Generated, generate, gpu, log_probs, reference};
 use crate::device_error::device_error;
 use crate::dfdx::decoder::{BatchDecoder, batch_decoder};

@@ -1,0 +1,124 @@
+//! The prompts to sample, the configuration of sampling, and responses.
+
+use std::collections::BTreeSet;
+
+use rand_chacha::ChaCha8Rng;
+
+use super::sample::{Sampling, penalize, sample};
+use crate::{Checkpoint, PixelSource};
+use ablate_core::base::Seed;
+use ablate_data::records::FinishReason;
+use ablate_data::tokens::TokenPrompt;
+
+/// The configuration of sampling.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateConfig {
+    /// 0: always the most likely token.
+    pub temperature: f64,
+    /// Sample from the `top_k` most likely tokens; 0: all.
+    pub top_k: usize,
+    /// Sample from the fewest most likely tokens whose total probability reaches this value; 1: all.
+    pub top_p: f64,
+    /// Longest response in tokens, with the stop token.
+    pub max_tokens: usize,
+    /// Responses per prompt.
+    pub samples: usize,
+    /// Tokens that end a response.
+    pub stop: Vec<u32>,
+    /// Divides the positive logits of tokens that occur in the prompt or the response, and multiplies the negative ones (Keskar
+    /// et al. 2019); 1 changes nothing.
+    pub repetition_penalty: f64,
+    /// Largest number of sequences per thread that are computed together. It does not change the results.
+    pub batch: usize,
+}
+
+impl GenerateConfig {
+    /// Whether there is a repetition penalty.
+    fn penalizes(&self) -> bool {
+        (self.repetition_penalty - 1.0).abs() > 0.0
+    }
+}
+
+/// One response.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generated {
+    /// Without the stop token, but with the tokens for which `watch` ended the response.
+    pub tokens: Vec<u32>,
+    pub finish: FinishReason,
+    /// Number of generated tokens, with the stop token.
+    pub count: u32,
+}
+
+/// Called with prompt, sample and the tokens so far after each token; true ends the response.
+pub type Watch<'a> = dyn Fn(usize, usize, &[u32]) -> bool + Sync + 'a;
+
+/// The arguments of [`generate`](super::generate()).
+pub(super) struct Request<'a> {
+    pub(super) model: &'a Checkpoint,
+    pub(super) prompts: &'a [TokenPrompt],
+    pub(super) images: &'a dyn PixelSource,
+    pub(super) config: &'a GenerateConfig,
+    pub(super) seed: Seed,
+    pub(super) watch: &'a Watch<'a>,
+}
+
+impl Request<'_> {
+    /// The number of distinct responses to a prompt: greedy ones are all equal.
+    pub(super) fn distinct(&self) -> usize {
+        if self.config.temperature > 0.0 { self.config.samples } else { 1 }
+    }
+
+    /// An empty response.
+    pub(super) fn begin(&self, prompt: usize, sample: usize) -> Response {
+        let TokenPrompt { key, tokens, .. } = &self.prompts[prompt];
+        let used = if self.config.penalizes() { tokens.iter().copied().collect() } else { BTreeSet::new() };
+        Response { sample, tokens: Vec::new(), used, generator: self.seed.stream(&format!("{key}#{sample}")) }
+    }
+
+    /// Samples the next token of a response. Returns the response if it ends.
+    pub(super) fn extend(&self, prompt: usize, response: &mut Response, logits: &mut [f32]) -> Option<Generated> {
+        let GenerateConfig { temperature, top_k, top_p, max_tokens, ref stop, repetition_penalty, .. } = *self.config;
+        penalize(logits, &response.used, repetition_penalty);
+        if let Some(vision) = &self.model.architecture.vision {
+            logits[vision.image_token as usize] = f32::NEG_INFINITY;
+        }
+        let token = sample(Sampling { temperature, top_k, top_p }, logits, &mut response.generator);
+        let count = response.tokens.len() as u32 + 1;
+        if stop.contains(&token) {
+            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
+        }
+        response.tokens.push(token);
+        if self.config.penalizes() {
+            response.used.insert(token);
+        }
+        if (self.watch)(prompt, response.sample, &response.tokens) {
+            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
+        }
+        let positions = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
+        if response.tokens.len() >= max_tokens.min(positions) {
+            return Some(Generated {
+                tokens: std::mem::take(&mut response.tokens),
+                finish: FinishReason::Length,
+                count,
+            });
+        }
+        None
+    }
+
+    /// All responses to a prompt, from the distinct ones.
+    pub(super) fn complete(&self, mut responses: Vec<Generated>) -> Vec<Generated> {
+        while responses.len() < self.config.samples {
+            responses.push(responses[0].clone());
+        }
+        responses
+    }
+}
+
+/// An unfinished response.
+pub(super) struct Response {
+    sample: usize,
+    pub(super) tokens: Vec<u32>,
+    /// The tokens of the prompt and the response, if there is a repetition penalty.
+    used: BTreeSet<u32>,
+    generator: ChaCha8Rng,
+}
