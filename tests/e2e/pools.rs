@@ -114,7 +114,7 @@ fn failed_links_are_only_a_warning() {
     let expected =
         "warning: the results are in the store, but the links to them cannot be written: `it`: cannot link `";
     assert!(lines[0].starts_with(expected) && lines[0].contains("out/study/it/out.txt`"), "{lines:?}");
-    assert_eq!(lines[1], "help: name a folder that can be written with `--out`");
+    assert_eq!(lines[1], "help: choose a writable folder with `--out`");
     assert_eq!(project.read("out"), "a file of mine");
     project.ok(&["run", "study.toml", "--out", "elsewhere"]);
     assert_eq!(project.read("elsewhere/study/it/out.txt"), "x\n");
