@@ -89,7 +89,7 @@ fn unanswered_items_are_counted() {
     let (url, thread) = endpoint(vec![empty(), empty(), cut, json!([choice("2", "stop")])]);
     let model = json!({ "api": "openai", "url": url, "model": "m", "concurrency": 1, "retries": 0 });
     let summary =
-        runner.run("score", "eval", &json!({ "model": model, "runnermark": "items", "prompt": "direct" })).unwrap();
+        runner.run("score", "eval", &json!({ "model": model, "benchmark": "items", "prompt": "direct" })).unwrap();
     thread.join().unwrap();
     assert_eq!(summary.0["unanswered"], 1);
     let scores: Vec<Score> = runner.read("score/scores.jsonl");

@@ -27,8 +27,8 @@ fn sft_and_dpo_train_a_model() {
         files::read_bytes(&data.path("tokenizer").join(FILE)).unwrap()
     );
 
-    let table = json!({ "model": "sft", "runnermark": "items", "max_tokens": 4 });
-    let inputs = [("model", "sft/model"), ("runnermark", "items.jsonl")];
+    let table = json!({ "model": "sft", "benchmark": "items", "max_tokens": 4 });
+    let inputs = [("model", "sft/model"), ("benchmark", "items.jsonl")];
     let summary = data.run("eval", &eval::KIND, &table, &inputs);
     assert_eq!((&summary.0["accuracy"], &summary.0["compliance"]), (&json!(1.0), &json!(1.0)));
     let scores: Vec<Score> = read(&data.path("eval/scores.jsonl"));
@@ -60,8 +60,8 @@ fn training_data_are_recorded_for_contamination() {
     data.run("some", &sft::KIND, &table, &[("model", "base/model"), ("data", "some.jsonl")]);
     let seen = |name: &str| files::read_text(&data.path(name).join("model/seen.txt")).unwrap();
     assert_eq!(seen("some").lines().count(), 2);
-    let table = json!({ "model": "some", "runnermark": "items", "max_tokens": 2 });
-    let inputs = [("model", "some/model"), ("runnermark", "items.jsonl")];
+    let table = json!({ "model": "some", "benchmark": "items", "max_tokens": 2 });
+    let inputs = [("model", "some/model"), ("benchmark", "items.jsonl")];
     let summary = data.run("eval", &eval::KIND, &table, &inputs);
     // Items 0, 1, 4 and 5 are about red and green.
     assert_eq!(summary.0["contaminated"], json!({ "image": 0, "question": 4 }));
@@ -77,8 +77,8 @@ fn training_data_are_recorded_for_contamination() {
     assert_eq!(after.lines().count(), 6);
     assert!(before.lines().all(|line| after.contains(line)));
     // The training data of a base model are unknown.
-    let table = json!({ "model": "base", "runnermark": "items", "max_tokens": 2 });
-    let inputs = [("model", "base/model"), ("runnermark", "items.jsonl")];
+    let table = json!({ "model": "base", "benchmark": "items", "max_tokens": 2 });
+    let inputs = [("model", "base/model"), ("benchmark", "items.jsonl")];
     assert_eq!(data.run("none", &eval::KIND, &table, &inputs).0.get("contaminated"), None);
 }
 
@@ -107,8 +107,8 @@ fn larger_sample_contains_smaller_one() {
     let data = EchoData::new();
     data.train();
     let ids = |name: &str, take: Value| {
-        let table = json!({ "model": "sft", "runnermark": "items", "max_tokens": 2, "take": take });
-        data.run(name, &eval::KIND, &table, &[("model", "sft/model"), ("runnermark", "items.jsonl")]);
+        let table = json!({ "model": "sft", "benchmark": "items", "max_tokens": 2, "take": take });
+        data.run(name, &eval::KIND, &table, &[("model", "sft/model"), ("benchmark", "items.jsonl")]);
         let scores: Vec<Score> = read(&data.path(name).join("scores.jsonl"));
         scores.into_iter().map(|score| score.id).collect::<Vec<_>>()
     };
@@ -128,7 +128,7 @@ fn manifests_are_unchanged() {
         line("sft", json!({ "model": "m", "data": "d", "lr_parts": { "vision": 1e-6 }, "freeze": ["projector"] })),
         line("dpo", json!({ "policy": "m", "pairs": "p" })),
         line("rollout", json!({ "model": "m", "items": "i" })),
-        line("eval", json!({ "model": "m", "runnermark": "b", "take": { "first": 10 } })),
+        line("eval", json!({ "model": "m", "benchmark": "b", "take": { "first": 10 } })),
     ];
     expect![[r#"
         base 340c76e5f8 model.image_size model.patch_size model.vision.dim model.vision.layers model.vision.heads model.vision.ff model.projector.hidden model.decoder.dim model.decoder.layers model.decoder.heads model.decoder.kv_heads model.decoder.ff model.decoder.rope_theta model.decoder.norm_eps model.decoder.tied_head model.decoder.max_positions

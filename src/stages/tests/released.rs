@@ -95,7 +95,7 @@ fn interrupted_remote_evaluation_resumes() {
     let mut runner = Runner::new();
     let table = json!({ "synthetic": { "datasets": ["count"], "split": "test", "count": 6 } });
     runner.run("items", "items", &table).unwrap();
-    let table = |url: &str| json!({ "model": remote(url), "runnermark": "items", "prompt": "cot", "max_tokens": 99 });
+    let table = |url: &str| json!({ "model": remote(url), "benchmark": "items", "prompt": "cot", "max_tokens": 99 });
     let (url, thread) = endpoint(vec![json!([choice("Two. \n### Answer: 2 ", "stop")]); 2]);
     let error = runner.fail("eval", "eval", &table(&url));
     assert!(error.contains("the request failed after 1 attempt"), "{error}");
@@ -125,7 +125,7 @@ fn manifest_has_sampling_but_not_speed() {
     let table = |change: Value, more: Value| {
         let mut model = remote("http://x");
         model.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        let mut table = json!({ "model": model, "runnermark": "b" });
+        let mut table = json!({ "model": model, "benchmark": "b" });
         table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         table
     };
@@ -138,12 +138,12 @@ fn manifest_has_sampling_but_not_speed() {
     assert_eq!(fingerprint(json!({ "temperature": 0 }), json!({ "temperature": 0.5 })), default);
     let stage = parse("eval", &table(json!({}), json!({})));
     assert_eq!(stage.pool(), Some(Pool::Teacher));
-    assert_eq!(stage.inputs().into_iter().map(|input| input.role).collect::<Vec<_>>(), ["runnermark"]);
+    assert_eq!(stage.inputs().into_iter().map(|input| input.role).collect::<Vec<_>>(), ["benchmark"]);
     let lines = [
-        mistakes("eval", &json!({ "model": { "api": "openai", "url": "x" }, "runnermark": "b", "top_k": 5 })),
-        mistakes("eval", &json!({ "model": { "api": "oracle" }, "runnermark": "b" })),
-        mistakes("eval", &json!({ "model": { "api": "openai", "samples": 2 }, "runnermark": "b" })),
-        mistakes("eval", &json!({ "model": 3, "runnermark": "b" })),
+        mistakes("eval", &json!({ "model": { "api": "openai", "url": "x" }, "benchmark": "b", "top_k": 5 })),
+        mistakes("eval", &json!({ "model": { "api": "oracle" }, "benchmark": "b" })),
+        mistakes("eval", &json!({ "model": { "api": "openai", "samples": 2 }, "benchmark": "b" })),
+        mistakes("eval", &json!({ "model": 3, "benchmark": "b" })),
     ];
     expect_test::expect![[r#"
         model.model: the api `openai` needs a `model`

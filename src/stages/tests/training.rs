@@ -82,7 +82,10 @@ fn published_pairs_are_packed_and_truncated() {
     let error = runner.fail("broken", "pairs", &table);
     assert!(error.contains("rlaif.jsonl:2: the image `b.png`: is neither PNG nor JPEG"), "{error}");
     let error = runner.fail("no-images", "pairs", &json!({ "path": "rlaif.jsonl" }));
-    assert!(error.contains("rlaif.jsonl:1: the row names the image `a.png`, and no folder"), "{error}");
+    assert!(
+        error.contains("rlaif.jsonl:1: the row has the image `a.png`, but the stage has no image folder"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -90,8 +93,8 @@ fn datasets_selects_items_and_pairs() {
     let data = EchoData::new();
     data.train();
     let table =
-        json!({ "model": "sft", "runnermark": "items", "max_tokens": 2, "datasets": ["more"], "take": { "first": 1 } });
-    data.run("eval", &eval::KIND, &table, &[("model", "sft/model"), ("runnermark", "items.jsonl")]);
+        json!({ "model": "sft", "benchmark": "items", "max_tokens": 2, "datasets": ["more"], "take": { "first": 1 } });
+    data.run("eval", &eval::KIND, &table, &[("model", "sft/model"), ("benchmark", "items.jsonl")]);
     let scores: Vec<Score> = read(&data.path("eval/scores.jsonl"));
     assert_eq!(scores.iter().map(|score| score.id.as_str()).collect::<Vec<_>>(), ["item 4"]);
     let inputs = [("model", "sft/model"), ("items", "items.jsonl")];
