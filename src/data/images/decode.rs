@@ -13,12 +13,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgb, RgbImage};
 
-use super::jpeg;
+use super::jpeg::{self, MAX_PIXELS};
 use ablate_core::base::files;
 
-/// Limits of an image; larger ones are refused before decoding.
+/// Maximum width and height of an image; a larger one is refused before decoding.
 pub(super) const MAX_SIDE: u32 = 16_384;
-pub(super) const MAX_PIXELS: u64 = 1 << 26;
 /// Images with more pixels are decoded one at a time, because decoding takes up to 9 bytes per pixel.
 const LARGE_PIXELS: u64 = 1 << 23;
 /// Memory limit for data other than pixels, such as a compressed colour profile.

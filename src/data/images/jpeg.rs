@@ -4,7 +4,8 @@
 //! mode finds neither data that end in the last row nor an early end marker; libjpeg only warns about both. So the
 //! Huffman codes are decoded here again (ITU-T T.81, annexes B, F and G), without dequantization and transform.
 
-use super::decode::MAX_PIXELS;
+/// Maximum number of pixels of an image of any format; a larger one is refused before decoding.
+pub(super) const MAX_PIXELS: u64 = 1 << 26;
 
 /// Maximum number of scans; encoders write about ten.
 const MAX_SCANS: usize = 100;
