@@ -241,7 +241,9 @@ mod tests {
                 let shard = Shard::new(&sum, number);
                 scope.spawn(move || {
                     shard.add_with(norm, |values| {
-                        values.iter_mut().for_each(|value| *value = *value * 10.0 + number as f32)
+                        for value in values {
+                            *value = *value * 10.0 + number as f32;
+                        }
                     });
                     shard.finish().unwrap();
                 });

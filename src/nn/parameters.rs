@@ -202,6 +202,7 @@ struct List {
 }
 
 /// Sizes of a block.
+#[expect(clippy::struct_excessive_bools, reason = "families differ in their biases")]
 struct BlockSizes {
     dim: usize,
     /// Width of all query heads.
@@ -258,7 +259,9 @@ impl List {
         }
         self.linear(&names.o, dim, query, output_bias, residual);
         if let (Some(layers), Some(width)) = (&names.qk_norms, qk_norm) {
-            layers.iter().for_each(|layer| self.norm(layer, width, false));
+            for layer in layers {
+                self.norm(layer, width, false);
+            }
         }
         self.norm(&names.mlp_norm, dim, norm_bias);
         match &names.mlp {

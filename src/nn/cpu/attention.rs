@@ -31,7 +31,7 @@ pub(super) fn attend(
 ) -> CpuTensor {
     match plan {
         AttentionPlan::Rows { heads, rows, rope } => within_rows(ops, layer, q, k, v, *heads, rows, rope.as_ref()),
-        AttentionPlan::Step { heads, rope } => step(ops, layer, q, k, v, *heads, rope),
+        AttentionPlan::Step { heads, rope } => step(ops, layer, q, k, &v, *heads, rope),
     }
 }
 
@@ -99,7 +99,7 @@ fn step(
     layer: usize,
     q: CpuTensor,
     k: CpuTensor,
-    v: CpuTensor,
+    v: &CpuTensor,
     heads: Heads,
     rope: &RopeTable,
 ) -> CpuTensor {

@@ -516,7 +516,7 @@ mod tests {
         let mut many = vec![0.0; m * n];
         let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
         pool.install(|| {
-            matmul(m, n, k, MatrixView::row_major(&a, k), MatrixView::transposed(&w, k), &mut many, n, Accumulate::No)
+            matmul(m, n, k, MatrixView::row_major(&a, k), MatrixView::transposed(&w, k), &mut many, n, Accumulate::No);
         });
         assert_eq!(one, many);
         let packed = PackedMatrix::new(MatrixView::transposed(&w, k), n, k, vec![0.0; PackedMatrix::size(n, k)]);
