@@ -38,7 +38,7 @@ fn abort_at_step(what: &str) {
     let chosen = std::env::var("ABLATE_DIE_AT").ok().and_then(|chosen| chosen.parse().ok());
     if chosen == Some(number) {
         // A write error is ignored: the exit status shows the abort.
-        let _ = write!(std::io::stderr(), "aborts at step {number}: {what}\n");
+        let _ = writeln!(std::io::stderr(), "aborts at step {number}: {what}");
         std::process::abort();
     }
 }
