@@ -90,14 +90,14 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
         device: arguments.device.clone(),
         threads: threads.unwrap_or(1),
     };
-    let began = Instant::now();
+    let started = Instant::now();
     let on_text = |piece: &str| {
         if !shell.json {
             shell.piece(piece);
         }
     };
     let generation = generate_text(&request, &NoProgress, &on_text)?;
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = started.elapsed().as_secs_f64();
     if !generation.unknown.is_empty() {
         let unknown = generation.unknown.join(", ");
         shell.status(&format!("warning: `config.json` has unknown fields, which were ignored: {unknown}"));

@@ -188,10 +188,10 @@ fn plan_one(
         };
         text.push_str(&format!("{name}: {state}\n"));
     }
-    let (points, alone) = (dedup.results, count_or_many(dedup.without_dedup));
+    let (points, without_sharing) = (dedup.results, count_or_many(dedup.without_dedup));
     let trained = trainings(&session, &chosen);
     let (points, trained) = (plural(points, "point"), plural(trained, "training"));
-    text.push_str(&format!("{points}: {alone} instances without sharing, {} with sharing", dedup.with_dedup));
+    text.push_str(&format!("{points}: {without_sharing} instances without sharing, {} with sharing", dedup.with_dedup));
     text.push_str(&format!("; {trained}\n{must} must run, {may} may run, {fresh} fresh"));
     if fresh > 0 {
         text.push_str(&format!(" (saves {saved:.0} s)"));

@@ -60,9 +60,9 @@ impl Session {
             && global.store().exists()
             && let Ok(store) = Store::open(global.store())
             && let Some(bytes) = store.read_cached(&plan)
-            && let Some(lean) = compiled::read(bytes, KINDS, &|path| store.hash_external_bytes(path).ok()?)
+            && let Some(compiled) = compiled::read(bytes, KINDS, &|path| store.hash_external_bytes(path).ok()?)
         {
-            let CompiledExperiment { mut experiment, expansion, has_reports } = lean;
+            let CompiledExperiment { mut experiment, expansion, has_reports } = compiled;
             experiment.path.clone_from(&arguments.file);
             let id = store.experiment_id(&experiment.name, &arguments.file);
             return Ok(Session { experiment, id, expansion, store, noop_cache, has_reports });

@@ -153,9 +153,9 @@ impl Store {
 
     /// The folder left by a failed or interrupted attempt: the work folder, or the sandbox of a program.
     pub fn leftover_path(&self, fingerprint: Hash) -> Option<PathBuf> {
-        let own = self.work_path(fingerprint);
-        if own.exists() {
-            return Some(own);
+        let work = self.work_path(fingerprint);
+        if work.exists() {
+            return Some(work);
         }
         let prefix = format!("{fingerprint}.");
         let names = files::list_names(&self.root.join("work")).ok()?;

@@ -179,11 +179,11 @@ mod tests {
 
     #[test]
     fn damaged_file_is_an_empty_memo() {
-        let sound = index(&entries(40)).bytes().to_vec();
-        assert_eq!(MemoIndex::parse(sound.clone()).unwrap().iter().count(), 40);
-        for length in 0..sound.len() {
-            assert!(MemoIndex::parse(sound[..length].to_vec()).is_none_or(|index| index.groups.is_empty()), "{length}");
-            let mut damaged = sound.clone();
+        let valid = index(&entries(40)).bytes().to_vec();
+        assert_eq!(MemoIndex::parse(valid.clone()).unwrap().iter().count(), 40);
+        for length in 0..valid.len() {
+            assert!(MemoIndex::parse(valid[..length].to_vec()).is_none_or(|index| index.groups.is_empty()), "{length}");
+            let mut damaged = valid.clone();
             damaged[length] ^= 1;
             assert!(MemoIndex::parse(damaged).is_none(), "{length}");
         }
@@ -191,10 +191,10 @@ mod tests {
 
     #[test]
     fn invalid_lengths_are_an_empty_memo() {
-        let sound = index(&entries(1)).bytes().to_vec();
+        let valid = index(&entries(1)).bytes().to_vec();
         let lengths = HEAD + size_of::<Entry>();
         for wrong in [0, 2] {
-            let mut bytes = sound.clone();
+            let mut bytes = valid.clone();
             bytes[lengths + wrong] ^= 1;
             let checksum = Hash::of_bytes(&bytes[HEAD..]);
             bytes[HEADER.len()..HEAD].copy_from_slice(checksum.bytes());

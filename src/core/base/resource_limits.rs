@@ -144,7 +144,7 @@ pub fn run_limited<T: Send + 'static>(
     });
     let worker = lock().pop().map_or_else(spawn, Some).ok_or(LimitExceeded::Thread)?;
     worker.send(job).map_err(|_| LimitExceeded::Thread)?;
-    let began = Instant::now();
+    let started = Instant::now();
     loop {
         match result.recv_timeout(POLL_INTERVAL) {
             Ok(made) => {
@@ -159,7 +159,7 @@ pub fn run_limited<T: Send + 'static>(
                         [LimitExceeded::Bytes, LimitExceeded::Requests, LimitExceeded::Stack][(stopped & 3) as usize]
                     );
                 }
-                if began.elapsed() > limits.time {
+                if started.elapsed() > limits.time {
                     return Err(LimitExceeded::Time);
                 }
             }

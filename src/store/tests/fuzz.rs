@@ -23,10 +23,10 @@ fn content() -> impl Strategy<Value = Content> {
 }
 
 impl Content {
-    fn bytes(&self, sound: &[u8]) -> Vec<u8> {
+    fn bytes(&self, valid: &[u8]) -> Vec<u8> {
         match self {
             Content::Any(bytes) => bytes.clone(),
-            Content::Edited(edits) => apply_edits(sound, edits),
+            Content::Edited(edits) => apply_edits(valid, edits),
         }
     }
 }
@@ -39,9 +39,9 @@ fn any_file_can_be_read_as_a_log() {
     let texts = ["{}", "", "{\"a\": 1}", "ü", "a text that is a little longer than the others are"];
     let lines: Vec<(Hash, String)> = texts.iter().enumerate().map(|(at, text)| (key(at), text.to_string())).collect();
     Log::new(path.clone()).append(&lines, false).unwrap();
-    let sound = files::read_bytes(&path).unwrap();
+    let valid = files::read_bytes(&path).unwrap();
     fuzz("log", &(content(), any::<bool>()), |(content, rewrite)| {
-        files::write_unsynced(&path, &content.bytes(&sound)).unwrap();
+        files::write_unsynced(&path, &content.bytes(&valid)).unwrap();
         let (log, other) = (Log::new(path.clone()), Log::new(path.clone()));
         // Every line is the one that was written, or missing.
         let check = |log: &Log| {
