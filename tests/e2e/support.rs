@@ -189,7 +189,14 @@ pub(crate) fn endpoint(
         stream.get_mut().write_all((head + &body).as_bytes()).unwrap();
         request
     };
-    (url, std::thread::spawn(move || (0..requests).map(|_| answer()).collect()))
+    let all = move || {
+        let mut bodies = Vec::new();
+        while bodies.len() < requests {
+            bodies.push(answer());
+        }
+        bodies
+    };
+    (url, std::thread::spawn(all))
 }
 
 /// A successful response of a chat endpoint.
