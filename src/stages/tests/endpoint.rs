@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Runner, choice, endpoint, mistakes};
-use ablate_core::base::ErrorChain;
+use super::support::{Runner, choice, endpoint, manifest, mistakes, parse};
+use ablate_core::base::{ErrorChain, files};
+use ablate_core::stage::Pool;
 use ablate_data::records::{FinishReason, Item, JudgedItem, Score};
 
 fn good(answer: &str) -> Value {
@@ -113,4 +114,74 @@ fn url_with_credentials_or_query_is_refused() {
         "teacher.url: the URL contains `?` or `#`: write the base URL, to which `/chat/completions` is appended"
     );
     assert_eq!(wrong("host/v1"), "teacher.url: the URL must begin with `http://` or `https://`");
+}
+
+/// The `model` table of an evaluation with one request at a time.
+fn remote(url: &str) -> Value {
+    json!({ "api": "openai", "url": url, "model": "m", "system": "Be strict.", "concurrency": 1, "retries": 0 })
+}
+
+#[test]
+fn interrupted_remote_evaluation_resumes() {
+    let mut runner = Runner::new();
+    let table = json!({ "synthetic": { "datasets": ["count"], "split": "test", "count": 6 } });
+    runner.run("items", "items", &table).unwrap();
+    let table = |url: &str| json!({ "model": remote(url), "benchmark": "items", "prompt": "cot", "max_tokens": 99 });
+    let (url, thread) = endpoint(vec![json!([choice("Two. \n### Answer: 2 ", "stop")]); 2]);
+    let error = runner.fail("eval", "eval", &table(&url));
+    assert!(error.contains("the request failed after 1 attempt"), "{error}");
+    let requests = thread.join().unwrap();
+    assert_eq!((&requests[0]["temperature"], &requests[0]["max_tokens"]), (&json!(0.0), &json!(99)));
+    assert_eq!(requests[0]["messages"][0]["content"], json!("Be strict."));
+    let content = &requests[0]["messages"][1]["content"];
+    assert!(content[0]["image_url"]["url"].as_str().unwrap().starts_with("data:image/png;base64,"));
+    assert!(content[1]["text"].as_str().unwrap().ends_with("\nExplain first, then answer."));
+
+    let (url, thread) = endpoint(vec![json!([choice("Two. \n### Answer: 2", "stop")]); 4]);
+    let summary = runner.run("eval", "eval", &table(&url)).unwrap();
+    assert_eq!(thread.join().unwrap().len(), 4);
+    let (scores, items): (Vec<Score>, Vec<Item>) = (runner.read("eval/scores.jsonl"), runner.read("items/items.jsonl"));
+    assert_eq!(scores.len(), 6);
+    for (score, item) in scores.iter().zip(&items) {
+        assert_eq!((&score.id, score.finish, score.compliant, score.seen), (&item.id, FinishReason::Stop, true, None));
+        assert_eq!(score.score > 0.5, item.answers[0] == "2");
+    }
+    assert_eq!((&summary.0["items"], &summary.0["model"]), (&json!(6), &json!("m")));
+    let metrics: Value = files::read_json(&runner.path("eval/metrics.json")).unwrap();
+    assert_eq!(metrics.get("contaminated"), None);
+}
+
+#[test]
+fn manifest_has_sampling_but_not_speed() {
+    let table = |change: Value, more: Value| {
+        let mut model = remote("http://x");
+        model.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let mut table = json!({ "model": model, "benchmark": "b" });
+        table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        table
+    };
+    let fingerprint = |change: Value, more: Value| manifest("eval", &table(change, more)).fingerprint();
+    let default = fingerprint(json!({}), json!({}));
+    assert_eq!(fingerprint(json!({ "name": "n", "key_env": "KEY", "retries": 9 }), json!({})), default);
+    assert_ne!(fingerprint(json!({ "system": "Be lax." }), json!({})), default);
+    assert_ne!(fingerprint(json!({}), json!({ "temperature": 0.5 })), default);
+    // The keys of the model's own table have precedence.
+    assert_eq!(fingerprint(json!({ "temperature": 0 }), json!({ "temperature": 0.5 })), default);
+    let stage = parse("eval", &table(json!({}), json!({})));
+    assert_eq!(stage.pool(), Some(Pool::Teacher));
+    assert_eq!(stage.inputs().into_iter().map(|input| input.role).collect::<Vec<_>>(), ["benchmark"]);
+    let lines = [
+        mistakes("eval", &json!({ "model": { "api": "openai", "url": "x" }, "benchmark": "b", "top_k": 5 })),
+        mistakes("eval", &json!({ "model": { "api": "oracle" }, "benchmark": "b" })),
+        mistakes("eval", &json!({ "model": { "api": "openai", "samples": 2 }, "benchmark": "b" })),
+        mistakes("eval", &json!({ "model": 3, "benchmark": "b" })),
+    ];
+    expect_test::expect![[r#"
+        model.model: the api `openai` needs a `model`
+        model.url: the URL must begin with `http://` or `https://`
+        top_k: `top_k` is for a checkpoint only; an endpoint has the key `temperature`
+        model.api: unknown value `oracle`
+        model.samples: unknown key `samples`
+        model: wrong type: integer `3`, expected a reference or the table of an endpoint"#]]
+    .assert_eq(&lines.concat().join("\n"));
 }

@@ -3,10 +3,9 @@
 mod data_kinds;
 mod endpoint;
 mod fuzz;
-mod images;
+mod imports;
 mod model_kinds;
 mod parity;
-mod released;
 mod support;
 mod tables;
 mod training;

@@ -51,8 +51,7 @@ fn sft_and_dpo_train_a_model() {
 
 #[test]
 fn training_data_are_recorded_for_contamination() {
-    let data = EchoData::new();
-    data.train();
+    let data = EchoData::trained();
     let rows: Vec<Row> = read(&data.path("rows.jsonl"));
     // Questions about red and green.
     jsonl::write(&data.path("some.jsonl"), &rows[..2]).unwrap();
@@ -84,8 +83,7 @@ fn training_data_are_recorded_for_contamination() {
 
 #[test]
 fn interrupted_rollout_resumes_with_equal_result() {
-    let data = EchoData::new();
-    data.train();
+    let data = EchoData::trained();
     let table = json!({ "model": "sft", "items": "items", "prompt": "direct", "samples": 3, "max_tokens": 4 });
     let inputs = [("model", "sft/model"), ("items", "items.jsonl")];
     data.run("whole", &rollout::KIND, &table, &inputs);
@@ -104,8 +102,7 @@ fn interrupted_rollout_resumes_with_equal_result() {
 
 #[test]
 fn larger_sample_contains_smaller_one() {
-    let data = EchoData::new();
-    data.train();
+    let data = EchoData::trained();
     let ids = |name: &str, take: Value| {
         let table = json!({ "model": "sft", "benchmark": "items", "max_tokens": 2, "take": take });
         data.run(name, &eval::KIND, &table, &[("model", "sft/model"), ("benchmark", "items.jsonl")]);

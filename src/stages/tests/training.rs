@@ -18,8 +18,7 @@ use ablate_nn::Checkpoint;
 
 #[test]
 fn preference_losses_give_different_models() {
-    let data = EchoData::new();
-    data.train();
+    let data = EchoData::trained();
     let mut trained = BTreeSet::new();
     let variants = [
         json!({ "loss": "sigmoid" }),
@@ -90,8 +89,7 @@ fn published_pairs_are_packed_and_truncated() {
 
 #[test]
 fn datasets_selects_items_and_pairs() {
-    let data = EchoData::new();
-    data.train();
+    let data = EchoData::trained();
     let table =
         json!({ "model": "sft", "benchmark": "items", "max_tokens": 2, "datasets": ["more"], "take": { "first": 1 } });
     data.run("eval", &eval::KIND, &table, &[("model", "sft/model"), ("benchmark", "items.jsonl")]);
@@ -129,8 +127,7 @@ fn datasets_selects_items_and_pairs() {
 
 #[test]
 fn exported_checkpoint_imports_unchanged() {
-    let data = EchoData::new();
-    data.train();
+    let data = EchoData::trained();
     let summary = data.run("out", &export::KIND, &json!({ "model": "sft" }), &[("model", "sft/model")]);
     let names: Vec<String> =
         files::walk(&data.path("out/checkpoint")).unwrap().into_iter().map(|(name, _)| name).collect();
@@ -154,8 +151,7 @@ fn exported_checkpoint_imports_unchanged() {
 
 #[test]
 fn inconsistent_checkpoint_folder_is_refused() {
-    let data = EchoData::new();
-    data.train();
+    let data = EchoData::trained();
     let import = |damage: &dyn Fn(&Path)| {
         data.run("out", &export::KIND, &json!({ "model": "sft" }), &[("model", "sft/model")]);
         damage(&data.path("out/checkpoint"));

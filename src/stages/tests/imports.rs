@@ -1,11 +1,14 @@
-//! Published files as items, and models that an endpoint serves.
+//! Imported files: rows in LLaVA's format, and their images.
 
-use serde_json::{Value, json};
+use std::path::Path;
 
-use super::support::{Runner, choice, endpoint, manifest, mistakes, parse};
+use serde_json::json;
+
+use super::support::{Runner, manifest, mistakes, parse};
 use ablate_core::base::files;
-use ablate_core::stage::Pool;
-use ablate_data::records::{AnswerType, FinishReason, Item, Score};
+use ablate_data::images::ImagePacks;
+use ablate_data::images::decode;
+use ablate_data::records::{AnswerType, Item};
 
 /// Writes a file in LLaVA's format. `rows` are id, question and answer.
 fn write_llava(runner: &Runner, name: &str, rows: &[(&str, &str, &str)]) {
@@ -86,71 +89,64 @@ fn mistakes_in_files_have_their_keys() {
     .assert_eq(&lines.concat().join("\n"));
 }
 
-fn remote(url: &str) -> Value {
-    json!({ "api": "openai", "url": url, "model": "m", "system": "Be strict.", "concurrency": 1, "retries": 0 })
+fn jpeg(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");
+    files::read_bytes(&folder.join(format!("{name}.jpg"))).unwrap()
+}
+
+fn row(id: u32, image: &str) -> String {
+    let turns = json!([{ "from": "human", "value": "<image>\nWhat?" }, { "from": "gpt", "value": "a cat" }]);
+    json!({ "id": id, "image": image, "conversations": turns }).to_string() + "\n"
 }
 
 #[test]
-fn interrupted_remote_evaluation_resumes() {
+fn broken_images_name_their_first_row() {
     let mut runner = Runner::new();
-    let table = json!({ "synthetic": { "datasets": ["count"], "split": "test", "count": 6 } });
-    runner.run("items", "items", &table).unwrap();
-    let table = |url: &str| json!({ "model": remote(url), "benchmark": "items", "prompt": "cot", "max_tokens": 99 });
-    let (url, thread) = endpoint(vec![json!([choice("Two. \n### Answer: 2 ", "stop")]); 2]);
-    let error = runner.fail("eval", "eval", &table(&url));
-    assert!(error.contains("the request failed after 1 attempt"), "{error}");
-    let requests = thread.join().unwrap();
-    assert_eq!((&requests[0]["temperature"], &requests[0]["max_tokens"]), (&json!(0.0), &json!(99)));
-    assert_eq!(requests[0]["messages"][0]["content"], json!("Be strict."));
-    let content = &requests[0]["messages"][1]["content"];
-    assert!(content[0]["image_url"]["url"].as_str().unwrap().starts_with("data:image/png;base64,"));
-    assert!(content[1]["text"].as_str().unwrap().ends_with("\nExplain first, then answer."));
-
-    let (url, thread) = endpoint(vec![json!([choice("Two. \n### Answer: 2", "stop")]); 4]);
-    let summary = runner.run("eval", "eval", &table(&url)).unwrap();
-    assert_eq!(thread.join().unwrap().len(), 4);
-    let (scores, items): (Vec<Score>, Vec<Item>) = (runner.read("eval/scores.jsonl"), runner.read("items/items.jsonl"));
-    assert_eq!(scores.len(), 6);
-    for (score, item) in scores.iter().zip(&items) {
-        assert_eq!((&score.id, score.finish, score.compliant, score.seen), (&item.id, FinishReason::Stop, true, None));
-        assert_eq!(score.score > 0.5, item.answers[0] == "2");
+    let jpeg = jpeg("baseline");
+    files::write_atomic(&runner.path("photos/whole.jpg"), &jpeg).unwrap();
+    let mut rows = row(0, "whole.jpg");
+    for id in 1..13 {
+        let name = format!("{id}.jpg");
+        files::write_atomic(&runner.path("photos").join(&name), &jpeg[..jpeg.len() / 2]).unwrap();
+        rows += &(row(id, &name) + &row(id + 100, &name));
     }
-    assert_eq!((&summary.0["items"], &summary.0["model"]), (&json!(6), &json!("m")));
-    let metrics: Value = files::read_json(&runner.path("eval/metrics.json")).unwrap();
-    assert_eq!(metrics.get("contaminated"), None);
+    files::write_atomic(&runner.path("cats.jsonl"), rows.as_bytes()).unwrap();
+    let error = runner.fail("cats", "items", &json!({ "path": "cats.jsonl", "images": "photos" }));
+    expect_test::expect![[r#"
+        cats.jsonl:2: the image `1.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:4: the image `2.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:6: the image `3.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:8: the image `4.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:10: the image `5.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:12: the image `6.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:14: the image `7.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:16: the image `8.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:18: the image `9.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        cats.jsonl:20: the image `10.jpg`: cannot be decoded: the JPEG is truncated: its data end at line 0 of 29
+        and 2 more"#]]
+    .assert_eq(&error);
 }
 
 #[test]
-fn manifest_has_sampling_but_not_speed() {
-    let table = |change: Value, more: Value| {
-        let mut model = remote("http://x");
-        model.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        let mut table = json!({ "model": model, "benchmark": "b" });
-        table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        table
-    };
-    let fingerprint = |change: Value, more: Value| manifest("eval", &table(change, more)).fingerprint();
-    let default = fingerprint(json!({}), json!({}));
-    assert_eq!(fingerprint(json!({ "name": "n", "key_env": "KEY", "retries": 9 }), json!({})), default);
-    assert_ne!(fingerprint(json!({ "system": "Be lax." }), json!({})), default);
-    assert_ne!(fingerprint(json!({}), json!({ "temperature": 0.5 })), default);
-    // The keys of the model's own table have precedence.
-    assert_eq!(fingerprint(json!({ "temperature": 0 }), json!({ "temperature": 0.5 })), default);
-    let stage = parse("eval", &table(json!({}), json!({})));
-    assert_eq!(stage.pool(), Some(Pool::Teacher));
-    assert_eq!(stage.inputs().into_iter().map(|input| input.role).collect::<Vec<_>>(), ["benchmark"]);
-    let lines = [
-        mistakes("eval", &json!({ "model": { "api": "openai", "url": "x" }, "benchmark": "b", "top_k": 5 })),
-        mistakes("eval", &json!({ "model": { "api": "oracle" }, "benchmark": "b" })),
-        mistakes("eval", &json!({ "model": { "api": "openai", "samples": 2 }, "benchmark": "b" })),
-        mistakes("eval", &json!({ "model": 3, "benchmark": "b" })),
-    ];
-    expect_test::expect![[r#"
-        model.model: the api `openai` needs a `model`
-        model.url: the URL must begin with `http://` or `https://`
-        top_k: `top_k` is for a checkpoint only; an endpoint has the key `temperature`
-        model.api: unknown value `oracle`
-        model.samples: unknown key `samples`
-        model: wrong type: integer `3`, expected a reference or the table of an endpoint"#]]
-    .assert_eq(&lines.concat().join("\n"));
+fn exif_orientation_can_be_ignored() {
+    let mut runner = Runner::new();
+    files::write_atomic(&runner.path("photos/a.jpg"), &jpeg("turned")).unwrap();
+    files::write_atomic(&runner.path("cats.jsonl"), row(1, "a.jpg").as_bytes()).unwrap();
+    let row = json!({ "id": 1, "image": "a.jpg", "question": "?", "chosen": "a", "rejected": "b" }).to_string();
+    files::write_atomic(&runner.path("pairs.jsonl"), row.as_bytes()).unwrap();
+    let mut sizes = Vec::new();
+    for (kind, path) in [("items", "cats.jsonl"), ("pairs", "pairs.jsonl")] {
+        for (name, flag) in [("turned", true), ("stored", false)] {
+            let mut table = json!({ "path": path, "images": "photos", "exif_orientation": flag });
+            if kind == "pairs" {
+                table["dev"] = json!(0.0);
+            }
+            runner.images.clear();
+            runner.run(&format!("{kind}-{name}"), kind, &table).unwrap();
+            let packs = ImagePacks::open(&runner.images).unwrap();
+            let bytes = packs.encoded(packs.keys().next().unwrap()).unwrap();
+            sizes.push(decode::dimensions(&bytes).unwrap());
+        }
+    }
+    assert_eq!(sizes, [(29, 43), (43, 29), (29, 43), (43, 29)]);
 }
