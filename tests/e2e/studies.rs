@@ -197,7 +197,7 @@ fn contamination_is_reported() {
     let printed = project.ok(&["run", "study.toml"]).stdout;
     let printed = printed.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(
-        printed.contains("asks what its model was trained on: 20 of 20 items with image and question"),
+        printed.contains("evaluates a model on its training data: image and question of 20 of 20 items"),
         "{printed}"
     );
 }
