@@ -1,18 +1,17 @@
 //! Which stages run again after an edit of a user's files, and how `why` explains it.
 
 use expect_test::expect;
+use serde_json::json;
 
-use crate::default_experiment::ran;
-use crate::support::{Project, without_record};
+use crate::support::{Project, assert_contains, without_record};
 
 /// Six questions about three images in LLaVA's layout, and a small study with them.
 pub(crate) fn study() -> Project {
     let project = Project::new();
+    std::fs::create_dir_all(project.path("data/images")).unwrap();
     for (name, shade) in [("dark", 40), ("grey", 120), ("bright", 220)] {
-        let image = image::RgbImage::from_pixel(16, 16, image::Rgb([shade, shade, shade]));
-        let path = project.path(&format!("data/images/{name}.png"));
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        image.save(path).unwrap();
+        let image = image::RgbImage::from_pixel(16, 16, image::Rgb([shade; 3]));
+        image.save(project.path(&format!("data/images/{name}.png"))).unwrap();
     }
     project.write("data/train.jsonl", rows("dark"));
     project.write(
@@ -65,32 +64,19 @@ max_tokens = 4
 
 /// The rows; `first` is the answer of the first.
 fn rows(first: &str) -> String {
-    let row = |id: usize, image: &str, question: &str, answer: &str| {
-        let turns = serde_json::json!([
-            { "from": "human", "value": format!("<image>\n{question}") },
-            { "from": "gpt", "value": answer },
-        ]);
-        serde_json::json!({ "id": format!("row-{id}"), "image": format!("{image}.png"), "conversations": turns })
-            .to_string()
+    let row = |(index, answer): (usize, &str)| {
+        let image = ["dark", "grey", "bright"][index % 3];
+        let question = ["How bright is the picture?", "Is it dark?"][index / 3];
+        let turns =
+            json!([{ "from": "human", "value": format!("<image>\n{question}") }, { "from": "gpt", "value": answer }]);
+        let id = format!("row-{}", index + 1);
+        format!("{}\n", json!({ "id": id, "image": format!("{image}.png"), "conversations": turns }))
     };
-    let asked = "How bright is the picture?";
-    let other = "Is it dark?";
-    let rows = [
-        row(1, "dark", asked, first),
-        row(2, "grey", asked, "grey"),
-        row(3, "bright", asked, "bright"),
-        row(4, "dark", other, "yes"),
-        row(5, "grey", other, "no"),
-        row(6, "bright", other, "no"),
-    ];
-    rows.join("\n") + "\n"
+    [first, "grey", "bright", "yes", "no", "no"].into_iter().enumerate().map(row).collect()
 }
 
-/// The names of the stages that ran, sorted, because the order of independent stages may vary.
 fn run(project: &Project) -> Vec<String> {
-    let mut names = ran(&project.ok(&["run", "study.toml", "--jobs", "1", "--json"]).stdout);
-    names.sort();
-    names
+    project.ran_instances(&["study.toml", "--jobs", "1"])
 }
 
 #[test]
@@ -106,8 +92,7 @@ fn edit_reruns_only_downstream_stages() {
     // Another answer: everything downstream of the items runs.
     project.write("data/train.jsonl", rows("gloomy"));
     let why = project.ok(&["why", "study.toml", "items"]).stdout;
-    assert!(why.contains("the content of `[ROOT]/data/train.jsonl` (`path`) changed"), "{why}");
-    assert!(why.contains("study.toml:5:"), "{why}");
+    assert_contains(&why, &["the content of `[ROOT]/data/train.jsonl` (`path`) changed", "study.toml:5:"]);
     assert_eq!(run(&project), ["eval", "fresh", "items", "mix", "sft", "tokenizer"]);
 
     // The old content again: all results are still stored.
@@ -119,19 +104,14 @@ fn edit_reruns_only_downstream_stages() {
 fn equal_output_keeps_downstream_fresh() {
     let project = study();
     run(&project);
-    let forced = project.ok(&["run", "study.toml", "--force", "mix", "--json"]);
-    assert_eq!(ran(&forced.stdout), ["mix"]);
+    assert_eq!(project.ran_instances(&["study.toml", "--force", "mix"]), ["mix"]);
 }
 
 #[test]
 fn renamed_stage_stays_fresh() {
     let project = study();
     run(&project);
-    let text = project
-        .read("study.toml")
-        .replace("stage.mix]", "stage.blend]")
-        .replace("data   = \"mix\"", "data   = \"blend\"");
-    project.write("study.toml", text);
+    project.edit("study.toml", "stage.mix]", "stage.blend]").edit("study.toml", "data   = \"mix\"", "data = \"blend\"");
     assert_eq!(run(&project), Vec::<String>::new());
 }
 
@@ -139,8 +119,7 @@ fn renamed_stage_stays_fresh() {
 fn why_shows_line_with_old_and_new_value() {
     let project = study();
     run(&project);
-    let text = project.read("study.toml").replace("lr     = 1e-3", "lr     = 2e-3");
-    project.write("study.toml", text);
+    project.edit("study.toml", "lr     = 1e-3", "lr     = 2e-3");
     let why = |stage: &str| without_record(&project.ok(&["why", "study.toml", stage]).stdout);
     let sft = why("sft");
     expect![[r#"

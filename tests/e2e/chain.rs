@@ -5,57 +5,29 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use expect_test::expect;
-
-use crate::support::{Project, is_alive, kill, wait_until};
+use crate::support::{Project, command_stage, command_stages, is_alive, kill, wait_until};
 
 /// a -> n -> c -> d, and n -> e. `n` removes white space.
-const STUDY: &str = r#"name = "study"
-
-[stage.a]
-kind    = "command"
-inputs  = { "source.txt" = "data/source.txt" }
-run     = '$RAN a; cat source.txt > a.txt'
-outputs = ["a.txt"]
-
-[stage.n]
-kind    = "command"
-inputs  = { "a.txt" = "a" }
-run     = '$RAN n; tr -d " \n" < a.txt > n.txt'
-outputs = ["n.txt"]
-
-[stage.c]
-kind    = "command"
-inputs  = { "n.txt" = "n" }
-run     = '$RAN c; (echo c; cat n.txt) > c.txt'
-outputs = ["c.txt"]
-
-[stage.d]
-kind    = "command"
-inputs  = { "c.txt" = "c" }
-run     = '$RAN d; (echo d; cat c.txt) > d.txt'
-outputs = ["d.txt"]
-
-[stage.e]
-kind    = "command"
-inputs  = { "n.txt" = "n" }
-run     = '$RAN e; (echo e; cat n.txt) > e.txt'
-outputs = ["e.txt"]
-"#;
+fn study() -> String {
+    let copy = |name: &str, from: &str| {
+        let [inputs, line] =
+            [format!("'{from}.txt' = '{from}'"), format!("(echo {name}; cat {from}.txt) > {name}.txt")];
+        command_stage(name, &inputs, &line, &format!("'{name}.txt'"))
+    };
+    let first = [
+        ("a", "'source.txt' = 'data/source.txt'", "cat source.txt > a.txt", "'a.txt'"),
+        ("n", "'a.txt' = 'a'", "tr -d \" \\n\" < a.txt > n.txt", "'n.txt'"),
+    ];
+    command_stages(&first) + &copy("c", "n") + &copy("d", "c") + &copy("e", "n")
+}
 
 /// The chain, run once.
 fn chain() -> Project {
-    let project = Project::new();
-    project.write("data/source.txt", "one two\n").write_study(STUDY);
+    let project = Project::with_study(&study());
+    project.write("data/source.txt", "one two\n");
     assert_eq!(project.ran(), "a c d e n");
     assert_eq!(project.read("out/study/d/d.txt"), "d\nc\nonetwo");
     project
-}
-
-/// Replaces a text in the study.
-fn edit(project: &Project, from: &str, to: &str) {
-    assert!(STUDY.contains(from));
-    project.write_study(&STUDY.replace(from, to));
 }
 
 #[test]
@@ -85,8 +57,7 @@ fn equal_output_stops_the_rerun() {
 #[test]
 fn renamed_stage_gets_a_new_link() {
     let project = chain();
-    let text = STUDY.replace("[stage.c]", "[stage.copy]").replace(r#""c.txt" = "c""#, r#""c.txt" = "copy""#);
-    project.write_study(&text);
+    project.edit("study.toml", "[stage.c]", "[stage.copy]").edit("study.toml", "'c.txt' = 'c'", "'c.txt' = 'copy'");
     assert_eq!(project.ran(), "");
     assert_eq!(project.read("out/study/copy/c.txt"), "c\nonetwo");
 }
@@ -94,12 +65,12 @@ fn renamed_stage_gets_a_new_link() {
 #[test]
 fn edited_command_reruns_changed_downstream() {
     let project = chain();
-    edit(&project, "n.txt) > c.txt", "n.txt) > c.txt; true");
+    project.edit("study.toml", "n.txt) > c.txt", "n.txt) > c.txt; true");
     assert_eq!(project.ran(), "c");
-    edit(&project, "(echo c;", "(echo see;");
+    project.edit("study.toml", "(echo c;", "(echo see;");
     assert_eq!(project.ran(), "c d");
     assert_eq!(project.read("out/study/d/d.txt"), "d\nsee\nonetwo");
-    project.write_study(STUDY);
+    project.write_study(&study());
     assert_eq!(project.ran(), "");
     assert_eq!(project.read("out/study/d/d.txt"), "d\nc\nonetwo");
 }
@@ -144,13 +115,10 @@ fn edited_output_is_kept_and_computed_again() {
 /// `c` writes half of its output, records its process id, and waits for a file before it writes the rest.
 fn slow_chain() -> Project {
     let project = chain();
-    let (pid, go) = (project.path("pid"), project.path("go"));
-    let wait = format!(
-        "echo $$ > {}; printf half > c.txt; until [ -e {} ]; do sleep 0.02; done; printf rest >> c.txt",
-        pid.display(),
-        go.display()
-    );
-    edit(&project, "(echo c; cat n.txt) > c.txt", &wait);
+    let [pid, go] = ["pid", "go"].map(|name| project.path(name).display().to_string());
+    let wait =
+        format!("echo $$ > {pid}; printf half > c.txt; until [ -e {go} ]; do sleep 0.02; done; printf rest >> c.txt");
+    project.edit("study.toml", "(echo c; cat n.txt) > c.txt", &wait);
     project
 }
 
@@ -160,8 +128,7 @@ fn kill_during_a_write_leaves_a_complete_result() {
     let mut run = project.start(&["run", "study.toml"]);
     let stage = project.wait_for_file("pid");
     // The stage is killed too; the engine may notice this before it dies.
-    kill(run.id());
-    run.wait().unwrap();
+    kill(&mut run);
     wait_until("the stage dies", &|| !is_alive(&stage));
     assert_eq!(project.read("out/study/c/c.txt"), "c\nonetwo");
     project.write("go", "");
@@ -178,8 +145,7 @@ fn killing_the_engine_ends_its_stage() {
     let stage = project.wait_for_file("pid");
     project.write("go", "");
     fs::remove_file(project.path("go")).unwrap();
-    kill(run.id());
-    run.wait().unwrap();
+    kill(&mut run);
     fs::remove_file(project.path("pid")).unwrap();
     let again = project.start(&["run", "study.toml"]);
     let second = project.wait_for_file("pid");
@@ -213,54 +179,24 @@ fn concurrent_runs_run_each_stage_once() {
 #[test]
 fn missing_output_fails_its_stage() {
     let project = chain();
-    edit(&project, "(echo c; cat n.txt) > c.txt", "true");
+    project.edit("study.toml", "(echo c; cat n.txt) > c.txt", "true");
     project.take_ran();
-    let outcome = project.ablate(&["run", "study.toml"]);
-    assert_eq!(outcome.code, Some(1));
-    let printed: Vec<&str> = outcome.stderr.lines().filter(|line| line.starts_with("error")).collect();
-    assert_eq!(printed, ["error: `c` failed: the stage ended without writing its output `c.txt`"]);
+    let outcome = project.fails(1, &["run", "study.toml"]);
+    assert_eq!(outcome.errors(), "error: `c` failed: the stage ended without writing its output `c.txt`");
     assert_eq!(project.take_ran(), "c");
 }
 
 #[test]
-fn unknown_key_suggests_the_nearest_name() {
-    let project = chain();
-    edit(&project, "inputs  = { \"c.txt\" = \"c\" }", "input  = { \"c.txt\" = \"c\" }");
-    let outcome = project.ablate(&["run", "study.toml"]);
-    assert_eq!(outcome.code, Some(2));
-    expect![[r#"
-        error: `stage.d`: unknown key `input`
-          --> study.toml:23:1
-           |
-        21 | [stage.d]
-           | --------- in this stage
-        22 | kind    = "command"
-        23 | input  = { "c.txt" = "c" }
-           | ^^^^^
-           |
-           = help: a key of a similar name exists: `inputs`
-    "#]]
-    .assert_eq(&outcome.stderr);
-}
-
-#[test]
-fn cycle_is_shown_as_a_path() {
-    let project = chain();
-    edit(&project, "{ \"a.txt\" = \"a\" }", "{ \"a.txt\" = \"d\" }");
-    let outcome = project.ablate(&["run", "study.toml"]);
-    assert_eq!(outcome.code, Some(2));
-    expect![[r#"
-        error: stages read each other in a circle: `n -> d -> c -> n`
-          --> study.toml:11:23
-           |
-        11 | inputs  = { "a.txt" = "d" }
-           |                       ^^^ `n` reads `d`
-        ...
-        17 | inputs  = { "n.txt" = "n" }
-           |                       --- `c` reads `n`
-        ...
-        23 | inputs  = { "c.txt" = "c" }
-           |                       --- `d` reads `c`
-    "#]]
-    .assert_eq(&outcome.stderr);
+fn run_refuses_a_wrong_file_as_check_does() {
+    for (from, to, error) in [
+        ("inputs = { 'c.txt'", "input = { 'c.txt'", "error: `stage.d`: unknown key `input`\n  --> study.toml:19:1\n"),
+        ("'a.txt' = 'a'", "'a.txt' = 'd'", "error: stages read each other in a circle: `n -> d -> c -> n`\n"),
+    ] {
+        let project = chain();
+        project.take_ran();
+        let printed = project.edit("study.toml", from, to).fails(2, &["run", "study.toml"]).stderr;
+        assert!(printed.starts_with(error), "{printed}");
+        assert_eq!(project.fails(2, &["check", "study.toml"]).stderr, printed);
+        assert_eq!(project.take_ran(), "");
+    }
 }

@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use crate::caching::study;
-use crate::support::Project;
+use crate::support::{Project, assert_contains};
 
 #[test]
 fn graph_has_three_formats() {
@@ -60,8 +60,8 @@ fn ls_show_and_logs_print_results() {
     assert_eq!(shown["state"], "fresh");
     assert_eq!(shown["record"]["manifest"]["kind"], "sft");
     let text = project.ok(&["show", "study.toml", "sft"]).stdout;
-    assert!(text.contains("  lr = 0.001\n") && text.contains("ran on "), "{text}");
-    assert_eq!(project.ablate(&["logs", "study.toml", "sft"]).code, Some(0));
+    assert_contains(&text, &["  lr = 0.001\n", "ran on "]);
+    project.ok(&["logs", "study.toml", "sft"]);
     assert!(project.json(&["check", "study.toml"])["instances"].as_array().unwrap().len() == 6);
 }
 
@@ -95,23 +95,18 @@ fn targets_and_several_files() {
                  [stage.b]\nkind = \"command\"\nrun = \"cat in.txt > b.txt\"\noutputs = [\"b.txt\"]\n\
                  inputs = { \"in.txt\" = \"a\" }\n";
     project.write("study.toml", chain).write("twin.toml", chain);
-    let refused = project.ablate(&["run", "study.toml", "--only", "b"]);
-    assert_eq!(refused.code, Some(2), "{}", refused.stderr);
-    assert!(refused.stderr.contains("`a` is not up to date and not selected"), "{}", refused.stderr);
+    let refused = project.fails(2, &["run", "study.toml", "--only", "b"]);
+    refused.stderr_has(&["`a` is not up to date and not selected"]);
     project.ok(&["run", "study.toml", "--until", "a"]);
     let plan = project.json(&["plan", "study.toml", "--only", "b"]);
     assert_eq!((&plan["must_run"], &plan["fresh"]), (&1.into(), &0.into()));
     // The twin finds the study's result.
-    let both = project.ok(&["run", "study.toml", "twin.toml"]);
-    assert!(both.stderr.contains("1 ran, 1 fresh") && both.stderr.contains("2 fresh in"), "{}", both.stderr);
+    project.ok(&["run", "study.toml", "twin.toml"]).stderr_has(&["1 ran, 1 fresh", "2 fresh in"]);
     let plan = project.ok(&["plan", "study.toml", "twin.toml"]).stdout;
-    assert!(plan.contains("4 with sharing inside each experiment, 2 with sharing between experiments"), "{plan}");
+    assert_contains(&plan, &["4 with sharing inside each experiment, 2 with sharing between experiments"]);
     // An error in a later file is reported before the first file runs.
-    project
-        .write("wrong.toml", "[stage.a]\nkind = \"comand\"\n")
-        .write("study.toml", chain.replace("echo a", "echo c"));
-    let refused = project.ablate(&["run", "study.toml", "wrong.toml", "missing.toml"]);
-    assert_eq!(refused.code, Some(2));
+    project.write("wrong.toml", "[stage.a]\nkind = \"comand\"\n").edit("study.toml", "echo a", "echo c");
+    let refused = project.fails(2, &["run", "study.toml", "wrong.toml", "missing.toml"]);
+    let refused = refused.stderr_has(&["wrong.toml:2", "missing.toml"]);
     assert!(!refused.stderr.contains("ran"), "{}", refused.stderr);
-    assert!(refused.stderr.contains("wrong.toml:2") && refused.stderr.contains("missing.toml"), "{}", refused.stderr);
 }

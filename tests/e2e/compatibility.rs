@@ -1,15 +1,14 @@
 //! Stores of earlier versions: their results are still fresh.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use super::support::Project;
+use crate::support::{Project, repository};
 
 /// A store with a result of every kind of stage, made at commit e3c65af, before the program became a workspace.
 #[test]
 fn store_of_version_0_1_is_fresh() {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/store-0.1");
+    let fixture = repository("tests/fixtures/store-0.1");
     let project = Project::new();
     for name in ["experiment.toml", "sample.sh", "items.jsonl"] {
         project.write(name, fs::read(fixture.join(name)).unwrap());

@@ -4,13 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use crate::support::{Project, chains_of_stages, kill};
+use crate::support::{Project, chains_of_stages};
 
 /// 301 command stages.
 fn study() -> Project {
-    let project = Project::new();
-    project.write_study(&chains_of_stages("study", 0..30));
-    project
+    Project::with_study(&chains_of_stages("study", 0..30))
 }
 
 const RUN: [&str; 5] = ["run", "study.toml", "--jobs", "2", "--quiet"];
@@ -68,7 +66,7 @@ fn kill_again_and_again(lane: u64, wanted: u64, whole: Duration, expected: &BTre
             std::thread::sleep(Duration::from_millis(1));
         }
         if run.try_wait().unwrap().is_none() {
-            kill(run.id());
+            run.kill().unwrap();
         }
         let status = run.wait().unwrap();
         let tally = project.run_counts();
@@ -79,7 +77,13 @@ fn kill_again_and_again(lane: u64, wanted: u64, whole: Duration, expected: &BTre
         }
         if status.success() {
             ends += 1;
-            finish(&project, &seen, expected);
+            // A run that was killed several times and then ended equals an undisturbed one.
+            assert_eq!(seen.len(), 301);
+            assert_eq!(project.outputs("study"), *expected);
+            project.assert_store_is_valid();
+            let before = project.run_counts();
+            project.ok(&RUN);
+            assert_eq!(project.run_counts(), before, "a run that has ended leaves nothing to do");
             project = study();
             seen.clear();
         } else {
@@ -90,14 +94,4 @@ fn kill_again_and_again(lane: u64, wanted: u64, whole: Duration, expected: &BTre
     // The run after the last kill also completes.
     project.ok(&RUN);
     assert_eq!(project.outputs("study"), *expected);
-}
-
-/// A run that was killed several times and then ended equals an undisturbed one.
-fn finish(project: &Project, seen: &BTreeMap<String, usize>, expected: &BTreeMap<String, Vec<u8>>) {
-    assert_eq!(seen.len(), 301);
-    assert_eq!(project.outputs("study"), *expected);
-    project.assert_store_is_valid();
-    let before = project.run_counts();
-    project.ok(&RUN);
-    assert_eq!(project.run_counts(), before, "a run that has ended leaves nothing to do");
 }

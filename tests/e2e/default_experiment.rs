@@ -1,27 +1,10 @@
 //! The default experiment in miniature: its output, caching and damage.
 
-use serde_json::Value;
-
-use crate::support::Project;
-
-/// The names of the instances that a run with `--json` executed, in order.
-pub(crate) fn ran(stdout: &str) -> Vec<String> {
-    let events = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    events
-        .filter(|event| event["event"] == "finished" && event["of"]["outcome"] == "ran")
-        .map(|event| event["instance"].as_str().unwrap().to_string())
-        .collect()
-}
-
-fn smoke() -> Project {
-    let project = Project::new();
-    project.with_experiment("reasoner.toml").with_experiment("smoke.toml");
-    project
-}
+use crate::support::{Project, corrupt_file, instances_that_ran};
 
 #[test]
 fn default_experiment_runs_once() {
-    let project = smoke();
+    let project = Project::smoke();
     let first = project.ok(&["run", "smoke.toml"]);
     for row in ["1 format", "2 direct", "3 CoT", "4 both (SFT)", "4 + DPO", "4 + RFT"] {
         assert!(first.stdout.contains(row), "no row `{row}` in\n{}", first.stdout);
@@ -33,8 +16,8 @@ fn default_experiment_runs_once() {
     let scores = project.read("out/smoke/eval@model=dpo,prompt=cot,seed=0/scores.jsonl");
     assert_eq!(scores.lines().count(), 20);
 
-    let second = project.ok(&["run", "smoke.toml", "--json"]);
-    assert_eq!(ran(&second.stdout), Vec::<String>::new());
+    let again = || project.ran_instances(&["smoke.toml"]);
+    assert_eq!(again(), Vec::<String>::new());
 
     // The HTML page needs no network.
     let page = project.read("out/smoke/report.html");
@@ -46,11 +29,8 @@ fn default_experiment_runs_once() {
     let beta = ["--set", "stage.dpo.beta=0.2"];
     let plan = project.json(&[&["plan", "smoke.toml"], &beta[..]].concat());
     assert_eq!((&plan["must_run"], &plan["may_run"]), (&2.into(), &4.into()));
-    let third = project.ok(&[&["run", "smoke.toml", "--json"], &beta[..]].concat());
-    let mut names = ran(&third.stdout);
-    names.sort();
     assert_eq!(
-        names,
+        project.ran_instances(&[&["smoke.toml"], &beta[..]].concat()),
         [
             "dpo@seed=0",
             "dpo@seed=1",
@@ -61,40 +41,35 @@ fn default_experiment_runs_once() {
         ]
     );
     // The old value again: nothing runs.
-    assert_eq!(ran(&project.ok(&["run", "smoke.toml", "--json"]).stdout), Vec::<String>::new());
+    assert_eq!(again(), Vec::<String>::new());
 
     // The results of the last run stay; those of the other beta are removed.
     let dry = project.json(&["gc", "--keep-runs", "1", "--dry-run"]);
     assert_eq!(dry["records"], 6);
     assert_eq!(project.json(&["gc", "--keep-runs", "1"])["records"], 6);
-    assert_eq!(ran(&project.ok(&["run", "smoke.toml", "--json"]).stdout), Vec::<String>::new());
+    assert_eq!(again(), Vec::<String>::new());
 
     // A damaged object is found and computed again.
-    assert!(project.ok(&["verify"]).stdout.contains(" 0 problems"));
+    project.assert_store_is_valid();
     let curve = std::fs::canonicalize(project.path("out/smoke/dpo@seed=0/curve.jsonl")).unwrap();
-    let mut permissions = std::fs::metadata(&curve).unwrap().permissions();
-    #[expect(clippy::permissions_set_readonly_false, reason = "damages the file on purpose")]
-    permissions.set_readonly(false);
-    std::fs::set_permissions(&curve, permissions).unwrap();
-    std::fs::write(&curve, "{}").unwrap();
-    assert_eq!(project.ablate(&["verify"]).code, Some(2));
-    let again = project.ok(&["run", "smoke.toml", "--json"]);
-    assert_eq!(ran(&again.stdout), ["dpo@seed=0"], "equal bytes keep downstream stages fresh");
+    corrupt_file(&curve, &|bytes| *bytes = b"{}".to_vec(), false);
+    project.fails(2, &["verify"]);
+    assert_eq!(again(), ["dpo@seed=0"], "equal bytes keep downstream stages fresh");
 }
 
 #[test]
 fn concurrent_runs_share_the_work() {
-    let project = smoke();
+    let project = Project::smoke();
     let start = || {
         project.command(&["run", "smoke.toml", "sft@mix=both", "--json"]).stdout(std::process::Stdio::piped()).spawn()
     };
     let (one, other) = (start().unwrap(), start().unwrap());
-    let texts = [one, other].map(|child| {
+    let names = [one, other].map(|child| {
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        String::from_utf8(output.stdout).unwrap()
+        instances_that_ran(std::str::from_utf8(&output.stdout).unwrap())
     });
-    let mut names: Vec<String> = texts.iter().flat_map(|text| ran(text)).collect();
+    let mut names = names.concat();
     let all = names.len();
     names.sort();
     names.dedup();

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 
 use serde_json::Value;
 
 use crate::schema::schema;
+use crate::support::repository;
 
 /// Keys of every stage, which `docs/experiment.md` documents.
 const EVERY_STAGE: [&str; 3] = ["kind", "limits", "when"];
@@ -14,29 +14,23 @@ const EVERY_STAGE: [&str; 3] = ["kind", "limits", "when"];
 /// Collects the names of keys, including those of nested tables.
 fn keys(part: &Value, root: &Value, found: &mut BTreeSet<String>) {
     match part {
-        Value::Object(fields) => {
-            for (word, inner) in fields {
-                match (word.as_str(), inner) {
-                    ("properties", Value::Object(known)) => {
-                        for (key, value) in known {
-                            found.insert(key.clone());
-                            keys(value, root, found);
-                        }
-                    }
-                    ("$ref", Value::String(name)) => {
-                        keys(root.pointer(name.trim_start_matches('#')).unwrap(), root, found);
-                    }
-                    _ => keys(inner, root, found),
+        Value::Object(fields) => fields.iter().for_each(|(word, inner)| match (word.as_str(), inner) {
+            ("properties", Value::Object(known)) => {
+                for (key, value) in known {
+                    found.insert(key.clone());
+                    keys(value, root, found);
                 }
             }
-        }
+            ("$ref", Value::String(name)) => keys(root.pointer(name.trim_start_matches('#')).unwrap(), root, found),
+            _ => keys(inner, root, found),
+        }),
         Value::Array(parts) => parts.iter().for_each(|inner| keys(inner, root, found)),
         _ => {}
     }
 }
 
 fn page(name: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
+    fs::read_to_string(repository("docs").join(name)).unwrap()
 }
 
 /// The text below each `## heading`.

@@ -1,6 +1,6 @@
 //! `doctor` and device selection.
 
-use super::support::Project;
+use crate::support::Project;
 
 #[test]
 fn doctor_prints_text_and_json() {
@@ -15,22 +15,15 @@ fn doctor_prints_text_and_json() {
 
 #[test]
 fn unknown_device_is_wrong_input() {
-    let outcome = Project::new().ablate(&["doctor", "gpu1"]);
-    assert_eq!(outcome.code, Some(2));
-    assert!(
-        outcome.stderr.contains("unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several"),
-        "{}",
-        outcome.stderr
-    );
+    let outcome = Project::new().fails(2, &["doctor", "gpu1"]);
+    outcome.stderr_has(&["unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several"]);
 }
 
 #[cfg(not(feature = "cuda"))]
 #[test]
 fn cpu_build_explains_how_to_build_for_gpus() {
     let project = Project::new();
-    let outcome = project.ablate(&["doctor", "cuda:0"]);
-    assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("device `cuda:0`") && outcome.stderr.contains("docs/cuda.md"), "{outcome:?}");
+    project.fails(2, &["doctor", "cuda:0"]).stderr_has(&["device `cuda:0`", "docs/cuda.md"]);
     assert_eq!(project.json(&["doctor"])["device"], "cpu");
 }
 
@@ -40,7 +33,7 @@ mod drivers {
     use std::path::PathBuf;
     use std::process::Command;
 
-    use crate::support::{Outcome, Project};
+    use crate::support::{Outcome, Project, command_stage};
 
     const DRIVER: &str = r#"
         #include <string.h>
@@ -59,11 +52,17 @@ mod drivers {
 
     /// Builds a driver with a start status and a number of devices.
     fn driver(project: &Project, status: u32, count: u32) -> PathBuf {
-        driver_of(project, &[("STATUS", status), ("COUNT", count), ("VERSION", 12_040), ("MAJOR", 9)])
+        driver_of(project, status, count, 12_040, 9)
     }
 
-    fn driver_of(project: &Project, numbers: &[(&str, u32)]) -> PathBuf {
-        library(project, "libcuda.so.1", DRIVER, numbers)
+    fn driver_of(project: &Project, status: u32, count: u32, version: u32, major: u32) -> PathBuf {
+        let numbers = [("STATUS", status), ("COUNT", count), ("VERSION", version), ("MAJOR", major)];
+        library(project, "libcuda.so.1", DRIVER, &numbers)
+    }
+
+    /// Builds a cuBLAS with the function that a query looks up.
+    fn cublas(project: &Project) {
+        library(project, "libcublas.so.12", "int cublasLoggerConfigure(void) { return 0; }", &[]);
     }
 
     fn library(project: &Project, name: &str, text: &str, numbers: &[(&str, u32)]) -> PathBuf {
@@ -85,9 +84,7 @@ mod drivers {
         for name in ["CUDA_PATH", "CUDA_HOME", "CUDA_ROOT", "CONDA_PREFIX", "VIRTUAL_ENV", "LD_LIBRARY_PATH"] {
             command.env_remove(name);
         }
-        let output = command.env("ABLATE_CUDA_PATH", driver).env("CUDA_VISIBLE_DEVICES", "0").output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        project.finish(command.env("ABLATE_CUDA_PATH", driver).env("CUDA_VISIBLE_DEVICES", "0"))
     }
 
     /// Whether this machine has a real driver, so that its absence cannot be tested.
@@ -106,27 +103,21 @@ mod drivers {
             printed.contains("built for the CPU and CUDA") && printed.ends_with("auto    runs on cpu\n"),
             "{printed}"
         );
-        let outcome = project.ablate(&["doctor", "cuda:0"]);
-        assert_eq!(outcome.code, Some(2));
         let expected = ["device `cuda:0`", "no driver of an NVIDIA GPU can be opened", "cannot open libcuda.so.1"];
-        assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
+        project.fails(2, &["doctor", "cuda:0"]).stderr_has(&expected);
     }
 
     #[test]
     fn driver_without_a_device_falls_back_to_the_cpu() {
         let project = Project::new();
         let driver = driver(&project, 100, 0);
-        let outcome = run_with(&project, &driver, &["doctor"]);
-        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let outcome = run_with(&project, &driver, &["doctor"]).exited(0);
         assert!(outcome.stdout.contains("up to CUDA 12.4") && outcome.stdout.ends_with("runs on cpu\n"), "{outcome:?}");
-        let outcome = run_with(&project, &driver, &["doctor", "cuda:0"]);
-        assert_eq!(outcome.code, Some(2));
-        let expected = [
+        run_with(&project, &driver, &["doctor", "cuda:0"]).exited(2).stderr_has(&[
             "does not start: no CUDA-capable device is detected",
             "CUDA_ERROR_NO_DEVICE",
             "CUDA_VISIBLE_DEVICES is `0`",
-        ];
-        assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
+        ]);
     }
 
     #[test]
@@ -135,17 +126,15 @@ mod drivers {
         // cudarc does not know the second number.
         for (status, name) in [(803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"), (54_321, "CUDA_ERROR_UNKNOWN")] {
             let driver = driver(&project, status, 1);
-            let outcome = run_with(&project, &driver, &["doctor"]);
-            assert_eq!(outcome.code, Some(2), "{outcome:?}");
             let expected = ["device `auto`: choose `cpu`", "does not start", name];
-            assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
-            assert_eq!(run_with(&project, &driver, &["doctor", "cpu"]).code, Some(0));
+            run_with(&project, &driver, &["doctor"]).exited(2).stderr_has(&expected);
+            run_with(&project, &driver, &["doctor", "cpu"]).exited(0);
         }
     }
 
     #[test]
     fn missing_cublas_is_reported() {
-        let project = Project::new();
+        let project = Project::smoke();
         let driver = driver(&project, 0, 2);
         let json: serde_json::Value =
             serde_json::from_str(&run_with(&project, &driver, &["doctor", "cpu", "--json"]).stdout).unwrap();
@@ -154,28 +143,22 @@ mod drivers {
         if !json["gpu"]["cublas"].is_null() {
             return; // This machine has a CUDA installation that no variable hides.
         }
-        project.with_experiment("smoke.toml").with_experiment("reasoner.toml");
         for arguments in [&["doctor"][..], &["doctor", "cuda:1"], &["run", "smoke.toml", "--device", "cuda:1"]] {
-            let outcome = run_with(&project, &driver, arguments);
-            assert_eq!(outcome.code, Some(2), "{outcome:?}");
             let expected = ["there is a GPU, but not cuBLAS", "ABLATE_CUDA_PATH", "libcublas.so.12 or libcublas.so.11"];
-            assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
+            run_with(&project, &driver, arguments).exited(2).stderr_has(&expected);
         }
     }
 
     #[test]
     fn old_gpu_or_driver_is_reported() {
         let project = Project::new();
-        let old_card = driver_of(&project, &[("STATUS", 0), ("COUNT", 1), ("VERSION", 12_040), ("MAJOR", 6)]);
-        library(&project, "libcublas.so.12", "int cublasLoggerConfigure(void) { return 0; }", &[]);
-        let outcome = run_with(&project, &old_card, &["doctor"]);
-        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        cublas(&project);
+        let old_card = driver_of(&project, 0, 1, 12_040, 6);
         let expected = ["device `cuda:0`", "compute capability 6.0 is too old", "7.5 and newer"];
-        assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
-        let old_driver = driver_of(&project, &[("STATUS", 0), ("COUNT", 1), ("VERSION", 11_010), ("MAJOR", 9)]);
-        let outcome = run_with(&project, &old_driver, &["doctor"]);
-        assert_eq!(outcome.code, Some(2), "{outcome:?}");
-        assert!(outcome.stderr.contains("supports CUDA up to 11.1, but 11.2 is needed"), "{}", outcome.stderr);
+        run_with(&project, &old_card, &["doctor"]).exited(2).stderr_has(&expected);
+        let old_driver = driver_of(&project, 0, 1, 11_010, 9);
+        let expected = ["supports CUDA up to 11.1, but 11.2 is needed"];
+        run_with(&project, &old_driver, &["doctor"]).exited(2).stderr_has(&expected);
     }
 
     #[test]
@@ -185,32 +168,25 @@ mod drivers {
             return;
         }
         project.write("driver/libcuda.so.1", "half of an upgrade");
-        let outcome = run_with(&project, &project.path("driver"), &["doctor"]);
-        assert_eq!(outcome.code, Some(2), "{outcome:?}");
         let expected =
             ["device `auto`: choose `cpu`", "no driver of an NVIDIA GPU can be opened", "driver/libcuda.so.1"];
-        assert!(expected.iter().all(|part| outcome.stderr.contains(part)), "{}", outcome.stderr);
+        run_with(&project, &project.path("driver"), &["doctor"]).exited(2).stderr_has(&expected);
     }
 
     #[test]
     fn run_uses_the_selected_gpus() {
-        let project = Project::new();
-        let driver = driver(&project, 0, 2);
-        library(&project, "libcublas.so.12", "int cublasLoggerConfigure(void) { return 0; }", &[]);
-        project.with_experiment("smoke.toml").with_experiment("reasoner.toml");
-        let both = run_with(&project, &driver, &["run", "smoke.toml", "--device", "cuda:0", "--gpus", "1"]);
-        assert!(both.code == Some(2) && both.stderr.contains("both select GPUs"), "{both:?}");
-        let third = run_with(&project, &driver, &["run", "smoke.toml", "--gpus", "2"]);
-        assert!(third.code == Some(2) && third.stderr.contains("device `cuda:2`"), "{third:?}");
-        assert!(third.stderr.contains("this process sees 2 GPU(s)"), "{third:?}");
-        let unnumbered = run_with(&project, &driver, &["run", "smoke.toml", "--gpus", "GPU-5ebe"]);
-        assert!(unnumbered.code == Some(2) && unnumbered.stderr.contains("models need GPU numbers"), "{unnumbered:?}");
-        let broken = driver_of(&project, &[("STATUS", 803), ("COUNT", 1), ("VERSION", 12_040), ("MAJOR", 9)]);
-        project.write(
-            "programs.toml",
-            "[stage.hello]\nkind = \"command\"\nrun = \"echo hi > out\"\noutputs = [\"out\"]\n",
-        );
-        let programs = run_with(&project, &broken, &["run", "programs.toml"]);
-        assert_eq!(programs.code, Some(0), "{programs:?}");
+        let project = Project::smoke();
+        let healthy = driver(&project, 0, 2);
+        cublas(&project);
+        for (options, parts) in [
+            (&["--device", "cuda:0", "--gpus", "1"][..], &["both select GPUs"][..]),
+            (&["--gpus", "2"], &["device `cuda:2`", "this process sees 2 GPU(s)"]),
+            (&["--gpus", "GPU-5ebe"], &["models need GPU numbers"]),
+        ] {
+            run_with(&project, &healthy, &[&["run", "smoke.toml"], options].concat()).exited(2).stderr_has(parts);
+        }
+        let broken = driver(&project, 803, 1);
+        project.write_study(&command_stage("hello", "", "echo hi > out", "'out'"));
+        run_with(&project, &broken, &["run", "study.toml"]).exited(0);
     }
 }

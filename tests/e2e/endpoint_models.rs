@@ -1,6 +1,5 @@
 //! Evaluation of models behind an endpoint with different system prompts.
 
-use crate::default_experiment::ran;
 use crate::support::{Project, chat_response, endpoint};
 
 #[test]
@@ -28,14 +27,11 @@ model = [{}, {}]
             remote("strict", "One number.")
         ),
     );
-    let run = project.ok(&["run", "study.toml", "--json"]);
-    let mut names = ran(&run.stdout);
-    names.sort();
-    assert_eq!(names, ["questions", "score@model=lax", "score@model=strict"]);
+    assert_eq!(project.ran_instances(&["study.toml"]), ["questions", "score@model=lax", "score@model=strict"]);
     let requests = thread.join().unwrap();
     let mut systems: Vec<&str> = requests.iter().map(|body| body["messages"][0]["content"].as_str().unwrap()).collect();
     systems.sort_unstable();
     assert_eq!(systems, ["Answer.", "Answer.", "Answer.", "One number.", "One number.", "One number."]);
     assert_eq!(project.read("out/study/score@model=strict/scores.jsonl").lines().count(), 3);
-    assert_eq!(ran(&project.ok(&["run", "study.toml", "--json"]).stdout), Vec::<String>::new());
+    assert_eq!(project.ran_instances(&["study.toml"]), Vec::<String>::new());
 }

@@ -1,13 +1,12 @@
 //! Failing endpoints: exit codes, retries, and that the API key stays secret.
 
 use std::fs;
-use std::path::Path;
 use std::thread::JoinHandle;
 
 use expect_test::expect;
 use serde_json::Value;
 
-use crate::support::{Outcome, Project, chat_response, endpoint};
+use crate::support::{Outcome, Project, chat_response, endpoint, files_below};
 
 const KEY: &str = "sk-e2e-0123456789";
 
@@ -20,11 +19,6 @@ fn endpoint_with(responses: Vec<(&'static str, String)>) -> (String, JoinHandle<
 /// A project with one question and a teacher.
 fn project_with_teacher(url: &str, more: &str) -> Project {
     let project = Project::new();
-    write(&project, url, more);
-    project
-}
-
-fn write(project: &Project, url: &str, more: &str) {
     project.write("rows.jsonl", r#"{"id": "1", "answer": "2", "answer_type": "number", "conversations": [{"from": "human", "value": "1 + 1?"}, {"from": "gpt", "value": "2"}]}"#);
     project.write(
         "study.toml",
@@ -34,20 +28,16 @@ fn write(project: &Project, url: &str, more: &str) {
              {more}\n"
         ),
     );
+    project
 }
 
 fn run(project: &Project, arguments: &[&str]) -> Outcome {
-    let output =
-        project.command(&[&["run", "study.toml"], arguments].concat()).env("TEACHER_KEY", KEY).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    project.finish(project.command(&[&["run", "study.toml"], arguments].concat()).env("TEACHER_KEY", KEY))
 }
 
 /// The error messages of a run and its exit code.
 fn errors(outcome: &Outcome, url: &str) -> String {
-    let lines = outcome.stderr.lines().skip_while(|line| !line.starts_with("error"));
-    let lines = lines.take_while(|line| !line.starts_with("  log:"));
-    format!("{}\nexit code {}", lines.collect::<Vec<_>>().join("\n"), outcome.code.unwrap()).replace(url, "[URL]")
+    format!("{}\nexit code {}", outcome.error_text(), outcome.code.unwrap()).replace(url, "[URL]")
 }
 
 #[test]
@@ -59,11 +49,10 @@ fn unusable_response_is_requested_again() {
         chat_response("One and one.\n### Answer: 2"),
     ]);
     let project = project_with_teacher(&url, "");
-    let first = run(&project, &[]);
     expect![[r#"
         error: `kept` failed: no response of the teacher was kept: 1 without a text
         exit code 1"#]]
-    .assert_eq(&errors(&first, &url));
+    .assert_eq(&errors(&run(&project, &[]), &url));
     expect![[r#"
         error: `kept` failed: no response of the teacher was kept: 1 without a final answer
         exit code 1"#]]
@@ -80,21 +69,23 @@ fn only_system_failures_are_retried() {
         endpoint_with(vec![("503 Service Unavailable", "later".into()), ("401 Unauthorized", "who?".into()), good()]);
     assert_eq!(run(&project_with_teacher(&url, "limits = { retries = 2 }"), &[]).code, Some(0));
     thread.join().unwrap();
-    let (url, thread) = endpoint_with(vec![("503 Service Unavailable", "later".into())]);
+    let failure = |response: (&'static str, &str), more: &str| {
+        let (url, thread) = endpoint_with(vec![(response.0, response.1.into())]);
+        let printed = errors(&run(&project_with_teacher(&url, more), &[]), &url);
+        thread.join().unwrap();
+        printed
+    };
     expect![[r#"
         error: `kept` failed: item `1`
           because the request failed after 1 attempt
           because the endpoint at `[URL]/chat/completions` returned 503 Service Unavailable: later
         exit code 1"#]]
-    .assert_eq(&errors(&run(&project_with_teacher(&url, ""), &[]), &url));
-    thread.join().unwrap();
-    let (url, thread) = endpoint_with(vec![("404 Not Found", "no model `m`".into())]);
+    .assert_eq(&failure(("503 Service Unavailable", "later"), ""));
     expect![[r#"
         error: `kept` failed: item `1`
           because the endpoint at `[URL]/chat/completions` returned 404 Not Found: no model `m`
         exit code 2"#]]
-    .assert_eq(&errors(&run(&project_with_teacher(&url, "limits = { retries = 9 }"), &[]), &url));
-    thread.join().unwrap();
+    .assert_eq(&failure(("404 Not Found", "no model `m`"), "limits = { retries = 9 }"));
 }
 
 #[test]
@@ -111,20 +102,10 @@ fn api_key_is_in_no_file_and_no_message() {
         assert!(!text.contains(KEY), "{text}");
     }
     assert!(project.read("out/study/kept/items.jsonl").contains("[API key]"));
-    let mut folders = vec![project.path("cache"), project.path("out")];
-    while let Some(folder) = folders.pop() {
-        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() && !path.is_symlink() {
-                folders.push(path);
-            } else if path.is_file() {
-                assert!(!contains_key(&path), "{}", path.display());
-            }
-        }
+    for path in ["cache", "out"].iter().flat_map(|name| files_below(&project.path(name))) {
+        let bytes = fs::read(&path).unwrap();
+        assert!(!bytes.windows(KEY.len()).any(|part| part == KEY.as_bytes()), "{}", path.display());
     }
-}
-
-fn contains_key(path: &Path) -> bool {
-    fs::read(path).unwrap().windows(KEY.len()).any(|bytes| bytes == KEY.as_bytes())
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::{Outcome, Project};
+use crate::support::{Outcome, Project, assert_contains, command_stage, skipped};
 
 /// A small tmpfs mounted in a project. It must be dropped before the project.
 struct Disk {
@@ -38,37 +38,28 @@ impl Drop for Disk {
     }
 }
 
-#[allow(clippy::print_stderr, reason = "a skipped test prints the reason")]
-fn skipped(why: &str) -> Option<Disk> {
-    eprintln!("skipped, cannot mount a file system: {}", why.trim());
-    None
-}
-
 fn run(project: &Project) -> Outcome {
     project.ablate(&["run", "study.toml", "--store", "disk/cache", "--jobs", "2"])
 }
 
 fn assert_store_is_valid(project: &Project) {
-    let printed = project.ok(&["verify", "--store", "disk/cache"]).stdout;
-    assert!(printed.contains(" 0 problems"), "{printed}");
+    assert_contains(&project.ok(&["verify", "--store", "disk/cache"]).stdout, &[" 0 problems"]);
 }
 
 /// Stages that write half a MiB each.
 fn bulky(stages: usize) -> String {
     let stage = |number: usize| {
-        format!(
-            "[stage.bulk-{number}]\nkind = \"command\"\nrun = '$RAN bulk-{number}; \
-             (echo {number}; head -c 524288 /dev/zero) > out.bin'\noutputs = [\"out.bin\"]\n"
-        )
+        let line = format!("(echo {number}; head -c 524288 /dev/zero) > out.bin");
+        command_stage(&format!("bulk-{number}"), "", &line, "'out.bin'")
     };
-    "name = \"study\"\n".to_string() + &(0..stages).map(stage).collect::<String>()
+    "name = 'study'\n".to_string() + &(0..stages).map(stage).collect::<String>()
 }
 
 /// Panics unless the run failed with a message about the full disk.
-fn assert_disk_full(outcome: &Outcome) {
-    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+fn assert_disk_full(outcome: Outcome) -> Outcome {
     let named = ["No space left on device", "the disk of the store `[ROOT]/disk/cache` is full"];
     assert!(named.iter().any(|cause| outcome.stderr.contains(cause)), "{}", outcome.stderr);
+    outcome.exited(1)
 }
 
 #[test]
@@ -76,25 +67,18 @@ fn full_disk_loses_no_result() {
     let project = Project::new();
     let Some(disk) = Disk::mount(&project, "6m") else { return };
     project.write_study(&bulky(20));
-    let outcome = run(&project);
-    assert_disk_full(&outcome);
-    let committed = project.json(&["ls", "study.toml", "--store", "disk/cache"]);
-    let committed: Vec<String> = committed
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|line| line["state"] == "fresh")
-        .map(|line| line["name"].as_str().unwrap().to_string())
-        .collect();
+    assert_disk_full(run(&project));
+    let listed = project.json(&["ls", "study.toml", "--store", "disk/cache"]);
+    let committed = listed.as_array().unwrap().iter().filter(|line| line["state"] == "fresh");
+    let committed: Vec<&str> = committed.map(|line| line["name"].as_str().unwrap()).collect();
     assert!(!committed.is_empty() && committed.len() < 20, "{committed:?}");
     assert_store_is_valid(&project);
     // The disk is still full, so the run fails again.
-    assert_disk_full(&run(&project));
+    assert_disk_full(run(&project));
     disk.remount("size=64m");
-    let outcome = run(&project);
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    run(&project).exited(0);
     let tally = project.run_counts();
-    assert!(committed.iter().all(|name| tally[name] == 1), "{committed:?} were committed: {tally:?}");
+    assert!(committed.iter().all(|name| tally[*name] == 1), "{committed:?} were committed: {tally:?}");
     for number in 0..20 {
         let bytes = std::fs::read(project.path(&format!("out/study/bulk-{number}/out.bin"))).unwrap();
         assert_eq!(bytes.len(), 524_288 + format!("{number}\n").len());
@@ -107,38 +91,35 @@ fn full_disk_loses_no_result() {
 fn gc_frees_space_on_a_full_disk() {
     let project = Project::new();
     let Some(disk) = Disk::mount(&project, "6m") else { return };
-    project.write_study(&bulky(6));
-    assert_eq!(run(&project).code, Some(0));
-    project.write_study(&bulky(2));
-    assert_eq!(run(&project).code, Some(0));
+    for stages in [6, 2] {
+        project.write_study(&bulky(stages));
+        run(&project).exited(0);
+    }
     // Fill the disk.
     let mut rest = std::fs::File::create(disk.mount_point.join("rest")).unwrap();
     while std::io::Write::write_all(&mut rest, &[0; 1 << 12]).is_ok() {}
     assert!(std::fs::write(disk.mount_point.join("more"), [0; 1 << 13]).is_err(), "there is room");
-    let outcome = project.ablate(&["gc", "--keep-runs", "0", "--store", "disk/cache"]);
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    let outcome = project.ok(&["gc", "--keep-runs", "0", "--store", "disk/cache"]);
     assert!(outcome.stdout.starts_with("removed 4 records, 4 objects"), "{}", outcome.stdout);
     assert_store_is_valid(&project);
     project.take_ran();
-    assert_eq!((run(&project).code, project.take_ran().as_str()), (Some(0), ""));
+    run(&project).exited(0);
+    assert_eq!(project.take_ran(), "");
 }
 
 #[test]
 fn stage_that_fills_the_disk_fails_alone() {
     let project = Project::new();
     let Some(disk) = Disk::mount(&project, "6m") else { return };
-    let greedy =
-        "[stage.greedy]\nkind = \"command\"\nrun = 'head -c 20000000 /dev/zero > out.bin'\noutputs = [\"out.bin\"]\n";
-    project.write_study(&(bulky(4) + greedy));
+    let greedy = command_stage("greedy", "", "head -c 20000000 /dev/zero > out.bin", "'out.bin'");
+    project.write_study(&(bulky(4) + &greedy));
     let outcome = project.ablate(&["run", "study.toml", "--store", "disk/cache", "--jobs", "1"]);
-    assert_disk_full(&outcome);
-    assert!(outcome.stderr.contains("`greedy` failed"), "{}", outcome.stderr);
-    assert_eq!(project.take_ran(), "bulk-0 bulk-1 bulk-2 bulk-3");
+    assert_disk_full(outcome).stderr_has(&["`greedy` failed"]);
+    assert_eq!(project.take_ran(), "bulk-0 bulk-1 bulk-2 bulk-3 greedy");
     assert_store_is_valid(&project);
     disk.remount("size=64m");
-    let outcome = run(&project);
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    assert_eq!(project.take_ran(), "", "committed results stay");
+    run(&project).exited(0);
+    assert_eq!(project.take_ran(), "greedy", "committed results stay");
     assert_eq!(project.path("out/study/greedy/out.bin").metadata().unwrap().len(), 20_000_000);
     assert_store_is_valid(&project);
 }
@@ -148,13 +129,12 @@ fn read_only_store_allows_queries_only() {
     let project = Project::new();
     let Some(disk) = Disk::mount(&project, "6m") else { return };
     project.write_study(&bulky(2));
-    let outcome = run(&project);
-    assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
+    run(&project).exited(0);
     project.take_ran();
     disk.remount("ro");
     // A run with nothing to do writes nothing.
-    let outcome = run(&project);
-    assert_eq!((outcome.code, project.take_ran().as_str()), (Some(0), ""), "{}", outcome.stderr);
+    run(&project).exited(0);
+    assert_eq!(project.take_ran(), "");
     project.write_study(&bulky(3));
     let query = |arguments: &[&str]| project.ok(&[arguments, &["--store", "disk/cache"]].concat()).stdout;
     assert!(query(&["plan", "study.toml"]).contains("1 must run, 0 may run, 2 fresh"));
@@ -163,20 +143,18 @@ fn read_only_store_allows_queries_only() {
     assert!(query(&["show", "study.toml", "bulk-0"]).contains("out.bin"));
     assert_eq!(query(&["logs", "study.toml", "bulk-0"]).trim(), "");
     assert_store_is_valid(&project);
-    let outcome = run(&project);
-    assert_eq!((outcome.code, project.take_ran().as_str()), (Some(2), ""), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("is not writable: only `plan`, `why`, `ls` and `report` work"));
-    assert!(outcome.stderr.contains("Read-only file system"), "{}", outcome.stderr);
+    let expected = ["is not writable: only `plan`, `why`, `ls` and `report` work", "Read-only file system"];
+    run(&project).exited(2).stderr_has(&expected);
+    assert_eq!(project.take_ran(), "");
     disk.remount("rw");
-    assert_eq!(run(&project).code, Some(0));
+    run(&project).exited(0);
     assert_eq!(project.take_ran(), "bulk-2");
 }
 
 #[test]
 fn report_works_on_a_read_only_store() {
-    let project = Project::new();
+    let project = Project::smoke();
     let Some(disk) = Disk::mount(&project, "64m") else { return };
-    project.with_experiment("reasoner.toml").with_experiment("smoke.toml");
     project.ok(&["run", "smoke.toml", "--store", "disk/cache", "--quiet"]);
     disk.remount("ro");
     let printed = project.ok(&["report", "smoke.toml", "--store", "disk/cache", "--out", "tables"]).stdout;

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::support::{Project, chat_response, endpoint};
+use crate::support::{
+    Outcome, Project, assert_contains, chat_response, command_stage, command_stages, endpoint, set_mode, skipped,
+};
 
 /// A teacher that answers every request except the fourth, and the number of its requests.
 fn teacher() -> (String, Arc<AtomicUsize>) {
@@ -40,10 +42,13 @@ teacher = {{ api = "openai", url = "{url}", model = "m", retries = 0, concurrenc
     fails();
     assert_eq!(requests.load(Ordering::SeqCst), 4);
     let dry = project.ok(&["gc", "--keep-runs", "0", "--dry-run"]).stdout;
-    assert!(dry.contains("kept interrupted stages, for 14 days after their last write"), "{dry}");
-    assert!(dry.contains("  rationales (distill): 3 of 6 requests, "), "{dry}");
-    assert!(dry.contains(" s of work, last written 0.0 days ago"), "{dry}");
-    let freed = project.json(&["gc", "--keep-runs", "0"]);
+    let expected = [
+        "kept interrupted stages, for 14 days after their last write",
+        "  rationales (distill): 3 of 6 requests, ",
+        " s of work, last written 0.0 days ago",
+    ];
+    assert_contains(&dry, &expected);
+    let freed = gc(&project, &[]);
     assert_eq!(freed["interrupted"], serde_json::json!([]));
     let kept = &freed["resumable"][0];
     assert_eq!((&kept["kind"], &kept["done"], &kept["unit"]), (&"distill".into(), &3.into(), &"requests".into()));
@@ -55,29 +60,20 @@ teacher = {{ api = "openai", url = "{url}", model = "m", retries = 0, concurrenc
     // With `--keep-interrupted 0` the next run requests everything again.
     requests.store(0, Ordering::SeqCst);
     project.ok(&["gc", "--dry-run"]);
-    project.write("study.toml", project.read("study.toml").replace("model = \"m\"", "model = \"n\""));
+    project.edit("study.toml", "model = \"m\"", "model = \"n\"");
     fails();
-    let dry = project.ok(&["gc", "--dry-run", "--keep-interrupted", "0"]).stdout;
-    assert!(
-        dry.contains(
-            "would remove interrupted stages, which will start from the beginning:\n  rationales (distill): 3 of 6"
-        ),
-        "{dry}"
-    );
-    let printed = project.ok(&["gc", "--keep-interrupted", "0"]).stdout;
-    assert!(
-        printed.contains(
-            "removed interrupted stages, which will start from the beginning:\n  rationales (distill): 3 of 6"
-        ),
-        "{printed}"
-    );
+    let removed = "interrupted stages, which will start from the beginning:\n  rationales (distill): 3 of 6";
+    for (more, word) in [(&["--dry-run"][..], "would remove"), (&[], "removed")] {
+        let printed = project.ok(&[&["gc", "--keep-interrupted", "0"], more].concat()).stdout;
+        assert_contains(&printed, &[&format!("{word} {removed}")]);
+    }
     project.ok(&["run", "study.toml"]);
     assert_eq!(requests.load(Ordering::SeqCst), 4 + 6);
 }
 
-/// A command stage.
-fn stage(name: &str, line: &str) -> String {
-    format!("[stage.{name}]\nkind = \"command\"\nrun = '$RAN {name}; {line}'\noutputs = [\"out.txt\"]\n")
+/// A command stage that writes its name to a file.
+fn stage(name: &str, file: &str) -> String {
+    command_stage(name, "", &format!("echo {name} > {file}"), "'out.txt'")
 }
 
 fn gc(project: &Project, arguments: &[&str]) -> serde_json::Value {
@@ -87,22 +83,21 @@ fn gc(project: &Project, arguments: &[&str]) -> serde_json::Value {
 #[test]
 fn gc_removes_results_that_no_experiment_has() {
     let project = Project::new();
-    let axis = |values: &str| format!("[axis.n]\nkey = \"stage.b.dir\"\nvalues = {values}\n");
-    let stages = stage("a", "echo a > out.txt") + &stage("b", "echo b > ../out.txt");
-    let b = |values: &str| stages.clone() + &axis(values);
-    let study = |text: &str| "name = \"study\"\n".to_string() + text;
-    project.write_study(&study(&b("[\"one\", \"two\"]")));
+    let a = "name = 'study'\n".to_string() + &stage("a", "out.txt");
+    let b = stage("b", "../out.txt");
+    let study = |values: &str| format!("{a}{b}[axis.n]\nkey = 'stage.b.dir'\nvalues = [{values}]\n");
+    project.write_study(&study("'one', 'two'"));
     assert_eq!(project.ran(), "a b b");
     assert_eq!(gc(&project, &[])["records"], 0);
     // `--set` does not change the stored experiment.
     project.ok(&["run", "study.toml", "--set", "axis.n.values=[\"one\"]"]);
     assert_eq!(gc(&project, &[])["forgotten"], 0);
-    project.write_study(&study(&b("[\"one\"]")));
+    project.write_study(&study("'one'"));
     project.ran();
     let dry = gc(&project, &["--dry-run"]);
     assert_eq!((&dry["records"], &dry["forgotten"]), (&1.into(), &1.into()));
     assert_eq!(gc(&project, &[])["records"], 1);
-    project.write_study(&study(&stage("a", "echo a > out.txt")));
+    project.write_study(&a);
     assert_eq!(project.ran(), "");
     assert_eq!(gc(&project, &[])["records"], 1);
     project.write("other/study.toml", project.read("study.toml").replace("echo a", "echo c"));
@@ -110,8 +105,8 @@ fn gc_removes_results_that_no_experiment_has() {
     assert_eq!(gc(&project, &[])["records"], 0, "each file has its own results");
     std::fs::remove_file(project.path("study.toml")).unwrap();
     let printed = project.ok(&["gc", "--keep-runs", "0"]).stdout;
-    assert!(printed.contains("removed 1 records, 1 objects"), "{printed}");
-    assert!(printed.contains("forgot 1 instances that are not in their experiment any more"), "{printed}");
+    let expected = ["removed 1 records, 1 objects", "forgot 1 instances that are not in their experiment any more"];
+    assert_contains(&printed, &expected);
     assert_eq!(gc(&project, &[])["records"], 0);
     project.assert_store_is_valid();
 }
@@ -120,15 +115,14 @@ fn gc_removes_results_that_no_experiment_has() {
 fn two_experiments_may_have_one_name() {
     let project = Project::new();
     for folder in ["one", "other"] {
-        project.write_study(&("name = \"study\"\n".to_string() + &stage("a", &format!("echo {folder} > out.txt"))));
+        project.write_study(&command_stages(&[("a", "", &format!("echo {folder} > out.txt"), "'out.txt'")]));
         std::fs::create_dir(project.path(folder)).unwrap();
-        std::fs::rename(project.path("study.toml"), project.path(&format!("{folder}/study.toml"))).unwrap();
+        std::fs::rename(project.path("study.toml"), project.path(folder).join("study.toml")).unwrap();
     }
     assert!(!project.ok(&["run", "one/study.toml"]).stderr.contains("warning"));
-    let printed = project.ok(&["run", "other/study.toml"]).stderr;
     let warning = "warning: `[ROOT]/one/study.toml` has the same name `study`: the two experiments overwrite each other's links in \
                    `out/study`\nhelp: change one `name`, or use another `--out`";
-    assert!(printed.contains(warning), "{printed}");
+    project.ok(&["run", "other/study.toml"]).stderr_has(&[warning]);
     assert_eq!(gc(&project, &[])["records"], 0);
     project.take_ran();
     for folder in ["one", "other"] {
@@ -136,7 +130,8 @@ fn two_experiments_may_have_one_name() {
         assert_eq!(project.read("out/study/a/out.txt"), format!("{folder}\n"));
     }
     assert_eq!(project.take_ran(), "");
-    assert_eq!(project.ablate(&["forget", "study"]).code, Some(2), "the name is ambiguous");
+    // The name is ambiguous.
+    project.fails(2, &["forget", "study"]);
     let printed = project.ok(&["forget", "one/study.toml"]).stdout;
     assert_eq!(printed, "forgot 1 instances and 1 results\n`ablate gc` frees their space\n");
     project.ok(&["run", "other/study.toml"]);
@@ -147,17 +142,13 @@ fn two_experiments_may_have_one_name() {
 
 #[test]
 fn forgotten_results_run_again_and_pins_stay() {
-    let project = Project::new();
-    project.write_study(
-        &("name = \"study\"\n".to_string() + &stage("a", "echo a > out.txt") + &stage("b", "echo b > out.txt")),
-    );
+    let project = Project::with_study(&command_stages(&[
+        ("a", "", "echo a > out.txt", "'out.txt'"),
+        ("b", "", "echo b > out.txt", "'out.txt'"),
+    ]));
     assert_eq!(project.ran(), "a b");
-    let error = project.ablate(&["forget", "stduy"]);
-    assert_eq!(error.code, Some(2));
-    assert_eq!(
-        error.stderr,
-        "error: no experiment `stduy` has results in this store\n  help: a similar name exists: `study`\n"
-    );
+    let error = "error: no experiment `stduy` has results in this store\n  help: a similar name exists: `study`\n";
+    assert_eq!(project.fails(2, &["forget", "stduy"]).stderr, error);
     project.ok(&["forget", "study", "b"]);
     assert_eq!(project.ran(), "b");
     project.ok(&["pin", "study.toml", "a", "--name", "kept"]);
@@ -185,34 +176,26 @@ fn gc_states_the_accepted_values_of_its_limits() {
         ("--max-age=inf", days),
         ("--max-size=many", size),
     ] {
-        let error = project.ablate(&["gc", argument]);
-        assert_eq!(error.code, Some(2), "{argument}");
-        assert!(error.stderr.contains(accepted), "{argument}: {}", error.stderr);
+        project.fails(2, &["gc", argument]).stderr_has(&[accepted]);
     }
 }
 
 /// Runs the program as a user who is subject to file modes; `None`, with a message, where that is not possible.
-fn as_a_user(project: &Project, arguments: &[&str]) -> Option<std::process::Output> {
+fn as_a_user(project: &Project, arguments: &[&str]) -> Option<Outcome> {
     let own = project.command(arguments);
     if !rustix::process::geteuid().is_root() {
-        return Some({ own }.output().unwrap());
+        return Some(project.ablate(arguments));
     }
     std::os::unix::fs::chown(project.path("."), Some(65534), Some(65534)).unwrap();
     let mut user = std::process::Command::new("setpriv");
     user.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(own.get_program()).args(arguments);
     user.current_dir(project.path(".")).env("NO_COLOR", "1").stdin(std::process::Stdio::null());
-    match user.output() {
-        // 126 and 127: another user cannot execute the program or setpriv.
-        Ok(output) if !matches!(output.status.code(), Some(126 | 127)) => Some(output),
-        Ok(output) => skipped(&String::from_utf8_lossy(&output.stderr)),
-        Err(error) => skipped(&error.to_string()),
+    if let Err(error) = std::process::Command::new("setpriv").arg("--version").output() {
+        return skipped(&error.to_string());
     }
-}
-
-#[allow(clippy::print_stderr, reason = "a skipped test prints the reason")]
-fn skipped<T>(why: &str) -> Option<T> {
-    eprintln!("skipped, no other user: {}", why.trim());
-    None
+    let outcome = project.finish(&mut user);
+    // 126 and 127: another user cannot execute the program or setpriv.
+    if matches!(outcome.code, Some(126 | 127)) { skipped(&outcome.stderr) } else { Some(outcome) }
 }
 
 #[test]
@@ -227,32 +210,18 @@ fn gc_removes_folders_without_permissions() {
              [stage.c]\nkind = \"command\"\ninputs = {{ m = \"a\" }}\nrun = 'cat m/deep/file > out.txt; echo y > m/deep/new'\noutputs = [\"out.txt\"]\n"
         ),
     );
-    let user = |arguments: &[&str]| {
-        let output = as_a_user(&project, arguments)?;
-        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        Some((output.status.code(), text))
-    };
-    let Some((code, printed)) = user(&["run", "study.toml"]) else { return };
-    assert_eq!(code, Some(1), "{printed}");
-    assert!(printed.contains("2 ran, 1 failed"), "{printed}");
+    let Some(outcome) = as_a_user(&project, &["run", "study.toml"]) else { return };
+    outcome.exited(1).stderr_has(&["2 ran, 1 failed"]);
     assert_eq!(project.read("out/study/c/out.txt"), "x\n");
-    let (code, printed) = user(&["gc"]).unwrap();
-    assert_eq!(code, Some(0), "{printed}");
+    let user = |code: i32, arguments: &[&str]| as_a_user(&project, arguments).unwrap().exited(code);
+    user(0, &["gc"]);
     assert_eq!(std::fs::read_dir(project.path("cache/work")).map_or(0, Iterator::count), 0);
     // Sealed results are removed too, and damaged ones are quarantined.
     let object = project.object("a/m");
-    std::fs::remove_file(object.join("deep/file"))
-        .or_else(|_| {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(object.join("deep"), std::fs::Permissions::from_mode(0o755))?;
-            std::fs::remove_file(object.join("deep/file"))
-        })
-        .unwrap();
-    let (code, printed) = user(&["verify"]).unwrap();
-    assert_eq!(code, Some(2), "{printed}");
-    let (code, printed) = user(&["gc", "--max-size", "0"]).unwrap();
-    assert_eq!(code, Some(0), "{printed}");
-    let (code, printed) = user(&["verify"]).unwrap();
-    assert_eq!(code, Some(0), "{printed}");
-    assert!(printed.contains("0 records, 0 objects"), "{printed}");
+    set_mode(&object.join("deep"), 0o755);
+    std::fs::remove_file(object.join("deep/file")).unwrap();
+    set_mode(&object.join("deep"), 0o555);
+    user(2, &["verify"]);
+    user(0, &["gc", "--max-size", "0"]);
+    assert_contains(&user(0, &["verify"]).stdout, &["0 records, 0 objects"]);
 }

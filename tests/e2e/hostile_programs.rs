@@ -1,12 +1,13 @@
 //! Programs that stop or kill their supervisor, and programs that leave unusual files as outputs.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 use expect_test::expect;
 
-use crate::support::{Project, is_alive};
+use crate::support::{Project, command_stages, is_alive, set_mode};
 
 /// A project with one stage `it` that runs a line. `$DAEMON` in it starts a daemon whose process id is written to
 /// `daemon`.
@@ -26,19 +27,23 @@ fn stage(line: &str, more: &str) -> Project {
 
 /// Runs the study, which must fail, and returns the error lines.
 fn failure(project: &Project) -> String {
-    let outcome = project.ablate(&["run", "study.toml"]);
-    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
-    let why = |line: &&str| line.starts_with("error") || line.starts_with("  because");
-    outcome.stderr.lines().filter(why).collect::<Vec<_>>().join("\n")
+    project.fails(1, &["run", "study.toml"]).errors()
+}
+
+/// Runs a program that attacks its supervisor, which must end its daemon, and returns the error lines.
+fn attack(line: &str, more: &str) -> String {
+    let project = stage(line, more);
+    let errors = failure(&project);
+    assert!(!is_alive(&project.wait_for_file("daemon")));
+    errors
 }
 
 const OUT: &str = "outputs = [\"out.txt\"]";
 
 #[test]
 fn killing_the_supervisor_ends_all_processes() {
-    let project = stage("$DAEMON; kill -9 $PPID; sleep 600", OUT);
-    expect!["error: `it` failed: the supervisor process of the stage was killed"].assert_eq(&failure(&project));
-    assert!(!is_alive(&project.wait_for_file("daemon")));
+    expect!["error: `it` failed: the supervisor process of the stage was killed"]
+        .assert_eq(&attack("$DAEMON; kill -9 $PPID; sleep 600", OUT));
 }
 
 #[test]
@@ -47,17 +52,14 @@ fn stopped_supervisor_is_resumed() {
     project.ok(&["run", "study.toml"]);
     assert_eq!(project.read("out/study/it/out.txt"), "right\n");
     assert!(!is_alive(&project.wait_for_file("daemon")));
-    let project = stage("$DAEMON; kill -STOP $PPID; sleep 600", &format!("{OUT}\nlimits = {{ time = 0.4 }}"));
-    expect!["error: `it` failed: it took longer than its limit of 0.4 s"].assert_eq(&failure(&project));
-    assert!(!is_alive(&project.wait_for_file("daemon")));
+    expect!["error: `it` failed: it took longer than its limit of 0.4 s"]
+        .assert_eq(&attack("$DAEMON; kill -STOP $PPID; sleep 600", &format!("{OUT}\nlimits = {{ time = 0.4 }}")));
 }
 
 #[test]
 fn stopping_the_supervisor_repeatedly_fails() {
-    let project = stage("$DAEMON; while :; do kill -STOP $PPID; done", OUT);
     expect!["error: `it` failed: its program keeps stopping the supervisor process of the stage"]
-        .assert_eq(&failure(&project));
-    assert!(!is_alive(&project.wait_for_file("daemon")));
+        .assert_eq(&attack("$DAEMON; while :; do kill -STOP $PPID; done", OUT));
 }
 
 #[test]
@@ -101,12 +103,10 @@ fn hard_linked_output_does_not_change_the_other_file() {
     let project = Project::new();
     let mine = project.path("mine.txt");
     project.write("mine.txt", "mine\n");
-    fs::set_permissions(&mine, fs::Permissions::from_mode(0o644)).unwrap();
+    set_mode(&mine, 0o644);
     let before = fs::metadata(&mine).unwrap().modified().unwrap();
-    project.write_study(&format!(
-        "name = \"study\"\n[stage.it]\nkind = \"command\"\nrun = 'ln {0} out.txt; mkdir tree; ln {0} tree/a'\noutputs = [\"out.txt\", \"tree\"]\n",
-        mine.display()
-    ));
+    let line = format!("ln {0} out.txt; mkdir tree; ln {0} tree/a", mine.display());
+    project.write_study(&command_stages(&[("it", "", &line, "'out.txt', 'tree'")]));
     project.ok(&["run", "study.toml"]);
     let after = fs::metadata(&mine).unwrap();
     assert_eq!((after.mode() & 0o7777, after.nlink()), (0o644, 1));
@@ -145,35 +145,29 @@ fn attempts_quote_only_their_own_log() {
 #[test]
 fn pipe_instead_of_a_file_is_an_error() {
     let project = Project::new();
-    assert!(Command::new("mkfifo").arg(project.path("pipe.toml")).status().unwrap().success());
-    let printed = project.ablate(&["check", "pipe.toml"]);
-    assert_eq!(printed.code, Some(2));
-    assert!(printed.stderr.contains("it is a named pipe, not a file"), "{}", printed.stderr);
+    let make_pipe = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    make_pipe(&project.path("pipe.toml"));
+    let refusal = "it is a named pipe, not a file";
+    project.fails(2, &["check", "pipe.toml"]).stderr_has(&[refusal]);
     project.write("study.toml", "extends = \"pipe.toml\"\nname = \"study\"\n");
-    let printed = project.ablate(&["check", "study.toml"]);
-    assert_eq!(printed.code, Some(2));
-    assert!(printed.stderr.contains("it is a named pipe, not a file"), "{}", printed.stderr);
-    assert!(printed.stderr.contains("study.toml:1:11"), "{}", printed.stderr);
+    project.fails(2, &["check", "study.toml"]).stderr_has(&[refusal, "study.toml:1:11"]);
     // A store with a pipe instead of a file.
     let project = stage("echo x > out.txt", OUT);
     project.ok(&["run", "study.toml"]);
-    for (name, arguments) in
-        [("records", &["ls", "study.toml"][..]), ("FORMAT", &["ls", "study.toml"]), ("notes", &["run", "study.toml"])]
-    {
+    for (name, command) in [("records", "ls"), ("FORMAT", "ls"), ("notes", "run")] {
         let path = project.path("cache").join(name);
         let kept = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();
-        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        make_pipe(&path);
         // The message depends on the file; the test checks that the command ends.
-        project.ablate(arguments);
+        project.ablate(&[command, "study.toml"]);
         fs::remove_file(&path).unwrap();
         fs::write(&path, kept).unwrap();
     }
     // A model folder.
     project.write("model.toml", "name = \"model\"\n[stage.base]\nkind = \"base\"\npath = \"./folder\"\n");
     fs::create_dir(project.path("folder")).unwrap();
-    assert!(Command::new("mkfifo").arg(project.path("folder/config.json")).status().unwrap().success());
-    let printed = project.ablate(&["run", "model.toml"]);
-    assert_eq!(printed.code, Some(2), "{}", printed.stderr);
-    assert!(printed.stderr.contains("folder/config.json` is neither a file nor a folder"), "{}", printed.stderr);
+    make_pipe(&project.path("folder/config.json"));
+    let refused = project.fails(2, &["run", "model.toml"]);
+    refused.stderr_has(&["folder/config.json` is neither a file nor a folder"]);
 }

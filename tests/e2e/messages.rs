@@ -2,10 +2,11 @@
 
 use std::fs::File;
 
-use crate::support::Project;
+use crate::support::{Project, assert_contains};
 
 /// A stage that succeeds or fails depending on a file, and four instances downstream.
-fn fan(project: &Project) {
+fn fan() -> Project {
+    let project = Project::new();
     project.write("in.txt", "bad\n");
     project.write(
         "study.toml",
@@ -26,23 +27,21 @@ values = [["NUMBER=1"], ["NUMBER=2"], ["NUMBER=3"], ["NUMBER=4"]]
 labels = ["1", "2", "3", "4"]
 "#,
     );
+    project
 }
 
 #[test]
 fn failure_is_printed_once_and_by_show_and_why() {
-    let project = Project::new();
-    fan(&project);
-    let run = project.ablate(&["run", "study.toml"]);
-    assert_eq!(run.code, Some(1), "{run:?}");
+    let project = fan();
+    let run = project.fails(1, &["run", "study.toml"]);
     let skipped: Vec<&str> = run.stderr.lines().filter(|line| line.starts_with("skip ")).collect();
     assert_eq!(skipped.len(), 1, "{skipped:?}");
     assert!(skipped[0].ends_with("below (4 instances): `first` failed"), "{skipped:?}");
     for arguments in [["show", "study.toml", "first"], ["why", "study.toml", "first"], ["why", "study.toml", "below"]] {
         let printed = project.ok(&arguments).stdout;
-        assert!(printed.contains("`first` failed: ") && printed.contains("exit code 3"), "{arguments:?}: {printed}");
+        assert_contains(&printed, &["`first` failed: ", "exit code 3"]);
         let log = printed.lines().find_map(|line| line.trim().strip_prefix("log: ")).unwrap();
-        let log = project.read(&log.replace("[ROOT]/", ""));
-        assert!(log.contains("begins") && log.contains("no good news"), "{log}");
+        assert_contains(&project.read(&log.replace("[ROOT]/", "")), &["begins", "no good news"]);
     }
     let why = project.json(&["why", "study.toml", "first"]);
     assert_eq!(why[0]["failure"]["instance"], "first");
@@ -54,72 +53,51 @@ fn failure_is_printed_once_and_by_show_and_why() {
 
 #[test]
 fn unwritable_stdout_is_a_failure() {
-    let project = Project::new();
-    fan(&project);
+    let project = fan();
     for arguments in [&["check", "study.toml"][..], &["schema"], &["--help"], &["plan", "study.toml", "--json"]] {
         let full = File::options().write(true).open("/dev/full").unwrap();
-        let output = project.command(arguments).stdout(full).output().unwrap();
-        let printed = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {printed}");
-        assert!(
-            arguments == ["--help"] || printed.contains("could not be written to stdout: No space left"),
-            "{printed}"
-        );
+        let outcome = project.finish(project.command(arguments).stdout(full)).exited(1);
+        if arguments != ["--help"] {
+            outcome.stderr_has(&["could not be written to stdout: No space left"]);
+        }
     }
     // A closed pipe is not a failure.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let output = project.command(&["schema"]).stdout(writer).output().unwrap();
-    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
+    assert_eq!(project.finish(project.command(&["schema"]).stdout(writer)).exited(0).stderr, "");
 }
 
 #[test]
 fn log_lines_have_no_color_by_default() {
-    let project = Project::new();
-    fan(&project);
+    let project = fan();
     let log = |color: &str| {
         let mut command = project.command(&["plan", "study.toml", "-vv", "--color", color]);
-        let output = command.env_remove("NO_COLOR").env("ABLATE_LOG", "trace").output().unwrap();
-        String::from_utf8(output.stderr).unwrap()
+        project.finish(command.env_remove("NO_COLOR").env("ABLATE_LOG", "trace")).stderr
     };
     assert!(!log("never").contains('\u{1b}') && !log("auto").contains('\u{1b}'));
 }
 
 #[test]
 fn read_only_commands_create_no_store() {
-    let project = Project::new();
-    fan(&project);
-    let commands: [&[&str]; 8] = [
-        &["plan", "study.toml"],
-        &["why", "study.toml", "first"],
-        &["ls", "study.toml"],
-        &["show", "study.toml", "first"],
-        &["logs", "study.toml", "first"],
-        &["report", "study.toml"],
-        &["suggest", "study.toml"],
-        &["pin", "study.toml"],
-    ];
-    for arguments in commands {
-        let printed = project.ablate(&[arguments, &["--store", "cahce"]].concat());
-        assert_eq!(printed.code, Some(2), "{arguments:?}");
+    let project = fan();
+    for command in ["plan", "why", "ls", "show", "logs", "report", "suggest", "pin"] {
+        let stage: &[&str] = if ["why", "show", "logs"].contains(&command) { &["first"] } else { &[] };
+        let printed = project.fails(2, &[&[command, "study.toml", "--store", "cahce"], stage].concat()).stderr;
         let message = "error: there is no store at `cahce`: `ablate run` with the same `--store` creates one\n";
-        assert_eq!(printed.stderr, message, "{arguments:?}");
-        assert!(!project.path("cahce").exists(), "{arguments:?}");
+        assert_eq!(printed, message, "{command}");
+        assert!(!project.path("cahce").exists(), "{command}");
     }
     project.ok(&["plan", "study.toml"]);
 }
 
 #[test]
 fn check_reports_errors_as_json() {
-    let project = Project::new();
-    fan(&project);
+    let project = fan();
     project.write("bad.toml", "[stage.a]\nkind = \"comand\"\n");
-    let printed = project.ablate(&["check", "study.toml", "bad.toml"]);
-    assert_eq!(printed.code, Some(2));
+    let printed = project.fails(2, &["check", "study.toml", "bad.toml"]).stderr_has(&["bad.toml:2:8"]);
     assert!(printed.stdout.starts_with("study.toml is valid: 2 stages, 5 instances"), "{printed:?}");
-    assert!(printed.stderr.contains("bad.toml:2:8"), "{printed:?}");
-    let printed = project.ablate(&["check", "bad.toml", "--json"]);
-    assert_eq!((printed.code, printed.stderr.as_str()), (Some(2), ""));
+    let printed = project.fails(2, &["check", "bad.toml", "--json"]);
+    assert_eq!(printed.stderr, "");
     expect_test::expect![[r#"
         {
           "file": "bad.toml",
@@ -152,15 +130,15 @@ fn check_reports_errors_as_json() {
 
 #[test]
 fn keys_with_dots_can_be_overridden() {
-    let project = Project::new();
-    fan(&project);
+    let project = fan();
     project.write("good.txt", "good\n");
     project.append("study.toml", "[axis.file]\nkey = \"stage.first.inputs.'in.txt'\"\nvalues = [\"good.txt\"]\n");
     project.ok(&["run", "study.toml"]);
-    fan(&project);
+    let project = fan();
+    project.write("good.txt", "good\n");
     project.ok(&["run", "study.toml", "--set", "stage.first.inputs.\"in.txt\"=good.txt"]);
     let printed = project.ablate(&["run", "study.toml", "--set", "stage.first.inputs.in.txt=good.txt"]);
-    assert!(printed.stderr.contains("help: write `stage.first.inputs.\"in.txt\"`"), "{}", printed.stderr);
+    printed.stderr_has(&["help: write `stage.first.inputs.\"in.txt\"`"]);
 }
 
 /// A stage that writes scores, and a report.
@@ -182,18 +160,15 @@ labels = ["a", "b"]
 fn report_failure_is_printed_with_quiet() {
     let project = Project::new();
     project.write("study.toml", SCORED);
-    let score = r#"{"id": "1", "dataset": "d", "prompt": "?", "gold": ["1"], "response": "1", "finish": "stop",
-        "answer": "1", "compliant": true, "score": 1.0}"#;
-    project.write("scores.jsonl", score.replace('\n', " ") + "\n");
+    let score = serde_json::json!({ "id": "1", "dataset": "d", "prompt": "?", "gold": ["1"], "response": "1",
+        "finish": "stop", "answer": "1", "compliant": true, "score": 1.0 });
+    project.write("scores.jsonl", format!("{score}\n"));
     project.ok(&["run", "study.toml", "-q"]);
     // A file at the path of the output folder.
     std::fs::remove_dir_all(project.path("out")).unwrap();
     project.write("tables", "mine").write("other.toml", SCORED.replace("ARM", "OTHER"));
-    let printed = project.ablate(&["run", "other.toml", "-q", "--out", "tables"]);
-    assert_eq!(printed.code, Some(2), "{printed:?}");
-    let first = printed.stderr.lines().find(|line| line.contains("report")).unwrap_or_default();
-    assert_eq!(
-        first, "error: the report failed; the results are stored: try `ablate report other.toml`",
-        "{printed:?}"
-    );
+    let printed = project.fails(2, &["run", "other.toml", "-q", "--out", "tables"]).stderr;
+    let first = printed.lines().find(|line| line.contains("report")).unwrap_or_default();
+    let expected = "error: the report failed; the results are stored: try `ablate report other.toml`";
+    assert_eq!(first, expected, "{printed}");
 }

@@ -35,11 +35,8 @@ fn new_experiment_runs() {
 fn existing_file_is_not_overwritten() {
     let project = Project::new();
     project.write("mine.toml", "# precious");
-    let outcome = project.ablate(&["new", "mine"]);
-    assert_eq!(outcome.code, Some(2));
-    assert_eq!(outcome.stderr, "error: `mine.toml` already exists: nothing was written\n");
+    let refused = project.fails(2, &["new", "mine"]);
+    assert_eq!(refused.stderr, "error: `mine.toml` already exists: nothing was written\n");
     assert_eq!(project.read("mine.toml"), "# precious");
-    let outcome = project.ablate(&["new", "my experiment"]);
-    assert_eq!(outcome.code, Some(2));
-    assert!(outcome.stderr.contains("`my experiment` is not a name"), "{}", outcome.stderr);
+    project.fails(2, &["new", "my experiment"]).stderr_has(&["`my experiment` is not a name"]);
 }

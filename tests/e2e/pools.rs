@@ -4,7 +4,7 @@ use std::process::{Child, Stdio};
 
 use expect_test::expect;
 
-use crate::support::{Project, wait_until};
+use crate::support::{Project, command_stages, wait_until};
 
 /// Two studies, `one` and `two`, with one stage each that uses the same resource. The stage of `one` holds it until
 /// the file `go` exists.
@@ -37,8 +37,8 @@ fn wait_lines(run: Child) -> String {
     text.lines().filter(|line| line.starts_with("wait")).collect::<Vec<_>>().join("\n")
 }
 
-/// Starts both runs and returns the lines of the second one about waiting, and those of `status` meanwhile.
-fn second(project: &Project, arguments: &[&str]) -> (String, String) {
+/// Starts both runs and checks what the second one and `status` print about waiting.
+fn assert_second_waits(project: &Project, arguments: &[&str], reason: &str) {
     let start = |file: &str| {
         let mut command = project.command(&[&["run", file], arguments].concat());
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
@@ -46,32 +46,30 @@ fn second(project: &Project, arguments: &[&str]) -> (String, String) {
     let one = start("one.toml");
     project.wait_for_file("held");
     let two = start("two.toml");
-    let status = || project.ablate(&["status"]).stdout;
-    wait_until("the second run waits", &|| status().contains("waiting two"));
+    let waiting = || {
+        let status = project.ablate(&["status"]).stdout;
+        status.lines().filter(|line| line.contains("waiting")).collect::<Vec<_>>().join("\n")
+    };
+    wait_until("the second run waits", &|| waiting().contains("waiting two"));
     // Long enough for several attempts.
     std::thread::sleep(std::time::Duration::from_millis(500));
-    let waiting = status().lines().filter(|line| line.contains("waiting")).collect::<Vec<_>>().join("\n");
+    assert_eq!(waiting(), format!("  waiting two: {reason}"));
     project.write("go", "");
     assert_eq!(wait_lines(one), "");
-    let lines = wait_lines(two);
-    assert!(!status().contains("waiting"));
-    (lines, waiting)
+    assert_eq!(wait_lines(two), format!("wait  two: {reason}"));
+    assert_eq!(waiting(), "");
 }
 
 #[test]
 fn pool_slots_are_shared_by_all_runs() {
     let project = studies("{ pool = \"licence\" }", "[settings.pools]\nlicence = 1");
-    let (lines, status) = second(&project, &[]);
-    expect!["wait  two: other runs use all slots of the pool `licence`"].assert_eq(&lines);
-    expect!["  waiting two: other runs use all slots of the pool `licence`"].assert_eq(&status);
+    assert_second_waits(&project, &[], "other runs use all slots of the pool `licence`");
 }
 
 #[test]
 fn gpus_are_shared_by_all_runs() {
     let project = studies("{ gpu = 1 }", "");
-    let (lines, status) = second(&project, &["--gpus", "77"]);
-    expect!["wait  two: other runs use all GPUs of this run"].assert_eq(&lines);
-    expect!["  waiting two: other runs use all GPUs of this run"].assert_eq(&status);
+    assert_second_waits(&project, &["--gpus", "77"], "other runs use all GPUs of this run");
 }
 
 #[test]
@@ -79,9 +77,7 @@ fn run_waits_for_a_stage_of_another_run() {
     let project = studies("{}", "");
     let text = project.read("one.toml").replace("\"one\"", "\"two\"").replace("stage.one", "stage.two");
     project.write("two.toml", text);
-    let (lines, status) = second(&project, &[]);
-    expect!["wait  two: another run is working on it"].assert_eq(&lines);
-    expect!["  waiting two: another run is working on it"].assert_eq(&status);
+    assert_second_waits(&project, &[], "another run is working on it");
 }
 
 #[test]
@@ -89,8 +85,7 @@ fn invalid_slot_options_are_refused() {
     let project = studies("{}", "");
     let errors = [&["--jobs", "0"][..], &["--threads", "0"], &["--timeout", "0"], &["--gpus", ""], &["--gpus", "0,0"]]
         .map(|arguments| {
-            let outcome = project.ablate(&[&["run", "one.toml"], arguments].concat());
-            assert_eq!(outcome.code, Some(2));
+            let outcome = project.fails(2, &[&["run", "one.toml"], arguments].concat());
             outcome.stderr.lines().next().unwrap().to_string()
         });
     expect![[r#"
@@ -104,10 +99,7 @@ fn invalid_slot_options_are_refused() {
 
 #[test]
 fn failed_links_are_only_a_warning() {
-    let project = Project::new();
-    project.write_study(
-        "name = \"study\"\n[stage.it]\nkind = \"command\"\nrun = 'echo x > out.txt'\noutputs = [\"out.txt\"]\n",
-    );
+    let project = Project::with_study(&command_stages(&[("it", "", "echo x > out.txt", "'out.txt'")]));
     project.write("out", "a file of mine");
     let outcome = project.ok(&["run", "study.toml", "--quiet"]);
     let lines: Vec<&str> = outcome.stderr.lines().collect();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::Project;
+use crate::support::{Project, set_mode};
 
 /// Whether a text has no control characters.
 fn is_plain(text: &str) -> bool {
@@ -13,8 +13,7 @@ fn is_plain(text: &str) -> bool {
 #[test]
 #[cfg(target_os = "linux")]
 fn program_cannot_read_parent_environments() {
-    let project = Project::new();
-    project.write_study(
+    let project = Project::with_study(
         r#"[stage.it]
 kind    = "command"
 run     = '''
@@ -39,8 +38,7 @@ outputs = ["parent.txt", "engine.txt", "rights.txt"]
 
 #[test]
 fn store_is_private_and_keeps_changed_modes() {
-    let project = Project::new();
-    project.write_study(
+    let project = Project::with_study(
         "[stage.it]\nkind = \"command\"\nrun = 'echo $VALUE > a.txt'\noutputs = [\"a.txt\"]\nenv = [\"VALUE\"]\n",
     );
     let run = |value: &str| {
@@ -53,14 +51,14 @@ fn store_is_private_and_keeps_changed_modes() {
         let mode = fs::metadata(project.path("cache").join(name)).unwrap().permissions().mode();
         format!("{name} {:o}", mode & 0o777)
     };
-    fs::set_permissions(project.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    set_mode(&project.path(""), 0o755);
     run("one");
     let modes = ["records", "notes", "memo", "salt", "runs", "work", "derived", "locks", "objects"].map(mode);
     let expected =
         "records 600, notes 600, memo 600, salt 600, runs 700, work 700, derived 700, locks 700, objects 755";
     assert_eq!(modes.join(", "), expected);
-    for name in ["records", "runs"] {
-        fs::set_permissions(project.path("cache").join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    for name in ["cache/records", "cache/runs"] {
+        set_mode(&project.path(name), 0o755);
     }
     run("two");
     project.ok(&["gc"]);
@@ -87,18 +85,10 @@ outputs = ["a.txt"]
     let run = project.ablate(&["run", "study.toml"]);
     assert!(is_plain(&run.stderr), "{:?}", run.stderr);
     assert!(!run.stderr.lines().any(|line| line.starts_with("error: all")), "{}", run.stderr);
-    assert!(
-        run.stderr.contains("a\\u{1b}[2J")
-            && run.stderr.contains(": \\u{1b}]0;title\\u{7} 10%\n     20%\n    error: all"),
-        "{}",
-        run.stderr
-    );
+    run.stderr_has(&["a\\u{1b}[2J", ": \\u{1b}]0;title\\u{7} 10%\n     20%\n    error: all"]);
     // With colors, only the program's own color sequences appear.
-    let colored = project
-        .ablate(&["run", "study.toml", "--color", "always"])
-        .stderr
-        .replace("\u{1b}[1;31m", "")
-        .replace("\u{1b}[0m", "");
+    let colored = project.ablate(&["run", "study.toml", "--color", "always"]).stderr;
+    let colored = colored.replace("\u{1b}[1;31m", "").replace("\u{1b}[0m", "");
     assert!(is_plain(&colored), "{colored:?}");
     let logs = project.ok(&["logs", "study.toml", "it"]);
     assert!(logs.stdout.starts_with("\\u{1b}]0;title\\u{7} 10%\n 20%\nerror: all is well\n"), "{:?}", logs.stdout);

@@ -2,41 +2,28 @@
 
 use expect_test::expect;
 
-use crate::support::{Project, without_record};
+use crate::support::{Project, assert_contains, command_stages, without_record};
 
-/// A project with one stage `it` with these lines.
+/// A project with one stage `it` that writes `out.txt`, with these lines.
 fn stage(lines: &str) -> Project {
-    let project = Project::new();
-    project.write_study(&format!("name = \"study\"\n[stage.it]\nkind = \"command\"\n{lines}\n"));
-    project
+    let header = "name = \"study\"\n[stage.it]\nkind = \"command\"\noutputs = [\"out.txt\"]\n";
+    Project::with_study(&format!("{header}{lines}\n"))
 }
 
-/// Runs the study, which must fail, and returns its error messages and exit code.
+/// Runs the study, which must fail, and returns its error messages.
 fn failure(project: &Project) -> String {
-    let outcome = project.ablate(&["run", "study.toml"]);
-    let is_error = |line: &&str| ["error", "  because", "  help"].iter().any(|word| line.starts_with(word));
-    let printed: Vec<&str> =
-        outcome.stderr.lines().filter(is_error).filter(|line| !line.contains("fix the cause")).collect();
-    format!("{}, exit code {}", printed.join("\n"), outcome.code.unwrap())
+    project.fails(1, &["run", "study.toml"]).errors()
 }
 
 #[test]
 fn sandbox_contains_only_the_inputs() {
-    let project = Project::new();
+    let inputs = "'in/a' = 'data/a.txt', 'folder' = './data/more', 'y' = 'first:y.txt'";
+    let line = ": > out.txt; find -L . -type f | sort >> out.txt; cat in/a folder/deep/c.txt y >> out.txt";
+    let project = Project::with_study(&command_stages(&[
+        ("first", "", "echo first > x.txt; echo second > y.txt", "'x.txt', 'y.txt'"),
+        ("it", inputs, line, "'out.txt'"),
+    ]));
     project.write("data/a.txt", "a\n").write("data/more/b.txt", "b\n").write("data/more/deep/c.txt", "c\n");
-    project.write_study(
-        r#"name = "study"
-[stage.first]
-kind    = "command"
-run     = 'echo first > x.txt; echo second > y.txt'
-outputs = ["x.txt", "y.txt"]
-[stage.it]
-kind    = "command"
-inputs  = { "in/a" = "data/a.txt", "folder" = "./data/more", "y" = "first:y.txt" }
-run     = ': > out.txt; find -L . -type f | sort >> out.txt; cat in/a folder/deep/c.txt y >> out.txt'
-outputs = ["out.txt"]
-"#,
-    );
     project.ok(&["run", "study.toml"]);
     expect![[r#"
         ./folder/b.txt
@@ -53,9 +40,8 @@ outputs = ["out.txt"]
 
 #[test]
 fn environment_contains_only_declared_variables() {
-    let project = stage(
-        "run = '/usr/bin/env | sort > out.txt; pwd >> out.txt'\noutputs = [\"out.txt\"]\nenv = [\"KEPT\", \"OWN=x y=z\", \"NONE\"]",
-    );
+    let project =
+        stage("run = '/usr/bin/env | sort > out.txt; pwd >> out.txt'\nenv = [\"KEPT\", \"OWN=x y=z\", \"NONE\"]");
     let mut command = project.command(&["run", "study.toml", "--quiet"]);
     command.env("KEPT", "as outside").env("SECRET", "x").env("LC_ALL", "de_DE").env_remove("NONE");
     assert!(command.status().unwrap().success());
@@ -64,12 +50,8 @@ fn environment_contains_only_declared_variables() {
     assert!(sandbox.contains("/cache/work/"));
     let seed = text.lines().find_map(|line| line.strip_prefix("ABLATE_SEED=")).unwrap();
     assert!(seed.parse::<u64>().is_ok());
-    // The shell adds PWD and others itself.
-    let lines = text
-        .lines()
-        .filter(|line| line.contains('='))
-        .filter(|line| !line.starts_with("PWD=") && !line.starts_with('_'));
-    let printed: Vec<&str> = lines.filter(|line| !line.starts_with("SHLVL=") && !line.starts_with("OLDPWD=")).collect();
+    let of_shell = |line: &str| ["PWD=", "_", "SHLVL=", "OLDPWD="].iter().any(|name| line.starts_with(name));
+    let printed: Vec<&str> = text.lines().filter(|line| line.contains('=') && !of_shell(line)).collect();
     expect![[r#"
         ABLATE_SEED=[SEED]
         CUDA_VISIBLE_DEVICES=
@@ -84,15 +66,15 @@ fn environment_contains_only_declared_variables() {
 
 #[test]
 fn changed_variable_reruns_the_stage() {
-    let project = stage("run = '$RAN it; echo $MODE > out.txt'\noutputs = [\"out.txt\"]\nenv = [\"MODE\"]");
-    let run = |mode: &str| {
-        let output = project.command(&["run", "study.toml"]).env("MODE", mode).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        (project.take_ran(), project.read("out/study/it/out.txt"))
+    let project = stage("run = '$RAN it; echo $MODE > out.txt'\nenv = [\"MODE\"]");
+    let run = |mode: &str, ran: &str| {
+        project.finish(project.command(&["run", "study.toml"]).env("MODE", mode)).exited(0);
+        assert_eq!(project.take_ran(), ran);
+        assert_eq!(project.read("out/study/it/out.txt"), format!("{mode}\n"));
     };
-    assert_eq!(run("one"), ("it".to_string(), "one\n".to_string()));
-    assert_eq!(run("one"), (String::new(), "one\n".to_string()));
-    let why = project.command(&["why", "study.toml", "it"]).env("MODE", "two").output().unwrap();
+    run("one", "it");
+    run("one", "");
+    let why = project.finish(project.command(&["why", "study.toml", "it"]).env("MODE", "two"));
     expect![[r#"
         note: `it` must run: the environment variable `MODE` changed
          --> study.toml:6:7
@@ -100,106 +82,87 @@ fn changed_variable_reruns_the_stage() {
         6 | env = ["MODE"]
           |       ^^^^^^^^ compared with record [RECORD]
     "#]]
-    .assert_eq(&without_record(&String::from_utf8(why.stdout).unwrap()));
-    assert_eq!(run("two"), ("it".to_string(), "two\n".to_string()));
-    assert_eq!(run("one"), (String::new(), "one\n".to_string()));
+    .assert_eq(&without_record(&why.stdout));
+    run("two", "it");
+    run("one", "");
 }
 
 #[test]
 fn program_may_be_a_list_with_a_working_directory() {
     let project = stage(
-        "run = [\"sh\", \"-c\", \"echo \\\"$1\\\" > ../out.txt; pwd >> ../out.txt\", \"sh\", \"a  b\"]\ndir = \"deep\"\noutputs = [\"out.txt\"]",
+        "run = [\"sh\", \"-c\", \"echo \\\"$1\\\" > ../out.txt; pwd >> ../out.txt\", \"sh\", \"a  b\"]\ndir = \"deep\"",
     );
     project.ok(&["run", "study.toml"]);
     let text = project.read("out/study/it/out.txt");
     assert!(text.starts_with("a  b\n/") && text.ends_with("/deep\n"), "{text}");
-    let project = stage("run = [\"no-such-program\"]\noutputs = [\"out.txt\"]");
-    expect!["error: `it` failed: cannot start `no-such-program`: No such file or directory (os error 2), exit code 1"]
-        .assert_eq(&failure(&project));
+    expect!["error: `it` failed: cannot start `no-such-program`: No such file or directory (os error 2)"]
+        .assert_eq(&failure(&stage("run = [\"no-such-program\"]")));
 }
 
 #[test]
 fn typed_outputs_are_checked() {
-    let project = Project::new();
-    let study = |row: &str| {
-        format!(
-            r#"name = "study"
+    let project = Project::with_study(
+        r#"name = "study"
 [stage.rows]
 kind    = "command"
-run     = '''echo '{row}' > rows.jsonl; mkdir model; echo 1 > model/weights'''
-outputs = {{ "rows.jsonl" = "rows", "model" = "checkpoint" }}
+run     = '''echo '{"id":1}' > rows.jsonl; mkdir model; echo 1 > model/weights'''
+outputs = { "rows.jsonl" = "rows", "model" = "checkpoint" }
 [stage.below]
 kind    = "command"
-inputs  = {{ "in" = "rows:rows.jsonl", "m" = "rows:model" }}
+inputs  = { "in" = "rows:rows.jsonl", "m" = "rows:model" }
 run     = 'cat in m/weights > out.txt'
 outputs = ["out.txt"]
-"#
-        )
-    };
-    project.write_study(&study(r#"{"id":1}"#));
+"#,
+    );
     project.ok(&["run", "study.toml"]);
     assert_eq!(project.read("out/study/below/out.txt"), "{\"id\":1}\n1\n");
     let shown = project.json(&["show", "study.toml", "rows"]);
     assert_eq!(shown["record"]["outputs"]["rows.jsonl"]["kind"], "rows");
-    project.write_study(&study(r#"{"id":"#));
+    project.edit("study.toml", r#"{"id":1}"#, r#"{"id":"#);
     expect![[r#"
         error: `rows` failed: the output `rows.jsonl` is not valid
           because line 1 is not JSON
-          because EOF while parsing a value at line 1 column 6, exit code 1"#]]
+          because EOF while parsing a value at line 1 column 6"#]]
     .assert_eq(&failure(&project));
 }
 
 #[test]
-fn failure_quotes_the_log() {
-    let project = stage("run = 'echo working; echo no such luck >&2; exit 7'\noutputs = [\"out.txt\"]");
+fn failures_state_their_cause() {
+    let failure = |(line, output): (&str, &str)| {
+        failure(&Project::with_study(&command_stages(&[("it", "", line, &format!("'{output}'"))])))
+    };
+    let cases = [
+        ("echo working; echo no such luck >&2; exit 7", "out.txt"),
+        ("kill -9 $$", "out.txt"),
+        ("true", "out.txt"),
+        ("ln -s /etc/hostname out.txt", "out.txt"),
+        ("mkdir real; echo x > real/out.txt; ln -s real there", "there/out.txt"),
+        ("mkfifo out.txt", "out.txt"),
+    ];
     expect![[r#"
         error: `it` failed: its program ended with exit code 7
-          because the end of its log: working, exit code 1"#]]
-    .assert_eq(&failure(&project));
-    let project = stage("run = 'kill -9 $$'\noutputs = [\"out.txt\"]");
-    expect!["error: `it` failed: the child process was killed by signal 9, as the kernel does when memory runs out, exit code 1"].assert_eq(&failure(&project));
-    let project = stage("run = 'true'\noutputs = [\"out.txt\"]");
-    expect!["error: `it` failed: the stage ended without writing its output `out.txt`, exit code 1"]
-        .assert_eq(&failure(&project));
-}
-
-#[test]
-fn symbolic_links_as_outputs_are_refused() {
-    let project = stage("run = 'ln -s /etc/hostname out.txt'\noutputs = [\"out.txt\"]");
-    expect!["error: `it` failed: the output `out.txt` may be outside the stage's folder: `out.txt` is a symbolic link, exit code 1"].assert_eq(&failure(&project));
-    let project = stage("run = 'mkdir real; echo x > real/out.txt; ln -s real there'\noutputs = [\"there/out.txt\"]");
-    expect!["error: `it` failed: the output `there/out.txt` may be outside the stage's folder: `there` is a symbolic link, exit code 1"].assert_eq(&failure(&project));
-    let project = stage("run = 'mkdir tree; ln -s /etc/hostname tree/link'\noutputs = [\"tree\"]");
-    assert!(failure(&project).contains("which is not a plain file"));
-    let project = stage("run = 'mkfifo out.txt'\noutputs = [\"out.txt\"]");
-    assert!(failure(&project).contains("neither a file nor a folder"));
+          because the end of its log: working
+        error: `it` failed: the child process was killed by signal 9, as the kernel does when memory runs out
+        error: `it` failed: the stage ended without writing its output `out.txt`
+        error: `it` failed: the output `out.txt` may be outside the stage's folder: `out.txt` is a symbolic link
+        error: `it` failed: the output `there/out.txt` may be outside the stage's folder: `there` is a symbolic link
+        error: `it` failed: the output `out.txt` is neither a file nor a folder: it is a named pipe"#]]
+    .assert_eq(&cases.map(failure).join("\n"));
+    // The message has a path that varies.
+    let link = failure(("mkdir tree; ln -s /etc/hostname tree/link", "tree"));
+    assert_contains(&link, &["which is not a plain file"]);
 }
 
 #[test]
 fn editing_an_input_fails_the_stage() {
-    let project = Project::new();
-    let study = |line: &str| {
-        format!(
-            r#"name = "study"
-[stage.first]
-kind    = "command"
-run     = '$RAN first; echo first > x.txt'
-outputs = ["x.txt"]
-[stage.it]
-kind    = "command"
-inputs  = {{ "x.txt" = "first" }}
-run     = '$RAN it; {line}'
-outputs = ["out.txt"]
-"#
-        )
-    };
     // Root may write sealed files; other users need `chmod`.
-    project.write_study(&study("chmod u+w x.txt; echo edited >> x.txt; cat x.txt > out.txt"));
-    expect![
-        "error: `it` failed: its input `inputs.x.txt` changed while the stage ran: inputs are read-only, exit code 1"
-    ]
-    .assert_eq(&failure(&project));
-    project.write_study(&study("cat x.txt > out.txt"));
+    let project = Project::with_study(&command_stages(&[
+        ("first", "", "echo first > x.txt", "'x.txt'"),
+        ("it", "'x.txt' = 'first'", "chmod u+w x.txt; echo edited >> x.txt; cat x.txt > out.txt", "'out.txt'"),
+    ]));
+    expect!["error: `it` failed: its input `inputs.x.txt` changed while the stage ran: inputs are read-only"]
+        .assert_eq(&failure(&project));
+    project.edit("study.toml", "chmod u+w x.txt; echo edited >> x.txt; ", "");
     project.take_ran();
     assert_eq!(project.ran(), "first it");
     assert_eq!(project.read("out/study/it/out.txt"), "first\n");
@@ -208,15 +171,14 @@ outputs = ["out.txt"]
 
 #[test]
 fn time_limit_and_retries() {
-    let project = stage("run = 'exec sleep 600'\noutputs = [\"out.txt\"]\nlimits = { time = 0.2 }");
-    expect!["error: `it` failed: it took longer than its limit of 0.2 s, exit code 1"].assert_eq(&failure(&project));
-    let again = "run = '$RAN it; [ $(wc -l < RAN) -ge 3 ] && echo done > out.txt'\noutputs = [\"out.txt\"]\n";
+    let project = stage("run = 'exec sleep 600'\nlimits = { time = 0.2 }");
+    expect!["error: `it` failed: it took longer than its limit of 0.2 s"].assert_eq(&failure(&project));
+    let line = "run = '$RAN it; [ $(wc -l < LOG) -ge 3 ] && echo done > out.txt'\n";
     for (limits, arguments) in [("limits = { retries = 2 }", &[][..]), ("", &["--retries", "2"])] {
-        let project = Project::new();
-        let lines = again.replace("RAN)", &format!("{})", project.path("ran").display())) + limits;
-        project.write_study(&format!("name = \"study\"\n[stage.it]\nkind = \"command\"\n{lines}\n"));
-        let printed = project.ok(&[&["run", "study.toml", "-v"], arguments].concat()).stderr;
-        assert!(printed.contains("attempt 2 of 3 failed: its program ended with exit code 1"), "{printed}");
+        let project = stage(&(line.to_string() + limits));
+        project.edit("study.toml", "LOG", &project.path("ran").display().to_string());
+        let outcome = project.ok(&[&["run", "study.toml", "-v"], arguments].concat());
+        outcome.stderr_has(&["attempt 2 of 3 failed: its program ended with exit code 1"]);
         assert_eq!(project.take_ran(), "it it it");
         assert_eq!(project.read("out/study/it/out.txt"), "done\n");
     }
@@ -225,11 +187,8 @@ fn time_limit_and_retries() {
 #[test]
 fn log_keeps_the_order_of_stdout_and_stderr() {
     let line =
-        "for i in 1 2 3; do echo out $i; echo err $i >&2; done; printf '\\''\\377 no line break'\\''; echo x > out.txt";
-    let project = stage(&format!(
-        "run = '''{}'''\noutputs = [\"out.txt\"]",
-        line.replace("'\\''", "\"").replace("\\377", "\\\\377")
-    ));
+        r#"for i in 1 2 3; do echo out $i; echo err $i >&2; done; printf "\\377 no line break"; echo x > out.txt"#;
+    let project = Project::with_study(&command_stages(&[("it", "", line, "'out.txt'")]));
     project.ok(&["run", "study.toml"]);
     expect![[r#"
         out 1

@@ -1,37 +1,21 @@
 //! Sandboxes: a program gets its own copies of exactly the inputs that were hashed.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::support::Project;
-
-/// A study of command stages: name, inputs, command line, outputs.
-fn study(stages: &[(&str, &str, &str, &str)]) -> String {
-    let stage = |(name, inputs, line, outputs): &(&str, &str, &str, &str)| {
-        format!(
-            "[stage.{name}]\nkind = \"command\"\ninputs = {{ {inputs} }}\nrun = '''$RAN {name}; {line}'''\noutputs = [{outputs}]\n"
-        )
-    };
-    "name = \"study\"\n".to_string() + &stages.iter().map(stage).collect::<String>()
-}
-
-fn set_mode(project: &Project, name: &str, mode: u32) {
-    fs::set_permissions(project.path(name), Permissions::from_mode(mode)).unwrap();
-}
+use crate::support::{Project, assert_contains, command_stages, set_mode, skipped};
 
 #[test]
 fn undeclared_script_is_not_found() {
     let project = Project::new();
     project.write("tools/main.sh", ". \"$(dirname \"$(readlink -f \"$0\")\")/helper.sh\"\n");
     project.write("tools/helper.sh", "echo helped\n");
-    project.write_study(&study(&[("it", "\"main.sh\" = \"tools/main.sh\"", "sh main.sh > out.txt", "\"out.txt\"")]));
-    let outcome = project.ablate(&["run", "study.toml"]);
-    assert_eq!(outcome.code, Some(1));
-    assert!(outcome.stderr.contains("/helper.sh"), "{}", outcome.stderr);
+    project.write_study(&command_stages(&[("it", "'main.sh' = 'tools/main.sh'", "sh main.sh > out.txt", "'out.txt'")]));
+    project.fails(1, &["run", "study.toml"]).stderr_has(&["/helper.sh"]);
     // A declared script is found, and an edit of it reruns the stage.
-    let both = "\"main.sh\" = \"tools/main.sh\", \"helper.sh\" = \"tools/helper.sh\"";
-    project.write_study(&study(&[("it", both, "sh main.sh > out.txt", "\"out.txt\"")]));
+    let both = "'main.sh' = 'tools/main.sh', 'helper.sh' = 'tools/helper.sh'";
+    project.write_study(&command_stages(&[("it", both, "sh main.sh > out.txt", "'out.txt'")]));
     assert_eq!(project.ran(), "it");
     assert_eq!(project.read("out/study/it/out.txt"), "helped\n");
     project.write("tools/helper.sh", "echo helped again\n");
@@ -43,19 +27,18 @@ fn undeclared_script_is_not_found() {
 fn python_caches_are_ignored() {
     let project = Project::new();
     if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        return skipped("there is no python3");
+        skipped::<()>("there is no python3");
+        return;
     }
     project.write("code/main.py", "import helper\nprint(helper.WORD)\n").write("code/helper.py", "WORD = 'one'\n");
-    project.write_study(&study(&[(
+    project.write_study(&command_stages(&[(
         "it",
-        "\"main.py\" = \"code/main.py\"",
+        "'main.py' = 'code/main.py'",
         "python3 main.py > out.txt",
-        "\"out.txt\"",
+        "'out.txt'",
     )]));
-    let outcome = project.ablate(&["run", "study.toml"]);
-    assert_eq!(outcome.code, Some(1));
-    assert!(outcome.stderr.contains("No module named 'helper'"), "{}", outcome.stderr);
-    project.write_study(&study(&[("it", "\"code\" = \"./code\"", "python3 code/main.py > out.txt", "\"out.txt\"")]));
+    project.fails(1, &["run", "study.toml"]).stderr_has(&["No module named 'helper'"]);
+    project.write_study(&command_stages(&[("it", "'code' = './code'", "python3 code/main.py > out.txt", "'out.txt'")]));
     assert_eq!(project.ran(), "it");
     assert_eq!(project.read("out/study/it/out.txt"), "one\n");
     assert!(!project.path("code/__pycache__").exists());
@@ -77,11 +60,11 @@ fn writes_to_inputs_stay_in_the_sandbox() {
     let line =
         "echo more >> d/a.txt; echo x > d/new; mkdir d/deep; echo y > m/new; echo z >> one.txt; echo done > out.txt";
     let see = "(find d m -type f | sort; cat d/a.txt m/a.txt one.txt) > out.txt";
-    let inputs = "\"d\" = \"./data\", \"m\" = \"make\", \"one.txt\" = \"./one.txt\"";
-    project.write_study(&study(&[
-        ("make", "", "mkdir m; echo made > m/a.txt", "\"m\""),
-        ("meddle", inputs, line, "\"out.txt\""),
-        ("see", &format!("{inputs}, \"after\" = \"meddle\""), see, "\"out.txt\""),
+    let inputs = "'d' = './data', 'm' = 'make', 'one.txt' = './one.txt'";
+    project.write_study(&command_stages(&[
+        ("make", "", "mkdir m; echo made > m/a.txt", "'m'"),
+        ("meddle", inputs, line, "'out.txt'"),
+        ("see", &format!("{inputs}, 'after' = 'meddle'"), see, "'out.txt'"),
     ]));
     assert_eq!(project.ran(), "make meddle see");
     assert_eq!(project.read("out/study/see/out.txt"), "d/a.txt\nm/a.txt\na\nmade\none\n");
@@ -93,48 +76,39 @@ fn writes_to_inputs_stay_in_the_sandbox() {
 
 #[test]
 fn files_added_to_a_stored_folder_are_quarantined() {
-    let project = Project::new();
-    project.write_study(&study(&[
-        ("make", "", "mkdir m; echo made > m/a.txt", "\"m\""),
-        ("see", "\"m\" = \"make\"", "ls m > out.txt", "\"out.txt\""),
+    let project = Project::with_study(&command_stages(&[
+        ("make", "", "mkdir m; echo made > m/a.txt", "'m'"),
+        ("see", "'m' = 'make'", "ls m > out.txt", "'out.txt'"),
     ]));
     project.ran();
     let tree = project.object("make/m");
     assert_eq!(fs::metadata(&tree).unwrap().permissions().mode() & 0o222, 0, "the folder is read-only");
-    set_mode(&project, "out/study/make/m", 0o755);
+    set_mode(&tree, 0o755);
     fs::write(tree.join("b.txt"), "added").unwrap();
-    project.write_study(&project.read("study.toml").replace("ls m >", "ls m | tee"));
+    project.edit("study.toml", "ls m >", "ls m | tee");
     project.ok(&["run", "study.toml"]);
     assert_eq!(project.read("out/study/see/out.txt"), "a.txt\n");
     let log = project.ok(&["logs", "study.toml", "see"]).stdout;
-    assert!(log.contains("b.txt` is not part of the input `inputs.m` and was moved to `quarantine/`"), "{log}");
-    set_mode(&project, "out/study/make/m", 0o755);
+    assert_contains(&log, &["b.txt` is not part of the input `inputs.m` and was moved to `quarantine/`"]);
+    set_mode(&tree, 0o755);
     fs::write(tree.join("c.txt"), "added").unwrap();
-    let printed = project.ablate(&["verify"]);
-    assert_eq!(printed.code, Some(2));
-    assert!(
-        printed.stdout.contains("c.txt: is not part of the stored folder: it was added later"),
-        "{}",
-        printed.stdout
-    );
+    let printed = project.fails(2, &["verify"]).stdout;
+    assert_contains(&printed, &["c.txt: is not part of the stored folder: it was added later"]);
     project.assert_store_is_valid();
 }
 
 #[test]
 fn executable_bit_of_outputs_counts() {
     let stages = [
-        ("plain", "", "echo 'echo ran' > tool", "\"tool\""),
-        ("executable", "", "echo 'echo ran' > tool; chmod u+x tool", "\"tool\""),
-        ("use-plain", "\"tool\" = \"plain\"", "./tool > out.txt", "\"out.txt\""),
-        ("use-executable", "\"tool\" = \"executable\"", "./tool > out.txt", "\"out.txt\""),
+        ("plain", "", "echo 'echo ran' > tool", "'tool'"),
+        ("executable", "", "echo 'echo ran' > tool; chmod u+x tool", "'tool'"),
+        ("use-plain", "'tool' = 'plain'", "./tool > out.txt", "'out.txt'"),
+        ("use-executable", "'tool' = 'executable'", "./tool > out.txt", "'out.txt'"),
     ];
     for first in ["use-plain", "use-executable"] {
-        let project = Project::new();
-        project.write_study(&study(&stages));
+        let project = Project::with_study(&command_stages(&stages));
         for target in [first, "use-plain", "use-executable"] {
-            let outcome = project.ablate(&["run", "study.toml", target]);
-            let wanted = if target == "use-plain" { Some(1) } else { Some(0) };
-            assert_eq!(outcome.code, wanted, "{target} after {first}: {}", outcome.stderr);
+            project.ablate(&["run", "study.toml", target]).exited(i32::from(target == "use-plain"));
         }
         assert_eq!(project.read("out/study/use-executable/out.txt"), "ran\n");
         project.assert_store_is_valid();
@@ -145,16 +119,15 @@ fn executable_bit_of_outputs_counts() {
 fn executable_bit_of_inputs_counts() {
     let project = Project::new();
     project.write("tool", "#!/bin/sh\necho ran\n");
-    project.write_study(&study(&[("it", "\"tool\" = \"./tool\"", "./tool > out.txt", "\"out.txt\"")]));
-    assert_eq!(project.ablate(&["run", "study.toml"]).code, Some(1));
-    set_mode(&project, "tool", 0o755);
+    project.write_study(&command_stages(&[("it", "'tool' = './tool'", "./tool > out.txt", "'out.txt'")]));
+    project.fails(1, &["run", "study.toml"]);
+    set_mode(&project.path("tool"), 0o755);
     project.take_ran();
     assert_eq!(project.ran(), "it");
-    set_mode(&project, "tool", 0o700);
+    set_mode(&project.path("tool"), 0o700);
     assert_eq!(project.ran(), "");
-    set_mode(&project, "tool", 0o644);
-    let printed = project.ok(&["plan", "study.toml"]).stdout;
-    assert!(printed.contains("1 must run"), "{printed}");
+    set_mode(&project.path("tool"), 0o644);
+    assert_contains(&project.ok(&["plan", "study.toml"]).stdout, &["1 must run"]);
 }
 
 #[test]
@@ -162,9 +135,9 @@ fn empty_folders_are_left_out() {
     let project = Project::new();
     fs::create_dir_all(project.path("data/none/deep")).unwrap();
     project.write("data/a.txt", "a\n");
-    project.write_study(&study(&[
-        ("make", "\"d\" = \"./data\"", "mkdir -p m/logs; ls d > m/a.txt", "\"m\""),
-        ("see", "\"m\" = \"make\"", "(ls m; cat m/a.txt) > out.txt", "\"out.txt\""),
+    project.write_study(&command_stages(&[
+        ("make", "'d' = './data'", "mkdir -p m/logs; ls d > m/a.txt", "'m'"),
+        ("see", "'m' = 'make'", "(ls m; cat m/a.txt) > out.txt", "'out.txt'"),
     ]));
     assert_eq!(project.ran(), "make see");
     assert_eq!(project.read("out/study/see/out.txt"), "a.txt\na.txt\n");
@@ -179,7 +152,7 @@ fn ignored_files_are_neither_hashed_nor_visible() {
     let project = Project::new();
     project.write("data/a.txt", "a\n").write("data/.ablateignore", "*.log\n").write("data/x.log", "1\n");
     std::os::unix::fs::symlink("me@host.1:2", project.path("data/.#a.txt")).unwrap();
-    project.write_study(&study(&[("it", "\"d\" = \"./data\"", "find d -type f > out.txt", "\"out.txt\"")]));
+    project.write_study(&command_stages(&[("it", "'d' = './data'", "find d -type f > out.txt", "'out.txt'")]));
     assert_eq!(project.ran(), "it");
     assert_eq!(project.read("out/study/it/out.txt"), "d/a.txt\n");
     project.write("data/x.log", "2\n").write("data/y.log", "3\n").write("data/.git/HEAD", "ref\n");
@@ -187,18 +160,11 @@ fn ignored_files_are_neither_hashed_nor_visible() {
     // A stage that writes into the user's own folder.
     let own = project.path("data").display().to_string();
     let line = format!("mkdir -p {own}/__pycache__; echo x > {own}/__pycache__/a.pyc; echo y > out.txt");
-    project.write_study(&study(&[("it", "\"d\" = \"./data\"", &line, "\"out.txt\"")]));
+    project.write_study(&command_stages(&[("it", "'d' = './data'", &line, "'out.txt'")]));
     assert_eq!(project.ran(), "it");
 
-    let inside = project.ablate(&["run", "study.toml", "--store", "data/cache"]);
-    assert_eq!(inside.code, Some(2));
-    let named = "`[ROOT]/data/cache` is a store of ablate inside an input";
-    assert!(inside.stderr.contains(named), "{}", inside.stderr);
+    let inside = project.fails(2, &["run", "study.toml", "--store", "data/cache"]);
+    inside.stderr_has(&["`[ROOT]/data/cache` is a store of ablate inside an input"]);
     project.write("data/.ablateignore", "*.log\ncache/\n");
     project.ok(&["run", "study.toml", "--store", "data/cache"]);
-}
-
-#[allow(clippy::print_stderr, reason = "a skipped test prints the reason")]
-fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
 }

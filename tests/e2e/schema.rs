@@ -1,12 +1,11 @@
 //! `schema`: accepts every shipped experiment and rejects errors that an editor should mark.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use jsonschema::Validator;
 use serde_json::Value;
 
-use crate::support::Project;
+use crate::support::{Project, files_below, repository};
 
 /// The schema as the program prints it.
 pub(crate) fn schema() -> Value {
@@ -19,25 +18,12 @@ fn schema_errors(validator: &Validator, text: &str) -> Vec<String> {
     validator.iter_errors(&value).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
 
-fn experiments(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            experiments(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "toml") {
-            found.push(path);
-        }
-    }
-}
-
 #[test]
 fn shipped_experiments_are_accepted() {
     let validator = jsonschema::draft202012::new(&schema()).unwrap();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    for folder in ["experiments", "src/cli/templates", "tests/wrong/parts"] {
-        experiments(&root.join(folder), &mut files);
-    }
+    let folders = ["experiments", "src/cli/templates", "tests/wrong/parts"];
+    let mut files = folders.map(|folder| files_below(&repository(folder))).concat();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
     assert!(files.len() > 30, "{} files", files.len());
     for path in files {
         let problems = schema_errors(&validator, &fs::read_to_string(&path).unwrap());
@@ -93,10 +79,7 @@ fn errors_have_the_right_path() {
         ("stage.sft = { kind = 'sft', limits = { tiem = '2h' } }", "/stage/sft/limits"),
         ("stage.a = { kind = 'command', outputs = { x = 'row' } }", "/stage/a/outputs"),
         ("axis.lr = { key = 'stage.sft.lr', value = [1] }", "/axis/lr"),
-        (
-            "axis.search = { random = [{ key = 'stage.sft.lr', log_uniform = [1e-6] }] }",
-            "/axis/search/random/0/log_uniform",
-        ),
+        ("axis.s = { random = [{ key = 'stage.sft.lr', log_uniform = [1e-6] }] }", "/axis/s/random/0/log_uniform"),
         ("report.main = { metric = 'accurracy' }", "/report/main/metric"),
         ("report.main = { contrasts = [{ nmae = 'x' }] }", "/report/main/contrasts/0"),
         ("points = { zip = ['a', 'b'] }", "/points/zip/0"),

@@ -1,18 +1,17 @@
 //! Signals that a terminal, a shell or a batch system sends to a run.
 
-use std::fs;
 use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::{Project, ignores_signal, wait_until};
+use crate::support::{Project, ignores_signal, process_state, wait_until};
 
 /// A stage that runs until the file `go` exists, with a child in another process group.
-fn waiting() -> Project {
+fn waiting(limits: &str) -> Project {
     let project = Project::new();
     let [pid, child, go] = ["pid", "child", "go"].map(|name| project.path(name).display().to_string());
     project.write_study(&format!(
-        "name = \"study\"\n[stage.it]\nkind = \"command\"\noutputs = [\"out.txt\"]\n\
+        "name = \"study\"\n[stage.it]\nkind = \"command\"\noutputs = [\"out.txt\"]\n{limits}\n\
          run = '''setsid sleep 600 & echo $! > {child}; echo $$ > {pid}; until [ -e {go} ]; do sleep 0.01; done; echo x > out.txt'''\n"
     ));
     project
@@ -20,12 +19,6 @@ fn waiting() -> Project {
 
 fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
-}
-
-/// The one-letter state of a process.
-fn state(id: &str) -> String {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().unwrap_or_default().split_whitespace().next().unwrap_or_default().to_string()
 }
 
 /// Starts a run under a shell with a trap.
@@ -38,14 +31,14 @@ fn start_with_trap(project: &Project, trap: &str) -> Child {
 
 #[test]
 fn signal_ignored_at_start_stays_ignored() {
-    let project = waiting();
+    let project = waiting("");
     let mut run = start_with_trap(&project, "trap '' HUP INT");
     project.wait_for_file("pid");
     send(&run, Signal::HUP);
     send(&run, Signal::INT);
     // Without the trap the same signal stops a run.
     if !ignores_signal(1) {
-        let other = waiting();
+        let other = waiting("");
         let mut stopped = start_with_trap(&other, ":");
         other.wait_for_file("pid");
         send(&stopped, Signal::HUP);
@@ -58,21 +51,16 @@ fn signal_ignored_at_start_stays_ignored() {
 
 #[test]
 fn ctrl_z_pauses_and_resumes_programs() {
-    let project = waiting();
-    let text = project.read("study.toml") + "limits = { time = 600 }\n";
-    project.write_study(&text);
+    let project = waiting("limits = { time = 600 }");
     let mut run = project.start(&["run", "study.toml"]);
     let [program, child] = ["pid", "child"].map(|name| project.wait_for_file(name));
     let engine = run.id().to_string();
+    let states = || [&engine, &program, &child].map(|id| process_state(id));
     for _ in 0..2 {
         send(&run, Signal::TSTP);
-        for id in [&engine, &program, &child] {
-            wait_until("all are stopped", &|| state(id) == "T");
-        }
+        wait_until("all are stopped", &|| states().iter().all(|state| state == "T"));
         send(&run, Signal::CONT);
-        for id in [&engine, &program, &child] {
-            wait_until("all are resumed", &|| state(id) != "T" && !state(id).is_empty());
-        }
+        wait_until("all are resumed", &|| states().iter().all(|state| !["T", ""].contains(&state.as_str())));
     }
     project.write("go", "");
     assert_eq!(run.wait().unwrap().code(), Some(0));
@@ -81,13 +69,11 @@ fn ctrl_z_pauses_and_resumes_programs() {
 
 #[test]
 fn paused_time_does_not_count_for_time_limits() {
-    let project = waiting();
-    let text = project.read("study.toml") + "limits = { time = 2 }\n";
-    project.write_study(&text);
+    let project = waiting("limits = { time = 2 }");
     let mut run = project.start(&["run", "study.toml"]);
     project.wait_for_file("pid");
     send(&run, Signal::TSTP);
-    wait_until("it is stopped", &|| state(&run.id().to_string()) == "T");
+    wait_until("it is stopped", &|| process_state(&run.id().to_string()) == "T");
     std::thread::sleep(std::time::Duration::from_millis(2200));
     project.write("go", "");
     send(&run, Signal::CONT);

@@ -4,31 +4,16 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Project, corrupt_file};
+use crate::support::{Project, assert_contains, command_stages, corrupt_file, entries};
 
 /// Three stages in a chain, run once.
 fn row() -> Project {
-    let project = Project::new();
+    let project = Project::with_study(&command_stages(&[
+        ("one", "'data.txt' = 'data.txt'", "(echo one; cat data.txt) > one.txt", "'one.txt'"),
+        ("two", "'one.txt' = 'one'", "(echo two; cat one.txt) > two.txt", "'two.txt'"),
+        ("three", "'two.txt' = 'two'", "(echo three; cat two.txt) > three.txt", "'three.txt'"),
+    ]));
     project.write("data.txt", "data\n");
-    project.write_study(
-        r#"name = "study"
-[stage.one]
-kind    = "command"
-inputs  = { "data.txt" = "data.txt" }
-run     = '$RAN one; (echo one; cat data.txt) > one.txt'
-outputs = ["one.txt"]
-[stage.two]
-kind    = "command"
-inputs  = { "one.txt" = "one" }
-run     = '$RAN two; (echo two; cat one.txt) > two.txt'
-outputs = ["two.txt"]
-[stage.three]
-kind    = "command"
-inputs  = { "two.txt" = "two" }
-run     = '$RAN three; (echo three; cat two.txt) > three.txt'
-outputs = ["three.txt"]
-"#,
-    );
     assert_eq!(project.ran(), "one three two");
     project
 }
@@ -41,22 +26,21 @@ fn assert_repaired(project: &Project) {
 
 /// The output of `verify`, which must fail.
 fn verify_problems(project: &Project) -> String {
-    let outcome = project.ablate(&["verify"]);
-    assert_eq!(outcome.code, Some(2), "{}", outcome.stdout);
-    outcome.stdout
+    project.fails(2, &["verify"]).stdout
 }
 
-fn flip(bytes: &mut [u8]) {
-    bytes[0] ^= 1;
+/// Flips a bit of the output of `two`.
+fn flip_bit(project: &Project, keep_time: bool) {
+    corrupt_file(&project.object("two/two.txt"), &|bytes| bytes[0] ^= 1, keep_time);
 }
 
 #[test]
 fn verify_finds_a_flipped_bit_with_old_time() {
     let project = row();
     let object = project.object("two/two.txt");
-    corrupt_file(&object, &|bytes| flip(bytes), true);
-    let printed = verify_problems(&project);
-    assert!(printed.contains("the object's bytes do not match its name; to run again: command"), "{printed}");
+    flip_bit(&project, true);
+    let expected = "the object's bytes do not match its name; to run again: command";
+    assert_contains(&verify_problems(&project), &[expected]);
     assert!(!object.exists());
     assert_eq!(fs::read_dir(project.path("cache/quarantine")).unwrap().count(), 1);
     assert_eq!(project.ran(), "two");
@@ -66,9 +50,9 @@ fn verify_finds_a_flipped_bit_with_old_time() {
 #[test]
 fn run_finds_a_flipped_bit_with_new_time() {
     let project = row();
-    corrupt_file(&project.object("two/two.txt"), &|bytes| flip(bytes), false);
+    flip_bit(&project, false);
     let why = project.ok(&["why", "study.toml", "two"]).stdout;
-    assert!(why.contains("its output `two.txt`") && why.contains("is corrupt in the store"), "{why}");
+    assert_contains(&why, &["its output `two.txt`", "is corrupt in the store"]);
     assert_eq!(project.ran(), "two");
     assert_repaired(&project);
 }
@@ -76,9 +60,8 @@ fn run_finds_a_flipped_bit_with_new_time() {
 #[test]
 fn stage_never_reads_a_flipped_bit() {
     let project = row();
-    corrupt_file(&project.object("two/two.txt"), &|bytes| flip(bytes), true);
-    let text = project.read("study.toml").replace("(echo three;", "(echo 3;");
-    project.write("study.toml", text);
+    flip_bit(&project, true);
+    project.edit("study.toml", "(echo three;", "(echo 3;");
     assert_eq!(project.ran(), "three two");
     assert_eq!(project.read("out/study/three/three.txt"), "3\ntwo\none\ndata\n");
     project.assert_store_is_valid();
@@ -105,8 +88,7 @@ fn damaged_record_affects_one_stage() {
         bytes[end - 30] ^= 1;
     };
     corrupt_file(&records, &inside, false);
-    let printed = project.ok(&["why", "study.toml", "two"]).stdout;
-    assert!(printed.contains("`two` must run"), "{printed}");
+    assert_contains(&project.ok(&["why", "study.toml", "two"]).stdout, &["`two` must run"]);
     assert_eq!(project.ran(), "two");
     assert!(verify_problems(&project).contains("is damaged and ignored"));
     assert_repaired(&project);
@@ -119,12 +101,11 @@ fn truncated_records_lose_only_the_cut_part() {
     corrupt_file(&project.path("cache/records"), &cut, false);
     assert_eq!(project.ran(), "three");
     assert_repaired(&project);
-    fs::write(project.path("cache/records"), "").unwrap();
-    assert_eq!(project.ran(), "one three two");
-    assert_repaired(&project);
-    fs::remove_file(project.path("cache/records")).unwrap();
-    assert_eq!(project.ran(), "one three two");
-    assert_repaired(&project);
+    for damage in [|path: &Path| fs::write(path, ""), |path: &Path| fs::remove_file(path)] {
+        damage(&project.path("cache/records")).unwrap();
+        assert_eq!(project.ran(), "one three two");
+        assert_repaired(&project);
+    }
 }
 
 #[test]
@@ -134,9 +115,7 @@ fn caches_may_be_deleted_or_invalid() {
     assert!(derived.exists());
     fs::remove_dir_all(&derived).unwrap();
     assert_eq!(project.ran(), "");
-    for entry in fs::read_dir(&derived).unwrap() {
-        fs::write(entry.unwrap().path(), [7; 300]).unwrap();
-    }
+    entries(&derived).for_each(|path| fs::write(path, [7; 300]).unwrap());
     assert_eq!(project.ran(), "");
     for name in ["notes", "memo"] {
         fs::remove_file(project.path("cache").join(name)).ok();
@@ -147,8 +126,7 @@ fn caches_may_be_deleted_or_invalid() {
     }
     // Without notes the previous state of a stage is unknown; only the changed stage runs.
     fs::remove_file(project.path("cache/notes")).unwrap();
-    let text = project.read("study.toml").replace("(echo three;", "(echo 3;");
-    project.write("study.toml", text);
+    project.edit("study.toml", "(echo three;", "(echo 3;");
     assert_eq!(project.ran(), "three");
 }
 
@@ -177,16 +155,14 @@ fn clock_set_back_hides_no_edit() {
         set_time(&project.path("cache").join(name), ahead);
         assert_eq!(project.ran(), "");
     }
-    for entry in fs::read_dir(project.path("cache/derived")).unwrap() {
-        set_time(&entry.unwrap().path(), ahead);
-    }
+    entries(project.path("cache/derived")).for_each(|path| set_time(&path, ahead));
     set_time(&project.path("study.toml"), ahead);
     assert_repaired(&project);
     // An object with another time is read again and is valid.
     let object = project.object("two/two.txt");
     set_time(&object, ahead);
     assert_repaired(&project);
-    corrupt_file(&object, &|bytes| flip(bytes), true);
+    flip_bit(&project, true);
     assert_eq!(project.ran(), "two");
     assert_repaired(&project);
 }

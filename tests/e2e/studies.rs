@@ -1,12 +1,10 @@
 //! The studies of the paper: planned at full scale, and run in miniature.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::default_experiment::ran;
-use crate::support::Project;
+use crate::support::{Project, assert_contains, entries, repository};
 
 #[path = "../../experiments/paper/make_stand_in.rs"]
 mod stand_in;
@@ -87,19 +85,14 @@ synthetic = { datasets = ["count"], count = 20 }
 samples = 4
 "#;
 
-fn experiments_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments").join(name)
-}
-
 /// A folder with the studies and both bases.
 fn studies() -> Project {
     let project = Project::new();
     for folder in ["studies", "paper", "tiny"] {
-        for entry in fs::read_dir(experiments_path(folder)).unwrap() {
-            let path = entry.unwrap().path();
+        for path in entries(repository("experiments").join(folder)) {
             if path.extension().is_some_and(|extension| extension == "toml") {
-                let name = path.file_name().unwrap().to_string_lossy().into_owned();
-                project.write(&format!("{folder}/{name}"), fs::read_to_string(&path).unwrap());
+                let name = path.file_name().unwrap().to_string_lossy();
+                project.write(&format!("{folder}/{name}"), fs::read(&path).unwrap());
             }
         }
     }
@@ -138,7 +131,7 @@ fn paper_plan_shares_equal_trainings() {
 fn paper_and_tiny_differ_in_what_they_extend() {
     for (name, _) in STUDIES {
         let [paper, tiny] = ["paper", "tiny"].map(|scale| {
-            let text = fs::read_to_string(experiments_path(&format!("{scale}/{name}.toml"))).unwrap();
+            let text = fs::read_to_string(repository("experiments").join(format!("{scale}/{name}.toml"))).unwrap();
             text.replace(&format!("\"{scale}-{name}\""), "NAME")
         });
         assert_eq!(paper, tiny, "{name}");
@@ -152,14 +145,13 @@ fn training_studies_run_in_miniature() {
         let project = miniature(study);
         let first = project.ok(&["run", "study.toml"]);
         assert!(first.stdout.contains('%') || first.stdout.contains("percent"), "{study}:\n{}", first.stdout);
-        let second = project.ok(&["run", "study.toml", "--json"]);
-        assert_eq!(ran(&second.stdout), Vec::<String>::new(), "{study}");
+        assert_eq!(project.ran_instances(&["study.toml"]), Vec::<String>::new(), "{study}");
         if study == "ratio" {
             let fit = project.json(&["suggest", "study.toml", "--by", "prompt=cot", "-n", "2"]);
             assert_eq!(fit["parts"], Value::from(["cot", "direct", "reading"].map(Value::from).to_vec()));
             assert_eq!(fit["suggestions"].as_array().unwrap().len(), 2);
             let text = project.ok(&["suggest", "study.toml"]).stdout;
-            assert!(text.contains("leave-one-out error") && text.contains("try next 1"), "{text}");
+            assert_contains(&text, &["leave-one-out error", "try next 1"]);
         }
     }
 }
@@ -169,8 +161,7 @@ fn preference_studies_run_in_miniature() {
     for study in ["dpo", "rft", "self-taught", "verifier", "credit", "prompts"] {
         let project = miniature(study);
         project.ok(&["run", "study.toml"]);
-        let second = project.ok(&["run", "study.toml", "--json"]);
-        assert_eq!(ran(&second.stdout), Vec::<String>::new(), "{study}");
+        assert_eq!(project.ran_instances(&["study.toml"]), Vec::<String>::new(), "{study}");
         let page = project.read(&format!("out/{study}/report.html"));
         assert_eq!(page.contains("log-ratio"), ["verifier", "credit"].contains(&study), "{study}");
     }
@@ -180,10 +171,8 @@ fn preference_studies_run_in_miniature() {
 fn changed_length_reruns_only_its_instances() {
     let project = miniature("truncation");
     project.ok(&["run", "study.toml"]);
-    let text = project.read("mini.toml");
-    project.write("mini.toml", text.replace("{ words = 2 }", "{ words = 3 }"));
-    let mut names = ran(&project.ok(&["run", "study.toml", "--json"]).stdout);
-    names.sort();
+    project.edit("mini.toml", "{ words = 2 }", "{ words = 3 }");
+    let names = project.ran_instances(&["study.toml"]);
     let stages: Vec<&str> = names.iter().filter_map(|name| name.split('@').next()).collect();
     assert!(names.iter().all(|name| name.contains("length=cut")), "{names:?}");
     // The two domains are the same data set here, so their pairs and models are equal and computed once; two prompts.
@@ -196,22 +185,17 @@ fn contamination_is_reported() {
     project.append("study.toml", "[stage.eval]\nbenchmark = \"direct\"\ntake = { first = 20 }\n");
     let printed = project.ok(&["run", "study.toml"]).stdout;
     let printed = printed.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(
-        printed.contains("evaluates a model on its training data: image and question of 20 of 20 items"),
-        "{printed}"
-    );
+    assert_contains(&printed, &["evaluates a model on its training data: image and question of 20 of 20 items"]);
 }
 
 #[test]
 fn select_on_reported_items_is_refused() {
-    let project = miniature("truncation");
-    project.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"prompt=cot\" }\n");
-    let refused = project.ablate(&["check", "study.toml"]);
-    assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("would be selected on `bench`, which the table reports"), "{}", refused.stderr);
-    let project = miniature("truncation");
-    project.append("study.toml", "[report.main]\nselect = { axis = \"length\", on = \"dataset=count\" }\n");
-    let refused = project.ablate(&["check", "study.toml"]);
-    assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("`dataset` is not an axis"), "{}", refused.stderr);
+    for (on, reason) in [
+        ("prompt=cot", "would be selected on `bench`, which the table reports"),
+        ("dataset=count", "`dataset` is not an axis"),
+    ] {
+        let project = miniature("truncation");
+        let report = format!("[report.main]\nselect = {{ axis = \"length\", on = \"{on}\" }}\n");
+        project.append("study.toml", &report).fails(2, &["check", "study.toml"]).stderr_has(&[reason]);
+    }
 }

@@ -4,13 +4,7 @@ use std::fs;
 
 use expect_test::expect;
 
-use crate::support::{Project, is_alive, kill, wait_until};
-
-/// The lines with an error or a cause.
-fn errors(stderr: &str) -> String {
-    let lines = stderr.lines().filter(|line| line.starts_with("error") || line.starts_with("  because"));
-    lines.collect::<Vec<_>>().join("\n")
-}
+use crate::support::{Project, command_stages, entries, is_alive, kill, wait_until};
 
 #[test]
 fn a_program_that_ignores_sigterm_is_killed() {
@@ -25,12 +19,11 @@ outputs = ["out.txt"]
 limits  = {{ time = 0.2 }}
 "#
     ));
-    let outcome = project.ablate(&["run", "study.toml"]);
-    assert_eq!(outcome.code, Some(1));
+    let outcome = project.fails(1, &["run", "study.toml"]);
     expect![[r#"
         error: `stubborn` failed: it took longer than its limit of 0.2 s
           because the end of its log: I stay"#]]
-    .assert_eq(&errors(&outcome.stderr));
+    .assert_eq(&outcome.errors());
     assert!(!is_alive(&project.wait_for_file("pid")));
 }
 
@@ -42,9 +35,7 @@ fn daemonic(project: &Project, then: &str) {
          until [ -s {daemon} ]; do sleep 0.01; done; echo $$ > {pid}; {then}; echo right > out.txt"
     );
     let line = line.replace("$GO", &go);
-    project.write_study(&format!(
-        "name = \"study\"\n[stage.host]\nkind = \"command\"\nrun = '{line}'\noutputs = [\"out.txt\"]\n"
-    ));
+    project.write_study(&command_stages(&[("host", "", &line, "'out.txt'")]));
 }
 
 #[test]
@@ -63,8 +54,7 @@ fn a_run_after_a_killed_engine_is_correct() {
     daemonic(&project, "until [ -e $GO ]; do sleep 0.01; done");
     let mut run = project.start(&["run", "study.toml"]);
     let first = [project.wait_for_file("pid"), project.wait_for_file("daemon")];
-    kill(run.id());
-    run.wait().unwrap();
+    kill(&mut run);
     // Otherwise the next stage would take the file of this daemon for that of its own, and end too early.
     fs::remove_file(project.path("daemon")).unwrap();
     project.write("go", "");
@@ -77,21 +67,14 @@ fn a_run_after_a_killed_engine_is_correct() {
 
 #[test]
 fn a_log_of_gibibytes_is_capped_and_keeps_its_end() {
-    let project = Project::new();
     let size = std::env::var("ABLATE_TEST_LOG_SIZE").unwrap_or_else(|_| "1G".to_string());
-    project.write_study(&format!(
-        r#"name = "study"
-[stage.print]
-kind    = "command"
-run     = 'yes some output | head -c {size}; echo; echo the end; echo x > out.txt'
-outputs = ["out.txt"]
-"#
-    ));
+    let line = format!("yes some output | head -c {size}; echo; echo the end; echo x > out.txt");
+    let project = Project::with_study(&command_stages(&[("print", "", &line, "'out.txt'")]));
     project.ok(&["run", "study.toml"]);
     let log = project.ok(&["logs", "study.toml", "print"]).stdout;
     assert!(log.ends_with("\nthe end\n"), "{}", &log[log.len().saturating_sub(200)..]);
-    let run = fs::read_dir(project.path("cache/runs")).unwrap().next().unwrap().unwrap().path();
-    let kept: u64 = fs::read_dir(run.join("logs")).unwrap().map(|log| log.unwrap().metadata().unwrap().len()).sum();
+    let run = entries(project.path("cache/runs")).next().unwrap();
+    let kept: u64 = entries(run.join("logs")).map(|log| log.metadata().unwrap().len()).sum();
     assert!((8 << 20..17 << 20).contains(&kept), "{kept} bytes of log are kept");
     assert!(log.len() as u64 <= kept + 1);
 }

@@ -1,9 +1,11 @@
 //! Helpers of the end-to-end tests: temporary projects, HTTP endpoints, processes.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
@@ -20,14 +22,68 @@ pub(crate) struct Project {
 /// The result of one call of the program.
 #[derive(Debug)]
 pub(crate) struct Outcome {
+    arguments: Vec<OsString>,
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
 
+impl Outcome {
+    /// Panics unless the program ended with this code.
+    #[track_caller]
+    pub(crate) fn exited(self, code: i32) -> Outcome {
+        assert_eq!(self.code, Some(code), "ablate {:?}\n{}\n{}", self.arguments, self.stdout, self.stderr);
+        self
+    }
+
+    /// Panics unless stderr has each of these texts.
+    #[track_caller]
+    pub(crate) fn stderr_has(self, parts: &[&str]) -> Outcome {
+        assert_contains(&self.stderr, parts);
+        self
+    }
+
+    /// The lines on stderr with an error or a cause.
+    pub(crate) fn errors(&self) -> String {
+        let is_error = |line: &&str| line.starts_with("error") || line.starts_with("  because");
+        self.stderr.lines().filter(is_error).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The text on stderr from the first error to the name of a log.
+    pub(crate) fn error_text(&self) -> String {
+        let lines = self.stderr.lines().skip_while(|line| !line.starts_with("error"));
+        let lines = lines.take_while(|line| !line.starts_with("  log:") && !line.contains(" failed in "));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Panics unless a text has each of these parts.
+#[track_caller]
+pub(crate) fn assert_contains(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+}
+
 impl Project {
     pub(crate) fn new() -> Project {
         Project { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// A project with this `study.toml`.
+    pub(crate) fn with_study(text: &str) -> Project {
+        let project = Project::new();
+        project.write_study(text);
+        project
+    }
+
+    /// A project with the default experiment in miniature, `smoke.toml`.
+    pub(crate) fn smoke() -> Project {
+        let project = Project::new();
+        for name in ["reasoner.toml", "smoke.toml"] {
+            project.write(name, fs::read(repository("experiments").join(name)).unwrap());
+        }
+        project
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -57,10 +113,12 @@ impl Project {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Copies a shipped experiment into this folder.
-    pub(crate) fn with_experiment(&self, name: &str) -> &Project {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("experiments").join(name);
-        self.write(name, fs::read_to_string(from).unwrap())
+    /// Replaces the first occurrence of a text in a file.
+    #[track_caller]
+    pub(crate) fn edit(&self, name: &str, from: &str, to: &str) -> &Project {
+        let text = self.read(name);
+        assert_contains(&text, &[from]);
+        self.write(name, text.replacen(from, to, 1))
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
@@ -72,23 +130,35 @@ impl Project {
 
     /// Runs `ablate` here and waits for its end.
     pub(crate) fn ablate(&self, arguments: &[&str]) -> Outcome {
-        let output = self.command(arguments).output().unwrap();
+        self.finish(&mut self.command(arguments))
+    }
+
+    /// Runs a command and waits for its end.
+    pub(crate) fn finish(&self, command: &mut Command) -> Outcome {
+        let output = command.output().unwrap();
         let text = |bytes: Vec<u8>| {
             // The folder's name is random, so it is removed from messages.
             String::from_utf8(bytes).unwrap().replace(&self.folder.path().display().to_string(), "[ROOT]")
         };
-        Outcome { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+        let arguments = command.get_args().map(ToOwned::to_owned).collect();
+        Outcome { arguments, code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
     /// Runs `ablate` here. Panics if it fails.
+    #[track_caller]
     pub(crate) fn ok(&self, arguments: &[&str]) -> Outcome {
-        let outcome = self.ablate(arguments);
-        assert_eq!(outcome.code, Some(0), "ablate {arguments:?}\n{}\n{}", outcome.stdout, outcome.stderr);
-        outcome
+        self.ablate(arguments).exited(0)
+    }
+
+    /// Runs `ablate` here. Panics unless it ends with this code.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32, arguments: &[&str]) -> Outcome {
+        self.ablate(arguments).exited(code)
     }
 
     /// Runs `ablate --json` here and parses its output. Panics if it fails.
-    pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
+    #[track_caller]
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         let outcome = self.ok(&[arguments, &["--json"]].concat());
         serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.stdout))
     }
@@ -100,21 +170,9 @@ impl Project {
 
     /// Every output of an experiment: name and bytes.
     pub(crate) fn outputs(&self, experiment: &str) -> BTreeMap<String, Vec<u8>> {
-        fn walk(root: &Path, folder: &Path, found: &mut BTreeMap<String, Vec<u8>>) {
-            for entry in fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    walk(root, &path, found);
-                } else if path.is_file() {
-                    let name = path.strip_prefix(root).unwrap().display().to_string();
-                    found.insert(name, fs::read(&path).unwrap());
-                }
-            }
-        }
         let root = self.path("out").join(experiment);
-        let mut found = BTreeMap::new();
-        walk(&root, &root, &mut found);
-        found
+        let name = |path: &Path| path.strip_prefix(&root).unwrap().display().to_string();
+        files_below(&root).iter().map(|path| (name(path), fs::read(path).unwrap())).collect()
     }
 
     /// Writes `study.toml`. `$RAN NAME;` at the start of a command records that the stage ran.
@@ -149,6 +207,14 @@ impl Project {
         self.take_ran()
     }
 
+    /// Runs an experiment and returns the sorted names of the instances that ran. Panics if the run fails.
+    #[track_caller]
+    pub(crate) fn ran_instances(&self, arguments: &[&str]) -> Vec<String> {
+        let mut names = instances_that_ran(&self.ok(&[&["run"], arguments, &["--json"]].concat()).stdout);
+        names.sort();
+        names
+    }
+
     /// The path of the object of an output of `study.toml`.
     pub(crate) fn object(&self, output: &str) -> PathBuf {
         fs::canonicalize(self.path("out/study").join(output)).unwrap()
@@ -156,8 +222,7 @@ impl Project {
 
     /// Panics if `verify` finds a problem.
     pub(crate) fn assert_store_is_valid(&self) {
-        let printed = self.ok(&["verify"]).stdout;
-        assert!(printed.contains(" 0 problems"), "{printed}");
+        assert_contains(&self.ok(&["verify"]).stdout, &[" 0 problems"]);
     }
 
     /// Waits until a file has a complete line, with a time limit, and returns its text.
@@ -166,6 +231,42 @@ impl Project {
         wait_until(name, &|| written().is_some());
         written().unwrap_or_default().trim().to_string()
     }
+}
+
+/// Prints why a test is skipped.
+#[allow(clippy::print_stderr, reason = "a skipped test prints the reason")]
+pub(crate) fn skipped<T>(why: &str) -> Option<T> {
+    eprintln!("skipped: {}", why.trim());
+    None
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A path in the repository.
+pub(crate) fn repository(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// The paths of the entries of a folder.
+pub(crate) fn entries(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path())
+}
+
+/// All files below a folder.
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let (folders, mut files): (Vec<_>, Vec<_>) = entries(folder).partition(|path| path.is_dir());
+    files.retain(|path| path.is_file());
+    files.extend(folders.iter().flat_map(|folder| files_below(folder)));
+    files
+}
+
+/// The names of the instances that a run with `--json` executed, in order.
+pub(crate) fn instances_that_ran(stdout: &str) -> Vec<String> {
+    let events = stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let ran = events.filter(|event| event["event"] == "finished" && event["of"]["outcome"] == "ran");
+    ran.map(|event| event["instance"].as_str().unwrap().to_string()).collect()
 }
 
 /// Starts an HTTP endpoint on this machine that answers a number of requests. `respond` gets the body of each request and
@@ -220,10 +321,15 @@ pub(crate) fn wait_until(what: &str, condition: &dyn Fn() -> bool) {
     }
 }
 
+/// The one-letter state of a process, or an empty text.
+pub(crate) fn process_state(id: &str) -> String {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().and_then(|after| after.split_whitespace().next()).unwrap_or_default().to_string()
+}
+
 /// Whether a process is alive; false for a zombie.
 pub(crate) fn is_alive(id: &str) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().and_then(|after| after.split_whitespace().next()).is_some_and(|state| state != "Z")
+    !["", "Z"].contains(&process_state(id).as_str())
 }
 
 /// Whether this process, and so the programs that it starts, ignores a signal: shells start background jobs with
@@ -234,9 +340,10 @@ pub(crate) fn ignores_signal(signal: u32) -> bool {
     u64::from_str_radix(digits, 16).unwrap() >> (signal - 1) & 1 != 0
 }
 
-pub(crate) fn kill(id: u32) {
-    let id = rustix::process::Pid::from_raw(id as i32).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
+/// Kills a process that this one started, and waits for its end.
+pub(crate) fn kill(child: &mut Child) {
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 /// Changes a sealed file. With `keep_time` its old modification time is restored.
@@ -252,23 +359,28 @@ pub(crate) fn corrupt_file(path: &Path, change: &dyn Fn(&mut Vec<u8>), keep_time
     }
 }
 
-/// Command stages: a root and chains of ten stages below it. Each records that it ran and writes its name and inputs.
+/// A command stage. Its line records that it ran, see `write_study`.
+pub(crate) fn command_stage(name: &str, inputs: &str, line: &str, outputs: &str) -> String {
+    format!(
+        "[stage.{name}]\nkind = 'command'\ninputs = {{ {inputs} }}\nrun = '''$RAN {name}; {line}'''\noutputs = [{outputs}]\n"
+    )
+}
+
+/// A study of command stages: name, inputs, command line, outputs.
+pub(crate) fn command_stages(stages: &[(&str, &str, &str, &str)]) -> String {
+    let stages = stages.iter().map(|(name, inputs, line, outputs)| command_stage(name, inputs, line, outputs));
+    "name = 'study'\n".to_string() + &stages.collect::<String>()
+}
+
+/// Command stages: a root and chains of ten stages below it. Each writes its name and its inputs.
 pub(crate) fn chains_of_stages(name: &str, chains: std::ops::Range<usize>) -> String {
-    let mut text = format!("name = \"{name}\"\n");
-    let mut stage = |name: &str, above: Option<&str>| {
-        let inputs = above.map(|above| format!("inputs = {{ \"in.txt\" = \"{above}\" }}\n")).unwrap_or_default();
-        let read = above.map_or("true", |_| "cat in.txt >> out.txt");
-        text.push_str(&format!(
-            "[stage.{name}]\nkind = \"command\"\n{inputs}run = '$RAN {name}; echo {name} > out.txt; {read}'\noutputs = [\"out.txt\"]\n"
-        ));
-    };
-    stage("root", None);
+    let mut text = format!("name = '{name}'\n") + &command_stage("root", "", "echo root > out.txt", "'out.txt'");
     for chain in chains {
-        let mut above = "root".to_string();
+        let mut inputs = "'in.txt' = 'root'".to_string();
         for link in 0..10 {
             let name = format!("stage-{chain}-{link}");
-            stage(&name, Some(&above));
-            above = name;
+            text += &command_stage(&name, &inputs, &format!("(echo {name}; cat in.txt) > out.txt"), "'out.txt'");
+            inputs = format!("'in.txt' = '{name}'");
         }
     }
     text
