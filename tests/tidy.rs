@@ -65,19 +65,19 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All source files: path relative to `src/`, and text.
-fn sources() -> Vec<(String, String)> {
-    let src = root().join("src");
-    rust_files(&src)
-        .into_iter()
-        .map(|path| {
-            let name = path.strip_prefix(&src).unwrap().to_string_lossy().into_owned();
-            (name, fs::read_to_string(&path).unwrap())
-        })
-        .collect()
+/// All Rust files of a folder: path relative to `base`, and text.
+fn texts(folder: &Path, base: &Path) -> Vec<(String, String)> {
+    let name = |path: &Path| path.strip_prefix(base).unwrap().to_string_lossy().into_owned();
+    rust_files(folder).iter().map(|path| (name(path), fs::read_to_string(path).unwrap())).collect()
 }
 
-fn report(problems: &[String]) {
+/// All source files: path relative to `src/`, and text.
+fn sources() -> Vec<(String, String)> {
+    texts(&root().join("src"), &root().join("src"))
+}
+
+fn report(problems: impl IntoIterator<Item = String>) {
+    let problems: Vec<String> = problems.into_iter().collect();
     assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
 }
 
@@ -91,10 +91,7 @@ fn names_crate(text: &str, word: &str) -> bool {
 }
 
 fn code_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
-        .enumerate()
-        .filter(|(_, line)| !line.trim_start().starts_with("//"))
-        .map(|(index, line)| (index + 1, line))
+    (1..).zip(text.lines()).filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 /// The modules that a file imports with `crate::` or `super::`: full paths with their items.
@@ -163,7 +160,7 @@ fn modules_do_not_import_forbidden_modules() {
             }
         }
     }
-    report(&problems);
+    report(problems);
 }
 
 #[test]
@@ -197,7 +194,7 @@ fn modules_do_not_import_each_other_in_a_circle() {
             problems.push(format!("src/{member}: `{}` imports `{}` in a circle", from.join("::"), to.join("::")));
         }
     }
-    report(&problems);
+    report(problems);
 }
 
 #[test]
@@ -215,38 +212,31 @@ fn dependencies_are_used_only_where_allowed() {
             }
         }
     }
-    report(&problems);
+    report(problems);
 }
 
 #[test]
 fn only_nn_uses_the_cuda_feature() {
-    let mut problems = Vec::new();
-    for (name, text) in sources() {
-        if !name.starts_with("nn/") && text.contains("feature = \"cuda\"") {
-            problems.push(format!("src/{name}: `cfg(feature = \"cuda\")` belongs to src/nn"));
-        }
-    }
-    report(&problems);
+    let is_wrong = |(name, text): &(String, String)| !name.starts_with("nn/") && text.contains("feature = \"cuda\"");
+    let wrong = sources().into_iter().filter(is_wrong);
+    report(wrong.map(|(name, _)| format!("src/{name}: `cfg(feature = \"cuda\")` belongs to src/nn")));
 }
 
 #[test]
 fn every_file_has_a_header() {
     let mut problems = Vec::new();
-    let tests = rust_files(&root().join("tests")).into_iter().map(|path| {
-        let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-        (name, fs::read_to_string(&path).unwrap())
-    });
-    for (name, text) in sources().into_iter().map(|(name, text)| (format!("src/{name}"), text)).chain(tests) {
+    let folders = [root().join("src"), root().join("tests")];
+    for (name, text) in folders.iter().flat_map(|folder| texts(folder, &root())) {
         if !text.starts_with("//!") {
             problems.push(format!("{name}: the header `//!` is missing"));
         }
-        for (number, line) in text.lines().enumerate() {
+        for (number, line) in (1..).zip(text.lines()) {
             if line.ends_with(' ') || line.contains('\t') {
-                problems.push(format!("{name}:{}: trailing space or tab", number + 1));
+                problems.push(format!("{name}:{number}: trailing space or tab"));
             }
         }
     }
-    report(&problems);
+    report(problems);
 }
 
 #[test]
@@ -267,5 +257,5 @@ fn documents_link_to_files_that_exist() {
             }
         }
     }
-    report(&problems);
+    report(problems);
 }

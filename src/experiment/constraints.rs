@@ -108,40 +108,34 @@ fn zip(
     zipped: &[&str],
     diagnostics: &mut Diagnostics,
 ) -> Option<BTreeMap<AxisId, BTreeMap<Arc<str>, usize>>> {
+    let at = &at.to_string();
     let mut group = BTreeMap::new();
     let mut first: Option<&Axis> = None;
     for (index, name) in names.iter().enumerate() {
-        let path = ["zip", &at.to_string(), &index.to_string()].map(str::to_string);
-        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        let index = index.to_string();
+        let path = ["zip", at, index.as_str()];
         if declaration.invalid_axes.contains(name.as_str()) {
             return None;
         }
         let Some(axis) = declaration.axes.iter().find(|axis| *axis.name == **name) else {
             let (message, help) = unknown_axis(name, declaration);
-            section.wrong(&path, message, Some(help), diagnostics);
-            return None;
+            return section.refuse(&path, message, Some(help), diagnostics);
         };
         if zipped.contains(&name.as_str()) || group.contains_key(&AxisId::Shared(axis.name.clone())) {
-            section.wrong(&path, format!("`{name}` is already zipped"), None, diagnostics);
-            return None;
+            return section.refuse(&path, format!("`{name}` is already zipped"), None, diagnostics);
         }
-        let lengths = (first.unwrap_or(axis).points.len(), axis.points.len());
-        if lengths.0 != lengths.1 {
+        let (a, b) = (first.unwrap_or(axis).points.len(), axis.points.len());
+        if a != b {
             let other = first.map_or("", |axis| &axis.name);
-            let message = format!(
-                "zipped axes need the same number of points: `{other}` has {}, `{name}` has {}",
-                lengths.0, lengths.1
-            );
-            section.wrong(&path, message, None, diagnostics);
-            return None;
+            let message = format!("zipped axes need the same number of points: `{other}` has {a}, `{name}` has {b}");
+            return section.refuse(&path, message, None, diagnostics);
         }
         first.get_or_insert(axis);
         let indices = axis.points.iter().enumerate().map(|(index, point)| (point.label.clone(), index)).collect();
         group.insert(AxisId::Shared(axis.name.clone()), indices);
     }
     if group.len() < 2 {
-        section.wrong(&["zip", &at.to_string()], "a group of zipped axes needs at least two", None, diagnostics);
-        return None;
+        return section.refuse(&["zip", at], "a group of zipped axes needs at least two", None, diagnostics);
     }
     Some(group)
 }

@@ -172,8 +172,7 @@ fn seeds(section: &Section<'_>, stages: &BTreeSet<&str>, diagnostics: &mut Diagn
     let seeds: Seeds = section.read(diagnostics)?;
     if seeds.values.is_empty() {
         let help = "omit `[seeds]` to run with seed 0".to_string();
-        section.wrong(&["values"], "the list of seeds is empty", Some(help), diagnostics);
-        return None;
+        return section.refuse(&["values"], "the list of seeds is empty", Some(help), diagnostics);
     }
     for (index, value) in seeds.values.iter().enumerate() {
         if seeds.values[..index].contains(value) {

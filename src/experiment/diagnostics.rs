@@ -31,11 +31,9 @@ impl Diagnostics {
 
     /// Adds an error at one place.
     pub(crate) fn error(&mut self, span: &Span, message: impl Into<String>, help: Option<String>) {
-        let diagnostic = Diagnostic::error(message).at(span.clone(), "");
-        self.push(match help {
-            Some(help) => diagnostic.help(help),
-            None => diagnostic,
-        });
+        let mut diagnostic = Diagnostic::error(message).at(span.clone(), "");
+        diagnostic.help.extend(help);
+        self.push(diagnostic);
     }
 
     /// Adds the last error about a place: later ones would only follow from it.

@@ -111,25 +111,18 @@ impl Reader<'_> {
 }
 
 fn read(path: &Path, extends: Option<&Span>, diagnostics: &mut Diagnostics) -> Option<String> {
-    let at = |diagnostic: Diagnostic| match extends {
-        Some(span) => diagnostic.at(span.clone(), ""),
-        None => diagnostic,
-    };
-    let bytes = match files::read_bytes(path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            diagnostics.push(at(Diagnostic::error(format!("{error:#}"))));
-            return None;
-        }
-    };
-    match String::from_utf8(bytes) {
-        Ok(text) => Some(text),
-        Err(error) => {
+    let text = files::read_bytes(path).map_err(|error| format!("{error:#}")).and_then(|bytes| {
+        String::from_utf8(bytes).map_err(|error| {
             let byte = error.utf8_error().valid_up_to();
-            diagnostics.push(at(Diagnostic::error(format!("`{}` is not UTF-8 text: byte {byte}", path.display()))));
-            None
-        }
-    }
+            format!("`{}` is not UTF-8 text: byte {byte}", path.display())
+        })
+    });
+    let report = |message: String| {
+        let mut diagnostic = Diagnostic::error(message);
+        diagnostic.labels.extend(extends.map(|span| (span.clone(), String::new())));
+        diagnostics.push(diagnostic);
+    };
+    text.map_err(report).ok()
 }
 
 fn cycle(chain: &[Link], again: &str, extends: Option<Span>) -> Diagnostic {

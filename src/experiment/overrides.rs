@@ -41,11 +41,9 @@ pub(crate) fn apply_overrides(
 
 fn apply(tree: &mut Table, parts: &[&str], key: &Span, node: Node) -> Result<(), Box<Diagnostic>> {
     let refuse = |message: String, help: Option<String>| {
-        let diagnostic = Diagnostic::error(message).at(key.clone(), "");
-        Err(Box::new(match help {
-            Some(help) => diagnostic.help(help),
-            None => diagnostic,
-        }))
+        let mut diagnostic = Diagnostic::error(message).at(key.clone(), "");
+        diagnostic.help.extend(help);
+        Err(Box::new(diagnostic))
     };
     let (path, removes) = (key_path::join(parts), node.as_str() == Some(REMOVE));
     if parts[0] == "extends" {

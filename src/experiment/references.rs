@@ -83,10 +83,8 @@ impl VariantBuilder<'_> {
             if span != stage.header {
                 diagnostic = diagnostic.at(stage.header.clone(), "in this stage");
             }
-            diagnostics.push(match help {
-                Some(help) => diagnostic.help(help),
-                None => diagnostic,
-            });
+            diagnostic.help.extend(help);
+            diagnostics.push(diagnostic);
             None
         };
         let name = reference.stage.as_str();

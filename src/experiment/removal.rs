@@ -44,12 +44,13 @@ fn walk(path: &mut Vec<String>, over: &mut Table, mut below: Option<&mut Table>,
 /// The error that a key to remove does not exist. `similar` is the path of a key with a similar name.
 pub(crate) fn cannot_remove(path: &str, similar: Option<Vec<String>>, value: &Span, key: &Span) -> Diagnostic {
     let message = format!("`{path}` cannot be removed: there is no such key");
-    let diagnostic = Diagnostic::error(message).at(value.clone(), "");
-    let diagnostic = if key == value { diagnostic } else { diagnostic.at(key.clone(), "") };
-    match similar {
-        Some(similar) => diagnostic.help(format!("a key of a similar name exists: `{}`", key_path::join(similar))),
-        None => diagnostic,
+    let mut diagnostic = Diagnostic::error(message).at(value.clone(), "");
+    if key != value {
+        diagnostic = diagnostic.at(key.clone(), "");
     }
+    let help = similar.map(|similar| format!("a key of a similar name exists: `{}`", key_path::join(similar)));
+    diagnostic.help.extend(help);
+    diagnostic
 }
 
 /// The path with quotes, if some of its parts form one existing key with dots.

@@ -76,9 +76,7 @@ impl<'a> Section<'a> {
             let what = if ["stage", "axis", "report"].contains(&part) { part } else { "table" };
             diagnostic = diagnostic.at(self.header.clone(), format!("in this {what}"));
         }
-        if let Some(help) = help {
-            diagnostic = diagnostic.help(help);
-        }
+        diagnostic.help.extend(help);
         diagnostics.push(diagnostic);
     }
 
@@ -92,6 +90,18 @@ impl<'a> Section<'a> {
     ) {
         let (path, kind) = (to_strings(path), ConfigErrorKind::InvalidValue);
         self.report(&ConfigError { kind, path, message: message.into(), help }, diagnostics);
+    }
+
+    /// Like [`Section::wrong`], for a table that cannot be read: always `None`.
+    pub(crate) fn refuse<T>(
+        &self,
+        path: &[&str],
+        message: impl Into<String>,
+        help: Option<String>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<T> {
+        self.wrong(path, message, help, diagnostics);
+        None
     }
 
     /// The places of the key and of the value at a path, or at its longest prefix that exists.

@@ -44,12 +44,10 @@ pub(crate) fn read(
     let path = format!("axis.{name}");
     let section = Section::of(&path, &entry.node, diagnostics)?;
     if RESERVED.contains(&name) {
-        section.wrong(&[], format!("`{name}` is a reserved name and cannot name an axis"), None, diagnostics);
-        return None;
+        return section.refuse(&[], format!("`{name}` is a reserved name and cannot name an axis"), None, diagnostics);
     }
     if let Some(message) = name_error(name) {
-        section.wrong(&[], message, None, diagnostics);
-        return None;
+        return section.refuse(&[], message, None, diagnostics);
     }
     let read: AxisTable = section.read(diagnostics)?;
     let form = form(&section, diagnostics)?;
@@ -74,8 +72,7 @@ pub(crate) fn read(
             twice.then(|| format!("two points have the label `{}`", point.label))
         });
         if let Some(message) = problem {
-            section.wrong(&[form], message, None, diagnostics);
-            return None;
+            return section.refuse(&[form], message, None, diagnostics);
         }
     }
     Some(Axis { name: name.into(), points, simplex })
@@ -97,8 +94,7 @@ fn form(section: &Section<'_>, diagnostics: &mut Diagnostics) -> Option<&'static
             [first, second, ..] => format!("`{}` and `{}` cannot both define the points", first.0, second.0),
             [_] => return None,
         };
-        section.wrong(&[], message, Some(help()), diagnostics);
-        return None;
+        return section.refuse(&[], message, Some(help()), diagnostics);
     };
     let unexpected = section.table.0.keys().find(|key| *key != form && !others.contains(&key.as_str()));
     if let Some(key) = unexpected {

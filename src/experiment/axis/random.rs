@@ -20,12 +20,10 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
     let section = &reader.section;
     let distributions = reader.table.random.as_ref()?;
     let Some(count) = reader.table.points.filter(|count| (1..=MAX_POINTS).contains(count)) else {
-        section.wrong(&["points"], "`random` needs the number of `points`", None, diagnostics);
-        return None;
+        return section.refuse(&["points"], "`random` needs the number of `points`", None, diagnostics);
     };
     if distributions.is_empty() {
-        section.wrong(&["random"], "the list is empty", None, diagnostics);
-        return None;
+        return section.refuse(&["random"], "the list is empty", None, diagnostics);
     }
     let seed = Seed(reader.table.seed.unwrap_or(0)).derive(&format!("axis/{name}"));
     let mut points: Vec<AxisPoint> =
@@ -33,23 +31,22 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
     let mut sampled: BTreeSet<(String, Vec<String>)> = BTreeSet::new();
     let Some(Data::List(nodes)) = section.table.get("random").map(|node| &node.data) else { return None };
     for (at, (distribution, node)) in distributions.iter().zip(nodes).enumerate() {
+        let at = at.to_string();
+        let path = ["random", at.as_str()];
         let names: Vec<&str> =
             distribution.key.iter().chain(distribution.keys.iter().flatten()).map(String::as_str).collect();
         let single = distribution.key.is_some() && distribution.keys.is_none();
         if distribution.key.is_some() && distribution.keys.is_some() {
-            section.wrong(&["random", &at.to_string()], "`key` and `keys` cannot be used together", None, diagnostics);
-            return None;
+            return section.refuse(&path, "`key` and `keys` cannot be used together", None, diagnostics);
         }
         if let Some(message) = distribution.error(single, names.len()) {
-            section.wrong(&["random", &at.to_string()], message, None, diagnostics);
-            return None;
+            return section.refuse(&path, message, None, diagnostics);
         }
         let targets = names.iter().map(|key| reader.target(key, &node.span, diagnostics));
         let targets: Vec<(String, Vec<String>)> = targets.collect::<Option<_>>()?;
         for (target, name) in targets.iter().zip(&names) {
             if !sampled.insert(target.clone()) {
-                section.wrong(&["random", &at.to_string()], format!("`{name}` is sampled twice"), None, diagnostics);
-                return None;
+                return section.refuse(&path, format!("`{name}` is sampled twice"), None, diagnostics);
             }
         }
         for (number, point) in points.iter_mut().enumerate() {

@@ -57,8 +57,7 @@ impl AxisReader<'_> {
         let labels = self.table.labels.as_deref().unwrap_or_default();
         if self.table.labels.is_some() && labels.len() != points {
             let message = format!("{points} values need {points} labels, not {}", labels.len());
-            self.section.wrong(&["labels"], message, None, diagnostics);
-            return None;
+            return self.section.refuse(&["labels"], message, None, diagnostics);
         }
         for (index, label) in labels.iter().enumerate() {
             if let Some(message) = label_error(label) {

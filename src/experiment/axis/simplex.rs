@@ -98,39 +98,27 @@ fn listed(
 ) -> Option<(Vec<Vec<f64>>, Vec<Span>)> {
     let mut all = Vec::new();
     for (index, value) in values.iter().enumerate() {
+        let index = index.to_string();
+        let path = ["values", index.as_str()];
         let Data::List(nodes) = &value.data else {
-            reader.section.wrong(
-                &["values", &index.to_string()],
-                "a point must be a list of shares",
-                None,
-                diagnostics,
-            );
-            return None;
+            return reader.section.refuse(&path, "a point must be a list of shares", None, diagnostics);
         };
         let shares = nodes.iter().map(|node| match &node.data {
             Data::Number(number) => number.as_f64(),
             _ => None,
         });
-        let shares: Option<Vec<f64>> = shares.collect();
-        let sum: f64 = shares.iter().flatten().sum();
-        match shares {
-            Some(shares)
-                if shares.len() == keys
-                    && shares.iter().all(|share| *share >= 0.0)
-                    && (sum - 1.0).abs() < TOLERANCE =>
-            {
-                all.push(shares);
-            }
-            _ => {
-                let message = format!("a point must be {keys} numbers of at least 0 that add up to 1");
-                reader.section.wrong(&["values", &index.to_string()], message, None, diagnostics);
-                return None;
-            }
-        }
+        let shares = shares.collect::<Option<Vec<f64>>>().filter(|shares| {
+            let sum: f64 = shares.iter().sum();
+            shares.len() == keys && shares.iter().all(|share| *share >= 0.0) && (sum - 1.0).abs() < TOLERANCE
+        });
+        let Some(shares) = shares else {
+            let message = format!("a point must be {keys} numbers of at least 0 that add up to 1");
+            return reader.section.refuse(&path, message, None, diagnostics);
+        };
+        all.push(shares);
     }
     if all.is_empty() {
-        reader.section.wrong(&["values"], "the list is empty", None, diagnostics);
-        return None;
+        return reader.section.refuse(&["values"], "the list is empty", None, diagnostics);
     }
     Some((all, values.iter().map(|value| value.span.clone()).collect()))
 }

@@ -34,8 +34,7 @@ pub(super) fn one_by_one(reader: &AxisReader<'_>, form: &str, diagnostics: &mut 
     let names: BTreeSet<&str> = of.iter().copied().collect();
     if names.len() < of.len() || of.is_empty() {
         let message = if of.is_empty() { "the table has no entries" } else { "an entry is listed twice" };
-        reader.section.wrong(&["of"], message, None, diagnostics);
-        return None;
+        return reader.section.refuse(&["of"], message, None, diagnostics);
     }
     let mut points = Vec::new();
     if form == "leave_one_out" {
@@ -56,8 +55,7 @@ pub(super) fn subsets(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) ->
     let entries = entries(reader, "subsets", diagnostics)?;
     let section = &reader.section;
     let Some(sets) = section.table.get("sets").and_then(Node::as_table) else {
-        section.wrong(&["subsets"], "`subsets` needs the table `sets`", None, diagnostics);
-        return None;
+        return section.refuse(&["subsets"], "`subsets` needs the table `sets`", None, diagnostics);
     };
     let mut read: Vec<(&str, BTreeSet<&str>)> = Vec::new();
     for (label, entry) in sets.in_source_order() {
@@ -74,8 +72,7 @@ pub(super) fn subsets(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) ->
     }
     let all: BTreeSet<&str> = read.iter().flat_map(|(_, names)| names).copied().collect();
     if all.is_empty() {
-        section.wrong(&["sets"], "all sets are empty", None, diagnostics);
-        return None;
+        return section.refuse(&["sets"], "all sets are empty", None, diagnostics);
     }
     Some(read.iter().map(|(label, names)| entries.point(label, &all.difference(names).copied().collect())).collect())
 }
@@ -88,8 +85,7 @@ fn entries<'a>(reader: &'a AxisReader<'_>, form: &str, diagnostics: &mut Diagnos
         reader.stages.get(stage.as_str()).and_then(|stage| stage.as_table()).and_then(|table| table.get_path(&parts));
     let Some(table) = table.and_then(Node::as_table) else {
         let message = format!("`stage.{stage}.{}` is not a table", key_path::join(parts));
-        reader.section.wrong(&[form], message, None, diagnostics);
-        return None;
+        return reader.section.refuse(&[form], message, None, diagnostics);
     };
     let names = table.in_source_order().into_iter().filter(|(_, entry)| entry.node.as_str() != Some(REMOVE));
     Some(Entries { stage, path, span: &node.span, names: names.map(|(name, _)| name).collect() })

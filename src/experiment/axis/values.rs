@@ -15,17 +15,14 @@ pub(super) fn values(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> 
         OneOrMany::Many(keys) => keys.as_slice(),
     };
     let Some(Data::List(values)) = section.table.get("values").map(|node| &node.data) else {
-        section.wrong(&["key"], "`key` needs the list `values`", None, diagnostics);
-        return None;
+        return section.refuse(&["key"], "`key` needs the list `values`", None, diagnostics);
     };
     reader.check_labels(values.len(), diagnostics)?;
     if values.is_empty() {
-        section.wrong(&["values"], "the list is empty", None, diagnostics);
-        return None;
+        return section.refuse(&["values"], "the list is empty", None, diagnostics);
     }
     if keys.is_empty() {
-        section.wrong(&["key"], "the list is empty", None, diagnostics);
-        return None;
+        return section.refuse(&["key"], "the list is empty", None, diagnostics);
     }
     let targets: Vec<_> = keys
         .iter()

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::support::{errors, load, names};
+use super::support::{errors, errors_of, instances, load, names};
 
 const MIX: &str = r#"
 [stage.items]
@@ -25,8 +25,8 @@ fn mix(more: &str) -> String {
 /// The tables of all instances of a stage, one per line.
 fn tables(text: &str, stage: &str) -> String {
     let expansion = load(text).1;
-    let tables = expansion.instances.iter().filter(|instance| instance.stage == stage);
-    tables.map(|instance| format!("{} {}", instance.name, &*instance.config)).collect::<Vec<_>>().join("\n")
+    let tables = instances(&expansion, stage).into_iter().map(|one| format!("{} {}", one.name, &*one.config));
+    tables.collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -97,39 +97,24 @@ random = [{ key = "stage.mix.sources.general", choice = ["remove", { from = "ite
 }
 
 #[test]
-fn leave_one_out_drops_each_entry() {
-    let text = mix("[axis.without]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n");
+fn axes_keep_subsets_of_entries() {
+    let axes = [
+        "[axis.without]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n",
+        "[axis.with]\nadd_one = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n",
+        "[axis.sources]\nsubsets = \"stage.mix.sources\"\n\
+         sets = { neither = [], cot = [\"cot\"], both = [\"cot\", \"direct\"] }\n",
+    ];
     expect![[r#"
         mix@without=all {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}
         mix@without=no-cot {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}
-        mix@without=no-direct {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}"#]]
-    .assert_eq(&tables(&text, "mix"));
-}
-
-#[test]
-fn add_one_keeps_one_entry() {
-    let text = mix("[axis.with]\nadd_one = \"stage.mix.sources\"\nof = [\"cot\", \"direct\"]\n");
-    expect![[r#"
+        mix@without=no-direct {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}
         mix@with=none {"sources":{"general":{"from":"items"}}}
         mix@with=cot {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}
-        mix@with=direct {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}"#]]
-    .assert_eq(&tables(&text, "mix"));
-}
-
-#[test]
-fn subsets_keep_the_named_entries() {
-    let text = mix(r#"
-[axis.sources]
-subsets = "stage.mix.sources"
-sets.neither = []
-sets.cot = ["cot"]
-sets.both = ["cot", "direct"]
-"#);
-    expect![[r#"
+        mix@with=direct {"sources":{"direct":{"from":"items"},"general":{"from":"items"}}}
         mix@sources=neither {"sources":{"general":{"from":"items"}}}
         mix@sources=cot {"sources":{"cot":{"from":"items"},"general":{"from":"items"}}}
         mix@sources=both {"sources":{"cot":{"from":"items"},"direct":{"from":"items"},"general":{"from":"items"}}}"#]]
-    .assert_eq(&tables(&text, "mix"));
+    .assert_eq(&axes.map(|axis| tables(&mix(axis), "mix")).join("\n"));
 }
 
 #[test]
@@ -154,134 +139,76 @@ sets.other = ["direct"]
 
 #[test]
 fn wrong_forms_of_axes_are_reported() {
-    let wrong = |axis: &str| errors(&mix(axis));
+    let keys = "[\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]";
+    let axes = [
+        "",
+        "key = \"stage.base.dim\"\nadd_one = \"stage.mix.sources\"\n",
+        "key = \"stage.base.dim\"\nvalues = [1]\nstep = 0.5\n",
+        "simplex = [\"stage.mix.sources.cot.weight\"]\nstep = 0.5\n",
+        &format!("simplex = {keys}\nstep = 0.3\n"),
+        &format!("simplex = {keys}\nvalues = [[0.5, 0.6]]\n"),
+        "random = [{ key = \"stage.base.dim\", uniform = [1, 2] }]\n",
+        "points = 2\nrandom = [{ key = \"stage.base.dim\" }]\n",
+        "points = 2\nrandom = [{ key = \"stage.base.dim\", log_uniform = [0, 1] }]\n",
+        "leave_one_out = \"stage.mix.sources\"\nof = [\"cott\"]\n",
+        "leave_one_out = \"stage.mix.nothing\"\n",
+        "subsets = \"stage.mix.sources\"\nsets.x = [\"direkt\"]\n",
+    ];
     expect![[r#"
         error: `axis.a`: the axis has no points
-          --> DIR/a.toml:13:1
-           |
-        13 | [axis.a]
-           | ^^^^^^^^
-           |
-           = help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\n"));
-    expect![[r#"
+          --> DIR/a.toml:13:1 `[axis.a]`
+          help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`
+
         error: `axis.a`: `key` and `add_one` cannot both define the points
-          --> DIR/a.toml:13:1
-           |
-        13 | [axis.a]
-           | ^^^^^^^^
-           |
-           = help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nadd_one = \"stage.mix.sources\"\n"));
-    expect![[r#"
+          --> DIR/a.toml:13:1 `[axis.a]`
+          help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`
+
         error: `axis.a`: `step` cannot be used with `key`
-          --> DIR/a.toml:16:1
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        ...
-        16 | step = 0.5
-           | ^^^^
-           |
-           = help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`"#]].assert_eq(&wrong("[axis.a]\nkey = \"stage.base.dim\"\nvalues = [1]\nstep = 0.5\n"));
-    expect![[r#"
+          --> DIR/a.toml:16:1 `step`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+          help: the forms of an axis are `key` `values` `labels`; `variants`; `simplex` `step` `values` `labels`; `random` `points` `seed`; `leave_one_out` `of`; `add_one` `of`; `subsets` `sets`
+
         error: `axis.a.simplex`: `simplex` needs 2 to 6 keys, not 1
-          --> DIR/a.toml:14:11
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | simplex = ["stage.mix.sources.cot.weight"]
-           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
-    .assert_eq(&wrong("[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\"]\nstep = 0.5\n"));
-    expect![[r#"
+          --> DIR/a.toml:14:11 `["stage.mix.sources.cot.weight"]`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+
         error: `axis.a.step`: 1 is not a multiple of the step 0.3
-          --> DIR/a.toml:15:8
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
-        15 | step = 0.3
-           |        ^^^"#]]
-    .assert_eq(&wrong(
-        "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nstep = 0.3\n",
-    ));
-    expect![[r#"
+          --> DIR/a.toml:15:8 `0.3`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+
         error: `axis.a.values.0`: a point must be 2 numbers of at least 0 that add up to 1
-          --> DIR/a.toml:15:11
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | simplex = ["stage.mix.sources.cot.weight", "stage.mix.sources.direct.weight"]
-        15 | values = [[0.5, 0.6]]
-           |           ^^^^^^^^^^"#]].assert_eq(&wrong(
-        "[axis.a]\nsimplex = [\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]\nvalues = [[0.5, 0.6]]\n"
-    ));
-    expect![[r#"
+          --> DIR/a.toml:15:11 `[0.5, 0.6]`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+
         error: `axis.a.points`: `random` needs the number of `points`
-          --> DIR/a.toml:13:1
-           |
-        13 | [axis.a]
-           | ^^^^^^^^"#]]
-    .assert_eq(&wrong("[axis.a]\nrandom = [{ key = \"stage.base.dim\", uniform = [1, 2] }]\n"));
-    expect![[r#"
+          --> DIR/a.toml:13:1 `[axis.a]`
+
         error: `axis.a.random.0`: write one of `uniform`, `log_uniform`, `choice` and `dirichlet = true`
-          --> DIR/a.toml:15:11
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | points = 2
-        15 | random = [{ key = "stage.base.dim" }]
-           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
-    .assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\" }]\n"));
-    expect![[r#"
+          --> DIR/a.toml:15:11 `{ key = "stage.base.dim" }`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+
         error: `axis.a.random.0`: `log_uniform` needs bounds above 0, the lower one first
-          --> DIR/a.toml:15:11
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | points = 2
-        15 | random = [{ key = "stage.base.dim", log_uniform = [0, 1] }]
-           |           ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^"#]]
-    .assert_eq(&wrong("[axis.a]\npoints = 2\nrandom = [{ key = \"stage.base.dim\", log_uniform = [0, 1] }]\n"));
-    expect![[r#"
+          --> DIR/a.toml:15:11 `{ key = "stage.base.dim", log_uniform = [0, 1] }`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+
         error: `axis.a.of.0`: `stage.mix.sources` has no entry `cott`
-          --> DIR/a.toml:15:7
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | leave_one_out = "stage.mix.sources"
-        15 | of = ["cott"]
-           |       ^^^^^^
-           |
-           = help: an entry of a similar name exists: `cot`"#]]
-    .assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.sources\"\nof = [\"cott\"]\n"));
-    expect![[r#"
+          --> DIR/a.toml:15:7 `"cott"`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+          help: an entry of a similar name exists: `cot`
+
         error: `axis.a.leave_one_out`: `stage.mix.nothing` is not a table
-          --> DIR/a.toml:14:17
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | leave_one_out = "stage.mix.nothing"
-           |                 ^^^^^^^^^^^^^^^^^^^"#]]
-    .assert_eq(&wrong("[axis.a]\nleave_one_out = \"stage.mix.nothing\"\n"));
-    expect![[r#"
+          --> DIR/a.toml:14:17 `"stage.mix.nothing"`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+
         error: `axis.a.sets.x.0`: `stage.mix.sources` has no entry `direkt`
-          --> DIR/a.toml:15:11
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | subsets = "stage.mix.sources"
-        15 | sets.x = ["direkt"]
-           |           ^^^^^^^^
-           |
-           = help: an entry of a similar name exists: `direct`"#]]
-    .assert_eq(&wrong("[axis.a]\nsubsets = \"stage.mix.sources\"\nsets.x = [\"direkt\"]\n"));
+          --> DIR/a.toml:15:11 `"direkt"`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+          help: an entry of a similar name exists: `direct`"#]].assert_eq(&errors_of(axes.map(|axis| format!("{MIX}[axis.a]\n{axis}"))));
 }
 
 #[test]
 fn extreme_numbers_in_axes_are_refused() {
-    let wrong = |axis: &str| {
-        let messages = errors(&mix(axis));
-        messages.lines().next().unwrap_or_default().to_string()
-    };
+    let wrong = |axis: &str| errors(&mix(axis)).lines().next().unwrap_or_default().to_string();
     let keys = "[\"stage.mix.sources.cot.weight\", \"stage.mix.sources.direct.weight\"]";
     let step = |step: &str| wrong(&format!("[axis.a]\nsimplex = {keys}\nstep = {step}\n"));
     let draw = |draw: &str| wrong(&format!("[axis.a]\npoints = 2\nrandom = [{draw}]\n"));
@@ -307,34 +234,24 @@ fn extreme_numbers_in_axes_are_refused() {
 
 #[test]
 fn entry_names_must_be_labels() {
-    let wrong = |entry: &str| {
-        let text = mix("").replace("general = ", &format!("\"{entry}\" = "));
-        errors(&format!("{text}[axis.a]\nadd_one = \"stage.mix.sources\"\n"))
-    };
+    let texts = ["none", "a,b"].map(|entry| {
+        let text = MIX.replace("general = ", &format!("\"{entry}\" = "));
+        format!("{text}[axis.a]\nadd_one = \"stage.mix.sources\"\n")
+    });
     expect![[r#"
         error: `axis.a.add_one`: two points have the label `none`
-          --> DIR/a.toml:14:11
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | add_one = "stage.mix.sources"
-           |           ^^^^^^^^^^^^^^^^^^^"#]]
-    .assert_eq(&wrong("none"));
-    expect![[r#"
+          --> DIR/a.toml:14:11 `"stage.mix.sources"`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis
+
         error: `axis.a.add_one`: `a,b` is not a label: no spaces and none of `, : / \ *`, 48 bytes at most
-          --> DIR/a.toml:14:11
-           |
-        13 | [axis.a]
-           | -------- in this axis
-        14 | add_one = "stage.mix.sources"
-           |           ^^^^^^^^^^^^^^^^^^^"#]]
-    .assert_eq(&wrong("a,b"));
+          --> DIR/a.toml:14:11 `"stage.mix.sources"`
+          ::: DIR/a.toml:13:1 `[axis.a]` in this axis"#]]
+    .assert_eq(&errors_of(texts));
 }
 
 #[test]
 fn random_values_stay_within_bounds() {
-    let text = mix(
-        "[axis.a]\npoints = 20\nrandom = [{ key = \"stage.mix.sources.cot.weight\", uniform = [0.49996, 0.49999] }]\n",
-    );
+    let random = r#"[{ key = "stage.mix.sources.cot.weight", uniform = [0.49996, 0.49999] }]"#;
+    let text = mix(&format!("[axis.a]\npoints = 20\nrandom = {random}\n"));
     assert!(!tables(&text, "mix").contains("0.5}"));
 }

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::support::{Folder, errors, load, names};
+use super::support::{Folder, errors_of, load, names};
 
 const STAGES: &str = r#"
 [stage.items]
@@ -36,10 +36,6 @@ values = [1, 2, 3]
 labels = ["one", "two", "three"]
 "#;
 
-fn stages(more: &str) -> String {
-    format!("{STAGES}{more}")
-}
-
 const LENGTH: &str = "[axis.length]\nkey = \"stage.pairs.truncate\"\nvalues = [70, 90, 110]\n";
 
 fn only(text: &str, stages: &[&str]) -> String {
@@ -50,7 +46,7 @@ fn only(text: &str, stages: &[&str]) -> String {
 
 #[test]
 fn zipped_axes_pair_by_index() {
-    let text = stages(&format!("{LENGTH}[points]\nzip = [[\"weight\", \"length\"]]\n"));
+    let text = format!("{STAGES}{LENGTH}[points]\nzip = [[\"weight\", \"length\"]]\n");
     expect![[r#"
         dpo@length=70,weight=one <- sft@weight=one sft@weight=one pairs@length=70,weight=one
         dpo@length=90,weight=two <- sft@weight=two sft@weight=two pairs@length=90,weight=two
@@ -66,9 +62,8 @@ fn zipped_axes_pair_by_index() {
 
 #[test]
 fn exclude_also_drops_reading_stages() {
-    let text = stages(&format!(
-        "{LENGTH}[points]\nexclude = [\"weight=one\", \"weight=two,length=70\", \"weight=two,eval.model=sft\"]\n"
-    ));
+    let exclude = r#"exclude = ["weight=one", "weight=two,length=70", "weight=two,eval.model=sft"]"#;
+    let text = format!("{STAGES}{LENGTH}[points]\n{exclude}\n");
     expect![[r#"
         sft@weight=two <- base mix@weight=two
         sft@weight=three <- base mix@weight=three
@@ -88,9 +83,7 @@ fn exclude_also_drops_reading_stages() {
 
 #[test]
 fn when_selects_the_points_of_a_stage() {
-    let text =
-        stages("[stage.pairs]\n").replace("[stage.dpo]\n", "[stage.dpo]\nwhen = [\"weight=one\", \"weight=three\"]\n");
-    let text = text.trim_end_matches("[stage.pairs]\n");
+    let text = STAGES.replace("[stage.dpo]\n", "[stage.dpo]\nwhen = [\"weight=one\", \"weight=three\"]\n");
     expect![[r#"
         dpo@weight=one <- sft@weight=one sft@weight=one pairs@weight=one
         dpo@weight=three <- sft@weight=three sft@weight=three pairs@weight=three
@@ -99,12 +92,12 @@ fn when_selects_the_points_of_a_stage() {
         eval@model=sft,weight=three <- sft@weight=three
         eval@model=dpo,weight=one <- dpo@weight=one
         eval@model=dpo,weight=three <- dpo@weight=three"#]]
-    .assert_eq(&only(text, &["dpo", "eval"]));
+    .assert_eq(&only(&text, &["dpo", "eval"]));
 }
 
 #[test]
 fn when_adds_an_axis_to_a_stage() {
-    let text = stages("").replace("[stage.base]\n", "[stage.base]\nwhen = \"weight=two\"\n");
+    let text = STAGES.replace("[stage.base]\n", "[stage.base]\nwhen = \"weight=two\"\n");
     expect![[r#"
         base@weight=two
         sft@weight=two <- base@weight=two mix@weight=two"#]]
@@ -113,7 +106,7 @@ fn when_adds_an_axis_to_a_stage() {
 
 #[test]
 fn targets_bring_only_what_they_read() {
-    let text = format!("targets = [\"sft\"]\n{}", stages("[stage.broken]\nkind = \"eval\"\nmodel = \"nowhere\"\n"));
+    let text = format!("targets = [\"sft\"]\n{STAGES}[stage.broken]\nkind = \"eval\"\nmodel = \"nowhere\"\n");
     expect![[r#"
         items
         base
@@ -133,139 +126,86 @@ fn extended_files_merge_in_order() {
     folder.write("wide.toml", "extends = \"base.toml\"\n[stage.base]\ndim = 2\n");
     folder.write("also.toml", "extends = \"base.toml\"\n[stage.items]\nkind = \"mix\"\nsources = {}\n");
     folder.write("a.toml", "extends = [\"wide.toml\", \"also.toml\"]\nname = \"a\"\n");
-    let (experiment, expansion) = folder.load("a.toml", &[]).unwrap();
+    let (experiment, expansion) = folder.load(&[]);
     // `base.toml` is extended twice but merged once, so it does not override `wide.toml`.
-    let tables: Vec<String> = expansion.instances.iter().map(|one| format!("{} {}", one.name, &*one.config)).collect();
-    expect![[r#"a base {"dim":2}, items {"sources":{}}"#]].assert_eq(&format!(
-        "{} {}",
-        experiment.name,
-        tables.join(", ")
-    ));
-    assert_eq!(experiment.texts.len(), 4);
+    assert_eq!((experiment.name.as_str(), experiment.texts.len()), ("a", 4));
+    let tables = expansion.instances.iter().map(|one| (one.name.as_str(), &*one.config));
+    assert_eq!(tables.collect::<Vec<_>>(), [("base", r#"{"dim":2}"#), ("items", r#"{"sources":{}}"#)]);
 }
 
 #[test]
 fn wrong_points_are_reported() {
-    let wrong = |more: &str| errors(&stages(&format!("{LENGTH}{more}")));
+    let points = [
+        "[points]\nzip = [[\"weight\", \"lenght\"]]\n",
+        "[points]\nzip = [[\"weight\"]]\n",
+        "[axis.two]\nkey = \"stage.dpo.beta\"\nvalues = [1, 2]\n[points]\nzip = [[\"weight\", \"two\"]]\n",
+        "[points]\nexclude = [\"weight=four\"]\n",
+        "[points]\nexclude = [\"eval.model=stf\"]\n",
+        "[points]\nexclude = [3, \"\", \"weight\"]\n",
+        "[points]\nexcept = []\n",
+    ];
     expect![[r#"
         error: `points.zip.0.1`: there is no axis `lenght`
-          --> DIR/a.toml:35:19
-           |
-        34 | [points]
-           | -------- in this table
-        35 | zip = [["weight", "lenght"]]
-           |                   ^^^^^^^^
-           |
-           = help: an axis of a similar name exists: `length`"#]]
-    .assert_eq(&wrong("[points]\nzip = [[\"weight\", \"lenght\"]]\n"));
-    expect![[r#"
+          --> DIR/a.toml:35:19 `"lenght"`
+          ::: DIR/a.toml:34:1 `[points]` in this table
+          help: an axis of a similar name exists: `length`
+
         error: `points.zip.0`: a group of zipped axes needs at least two
-          --> DIR/a.toml:35:8
-           |
-        34 | [points]
-           | -------- in this table
-        35 | zip = [["weight"]]
-           |        ^^^^^^^^^^"#]]
-    .assert_eq(&wrong("[points]\nzip = [[\"weight\"]]\n"));
-    expect![[r#"
+          --> DIR/a.toml:35:8 `["weight"]`
+          ::: DIR/a.toml:34:1 `[points]` in this table
+
         error: `points.zip.0.1`: zipped axes need the same number of points: `weight` has 3, `two` has 2
-          --> DIR/a.toml:38:19
-           |
-        37 | [points]
-           | -------- in this table
-        38 | zip = [["weight", "two"]]
-           |                   ^^^^^"#]]
-    .assert_eq(&wrong(
-        "[axis.two]\nkey = \"stage.dpo.beta\"\nvalues = [1, 2]\n[points]\nzip = [[\"weight\", \"two\"]]\n",
-    ));
-    expect![[r#"
+          --> DIR/a.toml:38:19 `"two"`
+          ::: DIR/a.toml:37:1 `[points]` in this table
+
         error: `points.exclude`: the axis `weight` has no value `four`
-          --> DIR/a.toml:35:12
-           |
-        35 | exclude = ["weight=four"]
-           |            ^^^^^^^^^^^^^
-           |
-           = help: the values of `weight` are `one`, `two`, `three`"#]]
-    .assert_eq(&wrong("[points]\nexclude = [\"weight=four\"]\n"));
-    expect![[r#"
+          --> DIR/a.toml:35:12 `"weight=four"`
+          help: the values of `weight` are `one`, `two`, `three`
+
         error: `points.exclude`: no point is `eval.model=stf`
-          --> DIR/a.toml:35:12
-           |
-        35 | exclude = ["eval.model=stf"]
-           |            ^^^^^^^^^^^^^^^^"#]]
-    .assert_eq(&wrong("[points]\nexclude = [\"eval.model=stf\"]\n"));
-    expect![[r#"
+          --> DIR/a.toml:35:12 `"eval.model=stf"`
+
         error: `points.exclude`: wrong type: a number, expected a string
-          --> DIR/a.toml:35:12
-           |
-        35 | exclude = [3, "", "weight"]
-           |            ^
-
+          --> DIR/a.toml:35:12 `3`
         error: `points.exclude`: an empty text names no point
-          --> DIR/a.toml:35:15
-           |
-        35 | exclude = [3, "", "weight"]
-           |               ^^
-
+          --> DIR/a.toml:35:15 `""`
         error: `points.exclude`: `weight` is not a selector: write `axis=value,other=value`
-          --> DIR/a.toml:35:19
-           |
-        35 | exclude = [3, "", "weight"]
-           |                   ^^^^^^^^"#]]
-    .assert_eq(&wrong("[points]\nexclude = [3, \"\", \"weight\"]\n"));
-    expect![[r#"
+          --> DIR/a.toml:35:19 `"weight"`
+
         error: `points`: unknown key `except`
-          --> DIR/a.toml:35:1
-           |
-        34 | [points]
-           | -------- in this table
-        35 | except = []
-           | ^^^^^^
-           |
-           = help: the known keys are `zip`, `exclude`"#]]
-    .assert_eq(&wrong("[points]\nexcept = []\n"));
+          --> DIR/a.toml:35:1 `except`
+          ::: DIR/a.toml:34:1 `[points]` in this table
+          help: the known keys are `zip`, `exclude`"#]]
+    .assert_eq(&errors_of(points.map(|points| format!("{STAGES}{LENGTH}{points}"))));
+}
+
+#[test]
+fn wrong_conditions_and_targets_are_reported() {
+    let when = |when: &str| STAGES.replace("[stage.base]\n", &format!("[stage.base]\nwhen = {when}\n"));
+    let targets = |targets: &str| format!("targets = {targets}\n{STAGES}");
+    let texts = [when("\"weigth=two\""), when("[]"), targets("[]"), targets("[\"sfd\", \"eval\"]")];
     expect![[r#"
         error: `stage.base.when`: there is no axis `weigth`
-         --> DIR/a.toml:6:8
-          |
-        6 | when = "weigth=two"
-          |        ^^^^^^^^^^^^
-          |
-          = help: an axis of a similar name exists: `weight`"#]]
-    .assert_eq(&errors(&stages("").replace("[stage.base]\n", "[stage.base]\nwhen = \"weigth=two\"\n")));
-    expect![[r#"
+          --> DIR/a.toml:6:8 `"weigth=two"`
+          help: an axis of a similar name exists: `weight`
+
         error: `stage.base.when`: an empty list means that the stage never exists
-         --> DIR/a.toml:6:8
-          |
-        6 | when = []
-          |        ^^"#]]
-    .assert_eq(&errors(&stages("").replace("[stage.base]\n", "[stage.base]\nwhen = []\n")));
-    expect![[r#"
+          --> DIR/a.toml:6:8 `[]`
+
         error: `targets` names no stage
-         --> DIR/a.toml:1:11
-          |
-        1 | targets = []
-          |           ^^
-          |
-          = help: omit `targets` to run all stages"#]]
-    .assert_eq(&errors(&format!("targets = []\n{}", stages(""))));
-    expect![[r#"
+          --> DIR/a.toml:1:11 `[]`
+          help: omit `targets` to run all stages
+
         error: `targets`: stage `sfd` is not defined
-         --> DIR/a.toml:1:12
-          |
-        1 | targets = ["sfd", "eval"]
-          |            ^^^^^
-          |
-          = help: a stage of a similar name exists: `sft`"#]]
-    .assert_eq(&errors(&format!("targets = [\"sfd\", \"eval\"]\n{}", stages(""))));
+          --> DIR/a.toml:1:12 `"sfd"`
+          help: a stage of a similar name exists: `sft`"#]]
+    .assert_eq(&errors_of(texts));
 }
 
 #[test]
 fn exclude_of_seeds_and_overlapping_excludes() {
-    let text = stages(
-        "[seeds]\nvalues = [0, 1]\nfrom = [\"mix\"]\n[points]\n\
-         exclude = [\"weight=one,seed=1\", \"weight=one\", \"weight=two,seed=0\"]\n",
-    );
+    let exclude = r#"exclude = ["weight=one,seed=1", "weight=one", "weight=two,seed=0"]"#;
+    let text = format!("{STAGES}[seeds]\nvalues = [0, 1]\nfrom = [\"mix\"]\n[points]\n{exclude}\n");
     expect![[r#"
         mix@seed=1,weight=two <- items
         mix@seed=0,weight=three <- items
@@ -278,41 +218,38 @@ fn exclude_of_seeds_and_overlapping_excludes() {
 
 #[test]
 fn an_error_at_some_points_names_the_first() {
-    let text = r#"
-[stage.base]
-kind = "base"
-[stage.format]
-kind = "mix"
-sources = {}
-[stage.sft]
-kind = "sft"
-model = "base"
-data = "format"
-[stage.rollout]
-kind = "rollout"
-model = "sft"
-samples = 8
-[stage.pairs]
-kind = "pairs"
-rollouts = "rollout"
-[stage.dpo]
-kind = "dpo"
-policy = "sft"
-pairs = "pairs"
-beta = -1.0
+    let axis = r#"
 [axis.beta]
 variants.low = { "stage.dpo.beta" = 0.1 }
 variants.high = { "stage.dpo.beta" = 0.5 }
 variants.own = {}
 "#;
-    let messages = errors(text);
-    let first = "error: `stage.dpo.beta`: must not be negative (at `beta=own`)\n  --> DIR/a.toml:22:8\n";
-    assert!(messages.starts_with(first) && messages.matches("error:").count() == 1, "{messages}");
-    let two = errors(&text.replace("own = {}", "own = {}\nvariants.none = {}"));
-    assert!(two.contains("must not be negative (at `beta=own` and 1 more point)\n"), "{two}");
-    // The message names no point if all points have the error, or if an axis sets the value: its place shows the axis.
-    let all = errors(&text.replace("\"stage.dpo.beta\" = 0", "\"stage.sft.lr\" = 0"));
-    assert!(all.contains("`stage.dpo.beta`: must not be negative\n"), "{all}");
-    let axis = errors(&text.replace("0.1", "-0.1").replace("0.5", "-0.5").replace("beta = -1.0", "beta = 1.0"));
-    assert_eq!(axis.matches("`stage.dpo.beta`: must not be negative\n").count(), 2, "{axis}");
+    let text = STAGES.replace("policy = \"sft\"\n", "policy = \"sft\"\nbeta = -1.0\n") + axis;
+    let texts = [
+        text.clone(),
+        text.replace("own = {}", "own = {}\nvariants.none = {}"),
+        // No point is named if all points have the error, or if an axis sets the value: its place shows the axis.
+        text.replace("\"stage.dpo.beta\" = 0", "\"stage.sft.lr\" = 0"),
+        text.replace("0.1", "-0.1").replace("0.5", "-0.5").replace("beta = -1.0", "beta = 1.0"),
+    ];
+    expect![[r#"
+        error: `stage.dpo.beta`: must not be negative (at `beta=own`)
+          --> DIR/a.toml:23:8 `-1.0`
+          ::: DIR/a.toml:20:1 `[stage.dpo]` in this stage
+
+        error: `stage.dpo.beta`: must not be negative (at `beta=own` and 1 more point)
+          --> DIR/a.toml:23:8 `-1.0`
+          ::: DIR/a.toml:20:1 `[stage.dpo]` in this stage
+
+        error: `stage.dpo.beta`: must not be negative
+          --> DIR/a.toml:23:8 `-1.0`
+          ::: DIR/a.toml:20:1 `[stage.dpo]` in this stage
+
+        error: `stage.dpo.beta`: must not be negative
+          --> DIR/a.toml:34:37 `-0.1`
+          ::: DIR/a.toml:20:1 `[stage.dpo]` in this stage
+        error: `stage.dpo.beta`: must not be negative
+          --> DIR/a.toml:35:38 `-0.5`
+          ::: DIR/a.toml:20:1 `[stage.dpo]` in this stage"#]]
+    .assert_eq(&errors_of(texts));
 }

@@ -2,11 +2,10 @@
 
 use std::fmt::Write;
 
-use super::support::{Folder, load};
+use super::support::{errors, load};
 
 #[test]
 fn hostile_texts_are_refused() {
-    let folder = Folder::new();
     let deep = "a.".repeat(20_000);
     let lists = "[".repeat(20_000);
     let nested = format!("{}1{}", "[".repeat(60), "]".repeat(60));
@@ -21,8 +20,7 @@ fn hostile_texts_are_refused() {
         format!("x = {nested}"),
         format!("[vars]\n{chain}"),
     ] {
-        folder.write("a.toml", text);
-        assert!(!folder.errors("a.toml", &[]).is_empty());
+        assert!(!errors(&text).is_empty());
     }
 }
 

@@ -2,74 +2,22 @@
 
 use expect_test::expect;
 
-use super::support::errors;
-
-#[test]
-fn an_unknown_stage_suggests_a_similar_one() {
-    let text = "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = [\"base\", \"bsae\"]\n";
-    expect![[r#"
-        error: `stage.eval.model`: stage `bsae` is not defined
-         --> DIR/a.toml:5:18
-          |
-        3 | [stage.eval]
-          | ------------ in this stage
-        4 | kind = "eval"
-        5 | model = ["base", "bsae"]
-          |                  ^^^^^^ no stage of this name
-          |
-          = help: a stage of a similar name exists: `base`"#]]
-    .assert_eq(&errors(text));
-}
+use super::expansion::STUDY;
+use super::support::{errors, errors_of};
 
 #[test]
 fn a_cycle_is_reported_as_a_path() {
-    let text = r#"
-[stage.format]
-kind = "mix"
-sources = {}
-[stage.sft]
-kind = "sft"
-model = "dpo"
-data = "format"
-[stage.rollout]
-kind = "rollout"
-model = "sft"
-[stage.pairs]
-kind = "pairs"
-rollouts = "rollout"
-[stage.dpo]
-kind = "dpo"
-policy = "sft"
-pairs = "pairs"
-[stage.eval]
-kind = "eval"
-model = "dpo"
-"#;
+    let text = STUDY.replace("model = \"base\"\n", "model = \"dpo\"\n");
     expect![[r#"
         error: stages read each other in a circle: `sft -> dpo -> sft`
-          --> DIR/a.toml:7:9
-           |
-         7 | model = "dpo"
-           |         ^^^^^ `sft` reads `dpo`
-        ...
-        17 | policy = "sft"
-           |          ----- `dpo` reads `sft`
-
+          --> DIR/a.toml:19:9 `"dpo"` `sft` reads `dpo`
+          ::: DIR/a.toml:33:10 `"sft@mix=both"` `dpo` reads `sft`
         error: stages read each other in a circle: `sft -> dpo -> pairs -> rollout -> sft`
-          --> DIR/a.toml:7:9
-           |
-         7 | model = "dpo"
-           |         ^^^^^ `sft` reads `dpo`
-        ...
-        11 | model = "sft"
-           |         ----- `rollout` reads `sft`
-        ...
-        14 | rollouts = "rollout"
-           |            --------- `pairs` reads `rollout`
-        ...
-        18 | pairs = "pairs"
-           |         ------- `dpo` reads `pairs`"#]]
-    .assert_eq(&errors(text));
+          --> DIR/a.toml:19:9 `"dpo"` `sft` reads `dpo`
+          ::: DIR/a.toml:34:9 `"pairs"` `dpo` reads `pairs`
+          ::: DIR/a.toml:29:12 `"rollout"` `pairs` reads `rollout`
+          ::: DIR/a.toml:24:9 `"sft@mix=both"` `rollout` reads `sft`"#]]
+    .assert_eq(&errors(&text));
 }
 
 #[test]
@@ -88,60 +36,37 @@ data = "one:weights"
 "#;
     expect![[r#"
         error: `stage.one.data`: `base` gives checkpoint; `data` needs rows
-         --> DIR/a.toml:7:8
-          |
-        4 | [stage.one]
-          | ----------- in this stage
-        ...
-        7 | data = "base"
-          |        ^^^^^^
-
+          --> DIR/a.toml:7:8 `"base"`
+          ::: DIR/a.toml:4:1 `[stage.one]` in this stage
         error: `stage.two.model`: `one:curve.jsonl` is curve; `model` needs checkpoint
-          --> DIR/a.toml:10:9
-           |
-         8 | [stage.two]
-           | ----------- in this stage
-         9 | kind = "sft"
-        10 | model = "one:curve.jsonl"
-           |         ^^^^^^^^^^^^^^^^^
-
+          --> DIR/a.toml:10:9 `"one:curve.jsonl"`
+          ::: DIR/a.toml:8:1 `[stage.two]` in this stage
         error: `stage.two.data`: `one` has no output `weights`
-          --> DIR/a.toml:11:8
-           |
-         8 | [stage.two]
-           | ----------- in this stage
-        ...
-        11 | data = "one:weights"
-           |        ^^^^^^^^^^^^^
-           |
-           = help: the outputs are `model`, `curve.jsonl`"#]]
+          --> DIR/a.toml:11:8 `"one:weights"`
+          ::: DIR/a.toml:8:1 `[stage.two]` in this stage
+          help: the outputs are `model`, `curve.jsonl`"#]]
     .assert_eq(&errors(text));
 }
 
 #[test]
-fn a_malformed_reference_shows_the_form() {
-    let text = "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = \"base@seed\"\n";
+fn wrong_references_are_reported() {
+    let texts = [
+        "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = [\"base\", \"bsae\"]\n",
+        "[stage.base]\nkind = \"base\"\n[stage.eval]\nkind = \"eval\"\nmodel = \"base@seed\"\n",
+        "[stage.items]\nkind = \"items\"\npath = \"data/train.jsonl\"\n",
+    ];
     expect![[r#"
+        error: `stage.eval.model`: stage `bsae` is not defined
+          --> DIR/a.toml:5:18 `"bsae"` no stage of this name
+          ::: DIR/a.toml:3:1 `[stage.eval]` in this stage
+          help: a stage of a similar name exists: `base`
+
         error: `stage.eval.model`: `base@seed` is not a reference: write `stage`, `stage:output` or `stage@axis=value`
-         --> DIR/a.toml:5:9
-          |
-        3 | [stage.eval]
-          | ------------ in this stage
-        4 | kind = "eval"
-        5 | model = "base@seed"
-          |         ^^^^^^^^^^^"#]]
-    .assert_eq(&errors(text));
-}
+          --> DIR/a.toml:5:9 `"base@seed"`
+          ::: DIR/a.toml:3:1 `[stage.eval]` in this stage
 
-#[test]
-fn a_missing_external_path_is_shown_in_full() {
-    expect![[r#"
         error: `stage.items.path`: `data/train.jsonl` does not exist
-         --> DIR/a.toml:3:8
-          |
-        3 | path = "data/train.jsonl"
-          |        ^^^^^^^^^^^^^^^^^^
-          |
-          = help: paths are relative to the folder of the experiment: `DIR/data/train.jsonl`"#]]
-    .assert_eq(&errors("[stage.items]\nkind = \"items\"\npath = \"data/train.jsonl\"\n"));
+          --> DIR/a.toml:3:8 `"data/train.jsonl"`
+          help: paths are relative to the folder of the experiment: `DIR/data/train.jsonl`"#]]
+    .assert_eq(&errors_of(texts));
 }

@@ -4,13 +4,13 @@ use expect_test::expect;
 use serde_json::json;
 
 use super::expansion::STUDY;
-use super::support::{Folder, errors, load, names};
+use super::support::{Folder, errors, instances, load, names};
+use crate::Instance;
 
 /// A folder with `STUDY`, and a file `a.toml` that extends it.
 fn over(text: &str) -> Folder {
-    let folder = Folder::new();
+    let folder = Folder::with(format!("extends = \"study.toml\"\n{text}"));
     folder.write("study.toml", STUDY);
-    folder.write("a.toml", format!("extends = \"study.toml\"\n{text}"));
     folder
 }
 
@@ -38,7 +38,7 @@ model = ["sft", "rft"]
 prompt = "remove"
 "#,
     );
-    let (_, expansion) = folder.load("a.toml", &[]).unwrap_or_else(|failure| panic!("{failure}"));
+    let (_, expansion) = folder.load(&[]);
     expect![[r#"
         format
         mix <- format
@@ -48,7 +48,7 @@ prompt = "remove"
         eval@model=sft <- sft
         eval@model=rft <- rft"#]]
     .assert_eq(&names(&expansion));
-    let mix = expansion.instances.iter().find(|instance| instance.stage == "mix").unwrap();
+    let mix = instances(&expansion, "mix")[0];
     assert_eq!(mix.table().unwrap(), json!({ "sources": { "direct": { "from": "format", "weight": 0.5 } } }));
 }
 
@@ -71,62 +71,37 @@ main = "remove"
     );
     expect![[r#"
         error: `axis.mxi` cannot be removed: there is no such key
-         --> DIR/a.toml:4:7
-          |
-        4 | mxi = "remove"
-          | ---   ^^^^^^^^
-          |
-          = help: a key of a similar name exists: `axis.mix`
-
+          --> DIR/a.toml:4:7 `"remove"`
+          ::: DIR/a.toml:4:1 `mxi`
+          help: a key of a similar name exists: `axis.mix`
         error: `stage.evla` cannot be removed: there is no such key
-         --> DIR/a.toml:6:8
-          |
-        6 | evla = "remove"
-          | ----   ^^^^^^^^
-          |
-          = help: a key of a similar name exists: `stage.eval`
-
+          --> DIR/a.toml:6:8 `"remove"`
+          ::: DIR/a.toml:6:1 `evla`
+          help: a key of a similar name exists: `stage.eval`
         error: `stage.mix.sources.cots` cannot be removed: there is no such key
-         --> DIR/a.toml:8:8
-          |
-        8 | cots = "remove"
-          | ----   ^^^^^^^^
-          |
-          = help: a key of a similar name exists: `stage.mix.sources.cot`
-
+          --> DIR/a.toml:8:8 `"remove"`
+          ::: DIR/a.toml:8:1 `cots`
+          help: a key of a similar name exists: `stage.mix.sources.cot`
         error: `stage.mix.sources.nothing` cannot be removed: there is no such key
-         --> DIR/a.toml:9:11
-          |
-        9 | nothing = "remove"
-          | -------   ^^^^^^^^
-
+          --> DIR/a.toml:9:11 `"remove"`
+          ::: DIR/a.toml:9:1 `nothing`
         error: `stage.other`: the key `kind` is missing
-          --> DIR/a.toml:10:8
-           |
-        10 | [stage.other.sources]
-           |        ^^^^^
-           |
-           = help: the kinds are `items`, `base`, `mix`, `sft`, `rollout`, `pairs`, `dpo`, `eval`
-
+          --> DIR/a.toml:10:8 `other`
+          help: the kinds are `items`, `base`, `mix`, `sft`, `rollout`, `pairs`, `dpo`, `eval`
         error: `stage.other.sources.cot` cannot be removed: there is no such key
-          --> DIR/a.toml:11:7
-           |
-        11 | cot = "remove"
-           | ---   ^^^^^^^^
-
+          --> DIR/a.toml:11:7 `"remove"`
+          ::: DIR/a.toml:11:1 `cot`
         error: `report.main` cannot be removed: there is no such key
-          --> DIR/a.toml:13:8
-           |
-        13 | main = "remove"
-           | ----   ^^^^^^^^"#]]
-    .assert_eq(&folder.errors("a.toml", &[]));
+          --> DIR/a.toml:13:8 `"remove"`
+          ::: DIR/a.toml:13:1 `main`"#]]
+    .assert_eq(&folder.errors(&[]));
 }
 
 #[test]
 fn a_removal_in_a_variant_applies_to_its_stage() {
     let folder = over("[axis.mix.variants]\ncot = \"remove\"\nnone = { \"stage.mix.sources.cot\" = \"remove\" }\n");
     // The variant `cot` is removed, so the reference that pins it is wrong.
-    let messages = folder.errors("a.toml", &[]);
+    let messages = folder.errors(&[]);
     assert!(messages.contains("has no point `mix=cot`"), "{messages}");
     let (experiment, _) = load(STUDY);
     assert_eq!(experiment.axes[0].1, ["cot", "direct", "both"]);
@@ -141,36 +116,25 @@ fn remove_is_a_string_in_the_first_file() {
 #[test]
 fn an_override_can_remove_a_key() {
     let folder = over("");
-    let (_, expansion) =
-        folder.load("a.toml", &["stage.rft.lr=remove", "seeds=remove"]).unwrap_or_else(|failure| panic!("{failure}"));
+    let (_, expansion) = folder.load(&["stage.rft.lr=remove", "seeds=remove"]);
     assert!(expansion.instances.iter().all(|instance| !instance.name.contains("seed=")));
-    let rft = expansion.instances.iter().find(|instance| instance.stage == "rft").unwrap();
-    assert!(rft.table().unwrap().get("lr").is_none());
-    let messages = ["stage.mix.sources.cto=remove", "stage.dop=remove", "stage.dpo.beta.x=remove"]
-        .map(|argument| folder.errors("a.toml", &[argument]));
+    assert!(instances(&expansion, "rft")[0].table().unwrap().get("lr").is_none());
+    let wrong = ["stage.mix.sources.cto=remove", "stage.dop=remove", "stage.dpo.beta.x=remove"];
     expect![[r#"
         error: `stage.mix.sources.cto` cannot be removed: there is no such key
-         --> --set stage.mix.sources.cto=remove:1:23
-          |
-        1 | stage.mix.sources.cto=remove
-          | --------------------- ^^^^^^
-          |
-          = help: a key of a similar name exists: `stage.mix.sources.cot`
+          --> --set stage.mix.sources.cto=remove:1:23 `remove`
+          ::: --set stage.mix.sources.cto=remove:1:1 `stage.mix.sources.cto`
+          help: a key of a similar name exists: `stage.mix.sources.cot`
 
         error: `stage.dop` cannot be removed: there is no such key
-         --> --set stage.dop=remove:1:11
-          |
-        1 | stage.dop=remove
-          | --------- ^^^^^^
-          |
-          = help: a key of a similar name exists: `stage.dpo`
+          --> --set stage.dop=remove:1:11 `remove`
+          ::: --set stage.dop=remove:1:1 `stage.dop`
+          help: a key of a similar name exists: `stage.dpo`
 
         error: `stage.dpo.beta.x` cannot be removed: there is no such key
-         --> --set stage.dpo.beta.x=remove:1:18
-          |
-        1 | stage.dpo.beta.x=remove
-          | ---------------- ^^^^^^"#]]
-    .assert_eq(&messages.join("\n\n"));
+          --> --set stage.dpo.beta.x=remove:1:18 `remove`
+          ::: --set stage.dpo.beta.x=remove:1:1 `stage.dpo.beta.x`"#]]
+    .assert_eq(&folder.override_errors(&wrong));
 }
 
 const DOTTED: &str = r#"
@@ -189,99 +153,57 @@ sources = {}
 fn keys_with_dots_are_quoted_in_paths() {
     let axis = "[axis.share]\nkey = \"stage.mix.sources.'v1.5'.weight\"\nvalues = [0.25, 0.5]\n";
     let (_, expansion) = load(&format!("{DOTTED}{axis}"));
-    let weights: Vec<_> = expansion.instances.iter().filter(|instance| instance.stage == "mix").collect();
-    assert_eq!(weights[1].table().unwrap()["sources"]["v1.5"]["weight"], json!(0.5));
-    let folder = Folder::new();
-    folder.write("a.toml", DOTTED);
-    let (_, expansion) = folder.load("a.toml", &["stage.mix.sources.\"v1.5\".weight=2"]).unwrap();
-    let mix = expansion.instances.iter().find(|instance| instance.stage == "mix").unwrap();
-    assert_eq!(mix.table().unwrap()["sources"]["v1.5"]["weight"], json!(2));
+    let weight = |instance: &Instance| instance.table().unwrap()["sources"]["v1.5"]["weight"].clone();
+    assert_eq!(weight(instances(&expansion, "mix")[1]), json!(0.5));
+    let (_, expansion) = Folder::with(DOTTED).load(&["stage.mix.sources.\"v1.5\".weight=2"]);
+    assert_eq!(weight(instances(&expansion, "mix")[0]), json!(2));
 }
 
 #[test]
 fn messages_show_valid_paths() {
     let axis = "[axis.share]\nkey = \"stage.mix.sources.v1.5.weight\"\nvalues = [0.25]\n";
-    let folder = Folder::new();
-    folder.write("a.toml", DOTTED);
-    let messages = [
-        errors(&format!("{DOTTED}{axis}")),
-        folder.errors("a.toml", &["stage.mix.sources.v1.5.weight=2"]),
-        folder.errors("a.toml", &["stage.mix.sources.\"v1.5\".weight=much"]),
-        folder.errors("a.toml", &["stage.mix.sources.\"v1.5\".form=2"]),
-        folder.errors("a.toml", &["stage.mix.sources.\"v1.5\".from=mix1"]),
-        folder.errors("a.toml", &["stage.mix.sources.\"v1.5=2"]),
+    expect![[r#"
+        error: `stage.mix.sources.v1.5.weight` does not exist, but a key with dots in its name does
+          --> DIR/a.toml:12:7 `"stage.mix.sources.v1.5.weight"`
+          help: write `stage.mix.sources."v1.5".weight`"#]]
+    .assert_eq(&errors(&format!("{DOTTED}{axis}")));
+    let wrong = [
+        "stage.mix.sources.v1.5.weight=2",
+        "stage.mix.sources.\"v1.5\".weight=much",
+        "stage.mix.sources.\"v1.5\".form=2",
+        "stage.mix.sources.\"v1.5\".from=mix1",
+        "stage.mix.sources.\"v1.5=2",
     ];
     expect![[r#"
         error: `stage.mix.sources.v1.5.weight` does not exist, but a key with dots in its name does
-          --> DIR/a.toml:12:7
-           |
-        12 | key = "stage.mix.sources.v1.5.weight"
-           |       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-           |
-           = help: write `stage.mix.sources."v1.5".weight`
-
-        error: `stage.mix.sources.v1.5.weight` does not exist, but a key with dots in its name does
-         --> --set stage.mix.sources.v1.5.weight=2:1:1
-          |
-        1 | stage.mix.sources.v1.5.weight=2
-          | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-          |
-          = help: write `stage.mix.sources."v1.5".weight`
+          --> --set stage.mix.sources.v1.5.weight=2:1:1 `stage.mix.sources.v1.5.weight`
+          help: write `stage.mix.sources."v1.5".weight`
 
         error: `stage.mix.sources."v1.5".weight`: wrong type: string "much", expected a number
-         --> --set stage.mix.sources."v1.5".weight=much:1:33
-          |
-        1 | stage.mix.sources."v1.5".weight=much
-          |                                 ^^^^
-          |
-         ::: DIR/a.toml:4:1
-          |
-        4 | [stage.mix]
-          | ----------- in this stage
+          --> --set stage.mix.sources."v1.5".weight=much:1:33 `much`
+          ::: DIR/a.toml:4:1 `[stage.mix]` in this stage
 
         error: `stage.mix.sources."v1.5"`: unknown key `form`
-         --> --set stage.mix.sources."v1.5".form=2:1:1
-          |
-        1 | stage.mix.sources."v1.5".form=2
-          | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-          |
-         ::: DIR/a.toml:4:1
-          |
-        4 | [stage.mix]
-          | ----------- in this stage
-          |
-          = help: a key of a similar name exists: `from`
+          --> --set stage.mix.sources."v1.5".form=2:1:1 `stage.mix.sources."v1.5".form`
+          ::: DIR/a.toml:4:1 `[stage.mix]` in this stage
+          help: a key of a similar name exists: `from`
 
         error: `stage.mix.sources."v1.5".from`: stage `mix1` is not defined
-         --> --set stage.mix.sources."v1.5".from=mix1:1:31
-          |
-        1 | stage.mix.sources."v1.5".from=mix1
-          |                               ^^^^ no stage of this name
-          |
-         ::: DIR/a.toml:4:1
-          |
-        4 | [stage.mix]
-          | ----------- in this stage
-          |
-          = help: a stage of a similar name exists: `mix`
+          --> --set stage.mix.sources."v1.5".from=mix1:1:31 `mix1` no stage of this name
+          ::: DIR/a.toml:4:1 `[stage.mix]` in this stage
+          help: a stage of a similar name exists: `mix`
 
         error: `stage.mix.sources."v1.5` is not a key path
-         --> --set stage.mix.sources."v1.5=2:1:1
-          |
-        1 | stage.mix.sources."v1.5=2
-          | ^^^^^^^^^^^^^^^^^^^^^^^
-          |
-          = help: write `--set stage.dpo.beta=0.2`"#]]
-    .assert_eq(&messages.join("\n\n"));
+          --> --set stage.mix.sources."v1.5=2:1:1 `stage.mix.sources."v1.5`
+          help: write `--set stage.dpo.beta=0.2`"#]]
+    .assert_eq(&Folder::with(DOTTED).override_errors(&wrong));
 }
 
 #[test]
 fn variables_may_have_dots_in_their_names() {
     let text = "[vars]\n\"v1.5\" = 3\n[stage.a]\nkind = \"base\"\ndim = \"${'v1.5'}\"\n";
-    let (_, expansion) = load(text);
-    assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 3 }));
-    let folder = Folder::new();
-    folder.write("a.toml", text);
-    let (_, expansion) = folder.load("a.toml", &["vars.\"v1.5\"=7"]).unwrap();
-    assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": 7 }));
+    for (change, dim) in [(None, 3), (Some("vars.\"v1.5\"=7"), 7)] {
+        let (_, expansion) = Folder::with(text).load(change.as_slice());
+        assert_eq!(expansion.instances[0].table().unwrap(), json!({ "dim": dim }));
+    }
 }

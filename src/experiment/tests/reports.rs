@@ -98,155 +98,61 @@ stage = "evla"
 "#;
     expect![[r#"
         error: `report.main.stage`: `sft` gives no scores
-          --> DIR/a.toml:58:9
-           |
-        57 | [report.main]
-           | ------------- in this report
-        58 | stage = "sft"
-           |         ^^^^^
-           |
-           = help: the stages that give scores are `eval`
-
+          --> DIR/a.toml:58:9 `"sft"`
+          ::: DIR/a.toml:57:1 `[report.main]` in this report
+          help: the stages that give scores are `eval`
         error: `report.second.metric`: unknown value `speed`
-          --> DIR/a.toml:63:10
-           |
-        59 | [report.second]
-           | --------------- in this report
-        ...
-        63 | metric = "speed"
-           |          ^^^^^^^
-           |
-           = help: the known values are `accuracy`, `compliance`, `readable`
-
+          --> DIR/a.toml:63:10 `"speed"`
+          ::: DIR/a.toml:59:1 `[report.second]` in this report
+          help: the known values are `accuracy`, `compliance`, `readable`
         error: `report.third.baseline`: `eval` has no point `mix=cot,model=dpo`
-          --> DIR/a.toml:65:12
-           |
-        64 | [report.third]
-           | -------------- in this report
-        65 | baseline = "model=dpo,mix=cot"
-           |            ^^^^^^^^^^^^^^^^^^^
-           |
-           = help: each value exists, but not together
-
+          --> DIR/a.toml:65:12 `"model=dpo,mix=cot"`
+          ::: DIR/a.toml:64:1 `[report.third]` in this report
+          help: each value exists, but not together
         error: `report.third.contrasts.0.plus`: a contrast needs at least one selector on each side
-          --> DIR/a.toml:66:35
-           |
-        64 | [report.third]
-           | -------------- in this report
-        65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
-           |                                   ^^
-
+          --> DIR/a.toml:66:35 `[]`
+          ::: DIR/a.toml:64:1 `[report.third]` in this report
         error: `report.third.contrasts.0.minus.0`: `eval` has no point `prompt=think`
-          --> DIR/a.toml:66:48
-           |
-        64 | [report.third]
-           | -------------- in this report
-        65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
-           |                                                ^^^^^^^^^^^^^^
-           |
-           = help: the values of `prompt` are `direct`, `cot`
-
+          --> DIR/a.toml:66:48 `"prompt=think"`
+          ::: DIR/a.toml:64:1 `[report.third]` in this report
+          help: the values of `prompt` are `direct`, `cot`
         error: `report.third.contrasts.0.minus.1`: `cot` is a value of several axes
-          --> DIR/a.toml:66:64
-           |
-        64 | [report.third]
-           | -------------- in this report
-        65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
-           |                                                                ^^^^^
-           |
-           = help: write `mix=cot` or `prompt=cot`
-
+          --> DIR/a.toml:66:64 `"cot"`
+          ::: DIR/a.toml:64:1 `[report.third]` in this report
+          help: write `mix=cot` or `prompt=cot`
         error: `report.third.contrasts.0.minus.2`: `eval` has no point `think`
-          --> DIR/a.toml:66:71
-           |
-        64 | [report.third]
-           | -------------- in this report
-        65 | baseline = "model=dpo,mix=cot"
-        66 | contrasts = [{ name = "a", plus = [], minus = ["prompt=think", "cot", "think"] }]
-           |                                                                       ^^^^^^^
-           |
-           = help: write a selector as `axis=value,other=value`
-
+          --> DIR/a.toml:66:71 `"think"`
+          ::: DIR/a.toml:64:1 `[report.third]` in this report
+          help: write a selector as `axis=value,other=value`
         error: `report.third.labels`: `model=sft,model=dpo` names `model` twice
-          --> DIR/a.toml:67:12
-           |
-        64 | [report.third]
-           | -------------- in this report
-        ...
-        67 | labels = { "model=sft,model=dpo" = "x", dpe = "y" }
-           |            ^^^^^^^^^^^^^^^^^^^^^
-
+          --> DIR/a.toml:67:12 `"model=sft,model=dpo"`
+          ::: DIR/a.toml:64:1 `[report.third]` in this report
         error: `report.third.labels`: `eval` has no point `dpe`
-          --> DIR/a.toml:67:41
-           |
-        64 | [report.third]
-           | -------------- in this report
-        ...
-        67 | labels = { "model=sft,model=dpo" = "x", dpe = "y" }
-           |                                         ^^^
-           |
-           = help: a value of a similar name exists: `dpo`
-
+          --> DIR/a.toml:67:41 `dpe`
+          ::: DIR/a.toml:64:1 `[report.third]` in this report
+          help: a value of a similar name exists: `dpo`
         error: `report.fourth.rows.1`: `eval` does not vary with `mxi`
-          --> DIR/a.toml:69:18
-           |
-        68 | [report.fourth]
-           | --------------- in this report
-        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
-           |                  ^^^^^
-           |
-           = help: an axis of a similar name exists: `mix`
-
+          --> DIR/a.toml:69:18 `"mxi"`
+          ::: DIR/a.toml:68:1 `[report.fourth]` in this report
+          help: an axis of a similar name exists: `mix`
         error: `report.fourth.rows.2`: seeds are pooled in every cell
-          --> DIR/a.toml:69:25
-           |
-        68 | [report.fourth]
-           | --------------- in this report
-        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
-           |                         ^^^^^^
-           |
-           = help: leave it out: the interval of a cell comes from its seeds
-
+          --> DIR/a.toml:69:25 `"seed"`
+          ::: DIR/a.toml:68:1 `[report.fourth]` in this report
+          help: leave it out: the interval of a cell comes from its seeds
         error: `report.fourth.rows.4`: `model` is named twice
-          --> DIR/a.toml:69:43
-           |
-        68 | [report.fourth]
-           | --------------- in this report
-        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
-           |                                           ^^^^^^^
-
+          --> DIR/a.toml:69:43 `"model"`
+          ::: DIR/a.toml:68:1 `[report.fourth]` in this report
         error: `report.fourth.columns`: `prompt` cannot make both rows and columns
-          --> DIR/a.toml:70:11
-           |
-        68 | [report.fourth]
-           | --------------- in this report
-        69 | rows = ["model", "mxi", "seed", "prompt", "model"]
-        70 | columns = ["prompt"]
-           |           ^^^^^^^^^^
-
+          --> DIR/a.toml:70:11 `["prompt"]`
+          ::: DIR/a.toml:68:1 `[report.fourth]` in this report
         error: `report.fourth.baseline`: `eval` has no point `model=stf`
-          --> DIR/a.toml:71:12
-           |
-        68 | [report.fourth]
-           | --------------- in this report
-        ...
-        71 | baseline = "model=stf,mix=direct"
-           |            ^^^^^^^^^^^^^^^^^^^^^^
-           |
-           = help: a value of a similar name exists: `model=sft`
-
+          --> DIR/a.toml:71:12 `"model=stf,mix=direct"`
+          ::: DIR/a.toml:68:1 `[report.fourth]` in this report
+          help: a value of a similar name exists: `model=sft`
         error: `report.fifth.stage`: stage `evla` is not defined
-          --> DIR/a.toml:73:9
-           |
-        72 | [report.fifth]
-           | -------------- in this report
-        73 | stage = "evla"
-           |         ^^^^^^
-           |
-           = help: a stage of a similar name exists: `eval`"#]]
+          --> DIR/a.toml:73:9 `"evla"`
+          ::: DIR/a.toml:72:1 `[report.fifth]` in this report
+          help: a stage of a similar name exists: `eval`"#]]
     .assert_eq(&errors(&format!("{STUDY}{report}")));
 }
 
@@ -255,12 +161,8 @@ fn stage_is_required_if_several_give_scores() {
     let more = "[stage.more]\nkind = \"eval\"\nmodel = \"base\"\n[report.main]\n";
     expect![[r#"
         error: `report.main`: the key `stage` is missing
-          --> DIR/a.toml:59:1
-           |
-        59 | [report.main]
-           | ^^^^^^^^^^^^^
-           |
-           = help: the stages that give scores are `eval`, `more`"#]]
+          --> DIR/a.toml:59:1 `[report.main]`
+          help: the stages that give scores are `eval`, `more`"#]]
     .assert_eq(&errors(&format!("{STUDY}{more}")));
 }
 
@@ -318,47 +220,20 @@ baseline = "model=dpo"
 "#;
     expect![[r#"
         error: `report.rows.baseline`: the baseline `model=sft` matches 3 rows
-          --> DIR/a.toml:60:12
-           |
-        57 | [report.rows]
-           | ------------- in this report
-        ...
-        60 | baseline = "model=sft"
-           |            ^^^^^^^^^^^
-           |
-           = help: name one of `mix=cot,model=sft`, `mix=direct,model=sft`, `mix=both,model=sft`
-
+          --> DIR/a.toml:60:12 `"model=sft"`
+          ::: DIR/a.toml:57:1 `[report.rows]` in this report
+          help: name one of `mix=cot,model=sft`, `mix=direct,model=sft`, `mix=both,model=sft`
         error: `report.mean.baseline`: the baseline `prompt=direct` averages evaluations of 3 rows
-          --> DIR/a.toml:64:12
-           |
-        61 | [report.mean]
-           | ------------- in this report
-        ...
-        64 | baseline = "prompt=direct"
-           |            ^^^^^^^^^^^^^^^
-           |
-           = help: name one of `model=sft`, `model=dpo`, `model=rft`, or evaluations that are not in the rows
-
+          --> DIR/a.toml:64:12 `"prompt=direct"`
+          ::: DIR/a.toml:61:1 `[report.mean]` in this report
+          help: name one of `model=sft`, `model=dpo`, `model=rft`, or evaluations that are not in the rows
         error: `report.sets.baseline`: the baseline `model=sft` matches a row of each data set
-          --> DIR/a.toml:67:12
-           |
-        65 | [report.sets]
-           | ------------- in this report
-        66 | rows = ["model", "dataset"]
-        67 | baseline = "model=sft"
-           |            ^^^^^^^^^^^
-           |
-           = help: make `dataset` the columns, or add `dataset=...`
-
+          --> DIR/a.toml:67:12 `"model=sft"`
+          ::: DIR/a.toml:65:1 `[report.sets]` in this report
+          help: make `dataset` the columns, or add `dataset=...`
         error: `report.lines.baseline`: the baseline `model=sft` matches 2 rows
-          --> DIR/a.toml:70:12
-           |
-        68 | [report.lines]
-           | -------------- in this report
-        69 | rows = ["model=sft,mix=cot", "model=sft,mix=both"]
-        70 | baseline = "model=sft"
-           |            ^^^^^^^^^^^
-           |
-           = help: name one of `mix=cot,model=sft`, `mix=both,model=sft`"#]]
+          --> DIR/a.toml:70:12 `"model=sft"`
+          ::: DIR/a.toml:68:1 `[report.lines]` in this report
+          help: name one of `mix=cot,model=sft`, `mix=both,model=sft`"#]]
     .assert_eq(&errors(&format!("{STUDY}{report}")));
 }

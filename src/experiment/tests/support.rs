@@ -1,13 +1,14 @@
 //! Test kinds with the keys and outputs of real kinds, and a folder to load experiments from.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
-use crate::{Expansion, Experiment, LoadError};
-use ablate_core::base::files;
+use crate::{Expansion, Experiment, Instance, LoadError, Upstream};
+use ablate_core::base::diagnostic::Severity;
+use ablate_core::base::{Diagnostic, files};
 use ablate_core::stage::{
     ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
     StageContext, Summary, config,
@@ -47,29 +48,29 @@ const fn kind(
     Kind { name, version: 1, about: "a test kind", outputs, fan_out, seeded: true, pool: Pool::Light, parse, schema }
 }
 
-/// The inputs and the identity of a test kind.
-trait TestKind: serde::de::DeserializeOwned + Send + Sync + std::fmt::Debug + 'static {
-    fn reads(&self) -> Vec<Input>;
+/// The table of a test kind.
+trait TestKind: DeserializeOwned {
+    /// The inputs, and the values that identify the stage.
+    fn stage(self) -> (Vec<Input>, Value);
 
-    fn values(&self) -> Value {
-        Value::Null
-    }
-
-    fn errors(&self) -> Vec<ConfigError> {
-        Vec::new()
+    fn error(&self) -> Option<ConfigError> {
+        None
     }
 }
 
 #[derive(Debug)]
-struct TestStage<T>(T);
+struct TestStage {
+    inputs: Vec<Input>,
+    values: Value,
+}
 
-impl<T: TestKind> Stage for TestStage<T> {
+impl Stage for TestStage {
     fn identify(&self, manifest: &mut Manifest) {
-        manifest.value("values", &self.0.values());
+        manifest.value("values", &self.values);
     }
 
     fn inputs(&self) -> Vec<Input> {
-        self.0.reads()
+        self.inputs.clone()
     }
 
     fn run(&self, _: &StageContext) -> anyhow::Result<Summary> {
@@ -79,27 +80,35 @@ impl<T: TestKind> Stage for TestStage<T> {
 
 fn build<T: TestKind>(table: &Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let kind: T = config::parse(table)?;
-    let errors = kind.errors();
-    if errors.is_empty() { Ok(Box::new(TestStage(kind))) } else { Err(errors) }
+    if let Some(error) = kind.error() {
+        return Err(vec![error]);
+    }
+    let (inputs, values) = kind.stage();
+    Ok(Box::new(TestStage { inputs, values }))
 }
 
-fn reads(role: &str, reference: &Reference, accepts: &'static [ArtifactKind]) -> Input {
-    Input { role: role.to_string(), source: InputSource::Stage { reference: reference.clone(), accepts } }
+fn reads(role: &str, reference: Reference, accepts: &'static [ArtifactKind]) -> Input {
+    Input { role: role.to_string(), source: InputSource::Stage { reference, accepts } }
 }
 
-#[derive(Debug, Deserialize)]
+fn reads_model(role: &str, reference: Reference) -> Input {
+    reads(role, reference, &[ArtifactKind::Checkpoint])
+}
+
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Items {
     path: String,
 }
 
 impl TestKind for Items {
-    fn reads(&self) -> Vec<Input> {
-        vec![Input { role: "path".into(), source: InputSource::External { path: self.path.clone() } }]
+    fn stage(self) -> (Vec<Input>, Value) {
+        let source = InputSource::External { path: self.path };
+        (vec![Input { role: "path".to_string(), source }], Value::Null)
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Base {
     #[serde(default)]
@@ -107,22 +116,18 @@ struct Base {
 }
 
 impl TestKind for Base {
-    fn reads(&self) -> Vec<Input> {
-        Vec::new()
-    }
-
-    fn values(&self) -> Value {
-        self.dim.into()
+    fn stage(self) -> (Vec<Input>, Value) {
+        (Vec::new(), self.dim.into())
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Mix {
     sources: BTreeMap<String, Source>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Source {
     from: Reference,
@@ -131,23 +136,15 @@ struct Source {
 }
 
 impl TestKind for Mix {
-    fn reads(&self) -> Vec<Input> {
-        let from = |(name, source): (&String, &Source)| {
-            reads(&format!("sources.{name}.from"), &source.from, &[ArtifactKind::Rows, ArtifactKind::Items])
-        };
-        self.sources.iter().map(from).collect()
-    }
-
-    fn values(&self) -> Value {
-        self.sources
-            .iter()
-            .map(|(name, source)| (name.clone(), source.weight.into()))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+    fn stage(self) -> (Vec<Input>, Value) {
+        let weights: Map<_, _> = self.sources.iter().map(|(name, one)| (name.clone(), one.weight.into())).collect();
+        let accepts = &[ArtifactKind::Rows, ArtifactKind::Items];
+        let from = |(name, one): (String, Source)| reads(&format!("sources.{name}.from"), one.from, accepts);
+        (self.sources.into_iter().map(from).collect(), weights.into())
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sft {
     model: Reference,
@@ -157,16 +154,13 @@ struct Sft {
 }
 
 impl TestKind for Sft {
-    fn reads(&self) -> Vec<Input> {
-        vec![reads("model", &self.model, &[ArtifactKind::Checkpoint]), reads("data", &self.data, &[ArtifactKind::Rows])]
-    }
-
-    fn values(&self) -> Value {
-        self.lr.into()
+    fn stage(self) -> (Vec<Input>, Value) {
+        let data = reads("data", self.data, &[ArtifactKind::Rows]);
+        (vec![reads_model("model", self.model), data], self.lr.into())
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rollout {
     model: Reference,
@@ -177,17 +171,13 @@ struct Rollout {
 }
 
 impl TestKind for Rollout {
-    fn reads(&self) -> Vec<Input> {
-        let items = self.items.iter().map(|items| reads("items", items, &[ArtifactKind::Items]));
-        [reads("model", &self.model, &[ArtifactKind::Checkpoint])].into_iter().chain(items).collect()
-    }
-
-    fn values(&self) -> Value {
-        self.samples.into()
+    fn stage(self) -> (Vec<Input>, Value) {
+        let items = self.items.map(|items| reads("items", items, &[ArtifactKind::Items]));
+        ([reads_model("model", self.model)].into_iter().chain(items).collect(), self.samples.into())
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Pairs {
     rollouts: Reference,
@@ -196,16 +186,12 @@ struct Pairs {
 }
 
 impl TestKind for Pairs {
-    fn reads(&self) -> Vec<Input> {
-        vec![reads("rollouts", &self.rollouts, &[ArtifactKind::Rollouts])]
-    }
-
-    fn values(&self) -> Value {
-        self.truncate.clone()
+    fn stage(self) -> (Vec<Input>, Value) {
+        (vec![reads("rollouts", self.rollouts, &[ArtifactKind::Rollouts])], self.truncate)
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Dpo {
     policy: Reference,
@@ -216,25 +202,18 @@ struct Dpo {
 }
 
 impl TestKind for Dpo {
-    fn reads(&self) -> Vec<Input> {
-        vec![
-            reads("policy", &self.policy, &[ArtifactKind::Checkpoint]),
-            reads("reference", self.reference.as_ref().unwrap_or(&self.policy), &[ArtifactKind::Checkpoint]),
-            reads("pairs", &self.pairs, &[ArtifactKind::Pairs]),
-        ]
+    fn stage(self) -> (Vec<Input>, Value) {
+        let reference = self.reference.unwrap_or_else(|| self.policy.clone());
+        let pairs = reads("pairs", self.pairs, &[ArtifactKind::Pairs]);
+        (vec![reads_model("policy", self.policy), reads_model("reference", reference), pairs], self.beta.into())
     }
 
-    fn values(&self) -> Value {
-        self.beta.into()
-    }
-
-    fn errors(&self) -> Vec<ConfigError> {
-        let wrong = self.beta < 0.0;
-        wrong.then(|| ConfigError::at("beta", "must not be negative")).into_iter().collect()
+    fn error(&self) -> Option<ConfigError> {
+        (self.beta < 0.0).then(|| ConfigError::at("beta", "must not be negative"))
     }
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Eval {
     model: Reference,
@@ -243,82 +222,102 @@ struct Eval {
 }
 
 impl TestKind for Eval {
-    fn reads(&self) -> Vec<Input> {
-        vec![reads("model", &self.model, &[ArtifactKind::Checkpoint])]
-    }
-
-    fn values(&self) -> Value {
-        self.prompt.clone()
+    fn stage(self) -> (Vec<Input>, Value) {
+        (vec![reads_model("model", self.model)], self.prompt)
     }
 }
 
 /// A folder of experiment files.
-pub(super) struct Folder {
-    folder: tempfile::TempDir,
-}
+pub(super) struct Folder(tempfile::TempDir);
 
 impl Folder {
     pub(super) fn new() -> Folder {
-        Folder { folder: tempfile::tempdir().unwrap() }
+        Folder(tempfile::tempdir().unwrap())
     }
 
-    pub(super) fn path(&self) -> &Path {
-        self.folder.path()
+    /// A folder with the file `a.toml`.
+    pub(super) fn with(text: impl AsRef<[u8]>) -> Folder {
+        let folder = Folder::new();
+        folder.write("a.toml", text);
+        folder
     }
 
-    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
-        let path = self.path().join(name);
-        files::write_atomic(&path, bytes.as_ref()).unwrap();
-        path
+    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        files::write_atomic(&self.0.path().join(name), bytes.as_ref()).unwrap();
     }
 
-    pub(super) fn load(&self, name: &str, overrides: &[&str]) -> Result<(Experiment, Expansion), Box<LoadError>> {
+    fn try_load(&self, overrides: &[&str]) -> Result<(Experiment, Expansion), Box<LoadError>> {
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-        Experiment::load(&self.path().join(name), &overrides, KINDS)
+        Experiment::load(&self.0.path().join("a.toml"), &overrides, KINDS)
     }
 
-    /// All messages, with `DIR` in place of the folder.
-    pub(super) fn errors(&self, name: &str, overrides: &[&str]) -> String {
-        match self.load(name, overrides) {
-            Ok(_) => "no error".to_string(),
-            Err(failure) => failure.render(false).replace(&self.path().display().to_string(), "DIR"),
+    /// Loads `a.toml`, which must be valid.
+    pub(super) fn load(&self, overrides: &[&str]) -> (Experiment, Expansion) {
+        self.try_load(overrides).unwrap_or_else(|failure| panic!("{failure}"))
+    }
+
+    /// The text with `DIR` in place of the folder.
+    pub(super) fn hide(&self, text: &str) -> String {
+        text.replace(&self.0.path().display().to_string(), "DIR")
+    }
+
+    /// All messages about `a.toml`, each with its help, and with the place, the text and the name of each label.
+    pub(super) fn errors(&self, overrides: &[&str]) -> String {
+        let Err(failure) = self.try_load(overrides) else { return "no error".to_string() };
+        assert!(!failure.render(false).is_empty());
+        let mut lines = Vec::new();
+        for Diagnostic { severity, message, labels, help } in &failure.diagnostics {
+            assert_eq!(*severity, Severity::Error);
+            lines.push(format!("error: {message}"));
+            for (index, (span, label)) in labels.iter().enumerate() {
+                let text = failure.sources.get(span.source).text[span.range.clone()].lines().next().unwrap_or_default();
+                let (arrow, place) = (if index == 0 { "-->" } else { ":::" }, failure.sources.location(span));
+                lines.push(format!("  {arrow} {place} `{text}` {label}").trim_end().to_string());
+            }
+            lines.extend(help.iter().map(|help| format!("  help: {help}")));
         }
+        self.hide(&lines.join("\n"))
+    }
+
+    /// The messages about each override.
+    pub(super) fn override_errors(&self, overrides: &[&str]) -> String {
+        overrides.iter().map(|one| self.errors(&[one])).collect::<Vec<_>>().join("\n\n")
     }
 }
 
 /// The messages of one text.
 pub(super) fn errors(text: &str) -> String {
-    let folder = Folder::new();
-    folder.write("a.toml", text);
-    folder.errors("a.toml", &[])
+    Folder::with(text).errors(&[])
+}
+
+/// The messages of each text.
+pub(super) fn errors_of<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> String {
+    texts.into_iter().map(|text| errors(text.as_ref())).collect::<Vec<_>>().join("\n\n")
 }
 
 /// Loads a text that must be valid.
 pub(super) fn load(text: &str) -> (Experiment, Expansion) {
-    let folder = Folder::new();
-    folder.write("a.toml", text);
-    match folder.load("a.toml", &[]) {
-        Ok(loaded) => loaded,
-        Err(failure) => panic!("{failure}"),
-    }
+    Folder::with(text).load(&[])
+}
+
+/// The instances of a stage.
+pub(super) fn instances<'a>(expansion: &'a Expansion, stage: &str) -> Vec<&'a Instance> {
+    expansion.instances.iter().filter(|instance| instance.stage == stage).collect()
 }
 
 /// The names of all instances, one per line, each with the instances that it reads.
 pub(super) fn names(expansion: &Expansion) -> String {
     let mut lines: Vec<String> = Vec::new();
-    for instance in &expansion.instances {
-        let reads: Vec<&str> = instance
-            .inputs
-            .iter()
-            .filter_map(|input| match &input.upstream {
-                crate::Upstream::Output { instance, .. } => Some(expansion.get(*instance).name.as_str()),
-                _ => None,
-            })
-            .collect();
-        lines.push(format!("{} <- {}", instance.name, reads.join(" ")).trim_end_matches(" <- ").trim_end().to_string());
+    for Instance { name, inputs, .. } in &expansion.instances {
+        let upstream = inputs.iter().filter_map(|input| match &input.upstream {
+            Upstream::Output { instance, .. } => Some(expansion.get(*instance).name.as_str()),
+            _ => None,
+        });
+        let upstream: Vec<&str> = upstream.collect();
+        let arrow = if upstream.is_empty() { "" } else { " <- " };
+        lines.push(format!("{name}{arrow}{}", upstream.join(" ")));
     }
-    lines.extend(
-        expansion.aliases.iter().map(|(name, alias)| format!("{name} = {}", expansion.get(alias.instance).name)),
-    );
+    let aliases = expansion.aliases.iter();
+    lines.extend(aliases.map(|(name, alias)| format!("{name} = {}", expansion.get(alias.instance).name)));
     lines.join("\n")
 }

@@ -244,14 +244,10 @@ mod tests {
     fn identical_seeds_leave_the_p_value_unchanged() {
         // The same 8 gains and 2 losses in 1 and in 5 seeds: the p-value is that of 10 items.
         let items = Items::new(&[20]);
-        let value = |item: usize| {
-            if item < 8 {
-                1.0
-            } else if item < 10 {
-                -1.0
-            } else {
-                0.0
-            }
+        let value = |item: usize| match item {
+            0..8 => 1.0,
+            8..10 => -1.0,
+            _ => 0.0,
         };
         let series = |seeds| Series::new(seeds, &items, false, |_, item| Some(value(item)));
         let one = paired_test(&series(1), Seed(0)).unwrap();

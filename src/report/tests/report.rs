@@ -2,10 +2,12 @@
 
 use expect_test::expect;
 
-use super::support::{axes, contrast, credited, evaluation, input, not_run, score, scores_mut, selector, spec, study};
+use super::support::{
+    axes, contrast, credited, evaluation, input, not_run, plain_spec, score, scores_mut, selector, spec, study,
+};
 use crate::input::{Cost, Evaluation, GraphNode, NodeState, ScoreSource};
 use crate::table::{Cell, Verdict};
-use crate::{CreditedInstance, Report, ReportInput, build};
+use crate::{CreditedInstance, Disagreement, Report, ReportInput, build};
 use ablate_experiment::{Metric, ReportSpec};
 
 fn report(spec: ReportSpec, evaluations: Vec<Evaluation>) -> Report {
@@ -96,7 +98,7 @@ fn markdown_report() {
 
 #[test]
 fn csv_report() {
-    let spec = ReportSpec { columns: axes(&[]), contrasts: Vec::new(), ..spec() };
+    let spec = plain_spec(&["model"], &[]);
     let scores = vec![evaluation("model=sft", &[1.0, 0.0]), evaluation("model=\"dpo\"", &[1.0, 1.0])];
     expect![[r#"
         table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm
@@ -114,7 +116,7 @@ fn unreadable_answers_have_a_table() {
     for score in scores_mut(&mut scores[1]) {
         score.unreadable = true;
     }
-    let spec = ReportSpec { columns: axes(&[]), contrasts: Vec::new(), baseline: None, ..spec() };
+    let spec = ReportSpec { baseline: None, ..plain_spec(&["model"], &[]) };
     let report = report(spec.clone(), scores.clone());
     let text = report.terminal(100, false);
     let details = text.split("format compliance").nth(1).unwrap().split("note:").next().unwrap();
@@ -189,16 +191,14 @@ fn a_selector_without_matches_is_reported() {
 
 #[test]
 fn invalid_scores_are_refused() {
-    let error = |evaluations| build(&input(spec(), evaluations)).map(|_| ()).map_err(|error| format!("{error:#}"));
+    let error = |evaluation| format!("{:#}", build(&input(spec(), vec![evaluation])).unwrap_err());
+    let mut twice = evaluation("model=sft,prompt=cot", &[1.0]);
+    scores_mut(&mut twice).push(score("a-0", 1.0));
     let refused = [
-        error(vec![evaluation("model=sft,prompt=cot", &[f64::NAN])]),
-        error(vec![evaluation("model=sft,prompt=cot", &[0.5, 1.5])]),
-        error(vec![Evaluation {
-            scores: Some(ScoreSource::Memory(vec![score("a-0", 1.0), score("a-0", 1.0)])),
-            ..not_run("model=sft,prompt=cot")
-        }]),
+        error(evaluation("model=sft,prompt=cot", &[f64::NAN])),
+        error(evaluation("model=sft,prompt=cot", &[0.5, 1.5])),
+        error(twice),
     ];
-    let refused: Vec<String> = refused.into_iter().map(Result::unwrap_err).collect();
     expect![[r#"
         report `main`: `eval@model=sft,prompt=cot`: the score of the item `a-0` is NaN, not in [0, 1]
         report `main`: `eval@model=sft,prompt=cot`: the score of the item `a-1` is 1.5, not in [0, 1]
@@ -249,8 +249,7 @@ fn columns_by_data_set() {
     for (evaluation, value) in scores.iter_mut().zip([0.0, 1.0]) {
         scores_mut(evaluation).push(score("b-0", value));
     }
-    let spec = ReportSpec { columns: axes(&["dataset"]), contrasts: Vec::new(), ..spec() };
-    let report = report(spec, scores);
+    let report = report(plain_spec(&["model"], &["dataset"]), scores);
     assert_eq!(report.tables[0].columns, ["a", "b", "mean"]);
     let row = |row: usize| (0..3).map(|column| mean(&report, row, column).unwrap()).collect::<Vec<_>>();
     assert_eq!((row(0), row(1)), (vec![0.5, 0.0, 0.25], vec![1.0, 1.0, 1.0]));
@@ -294,48 +293,35 @@ fn reports_are_reproducible() {
 
 #[test]
 fn user_text_is_escaped() {
-    let markup = "</pre></style><script>alert(1)</script><img src=x onerror=alert(1)>\" ' | `x` \u{1b}[31m";
+    let text =
+        || "</pre></style><script>alert(1)</script><img src=x onerror=alert(1)>\" ' | `x` \u{1b}[31m".to_string();
     let mut evaluations = study();
     for evaluation in &mut evaluations {
-        evaluation.point.insert("arm".to_string(), markup.to_string());
+        evaluation.point.insert("arm".to_string(), text());
         for score in evaluation.scores.is_some().then(|| scores_mut(evaluation)).into_iter().flatten() {
-            score.response = markup.to_string();
-            score.prompt = markup.to_string();
-            score.gold = vec![markup.to_string()];
-            score.answer = Some(markup.to_string());
-            score.dataset = markup.to_string();
+            (score.response, score.prompt, score.dataset) = (text(), text(), text());
+            (score.gold, score.answer) = (vec![text()], Some(text()));
             score.image = Some("key".to_string());
         }
     }
-    let mut spec = ReportSpec { title: markup.to_string(), stage: "eval".to_string(), ..spec() };
-    spec.rows = axes(&["arm", "model"]);
-    spec.labels.push((selector("model=dpo"), markup.to_string()));
-    spec.contrasts[0].about = markup.to_string();
+    let mut spec = ReportSpec { title: text(), rows: axes(&["arm", "model"]), ..spec() };
+    spec.labels.push((selector("model=dpo"), text()));
+    spec.contrasts[0].about = text();
     let mut input = input(spec, evaluations);
-    input.experiment = markup.to_string();
-    input.about = markup.to_string();
-    input.notes = vec![markup.to_string()];
-    input.provenance = vec![(markup.to_string(), markup.to_string())];
-    input.graph = vec![GraphNode {
-        instance: markup.to_string(),
-        stage: markup.to_string(),
-        kind: markup.to_string(),
-        state: NodeState::Missing,
-        reads: vec!["unknown".to_string(), markup.to_string()],
-    }];
-    input.costs = vec![Cost {
-        instance: markup.to_string(),
-        stage: markup.to_string(),
-        kind: markup.to_string(),
-        ..Cost::default()
-    }];
+    (input.experiment, input.about) = (text(), text());
+    input.notes = vec![text()];
+    input.provenance = vec![(text(), text())];
+    let reads = vec!["unknown".to_string(), text()];
+    let (instance, stage, kind) = (text(), text(), text());
+    input.graph = vec![GraphNode { instance, stage, kind, state: NodeState::Missing, reads }];
+    input.costs = vec![Cost { instance: text(), stage: text(), kind: text(), ..Cost::default() }];
     let mut credited = credited(&[true, false]);
-    (credited.prompt, credited.item.id) = (markup.to_string(), markup.to_string());
+    (credited.prompt, credited.item.id) = (text(), text());
     for credit in &mut credited.responses {
-        credit.tokens.push((markup.to_string(), -2.0));
-        credit.verdict.answer = Some(markup.to_string());
+        credit.tokens.push((text(), -2.0));
+        credit.verdict.answer = Some(text());
     }
-    input.credits = vec![CreditedInstance { instance: markup.to_string(), questions: vec![credited] }];
+    input.credits = vec![CreditedInstance { instance: text(), questions: vec![credited] }];
     input.images = Box::new(|_| Some(b"<svg onload=alert(1)>".to_vec()));
     let report = build(&input).unwrap();
     let html = report.html();
@@ -356,9 +342,9 @@ fn html_makes_no_requests() {
     }
     let html = build(&input).unwrap().html();
     assert!(html.contains("default-src 'none'") && html.contains("src=\"data:image/png;base64,"));
-    assert!(
-        !html.contains("<script") && !html.contains("<link") && !html.contains("@import") && !html.contains("url(")
-    );
+    for request in ["<script", "<link", "@import", "url("] {
+        assert!(!html.contains(request), "{request}");
+    }
     let addresses = html.replace("http://www.w3.org/2000/svg", "");
     assert!(!addresses.contains("http://") && !addresses.contains("https://"));
 }
@@ -385,13 +371,11 @@ fn credit_maps_color_tokens() {
 #[test]
 fn disagreements_have_counts() {
     let report = report(spec(), study());
-    let lines: Vec<String> = report.disagreements[0]
-        .1
-        .iter()
-        .map(|one| format!("{} right, {} wrong: {} of {}, seed {}", one.right, one.wrong, one.count, one.of, one.seed))
-        .collect();
+    let lines = report.disagreements[0].1.iter().map(|Disagreement { right, wrong, count, of, seed, .. }| {
+        format!("{right} right, {wrong} wrong: {count} of {of}, seed {seed}")
+    });
     expect![[r#"
         dpo · CoT right, dpo · direct wrong: 5 of 8, seed 0
         dpo · CoT right, sft · CoT wrong: 4 of 8, seed 0"#]]
-    .assert_eq(&lines.join("\n"));
+    .assert_eq(&lines.collect::<Vec<_>>().join("\n"));
 }

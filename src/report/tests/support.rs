@@ -64,6 +64,11 @@ pub(super) fn spec() -> ReportSpec {
     }
 }
 
+/// A table with the baseline `model=sft`, without contrasts.
+pub(super) fn plain_spec(rows: &[&str], columns: &[&str]) -> ReportSpec {
+    ReportSpec { rows: axes(rows), columns: axes(columns), contrasts: Vec::new(), ..spec() }
+}
+
 pub(super) fn contrast(name: &str, plus: &str, minus: &str) -> Contrast {
     let (plus, minus) = (vec![selector(plus)], vec![selector(minus)]);
     Contrast { name: name.to_string(), about: String::new(), plus, minus }

@@ -1,6 +1,6 @@
 //! Validity of a table: `select`, baselines, contamination and published numbers.
 
-use super::support::{axes, evaluation, input, not_run, score, scores_mut, selector, spec};
+use super::support::{evaluation, input, not_run, plain_spec, score, scores_mut, selector};
 use crate::input::Evaluation;
 use crate::table::Row;
 use crate::{Report, build};
@@ -24,14 +24,8 @@ fn lengths(dev: &[(&str, &[f64])], test: &[(&str, &[f64])]) -> Vec<Evaluation> {
 }
 
 fn select_spec() -> ReportSpec {
-    ReportSpec {
-        rows: axes(&["length"]),
-        columns: axes(&[]),
-        baseline: None,
-        contrasts: Vec::new(),
-        select: Some(Select { axis: "length".to_string(), on: selector("benchmark=dev") }),
-        ..spec()
-    }
+    let select = Some(Select { axis: "length".to_string(), on: selector("benchmark=dev") });
+    ReportSpec { baseline: None, select, ..plain_spec(&["length"], &[]) }
 }
 
 fn rows(report: &Report) -> Vec<(String, f64)> {
@@ -81,8 +75,7 @@ fn contaminated_items_are_reported() {
         vec![evaluation("model=sft", &[1.0, 1.0, 0.0, 0.0]), evaluation("model=dpo", &[1.0, 1.0, 1.0, 0.0])];
     let seen = scores_mut(&mut scores[1]);
     (seen[0].seen, seen[2].seen) = (Some(Overlap::Question), Some(Overlap::Image));
-    let spec = ReportSpec { columns: axes(&[]), contrasts: Vec::new(), ..spec() };
-    let report = build(&input(spec, scores)).unwrap();
+    let report = build(&input(plain_spec(&["model"], &[]), scores)).unwrap();
     assert_eq!(
         report.tables[0].notes[0],
         "contamination: `eval@model=dpo` evaluates a model on its training data: image and question of 1 of 4 items, and \
@@ -108,7 +101,7 @@ fn published_numbers_of_unknown_data_sets_are_ignored() {
     let cells = [("model=sft,dataset=chart", 0.7), ("model=dpo,dataset=chart", 0.8)];
     let cells = cells.map(|(cell, share)| (selector(cell), share)).into();
     let published = Some(Published { source: "a paper".to_string(), cells });
-    let spec = ReportSpec { published, columns: axes(&["dataset"]), contrasts: Vec::new(), ..spec() };
+    let spec = ReportSpec { published, ..plain_spec(&["model"], &["dataset"]) };
     let scores = vec![evaluation("model=sft", &[1.0]), not_run("model=dpo")];
     let report = build(&input(spec, scores)).unwrap();
     let cells = report.tables[0].rows.iter().flat_map(|row| &row.cells);
@@ -126,7 +119,7 @@ fn published_numbers_are_shown() {
     let cells = [("model=sft,prompt=cot", 0.744), ("prompt=cot,model=dpo", 0.753)];
     let cells = cells.map(|(cell, share)| (selector(cell), share)).into();
     let published = Some(Published { source: "Zhang et al., table 6".to_string(), cells });
-    let spec = ReportSpec { published, contrasts: Vec::new(), ..spec() };
+    let spec = ReportSpec { published, ..plain_spec(&["model"], &["prompt"]) };
     let report = build(&input(spec, scores)).unwrap();
     let row = |row: usize| report.tables[0].rows[row].cells.iter().map(|cell| cell.published).collect::<Vec<_>>();
     assert_eq!((row(0), row(1)), (vec![Some(0.744), None, None], vec![Some(0.753), None, None]));
@@ -141,51 +134,36 @@ fn error(spec: ReportSpec, scores: Vec<Evaluation>) -> String {
 
 #[test]
 fn a_baseline_matches_one_row() {
-    let scores = || {
-        vec![
-            evaluation("mix=1,model=sft", &[1.0, 0.0]),
-            evaluation("mix=2,model=sft", &[1.0, 1.0]),
-            evaluation("mix=1,model=dpo", &[1.0, 1.0]),
-        ]
-    };
-    let table = |baseline: &str| ReportSpec {
-        rows: axes(&["model", "mix"]),
-        columns: axes(&[]),
-        contrasts: Vec::new(),
-        baseline: Some(selector(baseline)),
-        ..spec()
-    };
+    let scores = vec![
+        evaluation("mix=1,model=sft", &[1.0, 0.0]),
+        evaluation("mix=2,model=sft", &[1.0, 1.0]),
+        evaluation("mix=1,model=dpo", &[1.0, 1.0]),
+    ];
+    let table =
+        |baseline: &str| ReportSpec { baseline: Some(selector(baseline)), ..plain_spec(&["model", "mix"], &[]) };
     let message =
         "report `main`: the baseline `model=sft` matches 2 rows: name one of `mix=1,model=sft`, `mix=2,model=sft`";
-    assert_eq!(error(table("model=sft"), scores()), message);
-    let one = build(&input(table("model=sft,mix=2"), scores())).unwrap();
+    assert_eq!(error(table("model=sft"), scores.clone()), message);
+    let one = build(&input(table("model=sft,mix=2"), scores)).unwrap();
     assert_eq!(one.tables[0].baseline.as_deref(), Some("2 · sft"));
 }
 
 #[test]
 fn a_baseline_that_averages_rows_is_refused() {
-    let scores = || {
-        vec![
-            evaluation("model=sft,prompt=direct", &[1.0, 0.0]),
-            evaluation("model=dpo,prompt=direct", &[1.0, 1.0]),
-            evaluation("model=sft,prompt=cot", &[1.0, 0.0]),
-            evaluation("model=dpo,prompt=cot", &[1.0, 1.0]),
-        ]
-    };
-    let table = |rows: &str, baseline: &str| ReportSpec {
-        rows: axes(&[rows]),
-        columns: axes(&[]),
-        contrasts: Vec::new(),
-        baseline: Some(selector(baseline)),
-        ..spec()
-    };
+    let scores = vec![
+        evaluation("model=sft,prompt=direct", &[1.0, 0.0]),
+        evaluation("model=dpo,prompt=direct", &[1.0, 1.0]),
+        evaluation("model=sft,prompt=cot", &[1.0, 0.0]),
+        evaluation("model=dpo,prompt=cot", &[1.0, 1.0]),
+    ];
+    let table = |baseline: &str| ReportSpec { baseline: Some(selector(baseline)), ..plain_spec(&["model"], &[]) };
     assert_eq!(
-        error(table("model", "prompt=direct"), scores()),
+        error(table("prompt=direct"), scores.clone()),
         "report `main`: the baseline `prompt=direct` averages evaluations of 2 rows: name one of `model=sft`, \
          `model=dpo`, or evaluations that are in no row"
     );
     // A row that includes the baseline is not compared with it.
-    let report = build(&input(table("model", "model=sft,prompt=direct"), scores())).unwrap();
+    let report = build(&input(table("model=sft,prompt=direct"), scores)).unwrap();
     let differences: Vec<bool> = report.tables[0].rows.iter().map(|row| row.cells[0].difference.is_some()).collect();
     assert_eq!(differences, [false, true]);
 }
@@ -196,8 +174,7 @@ fn a_baseline_follows_the_data_set_of_a_row() {
     for (one, value) in scores.iter_mut().zip([1.0, 0.0]) {
         scores_mut(one).push(score("b-0", value));
     }
-    let spec = ReportSpec { rows: axes(&["dataset"]), columns: axes(&["model"]), contrasts: Vec::new(), ..spec() };
-    let report = build(&input(spec, scores)).unwrap();
+    let report = build(&input(plain_spec(&["dataset"], &["model"]), scores)).unwrap();
     let difference = |row: usize, column: usize| {
         report.tables[0].rows[row].cells[column].difference.as_ref().map(|one| one.estimate.mean)
     };
@@ -217,9 +194,8 @@ fn json_grows_with_the_scores_of_many_data_sets() {
         }
         one
     };
-    let spec = ReportSpec { columns: axes(&["dataset"]), contrasts: Vec::new(), ..spec() };
     let scores = vec![evaluate("sft", |dataset| dataset % 2 == 0), evaluate("dpo", |dataset| dataset % 3 > 0)];
-    let report = build(&input(spec, scores)).unwrap();
+    let report = build(&input(plain_spec(&["model"], &["dataset"]), scores)).unwrap();
     let cells = &report.tables[0].rows[1].cells;
     assert_eq!((cells.len(), cells[600].datasets.len(), cells[4].datasets.len()), (601, 600, 1));
     let difference = |column: usize| cells[column].difference.as_ref().unwrap().estimate.mean;
