@@ -16,81 +16,38 @@ pub enum DirtyReason {
     NeverRun,
     /// Named by `--force`.
     Forced,
-    KindChanged {
-        old: String,
-        new: String,
-    },
+    /// The stage of this name had another kind.
+    KindChanged { old: String, new: String },
     /// The new version of the kind writes different bytes for the same inputs.
-    VersionChanged {
-        kind: String,
-        old: u32,
-        new: u32,
-    },
-    ValueChanged {
-        key: String,
-        old: Value,
-        new: Value,
-    },
-    ValueAdded {
-        key: String,
-        new: Value,
-    },
-    ValueRemoved {
-        key: String,
-        old: Value,
-    },
+    VersionChanged { kind: String, old: u32, new: u32 },
+    /// A value of the stage's table changed.
+    ValueChanged { key: String, old: Value, new: Value },
+    /// The record has no value of this key.
+    ValueAdded { key: String, new: Value },
+    /// Only the record has a value of this key.
+    ValueRemoved { key: String, old: Value },
     /// The content of an input changed; `path` is set for an external file or folder.
-    InputChanged {
-        role: String,
-        old: Hash,
-        new: Hash,
-        path: Option<PathBuf>,
-    },
+    InputChanged { role: String, old: Hash, new: Hash, path: Option<PathBuf> },
     /// An environment variable changed. Its value is not stored, because it may be a secret.
-    VariableChanged {
-        role: String,
-        name: String,
-    },
-    InputAdded {
-        role: String,
-    },
-    InputRemoved {
-        role: String,
-    },
+    VariableChanged { role: String, name: String },
+    /// The record has no input of this role.
+    InputAdded { role: String },
+    /// Only the record has an input of this role.
+    InputRemoved { role: String },
     /// `None` if the kind uses no seed.
-    SeedChanged {
-        old: Option<u64>,
-        new: Option<u64>,
-    },
+    SeedChanged { old: Option<u64>, new: Option<u64> },
     /// The same entries in a different order.
-    OrderChanged {
-        key: String,
-    },
+    OrderChanged { key: String },
     /// The record exists, but the store lacks this output.
-    ObjectMissing {
-        output: String,
-        hash: Hash,
-    },
+    ObjectMissing { output: String, hash: Hash },
     /// The bytes of this output in the store are not the committed ones.
-    ObjectCorrupt {
-        output: String,
-        hash: Hash,
-    },
+    ObjectCorrupt { output: String, hash: Hash },
     /// The kind declares an output that the record lacks.
-    OutputAdded {
-        output: String,
-    },
+    OutputAdded { output: String },
     /// An external file or folder does not exist, so the instance cannot run.
-    PathMissing {
-        role: String,
-        path: PathBuf,
-    },
+    PathMissing { role: String, path: PathBuf },
     /// An external file or folder cannot be read, so the instance cannot run.
-    PathUnreadable {
-        role: String,
-        path: PathBuf,
-        error: String,
-    },
+    PathUnreadable { role: String, path: PathBuf, error: String },
 }
 
 impl DirtyReason {
@@ -127,8 +84,8 @@ impl DirtyReason {
 impl fmt::Display for DirtyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DirtyReason::NeverRun => write!(f, "it has not run yet"),
-            DirtyReason::Forced => write!(f, "it is forced with `--force`"),
+            DirtyReason::NeverRun => f.write_str("it has not run yet"),
+            DirtyReason::Forced => f.write_str("it is forced with `--force`"),
             DirtyReason::KindChanged { old, new } => write!(f, "its kind changed from `{old}` to `{new}`"),
             DirtyReason::VersionChanged { kind, old, new } => {
                 write!(f, "version {new} of kind `{kind}` gives different results than version {old}")
@@ -143,20 +100,13 @@ impl fmt::Display for DirtyReason {
                 write!(f, "`{key}` was removed, it was {}", shorten(&old.to_string(), 0))
             }
             DirtyReason::InputChanged { role, old, new, path: Some(path) } => {
-                write!(
-                    f,
-                    "the content of `{}` (`{role}`) changed from {} to {}",
-                    path.display(),
-                    old.short(),
-                    new.short()
-                )
+                let (path, old, new) = (path.display(), old.short(), new.short());
+                write!(f, "the content of `{path}` (`{role}`) changed from {old} to {new}")
             }
             DirtyReason::InputChanged { role, old, new, path: None } => {
                 write!(f, "the content of its input `{role}` changed from {} to {}", old.short(), new.short())
             }
-            DirtyReason::VariableChanged { name, .. } => {
-                write!(f, "the environment variable `{name}` changed")
-            }
+            DirtyReason::VariableChanged { name, .. } => write!(f, "the environment variable `{name}` changed"),
             DirtyReason::InputAdded { role } => write!(f, "its input `{role}` was added"),
             DirtyReason::InputRemoved { role } => write!(f, "its input `{role}` was removed"),
             DirtyReason::SeedChanged { old: Some(old), new: Some(new) } => {
@@ -164,9 +114,7 @@ impl fmt::Display for DirtyReason {
             }
             DirtyReason::SeedChanged { new: Some(new), .. } => write!(f, "it now uses a seed: {new}"),
             DirtyReason::SeedChanged { .. } => write!(f, "it no longer uses a seed"),
-            DirtyReason::OrderChanged { key } => {
-                write!(f, "the order of its values changed, first at `{key}`")
-            }
+            DirtyReason::OrderChanged { key } => write!(f, "the order of its values changed, first at `{key}`"),
             DirtyReason::ObjectMissing { output, hash } => {
                 write!(f, "its output `{output}` ({}) is missing from the store", hash.short())
             }
@@ -174,9 +122,7 @@ impl fmt::Display for DirtyReason {
                 write!(f, "its output `{output}` ({}) is corrupt in the store", hash.short())
             }
             DirtyReason::OutputAdded { output } => write!(f, "its kind now also writes the output `{output}`"),
-            DirtyReason::PathMissing { role, path } => {
-                write!(f, "`{}` (`{role}`) does not exist", path.display())
-            }
+            DirtyReason::PathMissing { role, path } => write!(f, "`{}` (`{role}`) does not exist", path.display()),
             DirtyReason::PathUnreadable { path, role, error } => {
                 write!(f, "`{}` (`{role}`) cannot be read: {error}", path.display())
             }

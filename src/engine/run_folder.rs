@@ -23,22 +23,14 @@ pub(super) struct RunEvent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "what")]
 pub(super) enum EventKind {
+    /// The stage starts.
     Started,
     /// Another run holds a resource that the instance needs.
-    Waits {
-        why: String,
-    },
-    Progress {
-        done: u64,
-        total: u64,
-        unit: String,
-        loss: Option<f64>,
-    },
+    Waits { why: String },
+    /// The running stage reports its work done.
+    Progress { done: u64, total: u64, unit: String, loss: Option<f64> },
     /// The outcome in one word: `ran`, `fresh`, `failed`, `skipped`, `interrupted`.
-    Finished {
-        outcome: String,
-        seconds: f64,
-    },
+    Finished { outcome: String, seconds: f64 },
 }
 
 pub(super) fn events_path(folder: &Path) -> PathBuf {

@@ -55,21 +55,14 @@ pub struct SpawnRequest {
     pub events: bool,
 }
 
-/// How the program ended.
+/// How the program ended. `Terminated`: the engine sent [`TERMINATE`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExitReason {
-    NotStarted {
-        cause: String,
-    },
-    Exited {
-        code: i32,
-    },
-    Killed {
-        signal: i32,
-    },
+    NotStarted { cause: String },
+    Exited { code: i32 },
+    Killed { signal: i32 },
     TimedOut,
-    /// Ended because the engine sent [`TERMINATE`].
     Terminated,
 }
 
@@ -271,10 +264,9 @@ impl Control {
     fn read(&mut self) {
         let mut buffer = [0; 1 << 14];
         match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
-            Ok(0) => self.closed = true,
-            Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
             Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => self.closed = true,
+            Ok(0) | Err(_) => self.closed = true,
+            Ok(count) => self.pending.extend_from_slice(&buffer[..count]),
         }
         while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.pending.drain(..=end).collect();

@@ -136,9 +136,8 @@ pub(super) struct Supervisor {
 /// The result of one read from a supervisor.
 pub(super) enum ReadResult {
     /// Bytes were added to the line.
-    Bytes {
-        complete: bool,
-    },
+    Bytes { complete: bool },
+    /// No data arrived within one poll interval.
     Nothing,
     /// The supervisor is dead.
     Closed,

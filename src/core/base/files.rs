@@ -1,6 +1,8 @@
 //! Reads and writes files. All other code writes files through this module (clippy's `disallowed-methods`). Every
 //! write is atomic or into a private folder, every error names its path, and a pipe or a device in place of a file is an error.
 
+#![expect(clippy::disallowed_methods, reason = "this module writes files")]
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -45,25 +47,32 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 }
 
 /// Creates a folder and those above it.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn create_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("cannot create the folder `{}`", path.display()))
 }
 
 /// Creates or truncates a file for writing. Not atomic: for private folders only, because another reader can see
 /// partial content.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn create(path: &Path) -> Result<File> {
     crash_point("create");
     in_folder(path, || File::create(path)).with_context(|| format!("cannot create `{}`", path.display()))
 }
 
 /// Opens a file for appending and creates it if it does not exist.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn append(path: &Path) -> Result<File> {
+    append_with_mode(path, || 0o666)
+}
+
+/// As [`append`], for a private file (mode 0600).
+pub fn append_private(path: &Path) -> Result<File> {
+    append_with_mode(path, || private_mode(path, 6))
+}
+
+/// `mode` is that of a new file, before the umask.
+fn append_with_mode(path: &Path, mode: impl Fn() -> u32) -> Result<File> {
     crash_point("append");
     let open = || {
-        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).read(true).append(true).mode(mode()).open(path)?;
         regular_file::check(&file)?;
         Ok(file)
     };
@@ -83,8 +92,7 @@ fn in_folder<T>(path: &Path, attempt: impl Fn() -> std::io::Result<T>) -> Result
 
 /// Writes a whole file atomically: after a crash or a power cut it has either the old or the new content.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = |file: &mut File| file.write_all(bytes).map_err(Into::into);
-    write_atomic_with(path, written)
+    write_atomic_with(path, |file| Ok(file.write_all(bytes)?))
 }
 
 /// As [`write_atomic`], for content that `write` produces in pieces.
@@ -104,10 +112,8 @@ pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()
 }
 
 /// Writes a whole file atomically without fsync. A power cut may lose it: for data that can be computed again.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     let temporary = temporary_path(path);
-    let context = || format!("cannot write `{}`", path.display());
     let written = create(&temporary)?.write_all(bytes).and_then(|()| {
         crash_point("written");
         fs::rename(&temporary, path)
@@ -115,29 +121,23 @@ pub fn write_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     if written.is_err() {
         remove_file(&temporary).ok();
     }
-    written.with_context(context)
+    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// Writes a value as indented JSON, atomically.
 pub fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    let mut text =
-        serde_json::to_string_pretty(value).with_context(|| format!("cannot serialize `{}`", path.display()))?;
-    text.push('\n');
-    write_atomic(path, text.as_bytes())
+    let text = serde_json::to_string_pretty(value).with_context(|| format!("cannot serialize `{}`", path.display()))?;
+    write_atomic(path, (text + "\n").as_bytes())
 }
 
 /// Renames a file or folder and syncs the new parent folder.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     rename_unsynced(from, to)?;
     crash_point("renamed");
-    if let Some(folder) = to.parent() {
-        sync_dir(folder)?;
-    }
-    Ok(())
+    to.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Renames a file or folder. A power cut may undo the rename until [`sync_dir`] of the new parent folder returns.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn rename_unsynced(from: &Path, to: &Path) -> Result<()> {
     crash_point("rename");
     let renamed = in_folder(to, || fs::rename(from, to));
@@ -180,7 +180,6 @@ pub fn sync_dir(folder: &Path) -> Result<()> {
         .with_context(|| format!("cannot sync the folder `{}`", folder.display()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn remove_file(path: &Path) -> Result<()> {
     crash_point("remove file");
     fs::remove_file(path).with_context(|| format!("cannot remove `{}`", path.display()))
@@ -188,7 +187,6 @@ pub fn remove_file(path: &Path) -> Result<()> {
 
 /// Removes a folder with its content, also where the owner has no permission to list or change it. A missing folder
 /// is not an error.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn remove_dir(path: &Path) -> Result<()> {
     crash_point("remove folder");
     let mut removed = fs::remove_dir_all(path);
@@ -232,7 +230,6 @@ pub fn reflink(from: &Path, to: &Path) -> Result<bool> {
 }
 
 /// Copies a file. File systems that support it share the blocks.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         create_dir(folder)?;
@@ -242,7 +239,6 @@ pub fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Makes `link` a symbolic link to `target` and replaces an existing link. Not synced: a power cut may lose it.
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 pub fn symlink(target: &Path, link: &Path) -> Result<()> {
     crash_point("link");
     if in_folder(link, || std::os::unix::fs::symlink(target, link)).is_ok() {
@@ -274,18 +270,6 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
     }
 }
 
-/// As [`append`], for a private file (mode 0600).
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
-pub fn append_private(path: &Path) -> Result<File> {
-    crash_point("append");
-    let open = || {
-        let file = OpenOptions::new().create(true).read(true).append(true).mode(private_mode(path, 6)).open(path)?;
-        regular_file::check(&file)?;
-        Ok(file)
-    };
-    in_folder(path, open).with_context(|| format!("cannot open `{}` for appending", path.display()))
-}
-
 /// As [`write_atomic`], for a private file (mode 0600). An existing file keeps its mode.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
     write_private_with(path, bytes, true)
@@ -296,7 +280,6 @@ pub fn write_private_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
     write_private_with(path, bytes, false)
 }
 
-#[expect(clippy::disallowed_methods, reason = "this module writes files")]
 fn write_private_with(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
     let temporary = temporary_path(path);
     crash_point("create");
@@ -309,8 +292,8 @@ fn write_private_with(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
         crash_point("written");
         if sync { Ok(file.sync_all()?) } else { Ok(()) }
     });
-    let renamed =
-        written.and_then(|()| if sync { rename(&temporary, path) } else { rename_unsynced(&temporary, path) });
+    let rename = if sync { rename } else { rename_unsynced };
+    let renamed = written.and_then(|()| rename(&temporary, path));
     if renamed.is_err() {
         remove_file(&temporary).ok();
     }
@@ -356,7 +339,6 @@ mod tests {
         format!("{:o}", fs::metadata(path).unwrap().permissions().mode() & 0o777)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "as a user's `chmod`")]
     fn set_mode(path: &Path, mode: u32) {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     }

@@ -11,10 +11,8 @@ pub fn list_paths(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let context = || format!("cannot list the folder `{}`", folder.display());
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).with_context(context)? {
-        paths.push(entry.with_context(context)?.path());
-    }
+    let entries = fs::read_dir(folder).with_context(context)?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().with_context(context)?;
     paths.sort();
     Ok(paths)
 }
