@@ -22,26 +22,23 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn check(shell: Shell, arguments: &CheckArgs) -> Result<u8> {
-    let overrides = &arguments.experiment.overrides;
-    let more = arguments.more.iter().map(|file| ExperimentArgs { file: file.clone(), overrides: overrides.clone() });
-    let first = ExperimentArgs { file: arguments.experiment.file.clone(), overrides: overrides.clone() };
+    let ExperimentArgs { file: first, overrides } = &arguments.experiment;
     let mut worst = SUCCESS;
     let mut documents = Vec::new();
-    for experiment in [first].into_iter().chain(more) {
-        let file = experiment.file.display();
+    for file in [first].into_iter().chain(&arguments.more) {
+        let experiment = ExperimentArgs { file: file.clone(), overrides: overrides.clone() };
+        let file = file.display().to_string();
         let loaded = session::load(&experiment).and_then(|(loaded, expansion)| {
             inspect::inspect(shell, &experiment, &expansion, expansion.ids())?;
             Ok((loaded, expansion))
         });
         match loaded {
-            Ok((loaded, expansion)) if shell.json => {
-                documents.push(summary_json(&file.to_string(), &loaded, &expansion))
-            }
-            Ok((loaded, expansion)) => shell.result(&summary(&file.to_string(), &loaded, &expansion)),
+            Ok((loaded, expansion)) if shell.json => documents.push(summary_json(&file, &loaded, &expansion)),
+            Ok((loaded, expansion)) => shell.result(&summary(&file, &loaded, &expansion)),
             Err(error) => {
                 worst = WRONG_INPUT;
                 if shell.json {
-                    documents.push(json!({ "file": file.to_string(), "ok": false, "errors": errors_json(&error) }));
+                    documents.push(json!({ "file": file, "ok": false, "errors": errors_json(&error) }));
                 } else {
                     print_error(shell, &error);
                 }
@@ -73,15 +70,10 @@ fn summary_json(file: &str, experiment: &Experiment, expansion: &Expansion) -> V
 }
 
 fn summary(file: &str, experiment: &Experiment, expansion: &Expansion) -> String {
-    let shared = expansion.aliases.len();
-    let shared =
-        if shared > 0 { format!(" ({} before sharing)", expansion.instances.len() + shared) } else { String::new() };
-    format!(
-        "{file} is valid: {} stages, {} instances{shared}, {} reports",
-        stages(expansion).len(),
-        expansion.instances.len(),
-        experiment.reports.len()
-    )
+    let (stages, instances, reports) = (stages(expansion).len(), expansion.instances.len(), experiment.reports.len());
+    let all = instances + expansion.aliases.len();
+    let shared = if all > instances { format!(" ({all} before sharing)") } else { String::new() };
+    format!("{file} is valid: {stages} stages, {instances} instances{shared}, {reports} reports")
 }
 
 /// The errors as JSON: message, locations, help. The first location is that of the error.

@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::SUCCESS;
 use super::args::Global;
 use super::session::open_existing_store;
 use super::shell::Shell;
@@ -20,24 +19,21 @@ pub(super) struct DiffArgs {
     pub(super) second: String,
 }
 
-pub(super) fn diff(shell: Shell, global: &Global, arguments: &DiffArgs) -> Result<u8> {
+pub(super) fn diff(shell: Shell, global: &Global, arguments: &DiffArgs) -> Result<()> {
     let store = open_existing_store(global)?;
     let read = |name: &str| history::read(&store, &history::find(&store, name)?);
     let (first, second) = (read(&arguments.first)?, read(&arguments.second)?);
     let differences = history::diff_runs(&store, &first, &second);
     if shell.json {
-        shell.json(&json!({ "first": first, "second": second, "differences": differences }))?;
-        return Ok(SUCCESS);
+        return shell.json(&json!({ "first": first, "second": second, "differences": differences }));
     }
     let mut text = format!("{} -> {}\n", first.run, second.run);
-    for difference in &differences {
-        text.push_str(&render_difference(difference));
-    }
+    text.extend(differences.iter().map(render_difference));
     if differences.is_empty() {
         text.push_str("  no difference: the same instances with the same results\n");
     }
     shell.result(&text);
-    Ok(SUCCESS)
+    Ok(())
 }
 
 fn render_difference(difference: &InstanceDiff) -> String {

@@ -4,7 +4,6 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::SUCCESS;
 use super::shell::Shell;
 use ablate_nn::device::{DeviceChoice, Gpu, Survey, listed, survey};
 
@@ -15,7 +14,7 @@ pub(super) struct DoctorArgs {
     device: String,
 }
 
-pub(super) fn doctor(shell: Shell, arguments: &DoctorArgs) -> Result<u8> {
+pub(super) fn doctor(shell: Shell, arguments: &DoctorArgs) -> Result<()> {
     let (version, threads) = (env!("CARGO_PKG_VERSION"), std::thread::available_parallelism()?.get());
     let found = survey();
     let requested = &arguments.device;
@@ -33,7 +32,7 @@ pub(super) fn doctor(shell: Shell, arguments: &DoctorArgs) -> Result<u8> {
             shell.result(&line(requested, &format!("runs on {device}")));
         }
     }
-    device.map(|_| SUCCESS)
+    device.map(drop)
 }
 
 fn render(version: &str, threads: usize, found: &Survey) -> String {

@@ -3,7 +3,6 @@
 use anyhow::{Result, bail};
 use clap::Args;
 
-use super::SUCCESS;
 use super::args::Global;
 use super::session::open_existing_store;
 use super::shell::Shell;
@@ -20,7 +19,7 @@ pub(super) struct ForgetArgs {
     targets: Vec<String>,
 }
 
-pub(super) fn forget(shell: Shell, global: &Global, arguments: &ForgetArgs) -> Result<u8> {
+pub(super) fn forget(shell: Shell, global: &Global, arguments: &ForgetArgs) -> Result<()> {
     let store = open_existing_store(global)?;
     let path = std::path::absolute(&arguments.experiment).unwrap_or_default();
     let path = std::fs::canonicalize(&path).unwrap_or(path);
@@ -53,13 +52,10 @@ pub(super) fn forget(shell: Shell, global: &Global, arguments: &ForgetArgs) -> R
         bail!("`{}` has no results of {}", arguments.experiment, arguments.targets.join(", "));
     }
     if shell.json {
-        shell.json(&forgotten)?;
-    } else {
-        let (instances, records, kept) = (forgotten.instances.len(), forgotten.records, forgotten.kept);
-        let rest = if kept > 0 { format!("; kept {kept} that a pin or another instance needs") } else { String::new() };
-        shell.result(&format!(
-            "forgot {instances} instances and {records} results{rest}\n`ablate gc` frees their space"
-        ));
+        return shell.json(&forgotten);
     }
-    Ok(SUCCESS)
+    let (instances, records, kept) = (forgotten.instances.len(), forgotten.records, forgotten.kept);
+    let rest = if kept > 0 { format!("; kept {kept} that a pin or another instance needs") } else { String::new() };
+    shell.result(&format!("forgot {instances} instances and {records} results{rest}\n`ablate gc` frees their space"));
+    Ok(())
 }

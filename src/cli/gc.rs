@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::SUCCESS;
 use super::args::Global;
 use super::format::human_bytes;
 use super::session::open_existing_store;
@@ -33,24 +32,23 @@ pub(super) struct GcArgs {
     max_size: Option<u64>,
 }
 
-pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<u8> {
+pub(super) fn gc(shell: Shell, global: &Global, arguments: &GcArgs) -> Result<()> {
     let store = open_existing_store(global)?;
     let GcArgs { dry_run, keep_runs: runs, keep_interrupted: interrupted, max_age: age, max_size: size } = *arguments;
     let rules = GcRules { runs, interrupted, age, size };
     let report = store.gc(&store.gc_roots(&rules)?, dry_run)?;
     if shell.json {
-        shell.json(&report)?;
-    } else {
-        shell.result(&render_report(&report, arguments));
+        return shell.json(&report);
     }
-    Ok(SUCCESS)
+    shell.result(&render_report(&report, arguments));
+    Ok(())
 }
 
 fn render_report(report: &GcReport, arguments: &GcArgs) -> String {
     let verb = if arguments.dry_run { "would remove" } else { "removed" };
     let (records, objects, leftovers) = (report.records, report.objects, report.leftovers);
-    let mut text =
-        format!("{verb} {records} records, {objects} objects, {leftovers} leftovers: {}\n", human_bytes(report.bytes));
+    let size = human_bytes(report.bytes);
+    let mut text = format!("{verb} {records} records, {objects} objects, {leftovers} leftovers: {size}\n");
     if report.forgotten > 0 {
         let verb = if arguments.dry_run { "would forget" } else { "forgot" };
         text.push_str(&format!("{verb} {} instances that are not in their experiment any more\n", report.forgotten));

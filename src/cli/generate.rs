@@ -7,7 +7,6 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::SUCCESS;
 use super::shell::Shell;
 use super::value_parsers::at_least_one;
 use crate::stages::generate::{Generation, GenerationRequest, generate_text};
@@ -56,7 +55,7 @@ pub(super) struct GenerateArgs {
     threads: Option<usize>,
 }
 
-pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
+pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<()> {
     let GenerateArgs { temperature, top_p, max_tokens, .. } = *arguments;
     if !temperature.is_finite() || temperature < 0.0 {
         bail!("`--temperature` must be at least 0, not {temperature}");
@@ -102,20 +101,16 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<u8> {
         let unknown = generation.unknown.join(", ");
         shell.status(&format!("warning: `config.json` has unknown fields, which were ignored: {unknown}"));
     }
+    let Generation { text, finish, prompt_tokens, tokens, unknown: _, device } = generation;
     if shell.json {
-        let Generation { text, finish, prompt_tokens, tokens, unknown: _, device } = generation;
-        shell.json(&json!({
+        return shell.json(&json!({
             "text": text, "finish": finish, "prompt_tokens": prompt_tokens, "tokens": tokens,
             "device": device, "seconds": seconds,
-        }))?;
-    } else {
-        shell.piece("\n");
-        if shell.verbose > 0 {
-            shell.status(&format!(
-                "{} tokens in {seconds:.1} s, including the time to load the model",
-                generation.tokens
-            ));
-        }
+        }));
     }
-    Ok(SUCCESS)
+    shell.piece("\n");
+    if shell.verbose > 0 {
+        shell.status(&format!("{tokens} tokens in {seconds:.1} s, including the time to load the model"));
+    }
+    Ok(())
 }

@@ -3,7 +3,6 @@
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 
-use super::SUCCESS;
 use super::args::ExperimentArgs;
 use super::session;
 use super::shell::Shell;
@@ -28,7 +27,7 @@ pub(super) enum GraphFormat {
     Json,
 }
 
-pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
+pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<()> {
     let (_, expansion) = session::load(&arguments.experiment)?;
     let format = match arguments.format {
         _ if shell.json => ablate_engine::GraphFormat::Json,
@@ -37,5 +36,5 @@ pub(super) fn graph(shell: Shell, arguments: &GraphArgs) -> Result<u8> {
         GraphFormat::Json => ablate_engine::GraphFormat::Json,
     };
     shell.result(&Graph::new(&expansion).render(&expansion, format, arguments.expanded));
-    Ok(SUCCESS)
+    Ok(())
 }

@@ -3,12 +3,11 @@
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::SUCCESS;
 use super::args::{Global, InstanceArgs};
 use super::session::{Need, Session};
 use super::shell::Shell;
 
-pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
+pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<()> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let Some(log) = ablate_engine::query::last_log(&session.id, &session.expansion, &session.store, id) else {
@@ -16,10 +15,9 @@ pub(super) fn logs(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     };
     let text = ablate_engine::query::read_log(&log)?;
     if shell.json {
-        shell.json(&json!({ "path": log, "text": text }))?;
-    } else {
-        shell.status(&log.display().to_string());
-        shell.log(&text);
+        return shell.json(&json!({ "path": log, "text": text }));
     }
-    Ok(SUCCESS)
+    shell.status(&log.display().to_string());
+    shell.log(&text);
+    Ok(())
 }

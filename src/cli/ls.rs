@@ -3,7 +3,6 @@
 use anyhow::Result;
 use clap::Args;
 
-use super::SUCCESS;
 use super::args::{ExperimentArgs, Global, Targets};
 use super::format::human_bytes;
 use super::session::{Need, Session};
@@ -17,15 +16,14 @@ pub(super) struct LsArgs {
     pub(super) targets: Targets,
 }
 
-pub(super) fn ls(shell: Shell, global: &Global, arguments: &LsArgs) -> Result<u8> {
+pub(super) fn ls(shell: Shell, global: &Global, arguments: &LsArgs) -> Result<()> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
     let listed = session.query(&plan).list();
     let listed: Vec<_> = listed.into_iter().filter(|line| selected.contains(&line.id)).collect();
     if shell.json {
-        shell.json(&listed)?;
-        return Ok(SUCCESS);
+        return shell.json(&listed);
     }
     let width = listed.iter().map(|line| line.name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
@@ -38,5 +36,5 @@ pub(super) fn ls(shell: Shell, global: &Global, arguments: &LsArgs) -> Result<u8
         text.push('\n');
     }
     shell.result(&text);
-    Ok(SUCCESS)
+    Ok(())
 }

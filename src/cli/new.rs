@@ -6,7 +6,6 @@ use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use super::SUCCESS;
 use super::shell::Shell;
 use ablate_core::base::files;
 use ablate_experiment::Experiment;
@@ -35,7 +34,7 @@ pub(super) enum Template {
     Command,
 }
 
-pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<u8> {
+pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<()> {
     let path = experiment_path(&arguments.name);
     let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     if let Some(message) = Experiment::name_error(&name) {
@@ -56,14 +55,10 @@ pub(super) fn new(shell: Shell, arguments: &NewArgs) -> Result<u8> {
     files::write_atomic(&absolute, text.replacen("NAME", &name, 1).as_bytes())?;
     let file = path.display();
     if shell.json {
-        shell.json(&json!({ "file": path }))?;
-    } else {
-        shell.result(&format!(
-            "wrote {file}
-show the plan with `ablate plan {file}`, run it with `ablate run {file}`"
-        ));
+        return shell.json(&json!({ "file": path }));
     }
-    Ok(SUCCESS)
+    shell.result(&format!("wrote {file}\nshow the plan with `ablate plan {file}`, run it with `ablate run {file}`"));
+    Ok(())
 }
 
 /// Adds the suffix `.toml` if it is missing.

@@ -6,7 +6,6 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::SUCCESS;
 use super::args::{ExperimentArgs, Global, Targets};
 use super::session::{Need, Session, open_existing_store};
 use super::shell::Shell;
@@ -25,7 +24,7 @@ pub(super) struct PinArgs {
     pub(super) name: Option<String>,
 }
 
-pub(super) fn pin(shell: Shell, global: &Global, arguments: &PinArgs) -> Result<u8> {
+pub(super) fn pin(shell: Shell, global: &Global, arguments: &PinArgs) -> Result<()> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let selected = session.selected(&arguments.targets.targets)?;
     let plan = session.plan()?;
@@ -43,27 +42,27 @@ pub(super) fn pin(shell: Shell, global: &Global, arguments: &PinArgs) -> Result<
     session.store.pin(&pin)?;
     let missing = selected.iter().filter(|id| record(id).is_none()).count();
     if shell.json {
-        shell.json(&json!({ "pin": pin, "not_up_to_date": missing }))?;
-    } else {
-        let rest = if missing > 0 { format!("; {missing} more instances have no fresh result") } else { String::new() };
-        shell.result(&format!("`{}` keeps {} results{rest}", pin.name, pin.fingerprints.len()));
+        return shell.json(&json!({ "pin": pin, "not_up_to_date": missing }));
     }
-    Ok(SUCCESS)
+    let rest = if missing > 0 { format!("; {missing} more instances have no fresh result") } else { String::new() };
+    shell.result(&format!("`{}` keeps {} results{rest}", pin.name, pin.fingerprints.len()));
+    Ok(())
 }
 
-pub(super) fn unpin(shell: Shell, global: &Global, name: Option<&str>) -> Result<u8> {
+pub(super) fn unpin(shell: Shell, global: &Global, name: Option<&str>) -> Result<()> {
     let store = open_existing_store(global)?;
     if let Some(name) = name {
         store.unpin(name)?;
     }
     let pins = store.pins()?;
     if shell.json {
-        shell.json(&pins)?;
-    } else if name.is_none() {
+        return shell.json(&pins);
+    }
+    if name.is_none() {
         let line = |pin: &Pin| {
             format!("{}  {} results of `{}`, {}\n", pin.name, pin.fingerprints.len(), pin.experiment, pin.made)
         };
         shell.result(&pins.iter().map(line).collect::<String>());
     }
-    Ok(SUCCESS)
+    Ok(())
 }

@@ -6,7 +6,6 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::SUCCESS;
 use super::args::{ExperimentArgs, Global, Scope};
 use super::inspect;
 use super::session::{Need, Session};
@@ -31,7 +30,7 @@ pub(super) struct PlanArgs {
     pub(super) explain: bool,
 }
 
-pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<u8> {
+pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Result<()> {
     let experiments = arguments.scope.experiments(&arguments.experiment);
     let mut totals = Totals::default();
     let mut documents = Vec::new();
@@ -51,7 +50,7 @@ pub(super) fn plan(shell: Shell, global: &Global, arguments: &PlanArgs) -> Resul
         [one] => shell.json(one)?,
         several => shell.json(&json!({ "experiments": several, "together": totals.json() }))?,
     }
-    Ok(SUCCESS)
+    Ok(())
 }
 
 /// Totals of several experiments.

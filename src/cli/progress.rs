@@ -41,12 +41,8 @@ struct Running {
 impl ProgressDisplay {
     pub(super) fn new(shell: Shell) -> ProgressDisplay {
         let target = if shell.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        ProgressDisplay {
-            shell,
-            bars: MultiProgress::with_draw_target(target),
-            state: RefCell::default(),
-            skipped: RefCell::default(),
-        }
+        let bars = MultiProgress::with_draw_target(target);
+        ProgressDisplay { shell, bars, state: RefCell::default(), skipped: RefCell::default() }
     }
 
     /// Prints a line above the bars.
@@ -69,11 +65,8 @@ impl ProgressDisplay {
     }
 
     fn write_line(&self, code: &str, word: &str, text: &str) {
-        let word = if self.shell.error_color && !word.is_empty() {
-            format!("\u{1b}[{code}m{word}\u{1b}[0m")
-        } else {
-            word.to_string()
-        };
+        let colored = self.shell.error_color && !word.is_empty();
+        let word = if colored { format!("\u{1b}[{code}m{word}\u{1b}[0m") } else { word.to_string() };
         let line = word + &escape_controls(text);
         if self.shell.live {
             self.bars.println(line).ok();
@@ -195,21 +188,14 @@ impl Observer for ProgressDisplay {
         let time = format!("{seconds:6.1} s");
         match outcome {
             Outcome::Ran => self.labeled_line("32", "ran  ", &format!(" {time}  {}", instance.name)),
-            Outcome::Fresh if listed => {
-                self.labeled_line("36", "fresh", &format!(" {:8}  {}", "", instance.name));
-            }
+            Outcome::Fresh if listed => self.labeled_line("36", "fresh", &format!(" {:8}  {}", "", instance.name)),
             Outcome::Fresh => {}
             Outcome::Failed(_) => self.labeled_line("1;31", "FAIL ", &format!(" {time}  {}", instance.name)),
             Outcome::Skipped { because } => {
-                self.skipped
-                    .borrow_mut()
-                    .entry(because.clone())
-                    .or_default()
-                    .push((instance.stage.clone(), instance.name.clone()));
+                let mut skipped = self.skipped.borrow_mut();
+                skipped.entry(because.clone()).or_default().push((instance.stage.clone(), instance.name.clone()));
             }
-            Outcome::Interrupted => {
-                self.labeled_line("33", "stop ", &format!(" {time}  {}", instance.name));
-            }
+            Outcome::Interrupted => self.labeled_line("33", "stop ", &format!(" {time}  {}", instance.name)),
         }
     }
 
@@ -269,9 +255,8 @@ mod tests {
     fn skipped_instances_are_grouped_by_stage() {
         let names = ["sft@mix=1", "eval@mix=1,prompt=cot", "eval@mix=1,prompt=direct", "report"];
         let instances = ["sft", "eval", "eval", "report"].into_iter().zip(names);
-        let instances: Vec<SkippedInstance> =
-            instances.map(|(stage, name)| (stage.to_string(), name.to_string())).collect();
-        assert_eq!(group_by_stage(&instances), "sft@mix=1, eval (2 instances), report");
+        let instances = instances.map(|(stage, name)| (stage.to_string(), name.to_string()));
+        assert_eq!(group_by_stage(&instances.collect::<Vec<_>>()), "sft@mix=1, eval (2 instances), report");
     }
 
     #[test]

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use super::SUCCESS;
 use super::args::{Global, ReportArgs};
 use super::session::{Need, Session};
 use super::shell::Shell;
@@ -12,7 +11,7 @@ use ablate_core::base::files;
 use ablate_engine::RunReport;
 use ablate_report::Report;
 
-pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> Result<u8> {
+pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> Result<()> {
     let session = Session::read(global, &arguments.experiment, Need::All)?;
     let only = arguments.report.as_deref();
     if session.experiment.reports.is_empty() {
@@ -23,10 +22,9 @@ pub(super) fn report(shell: Shell, global: &Global, arguments: &ReportArgs) -> R
         let report = build(&session, None, only)?;
         write(&report, &folder)?;
         shell.result(&report.json());
-    } else {
-        print(shell, &session, &folder, None, only)?;
+        return Ok(());
     }
-    Ok(SUCCESS)
+    print(shell, &session, &folder, None, only)
 }
 
 /// Prints all reports of the experiment, or the one whose name is `only`, and writes their files into `folder`.

@@ -74,9 +74,7 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     if experiments.len() > 1 {
         let opened = experiments.iter().map(|experiment| Session::open(global, experiment, Need::Instances));
         let wrong: Vec<anyhow::Error> = opened.filter_map(Result::err).collect();
-        for error in &wrong {
-            print_error(shell, error);
-        }
+        wrong.iter().for_each(|error| print_error(shell, error));
         if !wrong.is_empty() {
             return Ok(WRONG_INPUT);
         }
@@ -150,30 +148,25 @@ fn run_one(
     }
     // The tables are printed last. A run of a part of the graph prints no tables, and neither does a run in which all
     // stages were fresh.
-    if report.exit_code() == 0 && !shell.json {
-        if report.count(|outcome| *outcome == Outcome::Ran) == 0 && session.has_reports {
-            shell.status(&format!(
-                "nothing to run: `ablate report {}` prints the tables",
-                session.experiment.path.display()
-            ));
-        } else if selection.until.is_empty() && selection.only.is_empty() && session.has_reports {
-            let file = session.experiment.path.display();
+    let mut code = report.exit_code();
+    if code == SUCCESS && !shell.json && session.has_reports {
+        let file = session.experiment.path.display();
+        if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
+            shell.status(&format!("nothing to run: `ablate report {file}` prints the tables"));
+        } else if selection.until.is_empty() && selection.only.is_empty() {
             let printed = Session::open(global, experiment, Need::All).and_then(|session| {
                 let folder = arguments.out.join(&session.experiment.name);
                 report::print(shell, &session, &folder, Some(&report), None)
             });
             if let Err(error) = printed {
-                print_error(
-                    shell,
-                    &error.context(format!("the report failed; the results are stored: try `ablate report {file}`")),
-                );
-                shell.status(&summary(&report));
-                return Ok(WRONG_INPUT);
+                let context = format!("the report failed; the results are stored: try `ablate report {file}`");
+                print_error(shell, &error.context(context));
+                code = WRONG_INPUT;
             }
         }
     }
     shell.status(&summary(&report));
-    Ok(report.exit_code())
+    Ok(code)
 }
 
 /// The devices of model stages, and the GPUs that only programs get. If models run on GPUs, programs get the same
@@ -181,23 +174,22 @@ fn run_one(
 fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
     let requested = arguments.device.as_deref().unwrap_or(&settings.device);
     let max_gpus = settings.pools.get("gpu").copied();
-    if let Some(id) =
-        arguments.gpus.iter().enumerate().find_map(|(at, id)| arguments.gpus[..at].contains(id).then_some(id))
-    {
+    let gpus = &arguments.gpus;
+    if let Some(id) = gpus.iter().enumerate().find_map(|(at, id)| gpus[..at].contains(id).then_some(id)) {
         bail!("`--gpus` names `{id}` twice");
     }
     let mut devices = if models || requested != "auto" { DeviceChoice::devices(requested)? } else { vec![Device::Cpu] };
     if devices[0] == Device::Cpu {
         let first = || (0..max_gpus.unwrap_or(0)).map(|number| number.to_string()).collect();
-        let programs = if arguments.gpus.is_empty() { first() } else { arguments.gpus.clone() };
+        let programs = if gpus.is_empty() { first() } else { gpus.clone() };
         return Ok((listed(&devices), programs));
     }
     if requested != "auto" {
-        if !arguments.gpus.is_empty() {
+        if !gpus.is_empty() {
             bail!("`--gpus` and device `{requested}` both select GPUs: use only one of them");
         }
-    } else if !arguments.gpus.is_empty() {
-        let named: Vec<String> = arguments.gpus.iter().map(|id| format!("cuda:{id}")).collect();
+    } else if !gpus.is_empty() {
+        let named: Vec<String> = gpus.iter().map(|id| format!("cuda:{id}")).collect();
         devices = DeviceChoice::devices(&named.join(",")).context("`--gpus`: models need GPU numbers")?;
     } else if let Some(max_gpus) = max_gpus {
         devices.truncate(max_gpus);
@@ -216,12 +208,9 @@ fn summary(report: &RunReport) -> String {
         (report.count(|outcome| matches!(outcome, Outcome::Skipped { .. })), "skipped"),
         (report.count(|outcome| *outcome == Outcome::Interrupted), "interrupted"),
     ];
-    let words: Vec<String> =
-        counted.iter().filter(|(count, _)| *count > 0).map(|(count, word)| format!("{count} {word}")).collect();
+    let counted = counted.iter().filter(|(count, _)| *count > 0);
+    let words: Vec<String> = counted.map(|(count, word)| format!("{count} {word}")).collect();
     let words = if words.is_empty() { "nothing to do".to_string() } else { words.join(", ") };
-    let mut text = format!("{words} in {:.1} s", report.seconds);
-    if report.interrupted {
-        text.push_str("\nhelp: run the same command again to resume");
-    }
-    text
+    let help = if report.interrupted { "\nhelp: run the same command again to resume" } else { "" };
+    format!("{words} in {:.1} s{help}", report.seconds)
 }

@@ -2,12 +2,10 @@
 
 use anyhow::Result;
 
-use super::SUCCESS;
 use super::shell::Shell;
 use crate::stages::KINDS;
 use ablate_experiment::schema::schema as experiment_schema;
 
-pub(super) fn schema(shell: Shell) -> Result<u8> {
-    shell.json(&experiment_schema(KINDS))?;
-    Ok(SUCCESS)
+pub(super) fn schema(shell: Shell) -> Result<()> {
+    shell.json(&experiment_schema(KINDS))
 }

@@ -110,18 +110,13 @@ impl Session {
     /// The single instance that a name matches.
     pub(super) fn one(&self, name: &str) -> Result<InstanceId> {
         let ids = self.named(name)?;
-        match ids.as_slice() {
-            [id] => Ok(*id),
-            ids => {
-                let names: Vec<&str> = ids.iter().take(6).map(|id| self.expansion.get(*id).name.as_str()).collect();
-                let more = if ids.len() > names.len() {
-                    format!(" and {} more", ids.len() - names.len())
-                } else {
-                    String::new()
-                };
-                bail!("`{name}` matches {} instances: use one of {}{more}", ids.len(), names.join(", "))
-            }
+        if let [id] = ids.as_slice() {
+            return Ok(*id);
         }
+        let names: Vec<&str> = ids.iter().take(6).map(|id| self.expansion.get(*id).name.as_str()).collect();
+        let rest = ids.len() - names.len();
+        let more = if rest > 0 { format!(" and {rest} more") } else { String::new() };
+        bail!("`{name}` matches {} instances: use one of {}{more}", ids.len(), names.join(", "))
     }
 }
 

@@ -2,22 +2,21 @@
 
 use anyhow::Result;
 
-use super::SUCCESS;
 use super::args::{Global, InstanceArgs};
 use super::format::human_bytes;
 use super::session::{Need, Session};
 use super::shell::Shell;
 use ablate_core::base::escape::escape_line;
 use ablate_core::stage::ManifestEntry;
+use ablate_store::Provenance;
 
-pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<u8> {
+pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> Result<()> {
     let session = Session::read(global, &arguments.experiment, Need::Instances)?;
     let id = session.one(&arguments.instance)?;
     let plan = session.plan()?;
     let shown = session.query(&plan).show(id);
     if shell.json {
-        shell.json(&shown)?;
-        return Ok(SUCCESS);
+        return shell.json(&shown);
     }
     let mut text = format!("{}  ({}, {})\n", shown.summary.name, shown.summary.kind, shown.summary.state);
     for reason in &shown.summary.reasons {
@@ -27,9 +26,8 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
         text.push_str(&format!("  {}\n", failure.to_string().replace('\n', "\n  ")));
     }
     let Some(record) = &shown.record else {
-        text.push_str("  no result\n");
-        shell.result(&text);
-        return Ok(SUCCESS);
+        shell.result(&(text + "  no result\n"));
+        return Ok(());
     };
     text.push_str(&format!("\nrecord {}\n", record.fingerprint));
     for entry in &record.manifest.entries {
@@ -50,19 +48,12 @@ pub(super) fn show(shell: Shell, global: &Global, arguments: &InstanceArgs) -> R
     for (key, value) in &record.summary.0 {
         text.push_str(&format!("  {key} = {value}\n"));
     }
-    let provenance = &record.provenance;
-    text.push_str(&format!(
-        "\nran on {} ({}, {} threads) at {} for {:.1} s with ablate {}\n",
-        provenance.host,
-        provenance.device,
-        provenance.threads,
-        provenance.started,
-        provenance.seconds,
-        provenance.version
-    ));
+    let Provenance { host, device, version, threads, started, seconds, log: _ } = &record.provenance;
+    text.push_str(&format!("\nran on {host} ({device}, {threads} threads) at {started} "));
+    text.push_str(&format!("for {seconds:.1} s with ablate {version}\n"));
     if let Some(log) = &shown.log {
         text.push_str(&format!("log {}\n", log.display()));
     }
     shell.result(&text);
-    Ok(SUCCESS)
+    Ok(())
 }

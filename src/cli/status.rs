@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 
-use super::SUCCESS;
 use super::args::Global;
 use super::format::duration;
 use super::session::open_existing_store;
@@ -28,7 +27,7 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of instances listed per state; the rest is counted.
 const MAX_LISTED: usize = 12;
 
-pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> Result<u8> {
+pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> Result<()> {
     let store = open_existing_store(global)?;
     let run = history::find(&store, &arguments.run)?;
     loop {
@@ -40,7 +39,7 @@ pub(super) fn status(shell: Shell, global: &Global, arguments: &StatusArgs) -> R
             shell.result(&render(&status));
         }
         if !arguments.follow || status.state != RunPhase::Running || shell.is_closed() {
-            return Ok(SUCCESS);
+            return Ok(());
         }
         std::thread::sleep(FOLLOW_INTERVAL);
     }
@@ -56,24 +55,21 @@ fn render(status: &Status) -> String {
     let mut text = format!("{} ({}) {state}, {time}\n", status.run.run, status.run.experiment);
     let finished: usize = status.outcomes.values().sum();
     let counts: Vec<String> = status.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-    let of = if status.run.selected > 0 {
-        format!("{finished} of {} instances", status.run.selected)
-    } else {
-        finished.to_string()
-    };
+    let selected = status.run.selected;
+    let of = if selected > 0 { format!("{finished} of {selected} instances") } else { finished.to_string() };
     text.push_str(&format!("  {of}: {}\n", if counts.is_empty() { "none yet".to_string() } else { counts.join(", ") }));
-    for running in status.running.iter().take(MAX_LISTED) {
-        text.push_str(&format!("  running {}\n", render_running(running)));
+    text.push_str(&list("running", &status.running, render_running));
+    text.push_str(&list("waiting", &status.waiting, |waiting| format!("{}: {}", waiting.instance, waiting.why)));
+    text.push_str(&list("failed", &status.failed, Clone::clone));
+    text
+}
+
+/// One line per instance, or a count of the instances beyond the limit.
+fn list<T>(what: &str, instances: &[T], render: impl Fn(&T) -> String) -> String {
+    let mut text: String = instances.iter().take(MAX_LISTED).map(|one| format!("  {what} {}\n", render(one))).collect();
+    if instances.len() > MAX_LISTED {
+        text.push_str(&format!("  and {} more {what}\n", instances.len() - MAX_LISTED));
     }
-    text.push_str(&more_line(status.running.len(), "running"));
-    for waiting in status.waiting.iter().take(MAX_LISTED) {
-        text.push_str(&format!("  waiting {}: {}\n", waiting.instance, waiting.why));
-    }
-    text.push_str(&more_line(status.waiting.len(), "waiting"));
-    for failed in status.failed.iter().take(MAX_LISTED) {
-        text.push_str(&format!("  failed {failed}\n"));
-    }
-    text.push_str(&more_line(status.failed.len(), "failed"));
     text
 }
 
@@ -90,8 +86,4 @@ fn render_running(running: &RunningInstance) -> String {
         text.push_str(&format!(", loss {loss:.4}"));
     }
     text
-}
-
-fn more_line(count: usize, what: &str) -> String {
-    if count > MAX_LISTED { format!("  and {} more {what}\n", count - MAX_LISTED) } else { String::new() }
 }

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::json;
 
-use super::SUCCESS;
 use super::args::{ExperimentArgs, Global};
 use super::session::{Need, Session};
 use super::shell::Shell;
@@ -33,7 +32,7 @@ pub(super) struct SuggestArgs {
     pub(super) count: usize,
 }
 
-pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) -> Result<u8> {
+pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) -> Result<()> {
     let session = Session::read(global, &arguments.experiment, Need::All)?;
     let (axis, simplex) = axis(&session, arguments.axis.as_deref())?;
     let by = arguments.by.as_deref().unwrap_or_default();
@@ -45,19 +44,17 @@ pub(super) fn suggest(shell: Shell, global: &Global, arguments: &SuggestArgs) ->
     })?;
     let names: Vec<&str> = simplex.parts.iter().map(String::as_str).collect();
     if shell.json {
-        let suggestions = fit.suggest(arguments.count);
-        shell.json(&json!({
+        return shell.json(&json!({
             "axis": axis, "parts": names, "missing": missing,
-            "fit": fit, "best": fit.best(), "suggestions": suggestions,
-        }))?;
-        return Ok(SUCCESS);
+            "fit": fit, "best": fit.best(), "suggestions": fit.suggest(arguments.count),
+        }));
     }
     let scores = if by.is_empty() { "all scores".to_string() } else { format!("scores with {by}") };
     shell.result(&format!("`{axis}` by {scores}\n{}", fit.terminal(&names, arguments.count)));
     if missing > 0 {
         shell.status(&format!("note: {missing} points have not run and are not used"));
     }
-    Ok(SUCCESS)
+    Ok(())
 }
 
 /// The named axis, or the only axis with `simplex`.
@@ -82,8 +79,8 @@ fn axis<'a>(session: &'a Session, named: Option<&str>) -> Result<(&'a str, &'a S
 /// A report whose table has one row per value of the axis, from the scores that `by` selects.
 fn measured_report(session: &Session, axis: &str, named: Option<&str>, by: &str) -> Result<Report> {
     let plan = session.plan()?;
-    let mut input =
-        ablate_report::load_input(&session.experiment, &session.expansion, &plan, &session.store, None, named)?;
+    let Session { experiment, expansion, store, .. } = session;
+    let mut input = ablate_report::load_input(experiment, expansion, &plan, store, None, named)?;
     let by = Selector::parse(by).map_err(|message| anyhow::anyhow!("`--by`: {message}"))?;
     let [spec] = input.specs.as_slice() else {
         bail!("name one of the experiment's reports with `--report`: its scores are used")

@@ -30,11 +30,9 @@ const INHERITED_PREFIXES: &[&str] = &["LC_", "CUDA_", "NVIDIA_"];
 /// The environment of a job of a built-in kind.
 pub(super) fn for_job(threads: usize) -> Vec<(String, String)> {
     // The request to the supervisor is JSON, which cannot hold a value that is not UTF-8.
-    let all =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let mut environment: Vec<(String, String)> = all.filter(|(name, _)| is_inherited(name)).collect();
-    environment.push(("RAYON_NUM_THREADS".to_string(), threads.to_string()));
-    environment
+    let all = std::env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
+    let threads = ("RAYON_NUM_THREADS".to_string(), threads.to_string());
+    all.filter(|(name, _)| is_inherited(name)).chain([threads]).collect()
 }
 
 fn is_inherited(name: &str) -> bool {
@@ -92,6 +90,7 @@ mod tests {
         let values = declared_variables(&["PATH".to_string(), "ABLATE_TEST_NO_SUCH_VARIABLE".to_string()]).unwrap();
         assert_eq!(values.into_keys().collect::<Vec<_>>(), ["PATH"]);
     }
+
     #[test]
     fn gpu_numbers_count_the_visible_devices() {
         let id = |device, visible| cuda_visible_device(device, visible).unwrap();

@@ -101,10 +101,8 @@ pub fn find(store: &Store, name: &str) -> Result<String> {
             None if rest.is_empty() => 0,
             None => bail!("`{name}` is not `latest`, `latest~1` or the name of a run"),
         };
-        return match runs.iter().rev().nth(back) {
-            Some(run) => Ok(run.clone()),
-            None => bail!("there are {} runs: `{name}` is older than the oldest", runs.len()),
-        };
+        let run = runs.iter().rev().nth(back).cloned();
+        return run.with_context(|| format!("there are {} runs: `{name}` is older than the oldest", runs.len()));
     }
     let has_id =
         |run: &str| name.len() >= MIN_ID_LENGTH && run.rsplit_once('-').is_some_and(|(_, id)| id.starts_with(name));

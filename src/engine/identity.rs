@@ -58,11 +58,10 @@ impl ExternalInputs {
         match &self.hashes[key] {
             Ok(Some(hash)) => Ok(*hash),
             Ok(None) => Err(Box::new(DirtyReason::PathMissing { role: role.to_string(), path: path.to_path_buf() })),
-            Err(error) => Err(Box::new(DirtyReason::PathUnreadable {
-                role: role.to_string(),
-                path: path.to_path_buf(),
-                error: error.clone(),
-            })),
+            Err(error) => {
+                let (role, path, error) = (role.to_string(), path.to_path_buf(), error.clone());
+                Err(Box::new(DirtyReason::PathUnreadable { role, path, error }))
+            }
         }
     }
 }
@@ -79,10 +78,8 @@ fn hash_input<'a>(
         Upstream::Environment { name } => Ok(store.variable_hash(std::env::var_os(name).as_deref())),
         Upstream::Output { instance, output, .. } => {
             let artifact = record(instance.0).and_then(|record| record.outputs.get(output));
-            let Some(artifact) = artifact else {
-                panic!("BUG: the input `{}` is hashed before its stage is done", input.role)
-            };
-            Ok(artifact.hash)
+            let bug = || panic!("BUG: the input `{}` is hashed before its stage is done", input.role);
+            Ok(artifact.unwrap_or_else(bug).hash)
         }
     }
 }

@@ -72,12 +72,10 @@ pub fn run_job(path: &Path, registry: &Registry) -> ExitCode {
     let result = files::read_json::<Job>(path).and_then(|job| {
         let job = Job { variables: read_variables()?, ..job };
         let pause = Duration::from_millis(20);
-        let Some(lock) = Lock::take_within(&job.lock, 500, pause)? else {
+        let Some(_lock) = Lock::take_within(&job.lock, 500, pause)? else {
             bail!("another process is still working on this stage: it holds `{}`", job.lock.display())
         };
-        let result = perform(&job, registry, &events);
-        drop(lock);
-        result
+        perform(&job, registry, &events)
     });
     match result {
         Ok(Summary(summary)) => {
@@ -110,9 +108,8 @@ struct EventWriter(Mutex<std::io::Stdout>);
 
 impl Progress for EventWriter {
     fn emit(&self, event: StageEvent) {
-        let mut line =
-            serde_json::to_string(&event).unwrap_or_else(|error| panic!("BUG: an event is plain data: {error}"));
-        line.push('\n');
+        let line = serde_json::to_string(&event);
+        let line = line.unwrap_or_else(|error| panic!("BUG: an event is plain data: {error}")) + "\n";
         let mut out = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // An error means that the supervisor is dead. The kernel then kills this process too.
         out.write_all(line.as_bytes()).and_then(|()| out.flush()).ok();

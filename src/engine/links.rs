@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use ablate_core::base::files;
-use ablate_core::stage::Artifact;
 use ablate_experiment::Instance;
 use ablate_store::{FolderHandle, SlimRecord, Stamp, Store, file_name};
 
@@ -26,15 +25,16 @@ impl OutputLinks {
     /// Links the outputs of an instance. Correct links are not written again.
     pub(super) fn write(&self, store: &Store, instance: &Instance, record: &SlimRecord) -> Result<()> {
         for (name, artifact) in record.outputs.iter() {
-            if self.is_correct(store, instance, name, artifact) {
+            let link = self.folder.join(file_name(&instance.name)).join(name);
+            let target = store.artifact_path(artifact);
+            if std::fs::read_link(&link).is_ok_and(|found| found == target) {
                 continue;
             }
-            let link = self.folder.join(relative_path(instance, name));
             // A plain file in this place belongs to the user: it is renamed, not replaced.
             if link.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
                 files::rename_unsynced(&link, &backup_path(&link))?;
             }
-            files::symlink(&store.artifact_path(artifact), &link)?;
+            files::symlink(&target, &link)?;
         }
         Ok(())
     }
@@ -45,18 +45,6 @@ impl OutputLinks {
         let nested = instance.outputs.iter().any(|output| output.name.contains('/'));
         if nested { None } else { self.handle.as_ref()?.stat(&file_name(&instance.name)) }
     }
-
-    fn is_correct(&self, store: &Store, instance: &Instance, name: &str, artifact: &Artifact) -> bool {
-        let found = std::fs::read_link(self.folder.join(relative_path(instance, name)));
-        found.is_ok_and(|found| found == store.artifact_path(artifact))
-    }
-}
-
-fn relative_path(instance: &Instance, output: &str) -> String {
-    let mut path = file_name(&instance.name);
-    path.push('/');
-    path.push_str(output);
-    path
 }
 
 /// A free name for a user's file that is in the place of a link.

@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 
 use super::links::OutputLinks;
 use ablate_core::base::Hash;
-use ablate_core::stage::Artifact;
 use ablate_experiment::{Expansion, Instance};
 use ablate_store::{SlimRecord, Stamp, Store};
 
@@ -53,9 +52,9 @@ pub(super) struct OutputStamps {
 impl OutputStamps {
     /// `None` if an output is missing by now.
     fn read(store: &Store, instance: &Instance, record: &SlimRecord, links: Option<&OutputLinks>) -> Option<Self> {
-        let stamp =
-            |artifact: &Artifact| if artifact.tree { Some(None) } else { store.object_stamp(artifact).map(Some) };
-        let objects = record.outputs.values().map(stamp).collect::<Option<_>>()?;
+        let outputs = record.outputs.values();
+        let stamps = outputs.map(|output| if output.tree { Some(None) } else { store.object_stamp(output).map(Some) });
+        let objects = stamps.collect::<Option<_>>()?;
         Some(OutputStamps { objects, links: links.and_then(|links| links.stamp(instance)) })
     }
 }

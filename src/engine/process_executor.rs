@@ -65,32 +65,22 @@ impl ProcessExecutor {
     }
 
     fn request(&self, work: &Work, context: &ExecutionContext) -> Result<SpawnRequest> {
-        Ok(match work {
-            Work::BuiltIn(job) => {
-                let text = serde_json::to_vec(job).context("the stage has a path that is not UTF-8")?;
-                files::write_unsynced(context.job, &text)?;
-                let [program, path] = [self.program.as_path(), context.job].map(|path| path.display().to_string());
-                let argv = [program].into_iter().chain(self.job_arguments.iter().cloned()).chain([path]).collect();
-                SpawnRequest {
-                    argv,
-                    env: environment::for_job(job.threads),
-                    input: (!job.variables.is_empty()).then(|| serde_json::to_string(&job.variables)).transpose()?,
-                    dir: std::env::current_dir().context("the working directory does not exist any more")?,
-                    log: context.log.to_path_buf(),
-                    time: context.time,
-                    events: true,
-                }
+        let (log, time) = (context.log.to_path_buf(), context.time);
+        let job = match work {
+            Work::BuiltIn(job) => job,
+            Work::Program(sandbox) => {
+                let (argv, env, dir) = (sandbox.argv.clone(), sandbox.env.clone(), sandbox.dir.clone());
+                return Ok(SpawnRequest { argv, env, input: None, dir, log, time, events: false });
             }
-            Work::Program(sandbox) => SpawnRequest {
-                argv: sandbox.argv.clone(),
-                env: sandbox.env.clone(),
-                input: None,
-                dir: sandbox.dir.clone(),
-                log: context.log.to_path_buf(),
-                time: context.time,
-                events: false,
-            },
-        })
+        };
+        let text = serde_json::to_vec(job).context("the stage has a path that is not UTF-8")?;
+        files::write_unsynced(context.job, &text)?;
+        let [program, path] = [self.program.as_path(), context.job].map(|path| path.display().to_string());
+        let argv = [program].into_iter().chain(self.job_arguments.iter().cloned()).chain([path]).collect();
+        let env = environment::for_job(job.threads);
+        let input = (!job.variables.is_empty()).then(|| serde_json::to_string(&job.variables)).transpose()?;
+        let dir = std::env::current_dir().context("the working directory does not exist any more")?;
+        Ok(SpawnRequest { argv, env, input, dir, log, time, events: true })
     }
 
     /// Pauses all running programs while `act` runs.

@@ -177,10 +177,9 @@ impl<'a> Scheduler<'a> {
                 continue;
             }
             let upstream = self.graph.upstream(id);
-            let is_lost =
-                |id: &InstanceId| matches!(self.state.get(*id), InstanceState::Failed | InstanceState::Skipped);
-            if let Some(lost) = upstream.iter().copied().find(is_lost) {
-                let because = self.skip_reason(lost);
+            let is_lost = |state| matches!(state, InstanceState::Failed | InstanceState::Skipped);
+            if let Some(lost) = upstream.iter().find(|id| is_lost(self.state.get(**id))) {
+                let because = self.skip_reason(*lost);
                 self.state.set(id, InstanceState::Skipped);
                 self.report(id, Outcome::Skipped { because }, 0.0, false);
                 pending.extend(self.graph.downstream(id));
@@ -213,16 +212,14 @@ impl<'a> Scheduler<'a> {
                     self.reasons[id.0] = reasons;
                     self.make_ready(id);
                 } else {
-                    self.records[id.0] = entry.record;
-                    self.state.set(id, InstanceState::Done);
-                    self.report(id, Outcome::Fresh, 0.0, false);
+                    self.done(id, entry.record, Outcome::Fresh, 0.0);
                 }
             }
         }
     }
 
-    fn done(&mut self, id: InstanceId, record: SlimRecord, outcome: Outcome, seconds: f64) {
-        self.records[id.0] = Some(record);
+    fn done(&mut self, id: InstanceId, record: Option<SlimRecord>, outcome: Outcome, seconds: f64) {
+        self.records[id.0] = record;
         self.state.set(id, InstanceState::Done);
         self.report(id, outcome, seconds, false);
     }
@@ -294,8 +291,8 @@ impl<'a> Scheduler<'a> {
     fn finish(&mut self, id: InstanceId, result: TaskResult, seconds: f64) {
         self.slots.release(id);
         match result {
-            TaskResult::Ran(record) => self.done(id, SlimRecord::from(&*record), Outcome::Ran, seconds),
-            TaskResult::Fresh(record) => self.done(id, record, Outcome::Fresh, seconds),
+            TaskResult::Ran(record) => self.done(id, Some(SlimRecord::from(&*record)), Outcome::Ran, seconds),
+            TaskResult::Fresh(record) => self.done(id, Some(record), Outcome::Fresh, seconds),
             TaskResult::Busy => {
                 self.journal.waits(id, self.expansion.get(id), "another run is working on it");
                 self.state.set(id, InstanceState::RunningElsewhere);
@@ -312,12 +309,8 @@ impl<'a> Scheduler<'a> {
                 self.state.set(id, InstanceState::Failed);
                 self.first_failure.get_or_insert(id);
                 let work = self.store.leftover_path(self.fingerprint(id));
-                let failure = Failure {
-                    instance: self.name(id).to_string(),
-                    causes,
-                    log: Some(self.journal.log(self.expansion.get(id))),
-                    work,
-                };
+                let log = Some(self.journal.log(self.expansion.get(id)));
+                let failure = Failure { instance: self.name(id).to_string(), causes, log, work };
                 self.report(id, Outcome::Failed(failure), seconds, false);
             }
         }

@@ -29,26 +29,17 @@ impl Selection {
 pub fn matching(expansion: &Expansion, patterns: &[String]) -> anyhow::Result<BTreeSet<InstanceId>> {
     let mut found = BTreeSet::new();
     for pattern in patterns {
-        let mut any = false;
-        for id in expansion.ids() {
-            if matches(pattern, expansion, id) {
-                any = true;
-                found.insert(id);
-            }
-        }
-        if let Some(alias) = expansion.aliases.get(pattern) {
-            any = true;
-            found.insert(alias.instance);
-        }
-        if !any {
-            let names =
-                expansion.instances.iter().flat_map(|instance| [instance.name.as_str(), instance.stage.as_str()]);
+        let alias = expansion.aliases.get(pattern).map(|alias| alias.instance);
+        let mut ids = expansion.ids().filter(|id| matches(pattern, expansion, *id)).chain(alias).peekable();
+        if ids.peek().is_none() {
+            let names = expansion.instances.iter().flat_map(|instance| [&*instance.name, &*instance.stage]);
             let help = match nearest(pattern, names) {
                 Some(near) => format!("a similar name exists: `{near}`"),
                 None => "`ablate ls` lists the instances".to_string(),
             };
             anyhow::bail!("`{pattern}` matches no stage and no instance\nhelp: {help}");
         }
+        found.extend(ids);
     }
     Ok(found)
 }

@@ -76,23 +76,19 @@ pub(super) enum Performed {
 impl Task<'_> {
     /// Executes the instance. `started` is called right before the stage runs.
     pub(super) fn perform(&self, started: &dyn Fn(), events: &(dyn Fn(StageEvent) + Sync)) -> Performed {
-        match self.attempt(started, events) {
-            Ok(performed) => performed,
-            Err(error) => Performed::Finished(TaskResult::Failed(ErrorChain::of(&error))),
-        }
+        let performed = self.attempt(started, events);
+        performed.unwrap_or_else(|error| Performed::Finished(TaskResult::Failed(ErrorChain::of(&error))))
     }
 
     fn attempt(&self, started: &dyn Fn(), events: &(dyn Fn(StageEvent) + Sync)) -> Result<Performed> {
         let Some(lock) = self.store.lock_run(self.identity.fingerprint)? else {
             return Ok(Performed::Finished(TaskResult::Busy));
         };
-        if !self.forced {
-            let record = self.store.slim_record(self.identity.fingerprint);
-            if let Some(record) = record
-                && missing_outputs(self.instance, &record, self.store)?.is_empty()
-            {
-                return Ok(Performed::Finished(TaskResult::Fresh(record)));
-            }
+        if !self.forced
+            && let Some(record) = self.store.slim_record(self.identity.fingerprint)
+            && missing_outputs(self.instance, &record, self.store)?.is_empty()
+        {
+            return Ok(Performed::Finished(TaskResult::Fresh(record)));
         }
         started();
         let begun = Instant::now();
@@ -152,13 +148,8 @@ impl Task<'_> {
             },
         };
         let work = if let Work::Program(sandbox) = work { sandbox.out } else { self.work() };
-        Ok(Performed::Uncommitted(Box::new(Uncommitted {
-            id: self.id,
-            record,
-            lock,
-            work,
-            seconds: begun.elapsed().as_secs_f64(),
-        })))
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Performed::Uncommitted(Box::new(Uncommitted { id: self.id, record, lock, work, seconds })))
     }
 
     /// On a full disk, adds that as a cause, because the program's own message may not have been written. Also removes a
@@ -202,10 +193,8 @@ impl Task<'_> {
         }
         if let Some(program) = self.instance.parsed()?.program() {
             let input = |role: &str| {
-                self.sandbox_input(
-                    inputs.get(role).with_context(|| format!("BUG: no input `{role}`"))?,
-                    self.artifacts.get(role),
-                )
+                let input = inputs.get(role).with_context(|| format!("BUG: no input `{role}`"))?;
+                self.sandbox_input(input, self.artifacts.get(role))
             };
             let context = ProgramContext { seed: self.instance.seed, devices: &self.devices };
             let folder = self.store.sandbox_path(self.identity.fingerprint);
@@ -216,10 +205,8 @@ impl Task<'_> {
         for hash in self.image_packs() {
             let path = self.store.object_path(hash);
             if !path.is_file() {
-                bail!(
-                    "the image pack {} is missing from the store\nhelp: `ablate verify` lists what is damaged",
-                    hash.short()
-                );
+                let hash = hash.short();
+                bail!("the image pack {hash} is missing from the store\nhelp: `ablate verify` lists what is damaged");
             }
             images.insert(hash, path);
         }
@@ -343,10 +330,8 @@ impl Task<'_> {
             );
         }
         for path in self.store.quarantine_extra_files(artifact)? {
-            self.write_log(&format!(
-                "`{}` is not part of the input `{role}` and was moved to `quarantine/`",
-                path.display()
-            ));
+            let path = path.display();
+            self.write_log(&format!("`{path}` is not part of the input `{role}` and was moved to `quarantine/`"));
         }
         Ok(())
     }

@@ -27,7 +27,8 @@ pub fn why(expansion: &Expansion, plan: &Plan, id: InstanceId) -> Vec<Diagnostic
         }
         PlanState::Dirty(reasons) => {
             let record = entry.compared.map(|hash| hash.short());
-            reasons.iter().map(|reason| explain(instance, reason, record.as_deref())).collect()
+            let verdict = |reason: &DirtyReason| if reason.is_obstacle() { "cannot run" } else { "must run" };
+            reasons.iter().map(|reason| note(instance, verdict(reason), reason, record.as_deref())).collect()
         }
     }
 }
@@ -69,11 +70,6 @@ pub fn why_waiting(store: &Store, experiment: &ExperimentId, instance: &Instance
 }
 
 /// A reason as a diagnostic that points at the value, or at the header of the stage.
-fn explain(instance: &Instance, reason: &DirtyReason, record: Option<&str>) -> Diagnostic {
-    let verdict = if reason.is_obstacle() { "cannot run" } else { "must run" };
-    note(instance, verdict, reason, record)
-}
-
 fn note(instance: &Instance, verdict: &str, reason: &DirtyReason, record: Option<&str>) -> Diagnostic {
     let label = match (reason, record) {
         (DirtyReason::ValueChanged { old, .. }, Some(record)) => format!("was {old} in record {record}"),
@@ -121,8 +117,8 @@ mod tests {
     /// The stages of `TEXT`, with the spans of their keys.
     fn stages(project: &TestProject, sources: &mut Sources, path: &str, word: &str) -> Expansion {
         let source = sources.add("a.toml".to_string(), TEXT.to_string());
-        let mut stages =
-            project.stages(&[("train", json!({ "path": path, "word": word })), ("eval", json!({ "from": ["train"] }))]);
+        let train = json!({ "path": path, "word": word });
+        let mut stages = project.stages(&[("train", train), ("eval", json!({ "from": ["train"] }))]);
         let spans = [(0, "", "stage.train"), (0, "path", "\"data.txt\""), (0, "word", "\"b\""), (1, "", "stage.eval")];
         for (instance, key, text) in spans {
             let start = TEXT.find(text).unwrap();
@@ -142,8 +138,7 @@ mod tests {
 
     #[test]
     fn a_reason_points_at_its_line() {
-        let project = TestProject::new();
-        project.write("data.txt", "one");
+        let project = TestProject::with_data();
         let mut sources = Sources::default();
         let first = stages(&project, &mut sources, "data.txt", "a");
         expect![[r#"

@@ -23,12 +23,8 @@ impl<'a> WorkDoneWriter<'a> {
         let earlier = store.work_done(fingerprint).unwrap_or_default();
         let (name, kind) = (instance.name.clone(), instance.kind.name.to_string());
         let begun = Instant::now();
-        WorkDoneWriter {
-            store,
-            fingerprint,
-            begun,
-            latest: Mutex::new((WorkDone { instance: name, kind, ..earlier }, begun)),
-        }
+        let latest = Mutex::new((WorkDone { instance: name, kind, ..earlier }, begun));
+        WorkDoneWriter { store, fingerprint, begun, latest }
     }
 
     pub(super) fn progress(&self, done: u64, total: u64, unit: &str) {

@@ -43,15 +43,12 @@ pub(super) fn hash(hasher: &FileHasher, path: &Path) -> Result<Option<Hash>> {
     if !metadata.is_dir() {
         return hasher.hash_with_metadata(&path.to_string_lossy(), path, &metadata).map(|(hash, _)| Some(hash));
     }
-    let hashed: Vec<(String, TreeFile)> = list_files(path)?
-        .files
-        .into_par_iter()
-        .map(|(name, path)| {
-            let found = hasher.hash(&path.to_string_lossy(), &path)?;
-            let (hash, size) = found.with_context(|| format!("`{}` was removed while it was read", path.display()))?;
-            Ok((name, TreeFile { hash, size }))
-        })
-        .collect::<Result<_>>()?;
+    let hash = |(name, path): (String, PathBuf)| {
+        let found = hasher.hash(&path.to_string_lossy(), &path)?;
+        let (hash, size) = found.with_context(|| format!("`{}` was removed while it was read", path.display()))?;
+        Ok((name, TreeFile { hash, size }))
+    };
+    let hashed = list_files(path)?.files.into_par_iter().map(hash).collect::<Result<Vec<_>>>()?;
     Ok(Some(Hash::of_bytes(&Tree { files: hashed.into_iter().collect() }.canonical_json())))
 }
 

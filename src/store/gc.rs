@@ -45,14 +45,9 @@ impl Store {
                 list.extend(artifact.images.iter().map(Hash::to_string));
             }
         }
-        for one in self.interrupted()? {
-            let list = if roots.interrupted.contains(&one.fingerprint) {
-                &mut report.resumable
-            } else {
-                &mut report.interrupted
-            };
-            list.push(one);
-        }
+        let interrupted = self.interrupted()?.into_iter();
+        (report.resumable, report.interrupted) =
+            interrupted.partition(|one| roots.interrupted.contains(&one.fingerprint));
         // Objects without a record are removed before anything is written, which frees space on a full disk. Other
         // objects are removed after their records, because a record without its objects would look damaged.
         let (mut before_records, mut after_records) = (Vec::new(), Vec::new());

@@ -69,10 +69,11 @@ impl Store {
     /// The roots under the given rules.
     pub fn gc_roots(&self, rules: &GcRules) -> Result<GcRoots> {
         let mut roots = GcRoots::default();
-        let experiments: BTreeMap<ExperimentId, ExperimentEntry> =
-            self.experiments()?.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
-        roots.removed_experiments =
-            experiments.values().filter(|entry| self.is_file_removed(entry)).map(|entry| entry.id.clone()).collect();
+        let entries = self.experiments()?;
+        let experiments: BTreeMap<&ExperimentId, &ExperimentEntry> =
+            entries.iter().map(|entry| (&entry.id, entry)).collect();
+        let removed = experiments.values().filter(|entry| self.is_file_removed(entry));
+        roots.removed_experiments = removed.map(|entry| entry.id.clone()).collect();
         for (id, instance, fingerprint) in self.all_notes()? {
             // An experiment without an entry may have every instance.
             let has = experiments.get(&id).is_none_or(|entry| entry.instances.contains(&instance));
@@ -98,8 +99,8 @@ impl Store {
     pub fn forget_results(&self, chosen: &dyn Fn(&ExperimentId, &str) -> bool) -> Result<Forgotten> {
         let _lock = self.lock_exclusive()?;
         let mut forgotten = Forgotten::default();
-        let (mut dropped, mut needed) = (BTreeSet::new(), BTreeSet::new());
-        needed.extend(self.pins()?.into_iter().flat_map(|pin| pin.fingerprints));
+        let mut dropped = BTreeSet::new();
+        let mut needed: BTreeSet<Hash> = self.pins()?.into_iter().flat_map(|pin| pin.fingerprints).collect();
         for (id, instance, fingerprint) in self.all_notes()? {
             if chosen(&id, &instance) {
                 dropped.extend(fingerprint);
@@ -110,8 +111,8 @@ impl Store {
         }
         forgotten.kept = dropped.intersection(&needed).count();
         forgotten.records = dropped.len() - forgotten.kept;
-        let records: BTreeSet<Hash> = self.fingerprints()?.into_iter().collect();
-        self.keep_records(&records.into_iter().filter(|one| needed.contains(one) || !dropped.contains(one)).collect())?;
+        let records = self.fingerprints()?.into_iter();
+        self.keep_records(&records.filter(|one| needed.contains(one) || !dropped.contains(one)).collect())?;
         self.keep_notes(&|id, instance| !chosen(id, instance))?;
         Ok(forgotten)
     }
@@ -173,7 +174,7 @@ impl Store {
             let latest = used.entry(fingerprint).or_insert(when);
             *latest = when.max(*latest);
         };
-        for (fingerprint, text) in self.scan()?.entries {
+        for (fingerprint, text) in self.records.scan()?.entries {
             let record = serde_json::from_str::<StageRecord>(&text).ok();
             if let Some(made) = record.and_then(|record| record.provenance.started.parse().ok()) {
                 add_use(fingerprint, made);
@@ -192,7 +193,6 @@ mod tests {
     use super::*;
     use crate::Provenance;
     use crate::tests::support::temp_store;
-    use ablate_core::base::files;
     use ablate_core::stage::{ArtifactKind, Manifest, Summary};
 
     #[test]

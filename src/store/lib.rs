@@ -99,9 +99,8 @@ impl Store {
         if !has_format(&root, &format)? {
             refuse_other_folder(&root, &format)?;
             let written = files::write_atomic(&format, format!("{FORMAT}\n").as_bytes());
-            written
-                .and_then(|()| make_private_folders(&root))
-                .with_context(|| format!("cannot make a store in `{}`", root.display()))?;
+            let made = written.and_then(|()| make_private_folders(&root));
+            made.with_context(|| format!("cannot make a store in `{}`", root.display()))?;
         }
         let memo = Mutex::new(Memo::new(root.join("memo")));
         let (records, notes) = (Log::new(root.join("records")), Log::new(root.join("notes")));
@@ -165,10 +164,10 @@ impl Store {
     /// Removes sandboxes of programs that no run uses any more. A run that was killed leaves them behind.
     pub fn remove_stale_sandboxes(&self) -> Result<()> {
         for name in files::list_names(&self.root.join("work"))? {
-            let Some(fingerprint) = name.split_once('.').and_then(|(fingerprint, _)| fingerprint.parse().ok()) else {
-                continue;
-            };
-            if let Some(_lock) = self.lock_run(fingerprint)? {
+            if let Some((fingerprint, _)) = name.split_once('.')
+                && let Ok(fingerprint) = fingerprint.parse()
+                && let Some(_lock) = self.lock_run(fingerprint)?
+            {
                 // Fails while a process still writes there; the next run tries again.
                 files::remove_dir(&self.root.join("work").join(name)).ok();
             }
@@ -230,9 +229,7 @@ pub fn file_name(name: &str) -> String {
     let mut safe = String::with_capacity(name.len());
     for byte in name.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'@' | b'=' | b',' | b'_' | b'+' | b'-' => {
-                safe.push(byte as char);
-            }
+            _ if plain(byte) => safe.push(byte as char),
             b'.' if !safe.is_empty() => safe.push('.'),
             _ => drop(write!(safe, "%{byte:02x}")),
         }

@@ -20,19 +20,12 @@ pub struct Lock {
 impl Lock {
     /// Takes the lock; `None` if another holder has it.
     pub fn try_take(path: &Path) -> Result<Option<Lock>> {
-        loop {
-            let file = files::append(path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("cannot lock `{}`", path.display()));
-                }
-            }
+        while let Some(file) = try_lock(path)? {
             if let Some(lock) = Lock::if_named(path, file)? {
                 return Ok(Some(lock));
             }
         }
+        Ok(None)
     }
 
     /// Takes the lock and waits for its holder.
@@ -64,12 +57,7 @@ impl Lock {
 
     /// Takes a lock exclusively that other processes share; `None` while any holder has it.
     pub fn try_exclusive(path: &Path) -> Result<Option<Lock>> {
-        let file = files::append(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { path: None, file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock `{}`", path.display())),
-        }
+        Ok(try_lock(path)?.map(|file| Lock { path: None, file }))
     }
 
     /// Whether locks work on this file. Some file systems accept every lock and exclude no holder.
@@ -90,6 +78,16 @@ impl Lock {
             }
         }
         Ok(None)
+    }
+}
+
+/// Opens and locks a file; `None` if another holder has its lock.
+fn try_lock(path: &Path) -> Result<Option<File>> {
+    let file = files::append(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("cannot lock `{}`", path.display())),
     }
 }
 
@@ -117,12 +115,7 @@ mod tests {
         assert!(again.is_some());
         drop(again);
         assert!(!path.exists());
-    }
-
-    #[test]
-    fn test_file_system_supports_locks() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(Lock::excludes(&folder.path().join("probe")).unwrap());
+        assert!(Lock::excludes(&path).unwrap(), "the file system of the tests supports locks");
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustix::fs::AtFlags;
-
 use serde::{Deserialize, Serialize};
 
 use super::memo_index::{Entry, MemoIndex};

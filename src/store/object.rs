@@ -61,10 +61,16 @@ impl Store {
     /// Checks an object. Sizes and time stamps are always compared. Bytes are read if the time stamp is not that of a
     /// sealed object, and with `thorough` whenever the memo does not know their hash.
     pub fn check(&self, artifact: &Artifact, thorough: bool) -> Result<ObjectState> {
+        let state = self.check_files(artifact, thorough)?;
+        Ok(if state == ObjectState::Missing { self.missing_state(artifact.hash) } else { state })
+    }
+
+    /// As [`Store::check`], but an object that was quarantined is missing.
+    fn check_files(&self, artifact: &Artifact, thorough: bool) -> Result<ObjectState> {
         let key = object_key(artifact.hash);
         let state = self.check_file(&key, artifact.hash, (!artifact.tree).then_some(artifact.size), thorough)?;
         if !artifact.tree || state != ObjectState::Present {
-            return Ok(if state == ObjectState::Missing { self.missing_state(artifact.hash) } else { state });
+            return Ok(state);
         }
         let manifest = files::read_bytes(&self.root().join(&key))?;
         let Ok(tree) = serde_json::from_slice::<Tree>(&manifest) else { return Ok(ObjectState::Corrupt) };
@@ -72,12 +78,12 @@ impl Store {
             return Ok(ObjectState::Corrupt);
         }
         if !self.artifact_path(artifact).is_dir() {
-            return Ok(self.missing_state(artifact.hash));
+            return Ok(ObjectState::Missing);
         }
         for (name, file) in &tree.files {
             let state = self.check_file(&format!("{key}.tree/{name}"), file.hash, Some(file.size), thorough)?;
             if state != ObjectState::Present {
-                return Ok(if state == ObjectState::Missing { self.missing_state(artifact.hash) } else { state });
+                return Ok(state);
             }
         }
         Ok(ObjectState::Present)
@@ -99,14 +105,11 @@ impl Store {
     /// Moves an output from a private folder into the store and seals it. Equal content is stored once. A power cut
     /// may lose it until [`Store::commit`] has returned for a record that names it.
     pub fn put(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
-        let metadata =
-            fs::symlink_metadata(path).with_context(|| format!("the output `{}` is not there", path.display()))?;
-        if metadata.is_dir() {
-            self.put_tree(path, kind)
-        } else if metadata.is_file() {
-            self.put_file(path, kind)
-        } else {
-            bail!("the output `{}` is neither a file nor a folder", path.display())
+        let output = path.display();
+        match fs::symlink_metadata(path).with_context(|| format!("the output `{output}` is not there"))?.file_type() {
+            found if found.is_dir() => self.put_tree(path, kind),
+            found if found.is_file() => self.put_file(path, kind),
+            _ => bail!("the output `{output}` is neither a file nor a folder"),
         }
     }
 
@@ -139,12 +142,9 @@ impl Store {
 
     /// Distinguishes an object that was quarantined as damaged from one that was deleted.
     fn missing_state(&self, hash: Hash) -> ObjectState {
-        let quarantined = self.root().join("quarantine").join(hash.to_string());
-        if quarantined.exists() || quarantined.with_extension("tree").exists() {
-            ObjectState::Corrupt
-        } else {
-            ObjectState::Missing
-        }
+        let path = self.root().join("quarantine").join(hash.to_string());
+        let quarantined = path.exists() || path.with_extension("tree").exists();
+        if quarantined { ObjectState::Corrupt } else { ObjectState::Missing }
     }
 
     fn put_file(&self, path: &Path, kind: ArtifactKind) -> Result<Artifact> {
@@ -154,16 +154,15 @@ impl Store {
         let hash = file_identity(bytes, executable);
         let artifact = Artifact { kind, hash, tree: false, size, images: Vec::new() };
         let key = object_key(hash);
+        let place = self.root().join(&key);
         if self.check_file(&key, hash, Some(size), true)? == ObjectState::Present {
             files::remove_file(path)?;
-            let place = self.root().join(&key);
             // Older versions stored equal bytes once, with the mode of the first.
             if executable_counts(&place, ArtifactKind::File)? != executable {
                 modes::seal(&place, sealed_time(), executable)?;
             }
         } else {
             // The rename replaces a damaged file of this name, but not a folder.
-            let place = self.root().join(&key);
             if place.is_dir() {
                 self.quarantine(&artifact)?;
             }
@@ -179,9 +178,8 @@ impl Store {
         files::remove_empty_dirs(folder)?;
         let (mut tree, mut read) = (Tree::default(), Vec::new());
         for (name, path) in files::walk(folder)? {
-            let metadata =
-                fs::symlink_metadata(&path).with_context(|| format!("cannot look at `{}`", path.display()))?;
-            if !metadata.is_file() {
+            let found = fs::symlink_metadata(&path).with_context(|| format!("cannot look at `{}`", path.display()))?;
+            if !found.is_file() {
                 bail!("the output holds `{}`, which is not a plain file", path.display());
             }
             let executable = executable_counts(&path, kind)?;

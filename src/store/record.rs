@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::log::LogScan;
 use super::{ExperimentId, Store};
 use ablate_core::base::Hash;
 use ablate_core::stage::{Artifact, Manifest, Outputs, Summary};
@@ -115,16 +114,9 @@ impl Store {
     /// Afterwards the stages are done. On an error none of them is.
     pub fn commit(&self, records: &[StageRecord]) -> Result<()> {
         self.fsync_objects(records.iter().flat_map(|record| record.outputs.values()))?;
-        let mut lines = Vec::with_capacity(records.len());
-        for record in records {
-            lines.push((record.fingerprint, serde_json::to_string(record).context("BUG: a record is plain data")?));
-        }
+        let lines = records.iter().map(|record| Ok((record.fingerprint, serde_json::to_string(record)?)));
+        let lines: Vec<_> = lines.collect::<Result<_>>().context("BUG: a record is plain data")?;
         self.records.append(&lines, true)
-    }
-
-    /// Every readable record.
-    pub(super) fn scan(&self) -> Result<LogScan> {
-        self.records.scan()
     }
 
     /// Removes every other record. Their stages become dirty; their objects stay until `gc`.
@@ -172,7 +164,7 @@ impl Store {
 
     /// Every fingerprint with a record.
     pub fn fingerprints(&self) -> Result<Vec<Hash>> {
-        Ok(self.scan()?.entries.into_iter().map(|(fingerprint, _)| fingerprint).collect())
+        Ok(self.records.scan()?.entries.into_iter().map(|(fingerprint, _)| fingerprint).collect())
     }
 }
 

@@ -17,10 +17,8 @@ impl Store {
     /// The hash of an environment variable's value. An unset variable differs from an empty one. Equal values have
     /// equal hashes in one store, and different hashes in different stores.
     pub fn variable_hash(&self, value: Option<&OsStr>) -> Hash {
-        let salt = self.salt.get_or_init(|| {
-            // If the store cannot store a salt, no record was made with this one, so the stage counts as changed.
-            self.read_salt().unwrap_or_else(|_| random())
-        });
+        // If the store cannot store a salt, no record was made with this one, so the stage counts as changed.
+        let salt = self.salt.get_or_init(|| self.read_salt().unwrap_or_else(|_| random()));
         match value {
             Some(value) => Hash::of_bytes(&[salt, b"=".as_slice(), value.as_bytes()].concat()),
             None => Hash::of_bytes(salt),

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
 use rayon::prelude::*;
@@ -40,11 +41,10 @@ impl Store {
     pub fn verify(&self, quarantine: bool, step: &(dyn Fn(usize, usize) + Sync)) -> Result<VerifyReport> {
         let mut report = VerifyReport::default();
         let mut artifacts: BTreeMap<Hash, Produced> = BTreeMap::new();
-        let scan = self.scan()?;
+        let scan = self.records.scan()?;
         let damaged = |what: String| Problem { path: self.records.path().to_path_buf(), what, producers: Vec::new() };
-        report.problems.extend(
-            scan.damaged.iter().map(|line| damaged(format!("the record in line {line} is damaged and ignored"))),
-        );
+        let in_line = |line: &usize| damaged(format!("the record in line {line} is damaged and ignored"));
+        report.problems.extend(scan.damaged.iter().map(in_line));
         if quarantine && !scan.damaged.is_empty() {
             self.records.rewrite(&|_, _| true)?;
         }
@@ -60,29 +60,24 @@ impl Store {
             }
         }
         self.memo().retain(|key| !key.starts_with("objects/"));
-        let total = artifacts.len();
-        let done = std::sync::atomic::AtomicUsize::new(0);
-        let found: Vec<(Produced, ObjectState)> = artifacts
-            .into_values()
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .map(|produced| {
-                let state = self.check(&produced.0, true)?;
-                step(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
-                Ok((produced, state))
-            })
-            .collect::<Result<_>>()?;
-        for ((artifact, producers), state) in found {
+        let artifacts: Vec<Produced> = artifacts.into_values().collect();
+        let (total, done) = (artifacts.len(), AtomicUsize::new(0));
+        let check = |(artifact, _): &Produced| {
+            let state = self.check(artifact, true)?;
+            step(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            Ok(state)
+        };
+        let states = artifacts.par_iter().map(check).collect::<Result<Vec<ObjectState>>>()?;
+        for ((artifact, producers), state) in artifacts.into_iter().zip(states) {
             let what = match state {
                 ObjectState::Present => {
                     report.objects += 1;
                     report.bytes += artifact.size;
-                    let extra_files =
-                        if quarantine { self.quarantine_extra_files(&artifact)? } else { self.extra_files(&artifact)? };
-                    report.problems.extend(extra_files.into_iter().map(|path| {
+                    let extra_files = if quarantine { Store::quarantine_extra_files } else { Store::extra_files };
+                    for path in extra_files(self, &artifact)? {
                         let what = "is not part of the stored folder: it was added later".to_string();
-                        Problem { path, what, producers: Vec::new() }
-                    }));
+                        report.problems.push(Problem { path, what, producers: Vec::new() });
+                    }
                     continue;
                 }
                 ObjectState::Missing => "the object is missing",

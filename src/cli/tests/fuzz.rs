@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -16,46 +17,17 @@ use ablate_experiment::{Expansion, Experiment, Upstream, compiled};
 use ablate_fuzz::{Edit, apply_edits, edits, fuzz};
 use ablate_store::Store;
 
-const PIECES: &[&str] = &[
-    "\"",
-    "[",
-    "]",
-    "{",
-    "}",
-    "=",
-    ".",
-    ",",
-    "\n",
-    "${",
-    "$${",
-    "@",
-    ":",
-    "é",
-    "\u{feff}",
-    "'''",
-    "\"\"\"",
-    "#",
-    "-",
-    "[[",
-    "]]",
-    "\\u",
-    "\\",
-    "\t",
-    "\r",
-    "=[",
-    "={",
-    " 1e999",
-    " 0x",
-    " nan",
-    " -1",
-    " 0",
+/// Short pieces of TOML.
+const SHORT_PIECES: &[&str] = &[
+    "\"", "[", "]", "{", "}", "=", ".", ",", "\n", "${", "$${", "@", ":", "é", "\u{feff}", "'''", "\"\"\"", "#", "-",
+    "[[", "]]", "\\u", "\\", "\t", "\r", "=[", "={", " 1e999", " 0x", " nan", " -1", " 0", " 1e19", " true", " []",
+    " {}", " \"\"", " \"..\"", " inf",
+];
+
+/// Values, and references to stages.
+const VALUES: &[&str] = &[
     " 18446744073709551616",
     " 9223372036854775807",
-    " 1e19",
-    " true",
-    " []",
-    " {}",
-    " \"\"",
     " \"remove\"",
     " \"${x}\"",
     " \"base\"",
@@ -66,14 +38,14 @@ const PIECES: &[&str] = &[
     " \"command\"",
     " \"eval@model=sft\"",
     " \"sft@mix=both:model\"",
-    " \"..\"",
     " { n = 1 }",
     " { values = [1, 2] }",
     " \"10000000000d\"",
     " 4294967295",
     " \"\\u0000\"",
-    " inf",
 ];
+
+static PIECES: LazyLock<Vec<&str>> = LazyLock::new(|| [SHORT_PIECES, VALUES].concat());
 
 /// Features that the shipped experiments do not use: programs, limits, pools, variables, all forms of axes, seeds.
 const COMMANDS: &str = r#"
@@ -184,31 +156,11 @@ zip = [["ratio", "search"]]
 exclude = ["with=none,ratio=0-1", "without=no-cot,sets=none", "ratio=1-0,without=no-cot", "ratio=0-1,sets=none"]
 "#;
 
-const OVERRIDES: &[&str] = &[
-    "axis.ratio.step",
-    "axis.search.points",
-    "points.exclude",
-    "targets",
-    "stage.half.when",
-    "stage.count.limits.retries",
-    "stage.sft.lr",
-    "stage.mix.sources",
-    "vars.x",
-    "seeds",
-    "axis.size",
-    "settings.jobs",
-    "settings.pools.disk",
-    "stage.words.inputs.data",
-    "extends",
-    "stage",
-    "stage.eval.prompt",
-    "axis.mix.variants.both",
-    "",
-    ".",
-    "a.b.c",
-    "stage.words.env.0",
-    "name",
-];
+/// Paths of overrides, besides the empty one.
+const OVERRIDES: &str = "\
+    axis.ratio.step axis.search.points points.exclude targets stage.half.when stage.count.limits.retries \
+    stage.sft.lr stage.mix.sources vars.x seeds axis.size settings.jobs settings.pools.disk stage.words.inputs.data \
+    extends stage stage.eval.prompt axis.mix.variants.both . a.b.c stage.words.env.0 name";
 
 /// A text derived from the shipped experiments.
 #[derive(Clone, Debug)]
@@ -229,12 +181,13 @@ fn cases() -> impl Strategy<Value = Case> {
     let text = prop_oneof![
         1 => vec(any::<u8>(), 0..200).prop_map(Text::Any),
         1 => ".{0,80}".prop_map(|text| Text::Any(text.into_bytes())),
-        8 => (any::<Index>(), edits(PIECES)).prop_map(|(which, edits)| Text::Edited(which, edits)),
+        8 => (any::<Index>(), edits(&PIECES)).prop_map(|(which, edits)| Text::Edited(which, edits)),
         2 => vec(any::<Index>(), 1..40).prop_map(Text::Mixed),
     ];
-    let value = prop_oneof![prop::sample::select(PIECES).prop_map(str::to_string), any::<String>()];
+    let value = prop_oneof![prop::sample::select(PIECES.clone()).prop_map(str::to_string), any::<String>()];
+    let paths: Vec<&str> = OVERRIDES.split_whitespace().chain([""]).collect();
     let change = prop_oneof![
-        3 => (prop::sample::select(OVERRIDES), value).prop_map(|(path, value)| format!("{path}={value}")),
+        3 => (prop::sample::select(paths), value).prop_map(|(path, value)| format!("{path}={value}")),
         1 => any::<String>(),
     ];
     let overrides = prop_oneof![2 => Just(Vec::new()), 1 => vec(change, 1..3)];
@@ -293,10 +246,7 @@ fn any_text_loads_or_is_refused() {
         files::write_unsynced(&path, &bytes_of(&text, &texts)).unwrap();
         let (experiment, expansion) = match Experiment::load(&path, &overrides, KINDS) {
             Ok(loaded) => loaded,
-            Err(failure) => {
-                assert!(!failure.render(false).is_empty() && !failure.render(true).is_empty());
-                return;
-            }
+            Err(failure) => return assert!(!failure.render(false).is_empty() && !failure.render(true).is_empty()),
         };
         loaded.set(loaded.get() + 1);
         let bytes = compiled::compile(&experiment, &expansion, KINDS).unwrap();
@@ -340,8 +290,8 @@ fn any_bytes_can_be_read_as_compiled() {
     let (experiment, expansion) = Experiment::load(&path, &[], KINDS).unwrap();
     let sound = compiled::compile(&experiment, &expansion, KINDS).unwrap();
     let lies: &[&str] = &["\0", "\u{1}", "\u{7f}", "\u{7f}\u{7f}\u{7f}\u{7f}\u{7f}", "ü"];
-    let lengths =
-        prop_oneof![Just(Vec::new()), any::<u64>().prop_map(|n| n.to_le_bytes().to_vec()), Just(vec![0xff; 9])];
+    let number = any::<u64>().prop_map(|number| number.to_le_bytes().to_vec());
+    let lengths = prop_oneof![Just(Vec::new()), number, Just(vec![0xff; 9])];
     fuzz("compiled", &(edits(lies), lengths, any::<Index>()), |(edits, length, at)| {
         let mut bytes = apply_edits(&sound, &edits);
         let at = at.index(bytes.len() + 1);

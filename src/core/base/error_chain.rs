@@ -95,12 +95,9 @@ mod tests {
     #[test]
     fn disk_failure_is_never_a_user_error() {
         let marked = |code: i32| {
-            let error = anyhow::Error::new(std::io::Error::from_raw_os_error(code));
-            [
-                wrong_input(error),
-                wrong_input(anyhow!(std::io::Error::from_raw_os_error(code)).context("cannot read `a`")),
-            ]
-            .map(|error| ErrorChain::of(&error.context("stage")).input)
+            let error = || anyhow!(std::io::Error::from_raw_os_error(code));
+            let marked = [wrong_input(error()), wrong_input(error().context("cannot read `a`"))];
+            marked.map(|error| ErrorChain::of(&error.context("stage")).input)
         };
         // No such file, no permission, a folder.
         assert_eq!([2, 13, 21].map(marked), [[true; 2]; 3]);

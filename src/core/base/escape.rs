@@ -107,10 +107,8 @@ mod tests {
     #[test]
     fn control_characters_become_codes() {
         assert_eq!(escape_controls("a\u{1b}]0;title\u{7}b\rc"), "a\\u{1b}]0;title\\u{7}b\\rc");
-        assert_eq!(
-            escape_controls("\u{9b}2J \u{7f} \u{202e}gnp.exe \u{2028}"),
-            "\\u{9b}2J \\u{7f} \\u{202e}gnp.exe \\u{2028}"
-        );
+        let escaped = escape_controls("\u{9b}2J \u{7f} \u{202e}gnp.exe \u{2028}");
+        assert_eq!(escaped, "\\u{9b}2J \\u{7f} \\u{202e}gnp.exe \\u{2028}");
         assert!(matches!(escape_controls("ü\t漢\n🙂"), Cow::Borrowed("ü\t漢\n🙂")));
         assert_eq!(escape_line("a\nerror: b"), "a\\nerror: b");
         assert_eq!(indented("a\nerror: b\n", "  "), "a\n  error: b");

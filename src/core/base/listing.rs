@@ -12,7 +12,8 @@ pub fn list_paths(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let context = || format!("cannot list the folder `{}`", folder.display());
     let entries = fs::read_dir(folder).with_context(context)?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().with_context(context)?;
+    let mut paths =
+        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().with_context(context)?;
     paths.sort();
     Ok(paths)
 }

@@ -155,9 +155,8 @@ pub fn run_limited<T: Send + 'static>(
             Err(RecvTimeoutError::Timeout) => {
                 let stopped = STOPPED[(ticket % 64) as usize].load(Ordering::Acquire);
                 if stopped >> 2 == ticket {
-                    return Err(
-                        [LimitExceeded::Bytes, LimitExceeded::Requests, LimitExceeded::Stack][(stopped & 3) as usize]
-                    );
+                    let reasons = [LimitExceeded::Bytes, LimitExceeded::Requests, LimitExceeded::Stack];
+                    return Err(reasons[(stopped & 3) as usize]);
                 }
                 if started.elapsed() > limits.time {
                     return Err(LimitExceeded::Time);

@@ -59,24 +59,17 @@ pub fn parse<T: DeserializeOwned>(table: &Value) -> Result<T, Vec<ConfigError>> 
             Ok(_) => return Err(errors),
             Err(error) => error,
         };
-        let path: Vec<String> = error
-            .path()
-            .iter()
-            .filter_map(|segment| match segment {
-                Segment::Seq { index } => Some(index.to_string()),
-                Segment::Map { key } => Some(key.clone()),
-                Segment::Enum { variant } => Some(variant.clone()),
-                Segment::Unknown => None,
-            })
-            .collect();
+        let key = |segment: &Segment| match segment {
+            Segment::Seq { index } => Some(index.to_string()),
+            Segment::Map { key } | Segment::Enum { variant: key } => Some(key.clone()),
+            Segment::Unknown => None,
+        };
+        let path: Vec<String> = error.path().iter().filter_map(key).collect();
         let error = describe(&path, &error.inner().to_string());
-        let follows = errors.iter().any(|known| follows_from(&error, known));
-        let again = errors.contains(&error);
-        let removable = !path.is_empty() && remove(&mut rest, &path);
-        if !follows && !again {
+        if !errors.iter().any(|known| *known == error || follows_from(&error, known)) {
             errors.push(error);
         }
-        if !removable {
+        if path.is_empty() || !remove(&mut rest, &path) {
             return Err(errors);
         }
     }
@@ -122,12 +115,12 @@ fn describe(path: &[String], message: &str) -> ConfigError {
         let kind = ConfigErrorKind::MissingKey { key: (*key).to_string() };
         return ConfigError { kind, ..error(format!("the key `{key}` is missing")) };
     }
-    let words =
-        [("f64", "a number"), ("f32", "a number"), ("u64", "a whole number from 0"), ("u32", "a whole number from 0")];
-    let words = words.into_iter().chain([("usize", "a whole number from 0"), ("a boolean", "`true` or `false`")]);
-    let words = words.chain([("a map", "a table"), ("a sequence", "a list"), ("an array of", "a list of")]);
-    let mut message =
-        message.replace("invalid type: map", "invalid type: table").replace("type: sequence", "type: list");
+    let count = "a whole number from 0";
+    let numbers = [("f64", "a number"), ("f32", "a number"), ("u64", count), ("u32", count), ("usize", count)];
+    let others = [("a boolean", "`true` or `false`"), ("a map", "a table"), ("a sequence", "a list")];
+    let words = numbers.into_iter().chain(others).chain([("an array of", "a list of")]);
+    let message = message.replace("invalid type: map", "invalid type: table");
+    let mut message = message.replace("type: sequence", "type: list");
     // serde's message ends with the name of the Rust struct.
     if let Some((before, _)) = message.split_once("expected struct ") {
         message = format!("{before}expected a table");
@@ -147,9 +140,8 @@ fn remove(value: &mut Value, path: &[String]) -> bool {
     match (value, path) {
         (Value::Object(table), [key]) => table.shift_remove(key).is_some(),
         (Value::Object(table), [key, rest @ ..]) => match table.get_mut(key) {
-            // Removing one element would shift the indices of the others, so the whole list is removed.
-            Some(Value::Array(_)) => table.shift_remove(key).is_some(),
             Some(inner) if inner.is_object() => remove(inner, rest),
+            // Removing one element of a list would shift the indices of the others, so the whole list is removed.
             Some(_) => table.shift_remove(key).is_some(),
             None => false,
         },
@@ -191,14 +183,8 @@ mod tests {
         let table = json!({ "bta": 1, "beta": "high", "optimizer": { "lr": 1, "wramup": 3 } });
         let errors = parse::<Dpo>(&table).unwrap_err();
         let messages: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.path.join("."), e.message)).collect();
-        assert_eq!(
-            messages,
-            [
-                "bta: unknown key `bta`",
-                "beta: wrong type: string \"high\", expected a number",
-                "optimizer.wramup: unknown key `wramup`",
-            ]
-        );
+        let beta = "beta: wrong type: string \"high\", expected a number";
+        assert_eq!(messages, ["bta: unknown key `bta`", beta, "optimizer.wramup: unknown key `wramup`"]);
         assert_eq!(errors[0].help.as_deref(), Some("a key of a similar name exists: `beta`"));
     }
 }

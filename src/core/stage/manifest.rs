@@ -124,10 +124,8 @@ mod tests {
         let mut manifest = Manifest::new("dpo", 1);
         for _ in 0..2 {
             let text = manifest.text();
-            let more = [
-                ManifestEntry::Input { role: "policy".into(), hash: Hash::of_bytes(b"1") },
-                ManifestEntry::Seed { seed: 3 },
-            ];
+            let input = ManifestEntry::Input { role: "policy".into(), hash: Hash::of_bytes(b"1") };
+            let more = [input, ManifestEntry::Seed { seed: 3 }];
             let mut longer = manifest.clone();
             longer.entries.extend(more.clone());
             assert_eq!(Manifest::extend(&text, &more), longer.text());

@@ -4,6 +4,7 @@ use super::support::{TestProject, overwrite};
 use crate::{NullObserver, Outcome, RunOptions, RunReport, run};
 use ablate_core::base::{Hash, files};
 use ablate_experiment::Expansion;
+use ablate_store::GcRules;
 
 /// Runs with the no-op cache.
 fn run_with_cache(project: &TestProject, stages: &Expansion) -> RunReport {
@@ -13,8 +14,7 @@ fn run_with_cache(project: &TestProject, stages: &Expansion) -> RunReport {
 
 /// The chain with a hash of its own, like a compiled experiment.
 fn hashed_chain(project: &TestProject, word: &str) -> Expansion {
-    let stages = project.chain(word);
-    Expansion { hash: Some(Hash::of_bytes(word.as_bytes())), ..stages }
+    Expansion { hash: Some(Hash::of_bytes(word.as_bytes())), ..project.chain(word) }
 }
 
 /// Whether a run was a no-op: then it wrote no folder.
@@ -49,7 +49,6 @@ fn every_change_leads_back_to_the_normal_path() {
         (noop, ran)
     };
     let nothing = String::new;
-
     // A missing link is written again, and so is a missing folder of links.
     files::remove_file(&project.path("out/test/train/rows.jsonl")).unwrap();
     assert_eq!(ran(), (false, nothing()));
@@ -71,7 +70,7 @@ fn every_change_leads_back_to_the_normal_path() {
     // So is the result of a missing record.
     let store = project.store();
     let others = store.fingerprints().unwrap().into_iter();
-    let train = store.latest(&"test".into(), "train").fingerprint.unwrap();
+    let train = project.record("train").fingerprint;
     store.keep_records(&others.filter(|other| *other != train).collect()).unwrap();
     assert_eq!(ran(), (false, "train".to_string()));
 
@@ -99,4 +98,28 @@ fn the_cache_of_another_experiment_is_ignored() {
     assert_eq!(project.take_ran(), "");
     assert!(project.output("train").ends_with("\"a\""));
     assert!(was_noop(&run_with_cache(&project, &hashed_chain(&project, "a"))));
+}
+
+#[test]
+fn lost_notes_are_rewritten_before_gc() {
+    let project = TestProject::with_data();
+    let (stages, store) = (project.chain("a"), project.store());
+    for lost in ["nothing", "notes", "runs"] {
+        let path = store.root().join(lost);
+        files::remove_dir(&path).or_else(|_| files::remove_file(&path)).unwrap();
+        run_with_cache(&project, &stages);
+    }
+    store.gc(&store.gc_roots(&GcRules { runs: 0, ..GcRules::default() }).unwrap(), false).unwrap();
+    project.take_ran();
+    run_with_cache(&project, &stages);
+    assert_eq!(project.take_ran(), "");
+}
+
+#[test]
+fn the_cache_needs_a_hash_of_the_expansion() {
+    let project = TestProject::with_data();
+    for word in ["a", "a", "b"] {
+        run_with_cache(&project, &Expansion { hash: None, ..project.chain(word) });
+    }
+    assert_eq!(project.output("train"), r#""one" "two" "" "" "b""#);
 }

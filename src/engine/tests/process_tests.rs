@@ -58,10 +58,9 @@ fn a_child_runs_a_stage_and_its_output_is_logged() {
     "#]]
     .assert_eq(&project.run_with(&stages, &options(&project)));
     assert_eq!(project.output("eval"), r#""one" "two" "" "x""#);
-    let store = project.store();
-    let record = store.record(store.latest(&"test".into(), "eval").fingerprint.unwrap()).unwrap();
+    let record = project.record("eval");
     assert_eq!(record.summary.0["rows"], 4);
-    let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
+    let log = files::read_text(&project.path("cache").join(&record.provenance.log)).unwrap();
     assert!(log.contains("running 1 test"), "{log}");
 }
 
@@ -71,11 +70,10 @@ fn long_results_and_notes_arrive_complete() {
     project.set_fault("read", "long-events");
     let stages = project.stages(&[("read", json!({ "path": "data.txt" }))]);
     assert_eq!(project.run_with(&stages, &options(&project)), "read: ran, it has not run yet\n");
-    let store = project.store();
-    let record = store.record(store.latest(&"test".into(), "read").fingerprint.unwrap()).unwrap();
+    let record = project.record("read");
     let long = "x".repeat(3 << 20);
     assert!(record.summary.0["long"] == long);
-    let log = files::read_text(&store.root().join(&record.provenance.log)).unwrap();
+    let log = files::read_text(&project.path("cache").join(&record.provenance.log)).unwrap();
     assert!(log.lines().any(|line| line == long));
 }
 
@@ -99,8 +97,7 @@ fn a_panic_or_abort_fails_one_stage() {
 fn an_interrupted_child_keeps_its_work() {
     let project = TestProject::with_data();
     project.set_fault("read", "wait");
-    let stages = project.stages(&[("read", json!({ "path": "data.txt" })), ("eval", json!({ "from": ["read"] }))]);
-    let options = options(&project);
+    let (stages, options) = (waiting_stages(&project), options(&project));
     let report: RunReport = std::thread::scope(|scope| {
         let run = scope.spawn(|| run("test", &stages, &project.store(), &options, &NullObserver).unwrap());
         project.wait_until_running();

@@ -40,9 +40,7 @@ fn the_second_run_runs_nothing() {
 
 #[test]
 fn going_back_runs_nothing() {
-    let project = TestProject::with_data();
-    project.run(&project.chain("a"));
-    project.take_ran();
+    let (project, first) = TestProject::after_chain();
     expect![[r#"
         read: fresh
         trim: fresh
@@ -51,28 +49,20 @@ fn going_back_runs_nothing() {
     "#]]
     .assert_eq(&project.run(&project.chain("b")));
     assert_eq!(project.take_ran(), "train eval");
-    project.run(&project.chain("a"));
-    assert_eq!(project.take_ran(), "");
+    assert_eq!(project.stages_run_by(&first), "");
     assert_eq!(project.output("train"), r#""one" "two" "" "" "a""#);
 }
 
 #[test]
 fn writing_the_same_bytes_again_runs_nothing() {
-    let project = TestProject::with_data();
-    let stages = project.chain("a");
-    project.run(&stages);
-    project.take_ran();
+    let (project, stages) = TestProject::after_chain();
     files::write_atomic(&project.path("data.txt"), b"one\ntwo").unwrap();
-    project.run(&stages);
-    assert_eq!(project.take_ran(), "");
+    assert_eq!(project.stages_run_by(&stages), "");
 }
 
 #[test]
 fn equal_bytes_keep_the_readers_fresh() {
-    let project = TestProject::with_data();
-    let stages = project.chain("a");
-    project.run(&stages);
-    project.take_ran();
+    let (project, stages) = TestProject::after_chain();
     project.write("data.txt", "one  \n two");
     expect![[r#"
         `read` must run: the content of `PROJECT/data.txt` (`path`) changed from HASH to HASH
@@ -93,9 +83,7 @@ fn equal_bytes_keep_the_readers_fresh() {
 
 #[test]
 fn renaming_a_stage_costs_nothing() {
-    let project = TestProject::with_data();
-    project.run(&project.chain("a"));
-    project.take_ran();
+    let (project, _) = TestProject::after_chain();
     let renamed = project
         .stages(&[("items", json!({ "path": "data.txt" })), ("clean", json!({ "from": ["items"], "trim": true }))]);
     expect![[r#"
@@ -126,10 +114,7 @@ fn concurrent_runs_share_the_work() {
 
 #[test]
 fn force_reruns_a_fresh_stage_only() {
-    let project = TestProject::with_data();
-    let stages = project.chain("a");
-    project.run(&stages);
-    project.take_ran();
+    let (project, stages) = TestProject::after_chain();
     let options = RunOptions { force: vec!["trim".to_string()], ..project.options() };
     expect![[r#"
         read: fresh
@@ -221,18 +206,9 @@ fn the_run_folder_keeps_command_and_outcomes() {
     let report_file: serde_json::Value = files::read_json(&report.folder.clone().unwrap().join("run.json")).unwrap();
     assert_eq!(report_file["command"], json!(["run", "x.toml"]));
     assert_eq!(report_file["ended"], json!(true));
-    let outcomes: Vec<String> = report_file["instances"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|one| format!("{} {}", one["name"], one["outcome"]))
-        .collect();
-    expect![[r#"
-        "read" "ran"
-        "trim" "ran"
-        "train" "failed"
-        "eval" "skipped""#]]
-    .assert_eq(&outcomes.join("\n"));
+    let instances = report_file["instances"].as_array().unwrap().iter();
+    let outcomes: Vec<String> = instances.map(|one| format!("{} {}", one["name"], one["outcome"])).collect();
+    assert_eq!(outcomes, [r#""read" "ran""#, r#""trim" "ran""#, r#""train" "failed""#, r#""eval" "skipped""#]);
     let plan = plan(&stages, &store, &PlanOptions { experiment: "test".into(), ..Default::default() }).unwrap();
     let states: Vec<&str> = query(&stages, &store, &plan).list().iter().map(|summary| summary.state).collect();
     assert_eq!(states, ["fresh", "fresh", "failed", "waits"]);
@@ -245,8 +221,8 @@ fn a_wide_sweep_runs_in_parallel() {
     let mut tables = vec![("read", json!({ "path": "data.txt" }))];
     tables.extend(names.iter().map(|name| (name.as_str(), json!({ "from": ["read"], "word": name }))));
     let stages = project.stages(&tables);
-    let report =
-        run("test", &stages, &project.store(), &RunOptions { jobs: 4, ..project.options() }, &NullObserver).unwrap();
+    let options = RunOptions { jobs: 4, ..project.options() };
+    let report = run("test", &stages, &project.store(), &options, &NullObserver).unwrap();
     assert_eq!(report.count(|outcome| *outcome == Outcome::Ran), 41);
     let plan = plan(&stages, &project.store(), &PlanOptions::default()).unwrap();
     assert_eq!(plan.counts(&stages.ids().collect::<Vec<_>>()), (41, 0, 0));
@@ -254,8 +230,7 @@ fn a_wide_sweep_runs_in_parallel() {
 
 #[test]
 fn gc_keeps_the_latest_results() {
-    let project = TestProject::with_data();
-    project.run(&project.chain("a"));
+    let (project, first) = TestProject::after_chain();
     project.run(&project.chain("b"));
     let store = project.store();
     let kept = store.gc_roots(&GcRules { runs: 0, ..GcRules::default() }).unwrap();
@@ -268,9 +243,6 @@ fn gc_keeps_the_latest_results() {
     drop(shared);
     assert_eq!(store.gc(&kept, false).unwrap(), dry);
     assert_eq!(store.gc(&kept, false).unwrap().paths.len(), 0);
-    project.take_ran();
-    project.run(&project.chain("b"));
-    assert_eq!(project.take_ran(), "");
-    project.run(&project.chain("a"));
-    assert_eq!(project.take_ran(), "train eval");
+    assert_eq!(project.stages_run_by(&project.chain("b")), "");
+    assert_eq!(project.stages_run_by(&first), "train eval");
 }

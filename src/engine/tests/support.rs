@@ -14,7 +14,7 @@ use crate::{InProcess, NullObserver, Outcome, Plan, PlanOptions, RunOptions, Run
 use ablate_core::base::{Hash, files};
 use ablate_core::stage::{InputSource, Kind, Manifest, Stage};
 use ablate_experiment::{Expansion, Instance, InstanceId, InstanceInput, Limits, Upstream};
-use ablate_store::{ExperimentId, Store};
+use ablate_store::{ExperimentId, StageRecord, Store};
 
 /// A temporary folder with data files, a store and outputs.
 pub(crate) struct TestProject {
@@ -39,6 +39,14 @@ impl TestProject {
         let project = TestProject::new();
         project.write("data.txt", "one\ntwo");
         project
+    }
+
+    /// A project in which the stages of `chain("a")` ran, and these stages.
+    pub(crate) fn after_chain() -> (TestProject, Expansion) {
+        let project = TestProject::with_data();
+        let stages = project.chain("a");
+        assert_eq!(project.stages_run_by(&stages), "read trim train eval");
+        (project, stages)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -147,6 +155,13 @@ impl TestProject {
         }
     }
 
+    /// Runs, and returns the names of the stages that ran.
+    pub(crate) fn stages_run_by(&self, expansion: &Expansion) -> String {
+        self.take_ran();
+        self.run(expansion);
+        self.take_ran()
+    }
+
     pub(crate) fn outcomes(&self, report: &RunReport) -> String {
         let lines = report.instances.iter().map(|instance| {
             let reasons: Vec<String> = instance.reasons.iter().map(ToString::to_string).collect();
@@ -181,6 +196,12 @@ impl TestProject {
         let text = fs::read_to_string(self.path("ran")).unwrap_or_default();
         files::remove_file(&self.path("ran")).ok();
         text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// The record of an instance's last result.
+    pub(crate) fn record(&self, instance: &str) -> StageRecord {
+        let store = self.store();
+        store.record(store.latest(&"test".into(), instance).fingerprint.unwrap()).unwrap()
     }
 
     /// The path of an output in the store.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -22,23 +23,10 @@ use ablate_core::base::{Hash, files};
 use ablate_core::stage::InputPath;
 use ablate_fuzz::{Edit, apply_edits, edits, fuzz};
 
-const PIECES: &[&str] = &[
-    "null",
-    "-1",
-    "0",
-    "1e400",
-    "18446744073709551615",
-    "[]",
-    "{}",
-    "\"\"",
-    "true",
-    "{\"event\":",
-    "\\u0000",
-    "\"ended\"",
-    "\\ud800",
-    "stop",
-    ",",
-];
+static PIECES: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let pieces = r#"null -1 0 1e400 18446744073709551615 [] {} "" true {"event": \u0000 "ended" \ud800 stop ,"#;
+    pieces.split(' ').collect()
+});
 
 /// A supervisor process.
 struct Supervisor {
@@ -89,15 +77,8 @@ fn requests(log: PathBuf) -> impl Strategy<Value = SpawnRequest> {
     let input = prop_oneof![3 => Just(None), 1 => texts().prop_map(Some)];
     let options = (time, dir, input, any::<bool>());
     (argv, vec((texts(), texts()), 0..3), options).prop_map(move |(argv, env, (time, dir, input, events))| {
-        SpawnRequest {
-            argv,
-            env,
-            input,
-            dir: dir.into(),
-            log: log.clone(),
-            time: time.map(Duration::from_secs),
-            events,
-        }
+        let (dir, log, time) = (dir.into(), log.clone(), time.map(Duration::from_secs));
+        SpawnRequest { argv, env, input, dir, log, time, events }
     })
 }
 
@@ -106,7 +87,7 @@ fn the_supervisor_answers_any_line() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let idle = Cell::new(None);
-    let changes = prop_oneof![3 => Just(Vec::new()), 1 => edits(PIECES)];
+    let changes = prop_oneof![3 => Just(Vec::new()), 1 => edits(&PIECES)];
     fuzz("requests", &(requests(log.clone()), changes), |(request, changes)| {
         let mut line = apply_edits(&serde_json::to_vec(&request).unwrap(), &changes);
         line.retain(|byte| *byte != b'\n');
@@ -165,7 +146,7 @@ fn any_output_of_a_child_affects_only_its_stage() {
     let executor = ProcessExecutor::new("/bin/sh".into(), Vec::new(), supervisor);
     let (work, stop) = (Work::BuiltIn(Box::new(job(folder.path()))), AtomicBool::new(false));
     let any_bytes = vec(any::<u8>(), 0..300).prop_map(Output::Any);
-    let outputs = prop_oneof![1 => any_bytes, 4 => edits(PIECES).prop_map(Output::Edited)];
+    let outputs = prop_oneof![1 => any_bytes, 4 => edits(&PIECES).prop_map(Output::Edited)];
     fuzz("output", &outputs, |output| {
         let bytes = match output {
             Output::Any(bytes) => bytes,
@@ -182,7 +163,7 @@ fn any_job_runs_or_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let valid = job(folder.path());
     let text = serde_json::to_vec_pretty(&valid).unwrap();
-    fuzz("jobs", &edits(PIECES), |edits| {
+    fuzz("jobs", &edits(&PIECES), |edits| {
         let Ok(job) = serde_json::from_slice::<Job>(&apply_edits(&text, &edits)) else { return };
         // Jobs with other paths are skipped: they could write anywhere.
         let paths = |job: &Job| (job.out.clone(), job.config.get("folder").cloned(), job.config.get("name").cloned());

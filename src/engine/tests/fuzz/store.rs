@@ -88,8 +88,8 @@ fn results(stages: &Expansion, store: &Store, report: &RunReport) -> BTreeMap<St
     for instance in &report.instances {
         let record = store.record(instance.fingerprint.unwrap()).unwrap();
         assert_eq!(record.outputs.len(), stages.get(instance.id).outputs.len());
-        found
-            .extend(record.outputs.iter().map(|(name, artifact)| (format!("{}/{name}", instance.name), artifact.hash)));
+        let hashes = record.outputs.iter().map(|(name, output)| (format!("{}/{name}", instance.name), output.hash));
+        found.extend(hashes);
     }
     found
 }
@@ -207,8 +207,8 @@ fn check_store(project: &TestProject, case: &Case, expected: &BTreeMap<String, H
     let corrupted = case.faults.iter().any(|(_, fault)| matches!(fault, Fault::Corrupt(_)));
     // A new store value has no cached state, like another process.
     let store = project.store();
-    let damaged: Vec<PathBuf> =
-        store.verify(false, &|_, _| {}).unwrap().problems.into_iter().map(|problem| problem.path).collect();
+    let problems = store.verify(false, &|_, _| {}).unwrap().problems;
+    let damaged: Vec<PathBuf> = problems.into_iter().map(|problem| problem.path).collect();
     let mut current = BTreeSet::new();
     for instance in &report.instances {
         for (name, artifact) in store.slim_record(instance.fingerprint.unwrap()).unwrap().outputs.iter() {
