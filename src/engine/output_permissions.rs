@@ -100,9 +100,9 @@ mod tests {
     #[test]
     fn folders_become_enterable_and_files_readable() {
         let folder = tempfile::tempdir().unwrap();
-        let [out, deep, rows] = ["out", "out/deep", "out/deep/rows"].map(|name| folder.path().join(name));
-        let [tree, below, file] =
-            ["out/tree", "out/tree/below", "out/tree/below/file"].map(|name| folder.path().join(name));
+        let out = folder.path().join("out");
+        let [deep, rows, tree] = ["deep", "deep/rows", "tree"].map(|name| out.join(name));
+        let [below, file] = ["tree/below", "tree/below/file"].map(|name| out.join(name));
         files::write_atomic(&rows, b"").unwrap();
         files::write_atomic(&file, b"").unwrap();
         for (path, mode) in [(&rows, 0o4755), (&file, 0o000), (&below, 0o000), (&tree, 0o2555), (&deep, 0), (&out, 0)] {

@@ -143,11 +143,8 @@ pub(super) fn classify(
         let changes = old.as_ref().map(|old| diff_manifests(&old.manifest, &identity.manifest(instance)));
         let changes = changes.unwrap_or_default();
         compared = old.filter(|_| !changes.is_empty()).map(|old| old.fingerprint);
-        reasons.extend(if changes.is_empty() {
-            vec![DirtyReason::NeverRun]
-        } else {
-            name_external_inputs(changes, instance)
-        });
+        let never_run = changes.is_empty().then_some(DirtyReason::NeverRun);
+        reasons.extend(never_run.into_iter().chain(name_external_inputs(changes, instance)));
     }
     if reasons.is_empty() {
         return Ok(PlanEntry { identity: Some(identity), record, ..PlanEntry::new(id, PlanState::Fresh) });

@@ -17,17 +17,21 @@ impl Store {
         let key = object_key(artifact.hash);
         for (from, to) in [(format!("{key}.tree"), format!("{name}.tree")), (key, name)] {
             let from = self.root().join(from);
-            // A link is moved itself, not its target.
             if from.symlink_metadata().is_ok() {
-                let to = self.root().join("quarantine").join(to);
-                files::remove_dir(&to).or_else(|_| files::remove_file(&to))?;
-                if from.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-                    modes::make_folder_writable(&from)?;
-                }
-                files::rename(&from, &to)?;
+                self.move_to_quarantine(&from, &to)?;
             }
         }
         Ok(())
+    }
+
+    /// Moves a file, a folder or a link (not its target) and replaces an earlier one of that name.
+    fn move_to_quarantine(&self, path: &Path, name: &str) -> Result<()> {
+        let place = self.root().join("quarantine").join(name);
+        files::remove_dir(&place).or_else(|_| files::remove_file(&place))?;
+        if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            modes::make_folder_writable(path)?;
+        }
+        files::rename(path, &place)
     }
 
     /// Files and folders in the folder of a tree that the tree does not list. Empty for a file.
@@ -50,14 +54,9 @@ impl Store {
         let _alone = Lock::take(&self.root().join(format!("locks/{}.put", artifact.hash)))?;
         let found = self.extra_files(artifact)?;
         for (number, path) in found.iter().enumerate() {
-            let name = format!("{}.extra_files/{number}-{}", artifact.hash, files::name_of(path));
-            let place = self.root().join("quarantine").join(name);
-            files::remove_dir(&place).or_else(|_| files::remove_file(&place))?;
             path.parent().map_or(Ok(()), modes::make_folder_writable)?;
-            if path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-                modes::make_folder_writable(path)?;
-            }
-            files::rename(path, &place)?;
+            let name = format!("{}.extra_files/{number}-{}", artifact.hash, files::name_of(path));
+            self.move_to_quarantine(path, &name)?;
         }
         modes::seal_folders(&self.artifact_path(artifact))?;
         Ok(found)

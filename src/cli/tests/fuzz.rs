@@ -246,7 +246,10 @@ fn any_text_loads_or_is_refused() {
         files::write_unsynced(&path, &bytes_of(&text, &texts)).unwrap();
         let (experiment, expansion) = match Experiment::load(&path, &overrides, KINDS) {
             Ok(loaded) => loaded,
-            Err(failure) => return assert!(!failure.render(false).is_empty() && !failure.render(true).is_empty()),
+            Err(failure) => {
+                assert!(!failure.render(false).is_empty() && !failure.render(true).is_empty());
+                return;
+            }
         };
         loaded.set(loaded.get() + 1);
         let bytes = compiled::compile(&experiment, &expansion, KINDS).unwrap();

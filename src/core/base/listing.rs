@@ -11,9 +11,8 @@ pub fn list_paths(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let context = || format!("cannot list the folder `{}`", folder.display());
-    let entries = fs::read_dir(folder).with_context(context)?;
-    let mut paths =
-        entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>().with_context(context)?;
+    let paths = fs::read_dir(folder).with_context(context)?.map(|entry| Ok(entry?.path()));
+    let mut paths: Vec<PathBuf> = paths.collect::<std::io::Result<_>>().with_context(context)?;
     paths.sort();
     Ok(paths)
 }
