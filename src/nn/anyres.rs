@@ -63,12 +63,11 @@ fn padding(shape: ImageShape, rows: usize, columns: usize) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use serde::Deserialize;
 
     use super::*;
     use crate::architecture::VisionFamily;
+    use crate::tests::support::golden;
     use crate::{Architecture, ModelConfig};
     use ablate_core::base::files;
 
@@ -96,8 +95,7 @@ mod tests {
 
     #[test]
     fn features_are_packed_as_in_llava_next() {
-        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden/pixels/features.json");
-        let cases: Vec<Case> = files::read_json(&path).unwrap();
+        let cases: Vec<Case> = files::read_json(&golden("pixels/features.json")).unwrap();
         let mut compared = 0;
         for Case { image_size, patch_size, images } in cases {
             let vision = vision(image_size, patch_size, true);

@@ -265,15 +265,8 @@ mod tests {
         let batch = build(&[image, text, image], false).unwrap();
         assert_eq!(batch.rows, [0..7, 7..9, 9..16]);
         assert_eq!(batch.tiles, 1);
-        assert_eq!(
-            batch.sources[..4],
-            [
-                EmbeddingSource::Token(2),
-                EmbeddingSource::Feature(0),
-                EmbeddingSource::Feature(1),
-                EmbeddingSource::Feature(2)
-            ]
-        );
+        assert_eq!(batch.sources[0], EmbeddingSource::Token(2));
+        assert_eq!(batch.sources[1..4], [0, 1, 2].map(EmbeddingSource::Feature));
         assert_eq!(batch.logit_positions, [5, 6, 8, 14, 15]);
         assert_eq!(batch.targets, [6, 7, 3, 6, 7]);
         assert_eq!(batch.sum_by_row(&[1.0, 2.0, 4.0, 8.0, 16.0]), [3.0, 4.0, 24.0]);

@@ -128,22 +128,20 @@ impl ModelConfig {
     pub fn check(&self) -> Result<(), Vec<(String, String)>> {
         let ModelConfig { image_size, patch_size, vision, projector, decoder } = self;
         let mut wrong: Vec<(String, String)> = Vec::new();
-        let mut sizes = vec![
+        let sizes = [
             ("image_size", *image_size),
             ("patch_size", *patch_size),
             ("vision.dim", vision.dim),
             ("vision.heads", vision.heads),
             ("vision.ff", vision.ff),
             ("projector.hidden", projector.hidden),
-        ];
-        sizes.extend([
             ("decoder.dim", decoder.dim),
             ("decoder.layers", decoder.layers),
             ("decoder.heads", decoder.heads),
             ("decoder.kv_heads", decoder.kv_heads),
             ("decoder.ff", decoder.ff),
             ("decoder.max_positions", decoder.max_positions),
-        ]);
+        ];
         for (key, size) in sizes {
             if size == 0 {
                 wrong.push((key.to_string(), "must be at least 1".to_string()));
@@ -154,48 +152,29 @@ impl ModelConfig {
         if vision.layers > MAX_SIZE {
             wrong.push(("vision.layers".to_string(), format!("must be at most {MAX_SIZE}, not {}", vision.layers)));
         }
-        let mut need = |key: &str, divides: bool, message: String| {
-            if !divides && !wrong.iter().any(|(known, _)| known == key) {
+        let divides = |key: &'static str, of: &str, whole: usize, part: usize| {
+            let message = format!("must divide `{of}` ({whole}), which {part} does not");
+            (key, part != 0 && whole.is_multiple_of(part), message)
+        };
+        let above = |key: &'static str, least: f64, value: f64| {
+            (key, value.is_finite() && value > least, format!("must be a number above {least}, not {value}"))
+        };
+        let even = decoder.heads == 0 || (decoder.dim / decoder.heads).is_multiple_of(2);
+        let odd = "gives heads of an odd width, which rotary position embeddings do not support: choose another number";
+        let rules = [
+            divides("patch_size", "image_size", *image_size, *patch_size),
+            divides("vision.heads", "vision.dim", vision.dim, vision.heads),
+            divides("decoder.heads", "decoder.dim", decoder.dim, decoder.heads),
+            ("decoder.heads", even, odd.to_string()),
+            divides("decoder.kv_heads", "decoder.heads", decoder.heads, decoder.kv_heads),
+            above("decoder.rope_theta", 1.0, decoder.rope_theta),
+            above("decoder.norm_eps", 0.0, decoder.norm_eps),
+        ];
+        for (key, holds, message) in rules {
+            if !holds && !wrong.iter().any(|(known, _)| known == key) {
                 wrong.push((key.to_string(), message));
             }
-        };
-        let divides = |whole: usize, part: usize| part != 0 && whole.is_multiple_of(part);
-        need(
-            "patch_size",
-            divides(*image_size, *patch_size),
-            format!("must divide `image_size` ({image_size}), which {patch_size} does not"),
-        );
-        need(
-            "vision.heads",
-            divides(vision.dim, vision.heads),
-            format!("must divide `vision.dim` ({}), which {} does not", vision.dim, vision.heads),
-        );
-        need(
-            "decoder.heads",
-            divides(decoder.dim, decoder.heads),
-            format!("must divide `decoder.dim` ({}), which {} does not", decoder.dim, decoder.heads),
-        );
-        need(
-            "decoder.heads",
-            decoder.heads == 0 || divides(decoder.dim / decoder.heads, 2),
-            "gives heads of an odd width, which rotary position embeddings do not support: choose another number"
-                .to_string(),
-        );
-        need(
-            "decoder.kv_heads",
-            divides(decoder.heads, decoder.kv_heads),
-            format!("must divide `decoder.heads` ({}), which {} does not", decoder.heads, decoder.kv_heads),
-        );
-        need(
-            "decoder.rope_theta",
-            decoder.rope_theta.is_finite() && decoder.rope_theta > 1.0,
-            format!("must be a number above 1, not {}", decoder.rope_theta),
-        );
-        need(
-            "decoder.norm_eps",
-            decoder.norm_eps.is_finite() && decoder.norm_eps > 0.0,
-            format!("must be a number above 0, not {}", decoder.norm_eps),
-        );
+        }
         // Each size may be valid and their product still too large for any memory.
         let block_weights =
             |layers: usize, dim: usize, ff: usize| layers as f64 * dim as f64 * (4.0 * dim as f64 + 3.0 * ff as f64);

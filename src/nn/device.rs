@@ -138,6 +138,8 @@ mod cuda {
 mod tests {
     use super::*;
 
+    const UNKNOWN: &str = "unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several: `cuda:0,cuda:1`";
+
     #[test]
     fn choices_parse_and_print_alike() {
         assert_eq!(DeviceChoice::parse("auto").unwrap(), DeviceChoice::Auto);
@@ -145,11 +147,7 @@ mod tests {
             let DeviceChoice::Exactly(device) = DeviceChoice::parse(text).unwrap() else { panic!("{text}") };
             assert_eq!(device.to_string(), text);
         }
-        let error = DeviceChoice::parse("gpu1").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several: `cuda:0,cuda:1`"
-        );
+        assert_eq!(DeviceChoice::parse("gpu1").unwrap_err().to_string(), UNKNOWN);
     }
 
     #[test]
@@ -160,10 +158,7 @@ mod tests {
         assert_eq!(error("cuda:0,cuda:0"), "device `cuda:0` is named twice");
         assert_eq!(error("cpu,cuda:0"), "device `cpu,cuda:0`: stages run on the CPU or on GPUs, not on both");
         assert_eq!(error("cpu,auto"), "device `cpu,auto`: `auto` cannot be combined with other devices");
-        assert_eq!(
-            error("cpu,gpu1"),
-            "unknown device `gpu1`: write `auto`, `cpu`, `cuda:N` or several: `cuda:0,cuda:1`"
-        );
+        assert_eq!(error("cpu,gpu1"), UNKNOWN);
     }
 
     #[cfg(not(feature = "cuda"))]

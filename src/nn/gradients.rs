@@ -174,7 +174,7 @@ impl Shard {
     }
 }
 
-/// RopeTable an operation that adds into one that can also replace: it zeroes the values first.
+/// Turns an operation that adds into one that can also replace: it zeroes the values first.
 pub(crate) fn from_zeros(add: impl FnOnce(&mut [f32])) -> impl FnOnce(&mut [f32], Accumulate) {
     |values, into| {
         if into == Accumulate::No {

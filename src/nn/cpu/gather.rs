@@ -1,11 +1,10 @@
 //! Operations that copy rows or columns, and their gradients, which add them up.
 
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::state::CpuOps;
 use super::tensor::{CpuTensor, Gradient};
-use super::weights::Table;
+use super::weights::{SharedVector, Table};
 use crate::batch::EmbeddingSource;
 use crate::buffer::Buffer;
 use crate::kernels::elementwise as kernel;
@@ -44,7 +43,7 @@ pub(super) fn merge_image_features(
     ops: &mut CpuOps,
     table: &Param<Table>,
     features: Option<&CpuTensor>,
-    newline: Option<&Param<Arc<Vec<f32>>>>,
+    newline: Option<&Param<SharedVector>>,
     sources: &[EmbeddingSource],
 ) -> CpuTensor {
     let d = table.value.columns;

@@ -38,7 +38,7 @@ use attention::AttentionPlan;
 use deferred::WeightGradient;
 pub(crate) use state::CpuOps;
 use tensor::CpuTensor;
-use weights::{CpuWeights, Table};
+use weights::{CpuWeights, SharedVector, Table};
 
 impl Ops for CpuOps {
     type Weights = CpuWeights;
@@ -76,13 +76,13 @@ impl Ops for CpuOps {
         &mut self,
         table: &Param<Table>,
         features: Option<&CpuTensor>,
-        newline: Option<&Param<Arc<Vec<f32>>>>,
+        newline: Option<&Param<SharedVector>>,
         sources: &[EmbeddingSource],
     ) -> Result<CpuTensor> {
         Ok(gather::merge_image_features(self, table, features, newline, sources))
     }
 
-    fn rms_norm(&mut self, x: &CpuTensor, weight: &Param<Arc<Vec<f32>>>, eps: f32) -> Result<CpuTensor> {
+    fn rms_norm(&mut self, x: &CpuTensor, weight: &Param<SharedVector>, eps: f32) -> Result<CpuTensor> {
         let (count, d) = (x.len(), weight.value.len());
         let _timer = timer("norm", 0, 2 * count);
         let (mut y, mut inverse) = (Buffer::unset(count), vec![0.0; count / d]);
@@ -107,8 +107,8 @@ impl Ops for CpuOps {
     fn layer_norm(
         &mut self,
         x: &CpuTensor,
-        weight: &Param<Arc<Vec<f32>>>,
-        bias: &Param<Arc<Vec<f32>>>,
+        weight: &Param<SharedVector>,
+        bias: &Param<SharedVector>,
         eps: f32,
     ) -> Result<CpuTensor> {
         let (count, d) = (x.len(), x.width());
@@ -140,7 +140,7 @@ impl Ops for CpuOps {
         &mut self,
         x: &CpuTensor,
         weight: &Param<Arc<Weight>>,
-        bias: Option<&Param<Arc<Vec<f32>>>>,
+        bias: Option<&Param<SharedVector>>,
     ) -> Result<CpuTensor> {
         let (m, n, k) = (x.rows(), weight.value.outputs(), weight.value.inputs());
         let _timer = weight.value.timer("linear", m);

@@ -21,6 +21,9 @@ impl CpuWeights {
     }
 }
 
+/// A vector in the checkpoint's memory.
+pub(crate) type SharedVector = Arc<Vec<f32>>;
+
 /// A row-major table.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
@@ -38,7 +41,7 @@ impl Table {
 impl WeightStore for CpuWeights {
     type Matrix = Arc<Weight>;
     type Table = Table;
-    type Vector = Arc<Vec<f32>>;
+    type Vector = SharedVector;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Arc<Weight>> {
         let weight = Weight::new(values, rows, columns, &self.pool);
@@ -52,7 +55,7 @@ impl WeightStore for CpuWeights {
         Ok(Table { values, rows, columns })
     }
 
-    fn vector(&self, values: Arc<Vec<f32>>) -> Result<Arc<Vec<f32>>> {
+    fn vector(&self, values: Arc<Vec<f32>>) -> Result<SharedVector> {
         Ok(values)
     }
 

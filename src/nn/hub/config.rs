@@ -134,11 +134,8 @@ fn pinpoints(fields: &Fields, image_size: usize) -> Vec<(usize, usize)> {
     let list = value.as_array().filter(|list| (1..=MAX_PINPOINTS).contains(&list.len()));
     let pairs: Option<Vec<(usize, usize)>> = list.and_then(|list| list.iter().map(pair).collect());
     pairs.unwrap_or_else(|| {
-        let most = 64 * image_size;
-        fields.wrong(
-            name,
-            format!("must be pairs of multiples of `vision_config.image_size` ({image_size}) up to {most}"),
-        );
+        let (side, most) = (image_size, 64 * image_size);
+        fields.wrong(name, format!("must be pairs of multiples of `vision_config.image_size` ({side}) up to {most}"));
         Vec::new()
     })
 }
@@ -165,10 +162,8 @@ fn check(fields: &Fields, architecture: &Architecture) {
         }
     }
     if parameters > MAX_PARAMETERS {
-        fields.wrong(
-            "model_type",
-            format!("has sizes of {parameters} parameters: at most {MAX_PARAMETERS} are possible"),
-        );
+        let message = format!("has sizes of {parameters} parameters: at most {MAX_PARAMETERS} are possible");
+        fields.wrong("model_type", message);
     }
     if layers > MAX_LAYERS {
         fields.wrong("model_type", format!("has {layers} layers: at most {MAX_LAYERS} are possible"));

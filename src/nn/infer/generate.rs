@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use super::cpu::{CpuDecoder, Weights};
 use super::gpu;
-use super::request::{GenerateConfig, Generated, Request, Response, Watch};
+use super::request::{Done, GenerateConfig, Generated, Request, Response, Watch};
 use crate::cpu::kv_cache::KvSegment;
 use crate::model::heads;
 use crate::{Architecture, Checkpoint, Device, PixelSource, Resources, Sequence, batch};
@@ -27,7 +27,7 @@ pub fn generate(
     seed: Seed,
     watch: &Watch,
     resources: &Resources,
-    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
+    done: &mut Done,
 ) -> Result<()> {
     if config.samples == 0 || config.max_tokens == 0 {
         bail!("nothing to generate: {} samples of at most {} tokens", config.samples, config.max_tokens);
@@ -71,11 +71,7 @@ fn sequences_per_thread(request: &Request, threads: usize) -> usize {
 }
 
 /// Distributes the prompts over threads, one at a time.
-fn on_threads(
-    request: &Request,
-    threads: usize,
-    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
-) -> Result<()> {
+fn on_threads(request: &Request, threads: usize, done: &mut Done) -> Result<()> {
     let weights = Weights::new(request.model)?;
     let most = sequences_per_thread(request, threads);
     let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -150,8 +146,8 @@ impl<'a> Worker<'a> {
             if self.active.is_empty() {
                 return Ok(());
             }
-            let tokens: Vec<u32> =
-                self.active.iter().map(|active| active.response.tokens[active.response.tokens.len() - 1]).collect();
+            let last = |Active { response, .. }: &Active| response.tokens[response.tokens.len() - 1];
+            let tokens: Vec<u32> = self.active.iter().map(last).collect();
             let mut logits = self.decoder.step(&tokens)?;
             self.advance(&mut logits, 0, sender);
         }
@@ -180,9 +176,7 @@ impl<'a> Worker<'a> {
     fn advance(&mut self, logits: &mut [f32], first: usize, sender: &mpsc::Sender<Message>) {
         let mut ended = Vec::new();
         let rows = logits.chunks_exact_mut(self.request.model.architecture.vocab);
-        for (index, (active, logits)) in
-            self.active.iter_mut().enumerate().skip(first).zip(rows).map(|((i, a), l)| (i, (a, l)))
-        {
+        for ((index, active), logits) in self.active.iter_mut().enumerate().skip(first).zip(rows) {
             let Some(generated) = self.request.extend(active.prompt, &mut active.response, logits) else { continue };
             ended.push(index);
             let responses = self.open.entry(active.prompt).or_default();

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use anyhow::{Context, Result};
 
-use super::request::{Generated, Request, Response};
+use super::request::{Done, Generated, Request, Response};
 use crate::auto_batch::AutoBatch;
 use crate::device_error::catch_out_of_memory;
 use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
@@ -17,11 +17,7 @@ use ablate_core::base::Progress;
 type Slot = Option<(usize, usize, Response)>;
 
 /// Samples groups of prompts of at most `batch` sequences, or one prompt if its samples are more.
-pub(super) fn generate(
-    request: &Request,
-    resources: &Resources,
-    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
-) -> Result<()> {
+pub(super) fn generate(request: &Request, resources: &Resources, done: &mut Done) -> Result<()> {
     generate_with(&mut *batch_decoder(request.model, resources)?, request, resources.progress, done)
 }
 
@@ -31,7 +27,7 @@ pub(super) fn generate_with(
     decoder: &mut dyn BatchDecoder,
     request: &Request,
     progress: &dyn Progress,
-    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
+    done: &mut Done,
 ) -> Result<()> {
     let auto_batch = AutoBatch::at_most("prompt", group_size(request));
     let mut first = 0;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::request::{GenerateConfig, Generated, Request, Response};
+use super::request::{Done, GenerateConfig, Generated, Request, Response};
 use crate::session::Session;
 use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence};
@@ -27,11 +27,7 @@ pub(crate) fn responses(
 }
 
 /// Samples groups of prompts of at most `batch` sequences, in order.
-pub(super) fn generate(
-    request: &Request,
-    resources: &Resources,
-    done: &mut dyn FnMut(usize, Vec<Generated>) -> Result<()>,
-) -> Result<()> {
+pub(super) fn generate(request: &Request, resources: &Resources, done: &mut Done) -> Result<()> {
     let session = Session::new(&TrainableModel::frozen(request.model), resources)?;
     let samples = request.distinct();
     let group = (request.config.batch / samples).max(1);

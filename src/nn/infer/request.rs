@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 
 use super::sample::{Sampling, penalize, sample};
@@ -52,6 +53,9 @@ pub struct Generated {
 /// Called with prompt, sample and the tokens so far after each token; true ends the response.
 pub type Watch<'a> = dyn Fn(usize, usize, &[u32]) -> bool + Sync + 'a;
 
+/// Called with a prompt and its responses.
+pub type Done<'a> = dyn FnMut(usize, Vec<Generated>) -> Result<()> + 'a;
+
 /// The arguments of [`generate`](super::generate()).
 pub(super) struct Request<'a> {
     pub(super) model: &'a Checkpoint,
@@ -84,25 +88,22 @@ impl Request<'_> {
         }
         let token = sample(Sampling { temperature, top_k, top_p }, logits, &mut response.generator);
         let count = response.tokens.len() as u32 + 1;
-        if stop.contains(&token) {
-            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
-        }
-        response.tokens.push(token);
-        if self.config.penalizes() {
-            response.used.insert(token);
-        }
-        if (self.watch)(prompt, response.sample, &response.tokens) {
-            return Some(Generated { tokens: std::mem::take(&mut response.tokens), finish: FinishReason::Stop, count });
+        let stopped = stop.contains(&token);
+        if !stopped {
+            response.tokens.push(token);
+            if self.config.penalizes() {
+                response.used.insert(token);
+            }
         }
         let positions = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
-        if response.tokens.len() >= max_tokens.min(positions) {
-            return Some(Generated {
-                tokens: std::mem::take(&mut response.tokens),
-                finish: FinishReason::Length,
-                count,
-            });
-        }
-        None
+        let finish = if stopped || (self.watch)(prompt, response.sample, &response.tokens) {
+            FinishReason::Stop
+        } else if response.tokens.len() >= max_tokens.min(positions) {
+            FinishReason::Length
+        } else {
+            return None;
+        };
+        Some(Generated { tokens: std::mem::take(&mut response.tokens), finish, count })
     }
 
     /// All responses to a prompt, from the distinct ones.

@@ -10,12 +10,9 @@ use super::{GenerateConfig, Generated, generate, gpu, log_probs, reference};
 use crate::device_error::device_error;
 use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
 use crate::session::Session;
-use crate::tests::support::Ramps;
+use crate::tests::support::{RESOURCES, Ramps, small_config};
 use crate::trainable_model::TrainableModel;
-use crate::{
-    Batch, Checkpoint, DecoderConfig, Device, ModelConfig, PixelSource, ProjectorConfig, Resources, Sequence,
-    VisionConfig,
-};
+use crate::{Batch, Checkpoint, DecoderConfig, PixelSource, Resources, Sequence};
 use ablate_core::base::Seed;
 use ablate_core::base::progress::NoProgress;
 use ablate_data::records::FinishReason;
@@ -27,22 +24,8 @@ fn model(tied_head: bool) -> Checkpoint {
 }
 
 fn shaped(tied_head: bool, dim: usize, heads: usize, kv_heads: usize) -> Checkpoint {
-    let config = ModelConfig {
-        image_size: 8,
-        patch_size: 4,
-        vision: VisionConfig { dim: 16, layers: 1, heads: 2, ff: 24 },
-        projector: ProjectorConfig { hidden: 16 },
-        decoder: DecoderConfig {
-            dim,
-            layers: 2,
-            heads,
-            kv_heads,
-            ff: 48,
-            max_positions: 48,
-            tied_head,
-            ..Default::default()
-        },
-    };
+    let mut config = small_config();
+    config.decoder = DecoderConfig { dim, heads, kv_heads, max_positions: 48, tied_head, ..config.decoder };
     let mut model = Checkpoint::initialize(&config, 30, 1, Seed(3)).unwrap();
     let head = if tied_head { "model.embed_tokens.weight" } else { "lm_head.weight" };
     let index = model.list().iter().position(|parameter| parameter.name == head).unwrap();
@@ -83,7 +66,7 @@ fn unwatched(_: usize, _: usize, _: &[u32]) -> bool {
 }
 
 fn resources(threads: usize) -> Resources<'static> {
-    Resources { device: Device::Cpu, threads, progress: &NoProgress }
+    Resources { threads, ..RESOURCES }
 }
 
 fn run(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig, threads: usize) -> Vec<Vec<Generated>> {
@@ -102,7 +85,7 @@ fn the_kv_cache_matches_a_whole_forward_pass() {
     for tied in [false, true] {
         let model = model(tied);
         let weights = Weights::new(&model).unwrap();
-        let session = Session::new(&TrainableModel::frozen(&model), &resources(1)).unwrap();
+        let session = Session::new(&TrainableModel::frozen(&model), &RESOURCES).unwrap();
         let tokens = [2, 1, 1, 1, 1, 7, 8, 3, 20, 21, 22, 4];
         let pixels = Ramps.pixel_values("6").unwrap();
         let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], image: Some("6") };
@@ -136,11 +119,8 @@ fn all_paths_give_the_same_responses() {
 #[test]
 fn all_paths_agree_on_wide_heads_and_long_prompts() {
     // Heads of 40 need three panels, the last one half full. Prompts of 34 tokens need three, with two positions in the last.
-    let long = |i: u32| TokenPrompt {
-        key: format!("long {i}"),
-        tokens: (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect(),
-        image: None,
-    };
+    let tokens = |i: u32| (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect();
+    let long = |i: u32| TokenPrompt { key: format!("long {i}"), tokens: tokens(i), image: None };
     let prompts: Vec<TokenPrompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
     let config = GenerateConfig { samples: 8, stop: vec![4], ..config(1.0) };
     assert_paths_agree(&shaped(false, 80, 2, 1), &prompts, &config);
@@ -156,7 +136,7 @@ fn assert_paths_agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &Gene
         expected.push(responses);
         Ok(())
     };
-    reference::generate(&request, &resources(1), &mut done).unwrap();
+    reference::generate(&request, &RESOURCES, &mut done).unwrap();
     assert_eq!(cpu, expected);
     // In one group, in groups of one prompt, and in groups of two.
     for batch in [64, config.samples, 2 * config.samples] {
@@ -167,7 +147,7 @@ fn assert_paths_agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &Gene
             gpu.push(responses);
             Ok(())
         };
-        gpu::generate(&Request { config: &config, ..request }, &resources(1), &mut done).unwrap();
+        gpu::generate(&Request { config: &config, ..request }, &RESOURCES, &mut done).unwrap();
         assert_eq!(cpu, gpu, "batch {batch}");
     }
 }
@@ -210,7 +190,7 @@ fn out_of_memory_halves_the_group() {
     let request =
         Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &unwatched };
     let run = |most: usize, late: bool| {
-        let decoder = batch_decoder(&model, &resources(1)).unwrap();
+        let decoder = batch_decoder(&model, &RESOURCES).unwrap();
         let mut decoder = Small { decoder, most, late, taken: 0, sizes: Vec::new() };
         let mut found = Vec::new();
         let result = gpu::generate_with(&mut decoder, &request, &NoProgress, &mut |_, responses| {
@@ -253,10 +233,8 @@ fn responses_do_not_depend_on_batch_or_threads() {
 fn responses_end_at_a_stop_token_or_the_limit() {
     let (model, prompts) = (model(false), prompts());
     let all: Vec<Generated> = run(&model, &prompts, &config(1.0), 1).concat();
-    assert!(
-        all.iter().any(|one| one.finish == FinishReason::Stop)
-            && all.iter().any(|one| one.finish == FinishReason::Length)
-    );
+    let any = |finish| all.iter().any(|one| one.finish == finish);
+    assert!(any(FinishReason::Stop) && any(FinishReason::Length));
     for Generated { tokens, finish, count } in all {
         let stopped = finish == FinishReason::Stop;
         assert_eq!(count as usize, tokens.len() + usize::from(stopped));
@@ -290,7 +268,7 @@ fn log_probs_match_the_decoder() {
     let together = log_probs(&model, &rows, &Ramps, &resources(2)).unwrap();
     let weights = Weights::new(&model).unwrap();
     for (row, values) in rows.iter().zip(&together) {
-        let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &resources(1)).unwrap();
+        let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &RESOURCES).unwrap();
         assert_eq!(alone, std::slice::from_ref(values));
         let mut decoder = CpuDecoder::new(&model.architecture, &weights);
         let pixels = row.image.as_ref().map(|key| Ramps.pixel_values(key).unwrap());
@@ -310,21 +288,19 @@ fn log_probs_match_the_decoder() {
 #[test]
 fn errors_name_the_prompt() {
     let model = model(false);
-    let error = |prompt: TokenPrompt, pixels: &dyn PixelSource, config: &GenerateConfig| {
-        let prompts = [prompts()[1].clone(), prompt];
-        let result = generate(&model, &prompts, pixels, config, Seed(0), &unwatched, &resources(2), &mut |_, _| Ok(()));
+    let error = |tokens: Vec<u32>, image: Option<&str>, config: &GenerateConfig| {
+        let prompts = [prompts()[1].clone(), TokenPrompt { key: "x".into(), tokens, image: image.map(Into::into) }];
+        let result = generate(&model, &prompts, &Ramps, config, Seed(0), &unwatched, &resources(2), &mut |_, _| Ok(()));
         format!("{:#}", result.unwrap_err())
     };
-    let prompt =
-        |tokens: Vec<u32>, image: Option<&str>| TokenPrompt { key: "x".into(), tokens, image: image.map(Into::into) };
     let config = config(1.0);
-    let wrong = error(prompt(vec![2, 30, 3], None), &Ramps, &config);
+    let wrong = error(vec![2, 30, 3], None, &config);
     assert_eq!(wrong, "prompt 1 (`x`): token 30 lies outside the model's vocabulary of 30");
-    let full = error(prompt(vec![2; 48], None), &Ramps, &config);
+    let full = error(vec![2; 48], None, &config);
     assert_eq!(full, "prompt 1 (`x`): 48 tokens leave no position for a response, the model has 48");
-    let missing = error(prompt(vec![2, 1, 1, 1, 1, 3], Some("not a number")), &Ramps, &config);
+    let missing = error(vec![2, 1, 1, 1, 1, 3], Some("not a number"), &config);
     assert_eq!(missing, "prompt 1 (`x`): invalid digit found in string");
-    let none = error(prompt(vec![2, 3], None), &Ramps, &GenerateConfig { samples: 0, ..config });
+    let none = error(vec![2, 3], None, &GenerateConfig { samples: 0, ..config });
     assert_eq!(none, "nothing to generate: 0 samples of at most 12 tokens");
 }
 

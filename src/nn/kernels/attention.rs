@@ -65,14 +65,8 @@ pub(crate) fn attention(
     let lse = split(lse, rows, heads.heads);
     let work: Vec<_> = rows.iter().zip(outs.into_iter().zip(lse)).collect();
     for_each_row(work, |(row, (out, lse))| {
-        forward_row(
-            heads,
-            row_of(q, row, heads.query()),
-            row_of(k, row, heads.key()),
-            row_of(v, row, heads.key()),
-            out,
-            lse,
-        );
+        let [k, v] = [k, v].map(|x| row_of(x, row, heads.key()));
+        forward_row(heads, row_of(q, row, heads.query()), k, v, out, lse);
     });
 }
 
@@ -165,15 +159,8 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                     let (q, dout) = (&q[first * query + at..], &dout[first * query + at..]);
                     let stride = padded(n);
                     keys.multiply(m, stride, w, Lhs::RowMajor { data: q, stride: query }, p, stride, Accumulate::No);
-                    values.multiply(
-                        m,
-                        stride,
-                        w,
-                        Lhs::RowMajor { data: dout, stride: query },
-                        dp,
-                        stride,
-                        Accumulate::No,
-                    );
+                    let dout_rows = Lhs::RowMajor { data: dout, stride: query };
+                    values.multiply(m, stride, w, dout_rows, dp, stride, Accumulate::No);
                     for (i, (p, dp)) in p.chunks_exact_mut(stride).zip(dp.chunks_exact_mut(stride)).take(m).enumerate()
                     {
                         let visible = if causal { first + i + 1 } else { t };
@@ -183,25 +170,11 @@ fn backward_row(heads: Heads, forward: &Forward, dout: &[f32], dq: &mut [f32], d
                     let dq = &mut dq[first * query + at..];
                     keys_back.multiply(m, w, n, Lhs::RowMajor { data: dp, stride }, dq, query, Accumulate::No);
                     queries.pack(MatrixView::strided(dout, query, 1), m, w);
-                    queries.multiply(
-                        n,
-                        w,
-                        m,
-                        Lhs::ColMajor { data: p, stride },
-                        &mut dv[kv_at..],
-                        key,
-                        Accumulate::Yes,
-                    );
+                    let transposed = Lhs::ColMajor { data: p, stride };
+                    queries.multiply(n, w, m, transposed, &mut dv[kv_at..], key, Accumulate::Yes);
                     queries.pack(MatrixView::strided(q, query, 1), m, w);
-                    queries.multiply(
-                        n,
-                        w,
-                        m,
-                        Lhs::ColMajor { data: dp, stride },
-                        &mut dk[kv_at..],
-                        key,
-                        Accumulate::Yes,
-                    );
+                    let transposed = Lhs::ColMajor { data: dp, stride };
+                    queries.multiply(n, w, m, transposed, &mut dk[kv_at..], key, Accumulate::Yes);
                 }
             }
         }

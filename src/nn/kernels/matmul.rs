@@ -248,16 +248,8 @@ fn multiply_block(
             } else {
                 Lhs::Packed(scratch)
             };
-            multiply_panel(
-                last - first,
-                columns,
-                depth,
-                a,
-                b,
-                &mut c[first * c_stride + column..],
-                c_stride,
-                overwrite,
-            );
+            let c = &mut c[first * c_stride + column..];
+            multiply_panel(last - first, columns, depth, a, b, c, c_stride, overwrite);
         }
     }
 }
@@ -469,23 +461,11 @@ mod tests {
 
     #[test]
     fn products_have_the_bits_of_their_definition() {
-        let sizes = [
-            (1, 1, 1),
-            (1, 64, 64),
-            (5, 16, 3),
-            (6, 17, 319),
-            (7, 130, 321),
-            (97, 33, 16),
-            (100, 150, 520),
-            (200, 20, 9),
-            (3, 4, 0),
-        ];
-        for (m, n, k) in sizes {
+        let small = [(1, 1, 1), (1, 64, 64), (5, 16, 3), (6, 17, 319), (3, 4, 0)];
+        for (m, n, k) in small.into_iter().chain([(7, 130, 321), (97, 33, 16), (100, 150, 520), (200, 20, 9)]) {
             let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
-            let views_a = [MatrixView::row_major(&a, k), MatrixView::transposed(&a, m)];
-            let views_b = [MatrixView::row_major(&b, n), MatrixView::transposed(&b, k)];
-            for a in views_a {
-                for b in views_b {
+            for a in [MatrixView::row_major(&a, k), MatrixView::transposed(&a, m)] {
+                for b in [MatrixView::row_major(&b, n), MatrixView::transposed(&b, k)] {
                     for accumulate in [Accumulate::No, Accumulate::Yes] {
                         let mut ours = numbers(m * n, 3);
                         let mut theirs = ours.clone();
@@ -511,15 +491,13 @@ mod tests {
     fn threads_and_packing_do_not_change_bits() {
         let (m, n, k) = (400, 150, 700);
         let (a, w) = (numbers(m * k, 1), numbers(n * k, 2));
-        let mut one = vec![0.0; m * n];
-        matmul(m, n, k, MatrixView::row_major(&a, k), MatrixView::transposed(&w, k), &mut one, n, Accumulate::No);
-        let mut many = vec![0.0; m * n];
+        let (rows, columns) = (MatrixView::row_major(&a, k), MatrixView::transposed(&w, k));
+        let (mut one, mut many) = (vec![0.0; m * n], vec![0.0; m * n]);
+        matmul(m, n, k, rows, columns, &mut one, n, Accumulate::No);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(4).build().unwrap();
-        pool.install(|| {
-            matmul(m, n, k, MatrixView::row_major(&a, k), MatrixView::transposed(&w, k), &mut many, n, Accumulate::No);
-        });
+        pool.install(|| matmul(m, n, k, rows, columns, &mut many, n, Accumulate::No));
         assert_eq!(one, many);
-        let packed = PackedMatrix::new(MatrixView::transposed(&w, k), n, k, vec![0.0; PackedMatrix::size(n, k)]);
+        let packed = PackedMatrix::new(columns, n, k, vec![0.0; PackedMatrix::size(n, k)]);
         let mut rows = vec![0.0; m * n];
         for (a, c) in a.chunks_exact(k).zip(rows.chunks_exact_mut(n)) {
             packed.multiply(1, a, c, Accumulate::No);
@@ -530,10 +508,10 @@ mod tests {
     #[test]
     fn the_output_may_have_a_stride() {
         let (a, b) = (numbers(4, 1), numbers(6, 2));
-        let mut c = vec![9.0; 10];
-        matmul(2, 3, 2, MatrixView::row_major(&a, 2), MatrixView::row_major(&b, 3), &mut c, 7, Accumulate::No);
-        let mut plain = vec![0.0; 6];
-        chain(2, 3, 2, MatrixView::row_major(&a, 2), MatrixView::row_major(&b, 3), &mut plain, Accumulate::No);
+        let (a, b) = (MatrixView::row_major(&a, 2), MatrixView::row_major(&b, 3));
+        let (mut c, mut plain) = (vec![9.0; 10], vec![0.0; 6]);
+        matmul(2, 3, 2, a, b, &mut c, 7, Accumulate::No);
+        chain(2, 3, 2, a, b, &mut plain, Accumulate::No);
         assert_eq!((&c[..3], &c[3..7], &c[7..]), (&plain[..3], &[9.0; 4][..], &plain[3..]));
     }
 
@@ -546,16 +524,8 @@ mod tests {
             let (mut ours, mut theirs) = (numbers(m * 41, 3), numbers(m * 41, 3));
             for accumulate in [Accumulate::No, Accumulate::Yes] {
                 panels.multiply(m, n, k, Lhs::RowMajor { data: &a, stride: 50 }, &mut ours, 41, accumulate);
-                matmul(
-                    m,
-                    n,
-                    k,
-                    MatrixView::row_major(&a, 50),
-                    MatrixView::row_major(&b, 40),
-                    &mut theirs,
-                    41,
-                    accumulate,
-                );
+                let (a, b) = (MatrixView::row_major(&a, 50), MatrixView::row_major(&b, 40));
+                matmul(m, n, k, a, b, &mut theirs, 41, accumulate);
                 assert_eq!(ours, theirs, "{m} {n} {k}");
             }
         }

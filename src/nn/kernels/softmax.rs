@@ -89,16 +89,13 @@ mod tests {
             for i in 0..visible {
                 let p = weights[i] / total;
                 let slope = p * (f64::from(dp[i]) - mean) * f64::from(factor);
-                assert!(
-                    (f64::from(row[i]) - p).abs() < 1e-6 && (f64::from(again[i]) - p).abs() < 1e-6,
-                    "{visible} {i}"
-                );
-                assert!((f64::from(gradient[i]) - slope).abs() < 1e-6, "{visible} {i}");
+                for (ours, expected) in [(row[i], p), (again[i], p), (gradient[i], slope)] {
+                    assert!((f64::from(ours) - expected).abs() < 1e-6, "{visible} {i}");
+                }
             }
-            assert!(
-                [row, again, gradient].iter().all(|row| row[visible..].iter().all(|&value| value == 0.0)),
-                "{visible}"
-            );
+            for row in [row, again, gradient] {
+                assert!(row[visible..].iter().all(|&value| value == 0.0), "{visible}");
+            }
         }
     }
 }

@@ -104,10 +104,8 @@ pub(super) fn reference_ratios(
     let session = Session::new(&TrainableModel::frozen(reference), resources)?;
     let padded = session.needs_padding();
     let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
-        sums(batch, &reduction.factors(batch.target_rows()), values)
-            .iter()
-            .map(|[chosen, rejected]| chosen - rejected)
-            .collect()
+        let sums = sums(batch, &reduction.factors(batch.target_rows()), values);
+        sums.iter().map(|[chosen, rejected]| chosen - rejected).collect()
     };
     AutoBatch::at_most("pair", REFERENCE_BATCH).run(pairs.len(), resources.progress, |rows| {
         let chunks: Vec<&[TokenPair]> = pairs.chunks(rows).collect();
@@ -206,69 +204,52 @@ mod tests {
         (pair, batch)
     }
 
-    /// Loss and derivative by token, chosen first. The reference prefers the chosen response by 0.5.
+    /// Derivative by token, chosen first, and loss. The reference prefers the chosen response by 0.5.
     fn derivative(
         loss: PreferenceLoss,
         weights: Option<TokenWeights>,
         sft_weight: f64,
-        log_probs: &[f32],
+        logs: &[f32],
     ) -> (Vec<f32>, f64) {
         let (pair, batch) = pair();
         let reduction = Reduction { weights, mean: loss.averages() };
         let objective = Preference { pairs: &[pair], reference: vec![0.5], reduction, loss, beta: 0.5, sft_weight };
-        let (derivative, stats) = objective.derivative(&[0], objective.totals(&[0]), &batch, log_probs);
+        let (derivative, stats) = objective.derivative(&[0], objective.totals(&[0]), &batch, logs);
         (derivative, stats.loss)
     }
 
-    const LOG_PROBS: [f32; 5] = [-0.5, -1.0, -1.5, -2.0, -4.0];
+    const SIGMOID: PreferenceLoss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
 
-    fn near(ours: &(Vec<f32>, f64), derivative: [f64; 5], loss: f64) {
-        let close = ours.0.iter().zip(derivative).all(|(&one, other)| (f64::from(one) - other).abs() < 1e-6);
-        assert!(close && (ours.1 - loss).abs() < 1e-6, "{ours:?}, not {derivative:?} and {loss}");
+    fn near(loss: PreferenceLoss, weights: Option<TokenWeights>, sft_weight: f64, expected: ([f64; 5], f64)) {
+        let ours = derivative(loss, weights, sft_weight, &[-0.5, -1.0, -1.5, -2.0, -4.0]);
+        let close = ours.0.iter().zip(expected.0).all(|(&one, other)| (f64::from(one) - other).abs() < 1e-6);
+        assert!(close && (ours.1 - expected.1).abs() < 1e-6, "{ours:?}, not {expected:?}");
     }
 
     #[test]
     fn losses_and_slopes_match_hand_computed_ones() {
         // Sums -3 and -6: h = -3 + 6 - 0.5 = 2.5, beta h = 1.25. sigmoid(-1.25) = 0.2227001388,
         // -log sigmoid(1.25) = 0.2519291, slope -0.5 x 0.2227001 = -0.1113501.
-        let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
-        near(
-            &derivative(sigmoid, None, 0.0, &LOG_PROBS),
-            [-0.111_350_1, -0.111_350_1, -0.111_350_1, 0.111_350_1, 0.111_350_1],
-            0.251_929_1,
-        );
+        let slope = 0.111_350_1;
+        near(SIGMOID, None, 0.0, ([-slope, -slope, -slope, slope, slope], 0.251_929_1));
         // Plus 0.3 times the mean of 0.5, 1, 1.5: 0.3; each chosen token 0.3 / 3 lower.
-        near(
-            &derivative(sigmoid, None, 0.3, &LOG_PROBS),
-            [-0.211_350_1, -0.211_350_1, -0.211_350_1, 0.111_350_1, 0.111_350_1],
-            0.551_929_1,
-        );
+        let chosen = -0.211_350_1;
+        near(SIGMOID, None, 0.3, ([chosen, chosen, chosen, slope, slope], 0.551_929_1));
         // beta h is above 1: the hinge loss is 0, and only the cross-entropy is left.
-        near(&derivative(PreferenceLoss::Hinge, None, 0.3, &LOG_PROBS), [-0.1, -0.1, -0.1, 0.0, 0.0], 0.3);
+        near(PreferenceLoss::Hinge, None, 0.3, ([-0.1, -0.1, -0.1, 0.0, 0.0], 0.3));
         // Means -1 and -3: h = -1 + 3 - 0.5 = 1.5; target 1: 0.5^2, slope 1, shared by 3 and by 2 tokens.
-        near(
-            &derivative(PreferenceLoss::Ipo, None, 0.0, &LOG_PROBS),
-            [1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, -0.5, -0.5],
-            0.25,
-        );
+        near(PreferenceLoss::Ipo, None, 0.0, ([1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, -0.5, -0.5], 0.25));
     }
 
     #[test]
     fn token_weights_do_not_change_the_cross_entropy() {
         // Weights 1, 0.5, 0: sums -0.5 - 0.5 = -1 and -2 - 2 = -4; h = 3 - 0.5 = 2.5 again, slope -0.1113501.
-        let sigmoid = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
         let weights = Some(TokenWeights::Linear(2));
-        near(
-            &derivative(sigmoid, weights, 0.3, &LOG_PROBS),
-            [-0.211_350_1, -0.155_675_0, -0.1, 0.111_350_1, 0.055_675_0],
-            0.551_929_1,
-        );
+        let slopes = [-0.211_350_1, -0.155_675_0, -0.1, 0.111_350_1, 0.055_675_0];
+        near(SIGMOID, weights, 0.3, (slopes, 0.551_929_1));
         // Weighted means -1 / 1.5 and -4 / 1.5: h = 2 - 0.5 = 1.5, loss 0.25, slope 1 in shares of 2/3 and 1/3.
-        near(
-            &derivative(PreferenceLoss::Ipo, weights, 0.0, &LOG_PROBS),
-            [2.0 / 3.0, 1.0 / 3.0, 0.0, -2.0 / 3.0, -1.0 / 3.0],
-            0.25,
-        );
+        let slopes = [2.0 / 3.0, 1.0 / 3.0, 0.0, -2.0 / 3.0, -1.0 / 3.0];
+        near(PreferenceLoss::Ipo, weights, 0.0, (slopes, 0.25));
     }
 
     #[test]
@@ -287,10 +268,8 @@ mod tests {
                     };
                     let step = 1.0 / 1024.0;
                     let expected = (moved(step) - moved(-step)) / f64::from(2.0 * step);
-                    assert!(
-                        (expected - f64::from(slope)).abs() < 1e-5,
-                        "{loss:?} {weights:?} {token}: {expected}, {slope}"
-                    );
+                    let close = (expected - f64::from(slope)).abs() < 1e-5;
+                    assert!(close, "{loss:?} {weights:?} {token}: {expected}, {slope}");
                 }
             }
         }

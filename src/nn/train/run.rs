@@ -112,12 +112,8 @@ impl Run<'_> {
             let examples = &self.plan[position.step as usize];
             let number = position.step + 1;
             let place = || format!("training step {number} of {steps}");
-            let found = self.gradients(objective, examples, &trainable_model, &session, position.step, &sum).and_then(
-                |found| {
-                    check::<O>(examples, &found)?;
-                    Ok(found)
-                },
-            );
+            let found = self.gradients(objective, examples, &trainable_model, &session, position.step, &sum);
+            let found = found.and_then(|found| check::<O>(examples, &found).map(|()| found));
             let StepGradients { gradients, norm, stats, tokens, targets, flops } = match found {
                 Ok(found) => found,
                 Err(error) => {
@@ -171,14 +167,8 @@ impl Run<'_> {
     ) -> Result<StepGradients> {
         let mut found = self.auto_batch.run(examples.len(), self.resources.progress, |micro| {
             sum.clear();
-            self.sum_gradients(
-                objective,
-                &examples.chunks(micro).collect::<Vec<_>>(),
-                trainable_model,
-                session,
-                step,
-                sum,
-            )
+            let micro_batches: Vec<&[usize]> = examples.chunks(micro).collect();
+            self.sum_gradients(objective, &micro_batches, trainable_model, session, step, sum)
         })?;
         found.gradients = sum.take();
         found.norm = Optimizer::norm(trainable_model, &found.gradients);
@@ -272,10 +262,8 @@ impl Run<'_> {
             }
             Ok(None) => return Position::default(),
             Ok(Some(position)) => {
-                let steps = self.plan.len();
-                self.resources
-                    .progress
-                    .note(format!("started over: the saved state is at step {} of {steps}", position.step));
+                let (step, steps) = (position.step, self.plan.len());
+                self.resources.progress.note(format!("started over: the saved state is at step {step} of {steps}"));
             }
             Err(error) => self.resources.progress.note(format!("started over: {error:#}")),
         }

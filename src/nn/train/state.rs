@@ -26,7 +26,7 @@ pub struct TrainState {
 /// The progress of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Position {
-    /// BatchDecoder done.
+    /// Steps done.
     pub(crate) step: u64,
     /// Positions computed, without padding.
     pub(crate) tokens: u64,

@@ -15,18 +15,15 @@ use anyhow::{Context, Result};
 use crate::hub::WeightFiles;
 use crate::infer::{GenerateConfig, Generated, generate, log_probs, reference};
 use crate::session::Session;
+use crate::tests::support::{RESOURCES, parity};
 use crate::trainable_model::TrainableModel;
-use crate::{Checkpoint, Device, PixelSource, Resources};
-use ablate_core::base::progress::NoProgress;
+use crate::{Checkpoint, PixelSource, Resources};
 use ablate_core::base::{Seed, files};
 use ablate_data::conversation::Conversation;
-use ablate_data::images::ImageLoader;
-use ablate_data::images::ImageProcessor;
+use ablate_data::images::{ImageLoader, ImageProcessor};
 use ablate_data::records::FinishReason;
 use ablate_data::tokens::{ChatEncoder, TokenPrompt, TokenRow};
 use case::{Case, Text, relative_error};
-
-const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
 
 /// Largest relative error of logits, features and log-probabilities, all in `f32`.
 const TOLERANCE: f64 = 1e-4;
@@ -35,6 +32,8 @@ const GRADIENT_TOLERANCE: f64 = 1e-3;
 
 /// Checkpoints whose greedy tokens are also generated without a cache, which takes long.
 const WITHOUT_CACHE: [&str; 3] = ["llava-next", "llava-siglip", "qwen3"];
+
+type Responses = Vec<Vec<Generated>>;
 
 /// A case with its images from our own image processor, and its chat template.
 struct Subject {
@@ -50,8 +49,8 @@ impl Subject {
         let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
         let paths: Vec<(&str, &Path)> = keys.iter().map(String::as_str).zip(paths.iter().map(|path| &**path)).collect();
         let vision = case.architecture().vision.clone();
-        let processor =
-            if vision.is_some() { ImageProcessor::read(folder)? } else { ImageProcessor::Square { size: 1 } };
+        let square = ImageProcessor::Square { size: 1 };
+        let processor = if vision.is_some() { ImageProcessor::read(folder)? } else { square };
         let images = Arc::new(ImageLoader::from_files(&paths, true, processor)?);
         let source = images.clone();
         let image_tokens =
@@ -106,12 +105,7 @@ impl Subject {
         }
     }
 
-    fn generate(
-        &self,
-        prompts: &[TokenPrompt],
-        config: &GenerateConfig,
-        threads: usize,
-    ) -> Result<Vec<Vec<Generated>>> {
+    fn generate(&self, prompts: &[TokenPrompt], config: &GenerateConfig, threads: usize) -> Result<Responses> {
         let mut found = BTreeMap::new();
         let (model, resources) = (&self.case.checkpoint, Resources { threads, ..RESOURCES });
         let mut done = |index, responses| {
@@ -263,19 +257,13 @@ impl TableRow {
     }
 }
 
-/// The folder of the checkpoints: below `ABLATE_PARITY`, or in the repository.
-fn hub() -> PathBuf {
-    let golden = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden");
-    std::env::var_os("ABLATE_PARITY").map_or_else(golden, PathBuf::from).join("hub")
-}
-
 #[test]
 fn every_family_matches_transformers() {
     let mut folders: Vec<(String, PathBuf)> =
-        files::entries(&hub()).unwrap().into_iter().map(|(name, path, _)| (name, path)).collect();
+        files::entries(&parity("hub")).unwrap().into_iter().map(|(name, path, _)| (name, path)).collect();
     folders.retain(|(_, folder)| folder.join("config.json").exists());
     folders.sort();
-    assert!(folders.len() > 10, "only {} checkpoints in `{}`", folders.len(), hub().display());
+    assert!(folders.len() > 10, "only {} checkpoints in `{}`", folders.len(), parity("hub").display());
     let mut wrong = Vec::new();
     let mut titles = format!("{:22}", "case");
     for column in COLUMNS {
@@ -297,17 +285,14 @@ fn every_family_matches_transformers() {
 #[test]
 fn samples_do_not_depend_on_other_prompts() {
     for name in ["llava-next", "llava", "qwen2"] {
-        let subject = Subject::open(&hub().join(name)).unwrap();
+        let subject = Subject::open(&parity("hub").join(name)).unwrap();
         let images: Vec<Option<&str>> =
             subject.case.expected.images.keys().map(|name| Some(name.as_str())).chain([None, None]).collect();
-        let prompts: Vec<TokenPrompt> = images
-            .iter()
-            .enumerate()
-            .map(|(index, image)| {
-                let text = "What is it? ".repeat(index + 1);
-                subject.chat.encode_prompt(&format!("{name} {index}"), &text, *image).unwrap()
-            })
-            .collect();
+        let prompt = |(index, image): (usize, &Option<&str>)| {
+            let text = "What is it? ".repeat(index + 1);
+            subject.chat.encode_prompt(&format!("{name} {index}"), &text, *image).unwrap()
+        };
+        let prompts: Vec<TokenPrompt> = images.iter().enumerate().map(prompt).collect();
         let config = subject.config(1.0, 2);
         let together = subject.generate(&prompts, &config, 1).unwrap();
         assert_eq!(subject.generate(&prompts, &config, 2).unwrap(), together, "{name}");

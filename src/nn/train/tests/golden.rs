@@ -1,30 +1,28 @@
 //! Logits, losses and gradients against PyTorch (`tests/golden/make_golden.py`), for our operations and dfdx's.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use dfdx::prelude::Cpu;
 use serde::Deserialize;
 
+use super::support::relative_error;
 use crate::cpu::CpuOps;
 use crate::dfdx::DfdxOps;
 use crate::gradients::{GradientAccumulator, Shard};
 use crate::model::Model;
 use crate::ops::AutogradOps;
 use crate::session::Session;
+use crate::tests::support::{self, RESOURCES};
 use crate::train::dpo::Preference;
 use crate::train::preference::{PreferenceLoss, Reduction};
 use crate::train::run::Objective;
 use crate::train::sft::{CrossEntropy, sequence};
 use crate::trainable_model::TrainableModel;
-use crate::{Batch, Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources, Sequence, arrays};
+use crate::{Batch, Checkpoint, ImageShape, PixelSource, PixelValues, Sequence, arrays};
 use ablate_core::base::files;
-use ablate_core::base::progress::NoProgress;
 use ablate_data::tokens::{TokenPair, TokenRow};
-
-const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
 
 #[derive(Deserialize)]
 struct Data {
@@ -61,16 +59,11 @@ struct Golden {
     expected: BTreeMap<String, Vec<f32>>,
 }
 
-fn folder() -> PathBuf {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden")
-}
-
 fn golden() -> Golden {
-    let data: Data = files::read_json(&folder().join("data.json")).unwrap();
-    let policy = Checkpoint::read(&folder().join("policy")).unwrap();
-    let reference = Checkpoint::read(&folder().join("reference")).unwrap();
-    let mut names: Vec<(String, Vec<usize>)> =
-        vec![("sft.loss".to_string(), vec![1]), ("dpo.loss".to_string(), vec![1])];
+    let data: Data = files::read_json(&support::golden("data.json")).unwrap();
+    let policy = Checkpoint::read(&support::golden("policy")).unwrap();
+    let reference = Checkpoint::read(&support::golden("reference")).unwrap();
+    let mut names = vec![("sft.loss".to_string(), vec![1]), ("dpo.loss".to_string(), vec![1])];
     for (index, row) in data.rows.iter().enumerate() {
         names.push((format!("logits.{index}"), vec![row.tokens.len() - 1, policy.architecture.vocab]));
     }
@@ -78,7 +71,7 @@ fn golden() -> Golden {
         names.push((format!("sft.{}", parameter.name), parameter.shape.clone()));
         names.push((format!("dpo.{}", parameter.name), parameter.shape));
     }
-    let (values, _) = arrays::read(&folder().join("expected.safetensors"), &names).unwrap();
+    let (values, _) = arrays::read(&support::golden("expected.safetensors"), &names).unwrap();
     let expected = names.into_iter().map(|(name, _)| name).zip(values).collect();
     Golden { data, policy, reference, expected }
 }
@@ -103,18 +96,17 @@ impl Golden {
     fn gradients<O: AutogradOps<Weights: Default>>(
         &self,
         objective: &impl Objective,
-        examples: usize,
+        count: usize,
     ) -> (Vec<Vec<f32>>, f64) {
-        let examples: Vec<usize> = (0..examples).collect();
+        let examples: Vec<usize> = (0..count).collect();
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
         let batch = self.batch(&self.policy, &sequences, O::NEEDS_PADDING);
         let totals = objective.totals(&examples);
-        let loss = |_: usize, batch: &Batch, values: &[f32]| Ok(objective.derivative(&examples, totals, batch, values));
+        let derivative = |values: &[f32]| Ok(objective.derivative(&examples, totals, &batch, values));
         let trainable_model = TrainableModel::new(self.policy.clone(), None, |_| true);
         let model = Model::new(&O::Weights::default(), &trainable_model).unwrap();
         let sum = Arc::new(GradientAccumulator::new(&trainable_model));
-        let stats =
-            model.forward_backward::<O, _>(&Shard::new(&sum, 0), &batch, &|values| loss(0, &batch, values)).unwrap();
+        let stats = model.forward_backward::<O, _>(&Shard::new(&sum, 0), &batch, &derivative).unwrap();
         (sum.take(), stats.loss)
     }
 
@@ -150,14 +142,6 @@ impl Golden {
     }
 }
 
-/// The norm of the difference over the norm of the expected values.
-fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(ours.len(), expected.len());
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>();
-    let difference = square(&mut ours.iter().zip(expected).map(|(&a, &b)| f64::from(a) - f64::from(b)));
-    (difference / square(&mut expected.iter().map(|&b| f64::from(b))).max(1e-30)).sqrt()
-}
-
 #[test]
 fn logits_match_pytorch() {
     let golden = golden();
@@ -184,12 +168,9 @@ fn cross_entropy_matches_pytorch() {
 #[test]
 fn preference_loss_matches_pytorch() {
     let golden = golden();
-    let pairs: Vec<TokenPair> = golden
-        .data
-        .pairs
-        .iter()
-        .map(|pair| TokenPair { chosen: pair.chosen.token_row(), rejected: pair.rejected.token_row() })
-        .collect();
+    let pair =
+        |Pair { chosen, rejected }: &Pair| TokenPair { chosen: chosen.token_row(), rejected: rejected.token_row() };
+    let pairs: Vec<TokenPair> = golden.data.pairs.iter().map(pair).collect();
     let objective = golden.preference(&pairs);
     golden.check::<CpuOps>("dpo", &objective, pairs.len());
     golden.check::<DfdxOps<Cpu>>("dpo", &objective, pairs.len());

@@ -1,34 +1,20 @@
-//! A small model, its data, interruptions and comparisons for the tests of training.
+//! A small model, its data, runs, interruptions and comparisons for the tests of training.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, bail};
 
-use crate::train::{TrainState, Trained};
-use crate::{
-    Checkpoint, DecoderConfig, ImageShape, ModelConfig, PixelSource, PixelValues, ProjectorConfig, VisionConfig,
-};
+use crate::tests::support::{Ramps, small_config};
+use crate::train::{DpoConfig, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning, dpo, sft};
+use crate::{Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources};
+use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Progress, Seed, StageEvent};
 use ablate_data::tokens::{TokenPair, TokenRow};
 
 pub(super) fn model() -> Checkpoint {
-    let config = ModelConfig {
-        image_size: 8,
-        patch_size: 4,
-        vision: VisionConfig { dim: 16, layers: 1, heads: 2, ff: 24 },
-        projector: ProjectorConfig { hidden: 16 },
-        decoder: DecoderConfig {
-            dim: 32,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            ff: 48,
-            max_positions: 64,
-            ..Default::default()
-        },
-    };
-    Checkpoint::initialize(&config, 24, 1, Seed(11)).unwrap()
+    Checkpoint::initialize(&small_config(), 24, 1, Seed(11)).unwrap()
 }
 
 /// Rows of different lengths, two of three with an image. The response repeats the token of the prompt.
@@ -81,26 +67,113 @@ impl PixelSource for Failing<'_> {
     }
 }
 
-/// Runs a training that is interrupted three times and resumed each time.
-pub(super) fn interrupted(
-    images: &dyn PixelSource,
-    stops: [usize; 3],
-    run: impl Fn(&TrainState, &dyn PixelSource, &dyn Progress) -> Result<Trained>,
-) -> Trained {
-    let folder = tempfile::tempdir().unwrap();
-    let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 2, every_seconds: 1e9 };
-    let mut notes = Vec::new();
-    for stop in stops {
-        let progress = Notes::default();
-        let error = run(&state, &Failing(AtomicUsize::new(stop), images), &progress).unwrap_err();
-        assert!(format!("{error:#}").contains("the disk is gone"), "{error:#}");
-        notes.extend(progress.0.into_inner().unwrap());
+#[derive(Clone, Copy)]
+pub(super) enum Method {
+    Sft,
+    Dpo,
+}
+
+/// A model, its data and its training configuration.
+pub(super) struct Study {
+    pub(super) method: Method,
+    pub(super) start: Checkpoint,
+    pub(super) rows: Vec<TokenRow>,
+    pub(super) pairs: Vec<TokenPair>,
+    pub(super) optimizer: OptimizerConfig,
+    pub(super) tuning: Tuning,
+    pub(super) epochs: usize,
+}
+
+impl Study {
+    pub(super) fn new(method: Method, tuning: Tuning) -> Study {
+        let optimizer = OptimizerConfig { lr: 1e-2, weight_decay: 0.01, warmup: 0.1, ..OptimizerConfig::default() };
+        Study { method, start: model(), rows: rows(), pairs: pairs(), optimizer, tuning, epochs: 2 }
     }
-    let progress = Notes::default();
-    let trained = run(&state, images, &progress).unwrap();
-    notes.extend(progress.0.into_inner().unwrap());
-    assert!(!notes.is_empty() && notes.iter().all(|note| note.starts_with("resumed after step ")), "{notes:?}");
-    trained
+
+    pub(super) fn run(
+        &self,
+        threads: usize,
+        state: &TrainState,
+        images: &dyn PixelSource,
+        progress: &dyn Progress,
+    ) -> Result<Trained> {
+        let (start, epochs) = (self.start.clone(), self.epochs);
+        let (optimizer, tuning) = (self.optimizer.clone(), self.tuning.clone());
+        let resources = Resources { device: Device::Cpu, threads, progress };
+        match self.method {
+            Method::Sft => {
+                let config = SftConfig { epochs, batch: 5, length_window: 4, optimizer, tuning };
+                sft(start, &self.rows, images, &config, Seed(5), state, &resources)
+            }
+            Method::Dpo => {
+                let config = DpoConfig {
+                    epochs,
+                    batch: 4,
+                    length_window: 4,
+                    loss: PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
+                    beta: 0.2,
+                    token_weights: None,
+                    sft_weight: 0.1,
+                    optimizer,
+                    tuning,
+                };
+                dpo(start.clone(), start, &self.pairs, images, &config, Seed(6), state, &resources)
+            }
+        }
+    }
+
+    /// The result without a saved state.
+    pub(super) fn trained(&self, threads: usize) -> Trained {
+        self.run(threads, &TrainState::none(), &Ramps, &NoProgress).unwrap()
+    }
+
+    /// The error of a run on one thread.
+    pub(super) fn error(&self, state: &TrainState, images: &dyn PixelSource) -> String {
+        format!("{:#}", self.run(1, state, images, &NoProgress).unwrap_err())
+    }
+
+    /// The result after three interruptions, each after this number of images. The run resumes each time.
+    pub(super) fn interrupted(&self, threads: usize, images: &dyn PixelSource, stops: [usize; 3]) -> Trained {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, progress) = (state_in(folder.path(), 2), Notes::default());
+        for stop in stops {
+            let error = self.run(threads, &state, &Failing(stop.into(), images), &progress).unwrap_err();
+            assert!(format!("{error:#}").contains("the disk is gone"), "{error:#}");
+        }
+        let trained = self.run(threads, &state, images, &progress).unwrap();
+        let notes = progress.0.into_inner().unwrap();
+        assert!(!notes.is_empty() && notes.iter().all(|note| note.starts_with("resumed after step ")), "{notes:?}");
+        trained
+    }
+}
+
+/// A state that is saved in this folder.
+pub(super) fn state_in(folder: &Path, every_steps: u64) -> TrainState {
+    TrainState { folder: Some(folder.to_path_buf()), every_steps, every_seconds: 1e9 }
+}
+
+/// Images with overflowing values after the counted number of reads.
+pub(super) struct OverflowingAfter(pub(super) AtomicUsize);
+
+impl PixelSource for OverflowingAfter {
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        Ramps.shape(key)
+    }
+
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
+        let PixelValues { shape, values } = Ramps.pixel_values(key)?;
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let factor = if left.is_ok() { 1.0 } else { f32::MAX };
+        Ok(PixelValues { shape, values: values.iter().map(|value| value * factor).collect() })
+    }
+}
+
+/// The norm of the difference over the norm of the expected values.
+pub(super) fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(ours.len(), expected.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+    let difference = norm(&mut ours.iter().zip(expected).map(|(&a, &b)| f64::from(a) - f64::from(b)));
+    difference / norm(&mut expected.iter().map(|&b| f64::from(b))).max(1e-15)
 }
 
 /// Collects the notes of a run.

@@ -1,25 +1,14 @@
 //! Adapters, frozen names, learning rates of groups, and interrupted or failing runs.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use anyhow::Result;
-
 use super::parity::case;
-use super::support::{Failing, assert_same, interrupted, model, pairs, rows};
+use super::support::{Failing, Method, OverflowingAfter, Study, assert_same, model, rows, state_in};
 use crate::session::Session;
-use crate::tests::support::Ramps;
-use crate::train::{
-    DpoConfig, Freeze, LearningRates, MicroBatch, OptimizerConfig, PreferenceLoss, Schedule, SftConfig, TrainState,
-    Trained, Tuning, dpo, sft,
-};
+use crate::tests::support::{RESOURCES, Ramps};
+use crate::train::{Freeze, LearningRates, MicroBatch, OptimizerConfig, Schedule, TrainState, Trained, Tuning};
 use crate::trainable_model::TrainableModel;
-use crate::{
-    Adapter, Batch, Checkpoint, Device, ImageShape, LoraConfig, ParamGroup, Pattern, PixelSource, PixelValues,
-    Resources, Sequence,
-};
+use crate::{Adapter, Batch, Checkpoint, LoraConfig, ParamGroup, Pattern, Sequence};
+use ablate_core::base::Seed;
 use ablate_core::base::progress::NoProgress;
-use ablate_core::base::{Progress, Seed};
-use ablate_data::tokens::{TokenPair, TokenRow};
 
 fn lora(dropout: f64, targets: &[&str]) -> LoraConfig {
     let targets = targets.iter().map(|target| Pattern((*target).to_string())).collect();
@@ -30,122 +19,35 @@ fn adapted() -> Tuning {
     Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: Some(lora(0.1, &["q_proj", "mlp.*"])) }
 }
 
-/// A model, its data and its training configuration.
-struct Study {
-    start: Checkpoint,
-    rows: Vec<TokenRow>,
-    pairs: Vec<TokenPair>,
-    optimizer: OptimizerConfig,
-    tuning: Tuning,
-    epochs: usize,
-}
-
-impl Study {
-    fn new(tuning: Tuning) -> Study {
-        let optimizer = OptimizerConfig { lr: 1e-2, weight_decay: 0.01, warmup: 0.1, ..OptimizerConfig::default() };
-        Study { start: model(), rows: rows(), pairs: pairs(), optimizer, tuning, epochs: 2 }
-    }
-
-    fn sft(
-        &self,
-        threads: usize,
-        state: &TrainState,
-        images: &dyn PixelSource,
-        progress: &dyn Progress,
-    ) -> Result<Trained> {
-        let (optimizer, tuning) = (self.optimizer.clone(), self.tuning.clone());
-        let config = SftConfig { epochs: self.epochs, batch: 5, length_window: 4, optimizer, tuning };
-        let resources = Resources { device: Device::Cpu, threads, progress };
-        sft(self.start.clone(), &self.rows, images, &config, Seed(5), state, &resources)
-    }
-
-    fn dpo(
-        &self,
-        threads: usize,
-        state: &TrainState,
-        images: &dyn PixelSource,
-        progress: &dyn Progress,
-    ) -> Result<Trained> {
-        let config = DpoConfig {
-            epochs: self.epochs,
-            batch: 4,
-            length_window: 4,
-            loss: PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
-            beta: 0.2,
-            token_weights: None,
-            sft_weight: 0.1,
-            optimizer: self.optimizer.clone(),
-            tuning: self.tuning.clone(),
-        };
-        let resources = Resources { device: Device::Cpu, threads, progress };
-        dpo(self.start.clone(), self.start.clone(), &self.pairs, images, &config, Seed(6), state, &resources)
-    }
-
-    fn trained(&self) -> Trained {
-        self.sft(1, &TrainState::none(), &Ramps, &NoProgress).unwrap()
-    }
+/// Fine-tuning of all parameters.
+fn full() -> Study {
+    Study::new(Method::Sft, Tuning::default())
 }
 
 #[test]
 fn adapter_with_dropout_resumes_bit_for_bit() {
-    let study = Study::new(adapted());
-    let whole = study.trained();
+    let study = Study::new(Method::Sft, adapted());
+    let whole = study.trained(1);
     assert!(whole.adapter.is_some());
-    assert_same(&whole, &study.sft(3, &TrainState::none(), &Ramps, &NoProgress).unwrap());
-    assert_same(
-        &whole,
-        &interrupted(&Ramps, [0, 8, 8], |state, images, progress| study.sft(2, state, images, progress)),
-    );
-    let whole = study.dpo(1, &TrainState::none(), &Ramps, &NoProgress).unwrap();
-    assert_same(
-        &whole,
-        &interrupted(&Ramps, [0, 20, 20], |state, images, progress| study.dpo(2, state, images, progress)),
-    );
+    assert_same(&whole, &study.trained(3));
+    assert_same(&whole, &study.interrupted(2, &Ramps, [0, 8, 8]));
+    let study = Study::new(Method::Dpo, adapted());
+    assert_same(&study.trained(1), &study.interrupted(2, &Ramps, [0, 20, 20]));
 }
 
 #[test]
 fn hugging_face_checkpoint_resumes_bit_for_bit() {
     for tuning in [Tuning::default(), adapted()] {
-        let case = case("llava");
-        let mut study = Study::new(tuning);
-        (study.start, study.rows, study.pairs) = (case.start, case.rows, case.pairs);
-        let (all, reads) = counted(&case.images, |images| study.sft(1, &TrainState::none(), images, &NoProgress));
-        let stops = [0, 2 * reads / 3, reads / 4];
-        assert_same(
-            &all,
-            &interrupted(&case.images, stops, |state, images, progress| study.sft(2, state, images, progress)),
-        );
-        let (all, reads) = counted(&case.images, |images| study.dpo(1, &TrainState::none(), images, &NoProgress));
-        let stops = [0, 2 * reads / 3, reads / 4];
-        assert_same(
-            &all,
-            &interrupted(&case.images, stops, |state, images, progress| study.dpo(2, state, images, progress)),
-        );
+        for method in [Method::Sft, Method::Dpo] {
+            let case = case("llava");
+            let mut study = Study::new(method, tuning.clone());
+            (study.start, study.rows, study.pairs) = (case.start, case.rows, case.pairs);
+            let counting = Failing(usize::MAX.into(), &case.images);
+            let whole = study.run(1, &TrainState::none(), &counting, &NoProgress).unwrap();
+            let reads = usize::MAX - counting.0.into_inner();
+            assert_same(&whole, &study.interrupted(2, &case.images, [0, 2 * reads / 3, reads / 4]));
+        }
     }
-}
-
-/// Images with overflowing values after the counted number of reads.
-struct OverflowingAfter(AtomicUsize);
-
-impl PixelSource for OverflowingAfter {
-    fn shape(&self, key: &str) -> Result<ImageShape> {
-        Ramps.shape(key)
-    }
-
-    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
-        let PixelValues { shape, values } = Ramps.pixel_values(key)?;
-        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-        let factor = if left.is_ok() { 1.0 } else { f32::MAX };
-        Ok(PixelValues { shape, values: values.iter().map(|value| value * factor).collect() })
-    }
-}
-
-/// A whole run, and how often it read an image.
-fn counted(images: &dyn PixelSource, run: impl Fn(&dyn PixelSource) -> Result<Trained>) -> (Trained, usize) {
-    let all = usize::MAX;
-    let counting = Failing(AtomicUsize::new(all), images);
-    let trained = run(&counting).unwrap();
-    (trained, all - counting.0.into_inner())
 }
 
 /// The log-probabilities of a row for a model with an adapter that is not merged.
@@ -156,8 +58,7 @@ fn log_probs(checkpoint: &Checkpoint, adapter: Option<Adapter>) -> Vec<f32> {
 /// As in training: `dropout` is the seed of the adapter's dropout.
 fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Option<Seed>) -> Vec<f32> {
     let trainable_model = TrainableModel::new(checkpoint.clone(), adapter, |_| false);
-    let session =
-        Session::new(&trainable_model, &Resources { device: Device::Cpu, threads: 1, progress: &NoProgress }).unwrap();
+    let session = Session::new(&trainable_model, &RESOURCES).unwrap();
     let row = &rows()[1];
     let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() };
     let build = |_: usize| {
@@ -173,7 +74,7 @@ fn a_merged_adapter_computes_the_same() {
     let start = model();
     let initial = Adapter::initialize(&start, &lora(0.0, &["*"]), Seed(1)).unwrap();
     assert_eq!(log_probs(&start, Some(initial)), log_probs(&start, None));
-    let Trained { checkpoint, adapter, .. } = Study::new(adapted()).trained();
+    let Trained { checkpoint, adapter, .. } = Study::new(Method::Sft, adapted()).trained(1);
     let (unmerged, merged) = (log_probs(&start, adapter), log_probs(&checkpoint, None));
     assert_ne!(unmerged, log_probs(&start, None));
     assert!(unmerged.iter().zip(&merged).all(|(a, b)| (a - b).abs() < 1e-5), "{unmerged:?} {merged:?}");
@@ -184,7 +85,7 @@ fn dropout_applies_to_the_adapter_only() {
     let start = model();
     let initial = Adapter::initialize(&start, &lora(0.5, &["*"]), Seed(1)).unwrap();
     assert_eq!(log_probs_of(&start, Some(initial), Some(Seed(1))), log_probs(&start, None));
-    let adapter = Study::new(adapted()).trained().adapter;
+    let adapter = Study::new(Method::Sft, adapted()).trained(1).adapter;
     let drawn = |seed| log_probs_of(&start, adapter.clone(), Some(Seed(seed)));
     assert_eq!(drawn(1), drawn(1));
     assert_ne!(drawn(1), drawn(2));
@@ -215,9 +116,9 @@ fn targets_select_the_adapted_layers() {
 #[test]
 fn parameters_frozen_by_name_keep_their_bits() {
     let named = |pattern: &str| Freeze::Named(Pattern(pattern.to_string()));
-    let mut study = Study::new(Tuning::default());
+    let mut study = full();
     study.optimizer.freeze = vec![Freeze::Group(ParamGroup::Vision), named("model.layers.0.*"), named("*.v_proj")];
-    let trained = study.trained();
+    let trained = study.trained(1);
     for (index, parameter) in study.start.list().iter().enumerate() {
         let moved = study.start.weights[index] != trained.checkpoint.weights[index];
         let still = parameter.group == ParamGroup::Vision
@@ -226,19 +127,20 @@ fn parameters_frozen_by_name_keep_their_bits() {
         assert_eq!(moved, !still, "`{}`", parameter.name);
     }
     // An adapter is frozen by the name of its layer.
-    let mut study = Study::new(Tuning { lora: Some(lora(0.0, &["q_proj", "v_proj"])), ..Tuning::default() });
+    let mut study =
+        Study::new(Method::Sft, Tuning { lora: Some(lora(0.0, &["q_proj", "v_proj"])), ..Tuning::default() });
     study.optimizer.freeze = vec![named("*.v_proj")];
-    for (name, module) in study.trained().adapter.unwrap().modules {
+    for (name, module) in study.trained(1).adapter.unwrap().modules {
         assert_eq!(module.up.iter().all(|value| *value == 0.0), name.ends_with("v_proj"), "`{name}`");
     }
     study.optimizer.freeze = vec![named("*.v_porj")];
-    let error = study.sft(1, &TrainState::none(), &Ramps, &NoProgress).unwrap_err().to_string();
+    let error = study.error(&TrainState::none(), &Ramps);
     assert_eq!(error, "`freeze`: `*.v_porj` matches no parameter of the model");
 }
 
 #[test]
 fn a_group_has_its_own_learning_rate() {
-    let mut study = Study::new(Tuning::default());
+    let mut study = full();
     // One batch, so one step.
     study.rows.retain(|row| row.image.is_some());
     study.rows.truncate(5);
@@ -246,7 +148,7 @@ fn a_group_has_its_own_learning_rate() {
     let schedule = Schedule::Constant;
     study.optimizer = OptimizerConfig { lr: 1e-2, lr_parts, schedule, warmup: 0.0, ..OptimizerConfig::default() };
     study.epochs = 1;
-    let trained = study.trained();
+    let trained = study.trained(1);
     assert_eq!(trained.steps, 1);
     // The first step of AdamW moves every weight that has a gradient by its rate.
     for (index, parameter) in study.start.list().iter().enumerate() {
@@ -259,44 +161,41 @@ fn a_group_has_its_own_learning_rate() {
 
 #[test]
 fn a_failing_run_saves_its_last_good_state() {
-    let mut study = Study::new(Tuning::default());
+    let mut study = full();
     // The learning rate is so large that sums overflow after the first steps.
     study.optimizer = OptimizerConfig { lr: 1e25, warmup: 1.0, clip: 0.0, ..OptimizerConfig::default() };
     let folder = tempfile::tempdir().unwrap();
-    let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
-    let error = || format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
-    let first = error();
+    let state = state_in(folder.path(), 100);
+    let first = study.error(&state, &Ramps);
     let path = folder.path().join("training.safetensors");
     let kept = format!("(the state after step 1 is saved in `{}`): the loss is", path.display());
     assert!(first.starts_with("training step 2 of ") && first.contains(&kept), "{first}");
     assert!(first.contains("the rows of the batch, counted from 0: "), "{first}");
     // The run resumes from this state and fails at the same step.
-    assert_eq!(error(), first);
+    assert_eq!(study.error(&state, &Ramps), first);
 }
 
 #[test]
 fn a_run_resumes_after_a_bad_image() {
     for tuning in [Tuning::default(), adapted()] {
-        let study = Study::new(tuning);
+        let study = Study::new(Method::Sft, tuning);
         let folder = tempfile::tempdir().unwrap();
-        let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps: 100, every_seconds: 1e9 };
-        let error =
-            format!("{:#}", study.sft(1, &state, &OverflowingAfter(AtomicUsize::new(16)), &NoProgress).unwrap_err());
+        let state = state_in(folder.path(), 100);
+        let error = study.error(&state, &OverflowingAfter(16.into()));
         assert!(error.contains("(the state after step ") && error.contains("): the loss is NaN; the rows"), "{error}");
-        assert_same(&study.trained(), &study.sft(1, &state, &Ramps, &NoProgress).unwrap());
+        assert_same(&study.trained(1), &study.run(1, &state, &Ramps, &NoProgress).unwrap());
     }
 }
 
 #[test]
 fn infinite_weights_are_never_saved() {
-    let mut study = Study::new(Tuning::default());
+    let mut study = full();
     // The rate exceeds f32, so the first step leaves no finite trainable weight.
     let schedule = Schedule::Constant;
     study.optimizer = OptimizerConfig { lr: 1e39, schedule, warmup: 0.0, ..OptimizerConfig::default() };
     let folder = tempfile::tempdir().unwrap();
     let error = |study: &Study, every_steps| {
-        let state = TrainState { folder: Some(folder.path().to_path_buf()), every_steps, every_seconds: 1e9 };
-        let error = format!("{:#}", study.sft(1, &state, &Ramps, &NoProgress).unwrap_err());
+        let error = study.error(&state_in(folder.path(), every_steps), &Ramps);
         assert!(!folder.path().join("training.safetensors").exists());
         error
     };

@@ -1,6 +1,7 @@
 //! Training of all parameters: supervised fine-tuning and every preference loss.
 
-use super::{Case, RESOURCES, cases};
+use super::{Case, cases};
+use crate::tests::support::RESOURCES;
 use crate::train::dpo::{Preference, reference_ratios};
 use crate::train::preference::{PreferenceLoss, Reduction};
 use crate::train::sft::CrossEntropy;

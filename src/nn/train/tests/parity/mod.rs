@@ -14,17 +14,18 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::support::relative_error;
+use crate::tests::support::{RESOURCES, parity};
 use crate::train::optimizer::OptimizerConfig;
 use crate::train::run::{Objective, Run, Trained};
 use crate::train::state::TrainState;
 use crate::train::tuning::exactly;
 use crate::trainable_model::TrainableModel;
-use crate::{Adapter, Checkpoint, Device, ImageShape, ParamGroup, PixelSource, PixelValues, Resources, arrays};
-use ablate_core::base::progress::NoProgress;
+use crate::{Adapter, Checkpoint, ImageShape, ParamGroup, PixelSource, PixelValues, arrays};
 use ablate_core::base::{Seed, files};
+use ablate_data::records::CurvePoint;
 use ablate_data::tokens::{TokenPair, TokenRow};
 
-pub(super) const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
 static STATE: TrainState = TrainState::none();
 
 /// A model before training, its data, and the folder of its runs.
@@ -92,8 +93,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 pub(super) fn case(name: &str) -> Case {
-    let golden = || Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join("tests/golden");
-    let folder = std::env::var_os("ABLATE_PARITY").map_or_else(golden, PathBuf::from).join("train").join(name);
+    let folder = parity("train").join(name);
     let start = Checkpoint::read(&folder).unwrap();
     let Data { rows, pairs } = files::read_json(&folder.join("data.json")).unwrap();
     let rows: Vec<TokenRow> = rows.into_iter().map(TokenRow::from).collect();
@@ -172,8 +172,7 @@ impl Case {
         let trainable_model = TrainableModel::new(self.start.clone(), adapter, |_| true);
         let trained = self.run(expected, None).train(trainable_model, objective).unwrap();
         // Up to 100 steps, the curve has a point per step.
-        let found =
-            |of: fn(&ablate_data::records::CurvePoint) -> f64| trained.curve.iter().map(of).collect::<Vec<f64>>();
+        let found = |of: fn(&CurvePoint) -> f64| trained.curve.iter().map(of).collect::<Vec<f64>>();
         let losses = largest_error(&found(|point| point.loss), &expected.losses);
         let norms = largest_error(&found(|point| point.gradient_norm), &expected.norms);
         let Compared { weights, moves, worst } = self.compare(&trained.checkpoint, &expected.end);
@@ -223,13 +222,6 @@ struct Compared {
 
 fn difference(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a - b).collect()
-}
-
-/// The norm of the difference over the norm of the expected values.
-fn relative_error(ours: &[f32], expected: &[f32]) -> f64 {
-    assert_eq!(ours.len(), expected.len());
-    let norm = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
-    norm(&difference(ours, expected)) / norm(expected).max(1e-15)
 }
 
 /// The largest relative error of a number.
