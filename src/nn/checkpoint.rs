@@ -295,25 +295,22 @@ mod tests {
 
     #[test]
     fn errors_about_damaged_files_name_the_problem() {
-        let cut = error_after("model.safetensors", |bytes| bytes[..bytes.len() / 2].to_vec());
-        assert!(cut.starts_with("`DIR/model.safetensors`: not a "), "{cut}");
-        let empty = error_after("model.safetensors", |_| Vec::new());
-        assert!(empty.starts_with("`DIR/model.safetensors`: not a "), "{empty}");
-        let huge = error_after("model.safetensors", |mut bytes| {
-            bytes[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-            bytes
-        });
-        assert!(huge.starts_with("`DIR/model.safetensors`: not a "), "{huge}");
+        let damages: [fn(Vec<u8>) -> Vec<u8>; 3] = [
+            |bytes| bytes[..bytes.len() / 2].to_vec(),
+            |_| Vec::new(),
+            |bytes| [&u64::MAX.to_le_bytes(), &bytes[8..]].concat(),
+        ];
+        for damage in damages {
+            let error = error_after("model.safetensors", damage);
+            assert!(error.starts_with("`DIR/model.safetensors`: not a "), "{error}");
+        }
         let renamed =
             error_after("model.safetensors", |bytes| replace(&bytes, "model.norm.weight", "model.mron.weight"));
         assert_eq!(renamed, "`DIR/model.safetensors`: array `model.norm.weight` is missing");
         let retyped = error_after("model.safetensors", |bytes| replace(&bytes, "\"F32\"", "\"I32\""));
         assert!(retyped.contains("is of type I32: supported are"), "{retyped}");
-        let infinite = error_after("model.safetensors", |mut bytes| {
-            let at = bytes.len() - 4;
-            bytes[at..].copy_from_slice(&f32::NAN.to_le_bytes());
-            bytes
-        });
+        let infinite =
+            error_after("model.safetensors", |bytes| [&bytes[..bytes.len() - 4], &f32::NAN.to_le_bytes()].concat());
         assert!(infinite.contains("has the value NaN at index"), "{infinite}");
     }
 

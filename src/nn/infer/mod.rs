@@ -18,5 +18,5 @@ mod sample;
 mod tests;
 
 pub use generate::generate;
-pub use request::{GenerateConfig, Generated, Watch};
+pub use request::{Done, GenerateConfig, Generated, Watch};
 pub use score::log_probs;

@@ -165,35 +165,31 @@ fn unsupported_adapters_are_refused() {
 
 #[test]
 fn arrays_without_an_adapter_are_refused() {
-    let of = |modules: &[&str], rank: usize| {
+    let read = |write: &dyn Fn(&Path)| {
         let folder = tempfile::tempdir().unwrap();
         put(folder.path(), "adapter_config.json", PEFT);
-        put_modules(folder.path(), modules, rank);
+        write(folder.path());
         message(Adapter::read(folder.path(), false), folder.path()).replace("`DIR/adapter_model.safetensors`", "FILE")
     };
-    assert_eq!(of(&[], 2), "FILE: contains no LoRA module");
-    assert_eq!(
-        of(&["model.layers.0.mlp.up_proj"], 4),
-        "FILE: the module `model.layers.0.mlp.up_proj` has A of shape [4, 3] and B of shape [1, 4], not of rank 2"
-    );
-    assert_eq!(of(&["model.layers.0.mlp.up_proj", "score"], 2), "FILE: the model has no module `score`");
-    let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "adapter_config.json", PEFT);
-    let half = |name: &str, shape: &[usize]| Output {
-        name: format!("base_model.model.{name}"),
-        shape: shape.to_vec(),
-        dtype: Dtype::F32,
-        values: &[0.0; 6],
+    let of = |modules: &[&str], rank: usize| read(&|folder| put_modules(folder, modules, rank));
+    let one = |name: &str| {
+        let name = format!("base_model.model.{name}");
+        let array = Output { name, shape: vec![2, 3], dtype: Dtype::F32, values: &[0.0; 6] };
+        let path = |folder: &Path| folder.join("adapter_model.safetensors");
+        read(&|folder| writer::write_file(&path(folder), &[&array], writer::FORMAT).unwrap())
     };
-    let path = folder.path().join("adapter_model.safetensors");
-    writer::write_file(&path, &[&half("model.layers.0.mlp.up_proj.lora_A.weight", &[2, 3])], writer::FORMAT).unwrap();
-    assert_eq!(
-        message(Adapter::read(folder.path(), false), folder.path()),
-        "`DIR/adapter_model.safetensors`: array `base_model.model.model.layers.0.mlp.up_proj.lora_B.weight` is missing"
-    );
-    writer::write_file(&path, &[&half("lm_head.weight", &[2, 3])], writer::FORMAT).unwrap();
-    assert_eq!(
-        message(Adapter::read(folder.path(), false), folder.path()),
-        "`DIR/adapter_model.safetensors`: array `base_model.model.lm_head.weight` is not a matrix of a LoRA module"
-    );
+    let messages = [
+        of(&[], 2),
+        of(&["model.layers.0.mlp.up_proj"], 4),
+        of(&["model.layers.0.mlp.up_proj", "score"], 2),
+        one("model.layers.0.mlp.up_proj.lora_A.weight"),
+        one("lm_head.weight"),
+    ];
+    expect_test::expect![[r"
+        FILE: contains no LoRA module
+        FILE: the module `model.layers.0.mlp.up_proj` has A of shape [4, 3] and B of shape [1, 4], not of rank 2
+        FILE: the model has no module `score`
+        FILE: array `base_model.model.model.layers.0.mlp.up_proj.lora_B.weight` is missing
+        FILE: array `base_model.model.lm_head.weight` is not a matrix of a LoRA module"]]
+    .assert_eq(&messages.join("\n"));
 }

@@ -38,19 +38,12 @@ fn every_naming_scheme_is_recognized_and_kept() {
     let parameters = some_parameters();
     let weights: Vec<Vec<f32>> =
         parameters.iter().map(|parameter| (0..parameter.len()).map(|at| at as f32).collect()).collect();
+    let (old, new) = (TowerNames::WithVisionModel, TowerNames::Bare);
     let schemes = [
-        (
-            NamingScheme::Outer(TowerNames::WithVisionModel),
-            "language_model.lm_head.weight",
-            "vision_tower.vision_model.embeddings",
-        ),
-        (NamingScheme::Outer(TowerNames::Bare), "language_model.model.embed_tokens.weight", "vision_tower.embeddings"),
-        (
-            NamingScheme::Inner(TowerNames::WithVisionModel),
-            "model.language_model.layers.0",
-            "model.vision_tower.vision_model.embeddings",
-        ),
-        (NamingScheme::Inner(TowerNames::Bare), "model.image_newline", "model.vision_tower.embeddings"),
+        (NamingScheme::Outer(old), "language_model.lm_head.weight", "vision_tower.vision_model.embeddings"),
+        (NamingScheme::Outer(new), "language_model.model.embed_tokens.weight", "vision_tower.embeddings"),
+        (NamingScheme::Inner(old), "model.language_model.layers.0", "model.vision_tower.vision_model.embeddings"),
+        (NamingScheme::Inner(new), "model.image_newline", "model.vision_tower.embeddings"),
     ];
     for (scheme, one, other) in schemes {
         let folder = tempfile::tempdir().unwrap();
@@ -71,14 +64,12 @@ fn every_naming_scheme_is_recognized_and_kept() {
 #[test]
 fn buffers_of_old_versions_are_ignored() {
     let folder = tempfile::tempdir().unwrap();
-    write_arrays(
-        folder.path(),
-        &[
-            ("language_model.model.embed_tokens.weight", &[5, 4]),
-            ("language_model.model.layers.0.self_attn.rotary_emb.inv_freq", &[1]),
-            ("vision_tower.vision_model.embeddings.position_ids", &[1, 5]),
-        ],
-    );
+    let arrays: [(&str, &[usize]); 3] = [
+        ("language_model.model.embed_tokens.weight", &[5, 4]),
+        ("language_model.model.layers.0.self_attn.rotary_emb.inv_freq", &[1]),
+        ("vision_tower.vision_model.embeddings.position_ids", &[1, 5]),
+    ];
+    write_arrays(folder.path(), &arrays);
     let embedding = vec![parameter("model.embed_tokens.weight", &[5, 4])];
     let (weights, _) = model::read(folder.path(), &small(true).architecture, &embedding).unwrap();
     assert_eq!(weights, [(0..20).map(|at| at as f32).collect::<Vec<f32>>()]);
@@ -103,10 +94,9 @@ fn number_types_are_kept_if_they_fit() {
     let (mut weights, form) = model::read(&one, &decoder, &parameters).unwrap();
     assert_eq!(form.dtypes, [Dtype::F16, Dtype::BF16, Dtype::F32]);
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
-    assert_eq!(
-        weights.iter().map(|values| bits(values)).collect::<Vec<_>>(),
-        [bits(&halves), bits(&brain_floats), bits(&values)]
-    );
+    for (read, written) in weights.iter().zip([&halves[..], &brain_floats, &values]) {
+        assert_eq!(bits(read), bits(written));
+    }
     model::write(&two, &form, &parameters, &shared(&weights), Rounding::Exact).unwrap();
     let bytes = |folder: &std::path::Path| files::read_bytes(&folder.join("model.safetensors")).unwrap();
     assert!(bytes(&one) == bytes(&two));

@@ -27,17 +27,11 @@ fn write_arrays(folder: &Path, arrays: &[(&str, &[usize])]) {
     let values: Vec<Vec<f32>> = (0..arrays.len())
         .map(|start| (0..arrays[start].1.iter().product()).map(|at: usize| (start + at) as f32).collect())
         .collect();
-    let outputs: Vec<Output> = arrays
-        .iter()
-        .zip(&values)
-        .map(|((name, shape), values)| Output {
-            name: (*name).to_string(),
-            shape: shape.to_vec(),
-            dtype: Dtype::F32,
-            values,
-        })
-        .collect();
-    writer::write(folder, &outputs).unwrap();
+    let outputs = arrays.iter().zip(&values).map(|((name, shape), values)| {
+        let (name, shape) = ((*name).to_string(), shape.to_vec());
+        Output { name, shape, dtype: Dtype::F32, values }
+    });
+    writer::write(folder, &outputs.collect::<Vec<_>>()).unwrap();
 }
 
 /// Writes a text file.
