@@ -186,9 +186,7 @@ mod tests {
         assert_eq!(TrainingIndex::read(folder.path()).unwrap(), Some(index));
         files::write_atomic(&folder.path().join(FILE), b"image 12\n").unwrap();
         let error = TrainingIndex::read(folder.path()).unwrap_err().to_string();
-        assert!(
-            error.ends_with("seen.txt:1: `image 12` is not `image` or `question` followed by 32 hexadecimal digits"),
-            "{error}"
-        );
+        let expected = "seen.txt:1: `image 12` is not `image` or `question` followed by 32 hexadecimal digits";
+        assert!(error.ends_with(expected), "{error}");
     }
 }

@@ -276,10 +276,8 @@ mod tests {
             r#"{"image":null,"image_url":"http://x"}"#,
         ] {
             let error = parse(serde_json::from_str(row).unwrap()).unwrap_err();
-            assert!(
-                error.ends_with("` is not supported: a row has at most one image, with its path in `image`"),
-                "{error}"
-            );
+            let expected = "` is not supported: a row has at most one image, with its path in `image`";
+            assert!(error.ends_with(expected), "{error}");
         }
         let fine =
             r#"{"image":"a.png","image_id":7,"images":[],"video":null,"num_images":0,"imagined":"x","options":null}"#;

@@ -232,13 +232,7 @@ fn largest_remainder(exact: &[f64], total: usize) -> Vec<usize> {
 }
 
 /// Checks that `count` of the `available` rows may be taken; `of` names the source in errors.
-fn check_repetition(
-    source: &MixSource,
-    of: &str,
-    count: usize,
-    available: usize,
-    max_epochs: Option<f64>,
-) -> Result<()> {
+fn check_repetition(source: &MixSource, of: &str, count: usize, available: usize, max: Option<f64>) -> Result<()> {
     if count > 0 && available == 0 {
         bail!("{of} must give {count} rows but has none");
     }
@@ -246,7 +240,7 @@ fn check_repetition(
     if count > available && !repeats {
         bail!("{of} must give {count} rows but has {available}; `replace = true` allows repeated rows");
     }
-    if let Some(max) = max_epochs
+    if let Some(max) = max
         && count as f64 > max * available as f64
     {
         let epochs = count as f64 / available as f64;
@@ -388,6 +382,11 @@ mod tests {
         Ok(drawn.iter().map(Vec::len).collect())
     }
 
+    /// The rows of a mix of one source.
+    fn rows_of(source: &MixSource, seed: Seed) -> Vec<usize> {
+        sample(std::slice::from_ref(source), MixSize::All, None, seed).unwrap().remove(0)
+    }
+
     #[test]
     fn each_unit_gives_its_amount() {
         let sources = [
@@ -427,11 +426,10 @@ mod tests {
     fn removing_a_row_keeps_the_order_of_the_others() {
         let all = source("a", 50, Amount::Rows(20));
         let mut fewer = all.clone();
-        let gone = sample(std::slice::from_ref(&all), MixSize::All, None, Seed(0)).unwrap()[0][3];
+        let gone = rows_of(&all, Seed(0))[3];
         fewer.keys.remove(gone);
         let keys = |source: &MixSource| -> Vec<String> {
-            let rows = sample(std::slice::from_ref(source), MixSize::All, None, Seed(0)).unwrap().remove(0);
-            rows.into_iter().map(|row| source.keys[row].clone()).collect()
+            rows_of(source, Seed(0)).into_iter().map(|row| source.keys[row].clone()).collect()
         };
         let mut expected = keys(&all);
         expected.remove(3);
@@ -446,7 +444,7 @@ mod tests {
             "source `a` must give 25 rows but has 10; `replace = true` allows repeated rows"
         );
         let again = MixSource { replace: true, ..few };
-        let rows = sample(std::slice::from_ref(&again), MixSize::All, None, Seed(1)).unwrap().remove(0);
+        let rows = rows_of(&again, Seed(1));
         let mut first: Vec<usize> = rows[..10].to_vec();
         first.sort_unstable();
         assert_eq!(first, (0..10).collect::<Vec<_>>());
@@ -466,16 +464,14 @@ mod tests {
             source
         };
         assert_eq!(counts(&[each(3, false)], MixSize::All).unwrap(), [6]);
-        assert_eq!(
-            counts(&[each(3, false), source("a", 50, Amount::Weight(1.0))], MixSize::Rows(20)).unwrap(),
-            [6, 14]
-        );
+        let with_weight = [each(3, false), source("a", 50, Amount::Weight(1.0))];
+        assert_eq!(counts(&with_weight, MixSize::Rows(20)).unwrap(), [6, 14]);
         assert_eq!(
             counts(&[each(4, false)], MixSize::All).unwrap_err(),
             "source `f`, data set `rare`, must give 4 rows but has 3; `replace = true` allows repeated rows"
         );
         let again = each(4, true);
-        let rows = sample(std::slice::from_ref(&again), MixSize::All, None, Seed(1)).unwrap().remove(0);
+        let rows = rows_of(&again, Seed(1));
         assert_eq!((rows.len(), source_stats(&again, &rows, BTreeMap::new()).repeated), (8, 1));
         assert_eq!(
             sample(&[again], MixSize::All, Some(1.0), Seed(1)).unwrap_err().to_string(),
@@ -488,41 +484,34 @@ mod tests {
         let sources = |rows| [source("a", 50, Amount::Weight(1.0)), source("b", rows, Amount::Weight(0.0))];
         for size in [MixSize::Rows(31), MixSize::Tokens(310)] {
             assert_eq!(counts(&sources(50), size).unwrap(), [31, 0]);
-            assert_eq!(
-                sample(&sources(0), size, Some(1.0), Seed(2)).unwrap(),
-                sample(&sources(9), size, None, Seed(2)).unwrap()
-            );
+            let few = sample(&sources(0), size, Some(1.0), Seed(2)).unwrap();
+            assert_eq!(few, sample(&sources(9), size, None, Seed(2)).unwrap());
         }
     }
 
     #[test]
     fn invalid_amounts_are_errors() {
         let error = |amount, size| counts(&[source("a", 10, amount)], size).unwrap_err();
-        assert_eq!(
+        let uncounted = MixSource { tokens: None, ..source("a", 10, Amount::Tokens(50)) };
+        let messages = [
             error(Amount::Weight(-1.0), MixSize::Rows(5)),
-            "source `a`: `weight` = -1 must be a number of at least 0"
-        );
-        assert_eq!(error(Amount::Weight(0.0), MixSize::Rows(5)), "all weights are 0");
-        assert_eq!(
+            error(Amount::Weight(0.0), MixSize::Rows(5)),
             error(Amount::Weight(1.0), MixSize::All),
-            "source `a` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`"
-        );
-        assert_eq!(
             error(Amount::Keep(1.5), MixSize::All),
-            "source `a`: `keep` = 1.5 is above 1; to repeat rows use `epochs`"
-        );
+            counts(&[uncounted], MixSize::All).unwrap_err(),
+            counts(&[source("a", 0, Amount::Rows(1))], MixSize::All).unwrap_err(),
+        ];
+        expect_test::expect![[r"
+            source `a`: `weight` = -1 must be a number of at least 0
+            all weights are 0
+            source `a` has a `weight`, which is a share of the mix: give the mix `rows` or `tokens`
+            source `a`: `keep` = 1.5 is above 1; to repeat rows use `epochs`
+            tokens cannot be counted: the mix has no `tokenizer`
+            source `a` must give 1 rows but has none"]]
+        .assert_eq(&messages.join("\n"));
         assert!(error(Amount::Rows(9), MixSize::Rows(5)).starts_with("the mix has 5 rows, but the sources"));
         assert!(error(Amount::Rows(3), MixSize::Rows(5)).contains("give 3: give one of them a `weight`"));
         assert!(error(Amount::Epochs(f64::NAN), MixSize::All).contains("must be a number"));
-        let uncounted = MixSource { tokens: None, ..source("a", 10, Amount::Tokens(50)) };
-        assert_eq!(
-            counts(&[uncounted], MixSize::All).unwrap_err(),
-            "tokens cannot be counted: the mix has no `tokenizer`"
-        );
-        assert_eq!(
-            counts(&[source("a", 0, Amount::Rows(1))], MixSize::All).unwrap_err(),
-            "source `a` must give 1 rows but has none"
-        );
     }
 
     /// 5 rows of `chart` and 3 of `doc`, in turn.

@@ -215,10 +215,8 @@ mod tests {
         ];
         let SelectedPairs { train, stats, .. } = selected(&judged, &PAPER);
         // 1/4 and 5/6 are inside, 1/5 and 6/7 are not.
-        assert_eq!(
-            train.iter().map(|pair| pair.id.as_str()).collect::<Vec<_>>(),
-            ["low#0", "low#1", "low#2", "high#0", "high#1", "high#2"]
-        );
+        let ids: Vec<&str> = train.iter().map(|pair| pair.id.as_str()).collect();
+        assert_eq!(ids, ["low#0", "low#1", "low#2", "high#0", "high#1", "high#2"]);
         assert_eq!((stats.too_hard, stats.too_easy, stats.in_band, stats.questions), (2, 1, 2, 5));
     }
 
@@ -264,11 +262,8 @@ mod tests {
         // A judging program may report `correct` and `unreadable` together.
         judged.verdicts[0].correct = true;
         let skipped = selected(&[judged.clone()], &PairSelection { unreadable: false, ..PAPER });
-        let compact = |pairs: &[Pair]| {
-            pairs
-                .iter()
-                .map(|pair| format!("{} > {}", &pair.chosen[14..], &pair.rejected[14..]))
-                .collect::<BTreeSet<_>>()
+        let compact = |pairs: &[Pair]| -> BTreeSet<String> {
+            pairs.iter().map(|pair| format!("{} > {}", &pair.chosen[14..], &pair.rejected[14..])).collect()
         };
         assert_eq!(compact(&skipped.train), BTreeSet::from(["r1 > w1".to_string()]));
         assert_eq!((skipped.stats.unreadable, skipped.stats.accuracy), (1, 1.0 / 3.0));

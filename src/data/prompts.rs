@@ -48,12 +48,8 @@ impl PromptTemplate {
 
     /// Reasoning, then the answer.
     pub fn cot() -> PromptTemplate {
-        PromptTemplate::new(
-            "cot",
-            Style::Cot,
-            "Explain first, then answer.",
-            "Explain first, then answer with the letter.",
-        )
+        let letter = "Explain first, then answer with the letter.";
+        PromptTemplate::new("cot", Style::Cot, "Explain first, then answer.", letter)
     }
 
     /// The question alone, for rows that contain their own instruction, such as captions.
@@ -169,10 +165,8 @@ mod tests {
     #[test]
     fn a_prompt_is_question_options_instruction() {
         let choice = item(AnswerType::Letter, "Which is largest?", &["red", "blue"], &["A"]);
-        assert_eq!(
-            PromptTemplate::direct().render(&choice),
-            "Which is largest?\nA red\nB blue\nAnswer with the letter."
-        );
+        let direct = PromptTemplate::direct().render(&choice);
+        assert_eq!(direct, "Which is largest?\nA red\nB blue\nAnswer with the letter.");
         let open = item(AnswerType::Number, "Which is largest?", &[], &["A"]);
         assert_eq!(PromptTemplate::cot().render(&open), "Which is largest?\nExplain first, then answer.");
         assert_eq!(PromptTemplate::bare().render(&open), "Which is largest?");

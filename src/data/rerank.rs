@@ -89,15 +89,11 @@ mod tests {
     /// The picks of all strategies: first, majority, best, weighted by sigmoid and by exp, oracle.
     fn picks(answers: &[&str], log_ratios: &[f64]) -> [Option<usize>; 6] {
         let CreditedItem { item, responses, .. } = credited_item(answers, log_ratios);
-        let with = |strategy, weight| pick(&item, &responses, strategy, weight);
-        [
-            with(Strategy::First, VoteWeight::Sigmoid),
-            with(Strategy::Majority, VoteWeight::Sigmoid),
-            with(Strategy::Best, VoteWeight::Sigmoid),
-            with(Strategy::Weighted, VoteWeight::Sigmoid),
-            with(Strategy::Weighted, VoteWeight::Exp),
-            with(Strategy::Oracle, VoteWeight::Sigmoid),
-        ]
+        let sigmoid = |strategy| pick(&item, &responses, strategy, VoteWeight::Sigmoid);
+        let exp = pick(&item, &responses, Strategy::Weighted, VoteWeight::Exp);
+        let [first, majority, best, weighted, oracle] =
+            [Strategy::First, Strategy::Majority, Strategy::Best, Strategy::Weighted, Strategy::Oracle].map(sigmoid);
+        [first, majority, best, weighted, exp, oracle]
     }
 
     #[test]

@@ -57,10 +57,8 @@ impl Tokenizer {
     pub fn train_bpe<'a>(texts: impl IntoIterator<Item = &'a str>, vocab: usize) -> Result<Tokenizer> {
         let least = SPECIAL_TOKENS.len() + 256;
         if vocab < least {
-            bail!(
-                "a byte-level vocabulary has at least {least} tokens ({} special, 256 bytes), not {vocab}",
-                SPECIAL_TOKENS.len()
-            );
+            let special = SPECIAL_TOKENS.len();
+            bail!("a byte-level vocabulary has at least {least} tokens ({special} special, 256 bytes), not {vocab}");
         }
         let mut inner = tokenizers::Tokenizer::new(BPE::default());
         inner.with_pre_tokenizer(Some(Sequence::new(vec![
@@ -274,10 +272,8 @@ mod tests {
     #[test]
     fn pieces_are_the_texts_of_tokens() {
         let words = Tokenizer::train_word(TEXTS, 200).unwrap();
-        assert_eq!(
-            words.pieces("red=3, blue\n### 12").unwrap(),
-            ["red", "=", "3", ",", " blue", "\n", "###", " ", "1", "2"]
-        );
+        let pieces = words.pieces("red=3, blue\n### 12").unwrap();
+        assert_eq!(pieces, ["red", "=", "3", ",", " blue", "\n", "###", " ", "1", "2"]);
         // `é` has two bytes, which are two tokens here.
         let bytes = Tokenizer::train_bpe([""], 261).unwrap();
         assert_eq!(bytes.pieces("aé3").unwrap(), ["a", "é", "", "3"]);

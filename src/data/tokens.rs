@@ -362,6 +362,20 @@ mod tests {
         }
     }
 
+    fn pair(chosen: &str, rejected: &str) -> Pair {
+        Pair {
+            id: "1#0".into(),
+            dataset: "toy".into(),
+            image: None,
+            prompt: "ab".into(),
+            chosen: chosen.into(),
+            rejected: rejected.into(),
+            chosen_truncated: false,
+            rejected_truncated: false,
+            question: None,
+        }
+    }
+
     // Ids: <|pad|> 0, <|image|> 1, <|user|> 2, <|assistant|> 3, <|end|> 4, then ` c` 5 and `ab` 6.
 
     #[test]
@@ -375,17 +389,7 @@ mod tests {
 
     #[test]
     fn a_truncated_response_has_no_end_token() {
-        let pair = Pair {
-            id: "1#0".into(),
-            dataset: "toy".into(),
-            image: None,
-            prompt: "ab".into(),
-            chosen: "ab".into(),
-            rejected: " c".into(),
-            chosen_truncated: true,
-            rejected_truncated: false,
-            question: None,
-        };
+        let pair = Pair { chosen_truncated: true, ..pair("ab", " c") };
         let pair = chat(20).encode_pair(&pair).unwrap();
         assert_eq!(pair.chosen.tokens, [2, 6, 3, 6]);
         assert_eq!(pair.rejected.tokens, [2, 6, 3, 5, 4]);
@@ -427,17 +431,7 @@ mod tests {
 
     #[test]
     fn a_pair_equal_after_truncation_is_none() {
-        let pair = Pair {
-            id: "1#0".into(),
-            dataset: "toy".into(),
-            image: None,
-            prompt: "ab".into(),
-            chosen: "ab c c".into(),
-            rejected: "ab c".into(),
-            chosen_truncated: false,
-            rejected_truncated: false,
-            question: None,
-        };
+        let pair = pair("ab c c", "ab c");
         let truncated = |max| {
             let pair = chat(max).truncate_pair(&pair).unwrap();
             pair.map(|pair| (pair.chosen.tokens, pair.rejected.tokens))

@@ -135,11 +135,8 @@ pub(super) fn template(folder: &Path, images: bool) -> Result<Template> {
         }
     }
     let names: Vec<String> = places.iter().map(|(name, _)| format!("`{name}`")).collect();
-    bail!(
-        "`{}` has no chat template: searched {} (key `chat_template` in JSON files)",
-        folder.display(),
-        names.join(", ")
-    )
+    let (folder, names) = (folder.display(), names.join(", "));
+    bail!("`{folder}` has no chat template: searched {names} (key `chat_template` in JSON files)")
 }
 
 /// A template in a separate file.
@@ -221,11 +218,9 @@ mod tests {
             ("special_tokens_map.json", r#"{"pad_token": "<pad>"}"#),
         ]);
         let special = special(folder.path()).unwrap();
-        let named: Vec<(&str, &str)> =
-            special.named.iter().map(|(role, token)| (role.as_str(), token.as_str())).collect();
         let expected =
             [("bos_token", "<s>"), ("eos_token", "</s>"), ("image_token", "<image>"), ("pad_token", "<pad>")];
-        assert_eq!(named, expected);
+        assert_eq!(special.named, expected.map(|(role, token)| (role.to_string(), token.to_string())).into());
         assert_eq!(special.additional, ["<a>"]);
         assert_eq!(special.image.unwrap().0, 9);
         assert_eq!(special.ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 4, 2]);
@@ -237,14 +232,11 @@ mod tests {
             let folder = folder(&[("config.json", config), ("tokenizer_config.json", tokenizer)]);
             special(folder.path()).unwrap_err().to_string()
         };
-        assert!(
-            error(r#"{"image_token_index": -200}"#, "{}").ends_with("/config.json` has -200, which is not a token id")
-        );
+        let negative = error(r#"{"image_token_index": -200}"#, "{}");
+        assert!(negative.ends_with("/config.json` has -200, which is not a token id"), "{negative}");
         assert!(error(r#"{"eos_token_id": "x"}"#, "{}").contains("`eos_token_id` of"));
-        assert!(
-            error(r#"{"image_token_index": 1, "image_token_id": 2}"#, "{}")
-                .ends_with("is 2, and `image_token_index` is 1")
-        );
+        let two = error(r#"{"image_token_index": 1, "image_token_id": 2}"#, "{}");
+        assert!(two.ends_with("is 2, and `image_token_index` is 1"), "{two}");
         assert!(error("{}", r#"{"bos_token": 3}"#).starts_with("`bos_token` of `tokenizer_config.json`"));
         assert!(error("[]", "{}").ends_with("does not contain the expected JSON"));
     }

@@ -125,11 +125,8 @@ impl ChatTemplate {
         let environment = run_limited(LIMITS, compile)
             .unwrap_or_else(|exceeded| Err(anyhow!("{exceeded}")))
             .with_context(|| format!("the chat template of {origin}"))?;
-        Ok(ChatTemplate {
-            environment: Arc::new(environment),
-            origin: origin.to_string(),
-            variables: Arc::new(variables),
-        })
+        let (environment, variables) = (Arc::new(environment), Arc::new(variables));
+        Ok(ChatTemplate { environment, origin: origin.to_string(), variables })
     }
 
     /// Renders `messages`. With `open`, the template adds the beginning of the assistant's next turn
@@ -227,10 +224,8 @@ mod tests {
     fn a_template_has_the_environment_of_transformers() {
         let same = |source: &str, expected: &str| assert_eq!(rendered(source).unwrap(), expected, "{source}");
         same("{{ bos_token }}{{ messages[0]['content'] | trim }}{{ messages[0].role }}", "<s>hiuser");
-        same(
-            "{% for x in [1, 2, 3] %}\n    {% if x == 2 %}{% continue %}{% endif %}\n{{ x }}\n{% endfor %}\n",
-            "1\n3\n",
-        );
+        let skipped = "{% for x in [1, 2, 3] %}\n    {% if x == 2 %}{% continue %}{% endif %}\n{{ x }}\n{% endfor %}\n";
+        same(skipped, "1\n3\n");
         same("a {% generation %}\nb\n  {%- endgeneration -%}  c\n", "a bc");
         same("{{ {'a': 'é\"<\\n', 'b': [1, true, none]} | tojson }}", r#"{"a": "é\"<\n", "b": [1, true, null]}"#);
         same("{{ [{'b': 1, 'a': []}] | tojson(indent=2) }}", "[\n  {\n    \"b\": 1,\n    \"a\": []\n  }\n]");
@@ -245,21 +240,18 @@ mod tests {
     fn errors_in_a_template_name_the_line() {
         let error = |source: &str| format!("{:#}", rendered(source).unwrap_err());
         assert_eq!(error("\n{{ raise_exception('no system') }}"), "the chat template of `x`: line 2: no system");
-        assert!(
-            error("a\n\n{% if %}").starts_with("the chat template of `x`: line 3: syntax error"),
-            "{}",
-            error("{% if %}")
-        );
+        let broken = error("a\n\n{% if %}");
+        assert!(broken.starts_with("the chat template of `x`: line 3: syntax error"), "{broken}");
         assert!(error("{{ messages[0].a.b }}").contains("line 1: undefined value"));
         assert!(error("{{ no_such() }}").contains("line 1: unknown function"));
         assert!(error("{{ strftime_now('%d') }}").contains("line 1: unknown function"));
         let endless = "line 1: does not terminate, or writes too much";
-        assert!(
-            error("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}").contains(endless)
-        );
-        let doubling =
-            "{% set ns = namespace(t='ab') %}{% for a in range(99) %}{% set ns.t = ns.t + ns.t %}{% endfor %}";
-        assert!(error(doubling).contains(endless), "{}", error(doubling));
+        for template in [
+            "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+            "{% set ns = namespace(t='ab') %}{% for a in range(99) %}{% set ns.t = ns.t + ns.t %}{% endfor %}",
+        ] {
+            assert!(error(template).contains(endless), "{}", error(template));
+        }
         assert!(error("{{ 'x' * 999999999999 }}").contains("line 1"));
         let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
         assert!(error(recursion).contains("recursion"), "{}", error(recursion));
@@ -307,9 +299,7 @@ mod tests {
             assert_eq!(found(parts, preferred).unwrap(), Format::Parts);
             assert_eq!(found(&either, preferred).unwrap(), preferred);
         }
-        assert_eq!(
-            found("nothing", Format::Text).unwrap_err().to_string(),
-            "the chat template of `x` does not write the text of a message"
-        );
+        let error = found("nothing", Format::Text).unwrap_err().to_string();
+        assert_eq!(error, "the chat template of `x` does not write the text of a message");
     }
 }

@@ -27,18 +27,14 @@ impl ThinkingBlock {
         drops: impl Fn(&str, &str) -> bool,
     ) -> Option<ThinkingBlock> {
         if let Some(written) = lead.strip_prefix(prompt) {
-            match markers(written).as_slice() {
-                [open, close] if closes(open, close) => {
-                    return Some(ThinkingBlock { open: open.to_string(), close: close.to_string(), closing: None });
-                }
-                [close] => {
-                    let open = prompt.split_whitespace().last().map(last_marker).unwrap_or_default();
-                    if closes(open, close) {
-                        let closing = Some(written.to_string());
-                        return Some(ThinkingBlock { open: open.to_string(), close: close.to_string(), closing });
-                    }
-                }
-                _ => {}
+            let begun = || prompt.split_whitespace().last().map(last_marker).unwrap_or_default();
+            let found = match markers(written)[..] {
+                [open, close] => Some((open, close, None)),
+                [close] => Some((begun(), close, Some(written.to_string()))),
+                _ => None,
+            };
+            if let Some((open, close, closing)) = found.filter(|(open, close, _)| closes(open, close)) {
+                return Some(ThinkingBlock { open: open.to_string(), close: close.to_string(), closing });
             }
         }
         for (open, close) in pairs(source) {

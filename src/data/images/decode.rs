@@ -171,15 +171,13 @@ mod tests {
         let colour: ImageBuffer<Rgb<u16>, _> = ImageBuffer::from_pixel(1, 1, Rgb([0x12ff, 0x80, 0xffff]));
         let grey: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_pixel(1, 1, Luma([300]));
         let (colour, grey) = (encoded(&DynamicImage::ImageRgb16(colour)), encoded(&DynamicImage::ImageLuma16(grey)));
-        let pixel = |bytes: &[u8], conversion| decode(bytes, conversion).unwrap().get_pixel(0, 0).0;
-        assert_eq!(
-            (pixel(&colour, DepthConversion::Nearest), pixel(&grey, DepthConversion::Nearest)),
-            ([0x13, 0, 255], [1; 3])
-        );
-        assert_eq!(
-            (pixel(&colour, DepthConversion::Pillow), pixel(&grey, DepthConversion::Pillow)),
-            ([0x12, 0, 255], [255; 3])
-        );
+        for (conversion, expected) in [
+            (DepthConversion::Nearest, [[0x13, 0, 255], [1; 3]]),
+            (DepthConversion::Pillow, [[0x12, 0, 255], [255; 3]]),
+        ] {
+            let pixel = |bytes: &Vec<u8>| decode(bytes, conversion).unwrap().get_pixel(0, 0).0;
+            assert_eq!([&colour, &grey].map(pixel), expected, "{conversion:?}");
+        }
     }
 
     #[test]

@@ -44,11 +44,7 @@ impl ImageLoader {
     }
 
     /// Uses image files by key; keys must be unique. Without `exif_orientation`, the images are not rotated.
-    pub fn from_files(
-        paths: &[(&str, &Path)],
-        exif_orientation: bool,
-        processor: ImageProcessor,
-    ) -> Result<ImageLoader> {
+    pub fn from_files(paths: &[(&str, &Path)], exif_orientation: bool, processor: ImageProcessor) -> Result<Self> {
         let mut files = BTreeMap::new();
         for (key, path) in paths {
             if files.insert((*key).to_string(), path.to_path_buf()).is_some() {
@@ -127,10 +123,8 @@ mod tests {
         let pixel_values = images.load("a").unwrap();
         let blue = 51.0 / 255.0;
         let expected = [0.0, 0.0, blue, 1.0, 0.0, blue, 0.0, 1.0, blue, 1.0, 1.0, blue];
-        assert!(
-            pixel_values.iter().zip(expected).all(|(one, other): (&f32, f32)| (one - other).abs() < 1e-6),
-            "{pixel_values:?}"
-        );
+        let close = |(one, other): (&f32, f32)| (one - other).abs() < 1e-6;
+        assert!(pixel_values.iter().zip(expected).all(close), "{pixel_values:?}");
         assert_eq!(pixel_values.len(), 12);
     }
 

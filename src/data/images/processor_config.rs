@@ -89,10 +89,8 @@ impl ImageProcessor {
         }
         let plain = folder.join(PLAIN);
         if !plain.is_file() {
-            bail!(
-                "`{}` has no image processor: found neither `{PLAIN}` nor `image_processor` in `{NESTED}`",
-                folder.display()
-            );
+            let folder = folder.display();
+            bail!("`{folder}` has no image processor: found neither `{PLAIN}` nor `image_processor` in `{NESTED}`");
         }
         steps(&files::read_json(&plain)?).map(ImageProcessor::Hub).with_context(|| format!("`{}`", plain.display()))
     }
@@ -372,36 +370,31 @@ mod tests {
         let error = size_or_error(&json!({"image_processor_type": "SiglipImageProcessor", "blur": 2}));
         assert_eq!(error, "`preprocessor_config.json`: `blur` is not a known field");
         assert_eq!(size_or_error(&json!({})), "`preprocessor_config.json`: missing `image_processor_type`");
-        let clip = "CLIPImageProcessor";
-        for (kind, field, value, expected) in [
-            (
-                "ViTImageProcessor",
-                "size",
-                json!(8),
-                "`image_processor_type` is `ViTImageProcessor`, which is not supported",
-            ),
-            (clip, "resample", json!(5), "`resample` is 5 (Hamming), which is not supported"),
-            (clip, "resample", json!("bicubic"), "`resample` is \"bicubic\", not a Pillow filter number from 0 to 5"),
-            (clip, "do_resize", json!(1), "`do_resize` is 1, not true or false"),
-            (clip, "do_convert_rgb", json!(false), "`do_convert_rgb` is false, which is not supported"),
-            (clip, "size", json!({"shortest_edge": 0}), "`size` holds 0, not a length from 1 to 4096"),
-            (clip, "size", json!({"height": 5, "width": 5000}), "`size` holds 5000, not a length from 1 to 4096"),
+        let other = with("ViTImageProcessor", "size", &json!(8));
+        assert_eq!(other, "`image_processor_type` is `ViTImageProcessor`, which is not supported");
+        for (field, value, expected) in [
+            ("resample", json!(5), "`resample` is 5 (Hamming), which is not supported"),
+            ("resample", json!("bicubic"), "`resample` is \"bicubic\", not a Pillow filter number from 0 to 5"),
+            ("do_resize", json!(1), "`do_resize` is 1, not true or false"),
+            ("do_convert_rgb", json!(false), "`do_convert_rgb` is false, which is not supported"),
+            ("size", json!({"shortest_edge": 0}), "`size` holds 0, not a length from 1 to 4096"),
+            ("size", json!({"height": 5, "width": 5000}), "`size` holds 5000, not a length from 1 to 4096"),
             (
                 clip,
                 "size",
                 json!({"longest_edge": 5}),
                 "`size` has the keys [\"longest_edge\"]: only `shortest_edge`, or `height` and `width`, are supported",
             ),
-            (clip, "crop_size", json!({"shortest_edge": 5}), "`crop_size` is not a height and a width"),
-            (clip, "crop_size", json!({"height": 5, "width": 6}), "`crop_size` is 5 x 6, which is not square"),
-            (clip, "do_center_crop", json!(false), "`do_center_crop` is false: images would not be square"),
-            (clip, "image_mean", json!([0.5, 0.5]), "`image_mean` is not three numbers, for red, green and blue"),
-            (clip, "image_std", json!([0.5, 0, 0.5]), "`image_std` holds a number that is not above 0"),
-            (clip, "rescale_factor", json!(0), "`rescale_factor` is 0, not above 0"),
-            (clip, "pad_size", json!(5), "`pad_size` is not supported"),
-            (clip, "image_grid_pinpoints", json!([[5, 5]]), "`image_grid_pinpoints` is only supported for LLaVA-NeXT"),
+            ("crop_size", json!({"shortest_edge": 5}), "`crop_size` is not a height and a width"),
+            ("crop_size", json!({"height": 5, "width": 6}), "`crop_size` is 5 x 6, which is not square"),
+            ("do_center_crop", json!(false), "`do_center_crop` is false: images would not be square"),
+            ("image_mean", json!([0.5, 0.5]), "`image_mean` is not three numbers, for red, green and blue"),
+            ("image_std", json!([0.5, 0, 0.5]), "`image_std` holds a number that is not above 0"),
+            ("rescale_factor", json!(0), "`rescale_factor` is 0, not above 0"),
+            ("pad_size", json!(5), "`pad_size` is not supported"),
+            ("image_grid_pinpoints", json!([[5, 5]]), "`image_grid_pinpoints` is only supported for LLaVA-NeXT"),
         ] {
-            assert_eq!(with(kind, field, &value), expected);
+            assert_eq!(with("CLIPImageProcessor", field, &value), expected);
         }
     }
 

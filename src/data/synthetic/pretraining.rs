@@ -12,12 +12,8 @@ use crate::rng::{permutation, uniform_below};
 /// A description of everything in the image, in reading order.
 pub(super) fn caption(rng: &mut impl Rng) -> Example {
     let (image, response) = match uniform_below(rng, 3) {
-        0 => {
-            let (image, marks) = bars(rng);
-            (image, list_of(&marks))
-        }
-        1 => {
-            let (image, marks) = digits(rng);
+        kind @ (0 | 1) => {
+            let (image, marks) = if kind == 0 { bars(rng) } else { digits(rng) };
             (image, list_of(&marks))
         }
         _ => {
@@ -32,15 +28,10 @@ pub(super) fn caption(rng: &mut impl Rng) -> Example {
 /// A list of the requested parts, in the requested order.
 pub(super) fn list(rng: &mut impl Rng) -> Example {
     match uniform_below(rng, 4) {
-        0 => {
-            let (image, marks) = bars(rng);
+        kind @ (0 | 1) => {
+            let ((image, marks), what) = if kind == 0 { (bars(rng), "") } else { (digits(rng), "the digits ") };
             let (names, response) = some_of(rng, &marks);
-            Example::text(Some(image), format!("List {names}."), response)
-        }
-        1 => {
-            let (image, marks) = digits(rng);
-            let (names, response) = some_of(rng, &marks);
-            Example::text(Some(image), format!("List the digits {names}."), response)
+            Example::text(Some(image), format!("List {what}{names}."), response)
         }
         2 => {
             let (image, marks) = digits(rng);

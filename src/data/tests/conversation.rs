@@ -13,7 +13,7 @@ use crate::conversation::hub_tokenizer::{HubTokenizer, Sentinels};
 use crate::conversation::{Conversation, Format, Message, Role};
 use crate::tests::support::golden;
 use crate::tokens;
-use ablate_core::base::files as base;
+use ablate_core::base::files;
 
 fn chat_golden(name: &str) -> PathBuf {
     golden("chat").join(name)
@@ -41,7 +41,7 @@ struct Chat {
 
 impl Folder {
     fn all() -> Vec<Folder> {
-        base::read_json(&chat_golden("chats.json")).unwrap()
+        files::read_json(&chat_golden("chats.json")).unwrap()
     }
 
     fn named(name: &str) -> Folder {
@@ -51,10 +51,10 @@ impl Folder {
     /// Writes the folder as a hub would provide it.
     fn write(&self) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        base::copy(&chat_golden(&format!("{}.json", self.tokenizer)), &folder.path().join("tokenizer.json")).unwrap();
+        files::copy(&chat_golden(&format!("{}.json", self.tokenizer)), &folder.path().join("tokenizer.json")).unwrap();
         for (name, value) in &self.files {
             let text = value.as_str().map_or_else(|| value.to_string(), str::to_string);
-            base::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
+            files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
         }
         folder
     }
@@ -79,16 +79,16 @@ impl Folder {
 
 #[test]
 fn strings_have_the_ids_of_transformers() {
-    let strings: Vec<String> = base::read_json(&chat_golden("strings.json")).unwrap();
+    let strings: Vec<String> = files::read_json(&chat_golden("strings.json")).unwrap();
     assert_eq!(strings.len(), 1000);
     let sentinels = Sentinels::not_in(&strings.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
     for name in ["llama2", "mistral", "llama3", "qwen2"] {
         let folder = tempfile::tempdir().unwrap();
-        base::copy(&chat_golden(&format!("{name}.json")), &folder.path().join("tokenizer.json")).unwrap();
+        files::copy(&chat_golden(&format!("{name}.json")), &folder.path().join("tokenizer.json")).unwrap();
         let hub_tokenizer = HubTokenizer::read(folder.path(), &[]).unwrap();
-        let bytes = base::read_bytes(&chat_golden(&format!("{name}.ids"))).unwrap();
+        let bytes = files::read_bytes(&chat_golden(&format!("{name}.ids"))).unwrap();
         let mut packed = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_le_bytes([pair[0], pair[1]])));
-        let decoded: BTreeMap<usize, String> = base::read_json(&chat_golden(&format!("{name}.decoded.json"))).unwrap();
+        let decoded: BTreeMap<usize, String> = files::read_json(&chat_golden(&format!("{name}.decoded.json"))).unwrap();
         for (index, string) in strings.iter().enumerate() {
             let count = packed.next().unwrap() as usize;
             let expected: Vec<u32> = packed.by_ref().take(count).collect();
@@ -233,13 +233,11 @@ fn a_folder_without_a_template_can_be_given_one() {
     let mut folder = Folder::named("chatml");
     folder.files.remove("tokenizer_config.json");
     let error = folder.read().unwrap_err().to_string();
-    assert!(
-        error.ends_with("searched `chat_template.jinja`, `tokenizer_config.json` (key `chat_template` in JSON files)")
-    );
+    let searched = "searched `chat_template.jinja`, `tokenizer_config.json` (key `chat_template` in JSON files)";
+    assert!(error.ends_with(searched), "{error}");
     let given = |template: &str| {
         let folder = folder.write();
-        ablate_core::base::files::write_atomic(&folder.path().join("chat_template.jinja"), template.as_bytes())
-            .unwrap();
+        files::write_atomic(&folder.path().join("chat_template.jinja"), template.as_bytes()).unwrap();
         Conversation::read(folder.path())
     };
     let conversation = given("{% for m in messages %}{{ m.content }}\n{% endfor %}").unwrap();
@@ -308,21 +306,14 @@ fn ignoring_add_generation_prompt_is_an_error() {
     let with = |template: &str| Folder::with_template(template).read().map(|_| ()).map_err(|error| error.to_string());
     let error =
         with("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}").unwrap_err();
-    assert!(
-        error.ends_with(
-            "tokenizer_config.json` ignores `add_generation_prompt`: it writes \"<|im_start|>assistant\" before an answer, \
-             but a prompt ends without it"
-        ),
-        "{error}"
-    );
+    let ignores = "ignores `add_generation_prompt`: it writes \"<|im_start|>assistant\" before an answer, \
+                   but a prompt ends without it";
+    assert!(error.ends_with(&format!("tokenizer_config.json` {ignores}")), "{error}");
     // Here only white space precedes an answer.
     assert_eq!(with("{% for m in messages %}{{ m.content }}\n{% endfor %}"), Ok(()));
-    assert_eq!(
-        with(
-            "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{% endif %}{% endfor %}"
-        ),
-        Ok(())
-    );
+    let spaced = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\
+                  {% else %} {{ m.content }}{% endif %}{% endfor %}";
+    assert_eq!(with(spaced), Ok(()));
 }
 
 #[test]

@@ -25,24 +25,22 @@ fn a_letter_stays_as_written() {
 #[test]
 fn errors_name_the_key_that_reads_the_answer() {
     let error = |options: &[&str], answer: &str| normalized(options, answer, OptionAnswers::Letter).unwrap_err();
-    assert_eq!(
+    let messages = [
         error(COLOURS, "1"),
-        "the answer `1` is not the letter of an option: for indices set `option_answers = \"index-0\"` or `\"index-1\"`"
-    );
-    assert_eq!(
         error(COLOURS, "Dark green"),
-        "the answer `Dark green` is not the letter of an option: it is the text of option C; for texts set \
-         `option_answers = \"text\"`"
-    );
-    assert_eq!(error(COLOURS, "white"), "the answer `white` is not the letter of an option: it names no option");
-    assert_eq!(error(COLOURS, "D"), "the answer `D` names option D, but there are 3 options");
-    assert_eq!(error(COLOURS, "B. red"), "the answer `B. red` names option B, which is `blue`");
-    assert_eq!(
+        error(COLOURS, "white"),
+        error(COLOURS, "D"),
+        error(COLOURS, "B. red"),
         error(&["2", "1"], "1"),
-        "the answer `1` is not the letter of an option: it is the text of option B; for texts set \
-         `option_answers = \"text\"`; for indices set \
-         `option_answers = \"index-0\"` or `\"index-1\"`"
-    );
+    ];
+    expect_test::expect![[r#"
+        the answer `1` is not the letter of an option: for indices set `option_answers = "index-0"` or `"index-1"`
+        the answer `Dark green` is not the letter of an option: it is the text of option C; for texts set `option_answers = "text"`
+        the answer `white` is not the letter of an option: it names no option
+        the answer `D` names option D, but there are 3 options
+        the answer `B. red` names option B, which is `blue`
+        the answer `1` is not the letter of an option: it is the text of option B; for texts set `option_answers = "text"`; for indices set `option_answers = "index-0"` or `"index-1"`"#]]
+    .assert_eq(&messages.join("\n"));
 }
 
 #[test]
@@ -52,17 +50,14 @@ fn texts_and_indices_become_letters() {
     assert_eq!(read("0", OptionAnswers::Index0).unwrap(), "A");
     assert_eq!(read("3", OptionAnswers::Index1).unwrap(), "C");
     // Genotypes that differ in case are different.
-    assert_eq!(normalized(&["hh", "Hh"], "Hh", OptionAnswers::Text).unwrap(), "B");
-    assert_eq!(
-        normalized(&["hh", "Hh"], "HH", OptionAnswers::Text).unwrap_err(),
-        "the answer `HH` is not the text of an option (`option_answers` is \"text\")"
-    );
+    let genotype = |answer| normalized(&["hh", "Hh"], answer, OptionAnswers::Text);
+    assert_eq!(genotype("Hh").unwrap(), "B");
+    let error = "the answer `HH` is not the text of an option (`option_answers` is \"text\")";
+    assert_eq!(genotype("HH").unwrap_err(), error);
     assert_eq!(read("3", OptionAnswers::Index0).unwrap_err(), "the answer `3` names option D, but there are 3 options");
     for wrong in ["0", "-1", "1.0", "B", "27", "99999999999999999999"] {
-        assert_eq!(
-            read(wrong, OptionAnswers::Index1).unwrap_err(),
-            format!("the answer `{wrong}` is not the index of an option (`option_answers` is \"index-1\")")
-        );
+        let error = format!("the answer `{wrong}` is not the index of an option (`option_answers` is \"index-1\")");
+        assert_eq!(read(wrong, OptionAnswers::Index1), Err(error));
     }
     let mut twice = item("Which?", COLOURS, &["blue", "Blue", "red"]);
     twice.rationale_answer = Some("Blue".into());
@@ -75,9 +70,8 @@ fn the_rationale_answer_becomes_a_letter() {
     let rationale_answer = |answer: &str| {
         let mut item = item("Which?", COLOURS, &["B"]);
         item.rationale_answer = Some(answer.into());
-        normalize_answers(&mut item, OptionAnswers::Letter)
-            .map(|()| item.rationale_answer)
-            .map_err(|wrong| wrong.join("\n"))
+        let result = normalize_answers(&mut item, OptionAnswers::Letter);
+        result.map(|()| item.rationale_answer).map_err(|wrong| wrong.join("\n"))
     };
     assert_eq!(rationale_answer("A"), Ok(Some("A".to_string())));
     assert_eq!(rationale_answer("none of these"), Ok(Some("none of these".to_string())));
