@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use rand::Rng;
 
 use super::checkpoint::Checkpoint;
 use super::kernels::elementwise::accumulate_scaled;
@@ -12,6 +11,7 @@ use super::kernels::matmul::{Accumulate, MatrixView, matmul};
 use super::parameters::{ParamGroup, Parameter};
 use super::patterns::{self, Pattern};
 use ablate_core::base::Seed;
+use ablate_data::rng::uniform;
 
 /// The configuration of an adapter.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,18 +57,16 @@ impl Adapter {
         let layers = linear_layers(model);
         let names: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();
         if let Some(target) = targets.iter().find(|target| !names.iter().any(|name| target.matches(name))) {
-            bail!(
-                "`lora.targets`: `{target}` matches no linear layer of the model{}",
-                patterns::nearest(target, &names)
-            );
+            let nearest = patterns::nearest(target, &names);
+            bail!("`lora.targets`: `{target}` matches no linear layer of the model{nearest}");
         }
         let chosen = layers.into_iter().filter(|(name, _)| targets.iter().any(|target| target.matches(name)));
         let modules = chosen.map(|(name, parameter)| {
             let (outputs, inputs) = (parameter.shape[0], parameter.shape[1]);
             let bound = 1.0 / (inputs as f64).sqrt();
             let mut generator = seed.stream(&format!("{name}.lora_A"));
-            let mut uniform = || (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-            let down = (0..rank * inputs).map(|_| ((2.0 * uniform() - 1.0) * bound) as f32).collect();
+            let mut value = || ((2.0 * uniform(&mut generator) - 1.0) * bound) as f32;
+            let down = (0..rank * inputs).map(|_| value()).collect();
             (name, LowRank { inputs, outputs, down, up: vec![0.0; outputs * rank] })
         });
         Ok(Adapter { rank, alpha, dropout, rank_stabilized: false, modules: modules.collect() })

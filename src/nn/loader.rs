@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::adapter::Adapter;
 use super::architecture::Activation;
 use super::layers::{Block, Linear, Lora, Mlp, Norm};
-use super::ops::{LoadedWeight, Param, WeightStore};
+use super::ops::{Loaded, LoadedWeight, Param, WeightStore};
 use super::parameters::{self, BlockNames, MlpNames};
 use super::trainable_model::TrainableModel;
 
@@ -13,21 +13,21 @@ pub(crate) struct Loader<'a, P: WeightStore> {
     store: &'a P,
     trainable_model: &'a TrainableModel,
     /// Weights that were loaded before. The frozen ones are used again.
-    before: Option<&'a [Option<LoadedWeight<P>>]>,
-    loaded: Vec<Option<LoadedWeight<P>>>,
+    before: Option<&'a [Loaded<P>]>,
+    loaded: Vec<Loaded<P>>,
 }
 
 impl<'a, P: WeightStore> Loader<'a, P> {
     pub(crate) fn new(
         store: &'a P,
         trainable_model: &'a TrainableModel,
-        before: Option<&'a [Option<LoadedWeight<P>>]>,
+        before: Option<&'a [Loaded<P>]>,
     ) -> Loader<'a, P> {
         Loader { store, trainable_model, before, loaded: vec![None; trainable_model.count()] }
     }
 
     /// The loaded weights by index.
-    pub(crate) fn finish(self) -> Vec<Option<LoadedWeight<P>>> {
+    pub(crate) fn finish(self) -> Vec<Loaded<P>> {
         self.loaded
     }
 
@@ -129,7 +129,7 @@ impl<'a, P: WeightStore> Loader<'a, P> {
     }
 
     /// A frozen weight that was loaded before.
-    fn frozen(&self, index: usize) -> Option<LoadedWeight<P>> {
+    fn frozen(&self, index: usize) -> Loaded<P> {
         let before = self.before?;
         if self.trainable_model.is_trainable(index) { None } else { before.get(index)?.clone() }
     }

@@ -14,7 +14,7 @@ use super::kernels::attention::Heads;
 use super::kernels::rope::RotaryEmbedding;
 use super::layers::{Block, ForwardPass, Norm};
 use super::loader::Loader;
-use super::ops::{AutogradOps, LoadedWeight, Ops, Param, Vector, WeightStore};
+use super::ops::{AutogradOps, Loaded, LoadedWeight, Ops, Param, Vector, WeightStore};
 use super::parameters::{self, BlockNames, ParamGroup};
 use super::trainable_model::TrainableModel;
 use super::vision_tower::{TrainableParts, VisionTower};
@@ -35,14 +35,14 @@ pub(crate) struct Model<P: WeightStore> {
     pub(crate) rotary: RotaryEmbedding,
     trainable_parts: TrainableParts,
     /// All parameters by index.
-    loaded: Vec<Option<LoadedWeight<P>>>,
+    loaded: Vec<Loaded<P>>,
     /// Whether the backward pass runs through the operations of a parameter, by index.
     needs_backward: Vec<bool>,
 }
 
 /// The frozen weights, which stay loaded when the others change.
 struct Frozen<P: WeightStore> {
-    loaded: Vec<Option<LoadedWeight<P>>>,
+    loaded: Vec<Loaded<P>>,
     /// A tied head is not a parameter of its own.
     head: Option<P::Matrix>,
 }

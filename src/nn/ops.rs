@@ -47,6 +47,9 @@ pub(crate) enum LoadedWeight<P: WeightStore> {
     Vector(P::Vector),
 }
 
+/// A parameter's weights, if they are loaded.
+pub(crate) type Loaded<P> = Option<LoadedWeight<P>>;
+
 /// A parameter as operations use it.
 #[derive(Clone, Debug)]
 pub(crate) struct Param<W> {
@@ -184,12 +187,7 @@ pub(crate) trait AutogradOps: Ops + Sized {
 
     /// Adds the gradients of `sum(derivative * output)` to the shard: those of any loss with this derivative by `output`.
     /// `loaded` holds the parameters by index.
-    fn backward(
-        self,
-        output: &Vector<Self::D>,
-        derivative: Vec<f32>,
-        loaded: &[Option<LoadedWeight<Self::Weights>>],
-    ) -> Result<()>;
+    fn backward(self, output: &Vector<Self::D>, derivative: Vec<f32>, loaded: &[Loaded<Self::Weights>]) -> Result<()>;
 
     #[cfg(test)]
     fn to_vec(x: &Self::Tensor) -> Vec<f32>;

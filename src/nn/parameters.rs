@@ -3,12 +3,12 @@
 //!
 //! Names are those of LLaVA and LLaMA in transformers 4, without the prefix that LLaVA puts before its decoder.
 
-use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::architecture::{Architecture, Decoder, Projector, Vision, VisionFamily};
 use ablate_core::base::Seed;
+use ablate_data::rng::uniform;
 
 /// A group of parameters with its own learning rate; it can also be frozen as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
@@ -361,8 +361,7 @@ impl List {
 
 /// A standard normal number (Box and Muller 1958).
 fn normal(generator: &mut ChaCha8Rng) -> f64 {
-    let mut uniform = || (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-    let (radius, angle) = (1.0 - uniform(), uniform());
+    let (radius, angle) = (1.0 - uniform(generator), uniform(generator));
     (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, anyhow};
 #[cfg(feature = "cuda")]
 use dfdx::prelude::Cuda;
+use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::Resources;
@@ -28,7 +29,7 @@ use ablate_core::base::alloc::keep_freed_memory;
 pub(crate) enum Session {
     Cpu {
         model: Model<CpuWeights>,
-        pool: Arc<rayon::ThreadPool>,
+        pool: Arc<ThreadPool>,
     },
     #[cfg(feature = "cuda")]
     Cuda(Model<DfdxWeights<Cuda>>),
@@ -47,7 +48,7 @@ impl Session {
     /// A session on the threads of `pool`. A caller with many small computations should itself run on one of these
     /// threads: a call from another thread wakes one and sleeps, which takes as long as a small product.
     pub(crate) fn with_pool(
-        pool: &Arc<rayon::ThreadPool>,
+        pool: &Arc<ThreadPool>,
         trainable_model: &TrainableModel,
         device: Device,
     ) -> Result<Session> {
@@ -163,7 +164,7 @@ impl Session {
 }
 
 /// A pool of its own, so that a run uses only the threads that it was given.
-pub(crate) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
+pub(crate) fn thread_pool(threads: usize) -> Result<ThreadPool> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.max(1))
         .build()
@@ -175,7 +176,7 @@ pub(crate) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool> {
 const PACK_FROM: usize = 6;
 
 /// Packs the weights for the passes of `batches` batches.
-fn pack_weights(model: &Model<CpuWeights>, pool: &rayon::ThreadPool, batches: usize, training: bool) {
+fn pack_weights(model: &Model<CpuWeights>, pool: &ThreadPool, batches: usize, training: bool) {
     if batches >= PACK_FROM {
         let passes = |(weight, needs_backward)| {
             [Some((weight, Pass::Forward)), (training && needs_backward).then_some((weight, Pass::Backward))]
@@ -187,11 +188,7 @@ fn pack_weights(model: &Model<CpuWeights>, pool: &rayon::ThreadPool, batches: us
 
 /// Runs `one` for 0 to `count`, started in this order. Returns the results in order, or the first error in this order.
 /// After an error no further call starts.
-fn run_in_order<R: Send>(
-    pool: &rayon::ThreadPool,
-    count: usize,
-    one: &(dyn Fn(usize) -> Result<R> + Sync),
-) -> Result<Vec<R>> {
+fn run_in_order<R: Send>(pool: &ThreadPool, count: usize, one: &(dyn Fn(usize) -> Result<R> + Sync)) -> Result<Vec<R>> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();

@@ -197,10 +197,10 @@ fn ids(object: &Map<String, Value>, key: &str, path: &Path) -> Result<Vec<(u32, 
 mod tests {
     use super::*;
 
-    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+    fn folder(contents: &[(&str, &str)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        for (name, text) in files {
-            ablate_core::base::files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
+        for (name, text) in contents {
+            files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
         }
         folder
     }
@@ -220,7 +220,7 @@ mod tests {
         let special = special(folder.path()).unwrap();
         let expected =
             [("bos_token", "<s>"), ("eos_token", "</s>"), ("image_token", "<image>"), ("pad_token", "<pad>")];
-        assert_eq!(special.named, expected.map(|(role, token)| (role.to_string(), token.to_string())).into());
+        assert_eq!(special.named, BTreeMap::from(expected.map(|(role, token)| (role.to_string(), token.to_string()))));
         assert_eq!(special.additional, ["<a>"]);
         assert_eq!(special.image.unwrap().0, 9);
         assert_eq!(special.ends.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 4, 2]);

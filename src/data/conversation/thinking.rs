@@ -20,12 +20,7 @@ pub(crate) struct ThinkingBlock {
 impl ThinkingBlock {
     /// Compares a prompt with the answered chat, in which `lead` precedes the answer. `drops` returns whether the
     /// template removes a block between two markers from a given answer; `source` is the template.
-    pub(super) fn find(
-        prompt: &str,
-        lead: &str,
-        source: &str,
-        drops: impl Fn(&str, &str) -> bool,
-    ) -> Option<ThinkingBlock> {
+    pub(super) fn find(prompt: &str, lead: &str, source: &str, drops: impl Fn(&str, &str) -> bool) -> Option<Self> {
         if let Some(written) = lead.strip_prefix(prompt) {
             let begun = || prompt.split_whitespace().last().map(last_marker).unwrap_or_default();
             let found = match markers(written)[..] {

@@ -23,7 +23,7 @@ use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_wei
 use super::kernels::matmul::{Accumulate, MatrixView, matmul};
 use super::kernels::rope::RopeTable;
 use super::kernels::weight::Weight;
-use super::ops::{AutogradOps, Factor, LoadedWeight, Ops, Param, Vector};
+use super::ops::{AutogradOps, Factor, Loaded, Ops, Param, Vector};
 use super::profile::timer;
 
 pub(crate) mod attention;
@@ -307,12 +307,7 @@ impl AutogradOps for CpuOps {
         Ok(y)
     }
 
-    fn backward(
-        self,
-        output: &Vector<Cpu>,
-        derivative: Vec<f32>,
-        _: &[Option<LoadedWeight<CpuWeights>>],
-    ) -> Result<()> {
+    fn backward(self, output: &Vector<Cpu>, derivative: Vec<f32>, _: &[Loaded<CpuWeights>]) -> Result<()> {
         super::ops::backward(self.tape, output, derivative)?;
         self.deferred.run(0);
         Ok(())

@@ -15,7 +15,7 @@ use super::gradients::Shard;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise::accumulate;
 use super::kernels::rope::RopeTable;
-use super::ops::{AutogradOps, Factor, LoadedWeight, Matrix, Ops, Param, Vector};
+use super::ops::{AutogradOps, Factor, Loaded, LoadedWeight, Matrix, Ops, Param, Vector};
 
 mod attention;
 pub(crate) mod decoder;
@@ -267,12 +267,7 @@ impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
         self.apply(&logits, |logits| logits.try_log_softmax::<Axis<1>>()?.try_select::<(usize,), (usize,)>(targets))
     }
 
-    fn backward(
-        self,
-        output: &Vector<D>,
-        derivative: Vec<f32>,
-        loaded: &[Option<LoadedWeight<DfdxWeights<D>>>],
-    ) -> Result<()> {
+    fn backward(self, output: &Vector<D>, derivative: Vec<f32>, loaded: &[Loaded<DfdxWeights<D>>]) -> Result<()> {
         let Some(shard) = self.shard else { panic!("BUG: a backward pass without a shard for its gradients") };
         let mut gradients = super::ops::backward(self.tape, output, derivative)?;
         for (index, weight) in loaded.iter().enumerate().filter(|(index, _)| shard.is_trainable(*index)) {

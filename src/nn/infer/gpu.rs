@@ -9,7 +9,7 @@ use super::request::{Done, Generated, Request, Response};
 use crate::auto_batch::AutoBatch;
 use crate::device_error::catch_out_of_memory;
 use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
-use crate::{Architecture, Batch, Resources, Sequence};
+use crate::{Architecture, Resources};
 use ablate_core::base::Progress;
 
 /// Prompt, sample and response of a sequence on the device. The slot is empty after the end of the response, until the batch is
@@ -74,7 +74,8 @@ fn generate_group(
 ) -> Result<Vec<Vec<Generated>>> {
     let (samples, vocab) = (request.distinct(), request.model.architecture.vocab);
     let first = prompts.start;
-    let first_logits = decoder.prefill(&prompt_batch(request, prompts.clone())?, samples)?;
+    let texts: Vec<(usize, &[u32])> = prompts.clone().map(|prompt| (prompt, &[][..])).collect();
+    let first_logits = decoder.prefill(&request.batch(&texts, true)?, samples)?;
     let mut logits: Vec<f32> = first_logits.chunks_exact(vocab).flat_map(|logits| logits.repeat(samples)).collect();
     let begin = |prompt| (0..samples).map(move |sample| Some((prompt, sample, request.begin(prompt, sample))));
     let mut slots: Vec<Slot> = prompts.clone().flat_map(begin).collect();
@@ -100,16 +101,4 @@ fn generate_group(
         let tokens: Vec<u32> = slots.iter().map(|slot| last(slot).unwrap_or(0)).collect();
         logits = decoder.step(&tokens)?;
     }
-}
-
-/// The prompts of a group, padded to one length, with the last position of each selected.
-fn prompt_batch(request: &Request, prompts: Range<usize>) -> Result<Batch> {
-    let prompts = &request.prompts[prompts];
-    // The last token of a sequence is only a target, so a dummy one is appended.
-    let texts: Vec<Vec<u32>> = prompts.iter().map(|prompt| [&prompt.tokens[..], &[0]].concat()).collect();
-    let marks: Vec<Vec<bool>> = texts.iter().map(|text| (1..=text.len()).map(|i| i == text.len()).collect()).collect();
-    let texts = prompts.iter().zip(texts.iter().zip(&marks));
-    let sequences: Vec<Sequence> =
-        texts.map(|(prompt, (tokens, loss))| Sequence { tokens, loss, image: prompt.image.as_deref() }).collect();
-    Batch::new(&request.model.architecture, &sequences, true, request.images)
 }

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 
-use super::request::{Done, GenerateConfig, Generated, Request, Response};
+use super::request::{Done, GenerateConfig, Generated, Request};
 use crate::session::Session;
 use crate::trainable_model::TrainableModel;
-use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence};
+use crate::{Checkpoint, PixelSource, Resources};
 use ablate_core::base::Seed;
 use ablate_data::tokens::TokenPrompt;
 
@@ -38,7 +38,9 @@ pub(super) fn generate(request: &Request, resources: &Resources, done: &mut Done
         let mut responses: Vec<_> = open.iter().map(|&(prompt, sample)| request.begin(prompt, sample)).collect();
         let mut ended = vec![vec![None; samples]; prompts.len()];
         while !open.is_empty() {
-            let mut logits = next_logits(request, &session, &open, &responses)?;
+            let texts = open.iter().zip(&responses).map(|(&(prompt, _), response)| (prompt, &response.tokens[..]));
+            let batch = request.batch(&texts.collect::<Vec<_>>(), session.needs_padding())?;
+            let mut logits = session.logits(&batch)?;
             let mut still = Vec::new();
             for (row, logits) in logits.chunks_exact_mut(request.model.architecture.vocab).enumerate() {
                 let (prompt, sample) = open[row];
@@ -59,30 +61,4 @@ pub(super) fn generate(request: &Request, resources: &Resources, done: &mut Done
         }
     }
     Ok(())
-}
-
-/// The logits after the last token of every open sequence: (sequences, v).
-fn next_logits(
-    request: &Request,
-    session: &Session,
-    open: &[(usize, usize)],
-    responses: &[Response],
-) -> Result<Vec<f32>> {
-    // The last token is only a target, so a dummy one is appended.
-    let texts: Vec<Vec<u32>> = open
-        .iter()
-        .zip(responses)
-        .map(|(&(prompt, _), response)| [&request.prompts[prompt].tokens[..], &response.tokens, &[0]].concat())
-        .collect();
-    let marks: Vec<Vec<bool>> = texts.iter().map(|text| (1..=text.len()).map(|i| i == text.len()).collect()).collect();
-    let sequences: Vec<Sequence> = open
-        .iter()
-        .zip(texts.iter().zip(&marks))
-        .map(|(&(prompt, _), (tokens, loss))| Sequence {
-            tokens,
-            loss,
-            image: request.prompts[prompt].image.as_deref(),
-        })
-        .collect();
-    session.logits(&Batch::new(&request.model.architecture, &sequences, session.needs_padding(), request.images)?)
 }

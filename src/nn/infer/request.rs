@@ -6,7 +6,7 @@ use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 
 use super::sample::{Sampling, penalize, sample};
-use crate::{Checkpoint, PixelSource};
+use crate::{Batch, Checkpoint, PixelSource, Sequence};
 use ablate_core::base::Seed;
 use ablate_data::records::FinishReason;
 use ablate_data::tokens::TokenPrompt;
@@ -70,6 +70,20 @@ impl Request<'_> {
     /// The number of distinct responses to a prompt: greedy ones are all equal.
     pub(super) fn distinct(&self) -> usize {
         if self.config.temperature > 0.0 { self.config.samples } else { 1 }
+    }
+
+    /// Prompts, each with the tokens of a response, as a batch in which the last position of each is selected.
+    pub(super) fn batch(&self, texts: &[(usize, &[u32])], padded: bool) -> Result<Batch> {
+        // The last token of a sequence is only a target, so a dummy one is appended.
+        let joined =
+            |&(prompt, response): &(usize, &[u32])| [&self.prompts[prompt].tokens[..], response, &[0]].concat();
+        let tokens: Vec<Vec<u32>> = texts.iter().map(joined).collect();
+        let marks: Vec<Vec<bool>> =
+            tokens.iter().map(|text| (1..=text.len()).map(|i| i == text.len()).collect()).collect();
+        let images = texts.iter().map(|(prompt, _)| self.prompts[*prompt].image.as_deref());
+        let parts = tokens.iter().zip(&marks).zip(images);
+        let sequences: Vec<Sequence> = parts.map(|((tokens, loss), image)| Sequence { tokens, loss, image }).collect();
+        Batch::new(&self.model.architecture, &sequences, padded, self.images)
     }
 
     /// An empty response.

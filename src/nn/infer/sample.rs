@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::kernels::math::{exp_and_sum, find_cumulative, maximum};
+use ablate_data::rng;
 
 /// Temperature, top-k and top-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,15 +29,14 @@ pub(super) fn sample(sampling: Sampling, logits: &mut [f32], generator: &mut Cha
     let shift = maximum(logits) * factor;
     let total = f64::from(exp_and_sum(logits, factor, shift));
     let weights = &*logits;
-    let uniform = (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+    let uniform = rng::uniform(generator);
     let limited = sampling.top_k > 0 && sampling.top_k < weights.len();
     if !limited && sampling.top_p >= 1.0 {
         let (block, before) = find_cumulative(weights, uniform * total);
         return take_at(block.map(|index| (index, weights[index])), uniform * total - before);
     }
-    let kept = if limited { most_likely(weights, sampling.top_k) } else { nucleus(weights, sampling.top_p, total) };
+    let mut kept = if limited { most_likely(weights, sampling.top_k) } else { nucleus(weights, sampling.top_p, total) };
     let total: f64 = kept.iter().map(|&index| f64::from(weights[index])).sum();
-    let mut kept = kept;
     if limited && sampling.top_p < 1.0 {
         kept.truncate(count_to_reach(weights, &kept, sampling.top_p * total));
     }

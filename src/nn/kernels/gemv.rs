@@ -2,10 +2,7 @@
 //! the values. Both prefetch the operands of the next call, since the hardware prefetcher is too late for short runs that
 //! lie far apart. The caller must be compiled for AVX2 and FMA.
 
-#![expect(
-    clippy::inline_always,
-    reason = "a function that is not inlined would not be compiled for the wider registers"
-)]
+#![expect(clippy::inline_always, reason = "without inlining, it is not compiled for the wider registers")]
 
 use super::microkernel::TILE_COLUMNS;
 use super::simd::prefetch;

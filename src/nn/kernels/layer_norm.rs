@@ -54,10 +54,7 @@ pub(crate) fn layer_norm_weight_backward(x: &[f32], moments: &[Moments], dy: &[f
 }}
 
 /// A sum in [`LANES`] partial sums, which are added in a fixed order.
-#[expect(
-    clippy::inline_always,
-    reason = "a function that is not inlined would not be compiled for the wider registers"
-)]
+#[expect(clippy::inline_always, reason = "without inlining, it is not compiled for the wider registers")]
 #[inline(always)]
 fn sum(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];

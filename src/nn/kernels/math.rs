@@ -1,9 +1,6 @@
 //! Scalar functions that vectorize, and reductions over rows in a fixed order.
 
-#![expect(
-    clippy::inline_always,
-    reason = "a function that is not inlined would not be compiled for the wider registers"
-)]
+#![expect(clippy::inline_always, reason = "without inlining, it is not compiled for the wider registers")]
 
 use std::ops::Range;
 

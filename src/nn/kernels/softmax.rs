@@ -55,10 +55,7 @@ pub(crate) fn softmax_backward(
 }}
 
 /// The first `count` numbers of a row as registers, of which the last is filled up. The rest of the row becomes 0.
-#[expect(
-    clippy::inline_always,
-    reason = "a function that is not inlined would not be compiled for the wider registers"
-)]
+#[expect(clippy::inline_always, reason = "without inlining, it is not compiled for the wider registers")]
 #[inline(always)]
 fn registers(row: &mut [f32], count: usize, filling: f32) -> &mut [[f32; LANES]] {
     let (row, hidden) = row.split_at_mut(count.next_multiple_of(LANES));

@@ -64,39 +64,30 @@ impl TrainState {
 
     /// Saves the weights and moments of all trainable parameters. If one of them is not finite, the previous file is kept,
     /// since a run cannot resume from such a state.
-    pub(super) fn write(
-        &self,
-        trainable_model: &TrainableModel,
-        optimizer: &Optimizer,
-        position: &Position,
-    ) -> Result<()> {
+    pub(super) fn write(&self, model: &TrainableModel, optimizer: &Optimizer, position: &Position) -> Result<()> {
         let Some(path) = self.file() else { return Ok(()) };
         let mut arrays: Vec<Array> = Vec::new();
         for (prefix, values) in [("", None), ("first.", Some(&optimizer.first)), ("second.", Some(&optimizer.second))] {
-            for (index, parameter) in trainable_model.trainable_parameters() {
-                let values = values.map_or_else(|| trainable_model.weights(index), |moments| &moments[index]);
+            for (index, parameter) in model.trainable_parameters() {
+                let values = values.map_or_else(|| model.weights(index), |moments| &moments[index]);
                 let name = format!("{prefix}{}", parameter.name);
                 arrays.push(Array { name, shape: parameter.shape.clone(), values });
             }
         }
         arrays.iter().try_for_each(|array| finite(&array.name, array.values))?;
-        let text =
-            serde_json::to_string(&PositionBits::from(position)).context("cannot serialize the training state")?;
+        let bits = PositionBits::from(position);
+        let text = serde_json::to_string(&bits).context("cannot serialize the training state")?;
         arrays::write(&path, arrays, ("position", &text))
     }
 
     /// Reads a saved state, if there is one. An error means that the state cannot be used.
-    pub(super) fn read(
-        &self,
-        trainable_model: &mut TrainableModel,
-        optimizer: &mut Optimizer,
-    ) -> Result<Option<Position>> {
+    pub(super) fn read(&self, model: &mut TrainableModel, optimizer: &mut Optimizer) -> Result<Option<Position>> {
         let Some(path) = self.file().filter(|path| path.exists()) else { return Ok(None) };
         let mut expected: Vec<(String, Vec<usize>)> = Vec::new();
         for prefix in ["", "first.", "second."] {
             let of =
                 |(_, parameter): (usize, &Parameter)| (format!("{prefix}{}", parameter.name), parameter.shape.clone());
-            expected.extend(trainable_model.trainable_parameters().map(of));
+            expected.extend(model.trainable_parameters().map(of));
         }
         let (arrays, metadata) = arrays::read(&path, &expected)?;
         let Some(text) = metadata.get("position") else {
@@ -104,11 +95,11 @@ impl TrainState {
         };
         let bits: PositionBits = serde_json::from_str(text).with_context(|| format!("`{}`", path.display()))?;
         let mut arrays = arrays.into_iter();
-        for (_, weights) in trainable_model.trainable_weights_mut() {
+        for (_, weights) in model.trainable_weights_mut() {
             *weights = arrays.next().unwrap_or_default();
         }
         for moments in [&mut optimizer.first, &mut optimizer.second] {
-            for (index, _) in trainable_model.trainable_parameters() {
+            for (index, _) in model.trainable_parameters() {
                 moments[index] = arrays.next().unwrap_or_default();
             }
         }
@@ -122,10 +113,8 @@ impl TrainState {
 }
 
 /// An error if a weight is not finite.
-pub(super) fn check(trainable_model: &TrainableModel) -> Result<()> {
-    trainable_model
-        .trainable_parameters()
-        .try_for_each(|(index, parameter)| finite(&parameter.name, trainable_model.weights(index)))
+pub(super) fn check(model: &TrainableModel) -> Result<()> {
+    model.trainable_parameters().try_for_each(|(index, parameter)| finite(&parameter.name, model.weights(index)))
 }
 
 fn finite(name: &str, values: &[f32]) -> Result<()> {
