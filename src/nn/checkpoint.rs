@@ -298,7 +298,7 @@ mod tests {
         let damages: [fn(Vec<u8>) -> Vec<u8>; 3] = [
             |bytes| bytes[..bytes.len() / 2].to_vec(),
             |_| Vec::new(),
-            |bytes| [&u64::MAX.to_le_bytes(), &bytes[8..]].concat(),
+            |bytes| [&u64::MAX.to_le_bytes()[..], &bytes[8..]].concat(),
         ];
         for damage in damages {
             let error = error_after("model.safetensors", damage);

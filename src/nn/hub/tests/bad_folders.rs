@@ -78,7 +78,7 @@ fn of_bytes(bytes: &[u8]) -> String {
 }
 
 fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
 /// The error of opening a file with this header and `data` bytes of arrays.

@@ -137,7 +137,7 @@ impl Study {
         let folder = tempfile::tempdir().unwrap();
         let (state, progress) = (state_in(folder.path(), 2), Notes::default());
         for stop in stops {
-            let error = self.run(threads, &state, &Failing(stop.into(), images), &progress).unwrap_err();
+            let error = self.run(threads, &state, &Failing(AtomicUsize::new(stop), images), &progress).unwrap_err();
             assert!(format!("{error:#}").contains("the disk is gone"), "{error:#}");
         }
         let trained = self.run(threads, &state, images, &progress).unwrap();

@@ -1,5 +1,7 @@
 //! The result of training does not depend on threads and interruptions, and errors name the step.
 
+use std::sync::atomic::AtomicUsize;
+
 use super::support::{Method, Notes, OverflowingAfter, Study, assert_same, model, rows, state_in};
 use crate::tests::support::Ramps;
 use crate::train::{Freeze, TrainState, Trained, Tuning};
@@ -19,7 +21,7 @@ fn preferences() -> Study {
 
 #[test]
 fn threads_do_not_change_the_result() {
-    for (study, others) in [(fine_tuning(), &[2, 4][..]), (preferences(), &[2])] {
+    for (study, others) in [(fine_tuning(), &[2, 4][..]), (preferences(), &[2][..])] {
         let one = study.trained(1);
         for &threads in others {
             assert_same(&one, &study.trained(threads));
@@ -83,6 +85,6 @@ fn errors_name_the_step_and_the_rows() {
     let none = error(&without_targets.collect::<Vec<_>>(), &Ramps);
     assert_eq!(none, "training step 1 of 6: no row of the batch has a target; counted from 0: 0");
     // With overflowing sums, the loss is NaN.
-    let infinite = error(&rows()[1..2], &OverflowingAfter(0.into()));
+    let infinite = error(&rows()[1..2], &OverflowingAfter(AtomicUsize::new(0)));
     assert_eq!(infinite, "training step 1 of 3: the loss is NaN; the rows of the batch, counted from 0: 0");
 }

@@ -1,5 +1,7 @@
 //! Adapters, frozen names, learning rates of groups, and interrupted or failing runs.
 
+use std::sync::atomic::AtomicUsize;
+
 use super::parity::case;
 use super::support::{Failing, Method, OverflowingAfter, Study, assert_same, model, rows, state_in};
 use crate::session::Session;
@@ -42,7 +44,7 @@ fn hugging_face_checkpoint_resumes_bit_for_bit() {
             let case = case("llava");
             let mut study = Study::new(method, tuning.clone());
             (study.start, study.rows, study.pairs) = (case.start, case.rows, case.pairs);
-            let counting = Failing(usize::MAX.into(), &case.images);
+            let counting = Failing(AtomicUsize::new(usize::MAX), &case.images);
             let whole = study.run(1, &TrainState::none(), &counting, &NoProgress).unwrap();
             let reads = usize::MAX - counting.0.into_inner();
             assert_same(&whole, &study.interrupted(2, &case.images, [0, 2 * reads / 3, reads / 4]));
@@ -181,7 +183,7 @@ fn a_run_resumes_after_a_bad_image() {
         let study = Study::new(Method::Sft, tuning);
         let folder = tempfile::tempdir().unwrap();
         let state = state_in(folder.path(), 100);
-        let error = study.error(&state, &OverflowingAfter(16.into()));
+        let error = study.error(&state, &OverflowingAfter(AtomicUsize::new(16)));
         assert!(error.contains("(the state after step ") && error.contains("): the loss is NaN; the rows"), "{error}");
         assert_same(&study.trained(1), &study.run(1, &state, &Ramps, &NoProgress).unwrap());
     }
