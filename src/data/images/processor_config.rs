@@ -380,7 +380,6 @@ mod tests {
             ("size", json!({"shortest_edge": 0}), "`size` holds 0, not a length from 1 to 4096"),
             ("size", json!({"height": 5, "width": 5000}), "`size` holds 5000, not a length from 1 to 4096"),
             (
-                clip,
                 "size",
                 json!({"longest_edge": 5}),
                 "`size` has the keys [\"longest_edge\"]: only `shortest_edge`, or `height` and `width`, are supported",

@@ -81,8 +81,8 @@ fn errors_name_the_step_and_the_rows() {
     let mut long = rows();
     long[3].tokens[1] = 99;
     assert_eq!(error(&long, &Ramps), "row 3 (counted from 0): token 99 lies outside the model's vocabulary of 24");
-    let without_targets = rows()[..2].iter().map(|row| TokenRow { loss: vec![false; row.loss.len()], ..row.clone() });
-    let none = error(&without_targets.collect::<Vec<_>>(), &Ramps);
+    let untrained = |row: TokenRow| TokenRow { loss: vec![false; row.loss.len()], ..row };
+    let none = error(&rows().into_iter().take(2).map(untrained).collect::<Vec<_>>(), &Ramps);
     assert_eq!(none, "training step 1 of 6: no row of the batch has a target; counted from 0: 0");
     // With overflowing sums, the loss is NaN.
     let infinite = error(&rows()[1..2], &OverflowingAfter(AtomicUsize::new(0)));
