@@ -403,4 +403,12 @@ mod tests {
         let annotated = Item { answer_type: AnswerType::Vqa, answers: ["b", "a", "b"].map(Into::into).into(), ..item };
         assert_eq!(fill("{answer}", &annotated), "b or a");
     }
+
+    #[test]
+    fn documents_have_the_default_prompts() {
+        let page = include_str!("../../../docs/stages.md");
+        for prompt in [SYSTEM, INSTRUCTION] {
+            assert!(page.contains(&format!("```text\n{prompt}\n```")), "docs/stages.md lacks {prompt:?}");
+        }
+    }
 }
