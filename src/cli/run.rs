@@ -74,7 +74,9 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
     if experiments.len() > 1 {
         let opened = experiments.iter().map(|experiment| Session::open(global, experiment, Need::Instances));
         let wrong: Vec<anyhow::Error> = opened.filter_map(Result::err).collect();
-        wrong.iter().for_each(|error| print_error(shell, error));
+        for error in &wrong {
+            print_error(shell, error);
+        }
         if !wrong.is_empty() {
             return Ok(WRONG_INPUT);
         }

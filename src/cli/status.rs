@@ -66,7 +66,10 @@ fn render(status: &Status) -> String {
 
 /// One line per instance, or a count of the instances beyond the limit.
 fn list<T>(what: &str, instances: &[T], render: impl Fn(&T) -> String) -> String {
-    let mut text: String = instances.iter().take(MAX_LISTED).map(|one| format!("  {what} {}\n", render(one))).collect();
+    let mut text = String::new();
+    for instance in instances.iter().take(MAX_LISTED) {
+        text.push_str(&format!("  {what} {}\n", render(instance)));
+    }
     if instances.len() > MAX_LISTED {
         text.push_str(&format!("  and {} more {what}\n", instances.len() - MAX_LISTED));
     }

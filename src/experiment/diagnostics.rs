@@ -12,7 +12,7 @@ type SpanKey = (SourceId, usize, usize);
 /// Collects diagnostics; equal ones at the same place are kept once.
 #[derive(Debug, Default)]
 pub(crate) struct Diagnostics {
-    diagnostics: Vec<Diagnostic>,
+    list: Vec<Diagnostic>,
     seen: BTreeSet<(String, Option<SpanKey>)>,
     /// Places whose value is already reported as wrong. Later diagnostics about them are dropped.
     silenced: BTreeSet<SpanKey>,
@@ -25,7 +25,7 @@ impl Diagnostics {
             return;
         }
         if self.seen.insert((diagnostic.message.clone(), place)) {
-            self.diagnostics.push(diagnostic);
+            self.list.push(diagnostic);
         }
     }
 
@@ -48,12 +48,12 @@ impl Diagnostics {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.diagnostics.is_empty()
+        self.list.is_empty()
     }
 
     pub(crate) fn into_error(mut self, sources: Sources) -> LoadError {
-        self.diagnostics.sort_by_key(|diagnostic| diagnostic.labels.first().map(|(span, _)| span_key(span)));
-        LoadError { diagnostics: self.diagnostics, sources }
+        self.list.sort_by_key(|diagnostic| diagnostic.labels.first().map(|(span, _)| span_key(span)));
+        LoadError { diagnostics: self.list, sources }
     }
 }
 

@@ -125,9 +125,10 @@ impl<'a> Vars<'a> {
     ) -> Result<Node, Option<(String, Option<String>)>> {
         let table = self.table;
         let Some((name, entry)) = table.0.get_key_value(name) else {
-            let help = match table.0.is_empty() {
-                true => "the experiment has no `[vars]`".to_string(),
-                false => known_names("variable", name, table.0.keys().map(String::as_str)),
+            let help = if table.0.is_empty() {
+                "the experiment has no `[vars]`".to_string()
+            } else {
+                known_names("variable", name, table.0.keys().map(String::as_str))
             };
             return Err(Some((format!("the variable `{name}` is not defined"), Some(help))));
         };

@@ -94,7 +94,7 @@ pub(super) use sampling_table;
 pub(super) struct Prompts {
     pub(super) items: Vec<Item>,
     texts: Vec<String>,
-    prompts: Vec<TokenPrompt>,
+    encoded: Vec<TokenPrompt>,
     pub(super) warnings: Vec<String>,
 }
 
@@ -198,13 +198,13 @@ impl Sampling {
             |item: &Item| chat.truncate_prompt(&item.id, &self.prompt.render(item), item.image.as_deref(), reserved);
         let Encoded { indices, sequences, warnings } =
             encode(&items, ("items", "the beginning of their text"), self.too_long, whole, cut)?;
-        let (texts, prompts) = sequences.into_iter().unzip();
-        Ok(Prompts { items: too_long::select(items, &indices), texts, prompts, warnings })
+        let (texts, encoded) = sequences.into_iter().unzip();
+        Ok(Prompts { items: too_long::select(items, &indices), texts, encoded, warnings })
     }
 
     /// Samples responses. The rollouts have the order of the items.
     pub(super) fn sample(&self, ctx: &StageContext, model: &LoadedModel, prompts: &Prompts) -> Result<Vec<Rollout>> {
-        let Prompts { items, texts, prompts, warnings: _ } = prompts;
+        let Prompts { items, texts, encoded, warnings: _ } = prompts;
         if items.is_empty() {
             bail!("there are no items");
         }
@@ -214,7 +214,7 @@ impl Sampling {
             ctx.progress.note(format!("resumed with {} of {} items done", finished.len(), items.len()));
         }
         let pending: Vec<usize> = (0..items.len()).filter(|index| !finished.contains_key(index)).collect();
-        let prompts: Vec<TokenPrompt> = pending.iter().map(|&index| prompts[index].clone()).collect();
+        let prompts: Vec<TokenPrompt> = pending.iter().map(|&index| encoded[index].clone()).collect();
         let resources = training_common::resources(ctx)?;
         let stop_strings = StopStrings { tokenizer: model.chat.tokenizer(), strings: &self.stop };
         let is_finished = |_: usize, _: usize, tokens: &[u32]| stop_strings.found(tokens);

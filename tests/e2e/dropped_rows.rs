@@ -13,7 +13,8 @@ fn study_with_rationales(rationales: usize, from: &str, to: &str) -> Project {
     for row in rows.iter_mut().take(rationales) {
         row["rationale"] = "It is what it looks like.".into();
     }
-    project.write("data/train.jsonl", rows.iter().map(|row| format!("{row}\n")).collect::<String>());
+    let lines: Vec<String> = rows.iter().map(ToString::to_string).collect();
+    project.write("data/train.jsonl", lines.join("\n") + "\n");
     project.edit("study.toml", from, to);
     project
 }

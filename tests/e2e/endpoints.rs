@@ -12,8 +12,9 @@ const KEY: &str = "sk-e2e-0123456789";
 
 /// An endpoint that gives these responses, one per request.
 fn endpoint_with(responses: Vec<(&'static str, String)>) -> (String, JoinHandle<Vec<Value>>) {
-    let mut remaining = responses.clone().into_iter();
-    endpoint(responses.len(), move |_| remaining.next().unwrap())
+    let count = responses.len();
+    let mut remaining = responses.into_iter();
+    endpoint(count, move |_| remaining.next().unwrap())
 }
 
 /// A project with one question and a teacher.

@@ -11,16 +11,14 @@ use crate::rng::{permutation, uniform_below};
 
 /// A description of everything in the image, in reading order.
 pub(super) fn caption(rng: &mut impl Rng) -> Example {
-    let (image, response) = match uniform_below(rng, 3) {
-        kind @ (0 | 1) => {
-            let (image, marks) = if kind == 0 { bars(rng) } else { digits(rng) };
-            (image, list_of(&marks))
-        }
-        _ => {
-            let (image, figures) = shapes(rng);
-            let named = figures.iter().map(|figure| format!("{} {}", figure.colour.name, figure.shape));
-            (image, named.collect::<Vec<_>>().join(", ") + ".")
-        }
+    let kind = uniform_below(rng, 3);
+    let (image, response) = if kind < 2 {
+        let (image, marks) = if kind == 0 { bars(rng) } else { digits(rng) };
+        (image, list_of(&marks))
+    } else {
+        let (image, figures) = shapes(rng);
+        let named = figures.iter().map(|figure| format!("{} {}", figure.colour.name, figure.shape));
+        (image, named.collect::<Vec<_>>().join(", ") + ".")
     };
     Example::text(Some(image), "Describe the image.".to_string(), response)
 }

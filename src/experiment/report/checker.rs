@@ -63,6 +63,7 @@ impl Checker<'_> {
     }
 
     /// The name of the axis at a path. A wrong one is reported.
+    #[expect(clippy::unnecessary_wraps, reason = "has the type that `distinct` takes")]
     pub(super) fn axis(&mut self, path: &[&str], axis: &str) -> Option<String> {
         let axis = self.axis_name(axis);
         if axis == "seed" {

@@ -24,7 +24,9 @@ fn render(report: &ReportSpec) -> String {
     for Contrast { name, about, plus, minus } in contrasts {
         text.push_str(&format!("  contrast {name} \"{about}\": {} minus {}\n", list(plus), list(minus)));
     }
-    labels.iter().for_each(|(selector, label)| text.push_str(&format!("  label {selector}: {label}\n")));
+    for (selector, label) in labels {
+        text.push_str(&format!("  label {selector}: {label}\n"));
+    }
     text
 }
 

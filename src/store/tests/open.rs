@@ -33,7 +33,9 @@ fn concurrent_opens_create_one_store() {
         std::thread::scope(|scope| {
             let open = || Store::open(&root).map(drop);
             let opened: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
-            opened.into_iter().for_each(|opened| opened.join().unwrap().unwrap());
+            for opened in opened {
+                opened.join().unwrap().unwrap();
+            }
         });
     }
 }

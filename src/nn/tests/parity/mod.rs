@@ -288,11 +288,11 @@ fn samples_do_not_depend_on_other_prompts() {
         let subject = Subject::open(&parity("hub").join(name)).unwrap();
         let images: Vec<Option<&str>> =
             subject.case.expected.images.keys().map(|name| Some(name.as_str())).chain([None, None]).collect();
-        let prompt = |(index, image): (usize, &Option<&str>)| {
+        let prompt = |(index, image): (usize, Option<&str>)| {
             let text = "What is it? ".repeat(index + 1);
-            subject.chat.encode_prompt(&format!("{name} {index}"), &text, *image).unwrap()
+            subject.chat.encode_prompt(&format!("{name} {index}"), &text, image).unwrap()
         };
-        let prompts: Vec<TokenPrompt> = images.iter().enumerate().map(prompt).collect();
+        let prompts: Vec<TokenPrompt> = images.into_iter().enumerate().map(prompt).collect();
         let config = subject.config(1.0, 2);
         let together = subject.generate(&prompts, &config, 1).unwrap();
         assert_eq!(subject.generate(&prompts, &config, 2).unwrap(), together, "{name}");
