@@ -82,12 +82,11 @@ impl Totals {
         let shared = self.distinct.len();
         let trainings = self.distinct.values().filter(|training| **training).count();
         format!(
-            "all: {} points in {files} experiments; {} instances without sharing, {} with sharing inside each \
-             experiment, {shared} with sharing between experiments; {} trainings, {trainings} distinct",
+            "all: {} results of {files} experiments; {} ({} if each experiment shared only its own); {}",
             self.points,
-            count_or_many(self.instances_without_sharing),
+            stage_runs(shared, self.instances_without_sharing),
             self.instances,
-            self.trainings,
+            instead_of(trainings, "training", Some(self.trainings)),
         )
     }
 
@@ -113,8 +112,20 @@ fn plural(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn count_or_many(count: Option<usize>) -> String {
-    count.map_or_else(|| "more than can be counted".to_string(), |count| count.to_string())
+/// A number, and the number without sharing if it is larger; `None` if that overflows.
+fn instead_of(count: usize, what: &str, unshared: Option<usize>) -> String {
+    let shared = plural(count, what);
+    match unshared {
+        Some(unshared) if unshared == count => shared,
+        Some(unshared) => format!("{shared} instead of {unshared}"),
+        None => format!("{shared} instead of more than can be counted"),
+    }
+}
+
+/// The number of stage runs, and why it is smaller than without sharing.
+fn stage_runs(runs: usize, unshared: Option<usize>) -> String {
+    let why = if unshared == Some(runs) { "" } else { ", because equal ones are shared" };
+    instead_of(runs, "stage run", unshared) + why
 }
 
 /// Prints the plan of one experiment. With `--json` returns it instead.
@@ -187,10 +198,8 @@ fn plan_one(
         };
         text.push_str(&format!("{name}: {state}\n"));
     }
-    let (points, without_sharing) = (dedup.results, count_or_many(dedup.without_dedup));
-    let trained = trainings(&session, &chosen);
-    let (points, trained) = (plural(points, "point"), plural(trained, "training"));
-    text.push_str(&format!("{points}: {without_sharing} instances without sharing, {} with sharing", dedup.with_dedup));
+    let (results, trained) = (plural(dedup.results, "result"), plural(trainings(&session, &chosen), "training"));
+    text.push_str(&format!("{results}; {}", stage_runs(dedup.with_dedup, dedup.without_dedup)));
     text.push_str(&format!("; {trained}\n{must} must run, {may} may run, {fresh} fresh"));
     if fresh > 0 {
         text.push_str(&format!(" (saves {saved:.0} s)"));

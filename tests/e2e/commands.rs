@@ -40,7 +40,7 @@ fn plan_runs_nothing() {
         mix: may run: waits for items
         sft: may run: waits for fresh, mix
         eval: may run: waits for sft, items
-        1 point: 6 instances without sharing, 6 with sharing; 1 training
+        1 result; 6 stage runs; 1 training
         1 must run, 5 may run, 0 fresh
     "#]]
     .assert_eq(&project.ok(&["plan", "study.toml"]).stdout);
@@ -103,7 +103,10 @@ fn targets_and_several_files() {
     // The twin finds the study's result.
     project.ok(&["run", "study.toml", "twin.toml"]).stderr_has(&["1 ran, 1 fresh", "2 fresh in"]);
     let plan = project.ok(&["plan", "study.toml", "twin.toml"]).stdout;
-    assert_contains(&plan, &["4 with sharing inside each experiment, 2 with sharing between experiments"]);
+    assert_contains(
+        &plan,
+        &["all: 2 results of 2 experiments; 2 stage runs instead of 4, because equal ones are shared (4 if each"],
+    );
     // An error in a later file is reported before the first file runs.
     project.write("wrong.toml", "[stage.a]\nkind = \"comand\"\n").edit("study.toml", "echo a", "echo c");
     let refused = project.fails(2, &["run", "study.toml", "wrong.toml", "missing.toml"]);
