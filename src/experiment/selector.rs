@@ -6,7 +6,7 @@ use std::fmt;
 use super::diagnostics::list;
 use ablate_core::base::diagnostic::nearest;
 
-/// The name under which reports group and select by the data set of the items. It is no axis of a point, because one
+/// The name under which reports group and select by the data set of the items. It is not an axis of a point, because one
 /// evaluation scores the items of all its data sets.
 pub const DATASET: &str = "dataset";
 
@@ -36,7 +36,7 @@ impl Selector {
         Ok(selector)
     }
 
-    /// Whether a point is selected. [`DATASET`] is ignored, because it is no axis of a point.
+    /// Whether a point is selected. [`DATASET`] is ignored, because it is not an axis of a point.
     pub fn matches(&self, point: &BTreeMap<String, String>) -> bool {
         self.values.iter().all(|(axis, value)| axis == DATASET || point.get(axis) == Some(value))
             && self.absent.iter().all(|axis| !point.contains_key(axis))

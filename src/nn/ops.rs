@@ -1,6 +1,6 @@
 //! The operations of a model, as a trait with one implementation per way to compute.
 //!
-//! [`CpuOps`](super::cpu::CpuOps) has a kernel of ours per operation; [`DfdxOps`](super::dfdx::DfdxOps) composes dfdx's
+//! [`CpuOps`](super::cpu::CpuOps) has one of our kernels per operation; [`DfdxOps`](super::dfdx::DfdxOps) composes dfdx's
 //! operations and runs on every device of dfdx. A tensor has one token per row. Letters as in [`super`].
 
 use std::ops::Range;

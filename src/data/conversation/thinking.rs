@@ -136,7 +136,7 @@ mod tests {
         assert_eq!((dropped.open.as_str(), dropped.close.as_str(), dropped.closing), ("[THINK]", "[/THINK]", None));
         let named = find("A", "A<|begin_of_thought|><|end_of_thought|>", "", "").unwrap();
         assert_eq!(named.close, "<|end_of_thought|>");
-        // These are no blocks: white space, words, the instruction markers of Llama 2, other markers.
+        // Not blocks: white space, words, the instruction markers of Llama 2, other markers.
         for (prompt, lead, source) in [
             ("A ", "A  ", ""),
             ("A", "A so: ", ""),

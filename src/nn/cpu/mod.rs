@@ -1,4 +1,4 @@
-//! The operations on the CPU, each with a kernel of ours, for training and for generation.
+//! The operations on the CPU, each with one of our kernels, for training and for generation.
 //!
 //! In training a forward operation puts its backward operation on dfdx's tape, which runs them in reverse. In generation
 //! nothing is recorded, and attention reads and fills KV caches. Rows of a batch can differ in length. The result for a
