@@ -55,7 +55,7 @@ class Setting:
     """How a peer is run."""
 
     passive: bool
-    """Threads that wait sleep at once instead of spinning."""
+    """Threads that wait sleep immediately instead of spinning."""
     request: dict[str, object]
 
     @property

@@ -1,6 +1,6 @@
 """Programs that work on request: a line of JSON in, a line of JSON out. Knows no work and no peer.
 
-All of them run at once and take turns, so what the others use while one is timed is measured, too.
+All of them run in parallel and take turns, so the use of the others while one is timed is measured too.
 """
 
 from __future__ import annotations

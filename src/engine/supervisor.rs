@@ -66,7 +66,7 @@ pub enum ExitReason {
     Terminated,
 }
 
-/// The answer to a [`SpawnRequest`]: one line on stdout. Its key tells it from an event.
+/// The answer to a [`SpawnRequest`]: one line on stdout. Its key distinguishes it from an event.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SpawnResult {
     pub(super) ended: ExitReason,
@@ -109,7 +109,7 @@ fn run_program(request: &SpawnRequest, control: &mut Control) -> ExitReason {
     let mut events = events.map(OutputStream::new);
     let group = Pid::from_child(&child);
     let pidfd = pidfd(group);
-    // A time limit beyond the range of the clock is no limit.
+    // A time limit beyond the range of the clock counts as no limit.
     let mut deadline = request.time.and_then(|time| Instant::now().checked_add(time));
     let mut ending: Option<ExitReason> = None;
     let mut paused: Option<Instant> = None;
@@ -195,7 +195,7 @@ fn spawn(request: &SpawnRequest) -> std::io::Result<(Child, PipeReader, Option<P
     kill_with_supervisor(&mut command);
     let mut child = command.spawn()?;
     if let (Some(mut stdin), Some(input)) = (child.stdin.take(), &request.input) {
-        // An error means that the program has ended. Its exit status tells why.
+        // An error means that the program has ended. Its exit status shows why.
         stdin.write_all(input.as_bytes()).ok();
     }
     Ok((child, output, events))

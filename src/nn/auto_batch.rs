@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow};
 use super::device_error::OutOfMemory;
 use ablate_core::base::Progress;
 
-/// The number of rows (or other units) that are computed at once.
+/// The number of rows (or other units) that are computed in one batch.
 pub(crate) struct AutoBatch {
     /// The name of one unit.
     unit: &'static str,
@@ -17,12 +17,12 @@ pub(crate) struct AutoBatch {
 }
 
 impl AutoBatch {
-    /// `size` units at once; halved while there is too little memory.
+    /// A batch of `size` units; halved while there is too little memory.
     pub(crate) fn at_most(unit: &'static str, size: usize) -> AutoBatch {
         AutoBatch { unit, size: size.into(), advice: None }
     }
 
-    /// Exactly `size` units at once. If there is too little memory, smaller sizes are tried only for the error message:
+    /// A batch of exactly `size` units. If there is too little memory, smaller sizes are tried only for the error message:
     /// `advice` says how to ask for the size that fits.
     pub(crate) fn exactly(unit: &'static str, size: usize, advice: fn(usize) -> String) -> AutoBatch {
         AutoBatch { unit, size: size.into(), advice: Some(advice) }
@@ -49,13 +49,13 @@ impl AutoBatch {
                         return Err(error.context(format!("too little memory for a single {unit}")));
                     }
                     let smaller = size.div_ceil(2);
-                    progress.note(format!("too little memory for {size} {unit}s at once: trying {smaller}"));
+                    progress.note(format!("too little memory for a batch of {size} {unit}s: trying {smaller}"));
                     size = smaller;
                 }
                 result => {
                     if let (Ok(_), Some(advice)) = (&result, self.advice.filter(|_| size < wanted)) {
-                        return Err(anyhow!("too little memory for {wanted} {unit}s at once")
-                            .context(format!("{size} {unit}s at once fit into memory: set {}", advice(size))));
+                        return Err(anyhow!("too little memory for a batch of {wanted} {unit}s")
+                            .context(format!("a batch of {size} {unit}s fits into memory: set {}", advice(size))));
                     }
                     if size < wanted {
                         self.size.store(size, Ordering::Relaxed);
@@ -96,7 +96,10 @@ mod tests {
         assert_eq!(auto_batch.run(20, &notes, device(6)).unwrap(), 5, "a short batch does not change the size");
         assert_eq!(
             *notes.0.lock().unwrap(),
-            ["too little memory for 20 rows at once: trying 10", "too little memory for 10 rows at once: trying 5"]
+            [
+                "too little memory for a batch of 20 rows: trying 10",
+                "too little memory for a batch of 10 rows: trying 5"
+            ]
         );
     }
 
@@ -107,7 +110,7 @@ mod tests {
         assert_eq!(auto_batch.run(32, &NoProgress, device(40)).unwrap(), 32);
         assert_eq!(
             message(auto_batch.run(32, &NoProgress, device(9)).unwrap_err()),
-            "8 rows at once fit into memory: set rows = 8: too little memory for 32 rows at once"
+            "a batch of 8 rows fits into memory: set rows = 8: too little memory for a batch of 32 rows"
         );
         for auto_batch in [auto_batch, AutoBatch::at_most("row", 32)] {
             let error = message(auto_batch.run(32, &NoProgress, device(0)).unwrap_err());

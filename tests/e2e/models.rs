@@ -191,8 +191,8 @@ fn invalid_questions_are_refused() {
     assert_eq!(blind, "error: `hub` is a language model and takes no image\n");
     let cold = generate(&project, None, &["--temperature", "-1", "What?"]).exited(2).stderr;
     assert_eq!(cold, "error: `--temperature` must be at least 0, not -1\n");
-    let nobody = project.fails(2, &["generate", "--model", "nobody", "What?"]).stderr;
-    assert_eq!(nobody, "error: `nobody` is not a folder; a checkpoint is a folder\n");
+    let missing = project.fails(2, &["generate", "--model", "missing", "What?"]).stderr;
+    assert_eq!(missing, "error: `missing` is not a folder; a checkpoint is a folder\n");
     fs::remove_file(project.path("hub/chat_template.jinja")).unwrap();
     let mute = generate(&project, None, &["What?"]).exited(2).stderr;
     assert!(mute.starts_with("error: `hub` has no chat template"), "{mute}");
