@@ -26,8 +26,7 @@ pub struct Instance {
     /// Axis to the label of its value. A key that fans out and `seed` count as axes.
     pub point: BTreeMap<String, String>,
     pub kind: &'static Kind,
-    /// The stage's table at this point as JSON, without `kind` and `limits`, with every `${...}` replaced. It is parsed
-    /// only when the instance runs: most instances of a large experiment are fresh.
+    /// The stage's table at this point as JSON, without `kind` and `limits`, with every `${...}` replaced.
     pub config: SharedStr,
     /// The manifest without inputs and seed, as [`ablate_core::stage::Manifest::text`] writes it.
     pub identity: SharedStr,
