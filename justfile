@@ -11,6 +11,13 @@ ci:
 run *args:
     cargo run --release -- run experiments/reasoner.toml {{args}}
 
+# Runs the default experiment and all tiny studies, saves their results in docs/results, and writes the numbers into README.md
+# and docs/paper.md. The tests fail until then if a kind's version, an experiment or the statistics change.
+paper-tables:
+    cargo run --release -- run experiments/reasoner.toml
+    cargo run --release -- run experiments/tiny/*.toml
+    UPDATE_RESULTS=1 cargo test --release --test e2e documents::
+
 test *args:
     cargo test --release {{args}}
 

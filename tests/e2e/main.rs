@@ -13,6 +13,7 @@ mod crash;
 mod default_experiment;
 mod docs_keys;
 mod doctor;
+mod documents;
 mod dropped_rows;
 mod endpoint_models;
 mod endpoints;

@@ -1,0 +1,226 @@
+//! Values of saved results by path, as text.
+
+use std::collections::BTreeMap;
+
+use ablate_core::base::diagnostic::nearest;
+use serde_json::Value;
+
+use super::tables;
+
+/// Saved results, and other documents of numbers, by name.
+///
+/// A path is `experiment/report/row/column` or `experiment/report/contrast`, and names of fields after that. Shares become
+/// percent, differences have a sign.
+pub(super) struct Values(pub(super) BTreeMap<String, Value>);
+
+/// Fields that hold shares.
+const SHARES: [&str; 5] = ["mean", "low", "high", "published", "minimum_detectable"];
+
+/// Short names of fields of a cell.
+const OF_CELLS: [(&str, &str); 3] = [("", "estimate"), ("mean", "estimate/mean"), ("interval", "estimate/interval")];
+
+/// Short names of fields of a contrast.
+/// Besides these, `finding` is the difference in bold if the verdict is one of [`FOUND`].
+const OF_CONTRASTS: [(&str, &str); 5] = [
+    ("", "difference"),
+    ("mean", "difference/estimate/mean"),
+    ("interval", "difference/estimate/interval"),
+    ("p", "difference/p_holm"),
+    ("reason", "words"),
+];
+
+/// Verdicts that there is an effect.
+const FOUND: [&str; 2] = ["supported", "contradicted"];
+
+impl Values {
+    /// The text of the value at a path.
+    pub(super) fn text(&self, path: &str) -> Result<String, String> {
+        let (found, fields, signed) = self.find(path)?;
+        let short: &[_] = match (found.get("verdict"), found.get("estimate")) {
+            (Some(_), _) => &OF_CONTRASTS,
+            (None, Some(_)) => &OF_CELLS,
+            (None, None) => &[],
+        };
+        if fields == ["finding"] && found.get("verdict").is_some() {
+            let text = show_field(found, &["difference"], signed, path)?;
+            let (mean, interval) = text.split_once(' ').unwrap_or((&text, ""));
+            let is_found = FOUND.contains(&found["verdict"].as_str().unwrap_or_default());
+            return Ok(if is_found { format!("**{mean}** {interval}") } else { text });
+        }
+        show_field(found, &resolve(&fields, short), signed, path)
+    }
+
+    /// The Markdown table at a path: the cells of a report, its contrasts, or the plan of the studies.
+    pub(super) fn table(&self, path: &str) -> Result<String, String> {
+        let parts: Vec<&str> = path.split('/').map(str::trim).collect();
+        let result = self.result(path, parts[0])?;
+        match parts[1..] {
+            [] if result.get("studies").is_some() => Ok(tables::plan(result)),
+            [report] => tables::cells(choose_table(result, report, path)?),
+            [report, "contrasts"] => {
+                let names = named(&choose_table(result, report, path)?["contrasts"], "name").map(|(name, _)| name);
+                let row = |name| Ok((name, self.contrast_row(&format!("{}/{report}/{name}", parts[0]))?));
+                Ok(tables::contrasts(&names.map(row).collect::<Result<Vec<_>, String>>()?))
+            }
+            _ => Err(format!("`{path}` is no table: write EXPERIMENT/REPORT, EXPERIMENT/REPORT/contrasts or plan")),
+        }
+    }
+
+    /// The text of a cell of a report.
+    pub(super) fn cell(cell: &Value, path: &str) -> Result<String, String> {
+        show_field(cell, &["estimate"], false, path)
+    }
+
+    fn contrast_row(&self, path: &str) -> Result<[String; 3], String> {
+        Ok([self.text(path)?, self.text(&format!("{path}/p"))?, self.text(&format!("{path}/verdict"))?])
+    }
+
+    fn result(&self, path: &str, name: &str) -> Result<&Value, String> {
+        choose(path, "result", name, self.0.iter().map(|(name, value)| (name.as_str(), value)))
+    }
+
+    /// The cell, contrast or other object that a path names, the fields after it, and whether its values have a sign.
+    fn find<'a, 'p>(&'a self, path: &'p str) -> Result<(&'a Value, Vec<&'p str>, bool), String> {
+        let parts: Vec<&str> = path.split('/').map(str::trim).collect();
+        let result = self.result(path, parts[0])?;
+        if result.get("tables").is_none() {
+            return Ok((result, parts[1..].to_vec(), false));
+        }
+        let [_, report, rest @ ..] = &parts[..] else {
+            return Err(format!("`{path}` names no report"));
+        };
+        let table = choose_table(result, report, path)?;
+        let [name, rest @ ..] = rest else {
+            return Err(format!("`{path}` names no row and no contrast"));
+        };
+        let rows = named(&table["rows"], "label");
+        let known: Vec<(&str, &Value)> = rows.chain(named(&table["contrasts"], "name")).collect();
+        if known.iter().filter(|(known, _)| known == name).count() > 1 {
+            return Err(format!("`{path}`: several rows and contrasts are called `{name}`"));
+        }
+        let found = choose(path, "row or contrast", name, known)?;
+        if found.get("cells").is_none() {
+            return Ok((found, rest.to_vec(), true));
+        }
+        let [column, rest @ ..] = rest else {
+            return Err(format!("`{path}` names no column"));
+        };
+        let columns = list(&table["columns"]).iter().filter_map(Value::as_str);
+        let cell = choose(path, "column", column, columns.zip(list(&found["cells"])))?;
+        Ok((cell, rest.to_vec(), rest.first() == Some(&"difference")))
+    }
+}
+
+/// The value of a name. Errors: the name is not known.
+fn choose<'a>(
+    path: &str,
+    what: &str,
+    name: &str,
+    known: impl IntoIterator<Item = (&'a str, &'a Value)>,
+) -> Result<&'a Value, String> {
+    let known: Vec<(&str, &Value)> = known.into_iter().collect();
+    if let Some((_, value)) = known.iter().find(|(known, _)| *known == name) {
+        return Ok(value);
+    }
+    let names = || known.iter().map(|(name, _)| *name);
+    let help = match nearest(name, names()) {
+        Some(nearest) => format!("the nearest is `{nearest}`"),
+        None => format!("known are {}", names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+    };
+    Err(format!("`{path}`: there is no {what} `{name}`; {help}"))
+}
+
+fn choose_table<'a>(result: &'a Value, report: &str, path: &str) -> Result<&'a Value, String> {
+    choose(path, "report", report, named(&result["tables"], "name"))
+}
+
+pub(super) fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The elements of a list by the text of a field.
+fn named<'a>(values: &'a Value, field: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+    list(values).iter().filter_map(move |value| Some((value[field].as_str()?, value)))
+}
+
+/// Replaces a short name by the path of its field.
+fn resolve<'a>(fields: &[&'a str], names: &[(&'static str, &'static str)]) -> Vec<&'a str> {
+    let short = fields.first().copied().unwrap_or_default();
+    match names.iter().find(|(name, _)| *name == short && fields.len() <= 1) {
+        Some((_, path)) => path.split('/').collect(),
+        None => fields.to_vec(),
+    }
+}
+
+/// The text of a field below a value.
+fn show_field(value: &Value, fields: &[&str], signed: bool, path: &str) -> Result<String, String> {
+    let (mut value, mut field) = (value, "");
+    for next in fields {
+        if *next == "interval" && value.get("low").is_some() {
+            return Ok(interval(value));
+        }
+        let known = match value {
+            Value::Object(known) => known.iter().map(|(name, value)| (name.as_str(), value)).collect(),
+            _ => Vec::new(),
+        };
+        value = choose(path, "field", next, known)?;
+        field = next;
+    }
+    show(value, field, signed).ok_or_else(|| match value {
+        Value::Null => format!("`{path}` has no value"),
+        Value::Object(fields) => {
+            format!("`{path}` needs a field: {}", fields.keys().cloned().collect::<Vec<_>>().join(", "))
+        }
+        _ => format!("`{path}` is a list"),
+    })
+}
+
+fn show(value: &Value, field: &str, signed: bool) -> Option<String> {
+    match value {
+        Value::String(text) if field == "verdict" => Some(text.replace('-', " ")),
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) if SHARES.contains(&field) => Some(percent(number.as_f64()?, signed)),
+        Value::Number(number) if field == "p_holm" => Some(p_value(number.as_f64()?)),
+        Value::Number(number) => {
+            Some(number.as_u64().map_or_else(|| format!("{:.1}", number.as_f64().unwrap()), thousands))
+        }
+        Value::Object(fields) if fields.contains_key("low") => {
+            Some(format!("{} {}", percent(value["mean"].as_f64()?, signed), interval(value)))
+        }
+        Value::Object(fields) => show(fields.get("estimate")?, "estimate", signed),
+        Value::Array(seeds) if field == "by_seed" => {
+            let means: Option<Vec<String>> = seeds.iter().map(|seed| show(&seed["mean"], "mean", signed)).collect();
+            Some(means?.join(", "))
+        }
+        _ => None,
+    }
+}
+
+fn interval(value: &Value) -> String {
+    let [low, high] = ["low", "high"].map(|bound| percent(value[bound].as_f64().unwrap_or(f64::NAN), false));
+    format!("[{low}, {high}]")
+}
+
+/// A share as percent. All numbers are formatted as the program's tables are.
+fn percent(share: f64, signed: bool) -> String {
+    let percent = 100.0 * share;
+    let text = if signed { format!("{percent:+.1}") } else { format!("{percent:.1}") };
+    match text.as_str() {
+        "-0.0" | "+0.0" => "0.0".to_string(),
+        text => text.replace('-', "−"),
+    }
+}
+
+fn p_value(p: f64) -> String {
+    match p {
+        p if p < 0.001 => "p < 0.001".to_string(),
+        p if p < 0.1 => format!("p = {p:.3}"),
+        p => format!("p = {p:.2}"),
+    }
+}
+
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap());
+    groups.collect::<Vec<_>>().join(",")
+}
