@@ -15,7 +15,7 @@ use ablate_core::base::{Progress, Seed, StageEvent, files};
 use ablate_data::tokens::{TokenPrompt, TokenRow};
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate_nn::profile::{self, OpCost};
-use ablate_nn::train::{OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
+use ablate_nn::train::{BatchConfig, Budget, LastBatch, OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
 use ablate_nn::{Checkpoint, Device, DeviceChoice, ImageShape, PixelSource, PixelValues, Resources};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -149,9 +149,12 @@ impl Server {
     fn train(&self, steps: usize, operations: bool) -> Result<Value> {
         let rows = self.rows();
         let config = SftConfig {
-            epochs: 1 + steps,
-            batch: rows.len(),
-            length_window: 1,
+            batches: BatchConfig {
+                budget: Budget::Steps(1 + steps),
+                batch: rows.len(),
+                last_batch: LastBatch::Keep,
+                length_window: 1,
+            },
             optimizer: OptimizerConfig {
                 lr: self.work.learning_rate,
                 betas: [0.9, 0.95],

@@ -91,13 +91,14 @@ impl TrainingIndex {
         files::write_atomic(&folder.join(FILE), text.as_bytes())
     }
 
-    /// Adds questions and their images.
-    pub fn add(&mut self, questions: &[QuestionRef<'_>], read_image: &ReadImage) -> Result<()> {
-        for (image, question) in hashes(questions, read_image)? {
+    /// Adds questions and their images. Returns the hash of each question with its image.
+    pub fn add(&mut self, questions: &[QuestionRef<'_>], read_image: &ReadImage) -> Result<Vec<u128>> {
+        let hashes = hashes(questions, read_image)?;
+        for &(image, question) in &hashes {
             self.images.extend(image);
             self.questions.insert(question);
         }
-        Ok(())
+        Ok(hashes.into_iter().map(|(_, question)| question).collect())
     }
 
     /// Looks each question up in the index.

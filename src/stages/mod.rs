@@ -13,6 +13,7 @@ mod metrics;
 mod sampling;
 mod too_long;
 mod training_common;
+mod training_table;
 
 #[cfg(test)]
 mod tests;

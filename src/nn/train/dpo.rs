@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use super::optimizer::OptimizerConfig;
 use super::preference::{PreferenceLoss, Reduction, TokenWeights};
 use super::run::{BatchTotals, LossStats, Objective, Run, Trained};
-use super::sft::{sequence, targets};
+use super::sft::{positions, sequence, targets};
 use super::state::TrainState;
 use super::tuning::Tuning;
 use crate::auto_batch::AutoBatch;
@@ -14,7 +14,7 @@ use crate::session::Session;
 use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
-use ablate_data::batches::{self, RowSize};
+use ablate_data::batches::{BatchConfig, BatchSampler, ExampleSize};
 use ablate_data::tokens::TokenPair;
 
 /// Pairs per batch for the reference's log-probabilities. It does not change the results.
@@ -23,12 +23,7 @@ const REFERENCE_BATCH: usize = 16;
 /// The configuration of preference optimization.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpoConfig {
-    /// Passes over the pairs.
-    pub epochs: usize,
-    /// Pairs per step.
-    pub batch: usize,
-    /// Number of batches whose rows are sorted by length together; see [`batches::plan`].
-    pub length_window: usize,
+    pub batches: BatchConfig,
     pub loss: PreferenceLoss,
     /// Strength of the regularization towards the reference.
     pub beta: f64,
@@ -38,6 +33,17 @@ pub struct DpoConfig {
     pub sft_weight: f64,
     pub optimizer: OptimizerConfig,
     pub tuning: Tuning,
+}
+
+impl DpoConfig {
+    /// The batches of training on `pairs`.
+    pub fn sampler(&self, pairs: &[TokenPair], seed: Seed) -> Result<BatchSampler> {
+        let size = |TokenPair { chosen, rejected }: &TokenPair| ExampleSize {
+            tokens: positions(chosen) + positions(rejected),
+            has_image: chosen.image.is_some(),
+        };
+        BatchSampler::new(pairs.iter().map(size).collect(), Preference::EXAMPLE, self.batches, seed)
+    }
 }
 
 /// Optimizes `policy` on `pairs`. With `l(y) = sum_t w_t (log policy(y_t | x, y_<t) - log reference(y_t | x, y_<t))`
@@ -63,9 +69,7 @@ pub fn dpo(
     state: &TrainState,
     resources: &Resources,
 ) -> Result<Trained> {
-    if pairs.is_empty() {
-        bail!("there are no pairs to train on");
-    }
+    let batches = config.sampler(pairs, seed)?;
     for (index, pair) in pairs.iter().enumerate() {
         for (name, row) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
             let place = || format!("{name} response of pair {index} (counted from 0)");
@@ -81,15 +85,9 @@ pub fn dpo(
     let reduction = Reduction { weights: token_weights, mean: loss.averages() };
     let ratios = reference_ratios(&reference, pairs, reduction, images, resources)?;
     drop(reference);
-    let size = |TokenPair { chosen, rejected }: &TokenPair| RowSize {
-        tokens: chosen.tokens.len() + rejected.tokens.len(),
-        has_image: chosen.image.is_some(),
-    };
-    let sizes: Vec<RowSize> = pairs.iter().map(size).collect();
-    let plan = batches::plan(&sizes, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let trainable_model = tuning.trainable_model(policy, optimizer, seed)?;
-    let run = Run { plan, optimizer, auto_batch: tuning.auto_batch(), seed, images, state, resources };
+    let run = Run { batches: &batches, optimizer, auto_batch: tuning.auto_batch(), seed, images, state, resources };
     run.train(trainable_model, &Preference { pairs, reference: ratios, reduction, loss, beta, sft_weight })
 }
 

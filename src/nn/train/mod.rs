@@ -21,6 +21,7 @@ mod tuning;
 #[cfg(test)]
 mod tests;
 
+pub use ablate_data::batches::{BatchConfig, BatchSampler, Budget, LastBatch};
 pub use dpo::{DpoConfig, dpo};
 pub use optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};
 pub use preference::{PreferenceLoss, TokenWeights};

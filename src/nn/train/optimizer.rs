@@ -51,9 +51,9 @@ pub struct OptimizerConfig {
     /// Largest global norm of the gradient. 0: no clipping.
     pub clip: f64,
     pub schedule: Schedule,
-    /// Fraction of the steps over which the learning rate rises from 0.
+    /// Fraction of the steps over which the learning rate rises to `lr`.
     pub warmup: f64,
-    /// Learning rate at the last step, as a fraction of the highest.
+    /// Learning rate that is reached after the last step, as a fraction of the highest.
     pub final_lr: f64,
     /// What is not trained: parts, or parameters whose names match.
     pub freeze: Vec<Freeze>,
@@ -174,17 +174,22 @@ impl OptimizerConfig {
     }
 
     /// The factor of the learning rate at step `step` of `steps`, counted from 0.
+    ///
+    /// With `w` warm-up steps, step `k < w` has `(k + 1) / w`. After them, `progress = (k - w) / (steps - w)` is 0 at the
+    /// first step and would be 1 after the last, so the factor reaches `final_lr` when training has ended. The decay
+    /// is that of transformers' `get_cosine_schedule_with_warmup` and `get_linear_schedule_with_warmup`. Their warm-up is
+    /// `k / w`, so their first step has the rate 0.
     pub fn factor(&self, step: u64, steps: u64) -> f64 {
-        let warm = (self.warmup * steps as f64).ceil();
-        let now = (step + 1) as f64;
-        if now <= warm {
-            return now / warm;
+        let warm = ((self.warmup * steps as f64).ceil() as u64).min(steps);
+        if step < warm {
+            return (step + 1) as f64 / warm as f64;
         }
-        // 0 right after the warm-up, 1 at the last step.
-        let progress = ((now - warm) / (steps as f64 - warm).max(1.0)).min(1.0);
+        // 1 - progress. Above 0 at every step, also after rounding.
+        let remaining = steps.saturating_sub(step) as f64 / (steps - warm).max(1) as f64;
         let decay = match self.schedule {
-            Schedule::Cosine => f64::midpoint(1.0, (std::f64::consts::PI * progress).cos()),
-            Schedule::Linear => 1.0 - progress,
+            // (1 + cos(pi progress)) / 2.
+            Schedule::Cosine => (std::f64::consts::FRAC_PI_2 * remaining).sin().powi(2),
+            Schedule::Linear => remaining,
             Schedule::Constant => return 1.0,
         };
         self.final_lr + (1.0 - self.final_lr) * decay
@@ -300,16 +305,39 @@ mod tests {
     #[test]
     fn the_schedule_warms_up_and_decays() {
         let mut config = OptimizerConfig { warmup: 0.1, final_lr: 0.02, ..OptimizerConfig::default() };
+        let near = |factor: f64, expected: f64| assert!((factor - expected).abs() < 1e-12, "{factor}, not {expected}");
         // 20 steps: two of warm-up, then a half cosine over 18.
-        assert_eq!((config.factor(0, 20), config.factor(1, 20)), (0.5, 1.0));
-        assert!((config.factor(10, 20) - (0.02 + 0.98 * 0.5)).abs() < 1e-12, "half way down");
-        assert!((config.factor(19, 20) - 0.02).abs() < 1e-12);
+        assert_eq!((config.factor(0, 20), config.factor(1, 20), config.factor(2, 20)), (0.5, 1.0, 1.0));
+        near(config.factor(11, 20), 0.02 + 0.98 * 0.5);
+        near(config.factor(19, 20), 0.02 + 0.98 * (1.0 + (std::f64::consts::PI * 17.0 / 18.0).cos()) / 2.0);
+        assert_eq!(config.factor(20, 20), 0.02, "after the last step");
         config.schedule = Schedule::Linear;
-        assert!((config.factor(4, 20) - (0.02 + 0.98 * (1.0 - 3.0 / 18.0))).abs() < 1e-12);
+        near(config.factor(5, 20), 0.02 + 0.98 * (1.0 - 3.0 / 18.0));
         config.schedule = Schedule::Constant;
         assert_eq!(config.factor(19, 20), 1.0);
-        config.warmup = 0.0;
-        assert_eq!(config.factor(0, 1), 1.0);
+        config.final_lr = 1.0;
+        config.schedule = Schedule::Cosine;
+        assert_eq!((config.factor(10, 20), config.factor(19, 20)), (1.0, 1.0));
+    }
+
+    #[test]
+    fn no_step_has_a_rate_of_0() {
+        for schedule in [Schedule::Cosine, Schedule::Linear, Schedule::Constant] {
+            for warmup in [0.0, 0.03, 0.5, 1.0] {
+                let config = OptimizerConfig { schedule, warmup, final_lr: 0.0, ..OptimizerConfig::default() };
+                for steps in [1, 2, 3, 100, 1_000_000_000] {
+                    for step in [0, 1, steps / 2, steps - 1].into_iter().filter(|step| *step < steps) {
+                        let factor = config.factor(step, steps);
+                        assert!(factor > 0.0 && factor <= 1.0, "{config:?}: {factor} at step {step} of {steps}");
+                    }
+                }
+                // A single step has the highest rate.
+                assert_eq!(config.factor(0, 1), 1.0);
+            }
+        }
+        // With a warm-up over all steps, the last step has the highest rate.
+        let config = OptimizerConfig { warmup: 1.0, ..OptimizerConfig::default() };
+        assert_eq!((config.factor(0, 4), config.factor(3, 4)), (0.25, 1.0));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::session::{Session, thread_pool};
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 use ablate_core::base::{Seed, StageEvent};
+use ablate_data::batches::BatchSampler;
 use ablate_data::records::CurvePoint;
 
 /// Points of a curve, at most.
@@ -76,9 +77,28 @@ pub(super) struct LossStats {
     pub(super) margin: f64,
 }
 
+/// The batches of a run, in order.
+pub(super) trait Batches: Sync {
+    /// The number of batches.
+    fn steps(&self) -> usize;
+
+    /// The batches from `step` on, counted from 0, as indices of examples.
+    fn from_step(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_>;
+}
+
+impl Batches for BatchSampler {
+    fn steps(&self) -> usize {
+        self.steps()
+    }
+
+    fn from_step(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_> {
+        Box::new(self.batches_from(step))
+    }
+}
+
 /// A training run without its objective.
 pub(super) struct Run<'a> {
-    pub(super) plan: Vec<Vec<usize>>,
+    pub(super) batches: &'a dyn Batches,
     pub(super) optimizer: &'a OptimizerConfig,
     pub(super) auto_batch: AutoBatch,
     pub(super) seed: Seed,
@@ -88,7 +108,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Trains on all batches of the plan.
+    /// Trains on all batches.
     pub(super) fn train<O: Objective>(&self, trainable_model: TrainableModel, objective: &O) -> Result<Trained> {
         let threads = Arc::new(thread_pool(self.resources.threads)?);
         threads.install(|| self.train_on(&threads, trainable_model, objective))
@@ -105,15 +125,14 @@ impl Run<'_> {
         let mut position = self.resume(&mut trainable_model, &mut optimizer);
         let mut session = Session::with_pool(threads, &trainable_model, self.resources.device)?;
         let sum = Arc::new(GradientAccumulator::new(&trainable_model));
-        let steps = self.plan.len() as u64;
+        let steps = self.batches.steps() as u64;
         let (start, mut saved, mut reported) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
-        while position.step < steps {
-            let examples = &self.plan[position.step as usize];
+        for examples in self.batches.from_step(position.step as usize) {
             let number = position.step + 1;
             let place = || format!("training step {number} of {steps}");
-            let found = self.gradients(objective, examples, &trainable_model, &session, position.step, &sum);
-            let found = found.and_then(|found| check::<O>(examples, &found).map(|()| found));
+            let found = self.gradients(objective, &examples, &trainable_model, &session, position.step, &sum);
+            let found = found.and_then(|found| check::<O>(&examples, &found).map(|()| found));
             let StepGradients { gradients, norm, stats, tokens, targets, flops } = match found {
                 Ok(found) => found,
                 Err(error) => {
@@ -256,13 +275,13 @@ impl Run<'_> {
         }
         let start = (trainable_model.clone(), optimizer.clone());
         match self.state.read(trainable_model, optimizer) {
-            Ok(Some(position)) if position.step <= self.plan.len() as u64 => {
+            Ok(Some(position)) if position.step <= self.batches.steps() as u64 => {
                 self.resources.progress.note(format!("resumed after step {}", position.step));
                 return position;
             }
             Ok(None) => return Position::default(),
             Ok(Some(position)) => {
-                let (step, steps) = (position.step, self.plan.len());
+                let (step, steps) = (position.step, self.batches.steps());
                 self.resources.progress.note(format!("started over: the saved state is at step {step} of {steps}"));
             }
             Err(error) => self.resources.progress.note(format!("started over: {error:#}")),

@@ -1,7 +1,7 @@
 //! Supervised fine-tuning: cross-entropy on the response. Pre-training and rejection sampling fine-tuning use the same loop with
 //! other rows.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::optimizer::OptimizerConfig;
 use super::run::{BatchTotals, LossStats, Objective, Run, Trained};
@@ -9,20 +9,23 @@ use super::state::TrainState;
 use super::tuning::Tuning;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
-use ablate_data::batches::{self, RowSize};
+use ablate_data::batches::{BatchConfig, BatchSampler, ExampleSize};
 use ablate_data::tokens::TokenRow;
 
 /// The configuration of fine-tuning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SftConfig {
-    /// Passes over the rows.
-    pub epochs: usize,
-    /// Rows per step.
-    pub batch: usize,
-    /// Number of batches whose rows are sorted by length together; see [`batches::plan`].
-    pub length_window: usize,
+    pub batches: BatchConfig,
     pub optimizer: OptimizerConfig,
     pub tuning: Tuning,
+}
+
+impl SftConfig {
+    /// The batches of training on `rows`.
+    pub fn sampler(&self, rows: &[TokenRow], seed: Seed) -> Result<BatchSampler> {
+        let size = |row: &TokenRow| ExampleSize { tokens: positions(row), has_image: row.image.is_some() };
+        BatchSampler::new(rows.iter().map(size).collect(), CrossEntropy::EXAMPLE, self.batches, seed)
+    }
 }
 
 /// Fine-tunes `start` on `rows`: the loss is the mean of `-log p(token)` over the loss tokens of a batch.
@@ -38,25 +41,25 @@ pub fn sft(
     state: &TrainState,
     resources: &Resources,
 ) -> Result<Trained> {
-    if rows.is_empty() {
-        bail!("there are no rows to train on");
-    }
+    let batches = config.sampler(rows, seed)?;
     for (index, row) in rows.iter().enumerate() {
         batch::check_sequence(&start.architecture, &sequence(row), images)
             .with_context(|| format!("row {index} (counted from 0)"))?;
     }
-    let size = |row: &TokenRow| RowSize { tokens: row.tokens.len(), has_image: row.image.is_some() };
-    let sizes: Vec<RowSize> = rows.iter().map(size).collect();
-    let plan = batches::plan(&sizes, config.batch, config.epochs, false, config.length_window, seed);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let trainable_model = tuning.trainable_model(start, optimizer, seed)?;
-    let run = Run { plan, optimizer, auto_batch: tuning.auto_batch(), seed, images, state, resources };
+    let run = Run { batches: &batches, optimizer, auto_batch: tuning.auto_batch(), seed, images, state, resources };
     run.train(trainable_model, &CrossEntropy { rows })
 }
 
 /// A row as a sequence.
 pub(super) fn sequence(row: &TokenRow) -> Sequence<'_> {
     Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }
+}
+
+/// The number of positions that a forward pass of a row computes. The last token is only a target.
+pub(super) fn positions(row: &TokenRow) -> usize {
+    row.tokens.len().saturating_sub(1)
 }
 
 /// The number of targets of a row. The first token is never one.

@@ -6,7 +6,9 @@ use serde::Deserialize;
 use crate::stages::common::{self, check_responses};
 use crate::stages::loaded_model::{self, LoadedModel};
 use crate::stages::too_long::{self, Encoded, TooLongAction, encode};
-use crate::stages::training_common::{self, CheckpointInterval, training_table};
+use crate::stages::training_common;
+use crate::stages::training_table::{self, CheckpointInterval, training_table};
+use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
@@ -18,7 +20,7 @@ use ablate_nn::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss,
 
 pub static KIND: Kind = Kind {
     name: "dpo",
-    version: 6,
+    version: 7,
     about: "direct preference optimization on pairs",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],
@@ -66,13 +68,12 @@ struct Dpo {
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let table: Table = config::parse(table)?;
-    let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
-    let length_window = table.length_window.unwrap_or(training_common::LENGTH_WINDOW);
+    let batches = table.batches();
     let (beta, sft_weight) = (table.beta.unwrap_or(0.1), table.sft_weight.unwrap_or(0.0));
     let freeze = [ParamGroup::Vision, ParamGroup::Projector].map(Freeze::Group).to_vec();
     let optimizer = table.optimizer(OptimizerConfig { lr: 5e-7, freeze, ..OptimizerConfig::default() });
     let (tuning, interval) = (table.tuning(), table.checkpoint_interval());
-    let mut errors = training_common::check_training(&optimizer, &tuning, epochs, batch, length_window, interval);
+    let mut errors = training_table::check_training(&table.lengths(), &batches, &optimizer, &tuning, interval);
     for (key, value) in [("beta", beta), ("sft_weight", sft_weight)] {
         if !value.is_finite() || value < 0.0 {
             errors.push(ConfigError::at(key, format!("`{key}` must be at least 0, not {value}")));
@@ -98,7 +99,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         return Err(errors);
     }
     let token_weights = table.token_weights;
-    let train = DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning };
+    let train = DpoConfig { batches, loss, beta, token_weights, sft_weight, optimizer, tuning };
     let Table { policy, reference, pairs, too_long, .. } = table;
     Ok(Box::new(Dpo { policy, reference, pairs, too_long, train, interval }))
 }
@@ -123,11 +124,8 @@ fn loss(table: &Table, errors: &mut Vec<ConfigError>) -> PreferenceLoss {
 impl Stage for Dpo {
     fn identify(&self, manifest: &mut Manifest) {
         let Dpo { policy: _, reference: _, pairs: _, too_long, train, interval: _ } = self;
-        let DpoConfig { epochs, batch, length_window, loss, beta, token_weights, sft_weight, optimizer, tuning } =
-            train;
-        manifest.value("epochs", epochs);
-        manifest.value("batch", batch);
-        manifest.value("length_window", length_window);
+        let DpoConfig { batches, loss, beta, token_weights, sft_weight, optimizer, tuning } = train;
+        training_common::identify_batches(manifest, batches);
         manifest.value("beta", beta);
         manifest.value("sft_weight", sft_weight);
         training_common::identify_optimizer(manifest, optimizer);
@@ -165,14 +163,17 @@ impl Stage for Dpo {
         let (chat, words) = (&policy.chat, ("pairs", "the end of their responses"));
         let Encoded { indices, sequences, warnings } =
             encode(&pairs, words, self.too_long, |pair| chat.encode_pair(pair), |pair| chat.truncate_pair(pair))?;
-        let index = training_common::training_index(ctx, "policy", &policy, &too_long::select(pairs, &indices))?;
+        let sampler = self.train.sampler(&sequences, ctx.seed).map_err(wrong_input)?;
+        let pairs = too_long::select(pairs, &indices);
+        let seen = training_common::training_index(ctx, "policy", &policy, &pairs, |pair| &pair.dataset, &sampler)?;
+        drop(pairs);
         let resources = training_common::resources(ctx)?;
         let state = self.interval.train_state(ctx);
         let LoadedModel { checkpoint, images, chat: _ } = policy;
         let trained =
             train::dpo(checkpoint, reference, &sequences, &*images, &self.train, ctx.seed, &state, &resources)?;
         let last = trained.curve.last();
-        Ok(training_common::write_outputs(ctx, &trained, "policy", &index, resources.device)?
+        Ok(training_common::write_outputs(ctx, &trained, "policy", &seen, resources.device)?
             .with("pairs", sequences.len())
             .with("reward_accuracy", last.and_then(|point| point.reward_accuracy))
             .with("reward_margin", last.and_then(|point| point.reward_margin))

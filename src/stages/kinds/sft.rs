@@ -6,7 +6,9 @@ use anyhow::Result;
 use crate::stages::common::{self, check_responses};
 use crate::stages::loaded_model::LoadedModel;
 use crate::stages::too_long::{self, Encoded, TooLongAction, encode};
-use crate::stages::training_common::{self, CheckpointInterval, training_table};
+use crate::stages::training_common;
+use crate::stages::training_table::{self, CheckpointInterval, training_table};
+use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
@@ -17,7 +19,7 @@ use ablate_nn::train::{self, OptimizerConfig, SftConfig};
 
 pub static KIND: Kind = Kind {
     name: "sft",
-    version: 6,
+    version: 7,
     about: "supervised fine-tuning on rows",
     outputs: &[OutputSpec::new("model", ArtifactKind::Checkpoint), OutputSpec::new("curve.jsonl", ArtifactKind::Curve)],
     fan_out: &[],
@@ -48,25 +50,22 @@ struct Sft {
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let table: Table = config::parse(table)?;
-    let (epochs, batch) = (table.epochs.unwrap_or(1), table.batch.unwrap_or(32));
-    let length_window = table.length_window.unwrap_or(training_common::LENGTH_WINDOW);
+    let batches = table.batches();
     let optimizer = table.optimizer(OptimizerConfig::default());
     let (tuning, interval) = (table.tuning(), table.checkpoint_interval());
-    let errors = training_common::check_training(&optimizer, &tuning, epochs, batch, length_window, interval);
+    let errors = training_table::check_training(&table.lengths(), &batches, &optimizer, &tuning, interval);
     if !errors.is_empty() {
         return Err(errors);
     }
-    let train = SftConfig { epochs, batch, length_window, optimizer, tuning };
+    let train = SftConfig { batches, optimizer, tuning };
     Ok(Box::new(Sft { model: table.model, data: table.data, too_long: table.too_long, train, interval }))
 }
 
 impl Stage for Sft {
     fn identify(&self, manifest: &mut Manifest) {
         let Sft { model: _, data: _, too_long, train, interval: _ } = self;
-        let SftConfig { epochs, batch, length_window, optimizer, tuning } = train;
-        manifest.value("epochs", epochs);
-        manifest.value("batch", batch);
-        manifest.value("length_window", length_window);
+        let SftConfig { batches, optimizer, tuning } = train;
+        training_common::identify_batches(manifest, batches);
         training_common::identify_optimizer(manifest, optimizer);
         training_common::identify_tuning(manifest, tuning);
         manifest.value_unless("too_long", too_long, &TooLongAction::Error);
@@ -86,12 +85,15 @@ impl Stage for Sft {
         let (chat, words) = (&model.chat, ("rows", "the end of their response"));
         let Encoded { indices, sequences, warnings } =
             encode(&rows, words, self.too_long, |row| chat.encode_row(row), |row| chat.truncate_row(row))?;
-        let index = training_common::training_index(ctx, "model", &model, &too_long::select(rows, &indices))?;
+        let sampler = self.train.sampler(&sequences, ctx.seed).map_err(wrong_input)?;
+        let rows = too_long::select(rows, &indices);
+        let seen = training_common::training_index(ctx, "model", &model, &rows, |row| &row.dataset, &sampler)?;
+        drop(rows);
         let resources = training_common::resources(ctx)?;
         let state = self.interval.train_state(ctx);
         let LoadedModel { checkpoint, images, chat: _ } = model;
         let trained = train::sft(checkpoint, &sequences, &*images, &self.train, ctx.seed, &state, &resources)?;
-        let summary = training_common::write_outputs(ctx, &trained, "model", &index, resources.device)?;
+        let summary = training_common::write_outputs(ctx, &trained, "model", &seen, resources.device)?;
         Ok(summary.with("rows", sequences.len()).with_warnings(warnings))
     }
 }

@@ -1,5 +1,6 @@
 //! Tests that run whole stages, each in its own folder, as the engine runs it.
 
+mod budget;
 mod data_kinds;
 mod endpoint;
 mod fuzz;

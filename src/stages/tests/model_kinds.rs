@@ -129,9 +129,9 @@ fn manifests_are_unchanged() {
     ];
     expect![[r#"
         base 340c76e5f8 model.image_size model.patch_size model.vision.dim model.vision.layers model.vision.heads model.vision.ff model.projector.hidden model.decoder.dim model.decoder.layers model.decoder.heads model.decoder.kv_heads model.decoder.ff model.decoder.rope_theta model.decoder.norm_eps model.decoder.tied_head model.decoder.max_positions
-        sft 4e040c23ef epochs batch length_window lr betas eps weight_decay clip schedule warmup final_lr freeze
-        sft a522033060 epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
-        dpo 6dd32af7d9 epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
+        sft 683544560c epochs batch length_window lr betas eps weight_decay clip schedule warmup final_lr freeze
+        sft 5e13a9d6f7 epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
+        dpo 329bb834d4 epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
         rollout 492d29fd80 prompt.text prompt.letter samples temperature top_k top_p max_tokens
         eval 3684ea433d prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
     "#]]

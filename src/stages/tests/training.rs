@@ -258,16 +258,16 @@ fn manifests_are_unchanged() {
         ("rollout", json!({ "model": "m", "items": "i", "stop": ["b", "a", "b"] })),
     ];
     expect![[r#"
-        dpo 4817fe50bb epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
-        dpo 96acc9cad0 epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] label_smoothing=0.1
+        dpo 1c7a22d696 epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] loss="ipo" token_weights.cosine=90
+        dpo 1232918018 epochs=1 batch=32 length_window=32 beta=0.1 sft_weight=0.0 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["vision","projector"] label_smoothing=0.1
         pairs d99d3df723 dataset="rlaif" dev=0.02 truncate.words=90
         pairs 091f6ea0d7 band=[0.25,0.85] per_question=3 dev=0.02 truncate.words=90 unreadable="skip" datasets=["a","b"]
         base 1b7d456307
         export 10787769cc
         export a7e8184187 dtype="bf16"
-        sft c5e17cc986 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch=8 lora.rank=8 lora.alpha=8.0 lora.dropout=0.0 lora.targets=["q_proj","v_proj"]
-        sft 8347b2216f epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["model.layers.0.*"]
-        sft ed7ed021b4 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch="auto"
+        sft 9abe562611 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch=8 lora.rank=8 lora.alpha=8.0 lora.dropout=0.0 lora.targets=["q_proj","v_proj"]
+        sft f94be6ab4b epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=["model.layers.0.*"]
+        sft 9b2c129569 epochs=1 batch=32 length_window=32 weight_decay=0.0 clip=1.0 schedule="cosine" warmup=0.03 final_lr=0.0 freeze=[] micro_batch="auto"
         rollout 4ea2eee608 prompt.text="Explain first, then answer." prompt.letter="Explain first, then answer with the letter." samples=32 temperature=1.0 top_k=0 top_p=1.0 max_tokens=256 stop=["a","b"]
     "#]].assert_eq(&lines.map(line).concat());
     // A key with its default value equals a missing key.

@@ -1,5 +1,7 @@
-"""What is minimised: the mean of `-log p` over a batch's learned tokens, and TRL's preference losses by TRL's code."""
+"""What is minimised: the mean of `-log p` over a batch's learned tokens, TRL's preference losses by TRL's code, and losses with
+token weights, which TRL has not."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -14,15 +16,20 @@ def targets(row):
     return sum(row["loss"][1:])
 
 
+def learned(model, row, images):
+    """Log-probabilities of the learned tokens of a row."""
+    ids = torch.tensor([row["ids"]])
+    more = {"pixel_values": images[row["image"]]} if row["image"] else {}
+    log_probs = model(input_ids=ids, use_cache=False, **more).logits[0, :-1].log_softmax(-1)
+    each = log_probs.gather(1, ids[0, 1:, None])[:, 0]
+    return each[torch.tensor(row["loss"][1:]) == 1]
+
+
 def cross_entropy(model, rows, examples, images):
     """Row after row without padding; the mean is over the tokens of the whole batch."""
     total = 0.0
     for row in (rows[example] for example in examples):
-        ids = torch.tensor([row["ids"]])
-        more = {"pixel_values": images[row["image"]]} if row["image"] else {}
-        log_probs = model(input_ids=ids, use_cache=False, **more).logits[0, :-1].log_softmax(-1)
-        each = log_probs.gather(1, ids[0, 1:, None])[:, 0]
-        total = total - each[torch.tensor(row["loss"][1:]) == 1].sum()
+        total = total - learned(model, row, images).sum()
     return total / sum(targets(rows[example]) for example in examples)
 
 
@@ -45,6 +52,37 @@ VARIANTS = [
     Variant("dpo-ipo", {"loss": "ipo", "beta": 0.5}, ["ipo"], [1.0]),
     Variant("dpo-sft", {"loss": "sigmoid", "beta": 0.1, "sft_weight": 0.3}, ["sigmoid", "sft"], [1.0, 0.3]),
 ]
+
+
+# Weights that fall from 1 at the first token of a response to 0 at token `horizon`.
+WEIGHTS = {
+    "cosine": lambda token, horizon: 0.5 + 0.5 * math.cos(math.pi * token / horizon),
+    "linear": lambda token, horizon: 1 - token / horizon,
+}
+WEIGHTED = [
+    {"name": "dpo-cosine", "loss": "sigmoid", "beta": 0.1, "token_weights": {"cosine": 8}},
+    {"name": "dpo-linear", "loss": "sigmoid", "beta": 0.1, "token_weights": {"linear": 8}},
+    {"name": "dpo-linear-ipo", "loss": "ipo", "beta": 0.5, "token_weights": {"linear": 8}},
+]
+
+
+def weighted(model, reference, pairs, images, variant):
+    """DPO or IPO of weighted log-ratios. IPO takes their weighted mean."""
+    ((shape, horizon),) = variant["token_weights"].items()
+
+    def ratio(row):
+        with torch.no_grad():
+            base = learned(reference, row, images)
+        ratios = learned(model, row, images) - base
+        by_token = [WEIGHTS[shape](token, horizon) if token < horizon else 0.0 for token in range(len(ratios))]
+        by_token = torch.tensor(by_token)
+        total = (by_token * ratios).sum()
+        return total / by_token.sum() if variant["loss"] == "ipo" else total
+
+    h = torch.stack([ratio(pair["chosen"]) - ratio(pair["rejected"]) for pair in pairs])
+    if variant["loss"] == "ipo":
+        return ((h - 1 / (2 * variant["beta"])) ** 2).mean()
+    return -torch.nn.functional.logsigmoid(variant["beta"] * h).mean()
 
 
 class Trl(DPOTrainer):

@@ -1,9 +1,12 @@
-"""Twenty steps of training: torch's AdamW, TRL's preference losses, PEFT's adapters, from weights and batches on file.
+"""Training: torch's AdamW, transformers' schedules, TRL's preference losses, PEFT's adapters, from weights and batches on
+file.
 
     python tests/golden/parity/train.py          # writes tests/golden/train, which is committed
 """
 
+import math
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -19,20 +22,24 @@ import torch
 from cases import Case, eyes, text
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from transformers import get_scheduler
 
-STEPS, WARM, LOWEST = 20, 4, 0.1
+STEPS = 20
 # Preferences are learned sooner than words.
 SFT_LR, DPO_LR = 2e-3, 3e-4
 OPTIMIZER = {
-    "steps": STEPS,
     "schedule": "linear",
-    "warmup": WARM / STEPS,
-    "final_lr": LOWEST,
+    "warmup": 0.2,
+    "final_lr": 0.1,
     "betas": [0.9, 0.999],
     "eps": 1e-8,
     "weight_decay": 0.01,
     "clip": 1.0,
 }
+# Cosine schedules that end at zero.
+COSINE = {**OPTIMIZER, "schedule": "cosine", "warmup": 0.1, "final_lr": 0.0}
+COLD = {**COSINE, "warmup": 0.0}
 LORA = {"rank": 4, "alpha": 8}
 TARGETS = {"lora-qv": ["q_proj", "v_proj"], "lora-all": "all-linear"}
 
@@ -61,11 +68,19 @@ CASES = [
 ]
 
 
-def rate(lr, step):
-    """The learning rate at a step counted from 0: a line up over the first steps, then a line down to its tenth."""
-    if step < WARM:
-        return lr * (step + 1) / WARM
-    return lr * (LOWEST + (1 - LOWEST) * (1 - (step + 1 - WARM) / (STEPS - WARM)))
+def rates(settings, steps):
+    """Learning rates by step, as shares of the highest. The decay is that of transformers. Its warm-up begins at 0; here it is
+    one step ahead, and the decay ends at `final_lr` instead of 0."""
+    warm, lowest = math.ceil(settings["warmup"] * steps), settings["final_lr"]
+    none = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(settings["schedule"], none, warm, steps)
+    found = []
+    for step in range(steps):
+        decay = schedule.get_last_lr()[0]
+        found.append((step + 1) / warm if step < warm else lowest + (1 - lowest) * decay)
+        none.step()
+        schedule.step()
+    return found
 
 
 def row(chance, case, image, image_token, prompt=None):
@@ -97,6 +112,13 @@ def batches(count, size):
     return [[(step * size + at) % count for at in range(size)] for step in range(STEPS)]
 
 
+def shuffled(count, size, epochs, drop):
+    """The batches of torch's loader; the last one of an epoch is smaller, or it is dropped."""
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(range(count), size, shuffle=True, drop_last=drop, generator=generator, collate_fn=list)
+    return [batch for _ in range(epochs) for batch in loader]
+
+
 def optimizer(model):
     """Decay on matrices only."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -111,19 +133,20 @@ def optimizer(model):
     )
 
 
-def train(model, lr, plan, step_loss):
-    """Twenty steps: losses before each, and norms of the gradients before they are cut."""
+def train(model, lr, plan, step_loss, settings=OPTIMIZER):
+    """Losses before each step, learning rates, and norms of the gradients before they are cut."""
     made = optimizer(model)
-    found = {"optimizer": {"lr": lr, **OPTIMIZER}, "batches": plan, "losses": [], "norms": []}
-    for step, examples in enumerate(plan):
+    found = {"optimizer": {"lr": lr, **settings}, "batches": plan, "losses": [], "rates": [], "norms": []}
+    for rate, examples in zip(rates(settings, len(plan)), plan):
         for group in made.param_groups:
-            group["lr"] = rate(lr, step)
+            group["lr"] = lr * rate
         made.zero_grad()
         loss = step_loss(model, examples)
         loss.backward()
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        found["norms"].append(torch.nn.utils.clip_grad_norm_(learned, OPTIMIZER["clip"]).item())
+        found["norms"].append(torch.nn.utils.clip_grad_norm_(learned, settings["clip"]).item())
         found["losses"].append(loss.item())
+        found["rates"].append(lr * rate)
         made.step()
     return found
 
@@ -154,6 +177,19 @@ def sft(case, folder, rows, images):
     record(folder, "sft", about, saved(model))
 
 
+def incomplete(case, folder, rows, images):
+    """24 rows in batches of ten: four epochs with the last four rows, and six without."""
+    for name, epochs, drop, settings in [("sft-keep", 4, False, COLD), ("sft-drop", 6, True, COSINE)]:
+        model = checkpoint.load(case, folder).train()
+        plan = shuffled(len(rows), 10, epochs, drop)
+
+        def loss(model, examples):
+            return losses.cross_entropy(model, rows, examples, images)
+
+        about = {"batch": 10, "epochs": epochs, "last_batch": "drop" if drop else "keep"}
+        record(folder, name, {**about, **train(model, SFT_LR, plan, loss, settings)}, saved(model))
+
+
 def accumulated(model, rows, examples, images, whole):
     """How far the gradient of four micro-batches of two rows is from the batch's, relative to its largest entry:
     when each is weighed by its tokens, and when each weighs a quarter."""
@@ -179,6 +215,63 @@ def dpo(case, folder, pairs, images, variant):
     plan = batches(len(pairs), 4)
     about = train(model, DPO_LR, plan, lambda model, examples: trainer.loss(pairs, examples, images))
     record(folder, variant.name, {"loss": variant.loss, **about}, saved(model))
+
+
+def weighted(case, folder, pairs, images, variant):
+    model, reference = checkpoint.load(case, folder).train(), checkpoint.load(case, folder)
+    plan = batches(len(pairs), 4)
+
+    def loss(model, examples):
+        return losses.weighted(model, reference, [pairs[example] for example in examples], images, variant)
+
+    record(folder, variant["name"], {"loss": variant, **train(model, DPO_LR, plan, loss)}, saved(model))
+
+
+# The words of the prompt and of both responses, and where the responses are cut.
+CUTS = [
+    ("How many?", "The answer is that there are three red circles.", "two blue squares", {"words": 4}),
+    ("Where is it?", "on the  left\nside of the picture", "The cat is on the mat, and the dog is not.", {"words": 4}),
+    ("What colour?", "red", "The answer is blue.", {"words": 4}),
+    ("Is it?", "The cat is on the mat.", "Die Antwort ist, dass das Quadrat links liegt.", {"tokens": 7}),
+    ("Which one?", "100% of the circles", "def area(width, height)", {"tokens": 7}),
+    ("Count them.", "1,234.56", "three", {"tokens": 7}),
+]
+
+
+def cut_pairs(tokenizer):
+    """Pairs of texts of which the beginnings are trained on. A response that was cut has no end."""
+
+    def kept(text, limit):
+        if "words" in limit:
+            found = re.match(rf"\s*(?:\S+\s+){{0,{limit['words'] - 1}}}\S+", text).group()
+            return found, found != text
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokenizer.decode(ids[: limit["tokens"]]), len(ids) > limit["tokens"]
+
+    def sequence(prompt, text, limit):
+        text, cut = kept(text, limit)
+        chat = [{"role": "user", "content": prompt}]
+        opening = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        opening = tokenizer(opening, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id] * (not cut)
+        return {"text": text, "cut": cut, "ids": opening + answer, "loss": [0] * len(opening) + [1] * len(answer)}
+
+    def pair(prompt, chosen, rejected, limit):
+        texts = {"prompt": prompt, "chosen_text": chosen, "rejected_text": rejected, "truncate": limit}
+        sides = {"chosen": sequence(prompt, chosen, limit), "rejected": sequence(prompt, rejected, limit)}
+        return texts | {name: {**side, "image": None} for name, side in sides.items()}
+
+    return [pair(*cut) for cut in CUTS]
+
+
+def cut(case, folder, tokenizer):
+    pairs = cut_pairs(tokenizer)
+    model, reference = checkpoint.load(case, folder).train(), checkpoint.load(case, folder)
+    variant = losses.VARIANTS[0]
+    trainer = losses.Trl(model, reference, variant)
+    plan = batches(len(pairs), 3)
+    about = train(model, DPO_LR, plan, lambda model, examples: trainer.loss(pairs, examples, {}))
+    record(folder, "dpo-cut", {"loss": variant.loss, "pairs": pairs, **about}, saved(model))
 
 
 def lora(case, folder, name, rows, images):
@@ -223,6 +316,11 @@ def make(case, folder, images):
     sft(case, folder, made["rows"], values)
     for variant in losses.VARIANTS:
         dpo(case, folder, made["pairs"], values, variant)
+    incomplete(case, folder, made["rows"], values)
+    for variant in losses.WEIGHTED:
+        weighted(case, folder, made["pairs"], values, variant)
+    if not case.whole:
+        cut(case, folder, tokenizer)
     for name in TARGETS:
         lora(case, folder, name, made["rows"], values)
 

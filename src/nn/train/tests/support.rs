@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, bail};
 
 use crate::tests::support::{Ramps, small_config};
-use crate::train::{DpoConfig, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning, dpo, sft};
+use crate::train::{
+    BatchConfig, Budget, DpoConfig, LastBatch, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning,
+    dpo, sft,
+};
 use crate::{Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Progress, Seed, StageEvent};
@@ -74,6 +77,7 @@ pub(super) enum Method {
 }
 
 /// A model, its data and its training configuration.
+#[derive(Clone)]
 pub(super) struct Study {
     pub(super) method: Method,
     pub(super) start: Checkpoint,
@@ -81,13 +85,13 @@ pub(super) struct Study {
     pub(super) pairs: Vec<TokenPair>,
     pub(super) optimizer: OptimizerConfig,
     pub(super) tuning: Tuning,
-    pub(super) epochs: usize,
+    pub(super) budget: Budget,
 }
 
 impl Study {
     pub(super) fn new(method: Method, tuning: Tuning) -> Study {
         let optimizer = OptimizerConfig { lr: 1e-2, weight_decay: 0.01, warmup: 0.1, ..OptimizerConfig::default() };
-        Study { method, start: model(), rows: rows(), pairs: pairs(), optimizer, tuning, epochs: 2 }
+        Study { method, start: model(), rows: rows(), pairs: pairs(), optimizer, tuning, budget: Budget::Epochs(2) }
     }
 
     pub(super) fn run(
@@ -97,19 +101,18 @@ impl Study {
         images: &dyn PixelSource,
         progress: &dyn Progress,
     ) -> Result<Trained> {
-        let (start, epochs) = (self.start.clone(), self.epochs);
+        let start = self.start.clone();
+        let batches = |batch| BatchConfig { budget: self.budget, batch, last_batch: LastBatch::Keep, length_window: 4 };
         let (optimizer, tuning) = (self.optimizer.clone(), self.tuning.clone());
         let resources = Resources { device: Device::Cpu, threads, progress };
         match self.method {
             Method::Sft => {
-                let config = SftConfig { epochs, batch: 5, length_window: 4, optimizer, tuning };
+                let config = SftConfig { batches: batches(5), optimizer, tuning };
                 sft(start, &self.rows, images, &config, Seed(5), state, &resources)
             }
             Method::Dpo => {
                 let config = DpoConfig {
-                    epochs,
-                    batch: 4,
-                    length_window: 4,
+                    batches: batches(4),
                     loss: PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
                     beta: 0.2,
                     token_weights: None,

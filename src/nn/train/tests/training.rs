@@ -4,12 +4,12 @@ use std::sync::atomic::AtomicUsize;
 
 use super::support::{Method, Notes, OverflowingAfter, Study, assert_same, model, rows, state_in};
 use crate::tests::support::Ramps;
-use crate::train::{Freeze, TrainState, Trained, Tuning};
+use crate::train::{Budget, Freeze, MicroBatch, TrainState, Trained, Tuning};
 use crate::{ParamGroup, PixelSource};
 use ablate_data::tokens::TokenRow;
 
 fn fine_tuning() -> Study {
-    Study { epochs: 3, ..Study::new(Method::Sft, Tuning::default()) }
+    Study { budget: Budget::Epochs(3), ..Study::new(Method::Sft, Tuning::default()) }
 }
 
 /// Preference optimization of the decoder alone.
@@ -56,8 +56,26 @@ fn a_frozen_group_keeps_its_bits() {
 
 #[test]
 fn an_interrupted_run_ends_with_the_same_result() {
-    for (study, threads, stop) in [(fine_tuning(), 2, 16), (preferences(), 1, 20)] {
+    let steps = Study { budget: Budget::Steps(13), ..fine_tuning() };
+    for (study, threads, stop) in [(fine_tuning(), 2, 16), (preferences(), 1, 20), (steps, 1, 14)] {
         assert_same(&study.trained(1), &study.interrupted(threads, &Ramps, [0, stop, stop]));
+    }
+}
+
+#[test]
+fn steps_and_tokens_stop_where_epochs_do() {
+    for study in [fine_tuning(), preferences()] {
+        let epochs = study.trained(1);
+        let of = |budget| Study { budget, ..study.clone() }.trained(1);
+        assert_same(&epochs, &of(Budget::Steps(epochs.steps as usize)));
+        assert_same(&epochs, &of(Budget::Tokens(epochs.tokens as usize)));
+        // The tokens of a batch do not depend on its micro-batches.
+        let tuning = Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: None };
+        let micro = Study { tuning, budget: Budget::Tokens(epochs.tokens as usize), ..study.clone() }.trained(1);
+        assert_eq!((micro.steps, micro.tokens), (epochs.steps, epochs.tokens));
+        let three = of(Budget::Steps(3));
+        assert_eq!((three.steps, three.curve.len()), (3, 3));
+        assert!(three.curve[2].learning_rate > 0.0);
     }
 }
 

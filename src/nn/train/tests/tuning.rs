@@ -6,7 +6,7 @@ use super::parity::case;
 use super::support::{Failing, Method, OverflowingAfter, Study, assert_same, model, rows, state_in};
 use crate::session::Session;
 use crate::tests::support::{RESOURCES, Ramps};
-use crate::train::{Freeze, LearningRates, MicroBatch, OptimizerConfig, Schedule, TrainState, Trained, Tuning};
+use crate::train::{Budget, Freeze, LearningRates, MicroBatch, OptimizerConfig, Schedule, TrainState, Trained, Tuning};
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Batch, Checkpoint, LoraConfig, ParamGroup, Pattern, Sequence};
 use ablate_core::base::Seed;
@@ -149,7 +149,7 @@ fn a_group_has_its_own_learning_rate() {
     let lr_parts = LearningRates { vision: Some(1e-4), ..LearningRates::default() };
     let schedule = Schedule::Constant;
     study.optimizer = OptimizerConfig { lr: 1e-2, lr_parts, schedule, warmup: 0.0, ..OptimizerConfig::default() };
-    study.epochs = 1;
+    study.budget = Budget::Epochs(1);
     let trained = study.trained(1);
     assert_eq!(trained.steps, 1);
     // The first step of AdamW moves every weight that has a gradient by its rate.
@@ -208,7 +208,7 @@ fn infinite_weights_are_never_saved() {
     // They are not returned either. The rows with images make one batch, so one step.
     study.rows.retain(|row| row.image.is_some());
     study.rows.truncate(5);
-    study.epochs = 1;
+    study.budget = Budget::Epochs(1);
     let last = error(&study, 100);
     assert!(last.starts_with("training step 1 of 1: `") && last.contains("` has become "), "{last}");
 }

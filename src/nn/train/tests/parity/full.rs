@@ -3,8 +3,9 @@
 use super::{Case, cases};
 use crate::tests::support::RESOURCES;
 use crate::train::dpo::{Preference, reference_ratios};
-use crate::train::preference::{PreferenceLoss, Reduction};
+use crate::train::preference::{PreferenceLoss, Reduction, TokenWeights};
 use crate::train::sft::CrossEntropy;
+use ablate_data::tokens::TokenPair;
 
 #[test]
 fn fine_tuning_matches_torch() {
@@ -18,12 +19,21 @@ fn fine_tuning_matches_torch() {
 fn preference_optimization_matches_trl() {
     for case in cases() {
         for run in ["dpo-sigmoid", "dpo-smoothed", "dpo-hinge", "dpo-ipo", "dpo-sft"] {
-            follow(&case, run);
+            follow(&case, run, &case.pairs);
         }
     }
 }
 
-fn follow(case: &Case, run: &str) {
+#[test]
+fn token_weights_match_torch() {
+    for case in cases() {
+        for run in ["dpo-cosine", "dpo-linear", "dpo-linear-ipo"] {
+            follow(&case, run, &case.pairs);
+        }
+    }
+}
+
+pub(super) fn follow(case: &Case, run: &str, pairs: &[TokenPair]) {
     let expected = case.expected(run);
     let fields = &expected.fields["loss"];
     let number = |key: &str| fields.get(key).map_or(0.0, |value| value.as_f64().unwrap());
@@ -33,9 +43,11 @@ fn follow(case: &Case, run: &str) {
         "ipo" => PreferenceLoss::Ipo,
         other => panic!("unknown loss `{other}`"),
     };
-    let reduction = Reduction { weights: None, mean: loss.averages() };
-    let reference = reference_ratios(&case.start, &case.pairs, reduction, &case.images, &RESOURCES).unwrap();
+    let weights: Option<TokenWeights> =
+        fields.get("token_weights").map(|weights| serde_json::from_value(weights.clone()).unwrap());
+    let reduction = Reduction { weights, mean: loss.averages() };
+    let reference = reference_ratios(&case.start, pairs, reduction, &case.images, &RESOURCES).unwrap();
     let (beta, sft_weight) = (number("beta"), number("sft_weight"));
-    let objective = Preference { pairs: &case.pairs, reference, reduction, loss, beta, sft_weight };
+    let objective = Preference { pairs, reference, reduction, loss, beta, sft_weight };
     case.follow(run, &expected, None, &objective);
 }

@@ -1,8 +1,10 @@
-//! Twenty steps of training against torch's AdamW, TRL's losses and PEFT's adapters, from equal weights and batches
+//! Training against torch's AdamW, transformers' schedules, TRL's losses and PEFT's adapters, from equal weights and batches
 //! (`tests/golden/parity/train.py`, or the folder of `ABLATE_PARITY`). Prints the errors.
 
 #![expect(clippy::print_stdout, reason = "the table is for people")]
 
+mod batches;
+mod cut;
 mod full;
 mod lora;
 mod micro;
@@ -17,7 +19,7 @@ use serde_json::{Map, Value};
 use super::support::relative_error;
 use crate::tests::support::{RESOURCES, parity};
 use crate::train::optimizer::OptimizerConfig;
-use crate::train::run::{Objective, Run, Trained};
+use crate::train::run::{Batches, Objective, Run, Trained};
 use crate::train::state::TrainState;
 use crate::train::tuning::exactly;
 use crate::trainable_model::TrainableModel;
@@ -80,11 +82,22 @@ pub(super) struct Expected {
     pub(super) optimizer: OptimizerConfig,
     pub(super) batches: Vec<Vec<usize>>,
     losses: Vec<f64>,
+    rates: Vec<f64>,
     norms: Vec<f64>,
     /// All fields of the file.
     pub(super) fields: Map<String, Value>,
     /// The final weights.
     pub(super) end: Checkpoint,
+}
+
+impl Batches for Vec<Vec<usize>> {
+    fn steps(&self) -> usize {
+        self.len()
+    }
+
+    fn from_step(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_> {
+        Box::new(self[step..].iter().cloned())
+    }
 }
 
 /// All models with runs.
@@ -126,12 +139,11 @@ impl Case {
     /// Reads a run.
     pub(super) fn expected(&self, run: &str) -> Expected {
         let fields: Map<String, Value> = files::read_json(&self.folder.join(format!("{run}.json"))).unwrap();
-        let mut optimizer = fields["optimizer"].clone();
-        optimizer.as_object_mut().unwrap().remove("steps");
         Expected {
-            optimizer: serde_json::from_value(optimizer).unwrap(),
+            optimizer: serde_json::from_value(fields["optimizer"].clone()).unwrap(),
             batches: serde_json::from_value(fields["batches"].clone()).unwrap(),
             losses: serde_json::from_value(fields["losses"].clone()).unwrap(),
+            rates: serde_json::from_value(fields["rates"].clone()).unwrap(),
             norms: serde_json::from_value(fields["norms"].clone()).unwrap(),
             fields,
             end: self.with_weights(&self.folder.join(format!("{run}.safetensors"))),
@@ -157,7 +169,7 @@ impl Case {
     /// A training run with PyTorch's batches.
     pub(super) fn run<'a>(&'a self, expected: &'a Expected, micro_batch: Option<usize>) -> Run<'a> {
         Run {
-            plan: expected.batches.clone(),
+            batches: &expected.batches,
             optimizer: &expected.optimizer,
             auto_batch: micro_batch.map_or(exactly(usize::MAX), exactly),
             seed: Seed(0),
@@ -174,6 +186,7 @@ impl Case {
         // Up to 100 steps, the curve has a point per step.
         let found = |of: fn(&CurvePoint) -> f64| trained.curve.iter().map(of).collect::<Vec<f64>>();
         let losses = largest_error(&found(|point| point.loss), &expected.losses);
+        let rates = largest_error(&found(|point| point.learning_rate), &expected.rates);
         let norms = largest_error(&found(|point| point.gradient_norm), &expected.norms);
         let Compared { weights, moves, worst } = self.compare(&trained.checkpoint, &expected.end);
         let (name, lowest) = (self.name(), expected.norms.iter().copied().fold(f64::INFINITY, f64::min));
@@ -182,6 +195,7 @@ impl Case {
             "{name:<6} {run:<12} | loss {losses:.1e} | weights {weights:.1e} | moves {moves:.1e} ({worst}) | \
              norms {norms:.1e} ({lowest:.3} to {highest:.3})"
         );
+        assert!(rates < 1e-12, "{name} {run}: learning rates are off by {rates:e}");
         assert!(losses < 1e-4 && norms < 1e-3, "{name} {run}: losses are off by {losses:e}, norms by {norms:e}");
         assert!(weights < 1e-3 && moves < 1e-2, "{name} {run}: {worst} is off by {weights:e}, its move by {moves:e}");
         trained
