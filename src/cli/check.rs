@@ -9,8 +9,8 @@ use super::inspect;
 use super::session;
 use super::shell::Shell;
 use super::{SUCCESS, WRONG_INPUT, print_error};
-use ablate_core::base::Diagnostic;
-use ablate_experiment::{Expansion, Experiment, LoadError};
+use ablate_core::base::{Diagnostic, Sources};
+use ablate_experiment::{Expansion, Experiment, LoadError, budget_notes};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -30,11 +30,17 @@ pub(super) fn check(shell: Shell, arguments: &CheckArgs) -> Result<u8> {
         let file = file.display().to_string();
         let loaded = session::load(&experiment).and_then(|(loaded, expansion)| {
             inspect::inspect(shell, &experiment, &expansion, expansion.ids())?;
-            Ok((loaded, expansion))
+            let notes = budget_notes(&loaded.reports, &expansion)?;
+            Ok((loaded, expansion, notes))
         });
         match loaded {
-            Ok((loaded, expansion)) if shell.json => documents.push(summary_json(&file, &loaded, &expansion)),
-            Ok((loaded, expansion)) => shell.result(&summary(&file, &loaded, &expansion)),
+            Ok((loaded, expansion, notes)) if shell.json => {
+                documents.push(summary_json(&file, &loaded, &expansion, &notes));
+            }
+            Ok((loaded, expansion, notes)) => {
+                inspect::print_notes(shell, &notes, &loaded);
+                shell.result(&summary(&file, &loaded, &expansion));
+            }
             Err(error) => {
                 worst = WRONG_INPUT;
                 if shell.json {
@@ -60,12 +66,12 @@ fn stages(expansion: &Expansion) -> Vec<&str> {
     stages
 }
 
-fn summary_json(file: &str, experiment: &Experiment, expansion: &Expansion) -> Value {
+fn summary_json(file: &str, experiment: &Experiment, expansion: &Expansion, notes: &[Diagnostic]) -> Value {
     let reports: Vec<&str> = experiment.reports.iter().map(|report| report.name.as_str()).collect();
     let instances: Vec<&str> = expansion.instances.iter().map(|instance| instance.name.as_str()).collect();
     json!({
         "file": file, "ok": true, "experiment": experiment.name, "stages": stages(expansion),
-        "instances": instances, "reports": reports,
+        "instances": instances, "reports": reports, "notes": diagnostics_json(notes, &experiment.sources),
     })
 }
 
@@ -81,12 +87,16 @@ fn errors_json(error: &anyhow::Error) -> Vec<Value> {
     let Some(LoadError { diagnostics, sources }) = error.downcast_ref::<LoadError>() else {
         return vec![json!({ "message": format!("{error:#}"), "places": [], "help": [] })];
     };
-    let error_json = |diagnostic: &Diagnostic| {
+    diagnostics_json(diagnostics, sources)
+}
+
+fn diagnostics_json(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<Value> {
+    let to_json = |diagnostic: &Diagnostic| {
         let places = diagnostic.labels.iter().map(|(origin, label)| {
             let (line, column) = sources.line_column(origin);
             json!({ "file": sources.get(origin.source).name, "line": line, "column": column, "label": label })
         });
         json!({ "message": diagnostic.message, "places": places.collect::<Vec<_>>(), "help": diagnostic.help })
     };
-    diagnostics.iter().map(error_json).collect()
+    diagnostics.iter().map(to_json).collect()
 }

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use super::args::ExperimentArgs;
-use super::session;
+use super::session::{self, Session};
 use super::shell::Shell;
 use ablate_core::base::Diagnostic;
 use ablate_core::stage::Finding;
-use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, LoadError, Upstream};
+use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, LoadError, Upstream, budget_notes};
 
 /// Checks the external inputs of these instances: prints warnings, and fails if a stage would fail.
 pub(super) fn inspect(
@@ -28,6 +28,30 @@ pub(super) fn inspect(
     let (experiment, expansion) = session::load(arguments)?;
     let instances = expansion.instances.iter().filter(|instance| names.contains(instance.name.as_str()));
     report(shell, &experiment, instances)
+}
+
+/// Prints the notes about training budgets, if some report has any.
+pub(super) fn report_budgets(shell: Shell, arguments: &ExperimentArgs, session: &Session) -> Result<()> {
+    if !session.has_reports || shell.json {
+        return Ok(());
+    }
+    let loaded;
+    let (experiment, expansion) = if session.experiment.reports.is_empty() {
+        // A cached plan has no reports.
+        loaded = session::load(arguments)?;
+        (&loaded.0, &loaded.1)
+    } else {
+        (&session.experiment, &session.expansion)
+    };
+    print_notes(shell, &budget_notes(&experiment.reports, expansion)?, experiment);
+    Ok(())
+}
+
+/// Prints notes with their places in the file.
+pub(super) fn print_notes(shell: Shell, notes: &[Diagnostic], experiment: &Experiment) {
+    for note in notes {
+        shell.styled_status(&note.render(&experiment.sources, shell.error_color));
+    }
 }
 
 fn report<'a>(shell: Shell, experiment: &Experiment, instances: impl Iterator<Item = &'a Instance>) -> Result<()> {

@@ -149,6 +149,9 @@ fn plan_one(
     let not_fresh = selected.iter().copied().filter(|id| !matches!(plan.get(*id).state, PlanState::Fresh));
     inspect::inspect(shell, experiment, &session.expansion, not_fresh)?;
     let (fresh, must, may) = plan.counts(&selected);
+    if must + may > 0 {
+        inspect::report_budgets(shell, experiment, &session)?;
+    }
     let saved: f64 = selected.iter().filter_map(|id| plan.get(*id).record.as_ref()).map(|record| record.seconds).sum();
     if shell.json {
         let listed = session.query(&plan).list();

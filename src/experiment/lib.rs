@@ -21,6 +21,7 @@ mod selector;
 mod settings;
 mod tables;
 
+mod arm;
 mod axis;
 mod constraints;
 mod declaration;
@@ -30,20 +31,25 @@ mod dedup_stats;
 mod expand;
 mod instance;
 mod join;
+mod lineage;
 mod references;
 mod stage_variants;
 mod toposort;
 
+mod budget_notes;
 pub mod compiled;
 mod load;
 mod report;
 pub mod schema;
 
+pub use arm::{Arm, TrainedPoint};
 pub use axis::Simplex;
+pub use budget_notes::budget_notes;
 pub use dedup_stats::DedupStats;
 pub use diagnostics::LoadError;
 pub use instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 pub use limits::Limits;
+pub use lineage::Lineage;
 pub use load::Experiment;
 pub use report_spec::{Contrast, GroupBy, Metric, Published, ReportSpec, Select};
 pub use selector::{DATASET, Selector};

@@ -1,10 +1,12 @@
 //! The parsed specification of one report: every selector is parsed and every axis name is checked.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::selector::Selector;
+use ablate_core::base::Span;
 
 /// One table of results. Seeds are pooled in every cell.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +25,8 @@ pub struct ReportSpec {
     pub labels: Vec<(Selector, String)>,
     pub published: Option<Published>,
     pub select: Option<Select>,
+    /// The places in the files of `baseline` and of the names of the contrasts: `contrasts.0`, ...
+    pub spans: BTreeMap<String, Span>,
 }
 
 /// How evaluations are grouped into the rows or the columns of a table.

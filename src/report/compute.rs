@@ -93,6 +93,7 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
         seeds: matrix.seeds.clone(),
         resamples,
         contrasts,
+        budget: None,
         source: spec.published.as_ref().map(|published| published.source.clone()),
         notes,
     }

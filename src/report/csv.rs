@@ -3,12 +3,14 @@
 use std::fmt::Write;
 
 use super::Report;
-use super::table::{Dataset, Estimate};
+use super::budget::{Amount, CellBudget};
+use super::table::{Cell, Dataset, Estimate};
 
 /// One line per cell and data set. Values are shares from 0 to 1, not percent.
 pub(super) fn render(report: &Report) -> String {
     let mut text = String::from(
-        "table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm\n",
+        "table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm,steps,tokens,\
+         flops,epochs,examples,questions\n",
     );
     for table in &report.tables {
         for row in &table.rows {
@@ -21,10 +23,10 @@ pub(super) fn render(report: &Report) -> String {
                         format!("{mean},{},{},{},{}", interval.low, interval.high, one.test.p_value, one.p_holm)
                     },
                 );
-                _ = writeln!(text, "{cell_columns},,{},{difference}", numbers(cell.estimate.as_ref()));
+                _ = writeln!(text, "{cell_columns},,{},{difference},{}", numbers(cell.estimate.as_ref()), budget(cell));
                 for Dataset { name, .. } in &table.datasets {
                     if let Some(estimate) = cell.datasets.get(name) {
-                        _ = writeln!(text, "{cell_columns},{},{},,,,,", quote(name), numbers(Some(estimate)));
+                        _ = writeln!(text, "{cell_columns},{},{},,,,,,,,,,,", quote(name), numbers(Some(estimate)));
                     }
                 }
             }
@@ -47,6 +49,14 @@ fn quote(text: &str) -> String {
 fn numbers(estimate: Option<&Estimate>) -> String {
     let Some(Estimate { mean, interval, items, seeds }) = estimate else { return ",,,,".to_string() };
     format!("{mean},{},{},{items},{seeds}", interval.low, interval.high)
+}
+
+/// The means of the training budget. A number that is not known is empty.
+fn budget(cell: &Cell) -> String {
+    let Some(budget) = &cell.budget else { return ",,,,,".to_string() };
+    let CellBudget { steps, tokens, flops, examples, epochs, questions, .. } = budget;
+    let mean = |amount: &Option<Amount>| amount.map(|one| one.mean.to_string()).unwrap_or_default();
+    [steps, tokens, flops, epochs, examples, questions].map(mean).join(",")
 }
 
 #[cfg(test)]

@@ -218,6 +218,7 @@ impl Estimates<'_> {
             selector: cell.selector,
             instances: self.matrix.names(&cell.source.evaluations),
             missing: self.matrix.missing(&cell.source.evaluations),
+            budget: None,
             published: cell.published,
         }
     }
@@ -245,7 +246,19 @@ impl Estimates<'_> {
         let datasets = self.dataset_estimates(contrast.view);
         let PendingContrast { spec: Contrast { name, about, plus, minus }, missing, .. } = contrast;
         let [plus, minus] = [plus, minus].map(|side| side.iter().map(ToString::to_string).collect());
-        ContrastResult { name, about, plus, minus, difference, by_seed, datasets, verdict, reason, missing }
+        ContrastResult {
+            name,
+            about,
+            plus,
+            minus,
+            difference,
+            by_seed,
+            datasets,
+            verdict,
+            budget: None,
+            reason,
+            missing,
+        }
     }
 
     fn in_scope(&self, view: SeriesView) -> Option<Series> {

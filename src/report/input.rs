@@ -16,6 +16,8 @@ pub struct ReportInput<'a> {
     /// One table each.
     pub specs: Vec<ReportSpec>,
     pub evaluations: Vec<Evaluation>,
+    /// The training stages of the evaluated models, each instance once.
+    pub trainings: Vec<TrainingRun>,
     pub curves: Vec<Curve>,
     pub credits: Vec<CreditedInstance>,
     pub graph: Vec<GraphNode>,
@@ -46,6 +48,35 @@ pub struct Evaluation {
     pub point: BTreeMap<String, String>,
     /// None if it has not run.
     pub scores: Option<ScoreSource>,
+    /// The training stages of its model, oldest first, as indices into [`ReportInput::trainings`].
+    pub training: Vec<usize>,
+    /// The instance that the model starts from, and what it is, if it was trained elsewhere.
+    pub trained_elsewhere: Option<String>,
+}
+
+/// One instance that trained a model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainingRun {
+    pub instance: String,
+    pub stage: String,
+    /// None if it has not run.
+    pub budget: Option<MeasuredBudget>,
+}
+
+/// What a training took. A number is None if the record does not have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct MeasuredBudget {
+    pub steps: Option<f64>,
+    pub tokens: Option<f64>,
+    pub flops: Option<f64>,
+    /// Passes over the data. None for several stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Rows or pairs, each as often as it was used.
+    pub examples: Option<f64>,
+    /// Distinct questions. None for several stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub questions: Option<f64>,
 }
 
 /// Where the scores of one evaluation are.

@@ -5,6 +5,8 @@ pub mod mixture;
 pub mod statistics;
 pub mod table;
 
+pub mod budget;
+mod budget_table;
 mod compute;
 mod contamination;
 mod csv;
@@ -65,6 +67,9 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         let layout = layout::Layout::new(spec, &matrix).with_context(context)?;
         let mut table = compute::compute_table(spec, &matrix, &layout, input.resamples);
         table.notes.splice(0..0, selected.into_iter().chain(contamination::note(&scores, &shown, spec)));
+        let evaluations = shown.iter().map(|&index| scores.evaluations[index].evaluation);
+        let evaluations = evaluations.filter(|one| one.stage == spec.stage).collect();
+        budget::Budgets::new(&input.trainings, evaluations).add_to(&mut table, spec);
         let samples = disagreements::sample(spec, &table, &layout, &matrix, &input.images).with_context(context)?;
         if !samples.is_empty() {
             disagreements.push((table.title.clone(), samples));

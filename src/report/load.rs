@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::input::{
-    Cost, CreditedInstance, Curve, Evaluation, GraphNode, NodeState, RESAMPLES, ReportInput, ScoreSource,
+    Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, RESAMPLES, ReportInput,
+    ScoreSource, TrainingRun,
 };
 use super::token_credit::{self, INSTANCES, QUESTIONS};
 use ablate_core::base::Hash;
@@ -17,7 +18,7 @@ use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
 use ablate_data::records::CreditedItem;
 use ablate_engine::{Outcome, Plan, PlanState, RunReport};
-use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, ReportSpec, Upstream};
+use ablate_experiment::{Expansion, Experiment, Instance, InstanceId, Lineage, ReportSpec, Upstream};
 use ablate_store::{SlimRecord, StageRecord, Store};
 
 /// Loads the input for all reports of an experiment, or for the one report whose name is `only`. An instance without an
@@ -46,12 +47,27 @@ pub fn load_input(
     let stages: BTreeSet<&str> = specs.iter().map(|spec| spec.stage.as_str()).collect();
     let mut evaluations = Vec::new();
     let mut packs: BTreeMap<Hash, PathBuf> = BTreeMap::new();
+    let (mut trainings, mut known): (Vec<TrainingRun>, BTreeMap<InstanceId, usize>) = Default::default();
     for stage in stages {
         for (point, id) in expansion.points_of(stage) {
             packs.extend(results.packs(id));
             let instance = Instance::name_of(stage, point);
             let scores = results.file(id, ArtifactKind::Scores).map(ScoreSource::File);
-            evaluations.push(Evaluation { instance, stage: stage.to_string(), point: point.clone(), scores });
+            let Lineage { training, root, trained_elsewhere } = expansion.lineage(id)?;
+            let index = |id: InstanceId| {
+                *known.entry(id).or_insert_with(|| {
+                    trainings.push(results.training(id));
+                    trainings.len() - 1
+                })
+            };
+            evaluations.push(Evaluation {
+                instance,
+                stage: stage.to_string(),
+                point: point.clone(),
+                scores,
+                training: training.into_iter().map(index).collect(),
+                trained_elsewhere: trained_elsewhere.map(|what| format!("`{}` is {what}", expansion.get(root).stage)),
+            });
         }
     }
     let mut curves = Vec::new();
@@ -83,6 +99,7 @@ pub fn load_input(
         about: experiment.about.clone(),
         specs: specs.into_iter().cloned().collect(),
         evaluations,
+        trainings,
         curves,
         credits,
         graph: results.graph(),
@@ -160,6 +177,23 @@ impl Results<'_> {
             }
         };
         self.expansion.ids().map(node).collect()
+    }
+
+    fn training(&self, id: InstanceId) -> TrainingRun {
+        let instance = self.expansion.get(id);
+        let record = self.record(id).and_then(|record| self.store.record(record.fingerprint));
+        let budget = record.map(|record| {
+            let fact = |key: &str| record.summary.0.get(key).and_then(Value::as_f64);
+            MeasuredBudget {
+                steps: fact("steps"),
+                tokens: fact("tokens"),
+                flops: fact("flops"),
+                epochs: fact("epochs"),
+                examples: fact("examples"),
+                questions: fact("questions"),
+            }
+        });
+        TrainingRun { instance: instance.name.clone(), stage: instance.stage.clone(), budget }
     }
 
     fn costs(&self) -> Vec<Cost> {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::budget::{BudgetComparison, BudgetTable, CellBudget};
 use super::statistics::{ALPHA, ConfidenceInterval, PairedTest};
 use ablate_experiment::Metric;
 
@@ -35,6 +36,8 @@ pub struct Table {
     pub seeds: Vec<String>,
     pub resamples: usize,
     pub contrasts: Vec<ContrastResult>,
+    /// None if no model was trained in the experiment.
+    pub budget: Option<BudgetTable>,
     /// The publication of the published numbers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
@@ -71,6 +74,8 @@ pub struct Cell {
     pub datasets: BTreeMap<String, Estimate>,
     /// The difference to the baseline. None for a cell that shares evaluations with the baseline.
     pub difference: Option<Difference>,
+    /// None without instances.
+    pub budget: Option<CellBudget>,
     /// The published share.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<f64>,
@@ -120,6 +125,8 @@ pub struct ContrastResult {
     /// The differences on the data sets that have scores, by name.
     pub datasets: BTreeMap<String, Estimate>,
     pub verdict: Verdict,
+    /// None if both sides have the same models.
+    pub budget: Option<BudgetComparison>,
     /// The reason for the verdict.
     #[serde(rename = "words")]
     pub reason: String,

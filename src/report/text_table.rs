@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::budget_table;
 use super::table::{Cell, ContrastResult, Difference, Estimate, Table};
 use ablate_experiment::Metric;
 
@@ -105,6 +106,16 @@ pub(super) fn thousands(number: u64) -> String {
     text
 }
 
+/// A large number with two or three digits: `74,200`, `0.91 M`, `2.1 M`, `1.4 B`.
+pub(super) fn compact(number: f64) -> String {
+    match number {
+        number if number < 1e5 => thousands(number.round() as u64),
+        number if number < 9.95e5 => format!("{:.2} M", number / 1e6),
+        number if number < 9.995e8 => format!("{:.1} M", number / 1e6),
+        number => format!("{:.1} B", number / 1e9),
+    }
+}
+
 fn without_negative_zero(text: String) -> String {
     match text.as_str() {
         "-0.0" => "0.0".to_string(),
@@ -162,9 +173,10 @@ fn by_dataset(table: &Table) -> Option<TextTable> {
     })
 }
 
-/// The tables below the main table: data sets, format compliance, readable answers.
+/// The tables below the main table: data sets, format compliance, readable answers, training budgets.
 pub(super) fn details(table: &Table) -> Vec<TextTable> {
-    [by_dataset(table), compliance(table), readable(table)].into_iter().flatten().collect()
+    let tables = [by_dataset(table), compliance(table), readable(table), budget_table::render(table)];
+    tables.into_iter().flatten().collect()
 }
 
 /// Format compliance of the cells, unless the main table shows it.
@@ -278,6 +290,8 @@ mod tests {
             ["+1.2", "−0.1", "0.0", "0.0"]
         );
         assert_eq!([p_value(0.0), p_value(0.0123), p_value(0.4), p_value(1.0)], ["<0.001", "0.012", "0.40", "1.00"]);
+        let counts = [74_200.0, 912_000.0, 999_400.0, 2_140_000.0, 1.41e9].map(compact);
+        assert_eq!(counts, ["74,200", "0.91 M", "1.0 M", "2.1 M", "1.4 B"]);
         assert_eq!([thousands(7), thousands(1200), thousands(1_234_567)], ["7", "1,200", "1,234,567"]);
     }
 }

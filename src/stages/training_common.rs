@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use super::common::with_threads;
 use super::loaded_model::LoadedModel;
 use ablate_core::base::wrong_input;
-use ablate_core::stage::{Manifest, StageContext, Summary};
+use ablate_core::stage::{Manifest, StageContext, Summary, Training, TrainingLength};
 use ablate_data::batches::{BatchConfig, BatchSampler, Budget, LastBatch};
 use ablate_data::contamination::{QuestionRef, TrainingIndex};
 use ablate_nn::hub::Dtype;
@@ -93,6 +93,16 @@ pub(super) fn write_outputs(
         .with("final_loss", loss)
         .with("parameters", trained.checkpoint.parameters())
         .with("device", device.to_string()))
+}
+
+/// How long a stage with these batches trains.
+pub(super) fn training(batches: &BatchConfig) -> Training {
+    let length = match batches.budget {
+        Budget::Epochs(epochs) => TrainingLength::Epochs(epochs as u64),
+        Budget::Steps(steps) => TrainingLength::Steps(steps as u64),
+        Budget::Tokens(tokens) => TrainingLength::Tokens(tokens as u64),
+    };
+    Training { length, batch: batches.batch as u64 }
 }
 
 /// Adds the values of the batches to the manifest.

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod budgets;
 mod caching;
 mod chain;
 mod commands;

@@ -10,6 +10,7 @@ pub mod context;
 pub mod manifest;
 pub mod program;
 pub mod reference;
+pub mod training;
 
 use std::fmt::Debug;
 use std::path::PathBuf;
@@ -24,6 +25,7 @@ pub use context::{InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
 pub use program::Program;
 pub use reference::Reference;
+pub use training::{ModelOrigin, Training, TrainingLength};
 
 /// A node of the graph. Implemented by the kind's config struct.
 pub trait Stage: Send + Sync + Debug {
@@ -53,6 +55,16 @@ pub trait Stage: Send + Sync + Debug {
     /// hold secrets, so no other stage and no program gets them.
     fn variables(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Where the model of the output comes from. `None` if the output does not depend on one model.
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        None
+    }
+
+    /// How long the stage trains its model. `None` if it does not train.
+    fn training(&self) -> Option<Training> {
+        None
     }
 
     /// Checks small external files before the stage runs. `path` returns the path of a role.

@@ -14,6 +14,7 @@ use crate::section::Section;
 use crate::selector::Selector;
 use crate::spanned_toml::Entry;
 use crate::tables::{ContrastTable, ReportTable};
+use ablate_core::base::Span;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::stage::ArtifactKind;
 
@@ -44,6 +45,7 @@ pub(crate) fn read(
         // Otherwise the stage could not be expanded, which is already reported.
         return None;
     }
+    let spans = spans(&section, report.contrasts.len());
     let mut checker = Checker { section, stage: &stage, points: &points, diagnostics };
     let columns = checker.group_by("columns", &report.columns);
     let rows = match &report.rows {
@@ -81,7 +83,18 @@ pub(crate) fn read(
         labels: labels.into_values().collect(),
         published,
         select,
+        spans,
     })
+}
+
+/// The places of `baseline` and of the names of the contrasts.
+fn spans(section: &Section<'_>, contrasts: usize) -> BTreeMap<String, Span> {
+    let value = |path: &[&str]| section.locate(&path.iter().map(ToString::to_string).collect::<Vec<_>>()).1;
+    let names = (0..contrasts).map(|index| {
+        let index = index.to_string();
+        (format!("contrasts.{index}"), value(&["contrasts", &index, "name"]))
+    });
+    names.chain([("baseline".to_string(), value(&["baseline"]))]).collect()
 }
 
 /// Axes or selectors that make rows as well as columns.

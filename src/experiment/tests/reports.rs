@@ -12,8 +12,20 @@ fn render(report: &ReportSpec) -> String {
         GroupBy::Axes(axes) => format!("axes {axes:?}"),
         GroupBy::Selectors(selectors) => format!("selectors {}", list(selectors)),
     };
-    let ReportSpec { name, title, stage, rows, columns, baseline, metric, contrasts, labels, published, select } =
-        report;
+    let ReportSpec {
+        name,
+        title,
+        stage,
+        rows,
+        columns,
+        baseline,
+        metric,
+        contrasts,
+        labels,
+        published,
+        select,
+        spans: _,
+    } = report;
     assert_eq!((published, select), (&None, &None));
     let mut text = format!("{name} \"{title}\": {metric} of {stage}\n  rows: {}\n", group_by(rows));
     text.push_str(&format!(

@@ -1,5 +1,6 @@
 //! Tests of whole reports and of the mixture regression.
 
+mod budget;
 mod mixture;
 mod report;
 mod support;

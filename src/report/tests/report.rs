@@ -101,11 +101,11 @@ fn csv_report() {
     let spec = plain_spec(&["model"], &[]);
     let scores = vec![evaluation("model=sft", &[1.0, 0.0]), evaluation("model=\"dpo\"", &[1.0, 1.0])];
     expect![[r#"
-        table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm
-        main,sft,all,,0.5,0,1,2,1,,,,,
-        main,sft,all,a,0.5,0,1,2,1,,,,,
-        main,"""dpo""",all,,1,1,1,2,1,0.5,0,1,0.9999999999999991,0.9999999999999991
-        main,"""dpo""",all,a,1,1,1,2,1,,,,,
+        table,row,column,dataset,mean,low,high,items,seeds,difference,difference_low,difference_high,p,p_holm,steps,tokens,flops,epochs,examples,questions
+        main,sft,all,,0.5,0,1,2,1,,,,,,0,0,0,,0,
+        main,sft,all,a,0.5,0,1,2,1,,,,,,,,,,,
+        main,"""dpo""",all,,1,1,1,2,1,0.5,0,1,0.9999999999999991,0.9999999999999991,0,0,0,,0,
+        main,"""dpo""",all,a,1,1,1,2,1,,,,,,,,,,,
     "#]]
     .assert_eq(&report(spec, scores).csv());
 }

@@ -46,7 +46,14 @@ pub(super) fn scores_mut(evaluation: &mut Evaluation) -> &mut Vec<Score> {
 
 pub(super) fn not_run(point: &str) -> Evaluation {
     let instance = format!("eval@{point}");
-    Evaluation { instance, stage: "eval".to_string(), point: selector(point).values, scores: None }
+    Evaluation {
+        instance,
+        stage: "eval".to_string(),
+        point: selector(point).values,
+        scores: None,
+        training: Vec::new(),
+        trained_elsewhere: None,
+    }
 }
 
 /// A table of models by prompts with the baseline `model=sft`.
@@ -80,6 +87,7 @@ pub(super) fn input(spec: ReportSpec, evaluations: Vec<Evaluation>) -> ReportInp
         about: String::new(),
         specs: vec![spec],
         evaluations,
+        trainings: Vec::new(),
         curves: Vec::new(),
         credits: Vec::new(),
         graph: Vec::new(),

@@ -11,8 +11,8 @@ use crate::stages::loaded_model::{self, LoadedModel};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Finding, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext,
-    Summary,
+    ArtifactKind, Finding, Input, InputSource, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage,
+    StageContext, Summary,
 };
 use ablate_data::conversation::Conversation;
 use ablate_data::images::ImageLoader;
@@ -164,6 +164,13 @@ impl Stage for Base {
             Ok(unknown) => vec![finding(unknown_fields(&unknown), false)],
             Err(error) => vec![finding(format!("{error:#}"), true)],
         }
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(match self {
+            Base::Initialized { .. } => ModelOrigin::Initialized,
+            Base::Imported { .. } => ModelOrigin::Elsewhere("an imported checkpoint"),
+        })
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

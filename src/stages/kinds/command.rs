@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Program, Reference, Stage, StageContext,
-    Summary,
+    ArtifactKind, Input, InputSource, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Program, Reference, Stage,
+    StageContext, Summary,
 };
 
 pub static KIND: Kind = Kind {
@@ -200,6 +200,10 @@ impl Stage for Command {
             working_dir: self.dir.clone(),
             input_names: self.inputs.keys().map(|name| (role(name), name.clone())).collect(),
         })
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Elsewhere("a result of a program"))
     }
 
     fn run(&self, _: &StageContext) -> Result<Summary> {

@@ -11,7 +11,8 @@ use crate::stages::training_table::{self, CheckpointInterval, training_table};
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    Training,
 };
 use ablate_data::jsonl;
 use ablate_data::records::Pair;
@@ -150,6 +151,14 @@ impl Stage for Dpo {
         );
         inputs.push(common::stage_input("pairs", &self.pairs, &[ArtifactKind::Pairs]));
         inputs
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Input("policy"))
+    }
+
+    fn training(&self) -> Option<Training> {
+        Some(training_common::training(&self.train.batches))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

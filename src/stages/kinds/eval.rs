@@ -21,7 +21,7 @@ use crate::teacher::Response;
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
 use ablate_data::answers::{DEFAULT_THRESHOLD, judge};
 use ablate_data::contamination::{QuestionRef, TrainingIndex};
@@ -154,6 +154,13 @@ impl Stage for Eval {
             EvalModel::Checkpoint(_) => Vec::new(),
             EvalModel::Remote(remote) => remote.endpoint(&self.sampling).variables(),
         }
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(match self.model {
+            EvalModel::Checkpoint(_) => ModelOrigin::Input("model"),
+            EvalModel::Remote(_) => ModelOrigin::Elsewhere("a model behind an endpoint"),
+        })
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use crate::stages::common::{self, check_range, ratio};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
 use ablate_data::answers::{self, DEFAULT_THRESHOLD};
 use ablate_data::jsonl;
@@ -64,6 +64,10 @@ impl Stage for Judge {
 
     fn inputs(&self) -> Vec<Input> {
         vec![common::stage_input("rollouts", &self.rollouts, &[ArtifactKind::Rollouts])]
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Input("rollouts"))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

@@ -8,7 +8,7 @@ use crate::stages::{common, metrics};
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
 use ablate_data::jsonl;
 use ablate_data::records::{CreditedItem, Score};
@@ -61,6 +61,10 @@ impl Stage for Rerank {
 
     fn inputs(&self) -> Vec<Input> {
         vec![common::stage_input("credits", &self.credits, &[ArtifactKind::Credits])]
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Input("credits"))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

@@ -9,7 +9,7 @@ use crate::stages::sampling::{self, Sampling, Take, sampling_table};
 use crate::stages::{common, training_common};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
 use ablate_data::jsonl;
 use ablate_data::prompts::PromptTemplate;
@@ -71,6 +71,10 @@ impl Stage for RolloutStage {
             common::stage_input("model", &self.model, &[ArtifactKind::Checkpoint]),
             common::stage_input("items", &self.items, &[ArtifactKind::Items]),
         ]
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Input("model"))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

@@ -12,7 +12,7 @@ use crate::stages::training_common;
 use ablate_core::base::files;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
 use ablate_data::jsonl;
 use ablate_data::records::{CreditedItem, CreditedResponse, FinishReason, JudgedItem};
@@ -80,6 +80,10 @@ impl Stage for Scoring {
             common::stage_input("reference", &self.reference, &[ArtifactKind::Checkpoint]),
             common::stage_input("judged", &self.judged, &[ArtifactKind::Judged]),
         ]
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Input("judged"))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

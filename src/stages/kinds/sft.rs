@@ -11,7 +11,8 @@ use crate::stages::training_table::{self, CheckpointInterval, training_table};
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    Training,
 };
 use ablate_data::jsonl;
 use ablate_data::records::Row;
@@ -76,6 +77,14 @@ impl Stage for Sft {
             common::stage_input("model", &self.model, &[ArtifactKind::Checkpoint]),
             common::stage_input("data", &self.data, &[ArtifactKind::Rows]),
         ]
+    }
+
+    fn model_origin(&self) -> Option<ModelOrigin> {
+        Some(ModelOrigin::Input("model"))
+    }
+
+    fn training(&self) -> Option<Training> {
+        Some(training_common::training(&self.train.batches))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
