@@ -83,7 +83,7 @@ pub(super) trait Batches: Sync {
     fn steps(&self) -> usize;
 
     /// The batches from `step` on, counted from 0, as indices of examples.
-    fn from_step(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_>;
+    fn starting_at(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_>;
 }
 
 impl Batches for BatchSampler {
@@ -91,7 +91,7 @@ impl Batches for BatchSampler {
         self.steps()
     }
 
-    fn from_step(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_> {
+    fn starting_at(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_> {
         Box::new(self.batches_from(step))
     }
 }
@@ -128,7 +128,7 @@ impl Run<'_> {
         let steps = self.batches.steps() as u64;
         let (start, mut saved, mut reported) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
-        for examples in self.batches.from_step(position.step as usize) {
+        for examples in self.batches.starting_at(position.step as usize) {
             let number = position.step + 1;
             let place = || format!("training step {number} of {steps}");
             let found = self.gradients(objective, &examples, &trainable_model, &session, position.step, &sum);

@@ -95,7 +95,7 @@ impl Batches for Vec<Vec<usize>> {
         self.len()
     }
 
-    fn from_step(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_> {
+    fn starting_at(&self, step: usize) -> Box<dyn Iterator<Item = Vec<usize>> + '_> {
         Box::new(self[step..].iter().cloned())
     }
 }
