@@ -77,3 +77,42 @@ fn models_of_equal_steps_have_equal_budgets() {
     assert_contains(&printed, &["training budget"]);
     assert!(printed.contains("equal budgets: 3 steps") || printed.contains("against 3 ("), "{printed}");
 }
+
+#[test]
+fn notes_are_about_models_whose_budgets_can_differ() {
+    let notes = |more: &str| {
+        let project = study();
+        project.edit("study.toml", "model      = \"sft\"", "model      = [\"sft\", \"longer\", \"other\"]");
+        let stages = r#"
+[stage.other]
+kind  = "sft"
+model = "fresh"
+data  = "mix"
+epochs = 2
+batch  = 4
+lr     = 1e-4
+
+[stage.longer]
+kind  = "sft"
+model = "sft"
+data  = "mix"
+"#;
+        project.append("study.toml", stages).append("study.toml", more);
+        let checked = project.ok(&["check", "study.toml"]).stderr;
+        checked.lines().filter(|line| line.contains("note:") || line.contains("help:")).collect::<Vec<_>>().join("\n")
+    };
+    // One model continues the other, or both train with the same settings on the same data.
+    let contrast = |name: &str, plus: &str, minus: &str| {
+        format!(
+            "[[report.main.contrasts]]\nname = \"{name}\"\nplus = [\"model={plus}\"]\nminus = [\"model={minus}\"]\n"
+        )
+    };
+    assert_eq!(notes(&(contrast("longer", "longer", "sft") + &contrast("rate", "other", "sft"))), "");
+    expect![[r#"
+        note: report `main`: the arms of 2 contrasts, first `a`, train for `epochs`, so their training budgets can differ
+           = help: `steps = N` or `tokens = N` instead of `epochs` in `stage.longer`, `stage.other`, `stage.sft` makes them equal"#]].assert_eq(&notes(&(contrast("a", "longer", "other") + &contrast("b", "other", "longer"))));
+    expect![[r#"
+        note: report `main`: the baseline and other rows train for `epochs`, so their training budgets can differ
+           = help: `steps = N` or `tokens = N` instead of `epochs` in `stage.longer`, `stage.other`, `stage.sft` makes them equal"#]].assert_eq(&notes("[report.main]\nrows = [\"model\"]\nbaseline = \"model=other\"\n"));
+    assert_eq!(notes("[report.main]\nrows = [\"model\"]\nbaseline = \"model=sft\"\n"), "");
+}
