@@ -59,19 +59,16 @@ impl<T: Ord + Copy> Arm<T> {
 
     /// The stages that the other arms do not have in the same share.
     #[must_use]
-    pub fn without_shared<'a>(&self, others: impl IntoIterator<Item = &'a Arm<T>> + Clone) -> Arm<T>
-    where
-        T: 'a,
-    {
+    pub fn without_shared(&self, others: &[&Arm<T>]) -> Arm<T> {
         let equal = |stage: &T, share: f64, other: &Arm<T>| {
             other.0.get(stage).is_some_and(|theirs| (theirs - share).abs() < ROUNDING)
         };
-        let shared = |(stage, share): &(&T, &f64)| others.clone().into_iter().all(|other| equal(stage, **share, other));
+        let shared = |(stage, share): &(&T, &f64)| others.iter().all(|other| equal(stage, **share, other));
         Arm(self.0.iter().filter(|one| !shared(one)).map(|(stage, share)| (*stage, *share)).collect())
     }
 
     /// The stages with their shares.
-    pub fn iter(&self) -> impl Iterator<Item = (T, f64)> + Clone {
+    pub fn iter(&self) -> impl Iterator<Item = (T, f64)> {
         self.0.iter().map(|(stage, share)| (*stage, *share))
     }
 
@@ -97,13 +94,13 @@ mod tests {
         let [dpo, sft] = Arm::of_contrast(&evaluations, &side("model=dpo"), &side("model=sft"));
         // Only seed 0 is compared.
         assert_eq!(sft.iter().collect::<Vec<_>>(), [("base", 1.0), ("sft 0", 1.0)]);
-        assert_eq!(dpo.without_shared([&sft]).iter().collect::<Vec<_>>(), [("dpo 0", 1.0)]);
-        assert!(sft.without_shared([&dpo]).is_empty());
+        assert_eq!(dpo.without_shared(&[&sft]).iter().collect::<Vec<_>>(), [("dpo 0", 1.0)]);
+        assert!(sft.without_shared(&[&dpo]).is_empty());
     }
 
     #[test]
     fn a_stage_in_different_shares_is_not_shared() {
         let (both, one) = (Arm::new(&[&["a"][..], &["b"]]), Arm::new(&[&["a"]]));
-        assert_eq!(both.without_shared([&one]).iter().collect::<Vec<_>>(), [("a", 0.5), ("b", 0.5)]);
+        assert_eq!(both.without_shared(&[&one]).iter().collect::<Vec<_>>(), [("a", 0.5), ("b", 0.5)]);
     }
 }

@@ -88,7 +88,7 @@ type Setting = (Training, Vec<(InstanceId, String)>);
 /// The stages with `epochs` that make the budgets of two arms differ. Empty if the arms share all training stages, if one
 /// arm only continues the other, or if both train with the same settings on the same data.
 fn stages_with_epochs<'a>(expansion: &'a Expansion, [plus, minus]: &[Arm<InstanceId>; 2]) -> Result<BTreeSet<&'a str>> {
-    let (own, other) = (plus.without_shared([minus]), minus.without_shared([plus]));
+    let (own, other) = (plus.without_shared(&[minus]), minus.without_shared(&[plus]));
     let mut stages = BTreeSet::new();
     if own.is_empty() || other.is_empty() {
         return Ok(stages);
@@ -101,9 +101,10 @@ fn stages_with_epochs<'a>(expansion: &'a Expansion, [plus, minus]: &[Arm<Instanc
             stages.insert(instance.stage.as_str());
         }
         let data = instance.inputs.iter().filter_map(|input| match &input.upstream {
-            Upstream::Output { kind: ArtifactKind::Checkpoint, .. } => None,
-            Upstream::Output { instance, output, .. } => Some((*instance, output.to_string())),
-            Upstream::External { .. } | Upstream::Environment { .. } => None,
+            Upstream::Output { instance, output, kind } if *kind != ArtifactKind::Checkpoint => {
+                Some((*instance, output.to_string()))
+            }
+            _ => None,
         });
         *excess.entry((training, data.collect())).or_default() += share;
     }

@@ -8,8 +8,10 @@ pub mod table;
 pub mod budget;
 mod budget_table;
 mod compute;
+mod compute_budget;
 mod contamination;
 mod csv;
+mod detail_tables;
 mod disagreements;
 mod estimates;
 mod html;
@@ -69,7 +71,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         table.notes.splice(0..0, selected.into_iter().chain(contamination::note(&scores, &shown, spec)));
         let evaluations = shown.iter().map(|&index| scores.evaluations[index].evaluation);
         let evaluations = evaluations.filter(|one| one.stage == spec.stage).collect();
-        budget::Budgets::new(&input.trainings, evaluations).add_to(&mut table, spec);
+        compute_budget::Budgets::new(&input.trainings, evaluations).add_to(&mut table, spec);
         let samples = disagreements::sample(spec, &table, &layout, &matrix, &input.images).with_context(context)?;
         if !samples.is_empty() {
             disagreements.push((table.title.clone(), samples));

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::Report;
+use super::detail_tables;
 use super::table::ContrastResult;
 use super::text_table::{self, TextTable};
 
@@ -20,7 +21,7 @@ pub(super) fn render(report: &Report) -> String {
             code(&table.stage),
             text_table::sample_size(table)
         );
-        for part in std::iter::once(text_table::main(table)).chain(text_table::details(table)) {
+        for part in std::iter::once(text_table::main(table)).chain(detail_tables::render(table)) {
             render_table(&part, &mut text);
         }
         if !table.contrasts.is_empty() {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use unicode_width::UnicodeWidthStr;
 
 use super::Report;
+use super::detail_tables;
 use super::table::{ContrastResult, Table, Verdict};
 use super::text_table::{self, TextCell, TextTable, Trend};
 
@@ -60,7 +61,7 @@ impl Renderer {
         lines.push(self.paint(&truncate(&table.title, self.width), BOLD));
         let sample = format!("`{}`, {}", table.stage, text_table::sample_size(table));
         lines.push(self.paint(&truncate(&sample, self.width), DIM));
-        for part in std::iter::once(text_table::main(table)).chain(text_table::details(table)) {
+        for part in std::iter::once(text_table::main(table)).chain(detail_tables::render(table)) {
             lines.push(String::new());
             self.text_table(&part, lines);
         }

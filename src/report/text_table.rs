@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::budget_table;
 use super::table::{Cell, ContrastResult, Difference, Estimate, Table};
 use ablate_experiment::Metric;
 
@@ -150,7 +149,7 @@ pub(super) fn main(table: &Table) -> TextTable {
 }
 
 /// One row per cell of the main table, one column per data set.
-fn by_dataset(table: &Table) -> Option<TextTable> {
+pub(super) fn by_dataset(table: &Table) -> Option<TextTable> {
     let cells_of = |row: usize| columns(table).map(move |column| (row, column));
     let rows = (0..table.rows.len()).flat_map(cells_of).map(|(row, column)| {
         let cell = &table.rows[row].cells[column];
@@ -173,14 +172,8 @@ fn by_dataset(table: &Table) -> Option<TextTable> {
     })
 }
 
-/// The tables below the main table: data sets, format compliance, readable answers, training budgets.
-pub(super) fn details(table: &Table) -> Vec<TextTable> {
-    let tables = [by_dataset(table), compliance(table), readable(table), budget_table::render(table)];
-    tables.into_iter().flatten().collect()
-}
-
 /// Format compliance of the cells, unless the main table shows it.
-fn compliance(table: &Table) -> Option<TextTable> {
+pub(super) fn compliance(table: &Table) -> Option<TextTable> {
     let legend = "percent of responses in the prompt's format that are not truncated, 95 % confidence interval";
     let measured = table.rows.iter().flat_map(|row| &row.cells).any(|cell| cell.compliance.is_some());
     (measured && table.metric != Metric::Compliance)
@@ -188,7 +181,7 @@ fn compliance(table: &Table) -> Option<TextTable> {
 }
 
 /// Readable answers of the cells, if some answer could not be read.
-fn readable(table: &Table) -> Option<TextTable> {
+pub(super) fn readable(table: &Table) -> Option<TextTable> {
     let legend = "percent of responses with a readable answer of the item's type, 95 % confidence interval";
     let any_unreadable =
         table.rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.readable).any(|one| one.mean < 1.0);

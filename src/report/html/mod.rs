@@ -12,6 +12,7 @@ use std::fmt::Write;
 use escape::{capital, code, escape};
 
 use super::Report;
+use super::detail_tables;
 use super::input::Curve;
 use super::table::Table;
 use super::text_table;
@@ -115,7 +116,7 @@ fn table_body(table: &Table) -> String {
     if !table.contrasts.is_empty() {
         _ = write!(text, "<h3>Contrasts</h3>{}", tables::render_contrasts(table));
     }
-    for part in text_table::details(table) {
+    for part in detail_tables::render(table) {
         _ = write!(text, "<h3>{}</h3>{}", escape(&capital(&part.caption)), tables::render_table(&part, true, false));
     }
     text.push_str(&list(&table.notes));
