@@ -10,7 +10,7 @@ use crate::support::{Project, assert_contains, entries, repository};
 mod stand_in;
 
 /// Name of a study, where the paper has it, and the number of training runs of its table.
-const STUDIES: [(&str, &str, u64); 13] = [
+const STUDIES: [(&str, &str, u64); 16] = [
     ("mixes", "tables 2, C.1", 4),
     ("chart", "section 3", 2),
     ("math", "table 3 (v1)", 10),
@@ -24,6 +24,9 @@ const STUDIES: [(&str, &str, u64); 13] = [
     ("credit", "token-level credit", 2),
     ("prompts", "appendix B", 0),
     ("ratio", "not in the paper", 15),
+    ("significance", "table 6 (v1), reviews", 6),
+    ("sensitivity", "reviews", 8),
+    ("budget", "reviews", 10),
 ];
 
 /// A miniature of the tiny experiments: one data set is used for everything, so that a small model learns some of it.
@@ -48,6 +51,9 @@ ratio_rows   = 150
 lengths      = [{ words = 1 }, { words = 2 }, { words = 4 }, "none"]
 ns           = [1, 4]
 max_tokens   = 32
+mix_steps    = 100
+more_steps   = 10
+seeds        = [0]
 [stage.captions.synthetic]
 count = 80
 [stage.lists.synthetic]
@@ -102,7 +108,13 @@ fn studies() -> Project {
 /// A tiny study with the settings of `MINI`.
 fn miniature(study: &str) -> Project {
     let project = studies();
-    project.write("mini.toml", MINI);
+    // The study of budgets sets the steps of `sft`, which cannot stand beside epochs.
+    let mini = if study == "budget" {
+        MINI.replacen("[stage.sft]\nepochs = 12", "[stage.sft]\nsteps  = 100", 1)
+    } else {
+        MINI.to_string()
+    };
+    project.write("mini.toml", mini);
     let text = format!("name = \"{study}\"\nextends = [\"tiny/base.toml\", \"mini.toml\", \"studies/{study}.toml\"]\n");
     project.write("study.toml", text);
     project
@@ -137,8 +149,8 @@ fn paper_plan_shares_equal_trainings() {
         assert_eq!(plan["studies"][name]["trainings"], trainings, "{name}");
     }
     // 37 for the recovered tables, 27 for table F.1, one of them in both (short answers of ChartQA alone), and 15 for
-    // our ratio study.
-    assert_eq!(plan["together"]["different_trainings"], 37 + 27 - 1 + 15);
+    // our ratio study. Two more seeds, other settings of DPO, and equal steps.
+    assert_eq!(plan["together"]["different_trainings"], 37 + 27 - 1 + 15 + 4 + 6 + 7);
 }
 
 #[test]
@@ -172,7 +184,9 @@ fn training_studies_run_in_miniature() {
 
 #[test]
 fn preference_studies_run_in_miniature() {
-    for study in ["dpo", "rft", "self-taught", "verifier", "credit", "prompts"] {
+    let studies =
+        ["dpo", "rft", "self-taught", "verifier", "credit", "prompts", "significance", "sensitivity", "budget"];
+    for study in studies {
         let project = miniature(study);
         project.ok(&["run", "study.toml"]);
         assert_eq!(project.ran_instances(&["study.toml"]), Vec::<String>::new(), "{study}");

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::repository;
 
 /// Fields of a report that are not saved.
-const DROPPED: [&str; 4] = ["instances", "missing", "readable", "resamples"];
+const DROPPED: [&str; 5] = ["instances", "missing", "readable", "resamples", "stages"];
 
 /// Width of a line of a saved result, where its values allow it.
 const WIDTH: usize = 200;

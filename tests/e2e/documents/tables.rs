@@ -4,19 +4,27 @@ use serde_json::Value;
 
 use super::values::{Values, list, thousands};
 
-/// Rows and columns of a report. A cell is a mean with its interval.
+/// Rows and columns of a report, and the training steps of the rows without those that all share. A cell is a mean with its
+/// interval.
 pub(super) fn cells(table: &Value) -> Result<String, String> {
     let name = table["name"].as_str().unwrap_or_default();
     let columns: Vec<&str> = list(&table["columns"]).iter().filter_map(Value::as_str).collect();
-    let rows = list(&table["rows"]).iter().map(|row| {
-        let cells = list(&row["cells"]).iter().map(|cell| match cell["estimate"] {
-            Value::Null => Ok("–".to_string()),
-            _ => Values::cell(cell, name),
-        });
-        let label = row["label"].as_str().unwrap_or_default().to_string();
-        Ok([label].into_iter().chain(cells.collect::<Result<Vec<_>, String>>()?).collect())
+    let steps = |label: &str| {
+        let row = list(&table["budget"]["rows"]).iter().find(|row| row["label"] == label)?;
+        Some(thousands(row["budget"]["steps"]["mean"].as_f64()?.round() as u64))
+    };
+    let labels = list(&table["rows"]).iter().map(|row| row["label"].as_str().unwrap_or_default());
+    let has_steps = labels.clone().any(|label| steps(label).is_some());
+    let rows = list(&table["rows"]).iter().zip(labels).map(|(row, label)| {
+        let mut cells = vec![label.to_string()];
+        cells.extend(has_steps.then(|| steps(label).unwrap_or_default()));
+        for cell in list(&row["cells"]) {
+            cells.push(if cell["estimate"].is_null() { "–".to_string() } else { Values::cell(cell, name)? });
+        }
+        Ok(cells)
     });
-    Ok(markdown(&[&[""], &columns[..]].concat(), &rows.collect::<Result<Vec<_>, String>>()?))
+    let first: &[&str] = if has_steps { &["", "steps"] } else { &[""] };
+    Ok(markdown(&[first, &columns[..]].concat(), &rows.collect::<Result<Vec<_>, String>>()?))
 }
 
 /// Names of contrasts with their difference, p-value and verdict.

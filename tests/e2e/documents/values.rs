@@ -155,9 +155,10 @@ fn resolve<'a>(fields: &[&'a str], names: &[(&'static str, &'static str)]) -> Ve
 /// The text of a field below a value.
 fn show_field(value: &Value, fields: &[&str], signed: bool, path: &str) -> Result<String, String> {
     let (mut value, mut field) = (value, "");
+    let mut unit = if signed { Unit::Points } else { Unit::Percent };
     for next in fields {
         if *next == "interval" && value.get("low").is_some() {
-            return Ok(interval(value));
+            return Ok(interval(value, unit));
         }
         let known = match value {
             Value::Object(known) => known.iter().map(|(name, value)| (name.as_str(), value)).collect(),
@@ -165,8 +166,11 @@ fn show_field(value: &Value, fields: &[&str], signed: bool, path: &str) -> Resul
         };
         value = choose(path, "field", next, known)?;
         field = next;
+        if field == "budget" {
+            unit = Unit::Count;
+        }
     }
-    show(value, field, signed).ok_or_else(|| match value {
+    show(value, field, unit).ok_or_else(|| match value {
         Value::Null => format!("`{path}` has no value"),
         Value::Object(fields) => {
             format!("`{path}` needs a field: {}", fields.keys().cloned().collect::<Vec<_>>().join(", "))
@@ -175,39 +179,58 @@ fn show_field(value: &Value, fields: &[&str], signed: bool, path: &str) -> Resul
     })
 }
 
-fn show(value: &Value, field: &str, signed: bool) -> Option<String> {
+/// How a mean and its bounds are written.
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    Percent,
+    /// Percentage points, with a sign.
+    Points,
+    Count,
+}
+
+fn show(value: &Value, field: &str, unit: Unit) -> Option<String> {
     match value {
         Value::String(text) if field == "verdict" => Some(text.replace('-', " ")),
         Value::String(text) => Some(text.clone()),
-        Value::Number(number) if SHARES.contains(&field) => Some(percent(number.as_f64()?, signed)),
         Value::Number(number) if field == "p_holm" => Some(p_value(number.as_f64()?)),
-        Value::Number(number) => {
-            Some(number.as_u64().map_or_else(|| format!("{:.1}", number.as_f64().unwrap()), thousands))
+        Value::Number(number) if SHARES.contains(&field) => Some(unit.show(number.as_f64()?)),
+        Value::Number(number) => Some(Unit::Count.show(number.as_f64()?)),
+        Value::Object(fields) if unit == Unit::Count && fields.contains_key("low") => {
+            Some(unit.show(value["mean"].as_f64()?))
         }
         Value::Object(fields) if fields.contains_key("low") => {
-            Some(format!("{} {}", percent(value["mean"].as_f64()?, signed), interval(value)))
+            Some(format!("{} {}", unit.show(value["mean"].as_f64()?), interval(value, unit)))
         }
-        Value::Object(fields) => show(fields.get("estimate")?, "estimate", signed),
+        Value::Object(fields) if field == "budget" => show(fields.get("words")?, "words", unit),
+        Value::Object(fields) => show(fields.get("estimate")?, "estimate", Unit::Points),
         Value::Array(seeds) if field == "by_seed" => {
-            let means: Option<Vec<String>> = seeds.iter().map(|seed| show(&seed["mean"], "mean", signed)).collect();
+            let means: Option<Vec<String>> = seeds.iter().map(|seed| show(&seed["mean"], "mean", unit)).collect();
             Some(means?.join(", "))
         }
         _ => None,
     }
 }
 
-fn interval(value: &Value) -> String {
-    let [low, high] = ["low", "high"].map(|bound| percent(value[bound].as_f64().unwrap_or(f64::NAN), false));
+/// The bounds of an interval. They have a minus, but no plus.
+fn interval(value: &Value, unit: Unit) -> String {
+    let unit = if unit == Unit::Points { Unit::Percent } else { unit };
+    let [low, high] = ["low", "high"].map(|bound| unit.show(value[bound].as_f64().unwrap_or(f64::NAN)));
     format!("[{low}, {high}]")
 }
 
-/// A share as percent. All numbers are formatted as the program's tables are.
-fn percent(share: f64, signed: bool) -> String {
-    let percent = 100.0 * share;
-    let text = if signed { format!("{percent:+.1}") } else { format!("{percent:.1}") };
-    match text.as_str() {
-        "-0.0" | "+0.0" => "0.0".to_string(),
-        text => text.replace('-', "−"),
+impl Unit {
+    /// A share or a count, formatted as in the program's tables.
+    fn show(self, number: f64) -> String {
+        let text = match self {
+            Unit::Percent => format!("{:.1}", 100.0 * number),
+            Unit::Points => format!("{:+.1}", 100.0 * number),
+            Unit::Count if number.fract() == 0.0 || number >= 100.0 => return thousands(number.round() as u64),
+            Unit::Count => format!("{number:.1}"),
+        };
+        match text.as_str() {
+            "-0.0" | "+0.0" => "0.0".to_string(),
+            text => text.replace('-', "−"),
+        }
     }
 }
 
