@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::answers;
 use super::prompts::{ANSWER_MARKER, option_letters};
 use super::records::{AnswerType, Item};
 
@@ -105,6 +106,9 @@ fn check_texts(item: &Item) -> Vec<String> {
     }
     if let Some(answer) = item.answers.iter().find(|answer| answer.contains(ANSWER_MARKER)) {
         wrong.push(format!("the answer `{answer}` contains `{ANSWER_MARKER}`, the marker of a final answer"));
+    }
+    if let Some(fact) = item.facts.iter().find(|fact| !answers::is_comparable(fact)) {
+        wrong.push(format!("the fact `{fact}` has no word or number: no rationale can state it"));
     }
     if item.rationale.as_ref().is_some_and(|rationale| rationale.contains(ANSWER_MARKER)) {
         wrong.push(format!("the rationale contains `{ANSWER_MARKER}`, the marker of the final answer"));

@@ -4,7 +4,8 @@
 //! ```json
 //! {"id": "7", "image": "charts/7.png", "dataset": "chart",
 //!  "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}],
-//!  "answer_type": "number", "answers": ["4", "four"], "rationale": "Counting from the left: 1, 2, 3, 4."}
+//!  "answer_type": "number", "answers": ["4", "four"], "rationale": "Counting from the left: 1, 2, 3, 4.",
+//!  "facts": ["1, 2, 3, 4"]}
 //! ```
 //!
 //! All fields beyond LLaVA's are optional. The question is the human's turn without `<image>`; the answer is the
@@ -49,6 +50,8 @@ pub struct LlavaRow {
     pub answers: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rationale: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "texts_or_numbers")]
+    pub facts: Vec<String>,
 }
 
 /// One turn of a conversation.
@@ -186,6 +189,7 @@ fn item(
         answers,
         rationale_answer: (differs && rationale == reasoning).then_some(final_answer),
         rationale,
+        facts: row.facts,
     };
     gold_answers::normalize_answers(&mut item, options.option_answers)?;
     Ok(item)
@@ -213,7 +217,8 @@ fn unescape_texts(row: &mut LlavaRow) -> Result<(), String> {
     let single = keys.into_iter().filter_map(|(key, value)| Some((key, value.as_mut()?)));
     let options = row.options.iter_mut().map(|value| ("options", value));
     let answers = row.answers.iter_mut().map(|value| ("answers", value));
-    for (key, value) in single.chain(options).chain(answers) {
+    let facts = row.facts.iter_mut().map(|value| ("facts", value));
+    for (key, value) in single.chain(options).chain(answers).chain(facts) {
         *value = external_rows::parse_text(value, key)?;
     }
     Ok(())

@@ -68,6 +68,9 @@ pub struct Item {
     /// differently or be wrong.
     #[serde(rename = "concluded", default, skip_serializing_if = "Option::is_none")]
     pub rationale_answer: Option<String>,
+    /// What a right rationale states about the image, for example `red6`. Wrong responses are classified by them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<String>,
 }
 
 /// A training example. The loss covers the response only.
@@ -232,9 +235,27 @@ pub struct Score {
     pub unreadable: bool,
     /// From 0 to 1, by the rule of the item's answer type.
     pub score: f64,
+    /// The facts that the rationale was compared with; empty under a prompt that asks for no rationale.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub facts: Vec<String>,
+    /// Why the response is wrong, if it was compared with facts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
     /// The part of the item that the model was trained on; `None` if there is none or it is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seen: Option<Overlap>,
+}
+
+/// Why a response to a CoT prompt is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// A fact is stated wrongly, or not stated.
+    Reading,
+    /// All facts are stated, and the answer is wrong.
+    Arithmetic,
+    /// The answer cannot be read, or the response does not have the form that the prompt asks for.
+    Form,
 }
 
 /// The part of an evaluated item that occurs in the training data.

@@ -49,6 +49,14 @@ pub enum Metric {
     Compliance,
     /// Whether an answer of the item's type could be read from the response.
     Readable,
+    /// The accuracy over the responses that have the form which their prompt requires. Other responses are absent.
+    AccuracyGivenCompliance,
+    /// Among responses to items with facts: whether a fact is stated wrongly or not at all, and the response is wrong.
+    ReadingErrors,
+    /// Among responses to items with facts: whether all facts are stated, and the response is wrong.
+    ArithmeticErrors,
+    /// Among responses to items with facts: whether the response has no readable answer or not the required form.
+    FormErrors,
 }
 
 /// The difference of two means: the mean of `plus` minus the mean of `minus`. Selectors of one side have equal weight.
@@ -89,12 +97,23 @@ impl GroupBy {
     }
 }
 
+impl Metric {
+    /// Whether a smaller value is better.
+    pub fn is_error(self) -> bool {
+        matches!(self, Metric::ReadingErrors | Metric::ArithmeticErrors | Metric::FormErrors)
+    }
+}
+
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Metric::Accuracy => "accuracy",
             Metric::Compliance => "format compliance",
             Metric::Readable => "readable answers",
+            Metric::AccuracyGivenCompliance => "accuracy given compliance",
+            Metric::ReadingErrors => "reading errors",
+            Metric::ArithmeticErrors => "arithmetic errors",
+            Metric::FormErrors => "form errors",
         })
     }
 }

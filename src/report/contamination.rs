@@ -21,7 +21,7 @@ pub(super) fn note(scores: &Scores, shown: &[usize], spec: &ReportSpec) -> Optio
     }
     let (question, image, instance, items) = worst?;
     let clean: Vec<f64> =
-        items.iter().filter(|score| score.overlap.is_none()).map(|score| score.value(spec.metric)).collect();
+        items.iter().filter(|score| score.overlap.is_none()).filter_map(|score| score.value(spec.metric)).collect();
     let rest = match clean.len() {
         0 => "no other items".to_string(),
         count => {

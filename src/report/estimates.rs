@@ -33,6 +33,7 @@ pub(super) struct PendingCell {
     metric: SeriesView,
     compliance: SeriesView,
     readable: SeriesView,
+    given_compliance: SeriesView,
     pub(super) difference: Option<SeriesView>,
     published: Option<f64>,
 }
@@ -94,15 +95,24 @@ impl<'a> SeriesSet<'a> {
         base: Option<&CellSource>,
         metric: Metric,
     ) -> PendingCell {
-        let [values, compliance, readable] =
-            [metric, Metric::Compliance, Metric::Readable].map(|metric| self.view(source, metric));
+        let metrics = [metric, Metric::Compliance, Metric::Readable, Metric::AccuracyGivenCompliance];
+        let [values, compliance, readable, given_compliance] = metrics.map(|metric| self.view(source, metric));
         let difference = base.map(|base| {
             let base = self.view(base, metric);
             self.linear_combination(&[(1.0, values), (-1.0, base)])
         });
         // Two selectors of the same evaluations name the same cell.
         let published = self.published.iter().find(|(known, _)| known == source).map(|(_, share)| *share);
-        PendingCell { selector, source: source.clone(), metric: values, compliance, readable, difference, published }
+        PendingCell {
+            selector,
+            source: source.clone(),
+            metric: values,
+            compliance,
+            readable,
+            given_compliance,
+            difference,
+            published,
+        }
     }
 
     /// Adds the series of a contrast.
@@ -214,6 +224,7 @@ impl Estimates<'_> {
             estimate: self.estimate(cell.metric),
             compliance: self.estimate(cell.compliance),
             readable: self.estimate(cell.readable),
+            accuracy_given_compliance: self.estimate(cell.given_compliance),
             datasets: self.dataset_estimates(cell.metric),
             selector: cell.selector,
             instances: self.matrix.names(&cell.source.evaluations),

@@ -161,7 +161,7 @@ impl<'a> ScoreMatrix<'a> {
     /// The mean over the evaluations, per seed and item, on all data sets.
     ///
     /// A seed counts only if all its evaluations have run, and an item only if every evaluation of its data set has
-    /// scored it. Otherwise a missing evaluation would shift the mean.
+    /// scored it with a value of the metric. Otherwise a missing evaluation would shift the mean.
     pub(super) fn series(&self, evaluations: &[usize], metric: Metric) -> Series {
         let evaluations: Vec<&AlignedEvaluation> = evaluations.iter().map(|&index| &self.evaluations[index]).collect();
         // A seed is complete if it has one evaluation per point, where points differ in other axes than the seed.
@@ -185,7 +185,7 @@ impl<'a> ScoreMatrix<'a> {
                 let mean = |item: usize| {
                     let (mut sum, mut count) = (0.0, 0);
                     for scores in &rows {
-                        sum += scores[item]?.value(metric);
+                        sum += scores[item]?.value(metric)?;
                         count += 1;
                     }
                     (count > 0).then(|| sum / f64::from(count))

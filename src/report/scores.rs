@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::input::{Evaluation, ScoreSource};
 use ablate_data::jsonl;
-use ablate_data::records::{Overlap, Score};
+use ablate_data::records::{Failure, Overlap, Score};
 use ablate_experiment::Metric;
 
 /// The scores of all evaluations.
@@ -48,6 +48,9 @@ pub(super) struct ItemScore {
     pub(super) question: u32,
     pub(super) compliant: bool,
     pub(super) unreadable: bool,
+    /// Whether the response was compared with facts of the item.
+    has_facts: bool,
+    failure: Option<Failure>,
     pub(super) overlap: Option<Overlap>,
     /// Position of the texts: an index into a list, or a byte offset in a file.
     position: u64,
@@ -106,18 +109,26 @@ impl<'a> Scores<'a> {
 }
 
 impl ItemScore {
-    pub(super) fn value(&self, metric: Metric) -> f64 {
+    /// None if the metric is not defined for the response: it is then absent from the series.
+    pub(super) fn value(&self, metric: Metric) -> Option<f64> {
+        let share = |holds: bool| f64::from(u8::from(holds));
+        let failed = |class: Failure| self.has_facts.then(|| share(self.failure == Some(class)));
         match metric {
-            Metric::Accuracy => self.score,
-            Metric::Compliance => f64::from(u8::from(self.compliant)),
-            Metric::Readable => f64::from(u8::from(!self.unreadable)),
+            Metric::Accuracy => Some(self.score),
+            Metric::Compliance => Some(share(self.compliant)),
+            Metric::Readable => Some(share(!self.unreadable)),
+            Metric::AccuracyGivenCompliance => self.compliant.then_some(self.score),
+            Metric::ReadingErrors => failed(Failure::Reading),
+            Metric::ArithmeticErrors => failed(Failure::Arithmetic),
+            Metric::FormErrors => failed(Failure::Form),
         }
     }
 }
 
 impl Interner {
     fn add(&mut self, position: u64, score: Score) -> ItemScore {
-        let Score { id, dataset, image, prompt, gold, compliant, unreadable, score, seen: overlap, .. } = score;
+        let Score { id, dataset, image, prompt, gold, compliant, unreadable, score, facts, failure, seen: overlap, .. } =
+            score;
         let dataset = self.by_dataset.get(&dataset).copied().unwrap_or_else(|| {
             self.datasets.push(dataset.clone());
             self.by_dataset.insert(dataset, self.datasets.len() - 1);
@@ -136,6 +147,7 @@ impl Interner {
             self.by_question.insert(question.to_string(), next);
             next
         });
-        ItemScore { score, item, question, compliant, unreadable, overlap, position }
+        let has_facts = !facts.is_empty();
+        ItemScore { score, item, question, compliant, unreadable, has_facts, failure, overlap, position }
     }
 }

@@ -45,14 +45,16 @@ pub(super) fn select_evaluations(
             return Ok((shown, Some(note)));
         };
         let (sum, count) = means.entry(label).or_default();
-        *sum += scores.iter().map(|score| score.value(spec.metric)).sum::<f64>();
-        *count += scores.len();
+        for value in scores.iter().filter_map(|score| score.value(spec.metric)) {
+            *sum += value;
+            *count += 1;
+        }
     }
     let means = means.into_iter().filter(|(_, (_, count))| *count > 0);
     let means: Vec<(&str, f64)> = means.map(|(label, (sum, count))| (label, sum / count as f64)).collect();
     // Of equal means the first in alphabetical order.
     let best = means.iter().fold(None, |best: Option<(&str, f64)>, one| match best {
-        Some(best) if best.1 >= one.1 => Some(best),
+        Some(best) if best.1 == one.1 || (best.1 > one.1) != spec.metric.is_error() => Some(best),
         _ => Some(*one),
     });
     let Some((best, _)) = best else { bail!("cannot select `{axis}`: no scores with `{on}` have this axis") };

@@ -70,6 +70,8 @@ pub struct Cell {
     pub estimate: Option<Estimate>,
     pub compliance: Option<Estimate>,
     pub readable: Option<Estimate>,
+    /// None without a compliant response.
+    pub accuracy_given_compliance: Option<Estimate>,
     /// The estimates of the data sets that have scores, by name.
     pub datasets: BTreeMap<String, Estimate>,
     /// The difference to the baseline. None for a cell that shares evaluations with the baseline.

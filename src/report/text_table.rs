@@ -180,6 +180,17 @@ pub(super) fn compliance(table: &Table) -> Option<TextTable> {
         .then(|| metric_table(table, Metric::Compliance, legend, |cell| cell.compliance.as_ref()))
 }
 
+/// Accuracy of the compliant responses, if some response does not comply.
+pub(super) fn given_compliance(table: &Table) -> Option<TextTable> {
+    let legend = "percent of the responses in the prompt's format, 95 % confidence interval";
+    let cells = || table.rows.iter().flat_map(|row| &row.cells);
+    let any_failed = cells().filter_map(|cell| cell.compliance).any(|one| one.mean < 1.0);
+    let measured = cells().any(|cell| cell.accuracy_given_compliance.is_some());
+    (any_failed && measured && table.metric == Metric::Accuracy).then(|| {
+        metric_table(table, Metric::AccuracyGivenCompliance, legend, |cell| cell.accuracy_given_compliance.as_ref())
+    })
+}
+
 /// Readable answers of the cells, if some answer could not be read.
 pub(super) fn readable(table: &Table) -> Option<TextTable> {
     let legend = "percent of responses with a readable answer of the item's type, 95 % confidence interval";

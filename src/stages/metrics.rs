@@ -8,7 +8,7 @@ use serde::Serialize;
 use ablate_core::base::files;
 use ablate_core::stage::{StageContext, Summary};
 use ablate_data::jsonl;
-use ablate_data::records::{FinishReason, Overlap, Score};
+use ablate_data::records::{Failure, FinishReason, Overlap, Score};
 
 /// Writes `scores.jsonl` and `metrics.json`. `checked` says whether the scores were checked for contamination.
 pub(super) fn write(ctx: &StageContext, scores: &[Score], checked: bool) -> Result<Summary> {
@@ -21,6 +21,10 @@ pub(super) fn write(ctx: &StageContext, scores: &[Score], checked: bool) -> Resu
         .with("compliance", metrics.overall.compliance)
         .with("readable", metrics.overall.readable)
         .with("cut", metrics.overall.cut);
+    let summary = match metrics.overall.failures {
+        Some(failures) => summary.with("failures", failures),
+        None => summary,
+    };
     Ok(match metrics.overall.contaminated {
         Some(contaminated) => {
             summary.with("contaminated", contaminated).with("accuracy_clean", metrics.overall.accuracy_clean)
@@ -48,12 +52,24 @@ struct Means {
     readable: f64,
     /// Share of responses that were truncated at `max_tokens`.
     cut: f64,
+    /// Failures of the responses that were compared with facts; `None` without any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failures: Option<Failures>,
     /// Contaminated items; `None` if the training data of the model are unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     contaminated: Option<Contaminated>,
     /// Mean score of the other items, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     accuracy_clean: Option<f64>,
+}
+
+/// Numbers of wrong responses by class, among the `responses` that were compared with facts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Failures {
+    responses: usize,
+    reading: usize,
+    arithmetic: usize,
+    form: usize,
 }
 
 /// Numbers of items that overlap with the training data, each counted once.
@@ -88,6 +104,7 @@ impl Means {
             compliance: share(scores.iter().filter(|score| score.compliant).count()),
             readable: share(scores.iter().filter(|score| !score.unreadable).count()),
             cut: share(scores.iter().filter(|score| score.finish == FinishReason::Length).count()),
+            failures: Failures::of(scores),
             contaminated: checked.then(|| Contaminated {
                 image: overlapping(Some(Overlap::Image)),
                 question: overlapping(Some(Overlap::Question)),
@@ -97,5 +114,18 @@ impl Means {
                 clean_scores.map(|score| score.score).sum::<f64>() / clean as f64
             }),
         }
+    }
+}
+
+impl Failures {
+    fn of(scores: &[&Score]) -> Option<Failures> {
+        let responses = scores.iter().filter(|score| !score.facts.is_empty()).count();
+        let count = |class| scores.iter().filter(|score| score.failure == Some(class)).count();
+        (responses > 0).then(|| Failures {
+            responses,
+            reading: count(Failure::Reading),
+            arithmetic: count(Failure::Arithmetic),
+            form: count(Failure::Form),
+        })
     }
 }

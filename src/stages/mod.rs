@@ -6,6 +6,7 @@ pub mod kinds;
 
 mod common;
 mod endpoint;
+mod image_input;
 mod image_pack;
 mod loaded_model;
 mod lost_rows;

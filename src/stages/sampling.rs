@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::common::{self, MAX_COUNT, MAX_ROWS, check_max, filter_datasets};
+use super::image_input::ImageInput;
 use super::loaded_model::LoadedModel;
 use super::too_long::{self, Encoded, TooLongAction, encode};
 use super::training_common;
@@ -18,7 +19,7 @@ use ablate_data::prompts::PromptTemplate;
 use ablate_data::records::{Item, Rollout, Sample};
 use ablate_data::tokenizer::Tokenizer;
 use ablate_data::tokens::{TokenPrompt, TooLong};
-use ablate_nn::Device;
+use ablate_nn::{Device, PixelSource};
 use ablate_nn::infer::{GenerateConfig, generate};
 
 /// Sequences per batch and thread on the CPU.
@@ -179,12 +180,13 @@ impl Sampling {
     }
 
     /// Encodes the prompts. A prompt is too long if it leaves no token for the response.
-    pub(super) fn encode_prompts(&self, model: &LoadedModel, items: Vec<Item>) -> Result<Prompts> {
+    pub(super) fn encode_prompts(&self, model: &LoadedModel, items: Vec<Item>, image: ImageInput) -> Result<Prompts> {
         let chat = &model.chat;
+        let image_of = |item: &Item| item.image.clone().filter(|_| image != ImageInput::None);
         let context_length = chat.max_tokens();
         let whole = |item: &Item| {
             let text = self.prompt.render(item);
-            let prompt = chat.encode_prompt(&item.id, &text, item.image.as_deref())?;
+            let prompt = chat.encode_prompt(&item.id, &text, image_of(item).as_deref())?;
             if prompt.tokens.len() >= context_length {
                 let error = TooLong { tokens: prompt.tokens.len() + 1, max: context_length };
                 return Err(
@@ -195,7 +197,7 @@ impl Sampling {
         };
         let reserved = self.max_tokens.min(context_length / 2).max(1);
         let cut =
-            |item: &Item| chat.truncate_prompt(&item.id, &self.prompt.render(item), item.image.as_deref(), reserved);
+            |item: &Item| chat.truncate_prompt(&item.id, &self.prompt.render(item), image_of(item).as_deref(), reserved);
         let Encoded { indices, sequences, warnings } =
             encode(&items, ("items", "the beginning of their text"), self.too_long, whole, cut)?;
         let (texts, encoded) = sequences.into_iter().unzip();
@@ -203,7 +205,13 @@ impl Sampling {
     }
 
     /// Samples responses. The rollouts have the order of the items.
-    pub(super) fn sample(&self, ctx: &StageContext, model: &LoadedModel, prompts: &Prompts) -> Result<Vec<Rollout>> {
+    pub(super) fn sample(
+        &self,
+        ctx: &StageContext,
+        model: &LoadedModel,
+        prompts: &Prompts,
+        images: &dyn PixelSource,
+    ) -> Result<Vec<Rollout>> {
         let Prompts { items, texts, encoded, warnings: _ } = prompts;
         if items.is_empty() {
             bail!("there are no items");
@@ -233,7 +241,7 @@ impl Sampling {
         generate(
             &model.checkpoint,
             &prompts,
-            &*model.images,
+            images,
             &config,
             ctx.seed,
             &is_finished,

@@ -67,6 +67,7 @@ mod tests {
             answers: vec!["5".into()],
             rationale: Some("red3, blue2. 3+2=5.".into()),
             rationale_answer: None,
+            facts: Vec::new(),
         }
     }
 

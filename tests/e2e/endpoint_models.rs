@@ -35,3 +35,37 @@ model = [{}, {}]
     assert_eq!(project.read("out/study/score@model=strict/scores.jsonl").lines().count(), 3);
     assert_eq!(project.ran_instances(&["study.toml"]), Vec::<String>::new());
 }
+
+#[test]
+fn blind_endpoint_receives_only_the_text() {
+    let project = Project::new();
+    let (url, thread) = endpoint(2, |_| chat_response("2"));
+    project.write(
+        "study.toml",
+        format!(
+            r#"
+[stage.questions]
+kind = "items"
+synthetic = {{ datasets = ["count"], split = "test", count = 1 }}
+
+[stage.score]
+kind = "eval"
+benchmark = "questions"
+model = {{ name = "m", api = "openai", url = "{url}", model = "m" }}
+
+[axis.image]
+key = "stage.score.image"
+values = ["given", "none"]
+"#
+        ),
+    );
+    assert_eq!(project.ran_instances(&["study.toml"]), ["questions", "score@image=given", "score@image=none"]);
+    let mut images: Vec<bool> =
+        thread.join().unwrap().iter().map(|body| body.to_string().contains("image_url")).collect();
+    images.sort_unstable();
+    assert_eq!(images, [false, true]);
+    // The score names the item's image in both.
+    for image in ["given", "none"] {
+        assert!(project.read(&format!("out/study/score@image={image}/scores.jsonl")).contains("\"image\":"));
+    }
+}

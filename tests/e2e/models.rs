@@ -72,6 +72,43 @@ folder   = { kind = "export", model = "sft", dtype = "bf16" }
 }
 
 #[test]
+fn evaluation_without_the_image_is_another_result() {
+    let project = with_study("llava", "");
+    project.append(
+        "study.toml",
+        r#"
+[axis.image]
+key = "stage.eval.image"
+values = ["given", "none", "blank"]
+"#,
+    );
+    let evaluations = |names: [&str; 3]| names.map(|name| format!("eval@image={name},model=sft"));
+    let ran = project.ran_instances(&["study.toml", "eval@model=sft"]);
+    for name in evaluations(["given", "none", "blank"]) {
+        assert!(ran.contains(&name), "{name} did not run: {ran:?}");
+    }
+    let fingerprint = |name: &str| {
+        let shown = project.json(&["show", "study.toml", name]);
+        shown["record"]["fingerprint"].as_str().unwrap().to_string()
+    };
+    let scores = |name: &str| -> Vec<Value> {
+        project.read(&format!("out/study/{name}/scores.jsonl")).lines().map(parse).collect()
+    };
+    let [given, none, blank] = evaluations(["given", "none", "blank"]);
+    let mut prints = vec![fingerprint(&given), fingerprint(&none), fingerprint(&blank)];
+    prints.dedup();
+    assert_eq!(prints.len(), 3, "{prints:?}");
+    let responses = |name: &str| -> Vec<Value> { scores(name).into_iter().map(|score| score["response"].clone()).collect() };
+    assert!(responses(&given) != responses(&none) || responses(&given) != responses(&blank));
+    // Items keep their image and their overlap with the training data.
+    let known = |name: &str| -> Vec<(Value, Value)> {
+        scores(name).into_iter().map(|score| (score["image"].clone(), score["seen"].clone())).collect()
+    };
+    assert_eq!((known(&given), known(&given)), (known(&none), known(&blank)));
+    assert_eq!(known(&blank)[0].1, "question");
+}
+
+#[test]
 fn hub_checkpoint_is_trained_and_exported() {
     let project =
         with_study("llava", r#"micro_batch = 2, lr_parts = { vision = 1e-5 }, freeze = ["model.layers.0.*"]"#);

@@ -12,6 +12,7 @@
 //!
 //! The types of `reference/` reproduce the evaluator of a benchmark exactly.
 
+mod facts;
 mod letters;
 mod markup;
 mod numbers;
@@ -20,6 +21,7 @@ mod reference;
 mod text;
 mod vqa;
 
+pub use facts::{failure, is_comparable};
 pub use letters::letter_of_gold;
 
 use parsed::Parsed;

@@ -116,7 +116,7 @@ impl Split {
 }
 
 fn row(id: String, dataset: Dataset, image: Option<String>, example: Example) -> LlavaRow {
-    let Example { image: _, question, options, answer_type, answer, rationale } = example;
+    let Example { image: _, question, options, answer_type, answer, rationale, facts } = example;
     let opening = if image.is_some() { "<image>\n" } else { "" };
     LlavaRow {
         id,
@@ -129,6 +129,7 @@ fn row(id: String, dataset: Dataset, image: Option<String>, example: Example) ->
         answer: Some(answer),
         answers: Vec::new(),
         rationale,
+        facts,
     }
 }
 
@@ -151,7 +152,7 @@ mod tests {
     use crate::import_options::{ImportOptions, RowFile};
     use crate::llava::{self, LocatedItem};
     use crate::prompts::{PromptTemplate, Style, cot_response};
-    use crate::records::FinishReason;
+    use crate::records::{Failure, FinishReason, Verdict};
 
     const ALL: [Dataset; 8] = [
         Dataset::Chart,
@@ -192,12 +193,12 @@ mod tests {
         }
         expect_test::expect![[r#"
             [chart-train-0] "What is the sum of red and yellow?\nExplain first, then answer." -> "red6, yellow3. 6+3=9.\n### Answer: 9"
-            [pick-train-0] "Which bar is largest?\nA red\nB blue\nC green\nExplain first, then answer with the letter." -> "Largest:6.\n### Answer: A"
+            [pick-train-0] "Which bar is largest?\nA red\nB blue\nC green\nExplain first, then answer with the letter." -> "A red6, B blue2, C green1. Largest:6.\n### Answer: A"
             [math-train-0] "What is the red digit plus the green digit?\nExplain first, then answer." -> "red1, green1. 1+1=2.\n### Answer: 2"
             [doc-train-0] "What is in row 1, column 2?\nExplain first, then answer." -> "Row 1: column 1 red1, column 2 blue6.\n### Answer: blue6"
-            [count-train-0] "How many green shapes?\nExplain first, then answer." -> "green cross. Total:1.\n### Answer: 1"
+            [count-train-0] "How many green shapes?\nExplain first, then answer." -> "green, blue, blue, yellow. green:1.\n### Answer: 1"
             [caption-train-0] "Describe the image." -> "red4, yellow1, blue5, green6."
-            [list-train-0] "List the green shapes." -> "green circle, cross."
+            [list-train-0] "List the colours." -> "red, green, blue, green."
             [text-train-0] "Compute." -> "4+2=6. 3+2=5. 5-3=2."
         "#]].assert_eq(&listing);
     }
@@ -211,6 +212,12 @@ mod tests {
                 let verdict =
                     answers::judge(&item, &response, FinishReason::Stop, Style::Cot, answers::DEFAULT_THRESHOLD);
                 assert!(verdict.correct && verdict.compliant, "{item:?}");
+                // The same rationale with a wrong answer states all facts.
+                let response = cot_response(rationale, "nothing");
+                let verdict =
+                    answers::judge(&item, &response, FinishReason::Stop, Style::Cot, answers::DEFAULT_THRESHOLD);
+                let failure = answers::failure(&item, &Verdict { unreadable: false, ..verdict });
+                assert_eq!(failure, Some(Failure::Arithmetic), "{item:?}");
             }
         }
     }

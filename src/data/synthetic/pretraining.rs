@@ -4,8 +4,8 @@
 use rand::Rng;
 
 use super::example::Example;
-use super::scene::{COLOURS, LARGEST, Mark, SHAPES, bars, digits, shapes, shapes_to_count};
-use super::tasks::{named, row_text, shape_names};
+use super::scene::{COLOURS, LARGEST, Mark, bars, digits, shapes, shapes_to_count};
+use super::tasks::{colour_list, list as list_of, named, row_text};
 use crate::prompts::option_letters;
 use crate::rng::{permutation, uniform_below};
 
@@ -14,7 +14,7 @@ pub(super) fn caption(rng: &mut impl Rng) -> Example {
     let kind = uniform_below(rng, 3);
     let (image, response) = if kind < 2 {
         let (image, marks) = if kind == 0 { bars(rng) } else { digits(rng) };
-        (image, list_of(&marks))
+        (image, list_of(&marks) + ".")
     } else {
         let (image, figures) = shapes(rng);
         let named = figures.iter().map(|figure| format!("{} {}", figure.colour.name, figure.shape));
@@ -38,10 +38,8 @@ pub(super) fn list(rng: &mut impl Rng) -> Example {
         }
         _ => {
             let counted = uniform_below(rng, COLOURS.len());
-            let colour = COLOURS[counted].name;
             let (image, figures) = shapes_to_count(rng, counted);
-            let response = format!("{colour} {}.", shape_names(&figures, colour).join(", "));
-            Example::text(Some(image), format!("List the {colour} shapes."), response)
+            Example::text(Some(image), "List the colours.".to_string(), colour_list(&figures) + ".")
         }
     }
 }
@@ -70,17 +68,14 @@ pub(super) fn text(rng: &mut impl Rng) -> Example {
             ("Compare.", format!("{}. Largest:{largest}. {answer}", read.join(", ")))
         }
         _ => {
-            let colour = COLOURS[uniform_below(rng, COLOURS.len())].name;
-            let count = uniform_below(rng, 4) + 1;
-            let names: Vec<&str> = (0..count).map(|_| SHAPES[uniform_below(rng, SHAPES.len())].0).collect();
-            ("Count.", format!("{colour} {}. Total:{count}.", names.join(", ")))
+            let counted = uniform_below(rng, COLOURS.len());
+            let colour = COLOURS[counted].name;
+            let (_, figures) = shapes_to_count(rng, counted);
+            let count = figures.iter().filter(|figure| figure.colour.name == colour).count();
+            ("Count.", format!("{}. {colour}:{count}.", colour_list(&figures)))
         }
     };
     Example::text(None, prompt.to_string(), response)
-}
-
-fn list_of(marks: &[Mark]) -> String {
-    marks.iter().map(|mark| named(*mark)).collect::<Vec<_>>().join(", ") + "."
 }
 
 /// Two or three marks in random order: their names and the list.
@@ -89,7 +84,7 @@ fn some_of(rng: &mut impl Rng, marks: &[Mark]) -> (String, String) {
     let count = 2 + uniform_below(rng, 2);
     let chosen: Vec<Mark> = order.into_iter().take(count).map(|place| marks[place]).collect();
     let names: Vec<&str> = chosen.iter().map(|mark| mark.colour.name).collect();
-    (names.join(", "), list_of(&chosen))
+    (names.join(", "), list_of(&chosen) + ".")
 }
 
 fn sum(rng: &mut impl Rng) -> String {

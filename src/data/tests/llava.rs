@@ -42,6 +42,7 @@ fn a_plain_llava_row_is_an_item() {
         answers: vec!["4".into()],
         rationale: None,
         rationale_answer: None,
+        facts: Vec::new(),
     };
     assert_eq!(rows[0], LocatedItem { location: "a.jsonl:1".into(), item: expected });
     assert_eq!((rows[1].location.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));

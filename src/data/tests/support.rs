@@ -23,6 +23,7 @@ pub(crate) fn item(answer_type: AnswerType, question: &str, options: &[&str], an
         answers: answers.iter().map(ToString::to_string).collect(),
         rationale: None,
         rationale_answer: None,
+        facts: Vec::new(),
     }
 }
 

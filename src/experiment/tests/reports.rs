@@ -118,7 +118,7 @@ stage = "evla"
         error: `report.second.metric`: unknown value `speed`
           --> DIR/a.toml:63:10 `"speed"`
           ::: DIR/a.toml:59:1 `[report.second]` in this report
-          help: the known values are `accuracy`, `compliance`, `readable`
+          help: the known values are `accuracy`, `compliance`, `readable`, `accuracy-given-compliance`, `reading-errors`, `arithmetic-errors`, `form-errors`
         error: `report.third.baseline`: `eval` has no point `mix=cot,model=dpo`
           --> DIR/a.toml:65:12 `"model=dpo,mix=cot"`
           ::: DIR/a.toml:64:1 `[report.third]` in this report

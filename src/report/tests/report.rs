@@ -8,6 +8,7 @@ use super::support::{
 use crate::input::{Cost, Evaluation, GraphNode, NodeState, ScoreSource};
 use crate::table::{Cell, Verdict};
 use crate::{CreditedInstance, Disagreement, Report, ReportInput, build};
+use ablate_data::records::Failure;
 use ablate_experiment::{Metric, ReportSpec};
 
 fn report(spec: ReportSpec, evaluations: Vec<Evaluation>) -> Report {
@@ -140,6 +141,47 @@ fn unreadable_answers_have_a_table() {
     assert_eq!(json["tables"][0]["rows"][1]["cells"][0]["readable"]["mean"], 0.0);
     let metric = ReportSpec { metric: Metric::Readable, ..spec };
     assert_eq!(mean(&self::report(metric, scores), 1, 0), Some(0.0));
+}
+
+#[test]
+fn accuracy_given_compliance_leaves_out_other_responses() {
+    let (yes, no) = (1.0, 0.0);
+    let mut scores = vec![evaluation("model=sft", &[yes, no, no, no]), evaluation("model=dpo", &[yes, yes, no, no])];
+    for (evaluation, item) in [(0, 2), (0, 3), (1, 3)] {
+        scores_mut(&mut scores[evaluation])[item].compliant = false;
+    }
+    let spec = plain_spec(&["model"], &[]);
+    let accuracy = report(spec.clone(), scores.clone());
+    assert!(accuracy.terminal(100, false).contains("accuracy given compliance\nmodel"), "a detail table");
+    let given = report(ReportSpec { metric: Metric::AccuracyGivenCompliance, ..spec.clone() }, scores);
+    // 1 of 2 and 2 of 3; the difference is over the two items that both answered in the form.
+    assert_eq!((mean(&given, 0, 0), mean(&given, 1, 0)), (Some(0.5), Some(2.0 / 3.0)));
+    let difference = cell(&given, 1, 0).difference.as_ref().unwrap();
+    assert_eq!((difference.estimate.mean, difference.estimate.items), (0.5, 2));
+    // Without such a response there is no number, and the table of details is only shown if it says something.
+    let mut none = vec![evaluation("model=sft", &[no]), evaluation("model=dpo", &[yes])];
+    assert!(!report(spec.clone(), none.clone()).terminal(100, false).contains("accuracy given compliance"));
+    scores_mut(&mut none[0])[0].compliant = false;
+    let given = report(ReportSpec { metric: Metric::AccuracyGivenCompliance, ..spec }, none);
+    assert_eq!((mean(&given, 0, 0), mean(&given, 1, 0)), (None, Some(1.0)));
+}
+
+#[test]
+fn failures_are_shares_of_the_responses_with_facts() {
+    let mut scores = vec![evaluation("model=sft", &[0.0, 0.0, 1.0, 0.0]), evaluation("model=dpo", &[1.0; 4])];
+    for score in scores_mut(&mut scores[0]).iter_mut().take(3) {
+        score.facts = vec!["red6".to_string()];
+    }
+    scores_mut(&mut scores[0])[0].failure = Some(Failure::Reading);
+    scores_mut(&mut scores[0])[1].failure = Some(Failure::Arithmetic);
+    let share = |metric: Metric| {
+        let spec = ReportSpec { metric, baseline: None, ..plain_spec(&["model"], &[]) };
+        let report = report(spec, scores.clone());
+        (mean(&report, 0, 0), mean(&report, 1, 0))
+    };
+    assert_eq!(share(Metric::ReadingErrors), (Some(1.0 / 3.0), None));
+    assert_eq!(share(Metric::ArithmeticErrors), (Some(1.0 / 3.0), None));
+    assert_eq!(share(Metric::FormErrors), (Some(0.0), None));
 }
 
 #[test]

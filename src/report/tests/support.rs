@@ -26,6 +26,8 @@ pub(super) fn score(id: &str, value: f64) -> Score {
         compliant: value >= 0.0,
         unreadable: false,
         score: value,
+        facts: Vec::new(),
+        failure: None,
         seen: None,
     }
 }
@@ -139,6 +141,7 @@ pub(super) fn credited(responses: &[bool]) -> CreditedItem {
         answers: vec!["3".to_string()],
         rationale: None,
         rationale_answer: None,
+        facts: Vec::new(),
     };
     CreditedItem { item, prompt: "1+2?".to_string(), responses: responses.iter().map(credit).collect() }
 }

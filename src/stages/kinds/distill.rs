@@ -395,6 +395,7 @@ mod tests {
             answers: vec!["B".into(), "blue".into()],
             rationale: None,
             rationale_answer: None,
+            facts: Vec::new(),
         };
         assert_eq!(
             fill("{question}{options}\n{answer} {other} {form}", &item),

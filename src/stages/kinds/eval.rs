@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::stages::common::{self, with_threads};
 use crate::stages::endpoint::{Endpoint, Responses};
+use crate::stages::image_input::{BlankImages, ImageInput};
 use crate::stages::loaded_model::LoadedModel;
 use crate::stages::sampling::{self, Sampling, Take, sampling_table};
 use crate::stages::too_long::TooLongAction;
@@ -23,15 +24,15 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
-use ablate_data::answers::{DEFAULT_THRESHOLD, judge};
+use ablate_data::answers::{self, DEFAULT_THRESHOLD, judge};
 use ablate_data::contamination::{QuestionRef, TrainingIndex};
 use ablate_data::images::ImagePacks;
-use ablate_data::prompts::PromptTemplate;
+use ablate_data::prompts::{PromptTemplate, Style};
 use ablate_data::records::{Item, Overlap, Rollout, Sample, Score};
 
 pub static KIND: Kind = Kind {
     name: "eval",
-    version: 5,
+    version: 6,
     about: "a model's score on every item of a benchmark",
     outputs: &[
         OutputSpec::new("scores.jsonl", ArtifactKind::Scores),
@@ -49,12 +50,16 @@ sampling_table! {
 struct Table {
     model: EvalModel,
     benchmark: Reference,
+    /// What the model receives of an item's image.
+    #[serde(default)]
+    image: ImageInput,
 }}
 
 #[derive(Debug)]
 struct Eval {
     model: EvalModel,
     benchmark: Reference,
+    image: ImageInput,
     sampling: Sampling,
     datasets: Option<BTreeSet<String>>,
     take: Option<Take>,
@@ -114,21 +119,22 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     };
     let mut errors = sampling.check(table.take);
     if let EvalModel::Remote(remote) = &table.model {
-        errors = remote.check(&sampling).into_iter().chain(errors).collect();
+        errors = remote.check(&sampling, table.image).into_iter().chain(errors).collect();
     }
     common::check_datasets(&mut errors, table.datasets.as_ref());
     if !errors.is_empty() {
         return Err(errors);
     }
-    let Table { model, benchmark, datasets, take, .. } = table;
-    Ok(Box::new(Eval { model, benchmark, sampling, datasets, take }))
+    let Table { model, benchmark, image, datasets, take, .. } = table;
+    Ok(Box::new(Eval { model, benchmark, image, sampling, datasets, take }))
 }
 
 impl Stage for Eval {
     fn identify(&self, manifest: &mut Manifest) {
-        let Eval { model, benchmark: _, sampling, datasets, take } = self;
+        let Eval { model, benchmark: _, image, sampling, datasets, take } = self;
         sampling.identify(manifest);
         manifest.value("prompt.style", &sampling.prompt.style);
+        manifest.value_unless("image", image, &ImageInput::Given);
         manifest.value_unless("take", take, &None);
         manifest.value_unless("datasets", datasets, &None);
         if let EvalModel::Remote(remote) = model {
@@ -168,9 +174,12 @@ impl Stage for Eval {
         common::check_not_empty(&items, "benchmark")?;
         let responded = match &self.model {
             EvalModel::Checkpoint(_) => self.sample_checkpoint(ctx, items)?,
-            EvalModel::Remote(remote) => remote.sample(&self.sampling, items, ctx)?,
+            EvalModel::Remote(remote) => remote.sample(&self.sampling, self.image, items, ctx)?,
         };
-        let Responded { rollouts, overlap, unanswered, summary: (key, value), warnings } = responded;
+        let Responded { rollouts, overlap, unanswered, summary: (key, value), mut warnings } = responded;
+        if self.image != ImageInput::Given && rollouts.iter().all(|rollout| rollout.item.image.is_none()) {
+            warnings.push("no item of the benchmark has an image, so `image` has no effect".to_string());
+        }
         let checked = overlap.is_some();
         let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
         let scores: Vec<Score> = rollouts
@@ -186,10 +195,15 @@ impl Stage for Eval {
 impl Eval {
     fn sample_checkpoint(&self, ctx: &StageContext, items: Vec<Item>) -> Result<Responded> {
         let model = LoadedModel::load(ctx, "model")?;
-        let prompts = self.sampling.encode_prompts(&model, items)?;
+        let prompts = self.sampling.encode_prompts(&model, items, self.image)?;
         let overlap = Eval::overlap(ctx, &prompts.items)?;
         let device = training_common::resources(ctx)?.device.to_string();
-        let rollouts = self.sampling.sample(ctx, &model, &prompts)?;
+        let rollouts = if self.image == ImageInput::Blank {
+            let blank = with_threads(ctx.threads, || BlankImages::new(&model.images, &prompts.items))??;
+            self.sampling.sample(ctx, &model, &prompts, &blank)?
+        } else {
+            self.sampling.sample(ctx, &model, &prompts, &*model.images)?
+        };
         Ok(Responded { rollouts, overlap, unanswered: 0, summary: ("device", device), warnings: prompts.warnings })
     }
 
@@ -209,7 +223,11 @@ impl Eval {
             sample.with_context(|| format!("BUG: item `{}` of `{}` has no response", item.id, item.dataset))?;
         let verdict =
             judge(&rollout.item, sample.answer(), sample.finish, self.sampling.prompt.style, DEFAULT_THRESHOLD);
+        let has_rationale = self.sampling.prompt.style == Style::Cot;
+        let failure = has_rationale.then(|| answers::failure(item, &verdict)).flatten();
         Ok(Score {
+            facts: if has_rationale { rollout.item.facts } else { Vec::new() },
+            failure,
             id: rollout.item.id,
             dataset: rollout.item.dataset,
             image: rollout.item.image,
@@ -234,9 +252,13 @@ impl RemoteModel {
         Sampling { temperature, max_tokens, ..sampling }
     }
 
-    /// The mistakes in the table, and the sampling keys that no endpoint supports.
-    fn check(&self, sampling: &Sampling) -> Vec<ConfigError> {
+    /// The mistakes in the table, and the keys that no endpoint supports.
+    fn check(&self, sampling: &Sampling, image: ImageInput) -> Vec<ConfigError> {
         let mut errors = self.endpoint(sampling).check("model");
+        if image == ImageInput::Blank {
+            let message = "`image = \"blank\"` is for a checkpoint only; an endpoint has `image = \"none\"`";
+            errors.push(ConfigError::at("image", message));
+        }
         for (key, given) in [
             ("top_k", sampling.top_k != 0),
             ("top_p", sampling.top_p < 1.0),
@@ -272,11 +294,19 @@ impl RemoteModel {
         manifest.value("model.system", system);
     }
 
-    fn sample(&self, sampling: &Sampling, items: Vec<Item>, ctx: &StageContext) -> Result<Responded> {
+    fn sample(
+        &self,
+        sampling: &Sampling,
+        image: ImageInput,
+        items: Vec<Item>,
+        ctx: &StageContext,
+    ) -> Result<Responded> {
         let prompts: Vec<String> = items.iter().map(|item| sampling.prompt.render(item)).collect();
+        let sent_image = |item: &Item| item.image.clone().filter(|_| image != ImageInput::None);
+        let sent: Vec<Item> = items.iter().map(|item| Item { image: sent_image(item), ..item.clone() }).collect();
         // A response with a fault is requested again. A wrong or truncated response is the model's.
         let is_bad = |_: &Item, response: &Response| response.fault.is_some();
-        let responses = self.endpoint(sampling).sample(&items, &prompts, &self.system, &is_bad, ctx)?;
+        let responses = self.endpoint(sampling).sample(&sent, &prompts, &self.system, &is_bad, ctx)?;
         let unanswered = responses.iter().flatten().filter(|response| response.fault.is_some()).count();
         if unanswered > 0 {
             ctx.progress.note(format!(

@@ -23,7 +23,7 @@ use ablate_data::synthetic::{self, Dataset, Split};
 
 pub static KIND: Kind = Kind {
     name: "items",
-    version: 2,
+    version: 3,
     about: "questions with gold answers, from LLaVA files or generated",
     outputs: &[
         OutputSpec::new("items.jsonl", ArtifactKind::Items),
@@ -274,7 +274,8 @@ impl Stage for Items {
             .with("available", available)
             .with("datasets", datasets)
             .with("images", pack.images)
-            .with("rationales", items.iter().filter(|item| item.rationale.is_some()).count()))
+            .with("rationales", items.iter().filter(|item| item.rationale.is_some()).count())
+            .with("facts", items.iter().filter(|item| !item.facts.is_empty()).count()))
     }
 }
 

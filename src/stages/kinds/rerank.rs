@@ -99,6 +99,8 @@ impl Stage for Rerank {
                 compliant: verdict.compliant,
                 unreadable: verdict.unreadable,
                 score: verdict.score,
+                facts: Vec::new(),
+                failure: None,
                 seen: None,
             });
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 
+use crate::stages::image_input::ImageInput;
 use crate::stages::loaded_model::LoadedModel;
 use crate::stages::sampling::{self, Sampling, Take, sampling_table};
 use crate::stages::{common, training_common};
@@ -80,8 +81,8 @@ impl Stage for RolloutStage {
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
         let model = LoadedModel::load(ctx, "model")?;
         let items = sampling::select_items(ctx, "items", self.datasets.as_ref(), self.take)?;
-        let prompts = self.sampling.encode_prompts(&model, items)?;
-        let rollouts: Vec<Rollout> = self.sampling.sample(ctx, &model, &prompts)?;
+        let prompts = self.sampling.encode_prompts(&model, items, ImageInput::Given)?;
+        let rollouts: Vec<Rollout> = self.sampling.sample(ctx, &model, &prompts, &*model.images)?;
         jsonl::write(&ctx.output("rollouts.jsonl"), &rollouts)?;
         let samples = || rollouts.iter().flat_map(|rollout| &rollout.samples);
         let stopped = samples().filter(|sample| sample.finish == FinishReason::Stop).count();

@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::support::{EchoData, manifest_line, mistakes, read};
+use super::support::{EchoData, item, manifest_line, mistakes, read};
 use crate::stages::kinds::{dpo, eval, rollout, sft};
 use ablate_core::base::files;
 use ablate_data::jsonl;
-use ablate_data::records::{CurvePoint, Rollout, Row, Score};
+use ablate_data::records::{CurvePoint, Failure, Item, Rollout, Row, Score};
 use ablate_data::tokenizer::FILE;
 use ablate_nn::Checkpoint;
 use expect_test::expect;
@@ -82,6 +82,34 @@ fn training_data_are_recorded_for_contamination() {
 }
 
 #[test]
+fn wrong_responses_to_items_with_facts_have_a_class() {
+    let data = EchoData::trained();
+    let mut items: Vec<Item> = (0..4).map(item).collect();
+    for item in &mut items[..3] {
+        item.facts = item.answers.clone();
+    }
+    jsonl::write(&data.path("facts.jsonl"), &items).unwrap();
+    let evaluate = |name: &str, style: &str| {
+        let prompt = json!({ "name": name, "style": style, "text": "Answer briefly.", "letter": "Answer briefly." });
+        let table = json!({ "model": "sft", "benchmark": "facts", "prompt": prompt, "max_tokens": 4 });
+        let summary = data.run(name, &eval::KIND, &table, &[("model", "sft/model"), ("benchmark", "facts.jsonl")]);
+        let scores: Vec<Score> = read(&data.path(name).join("scores.jsonl"));
+        (summary, scores)
+    };
+    // The model answers without a rationale.
+    let (summary, scores) = evaluate("cot", "cot");
+    assert_eq!(summary.0["failures"], json!({ "responses": 3, "reading": 0, "arithmetic": 0, "form": 3 }));
+    let classes: Vec<_> = scores.iter().map(|score| score.failure).collect();
+    assert_eq!(classes, [Some(Failure::Form), Some(Failure::Form), Some(Failure::Form), None]);
+    let metrics: Value = files::read_json(&data.path("cot/metrics.json")).unwrap();
+    assert_eq!((&metrics["failures"], &metrics["datasets"]["echo"]["failures"]["form"]), (&summary.0["failures"], &json!(3)));
+    // A direct prompt asks for no rationale.
+    let (summary, scores) = evaluate("direct", "direct");
+    assert_eq!(summary.0.get("failures"), None);
+    assert!(scores.iter().all(|score| score.facts.is_empty() && score.failure.is_none()));
+}
+
+#[test]
 fn interrupted_rollout_resumes_with_equal_result() {
     let data = EchoData::trained();
     let table = json!({ "model": "sft", "items": "items", "prompt": "direct", "samples": 3, "max_tokens": 4 });
@@ -126,6 +154,8 @@ fn manifests_are_unchanged() {
         line("dpo", json!({ "policy": "m", "pairs": "p" })),
         line("rollout", json!({ "model": "m", "items": "i" })),
         line("eval", json!({ "model": "m", "benchmark": "b", "take": { "first": 10 } })),
+        line("eval", json!({ "model": "m", "benchmark": "b", "image": "given" })),
+        line("eval", json!({ "model": "m", "benchmark": "b", "image": "blank" })),
     ];
     expect![[r#"
         base 340c76e5f8 model.image_size model.patch_size model.vision.dim model.vision.layers model.vision.heads model.vision.ff model.projector.hidden model.decoder.dim model.decoder.layers model.decoder.heads model.decoder.kv_heads model.decoder.ff model.decoder.rope_theta model.decoder.norm_eps model.decoder.tied_head model.decoder.max_positions
@@ -133,7 +163,9 @@ fn manifests_are_unchanged() {
         sft 5e13a9d6f7 epochs batch length_window lr lr_parts.vision betas eps weight_decay clip schedule warmup final_lr freeze
         dpo 329bb834d4 epochs batch length_window beta sft_weight lr betas eps weight_decay clip schedule warmup final_lr freeze
         rollout 492d29fd80 prompt.text prompt.letter samples temperature top_k top_p max_tokens
-        eval 3684ea433d prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
+        eval 4be9e5eb97 prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style take.first
+        eval a907243d9b prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style
+        eval 37d2bc4d85 prompt.text prompt.letter samples temperature top_k top_p max_tokens prompt.style image
     "#]]
     .assert_eq(&text.concat());
 }
@@ -158,6 +190,10 @@ fn mistakes_have_their_keys() {
             "take: `take` must be at least 1 item",
         ]
     );
+    let remote = json!({ "api": "openai", "url": "http://localhost", "model": "m" });
+    let table = json!({ "model": remote, "benchmark": "b", "image": "blank" });
+    let message = r#"image: `image = "blank"` is for a checkpoint only; an endpoint has `image = "none"`"#;
+    assert_eq!(mistakes("eval", &table), [message]);
     let table = json!({ "tokenizer": "t", "model": { "decoder": { "heads": 3 } } });
     assert_eq!(
         mistakes("base", &table),
