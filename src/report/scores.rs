@@ -127,8 +127,9 @@ impl ItemScore {
 
 impl Interner {
     fn add(&mut self, position: u64, score: Score) -> ItemScore {
-        let Score { id, dataset, image, prompt, gold, compliant, unreadable, score, facts, failure, seen: overlap, .. } =
-            score;
+        let Score {
+            id, dataset, image, prompt, gold, compliant, unreadable, score, facts, failure, seen: overlap, ..
+        } = score;
         let dataset = self.by_dataset.get(&dataset).copied().unwrap_or_else(|| {
             self.datasets.push(dataset.clone());
             self.by_dataset.insert(dataset, self.datasets.len() - 1);

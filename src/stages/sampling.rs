@@ -19,8 +19,8 @@ use ablate_data::prompts::PromptTemplate;
 use ablate_data::records::{Item, Rollout, Sample};
 use ablate_data::tokenizer::Tokenizer;
 use ablate_data::tokens::{TokenPrompt, TooLong};
-use ablate_nn::{Device, PixelSource};
 use ablate_nn::infer::{GenerateConfig, generate};
+use ablate_nn::{Device, PixelSource};
 
 /// Sequences per batch and thread on the CPU.
 const BATCH: usize = 64;
@@ -196,8 +196,9 @@ impl Sampling {
             Ok((text, prompt))
         };
         let reserved = self.max_tokens.min(context_length / 2).max(1);
-        let cut =
-            |item: &Item| chat.truncate_prompt(&item.id, &self.prompt.render(item), image_of(item).as_deref(), reserved);
+        let cut = |item: &Item| {
+            chat.truncate_prompt(&item.id, &self.prompt.render(item), image_of(item).as_deref(), reserved)
+        };
         let Encoded { indices, sequences, warnings } =
             encode(&items, ("items", "the beginning of their text"), self.too_long, whole, cut)?;
         let (texts, encoded) = sequences.into_iter().unzip();

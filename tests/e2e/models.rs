@@ -98,7 +98,8 @@ values = ["given", "none", "blank"]
     let mut prints = vec![fingerprint(&given), fingerprint(&none), fingerprint(&blank)];
     prints.dedup();
     assert_eq!(prints.len(), 3, "{prints:?}");
-    let responses = |name: &str| -> Vec<Value> { scores(name).into_iter().map(|score| score["response"].clone()).collect() };
+    let responses =
+        |name: &str| -> Vec<Value> { scores(name).into_iter().map(|score| score["response"].clone()).collect() };
     assert!(responses(&given) != responses(&none) || responses(&given) != responses(&blank));
     // Items keep their image and their overlap with the training data.
     let known = |name: &str| -> Vec<(Value, Value)> {

@@ -72,8 +72,7 @@ pub(super) fn count(rng: &mut impl Rng) -> Example {
     let colours = colour_list(&figures);
     let question = format!("How many {colour} shapes?");
     // The colours are one fact: a rationale with another colour anywhere in the list does not state it.
-    Example::number(image, question, matching)
-        .with_rationale(format!("{colours}. {colour}:{matching}."), vec![colours])
+    Example::number(image, question, matching).with_rationale(format!("{colours}. {colour}:{matching}."), vec![colours])
 }
 
 /// `red5`.

@@ -102,7 +102,10 @@ fn wrong_responses_to_items_with_facts_have_a_class() {
     let classes: Vec<_> = scores.iter().map(|score| score.failure).collect();
     assert_eq!(classes, [Some(Failure::Form), Some(Failure::Form), Some(Failure::Form), None]);
     let metrics: Value = files::read_json(&data.path("cot/metrics.json")).unwrap();
-    assert_eq!((&metrics["failures"], &metrics["datasets"]["echo"]["failures"]["form"]), (&summary.0["failures"], &json!(3)));
+    assert_eq!(
+        (&metrics["failures"], &metrics["datasets"]["echo"]["failures"]["form"]),
+        (&summary.0["failures"], &json!(3))
+    );
     // A direct prompt asks for no rationale.
     let (summary, scores) = evaluate("direct", "direct");
     assert_eq!(summary.0.get("failures"), None);
