@@ -10,7 +10,7 @@ use crate::support::{Project, assert_contains, entries, repository};
 mod stand_in;
 
 /// Name of a study, where the paper has it, and the number of training runs of its table.
-const STUDIES: [(&str, &str, u64); 16] = [
+const STUDIES: [(&str, &str, u64); 18] = [
     ("mixes", "tables 2, C.1", 4),
     ("chart", "section 3", 2),
     ("math", "table 3 (v1)", 10),
@@ -25,6 +25,8 @@ const STUDIES: [(&str, &str, u64); 16] = [
     ("prompts", "appendix B", 0),
     ("ratio", "not in the paper", 15),
     ("significance", "table 6 (v1), reviews", 6),
+    ("text-only", "reviews", 2),
+    ("failures", "reviews", 2),
     ("sensitivity", "reviews", 8),
     ("budget", "reviews", 10),
 ];
@@ -184,14 +186,22 @@ fn training_studies_run_in_miniature() {
 
 #[test]
 fn preference_studies_run_in_miniature() {
-    let studies =
-        ["dpo", "rft", "self-taught", "verifier", "credit", "prompts", "significance", "sensitivity", "budget"];
-    for study in studies {
+    for study in ["dpo", "rft", "self-taught", "verifier", "credit", "prompts"] {
         let project = miniature(study);
         project.ok(&["run", "study.toml"]);
         assert_eq!(project.ran_instances(&["study.toml"]), Vec::<String>::new(), "{study}");
         let page = project.read(&format!("out/{study}/report.html"));
         assert_eq!(page.contains("log-ratio"), ["verifier", "credit"].contains(&study), "{study}");
+    }
+}
+
+#[test]
+fn studies_of_reviewers_questions_run_in_miniature() {
+    for study in ["significance", "text-only", "failures", "sensitivity", "budget"] {
+        let project = miniature(study);
+        let first = project.ok(&["run", "study.toml"]);
+        assert!(first.stdout.contains("contrasts"), "{study}:\n{}", first.stdout);
+        assert_eq!(project.ran_instances(&["study.toml"]), Vec::<String>::new(), "{study}");
     }
 }
 
