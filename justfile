@@ -71,3 +71,7 @@ bench-model *args:
 bench-cuda *args:
     src/nn/cuda/with-toolkit.sh cargo build --profile dist --features cuda --example bench-model
     python3 benches/cuda.py {{args}}
+
+# Coverage and false positives of the report's statistics, by simulation: the table in docs/statistics.md (15 minutes).
+simulate repetitions="1000":
+    ABLATE_REPETITIONS={{repetitions}} cargo test --release -p ablate-report simulate -- --ignored --nocapture

@@ -60,12 +60,16 @@ pub enum Metric {
 }
 
 /// The difference of two means: the mean of `plus` minus the mean of `minus`. Selectors of one side have equal weight.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contrast {
     pub name: String,
     pub about: String,
     pub plus: Vec<Selector>,
     pub minus: Vec<Selector>,
+    /// Sums of the selectors of each side instead of their means: with two on each side the whole interaction.
+    pub sum: bool,
+    /// The smallest difference that matters, as a share of 1.
+    pub margin: Option<f64>,
 }
 
 /// Numbers from a publication, shown next to the measured ones.

@@ -178,6 +178,11 @@ pub(crate) struct ContrastTable {
     pub(crate) minus: Vec<String>,
     #[serde(default)]
     pub(crate) about: String,
+    /// Sums of the selectors of each side instead of their means.
+    #[serde(default)]
+    pub(crate) sum: bool,
+    /// The smallest difference that matters, in percentage points.
+    pub(crate) margin: Option<f64>,
 }
 
 /// Numbers from a publication.

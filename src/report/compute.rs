@@ -1,14 +1,14 @@
-//! Computes a table: estimates all cells and contrasts from one bootstrap.
+//! Computes a table: the estimates and tests of all cells and contrasts.
 
 use super::estimates::{PendingCell, SeriesSet};
 use super::layout::{Header, Layout, is_compared};
 use super::score_matrix::{CellSource, ScoreMatrix};
-use super::statistics::{PairedTest, Series, bootstrap, holm};
+use super::statistics::{ENOUGH_SEEDS, PairedTest, holm};
 use super::table::{ContrastResult, Dataset, Row, Table};
 use ablate_core::base::Seed;
 use ablate_experiment::{DATASET, GroupBy, ReportSpec, Selector};
 
-pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &Layout, resamples: usize) -> Table {
+pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &Layout) -> Table {
     // A constant seed: the same scores always give the same report.
     let seed = Seed(0).derive("report");
     let published = spec.published.iter().flat_map(|published| &published.cells);
@@ -41,9 +41,7 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
     }
     let contrasts: Vec<_> = spec.contrasts.iter().map(|contrast| series.contrast(contrast, spec.metric)).collect();
 
-    let all: Vec<&Series> = series.series.iter().collect();
-    let intervals = bootstrap(&all, matrix.seeds.len(), &matrix.items, resamples, seed);
-    let estimates = series.estimates(intervals, seed);
+    let estimates = series.estimates(seed);
 
     let differences: Vec<_> = pending.iter().flatten().map(|cell| cell.difference).collect();
     let tests = estimates.paired_tests(&differences);
@@ -57,7 +55,7 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
         .map(|(line, pending)| {
             let cells = pending.into_iter().map(|cell| {
                 let test = tests.next().flatten();
-                estimates.cell(cell, test, &mut corrected)
+                estimates.cell(cell, test, &mut corrected, family_size)
             });
             Row { label: line.label.clone(), selector: line.selector.to_string(), cells: cells.collect() }
         })
@@ -65,10 +63,11 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
 
     let tests = estimates.paired_tests(&contrasts.iter().map(|one| Some(one.view)).collect::<Vec<_>>());
     let mut corrected = holm_corrected(&tests);
+    let measured = tests.iter().flatten().count();
     let contrasts: Vec<ContrastResult> = contrasts
         .into_iter()
         .zip(tests)
-        .map(|(contrast, test)| estimates.contrast(contrast, test, &mut corrected))
+        .map(|(contrast, test)| estimates.contrast(contrast, test, &mut corrected, measured))
         .collect();
 
     let notes = notes(matrix, &rows, &contrasts);
@@ -91,7 +90,7 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
         datasets: datasets.map(|(name, range)| Dataset { name: name.clone(), items: range.len() }).collect(),
         breakdown: matrix.datasets.len() > 1 && !spec.rows.has_axis(DATASET) && !spec.columns.has_axis(DATASET),
         seeds: matrix.seeds.clone(),
-        resamples,
+        clusters: matrix.clusters(),
         contrasts,
         budget: None,
         source: spec.published.as_ref().map(|published| published.source.clone()),
@@ -143,12 +142,15 @@ fn notes(matrix: &ScoreMatrix, rows: &[Row], contrasts: &[ContrastResult]) -> Ve
         return notes;
     }
     let most = estimates().map(|estimate| estimate.seeds).max().unwrap_or(0);
-    if estimates().any(|estimate| estimate.seeds == 1) {
-        let which = if most == 1 { "every cell has" } else { "some cells have" };
-        notes.push(format!("{which} one seed: the confidence interval covers the variation between items only"));
+    if estimates().any(|estimate| estimate.seeds < ENOUGH_SEEDS) {
+        let which = if most < ENOUGH_SEEDS { "every cell has" } else { "some cells have" };
+        notes.push(format!(
+            "{which} fewer than {ENOUGH_SEEDS} seeds: their intervals and tests are about these training runs, and not about \
+             the recipe"
+        ));
     }
-    if (2..5).contains(&most) {
-        notes.push(format!("{most} seeds: the bootstrap underestimates the variation between seeds"));
+    if let Some(clusters) = matrix.clusters() {
+        notes.push(format!("items share images: intervals and tests count {clusters} images"));
     }
     if matrix.datasets.len() > 1 {
         notes.push("averages give every data set the same weight".to_string());

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 
 use super::score_matrix::{CellSource, ScoreMatrix};
-use super::statistics::{PairedTest, Series, bootstrap::SeriesIntervals, paired_test};
-use super::table::{Cell, ContrastResult, Difference, Estimate, SeedEstimate, Verdict};
+use super::statistics::{
+    Average, ConfidenceInterval, Design, PairedTest, Range, Series, confidence_interval, paired_test,
+};
+use super::table::{CarriedBy, Cell, ContrastResult, Difference, Estimate, SeedEstimate, Verdict, Words};
+use super::verdict::Evidence;
 use ablate_core::base::Seed;
 use ablate_experiment::{Contrast, Metric};
 
@@ -47,11 +50,12 @@ pub(super) struct PendingContrast {
     unmatched: Vec<String>,
 }
 
-/// The distinct series of a table. One bootstrap resamples all of them. The cells of different data sets are views of
-/// one series.
+/// The distinct series of a table. The cells of different data sets are views of one series.
 pub(super) struct SeriesSet<'a> {
     matrix: &'a ScoreMatrix<'a>,
-    pub(super) series: Vec<Series>,
+    series: Vec<Series>,
+    /// By series: what its values can be.
+    ranges: Vec<Range>,
     /// Indices of the cells' series, by evaluations and metric.
     by_source: BTreeMap<(Vec<usize>, Metric), usize>,
     /// Indices of the linear combinations, by the bits of each weight and the series.
@@ -61,7 +65,7 @@ pub(super) struct SeriesSet<'a> {
 
 impl<'a> SeriesSet<'a> {
     pub(super) fn new(matrix: &'a ScoreMatrix<'a>, published: Vec<(CellSource, f64)>) -> SeriesSet<'a> {
-        SeriesSet { matrix, series: Vec::new(), by_source: BTreeMap::new(), by_terms: BTreeMap::new(), published }
+        SeriesSet { matrix, series: Vec::new(), ranges: Vec::new(), by_source: BTreeMap::new(), by_terms: BTreeMap::new(), published }
     }
 
     fn view(&mut self, source: &CellSource, metric: Metric) -> SeriesView {
@@ -69,6 +73,7 @@ impl<'a> SeriesSet<'a> {
         let series = *self.by_source.entry((source.evaluations.clone(), metric)).or_insert(next);
         if series == next {
             self.series.push(self.matrix.series(&source.evaluations, metric));
+            self.ranges.push(Range::Share);
         }
         SeriesView { series, scope: source.dataset.map_or(Scope::All, Scope::Dataset) }
     }
@@ -82,7 +87,10 @@ impl<'a> SeriesSet<'a> {
         if series == next {
             let terms: Vec<(f64, &Series)> =
                 terms.iter().map(|(weight, view)| (*weight, &self.series[view.series])).collect();
-            self.series.push(Series::linear_combination(&terms));
+            let size = terms.iter().map(|(weight, _)| weight.abs()).sum::<f64>() / 2.0;
+            let sum = Series::linear_combination(&terms);
+            self.series.push(sum);
+            self.ranges.push(Range::Difference(size));
         }
         SeriesView { series, scope }
     }
@@ -130,16 +138,34 @@ impl<'a> SeriesSet<'a> {
                         missing.push(name);
                     }
                 }
-                terms.push((sign / side.len() as f64, self.view(&source, metric)));
+                let count = if contrast.sum { 1 } else { side.len() };
+                terms.push((sign / count as f64, self.view(&source, metric)));
             }
         }
         let view = self.linear_combination(&terms);
         PendingContrast { spec: contrast.clone(), view, missing, unmatched }
     }
 
-    /// The estimates, given the intervals of all series in their order.
-    pub(super) fn estimates(&self, intervals: Vec<SeriesIntervals>, seed: Seed) -> Estimates<'_> {
-        Estimates { matrix: self.matrix, series: &self.series, intervals, seed }
+    /// The estimates of all series.
+    pub(super) fn estimates(&self, seed: Seed) -> Estimates<'_> {
+        let items = &self.matrix.items;
+        let estimate = |series: &Series, range: Range| -> Option<Measured> {
+            let average = Average::new(series, items, range)?;
+            Some(Measured { average, interval: confidence_interval(&average) })
+        };
+        let measured = self
+            .series
+            .par_iter()
+            .zip(&self.ranges)
+            .map(|(series, range)| {
+                let of_dataset = |dataset| Some((dataset, estimate(&series.restrict_to(dataset), *range)?));
+                MeasuredSeries {
+                    overall: estimate(series, *range),
+                    datasets: series.datasets().filter_map(of_dataset).collect(),
+                }
+            })
+            .collect();
+        Estimates { matrix: self.matrix, series: &self.series, measured, seed }
     }
 }
 
@@ -153,50 +179,64 @@ impl Scope {
     }
 }
 
-/// The series of a table with their intervals.
+/// An average with its confidence interval.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    average: Average,
+    interval: ConfidenceInterval,
+}
+
+/// The averages of a series over all data sets, and by data set.
+struct MeasuredSeries {
+    overall: Option<Measured>,
+    datasets: BTreeMap<usize, Measured>,
+}
+
+/// The series of a table with their averages and intervals.
 pub(super) struct Estimates<'a> {
     matrix: &'a ScoreMatrix<'a>,
     series: &'a [Series],
-    intervals: Vec<SeriesIntervals>,
+    measured: Vec<MeasuredSeries>,
     seed: Seed,
 }
 
 impl Estimates<'_> {
     /// The tests of differences. All tests draw from the same stream.
     pub(super) fn paired_tests(&self, differences: &[Option<SeriesView>]) -> Vec<Option<PairedTest>> {
-        let test = |view: &Option<SeriesView>| match ((*view)?.scope, &self.series[(*view)?.series]) {
-            (Scope::All, series) => paired_test(series, self.seed),
-            (Scope::Dataset(dataset), series) => paired_test(&series.restrict_to(dataset), self.seed),
-            (Scope::Empty, _) => None,
+        let test = |view: &Option<SeriesView>| {
+            let average = self.measured((*view)?)?.average;
+            Some(paired_test(&average, &self.in_scope((*view)?)?, &self.matrix.items, self.seed))
         };
         differences.par_iter().map(test).collect()
     }
 
-    fn estimate(&self, view: SeriesView) -> Option<Estimate> {
-        let (series, intervals) = (&self.series[view.series], &self.intervals[view.series]);
+    fn measured(&self, view: SeriesView) -> Option<Measured> {
+        let measured = &self.measured[view.series];
         match view.scope {
-            Scope::All => {
-                let (mean, interval) = (series.average()?, intervals.overall?);
-                Some(Estimate { mean, interval, items: series.items(), seeds: series.seeds() })
-            }
-            Scope::Dataset(dataset) => self.dataset_estimate(view.series, dataset),
+            Scope::All => measured.overall,
+            Scope::Dataset(dataset) => measured.datasets.get(&dataset).copied(),
             Scope::Empty => None,
         }
     }
 
-    fn dataset_estimate(&self, series: usize, dataset: usize) -> Option<Estimate> {
-        let (series, intervals) = (&self.series[series], &self.intervals[series]);
-        let (mean, interval) = (series.average_of(dataset)?, *intervals.datasets.get(&dataset)?);
-        Some(Estimate { mean, interval, items: series.items_of(dataset), seeds: series.seeds_of(dataset) })
+    fn estimate(&self, view: SeriesView) -> Option<Estimate> {
+        let Measured { average, interval } = self.measured(view)?;
+        let series = &self.series[view.series];
+        let items = match view.scope {
+            Scope::Dataset(dataset) => series.items_of(dataset),
+            _ => series.items(),
+        };
+        Some(Estimate { mean: average.mean, interval, items, seeds: average.seeds })
     }
 
     /// The estimates of the view's data sets that have scores, by name.
     fn dataset_estimates(&self, view: SeriesView) -> BTreeMap<String, Estimate> {
-        let all = self.intervals[view.series].datasets.keys().copied();
+        let all = self.measured[view.series].datasets.keys().copied();
         let in_scope =
             all.filter(|dataset| view.scope.intersection(Scope::Dataset(*dataset)) == Scope::Dataset(*dataset));
         let estimate = |dataset: usize| {
-            Some((self.matrix.datasets[dataset].clone(), self.dataset_estimate(view.series, dataset)?))
+            let view = SeriesView { series: view.series, scope: Scope::Dataset(dataset) };
+            Some((self.matrix.datasets[dataset].clone(), self.estimate(view)?))
         };
         in_scope.filter_map(estimate).collect()
     }
@@ -206,21 +246,38 @@ impl Estimates<'_> {
         view: Option<SeriesView>,
         test: Option<PairedTest>,
         corrected: &mut impl Iterator<Item = f64>,
+        tests: usize,
     ) -> Option<Difference> {
-        let test = test?;
+        let (test, view) = (test?, view?);
         let p_holm = corrected.next()?;
-        Some(Difference { estimate: self.estimate(view?)?, test, p_holm })
+        let detectable = Design::new(self.measured(view)?.average, tests).detectable();
+        Some(Difference { estimate: self.estimate(view)?, test, p_holm, detectable })
     }
 
-    /// Takes the next of the `corrected` p-values if there is a test.
+    /// The data set that carries a difference: without it less than half is left.
+    fn carried_by(&self, view: SeriesView, mean: f64) -> Option<CarriedBy> {
+        let (Scope::All, series) = (view.scope, &self.series[view.series]) else { return None };
+        let datasets = self.measured[view.series].datasets.iter();
+        let largest = datasets.max_by(|(_, a), (_, b)| (a.average.mean * mean).total_cmp(&(b.average.mean * mean)));
+        let (dataset, measured) = largest?;
+        let rest = series.without(*dataset);
+        let average = Average::new(&rest, &self.matrix.items, measured.average.range)?;
+        let interval = confidence_interval(&average);
+        let rest = Estimate { mean: average.mean, interval, items: rest.items(), seeds: average.seeds };
+        let dataset = self.matrix.datasets[*dataset].clone();
+        (rest.mean * mean.signum() < 0.5 * mean.abs()).then_some(CarriedBy { dataset, mean: measured.average.mean, rest })
+    }
+
+    /// Takes the next of the `corrected` p-values if there is a test. `tests`: number of tests in the correction.
     pub(super) fn cell(
         &self,
         cell: PendingCell,
         test: Option<PairedTest>,
         corrected: &mut impl Iterator<Item = f64>,
+        tests: usize,
     ) -> Cell {
         Cell {
-            difference: self.difference(cell.difference, test, corrected),
+            difference: self.difference(cell.difference, test, corrected, tests),
             estimate: self.estimate(cell.metric),
             compliance: self.estimate(cell.compliance),
             readable: self.estimate(cell.readable),
@@ -234,14 +291,15 @@ impl Estimates<'_> {
         }
     }
 
-    /// Takes the next of the `corrected` p-values if there is a test.
+    /// As [`Estimates::cell`].
     pub(super) fn contrast(
         &self,
         contrast: PendingContrast,
         test: Option<PairedTest>,
         corrected: &mut impl Iterator<Item = f64>,
+        tests: usize,
     ) -> ContrastResult {
-        let difference = self.difference(Some(contrast.view), test, corrected);
+        let difference = self.difference(Some(contrast.view), test, corrected, tests);
         let mut by_seed = Vec::new();
         if let Some(series) = self.in_scope(contrast.view) {
             for (seed, name) in self.matrix.seeds.iter().enumerate() {
@@ -250,12 +308,24 @@ impl Estimates<'_> {
             // A series that all seeds share has one estimate, although it has a row per seed.
             by_seed.truncate(series.seeds());
         }
+        let datasets = self.dataset_estimates(contrast.view);
+        let margin = contrast.spec.margin;
+        let mean = difference.as_ref().map_or(0.0, |difference| difference.estimate.mean);
+        let carried_by = if mean == 0.0 { None } else { self.carried_by(contrast.view, mean) };
+        let effect = margin.unwrap_or(mean.abs());
+        let needs = self.measured(contrast.view).filter(|_| effect > 0.0).zip(difference.as_ref()).map(
+            |(measured, difference)| Design::new(measured.average, tests).needs(effect, difference.estimate.items),
+        );
         let (verdict, reason) = match &difference {
-            Some(difference) => Verdict::of(difference, &by_seed),
+            Some(difference) => {
+                let (by_seed, carried_by, needs) = (&by_seed[..], carried_by.as_ref(), needs.as_ref());
+                let evidence = Evidence { difference, margin, by_seed, carried_by, needs };
+                (evidence.verdict(), evidence.reason())
+            }
             None => (Verdict::NotMeasured, missing_reason(&contrast)),
         };
-        let datasets = self.dataset_estimates(contrast.view);
-        let PendingContrast { spec: Contrast { name, about, plus, minus }, missing, .. } = contrast;
+        let words = Words { verdict, margin, seeds: by_seed.len() };
+        let PendingContrast { spec: Contrast { name, about, plus, minus, .. }, missing, .. } = contrast;
         let [plus, minus] = [plus, minus].map(|side| side.iter().map(ToString::to_string).collect());
         ContrastResult {
             name,
@@ -263,9 +333,13 @@ impl Estimates<'_> {
             plus,
             minus,
             difference,
+            margin,
             by_seed,
             datasets,
+            carried_by,
+            needs,
             verdict,
+            words,
             budget: None,
             reason,
             missing,

@@ -28,15 +28,10 @@ pub struct ReportInput<'a> {
     pub notes: Vec<String>,
     /// The encoded bytes (PNG or JPEG) of an image by its key in [`Score::image`].
     pub images: Images<'a>,
-    /// Resamples of the bootstrap. Default: [`RESAMPLES`].
-    pub resamples: usize,
 }
 
 /// Finds the bytes of an image by its key.
 pub type Images<'a> = Box<dyn Fn(&str) -> Option<Vec<u8>> + 'a>;
-
-/// Enough for two digits of the ends of a confidence interval.
-pub const RESAMPLES: usize = 2_000;
 
 /// One instance of an evaluation stage.
 #[derive(Clone, Debug, PartialEq)]

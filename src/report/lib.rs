@@ -24,6 +24,7 @@ mod select;
 mod terminal;
 mod text_table;
 mod token_credit;
+mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -67,7 +68,7 @@ pub fn build(input: &ReportInput) -> Result<Report> {
         let (shown, selected) = select::select_evaluations(&scores, spec, &input.images).with_context(context)?;
         let matrix = score_matrix::ScoreMatrix::new(&scores, &shown, &spec.stage).with_context(context)?;
         let layout = layout::Layout::new(spec, &matrix).with_context(context)?;
-        let mut table = compute::compute_table(spec, &matrix, &layout, input.resamples);
+        let mut table = compute::compute_table(spec, &matrix, &layout);
         table.notes.splice(0..0, selected.into_iter().chain(contamination::note(&scores, &shown, spec)));
         let evaluations = shown.iter().map(|&index| scores.evaluations[index].evaluation);
         let evaluations = evaluations.filter(|one| one.stage == spec.stage).collect();

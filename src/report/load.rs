@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::input::{
-    Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, RESAMPLES, ReportInput,
+    Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, ReportInput,
     ScoreSource, TrainingRun,
 };
 use super::token_credit::{self, INSTANCES, QUESTIONS};
@@ -107,7 +107,6 @@ pub fn load_input(
         provenance: results.provenance(experiment),
         notes,
         images: Box::new(move |key| images.as_ref()?.encoded(key).ok()),
-        resamples: RESAMPLES,
     })
 }
 

@@ -74,7 +74,7 @@ fn render_contrasts(contrasts: &[ContrastResult], text: &mut String) {
                 format!("{mean} | {interval} | {p} | {items} | {} / {}", one.test.gained, one.test.lost)
             },
         );
-        _ = writeln!(text, "| {name} | {numbers} | **{}**: {} |", contrast.verdict, escape(&contrast.reason));
+        _ = writeln!(text, "| {name} | {numbers} | **{}**: {} |", contrast.words, escape(&contrast.reason));
     }
 }
 

@@ -104,7 +104,14 @@ impl<'a> ScoreMatrix<'a> {
             let seed = evaluation.point.get("seed").and_then(|seed| seeds.iter().position(|known| known == seed));
             evaluations.push(AlignedEvaluation { source, index, seed, scores: aligned });
         }
-        Ok(ScoreMatrix { seeds, datasets, items: Items::new(&sizes), scores, evaluations })
+        let items = Items::clustered(&sizes, image_clusters(scores, &dataset_of, &position_of, &sizes));
+        Ok(ScoreMatrix { seeds, datasets, items, scores, evaluations })
+    }
+
+    /// The number of images, if items share some. An item without an image counts as one.
+    pub(super) fn clusters(&self) -> Option<usize> {
+        let clusters = self.items.clusters();
+        (clusters < self.items.len()).then_some(clusters)
     }
 
     /// The combinations of values of `axes` that occur, in order of appearance. A point without one of the axes gives a
@@ -225,6 +232,26 @@ impl SingleEvaluation<'_> {
     pub(super) fn with_texts(&self, item: usize) -> Result<Option<Score>> {
         self.scores[item].map(|score| self.all.with_texts(self.index, score)).transpose()
     }
+}
+
+/// The cluster of each item of the matrix: items with one image have the same.
+fn image_clusters(scores: &Scores, dataset_of: &[usize], position_of: &[usize], sizes: &[usize]) -> Vec<usize> {
+    let starts: Vec<usize> = sizes
+        .iter()
+        .scan(0, |start, size| {
+            *start += size;
+            Some(*start - size)
+        })
+        .collect();
+    let mut clusters: Vec<usize> = (0..sizes.iter().sum()).collect();
+    let mut first: BTreeMap<&str, usize> = BTreeMap::new();
+    for (item, key) in scores.items.iter().enumerate().filter(|(item, _)| position_of[*item] != UNKNOWN) {
+        if let Some(image) = &key.image {
+            let place = starts[dataset_of[key.dataset]] + position_of[item];
+            clusters[place] = *first.entry(image).or_insert(place);
+        }
+    }
+    clusters
 }
 
 fn without_seed(evaluation: &Evaluation) -> Vec<(&String, &String)> {

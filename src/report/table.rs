@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::budget::{BudgetComparison, BudgetTable, CellBudget};
-use super::statistics::{ALPHA, ConfidenceInterval, PairedTest};
+use super::statistics::{ALPHA, ConfidenceInterval, ENOUGH_SEEDS, Needs, PairedTest};
 use ablate_experiment::Metric;
 
 /// One table with its contrasts. Values are shares from 0 to 1, not percent.
@@ -34,7 +34,9 @@ pub struct Table {
     pub breakdown: bool,
     /// Labels of the seeds. One empty label if no evaluation has a seed.
     pub seeds: Vec<String>,
-    pub resamples: usize,
+    /// Clusters of items, which share an image. None if every item is a cluster of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clusters: Option<usize>,
     pub contrasts: Vec<ContrastResult>,
     /// None if no model was trained in the experiment.
     pub budget: Option<BudgetTable>,
@@ -90,7 +92,7 @@ pub struct Estimate {
     #[serde(flatten)]
     pub interval: ConfidenceInterval,
     pub items: usize,
-    /// With one seed, the interval covers the variation between items only.
+    /// With fewer than [`ENOUGH_SEEDS`](super::statistics::ENOUGH_SEEDS), the interval is about these training runs.
     pub seeds: usize,
 }
 
@@ -102,12 +104,13 @@ pub struct Difference {
     pub test: PairedTest,
     /// The p-value after Holm-Bonferroni correction over all differences, or all contrasts, of the table.
     pub p_holm: f64,
+    /// The smallest true difference that these seeds and items detect with 80 % power, at the level of 5 % divided by
+    /// the number of tests.
+    pub detectable: f64,
 }
 
 impl Difference {
-    /// Whether the corrected p-value is below 0.05 and the confidence interval excludes zero. The test covers the
-    /// variation between items, and the interval also the variation between seeds: it includes zero if the seeds
-    /// disagree.
+    /// Whether the corrected p-value is below 0.05 and the confidence interval excludes zero.
     pub fn significant(&self) -> bool {
         self.p_holm < ALPHA && (self.estimate.interval.low > 0.0 || self.estimate.interval.high < 0.0)
     }
@@ -122,11 +125,23 @@ pub struct ContrastResult {
     pub minus: Vec<String>,
     /// The mean of `plus` minus the mean of `minus`. None if it cannot be computed.
     pub difference: Option<Difference>,
+    /// The smallest difference that matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub margin: Option<f64>,
     /// The difference of each seed.
     pub by_seed: Vec<SeedEstimate>,
     /// The differences on the data sets that have scores, by name.
     pub datasets: BTreeMap<String, Estimate>,
+    /// The data set without which less than half of the difference is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub carried_by: Option<CarriedBy>,
+    /// What it takes to show the margin, or the measured difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub needs: Option<Needs>,
     pub verdict: Verdict,
+    /// The verdict with its scope, as it is printed.
+    #[serde(rename = "shown_as")]
+    pub words: Words,
     /// None if both sides have the same models.
     pub budget: Option<BudgetComparison>,
     /// The reason for the verdict.
@@ -142,105 +157,60 @@ pub struct SeedEstimate {
     pub mean: f64,
 }
 
+/// The data set that carries a difference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CarriedBy {
+    pub dataset: String,
+    /// The difference on this data set.
+    pub mean: f64,
+    /// The difference over the other data sets.
+    pub rest: Estimate,
+}
+
 /// The verdict on the hypothesis that a contrast is positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// Significantly positive: see [`Difference::significant`].
-    Supported,
-    /// Not significant.
-    NotSupported,
+    Shown,
     /// Significantly negative.
-    Contradicted,
+    OppositeShown,
+    /// Not shown, and the upper end of the confidence interval is below the margin.
+    BelowMargin,
+    /// None of these.
+    NotShown,
     /// There is no estimate.
     NotMeasured,
 }
 
-impl fmt::Display for Verdict {
+/// A verdict with its scope: a verdict from fewer than three seeds is about these training runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Words {
+    pub verdict: Verdict,
+    /// The margin, for [`Verdict::BelowMargin`].
+    pub margin: Option<f64>,
+    pub seeds: usize,
+}
+
+impl fmt::Display for Words {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Verdict::Supported => "supported",
-            Verdict::NotSupported => "not supported",
-            Verdict::Contradicted => "contradicted",
-            Verdict::NotMeasured => "not measured",
-        })
+        match (self.verdict, self.margin) {
+            (Verdict::Shown, _) => f.write_str("shown")?,
+            (Verdict::OppositeShown, _) => f.write_str("the opposite is shown")?,
+            (Verdict::BelowMargin, Some(margin)) => write!(f, "shown to be below {:.1}", 100.0 * margin)?,
+            (Verdict::NotShown | Verdict::BelowMargin, _) => return f.write_str("not shown"),
+            (Verdict::NotMeasured, _) => return f.write_str("not measured"),
+        }
+        match self.seeds {
+            0 | 1 => f.write_str(" for this training run only"),
+            seeds if seeds < ENOUGH_SEEDS => write!(f, " for these {seeds} training runs only"),
+            _ => Ok(()),
+        }
     }
 }
 
-impl Verdict {
-    /// The verdict on a difference, with its reason.
-    pub fn of(difference: &Difference, by_seed: &[SeedEstimate]) -> (Verdict, String) {
-        let interval = difference.estimate.interval;
-        let above = interval.low > 0.0;
-        let verdict = match (difference.significant(), above) {
-            (true, true) => Verdict::Supported,
-            (true, false) => Verdict::Contradicted,
-            (false, _) => Verdict::NotSupported,
-        };
-        let mut reasons: Vec<String> = Vec::new();
-        if verdict == Verdict::NotSupported {
-            let excludes = above || interval.high < 0.0;
-            reasons.push(match (excludes, difference.p_holm < ALPHA) {
-                (true, _) => "the confidence interval excludes zero, but p is not below 0.05".to_string(),
-                (false, true) => "p is below 0.05, but the confidence interval includes zero".to_string(),
-                (false, false) => "the confidence interval includes zero".to_string(),
-            });
-            reasons.push(match difference.test.minimum_detectable {
-                Some(size) => format!("minimum detectable difference (80 % power): {:.1} points", 100.0 * size),
-                None => "no minimum detectable difference: too few items, or too few that differ".to_string(),
-            });
-        }
-        let agree = by_seed.iter().filter(|one| one.mean * difference.estimate.mean > 0.0).count();
-        match by_seed.len() {
-            0 | 1 => reasons.push("one seed: the variation between seeds is unknown".to_string()),
-            all if agree == all => reasons.push(format!("all {all} seeds agree in sign")),
-            all => reasons.push(format!("{agree} of {all} seeds agree in sign")),
-        }
-        (verdict, reasons.join("; "))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::statistics::TestMethod;
-
-    fn difference(mean: f64, low: f64, high: f64, p: f64) -> Difference {
-        let test = PairedTest {
-            method: TestMethod::McNemar,
-            p_value: p,
-            gained: 5,
-            lost: 1,
-            pairs: 10,
-            cohens_d: Some(0.3),
-            minimum_detectable: Some(0.024),
-        };
-        let estimate = Estimate { mean, interval: ConfidenceInterval { low, high }, items: 10, seeds: 1 };
-        Difference { estimate, test, p_holm: p }
-    }
-
-    fn verdict(difference: &Difference, seeds: &[f64]) -> String {
-        let by_seed: Vec<_> = seeds.iter().map(|mean| SeedEstimate { seed: String::new(), mean: *mean }).collect();
-        let (verdict, reason) = Verdict::of(difference, &by_seed);
-        format!("{verdict}: {reason}")
-    }
-
-    #[test]
-    fn verdict_needs_interval_and_test() {
-        let cases = [
-            (difference(0.03, 0.01, 0.05, 0.001), vec![0.02, 0.04, 0.03]),
-            (difference(0.03, 0.01, 0.05, 0.08), vec![0.03]),
-            (difference(0.03, -0.01, 0.07, 0.001), vec![0.10, 0.09, -0.10]),
-            (difference(0.01, -0.01, 0.03, 0.4), vec![0.02, 0.0]),
-            (difference(-0.03, -0.05, -0.01, 0.001), vec![-0.03, -0.03]),
-        ];
-        let verdicts: Vec<String> = cases.iter().map(|(difference, seeds)| verdict(difference, seeds)).collect();
-        expect_test::expect![[r#"
-            supported: all 3 seeds agree in sign
-            not supported: the confidence interval excludes zero, but p is not below 0.05; minimum detectable difference (80 % power): 2.4 points; one seed: the variation between seeds is unknown
-            not supported: p is below 0.05, but the confidence interval includes zero; minimum detectable difference (80 % power): 2.4 points; 2 of 3 seeds agree in sign
-            not supported: the confidence interval includes zero; minimum detectable difference (80 % power): 2.4 points; 1 of 2 seeds agree in sign
-            contradicted: all 2 seeds agree in sign"#]]
-        .assert_eq(&verdicts.join("\n"));
+impl Serialize for Words {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }

@@ -156,12 +156,12 @@ impl Renderer {
                 _ = write!(line, "   {:>6} {:<15} {:<9}", "–", "", "");
             }
             let style = match contrast.verdict {
-                Verdict::Supported => GREEN,
-                Verdict::Contradicted => RED,
-                Verdict::NotSupported | Verdict::NotMeasured => BOLD,
+                Verdict::Shown => GREEN,
+                Verdict::OppositeShown => RED,
+                Verdict::BelowMargin | Verdict::NotShown | Verdict::NotMeasured => BOLD,
             };
             line.push(' ');
-            line.push_str(&self.paint(&contrast.verdict.to_string(), style));
+            line.push_str(&self.paint(&contrast.words.to_string(), style));
             lines.push(line);
             for text in [&contrast.about, &contrast.reason] {
                 if !text.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::statistics::ENOUGH_SEEDS;
 use super::table::{Cell, ContrastResult, Difference, Estimate, Table};
 use ablate_experiment::Metric;
 
@@ -251,8 +252,14 @@ fn columns(table: &Table) -> std::ops::Range<usize> {
 }
 
 fn unit(table: &Table) -> String {
-    let resamples = thousands(table.resamples as u64);
-    format!("percent, 95 % confidence interval (bootstrap over seeds and items, {resamples} resamples)")
+    let seeds = table.rows.iter().flat_map(|row| &row.cells).filter_map(|cell| cell.estimate).map(|one| one.seeds);
+    let (fewest, most) = seeds.fold((usize::MAX, 0), |(low, high), seeds| (low.min(seeds), high.max(seeds)));
+    let scope = match (fewest >= ENOUGH_SEEDS, most >= ENOUGH_SEEDS) {
+        (true, _) => "over seeds and items",
+        (false, true) => "over seeds and items, or over items with fewer than three seeds",
+        (false, false) => "over items, for these training runs",
+    };
+    format!("percent, 95 % confidence interval {scope}")
 }
 
 fn main_cell(cell: &Cell) -> TextCell {

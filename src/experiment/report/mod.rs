@@ -121,7 +121,20 @@ fn contrast(checker: &mut Checker<'_>, index: usize, table: ContrastTable) -> Co
         texts.filter_map(selector).collect()
     };
     let (plus, minus) = (side("plus", &table.plus), side("minus", &table.minus));
-    Contrast { name: table.name, about: table.about, plus, minus }
+    let ContrastTable { name, about, sum, margin, .. } = table;
+    if sum && table.plus.len() != table.minus.len() {
+        let message = format!(
+            "`sum` needs as many selectors in `plus` as in `minus`, not {} and {}",
+            table.plus.len(),
+            table.minus.len()
+        );
+        checker.wrong(&["contrasts", &index, "sum"], message, None);
+    }
+    if let Some(points) = margin.filter(|points| !(*points > 0.0 && *points < 100.0)) {
+        let message = format!("`margin` is in percentage points, above 0 and below 100, not {points}");
+        checker.wrong(&["contrasts", &index, "margin"], message, None);
+    }
+    Contrast { name, about, plus, minus, sum, margin: margin.map(|points| points / 100.0) }
 }
 
 /// The stage that a report names, or the only one that gives scores.

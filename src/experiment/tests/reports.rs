@@ -33,8 +33,9 @@ fn render(report: &ReportSpec) -> String {
         group_by(columns),
         baseline.as_ref().map(ToString::to_string)
     ));
-    for Contrast { name, about, plus, minus } in contrasts {
-        text.push_str(&format!("  contrast {name} \"{about}\": {} minus {}\n", list(plus), list(minus)));
+    for Contrast { name, about, plus, minus, sum, margin } in contrasts {
+        text.push_str(&format!("  contrast {name} \"{about}\": {} minus {}", list(plus), list(minus)));
+        text.push_str(&format!("{}{}\n", if *sum { ", sums" } else { "" }, margin.map_or(String::new(), |margin| format!(", margin {margin}"))));
     }
     for (selector, label) in labels {
         text.push_str(&format!("  label {selector}: {label}\n"));

@@ -78,9 +78,9 @@ pub(super) fn render_contrasts(table: &Table) -> String {
 
 fn render_contrast(contrast: &ContrastResult, scale: f64) -> String {
     let class = match contrast.verdict {
-        Verdict::Supported => " class=\"up\"",
-        Verdict::Contradicted => " class=\"down\"",
-        Verdict::NotSupported | Verdict::NotMeasured => "",
+        Verdict::Shown => " class=\"up\"",
+        Verdict::OppositeShown => " class=\"down\"",
+        Verdict::BelowMargin | Verdict::NotShown | Verdict::NotMeasured => "",
     };
     let mut text = format!("<tr><th scope=\"row\">{}", escape(&contrast.name));
     if !contrast.about.is_empty() {
@@ -105,7 +105,7 @@ fn render_contrast(contrast: &ContrastResult, scale: f64) -> String {
         None => text
             .push_str("<td class=\"num cell\"><b>–</b></td><td></td><td class=\"num\">–</td><td class=\"num\">–</td>"),
     }
-    let (verdict, reason) = (capital(&contrast.verdict.to_string()), code(&contrast.reason));
+    let (verdict, reason) = (capital(&contrast.words.to_string()), code(&contrast.reason));
     _ = write!(text, "<td class=\"verdict\"><strong{class}>{verdict}</strong>{reason}</td></tr>");
     text
 }

@@ -1,34 +1,36 @@
-//! Tests whether the average of paired differences is zero: exact McNemar test, sign-flip permutation test,
-//! Holm-Bonferroni correction.
+//! Tests whether the average of paired differences is zero, and the Holm-Bonferroni correction.
 //!
-//! The input is a series of differences, or of a linear contrast. The null hypothesis is that the two sides are
-//! exchangeable within an item: every difference is as likely with the opposite sign.
+//! The input is a series of differences, or of a linear contrast.
 
 use std::fmt;
 
-use rand::Rng;
 use serde::Serialize;
 use statrs::distribution::{Binomial, DiscreteCDF};
 
-use super::power::minimum_detectable_difference;
-use super::series::{Series, mean};
+use super::interval::{ENOUGH_SEEDS, ErrorDistribution};
+use super::series::{Items, Series, mean};
+use super::sign_flip::{SignFlip, sign_flip};
+use super::variance::{Average, cluster_terms};
 use ablate_core::base::Seed;
 
 /// The test that gave the p-value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TestMethod {
-    /// Exact McNemar test: scores of 0 or 1, one seed, items of equal weight.
+    /// Three or more seeds: seeds and items are samples. See [`super::interval`].
+    CrossedSeeds,
+    /// Exact McNemar test: scores of 0 or 1, one seed, items of equal weight, no clusters.
     McNemar,
-    /// Sign-flip permutation test over all sign patterns. The difference of an item is averaged over the seeds.
+    /// Sign-flip permutation test over all sign patterns of the clusters. The difference of an item is averaged over the seeds.
     SignFlipExact,
-    /// As `SignFlipExact`, over a random sample of sign patterns.
+    /// As `SignFlipExact`, over random sign patterns.
     SignFlip,
 }
 
 impl fmt::Display for TestMethod {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            TestMethod::CrossedSeeds => "generalised p-value of crossed seeds and items",
             TestMethod::McNemar => "exact McNemar test",
             TestMethod::SignFlipExact => "sign-flip permutation test over items (all sign patterns)",
             TestMethod::SignFlip => "sign-flip permutation test over items",
@@ -43,6 +45,9 @@ pub struct PairedTest {
     /// Two-sided.
     #[serde(rename = "p")]
     pub p_value: f64,
+    /// The p-value is the smallest that the random sign patterns can give.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub at_floor: bool,
     /// Pairs (item, seed) with a positive difference.
     pub gained: usize,
     /// Pairs (item, seed) with a negative difference.
@@ -52,62 +57,37 @@ pub struct PairedTest {
     /// Cohen's d_z: mean of the items' differences / their standard deviation. None if all differences are equal.
     #[serde(rename = "effect")]
     pub cohens_d: Option<f64>,
-    /// See [`minimum_detectable_difference`].
-    #[serde(rename = "detectable")]
-    pub minimum_detectable: Option<f64>,
 }
 
-/// Size of the random sample of sign patterns.
-const SIGN_PATTERNS: usize = 10_000;
-
-/// Sign patterns that are summed in parallel. Each sum adds the items in their order.
-const LANES: usize = 16;
-
-/// Up to this number of items all sign patterns are summed: `2^12` sums.
-const EXACT_ITEMS: usize = 12;
-
-/// Tests whether the average of `difference` is zero. None without a measured pair.
+/// Tests whether the `average` of `difference` is zero.
 ///
-/// With one seed, scores of 0 or 1 and data sets of equal size this is the exact McNemar test: the smaller of
-/// the two discordant counts against `Binomial(discordant, 1/2)`, doubled (Q. McNemar, Psychometrika 12, 1947).
-/// Otherwise it is a sign-flip permutation test of the average (R. A. Fisher, "The Design of Experiments", 1935,
-/// section 21). The pairs of one item under different seeds get the same sign, because they are not independent:
-/// separate signs would make the p-value too small.
-pub fn paired_test(difference: &Series, seed: Seed) -> Option<PairedTest> {
-    let (mut gained, mut lost, mut pairs, mut binary) = (0, 0, 0, true);
-    for (_, _, value) in difference.pairs() {
-        pairs += 1;
+/// With three or more seeds, seeds and items are samples, and the p-value is that of the confidence interval. With
+/// fewer, the null hypothesis is about these training runs: that the two sides are exchangeable within a cluster of items. With
+/// one seed, scores of 0 or 1, data sets of equal size and no clusters this is the exact McNemar test: the smaller of the
+/// two discordant counts against `Binomial(discordant, 1/2)`, doubled (Q. McNemar, Psychometrika 12, 1947). Otherwise it is a
+/// sign-flip test. The pairs of one cluster get the same sign, because they are not independent.
+pub fn paired_test(average: &Average, difference: &Series, items: &Items, seed: Seed) -> PairedTest {
+    let (mut gained, mut lost) = (0, 0);
+    for (_, value) in difference.values() {
         gained += usize::from(value > 0.0);
         lost += usize::from(value < 0.0);
-        binary &= [-1.0, 0.0, 1.0].contains(&value);
     }
-    if pairs == 0 {
-        return None;
-    }
-    let differences = item_differences(difference);
-    let equal = differences.windows(2).all(|two| (two[0].weight / two[1].weight - 1.0).abs() < 1e-9);
-    let (method, p_value) = if binary && equal && difference.seeds() == 1 {
-        (TestMethod::McNemar, mcnemar(gained, lost))
+    let (method, p_value, at_floor) = if average.seeds >= ENOUGH_SEEDS {
+        let error = ErrorDistribution::new(average);
+        (TestMethod::CrossedSeeds, error.beyond(error.centre.abs()).clamp(f64::MIN_POSITIVE, 1.0), false)
     } else {
-        sign_flip(&differences.iter().map(|item| item.weight * item.difference).collect::<Vec<_>>(), seed)
+        let sizes: Vec<usize> = difference.datasets().map(|dataset| difference.items_of(dataset)).collect();
+        let equal = sizes.windows(2).all(|two| two[0] == two[1]);
+        let independent = average.clusters == difference.items();
+        if average.binary && equal && independent && average.seeds == 1 {
+            (TestMethod::McNemar, mcnemar(gained, lost), false)
+        } else {
+            let SignFlip { p_value, patterns, at_floor } = sign_flip(&cluster_terms(difference, items), seed);
+            let method = if patterns.is_none() { TestMethod::SignFlipExact } else { TestMethod::SignFlip };
+            (method, p_value, at_floor)
+        }
     };
-    let count = differences.len();
-    let centre = mean(differences.iter().map(|item| item.difference)).unwrap_or(0.0);
-    let squares: f64 = differences.iter().map(|item| (item.difference - centre).powi(2)).sum();
-    let deviation = if count > 1 { (squares / (count - 1) as f64).sqrt() } else { 0.0 };
-    // Kish's effective sample size: data sets of unequal size give their items unequal weights.
-    let weight = |power: i32| differences.iter().map(|item| item.weight.powi(power)).sum::<f64>();
-    let effective = (weight(1).powi(2) / weight(2)).round() as usize;
-    let weighted_squares = differences.iter().map(|item| item.weight * item.difference.powi(2)).sum::<f64>();
-    Some(PairedTest {
-        method,
-        p_value,
-        gained,
-        lost,
-        pairs,
-        cohens_d: (deviation > 1e-12).then(|| centre / deviation),
-        minimum_detectable: minimum_detectable_difference(effective, weighted_squares / weight(1)),
-    })
+    PairedTest { method, p_value, at_floor, gained, lost, pairs: average.pairs, cohens_d: cohens_d(difference) }
 }
 
 /// The p-value of the exact two-sided McNemar test. It is 1 without a discordant pair.
@@ -132,61 +112,21 @@ pub fn holm(p_values: &[f64]) -> Vec<f64> {
     adjusted
 }
 
-/// The difference of one item, averaged over its seeds, and its weight in the average.
-struct ItemDifference {
-    difference: f64,
-    weight: f64,
-}
-
-fn item_differences(difference: &Series) -> Vec<ItemDifference> {
-    let mut all = Vec::new();
-    for sums in difference.sums_by_item() {
-        let measured: Vec<_> = sums.iter().filter(|(_, count)| *count > 0).collect();
-        let weight = 1.0 / measured.len().max(1) as f64;
-        let average = |(sum, count): &&(f64, usize)| ItemDifference { difference: sum / *count as f64, weight };
-        all.extend(measured.iter().map(average));
-    }
-    all
-}
-
-/// The share of sign patterns whose sum is at least as far from zero as the observed sum.
-fn sign_flip(terms: &[f64], seed: Seed) -> (TestMethod, f64) {
-    let terms: Vec<f64> = terms.iter().copied().filter(|term| *term != 0.0).collect();
-    // The tolerance treats sums that differ by rounding only as equal.
-    let bound = terms.iter().sum::<f64>().abs() - 1e-9 * terms.iter().map(|term| term.abs()).sum::<f64>();
-    if terms.len() <= EXACT_ITEMS {
-        let patterns = 1usize << terms.len();
-        let sum = |signs: usize| -> f64 {
-            terms.iter().enumerate().map(|(bit, term)| if signs >> bit & 1 == 1 { -term } else { *term }).sum()
-        };
-        let extreme = (0..patterns).filter(|&signs| sum(signs).abs() >= bound).count();
-        return (TestMethod::SignFlipExact, extreme as f64 / patterns as f64);
-    }
-    let mut random = seed.stream("sign flips");
-    let words = terms.len().div_ceil(64);
-    let mut bits = vec![0; LANES * words];
-    let mut extreme = 0;
-    for _ in 0..SIGN_PATTERNS / LANES {
-        bits.fill_with(|| random.next_u64());
-        let mut sums = [0.0f64; LANES];
-        for (word, terms) in terms.chunks(64).enumerate() {
-            let signs: [u64; LANES] = std::array::from_fn(|lane| bits[lane * words + word]);
-            for (bit, term) in terms.iter().enumerate() {
-                for (sum, signs) in sums.iter_mut().zip(signs) {
-                    *sum += f64::from_bits(term.to_bits() ^ ((signs >> bit & 1) << 63));
-                }
-            }
-        }
-        extreme += sums.iter().filter(|sum| sum.abs() >= bound).count();
-    }
-    // The observed signs count as one pattern, so the p-value is never 0 (Phipson and Smyth, SAGMB 9(1), 2010).
-    (TestMethod::SignFlip, (extreme + 1) as f64 / (SIGN_PATTERNS + 1) as f64)
+/// Over the items, whose differences are averaged over the seeds.
+fn cohens_d(difference: &Series) -> Option<f64> {
+    let sums = difference.sums_by_item();
+    let differences: Vec<f64> =
+        sums.flatten().filter(|(_, count)| *count > 0).map(|(sum, count)| sum / count as f64).collect();
+    let centre = mean(differences.iter().copied())?;
+    let squares: f64 = differences.iter().map(|difference| (difference - centre).powi(2)).sum();
+    let deviation = (squares / (differences.len().checked_sub(1).filter(|rest| *rest > 0)? as f64)).sqrt();
+    (deviation > 1e-12).then(|| centre / deviation)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statistics::Items;
+    use crate::statistics::Range;
 
     const GOLDEN_MCNEMAR: [(usize, usize, f64); 7] = [
         (6, 1, 0.125),
@@ -199,9 +139,13 @@ mod tests {
     ];
     const GOLDEN_SIGN_FLIP: f64 = 0.0551;
 
-    fn one_seed(values: &[f64]) -> Series {
+    fn test(series: &Series, items: &Items) -> PairedTest {
+        paired_test(&Average::new(series, items, Range::Difference(1.0)).unwrap(), series, items, Seed(0))
+    }
+
+    fn one_seed(values: &[f64]) -> PairedTest {
         let items = Items::new(&[values.len()]);
-        Series::new(1, &items, false, |_, item| Some(values[item]))
+        test(&Series::new(1, &items, false, |_, item| Some(values[item])), &items)
     }
 
     #[test]
@@ -216,63 +160,67 @@ mod tests {
     #[test]
     fn binary_differences_of_one_seed_use_mcnemar() {
         // 6 gained, 1 lost of 10: p = 2 (1 + 7) / 2^7 = 0.125. d_z = 0.5 / sqrt(4.5 / 9) = 0.7071.
-        let series = one_seed(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0]);
-        let test = paired_test(&series, Seed(0)).unwrap();
+        let test = one_seed(&[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0]);
         assert_eq!((test.method, test.gained, test.lost, test.pairs), (TestMethod::McNemar, 6, 1, 10));
         assert!((test.p_value - 0.125).abs() < 1e-12 && (test.cohens_d.unwrap() - 0.5f64.sqrt()).abs() < 1e-12);
     }
 
     #[test]
-    fn few_graded_differences_use_all_sign_patterns() {
-        // Of the 8 sign patterns of (0.5, 0.3, 0.1) only +++ and --- reach 0.9: p = 1/4.
-        let series = one_seed(&[0.5, 0.3, 0.1]);
-        let test = paired_test(&series, Seed(0)).unwrap();
-        assert_eq!((test.method, test.p_value), (TestMethod::SignFlipExact, 0.25));
-    }
-
-    #[test]
-    fn many_graded_differences_agree_with_scipy() {
+    fn graded_differences_agree_with_scipy() {
         // tests/golden/statistics.py: scipy.stats.permutation_test(permutation_type="samples"), 1e6 sign patterns.
         let values: Vec<f64> = (0..40).map(|i| f64::from((i * 7) % 11 - 4) / 10.0).collect();
-        let series = one_seed(&values);
-        let test = paired_test(&series, Seed(0)).unwrap();
-        assert_eq!(test.method, TestMethod::SignFlip);
-        assert!((test.p_value - GOLDEN_SIGN_FLIP).abs() < 0.01, "{}", test.p_value);
+        let test = one_seed(&values);
+        assert_eq!(test.method, TestMethod::SignFlipExact);
+        assert!((test.p_value - GOLDEN_SIGN_FLIP).abs() < 0.001, "{}", test.p_value);
     }
 
     #[test]
-    fn identical_seeds_leave_the_p_value_unchanged() {
-        // The same 8 gains and 2 losses in 1 and in 5 seeds: the p-value is that of 10 items.
+    fn items_of_one_image_flip_together() {
+        // Five images with four items each, all gained: p = 2 / 2^5, and not 2 / 2^20.
+        let items = Items::clustered(&[20], (0..20).map(|item| item / 4).collect());
+        let series = Series::new(1, &items, false, |_, _| Some(1.0));
+        let test = test(&series, &items);
+        assert_eq!((test.method, test.gained), (TestMethod::SignFlipExact, 20));
+        assert!((test.p_value - 0.0625).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_second_identical_seed_leaves_the_p_value_unchanged() {
         let items = Items::new(&[20]);
         let value = |item: usize| match item {
             0..8 => 1.0,
             8..10 => -1.0,
             _ => 0.0,
         };
-        let series = |seeds| Series::new(seeds, &items, false, |_, item| Some(value(item)));
-        let one = paired_test(&series(1), Seed(0)).unwrap();
-        let five = paired_test(&series(5), Seed(0)).unwrap();
+        let [one, two] = [1, 2].map(|seeds| test(&Series::new(seeds, &items, false, |_, item| Some(value(item))), &items));
         // 2 (1 + 10 + 45) / 2^10
-        assert!((one.p_value - 0.109_375).abs() < 1e-12 && (five.p_value - one.p_value).abs() < 1e-12);
-        assert_eq!((five.method, five.gained, five.lost), (TestMethod::SignFlipExact, 40, 10));
+        assert!((one.p_value - 0.109_375).abs() < 1e-12 && (two.p_value - one.p_value).abs() < 1e-12);
+        assert_eq!((two.method, two.gained, two.lost), (TestMethod::SignFlipExact, 16, 4));
+    }
+
+    #[test]
+    fn three_seeds_are_a_sample() {
+        // +10, +2 and +3 of 100 items: the sign-flip test would give p < 0.001, the seeds say less.
+        let items = Items::new(&[100]);
+        let series = Series::new(3, &items, false, |seed, item| Some(f64::from(item < [10, 2, 3][seed])));
+        let test = test(&series, &items);
+        assert_eq!(test.method, TestMethod::CrossedSeeds);
+        assert!((0.1..0.3).contains(&test.p_value), "{}", test.p_value);
     }
 
     #[test]
     fn data_sets_have_equal_weight() {
         let items = Items::new(&[4, 1]);
         let series = Series::new(1, &items, false, |_, item| Some(if item == 4 { -1.0 } else { 1.0 }));
-        let test = paired_test(&series, Seed(0)).unwrap();
+        let test = test(&series, &items);
         // The average is (1 - 1) / 2 = 0, although 4 of 5 items gained.
         assert_eq!((test.method, test.p_value), (TestMethod::SignFlipExact, 1.0));
     }
 
     #[test]
-    fn zero_differences_and_no_differences() {
-        let (series, items) = (one_seed(&[0.0; 5]), Items::new(&[5]));
-        let test = paired_test(&series, Seed(0)).unwrap();
-        assert_eq!((test.p_value, test.cohens_d, test.minimum_detectable), (1.0, None, None));
-        let absent = Series::new(1, &items, false, |_, _| None);
-        assert_eq!(paired_test(&absent, Seed(0)), None);
+    fn zero_differences_have_no_effect() {
+        let test = one_seed(&[0.0; 5]);
+        assert_eq!((test.p_value, test.cohens_d), (1.0, None));
     }
 
     #[test]

@@ -1,92 +1,142 @@
-//! The power of paired tests: which differences a number of items can detect.
+//! What a design detects, and what more seeds or items would detect, from the measured variances.
 
-use statrs::distribution::{ContinuousCDF, Normal};
+use serde::Serialize;
+use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::ALPHA;
+use super::interval::{ENOUGH_SEEDS, regularized};
+use super::variance::{Average, MeanSquare};
 
-/// The power of [`minimum_detectable_difference`].
+/// The power of all functions.
 pub const POWER: f64 = 0.8;
 
-/// The smallest true mean difference that a two-sided paired test of `items` items at 5 % detects with 80 % power.
-///
-/// `discordance` is the mean of the squared differences: for scores of 0 or 1 the share of discordant items. The
-/// difference `D` solves `D sqrt(n) = z(1 - a/2) sqrt(d) + z(power) sqrt(d - D^2)` (R. J. Connor, "Sample size for
-/// testing differences in proportions for the paired-sample design", Biometrics 43, 1987, equation 3, solved for `D`).
-/// None if no item is discordant, or if no difference that `discordance` allows is detectable.
-pub fn minimum_detectable_difference(items: usize, discordance: f64) -> Option<f64> {
-    let normal = Normal::standard();
-    let (significance, power) = (normal.inverse_cdf(1.0 - ALPHA / 2.0), normal.inverse_cdf(POWER));
-    let n = items as f64;
-    if items == 0 || discordance <= 0.0 {
-        return None;
-    }
-    // The square of the equation is a quadratic in D; its larger root is the one with D sqrt(n) above the first term.
-    let a = significance * discordance.sqrt();
-    let lead = n + power * power;
-    let inner = a * a * n - lead * (a * a - power * power * discordance);
-    if inner < 0.0 {
-        return None;
-    }
-    let difference = (a * n.sqrt() + inner.sqrt()) / lead;
-    // The difference cannot exceed 1, nor the root of the mean squared difference.
-    (difference <= discordance.sqrt().min(1.0)).then_some(difference)
+/// Largest answers of [`Design::seeds_for`] and [`Design::items_for`], which gives a multiple of the items.
+const MOST_SEEDS: usize = 100;
+const MOST_ITEMS: f64 = 1000.0;
+
+/// What it takes to detect an effect with 80 % power.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Needs {
+    /// The true difference that is to be detected.
+    pub effect: f64,
+    /// Number of seeds, with the same items. None if no number up to 100 suffices, or if there are fewer than three
+    /// seeds, from which the variation between seeds cannot be estimated.
+    pub seeds: Option<usize>,
+    /// Number of items, with the same seeds. None if no number up to 1,000 times as many suffices.
+    pub items: Option<usize>,
 }
 
-/// The largest share of discordant items at which a paired test at 5 % detects the net `difference`. At most 1.
+/// The variance of an average as a function of the numbers of seeds and items.
 ///
-/// McNemar's statistic without correction is `z = (b - c) / sqrt(b + c) = D sqrt(n / d)`; it reaches `z(1 - a/2)`
-/// as long as `d <= D^2 n / z^2` (Q. McNemar, Psychometrika 12, 1947).
-pub fn largest_discordance(items: usize, difference: f64) -> f64 {
-    let significance = Normal::standard().inverse_cdf(1.0 - ALPHA / 2.0);
-    (difference.powi(2) * items as f64 / significance.powi(2)).min(1.0)
+/// The part of the items falls with the number of items, that of the seeds with the number of seeds, and that of both
+/// with their product. The degrees of freedom are Satterthwaite's.
+#[derive(Clone, Copy, Debug)]
+pub struct Design {
+    average: Average,
+    clusters: MeanSquare,
+    /// Level of the two-sided test.
+    alpha: f64,
 }
 
-/// The standard error of the difference of two independent shares over `items` items each:
-/// `sqrt(p (1 - p) / n + q (1 - q) / n)`. The unpaired z is the difference divided by it.
-pub fn unpaired_error(items: usize, p: f64, q: f64) -> f64 {
-    ((p * (1.0 - p) + q * (1.0 - q)) / items as f64).sqrt()
+impl Design {
+    /// The design of a measured average. `tests`: number of tests among which the level of 5 % is divided.
+    pub fn new(average: Average, tests: usize) -> Design {
+        let (clusters, _) = regularized(&average);
+        Design { average, clusters, alpha: super::ALPHA / tests.max(1) as f64 }
+    }
+
+    /// The smallest true difference that the design detects.
+    pub fn detectable(&self) -> f64 {
+        self.detectable_with(1.0, self.average.seeds)
+    }
+
+    /// What it takes to detect `effect`, with `items` items now.
+    pub fn needs(&self, effect: f64, items: usize) -> Needs {
+        let seeds = self.average.seeds;
+        let enough = |seeds: &usize| self.detectable_with(1.0, *seeds) <= effect;
+        let multiples = std::iter::successors(Some(1.0), |multiple| Some(multiple * 1.05));
+        let enough_items = |multiple: &f64| self.detectable_with(*multiple, seeds) <= effect;
+        let multiple = multiples.take_while(|multiple| *multiple <= MOST_ITEMS).find(enough_items);
+        Needs {
+            effect,
+            seeds: (seeds..=MOST_SEEDS).filter(|_| seeds >= ENOUGH_SEEDS).find(enough),
+            items: multiple.map(|multiple| round_up(items as f64 * multiple)),
+        }
+    }
+
+    /// As [`Design::detectable`], with `multiple` times the items and another number of seeds.
+    fn detectable_with(&self, multiple: f64, seeds: usize) -> f64 {
+        let Average { by_seed, by_both, .. } = self.average;
+        let clusters = self.clusters;
+        if self.average.seeds < ENOUGH_SEEDS {
+            return self.quantiles(clusters.freedom * multiple) * (clusters.variance / multiple).sqrt();
+        }
+        let more_seeds = seeds as f64 / self.average.seeds as f64;
+        let both = by_both.variance / (multiple * more_seeds);
+        let of_items = (clusters.variance - by_both.variance).max(0.0) / multiple + both;
+        let of_seeds = (by_seed.variance - by_both.variance).max(0.0) / more_seeds + both;
+        let variance = of_items + of_seeds - both;
+        let seeds_freedom = (seeds - 1) as f64;
+        let squares = of_items.powi(2) / (clusters.freedom * multiple)
+            + of_seeds.powi(2) / seeds_freedom
+            + both.powi(2) / (clusters.freedom * multiple * seeds_freedom);
+        let freedom = if squares > 0.0 { variance * variance / squares } else { seeds_freedom };
+        self.quantiles(freedom) * variance.sqrt()
+    }
+
+    /// The difference that is detected, in standard errors: the quantiles of significance and of power.
+    fn quantiles(&self, freedom: f64) -> f64 {
+        let freedom = freedom.max(1.0);
+        let student =
+            StudentsT::new(0.0, 1.0, freedom).unwrap_or_else(|error| panic!("BUG: {freedom} degrees of freedom: {error}"));
+        student.inverse_cdf(1.0 - self.alpha / 2.0) + student.inverse_cdf(POWER)
+    }
+}
+
+/// Two digits, rounded up, with the rest zero.
+fn round_up(number: f64) -> usize {
+    let unit = 10f64.powf((number.max(1.0).log10().floor() - 1.0).max(0.0));
+    ((number / unit).ceil() * unit) as usize
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::statistics::{Items, Range, Series};
 
-    #[test]
-    fn power_of_the_headline_table_is_reproduced() {
-        // Items, scores of the SFT and the DPO model with chain of thought in percent (Table 6), then the
-        // unpaired error, z and the largest share of discordant items as printed in the digest.
-        let rows = [
-            ("A-OK", 1145, 86.2, 87.0, "1.42 0.56 1.9"),
-            ("ChartQA", 2500, 83.0, 84.2, "1.05 1.15 9.4"),
-            ("DocVQA", 5349, 81.8, 82.7, "0.74 1.22 11.3"),
-            ("InfoVQA", 2801, 51.6, 52.7, "1.33 0.82 8.8"),
-            ("TextVQA", 5000, 71.1, 71.5, "0.90 0.44 2.1"),
-            ("AI2D", 3088, 78.5, 79.5, "1.04 0.96 8.0"),
-            ("SQA", 2017, 92.7, 92.6, "0.82 -0.12 0.1"),
-            ("MathVista", 1000, 50.6, 52.1, "2.24 0.67 5.9"),
-        ];
-        for (name, items, sft, dpo, printed) in rows {
-            let error = 100.0 * unpaired_error(items, sft / 100.0, dpo / 100.0);
-            let share = 100.0 * largest_discordance(items, (dpo - sft) / 100.0);
-            assert_eq!(format!("{error:.2} {:.2} {share:.1}", (dpo - sft) / error), printed, "{name}");
-        }
+    fn design(seeds: usize, value: impl Fn(usize, usize) -> f64) -> Design {
+        let items = Items::new(&[1000]);
+        let series = Series::new(seeds, &items, false, |seed, item| Some(value(seed, item)));
+        let average = Average::new(&series, &items, Range::Difference(1.0)).unwrap();
+        Design::new(average, 1)
     }
 
     #[test]
-    fn minimum_detectable_difference_solves_connors_equation() {
-        for (items, discordance) in [(1000, 0.1), (150, 0.25), (5000, 0.02)] {
-            let d = minimum_detectable_difference(items, discordance).unwrap();
-            let sides = 1.959_964 * discordance.sqrt() + 0.841_621 * (discordance - d * d).sqrt();
-            assert!((d * f64::from(items as u32).sqrt() - sides).abs() < 1e-4);
-        }
-        // 1000 items of which 10 % are discordant: about 2.8 standard errors of 1 point each.
-        assert!((minimum_detectable_difference(1000, 0.1).unwrap() - 0.0279).abs() < 1e-4);
+    fn discordant_items_limit_one_run() {
+        // 10 % of 1000 items are discordant: 2.8 standard errors of sqrt(0.102 / 1002), as with Connor's formula
+        // (Biometrics 43, 1987).
+        let design = design(1, |_, item| [1.0, -1.0].get(item % 20).copied().unwrap_or(0.0));
+        let detectable = design.detectable();
+        assert!((0.0275..0.0290).contains(&detectable), "{detectable}");
+        let needs = design.needs(detectable / 2.0, 1000);
+        assert_eq!((needs.seeds, needs.items), (None, Some(4200)));
     }
 
     #[test]
-    fn too_few_items_detect_nothing() {
-        assert_eq!(minimum_detectable_difference(0, 0.1), None);
-        assert_eq!(minimum_detectable_difference(100, 0.0), None);
-        assert_eq!(minimum_detectable_difference(3, 0.3), None);
+    fn seeds_that_vary_need_more_seeds_and_not_more_items() {
+        let design = design(3, |seed, item| f64::from(u8::from(item % 50 < [0, 3, 6][seed])));
+        let needs = design.needs(0.05, 1000);
+        assert!(needs.seeds.is_some_and(|seeds| (10..40).contains(&seeds)) && needs.items.is_none(), "{needs:?}");
+    }
+
+    #[test]
+    fn a_correction_raises_what_is_detectable() {
+        let one = design(3, |_, item| f64::from(u8::from(item % 10 == 0)));
+        let many = Design { alpha: one.alpha / 20.0, ..one };
+        assert!(many.detectable() > 1.2 * one.detectable());
+    }
+
+    #[test]
+    fn numbers_are_rounded_up_to_two_digits() {
+        assert_eq!([7.2, 99.5, 1201.0, 34_567.0].map(round_up), [8, 100, 1300, 35_000]);
     }
 }

@@ -7,17 +7,36 @@ use std::collections::BTreeMap;
 pub struct Items {
     /// Data set `d` has the items `ends[d - 1]..ends[d]`.
     ends: Vec<usize>,
+    /// By item: its cluster. Empty if every item is a cluster of its own.
+    clusters: Vec<usize>,
 }
 
 impl Items {
-    /// `sizes` are the numbers of items of the data sets.
+    /// `sizes` are the numbers of items of the data sets. Every item is a cluster of its own.
     pub fn new(sizes: &[usize]) -> Items {
         let mut end = 0;
         let ends = sizes.iter().map(|size| {
             end += size;
             end
         });
-        Items { ends: ends.collect() }
+        Items { ends: ends.collect(), clusters: Vec::new() }
+    }
+
+    /// As [`Items::new`]. `clusters` names the cluster of each item: items with one image are not independent.
+    pub fn clustered(sizes: &[usize], clusters: Vec<usize>) -> Items {
+        Items { clusters, ..Items::new(sizes) }
+    }
+
+    /// The number of clusters.
+    pub fn clusters(&self) -> usize {
+        let mut clusters = self.clusters.clone();
+        clusters.sort_unstable();
+        clusters.dedup();
+        if self.clusters.is_empty() { self.len() } else { clusters.len() }
+    }
+
+    pub(super) fn cluster(&self, item: usize) -> usize {
+        self.clusters.get(item).copied().unwrap_or(item)
     }
 
     pub fn len(&self) -> usize {
@@ -117,8 +136,45 @@ impl Series {
         Series { seeds: self.seeds, blocks: block.into_iter().collect(), shared: self.shared }
     }
 
-    pub(super) fn block(&self, dataset: usize) -> Option<&DatasetBlock> {
-        self.blocks.get(&dataset)
+    /// The series without one data set.
+    #[must_use]
+    pub fn without(&self, dataset: usize) -> Series {
+        let mut rest = self.clone();
+        rest.blocks.remove(&dataset);
+        rest
+    }
+
+    /// The data sets with a measured pair.
+    pub fn datasets(&self) -> impl Iterator<Item = usize> + '_ {
+        self.blocks.keys().copied()
+    }
+
+    /// The seeds with a measured pair. A series shared by all seeds has one.
+    pub(super) fn measured_seeds(&self) -> Vec<usize> {
+        let has_pair = |seed: &usize| self.blocks.values().any(|block| block.rows[*seed].any_present());
+        (0..self.distinct_rows()).filter(has_pair).collect()
+    }
+
+    /// The measured pairs of one data set and seed: item, value.
+    pub(super) fn row(&self, dataset: usize, seed: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
+        let block = self.blocks.get(&dataset);
+        block.into_iter().flat_map(move |block| {
+            block.rows[seed].measured().map(move |(item, value)| (block.start + item, value))
+        })
+    }
+
+    /// Measured pairs of one data set.
+    pub(super) fn pairs_of(&self, dataset: usize) -> usize {
+        let rows = self.blocks.get(&dataset).map_or(&[][..], |block| &block.rows);
+        rows.iter().take(self.distinct_rows()).map(|row| row.measured().count()).sum()
+    }
+
+    /// The measured pairs: data set, value.
+    pub(super) fn values(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
+        self.blocks.iter().flat_map(move |(dataset, block)| {
+            let rows = block.rows.iter().take(self.distinct_rows());
+            rows.flat_map(move |row| row.measured().map(move |(_, value)| (*dataset, value)))
+        })
     }
 
     /// The measured pairs: seed, item, value.
@@ -196,21 +252,6 @@ impl DatasetBlock {
     fn average(&self) -> Option<f64> {
         mean(self.rows.iter().flat_map(SeedRow::measured).map(|(_, value)| value))
     }
-
-    /// Weighted sum and total weight under a resample, which gives weights to the seeds and to the data set's items.
-    /// The weights of the items add up to their number.
-    pub(super) fn weighted_sum(&self, seeds: &[f64], items: &[f64]) -> (f64, f64) {
-        let mut sum = (0.0, 0.0);
-        for (row, &weight) in self.rows.iter().zip(seeds) {
-            if weight > 0.0 {
-                sum.0 += weight * dot(&row.values, items);
-                // Weights are integers, so their sum is exact in any order.
-                let present = row.present.as_ref().map_or(items.len() as f64, |present| dot(present, items));
-                sum.1 += weight * present;
-            }
-        }
-        sum
-    }
 }
 
 impl SeedRow {
@@ -240,19 +281,6 @@ impl SeedRow {
 pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.into_iter().fold((0.0, 0usize), |(sum, count), value| (sum + value, count + 1));
     (count > 0).then(|| sum / count as f64)
-}
-
-/// A dot product in eight lanes, so that the compiler can use vector registers. The order of additions is fixed.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut lanes = [0.0; 8];
-    let (a_chunks, b_chunks) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f64 = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a_chunks.zip(b_chunks) {
-        for lane in 0..8 {
-            lanes[lane] += a[lane] * b[lane];
-        }
-    }
-    lanes.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]
@@ -306,12 +334,5 @@ mod tests {
         let empty = Series::new(1, &items, false, |_, _| None);
         assert_eq!((empty.average(), empty.seeds()), (None, 0));
         assert_eq!(Series::linear_combination(&[]).seeds(), 0);
-    }
-
-    #[test]
-    fn dot_product_includes_the_remainder() {
-        let ones = vec![1.0; 19];
-        let count: Vec<f64> = (0..19).map(f64::from).collect();
-        assert!((dot(&ones, &count) - 171.0).abs() < 1e-9);
     }
 }

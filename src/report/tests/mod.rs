@@ -1,7 +1,9 @@
 //! Tests of whole reports and of the mixture regression.
 
 mod budget;
+mod golden;
 mod mixture;
 mod report;
+mod simulation;
 mod support;
 mod validity;

@@ -30,30 +30,31 @@ fn terminal_report() {
         `eval`, 8 items, 1–2 seeds
 
         accuracy
-        model   direct                    CoT                          mean
-        sft     25.0 [0.0, 62.5]          37.5  [12.5, 68.8]           31.2  [12.4, 59.5]
-        dpo     31.2 [12.5, 62.7] +6.2    87.5† [62.5, 100.0] +50.0    56.2† [37.5, 75.0] +25.0
-        percent, 95 % confidence interval (bootstrap over seeds and items, 200 resamples)
+        model   direct                    CoT                         mean
+        sft     25.0 [7.1, 59.3]          37.5  [13.0, 70.7]          31.2  [11.8, 60.8]
+        dpo     31.2 [11.0, 62.5] +6.2    87.5† [45.8, 98.3] +50.0    56.2† [31.7, 78.0] +25.0
+        percent, 95 % confidence interval over items, for these training runs
         † some instances have not run
         signed numbers: difference to `sft` on shared items and seeds
         * p < 0.05 (Holm-Bonferroni correction over 3 tests) and the confidence interval of the difference
         excludes zero
 
         format compliance
-        model   direct                 CoT
-        sft     100.0 [100.0, 100.0]   100.0 [100.0, 100.0]
-        dpo     100.0 [100.0, 100.0]   100.0 [100.0, 100.0]
+        model   direct                CoT
+        sft     100.0 [58.9, 100.0]   100.0 [58.9, 100.0]
+        dpo     100.0 [58.9, 100.0]   100.0 [58.9, 100.0]
         percent of responses in the prompt's format that are not truncated, 95 % confidence interval
 
         contrasts
-        preferences help    +50.0 [12.5, 75.0]    p 0.13    not supported
-            the confidence interval excludes zero, but p is not below 0.05; minimum detectable difference
-            (80 % power): 60.1 points; one seed: the variation between seeds is unknown
+        preferences help    +50.0 [−9.6, 89.6]    p 0.13    not shown
+            the confidence interval includes zero; an effect above +89.6 is excluded; one seed: the
+            variation between training runs is unknown; to show a true effect of +50.0 with 80 % power needs
+            14 items
         percentage points, 95 % confidence interval, p-value: one test, no correction
 
         note: not run yet: `eval@model=dpo,prompt=cot,seed=1`
-        note: some cells have one seed: the confidence interval covers the variation between items only
-        note: 2 seeds: the bootstrap underestimates the variation between seeds
+        note: every cell has fewer than 3 seeds: their intervals and tests are about these training runs,
+              and not about the recipe
     "#]]
     .assert_eq(&report(spec(), study()).terminal(100, false));
 }
@@ -71,17 +72,17 @@ fn markdown_report() {
 
         | model | direct | CoT | mean |
         |---|---:|---:|---:|
-        | sft | 25.0 \[0.0, 62.5\] | 37.5 \[12.5, 68.8\] | 31.2 \[12.4, 59.5\] |
-        | dpo | 31.2 \[12.5, 62.7\] +6.2 | 87.5† \[62.5, 100.0\] +50.0 | 56.2† \[37.5, 75.0\] +25.0 |
+        | sft | 25.0 \[7.1, 59.3\] | 37.5 \[13.0, 70.7\] | 31.2 \[11.8, 60.8\] |
+        | dpo | 31.2 \[11.0, 62.5\] +6.2 | 87.5† \[45.8, 98.3\] +50.0 | 56.2† \[31.7, 78.0\] +25.0 |
 
-        percent, 95 % confidence interval (bootstrap over seeds and items, 200 resamples). † some instances have not run. signed numbers: difference to \`sft\` on shared items and seeds. \* p &lt; 0.05 (Holm-Bonferroni correction over 3 tests) and the confidence interval of the difference excludes zero.
+        percent, 95 % confidence interval over items, for these training runs. † some instances have not run. signed numbers: difference to \`sft\` on shared items and seeds. \* p &lt; 0.05 (Holm-Bonferroni correction over 3 tests) and the confidence interval of the difference excludes zero.
 
         **format compliance**
 
         | model | direct | CoT |
         |---|---:|---:|
-        | sft | 100.0 \[100.0, 100.0\] | 100.0 \[100.0, 100.0\] |
-        | dpo | 100.0 \[100.0, 100.0\] | 100.0 \[100.0, 100.0\] |
+        | sft | 100.0 \[58.9, 100.0\] | 100.0 \[58.9, 100.0\] |
+        | dpo | 100.0 \[58.9, 100.0\] | 100.0 \[58.9, 100.0\] |
 
         percent of responses in the prompt's format that are not truncated, 95 % confidence interval.
 
@@ -89,11 +90,10 @@ fn markdown_report() {
 
         | contrast | difference | 95 % confidence interval | p | items | gained / lost | verdict |
         |---|---:|---:|---:|---:|---:|---|
-        | preferences help | +50.0 | [12.5, 75.0] | 0.13 | 8 | 4 / 0 | **not supported**: the confidence interval excludes zero, but p is not below 0.05; minimum detectable difference (80 % power): 60.1 points; one seed: the variation between seeds is unknown |
+        | preferences help | +50.0 | [−9.6, 89.6] | 0.13 | 8 | 4 / 0 | **not shown**: the confidence interval includes zero; an effect above +89.6 is excluded; one seed: the variation between training runs is unknown; to show a true effect of +50.0 with 80 % power needs 14 items |
 
         - not run yet: \`eval@model=dpo,prompt=cot,seed=1\`
-        - some cells have one seed: the confidence interval covers the variation between items only
-        - 2 seeds: the bootstrap underestimates the variation between seeds
+        - every cell has fewer than 3 seeds: their intervals and tests are about these training runs, and not about the recipe
     "#]].assert_eq(&report(spec(), study()).markdown());
 }
 
@@ -124,14 +124,14 @@ fn unreadable_answers_have_a_table() {
     expect![[r#"
 
         model   all
-        sft     100.0 [100.0, 100.0]
-        dpo     100.0 [100.0, 100.0]
+        sft     100.0 [1.2, 100.0]
+        dpo     100.0 [1.2, 100.0]
         percent of responses in the prompt's format that are not truncated, 95 % confidence interval
 
         readable answers
         model   all
-        sft     100.0 [100.0, 100.0]
-        dpo       0.0 [0.0, 0.0]
+        sft     100.0 [1.2, 100.0]
+        dpo       0.0 [0.0, 98.8]
         percent of responses with a readable answer of the item's type, 95 % confidence interval
 
     "#]]
@@ -263,8 +263,8 @@ fn one_equal_item_supports_nothing() {
     let report = report(spec(), scores);
     let contrast = &report.tables[0].contrasts[0];
     let difference = contrast.difference.as_ref().unwrap();
-    assert_eq!((difference.estimate.mean, difference.p_holm, contrast.verdict), (0.0, 1.0, Verdict::NotSupported));
-    expect!["the confidence interval includes zero; no minimum detectable difference: too few items, or too few that differ; one seed: the variation between seeds is unknown"].assert_eq(&contrast.reason);
+    assert_eq!((difference.estimate.mean, difference.p_holm, contrast.verdict), (0.0, 1.0, Verdict::NotShown));
+    expect!["the confidence interval includes zero; an effect above +100.0 is excluded; one seed: the variation between training runs is unknown"].assert_eq(&contrast.reason);
 }
 
 #[test]

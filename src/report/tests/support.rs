@@ -80,7 +80,7 @@ pub(super) fn plain_spec(rows: &[&str], columns: &[&str]) -> ReportSpec {
 
 pub(super) fn contrast(name: &str, plus: &str, minus: &str) -> Contrast {
     let (plus, minus) = (vec![selector(plus)], vec![selector(minus)]);
-    Contrast { name: name.to_string(), about: String::new(), plus, minus }
+    Contrast { name: name.to_string(), plus, minus, ..Contrast::default() }
 }
 
 pub(super) fn input(spec: ReportSpec, evaluations: Vec<Evaluation>) -> ReportInput<'static> {
@@ -97,7 +97,6 @@ pub(super) fn input(spec: ReportSpec, evaluations: Vec<Evaluation>) -> ReportInp
         provenance: Vec::new(),
         notes: Vec::new(),
         images: Box::new(|_| None),
-        resamples: 200,
     }
 }
 
