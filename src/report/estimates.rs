@@ -65,7 +65,14 @@ pub(super) struct SeriesSet<'a> {
 
 impl<'a> SeriesSet<'a> {
     pub(super) fn new(matrix: &'a ScoreMatrix<'a>, published: Vec<(CellSource, f64)>) -> SeriesSet<'a> {
-        SeriesSet { matrix, series: Vec::new(), ranges: Vec::new(), by_source: BTreeMap::new(), by_terms: BTreeMap::new(), published }
+        SeriesSet {
+            matrix,
+            series: Vec::new(),
+            ranges: Vec::new(),
+            by_source: BTreeMap::new(),
+            by_terms: BTreeMap::new(),
+            published,
+        }
     }
 
     fn view(&mut self, source: &CellSource, metric: Metric) -> SeriesView {
@@ -265,7 +272,11 @@ impl Estimates<'_> {
         let interval = confidence_interval(&average);
         let rest = Estimate { mean: average.mean, interval, items: rest.items(), seeds: average.seeds };
         let dataset = self.matrix.datasets[*dataset].clone();
-        (rest.mean * mean.signum() < 0.5 * mean.abs()).then_some(CarriedBy { dataset, mean: measured.average.mean, rest })
+        (rest.mean * mean.signum() < 0.5 * mean.abs()).then_some(CarriedBy {
+            dataset,
+            mean: measured.average.mean,
+            rest,
+        })
     }
 
     /// Takes the next of the `corrected` p-values if there is a test. `tests`: number of tests in the correction.

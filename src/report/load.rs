@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::input::{
-    Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, ReportInput,
-    ScoreSource, TrainingRun,
+    Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, ReportInput, ScoreSource,
+    TrainingRun,
 };
 use super::token_credit::{self, INSTANCES, QUESTIONS};
 use ablate_core::base::Hash;

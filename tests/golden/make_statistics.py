@@ -93,16 +93,16 @@ def beyond(size, first, freedom, second, seeds, third):
 
 def analyse(difference, pairs):
     mean, square, clusters, seeds, (by_cluster, freedom), by_seed, by_both = mean_squares(pairs)
-    centre, first = mean, by_cluster
+    centre, first, of_t = mean, by_cluster, freedom
     if difference:
         items = (square - mean**2) / by_cluster + 1 if by_cluster > 0 else clusters
         centre = mean * items / (items + 2)
         first = ((items * square + 2) / (items + 2) - centre**2) / (items + 2)
     if seeds < 3:
         if seeds == 1 and clusters == len(pairs) and all(v in (-1, 0, 1) for *_, v in pairs):
-            freedom = math.inf
-        variance, tail = first, lambda size: 2 * stats.t.sf(size / math.sqrt(first), freedom)
-        half = stats.t.ppf(1 - ALPHA / 2, freedom) * math.sqrt(first)
+            of_t = math.inf
+        variance, tail = first, lambda size: 2 * stats.t.sf(size / math.sqrt(first), of_t)
+        half = stats.t.ppf(1 - ALPHA / 2, of_t) * math.sqrt(first)
     else:
         variance = max(first + by_seed - by_both, SMALLEST * first)
         tail = lambda size: beyond(size, first, freedom, by_seed, seeds, by_both)

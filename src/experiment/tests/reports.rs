@@ -35,7 +35,11 @@ fn render(report: &ReportSpec) -> String {
     ));
     for Contrast { name, about, plus, minus, sum, margin } in contrasts {
         text.push_str(&format!("  contrast {name} \"{about}\": {} minus {}", list(plus), list(minus)));
-        text.push_str(&format!("{}{}\n", if *sum { ", sums" } else { "" }, margin.map_or(String::new(), |margin| format!(", margin {margin}"))));
+        text.push_str(&format!(
+            "{}{}\n",
+            if *sum { ", sums" } else { "" },
+            margin.map_or(String::new(), |margin| format!(", margin {margin}"))
+        ));
     }
     for (selector, label) in labels {
         text.push_str(&format!("  label {selector}: {label}\n"));

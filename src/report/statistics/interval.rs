@@ -24,7 +24,7 @@
 //! and R. M. Price, J. Educ. Behav. Stat. 37, 2012).
 
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use statrs::function::beta::beta_reg;
 use statrs::function::erf::erfc;
 
@@ -45,8 +45,8 @@ pub const ENOUGH_SEEDS: usize = 3;
 /// is below 1. Chosen by simulation: 0 covers 97 to 98 % of accuracies if three seeds do not vary, 2 covers 93 % if they do.
 const EXTRA_FREEDOM: f64 = 1.0;
 
-/// Degrees of freedom at which Student's t is normal.
-const NORMAL: f64 = 1e7;
+/// From these degrees of freedom on, Student's t is taken as normal; the quantiles differ by less than 1e-5.
+const NORMAL: f64 = 1e6;
 
 /// The smallest variance as a share of the first term.
 const SMALLEST: f64 = 1e-3;
@@ -73,7 +73,11 @@ impl ErrorDistribution {
         let Average { seeds, by_seed, by_both, .. } = *average;
         if seeds < ENOUGH_SEEDS {
             let (error, freedom) = (by_cluster.variance.sqrt(), freedom_of_runs(average));
-            return ErrorDistribution { variance: by_cluster.variance, centre, shape: Shape::Student { error, freedom } };
+            return ErrorDistribution {
+                variance: by_cluster.variance,
+                centre,
+                shape: Shape::Student { error, freedom },
+            };
         }
         let sum = by_cluster.variance + by_seed.variance - by_both.variance;
         let variance = sum.max(SMALLEST * by_cluster.variance);
@@ -99,17 +103,18 @@ impl ErrorDistribution {
     pub fn beyond(&self, size: f64) -> f64 {
         match &self.shape {
             Shape::Student { error, .. } if *error <= 0.0 => f64::from(u8::from(size <= 0.0)),
-            Shape::Student { error, freedom } => 2.0 * student(*freedom).sf(size / error),
-            Shape::Mixture(mixture) => {
-                mixture.iter().map(|(weight, error)| weight * erfc(size / error * std::f64::consts::FRAC_1_SQRT_2)).sum()
-            }
+            Shape::Student { error, freedom } => 2.0 * Student::new(*freedom).tail(size / error),
+            Shape::Mixture(mixture) => mixture
+                .iter()
+                .map(|(weight, error)| weight * erfc(size / error * std::f64::consts::FRAC_1_SQRT_2))
+                .sum(),
         }
     }
 
     /// The error that is exceeded with probability `alpha` in either direction.
     pub fn quantile(&self, alpha: f64) -> f64 {
         match &self.shape {
-            Shape::Student { error, freedom } => error * student(*freedom).inverse_cdf(1.0 - alpha / 2.0),
+            Shape::Student { error, freedom } => error * Student::new(*freedom).quantile(1.0 - alpha / 2.0),
             Shape::Mixture(_) if self.variance <= 0.0 => 0.0,
             Shape::Mixture(mixture) => self.solve(mixture, alpha),
         }
@@ -163,14 +168,14 @@ pub fn confidence_interval(average: &Average) -> ConfidenceInterval {
 fn share_interval(average: &Average, error: &ErrorDistribution) -> ConfidenceInterval {
     let (share, variance) = (average.mean, error.variance);
     let spread = share * (1.0 - share);
-    let normal = student(NORMAL).inverse_cdf(1.0 - ALPHA / 2.0);
+    let normal = Student::Normal.quantile(1.0 - ALPHA / 2.0);
     let (items, quantile) = if variance > 0.0 && spread > 0.0 {
         // For independent items of one seed, `spread / variance` is one less than their number.
         let items = spread / variance + 1.0;
         let most = if average.binary { average.pairs as f64 } else { f64::INFINITY };
         (items.min(most), error.quantile(ALPHA) / variance.sqrt())
     } else {
-        (average.clusters as f64, student(freedom_of_runs(average)).inverse_cdf(1.0 - ALPHA / 2.0))
+        (average.clusters as f64, Student::new(freedom_of_runs(average)).quantile(1.0 - ALPHA / 2.0))
     };
     let items = items * (normal / quantile).powi(2);
     let right = share * items;
@@ -201,7 +206,7 @@ fn mid_p_low(right: f64, items: f64) -> f64 {
 /// the variance follows from the share, so the intervals are normal.
 fn freedom_of_runs(average: &Average) -> f64 {
     let independent = average.binary && average.seeds == 1 && average.clusters == average.pairs;
-    if independent { NORMAL } else { average.by_cluster.freedom }
+    if independent { f64::INFINITY } else { average.by_cluster.freedom }
 }
 
 /// The mean square of the clusters, and the mean. One gained and one lost item are added to a difference.
@@ -210,8 +215,7 @@ pub(super) fn regularized(average: &Average) -> (MeanSquare, f64) {
     if average.range == Range::Share {
         return (average.by_cluster, mean);
     }
-    let items =
-        if variance > 0.0 { (mean_square - mean * mean) / variance + 1.0 } else { average.clusters as f64 };
+    let items = if variance > 0.0 { (mean_square - mean * mean) / variance + 1.0 } else { average.clusters as f64 };
     let centre = mean * items / (items + 2.0);
     let variance = ((items * mean_square + 2.0) / (items + 2.0) - centre * centre) / (items + 2.0);
     (MeanSquare { variance, freedom }, centre)
@@ -223,7 +227,9 @@ fn nodes(freedom: f64, tails: bool) -> Vec<(f64, f64)> {
     let deviation = (2.0 / freedom).sqrt();
     let (low, high, count) = match tails {
         true => (-60.0 / freedom - 8.0 * deviation, (1.0 + 60.0 / freedom + 8.0 * deviation).ln(), 64),
-        false if freedom < 30.0 => (-20.0 / freedom - 3.0 * deviation, (1.0 + 10.0 / freedom + 3.0 * deviation).ln(), 16),
+        false if freedom < 30.0 => {
+            (-20.0 / freedom - 3.0 * deviation, (1.0 + 10.0 / freedom + 3.0 * deviation).ln(), 16)
+        }
         false => (-3.2 * deviation, 3.2 * deviation, 7),
     };
     let step = (high - low) / f64::from(count - 1);
@@ -236,7 +242,30 @@ fn nodes(freedom: f64, tails: bool) -> Vec<(f64, f64)> {
     nodes.into_iter().map(|(value, weight)| (value, weight / total)).collect()
 }
 
-fn student(freedom: f64) -> StudentsT {
-    let freedom = freedom.max(1.0);
-    StudentsT::new(0.0, 1.0, freedom).unwrap_or_else(|error| panic!("BUG: {freedom} degrees of freedom: {error}"))
+/// Student's t. For many degrees of freedom it is normal, where the library's t loses digits.
+pub(super) enum Student {
+    T(StudentsT),
+    Normal,
+}
+
+impl Student {
+    /// Fewer than 1 degree of freedom count as 1.
+    pub(super) fn new(freedom: f64) -> Student {
+        let student = StudentsT::new(0.0, 1.0, freedom.max(1.0));
+        student.ok().filter(|_| freedom < NORMAL).map_or(Student::Normal, Student::T)
+    }
+
+    fn tail(&self, value: f64) -> f64 {
+        match self {
+            Student::T(student) => student.sf(value),
+            Student::Normal => Normal::standard().sf(value),
+        }
+    }
+
+    pub(super) fn quantile(&self, share: f64) -> f64 {
+        match self {
+            Student::T(student) => student.inverse_cdf(share),
+            Student::Normal => Normal::standard().inverse_cdf(share),
+        }
+    }
 }

@@ -192,7 +192,8 @@ mod tests {
             8..10 => -1.0,
             _ => 0.0,
         };
-        let [one, two] = [1, 2].map(|seeds| test(&Series::new(seeds, &items, false, |_, item| Some(value(item))), &items));
+        let [one, two] =
+            [1, 2].map(|seeds| test(&Series::new(seeds, &items, false, |_, item| Some(value(item))), &items));
         // 2 (1 + 10 + 45) / 2^10
         assert!((one.p_value - 0.109_375).abs() < 1e-12 && (two.p_value - one.p_value).abs() < 1e-12);
         assert_eq!((two.method, two.gained, two.lost), (TestMethod::SignFlipExact, 16, 4));

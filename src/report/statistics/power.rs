@@ -1,9 +1,8 @@
 //! What a design detects, and what more seeds or items would detect, from the measured variances.
 
 use serde::Serialize;
-use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use super::interval::{ENOUGH_SEEDS, regularized};
+use super::interval::{ENOUGH_SEEDS, Student, regularized};
 use super::variance::{Average, MeanSquare};
 
 /// The power of all functions.
@@ -85,10 +84,8 @@ impl Design {
 
     /// The difference that is detected, in standard errors: the quantiles of significance and of power.
     fn quantiles(&self, freedom: f64) -> f64 {
-        let freedom = freedom.max(1.0);
-        let student =
-            StudentsT::new(0.0, 1.0, freedom).unwrap_or_else(|error| panic!("BUG: {freedom} degrees of freedom: {error}"));
-        student.inverse_cdf(1.0 - self.alpha / 2.0) + student.inverse_cdf(POWER)
+        let student = Student::new(freedom);
+        student.quantile(1.0 - self.alpha / 2.0) + student.quantile(POWER)
     }
 }
 

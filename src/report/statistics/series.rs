@@ -158,9 +158,9 @@ impl Series {
     /// The measured pairs of one data set and seed: item, value.
     pub(super) fn row(&self, dataset: usize, seed: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
         let block = self.blocks.get(&dataset);
-        block.into_iter().flat_map(move |block| {
-            block.rows[seed].measured().map(move |(item, value)| (block.start + item, value))
-        })
+        block
+            .into_iter()
+            .flat_map(move |block| block.rows[seed].measured().map(move |(item, value)| (block.start + item, value)))
     }
 
     /// Measured pairs of one data set.

@@ -129,7 +129,7 @@ fn a_table_shows_budgets_without_what_all_rows_share() {
         sums over the training stages of a model, mean over seeds [smallest, largest]; epochs and questions of the last stage
         not counted, because all rows share it: `base` (5,000 steps, 9.0 M tokens)
 
-        note: every cell has one seed: the confidence interval covers the variation between items only
+        note: every cell has fewer than 3 seeds: their intervals and tests are about these training runs, and not about the recipe
         note: training budgets differ: from 739 steps (0.93 M tokens) for `cot · sft` to 1,755 steps (2.5 M tokens) for `rft`"#]].assert_eq(&table.join("\n"));
     assert!(report.markdown().contains("**training budget**") && report.html().contains("Training budget"));
     let first = report.csv().lines().nth(3).unwrap().to_string();

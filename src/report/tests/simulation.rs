@@ -53,7 +53,8 @@ impl Arm {
         let grid: Vec<f64> = (0..400).map(|step| normal.inverse_cdf((f64::from(step) + 0.5) / 400.0)).collect();
         let moments = |mean: f64, scale: f64| {
             let values = grid.iter().map(|effect| normal.cdf(mean + scale * effect));
-            let (sum, squares) = values.fold((0.0, 0.0), |(sum, squares), value| (sum + value, squares + value * value));
+            let (sum, squares) =
+                values.fold((0.0, 0.0), |(sum, squares), value| (sum + value, squares + value * value));
             (sum / 400.0, (squares / 400.0 - (sum / 400.0).powi(2)).max(0.0).sqrt())
         };
         let mean_for = |scale: f64| bisect(-6.0, 6.0, |mean| moments(mean, scale).0 - share);
@@ -108,9 +109,11 @@ impl Scenario {
             let images = (self.items / self.per_image).max(2);
             let count = images * self.per_image;
             let items = Items::clustered(&[count], (0..count).map(|item| item / self.per_image).collect());
-            let of_images: Vec<f64> = (0..images).map(|_| (OF_ITEMS * WITHIN_IMAGE).sqrt() * draw_normal(rng)).collect();
+            let of_images: Vec<f64> =
+                (0..images).map(|_| (OF_ITEMS * WITHIN_IMAGE).sqrt() * draw_normal(rng)).collect();
             let own = (OF_ITEMS * (1.0 - WITHIN_IMAGE)).sqrt();
-            let easiness: Vec<f64> = (0..count).map(|item| of_images[item / self.per_image] + own * draw_normal(rng)).collect();
+            let easiness: Vec<f64> =
+                (0..count).map(|item| of_images[item / self.per_image] + own * draw_normal(rng)).collect();
             let mut responses = |arm: &Arm| {
                 let seeds = arm.seeds(self.seeds, rng);
                 let normal = Normal::standard();
@@ -153,12 +156,7 @@ impl Scenario {
         };
         let all: Vec<[f64; 4]> = (0..repetitions).into_par_iter().map(run).collect();
         let share = |place: usize| all.iter().map(|outcome| outcome[place]).sum::<f64>() / repetitions as f64;
-        Some(Outcome {
-            covered: share(0),
-            difference_covered: share(1),
-            false_positives: share(2),
-            power: share(3),
-        })
+        Some(Outcome { covered: share(0), difference_covered: share(1), false_positives: share(2), power: share(3) })
     }
 }
 
