@@ -59,7 +59,7 @@ pub(super) fn plan(plan: &Value) -> String {
 }
 
 fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
-    let line = |cells: &[String]| format!("|{}\n", cells.iter().map(|cell| format!(" {cell} |")).collect::<String>());
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let header: Vec<String> = header.iter().map(ToString::to_string).collect();
     // Columns of plain numbers are aligned on the right.
     let is_number = |cell: &String| cell.chars().all(|letter| letter.is_ascii_digit() || letter == ',');
