@@ -12,7 +12,7 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ablate_core::base::Hash;
@@ -24,8 +24,10 @@ use markers::Document;
 use values::Values;
 
 /// The documents, and the headings of their sections with results.
-const DOCUMENTS: [(&str, &[&str]); 2] =
-    [("README.md", &[]), ("docs/paper.md", &["What the studies cost, and what sharing saves"])];
+const DOCUMENTS: [(&str, &[&str]); 2] = [
+    ("README.md", &["What the default experiment shows"]),
+    ("docs/paper.md", &["What the studies cost, and what sharing saves", "Results of the tiny studies"]),
+];
 
 /// The experiments with saved results, by name of their group in `cost`.
 fn experiments() -> BTreeMap<&'static str, Vec<PathBuf>> {
@@ -58,7 +60,8 @@ fn documents_agree_with_results() {
         values.insert(name, result);
     }
     // Before the first call of `just paper-tables` there are none.
-    if values.len() > 1 {
+    let has_results = values.len() > 1;
+    if has_results {
         problems.extend(unsaved.iter().map(|file| format!("{} has no results in docs/results", file.display())));
     }
     if !problems.is_empty() {
@@ -67,7 +70,7 @@ fn documents_agree_with_results() {
     let values = Values(values);
     for (name, sections) in DOCUMENTS {
         let text = fs::read_to_string(repository(name)).unwrap();
-        problems.extend(check(name, &text, sections, &values));
+        problems.extend(check(name, &text, if has_results { sections } else { &[] }, &values));
     }
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
@@ -111,7 +114,10 @@ fn save_results(statistics: Hash) {
             let mut made_with = saved::dependencies(&file, &kinds, statistics);
             made_with["experiment"] = file.strip_prefix(repository("")).unwrap().display().to_string().into();
             made_with["ablate"] = env!("CARGO_PKG_VERSION").into();
-            let result = json!({ "made_with": made_with, "tables": saved::tables(&report) });
+            let mut result = json!({ "made_with": made_with, "tables": saved::tables(&report) });
+            if file.ends_with("ratio.toml") {
+                result["fit"] = json!({ "cot": fit(&file, &["--by", "prompt=cot"]), "both": fit(&file, &[]) });
+            }
             let name = report["experiment"].as_str().unwrap();
             fs::write(folder.join(format!("{name}.json")), saved::render(&result)).unwrap();
             for stage in program(&["ls", &file.display().to_string()]).as_array().unwrap() {
@@ -123,6 +129,18 @@ fn save_results(statistics: Hash) {
             json!({ "stages": stages.len(), "seconds": seconds.round(), "minutes": (seconds / 6.0).round() / 10.0 });
     }
     fs::write(folder.join("cost.json"), saved::render(&cost)).unwrap();
+}
+
+/// What `ablate suggest` says about the mix ratios of an experiment: its error, and the best ratio.
+fn fit(file: &Path, by: &[&str]) -> Value {
+    let suggested = program(&[&["suggest", &file.display().to_string()], by].concat());
+    let best: Vec<String> = suggested["best"]["shares"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|share| format!("{:.2}", share.as_f64().unwrap()))
+        .collect();
+    json!({ "leave_one_out": suggested["fit"]["leave_one_out"], "best": best.join("-") })
 }
 
 /// Runs the program in the repository and parses its output.

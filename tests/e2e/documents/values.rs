@@ -10,11 +10,11 @@ use super::tables;
 /// Saved results, and other documents of numbers, by name.
 ///
 /// A path is `experiment/report/row/column` or `experiment/report/contrast`, and names of fields after that. Shares become
-/// percent, differences have a sign.
+/// percent, differences have a sign. `experiment/fit` is what `ablate suggest` says about mix ratios.
 pub(super) struct Values(pub(super) BTreeMap<String, Value>);
 
 /// Fields that hold shares.
-const SHARES: [&str; 5] = ["mean", "low", "high", "published", "minimum_detectable"];
+const SHARES: [&str; 6] = ["mean", "low", "high", "published", "minimum_detectable", "rmse"];
 
 /// Short names of fields of a cell.
 const OF_CELLS: [(&str, &str); 3] = [("", "estimate"), ("mean", "estimate/mean"), ("interval", "estimate/interval")];
@@ -89,6 +89,9 @@ impl Values {
         let [_, report, rest @ ..] = &parts[..] else {
             return Err(format!("`{path}` names no report"));
         };
+        if let ("fit", Some(fit)) = (*report, result.get("fit")) {
+            return Ok((fit, rest.to_vec(), false));
+        }
         let table = choose_table(result, report, path)?;
         let [name, rest @ ..] = rest else {
             return Err(format!("`{path}` names no row and no contrast"));
@@ -192,6 +195,7 @@ fn show(value: &Value, field: &str, unit: Unit) -> Option<String> {
     match value {
         Value::String(text) if field == "verdict" => Some(text.replace('-', " ")),
         Value::String(text) => Some(text.clone()),
+        Value::Number(number) if field == "r2" => Some(format!("{:.2}", number.as_f64()?).replace('-', "−")),
         Value::Number(number) if field == "p_holm" => Some(p_value(number.as_f64()?)),
         Value::Number(number) if SHARES.contains(&field) => Some(unit.show(number.as_f64()?)),
         Value::Number(number) => Some(Unit::Count.show(number.as_f64()?)),
