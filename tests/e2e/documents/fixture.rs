@@ -75,7 +75,7 @@ fn values(project: &Project) -> Values {
 fn markers_are_filled() {
     let text = "\
 ## Results
-<!--claim: fixture/main/new - old is supported-->New gains <!--=fixture/main/new - old-->?<!--/-->, on `pick`
+<!--claim: fixture/main/new - old = shown-->New gains <!--=fixture/main/new - old-->?<!--/-->, on `pick`
 <!--=fixture/main/new - old/datasets/pick-->?<!--/--> (paper: <!--paper-->+1.5<!--/-->).
 
 | study | result |
@@ -95,30 +95,30 @@ fn markers_are_filled() {
     let rendered = Document::parse("a.md", text).unwrap().render(&values).unwrap();
     expect![[r#"
         ## Results
-        <!--claim: fixture/main/new - old is supported-->New gains <!--=fixture/main/new - old-->+15.0 [10.8, 19.7]<!--/-->, on `pick`
-        <!--=fixture/main/new - old/datasets/pick-->+15.0 [8.3, 21.7]<!--/--> (paper: <!--paper-->+1.5<!--/-->).
+        <!--claim: fixture/main/new - old = shown-->New gains <!--=fixture/main/new - old-->+15.0 [12.5, 17.1]<!--/-->, on `pick`
+        <!--=fixture/main/new - old/datasets/pick-->+15.0 [10.5, 18.8]<!--/--> (paper: <!--paper-->+1.5<!--/-->).
 
         | study | result |
         |---|---|
-        | new | <!--=fixture/main/new - old/finding-->**+15.0** [10.8, 19.7]<!--/--> and <!--=fixture/main/new - old, direct/finding-->0.0 [0.0, 0.0]<!--/--> |
+        | new | <!--=fixture/main/new - old/finding-->**+15.0** [12.5, 17.1]<!--/--> and <!--=fixture/main/new - old, direct/finding-->0.0 [−4.6, 4.6]<!--/--> |
         | seeds | <!--=fixture/main/new - old/by_seed-->+15.0, +15.0, +15.0<!--/-->, <!--=fixture/main/new - old/p-->p < 0.001<!--/-->  |
-        | old | <!--=fixture/main/old/cot-->53.3 [40.0, 62.8]<!--/-->, <!--=fixture/main/old/cot/published-->62.7<!--/-->, <!--=fixture/main/old/cot/mean-->53.3<!--/--> |
+        | old | <!--=fixture/main/old/cot-->53.3 [22.9, 82.0]<!--/-->, <!--=fixture/main/old/cot/published-->62.7<!--/-->, <!--=fixture/main/old/cot/mean-->53.3<!--/--> |
 
         <!-- results: fixture/main -->
 
         |  | direct | cot | mean |
         |---|---|---|---|
-        | old | 33.3 [21.7, 43.3] | 53.3 [40.0, 62.8] | 43.3 [32.5, 52.0] |
-        | new | 33.3 [21.7, 43.3] | 83.3 [71.7, 91.7] | 58.3 [48.3, 66.7] |
+        | old | 33.3 [18.8, 50.8] | 53.3 [22.9, 82.0] | 43.3 [30.1, 57.3] |
+        | new | 33.3 [18.8, 50.8] | 83.3 [66.5, 93.7] | 58.3 [44.5, 71.3] |
 
         <!-- end -->
 
         <!-- results: fixture/main/contrasts -->
 
-        | contrast | difference | p | verdict |
-        |---|---|---|---|
-        | new - old | +15.0 [10.8, 19.7] | p < 0.001 | supported |
-        | new - old, direct | 0.0 [0.0, 0.0] | p = 1.00 | not supported |
+        | contrast | difference | p | verdict | steps |
+        |---|---|---|---|---:|
+        | new - old | +15.0 [12.5, 17.1] | p < 0.001 | shown |  |
+        | new - old, direct | 0.0 [−4.6, 4.6] | p = 1.00 | not shown |  |
 
         <!-- end -->
     "#]].assert_eq(&rendered);
@@ -135,7 +135,7 @@ fn wrong_markers_are_reported() {
 <!--=fixture/main/old/cott-->?<!--/-->
 <!--=fixture/main/new - old/datasets/piick-->?<!--/-->
 <!--=fixture/main/new - old/datasets-->?<!--/-->
-<!--claim: fixture/main/new - old is contradicted-->New is worse.
+<!--claim: fixture/main/new - old = the opposite is shown-->New is worse.
 <!-- results: fixture/min -->
 <!-- end -->
 ";
@@ -147,7 +147,7 @@ fn wrong_markers_are_reported() {
         a.md:3: `fixture/main/old/cott`: there is no column `cott`; the nearest is `cot`
         a.md:4: `fixture/main/new - old/datasets/piick`: there is no field `piick`; the nearest is `pick`
         a.md:5: `fixture/main/new - old/datasets` needs a field: chart, pick
-        a.md:6: the text says that `fixture/main/new - old` is contradicted, but it is supported
+        a.md:6: the text says `the opposite is shown` of `fixture/main/new - old`, but the verdict is `shown`
         a.md:7: `fixture/min`: there is no report `min`; the nearest is `main`"#]]
     .assert_eq(&errors.join("\n"));
     let text =
@@ -157,7 +157,7 @@ fn wrong_markers_are_reported() {
         a.md:1: `<!--=a-->` has no `<!--/-->`
         a.md:2: `<!--vaule-->` is no marker: they are `=PATH`, `claim:`, `paper`, `size`, `results:`
         a.md:3: a comment has no end
-        a.md:4: a claim is `<!--claim: PATH is VERDICT-->`
+        a.md:4: a claim is `<!--claim: PATH = VERDICT-->`
         a.md:5: `<!--=a-->` has no `<!--/-->` before the next marker
         a.md:6: the table has no `<!-- end -->`"#]]
     .assert_eq(&errors.join("\n"));

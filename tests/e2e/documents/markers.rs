@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <!--=reasoner/main/DPO - 4, CoT prompt-->+10.8 [7.8, 13.8]<!--/-->     a value of a saved result
-//! <!--claim: reasoner/main/DPO - 4, CoT prompt is supported-->           the verdict that the next words rest on
+//! <!--claim: reasoner/main/DPO - 4, CoT prompt = shown-->                the verdict that the next words rest on
 //! <!--paper-->+5.6<!--/-->                                               a number that the paper published
 //! <!--size-->0.28<!--/-->                                                a number of the experiment file
 //! <!-- results: reasoner/main -->                                        a whole table, up to the line `<!-- end -->`
@@ -105,7 +105,7 @@ fn parse_line(line: &str) -> Result<Vec<Piece<'_>>, String> {
         pieces.push(Piece::Text(before));
         let (word, after) = after.split_once("-->").ok_or("a comment has no end")?;
         if let Some(claim) = word.strip_prefix("claim:") {
-            let claim = claim.rsplit_once(" is ").ok_or("a claim is `<!--claim: PATH is VERDICT-->`")?;
+            let claim = claim.rsplit_once(" = ").ok_or("a claim is `<!--claim: PATH = VERDICT-->`")?;
             pieces.push(Piece::Claim(claim.0.trim(), claim.1.trim()));
             rest = after;
             continue;
@@ -138,9 +138,9 @@ fn render_piece(piece: &Piece, values: &Values) -> Result<String, String> {
         Piece::Claim(path, verdict) => {
             let found = values.text(&format!("{path}/verdict"))?;
             if found != *verdict {
-                return Err(format!("the text says that `{path}` is {verdict}, but it is {found}"));
+                return Err(format!("the text says `{verdict}` of `{path}`, but the verdict is `{found}`"));
             }
-            Ok(format!("<!--claim: {path} is {verdict}-->"))
+            Ok(format!("<!--claim: {path} = {verdict}-->"))
         }
         // An empty line, because a comment begins a block of HTML that ends there.
         Piece::Table(path) => Ok(format!("<!-- results: {path} -->\n\n{}", values.table(path)?)),

@@ -27,11 +27,11 @@ pub(super) fn cells(table: &Value) -> Result<String, String> {
     Ok(markdown(&[first, &columns[..]].concat(), &rows.collect::<Result<Vec<_>, String>>()?))
 }
 
-/// Names of contrasts with their difference, p-value and verdict.
-pub(super) fn contrasts(rows: &[(&str, [String; 3])]) -> String {
+/// Names of contrasts with their difference, p-value, verdict and training steps.
+pub(super) fn contrasts(rows: &[(&str, [String; 4])]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|(name, cells)| [&[(*name).to_string()], &cells[..]].concat()).collect();
-    markdown(&["contrast", "difference", "p", "verdict"], &rows)
+    markdown(&["contrast", "difference", "p", "verdict", "steps"], &rows)
 }
 
 /// The counts of `ablate plan` for every study, and for all together.
@@ -62,7 +62,8 @@ fn markdown(header: &[&str], rows: &[Vec<String>]) -> String {
     let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
     let header: Vec<String> = header.iter().map(ToString::to_string).collect();
     // Columns of plain numbers are aligned on the right.
-    let is_number = |cell: &String| cell.chars().all(|letter| letter.is_ascii_digit() || letter == ',');
+    let is_number =
+        |cell: &String| !cell.is_empty() && cell.chars().all(|letter| letter.is_ascii_digit() || letter == ',');
     let first = rows.first().map_or(&[][..], Vec::as_slice);
     let rule = first.iter().map(|cell| if is_number(cell) { "---:|" } else { "---|" }).collect::<String>();
     let rule = format!("|{rule}\n");

@@ -14,23 +14,24 @@ use super::tables;
 pub(super) struct Values(pub(super) BTreeMap<String, Value>);
 
 /// Fields that hold shares.
-const SHARES: [&str; 6] = ["mean", "low", "high", "published", "minimum_detectable", "rmse"];
+const SHARES: [&str; 6] = ["mean", "low", "high", "published", "detectable", "rmse"];
 
 /// Short names of fields of a cell.
 const OF_CELLS: [(&str, &str); 3] = [("", "estimate"), ("mean", "estimate/mean"), ("interval", "estimate/interval")];
 
-/// Short names of fields of a contrast.
-/// Besides these, `finding` is the difference in bold if the verdict is one of [`FOUND`].
-const OF_CONTRASTS: [(&str, &str); 5] = [
+/// Short names of fields of a contrast. The verdict is the one with its scope, as it is printed. Besides these, `finding` is
+/// the difference, in bold if the verdict is one of [`FOUND`].
+const OF_CONTRASTS: [(&str, &str); 6] = [
     ("", "difference"),
     ("mean", "difference/estimate/mean"),
     ("interval", "difference/estimate/interval"),
     ("p", "difference/p_holm"),
+    ("verdict", "shown_as"),
     ("reason", "words"),
 ];
 
-/// Verdicts that there is an effect.
-const FOUND: [&str; 2] = ["supported", "contradicted"];
+/// Verdicts that there is an effect, and not in these training runs only.
+const FOUND: [&str; 2] = ["shown", "the opposite is shown"];
 
 impl Values {
     /// The text of the value at a path.
@@ -44,7 +45,7 @@ impl Values {
         if fields == ["finding"] && found.get("verdict").is_some() {
             let text = show_field(found, &["difference"], signed, path)?;
             let (mean, interval) = text.split_once(' ').unwrap_or((&text, ""));
-            let is_found = FOUND.contains(&found["verdict"].as_str().unwrap_or_default());
+            let is_found = FOUND.contains(&found["shown_as"].as_str().unwrap_or_default());
             return Ok(if is_found { format!("**{mean}** {interval}") } else { text });
         }
         show_field(found, &resolve(&fields, short), signed, path)
@@ -71,8 +72,20 @@ impl Values {
         show_field(cell, &["estimate"], false, path)
     }
 
-    fn contrast_row(&self, path: &str) -> Result<[String; 3], String> {
-        Ok([self.text(path)?, self.text(&format!("{path}/p"))?, self.text(&format!("{path}/verdict"))?])
+    /// Difference, p-value, verdict, and the training steps of both sides without those that they share.
+    fn contrast_row(&self, path: &str) -> Result<[String; 4], String> {
+        let [difference, p, verdict] = ["", "/p", "/verdict"].map(|field| self.text(&format!("{path}{field}")));
+        let contrast = self.find(path)?.0;
+        let mut verdict = verdict?;
+        if let Some(dataset) = contrast["carried_by"]["dataset"].as_str() {
+            verdict += &format!("; carried by `{dataset}`");
+        }
+        let steps = |side: &str| Some(Unit::Count.show(contrast["budget"][side]["steps"].as_f64()?));
+        let steps = match (steps("plus"), steps("minus")) {
+            (Some(plus), Some(minus)) => format!("{plus} and {minus}"),
+            _ => String::new(),
+        };
+        Ok([difference?, p?, verdict, steps])
     }
 
     fn result(&self, path: &str, name: &str) -> Result<&Value, String> {
@@ -193,7 +206,6 @@ enum Unit {
 
 fn show(value: &Value, field: &str, unit: Unit) -> Option<String> {
     match value {
-        Value::String(text) if field == "verdict" => Some(text.replace('-', " ")),
         Value::String(text) => Some(text.clone()),
         Value::Number(number) if field == "r2" => Some(format!("{:.2}", number.as_f64()?).replace('-', "−")),
         Value::Number(number) if field == "p_holm" => Some(p_value(number.as_f64()?)),
