@@ -15,7 +15,7 @@ const DROPPED: [&str; 5] = ["instances", "missing", "readable", "resamples", "st
 /// Width of a line of a saved result, where its values allow it.
 const WIDTH: usize = 200;
 
-/// The tables of `ablate report --json`, with numbers of six significant digits.
+/// The tables of `ablate report --json`, with rounded numbers.
 pub(super) fn tables(report: &Value) -> Value {
     reduce(&report["tables"])
 }
@@ -27,12 +27,16 @@ fn reduce(value: &Value) -> Value {
             kept.map(|(key, value)| (key.clone(), reduce(value))).collect()
         }
         Value::Array(values) => values.iter().map(reduce).collect(),
-        // Every float has such a text.
-        Value::Number(number) if number.is_f64() => {
-            json!(format!("{:.5e}", number.as_f64().unwrap()).parse::<f64>().unwrap())
-        }
+        Value::Number(number) if number.is_f64() => json!(rounded(number.as_f64().unwrap())),
         other => other.clone(),
     }
+}
+
+/// Six significant digits, and at most six decimals. Last bits depend on the machine.
+fn rounded(number: f64) -> f64 {
+    let text = if number.abs() < 1.0 { format!("{number:.6}") } else { format!("{number:.5e}") };
+    // Without a negative zero.
+    text.parse::<f64>().unwrap() + 0.0
 }
 
 /// What an experiment's results depend on: the content of its files, and the versions of its kinds.
