@@ -116,7 +116,7 @@ fn markers_are_filled() {
         <!-- results: fixture/main/contrasts -->
 
         | contrast | difference | p | verdict | steps |
-        |---|---|---|---|---:|
+        |---|---|---|---|---|
         | new - old | +15.0 [12.5, 17.1] | p < 0.001 | shown |  |
         | new - old, direct | 0.0 [−4.6, 4.6] | p = 1.00 | not shown |  |
 
