@@ -53,8 +53,9 @@ pub(super) fn select_evaluations(
     let means = means.into_iter().filter(|(_, (_, count))| *count > 0);
     let means: Vec<(&str, f64)> = means.map(|(label, (sum, count))| (label, sum / count as f64)).collect();
     // Of equal means the first in alphabetical order.
+    let better = |one: f64, other: f64| if spec.metric.is_error() { one < other } else { one > other };
     let best = means.iter().fold(None, |best: Option<(&str, f64)>, one| match best {
-        Some(best) if best.1 == one.1 || (best.1 > one.1) != spec.metric.is_error() => Some(best),
+        Some(best) if !better(one.1, best.1) => Some(best),
         _ => Some(*one),
     });
     let Some((best, _)) = best else { bail!("cannot select `{axis}`: no scores with `{on}` have this axis") };

@@ -55,7 +55,7 @@ fn words(text: &str) -> Vec<String> {
         if thousands {
             continue;
         }
-        if !c.is_alphanumeric() && !(inside && c == '.') {
+        if !(c.is_alphanumeric() || (inside && c == '.')) {
             open = false;
             continue;
         }

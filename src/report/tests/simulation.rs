@@ -184,9 +184,7 @@ fn line(seeds: usize, seed_deviation: f64, share: f64, repetitions: usize) -> Op
     for items in [50, 200, 1000] {
         for per_image in [1, 4, 10] {
             let scenario = Scenario { seeds, items, per_image, seed_deviation, share };
-            let outcome = scenario.simulate(repetitions)?;
-            eprintln!("{scenario:?} {outcome:?}");
-            outcomes.push(outcome);
+            outcomes.push(scenario.simulate(repetitions)?);
         }
     }
     let spread = |of: fn(&Outcome) -> f64| Spread::of(outcomes.iter().map(of));
@@ -207,6 +205,7 @@ fn line(seeds: usize, seed_deviation: f64, share: f64, repetitions: usize) -> Op
 /// The table in `docs/statistics.md`: `just simulate`.
 #[test]
 #[ignore = "minutes: `just simulate`"]
+#[expect(clippy::print_stdout, reason = "the table is the result")]
 fn simulate() {
     let repetitions = std::env::var("ABLATE_REPETITIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(1000);
     println!("| seeds | seed sd | accuracy | accuracy covered | difference covered | false positives | power |");
