@@ -68,6 +68,8 @@ count = 8
 vision    = { dim = 16, layers = 1, heads = 2, ff = 32 }
 projector = { hidden = 16 }
 decoder   = { dim = 32, layers = 1, heads = 2, kv_heads = 1, ff = 64 }
+[stage.base]
+steps = 26
 [stage.direct]
 synthetic = { datasets = ["count"], count = 200 }
 [stage.general.synthetic]
