@@ -6,14 +6,14 @@ use crate::support::{Project, corrupt_file, instances_that_ran};
 fn default_experiment_runs_once() {
     let project = Project::smoke();
     let first = project.ok(&["run", "smoke.toml"]);
-    for row in ["1 format", "2 direct", "3 CoT", "4 both (SFT)", "4 + DPO", "4 + RFT"] {
+    for row in ["1 format", "2 direct", "3 CoT", "4 both (SFT)", "4, blank images", "4 + DPO", "4 + RFT", "4 + teacher"] {
         assert!(first.stdout.contains(row), "no row `{row}` in\n{}", first.stdout);
     }
     for file in ["report.html", "report.md", "report.json", "report.csv"] {
         assert!(project.path("out/smoke").join(file).exists(), "no {file}");
     }
     // Outputs are linked by name.
-    let scores = project.read("out/smoke/eval@model=dpo,prompt=cot,seed=0/scores.jsonl");
+    let scores = project.read("out/smoke/eval@image=given,model=dpo,prompt=cot,seed=0/scores.jsonl");
     assert_eq!(scores.lines().count(), 20);
 
     let again = || project.ran_instances(&["smoke.toml"]);
@@ -34,10 +34,10 @@ fn default_experiment_runs_once() {
         [
             "dpo@seed=0",
             "dpo@seed=1",
-            "eval@model=dpo,prompt=cot,seed=0",
-            "eval@model=dpo,prompt=cot,seed=1",
-            "eval@model=dpo,prompt=direct,seed=0",
-            "eval@model=dpo,prompt=direct,seed=1",
+            "eval@image=given,model=dpo,prompt=cot,seed=0",
+            "eval@image=given,model=dpo,prompt=cot,seed=1",
+            "eval@image=given,model=dpo,prompt=direct,seed=0",
+            "eval@image=given,model=dpo,prompt=direct,seed=1",
         ]
     );
     // The old value again: nothing runs.

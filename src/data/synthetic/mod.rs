@@ -192,13 +192,13 @@ mod tests {
             }
         }
         expect_test::expect![[r#"
-            [chart-train-0] "What is the sum of red and yellow?\nExplain first, then answer." -> "red6, yellow3. 6+3=9.\n### Answer: 9"
-            [pick-train-0] "Which bar is largest?\nA red\nB blue\nC green\nExplain first, then answer with the letter." -> "A red6, B blue2, C green1. Largest:6.\n### Answer: A"
-            [math-train-0] "What is the red digit plus the green digit?\nExplain first, then answer." -> "red1, green1. 1+1=2.\n### Answer: 2"
-            [doc-train-0] "What is in row 1, column 2?\nExplain first, then answer." -> "Row 1: column 1 red1, column 2 blue6.\n### Answer: blue6"
-            [count-train-0] "How many green shapes?\nExplain first, then answer." -> "green, blue, blue, yellow. green:1.\n### Answer: 1"
+            [chart-train-0] "What is the sum of red, yellow and green?\nExplain first, then answer." -> "red6, yellow3, green4. 6+3=9. 9+4=13.\n### Answer: 13"
+            [pick-train-0] "Which bar is largest?\nA red\nB blue\nC green\nExplain first, then answer with the letter." -> "red6 A, blue2 B, green1 C. 6 A>2 B>1 C. largest:6 A.\n### Answer: A"
+            [math-train-0] "What is red times green plus yellow?\nExplain first, then answer." -> "red1, green1, yellow3. 1*1=1. 1+3=4.\n### Answer: 4"
+            [doc-train-0] "What is in row 1, column 2?\nExplain first, then answer." -> "Row 1: red1, blue6. Column 2.\n### Answer: blue6"
+            [count-train-0] "How many green shapes?\nExplain first, then answer." -> "yellow, green, blue, yellow, red, blue. green:1.\n### Answer: 1"
             [caption-train-0] "Describe the image." -> "red4, yellow1, blue5, green6."
-            [list-train-0] "List the colours." -> "red, green, blue, green."
+            [list-train-0] "List row 2." -> "yellow1, green5."
             [text-train-0] "Compute." -> "4+2=6. 3+2=5. 5-3=2."
         "#]].assert_eq(&listing);
     }

@@ -2,9 +2,9 @@
 //!
 //! | dataset | image | question | answer |
 //! |---|---|---|---|
-//! | chart | bars | sum or difference of two bars | number |
-//! | pick | bars | which of three is largest | letter |
-//! | math | digits | one digit plus another | number |
+//! | chart | bars | sum of three bars, or difference of two | number |
+//! | pick | bars | which of three is largest, second or smallest | letter |
+//! | math | digits | one digit times another plus a third | text, because a number would also match its neighbours |
 //! | doc | digits | the content of a cell | text |
 //! | count | shapes | how many of a colour | number |
 //!
@@ -19,47 +19,61 @@ use crate::prompts::option_letters;
 use crate::records::AnswerType;
 use crate::rng::{permutation, uniform_below};
 
+/// Names of the ranks of three values, from the largest.
+const RANKS: [&str; 3] = ["largest", "second", "smallest"];
+
 pub(super) fn chart(rng: &mut impl Rng) -> Example {
     let (image, marks) = bars(rng);
-    let (mut first, mut second) = two(rng, &marks);
-    let sum = uniform_below(rng, 2) == 1;
-    if !sum && first.value < second.value {
-        std::mem::swap(&mut first, &mut second);
-    }
-    let (a, b) = (first.value, second.value);
-    let (word, sign, result) = if sum { ("sum", '+', a + b) } else { ("difference", '-', a - b) };
-    let question = format!("What is the {word} of {} and {}?", first.colour.name, second.colour.name);
-    let rationale = format!("{}. {a}{sign}{b}={result}.", list(&[first, second]));
-    Example::number(image, question, result).with_rationale(rationale, facts(&[first, second]))
+    let mut marks = some(rng, &marks, 3);
+    let (question, steps, result) = if uniform_below(rng, 2) == 1 {
+        let [a, b, c] = [marks[0], marks[1], marks[2]].map(|mark| mark.value);
+        let names = [marks[0], marks[1], marks[2]].map(|mark| mark.colour.name);
+        let question = format!("What is the sum of {}, {} and {}?", names[0], names[1], names[2]);
+        (question, format!("{a}+{b}={}. {}+{c}={}.", a + b, a + b, a + b + c), a + b + c)
+    } else {
+        marks.truncate(2);
+        marks.sort_by_key(|mark| std::cmp::Reverse(mark.value));
+        let [a, b] = [marks[0], marks[1]].map(|mark| mark.value);
+        let question = format!("What is the difference of {} and {}?", marks[0].colour.name, marks[1].colour.name);
+        (question, format!("{a}-{b}={}.", a - b), a - b)
+    };
+    Example::number(image, question, result).with_rationale(format!("{}. {steps}", list(&marks)), facts(&marks))
 }
 
 pub(super) fn pick(rng: &mut impl Rng) -> Example {
     let (image, marks) = bars(rng);
-    let options: Vec<Mark> = permutation(rng, marks.len()).into_iter().take(3).map(|place| marks[place]).collect();
-    let lettered = || option_letters().zip(&options);
-    let largest = options.iter().map(|mark| mark.value).max().unwrap_or_default();
-    let answer = lettered().find(|(_, mark)| mark.value == largest).map_or('A', |(letter, _)| letter);
-    let read: Vec<String> = lettered().map(|(letter, mark)| format!("{letter} {}", named(*mark))).collect();
-    let example = Example::text(Some(image), "Which bar is largest?".to_string(), answer.to_string());
-    let options_text = options.iter().map(|mark| mark.colour.name.to_string()).collect();
-    Example { options: options_text, answer_type: AnswerType::Letter, ..example }
-        .with_rationale(format!("{}. Largest:{largest}.", read.join(", ")), facts(&options))
+    let (options, rank) = (some(rng, &marks, 3), uniform_below(rng, 3));
+    let (rationale, answer) = compare(&options, rank);
+    let example = Example::text(Some(image), format!("Which bar is {}?", RANKS[rank]), answer.to_string());
+    let names = options.iter().map(|mark| mark.colour.name.to_string()).collect();
+    Example { options: names, answer_type: AnswerType::Letter, ..example }.with_rationale(rationale, facts(&options))
+}
+
+/// `red6 A, blue3 B, green1 C. 6 A>3 B>1 C. second:3 B.` and the letter of the option with this rank, here B.
+pub(super) fn compare(options: &[Mark], rank: usize) -> (String, char) {
+    let mut lettered: Vec<(&Mark, char)> = options.iter().zip(option_letters()).collect();
+    let read: Vec<String> = lettered.iter().map(|(mark, letter)| format!("{} {letter}", named(**mark))).collect();
+    lettered.sort_by_key(|(mark, _)| std::cmp::Reverse(mark.value));
+    let order: Vec<String> = lettered.iter().map(|(mark, letter)| format!("{} {letter}", mark.value)).collect();
+    (format!("{}. {}. {}:{}.", read.join(", "), order.join(">"), RANKS[rank], order[rank]), lettered[rank].1)
 }
 
 pub(super) fn math(rng: &mut impl Rng) -> Example {
     let (image, marks) = digits(rng);
-    let (first, second) = two(rng, &marks);
-    let (a, b) = (first.value, second.value);
-    let question = format!("What is the {} digit plus the {} digit?", first.colour.name, second.colour.name);
-    let rationale = format!("{}. {a}+{b}={}.", list(&[first, second]), a + b);
-    Example::number(image, question, a + b).with_rationale(rationale, facts(&[first, second]))
+    let marks = some(rng, &marks, 3);
+    let [a, b, c] = [marks[0], marks[1], marks[2]].map(|mark| mark.value);
+    let names = [marks[0], marks[1], marks[2]].map(|mark| mark.colour.name);
+    let question = format!("What is {} times {} plus {}?", names[0], names[1], names[2]);
+    let result = a * b + c;
+    let rationale = format!("{}. {a}*{b}={}. {}+{c}={result}.", list(&marks), a * b, a * b);
+    Example::text(Some(image), question, result.to_string()).with_rationale(rationale, facts(&marks))
 }
 
 pub(super) fn doc(rng: &mut impl Rng) -> Example {
     let (image, marks) = digits(rng);
     let cell = uniform_below(rng, marks.len());
     let (row, column) = (cell / 2 + 1, cell % 2 + 1);
-    let rationale = format!("Row {row}: {}.", row_text(&marks, row));
+    let rationale = format!("Row {row}: {}. Column {column}.", row_text(&marks, row));
     let question = format!("What is in row {row}, column {column}?");
     Example::text(Some(image), question, named(marks[cell])).with_rationale(rationale, facts(&[marks[cell]]))
 }
@@ -85,10 +99,9 @@ pub(super) fn list(marks: &[Mark]) -> String {
     facts(marks).join(", ")
 }
 
-/// `column 1 red5, column 2 blue3` of row 1 or 2.
+/// `red5, blue3`: row 1 or 2.
 pub(super) fn row_text(marks: &[Mark], row: usize) -> String {
-    let cells = marks.iter().skip(2 * (row - 1)).take(2).enumerate();
-    cells.map(|(column, mark)| format!("column {} {}", column + 1, named(*mark))).collect::<Vec<_>>().join(", ")
+    list(&marks[2 * (row - 1)..2 * row])
 }
 
 /// `red, green, blue, green`.
@@ -100,8 +113,7 @@ fn facts(marks: &[Mark]) -> Vec<String> {
     marks.iter().map(|mark| named(*mark)).collect()
 }
 
-/// Two different marks.
-fn two(rng: &mut impl Rng, marks: &[Mark]) -> (Mark, Mark) {
-    let order = permutation(rng, marks.len());
-    (marks[order[0]], marks[order[1]])
+/// Different marks in random order.
+pub(super) fn some(rng: &mut impl Rng, marks: &[Mark], count: usize) -> Vec<Mark> {
+    permutation(rng, marks.len()).into_iter().take(count).map(|place| marks[place]).collect()
 }

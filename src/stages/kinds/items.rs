@@ -23,7 +23,7 @@ use ablate_data::synthetic::{self, Dataset, Split};
 
 pub static KIND: Kind = Kind {
     name: "items",
-    version: 3,
+    version: 4,
     about: "questions with gold answers, from LLaVA files or generated",
     outputs: &[
         OutputSpec::new("items.jsonl", ArtifactKind::Items),

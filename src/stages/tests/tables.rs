@@ -89,8 +89,8 @@ fn manifests_are_unchanged() {
     ];
     let line = |(kind, table): &(&str, Value)| manifest_line(kind, table);
     expect_test::expect![[r#"
-        items 3d0fb4fe1a synthetic.datasets synthetic.split synthetic.count synthetic.stream
-        items ac146c4b0a dataset answer_type
+        items 29d9d9c6e4 synthetic.datasets synthetic.split synthetic.count synthetic.stream
+        items 7587957771 dataset answer_type
         tokenizer f8b76c36e3 algorithm vocab prompts
         distill 016c554cca teacher.api teacher.wrong keep
         distill 22d9a20af2 teacher.api teacher.url teacher.model teacher.temperature teacher.samples teacher.max_tokens teacher.system teacher.instruction keep
