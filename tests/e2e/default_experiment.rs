@@ -6,7 +6,8 @@ use crate::support::{Project, corrupt_file, instances_that_ran};
 fn default_experiment_runs_once() {
     let project = Project::smoke();
     let first = project.ok(&["run", "smoke.toml"]);
-    for row in ["1 format", "2 direct", "3 CoT", "4 both (SFT)", "4, blank images", "4 + DPO", "4 + RFT", "4 + teacher"] {
+    for row in ["1 format", "2 direct", "3 CoT", "4 both (SFT)", "4, blank images", "4 + DPO", "4 + RFT", "4 + teacher"]
+    {
         assert!(first.stdout.contains(row), "no row `{row}` in\n{}", first.stdout);
     }
     for file in ["report.html", "report.md", "report.json", "report.csv"] {
