@@ -10,15 +10,13 @@ use crate::rng::uniform_below;
 
 /// A description of everything in the image, in reading order.
 pub(super) fn caption(rng: &mut impl Rng) -> Example {
-    let (image, response) = match uniform_below(rng, 5) {
-        kind @ 0..4 => {
-            let (image, marks) = if kind < 2 { bars(rng) } else { digits(rng) };
-            (image, list_of(&marks))
-        }
-        _ => {
-            let (image, figures) = shapes(rng);
-            (image, colour_list(&figures))
-        }
+    let kind = uniform_below(rng, 5);
+    let (image, response) = if kind < 4 {
+        let (image, marks) = if kind < 2 { bars(rng) } else { digits(rng) };
+        (image, list_of(&marks))
+    } else {
+        let (image, figures) = shapes(rng);
+        (image, colour_list(&figures))
     };
     Example::text(Some(image), "Describe the image.".to_string(), response + ".")
 }
