@@ -322,7 +322,8 @@ impl Estimates<'_> {
         let datasets = self.dataset_estimates(contrast.view);
         let margin = contrast.spec.margin;
         let mean = difference.as_ref().map_or(0.0, |difference| difference.estimate.mean);
-        let carried_by = if mean == 0.0 { None } else { self.carried_by(contrast.view, mean) };
+        let found = difference.as_ref().is_some_and(|difference| difference.estimate.interval.excludes_zero());
+        let carried_by = if found { self.carried_by(contrast.view, mean) } else { None };
         let effect = margin.unwrap_or(mean.abs());
         let needs = self.measured(contrast.view).filter(|_| effect > 0.0).zip(difference.as_ref()).map(
             |(measured, difference)| Design::new(measured.average, tests).needs(effect, difference.estimate.items),

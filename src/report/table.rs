@@ -112,7 +112,7 @@ pub struct Difference {
 impl Difference {
     /// Whether the corrected p-value is below 0.05 and the confidence interval excludes zero.
     pub fn significant(&self) -> bool {
-        self.p_holm < ALPHA && (self.estimate.interval.low > 0.0 || self.estimate.interval.high < 0.0)
+        self.p_holm < ALPHA && self.estimate.interval.excludes_zero()
     }
 }
 
@@ -132,7 +132,7 @@ pub struct ContrastResult {
     pub by_seed: Vec<SeedEstimate>,
     /// The differences on the data sets that have scores, by name.
     pub datasets: BTreeMap<String, Estimate>,
-    /// The data set without which less than half of the difference is left.
+    /// The data set without which less than half of the difference is left. None if the interval includes zero.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carried_by: Option<CarriedBy>,
     /// What it takes to show the margin, or the measured difference.

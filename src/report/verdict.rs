@@ -49,8 +49,7 @@ impl Evidence<'_> {
 
     fn why_not_shown(&self) -> Vec<String> {
         let bounds = self.difference.estimate.interval;
-        let excludes = bounds.low > 0.0 || bounds.high < 0.0;
-        let first = match (excludes, self.difference.p_holm < ALPHA) {
+        let first = match (bounds.excludes_zero(), self.difference.p_holm < ALPHA) {
             (true, _) => "the confidence interval excludes zero, but p is not below 0.05",
             (false, true) => "p is below 0.05, but the confidence interval includes zero",
             (false, false) => "the confidence interval includes zero",

@@ -38,6 +38,12 @@ pub struct ConfidenceInterval {
     pub high: f64,
 }
 
+impl ConfidenceInterval {
+    pub fn excludes_zero(&self) -> bool {
+        self.low > 0.0 || self.high < 0.0
+    }
+}
+
 /// From this number on, seeds are a sample; with fewer, results are about these training runs only.
 pub const ENOUGH_SEEDS: usize = 3;
 
