@@ -110,7 +110,7 @@ reference = "stranger"
     );
     let outcome = project.fails(2, &["run", "study.toml", "dpo@seed=0"]);
     expect![[r#"
-        error: `dpo@seed=0` failed: `reference` and `policy` take different tokens: the reference has 300 tokens and 16 per image, the policy 421 and 16"#]]
+        error: `dpo@seed=0` failed: `reference` and `policy` take different tokens: the reference has 300 tokens and 16 per image, the policy 411 and 16"#]]
     .assert_eq(&outcome.errors());
 }
 
