@@ -112,7 +112,7 @@ fn studies() -> Project {
 /// A tiny study with the settings of `MINI`.
 fn miniature(study: &str) -> Project {
     let project = studies();
-    // The study of budgets sets the steps of `sft`, which cannot stand beside epochs.
+    // The study of budgets sets the steps of `sft`, which excludes `epochs`.
     let mini = if study == "budget" {
         MINI.replacen("[stage.sft]\nepochs = 12", "[stage.sft]\nsteps  = 100", 1)
     } else {

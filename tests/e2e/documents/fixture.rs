@@ -155,7 +155,7 @@ fn wrong_markers_are_reported() {
     let errors = Document::parse("a.md", text).err().unwrap();
     expect![[r#"
         a.md:1: `<!--=a-->` has no `<!--/-->`
-        a.md:2: `<!--vaule-->` is no marker: they are `=PATH`, `claim:`, `paper`, `size`, `results:`
+        a.md:2: `<!--vaule-->` is not a marker: markers are `=PATH`, `claim:`, `paper`, `size`, `results:`
         a.md:3: a comment has no end
         a.md:4: a claim is `<!--claim: PATH = VERDICT-->`
         a.md:5: `<!--=a-->` has no `<!--/-->` before the next marker

@@ -113,7 +113,7 @@ fn parse_line(line: &str) -> Result<Vec<Piece<'_>>, String> {
         let path = word.strip_prefix('=');
         if path.is_none() && !GIVEN.contains(&word) {
             return Err(format!(
-                "`<!--{word}-->` is no marker: they are `=PATH`, `claim:`, `paper`, `size`, `results:`"
+                "`<!--{word}-->` is not a marker: markers are `=PATH`, `claim:`, `paper`, `size`, `results:`"
             ));
         }
         let (inside, after) = after.split_once(END).ok_or_else(|| format!("`<!--{word}-->` has no `{END}`"))?;

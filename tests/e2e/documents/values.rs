@@ -63,7 +63,7 @@ impl Values {
                 let row = |name| Ok((name, self.contrast_row(&format!("{}/{report}/{name}", parts[0]))?));
                 Ok(tables::contrasts(&names.map(row).collect::<Result<Vec<_>, String>>()?))
             }
-            _ => Err(format!("`{path}` is no table: write EXPERIMENT/REPORT, EXPERIMENT/REPORT/contrasts or plan")),
+            _ => Err(format!("`{path}` is not a table: write EXPERIMENT/REPORT, EXPERIMENT/REPORT/contrasts or plan")),
         }
     }
 
