@@ -69,7 +69,7 @@ pub struct Series {
 
 /// The part of a series on one data set.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct DatasetBlock {
+struct DatasetBlock {
     /// Index of the data set's first item.
     start: usize,
     /// By seed.
@@ -177,16 +177,6 @@ impl Series {
         })
     }
 
-    /// The measured pairs: seed, item, value.
-    pub fn pairs(&self) -> impl Iterator<Item = (usize, usize, f64)> + '_ {
-        (0..self.distinct_rows()).flat_map(move |seed| {
-            self.blocks.values().flat_map(move |block| {
-                let measured = block.rows[seed].measured();
-                measured.map(move |(item, value)| (seed, block.start + item, value))
-            })
-        })
-    }
-
     /// By data set and item: the sum over the seeds, and the number of seeds.
     pub(super) fn sums_by_item(&self) -> impl Iterator<Item = Vec<(f64, usize)>> + '_ {
         self.blocks.values().map(|block| {
@@ -205,16 +195,7 @@ impl Series {
 
     /// Seeds with at least one pair. A series shared by all seeds has one.
     pub fn seeds(&self) -> usize {
-        let has_pair = |seed: &usize| self.blocks.values().any(|block| block.rows[*seed].any_present());
-        let measured = (0..self.seeds).filter(has_pair).count();
-        if self.shared { measured.min(1) } else { measured }
-    }
-
-    /// As [`Series::seeds`], on one data set.
-    pub fn seeds_of(&self, dataset: usize) -> usize {
-        let rows = self.blocks.get(&dataset).map_or(&[][..], |block| &block.rows);
-        let measured = rows.iter().filter(|row| row.any_present()).count();
-        if self.shared { measured.min(1) } else { measured }
+        self.measured_seeds().len()
     }
 
     /// Items with at least one pair.
@@ -287,6 +268,17 @@ pub fn mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
+    /// The measured pairs: seed, item, value.
+    fn pairs(series: &Series) -> Vec<(usize, usize, f64)> {
+        let seeds = series.measured_seeds().into_iter();
+        let of_seed = |seed| {
+            series
+                .datasets()
+                .flat_map(move |dataset| series.row(dataset, seed).map(move |(item, value)| (seed, item, value)))
+        };
+        seeds.flat_map(of_seed).collect()
+    }
+
     #[test]
     fn average_weights_data_sets_equally() {
         let items = Items::new(&[3, 1]);
@@ -303,7 +295,7 @@ mod tests {
         let one = Series::new(2, &items, false, |seed, item| (seed == 0 || item == 1).then_some(1.0));
         let other = Series::new(2, &items, false, |_, item| (item != 2).then_some(0.25));
         let difference = Series::linear_combination(&[(1.0, &one), (-1.0, &other)]);
-        assert_eq!(difference.pairs().collect::<Vec<_>>(), [(0, 0, 0.75), (0, 1, 0.75), (1, 1, 0.75)]);
+        assert_eq!(pairs(&difference), [(0, 0, 0.75), (0, 1, 0.75), (1, 1, 0.75)]);
         assert_eq!((difference.seeds(), difference.items()), (2, 2));
     }
 
@@ -312,9 +304,9 @@ mod tests {
         let items = Items::new(&[2]);
         let shared = Series::new(3, &items, true, |_, _| Some(1.0));
         let seeded = Series::new(3, &items, false, |seed, _| Some(seed as f64));
-        assert_eq!((shared.seeds(), shared.pairs().count()), (1, 2));
+        assert_eq!((shared.seeds(), pairs(&shared).len()), (1, 2));
         let difference = Series::linear_combination(&[(1.0, &seeded), (-1.0, &shared)]);
-        assert_eq!((difference.seeds(), difference.pairs().count()), (3, 6));
+        assert_eq!((difference.seeds(), pairs(&difference).len()), (3, 6));
     }
 
     #[test]
@@ -322,7 +314,7 @@ mod tests {
         let items = Items::new(&[2, 3]);
         let whole = Series::new(2, &items, false, |seed, item| (seed == 0 || item < 2).then_some(item as f64));
         let alone = whole.restrict_to(1);
-        assert_eq!(alone.pairs().collect::<Vec<_>>(), [(0, 2, 2.0), (0, 3, 3.0), (0, 4, 4.0)]);
+        assert_eq!(pairs(&alone), [(0, 2, 2.0), (0, 3, 3.0), (0, 4, 4.0)]);
         assert_eq!((alone.seeds(), alone.items(), alone.average()), (1, 3, Some(3.0)));
         assert_eq!((whole.items_of(1), whole.average_of(1), whole.average_of_seed(1)), (3, Some(3.0), Some(0.5)));
         assert_eq!(whole.restrict_to(2).average(), None);
