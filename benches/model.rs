@@ -134,7 +134,7 @@ impl Server {
         let row = |Row { tokens, first_target, image }: &Row| TokenRow {
             tokens: tokens.clone(),
             loss: (0..tokens.len()).map(|index| index >= *first_target).collect(),
-            image: image.clone(),
+            images: image.iter().cloned().collect(),
         };
         self.work.rows.iter().map(row).collect()
     }
@@ -195,7 +195,7 @@ impl Server {
         let prompt = |(index, PromptEntry { tokens, image }): (usize, &PromptEntry)| TokenPrompt {
             key: index.to_string(),
             tokens: tokens.clone(),
-            image: image.clone(),
+            images: image.iter().cloned().collect(),
         };
         let prompts: Vec<TokenPrompt> = self.work.prompts.iter().enumerate().map(prompt).collect();
         let config = GenerateConfig {

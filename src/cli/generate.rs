@@ -20,11 +20,11 @@ pub(super) struct GenerateArgs {
     /// Folder of the checkpoint: in Hugging Face's layout, or a stage's output `model`.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// PNG or JPEG image for the question.
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
+    /// PNG or JPEG image for the question. Repeatable: each image stands at an `<image>` in the question, or all before it.
+    #[arg(long = "image", value_name = "FILE")]
+    images: Vec<PathBuf>,
     /// Do not apply the orientation in the image's EXIF data.
-    #[arg(long, requires = "image")]
+    #[arg(long, requires = "images")]
     ignore_exif_orientation: bool,
     /// Sampling temperature; 0 for greedy decoding.
     #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
@@ -76,7 +76,7 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<()> {
     let threads = arguments.threads.or(std::thread::available_parallelism().ok().map(usize::from));
     let request = GenerationRequest {
         model: arguments.model.clone(),
-        image: arguments.image.clone(),
+        images: arguments.images.clone(),
         exif_orientation: !arguments.ignore_exif_orientation,
         text,
         temperature,

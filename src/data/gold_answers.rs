@@ -96,6 +96,8 @@ fn check_options(item: &Item) -> Vec<String> {
 
 fn check_texts(item: &Item) -> Vec<String> {
     let mut wrong = Vec::new();
+    let asked = [&item.question].into_iter().chain(&item.options).map(String::as_str);
+    wrong.extend(item.images.check(asked).err());
     // An annotator may have given no answer.
     let annotated = matches!(item.answer_type, AnswerType::Vqa | AnswerType::VqaEval | AnswerType::Textvqa);
     let empty = item.answers.iter().filter(|answer| answer.trim().is_empty()).count();

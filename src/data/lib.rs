@@ -1,6 +1,8 @@
 //! The data of the pipeline: records and their files, images, prompts, answers, tokens, mixes and preference pairs.
 //! This crate depends on neither tensors nor stages.
 
+pub mod image_keys;
+pub mod image_placeholders;
 pub mod jsonl;
 pub mod records;
 pub mod rng;
@@ -18,6 +20,7 @@ pub mod images;
 pub mod answers;
 pub mod prompts;
 
+pub mod chat_prompt;
 pub mod conversation;
 pub mod tokenizer;
 mod tokenizer_limits;

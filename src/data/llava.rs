@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::external_rows::{self, maybe_text_or_number, text_or_number, texts_or_numbers};
 use super::gold_answers;
+use super::image_keys::ImageKeys;
 use super::import_options::{ImportOptions, RowFile};
 use super::jsonl::ErrorList;
 use super::prompts::ANSWER_MARKER;
@@ -76,7 +77,7 @@ impl Turn {
 pub struct LocatedItem {
     /// `file:line`, or `file: element 3 (id `7`)`.
     pub location: String,
-    /// `image` is a path relative to the image folder.
+    /// Its images are paths relative to the image folder.
     pub item: Item,
 }
 
@@ -182,7 +183,7 @@ fn item(
     let mut item = Item {
         id: row.id,
         dataset,
-        image: row.image,
+        images: row.image.map_or(ImageKeys::None, ImageKeys::Leading),
         question,
         options: row.options,
         answer_type,

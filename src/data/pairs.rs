@@ -125,7 +125,9 @@ pub fn select<E>(
             let pair = Pair {
                 id: format!("{}#{count}", item.id),
                 dataset: item.dataset.clone(),
-                image: item.image.clone(),
+                images: item.images.clone(),
+                system: None,
+                history: Vec::new(),
                 prompt: prompt.clone(),
                 chosen,
                 rejected,

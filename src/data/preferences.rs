@@ -14,8 +14,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::external_rows::{self, maybe_text_or_number};
+use super::image_keys::ImageKeys;
 use super::jsonl::ErrorList;
-use super::records::Pair;
+use super::records::{Exchange, Pair};
 use ablate_core::base::Seed;
 
 /// An example row that follows the errors of a file.
@@ -98,7 +99,9 @@ fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair
     Ok(Pair {
         id,
         dataset,
-        image: row.image,
+        images: row.image.map_or(ImageKeys::None, ImageKeys::Leading),
+        system: None,
+        history: Vec::new(),
         question: None,
         prompt,
         chosen,
@@ -154,7 +157,10 @@ pub fn prepare<E>(
     let (mut chosen_words, mut rejected_words) = (0, 0);
     for LocatedPair { location, mut pair } in located {
         // Ids do not identify a question: a release may number its rows, or repeat the id of a question.
-        let question = format!("pairs/{}/{}/{}", pair.dataset, pair.image.as_deref().unwrap_or_default(), pair.prompt);
+        let images = pair.images.keys().join("\n");
+        let turns = pair.history.iter().flat_map(|Exchange { prompt, response }| [prompt.as_str(), response]);
+        let turns: Vec<&str> = pair.system.as_deref().into_iter().chain(turns).chain([pair.prompt.as_str()]).collect();
+        let question = format!("pairs/{}/{images}/{}", pair.dataset, turns.join("\n"));
         let held_out = super::rng::uniform(&mut seed.derive(&question).stream("dev")) < dev;
         (pair.chosen, pair.chosen_truncated) = truncate(&pair.chosen)?;
         (pair.rejected, pair.rejected_truncated) = truncate(&pair.rejected)?;
@@ -205,7 +211,9 @@ mod tests {
         let pair = |id: &str, dataset: &str, prompt: &str, chosen: &str, rejected: &str| Pair {
             id: id.into(),
             dataset: dataset.into(),
-            image: Some("a.png".into()),
+            images: ImageKeys::Leading("a.png".into()),
+            system: None,
+            history: Vec::new(),
             question: None,
             prompt: prompt.into(),
             chosen: chosen.into(),

@@ -70,7 +70,7 @@ impl PromptTemplate {
         let instruction = if item.answer_type.is_multiple_choice() { &self.letter } else { &self.text };
         if !instruction.is_empty() {
             prompt.push('\n');
-            prompt.push_str(instruction);
+            prompt.push_str(&item.images.escape(instruction));
         }
         prompt
     }

@@ -1,8 +1,8 @@
 //! The records that stages exchange, one JSON object per line.
 
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+
+use super::image_keys::ImageKeys;
 
 /// How an answer is compared with the gold answer (paper section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -50,10 +50,9 @@ pub struct Item {
     pub id: String,
     /// The data set of the item; mixes and tables group by it.
     pub dataset: String,
-    /// `<first 16 hex digits of the pack's hash>/<member name>`; `None` for text-only items.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "deserialize_image")]
-    #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
-    pub image: Option<String>,
+    /// Placed images stand in the question and the options.
+    #[serde(flatten)]
+    pub images: ImageKeys,
     pub question: String,
     /// Texts of the options A, B, C, ...; empty unless the answer is a letter.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -73,7 +72,16 @@ pub struct Item {
     pub facts: Vec<String>,
 }
 
-/// A training example. The loss covers the response only.
+/// A turn of the user and the response to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exchange {
+    /// The user's turn.
+    pub prompt: String,
+    pub response: String,
+}
+
+/// A training example: a conversation that ends with a response. The loss covers responses only.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     pub id: String,
@@ -81,10 +89,15 @@ pub struct Row {
     /// The mix source that the row comes from; empty before mixing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "deserialize_image")]
-    #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
-    pub image: Option<String>,
-    /// The user's turn with its instruction, as the model gets it.
+    #[serde(flatten)]
+    pub images: ImageKeys,
+    /// The system message. Omitted from the file if there is none, as are earlier turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The earlier turns of the conversation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Exchange>,
+    /// The user's last turn with its instruction, as the model gets it.
     pub prompt: String,
     pub response: String,
     /// The question without instruction, if known. It identifies the question when another instruction is used.
@@ -200,9 +213,14 @@ pub struct Pair {
     /// `<item id>#<pair number>`.
     pub id: String,
     pub dataset: String,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "deserialize_image")]
-    #[serde(alias = "images", alias = "video", alias = "videos", alias = "audio", alias = "audios")]
-    pub image: Option<String>,
+    #[serde(flatten)]
+    pub images: ImageKeys,
+    /// The system message, as in [`Row`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The earlier turns of the conversation, as in [`Row`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Exchange>,
     pub prompt: String,
     pub chosen: String,
     pub rejected: String,
@@ -221,8 +239,8 @@ pub struct Pair {
 pub struct Score {
     pub id: String,
     pub dataset: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<String>,
+    #[serde(flatten)]
+    pub images: ImageKeys,
     pub prompt: String,
     pub gold: Vec<String>,
     pub response: String,
@@ -287,34 +305,4 @@ pub struct CurvePoint {
     /// DPO only: mean implicit reward margin, `beta` times the difference of the log-ratios.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_margin: Option<f64>,
-}
-
-/// Deserializes the image of a record. Keys that other programs use for images are read here too, so that they cause an
-/// error; otherwise the record would silently lose its image.
-fn deserialize_image<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    match Value::deserialize(deserializer)? {
-        Value::Null => Ok(None),
-        Value::String(key) => Ok(Some(key)),
-        Value::Array(keys) if keys.is_empty() => Ok(None),
-        _ => Err(D::Error::custom("a record has at most one image: a string in `image`")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_has_at_most_one_image() {
-        let read = |image: &str| {
-            let text = format!(r#"{{"id": "1", "dataset": "d", {image} "prompt": "?", "response": "4"}}"#);
-            serde_json::from_str::<Row>(&text).map(|row| row.image).map_err(|error| error.to_string())
-        };
-        assert_eq!((read(""), read(r#""image": null,"#), read(r#""images": [],"#)), (Ok(None), Ok(None), Ok(None)));
-        assert_eq!(read(r#""image": "a/b.png","#), Ok(Some("a/b.png".to_string())));
-        let error = read(r#""images": ["a/b.png"],"#).unwrap_err();
-        assert!(error.starts_with("a record has at most one image: a string in `image`"), "{error}");
-        let error = read(r#""image": "a/b.png", "images": ["c"],"#).unwrap_err();
-        assert!(error.starts_with("duplicate field `image`"), "{error}");
-    }
 }

@@ -19,8 +19,8 @@ pub struct Sequence<'a> {
     pub tokens: &'a [u32],
     /// Whether token i is a target; as long as `tokens`.
     pub loss: &'a [bool],
-    /// Key of the image whose features replace the image tokens, in order.
-    pub image: Option<&'a str>,
+    /// Keys of the images whose features replace the image tokens, in order.
+    pub images: &'a [String],
 }
 
 /// The source of the embedding at a position.
@@ -75,20 +75,20 @@ impl Batch {
             let Some(inputs) = sequence.tokens.len().checked_sub(1).filter(|&inputs| inputs > 0) else {
                 bail!("a sequence of {} token(s) has no token to predict", sequence.tokens.len());
             };
-            let features: &[EmbeddingSource] = match (sequence.image, &model.vision) {
-                (Some(key), Some(vision)) => {
-                    if !by_image.contains_key(key) {
+            let mut features: Vec<EmbeddingSource> = Vec::new();
+            if let Some(vision) = &model.vision {
+                for key in sequence.images {
+                    if !by_image.contains_key(key.as_str()) {
                         let pixels = images.pixel_values(key)?;
                         let sources = image_sources(vision, key, &pixels, batch.tiles)?;
                         batch.tiles += patchify(vision, key, &pixels, &mut batch.patches)?;
                         by_image.insert(key, sources);
                     }
-                    &by_image[key]
+                    features.extend_from_slice(&by_image[key.as_str()]);
                 }
-                _ => &[],
-            };
+            }
             let start = batch.sources.len();
-            push_sources(model, &sequence.tokens[..inputs], features, &mut batch.sources);
+            push_sources(model, &sequence.tokens[..inputs], &features, &mut batch.sources);
             let targets = sequence.tokens.iter().zip(sequence.loss).enumerate().skip(1);
             for (i, (&token, _)) in targets.filter(|(_, (_, loss))| **loss) {
                 batch.logit_positions.push(start + i - 1);
@@ -136,7 +136,7 @@ impl Batch {
 
 /// Refuses a sequence that does not fit the model.
 pub(crate) fn check_sequence(model: &Architecture, sequence: &Sequence, images: &dyn PixelSource) -> Result<()> {
-    let Sequence { tokens, loss, image } = sequence;
+    let Sequence { tokens, loss, images: keys } = sequence;
     if tokens.len() != loss.len() {
         bail!("a sequence of {} tokens with {} loss marks", tokens.len(), loss.len());
     }
@@ -148,18 +148,18 @@ pub(crate) fn check_sequence(model: &Architecture, sequence: &Sequence, images: 
         bail!("token {token} lies outside the model's vocabulary of {}", model.vocab);
     }
     let Some(vision) = &model.vision else {
-        return match image {
+        return match keys.first() {
             None => Ok(()),
             Some(key) => bail!("image `{key}`: the model is a language model, which takes no image"),
         };
     };
     let found = tokens.iter().filter(|&&token| token == vision.image_token).count();
-    let expected = match image {
-        Some(key) => pack_image_features(vision, images.shape(key)?).with_context(|| format!("image `{key}`"))?.len(),
-        None => 0,
-    };
+    let mut expected = 0;
+    for key in *keys {
+        expected += pack_image_features(vision, images.shape(key)?).with_context(|| format!("image `{key}`"))?.len();
+    }
     if found != expected {
-        bail!("a sequence with {found} image tokens where its image has {expected}");
+        bail!("a sequence with {found} image tokens where its {} image(s) have {expected}", keys.len());
     }
     Ok(())
 }
@@ -180,17 +180,17 @@ pub(crate) fn image_sources(
     Ok(features.into_iter().map(source).collect())
 }
 
-/// Appends the embedding sources of a sequence. Those of the image replace the image tokens, in order.
+/// Appends the embedding sources of a sequence. Those of its images replace the image tokens, in order.
 pub(crate) fn push_sources(
     model: &Architecture,
     tokens: &[u32],
-    image: &[EmbeddingSource],
+    features: &[EmbeddingSource],
     sources: &mut Vec<EmbeddingSource>,
 ) {
     let image_token = model.vision.as_ref().map(|vision| vision.image_token);
-    let mut image = image.iter();
+    let mut features = features.iter();
     for &token in tokens {
-        let source = if Some(token) == image_token { image.next() } else { None };
+        let source = if Some(token) == image_token { features.next() } else { None };
         sources.push(source.copied().unwrap_or(EmbeddingSource::Token(token)));
     }
 }
@@ -260,8 +260,8 @@ mod tests {
     fn rows_follow_each_other_and_share_an_image() {
         let with_image = [2, 1, 1, 1, 1, 5, 6, 7];
         let loss = [false, false, false, false, false, false, true, true];
-        let image = Sequence { tokens: &with_image, loss: &loss, image: Some("a") };
-        let text = Sequence { tokens: &[2, 5, 3], loss: &[false, false, true], image: None };
+        let image = Sequence { tokens: &with_image, loss: &loss, images: &["a".to_string()] };
+        let text = Sequence { tokens: &[2, 5, 3], loss: &[false, false, true], images: &[] };
         let batch = build(&[image, text, image], false).unwrap();
         assert_eq!(batch.rows, [0..7, 7..9, 9..16]);
         assert_eq!(batch.tiles, 1);
@@ -275,9 +275,23 @@ mod tests {
     }
 
     #[test]
+    fn several_images_are_placed_in_order_and_encoded_once() {
+        let tokens = [2, 1, 1, 1, 1, 5, 1, 1, 1, 1, 1, 1, 1, 1, 6];
+        let loss: Vec<bool> = tokens.iter().map(|&token| token == 6).collect();
+        let images = ["a", "b", "a"].map(String::from);
+        let batch = build(&[Sequence { tokens: &tokens, loss: &loss, images: &images }], false).unwrap();
+        assert_eq!(batch.tiles, 2);
+        let feature = |feature| EmbeddingSource::Feature(feature);
+        let token = |token| EmbeddingSource::Token(token);
+        let expected = [0, 1, 2, 3].map(feature);
+        assert_eq!(batch.sources[..6], [&[token(2)], &expected[..], &[token(5)]].concat());
+        assert_eq!(batch.sources[6..], [4, 5, 6, 7, 0, 1, 2, 3].map(feature));
+    }
+
+    #[test]
     fn padded_rows_have_one_length() {
-        let long = Sequence { tokens: &[2, 3, 4, 5], loss: &[true; 4], image: None };
-        let short = Sequence { tokens: &[2, 3], loss: &[true; 2], image: None };
+        let long = Sequence { tokens: &[2, 3, 4, 5], loss: &[true; 4], images: &[] };
+        let short = Sequence { tokens: &[2, 3], loss: &[true; 2], images: &[] };
         let batch = build(&[short, long], true).unwrap();
         assert_eq!(batch.rows, [0..3, 3..6]);
         assert_eq!(batch.logit_positions, [0, 3, 4, 5]);
@@ -285,14 +299,18 @@ mod tests {
 
     #[test]
     fn sequence_that_does_not_fit_is_refused() {
-        let error = |tokens: &[u32], image: Option<&str>| {
+        let error = |tokens: &[u32], images: &[&str]| {
             let loss = vec![true; tokens.len()];
-            build(&[Sequence { tokens, loss: &loss, image }], false).unwrap_err().to_string()
+            let images: Vec<String> = images.iter().map(ToString::to_string).collect();
+            build(&[Sequence { tokens, loss: &loss, images: &images }], false).unwrap_err().to_string()
         };
-        assert_eq!(error(&[2, 10], None), "token 10 lies outside the model's vocabulary of 10");
-        assert_eq!(error(&[2, 1, 1, 3], Some("a")), "a sequence with 2 image tokens where its image has 4");
-        assert_eq!(error(&[2, 1], None), "a sequence with 1 image tokens where its image has 0");
-        assert_eq!(error(&[2], None), "a sequence of 1 token(s) has no token to predict");
-        assert_eq!(error(&[2; 513], None), "a sequence of 513 tokens: the model's `max_positions` is 512");
+        assert_eq!(error(&[2, 10], &[]), "token 10 lies outside the model's vocabulary of 10");
+        let expected = "a sequence with 2 image tokens where its 1 image(s) have 4";
+        assert_eq!(error(&[2, 1, 1, 3], &["a"]), expected);
+        let expected = "a sequence with 4 image tokens where its 2 image(s) have 8";
+        assert_eq!(error(&[2, 1, 1, 1, 1, 3], &["a", "b"]), expected);
+        assert_eq!(error(&[2, 1], &[]), "a sequence with 1 image tokens where its 0 image(s) have 0");
+        assert_eq!(error(&[2], &[]), "a sequence of 1 token(s) has no token to predict");
+        assert_eq!(error(&[2; 513], &[]), "a sequence of 513 tokens: the model's `max_positions` is 512");
     }
 }

@@ -32,9 +32,9 @@ pub struct Sample {
     pub dataset: String,
     pub prompt: String,
     pub gold: Vec<String>,
-    /// Encoded image. It is not part of the JSON.
+    /// Encoded images. They are not part of the JSON.
     #[serde(skip)]
-    pub image: Option<Vec<u8>>,
+    pub images: Vec<Vec<u8>>,
     pub right: Response,
     pub wrong: Response,
     pub others: Vec<Response>,
@@ -152,7 +152,7 @@ fn disagreement(
         }
         samples.push(Sample {
             prompt: shared_lines(&score.prompt, &other.prompt),
-            image: score.image.as_deref().and_then(images),
+            images: score.images.keys().iter().filter_map(|key| images(key)).collect(),
             right: response(right_label.clone(), &score),
             wrong: response(wrong_label.clone(), &other),
             others: responses,

@@ -234,7 +234,7 @@ impl SingleEvaluation<'_> {
     }
 }
 
-/// The cluster of each item of the matrix: items with one image have the same.
+/// The cluster of each item of the matrix: items with a common image have the same, also indirectly.
 fn image_clusters(scores: &Scores, dataset_of: &[usize], position_of: &[usize], sizes: &[usize]) -> Vec<usize> {
     let starts: Vec<usize> = sizes
         .iter()
@@ -246,12 +246,21 @@ fn image_clusters(scores: &Scores, dataset_of: &[usize], position_of: &[usize], 
     let mut clusters: Vec<usize> = (0..sizes.iter().sum()).collect();
     let mut first: BTreeMap<&str, usize> = BTreeMap::new();
     for (item, key) in scores.items.iter().enumerate().filter(|(item, _)| position_of[*item] != UNKNOWN) {
-        if let Some(image) = &key.image {
-            let place = starts[dataset_of[key.dataset]] + position_of[item];
-            clusters[place] = *first.entry(image).or_insert(place);
+        let place = starts[dataset_of[key.dataset]] + position_of[item];
+        for image in key.images.keys() {
+            let (root, other) = (root(&clusters, *first.entry(image).or_insert(place)), root(&clusters, place));
+            clusters[other] = root;
         }
     }
-    clusters
+    (0..clusters.len()).map(|place| root(&clusters, place)).collect()
+}
+
+/// The item that names the cluster of an item: the one that is in its own cluster.
+fn root(clusters: &[usize], mut place: usize) -> usize {
+    while clusters[place] != place {
+        place = clusters[place];
+    }
+    place
 }
 
 fn without_seed(evaluation: &Evaluation) -> Vec<(&String, &String)> {

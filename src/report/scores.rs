@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use super::input::{Evaluation, ScoreSource};
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::jsonl;
 use ablate_data::records::{Failure, Overlap, Score};
 use ablate_experiment::Metric;
@@ -27,7 +28,7 @@ pub(super) struct ItemKey {
     /// Index into [`Scores::datasets`].
     pub(super) dataset: usize,
     pub(super) id: String,
-    pub(super) image: Option<String>,
+    pub(super) images: ImageKeys,
     pub(super) gold: Vec<String>,
 }
 
@@ -128,14 +129,25 @@ impl ItemScore {
 impl Interner {
     fn add(&mut self, position: u64, score: Score) -> ItemScore {
         let Score {
-            id, dataset, image, prompt, gold, compliant, unreadable, score, facts, failure, seen: overlap, ..
+            id,
+            dataset,
+            images,
+            prompt,
+            gold,
+            compliant,
+            unreadable,
+            score,
+            facts,
+            failure,
+            seen: overlap,
+            ..
         } = score;
         let dataset = self.by_dataset.get(&dataset).copied().unwrap_or_else(|| {
             self.datasets.push(dataset.clone());
             self.by_dataset.insert(dataset, self.datasets.len() - 1);
             self.datasets.len() - 1
         });
-        let item = ItemKey { dataset, id, image, gold };
+        let item = ItemKey { dataset, id, images, gold };
         let item = self.by_item.get(&item).copied().unwrap_or_else(|| {
             let (item, next) = (Arc::new(item), self.items.len() as u32);
             self.items.push(item.clone());

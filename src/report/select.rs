@@ -25,7 +25,7 @@ pub(super) fn select_evaluations(
     let (deciding, shown): (Vec<usize>, Vec<usize>) =
         of_stage.partition(|&index| on.matches(&scores.evaluations[index].evaluation.point));
     let mut contents = ItemContents { scores, images, hashes: BTreeMap::new() };
-    let used: BTreeSet<(Hash, u32, &[String])> =
+    let used: BTreeSet<(Vec<Hash>, u32, &[String])> =
         item_scores(scores, &deciding).map(|score| contents.key(score)).collect();
     let both = item_scores(scores, &shown).filter(|score| used.contains(&contents.key(score)));
     let both = both.map(|score| scores.item(score));
@@ -79,13 +79,14 @@ struct ItemContents<'m, 'i> {
 }
 
 impl<'m> ItemContents<'m, '_> {
-    /// Image, first line of the prompt and gold answers. Two evaluations of an item can have different instructions,
+    /// Images, first line of the prompt and gold answers. Two evaluations of an item can have different instructions,
     /// which are in the last line of the prompt.
-    fn key(&mut self, score: &ItemScore) -> (Hash, u32, &'m [String]) {
+    fn key(&mut self, score: &ItemScore) -> (Vec<Hash>, u32, &'m [String]) {
         let item = &self.scores.items[score.item as usize];
-        let image = item.image.as_deref().unwrap_or_default();
-        let hash = || Hash::of_bytes(&(self.images)(image).unwrap_or_else(|| image.as_bytes().to_vec()));
-        let hash = *self.hashes.entry(image).or_insert_with(hash);
-        (hash, score.question, &item.gold)
+        let hashes = item.images.keys().iter().map(|image| {
+            let hash = || Hash::of_bytes(&(self.images)(image).unwrap_or_else(|| image.as_bytes().to_vec()));
+            *self.hashes.entry(image).or_insert_with(hash)
+        });
+        (hashes.collect(), score.question, &item.gold)
     }
 }

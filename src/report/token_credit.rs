@@ -26,9 +26,9 @@ pub struct CreditedPair {
     pub dataset: String,
     pub prompt: String,
     pub gold: Vec<String>,
-    /// Encoded image. It is not part of the JSON.
+    /// Encoded images. They are not part of the JSON.
     #[serde(skip)]
-    pub image: Option<Vec<u8>>,
+    pub images: Vec<Vec<u8>>,
     pub right: CreditedResponse,
     pub wrong: CreditedResponse,
 }
@@ -45,7 +45,7 @@ pub(super) fn maps(credits: &[CreditedInstance], images: &Images) -> Vec<CreditM
             dataset: credited.item.dataset.clone(),
             prompt: credited.prompt.clone(),
             gold: credited.item.answers.clone(),
-            image: credited.item.image.as_deref().and_then(images),
+            images: credited.item.images.keys().iter().filter_map(|key| images(key)).collect(),
             right: first(credited, true)?.clone(),
             wrong: first(credited, false)?.clone(),
         })

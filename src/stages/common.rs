@@ -12,7 +12,7 @@ use ablate_core::stage::{ArtifactKind, ConfigError, Input, InputPath, InputSourc
 use ablate_data::gold_answers;
 use ablate_data::jsonl::{self, ErrorList};
 use ablate_data::pairs::truncate_words;
-use ablate_data::records::Item;
+use ablate_data::records::{Item, Row};
 use ablate_data::tokenizer::Tokenizer;
 
 /// The part of a response that is kept, from its beginning.
@@ -122,6 +122,21 @@ pub(super) fn check_responses<'a>(responses: impl Iterator<Item = (&'a String, &
     let mut mistakes = ErrorList::default();
     for (id, dataset, _) in responses.filter(|(.., response)| response.trim().is_empty()) {
         mistakes.add(format!("row `{id}` of `{dataset}`: the response is empty"));
+    }
+    mistakes.check().map_err(wrong_input)
+}
+
+/// Fails if a response of an earlier turn is empty, for the same reason.
+pub(super) fn check_history(rows: &[Row]) -> Result<()> {
+    let mut mistakes = ErrorList::default();
+    for row in rows {
+        for (turn, _) in (1..).zip(&row.history).filter(|(_, exchange)| exchange.response.trim().is_empty()) {
+            let Row { id, dataset, .. } = row;
+            mistakes.add(format!(
+                "row `{id}` of `{dataset}`: the response of turn {turn} is empty; `mask_history = true` trains on the last \
+                 response only"
+            ));
+        }
     }
     mistakes.check().map_err(wrong_input)
 }

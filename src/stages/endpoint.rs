@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use super::common::{MAX_COUNT, check_max, check_range};
-use crate::teacher::{ChatRequest, OpenAi, OpenAiConfig, Response};
-use ablate_core::base::files;
+use super::image_input::ImageInput;
+use crate::teacher::{ChatRequest, ContentPart, OpenAi, OpenAiConfig, Response};
+use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::{ConfigError, Manifest, StageContext};
+use ablate_data::chat_prompt::ChatPrompt;
+use ablate_data::image_placeholders::Part;
 use ablate_data::images::ImagePacks;
 use ablate_data::jsonl;
 use ablate_data::records::Item;
@@ -119,6 +122,7 @@ impl Endpoint {
         items: &[Item],
         prompts: &[String],
         system: &str,
+        image: ImageInput,
         is_bad: &dyn Fn(&Item, &Response) -> bool,
         ctx: &StageContext,
     ) -> Result<Vec<Responses>> {
@@ -143,8 +147,21 @@ impl Endpoint {
             .filter_map(|index| Some((index, self.samples.checked_sub(known(index)).filter(|count| *count > 0)?)))
             .collect();
         let complete = |index: usize, count: usize| -> Result<Responses> {
-            let image = items[index].image.as_deref().map(|key| packs.encoded(key)).transpose()?;
-            let request = ChatRequest { system: system.to_string(), prompt: prompts[index].clone(), image };
+            let (images, prompt) = image.apply(&items[index].images, &prompts[index]);
+            images
+                .check([&*prompt])
+                .map_err(|message| wrong_input(anyhow!("item `{}`: {message}", items[index].id)))?;
+            let mut keys = images.keys().iter();
+            let content = |part| match part {
+                Part::Text(text) => Ok(ContentPart::Text(text.into_owned())),
+                Part::Image => {
+                    let key = keys.next().context("BUG: an item with more placeholders than images")?;
+                    packs.encoded(key).map(ContentPart::Image)
+                }
+            };
+            let parts = ChatPrompt::new(images, &prompt).parts().into_iter().flatten();
+            let content = parts.map(content).collect::<Result<_>>()?;
+            let request = ChatRequest { system: system.to_string(), content };
             client.complete(&request, count).with_context(|| format!("item `{}`", items[index].id))
         };
         let mut writer = jsonl::Writer::append(&path)?;

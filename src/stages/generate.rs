@@ -1,6 +1,7 @@
 //! Generates one response from a checkpoint in a folder, outside any experiment.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -9,7 +10,10 @@ use serde::Serialize;
 use super::loaded_model::LoadedModel;
 use super::sampling::StopStrings;
 use ablate_core::base::{Progress, Seed};
+use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::external_rows;
+use ablate_data::image_keys::ImageKeys;
+use ablate_data::image_placeholders::{self, PLACEHOLDER};
 use ablate_data::images::ImageLoader;
 use ablate_data::records::FinishReason;
 use ablate_nn::infer::{GenerateConfig, generate};
@@ -20,8 +24,9 @@ use ablate_nn::{DeviceChoice, Resources};
 pub struct GenerationRequest {
     /// Folder of the checkpoint, in Hugging Face's or ablate's layout.
     pub model: PathBuf,
-    pub image: Option<PathBuf>,
-    /// Whether the image is rotated according to its EXIF orientation.
+    /// The images. One stands before the text; of several, each stands at a placeholder in the text.
+    pub images: Vec<PathBuf>,
+    /// Whether images are rotated according to their EXIF orientation.
     pub exif_orientation: bool,
     pub text: String,
     /// 0: greedy decoding.
@@ -60,18 +65,20 @@ pub fn generate_text(
     on_text: &(dyn Fn(&str) + Sync),
 ) -> Result<Generation> {
     let GenerationRequest { temperature, top_k, top_p, max_tokens, ref stop, .. } = *request;
-    // The key appears in error messages, so it is the path.
-    let key = request.image.as_ref().map(|path| path.display().to_string());
+    // The keys appear in error messages, so they are the paths.
+    let keys: Vec<String> = request.images.iter().map(|path| path.display().to_string()).collect();
     let images = |processor| {
-        let image = key.as_deref().zip(request.image.as_deref());
-        ImageLoader::from_files(&image.into_iter().collect::<Vec<_>>(), request.exif_orientation, processor)
+        // An image may be given twice.
+        let files: BTreeMap<&str, &Path> =
+            keys.iter().map(String::as_str).zip(request.images.iter().map(PathBuf::as_path)).collect();
+        ImageLoader::from_files(&files.into_iter().collect::<Vec<_>>(), request.exif_orientation, processor)
     };
     let model = LoadedModel::load_folder(&request.model, images)?;
-    if request.image.is_some() && model.checkpoint.architecture.vision.is_none() {
+    if !keys.is_empty() && model.checkpoint.architecture.vision.is_none() {
         bail!("`{}` is a language model and takes no image", request.model.display());
     }
-    let text = external_rows::parse_question(&request.text, key.is_some()).map_err(|what| anyhow!("{what}"))?;
-    let prompt = model.chat.encode_prompt("question", &text, key.as_deref())?;
+    let (images, text) = question(&request.text, keys).map_err(|what| anyhow!("{what}"))?;
+    let prompt = model.chat.encode_prompt("question", &ChatPrompt::new(&images, &text))?;
     let device = DeviceChoice::resolve(&request.device)?;
     let resources = Resources { device, threads: request.threads.max(1), progress };
     let config = GenerateConfig {
@@ -123,4 +130,43 @@ pub fn generate_text(
         unknown: model.checkpoint.unknown_fields().to_vec(),
         device: device.to_string(),
     })
+}
+
+/// The images of a question, and its text as a user's turn. Several images without a placeholder stand before the text.
+fn question(text: &str, keys: Vec<String>) -> Result<(ImageKeys, String), String> {
+    if keys.len() < 2 {
+        let text = external_rows::parse_question(text, !keys.is_empty())?;
+        return Ok((keys.into_iter().next().map_or(ImageKeys::None, ImageKeys::Leading), text));
+    }
+    let text = text.trim();
+    let text = match image_placeholders::count(text) {
+        0 => format!("{}{text}", PLACEHOLDER.repeat(keys.len())),
+        count if count == keys.len() => text.to_string(),
+        count => {
+            return Err(format!(
+                "the question has {count} `{PLACEHOLDER}` for {} images: write one where each image stands, or none to \
+                 put all images before the text",
+                keys.len()
+            ));
+        }
+    };
+    Ok((ImageKeys::Placed(keys), text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_stand_at_their_placeholders() {
+        let ask = |text: &str, keys: &[&str]| question(text, keys.iter().map(ToString::to_string).collect());
+        let placed = ImageKeys::Placed(vec!["a".into(), "b".into()]);
+        assert_eq!(ask("How many?", &[]), Ok((ImageKeys::None, "How many?".into())));
+        assert_eq!(ask("<image> How many?", &["a"]), Ok((ImageKeys::Leading("a".into()), "How many?".into())));
+        assert_eq!(ask(" Same?", &["a", "b"]), Ok((placed.clone(), "<image><image>Same?".into())));
+        assert_eq!(ask("Is <image> in <image>?", &["a", "b"]), Ok((placed, "Is <image> in <image>?".into())));
+        let message = "the question has 1 `<image>` for 2 images: write one where each image stands, or none to put all \
+                       images before the text";
+        assert_eq!(ask("<image>?", &["a", "b"]), Err(message.to_string()));
+    }
 }

@@ -1,6 +1,7 @@
 //! The key `image` of `eval`: what a model receives of an item's image. Without the image, an evaluation measures what
 //! can be answered from the question alone.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
@@ -8,6 +9,8 @@ use image::{Rgb, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use ablate_data::image_keys::ImageKeys;
+use ablate_data::image_placeholders;
 use ablate_data::images::ImageLoader;
 use ablate_data::records::Item;
 use ablate_nn::{ImageShape, PixelSource, PixelValues};
@@ -24,6 +27,19 @@ pub(super) enum ImageInput {
     Blank,
 }
 
+impl ImageInput {
+    /// The images and the prompt that the model receives.
+    pub(super) fn apply<'a>(self, images: &'a ImageKeys, prompt: &'a str) -> (&'a ImageKeys, Cow<'a, str>) {
+        match (self, images) {
+            (ImageInput::None, ImageKeys::Placed(_)) => {
+                (&ImageKeys::None, image_placeholders::without_images(prompt).into())
+            }
+            (ImageInput::None, _) => (&ImageKeys::None, prompt.into()),
+            (ImageInput::Given | ImageInput::Blank, _) => (images, prompt.into()),
+        }
+    }
+}
+
 /// Images of the sizes of other images, in one colour.
 pub(super) struct BlankImages<'a> {
     images: &'a ImageLoader,
@@ -33,8 +49,13 @@ pub(super) struct BlankImages<'a> {
 impl<'a> BlankImages<'a> {
     /// The colour is the mean of the images of all `items`. Every image has the same weight and counts once.
     pub(super) fn new(images: &'a ImageLoader, items: &[Item]) -> Result<BlankImages<'a>> {
-        let keys: Vec<&str> =
-            items.iter().filter_map(|item| item.image.as_deref()).collect::<BTreeSet<_>>().into_iter().collect();
+        let keys: Vec<&str> = items
+            .iter()
+            .flat_map(|item| item.images.keys())
+            .map(String::as_str)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
         let means: Vec<[f64; 3]> = keys.par_iter().map(|key| mean_colour(images, key)).collect::<Result<_>>()?;
         let mean = |channel: usize| means.iter().map(|mean| mean[channel]).sum::<f64>() / means.len().max(1) as f64;
         Ok(BlankImages { images, colour: Rgb(std::array::from_fn(|channel| mean(channel).round() as u8)) })
@@ -77,6 +98,16 @@ mod tests {
     use ablate_data::records::AnswerType;
 
     #[test]
+    fn without_images_a_prompt_has_no_placeholders() {
+        let placed = ImageKeys::Placed(vec!["a".into(), "b".into()]);
+        let text = "<image> or <image>? No \\<image>.";
+        assert_eq!(ImageInput::None.apply(&placed, text), (&ImageKeys::None, " or ? No <image>.".into()));
+        assert_eq!(ImageInput::Given.apply(&placed, text), (&placed, text.into()));
+        let leading = ImageKeys::Leading("a".into());
+        assert_eq!(ImageInput::None.apply(&leading, "<image>?"), (&ImageKeys::None, "<image>?".into()));
+    }
+
+    #[test]
     fn a_blank_image_has_the_size_of_the_image_and_the_mean_colour_of_all() {
         let folder = tempfile::tempdir().unwrap();
         let save = |name: &str, width: u32, colour: [u8; 3]| -> PathBuf {
@@ -90,7 +121,7 @@ mod tests {
         let item = |image: &str| Item {
             id: image.into(),
             dataset: "toy".into(),
-            image: Some(image.into()),
+            images: ImageKeys::Leading(image.into()),
             question: "?".into(),
             options: Vec::new(),
             answer_type: AnswerType::Text,

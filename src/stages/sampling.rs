@@ -14,6 +14,7 @@ use super::too_long::{self, Encoded, TooLongAction, encode};
 use super::training_common;
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::{ConfigError, Manifest, StageContext};
+use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::jsonl;
 use ablate_data::prompts::PromptTemplate;
 use ablate_data::records::{Item, Rollout, Sample};
@@ -182,11 +183,11 @@ impl Sampling {
     /// Encodes the prompts. A prompt is too long if it leaves no token for the response.
     pub(super) fn encode_prompts(&self, model: &LoadedModel, items: Vec<Item>, image: ImageInput) -> Result<Prompts> {
         let chat = &model.chat;
-        let image_of = |item: &Item| item.image.clone().filter(|_| image != ImageInput::None);
         let context_length = chat.max_tokens();
         let whole = |item: &Item| {
             let text = self.prompt.render(item);
-            let prompt = chat.encode_prompt(&item.id, &text, image_of(item).as_deref())?;
+            let (images, sent) = image.apply(&item.images, &text);
+            let prompt = chat.encode_prompt(&item.id, &ChatPrompt::new(images, &sent))?;
             if prompt.tokens.len() >= context_length {
                 let error = TooLong { tokens: prompt.tokens.len() + 1, max: context_length };
                 return Err(
@@ -197,7 +198,12 @@ impl Sampling {
         };
         let reserved = self.max_tokens.min(context_length / 2).max(1);
         let cut = |item: &Item| {
-            chat.truncate_prompt(&item.id, &self.prompt.render(item), image_of(item).as_deref(), reserved)
+            let text = self.prompt.render(item);
+            let (images, sent) = image.apply(&item.images, &text);
+            let cut = chat.truncate_prompt(&item.id, &ChatPrompt::new(images, &sent), reserved)?;
+            // The text is that of the item's prompt, in which literal placeholders are escaped.
+            let escaped = |text: String| if images.is_empty() { item.images.escape(&text) } else { text };
+            Ok(cut.map(|(text, prompt)| (escaped(text), prompt)))
         };
         let Encoded { indices, sequences, warnings } =
             encode(&items, ("items", "the beginning of their text"), self.too_long, whole, cut)?;

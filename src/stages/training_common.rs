@@ -9,7 +9,7 @@ use super::loaded_model::LoadedModel;
 use ablate_core::base::wrong_input;
 use ablate_core::stage::{Manifest, StageContext, Summary, Training, TrainingLength};
 use ablate_data::batches::{BatchConfig, BatchSampler, Budget, LastBatch};
-use ablate_data::contamination::{QuestionRef, TrainingIndex};
+use ablate_data::contamination::{QuestionRef, Questions, TrainingIndex};
 use ablate_nn::hub::Dtype;
 use ablate_nn::train::{LearningRates, OptimizerConfig, Trained, Tuning};
 use ablate_nn::{Device, DeviceChoice, LoraConfig, Resources};
@@ -38,26 +38,24 @@ pub(super) struct DrawnData {
 }
 
 /// The training index of a role's model, with the rows that this training draws, and their numbers. A question is
-/// identified by its data set, its text and the content of its image.
-pub(super) fn training_index<'a, T>(
+/// identified by its data set, its text and the content of its images.
+pub(super) fn training_index<T: Questions>(
     ctx: &StageContext,
     role: &str,
     model: &LoadedModel,
-    rows: &'a [T],
+    rows: &[T],
     dataset: fn(&T) -> &str,
     sampler: &BatchSampler,
-) -> Result<(TrainingIndex, DrawnData)>
-where
-    QuestionRef<'a>: From<&'a T>,
-{
+) -> Result<(TrainingIndex, DrawnData)> {
     let folder = &ctx.input(role)?.path;
     let mut index =
         TrainingIndex::read(folder).map_err(wrong_input).with_context(|| format!("`{role}`"))?.unwrap_or_default();
     let draws = sampler.draws();
     let drawn: Vec<&T> = rows.iter().zip(&draws).filter(|(_, draws)| **draws > 0).map(|(row, _)| row).collect();
-    let refs: Vec<QuestionRef> = drawn.iter().map(|&row| QuestionRef::from(row)).collect();
+    let refs = drawn.iter().flat_map(|&row| row.questions().into_iter().map(move |question| (dataset(row), question)));
+    let (datasets, refs): (Vec<&str>, Vec<QuestionRef>) = refs.unzip();
     let hashes = with_threads(ctx.threads, || index.add(&refs, &|key| model.images.encoded(key)))??;
-    let questions: BTreeSet<(&str, u128)> = drawn.iter().map(|&row| dataset(row)).zip(hashes).collect();
+    let questions: BTreeSet<(&str, u128)> = datasets.into_iter().zip(hashes).collect();
     let examples = draws.iter().map(|&draws| u64::from(draws)).sum();
     Ok((index, DrawnData { all: rows.len(), examples, questions: questions.len() }))
 }

@@ -10,5 +10,5 @@ mod response;
 #[cfg(test)]
 mod tests;
 
-pub use openai::{ChatRequest, OpenAi, OpenAiConfig};
+pub use openai::{ChatRequest, ContentPart, OpenAi, OpenAiConfig};
 pub use response::{Fault, Response};

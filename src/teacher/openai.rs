@@ -43,9 +43,29 @@ pub struct OpenAiConfig {
 #[derive(Clone, Debug)]
 pub struct ChatRequest {
     pub system: String,
-    pub prompt: String,
+    /// The user's turn.
+    pub content: Vec<ContentPart>,
+}
+
+/// A part of a message.
+#[derive(Clone, Debug)]
+pub enum ContentPart {
+    Text(String),
     /// An encoded PNG or JPEG.
-    pub image: Option<Vec<u8>>,
+    Image(Vec<u8>),
+}
+
+impl ContentPart {
+    fn value(&self) -> Value {
+        match self {
+            ContentPart::Text(text) => json!({ "type": "text", "text": text }),
+            ContentPart::Image(bytes) => {
+                let format = if bytes.starts_with(b"\xff\xd8") { "jpeg" } else { "png" };
+                let url = format!("data:image/{format};base64,{}", STANDARD.encode(bytes));
+                json!({ "type": "image_url", "image_url": { "url": url } })
+            }
+        }
+    }
 }
 
 /// A client, which threads may share.
@@ -169,16 +189,9 @@ impl OpenAi {
 
     fn body(&self, request: &ChatRequest, samples: usize) -> Value {
         let OpenAiConfig { model, temperature, max_tokens, .. } = &self.config;
-        let content = match &request.image {
-            None => json!(request.prompt),
-            Some(bytes) => {
-                let format = if bytes.starts_with(b"\xff\xd8") { "jpeg" } else { "png" };
-                let url = format!("data:image/{format};base64,{}", STANDARD.encode(bytes));
-                json!([
-                    { "type": "image_url", "image_url": { "url": url } },
-                    { "type": "text", "text": request.prompt },
-                ])
-            }
+        let content = match &request.content[..] {
+            [ContentPart::Text(text)] => json!(text),
+            parts => parts.iter().map(ContentPart::value).collect(),
         };
         let mut messages = Vec::new();
         if !request.system.is_empty() {

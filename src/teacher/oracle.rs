@@ -53,6 +53,7 @@ mod tests {
     use super::*;
     use ablate_data::answers;
     use ablate_data::answers::DEFAULT_THRESHOLD;
+    use ablate_data::image_keys::ImageKeys;
     use ablate_data::prompts::Style;
     use ablate_data::records::{AnswerType, FinishReason};
 
@@ -60,7 +61,7 @@ mod tests {
         Item {
             id: id.to_string(),
             dataset: "toy".into(),
-            image: None,
+            images: ImageKeys::None,
             question: "What is 3+2?".into(),
             options: vec![],
             answer_type: AnswerType::Number,

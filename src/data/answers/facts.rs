@@ -73,6 +73,7 @@ fn words(text: &str) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::answers::{DEFAULT_THRESHOLD, judge};
+    use crate::image_keys::ImageKeys;
     use crate::prompts::Style;
     use crate::records::{AnswerType, FinishReason};
 
@@ -80,7 +81,7 @@ mod tests {
         Item {
             id: "1".into(),
             dataset: "chart".into(),
-            image: None,
+            images: ImageKeys::None,
             question: "What is the sum of red and yellow?".into(),
             options: Vec::new(),
             answer_type: AnswerType::Number,

@@ -26,6 +26,12 @@ impl Sentinels {
             _ => bail!("the texts contain all private-use characters"),
         }
     }
+
+    /// The number of bytes of a text without sentinels.
+    pub(super) fn length_without(self, text: &str) -> usize {
+        let is_mark = |mark: &char| *mark == self.start || *mark == self.end;
+        text.len() - text.chars().filter(is_mark).map(char::len_utf8).sum::<usize>()
+    }
 }
 
 /// Encodes chats.

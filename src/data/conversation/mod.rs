@@ -2,16 +2,19 @@
 //! of prompts and training sequences that follow from them. The number of tokens per image is added in `tokens`.
 //!
 //! ```text
-//! prompt   = template on [user: image, text], with the opening of the assistant's turn
-//! sequence = template on [user: image, text; assistant: response], up to the first stop token
+//! prompt   = template on [..., user: image, text], with the opening of the assistant's turn
+//! sequence = template on [..., user: image, text; assistant: response], up to the first stop token after the response
 //!            It begins with the prompt; the rest is the target.
 //! ```
+//!
+//! Earlier turns are part of the prompt, as the template writes them; their responses may be targets too (`history`).
 //!
 //! Ids equal those of `transformers` (`ProcessorMixin.apply_chat_template`, or
 //! `PreTrainedTokenizerBase.apply_chat_template` for text-only models). `tokenizer.json` is used as it is: tokenizer
 //! classes of `transformers` that build a different pipeline, and keys such as `add_bos_token`, have no effect here.
 
 mod generation_config;
+mod history;
 mod hub_files;
 pub(crate) mod hub_tokenizer;
 mod jinja_compat;
@@ -20,13 +23,18 @@ mod thinking;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
-pub use template::{ChatTemplate, Format, Message, Role};
+pub use template::{ChatTemplate, Format, Message, MessagePart, Role};
 
+use super::chat_prompt::ChatPrompt;
+use super::image_keys::ImageKeys;
+use super::image_placeholders::Part;
 use super::tokenizer::Tokenizer;
 use generation_config::GenerationConfig;
+use history::RenderedHistory;
 use hub_tokenizer::{HubTokenizer, Sentinels};
 use template::PROBE;
 use thinking::ThinkingBlock;
@@ -41,6 +49,8 @@ pub struct Conversation {
     template: ChatTemplate,
     pub(crate) user: Format,
     pub(crate) assistant: Format,
+    /// The format of system messages, found when the first one is rendered, because many templates have none.
+    system: OnceLock<Result<Format, String>>,
     /// The thinking blocks of the template.
     pub(crate) block: Option<ThinkingBlock>,
     generation: GenerationConfig,
@@ -60,6 +70,17 @@ struct ImageToken {
     name: String,
     /// Whether the template writes the placeholder for a part `{"type": "image"}`.
     part: bool,
+}
+
+/// The ids of a conversation, in which each image is one placeholder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedChat {
+    /// The conversation up to the last response.
+    pub prompt: Vec<u32>,
+    /// Whether each id of the prompt is part of an earlier response, or ends one.
+    pub loss: Vec<bool>,
+    /// The last response and the token that ends it.
+    pub target: Vec<u32>,
 }
 
 /// A rendered chat with sentinels.
@@ -125,7 +146,15 @@ impl Conversation {
             TemplateFormat::probe(&template, named, image.is_some())?;
         let image = match image {
             Some(image) if user == Format::Parts => {
-                let part = template.render(&[Message::with_image(Role::User, PROBE)], true)?.contains(&image.name);
+                let part = template
+                    .render(
+                        &[Message::with_parts(
+                            Role::User,
+                            vec![MessagePart::Image, MessagePart::Text(PROBE.to_string())],
+                        )],
+                        true,
+                    )?
+                    .contains(&image.name);
                 Some(ImageToken { part, ..image })
             }
             other => other,
@@ -136,6 +165,7 @@ impl Conversation {
             template,
             user,
             assistant,
+            system: OnceLock::new(),
             block,
             generation,
             image,
@@ -190,30 +220,43 @@ impl Conversation {
     }
 
     /// The ids of a prompt. An image is one placeholder.
-    pub fn prompt(&self, image: bool, text: &str) -> Result<Vec<u32>> {
-        let sentinels = Sentinels::not_in(&[text])?;
-        let prompt = self.template.render(&[self.user(image, text, sentinels)?], true)?;
-        self.prompt_ids(&prompt, sentinels, image)
+    pub fn prompt(&self, chat: &ChatPrompt) -> Result<Vec<u32>> {
+        let sentinels = sentinels(chat, "")?;
+        let prompt = self.render_prompt(chat, sentinels)?;
+        self.prompt_ids(&prompt, sentinels, chat.images.keys().len())
     }
 
-    /// The ids of a prompt and of its response. A truncated response has no stop token.
-    pub fn sequence(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<(Vec<u32>, Vec<u32>)> {
-        let chat = self.render_chat(image, prompt, response, truncated)?;
-        let prompt = self.prompt_ids(&chat.prompt, chat.sentinels, image)?;
-        let mut target = self.target(&chat, &prompt)?.ids;
-        if chat.append_eos {
+    /// The ids of a prompt and of its response. A truncated response has no stop token. With `mask_history`, earlier
+    /// responses are not marked as part of the loss.
+    pub fn sequence(
+        &self,
+        chat: &ChatPrompt,
+        response: &str,
+        truncated: bool,
+        mask_history: bool,
+    ) -> Result<EncodedChat> {
+        let rendered = self.render_chat(chat, response, truncated)?;
+        let prompt = self.prompt_ids(&rendered.prompt, rendered.sentinels, chat.images.keys().len())?;
+        let loss = if chat.history.is_empty() || mask_history {
+            vec![false; prompt.len()]
+        } else {
+            self.history_loss(chat, &rendered)?
+        };
+        let mut target = self.target(&rendered, &prompt)?.ids;
+        if rendered.append_eos {
             target.push(self.eos.0);
         }
         if let Some(image) = self.image.as_ref().filter(|image| target.contains(&image.id)) {
             bail!("the chat template writes `{}` after the prompt", image.name);
         }
-        Ok((prompt, target))
+        Ok(EncodedChat { prompt, loss, target })
     }
 
     /// The text of each target id of [`Conversation::sequence`].
-    pub fn pieces(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<Vec<String>> {
-        let chat = self.render_chat(image, prompt, response, truncated)?;
-        let prompt = self.prompt_ids(&chat.prompt, chat.sentinels, image)?;
+    pub fn pieces(&self, chat: &ChatPrompt, response: &str, truncated: bool) -> Result<Vec<String>> {
+        let images = chat.images.keys().len();
+        let chat = self.render_chat(chat, response, truncated)?;
+        let prompt = self.prompt_ids(&chat.prompt, chat.sentinels, images)?;
         let Target { ids, separate } = self.target(&chat, &prompt)?;
         let mut pieces = if separate {
             self.hub_tokenizer.pieces(&chat.whole[chat.prompt.len()..], chat.sentinels, true)?
@@ -227,23 +270,144 @@ impl Conversation {
         Ok(pieces)
     }
 
-    fn user(&self, image: bool, text: &str, sentinels: Sentinels) -> Result<Message> {
-        let text = self.hub_tokenizer.escape(text, sentinels);
-        Ok(match (&self.image, image) {
-            (None, true) => bail!("the model takes no images: its `config.json` has no image token"),
-            (Some(image), true) if image.part => Message::with_image(Role::User, &text),
-            (Some(image), true) => Message::new(Role::User, &format!("{}\n{text}", image.name), self.user),
-            (_, false) => Message::new(Role::User, &text, self.user),
-        })
+    /// The messages of a conversation up to the user's last turn, with `responses` as the earlier responses. With
+    /// `user_probes` the user's later turns are probes.
+    fn messages(
+        &self,
+        chat: &ChatPrompt,
+        sentinels: Sentinels,
+        responses: &[String],
+        user_probes: bool,
+    ) -> Result<Vec<Message>> {
+        let mut messages = Vec::new();
+        if let Some(system) = chat.system {
+            let text = self.hub_tokenizer.escape(system, sentinels);
+            messages.push(Message::new(Role::System, &text, self.system_format()?));
+        }
+        for (turn, parts) in chat.parts().into_iter().enumerate() {
+            messages.push(if user_probes && turn > 0 {
+                Message::new(Role::User, &sentinels.probe.to_string(), self.user)
+            } else {
+                self.user(parts, matches!(chat.images, ImageKeys::Leading(_)), sentinels)?
+            });
+            messages.extend(responses.get(turn).map(|text| Message::new(Role::Assistant, text, self.assistant)));
+        }
+        Ok(messages)
     }
 
-    fn render_chat(&self, image: bool, prompt: &str, response: &str, truncated: bool) -> Result<RenderedChat> {
-        let sentinels = Sentinels::not_in(&[prompt, response])?;
-        let user = self.user(image, prompt, sentinels)?;
-        let answered = |text: &str| {
-            self.template.render(&[user.clone(), Message::new(Role::Assistant, text, self.assistant)], false)
+    fn system_format(&self) -> Result<Format> {
+        let chat = |format| vec![Message::new(Role::System, PROBE, format), Message::new(Role::User, "a", self.user)];
+        let probe = || self.template.format_of(self.user, chat, true).map_err(|error| format!("{error:#}"));
+        self.system.get_or_init(probe).clone().map_err(|error| anyhow!("a system message is not possible: {error}"))
+    }
+
+    /// A user's turn. `leading`: its image stands before the text.
+    fn user(&self, parts: Vec<Part>, leading: bool, sentinels: Sentinels) -> Result<Message> {
+        let with_images = parts.contains(&Part::Image);
+        let text = |part| match part {
+            Part::Text(text) => MessagePart::Text(self.hub_tokenizer.escape(&text, sentinels)),
+            Part::Image => MessagePart::Image,
         };
-        let prompt = self.template.render(std::slice::from_ref(&user), true)?;
+        let parts: Vec<MessagePart> = parts.into_iter().map(text).collect();
+        let image = match (&self.image, with_images) {
+            (None, true) => bail!("the model takes no images: its `config.json` has no image token"),
+            (Some(image), true) if image.part => return Ok(Message::with_parts(Role::User, parts)),
+            (Some(image), true) => image.name.as_str(),
+            (_, false) => "",
+        };
+        let mut text = String::new();
+        for part in parts {
+            match part {
+                MessagePart::Text(part) => text.push_str(&part),
+                MessagePart::Image => {
+                    text.push_str(image);
+                    text.push_str(if leading { "\n" } else { "" });
+                }
+            }
+        }
+        Ok(Message::new(Role::User, &text, self.user))
+    }
+
+    /// Renders a conversation up to the opening of the next response.
+    fn render_prompt(&self, chat: &ChatPrompt, sentinels: Sentinels) -> Result<String> {
+        let responses = self.history_responses(chat, sentinels);
+        let prompt = self.template.render(&self.messages(chat, sentinels, &responses, false)?, true)?;
+        self.check_texts(chat, &prompt, sentinels)?;
+        Ok(prompt)
+    }
+
+    /// The earlier responses, as the template gets them.
+    fn history_responses(&self, chat: &ChatPrompt, sentinels: Sentinels) -> Vec<String> {
+        chat.history.iter().map(|exchange| self.hub_tokenizer.escape(&exchange.response, sentinels)).collect()
+    }
+
+    /// Checks that the template has written the texts of a conversation that is more than an image and a text: many
+    /// templates ignore a system message, or all but one text part.
+    fn check_texts(&self, chat: &ChatPrompt, rendered: &str, sentinels: Sentinels) -> Result<()> {
+        if chat.system.is_none() && chat.history.is_empty() && !matches!(chat.images, ImageKeys::Placed(_)) {
+            return Ok(());
+        }
+        let mut rest = rendered;
+        let mut check = |what: &str, text: &str| {
+            let text = self.hub_tokenizer.escape(text, sentinels);
+            let Some(at) = rest.find(text.trim()) else {
+                bail!("the chat template of {} does not write {what}: {:?}", self.template.origin(), text.trim());
+            };
+            rest = &rest[at + text.trim().len()..];
+            Ok(())
+        };
+        chat.system.map_or(Ok(()), |text| check("the system message", text))?;
+        for part in chat.parts().into_iter().flatten() {
+            if let Part::Text(text) = part {
+                check("a text of the user", &text)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each id of a prompt is part of an earlier response, or ends one.
+    fn history_loss(&self, chat: &ChatPrompt, rendered: &RenderedChat) -> Result<Vec<bool>> {
+        let RenderedChat { prompt, sentinels, .. } = rendered;
+        let render = |responses: &[String], user_probes: bool| {
+            self.template.render(&self.messages(chat, *sentinels, responses, user_probes)?, true)
+        };
+        let history = RenderedHistory {
+            text: prompt,
+            responses: &self.history_responses(chat, *sentinels),
+            probe: sentinels.probe,
+            render: &render,
+            stops: &self.special_stops().map(|(_, name)| name.as_str()).collect::<Vec<_>>(),
+        };
+        let spans = history.spans().with_context(|| format!("the chat template of {}", self.template.origin()))?;
+        // Pieces cover the text without sentinels.
+        let bare = |at: usize| sentinels.length_without(&prompt[..at]);
+        let spans: Vec<(usize, usize)> = spans.iter().map(|span| (bare(span.start), bare(span.end))).collect();
+        let mut loss = vec![false; self.prefix_ids(prompt)?.len()];
+        let mut start = 0;
+        for piece in self.hub_tokenizer.pieces(prompt, *sentinels, false)? {
+            let end = start + piece.len();
+            // A token that has no text of its own continues the character before it. A token that spans the beginning
+            // or the end of a response counts as part of it, as in `transformers`.
+            loss.push(spans.iter().any(|&(from, to)| end > from && if start == end { end <= to } else { start < to }));
+            start = end;
+        }
+        Ok(loss)
+    }
+
+    /// The special tokens that end a turn.
+    fn special_stops(&self) -> impl Iterator<Item = &(u32, String)> {
+        self.stop.iter().filter(|(_, name)| self.hub_tokenizer.is_special(name))
+    }
+
+    fn render_chat(&self, chat: &ChatPrompt, response: &str, truncated: bool) -> Result<RenderedChat> {
+        let sentinels = sentinels(chat, response)?;
+        let messages = self.messages(chat, sentinels, &self.history_responses(chat, sentinels), false)?;
+        let answered = |text: &str| {
+            let answer = Message::new(Role::Assistant, text, self.assistant);
+            self.template.render(&[messages.as_slice(), &[answer]].concat(), false)
+        };
+        let prompt = self.template.render(&messages, true)?;
+        self.check_texts(chat, &prompt, sentinels)?;
         let response = self.hub_tokenizer.escape(response, sentinels);
         let mut whole = answered(&response)?;
         // A response that is unique in the text shows where responses end.
@@ -262,20 +426,19 @@ impl Conversation {
         let end = whole.strip_suffix(suffix).map(str::len).filter(|&end| end >= prompt.len());
         let end =
             end.with_context(|| format!("the chat template does not end with `{suffix}` after every response"))?;
-        let special = self.stop.iter().filter(|(_, name)| self.hub_tokenizer.is_special(name));
-        let stop = special.filter_map(|(_, name)| suffix.find(name).map(|at| at + name.len())).min();
+        let stop = self.special_stops().filter_map(|(_, name)| suffix.find(name).map(|at| at + name.len())).min();
         let stop = stop.filter(|_| !truncated);
         whole.truncate(end + stop.unwrap_or(0));
         Ok(RenderedChat { prompt, whole, append_eos: !truncated && stop.is_none(), sentinels })
     }
 
-    pub(crate) fn prompt_ids(&self, prompt: &str, sentinels: Sentinels, image: bool) -> Result<Vec<u32>> {
+    pub(crate) fn prompt_ids(&self, prompt: &str, sentinels: Sentinels, images: usize) -> Result<Vec<u32>> {
         let mut ids = self.prefix_ids(prompt)?.to_vec();
         ids.extend(self.hub_tokenizer.ids(prompt, sentinels, false)?);
         if let Some(token) = &self.image {
             let count = ids.iter().filter(|id| **id == token.id).count();
-            if count != usize::from(image) {
-                bail!("the chat template writes `{}` {count} times for {} images", token.name, usize::from(image));
+            if count != images {
+                bail!("the chat template writes `{}` {count} times for {images} images", token.name);
             }
         }
         Ok(ids)
@@ -303,6 +466,13 @@ impl Conversation {
     }
 }
 
+/// Sentinels that occur in no text of a conversation.
+fn sentinels(chat: &ChatPrompt, response: &str) -> Result<Sentinels> {
+    let responses = chat.history.iter().map(|exchange| exchange.response.as_str());
+    let texts: Vec<&str> = chat.user_turns().chain(responses).chain(chat.system).chain([response]).collect();
+    Sentinels::not_in(&texts)
+}
+
 /// The content formats and thinking blocks of a template, found by probing.
 struct TemplateFormat {
     template: ChatTemplate,
@@ -315,10 +485,9 @@ impl TemplateFormat {
     fn probe(file: &hub_files::Template, named: BTreeMap<String, String>, images: bool) -> Result<TemplateFormat> {
         let template = ChatTemplate::new(&file.text, &file.origin, named)?;
         let preferred = if images { Format::Parts } else { Format::Text };
-        let turn = |role: Role| move |format: Format| Message::new(role, PROBE, format);
-        let user = template.format_of(preferred, &[], turn(Role::User), true)?;
-        let before = [Message::new(Role::User, "a", user)];
-        let assistant = template.format_of(preferred, &before, turn(Role::Assistant), false)?;
+        let user = template.format_of(preferred, |format| vec![Message::new(Role::User, PROBE, format)], true)?;
+        let answered = |format| vec![Message::new(Role::User, "a", user), Message::new(Role::Assistant, PROBE, format)];
+        let assistant = template.format_of(preferred, answered, false)?;
         let block = find_thinking_block(&template, &file.text, user, assistant)?;
         Ok(TemplateFormat { template, user, assistant, block })
     }

@@ -52,23 +52,29 @@ pub enum Format {
     Parts,
 }
 
+/// A part of a message's content.
+#[derive(Clone, Debug)]
+pub enum MessagePart {
+    Text(String),
+    Image,
+}
+
 #[derive(Clone, Debug)]
 pub struct Message {
     role: Role,
-    text: String,
+    content: Vec<MessagePart>,
     format: Format,
-    image: bool,
 }
 
 impl Message {
     /// A message with text only.
     pub fn new(role: Role, text: &str, format: Format) -> Message {
-        Message { role, text: text.to_string(), format, image: false }
+        Message { role, content: vec![MessagePart::Text(text.to_string())], format }
     }
 
-    /// A message with an image and text, as parts.
-    pub fn with_image(role: Role, text: &str) -> Message {
-        Message { role, text: text.to_string(), format: Format::Parts, image: true }
+    /// A message with images and texts, as parts.
+    pub fn with_parts(role: Role, content: Vec<MessagePart>) -> Message {
+        Message { role, content, format: Format::Parts }
     }
 
     /// The value passed to the template: `{"role": .., "content": ..}`.
@@ -79,14 +85,23 @@ impl Message {
             Role::Assistant => "assistant",
         };
         let content = match self.format {
-            Format::Text => Value::from(self.text.as_str()),
-            Format::Parts => {
-                let image = self.image.then(|| Value::from_pairs([("type", "image")]));
-                let text = Value::from_pairs([("type", "text"), ("text", self.text.as_str())]);
-                image.into_iter().chain([text]).collect()
+            Format::Text => {
+                let text =
+                    |part: &MessagePart| if let MessagePart::Text(text) = part { text.clone() } else { String::new() };
+                Value::from(self.content.iter().map(text).collect::<String>())
             }
+            Format::Parts => self.content.iter().map(MessagePart::value).collect(),
         };
         Value::from_pairs([("role", Value::from(role)), ("content", content)])
+    }
+}
+
+impl MessagePart {
+    fn value(&self) -> Value {
+        match self {
+            MessagePart::Image => Value::from_pairs([("type", "image")]),
+            MessagePart::Text(text) => Value::from_pairs([("type", "text"), ("text", text.as_str())]),
+        }
     }
 }
 
@@ -159,13 +174,12 @@ impl ChatTemplate {
         &self.origin
     }
 
-    /// Finds the content format of the message that `message` builds: `preferred` if the template then writes the
-    /// message's text, otherwise the other one.
+    /// Finds the content format of a message of the chat that `chat` builds: `preferred` if the template then writes the
+    /// message's text, a [`PROBE`], otherwise the other one.
     pub(super) fn format_of(
         &self,
         preferred: Format,
-        before: &[Message],
-        message: impl Fn(Format) -> Message,
+        chat: impl Fn(Format) -> Vec<Message>,
         open: bool,
     ) -> Result<Format> {
         let other = match preferred {
@@ -174,9 +188,7 @@ impl ChatTemplate {
         };
         let mut failure = None;
         for format in [preferred, other] {
-            let mut messages = before.to_vec();
-            messages.push(message(format));
-            match self.render(&messages, open) {
+            match self.render(&chat(format), open) {
                 Ok(text) if writes_the_probe(&text) => return Ok(format),
                 Ok(_) => {}
                 Err(error) => failure = failure.or(Some(error)),
@@ -289,7 +301,7 @@ mod tests {
     fn the_content_format_is_found_by_probing() {
         let found = |source: &str, preferred| {
             let template = ChatTemplate::new(source, "`x`", BTreeMap::new()).unwrap();
-            template.format_of(preferred, &[], |format| Message::new(Role::User, PROBE, format), true)
+            template.format_of(preferred, |format| vec![Message::new(Role::User, PROBE, format)], true)
         };
         let string = "{{ messages[0]['content'] }}";
         let parts = "{% for part in messages[0]['content'] %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}";

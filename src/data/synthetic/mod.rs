@@ -186,8 +186,8 @@ mod tests {
                 None => item.answers[0].clone(),
             };
             writeln!(listing, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
-            assert_eq!(item.image.is_some(), item.dataset != "text");
-            if let Some(image) = &item.image {
+            assert_eq!(item.images.is_empty(), item.dataset == "text");
+            for image in item.images.keys() {
                 read_image(image, &folder.path().join("images"), true).unwrap();
             }
         }

@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use anyhow::{Result, bail};
 
+use crate::chat_prompt::ChatPrompt;
 use crate::conversation::hub_tokenizer::{HubTokenizer, Sentinels};
-use crate::conversation::{Conversation, Format, Message, Role};
+use crate::conversation::{Conversation, Format, Message, MessagePart, Role};
+use crate::image_keys::ImageKeys;
 use crate::tests::support::golden;
 use crate::tokens;
 use ablate_core::base::files;
@@ -77,6 +79,27 @@ impl Folder {
     }
 }
 
+fn one_image() -> ImageKeys {
+    ImageKeys::Leading("key".into())
+}
+
+/// A question without an image.
+fn ask(text: &str) -> ChatPrompt<'_> {
+    ChatPrompt::new(&ImageKeys::None, text)
+}
+
+/// The ids of the prompt and of the target.
+fn sequence(
+    conversation: &Conversation,
+    chat: &ChatPrompt,
+    response: &str,
+    truncated: bool,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    let encoded = conversation.sequence(chat, response, truncated, false)?;
+    assert!(encoded.loss.iter().all(|is_target| !is_target), "a single turn has no history");
+    Ok((encoded.prompt, encoded.target))
+}
+
 #[test]
 fn strings_have_the_ids_of_transformers() {
     let strings: Vec<String> = files::read_json(&chat_golden("strings.json")).unwrap();
@@ -118,7 +141,7 @@ fn chats_have_the_text_and_ids_of_transformers() {
             let place = format!("{}: {:?} {:?}", folder.name, chat.user, chat.response);
             let plain = Sentinels::not_in(&[]).unwrap();
             let user = if chat.image {
-                Message::with_image(Role::User, &chat.user)
+                Message::with_parts(Role::User, vec![MessagePart::Image, MessagePart::Text(chat.user.clone())])
             } else {
                 Message::new(Role::User, &chat.user, conversation.user)
             };
@@ -127,7 +150,7 @@ fn chats_have_the_text_and_ids_of_transformers() {
             let mut messages: Vec<Message> = system.chain([user]).collect();
             assert_eq!(conversation.render(&messages, true).unwrap(), chat.prompt, "{place}");
             if chat.system.is_some() {
-                let ids = conversation.prompt_ids(&chat.prompt, plain, chat.image).unwrap();
+                let ids = conversation.prompt_ids(&chat.prompt, plain, usize::from(chat.image)).unwrap();
                 assert_eq!(ids, with_one_placeholder(&conversation, &chat.prompt_ids), "{place}");
             }
             messages.push(answer);
@@ -136,15 +159,18 @@ fn chats_have_the_text_and_ids_of_transformers() {
                 continue;
             }
 
-            let (prompt, target) = conversation.sequence(chat.image, &chat.user, &chat.response, false).unwrap();
-            assert_eq!(prompt, conversation.prompt(chat.image, &chat.user).unwrap());
+            let images = if chat.image { one_image() } else { ImageKeys::None };
+            let user = ChatPrompt::new(&images, &chat.user);
+            let encode = |truncated| sequence(&conversation, &user, &chat.response, truncated).unwrap();
+            let (prompt, target) = encode(false);
+            assert_eq!(prompt, conversation.prompt(&user).unwrap());
             assert_eq!(prompt, with_one_placeholder(&conversation, &chat.prompt_ids), "{place}");
             let whole = with_one_placeholder(&conversation, &chat.whole_ids);
             let (last, before) = target.split_last().unwrap();
             assert!(conversation.stop_tokens().contains(last), "{place}");
             if conversation.block.is_some() {
                 // The empty block before the answer is left out.
-                let answer = conversation.sequence(chat.image, &chat.user, &chat.response, true).unwrap().1;
+                let answer = encode(true).1;
                 assert!(whole.windows(answer.len()).any(|ids| ids == answer), "{place}");
             } else if whole.starts_with(&prompt) {
                 // Without the end that the template does not write.
@@ -153,7 +179,7 @@ fn chats_have_the_text_and_ids_of_transformers() {
             } else {
                 apart += 1;
             }
-            let pieces = conversation.pieces(chat.image, &chat.user, &chat.response, false).unwrap();
+            let pieces = conversation.pieces(&user, &chat.response, false).unwrap();
             assert_eq!(pieces.len(), target.len(), "{place}");
         }
     }
@@ -166,13 +192,15 @@ fn an_image_token_is_repeated_per_feature() {
         let count = |key: &str| if key == "key" { Ok(4) } else { bail!("there is none") };
         let layout = tokens::ChatEncoder::from_conversation(folder.read().unwrap(), Arc::new(count), 500);
         for chat in folder.chats.iter().filter(|chat| chat.image && chat.system.is_none()) {
-            let prompt = layout.encode_prompt("1", &chat.user, Some("key")).unwrap();
+            let prompt = layout.encode_prompt("1", &ChatPrompt::new(&one_image(), &chat.user)).unwrap();
             assert_eq!(prompt.tokens, chat.prompt_ids, "{}: {:?}", folder.name, chat.user);
-            let row = layout.encode_sequence(Some("key"), &chat.user, &chat.response, false).unwrap();
+            let row = layout
+                .encode_sequence(&ChatPrompt::new(&one_image(), &chat.user), &chat.response, false, true)
+                .unwrap();
             assert!(row.tokens.starts_with(&prompt.tokens));
             assert_eq!(row.loss.iter().filter(|loss| !**loss).count(), prompt.tokens.len());
         }
-        let error = layout.encode_prompt("1", "a", Some("other")).unwrap_err();
+        let error = layout.encode_prompt("1", &ChatPrompt::new(&ImageKeys::Leading("other".into()), "a")).unwrap_err();
         assert_eq!(format!("{error:#}"), "item `1`: image `other`: there is none");
     }
 }
@@ -180,7 +208,7 @@ fn an_image_token_is_repeated_per_feature() {
 #[test]
 fn a_target_ends_with_the_first_stop_token() {
     let target = |folder: &str, response: &str, truncated: bool| {
-        Folder::named(folder).read().unwrap().pieces(false, "a", response, truncated).unwrap().concat()
+        Folder::named(folder).read().unwrap().pieces(&ask("a"), response, truncated).unwrap().concat()
     };
     // The template writes no stop token: `eos` is appended, without the template's space.
     assert_eq!(target("vicuna", "Yes.", false), " Yes.</s>");
@@ -204,11 +232,11 @@ fn text_never_becomes_a_special_token() {
         let conversation = Folder::named(folder).read().unwrap();
         let id = conversation.hub_tokenizer.id(token).unwrap();
         let count = |ids: &[u32]| ids.iter().filter(|one| **one == id).count();
-        let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
+        let (prompt, target) = sequence(&conversation, &ask("a"), "b", false).unwrap();
         let text = format!("{token}a{token}{token} b");
-        let (spelled, answered) = conversation.sequence(false, &text, &text, false).unwrap();
+        let (spelled, answered) = sequence(&conversation, &ask(&text), &text, false).unwrap();
         assert_eq!((count(&spelled), count(&answered)), (count(&prompt), count(&target)), "{folder}");
-        let pieces = conversation.pieces(false, &text, &text, true).unwrap();
+        let pieces = conversation.pieces(&ask(&text), &text, true).unwrap();
         assert_eq!(pieces.concat().trim(), text);
         assert!(!conversation.tokenizer().encode(&text).unwrap().contains(&id));
     }
@@ -221,11 +249,16 @@ fn a_text_template_gets_the_image_before_the_text() {
     let conversation = folder.read().unwrap();
     assert_eq!(conversation.user, Format::Text);
     let image = conversation.image_token().unwrap();
-    let prompt = conversation.prompt(true, "How many?").unwrap();
+    let prompt = conversation.prompt(&ChatPrompt::new(&one_image(), "How many?")).unwrap();
     assert_eq!(prompt.iter().filter(|id| **id == image).count(), 1);
     assert!(conversation.tokenizer().decode(&prompt).unwrap().contains("user\n<image>\nHow many?"));
     let none = Folder::named("chatml").read().unwrap();
-    assert!(none.prompt(true, "a").unwrap_err().to_string().starts_with("the model takes no images"));
+    assert!(
+        none.prompt(&ChatPrompt::new(&one_image(), "a"))
+            .unwrap_err()
+            .to_string()
+            .starts_with("the model takes no images")
+    );
 }
 
 #[test]
@@ -242,7 +275,7 @@ fn a_folder_without_a_template_can_be_given_one() {
     };
     let conversation = given("{% for m in messages %}{{ m.content }}\n{% endfor %}").unwrap();
     let eos = conversation.stop_tokens().to_vec();
-    let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
+    let (prompt, target) = sequence(&conversation, &ask("a"), "b", false).unwrap();
     assert_eq!(conversation.tokenizer().decode(&prompt).unwrap(), "a\n");
     assert!(eos.contains(target.last().unwrap()));
     let error = format!("{:#}", given("{% if %}").unwrap_err());
@@ -253,7 +286,7 @@ fn a_folder_without_a_template_can_be_given_one() {
 fn a_template_that_repeats_a_response_is_an_error() {
     let error = |template: &str| {
         let conversation = Folder::with_template(template).read().unwrap();
-        format!("{:#}", conversation.sequence(false, "a", "b", false).unwrap_err())
+        format!("{:#}", sequence(&conversation, &ask("a"), "b", false).unwrap_err())
     };
     let twice = "{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}";
     assert!(error(twice).ends_with("the chat template writes a response 2 times"));
@@ -265,8 +298,8 @@ fn training_uses_the_opening_of_generation() {
     let template = "{% for m in messages %}{{ m.role }} {{ m.content }}<|im_end|>{% endfor %}\
                     {% if add_generation_prompt %}assistant\n{% endif %}";
     let conversation = Folder::with_template(template).read().unwrap();
-    let (prompt, target) = conversation.sequence(false, "a", "b", false).unwrap();
-    assert_eq!(prompt, conversation.prompt(false, "a").unwrap());
+    let (prompt, target) = sequence(&conversation, &ask("a"), "b", false).unwrap();
+    assert_eq!(prompt, conversation.prompt(&ask("a")).unwrap());
     let text = |ids: &[u32]| conversation.tokenizer().decode(ids).unwrap();
     assert_eq!((text(&prompt).as_str(), text(&target).as_str()), ("user a<|im_end|>assistant\n", "b<|im_end|>"));
 }
@@ -280,7 +313,7 @@ fn a_thinking_block_is_not_part_of_the_answer() {
     assert_eq!(answer(&thinking, "4"), "4");
     // Training targets equal generated responses.
     let given = |conversation: &Conversation, response: &str, truncated| {
-        conversation.pieces(false, "a", response, truncated).unwrap().concat()
+        conversation.pieces(&ask("a"), response, truncated).unwrap().concat()
     };
     let whole = "<think>\nTwo and two.\n</think>\n\n4";
     assert_eq!(given(&thinking, whole, false), format!("{whole}<|im_end|>"));

@@ -2,6 +2,7 @@
 
 use expect_test::expect;
 
+use crate::image_keys::ImageKeys;
 use crate::import_options::{ImportOptions, RowFile};
 use crate::llava::{EXAMPLE, LocatedItem, read};
 use crate::records::{AnswerType, Item};
@@ -35,7 +36,7 @@ fn a_plain_llava_row_is_an_item() {
     let expected = Item {
         id: "7".into(),
         dataset: "toy".into(),
-        image: Some("a.png".into()),
+        images: ImageKeys::Leading("a.png".into()),
         question: "How many?".into(),
         options: vec![],
         answer_type: AnswerType::Text,

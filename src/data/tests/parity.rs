@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::conversation::hub_tokenizer::Sentinels;
-use crate::conversation::{Conversation, Format, Message, Role};
+use crate::conversation::{Conversation, Format, Message, MessagePart, Role};
 use crate::tests::support::golden;
 use crate::tokenizer::FILE;
 use ablate_core::base::files;
@@ -66,12 +66,13 @@ impl ExpectedMessage {
             "assistant" => Role::Assistant,
             other => panic!("unknown role `{other}`"),
         };
-        let parts = self.content.as_array();
-        let text = parts.and_then(|parts| parts.last()).map_or(&self.content, |part| &part["text"]).as_str().unwrap();
-        match parts {
-            Some(parts) if parts.len() == 2 => Message::with_image(role, text),
-            Some(_) => Message::new(role, text, Format::Parts),
-            None => Message::new(role, text, Format::Text),
+        let part = |part: &Value| match part["text"].as_str() {
+            Some(text) => MessagePart::Text(text.to_string()),
+            None => MessagePart::Image,
+        };
+        match self.content.as_array() {
+            Some(parts) => Message::with_parts(role, parts.iter().map(part).collect()),
+            None => Message::new(role, self.content.as_str().unwrap(), Format::Text),
         }
     }
 }

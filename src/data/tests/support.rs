@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::answers::{DEFAULT_THRESHOLD, judge};
+use crate::image_keys::ImageKeys;
 use crate::prompts::Style;
 use crate::records::{AnswerType, CreditedItem, CreditedResponse, FinishReason, Item};
 
@@ -16,7 +17,7 @@ pub(crate) fn item(answer_type: AnswerType, question: &str, options: &[&str], an
     Item {
         id: "1".into(),
         dataset: "toy".into(),
-        image: None,
+        images: ImageKeys::None,
         question: question.into(),
         options: options.iter().map(ToString::to_string).collect(),
         answer_type,

@@ -1,6 +1,7 @@
 //! Generation on the CPU, with prepacked weights and a KV cache per sequence. The samples of a prompt share the prompt's
 //! part of the cache. The result of a sequence does not depend on the others.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -16,7 +17,7 @@ use crate::layers::ForwardPass;
 use crate::model::Model;
 use crate::ops::Ops;
 use crate::trainable_model::TrainableModel;
-use crate::{Architecture, Checkpoint, PixelValues};
+use crate::{Architecture, Checkpoint, PixelSource};
 use ablate_core::base::alloc::keep_freed_memory;
 
 /// A model with prepacked weights, which all threads share.
@@ -43,21 +44,19 @@ impl<'a> CpuDecoder<'a> {
         CpuDecoder { architecture, model: &weights.0, ops: CpuOps::default(), free: Vec::new() }
     }
 
-    /// Reads a prompt with its image, and adds `samples` sequences that continue it by up to `max_tokens` tokens. The
+    /// Reads a prompt with its images, and adds `samples` sequences that continue it by up to `max_tokens` tokens. The
     /// logits of the first token: (v,).
     pub(super) fn start(
         &mut self,
         tokens: &[u32],
-        image: Option<(&str, &PixelValues)>,
+        keys: &[String],
+        images: &dyn PixelSource,
         samples: usize,
         max_tokens: usize,
     ) -> Result<Buffer> {
         let (layers, positions) = (self.architecture.decoder.layers, self.architecture.decoder.max_positions);
         let (heads, count) = (self.model.heads, tokens.len());
-        let (features, image_sources) = match image {
-            Some((key, pixels)) => self.encode_image(key, pixels)?,
-            None => (None, Vec::new()),
-        };
+        let (features, image_sources) = self.encode_images(keys, images)?;
         let mut sources = Vec::with_capacity(count);
         push_sources(self.architecture, tokens, &image_sources, &mut sources);
         let rope = self.model.rotary.table(count);
@@ -67,9 +66,9 @@ impl<'a> CpuDecoder<'a> {
         let plan = pass.ops.plan_attention(heads, std::slice::from_ref(&(0..count)), Some(&rope))?;
         let last = self.model.decode(&mut pass, x, &plan, Some(&[count - 1]))?;
         let logits = self.model.logits(pass.ops, &last)?.into_values();
-        let Some(mut prompt) = self.ops.prefill.take() else { panic!("BUG: the prompt's cache is gone") };
-        prompt.advance(count);
-        let prompt = Arc::new(prompt);
+        let Some(mut prefilled) = self.ops.prefill.take() else { panic!("BUG: the prompt's cache is gone") };
+        prefilled.advance(count);
+        let prefilled = Arc::new(prefilled);
         let capacity = max_tokens.min(positions - count);
         for _ in 0..samples {
             let fits = self.free.iter().position(|free| free.fits(capacity));
@@ -82,7 +81,7 @@ impl<'a> CpuDecoder<'a> {
                 self.free.pop();
                 KvSegment::new(layers, heads, capacity)
             };
-            self.ops.caches.push(KvCache { prompt: prompt.clone(), generated });
+            self.ops.caches.push(KvCache { prompt: prefilled.clone(), generated });
         }
         Ok(logits)
     }
@@ -110,15 +109,30 @@ impl<'a> CpuDecoder<'a> {
         self.free.push(cache.generated);
     }
 
-    /// An image's features, and their order in the sequence.
-    fn encode_image(&mut self, key: &str, pixels: &PixelValues) -> Result<(Option<CpuTensor>, Vec<EmbeddingSource>)> {
+    /// The features of a prompt's images, and their order in the sequence. An image that occurs twice is encoded once.
+    fn encode_images(
+        &mut self,
+        keys: &[String],
+        images: &dyn PixelSource,
+    ) -> Result<(Option<CpuTensor>, Vec<EmbeddingSource>)> {
         let (Some(vision), Some(tower)) = (&self.architecture.vision, &self.model.vision_tower) else {
             return Ok((None, Vec::new()));
         };
-        let mut patches = Vec::with_capacity(pixels.values.len());
-        let tiles = patchify(vision, key, pixels, &mut patches)?;
+        let (mut patches, mut tiles) = (Vec::new(), 0);
+        let mut by_image: BTreeMap<&str, Vec<EmbeddingSource>> = BTreeMap::new();
+        let mut sources = Vec::new();
+        for key in keys {
+            if !by_image.contains_key(key.as_str()) {
+                let pixels = images.pixel_values(key)?;
+                by_image.insert(key, image_sources(vision, key, &pixels, tiles)?);
+                tiles += patchify(vision, key, &pixels, &mut patches)?;
+            }
+            sources.extend_from_slice(&by_image[key.as_str()]);
+        }
+        if tiles == 0 {
+            return Ok((None, Vec::new()));
+        }
         let mut pass = ForwardPass { ops: &mut self.ops, dropout: None };
-        let features = tower.forward(&mut pass, tiles, &patches, None)?;
-        Ok((Some(features), image_sources(vision, key, pixels, 0)?))
+        Ok((Some(tower.forward(&mut pass, tiles, &patches, None)?), sources))
     }
 }

@@ -34,7 +34,7 @@ pub fn generate(
     }
     for (index, prompt) in prompts.iter().enumerate() {
         let loss = vec![false; prompt.tokens.len()];
-        let sequence = Sequence { tokens: &prompt.tokens, loss: &loss, image: prompt.image.as_deref() };
+        let sequence = Sequence { tokens: &prompt.tokens, loss: &loss, images: &prompt.images };
         let place = || format!("prompt {index} (`{}`)", prompt.key);
         batch::check_sequence(&model.architecture, &sequence, images).with_context(place)?;
         let most = model.architecture.decoder.max_positions;
@@ -158,11 +158,9 @@ impl<'a> Worker<'a> {
         let Request { prompts, images, config, .. } = self.request;
         let place = || format!("prompt {prompt} (`{}`)", prompts[prompt].key);
         let first = self.active.len();
-        let TokenPrompt { tokens, image, .. } = &prompts[prompt];
-        let pixels = image.as_ref().map(|key| images.pixel_values(key)).transpose().with_context(place)?;
-        let image = image.as_deref().zip(pixels.as_ref());
+        let TokenPrompt { tokens, images: keys, .. } = &prompts[prompt];
         let samples = self.request.distinct();
-        let first_logits = self.decoder.start(tokens, image, samples, config.max_tokens).with_context(place)?;
+        let first_logits = self.decoder.start(tokens, keys, *images, samples, config.max_tokens).with_context(place)?;
         let mut logits = first_logits.repeat(samples);
         for sample in 0..samples {
             self.active.push(Active { prompt, sample, response: self.request.begin(prompt, sample) });

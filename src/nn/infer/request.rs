@@ -80,9 +80,10 @@ impl Request<'_> {
         let tokens: Vec<Vec<u32>> = texts.iter().map(joined).collect();
         let marks: Vec<Vec<bool>> =
             tokens.iter().map(|text| (1..=text.len()).map(|i| i == text.len()).collect()).collect();
-        let images = texts.iter().map(|(prompt, _)| self.prompts[*prompt].image.as_deref());
+        let images = texts.iter().map(|(prompt, _)| self.prompts[*prompt].images.as_slice());
         let parts = tokens.iter().zip(&marks).zip(images);
-        let sequences: Vec<Sequence> = parts.map(|((tokens, loss), image)| Sequence { tokens, loss, image }).collect();
+        let sequences: Vec<Sequence> =
+            parts.map(|((tokens, loss), images)| Sequence { tokens, loss, images }).collect();
         Batch::new(&self.model.architecture, &sequences, padded, self.images)
     }
 

@@ -21,7 +21,7 @@ pub fn log_probs(
     resources: &Resources,
 ) -> Result<Vec<Vec<f32>>> {
     let sequences: Vec<Sequence> =
-        rows.iter().map(|row| Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }).collect();
+        rows.iter().map(|row| Sequence { tokens: &row.tokens, loss: &row.loss, images: &row.images }).collect();
     for (index, sequence) in sequences.iter().enumerate() {
         batch::check_sequence(&model.architecture, sequence, images)
             .with_context(|| format!("row {index} (counted from 0)"))?;

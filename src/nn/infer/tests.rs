@@ -12,7 +12,7 @@ use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
 use crate::session::Session;
 use crate::tests::support::{RESOURCES, Ramps, small_config};
 use crate::trainable_model::TrainableModel;
-use crate::{Batch, Checkpoint, DecoderConfig, PixelSource, Resources, Sequence};
+use crate::{Batch, Checkpoint, DecoderConfig, Resources, Sequence};
 use ablate_core::base::Seed;
 use ablate_core::base::progress::NoProgress;
 use ablate_data::records::FinishReason;
@@ -38,12 +38,13 @@ fn shaped(tied_head: bool, dim: usize, heads: usize, kv_heads: usize) -> Checkpo
 fn prompts() -> Vec<TokenPrompt> {
     (0..9)
         .map(|i| {
-            let image = (i % 2 == 0).then(|| i.to_string());
+            // One image, none, or two with a token between them.
+            let images: Vec<String> = [vec![i], vec![], vec![i, i + 1]][i % 3].iter().map(usize::to_string).collect();
             let mut tokens = vec![2];
-            tokens.extend(image.iter().flat_map(|_| [1; 4]));
+            tokens.extend(images.iter().flat_map(|_| [1, 1, 1, 1, 6]));
             tokens.extend((0..=i % 4).map(|j| 5 + (7 * i + j) as u32 % 25));
             tokens.push(3);
-            TokenPrompt { key: format!("item {i}"), tokens, image }
+            TokenPrompt { key: format!("item {i}"), tokens, images }
         })
         .collect()
 }
@@ -87,13 +88,13 @@ fn the_kv_cache_matches_a_whole_forward_pass() {
         let weights = Weights::new(&model).unwrap();
         let session = Session::new(&TrainableModel::frozen(&model), &RESOURCES).unwrap();
         let tokens = [2, 1, 1, 1, 1, 7, 8, 3, 20, 21, 22, 4];
-        let pixels = Ramps.pixel_values("6").unwrap();
-        let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], image: Some("6") };
+        let image = ["6".to_string()];
+        let sequence = Sequence { tokens: &[&tokens[..], &[0]].concat(), loss: &[true; 13], images: &image };
         let batch = Batch::new(&model.architecture, &[sequence], false, &Ramps).unwrap();
         let whole = session.logits(&batch).unwrap();
         // Prefill up to position 7, then token by token.
         let mut decoder = CpuDecoder::new(&model.architecture, &weights);
-        let mut stepped = decoder.start(&tokens[..8], Some(("6", &pixels)), 1, 12).unwrap().to_vec();
+        let mut stepped = decoder.start(&tokens[..8], &image, &Ramps, 1, 12).unwrap().to_vec();
         for &token in &tokens[8..] {
             stepped.extend_from_slice(&decoder.step(&[token]).unwrap());
         }
@@ -120,7 +121,7 @@ fn all_paths_give_the_same_responses() {
 fn all_paths_agree_on_wide_heads_and_long_prompts() {
     // Heads of 40 need three panels, the last one half full. Prompts of 34 tokens need three, with two positions in the last.
     let tokens = |i: u32| (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect();
-    let long = |i: u32| TokenPrompt { key: format!("long {i}"), tokens: tokens(i), image: None };
+    let long = |i: u32| TokenPrompt { key: format!("long {i}"), tokens: tokens(i), images: Vec::new() };
     let prompts: Vec<TokenPrompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
     let config = GenerateConfig { samples: 8, stop: vec![4], ..config(1.0) };
     assert_paths_agree(&shaped(false, 80, 2, 1), &prompts, &config);
@@ -262,7 +263,7 @@ fn log_probs_match_the_decoder() {
         .map(|prompt| {
             let tokens = [&prompt.tokens[..], &[6, 7, 4]].concat();
             let loss = (0..tokens.len()).map(|at| at >= prompt.tokens.len()).collect();
-            TokenRow { tokens, loss, image: prompt.image.clone() }
+            TokenRow { tokens, loss, images: prompt.images.clone() }
         })
         .collect();
     let together = log_probs(&model, &rows, &Ramps, &resources(2)).unwrap();
@@ -271,10 +272,8 @@ fn log_probs_match_the_decoder() {
         let alone = log_probs(&model, std::slice::from_ref(row), &Ramps, &RESOURCES).unwrap();
         assert_eq!(alone, std::slice::from_ref(values));
         let mut decoder = CpuDecoder::new(&model.architecture, &weights);
-        let pixels = row.image.as_ref().map(|key| Ramps.pixel_values(key).unwrap());
-        let image = row.image.as_deref().zip(pixels.as_ref());
         let prompt = row.tokens.len() - 3;
-        let mut logits = decoder.start(&row.tokens[..prompt], image, 1, 4).unwrap();
+        let mut logits = decoder.start(&row.tokens[..prompt], &row.images, &Ramps, 1, 4).unwrap();
         assert_eq!(values.len(), 3);
         for (&token, &value) in row.tokens[prompt..].iter().zip(values) {
             let total: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
@@ -289,7 +288,10 @@ fn log_probs_match_the_decoder() {
 fn errors_name_the_prompt() {
     let model = model(false);
     let error = |tokens: Vec<u32>, image: Option<&str>, config: &GenerateConfig| {
-        let prompts = [prompts()[1].clone(), TokenPrompt { key: "x".into(), tokens, image: image.map(Into::into) }];
+        let prompts = [
+            prompts()[1].clone(),
+            TokenPrompt { key: "x".into(), tokens, images: image.map(Into::into).into_iter().collect() },
+        ];
         let result = generate(&model, &prompts, &Ramps, config, Seed(0), &unwatched, &resources(2), &mut |_, _| Ok(()));
         format!("{:#}", result.unwrap_err())
     };

@@ -40,7 +40,7 @@ impl DpoConfig {
     pub fn sampler(&self, pairs: &[TokenPair], seed: Seed) -> Result<BatchSampler> {
         let size = |TokenPair { chosen, rejected }: &TokenPair| ExampleSize {
             tokens: positions(chosen) + positions(rejected),
-            has_image: chosen.image.is_some(),
+            has_image: !chosen.images.is_empty(),
         };
         BatchSampler::new(pairs.iter().map(size).collect(), Preference::EXAMPLE, self.batches, seed)
     }
@@ -194,7 +194,7 @@ mod tests {
     fn pair() -> (TokenPair, Batch) {
         let row = |response: usize| {
             let tokens = vec![2; 2 + response];
-            TokenRow { loss: (0..tokens.len()).map(|at| at >= 2).collect(), tokens, image: None }
+            TokenRow { loss: (0..tokens.len()).map(|at| at >= 2).collect(), tokens, images: Vec::new() }
         };
         let pair = TokenPair { chosen: row(3), rejected: row(2) };
         let model = Architecture::from_config(&ModelConfig::default(), 5, 1);

@@ -23,7 +23,7 @@ pub struct SftConfig {
 impl SftConfig {
     /// The batches of training on `rows`.
     pub fn sampler(&self, rows: &[TokenRow], seed: Seed) -> Result<BatchSampler> {
-        let size = |row: &TokenRow| ExampleSize { tokens: positions(row), has_image: row.image.is_some() };
+        let size = |row: &TokenRow| ExampleSize { tokens: positions(row), has_image: !row.images.is_empty() };
         BatchSampler::new(rows.iter().map(size).collect(), CrossEntropy::EXAMPLE, self.batches, seed)
     }
 }
@@ -54,7 +54,7 @@ pub fn sft(
 
 /// A row as a sequence.
 pub(super) fn sequence(row: &TokenRow) -> Sequence<'_> {
-    Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() }
+    Sequence { tokens: &row.tokens, loss: &row.loss, images: &row.images }
 }
 
 /// The number of positions that a forward pass of a row computes. The last token is only a target.

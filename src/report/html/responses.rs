@@ -1,4 +1,4 @@
-//! Items as HTML: image, question, gold answer, and the responses of the cells.
+//! Items as HTML: images, question, gold answer, and the responses of the cells.
 
 use std::fmt::Write;
 
@@ -41,21 +41,24 @@ fn render_sample(sample: &Sample) -> String {
         }
         body.push_str("</ul>");
     }
-    article(sample.image.as_deref(), &sample.id, &sample.dataset, &sample.prompt, &sample.gold, &body)
+    article(&sample.images, &sample.id, &sample.dataset, &sample.prompt, &sample.gold, &body)
 }
 
-/// A question with its image. `body` is HTML.
+/// A question with its images. `body` is HTML.
 pub(super) fn article(
-    image: Option<&[u8]>,
+    images: &[Vec<u8>],
     id: &str,
     dataset: &str,
     prompt: &str,
     gold: &[String],
     body: &str,
 ) -> String {
-    let image = match image.and_then(image_url) {
-        Some(url) => format!("<img alt=\"image of {}\" src=\"{url}\">", escape(id)),
-        None => "<div class=\"none\"></div>".to_string(),
+    let urls: Vec<String> = images.iter().filter_map(|image| image_url(image)).collect();
+    let image = |url: &String| format!("<img alt=\"image of {}\" src=\"{url}\">", escape(id));
+    let image = match &urls[..] {
+        [] => "<div class=\"none\"></div>".to_string(),
+        [url] => image(url),
+        urls => format!("<div class=\"images\">{}</div>", urls.iter().map(image).collect::<String>()),
     };
     let gold: Vec<String> = gold.iter().map(|gold| format!("<code>{}</code>", escape(gold))).collect();
     format!(

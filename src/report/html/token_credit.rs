@@ -42,7 +42,7 @@ fn render_question(pair: &CreditedPair) -> String {
         render_response(&pair.right, "correct", "<span class=\"up\">✓</span>", largest),
         render_response(&pair.wrong, "incorrect", "<span class=\"down\">✗</span>", largest)
     );
-    responses::article(pair.image.as_deref(), &pair.id, &pair.dataset, &pair.prompt, &pair.gold, &body)
+    responses::article(&pair.images, &pair.id, &pair.dataset, &pair.prompt, &pair.gold, &body)
 }
 
 fn render_response(credit: &CreditedResponse, label: &str, mark: &str, largest: f32) -> String {

@@ -8,6 +8,7 @@ use super::support::{
 use crate::input::{Cost, Evaluation, GraphNode, NodeState, ScoreSource};
 use crate::table::{Cell, Verdict};
 use crate::{CreditedInstance, Disagreement, Report, ReportInput, build};
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::records::Failure;
 use ablate_experiment::{Metric, ReportSpec};
 
@@ -343,7 +344,7 @@ fn user_text_is_escaped() {
         for score in evaluation.scores.is_some().then(|| scores_mut(evaluation)).into_iter().flatten() {
             (score.response, score.prompt, score.dataset) = (text(), text(), text());
             (score.gold, score.answer) = (vec![text()], Some(text()));
-            score.image = Some("key".to_string());
+            score.images = ImageKeys::Leading("key".to_string());
         }
     }
     let mut spec = ReportSpec { title: text(), rows: axes(&["arm", "model"]), ..spec() };
@@ -380,7 +381,7 @@ fn html_makes_no_requests() {
     input.images = Box::new(|_| Some(vec![0x89, b'P', b'N', b'G']));
     let run = input.evaluations.iter_mut().filter(|evaluation| evaluation.scores.is_some());
     for score in run.flat_map(scores_mut) {
-        score.image = Some("key".to_string());
+        score.images = ImageKeys::Leading("key".to_string());
     }
     let html = build(&input).unwrap().html();
     assert!(html.contains("default-src 'none'") && html.contains("src=\"data:image/png;base64,"));

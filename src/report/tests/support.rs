@@ -1,6 +1,7 @@
 //! Synthetic evaluations for the tests of reports.
 
 use crate::input::{Evaluation, ReportInput, ScoreSource};
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::records::{AnswerType, CreditedItem, CreditedResponse, FinishReason, Item, Score, Verdict};
 use ablate_experiment::{Contrast, GroupBy, ReportSpec, Selector};
 
@@ -17,7 +18,7 @@ pub(super) fn score(id: &str, value: f64) -> Score {
     Score {
         id: id.to_string(),
         dataset: id.split('-').next().unwrap_or_default().to_string(),
-        image: None,
+        images: ImageKeys::None,
         prompt: format!("How many in {id}?"),
         gold: vec!["7".to_string()],
         response: format!("I see {value}.\n### Answer: {value}"),
@@ -133,7 +134,7 @@ pub(super) fn credited(responses: &[bool]) -> CreditedItem {
     let item = Item {
         id: "a-0".to_string(),
         dataset: "a".to_string(),
-        image: None,
+        images: ImageKeys::None,
         question: "1+2?".to_string(),
         options: Vec::new(),
         answer_type: AnswerType::Number,

@@ -4,6 +4,7 @@ use super::support::{evaluation, input, not_run, plain_spec, score, scores_mut, 
 use crate::input::Evaluation;
 use crate::table::Row;
 use crate::{Report, build};
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::records::Overlap;
 use ablate_experiment::{Published, ReportSpec, Select};
 
@@ -88,7 +89,8 @@ fn questions_about_one_image_are_different_items() {
     let mut scores = lengths(&[("90", &[1.0])], &[("90", &[1.0])]);
     for (one, question) in scores.iter_mut().zip(["How many are red?", "How many are blue?"]) {
         let score = &mut scores_mut(one)[0];
-        (score.image, score.prompt) = (Some("pack/a.png".to_string()), format!("{question}\nAnswer briefly."));
+        (score.images, score.prompt) =
+            (ImageKeys::Leading("pack/a.png".to_string()), format!("{question}\nAnswer briefly."));
     }
     assert!(build(&input(select_spec(), scores.clone())).is_ok());
     // The same question under another instruction is the same item.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::stages::common::{self, check_range, ratio};
 use crate::stages::endpoint::{Endpoint, Responses};
+use crate::stages::image_input::ImageInput;
 use crate::stages::lost_rows::{LostRows, check_max_lost};
 use crate::teacher::{Fault, Response, oracle};
 use ablate_core::base::{Seed, wrong_input};
@@ -141,7 +142,7 @@ impl Stage for Distill {
             Api::Openai => {
                 let system = self.teacher.system.as_deref().unwrap_or(SYSTEM);
                 let is_bad = |item: &Item, response: &Response| defect(response, &judge(item, response)).is_some();
-                self.teacher.endpoint().sample(&items, &prompts, system, &is_bad, ctx)?
+                self.teacher.endpoint().sample(&items, &prompts, system, ImageInput::Given, &is_bad, ctx)?
             }
         };
         let mut kept = Vec::new();
@@ -363,12 +364,13 @@ fn fill(instruction: &str, item: &Item) -> String {
         let mut distinct = BTreeSet::new();
         answers.retain(|answer| distinct.insert(answer.clone()));
     }
-    let answer = answers.join(" or ");
+    let answer = item.images.escape(&answers.join(" or "));
+    let instruction = item.images.escape(instruction);
     let form = if item.answer_type.is_multiple_choice() { "<letter>" } else { "<answer>" };
     let values =
         [("{question}", item.question.as_str()), ("{options}", &options), ("{answer}", &answer), ("{form}", form)];
     let mut filled = String::new();
-    let mut rest = instruction;
+    let mut rest = instruction.as_str();
     while let Some(start) = rest.find('{') {
         filled.push_str(&rest[..start]);
         rest = &rest[start..];
@@ -382,13 +384,14 @@ fn fill(instruction: &str, item: &Item) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ablate_data::image_keys::ImageKeys;
 
     #[test]
     fn instruction_is_filled_in_one_pass() {
         let item = Item {
             id: "1".into(),
             dataset: "toy".into(),
-            image: None,
+            images: ImageKeys::None,
             question: "Which {answer}?".into(),
             options: vec!["red".into(), "blue".into()],
             answer_type: AnswerType::Letter,

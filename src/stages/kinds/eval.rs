@@ -177,7 +177,7 @@ impl Stage for Eval {
             EvalModel::Remote(remote) => remote.sample(&self.sampling, self.image, items, ctx)?,
         };
         let Responded { rollouts, overlap, unanswered, summary: (key, value), mut warnings } = responded;
-        if self.image != ImageInput::Given && rollouts.iter().all(|rollout| rollout.item.image.is_none()) {
+        if self.image != ImageInput::Given && rollouts.iter().all(|rollout| rollout.item.images.is_empty()) {
             warnings.push("no item of the benchmark has an image, so `image` has no effect".to_string());
         }
         let checked = overlap.is_some();
@@ -212,7 +212,7 @@ impl Eval {
         let index = TrainingIndex::read(&ctx.input("model")?.path).map_err(wrong_input).context("`model`")?;
         let Some(index) = index else { return Ok(None) };
         let packs = ImagePacks::open(&ctx.images)?;
-        let questions: Vec<QuestionRef> = items.iter().map(QuestionRef::from).collect();
+        let questions: Vec<QuestionRef> = items.iter().map(QuestionRef::of_item).collect();
         with_threads(ctx.threads, || index.overlap(&questions, &|key| packs.encoded(key)))?.map(Some)
     }
 
@@ -230,7 +230,7 @@ impl Eval {
             failure,
             id: rollout.item.id,
             dataset: rollout.item.dataset,
-            image: rollout.item.image,
+            images: rollout.item.images,
             prompt: rollout.prompt,
             gold: rollout.item.answers,
             response: sample.text,
@@ -302,11 +302,9 @@ impl RemoteModel {
         ctx: &StageContext,
     ) -> Result<Responded> {
         let prompts: Vec<String> = items.iter().map(|item| sampling.prompt.render(item)).collect();
-        let sent_image = |item: &Item| item.image.clone().filter(|_| image != ImageInput::None);
-        let sent: Vec<Item> = items.iter().map(|item| Item { image: sent_image(item), ..item.clone() }).collect();
         // A response with a fault is requested again. A wrong or truncated response is the model's.
         let is_bad = |_: &Item, response: &Response| response.fault.is_some();
-        let responses = self.endpoint(sampling).sample(&sent, &prompts, &self.system, &is_bad, ctx)?;
+        let responses = self.endpoint(sampling).sample(&items, &prompts, &self.system, image, &is_bad, ctx)?;
         let unanswered = responses.iter().flatten().filter(|response| response.fault.is_some()).count();
         if unanswered > 0 {
             ctx.progress.note(format!(

@@ -254,7 +254,7 @@ impl Stage for Items {
         let tar = ctx.output("images.tar");
         let references = located
             .iter()
-            .filter_map(|row| Some(ImageReference { place: &row.location, image: row.item.image.as_deref()? }));
+            .flat_map(|row| row.item.images.keys().iter().map(|image| ImageReference { place: &row.location, image }));
         let exif = self.exif_orientation.unwrap_or(true);
         let pack = with_threads(ctx.threads, || write_pack(references, images.as_deref(), exif, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
@@ -262,7 +262,7 @@ impl Stage for Items {
         let items: Vec<Item> = located
             .into_iter()
             .map(|LocatedItem { mut item, .. }| {
-                item.image = item.image.map(|name| image_key(pack.hash, &name));
+                item.images = item.images.map(|name| image_key(pack.hash, &name));
                 *datasets.entry(item.dataset.clone()).or_default() += 1;
                 item
             })

@@ -14,6 +14,8 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, InputPath, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
+use ablate_data::chat_prompt::ChatPrompt;
+use ablate_data::image_placeholders::Part;
 use ablate_data::jsonl;
 use ablate_data::mix::{self, Amount, MixSize, MixSource, SourceStats};
 use ablate_data::prompts::{PromptTemplate, Style, cot_response};
@@ -411,9 +413,21 @@ fn read_candidates(
 
 /// The number of text tokens of every row, with special tokens and without image tokens.
 fn count_tokens(rows: &[Row], tokenizer: &Tokenizer) -> Result<Vec<u64>> {
-    // The 3 special tokens are `<|user|>`, `<|assistant|>` and `<|end|>`.
-    let count = |row: &Row| Ok(tokenizer.encode(&row.prompt)?.len() + tokenizer.encode(&row.response)?.len() + 3);
-    rows.iter().map(|row| count(row).map(|tokens| tokens as u64)).collect()
+    let count = |row: &Row| -> Result<u64> {
+        let mut tokens = row.system.as_ref().map_or(Ok(0), |text| tokenizer.encode(text).map(|ids| ids.len()))?;
+        let responses = row.history.iter().map(|exchange| &exchange.response).chain([&row.response]);
+        for (parts, response) in ChatPrompt::from(row).parts().iter().zip(responses) {
+            for part in parts {
+                if let Part::Text(text) = part {
+                    tokens += tokenizer.encode(text)?.len();
+                }
+            }
+            // The 3 special tokens are `<|user|>`, `<|assistant|>` and `<|end|>`.
+            tokens += tokenizer.encode(response)?.len() + 3;
+        }
+        Ok(tokens as u64)
+    };
+    rows.iter().map(count).collect()
 }
 
 fn from_rows(rows: Vec<Row>) -> Candidates {
@@ -449,9 +463,10 @@ fn from_items(items: Vec<Item>, form: RowForm, template: &PromptTemplate) -> Can
         };
         let prompt = template.render(&item);
         let key = format!("{}/{}", item.dataset, item.id);
-        let Item { id, dataset, image, question, .. } = item;
+        let Item { id, dataset, images, question, .. } = item;
         let question = Some(question);
-        candidates.push(key, Row { id, dataset, source: String::new(), image, prompt, response, question });
+        let (source, system, history) = (String::new(), None, Vec::new());
+        candidates.push(key, Row { id, dataset, source, images, system, history, prompt, response, question });
     }
     candidates
 }
@@ -478,7 +493,9 @@ fn from_judged(judged: Vec<JudgedItem>, per_question: usize) -> Candidates {
                     id: id.clone(),
                     dataset: item.dataset.clone(),
                     source: String::new(),
-                    image: item.image.clone(),
+                    images: item.images.clone(),
+                    system: None,
+                    history: Vec::new(),
                     prompt: prompt.clone(),
                     response: verdict.text.clone(),
                     question: Some(item.question.clone()),

@@ -318,14 +318,14 @@ impl Pairs {
             );
         }
         let rows = prepared.train.iter().chain(&prepared.dev);
-        let references =
-            rows.filter_map(|row| Some(ImageReference { place: &row.location, image: row.pair.image.as_deref()? }));
+        let references = rows
+            .flat_map(|row| row.pair.images.keys().iter().map(|image| ImageReference { place: &row.location, image }));
         let tar = ctx.output(&IMAGES.name);
         let pack = with_threads(ctx.threads, || write_pack(references, images, exif_orientation, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
         for (name, located) in [("pairs.jsonl", prepared.train), ("dev.jsonl", prepared.dev)] {
             let keyed = |LocatedPair { pair, .. }: LocatedPair| Pair {
-                image: pair.image.as_deref().map(|image| image_key(pack.hash, image)),
+                images: pair.images.map(|image| image_key(pack.hash, &image)),
                 ..pair
             };
             jsonl::write(&ctx.output(name), &located.into_iter().map(keyed).collect::<Vec<_>>())?;

@@ -90,7 +90,7 @@ impl Stage for Rerank {
             scores.push(Score {
                 id: item.id,
                 dataset: item.dataset,
-                image: item.image,
+                images: item.images,
                 prompt,
                 gold: item.answers,
                 response: verdict.text,

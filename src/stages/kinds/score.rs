@@ -14,6 +14,7 @@ use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
     ArtifactKind, Input, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
 };
+use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::jsonl;
 use ablate_data::records::{CreditedItem, CreditedResponse, FinishReason, JudgedItem};
 use ablate_data::token_credit::CreditStats;
@@ -159,9 +160,10 @@ impl ScoredRows {
                     continue;
                 }
                 let (text, cut) = truncate.truncate(&verdict.text, Some(chat.tokenizer()))?;
-                let row = chat.encode_sequence(item.image.as_deref(), prompt, &text, open || cut);
+                let prompt = ChatPrompt::new(&item.images, prompt);
+                let row = chat.encode_sequence(&prompt, &text, open || cut, true);
                 scored.rows.push(row.with_context(|| format!("a response to `{}` of `{}`", item.id, item.dataset))?);
-                scored.pieces.push(chat.pieces(item.image.as_deref(), prompt, &text, open || cut)?);
+                scored.pieces.push(chat.pieces(&prompt, &text, open || cut)?);
                 known.insert((&verdict.text, open), scored.rows.len() - 1);
                 rows.push(scored.rows.len() - 1);
             }

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use crate::stages::common::{self, check_responses};
+use crate::stages::common::{self, check_history, check_responses};
 use crate::stages::loaded_model::LoadedModel;
 use crate::stages::too_long::{self, Encoded, TooLongAction, encode};
 use crate::stages::training_common;
@@ -35,6 +35,9 @@ training_table! {
 struct Table {
     model: Reference,
     data: Reference,
+    /// Whether the loss covers only the last response of a conversation, not those of its earlier turns.
+    #[serde(default)]
+    mask_history: bool,
     /// What happens to rows that exceed the context length.
     #[serde(default)]
     too_long: TooLongAction,
@@ -44,6 +47,7 @@ struct Table {
 struct Sft {
     model: Reference,
     data: Reference,
+    mask_history: bool,
     too_long: TooLongAction,
     train: SftConfig,
     interval: CheckpointInterval,
@@ -59,16 +63,18 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         return Err(errors);
     }
     let train = SftConfig { batches, optimizer, tuning };
-    Ok(Box::new(Sft { model: table.model, data: table.data, too_long: table.too_long, train, interval }))
+    let Table { model, data, mask_history, too_long, .. } = table;
+    Ok(Box::new(Sft { model, data, mask_history, too_long, train, interval }))
 }
 
 impl Stage for Sft {
     fn identify(&self, manifest: &mut Manifest) {
-        let Sft { model: _, data: _, too_long, train, interval: _ } = self;
+        let Sft { model: _, data: _, mask_history, too_long, train, interval: _ } = self;
         let SftConfig { batches, optimizer, tuning } = train;
         training_common::identify_batches(manifest, batches);
         training_common::identify_optimizer(manifest, optimizer);
         training_common::identify_tuning(manifest, tuning);
+        manifest.value_unless("mask_history", mask_history, &false);
         manifest.value_unless("too_long", too_long, &TooLongAction::Error);
     }
 
@@ -91,9 +97,13 @@ impl Stage for Sft {
         let model = LoadedModel::load(ctx, "model")?;
         let rows: Vec<Row> = jsonl::read(&ctx.input("data")?.path)?;
         check_responses(rows.iter().map(|row| (&row.id, &row.dataset, &row.response)))?;
-        let (chat, words) = (&model.chat, ("rows", "the end of their response"));
-        let Encoded { indices, sequences, warnings } =
-            encode(&rows, words, self.too_long, |row| chat.encode_row(row), |row| chat.truncate_row(row))?;
+        if !self.mask_history {
+            check_history(&rows)?;
+        }
+        let (chat, mask_history, words) = (&model.chat, self.mask_history, ("rows", "the end of their response"));
+        let whole = |row: &Row| chat.encode_row(row, mask_history);
+        let cut = |row: &Row| chat.truncate_row(row, mask_history);
+        let Encoded { indices, sequences, warnings } = encode(&rows, words, self.too_long, whole, cut)?;
         let sampler = self.train.sampler(&sequences, ctx.seed).map_err(wrong_input)?;
         let rows = too_long::select(rows, &indices);
         let seen = training_common::training_index(ctx, "model", &model, &rows, |row| &row.dataset, &sampler)?;

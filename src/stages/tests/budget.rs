@@ -6,6 +6,7 @@ use super::support::{EchoData, mistakes};
 use crate::stages::kinds::{dpo, sft};
 use ablate_core::base::Hash;
 use ablate_core::stage::Summary;
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::jsonl;
 use ablate_data::records::Row;
 
@@ -44,7 +45,9 @@ fn record_states_the_budget() {
         id: "1".into(),
         dataset: dataset.into(),
         source: String::new(),
-        image: None,
+        images: ImageKeys::None,
+        system: None,
+        history: Vec::new(),
         prompt: prompt.into(),
         response: response.into(),
         question: Some("say red .".into()),

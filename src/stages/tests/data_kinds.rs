@@ -20,7 +20,7 @@ fn item_images_are_in_the_pack() {
     assert_eq!(items.len(), 40);
     let images = ImageLoader::open(&runner.images, ImageProcessor::Square { size: 32 }).unwrap();
     for item in &items {
-        let pixels = images.load(item.image.as_ref().unwrap()).unwrap();
+        let pixels = images.load(&item.images.keys()[0]).unwrap();
         assert_eq!(pixels.len(), 32 * 32 * 3);
         assert!(pixels.iter().all(|value| (-1.0..=1.0).contains(value)));
     }
@@ -65,7 +65,7 @@ fn truncated_png_names_its_row() {
     runner.run("cats", "items", &table).unwrap();
     let items: Vec<Item> = runner.read("cats/items.jsonl");
     assert_eq!((items[0].dataset.as_str(), items[1].id.as_str(), items.len()), ("cats", "2", 2));
-    assert_eq!(items[0].image, items[1].image);
+    assert_eq!(items[0].images, items[1].images);
     files::write_atomic(&runner.path("cats.jsonl"), (row(1, "whole.png") + "\n" + &row(2, "half.png")).as_bytes())
         .unwrap();
     let error = runner.fail("cats", "items", &table);
@@ -137,7 +137,7 @@ fn mix_samples_rows_per_dataset() {
         let rows: Vec<Row> = runner.read(&format!("{name}/rows.jsonl"));
         let count = |dataset: &str| rows.iter().filter(|row| row.dataset == dataset).count();
         assert_eq!((count("chart"), count("pick"), count("text")), ((rows.len() - 12) / 2, (rows.len() - 12) / 2, 12));
-        assert!(rows.iter().all(|row| row.source != "none" && row.image.is_none() == (row.dataset == "text")));
+        assert!(rows.iter().all(|row| row.source != "none" && row.images.is_empty() == (row.dataset == "text")));
         rows.iter().map(|row| format!("{}/{}", row.dataset, row.id)).collect()
     };
     let (few, many) = (ids("few", 3), ids("many", 8));

@@ -7,7 +7,10 @@ use proptest::sample::Index;
 
 use crate::stages::loaded_model::LoadedModel;
 use ablate_core::base::files;
+use ablate_data::chat_prompt::ChatPrompt;
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::images::ImageLoader;
+use ablate_data::records::Exchange;
 use ablate_fuzz::{apply_edits, edits, fuzz, print_case};
 use ablate_nn::PixelSource;
 
@@ -49,6 +52,8 @@ fn any_folder_is_a_model_or_an_error() {
             sound.push(copy);
         }
     }
+    let images = ImageKeys::Placed(vec!["image".into(), "image".into()]);
+    let history = [Exchange { prompt: "<image> or <image>?".into(), response: "Both.".into() }];
     fuzz("hub folder", &(any::<Index>(), edits(PIECES)), |(which, edits)| {
         let (path, bytes) = &sound[which.index(sound.len())];
         files::write_atomic(path, &apply_edits(bytes, &edits)).unwrap();
@@ -58,7 +63,8 @@ fn any_folder_is_a_model_or_an_error() {
         files::write_atomic(path, bytes).unwrap();
         match model {
             Ok(model) => {
-                let sequence = model.chat.encode_sequence(Some("image"), "What is it?", "A square.", false);
+                let prompt = ChatPrompt { images: &images, system: None, history: &history, prompt: "What is it?" };
+                let sequence = model.chat.encode_sequence(&prompt, "A square.", false, false);
                 print_case(&sequence.map(|row| row.tokens.len()).map_err(|error| format!("{error:#}")));
                 print_case(
                     &model.images.pixel_values("image").map(|pixels| pixels.values.len()).map_err(|e| e.to_string()),

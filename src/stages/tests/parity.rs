@@ -12,7 +12,10 @@ use serde_json::Value;
 use crate::stages::loaded_model::{LoadedModel, copy_companion_files};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Seed, files};
+use ablate_data::chat_prompt::ChatPrompt;
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::images::ImageLoader;
+use ablate_data::records::Exchange;
 use ablate_data::tokenizer::FILE;
 use ablate_data::tokens::TokenPrompt;
 use ablate_nn::checkpoint::Rounding;
@@ -67,18 +70,37 @@ fn pixels(folder: &Path, model: &LoadedModel, expected: &Expected) -> Result<()>
     Ok(())
 }
 
-/// The prompt of every chat that is one message of the user.
+/// The prompt of every chat: a whole one that ends with the user's turn, or what precedes the last response.
 fn prompts(model: &LoadedModel, expected: &Expected) -> Result<()> {
-    for chat in expected.chats.values().filter(|chat| chat.messages.len() == 1 && chat.add_generation_prompt) {
-        let content = &chat.messages[0]["content"];
-        let text = content.as_array().and_then(|parts| parts.last()).map_or(content, |part| &part["text"]);
-        let text = text.as_str().context("a message without text")?;
-        let prompt = model.chat.encode_prompt("question", text, chat.images.first().map(String::as_str))?;
-        if prompt.tokens != chat.ids {
-            bail!("the prompt of {text:?} is {:?}, expected {:?}", prompt.tokens, chat.ids);
+    for (name, chat) in &expected.chats {
+        let texts: Vec<&str> = chat.messages.iter().map(text_of).collect::<Result<_>>()?;
+        let (system, turns) = match chat.messages[0]["role"].as_str() {
+            Some("system") => (Some(texts[0]), &texts[1..]),
+            _ => (None, &texts[..]),
+        };
+        let (turns, prompt) = match turns {
+            [turns @ .., prompt] if chat.add_generation_prompt => (turns, *prompt),
+            [turns @ .., prompt, _] => (turns, *prompt),
+            _ => bail!("a chat without a user's turn"),
+        };
+        let exchange = |turn: &[&str]| Exchange { prompt: turn[0].to_string(), response: turn[1].to_string() };
+        let history: Vec<Exchange> = turns.chunks_exact(2).map(exchange).collect();
+        let images = chat.images.first().cloned().map_or(ImageKeys::None, ImageKeys::Leading);
+        let prompt = ChatPrompt { images: &images, system, history: &history, prompt };
+        let tokens = model.chat.encode_prompt("question", &prompt)?.tokens;
+        let matches = if chat.add_generation_prompt { tokens == chat.ids } else { chat.ids.starts_with(&tokens) };
+        if !matches {
+            bail!("the prompt of {name} is {tokens:?}, expected {:?}", chat.ids);
         }
     }
     Ok(())
+}
+
+/// The text of a message.
+fn text_of(message: &Value) -> Result<&str> {
+    let content = &message["content"];
+    let text = content.as_array().and_then(|parts| parts.last()).map_or(content, |part| &part["text"]);
+    text.as_str().context("a message without text")
 }
 
 /// The text of greedy answers, without special tokens.
@@ -87,7 +109,7 @@ fn answers(folder: &Path, model: &LoadedModel, expected: &Expected) -> Result<()
     let prompt = |(key, Sequence { images, ids, .. }, _): (&String, &Sequence, _)| TokenPrompt {
         key: key.clone(),
         tokens: ids.clone(),
-        image: images.first().cloned(),
+        images: images.clone(),
     };
     let prompts: Vec<TokenPrompt> = texts().map(prompt).collect();
     let config = GenerateConfig {

@@ -17,6 +17,7 @@ use ablate_core::base::{Hash, Seed, files};
 use ablate_core::stage::{
     ArtifactKind, InputPath, InputSource, Kind, Manifest, ManifestEntry, Stage, StageContext, Summary, find_kind,
 };
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::jsonl;
 use ablate_data::records::{AnswerType, Item, Pair, Row};
 use ablate_data::tokenizer::{FILE, Tokenizer};
@@ -176,7 +177,9 @@ impl EchoData {
                 id: i.to_string(),
                 dataset: "echo".into(),
                 source: String::new(),
-                image: None,
+                images: ImageKeys::None,
+                system: None,
+                history: Vec::new(),
                 prompt: prompt(i),
                 response: word(i).into(),
                 question: Some(question(i)),
@@ -189,7 +192,9 @@ impl EchoData {
             .map(|i| Pair {
                 id: format!("{i}#0"),
                 dataset: "echo".into(),
-                image: None,
+                images: ImageKeys::None,
+                system: None,
+                history: Vec::new(),
                 prompt: prompt(i),
                 chosen: word(i).into(),
                 rejected: word(i + 1).into(),

@@ -73,7 +73,7 @@ fn published_pairs_are_packed_and_truncated() {
     assert!(pairs.iter().all(|pair| pair.prompt == "What?" && pair.rejected == "nothing at all"));
     let images = ImageLoader::open(&runner.images, ImageProcessor::Square { size: 32 }).unwrap();
     for pair in &pairs {
-        images.load(pair.image.as_ref().unwrap()).unwrap();
+        images.load(&pair.images.keys()[0]).unwrap();
     }
     assert!(runner.read::<Pair>("pairs/dev.jsonl").is_empty());
 

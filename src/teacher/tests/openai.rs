@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::teacher::{ChatRequest, Fault, OpenAi, OpenAiConfig, Response};
+use crate::teacher::{ChatRequest, ContentPart, Fault, OpenAi, OpenAiConfig, Response};
 use ablate_core::base::ErrorChain;
 use ablate_data::records::FinishReason;
 
@@ -93,7 +93,9 @@ fn texts(responses: &[Response]) -> Vec<&str> {
 }
 
 fn request(image: Option<&[u8]>) -> ChatRequest {
-    ChatRequest { system: "Be brief.".into(), prompt: "What is it?".into(), image: image.map(<[u8]>::to_vec) }
+    let image = image.map(|bytes| ContentPart::Image(bytes.to_vec()));
+    let content = image.into_iter().chain([ContentPart::Text("What is it?".into())]).collect();
+    ChatRequest { system: "Be brief.".into(), content }
 }
 
 #[test]

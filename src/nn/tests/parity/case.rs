@@ -9,7 +9,6 @@ use dfdx::prelude::Cpu;
 use serde::Deserialize;
 
 use crate::anyres::pack_image_features;
-use crate::batch::EmbeddingSource;
 use crate::cpu::CpuOps;
 use crate::cpu::weights::CpuWeights;
 use crate::dfdx::DfdxOps;
@@ -116,15 +115,14 @@ impl Case {
         Ok(relative_error(&ours, self.array(&format!("{name}.features"))?))
     }
 
-    /// The largest relative error of dfdx's logits, for all sequences of at most one image in one padded batch.
+    /// The largest relative error of dfdx's logits, for all sequences in one padded batch.
     pub(super) fn dfdx_logits(&self) -> Result<f64> {
-        let names: Vec<&String> =
-            self.expected.sequences.iter().filter(|(_, text)| text.images.len() < 2).map(|(name, _)| name).collect();
+        let names: Vec<&String> = self.expected.sequences.keys().collect();
         let texts: Vec<_> = names.iter().map(|name| self.expected.sequences[*name].marked()).collect();
         let sequences: Vec<Sequence> = names
             .iter()
             .zip(&texts)
-            .map(|(name, (tokens, loss))| Sequence { tokens, loss, image: self.expected.sequences[*name].image() })
+            .map(|(name, (tokens, loss))| Sequence { tokens, loss, images: &self.expected.sequences[*name].images })
             .collect();
         let batch = Batch::new(self.architecture(), &sequences, true, self)?;
         let model = Model::new(&DfdxWeights(Cpu::default()), &TrainableModel::frozen(&self.checkpoint))?;
@@ -146,7 +144,7 @@ impl Case {
         let text = &self.expected.sequences[name];
         let image_token = self.architecture().vision.as_ref().map(|vision| vision.image_token);
         let loss: Vec<bool> = text.ids.iter().map(|&id| Some(id) != image_token).collect();
-        let sequence = Sequence { tokens: &text.ids, loss: &loss, image: text.image() };
+        let sequence = Sequence { tokens: &text.ids, loss: &loss, images: &text.images };
         let (fused, stock) = (self.learn::<CpuOps>(sequence)?, self.learn::<DfdxOps<Cpu>>(sequence)?);
         let norm = |values: &[f32]| values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
         let total = fused.iter().map(|values| norm(values).powi(2)).sum::<f64>().sqrt();
@@ -175,30 +173,12 @@ impl Case {
         Ok(sum.take())
     }
 
-    /// A sequence as a batch with its stored positions selected. A [`Sequence`] takes one image, so the features of several
-    /// images are placed here.
+    /// A sequence as a batch with its stored positions selected.
     fn batch(&self, name: &str, images: &dyn PixelSource) -> Result<Batch> {
         let text = &self.expected.sequences[name];
         let (tokens, loss) = text.marked();
-        if text.images.len() < 2 {
-            let sequence = Sequence { tokens: &tokens, loss: &loss, image: text.image() };
-            return Batch::new(self.architecture(), &[sequence], false, images);
-        }
-        let vision = self.architecture().vision.as_ref().context("no vision tower")?;
-        let plain: Vec<u32> = tokens.iter().map(|&id| if id == vision.image_token { 0 } else { id }).collect();
-        let mut batch =
-            Batch::new(self.architecture(), &[Sequence { tokens: &plain, loss: &loss, image: None }], false, images)?;
-        let mut features = Vec::new();
-        for key in &text.images {
-            let pixels = images.pixel_values(key)?;
-            features.extend(batch::image_sources(vision, key, &pixels, batch.tiles)?);
-            batch.tiles += batch::patchify(vision, key, &pixels, &mut batch.patches)?;
-        }
-        batch.sources.clear();
-        batch::push_sources(self.architecture(), &text.ids, &features, &mut batch.sources);
-        let placed = batch.sources.iter().filter(|source| !matches!(source, EmbeddingSource::Token(_))).count();
-        assert_eq!(placed, features.len(), "{name}");
-        Ok(batch)
+        let sequence = Sequence { tokens: &tokens, loss: &loss, images: &text.images };
+        Batch::new(self.architecture(), &[sequence], false, images)
     }
 }
 
@@ -210,11 +190,6 @@ impl Text {
             loss[position + 1] = true;
         }
         ([&self.ids[..], &[0]].concat(), loss)
-    }
-
-    /// The first image.
-    pub(super) fn image(&self) -> Option<&str> {
-        self.images.first().map(String::as_str)
     }
 }
 

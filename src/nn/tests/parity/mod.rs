@@ -19,7 +19,9 @@ use crate::tests::support::{RESOURCES, parity};
 use crate::trainable_model::TrainableModel;
 use crate::{Checkpoint, PixelSource, Resources};
 use ablate_core::base::{Seed, files};
+use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::conversation::Conversation;
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::images::{ImageLoader, ImageProcessor};
 use ablate_data::records::FinishReason;
 use ablate_data::tokens::{ChatEncoder, TokenPrompt, TokenRow};
@@ -80,12 +82,12 @@ impl Subject {
         Ok(tally)
     }
 
-    /// Log-probabilities of the span of every sequence with at most one image.
+    /// Log-probabilities of the span of every sequence.
     fn log_probs(&self) -> Result<f64> {
         let (mut rows, mut expected) = (Vec::new(), Vec::new());
-        for text in self.case.expected.sequences.values().filter(|text| text.images.len() < 2) {
+        for text in self.case.expected.sequences.values() {
             let loss = (0..text.ids.len()).map(|i| (text.span.0..text.span.1).contains(&i)).collect();
-            rows.push(TokenRow { tokens: text.ids.clone(), loss, image: text.image().map(str::to_string) });
+            rows.push(TokenRow { tokens: text.ids.clone(), loss, images: text.images.clone() });
             expected.extend_from_slice(&text.log_probs);
         }
         let ours = log_probs(&self.case.checkpoint, &rows, &*self.images, &RESOURCES)?;
@@ -123,7 +125,7 @@ impl Subject {
         let prompt = |(name, text): &(&String, &Text)| TokenPrompt {
             key: (*name).clone(),
             tokens: text.ids.clone(),
-            image: text.image().map(str::to_string),
+            images: text.images.clone(),
         };
         let prompts: Vec<TokenPrompt> = texts.iter().map(prompt).collect();
         let config = self.config(0.0, 1);
@@ -286,11 +288,11 @@ fn every_family_matches_transformers() {
 fn samples_do_not_depend_on_other_prompts() {
     for name in ["llava-next", "llava", "qwen2"] {
         let subject = Subject::open(&parity("hub").join(name)).unwrap();
-        let images: Vec<Option<&str>> =
-            subject.case.expected.images.keys().map(|name| Some(name.as_str())).chain([None, None]).collect();
-        let prompt = |(index, image): (usize, Option<&str>)| {
+        let images = subject.case.expected.images.keys().map(|name| ImageKeys::Leading(name.clone()));
+        let images: Vec<ImageKeys> = images.chain([ImageKeys::None, ImageKeys::None]).collect();
+        let prompt = |(index, images): (usize, ImageKeys)| {
             let text = "What is it? ".repeat(index + 1);
-            subject.chat.encode_prompt(&format!("{name} {index}"), &text, image).unwrap()
+            subject.chat.encode_prompt(&format!("{name} {index}"), &ChatPrompt::new(&images, &text)).unwrap()
         };
         let prompts: Vec<TokenPrompt> = images.into_iter().enumerate().map(prompt).collect();
         let config = subject.config(1.0, 2);

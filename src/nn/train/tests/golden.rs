@@ -47,8 +47,12 @@ struct Pair {
 }
 
 impl Row {
+    fn images(&self) -> Vec<String> {
+        self.image.iter().cloned().collect()
+    }
+
     fn token_row(&self) -> TokenRow {
-        TokenRow { tokens: self.tokens.clone(), loss: self.loss.clone(), image: self.image.clone() }
+        TokenRow { tokens: self.tokens.clone(), loss: self.loss.clone(), images: self.images() }
     }
 }
 
@@ -149,7 +153,7 @@ fn logits_match_pytorch() {
     for (index, row) in golden.data.rows.iter().enumerate() {
         // Every position is selected, so that all logits are computed.
         let loss = vec![true; row.tokens.len()];
-        let sequence = Sequence { tokens: &row.tokens, loss: &loss, image: row.image.as_deref() };
+        let sequence = Sequence { tokens: &row.tokens, loss: &loss, images: &row.images() };
         let ours = session.logits(&golden.batch(&golden.policy, &[sequence], false)).unwrap();
         let error = relative_error(&ours, &golden.expected[&format!("logits.{index}")]);
         assert!(error < 1e-5, "row {index}: {error:e}");

@@ -33,7 +33,7 @@ pub(super) fn rows() -> Vec<TokenRow> {
             tokens.extend(vec![token; 1 + i % 4]);
             tokens.push(4);
             let loss = (0..tokens.len()).map(|at| at >= prompt).collect();
-            TokenRow { tokens, loss, image }
+            TokenRow { tokens, loss, images: image.into_iter().collect() }
         })
         .collect()
 }

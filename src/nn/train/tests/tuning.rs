@@ -62,7 +62,7 @@ fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Opti
     let trainable_model = TrainableModel::new(checkpoint.clone(), adapter, |_| false);
     let session = Session::new(&trainable_model, &RESOURCES).unwrap();
     let row = &rows()[1];
-    let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, image: row.image.as_deref() };
+    let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, images: &row.images };
     let build = |_: usize| {
         let mut batch = Batch::new(&checkpoint.architecture, &[sequence], false, &Ramps)?;
         batch.dropout = dropout;
@@ -144,7 +144,7 @@ fn parameters_frozen_by_name_keep_their_bits() {
 fn a_group_has_its_own_learning_rate() {
     let mut study = full();
     // One batch, so one step.
-    study.rows.retain(|row| row.image.is_some());
+    study.rows.retain(|row| !row.images.is_empty());
     study.rows.truncate(5);
     let lr_parts = LearningRates { vision: Some(1e-4), ..LearningRates::default() };
     let schedule = Schedule::Constant;
@@ -206,7 +206,7 @@ fn infinite_weights_are_never_saved() {
     let kept = error(&study, 1);
     assert!(kept.starts_with("training step 1 of 10: `") && kept.contains("` has become "), "{kept}");
     // They are not returned either. The rows with images make one batch, so one step.
-    study.rows.retain(|row| row.image.is_some());
+    study.rows.retain(|row| !row.images.is_empty());
     study.rows.truncate(5);
     study.budget = Budget::Epochs(1);
     let last = error(&study, 100);

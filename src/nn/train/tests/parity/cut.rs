@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{case, full};
 use ablate_data::conversation::Conversation;
+use ablate_data::image_keys::ImageKeys;
 use ablate_data::pairs::truncate_words;
 use ablate_data::records::Pair;
 use ablate_data::tokens::{ChatEncoder, TokenPair};
@@ -57,9 +58,19 @@ fn cut_pairs_match_transformers_and_torch() {
         assert_eq!((&chosen, chosen_truncated), (&pair.chosen.text, pair.chosen.cut));
         assert_eq!((&rejected, rejected_truncated), (&pair.rejected.text, pair.rejected.cut));
         let (id, dataset, prompt) = ("1".to_string(), "cut".to_string(), pair.prompt.clone());
-        let (image, question) = (None, None);
-        let pair =
-            Pair { id, dataset, image, prompt, chosen, rejected, chosen_truncated, rejected_truncated, question };
+        let pair = Pair {
+            id,
+            dataset,
+            images: ImageKeys::None,
+            system: None,
+            history: Vec::new(),
+            prompt,
+            chosen,
+            rejected,
+            chosen_truncated,
+            rejected_truncated,
+            question: None,
+        };
         chat.encode_pair(&pair).unwrap()
     };
     let pairs: Vec<TokenPair> = cut.iter().map(encode).collect();

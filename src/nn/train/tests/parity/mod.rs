@@ -73,7 +73,8 @@ struct Row {
 
 impl From<Row> for TokenRow {
     fn from(Row { ids, loss, image }: Row) -> TokenRow {
-        TokenRow { tokens: ids, loss: loss.into_iter().map(|loss| loss == 1).collect(), image }
+        let images = image.into_iter().collect();
+        TokenRow { tokens: ids, loss: loss.into_iter().map(|loss| loss == 1).collect(), images }
     }
 }
 
@@ -119,7 +120,8 @@ pub(super) fn case(name: &str) -> Case {
 fn images(folder: &Path, model: &Checkpoint, rows: &[TokenRow]) -> Images {
     let Some(vision) = &model.architecture.vision else { return Images(BTreeMap::new()) };
     // A third of the rows has no image. The image `wide` is only in pairs.
-    let mut names: Vec<&str> = rows.iter().filter_map(|row| row.image.as_deref()).chain(["wide"]).collect();
+    let mut names: Vec<&str> =
+        rows.iter().flat_map(|row| row.images.iter().map(String::as_str)).chain(["wide"]).collect();
     names.sort_unstable();
     names.dedup();
     let side = vision.image_size;

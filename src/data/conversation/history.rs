@@ -1,0 +1,82 @@
+//! Finds the earlier responses of a conversation in its rendered text. Templates change what they are given (white space,
+//! thinking blocks), so responses are found by rendering the conversation with a probe in the place of each.
+
+use std::ops::Range;
+
+use anyhow::{Result, bail};
+
+/// A conversation that a template rendered as a prompt, and how it renders variations of it.
+pub(super) struct RenderedHistory<'a> {
+    pub(super) text: &'a str,
+    /// The earlier responses as they are passed to the template.
+    pub(super) responses: &'a [String],
+    pub(super) probe: char,
+    /// Renders the conversation with these responses, and with a probe for each later turn of the user if `true`.
+    pub(super) render: &'a dyn Fn(&[String], bool) -> Result<String>,
+    /// Names of the special tokens that end a turn.
+    pub(super) stops: &'a [&'a str],
+}
+
+impl RenderedHistory<'_> {
+    /// The range of each earlier response in the text, with the stop token that the template writes after it.
+    pub(super) fn spans(&self) -> Result<Vec<Range<usize>>> {
+        let count = self.responses.len();
+        let probes = vec![self.probe.to_string(); count];
+        let outline = (self.render)(&probes, false)?;
+        let between: Vec<&str> = outline.split(self.probe).collect();
+        let with_user_probes = (self.render)(&probes, true)?;
+        // Alternately the text before a response and the text between it and the user's next turn.
+        let separators: Vec<&str> = with_user_probes.split(self.probe).collect();
+        if between.len() != count + 1 || separators.len() != 2 * count + 1 {
+            bail!("the chat template does not write every earlier turn once");
+        }
+        let mut written = self.responses.to_vec();
+        if joined(&between, &written) != self.text {
+            for (index, response) in written.iter_mut().enumerate() {
+                *response = self.written_response(index, &outline, &between, response)?;
+            }
+        }
+        if joined(&between, &written) != self.text {
+            bail!(
+                "the chat template writes an earlier response differently, depending on other turns, so that the loss \
+                 cannot cover it: `mask_history = true` trains on the last response only"
+            );
+        }
+        let mut at = 0;
+        let mut spans = Vec::new();
+        for (index, response) in written.iter().enumerate() {
+            let start = at + between[index].len();
+            at = start + response.len();
+            let separator = separators[2 * index + 1];
+            let stop = self.stops.iter().filter_map(|stop| separator.find(stop).map(|at| at + stop.len())).min();
+            let stop = stop.unwrap_or(0);
+            if !between[index + 1].starts_with(&separator[..stop]) {
+                bail!("the chat template ends an earlier response differently, depending on the user's next turn");
+            }
+            spans.push(start..at + stop);
+        }
+        Ok(spans)
+    }
+
+    /// A response as the template writes it between the probes of the others.
+    fn written_response(&self, index: usize, outline: &str, between: &[&str], response: &str) -> Result<String> {
+        let mut responses = vec![self.probe.to_string(); self.responses.len()];
+        responses[index] = response.to_string();
+        let rendered = (self.render)(&responses, false)?;
+        let before: usize =
+            between[..=index].iter().map(|text| text.len()).sum::<usize>() + index * self.probe.len_utf8();
+        let after = before + self.probe.len_utf8();
+        let inner = rendered.strip_prefix(&outline[..before]).and_then(|rest| rest.strip_suffix(&outline[after..]));
+        Ok(inner.unwrap_or(response).to_string())
+    }
+}
+
+/// The texts with the responses between them.
+fn joined(between: &[&str], responses: &[String]) -> String {
+    let mut joined = String::new();
+    for (index, text) in between.iter().enumerate() {
+        joined.push_str(text);
+        joined.push_str(responses.get(index).map_or("", String::as_str));
+    }
+    joined
+}
