@@ -48,6 +48,11 @@ golden:
 parity:
     bash tests/golden/parity.sh
 
+# Runs experiments/recipes on a tiny random checkpoint and compares TRL, transformers, a server and lm-evaluation-harness with
+# ablate's own stages (needs python3 and PyPI).
+test-recipes:
+    bash tests/recipes/run.sh
+
 # Overhead of the engine compared with ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
     cargo build --profile dist

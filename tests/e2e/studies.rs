@@ -95,12 +95,12 @@ synthetic = { datasets = ["count"], count = 20 }
 samples = 4
 "#;
 
-/// A folder with the studies and both bases.
+/// A folder with the studies, both bases and the recipes.
 fn studies() -> Project {
     let project = Project::new();
-    for folder in ["studies", "paper", "tiny"] {
+    for folder in ["studies", "paper", "tiny", "recipes"] {
         for path in entries(repository("experiments").join(folder)) {
-            if path.extension().is_some_and(|extension| extension == "toml") {
+            if ["toml", "py", "yaml"].iter().any(|known| path.extension().is_some_and(|ending| ending == *known)) {
                 let name = path.file_name().unwrap().to_string_lossy();
                 project.write(&format!("{folder}/{name}"), fs::read(&path).unwrap());
             }
@@ -167,6 +167,36 @@ fn paper_and_tiny_differ_in_what_they_extend() {
         assert_eq!(paper, tiny, "{name}");
         assert!(paper.contains("extends = [\"base.toml\", \"../studies/"), "{name}");
     }
+}
+
+#[test]
+fn recipes_plan_at_the_scale_of_the_paper() {
+    let project = studies();
+    stand_in::make(&project.path("paper/data")).unwrap();
+    project.ok(&["check", "paper/trl.toml"]);
+    let plan = project.json(&["plan", "paper/trl.toml"]);
+    let mut names: Vec<&str> =
+        plan["instances"].as_array().unwrap().iter().filter_map(|instance| instance["name"].as_str()).collect();
+    names.sort_unstable();
+    let expected = [
+        "base",
+        "bench",
+        "cot",
+        "direct",
+        "eval@model=trl_dpo-model,prompt=cot",
+        "eval@model=trl_dpo-model,prompt=direct",
+        "eval@model=trl_sft-model,prompt=cot",
+        "eval@model=trl_sft-model,prompt=direct",
+        "general",
+        "judged",
+        "mix",
+        "pairs",
+        "reading",
+        "trl_dpo",
+        "trl_sft",
+        "vllm_rollout",
+    ];
+    assert_eq!(names, expected);
 }
 
 #[test]

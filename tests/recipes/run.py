@@ -1,0 +1,103 @@
+"""Runs experiments/recipes/side-by-side.toml and compares its arms. `run.sh` calls it."""
+
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "experiments/recipes"
+sys.path.insert(0, str(RECIPES))
+
+from openai_rollout import Server  # noqa: E402
+
+WORK = ROOT / "target/recipes"
+VENV = Path(os.environ.get("ABLATE_RECIPES_VENV", ROOT / "target/recipes-venv"))
+ABLATE = os.environ.get("ABLATE", str(ROOT / "target/release/ablate"))
+# The processes share two cores; with several threads each they would wait for each other.
+PYTHON = f"env OMP_NUM_THREADS=1 {VENV}/bin/python"
+TWO_PROCESSES = f"{PYTHON} -m torch.distributed.run --standalone --nproc_per_node 2"
+# A third-party server of the OpenAI protocol.
+SERVE = f"env OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 {VENV}/bin/transformers serve"
+SERVE_OPTIONS = "--host 127.0.0.1 --port {port} --device cpu --dtype float32"
+# The largest difference of the losses of one step.
+TOLERANCE = 1e-3
+
+
+def prepare():
+    """Installs the packages, unless they are there, and makes the checkpoint."""
+    requirements = RECIPES / "requirements.txt"
+    installed = VENV / "requirements.txt"
+    if "ABLATE_RECIPES_VENV" not in os.environ and not (
+        installed.exists() and filecmp.cmp(requirements, installed, shallow=False)
+    ):
+        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+        subprocess.run([VENV / "bin/pip", "install", "--quiet", "--requirement", requirements], check=True)
+        shutil.copy(requirements, installed)
+    shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True)
+    subprocess.run([VENV / "bin/python", ROOT / "tests/recipes/make_checkpoint.py", WORK / "checkpoint"], check=True)
+
+
+def ablate(command, *more):
+    settings = {"checkpoint": WORK / "checkpoint", "python": PYTHON, "serve": f"{SERVE} model {SERVE_OPTIONS}"}
+    values = [part for key, value in settings.items() for part in ("--set", f"vars.{key}={value}")]
+    subprocess.run([ABLATE, command, RECIPES / "side-by-side.toml", *values, *more], cwd=WORK, check=True)
+
+
+def read(path):
+    with open(WORK / "out/side-by-side" / path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def compare_losses(native, recipe):
+    ours, theirs = read(f"{native}/curve.jsonl"), read(f"{recipe}/curve.jsonl")
+    assert len(ours) == len(theirs) == 20, (len(ours), len(theirs))
+    assert ours[0]["loss"] - ours[-1]["loss"] > 50 * TOLERANCE, "nothing was learned"
+    for one, other in zip(ours, theirs):
+        assert (one["step"], one["tokens"]) == (other["step"], other["tokens"]), (one, other)
+    largest = max(abs(one["loss"] - other["loss"]) for one, other in zip(ours, theirs))
+    print(f"{recipe}: the losses of 20 steps differ from {native} by at most {largest:.1e}")
+    assert largest < TOLERANCE
+
+
+def compare_texts(name, ours, theirs):
+    assert ours and ours.keys() == theirs.keys()
+    different = [(key, ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]]
+    assert not different, different[:3]
+    print(f"{name}: {len(ours)} greedy responses are equal to those of ablate")
+
+
+def samples(path):
+    return {rollout["item"]["id"]: (rollout["prompt"], rollout["samples"]) for rollout in read(path)}
+
+
+def main():
+    prepare()
+    ablate("run", "sft")
+    model = (WORK / "out/side-by-side/sft/model").resolve()
+    with Server(f"{SERVE} {model} {SERVE_OPTIONS}") as url:
+        ablate("run", "--set", f"vars.server=--url {url} --model {model}")
+    compare_losses("sft", "trl_sft")
+    compare_losses("dpo", "trl_dpo")
+    for stage in ["openai_rollout", "vllm_rollout"]:
+        compare_texts(stage, samples("greedy/rollouts.jsonl"), samples(f"{stage}/rollouts.jsonl"))
+    for trainer in ["sft", "trl-sft", "dpo", "trl-dpo"]:
+        responses = [
+            {score["id"]: score["response"] for score in read(f"{stage}@trainer={trainer}/scores.jsonl")}
+            for stage in ["eval", "lm_eval"]
+        ]
+        compare_texts(f"lm_eval of {trainer}", *responses)
+    # The same with a model that two processes share.
+    halves = {"launch": TWO_PROCESSES, "processes": 2, "rows": 24, "pairs": 8}
+    values = [part for key, value in halves.items() for part in ("--set", f"vars.{key}={value}")]
+    ablate("run", "trl_sft", "trl_dpo", *values)
+    compare_losses("sft", "trl_sft")
+    compare_losses("dpo", "trl_dpo")
+
+
+if __name__ == "__main__":
+    main()
