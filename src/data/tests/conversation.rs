@@ -13,6 +13,7 @@ use crate::chat_prompt::ChatPrompt;
 use crate::conversation::hub_tokenizer::{HubTokenizer, Sentinels};
 use crate::conversation::{Conversation, Format, Message, MessagePart, Role};
 use crate::image_keys::ImageKeys;
+use crate::records::Exchange;
 use crate::tests::support::golden;
 use crate::tokens;
 use ablate_core::base::files;
@@ -347,6 +348,135 @@ fn ignoring_add_generation_prompt_is_an_error() {
     let spaced = "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]\
                   {% else %} {{ m.content }}{% endif %}{% endfor %}";
     assert_eq!(with(spaced), Ok(()));
+}
+
+/// The texts of the targets of a conversation: of each earlier response, and of the last one.
+fn targets(conversation: &Conversation, chat: &ChatPrompt) -> Result<Vec<String>> {
+    let encoded = conversation.sequence(chat, "last", false, false)?;
+    let decode = |ids: &[u32]| conversation.hub_tokenizer.plain.decode(ids);
+    let mut targets = Vec::new();
+    let mut at = 0;
+    for span in encoded.loss.chunk_by(|one, other| one == other) {
+        let end = at + span.len();
+        if span[0] {
+            targets.push(decode(&encoded.prompt[at..end])?);
+        }
+        at = end;
+    }
+    targets.push(decode(&encoded.target)?);
+    Ok(targets)
+}
+
+fn exchanges(turns: &[(&str, &str)]) -> Vec<Exchange> {
+    let exchange = |&(prompt, response): &(&str, &str)| Exchange { prompt: prompt.into(), response: response.into() };
+    turns.iter().map(exchange).collect()
+}
+
+#[test]
+fn every_response_of_a_conversation_is_a_target() {
+    let history = exchanges(&[("a", "First."), ("First.", "</s> <|im_end|> x"), ("c", "")]);
+    let chat = |system| ChatPrompt { images: &ImageKeys::None, system, history: &history, prompt: "d" };
+    let of = |folder: &str, system| targets(&Folder::named(folder).read().unwrap(), &chat(system)).unwrap();
+    let chatml = ["First.<|im_end|>", "</s> <|im_end|> x<|im_end|>", "<|im_end|>", "last<|im_end|>"];
+    assert_eq!(of("chatml", None), chatml);
+    assert_eq!(of("chatml", Some("First.")), chatml);
+    // The template writes no end of a response, so only the last one gets it.
+    assert_eq!(of("vicuna", None), ["First.", "</s> <|im_end|> x", "last</s>"]);
+    for (folder, end) in
+        [("inst", "</s>"), ("headers", "<|eot_id|>"), ("parts", "<|im_end|>"), ("thinking", "<|im_end|>")]
+    {
+        let expected = ["First.", "</s> <|im_end|> x", "", "last"].map(|text| format!("{text}{end}"));
+        assert_eq!(of(folder, None), expected, "{folder}");
+    }
+}
+
+#[test]
+fn a_template_that_changes_earlier_turns_is_understood_or_refused() {
+    let history = exchanges(&[("a", " First. "), ("b", "<think>\nx\n</think>\n\nSecond.")]);
+    let chat = ChatPrompt { images: &ImageKeys::None, system: None, history: &history, prompt: "d" };
+    let turns = |content: &str| {
+        let template = format!(
+            "{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{{{ {content} }}}}<|im_end|>\n{{% endfor %}}\
+             {{% if add_generation_prompt %}}<|im_start|>assistant\n{{% endif %}}"
+        );
+        let conversation = Folder::with_template(&template).read().unwrap();
+        targets(&conversation, &chat).map_err(|error| format!("{error:#}"))
+    };
+    let ended = |texts: [&str; 3]| Ok(texts.map(|text| format!("{text}<|im_end|>")).to_vec());
+    assert_eq!(turns("m.content"), ended([" First. ", "<think>\nx\n</think>\n\nSecond.", "last"]));
+    assert_eq!(turns("m.content | trim"), ended(["First.", "<think>\nx\n</think>\n\nSecond.", "last"]));
+    assert_eq!(turns("m.content.split('</think>')[-1].strip()"), ended(["First.", "Second.", "last"]));
+    let error = turns("m.content ~ (loop.previtem.content | length if loop.previtem is defined else '')").unwrap_err();
+    let expected = "the chat template writes an earlier response differently, depending on other turns, so that the loss \
+                    cannot cover it: `mask_history = true` trains on the last response only";
+    assert!(error.ends_with(expected), "{error}");
+    let twice = turns("m.content ~ (m.content if not loop.last else '')").unwrap_err();
+    assert!(twice.ends_with("the chat template does not write every earlier turn once"), "{twice}");
+}
+
+#[test]
+fn masked_history_needs_no_spans() {
+    let template = "{% for m in messages %}{{ m.role }} {{ m.content }} {{ messages | length if m.role == 'assistant' }}\
+                    <|im_end|>{% endfor %}{% if add_generation_prompt %}assistant {% endif %}";
+    let conversation = Folder::with_template(template).read().unwrap();
+    let history = exchanges(&[("a", "b")]);
+    let chat = ChatPrompt { history: &history, ..ask("c") };
+    let encoded = conversation.sequence(&chat, "d", false, true).unwrap();
+    assert!(encoded.loss.iter().all(|is_target| !is_target) && encoded.loss.len() == encoded.prompt.len());
+}
+
+#[test]
+fn a_template_must_write_every_text() {
+    let refused = |template: &str, chat: &ChatPrompt| {
+        let error = Folder::with_template(template).read().unwrap().prompt(chat).unwrap_err();
+        let error = format!("{error:#}");
+        error.split(" of `").next().unwrap().to_string() + error.split("tokenizer_config.json`").last().unwrap()
+    };
+    let only_user = "{% for m in messages if m.role != 'system' %}{{ m.content }}<|im_end|>{% endfor %}";
+    let system = ChatPrompt { system: Some("Be brief."), ..ask("a") };
+    let expected = "a system message is not possible: the chat template does not write the text of a message";
+    assert_eq!(refused(only_user, &system), expected);
+    let no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}\
+                     {% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+    let expected = "a system message is not possible: the chat template: line 1: no system";
+    assert_eq!(refused(no_system, &system), expected);
+    let history = exchanges(&[("first", "yes")]);
+    let last_two = "{% for m in messages[-2:] %}{{ m.content }}<|im_end|>{% endfor %}";
+    let error = refused(last_two, &ChatPrompt { history: &history, ..ask("a") });
+    assert_eq!(error, "the chat template does not write a text of the user: \"first\"");
+}
+
+#[test]
+fn placed_images_are_parts_of_the_turns() {
+    let images = ImageKeys::Placed(vec!["a".into(), "b".into(), "c".into()]);
+    let history = exchanges(&[("<image> or <image>?", "The first.")]);
+    let chat = ChatPrompt { images: &images, system: None, history: &history, prompt: "And \\<image>? <image>" };
+    let prompt = |conversation: &Conversation| {
+        let ids = conversation.prompt(&chat).unwrap();
+        let image = conversation.image_token().unwrap();
+        assert_eq!(ids.iter().filter(|id| **id == image).count(), 3);
+        conversation.tokenizer().decode(&ids).unwrap()
+    };
+    // These templates write the images of a message before its text.
+    assert_eq!(
+        prompt(&Folder::named("parts").read().unwrap()),
+        "<|im_start|>user\n<image>\n<image>\n or ?<|im_end|>\n<|im_start|>assistant\nThe first.<|im_end|>\n\
+         <|im_start|>user\n<image>\nAnd <image>? <|im_end|>\n<|im_start|>assistant\n"
+    );
+    let in_order = "{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}{% else %}\
+                    {% for part in m.content %}{% if part.type == 'image' %}<image>{% else %}{{ part.text }}{% endif %}\
+                    {% endfor %}{% endif %}<|im_end|>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}";
+    let text_only = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}\
+                     {% if add_generation_prompt %}assistant: {% endif %}";
+    for template in [in_order, text_only] {
+        let mut folder = Folder::with_template(template);
+        folder.files.get_mut("config.json").unwrap()["image_token_id"] = json!(1503);
+        let expected = "user: <image> or <image>?<|im_end|>assistant: The first.<|im_end|>user: And <image>? <image><|im_end|>\
+                        assistant: ";
+        assert_eq!(prompt(&folder.read().unwrap()), expected);
+    }
+    let none = Folder::named("chatml").read().unwrap().prompt(&chat).unwrap_err();
+    assert!(none.to_string().starts_with("the model takes no images"), "{none}");
 }
 
 #[test]

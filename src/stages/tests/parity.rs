@@ -17,7 +17,7 @@ use ablate_data::image_keys::ImageKeys;
 use ablate_data::images::ImageLoader;
 use ablate_data::records::Exchange;
 use ablate_data::tokenizer::FILE;
-use ablate_data::tokens::TokenPrompt;
+use ablate_data::tokens::{TokenPrompt, TokenRow};
 use ablate_nn::checkpoint::Rounding;
 use ablate_nn::hub::WeightFiles;
 use ablate_nn::infer::{GenerateConfig, generate};
@@ -46,6 +46,8 @@ struct Chat {
     add_generation_prompt: bool,
     images: Vec<String>,
     ids: Vec<u32>,
+    /// Which ids the assistant wrote, if the template has `{% generation %}` blocks.
+    assistant: Option<Vec<u8>>,
 }
 
 fn open(folder: &Path) -> Result<LoadedModel> {
@@ -88,10 +90,38 @@ fn prompts(model: &LoadedModel, expected: &Expected) -> Result<()> {
         let images = chat.images.first().cloned().map_or(ImageKeys::None, ImageKeys::Leading);
         let prompt = ChatPrompt { images: &images, system, history: &history, prompt };
         let tokens = model.chat.encode_prompt("question", &prompt)?.tokens;
-        let matches = if chat.add_generation_prompt { tokens == chat.ids } else { chat.ids.starts_with(&tokens) };
-        if !matches {
+        // The last token of an opening may be another one before a given answer (LLaVA's template with SigLIP).
+        let common = tokens.len() - usize::from(!chat.add_generation_prompt);
+        if !chat.ids.starts_with(&tokens[..common]) || chat.add_generation_prompt && tokens.len() != chat.ids.len() {
             bail!("the prompt of {name} is {tokens:?}, expected {:?}", chat.ids);
         }
+        if let (Some(assistant), Some(last)) = (&chat.assistant, chat.messages.last()) {
+            let row = model.chat.encode_sequence(&prompt, text_of(last)?, false, false)?;
+            check_earlier_responses(model, &row, assistant, common).with_context(|| format!("the mask of {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Compares the loss mask before the last response with the mask of transformers, which follows `{% generation %}` blocks.
+/// These have white space around a response, and not the token that ends it.
+fn check_earlier_responses(model: &LoadedModel, row: &TokenRow, assistant: &[u8], end: usize) -> Result<()> {
+    let mut both = 0;
+    for (at, &id) in row.tokens[..end].iter().enumerate() {
+        let expected = match (row.loss[at], assistant[at] == 1) {
+            (true, false) => model.chat.stop_tokens().contains(&id),
+            (false, true) => model.chat.tokenizer().decode(&[id])?.trim().is_empty(),
+            (ours, _) => {
+                both += usize::from(ours);
+                true
+            }
+        };
+        if !expected {
+            bail!("token {at} ({id}): {}, expected {}", row.loss[at], assistant[at]);
+        }
+    }
+    if (both == 0) != (assistant[..end].iter().all(|&mark| mark == 0)) {
+        bail!("no token of an earlier response");
     }
     Ok(())
 }
