@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::axis::{self, Axis};
+use super::axis::{self, Axis, Change, Patch};
 use super::diagnostics::{Diagnostics, known_names, list};
 use super::label::name_error;
 use super::section::Section;
 use super::settings::{self, Settings};
 use super::spanned_toml::{Data, Entry, Node, Table};
 use super::tables::{ExperimentTable, Seeds};
+use super::vars::{Dependencies, Templates};
 use ablate_core::base::Span;
 use ablate_core::stage::{Kind, Registry, find_kind};
 
@@ -32,6 +33,45 @@ pub(crate) struct Declaration<'t> {
     pub(crate) targets: Option<Vec<(String, Span)>>,
     pub(crate) settings: Settings,
     pub(crate) reports: Vec<(&'t str, &'t Entry)>,
+    pub(crate) templates: Templates,
+}
+
+impl Declaration<'_> {
+    /// The axes that patch a stage, and those that its templates use, in the order of the file.
+    pub(crate) fn axes_of(&self, stage: &StageDeclaration<'_>) -> Vec<&Axis> {
+        let mut depends = Dependencies::default();
+        stage.table.0.values().for_each(|entry| self.templates.add_dependencies(&entry.node, &mut depends));
+        let patches = self.axes.iter().flat_map(|axis| &axis.points).flat_map(|point| point.patches_of(&stage.name));
+        for patch in patches {
+            if let Change::Set(node) = &patch.change {
+                self.templates.add_dependencies(node, &mut depends);
+            }
+        }
+        let concerns = |axis: &&Axis| {
+            let changes = |patch: &Patch| match patch.target.stage() {
+                Some(name) => name == &*stage.name,
+                None => patch.path.first().is_some_and(|name| depends.variables.contains(name)),
+            };
+            depends.axes.contains(&*axis.name) || axis.points.iter().flat_map(|point| &point.patches).any(changes)
+        };
+        self.axes.iter().filter(concerns).collect()
+    }
+
+    /// Reports axes that only stages without a template could use.
+    fn check_axes(&self, diagnostics: &mut Diagnostics) {
+        let used: BTreeSet<&str> =
+            self.stages.iter().flat_map(|stage| self.axes_of(stage)).map(|axis| &*axis.name).collect();
+        for axis in self.axes.iter().filter(|axis| !used.contains(&*axis.name)) {
+            let name = &axis.name;
+            let patches = axis.points.iter().flat_map(|point| &point.patches);
+            let variables: BTreeSet<&str> = patches.filter_map(|patch| Some(patch.path.first()?.as_str())).collect();
+            let help = match variables.first() {
+                Some(variable) => format!("use the variable in a stage: `${{{variable}}}`"),
+                None => format!("use its value in a stage: `${{axis.{name}}}`, or name a `key`"),
+            };
+            diagnostics.error(&axis.header, format!("`axis.{name}` changes no stage"), Some(help));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -46,6 +86,7 @@ pub(crate) struct StageDeclaration<'t> {
 /// Reads the tree. `root` is the place for errors about the whole file.
 pub(crate) fn read<'t>(
     tree: &'t Table,
+    templates: Templates,
     root: &'t Span,
     registry: &Registry,
     diagnostics: &mut Diagnostics,
@@ -69,6 +110,7 @@ pub(crate) fn read<'t>(
         targets: None,
         settings: Settings::default(),
         reports: section("report").map(Table::in_source_order).unwrap_or_default(),
+        templates,
     };
     for (name, entry) in section("stage").map(Table::in_source_order).unwrap_or_default() {
         match stage(name, entry, registry, diagnostics) {
@@ -89,10 +131,14 @@ pub(crate) fn read<'t>(
     let names: BTreeSet<&str> = tables.keys().copied().collect();
     declaration.targets = targets(tree, &names, diagnostics);
     for (name, entry) in section("axis").map(Table::in_source_order).unwrap_or_default() {
-        match axis::read(name, entry, &tables, diagnostics) {
+        match axis::read(name, entry, &tables, &declaration.templates, diagnostics) {
             Some(axis) => declaration.axes.push(axis),
             None => drop(declaration.invalid_axes.insert(name)),
         }
+    }
+    // An axis with an error may change nothing because of it.
+    if diagnostics.is_empty() {
+        declaration.check_axes(diagnostics);
     }
     if let Some(node) = tree.get("seeds")
         && let Some(table) = node.as_table()

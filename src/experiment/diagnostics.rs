@@ -7,7 +7,7 @@ use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::{Diagnostic, SourceId, Sources, Span};
 
 /// A [`Span`] that implements `Ord`: source, start and end.
-type SpanKey = (SourceId, usize, usize);
+pub(crate) type SpanKey = (SourceId, usize, usize);
 
 /// Collects diagnostics; equal ones at the same place are kept once.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl Diagnostics {
     }
 }
 
-fn span_key(span: &Span) -> SpanKey {
+pub(crate) fn span_key(span: &Span) -> SpanKey {
     (span.source, span.range.start, span.range.end)
 }
 
@@ -97,7 +97,9 @@ pub(crate) fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String 
 /// The help for an unknown name: the most similar known name, or all known names. `what` is what the names are of.
 pub(crate) fn known_names<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
     match nearest(name, known.clone()) {
+        Some(near) if what == "axis" => format!("an axis of a similar name exists: `{near}`"),
         Some(near) => format!("a {what} of a similar name exists: `{near}`"),
+        None if what == "axis" => format!("the axes are {}", list(known)),
         None => format!("the {what}s are {}", list(known)),
     }
 }

@@ -11,6 +11,7 @@ mod key_path;
 mod overrides;
 mod removal;
 mod spanned_toml;
+mod sweep;
 mod vars;
 
 mod label;

@@ -61,9 +61,9 @@ impl Experiment {
             return Err(Box::new(diagnostics.into_error(sources)));
         };
         apply_overrides(&mut tree, overrides, &mut sources, &mut diagnostics);
-        interpolate(&mut tree, &mut diagnostics);
+        let templates = interpolate(&mut tree, &mut diagnostics);
         let root = Span { source, range: 0..0 };
-        let declaration = declaration::read(&tree, &root, registry, &mut diagnostics);
+        let declaration = declaration::read(&tree, templates, &root, registry, &mut diagnostics);
         let folder = path.parent().unwrap_or(Path::new(""));
         let constraints = Constraints::read(&tree, &declaration, &mut diagnostics);
         let expansion = expand(&declaration, &constraints, folder, &mut diagnostics);

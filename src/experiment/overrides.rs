@@ -4,6 +4,7 @@ use super::diagnostics::{Diagnostics, list};
 use super::key_path;
 use super::removal::{self, REMOVE};
 use super::spanned_toml::{Data, Node, Table, parse_value};
+use super::sweep;
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::base::{Diagnostic, Sources, Span};
 
@@ -31,15 +32,32 @@ pub(crate) fn apply_overrides(
             continue;
         };
         let key = Span { source, range: 0..argument[..end].trim_end().len() };
-        let node = parse_value(source, sources, end + 1..argument.len(), diagnostics);
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-        if let Err(diagnostic) = apply(tree, &parts, &key, node) {
+        let text = &argument[end + 1..];
+        let values = sweep::parts(text)
+            .into_iter()
+            .map(|range| parse_value(source, sources, end + 1 + range.start..end + 1 + range.end, diagnostics));
+        let values: Vec<Node> = values.collect();
+        let node = match (parts[0], values.as_slice()) {
+            ("stage" | "vars" | "seeds" | "axis" | "targets", [_, _, ..]) => {
+                if let Some((node, message)) = sweep::ambiguity(&values) {
+                    let help = "quote a text with commas: `--set 'stage.a.run=\"one, two\"'`".to_string();
+                    diagnostics.error(&node.span, message, Some(help));
+                    continue;
+                }
+                Node { data: Data::List(values), span: Span { source, range: end + 1..argument.len() } }
+            }
+            _ => parse_value(source, sources, end + 1..argument.len(), diagnostics),
+        };
+        let sweeps = ["stage", "vars"].contains(&parts[0]) && sweep::parts(text).len() > 1;
+        if let Err(diagnostic) = apply(tree, &parts, &key, node, sweeps) {
             diagnostics.push(*diagnostic);
         }
     }
 }
 
-fn apply(tree: &mut Table, parts: &[&str], key: &Span, node: Node) -> Result<(), Box<Diagnostic>> {
+/// Applies one override. With `sweeps` the node is the list of the values of an axis.
+fn apply(tree: &mut Table, parts: &[&str], key: &Span, node: Node, sweeps: bool) -> Result<(), Box<Diagnostic>> {
     let refuse = |message: String, help: Option<String>| {
         let mut diagnostic = Diagnostic::error(message).at(key.clone(), "");
         diagnostic.help.extend(help);
@@ -78,12 +96,38 @@ fn apply(tree: &mut Table, parts: &[&str], key: &Span, node: Node) -> Result<(),
             };
             return refuse(format!("there is no `{}` to override", shown(name)), Some(help));
         }
-        if parts.len() == 2 && parts[0] != "vars" && !matches!(node.data, Data::Table(_)) {
+        if parts.len() == 2 && parts[0] != "vars" && !sweeps && !matches!(node.data, Data::Table(_)) {
             return refuse(format!("`{path}` is a whole table: name a key in it"), None);
         }
+    }
+    if let (true, Data::List(values)) = (sweeps, &node.data) {
+        return sweep::add_axis(tree, parts, key, values.clone());
+    }
+    if let Some(axis) = axis_of_key(tree, &path) {
+        let message = format!("`{path}` takes its values from the axis `{axis}`, so this value would not be used");
+        return refuse(
+            message,
+            Some(format!("override the values: `--set 'axis.{axis}.values=[...]'`, or give several")),
+        );
     }
     match tree.set(parts, key, node) {
         Ok(()) => Ok(()),
         Err(blocker) => refuse(format!("`{blocker}` is not a table, so it has no key to override"), None),
     }
+}
+
+/// The axis that sets the key at `path` at all of its points.
+fn axis_of_key<'t>(tree: &'t Table, path: &str) -> Option<&'t str> {
+    let axes = tree.get("axis")?.as_table()?;
+    let sets = |axis: &Node| {
+        let axis = axis.as_table()?;
+        let is_key = |node: &Node| node.as_str() == Some(path);
+        let named = match &axis.get("key")?.data {
+            Data::List(keys) => keys.iter().any(is_key),
+            _ => is_key(axis.get("key")?),
+        };
+        let Data::List(values) = &axis.get("values")?.data else { return None };
+        (named && !values.iter().any(|value| value.as_str() == Some(REMOVE))).then_some(())
+    };
+    axes.0.iter().find(|(_, entry)| sets(&entry.node).is_some()).map(|(name, _)| name.as_str())
 }

@@ -67,14 +67,21 @@ impl Node {
         }
     }
 
+    /// Calls `visit` with every string in the value, at any depth.
+    pub(crate) fn each_string(&self, visit: &mut dyn FnMut(&str)) {
+        match &self.data {
+            Data::String(string) => visit(string),
+            Data::List(nodes) => nodes.iter().for_each(|node| node.each_string(visit)),
+            Data::Table(table) => table.0.values().for_each(|entry| entry.node.each_string(visit)),
+            Data::Number(_) | Data::Boolean(_) => {}
+        }
+    }
+
     /// Whether a string in the value, at any depth, equals `text`.
     pub(crate) fn contains_string(&self, text: &str) -> bool {
-        match &self.data {
-            Data::String(string) => string == text,
-            Data::List(nodes) => nodes.iter().any(|node| node.contains_string(text)),
-            Data::Table(table) => table.0.values().any(|entry| entry.node.contains_string(text)),
-            Data::Number(_) | Data::Boolean(_) => false,
-        }
+        let mut found = false;
+        self.each_string(&mut |string| found |= string == text);
+        found
     }
 
     pub(crate) fn to_json(&self) -> Value {

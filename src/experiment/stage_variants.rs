@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::axis::{Axis, Change, Patch};
+use super::axis::{Axis, Change, Patch, Target};
 use super::constraints::{Condition, Constraints, WHEN, read_when};
 use super::declaration::{Declaration, StageDeclaration};
 use super::diagnostics::Diagnostics;
@@ -17,6 +17,7 @@ use super::limits::{self, Limits};
 use super::section::Section;
 use super::spanned_toml::{Data, Node, Table};
 use super::stage_errors::StageErrors;
+use super::vars::PointValues;
 use ablate_core::base::{Diagnostic, SharedStr, Span};
 use ablate_core::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Pool, Reference, Stage};
 
@@ -69,7 +70,7 @@ pub(crate) struct VariantBuilder<'a> {
     folder: &'a Path,
     /// Indices of the stages by name.
     pub(crate) stages: BTreeMap<&'a str, usize>,
-    /// Axes by the stages that they patch.
+    /// By stage: the axes that patch it, and those that its templates use.
     axes: BTreeMap<&'a str, Vec<&'a Axis>>,
     /// Whether an external path exists.
     exists: BTreeMap<PathBuf, bool>,
@@ -88,15 +89,7 @@ impl<'a> VariantBuilder<'a> {
         folder: &'a Path,
     ) -> VariantBuilder<'a> {
         let stages = declaration.stages.iter().enumerate().map(|(index, stage)| (&*stage.name, index)).collect();
-        let mut axes: BTreeMap<&str, Vec<&Axis>> = BTreeMap::new();
-        for axis in &declaration.axes {
-            for patch in axis.points.iter().flat_map(|point| &point.patches) {
-                let patching = axes.entry(&patch.stage).or_default();
-                if patching.last().is_none_or(|last| !std::ptr::eq(*last, axis)) {
-                    patching.push(axis);
-                }
-            }
-        }
+        let axes = declaration.stages.iter().map(|stage| (&*stage.name, declaration.axes_of(stage))).collect();
         VariantBuilder { declaration, folder, stages, axes, exists: BTreeMap::new(), constraints, count: 0 }
     }
 
@@ -119,6 +112,7 @@ impl<'a> VariantBuilder<'a> {
             for patch in removals {
                 valid &= apply(patch, &mut table, diagnostics);
             }
+            valid &= self.resolve_templates(&axes, &point, &mut table, diagnostics);
             let Some(fanned_out) = fan_out(stage, point, table, diagnostics) else {
                 valid = false;
                 continue;
@@ -147,6 +141,32 @@ impl<'a> VariantBuilder<'a> {
             return None;
         }
         valid.then_some(variants)
+    }
+
+    /// Replaces the templates of a stage's table with the values at a point.
+    fn resolve_templates(
+        &self,
+        axes: &[&Axis],
+        point: &Point,
+        table: &mut Table,
+        diagnostics: &mut Diagnostics,
+    ) -> bool {
+        let templates = &self.declaration.templates;
+        if axes.is_empty() || templates.is_empty() {
+            return true;
+        }
+        let mut values = PointValues::default();
+        for axis in axes {
+            let label = point.get(&AxisId::Shared(axis.name.clone()));
+            let Some(value) = axis.points.iter().find(|value| Some(&value.label) == label) else { continue };
+            values.axes.insert(&axis.name, value.value.clone());
+            for patch in value.patches.iter().filter(|patch| patch.target == Target::Variables) {
+                if let Change::Set(node) = &patch.change {
+                    values.variables.push((&patch.path, node, &patch.key));
+                }
+            }
+        }
+        templates.resolve(table, values, diagnostics)
     }
 
     /// The axes that patch a stage, and those that its `when` names.
@@ -185,7 +205,7 @@ impl<'a> VariantBuilder<'a> {
                 for value in &axis.points {
                     let (mut point, mut table, mut removals) = (point.clone(), table.clone(), removals.clone());
                     point.insert(AxisId::Shared(axis.name.clone()), value.label.clone());
-                    for patch in value.patches.iter().filter(|patch| *patch.stage == *stage.name) {
+                    for patch in value.patches_of(&stage.name) {
                         match &patch.change {
                             Change::Remove(_) => removals.push(patch),
                             Change::Set(_) => *valid &= apply(patch, &mut table, diagnostics),
@@ -356,17 +376,19 @@ fn fan_out(
     Some(tables)
 }
 
-/// Checks that no two axes patch the same key. Otherwise the order of the axes in the file would decide the value.
+/// Checks that no two axes change the same key of a stage, or the same variable. Otherwise the order of the axes in the
+/// file would decide the value.
 fn check_conflicts(stage: &StageDeclaration<'_>, axes: &[&Axis], diagnostics: &mut Diagnostics) -> bool {
-    let mut patched: BTreeMap<&[String], (&Axis, &Span)> = BTreeMap::new();
+    let mut patched: BTreeMap<(&Target, &[String]), (&Axis, &Span)> = BTreeMap::new();
     let mut valid = true;
     for axis in axes {
-        for patch in axis.points.iter().flat_map(|point| &point.patches).filter(|patch| *patch.stage == *stage.name) {
-            let (first, span) = patched.entry(&patch.path).or_insert((axis, &patch.key));
+        let patches = axis.points.iter().flat_map(|point| &point.patches);
+        let concerns = |patch: &&Patch| patch.target.stage().is_none_or(|name| name == &*stage.name);
+        for patch in patches.filter(concerns) {
+            let (first, span) = patched.entry((&patch.target, &patch.path)).or_insert((axis, &patch.key));
             if first.name != axis.name {
-                let key = key_path::join(&patch.path);
                 let message =
-                    format!("`stage.{}.{key}` is changed by the axes `{}` and `{}`", stage.name, first.name, axis.name);
+                    format!("`{}` is changed by the axes `{}` and `{}`", patch.dotted(), first.name, axis.name);
                 let diagnostic =
                     Diagnostic::error(message).at(patch.key.clone(), "").at((*span).clone(), "also changed here");
                 diagnostics.push(diagnostic);

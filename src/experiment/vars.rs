@@ -1,9 +1,11 @@
 //! Replaces `${name}` in strings with the values of `[vars]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::diagnostics::{Diagnostics, known_names};
+use super::diagnostics::{Diagnostics, SpanKey, known_names, span_key};
+use super::key_path;
 use super::spanned_toml::{Data, Entry, MAX_DEPTH, Node, Table};
+use ablate_core::base::Span;
 
 /// The most bytes that are copied out of variables: 64 MiB. Variables may use variables, so a small file could grow
 /// exponentially.
@@ -12,27 +14,178 @@ const MAX_SIZE: usize = 1 << 26;
 /// The longest chain of variables that use each other.
 const MAX_CHAIN: usize = 16;
 
-/// Replaces every `${name}` in the tree, and removes `[vars]` from it.
-pub(crate) fn interpolate(tree: &mut Table, diagnostics: &mut Diagnostics) {
+/// What `${axis.NAME}` begins with.
+const AXIS: &str = "axis.";
+
+/// Replaces every `${name}` in the tree, and removes `[vars]` from it. Strings that depend on the point of a stage, through
+/// `${axis.NAME}` or a variable that an axis changes, are left as they are: the templates replace them later.
+pub(crate) fn interpolate(tree: &mut Table, diagnostics: &mut Diagnostics) -> Templates {
     let vars = match tree.0.remove("vars").map(|entry| entry.node) {
         None => Table::default(),
         Some(Node { data: Data::Table(table), .. }) => table,
         Some(node) => {
             let message = format!("`vars`: wrong type: {}, expected a table", node.type_name());
-            return diagnostics.error(&node.span, message, None);
+            diagnostics.error(&node.span, message, None);
+            return Templates::default();
         }
     };
-    let mut vars = Vars { table: &vars, values: BTreeMap::new(), open: Vec::new(), copied: 0, failures: 0 };
-    for (name, entry) in &vars.table.0 {
-        vars.resolve(name, &entry.node, diagnostics);
+    let varying = Varying::of(tree, &vars);
+    let mut places = BTreeSet::new();
+    let mut interpolation = Vars { places: Some(&mut places), ..Vars::new(&vars, &varying, BTreeMap::new()) };
+    for (name, entry) in &vars.0 {
+        interpolation.resolve(name, &entry.node, diagnostics);
     }
     let table = std::mem::take(tree);
-    *tree = vars.table_of(&table, diagnostics);
+    *tree = interpolation.root(&table, diagnostics);
+    Templates { vars, varying, places }
+}
+
+/// The strings that depend on the point of a stage.
+#[derive(Debug, Default)]
+pub(crate) struct Templates {
+    /// The table `[vars]` as written.
+    vars: Table,
+    varying: Varying,
+    places: BTreeSet<SpanKey>,
+}
+
+/// What a string depends on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dependencies {
+    pub(crate) axes: BTreeSet<String>,
+    pub(crate) variables: BTreeSet<String>,
+}
+
+/// The values at one point.
+#[derive(Default)]
+pub(crate) struct PointValues<'a> {
+    /// By axis.
+    pub(crate) axes: BTreeMap<&'a str, Node>,
+    /// The path of a variable, or of a value in it, with its value and the place where the axis names it.
+    pub(crate) variables: Vec<(&'a [String], &'a Node, &'a Span)>,
+}
+
+impl Templates {
+    /// The names of the variables.
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &str> + Clone {
+        self.vars.0.keys().map(String::as_str)
+    }
+
+    /// Whether no string depends on a point.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Adds what the templates in a value depend on.
+    pub(crate) fn add_dependencies(&self, node: &Node, found: &mut Dependencies) {
+        self.each_template(node, &mut |text| self.varying.dependencies(text, &self.vars, found));
+    }
+
+    fn each_template(&self, node: &Node, visit: &mut dyn FnMut(&str)) {
+        match &node.data {
+            Data::String(text) if self.places.contains(&span_key(&node.span)) => visit(text),
+            Data::List(nodes) => nodes.iter().for_each(|node| self.each_template(node, visit)),
+            Data::Table(table) => table.0.values().for_each(|entry| self.each_template(&entry.node, visit)),
+            Data::String(_) | Data::Number(_) | Data::Boolean(_) => {}
+        }
+    }
+
+    /// Replaces the templates in a stage's table. False after reporting an error.
+    pub(crate) fn resolve(&self, table: &mut Table, values: PointValues<'_>, diagnostics: &mut Diagnostics) -> bool {
+        let mut vars = self.vars.clone();
+        for (path, node, key) in values.variables {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            if let Err(blocker) = vars.set(&path, key, node.clone()) {
+                diagnostics.error(key, format!("`vars.{blocker}` is not a table, so it has no key to set"), None);
+                return false;
+            }
+        }
+        let constant = Varying::default();
+        let mut interpolation = Vars { only: Some(&self.places), ..Vars::new(&vars, &constant, values.axes) };
+        *table = interpolation.table_of(table, diagnostics);
+        interpolation.failures == 0
+    }
+}
+
+/// The names that have another value at every point of an axis.
+#[derive(Debug, Default)]
+struct Varying {
+    axes: BTreeSet<String>,
+    /// Variables that an axis changes.
+    variables: BTreeSet<String>,
+}
+
+impl Varying {
+    fn of(tree: &Table, vars: &Table) -> Varying {
+        let axes = tree.get("axis").and_then(Node::as_table).cloned().unwrap_or_default();
+        let mut variables = BTreeSet::new();
+        for axis in axes.0.values().filter_map(|entry| entry.node.as_table()) {
+            for (key, entry) in &axis.0 {
+                match (key.as_str(), entry.node.as_table()) {
+                    ("key" | "simplex" | "random", _) => entry.node.each_string(&mut |text| {
+                        variables.extend(variable_of_path(text));
+                    }),
+                    ("variants", Some(variants)) => {
+                        let patches = variants.0.values().filter_map(|variant| variant.node.as_table());
+                        variables
+                            .extend(patches.flat_map(|table| table.0.keys()).filter_map(|key| variable_of_path(key)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        variables.retain(|name| vars.0.contains_key(name));
+        Varying { axes: axes.0.into_keys().collect(), variables }
+    }
+
+    /// Adds what a string depends on, also through variables.
+    fn dependencies(&self, text: &str, vars: &Table, found: &mut Dependencies) {
+        let mut visited: BTreeSet<&str> = BTreeSet::new();
+        let mut open: Vec<String> = names_in(text);
+        while let Some(name) = open.pop() {
+            if let Some((name, entry)) = vars.0.get_key_value(&name) {
+                if self.variables.contains(name) {
+                    found.variables.insert(name.clone());
+                }
+                if visited.insert(name) {
+                    entry.node.each_string(&mut |text| open.extend(names_in(text)));
+                }
+            } else if let Some(axis) = name.strip_prefix(AXIS)
+                && self.axes.contains(axis)
+            {
+                found.axes.insert(axis.to_string());
+            }
+        }
+    }
+}
+
+/// The names in the `${name}` of a text.
+fn names_in(text: &str) -> Vec<String> {
+    let names = pieces(text).into_iter().filter_map(|piece| match piece {
+        Piece::Variable(name) => Some(name.to_string()),
+        Piece::Text(_) | Piece::Escape | Piece::Unclosed => None,
+    });
+    names.collect()
+}
+
+/// The variable in the path of a key such as `vars.lr`.
+fn variable_of_path(text: &str) -> Option<String> {
+    let (parts, end) = key_path::parse(text)?;
+    (end == text.len() && parts.len() > 1 && parts[0] == "vars").then(|| parts[1].clone())
 }
 
 struct Vars<'a> {
     table: &'a Table,
-    /// Resolved variables with their size and depth; `None` for a variable with an error.
+    varying: &'a Varying,
+    /// The values of axes by name.
+    axes: BTreeMap<&'a str, Node>,
+    /// Collects the places of templates.
+    places: Option<&'a mut BTreeSet<SpanKey>>,
+    /// Only strings at these places are replaced.
+    only: Option<&'a BTreeSet<SpanKey>>,
+    /// Whether a template may stand at the current place.
+    in_stage: bool,
+    /// Resolved variables with their size and depth; `None` for a template or a variable with an error.
     values: BTreeMap<&'a str, Option<(Node, usize, usize)>>,
     /// Variables that are being resolved, outermost first.
     open: Vec<&'a str>,
@@ -53,16 +206,64 @@ enum Piece<'a> {
 }
 
 impl<'a> Vars<'a> {
-    fn table_of(&mut self, table: &Table, diagnostics: &mut Diagnostics) -> Table {
+    fn new(table: &'a Table, varying: &'a Varying, axes: BTreeMap<&'a str, Node>) -> Vars<'a> {
+        Vars {
+            table,
+            varying,
+            axes,
+            places: None,
+            only: None,
+            in_stage: false,
+            values: BTreeMap::new(),
+            open: Vec::new(),
+            copied: 0,
+            failures: 0,
+        }
+    }
+
+    /// The whole tree. Templates may stand in stages, except in `kind` and `when`, and in the variants of axes.
+    fn root(&mut self, tree: &Table, diagnostics: &mut Diagnostics) -> Table {
+        self.entries(tree, diagnostics, |vars, section, node, diagnostics| {
+            let Data::Table(table) = &node.data else { return vars.node_of(node, diagnostics) };
+            let table = vars.entries(table, diagnostics, |vars, _, node, diagnostics| {
+                let Data::Table(table) = &node.data else { return vars.node_of(node, diagnostics) };
+                let table = vars.entries(table, diagnostics, |vars, key, node, diagnostics| {
+                    vars.in_stage = match section {
+                        "stage" => !["kind", "when"].contains(&key),
+                        "axis" => key == "variants",
+                        _ => false,
+                    };
+                    let node = vars.node_of(node, diagnostics);
+                    vars.in_stage = false;
+                    node
+                });
+                Node { data: Data::Table(table), span: node.span.clone() }
+            });
+            Node { data: Data::Table(table), span: node.span.clone() }
+        })
+    }
+
+    fn entries(
+        &mut self,
+        table: &Table,
+        diagnostics: &mut Diagnostics,
+        of: impl Fn(&mut Self, &str, &Node, &mut Diagnostics) -> Node,
+    ) -> Table {
         let entries = table.0.iter().map(|(key, entry)| {
-            (key.clone(), Entry { key: entry.key.clone(), node: self.node_of(&entry.node, diagnostics) })
+            (key.clone(), Entry { key: entry.key.clone(), node: of(self, key, &entry.node, diagnostics) })
         });
         Table(entries.collect())
     }
 
+    fn table_of(&mut self, table: &Table, diagnostics: &mut Diagnostics) -> Table {
+        self.entries(table, diagnostics, |vars, _, node, diagnostics| vars.node_of(node, diagnostics))
+    }
+
     fn node_of(&mut self, node: &Node, diagnostics: &mut Diagnostics) -> Node {
         let data = match &node.data {
-            Data::String(text) if text.contains("${") => return self.string_of(text, node, diagnostics),
+            Data::String(text) if text.contains("${") && self.is_replaced(node) => {
+                return self.string_of(text, node, diagnostics);
+            }
             Data::List(nodes) => Data::List(nodes.iter().map(|node| self.node_of(node, diagnostics)).collect()),
             Data::Table(table) => Data::Table(self.table_of(table, diagnostics)),
             data => data.clone(),
@@ -70,7 +271,17 @@ impl<'a> Vars<'a> {
         Node { data, span: node.span.clone() }
     }
 
+    /// Whether a string with `${` is replaced. Strings from resolved variables have other places.
+    fn is_replaced(&self, node: &Node) -> bool {
+        !self.open.is_empty() || self.only.is_none_or(|places| places.contains(&span_key(&node.span)))
+    }
+
     fn string_of(&mut self, text: &str, node: &Node, diagnostics: &mut Diagnostics) -> Node {
+        let mut depends = Dependencies::default();
+        self.varying.dependencies(text, self.table, &mut depends);
+        if depends != Dependencies::default() {
+            return self.template(node, &depends, diagnostics);
+        }
         let pieces = pieces(text);
         let mut replaced = String::new();
         for piece in &pieces {
@@ -101,7 +312,11 @@ impl<'a> Vars<'a> {
                         Data::Boolean(flag) => replaced.push_str(&flag.to_string()),
                         Data::List(_) | Data::Table(_) => {
                             let what = value.type_name();
-                            let message = format!("the variable `{name}` is {what}, which cannot be part of a string");
+                            let of = match name.strip_prefix(AXIS).filter(|axis| self.axes.contains_key(axis)) {
+                                Some(axis) => format!("the value of the axis `{axis}`"),
+                                None => format!("the variable `{name}`"),
+                            };
+                            let message = format!("{of} is {what}, which cannot be part of a string");
                             return self.refuse(node, &message, None, diagnostics);
                         }
                     }
@@ -109,6 +324,26 @@ impl<'a> Vars<'a> {
             }
         }
         Node { data: Data::String(replaced), span: node.span.clone() }
+    }
+
+    /// Leaves a string that depends on the point of a stage as it is.
+    fn template(&mut self, node: &Node, depends: &Dependencies, diagnostics: &mut Diagnostics) -> Node {
+        if !self.open.is_empty() {
+            // A variable. Whoever uses it is a template too.
+            self.failures += 1;
+            return node.clone();
+        }
+        if !self.in_stage {
+            let name = depends.axes.first().map(|axis| format!("{AXIS}{axis}")).or(depends.variables.first().cloned());
+            let message =
+                format!("`${{{}}}` varies along an axis, so only stages can use it", name.unwrap_or_default());
+            let help = "not in `kind` and `when`, and outside of stages only in the `variants` of an axis".to_string();
+            return self.refuse(node, &message, Some(help), diagnostics);
+        }
+        if let Some(places) = &mut self.places {
+            places.insert(span_key(&node.span));
+        }
+        node.clone()
     }
 
     fn refuse(&mut self, node: &Node, message: &str, help: Option<String>, diagnostics: &mut Diagnostics) -> Node {
@@ -125,6 +360,9 @@ impl<'a> Vars<'a> {
     ) -> Result<Node, Option<(String, Option<String>)>> {
         let table = self.table;
         let Some((name, entry)) = table.0.get_key_value(name) else {
+            if let Some(axis) = name.strip_prefix(AXIS) {
+                return self.axes.get(axis).cloned().ok_or_else(|| Some(self.no_axis(axis)));
+            }
             let help = if table.0.is_empty() {
                 "the experiment has no `[vars]`".to_string()
             } else {
@@ -146,6 +384,16 @@ impl<'a> Vars<'a> {
             return Err(Some(("the values of the variables are too large".to_string(), None)));
         }
         Ok(value.clone())
+    }
+
+    /// The message and help about `${axis.NAME}` without such an axis.
+    fn no_axis(&self, axis: &str) -> (String, Option<String>) {
+        let help = match axis {
+            "seed" => "a program reads its seed from the environment variable `ABLATE_SEED`".to_string(),
+            _ if self.varying.axes.is_empty() => "the experiment has no `[axis]`".to_string(),
+            _ => known_names("axis", axis, self.varying.axes.iter().map(String::as_str)),
+        };
+        (format!("the axis `{axis}` is not defined"), Some(help))
     }
 
     fn resolve(&mut self, name: &'a str, node: &Node, diagnostics: &mut Diagnostics) {

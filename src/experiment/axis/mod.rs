@@ -15,9 +15,10 @@ use crate::section::Section;
 use crate::selector::DATASET;
 use crate::spanned_toml::{Entry, Node};
 use crate::tables::AxisTable;
+use crate::vars::Templates;
 
 pub use patch::Simplex;
-pub(crate) use patch::{Axis, Change, Patch};
+pub(crate) use patch::{Axis, Change, Patch, Target};
 use reader::AxisReader;
 
 /// Names with another meaning in selectors.
@@ -39,6 +40,7 @@ pub(crate) fn read(
     name: &str,
     entry: &Entry,
     stages: &BTreeMap<&str, &Node>,
+    templates: &Templates,
     diagnostics: &mut Diagnostics,
 ) -> Option<Axis> {
     let path = format!("axis.{name}");
@@ -51,10 +53,10 @@ pub(crate) fn read(
     }
     let read: AxisTable = section.read(diagnostics)?;
     let form = form(&section, diagnostics)?;
-    let reader = AxisReader { section, table: read, stages };
+    let reader = AxisReader { section, table: read, stages, templates };
     let mut simplex = None;
     let points = match form {
-        "key" => values::values(&reader, diagnostics),
+        "key" | "values" => values::values(&reader, diagnostics),
         "variants" => values::variants(&reader, diagnostics),
         "simplex" => simplex::points(&reader, diagnostics).map(|(points, shares)| {
             simplex = Some(shares);
@@ -68,19 +70,24 @@ pub(crate) fn read(
         // The labels of the other forms are checked where they are read.
         let generated = ["leave_one_out", "add_one"].contains(&form);
         let problem = label_error(&point.label).filter(|_| generated).or_else(|| {
-            let twice = form != "key" && points[..index].iter().any(|other| other.label == point.label);
+            let twice =
+                !["key", "values"].contains(&form) && points[..index].iter().any(|other| other.label == point.label);
             twice.then(|| format!("two points have the label `{}`", point.label))
         });
         if let Some(message) = problem {
             return section.refuse(&[form], message, None, diagnostics);
         }
     }
-    Some(Axis { name: name.into(), points, simplex })
+    Some(Axis { name: name.into(), header: entry.key.clone(), points, simplex })
 }
 
 /// The form of the axis. `None` after reporting that it has no form or several.
 fn form(section: &Section<'_>, diagnostics: &mut Diagnostics) -> Option<&'static str> {
     let has_key = |key: &str| section.table.get(key).is_some();
+    // Values alone are for `${axis.NAME}`.
+    if has_key("values") && section.table.0.keys().all(|key| ["values", "labels"].contains(&key.as_str())) {
+        return Some("values");
+    }
     let forms: Vec<&(&str, &[&str])> = FORMS.iter().filter(|(first, _)| has_key(first)).collect();
     let help = || {
         let forms = FORMS.map(|(first, others)| {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use rand::{Rng, RngExt};
 use serde_json::Value;
 
-use super::patch::{AxisPoint, Change, Patch};
+use super::patch::{AxisPoint, Change, Patch, Target};
 use super::reader::AxisReader;
 use super::simplex::set_number;
 use crate::diagnostics::Diagnostics;
@@ -27,8 +27,8 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
     }
     let seed = Seed(reader.table.seed.unwrap_or(0)).derive(&format!("axis/{name}"));
     let mut points: Vec<AxisPoint> =
-        (1..=count).map(|number| AxisPoint { label: number.to_string().into(), patches: Vec::new() }).collect();
-    let mut sampled: BTreeSet<(String, Vec<String>)> = BTreeSet::new();
+        (1..=count).map(|number| AxisPoint::new(number.to_string(), section.header)).collect();
+    let mut sampled: BTreeSet<(Target, Vec<String>)> = BTreeSet::new();
     let Some(Data::List(nodes)) = section.table.get("random").map(|node| &node.data) else { return None };
     for (at, (distribution, node)) in distributions.iter().zip(nodes).enumerate() {
         let at = at.to_string();
@@ -43,7 +43,7 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
             return section.refuse(&path, message, None, diagnostics);
         }
         let targets = names.iter().map(|key| reader.target(key, &node.span, diagnostics));
-        let targets: Vec<(String, Vec<String>)> = targets.collect::<Option<_>>()?;
+        let targets: Vec<(Target, Vec<String>)> = targets.collect::<Option<_>>()?;
         for (target, name) in targets.iter().zip(&names) {
             if !sampled.insert(target.clone()) {
                 return section.refuse(&path, format!("`{name}` is sampled twice"), None, diagnostics);
@@ -52,8 +52,8 @@ pub(super) fn points(name: &str, reader: &AxisReader<'_>, diagnostics: &mut Diag
         for (number, point) in points.iter_mut().enumerate() {
             let mut stream = seed.stream(&format!("{}/{number}", names.join(",")));
             let changes = distribution.changes(targets.len(), node, &mut stream);
-            point.patches.extend(targets.iter().zip(changes).map(|((stage, path), change)| Patch {
-                stage: stage.clone(),
+            point.patches.extend(targets.iter().zip(changes).map(|((target, path), change)| Patch {
+                target: target.clone(),
                 path: path.clone(),
                 change,
                 key: node.span.clone(),

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::patch::Target;
 use crate::diagnostics::{Diagnostics, known_names};
 use crate::key_path;
 use crate::label::label_error;
 use crate::section::Section;
 use crate::spanned_toml::Node;
 use crate::tables::AxisTable;
+use crate::vars::Templates;
 use ablate_core::base::Span;
 
 /// The table of one axis.
@@ -16,16 +18,17 @@ pub(super) struct AxisReader<'a> {
     pub(super) table: AxisTable,
     /// The tables of all stages by name.
     pub(super) stages: &'a BTreeMap<&'a str, &'a Node>,
+    pub(super) templates: &'a Templates,
 }
 
 impl AxisReader<'_> {
-    /// The stage and the path in its table of a key such as `stage.mix.sources.cot`.
+    /// The table and the path in it of a key such as `stage.mix.sources.cot` or `vars.lr`.
     pub(super) fn target(
         &self,
         key: &str,
         span: &Span,
         diagnostics: &mut Diagnostics,
-    ) -> Option<(String, Vec<String>)> {
+    ) -> Option<(Target, Vec<String>)> {
         let parts =
             key_path::parse(key).filter(|(_, end)| *end == key.len()).map(|(parts, _)| parts).unwrap_or_default();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -43,11 +46,23 @@ impl AxisReader<'_> {
                     let help = "write a stage of each kind".to_string();
                     return wrong("the kind of a stage cannot vary along an axis".to_string(), help);
                 }
-                Some(((*stage).to_string(), path.iter().map(|part| (*part).to_string()).collect()))
+                Some((Target::Stage((*stage).to_string()), path.iter().map(|part| (*part).to_string()).collect()))
+            }
+            ["vars", path @ ..] if !path.is_empty() => {
+                let names = self.templates.variables();
+                if !names.clone().any(|name| name == path[0]) {
+                    let help = match names.clone().next() {
+                        Some(_) => known_names("variable", path[0], names),
+                        None => "the experiment has no `[vars]`".to_string(),
+                    };
+                    return wrong(format!("the variable `{}` is not defined", path[0]), help);
+                }
+                Some((Target::Variables, path.iter().map(|part| (*part).to_string()).collect()))
             }
             _ => {
-                let help = "write `\"stage.mix.sources.direct\"`, in quotes: the stage, then the path in its table";
-                wrong(format!("`{key}` is not the path of a key of a stage"), help.to_string())
+                let help = "write `\"stage.mix.sources.direct\"`, in quotes: the stage, then the path in its table; or \
+                            `\"vars.NAME\"`";
+                wrong(format!("`{key}` is not the path of a key of a stage, or of a variable"), help.to_string())
             }
         }
     }

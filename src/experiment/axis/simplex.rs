@@ -2,7 +2,7 @@
 
 use serde_json::Number;
 
-use super::patch::{AxisPoint, Change, Patch, Simplex};
+use super::patch::{AxisPoint, Change, Patch, Simplex, Target};
 use super::reader::AxisReader;
 use crate::diagnostics::Diagnostics;
 use crate::join::MAX_POINTS;
@@ -26,7 +26,7 @@ pub(super) fn points(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> 
     }
     let Some(Data::List(nodes)) = section.table.get("simplex").map(|node| &node.data) else { return None };
     let targets = keys.iter().zip(nodes).map(|(key, node)| reader.target(key, &node.span, diagnostics));
-    let targets: Vec<(String, Vec<String>)> = targets.collect::<Option<_>>()?;
+    let targets: Vec<(Target, Vec<String>)> = targets.collect::<Option<_>>()?;
     if targets.iter().enumerate().any(|(index, target)| targets[..index].contains(target)) {
         return wrong(&["simplex"], "a key is listed twice".to_string(), diagnostics);
     }
@@ -53,13 +53,14 @@ pub(super) fn points(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> 
     reader.check_labels(shares.len(), diagnostics)?;
     let default_label = |shares: &[f64]| sanitize(&shares.iter().map(f64::to_string).collect::<Vec<_>>().join("-"));
     let points = shares.iter().zip(&spans).enumerate().map(|(index, (shares, span))| {
-        let patches = targets.iter().zip(shares).map(|((stage, path), share)| Patch {
-            stage: stage.clone(),
+        let patches = targets.iter().zip(shares).map(|((target, path), share)| Patch {
+            target: target.clone(),
             path: path.clone(),
             change: set_number(*share, span),
             key: span.clone(),
         });
-        AxisPoint { label: reader.label(index, || default_label(shares)).into(), patches: patches.collect() }
+        let label = reader.label(index, || default_label(shares));
+        AxisPoint { patches: patches.collect(), ..AxisPoint::new(label, span) }
     });
     let points: Vec<AxisPoint> = points.collect();
     Some((points, Simplex { parts: differing_parts(&targets), shares }))
@@ -124,10 +125,10 @@ fn listed(
 }
 
 /// The parts of each path that differ between the paths: `cot` of `sources.cot.weight`.
-fn differing_parts(targets: &[(String, Vec<String>)]) -> Vec<String> {
+fn differing_parts(targets: &[(Target, Vec<String>)]) -> Vec<String> {
     let paths: Vec<Vec<&str>> = targets
         .iter()
-        .map(|(stage, path)| [stage.as_str()].into_iter().chain(path.iter().map(String::as_str)).collect())
+        .map(|(target, path)| target.path().into_iter().chain(path.iter().map(String::as_str)).collect())
         .collect();
     let differs = |at: usize| paths.iter().any(|path| path.get(at) != paths[0].get(at));
     paths
@@ -151,8 +152,10 @@ mod tests {
 
     #[test]
     fn parts_are_the_differing_keys() {
-        let target =
-            |name: &str| ("mix".to_string(), vec!["sources".to_string(), name.to_string(), "weight".to_string()]);
+        let target = |name: &str| {
+            let path = ["sources", name, "weight"].map(str::to_string).to_vec();
+            (Target::Stage("mix".to_string()), path)
+        };
         assert_eq!(differing_parts(&[target("cot"), target("direct")]), ["cot", "direct"]);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::patch::{AxisPoint, Change, Patch};
+use super::patch::{AxisPoint, Change, Patch, Target};
 use super::reader::AxisReader;
 use crate::diagnostics::{Diagnostics, list};
 use crate::key_path;
@@ -79,7 +79,11 @@ pub(super) fn subsets(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) ->
 
 fn entries<'a>(reader: &'a AxisReader<'_>, form: &str, diagnostics: &mut Diagnostics) -> Option<Entries<'a>> {
     let node = reader.section.table.get(form)?;
-    let (stage, path) = reader.target(node.as_str()?, &node.span, diagnostics)?;
+    let (target, path) = reader.target(node.as_str()?, &node.span, diagnostics)?;
+    let Target::Stage(stage) = target else {
+        let message = format!("`{form}` names a table of a stage, not a variable");
+        return reader.section.refuse(&[form], message, None, diagnostics);
+    };
     let parts: Vec<&str> = path.iter().map(String::as_str).collect();
     let table =
         reader.stages.get(stage.as_str()).and_then(|stage| stage.as_table()).and_then(|table| table.get_path(&parts));
@@ -113,11 +117,11 @@ fn check_entry(
 impl Entries<'_> {
     fn point(&self, label: &str, without: &BTreeSet<&str>) -> AxisPoint {
         let patches = self.names.iter().filter(|name| without.contains(*name)).map(|name| Patch {
-            stage: self.stage.clone(),
+            target: Target::Stage(self.stage.clone()),
             path: [&self.path[..], &[(*name).to_string()]].concat(),
             change: Change::Remove(self.span.clone()),
             key: self.span.clone(),
         });
-        AxisPoint { label: label.into(), patches: patches.collect() }
+        AxisPoint { patches: patches.collect(), ..AxisPoint::new(label, self.span) }
     }
 }

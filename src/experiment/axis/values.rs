@@ -1,18 +1,20 @@
 //! Axes whose points are listed in the file: values of a key (`key`, `values`), or named sets of patches (`variants`).
 
-use super::patch::{AxisPoint, Change, Patch};
+use super::patch::{AxisPoint, Change, Patch, Target};
 use super::reader::AxisReader;
 use crate::diagnostics::Diagnostics;
 use crate::label::{label_error, label_of};
+use crate::removal::REMOVE;
 use crate::spanned_toml::Data;
 use crate::tables::OneOrMany;
 
-/// The points of `key` and `values`.
+/// The points of `values`, with or without `key`. Without it, only `${axis.NAME}` uses the values.
 pub(super) fn values(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> Option<Vec<AxisPoint>> {
     let section = &reader.section;
-    let keys = match reader.table.key.as_ref()? {
-        OneOrMany::One(key) => std::slice::from_ref(key),
-        OneOrMany::Many(keys) => keys.as_slice(),
+    let keys = match &reader.table.key {
+        None => &[],
+        Some(OneOrMany::One(key)) => std::slice::from_ref(key),
+        Some(OneOrMany::Many(keys)) => keys.as_slice(),
     };
     let Some(Data::List(values)) = section.table.get("values").map(|node| &node.data) else {
         return section.refuse(&["key"], "`key` needs the list `values`", None, diagnostics);
@@ -21,7 +23,7 @@ pub(super) fn values(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> 
     if values.is_empty() {
         return section.refuse(&["values"], "the list is empty", None, diagnostics);
     }
-    if keys.is_empty() {
+    if keys.is_empty() && reader.table.key.is_some() {
         return section.refuse(&["key"], "the list is empty", None, diagnostics);
     }
     let targets: Vec<_> = keys
@@ -42,13 +44,17 @@ pub(super) fn values(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -> 
             let message = format!("two values have the label `{label}`");
             section.wrong(&["values", &index.to_string()], message, Some(help), diagnostics);
         }
-        let patches = targets.iter().map(|((stage, path), span)| Patch {
-            stage: stage.clone(),
+        if value.as_str() == Some(REMOVE) && targets.iter().any(|((target, _), _)| *target == Target::Variables) {
+            let message = "an axis cannot remove a variable".to_string();
+            section.wrong(&["values", &index.to_string()], message, None, diagnostics);
+        }
+        let patches = targets.iter().map(|((target, path), span)| Patch {
+            target: target.clone(),
             path: path.clone(),
             change: Change::to(value),
             key: span.clone(),
         });
-        points.push(AxisPoint { label: label.into(), patches: patches.collect() });
+        points.push(AxisPoint { label: label.into(), value: value.clone(), patches: patches.collect() });
     }
     Some(points)
 }
@@ -67,11 +73,14 @@ pub(super) fn variants(reader: &AxisReader<'_>, diagnostics: &mut Diagnostics) -
         }
         let mut patches = Vec::new();
         for (key, entry) in variant.node.as_table()?.in_source_order() {
-            if let Some((stage, path)) = reader.target(key, &entry.key, diagnostics) {
-                patches.push(Patch { stage, path, change: Change::to(&entry.node), key: entry.key.clone() });
+            if let Some((target, path)) = reader.target(key, &entry.key, diagnostics) {
+                if target == Target::Variables && entry.node.as_str() == Some(REMOVE) {
+                    diagnostics.error(&entry.node.span, "an axis cannot remove a variable", None);
+                }
+                patches.push(Patch { target, path, change: Change::to(&entry.node), key: entry.key.clone() });
             }
         }
-        points.push(AxisPoint { label: label.into(), patches });
+        points.push(AxisPoint { patches, ..AxisPoint::new(label, &variant.key) });
     }
     Some(points)
 }

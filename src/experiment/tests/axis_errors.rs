@@ -59,9 +59,9 @@ values = ["fast", 1]
           --> DIR/a.toml:24:14 `1`
           ::: DIR/a.toml:22:1 `[axis.lost]` in this axis
           help: give each value its own label in `labels`
-        error: `sft.lr` is not the path of a key of a stage
+        error: `sft.lr` is not the path of a key of a stage, or of a variable
           --> DIR/a.toml:26:7 `"sft.lr"`
-          help: write `"stage.mix.sources.direct"`, in quotes: the stage, then the path in its table
+          help: write `"stage.mix.sources.direct"`, in quotes: the stage, then the path in its table; or `"vars.NAME"`
         error: `axis.labels.labels`: 2 values need 2 labels, not 1
           --> DIR/a.toml:31:10 `["a"]`
           ::: DIR/a.toml:28:1 `[axis.labels]` in this axis
@@ -76,9 +76,9 @@ values = ["fast", 1]
         error: the kind of a stage cannot vary along an axis
           --> DIR/a.toml:36:16 `"stage.sft.kind"`
           help: write a stage of each kind
-        error: `stage` is not the path of a key of a stage
+        error: `stage` is not the path of a key of a stage, or of a variable
           --> DIR/a.toml:37:16 `stage`
-          help: write `"stage.mix.sources.direct"`, in quotes: the stage, then the path in its table
+          help: write `"stage.mix.sources.direct"`, in quotes: the stage, then the path in its table; or `"vars.NAME"`
         error: `axis.seed`: `seed` is a reserved name and cannot name an axis
           --> DIR/a.toml:38:1 `[axis.seed]`
         error: `axis.wrong`: unknown key `kye`

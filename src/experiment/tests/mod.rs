@@ -13,3 +13,4 @@ mod references;
 mod removal;
 mod reports;
 mod support;
+mod templates;
