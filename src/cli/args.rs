@@ -18,7 +18,9 @@ use super::plan::PlanArgs;
 use super::run::RunArgs;
 use super::status::StatusArgs;
 use super::suggest::SuggestArgs;
+use super::value_parsers;
 use super::why::WhyArgs;
+use ablate_core::stage::ArtifactKind;
 use ablate_engine::Selection;
 
 /// A declarative experiment engine for post-training vision-language models.
@@ -260,14 +262,19 @@ Examples:
     /// Show what this machine offers for a run: CPU, driver, GPUs, and what is missing.
     #[command(after_help = "Examples:\n  ablate doctor\n  ablate doctor cuda:0 && ablate run exp.toml --device cuda:0")]
     Doctor(DoctorArgs),
-    /// Print the JSON Schema of experiment files, for editors.
+    /// Print the JSON Schema of experiment files, for editors, or of the rows of a type of output.
     #[command(after_help = "\
 Examples:
   ablate schema > ablate.schema.json
+  ablate schema scores                     one row of an output of the type `scores`
 
 Then write `#:schema ./ablate.schema.json` as the first line of an experiment file: editors with Taplo (such as VS Code
 with Even Better TOML) complete keys, show their documentation and mark errors.")]
-    Schema,
+    Schema {
+        /// The type of an output of a `command` stage (docs/formats.md).
+        #[arg(value_name = "TYPE", value_parser = value_parsers::output_type)]
+        output: Option<ArtifactKind>,
+    },
     /// Internal: runs programs one after another and ends the processes they leave behind. Started by `run`.
     #[command(hide = true)]
     Supervisor,

@@ -81,7 +81,7 @@ pub fn main() -> ExitCode {
         Command::New(arguments) => done(new::new(shell, arguments)),
         Command::Generate(arguments) => done(generate::generate(shell, arguments)),
         Command::Doctor(arguments) => done(doctor::doctor(shell, arguments)),
-        Command::Schema => done(schema::schema(shell)),
+        Command::Schema { output } => done(schema::schema(shell, *output)),
         Command::Supervisor => return ablate_engine::supervisor::serve(),
         Command::StageJob { job } => return ablate_engine::run_job(job, KINDS),
     };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ablate_core::stage::ArtifactKind;
+
 pub(super) const SECONDS_PER_DAY: f64 = 24.0 * 3600.0;
 
 /// A positive number.
@@ -10,6 +12,14 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("it must be a whole number from 1".to_string()),
         Ok(number) => Ok(number),
     }
+}
+
+/// The type of an output, as a `command` stage names it.
+pub(super) fn output_type(text: &str) -> Result<ArtifactKind, String> {
+    serde_json::from_value(text.into()).map_err(|_| {
+        let names: Vec<String> = ArtifactKind::ALL.iter().map(|kind| format!("`{}`", kind.name())).collect();
+        format!("the types are {}", names.join(", "))
+    })
 }
 
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {

@@ -82,6 +82,30 @@ impl Serialize for ImageKeys {
     }
 }
 
+/// The fields of [`ImageKeys`], of which a record has at most one.
+#[derive(schemars::JsonSchema)]
+#[expect(dead_code, reason = "only describes the fields")]
+struct ImageFields {
+    /// The key of one image, before the text.
+    image: Option<String>,
+    /// The keys of several images, which stand where the text has `<image>`.
+    images: Option<Vec<String>>,
+}
+
+impl schemars::JsonSchema for ImageKeys {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        ImageFields::schema_name()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        ImageFields::json_schema(generator)
+    }
+}
+
 /// The keys of media in a record. Keys that other programs use are read too, so that they cause an error; otherwise the
 /// record would silently lose its media.
 #[derive(Deserialize)]

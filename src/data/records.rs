@@ -45,7 +45,7 @@ impl AnswerType {
 }
 
 /// A question about an image, with its gold answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Item {
     pub id: String,
     /// The data set of the item; mixes and tables group by it.
@@ -73,7 +73,7 @@ pub struct Item {
 }
 
 /// A turn of the user and the response to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Exchange {
     /// The user's turn.
@@ -82,7 +82,7 @@ pub struct Exchange {
 }
 
 /// A training example: a conversation that ends with a response. The loss covers responses only.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Row {
     pub id: String,
     pub dataset: String,
@@ -106,7 +106,7 @@ pub struct Row {
 }
 
 /// Why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum FinishReason {
     /// The end-of-turn token.
@@ -116,7 +116,7 @@ pub enum FinishReason {
 }
 
 /// One sampled response.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Sample {
     pub text: String,
     pub finish: FinishReason,
@@ -140,7 +140,7 @@ impl Sample {
 }
 
 /// The samples of one item.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Rollout {
     pub item: Item,
     /// The prompt: the user's turn.
@@ -149,7 +149,7 @@ pub struct Rollout {
 }
 
 /// The result of judging one sample.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Verdict {
     pub text: String,
     pub finish: FinishReason,
@@ -181,7 +181,7 @@ impl Verdict {
 }
 
 /// The verdicts on all samples of one item.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct JudgedItem {
     pub item: Item,
     pub prompt: String,
@@ -189,7 +189,7 @@ pub struct JudgedItem {
 }
 
 /// A judged response with its log-ratio `log policy(y | x) - log reference(y | x)`: total and per token.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CreditedResponse {
     #[serde(flatten)]
     pub verdict: Verdict,
@@ -200,7 +200,7 @@ pub struct CreditedResponse {
 }
 
 /// The credited responses of one item, in the order of the samples.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CreditedItem {
     pub item: Item,
     pub prompt: String,
@@ -208,7 +208,7 @@ pub struct CreditedItem {
 }
 
 /// A preference pair: `chosen` is right, `rejected` is wrong.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Pair {
     /// `<item id>#<pair number>`.
     pub id: String,
@@ -234,20 +234,28 @@ pub struct Pair {
     pub question: Option<String>,
 }
 
-/// The score of one evaluated item.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The score of one evaluated item. A program may give only `id`, `dataset` and `score`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Score {
     pub id: String,
     pub dataset: String,
     #[serde(flatten)]
     pub images: ImageKeys,
+    #[serde(default)]
     pub prompt: String,
+    #[serde(default)]
     pub gold: Vec<String>,
+    #[serde(default)]
     pub response: String,
-    pub finish: FinishReason,
+    /// Why generation ended, if known.
+    #[serde(default)]
+    pub finish: Option<FinishReason>,
     /// The extracted final answer, if any.
+    #[serde(default)]
     pub answer: Option<String>,
-    pub compliant: bool,
+    /// Whether the response has the form that the prompt asks for; `None` if this was not checked.
+    #[serde(default)]
+    pub compliant: Option<bool>,
     /// Whether the answer could not be parsed as the item's type. Omitted from the file if false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unreadable: bool,
@@ -265,7 +273,7 @@ pub struct Score {
 }
 
 /// Why a response to a CoT prompt is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Failure {
     /// A fact is stated wrongly, or not stated.
@@ -277,7 +285,7 @@ pub enum Failure {
 }
 
 /// The part of an evaluated item that occurs in the training data.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Overlap {
     /// The image, with another question.
@@ -303,6 +311,29 @@ pub struct CurvePoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_accuracy: Option<f64>,
     /// DPO only: mean implicit reward margin, `beta` times the difference of the log-ratios.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_margin: Option<f64>,
+}
+
+/// A [`CurvePoint`] as reports read it. A program writes at least `step` and `loss`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CurveStep {
+    /// Finished optimizer steps, from 1.
+    pub step: u64,
+    /// Mean loss since the previous line.
+    pub loss: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Global gradient norm before clipping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient_norm: Option<f64>,
+    /// Tokens in the loss so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<u64>,
+    /// DPO: share of pairs for which the implicit reward of the chosen response is higher.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reward_accuracy: Option<f64>,
+    /// DPO: mean implicit reward margin, `beta` times the difference of the log-ratios.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_margin: Option<f64>,
 }

@@ -52,6 +52,27 @@ pub(super) fn declared_variables(names: &[String]) -> Result<BTreeMap<String, St
     Ok(values)
 }
 
+/// The values of the named variables and of those that a pattern such as `HF_*` names, and the names and patterns that
+/// name no variable.
+pub(super) fn passed_variables(names: &[String]) -> Result<(BTreeMap<String, String>, Vec<String>)> {
+    let (mut values, mut missing) = (BTreeMap::new(), Vec::new());
+    for name in names {
+        let named = match name.strip_suffix('*') {
+            None => vec![name.clone()],
+            Some(prefix) => {
+                let all = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+                all.filter(|name| name.starts_with(prefix)).collect()
+            }
+        };
+        let found = declared_variables(&named)?;
+        if found.is_empty() {
+            missing.push(name.clone());
+        }
+        values.extend(found);
+    }
+    Ok((values, missing))
+}
+
 /// The id that a program needs in `CUDA_VISIBLE_DEVICES` to see a device such as `cuda:1`. The number in `device` counts
 /// the devices that this process sees, and `visible` (this process's `CUDA_VISIBLE_DEVICES`) may already be a selection.
 /// A UUID has the same meaning in every process.
@@ -89,6 +110,10 @@ mod tests {
         assert!(for_job(3).contains(&("RAYON_NUM_THREADS".to_string(), "3".to_string())));
         let values = declared_variables(&["PATH".to_string(), "ABLATE_TEST_NO_SUCH_VARIABLE".to_string()]).unwrap();
         assert_eq!(values.into_keys().collect::<Vec<_>>(), ["PATH"]);
+        let names = ["PAT*", "ABLATE_TEST_NO_SUCH_VARIABLE", "ABLATE_TEST_NO_SUCH_*"].map(str::to_string);
+        let (values, missing) = passed_variables(&names).unwrap();
+        assert!(values.contains_key("PATH"));
+        assert_eq!(missing, names[1..]);
     }
 
     #[test]

@@ -9,20 +9,30 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-use ablate_core::base::{files, regular_file};
-use ablate_core::stage::{ArtifactKind, OutputSpec};
+use ablate_core::base::{files, listing, regular_file};
+use ablate_core::stage::{ArtifactKind, OutputChecker, OutputSpec};
 
 /// The most bytes of a line of rows, of a line of a curve, and of a facts file.
 const MAX_ROW: usize = 64 << 20;
 const MAX_STEP: usize = 1 << 20;
 const MAX_FACTS: u64 = 256 << 20;
 
-/// Checks that every declared output exists and is valid for its type. False if the check was stopped.
-pub(super) fn check(folder: &Path, outputs: &[OutputSpec], stop: &AtomicBool) -> Result<bool> {
+/// Makes the checker of the content of an output, if a program wrote it.
+pub(super) type CheckerOf<'a> = &'a dyn Fn(&OutputSpec) -> Option<Box<dyn OutputChecker>>;
+
+/// Checks that every declared output exists and is valid for its type. Returns warnings about the content; `None` if the
+/// check was stopped.
+pub(super) fn check(
+    folder: &Path,
+    outputs: &[OutputSpec],
+    checker: CheckerOf<'_>,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<String>>> {
+    let mut warnings = Vec::new();
     for output in outputs {
         if let Some(link) = first_link(folder, &output.name) {
             bail!("the output `{}` may be outside the stage's folder: `{link}` is a symbolic link", output.name);
@@ -35,12 +45,40 @@ pub(super) fn check(folder: &Path, outputs: &[OutputSpec], stop: &AtomicBool) ->
             let kind = regular_file::type_name(metadata.file_type());
             bail!("the output `{}` is neither a file nor a folder: it is {kind}", output.name);
         }
-        let checked = check_one(&path, metadata.is_dir(), output.kind, stop);
-        if !checked.with_context(|| format!("the output `{}` is not valid", output.name))? {
-            return Ok(false);
+        if metadata.is_dir() {
+            check_plain(&path, &output.name)?;
+        }
+        let mut checker = checker(output);
+        let checked = check_one(&path, metadata.is_dir(), output.kind, checker.as_deref_mut(), stop);
+        // Users know the output's name, and not the folder of the program.
+        let checked = checked.map_err(|error| rename(&error, folder));
+        let Some(found) = checked.with_context(|| format!("the output `{}` is not valid", output.name))? else {
+            return Ok(None);
+        };
+        warnings.extend(found.into_iter().map(|warning| format!("the output `{}`: {warning}", output.name)));
+    }
+    Ok(Some(warnings))
+}
+
+/// Checks that a folder has only plain files and folders. Opening a pipe would block.
+fn check_plain(folder: &Path, name: &str) -> Result<()> {
+    for (below, path) in listing::walk(folder)? {
+        let metadata =
+            fs::symlink_metadata(&path).with_context(|| format!("cannot read the metadata of `{name}/{below}`"))?;
+        if !metadata.is_file() {
+            let kind = regular_file::type_name(metadata.file_type());
+            bail!("the output holds `{name}/{below}`, which is not a plain file: it is {kind}");
         }
     }
-    Ok(true)
+    Ok(())
+}
+
+/// The error with paths relative to the folder of the outputs.
+fn rename(error: &anyhow::Error, folder: &Path) -> anyhow::Error {
+    let prefix = format!("{}/", folder.display());
+    let mut causes = error.chain().map(|cause| cause.to_string().replace(&prefix, "")).rev();
+    let first = anyhow::Error::msg(causes.next().unwrap_or_default());
+    causes.fold(first, anyhow::Error::context)
 }
 
 /// Whether an artifact has rows, which may refer to images in image packs.
@@ -55,34 +93,59 @@ fn first_link<'n>(folder: &Path, name: &'n str) -> Option<&'n str> {
     ends.map(|end| &name[..end]).find(|part| folder.join(part).is_symlink())
 }
 
-fn check_one(path: &Path, is_folder: bool, kind: ArtifactKind, stop: &AtomicBool) -> Result<bool> {
+fn check_one(
+    path: &Path,
+    is_folder: bool,
+    kind: ArtifactKind,
+    checker: Option<&mut (dyn OutputChecker + 'static)>,
+    stop: &AtomicBool,
+) -> Result<Option<Vec<String>>> {
     match kind {
         ArtifactKind::Checkpoint if !is_folder => bail!("a checkpoint is a folder"),
-        ArtifactKind::Checkpoint | ArtifactKind::File => return Ok(true),
         // A tokenizer of ablate is a file, a released one is a folder.
-        ArtifactKind::Tokenizer if is_folder => return Ok(true),
+        ArtifactKind::Checkpoint | ArtifactKind::File | ArtifactKind::Tokenizer => {}
         _ if is_folder => bail!("it is a folder, but `{kind}` is a file"),
         _ => {}
     }
-    match kind {
-        kind if has_rows(kind) => each_line(path, MAX_ROW, stop, |_, _| Ok(())),
-        ArtifactKind::Curve => each_line(path, MAX_STEP, stop, |number, line| {
+    let mut checker = checker;
+    let mut check_row = |number: usize, line: &str| match checker.as_mut() {
+        Some(checker) => checker.row(line).map_err(|error| anyhow!("line {number}: {error:#}")),
+        None => Ok(()),
+    };
+    let complete = match kind {
+        kind if has_rows(kind) => each_line(path, MAX_ROW, stop, &mut check_row)?,
+        ArtifactKind::Curve => each_line(path, MAX_STEP, stop, &mut |number, line| {
             // serde_json writes NaN and infinity as null.
             let row: Value = serde_json::from_str(line)?;
             if row.get("loss").is_some_and(Value::is_null) {
                 bail!("line {number}: the loss is not a number");
             }
-            Ok(())
-        }),
+            check_row(number, line)
+        })?,
         ArtifactKind::Facts => match first_null(files::open_file(path)?)? {
             Some(key) => bail!("`{key}` is not a number"),
-            None => Ok(true),
+            None => true,
         },
-        _ => Ok(true),
-    }
+        _ => {
+            if let Some(checker) = &mut checker {
+                checker.file(path)?;
+            }
+            true
+        }
+    };
+    Ok(match checker {
+        _ if !complete => None,
+        Some(checker) => Some(checker.finish()?),
+        None => Some(Vec::new()),
+    })
 }
 
-fn each_line(path: &Path, limit: usize, stop: &AtomicBool, check: impl Fn(usize, &str) -> Result<()>) -> Result<bool> {
+fn each_line(
+    path: &Path,
+    limit: usize,
+    stop: &AtomicBool,
+    check: &mut dyn FnMut(usize, &str) -> Result<()>,
+) -> Result<bool> {
     let mut file = files::open(path)?;
     let mut line = Vec::new();
     for number in 1.. {
@@ -208,11 +271,15 @@ mod tests {
 
     static RUNNING: AtomicBool = AtomicBool::new(false);
 
-    fn verdict(checked: Result<bool>) -> String {
+    fn verdict(checked: Result<Option<Vec<String>>>) -> String {
         checked.map_or_else(
             |error| format!("{error:#}"),
-            |complete| if complete { "valid" } else { "stopped" }.to_string(),
+            |complete| if complete.is_some() { "valid" } else { "stopped" }.to_string(),
         )
+    }
+
+    fn check(folder: &Path, outputs: &[OutputSpec], stop: &AtomicBool) -> Result<Option<Vec<String>>> {
+        super::check(folder, outputs, &|_| None, stop)
     }
 
     fn check_files(rows: &str, metrics: Option<&str>, curve: &str) -> String {

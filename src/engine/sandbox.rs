@@ -1,15 +1,16 @@
 //! The sandbox of a program: a new folder with its inputs by name, and a defined environment.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::environment::{cuda_visible_device, declared_variables};
+use super::environment::{cuda_visible_device, declared_variables, passed_variables};
 use ablate_core::base::{files, modes};
 use ablate_core::stage::Program;
 
-/// The `PATH` of every program. The user's `PATH` is not passed.
+/// The `PATH` of a program that does not ask for the user's.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Bytes of input files that are copied for one program if the file system cannot share blocks. Larger files are data
@@ -72,15 +73,20 @@ pub(super) fn prepare(
     if !program.working_dir.is_empty() {
         files::create_dir(&dir)?;
     }
-    Ok(Sandbox { argv: program.argv.clone(), env: environment(program, &folder, context)?, dir, out: folder })
+    Ok(Sandbox { argv: program.argv.clone(), env: environment(program, &folder, context, note)?, dir, out: folder })
 }
 
-fn environment(program: &Program, folder: &Path, context: &ProgramContext) -> Result<Vec<(String, String)>> {
+fn environment(
+    program: &Program,
+    folder: &Path,
+    context: &ProgramContext,
+    note: &dyn Fn(String),
+) -> Result<Vec<(String, String)>> {
     let folder = folder.to_str().context("the path of the store is not UTF-8")?;
     let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
     let devices = context.devices.iter().map(|device| cuda_visible_device(device, visible.as_deref()));
     let devices: Vec<&str> = devices.collect::<Result<_>>()?;
-    let mut env: Vec<(String, String)> = [
+    let mut env: BTreeMap<String, String> = [
         ("PATH", PATH),
         ("LANG", "C.UTF-8"),
         ("HOME", folder),
@@ -89,10 +95,17 @@ fn environment(program: &Program, folder: &Path, context: &ProgramContext) -> Re
         ("CUDA_VISIBLE_DEVICES", &devices.join(",")),
     ]
     .map(|(name, value)| (name.to_string(), value.to_string()))
-    .to_vec();
+    .into();
+    let (passed, missing) = passed_variables(&program.passed_env)?;
+    for name in missing {
+        note(format!("no environment variable `{name}` is set, which `env.pass` names"));
+    }
+    // A pattern such as `ABLATE_*` does not replace the variables that ablate sets; a name such as `PATH` does.
+    let named = |name: &String| program.passed_env.contains(name);
+    env.extend(passed.into_iter().filter(|(name, _)| named(name) || !env.contains_key(name)).collect::<Vec<_>>());
     env.extend(declared_variables(&program.inherited_env)?);
     env.extend(program.env.iter().cloned());
-    Ok(env)
+    Ok(env.into_iter().collect())
 }
 
 /// An input file to copy.

@@ -2,6 +2,7 @@
 //! commit of the record is left to the caller.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -20,7 +21,7 @@ use super::plan::missing_outputs;
 use super::sandbox::{self, ProgramContext, SandboxInput};
 use super::work_done::WorkDoneWriter;
 use ablate_core::base::{ErrorChain, Hash, StageEvent, files, modes};
-use ablate_core::stage::{Artifact, ArtifactKind, InputPath};
+use ablate_core::stage::{Artifact, ArtifactKind, InputPath, OutputSpec};
 use ablate_experiment::{Instance, InstanceId, Upstream};
 use ablate_store::{self, Lock, ObjectState, Provenance, SlimRecord, StageRecord, Store, list_files};
 
@@ -123,12 +124,22 @@ impl Task<'_> {
             }
             ExecutionResult::Interrupted => return Ok(Performed::Finished(TaskResult::Interrupted)),
         };
+        normalize_permissions(work.out(), &self.instance.outputs)?;
+        let stage = self.instance.parsed()?;
+        let packs = match work {
+            Work::Program(_) => self.program_packs(work.out())?,
+            Work::BuiltIn(_) => BTreeMap::new(),
+        };
+        let checker = |output: &OutputSpec| match work {
+            Work::Program(_) => stage.output_checker(output, &packs),
+            Work::BuiltIn(_) => None,
+        };
+        let Some(warnings) = outputs::check(work.out(), &self.instance.outputs, &checker, self.stop)? else {
+            return Ok(Performed::Finished(TaskResult::Interrupted));
+        };
+        let summary = summary.with_warnings(warnings);
         for text in summary.warnings() {
             on_event(StageEvent::Warning { text: text.to_string() });
-        }
-        normalize_permissions(work.out(), &self.instance.outputs)?;
-        if !outputs::check(work.out(), &self.instance.outputs, self.stop)? {
-            return Ok(Performed::Finished(TaskResult::Interrupted));
         }
         self.check_inputs()?;
         let log = self.log.strip_prefix(self.store.root()).unwrap_or(&self.log);
@@ -346,6 +357,20 @@ impl Task<'_> {
             }
         }
         packs
+    }
+
+    /// The image packs that rows of a program can name: those of its inputs, and those that it wrote into `out`.
+    fn program_packs(&self, out: &Path) -> Result<BTreeMap<Hash, PathBuf>> {
+        let mut packs: BTreeMap<Hash, PathBuf> =
+            self.image_packs().into_iter().map(|hash| (hash, self.store.object_path(hash))).collect();
+        for output in self.instance.outputs.iter().filter(|output| output.kind == ArtifactKind::Images) {
+            let path = out.join(&*output.name);
+            // A missing or wrong output is reported by its own check.
+            if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+                packs.insert(Hash::of_file(&path)?, path);
+            }
+        }
+        Ok(packs)
     }
 
     fn artifact(&self, role: &str) -> Result<&Artifact> {

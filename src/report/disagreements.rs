@@ -46,7 +46,8 @@ pub struct Response {
     pub text: String,
     pub answer: Option<String>,
     pub score: f64,
-    pub compliant: bool,
+    /// None if the form was not checked.
+    pub compliant: Option<bool>,
     pub unreadable: bool,
     #[serde(rename = "cut")]
     pub truncated: bool,
@@ -186,6 +187,6 @@ fn response(label: String, score: &Score) -> Response {
         score: score.score,
         compliant: score.compliant,
         unreadable: score.unreadable,
-        truncated: score.finish == FinishReason::Length,
+        truncated: score.finish == Some(FinishReason::Length),
     }
 }

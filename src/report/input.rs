@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use ablate_data::records::{CreditedItem, CurvePoint, Score};
+use ablate_data::records::{CreditedItem, CurveStep, Score};
 use ablate_experiment::ReportSpec;
 
 /// Everything that a report shows. An instance that has not run is listed without scores and shown as missing.
@@ -92,7 +92,7 @@ pub struct Curve {
     /// As [`Evaluation::point`].
     #[serde(skip)]
     pub point: BTreeMap<String, String>,
-    pub points: Vec<CurvePoint>,
+    pub points: Vec<CurveStep>,
 }
 
 /// Questions of one instance whose responses have token credits.

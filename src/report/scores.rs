@@ -19,11 +19,10 @@ pub(super) struct Scores<'a> {
     pub(super) evaluations: Vec<EvaluationScores<'a>>,
     /// Names of the data sets.
     pub(super) datasets: Vec<String>,
-    pub(super) items: Vec<Arc<ItemKey>>,
+    pub(super) items: Vec<ItemKey>,
 }
 
-/// The identity of an item.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// The identity of an item. Scores of a program may have only the data set and the id.
 pub(super) struct ItemKey {
     /// Index into [`Scores::datasets`].
     pub(super) dataset: usize,
@@ -47,7 +46,8 @@ pub(super) struct ItemScore {
     pub(super) item: u32,
     /// Number of the prompt's first line. Equal lines have equal numbers.
     pub(super) question: u32,
-    pub(super) compliant: bool,
+    /// None if the form of the response was not checked.
+    pub(super) compliant: Option<bool>,
     pub(super) unreadable: bool,
     /// Whether the response was compared with facts of the item.
     has_facts: bool,
@@ -61,9 +61,10 @@ pub(super) struct ItemScore {
 #[derive(Default)]
 struct Interner {
     datasets: Vec<String>,
-    items: Vec<Arc<ItemKey>>,
+    items: Vec<ItemKey>,
     by_dataset: BTreeMap<String, usize>,
-    by_item: BTreeMap<Arc<ItemKey>, u32>,
+    /// Items by data set and id. Two files may have different items of one id.
+    by_id: BTreeMap<(usize, String), Vec<u32>>,
     by_question: BTreeMap<String, u32>,
 }
 
@@ -116,9 +117,9 @@ impl ItemScore {
         let failed = |class: Failure| self.has_facts.then(|| share(self.failure == Some(class)));
         match metric {
             Metric::Accuracy => Some(self.score),
-            Metric::Compliance => Some(share(self.compliant)),
-            Metric::Readable => Some(share(!self.unreadable)),
-            Metric::AccuracyGivenCompliance => self.compliant.then_some(self.score),
+            Metric::Compliance => self.compliant.map(share),
+            Metric::Readable => self.compliant.map(|_| share(!self.unreadable)),
+            Metric::AccuracyGivenCompliance => (self.compliant == Some(true)).then_some(self.score),
             Metric::ReadingErrors => failed(Failure::Reading),
             Metric::ArithmeticErrors => failed(Failure::Arithmetic),
             Metric::FormErrors => failed(Failure::Form),
@@ -127,6 +128,29 @@ impl ItemScore {
 }
 
 impl Interner {
+    /// The number of an item. A score without gold answers belongs to the only item of its data set and id.
+    fn item(&mut self, key: ItemKey) -> u32 {
+        let same_id = self.by_id.entry((key.dataset, key.id.clone())).or_default();
+        let equal = |known: &ItemKey| known.gold == key.gold && known.images == key.images;
+        if let Some(known) = same_id.iter().find(|known| equal(&self.items[**known as usize])) {
+            return *known;
+        }
+        if let [only] = same_id.as_slice() {
+            let known = &mut self.items[*only as usize];
+            if known.gold.is_empty() {
+                *known = key;
+                return *only;
+            }
+            if key.gold.is_empty() {
+                return *only;
+            }
+        }
+        let next = self.items.len() as u32;
+        same_id.push(next);
+        self.items.push(key);
+        next
+    }
+
     fn add(&mut self, position: u64, score: Score) -> ItemScore {
         let Score {
             id,
@@ -147,14 +171,9 @@ impl Interner {
             self.by_dataset.insert(dataset, self.datasets.len() - 1);
             self.datasets.len() - 1
         });
-        let item = ItemKey { dataset, id, images, gold };
-        let item = self.by_item.get(&item).copied().unwrap_or_else(|| {
-            let (item, next) = (Arc::new(item), self.items.len() as u32);
-            self.items.push(item.clone());
-            self.by_item.insert(item, next);
-            next
-        });
-        let question = prompt.lines().next().unwrap_or_default();
+        let item = self.item(ItemKey { dataset, id, images, gold });
+        // Without a prompt, the id stands for the question.
+        let question = prompt.lines().next().unwrap_or(&self.items[item as usize].id);
         let question = self.by_question.get(question).copied().unwrap_or_else(|| {
             let next = self.by_question.len() as u32;
             self.by_question.insert(question.to_string(), next);

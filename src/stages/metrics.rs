@@ -101,9 +101,9 @@ impl Means {
         Means {
             items,
             accuracy: scores.iter().map(|score| score.score).sum::<f64>() / items.max(1) as f64,
-            compliance: share(scores.iter().filter(|score| score.compliant).count()),
+            compliance: share(scores.iter().filter(|score| score.compliant == Some(true)).count()),
             readable: share(scores.iter().filter(|score| !score.unreadable).count()),
-            cut: share(scores.iter().filter(|score| score.finish == FinishReason::Length).count()),
+            cut: share(scores.iter().filter(|score| score.finish == Some(FinishReason::Length)).count()),
             failures: Failures::of(scores),
             contaminated: checked.then(|| Contaminated {
                 image: overlapping(Some(Overlap::Image)),

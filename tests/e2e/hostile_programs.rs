@@ -64,7 +64,7 @@ fn stopping_the_supervisor_repeatedly_fails() {
 
 #[test]
 fn special_files_as_outputs_are_refused() {
-    let typed = "outputs = { \"rows.jsonl\" = \"rows\", \"facts.json\" = \"facts\", \"model\" = \"checkpoint\" }";
+    let typed = "outputs = { \"rows.jsonl\" = \"rows\", \"facts.json\" = \"facts\", \"model\" = \"file\" }";
     let rest = |missing: &str| {
         let make = ["echo {} > rows.jsonl", "echo {} > facts.json", "mkdir model"];
         make.iter().filter(|line| !line.contains(missing)).flat_map(|line| [line, "; "]).collect::<String>()
@@ -92,7 +92,7 @@ fn special_files_as_outputs_are_refused() {
         error: `it` failed: the output `facts.json` is neither a file nor a folder: it is a named pipe
         error: `it` failed: the output `facts.json` may be outside the stage's folder: `facts.json` is a symbolic link
         error: `it` failed: the output `model` is neither a file nor a folder: it is a named pipe
-        error: `it` failed: the output holds `[ROOT]/cache/work/WORK/model/weights`, which is not a plain file
+        error: `it` failed: the output holds `model/weights`, which is not a plain file: it is a named pipe
         error: `it` failed: the output `rows.jsonl` is not valid
           because line 1 is longer than 64 MiB"#]]
     .assert_eq(&answers.join("\n"));

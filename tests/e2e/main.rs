@@ -18,6 +18,7 @@ mod documents;
 mod dropped_rows;
 mod endpoint_models;
 mod endpoints;
+mod formats;
 mod full_disk;
 mod gc;
 mod hostile_programs;

@@ -65,6 +65,36 @@ fn environment_contains_only_declared_variables() {
 }
 
 #[test]
+fn passed_variables_are_not_inputs() {
+    let project = stage(
+        "run = 'echo $TOKEN $CACHE_A $CACHE_B $MODE $OWN > out.txt; echo \"$PATH\" >> out.txt; echo ran >> $COUNTER'\n\
+         env = { pass = [\"TOKEN\", \"CACHE_*\", \"PATH\", \"COUNTER\", \"NO_SUCH\"], inputs = [\"MODE\"], set = { OWN = 1 } }",
+    );
+    let run = |token: &str, mode: &str| {
+        let mut command = project.command(&["run", "study.toml"]);
+        command
+            .env("TOKEN", token)
+            .env("CACHE_A", "a")
+            .env("CACHE_B", "b")
+            .env("MODE", mode)
+            .env("COUNTER", project.path("ran"));
+        command.env("PATH", "/opt/venv/bin:/usr/bin:/bin");
+        project.finish(&mut command).exited(0)
+    };
+    run("secret", "one");
+    assert_eq!(project.read("out/study/it/out.txt"), "secret a b one 1\n/opt/venv/bin:/usr/bin:/bin\n");
+    run("other", "one");
+    assert_eq!(project.read("ran"), "ran\n");
+    run("other", "two");
+    assert_eq!(project.read("ran"), "ran\nran\n");
+    assert_eq!(project.read("out/study/it/out.txt").lines().next(), Some("other a b two 1"));
+    let log = project.ok(&["logs", "study.toml", "it"]).stdout;
+    assert_contains(&log, &["no environment variable `NO_SUCH` is set, which `env.pass` names"]);
+    let shown = project.ok(&["show", "study.toml", "it", "--json"]).stdout;
+    assert!(!shown.contains("secret") && !shown.contains("other"), "{shown}");
+}
+
+#[test]
 fn changed_variable_reruns_the_stage() {
     let project = stage("run = '$RAN it; echo $MODE > out.txt'\nenv = [\"MODE\"]");
     let run = |mode: &str, ran: &str| {
@@ -105,8 +135,8 @@ fn typed_outputs_are_checked() {
         r#"name = "study"
 [stage.rows]
 kind    = "command"
-run     = '''echo '{"id":1}' > rows.jsonl; mkdir model; echo 1 > model/weights'''
-outputs = { "rows.jsonl" = "rows", "model" = "checkpoint" }
+run     = '''echo '{"id":"1","dataset":"d","prompt":"?","response":"4"}' > rows.jsonl; mkdir model; echo 1 > model/weights'''
+outputs = { "rows.jsonl" = "rows", "model" = "file" }
 [stage.below]
 kind    = "command"
 inputs  = { "in" = "rows:rows.jsonl", "m" = "rows:model" }
@@ -115,10 +145,11 @@ outputs = ["out.txt"]
 "#,
     );
     project.ok(&["run", "study.toml"]);
-    assert_eq!(project.read("out/study/below/out.txt"), "{\"id\":1}\n1\n");
+    let row = r#"{"id":"1","dataset":"d","prompt":"?","response":"4"}"#;
+    assert_eq!(project.read("out/study/below/out.txt"), format!("{row}\n1\n"));
     let shown = project.json(&["show", "study.toml", "rows"]);
     assert_eq!(shown["record"]["outputs"]["rows.jsonl"]["kind"], "rows");
-    project.edit("study.toml", r#"{"id":1}"#, r#"{"id":"#);
+    project.edit("study.toml", r#"{"id":"1","dataset":"d","prompt":"?","response":"4"}"#, r#"{"id":"#);
     expect![[r#"
         error: `rows` failed: the output `rows.jsonl` is not valid
           because line 1 is not JSON

@@ -39,9 +39,26 @@ pub enum ArtifactKind {
     File,
 }
 
-impl fmt::Display for ArtifactKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl ArtifactKind {
+    pub const ALL: [ArtifactKind; 13] = [
+        ArtifactKind::Items,
+        ArtifactKind::Images,
+        ArtifactKind::Rows,
+        ArtifactKind::Tokenizer,
+        ArtifactKind::Checkpoint,
+        ArtifactKind::Rollouts,
+        ArtifactKind::Judged,
+        ArtifactKind::Credits,
+        ArtifactKind::Pairs,
+        ArtifactKind::Scores,
+        ArtifactKind::Curve,
+        ArtifactKind::Facts,
+        ArtifactKind::File,
+    ];
+
+    /// The name in experiment files.
+    pub fn name(self) -> &'static str {
+        match self {
             ArtifactKind::Items => "items",
             ArtifactKind::Images => "images",
             ArtifactKind::Rows => "rows",
@@ -54,7 +71,16 @@ impl fmt::Display for ArtifactKind {
             ArtifactKind::Scores => "scores",
             ArtifactKind::Curve => "curve",
             ArtifactKind::Facts => "facts",
+            ArtifactKind::File => "file",
+        }
+    }
+}
+
+impl fmt::Display for ArtifactKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
             ArtifactKind::File => "a file",
+            kind => kind.name(),
         })
     }
 }

@@ -8,10 +8,12 @@ pub mod artifact;
 pub mod config;
 pub mod context;
 pub mod manifest;
+pub mod output_checker;
 pub mod program;
 pub mod reference;
 pub mod training;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
@@ -19,10 +21,12 @@ use anyhow::{Result, anyhow};
 use schemars::{Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use crate::base::Hash;
 pub use artifact::{Artifact, ArtifactKind, OutputSpec, Outputs};
 pub use config::{ConfigError, ConfigErrorKind};
 pub use context::{InputPath, StageContext, Summary};
 pub use manifest::{Manifest, ManifestEntry};
+pub use output_checker::OutputChecker;
 pub use program::Program;
 pub use reference::Reference;
 pub use training::{ModelOrigin, Training, TrainingLength};
@@ -48,6 +52,11 @@ pub trait Stage: Send + Sync + Debug {
 
     /// The program that runs instead of [`Stage::run`].
     fn program(&self) -> Option<Program> {
+        None
+    }
+
+    /// Checks the content of an output that [`Stage::program`] wrote. `packs` are the image packs of its inputs and outputs.
+    fn output_checker(&self, _output: &OutputSpec, _packs: &BTreeMap<Hash, PathBuf>) -> Option<Box<dyn OutputChecker>> {
         None
     }
 

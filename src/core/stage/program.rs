@@ -10,6 +10,9 @@ pub struct Program {
     /// Environment variables whose values come from the user's environment. Each name is also an input
     /// ([`super::InputSource::Environment`]).
     pub inherited_env: Vec<String>,
+    /// Environment variables whose values come from the user's environment and are not inputs: tokens, caches, search
+    /// paths. A name that ends with `*` stands for all variables that begin with the text before it.
+    pub passed_env: Vec<String>,
     /// The working directory, relative to the sandbox; empty for the sandbox itself.
     pub working_dir: String,
     /// Pairs of an input's role and its name in the sandbox.

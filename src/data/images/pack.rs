@@ -99,6 +99,10 @@ impl ImagePacks {
         self.members.keys().map(String::as_str)
     }
 
+    pub fn contains(&self, key: &str) -> bool {
+        self.members.contains_key(key)
+    }
+
     /// The encoded file (PNG or JPEG).
     pub fn encoded(&self, key: &str) -> Result<Vec<u8>> {
         let member = self.members.get(key).ok_or_else(|| match self.packs.len() {

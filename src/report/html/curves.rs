@@ -3,6 +3,7 @@
 use plotters::prelude::*;
 
 use crate::input::Curve;
+use ablate_data::records::CurveStep;
 
 /// One line of a plot.
 struct Line {
@@ -20,7 +21,7 @@ pub(super) const COLORS: usize = 6;
 
 /// The plots of one stage: name of the quantity and SVG. A quantity without two finite values has no plot.
 pub(super) fn plots(curves: &[&Curve]) -> Vec<(String, String)> {
-    let quantity = |name: &str, of: &dyn Fn(&ablate_data::records::CurvePoint) -> Option<f64>| {
+    let quantity = |name: &str, of: &dyn Fn(&CurveStep) -> Option<f64>| {
         let line = |curve: &&Curve| {
             let values = curve.points.iter().filter_map(|point| Some((point.step as f64, of(point)?)));
             Line { points: downsample(&values.filter(|(_, y)| y.is_finite()).collect::<Vec<_>>()) }
@@ -129,15 +130,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use ablate_data::records::CurvePoint;
 
     fn curve(losses: &[f64]) -> Curve {
-        let point = |(index, loss): (usize, &f64)| CurvePoint {
+        let point = |(index, loss): (usize, &f64)| CurveStep {
             step: index as u64 + 1,
             loss: *loss,
-            learning_rate: 1e-3,
-            gradient_norm: 1.0,
-            tokens: 0,
+            learning_rate: Some(1e-3),
+            gradient_norm: None,
+            tokens: None,
             reward_accuracy: None,
             reward_margin: None,
         };

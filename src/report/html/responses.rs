@@ -75,6 +75,7 @@ fn render_response(response: &Response) -> String {
     let mut remarks = vec![match &response.answer {
         Some(answer) if response.unreadable => format!("answer <code>{}</code> could not be read", escape(answer)),
         Some(answer) => format!("answer <code>{}</code>", escape(answer)),
+        None if response.compliant.is_none() => "scored by a program".to_string(),
         None => "no answer found".to_string(),
     }];
     if response.score > 0.0 && response.score < 1.0 {
@@ -82,7 +83,7 @@ fn render_response(response: &Response) -> String {
     }
     if response.truncated {
         remarks.push("truncated at the token limit".to_string());
-    } else if !response.compliant {
+    } else if response.compliant == Some(false) {
         remarks.push("not in the prompt's format".to_string());
     }
     let empty = if response.text.trim().is_empty() { "(empty response)" } else { "" };

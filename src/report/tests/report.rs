@@ -149,7 +149,7 @@ fn accuracy_given_compliance_leaves_out_other_responses() {
     let (yes, no) = (1.0, 0.0);
     let mut scores = vec![evaluation("model=sft", &[yes, no, no, no]), evaluation("model=dpo", &[yes, yes, no, no])];
     for (evaluation, item) in [(0, 2), (0, 3), (1, 3)] {
-        scores_mut(&mut scores[evaluation])[item].compliant = false;
+        scores_mut(&mut scores[evaluation])[item].compliant = Some(false);
     }
     let spec = plain_spec(&["model"], &[]);
     let accuracy = report(spec.clone(), scores.clone());
@@ -162,7 +162,7 @@ fn accuracy_given_compliance_leaves_out_other_responses() {
     // Without such a response there is no number, and the table of details is only shown if it says something.
     let mut none = vec![evaluation("model=sft", &[no]), evaluation("model=dpo", &[yes])];
     assert!(!report(spec.clone(), none.clone()).terminal(100, false).contains("accuracy given compliance"));
-    scores_mut(&mut none[0])[0].compliant = false;
+    scores_mut(&mut none[0])[0].compliant = Some(false);
     let given = report(ReportSpec { metric: Metric::AccuracyGivenCompliance, ..spec }, none);
     assert_eq!((mean(&given, 0, 0), mean(&given, 1, 0)), (None, Some(1.0)));
 }

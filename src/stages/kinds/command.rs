@@ -1,16 +1,21 @@
 //! `command`: a program of the user as a stage. It runs in an empty folder with its inputs under their names.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::path::{Component, Path};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::stages::formats;
+use ablate_core::base::Hash;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Program, Reference, Stage,
-    StageContext, Summary,
+    ArtifactKind, Input, InputSource, Kind, Manifest, ModelOrigin, OutputChecker, OutputSpec, Pool, Program, Reference,
+    Stage, StageContext, Summary,
 };
 
 pub static KIND: Kind = Kind {
@@ -33,9 +38,9 @@ struct Table {
     #[serde(default)]
     inputs: BTreeMap<String, String>,
     outputs: OutputsTable,
-    /// `NAME` passes the variable through, `NAME=value` sets it.
+    /// Environment variables of the program.
     #[serde(default)]
-    env: Vec<String>,
+    env: EnvTable,
     /// Working directory of the program, relative to its folder.
     #[serde(default)]
     dir: String,
@@ -55,15 +60,83 @@ enum OutputsTable {
     Typed(BTreeMap<String, ArtifactKind>),
 }
 
+#[derive(Debug, schemars::JsonSchema)]
+#[schemars(untagged)]
+enum EnvTable {
+    /// `NAME` passes a variable on as an input, `NAME=value` sets one.
+    Names(Vec<String>),
+    Table(EnvKeys),
+}
+
+impl Default for EnvTable {
+    fn default() -> EnvTable {
+        EnvTable::Names(Vec::new())
+    }
+}
+
+// Not derived as untagged, because errors in the table would then have no key.
+impl<'de> Deserialize<'de> for EnvTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EnvTable, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = EnvTable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of variables, or a table with `pass`, `inputs` and `set`")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<EnvTable, A::Error> {
+                Deserialize::deserialize(SeqAccessDeserializer::new(list)).map(EnvTable::Names)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, table: A) -> Result<EnvTable, A::Error> {
+                Deserialize::deserialize(MapAccessDeserializer::new(table)).map(EnvTable::Table)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct EnvKeys {
+    /// Variables of the user's environment that do not change the output, such as tokens, caches and `PATH`; `HF_*` is
+    /// all variables that begin with `HF_`.
+    #[serde(default)]
+    pass: Vec<String>,
+    /// Variables of the user's environment that are inputs: a changed value reruns the stage.
+    #[serde(default)]
+    inputs: Vec<String>,
+    /// Variables with their values.
+    #[serde(default)]
+    set: BTreeMap<String, EnvValue>,
+}
+
+/// The value of a variable, which may be written as a number.
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[serde(untagged, expecting = "wrong type, expected a text or a number")]
+enum EnvValue {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+/// The environment of a program.
+#[derive(Debug, Default)]
+struct Env {
+    /// Variables with a given value.
+    set: BTreeMap<String, String>,
+    /// Variables that are passed through and are inputs.
+    inherited: Vec<String>,
+    /// Variables that are passed through and are not inputs.
+    passed: Vec<String>,
+}
+
 #[derive(Debug)]
 struct Command {
     run: Run,
     inputs: BTreeMap<String, InputSource>,
     outputs: Vec<OutputSpec>,
-    /// Variables with a given value.
-    set: BTreeMap<String, String>,
-    /// Variables that are passed through.
-    inherited: Vec<String>,
+    env: Env,
     dir: String,
 }
 
@@ -110,28 +183,77 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         }
     });
     let inputs: BTreeMap<String, InputSource> = inputs.collect();
-    let (mut set, mut inherited) = (BTreeMap::new(), Vec::new());
-    for (index, variable) in env.iter().enumerate() {
-        let (name, value) =
-            variable.split_once('=').map_or((variable.as_str(), None), |(name, value)| (name, Some(value)));
-        let known = set.contains_key(name) || inherited.iter().any(|known| known == name);
-        let valid = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if !valid || name.is_empty() || name.as_bytes()[0].is_ascii_digit() {
-            errors.push(ConfigError::at(&format!("env.{index}"), format!("`{name}` is not the name of a variable")));
-        } else if known {
-            errors.push(ConfigError::at(&format!("env.{index}"), format!("the variable `{name}` is given twice")));
-        } else if let Some(value) = value {
-            set.insert(name.to_string(), value.to_string());
-        } else {
-            inherited.push(name.to_string());
-        }
-    }
+    let env = Env::parse(env, &mut errors);
     if !dir.is_empty()
         && let Err(message) = check_name(&dir)
     {
         errors.push(ConfigError::at("dir", message));
     }
-    if errors.is_empty() { Ok(Box::new(Command { run, inputs, outputs, set, inherited, dir })) } else { Err(errors) }
+    if errors.is_empty() { Ok(Box::new(Command { run, inputs, outputs, env, dir })) } else { Err(errors) }
+}
+
+impl Env {
+    fn parse(table: EnvTable, errors: &mut Vec<ConfigError>) -> Env {
+        // Each variable with its key and its role.
+        let mut variables: Vec<(String, String, Variable)> = Vec::new();
+        match table {
+            EnvTable::Names(names) => {
+                for (index, text) in names.into_iter().enumerate() {
+                    let (name, variable) = match text.split_once('=') {
+                        Some((name, value)) => (name.to_string(), Variable::Set(value.to_string())),
+                        None => (text, Variable::Inherited),
+                    };
+                    variables.push((format!("env.{index}"), name, variable));
+                }
+            }
+            EnvTable::Table(EnvKeys { pass, inputs, set }) => {
+                for (key, names, variable) in
+                    [("pass", pass, Variable::Passed), ("inputs", inputs, Variable::Inherited)]
+                {
+                    let key = |index: usize| format!("env.{key}.{index}");
+                    variables.extend(
+                        names.into_iter().enumerate().map(|(index, name)| (key(index), name, variable.clone())),
+                    );
+                }
+                for (name, value) in set {
+                    let value = match value {
+                        EnvValue::Text(text) => text,
+                        EnvValue::Number(number) => number.to_string(),
+                    };
+                    variables.push((format!("env.set.{name}"), name, Variable::Set(value)));
+                }
+            }
+        }
+        let mut env = Env::default();
+        let mut known = BTreeSet::new();
+        for (key, name, variable) in variables {
+            let pattern = variable == Variable::Passed;
+            let bare = name.strip_suffix('*').filter(|_| pattern).unwrap_or(&name);
+            let valid = bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            if !valid || bare.is_empty() || bare.as_bytes()[0].is_ascii_digit() {
+                let help = (bare.split_once('=').filter(|_| pattern))
+                    .map(|(name, _)| format!("values are given in `set`: `env = {{ set = {{ {name} = \"...\" }} }}`"));
+                let error = ConfigError::at(&key, format!("`{name}` is not the name of a variable"));
+                errors.push(ConfigError { help, ..error });
+            } else if !known.insert(name.clone()) {
+                errors.push(ConfigError::at(&key, format!("the variable `{name}` is given twice")));
+            } else {
+                match variable {
+                    Variable::Set(value) => drop(env.set.insert(name, value)),
+                    Variable::Inherited => env.inherited.push(name),
+                    Variable::Passed => env.passed.push(name),
+                }
+            }
+        }
+        env
+    }
+}
+
+#[derive(Clone, PartialEq)]
+enum Variable {
+    Set(String),
+    Inherited,
+    Passed,
 }
 
 /// Checks a path inside the program's folder: relative, normalized, without `.` and `..`.
@@ -164,7 +286,8 @@ fn source(text: &str) -> Result<InputSource, String> {
 
 impl Stage for Command {
     fn identify(&self, manifest: &mut Manifest) {
-        let Command { run, inputs: _, outputs, set, inherited: _, dir } = self;
+        let Command { run, inputs: _, outputs, env, dir } = self;
+        let Env { set, inherited: _, passed: _ } = env;
         manifest.value("run", run);
         for OutputSpec { name, kind } in outputs {
             manifest.value(&format!("outputs.{name}"), kind);
@@ -178,6 +301,7 @@ impl Stage for Command {
     fn inputs(&self) -> Vec<Input> {
         let inputs = self.inputs.iter().map(|(name, source)| Input { role: role(name), source: source.clone() });
         let variables = self
+            .env
             .inherited
             .iter()
             .map(|name| Input { role: format!("env.{name}"), source: InputSource::Environment { name: name.clone() } });
@@ -195,11 +319,16 @@ impl Stage for Command {
         };
         Some(Program {
             argv,
-            env: self.set.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
-            inherited_env: self.inherited.clone(),
+            env: self.env.set.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            inherited_env: self.env.inherited.clone(),
+            passed_env: self.env.passed.clone(),
             working_dir: self.dir.clone(),
             input_names: self.inputs.keys().map(|name| (role(name), name.clone())).collect(),
         })
+    }
+
+    fn output_checker(&self, output: &OutputSpec, packs: &BTreeMap<Hash, PathBuf>) -> Option<Box<dyn OutputChecker>> {
+        formats::checker(output, packs)
     }
 
     fn model_origin(&self) -> Option<ModelOrigin> {
@@ -244,6 +373,10 @@ mod tests {
             json!({ "run": "x", "outputs": { "b": "rowz" } }),
             json!({ "run": "x", "outputs": ["b", "b/c", "in/x"], "inputs": { "in": "./in", "../x": "./y", "z": "" } }),
             json!({ "run": "x", "outputs": ["b"], "env": ["A", "A=1", "1B", "C D=2"], "dir": ".." }),
+            json!({ "run": "x", "outputs": ["b"], "env": { "pass": ["PATH", "HF_*"], "inputs": ["A"], "set": { "B": 2 } } }),
+            json!({ "run": "x", "outputs": ["b"], "env": { "pass": ["A=1", "*", "B"], "inputs": ["B", "C*"] } }),
+            json!({ "run": "x", "outputs": ["b"], "env": { "past": ["A"] } }),
+            json!({ "run": "x", "outputs": ["b"], "env": { "set": { "A": [1] } } }),
         ];
         expect![[r#"
             ["inputs.a", "inputs.w", "env.HOME"]

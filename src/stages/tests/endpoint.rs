@@ -95,7 +95,7 @@ fn unanswered_items_are_counted() {
     assert_eq!(summary.0["unanswered"], 1);
     let scores: Vec<Score> = runner.read("score/scores.jsonl");
     let actual: Vec<(&str, FinishReason, f64)> =
-        scores.iter().map(|score| (score.response.as_str(), score.finish, score.score)).collect();
+        scores.iter().map(|score| (score.response.as_str(), score.finish.unwrap(), score.score)).collect();
     assert_eq!(
         actual,
         [("", FinishReason::Stop, 0.0), ("", FinishReason::Length, 0.0), ("2", FinishReason::Stop, 1.0)]
@@ -143,7 +143,10 @@ fn interrupted_remote_evaluation_resumes() {
     let (scores, items): (Vec<Score>, Vec<Item>) = (runner.read("eval/scores.jsonl"), runner.read("items/items.jsonl"));
     assert_eq!(scores.len(), 6);
     for (score, item) in scores.iter().zip(&items) {
-        assert_eq!((&score.id, score.finish, score.compliant, score.seen), (&item.id, FinishReason::Stop, true, None));
+        assert_eq!(
+            (&score.id, score.finish, score.compliant, score.seen),
+            (&item.id, Some(FinishReason::Stop), Some(true), None)
+        );
         assert_eq!(score.score > 0.5, item.answers[0] == "2");
     }
     assert_eq!((&summary.0["items"], &summary.0["model"]), (&json!(6), &json!("m")));
