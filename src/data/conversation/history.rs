@@ -13,6 +13,9 @@ pub(super) struct RenderedHistory<'a> {
     pub(super) probe: char,
     /// Renders the conversation with these responses, and with a probe for each later turn of the user if `true`.
     pub(super) render: &'a dyn Fn(&[String], bool) -> Result<String>,
+    /// The white space that the template writes between the opening of a response and a given one. It is part of the
+    /// response, as in a prompt's continuation.
+    pub(super) gap: &'a str,
     /// Names of the special tokens that end a turn.
     pub(super) stops: &'a [&'a str],
 }
@@ -53,7 +56,8 @@ impl RenderedHistory<'_> {
             if !between[index + 1].starts_with(&separator[..stop]) {
                 bail!("the chat template ends an earlier response differently, depending on the user's next turn");
             }
-            spans.push(start..at + stop);
+            let gap = if self.text[..start].ends_with(self.gap) { self.gap.len() } else { 0 };
+            spans.push(start - gap..at + stop);
         }
         Ok(spans)
     }

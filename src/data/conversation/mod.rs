@@ -53,6 +53,8 @@ pub struct Conversation {
     system: OnceLock<Result<Format, String>>,
     /// The thinking blocks of the template.
     pub(crate) block: Option<ThinkingBlock>,
+    /// The white space between the opening of a response and a given response.
+    gap: String,
     generation: GenerationConfig,
     image: Option<ImageToken>,
     /// Tokens that end a turn: id and name.
@@ -142,7 +144,7 @@ impl Conversation {
         };
 
         let bos = named.get("bos_token").cloned();
-        let TemplateFormat { template, user, assistant, block } =
+        let TemplateFormat { template, user, assistant, block, gap } =
             TemplateFormat::probe(&template, named, image.is_some())?;
         let image = match image {
             Some(image) if user == Format::Parts => {
@@ -167,6 +169,7 @@ impl Conversation {
             assistant,
             system: OnceLock::new(),
             block,
+            gap,
             generation,
             image,
             stop,
@@ -376,6 +379,7 @@ impl Conversation {
             responses: &self.history_responses(chat, *sentinels),
             probe: sentinels.probe,
             render: &render,
+            gap: &self.gap,
             stops: &self.special_stops().map(|(_, name)| name.as_str()).collect::<Vec<_>>(),
         };
         let spans = history.spans().with_context(|| format!("the chat template of {}", self.template.origin()))?;
@@ -479,6 +483,7 @@ struct TemplateFormat {
     user: Format,
     assistant: Format,
     block: Option<ThinkingBlock>,
+    gap: String,
 }
 
 impl TemplateFormat {
@@ -488,12 +493,13 @@ impl TemplateFormat {
         let user = template.format_of(preferred, |format| vec![Message::new(Role::User, PROBE, format)], true)?;
         let answered = |format| vec![Message::new(Role::User, "a", user), Message::new(Role::Assistant, PROBE, format)];
         let assistant = template.format_of(preferred, answered, false)?;
-        let block = find_thinking_block(&template, &file.text, user, assistant)?;
-        Ok(TemplateFormat { template, user, assistant, block })
+        let (block, gap) = find_thinking_block(&template, &file.text, user, assistant)?;
+        Ok(TemplateFormat { template, user, assistant, block, gap })
     }
 }
 
-/// Finds the thinking blocks of a template.
+/// Finds the thinking blocks of a template, and the white space that it writes between the opening of a response and a
+/// given response.
 ///
 /// # Errors
 ///
@@ -503,7 +509,7 @@ fn find_thinking_block(
     source: &str,
     user: Format,
     assistant: Format,
-) -> Result<Option<ThinkingBlock>> {
+) -> Result<(Option<ThinkingBlock>, String)> {
     let question = Message::new(Role::User, "a", user);
     let answered = |text: &str| {
         let chat = [question.clone(), Message::new(Role::Assistant, text, assistant)];
@@ -526,5 +532,6 @@ fn find_thinking_block(
             template.origin()
         );
     }
-    Ok(block)
+    let gap = lead.strip_prefix(&*prompt).filter(|gap| gap.trim().is_empty()).unwrap_or_default().to_string();
+    Ok((block, gap))
 }

@@ -381,7 +381,7 @@ fn every_response_of_a_conversation_is_a_target() {
     assert_eq!(of("chatml", None), chatml);
     assert_eq!(of("chatml", Some("First.")), chatml);
     // The template writes no end of a response, so only the last one gets it.
-    assert_eq!(of("vicuna", None), ["First.", "</s> <|im_end|> x", "last</s>"]);
+    assert_eq!(of("vicuna", None), ["First.", "</s> <|im_end|> x", "", "last</s>"]);
     for (folder, end) in
         [("inst", "</s>"), ("headers", "<|eot_id|>"), ("parts", "<|im_end|>"), ("thinking", "<|im_end|>")]
     {

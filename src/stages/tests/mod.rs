@@ -1,6 +1,7 @@
 //! Tests that run whole stages, each in its own folder, as the engine runs it.
 
 mod budget;
+mod conversations;
 mod data_kinds;
 mod endpoint;
 mod fuzz;

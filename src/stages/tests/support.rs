@@ -153,6 +153,8 @@ impl Runner {
             (ArtifactKind::Rollouts, "rollouts.jsonl"),
             (ArtifactKind::Judged, "judged.jsonl"),
             (ArtifactKind::Tokenizer, "tokenizer"),
+            (ArtifactKind::Checkpoint, "model"),
+            (ArtifactKind::Pairs, "pairs.jsonl"),
         ];
         let found = accepts.iter().find_map(|kind| {
             let (_, name) = names.iter().find(|(known, _)| known == kind)?;
