@@ -223,6 +223,32 @@ fn generate_prints_a_response() {
 }
 
 #[test]
+fn generate_takes_several_images() {
+    let project = with_model("llava-next");
+    let image = |name: &str| golden("images").join(format!("{name}.png")).display().to_string();
+    let (wide, tall) = (image("wide"), image("tall"));
+    let ask = |images: &[&str], question: &str| {
+        let images = images.iter().flat_map(|path| ["--image", path]);
+        let options = ["generate", "--model", "hub", "--json", "--max-tokens", "4"];
+        let arguments: Vec<&str> = options.into_iter().chain(images).chain([question]).collect();
+        project.ablate(&arguments)
+    };
+    let tokens = |images: &[&str], question: &str| {
+        parse(ask(images, question).exited(0).stdout)["prompt_tokens"].as_u64().unwrap()
+    };
+    let (of_wide, of_tall) = (tokens(&[&wide], "Same?"), tokens(&[&tall], "Same?"));
+    let (both, same) = (tokens(&[&wide, &tall], "Same?"), tokens(&[&wide, &wide], "Same?"));
+    assert_eq!(both + of_wide, same + of_tall);
+    assert!(both > of_wide && both > of_tall);
+    assert_eq!(tokens(&[&tall, &wide], "<image> Same? <image>"), tokens(&[&wide, &tall], "<image> Same? <image>"));
+    assert_eq!(
+        ask(&[&wide, &tall], "<image>?").exited(2).stderr,
+        "error: the question has 1 `<image>` for 2 images: write one where each image stands, or none to put all images \
+         before the text\n"
+    );
+}
+
+#[test]
 fn invalid_questions_are_refused() {
     let project = with_model("qwen3");
     let blind = generate(&project, Some("wide"), &["What?"]).exited(2).stderr;

@@ -393,6 +393,20 @@ fn html_makes_no_requests() {
 }
 
 #[test]
+fn every_image_of_an_item_is_shown() {
+    let mut input = input(spec(), study());
+    input.images = Box::new(|key| (key != "lost").then(|| vec![0x89, b'P', b'N', b'G', key.as_bytes()[0]]));
+    let run = input.evaluations.iter_mut().filter(|evaluation| evaluation.scores.is_some());
+    for score in run.flat_map(scores_mut) {
+        score.images = ImageKeys::Placed(["a", "lost", "b"].map(String::from).to_vec());
+    }
+    let html = build(&input).unwrap().html();
+    let images = html.split("<div class=\"images\">").nth(1).unwrap().split("</div>").next().unwrap();
+    let urls: Vec<&str> = images.split("src=\"").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
+    assert_eq!(urls, ["data:image/png;base64,iVBOR2E=", "data:image/png;base64,iVBOR2I="]);
+}
+
+#[test]
 fn credit_maps_color_tokens() {
     let mut input = input(spec(), study());
     let seen = [credited(&[true, true]), credited(&[true, false, false])];

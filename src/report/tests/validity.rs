@@ -99,6 +99,26 @@ fn questions_about_one_image_are_different_items() {
 }
 
 #[test]
+fn items_with_a_common_image_are_one_cluster() {
+    let clusters = |images: &[&[&str]]| {
+        let mut scores = vec![evaluation("model=sft", &vec![1.0; images.len()])];
+        for (score, keys) in scores_mut(&mut scores[0]).iter_mut().zip(images) {
+            score.images = match keys {
+                [] => ImageKeys::None,
+                [key] => ImageKeys::Leading((*key).to_string()),
+                keys => ImageKeys::Placed(keys.iter().map(ToString::to_string).collect()),
+            };
+        }
+        build(&input(plain_spec(&["model"], &[]), scores)).unwrap().tables[0].clusters
+    };
+    assert_eq!(clusters(&[&["a"], &["b"], &[], &[]]), None);
+    assert_eq!(clusters(&[&["a"], &["a"], &["b"], &[]]), Some(3));
+    // The first three are connected by `b` and `c`.
+    assert_eq!(clusters(&[&["a", "b"], &["c"], &["c", "b"], &["d", "e"], &[]]), Some(3));
+    assert_eq!(clusters(&[&["a", "b"], &["c", "d"], &["e", "f"], &["b", "c", "f"]]), Some(1));
+}
+
+#[test]
 fn published_numbers_of_unknown_data_sets_are_ignored() {
     let cells = [("model=sft,dataset=chart", 0.7), ("model=dpo,dataset=chart", 0.8)];
     let cells = cells.map(|(cell, share)| (selector(cell), share)).into();
