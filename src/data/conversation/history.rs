@@ -3,26 +3,30 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+
+use super::Conversation;
+use super::rendering::RenderedChat;
+use crate::chat_prompt::ChatPrompt;
 
 /// A conversation that a template rendered as a prompt, and how it renders variations of it.
-pub(super) struct RenderedHistory<'a> {
-    pub(super) text: &'a str,
+struct RenderedHistory<'a> {
+    text: &'a str,
     /// The earlier responses as they are passed to the template.
-    pub(super) responses: &'a [String],
-    pub(super) probe: char,
+    responses: &'a [String],
+    probe: char,
     /// Renders the conversation with these responses, and with a probe for each later turn of the user if `true`.
-    pub(super) render: &'a dyn Fn(&[String], bool) -> Result<String>,
+    render: &'a dyn Fn(&[String], bool) -> Result<String>,
     /// The white space that the template writes between the opening of a response and a given one. It is part of the
     /// response, as in a prompt's continuation.
-    pub(super) gap: &'a str,
+    gap: &'a str,
     /// Names of the special tokens that end a turn.
-    pub(super) stops: &'a [&'a str],
+    stops: &'a [&'a str],
 }
 
 impl RenderedHistory<'_> {
     /// The range of each earlier response in the text, with the stop token that the template writes after it.
-    pub(super) fn spans(&self) -> Result<Vec<Range<usize>>> {
+    fn spans(&self) -> Result<Vec<Range<usize>>> {
         let count = self.responses.len();
         let probes = vec![self.probe.to_string(); count];
         let outline = (self.render)(&probes, false)?;
@@ -83,4 +87,36 @@ fn joined(between: &[&str], responses: &[String]) -> String {
         joined.push_str(responses.get(index).map_or("", String::as_str));
     }
     joined
+}
+
+impl Conversation {
+    /// Whether each id of a prompt is part of an earlier response, or ends one.
+    pub(super) fn history_loss(&self, chat: &ChatPrompt, rendered: &RenderedChat) -> Result<Vec<bool>> {
+        let RenderedChat { prompt, sentinels, .. } = rendered;
+        let render = |responses: &[String], user_probes: bool| {
+            self.template.render(&self.messages(chat, *sentinels, responses, user_probes)?, true)
+        };
+        let history = RenderedHistory {
+            text: prompt,
+            responses: &self.history_responses(chat, *sentinels),
+            probe: sentinels.probe,
+            render: &render,
+            gap: &self.gap,
+            stops: &self.special_stops().map(|(_, name)| name.as_str()).collect::<Vec<_>>(),
+        };
+        let spans = history.spans().with_context(|| format!("the chat template of {}", self.template.origin()))?;
+        // Pieces cover the text without sentinels.
+        let bare = |at: usize| sentinels.length_without(&prompt[..at]);
+        let spans: Vec<(usize, usize)> = spans.iter().map(|span| (bare(span.start), bare(span.end))).collect();
+        let mut loss = vec![false; self.prefix_ids(prompt)?.len()];
+        let mut start = 0;
+        for piece in self.hub_tokenizer.pieces(prompt, *sentinels, false)? {
+            let end = start + piece.len();
+            // A token that has no text of its own continues the character before it. A token that spans the beginning
+            // or the end of a response counts as part of it, as in `transformers`.
+            loss.push(spans.iter().any(|&(from, to)| end > from && if start == end { end <= to } else { start < to }));
+            start = end;
+        }
+        Ok(loss)
+    }
 }

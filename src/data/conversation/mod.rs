@@ -18,29 +18,26 @@ mod history;
 mod hub_files;
 pub(crate) mod hub_tokenizer;
 mod jinja_compat;
+mod rendering;
 mod template;
+mod template_format;
 mod thinking;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 pub use template::{ChatTemplate, Format, Message, MessagePart, Role};
 
 use super::chat_prompt::ChatPrompt;
-use super::image_keys::ImageKeys;
-use super::image_placeholders::Part;
 use super::tokenizer::Tokenizer;
 use generation_config::GenerationConfig;
-use history::RenderedHistory;
 use hub_tokenizer::{HubTokenizer, Sentinels};
+use rendering::{RenderedChat, sentinels};
 use template::PROBE;
+use template_format::TemplateFormat;
 use thinking::ThinkingBlock;
-
-/// A placeholder for a thought when a template is probed.
-const THOUGHT_PROBE: &str = "\u{F0003}";
 
 /// The conversation format of a folder.
 #[derive(Debug)]
@@ -83,17 +80,6 @@ pub struct EncodedChat {
     pub loss: Vec<bool>,
     /// The last response and the token that ends it.
     pub target: Vec<u32>,
-}
-
-/// A rendered chat with sentinels.
-struct RenderedChat {
-    /// The text up to the response.
-    prompt: String,
-    /// The text of the whole sequence; begins with `prompt`.
-    whole: String,
-    /// Whether `eos` must be appended.
-    append_eos: bool,
-    sentinels: Sentinels,
 }
 
 /// The target of a sequence.
@@ -273,169 +259,6 @@ impl Conversation {
         Ok(pieces)
     }
 
-    /// The messages of a conversation up to the user's last turn, with `responses` as the earlier responses. With
-    /// `user_probes` the user's later turns are probes.
-    fn messages(
-        &self,
-        chat: &ChatPrompt,
-        sentinels: Sentinels,
-        responses: &[String],
-        user_probes: bool,
-    ) -> Result<Vec<Message>> {
-        let mut messages = Vec::new();
-        if let Some(system) = chat.system {
-            let text = self.hub_tokenizer.escape(system, sentinels);
-            messages.push(Message::new(Role::System, &text, self.system_format()?));
-        }
-        for (turn, parts) in chat.parts().into_iter().enumerate() {
-            messages.push(if user_probes && turn > 0 {
-                Message::new(Role::User, &sentinels.probe.to_string(), self.user)
-            } else {
-                self.user(parts, matches!(chat.images, ImageKeys::Leading(_)), sentinels)?
-            });
-            messages.extend(responses.get(turn).map(|text| Message::new(Role::Assistant, text, self.assistant)));
-        }
-        Ok(messages)
-    }
-
-    fn system_format(&self) -> Result<Format> {
-        let chat = |format| vec![Message::new(Role::System, PROBE, format), Message::new(Role::User, "a", self.user)];
-        let probe = || self.template.format_of(self.user, chat, true).map_err(|error| format!("{error:#}"));
-        self.system.get_or_init(probe).clone().map_err(|error| anyhow!("a system message is not possible: {error}"))
-    }
-
-    /// A user's turn. `leading`: its image stands before the text.
-    fn user(&self, parts: Vec<Part>, leading: bool, sentinels: Sentinels) -> Result<Message> {
-        let with_images = parts.contains(&Part::Image);
-        let text = |part| match part {
-            Part::Text(text) => MessagePart::Text(self.hub_tokenizer.escape(&text, sentinels)),
-            Part::Image => MessagePart::Image,
-        };
-        let parts: Vec<MessagePart> = parts.into_iter().map(text).collect();
-        let image = match (&self.image, with_images) {
-            (None, true) => bail!("the model takes no images: its `config.json` has no image token"),
-            (Some(image), true) if image.part => return Ok(Message::with_parts(Role::User, parts)),
-            (Some(image), true) => image.name.as_str(),
-            (_, false) => "",
-        };
-        let mut text = String::new();
-        for part in parts {
-            match part {
-                MessagePart::Text(part) => text.push_str(&part),
-                MessagePart::Image => {
-                    text.push_str(image);
-                    text.push_str(if leading { "\n" } else { "" });
-                }
-            }
-        }
-        Ok(Message::new(Role::User, &text, self.user))
-    }
-
-    /// Renders a conversation up to the opening of the next response.
-    fn render_prompt(&self, chat: &ChatPrompt, sentinels: Sentinels) -> Result<String> {
-        let responses = self.history_responses(chat, sentinels);
-        let prompt = self.template.render(&self.messages(chat, sentinels, &responses, false)?, true)?;
-        self.check_texts(chat, &prompt, sentinels)?;
-        Ok(prompt)
-    }
-
-    /// The earlier responses, as the template gets them.
-    fn history_responses(&self, chat: &ChatPrompt, sentinels: Sentinels) -> Vec<String> {
-        chat.history.iter().map(|exchange| self.hub_tokenizer.escape(&exchange.response, sentinels)).collect()
-    }
-
-    /// Checks that the template has written the texts of a conversation that is more than an image and a text: many
-    /// templates ignore a system message, or all but one text part.
-    fn check_texts(&self, chat: &ChatPrompt, rendered: &str, sentinels: Sentinels) -> Result<()> {
-        if chat.system.is_none() && chat.history.is_empty() && !matches!(chat.images, ImageKeys::Placed(_)) {
-            return Ok(());
-        }
-        let mut rest = rendered;
-        let mut check = |what: &str, text: &str| {
-            let text = self.hub_tokenizer.escape(text, sentinels);
-            let Some(at) = rest.find(text.trim()) else {
-                bail!("the chat template of {} does not write {what}: {:?}", self.template.origin(), text.trim());
-            };
-            rest = &rest[at + text.trim().len()..];
-            Ok(())
-        };
-        chat.system.map_or(Ok(()), |text| check("the system message", text))?;
-        for part in chat.parts().into_iter().flatten() {
-            if let Part::Text(text) = part {
-                check("a text of the user", &text)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether each id of a prompt is part of an earlier response, or ends one.
-    fn history_loss(&self, chat: &ChatPrompt, rendered: &RenderedChat) -> Result<Vec<bool>> {
-        let RenderedChat { prompt, sentinels, .. } = rendered;
-        let render = |responses: &[String], user_probes: bool| {
-            self.template.render(&self.messages(chat, *sentinels, responses, user_probes)?, true)
-        };
-        let history = RenderedHistory {
-            text: prompt,
-            responses: &self.history_responses(chat, *sentinels),
-            probe: sentinels.probe,
-            render: &render,
-            gap: &self.gap,
-            stops: &self.special_stops().map(|(_, name)| name.as_str()).collect::<Vec<_>>(),
-        };
-        let spans = history.spans().with_context(|| format!("the chat template of {}", self.template.origin()))?;
-        // Pieces cover the text without sentinels.
-        let bare = |at: usize| sentinels.length_without(&prompt[..at]);
-        let spans: Vec<(usize, usize)> = spans.iter().map(|span| (bare(span.start), bare(span.end))).collect();
-        let mut loss = vec![false; self.prefix_ids(prompt)?.len()];
-        let mut start = 0;
-        for piece in self.hub_tokenizer.pieces(prompt, *sentinels, false)? {
-            let end = start + piece.len();
-            // A token that has no text of its own continues the character before it. A token that spans the beginning
-            // or the end of a response counts as part of it, as in `transformers`.
-            loss.push(spans.iter().any(|&(from, to)| end > from && if start == end { end <= to } else { start < to }));
-            start = end;
-        }
-        Ok(loss)
-    }
-
-    /// The special tokens that end a turn.
-    fn special_stops(&self) -> impl Iterator<Item = &(u32, String)> {
-        self.stop.iter().filter(|(_, name)| self.hub_tokenizer.is_special(name))
-    }
-
-    fn render_chat(&self, chat: &ChatPrompt, response: &str, truncated: bool) -> Result<RenderedChat> {
-        let sentinels = sentinels(chat, response)?;
-        let messages = self.messages(chat, sentinels, &self.history_responses(chat, sentinels), false)?;
-        let answered = |text: &str| {
-            let answer = Message::new(Role::Assistant, text, self.assistant);
-            self.template.render(&[messages.as_slice(), &[answer]].concat(), false)
-        };
-        let prompt = self.template.render(&messages, true)?;
-        self.check_texts(chat, &prompt, sentinels)?;
-        let response = self.hub_tokenizer.escape(response, sentinels);
-        let mut whole = answered(&response)?;
-        // A response that is unique in the text shows where responses end.
-        let with_probe = answered(&sentinels.probe.to_string())?;
-        let suffix = match with_probe.split(sentinels.probe).collect::<Vec<_>>()[..] {
-            [_, suffix] => suffix,
-            ref parts => bail!("the chat template writes a response {} times", parts.len() - 1),
-        };
-        if let Some(block) = &self.block {
-            whole = format!("{prompt}{}{suffix}", block.target(&response, truncated));
-        } else if !whole.starts_with(&prompt) {
-            // Some templates write other white space before a given answer than at the opening for generation.
-            // Generation continues the opening, so training uses the opening too.
-            whole = format!("{prompt}{response}{suffix}");
-        }
-        let end = whole.strip_suffix(suffix).map(str::len).filter(|&end| end >= prompt.len());
-        let end =
-            end.with_context(|| format!("the chat template does not end with `{suffix}` after every response"))?;
-        let stop = self.special_stops().filter_map(|(_, name)| suffix.find(name).map(|at| at + name.len())).min();
-        let stop = stop.filter(|_| !truncated);
-        whole.truncate(end + stop.unwrap_or(0));
-        Ok(RenderedChat { prompt, whole, append_eos: !truncated && stop.is_none(), sentinels })
-    }
-
     pub(crate) fn prompt_ids(&self, prompt: &str, sentinels: Sentinels, images: usize) -> Result<Vec<u32>> {
         let mut ids = self.prefix_ids(prompt)?.to_vec();
         ids.extend(self.hub_tokenizer.ids(prompt, sentinels, false)?);
@@ -468,70 +291,4 @@ impl Conversation {
         let ids = self.hub_tokenizer.ids(&chat.whole[chat.prompt.len()..], chat.sentinels, true)?;
         Ok(Target { ids, separate: true })
     }
-}
-
-/// Sentinels that occur in no text of a conversation.
-fn sentinels(chat: &ChatPrompt, response: &str) -> Result<Sentinels> {
-    let responses = chat.history.iter().map(|exchange| exchange.response.as_str());
-    let texts: Vec<&str> = chat.user_turns().chain(responses).chain(chat.system).chain([response]).collect();
-    Sentinels::not_in(&texts)
-}
-
-/// The content formats and thinking blocks of a template, found by probing.
-struct TemplateFormat {
-    template: ChatTemplate,
-    user: Format,
-    assistant: Format,
-    block: Option<ThinkingBlock>,
-    gap: String,
-}
-
-impl TemplateFormat {
-    fn probe(file: &hub_files::Template, named: BTreeMap<String, String>, images: bool) -> Result<TemplateFormat> {
-        let template = ChatTemplate::new(&file.text, &file.origin, named)?;
-        let preferred = if images { Format::Parts } else { Format::Text };
-        let user = template.format_of(preferred, |format| vec![Message::new(Role::User, PROBE, format)], true)?;
-        let answered = |format| vec![Message::new(Role::User, "a", user), Message::new(Role::Assistant, PROBE, format)];
-        let assistant = template.format_of(preferred, answered, false)?;
-        let (block, gap) = find_thinking_block(&template, &file.text, user, assistant)?;
-        Ok(TemplateFormat { template, user, assistant, block, gap })
-    }
-}
-
-/// Finds the thinking blocks of a template, and the white space that it writes between the opening of a response and a
-/// given response.
-///
-/// # Errors
-///
-/// A template that ignores `add_generation_prompt`: a prompt would end before text that precedes every answer.
-fn find_thinking_block(
-    template: &ChatTemplate,
-    source: &str,
-    user: Format,
-    assistant: Format,
-) -> Result<(Option<ThinkingBlock>, String)> {
-    let question = Message::new(Role::User, "a", user);
-    let answered = |text: &str| {
-        let chat = [question.clone(), Message::new(Role::Assistant, text, assistant)];
-        template.render(&chat, false)
-    };
-    let prompt = template.render(std::slice::from_ref(&question), true)?;
-    let given = answered(PROBE)?;
-    let lead = given.split(PROBE).next().unwrap_or_default();
-    let drops = |open: &str, close: &str| {
-        let thought = answered(&format!("{open}\n{THOUGHT_PROBE}\n{close}\n\n{PROBE}"));
-        thought.is_ok_and(|thought| !thought.contains(THOUGHT_PROBE) && thought.contains(PROBE))
-    };
-    let block = ThinkingBlock::find(&prompt, lead, source, drops);
-    let opened = lead.strip_prefix(&*prompt).map(str::trim);
-    if block.is_none() && opened != Some("") && template.render(&[question], false)? == prompt {
-        let missing = opened.map_or_else(|| lead.to_string(), str::to_string);
-        bail!(
-            "the chat template of {} ignores `add_generation_prompt`: it writes {missing:?} before an answer, but a prompt \
-             ends without it",
-            template.origin()
-        );
-    }
-    let gap = lead.strip_prefix(&*prompt).filter(|gap| gap.trim().is_empty()).unwrap_or_default().to_string();
-    Ok((block, gap))
 }

@@ -9,3 +9,4 @@ mod jpeg;
 mod llava;
 mod parity;
 pub(crate) mod support;
+mod tokens;
