@@ -6,13 +6,10 @@ pub mod image_placeholders;
 pub mod jsonl;
 pub mod records;
 pub mod rng;
+pub mod tables;
 
-pub mod external_rows;
 pub mod gold_answers;
-pub mod import_options;
-pub mod llava;
-mod lossless_json;
-pub mod preferences;
+pub mod import;
 pub mod synthetic;
 
 pub mod images;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::extends::absolute;
+use super::hub_cache;
 use super::instance::{Alias, Expansion, Instance, InstanceId, InstanceInput, ParsedStage, Upstream};
 use super::limits::Limits;
 use super::load::Experiment;
@@ -72,6 +73,10 @@ pub struct CompiledExperiment {
 pub fn compile(experiment: &Experiment, expansion: &Expansion, registry: &Registry) -> Option<Vec<u8>> {
     let (mut strings, mut block, mut instances) = (StringTable::default(), String::new(), Vec::new());
     for instance in &expansion.instances {
+        // The hub's cache may get another snapshot while the files stay the same.
+        if instance.config.contains(&format!("\"{}", hub_cache::SCHEME)) {
+            return None;
+        }
         let compiled = compile_instance(instance, registry, &mut strings, &mut block)?;
         instances = postcard::to_extend(&compiled, instances).ok()?;
     }

@@ -10,6 +10,7 @@ use super::axis::{Axis, Change, Patch, Target};
 use super::constraints::{Condition, Constraints, WHEN, read_when};
 use super::declaration::{Declaration, StageDeclaration};
 use super::diagnostics::Diagnostics;
+use super::hub_cache;
 use super::join::{AxisId, MAX_POINTS, Point};
 use super::key_path;
 use super::label::label_of;
@@ -19,7 +20,9 @@ use super::spanned_toml::{Data, Node, Table};
 use super::stage_errors::StageErrors;
 use super::vars::PointValues;
 use ablate_core::base::{Diagnostic, SharedStr, Span};
-use ablate_core::stage::{ArtifactKind, Input, InputSource, Manifest, OutputSpec, Pool, Reference, Stage};
+use ablate_core::stage::{
+    ArtifactKind, HubRepository, Input, InputSource, Manifest, OutputSpec, Pool, Reference, Stage,
+};
 
 /// A stage at one combination of its own axis values.
 #[derive(Clone, Debug)]
@@ -256,7 +259,7 @@ impl<'a> VariantBuilder<'a> {
                 InputSource::Stage { reference, accepts } => {
                     Some(VariantSource::Reference { reference: reference.clone(), accepts })
                 }
-                InputSource::External { path } => self.external(stage, &key, &span, path, diagnostics),
+                InputSource::External { path, hub } => self.external(stage, &key, &span, path, *hub, diagnostics),
                 InputSource::Environment { name } => Some(VariantSource::Environment(name.clone())),
             };
             match source {
@@ -303,8 +306,15 @@ impl<'a> VariantBuilder<'a> {
         key: &str,
         span: &Span,
         path: &str,
+        hub: HubRepository,
         diagnostics: &mut Diagnostics,
     ) -> Option<VariantSource> {
+        if path.starts_with(hub_cache::SCHEME) {
+            let resolved = hub_cache::resolve(path, hub).map_err(|what| {
+                diagnostics.error(span, format!("`stage.{}.{key}`: {what}", stage.name), None);
+            });
+            return resolved.ok().map(|path| VariantSource::External(std::path::absolute(&path).unwrap_or(path)));
+        }
         let full = self.folder.join(path);
         if !*self.exists.entry(full.clone()).or_insert_with(|| full.exists()) {
             let message = format!("`stage.{}.{key}`: `{path}` does not exist", stage.name);

@@ -1,6 +1,7 @@
 //! Helpers of several kinds: threads, checks of numbers, inputs by reference, checks of rows.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
 use schemars::Schema;
@@ -10,6 +11,8 @@ use serde_json::json;
 use ablate_core::base::wrong_input;
 use ablate_core::stage::{ArtifactKind, ConfigError, Input, InputPath, InputSource, Reference};
 use ablate_data::gold_answers;
+use ablate_data::import::ReadFile;
+use ablate_data::import::columns::ColumnMap;
 use ablate_data::jsonl::{self, ErrorList};
 use ablate_data::pairs::truncate_words;
 use ablate_data::records::{Item, Row};
@@ -147,6 +150,40 @@ pub(super) fn check_not_empty<T>(rows: &[T], role: &str) -> Result<()> {
         anyhow::bail!("`{role}` has no rows");
     }
     Ok(())
+}
+
+/// Adds the mistakes of a map of columns. `path` is the path of the table that holds it.
+pub(super) fn check_columns(
+    errors: &mut Vec<ConfigError>,
+    path: &str,
+    columns: Option<&ColumnMap>,
+    header: Option<bool>,
+) {
+    for (key, message) in columns.map(ColumnMap::check).unwrap_or_default() {
+        errors.push(ConfigError::at(&format!("{path}columns.{key}"), message));
+    }
+    if header == Some(false) && columns.is_none() {
+        errors.push(
+            ConfigError::at(&format!("{path}header"), "without a header the columns have no names")
+                .help("name them by position: `columns = { question = \"0\", answer = \"1\" }`"),
+        );
+    }
+}
+
+/// The data set of rows that name none: the last part of a path without its extension and revision.
+pub(super) fn stem(path: &str, default: &str) -> String {
+    // A repository of the hub may be followed by a revision.
+    let path = match path.rsplit_once('@') {
+        Some((repository, revision)) if path.starts_with("hf://") && !revision.contains('/') => repository,
+        _ => path,
+    };
+    let stem = Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    stem.unwrap_or_else(|| default.to_string())
+}
+
+/// What was read from each file, for the summary.
+pub(super) fn file_lines(files: &[ReadFile]) -> Vec<String> {
+    files.iter().map(ReadFile::to_string).collect()
 }
 
 /// Adds a mistake for an empty list of data sets.

@@ -11,10 +11,10 @@ use super::loaded_model::LoadedModel;
 use super::sampling::StopStrings;
 use ablate_core::base::{Progress, Seed};
 use ablate_data::chat_prompt::ChatPrompt;
-use ablate_data::external_rows;
 use ablate_data::image_keys::ImageKeys;
 use ablate_data::image_placeholders::{self, PLACEHOLDER};
 use ablate_data::images::ImageLoader;
+use ablate_data::import;
 use ablate_data::records::FinishReason;
 use ablate_nn::infer::{GenerateConfig, generate};
 use ablate_nn::{DeviceChoice, Resources};
@@ -135,7 +135,7 @@ pub fn generate_text(
 /// The images of a question, and its text as a user's turn. Several images without a placeholder stand before the text.
 fn question(text: &str, keys: Vec<String>) -> Result<(ImageKeys, String), String> {
     if keys.len() < 2 {
-        let text = external_rows::parse_question(text, !keys.is_empty())?;
+        let text = import::parse_question(text, !keys.is_empty())?;
         return Ok((keys.into_iter().next().map_or(ImageKeys::None, ImageKeys::Leading), text));
     }
     let text = text.trim();

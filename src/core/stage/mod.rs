@@ -14,7 +14,7 @@ pub mod reference;
 pub mod training;
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
@@ -108,11 +108,31 @@ pub enum InputSource {
     /// An output of another stage: the first kind in `accepts` that the stage produces. With an empty list, the
     /// stage's first output of any kind.
     Stage { reference: Reference, accepts: &'static [ArtifactKind] },
-    /// A file or folder outside the store, by the path that the user wrote. Identified by its content.
-    External { path: String },
+    /// A file or folder outside the store, by the path that the user wrote. Identified by its content. `hub` is the type
+    /// of repository that a path `hf://org/name` names.
+    External { path: String, hub: HubRepository },
     /// An environment variable. Identified by a hash of its value; the value is not stored, because it may be a
     /// secret.
     Environment { name: String },
+}
+
+/// A type of repository on Hugging Face's hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HubRepository {
+    Model,
+    Dataset,
+    /// Either.
+    Any,
+}
+
+impl fmt::Display for HubRepository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            HubRepository::Model => "model",
+            HubRepository::Dataset => "data set",
+            HubRepository::Any => "repository",
+        })
+    }
 }
 
 /// The resource that an instance occupies while it runs.

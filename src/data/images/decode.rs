@@ -1,4 +1,4 @@
-//! Decodes PNG and JPEG to 8-bit RGB.
+//! Decodes PNG, JPEG, WebP, GIF and BMP to 8-bit RGB. Of an animation, the first frame is decoded.
 //!
 //! Transparent pixels are composited on white, bit for bit as in Hugging Face's `convert_to_rgb` (transformers 5.24).
 //! JPEG decoders differ from each other by one or two levels. Images are rotated according to their EXIF orientation
@@ -63,7 +63,15 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Decodes a PNG or JPEG and applies its EXIF orientation. A truncated, damaged or too large image is an error.
+/// Reads the first bytes of an encoded file.
+pub(crate) fn read_head(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let failed = |error| anyhow!("cannot read `{}`: {error}", path.display());
+    files::open(path)?.take(64).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(bytes)
+}
+
+/// Decodes an image and applies its EXIF orientation. A truncated, damaged or too large image is an error.
 pub fn decode(bytes: &[u8], conversion: DepthConversion) -> Result<DecodedImage> {
     let (mut decoder, format) = open(bytes)?;
     let (width, height) = decoder.dimensions();
@@ -80,7 +88,7 @@ pub fn decode(bytes: &[u8], conversion: DepthConversion) -> Result<DecodedImage>
     Ok(DecodedImage { image: composite_on_white(image), _guard: guard })
 }
 
-/// Width and height of a PNG or JPEG after EXIF orientation, from its header.
+/// Width and height of an image after EXIF orientation, from its header.
 pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
     let (mut decoder, _) = open(bytes)?;
     let (width, height) = decoder.dimensions();
@@ -96,8 +104,10 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
 /// Opens a decoder, reads the header and checks the limits.
 fn open(bytes: &[u8]) -> Result<(impl ImageDecoder + '_, ImageFormat)> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().context("cannot be read")?;
-    let Some(format @ (ImageFormat::Png | ImageFormat::Jpeg)) = reader.format() else {
-        bail!("is neither PNG nor JPEG");
+    let Some(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP | ImageFormat::Gif | ImageFormat::Bmp)) =
+        reader.format()
+    else {
+        bail!("is not a PNG, JPEG, WebP, GIF or BMP");
     };
     // The size is checked below, with a message that names the limit.
     let mut limits = Limits::no_limits();
@@ -186,7 +196,7 @@ mod tests {
         let whole = encoded(&DynamicImage::ImageRgb8(image));
         let error = |bytes: &[u8]| format!("{:#}", decode(bytes, DepthConversion::Nearest).unwrap_err());
         assert_eq!(dimensions(&whole).unwrap(), (16, 16));
-        assert_eq!(error(b"hello"), "is neither PNG nor JPEG");
+        assert_eq!(error(b"hello"), "is not a PNG, JPEG, WebP, GIF or BMP");
         assert!(error(&whole[..whole.len() / 2]).starts_with("cannot be decoded: "));
         assert!(error(&whole[..20]).starts_with("cannot be decoded: "));
         let mut huge = whole.clone();

@@ -5,8 +5,11 @@ use std::borrow::Cow;
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
 const JPEG: &[u8] = b"\xff\xd8";
 
-/// The PNG or JPEG without its EXIF data. Other files, and files whose segments cannot be parsed, are unchanged.
+/// The PNG, JPEG or WebP without its EXIF data. Other files, and files whose segments cannot be parsed, are unchanged.
 pub(crate) fn strip(bytes: &[u8]) -> Cow<'_, [u8]> {
+    if let Some(webp) = strip_webp(bytes) {
+        return Cow::Owned(webp);
+    }
     let found = if bytes.starts_with(PNG) { exif_chunks(bytes) } else { exif_segments(bytes) };
     if found.is_empty() {
         return Cow::Borrowed(bytes);
@@ -56,4 +59,32 @@ fn exif_segments(bytes: &[u8]) -> Vec<(usize, usize)> {
         at = end;
     }
     found
+}
+
+/// A WebP without its EXIF chunk; `None` if there is none.
+fn strip_webp(bytes: &[u8]) -> Option<Vec<u8>> {
+    if !bytes.starts_with(b"RIFF") || bytes.get(8..12)? != b"WEBP" {
+        return None;
+    }
+    let (mut kept, mut at) = (bytes.get(..12)?.to_vec(), 12);
+    while let Some(&[ref name @ .., l0, l1, l2, l3]) = bytes.get(at..).and_then(|ahead| ahead.first_chunk::<8>()) {
+        // A chunk is name, length and data, padded to an even length.
+        let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let end = at.checked_add(8 + length)?.checked_add(length % 2)?.min(bytes.len());
+        let chunk = bytes.get(at..end)?;
+        if name != b"EXIF" {
+            kept.extend_from_slice(chunk);
+        }
+        at = end;
+    }
+    if kept.len() == bytes.len() {
+        return None;
+    }
+    // The flag of the first chunk, `VP8X`, that there are EXIF data.
+    if kept.get(12..16)? == b"VP8X" {
+        *kept.get_mut(20)? &= !0x08;
+    }
+    let size = u32::try_from(kept.len() - 8).ok()?;
+    kept[4..8].copy_from_slice(&size.to_le_bytes());
+    Some(kept)
 }

@@ -3,6 +3,7 @@
 //! An *image* is an encoded file or a decoded raster. *Pixel values* are the floats that [`ImageProcessor`]
 //! computes from it.
 
+mod animation;
 mod anyres;
 pub mod decode;
 pub(crate) mod exif;
@@ -13,6 +14,7 @@ mod processor;
 mod processor_config;
 mod resize;
 
+pub use animation::is_animated;
 pub use loader::ImageLoader;
 pub use pack::{ImagePacks, PackWriter, image_key};
 pub use processor::ImageProcessor;

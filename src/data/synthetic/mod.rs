@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use example::Example;
 
+use super::import::llava::{LlavaRow, Turn};
 use super::jsonl;
-use super::llava::{LlavaRow, Turn};
 use ablate_core::base::{Seed, files};
 
 /// The synthetic data sets. The first five are questions; the last three are pretraining data for a base model.
@@ -148,11 +148,10 @@ mod tests {
 
     use super::*;
     use crate::answers;
-    use crate::external_rows::read_image;
-    use crate::import_options::{ImportOptions, RowFile};
-    use crate::llava::{self, LocatedItem};
+    use crate::import::options::{ImportOptions, RowFile};
+    use crate::import::{Located, RowImages, Source, read_image, read_items};
     use crate::prompts::{PromptTemplate, Style, cot_response};
-    use crate::records::{Failure, FinishReason, Verdict};
+    use crate::records::{Failure, FinishReason, Item, Verdict};
 
     const ALL: [Dataset; 8] = [
         Dataset::Chart,
@@ -165,11 +164,13 @@ mod tests {
         Dataset::Text,
     ];
 
-    fn made(split: Split, stream: &str, count: usize, seed: u64) -> (tempfile::TempDir, Vec<LocatedItem>) {
+    fn made(split: Split, stream: &str, count: usize, seed: u64) -> (tempfile::TempDir, Vec<Located<Item>>) {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), &ALL, split, stream, count, Seed(seed)).unwrap();
         let file = RowFile { path: folder.path().join("rows.jsonl"), dataset: "none".into(), overrides_rows: false };
-        let rows = llava::read(&[file], Some(&folder.path().join("images")), &ImportOptions::default()).unwrap();
+        let mut images = RowImages::new(Some(&folder.path().join("images")), &folder.path().join("unpacked"));
+        let source = Source { columns: None, header: true, split: None };
+        let (rows, _) = read_items(&[file], source, &ImportOptions::default(), &mut images).unwrap();
         (folder, rows)
     }
 
@@ -178,7 +179,7 @@ mod tests {
         let (folder, rows) = made(Split::Train, "", 1, 0);
         let mut listing = String::new();
         for row in &rows {
-            let item = &row.item;
+            let item = &row.record;
             let questions = item.dataset != "caption" && item.dataset != "list" && item.dataset != "text";
             let template = if questions { PromptTemplate::cot() } else { PromptTemplate::bare() };
             let response = match &item.rationale {
@@ -188,7 +189,7 @@ mod tests {
             writeln!(listing, "[{}] {:?} -> {response:?}", item.id, template.render(item)).unwrap();
             assert_eq!(item.images.is_empty(), item.dataset == "text");
             for image in item.images.keys() {
-                read_image(image, &folder.path().join("images"), true).unwrap();
+                read_image(image, &folder.path().join("images").join(image), true).unwrap();
             }
         }
         expect_test::expect![[r#"
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn cot_responses_are_right_and_compliant() {
         let (_folder, rows) = made(Split::Dev, "", 50, 1);
-        for LocatedItem { item, .. } in rows {
+        for Located { record: item, .. } in rows {
             if let Some(rationale) = &item.rationale {
                 let response = cot_response(rationale, &item.answers[0]);
                 let verdict =
@@ -227,14 +228,14 @@ mod tests {
         let (_small, few) = made(Split::Train, "", 3, 5);
         let (_large, many) = made(Split::Train, "", 6, 5);
         for row in &few {
-            assert!(many.iter().any(|other| other.item == row.item));
+            assert!(many.iter().any(|other| other.record == row.record));
         }
     }
 
     #[test]
     fn splits_streams_and_seeds_differ() {
         let questions = |split, stream, seed| -> Vec<(String, Vec<String>)> {
-            made(split, stream, 20, seed).1.into_iter().map(|row| (row.item.question, row.item.answers)).collect()
+            made(split, stream, 20, seed).1.into_iter().map(|row| (row.record.question, row.record.answers)).collect()
         };
         let train = questions(Split::Train, "", 0);
         assert_eq!(train, questions(Split::Train, "", 0));

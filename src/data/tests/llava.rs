@@ -3,20 +3,23 @@
 use expect_test::expect;
 
 use crate::image_keys::ImageKeys;
-use crate::import_options::{ImportOptions, RowFile};
-use crate::llava::{EXAMPLE, LocatedItem, read};
+use crate::import::llava::EXAMPLE;
+use crate::import::options::{ImportOptions, RowFile};
+use crate::import::{Located, RowImages, Source, read_items};
 use crate::records::{AnswerType, Item};
 use ablate_core::base::files;
 
-fn read_text(name: &str, text: &str) -> Result<Vec<LocatedItem>, String> {
+fn read_text(name: &str, text: &str) -> Result<Vec<Located<Item>>, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     files::write_atomic(&path, text.as_bytes()).unwrap();
     files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
     let file = RowFile { path, dataset: "toy".into(), overrides_rows: false };
     let root = format!("{}/", folder.path().display());
-    match read(&[file], Some(&folder.path().join("images")), &ImportOptions::default()) {
-        Ok(mut located) => {
+    let mut images = RowImages::new(Some(&folder.path().join("images")), &folder.path().join("unpacked"));
+    let source = Source { columns: None, header: true, split: None };
+    match read_items(&[file], source, &ImportOptions::default(), &mut images) {
+        Ok((mut located, _)) => {
             for row in &mut located {
                 row.location = row.location.replace(&root, "");
             }
@@ -45,16 +48,16 @@ fn a_plain_llava_row_is_an_item() {
         rationale_answer: None,
         facts: Vec::new(),
     };
-    assert_eq!(rows[0], LocatedItem { location: "a.jsonl:1".into(), item: expected });
-    assert_eq!((rows[1].location.as_str(), rows[1].item.id.as_str()), ("a.jsonl:3", "7#2"));
-    assert_eq!(read_text("a.json", &format!("[{PLAIN}]")).unwrap()[0].item, rows[0].item);
+    assert_eq!(rows[0], Located { location: "a.jsonl:1".into(), record: expected });
+    assert_eq!((rows[1].location.as_str(), rows[1].record.id.as_str()), ("a.jsonl:3", "7#2"));
+    assert_eq!(read_text("a.json", &format!("[{PLAIN}]")).unwrap()[0].record, rows[0].record);
 }
 
 #[test]
 fn optional_fields_are_read() {
     let row = r#"{"id": "1", "dataset": "pick", "question": "Which?", "options": ["red", "blue"], "answers": ["B", "(B)"],
         "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "Red is 1.\n\n### Answer: A"}]}"#;
-    let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).item;
+    let item = read_text("a.json", &format!("[{row}]")).unwrap().remove(0).record;
     assert_eq!((item.dataset.as_str(), item.question.as_str()), ("pick", "Which?"));
     assert_eq!((item.answer_type, item.answers), (AnswerType::Letter, vec!["B".to_string(), "(B)".to_string()]));
     assert_eq!((item.rationale.as_deref(), item.rationale_answer.as_deref()), (Some("Red is 1."), Some("A")));
@@ -75,7 +78,7 @@ fn ids_and_answers_are_kept_as_written() {
     ];
     let read = |name, text: String| -> Vec<(String, String)> {
         let rows = read_text(name, &text).unwrap().into_iter();
-        rows.map(|mut row| (row.item.id, row.item.answers.remove(0))).collect()
+        rows.map(|mut row| (row.record.id, row.record.answers.remove(0))).collect()
     };
     let expected =
         [("12345678901234567890123", "3.10"), ("1e5", "0.50"), ("7", "1e5"), ("7#3", "1"), ("7#2", "2"), ("7#4", "3")];
@@ -119,7 +122,7 @@ fn an_empty_rationale_is_none() {
     };
     let rows = [row("### Answer: 4", ""), row("4", r#""rationale": " ","#), row("4", r#""rationale": null,"#)];
     for row in read_text("a.jsonl", &rows.join("\n")).unwrap() {
-        assert_eq!((row.item.rationale, row.item.answers), (None, vec!["4".to_string()]));
+        assert_eq!((row.record.rationale, row.record.answers), (None, vec!["4".to_string()]));
     }
 }
 
@@ -142,12 +145,12 @@ fn every_error_names_its_line() {
         a.jsonl:2: not JSON: key must be a string (column 2)
         a.jsonl:3: `conversations` begins with `gpt`, expected `human`
         a.jsonl:3: the image `b.png` is not in the folder `images` (`images`)
-        a.jsonl:4: missing field `id`
+        a.jsonl:4: `conversations` is empty
         a.jsonl:5: `conversations[0]`: missing field `value`
         a.jsonl:6: `conversations`: invalid type: string "hello", expected a list
         a.jsonl:7: `conversations` is empty
         a.jsonl:7: the image `../a.png` is not a relative path below the folder `images`
-        a.jsonl:8: a row must be an object with `id` and `conversations`
+        a.jsonl:8: a row must be an object with `conversations`
         and 2 more
         a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#]]
     .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
@@ -158,7 +161,7 @@ fn errors_name_the_element_of_an_array() {
     let text = format!("[\n{PLAIN},\n{{\"id\": \"x\", \"conversations\": []}},\n3]");
     expect![[r#"
         a.json: element 2 (id `x`): `conversations` is empty
-        a.json: element 3: a row must be an object with `id` and `conversations`
+        a.json: element 3: a row must be an object with `conversations`
         a row: {"id": "7", "image": "charts/7.png", "conversations": [{"from": "human", "value": "<image>\nHow many bars?"}, {"from": "gpt", "value": "4"}]}"#]]
     .assert_eq(&read_text("a.json", &text).unwrap_err());
     let error = read_text("a.json", "[\n{\"id\": 1},\n{]").unwrap_err();
@@ -178,7 +181,7 @@ fn question_key_and_human_turn_are_read_alike() {
     };
     let imported = |question: &str, human: &str, image: &str| {
         let rows = read_text("a.json", &row(question, human, image));
-        rows.map(|rows| rows[0].item.question.clone())
+        rows.map(|rows| rows[0].record.question.clone())
             .map_err(|error| error.lines().next().unwrap_or_default().to_string())
     };
     let image = r#""image": "a.png","#;
@@ -193,7 +196,7 @@ fn question_key_and_human_turn_are_read_alike() {
     assert_eq!(imported(r#""<image>How many?""#, "x", "").unwrap_err(), error);
     assert_eq!(imported(r#""How many?""#, "<image>x", r#""image": null,"#).unwrap_err(), error);
     assert_eq!(
-        imported(r#""How many?""#, "x", r#""images": ["a.png"],"#).unwrap_err(),
-        "a.json: element 1 (id `1`): `images` is not supported: a row has at most one image, with its path in `image`"
+        imported(r#""How many?""#, "x", r#""image_2": "a.png","#).unwrap_err(),
+        "a.json: element 1 (id `1`): `image_2` is not read: images are in `image` or `images`"
     );
 }

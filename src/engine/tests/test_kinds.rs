@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use ablate_core::base::files;
 use ablate_core::stage::{
-    ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
-    StageContext, Summary, config,
+    ArtifactKind, ConfigError, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
+    Registry, Stage, StageContext, Summary, config,
 };
 
 pub(crate) static REGISTRY: &Registry = &[&TEXT, &MODEL, &TEXT_V2, &TEACHER];
@@ -93,7 +93,10 @@ impl Stage for TextStage {
     fn inputs(&self) -> Vec<Input> {
         let external = self.path.iter().map(|path| Input {
             role: "path".to_string(),
-            source: InputSource::External { path: self.folder.join(path).display().to_string() },
+            source: InputSource::External {
+                path: self.folder.join(path).display().to_string(),
+                hub: HubRepository::Any,
+            },
         });
         let accepts = &[ArtifactKind::Rows, ArtifactKind::Checkpoint];
         let stages = self.from.iter().enumerate().map(|(index, reference)| Input {

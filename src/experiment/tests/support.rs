@@ -10,8 +10,8 @@ use crate::{Expansion, Experiment, Instance, LoadError, Upstream};
 use ablate_core::base::diagnostic::Severity;
 use ablate_core::base::{Diagnostic, files};
 use ablate_core::stage::{
-    ArtifactKind, ConfigError, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Registry, Stage,
-    StageContext, Summary, config,
+    ArtifactKind, ConfigError, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
+    Registry, Stage, StageContext, Summary, config,
 };
 
 pub(super) const KINDS: &Registry = &[&ITEMS, &BASE, &MIX, &SFT, &ROLLOUT, &PAIRS, &DPO, &EVAL];
@@ -103,7 +103,7 @@ struct Items {
 
 impl TestKind for Items {
     fn stage(self) -> (Vec<Input>, Value) {
-        let source = InputSource::External { path: self.path };
+        let source = InputSource::External { path: self.path, hub: HubRepository::Any };
         (vec![Input { role: "path".to_string(), source }], Value::Null)
     }
 }

@@ -11,8 +11,8 @@ use crate::stages::loaded_model::{self, LoadedModel};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Finding, Input, InputSource, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference, Stage,
-    StageContext, Summary,
+    ArtifactKind, Finding, HubRepository, Input, InputSource, Kind, Manifest, ModelOrigin, OutputSpec, Pool, Reference,
+    Stage, StageContext, Summary,
 };
 use ablate_data::conversation::Conversation;
 use ablate_data::images::ImageLoader;
@@ -145,7 +145,10 @@ impl Stage for Base {
                 let given =
                     [("path", Some(path)), ("adapter", adapter.as_ref()), ("chat_template", chat_template.as_ref())];
                 let external = |(role, path): (&str, Option<&String>)| {
-                    Some(Input { role: role.to_string(), source: InputSource::External { path: path?.clone() } })
+                    Some(Input {
+                        role: role.to_string(),
+                        source: InputSource::External { path: path?.clone(), hub: HubRepository::Model },
+                    })
                 };
                 given.into_iter().filter_map(external).collect()
             }

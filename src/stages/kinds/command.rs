@@ -14,8 +14,8 @@ use crate::stages::formats;
 use ablate_core::base::Hash;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, ModelOrigin, OutputChecker, OutputSpec, Pool, Program, Reference,
-    Stage, StageContext, Summary,
+    ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, ModelOrigin, OutputChecker, OutputSpec, Pool,
+    Program, Reference, Stage, StageContext, Summary,
 };
 
 pub static KIND: Kind = Kind {
@@ -275,13 +275,13 @@ fn overlap(one: &str, other: &str) -> bool {
 fn source(text: &str) -> Result<InputSource, String> {
     let stage = text.split([':', '@']).next().unwrap_or_default();
     let is_name = |letter: char| letter.is_alphanumeric() || letter == '-' || letter == '_';
-    if !stage.is_empty() && stage.chars().all(is_name) {
+    if !stage.is_empty() && stage.chars().all(is_name) && !text.starts_with("hf://") {
         return Ok(InputSource::Stage { reference: Reference::try_from(text.to_string())?, accepts: &[] });
     }
     if text.is_empty() {
         return Err("the input is empty: write a stage or a path".to_string());
     }
-    Ok(InputSource::External { path: text.to_string() })
+    Ok(InputSource::External { path: text.to_string(), hub: HubRepository::Any })
 }
 
 impl Stage for Command {

@@ -1,4 +1,4 @@
-//! `items`: questions with gold answers, from LLaVA files or generated (`synthetic`).
+//! `items`: questions with gold answers, from files of the usual layouts or generated (`synthetic`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -11,20 +11,21 @@ use crate::stages::image_pack::{ImageReference, write_pack};
 use ablate_core::base::{Seed, files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary,
+    ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary,
 };
 use ablate_data::gold_answers::OptionAnswers;
 use ablate_data::images::image_key;
-use ablate_data::import_options::{AnswerTypes, ImportOptions, RowFile};
+use ablate_data::import::columns::ColumnMap;
+use ablate_data::import::options::{AnswerTypes, ImportOptions, RowFile};
+use ablate_data::import::{self, Located, RowImages, Source};
 use ablate_data::jsonl;
-use ablate_data::llava::{self, LocatedItem};
 use ablate_data::records::Item;
 use ablate_data::synthetic::{self, Dataset, Split};
 
 pub static KIND: Kind = Kind {
     name: "items",
     version: 4,
-    about: "questions with gold answers, from LLaVA files or generated",
+    about: "questions with gold answers, from files or generated",
     outputs: &[
         OutputSpec::new("items.jsonl", ArtifactKind::Items),
         OutputSpec::new("images.tar", ArtifactKind::Images),
@@ -39,12 +40,18 @@ pub static KIND: Kind = Kind {
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Items {
-    /// A file in LLaVA's format: a JSON array or JSONL.
+    /// A file or folder of rows: JSON, JSONL, CSV, TSV, Parquet or Arrow.
     path: Option<String>,
     /// Instead of `path`: the file or files of each data set.
     files: Option<BTreeMap<String, Paths>>,
     /// The folder that image paths are relative to.
     images: Option<String>,
+    /// Which columns hold the question, the answer and so on. Default: by the layout of the file.
+    columns: Option<ColumnMap>,
+    /// The split of a folder with several.
+    split: Option<String>,
+    /// Whether the first line of a CSV or TSV file names the columns. Default: `true`.
+    header: Option<bool>,
     /// Whether images are rotated according to their EXIF orientation. Default: `true`.
     exif_orientation: Option<bool>,
     /// Generates rows instead of reading them.
@@ -94,7 +101,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     match given.as_slice() {
         [] => errors.push(
             ConfigError::at("", "`path`, `files` and `synthetic` are missing: the stage needs one of them").help(
-                "`path` names a file in LLaVA's format, `files` names several of them, `synthetic` generates rows",
+                "`path` names a file or folder of rows, `files` names several of them, `synthetic` generates rows",
             ),
         ),
         [first, .., last] => {
@@ -105,6 +112,9 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     if let Some(synthetic) = &items.synthetic {
         for (key, given) in [
             ("images", items.images.is_some()),
+            ("columns", items.columns.is_some()),
+            ("split", items.split.is_some()),
+            ("header", items.header.is_some()),
             ("exif_orientation", items.exif_orientation.is_some()),
             ("dataset", items.dataset.is_some()),
             ("answer_type", items.answer_type.is_some()),
@@ -134,6 +144,7 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
             errors.push(ConfigError::at("synthetic.stream", message));
         }
     }
+    common::check_columns(&mut errors, "", items.columns.as_ref(), items.header);
     if let Some(files) = &items.files {
         check_files(files, &items, &mut errors);
     }
@@ -186,6 +197,9 @@ impl Stage for Items {
             path,
             files: _,
             images: _,
+            columns,
+            split,
+            header,
             exif_orientation,
             synthetic,
             dataset: _,
@@ -205,6 +219,9 @@ impl Stage for Items {
             manifest.value_unless("answer_type", answer_type, &None);
             manifest.value_unless("instructions", instructions, &None);
             manifest.value_unless("option_answers", option_answers, &OptionAnswers::default());
+            manifest.value_unless("columns", columns, &None);
+            manifest.value_unless("split", split, &None);
+            manifest.value_unless("header", &header.unwrap_or(true), &true);
             manifest.value_unless("exif_orientation", &exif_orientation.unwrap_or(true), &true);
         }
         manifest.value_unless("take", take, &None);
@@ -215,7 +232,9 @@ impl Stage for Items {
         let input = |role: &str, path: &Option<String>| Some((role.to_string(), path.clone()?));
         let files = self.files().into_iter().map(|(_, role, path)| (role, path));
         let paths = input("path", &self.path).into_iter().chain(files).chain(input("images", &self.images));
-        paths.map(|(role, path)| Input { role, source: InputSource::External { path } }).collect()
+        paths
+            .map(|(role, path)| Input { role, source: InputSource::External { path, hub: HubRepository::Dataset } })
+            .collect()
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
@@ -235,8 +254,20 @@ impl Stage for Items {
             instructions: self.instructions.clone().unwrap_or_default(),
             option_answers: self.option_answers,
         };
-        let mut located =
-            llava::read(&self.row_files(ctx, &generated)?, images.as_deref(), &defaults).map_err(wrong_input)?;
+        let unpacked = ctx.scratch.join("unpacked");
+        files::remove_dir(&unpacked)?;
+        let mut row_images = RowImages::new(images.as_deref(), &unpacked);
+        let source = Source {
+            columns: self.columns.as_ref(),
+            header: self.header.unwrap_or(true),
+            split: self.split.as_deref(),
+        };
+        let row_files = self.row_files(ctx, &generated)?;
+        let (mut located, read) =
+            import::read_items(&row_files, source, &defaults, &mut row_images).map_err(wrong_input)?;
+        if self.synthetic.is_none() {
+            read.iter().for_each(|file| ctx.progress.note(file.to_string()));
+        }
         let role = if self.files.is_some() { "files" } else { "path" };
         common::check_not_empty(&located, role).map_err(wrong_input)?;
         self.check_datasets(&located).map_err(wrong_input)?;
@@ -252,16 +283,21 @@ impl Stage for Items {
             located = sample_per_dataset(located, rows, ctx.seed).map_err(wrong_input)?;
         }
         let tar = ctx.output("images.tar");
-        let references = located
-            .iter()
-            .flat_map(|row| row.item.images.keys().iter().map(|image| ImageReference { place: &row.location, image }));
         let exif = self.exif_orientation.unwrap_or(true);
-        let pack = with_threads(ctx.threads, || write_pack(references, images.as_deref(), exif, &tar, ctx.progress))?;
+        let references = located.iter().flat_map(|row| {
+            row.record.images.keys().iter().map(|image| ImageReference {
+                place: &row.location,
+                image,
+                file: row_images.file(image),
+                exif_orientation: exif,
+            })
+        });
+        let pack = with_threads(ctx.threads, || write_pack(references, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
         let mut datasets: BTreeMap<String, usize> = BTreeMap::new();
         let items: Vec<Item> = located
             .into_iter()
-            .map(|LocatedItem { mut item, .. }| {
+            .map(|Located { record: mut item, .. }| {
                 item.images = item.images.map(|name| image_key(pack.hash, &name));
                 *datasets.entry(item.dataset.clone()).or_default() += 1;
                 item
@@ -269,13 +305,19 @@ impl Stage for Items {
             .collect();
         jsonl::write(&ctx.output("items.jsonl"), &items)?;
         files::remove_dir(&generated)?;
-        Ok(Summary::default()
+        files::remove_dir(&unpacked)?;
+        let summary = match self.synthetic {
+            Some(_) => Summary::default(),
+            None => Summary::default().with("files", common::file_lines(&read)),
+        };
+        Ok(summary
             .with("rows", items.len())
             .with("available", available)
             .with("datasets", datasets)
             .with("images", pack.images)
             .with("rationales", items.iter().filter(|item| item.rationale.is_some()).count())
-            .with("facts", items.iter().filter(|item| !item.facts.is_empty()).count()))
+            .with("facts", items.iter().filter(|item| !item.facts.is_empty()).count())
+            .with_warnings(pack.warning()))
     }
 }
 
@@ -313,9 +355,9 @@ impl Items {
     }
 
     /// Checks that the rows have every data set of `answer_type`.
-    fn check_datasets(&self, located: &[LocatedItem]) -> Result<()> {
+    fn check_datasets(&self, located: &[Located<Item>]) -> Result<()> {
         let Some(AnswerTypes::ByDataset(types)) = &self.answer_type else { return Ok(()) };
-        let known: BTreeSet<&str> = located.iter().map(|row| row.item.dataset.as_str()).collect();
+        let known: BTreeSet<&str> = located.iter().map(|row| row.record.dataset.as_str()).collect();
         match types.keys().find(|dataset| !known.contains(dataset.as_str())) {
             Some(unknown) => {
                 let known: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
@@ -330,19 +372,18 @@ impl Items {
 
     /// The data set of rows that name none.
     fn dataset(&self) -> String {
-        let stem = self.path.as_deref().and_then(|path| Path::new(path).file_stem());
-        let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
-        self.dataset.clone().or(stem).unwrap_or_else(|| "items".to_string())
+        let path = self.path.as_deref().unwrap_or_default();
+        self.dataset.clone().unwrap_or_else(|| common::stem(path, "items"))
     }
 }
 
 /// Samples `take` rows by ranks that are derived from their ids. The rows keep the order of the file.
-fn sample_rows(located: Vec<LocatedItem>, take: usize, seed: Seed) -> Vec<LocatedItem> {
+fn sample_rows(located: Vec<Located<Item>>, take: usize, seed: Seed) -> Vec<Located<Item>> {
     let seed = seed.derive("take");
-    let mut ranked: Vec<(u64, usize, LocatedItem)> = located
+    let mut ranked: Vec<(u64, usize, Located<Item>)> = located
         .into_iter()
         .enumerate()
-        .map(|(index, row)| (seed.derive(&format!("{}/{}", row.item.dataset, row.item.id)).0, index, row))
+        .map(|(index, row)| (seed.derive(&format!("{}/{}", row.record.dataset, row.record.id)).0, index, row))
         .collect();
     ranked.sort_by_key(|(rank, index, _)| (*rank, *index));
     ranked.truncate(take);
@@ -351,10 +392,10 @@ fn sample_rows(located: Vec<LocatedItem>, take: usize, seed: Seed) -> Vec<Locate
 }
 
 /// Samples `rows` rows of each data set. The data sets are in the order of their names.
-fn sample_per_dataset(located: Vec<LocatedItem>, rows: usize, seed: Seed) -> Result<Vec<LocatedItem>> {
-    let mut groups: BTreeMap<String, Vec<LocatedItem>> = BTreeMap::new();
+fn sample_per_dataset(located: Vec<Located<Item>>, rows: usize, seed: Seed) -> Result<Vec<Located<Item>>> {
+    let mut groups: BTreeMap<String, Vec<Located<Item>>> = BTreeMap::new();
     for row in located {
-        groups.entry(row.item.dataset.clone()).or_default().push(row);
+        groups.entry(row.record.dataset.clone()).or_default().push(row);
     }
     let mut sample = Vec::new();
     for (dataset, group) in groups {

@@ -1,21 +1,28 @@
 //! `mix`: training rows sampled from several sources in given amounts. A source's records are items, rows or judged
-//! samples.
+//! samples of a stage, or the rows of files.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::stages::common::{self, check_range, filter_datasets, read_items};
+use crate::stages::image_pack::{ImageReference, WrittenPack, write_pack};
 use crate::stages::lost_rows::{LostRows, check_max_lost};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, InputPath, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, HubRepository, Input, InputPath, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage,
+    StageContext, Summary,
 };
 use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::image_placeholders::Part;
+use ablate_data::images::image_key;
+use ablate_data::import::columns::ColumnMap;
+use ablate_data::import::options::RowFile;
+use ablate_data::import::{self, Located, RowImages, Source};
 use ablate_data::jsonl;
 use ablate_data::mix::{self, Amount, MixSize, MixSource, SourceStats};
 use ablate_data::prompts::{PromptTemplate, Style, cot_response};
@@ -27,13 +34,18 @@ pub static KIND: Kind = Kind {
     name: "mix",
     version: 2,
     about: "training rows drawn from several sources in stated amounts",
-    outputs: &[OutputSpec::new("rows.jsonl", ArtifactKind::Rows), OutputSpec::new("mix.json", ArtifactKind::Facts)],
+    outputs: OUTPUTS,
     fan_out: &[],
     seeded: true,
     pool: Pool::Light,
     parse,
     schema: schema_of::<Mix>,
 };
+
+/// The outputs of every stage of the kind. A stage that reads files also has [`IMAGES`].
+const OUTPUTS: &[OutputSpec] =
+    &[OutputSpec::new("rows.jsonl", ArtifactKind::Rows), OutputSpec::new("mix.json", ArtifactKind::Facts)];
+const IMAGES: OutputSpec = OutputSpec::new("images.tar", ArtifactKind::Images);
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -53,7 +65,21 @@ struct Mix {
 #[serde(deny_unknown_fields)]
 #[schemars(transform = crate::stages::common::or_remove)]
 struct SourceTable {
-    from: Reference,
+    from: Option<Reference>,
+    /// Instead of `from`: a file or folder of training rows.
+    path: Option<String>,
+    /// The folder that the image paths of `path` are relative to.
+    images: Option<String>,
+    /// Which columns of `path` hold the question and the answer. Default: by the layout of the file.
+    columns: Option<ColumnMap>,
+    /// The split of a folder with several.
+    split: Option<String>,
+    /// Whether the first line of a CSV or TSV file names the columns. Default: `true`.
+    header: Option<bool>,
+    /// Whether the images of `path` are rotated according to their EXIF orientation. Default: `true`.
+    exif_orientation: Option<bool>,
+    /// The data set of rows of `path` that name none. Default: the file's name without its extension.
+    dataset: Option<String>,
     /// The form of the rows.
     #[serde(default, rename = "as")]
     form: RowForm,
@@ -166,13 +192,24 @@ impl Stage for Mix {
 
     fn inputs(&self) -> Vec<Input> {
         let accepts = &[ArtifactKind::Rows, ArtifactKind::Items, ArtifactKind::Judged];
-        let sources = self
-            .sources
-            .iter()
-            .map(|(name, source)| common::stage_input(format!("sources.{name}.from"), &source.from, accepts));
+        let sources = self.sources.iter().flat_map(|(name, source)| {
+            let external = |key: &str, path: &Option<String>| {
+                Some(Input {
+                    role: format!("sources.{name}.{key}"),
+                    source: InputSource::External { path: path.clone()?, hub: HubRepository::Dataset },
+                })
+            };
+            let from = source.from.as_ref();
+            let from = from.map(|from| common::stage_input(format!("sources.{name}.from"), from, accepts));
+            from.into_iter().chain(external("path", &source.path)).chain(external("images", &source.images))
+        });
         let tokenizer =
             self.tokenizer.iter().map(|from| common::stage_input("tokenizer", from, &[ArtifactKind::Tokenizer]));
         sources.chain(tokenizer).collect()
+    }
+
+    fn outputs(&self) -> Option<Vec<OutputSpec>> {
+        self.reads_files().then(|| [OUTPUTS, &[IMAGES]].concat())
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
@@ -180,8 +217,21 @@ impl Stage for Mix {
         let mut sources = Vec::new();
         let mut candidates = Vec::new();
         let mut warnings = Vec::new();
+        let mut files_read = Vec::new();
+        let mut file_sources: BTreeMap<&str, FileSource> = BTreeMap::new();
+        let unpacked = ctx.scratch.join("unpacked");
+        files::remove_dir(&unpacked)?;
         for (name, table) in &self.sources {
-            let read = table.read(name, ctx)?;
+            let read = match &table.path {
+                None => table.read(name, ctx)?,
+                Some(_) => {
+                    let (read, source) = table.read_files(name, ctx, &unpacked.join(name))?;
+                    source.lines.iter().for_each(|line| ctx.progress.note(line.clone()));
+                    files_read.extend(source.lines.clone());
+                    file_sources.insert(name, source);
+                    read
+                }
+            };
             let label = format!("source `{name}`");
             warnings.extend(read.lost_rows.check(&label, "max_lost", table.max_lost.unwrap_or(0.0))?);
             let tokens = tokenizer.as_ref().map(|tokenizer| count_tokens(&read.rows, tokenizer)).transpose()?;
@@ -200,26 +250,79 @@ impl Stage for Mix {
         let mut facts = BTreeMap::new();
         for ((source, taken), Candidates { rows: available, dropped, .. }) in sources.iter().zip(drawn).zip(candidates)
         {
+            if let Some(read) = file_sources.get_mut(source.name.as_str()) {
+                read.drawn = (rows.len()..rows.len() + taken.len()).zip(taken.iter().copied()).collect();
+            }
             rows.extend(taken.iter().map(|&row| Row { source: source.name.clone(), ..available[row].clone() }));
             facts.insert(source.name.clone(), mix::source_stats(source, &taken, dropped));
         }
         if rows.is_empty() {
             anyhow::bail!("the mix is empty: its sources have no rows");
         }
+        let images = if self.reads_files() { Some(pack_images(&mut rows, &file_sources, ctx)?) } else { None };
+        files::remove_dir(&unpacked)?;
         shuffle(&mut rows, &mut ctx.seed.stream("mix/order"));
         jsonl::write(&ctx.output("rows.jsonl"), &rows)?;
         let tokens = facts.values().map(|source| source.tokens).sum::<Option<u64>>();
         let summary = MixFacts { rows: rows.len(), tokens, sources: facts };
         files::write_json(&ctx.output("mix.json"), &summary)?;
-        Ok(Summary::default()
+        let result = Summary::default()
             .with("rows", summary.rows)
             .with("tokens", tokens)
             .with("sources", &summary.sources)
-            .with_warnings(warnings))
+            .with_warnings(warnings);
+        Ok(match images {
+            Some(pack) => result.with("images", pack.images).with("files", files_read).with_warnings(pack.warning()),
+            None => result,
+        })
     }
 }
 
+/// What was read from the files of a source.
+struct FileSource {
+    images: RowImages,
+    exif_orientation: bool,
+    /// The location of each row.
+    locations: Vec<String>,
+    /// A line for each file.
+    lines: Vec<String>,
+    /// Number of the row in the mix, and in the source, for each drawn row.
+    drawn: Vec<(usize, usize)>,
+}
+
+/// Packs the images of the drawn rows, and names them by their keys. Members begin with the name of the source.
+fn pack_images(rows: &mut [Row], sources: &BTreeMap<&str, FileSource>, ctx: &StageContext) -> Result<WrittenPack> {
+    let mut members = Vec::new();
+    for (name, source) in sources {
+        for (row, read) in &source.drawn {
+            for image in rows[*row].images.keys() {
+                members.push((*read, format!("{name}/{image}"), source, image.clone()));
+            }
+        }
+    }
+    let references = members.iter().map(|(read, member, source, image)| ImageReference {
+        place: &source.locations[*read],
+        image: member,
+        file: source.images.file(image),
+        exif_orientation: source.exif_orientation,
+    });
+    let tar = ctx.output(&IMAGES.name);
+    let pack = common::with_threads(ctx.threads, || write_pack(references, &tar, ctx.progress))?;
+    let pack = pack.map_err(wrong_input)?;
+    for (name, source) in sources {
+        for (row, _) in &source.drawn {
+            let images = std::mem::take(&mut rows[*row].images);
+            rows[*row].images = images.map(|image| image_key(pack.hash, &format!("{name}/{image}")));
+        }
+    }
+    Ok(pack)
+}
+
 impl Mix {
+    fn reads_files(&self) -> bool {
+        self.sources.values().any(|source| source.path.is_some())
+    }
+
     fn size(&self) -> MixSize {
         match (self.rows, self.tokens) {
             (Some(rows), _) => MixSize::Rows(rows),
@@ -259,6 +362,7 @@ impl SourceTable {
                 check_range(errors, &format!("{path}.{unit}"), value, 0.0, f64::INFINITY);
             }
         }
+        self.check_origin(path, errors);
         if let Some(prompt) = &self.prompt {
             match self.form.style() {
                 Some(style) if style != prompt.style => {
@@ -287,9 +391,67 @@ impl SourceTable {
         }
     }
 
+    /// Checks that the source is either a stage or files, and that the other keys fit.
+    fn check_origin(&self, path: &str, errors: &mut Vec<ConfigError>) {
+        match (&self.from, &self.path) {
+            (None, None) => errors.push(
+                ConfigError::at(path, "`from` and `path` are missing: the source needs one of them")
+                    .help("`from` names a stage, `path` a file or folder of training rows"),
+            ),
+            (Some(_), Some(_)) => errors
+                .push(ConfigError::at(&format!("{path}.path"), "`from` and `path` are both given: write one of them")),
+            (Some(_), None) => {
+                for (key, given) in [
+                    ("images", self.images.is_some()),
+                    ("columns", self.columns.is_some()),
+                    ("split", self.split.is_some()),
+                    ("header", self.header.is_some()),
+                    ("exif_orientation", self.exif_orientation.is_some()),
+                    ("dataset", self.dataset.is_some()),
+                ] {
+                    if given {
+                        let message = format!("`{key}` is for `path` only");
+                        errors.push(ConfigError::at(&format!("{path}.{key}"), message));
+                    }
+                }
+            }
+            (None, Some(_)) => {
+                if self.form != RowForm::AsIs {
+                    let message = format!(
+                        "`as = \"{}\"` is for stages; the rows of files are used as they are",
+                        self.form.name()
+                    );
+                    errors.push(ConfigError::at(&format!("{path}.as"), message));
+                }
+                if self.prompt.is_some() {
+                    let message = "`prompt` is for items; the rows of files have their prompts";
+                    errors.push(ConfigError::at(&format!("{path}.prompt"), message));
+                }
+                common::check_columns(errors, &format!("{path}."), self.columns.as_ref(), self.header);
+                if let Some(columns) = &self.columns {
+                    for (key, given) in
+                        [("options", columns.options.is_some()), ("rationale", columns.rationale.is_some())]
+                    {
+                        if given {
+                            let message = format!("`{key}` is for questions, which a stage of kind `items` reads");
+                            errors.push(ConfigError::at(&format!("{path}.columns.{key}"), message));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     fn identify(&self, path: &str, manifest: &mut Manifest) {
         let SourceTable {
             from: _,
+            path: file,
+            images: _,
+            columns,
+            split,
+            header,
+            exif_orientation,
+            dataset: _,
             form,
             weight: _,
             tokens: _,
@@ -307,7 +469,13 @@ impl SourceTable {
         manifest.value(&format!("{path}.as"), form);
         manifest.value(path, &self.amount());
         manifest.value_unless(&format!("{path}.datasets"), datasets, &None);
-        if let Some(template) = self.template() {
+        if file.is_some() {
+            manifest.value(&format!("{path}.dataset"), &self.dataset());
+            manifest.value_unless(&format!("{path}.columns"), columns, &None);
+            manifest.value_unless(&format!("{path}.split"), split, &None);
+            manifest.value_unless(&format!("{path}.header"), &header.unwrap_or(true), &true);
+            manifest.value_unless(&format!("{path}.exif_orientation"), &exif_orientation.unwrap_or(true), &true);
+        } else if let Some(template) = self.template() {
             // The template's name changes no row, and its style is that of `as`.
             let PromptTemplate { name: _, style: _, text, letter } = template;
             manifest.value(&format!("{path}.prompt.text"), &text);
@@ -321,6 +489,43 @@ impl SourceTable {
     /// The prompt template for items.
     fn template(&self) -> Option<PromptTemplate> {
         self.prompt.clone().or(self.form.template())
+    }
+
+    /// The data set of rows of files that name none.
+    fn dataset(&self) -> String {
+        self.dataset.clone().unwrap_or_else(|| common::stem(self.path.as_deref().unwrap_or_default(), "rows"))
+    }
+
+    /// Reads the rows of files. Contained images are unpacked into `unpacked`.
+    fn read_files(&self, name: &str, ctx: &StageContext, unpacked: &Path) -> Result<(Candidates, FileSource)> {
+        let input = |key: &str| ctx.inputs.get(&format!("sources.{name}.{key}")).map(|input| input.path.clone());
+        let path = input("path").ok_or_else(|| anyhow::anyhow!("BUG: the source `{name}` has no path"))?;
+        let mut images = RowImages::new(input("images").as_deref(), unpacked);
+        let source = Source {
+            columns: self.columns.as_ref(),
+            header: self.header.unwrap_or(true),
+            split: self.split.as_deref(),
+        };
+        let file = RowFile { path, dataset: self.dataset(), overrides_rows: false };
+        let (located, read) = import::read_rows(&[file], source, &mut images)
+            .and_then(|read| {
+                common::check_not_empty(&read.0, "path")?;
+                Ok(read)
+            })
+            .map_err(|error| wrong_input(error.context(format!("source `{name}`"))))?;
+        let (mut rows, mut locations) = (Vec::new(), Vec::new());
+        for Located { location, record } in located {
+            let kept = self.datasets.as_ref().is_none_or(|datasets| datasets.contains(&record.dataset));
+            if kept && !record.response.trim().is_empty() {
+                locations.push(location);
+            }
+            rows.push(record);
+        }
+        let rows = filter_datasets(rows, self.datasets.as_ref(), "row", |row: &Row| &row.dataset)
+            .map_err(|error| wrong_input(error.context(format!("source `{name}`"))))?;
+        let exif_orientation = self.exif_orientation.unwrap_or(true);
+        let lines = common::file_lines(&read);
+        Ok((from_rows(rows), FileSource { images, exif_orientation, locations, lines, drawn: Vec::new() }))
     }
 
     fn read(&self, name: &str, ctx: &StageContext) -> Result<Candidates> {

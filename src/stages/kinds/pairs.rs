@@ -1,7 +1,6 @@
 //! `pairs`: preference pairs from judged samples or from published files, truncated to the beginning of the reasoning.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -11,12 +10,14 @@ use crate::stages::image_pack::{ImageReference, write_pack};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext,
+    Summary,
 };
 use ablate_data::images::image_key;
+use ablate_data::import::preferences::{self, LocatedPair};
+use ablate_data::import::{Located, RowImages};
 use ablate_data::jsonl;
 use ablate_data::pairs::{self, PairSelection};
-use ablate_data::preferences::{self, LocatedPair};
 use ablate_data::records::{JudgedItem, Pair};
 use ablate_data::tokenizer::Tokenizer;
 
@@ -44,8 +45,10 @@ const IMAGES: OutputSpec = OutputSpec::new("images.tar", ArtifactKind::Images);
 #[serde(deny_unknown_fields)]
 struct Table {
     judged: Option<Reference>,
-    /// A file of published pairs instead: a JSON array or JSONL.
+    /// A file or folder of published pairs instead: JSON, JSONL, CSV, TSV, Parquet or Arrow.
     path: Option<String>,
+    /// The split of a folder with several.
+    split: Option<String>,
     /// The folder that the image paths of `path` are relative to.
     images: Option<String>,
     /// Whether images are rotated according to their EXIF orientation. Default: `true`.
@@ -73,7 +76,7 @@ struct Pairs {
 #[derive(Debug)]
 enum Source {
     Judged(JudgedSource),
-    Published { path: String, images: Option<String>, exif_orientation: bool },
+    Published { path: String, split: Option<String>, images: Option<String>, exif_orientation: bool },
 }
 
 #[derive(Debug)]
@@ -133,6 +136,7 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
     let Table {
         judged,
         path,
+        split,
         images,
         exif_orientation,
         band,
@@ -165,9 +169,13 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
             if per_question == Some(0) {
                 errors.push(ConfigError::at("per_question", "`per_question` must be at least 1"));
             }
-            for (key, given) in [("images", images.is_some()), ("exif_orientation", exif_orientation.is_some())] {
+            for (key, given) in [
+                ("split", split.is_some()),
+                ("images", images.is_some()),
+                ("exif_orientation", exif_orientation.is_some()),
+            ] {
                 if given {
-                    let message = format!("`{key}` is for `path` only; judged samples have their images");
+                    let message = format!("`{key}` is for `path` only; judged samples have their images and no splits");
                     errors.push(ConfigError::at(key, message));
                 }
             }
@@ -186,7 +194,7 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
                 let message = format!("`{key}` is for `judged` only; published pairs are not filtered");
                 errors.push(ConfigError::at(key, message));
             }
-            Some(Source::Published { path, images, exif_orientation: exif_orientation.unwrap_or(true) })
+            Some(Source::Published { path, split, images, exif_orientation: exif_orientation.unwrap_or(true) })
         }
     }
 }
@@ -204,9 +212,10 @@ impl Stage for Pairs {
                 manifest.value_unless("datasets", datasets, &None);
             }
             // The file enters by content. Its name enters too, since rows without a data set get it as their data set.
-            Source::Published { path, images: _, exif_orientation } => {
+            Source::Published { path, split, images: _, exif_orientation } => {
+                manifest.value_unless("split", split, &None);
                 manifest.value_unless("exif_orientation", exif_orientation, &true);
-                manifest.value("dataset", &stem(path));
+                manifest.value("dataset", &common::stem(path, "pairs"));
                 manifest.value("dev", dev);
                 manifest.value("truncate", truncate);
             }
@@ -222,7 +231,7 @@ impl Stage for Pairs {
             Source::Published { path, images, .. } => {
                 let external = |role: &str, path: &String| Input {
                     role: role.to_string(),
-                    source: InputSource::External { path: path.clone() },
+                    source: InputSource::External { path: path.clone(), hub: HubRepository::Dataset },
                 };
                 inputs.push(external("path", path));
                 inputs.extend(images.iter().map(|images| external("images", images)));
@@ -246,8 +255,8 @@ impl Stage for Pairs {
         let truncate = |text: &str| self.truncate.truncate(text, tokenizer.as_ref());
         match &self.source {
             Source::Judged(judged) => self.select(ctx, judged, truncate),
-            Source::Published { path, exif_orientation, .. } => {
-                self.import(ctx, &stem(path), *exif_orientation, truncate)
+            Source::Published { path, split, exif_orientation, .. } => {
+                self.import(ctx, &common::stem(path, "pairs"), split.as_deref(), *exif_orientation, truncate)
             }
         }
     }
@@ -301,11 +310,17 @@ impl Pairs {
         &self,
         ctx: &StageContext,
         dataset: &str,
+        split: Option<&str>,
         exif_orientation: bool,
         truncate: impl Fn(&str) -> Result<(String, bool)>,
     ) -> Result<Summary> {
         let images = ctx.inputs.get("images").map(|input| input.path.as_path());
-        let located = preferences::read(&ctx.input("path")?.path, images, dataset).map_err(wrong_input)?;
+        let unpacked = ctx.scratch.join("unpacked");
+        files::remove_dir(&unpacked)?;
+        let mut row_images = RowImages::new(images, &unpacked);
+        let path = &ctx.input("path")?.path;
+        let (located, read) = preferences::read(path, split, &mut row_images, dataset).map_err(wrong_input)?;
+        read.iter().for_each(|file| ctx.progress.note(file.to_string()));
         common::check_not_empty(&located, "path").map_err(wrong_input)?;
         let prepared = preferences::prepare(located, self.dev, ctx.seed, truncate)?;
         let facts = prepared.stats;
@@ -318,19 +333,26 @@ impl Pairs {
             );
         }
         let rows = prepared.train.iter().chain(&prepared.dev);
-        let references = rows
-            .flat_map(|row| row.pair.images.keys().iter().map(|image| ImageReference { place: &row.location, image }));
+        let references = rows.flat_map(|row| {
+            row.record.images.keys().iter().map(|image| ImageReference {
+                place: &row.location,
+                image,
+                file: row_images.file(image),
+                exif_orientation,
+            })
+        });
         let tar = ctx.output(&IMAGES.name);
-        let pack = with_threads(ctx.threads, || write_pack(references, images, exif_orientation, &tar, ctx.progress))?;
+        let pack = with_threads(ctx.threads, || write_pack(references, &tar, ctx.progress))?;
         let pack = pack.map_err(wrong_input)?;
         for (name, located) in [("pairs.jsonl", prepared.train), ("dev.jsonl", prepared.dev)] {
-            let keyed = |LocatedPair { pair, .. }: LocatedPair| Pair {
+            let keyed = |Located { record: pair, .. }: LocatedPair| Pair {
                 images: pair.images.map(|image| image_key(pack.hash, &image)),
                 ..pair
             };
             jsonl::write(&ctx.output(name), &located.into_iter().map(keyed).collect::<Vec<_>>())?;
         }
         files::write_json(&ctx.output("pairs.json"), &facts)?;
+        files::remove_dir(&unpacked)?;
         let warning = (facts.duplicates > 0).then(|| {
             let (dropped, rows) = (facts.duplicates, facts.rows);
             format!("{dropped} of {rows} pairs are dropped: truncated they have equal texts or are duplicates")
@@ -342,11 +364,7 @@ impl Pairs {
             .with("questions", facts.questions)
             .with("datasets", facts.by_dataset)
             .with("images", pack.images)
-            .with_warnings(warning))
+            .with("files", common::file_lines(&read))
+            .with_warnings(warning.into_iter().chain(pack.warning())))
     }
-}
-
-/// The data set of rows that name none: the file's name without its extension.
-fn stem(path: &str) -> String {
-    Path::new(path).file_stem().map_or_else(|| "pairs".to_string(), |stem| stem.to_string_lossy().into_owned())
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::stages::common;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext, Summary,
+    ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext,
+    Summary,
 };
 use ablate_data::jsonl;
 use ablate_data::prompts::{PromptTemplate, cot_response};
@@ -99,10 +100,10 @@ impl Stage for TokenizerStage {
     }
 
     fn inputs(&self) -> Vec<Input> {
-        let path = self
-            .path
-            .iter()
-            .map(|path| Input { role: "path".to_string(), source: InputSource::External { path: path.clone() } });
+        let path = self.path.iter().map(|path| Input {
+            role: "path".to_string(),
+            source: InputSource::External { path: path.clone(), hub: HubRepository::Model },
+        });
         let accepts = &[ArtifactKind::Rows, ArtifactKind::Items];
         let trained = self
             .train_on

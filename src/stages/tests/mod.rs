@@ -4,6 +4,7 @@ mod budget;
 mod conversations;
 mod data_kinds;
 mod endpoint;
+mod file_sources;
 mod fuzz;
 mod imports;
 mod model_kinds;

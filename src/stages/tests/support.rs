@@ -121,7 +121,7 @@ impl Runner {
         let mut inputs = BTreeMap::new();
         for input in stage.inputs() {
             let (path, kind) = match &input.source {
-                InputSource::External { path } => (self.path(path), None),
+                InputSource::External { path, .. } => (self.path(path), None),
                 InputSource::Stage { reference, accepts } => self.output(&reference.stage, accepts),
                 InputSource::Environment { .. } => continue,
             };

@@ -8,8 +8,8 @@ use serde::de::value::{MapAccessDeserializer, StrDeserializer};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::gold_answers::OptionAnswers;
-use super::records::AnswerType;
+use crate::gold_answers::OptionAnswers;
+use crate::records::AnswerType;
 
 /// Maximum number of characters of a question in an error message.
 const MAX_SHOWN: usize = 80;

@@ -5,10 +5,23 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::jsonl;
+use crate::jsonl;
 
-/// Keys below which numbers are kept as text, at any depth.
-const TEXT_KEYS: [&str; 5] = ["id", "idx", "answer", "answers", "options"];
+/// The keys below which numbers are kept as text, at any depth.
+#[derive(Clone, Copy, Debug)]
+pub enum TextKeys<'a> {
+    All,
+    Named(&'a [&'a str]),
+}
+
+impl TextKeys<'_> {
+    fn contains(self, key: &str) -> bool {
+        match self {
+            TextKeys::All => true,
+            TextKeys::Named(keys) => keys.contains(&key),
+        }
+    }
+}
 
 /// A parse error and its line, from 1.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,18 +30,18 @@ pub(super) struct ParseError {
     pub(super) message: String,
 }
 
-/// Parses JSON. Numbers below the keys of [`TEXT_KEYS`] become strings, exactly as written.
+/// Parses JSON. Numbers below `keys` become strings, exactly as written.
 ///
 /// # Errors
 ///
 /// Text that is not JSON, and an object with a duplicate key, of which one value would be lost.
-pub(super) fn parse(text: &[u8]) -> Result<Value, ParseError> {
+pub(super) fn parse(text: &[u8], keys: TextKeys<'_>) -> Result<Value, ParseError> {
     let mut value = serde_json::from_slice(text).map_err(|error| {
         let line = text.split(|byte| *byte == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
         ParseError { line: error.line(), message: jsonl::describe_error(&error, line) }
     })?;
     let numbers = numbers(text)?;
-    replace(&mut value, false, &mut numbers.into_iter());
+    replace(&mut value, keys, matches!(keys, TextKeys::All), &mut numbers.into_iter());
     Ok(value)
 }
 
@@ -74,7 +87,7 @@ fn numbers(text: &[u8]) -> Result<Vec<&str>, ParseError> {
 }
 
 /// Replaces numbers by their text. `numbers` has the order of the text, which is the order of the fields.
-fn replace<'a>(value: &mut Value, as_text: bool, numbers: &mut impl Iterator<Item = &'a str>) {
+fn replace<'a>(value: &mut Value, keys: TextKeys<'_>, as_text: bool, numbers: &mut impl Iterator<Item = &'a str>) {
     match value {
         Value::Number(_) => {
             let number = numbers.next().map(|number| Value::String(number.to_string()));
@@ -82,11 +95,9 @@ fn replace<'a>(value: &mut Value, as_text: bool, numbers: &mut impl Iterator<Ite
                 *value = number;
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(|value| replace(value, as_text, numbers)),
+        Value::Array(values) => values.iter_mut().for_each(|value| replace(value, keys, as_text, numbers)),
         Value::Object(fields) => {
-            fields
-                .iter_mut()
-                .for_each(|(key, value)| replace(value, as_text || TEXT_KEYS.contains(&key.as_str()), numbers));
+            fields.iter_mut().for_each(|(key, value)| replace(value, keys, as_text || keys.contains(key), numbers));
         }
         Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
@@ -97,6 +108,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const KEYS: TextKeys<'_> = TextKeys::Named(&["id", "answer", "answers", "options"]);
+
     #[test]
     fn numbers_below_text_keys_are_kept_as_written() {
         let text = r#"{"x": 1.50, "id": 123456789012345678901234567890, "s": "\"id\": 7 \\", "answers": [1e5, 3.10, "-0", -0, 9007199254740993],
@@ -106,15 +119,16 @@ mod tests {
             "answers": ["1e5", "3.10", "-0", "-0", "9007199254740993"],
             "deep": [{ "answer": { "of": ["0.10"] }, "y": 2 }], "options": ["1.0", "2"],
         });
-        assert_eq!(parse(text.as_bytes()).unwrap(), expected);
-        assert_eq!(parse(b"7").unwrap(), json!(7));
+        assert_eq!(parse(text.as_bytes(), KEYS).unwrap(), expected);
+        assert_eq!(parse(b"7", KEYS).unwrap(), json!(7));
+        assert_eq!(parse(b"[{\"a\": [1.50]}]", TextKeys::All).unwrap(), json!([{ "a": ["1.50"] }]));
     }
 
     #[test]
     fn a_duplicate_key_is_an_error_with_its_line() {
-        let error = |text: &str| parse(text.as_bytes()).unwrap_err();
+        let error = |text: &str| parse(text.as_bytes(), KEYS).unwrap_err();
         let twice = ParseError { line: 2, message: "the key `id` occurs twice".to_string() };
         assert_eq!(error("{\"id\": \"a\", \"b\": {\"id\" : \"c\",\n\"id\": \"d\"}}"), twice);
-        assert_eq!(parse(br#"[{"a": ":"}, {"a": "\":"}]"#).unwrap(), json!([{ "a": ":" }, { "a": "\":" }]));
+        assert_eq!(parse(br#"[{"a": ":"}, {"a": "\":"}]"#, KEYS).unwrap(), json!([{ "a": ":" }, { "a": "\":" }]));
     }
 }

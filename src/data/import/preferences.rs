@@ -1,26 +1,36 @@
-//! Reads released preference pairs: a JSON array or JSONL with a pair per row. Images are still paths.
+//! Reads released preference pairs: a pair per row.
 //!
 //! ```json
 //! {"id": "7", "image": "charts/7.png", "question": "How many bars?\nExplain first, then answer.",
 //!  "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3", "ds_name": "chart"}
 //! ```
 //!
-//! `idx` may replace `id`, and `ds_name` may replace `dataset`. Other fields, such as `answer`, are ignored.
+//! `prompt` may replace `question`, `idx` may replace `id`, and `ds_name` may replace `dataset`. Prompt and responses may be
+//! lists of messages, as TRL reads them. Other fields, such as `answer`, are ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::external_rows::{self, maybe_text_or_number};
-use super::image_keys::ImageKeys;
-use super::jsonl::ErrorList;
-use super::records::{Exchange, Pair};
+use super::conversations::{self, Messages, Preference};
+use super::example::{contents, derived_id};
+use super::images::{MemberNames, RowImages};
+use super::placement::{Placement, place};
+use super::read::{Located, ReadFile};
+use super::rows::{self, maybe_text_or_number};
+use crate::jsonl::ErrorList;
+use crate::records::{Exchange, Pair};
+use crate::tables::{OpenError, ReadOptions, Table, TextKeys, folder};
 use ablate_core::base::Seed;
 
 /// An example row that follows the errors of a file.
 const EXAMPLE: &str = r#"a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#;
+
+/// The columns of a row.
+const COLUMNS: &[&str] = &["id", "idx", "question", "prompt", "chosen", "rejected", "dataset", "ds_name"];
 
 /// A row of the file.
 #[derive(Deserialize)]
@@ -29,79 +39,139 @@ struct PreferenceRow {
     id: Option<String>,
     #[serde(default, deserialize_with = "maybe_text_or_number")]
     idx: Option<String>,
-    image: Option<String>,
+    #[serde(default)]
+    image: Value,
+    #[serde(default)]
+    images: Value,
     /// The user's turn with its instruction.
-    question: String,
-    chosen: String,
-    rejected: String,
+    question: Option<String>,
+    prompt: Option<Messages>,
+    chosen: Messages,
+    rejected: Messages,
     dataset: Option<String>,
     ds_name: Option<String>,
 }
 
-/// A pair whose image is still a path, and its location in the file.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LocatedPair {
-    pub location: String,
-    /// `image` is a path relative to the image folder; `id` is the row's own.
-    pub pair: Pair,
-}
+/// A pair and its location; `image` is the name of a member, `id` is the row's own.
+pub type LocatedPair = Located<Pair>;
 
-/// Reads a file. `images` is the folder of the image paths; without it, no row may have an image. `dataset` is the data
-/// set of rows that state none. Up to ten errors are reported together.
-pub fn read(path: &Path, images: Option<&Path>, dataset: &str) -> Result<Vec<LocatedPair>> {
+/// Reads a file or the files of a folder. `dataset` is the data set of rows that state none. Up to ten errors are
+/// reported together.
+pub fn read(
+    path: &Path,
+    split: Option<&str>,
+    images: &mut RowImages,
+    dataset: &str,
+) -> Result<(Vec<LocatedPair>, Vec<ReadFile>)> {
     let mut errors = ErrorList::default();
-    let mut located = Vec::new();
-    let values = external_rows::read_values(path, &mut errors)?;
-    if !errors.is_empty() {
-        errors.help(EXAMPLE);
-    }
-    for (location, value) in values {
-        let row = external_rows::parse_row(value, "`question`, `chosen` and `rejected`").map_err(|what| {
-            errors.help(EXAMPLE);
-            vec![what]
-        });
-        match row.and_then(|row| pair(row, images, dataset)) {
-            Ok(pair) => located.push(LocatedPair { location, pair }),
-            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{location}: {what}"))),
+    let (mut located, mut read) = (Vec::new(), Vec::new());
+    for file in folder::row_files(path, split)? {
+        let base = file.parent().filter(|_| file != path);
+        match read_file(&file, base, images, dataset, &mut located, &mut errors) {
+            Ok(file) => read.push(file),
+            Err(OpenError::Io(error)) => return Err(error),
+            Err(OpenError::Content(what)) => {
+                errors.help(EXAMPLE);
+                errors.add(what);
+            }
         }
     }
     errors.check()?;
-    Ok(located)
+    Ok((located, read))
+}
+
+fn read_file(
+    path: &Path,
+    base: Option<&Path>,
+    images: &mut RowImages,
+    dataset: &str,
+    located: &mut Vec<LocatedPair>,
+    errors: &mut ErrorList,
+) -> Result<ReadFile, OpenError> {
+    let text_keys = TextKeys::Named(&["id", "idx", "answer", "answers", "options"]);
+    let table = Table::open(path, ReadOptions { header: true, text_keys })?;
+    let reads = |column: &str| COLUMNS.contains(&column) || rows::is_media(column);
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let ignored = table.columns.iter().filter(|column| !reads(column)).cloned().collect();
+    let mut file = ReadFile { name, what: format!("preference pairs of {}", table.format), rows: 0, ignored };
+    let images = std::cell::RefCell::new(images);
+    table.for_each(&reads, &mut |bytes| images.borrow_mut().store(bytes), &mut |row| {
+        let mut images = images.borrow_mut();
+        file.rows += 1;
+        let keys = "`question`, `chosen` and `rejected`";
+        let parsed = rows::parse_row(row.value, keys, &["image", "images"]).map_err(|what| {
+            errors.help(EXAMPLE);
+            vec![what]
+        });
+        match parsed.and_then(|parsed| pair(parsed, base, &mut images, dataset)) {
+            Ok(record) => located.push(Located { location: row.location, record }),
+            Err(wrong) => wrong.into_iter().for_each(|what| errors.add(format!("{}: {what}", row.location))),
+        }
+        images.check()
+    })?;
+    Ok(file)
 }
 
 /// Converts a row; returns all errors of the row.
-fn pair(row: PreferenceRow, images: Option<&Path>, dataset: &str) -> Result<Pair, Vec<String>> {
+fn pair(row: PreferenceRow, base: Option<&Path>, images: &mut RowImages, dataset: &str) -> Result<Pair, Vec<String>> {
     let mut wrong = Vec::new();
-    let mut read = |text: Result<String, String>, raw: &str| {
-        let text = text.unwrap_or_else(|what| {
+    let prompt = match (row.question, row.prompt) {
+        (Some(_), Some(_)) => {
+            return Err(vec!["`question` and `prompt` are both given: remove one of them".to_string()]);
+        }
+        (Some(question), None) => Some(Messages::Text(question)),
+        (None, prompt) => prompt,
+    };
+    let preference = conversations::preference(prompt, row.chosen, row.rejected, images).map_err(|what| vec![what])?;
+    let Preference { turns, chosen, rejected, images: inline } = preference;
+    let mut row_images = inline;
+    for (key, value) in [("image", &row.image), ("images", &row.images)] {
+        match images.read(value, key) {
+            Ok(found) => row_images.extend(found),
+            Err(what) => wrong.push(what),
+        }
+    }
+    let (system, (texts, responses)) = (turns.system, turns.turns.into_iter().unzip::<_, _, Vec<_>, Vec<_>>());
+    let (placement, mut texts) = place(row_images.len(), texts.clone()).unwrap_or_else(|what| {
+        wrong.push(what);
+        (Placement::Leading, texts)
+    });
+    let prompt = texts.pop().unwrap_or_default().trim().to_string();
+    let mut read = |text: &str, name: &str| {
+        let text = rows::parse_text(text, name).unwrap_or_else(|what| {
             wrong.push(what);
-            raw.to_string()
+            text.to_string()
         });
         text.trim().to_string()
     };
-    let prompt = read(external_rows::parse_question(&row.question, row.image.is_some()), &row.question);
-    let chosen = read(external_rows::parse_text(&row.chosen, "chosen"), &row.chosen);
-    let rejected = read(external_rows::parse_text(&row.rejected, "rejected"), &row.rejected);
+    let responses = responses.into_iter().map(|response| read(&response.unwrap_or_default(), "prompt"));
+    let history: Vec<Exchange> =
+        texts.into_iter().zip(responses).map(|(prompt, response)| Exchange { prompt, response }).collect();
+    let (chosen, rejected) = (read(&chosen, "chosen"), read(&rejected, "rejected"));
     for (name, text) in [("question", &prompt), ("chosen", &chosen), ("rejected", &rejected)] {
         if text.is_empty() {
             wrong.push(format!("`{name}` is empty"));
         }
     }
-    wrong.extend(row.image.as_deref().and_then(|image| external_rows::check_image(image, images)));
-    let id = row.id.or(row.idx).unwrap_or_else(|| {
-        wrong.push("missing `id` or `idx`".to_string());
-        String::new()
-    });
+    let names = if rows::is_set(&row.image) { MemberNames::Paths } else { MemberNames::Content };
+    let members: Vec<String> = row_images
+        .iter()
+        .filter_map(|image| images.member(image, names, base).map_err(|what| wrong.push(what)).ok())
+        .collect();
     if !wrong.is_empty() {
         return Err(wrong);
     }
     let dataset = row.dataset.or(row.ds_name).unwrap_or_else(|| dataset.to_string());
+    let id = match row.id.or(row.idx) {
+        Some(id) => id,
+        None => derived_id(&json!([dataset, system, history, prompt, contents(&members, images)?])),
+    };
     Ok(Pair {
         id,
         dataset,
-        images: row.image.map_or(ImageKeys::None, ImageKeys::Leading),
-        system: None,
-        history: Vec::new(),
+        images: placement.keys(members),
+        system,
+        history,
         question: None,
         prompt,
         chosen,
@@ -155,13 +225,13 @@ pub fn prepare<E>(
     let mut made: BTreeMap<String, BTreeSet<(String, String)>> = BTreeMap::new();
     let mut numbers: BTreeMap<(String, String), usize> = BTreeMap::new();
     let (mut chosen_words, mut rejected_words) = (0, 0);
-    for LocatedPair { location, mut pair } in located {
+    for Located { location, record: mut pair } in located {
         // Ids do not identify a question: a release may number its rows, or repeat the id of a question.
         let images = pair.images.keys().join("\n");
         let turns = pair.history.iter().flat_map(|Exchange { prompt, response }| [prompt.as_str(), response]);
         let turns: Vec<&str> = pair.system.as_deref().into_iter().chain(turns).chain([pair.prompt.as_str()]).collect();
         let question = format!("pairs/{}/{images}/{}", pair.dataset, turns.join("\n"));
-        let held_out = super::rng::uniform(&mut seed.derive(&question).stream("dev")) < dev;
+        let held_out = crate::rng::uniform(&mut seed.derive(&question).stream("dev")) < dev;
         (pair.chosen, pair.chosen_truncated) = truncate(&pair.chosen)?;
         (pair.rejected, pair.rejected_truncated) = truncate(&pair.rejected)?;
         let is_new = made.entry(question).or_default().insert((pair.chosen.clone(), pair.rejected.clone()));
@@ -177,7 +247,7 @@ pub fn prepare<E>(
         rejected_words += pair.rejected.split_whitespace().count();
         *stats.by_dataset.entry(pair.dataset.clone()).or_default() += 1;
         let side = if held_out { &mut prepared.dev } else { &mut prepared.train };
-        side.push(LocatedPair { location, pair });
+        side.push(Located { location, record: pair });
     }
     stats.questions = made.len();
     (stats.pairs, stats.dev_pairs) = (prepared.train.len(), prepared.dev.len());
@@ -198,9 +268,10 @@ mod tests {
         let path = folder.path().join(name);
         files::write_atomic(&path, text.as_bytes()).unwrap();
         files::write_atomic(&folder.path().join("images/a.png"), b"").unwrap();
-        let located = read(&path, Some(&folder.path().join("images")), "toy");
+        let mut images = RowImages::new(Some(&folder.path().join("images")), &folder.path().join("unpacked"));
+        let located = read(&path, None, &mut images, "toy");
         let root = format!("{}/", folder.path().display());
-        located.map_err(|error| error.to_string().replace(&root, ""))
+        located.map(|(located, _)| located).map_err(|error| error.to_string().replace(&root, ""))
     }
 
     #[test]
@@ -222,8 +293,8 @@ mod tests {
             rejected_truncated: false,
         };
         let located = read_text("a.json", &format!("[{ours}, {rlaif}]")).unwrap();
-        assert_eq!(located[0].pair, pair("7", "toy", "How many?\nExplain.", "4", "3"));
-        assert_eq!(located[1].pair, pair("0", "RLAIF-V", "Describe.", "a cat", "a dog"));
+        assert_eq!(located[0].record, pair("7", "toy", "How many?\nExplain.", "4", "3"));
+        assert_eq!(located[1].record, pair("0", "RLAIF-V", "Describe.", "a cat", "a dog"));
     }
 
     #[test]
@@ -244,14 +315,13 @@ mod tests {
             a.jsonl:2: missing field `rejected`
             a.jsonl:3: `question` is empty
             a.jsonl:3: `rejected` is empty
-            a.jsonl:3: missing `id` or `idx`
-            a.jsonl:5: `chosen`: invalid type: integer `3`, expected a string
+            a.jsonl:5: `chosen`: expected a text or a list of messages
             a.jsonl:6: the question has 2 image placeholders, at most one is allowed
             a.jsonl:6: the image `b.png` is not in the folder `images` (`images`)
             a.jsonl:7: a row must be an object with `question`, `chosen` and `rejected`
             a.jsonl:8: not JSON: EOF while parsing an object (column 1)
             a.jsonl:9: the question has `<image>`, but the row has no `image`; for the literal text write `\<image>` (in JSON `\\<image>`)
-            and 2 more
+            a.jsonl:9: `chosen` has `<image>`, which belongs in the question; for the literal text write `\<image>` (in JSON `\\<image>`)
             a row: {"id": "7", "image": "charts/7.png", "question": "How many bars?", "chosen": "1, 2, 3, 4.\n### Answer: 4", "rejected": "1, 2, 3.\n### Answer: 3"}"#]]
         .assert_eq(&read_text("a.jsonl", &lines.join("\n")).unwrap_err());
     }
@@ -274,7 +344,7 @@ mod tests {
         // Truncated to two words, the second pair equals the first, and both texts of the fourth are equal.
         let chosen: Vec<(&str, &str, bool)> = train
             .iter()
-            .map(|one| (one.pair.id.as_str(), one.pair.chosen.as_str(), one.pair.chosen_truncated))
+            .map(|one| (one.record.id.as_str(), one.record.chosen.as_str(), one.record.chosen_truncated))
             .collect();
         assert_eq!(chosen, [("1#0", "one two", true), ("1#1", "two", false)]);
         let by_dataset = BTreeMap::from([("toy".to_string(), 2)]);
@@ -302,7 +372,8 @@ mod tests {
         let located = read_text("a.jsonl", &rows.collect::<String>()).unwrap();
         let PreparedPairs { train, dev, .. } =
             prepare(located, 0.25, Seed(1), |text| Ok::<_, ()>((text.to_string(), false))).unwrap();
-        let questions = |side: &[LocatedPair]| side.iter().map(|one| one.pair.prompt.clone()).collect::<BTreeSet<_>>();
+        let questions =
+            |side: &[LocatedPair]| side.iter().map(|one| one.record.prompt.clone()).collect::<BTreeSet<_>>();
         assert!(questions(&train).is_disjoint(&questions(&dev)));
         // 100 of 400 expected, standard deviation 9.
         assert!((questions(&dev).len() as i32 - 100).abs() < 40);

@@ -1,81 +1,33 @@
-//! Reads rows of files that others have released. Shared by the readers of the individual layouts.
+//! Helpers of the readers of all layouts: rows as structs, and the texts of rows.
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use super::images::decode::{self, DepthConversion};
-use super::images::exif;
-use super::jsonl::{self, ErrorList};
-use super::lossless_json;
-use ablate_core::base::files;
-
 /// LLaVA's placeholder of an image in a question.
-const IMAGE: &str = "<image>";
+pub(super) const IMAGE: &str = "<image>";
 /// The escaped placeholder, which stands for the literal text.
 const ESCAPED: &str = "\\<image>";
 
-/// Every row with its location, or the error of its text.
-pub(super) fn read_values(path: &Path, errors: &mut ErrorList) -> Result<Vec<(String, Result<Value, String>)>> {
-    let name = path.display();
-    let lines = jsonl::lines(path)?;
-    let array = lines.first().is_some_and(|(_, line)| line.trim_ascii_start().starts_with(b"["));
-    if array {
-        return elements(path, errors);
-    }
-    let read = |line: &[u8]| lossless_json::parse(line).map_err(|error| error.message);
-    let rows: Vec<_> = lines.iter().map(|(number, line)| (format!("{name}:{number}"), read(line))).collect();
-    if matches!(rows.first(), Some((_, Err(_)))) && jsonl::is_pretty_printed(&lines) {
-        errors.add(format!("{}: {}", rows[0].0, jsonl::MULTILINE_ROW));
-        return Ok(Vec::new());
-    }
-    Ok(rows)
-}
-
-/// The elements of a JSON array with their locations.
-fn elements(path: &Path, errors: &mut ErrorList) -> Result<Vec<(String, Result<Value, String>)>> {
-    let name = path.display();
-    let bytes = files::read_bytes(path)?;
-    let text = jsonl::strip_bom(&bytes).with_context(|| format!("`{name}`"))?;
-    match lossless_json::parse(text) {
-        Ok(Value::Array(elements)) => Ok(elements
-            .into_iter()
-            .enumerate()
-            .map(|(index, element)| {
-                let id = element.get("id").and_then(Value::as_str).map(|id| format!(" (id `{id}`)"));
-                (format!("{name}: element {}{}", index + 1, id.unwrap_or_default()), Ok(element))
-            })
-            .collect()),
-        Ok(_) => {
-            errors.add(format!("{name}: the file begins with `[` but is not a JSON array"));
-            Ok(Vec::new())
-        }
-        Err(error) => {
-            errors.add(format!("{name}:{}: {}", error.line, error.message));
-            Ok(Vec::new())
-        }
-    }
-}
-
-/// Parses a row as a `T`; `keys` names the required keys in errors.
-pub(super) fn parse_row<T: DeserializeOwned>(value: Result<Value, String>, keys: &str) -> Result<T, String> {
-    let row = Value::Object(object(value?, keys)?);
+/// Parses a row as a `T`; `keys` names the required keys in errors, `media` the keys of images that are read.
+pub(super) fn parse_row<T: DeserializeOwned>(
+    value: Result<Value, String>,
+    keys: &str,
+    media: &[&str],
+) -> Result<T, String> {
+    let row = Value::Object(object(value?, keys, media)?);
     serde_path_to_error::deserialize(row).map_err(|error| describe_error(&error))
 }
 
 /// A row without its null keys. A value that is not an object is an error. A key that names an image but is not read is
 /// an error too: the row would ask about an image that the model does not get.
-fn object(value: Value, keys: &str) -> Result<Map<String, Value>, String> {
+fn object(value: Value, keys: &str, media: &[&str]) -> Result<Map<String, Value>, String> {
     let Value::Object(mut row) = value else { return Err(format!("a row must be an object with {keys}")) };
     row.retain(|_, value| !value.is_null());
-    let has_image = row.contains_key("image");
-    match row.iter().find(|(key, value)| is_set(value) && is_ignored_media(key, has_image)) {
-        Some((key, _)) => {
-            Err(format!("`{key}` is not supported: a row has at most one image, with its path in `image`"))
-        }
+    let has_image = media.iter().any(|key| row.get(*key).is_some_and(is_set));
+    let unread = |key: &str| !media.contains(&key) && is_ignored_media(key, has_image);
+    match row.iter().find(|(key, value)| is_set(value) && unread(key)) {
+        Some((key, _)) => Err(format!("`{key}` is not read: images are in {}", list(media))),
         None => Ok(row),
     }
 }
@@ -86,12 +38,22 @@ const MEDIA: [&str; 13] = [
     "videos",
 ];
 
-/// Whether a key other than `image` names a media file that would be ignored. `images`, `image_2` and `video` always
-/// do; `image_path` and `video_id` do if there is no `image`.
-fn is_ignored_media(key: &str, has_image: bool) -> bool {
+/// Keys in an error message.
+fn list(keys: &[&str]) -> String {
+    keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" or ")
+}
+
+/// Whether a column names media files. Its value decides whether that is an error.
+pub(super) fn is_media(column: &str) -> bool {
+    words(column).iter().any(|word| MEDIA.contains(&word.as_str()))
+}
+
+/// Whether a key that is not read names a media file that would be ignored. `image_2` and `video` always do;
+/// `image_path` and `video_id` do if the row has no image that is read.
+pub(super) fn is_ignored_media(key: &str, has_image: bool) -> bool {
     let words = words(key);
     let named = words.iter().filter(|word| MEDIA.contains(&word.as_str())).count();
-    key != "image" && named > 0 && (!has_image || named == words.len())
+    named > 0 && (!has_image || named == words.len())
 }
 
 /// The words of a key in lower case, without numbers.
@@ -109,7 +71,7 @@ fn words(key: &str) -> Vec<String> {
 }
 
 /// Whether a value is not null, false, 0 or empty.
-fn is_set(value: &Value) -> bool {
+pub(super) fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(value) => *value,
@@ -148,6 +110,11 @@ pub(super) fn parse_text(text: &str, key: &str) -> Result<String, String> {
     }
 }
 
+/// The text in which `<image>` is the literal text.
+pub(super) fn escape(text: &str) -> String {
+    text.replace(IMAGE, ESCAPED)
+}
+
 /// The text without placeholders, and their number; `\<image>` becomes `<image>`.
 fn strip_placeholders(text: &str) -> (String, usize) {
     let (mut plain, mut count) = (String::with_capacity(text.len()), 0);
@@ -161,32 +128,6 @@ fn strip_placeholders(text: &str) -> (String, usize) {
         plain.push_str(part);
     }
     (plain, count)
-}
-
-/// Checks the path of a row's image. Without a folder, no row may have an image.
-pub(super) fn check_image(image: &str, folder: Option<&Path>) -> Option<String> {
-    let Some(folder) = folder else {
-        return Some(format!(
-            "the row has the image `{image}`, but the stage has no image folder: set `images = \"…\"` in the stage"
-        ));
-    };
-    if image.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Some(format!("the image `{image}` is not a relative path below the folder `images`"));
-    }
-    let missing = || format!("the image `{image}` is not in the folder `images` (`{}`)", folder.display());
-    (!folder.join(image).is_file()).then(missing)
-}
-
-/// Reads an image file for packing, and checks that it can be decoded. Without `exif_orientation` the EXIF data are
-/// removed, so that no later decoder rotates the image.
-pub fn read_image(image: &str, folder: &Path, exif_orientation: bool) -> Result<Vec<u8>> {
-    let read = || -> Result<Vec<u8>> {
-        let bytes = decode::read_file(&folder.join(image))?;
-        let bytes = if exif_orientation { bytes } else { exif::strip(&bytes).into_owned() };
-        decode::decode(&bytes, DepthConversion::Nearest)?;
-        Ok(bytes)
-    };
-    read().with_context(|| format!("the image `{image}`"))
 }
 
 /// Describes a deserialization error with the path inside the row.
@@ -212,10 +153,6 @@ impl From<TextOrNumber> for String {
             TextOrNumber::Number(number) => number.to_string(),
         }
     }
-}
-
-pub(super) fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    TextOrNumber::deserialize(deserializer).map(String::from)
 }
 
 pub(super) fn maybe_text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -263,7 +200,7 @@ mod tests {
 
     #[test]
     fn media_under_unsupported_keys_is_an_error() {
-        let parse = |row: Value| object(row, "`id`").map(|row| Value::Object(row).to_string());
+        let parse = |row: Value| object(row, "`id`", &["image"]).map(|row| Value::Object(row).to_string());
         for row in [
             r#"{"images":["a.png"]}"#,
             r#"{"image":"a.png","images":["b.png"]}"#,
@@ -276,7 +213,7 @@ mod tests {
             r#"{"image":null,"image_url":"http://x"}"#,
         ] {
             let error = parse(serde_json::from_str(row).unwrap()).unwrap_err();
-            let expected = "` is not supported: a row has at most one image, with its path in `image`";
+            let expected = "` is not read: images are in `image`";
             assert!(error.ends_with(expected), "{error}");
         }
         let fine =
