@@ -259,6 +259,7 @@ pub fn prepare<E>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image_keys::ImageKeys;
     use crate::pairs::truncate_words;
     use ablate_core::base::files;
     use expect_test::expect;

@@ -69,7 +69,7 @@ fn read(name: &str) -> Result<(Vec<Located<Item>>, BTreeMap<String, Vec<u8>>, Ve
     let root = format!("{}/", golden("layouts").display());
     let (items, read) = read_items(&[file], source, &ImportOptions::default(), &mut images)
         .map_err(|error| format!("{error:#}").replace(&root, ""))?;
-    let members = items.iter().filter_map(|item| item.record.image.clone());
+    let members = items.iter().flat_map(|item| item.record.images.keys().to_vec());
     let bytes = members.map(|member| (member.clone(), files::read_bytes(images.file(&member)).unwrap())).collect();
     Ok((items, bytes, read.iter().map(ToString::to_string).collect()))
 }
@@ -94,7 +94,7 @@ fn every_layout_gives_the_questions_that_were_written() {
                 (&question, &options, &answers),
                 "{location}"
             );
-            let found = record.image.as_ref().map(|member| &images[member]);
+            let found = record.images.keys().first().map(|member| &images[member]);
             assert_eq!(found, image.map(|image| picture(&image)).as_ref(), "{location}");
         }
     }
@@ -170,7 +170,9 @@ fn training_rows_and_pairs_are_read() {
     let (rows, _) = read_rows(&[file], source, &mut images).unwrap();
     let texts: Vec<(&str, &str, bool)> = rows
         .iter()
-        .map(|Located { record: Row { prompt, response, image, .. }, .. }| (&**prompt, &**response, image.is_some()))
+        .map(|Located { record: Row { prompt, response, images, .. }, .. }| {
+            (&**prompt, &**response, !images.is_empty())
+        })
         .collect();
     assert_eq!(texts[0], ("How many bars, \"red\" or blue?", "3", true));
     assert_eq!(texts[3], ("What is 2 + 3?", "5", false));
@@ -259,4 +261,67 @@ fn files_of_other_layouts_say_what_they_look_like() {
         a.jsonl:1: the messages have 1 parts of type `image`, and the row has 0 images
         a row: {"messages": [{"role": "user", "content": "<image>How many bars?"}, {"role": "assistant", "content": "4"}], "images": ["charts/7.png"]}
         a.tsv:2: `image` is `7`, but no row with this `index` has an image in base64"#]].assert_eq(&errors.join("\n"));
+}
+
+/// Records of a file with this text, as they are written; images are those of the fixtures.
+fn records(name: &str, text: &str, rows: bool, columns: Option<Value>) -> Vec<String> {
+    let folder = tempfile::tempdir().unwrap();
+    files::write_atomic(&folder.path().join(name), text.as_bytes()).unwrap();
+    let columns = columns.map(map);
+    let mut images = RowImages::new(Some(&golden("layouts/pictures")), &folder.path().join("unpacked"));
+    let source = Source { columns: columns.as_ref(), header: true, split: None };
+    let file = RowFile { path: folder.path().join(name), dataset: "d".into(), overrides_rows: false };
+    if rows {
+        let (rows, _) = read_rows(&[file], source, &mut images).unwrap();
+        return rows.iter().map(|row| serde_json::to_string(&row.record).unwrap()).collect();
+    }
+    let (items, _) = read_items(&[file], source, &ImportOptions::default(), &mut images).unwrap();
+    items.iter().map(|item| serde_json::to_string(&item.record).unwrap()).collect()
+}
+
+#[test]
+fn conversations_of_several_turns_and_images_are_rows() {
+    let messages = json!([
+        { "role": "system", "content": "Be brief." },
+        { "role": "user", "content": "<image>How many?" }, { "role": "assistant", "content": "4" },
+        { "role": "user", "content": "And in <image>?" }, { "role": "assistant", "content": "5" },
+    ]);
+    let parts = json!([
+        { "role": "user", "content": [{ "type": "text", "text": "What is <image>? " }, { "type": "image" }] },
+        { "role": "assistant", "content": "A tag." },
+        { "role": "user", "content": "Why?" }, { "role": "assistant", "content": "So." },
+    ]);
+    let lines = [
+        json!({ "id": "1", "messages": messages, "images": ["a.png", "b.jpg"] }),
+        json!({ "id": "2", "messages": parts, "images": ["a.png"] }),
+        json!({ "id": "3", "messages": parts.as_array().unwrap()[2..], "images": ["a.png", "a.png"] }),
+    ];
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    expect_test::expect![[r#"
+        {"id":"1","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","9b416f75a242387fc6011ec0366dc740.jpg"],"system":"Be brief.","history":[{"prompt":"<image>How many?","response":"4"}],"prompt":"And in <image>?","response":"5"}
+        {"id":"2","dataset":"d","image":"8f9fc0c8fab119f29a2d410bcf64db33.png","history":[{"prompt":"What is <image>?","response":"A tag."}],"prompt":"Why?","response":"So."}
+        {"id":"3","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","8f9fc0c8fab119f29a2d410bcf64db33.png"],"prompt":"<image><image>Why?","response":"So."}"#]].assert_eq(&records("a.jsonl", &text, true, None).join("\n"));
+
+    let sharegpt = r#"{"id": 1, "system": "Be brief.", "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"},
+        {"from": "human", "value": "c"}, {"from": "gpt", "value": "d"}]}"#;
+    let alpaca = r#"[{"id": 1, "system": "Be brief.", "history": [["a", "b"]], "instruction": "c", "input": "", "output": "d"}]"#;
+    let expected = r#"{"id":"1","dataset":"d","system":"Be brief.","history":[{"prompt":"a","response":"b"}],"prompt":"c","response":"d"}"#;
+    assert_eq!(records("a.jsonl", &sharegpt.replace('\n', " "), true, None), [expected]);
+    assert_eq!(records("a.json", alpaca, true, None), [expected]);
+}
+
+#[test]
+fn questions_about_several_images_are_items() {
+    let columns = json!({ "question": "q", "answer": "a", "image": ["one", "two"], "id": "n" });
+    let text = "n,q,a,one,two\n1,Same?,no,a.png,b.jpg\n2,Is <image> in <image>?,yes,a.png,b.jpg\n3,What?,x,a.png,\n";
+    expect_test::expect![[r#"
+        {"id":"1","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","9b416f75a242387fc6011ec0366dc740.jpg"],"question":"<image><image>Same?","answer_type":"text","answers":["no"]}
+        {"id":"2","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","9b416f75a242387fc6011ec0366dc740.jpg"],"question":"Is <image> in <image>?","answer_type":"text","answers":["yes"]}
+        {"id":"3","dataset":"d","image":"8f9fc0c8fab119f29a2d410bcf64db33.png","question":"What?","answer_type":"text","answers":["x"]}"#]].assert_eq(&records("a.csv", text, false, Some(columns)).join("\n"));
+    let turns = r#"{"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
+    let several = r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]}"#;
+    let errors = [error("a.jsonl", Some(turns), None, None), error("a.jsonl", Some(several), None, None)];
+    expect_test::expect![[r#"
+        a.jsonl:1: the row has a system message: read conversations by a source of a `mix`
+        a.jsonl:1: the conversation has 3 turns: split it into rows with one question and one answer, or read conversations by a source of a `mix`"#]].assert_eq(&errors.join("\n"));
 }

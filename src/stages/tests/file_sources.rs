@@ -37,7 +37,7 @@ fn rows_that_are_lists_are_items() {
         (&json!(1), &json!(["`questions.json`: columns of a JSON array, 3 rows"]))
     );
     let packs = ImagePacks::open(&runner.images).unwrap();
-    assert_eq!(packs.encoded(items[0].image.as_ref().unwrap()).unwrap(), repository(PNG));
+    assert_eq!(packs.encoded(&items[0].images.keys()[0]).unwrap(), repository(PNG));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_mix_reads_files() {
     ];
     assert_eq!(texts, expected);
     let packs = ImagePacks::open(&runner.images).unwrap();
-    let key = rows[2].image.as_ref().unwrap();
+    let key = &rows[2].images.keys()[0];
     assert!(key.contains("/chat/"), "{key}");
     assert_eq!(packs.encoded(key).unwrap(), repository(PNG));
     assert_eq!((&summary.0["images"], summary.0["files"].as_array().unwrap().len()), (&json!(1), 2));
@@ -95,7 +95,7 @@ fn pairs_of_trl_are_read() {
     runner.run("pairs", "pairs", &json!({ "path": "rows.jsonl", "images": "pictures", "dev": 0.0 })).unwrap();
     let pairs: Vec<Pair> = runner.read("pairs/pairs.jsonl");
     assert_eq!((&*pairs[0].prompt, &*pairs[0].chosen, &*pairs[0].rejected), ("What?", "red", "blue"));
-    assert!(pairs[0].image.is_some());
+    assert!(!pairs[0].images.is_empty());
 }
 
 #[test]
