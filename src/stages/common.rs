@@ -1,7 +1,7 @@
 //! Helpers of several kinds: threads, checks of numbers, inputs by reference, checks of rows.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use schemars::Schema;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use ablate_core::base::wrong_input;
-use ablate_core::stage::{ArtifactKind, ConfigError, Input, InputPath, InputSource, Reference};
+use ablate_core::stage::{ArtifactKind, ConfigError, Finding, Input, InputPath, InputSource, Reference};
 use ablate_data::gold_answers;
-use ablate_data::import::ReadFile;
 use ablate_data::import::columns::ColumnMap;
+use ablate_data::import::{ReadFile, check_files};
 use ablate_data::jsonl::{self, ErrorList};
 use ablate_data::pairs::truncate_words;
 use ablate_data::records::{Item, Row};
@@ -179,6 +179,19 @@ pub(super) fn stem(path: &str, default: &str) -> String {
     };
     let stem = Path::new(path).file_stem().map(|stem| stem.to_string_lossy().into_owned());
     stem.unwrap_or_else(|| default.to_string())
+}
+
+/// The findings about paths with rows, by role: files that cannot be chosen.
+pub(super) fn inspect_rows<'a>(
+    roles: impl IntoIterator<Item = (String, Option<&'a str>)>,
+    path: &dyn Fn(&str) -> Option<PathBuf>,
+) -> Vec<Finding> {
+    let roles = roles.into_iter();
+    let findings = roles.filter_map(|(role, split)| {
+        let message = check_files(&path(&role)?, split)?;
+        Some(Finding { role, message, fatal: true })
+    });
+    findings.collect()
 }
 
 /// What was read from each file, for the summary.

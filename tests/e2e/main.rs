@@ -11,6 +11,7 @@ mod commands;
 mod compatibility;
 mod concurrent_runs;
 mod crash;
+mod data_sets;
 mod default_experiment;
 mod docs_keys;
 mod doctor;

@@ -6,10 +6,10 @@ program=$(realpath "$1")
 work=$(mktemp -d)
 trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
 
-python3 -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet easy-vqa scikit-learn pillow
-shapes=$("$work/venv/bin/python" -c 'import os, easy_vqa; print(os.path.dirname(easy_vqa.__file__))')/data
-"$work/venv/bin/python" "$here/digits.py" "$work/digits"
+export PYTHONPATH="$work/site"
+python3 -m pip install --quiet --target "$work/site" easy-vqa scikit-learn pillow
+shapes=$work/site/easy_vqa/data
+python3 "$here/digits.py" "$work/digits"
 
 cd "$work"
 cp "$here/packages.toml" .

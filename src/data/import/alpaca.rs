@@ -35,6 +35,9 @@ pub(super) fn read(value: Result<Value, String>, images: &mut RowImages) -> Resu
     };
     let mut wrong = Vec::new();
     let mut found = Vec::new();
+    if rows::is_set(&row.image) && rows::is_set(&row.images) {
+        wrong.push("`image` and `images` are both given: remove one of them".to_string());
+    }
     for (key, value) in [("image", &row.image), ("images", &row.images)] {
         match images.read(value, key) {
             Ok(images) => found.extend(images),

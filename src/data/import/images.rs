@@ -13,7 +13,7 @@ use crate::images::exif;
 use ablate_core::base::{Hash, files};
 
 /// The key of the value that stands for the bytes of a binary cell. No column has such a name.
-const STORED: &str = "\0stored";
+pub(super) const STORED: &str = "\0stored";
 
 /// A text of at least this length may be an image in base64; VLMEvalKit has the same limit.
 pub(super) const MIN_BASE64: usize = 65;
@@ -186,13 +186,12 @@ impl RowImages {
             RowImage::Path(path) => self.file_of(path, base)?,
             RowImage::Unpacked { hash, path } => {
                 let file = self.stored.get(hash).cloned().unwrap_or_default();
-                let named = path.clone().filter(|path| names == MemberNames::Paths && is_relative(path));
-                // Two folders may have files of one name, which the writer of the rows cut off.
-                let taken = |name: &String| self.members.get(name).is_some_and(|known| *known != file);
-                (file.clone(), named.filter(|name| !taken(name)))
+                (file, path.clone().filter(|path| is_relative(path)))
             }
         };
-        let name = match name.filter(|_| names == MemberNames::Paths) {
+        // Files of two folders may have one name: the writer of the rows may have cut off their folders.
+        let is_free = |name: &String| self.members.get(name).is_none_or(|known| *known == file);
+        let name = match name.filter(|name| names == MemberNames::Paths && is_free(name)) {
             Some(name) => name,
             None => self.content_name(&file)?,
         };

@@ -17,5 +17,5 @@ mod rows;
 mod vlmevalkit;
 
 pub use images::{RowImages, read_image};
-pub use read::{Located, ReadFile, Source, read_items, read_rows};
+pub use read::{Located, ReadFile, Source, check_files, read_items, read_rows};
 pub use rows::parse_question;

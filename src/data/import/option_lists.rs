@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::images::STORED;
 use super::python_literals;
 
 /// The options with the labels by which answers may name them; without labels they are A, B, ...
@@ -81,6 +82,9 @@ pub(super) fn text(value: &Value, key: &str) -> Result<String, String> {
         Value::Bool(flag) => Ok(flag.to_string()),
         Value::Null => Err(format!("`{key}` has no value")),
         Value::Array(_) => Err(format!("`{key}` is a list, expected a text or a number")),
+        Value::Object(fields) if fields.contains_key(STORED) => {
+            Err(format!("`{key}` holds bytes, expected a text or a number"))
+        }
         Value::Object(fields) => {
             let names: Vec<String> = fields.keys().map(|name| format!("`{key}.{name}`")).collect();
             Err(format!("`{key}` is an object, expected a text or a number; its fields are {}", names.join(", ")))

@@ -125,6 +125,9 @@ fn pair(row: PreferenceRow, base: Option<&Path>, images: &mut RowImages, dataset
     let preference = conversations::preference(prompt, row.chosen, row.rejected, images).map_err(|what| vec![what])?;
     let Preference { turns, chosen, rejected, images: inline } = preference;
     let mut row_images = inline;
+    if rows::is_set(&row.image) && rows::is_set(&row.images) {
+        wrong.push("`image` and `images` are both given: remove one of them".to_string());
+    }
     for (key, value) in [("image", &row.image), ("images", &row.images)] {
         match images.read(value, key) {
             Ok(found) => row_images.extend(found),

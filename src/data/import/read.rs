@@ -73,6 +73,11 @@ fn grouped(number: usize) -> String {
     text
 }
 
+/// Why the files of a path cannot be chosen, before anything is read: missing or ambiguous splits, missing shards.
+pub fn check_files(path: &Path, split: Option<&str>) -> Option<String> {
+    folder::row_files(path, split).err().map(|error| format!("{error:#}"))
+}
+
 /// Reads items. Up to ten errors are reported together. If rows of a data set have equal ids, the second one is renamed
 /// to `id#2`, and so on, skipping ids that another row has.
 pub fn read_items(

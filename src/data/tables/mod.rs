@@ -97,14 +97,6 @@ impl Table {
         Ok(Table { path: path.to_path_buf(), format, columns, rows })
     }
 
-    /// The first rows of a JSON file; empty for other formats.
-    pub fn json_rows(&self) -> &[Row] {
-        match &self.rows {
-            Rows::Json(rows) => rows,
-            Rows::Delimited(_) | Rows::Parquet(_) | Rows::Arrow(_) => &[],
-        }
-    }
-
     /// Calls `take` with every row. Only the `wanted` columns are read from files that store columns; `store` gets the
     /// bytes of their binary cells.
     pub fn for_each(

@@ -95,7 +95,7 @@ impl TestProject {
             built.identify(&mut manifest);
             let inputs = built.inputs().into_iter().map(|input| {
                 let upstream = match input.source {
-                    InputSource::External { path } => Upstream::External { path: path.into() },
+                    InputSource::External { path, .. } => Upstream::External { path: path.into() },
                     InputSource::Environment { name } => Upstream::Environment { name },
                     InputSource::Stage { reference, .. } => {
                         let instance = ids[reference.to_string().as_str()];

@@ -11,7 +11,8 @@ use crate::stages::image_pack::{ImageReference, write_pack};
 use ablate_core::base::{Seed, files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext, Summary,
+    ArtifactKind, Finding, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Stage, StageContext,
+    Summary,
 };
 use ablate_data::gold_answers::OptionAnswers;
 use ablate_data::images::image_key;
@@ -235,6 +236,12 @@ impl Stage for Items {
         paths
             .map(|(role, path)| Input { role, source: InputSource::External { path, hub: HubRepository::Dataset } })
             .collect()
+    }
+
+    fn inspect(&self, path: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Finding> {
+        let files = self.files().into_iter().map(|(_, role, _)| role);
+        let roles = self.path.iter().map(|_| "path".to_string()).chain(files);
+        common::inspect_rows(roles.map(|role| (role, self.split.as_deref())), path)
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

@@ -2,7 +2,7 @@
 //! samples of a stage, or the rows of files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ use crate::stages::lost_rows::{LostRows, check_max_lost};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, HubRepository, Input, InputPath, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage,
-    StageContext, Summary,
+    ArtifactKind, Finding, HubRepository, Input, InputPath, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
+    Stage, StageContext, Summary,
 };
 use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::image_placeholders::Part;
@@ -210,6 +210,12 @@ impl Stage for Mix {
 
     fn outputs(&self) -> Option<Vec<OutputSpec>> {
         self.reads_files().then(|| [OUTPUTS, &[IMAGES]].concat())
+    }
+
+    fn inspect(&self, path: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Finding> {
+        let of_files = self.sources.iter().filter(|(_, source)| source.path.is_some());
+        let roles = of_files.map(|(name, source)| (format!("sources.{name}.path"), source.split.as_deref()));
+        common::inspect_rows(roles, path)
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {

@@ -1,6 +1,7 @@
 //! `pairs`: preference pairs from judged samples or from published files, truncated to the beginning of the reasoning.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -10,8 +11,8 @@ use crate::stages::image_pack::{ImageReference, write_pack};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
-    ArtifactKind, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage, StageContext,
-    Summary,
+    ArtifactKind, Finding, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference, Stage,
+    StageContext, Summary,
 };
 use ablate_data::images::image_key;
 use ablate_data::import::preferences::{self, LocatedPair};
@@ -247,6 +248,13 @@ impl Stage for Pairs {
         match self.source {
             Source::Judged(_) => None,
             Source::Published { .. } => Some([OUTPUTS, &[IMAGES]].concat()),
+        }
+    }
+
+    fn inspect(&self, path: &dyn Fn(&str) -> Option<PathBuf>) -> Vec<Finding> {
+        match &self.source {
+            Source::Judged(_) => Vec::new(),
+            Source::Published { split, .. } => common::inspect_rows([("path".to_string(), split.as_deref())], path),
         }
     }
 
