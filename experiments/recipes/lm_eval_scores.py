@@ -33,13 +33,11 @@ def score(sample, task, metric):
         "prompt": sample["arguments"]["gen_args_0"]["arg_0"],
         "gold": doc.get("answers") or [sample["target"]],
         "response": sample["resps"][0][0],
-        # It is not recorded whether a response was cut.
-        "finish": "stop",
-        "answer": None if answer in INVALID else answer,
-        "compliant": answer not in INVALID,
         "score": float(sample[metric]),
     }
-    return found | ({"image": doc["image"]} if isinstance(doc.get("image"), str) else {})
+    # It is not recorded whether a response was cut, and not judged whether it has the prompt's form.
+    found |= {} if answer in INVALID else {"answer": answer}
+    return found | {key: doc[key] for key in ("image", "images") if doc.get(key)}
 
 
 def main():

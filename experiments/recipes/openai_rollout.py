@@ -19,6 +19,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import records
+from conversations import TEMPLATES, image_keys, messages, render
 
 ATTEMPTS = 5
 # The server is busy or starting; everything else is a mistake in the request.
@@ -33,7 +34,7 @@ def arguments():
     server.add_argument("--url", help="base address of a server that runs")
     server.add_argument("--serve", help="command that starts a server at the port that replaces {port}")
     parser.add_argument("--key-env", help="environment variable with the API key")
-    parser.add_argument("--template", choices=records.TEMPLATES, default="cot")
+    parser.add_argument("--template", choices=TEMPLATES, default="cot")
     parser.add_argument("--datasets", nargs="+", default=[], help="only items of these data sets")
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
@@ -82,10 +83,12 @@ class Client:
         if options.key_env:
             self.headers["Authorization"] = f"Bearer {os.environ[options.key_env]}"
 
-    def sample(self, prompt, image, number):
-        content = [{"type": "text", "text": prompt}]
-        if image:
-            content.insert(0, {"type": "image_url", "image_url": {"url": self.data_url(image)}})
+    def sample(self, item, prompt, number):
+        keys = iter(image_keys(item))
+        content = [
+            {"type": "image_url", "image_url": {"url": self.data_url(next(keys))}} if part["type"] == "image" else part
+            for part in messages(item, prompt)[0]["content"]
+        ]
         body = {
             "model": self.options.model,
             "messages": [{"role": "user", "content": content}],
@@ -95,6 +98,8 @@ class Client:
             "seed": (self.seed + number) % 2**31,
         }
         answer = self.post(body)
+        if "usage" not in answer:
+            raise SystemExit(f"{self.url} does not count the tokens of a response (`usage`)")
         choice = answer["choices"][0]
         # "stop" and "length" are the protocol's words too. Other reasons, such as a content filter, end no response.
         if choice["finish_reason"] not in ("stop", "length"):
@@ -131,19 +136,19 @@ class Client:
 
 def rollouts(client, items):
     options = client.options
-    rendered = [records.render(item, options.template) for item in items]
+    prompts = [render(item, options.template) for item in items]
     with ThreadPoolExecutor(options.concurrency) as pool:
         # Numbered over all questions, so that no two samples have the same seed.
         samples = [
             [
-                pool.submit(client.sample, prompt, item.get("image"), index * options.samples + number)
+                pool.submit(client.sample, item, prompt, index * options.samples + number)
                 for number in range(options.samples)
             ]
-            for index, (item, prompt) in enumerate(zip(items, rendered))
+            for index, (item, prompt) in enumerate(zip(items, prompts))
         ]
         return [
             {"item": item, "prompt": prompt, "samples": [sample.result() for sample in found]}
-            for item, prompt, found in zip(items, rendered, samples)
+            for item, prompt, found in zip(items, prompts, samples)
         ]
 
 

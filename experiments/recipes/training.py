@@ -7,6 +7,7 @@ from pathlib import Path
 
 import records
 import torch
+from conversations import image_keys
 from datasets import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser, ProcessorMixin
 from transformers.distributed import DistributedConfig
@@ -18,9 +19,9 @@ class Options:
     fsdp_size: int = field(default=1, metadata={"help": "number of processes that share the model (FSDP2)"})
 
 
-def arguments(config):
-    """The options of the recipe, and TRL's, which have TRL's names and defaults except for these."""
-    parser = HfArgumentParser((Options, config))
+def arguments(options, config):
+    """The options of a recipe, and TRL's, which have TRL's names and defaults except for these."""
+    parser = HfArgumentParser((options, config))
     parser.set_defaults(
         output_dir=os.environ.get("TMPDIR", "."),
         seed=records.seed(),
@@ -53,10 +54,10 @@ def model(folder, options):
     return loaded
 
 
-def dataset(examples, keys):
-    """A data set of texts. The images of its examples, given by key, are opened when they are needed."""
+def dataset(examples, sources):
+    """A data set of texts. The images of the records that they come from are opened when they are needed."""
     packs = records.Images()
-    rows = [{**example, "images": [key] if key else []} for example, key in zip(examples, keys)]
+    rows = [{**example, "images": image_keys(source)} for example, source in zip(examples, sources)]
 
     def open_images(batch):
         return {**batch, "images": [[packs.open(key) for key in row] for row in batch["images"]]}

@@ -4,12 +4,13 @@ import argparse
 
 import records
 import torch
+from conversations import TEMPLATES, Chat, image_keys, render
 from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
 
 
 def arguments():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--template", choices=records.TEMPLATES, default="cot")
+    parser.add_argument("--template", choices=TEMPLATES, default="cot")
     parser.add_argument("--datasets", nargs="+", default=[], help="only items of these data sets")
     parser.add_argument("--samples", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=1.0, help="0 is greedy")
@@ -27,7 +28,7 @@ class Sampler:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = AutoModelForImageTextToText.from_pretrained("model", dtype=options.dtype)
         self.model = model.to(device).eval()
-        self.chat, self.images = records.Chat(self.processor), records.Images()
+        self.chat, self.images = Chat(self.processor), records.Images()
         sampling = {"temperature": options.temperature, "top_p": options.top_p, "top_k": 0}
         self.generation = {
             "max_new_tokens": options.max_tokens,
@@ -39,11 +40,11 @@ class Sampler:
 
     @torch.no_grad()
     def sample(self, turns):
-        """One sample for each pair of a prompt and the key of its image."""
-        texts = [self.chat.prompt(prompt, image) for prompt, image in turns]
-        images = [[self.images.open(image)] for _, image in turns if image]
+        """One sample for each pair of an item and its prompt. All have images, or none has."""
+        texts = [self.chat.prompt(item, prompt) for item, prompt in turns]
+        images = [[self.images.open(key) for key in image_keys(item)] for item, _ in turns]
         inputs = self.processor(
-            text=texts, images=images or None, padding=True, add_special_tokens=False, return_tensors="pt"
+            text=texts, images=images if images[0] else None, padding=True, add_special_tokens=False, return_tensors="pt"
         ).to(self.model.device)
         found = self.model.generate(**inputs, **self.generation)[:, inputs["input_ids"].shape[1] :]
         return [self.record(ids) for ids in found.tolist()]
@@ -62,23 +63,18 @@ def main():
     set_seed(records.seed())
     sampler = Sampler(options)
     items = records.of_datasets(records.read("items.jsonl"), options.datasets)
-    turns = [(records.render(item, options.template), item.get("image")) for item in items]
-    # A batch has either only questions with an image or only questions without.
-    order = sorted(range(len(items)), key=lambda index: turns[index][1] is None)
+    turns = [(item, render(item, options.template)) for item in items]
     samples = [[] for _ in items]
-    for start in range(0, len(order), options.batch):
-        batch = order[start : start + options.batch]
-        for part in ([i for i in batch if turns[i][1]], [i for i in batch if not turns[i][1]]):
-            for _ in range(options.samples if part else 0):
-                for index, sample in zip(part, sampler.sample([turns[i] for i in part])):
+    for part in ([i for i, item in enumerate(items) if bool(image_keys(item)) == with_images] for with_images in (1, 0)):
+        for start in range(0, len(part), options.batch):
+            batch = part[start : start + options.batch]
+            for _ in range(options.samples):
+                for index, sample in zip(batch, sampler.sample([turns[i] for i in batch])):
                     samples[index].append(sample)
-        print(f"{start + len(batch)} of {len(order)} questions", flush=True)
+            print(f"{sum(map(bool, samples))} of {len(items)} questions", flush=True)
+    rollouts = zip(turns, samples)
     records.write(
-        "rollouts.jsonl",
-        [
-            {"item": item, "prompt": prompt, "samples": found}
-            for item, (prompt, _), found in zip(items, turns, samples)
-        ],
+        "rollouts.jsonl", [{"item": item, "prompt": prompt, "samples": found} for (item, prompt), found in rollouts]
     )
 
 

@@ -1,11 +1,12 @@
 """Preference optimization with TRL: reads `policy`, `reference`, `pairs.jsonl` and `images/`, writes `model` and
 `curve.jsonl`.
 
-Options are those of `trl.DPOConfig`, and the two of `training.Options`.
+Options are those of `trl.DPOConfig`, and of `training.Options`.
 """
 
 import records
 import training
+from conversations import Chat
 from trl import DPOConfig, DPOTrainer
 
 
@@ -14,15 +15,15 @@ class Trainer(training.CountTargets, DPOTrainer):
 
 
 def main():
-    options, config = training.arguments(DPOConfig)
+    options, config = training.arguments(training.Options, DPOConfig)
     processor = training.processor("policy")
-    chat = records.Chat(processor)
+    chat = Chat(processor)
     pairs = records.read("pairs.jsonl")
     examples = [
         {
-            "prompt": chat.prompt(pair["prompt"], pair.get("image")),
-            "chosen": chat.response(pair["chosen"], pair["chosen_cut"]),
-            "rejected": chat.response(pair["rejected"], pair["rejected_cut"]),
+            "prompt": chat.prompt(pair, pair["prompt"]),
+            "chosen": chat.response(pair["chosen"], pair.get("chosen_cut", False)),
+            "rejected": chat.response(pair["rejected"], pair.get("rejected_cut", False)),
         }
         for pair in pairs
     ]
@@ -30,7 +31,7 @@ def main():
         model=training.model("policy", options),
         ref_model=training.model("reference", options),
         args=config,
-        train_dataset=training.dataset(examples, [pair.get("image") for pair in pairs]),
+        train_dataset=training.dataset(examples, pairs),
         processing_class=processor,
     )
     trainer.train()

@@ -1,6 +1,5 @@
 """Runs experiments/recipes/side-by-side.toml and compares its arms. `run.sh` calls it."""
 
-import filecmp
 import json
 import os
 import shutil
@@ -15,7 +14,8 @@ sys.path.insert(0, str(RECIPES))
 from openai_rollout import Server  # noqa: E402
 
 WORK = ROOT / "target/recipes"
-VENV = Path(os.environ.get("ABLATE_RECIPES_VENV", ROOT / "target/recipes-venv"))
+# The folder of the environment that runs this script.
+VENV = Path(sys.prefix)
 ABLATE = os.environ.get("ABLATE", str(ROOT / "target/release/ablate"))
 # The processes share two cores; with several threads each they would wait for each other.
 PYTHON = f"env OMP_NUM_THREADS=1 {VENV}/bin/python"
@@ -28,18 +28,10 @@ TOLERANCE = 1e-3
 
 
 def prepare():
-    """Installs the packages, unless they are there, and makes the checkpoint."""
-    requirements = RECIPES / "requirements.txt"
-    installed = VENV / "requirements.txt"
-    if "ABLATE_RECIPES_VENV" not in os.environ and not (
-        installed.exists() and filecmp.cmp(requirements, installed, shallow=False)
-    ):
-        subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
-        subprocess.run([VENV / "bin/pip", "install", "--quiet", "--requirement", requirements], check=True)
-        shutil.copy(requirements, installed)
+    """Makes the checkpoint."""
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    subprocess.run([VENV / "bin/python", ROOT / "tests/recipes/make_checkpoint.py", WORK / "checkpoint"], check=True)
+    subprocess.run([sys.executable, ROOT / "tests/recipes/make_checkpoint.py", WORK / "checkpoint"], check=True)
 
 
 def ablate(command, *more):
@@ -92,7 +84,7 @@ def main():
         ]
         compare_texts(f"lm_eval of {trainer}", *responses)
     # The same with a model that two processes share.
-    halves = {"launch": TWO_PROCESSES, "processes": 2, "rows": 24, "pairs": 8}
+    halves = {"launch": TWO_PROCESSES, "processes": 2, "rows": 28, "pairs": 8}
     values = [part for key, value in halves.items() for part in ("--set", f"vars.{key}={value}")]
     ablate("run", "trl_sft", "trl_dpo", *values)
     compare_losses("sft", "trl_sft")

@@ -3,5 +3,15 @@
 # Needs python3, and PyPI the first time. All its output is in target/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+# ABLATE_RECIPES_VENV may name an existing environment with the packages.
+venv=${ABLATE_RECIPES_VENV:-target/recipes-venv}
+packages=experiments/recipes/requirements.txt
+if [ -z "${ABLATE_RECIPES_VENV:-}" ] && ! cmp --silent "$packages" "$venv/requirements.txt"; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --requirement "$packages"
+    cp "$packages" "$venv/requirements.txt"
+fi
+"$venv/bin/python" -m unittest discover --quiet --start-directory tests/recipes
 cargo build --release
-exec python3 tests/recipes/run.py
+exec "$venv/bin/python" tests/recipes/run.py
