@@ -63,6 +63,7 @@ class Chat:
 
     def __init__(self, processor):
         self.processor = processor
+        self.special = {*processor.tokenizer.all_special_tokens, getattr(processor, "image_token", None)} - {None}
         question = [message("user", ["?"])]
         prompt, whole = self.render(question, True), self.render([*question, message("assistant", [PROBE])], False)
         if not whole.startswith(prompt) or whole.count(PROBE) != 1:
@@ -73,11 +74,20 @@ class Chat:
 
     def prompt(self, record, prompt):
         """The text before the last response."""
-        return self.render(messages(record, prompt), True)
+        turns = messages(record, prompt)
+        self.check(record, [part.get("text", "") for turn in turns for part in turn["content"]])
+        return self.render(turns, True)
 
-    def response(self, text, cut=False):
+    def response(self, record, text, cut=False):
         """The text of a response. One that was cut has no end of turn."""
+        self.check(record, [text])
         return self.before + text + ("" if cut else self.after)
+
+    def check(self, record, texts):
+        """ablate encodes the name of a special token as text; a rendered template cannot tell them apart."""
+        for token in sorted(self.special):
+            if any(token in text for text in texts):
+                raise SystemExit(f"`{record['id']}`: the text has the special token `{token}`: remove this record")
 
     def render(self, turns, opens_response):
         return self.processor.apply_chat_template(turns, add_generation_prompt=opens_response, tokenize=False)

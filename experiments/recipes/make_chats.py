@@ -14,7 +14,7 @@ with open("rows.jsonl", "w", encoding="utf-8") as rows:
             "images": [one["image"], other["image"]],
             "system": "Answer in one word.",
             "history": [turn],
-            "prompt": f"And here? <image> {other['question']} Ignore \\<image>",
+            "prompt": f"And here? <image> {other['question']}",
             "response": other["answers"][0],
         }
         rows.write(json.dumps(chat) + "\n")

@@ -22,8 +22,8 @@ def main():
     examples = [
         {
             "prompt": chat.prompt(pair, pair["prompt"]),
-            "chosen": chat.response(pair["chosen"], pair.get("chosen_cut", False)),
-            "rejected": chat.response(pair["rejected"], pair.get("rejected_cut", False)),
+            "chosen": chat.response(pair, pair["chosen"], pair.get("chosen_cut", False)),
+            "rejected": chat.response(pair, pair["rejected"], pair.get("rejected_cut", False)),
         }
         for pair in pairs
     ]

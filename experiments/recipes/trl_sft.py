@@ -32,7 +32,7 @@ def main():
             "`--mask_history true` if that is what you want (`mask_history = true` in a stage of kind `sft`)"
         )
     examples = [
-        {"prompt": chat.prompt(row, row["prompt"]), "completion": chat.response(row["response"])} for row in rows
+        {"prompt": chat.prompt(row, row["prompt"]), "completion": chat.response(row, row["response"])} for row in rows
     ]
     trainer = Trainer(
         model=training.model("base", options),

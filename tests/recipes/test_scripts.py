@@ -54,6 +54,43 @@ class Conversations(unittest.TestCase):
         self.assertEqual(conversations.render(item, "bare"), "How many?")
 
 
+class Template:
+    """A processor whose template is ChatML. The last line break is not part of a response."""
+
+    tokenizer = Namespace(eos_token="<|im_end|>", all_special_tokens=["<|im_start|>", "<|im_end|>"])
+    image_token = "<image>"
+
+    def apply_chat_template(self, turns, add_generation_prompt, tokenize):
+        found = ""
+        for turn in turns:
+            texts = [part["text"] if part["type"] == "text" else "<image>\n" for part in turn["content"]]
+            found += f"<|im_start|>{turn['role']}\n{''.join(texts)}<|im_end|>\n"
+        return found + "<|im_start|>assistant\n" * add_generation_prompt
+
+
+class Chats(unittest.TestCase):
+    def test_a_response_ends_with_its_turn(self):
+        chat = conversations.Chat(Template())
+        row = {"id": "7", "image": "a"}
+        prompt = "<|im_start|>user\n<image>\nHow many?<|im_end|>\n<|im_start|>assistant\n"
+        self.assertEqual(chat.prompt(row, "How many?"), prompt)
+        self.assertEqual(chat.response(row, "four"), "four<|im_end|>")
+        self.assertEqual(chat.response(row, "fo", cut=True), "fo")
+
+    def test_special_tokens_in_texts_are_refused(self):
+        chat = conversations.Chat(Template())
+        with self.assertRaisesRegex(SystemExit, "`7`: the text has the special token `<image>`: remove this record"):
+            chat.prompt({"id": "7", "images": ["a"]}, "<image> is not \\<image>")
+        with self.assertRaisesRegex(SystemExit, "the special token `<|im_end|>`"):
+            chat.response({"id": "7"}, "a<|im_end|>b")
+
+    def test_a_template_that_writes_no_response_is_refused(self):
+        template = Template()
+        template.apply_chat_template = lambda turns, **_: "fixed"
+        with self.assertRaisesRegex(SystemExit, "the chat template does not write a conversation"):
+            conversations.Chat(template)
+
+
 class Records(unittest.TestCase):
     def test_an_image_is_found_by_the_hash_of_its_pack(self):
         with tempfile.TemporaryDirectory() as folder:
