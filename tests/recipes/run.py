@@ -14,15 +14,13 @@ sys.path.insert(0, str(RECIPES))
 from openai_rollout import Server  # noqa: E402
 
 WORK = ROOT / "target/recipes"
-# The folder of the environment that runs this script.
-VENV = Path(sys.prefix)
 ABLATE = os.environ.get("ABLATE", str(ROOT / "target/release/ablate"))
-# The processes share two cores; with several threads each they would wait for each other.
-PYTHON = f"env OMP_NUM_THREADS=1 {VENV}/bin/python"
-TWO_PROCESSES = f"{PYTHON} -m torch.distributed.run --standalone --nproc_per_node 2"
+# With this environment activated. The processes share two cores; with several threads each they would wait for each other.
+PATH = f"{sys.prefix}/bin:{os.environ['PATH']}"
+ENVIRONMENT = os.environ | {"PATH": PATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+TWO_PROCESSES = "python3 -m torch.distributed.run --standalone --nproc_per_node 2"
 # A third-party server of the OpenAI protocol.
-SERVE = f"env OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 {VENV}/bin/transformers serve"
-SERVE_OPTIONS = "--host 127.0.0.1 --port {port} --device cpu --dtype float32"
+SERVE = "transformers serve {model} --host 127.0.0.1 --port {port} --device cpu --dtype float32"
 # The largest difference of the losses of one step.
 TOLERANCE = 1e-3
 
@@ -35,9 +33,9 @@ def prepare():
 
 
 def ablate(command, *more):
-    settings = {"checkpoint": WORK / "checkpoint", "python": PYTHON, "serve": f"{SERVE} model {SERVE_OPTIONS}"}
-    values = [part for key, value in settings.items() for part in ("--set", f"vars.{key}={value}")]
-    subprocess.run([ABLATE, command, RECIPES / "side-by-side.toml", *values, *more], cwd=WORK, check=True)
+    checkpoint = ["--set", f"vars.checkpoint={WORK / 'checkpoint'}"]
+    line = [ABLATE, command, RECIPES / "side-by-side.toml", *checkpoint, *more]
+    subprocess.run(line, cwd=WORK, env=ENVIRONMENT, check=True)
 
 
 def read(path):
@@ -71,7 +69,8 @@ def main():
     prepare()
     ablate("run", "sft")
     model = (WORK / "out/side-by-side/sft/model").resolve()
-    with Server(f"{SERVE} {model} {SERVE_OPTIONS}") as url:
+    os.environ.update(ENVIRONMENT)
+    with Server(SERVE.replace("{model}", str(model))) as url:
         ablate("run", "--set", f"vars.server=--url {url} --model {model}")
     compare_losses("sft", "trl_sft")
     compare_losses("dpo", "trl_dpo")
