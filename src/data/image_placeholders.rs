@@ -123,4 +123,24 @@ mod tests {
         assert_eq!(join([Part::Text("a\\".into()), Part::Image]), "a\\\n<image>");
         assert_eq!(join([Part::Text("<ima".into()), Part::Text("ge>".into())]), "\\<image>");
     }
+
+    #[test]
+    fn every_text_can_be_escaped_and_every_list_of_parts_joined() {
+        const PIECES: [&str; 6] = ["<image>", "\\", "<ima", "ge>", "a", "\n"];
+        let mut texts = vec![String::new()];
+        for _ in 0..5 {
+            let longer = texts.iter().flat_map(|text| PIECES.map(|piece| text.clone() + piece));
+            let longer: Vec<String> = longer.collect();
+            texts.extend(longer);
+            texts.sort();
+            texts.dedup();
+        }
+        for text in &texts {
+            let literal = if text.is_empty() { vec![] } else { vec![Part::Text(text.into())] };
+            assert_eq!(parts(&escape(text)), literal, "{text:?}");
+            let split = parts(text);
+            assert_eq!(parts(&join(split.clone())), split, "{text:?}");
+            assert_eq!(count(text), split.iter().filter(|part| **part == Part::Image).count());
+        }
+    }
 }

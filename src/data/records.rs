@@ -337,3 +337,36 @@ pub struct CurveStep {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reward_margin: Option<f64>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_keeps_its_bytes() {
+        let text = r#"{"id":"1","dataset":"d","images":["a","b"],"system":"s","history":[{"prompt":"<image>?","response":"4"}],"prompt":"<image>!","response":"5"}"#;
+        let row: Row = serde_json::from_str(text).unwrap();
+        assert_eq!(row.images.keys(), ["a", "b"]);
+        assert_eq!((row.system.as_deref(), row.history[0].response.as_str()), (Some("s"), "4"));
+        assert_eq!(serde_json::to_string(&row).unwrap(), text);
+        let pair = text
+            .replace(r#","response":"5"}"#, r#","chosen":"5","rejected":"6","chosen_cut":false,"rejected_cut":true}"#);
+        let read: Pair = serde_json::from_str(&pair).unwrap();
+        assert_eq!((read.history.len(), read.system.as_deref()), (1, Some("s")));
+        assert_eq!(serde_json::to_string(&read).unwrap(), pair);
+    }
+
+    #[test]
+    fn wrong_turns_are_errors() {
+        let error = |history: &str| {
+            let text =
+                format!(r#"{{"id": "1", "dataset": "d", "history": {history}, "prompt": "?", "response": "4"}}"#);
+            let error = serde_json::from_str::<Row>(&text).unwrap_err().to_string();
+            error.split(" at line").next().unwrap_or_default().to_string()
+        };
+        assert_eq!(error(r#"[{"prompt": "a"}]"#), "missing field `response`");
+        let unknown = r#"[{"prompt": "a", "response": "b", "image": "c"}]"#;
+        assert_eq!(error(unknown), "unknown field `image`, expected `prompt` or `response`");
+        assert_eq!(error(r#""a""#), "invalid type: string \"a\", expected a sequence");
+    }
+}

@@ -717,3 +717,24 @@ fn from_judged(judged: Vec<JudgedItem>, per_question: usize) -> Candidates {
     }
     candidates
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_texts_of_a_conversation_are_counted() {
+        let tokenizer = Tokenizer::train_word(["a b c"], 20).unwrap();
+        let row = |text: &str| serde_json::from_str::<Row>(text).unwrap();
+        let rows = [
+            row(r#"{"id": "1", "dataset": "d", "image": "k", "prompt": "a b", "response": "a"}"#),
+            row(
+                r#"{"id": "2", "dataset": "d", "images": ["k", "l"], "prompt": "<image> b<image> c", "response": "a"}"#,
+            ),
+            row(r#"{"id": "3", "dataset": "d", "system": "a", "prompt": "a b", "response": "a",
+                "history": [{"prompt": "a b c", "response": "a b"}]}"#),
+        ];
+        // Every turn has three special tokens.
+        assert_eq!(count_tokens(&rows, &tokenizer).unwrap(), [2 + 1 + 3, 2 + 1 + 3, 1 + (3 + 2 + 3) + (2 + 1 + 3)]);
+    }
+}
