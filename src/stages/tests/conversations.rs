@@ -1,21 +1,34 @@
-//! Several images and several turns through all kinds, with the LLaVA-NeXT checkpoint of the golden tests.
+//! Several images and several turns: through all kinds, with the LLaVA-NeXT checkpoint of the golden tests, and against
+//! transformers (`tests/golden/make_conversations.py`).
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::support::{Runner, chart, choice, endpoint, manifest};
+use crate::stages::loaded_model::LoadedModel;
+use ablate_core::base::progress::NoProgress;
+use ablate_core::base::{Seed, files};
+use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::image_keys::ImageKeys;
+use ablate_data::images::ImageLoader;
 use ablate_data::jsonl;
 use ablate_data::records::{
     CreditedItem, CurvePoint, Exchange, FinishReason, Item, JudgedItem, Overlap, Pair, Rollout, Row, Sample, Score,
 };
+use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
+use ablate_nn::{Device, Resources};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
 
 /// A runner with the checkpoint `base`, and the items `two` with two images each.
 fn runner() -> Runner {
     let mut runner = Runner::new();
-    let hub = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hub/llava-next");
-    runner.run("base", "base", &json!({ "path": hub.to_str().unwrap() })).unwrap();
+    runner.run("base", "base", &json!({ "path": golden("hub/llava-next").to_str().unwrap() })).unwrap();
     runner.run("items", "items", &chart(3)).unwrap();
     let items: Vec<Item> = runner.read("items/items.jsonl");
     let pair = |pair: &[Item]| Item {
@@ -233,4 +246,103 @@ fn an_endpoint_receives_images_and_texts_in_order() {
     assert_eq!(shown, ["Is ", "IMAGE", " like ", "IMAGE", "? Not an <image>.\nIn <image>: yes"]);
     let kept: Vec<Item> = runner.read("distilled/items.jsonl");
     assert_eq!((&kept[0].images, &kept[0].question), (&item.images, &item.question));
+}
+
+/// What transformers computes for a checkpoint.
+#[derive(Deserialize)]
+struct Expected {
+    chat: ExpectedChat,
+    question: ExpectedQuestion,
+}
+
+#[derive(Deserialize)]
+struct ExpectedChat {
+    ids: Vec<u32>,
+    /// Of every token but the first.
+    log_probs: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct ExpectedQuestion {
+    ids: Vec<u32>,
+    greedy: Vec<u32>,
+}
+
+#[test]
+fn conversations_match_transformers() {
+    let cases: BTreeMap<String, Expected> = files::read_json(&golden("conversations.json")).unwrap();
+    assert_eq!(cases.len(), 6);
+    let paths = ["tall", "wide"].map(|name| (name, golden("hub/images").join(format!("{name}.png"))));
+    let paths: Vec<(&str, &Path)> = paths.iter().map(|(name, path)| (*name, path.as_path())).collect();
+    for (name, Expected { chat, question }) in cases {
+        let model = LoadedModel::load_folder(&golden("hub").join(&name), |processor| {
+            ImageLoader::from_files(&paths, true, processor)
+        });
+        let model = model.unwrap();
+        let sees = model.checkpoint.architecture.vision.is_some();
+        // A language model is asked the same without images.
+        let user = |text: &str| if sees { text.to_string() } else { text.replace("<image>", "") };
+        let keys = |keys: &[&str]| {
+            let keys = keys.iter().map(ToString::to_string).collect();
+            if sees { ImageKeys::Placed(keys) } else { ImageKeys::None }
+        };
+        let exchange = |prompt: &str, response: &str| Exchange { prompt: user(prompt), response: response.into() };
+        let row = Row {
+            images: keys(&["tall", "wide", "tall"]),
+            history: vec![
+                exchange("<image><image>How many circles are there?", "There are three."),
+                exchange("And squares?", "Two\n\nof them."),
+            ],
+            prompt: user("<image>And here?"),
+            response: "One, on the left.".into(),
+            ..conversation(&["tall".to_string()])
+        };
+        let encoded = model.chat.encode_row(&row, false).unwrap();
+        let prompt = model.chat.encode_prompt("chat", &ChatPrompt::from(&row)).unwrap().tokens.len();
+        let same = encoded.tokens.iter().zip(&chat.ids).take_while(|(ours, theirs)| ours == theirs).count();
+        // LLaVA's template with SigLIP opens a given answer with a space and a generated one with a line break. Some
+        // templates do not write the end of an answer.
+        assert!(same + 1 >= if name == "llava-siglip" { prompt } else { encoded.tokens.len() }, "{name}: {same}");
+        let resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
+        let ours = log_probs(&model.checkpoint, &[encoded.clone()], &*model.images, &resources).unwrap().remove(0);
+        let targets: Vec<usize> = (0..encoded.tokens.len()).filter(|&at| encoded.loss[at]).collect();
+        assert_eq!(ours.len(), targets.len());
+        let compared: Vec<(f64, f64)> = targets
+            .iter()
+            .zip(&ours)
+            .filter(|(at, _)| **at < same)
+            .map(|(at, ours)| (f64::from(*ours), chat.log_probs[at - 1]))
+            .collect();
+        assert!(compared.len() > 10, "{name}: {}", compared.len());
+        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / compared.len() as f64;
+        let loss = mean(&mut compared.iter().map(|(ours, _)| -ours));
+        let expected = mean(&mut compared.iter().map(|(_, theirs)| -theirs));
+        assert!((loss - expected).abs() < 1e-5, "{name}: {loss} {expected}");
+        let largest = compared.iter().map(|(ours, theirs)| (ours - theirs).abs()).fold(0.0, f64::max);
+        assert!(largest < 1e-4, "{name}: {largest}");
+
+        let prompt = user("<image>Is it larger than <image>?");
+        let prompt = model.chat.encode_prompt("q", &ChatPrompt::new(&keys(&["wide", "tall"]), &prompt)).unwrap();
+        assert_eq!(prompt.tokens, question.ids, "{name}");
+        let config = GenerateConfig {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            max_tokens: 16,
+            samples: 1,
+            stop: model.chat.stop_tokens().to_vec(),
+            repetition_penalty: 1.0,
+            batch: 1,
+        };
+        let mut greedy = Vec::new();
+        let mut done = |_: usize, responses: Vec<Generated>| {
+            greedy.extend(responses);
+            Ok(())
+        };
+        let (checkpoint, images) = (&model.checkpoint, &*model.images);
+        generate(checkpoint, &[prompt], images, &config, Seed(0), &|_, _, _| false, &resources, &mut done).unwrap();
+        let stopped = |id: &u32| model.chat.stop_tokens().contains(id);
+        let expected: Vec<u32> = question.greedy.iter().copied().filter(|id| !stopped(id)).collect();
+        assert_eq!(greedy[0].tokens, expected, "{name}");
+    }
 }
