@@ -212,6 +212,17 @@ mod tests {
             ("hf://org/name@", HubRepository::Model),
         ];
         let errors = errors.map(|(text, expected)| resolved(&cache, text, expected));
-        expect_test::expect![[r#""#]].assert_eq(&errors.join("\n"));
+        expect_test::expect![[r#"
+            `hf://org/other` is not in the cache of Hugging Face's hub (`CACHE`); to download it run `hf download org/other --repo-type dataset`
+            `hf://org/other@v2` is not in the cache of Hugging Face's hub (`CACHE`); to download it run `hf download org/other --revision v2`
+            `hf://org/name`: the cache has several snapshots and no branch `main`: write `@` and one of aaa, bbb; to download it run `hf download org/name --repo-type dataset`
+            `hf://org/name@v2`: the cache has no revision `v2`; its snapshots are aaa, bbb; to download it run `hf download org/name --repo-type dataset --revision v2`
+            `hf://org/name/data.json`: the snapshot in the cache has no `data.json`; to download it run `hf download org/name`
+            `hf://org/name` is in the cache as a model and as a data set: write `hf://models/org/name` or `hf://datasets/org/name`
+            `hf://datasets/org/name` is a data set, but the key names a model
+            `hf://spaces/org/name` is a space; only models and data sets are read
+            `hf://org/../name` is not a repository of the hub: write `hf://org/name` or `hf://org/name@revision/path`
+            `hf://` is not a repository of the hub: write `hf://org/name` or `hf://org/name@revision/path`
+            `hf://org/name@` is not a repository of the hub: write `hf://org/name` or `hf://org/name@revision/path`"#]].assert_eq(&errors.join("\n"));
     }
 }

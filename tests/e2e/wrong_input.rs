@@ -60,7 +60,7 @@ fn file_that_is_not_an_image() {
     let project = study();
     project.write("data/images/grey.png", "not a picture");
     expect![[r#"
-        error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`: is neither PNG nor JPEG
+        error: `items` failed: [ROOT]/data/train.jsonl:2: the image `grey.png`: is not a PNG, JPEG, WebP, GIF or BMP
     "#]]
     .assert_eq(&run(&project));
 }

@@ -56,7 +56,10 @@ fn a_webp_without_its_exif_data_is_not_rotated() {
 fn truncated_animations_are_parsed() {
     for name in ["animated.gif", "animated.webp"] {
         let bytes = files::read_bytes(&golden("formats").join(name)).unwrap();
-        (0..bytes.len()).for_each(|end| drop(is_animated(&bytes[..end])));
+        assert!(!(0..16).any(|end| is_animated(&bytes[..end])), "{name}");
+        (16..bytes.len()).for_each(|end| {
+            is_animated(&bytes[..end]);
+        });
     }
 }
 

@@ -325,3 +325,39 @@ fn questions_about_several_images_are_items() {
         a.jsonl:1: the row has a system message: read conversations by a source of a `mix`
         a.jsonl:1: the conversation has 3 turns: split it into rows with one question and one answer, or read conversations by a source of a `mix`"#]].assert_eq(&errors.join("\n"));
 }
+
+#[test]
+fn damaged_files_are_errors_and_not_panics() {
+    let columns = map(json!({ "question": "query", "answer": "label", "options": "choices", "image": "picture" }));
+    let folder = tempfile::tempdir().unwrap();
+    let (mut read, mut refused) = (0, 0);
+    for name in [
+        "polars.parquet",
+        "hub/data/test-00000-of-00001.parquet",
+        "saved/data-00000-of-00001.arrow",
+        "polars.arrow",
+        "large.arrow",
+    ] {
+        let whole = files::read_bytes(&golden("layouts").join(name)).unwrap();
+        let damaged = (0..whole.len()).step_by(37).flat_map(|at| {
+            let mut flipped = whole.clone();
+            flipped[at] ^= 0xff;
+            [whole[..at].to_vec(), flipped]
+        });
+        for bytes in damaged {
+            let path = folder.path().join("data");
+            files::write_atomic(&path, &bytes).unwrap();
+            let mut images = RowImages::new(None, &folder.path().join("unpacked"));
+            let source = Source { columns: Some(&columns), header: true, split: None };
+            let file = RowFile { path, dataset: "d".into(), overrides_rows: false };
+            match read_items(&[file], source, &ImportOptions::default(), &mut images) {
+                Ok(_) => read += 1,
+                Err(error) => {
+                    assert!(error.to_string().contains("data"), "{error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused > 500, "{read} read, {refused} refused");
+}

@@ -170,13 +170,12 @@ fn source(table: Table, errors: &mut Vec<ConfigError>) -> Option<Source> {
             if per_question == Some(0) {
                 errors.push(ConfigError::at("per_question", "`per_question` must be at least 1"));
             }
-            for (key, given) in [
-                ("split", split.is_some()),
-                ("images", images.is_some()),
-                ("exif_orientation", exif_orientation.is_some()),
-            ] {
+            if split.is_some() {
+                errors.push(ConfigError::at("split", "`split` is for `path` only"));
+            }
+            for (key, given) in [("images", images.is_some()), ("exif_orientation", exif_orientation.is_some())] {
                 if given {
-                    let message = format!("`{key}` is for `path` only; judged samples have their images and no splits");
+                    let message = format!("`{key}` is for `path` only; judged samples have their images");
                     errors.push(ConfigError::at(key, message));
                 }
             }

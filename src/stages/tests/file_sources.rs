@@ -121,7 +121,24 @@ fn mistakes_in_tables_have_their_keys() {
         ),
         mistakes("pairs", &json!({ "judged": "x", "split": "train" })),
     ];
-    expect_test::expect![[r#""#]].assert_eq(&lines.concat().join("\n"));
+    expect_test::expect![[r#"
+        columns.answer: the list of columns is empty
+        columns.question: `{0`: a column is written as `{name}`, a brace as `{{` or `}}`
+        columns.image: `{}`: a column is written as `{name}`, a brace as `{{` or `}}`
+        columns.question: the name of a column is empty
+        columns.answer: the text is empty
+        columns.anwser: unknown key `anwser`
+        columns.answer: expected a column, a text with columns in braces, { text = "..." }, or a list of them
+        header: without a header the columns have no names
+        split: `split` is for rows of files only, but `synthetic` generates the rows
+        sources.a: `from` and `path` are missing: the source needs one of them
+        sources.a.path: `from` and `path` are both given: write one of them
+        sources.a.images: `images` is for `path` only
+        sources.a.split: `split` is for `path` only
+        sources.a.as: `as = "cot"` is for stages; the rows of files are used as they are
+        sources.a.prompt: `prompt` is for items; the rows of files have their prompts
+        sources.a.columns.options: `options` is for questions, which a stage of kind `items` reads
+        split: `split` is for `path` only"#]].assert_eq(&lines.concat().join("\n"));
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn published_pairs_are_packed_and_truncated() {
 
     runner.write("photos/b.png", "half");
     let error = runner.fail("broken", "pairs", &table);
-    assert!(error.contains("rlaif.jsonl:2: the image `b.png`: is neither PNG nor JPEG"), "{error}");
+    assert!(error.contains("rlaif.jsonl:2: the image `b.png`: is not a PNG, JPEG, WebP, GIF or BMP"), "{error}");
     let error = runner.fail("no-images", "pairs", &json!({ "path": "rlaif.jsonl" }));
     assert!(
         error.contains("rlaif.jsonl:1: the row has the image `a.png`, but the stage has no image folder"),
