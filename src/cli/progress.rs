@@ -160,6 +160,10 @@ impl Observer for ProgressDisplay {
                     self.line(&format!("      {}: {}", instance.name, indented(text, "        ")));
                 }
             }
+            StageEvent::Choice { text } => {
+                drop(state);
+                self.line(&format!("      {}: {}", instance.name, indented(text, "        ")));
+            }
             StageEvent::Warning { text } => {
                 drop(state);
                 let text = indented(text, "        ");

@@ -99,7 +99,7 @@ impl Task<'_> {
         let work_done = WorkDoneWriter::new(self.store, self.identity.fingerprint, self.instance);
         let on_event = |event: StageEvent| {
             match &event {
-                StageEvent::Note { text } => self.write_log(text),
+                StageEvent::Note { text } | StageEvent::Choice { text } => self.write_log(text),
                 StageEvent::Warning { text } => self.write_log(&format!("warning: {text}")),
                 StageEvent::Progress { done, total, unit, .. } => work_done.progress(*done, *total, unit),
                 StageEvent::Done { .. } | StageEvent::Failed(_) => {}

@@ -7,6 +7,7 @@ pub mod kinds;
 
 mod common;
 mod endpoint;
+mod file_source;
 mod image_input;
 mod image_pack;
 mod loaded_model;

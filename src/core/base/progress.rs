@@ -22,6 +22,9 @@ pub enum StageEvent {
     },
     /// A line for the log, such as a resumed checkpoint or a changed batch size.
     Note { text: String },
+    /// A line for the terminal and the log: a choice that the stage made from the content of its inputs, such as the format of
+    /// a file.
+    Choice { text: String },
     /// A fact that users of the result must see, such as rows that were left out and why.
     Warning { text: String },
     /// The stage succeeded; its record keeps `summary`.
@@ -36,6 +39,10 @@ pub trait Progress: Sync {
 
     fn note(&self, text: String) {
         self.emit(StageEvent::Note { text });
+    }
+
+    fn choice(&self, text: String) {
+        self.emit(StageEvent::Choice { text });
     }
 
     fn step(&self, done: u64, total: u64, unit: &str) {

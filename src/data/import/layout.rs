@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::columns::ColumnMap;
-use super::rows;
+use super::rows::{self, shown};
 use super::{llava, vlmevalkit};
 
 /// A layout of rows.
@@ -157,13 +157,6 @@ impl fmt::Display for Layout {
             Layout::Columns(_) => "columns",
         })
     }
-}
-
-/// Columns in an error message; at most 20.
-pub(super) fn shown(columns: &[String]) -> String {
-    let names: Vec<String> = columns.iter().take(20).map(|column| format!("`{column}`")).collect();
-    let more = if columns.len() > 20 { format!(" and {} more", columns.len() - 20) } else { String::new() };
-    names.join(", ") + &more
 }
 
 /// What a file of an unknown layout looks like, and what to write.

@@ -1,12 +1,14 @@
 //! Imports rows of files that others have released: items, training rows and preference pairs.
 
 mod alpaca;
+pub mod cells;
 pub mod columns;
 mod conversations;
 mod example;
 mod images;
 mod layout;
 pub mod llava;
+mod messages;
 mod option_lists;
 pub mod options;
 mod placement;

@@ -15,9 +15,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::conversations::{self, Messages, Preference};
 use super::example::{contents, derived_id};
 use super::images::{MemberNames, RowImages};
+use super::messages::{self, Messages, Preference};
 use super::placement::{Placement, place};
 use super::read::{Located, ReadFile};
 use super::rows::{self, maybe_text_or_number};
@@ -122,7 +122,7 @@ fn pair(row: PreferenceRow, base: Option<&Path>, images: &mut RowImages, dataset
         (Some(question), None) => Some(Messages::Text(question)),
         (None, prompt) => prompt,
     };
-    let preference = conversations::preference(prompt, row.chosen, row.rejected, images).map_err(|what| vec![what])?;
+    let preference = messages::preference(prompt, row.chosen, row.rejected, images).map_err(|what| vec![what])?;
     let Preference { turns, chosen, rejected, images: inline } = preference;
     let mut row_images = inline;
     if rows::is_set(&row.image) && rows::is_set(&row.images) {

@@ -11,8 +11,7 @@ use super::example::{Context, Example};
 use super::images::RowImages;
 use super::layout::{Layout, RECOGNIZED};
 use super::options::{ImportOptions, RowFile};
-use super::vlmevalkit;
-use super::{alpaca, conversations};
+use super::{alpaca, conversations, rows, vlmevalkit};
 use crate::jsonl::ErrorList;
 use crate::records::{Item, Row};
 use crate::tables::{OpenError, ReadOptions, Table, TextKeys, folder};
@@ -55,7 +54,7 @@ impl fmt::Display for ReadFile {
         write!(f, "`{}`: {}, {} {rows}", self.name, self.what, grouped(self.rows))?;
         match self.ignored.len() {
             0 => Ok(()),
-            _ => write!(f, "; not read: {}", super::layout::shown(&self.ignored)),
+            _ => write!(f, "; not read: {}", rows::shown(&self.ignored)),
         }
     }
 }

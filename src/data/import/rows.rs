@@ -38,6 +38,13 @@ const MEDIA: [&str; 13] = [
     "videos",
 ];
 
+/// Columns in an error message; at most 20.
+pub(super) fn shown(columns: &[String]) -> String {
+    let names: Vec<String> = columns.iter().take(20).map(|column| format!("`{column}`")).collect();
+    let more = if columns.len() > 20 { format!(" and {} more", columns.len() - 20) } else { String::new() };
+    names.join(", ") + &more
+}
+
 /// Keys in an error message.
 fn list(keys: &[&str]) -> String {
     keys.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(" or ")

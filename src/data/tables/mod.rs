@@ -1,7 +1,7 @@
 //! Tables: files of rows in the formats in which data sets are published, chosen by content. Every reader gives rows as
 //! JSON values with their locations. Rows of CSV, Parquet and Arrow files are read one batch at a time.
 
-mod arrow;
+mod arrow_file;
 mod batches;
 mod cells;
 mod class_labels;
@@ -10,7 +10,7 @@ pub mod folder;
 mod format;
 mod json;
 mod lossless_json;
-mod parquet;
+mod parquet_file;
 
 use std::path::{Path, PathBuf};
 
@@ -53,8 +53,8 @@ pub struct Table {
 enum Rows {
     Json(Vec<Row>),
     Delimited(delimited::Reader),
-    Parquet(parquet::Reader),
-    Arrow(arrow::Reader),
+    Parquet(parquet_file::Reader),
+    Arrow(arrow_file::Reader),
 }
 
 /// Why a file cannot be read as a table. The text begins with the path.
@@ -86,11 +86,11 @@ impl Table {
                 (reader.columns().to_vec(), Rows::Delimited(reader))
             }
             Format::Parquet => {
-                let reader = parquet::Reader::open(path)?;
+                let reader = parquet_file::Reader::open(path)?;
                 (reader.columns(), Rows::Parquet(reader))
             }
             Format::ArrowFile | Format::ArrowStream => {
-                let reader = arrow::Reader::open(path, format)?;
+                let reader = arrow_file::Reader::open(path, format)?;
                 (reader.columns(), Rows::Arrow(reader))
             }
         };

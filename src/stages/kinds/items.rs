@@ -273,7 +273,7 @@ impl Stage for Items {
         let (mut located, read) =
             import::read_items(&row_files, source, &defaults, &mut row_images).map_err(wrong_input)?;
         if self.synthetic.is_none() {
-            read.iter().for_each(|file| ctx.progress.note(file.to_string()));
+            read.iter().for_each(|file| ctx.progress.choice(file.to_string()));
         }
         let role = if self.files.is_some() { "files" } else { "path" };
         common::check_not_empty(&located, role).map_err(wrong_input)?;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::stages::common::{self, check_range, filter_datasets, read_items};
-use crate::stages::image_pack::{ImageReference, WrittenPack, write_pack};
+use crate::stages::file_source::{FileSource, pack_images};
 use crate::stages::lost_rows::{LostRows, check_max_lost};
 use ablate_core::base::{files, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
@@ -19,7 +19,6 @@ use ablate_core::stage::{
 };
 use ablate_data::chat_prompt::ChatPrompt;
 use ablate_data::image_placeholders::Part;
-use ablate_data::images::image_key;
 use ablate_data::import::columns::ColumnMap;
 use ablate_data::import::options::RowFile;
 use ablate_data::import::{self, Located, RowImages, Source};
@@ -232,7 +231,7 @@ impl Stage for Mix {
                 None => table.read(name, ctx)?,
                 Some(_) => {
                     let (read, source) = table.read_files(name, ctx, &unpacked.join(name))?;
-                    source.lines.iter().for_each(|line| ctx.progress.note(line.clone()));
+                    source.lines.iter().for_each(|line| ctx.progress.choice(line.clone()));
                     files_read.extend(source.lines.clone());
                     file_sources.insert(name, source);
                     read
@@ -265,7 +264,11 @@ impl Stage for Mix {
         if rows.is_empty() {
             anyhow::bail!("the mix is empty: its sources have no rows");
         }
-        let images = if self.reads_files() { Some(pack_images(&mut rows, &file_sources, ctx)?) } else { None };
+        let images = if self.reads_files() {
+            Some(pack_images(&mut rows, &file_sources, &ctx.output(&IMAGES.name), ctx)?)
+        } else {
+            None
+        };
         files::remove_dir(&unpacked)?;
         shuffle(&mut rows, &mut ctx.seed.stream("mix/order"));
         jsonl::write(&ctx.output("rows.jsonl"), &rows)?;
@@ -282,46 +285,6 @@ impl Stage for Mix {
             None => result,
         })
     }
-}
-
-/// What was read from the files of a source.
-struct FileSource {
-    images: RowImages,
-    exif_orientation: bool,
-    /// The location of each row.
-    locations: Vec<String>,
-    /// A line for each file.
-    lines: Vec<String>,
-    /// Number of the row in the mix, and in the source, for each drawn row.
-    drawn: Vec<(usize, usize)>,
-}
-
-/// Packs the images of the drawn rows, and names them by their keys. Members begin with the name of the source.
-fn pack_images(rows: &mut [Row], sources: &BTreeMap<&str, FileSource>, ctx: &StageContext) -> Result<WrittenPack> {
-    let mut members = Vec::new();
-    for (name, source) in sources {
-        for (row, read) in &source.drawn {
-            for image in rows[*row].images.keys() {
-                members.push((*read, format!("{name}/{image}"), source, image.clone()));
-            }
-        }
-    }
-    let references = members.iter().map(|(read, member, source, image)| ImageReference {
-        place: &source.locations[*read],
-        image: member,
-        file: source.images.file(image),
-        exif_orientation: source.exif_orientation,
-    });
-    let tar = ctx.output(&IMAGES.name);
-    let pack = common::with_threads(ctx.threads, || write_pack(references, &tar, ctx.progress))?;
-    let pack = pack.map_err(wrong_input)?;
-    for (name, source) in sources {
-        for (row, _) in &source.drawn {
-            let images = std::mem::take(&mut rows[*row].images);
-            rows[*row].images = images.map(|image| image_key(pack.hash, &format!("{name}/{image}")));
-        }
-    }
-    Ok(pack)
 }
 
 impl Mix {

@@ -327,7 +327,7 @@ impl Pairs {
         let mut row_images = RowImages::new(images, &unpacked);
         let path = &ctx.input("path")?.path;
         let (located, read) = preferences::read(path, split, &mut row_images, dataset).map_err(wrong_input)?;
-        read.iter().for_each(|file| ctx.progress.note(file.to_string()));
+        read.iter().for_each(|file| ctx.progress.choice(file.to_string()));
         common::check_not_empty(&located, "path").map_err(wrong_input)?;
         let prepared = preferences::prepare(located, self.dev, ctx.seed, truncate)?;
         let facts = prepared.stats;

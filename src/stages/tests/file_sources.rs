@@ -138,7 +138,8 @@ fn mistakes_in_tables_have_their_keys() {
         sources.a.as: `as = "cot"` is for stages; the rows of files are used as they are
         sources.a.prompt: `prompt` is for items; the rows of files have their prompts
         sources.a.columns.options: `options` is for questions, which a stage of kind `items` reads
-        split: `split` is for `path` only"#]].assert_eq(&lines.concat().join("\n"));
+        split: `split` is for `path` only"#]]
+    .assert_eq(&lines.concat().join("\n"));
 }
 
 #[test]
