@@ -37,12 +37,14 @@ cuda *args:
 fuzz seconds="60":
     ABLATE_FUZZ_SECONDS={{seconds}} cargo test --release --lib -- fuzz:: --test-threads 1 --nocapture
 
-# Golden numbers of the model, from PyTorch; pixels, ids and chats, from transformers and Pillow 13 (needs python3 with
-# torch, transformers and pillow).
+# Golden numbers of the model, from PyTorch; pixels, ids and chats, from transformers and Pillow 13; layouts of data, from
+# datasets, pandas and polars (needs python3 with the packages of tests/golden/requirements.txt).
 golden:
     python3 tests/golden/make_golden.py
     python3 tests/golden/make_pixels.py
     python3 tests/golden/make_chat.py
+    python3 tests/golden/make_formats.py
+    python3 tests/golden/make_layouts.py
 
 # Compares ablate with transformers, TRL and PEFT on random checkpoints of every family (needs python3 and PyPI).
 parity:
@@ -52,6 +54,11 @@ parity:
 # ablate's own stages (needs python3 and PyPI).
 test-recipes:
     bash tests/recipes/run.sh
+
+# Reads data sets as PyPI packages ship them: easy-VQA and scikit-learn's digits (needs python3 and PyPI).
+test-packages:
+    cargo build --release
+    bash tests/packages/run.sh target/release/ablate
 
 # Overhead of the engine compared with ninja, doit, Snakemake and DVC (needs python3 and PyPI; see benches/README.md).
 bench-engine *args:
