@@ -98,7 +98,7 @@ impl ColumnMap {
         for (key, cell) in self.cells() {
             match cell {
                 Cell::Column(text) if text.is_empty() => {
-                    errors.push((key, "the name of a column is empty".to_string()))
+                    errors.push((key, "the name of a column is empty".to_string()));
                 }
                 Cell::Column(text) => errors.extend(parts(text).err().map(|what| (key, what))),
                 Cell::Text(constant) if constant.text.trim().is_empty() => {
@@ -172,12 +172,12 @@ impl ColumnMap {
             wrong.push(what);
             Vec::new()
         });
-        let mut text = |cell: &Option<Cell>, key: &str| {
-            let text = cell.as_ref().map(|cell| cell.text(&row, key)).transpose();
-            text.map(Option::flatten).unwrap_or_else(|what| {
+        let mut text = |cell: &Option<Cell>, key: &str| match cell.as_ref()?.text(&row, key) {
+            Ok(text) => text,
+            Err(what) => {
                 wrong.push(what);
                 None
-            })
+            }
         };
         let (id, dataset) = (text(&self.id, "id"), text(&self.dataset, "dataset"));
         let rationale = text(&self.rationale, "rationale");

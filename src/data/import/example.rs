@@ -126,12 +126,11 @@ impl Example {
         let dataset = self.dataset.filter(|_| !file.overrides_rows).unwrap_or_else(|| file.dataset.clone());
         let options_given = !self.options.texts.is_empty();
         let answer_type = self.answer_type.unwrap_or_else(|| options.answer_type(&dataset, options_given));
-        let id = match self.id {
-            Some(id) => id,
-            None => {
-                let content = contents(&members, images)?;
-                derived_id(&json!([dataset, question, content, self.options.texts, answers]))
-            }
+        let id = if let Some(id) = self.id {
+            id
+        } else {
+            let content = contents(&members, images)?;
+            derived_id(&json!([dataset, question, content, self.options.texts, answers]))
         };
         let mut item = Item {
             id,
@@ -172,12 +171,11 @@ impl Example {
             return Err(wrong);
         }
         let dataset = self.dataset.unwrap_or_else(|| context.file.dataset.clone());
-        let id = match self.id {
-            Some(id) => id,
-            None => {
-                let content = contents(&members, images)?;
-                derived_id(&json!([dataset, system, history, prompt, content, response]))
-            }
+        let id = if let Some(id) = self.id {
+            id
+        } else {
+            let content = contents(&members, images)?;
+            derived_id(&json!([dataset, system, history, prompt, content, response]))
         };
         let (source, images) = (String::new(), placement.keys(members));
         Ok(Row { id, dataset, source, images, system, history, prompt, response, question: None })

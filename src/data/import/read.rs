@@ -140,10 +140,14 @@ impl<T> Reader<'_, T> {
     /// Reads one file. `base` is the folder of its image paths if the stage has none.
     fn file(&mut self, path: &Path, base: Option<&Path>, file: &RowFile) -> Result<ReadFile, OpenError> {
         let text_keys = if self.source.columns.is_some() { TextKeys::All } else { TextKeys::Named(TEXT_KEYS) };
-        let table = Table::open(path, ReadOptions { header: self.source.header, text_keys }).inspect_err(|_| {
+        let mut table = Table::open(path, ReadOptions { header: self.source.header, text_keys }).inspect_err(|_| {
             // A file that is not JSON has no layout; most files are in LLaVA's.
             self.errors.help(super::llava::EXAMPLE);
         })?;
+        let has = |name: &str| table.columns.iter().any(|column| column == name);
+        if self.source.columns.is_none() && folder::is_metadata(path) && has("file_name") && !has("image") {
+            table.rename("file_name", "image");
+        }
         let layout = Layout::detect(&table.columns, self.source.columns).map_err(|what| {
             if self.source.columns.is_none() {
                 self.errors.help(RECOGNIZED);

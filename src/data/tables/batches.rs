@@ -38,7 +38,7 @@ pub(super) struct Columns {
 impl Columns {
     /// Selects the `wanted` columns, and checks their types.
     pub(super) fn new(path: &Path, schema: &Schema, wanted: &dyn Fn(&str) -> bool) -> Result<Columns, OpenError> {
-        let features = schema.metadata().get("huggingface").map(|text| text.as_str()).unwrap_or_default();
+        let features = schema.metadata().get("huggingface").map(String::as_str).unwrap_or_default();
         let mut labels = ClassLabels::of_columns(features);
         let mut read = Vec::new();
         for (index, field) in schema.fields().iter().enumerate().filter(|(_, field)| wanted(field.name())) {

@@ -57,7 +57,7 @@ fn dataset_dict(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>> {
         splits: Vec<String>,
     }
     let Dict { splits } = files::read_json(&folder.join("dataset_dict.json"))?;
-    let name = choose(folder, splits.iter().map(String::as_str), split)?;
+    let name = choose(folder, &splits.iter().map(String::as_str).collect::<Vec<_>>(), split)?;
     if name.split(['/', '\\']).any(|part| matches!(part, "" | "." | "..")) {
         bail!("`{}`: the split `{name}` is not the name of a folder", folder.join("dataset_dict.json").display());
     }
@@ -96,19 +96,19 @@ fn saved_dataset(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The split that is read: the given one, or the only one.
-fn choose<'a>(folder: &Path, splits: impl Iterator<Item = &'a str> + Clone, split: Option<&str>) -> Result<&'a str> {
-    let listed = || splits.clone().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let mut all = splits.clone();
-    match (split, all.next(), all.next()) {
-        (Some(given), ..) => splits
-            .clone()
+fn choose<'a>(folder: &Path, splits: &[&'a str], split: Option<&str>) -> Result<&'a str> {
+    let listed = || splits.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match (split, splits) {
+        (Some(given), _) => splits
+            .iter()
+            .copied()
             .find(|name| *name == given)
             .with_context(|| format!("`{}` has no split `{given}`; the splits are {}", folder.display(), listed())),
-        (None, Some(only), None) => Ok(only),
-        (None, Some(_), Some(_)) => {
+        (None, [only]) => Ok(only),
+        (None, []) => bail!("`{}` has no splits", folder.display()),
+        (None, _) => {
             bail!("`{}` has several splits: write `split = \"…\"` with one of {}", folder.display(), listed())
         }
-        (None, None, _) => bail!("`{}` has no splits", folder.display()),
     }
 }
 
@@ -130,8 +130,8 @@ fn published(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>> {
         .map(|(name, path)| described(name, path))
         .collect();
     // The rows of an image folder are in its metadata files.
-    if found.iter().any(|file| is_metadata(&file.name)) {
-        found.retain(|file| is_metadata(&file.name));
+    if found.iter().any(|file| is_metadata(&file.path)) {
+        found.retain(|file| is_metadata(&file.path));
     }
     if found.is_empty() {
         bail!(
@@ -156,11 +156,11 @@ fn published(folder: &Path, split: Option<&str>) -> Result<Vec<PathBuf>> {
                 plain.name
             );
         }
-        let chosen = choose(folder, splits.iter().copied(), split)?.to_string();
+        let chosen = choose(folder, &splits.into_iter().collect::<Vec<_>>(), split)?.to_string();
         found.retain(|file| file.split.as_deref() == Some(chosen.as_str()));
     }
     let configurations: BTreeSet<&str> = found.iter().map(|file| file.configuration.as_str()).collect();
-    if configurations.len() > 1 && !found.iter().all(|file| is_metadata(&file.name)) {
+    if configurations.len() > 1 && !found.iter().all(|file| is_metadata(&file.path)) {
         let names = shown(configurations.into_iter().map(|name| if name.is_empty() { "." } else { name }));
         bail!("`{}` has files in several folders: name one of them: {names}", folder.display());
     }
@@ -216,9 +216,10 @@ fn has_rows(name: &str) -> bool {
     EXTENSIONS.contains(&extension(Path::new(file)).as_str()) && !DESCRIPTIONS.contains(&file)
 }
 
-/// Whether a file has the rows of an image folder.
-fn is_metadata(name: &str) -> bool {
-    matches!(name.rsplit('/').next(), Some("metadata.csv" | "metadata.jsonl" | "metadata.parquet"))
+/// Whether a file has the rows of an image folder, which name their images in `file_name`.
+pub fn is_metadata(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    matches!(name, Some("metadata.csv" | "metadata.jsonl" | "metadata.parquet"))
 }
 
 /// Determines split and configuration of a file from its path.

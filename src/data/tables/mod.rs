@@ -47,6 +47,8 @@ pub struct Table {
     pub format: Format,
     /// The names of the columns, in the order of the file; of a JSON file the keys of its objects.
     pub columns: Vec<String>,
+    /// A column with another name than in the file: its name there, and its name.
+    renamed: Option<(String, String)>,
     rows: Rows,
 }
 
@@ -94,7 +96,15 @@ impl Table {
                 (reader.columns(), Rows::Arrow(reader))
             }
         };
-        Ok(Table { path: path.to_path_buf(), format, columns, rows })
+        Ok(Table { path: path.to_path_buf(), format, columns, renamed: None, rows })
+    }
+
+    /// Gives a column another name.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        for column in self.columns.iter_mut().filter(|column| *column == from) {
+            *column = to.to_string();
+        }
+        self.renamed = Some((from.to_string(), to.to_string()));
     }
 
     /// Calls `take` with every row. Only the `wanted` columns are read from files that store columns; `store` gets the
@@ -105,6 +115,20 @@ impl Table {
         store: &mut StoreBytes<'_>,
         take: &mut dyn FnMut(Row) -> Result<()>,
     ) -> Result<(), OpenError> {
+        let renamed = self.renamed;
+        let name = |column: &str| match &renamed {
+            Some((from, to)) if from == column => to.clone(),
+            _ => column.to_string(),
+        };
+        let wanted: &dyn Fn(&str) -> bool = &|column| wanted(&name(column));
+        let take: &mut dyn FnMut(Row) -> Result<()> = &mut |mut row| {
+            if let (Some((from, to)), Ok(Value::Object(fields))) = (&renamed, &mut row.value)
+                && let Some(value) = fields.remove(from)
+            {
+                fields.insert(to.clone(), value);
+            }
+            take(row)
+        };
         match self.rows {
             Rows::Json(rows) => Ok(rows.into_iter().try_for_each(take)?),
             Rows::Delimited(reader) => reader.for_each(take),

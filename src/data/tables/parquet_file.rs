@@ -6,6 +6,7 @@ use anyhow::Result;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::Compression;
+use parquet::file::metadata::RowGroupMetaData;
 
 use super::batches::{Columns, guarded};
 use super::{OpenError, Row, StoreBytes};
@@ -56,7 +57,7 @@ fn check_compression(
     builder: &ParquetRecordBatchReaderBuilder<std::fs::File>,
     wanted: &dyn Fn(&str) -> bool,
 ) -> Result<(), OpenError> {
-    for column in builder.metadata().row_groups().iter().flat_map(|group| group.columns()) {
+    for column in builder.metadata().row_groups().iter().flat_map(RowGroupMetaData::columns) {
         let name = column.column_path().parts().first().map(String::as_str).unwrap_or_default();
         let (Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_)) = column.compression() else {
             if !wanted(name) {

@@ -50,17 +50,17 @@ fn keys(name: &str) -> (Option<ColumnMap>, Option<&'static str>, Option<&'static
             let columns = json!({ "question": "question", "answer": "answerKey", "options": "choices", "id": "id" });
             (Some(map(columns)), None, None)
         }
-        "imagefolder" => {
-            let columns = json!({ "question": "question", "answer": "answer", "image": "file_name" });
-            (Some(map(columns)), split, None)
-        }
+        "imagefolder" => (None, split, None),
         "llava.json" | "sharegpt.jsonl" | "swift.jsonl" => (None, None, Some("pictures")),
         _ => (None, None, None),
     }
 }
 
+/// Items, the bytes of their images by member, and a line for each file.
+type ReadItems = (Vec<Located<Item>>, BTreeMap<String, Vec<u8>>, Vec<String>);
+
 /// Reads a fixture: its items, its images by member, and a line for each file.
-fn read(name: &str) -> Result<(Vec<Located<Item>>, BTreeMap<String, Vec<u8>>, Vec<String>), String> {
+fn read(name: &str) -> Result<ReadItems, String> {
     let (columns, split, images) = keys(name);
     let folder = tempfile::tempdir().unwrap();
     let mut images = RowImages::new(images.map(|images| golden("layouts").join(images)).as_deref(), folder.path());
@@ -296,7 +296,7 @@ fn conversations_of_several_turns_and_images_are_rows() {
         json!({ "id": "2", "messages": parts, "images": ["a.png"] }),
         json!({ "id": "3", "messages": parts.as_array().unwrap()[2..], "images": ["a.png", "a.png"] }),
     ];
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let text = lines.map(|line| line.to_string()).join("\n");
     expect_test::expect![[r#"
         {"id":"1","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","9b416f75a242387fc6011ec0366dc740.jpg"],"system":"Be brief.","history":[{"prompt":"<image>How many?","response":"4"}],"prompt":"And in <image>?","response":"5"}
         {"id":"2","dataset":"d","image":"8f9fc0c8fab119f29a2d410bcf64db33.png","history":[{"prompt":"What is <image>?","response":"A tag."}],"prompt":"Why?","response":"So."}
@@ -318,6 +318,10 @@ fn questions_about_several_images_are_items() {
         {"id":"1","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","9b416f75a242387fc6011ec0366dc740.jpg"],"question":"<image><image>Same?","answer_type":"text","answers":["no"]}
         {"id":"2","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","9b416f75a242387fc6011ec0366dc740.jpg"],"question":"Is <image> in <image>?","answer_type":"text","answers":["yes"]}
         {"id":"3","dataset":"d","image":"8f9fc0c8fab119f29a2d410bcf64db33.png","question":"What?","answer_type":"text","answers":["x"]}"#]].assert_eq(&records("a.csv", text, false, Some(columns)).join("\n"));
+    let text = "index\tquestion\tanswer\timage_path\n1\tSame?\tx\t['a.png', 'b.jpg']\n2\tWhat?\ty\ta.png\n";
+    expect_test::expect![[r#"
+        {"id":"1","dataset":"d","images":["8f9fc0c8fab119f29a2d410bcf64db33.png","9b416f75a242387fc6011ec0366dc740.jpg"],"question":"<image><image>Same?","answer_type":"text","answers":["x"]}
+        {"id":"2","dataset":"d","image":"8f9fc0c8fab119f29a2d410bcf64db33.png","question":"What?","answer_type":"text","answers":["y"]}"#]].assert_eq(&records("a.tsv", text, false, None).join("\n"));
     let turns = r#"{"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}"#;
     let several = r#"{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]}"#;
     let errors = [error("a.jsonl", Some(turns), None, None), error("a.jsonl", Some(several), None, None)];
