@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use ablate_core::base::wrong_input;
-use ablate_core::stage::{ArtifactKind, ConfigError, Finding, Input, InputPath, InputSource, Reference};
+use ablate_core::stage::{ArtifactKind, ConfigError, Finding, Input, InputPath, InputSource, Reference, StageContext};
 use ablate_data::gold_answers;
 use ablate_data::import::columns::ColumnMap;
 use ablate_data::import::{ReadFile, check_files};
@@ -194,9 +194,13 @@ pub(super) fn inspect_rows<'a>(
     findings.collect()
 }
 
-/// What was read from each file, for the summary.
-pub(super) fn file_lines(files: &[ReadFile]) -> Vec<String> {
-    files.iter().map(ReadFile::to_string).collect()
+/// Reports what was read from each file, and returns these lines for the summary.
+pub(super) fn report_files(files: &[ReadFile], ctx: &StageContext) -> Vec<String> {
+    let lines: Vec<String> = files.iter().map(ReadFile::to_string).collect();
+    for line in &lines {
+        ctx.progress.choice(line.clone());
+    }
+    lines
 }
 
 /// Adds a mistake for an empty list of data sets.

@@ -272,9 +272,7 @@ impl Stage for Items {
         let row_files = self.row_files(ctx, &generated)?;
         let (mut located, read) =
             import::read_items(&row_files, source, &defaults, &mut row_images).map_err(wrong_input)?;
-        if self.synthetic.is_none() {
-            read.iter().for_each(|file| ctx.progress.choice(file.to_string()));
-        }
+        let lines = self.synthetic.is_none().then(|| common::report_files(&read, ctx));
         let role = if self.files.is_some() { "files" } else { "path" };
         common::check_not_empty(&located, role).map_err(wrong_input)?;
         self.check_datasets(&located).map_err(wrong_input)?;
@@ -313,10 +311,7 @@ impl Stage for Items {
         jsonl::write(&ctx.output("items.jsonl"), &items)?;
         files::remove_dir(&generated)?;
         files::remove_dir(&unpacked)?;
-        let summary = match self.synthetic {
-            Some(_) => Summary::default(),
-            None => Summary::default().with("files", common::file_lines(&read)),
-        };
+        let summary = lines.map_or_else(Summary::default, |lines| Summary::default().with("files", lines));
         Ok(summary
             .with("rows", items.len())
             .with("available", available)

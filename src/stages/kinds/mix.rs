@@ -227,15 +227,13 @@ impl Stage for Mix {
         let unpacked = ctx.scratch.join("unpacked");
         files::remove_dir(&unpacked)?;
         for (name, table) in &self.sources {
-            let read = match &table.path {
-                None => table.read(name, ctx)?,
-                Some(_) => {
-                    let (read, source) = table.read_files(name, ctx, &unpacked.join(name))?;
-                    source.lines.iter().for_each(|line| ctx.progress.choice(line.clone()));
-                    files_read.extend(source.lines.clone());
-                    file_sources.insert(name, source);
-                    read
-                }
+            let read = if table.path.is_some() {
+                let (read, source) = table.read_files(name, ctx, &unpacked.join(name))?;
+                files_read.extend(source.lines.clone());
+                file_sources.insert(name, source);
+                read
+            } else {
+                table.read(name, ctx)?
             };
             let label = format!("source `{name}`");
             warnings.extend(read.lost_rows.check(&label, "max_lost", table.max_lost.unwrap_or(0.0))?);
@@ -493,7 +491,7 @@ impl SourceTable {
         let rows = filter_datasets(rows, self.datasets.as_ref(), "row", |row: &Row| &row.dataset)
             .map_err(|error| wrong_input(error.context(format!("source `{name}`"))))?;
         let exif_orientation = self.exif_orientation.unwrap_or(true);
-        let lines = common::file_lines(&read);
+        let lines = common::report_files(&read, ctx);
         Ok((from_rows(rows), FileSource { images, exif_orientation, locations, lines, drawn: Vec::new() }))
     }
 

@@ -327,7 +327,7 @@ impl Pairs {
         let mut row_images = RowImages::new(images, &unpacked);
         let path = &ctx.input("path")?.path;
         let (located, read) = preferences::read(path, split, &mut row_images, dataset).map_err(wrong_input)?;
-        read.iter().for_each(|file| ctx.progress.choice(file.to_string()));
+        let lines = common::report_files(&read, ctx);
         common::check_not_empty(&located, "path").map_err(wrong_input)?;
         let prepared = preferences::prepare(located, self.dev, ctx.seed, truncate)?;
         let facts = prepared.stats;
@@ -371,7 +371,7 @@ impl Pairs {
             .with("questions", facts.questions)
             .with("datasets", facts.by_dataset)
             .with("images", pack.images)
-            .with("files", common::file_lines(&read))
+            .with("files", lines)
             .with_warnings(warning.into_iter().chain(pack.warning())))
     }
 }
