@@ -149,8 +149,9 @@ fn hashes(questions: &[QuestionRef<'_>], read_image: &ReadImage) -> Result<Vec<(
     let of = |QuestionRef { images: keys, question }: &QuestionRef<'_>| {
         let images: Vec<u128> = keys.iter().filter_map(|key| images.get(key).copied()).collect();
         let normalized = question.split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase();
-        let about: String = images.iter().map(|image| format!("{image:032x}")).collect();
-        let question = first_128_bits(Hash::of_bytes(format!("{about}\n{normalized}").as_bytes()));
+        let digits: Vec<String> = images.iter().map(|image| format!("{image:032x}")).collect();
+        let about = format!("{}\n{normalized}", digits.concat());
+        let question = first_128_bits(Hash::of_bytes(about.as_bytes()));
         (images, question)
     };
     Ok(questions.iter().map(of).collect())
@@ -182,14 +183,15 @@ mod tests {
         (ImagePacks::open(&[train, test].into()).unwrap(), keys)
     }
 
+    fn query<'a>(image: Option<&'a str>, question: &'a str) -> QuestionRef<'a> {
+        QuestionRef { images: image.into_iter().collect(), question }
+    }
+
     #[test]
     fn overlap_is_found_by_content_not_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let (packs, [trained, same, other]) = packs(folder.path());
         let mut index = TrainingIndex::default();
-        fn query<'a>(image: Option<&'a str>, question: &'a str) -> QuestionRef<'a> {
-            QuestionRef { images: image.into_iter().collect(), question }
-        }
         index.add(&[query(Some(&trained), "How many?"), query(None, "2 + 3?")], &|key| packs.encoded(key)).unwrap();
         let items = [
             query(Some(&same), " how  MANY? "),

@@ -281,11 +281,10 @@ mod tests {
         let images = ["a", "b", "a"].map(String::from);
         let batch = build(&[Sequence { tokens: &tokens, loss: &loss, images: &images }], false).unwrap();
         assert_eq!(batch.tiles, 2);
-        let feature = |feature| EmbeddingSource::Feature(feature);
-        let token = |token| EmbeddingSource::Token(token);
-        let expected = [0, 1, 2, 3].map(feature);
-        assert_eq!(batch.sources[..6], [&[token(2)], &expected[..], &[token(5)]].concat());
-        assert_eq!(batch.sources[6..], [4, 5, 6, 7, 0, 1, 2, 3].map(feature));
+        let [before, after] = [2, 5].map(EmbeddingSource::Token);
+        let first = [0, 1, 2, 3].map(EmbeddingSource::Feature);
+        assert_eq!(batch.sources[..6], [&[before], &first[..], &[after]].concat());
+        assert_eq!(batch.sources[6..], [4, 5, 6, 7, 0, 1, 2, 3].map(EmbeddingSource::Feature));
     }
 
     #[test]
