@@ -14,7 +14,7 @@ sys.path.insert(0, str(RECIPES))
 from openai_rollout import Server  # noqa: E402
 
 WORK = ROOT / "target/recipes"
-ABLATE = os.environ.get("ABLATE", str(ROOT / "target/release/ablate"))
+ABLATE = os.environ.get("ABLATE", Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/ablate")
 # With this environment activated. The processes share two cores; with several threads each they would wait for each other.
 PATH = f"{sys.prefix}/bin:{os.environ['PATH']}"
 ENVIRONMENT = os.environ | {"PATH": PATH, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
