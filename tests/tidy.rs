@@ -29,7 +29,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("cudarc", &["nn/cuda/"]),
     ("libloading", &["nn/cuda/"]),
     ("half", &["nn/hub/dtype.rs"]),
-    ("parquet", &["data/tables/parquet_file.rs"]),
+    ("parquet", &["data/tables/parquet_file.rs", "data/tables/parquet_writer.rs"]),
     ("arrow_ipc", &["data/tables/arrow_file.rs"]),
     ("arrow_array", &["data/tables/"]),
     ("arrow_schema", &["data/tables/"]),

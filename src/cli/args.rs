@@ -15,6 +15,7 @@ use super::ls::LsArgs;
 use super::new::NewArgs;
 use super::pin::PinArgs;
 use super::plan::PlanArgs;
+use super::results::ResultsArgs;
 use super::run::RunArgs;
 use super::status::StatusArgs;
 use super::suggest::SuggestArgs;
@@ -208,6 +209,15 @@ Examples:
   ablate report exp.toml --out reports --report main
   ablate report exp.toml --json | jq .tables")]
     Report(ReportArgs),
+    /// Write all scores as one table with a column per axis, for pandas, R or a spreadsheet.
+    #[command(after_help = "\
+Examples:
+  ablate results exp.toml > scores.csv             one row per evaluation and data set
+  ablate results exp.toml --items --out scores.parquet
+  ablate results a.toml b.toml --json | jq '.[] | select(.accuracy < 0.5)'
+
+In Python: `pandas.read_parquet(\"scores.parquet\")`.")]
+    Results(ResultsArgs),
     /// Predict the scores of unmeasured mix ratios from measured ones and suggest which to try next.
     #[command(after_help = "\
 Examples:

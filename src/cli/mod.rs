@@ -17,6 +17,7 @@ mod pin;
 mod plan;
 mod progress;
 mod report;
+mod results;
 mod run;
 mod schema;
 mod session;
@@ -71,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::check(shell, arguments),
         Command::Graph(arguments) => done(graph::graph(shell, arguments)),
         Command::Report(arguments) => done(report::report(shell, global, arguments)),
+        Command::Results(arguments) => done(results::results(shell, global, arguments)),
         Command::Suggest(arguments) => done(suggest::suggest(shell, global, arguments)),
         Command::Ls(arguments) => done(ls::ls(shell, global, arguments)),
         Command::Show(arguments) => done(show::show(shell, global, arguments)),

@@ -18,6 +18,7 @@ mod html;
 mod layout;
 mod load;
 mod markdown;
+pub mod results;
 mod score_matrix;
 mod scores;
 mod select;
@@ -35,7 +36,7 @@ use serde::Serialize;
 pub use disagreements::Disagreement;
 use input::{Cost, Curve, GraphNode};
 pub use input::{CreditedInstance, ReportInput};
-pub use load::load_input;
+pub use load::{load_input, load_results};
 pub use table::Table;
 pub use token_credit::CreditMap;
 

@@ -11,6 +11,7 @@ use super::input::{
     Cost, CreditedInstance, Curve, Evaluation, GraphNode, MeasuredBudget, NodeState, ReportInput, ScoreSource,
     TrainingRun,
 };
+use super::results::ExperimentResults;
 use super::token_credit::{self, INSTANCES, QUESTIONS};
 use ablate_core::base::Hash;
 use ablate_core::stage::ArtifactKind;
@@ -108,6 +109,40 @@ pub fn load_input(
         notes,
         images: Box::new(move |key| images.as_ref()?.encoded(key).ok()),
     })
+}
+
+/// The evaluations of all stages that give scores, also without a report, and the number of those that have no
+/// up-to-date result.
+pub fn load_results(
+    experiment: &Experiment,
+    expansion: &Expansion,
+    plan: &Plan,
+    store: &Store,
+) -> (ExperimentResults, usize) {
+    let results = Results { expansion, plan, store, ran: None };
+    let gives_scores = |instance: &Instance| instance.outputs.iter().any(|output| output.kind == ArtifactKind::Scores);
+    let mut stages: Vec<&str> = Vec::new();
+    for instance in expansion.instances.iter().filter(|instance| gives_scores(instance)) {
+        if !stages.contains(&instance.stage.as_str()) {
+            stages.push(&instance.stage);
+        }
+    }
+    let (mut evaluations, mut missing) = (Vec::new(), 0);
+    for stage in stages {
+        for (point, id) in expansion.points_of(stage) {
+            let scores = results.file(id, ArtifactKind::Scores).map(ScoreSource::File);
+            missing += usize::from(scores.is_none());
+            evaluations.push(Evaluation {
+                instance: Instance::name_of(stage, point),
+                stage: stage.to_string(),
+                point: point.clone(),
+                scores,
+                training: Vec::new(),
+                trained_elsewhere: None,
+            });
+        }
+    }
+    (ExperimentResults { experiment: experiment.name.clone(), evaluations }, missing)
 }
 
 /// The results of an experiment in the store.

@@ -175,6 +175,8 @@ pub fn sync_file_system(path: &Path) -> Result<bool> {
 /// Syncs the entries of a folder to disk.
 pub fn sync_dir(folder: &Path) -> Result<()> {
     crash_point("sync folder");
+    // The parent of a plain name.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder)
         .and_then(|file| file.sync_all())
         .with_context(|| format!("cannot sync the folder `{}`", folder.display()))

@@ -11,6 +11,7 @@ mod format;
 mod json;
 mod lossless_json;
 mod parquet_file;
+pub mod parquet_writer;
 
 use std::path::{Path, PathBuf};
 
