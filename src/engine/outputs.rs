@@ -21,6 +21,9 @@ const MAX_ROW: usize = 64 << 20;
 const MAX_STEP: usize = 1 << 20;
 const MAX_FACTS: u64 = 256 << 20;
 
+/// The most wrong lines that an error lists.
+const MAX_ERRORS: usize = 10;
+
 /// Makes the checker of the content of an output, if a program wrote it.
 pub(super) type CheckerOf<'a> = &'a dyn Fn(&OutputSpec) -> Option<Box<dyn OutputChecker>>;
 
@@ -108,9 +111,16 @@ fn check_one(
         _ => {}
     }
     let mut checker = checker;
-    let mut check_row = |number: usize, line: &str| match checker.as_mut() {
-        Some(checker) => checker.row(line).map_err(|error| anyhow!("line {number}: {error:#}")),
-        None => Ok(()),
+    let (mut wrong, mut more) = (Vec::new(), 0);
+    let mut check_row = |number: usize, line: &str| {
+        if let Some(Err(error)) = checker.as_mut().map(|checker| checker.row(line)) {
+            if wrong.len() < MAX_ERRORS {
+                wrong.push(format!("line {number}: {error:#}"));
+            } else {
+                more += 1;
+            }
+        }
+        Ok(())
     };
     let complete = match kind {
         kind if has_rows(kind) => each_line(path, MAX_ROW, stop, &mut check_row)?,
@@ -133,6 +143,12 @@ fn check_one(
             true
         }
     };
+    if more > 0 {
+        wrong.push(format!("and {more} more lines"));
+    }
+    if !wrong.is_empty() {
+        bail!("{}", wrong.join("\n"));
+    }
     Ok(match checker {
         _ if !complete => None,
         Some(checker) => Some(checker.finish()?),

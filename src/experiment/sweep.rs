@@ -18,7 +18,6 @@ pub(crate) fn parts(text: &str) -> Vec<Range<usize>> {
                 continue;
             }
             (Some(open), letter) if letter == open && !escaped => quote = None,
-            (Some(_), _) => {}
             (None, '"' | '\'') => quote = Some(letter),
             (None, '[' | '{') => depth += 1,
             (None, ']' | '}') => depth = depth.saturating_sub(1),
@@ -26,13 +25,14 @@ pub(crate) fn parts(text: &str) -> Vec<Range<usize>> {
                 found.push(start..at);
                 start = at + 1;
             }
-            (None, _) => {}
+            _ => {}
         }
         escaped = false;
     }
     found.push(start..text.len());
     if quote.is_some() || depth > 0 {
-        found = vec![0..text.len()];
+        found.clear();
+        found.push(0..text.len());
     }
     found.into_iter().map(|range| trim(text, range)).collect()
 }

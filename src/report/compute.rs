@@ -1,5 +1,7 @@
 //! Computes a table: the estimates and tests of all cells and contrasts.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::estimates::{PendingCell, SeriesSet};
 use super::layout::{Header, Layout, is_compared};
 use super::score_matrix::{CellSource, ScoreMatrix};
@@ -70,7 +72,8 @@ pub(super) fn compute_table(spec: &ReportSpec, matrix: &ScoreMatrix, layout: &La
         .map(|(contrast, test)| estimates.contrast(contrast, test, &mut corrected, measured))
         .collect();
 
-    let notes = notes(matrix, &rows, &contrasts);
+    let mut notes = notes(matrix, &rows, &contrasts);
+    notes.extend(averaged_axes(matrix, layout));
     let datasets = matrix.datasets.iter().zip(matrix.items.datasets());
     let mut columns: Vec<String> = layout.columns.iter().map(|line| line.label.clone()).collect();
     if with_mean {
@@ -123,6 +126,30 @@ fn union(sources: &[CellSource]) -> CellSource {
 /// The Holm-Bonferroni corrected p-values of the tests that exist, in their order.
 fn holm_corrected(tests: &[Option<PairedTest>]) -> std::vec::IntoIter<f64> {
     holm(&tests.iter().flatten().map(|test| test.p_value).collect::<Vec<_>>()).into_iter()
+}
+
+/// A note about axes that no row or column names, although they vary within a cell.
+fn averaged_axes(matrix: &ScoreMatrix, layout: &Layout) -> Option<String> {
+    let mut averaged: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for row in &layout.rows {
+        for column in &layout.columns {
+            let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            for point in matrix.points(&matrix.select(&row.selector.and(&column.selector))) {
+                let others = point.iter().filter(|(axis, _)| *axis != "seed");
+                others.for_each(|(axis, label)| labels.entry(axis.as_str()).or_default().extend([label.as_str()]));
+            }
+            for (axis, labels) in labels.into_iter().filter(|(_, labels)| labels.len() > 1) {
+                averaged.entry(axis).or_default().extend(labels);
+            }
+        }
+    }
+    let list = |(axis, labels): (&str, BTreeSet<&str>)| {
+        let shown: Vec<&str> = labels.iter().copied().take(6).collect();
+        let more = if labels.len() > shown.len() { ", ..." } else { "" };
+        format!("`{axis}` ({}{more})", shown.join(", "))
+    };
+    let axes: Vec<String> = averaged.into_iter().map(list).collect();
+    (!axes.is_empty()).then(|| format!("cells average over {}", axes.join(" and ")))
 }
 
 fn notes(matrix: &ScoreMatrix, rows: &[Row], contrasts: &[ContrastResult]) -> Vec<String> {

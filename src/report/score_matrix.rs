@@ -154,6 +154,11 @@ impl<'a> ScoreMatrix<'a> {
         CellSource { evaluations, dataset }
     }
 
+    /// The points of the evaluations of a cell.
+    pub(super) fn points(&self, source: &CellSource) -> impl Iterator<Item = &BTreeMap<String, String>> {
+        source.evaluations.iter().map(|&index| &self.evaluations[index].evaluation().point)
+    }
+
     /// Names of the instances.
     pub(super) fn names(&self, evaluations: &[usize]) -> Vec<String> {
         evaluations.iter().map(|&index| self.evaluations[index].evaluation().instance.clone()).collect()

@@ -99,9 +99,9 @@ outputs = { "items.jsonl" = "items" }
 "#,
     );
     project.edit("study.toml", "benchmark  = \"items\"", "benchmark  = \"made\"");
-    let outcome = project.fails(2, &["run", "study.toml", "eval"]);
+    let outcome = project.fails(1, &["run", "study.toml", "eval"]);
     expect![[r#"
-        error: `eval` failed: two items of `made` have the id `1`
-            item `2` of `made`: the answer `red` is not the letter of an option: it is the text of option A; for texts set `option_answers = "text"`"#]]
-    .assert_eq(&outcome.error_text());
+        error: `made` failed: the output `items.jsonl` is not valid
+          because line 2: `id`: two rows of `made` have the id `1`
+            line 3: the answer `red` is not the letter of an option: it is the text of option A; for texts set `option_answers = "text"`"#]].assert_eq(&outcome.error_text());
 }
