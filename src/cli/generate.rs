@@ -1,6 +1,6 @@
 //! `generate`: prints a checkpoint's response to a question as it is generated. Needs no experiment and no store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -11,16 +11,19 @@ use super::shell::Shell;
 use super::value_parsers::at_least_one;
 use crate::stages::generate::{Generation, GenerationRequest, generate_text};
 use ablate_core::base::progress::NoProgress;
+use ablate_core::stage::HubRepository;
+use ablate_experiment::hub_cache;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
     /// The question. `-` reads it from stdin.
     #[arg(value_name = "QUESTION")]
     question: String,
-    /// Folder of the checkpoint: in Hugging Face's layout, or a stage's output `model`.
+    /// Folder of the checkpoint: in Hugging Face's layout, or a stage's output `model`; or `hf://org/name`, a snapshot in the
+    /// hub's local cache.
     #[arg(long, value_name = "DIR")]
     model: PathBuf,
-    /// PNG or JPEG image for the question. Repeatable: each image stands at an `<image>` in the question, or all before it.
+    /// PNG, JPEG, WebP, GIF or BMP image for the question. Repeatable: each image stands at an `<image>` in the question, or all before it.
     #[arg(long = "image", value_name = "FILE")]
     images: Vec<PathBuf>,
     /// Do not apply the orientation in the image's EXIF data.
@@ -55,6 +58,14 @@ pub(super) struct GenerateArgs {
     threads: Option<usize>,
 }
 
+/// The folder of the checkpoint. `hf://org/name` is a snapshot in the hub's local cache.
+fn model_folder(model: &Path) -> Result<PathBuf> {
+    match model.to_str().filter(|text| text.starts_with(hub_cache::SCHEME)) {
+        Some(text) => hub_cache::resolve(text, HubRepository::Model).map_err(anyhow::Error::msg),
+        None => Ok(model.to_path_buf()),
+    }
+}
+
 pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<()> {
     let GenerateArgs { temperature, top_p, max_tokens, .. } = *arguments;
     if !temperature.is_finite() || temperature < 0.0 {
@@ -75,7 +86,7 @@ pub(super) fn generate(shell: Shell, arguments: &GenerateArgs) -> Result<()> {
     };
     let threads = arguments.threads.or(std::thread::available_parallelism().ok().map(usize::from));
     let request = GenerationRequest {
-        model: arguments.model.clone(),
+        model: model_folder(&arguments.model)?,
         images: arguments.images.clone(),
         exif_orientation: !arguments.ignore_exif_orientation,
         text,

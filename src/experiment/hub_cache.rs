@@ -7,7 +7,7 @@ use ablate_core::base::files;
 use ablate_core::stage::HubRepository;
 
 /// How a reference begins.
-pub(crate) const SCHEME: &str = "hf://";
+pub const SCHEME: &str = "hf://";
 
 /// A reference to a repository of the hub: `hf://org/name`, `hf://datasets/org/name@revision/path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ struct HubReference<'a> {
 }
 
 /// The file or folder of a reference. The error says what is missing and what to do.
-pub(crate) fn resolve(text: &str, expected: HubRepository) -> Result<PathBuf, String> {
+pub fn resolve(text: &str, expected: HubRepository) -> Result<PathBuf, String> {
     resolve_in(text, expected, &cache_folder()?)
 }
 

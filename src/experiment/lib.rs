@@ -26,7 +26,7 @@ mod arm;
 mod axis;
 mod constraints;
 mod declaration;
-mod hub_cache;
+pub mod hub_cache;
 mod stage_errors;
 
 mod dedup_stats;
