@@ -13,6 +13,7 @@ mod removal;
 mod spanned_toml;
 mod sweep;
 mod vars;
+mod varying;
 
 mod label;
 mod limits;

@@ -155,7 +155,7 @@ impl<'a> VariantBuilder<'a> {
         diagnostics: &mut Diagnostics,
     ) -> bool {
         let templates = &self.declaration.templates;
-        if axes.is_empty() || templates.is_empty() {
+        if templates.is_empty() {
             return true;
         }
         let mut values = PointValues::default();

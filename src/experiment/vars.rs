@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::diagnostics::{Diagnostics, SpanKey, known_names, span_key};
-use super::key_path;
 use super::spanned_toml::{Data, Entry, MAX_DEPTH, Node, Table};
+use super::varying::{AXIS, Dependencies, Piece, Varying, pieces};
 use ablate_core::base::Span;
 
 /// The most bytes that are copied out of variables: 64 MiB. Variables may use variables, so a small file could grow
@@ -13,9 +13,6 @@ const MAX_SIZE: usize = 1 << 26;
 
 /// The longest chain of variables that use each other.
 const MAX_CHAIN: usize = 16;
-
-/// What `${axis.NAME}` begins with.
-const AXIS: &str = "axis.";
 
 /// Replaces every `${name}` in the tree, and removes `[vars]` from it. Strings that depend on the point of a stage, through
 /// `${axis.NAME}` or a variable that an axis changes, are left as they are: the templates replace them later.
@@ -47,13 +44,6 @@ pub(crate) struct Templates {
     vars: Table,
     varying: Varying,
     places: BTreeSet<SpanKey>,
-}
-
-/// What a string depends on.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Dependencies {
-    pub(crate) axes: BTreeSet<String>,
-    pub(crate) variables: BTreeSet<String>,
 }
 
 /// The values at one point.
@@ -107,73 +97,6 @@ impl Templates {
     }
 }
 
-/// The names that have another value at every point of an axis.
-#[derive(Debug, Default)]
-struct Varying {
-    axes: BTreeSet<String>,
-    /// Variables that an axis changes.
-    variables: BTreeSet<String>,
-}
-
-impl Varying {
-    fn of(tree: &Table, vars: &Table) -> Varying {
-        let axes = tree.get("axis").and_then(Node::as_table).cloned().unwrap_or_default();
-        let mut variables = BTreeSet::new();
-        for axis in axes.0.values().filter_map(|entry| entry.node.as_table()) {
-            for (key, entry) in &axis.0 {
-                match (key.as_str(), entry.node.as_table()) {
-                    ("key" | "simplex" | "random", _) => entry.node.each_string(&mut |text| {
-                        variables.extend(variable_of_path(text));
-                    }),
-                    ("variants", Some(variants)) => {
-                        let patches = variants.0.values().filter_map(|variant| variant.node.as_table());
-                        variables
-                            .extend(patches.flat_map(|table| table.0.keys()).filter_map(|key| variable_of_path(key)));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        variables.retain(|name| vars.0.contains_key(name));
-        Varying { axes: axes.0.into_keys().collect(), variables }
-    }
-
-    /// Adds what a string depends on, also through variables.
-    fn dependencies(&self, text: &str, vars: &Table, found: &mut Dependencies) {
-        let mut visited: BTreeSet<&str> = BTreeSet::new();
-        let mut open: Vec<String> = names_in(text);
-        while let Some(name) = open.pop() {
-            if let Some((name, entry)) = vars.0.get_key_value(&name) {
-                if self.variables.contains(name) {
-                    found.variables.insert(name.clone());
-                }
-                if visited.insert(name) {
-                    entry.node.each_string(&mut |text| open.extend(names_in(text)));
-                }
-            } else if let Some(axis) = name.strip_prefix(AXIS)
-                && self.axes.contains(axis)
-            {
-                found.axes.insert(axis.to_string());
-            }
-        }
-    }
-}
-
-/// The names in the `${name}` of a text.
-fn names_in(text: &str) -> Vec<String> {
-    let names = pieces(text).into_iter().filter_map(|piece| match piece {
-        Piece::Variable(name) => Some(name.to_string()),
-        Piece::Text(_) | Piece::Escape | Piece::Unclosed => None,
-    });
-    names.collect()
-}
-
-/// The variable in the path of a key such as `vars.lr`.
-fn variable_of_path(text: &str) -> Option<String> {
-    let (parts, end) = key_path::parse(text)?;
-    (end == text.len() && parts.len() > 1 && parts[0] == "vars").then(|| parts[1].clone())
-}
-
 struct Vars<'a> {
     table: &'a Table,
     varying: &'a Varying,
@@ -193,16 +116,6 @@ struct Vars<'a> {
     copied: usize,
     /// The number of strings with an error.
     failures: usize,
-}
-
-/// A part of a string.
-enum Piece<'a> {
-    Text(&'a str),
-    /// `$${`, which escapes `${`.
-    Escape,
-    Variable(&'a str),
-    /// `${` without `}`.
-    Unclosed,
 }
 
 impl<'a> Vars<'a> {
@@ -419,32 +332,4 @@ fn measure(node: &Node) -> (usize, usize) {
     };
     let size = below.iter().map(|(size, _)| size).sum::<usize>() + 64;
     (size, below.iter().map(|(_, depth)| depth).max().unwrap_or(&0) + 1)
-}
-
-fn pieces(text: &str) -> Vec<Piece<'_>> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while let Some(at) = rest.find("${") {
-        let escaped = rest[..at].ends_with('$');
-        let before = if escaped { &rest[..at - 1] } else { &rest[..at] };
-        if !before.is_empty() {
-            pieces.push(Piece::Text(before));
-        }
-        rest = &rest[at + 2..];
-        if escaped {
-            pieces.push(Piece::Escape);
-        } else if let Some(end) = rest.find('}') {
-            let name = rest[..end].trim();
-            let quoted = ['"', '\''].into_iter().find_map(|quote| name.strip_prefix(quote)?.strip_suffix(quote));
-            pieces.push(Piece::Variable(quoted.unwrap_or(name)));
-            rest = &rest[end + 1..];
-        } else {
-            pieces.push(Piece::Unclosed);
-            return pieces;
-        }
-    }
-    if !rest.is_empty() {
-        pieces.push(Piece::Text(rest));
-    }
-    pieces
 }
