@@ -75,8 +75,7 @@ fn format(shell: Shell, arguments: &ResultsArgs) -> Result<ResultsFormat> {
         (Some(ResultsFormat::Parquet), None) => {
             bail!("Parquet is binary: write it into a file with `--out FILE.parquet`")
         }
-        (Some(format), _) => Ok(format),
-        (None, Some(Ok(format))) => Ok(format),
+        (Some(format), _) | (None, Some(Ok(format))) => Ok(format),
         (None, Some(Err(_))) => {
             let extension = extension.unwrap_or_default();
             bail!("no format has the extension `{extension}`: use `.csv`, `.json` or `.parquet`, or give `--format`")

@@ -11,7 +11,8 @@ use super::section::Section;
 use super::settings::{self, Settings};
 use super::spanned_toml::{Data, Entry, Node, Table};
 use super::tables::{ExperimentTable, Seeds};
-use super::vars::{Dependencies, Templates};
+use super::vars::Templates;
+use super::varying::Dependencies;
 use ablate_core::base::Span;
 use ablate_core::stage::{Kind, Registry, find_kind};
 

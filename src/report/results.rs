@@ -39,7 +39,9 @@ pub fn table(experiments: &[ExperimentResults], items: bool) -> Result<ResultTab
                 let mut datasets: BTreeMap<String, Sums> = BTreeMap::new();
                 each_score(evaluation, &mut |score| datasets.entry(score.dataset.clone()).or_default().add(&score))
                     .with_context(context)?;
-                datasets.iter().for_each(|(dataset, sums)| builder.add_cell(&place, dataset, sums));
+                for (dataset, sums) in &datasets {
+                    builder.add_cell(&place, dataset, sums);
+                }
             }
         }
     }

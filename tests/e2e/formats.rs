@@ -184,38 +184,31 @@ fn unknown_fields_are_counted() {
 }
 
 #[test]
-fn scores_of_a_program_enter_a_report() {
-    let study = r#"
+fn scores_and_curves_of_a_program_enter_a_report() {
+    let project = Project::with_study(
+        r#"
 [axis.arm]
-key = "stage.mine.run"
-values = ["cp a scores.jsonl", "cp b scores.jsonl"]
-labels = ["a", "b"]
+values = ["a", "b"]
 [stage.mine]
 kind = "command"
 inputs = { a = "./a", b = "./b" }
-run = ""
-outputs = { "scores.jsonl" = "scores" }
+run = """cp ${axis.arm} scores.jsonl; printf '{"step":1,"loss":2}\\n{"step":2,"loss":1}\\n' > curve.jsonl"""
+outputs = { "scores.jsonl" = "scores", "curve.jsonl" = "curve" }
 [report.main]
 rows = ["arm"]
 columns = ["dataset"]
 contrasts = [{ name = "a - b", plus = ["arm=a"], minus = ["arm=b"] }]
-"#;
-    let project = Project::with_study(
-        &study.replace("jsonl\",", "jsonl; echo '{\\\"step\\\": 1, \\\"loss\\\": 2}' > curve.jsonl\","),
+"#,
     );
     let scores = |right: usize| {
-        (0..30)
-            .map(|id| format!("{{\"id\":\"{id}\",\"dataset\":\"d\",\"score\":{}}}\n", u8::from(id < right)))
-            .collect::<String>()
+        let line = |id: usize| format!("{{\"id\":\"{id}\",\"dataset\":\"d\",\"score\":{}}}\n", u8::from(id < right));
+        (0..30).map(line).collect::<Vec<_>>().concat()
     };
     project.write("a", scores(27)).write("b", scores(15));
     project.ok(&["run", "study.toml"]);
     let report = project.json(&["report", "study.toml"]);
-    let cells: Vec<&Value> = report["tables"][0]["rows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| &row["cells"][0]["estimate"]["mean"])
-        .collect();
+    let rows = report["tables"][0]["rows"].as_array().unwrap();
+    let cells: Vec<&Value> = rows.iter().map(|row| &row["cells"][0]["estimate"]["mean"]).collect();
     assert_eq!(cells, [0.9, 0.5]);
+    assert_eq!(report["curves"][1]["points"][1]["loss"], 1.0);
 }

@@ -55,7 +55,7 @@ fn conversation(keys: &[String]) -> Row {
         id: "chat".into(),
         dataset: "chat".into(),
         source: String::new(),
-        images: images(&[&keys[..], &keys[..1]].concat()),
+        images: images(&[keys, &keys[..1]].concat()),
         system: None,
         history: vec![Exchange { prompt: "Is <image> like <image>?".into(), response: "No.".into() }],
         prompt: "And <image>?".into(),
@@ -304,7 +304,8 @@ fn conversations_match_transformers() {
         // templates do not write the end of an answer.
         assert!(same + 1 >= if name == "llava-siglip" { prompt } else { encoded.tokens.len() }, "{name}: {same}");
         let resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
-        let ours = log_probs(&model.checkpoint, &[encoded.clone()], &*model.images, &resources).unwrap().remove(0);
+        let ours =
+            log_probs(&model.checkpoint, std::slice::from_ref(&encoded), &*model.images, &resources).unwrap().remove(0);
         let targets: Vec<usize> = (0..encoded.tokens.len()).filter(|&at| encoded.loss[at]).collect();
         assert_eq!(ours.len(), targets.len());
         let compared: Vec<(f64, f64)> = targets
