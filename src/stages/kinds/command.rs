@@ -398,6 +398,13 @@ mod tests {
             env.2: `1B` is not the name of a variable
             env.3: `C D` is not the name of a variable
             dir: `..` is not a path inside the stage's folder: write a relative path without `.` and `..`
+            ["env.A"]
+            env.pass.0: `A=1` is not the name of a variable
+            env.pass.1: `*` is not the name of a variable
+            env.inputs.0: the variable `B` is given twice
+            env.inputs.1: `C*` is not the name of a variable
+            env.past: unknown key `past`
+            env.set.A: wrong type, expected a text or a number
         "#]]
         .assert_eq(&tables.iter().map(outcome).collect::<String>());
     }
