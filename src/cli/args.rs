@@ -35,6 +35,7 @@ Examples:
   ablate run experiments/reasoner.toml            run what is not fresh, then print the tables
   ablate plan experiments/reasoner.toml           show what would run, and why
   ablate run exp.toml --set stage.dpo.beta=0.2    change a key for this run
+  ablate run exp.toml --set vars.lr=1e-5,2e-5     sweep a key
   ablate why exp.toml dpo                         show every change since the last result, with its line
 
 Exit codes: 0 success, 1 a stage failed or the result could not be written, 2 wrong input, 130 interrupted.")]
@@ -86,7 +87,8 @@ pub(super) struct ExperimentArgs {
     #[arg(value_name = "FILE")]
     pub(super) file: PathBuf,
     /// Change a key: `stage.dpo.beta=0.2`, `vars.data=/mnt/data`, `'stage.run.inputs."a.txt"=b.txt'`. The value is TOML, or
-    /// text if it is not valid TOML; `remove` removes the key. Repeatable.
+    /// text if it is not valid TOML; `remove` removes the key. Several values separated by commas are a sweep over the key of a
+    /// stage or a variable: `stage.sft.lr=1e-5,2e-5`. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(super) overrides: Vec<String>,
 }

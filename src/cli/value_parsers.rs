@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ablate_core::base::diagnostic::nearest;
 use ablate_core::stage::ArtifactKind;
 
 pub(super) const SECONDS_PER_DAY: f64 = 24.0 * 3600.0;
@@ -18,7 +19,9 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
 pub(super) fn output_type(text: &str) -> Result<ArtifactKind, String> {
     serde_json::from_value(text.into()).map_err(|_| {
         let names: Vec<String> = ArtifactKind::ALL.iter().map(|kind| format!("`{}`", kind.name())).collect();
-        format!("the types are {}", names.join(", "))
+        let near = nearest(text, ArtifactKind::ALL.iter().map(|kind| kind.name()));
+        let near = near.map(|near| format!("a type of a similar name is `{near}`; ")).unwrap_or_default();
+        format!("{near}the types are {}", names.join(", "))
     })
 }
 

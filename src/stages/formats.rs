@@ -225,6 +225,17 @@ pub(crate) fn checker(output: &OutputSpec, packs: &BTreeMap<Hash, PathBuf>) -> O
     }
 }
 
+/// The error about a missing field with the field of the row that was probably meant.
+fn with_similar_field(error: &anyhow::Error, line: &str) -> anyhow::Error {
+    let text = format!("{error:#}");
+    let missing = text.split_once("missing field `").and_then(|(_, rest)| rest.split('`').next());
+    let fields: BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_str(line).unwrap_or_default();
+    match missing.and_then(|missing| nearest(missing, fields.keys().map(String::as_str))) {
+        Some(near) => anyhow!("{text}; the row has a field of a similar name, `{near}`"),
+        None => anyhow!(text),
+    }
+}
+
 struct RowChecker {
     format: RowFormat,
     kind: ArtifactKind,
@@ -256,7 +267,8 @@ impl RowChecker {
 
 impl OutputChecker for RowChecker {
     fn row(&mut self, line: &str) -> Result<()> {
-        let Identity { unique, images } = (self.format.check)(line)?;
+        let Identity { unique, images } =
+            (self.format.check)(line).map_err(|error| with_similar_field(&error, line))?;
         self.rows += 1;
         if let Some((dataset, id)) = unique
             && !self.seen.insert((dataset.clone(), id.clone()))

@@ -83,7 +83,7 @@ fn types_without_rows_have_no_schema() {
         error: `tokenizer` has no rows: it is a `tokenizer.json`, or a folder with one
         error: `facts` has no rows: it is one JSON document without null
         error: `a file` has no rows: it is a file or folder with any content
-        error: invalid value 'score' for '[TYPE]': the types are `items`, `images`, `rows`, `tokenizer`, `checkpoint`, `rollouts`, `judged`, `credits`, `pairs`, `scores`, `curve`, `facts`, `file`"#]].assert_eq(
+        error: invalid value 'score' for '[TYPE]': a type of a similar name is `scores`; the types are `items`, `images`, `rows`, `tokenizer`, `checkpoint`, `rollouts`, `judged`, `credits`, `pairs`, `scores`, `curve`, `facts`, `file`"#]].assert_eq(
         &["images", "checkpoint", "tokenizer", "facts", "file", "score"]
             .map(|kind| project.ablate(&["schema", kind]).exited(2).errors())
             .join("\n"),
@@ -96,6 +96,7 @@ fn an_error_names_stage_output_line_and_field() {
     let twice = r#"{"id": "1", "dataset": "d", "score": 1}"#;
     let cases: Vec<(&str, String)> = vec![
         ("scores", "{\"id\": \"1\", \"dataset\": \"d\", \"score\": 1}\n{\"id\": \"2\", \"dataset\": \"d\"}\n".into()),
+        ("scores", r#"{"id": "1", "dataset": "d", "scroe": 1}"#.into()),
         ("scores", r#"{"id": "1", "dataset": "d", "score": 1.5}"#.into()),
         ("scores", r#"{"id": 1, "dataset": "d", "score": 1}"#.into()),
         ("scores", format!("{twice}\n{twice}")),
@@ -135,6 +136,8 @@ fn an_error_names_stage_output_line_and_field() {
     expect![[r#"
         error: `it` failed: the output `out` is not valid
           because line 2: missing field `score`
+        error: `it` failed: the output `out` is not valid
+          because line 1: missing field `score`; the row has a field of a similar name, `scroe`
         error: `it` failed: the output `out` is not valid
           because line 1: `score`: 1.5 is not between 0 and 1
         error: `it` failed: the output `out` is not valid
