@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import threading
 from pathlib import Path
 
 from blake3 import blake3
@@ -43,7 +44,7 @@ class Images:
     def __init__(self, folder="images"):
         paths = sorted(Path(folder).glob("*.tar"))
         self.packs = {blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()[:16]: path for path in paths}
-        # By process, because the workers of a data loader would share the position in the file.
+        # By process and thread: workers of a data loader and threads of a pool would share the position in the file.
         self.open_packs = {}
 
     def encoded(self, key):
@@ -51,7 +52,7 @@ class Images:
         pack, member = key.split("/", 1)
         if pack not in self.packs:
             raise SystemExit(f"the image `{key}` is in none of the packs {[str(path) for path in self.packs.values()]}")
-        place = (os.getpid(), pack)
+        place = (os.getpid(), threading.get_ident(), pack)
         if place not in self.open_packs:
             self.open_packs[place] = tarfile.open(self.packs[pack])
         return self.open_packs[place].extractfile(member).read()

@@ -1,5 +1,6 @@
 """What the scripts of the recipes accept and refuse. `run.sh` runs these tests."""
 
+import io
 import json
 import sys
 import tarfile
@@ -7,6 +8,7 @@ import tempfile
 import threading
 import unittest
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from unittest import mock
@@ -105,6 +107,20 @@ class Records(unittest.TestCase):
                 self.assertEqual(images.encoded(f"{pack}/charts/7.png"), name.encode())
             with self.assertRaisesRegex(SystemExit, "the image `0/7.png` is in none of the packs"):
                 images.encoded("0/7.png")
+
+    def test_threads_read_different_images(self):
+        with tempfile.TemporaryDirectory() as folder:
+            pack = Path(folder) / "pack.tar"
+            with tarfile.open(pack, "w") as tar:
+                for number in range(50):
+                    member = tarfile.TarInfo(f"{number}.png")
+                    member.size = 100_000
+                    tar.addfile(member, io.BytesIO(bytes([number]) * member.size))
+            images = records.Images(folder)
+            place = next(iter(images.packs))
+            with ThreadPoolExecutor(8) as pool:
+                read = pool.map(lambda number: set(images.encoded(f"{place}/{number % 50}.png")), range(400))
+                self.assertEqual(list(read), [{number % 50} for number in range(400)])
 
     def test_an_unknown_data_set_is_refused(self):
         items = [{"dataset": "chart"}, {"dataset": "doc"}]
