@@ -6,8 +6,8 @@ use super::key_path;
 use super::spanned_toml::{Data, Entry, Node, Table};
 use ablate_core::base::{Diagnostic, Span};
 
-/// The parts of a text between commas outside of quotes and brackets, without white space around them. One part if
-/// there is no such comma or a quote is not closed.
+/// The parts of a text between commas outside of quotes and brackets, without white space around them. One part
+/// without such a comma, or if a quote or bracket is not closed.
 pub(crate) fn parts(text: &str) -> Vec<Range<usize>> {
     let (mut found, mut start, mut depth, mut quote) = (Vec::new(), 0, 0usize, None);
     let mut escaped = false;

@@ -204,7 +204,7 @@ fn canonical(text: &str) -> Option<i64> {
     text.parse().ok().filter(|number: &i64| number.to_string() == text)
 }
 
-/// The values of a column that is no axis.
+/// The values of a column that is not an axis.
 fn values_of(name: &str, values: &[Value]) -> ColumnValues {
     match name {
         "items" => ColumnValues::Whole(values.iter().map(Value::as_i64).collect()),
