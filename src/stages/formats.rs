@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::loaded_model::LoadedModel;
 use ablate_core::base::Hash;
@@ -229,7 +229,7 @@ pub(crate) fn checker(output: &OutputSpec, packs: &BTreeMap<Hash, PathBuf>) -> O
 fn with_similar_field(error: &anyhow::Error, line: &str) -> anyhow::Error {
     let text = format!("{error:#}");
     let missing = text.split_once("missing field `").and_then(|(_, rest)| rest.split('`').next());
-    let fields: BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_str(line).unwrap_or_default();
+    let fields: Map<String, Value> = serde_json::from_str(line).unwrap_or_default();
     match missing.and_then(|missing| nearest(missing, fields.keys().map(String::as_str))) {
         Some(near) => anyhow!("{text}; the row has a field of a similar name, `{near}`"),
         None => anyhow!(text),
