@@ -88,6 +88,17 @@ def main():
     ablate("run", "trl_sft", "trl_dpo", *values)
     compare_losses("sft", "trl_sft")
     compare_losses("dpo", "trl_dpo")
+    read_results()
+
+
+def read_results():
+    """Runs the two lines of docs/experiment.md that read the results with pandas."""
+    ablate("results", "--out", "scores.parquet")
+    page = (ROOT / "docs/experiment.md").read_text(encoding="utf-8")
+    lines = page.split("## Results for other programs")[1].split("```python\n")[1].split("```")[0]
+    printed = subprocess.run([sys.executable, "-c", lines], cwd=WORK, check=True, capture_output=True, text=True).stdout
+    assert "lm_eval" in printed and "pick" in printed, printed
+    print(printed)
 
 
 if __name__ == "__main__":
