@@ -115,7 +115,10 @@ impl<'a> VariantBuilder<'a> {
             for patch in removals {
                 valid &= apply(patch, &mut table, diagnostics);
             }
-            valid &= self.resolve_templates(&axes, &point, &mut table, diagnostics);
+            if !self.resolve_templates(&axes, &point, &mut table, diagnostics) {
+                valid = false;
+                continue;
+            }
             let Some(fanned_out) = fan_out(stage, point, table, diagnostics) else {
                 valid = false;
                 continue;

@@ -82,6 +82,12 @@ impl Templates {
 
     /// Replaces the templates in a stage's table. False after reporting an error.
     pub(crate) fn resolve(&self, table: &mut Table, values: PointValues<'_>, diagnostics: &mut Diagnostics) -> bool {
+        let mut depends = Dependencies::default();
+        table.0.values().for_each(|entry| self.add_dependencies(&entry.node, &mut depends));
+        if depends.axes.iter().any(|axis| !values.axes.contains_key(axis.as_str())) {
+            // The axis has an error, which is already reported.
+            return false;
+        }
         let mut vars = self.vars.clone();
         for (path, node, key) in values.variables {
             let path: Vec<&str> = path.iter().map(String::as_str).collect();

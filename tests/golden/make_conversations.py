@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-# `statistics.py` beside this script is not python's module of that name.
+# `statistics.py` next to this script is not python's module of that name.
 sys.path = [path for path in sys.path if Path(path).resolve() != Path(__file__).parent.resolve()]
 
 import torch

@@ -11,7 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# `statistics.py` beside this file would hide the standard library's.
+# `statistics.py` next to this file would hide the standard library's.
 sys.path.pop(0)
 
 import numpy as np

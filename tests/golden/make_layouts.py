@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# `statistics.py` beside this file would hide the standard library's.
+# `statistics.py` next to this file would hide the standard library's.
 sys.path.pop(0)
 os.environ["HF_HUB_OFFLINE"] = "1"
 

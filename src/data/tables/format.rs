@@ -1,4 +1,4 @@
-//! The format of a file, from its first bytes. Only text that is not JSON is told apart by its extension.
+//! The format of a file, from its first bytes. The extension decides only between kinds of text that is not JSON.
 
 use std::fmt;
 use std::io::Read;

@@ -184,6 +184,16 @@ fn values_that_vary_are_refused_outside_of_stages() {
 }
 
 #[test]
+fn an_axis_with_an_error_is_reported_once() {
+    let text = "[axis.lr]\nvalues = []\n[stage.base]\nkind = \"base\"\ndim = \"${axis.lr}\"\n";
+    expect![[r#"
+        error: `axis.lr.values`: the list is empty
+          --> DIR/a.toml:2:10 `[]`
+          ::: DIR/a.toml:1:1 `[axis.lr]` in this axis"#]]
+    .assert_eq(&errors(text));
+}
+
+#[test]
 fn two_axes_over_one_variable_are_refused() {
     let text = "[vars]\nx = 1\n[stage.base]\nkind = \"base\"\ndim = \"${x}\"\n\
                 [axis.a]\nkey = \"vars.x\"\nvalues = [1]\n[axis.b]\nkey = \"vars.x\"\nvalues = [2]\n";
