@@ -28,6 +28,11 @@ impl AutoBatch {
         AutoBatch { unit, size: size.into(), advice: Some(advice) }
     }
 
+    /// Whether the user chose the size.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.advice.is_some()
+    }
+
     /// Calls `attempt` with smaller and smaller sizes, starting from at most `count`, until one does not run out of memory.
     /// The results of failed attempts are dropped.
     ///

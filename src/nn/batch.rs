@@ -34,14 +34,26 @@ pub(crate) enum EmbeddingSource {
     Newline,
 }
 
+/// Sequences of a batch that were put together first. Its dropout does not depend on the other parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BatchPart {
+    /// Positions, padding included.
+    pub(crate) tokens: usize,
+    /// Positions whose logits are needed.
+    pub(crate) needed: usize,
+    pub(crate) tiles: usize,
+}
+
 /// The input of [`Model::hidden`](super::model::Model::hidden).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Batch {
     /// Positions of each sequence.
     pub(crate) rows: Vec<Range<usize>>,
     pub(crate) sources: Vec<EmbeddingSource>,
     /// The number of tiles of all distinct images.
     pub(crate) tiles: usize,
+    /// The number of their features.
+    features: usize,
     /// Their patches in raster order, with pixels in the order of the model's family: (tiles x patches, values).
     pub(crate) patches: Vec<f32>,
     /// Positions whose logits are needed, because the next token is a target.
@@ -50,25 +62,17 @@ pub struct Batch {
     pub(crate) targets: Vec<u32>,
     /// The row of each target.
     pub(crate) target_rows: Vec<usize>,
-    /// Seed of the dropout; none outside training.
-    pub(crate) dropout: Option<Seed>,
+    /// In order. One, unless batches were [joined](Batch::join).
+    pub(crate) parts: Vec<BatchPart>,
+    /// The seed of each part's dropout; empty outside training.
+    pub(crate) dropout: Vec<Seed>,
     unpadded_tokens: usize,
 }
 
 impl Batch {
     pub fn new(model: &Architecture, sequences: &[Sequence], padded: bool, images: &dyn PixelSource) -> Result<Batch> {
         let longest = sequences.iter().map(|sequence| sequence.tokens.len().saturating_sub(1)).max().unwrap_or(0);
-        let mut batch = Batch {
-            rows: Vec::with_capacity(sequences.len()),
-            sources: Vec::new(),
-            tiles: 0,
-            patches: Vec::new(),
-            logit_positions: Vec::new(),
-            targets: Vec::new(),
-            target_rows: Vec::new(),
-            dropout: None,
-            unpadded_tokens: 0,
-        };
+        let mut batch = Batch::default();
         let mut by_image: BTreeMap<&str, Vec<EmbeddingSource>> = BTreeMap::new();
         for (row, sequence) in sequences.iter().enumerate() {
             check_sequence(model, sequence, images)?;
@@ -101,7 +105,34 @@ impl Batch {
             }
             batch.rows.push(start..batch.sources.len());
         }
+        batch.features = model.vision.as_ref().map_or(0, |vision| batch.tiles * vision.tile_tokens());
+        batch.parts.push(BatchPart { tokens: batch.tokens(), needed: batch.targets(), tiles: batch.tiles });
         Ok(batch)
+    }
+
+    /// Batches in one, as its parts. An image of two batches is encoded twice, as it is when they are computed one after the other.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn join(batches: &[Batch]) -> Batch {
+        let mut whole = Batch::default();
+        for batch in batches {
+            let (tokens, rows, features) = (whole.sources.len(), whole.rows.len(), whole.features);
+            let moved = |source: &EmbeddingSource| match *source {
+                EmbeddingSource::Feature(row) => EmbeddingSource::Feature(row + features),
+                source => source,
+            };
+            whole.rows.extend(batch.rows.iter().map(|row| row.start + tokens..row.end + tokens));
+            whole.sources.extend(batch.sources.iter().map(moved));
+            whole.tiles += batch.tiles;
+            whole.features += batch.features;
+            whole.patches.extend_from_slice(&batch.patches);
+            whole.logit_positions.extend(batch.logit_positions.iter().map(|position| position + tokens));
+            whole.targets.extend_from_slice(&batch.targets);
+            whole.target_rows.extend(batch.target_rows.iter().map(|row| row + rows));
+            whole.parts.extend_from_slice(&batch.parts);
+            whole.dropout.extend_from_slice(&batch.dropout);
+            whole.unpadded_tokens += batch.unpadded_tokens;
+        }
+        whole
     }
 
     /// The number of positions, padding included.

@@ -1,17 +1,26 @@
 //! The layers of encoders and decoders: norm, linear layer with its LoRA adapter, MLP, transformer block.
 
 use anyhow::Result;
-use rand::Rng;
-use rand_chacha::ChaCha8Rng;
 
 use super::architecture::Activation;
-use super::ops::{Factor, Ops, Param, WeightStore};
+use super::batch::BatchPart;
+use super::dropout::Dropout;
+use super::ops::{Ops, Param, WeightStore};
 
 /// One forward pass: the operations, and the random numbers of its dropout.
 pub(crate) struct ForwardPass<'a, O> {
     pub(crate) ops: &'a mut O,
     /// None outside training.
-    pub(crate) dropout: Option<ChaCha8Rng>,
+    pub(crate) dropout: Option<Dropout>,
+}
+
+impl<O> ForwardPass<'_, O> {
+    /// Sets the rows that each part of the batch has in the tensors that are computed next.
+    pub(crate) fn set_rows(&mut self, rows: impl Fn(&BatchPart) -> usize) {
+        if let Some(dropout) = &mut self.dropout {
+            dropout.set_rows(rows);
+        }
+    }
 }
 
 /// A norm with its epsilon.
@@ -34,8 +43,6 @@ pub(crate) struct Lora<P: WeightStore> {
     pub(crate) scale: f32,
     /// Probability that an input is dropped in training.
     pub(crate) dropout: f64,
-    /// Width of the inputs.
-    pub(crate) inputs: usize,
 }
 
 /// The feed-forward network of a block.
@@ -69,26 +76,10 @@ impl<P: WeightStore> Norm<P> {
 impl<P: WeightStore> Linear<P> {
     pub(crate) fn forward<O: Ops<Weights = P>>(&self, pass: &mut ForwardPass<O>, x: &O::Tensor) -> Result<O::Tensor> {
         let y = pass.ops.linear(x, &self.weight, self.bias.as_ref())?;
-        let Some(Lora { a, b, scale, dropout, inputs }) = &self.lora else { return Ok(y) };
-        let low = match pass.dropout.as_mut().filter(|_| *dropout > 0.0) {
-            Some(generator) => {
-                let factors = dropout_factors(generator, *dropout, pass.ops.rows(x) * inputs);
-                let kept = pass.ops.scale(x, Factor::PerElement(factors))?;
-                pass.ops.linear(&kept, a, None)?
-            }
-            None => pass.ops.linear(x, a, None)?,
-        };
-        let low = pass.ops.scale(&low, Factor::Constant(*scale))?;
-        let update = pass.ops.linear(&low, b, None)?;
-        pass.ops.add(&y, &update)
+        let Some(Lora { a, b, scale, dropout: rate }) = &self.lora else { return Ok(y) };
+        let dropout = pass.dropout.as_mut().filter(|_| *rate > 0.0).map(|dropout| (dropout, *rate));
+        pass.ops.add_lora(y, x, [a, b], *scale, dropout)
     }
-}
-
-/// `count` factors: 0 with probability `dropout`, else `1 / (1 - dropout)`, which keeps the expected sum.
-fn dropout_factors(generator: &mut ChaCha8Rng, dropout: f64, count: usize) -> Vec<f32> {
-    let kept = (1.0 / (1.0 - dropout)) as f32;
-    let uniform = |word: u32| f64::from(word) / (f64::from(u32::MAX) + 1.0);
-    (0..count).map(|_| if uniform(generator.next_u32()) < dropout { 0.0 } else { kept }).collect()
 }
 
 impl<P: WeightStore> Mlp<P> {
@@ -128,31 +119,13 @@ impl<P: WeightStore> Block<P> {
         let heads = pass.ops.attention(layer, q, k, v, attention)?;
         let mut select = |x| needed.map(|rows| pass.ops.select_rows(x, rows)).transpose();
         let (needed_heads, needed_x) = (select(&heads)?, select(x)?);
+        if needed.is_some() {
+            pass.set_rows(|part| part.needed);
+        }
         let output = self.o.forward(pass, needed_heads.as_ref().unwrap_or(&heads))?;
         let x = pass.ops.add(needed_x.as_ref().unwrap_or(x), &output)?;
         let h = self.mlp_norm.forward(pass, &x)?;
         let output = self.mlp.forward(pass, &h)?;
         pass.ops.add(&x, &output)
-    }
-}
-
-#[cfg(test)]
-#[expect(clippy::float_cmp, reason = "dropout factors are exact numbers")]
-mod tests {
-    use super::*;
-    use ablate_core::base::Seed;
-
-    #[test]
-    fn dropout_has_its_rate_and_keeps_the_mean() {
-        for dropout in [0.1, 0.5] {
-            let count = 100_000;
-            let factors = dropout_factors(&mut Seed(3).stream("dropout"), dropout, count);
-            let dropped = factors.iter().filter(|factor| **factor == 0.0).count() as f64 / count as f64;
-            let mean = factors.iter().map(|&factor| f64::from(factor)).sum::<f64>() / count as f64;
-            // Four standard deviations of a share of 100,000 draws are 0.0063 at most.
-            assert!((dropped - dropout).abs() < 0.0063 && (mean - 1.0).abs() < 0.013, "{dropped} {mean}");
-            let kept = (1.0 / (1.0 - dropout)) as f32;
-            assert!(factors.iter().all(|&factor| factor == 0.0 || factor == kept));
-        }
     }
 }

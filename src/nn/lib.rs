@@ -5,10 +5,11 @@
 //!   [`checkpoint`], [`adapter`] (LoRA);
 //! - what it reads: [`pixel_values`], `anyres`, [`batch`];
 //! - what it computes: `layers`, `vision_tower`, `model`, all over the trait `ops`;
-//! - how it computes: `cpu` (our kernels, for training and generation) and `dfdx` (dfdx's kernels, for GPUs);
-//! - who calls it: `session` (training and scoring), `dfdx::decoder` (generation on a GPU), [`train`], [`infer`].
+//! - how it computes: `cpu` and `cuda::ops` (our kernels), and `dfdx` (dfdx's kernels, the reference of both in tests), in the
+//!   number types of a [`precision`];
+//! - who calls it: [`optimizer`] and `session` (training and scoring), [`train`], [`infer`].
 //!
-//! [`profile`] measures what the operations cost. `cuda` finds the GPUs and opens their libraries. No tensor type of dfdx
+//! [`profile`] measures what the operations cost. `cuda` also finds the GPUs and opens their libraries. No tensor type of dfdx
 //! is public.
 //!
 //! Letters in shapes: `n` tokens of a batch in all, `b` rows, `t` tokens of a row, `d` width, `v` vocabulary, `h` query
@@ -21,9 +22,11 @@ pub mod checkpoint;
 pub mod config;
 pub mod device;
 pub mod hub;
+pub mod optimizer;
 pub mod parameters;
 pub mod patterns;
 pub mod pixel_values;
+pub mod precision;
 pub mod profile;
 
 pub mod infer;
@@ -38,6 +41,7 @@ pub(crate) mod cpu;
 mod cuda;
 pub(crate) mod device_error;
 pub(crate) mod dfdx;
+pub(crate) mod dropout;
 pub(crate) mod flops;
 mod gpu_survey;
 pub(crate) mod gradients;
@@ -62,6 +66,9 @@ pub use device::{Device, DeviceChoice};
 pub use parameters::ParamGroup;
 pub use patterns::Pattern;
 pub use pixel_values::{ImageShape, PixelSource, PixelValues};
+pub use precision::Precision;
+
+use anyhow::{Result, bail};
 
 use ablate_core::base::Progress;
 
@@ -69,7 +76,19 @@ use ablate_core::base::Progress;
 #[derive(Clone, Copy)]
 pub struct Resources<'a> {
     pub device: Device,
+    /// The CPU computes in [`Precision::F32`] only.
+    pub precision: Precision,
     /// At least 1.
     pub threads: usize,
     pub progress: &'a dyn Progress,
+}
+
+impl Resources<'_> {
+    /// An error if the device does not compute in this precision.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.device == Device::Cpu && self.precision != Precision::F32 {
+            bail!("precision `{}` needs a GPU: the CPU computes in `f32`", self.precision);
+        }
+        Ok(())
+    }
 }

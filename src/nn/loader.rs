@@ -110,9 +110,8 @@ impl<'a, P: WeightStore> Loader<'a, P> {
 
     /// The matrices A and B of an adapter, which have the indices `first` and `first + 1`.
     fn lora(&mut self, adapter: &Adapter, first: usize) -> Result<Lora<P>> {
-        let inputs = self.trainable_model.shape(first)[1];
         let (a, b) = (self.matrix_at(first)?, self.matrix_at(first + 1)?);
-        Ok(Lora { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout, inputs })
+        Ok(Lora { a, b, scale: adapter.scale() as f32, dropout: adapter.dropout })
     }
 
     fn matrix_at(&mut self, index: usize) -> Result<Param<P::Matrix>> {

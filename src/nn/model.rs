@@ -9,18 +9,18 @@ use anyhow::Result;
 
 use super::architecture::{Activation, Decoder};
 use super::batch::{Batch, EmbeddingSource};
-use super::gradients::Shard;
+use super::dropout::Dropout;
 use super::kernels::attention::Heads;
 use super::kernels::rope::RotaryEmbedding;
 use super::layers::{Block, ForwardPass, Norm};
 use super::loader::Loader;
-use super::ops::{AutogradOps, Loaded, LoadedWeight, Ops, Param, Vector, WeightStore};
+use super::ops::{AutogradOps, Loaded, LoadedWeight, Ops, Param, TargetGroups, WeightStore};
 use super::parameters::{self, BlockNames, ParamGroup};
 use super::trainable_model::TrainableModel;
 use super::vision_tower::{TrainableParts, VisionTower};
 
-/// From the log-probabilities of the targets to the derivative of the loss by each, and the loss's statistics.
-type LossDerivative<'a, W> = dyn Fn(&[f32]) -> Result<(Vec<f32>, W)> + 'a;
+/// From the two sums of each group of targets to the derivatives of the loss by them, and the loss's statistics.
+pub(crate) type LossSlopes<'a, W> = dyn Fn(&[[f64; 2]]) -> Result<(Vec<[f64; 2]>, W)> + 'a;
 
 /// A model with its weights in the store `P`.
 pub(crate) struct Model<P: WeightStore> {
@@ -155,7 +155,8 @@ impl<P: WeightStore> Model<P> {
 
     /// The normalized hidden states at the positions of a batch whose logits are needed: (needed, dim).
     pub(crate) fn hidden<O: Ops<Weights = P>>(&self, ops: &mut O, batch: &Batch, gradients: bool) -> Result<O::Tensor> {
-        let mut pass = ForwardPass { ops, dropout: batch.dropout.as_ref().map(|seed| seed.stream("dropout")) };
+        let dropout = (!batch.dropout.is_empty()).then(|| Dropout::new(&batch.dropout, &batch.parts));
+        let mut pass = ForwardPass { ops, dropout };
         pass.ops.set_grad_enabled(gradients);
         let features = match &self.vision_tower {
             Some(tower) if batch.tiles > 0 => {
@@ -165,6 +166,7 @@ impl<P: WeightStore> Model<P> {
             _ => None,
         };
         let x = self.embed(&mut pass, features.as_ref(), &batch.sources)?;
+        pass.set_rows(|part| part.tokens);
         let longest = batch.rows.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let attention = pass.ops.plan_attention(self.heads, &batch.rows, Some(&self.rotary.table(longest)))?;
         self.decode(&mut pass, x, &attention, Some(&batch.logit_positions))
@@ -181,7 +183,7 @@ impl<P: WeightStore> Model<P> {
         ops: &mut O,
         batch: &Batch,
         gradients: bool,
-    ) -> Result<Vector<O::D>> {
+    ) -> Result<O::LogProbs> {
         let hidden = self.hidden(ops, batch, gradients)?;
         ops.log_probs(&hidden, &self.head, &batch.targets)
     }
@@ -191,22 +193,29 @@ impl<P: WeightStore> Model<P> {
     pub(crate) fn batch_logits<O: AutogradOps<Weights = P>>(&self, batch: &Batch) -> Result<Vec<f32>> {
         let mut ops = O::new(&self.weights, None);
         let hidden = self.hidden(&mut ops, batch, false)?;
-        Ok(O::to_vec(&self.logits(&mut ops, &hidden)?))
+        let logits = self.logits(&mut ops, &hidden)?;
+        ops.to_vec(&logits)
     }
 
-    /// Forward and backward pass. `derivative` receives the log-probabilities of the targets. The gradients go to `shard`.
+    /// Forward and backward pass. The gradients go to `gradients`.
     pub(crate) fn forward_backward<O: AutogradOps<Weights = P>, W>(
         &self,
-        shard: &Shard,
+        gradients: &O::Gradients,
         batch: &Batch,
-        derivative: &LossDerivative<W>,
+        groups: &TargetGroups,
+        slopes: &LossSlopes<W>,
     ) -> Result<W> {
-        let mut ops = O::new(&self.weights, Some(shard.clone()));
-        let log_probs = self.log_probs(&mut ops, batch, true)?;
-        let (derivative, statistics) = derivative(&log_probs.as_vec())?;
-        ops.backward(&log_probs, derivative, &self.loaded)?;
-        shard.finish()?;
+        let mut ops = O::new(&self.weights, Some(gradients.clone()));
+        let mut log_probs = self.log_probs(&mut ops, batch, true)?;
+        let (slopes, statistics) = slopes(&ops.sums(&mut log_probs, groups)?)?;
+        ops.backward(&log_probs, groups, &slopes, &self.loaded)?;
         Ok(statistics)
+    }
+
+    /// All parameters by index.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn loaded(&self) -> &[Loaded<P>] {
+        &self.loaded
     }
 
     pub(crate) fn weights(&self) -> &P {

@@ -1,7 +1,8 @@
 //! The operations of a model, as a trait with one implementation per way to compute.
 //!
-//! [`CpuOps`](super::cpu::CpuOps) has one of our kernels per operation; [`DfdxOps`](super::dfdx::DfdxOps) composes dfdx's
-//! operations and runs on every device of dfdx. A tensor has one token per row. Letters as in [`super`].
+//! [`CpuOps`](super::cpu::CpuOps) has one of our kernels per operation, and so has `CudaOps` on a GPU.
+//! [`DfdxOps`](super::dfdx::DfdxOps) composes dfdx's operations and is the reference for both in tests. A tensor has one token per
+//! row. Letters as in [`super`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use dfdx::prelude::*;
 use super::architecture::Activation;
 use super::batch::EmbeddingSource;
 use super::device_error::device_error;
-use super::gradients::Shard;
+use super::dropout::Dropout;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise;
 use super::kernels::rope::RopeTable;
@@ -60,10 +61,59 @@ pub(crate) struct Param<W> {
     pub(crate) trainable: bool,
 }
 
-/// Factors of [`Ops::scale`].
+/// Factors of [`ScaleOps::scale`].
 pub(crate) enum Factor {
     Constant(f32),
     PerElement(Vec<f32>),
+}
+
+/// The targets of a batch in groups, which follow each other. A loss is a function of two sums per group: of the log-probabilities,
+/// each times its factor, and of the log-probabilities alone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TargetGroups {
+    /// The index behind the last target of each group.
+    pub(crate) ends: Vec<usize>,
+    /// One per target.
+    pub(crate) factors: Vec<f64>,
+}
+
+impl TargetGroups {
+    fn groups(&self) -> impl Iterator<Item = Range<usize>> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, &end)| start..end)
+    }
+
+    /// The groups of batches that follow each other.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn join(parts: &[TargetGroups]) -> TargetGroups {
+        let mut whole = TargetGroups::default();
+        for part in parts {
+            let targets = whole.factors.len();
+            whole.ends.extend(part.ends.iter().map(|end| end + targets));
+            whole.factors.extend_from_slice(&part.factors);
+        }
+        whole
+    }
+
+    /// The two sums of each group.
+    pub(crate) fn sums(&self, log_probs: &[f32]) -> Vec<[f64; 2]> {
+        let mut sums = vec![[0.0; 2]; self.ends.len()];
+        for (group, [weighted, plain]) in self.groups().zip(&mut sums) {
+            for (&factor, &value) in self.factors[group.clone()].iter().zip(&log_probs[group]) {
+                *weighted += factor * f64::from(value);
+                *plain += f64::from(value);
+            }
+        }
+        sums
+    }
+
+    /// The derivative of the loss by each log-probability, from those by the two sums of each group.
+    pub(crate) fn spread(&self, slopes: &[[f64; 2]]) -> Vec<f32> {
+        let of_group = |(group, &[weighted, plain]): (Range<usize>, &[f64; 2])| {
+            self.factors[group].iter().map(move |factor| (weighted * factor + plain) as f32)
+        };
+        self.groups().zip(slopes).flat_map(of_group).collect()
+    }
 }
 
 impl Factor {
@@ -142,8 +192,15 @@ pub(crate) trait Ops {
 
     fn add(&mut self, a: &Self::Tensor, b: &Self::Tensor) -> Result<Self::Tensor>;
 
-    /// `x` times constants.
-    fn scale(&mut self, x: &Self::Tensor, factor: Factor) -> Result<Self::Tensor>;
+    /// `y + scale * dropout(x) a^T b^T` (Hu et al. 2021): (n, o), (n, i), (r, i), (o, r) -> (n, o). Dropout has a rate.
+    fn add_lora(
+        &mut self,
+        y: Self::Tensor,
+        x: &Self::Tensor,
+        matrices: [&Param<MatrixOf<Self>>; 2],
+        scale: f32,
+        dropout: Option<(&mut Dropout, f64)>,
+    ) -> Result<Self::Tensor>;
 
     /// (n, d) each -> (n, sum of d).
     fn concat_columns(&mut self, parts: &[Self::Tensor]) -> Result<Self::Tensor>;
@@ -170,12 +227,41 @@ pub(crate) type TableOf<O> = <<O as Ops>::Weights as WeightStore>::Table;
 pub(crate) type MatrixOf<O> = <<O as Ops>::Weights as WeightStore>::Matrix;
 pub(crate) type VectorOf<O> = <<O as Ops>::Weights as WeightStore>::Vector;
 
+/// Operations with a scaling, from which [`add_lora`] is composed.
+pub(crate) trait ScaleOps: Ops {
+    /// `x` times constants.
+    fn scale(&mut self, x: &Self::Tensor, factor: Factor) -> Result<Self::Tensor>;
+}
+
+/// [`Ops::add_lora`], composed of other operations.
+pub(crate) fn add_lora<O: ScaleOps>(
+    ops: &mut O,
+    y: &O::Tensor,
+    x: &O::Tensor,
+    [a, b]: [&Param<MatrixOf<O>>; 2],
+    scale: f32,
+    dropout: Option<Vec<f32>>,
+) -> Result<O::Tensor> {
+    let low = match dropout {
+        Some(factors) => {
+            let kept = ops.scale(x, Factor::PerElement(factors))?;
+            ops.linear(&kept, a, None)?
+        }
+        None => ops.linear(x, a, None)?,
+    };
+    let low = ops.scale(&low, Factor::Constant(scale))?;
+    let update = ops.linear(&low, b, None)?;
+    ops.add(y, &update)
+}
+
 /// Operations with a backward pass, on dfdx's tape.
 pub(crate) trait AutogradOps: Ops + Sized {
-    type D: Device<f32>;
+    /// The log-probabilities of targets.
+    type LogProbs;
+    /// What a backward pass adds its gradients to.
+    type Gradients: Clone;
 
-    /// A backward pass adds its gradients to `shard`.
-    fn new(weights: &Self::Weights, shard: Option<Shard>) -> Self;
+    fn new(weights: &Self::Weights, gradients: Option<Self::Gradients>) -> Self;
 
     /// `log softmax(x weight^T)` at each row's target: (n, d), (v, d) -> (n,).
     fn log_probs(
@@ -183,14 +269,28 @@ pub(crate) trait AutogradOps: Ops + Sized {
         x: &Self::Tensor,
         weight: &Param<MatrixOf<Self>>,
         targets: &[u32],
-    ) -> Result<Vector<Self::D>>;
+    ) -> Result<Self::LogProbs>;
 
-    /// Adds the gradients of `sum(derivative * output)` to the shard: those of any loss with this derivative by `output`.
-    /// `loaded` holds the parameters by index.
-    fn backward(self, output: &Vector<Self::D>, derivative: Vec<f32>, loaded: &[Loaded<Self::Weights>]) -> Result<()>;
+    /// The log-probabilities on the host.
+    fn values(&self, log_probs: &Self::LogProbs) -> Result<Vec<f32>>;
+
+    /// The two sums of each group.
+    fn sums(&mut self, log_probs: &mut Self::LogProbs, groups: &TargetGroups) -> Result<Vec<[f64; 2]>> {
+        Ok(groups.sums(&self.values(log_probs)?))
+    }
+
+    /// Adds the gradients of any loss with these derivatives by the two sums of each group, after [`AutogradOps::sums`]. `loaded`
+    /// holds the parameters by index.
+    fn backward(
+        self,
+        log_probs: &Self::LogProbs,
+        groups: &TargetGroups,
+        slopes: &[[f64; 2]],
+        loaded: &[Loaded<Self::Weights>],
+    ) -> Result<()>;
 
     #[cfg(test)]
-    fn to_vec(x: &Self::Tensor) -> Vec<f32>;
+    fn to_vec(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
 }
 
 /// Runs the backward pass of `sum(derivative * output)` on a tape.

@@ -1,11 +1,10 @@
 //! A model on the device of a run, for training and scoring. Code outside of this file is not generic over devices.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Result, anyhow};
-#[cfg(feature = "cuda")]
-use dfdx::prelude::Cuda;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
@@ -13,36 +12,56 @@ use super::Resources;
 use super::batch::Batch;
 use super::cpu::CpuOps;
 use super::cpu::weights::CpuWeights;
+#[cfg(feature = "cuda")]
+use super::cuda::ops::{CudaOps, Gpu, optimizer::CudaOptimizer, weights::CudaWeights};
 use super::device::Device;
 #[cfg(feature = "cuda")]
 use super::device_error::catch_out_of_memory;
-#[cfg(feature = "cuda")]
-use super::dfdx::{DfdxOps, weights::DfdxWeights};
 use super::gradients::{GradientAccumulator, Shard};
 use super::kernels::weight::Pass;
 use super::model::Model;
-use super::ops::{AutogradOps, Ops};
+use super::ops::{AutogradOps, TargetGroups};
+use super::optimizer::Optimizer;
 use super::trainable_model::TrainableModel;
 use ablate_core::base::alloc::keep_freed_memory;
 
-#[cfg_attr(feature = "cuda", expect(clippy::large_enum_variant, reason = "there is one session in a process"))]
 pub(crate) enum Session {
-    Cpu {
-        model: Model<CpuWeights>,
-        pool: Arc<ThreadPool>,
-    },
+    Cpu(Box<CpuSession>),
     #[cfg(feature = "cuda")]
-    Cuda(Model<DfdxWeights<Cuda>>),
+    Cuda(Box<CudaSession>),
 }
 
-/// From the index of a batch, the batch and the log-probabilities of its targets to the derivative of the loss by each of
-/// them, and the loss's statistics.
-pub(crate) type Loss<'a, W> = dyn Fn(usize, &Batch, &[f32]) -> Result<(Vec<f32>, W)> + Sync + 'a;
+pub(crate) struct CpuSession {
+    model: Model<CpuWeights>,
+    pool: Arc<ThreadPool>,
+    sums: Arc<GradientAccumulator>,
+    /// The gradients of the last step by index.
+    gradients: Vec<Vec<f32>>,
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) struct CudaSession {
+    model: Model<CudaWeights>,
+    /// None: the model does not learn.
+    optimizer: Option<CudaOptimizer>,
+}
+
+/// A loss over batches.
+pub(crate) trait BatchLoss<W>: Sync {
+    /// The groups of a batch's targets.
+    fn groups(&self, batch: &Batch) -> TargetGroups;
+
+    /// From the index of a batch and the two sums of each group to the derivatives of the loss by them, and the loss's statistics.
+    fn slopes(&self, index: usize, batch: &Batch, sums: &[[f64; 2]]) -> Result<(Vec<[f64; 2]>, W)>;
+}
+
+/// Builds the batch of an index.
+pub(crate) type Build<'a> = dyn Fn(usize) -> Result<Batch> + Sync + 'a;
 
 impl Session {
     /// A session with its own threads.
     pub(crate) fn new(trainable_model: &TrainableModel, resources: &Resources) -> Result<Session> {
-        Session::with_pool(&Arc::new(thread_pool(resources.threads)?), trainable_model, resources.device)
+        Session::with_pool(&Arc::new(thread_pool(resources.threads)?), trainable_model, resources)
     }
 
     /// A session on the threads of `pool`. A caller with many small computations should itself run on one of these
@@ -50,76 +69,143 @@ impl Session {
     pub(crate) fn with_pool(
         pool: &Arc<ThreadPool>,
         trainable_model: &TrainableModel,
-        device: Device,
+        resources: &Resources,
     ) -> Result<Session> {
-        match device {
+        resources.check()?;
+        match resources.device {
             Device::Cpu => {
                 keep_freed_memory();
                 let model = Model::new(&CpuWeights::default(), trainable_model)?;
-                Ok(Session::Cpu { model, pool: pool.clone() })
+                let sums = Arc::new(GradientAccumulator::new(trainable_model));
+                Ok(Session::Cpu(Box::new(CpuSession { model, pool: pool.clone(), sums, gradients: Vec::new() })))
             }
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => {
-                Ok(Session::Cuda(Model::new(&DfdxWeights(super::cuda::open(ordinal)?), trainable_model)?))
+                let weights = CudaWeights(Gpu::open(ordinal, resources.precision)?);
+                let model = Model::new(&weights, trainable_model)?;
+                Ok(Session::Cuda(Box::new(CudaSession { model, optimizer: None })))
             }
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(_) => Err(anyhow!("this program was built for the CPU only")),
         }
     }
 
-    /// Whether batches must be padded.
-    pub(crate) fn needs_padding(&self) -> bool {
+    /// Prepares for training: a GPU gets the moments of `optimizer`.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, clippy::unnecessary_wraps, reason = "for a GPU"))]
+    pub(crate) fn start_training(&mut self, trainable_model: &TrainableModel, optimizer: &Optimizer) -> Result<()> {
         match self {
-            Session::Cpu { .. } => CpuOps::NEEDS_PADDING,
+            Session::Cpu(_) => Ok(()),
             #[cfg(feature = "cuda")]
-            Session::Cuda(_) => DfdxOps::<Cuda>::NEEDS_PADDING,
+            Session::Cuda(session) => {
+                let advice = "too little GPU memory for the gradients and moments of the trainable parameters";
+                let create = || {
+                    let (gpu, loaded) = (&session.model.weights().0, session.model.loaded());
+                    CudaOptimizer::new(gpu, trainable_model, loaded, optimizer)
+                };
+                session.optimizer = Some(catch_out_of_memory(advice, create)?);
+                Ok(())
+            }
         }
     }
 
-    /// Lets `update` change the trainable weights, and loads them again.
-    pub(crate) fn update_weights(
-        self,
-        trainable_model: &mut TrainableModel,
-        update: impl FnOnce(&mut TrainableModel),
-    ) -> Result<Session> {
-        Ok(match self {
-            Session::Cpu { model, pool } => {
-                Session::Cpu { model: model.update_weights(trainable_model, update)?, pool }
-            }
+    /// Resets the sums of gradients to zero.
+    pub(crate) fn clear_gradients(&self) {
+        match self {
+            Session::Cpu(session) => session.sums.clear(),
             #[cfg(feature = "cuda")]
-            Session::Cuda(model) => Session::Cuda(model.update_weights(trainable_model, update)?),
-        })
+            Session::Cuda(session) => session.optimizer().gradients.clear(),
+        }
     }
 
-    /// Adds the gradients of `shards` batches to `gradients`. Each batch has its own tape and, on the CPU, its own thread.
-    /// Returns the statistics of the loss, in the order of the batches.
+    /// Adds the gradients of some batches to the sums. On the CPU each batch has its own tape and thread; on a GPU they are one
+    /// batch. Returns the statistics of the loss, in the order of the batches.
     pub(crate) fn gradients<W: Send>(
         &self,
-        shards: usize,
-        build: &(dyn Fn(usize) -> Result<Batch> + Sync),
-        loss: &Loss<W>,
-        gradients: &Arc<GradientAccumulator>,
+        batches: Range<usize>,
+        build: &Build,
+        loss: &dyn BatchLoss<W>,
     ) -> Result<Vec<W>> {
-        gradients.start();
+        let (first, count) = (batches.start, batches.len());
         match self {
-            Session::Cpu { model, pool } => {
-                pack_weights(model, pool, shards, true);
-                let one = |index| {
-                    let shard = Shard::new(gradients, index);
-                    forward_backward::<CpuOps, W>(model, &shard, index, &build(index)?, loss)
+            Session::Cpu(session) => {
+                let CpuSession { model, pool, sums, .. } = &**session;
+                sums.start();
+                pack_weights(model, pool, count, true);
+                let one = |at: usize| {
+                    let shard = Shard::new(sums, at);
+                    let statistics = shard_gradients(model, &shard, first + at, &build(first + at)?, loss)?;
+                    shard.finish()?;
+                    Ok(statistics)
                 };
-                run_in_order(pool, shards, &one)
+                run_in_order(pool, count, &one)
             }
             #[cfg(feature = "cuda")]
-            Session::Cuda(model) => (0..shards)
-                .map(|index| {
-                    let shard = Shard::new(gradients, index);
-                    let batch = build(index)?;
-                    catch_out_of_memory("too little GPU memory for the gradients of these rows", || {
-                        forward_backward::<DfdxOps<Cuda>, W>(model, &shard, index, &batch, loss)
-                    })
+            Session::Cuda(session) => {
+                let parts: Vec<Batch> = batches.map(build).collect::<Result<_>>()?;
+                catch_out_of_memory("too little GPU memory for the gradients of these rows", || {
+                    session.gradients(first, &parts, loss)
                 })
-                .collect(),
+            }
+        }
+    }
+
+    /// Ends the sums of a step. Returns the global norm.
+    pub(crate) fn finish_gradients(&mut self, trainable_model: &TrainableModel) -> Result<f64> {
+        match self {
+            Session::Cpu(session) => {
+                session.gradients = session.sums.take();
+                Ok(Optimizer::norm(trainable_model, &session.gradients))
+            }
+            #[cfg(feature = "cuda")]
+            Session::Cuda(session) => session.optimizer().norm(),
+        }
+    }
+
+    /// Changes the trainable weights: step `step` of `steps`, counted from 0, with gradients of global norm `norm`. On a GPU,
+    /// `trainable_model` and `optimizer` keep their values until [`Session::fetch`].
+    pub(crate) fn step(
+        self,
+        trainable_model: &mut TrainableModel,
+        optimizer: &mut Optimizer,
+        norm: f64,
+        step: u64,
+        steps: u64,
+    ) -> Result<Session> {
+        match self {
+            Session::Cpu(session) => {
+                let CpuSession { model, pool, sums, gradients } = *session;
+                let update = |trainable_model: &mut TrainableModel| {
+                    optimizer.step(trainable_model, &gradients, norm, step, steps);
+                };
+                let model = model.update_weights(trainable_model, update)?;
+                sums.recycle(gradients);
+                Ok(Session::Cpu(Box::new(CpuSession { model, pool, sums, gradients: Vec::new() })))
+            }
+            #[cfg(feature = "cuda")]
+            Session::Cuda(session) => {
+                session.optimizer().step(&optimizer.config, norm, step, steps)?;
+                Ok(Session::Cuda(session))
+            }
+        }
+    }
+
+    /// Copies the weights and moments of a GPU to the host.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, clippy::unnecessary_wraps, reason = "for a GPU"))]
+    pub(crate) fn fetch(&self, trainable_model: &mut TrainableModel, optimizer: &mut Optimizer) -> Result<()> {
+        match self {
+            Session::Cpu(_) => Ok(()),
+            #[cfg(feature = "cuda")]
+            Session::Cuda(session) => session.optimizer().fetch(trainable_model, optimizer),
+        }
+    }
+
+    /// The gradients of the last step by index.
+    #[cfg(test)]
+    pub(crate) fn host_gradients(&self) -> Result<Vec<Vec<f32>>> {
+        match self {
+            Session::Cpu(session) => Ok(session.gradients.clone()),
+            #[cfg(feature = "cuda")]
+            Session::Cuda(session) => session.optimizer().gradients.to_host(),
         }
     }
 
@@ -128,11 +214,12 @@ impl Session {
     pub(crate) fn log_probs<W: Send>(
         &self,
         count: usize,
-        build: &(dyn Fn(usize) -> Result<Batch> + Sync),
+        build: &Build,
         reduce: &(dyn Fn(usize, &Batch, &[f32]) -> W + Sync),
     ) -> Result<Vec<W>> {
         match self {
-            Session::Cpu { model, pool } => {
+            Session::Cpu(session) => {
+                let CpuSession { model, pool, .. } = &**session;
                 pack_weights(model, pool, count, false);
                 let one = |index| {
                     let batch = build(index)?;
@@ -141,11 +228,11 @@ impl Session {
                 run_in_order(pool, count, &one)
             }
             #[cfg(feature = "cuda")]
-            Session::Cuda(model) => (0..count)
+            Session::Cuda(session) => (0..count)
                 .map(|index| {
                     let batch = build(index)?;
                     let advice = "too little GPU memory to score these responses";
-                    let values = catch_out_of_memory(advice, || log_probs::<DfdxOps<Cuda>>(model, &batch))?;
+                    let values = catch_out_of_memory(advice, || log_probs::<CudaOps>(&session.model, &batch))?;
                     Ok(reduce(index, &batch, &values))
                 })
                 .collect(),
@@ -156,10 +243,39 @@ impl Session {
     #[cfg(test)]
     pub(crate) fn logits(&self, batch: &Batch) -> Result<Vec<f32>> {
         match self {
-            Session::Cpu { model, pool } => pool.install(|| model.batch_logits::<CpuOps>(batch)),
+            Session::Cpu(session) => session.pool.install(|| session.model.batch_logits::<CpuOps>(batch)),
             #[cfg(feature = "cuda")]
-            Session::Cuda(model) => model.batch_logits::<DfdxOps<Cuda>>(batch),
+            Session::Cuda(session) => session.model.batch_logits::<CudaOps>(batch),
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl CudaSession {
+    fn optimizer(&self) -> &CudaOptimizer {
+        self.optimizer.as_ref().unwrap_or_else(|| panic!("BUG: training that was not started"))
+    }
+
+    /// Adds the gradients of batches from `first` on, which are computed as one.
+    fn gradients<W>(&self, first: usize, parts: &[Batch], loss: &dyn BatchLoss<W>) -> Result<Vec<W>> {
+        let batch = Batch::join(parts);
+        let by_part: Vec<TargetGroups> = parts.iter().map(|part| loss.groups(part)).collect();
+        let slopes = |sums: &[[f64; 2]]| {
+            let (mut start, mut slopes, mut statistics) = (0, Vec::new(), Vec::new());
+            for (at, (part, groups)) in parts.iter().zip(&by_part).enumerate() {
+                let end = start + groups.ends.len();
+                let (of_part, found) = loss.slopes(first + at, part, &sums[start..end])?;
+                slopes.extend(of_part);
+                statistics.push(found);
+                start = end;
+            }
+            Ok((slopes, statistics))
+        };
+        let groups = TargetGroups::join(&by_part);
+        if batch.targets.is_empty() {
+            return Ok(slopes(&vec![[0.0; 2]; groups.ends.len()])?.1);
+        }
+        self.model.forward_backward::<CudaOps, _>(&self.optimizer().gradients, &batch, &groups, &slopes)
     }
 }
 
@@ -209,25 +325,26 @@ fn run_in_order<R: Send>(pool: &ThreadPool, count: usize, one: &(dyn Fn(usize) -
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// A batch without targets only counts as a finished shard.
-fn forward_backward<O: AutogradOps, W>(
-    model: &Model<O::Weights>,
+/// Adds the gradients of a batch. One without targets has none.
+fn shard_gradients<W>(
+    model: &Model<CpuWeights>,
     shard: &Shard,
     index: usize,
     batch: &Batch,
-    loss: &Loss<W>,
+    loss: &dyn BatchLoss<W>,
 ) -> Result<W> {
+    let groups = loss.groups(batch);
     if batch.targets.is_empty() {
-        let (_, statistics) = loss(index, batch, &[])?;
-        shard.finish()?;
-        return Ok(statistics);
+        return Ok(loss.slopes(index, batch, &vec![[0.0; 2]; groups.ends.len()])?.1);
     }
-    model.forward_backward::<O, W>(shard, batch, &|log_probs| loss(index, batch, log_probs))
+    model.forward_backward::<CpuOps, W>(shard, batch, &groups, &|sums| loss.slopes(index, batch, sums))
 }
 
 fn log_probs<O: AutogradOps>(model: &Model<O::Weights>, batch: &Batch) -> Result<Vec<f32>> {
     if batch.targets.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(model.log_probs(&mut O::new(model.weights(), None), batch, false)?.as_vec())
+    let mut ops = O::new(model.weights(), None);
+    let log_probs = model.log_probs(&mut ops, batch, false)?;
+    ops.values(&log_probs)
 }

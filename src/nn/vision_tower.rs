@@ -88,8 +88,11 @@ impl<P: WeightStore> VisionTower<P> {
     ) -> Result<O::Tensor> {
         let needs_backward = |group| gradients.is_some_and(|parts| parts.needs_backward(group));
         pass.ops.set_grad_enabled(needs_backward(ParamGroup::Vision));
+        let (positions, features) = (self.vision.positions(), self.vision.tile_tokens());
+        pass.set_rows(|part| part.tiles * positions);
         let x = self.encode(pass, tiles, patches)?;
         pass.ops.set_grad_enabled(needs_backward(ParamGroup::Projector));
+        pass.set_rows(|part| part.tiles * features);
         let [linear_1, linear_2] = &self.projector;
         let x = linear_1.forward(pass, &x)?;
         let x = pass.ops.activate(&x, self.vision.projector.activation)?;

@@ -15,6 +15,7 @@ use super::architecture::Activation;
 use super::batch::EmbeddingSource;
 use super::buffer::Buffer;
 use super::device_error::device_error;
+use super::dropout::Dropout;
 use super::gradients::Shard;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise as kernel;
@@ -23,7 +24,7 @@ use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_wei
 use super::kernels::matmul::{Accumulate, MatrixView, matmul};
 use super::kernels::rope::RopeTable;
 use super::kernels::weight::Weight;
-use super::ops::{AutogradOps, Factor, Loaded, Ops, Param, Vector};
+use super::ops::{self, AutogradOps, Factor, Loaded, Ops, Param, ScaleOps, TargetGroups, Vector};
 use super::profile::timer;
 
 pub(crate) mod attention;
@@ -191,19 +192,16 @@ impl Ops for CpuOps {
         Ok(y)
     }
 
-    fn scale(&mut self, x: &CpuTensor, factor: Factor) -> Result<CpuTensor> {
-        let mut y = Buffer::copy(x);
-        factor.multiply(&mut y);
-        let y = CpuTensor::new(y, x.width());
-        if self.grad_enabled {
-            let (x, output, count) = (x.gradient(), y.gradient(), y.len());
-            self.on_backward(move || {
-                let mut dy = output.take_mut(count);
-                factor.multiply(&mut dy);
-                x.add(Rc::new(dy));
-            });
-        }
-        Ok(y)
+    fn add_lora(
+        &mut self,
+        y: CpuTensor,
+        x: &CpuTensor,
+        matrices: [&Param<Arc<Weight>>; 2],
+        scale: f32,
+        dropout: Option<(&mut Dropout, f64)>,
+    ) -> Result<CpuTensor> {
+        let factors = dropout.map(|(dropout, rate)| dropout.factors(rate, x.width()));
+        ops::add_lora(self, &y, x, matrices, scale, factors)
     }
 
     fn concat_columns(&mut self, parts: &[CpuTensor]) -> Result<CpuTensor> {
@@ -260,8 +258,26 @@ impl Ops for CpuOps {
     }
 }
 
+impl ScaleOps for CpuOps {
+    fn scale(&mut self, x: &CpuTensor, factor: Factor) -> Result<CpuTensor> {
+        let mut y = Buffer::copy(x);
+        factor.multiply(&mut y);
+        let y = CpuTensor::new(y, x.width());
+        if self.grad_enabled {
+            let (x, output, count) = (x.gradient(), y.gradient(), y.len());
+            self.on_backward(move || {
+                let mut dy = output.take_mut(count);
+                factor.multiply(&mut dy);
+                x.add(Rc::new(dy));
+            });
+        }
+        Ok(y)
+    }
+}
+
 impl AutogradOps for CpuOps {
-    type D = Cpu;
+    type LogProbs = Vector<Cpu>;
+    type Gradients = Shard;
 
     fn new(_: &CpuWeights, shard: Option<Shard>) -> CpuOps {
         CpuOps { shard, ..CpuOps::default() }
@@ -307,14 +323,24 @@ impl AutogradOps for CpuOps {
         Ok(y)
     }
 
-    fn backward(self, output: &Vector<Cpu>, derivative: Vec<f32>, _: &[Loaded<CpuWeights>]) -> Result<()> {
-        super::ops::backward(self.tape, output, derivative)?;
+    fn values(&self, log_probs: &Vector<Cpu>) -> Result<Vec<f32>> {
+        Ok(log_probs.as_vec())
+    }
+
+    fn backward(
+        self,
+        log_probs: &Vector<Cpu>,
+        groups: &TargetGroups,
+        slopes: &[[f64; 2]],
+        _: &[Loaded<CpuWeights>],
+    ) -> Result<()> {
+        ops::backward(self.tape, log_probs, groups.spread(slopes))?;
         self.deferred.run(0);
         Ok(())
     }
 
     #[cfg(test)]
-    fn to_vec(x: &CpuTensor) -> Vec<f32> {
-        x.to_vec()
+    fn to_vec(&self, x: &CpuTensor) -> Result<Vec<f32>> {
+        Ok(x.to_vec())
     }
 }

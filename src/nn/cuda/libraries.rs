@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow};
 pub(super) const PATH: &str = "ABLATE_CUDA_PATH";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Library {
+pub(crate) enum Library {
     /// Comes with the driver of the GPU.
     Driver,
     /// Comes with CUDA's toolkit, or with PyTorch.
@@ -35,7 +35,7 @@ pub(super) fn name(library: Library) -> Result<&'static str> {
 
 /// The address of a function in a library that is never closed.
 #[derive(Clone, Copy)]
-pub(super) struct Address(pub(super) *const ());
+pub(crate) struct Address(pub(crate) *const ());
 
 // SAFETY: it is the address of code, which does not change.
 unsafe impl Send for Address {}
@@ -43,7 +43,7 @@ unsafe impl Send for Address {}
 unsafe impl Sync for Address {}
 
 /// The address of a function, if its library opens and has it.
-pub(super) fn symbol(library: Library, function: &str) -> Option<Address> {
+pub(crate) fn symbol(library: Library, function: &str) -> Option<Address> {
     let opened = open(library).ok()?;
     // SAFETY: nothing is called; the caller is responsible for the use of the address. The library is never closed.
     let address = unsafe { opened.library.get::<*const ()>(function.as_bytes()) }.ok()?;

@@ -6,23 +6,27 @@
 
 mod compiler;
 mod libraries;
+pub(crate) mod ops;
 mod symbols;
 
 use std::ffi::CStr;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use cudarc::driver::CudaDevice;
 use cudarc::driver::result::{self, device, primary_ctx};
 use cudarc::driver::sys::{
     CUdevice, CUdevice_attribute_enum as Attribute, CUmemPool_attribute as PoolAttribute, CUresult,
     cuDeviceGetDefaultMemPool, cuDeviceGetName, cuDriverGetVersion, cuMemPoolSetAttribute,
 };
-use dfdx::prelude::Cuda;
 
 use super::device_error::device_error;
 use super::gpu_survey::{Driver, Gpu, Survey};
 use super::kernels::simd::has_fma;
-use libraries::Library;
+pub(crate) use libraries::Library;
+#[cfg(test)]
+pub(crate) use libraries::symbol;
 
 /// The device file of a process with access to a GPU. Its container may still lack the driver's library.
 const CONTROL_DEVICE: &str = "/dev/nvidiactl";
@@ -83,9 +87,10 @@ pub(super) fn survey() -> Survey {
     }
 }
 
-/// Opens a device for dfdx, and lets it keep freed memory. By default the driver takes it back at every synchronization.
-pub(super) fn open(ordinal: usize) -> Result<Cuda> {
-    let cuda = Cuda::try_build(ordinal, 0).map_err(device_error)?;
+/// Opens a device for this thread, and lets its driver keep freed memory. By default it takes memory back at every
+/// synchronization. Work goes to the default stream, as dfdx's does.
+pub(crate) fn open(ordinal: usize) -> Result<Arc<CudaDevice>> {
+    let opened = CudaDevice::new(ordinal).map_err(device_error)?;
     let device = device::get(i32::try_from(ordinal)?)?;
     let mut pool = std::ptr::null_mut();
     let mut all = u64::MAX;
@@ -105,7 +110,7 @@ pub(super) fn open(ordinal: usize) -> Result<Cuda> {
             symbols::describe(status)
         );
     }
-    Ok(cuda)
+    Ok(opened)
 }
 
 /// The driver's library, and the latest CUDA version that it supports.

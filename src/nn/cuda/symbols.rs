@@ -12,7 +12,7 @@ use cudarc::cublas::sys::{
 };
 use cudarc::driver::sys::{
     CUDA_EXTERNAL_MEMORY_BUFFER_DESC, CUDA_EXTERNAL_MEMORY_HANDLE_DESC, CUcontext, CUdevice, CUdevice_attribute,
-    CUdeviceptr, CUevent, CUexternalMemory, CUfunction, CUlaunchConfig, CUmemPool_attribute, CUmemoryPool, CUmodule,
+    CUdeviceptr, CUevent, CUexternalMemory, CUfunction, CUfunction_attribute, CUlaunchConfig, CUmemPool_attribute, CUmemoryPool, CUmodule,
     CUoccupancyB2DSize, CUresult, CUstream,
 };
 
@@ -98,6 +98,7 @@ forward! { Library::Driver, CUresult:
     fn cuEventElapsedTime(p_milliseconds: *mut f32, h_start: CUevent, h_end: CUevent);
     fn cuEventRecord(h_event: CUevent, h_stream: CUstream);
     fn cuExternalMemoryGetMappedBuffer(dev_ptr: *mut CUdeviceptr, ext_mem: CUexternalMemory, buffer_desc: *const CUDA_EXTERNAL_MEMORY_BUFFER_DESC);
+    fn cuFuncSetAttribute(hfunc: CUfunction, attrib: CUfunction_attribute, value: c_int);
     fn cuImportExternalMemory(ext_mem_out: *mut CUexternalMemory, mem_handle_desc: *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC);
     fn cuInit(flags: c_uint);
     fn cuLaunchKernel(f: CUfunction, grid_dim_x: c_uint, grid_dim_y: c_uint, grid_dim_z: c_uint, block_dim_x: c_uint, block_dim_y: c_uint, block_dim_z: c_uint, shared_mem_bytes: c_uint, h_stream: CUstream, kernel_params: *mut *mut c_void, extra: *mut *mut c_void);

@@ -33,7 +33,7 @@ pub(crate) trait BatchDecoder {
 pub(crate) fn batch_decoder(model: &Checkpoint, resources: &Resources) -> Result<Box<dyn BatchDecoder>> {
     match resources.device {
         #[cfg(feature = "cuda")]
-        DeviceId::Cuda(ordinal) => Ok(Box::new(DfdxDecoder::new(crate::cuda::open(ordinal)?, model)?)),
+        DeviceId::Cuda(_) => anyhow::bail!("generation on a GPU is being written"),
         #[cfg(not(feature = "cuda"))]
         DeviceId::Cuda(_) => anyhow::bail!("this program was built for the CPU only"),
         DeviceId::Cpu => Ok(Box::new(DfdxDecoder::new(Cpu::default(), model)?)),

@@ -11,11 +11,12 @@ use dfdx::prelude::*;
 use super::architecture::Activation;
 use super::batch::EmbeddingSource;
 use super::device_error::{check_size, device_error};
+use super::dropout::Dropout;
 use super::gradients::Shard;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise::accumulate;
 use super::kernels::rope::RopeTable;
-use super::ops::{AutogradOps, Factor, Loaded, LoadedWeight, Matrix, Ops, Param, Vector};
+use super::ops::{self, AutogradOps, Factor, Loaded, LoadedWeight, Matrix, Ops, Param, ScaleOps, TargetGroups, Vector};
 
 mod attention;
 pub(crate) mod decoder;
@@ -177,15 +178,16 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         self.apply(a, |a| a.try_add(b.retaped::<Tape<D>>()))
     }
 
-    fn scale(&mut self, x: &Matrix<D>, factor: Factor) -> Result<Matrix<D>> {
-        let (rows, columns) = *x.shape();
-        match factor {
-            Factor::Constant(factor) => self.apply(x, |x| x.try_mul(factor)),
-            Factor::PerElement(factors) => {
-                let factors = matrix(&self.device, factors, rows, columns)?;
-                self.apply(x, |x| x.try_mul(factors))
-            }
-        }
+    fn add_lora(
+        &mut self,
+        y: Matrix<D>,
+        x: &Matrix<D>,
+        matrices: [&Param<Matrix<D>>; 2],
+        scale: f32,
+        dropout: Option<(&mut Dropout, f64)>,
+    ) -> Result<Matrix<D>> {
+        let factors = dropout.map(|(dropout, rate)| dropout.factors(rate, x.shape().1));
+        ops::add_lora(self, &y, x, matrices, scale, factors)
     }
 
     fn concat_columns(&mut self, parts: &[Matrix<D>]) -> Result<Matrix<D>> {
@@ -251,8 +253,22 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
     }
 }
 
+impl<D: Device<f32>> ScaleOps for DfdxOps<D> {
+    fn scale(&mut self, x: &Matrix<D>, factor: Factor) -> Result<Matrix<D>> {
+        let (rows, columns) = *x.shape();
+        match factor {
+            Factor::Constant(factor) => self.apply(x, |x| x.try_mul(factor)),
+            Factor::PerElement(factors) => {
+                let factors = matrix(&self.device, factors, rows, columns)?;
+                self.apply(x, |x| x.try_mul(factors))
+            }
+        }
+    }
+}
+
 impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
-    type D = D;
+    type LogProbs = Vector<D>;
+    type Gradients = Shard;
 
     fn new(weights: &DfdxWeights<D>, shard: Option<Shard>) -> DfdxOps<D> {
         DfdxOps { device: weights.0.clone(), shard, tape: Tape::default(), grad_enabled: false, kv_cache: None }
@@ -267,9 +283,19 @@ impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
         self.apply(&logits, |logits| logits.try_log_softmax::<Axis<1>>()?.try_select::<(usize,), (usize,)>(targets))
     }
 
-    fn backward(self, output: &Vector<D>, derivative: Vec<f32>, loaded: &[Loaded<DfdxWeights<D>>]) -> Result<()> {
+    fn values(&self, log_probs: &Vector<D>) -> Result<Vec<f32>> {
+        Ok(log_probs.as_vec())
+    }
+
+    fn backward(
+        self,
+        log_probs: &Vector<D>,
+        groups: &TargetGroups,
+        slopes: &[[f64; 2]],
+        loaded: &[Loaded<DfdxWeights<D>>],
+    ) -> Result<()> {
         let Some(shard) = self.shard else { panic!("BUG: a backward pass without a shard for its gradients") };
-        let mut gradients = super::ops::backward(self.tape, output, derivative)?;
+        let mut gradients = ops::backward(self.tape, log_probs, groups.spread(slopes))?;
         for (index, weight) in loaded.iter().enumerate().filter(|(index, _)| shard.is_trainable(*index)) {
             let gradient = match weight {
                 Some(LoadedWeight::Vector(tensor)) => gradient(&mut gradients, tensor)?,
@@ -282,8 +308,8 @@ impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
     }
 
     #[cfg(test)]
-    fn to_vec(x: &Matrix<D>) -> Vec<f32> {
-        x.as_vec()
+    fn to_vec(&self, x: &Matrix<D>) -> Result<Vec<f32>> {
+        Ok(x.as_vec())
     }
 }
 

@@ -27,10 +27,9 @@ pub fn log_probs(
             .with_context(|| format!("row {index} (counted from 0)"))?;
     }
     let session = Session::new(&TrainableModel::frozen(model), resources)?;
-    let padded = session.needs_padding();
     AutoBatch::at_most("row", BATCH).run(sequences.len(), resources.progress, |rows| {
         let chunks: Vec<&[Sequence]> = sequences.chunks(rows).collect();
-        let build = |chunk: usize| Batch::new(&model.architecture, chunks[chunk], padded, images);
+        let build = |chunk: usize| Batch::new(&model.architecture, chunks[chunk], false, images);
         let done = AtomicU64::new(0);
         let by_row = |chunk: usize, batch: &Batch, values: &[f32]| {
             let mut rows = vec![Vec::new(); chunks[chunk].len()];

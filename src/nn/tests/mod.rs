@@ -1,4 +1,7 @@
 //! Tests of several modules, and their shared fixtures.
 
+#[cfg(feature = "cuda")]
+#[allow(unsafe_code)]
+pub(crate) mod gpu;
 mod parity;
 pub(crate) mod support;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use crate::{
-    DecoderConfig, Device, ImageShape, ModelConfig, PixelSource, PixelValues, ProjectorConfig, Resources, VisionConfig,
+    DecoderConfig, Device, ImageShape, ModelConfig, PixelSource, PixelValues, Precision, ProjectorConfig, Resources,
+    VisionConfig,
 };
 use ablate_core::base::progress::NoProgress;
 
-pub(crate) const RESOURCES: Resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
+pub(crate) const RESOURCES: Resources = Resources { device: Device::Cpu, precision: Precision::F32, threads: 1, progress: &NoProgress };
 
 /// A folder or file below `tests/golden`.
 pub(crate) fn golden(name: &str) -> PathBuf {

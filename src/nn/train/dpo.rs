@@ -3,13 +3,14 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::optimizer::OptimizerConfig;
 use super::preference::{PreferenceLoss, Reduction, TokenWeights};
 use super::run::{BatchTotals, LossStats, Objective, Run, Trained};
 use super::sft::{positions, sequence, targets};
 use super::state::TrainState;
 use super::tuning::Tuning;
 use crate::auto_batch::AutoBatch;
+use crate::ops::TargetGroups;
+use crate::optimizer::OptimizerConfig;
 use crate::session::Session;
 use crate::trainable_model::TrainableModel;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
@@ -100,29 +101,29 @@ pub(super) fn reference_ratios(
     resources: &Resources,
 ) -> Result<Vec<f64>> {
     let session = Session::new(&TrainableModel::frozen(reference), resources)?;
-    let padded = session.needs_padding();
     let ratios = |_: usize, batch: &Batch, values: &[f32]| -> Vec<f64> {
-        let sums = sums(batch, &reduction.factors(batch.target_rows()), values);
-        sums.iter().map(|[chosen, rejected]| chosen - rejected).collect()
+        let sums = response_groups(batch, reduction).sums(values);
+        sums.chunks_exact(2).map(|responses| responses[0][0] - responses[1][0]).collect()
     };
     AutoBatch::at_most("pair", REFERENCE_BATCH).run(pairs.len(), resources.progress, |rows| {
         let chunks: Vec<&[TokenPair]> = pairs.chunks(rows).collect();
         let build = |chunk: usize| {
             let sequences: Vec<Sequence> = chunks[chunk].iter().flat_map(sequences_of).collect();
-            Batch::new(&reference.architecture, &sequences, padded, images)
+            Batch::new(&reference.architecture, &sequences, false, images)
         };
         Ok(session.log_probs(chunks.len(), &build, &ratios)?.concat())
     })
 }
 
-/// The log-probabilities of the two responses of every pair, with the tokens multiplied by `factors`.
-fn sums(batch: &Batch, factors: &[f64], log_probs: &[f32]) -> Vec<[f64; 2]> {
-    let pairs = batch.target_rows().last().map_or(0, |last| last / 2 + 1);
-    let mut sums = vec![[0.0; 2]; pairs];
-    for ((&owner, &factor), &value) in batch.target_rows().iter().zip(factors).zip(log_probs) {
-        sums[owner / 2][owner % 2] += factor * f64::from(value);
-    }
-    sums
+/// The targets of each response of a batch. Every response has one at least.
+fn response_groups(batch: &Batch, reduction: Reduction) -> TargetGroups {
+    let rows = batch.target_rows();
+    let mut end = 0;
+    let ends = rows.chunk_by(|one, other| one == other).map(|response| {
+        end += response.len();
+        end
+    });
+    TargetGroups { ends: ends.collect(), factors: reduction.factors(rows) }
 }
 
 fn sequences_of(pair: &TokenPair) -> [Sequence<'_>; 2] {
@@ -151,35 +152,29 @@ impl Objective for Preference<'_> {
         BatchTotals { examples: examples.len(), targets }
     }
 
-    fn derivative(
-        &self,
-        examples: &[usize],
-        totals: BatchTotals,
-        batch: &Batch,
-        log_probs: &[f32],
-    ) -> (Vec<f32>, LossStats) {
-        let factors = self.reduction.factors(batch.target_rows());
-        let preferences = sums(batch, &factors, log_probs);
-        // The cross-entropy term does not use the token weights.
-        let unweighted = batch.sum_by_row(log_probs);
+    /// A group per response.
+    fn groups(&self, batch: &Batch) -> TargetGroups {
+        response_groups(batch, self.reduction)
+    }
+
+    fn slopes(&self, examples: &[usize], totals: BatchTotals, sums: &[[f64; 2]]) -> (Vec<[f64; 2]>, LossStats) {
         let per_token = self.sft_weight / totals.targets as f64;
         let mut stats = LossStats::default();
-        let mut slopes = Vec::with_capacity(examples.len());
-        for ((pair, &[chosen, rejected]), &example) in preferences.iter().enumerate().zip(examples) {
+        let mut slopes = Vec::with_capacity(sums.len());
+        for (responses, &example) in sums.chunks_exact(2).zip(examples) {
+            // The cross-entropy term does not use the token weights.
+            let ([chosen, unweighted], [rejected, _]) = (responses[0], responses[1]);
             let ratio = chosen - rejected - self.reference[example];
             let (loss, slope) = self.loss.at(ratio, self.beta);
             let margin = self.beta * ratio;
-            stats.loss += loss / totals.examples as f64 - per_token * unweighted[2 * pair];
+            stats.loss += loss / totals.examples as f64 - per_token * unweighted;
             stats.pairs += 1;
             stats.preferred += u64::from(margin > 0.0);
             stats.margin += margin;
-            slopes.push(slope / totals.examples as f64);
+            let slope = slope / totals.examples as f64;
+            slopes.extend([[slope, -per_token], [-slope, 0.0]]);
         }
-        let of_token = |(&owner, factor): (&usize, &f64)| {
-            let slope = slopes[owner / 2] * factor;
-            (if owner % 2 == 0 { slope - per_token } else { -slope }) as f32
-        };
-        (batch.target_rows().iter().zip(&factors).map(of_token).collect(), stats)
+        (slopes, stats)
     }
 }
 
@@ -212,8 +207,9 @@ mod tests {
         let (pair, batch) = pair();
         let reduction = Reduction { weights, mean: loss.averages() };
         let objective = Preference { pairs: &[pair], reference: vec![0.5], reduction, loss, beta: 0.5, sft_weight };
-        let (derivative, stats) = objective.derivative(&[0], objective.totals(&[0]), &batch, logs);
-        (derivative, stats.loss)
+        let groups = objective.groups(&batch);
+        let (slopes, stats) = objective.slopes(&[0], objective.totals(&[0]), &groups.sums(logs));
+        (groups.spread(&slopes), stats.loss)
     }
 
     const SIGMOID: PreferenceLoss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };

@@ -1,7 +1,6 @@
 //! Training: supervised fine-tuning and preference optimization.
 //!
-//! In reading order: [`optimizer`] (AdamW and its schedule), [`sft`] and [`dpo`] with [`preference`] (the losses), `run`
-//! (the training loop) with `sharding` (how a batch is split), `tuning` (adapters, frozen parameters, micro-batches), `state`
+//! In reading order: [`sft`] and [`dpo`] with [`preference`] (the losses), `run` (the training loop) with `sharding` (how a batch is split), `tuning` (adapters, frozen parameters, micro-batches), `state`
 //! (the state from which an interrupted run resumes).
 //!
 //! On the CPU, the same rows, config and seed give the same weights bit for bit, with any number of threads and
@@ -9,7 +8,6 @@
 //! shard order.
 
 pub mod dpo;
-pub mod optimizer;
 pub mod preference;
 pub mod sft;
 
@@ -23,7 +21,7 @@ mod tests;
 
 pub use ablate_data::batches::{BatchConfig, BatchSampler, Budget, LastBatch};
 pub use dpo::{DpoConfig, dpo};
-pub use optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};
+pub use crate::optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};
 pub use preference::{PreferenceLoss, TokenWeights};
 pub use run::Trained;
 pub use sft::{SftConfig, sft};

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rayon::ThreadPool;
 
-use super::optimizer::{Optimizer, OptimizerConfig};
 use super::sharding;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::auto_batch::AutoBatch;
-use crate::gradients::GradientAccumulator;
-use crate::session::{Session, thread_pool};
+use crate::ops::TargetGroups;
+use crate::session::{BatchLoss, Session, thread_pool};
+use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::trainable_model::TrainableModel;
-use crate::{Adapter, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
+use crate::{Adapter, Architecture, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 use ablate_core::base::{Seed, StageEvent};
 use ablate_data::batches::BatchSampler;
 use ablate_data::records::CurvePoint;
@@ -50,14 +50,11 @@ pub(super) trait Objective: Sync {
     /// The totals of a whole batch, which give the weight of a shard.
     fn totals(&self, examples: &[usize]) -> BatchTotals;
 
-    /// The derivatives of the batch's loss by the log-probabilities of a shard's targets, and the shard's share of the loss.
-    fn derivative(
-        &self,
-        examples: &[usize],
-        totals: BatchTotals,
-        batch: &Batch,
-        log_probs: &[f32],
-    ) -> (Vec<f32>, LossStats);
+    /// The groups of a shard's targets.
+    fn groups(&self, batch: &Batch) -> TargetGroups;
+
+    /// The derivatives of the batch's loss by the two sums of each group of a shard, and the shard's share of the loss.
+    fn slopes(&self, examples: &[usize], totals: BatchTotals, sums: &[[f64; 2]]) -> (Vec<[f64; 2]>, LossStats);
 }
 
 /// The totals of a whole batch.
@@ -123,32 +120,30 @@ impl Run<'_> {
     ) -> Result<Trained> {
         let mut optimizer = Optimizer::new(self.optimizer, &trainable_model);
         let mut position = self.resume(&mut trainable_model, &mut optimizer);
-        let mut session = Session::with_pool(threads, &trainable_model, self.resources.device)?;
-        let sum = Arc::new(GradientAccumulator::new(&trainable_model));
+        let mut session = Session::with_pool(threads, &trainable_model, self.resources)?;
+        session.start_training(&trainable_model, &optimizer)?;
         let steps = self.batches.steps() as u64;
         let (start, mut saved, mut reported) = (Instant::now(), (position.step, Instant::now()), None::<Instant>);
         let tokens_before = position.tokens;
         for examples in self.batches.starting_at(position.step as usize) {
             let number = position.step + 1;
             let place = || format!("training step {number} of {steps}");
-            let found = self.gradients(objective, &examples, &trainable_model, &session, position.step, &sum);
+            let found = self.gradients(objective, &examples, &trainable_model, &mut session, position.step);
             let found = found.and_then(|found| check::<O>(&examples, &found).map(|()| found));
-            let StepGradients { gradients, norm, stats, tokens, targets, flops } = match found {
+            let StepGradients { norm, stats, tokens, targets, flops } = match found {
                 Ok(found) => found,
                 Err(error) => {
-                    let saved = self.save_last_good(&trainable_model, &optimizer, &position);
+                    let saved = self.save_last_good(&session, &mut trainable_model, &mut optimizer, &position);
                     return Err(error.context(format!("{}{saved}", place())));
                 }
             };
-            session = session.update_weights(&mut trainable_model, |trainable_model| {
-                optimizer.step(trainable_model, &gradients, norm, position.step, steps);
-            })?;
-            sum.recycle(gradients);
+            session = session.step(&mut trainable_model, &mut optimizer, norm, position.step, steps)?;
             position.tokens += tokens;
             position.targets += targets;
             position.flops += flops;
             self.record(&mut position, stats, norm, steps);
             if self.state.due(position.step - saved.0, saved.1) && position.step < steps {
+                session.fetch(&mut trainable_model, &mut optimizer).with_context(place)?;
                 self.state.write(&trainable_model, &optimizer, &position).with_context(place)?;
                 saved = (position.step, Instant::now());
             }
@@ -164,6 +159,7 @@ impl Run<'_> {
                 reported = Some(Instant::now());
             }
         }
+        session.fetch(&mut trainable_model, &mut optimizer)?;
         state::check(&trainable_model).with_context(|| format!("training step {steps} of {steps}"))?;
         let Position { tokens, flops, curve, .. } = position;
         drop(session);
@@ -174,69 +170,78 @@ impl Run<'_> {
         Ok(Trained { checkpoint, adapter, curve, steps, tokens, flops })
     }
 
-    /// The gradient of the loss of a batch, computed in micro-batches.
+    /// The gradient of the loss of a batch, computed in micro-batches. The session has it.
     pub(super) fn gradients<O: Objective>(
         &self,
         objective: &O,
         examples: &[usize],
         trainable_model: &TrainableModel,
-        session: &Session,
+        session: &mut Session,
         step: u64,
-        sum: &Arc<GradientAccumulator>,
     ) -> Result<StepGradients> {
         let mut found = self.auto_batch.run(examples.len(), self.resources.progress, |micro| {
-            sum.clear();
-            let micro_batches: Vec<&[usize]> = examples.chunks(micro).collect();
-            self.sum_gradients(objective, &micro_batches, trainable_model, session, step, sum)
+            session.clear_gradients();
+            self.sum_gradients(objective, examples, micro, trainable_model, session, step)
         })?;
-        found.gradients = sum.take();
-        found.norm = Optimizer::norm(trainable_model, &found.gradients);
+        found.norm = session.finish_gradients(trainable_model)?;
         Ok(found)
     }
 
-    /// Sums the gradients of the micro-batches of a batch. They are computed one after the other, each in parallel shards. Every
-    /// shard is weighted by its share of the whole batch, so the sum is the batch's gradient. Its bits do not depend on the size
-    /// of the micro-batches, unless rows share an image.
+    /// Sums the gradients of micro-batches of at most `micro` examples. They are computed one after the other, each in shards.
+    /// Every shard is weighted by its share of the whole batch, so the sum is the batch's gradient. Its bits do not depend on the
+    /// size of the micro-batches, unless rows share an image.
+    ///
+    /// The shards, which have their own random numbers, are those of a micro-batch of the size that the user chose. A size that is
+    /// found by trying depends on the device, so then they are those of the whole batch, and a micro-batch has some of them.
     fn sum_gradients<O: Objective>(
         &self,
         objective: &O,
-        micro_batches: &[&[usize]],
+        examples: &[usize],
+        micro: usize,
         trainable_model: &TrainableModel,
         session: &Session,
         step: u64,
-        sum: &Arc<GradientAccumulator>,
     ) -> Result<StepGradients> {
-        let (totals, padded) = (objective.totals(&micro_batches.concat()), session.needs_padding());
+        let totals = objective.totals(examples);
+        let architecture = &trainable_model.checkpoint.architecture;
         let mut found = StepGradients::default();
-        for (group, examples) in micro_batches.iter().enumerate() {
+        let chosen = if self.auto_batch.is_fixed() { micro } else { examples.len() };
+        for (group, examples) in examples.chunks(chosen).enumerate() {
             let shards = shards(objective, examples);
             let build = |shard: usize| {
                 let sequences: Vec<Sequence> =
                     shards[shard].iter().flat_map(|&example| objective.sequences(example)).collect();
-                let mut batch = Batch::new(&trainable_model.checkpoint.architecture, &sequences, padded, self.images)?;
-                batch.dropout = Some(self.seed.derive(&format!("dropout/{step}/{group}/{shard}")));
+                let mut batch = Batch::new(architecture, &sequences, false, self.images)?;
+                batch.dropout = vec![self.seed.derive(&format!("dropout/{step}/{group}/{shard}"))];
                 Ok(batch)
             };
-            let loss = |shard: usize, batch: &Batch, log_probs: &[f32]| {
-                let (derivative, stats) = objective.derivative(shards[shard], totals, batch, log_probs);
-                let flops = 3.0 * flops::forward(&trainable_model.checkpoint.architecture, batch);
-                Ok((derivative, (stats, batch.unpadded_tokens(), batch.targets(), flops)))
-            };
-            for (stats, tokens, targets, flops) in session.gradients(shards.len(), &build, &loss, sum)? {
-                found.stats.add(stats);
-                found.tokens += tokens as u64;
-                found.targets += targets as u64;
-                found.flops += flops;
+            let loss = ShardLoss { objective, shards: &shards, totals, architecture };
+            for micro_batch in sharding::in_order(&shards, micro) {
+                for (stats, tokens, targets, flops) in session.gradients(micro_batch, &build, &loss)? {
+                    found.stats.add(stats);
+                    found.tokens += tokens as u64;
+                    found.targets += targets as u64;
+                    found.flops += flops;
+                }
             }
         }
         Ok(found)
     }
 
     /// Saves the state before the failed step. Returns a note about its file for the error.
-    fn save_last_good(&self, trainable_model: &TrainableModel, optimizer: &Optimizer, position: &Position) -> String {
+    fn save_last_good(
+        &self,
+        session: &Session,
+        trainable_model: &mut TrainableModel,
+        optimizer: &mut Optimizer,
+        position: &Position,
+    ) -> String {
         let step = position.step;
         let Some(path) = self.state.file().filter(|_| step > 0) else { return String::new() };
-        match self.state.write(trainable_model, optimizer, position) {
+        let saved = session
+            .fetch(trainable_model, optimizer)
+            .and_then(|()| self.state.write(trainable_model, optimizer, position));
+        match saved {
             Ok(()) => format!(" (the state after step {step} is saved in `{}`)", path.display()),
             Err(why) => format!(" (the state after step {step} could not be saved: {why:#})"),
         }
@@ -298,10 +303,33 @@ fn shards<'a, O: Objective>(objective: &O, examples: &'a [usize]) -> Vec<&'a [us
     sharding::shards(&lengths).into_iter().map(|shard| &examples[shard]).collect()
 }
 
-/// The gradient of a batch by parameter index, with its statistics.
+/// The loss of the shards of a micro-batch.
+struct ShardLoss<'a, O> {
+    objective: &'a O,
+    /// The examples of each shard.
+    shards: &'a [&'a [usize]],
+    totals: BatchTotals,
+    architecture: &'a Architecture,
+}
+
+/// The loss, positions, targets and floating-point operations of a shard.
+type ShardStats = (LossStats, usize, usize, f64);
+
+impl<O: Objective> BatchLoss<ShardStats> for ShardLoss<'_, O> {
+    fn groups(&self, batch: &Batch) -> TargetGroups {
+        self.objective.groups(batch)
+    }
+
+    fn slopes(&self, shard: usize, batch: &Batch, sums: &[[f64; 2]]) -> Result<(Vec<[f64; 2]>, ShardStats)> {
+        let (slopes, stats) = self.objective.slopes(self.shards[shard], self.totals, sums);
+        let flops = 3.0 * flops::forward(self.architecture, batch);
+        Ok((slopes, (stats, batch.unpadded_tokens(), batch.targets(), flops)))
+    }
+}
+
+/// The statistics of a step.
 #[derive(Default)]
 pub(super) struct StepGradients {
-    pub(super) gradients: Vec<Vec<f32>>,
     norm: f64,
     stats: LossStats,
     tokens: u64,

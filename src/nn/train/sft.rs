@@ -3,10 +3,11 @@
 
 use anyhow::{Context, Result};
 
-use super::optimizer::OptimizerConfig;
 use super::run::{BatchTotals, LossStats, Objective, Run, Trained};
 use super::state::TrainState;
 use super::tuning::Tuning;
+use crate::ops::TargetGroups;
+use crate::optimizer::OptimizerConfig;
 use crate::{Batch, Checkpoint, PixelSource, Resources, Sequence, batch};
 use ablate_core::base::Seed;
 use ablate_data::batches::{BatchConfig, BatchSampler, ExampleSize};
@@ -83,10 +84,15 @@ impl Objective for CrossEntropy<'_> {
         BatchTotals { examples: examples.len(), targets }
     }
 
-    fn derivative(&self, _: &[usize], totals: BatchTotals, _: &Batch, log_probs: &[f32]) -> (Vec<f32>, LossStats) {
+    /// One group.
+    fn groups(&self, batch: &Batch) -> TargetGroups {
+        TargetGroups { ends: vec![batch.targets()], factors: vec![1.0; batch.targets()] }
+    }
+
+    fn slopes(&self, _: &[usize], totals: BatchTotals, sums: &[[f64; 2]]) -> (Vec<[f64; 2]>, LossStats) {
         // loss = -1/N sum log p with N loss tokens in the whole batch, so each shard has the weight of its tokens.
         let slope = -1.0 / totals.targets.max(1) as f64;
-        let loss = slope * log_probs.iter().map(|&value| f64::from(value)).sum::<f64>();
-        (vec![slope as f32; log_probs.len()], LossStats { loss, ..LossStats::default() })
+        let loss = slope * sums.iter().map(|[sum, _]| sum).sum::<f64>();
+        (vec![[slope, 0.0]; sums.len()], LossStats { loss, ..LossStats::default() })
     }
 }

@@ -1,5 +1,7 @@
 //! Splits a batch into shards that are computed in parallel.
 //!
+//! On a GPU, all shards of a micro-batch are computed as one batch.
+//!
 //! The number and sizes of the shards balance two threads, since cores come in pairs. They do not depend on the number of
 //! threads: the dropout of training is drawn per shard.
 
@@ -25,6 +27,22 @@ pub(super) fn shards(lengths: &[usize]) -> Vec<Range<usize>> {
     // Large shards need more memory, so they must save time.
     let best = splits.min_by_key(|shards| time_of_two(lengths, shards) + largest(lengths, shards) / 4);
     best.unwrap_or_else(|| panic!("BUG: no even number between {fewest} and {most}"))
+}
+
+/// Consecutive shards with at most `most` examples together, or one shard with more.
+pub(super) fn in_order(shards: &[&[usize]], most: usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut open = 0;
+    for (at, shard) in shards.iter().enumerate() {
+        match runs.last_mut().filter(|_| open + shard.len() <= most) {
+            Some(run) => (run.end, open) = (at + 1, open + shard.len()),
+            None => {
+                runs.push(at..at + 1);
+                open = shard.len();
+            }
+        }
+    }
+    runs
 }
 
 /// At most `count` shards of about equal size. An example belongs to the shard that contains its middle.

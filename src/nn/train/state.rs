@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::Optimizer;
 use crate::arrays::{self, Array};
+use crate::optimizer::Optimizer;
 use crate::parameters::Parameter;
 use crate::trainable_model::TrainableModel;
 use ablate_data::records::CurvePoint;

@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::optimizer::{Freeze, OptimizerConfig};
 use crate::auto_batch::AutoBatch;
+use crate::optimizer::{Freeze, OptimizerConfig};
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Checkpoint, LoraConfig};
 use ablate_core::base::Seed;

@@ -17,7 +17,7 @@ use crate::gradients::{GradientAccumulator, Shard};
 use crate::hub::WeightFiles;
 use crate::layers::ForwardPass;
 use crate::model::Model;
-use crate::ops::AutogradOps;
+use crate::ops::{AutogradOps, TargetGroups};
 use crate::parameters::parameters;
 use crate::session::Session;
 use crate::trainable_model::TrainableModel;
@@ -163,18 +163,22 @@ impl Case {
         Ok((largest, parameter_name))
     }
 
-    fn learn<O: AutogradOps<Weights: Default>>(&self, sequence: Sequence) -> Result<Vec<Vec<f32>>> {
+    fn learn<O: AutogradOps<Weights: Default, Gradients = Shard>>(&self, sequence: Sequence) -> Result<Vec<Vec<f32>>> {
         let batch = Batch::new(self.architecture(), &[sequence], O::NEEDS_PADDING, self)?;
         let trainable_model = TrainableModel::new(self.checkpoint.clone(), None, |_| true);
         let model = Model::new(&O::Weights::default(), &trainable_model)?;
-        let mean = |values: &[f32]| Ok((vec![-1.0 / values.len() as f32; values.len()], ()));
+        let count = batch.targets();
+        let groups = TargetGroups { ends: vec![count], factors: vec![1.0; count] };
+        let mean = |_: &[[f64; 2]]| Ok((vec![[-1.0 / count as f64, 0.0]], ()));
         let sum = Arc::new(GradientAccumulator::new(&trainable_model));
-        model.forward_backward::<O, ()>(&Shard::new(&sum, 0), &batch, &mean)?;
+        let shard = Shard::new(&sum, 0);
+        model.forward_backward::<O, ()>(&shard, &batch, &groups, &mean)?;
+        shard.finish()?;
         Ok(sum.take())
     }
 
     /// A sequence as a batch with its stored positions selected.
-    fn batch(&self, name: &str, images: &dyn PixelSource) -> Result<Batch> {
+    pub(super) fn batch(&self, name: &str, images: &dyn PixelSource) -> Result<Batch> {
         let text = &self.expected.sequences[name];
         let (tokens, loss) = text.marked();
         let sequence = Sequence { tokens: &tokens, loss: &loss, images: &text.images };

@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, reason = "the table is for people")]
 
 mod case;
+#[cfg(feature = "cuda")]
+mod gpu;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

@@ -97,7 +97,7 @@ impl Golden {
     }
 
     /// Gradients of the mean loss over all examples, in one shard, and the loss.
-    fn gradients<O: AutogradOps<Weights: Default>>(
+    fn gradients<O: AutogradOps<Weights: Default, Gradients = Shard>>(
         &self,
         objective: &impl Objective,
         count: usize,
@@ -106,15 +106,17 @@ impl Golden {
         let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
         let batch = self.batch(&self.policy, &sequences, O::NEEDS_PADDING);
         let totals = objective.totals(&examples);
-        let derivative = |values: &[f32]| Ok(objective.derivative(&examples, totals, &batch, values));
+        let slopes = |sums: &[[f64; 2]]| Ok(objective.slopes(&examples, totals, sums));
         let trainable_model = TrainableModel::new(self.policy.clone(), None, |_| true);
         let model = Model::new(&O::Weights::default(), &trainable_model).unwrap();
         let sum = Arc::new(GradientAccumulator::new(&trainable_model));
-        let stats = model.forward_backward::<O, _>(&Shard::new(&sum, 0), &batch, &derivative).unwrap();
+        let shard = Shard::new(&sum, 0);
+        let stats = model.forward_backward::<O, _>(&shard, &batch, &objective.groups(&batch), &slopes).unwrap();
+        shard.finish().unwrap();
         (sum.take(), stats.loss)
     }
 
-    fn check<O: AutogradOps<Weights: Default>>(&self, name: &str, objective: &impl Objective, examples: usize) {
+    fn check<O: AutogradOps<Weights: Default, Gradients = Shard>>(&self, name: &str, objective: &impl Objective, examples: usize) {
         let (gradients, loss) = self.gradients::<O>(objective, examples);
         let expected = f64::from(self.expected[&format!("{name}.loss")][0]);
         assert!((loss / expected - 1.0).abs() < 1e-5, "{name}: loss {loss}, not {expected}");

@@ -11,7 +11,7 @@ use crate::train::{
     BatchConfig, Budget, DpoConfig, LastBatch, OptimizerConfig, PreferenceLoss, SftConfig, TrainState, Trained, Tuning,
     dpo, sft,
 };
-use crate::{Checkpoint, Device, ImageShape, PixelSource, PixelValues, Resources};
+use crate::{Checkpoint, Device, ImageShape, PixelSource, PixelValues, Precision, Resources};
 use ablate_core::base::progress::NoProgress;
 use ablate_core::base::{Progress, Seed, StageEvent};
 use ablate_data::tokens::{TokenPair, TokenRow};
@@ -101,14 +101,24 @@ impl Study {
         images: &dyn PixelSource,
         progress: &dyn Progress,
     ) -> Result<Trained> {
+        let resources = Resources { device: Device::Cpu, precision: Precision::F32, threads, progress };
+        self.run_on(&resources, state, images)
+    }
+
+    /// As [`Study::run`], on a given device.
+    pub(super) fn run_on(
+        &self,
+        resources: &Resources,
+        state: &TrainState,
+        images: &dyn PixelSource,
+    ) -> Result<Trained> {
         let start = self.start.clone();
         let batches = |batch| BatchConfig { budget: self.budget, batch, last_batch: LastBatch::Keep, length_window: 4 };
         let (optimizer, tuning) = (self.optimizer.clone(), self.tuning.clone());
-        let resources = Resources { device: Device::Cpu, threads, progress };
         match self.method {
             Method::Sft => {
                 let config = SftConfig { batches: batches(5), optimizer, tuning };
-                sft(start, &self.rows, images, &config, Seed(5), state, &resources)
+                sft(start, &self.rows, images, &config, Seed(5), state, resources)
             }
             Method::Dpo => {
                 let config = DpoConfig {
@@ -120,7 +130,7 @@ impl Study {
                     optimizer,
                     tuning,
                 };
-                dpo(start.clone(), start, &self.pairs, images, &config, Seed(6), state, &resources)
+                dpo(start.clone(), start, &self.pairs, images, &config, Seed(6), state, resources)
             }
         }
     }

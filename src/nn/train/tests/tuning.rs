@@ -65,7 +65,7 @@ fn log_probs_of(checkpoint: &Checkpoint, adapter: Option<Adapter>, dropout: Opti
     let sequence = Sequence { tokens: &row.tokens, loss: &row.loss, images: &row.images };
     let build = |_: usize| {
         let mut batch = Batch::new(&checkpoint.architecture, &[sequence], false, &Ramps)?;
-        batch.dropout = dropout;
+        batch.dropout = dropout.into_iter().collect();
         Ok(batch)
     };
     session.log_probs(1, &build, &|_, _, values: &[f32]| values.to_vec()).unwrap().concat()

@@ -5,6 +5,7 @@ use crate::tests::support::RESOURCES;
 use crate::train::dpo::{Preference, reference_ratios};
 use crate::train::preference::{PreferenceLoss, Reduction, TokenWeights};
 use crate::train::sft::CrossEntropy;
+use crate::Resources;
 use ablate_data::tokens::TokenPair;
 
 #[test]
@@ -34,6 +35,11 @@ fn token_weights_match_torch() {
 }
 
 pub(super) fn follow(case: &Case, run: &str, pairs: &[TokenPair]) {
+    follow_on(&RESOURCES, case, run, pairs);
+}
+
+/// As [`follow`], on a given device.
+pub(in crate::train::tests) fn follow_on(resources: &Resources, case: &Case, run: &str, pairs: &[TokenPair]) {
     let expected = case.expected(run);
     let fields = &expected.fields["loss"];
     let number = |key: &str| fields.get(key).map_or(0.0, |value| value.as_f64().unwrap());
@@ -46,8 +52,8 @@ pub(super) fn follow(case: &Case, run: &str, pairs: &[TokenPair]) {
     let weights: Option<TokenWeights> =
         fields.get("token_weights").map(|weights| serde_json::from_value(weights.clone()).unwrap());
     let reduction = Reduction { weights, mean: loss.averages() };
-    let reference = reference_ratios(&case.start, pairs, reduction, &case.images, &RESOURCES).unwrap();
+    let reference = reference_ratios(&case.start, pairs, reduction, &case.images, resources).unwrap();
     let (beta, sft_weight) = (number("beta"), number("sft_weight"));
     let objective = Preference { pairs, reference, reduction, loss, beta, sft_weight };
-    case.follow(run, &expected, None, &objective);
+    case.follow_on(resources, run, &expected, None, &objective);
 }

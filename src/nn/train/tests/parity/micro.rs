@@ -1,6 +1,5 @@
 //! Micro-batches give the gradient of the whole batch.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
@@ -8,7 +7,7 @@ use anyhow::Result;
 use super::{Case, cases, relative_error};
 use crate::auto_batch::AutoBatch;
 use crate::device_error::OutOfMemory;
-use crate::gradients::GradientAccumulator;
+use crate::optimizer::Optimizer;
 use crate::session::Session;
 use crate::train::run::Run;
 use crate::train::sft::CrossEntropy;
@@ -20,10 +19,10 @@ impl Case {
     /// The gradient of some rows, all parameters concatenated.
     fn gradient(&self, run: &Run, rows: &[usize]) -> Result<Vec<f32>> {
         let trainable_model = TrainableModel::new(self.start.clone(), None, |_| true);
-        let session = Session::new(&trainable_model, run.resources).unwrap();
-        let objective = CrossEntropy { rows: &self.rows };
-        let sum = Arc::new(GradientAccumulator::new(&trainable_model));
-        Ok(run.gradients(&objective, rows, &trainable_model, &session, 0, &sum)?.gradients.concat())
+        let mut session = Session::new(&trainable_model, run.resources).unwrap();
+        session.start_training(&trainable_model, &Optimizer::new(run.optimizer, &trainable_model))?;
+        run.gradients(&CrossEntropy { rows: &self.rows }, rows, &trainable_model, &mut session, 0)?;
+        Ok(session.host_gradients()?.concat())
     }
 }
 
@@ -74,13 +73,13 @@ fn out_of_memory_halves_the_batch_or_names_a_size() {
     let expected = case.expected("sft");
     let rows = &expected.batches[0];
     let images = || OutOfMemoryAt(&case.images, 2, AtomicUsize::new(0));
-    let halves = case.gradient(&case.run(&expected, Some(rows.len().div_ceil(2))), rows).unwrap();
+    let whole = case.gradient(&case.run(&expected, None), rows).unwrap();
     let gradient = |auto_batch| {
         let images = &images();
         case.gradient(&Run { auto_batch, images, ..case.run(&expected, None) }, rows)
     };
     let found = gradient(AutoBatch::at_most("row", usize::MAX)).unwrap();
-    assert!(found == halves, "the gradients of the failed attempt are discarded");
+    assert!(found == whole, "the gradients of the failed attempt are discarded, and the shards are the same");
     let error = gradient(exactly(usize::MAX)).unwrap_err();
     let fits = format!("`micro_batch = {}`", rows.len().div_ceil(2));
     assert!(format!("{error:#}").contains(&fits), "{error:#}");

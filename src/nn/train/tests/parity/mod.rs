@@ -5,7 +5,7 @@
 
 mod batches;
 mod cut;
-mod full;
+pub(super) mod full;
 mod lora;
 mod micro;
 
@@ -17,13 +17,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::support::relative_error;
+use crate::optimizer::OptimizerConfig;
 use crate::tests::support::{RESOURCES, parity};
-use crate::train::optimizer::OptimizerConfig;
 use crate::train::run::{Batches, Objective, Run, Trained};
 use crate::train::state::TrainState;
 use crate::train::tuning::exactly;
 use crate::trainable_model::TrainableModel;
-use crate::{Adapter, Checkpoint, ImageShape, ParamGroup, PixelSource, PixelValues, arrays};
+use crate::{Adapter, Checkpoint, ImageShape, ParamGroup, PixelSource, PixelValues, Resources, arrays};
 use ablate_core::base::{Seed, files};
 use ablate_data::records::CurvePoint;
 use ablate_data::tokens::{TokenPair, TokenRow};
@@ -183,8 +183,21 @@ impl Case {
 
     /// Trains as PyTorch did, and compares the losses before every step.
     fn follow(&self, run: &str, expected: &Expected, adapter: Option<Adapter>, objective: &impl Objective) -> Trained {
+        self.follow_on(&RESOURCES, run, expected, adapter, objective)
+    }
+
+    /// As [`Case::follow`], on a given device.
+    pub(super) fn follow_on(
+        &self,
+        resources: &Resources,
+        run: &str,
+        expected: &Expected,
+        adapter: Option<Adapter>,
+        objective: &impl Objective,
+    ) -> Trained {
         let trainable_model = TrainableModel::new(self.start.clone(), adapter, |_| true);
-        let trained = self.run(expected, None).train(trainable_model, objective).unwrap();
+        let run_here = Run { resources, ..self.run(expected, None) };
+        let trained = run_here.train(trainable_model, objective).unwrap();
         // Up to 100 steps, the curve has a point per step.
         let found = |of: fn(&CurvePoint) -> f64| trained.curve.iter().map(of).collect::<Vec<f64>>();
         let losses = largest_error(&found(|point| point.loss), &expected.losses);

@@ -200,7 +200,8 @@ impl OptimizerConfig {
         self.freeze.iter().any(|freeze| freeze.matches(parameter))
     }
 
-    fn rate(&self, part: ParamGroup) -> f64 {
+    /// The highest learning rate of a part.
+    pub(crate) fn rate(&self, part: ParamGroup) -> f64 {
         let LearningRates { vision, projector, decoder } = self.lr_parts;
         match part {
             ParamGroup::Vision => vision,
@@ -217,7 +218,7 @@ const PIECE: usize = 1 << 15;
 /// The moments of every parameter by its index; empty for a frozen parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Optimizer {
-    config: OptimizerConfig,
+    pub(crate) config: OptimizerConfig,
     pub(crate) first: Vec<Vec<f32>>,
     pub(crate) second: Vec<Vec<f32>>,
 }

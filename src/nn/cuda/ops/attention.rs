@@ -1,0 +1,223 @@
+//! Attention with rotary positions: within rows, and of one new token per sequence over its cache.
+
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+
+use super::gpu::{Arg, Gpu};
+use super::memory::Buffer;
+use super::state::CudaOps;
+use super::tensor::{CudaTensor, Kind};
+use crate::kernels::attention::Heads;
+use crate::kernels::rope::RopeTable;
+
+/// Positions of a tile, as in `attention.cuh`.
+const TILE: usize = 16;
+const WARP: usize = 32;
+const THREADS: usize = 128;
+/// Threads of the decoding kernel.
+const DECODE_THREADS: usize = 256;
+
+/// Which positions attend to which, and the rotation of every position.
+pub(crate) struct AttentionPlan {
+    heads: Heads,
+    rope: Option<Rope>,
+    over: Over,
+}
+
+enum Over {
+    /// The tokens of the same row.
+    Rows(Tiles),
+    /// The cache: one `CachedSequence` of `decode.cuh` per token.
+    Caches(Rc<Buffer>),
+}
+
+/// Rotations, and the position of every token.
+struct Rope {
+    positions: Rc<Buffer>,
+    cos: Rc<Buffer>,
+    sin: Rc<Buffer>,
+}
+
+/// Rows of tokens, cut into tiles.
+#[derive(Clone)]
+struct Tiles {
+    buffer: Rc<Buffer>,
+    count: usize,
+}
+
+impl AttentionPlan {
+    /// Attention within rows of tokens.
+    pub(super) fn rows(
+        gpu: &Gpu,
+        heads: Heads,
+        rows: &[Range<usize>],
+        rope: Option<&Arc<RopeTable>>,
+    ) -> Result<AttentionPlan> {
+        let mut tiles: Vec<[i32; 3]> = Vec::new();
+        for row in rows {
+            let (start, length) = (row.start as i32, row.len() as i32);
+            tiles.extend((0..row.len()).step_by(TILE).map(|first| [start, length, first as i32]));
+        }
+        let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.len() as i32).collect();
+        let rope = rope.map(|table| Rope::new(gpu, table, &positions)).transpose()?;
+        let over = Over::Rows(Tiles { buffer: gpu.upload(&tiles)?, count: tiles.len() });
+        Ok(AttentionPlan { heads, rope, over })
+    }
+
+    /// Attention of one token per sequence: `sequences` are places in the cache before the token is added, `positions` those of
+    /// the tokens.
+    pub(super) fn step(
+        gpu: &Gpu,
+        heads: Heads,
+        table: &Arc<RopeTable>,
+        positions: &[i32],
+        sequences: &[[i32; 4]],
+    ) -> Result<AttentionPlan> {
+        let rope = Some(Rope::new(gpu, table, positions)?);
+        Ok(AttentionPlan { heads, rope, over: Over::Caches(gpu.upload(sequences)?) })
+    }
+}
+
+impl Rope {
+    fn new(gpu: &Gpu, table: &Arc<RopeTable>, positions: &[i32]) -> Result<Rope> {
+        let (cos, sin) = gpu.rope(table)?;
+        Ok(Rope { positions: gpu.upload(positions)?, cos, sin })
+    }
+}
+
+/// Queries (n, h w), keys and values (n, k w) of layer `layer` -> (n, h w).
+pub(super) fn attend(
+    ops: &mut CudaOps,
+    layer: usize,
+    q: CudaTensor,
+    k: CudaTensor,
+    v: &CudaTensor,
+    plan: &AttentionPlan,
+) -> Result<CudaTensor> {
+    let (gpu, heads, n) = (ops.gpu.clone(), plan.heads, q.rows());
+    let (dq, dk, dv) = (q.gradient(), k.gradient(), v.gradient());
+    // Rotated in place: the backward pass needs the rotated ones too.
+    let (q, k, v) = (q.into_values(&gpu)?, k.into_values(&gpu)?, v.values(&gpu)?);
+    let cache = ops.cache.as_ref().filter(|_| heads.causal);
+    if plan.rope.is_some() || cache.is_some() {
+        let places = cache.map(|cache| (cache.keys(layer), cache.values(layer), cache.places()));
+        rotate(&gpu, heads, plan.rope.as_ref(), 1.0, [&q, &k], &v, n, places)?;
+    }
+    let out = gpu.allocate(n * heads.query() * gpu.inner_size())?;
+    let shape = shape(heads);
+    let tiles = match &plan.over {
+        Over::Rows(tiles) => tiles.clone(),
+        Over::Caches(sequences) => {
+            let Some(cache) = cache else { panic!("BUG: a decoding step without a cache") };
+            let (keys, values) = (cache.keys(layer), cache.values(layer));
+            let inputs: [Arg; 5] = [(&q).into(), keys.into(), values.into(), sequences.into(), (&out).into()];
+            let [heads_argument, group, width, _, factor] = shape;
+            let arguments = [&inputs[..], &[heads_argument, group, width, factor]].concat();
+            let kernel = by_width(heads.width, DECODE)?;
+            gpu.launch(kernel, [n, heads.heads], DECODE_THREADS, 0, &arguments)?;
+            return Ok(ops.tensor(Kind::Inner, out, n, heads.query()));
+        }
+    };
+    let lse = if ops.grad_enabled { Some(gpu.allocate(n * heads.heads * size_of::<f32>())?) } else { None };
+    let inputs: [Arg; 6] =
+        [(&q).into(), (&k).into(), (&v).into(), (&out).into(), lse.as_ref().into(), (&tiles.buffer).into()];
+    let shared = move |rows: usize| rows * (heads.width | 1) * size_of::<f32>();
+    let kernel = by_width(heads.width, FORWARD)?;
+    let arguments = [&inputs[..], &shape].concat();
+    gpu.launch(kernel, [tiles.count, heads.heads], THREADS, shared(TILE + 2 * WARP), &arguments)?;
+    let y = ops.tensor(Kind::Inner, out.clone(), n, heads.query());
+    let Some(lse) = lse else { return Ok(y) };
+    let rope = plan.rope.as_ref().map(|Rope { positions, cos, sin }| Rope {
+        positions: positions.clone(),
+        cos: cos.clone(),
+        sin: sin.clone(),
+    });
+    let output = y.gradient();
+    ops.on_backward(move |gpu| {
+        let Some(dout) = output.take() else { return Ok(()) };
+        let (query, key) = (n * heads.query(), n * heads.key());
+        let allocate = |count: usize| gpu.allocate(count * gpu.inner_size());
+        let (to_q, to_k, to_v) = (allocate(query)?, allocate(key)?, allocate(key)?);
+        let delta = gpu.allocate(n * heads.heads * size_of::<f32>())?;
+        let common: [Arg; 3] = [(&q).into(), (&k).into(), (&v).into()];
+        let of_queries: [Arg; 6] =
+            [(&out).into(), (&lse).into(), (&dout).into(), (&to_q).into(), (&delta).into(), (&tiles.buffer).into()];
+        let arguments = [&common[..], &of_queries, &shape].concat();
+        let size = shared(2 * TILE + 2 * WARP);
+        gpu.launch(by_width(heads.width, BACKWARD_QUERIES)?, [tiles.count, heads.heads], THREADS, size, &arguments)?;
+        let of_keys: [Arg; 6] =
+            [(&lse).into(), (&dout).into(), (&delta).into(), (&to_k).into(), (&to_v).into(), (&tiles.buffer).into()];
+        let arguments = [&common[..], &of_keys, &shape].concat();
+        gpu.launch(by_width(heads.width, BACKWARD_KEYS)?, [tiles.count, heads.kv_heads], THREADS, size, &arguments)?;
+        if rope.is_some() {
+            rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k], &to_v, n, None)?;
+        }
+        dq.add(gpu, Kind::Inner, to_q, query)?;
+        dk.add(gpu, Kind::Inner, to_k, key)?;
+        dv.add(gpu, Kind::Inner, to_v, key)
+    });
+    Ok(y)
+}
+
+/// Rotates queries and keys in place, by the negative angles for `sign` -1, and writes keys and values to a cache.
+#[expect(clippy::too_many_arguments, reason = "what is rotated, by what, and where it is written")]
+fn rotate(
+    gpu: &Gpu,
+    heads: Heads,
+    rope: Option<&Rope>,
+    sign: f32,
+    [q, k]: [&Rc<Buffer>; 2],
+    v: &Rc<Buffer>,
+    n: usize,
+    cache: Option<(&Rc<Buffer>, &Rc<Buffer>, &Rc<Buffer>)>,
+) -> Result<()> {
+    let angles = [rope.map(|rope| &rope.positions), rope.map(|rope| &rope.cos), rope.map(|rope| &rope.sin)];
+    let [positions, cos, sin] = angles.map(Arg::from);
+    let sizes: [Arg; 3] = [heads.heads.into(), heads.kv_heads.into(), heads.width.into()];
+    let [keys, values, places] = match cache {
+        Some((keys, values, places)) => [keys.into(), values.into(), places.into()],
+        None => [Arg::Address(0); 3],
+    };
+    let inputs = [q.into(), k.into(), v.into(), positions, cos, sin, sign.into()];
+    gpu.rows("rope", n, heads.query() + heads.key(), &[&inputs[..], &sizes, &[keys, values, places]].concat())
+}
+
+/// Heads, query heads per key head, width, whether causal, and the factor of the scores.
+fn shape(heads: Heads) -> [Arg; 5] {
+    let Heads { heads: count, kv_heads, width, causal } = heads;
+    let factor = 1.0 / (width as f32).sqrt();
+    [count.into(), (count / kv_heads).into(), width.into(), causal.into(), factor.into()]
+}
+
+/// A kernel for heads of up to 32, 64, 128 and 256 numbers.
+type ByWidth = [&'static str; 4];
+
+const FORWARD: ByWidth =
+    ["attention_forward_1", "attention_forward_2", "attention_forward_4", "attention_forward_8"];
+const BACKWARD_QUERIES: ByWidth = [
+    "attention_backward_queries_1",
+    "attention_backward_queries_2",
+    "attention_backward_queries_4",
+    "attention_backward_queries_8",
+];
+const BACKWARD_KEYS: ByWidth = [
+    "attention_backward_keys_1",
+    "attention_backward_keys_2",
+    "attention_backward_keys_4",
+    "attention_backward_keys_8",
+];
+const DECODE: ByWidth = ["decode_attention_1", "decode_attention_2", "decode_attention_4", "decode_attention_8"];
+
+fn by_width(width: usize, kernels: ByWidth) -> Result<&'static str> {
+    let [one, two, four, eight] = kernels;
+    Ok(match width.div_ceil(WARP) {
+        0 | 1 => one,
+        2 => two,
+        3 | 4 => four,
+        5..=8 => eight,
+        _ => bail!("attention heads of {width} numbers do not run on a GPU: at most 256"),
+    })
+}

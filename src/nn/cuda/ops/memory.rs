@@ -1,0 +1,143 @@
+//! Memory of a GPU that is kept for later use when it is freed: after the first steps nothing is asked of the driver.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::Result;
+use cudarc::driver::CudaDevice;
+use cudarc::driver::result;
+use cudarc::driver::sys::CUdevice_attribute_enum;
+
+use crate::device_error::{OutOfMemory, device_error};
+
+/// Freed memory by size. All work is on one stream, so memory can be used again at once.
+pub(super) struct Pool {
+    device: Arc<CudaDevice>,
+    /// Whether the driver has pools of its own, with functions that wait for nothing.
+    pools: bool,
+    free: RefCell<BTreeMap<usize, Vec<u64>>>,
+}
+
+/// A range of memory. It returns to its pool when it is dropped.
+pub(crate) struct Buffer {
+    address: u64,
+    bytes: usize,
+    pool: Rc<Pool>,
+}
+
+impl Pool {
+    pub(super) fn new(device: Arc<CudaDevice>) -> Pool {
+        let attribute = CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
+        let pools = device.attribute(attribute).is_ok_and(|value| value > 0);
+        Pool { device, pools, free: RefCell::default() }
+    }
+
+    /// Memory with arbitrary content.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`], also after all free memory went back to the driver.
+    pub(super) fn allocate(pool: &Rc<Pool>, bytes: usize) -> Result<Buffer> {
+        let bytes = size_class(bytes);
+        if let Some((address, bytes)) = pool.reuse(bytes) {
+            return Ok(Buffer { address, bytes, pool: pool.clone() });
+        }
+        let address = match pool.ask(bytes) {
+            Err(error) if error.root_cause().is::<OutOfMemory>() => {
+                pool.release()?;
+                pool.ask(bytes)?
+            }
+            address => address?,
+        };
+        Ok(Buffer { address, bytes, pool: pool.clone() })
+    }
+
+    /// Free memory of at least this size and at most a quarter more.
+    fn reuse(&self, bytes: usize) -> Option<(u64, usize)> {
+        let mut free = self.free.borrow_mut();
+        let (&size, addresses) = free.range_mut(bytes..=bytes + bytes / 4).next()?;
+        let address = addresses.pop()?;
+        if addresses.is_empty() {
+            free.remove(&size);
+        }
+        Some((address, size))
+    }
+
+    fn ask(&self, bytes: usize) -> Result<u64> {
+        // SAFETY: the size is not 0, and the stream is the device's.
+        let address = unsafe {
+            if self.pools {
+                result::malloc_async(*self.device.cu_stream(), bytes)
+            } else {
+                result::malloc_sync(bytes)
+            }
+        };
+        address.map_err(device_error)
+    }
+
+    /// Gives free memory back to the driver.
+    fn release(&self) -> Result<()> {
+        for (_, addresses) in std::mem::take(&mut *self.free.borrow_mut()) {
+            for address in addresses {
+                // SAFETY: the memory came from `ask`, and nothing on the host refers to it.
+                unsafe {
+                    if self.pools {
+                        result::free_async(address, *self.device.cu_stream())
+                    } else {
+                        result::free_sync(address)
+                    }
+                }
+                .map_err(device_error)?;
+            }
+        }
+        // The driver frees when the stream gets there.
+        // SAFETY: the stream is the device's.
+        unsafe { result::stream::synchronize(*self.device.cu_stream()) }.map_err(device_error)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if let Err(error) = self.release() {
+            tracing::debug!("memory of the GPU is not given back: {error:#}");
+        }
+    }
+}
+
+impl Buffer {
+    pub(crate) fn address(&self) -> u64 {
+        self.address
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.free.borrow_mut().entry(self.bytes).or_default().push(self.address);
+    }
+}
+
+/// The size in which memory is asked for: an eighth of a power of two, so that a slightly larger batch fits into the memory of
+/// the one before.
+fn size_class(bytes: usize) -> usize {
+    let step = (bytes.next_power_of_two() / 16).max(256);
+    bytes.max(1).next_multiple_of(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_classes_are_at_most_an_eighth_larger() {
+        for bytes in [1, 255, 256, 257, 4096, 4097, 5000, 1 << 20, (1 << 20) + 1, 3 << 20, 1 << 33] {
+            let class = size_class(bytes);
+            assert!(class >= bytes && class - bytes <= (bytes / 8).max(256), "{bytes}: {class}");
+            assert_eq!(size_class(class), class);
+        }
+    }
+}

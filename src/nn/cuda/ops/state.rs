@@ -1,0 +1,70 @@
+//! The state of the CUDA operations: the tape of a training pass, and the cache of generation.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use anyhow::Result;
+use dfdx::prelude::*;
+
+use super::gpu::Gpu;
+use super::gradients::{CudaGradients, WeightGradient};
+use super::kv_cache::CacheWriter;
+use super::memory::Buffer;
+use crate::device_error::device_error;
+use crate::ops::{Param, Scalar};
+
+pub(crate) struct CudaOps {
+    pub(super) gpu: Gpu,
+    tape: OwnedTape<f32, Cpu>,
+    /// The first error of a backward pass. Later operations do nothing.
+    failed: Rc<RefCell<Option<anyhow::Error>>>,
+    pub(super) gradients: Option<Rc<CudaGradients>>,
+    pub(super) grad_enabled: bool,
+    /// The gradient by the log-probabilities, where the backward pass begins.
+    pub(super) seed: Rc<RefCell<Option<Rc<Buffer>>>>,
+    /// In generation, where keys and values are kept.
+    pub(super) cache: Option<CacheWriter>,
+}
+
+impl CudaOps {
+    pub(super) fn with(gpu: &Gpu, gradients: Option<Rc<CudaGradients>>, cache: Option<CacheWriter>) -> CudaOps {
+        CudaOps {
+            gpu: gpu.clone(),
+            tape: OwnedTape::default(),
+            failed: Rc::default(),
+            gradients,
+            grad_enabled: false,
+            seed: Rc::default(),
+            cache,
+        }
+    }
+
+    /// The gradient of a parameter, if it is trainable and gradients are enabled.
+    pub(super) fn weight_gradient<W>(&self, parameter: &Param<W>) -> Option<WeightGradient> {
+        let gradients = self.gradients.clone().filter(|_| self.grad_enabled && parameter.trainable)?;
+        Some(WeightGradient { gradients, index: parameter.index })
+    }
+
+    /// Puts an operation on the tape. The tape is dfdx's, which runs it in reverse.
+    pub(super) fn on_backward(&mut self, backward: impl FnOnce(&Gpu) -> Result<()> + 'static) {
+        let (gpu, failed) = (self.gpu.clone(), self.failed.clone());
+        self.tape.add_backward_op(move |_| {
+            if failed.borrow().is_none() {
+                if let Err(error) = backward(&gpu) {
+                    failed.replace(Some(error));
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// Runs the operations of the tape in reverse.
+    pub(super) fn run_tape(self) -> Result<()> {
+        let start: Scalar<Cpu> = Cpu::default().try_tensor(0.0).map_err(device_error)?;
+        start.put_tape(self.tape).try_backward().map_err(device_error)?;
+        match self.failed.take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+}

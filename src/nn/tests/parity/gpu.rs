@@ -1,0 +1,59 @@
+//! Every supported family on a GPU against transformers and the CPU.
+
+use std::sync::Arc;
+
+use half::bf16;
+
+use super::case::relative_error;
+use super::{Subject, TOLERANCE};
+use crate::session::Session;
+use crate::tests::gpu::{assert_clean, gpu};
+use crate::tests::support::{RESOURCES, parity};
+use crate::trainable_model::TrainableModel;
+use crate::{Checkpoint, Precision, Resources};
+use ablate_core::base::files;
+
+/// Largest relative error of logits in bf16.
+const BF16_TOLERANCE: f64 = 2e-2;
+
+/// A checkpoint as it is published: with weights in bf16.
+fn rounded(checkpoint: &Checkpoint) -> Checkpoint {
+    let round = |weights: &Arc<Vec<f32>>| Arc::new(weights.iter().map(|&w| bf16::from_f32(w).to_f32()).collect());
+    Checkpoint { weights: checkpoint.weights.iter().map(round).collect(), ..checkpoint.clone() }
+}
+
+impl Subject {
+    /// The largest relative difference between the logits of a model in two ways.
+    fn logit_difference(&self, checkpoint: &Checkpoint, one: &Resources, other: &Resources) -> f64 {
+        let session = |resources| Session::new(&TrainableModel::frozen(checkpoint), resources).unwrap();
+        let (one, other) = (session(one), session(other));
+        let mut largest = 0.0_f64;
+        for name in self.case.expected.sequences.keys() {
+            let batch = self.case.batch(name, &*self.images).unwrap();
+            largest = largest.max(relative_error(&one.logits(&batch).unwrap(), &other.logits(&batch).unwrap()));
+        }
+        largest
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_logits_of_every_family() {
+    let mut wrong = Vec::new();
+    for (name, folder, _) in files::entries(&parity("hub")).unwrap() {
+        if !folder.join("config.json").exists() {
+            continue;
+        }
+        let subject = Subject::open(&folder).unwrap();
+        let checkpoint = &subject.case.checkpoint;
+        let session = Session::new(&TrainableModel::frozen(checkpoint), &gpu(Precision::F32)).unwrap();
+        let exact = subject.case.logits(&session, &*subject.images).unwrap();
+        let bf16 = subject.logit_difference(&rounded(checkpoint), &gpu(Precision::Bf16), &RESOURCES);
+        println!("{name:22} f32 {exact:.1e}  bf16 {bf16:.1e}");
+        if exact > TOLERANCE || bf16 > BF16_TOLERANCE {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert_clean();
+}
