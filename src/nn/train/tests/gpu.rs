@@ -1,12 +1,23 @@
 //! Training on a GPU against PyTorch, TRL and the CPU.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Result;
+
 use super::parity::{cases, full::follow_on};
 use super::support::{Method, Study};
-use crate::tests::gpu::{assert_clean, gpu};
-use crate::tests::support::Ramps;
+use crate::tests::gpu::{Counts, assert_clean, counts, gpu, section};
+use crate::tests::support::{Ramps, small_config};
+use crate::train::dpo::Preference;
+use crate::train::preference::{PreferenceLoss, Reduction};
+use crate::train::run::Run;
 use crate::train::sft::CrossEntropy;
-use crate::train::{Budget, TrainState, Trained, Tuning};
-use crate::{LoraConfig, Pattern, Precision};
+use crate::train::tuning::exactly;
+use crate::train::{Budget, OptimizerConfig, TrainState, Trained, Tuning};
+use crate::trainable_model::TrainableModel;
+use crate::{Checkpoint, ImageShape, LoraConfig, Pattern, PixelSource, PixelValues, Precision};
+use ablate_core::base::Seed;
+use ablate_data::tokens::{TokenPair, TokenRow};
 
 #[test]
 #[ignore = "needs a GPU"]
@@ -61,6 +72,97 @@ fn gpu_training_equals_the_cpus() {
             println!("dropout {dropout:?}: f32 losses {losses:.1e}, weights {weights:.1e}; bf16 losses {rounded:.1e}");
             assert!(losses < 1e-5 && rounded < 1e-2, "{losses:e} {rounded:e}");
         }
+    }
+    assert_clean();
+}
+
+/// Images of [`Ramps`]. A step begins when its only image is read: it gets its own section of the counts.
+struct StepSections(AtomicUsize, String);
+
+impl PixelSource for StepSections {
+    fn shape(&self, key: &str) -> Result<ImageShape> {
+        Ramps.shape(key)
+    }
+
+    fn pixel_values(&self, key: &str) -> Result<PixelValues> {
+        section(&format!("{} step {}", self.1, self.0.fetch_add(1, Ordering::SeqCst)));
+        Ramps.pixel_values(key)
+    }
+}
+
+/// The positions of a row of the counted runs.
+const POSITIONS: usize = 40;
+/// Steps of a counted run. From the third step on nothing is allocated.
+const STEPS: usize = 4;
+
+/// What the last step of training on `rows` rows, of which the first has an image, did. None on a real GPU.
+fn counted_step(method: Method, layers: usize, rows: usize, precision: Precision) -> Option<Counts> {
+    let mut config = small_config();
+    config.decoder.layers = layers;
+    let start = Checkpoint::initialize(&config, 24, 1, Seed(11)).unwrap();
+    let row = |index: usize| {
+        let mut tokens = vec![2];
+        tokens.extend(vec![if index == 0 { 1 } else { 5 }; 4]);
+        tokens.extend((tokens.len()..=POSITIONS).map(|at| 5 + (at * 7 + index) as u32 % 19));
+        let loss = (0..tokens.len()).map(|at| at > POSITIONS / 2).collect();
+        TokenRow { tokens, loss, images: (index == 0).then(|| "1".to_string()).into_iter().collect() }
+    };
+    let data: Vec<TokenRow> = (0..rows).map(row).collect();
+    let name = format!("{method:?} {layers} {rows} {precision}");
+    let images = StepSections(AtomicUsize::new(0), name.clone());
+    let batches = vec![(0..rows).collect::<Vec<usize>>(); STEPS];
+    let (optimizer, state, resources) = (OptimizerConfig::default(), TrainState::none(), gpu(precision));
+    let run = Run {
+        batches: &batches,
+        optimizer: &optimizer,
+        auto_batch: exactly(usize::MAX),
+        seed: Seed(0),
+        images: &images,
+        state: &state,
+        resources: &resources,
+    };
+    let trainable_model = TrainableModel::new(start, None, |_| true);
+    match method {
+        Method::Sft => run.train(trainable_model, &CrossEntropy { rows: &data }).unwrap(),
+        Method::Dpo => {
+            let pair = |row: &TokenRow| TokenPair { chosen: row.clone(), rejected: row.clone() };
+            let pairs: Vec<TokenPair> = data.iter().map(pair).collect();
+            let reduction = Reduction { weights: None, mean: false };
+            let loss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+            let reference = vec![0.0; rows];
+            let objective = Preference { pairs: &pairs, reference, reduction, loss, beta: 0.1, sft_weight: 0.0 };
+            run.train(trainable_model, &objective).unwrap()
+        }
+    };
+    // The results are copied in the section of the last step, so the one before is counted.
+    counts(&format!("{name} step {}", STEPS - 2))
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_training_steps_stay_on_the_card() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut per_layer = Vec::new();
+        for rows in [1, 8, 64] {
+            let (Some(one), Some(eight)) =
+                (counted_step(Method::Sft, 1, rows, precision), counted_step(Method::Sft, 8, rows, precision))
+            else {
+                return;
+            };
+            let operations = |counts: &Counts| counts.launches + counts.products.calls;
+            per_layer.push((operations(&eight) - operations(&one)) as f64 / 7.0);
+            let pixels = 8 * 8 * 3 * size_of::<f32>();
+            let (tokens, patches) = (rows * POSITIONS, 4);
+            let most = 64 * (tokens + patches) + pixels + 1024;
+            println!("{precision} {rows} rows, 8 layers: {eight:?}");
+            assert!(eight.host_to_device.bytes <= most as u64, "{} bytes, not {most}", eight.host_to_device.bytes);
+            assert!(eight.device_to_host.bytes < 1024, "{eight:?}");
+            assert_eq!(eight.allocations.count, 0);
+        }
+        println!("{precision}: launches and products per layer for 1, 8 and 64 rows: {per_layer:?}");
+        assert!(per_layer.iter().all(|count| *count <= 40.0 && (count - per_layer[0]).abs() < 0.01), "{per_layer:?}");
+        let dpo = counted_step(Method::Dpo, 2, 16, precision).unwrap();
+        assert!(dpo.device_to_host.bytes < 1024 && dpo.allocations.count == 0, "{dpo:?}");
     }
     assert_clean();
 }

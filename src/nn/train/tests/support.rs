@@ -70,7 +70,7 @@ impl PixelSource for Failing<'_> {
     }
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Method {
     Sft,
     Dpo,
