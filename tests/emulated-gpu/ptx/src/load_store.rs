@@ -1,0 +1,256 @@
+//! `ld` and `st`, of single values and of vectors.
+
+use crate::machine::{Lanes, Machine, Step, Word};
+use crate::memory::{READ, WRITE};
+use crate::rows::Register;
+use crate::space::Space;
+use crate::statement::{Result, Statement, elements};
+use crate::translate::Translator;
+use crate::types::Type;
+
+/// Modifiers that do not change what is loaded or stored here: caches, and the order that other threads see.
+const HINTS: &[&str] = &[
+    "nc",
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "volatile",
+    "relaxed",
+    "acquire",
+    "release",
+    "weak",
+    "gpu",
+    "sys",
+    "cta",
+    "cluster",
+    "L1::no_allocate",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L1::evict_first",
+    "L1::evict_last",
+    "L2::64B",
+    "L2::128B",
+    "L2::256B",
+    "L2::evict_first",
+    "L2::evict_last",
+    "L2::evict_normal",
+    "L2::cache_hint",
+];
+const SPACES: &[&str] = &["global", "const", "shared", "shared::cta", "local", "param", "param::entry"];
+
+/// The register with an address, and what is added to it.
+type Address = (Option<Register>, u64);
+
+#[inline(always)]
+pub(crate) fn address_of(m: &Machine<'_>, (base, offset): Address, lane: usize) -> u64 {
+    base.map_or(0, |register| register.get(m, lane)).wrapping_add(offset)
+}
+
+/// The number of elements of a vector.
+fn vector_length(statement: &Statement) -> Result<usize> {
+    let mut allowed = vec!["v2", "v4"];
+    allowed.extend(HINTS);
+    allowed.extend(SPACES);
+    statement.allow(&allowed)?;
+    Ok(match statement.one_of(&["v2", "v4"]) {
+        Some("v2") => 2,
+        Some(_) => 4,
+        None => 1,
+    })
+}
+
+impl Translator<'_> {
+    pub(crate) fn load(&mut self, statement: &Statement) -> Result<Step> {
+        let length = vector_length(statement)?;
+        let ty = statement.ty()?;
+        let targets = elements(statement.operand(0)?);
+        if targets.len() != length {
+            return Err(format!("{length} registers are needed"));
+        }
+        let targets = targets.iter().map(|name| self.destination(name, ty.bits)).collect::<Result<Vec<_>>>()?;
+        let address = self.address(statement.operand(1)?)?;
+        let space = Space::of(statement)?;
+        Ok(match (space, &targets[..], ty.bits) {
+            (Space::Param, ..) if address.0.is_none() => load_param(address.1, ty, targets),
+            (Space::Global, &[Register { bits: 32, row }], 32) => load_one::<GLOBAL, u32>(address, row),
+            (Space::Shared, &[Register { bits: 32, row }], 32) => load_one::<SHARED, u32>(address, row),
+            (Space::Global, &[Register { bits: 64, row }], 64) => load_one::<GLOBAL, u64>(address, row),
+            (Space::Shared, &[Register { bits: 64, row }], 64) => load_one::<SHARED, u64>(address, row),
+            (Space::Global, &[a, b, c, d], 32) => load_vector::<GLOBAL, u32, 4>(address, [a, b, c, d]),
+            (Space::Shared, &[a, b, c, d], 32) => load_vector::<SHARED, u32, 4>(address, [a, b, c, d]),
+            (Space::Global, &[a, b], 32) => load_vector::<GLOBAL, u32, 2>(address, [a, b]),
+            (Space::Shared, &[a, b], 32) => load_vector::<SHARED, u32, 2>(address, [a, b]),
+            _ => load_any(space, address, ty, targets),
+        })
+    }
+
+    pub(crate) fn store(&mut self, statement: &Statement) -> Result<Step> {
+        let length = vector_length(statement)?;
+        let ty = statement.ty()?;
+        let sources = elements(statement.operand(1)?);
+        if sources.len() != length {
+            return Err(format!("{length} registers are needed"));
+        }
+        let mut registers = Vec::new();
+        for source in &sources {
+            registers.push(match self.register(source) {
+                Ok(register) => register,
+                Err(_) => Register { bits: if ty.is_wide() { 64 } else { 32 }, row: self.row(source, ty)? },
+            });
+        }
+        let address = self.address(statement.operand(0)?)?;
+        let space = Space::of(statement)?;
+        Ok(match (space, &registers[..], ty.bits) {
+            (Space::Global, &[Register { bits: 32, row }], 32) => store_one::<GLOBAL, u32>(address, row),
+            (Space::Shared, &[Register { bits: 32, row }], 32) => store_one::<SHARED, u32>(address, row),
+            _ => store_any(space, address, ty, registers),
+        })
+    }
+}
+
+const GLOBAL: bool = false;
+const SHARED: bool = true;
+
+/// The common cases have closures of their own, which are compiled for the space.
+fn space_of<const IS_SHARED: bool>() -> Space {
+    if IS_SHARED { Space::Shared } else { Space::Global }
+}
+
+fn load_one<const IS_SHARED: bool, T: Word>(address: Address, row: u32) -> Step {
+    let bytes = size_of::<T>() as u64;
+    Box::new(move |m, lanes| {
+        let mut known = (0, 0);
+        let target = T::row(m, row);
+        lanes.each(|lane| {
+            let address = address_of(m, address, lane);
+            let pointer = space_of::<IS_SHARED>().pointer(m, address, bytes, READ, lane, &mut known);
+            if let Some(pointer) = pointer {
+                // SAFETY: `pointer` has `bytes` bytes, and a row a value per thread.
+                unsafe { *target.add(lane) = pointer.cast::<T>().read() };
+            }
+        });
+    })
+}
+
+fn store_one<const IS_SHARED: bool, T: Word>(address: Address, row: u32) -> Step {
+    let bytes = size_of::<T>() as u64;
+    Box::new(move |m, lanes| {
+        let mut known = (0, 0);
+        let source = T::row(m, row);
+        lanes.each(|lane| {
+            let address = address_of(m, address, lane);
+            let pointer = space_of::<IS_SHARED>().pointer(m, address, bytes, WRITE, lane, &mut known);
+            if let Some(pointer) = pointer {
+                // SAFETY: `pointer` has `bytes` bytes, and a row a value per thread.
+                unsafe { pointer.cast::<T>().write(*source.add(lane)) };
+            }
+        });
+    })
+}
+
+fn load_vector<const IS_SHARED: bool, T: Word, const N: usize>(address: Address, targets: [Register; N]) -> Step {
+    let bytes = (size_of::<T>() * N) as u64;
+    Box::new(move |m, lanes| {
+        let mut known = (0, 0);
+        let targets = targets.map(|target| T::row(m, target.row));
+        lanes.each(|lane| {
+            let address = address_of(m, address, lane);
+            let pointer = space_of::<IS_SHARED>().pointer(m, address, bytes, READ, lane, &mut known);
+            if let Some(pointer) = pointer {
+                for (index, target) in targets.iter().enumerate() {
+                    // SAFETY: `pointer` has `bytes` bytes, and a row a value per thread.
+                    unsafe { *target.add(lane) = pointer.cast::<T>().add(index).read() };
+                }
+            }
+        });
+    })
+}
+
+/// # Safety
+/// `pointer` has the bytes of the type.
+#[inline(always)]
+unsafe fn read(pointer: *const u8, bytes: u64) -> u64 {
+    // SAFETY: as the caller says.
+    unsafe {
+        match bytes {
+            1 => u64::from(pointer.read()),
+            2 => u64::from(pointer.cast::<u16>().read()),
+            4 => u64::from(pointer.cast::<u32>().read()),
+            _ => pointer.cast::<u64>().read(),
+        }
+    }
+}
+
+/// A value of a type as a register holds it.
+#[inline(always)]
+fn extended(ty: Type, target: Register, value: u64) -> u64 {
+    ty.extend(value) & (u64::MAX >> (64 - target.bits))
+}
+
+fn load_any(space: Space, address: Address, ty: Type, targets: Vec<Register>) -> Step {
+    let bytes = ty.bytes();
+    let all = bytes * targets.len() as u64;
+    Box::new(move |m, lanes| {
+        let mut known = (0, 0);
+        lanes.each(|lane| {
+            let address = address_of(m, address, lane);
+            let Some(pointer) = space.pointer(m, address, all, READ, lane, &mut known) else { return };
+            for (index, target) in targets.iter().enumerate() {
+                // SAFETY: `pointer` has `all` bytes.
+                let value = unsafe { read(pointer.add(index * bytes as usize), bytes) };
+                target.set(m, lane, extended(ty, *target, value));
+            }
+        });
+    })
+}
+
+fn store_any(space: Space, address: Address, ty: Type, sources: Vec<Register>) -> Step {
+    let bytes = ty.bytes();
+    let all = bytes * sources.len() as u64;
+    Box::new(move |m, lanes| {
+        let mut known = (0, 0);
+        lanes.each(|lane| {
+            let address = address_of(m, address, lane);
+            let Some(pointer) = space.pointer(m, address, all, WRITE, lane, &mut known) else { return };
+            for (index, source) in sources.iter().enumerate() {
+                let value = source.get(m, lane);
+                // SAFETY: `pointer` has `all` bytes.
+                unsafe {
+                    let pointer = pointer.add(index * bytes as usize);
+                    match bytes {
+                        1 => pointer.write(value as u8),
+                        2 => pointer.cast::<u16>().write(value as u16),
+                        4 => pointer.cast::<u32>().write(value as u32),
+                        _ => pointer.cast::<u64>().write(value),
+                    }
+                }
+            }
+        });
+    })
+}
+
+/// A parameter has the same value for all threads.
+fn load_param(offset: u64, ty: Type, targets: Vec<Register>) -> Step {
+    let bytes = ty.bits as usize / 8;
+    Box::new(move |m, lanes| {
+        for (index, target) in targets.iter().enumerate() {
+            let at = offset as usize + index * bytes;
+            let Some(from) = m.launch.params.get(at..at + bytes) else {
+                m.stop(|m| format!("{}: reads behind the parameters", m.place()));
+                return;
+            };
+            let mut value = [0; 8];
+            value[..bytes].copy_from_slice(from);
+            let value = extended(ty, *target, u64::from_le_bytes(value));
+            set_all(m, lanes, *target, value);
+        }
+    })
+}
+
+fn set_all(m: &Machine<'_>, lanes: Lanes<'_>, target: Register, value: u64) {
+    lanes.each(|lane| target.set(m, lane, value));
+}
