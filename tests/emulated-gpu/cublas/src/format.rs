@@ -66,6 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::float_cmp, reason = "results are exact")]
     fn tf32_has_10_bits_of_mantissa() {
         assert_eq!(to_tf32(1.0 + 1.0 / 1024.0), 1.0 + 1.0 / 1024.0);
         assert_eq!(to_tf32(1.0 + 1.0 / 2048.0), 1.0);

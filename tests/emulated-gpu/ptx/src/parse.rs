@@ -194,7 +194,8 @@ fn without_comment(line: &str) -> &str {
 
 /// Lines without a `;` at their end.
 fn is_header(line: &str) -> bool {
-    [".version", ".target", ".address_size", ".file", ".loc"].iter().any(|word| line.trim_start().starts_with(word))
+    let first = line.split_whitespace().next().unwrap_or("");
+    [".version", ".target", ".address_size", ".file", ".loc"].contains(&first)
 }
 
 fn is_data(text: &str) -> bool {
