@@ -45,11 +45,13 @@ impl Translator<'_> {
         let d = self.destination(d, 32)?.row;
         let complement = complement.map(|q| self.destination(q, 32)).transpose()?.map(|register| register.row);
         // `set` writes a number instead of a predicate.
-        let (yes, mask) = match statement.types()[..] {
-            [to, _] if is_set && to.is(Kind::Float, 32) => (1f32.to_bits(), u32::MAX),
-            [to, _] if is_set && to.bits == 32 => (u32::MAX, u32::MAX),
+        let yes = match statement.types()[..] {
+            [to, _] if is_set && to.is(Kind::Float, 32) => 1f32.to_bits(),
+            [to, _] if is_set && to.is(Kind::Float, 16) => u32::from(f16::ONE.to_bits()),
+            [to, _] if is_set && to.is(Kind::Bfloat, 16) => u32::from(bf16::ONE.to_bits()),
+            [to, _] if is_set && to.bits == 32 && !to.is_floating() => u32::MAX,
             _ if is_set => return statement.unsupported(),
-            _ => (1, 1),
+            _ => 1,
         };
         Ok(Box::new(move |m, lanes| {
             first(m, lanes);
@@ -59,7 +61,7 @@ impl Translator<'_> {
                 if let Some(complement) = complement {
                     set32(m, lane, complement, u32::from(combined(!value, other)));
                 }
-                set32(m, lane, d, if combined(value, other) { yes & mask } else { 0 });
+                set32(m, lane, d, if combined(value, other) { yes } else { 0 });
             });
         }))
     }

@@ -169,6 +169,9 @@ impl Translator<'_> {
 
     fn declare(&mut self, statement: &str) -> Result<()> {
         let unsupported = || format!("`{statement}` is not supported");
+        // In inline assembly, `.reg.b32` is one word.
+        let statement = statement.replacen(".reg.", ".reg .", 1);
+        let statement = statement.as_str();
         let mut words = statement.split_whitespace();
         match words.next() {
             Some(".reg") => {

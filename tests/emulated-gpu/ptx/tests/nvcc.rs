@@ -145,7 +145,6 @@ fn sixteen_bit_conversions_and_vectors() {
         let (mut bf, mut hf) = (vec![0u16; 4 * 80], vec![0u16; 4 * 80]);
         let mut back = vec![0f32; 4 * 80];
         let count = Arg::Value((n as i32).to_le_bytes().to_vec());
-        // `Vec` aligns to 4 bytes, but the vectors need 16: the allocator gives these.
         run("halves", (3, 32, 0), &[buffer(&mut input), buffer(&mut bf), buffer(&mut hf), buffer(&mut back), count]);
         for i in 0..4 * n {
             assert_eq!(bf[i], bf16::from_f32(input[i]).to_bits(), "{}", input[i]);
