@@ -4,11 +4,10 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use half::{bf16, f16};
 
-use crate::load_store::address_of;
 use crate::machine::Step;
 use crate::memory::{ATOMIC, READ, WRITE};
 use crate::rows::get;
-use crate::space::Space;
+use crate::space::{Space, address_of};
 use crate::statement::{Result, Statement};
 use crate::translate::Translator;
 use crate::types::{Kind, Type};

@@ -3,7 +3,7 @@
 use crate::machine::{Lanes, Machine, Step, Word};
 use crate::memory::{READ, WRITE};
 use crate::rows::Register;
-use crate::space::Space;
+use crate::space::{Address, Space, address_of};
 use crate::statement::{Result, Statement, elements};
 use crate::translate::Translator;
 use crate::types::Type;
@@ -42,14 +42,6 @@ const HINTS: &[&str] = &[
 ];
 const SPACES: &[&str] = &["global", "const", "shared", "shared::cta", "local", "param", "param::entry"];
 
-/// The register with an address, and what is added to it.
-type Address = (Option<Register>, u64);
-
-#[inline(always)]
-pub(crate) fn address_of(m: &Machine<'_>, (base, offset): Address, lane: usize) -> u64 {
-    base.map_or(0, |register| register.get(m, lane)).wrapping_add(offset)
-}
-
 /// The number of elements of a vector.
 fn vector_length(statement: &Statement) -> Result<usize> {
     let mut allowed = vec!["v2", "v4"];
@@ -76,14 +68,12 @@ impl Translator<'_> {
         let space = Space::of(statement)?;
         Ok(match (space, &targets[..], ty.bits) {
             (Space::Param, ..) if address.0.is_none() => load_param(address.1, ty, targets),
-            (Space::Global, &[Register { bits: 32, row }], 32) => load_one::<GLOBAL, u32>(address, row),
-            (Space::Shared, &[Register { bits: 32, row }], 32) => load_one::<SHARED, u32>(address, row),
-            (Space::Global, &[Register { bits: 64, row }], 64) => load_one::<GLOBAL, u64>(address, row),
-            (Space::Shared, &[Register { bits: 64, row }], 64) => load_one::<SHARED, u64>(address, row),
-            (Space::Global, &[a, b, c, d], 32) => load_vector::<GLOBAL, u32, 4>(address, [a, b, c, d]),
-            (Space::Shared, &[a, b, c, d], 32) => load_vector::<SHARED, u32, 4>(address, [a, b, c, d]),
-            (Space::Global, &[a, b], 32) => load_vector::<GLOBAL, u32, 2>(address, [a, b]),
-            (Space::Shared, &[a, b], 32) => load_vector::<SHARED, u32, 2>(address, [a, b]),
+            (_, &[a @ Register { bits: 32, .. }], 32) => load_vector::<u32, 1, 4>(space, address, [a]),
+            (_, &[a, b], 32) => load_vector::<u32, 2, 8>(space, address, [a, b]),
+            (_, &[a, b, c, d], 32) => load_vector::<u32, 4, 16>(space, address, [a, b, c, d]),
+            (_, &[a], 64) => load_vector::<u64, 1, 8>(space, address, [a]),
+            (_, &[a, b], 64) => load_vector::<u64, 2, 16>(space, address, [a, b]),
+            (_, &[a], 16) if a.bits <= 32 && !ty.is_signed() => load_half(space, address, a),
             _ => load_any(space, address, ty, targets),
         })
     }
@@ -105,67 +95,67 @@ impl Translator<'_> {
         let address = self.address(statement.operand(0)?)?;
         let space = Space::of(statement)?;
         Ok(match (space, &registers[..], ty.bits) {
-            (Space::Global, &[Register { bits: 32, row }], 32) => store_one::<GLOBAL, u32>(address, row),
-            (Space::Shared, &[Register { bits: 32, row }], 32) => store_one::<SHARED, u32>(address, row),
+            (_, &[a], 32) if a.bits <= 32 => store_vector::<u32, 1, 4>(space, address, [a]),
+            (_, &[a, b], 32) if a.bits.max(b.bits) <= 32 => store_vector::<u32, 2, 8>(space, address, [a, b]),
+            (_, &[a, b, c, d], 32) => store_vector::<u32, 4, 16>(space, address, [a, b, c, d]),
+            (_, &[a], 64) => store_vector::<u64, 1, 8>(space, address, [a]),
+            (_, &[a], 16) if a.bits <= 32 => store_half(space, address, a),
             _ => store_any(space, address, ty, registers),
         })
     }
 }
 
-const GLOBAL: bool = false;
-const SHARED: bool = true;
-
-/// The common cases have closures of their own, which are compiled for the space.
-fn space_of<const IS_SHARED: bool>() -> Space {
-    if IS_SHARED { Space::Shared } else { Space::Global }
-}
-
-fn load_one<const IS_SHARED: bool, T: Word>(address: Address, row: u32) -> Step {
-    let bytes = size_of::<T>() as u64;
+/// Values of 32 or 64 bits, which registers hold as they are.
+fn load_vector<T: Word, const N: usize, const BYTES: u64>(
+    space: Space,
+    address: Address,
+    targets: [Register; N],
+) -> Step {
+    const { assert!(size_of::<T>() * N == BYTES as usize) };
     Box::new(move |m, lanes| {
-        let mut known = (0, 0);
-        let target = T::row(m, row);
-        lanes.each(|lane| {
-            let address = address_of(m, address, lane);
-            let pointer = space_of::<IS_SHARED>().pointer(m, address, bytes, READ, lane, &mut known);
-            if let Some(pointer) = pointer {
-                // SAFETY: `pointer` has `bytes` bytes, and a row a value per thread.
-                unsafe { *target.add(lane) = pointer.cast::<T>().read() };
-            }
-        });
-    })
-}
-
-fn store_one<const IS_SHARED: bool, T: Word>(address: Address, row: u32) -> Step {
-    let bytes = size_of::<T>() as u64;
-    Box::new(move |m, lanes| {
-        let mut known = (0, 0);
-        let source = T::row(m, row);
-        lanes.each(|lane| {
-            let address = address_of(m, address, lane);
-            let pointer = space_of::<IS_SHARED>().pointer(m, address, bytes, WRITE, lane, &mut known);
-            if let Some(pointer) = pointer {
-                // SAFETY: `pointer` has `bytes` bytes, and a row a value per thread.
-                unsafe { pointer.cast::<T>().write(*source.add(lane)) };
-            }
-        });
-    })
-}
-
-fn load_vector<const IS_SHARED: bool, T: Word, const N: usize>(address: Address, targets: [Register; N]) -> Step {
-    let bytes = (size_of::<T>() * N) as u64;
-    Box::new(move |m, lanes| {
-        let mut known = (0, 0);
         let targets = targets.map(|target| T::row(m, target.row));
-        lanes.each(|lane| {
-            let address = address_of(m, address, lane);
-            let pointer = space_of::<IS_SHARED>().pointer(m, address, bytes, READ, lane, &mut known);
-            if let Some(pointer) = pointer {
-                for (index, target) in targets.iter().enumerate() {
-                    // SAFETY: `pointer` has `bytes` bytes, and a row a value per thread.
-                    unsafe { *target.add(lane) = pointer.cast::<T>().add(index).read() };
-                }
+        space.each::<BYTES, READ>(m, lanes, address, |lane, pointer| {
+            for (index, target) in targets.iter().enumerate() {
+                // SAFETY: `pointer` has `BYTES` bytes, and a row a value per thread.
+                unsafe { *target.add(lane) = pointer.cast::<T>().add(index).read() };
             }
+        });
+    })
+}
+
+fn store_vector<T: Word, const N: usize, const BYTES: u64>(
+    space: Space,
+    address: Address,
+    sources: [Register; N],
+) -> Step {
+    const { assert!(size_of::<T>() * N == BYTES as usize) };
+    Box::new(move |m, lanes| {
+        let sources = sources.map(|source| T::row(m, source.row));
+        space.each::<BYTES, WRITE>(m, lanes, address, |lane, pointer| {
+            for (index, source) in sources.iter().enumerate() {
+                // SAFETY: `pointer` has `BYTES` bytes, and a row a value per thread.
+                unsafe { pointer.cast::<T>().add(index).write(*source.add(lane)) };
+            }
+        });
+    })
+}
+
+fn load_half(space: Space, address: Address, target: Register) -> Step {
+    Box::new(move |m, lanes| {
+        let target = u32::row(m, target.row);
+        space.each::<2, READ>(m, lanes, address, |lane, pointer| {
+            // SAFETY: `pointer` has 2 bytes, and a row a value per thread.
+            unsafe { *target.add(lane) = u32::from(pointer.cast::<u16>().read()) };
+        });
+    })
+}
+
+fn store_half(space: Space, address: Address, source: Register) -> Step {
+    Box::new(move |m, lanes| {
+        let source = u32::row(m, source.row);
+        space.each::<2, WRITE>(m, lanes, address, |lane, pointer| {
+            // SAFETY: as above.
+            unsafe { pointer.cast::<u16>().write(*source.add(lane) as u16) };
         });
     })
 }

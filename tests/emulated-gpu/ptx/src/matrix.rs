@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use crate::machine::Step;
 use crate::memory::READ;
 use crate::rows::{Register, get32, set32};
-use crate::space::Space;
+use crate::space::{Space, address_of};
 use crate::statement::{Result, Statement, elements};
 use crate::translate::Translator;
 use crate::types::{Kind, Type};
@@ -139,7 +139,7 @@ impl Translator<'_> {
                     let mut rows = [[0u16; 8]; 8];
                     for (row, values) in rows.iter_mut().enumerate() {
                         let lane = first + matrix * 8 + row;
-                        let address = crate::load_store::address_of(m, address, lane);
+                        let address = address_of(m, address, lane);
                         let Some(pointer) = space.pointer(m, address, 16, READ, lane, &mut known) else { return };
                         // SAFETY: `pointer` has 16 bytes and is aligned to them.
                         *values = unsafe { pointer.cast::<[u16; 8]>().read() };

@@ -1,8 +1,17 @@
 //! The memory that an address belongs to: global, shared, private, or the parameters.
 
-use crate::machine::Machine;
-use crate::memory::{ATOMIC, WRITE};
+use crate::machine::{Lanes, Machine, Word};
+use crate::rows::Register;
 use crate::statement::{Result, Statement};
+
+/// The register with an address, and what is added to it.
+pub(crate) type Address = (Option<Register>, u64);
+
+/// The address of an access of a thread.
+#[inline(always)]
+pub(crate) fn address_of(m: &Machine<'_>, (base, offset): Address, lane: usize) -> u64 {
+    base.map_or(0, |register| register.get(m, lane)).wrapping_add(offset)
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Space {
@@ -51,6 +60,47 @@ impl Space {
         }
     }
 
+    /// Calls `f` with every thread and the pointer for its access of `BYTES` bytes. A thread whose access is outside stops
+    /// the launch.
+    #[inline(always)]
+    pub(crate) fn each<const BYTES: u64, const HOW: u8>(
+        self,
+        m: &mut Machine<'_>,
+        lanes: Lanes<'_>,
+        address: Address,
+        mut f: impl FnMut(usize, *mut u8),
+    ) {
+        match (self, address) {
+            (Space::Global, (Some(Register { bits: 64, row }), offset)) => {
+                let addresses = u64::row(m, row);
+                let mut known = (0, 0);
+                lanes.each(|lane| {
+                    // SAFETY: a row has a value per thread.
+                    let address = unsafe { *addresses.add(lane) }.wrapping_add(offset);
+                    if let Some(pointer) = m.global(address, BYTES, HOW, &mut known) {
+                        f(lane, pointer);
+                    }
+                });
+            }
+            (Space::Shared, (Some(Register { bits: 32, row }), offset)) => {
+                let addresses = u32::row(m, row);
+                // SAFETY: a row has a value per thread.
+                let address = |lane: usize| unsafe { *addresses.add(lane) }.wrapping_add(offset as u32);
+                shared_each::<BYTES, HOW>(m, lanes, address, f);
+            }
+            (Space::Shared, (None, offset)) => shared_each::<BYTES, HOW>(m, lanes, |_| offset as u32, f),
+            _ => {
+                let mut known = (0, 0);
+                lanes.each(|lane| {
+                    let address = address_of(m, address, lane);
+                    if let Some(pointer) = self.pointer(m, address, BYTES, HOW, lane, &mut known) {
+                        f(lane, pointer);
+                    }
+                });
+            }
+        }
+    }
+
     /// The pointer for an access of a thread, or `None` and a fault. `bytes` is a power of two.
     #[inline(always)]
     pub(crate) fn pointer(
@@ -94,10 +144,62 @@ fn shared(m: &mut Machine<'_>, address: u64, bytes: u64, how: u8, lane: usize) -
         return None;
     }
     if let Some(races) = &mut m.shared_races {
-        let (writes, atomic) = (how & WRITE != 0, how & ATOMIC != 0);
-        races.access(address as usize, bytes as usize, (lane / 32) as u32, writes, atomic);
+        races.access_any(address as usize, bytes, (lane / 32) as u32, how);
     }
     Some(m.shared.pointer(address as usize))
+}
+
+/// [`Space::each`] for shared memory, with everything outside of the loop that is the same for all threads.
+#[inline(always)]
+fn shared_each<const BYTES: u64, const HOW: u8>(
+    m: &mut Machine<'_>,
+    lanes: Lanes<'_>,
+    address: impl Fn(usize) -> u32,
+    mut f: impl FnMut(usize, *mut u8),
+) {
+    let start = m.shared.pointer(0);
+    let size = m.shared.len();
+    let mut first_outside = None;
+    let mut races = m.shared_races.take();
+    macro_rules! access {
+        ($lane:expr, |$at:ident| $check:expr) => {{
+            let $at = u64::from(address($lane));
+            if fits($at, BYTES, size) {
+                $check;
+                // SAFETY: the address is below the size.
+                f($lane, unsafe { start.add($at as usize) });
+            } else {
+                first_outside.get_or_insert($at);
+            }
+        }};
+    }
+    // Loops instead of closures, which the compiler does not inline twice.
+    match (&mut races, lanes) {
+        (None, Lanes::All(count)) => {
+            for lane in 0..count {
+                access!(lane, |at| ());
+            }
+        }
+        (None, Lanes::These(lanes)) => {
+            for &lane in lanes {
+                access!(lane as usize, |at| ());
+            }
+        }
+        (Some(races), Lanes::All(count)) => {
+            for lane in 0..count {
+                access!(lane, |at| races.access::<BYTES, HOW>(at as usize, (lane / 32) as u32));
+            }
+        }
+        (Some(races), Lanes::These(lanes)) => {
+            for &lane in lanes {
+                access!(lane as usize, |at| races.access::<BYTES, HOW>(at as usize, lane / 32));
+            }
+        }
+    }
+    m.shared_races = races;
+    if let Some(address) = first_outside {
+        outside(m, address, BYTES, size, "shared");
+    }
 }
 
 #[inline(always)]

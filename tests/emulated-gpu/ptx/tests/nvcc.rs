@@ -255,7 +255,7 @@ fn parameters_and_memories() {
         let mut shape = Vec::new();
         shape.extend(3i32.to_le_bytes());
         shape.extend(41i32.to_le_bytes());
-        [10i64, 20, 30].iter().for_each(|stride| shape.extend(stride.to_le_bytes()));
+        shape.extend([10i64, 20, 30].iter().flat_map(|stride| stride.to_le_bytes()));
         shape.extend(0.5f32.to_le_bytes());
         shape.extend([0; 4]);
         let mut input = random_floats(41);
