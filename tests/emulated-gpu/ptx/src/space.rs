@@ -162,10 +162,10 @@ fn shared_each<const BYTES: u64, const HOW: u8>(
     let mut first_outside = None;
     let mut races = m.shared_races.take();
     macro_rules! access {
-        ($lane:expr, |$at:ident| $check:expr) => {{
+        ($lane:expr, |$at:ident| $($check:expr)?) => {{
             let $at = u64::from(address($lane));
             if fits($at, BYTES, size) {
-                $check;
+                $($check;)?
                 // SAFETY: the address is below the size.
                 f($lane, unsafe { start.add($at as usize) });
             } else {
@@ -177,12 +177,12 @@ fn shared_each<const BYTES: u64, const HOW: u8>(
     match (&mut races, lanes) {
         (None, Lanes::All(count)) => {
             for lane in 0..count {
-                access!(lane, |at| ());
+                access!(lane, |at|);
             }
         }
         (None, Lanes::These(lanes)) => {
             for &lane in lanes {
-                access!(lane as usize, |at| ());
+                access!(lane as usize, |at|);
             }
         }
         (Some(races), Lanes::All(count)) => {

@@ -49,6 +49,9 @@ impl Kernel {
     }
 }
 
+/// The list of targets of `brx.idx`.
+const TABLE: &str = ".branchtargets";
+
 /// Whether a basic block ends with this statement.
 fn ends_block(statement: &str) -> bool {
     let code = code_of(statement);
@@ -82,7 +85,6 @@ impl Translator<'_> {
                     empty = true;
                 }
                 Item::Statement(statement) if statement.starts_with('.') => self.declare(statement)?,
-                Item::Statement(text) if text.contains(": .branchtargets") => {}
                 Item::Statement(text) => {
                     let in_statement = |error| format!("`{text}`: {error}");
                     if begins_block(text) && !empty {
@@ -140,9 +142,10 @@ impl Translator<'_> {
         Ok(())
     }
 
-    /// The index of the basic block at each label.
+    /// The index of the basic block at each label. The label before a table is its name.
     fn labels(&mut self) -> HashMap<String, u32> {
         let mut labels = HashMap::new();
+        let mut label = "";
         let mut count: u32 = 0;
         let mut empty = true;
         for item in &self.kernel.body {
@@ -151,10 +154,10 @@ impl Translator<'_> {
                     count += u32::from(!empty);
                     labels.insert(name.clone(), count);
                     empty = true;
+                    label = name;
                 }
-                Item::Statement(statement) if statement.contains(": .branchtargets") => {
-                    let (name, targets) = statement.split_once(": .branchtargets").unwrap_or_default();
-                    self.tables.insert(name.to_string(), split_list(targets));
+                Item::Statement(statement) if statement.starts_with(TABLE) => {
+                    self.tables.insert(label.to_string(), split_list(&statement[TABLE.len()..]));
                 }
                 Item::Statement(statement) if !statement.starts_with('.') => {
                     count += u32::from(begins_block(statement) && !empty);
@@ -192,8 +195,8 @@ impl Translator<'_> {
                 self.local.insert(name, self.program.local as u64);
                 self.program.local += size.next_multiple_of(16);
             }
-            // Shared arrays have their place already. The others are hints, and parameters of `__assertfail`.
-            Some(".shared" | ".pragma" | ".param" | ".maxntid" | ".minnctapersm") => {}
+            // Shared arrays and tables are known already. The others are hints, and parameters of `__assertfail`.
+            Some(".shared" | TABLE | ".pragma" | ".param" | ".maxntid" | ".minnctapersm") => {}
             _ => return Err(unsupported()),
         }
         Ok(())
