@@ -106,7 +106,6 @@ impl State {
         };
         let seconds = kernel.time.as_secs_f64();
         self.trace(format_args!("launch {name} {:?} {:?} stream {stream} {seconds:.6}", work.grid, work.block));
-        self.count_launch(work.device);
         self.count(|counts| counts.kernels.entry(name.clone()).or_default().add(&kernel));
         if let Some(race) = outcome.race {
             self.race(&race);

@@ -10,6 +10,7 @@ use std::time::Instant;
 use ptx::{Span, Spans};
 use serde_json::json;
 
+use crate::abi::current_device;
 use crate::counts::Counts;
 use crate::settings::memory;
 use crate::status::{ILLEGAL_ADDRESS, INVALID_VALUE, OUT_OF_MEMORY};
@@ -40,7 +41,7 @@ pub(crate) struct State {
 struct Device {
     used: u64,
     peak: u64,
-    launches: u64,
+    counts: Counts,
     /// The allocations as kernels see them, until they change.
     spans: Option<Arc<Spans>>,
 }
@@ -75,9 +76,12 @@ impl State {
         }
     }
 
-    /// Counts in all and in the current section.
+    /// Counts in all, for the device of the current context, and in the current section.
     pub(crate) fn count(&mut self, mut add: impl FnMut(&mut Counts)) {
         add(&mut self.counts);
+        if let Ok(device) = current_device() {
+            add(&mut self.device(device).counts);
+        }
         if let Some(section) = self.section {
             add(&mut self.sections[section].1);
         }
@@ -100,10 +104,6 @@ impl State {
             self.devices.resize_with(device + 1, Device::default);
         }
         &mut self.devices[device]
-    }
-
-    pub(crate) fn count_launch(&mut self, device: usize) {
-        self.device(device).launches += 1;
     }
 
     pub(crate) fn used(&self, device: usize) -> u64 {
@@ -247,7 +247,12 @@ impl State {
     pub(crate) fn json(&self) -> String {
         let sections: serde_json::Map<_, _> =
             self.sections.iter().map(|(name, counts)| (name.clone(), counts.json())).collect();
-        let device = |device: &Device| json!({"bytes_in_use": device.used, "peak_bytes": device.peak, "launches": device.launches});
+        let device = |device: &Device| {
+            let mut counts = device.counts.json();
+            counts["bytes_in_use"] = device.used.into();
+            counts["peak_bytes"] = device.peak.into();
+            counts
+        };
         json!({
             "pid": std::process::id(),
             "all": self.counts.json(),

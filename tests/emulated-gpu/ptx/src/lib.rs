@@ -16,6 +16,7 @@ mod directed_rounding;
 mod execute;
 mod float;
 mod half_float;
+mod inline;
 mod integer;
 mod load_store;
 mod machine;
@@ -33,6 +34,7 @@ mod types;
 mod warp;
 
 pub use execute::launch;
+pub use inline::DeviceFunction;
 pub use machine::{Launch, Order, Outcome};
 pub use memory::{Buffer, READ, Span, Spans, WRITE};
 pub use parse::{Kernel, Module, Param};

@@ -65,7 +65,10 @@ impl Translator<'_> {
         }
         let targets = targets.iter().map(|name| self.destination(name, ty.bits)).collect::<Result<Vec<_>>>()?;
         let address = self.address(statement.operand(1)?)?;
-        let space = Space::of(statement)?;
+        let space = match Space::of(statement)? {
+            Space::Param if self.is_call_param(statement.operand(1)?) => Space::Local,
+            space => space,
+        };
         Ok(match (space, &targets[..], ty.bits) {
             (Space::Param, ..) if address.0.is_none() => load_param(address.1, ty, targets),
             (_, &[a @ Register { bits: 32, .. }], 32) => load_vector::<u32, 1, 4>(space, address, [a]),
@@ -93,7 +96,13 @@ impl Translator<'_> {
             });
         }
         let address = self.address(statement.operand(0)?)?;
-        let space = Space::of(statement)?;
+        let space = match Space::of(statement)? {
+            Space::Param if self.is_call_param(statement.operand(0)?) => Space::Local,
+            space => space,
+        };
+        if space == Space::Param {
+            return Err("parameters of a kernel cannot be written".to_string());
+        }
         Ok(match (space, &registers[..], ty.bits) {
             (_, &[a], 32) if a.bits <= 32 => store_vector::<u32, 1, 4>(space, address, [a]),
             (_, &[a, b], 32) if a.bits.max(b.bits) <= 32 => store_vector::<u32, 2, 8>(space, address, [a, b]),

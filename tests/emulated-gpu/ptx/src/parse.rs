@@ -1,15 +1,15 @@
 //! The text of a module: its kernels, their parameters and statements, and the data of the module.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use crate::inline::DeviceFunction;
 use crate::memory::Buffer;
 
 /// A module as it was loaded.
 #[derive(Debug, Default)]
 pub struct Module {
     pub kernels: BTreeMap<String, Kernel>,
-    /// Device functions that nvcc has not inlined: calls of them are not supported.
-    pub functions: BTreeSet<String>,
+    pub functions: BTreeMap<String, DeviceFunction>,
     /// Arrays in global and constant memory by name. Their addresses do not change.
     pub data: BTreeMap<String, Buffer>,
     /// Arrays whose initial values are not supported, with the reason.
@@ -67,8 +67,8 @@ impl Module {
             if declaration.contains(".entry") {
                 let kernel = parse_kernel(declaration, body)?;
                 module.kernels.insert(kernel.name.clone(), kernel);
-            } else if let Some(name) = function_name(declaration) {
-                module.functions.insert(name);
+            } else if let Some((name, params)) = parse_function(declaration) {
+                module.functions.insert(name, DeviceFunction { params, body: items(body) });
             }
             rest = rest[end + close + 1..].trim_start();
         }
@@ -117,11 +117,18 @@ fn parse_kernel(declaration: &str, body: &str) -> Result<Kernel, String> {
     Ok(Kernel { name, params: parsed, body: items(body) })
 }
 
-/// The name in `.func (.param .b32 result) name(.param .b32 argument)`.
-fn function_name(declaration: &str) -> Option<String> {
+/// The name and the names of results and arguments in `.func (.param .b32 result) name(.param .b32 argument)`.
+fn parse_function(declaration: &str) -> Option<(String, Vec<String>)> {
     let rest = declaration.split_once(".func")?.1.trim_start();
-    let rest = if rest.starts_with('(') { rest.split_once(')')?.1.trim_start() } else { rest };
-    Some(rest.split(['(', ' ', '\n']).next()?.to_string())
+    let (results, rest) = match rest.strip_prefix('(') {
+        Some(rest) => rest.split_once(')')?,
+        None => ("", rest),
+    };
+    let (name, arguments) = rest.split_once('(').unwrap_or((rest, ""));
+    let arguments = arguments.split(')').next().unwrap_or("");
+    let params = results.split(',').chain(arguments.split(',')).map(str::trim).filter(|param| !param.is_empty());
+    let names = params.map(|param| parse_array(param).map(|(name, ..)| name)).collect::<Result<_, _>>().ok()?;
+    Some((name.split_whitespace().next()?.to_string(), names))
 }
 
 /// Name, bytes, and bytes of an element of `.param .align 2 .b8 name[2]` or `.param .u64 name`.

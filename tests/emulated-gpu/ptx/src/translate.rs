@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use crate::inline::inline;
 use crate::machine::{Lanes, Step, Word};
 use crate::parse::{Item, Kernel, Module, parse_array, parse_number};
 use crate::program::{Block, End, Program, Reduction, ReductionKind, Special};
@@ -12,6 +13,8 @@ use crate::types::{Kind, PREDICATE, Type, U32};
 pub(crate) struct Translator<'a> {
     module: &'a Module,
     kernel: &'a Kernel,
+    /// The body of the kernel, in which functions are inlined.
+    body: &'a [Item],
     scopes: Vec<HashMap<String, Register>>,
     /// The offsets of arrays.
     shared: HashMap<String, u64>,
@@ -28,9 +31,11 @@ pub(crate) struct Translator<'a> {
 impl Kernel {
     /// Translates the kernel. An instruction that is not supported is an error.
     pub fn compile(&self, module: &Module) -> Result<Program, String> {
+        let body = inline(module, &self.body).map_err(|error| format!("kernel `{}`: {error}", self.name))?;
         let mut translator = Translator {
             module,
             kernel: self,
+            body: &body,
             scopes: vec![HashMap::new()],
             shared: HashMap::new(),
             local: HashMap::new(),
@@ -42,10 +47,6 @@ impl Kernel {
         };
         translator.translate().map_err(|error| format!("kernel `{}`: {error}", self.name))?;
         Ok(translator.program)
-    }
-
-    fn mentions(&self, name: &str) -> bool {
-        self.body.iter().any(|item| matches!(item, Item::Statement(statement) if statement.contains(name)))
     }
 }
 
@@ -69,12 +70,16 @@ fn begins_block(statement: &str) -> bool {
 }
 
 impl Translator<'_> {
+    fn mentions(&self, name: &str) -> bool {
+        self.body.iter().any(|item| matches!(item, Item::Statement(statement) if statement.contains(name)))
+    }
+
     fn translate(&mut self) -> Result<()> {
         self.lay_out_shared_memory()?;
         let labels = self.labels();
         let mut block = Block::default();
         let mut empty = true;
-        for item in &self.kernel.body {
+        for item in self.body {
             match item {
                 Item::Open => self.scopes.push(HashMap::new()),
                 Item::Close => drop(self.scopes.pop()),
@@ -115,11 +120,11 @@ impl Translator<'_> {
     fn lay_out_shared_memory(&mut self) -> Result<()> {
         let mut arrays = Vec::new();
         for (name, size) in &self.module.shared {
-            if self.kernel.mentions(name) {
+            if self.mentions(name) {
                 arrays.push((name.clone(), *size));
             }
         }
-        for item in &self.kernel.body {
+        for item in self.body {
             if let Item::Statement(statement) = item
                 && statement.starts_with(".shared")
             {
@@ -148,7 +153,7 @@ impl Translator<'_> {
         let mut label = "";
         let mut count: u32 = 0;
         let mut empty = true;
-        for item in &self.kernel.body {
+        for item in self.body {
             match item {
                 Item::Label(name) => {
                     count += u32::from(!empty);
@@ -190,13 +195,14 @@ impl Translator<'_> {
                     }
                 }
             }
-            Some(".local") => {
+            // Parameters of a call are private memory.
+            Some(".local" | ".param") => {
                 let (name, size, _) = parse_array(statement)?;
                 self.local.insert(name, self.program.local as u64);
                 self.program.local += size.next_multiple_of(16);
             }
-            // Shared arrays and tables are known already. The others are hints, and parameters of `__assertfail`.
-            Some(".shared" | TABLE | ".pragma" | ".param" | ".maxntid" | ".minnctapersm") => {}
+            // Shared arrays and tables are known already. The others are hints.
+            Some(".shared" | TABLE | ".pragma" | ".maxntid" | ".minnctapersm") => {}
             _ => return Err(unsupported()),
         }
         Ok(())
@@ -365,6 +371,12 @@ impl Translator<'_> {
         known.ok_or_else(|| format!("`{operand}` is neither a register nor a number nor a variable"))
     }
 
+    /// Whether an operand is a parameter of a call, not of the kernel.
+    pub(crate) fn is_call_param(&self, operand: &str) -> bool {
+        let inside = operand.trim_matches(['[', ']']);
+        self.local.contains_key(inside.split('+').next().unwrap_or("").trim())
+    }
+
     /// The register with an address and what is added to it, or the address alone.
     pub(crate) fn address(&mut self, operand: &str) -> Result<(Option<Register>, u64)> {
         let inside = operand.trim_matches(['[', ']']).trim();
@@ -405,8 +417,6 @@ impl Translator<'_> {
     /// `None` for an instruction without an effect.
     fn unguarded(&mut self, statement: &Statement) -> Result<Option<Step>> {
         let step = match statement.name() {
-            // Arguments of a call.
-            "st" if statement.has("param") => return Ok(None),
             "membar" | "fence" | "prefetch" | "prefetchu" | "discard" | "applypriority" | "nanosleep" => {
                 return Ok(None);
             }
@@ -445,9 +455,9 @@ impl Translator<'_> {
         if names().any(|name| name == "__assertfail") {
             return Ok(Box::new(|m, _| m.stop(|m| format!("{}: an assertion failed", m.place()))));
         }
-        let functions = &self.module.functions;
-        let name = names().find(|name| functions.contains(*name)).or_else(|| names().nth(1)).unwrap_or("");
-        Err(format!("a call of the function `{name}`, which nvcc has not inlined, is not supported"))
+        let name =
+            names().find(|name| self.module.functions.contains_key(*name)).or_else(|| names().nth(1)).unwrap_or("");
+        Err(format!("a call of the function `{name}`, which has no body here, is not supported"))
     }
 
     /// Addresses in global memory are generic addresses; those of other spaces lie in a window.

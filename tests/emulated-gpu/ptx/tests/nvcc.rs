@@ -319,6 +319,25 @@ fn functions_of_floats() {
 }
 
 #[test]
+fn functions_that_are_not_inlined() {
+    each(75, |run| {
+        let mut input = random_floats(64);
+        let (mut out, mut powers) = (vec![0f32; 64], vec![0f64; 64]);
+        run("functions", (1, 64, 0), &[buffer(&mut input), buffer(&mut out), buffer(&mut powers)]);
+        for (i, &x) in input.iter().enumerate() {
+            let power = |n: usize| (0..n).fold(1f32, |product, _| product * x);
+            assert_eq!(out[i], power(i % 4) + power(i % 4 + 1), "{x} {i}");
+            let expected = f64::from(x).abs().powf(1.5);
+            assert!(
+                (powers[i] - expected).abs() <= 1e-15 * expected.max(1e-300) * 4.0,
+                "{x}: {} {expected}",
+                powers[i]
+            );
+        }
+    });
+}
+
+#[test]
 fn reductions_of_a_warp() {
     each(80, |run| {
         let mut input: Vec<i32> = random(64).iter().map(|bits| *bits as i32).collect();
