@@ -14,6 +14,8 @@ struct Blas {
     tf32: bool,
 }
 
+/// Alpha and beta are in memory of the host.
+const HOST_POINTERS: c_uint = 0;
 const TF32_MATH: c_uint = 3;
 const COMPUTE_32F: c_uint = 68;
 const COMPUTE_32F_PEDANTIC: c_uint = 69;
@@ -106,6 +108,10 @@ blas! {
         if mode & 0xf > TF32_MATH { return INVALID_VALUE; }
         blas.tf32 = mode & 0xf == TF32_MATH;
         SUCCESS
+    }
+    fn cublasSetPointerMode_v2(handle: Handle, mode: c_uint) {
+        if handle.is_null() { return NOT_INITIALIZED; }
+        if mode == HOST_POINTERS { SUCCESS } else { NOT_SUPPORTED }
     }
     fn cublasSetWorkspace_v2(handle: Handle, workspace: *mut c_void, len: usize) {
         if handle.is_null() { return NOT_INITIALIZED; }

@@ -127,7 +127,16 @@ driver! {
     fn cuMemHostUnregister(address: *mut c_void) { with(|state| state.host.release(address as usize)) }
 
     fn cuMemcpyHtoD_v2(to: Address, from: *const c_void, len: usize) {
-        submit(DEFAULT_STREAM, Work::Upload { to, data: Source(from as usize), len: len as u64 })
+        with(|state| {
+            let stream = current_device()?;
+            state.submit(stream, Work::Upload { to, data: Source(from as usize), len: len as u64 })?;
+            // From memory that is not pinned, the driver returns as soon as it has a copy of its own.
+            if state.host.is_pinned(from as usize, len) {
+                state.streams.synchronize(stream);
+                state.complete_copies();
+            }
+            Ok(())
+        })
     }
     fn cuMemcpyHtoDAsync_v2(to: Address, from: *const c_void, len: usize, handle: Handle) {
         submit(handle, Work::Upload { to, data: Source(from as usize), len: len as u64 })

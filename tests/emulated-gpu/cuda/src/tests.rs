@@ -10,7 +10,7 @@ use crate::exports::{emulated_gpu_counts, emulated_gpu_section};
 use crate::graph_functions::{cuGraphInstantiateWithFlags, cuGraphLaunch, cuStreamBeginCapture_v2, cuStreamEndCapture};
 use crate::memory_functions::{
     cuMemAlloc_v2, cuMemFree_v2, cuMemFreeHost, cuMemHostAlloc, cuMemcpyDtoH_v2, cuMemcpyDtoHAsync_v2, cuMemcpyHtoD_v2,
-    cuMemsetD32Async,
+    cuMemcpyHtoDAsync_v2, cuMemsetD32Async,
 };
 use crate::module_functions::{cuFuncSetAttribute, cuLaunchKernel, cuModuleGetFunction, cuModuleLoadData};
 use crate::state::state;
@@ -236,6 +236,17 @@ fn a_copy_to_pinned_memory_is_complete_after_a_wait() {
         assert!((0..16).all(|i| (*host.add(i)).is_nan()));
         synchronize(stream);
         assert!((0..16).all(|i| (*host.add(i)).to_bits() == 2f32.to_bits()));
+        for (name, waits, races) in [("wait before write", true, 0), ("no wait before write", false, 1)] {
+            start_section(name);
+            host.write(1.0);
+            assert_eq!(cuMemcpyHtoDAsync_v2(memory, host.cast(), 64, stream), SUCCESS);
+            if waits {
+                synchronize(stream);
+            }
+            host.write(2.0);
+            synchronize(stream);
+            assert_eq!(section(name)["races"].as_object().unwrap().len(), races, "{name}");
+        }
         assert_eq!(cuMemFreeHost(host.cast()), SUCCESS);
     }
     free(memory);

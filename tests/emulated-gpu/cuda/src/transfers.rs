@@ -12,20 +12,33 @@ pub(crate) struct HostMemory {
     /// Ranges by their start. `Some` has the memory that the driver allocated.
     pinned: BTreeMap<usize, (usize, Option<Vec<u128>>)>,
     pending: Vec<Pending>,
+    /// Copies from pinned memory that the host has not waited for. The host must not change the memory until then.
+    sources: Vec<Pending>,
 }
 
-/// A copy to pinned memory that the host has not waited for.
+/// A copy to or from pinned memory that the host has not waited for.
 struct Pending {
     stream: usize,
     time: u64,
-    to: usize,
+    /// The address in pinned memory.
+    host: usize,
     data: Vec<u8>,
 }
 
 impl Pending {
     fn complete(&self) {
         // SAFETY: the caller of the copy gave an address with as many bytes, which stay until the copy is complete.
-        unsafe { std::ptr::copy_nonoverlapping(self.data.as_ptr(), self.to as *mut u8, self.data.len()) };
+        unsafe { std::ptr::copy_nonoverlapping(self.data.as_ptr(), self.host as *mut u8, self.data.len()) };
+    }
+
+    fn overlaps(&self, start: usize, len: usize) -> bool {
+        self.host < start + len && start < self.host + self.data.len()
+    }
+
+    fn has_changed(&self) -> bool {
+        // SAFETY: as above.
+        let now = unsafe { std::slice::from_raw_parts(self.host as *const u8, self.data.len()) };
+        now != self.data
     }
 }
 
@@ -44,19 +57,21 @@ impl HostMemory {
     /// Ends the use of pinned memory. Copies to it are complete.
     pub(crate) fn release(&mut self, start: usize) -> Result<(), u32> {
         let (len, _) = self.pinned.get(&start).ok_or(INVALID_VALUE)?;
-        self.complete_overlapping(start, *len);
+        let len = *len;
+        self.complete_overlapping(start, len);
+        self.sources.retain(|copy| !copy.overlaps(start, len));
         self.pinned.remove(&start);
         Ok(())
     }
 
-    fn is_pinned(&self, start: usize, len: usize) -> bool {
+    pub(crate) fn is_pinned(&self, start: usize, len: usize) -> bool {
         let found = self.pinned.range(..=start).next_back();
         found.is_some_and(|(first, (size, _))| start + len <= first + size)
     }
 
     fn complete_overlapping(&mut self, start: usize, len: usize) {
         self.pending.retain(|copy| {
-            let overlaps = copy.to < start + len && start < copy.to + copy.data.len();
+            let overlaps = copy.overlaps(start, len);
             if overlaps {
                 copy.complete();
             }
@@ -76,6 +91,11 @@ impl State {
             }
             !seen
         });
+        let is_seen = |copy: &mut Pending| streams.host_has_seen(copy.stream, copy.time);
+        let changed = self.host.sources.extract_if(.., is_seen).filter(Pending::has_changed).count();
+        for _ in 0..changed {
+            self.race("the host changes pinned memory while a copy from it may still read it");
+        }
     }
 
     pub(crate) fn upload(&mut self, stream: usize, to: u64, from: Source, len: u64) -> Result<(), u32> {
@@ -84,8 +104,15 @@ impl State {
         self.access("a copy to the device", stream, &[(to, len, true)])?;
         // An earlier copy of the same stream may write this memory.
         self.host.complete_overlapping(from.0, len as usize);
+        let len = len as usize;
         // SAFETY: the range is allocated, and the caller gave an address with as many bytes.
-        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to as *mut u8, len as usize) };
+        unsafe { std::ptr::copy_nonoverlapping(from.0 as *const u8, to as *mut u8, len) };
+        if self.host.is_pinned(from.0, len) {
+            // SAFETY: pinned memory has the range.
+            let data = unsafe { std::slice::from_raw_parts(from.0 as *const u8, len) }.to_vec();
+            let time = self.streams.tick(stream);
+            self.host.sources.push(Pending { stream, time, host: from.0, data });
+        }
         Ok(())
     }
 
@@ -95,6 +122,8 @@ impl State {
         self.access("a copy to the host", stream, &[(from, len, false)])?;
         let (to, len) = (to as usize, len as usize);
         self.host.complete_overlapping(to, len);
+        // The copy, not the host, changes this memory.
+        self.host.sources.retain(|copy| !copy.overlaps(to, len));
         if self.host.is_pinned(to, len) {
             // SAFETY: the range is allocated on the device; pinned memory has the range.
             let data = unsafe {
@@ -102,7 +131,7 @@ impl State {
                 std::slice::from_raw_parts(from as *const u8, len).to_vec()
             };
             let time = self.streams.tick(stream);
-            self.host.pending.push(Pending { stream, time, to, data });
+            self.host.pending.push(Pending { stream, time, host: to, data });
             return Ok(());
         }
         // A copy to memory that is not pinned returns when it is complete.

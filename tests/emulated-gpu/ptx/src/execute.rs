@@ -22,7 +22,7 @@ const BARRIER: u32 = 1 << 31;
 const WARP: u32 = 1 << 30;
 const PLACE: u32 = WARP - 1;
 /// Basic blocks after which a kernel counts as an endless loop.
-const ENDLESS: u64 = 200_000_000;
+const ENDLESS: u64 = 20_000_000;
 
 /// The progress of one block of the grid.
 #[derive(Default)]
