@@ -124,7 +124,6 @@ impl State {
     }
 
     pub(crate) fn allocate(&mut self, device: usize, len: u64) -> Result<u64, u32> {
-        self.count(|counts| counts.allocations.add(len));
         if len == 0 {
             return Ok(0);
         }
@@ -143,6 +142,7 @@ impl State {
         };
         let allocation = Allocation { len, device, is_data: false, uses: Uses::default() };
         self.allocations.insert(start, allocation);
+        self.count(|counts| counts.allocations.add(len));
         let device = self.device(device);
         device.used += taken;
         device.peak = device.peak.max(device.used);
@@ -153,7 +153,6 @@ impl State {
 
     /// Frees memory after the work of a stream.
     pub(crate) fn free(&mut self, start: u64, stream: usize) -> Result<(), u32> {
-        self.count(|counts| counts.frees += 1);
         if start == 0 {
             return Ok(());
         }
@@ -161,6 +160,7 @@ impl State {
         let (len, index) = (allocation.len, allocation.device);
         self.access("a free", stream, &[(start, len, true)])?;
         self.allocations.remove(&start);
+        self.count(|counts| counts.frees += 1);
         let device = self.device(index);
         device.used -= len.next_multiple_of(GRANULARITY);
         device.spans = None;

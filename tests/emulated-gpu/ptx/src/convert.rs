@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::float::{NAN16, flushed, to_tf32};
 use crate::machine::Step;
-use crate::rows::{binary, unary};
+use crate::rows::{Register, binary, unary};
 use crate::statement::{Result, Statement};
 use crate::translate::Translator;
 use crate::types::{Kind, Type};
@@ -28,6 +28,28 @@ fn writer(ty: Type) -> Option<fn(f64) -> u64> {
         (Kind::Float, 64) => f64::to_bits,
         (Kind::Bfloat, 16) => |value| if value.is_nan() { NAN16 } else { u64::from(bf16::from_f64(value).to_bits()) },
         (Kind::Tf32, 32) => |value| u64::from(to_tf32(value as f32).to_bits()),
+        _ => return None,
+    })
+}
+
+/// Rounds to the nearest bfloat16.
+#[inline(always)]
+fn to_bfloat(bits: u32) -> u32 {
+    if bits & 0x7fff_ffff > 0x7f80_0000 { NAN16 as u32 } else { bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16 }
+}
+
+/// The most frequent conversions, without the way through `f64`.
+fn frequent(to: Type, from: Type, is_plain: bool, target: Register, a: u32) -> Option<Step> {
+    if !is_plain || target.bits != to.bits {
+        return None;
+    }
+    let d = target.row;
+    Some(match ((to.kind, to.bits), (from.kind, from.bits)) {
+        ((Kind::Bfloat, 16), (Kind::Float, 32)) => unary(d, a, to_bfloat),
+        ((Kind::Float, 32), (Kind::Bfloat, 16)) => unary(d, a, |a: u32| a << 16),
+        ((Kind::Float, 32), (Kind::Float, 16)) => unary(d, a, |a: u32| f16::from_bits(a as u16).to_f32().to_bits()),
+        ((Kind::Float, 32), (Kind::Signed, 32)) => unary(d, a, |a: u32| (a as i32 as f32).to_bits()),
+        ((Kind::Float, 32), (Kind::Unsigned, 32)) => unary(d, a, |a: u32| (a as f32).to_bits()),
         _ => return None,
     })
 }
@@ -80,8 +102,12 @@ impl Translator<'_> {
                 });
             }};
         }
+        let is_plain = round.is_none() && !saturated && !flush && !relu && to_nearest;
+        if let Some(step) = frequent(to, from, is_plain, target, a) {
+            return Ok(step);
+        }
         match (to.is_floating(), from.is_floating()) {
-            // The two most frequent ones.
+            // The two most frequent ones of integers.
             (false, false) if to.bits == 64 && from.is(Kind::Unsigned, 32) => Ok(unary(d, a, |a: u32| u64::from(a))),
             (false, false) if to.bits == 32 && from.bits == 64 && !wide && !saturated => {
                 Ok(unary(d, a, |a: u64| a as u32))
@@ -156,6 +182,9 @@ impl Translator<'_> {
         let d = self.register(d)?.row;
         let [a, b] = self.rows([a, b], from)?;
         let relu = statement.has("relu");
+        if to.kind == Kind::BfloatPair && !relu {
+            return Ok(binary(d, a, b, |a: u32, b: u32| to_bfloat(a) << 16 | to_bfloat(b)));
+        }
         let half = move |bits: u32| {
             let value = f64::from(f32::from_bits(bits));
             write(if relu && !value.is_nan() { value.max(0.0) } else { value }) as u32

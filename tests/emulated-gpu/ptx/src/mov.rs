@@ -1,7 +1,7 @@
 //! `mov`, also of a register into its parts and back.
 
-use crate::machine::Step;
-use crate::rows::{Register, unary};
+use crate::machine::{Step, Word};
+use crate::rows::{Register, binary, unary};
 use crate::statement::{Result, Statement, elements};
 use crate::translate::Translator;
 use crate::types::{Kind, Type};
@@ -27,6 +27,15 @@ impl Translator<'_> {
         let width = part_width(parts, bits)?;
         let ty = Type { kind: Kind::Bits, bits: width };
         let parts = parts.iter().map(|part| self.narrow(part, ty)).collect::<Result<Vec<_>>>()?;
+        match (bits, &parts[..]) {
+            (32, &[low, high]) => {
+                return Ok(binary(d.row, low, high, |low: u32, high: u32| (low & 0xffff) | high << 16));
+            }
+            (64, &[low, high]) => {
+                return Ok(binary(d.row, low, high, |low: u32, high: u32| u64::from(low) | u64::from(high) << 32));
+            }
+            _ => {}
+        }
         let mask = u64::MAX >> (64 - width);
         Ok(Box::new(move |m, lanes| {
             lanes.each(|lane| {
@@ -42,6 +51,20 @@ impl Translator<'_> {
         let ty = Type { kind: Kind::Bits, bits };
         let a = Register { bits, row: self.row(a, ty)? };
         let parts = parts.iter().map(|part| self.destination(part, width)).collect::<Result<Vec<_>>>()?;
+        if let (32, &[low, high]) = (bits, &parts[..]) {
+            // A part may be in the register that is taken apart: both are read first.
+            return Ok(Box::new(move |m, lanes| {
+                let [a, low, high] = [a, low, high].map(|register| u32::row(m, register.row));
+                lanes.each(|lane| {
+                    // SAFETY: a row has a value per thread.
+                    unsafe {
+                        let value = *a.add(lane);
+                        *low.add(lane) = value & 0xffff;
+                        *high.add(lane) = value >> 16;
+                    }
+                });
+            }));
+        }
         let mask = u64::MAX >> (64 - width);
         Ok(Box::new(move |m, lanes| {
             lanes.each(|lane| {
