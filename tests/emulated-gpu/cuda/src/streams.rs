@@ -149,7 +149,7 @@ impl Streams {
         let conflicts = |other: &Use| other.start < end && start < other.end && (writes || other.writes);
         let race = uses.0.iter().find(|other| conflicts(other) && !self.has_seen(stream, (other.stream, other.time)));
         let race = race.map(|other| other.stream);
-        // Whoever has seen this use has also seen those that it covers.
+        // A stream that has seen this use has also seen the uses that it covers.
         let covered = |other: &Use| {
             start <= other.start
                 && other.end <= end

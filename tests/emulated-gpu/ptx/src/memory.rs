@@ -102,11 +102,15 @@ impl Buffer {
         self.blocks.fill(u128::from_ne_bytes([byte; 16]));
     }
 
+    pub(crate) fn start(&mut self) -> *mut u8 {
+        self.blocks.as_mut_ptr().cast()
+    }
+
     /// The address of a byte. `offset` must be below the length.
     #[inline(always)]
     pub(crate) fn pointer(&mut self, offset: usize) -> *mut u8 {
         debug_assert!(offset < self.len);
         // SAFETY: the caller has checked the offset.
-        unsafe { self.blocks.as_mut_ptr().cast::<u8>().add(offset) }
+        unsafe { self.start().add(offset) }
     }
 }

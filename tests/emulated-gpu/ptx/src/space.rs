@@ -157,7 +157,7 @@ fn shared_each<const BYTES: u64, const HOW: u8>(
     address: impl Fn(usize) -> u32,
     mut f: impl FnMut(usize, *mut u8),
 ) {
-    let start = m.shared.pointer(0);
+    let start = m.shared.start();
     let size = m.shared.len();
     let mut first_outside = None;
     let mut races = m.shared_races.take();
