@@ -30,7 +30,7 @@ use crate::dropout::Dropout;
 use crate::kernels::attention::Heads;
 use crate::kernels::matmul::Accumulate;
 use crate::kernels::rope::RopeTable;
-use crate::ops::{AutogradOps, Loaded, Ops, Param, TargetGroups};
+use crate::ops::{AutogradOps, Loaded, Ops, Param, SegmentOps, TargetGroups};
 
 use attention::AttentionPlan;
 pub(crate) use gpu::Gpu;
@@ -40,6 +40,7 @@ use gradients::WeightGradient;
 use loss::CudaLogProbs;
 use memory::Buffer;
 use products::Product;
+use state::Tape;
 pub(crate) use state::CudaOps;
 pub(crate) use tensor::CudaTensor;
 use tensor::{Gradient, Kind, convert};
@@ -207,14 +208,24 @@ impl Ops for CudaOps {
     ) -> Result<CudaTensor> {
         let (m, n, k) = (x.rows(), weight.value.rows, weight.value.columns);
         let gpu = self.gpu.clone();
-        let (inner, y) = (self.inner(x)?, gpu.allocate(m * n * gpu.inner_size())?);
-        let mut into = Accumulate::No;
-        if let Some(bias) = bias {
-            let arguments = [(&y).into(), (&bias.value.values).into(), long(m * n), n.into()];
-            gpu.each("fill_rows", m * n, &arguments)?;
-            into = Accumulate::Yes;
-        }
-        gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, into), m, n, k)?;
+        let inner = self.inner(x)?;
+        let y = match bias {
+            // The product is added to the bias in f32 and rounded once.
+            Some(bias) => {
+                let sum = gpu.allocate(m * n * size_of::<f32>())?;
+                let arguments = [(&sum).into(), (&bias.value.values).into(), long(m * n), n.into()];
+                gpu.each("fill_rows", m * n, &arguments)?;
+                let product = Product::wide(&inner, &weight.value.values, &sum, Accumulate::Yes);
+                gpu.product_transposed(&product, m, n, k)?;
+                convert(&gpu, &sum, Kind::Stream, Kind::Inner, m * n)?
+            }
+            None => {
+                let y = gpu.allocate(m * n * gpu.inner_size())?;
+                let product = Product::inner(&inner, &weight.value.values, &y, Accumulate::No);
+                gpu.product_transposed(&product, m, n, k)?;
+                y
+            }
+        };
         let y = self.tensor(Kind::Inner, y, m, n);
         if self.grad_enabled {
             let (weight_gradient, bias_gradient) =
@@ -373,19 +384,39 @@ impl AutogradOps for CudaOps {
     }
 
     fn backward(
-        self,
+        &mut self,
         log_probs: &CudaLogProbs,
         _: &TargetGroups,
         slopes: &[[f64; 2]],
         _: &[Loaded<CudaWeights>],
     ) -> Result<()> {
         self.seed.replace(Some(log_probs.spread(&self.gpu, slopes)?));
-        self.run_tape()
+        let tape = self.take_tape();
+        self.run(tape)
     }
 
     #[cfg(test)]
     fn to_vec(&self, x: &CudaTensor) -> Result<Vec<f32>> {
         let values = convert(&self.gpu, &x.values(&self.gpu)?, x.kind(), Kind::Stream, x.len())?;
         self.gpu.read(&values, x.len())
+    }
+}
+
+impl SegmentOps for CudaOps {
+    type Tape = Tape;
+
+    fn take_tape(&mut self) -> Tape {
+        std::mem::take(&mut self.tape)
+    }
+
+    fn leaf(&self, x: &CudaTensor) -> Result<CudaTensor> {
+        Ok(CudaTensor::new(x.kind(), x.values(&self.gpu)?, x.rows(), x.width(), true))
+    }
+
+    fn backward_segment(&mut self, tape: Tape, y: &CudaTensor, leaf: &CudaTensor) -> Result<()> {
+        if let Some(dy) = leaf.gradient().take() {
+            y.gradient().add(&self.gpu, y.kind(), dy, y.len())?;
+        }
+        self.run(tape)
     }
 }
