@@ -134,7 +134,8 @@ impl Session {
                 pack_weights(model, pool, count, true);
                 let one = |at: usize| {
                     let shard = Shard::new(sums, at);
-                    let statistics = shard_gradients(model, &shard, first + at, &build(first + at)?, (loss, recompute))?;
+                    let statistics =
+                        shard_gradients(model, &shard, first + at, &build(first + at)?, (loss, recompute))?;
                     shard.finish()?;
                     Ok(statistics)
                 };
@@ -258,13 +259,7 @@ impl CudaSession {
     }
 
     /// Adds the gradients of batches from `first` on, which are computed as one.
-    fn gradients<W>(
-        &self,
-        first: usize,
-        parts: &[Batch],
-        loss: &dyn BatchLoss<W>,
-        recompute: bool,
-    ) -> Result<Vec<W>> {
+    fn gradients<W>(&self, first: usize, parts: &[Batch], loss: &dyn BatchLoss<W>, recompute: bool) -> Result<Vec<W>> {
         let batch = Batch::join(parts);
         let by_part: Vec<TargetGroups> = parts.iter().map(|part| loss.groups(part)).collect();
         let slopes = |sums: &[[f64; 2]]| {

@@ -12,8 +12,8 @@ use super::state::{self, OpenPoint, Position, TrainState};
 use crate::auto_batch::AutoBatch;
 use crate::device_error::OutOfMemory;
 use crate::ops::TargetGroups;
-use crate::session::{BatchLoss, Session, thread_pool};
 use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::session::{BatchLoss, Session, thread_pool};
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Architecture, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 use ablate_core::base::{Seed, StageEvent};
@@ -184,7 +184,7 @@ impl Run<'_> {
         session: &mut Session,
         step: u64,
     ) -> Result<StepGradients> {
-        let mut attempt = || {
+        let attempt = || {
             self.auto_batch.run(examples.len(), self.resources.progress, |micro| {
                 session.clear_gradients();
                 self.sum_gradients(objective, examples, micro, trainable_model, session, step)

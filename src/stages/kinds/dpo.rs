@@ -16,8 +16,8 @@ use ablate_core::stage::{
 };
 use ablate_data::jsonl;
 use ablate_data::records::Pair;
-use ablate_nn::{ParamGroup, Precision};
 use ablate_nn::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, TokenWeights};
+use ablate_nn::{ParamGroup, Precision};
 
 pub static KIND: Kind = Kind {
     name: "dpo",

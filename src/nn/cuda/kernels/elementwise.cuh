@@ -41,8 +41,8 @@ KERNEL to_stream(const T *x, float *y, long long count) {
 }
 
 // A bias in every row.
-KERNEL fill_rows(float *y, const float *bias, long long count, int width) {
-    for EACH (i, count) y[i] = bias[i % width];
+KERNEL fill_rows(T *y, const float *bias, long long count, int width) {
+    for EACH (i, count) y[i] = from_float<T>(bias[i % width]);
 }
 
 __device__ __forceinline__ float sigmoid(float x) { return 1 / (1 + expf(-x)); }

@@ -67,11 +67,7 @@ impl Pool {
     fn ask(&self, bytes: usize) -> Result<u64> {
         // SAFETY: the size is not 0, and the stream is the device's.
         let address = unsafe {
-            if self.pools {
-                result::malloc_async(*self.device.cu_stream(), bytes)
-            } else {
-                result::malloc_sync(bytes)
-            }
+            if self.pools { result::malloc_async(*self.device.cu_stream(), bytes) } else { result::malloc_sync(bytes) }
         };
         address.map_err(device_error)
     }

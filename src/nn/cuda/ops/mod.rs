@@ -40,8 +40,8 @@ use gradients::WeightGradient;
 use loss::CudaLogProbs;
 use memory::Buffer;
 use products::Product;
-use state::Tape;
 pub(crate) use state::CudaOps;
+use state::Tape;
 pub(crate) use tensor::CudaTensor;
 use tensor::{Gradient, Kind, convert};
 use weights::{CudaMatrix, CudaVector, CudaWeights};
@@ -90,11 +90,7 @@ impl LinearBackward {
 }
 
 /// Adds to the gradient of a tensor what `product` computes in the type of products.
-fn add_product(
-    gpu: &Gpu,
-    x: &CudaTensor,
-    product: impl FnOnce(&Rc<Buffer>, Accumulate) -> Result<()>,
-) -> Result<()> {
+fn add_product(gpu: &Gpu, x: &CudaTensor, product: impl FnOnce(&Rc<Buffer>, Accumulate) -> Result<()>) -> Result<()> {
     if !x.gradient().is_tracked() {
         return Ok(());
     }
@@ -110,7 +106,14 @@ fn add_product(
 }
 
 /// Adds the sums over `rows` rows of an inner matrix to a vector, or stores them.
-fn column_sums(gpu: &Gpu, x: &Rc<Buffer>, sums: &Rc<Buffer>, rows: usize, width: usize, into: Accumulate) -> Result<()> {
+fn column_sums(
+    gpu: &Gpu,
+    x: &Rc<Buffer>,
+    sums: &Rc<Buffer>,
+    rows: usize,
+    width: usize,
+    into: Accumulate,
+) -> Result<()> {
     let parts = rows.div_ceil(64).clamp(1, 64);
     let partial = gpu.allocate(parts * width * size_of::<f32>())?;
     let arguments = [x.into(), (&partial).into(), rows.into(), width.into()];
@@ -208,24 +211,14 @@ impl Ops for CudaOps {
     ) -> Result<CudaTensor> {
         let (m, n, k) = (x.rows(), weight.value.rows, weight.value.columns);
         let gpu = self.gpu.clone();
-        let inner = self.inner(x)?;
-        let y = match bias {
-            // The product is added to the bias in f32 and rounded once.
-            Some(bias) => {
-                let sum = gpu.allocate(m * n * size_of::<f32>())?;
-                let arguments = [(&sum).into(), (&bias.value.values).into(), long(m * n), n.into()];
-                gpu.each("fill_rows", m * n, &arguments)?;
-                let product = Product::wide(&inner, &weight.value.values, &sum, Accumulate::Yes);
-                gpu.product_transposed(&product, m, n, k)?;
-                convert(&gpu, &sum, Kind::Stream, Kind::Inner, m * n)?
-            }
-            None => {
-                let y = gpu.allocate(m * n * gpu.inner_size())?;
-                let product = Product::inner(&inner, &weight.value.values, &y, Accumulate::No);
-                gpu.product_transposed(&product, m, n, k)?;
-                y
-            }
-        };
+        let (inner, y) = (self.inner(x)?, gpu.allocate(m * n * gpu.inner_size())?);
+        let mut into = Accumulate::No;
+        if let Some(bias) = bias {
+            let arguments = [(&y).into(), (&bias.value.values).into(), long(m * n), n.into()];
+            gpu.each("fill_rows", m * n, &arguments)?;
+            into = Accumulate::Yes;
+        }
+        gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, into), m, n, k)?;
         let y = self.tensor(Kind::Inner, y, m, n);
         if self.grad_enabled {
             let (weight_gradient, bias_gradient) =
@@ -240,7 +233,8 @@ impl Ops for CudaOps {
     fn add(&mut self, a: &CudaTensor, b: &CudaTensor) -> Result<CudaTensor> {
         let y = CudaTensor::sum(a, b, self.grad_enabled);
         if self.grad_enabled {
-            let (left, right, output, count) = ((a.gradient(), a.kind()), (b.gradient(), b.kind()), y.gradient(), y.len());
+            let (left, right, output, count) =
+                ((a.gradient(), a.kind()), (b.gradient(), b.kind()), y.gradient(), y.len());
             self.on_backward(move |gpu| {
                 let Some(dy) = output.take() else { return Ok(()) };
                 for (gradient, kind) in [left, right] {
@@ -326,7 +320,8 @@ impl Ops for CudaOps {
             let (dgate, dup, output) = (gate.gradient(), up.gradient(), y.gradient());
             self.on_backward(move |gpu| {
                 let Some(dy) = output.take() else { return Ok(()) };
-                let (to_gate, to_up) = (gpu.allocate(count * gpu.inner_size())?, gpu.allocate(count * gpu.inner_size())?);
+                let (to_gate, to_up) =
+                    (gpu.allocate(count * gpu.inner_size())?, gpu.allocate(count * gpu.inner_size())?);
                 let inputs = [(&gate_values).into(), (&up_values).into(), (&dy).into()];
                 let outputs = [(&to_gate).into(), (&to_up).into(), long(count)];
                 gpu.each("swiglu_backward", count / 4, &[inputs, outputs].concat())?;

@@ -12,8 +12,8 @@ use crate::trainable_model::TrainableModel;
 use crate::{Checkpoint, Precision, Resources};
 use ablate_core::base::files;
 
-/// Largest relative error of logits in bf16.
-const BF16_TOLERANCE: f64 = 2e-2;
+/// Largest relative error of logits in bf16. PyTorch's bf16 differs from its f32 by 1.0e-2 to 2.9e-2 for these checkpoints.
+const BF16_TOLERANCE: f64 = 2.2e-2;
 
 /// A checkpoint as it is published: with weights in bf16.
 fn rounded(checkpoint: &Checkpoint) -> Checkpoint {

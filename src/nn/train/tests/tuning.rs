@@ -18,11 +18,7 @@ fn lora(dropout: f64, targets: &[&str]) -> LoraConfig {
 }
 
 fn adapted() -> Tuning {
-    Tuning {
-        micro_batch: Some(MicroBatch::Rows(2)),
-        lora: Some(lora(0.1, &["q_proj", "mlp.*"])),
-        ..Tuning::default()
-    }
+    Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: Some(lora(0.1, &["q_proj", "mlp.*"])), ..Tuning::default() }
 }
 
 /// Fine-tuning of all parameters.
