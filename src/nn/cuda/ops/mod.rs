@@ -16,6 +16,8 @@ pub(crate) mod optimizer;
 mod products;
 mod state;
 mod tensor;
+#[cfg(test)]
+mod tests;
 pub(crate) mod weights;
 
 use std::ops::Range;
