@@ -25,8 +25,8 @@ const BF16: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/bf16.ptx")), 
 /// The oldest compute capability with bf16.
 const BF16_CAPABILITY: (i32, i32) = (8, 0);
 
-/// Shared memory that every kernel may use; more has to be asked for.
-const SHARED: usize = 48 << 10;
+/// Dynamic shared memory that every kernel may use. Up to 48 KiB need not be asked for, with that of fixed size.
+const SHARED: usize = 40 << 10;
 
 /// A clone is the same GPU.
 #[derive(Clone)]
@@ -36,11 +36,18 @@ struct Inner {
     device: Arc<CudaDevice>,
     blas: CudaBlas,
     module: CUmodule,
-    functions: RefCell<BTreeMap<&'static str, CUfunction>>,
+    functions: RefCell<BTreeMap<&'static str, Function>>,
     precision: Precision,
     pool: Rc<Pool>,
     /// The rotations of the last models.
     ropes: RefCell<Vec<Rotations>>,
+}
+
+#[derive(Clone, Copy)]
+struct Function {
+    function: CUfunction,
+    /// The dynamic shared memory that it may use.
+    shared: usize,
 }
 
 /// A table of rotations, with its cosines and sines on the GPU.
@@ -191,15 +198,7 @@ impl Gpu {
         if grid[0] > i32::MAX as usize || grid[1] > 65_535 {
             bail!("the batch is too large for the GPU: kernel `{name}` would need {} x {} blocks", grid[0], grid[1]);
         }
-        let function = self.function(name)?;
-        if shared > SHARED {
-            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function comes from the driver.
-            let status = unsafe { cuFuncSetAttribute(function, attribute, shared as i32) };
-            if status != CUresult::CUDA_SUCCESS {
-                bail!("the GPU has less than the {shared} bytes of shared memory per block that kernel `{name}` needs");
-            }
-        }
+        let function = self.function(name, shared)?;
         // The driver reads as many bytes of each value as the parameter has.
         let values: Vec<u64> = arguments
             .iter()
@@ -228,16 +227,31 @@ impl Gpu {
         .with_context(|| format!("kernel `{name}`"))
     }
 
-    fn function(&self, name: &'static str) -> Result<CUfunction> {
-        if let Some(function) = self.0.functions.borrow().get(name) {
-            return Ok(*function);
+    /// A kernel that may use `shared` bytes of dynamic shared memory.
+    fn function(&self, name: &'static str, shared: usize) -> Result<CUfunction> {
+        let known = self.0.functions.borrow().get(name).copied();
+        if let Some(Function { function, .. }) = known.filter(|known| shared <= known.shared) {
+            return Ok(function);
         }
-        let text = CString::new(name).context("BUG: a kernel's name")?;
-        // SAFETY: the module is loaded.
-        let function = unsafe { module::get_function(self.0.module, text) }
-            .map_err(device_error)
-            .with_context(|| format!("BUG: no kernel `{name}`"))?;
-        self.0.functions.borrow_mut().insert(name, function);
+        let function = match known {
+            Some(known) => known.function,
+            None => {
+                let text = CString::new(name).context("BUG: a kernel's name")?;
+                // SAFETY: the module is loaded.
+                unsafe { module::get_function(self.0.module, text) }
+                    .map_err(device_error)
+                    .with_context(|| format!("BUG: no kernel `{name}`"))?
+            }
+        };
+        if shared > SHARED {
+            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function comes from the driver.
+            let status = unsafe { cuFuncSetAttribute(function, attribute, shared as i32) };
+            if status != CUresult::CUDA_SUCCESS {
+                bail!("the GPU has less than the {shared} bytes of shared memory per block that kernel `{name}` needs");
+            }
+        }
+        self.0.functions.borrow_mut().insert(name, Function { function, shared: shared.max(SHARED) });
         Ok(function)
     }
 }
