@@ -40,6 +40,7 @@ pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub(crate) mod device_error;
+#[cfg(test)]
 pub(crate) mod dfdx;
 pub(crate) mod dropout;
 pub(crate) mod flops;

@@ -8,6 +8,8 @@ mod compiler;
 mod libraries;
 pub(crate) mod ops;
 mod symbols;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::ffi::CStr;
 use std::path::Path;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::gpu::{Arg, Gpu};
-use super::memory::Buffer;
+use super::memory::{Buffer, Part};
 use super::state::CudaOps;
 use super::tensor::{CudaTensor, Kind};
 use crate::Precision;
@@ -33,12 +33,12 @@ enum Over {
     /// The tokens of the same row.
     Rows(Tiles),
     /// The cache: one `CachedSequence` of `decode.cuh` per token.
-    Caches(Rc<Buffer>),
+    Caches(Part),
 }
 
 /// Rotations, and the position of every token.
 struct Rope {
-    positions: Rc<Buffer>,
+    positions: Part,
     cos: Rc<Buffer>,
     sin: Rc<Buffer>,
 }
@@ -65,29 +65,28 @@ impl AttentionPlan {
             tiles.extend((0..row.len()).step_by(size).map(|first| [start, length, first as i32]));
         }
         let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.len() as i32).collect();
-        let rope = rope.map(|table| Rope::new(gpu, table, &positions)).transpose()?;
+        let rope = rope.map(|table| Rope::new(gpu, table, gpu.upload(&positions)?)).transpose()?;
         let over = Over::Rows(Tiles { buffer: gpu.upload(&tiles)?, count: tiles.len() });
         Ok(AttentionPlan { heads, rope, over })
     }
 
-    /// Attention of one token per sequence: `sequences` are places in the cache before the token is added, `positions` those of
-    /// the tokens.
+    /// Attention of one token per sequence: `positions` are those of the tokens (an `int` each), `sequences` their places in the cache
+    /// with the token as the last one (a `CachedSequence` each).
     pub(super) fn step(
         gpu: &Gpu,
         heads: Heads,
         table: &Arc<RopeTable>,
-        positions: &[i32],
-        sequences: &[[i32; 4]],
+        positions: Part,
+        sequences: Part,
     ) -> Result<AttentionPlan> {
-        let rope = Some(Rope::new(gpu, table, positions)?);
-        Ok(AttentionPlan { heads, rope, over: Over::Caches(gpu.upload(sequences)?) })
+        Ok(AttentionPlan { heads, rope: Some(Rope::new(gpu, table, positions)?), over: Over::Caches(sequences) })
     }
 }
 
 impl Rope {
-    fn new(gpu: &Gpu, table: &Arc<RopeTable>, positions: &[i32]) -> Result<Rope> {
+    fn new(gpu: &Gpu, table: &Arc<RopeTable>, positions: impl Into<Part>) -> Result<Rope> {
         let (cos, sin) = gpu.rope(table)?;
-        Ok(Rope { positions: gpu.upload(positions)?, cos, sin })
+        Ok(Rope { positions: positions.into(), cos, sin })
     }
 }
 
@@ -176,10 +175,12 @@ fn rotate(
     [q, k]: [&Rc<Buffer>; 2],
     v: &Rc<Buffer>,
     n: usize,
-    cache: Option<(&Rc<Buffer>, &Rc<Buffer>, &Rc<Buffer>)>,
+    cache: Option<(&Rc<Buffer>, &Rc<Buffer>, &Part)>,
 ) -> Result<()> {
-    let angles = [rope.map(|rope| &rope.positions), rope.map(|rope| &rope.cos), rope.map(|rope| &rope.sin)];
-    let [positions, cos, sin] = angles.map(Arg::from);
+    let [positions, cos, sin] = match rope {
+        Some(Rope { positions, cos, sin }) => [positions.into(), cos.into(), sin.into()],
+        None => [Arg::Address(0); 3],
+    };
     let sizes: [Arg; 3] = [heads.heads.into(), heads.kv_heads.into(), heads.width.into()];
     let [keys, values, places] = match cache {
         Some((keys, values, places)) => [keys.into(), values.into(), places.into()],

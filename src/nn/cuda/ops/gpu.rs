@@ -1,7 +1,7 @@
 //! A GPU as the operations use it: its kernels, matrix products, memory and copies, all on one stream, so that everything happens
 //! in the order of the calls.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::{CString, c_void};
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use cudarc::driver::CudaDevice;
 use cudarc::driver::result::{self, module};
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute_enum, CUmodule, CUresult, cuFuncSetAttribute};
 
-use super::memory::{Buffer, Pool};
+use super::memory::{Buffer, Part, Pool};
 use crate::Precision;
 use crate::device_error::device_error;
 use crate::kernels::rope::RopeTable;
@@ -39,6 +39,8 @@ struct Inner {
     functions: RefCell<BTreeMap<&'static str, Function>>,
     precision: Precision,
     pool: Rc<Pool>,
+    /// In a step of generation: the number of sequences, and the number for which memory is asked.
+    sequences: Cell<Option<(usize, usize)>>,
     /// The rotations of the last models.
     ropes: RefCell<Vec<Rotations>>,
 }
@@ -65,6 +67,7 @@ pub(crate) enum Arg {
     Int(i32),
     Long(i64),
     Float(f32),
+    Double(f64),
 }
 
 impl Gpu {
@@ -81,8 +84,8 @@ impl Gpu {
             .context("the GPU's driver refuses this program's kernels")?;
         let functions = RefCell::default();
         let pool = Rc::new(Pool::new(device.clone()));
-        let ropes = RefCell::default();
-        Ok(Gpu(Rc::new(Inner { device, blas, module, functions, precision, pool, ropes })))
+        let (sequences, ropes) = (Cell::default(), RefCell::default());
+        Ok(Gpu(Rc::new(Inner { device, blas, module, functions, precision, pool, sequences, ropes })))
     }
 
     pub(crate) fn precision(&self) -> Precision {
@@ -100,7 +103,23 @@ impl Gpu {
 
     /// Memory with arbitrary content.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Rc<Buffer>> {
+        let bytes = self.0.sequences.get().map_or(bytes, |(count, capacity)| (bytes * capacity).div_ceil(count));
         Pool::allocate(&self.0.pool, bytes).map(Rc::new)
+    }
+
+    /// Runs a step of generation with `count` sequences. Its buffers have the sizes of a step with `capacity` sequences, so that the
+    /// next step with another number of sequences finds them in the pool.
+    pub(super) fn with_capacity<R>(&self, count: usize, capacity: usize, step: impl FnOnce() -> Result<R>) -> Result<R> {
+        assert!((1..=capacity).contains(&count), "BUG: {count} sequences of {capacity}");
+        let before = self.0.sequences.replace(Some((count, capacity)));
+        let result = step();
+        self.0.sequences.set(before);
+        result
+    }
+
+    /// Bytes of memory that the driver has left.
+    pub(super) fn free_memory(&self) -> Result<usize> {
+        result::mem_get_info().map(|(free, _)| free).map_err(device_error)
     }
 
     pub(crate) fn zeros(&self, bytes: usize) -> Result<Rc<Buffer>> {
@@ -207,6 +226,7 @@ impl Gpu {
                 Arg::Int(value) => u64::from(value.cast_unsigned()),
                 Arg::Long(value) => value.cast_unsigned(),
                 Arg::Float(value) => u64::from(value.to_bits()),
+                Arg::Double(value) => value.to_bits(),
             })
             .collect();
         let mut pointers: Vec<*mut c_void> =
@@ -291,6 +311,12 @@ impl From<&Buffer> for Arg {
 impl From<&Rc<Buffer>> for Arg {
     fn from(buffer: &Rc<Buffer>) -> Arg {
         Arg::Address(buffer.address())
+    }
+}
+
+impl From<&Part> for Arg {
+    fn from(part: &Part) -> Arg {
+        Arg::Address(part.address())
     }
 }
 

@@ -5,6 +5,7 @@
 //! does not depend on the other rows, but products of other sizes may sum in another order.
 
 mod attention;
+pub(crate) mod decoder;
 mod gather;
 mod gpu;
 mod gradients;
@@ -14,6 +15,7 @@ mod memory;
 mod norm;
 pub(crate) mod optimizer;
 mod products;
+mod sampler;
 mod state;
 mod tensor;
 #[cfg(test)]
@@ -152,14 +154,8 @@ impl Ops for CudaOps {
     type Tensor = CudaTensor;
     type AttentionPlan = AttentionPlan;
 
-    const NEEDS_PADDING: bool = false;
-
     fn set_grad_enabled(&mut self, enabled: bool) {
         self.grad_enabled = enabled;
-    }
-
-    fn rows(&self, x: &CudaTensor) -> usize {
-        x.rows()
     }
 
     fn input(&mut self, values: &[f32], width: usize) -> Result<CudaTensor> {
