@@ -3,9 +3,9 @@
 //
 // From the same logits and the same uniform number, the same token is sampled, unless the uniform number falls so close to the border
 // between two tokens that a rounding decides:
-// - the CPU sums all weights in f32 where they are only a factor (relative error about 1e-7), here the sum is exact but for
-// - the rounding of each weight down to a multiple of 2^-44; a weight below that is never sampled;
-// - the CPU's cumulative sums are f64 (relative error about 1e-16).
+// - the CPU sums all weights in f32, in chunks (relative error about 1e-7), where the sum is only a factor of the uniform number or of
+//   top_p; its cumulative sums are f64 (about 1e-16);
+// - here, each weight is rounded down to a multiple of 2^-44, and a weight below that is never sampled.
 
 #pragma once
 #include "common.cuh"

@@ -237,15 +237,16 @@ fn gpu_a_step_costs_few_launches_and_copies() {
                 stepper.step(sequences);
                 stepper.step(sequences);
                 // All, then fewer and fewer.
-                for count in [sequences, sequences.div_ceil(2), sequences.div_ceil(5), 1] {
-                    let (_, counts) = counted(&format!("{name}, {count}"), || stepper.step(count));
+                for (step, divisor) in [1, 2, 5, 64].into_iter().enumerate() {
+                    let count = sequences.div_ceil(divisor);
+                    let (_, counts) = counted(&format!("{name}, step {step}"), || stepper.step(count));
                     let Some(counts) = counts else { continue };
                     let bytes = counts.host_to_device.bytes + counts.device_to_host.bytes;
                     assert!(bytes < 64 * count as u64, "{bytes} bytes for {count} sequences");
                     assert_eq!((counts.host_to_device.count, counts.device_to_host.count), (1, 1));
                     assert_eq!(counts.allocations.count, 0, "{name}, {count}: {counts:?}");
                     assert_eq!((counts.shared_races, counts.uneven_barriers), (0, 0));
-                    if count == sequences {
+                    if step == 0 {
                         let bytes = bytes / count as u64;
                         let Counts { launches, products, allocations, .. } = counts;
                         println!(
