@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use super::decoder::{CachedSequence, Continuation, Draw, NewPrompt, SequenceDecoder};
 use super::places::Places;
 use super::request::{Done, Generated, Request, Response};
+#[cfg(feature = "cuda")]
+use crate::Resources;
 use crate::auto_batch::AutoBatch;
 #[cfg(feature = "cuda")]
 use crate::cuda::ops::decoder::CudaDecoder;
 use crate::device_error::catch_out_of_memory;
-#[cfg(feature = "cuda")]
-use crate::Resources;
 use ablate_core::base::Progress;
 
 /// The most tokens of the prompts that are read together, unless one prompt alone is longer.
@@ -27,7 +27,8 @@ const ADVICE: &str = "fewer `samples` or `max_tokens` need less";
 /// Samples the responses on GPU `ordinal`.
 #[cfg(feature = "cuda")]
 pub(super) fn generate(request: &Request, ordinal: usize, resources: &Resources, done: &mut Done) -> Result<()> {
-    let positions = (0..request.prompts.len()).map(|prompt| request.prompts[prompt].tokens.len() + request.max_tokens(prompt));
+    let positions =
+        (0..request.prompts.len()).map(|prompt| request.prompts[prompt].tokens.len() + request.max_tokens(prompt));
     let longest = positions.max().unwrap_or(0);
     let create = || CudaDecoder::new(request.model, request.config, ordinal, resources.precision, longest);
     let mut decoder = catch_out_of_memory("the model does not fit into the memory of the GPU", create)?;
@@ -114,12 +115,7 @@ struct Batcher<'a> {
 }
 
 impl<'a> Batcher<'a> {
-    fn new(
-        decoder: &'a mut dyn SequenceDecoder,
-        request: &'a Request<'a>,
-        places: usize,
-        slots: usize,
-    ) -> Batcher<'a> {
+    fn new(decoder: &'a mut dyn SequenceDecoder, request: &'a Request<'a>, places: usize, slots: usize) -> Batcher<'a> {
         let (places, slots) = (Places::new(places), (0..slots).collect());
         Batcher { decoder, request, places, slots, active: Vec::new(), open: BTreeMap::new() }
     }
@@ -176,7 +172,8 @@ impl<'a> Batcher<'a> {
         let mut sequences = self.active[first..].iter_mut();
         let mut new = Vec::new();
         for &prompt in prompts {
-            let draw = |active: &mut Active| Draw { slot: active.slot, uniform: self.request.uniform(&mut active.response) };
+            let draw =
+                |active: &mut Active| Draw { slot: active.slot, uniform: self.request.uniform(&mut active.response) };
             let draws = sequences.by_ref().take(self.request.distinct()).map(draw).collect();
             let places = self.open[&prompt].places.clone();
             new.push(NewPrompt { tokens: &self.request.prompts[prompt].tokens, places, draws });
@@ -210,11 +207,11 @@ impl<'a> Batcher<'a> {
             ended.push(first + index);
             let Some(open) = self.open.get_mut(&active.prompt) else { panic!("BUG: a sequence without its prompt") };
             open.responses[active.sample] = Some(generated);
-            if open.responses.iter().all(Option::is_some) {
-                if let Some(Open { places, responses }) = self.open.remove(&active.prompt) {
-                    self.places.give_back(places);
-                    complete.push((active.prompt, responses.into_iter().flatten().collect()));
-                }
+            if open.responses.iter().all(Option::is_some)
+                && let Some(Open { places, responses }) = self.open.remove(&active.prompt)
+            {
+                self.places.give_back(places);
+                complete.push((active.prompt, responses.into_iter().flatten().collect()));
             }
         }
         // From the back, so that the earlier indices stay valid. The samples of a prompt stay next to each other.

@@ -1,25 +1,32 @@
 //! The places of a KV cache: a row per token in every layer. All layers are alike, so one list of free ranges serves them.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// The free places, as ranges in ascending order that do not touch each other.
+/// The free places.
 #[derive(Debug)]
 pub(super) struct Places {
-    free: Vec<Range<usize>>,
+    /// The end of each free range by its start. No range touches another.
+    free: BTreeMap<usize, usize>,
 }
 
 impl Places {
     /// All of `count` places are free.
     pub(super) fn new(count: usize) -> Places {
-        Places { free: vec![0..count] }
+        let mut places = Places { free: BTreeMap::new() };
+        places.give_back(0..count);
+        places
     }
 
     /// Takes `count` places that follow each other from the first range with enough of them.
     pub(super) fn take(&mut self, count: usize) -> Option<Range<usize>> {
-        let range = self.free.iter_mut().find(|range| range.len() >= count)?;
-        let taken = range.start..range.start + count;
-        range.start = taken.end;
-        self.free.retain(|range| !range.is_empty());
+        if count == 0 {
+            return Some(0..0);
+        }
+        let (&start, &end) = self.free.iter().find(|(start, end)| *end - *start >= count)?;
+        self.free.remove(&start);
+        let taken = start..start + count;
+        self.give_back(taken.end..end);
         Some(taken)
     }
 
@@ -27,30 +34,31 @@ impl Places {
     pub(super) fn take_all(&mut self, counts: impl Iterator<Item = usize>) -> Option<Vec<Range<usize>>> {
         let mut taken = Vec::new();
         for count in counts {
-            match if count == 0 { Some(0..0) } else { self.take(count) } {
-                Some(range) => taken.push(range),
-                None => {
-                    taken.into_iter().for_each(|range| self.give_back(range));
-                    return None;
+            if let Some(range) = self.take(count) {
+                taken.push(range);
+            } else {
+                for range in taken {
+                    self.give_back(range);
                 }
+                return None;
             }
         }
         Some(taken)
     }
 
-    /// Frees places that were taken together.
+    /// Frees places that were taken.
     pub(super) fn give_back(&mut self, range: Range<usize>) {
-        if range.is_empty() {
+        let Range { mut start, mut end } = range;
+        if start == end {
             return;
         }
-        let at = self.free.partition_point(|free| free.start < range.start);
-        self.free.insert(at, range);
-        // With the range after it, then with the one before.
-        for right in [at + 1, at] {
-            if (1..self.free.len()).contains(&right) && self.free[right - 1].end == self.free[right].start {
-                self.free[right - 1].end = self.free.remove(right).end;
-            }
+        if let Some(after) = self.free.remove(&end) {
+            end = after;
         }
+        if let Some((&before, _)) = self.free.range(..start).next_back().filter(|(_, before)| **before == start) {
+            start = before;
+        }
+        self.free.insert(start, end);
     }
 }
 
@@ -69,10 +77,10 @@ mod tests {
         assert_eq!(places.take(3), Some(5..8));
         assert_eq!(places.take(1), Some(0..1));
         places.give_back(b);
-        assert_eq!(places.free, [1..5, 8..10]);
+        assert_eq!(places.free, BTreeMap::from([(1, 5), (8, 10)]));
         places.give_back(5..8);
         places.give_back(0..1);
-        assert_eq!(places.free, [0..10]);
+        assert_eq!(places.free, BTreeMap::from([(0, 10)]));
     }
 
     #[test]
@@ -82,6 +90,6 @@ mod tests {
         assert_eq!(places.take_all([3, 0, 3].into_iter()), Some(vec![0..3, 0..0, 3..6]));
         places.give_back(3..6);
         places.give_back(0..3);
-        assert_eq!(places.free, [0..6]);
+        assert_eq!(places.free, BTreeMap::from([(0, 6)]));
     }
 }

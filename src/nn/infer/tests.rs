@@ -252,7 +252,8 @@ impl SequenceDecoder for FakeDecoder<'_> {
                 self.places[place] = Some(token);
             }
             // Keys are not unique to a prompt here, its tokens are.
-            let known = self.request.prompts.iter().position(|known| std::ptr::eq(&raw const known.tokens[..], prompt.tokens));
+            let known =
+                self.request.prompts.iter().position(|known| std::ptr::eq(&raw const known.tokens[..], prompt.tokens));
             sequences.extend(prompt.draws.iter().map(|&draw| (known.unwrap(), Vec::new(), draw)));
         }
         self.sample(&sequences)

@@ -96,17 +96,23 @@ pub(super) fn attend(
     layer: usize,
     q: CudaTensor,
     k: CudaTensor,
-    v: &CudaTensor,
+    v: CudaTensor,
     plan: &AttentionPlan,
 ) -> Result<CudaTensor> {
     let (gpu, heads, n) = (ops.gpu.clone(), plan.heads, q.rows());
     let (dq, dk, dv) = (q.gradient(), k.gradient(), v.gradient());
     // Rotated in place: the backward pass needs the rotated ones too.
-    let (q, k, v) = (q.into_values(&gpu)?, k.into_values(&gpu)?, v.values(&gpu)?);
+    let (q, k, v, biases) = if plan.rope.is_some() {
+        let ((q, q_bias), (k, k_bias), (v, v_bias)) = (q.into_product(&gpu)?, k.into_product(&gpu)?, v.into_product(&gpu)?);
+        (q, k, v, [q_bias, k_bias, v_bias])
+    } else {
+        (q.into_values(&gpu)?, k.into_values(&gpu)?, v.into_values(&gpu)?, [const { None }; 3])
+    };
     let cache = ops.cache.as_ref().filter(|_| heads.causal);
     if plan.rope.is_some() || cache.is_some() {
         let places = cache.map(|cache| (cache.keys(layer), cache.values(layer), cache.places()));
-        rotate(&gpu, heads, plan.rope.as_ref(), 1.0, [&q, &k], &v, n, places)?;
+        let biases = biases.each_ref().map(Option::as_ref);
+        rotate(&gpu, heads, plan.rope.as_ref(), 1.0, [&q, &k, &v], n, places, biases)?;
     }
     let out = gpu.allocate(n * heads.query() * gpu.inner_size())?;
     let shape = shape(heads);
@@ -156,7 +162,7 @@ pub(super) fn attend(
         let (kernel, shared) = kernels.backward_keys;
         gpu.launch(kernel, [tiles.count, heads.kv_heads], THREADS, shared, &arguments)?;
         if rope.is_some() {
-            rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k], &to_v, n, None)?;
+            rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k, &to_v], n, None, [None; 3])?;
         }
         dq.add(gpu, Kind::Inner, to_q, query)?;
         dk.add(gpu, Kind::Inner, to_k, key)?;
@@ -165,17 +171,17 @@ pub(super) fn attend(
     Ok(y)
 }
 
-/// Rotates queries and keys in place, by the negative angles for `sign` -1, and writes keys and values to a cache.
+/// Rotates queries and keys in place, by the negative angles for `sign` -1, and writes keys and values to a cache. Adds biases before.
 #[expect(clippy::too_many_arguments, reason = "what is rotated, by what, and where it is written")]
 fn rotate(
     gpu: &Gpu,
     heads: Heads,
     rope: Option<&Rope>,
     sign: f32,
-    [q, k]: [&Rc<Buffer>; 2],
-    v: &Rc<Buffer>,
+    [q, k, v]: [&Rc<Buffer>; 3],
     n: usize,
     cache: Option<(&Rc<Buffer>, &Rc<Buffer>, &Part)>,
+    biases: [Option<&Rc<Buffer>>; 3],
 ) -> Result<()> {
     let [positions, cos, sin] = match rope {
         Some(Rope { positions, cos, sin }) => [positions.into(), cos.into(), sin.into()],
@@ -187,7 +193,8 @@ fn rotate(
         None => [Arg::Address(0); 3],
     };
     let inputs = [q.into(), k.into(), v.into(), positions, cos, sin, sign.into()];
-    gpu.rows("rope", n, heads.query() + heads.key(), &[&inputs[..], &sizes, &[keys, values, places]].concat())
+    let arguments = [&inputs[..], &sizes, &[keys, values, places], &biases.map(Arg::from)].concat();
+    gpu.rows("rope", n, heads.query() + heads.key(), &arguments)
 }
 
 /// Heads, query heads per key head, width, whether causal, and the factor of the scores.

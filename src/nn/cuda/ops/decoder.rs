@@ -92,7 +92,8 @@ impl SequenceDecoder for CudaDecoder {
 
     fn prefill(&mut self, batch: &Batch, prompts: &[NewPrompt]) -> Result<Vec<u32>> {
         let (gpu, Reserved { cache, slots, .. }) = (&self.gpu, self.reserved());
-        let places: Vec<i32> = prompts.iter().flat_map(|prompt| prompt.places.clone()).map(|place| place as i32).collect();
+        let places: Vec<i32> =
+            prompts.iter().flat_map(|prompt| prompt.places.clone()).map(|place| place as i32).collect();
         let mut ops = CudaOps::with(gpu, None, Some(CacheWriter::new(cache, gpu.upload(&places)?)));
         let last = self.model.hidden(&mut ops, batch, false)?;
         let logits = self.logits(&ops, &last)?;

@@ -212,6 +212,10 @@ impl Ops for CudaOps {
         let (inner, y) = (self.inner(x)?, gpu.allocate(m * n * gpu.inner_size())?);
         let mut into = Accumulate::No;
         if let Some(bias) = bias {
+            if self.cache.is_some() {
+                gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, into), m, n, k)?;
+                return Ok(CudaTensor::biased(y, &bias.value.values, m, n));
+            }
             let arguments = [(&y).into(), (&bias.value.values).into(), long(m * n), n.into()];
             gpu.each("fill_rows", m * n, &arguments)?;
             into = Accumulate::Yes;
@@ -304,7 +308,7 @@ impl Ops for CudaOps {
         v: CudaTensor,
         plan: &AttentionPlan,
     ) -> Result<CudaTensor> {
-        attention::attend(self, layer, q, k, &v, plan)
+        attention::attend(self, layer, q, k, v, plan)
     }
 
     fn swiglu(&mut self, gate: &CudaTensor, up: &CudaTensor) -> Result<CudaTensor> {

@@ -62,7 +62,14 @@ impl Sampler {
     }
 
     /// Marks the tokens of prompts as used: sequence `i` in slot `slots[i]` continues prompt `rows[i]`. Does nothing without a penalty.
-    pub(super) fn start(&self, gpu: &Gpu, slots: &Slots, prompts: &[&[u32]], rows: &[i32], of_rows: &Part) -> Result<()> {
+    pub(super) fn start(
+        &self,
+        gpu: &Gpu,
+        slots: &Slots,
+        prompts: &[&[u32]],
+        rows: &[i32],
+        of_rows: &Part,
+    ) -> Result<()> {
         let Some(used) = &slots.used else { return Ok(()) };
         let words = self.words();
         let mut masks = vec![0u32; prompts.len() * words];
@@ -171,7 +178,14 @@ mod tests {
     }
 
     /// Samples twice from `rows` rows of logits. Returns the number of tokens for which rounding decided.
-    fn compare(gpu: &Gpu, kind: Logits, vocab: usize, rows: usize, config: &GenerateConfig, generator: &mut ChaCha8Rng) -> usize {
+    fn compare(
+        gpu: &Gpu,
+        kind: Logits,
+        vocab: usize,
+        rows: usize,
+        config: &GenerateConfig,
+        generator: &mut ChaCha8Rng,
+    ) -> usize {
         let sampler = Sampler::new(&Architecture::from_config(&small_config(), vocab, IMAGE_TOKEN as u32), config);
         let logits: Vec<Vec<f32>> = (0..rows).map(|_| kind.row(vocab, generator)).collect();
         let prompts: Vec<Vec<u32>> =
@@ -198,7 +212,8 @@ mod tests {
                     on_cpu(config, &logits[row], &used[row], uniform, top_p)
                 };
                 if token != cpu(0.0, 0.0) {
-                    let near = [-BORDER, 0.0, BORDER].map(|shift| [-BORDER, 0.0, BORDER].map(|change| cpu(shift, change)));
+                    let near =
+                        [-BORDER, 0.0, BORDER].map(|shift| [-BORDER, 0.0, BORDER].map(|change| cpu(shift, change)));
                     let text = format!("{kind:?} {vocab} {config:?} row {row}: {token}, on the CPU {near:?}");
                     assert!(near.as_flattened().contains(&token), "{text}");
                     at_border += 1;
@@ -215,9 +230,16 @@ mod tests {
         let _alone = cuda::tests::alone();
         let gpu = Gpu::open(0, Precision::F32).unwrap();
         let mut generator = Seed(11).stream("logits");
-        let kinds =
-            [Logits::Normal(1.0), Logits::Normal(6.0), Logits::Normal(60.0), Logits::Integers, Logits::Equal, Logits::MostlyBanned];
-        let limits = [(0, 1.0), (1, 1.0), (3, 1.0), (20, 0.7), (0, 1e-9), (0, 0.3), (0, 0.95), (0, 0.99999), (40, 0.999)];
+        let kinds = [
+            Logits::Normal(1.0),
+            Logits::Normal(6.0),
+            Logits::Normal(60.0),
+            Logits::Integers,
+            Logits::Equal,
+            Logits::MostlyBanned,
+        ];
+        let limits =
+            [(0, 1.0), (1, 1.0), (3, 1.0), (20, 0.7), (0, 1e-9), (0, 0.3), (0, 0.95), (0, 0.99999), (40, 0.999)];
         let (mut count, mut at_border) = (0, 0);
         for vocab in [2, 7, 100, 1025, 3000] {
             for kind in kinds {

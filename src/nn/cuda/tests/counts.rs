@@ -1,5 +1,6 @@
 //! The counts of the emulated GPU (`tests/emulated-gpu/README.md`). A real GPU has none.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, c_char};
 
 use serde::Deserialize;
@@ -32,7 +33,7 @@ pub(super) struct Transfers {
 
 #[derive(Deserialize)]
 struct Report {
-    sections: std::collections::BTreeMap<String, Counts>,
+    sections: BTreeMap<String, Counts>,
 }
 
 /// Runs `work` as a section of a unique name. Returns its counts, if this GPU counts.
@@ -41,8 +42,12 @@ pub(super) fn counted<R>(name: &str, work: impl FnOnce() -> R) -> (R, Option<Cou
     let (Some(Address(section)), Some(Address(counts))) = functions else { return (work(), None) };
     let text = CString::new(name).unwrap();
     // SAFETY: the emulated GPU exports these functions with these signatures.
-    let (section, counts): (unsafe extern "C" fn(*const c_char), unsafe extern "C" fn(*mut c_char, usize) -> usize) =
-        unsafe { (std::mem::transmute(section), std::mem::transmute(counts)) };
+    let (section, counts) = unsafe {
+        (
+            std::mem::transmute::<*const (), unsafe extern "C" fn(*const c_char)>(section),
+            std::mem::transmute::<*const (), unsafe extern "C" fn(*mut c_char, usize) -> usize>(counts),
+        )
+    };
     // SAFETY: the text ends with a zero.
     unsafe { section(text.as_ptr()) };
     let result = work();

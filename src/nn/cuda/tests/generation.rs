@@ -1,6 +1,7 @@
 //! Generation on a GPU against the CPU, and what a step costs.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use anyhow::Result;
 
@@ -15,7 +16,7 @@ use crate::tests::parity::Subject;
 use crate::tests::support::{RESOURCES, Ramps, parity, small_config};
 use crate::{Batch, Checkpoint, DecoderConfig, Device, Precision, Resources, Sequence};
 use ablate_core::base::progress::NoProgress;
-use ablate_core::base::{Seed, files};
+use ablate_core::base::{Progress, Seed, StageEvent, files};
 use ablate_data::tokens::TokenPrompt;
 
 const ON_GPU: Resources = Resources { device: Device::Cuda(0), ..RESOURCES };
@@ -156,8 +157,14 @@ fn gpu_out_of_memory_starts_again_with_fewer_prompts() {
     let decoder = CudaDecoder::new(&model, &config, 0, Precision::F32, 64).unwrap();
     let mut small = Small { decoder, most: 6, reserved: Vec::new() };
     let mut found = BTreeMap::new();
-    let request =
-        Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &|_, _, _| false };
+    let request = Request {
+        model: &model,
+        prompts: &prompts,
+        images: &Ramps,
+        config: &config,
+        seed: Seed(8),
+        watch: &|_, _, _| false,
+    };
     gpu::generate_with(&mut small, &request, &NoProgress, &mut |index, responses| {
         found.insert(index, responses);
         Ok(())
@@ -165,6 +172,52 @@ fn gpu_out_of_memory_starts_again_with_fewer_prompts() {
     .unwrap();
     assert_eq!(found.into_values().collect::<Vec<_>>(), responses(&model, &config, &RESOURCES));
     assert_eq!(small.reserved, [15, 9, 6]);
+}
+
+/// Names the process in which memory does run out.
+const WITH_LITTLE_MEMORY: &str = "ABLATE_TEST_LITTLE_MEMORY";
+
+/// In a process of its own, because the emulated GPU reads the size of its memory once.
+#[test]
+#[ignore = "needs the emulated GPU"]
+fn gpu_memory_that_runs_out_gives_the_same_responses() {
+    let _alone = alone();
+    if counted("memory", || ()).1.is_none() {
+        return;
+    }
+    if std::env::var_os(WITH_LITTLE_MEMORY).is_none() {
+        let name = "cuda::tests::generation::gpu_memory_that_runs_out_gives_the_same_responses";
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--ignored", "--exact", name]).env("EMULATED_GPU_MEMORY", "2").env(WITH_LITTLE_MEMORY, "1");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    // The embedding and the head take half of the 2 MiB; the logits of all sequences would take 1.7 MB.
+    let model = model(2, 4000);
+    let config = GenerateConfig { samples: 12, batch: 108, ..config(1.0) };
+    let notes = Notes(Mutex::default());
+    let found = responses(&model, &config, &Resources { progress: &notes, ..ON_GPU });
+    let notes = notes.0.lock().unwrap();
+    assert!(notes.iter().any(|note| note.starts_with("too little memory for a batch of 9 prompts")), "{notes:?}");
+    assert_eq!(found, responses(&model, &config, &RESOURCES));
+    // A single prompt with too many samples.
+    let config = GenerateConfig { samples: 100, ..config };
+    let (prompts, mut done) = (prompts(), |_: usize, _: Vec<Generated>| Ok(()));
+    let result = generate(&model, &prompts, &Ramps, &config, Seed(8), &|_, _, _| false, &ON_GPU, &mut done);
+    let text = format!("{:#}", result.unwrap_err());
+    assert!(text.starts_with("too little memory for a single prompt: fewer `samples`"), "{text}");
+    assert!(text.contains("prompt 0 (`item 0`)"), "{text}");
+}
+
+struct Notes(Mutex<Vec<String>>);
+
+impl Progress for Notes {
+    fn emit(&self, event: StageEvent) {
+        if let StageEvent::Note { text } = event {
+            self.0.lock().unwrap().push(text);
+        }
+    }
 }
 
 /// A decoder with `sequences` that continue one prompt of eight tokens.
@@ -262,5 +315,21 @@ fn gpu_a_step_costs_few_launches_and_copies() {
                 assert_eq!(after - before, 12 * (more - layers), "{precision}, {sequences} sequences: {by_layers:?}");
             }
         }
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn gpu_biases_and_head_norms_cost_few_launches() {
+    let _alone = alone();
+    // Biases of queries, keys and values cost nothing, norms of queries and keys one launch each.
+    for (family, expected) in [("llama3", 12), ("qwen2", 12), ("qwen3", 14)] {
+        let model = Checkpoint::read(&parity("hub").join(family)).unwrap();
+        let layers = model.architecture.decoder.layers as u64;
+        let mut stepper = Stepper::start(family, &model, Precision::F32, 3);
+        let (_, counts) = counted(&format!("step of {family}"), || stepper.step(3));
+        let Some(Counts { launches, products, .. }) = counts else { continue };
+        // Embedding, the last norm and sampling, and the product of the head.
+        assert_eq!(launches + products.calls - 4, layers * expected, "{family}, {layers} layers");
     }
 }
