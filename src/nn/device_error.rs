@@ -1,7 +1,5 @@
 //! Errors of a device. A lack of memory is a type of its own, because a smaller batch can still succeed.
 
-use anyhow::Result;
-
 /// The device has too little memory for this batch.
 #[derive(Debug)]
 pub(crate) struct OutOfMemory(pub(crate) String);
@@ -34,7 +32,11 @@ pub(crate) fn device_error<E: std::fmt::Display + std::fmt::Debug>(error: E) -> 
 
 /// Runs `work`; if the device is out of memory, the error carries `advice`. dfdx panics instead of returning an error when
 /// the copy of a shared tensor fails, so that panic is caught too. Any other panic continues.
-pub(crate) fn catch_out_of_memory<R>(advice: &'static str, work: impl FnOnce() -> Result<R>) -> Result<R> {
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn catch_out_of_memory<R>(
+    advice: &'static str,
+    work: impl FnOnce() -> anyhow::Result<R>,
+) -> anyhow::Result<R> {
     // A panic leaves only device memory behind, which is freed, and state that callers discard on an error.
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let message = payload.downcast_ref::<String>().map(String::as_str);

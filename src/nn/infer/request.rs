@@ -6,7 +6,9 @@ use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 
 use super::sample::{Sampling, penalize, sample};
-use crate::{Batch, Checkpoint, PixelSource, Sequence};
+#[cfg(any(feature = "cuda", test))]
+use crate::{Batch, Sequence};
+use crate::{Checkpoint, PixelSource};
 use ablate_core::base::Seed;
 use ablate_data::records::FinishReason;
 use ablate_data::rng;
@@ -30,7 +32,7 @@ pub struct GenerateConfig {
     /// Divides the positive logits of tokens that occur in the prompt or the response, and multiplies the negative ones (Keskar
     /// et al. 2019); 1 changes nothing.
     pub repetition_penalty: f64,
-    /// Largest number of sequences per thread that are computed together. It does not change the results.
+    /// Largest number of sequences per thread, or on a GPU, that are computed together. It does not change the results.
     pub batch: usize,
 }
 

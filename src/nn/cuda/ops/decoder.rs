@@ -101,29 +101,30 @@ impl SequenceDecoder for CudaDecoder {
         let prompt_of = |(row, prompt): (usize, &NewPrompt)| std::iter::repeat_n(row as i32, prompt.draws.len());
         let rows: Vec<i32> = prompts.iter().enumerate().flat_map(prompt_of).collect();
         let (n, vocab) = (rows.len(), self.model.head().rows);
-        let (indices, own) = (gpu.upload(&rows)?, gpu.allocate(n * vocab * size_of::<f32>())?);
-        gpu.rows("select_rows", n, vocab, &[(&logits).into(), (&indices).into(), (&own).into(), vocab.into()])?;
+        let (indices, repeated) = (gpu.upload(&rows)?, gpu.allocate(n * vocab * size_of::<f32>())?);
+        gpu.rows("select_rows", n, vocab, &[(&logits).into(), (&indices).into(), (&repeated).into(), vocab.into()])?;
         let draws: Vec<Draw> = prompts.iter().flat_map(|prompt| prompt.draws.iter().copied()).collect();
         let uniforms: Vec<f64> = draws.iter().map(|draw| draw.uniform).collect();
-        let of_rows: Vec<i32> = draws.iter().map(|draw| draw.slot as i32).collect();
-        let (uniforms, of_rows) = (gpu.upload(&uniforms)?.into(), gpu.upload(&of_rows)?.into());
+        let row_slots: Vec<i32> = draws.iter().map(|draw| draw.slot as i32).collect();
+        let (uniforms, row_slots) = (gpu.upload(&uniforms)?.into(), gpu.upload(&row_slots)?.into());
         let tokens: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.tokens).collect();
-        self.sampler.start(gpu, slots, &tokens, &rows, &of_rows)?;
-        self.sampler.sample(gpu, slots, &own, &uniforms, &of_rows, n)
+        self.sampler.start(gpu, slots, &tokens, &rows, &row_slots)?;
+        self.sampler.sample(gpu, slots, &repeated, &uniforms, &row_slots, n)
     }
 
     fn step(&mut self, sequences: &[Continuation]) -> Result<Vec<u32>> {
         let (gpu, count) = (&self.gpu, sequences.len());
         let Reserved { cache, slots, capacity } = self.reserved();
         gpu.with_capacity(count, *capacity, || {
-            let StepInputs { cached, uniforms, positions, places, of_rows } = StepInputs::upload(gpu, sequences)?;
+            let StepInputs { cached, uniforms, positions, places, row_slots } = StepInputs::upload(gpu, sequences)?;
             let mut ops = CudaOps::with(gpu, None, Some(CacheWriter::new(cache, places)));
-            let x = embed_tokens(gpu, self.model.embedding(), &slots.tokens, &of_rows, count)?;
+            ops.late_biases = true;
+            let x = embed_tokens(gpu, self.model.embedding(), &slots.tokens, &row_slots, count)?;
             let plan = AttentionPlan::step(gpu, self.model.heads, &self.rope, positions, cached)?;
             let mut pass = ForwardPass { ops: &mut ops, dropout: None };
             let hidden = self.model.decode(&mut pass, x, &plan, None)?;
             let logits = self.logits(&ops, &hidden)?;
-            self.sampler.sample(gpu, slots, &logits, &uniforms, &of_rows, count)
+            self.sampler.sample(gpu, slots, &logits, &uniforms, &row_slots, count)
         })
     }
 }
@@ -137,7 +138,7 @@ struct StepInputs {
     /// Position and place of the token, and the slot: `int`.
     positions: Part,
     places: Part,
-    of_rows: Part,
+    row_slots: Part,
 }
 
 impl StepInputs {
@@ -159,11 +160,11 @@ impl StepInputs {
         words.extend(sequences.iter().map(|sequence| sequence.draw.slot as u32));
         let buffer = gpu.upload(&words)?;
         let mut start = 0;
-        let [cached, uniforms, positions, places, of_rows] = WORDS.map(|words| {
+        let [cached, uniforms, positions, places, row_slots] = WORDS.map(|words| {
             let part = Part::new(&buffer, start);
             start += words * sequences.len() * size_of::<u32>();
             part
         });
-        Ok(StepInputs { cached, uniforms, positions, places, of_rows })
+        Ok(StepInputs { cached, uniforms, positions, places, row_slots })
     }
 }

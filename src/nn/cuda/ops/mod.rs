@@ -212,7 +212,7 @@ impl Ops for CudaOps {
         let (inner, y) = (self.inner(x)?, gpu.allocate(m * n * gpu.inner_size())?);
         let mut into = Accumulate::No;
         if let Some(bias) = bias {
-            if self.cache.is_some() {
+            if self.late_biases {
                 gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, into), m, n, k)?;
                 return Ok(CudaTensor::biased(y, &bias.value.values, m, n));
             }

@@ -68,7 +68,7 @@ impl Sampler {
         slots: &Slots,
         prompts: &[&[u32]],
         rows: &[i32],
-        of_rows: &Part,
+        row_slots: &Part,
     ) -> Result<()> {
         let Some(used) = &slots.used else { return Ok(()) };
         let words = self.words();
@@ -79,7 +79,7 @@ impl Sampler {
             }
         }
         let (masks, indices) = (gpu.upload(&masks)?, gpu.upload(rows)?);
-        let arguments = [(&masks).into(), (&indices).into(), of_rows.into(), used.into(), words.into()];
+        let arguments = [(&masks).into(), (&indices).into(), row_slots.into(), used.into(), words.into()];
         gpu.rows("start_masks", rows.len(), words, &arguments)
     }
 
@@ -91,7 +91,7 @@ impl Sampler {
         slots: &Slots,
         logits: &Rc<Buffer>,
         uniforms: &Part,
-        of_rows: &Part,
+        row_slots: &Part,
         count: usize,
     ) -> Result<Vec<u32>> {
         let sampled = gpu.allocate(count * size_of::<u32>())?;
@@ -104,7 +104,7 @@ impl Sampler {
             self.top_k.into(),
             Arg::Double(self.top_p),
         ];
-        let inputs = [logits.into(), uniforms.into(), of_rows.into()];
+        let inputs = [logits.into(), uniforms.into(), row_slots.into()];
         gpu.launch("sample", [count, 1], THREADS, 0, &[&inputs[..], &tables, &options].concat())?;
         gpu.read(&sampled, count)
     }
@@ -192,9 +192,9 @@ mod tests {
             (0..rows).map(|row| (0..row * 5).map(|_| uniform_below(generator, vocab) as u32).collect()).collect();
         let mut used: Vec<BTreeSet<u32>> = prompts.iter().map(|prompt| prompt.iter().copied().collect()).collect();
         // Slots in another order than the rows.
-        let of_rows: Vec<i32> = (0..rows as i32).rev().map(|slot| slot + 2).collect();
+        let row_slots: Vec<i32> = (0..rows as i32).rev().map(|slot| slot + 2).collect();
         let slots = sampler.slots(gpu, rows + 2).unwrap();
-        let slot_part = Part::from(gpu.upload(&of_rows).unwrap());
+        let slot_part = Part::from(gpu.upload(&row_slots).unwrap());
         let starts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let in_order: Vec<i32> = (0..rows as i32).collect();
         sampler.start(gpu, &slots, &starts, &in_order, &slot_part).unwrap();
@@ -205,7 +205,7 @@ mod tests {
             let sampled = sampler.sample(gpu, &slots, &uploaded.0, &uploaded.1, &slot_part, rows).unwrap();
             let by_slot: Vec<u32> = gpu.read(&slots.tokens, rows + 2).unwrap();
             for (row, &token) in sampled.iter().enumerate() {
-                assert_eq!(by_slot[of_rows[row] as usize], token);
+                assert_eq!(by_slot[row_slots[row] as usize], token);
                 let cpu = |shift: f64, change: f64| {
                     let uniform = (uniforms[row] + shift).clamp(0.0, 1.0 - f64::EPSILON);
                     let top_p = if config.top_p < 1.0 { config.top_p + change } else { config.top_p };
