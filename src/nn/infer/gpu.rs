@@ -48,11 +48,17 @@ pub(crate) fn generate_with(
     }
     let mut pending: BTreeSet<usize> = (0..request.prompts.len()).collect();
     let most = (request.config.batch / request.distinct()).clamp(1, pending.len());
-    let places = decoder.places_that_fit()?;
-    let fit = (1..=most).rev().find(|&prompts| places_for(request, prompts) <= places).unwrap_or(1);
+    let places = most_places(request);
+    let available = decoder.places_that_fit()?;
+    let fit = places[1..most].iter().take_while(|&&places| places <= available).count() + 1;
+    if fit < most {
+        progress.note(format!(
+            "the GPU has memory for {fit} of {most} prompts at a time, with `samples` of `max_tokens` each"
+        ));
+    }
     AutoBatch::at_most("prompt", fit).run(pending.len(), progress, |prompts| {
         catch_out_of_memory(ADVICE, || {
-            let (places, slots) = (places_for(request, prompts), prompts * request.distinct());
+            let (places, slots) = (places[prompts - 1], prompts * request.distinct());
             decoder.reserve(places, slots).with_context(|| named(request, pending.iter().take(prompts)))?;
             Batcher::new(decoder, request, places, slots).run(&mut pending, done)
         })
@@ -64,13 +70,17 @@ fn own_places(request: &Request, prompt: usize) -> usize {
     request.max_tokens(prompt) - 1
 }
 
-/// Places that are enough for any `count` prompts at a time, with all their samples.
-fn places_for(request: &Request, count: usize) -> usize {
+/// The places of the one, two, ... prompts that need the most, with all their samples: enough for any as many prompts.
+fn most_places(request: &Request) -> Vec<usize> {
     let samples = request.distinct();
     let needed = |prompt: usize| request.prompts[prompt].tokens.len() + samples * own_places(request, prompt);
     let mut needed: Vec<usize> = (0..request.prompts.len()).map(needed).collect();
     needed.sort_unstable_by(|a, b| b.cmp(a));
-    needed.iter().take(count).sum()
+    let sum = |sum: &mut usize, needed: usize| {
+        *sum += needed;
+        Some(*sum)
+    };
+    needed.into_iter().scan(0, sum).collect()
 }
 
 /// Prompts by number and key.

@@ -203,9 +203,10 @@ extern "C" __global__ void __launch_bounds__(SAMPLE_THREADS) sample(
     Fixed first = 0;
     for (int i = threadIdx.x; i < vocab; i += SAMPLE_THREADS) {
         float logit = logits[i];
-        if (mask && mask[i / 32] >> i % 32 & 1) logit = logit < 0 ? __fmul_rn(logit, penalty) : __fdiv_rn(logit, penalty);
+        const bool penalized = mask && mask[i / 32] >> i % 32 & 1;
+        if (penalized) logit = logit < 0 ? __fmul_rn(logit, penalty) : __fdiv_rn(logit, penalty);
         if (i == image_token) logit = -INFINITE;
-        logits[i] = logit;
+        if (penalized || i == image_token) logits[i] = logit;
         first = max(first, rank(logit, i));
     }
     first = block_max(first, scratch.warps);

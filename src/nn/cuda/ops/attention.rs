@@ -103,7 +103,8 @@ pub(super) fn attend(
     let (dq, dk, dv) = (q.gradient(), k.gradient(), v.gradient());
     // Rotated in place: the backward pass needs the rotated ones too.
     let (q, k, v, biases) = if plan.rope.is_some() {
-        let ((q, q_bias), (k, k_bias), (v, v_bias)) = (q.into_product(&gpu)?, k.into_product(&gpu)?, v.into_product(&gpu)?);
+        let ((q, q_bias), (k, k_bias), (v, v_bias)) =
+            (q.into_product(&gpu)?, k.into_product(&gpu)?, v.into_product(&gpu)?);
         (q, k, v, [q_bias, k_bias, v_bias])
     } else {
         (q.into_values(&gpu)?, k.into_values(&gpu)?, v.into_values(&gpu)?, [const { None }; 3])

@@ -109,7 +109,12 @@ impl Gpu {
 
     /// Runs a step of generation with `count` sequences. Its buffers have the sizes of a step with `capacity` sequences, so that the
     /// next step with another number of sequences finds them in the pool.
-    pub(super) fn with_capacity<R>(&self, count: usize, capacity: usize, step: impl FnOnce() -> Result<R>) -> Result<R> {
+    pub(super) fn with_capacity<R>(
+        &self,
+        count: usize,
+        capacity: usize,
+        step: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
         assert!((1..=capacity).contains(&count), "BUG: {count} sequences of {capacity}");
         let before = self.0.sequences.replace(Some((count, capacity)));
         let result = step();

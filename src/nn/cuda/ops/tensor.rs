@@ -124,7 +124,11 @@ impl CudaTensor {
     /// The values. A sum is computed.
     pub(super) fn values(&self, gpu: &Gpu) -> Result<Rc<Buffer>> {
         if let Some((values, bias)) = self.open_bias() {
-            gpu.each("add_bias", self.len(), &[(&values).into(), (&bias).into(), long(self.len()), self.width().into()])?;
+            gpu.each(
+                "add_bias",
+                self.len(),
+                &[(&values).into(), (&bias).into(), long(self.len()), self.width().into()],
+            )?;
             self.set(values);
         }
         let (a, b) = match &*self.0.values.borrow() {
