@@ -124,8 +124,7 @@ impl Gpu {
 
     /// Bytes of memory that the driver has left.
     pub(super) fn free_memory(&self) -> Result<usize> {
-        self.0.device.bind_to_thread().map_err(device_error)?;
-        result::mem_get_info().map(|(free, _)| free).map_err(device_error)
+        crate::cuda::available_memory(self.0.device.ordinal())
     }
 
     pub(crate) fn zeros(&self, bytes: usize) -> Result<Rc<Buffer>> {
