@@ -28,7 +28,7 @@ use super::gpu_survey::{Driver, Gpu, Survey};
 use super::kernels::simd::has_fma;
 pub(crate) use libraries::Library;
 #[cfg(test)]
-pub(crate) use libraries::symbol;
+pub(crate) use libraries::{Address, symbol};
 
 /// The device file of a process with access to a GPU. Its container may still lack the driver's library.
 const CONTROL_DEVICE: &str = "/dev/nvidiactl";
