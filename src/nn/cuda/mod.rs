@@ -1,4 +1,4 @@
-//! Queries the NVIDIA driver, and defines CUDA's functions for dfdx. Nothing is linked: `libraries` opens the driver and cuBLAS
+//! Queries the NVIDIA driver, defines CUDA's functions, and computes with them (`ops`). Nothing is linked: `libraries` opens the driver and cuBLAS
 //! at their first use. So one program starts on every machine, works with CUDA 11 (from 11.2), 12 and 13, and reports what is
 //! missing.
 
@@ -34,7 +34,7 @@ pub(crate) use libraries::{Address, symbol};
 const CONTROL_DEVICE: &str = "/dev/nvidiactl";
 /// The compute capability that `build.rs` compiles for. Newer GPUs run it too.
 const MIN_CAPABILITY: (i32, i32) = (7, 5);
-/// The first CUDA version with memory pools, which dfdx uses.
+/// The first CUDA version with memory pools.
 const MIN_VERSION: i32 = 11_020;
 
 /// The number of GPUs visible to this process: 0 without a driver or a device. An error if there are GPUs that cannot be used.
