@@ -2,38 +2,25 @@
 //! in the order of the calls.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::ffi::{CString, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use cudarc::cublas::CudaBlas;
-use cudarc::driver::CudaDevice;
-use cudarc::driver::result::{self, module};
-use cudarc::driver::sys::{CUfunction, CUfunction_attribute_enum, CUmodule, CUresult, cuFuncSetAttribute};
+use anyhow::{Result, bail};
 
+#[cfg(feature = "cuda")]
+use super::card::Card;
+use super::driver::{Driver, Launch};
 use super::memory::{Buffer, Pool};
+use super::recorder::Recorder;
 use crate::Precision;
-use crate::device_error::device_error;
 use crate::kernels::rope::RopeTable;
-
-/// `kernels.cu`, compiled by `build.rs`, with the zero at the end that the driver needs.
-const F32: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/f32.ptx")), "\0");
-const BF16: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/bf16.ptx")), "\0");
-
-/// Shared memory that every kernel may use; more has to be asked for.
-const SHARED: usize = 48 << 10;
 
 /// A clone is the same GPU.
 #[derive(Clone)]
 pub(crate) struct Gpu(Rc<Inner>);
 
 struct Inner {
-    device: Arc<CudaDevice>,
-    blas: CudaBlas,
-    module: CUmodule,
-    functions: RefCell<BTreeMap<&'static str, CUfunction>>,
+    driver: Rc<dyn Driver>,
     precision: Precision,
     pool: Rc<Pool>,
     /// The rotations of the last models.
@@ -58,26 +45,32 @@ pub(crate) enum Arg {
 }
 
 impl Gpu {
+    #[cfg(feature = "cuda")]
     pub(crate) fn open(ordinal: usize, precision: Precision) -> Result<Gpu> {
-        let device = crate::cuda::open(ordinal)?;
-        let blas = CudaBlas::new(device.clone()).map_err(device_error)?;
-        let text = if precision == Precision::Bf16 { BF16 } else { F32 };
-        // SAFETY: the text ends with a zero. The module is never unloaded.
-        let module = unsafe { module::load_data(text.as_ptr().cast()) }
-            .map_err(device_error)
-            .context("the GPU's driver refuses this program's kernels")?;
-        let functions = RefCell::default();
-        let pool = Rc::new(Pool::new(device.clone()));
-        let ropes = RefCell::default();
-        Ok(Gpu(Rc::new(Inner { device, blas, module, functions, precision, pool, ropes })))
+        Ok(Gpu::with(Rc::new(Card::open(ordinal, precision)?), precision))
+    }
+
+    /// A GPU that only counts.
+    pub(crate) fn recording(recorder: &Rc<Recorder>, precision: Precision) -> Gpu {
+        Gpu::with(recorder.clone(), precision)
+    }
+
+    fn with(driver: Rc<dyn Driver>, precision: Precision) -> Gpu {
+        let pool = Rc::new(Pool::new(driver.clone()));
+        Gpu(Rc::new(Inner { driver, precision, pool, ropes: RefCell::default() }))
     }
 
     pub(crate) fn precision(&self) -> Precision {
         self.0.precision
     }
 
-    pub(super) fn blas(&self) -> &CudaBlas {
-        &self.0.blas
+    pub(super) fn driver(&self) -> &dyn Driver {
+        &*self.0.driver
+    }
+
+    /// Bytes of memory that is kept for later use.
+    pub(crate) fn idle_bytes(&self) -> usize {
+        self.0.pool.idle_bytes()
     }
 
     /// Bytes of a number that products read.
@@ -99,13 +92,20 @@ impl Gpu {
     /// Fills the first `bytes` of a buffer with zeros.
     pub(crate) fn clear(&self, buffer: &Buffer, bytes: usize) -> Result<()> {
         assert!(bytes <= buffer.bytes(), "BUG: {bytes} bytes of {}", buffer.bytes());
-        // SAFETY: the range lies within the buffer.
-        unsafe { result::memset_d8_async(buffer.address(), 0, bytes, *self.0.device.cu_stream()) }.map_err(device_error)
+        self.driver().clear(buffer.address(), bytes)
     }
 
     /// Copies values to new memory.
     pub(crate) fn upload<N: Plain>(&self, values: &[N]) -> Result<Rc<Buffer>> {
         let buffer = self.allocate(size_of_val(values))?;
+        self.write(&buffer, values)?;
+        Ok(buffer)
+    }
+
+    /// Memory for `count` numbers of a parameter, with its values. A model that is only a description has none.
+    pub(super) fn upload_parameter<N: Plain>(&self, values: &[N], count: usize) -> Result<Rc<Buffer>> {
+        assert!(values.is_empty() || values.len() == count, "BUG: {} values of {count}", values.len());
+        let buffer = self.allocate(count * size_of::<N>())?;
         self.write(&buffer, values)?;
         Ok(buffer)
     }
@@ -116,8 +116,9 @@ impl Gpu {
         if values.is_empty() {
             return Ok(());
         }
-        // SAFETY: the range lies within the buffer. The driver has read pageable memory when the call returns.
-        unsafe { result::memcpy_htod_async(buffer.address(), values, *self.0.device.cu_stream()) }.map_err(device_error)
+        let (start, bytes) = (values.as_ptr().cast::<u8>(), size_of_val(values));
+        // SAFETY: the values have no padding, so they are as many initialized bytes.
+        self.driver().write(buffer.address(), unsafe { std::slice::from_raw_parts(start, bytes) })
     }
 
     /// Copies the first `count` values of a buffer to the host, when all work before has been done.
@@ -125,12 +126,9 @@ impl Gpu {
         assert!(count * size_of::<N>() <= buffer.bytes(), "BUG: {count} values of {} bytes", buffer.bytes());
         let mut values = vec![N::default(); count];
         if count > 0 {
-            let stream = *self.0.device.cu_stream();
-            // SAFETY: the range lies within the buffer, and `values` is not touched before the stream has copied them.
-            unsafe {
-                result::memcpy_dtoh_async(&mut values, buffer.address(), stream).map_err(device_error)?;
-                result::stream::synchronize(stream).map_err(device_error)?;
-            }
+            let (start, bytes) = (values.as_mut_ptr().cast::<u8>(), count * size_of::<N>());
+            // SAFETY: the values have no padding, and every pattern of bits is a value.
+            self.driver().read(buffer.address(), unsafe { std::slice::from_raw_parts_mut(start, bytes) })?;
         }
         Ok(values)
     }
@@ -138,9 +136,7 @@ impl Gpu {
     /// Copies the first `bytes` of a buffer to another.
     pub(crate) fn copy(&self, from: &Buffer, to: &Buffer, bytes: usize) -> Result<()> {
         assert!(bytes <= from.bytes().min(to.bytes()), "BUG: {bytes} bytes of {} to {}", from.bytes(), to.bytes());
-        // SAFETY: both ranges lie within their buffers.
-        unsafe { result::memcpy_dtod_async(to.address(), from.address(), bytes, *self.0.device.cu_stream()) }
-            .map_err(device_error)
+        self.driver().copy(from.address(), to.address(), bytes)
     }
 
     /// The cosines and sines of a table, which are copied once.
@@ -185,54 +181,7 @@ impl Gpu {
         if grid[0] > i32::MAX as usize || grid[1] > 65_535 {
             bail!("the batch is too large for the GPU: kernel `{name}` would need {} x {} blocks", grid[0], grid[1]);
         }
-        let function = self.function(name)?;
-        if shared > SHARED {
-            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function comes from the driver.
-            let status = unsafe { cuFuncSetAttribute(function, attribute, shared as i32) };
-            if status != CUresult::CUDA_SUCCESS {
-                bail!("the GPU has less than the {shared} bytes of shared memory per block that kernel `{name}` needs");
-            }
-        }
-        // The driver reads as many bytes of each value as the parameter has.
-        let values: Vec<u64> = arguments
-            .iter()
-            .map(|argument| match *argument {
-                Arg::Address(address) => address,
-                Arg::Int(value) => u64::from(value.cast_unsigned()),
-                Arg::Long(value) => value.cast_unsigned(),
-                Arg::Float(value) => u64::from(value.to_bits()),
-            })
-            .collect();
-        let mut pointers: Vec<*mut c_void> =
-            values.iter().map(|value| std::ptr::from_ref(value).cast_mut().cast()).collect();
-        let grid = (grid[0] as u32, grid[1] as u32, 1);
-        // SAFETY: the arguments are those of the kernel in `kernels.cu`, and their buffers have the sizes that it accesses.
-        unsafe {
-            result::launch_kernel(
-                function,
-                grid,
-                (threads as u32, 1, 1),
-                shared as u32,
-                *self.0.device.cu_stream(),
-                &mut pointers,
-            )
-        }
-        .map_err(device_error)
-        .with_context(|| format!("kernel `{name}`"))
-    }
-
-    fn function(&self, name: &'static str) -> Result<CUfunction> {
-        if let Some(function) = self.0.functions.borrow().get(name) {
-            return Ok(*function);
-        }
-        let text = CString::new(name).context("BUG: a kernel's name")?;
-        // SAFETY: the module is loaded.
-        let function = unsafe { module::get_function(self.0.module, text) }
-            .map_err(device_error)
-            .with_context(|| format!("BUG: no kernel `{name}`"))?;
-        self.0.functions.borrow_mut().insert(name, function);
-        Ok(function)
+        self.driver().launch(&Launch { name, grid, threads, shared, arguments })
     }
 }
 

@@ -5,6 +5,9 @@
 //! does not depend on the other rows, but products of other sizes may sum in another order.
 
 mod attention;
+#[cfg(feature = "cuda")]
+mod card;
+mod driver;
 mod gather;
 mod gpu;
 mod gradients;
@@ -14,6 +17,7 @@ mod memory;
 mod norm;
 pub(crate) mod optimizer;
 mod products;
+pub(crate) mod recorder;
 mod state;
 mod tensor;
 pub(crate) mod weights;
