@@ -16,7 +16,7 @@ use ablate_data::tokens::{TokenPrompt, TokenRow};
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate_nn::profile::{self, OpCost};
 use ablate_nn::train::{BatchConfig, Budget, LastBatch, OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
-use ablate_nn::{Checkpoint, Device, DeviceChoice, ImageShape, PixelSource, PixelValues, Resources};
+use ablate_nn::{Checkpoint, Device, DeviceChoice, ImageShape, PixelSource, PixelValues, Precision, Resources};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::Deserialize;
@@ -127,7 +127,7 @@ fn read(folder: &Path) -> Result<Checkpoint> {
 
 impl Server {
     fn resources(&self) -> Resources<'_> {
-        Resources { device: self.device, threads: self.threads, progress: &NoProgress }
+        Resources { device: self.device, precision: Precision::F32, threads: self.threads, progress: &NoProgress }
     }
 
     fn rows(&self) -> Vec<TokenRow> {

@@ -86,7 +86,10 @@ mod tests {
         let mut both = dropout(&[3, 2]);
         let (first, second) = (both.factors(0.5, 4), both.factors(0.5, 4));
         let mut one = dropout(&[3]);
-        assert_eq!([&first[..12], &second[..12]], [one.factors(0.5, 4), one.factors(0.5, 4)].each_ref().map(|part| &part[..]));
+        assert_eq!(
+            [&first[..12], &second[..12]],
+            [one.factors(0.5, 4), one.factors(0.5, 4)].each_ref().map(|part| &part[..])
+        );
         assert_ne!(first[..8], first[12..]);
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::architecture::Activation;
-use super::batch::BatchPart;
+use super::batch::{Batch, BatchPart};
 use super::dropout::Dropout;
 use super::ops::{Ops, Param, WeightStore};
 
@@ -14,7 +14,13 @@ pub(crate) struct ForwardPass<'a, O> {
     pub(crate) dropout: Option<Dropout>,
 }
 
-impl<O> ForwardPass<'_, O> {
+impl<'a, O> ForwardPass<'a, O> {
+    /// A pass over a batch.
+    pub(crate) fn of(ops: &'a mut O, batch: &Batch) -> ForwardPass<'a, O> {
+        let dropout = (!batch.dropout.is_empty()).then(|| Dropout::new(&batch.dropout, &batch.parts));
+        ForwardPass { ops, dropout }
+    }
+
     /// Sets the rows that each part of the batch has in the tensors that are computed next.
     pub(crate) fn set_rows(&mut self, rows: impl Fn(&BatchPart) -> usize) {
         if let Some(dropout) = &mut self.dropout {

@@ -85,7 +85,7 @@ pub struct Resources<'a> {
 
 impl Resources<'_> {
     /// An error if the device does not compute in this precision.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.device == Device::Cpu && self.precision != Precision::F32 {
             bail!("precision `{}` needs a GPU: the CPU computes in `f32`", self.precision);
         }

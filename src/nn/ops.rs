@@ -280,18 +280,36 @@ pub(crate) trait AutogradOps: Ops + Sized {
         Ok(groups.sums(&self.values(log_probs)?))
     }
 
-    /// Adds the gradients of any loss with these derivatives by the two sums of each group, after [`AutogradOps::sums`]. `loaded`
-    /// holds the parameters by index.
+    /// Adds the gradients of any loss with these derivatives by the two sums of each group, after [`AutogradOps::sums`], and forgets
+    /// what was recorded. `loaded` holds the parameters by index.
     fn backward(
-        self,
+        &mut self,
         log_probs: &Self::LogProbs,
         groups: &TargetGroups,
         slopes: &[[f64; 2]],
         loaded: &[Loaded<Self::Weights>],
     ) -> Result<()>;
 
+    /// Ends the backward pass.
+    fn finish_backward(&mut self) {}
+
     #[cfg(test)]
     fn to_vec(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+}
+
+/// Operations whose backward pass can run in segments, so that the activations of one segment are in memory at a time.
+pub(crate) trait SegmentOps: AutogradOps {
+    /// The recorded operations.
+    type Tape;
+
+    /// Takes what was recorded so far.
+    fn take_tape(&mut self) -> Self::Tape;
+
+    /// The same values without a history: the end of a segment's backward pass.
+    fn leaf(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Runs a segment's backward pass. It ended with `y`, whose gradient is that of `leaf`, a leaf with the same values.
+    fn backward_segment(&mut self, tape: Self::Tape, y: &Self::Tensor, leaf: &Self::Tensor) -> Result<()>;
 }
 
 /// Runs the backward pass of `sum(derivative * output)` on a tape.
@@ -305,4 +323,11 @@ pub(crate) fn backward<D: Device<f32>>(
     let product = output.clone().put_tape(tape).try_mul(derivative).map_err(device_error)?;
     let sum: Scalar<D, _> = product.try_sum::<(), Axis<0>>().map_err(device_error)?;
     sum.try_backward().map_err(device_error)
+}
+
+/// Runs the operations of a tape in reverse.
+pub(crate) fn run(tape: OwnedTape<f32, Cpu>) -> Result<()> {
+    let start: Scalar<Cpu> = Cpu::default().try_zeros().map_err(device_error)?;
+    start.put_tape(tape).try_backward().map_err(device_error)?;
+    Ok(())
 }

@@ -118,12 +118,13 @@ impl Session {
     }
 
     /// Adds the gradients of some batches to the sums. On the CPU each batch has its own tape and thread; on a GPU they are one
-    /// batch. Returns the statistics of the loss, in the order of the batches.
+    /// batch. Returns the statistics of the loss, in the order of the batches. `recompute` saves memory (see [`Model::learn`]).
     pub(crate) fn gradients<W: Send>(
         &self,
         batches: Range<usize>,
         build: &Build,
         loss: &dyn BatchLoss<W>,
+        recompute: bool,
     ) -> Result<Vec<W>> {
         let (first, count) = (batches.start, batches.len());
         match self {
@@ -133,7 +134,8 @@ impl Session {
                 pack_weights(model, pool, count, true);
                 let one = |at: usize| {
                     let shard = Shard::new(sums, at);
-                    let statistics = shard_gradients(model, &shard, first + at, &build(first + at)?, loss)?;
+                    let statistics =
+                        shard_gradients(model, &shard, first + at, &build(first + at)?, (loss, recompute))?;
                     shard.finish()?;
                     Ok(statistics)
                 };
@@ -143,7 +145,7 @@ impl Session {
             Session::Cuda(session) => {
                 let parts: Vec<Batch> = batches.map(build).collect::<Result<_>>()?;
                 catch_out_of_memory("too little GPU memory for the gradients of these rows", || {
-                    session.gradients(first, &parts, loss)
+                    session.gradients(first, &parts, loss, recompute)
                 })
             }
         }
@@ -257,7 +259,7 @@ impl CudaSession {
     }
 
     /// Adds the gradients of batches from `first` on, which are computed as one.
-    fn gradients<W>(&self, first: usize, parts: &[Batch], loss: &dyn BatchLoss<W>) -> Result<Vec<W>> {
+    fn gradients<W>(&self, first: usize, parts: &[Batch], loss: &dyn BatchLoss<W>, recompute: bool) -> Result<Vec<W>> {
         let batch = Batch::join(parts);
         let by_part: Vec<TargetGroups> = parts.iter().map(|part| loss.groups(part)).collect();
         let slopes = |sums: &[[f64; 2]]| {
@@ -275,7 +277,7 @@ impl CudaSession {
         if batch.targets.is_empty() {
             return Ok(slopes(&vec![[0.0; 2]; groups.ends.len()])?.1);
         }
-        self.model.forward_backward::<CudaOps, _>(&self.optimizer().gradients, &batch, &groups, &slopes)
+        self.model.learn::<CudaOps, _>(&self.optimizer().gradients, &batch, (&groups, &slopes), recompute)
     }
 }
 
@@ -331,13 +333,13 @@ fn shard_gradients<W>(
     shard: &Shard,
     index: usize,
     batch: &Batch,
-    loss: &dyn BatchLoss<W>,
+    (loss, recompute): (&dyn BatchLoss<W>, bool),
 ) -> Result<W> {
     let groups = loss.groups(batch);
     if batch.targets.is_empty() {
         return Ok(loss.slopes(index, batch, &vec![[0.0; 2]; groups.ends.len()])?.1);
     }
-    model.forward_backward::<CpuOps, W>(shard, batch, &groups, &|sums| loss.slopes(index, batch, sums))
+    model.learn::<CpuOps, W>(shard, batch, (&groups, &|sums| loss.slopes(index, batch, sums)), recompute)
 }
 
 fn log_probs<O: AutogradOps>(model: &Model<O::Weights>, batch: &Batch) -> Result<Vec<f32>> {

@@ -17,7 +17,7 @@ use ablate_data::images::ImageLoader;
 use ablate_data::import;
 use ablate_data::records::FinishReason;
 use ablate_nn::infer::{GenerateConfig, generate};
-use ablate_nn::{DeviceChoice, Resources};
+use ablate_nn::{DeviceChoice, Precision, Resources};
 
 /// The model, the prompt and the sampling options.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ pub fn generate_text(
     let (images, text) = question(&request.text, keys).map_err(|what| anyhow!("{what}"))?;
     let prompt = model.chat.encode_prompt("question", &ChatPrompt::new(&images, &text))?;
     let device = DeviceChoice::resolve(&request.device)?;
-    let resources = Resources { device, threads: request.threads.max(1), progress };
+    let resources = Resources { device, precision: Precision::F32, threads: request.threads.max(1), progress };
     let config = GenerateConfig {
         temperature,
         top_k,

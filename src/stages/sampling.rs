@@ -21,7 +21,7 @@ use ablate_data::records::{Item, Rollout, Sample};
 use ablate_data::tokenizer::Tokenizer;
 use ablate_data::tokens::{TokenPrompt, TooLong};
 use ablate_nn::infer::{GenerateConfig, generate};
-use ablate_nn::{Device, PixelSource};
+use ablate_nn::{Device, PixelSource, Precision};
 
 /// Sequences per batch and thread on the CPU.
 const BATCH: usize = 64;
@@ -41,6 +41,7 @@ pub(super) struct Sampling {
     pub(super) stop: Vec<String>,
     /// Repetition penalty; `None`: that of the checkpoint.
     pub(super) repetition_penalty: Option<f64>,
+    pub(super) precision: Precision,
     /// What happens to prompts that fill the context and leave no token for the response.
     pub(super) too_long: TooLongAction,
 }
@@ -64,6 +65,9 @@ macro_rules! sampling_table {
             stop: Vec<String>,
             /// Repetition penalty; that of the checkpoint, if it is not given.
             repetition_penalty: Option<f64>,
+            /// Number types of matrix products on a GPU. The CPU has "f32" only.
+            #[serde(default)]
+            precision: ablate_nn::Precision,
             /// Uses only the items of these data sets.
             datasets: Option<std::collections::BTreeSet<String>>,
             take: Option<$crate::stages::sampling::Take>,
@@ -84,6 +88,7 @@ macro_rules! sampling_table {
                     max_tokens: self.max_tokens.unwrap_or(defaults.max_tokens),
                     stop: self.stop.clone(),
                     repetition_penalty: self.repetition_penalty,
+                    precision: self.precision,
                     too_long: self.too_long,
                 }
             }
@@ -122,6 +127,7 @@ impl Sampling {
             max_tokens: 256,
             stop: Vec::new(),
             repetition_penalty: None,
+            precision: Precision::F32,
             too_long: TooLongAction::Error,
         }
     }
@@ -136,6 +142,7 @@ impl Sampling {
             max_tokens,
             stop,
             repetition_penalty,
+            precision: _,
             too_long: _,
         } = self;
         let mut errors = Vec::new();
@@ -162,8 +169,18 @@ impl Sampling {
     }
 
     pub(super) fn identify(&self, manifest: &mut Manifest) {
-        let Sampling { prompt, samples, temperature, top_k, top_p, max_tokens, stop, repetition_penalty, too_long } =
-            self;
+        let Sampling {
+            prompt,
+            samples,
+            temperature,
+            top_k,
+            top_p,
+            max_tokens,
+            stop,
+            repetition_penalty,
+            precision,
+            too_long,
+        } = self;
         // The template's name and style do not change responses. `eval` adds the style, which changes its scores.
         manifest.value("prompt.text", &prompt.text);
         manifest.value("prompt.letter", &prompt.letter);
@@ -177,6 +194,7 @@ impl Sampling {
         stop.dedup();
         manifest.value_unless("stop", &stop, &Vec::new());
         manifest.value_unless("repetition_penalty", repetition_penalty, &None);
+        manifest.value_unless("precision", precision, &Precision::F32);
         manifest.value_unless("too_long", too_long, &TooLongAction::Error);
     }
 
@@ -230,7 +248,7 @@ impl Sampling {
         }
         let pending: Vec<usize> = (0..items.len()).filter(|index| !finished.contains_key(index)).collect();
         let prompts: Vec<TokenPrompt> = pending.iter().map(|&index| encoded[index].clone()).collect();
-        let resources = training_common::resources(ctx)?;
+        let resources = training_common::resources(ctx, self.precision)?;
         let stop_strings = StopStrings { tokenizer: model.chat.tokenizer(), strings: &self.stop };
         let is_finished = |_: usize, _: usize, tokens: &[u32]| stop_strings.found(tokens);
         let config = GenerateConfig {

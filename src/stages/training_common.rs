@@ -12,18 +12,20 @@ use ablate_data::batches::{BatchConfig, BatchSampler, Budget, LastBatch};
 use ablate_data::contamination::{QuestionRef, Questions, TrainingIndex};
 use ablate_nn::hub::Dtype;
 use ablate_nn::train::{LearningRates, OptimizerConfig, Trained, Tuning};
-use ablate_nn::{Device, DeviceChoice, LoraConfig, Resources};
+use ablate_nn::{Device, DeviceChoice, LoraConfig, Precision, Resources};
 
 /// Folder of a LoRA adapter inside the model's folder. The model's weights have the adapter merged.
 pub(super) const ADAPTER_FOLDER: &str = "adapter";
 
 /// The device and the threads of the stage.
-pub(super) fn resources<'a>(ctx: &'a StageContext) -> Result<Resources<'a>> {
+pub(super) fn resources<'a>(ctx: &'a StageContext, precision: Precision) -> Result<Resources<'a>> {
     if ctx.device.contains(',') {
         return Err(wrong_input(anyhow!("a model runs on one GPU: remove `limits.gpu`, or set it to 1")));
     }
     let device = DeviceChoice::resolve(&ctx.device)?;
-    Ok(Resources { device, threads: ctx.threads.max(1), progress: ctx.progress })
+    let resources = Resources { device, precision, threads: ctx.threads.max(1), progress: ctx.progress };
+    resources.check().map_err(wrong_input)?;
+    Ok(resources)
 }
 
 /// What a training draws from its data.
@@ -138,9 +140,10 @@ pub(super) fn identify_optimizer(manifest: &mut Manifest, optimizer: &OptimizerC
     manifest.value("freeze", &freeze);
 }
 
-/// Adds micro-batches and adapter to the manifest. The size of micro-batches changes the last bits of gradient sums.
+/// Adds micro-batches and adapter to the manifest. The size of micro-batches changes the last bits of gradient sums; gradient
+/// checkpointing changes no bit.
 pub(super) fn identify_tuning(manifest: &mut Manifest, tuning: &Tuning) {
-    let Tuning { micro_batch, lora } = tuning;
+    let Tuning { micro_batch, gradient_checkpointing: _, lora } = tuning;
     manifest.value_unless("micro_batch", micro_batch, &None);
     let Some(LoraConfig { rank, alpha, dropout, targets }) = lora else { return };
     manifest.value("lora.rank", rank);

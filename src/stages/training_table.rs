@@ -88,6 +88,13 @@ macro_rules! training_table {
             /// Rows per forward and backward pass, or "auto" for as many as fit into memory. Gradients are accumulated
             /// over the batch.
             micro_batch: Option<ablate_nn::train::MicroBatch>,
+            /// Keeps only the inputs of a model's blocks for the backward pass and computes the blocks again: less memory for a
+            /// third more time. Does not change the result.
+            #[serde(default)]
+            gradient_checkpointing: bool,
+            /// Number types of matrix products on a GPU. The CPU has "f32" only.
+            #[serde(default)]
+            precision: ablate_nn::Precision,
             /// Trains a low-rank adapter instead of the model's own parameters.
             lora: Option<$crate::stages::training_table::LoraTable>,
             /// Steps between checkpoints to resume from. Does not change the result.
@@ -141,6 +148,7 @@ macro_rules! training_table {
                     micro_batch: self.micro_batch.filter(|micro| {
                         *micro != ablate_nn::train::MicroBatch::Rows(self.batch.unwrap_or(32))
                     }),
+                    gradient_checkpointing: self.gradient_checkpointing,
                     lora: self.lora.as_ref().map($crate::stages::training_table::LoraTable::config),
                 }
             }

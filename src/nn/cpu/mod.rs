@@ -24,7 +24,7 @@ use super::kernels::layer_norm::{layer_norm, layer_norm_backward, layer_norm_wei
 use super::kernels::matmul::{Accumulate, MatrixView, matmul};
 use super::kernels::rope::RopeTable;
 use super::kernels::weight::Weight;
-use super::ops::{self, AutogradOps, Factor, Loaded, Ops, Param, ScaleOps, TargetGroups, Vector};
+use super::ops::{self, AutogradOps, Factor, Loaded, Ops, Param, ScaleOps, SegmentOps, TargetGroups, Vector};
 use super::profile::timer;
 
 pub(crate) mod attention;
@@ -328,19 +328,39 @@ impl AutogradOps for CpuOps {
     }
 
     fn backward(
-        self,
+        &mut self,
         log_probs: &Vector<Cpu>,
         groups: &TargetGroups,
         slopes: &[[f64; 2]],
         _: &[Loaded<CpuWeights>],
     ) -> Result<()> {
-        ops::backward(self.tape, log_probs, groups.spread(slopes))?;
-        self.deferred.run(0);
+        ops::backward(self.take_tape(), log_probs, groups.spread(slopes))?;
         Ok(())
+    }
+
+    fn finish_backward(&mut self) {
+        self.deferred.run(0);
     }
 
     #[cfg(test)]
     fn to_vec(&self, x: &CpuTensor) -> Result<Vec<f32>> {
         Ok(x.to_vec())
+    }
+}
+
+impl SegmentOps for CpuOps {
+    type Tape = OwnedTape<f32, Cpu>;
+
+    fn take_tape(&mut self) -> OwnedTape<f32, Cpu> {
+        std::mem::take(&mut self.tape)
+    }
+
+    fn leaf(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        Ok(CpuTensor::new(Buffer::copy(x), x.width()))
+    }
+
+    fn backward_segment(&mut self, tape: OwnedTape<f32, Cpu>, y: &CpuTensor, leaf: &CpuTensor) -> Result<()> {
+        y.gradient().add(leaf.gradient().take(leaf.len()));
+        ops::run(tape)
     }
 }

@@ -12,8 +12,8 @@ use cudarc::cublas::sys::{
 };
 use cudarc::driver::sys::{
     CUDA_EXTERNAL_MEMORY_BUFFER_DESC, CUDA_EXTERNAL_MEMORY_HANDLE_DESC, CUcontext, CUdevice, CUdevice_attribute,
-    CUdeviceptr, CUevent, CUexternalMemory, CUfunction, CUfunction_attribute, CUlaunchConfig, CUmemPool_attribute, CUmemoryPool, CUmodule,
-    CUoccupancyB2DSize, CUresult, CUstream,
+    CUdeviceptr, CUevent, CUexternalMemory, CUfunction, CUfunction_attribute, CUlaunchConfig, CUmemPool_attribute,
+    CUmemoryPool, CUmodule, CUoccupancyB2DSize, CUresult, CUstream,
 };
 
 use super::libraries::{Address, Library, symbol};

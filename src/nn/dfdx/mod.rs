@@ -288,14 +288,14 @@ impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
     }
 
     fn backward(
-        self,
+        &mut self,
         log_probs: &Vector<D>,
         groups: &TargetGroups,
         slopes: &[[f64; 2]],
         loaded: &[Loaded<DfdxWeights<D>>],
     ) -> Result<()> {
-        let Some(shard) = self.shard else { panic!("BUG: a backward pass without a shard for its gradients") };
-        let mut gradients = ops::backward(self.tape, log_probs, groups.spread(slopes))?;
+        let Some(shard) = &self.shard else { panic!("BUG: a backward pass without a shard for its gradients") };
+        let mut gradients = ops::backward(std::mem::take(&mut self.tape), log_probs, groups.spread(slopes))?;
         for (index, weight) in loaded.iter().enumerate().filter(|(index, _)| shard.is_trainable(*index)) {
             let gradient = match weight {
                 Some(LoadedWeight::Vector(tensor)) => gradient(&mut gradients, tensor)?,

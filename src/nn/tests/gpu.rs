@@ -85,7 +85,9 @@ pub(crate) fn counts(section: &str) -> Option<Counts> {
 
 /// Fails if the emulated GPU has found a fault, a race or an uneven barrier.
 pub(crate) fn assert_clean() {
-    let Some(Report { all: Counts { uneven_barriers, shared_races, races, faults, .. }, .. }) = report() else { return };
+    let Some(Report { all: Counts { uneven_barriers, shared_races, races, faults, .. }, .. }) = report() else {
+        return;
+    };
     let clean = uneven_barriers == 0 && shared_races == 0 && races.is_empty() && faults.is_empty();
     assert!(clean, "{uneven_barriers} uneven barriers, {shared_races} races in shared memory, {races:?}, {faults:?}");
 }

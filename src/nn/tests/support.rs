@@ -11,7 +11,8 @@ use crate::{
 };
 use ablate_core::base::progress::NoProgress;
 
-pub(crate) const RESOURCES: Resources = Resources { device: Device::Cpu, precision: Precision::F32, threads: 1, progress: &NoProgress };
+pub(crate) const RESOURCES: Resources =
+    Resources { device: Device::Cpu, precision: Precision::F32, threads: 1, progress: &NoProgress };
 
 /// A folder or file below `tests/golden`.
 pub(crate) fn golden(name: &str) -> PathBuf {

@@ -19,9 +19,9 @@ mod tuning;
 #[cfg(test)]
 mod tests;
 
+pub use crate::optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};
 pub use ablate_data::batches::{BatchConfig, BatchSampler, Budget, LastBatch};
 pub use dpo::{DpoConfig, dpo};
-pub use crate::optimizer::{Freeze, LearningRates, OptimizerConfig, Schedule};
 pub use preference::{PreferenceLoss, TokenWeights};
 pub use run::Trained;
 pub use sft::{SftConfig, sft};

@@ -1,6 +1,7 @@
 //! The training loop: batches, shards, steps, curve, progress, and saved states.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -9,9 +10,10 @@ use rayon::ThreadPool;
 use super::sharding;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::auto_batch::AutoBatch;
+use crate::device_error::OutOfMemory;
 use crate::ops::TargetGroups;
-use crate::session::{BatchLoss, Session, thread_pool};
 use crate::optimizer::{Optimizer, OptimizerConfig};
+use crate::session::{BatchLoss, Session, thread_pool};
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Architecture, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
 use ablate_core::base::{Seed, StageEvent};
@@ -98,6 +100,9 @@ pub(super) struct Run<'a> {
     pub(super) batches: &'a dyn Batches,
     pub(super) optimizer: &'a OptimizerConfig,
     pub(super) auto_batch: AutoBatch,
+    /// Whether blocks are computed again in the backward pass. A run that finds its batch size by trying sets it when a single
+    /// row does not fit into memory.
+    pub(super) recompute: AtomicBool,
     pub(super) seed: Seed,
     pub(super) images: &'a dyn PixelSource,
     pub(super) state: &'a TrainState,
@@ -179,12 +184,32 @@ impl Run<'_> {
         session: &mut Session,
         step: u64,
     ) -> Result<StepGradients> {
-        let mut found = self.auto_batch.run(examples.len(), self.resources.progress, |micro| {
-            session.clear_gradients();
-            self.sum_gradients(objective, examples, micro, trainable_model, session, step)
-        })?;
+        let attempt = || {
+            self.auto_batch.run(examples.len(), self.resources.progress, |micro| {
+                session.clear_gradients();
+                self.sum_gradients(objective, examples, micro, trainable_model, session, step)
+            })
+        };
+        let mut found = match attempt() {
+            Err(error) if self.can_recompute(&error) => {
+                self.resources.progress.note(
+                    "too little memory for the activations of a single row: they are computed again in the backward pass \
+                     (gradient checkpointing)"
+                        .to_string(),
+                );
+                self.recompute.store(true, Ordering::Relaxed);
+                attempt()?
+            }
+            found => found?,
+        };
         found.norm = session.finish_gradients(trainable_model)?;
         Ok(found)
+    }
+
+    /// Whether less memory may help against an error.
+    fn can_recompute(&self, error: &anyhow::Error) -> bool {
+        let full = error.root_cause().is::<OutOfMemory>();
+        full && !self.auto_batch.is_fixed() && !self.recompute.load(Ordering::Relaxed)
     }
 
     /// Sums the gradients of micro-batches of at most `micro` examples. They are computed one after the other, each in shards.
@@ -202,7 +227,7 @@ impl Run<'_> {
         session: &Session,
         step: u64,
     ) -> Result<StepGradients> {
-        let totals = objective.totals(examples);
+        let (totals, recompute) = (objective.totals(examples), self.recompute.load(Ordering::Relaxed));
         let architecture = &trainable_model.checkpoint.architecture;
         let mut found = StepGradients::default();
         let chosen = if self.auto_batch.is_fixed() { micro } else { examples.len() };
@@ -217,7 +242,7 @@ impl Run<'_> {
             };
             let loss = ShardLoss { objective, shards: &shards, totals, architecture };
             for micro_batch in sharding::in_order(&shards, micro) {
-                for (stats, tokens, targets, flops) in session.gradients(micro_batch, &build, &loss)? {
+                for (stats, tokens, targets, flops) in session.gradients(micro_batch, &build, &loss, recompute)? {
                     found.stats.add(stats);
                     found.tokens += tokens as u64;
                     found.targets += targets as u64;

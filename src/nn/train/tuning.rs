@@ -30,6 +30,9 @@ pub enum Auto {
 pub struct Tuning {
     /// Examples per micro-batch; the gradients are summed over the batch. None: the whole batch.
     pub micro_batch: Option<MicroBatch>,
+    /// Keeps only the input of each block for the backward pass and computes the block again: less memory, the same bits, a
+    /// third more time. A `micro_batch` of "auto" does it by itself where a single row does not fit.
+    pub gradient_checkpointing: bool,
     /// Trains an adapter instead of the model's own parameters.
     pub lora: Option<LoraConfig>,
 }

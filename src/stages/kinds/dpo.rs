@@ -16,8 +16,8 @@ use ablate_core::stage::{
 };
 use ablate_data::jsonl;
 use ablate_data::records::Pair;
-use ablate_nn::ParamGroup;
 use ablate_nn::train::{self, DpoConfig, Freeze, OptimizerConfig, PreferenceLoss, TokenWeights};
+use ablate_nn::{ParamGroup, Precision};
 
 pub static KIND: Kind = Kind {
     name: "dpo",
@@ -64,6 +64,7 @@ struct Dpo {
     pairs: Reference,
     too_long: TooLongAction,
     train: DpoConfig,
+    precision: Precision,
     interval: CheckpointInterval,
 }
 
@@ -101,8 +102,8 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
     }
     let token_weights = table.token_weights;
     let train = DpoConfig { batches, loss, beta, token_weights, sft_weight, optimizer, tuning };
-    let Table { policy, reference, pairs, too_long, .. } = table;
-    Ok(Box::new(Dpo { policy, reference, pairs, too_long, train, interval }))
+    let Table { policy, reference, pairs, too_long, precision, .. } = table;
+    Ok(Box::new(Dpo { policy, reference, pairs, too_long, train, precision, interval }))
 }
 
 /// The loss that the table names. `label_smoothing` is for the sigmoid loss only.
@@ -124,13 +125,14 @@ fn loss(table: &Table, errors: &mut Vec<ConfigError>) -> PreferenceLoss {
 
 impl Stage for Dpo {
     fn identify(&self, manifest: &mut Manifest) {
-        let Dpo { policy: _, reference: _, pairs: _, too_long, train, interval: _ } = self;
+        let Dpo { policy: _, reference: _, pairs: _, too_long, train, precision, interval: _ } = self;
         let DpoConfig { batches, loss, beta, token_weights, sft_weight, optimizer, tuning } = train;
         training_common::identify_batches(manifest, batches);
         manifest.value("beta", beta);
         manifest.value("sft_weight", sft_weight);
         training_common::identify_optimizer(manifest, optimizer);
         training_common::identify_tuning(manifest, tuning);
+        manifest.value_unless("precision", precision, &Precision::F32);
         match loss {
             PreferenceLoss::Sigmoid { label_smoothing } => {
                 manifest.value_unless("label_smoothing", label_smoothing, &0.0);
@@ -176,7 +178,7 @@ impl Stage for Dpo {
         let pairs = too_long::select(pairs, &indices);
         let seen = training_common::training_index(ctx, "policy", &policy, &pairs, |pair| &pair.dataset, &sampler)?;
         drop(pairs);
-        let resources = training_common::resources(ctx)?;
+        let resources = training_common::resources(ctx, self.precision)?;
         let state = self.interval.train_state(ctx);
         let LoadedModel { checkpoint, images, chat: _ } = policy;
         let trained =

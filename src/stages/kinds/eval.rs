@@ -29,6 +29,7 @@ use ablate_data::contamination::{QuestionRef, TrainingIndex};
 use ablate_data::images::ImagePacks;
 use ablate_data::prompts::{PromptTemplate, Style};
 use ablate_data::records::{Item, Overlap, Rollout, Sample, Score};
+use ablate_nn::Precision;
 
 pub static KIND: Kind = Kind {
     name: "eval",
@@ -197,7 +198,7 @@ impl Eval {
         let model = LoadedModel::load(ctx, "model")?;
         let prompts = self.sampling.encode_prompts(&model, items, self.image)?;
         let overlap = Eval::overlap(ctx, &prompts.items)?;
-        let device = training_common::resources(ctx)?.device.to_string();
+        let device = training_common::resources(ctx, self.sampling.precision)?.device.to_string();
         let rollouts = if self.image == ImageInput::Blank {
             let blank = with_threads(ctx.threads, || BlankImages::new(&model.images, &prompts.items))??;
             self.sampling.sample(ctx, &model, &prompts, &blank)?
@@ -264,6 +265,7 @@ impl RemoteModel {
             ("top_p", sampling.top_p < 1.0),
             ("stop", !sampling.stop.is_empty()),
             ("repetition_penalty", sampling.repetition_penalty.is_some()),
+            ("precision", sampling.precision != Precision::F32),
             ("too_long", sampling.too_long != TooLongAction::Error),
         ] {
             if given {

@@ -91,7 +91,7 @@ impl Stage for RolloutStage {
             .with("samples", samples().count())
             .with("tokens", samples().map(|sample| u64::from(sample.tokens)).sum::<u64>())
             .with("stopped", stopped as f64 / samples().count().max(1) as f64)
-            .with("device", training_common::resources(ctx)?.device.to_string())
+            .with("device", training_common::resources(ctx, self.sampling.precision)?.device.to_string())
             .with_warnings(prompts.warnings))
     }
 }

@@ -19,8 +19,8 @@ use ablate_data::jsonl;
 use ablate_data::records::{CreditedItem, CreditedResponse, FinishReason, JudgedItem};
 use ablate_data::token_credit::CreditStats;
 use ablate_data::tokens::{ChatEncoder, TokenRow};
-use ablate_nn::Checkpoint;
 use ablate_nn::infer;
+use ablate_nn::{Checkpoint, Precision};
 
 pub static KIND: Kind = Kind {
     name: "score",
@@ -47,6 +47,9 @@ struct Scoring {
     truncate: Truncate,
     #[serde(default)]
     normalise: Normalise,
+    /// Number types of matrix products on a GPU. The CPU has "f32" only.
+    #[serde(default)]
+    precision: Precision,
 }
 
 /// The divisor of the sum of a response's log-ratios.
@@ -70,9 +73,10 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
 
 impl Stage for Scoring {
     fn identify(&self, manifest: &mut Manifest) {
-        let Scoring { policy: _, reference: _, judged: _, truncate, normalise } = self;
+        let Scoring { policy: _, reference: _, judged: _, truncate, normalise, precision } = self;
         manifest.value("truncate", truncate);
         manifest.value("normalise", normalise);
+        manifest.value_unless("precision", precision, &Precision::F32);
     }
 
     fn inputs(&self) -> Vec<Input> {
@@ -93,7 +97,7 @@ impl Stage for Scoring {
         let judged: Vec<JudgedItem> = jsonl::read(&ctx.input("judged")?.path)?;
         common::check_not_empty(&judged, "judged")?;
         let scored = ScoredRows::new(&judged, self.truncate, &policy.chat)?;
-        let resources = training_common::resources(ctx)?;
+        let resources = training_common::resources(ctx, self.precision)?;
         let log_probs = |model: &Checkpoint| infer::log_probs(model, &scored.rows, &*policy.images, &resources);
         let (of_policy, of_reference) = (log_probs(&policy.checkpoint)?, log_probs(&reference)?);
         let credit = |row: usize| -> (f64, Vec<(String, f32)>) {

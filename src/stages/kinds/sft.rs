@@ -16,6 +16,7 @@ use ablate_core::stage::{
 };
 use ablate_data::jsonl;
 use ablate_data::records::Row;
+use ablate_nn::Precision;
 use ablate_nn::train::{self, OptimizerConfig, SftConfig};
 
 pub static KIND: Kind = Kind {
@@ -50,6 +51,7 @@ struct Sft {
     mask_history: bool,
     too_long: TooLongAction,
     train: SftConfig,
+    precision: Precision,
     interval: CheckpointInterval,
 }
 
@@ -63,17 +65,18 @@ fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> 
         return Err(errors);
     }
     let train = SftConfig { batches, optimizer, tuning };
-    let Table { model, data, mask_history, too_long, .. } = table;
-    Ok(Box::new(Sft { model, data, mask_history, too_long, train, interval }))
+    let Table { model, data, mask_history, too_long, precision, .. } = table;
+    Ok(Box::new(Sft { model, data, mask_history, too_long, train, precision, interval }))
 }
 
 impl Stage for Sft {
     fn identify(&self, manifest: &mut Manifest) {
-        let Sft { model: _, data: _, mask_history, too_long, train, interval: _ } = self;
+        let Sft { model: _, data: _, mask_history, too_long, train, precision, interval: _ } = self;
         let SftConfig { batches, optimizer, tuning } = train;
         training_common::identify_batches(manifest, batches);
         training_common::identify_optimizer(manifest, optimizer);
         training_common::identify_tuning(manifest, tuning);
+        manifest.value_unless("precision", precision, &Precision::F32);
         manifest.value_unless("mask_history", mask_history, &false);
         manifest.value_unless("too_long", too_long, &TooLongAction::Error);
     }
@@ -108,7 +111,7 @@ impl Stage for Sft {
         let rows = too_long::select(rows, &indices);
         let seen = training_common::training_index(ctx, "model", &model, &rows, |row| &row.dataset, &sampler)?;
         drop(rows);
-        let resources = training_common::resources(ctx)?;
+        let resources = training_common::resources(ctx, self.precision)?;
         let state = self.interval.train_state(ctx);
         let LoadedModel { checkpoint, images, chat: _ } = model;
         let trained = train::sft(checkpoint, &sequences, &*images, &self.train, ctx.seed, &state, &resources)?;

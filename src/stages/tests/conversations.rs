@@ -19,7 +19,7 @@ use ablate_data::records::{
     CreditedItem, CurvePoint, Exchange, FinishReason, Item, JudgedItem, Overlap, Pair, Rollout, Row, Sample, Score,
 };
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
-use ablate_nn::{Device, Resources};
+use ablate_nn::{Device, Precision, Resources};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -303,7 +303,7 @@ fn conversations_match_transformers() {
         // LLaVA's template with SigLIP opens a given answer with a space and a generated one with a line break. Some
         // templates do not write the end of an answer.
         assert!(same + 1 >= if name == "llava-siglip" { prompt } else { encoded.tokens.len() }, "{name}: {same}");
-        let resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
+        let resources = Resources { device: Device::Cpu, precision: Precision::F32, threads: 1, progress: &NoProgress };
         let ours =
             log_probs(&model.checkpoint, std::slice::from_ref(&encoded), &*model.images, &resources).unwrap().remove(0);
         let targets: Vec<usize> = (0..encoded.tokens.len()).filter(|&at| encoded.loss[at]).collect();

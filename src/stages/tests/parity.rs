@@ -21,7 +21,7 @@ use ablate_data::tokens::{TokenPrompt, TokenRow};
 use ablate_nn::checkpoint::Rounding;
 use ablate_nn::hub::WeightFiles;
 use ablate_nn::infer::{GenerateConfig, generate};
-use ablate_nn::{Device, PixelSource, Resources};
+use ablate_nn::{Device, PixelSource, Precision, Resources};
 
 /// Largest difference of a pixel value.
 const PIXEL_TOLERANCE: f64 = 1e-6;
@@ -153,7 +153,7 @@ fn answers(folder: &Path, model: &LoadedModel, expected: &Expected) -> Result<()
         repetition_penalty: 1.0,
         batch: 16,
     };
-    let resources = Resources { device: Device::Cpu, threads: 1, progress: &NoProgress };
+    let resources = Resources { device: Device::Cpu, precision: Precision::F32, threads: 1, progress: &NoProgress };
     let mut responses = BTreeMap::new();
     let mut done = |index, mut response: Vec<_>| {
         responses.insert(index, response.remove(0));

@@ -195,8 +195,7 @@ fn shape(heads: Heads) -> [Arg; 5] {
 /// A kernel for heads of up to 32, 64, 128 and 256 numbers.
 type ByWidth = [&'static str; 4];
 
-const FORWARD: ByWidth =
-    ["attention_forward_1", "attention_forward_2", "attention_forward_4", "attention_forward_8"];
+const FORWARD: ByWidth = ["attention_forward_1", "attention_forward_2", "attention_forward_4", "attention_forward_8"];
 const BACKWARD_QUERIES: ByWidth = [
     "attention_backward_queries_1",
     "attention_backward_queries_2",

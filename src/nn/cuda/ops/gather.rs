@@ -109,14 +109,17 @@ pub(super) fn merge_image_features(
     let y = ops.tensor(Kind::Stream, y, n, d);
     if ops.grad_enabled {
         let of_table = ops.weight_gradient(table).map(|gradient| {
-            let row = |source: &EmbeddingSource| if let EmbeddingSource::Token(id) = *source { Some(id as usize) } else { None };
+            let row = |source: &EmbeddingSource| {
+                if let EmbeddingSource::Token(id) = *source { Some(id as usize) } else { None }
+            };
             (gradient, Segments::new(sources, row))
         });
         let of_newline = newline.and_then(|newline| ops.weight_gradient(newline)).map(|gradient| {
             (gradient, Segments::new(sources, |source| matches!(source, EmbeddingSource::Newline).then_some(0)))
         });
         let of_features = features.filter(|features| features.gradient().is_tracked()).map(|features| {
-            let row = |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = *source { Some(row) } else { None };
+            let row =
+                |source: &EmbeddingSource| if let EmbeddingSource::Feature(row) = *source { Some(row) } else { None };
             (features.gradient(), features.kind(), features.len(), Segments::new(sources, row))
         });
         let output = y.gradient();

@@ -34,7 +34,7 @@ use crate::dropout::Dropout;
 use crate::kernels::attention::Heads;
 use crate::kernels::matmul::Accumulate;
 use crate::kernels::rope::RopeTable;
-use crate::ops::{AutogradOps, Loaded, Ops, Param, TargetGroups};
+use crate::ops::{AutogradOps, Loaded, Ops, Param, SegmentOps, TargetGroups};
 
 use attention::AttentionPlan;
 pub(crate) use gpu::Gpu;
@@ -45,6 +45,7 @@ use loss::CudaLogProbs;
 use memory::Buffer;
 use products::Product;
 pub(crate) use state::CudaOps;
+use state::Tape;
 pub(crate) use tensor::CudaTensor;
 use tensor::{Gradient, Kind, convert};
 use weights::{CudaMatrix, CudaVector, CudaWeights};
@@ -93,11 +94,7 @@ impl LinearBackward {
 }
 
 /// Adds to the gradient of a tensor what `product` computes in the type of products.
-fn add_product(
-    gpu: &Gpu,
-    x: &CudaTensor,
-    product: impl FnOnce(&Rc<Buffer>, Accumulate) -> Result<()>,
-) -> Result<()> {
+fn add_product(gpu: &Gpu, x: &CudaTensor, product: impl FnOnce(&Rc<Buffer>, Accumulate) -> Result<()>) -> Result<()> {
     if !x.gradient().is_tracked() {
         return Ok(());
     }
@@ -113,7 +110,14 @@ fn add_product(
 }
 
 /// Adds the sums over `rows` rows of an inner matrix to a vector, or stores them.
-fn column_sums(gpu: &Gpu, x: &Rc<Buffer>, sums: &Rc<Buffer>, rows: usize, width: usize, into: Accumulate) -> Result<()> {
+fn column_sums(
+    gpu: &Gpu,
+    x: &Rc<Buffer>,
+    sums: &Rc<Buffer>,
+    rows: usize,
+    width: usize,
+    into: Accumulate,
+) -> Result<()> {
     let parts = rows.div_ceil(64).clamp(1, 64);
     let partial = gpu.allocate(parts * width * size_of::<f32>())?;
     let arguments = [x.into(), (&partial).into(), rows.into(), width.into()];
@@ -233,7 +237,8 @@ impl Ops for CudaOps {
     fn add(&mut self, a: &CudaTensor, b: &CudaTensor) -> Result<CudaTensor> {
         let y = CudaTensor::sum(a, b, self.grad_enabled);
         if self.grad_enabled {
-            let (left, right, output, count) = ((a.gradient(), a.kind()), (b.gradient(), b.kind()), y.gradient(), y.len());
+            let (left, right, output, count) =
+                ((a.gradient(), a.kind()), (b.gradient(), b.kind()), y.gradient(), y.len());
             self.on_backward(move |gpu| {
                 let Some(dy) = output.take() else { return Ok(()) };
                 for (gradient, kind) in [left, right] {
@@ -319,7 +324,8 @@ impl Ops for CudaOps {
             let (dgate, dup, output) = (gate.gradient(), up.gradient(), y.gradient());
             self.on_backward(move |gpu| {
                 let Some(dy) = output.take() else { return Ok(()) };
-                let (to_gate, to_up) = (gpu.allocate(count * gpu.inner_size())?, gpu.allocate(count * gpu.inner_size())?);
+                let (to_gate, to_up) =
+                    (gpu.allocate(count * gpu.inner_size())?, gpu.allocate(count * gpu.inner_size())?);
                 let inputs = [(&gate_values).into(), (&up_values).into(), (&dy).into()];
                 let outputs = [(&to_gate).into(), (&to_up).into(), long(count)];
                 gpu.each("swiglu_backward", count / 4, &[inputs, outputs].concat())?;
@@ -377,19 +383,39 @@ impl AutogradOps for CudaOps {
     }
 
     fn backward(
-        self,
+        &mut self,
         log_probs: &CudaLogProbs,
         _: &TargetGroups,
         slopes: &[[f64; 2]],
         _: &[Loaded<CudaWeights>],
     ) -> Result<()> {
         self.seed.replace(Some(log_probs.spread(&self.gpu, slopes)?));
-        self.run_tape()
+        let tape = self.take_tape();
+        self.run(tape)
     }
 
     #[cfg(test)]
     fn to_vec(&self, x: &CudaTensor) -> Result<Vec<f32>> {
         let values = convert(&self.gpu, &x.values(&self.gpu)?, x.kind(), Kind::Stream, x.len())?;
         self.gpu.read(&values, x.len())
+    }
+}
+
+impl SegmentOps for CudaOps {
+    type Tape = Tape;
+
+    fn take_tape(&mut self) -> Tape {
+        std::mem::take(&mut self.tape)
+    }
+
+    fn leaf(&self, x: &CudaTensor) -> Result<CudaTensor> {
+        Ok(CudaTensor::new(x.kind(), x.values(&self.gpu)?, x.rows(), x.width(), true))
+    }
+
+    fn backward_segment(&mut self, tape: Tape, y: &CudaTensor, leaf: &CudaTensor) -> Result<()> {
+        if let Some(dy) = leaf.gradient().take() {
+            y.gradient().add(&self.gpu, y.kind(), dy, y.len())?;
+        }
+        self.run(tape)
     }
 }

@@ -35,14 +35,8 @@ pub(super) fn norm(
     let y = gpu.allocate(x.len() * gpu.inner_size())?;
     let weights = &weight.value.values;
     let bias_values = bias.map(|bias| bias.value.values.clone());
-    let rest = [
-        weights.into(),
-        bias_values.as_ref().into(),
-        (&y).into(),
-        moments.as_ref().into(),
-        width.into(),
-        eps.into(),
-    ];
+    let rest =
+        [weights.into(), bias_values.as_ref().into(), (&y).into(), moments.as_ref().into(), width.into(), eps.into()];
     // The sum is stored, because the next residual connection and the backward pass read it.
     let (values, delta, sum) = match x.open_sum().filter(|_| x.width() == width) {
         Some((stream, delta)) => (stream.values(&gpu)?, Some(delta.values(&gpu)?), Some(gpu.allocate(x.bytes(&gpu))?)),
@@ -60,7 +54,9 @@ pub(super) fn norm(
     let kept = if bias.is_some() { 2 * width } else { width };
     let summed = weight_gradient.is_some() || bias_gradient.is_some();
     if summed && kept > MAX_SUMS {
-        bail!("a norm of {width} numbers is too wide to be trained on a GPU: at most {MAX_SUMS} fit, LayerNorm has two per number");
+        bail!(
+            "a norm of {width} numbers is too wide to be trained on a GPU: at most {MAX_SUMS} fit, LayerNorm has two per number"
+        );
     }
     let (x, weights, output) = (x.clone(), weights.clone(), y.gradient());
     ops.on_backward(move |gpu| {

@@ -118,11 +118,7 @@ impl CudaOptimizer {
     }
 
     /// Copies the weights and moments to the host.
-    pub(crate) fn fetch(
-        &self,
-        trainable_model: &mut TrainableModel,
-        optimizer: &mut Optimizer,
-    ) -> Result<()> {
+    pub(crate) fn fetch(&self, trainable_model: &mut TrainableModel, optimizer: &mut Optimizer) -> Result<()> {
         for ((index, weights), state) in trainable_model.trainable_weights_mut().zip(&self.states) {
             assert_eq!(index, state.index, "BUG: the order of the trainable parameters");
             *weights = self.gpu.read(&state.master, state.count)?;

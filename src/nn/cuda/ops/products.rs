@@ -109,7 +109,13 @@ impl Gpu {
         let inner = self.inner_size();
         let output_size = if output == Output::F32 { 4 } else { inner };
         let fits = m * k * inner <= b.bytes() && n * k * inner <= a.bytes() && m * n * output_size <= c.bytes();
-        assert!(fits, "BUG: a product of {m} x {n} x {k} in buffers of {}, {}, {} bytes", b.bytes(), a.bytes(), c.bytes());
+        assert!(
+            fits,
+            "BUG: a product of {m} x {n} x {k} in buffers of {}, {}, {} bytes",
+            b.bytes(),
+            a.bytes(),
+            c.bytes()
+        );
         if m == 0 || n == 0 {
             return Ok(());
         }

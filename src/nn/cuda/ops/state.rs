@@ -4,18 +4,20 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use anyhow::Result;
-use dfdx::prelude::*;
+use dfdx::prelude::{Cpu, OwnedTape, Tape as _};
 
 use super::gpu::Gpu;
 use super::gradients::{CudaGradients, WeightGradient};
 use super::kv_cache::CacheWriter;
 use super::memory::Buffer;
-use crate::device_error::device_error;
-use crate::ops::{Param, Scalar};
+use crate::ops::{self, Param};
+
+/// The recorded operations. The tape is dfdx's: it runs them in reverse.
+pub(crate) type Tape = OwnedTape<f32, Cpu>;
 
 pub(crate) struct CudaOps {
     pub(super) gpu: Gpu,
-    tape: OwnedTape<f32, Cpu>,
+    pub(super) tape: Tape,
     /// The first error of a backward pass. Later operations do nothing.
     failed: Rc<RefCell<Option<anyhow::Error>>>,
     pub(super) gradients: Option<Rc<CudaGradients>>,
@@ -30,7 +32,7 @@ impl CudaOps {
     pub(super) fn with(gpu: &Gpu, gradients: Option<Rc<CudaGradients>>, cache: Option<CacheWriter>) -> CudaOps {
         CudaOps {
             gpu: gpu.clone(),
-            tape: OwnedTape::default(),
+            tape: Tape::default(),
             failed: Rc::default(),
             gradients,
             grad_enabled: false,
@@ -45,7 +47,7 @@ impl CudaOps {
         Some(WeightGradient { gradients, index: parameter.index })
     }
 
-    /// Puts an operation on the tape. The tape is dfdx's, which runs it in reverse.
+    /// Puts an operation on the tape.
     pub(super) fn on_backward(&mut self, backward: impl FnOnce(&Gpu) -> Result<()> + 'static) {
         let (gpu, failed) = (self.gpu.clone(), self.failed.clone());
         self.tape.add_backward_op(move |_| {
@@ -58,10 +60,9 @@ impl CudaOps {
         });
     }
 
-    /// Runs the operations of the tape in reverse.
-    pub(super) fn run_tape(self) -> Result<()> {
-        let start: Scalar<Cpu> = Cpu::default().try_tensor(0.0).map_err(device_error)?;
-        start.put_tape(self.tape).try_backward().map_err(device_error)?;
+    /// Runs the operations of a tape in reverse.
+    pub(super) fn run(&self, tape: Tape) -> Result<()> {
+        ops::run(tape)?;
         match self.failed.take() {
             Some(error) => Err(error),
             None => Ok(()),

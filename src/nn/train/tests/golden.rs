@@ -116,7 +116,12 @@ impl Golden {
         (sum.take(), stats.loss)
     }
 
-    fn check<O: AutogradOps<Weights: Default, Gradients = Shard>>(&self, name: &str, objective: &impl Objective, examples: usize) {
+    fn check<O: AutogradOps<Weights: Default, Gradients = Shard>>(
+        &self,
+        name: &str,
+        objective: &impl Objective,
+        examples: usize,
+    ) {
         let (gradients, loss) = self.gradients::<O>(objective, examples);
         let expected = f64::from(self.expected[&format!("{name}.loss")][0]);
         assert!((loss / expected - 1.0).abs() < 1e-5, "{name}: loss {loss}, not {expected}");

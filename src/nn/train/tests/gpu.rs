@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Result;
 
 use super::parity::{cases, full::follow_on};
-use super::support::{Method, Study};
+use super::support::{Method, Study, assert_same};
 use crate::tests::gpu::{Counts, assert_clean, counts, gpu, section};
 use crate::tests::support::{Ramps, small_config};
 use crate::train::dpo::Preference;
@@ -53,7 +53,7 @@ fn study(method: Method, dropout: Option<f64>) -> Study {
     let targets = ["q_proj", "mlp.*", "multi_modal_projector.linear_1", "vision_tower.*"];
     let targets = targets.map(|target| Pattern(target.to_string())).to_vec();
     let lora = dropout.map(|dropout| LoraConfig { rank: 2, alpha: 4.0, dropout, targets });
-    let mut study = Study::new(method, Tuning { micro_batch: None, lora });
+    let mut study = Study::new(method, Tuning { lora, ..Tuning::default() });
     study.budget = Budget::Steps(50);
     study.optimizer.lr = 1e-3;
     study
@@ -71,6 +71,10 @@ fn gpu_training_equals_the_cpus() {
             let (rounded, _) = difference(&found(Precision::Bf16), &expected);
             println!("dropout {dropout:?}: f32 losses {losses:.1e}, weights {weights:.1e}; bf16 losses {rounded:.1e}");
             assert!(losses < 1e-5 && rounded < 1e-2, "{losses:e} {rounded:e}");
+            let mut recomputed = study.clone();
+            recomputed.tuning.gradient_checkpointing = true;
+            let again = recomputed.run_on(&gpu(Precision::Bf16), &TrainState::none(), &Ramps).unwrap();
+            assert_same(&again, &found(Precision::Bf16));
         }
     }
     assert_clean();
@@ -116,6 +120,7 @@ fn counted_step(method: Method, layers: usize, rows: usize, precision: Precision
         batches: &batches,
         optimizer: &optimizer,
         auto_batch: exactly(usize::MAX),
+        recompute: false.into(),
         seed: Seed(0),
         images: &images,
         state: &state,

@@ -1,8 +1,8 @@
 //! Training against its guarantees, and against PyTorch, TRL and PEFT.
 
+mod golden;
 #[cfg(feature = "cuda")]
 mod gpu;
-mod golden;
 mod parity;
 mod support;
 mod training;

@@ -70,7 +70,7 @@ fn steps_and_tokens_stop_where_epochs_do() {
         assert_same(&epochs, &of(Budget::Steps(epochs.steps as usize)));
         assert_same(&epochs, &of(Budget::Tokens(epochs.tokens as usize)));
         // The tokens of a batch do not depend on its micro-batches.
-        let tuning = Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: None };
+        let tuning = Tuning { micro_batch: Some(MicroBatch::Rows(2)), ..Tuning::default() };
         let micro = Study { tuning, budget: Budget::Tokens(epochs.tokens as usize), ..study.clone() }.trained(1);
         assert_eq!((micro.steps, micro.tokens), (epochs.steps, epochs.tokens));
         let three = of(Budget::Steps(3));

@@ -18,7 +18,7 @@ fn lora(dropout: f64, targets: &[&str]) -> LoraConfig {
 }
 
 fn adapted() -> Tuning {
-    Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: Some(lora(0.1, &["q_proj", "mlp.*"])) }
+    Tuning { micro_batch: Some(MicroBatch::Rows(2)), lora: Some(lora(0.1, &["q_proj", "mlp.*"])), ..Tuning::default() }
 }
 
 /// Fine-tuning of all parameters.
@@ -35,6 +35,18 @@ fn adapter_with_dropout_resumes_bit_for_bit() {
     assert_same(&whole, &study.interrupted(2, &Ramps, [0, 8, 8]));
     let study = Study::new(Method::Dpo, adapted());
     assert_same(&study.trained(1), &study.interrupted(2, &Ramps, [0, 20, 20]));
+}
+
+#[test]
+fn gradient_checkpointing_gives_the_same_bits() {
+    for tuning in [Tuning::default(), adapted()] {
+        for method in [Method::Sft, Method::Dpo] {
+            let study = Study::new(method, tuning.clone());
+            let mut recomputed = study.clone();
+            recomputed.tuning.gradient_checkpointing = true;
+            assert_same(&study.trained(2), &recomputed.trained(3));
+        }
+    }
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Training of all parameters: supervised fine-tuning and every preference loss.
 
 use super::{Case, cases};
+use crate::Resources;
 use crate::tests::support::RESOURCES;
 use crate::train::dpo::{Preference, reference_ratios};
 use crate::train::preference::{PreferenceLoss, Reduction, TokenWeights};
 use crate::train::sft::CrossEntropy;
-use crate::Resources;
 use ablate_data::tokens::TokenPair;
 
 #[test]

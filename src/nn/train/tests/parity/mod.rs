@@ -174,6 +174,7 @@ impl Case {
             batches: &expected.batches,
             optimizer: &expected.optimizer,
             auto_batch: micro_batch.map_or(exactly(usize::MAX), exactly),
+            recompute: false.into(),
             seed: Seed(0),
             images: &self.images,
             state: &STATE,
