@@ -297,7 +297,6 @@ impl<P: WeightStore> Model<P> {
     }
 
     /// All parameters by index.
-    #[cfg(feature = "cuda")]
     pub(crate) fn loaded(&self) -> &[Loaded<P>] {
         &self.loaded
     }

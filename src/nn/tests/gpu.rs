@@ -26,6 +26,7 @@ pub(crate) struct Counts {
     pub(crate) memsets: Copies,
     pub(crate) allocations: Copies,
     pub(crate) kernels: BTreeMap<String, Kernel>,
+    pub(crate) peak_bytes: u64,
     uneven_barriers: u64,
     shared_races: u64,
     races: BTreeMap<String, u64>,

@@ -66,14 +66,14 @@ pub(super) struct Gemm {
 
 impl Gemm {
     /// A multiply-add counts as two.
-    pub(super) fn flops(&self) -> f64 {
-        2.0 * self.m as f64 * self.n as f64 * self.k as f64
+    pub(super) fn flops(&self) -> u64 {
+        2 * self.m as u64 * self.n as u64 * self.k as u64
     }
 
     /// Bytes read and written, each once.
-    pub(super) fn bytes(&self) -> f64 {
+    pub(super) fn bytes(&self) -> u64 {
         let Gemm { m, n, k, factor_size, result_size, .. } = *self;
         let results = if self.beta == 0.0 { 1 } else { 2 };
-        ((m * k + k * n) * factor_size + results * m * n * result_size) as f64
+        ((m * k + k * n) * factor_size + results * m * n * result_size) as u64
     }
 }

@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::Result;
 
@@ -14,18 +15,46 @@ use crate::Precision;
 const GRANULE: usize = 512;
 
 /// One thing that a GPU was asked to do.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Operation {
     Kernel {
         name: &'static str,
         /// Bytes read and written, each once.
-        bytes: f64,
+        bytes: u64,
         /// A multiply-add counts as two. Only attention counts; other kernels are bound by memory.
-        flops: f64,
+        flops: u64,
     },
-    /// (m, k), (k, n) -> (m, n), column-major.
-    Product { m: usize, n: usize, k: usize, bytes: f64, flops: f64 },
-    Copy { kind: CopyKind, bytes: usize },
+    /// (m, k), (k, n) -> (m, n).
+    Product { m: usize, n: usize, k: usize, bytes: u64, flops: u64 },
+    Copy { kind: CopyKind, bytes: u64 },
+}
+
+impl Operation {
+    /// Bytes read and written, or copied.
+    pub(crate) fn bytes(&self) -> u64 {
+        let (Operation::Kernel { bytes, .. } | Operation::Product { bytes, .. } | Operation::Copy { bytes, .. }) = self;
+        *bytes
+    }
+
+    pub(crate) fn flops(&self) -> u64 {
+        match self {
+            Operation::Kernel { flops, .. } | Operation::Product { flops, .. } => *flops,
+            Operation::Copy { .. } => 0,
+        }
+    }
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Operation::Kernel { name, .. } => f.write_str(name),
+            Operation::Product { m, n, k, .. } => write!(f, "product {m} x {n} x {k}"),
+            Operation::Copy { kind: CopyKind::HostToDevice, .. } => f.write_str("copy to the GPU"),
+            Operation::Copy { kind: CopyKind::DeviceToHost, .. } => f.write_str("copy to the host"),
+            Operation::Copy { kind: CopyKind::DeviceToDevice, .. } => f.write_str("copy on the GPU"),
+            Operation::Copy { kind: CopyKind::Memset, .. } => f.write_str("fill with zeros"),
+        }
+    }
 }
 
 /// The direction of a copy.
@@ -107,7 +136,7 @@ impl Driver for Recorder {
     }
 
     fn clear(&self, _: u64, bytes: usize) -> Result<()> {
-        self.push(Operation::Copy { kind: CopyKind::Memset, bytes });
+        self.push(Operation::Copy { kind: CopyKind::Memset, bytes: bytes as u64 });
         Ok(())
     }
 
@@ -117,17 +146,17 @@ impl Driver for Recorder {
         if values.len() <= MOST {
             self.record.borrow_mut().tables.insert(address, values.to_vec());
         }
-        self.push(Operation::Copy { kind: CopyKind::HostToDevice, bytes: values.len() });
+        self.push(Operation::Copy { kind: CopyKind::HostToDevice, bytes: values.len() as u64 });
         Ok(())
     }
 
     fn read(&self, _: u64, values: &mut [u8]) -> Result<()> {
-        self.push(Operation::Copy { kind: CopyKind::DeviceToHost, bytes: values.len() });
+        self.push(Operation::Copy { kind: CopyKind::DeviceToHost, bytes: values.len() as u64 });
         Ok(())
     }
 
     fn copy(&self, _: u64, _: u64, bytes: usize) -> Result<()> {
-        self.push(Operation::Copy { kind: CopyKind::DeviceToDevice, bytes });
+        self.push(Operation::Copy { kind: CopyKind::DeviceToDevice, bytes: bytes as u64 });
         Ok(())
     }
 
@@ -138,7 +167,8 @@ impl Driver for Recorder {
     }
 
     fn gemm(&self, gemm: &Gemm) -> Result<()> {
-        let Gemm { m, n, k, .. } = *gemm;
+        // Row-major, as the operations see it.
+        let Gemm { m: n, n: m, k, .. } = *gemm;
         self.push(Operation::Product { m, n, k, bytes: gemm.bytes(), flops: gemm.flops() });
         Ok(())
     }
@@ -160,7 +190,7 @@ impl Record {
 }
 
 /// Bytes that a kernel reads and writes, and its FLOPs. The arguments are those of `kernels/*.cuh`.
-fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (f64, f64) {
+fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
     let Launch { name, grid: [blocks, _], arguments, .. } = *launch;
     let integer = |at: usize| match arguments.get(at) {
         Some(Arg::Int(value)) => usize::try_from(*value).unwrap_or(0),
@@ -188,7 +218,7 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (f64, f64) {
             3 => 4 * query + 2 * key,
             _ => 2 * query + 4 * key,
         };
-        return ((tokens * tensors * inner) as f64, 2.0 * (products * pairs * query) as f64);
+        return ((tokens * tensors * inner) as u64, 2 * (products * pairs * query) as u64);
     }
     if name.starts_with("decode_attention") {
         let [heads, group, width] = [5, 6, 7].map(integer);
@@ -196,7 +226,7 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (f64, f64) {
         let positions: usize = words(3).chunks_exact(4).take(blocks).map(|one| (one[1] + one[3]) as usize).sum();
         let (query, key) = (heads * width, heads / group.max(1) * width);
         let bytes = (2 * positions * key + 2 * blocks * query) * inner;
-        return (bytes as f64, 4.0 * (positions * query) as f64);
+        return (bytes as u64, 4 * (positions * query) as u64);
     }
     let bytes = match name {
         "swiglu_forward" => 3 * integer(3) * inner,
@@ -221,7 +251,7 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (f64, f64) {
             let cached = if has(12) { 3 * key * inner } else { 0 };
             blocks * (2 * (integer(7) * width + key) * inner + width * wide + cached)
         }
-        "embed" => blocks * integer(5) * (inner + wide),
+        "embed" => blocks * integer(arguments.len() - 1) * (inner + wide),
         "add_segments" | "add_segments_inner" => (words(1).len() + 2 * blocks) * integer(5) * wide,
         "select_rows" | "select_rows_inner" | "unselect_rows" | "unselect_rows_inner" => {
             2 * blocks * integer(3) * stream_or_inner
@@ -240,7 +270,7 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (f64, f64) {
             arguments.iter().map(size).sum()
         }
     };
-    (bytes as f64, 0.0)
+    (bytes as u64, 0)
 }
 
 /// For a kernel of attention within rows, the position of its first size among its arguments, and the number of its products of all
