@@ -84,6 +84,10 @@ bench-cuda *args:
     src/nn/cuda/with-toolkit.sh cargo build --profile dist --features cuda --example bench-model
     python3 benches/cuda.py {{args}}
 
+# Registers, shared memory and spills of every CUDA kernel: docs/cuda-kernels.md. `--check` compares with it.
+kernel-table *args:
+    src/nn/cuda/with-toolkit.sh python3 tests/kernel_table.py {{args}}
+
 # Coverage and false positives of the report's statistics, by simulation: the table in docs/statistics.md (15 minutes).
 simulate repetitions="1000":
     ABLATE_REPETITIONS={{repetitions}} cargo test --release -p ablate-report simulate -- --ignored --nocapture

@@ -90,7 +90,7 @@ pub(crate) fn training_on(workload: &Workload, batch: &Batch) -> Result<Training
 }
 
 /// A group of targets per row.
-fn row_groups(batch: &Batch) -> TargetGroups {
+pub(super) fn row_groups(batch: &Batch) -> TargetGroups {
     let count = batch.targets.len();
     let ends = (0..count).filter(|&at| batch.target_rows.get(at + 1) != batch.target_rows.get(at)).map(|at| at + 1);
     TargetGroups { ends: ends.collect(), factors: vec![1.0; count] }
