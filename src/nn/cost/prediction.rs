@@ -24,11 +24,12 @@ pub struct Card {
     pub f32_peak: f64,
     pub tf32_peak: f64,
     pub bf16_peak: f64,
-    /// The assumed share of the peak that products reach, of the bandwidth that kernels reach, and of the f32 peak that attention
-    /// reaches, which computes in f32 without tensor cores.
+    /// The assumed share of the peak that products reach, and of the bandwidth that kernels reach.
     pub product_share: f64,
     pub bandwidth_share: f64,
+    /// The assumed share of the f32 peak that attention reaches without tensor cores, and of the bf16 peak with them.
     pub attention_share: f64,
+    pub tensor_attention_share: f64,
 }
 
 impl Card {
@@ -45,6 +46,7 @@ impl Card {
         product_share: 0.7,
         bandwidth_share: 0.7,
         attention_share: 0.2,
+        tensor_attention_share: 0.3,
     };
 
     /// FLOPs per second of products.
@@ -77,7 +79,12 @@ impl Prediction {
                     ("products", computing.max(bytes as f64 / memory))
                 }
                 Operation::Kernel { name, bytes, flops } => {
-                    let computing = flops as f64 / (card.f32_peak * card.attention_share);
+                    let attention = if name.starts_with("wide_") {
+                        card.bf16_peak * card.tensor_attention_share
+                    } else {
+                        card.f32_peak * card.attention_share
+                    };
+                    let computing = flops as f64 / attention;
                     (name, computing.max(bytes as f64 / memory))
                 }
                 Operation::Copy { kind, bytes } => {

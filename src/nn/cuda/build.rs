@@ -7,11 +7,15 @@ use std::{env, fs};
 
 const KERNELS: &str = "cuda/kernels";
 
+/// The oldest GPUs that CUDA 11, 12 and 13 all support, and the oldest with bf16. Drivers compile the PTX for newer ones.
+const TURING: &str = "--gpu-architecture=sm_75";
+const AMPERE: &str = "--gpu-architecture=sm_80";
+
 /// Source, options and result.
 const FILES: [(&str, &[&str], &str); 3] = [
-    ("cuda/reshape.cu", &[], "reshape.ptx"),
-    ("cuda/kernels/kernels.cu", &[], "f32.ptx"),
-    ("cuda/kernels/kernels.cu", &["-DBF16"], "bf16.ptx"),
+    ("cuda/reshape.cu", &[TURING], "reshape.ptx"),
+    ("cuda/kernels/kernels.cu", &[TURING], "f32.ptx"),
+    ("cuda/kernels/kernels.cu", &[AMPERE, "-DBF16"], "bf16.ptx"),
 ];
 
 fn main() {
@@ -28,10 +32,7 @@ fn main() {
 }
 
 fn compile(source: &str, options: &[&str], out: &str, result: &str) {
-    // The oldest GPUs that CUDA 11, 12 and 13 all support. Drivers compile the PTX for newer ones.
-    let mut command = Command::new("nvcc");
-    command.args(["--ptx", "--gpu-architecture=sm_75"]).args(options).args(["--output-directory", out, source]);
-    let done = command.status();
+    let done = Command::new("nvcc").arg("--ptx").args(options).args(["--output-directory", out, source]).status();
     assert!(
         done.as_ref().is_ok_and(std::process::ExitStatus::success),
         "nvcc: {done:?}; `src/nn/cuda/with-toolkit.sh cargo build --release --features cuda` installs what is needed"

@@ -54,10 +54,15 @@ pub(crate) fn missing() -> Result<()> {
 
 /// An error if a GPU cannot run this program's kernels.
 pub(crate) fn check(ordinal: usize) -> Result<()> {
+    check_capability(ordinal, MIN_CAPABILITY)
+}
+
+/// An error if a GPU has a lower compute capability.
+pub(crate) fn check_capability(ordinal: usize, least: (i32, i32)) -> Result<()> {
     let device = device::get(i32::try_from(ordinal)?)?;
     let (major, minor) = capability(device)?;
-    if (major, minor) < MIN_CAPABILITY {
-        let (oldest, least) = MIN_CAPABILITY;
+    if (major, minor) < least {
+        let (oldest, least) = least;
         bail!("compute capability {major}.{minor} is too old: this program is built for {oldest}.{least} and newer");
     }
     Ok(())

@@ -18,6 +18,6 @@ pub(crate) mod ops;
 mod symbols;
 
 #[cfg(feature = "cuda")]
-pub(crate) use devices::{check, count, missing, open, survey};
+pub(crate) use devices::{check, check_capability, count, missing, open, survey};
 #[cfg(all(test, feature = "cuda"))]
 pub(crate) use libraries::{Library, symbol};

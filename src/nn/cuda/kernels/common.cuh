@@ -7,7 +7,7 @@
 #define INFINITE __int_as_float(0x7f800000)
 #define KERNEL extern "C" __global__ void
 
-// The upper half of a float. Rounding is in software, so that the kernels run on compute capability 7.5.
+// The upper half of a float.
 struct bf16 {
     unsigned short bits;
 };
@@ -32,12 +32,14 @@ template <class N> __device__ __forceinline__ N from_float(float x);
 
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
 
+#ifdef BF16
 // To the nearest, ties to even.
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) {
-    const unsigned bits = __float_as_uint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return bf16{0x7fff};
-    return bf16{(unsigned short)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
+    bf16 rounded;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(x));
+    return rounded;
 }
+#endif
 
 template <class N> __device__ __forceinline__ void load4(const N *from, float (&to)[4]) {
     const Four<N> four = *reinterpret_cast<const Four<N> *>(from);

@@ -3,6 +3,9 @@
 #include "common.cuh"
 
 #include "attention.cuh"
+#ifdef BF16
+#include "attention_bf16.cuh"
+#endif
 #include "decode.cuh"
 #include "elementwise.cuh"
 #include "gather.cuh"

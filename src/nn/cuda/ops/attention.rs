@@ -10,11 +10,13 @@ use super::gpu::{Arg, Gpu};
 use super::memory::Buffer;
 use super::state::CudaOps;
 use super::tensor::{CudaTensor, Kind};
+use crate::Precision;
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::RopeTable;
 
-/// Positions of a tile, as in `attention.cuh`.
+/// Positions of a tile, as in `attention.cuh` and `attention_bf16.cuh`.
 const TILE: usize = 16;
+const WIDE_TILE: usize = 64;
 const WARP: usize = 32;
 const THREADS: usize = 128;
 /// Threads of the decoding kernel.
@@ -56,10 +58,11 @@ impl AttentionPlan {
         rows: &[Range<usize>],
         rope: Option<&Arc<RopeTable>>,
     ) -> Result<AttentionPlan> {
+        let size = if is_wide(gpu, heads) { WIDE_TILE } else { TILE };
         let mut tiles: Vec<[i32; 3]> = Vec::new();
         for row in rows {
             let (start, length) = (row.start as i32, row.len() as i32);
-            tiles.extend((0..row.len()).step_by(TILE).map(|first| [start, length, first as i32]));
+            tiles.extend((0..row.len()).step_by(size).map(|first| [start, length, first as i32]));
         }
         let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.len() as i32).collect();
         let rope = rope.map(|table| Rope::new(gpu, table, &positions)).transpose()?;
@@ -124,10 +127,10 @@ pub(super) fn attend(
     let lse = if ops.grad_enabled { Some(gpu.allocate(n * heads.heads * size_of::<f32>())?) } else { None };
     let inputs: [Arg; 6] =
         [(&q).into(), (&k).into(), (&v).into(), (&out).into(), lse.as_ref().into(), (&tiles.buffer).into()];
-    let shared = move |rows: usize| rows * (heads.width | 1) * size_of::<f32>();
-    let kernel = by_width(heads.width, FORWARD)?;
+    let kernels = kernels(&gpu, heads)?;
     let arguments = [&inputs[..], &shape].concat();
-    gpu.launch(kernel, [tiles.count, heads.heads], THREADS, shared(TILE + 2 * WARP), &arguments)?;
+    let (kernel, shared) = kernels.forward;
+    gpu.launch(kernel, [tiles.count, heads.heads], THREADS, shared, &arguments)?;
     let y = ops.tensor(Kind::Inner, out.clone(), n, heads.query());
     let Some(lse) = lse else { return Ok(y) };
     let rope = plan.rope.as_ref().map(|Rope { positions, cos, sin }| Rope {
@@ -146,12 +149,13 @@ pub(super) fn attend(
         let of_queries: [Arg; 6] =
             [(&out).into(), (&lse).into(), (&dout).into(), (&to_q).into(), (&delta).into(), (&tiles.buffer).into()];
         let arguments = [&common[..], &of_queries, &shape].concat();
-        let size = shared(2 * TILE + 2 * WARP);
-        gpu.launch(by_width(heads.width, BACKWARD_QUERIES)?, [tiles.count, heads.heads], THREADS, size, &arguments)?;
+        let (kernel, shared) = kernels.backward_queries;
+        gpu.launch(kernel, [tiles.count, heads.heads], THREADS, shared, &arguments)?;
         let of_keys: [Arg; 6] =
             [(&lse).into(), (&dout).into(), (&delta).into(), (&to_k).into(), (&to_v).into(), (&tiles.buffer).into()];
         let arguments = [&common[..], &of_keys, &shape].concat();
-        gpu.launch(by_width(heads.width, BACKWARD_KEYS)?, [tiles.count, heads.kv_heads], THREADS, size, &arguments)?;
+        let (kernel, shared) = kernels.backward_keys;
+        gpu.launch(kernel, [tiles.count, heads.kv_heads], THREADS, shared, &arguments)?;
         if rope.is_some() {
             rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k], &to_v, n, None)?;
         }
@@ -190,6 +194,55 @@ fn shape(heads: Heads) -> [Arg; 5] {
     let Heads { heads: count, kv_heads, width, causal } = heads;
     let factor = 1.0 / (width as f32).sqrt();
     [count.into(), (count / kv_heads).into(), width.into(), causal.into(), factor.into()]
+}
+
+/// The kernels of attention within rows, each with its shared memory in bytes.
+#[derive(Clone, Copy)]
+struct Kernels {
+    forward: (&'static str, usize),
+    backward_queries: (&'static str, usize),
+    backward_keys: (&'static str, usize),
+}
+
+/// Whether the kernels for tensor cores compute these heads.
+fn is_wide(gpu: &Gpu, heads: Heads) -> bool {
+    gpu.precision() == Precision::Bf16 && wide_names(heads.width).is_some()
+}
+
+fn kernels(gpu: &Gpu, heads: Heads) -> Result<Kernels> {
+    if let Some([forward, backward_queries, backward_keys]) = wide_names(heads.width).filter(|_| is_wide(gpu, heads)) {
+        // Rows of bf16, with a gap that spreads them over the banks of shared memory.
+        let shared = |rows: usize| rows * (heads.width + 8) * size_of::<u16>();
+        return Ok(Kernels {
+            forward: (forward, shared(2 * WIDE_TILE)),
+            backward_queries: (backward_queries, shared(2 * WARP)),
+            backward_keys: (backward_keys, shared(2 * WIDE_TILE + 2 * WARP)),
+        });
+    }
+    let shared = |rows: usize| rows * (heads.width | 1) * size_of::<f32>();
+    let backward = shared(2 * TILE + 2 * WARP);
+    Ok(Kernels {
+        forward: (by_width(heads.width, FORWARD)?, shared(TILE + 2 * WARP)),
+        backward_queries: (by_width(heads.width, BACKWARD_QUERIES)?, backward),
+        backward_keys: (by_width(heads.width, BACKWARD_KEYS)?, backward),
+    })
+}
+
+/// The kernels for tensor cores, by the width of a head.
+fn wide_names(width: usize) -> Option<[&'static str; 3]> {
+    macro_rules! names {
+        ($($width:literal)*) => {
+            match width {
+                $($width => Some([
+                    concat!("wide_attention_forward_", $width),
+                    concat!("wide_attention_backward_queries_", $width),
+                    concat!("wide_attention_backward_keys_", $width),
+                ]),)*
+                _ => None,
+            }
+        };
+    }
+    names!(16 32 48 64 80 96 112 128)
 }
 
 /// A kernel for heads of up to 32, 64, 128 and 256 numbers.

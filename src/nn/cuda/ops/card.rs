@@ -24,6 +24,9 @@ use crate::device_error::device_error;
 const F32: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/f32.ptx")), "\0");
 const BF16: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/bf16.ptx")), "\0");
 
+/// The oldest compute capability with bf16.
+const BF16_CAPABILITY: (i32, i32) = (8, 0);
+
 /// Shared memory that every kernel may use; more has to be asked for.
 const SHARED: usize = 48 << 10;
 
@@ -39,6 +42,9 @@ pub(super) struct Card {
 impl Card {
     pub(super) fn open(ordinal: usize, precision: Precision) -> Result<Card> {
         let device = crate::cuda::open(ordinal)?;
+        if precision == Precision::Bf16 {
+            crate::cuda::check_capability(ordinal, BF16_CAPABILITY).context("precision `bf16`")?;
+        }
         let blas = CudaBlas::new(device.clone()).map_err(device_error)?;
         let text = if precision == Precision::Bf16 { BF16 } else { F32 };
         // SAFETY: the text ends with a zero. The module is never unloaded.

@@ -20,6 +20,8 @@ mod products;
 pub(crate) mod recorder;
 mod state;
 mod tensor;
+#[cfg(all(test, feature = "cuda"))]
+mod tests;
 pub(crate) mod weights;
 
 use std::ops::Range;

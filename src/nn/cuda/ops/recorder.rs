@@ -212,7 +212,7 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
             pairs += if causal == 1 { length * (length + 1) / 2 } else { length * length };
         }
         let (query, key) = (heads * width, heads / group.max(1) * width);
-        // The forward kernel and that of the queries read and write three and five tensors like queries and keys each.
+        // Tensors like queries and like keys: q, out, k, v; q, out and their gradients, k, v; q, its gradient, k, v and theirs.
         let tensors = match products {
             2 => 2 * query + 2 * key,
             3 => 4 * query + 2 * key,
@@ -277,6 +277,7 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
 /// pairs of positions: scores and outputs; scores, their slopes and the gradient by the queries; and those of keys and values.
 fn attention(name: &str) -> Option<(usize, usize)> {
     let kernels = [("attention_forward", 6, 2), ("attention_backward_queries", 9, 3), ("attention_backward_keys", 9, 4)];
+    let name = name.strip_prefix("wide_").unwrap_or(name);
     let (_, shape, products) = kernels.into_iter().find(|(start, ..)| name.starts_with(start))?;
     Some((shape, products))
 }
