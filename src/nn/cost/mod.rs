@@ -4,6 +4,7 @@
 //! So the counts are those of a real pass by construction. Bytes and FLOPs of a kernel come from its sizes; every number that a
 //! kernel uses counts once, whatever a cache does.
 
+mod generation;
 mod memory;
 mod prediction;
 mod training;
@@ -12,6 +13,7 @@ mod work;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,10 +26,11 @@ use crate::cuda::ops::recorder::Recorder;
 use crate::cuda::ops::weights::CudaWeights;
 use crate::cuda::ops::Gpu;
 use crate::model::Model;
-use crate::parameters::parameters;
+use crate::parameters::{Parameter, parameters};
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, Architecture, Checkpoint, ModelConfig, ParamGroup, Pattern, Precision};
 
+pub use generation::{GenerationCost, GenerationShape, generation};
 pub use memory::{Memory, largest_batch};
 pub use prediction::{Card, Prediction};
 pub use training::{TrainingCost, training};
@@ -92,6 +95,11 @@ impl Recording {
     }
 }
 
+/// The number of weights of a model.
+pub fn parameter_count(architecture: &Architecture) -> usize {
+    parameters(architecture).iter().map(Parameter::len).sum()
+}
+
 /// The model with shapes and without values.
 fn describe(workload: &Workload) -> Result<TrainableModel> {
     let architecture = workload.architecture.clone();
@@ -107,11 +115,11 @@ fn describe(workload: &Workload) -> Result<TrainableModel> {
 fn describe_adapter(model: &Checkpoint, rank: usize, targets: &[Pattern]) -> Result<Adapter> {
     let layers = linear_layers(model).into_iter();
     let chosen = layers.filter(|(name, _)| targets.iter().any(|target| target.matches(name)));
-    let module = |(name, parameter): (String, crate::parameters::Parameter)| {
+    let module = |(name, parameter): (String, Parameter)| {
         let (outputs, inputs) = (parameter.shape[0], parameter.shape[1]);
         (name, LowRank { inputs, outputs, down: Vec::new(), up: Vec::new() })
     };
-    let modules: std::collections::BTreeMap<_, _> = chosen.map(module).collect();
+    let modules: BTreeMap<_, _> = chosen.map(module).collect();
     if modules.is_empty() {
         bail!("no target of the adapter matches a linear layer of the model");
     }

@@ -72,7 +72,7 @@ impl AttentionPlan {
 
     /// Attention of one token per sequence: `sequences` are places in the cache before the token is added, `positions` those of
     /// the tokens.
-    pub(super) fn step(
+    pub(crate) fn step(
         gpu: &Gpu,
         heads: Heads,
         table: &Arc<RopeTable>,

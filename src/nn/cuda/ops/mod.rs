@@ -4,7 +4,7 @@
 //! writes has the type of the run's [`Precision`](crate::Precision). Rows of a batch can differ in length. The result for a row
 //! does not depend on the other rows, but products of other sizes may sum in another order.
 
-mod attention;
+pub(crate) mod attention;
 #[cfg(feature = "cuda")]
 mod card;
 mod driver;
