@@ -55,6 +55,10 @@ parity:
 test-recipes:
     bash tests/recipes/run.sh
 
+# Runs the tests of the CUDA build on an emulated GPU; `just test-gpu real` on the machine's own.
+test-gpu *args:
+    tests/emulated-gpu/run.sh {{args}}
+
 # Reads data sets as PyPI packages ship them: easy-VQA and scikit-learn's digits (needs python3 and PyPI).
 test-packages:
     cargo build --release

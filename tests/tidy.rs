@@ -28,7 +28,7 @@ const USERS: &[(&str, &[&str])] = &[
     ("blake3", &["core/base/hash.rs"]),
     ("cudarc", &["nn/cuda/"]),
     ("libloading", &["nn/cuda/"]),
-    ("half", &["nn/hub/dtype.rs"]),
+    ("half", &["nn/hub/dtype.rs", "nn/cuda/", "nn/tests/parity/gpu.rs"]),
     ("parquet", &["data/tables/parquet_file.rs", "data/tables/parquet_writer.rs"]),
     ("arrow_ipc", &["data/tables/arrow_file.rs"]),
     ("arrow_array", &["data/tables/"]),

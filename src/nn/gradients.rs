@@ -104,6 +104,7 @@ impl Shard {
         Shard(Arc::new(Inner { sum: sum.clone(), number, finished: Mutex::new(false) }))
     }
 
+    #[cfg(test)]
     pub(crate) fn is_trainable(&self, index: usize) -> bool {
         self.0.sum.slots[index].size > 0
     }
@@ -119,6 +120,7 @@ impl Shard {
     }
 
     /// Waits for its turn, then calls `add`, which adds to the gradient of a trainable parameter.
+    #[cfg(test)]
     pub(crate) fn add_with(&self, index: usize, add: impl FnOnce(&mut [f32])) {
         self.accumulate(index, from_zeros(add));
     }

@@ -40,6 +40,7 @@ pub(crate) mod buffer;
 pub(crate) mod cpu;
 mod cuda;
 pub(crate) mod device_error;
+#[cfg(test)]
 pub(crate) mod dfdx;
 pub(crate) mod dropout;
 pub(crate) mod flops;

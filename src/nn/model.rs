@@ -304,6 +304,16 @@ impl<P: WeightStore> Model<P> {
     pub(crate) fn weights(&self) -> &P {
         &self.weights
     }
+
+    /// The token embedding: (v, dim).
+    pub(crate) fn embedding(&self) -> &P::Table {
+        &self.embedding.value
+    }
+
+    /// From hidden states to logits: (v, dim).
+    pub(crate) fn head(&self) -> &P::Matrix {
+        &self.head.value
+    }
 }
 
 /// The decoder's attention heads: a position attends to itself and those before it.

@@ -1,8 +1,8 @@
 //! The operations of a model, as a trait with one implementation per way to compute.
 //!
 //! [`CpuOps`](super::cpu::CpuOps) has one of our kernels per operation, and so has `CudaOps` on a GPU.
-//! [`DfdxOps`](super::dfdx::DfdxOps) composes dfdx's operations and is the reference for both in tests. A tensor has one token per
-//! row. Letters as in [`super`].
+//! In tests, `DfdxOps` composes dfdx's operations and is the reference for both. A tensor has one token per row. Letters as in
+//! [`super`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -20,7 +20,6 @@ use super::kernels::rope::RopeTable;
 
 pub(crate) type Scalar<D, T = NoneTape> = Tensor<(), f32, D, T>;
 pub(crate) type Vector<D, T = NoneTape> = Tensor<(usize,), f32, D, T>;
-pub(crate) type Matrix<D, T = NoneTape> = Tensor<(usize, usize), f32, D, T>;
 
 /// Where weights are kept, and in which form.
 pub(crate) trait WeightStore: Clone {
@@ -136,14 +135,8 @@ pub(crate) trait Ops {
     /// What attention needs besides its inputs. Built once per forward pass; all layers use it.
     type AttentionPlan;
 
-    /// Whether all rows of a batch must have the same length.
-    const NEEDS_PADDING: bool;
-
     /// Whether the next operations are recorded for a backward pass.
     fn set_grad_enabled(&mut self, enabled: bool);
-
-    /// The number of tokens.
-    fn rows(&self, x: &Self::Tensor) -> usize;
 
     /// Constant values (n, width).
     fn input(&mut self, values: &[f32], width: usize) -> Result<Self::Tensor>;
@@ -261,6 +254,10 @@ pub(crate) trait AutogradOps: Ops + Sized {
     type LogProbs;
     /// What a backward pass adds its gradients to.
     type Gradients: Clone;
+
+    /// Whether all rows of a batch must have the same length.
+    #[cfg(test)]
+    const NEEDS_PADDING: bool = false;
 
     fn new(weights: &Self::Weights, gradients: Option<Self::Gradients>) -> Self;
 

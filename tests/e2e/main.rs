@@ -22,6 +22,7 @@ mod endpoints;
 mod formats;
 mod full_disk;
 mod gc;
+mod gpu;
 mod guide;
 mod hostile_programs;
 mod messages;

@@ -1,15 +1,11 @@
 //! The work and the memory of generation.
 
-use std::rc::Rc;
-
 use anyhow::Result;
 
 use super::{BatchShape, Memory, Recording, Trainable, Work, Workload};
-use crate::cuda::ops::CudaOps;
-use crate::cuda::ops::attention::AttentionPlan;
-use crate::cuda::ops::kv_cache::{CacheWriter, KvCache};
-use crate::batch::EmbeddingSource;
-use crate::layers::ForwardPass;
+use crate::cuda::ops::decoder::CudaDecoder;
+use crate::infer::GenerateConfig;
+use crate::infer::decoder::{CachedSequence, Continuation, Draw, NewPrompt, SequenceDecoder};
 use crate::{Architecture, Precision};
 
 /// The sizes of a generation.
@@ -26,7 +22,7 @@ pub struct GenerationShape {
     pub tiles: usize,
 }
 
-/// Generation: the work of its passes without sampling, and its memory.
+/// Generation: the work of its passes, and its memory.
 #[derive(Clone, Debug)]
 pub struct GenerationCost {
     /// Reads all prompts.
@@ -46,39 +42,45 @@ pub fn generation(architecture: &Architecture, precision: Precision, shape: &Gen
     let workload = Workload { architecture, precision, trainable, gradient_checkpointing: false };
     let recording = Recording::new(&workload)?;
     let weights = recording.live_bytes();
-    let (gpu, model, decoder) = (&recording.gpu, &recording.model, &architecture.decoder);
-    let sequences = prompts * samples;
-    let places = prompts * prompt_tokens + sequences * new_tokens;
-    let cache = Rc::new(KvCache::new(gpu, decoder.layers, places, decoder.kv_width())?);
-    let cached = recording.live_bytes() - weights;
-    let batch = BatchShape { rows: prompts, positions: prompt_tokens, tiles, targets: 1 }.batch(architecture)?;
-    let pass = |places: &[i32]| -> Result<CudaOps> {
-        Ok(CudaOps::with(gpu, None, Some(CacheWriter::new(gpu, &cache, places)?)))
+    let Recording { recorder, gpu, model, .. } = recording;
+    let take = || Work::new(recorder.take());
+    let sampling = GenerateConfig {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        max_tokens: new_tokens,
+        samples,
+        stop: Vec::new(),
+        repetition_penalty: 1.0,
+        batch: prompts * samples,
     };
-    recording.work();
-    let mut ops = pass(&(0..(prompts * prompt_tokens) as i32).collect::<Vec<_>>())?;
-    let last = model.hidden(&mut ops, &batch, false)?;
-    model.logits(&mut ops, &last)?;
-    drop((last, ops));
-    let prefill = recording.work();
-    // Twice, because the first step of a size asks for memory.
-    for _ in 0..2 {
-        recording.work();
-        let own = new_tokens / 2;
-        let first_place = |sequence: usize| prompts * prompt_tokens + sequence * new_tokens;
-        let of_sequence = |sequence: usize| {
-            [sequence / samples * prompt_tokens, prompt_tokens, first_place(sequence), own].map(|number| number as i32)
-        };
-        let mut ops = pass(&(0..sequences).map(|sequence| (first_place(sequence) + own) as i32).collect::<Vec<_>>())?;
-        let rope = model.rotary.table(prompt_tokens + new_tokens);
-        let positions = vec![(prompt_tokens + own) as i32; sequences];
-        let of_sequences: Vec<[i32; 4]> = (0..sequences).map(of_sequence).collect();
-        let plan = AttentionPlan::step(gpu, model.heads, &rope, &positions, &of_sequences)?;
-        let mut pass = ForwardPass { ops: &mut ops, dropout: None };
-        let x = model.embed(&mut pass, None, &vec![EmbeddingSource::Token(0); sequences])?;
-        let hidden = model.decode(&mut pass, x, &plan, None)?;
-        model.logits(&mut ops, &hidden)?;
-    }
-    let memory = Memory { weights, cache: cached, ..Memory::default() }.up_to(recording.recorder.peak_bytes());
-    Ok(GenerationCost { prefill, step: recording.work(), memory })
+    let mut decoder = CudaDecoder::new(gpu, model, architecture, &sampling, prompt_tokens + new_tokens);
+    let own_places = prompts * prompt_tokens;
+    let before = recorder.used_bytes();
+    decoder.reserve(own_places + prompts * samples * new_tokens, prompts * samples)?;
+    let cache = recorder.used_bytes() - before;
+    let batch = BatchShape { rows: prompts, positions: prompt_tokens, tiles, targets: 1 }.batch(architecture)?;
+    let tokens = vec![0; prompt_tokens];
+    let draw = |slot| Draw { slot, uniform: 0.0 };
+    let new_prompt = |prompt: usize| NewPrompt {
+        tokens: &tokens,
+        places: prompt * prompt_tokens..(prompt + 1) * prompt_tokens,
+        draws: (0..samples).map(|sample| draw(prompt * samples + sample)).collect(),
+    };
+    take();
+    decoder.prefill(&batch, &(0..prompts).map(new_prompt).collect::<Vec<_>>())?;
+    let prefill = take();
+    let continued = |sequence: usize| {
+        let (prompt, own) = (sequence / samples * prompt_tokens, own_places + sequence * new_tokens);
+        let own_length = new_tokens.div_ceil(2);
+        let cached = CachedSequence { prompt, prompt_length: prompt_tokens, own, own_length };
+        Continuation { cached, draw: draw(sequence) }
+    };
+    let sequences: Vec<Continuation> = (0..prompts * samples).map(continued).collect();
+    // The first step copies the table of rotations.
+    decoder.step(&sequences)?;
+    take();
+    decoder.step(&sequences)?;
+    let memory = Memory { weights, cache, ..Memory::default() }.up_to(recorder.peak_bytes());
+    Ok(GenerationCost { prefill, step: take(), memory })
 }

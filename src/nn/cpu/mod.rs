@@ -46,14 +46,8 @@ impl Ops for CpuOps {
     type Tensor = CpuTensor;
     type AttentionPlan = AttentionPlan;
 
-    const NEEDS_PADDING: bool = false;
-
     fn set_grad_enabled(&mut self, enabled: bool) {
         self.grad_enabled = enabled;
-    }
-
-    fn rows(&self, x: &CpuTensor) -> usize {
-        x.rows()
     }
 
     fn input(&mut self, values: &[f32], width: usize) -> Result<CpuTensor> {

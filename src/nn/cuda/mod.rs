@@ -16,6 +16,8 @@ mod libraries;
 pub(crate) mod ops;
 #[cfg(feature = "cuda")]
 mod symbols;
+#[cfg(all(test, feature = "cuda"))]
+pub(crate) mod tests;
 
 #[cfg(feature = "cuda")]
 pub(crate) use devices::{check, check_capability, count, missing, open, survey};

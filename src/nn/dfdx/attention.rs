@@ -1,4 +1,4 @@
-//! Attention composed of dfdx's operations, over rows of one length, and the rotation for a decoding step.
+//! Attention composed of dfdx's operations, over rows of one length.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,21 +6,12 @@ use std::sync::Arc;
 use anyhow::Result;
 use dfdx::prelude::*;
 
-use super::tensor::{ByHead, Fallible, Tape, Taped, matrix};
-use crate::device_error::check_size;
+use super::tensor::{ByHead, Fallible, Matrix, Tape, Taped, check_size, matrix};
 use crate::kernels::attention::Heads;
 use crate::kernels::rope::RopeTable;
-use crate::ops::Matrix;
-
-pub(crate) enum AttentionPlan<D: Device<f32>> {
-    /// Within rows of tokens.
-    Rows(RowsPlan<D>),
-    /// One token per sequence, over the KV cache.
-    Step(StepPlan<D>),
-}
 
 /// Constants of the attention within `rows` rows of `length` tokens.
-pub(crate) struct RowsPlan<D: Device<f32>> {
+pub(crate) struct AttentionPlan<D: Device<f32>> {
     heads: Heads,
     rows: usize,
     length: usize,
@@ -37,11 +28,12 @@ struct Rotation<D: Device<f32>> {
 }
 
 impl<D: Device<f32>> Rotation<D> {
-    fn new(device: &D, rope: &RopeTable, positions: &[usize]) -> Result<Rotation<D>> {
+    /// Of the positions `0..length`.
+    fn new(device: &D, rope: &RopeTable, length: usize) -> Result<Rotation<D>> {
         let half = rope.half;
         let twice = |table: &[f32]| -> Vec<f32> {
-            let row = |&position: &usize| &table[position * half..][..half];
-            positions.iter().map(row).flat_map(|row| row.iter().chain(row)).copied().collect()
+            let row = |position: usize| &table[position * half..][..half];
+            (0..length).map(row).flat_map(|row| row.iter().chain(row)).copied().collect()
         };
         let mut rotate_half = vec![0.0; 4 * half * half];
         for j in 0..half {
@@ -49,8 +41,8 @@ impl<D: Device<f32>> Rotation<D> {
             rotate_half[j * 2 * half + j + half] = 1.0;
         }
         Ok(Rotation {
-            cos: matrix(device, twice(&rope.cos), positions.len(), 2 * half)?,
-            sin: matrix(device, twice(&rope.sin), positions.len(), 2 * half)?,
+            cos: matrix(device, twice(&rope.cos), length, 2 * half)?,
+            sin: matrix(device, twice(&rope.sin), length, 2 * half)?,
             half: matrix(device, rotate_half, 2 * half, 2 * half)?,
         })
     }
@@ -66,18 +58,17 @@ impl<D: Device<f32>> Rotation<D> {
     }
 }
 
-impl<D: Device<f32>> RowsPlan<D> {
+impl<D: Device<f32>> AttentionPlan<D> {
     pub(super) fn new(
         device: &D,
         heads: Heads,
         rows: &[Range<usize>],
         rope: Option<&Arc<RopeTable>>,
-    ) -> Result<RowsPlan<D>> {
+    ) -> Result<AttentionPlan<D>> {
         let length = rows.first().map_or(0, ExactSizeIterator::len);
         assert!(rows.iter().all(|row| row.len() == length), "BUG: rows of different lengths in a padded batch");
         check_size("the scores of attention", &[rows.len(), heads.heads, length, length])?;
-        let positions: Vec<usize> = (0..length).collect();
-        let rotation = rope.map(|rope| Rotation::new(device, rope, &positions)).transpose()?;
+        let rotation = rope.map(|rope| Rotation::new(device, rope, length)).transpose()?;
         let mask = if heads.causal {
             let group = heads.heads / heads.kv_heads;
             let one = (0..length).flat_map(|i| (0..length).map(move |j| if j > i { f32::NEG_INFINITY } else { 0.0 }));
@@ -86,12 +77,7 @@ impl<D: Device<f32>> RowsPlan<D> {
         } else {
             None
         };
-        Ok(RowsPlan { heads, rows: rows.len(), length, rotation, mask })
-    }
-
-    /// Whether a position attends only to itself and those before it.
-    pub(super) fn causal(&self) -> bool {
-        self.heads.causal
+        Ok(AttentionPlan { heads, rows: rows.len(), length, rotation, mask })
     }
 
     fn by_head(&self, x: Taped<D>, h: usize) -> Fallible<ByHead<D, Tape<D>>, D> {
@@ -107,7 +93,7 @@ impl<D: Device<f32>> RowsPlan<D> {
     }
 
     pub(super) fn attend(&self, q: Taped<D>, k: Taped<D>, v: Taped<D>) -> Fallible<Taped<D>, D> {
-        let RowsPlan { heads: Heads { heads: h, kv_heads: kv, width: w, .. }, rows: b, length: t, .. } = *self;
+        let AttentionPlan { heads: Heads { heads: h, kv_heads: kv, width: w, .. }, rows: b, length: t, .. } = *self;
         let (q, k, v) = (self.rotated(q, h)?, self.rotated(k, kv)?, self.by_head(v, kv)?);
         // The query heads of a group become rows of their key head, so keys and values are not copied.
         let q = q.try_reshape_like(&(b, kv, h / kv * t, w))?;
@@ -120,36 +106,5 @@ impl<D: Device<f32>> RowsPlan<D> {
         let out = scores.try_softmax::<Axis<3>>()?.try_matmul(v)?; // (b, k, g t, w)
         let out = out.try_reshape_like(&(b, h, t, w))?.try_permute::<_, Axes4<0, 2, 1, 3>>()?;
         out.try_reshape_like(&(b * t, h * w))
-    }
-
-    /// Rotated keys and values for a KV cache.
-    pub(super) fn keys_and_values(&self, k: &Matrix<D>, v: &Matrix<D>) -> Fallible<(ByHead<D>, ByHead<D>), D> {
-        let kv = self.heads.kv_heads;
-        let (k, v) = (self.rotated(k.retaped(), kv)?, self.by_head(v.retaped(), kv)?);
-        Ok((k.split_tape().0, v.split_tape().0))
-    }
-}
-
-/// A decoding step: one token per sequence, each at its own position.
-pub(crate) struct StepPlan<D: Device<f32>> {
-    pub(super) heads: Heads,
-    rotation: Rotation<D>,
-}
-
-impl<D: Device<f32>> StepPlan<D> {
-    pub(super) fn new(device: &D, heads: Heads, rope: &RopeTable, positions: &[usize]) -> Result<StepPlan<D>> {
-        Ok(StepPlan { heads, rotation: Rotation::new(device, rope, positions)? })
-    }
-
-    /// Rotates queries or keys (b, h w) by their positions.
-    pub(super) fn rotate(&self, x: Matrix<D>, h: usize) -> Fallible<Matrix<D>, D> {
-        let Rotation { cos, sin, half } = &self.rotation;
-        let (flat, w) = (*x.shape(), self.heads.width);
-        let shape = (flat.0, h, w);
-        let rotated = x.clone().try_reshape_like(&(flat.0 * h, w))?.try_matmul(half.clone())?;
-        let cos = cos.clone().try_broadcast_like::<_, Axis<1>>(&shape)?;
-        let sin = sin.clone().try_broadcast_like::<_, Axis<1>>(&shape)?;
-        let rotated = rotated.try_reshape_like(&shape)?.try_mul(sin)?;
-        x.try_reshape_like(&shape)?.try_mul(cos)?.try_add(rotated)?.try_reshape_like(&flat)
     }
 }

@@ -1,5 +1,5 @@
 //! The operations composed of dfdx's own. They run on every device of dfdx, need rows of one length, and are the reference
-//! for the CPU kernels in tests. dfdx records both factors of a product, so frozen weights get gradients too, which are
+//! for our kernels in tests. dfdx records both factors of a product, so frozen weights get gradients too, which are
 //! not used.
 
 use std::ops::Range;
@@ -10,23 +10,20 @@ use dfdx::prelude::*;
 
 use super::architecture::Activation;
 use super::batch::EmbeddingSource;
-use super::device_error::{check_size, device_error};
+use super::device_error::device_error;
 use super::dropout::Dropout;
 use super::gradients::Shard;
 use super::kernels::attention::Heads;
 use super::kernels::elementwise::accumulate;
 use super::kernels::rope::RopeTable;
-use super::ops::{self, AutogradOps, Factor, Loaded, LoadedWeight, Matrix, Ops, Param, ScaleOps, TargetGroups, Vector};
+use super::ops::{self, AutogradOps, Factor, Loaded, LoadedWeight, Ops, Param, ScaleOps, TargetGroups, Vector};
 
 mod attention;
-pub(crate) mod decoder;
-mod kv_cache;
 mod tensor;
 pub(crate) mod weights;
 
-use attention::{AttentionPlan, RowsPlan};
-use kv_cache::KvCache;
-use tensor::{Fallible, Tape, Taped, matrix};
+use attention::AttentionPlan;
+use tensor::{Fallible, Matrix, Tape, Taped, check_size, matrix};
 use weights::DfdxWeights;
 
 pub(crate) struct DfdxOps<D: Device<f32>> {
@@ -34,17 +31,9 @@ pub(crate) struct DfdxOps<D: Device<f32>> {
     shard: Option<Shard>,
     tape: Tape<D>,
     grad_enabled: bool,
-    /// In generation, the keys and values of the sequences.
-    kv_cache: Option<KvCache<D>>,
 }
 
 impl<D: Device<f32>> DfdxOps<D> {
-    /// Operations that read and fill a KV cache, with `samples` sequences per prompt.
-    fn for_generation(weights: &DfdxWeights<D>, samples: usize) -> DfdxOps<D> {
-        let kv_cache = Some(KvCache::new(weights.0.clone(), samples));
-        DfdxOps { kv_cache, ..DfdxOps::new(weights, None) }
-    }
-
     /// Computes on `x` with the tape, if gradients are enabled.
     fn apply<S: Shape>(
         &mut self,
@@ -65,14 +54,8 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
     type Tensor = Matrix<D>;
     type AttentionPlan = AttentionPlan<D>;
 
-    const NEEDS_PADDING: bool = true;
-
     fn set_grad_enabled(&mut self, enabled: bool) {
         self.grad_enabled = enabled;
-    }
-
-    fn rows(&self, x: &Matrix<D>) -> usize {
-        x.shape().0
     }
 
     fn input(&mut self, values: &[f32], width: usize) -> Result<Matrix<D>> {
@@ -85,7 +68,7 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
         rows: &[Range<usize>],
         rope: Option<&Arc<RopeTable>>,
     ) -> Result<AttentionPlan<D>> {
-        RowsPlan::new(&self.device, heads, rows, rope).map(AttentionPlan::Rows)
+        AttentionPlan::new(&self.device, heads, rows, rope)
     }
 
     fn select_rows(&mut self, x: &Matrix<D>, indices: &[usize]) -> Result<Matrix<D>> {
@@ -212,25 +195,13 @@ impl<D: Device<f32>> Ops for DfdxOps<D> {
 
     fn attention(
         &mut self,
-        layer: usize,
+        _: usize,
         q: Matrix<D>,
         k: Matrix<D>,
         v: Matrix<D>,
         plan: &AttentionPlan<D>,
     ) -> Result<Matrix<D>> {
-        match (plan, &mut self.kv_cache) {
-            (AttentionPlan::Rows(plan), cache) => {
-                if let Some(cache) = cache.as_mut().filter(|_| plan.causal()) {
-                    let (keys, values) = plan.keys_and_values(&k, &v).map_err(device_error)?;
-                    cache.push_layer(keys, values).map_err(device_error)?;
-                }
-                self.apply(&q, |q| plan.attend(q, k.retaped(), v.retaped()))
-            }
-            (AttentionPlan::Step(plan), Some(cache)) => {
-                cache.decode_attention(layer, q, k, v, plan).map_err(device_error)
-            }
-            (AttentionPlan::Step(_), None) => panic!("BUG: a decoding step without a KV cache"),
-        }
+        self.apply(&q, |q| plan.attend(q, k.retaped(), v.retaped()))
     }
 
     fn swiglu(&mut self, gate: &Matrix<D>, up: &Matrix<D>) -> Result<Matrix<D>> {
@@ -270,8 +241,10 @@ impl<D: Device<f32>> AutogradOps for DfdxOps<D> {
     type LogProbs = Vector<D>;
     type Gradients = Shard;
 
+    const NEEDS_PADDING: bool = true;
+
     fn new(weights: &DfdxWeights<D>, shard: Option<Shard>) -> DfdxOps<D> {
-        DfdxOps { device: weights.0.clone(), shard, tape: Tape::default(), grad_enabled: false, kv_cache: None }
+        DfdxOps { device: weights.0.clone(), shard, tape: Tape::default(), grad_enabled: false }
     }
 
     fn log_probs(&mut self, x: &Matrix<D>, weight: &Param<Matrix<D>>, targets: &[u32]) -> Result<Vector<D>> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use dfdx::prelude::*;
 
-use super::tensor::matrix;
+use super::tensor::{Matrix, matrix};
 use crate::device_error::device_error;
-use crate::ops::{Matrix, Vector, WeightStore};
+use crate::ops::{Vector, WeightStore};
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DfdxWeights<D>(pub(crate) D);

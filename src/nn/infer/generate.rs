@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use anyhow::{Context, Result, bail};
 
 use super::cpu::{CpuDecoder, Weights};
+#[cfg(feature = "cuda")]
 use super::gpu;
 use super::request::{Done, GenerateConfig, Generated, Request, Response, Watch};
 use crate::cpu::kv_cache::KvSegment;
@@ -45,7 +46,10 @@ pub fn generate(
     let request = Request { model, prompts, images, config, seed, watch };
     match resources.device {
         Device::Cpu => on_threads(&request, resources.threads.max(1), done),
-        Device::Cuda(_) => gpu::generate(&request, resources, done),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => gpu::generate(&request, ordinal, resources, done),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => bail!("this program was built for the CPU only"),
     }
 }
 

@@ -1,104 +1,235 @@
-//! Generation on a GPU: prompts are prefilled in groups, and the samples of a group are continued together until the last one
-//! ends. From the same logits, it samples the same tokens as the CPU path.
+//! Generation on a GPU with continuous batching (Yu et al. 2022): a prompt starts as soon as there are enough slots and places of the
+//! cache for all its samples, and a sequence that ends frees its own at once. From the same logits, it samples the same tokens as the
+//! CPU path.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use anyhow::{Context, Result};
 
+use super::decoder::{CachedSequence, Continuation, Draw, NewPrompt, SequenceDecoder};
+use super::places::Places;
 use super::request::{Done, Generated, Request, Response};
+#[cfg(feature = "cuda")]
+use crate::Resources;
 use crate::auto_batch::AutoBatch;
+#[cfg(feature = "cuda")]
+use crate::cuda::ops::decoder::CudaDecoder;
 use crate::device_error::catch_out_of_memory;
-use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
-use crate::{Architecture, Resources};
 use ablate_core::base::Progress;
 
-/// Prompt, sample and response of a sequence on the device. The slot is empty after the end of the response, until the batch is
-/// compacted.
-type Slot = Option<(usize, usize, Response)>;
+/// The most tokens of the prompts that are read together, unless one prompt alone is longer.
+const MAX_PREFILL: usize = 8192;
 
-/// Samples groups of prompts of at most `batch` sequences, or one prompt if its samples are more.
-pub(super) fn generate(request: &Request, resources: &Resources, done: &mut Done) -> Result<()> {
-    generate_with(&mut *batch_decoder(request.model, resources)?, request, resources.progress, done)
+/// The advice to a user whose GPU has too little memory for a single prompt.
+const ADVICE: &str = "fewer `samples` or `max_tokens` need less";
+
+/// Samples the responses on GPU `ordinal`.
+#[cfg(feature = "cuda")]
+pub(super) fn generate(request: &Request, ordinal: usize, resources: &Resources, done: &mut Done) -> Result<()> {
+    let positions =
+        (0..request.prompts.len()).map(|prompt| request.prompts[prompt].tokens.len() + request.max_tokens(prompt));
+    let longest = positions.max().unwrap_or(0);
+    let create = || CudaDecoder::open(request.model, request.config, ordinal, resources.precision, longest);
+    let mut decoder = catch_out_of_memory("the model does not fit into the memory of the GPU", create)?;
+    generate_with(&mut decoder, request, resources.progress, done)
 }
 
-/// As [`generate`], with a given decoder. A group that does not fit into memory is retried in halves, which gives the same
-/// responses.
-pub(super) fn generate_with(
-    decoder: &mut dyn BatchDecoder,
+/// Samples the responses with a given decoder: up to `batch` sequences at a time, or those of one prompt if its samples are more. When
+/// memory runs out, the prompts that are not complete start again with half as many at a time, which gives the same responses.
+pub(crate) fn generate_with(
+    decoder: &mut dyn SequenceDecoder,
     request: &Request,
     progress: &dyn Progress,
     done: &mut Done,
 ) -> Result<()> {
-    let auto_batch = AutoBatch::at_most("prompt", group_size(request));
-    let mut first = 0;
-    while first < request.prompts.len() {
-        let ended = auto_batch.run(request.prompts.len() - first, progress, |count| {
-            let prompts = first..first + count;
-            let advice = "fewer `samples` or `max_tokens` need less";
-            catch_out_of_memory(advice, || generate_group(request, decoder, prompts.clone())).with_context(|| {
-                let key = |index: usize| &request.prompts[index].key;
-                format!("prompts `{}` to `{}`", key(prompts.start), key(prompts.end - 1))
-            })
-        })?;
-        for responses in ended {
-            done(first, request.complete(responses))?;
-            first += 1;
-        }
+    if request.prompts.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut pending: BTreeSet<usize> = (0..request.prompts.len()).collect();
+    let most = (request.config.batch / request.distinct()).clamp(1, pending.len());
+    let places = most_places(request);
+    let available = decoder.places_that_fit()?;
+    let fit = places[1..most].iter().take_while(|&&places| places <= available).count() + 1;
+    if fit < most {
+        progress.note(format!(
+            "the GPU has memory for {fit} of {most} prompts at a time, with `samples` of `max_tokens` each"
+        ));
+    }
+    AutoBatch::at_most("prompt", fit).run(pending.len(), progress, |prompts| {
+        catch_out_of_memory(ADVICE, || {
+            let (places, slots) = (places[prompts - 1], prompts * request.distinct());
+            decoder.reserve(places, slots).with_context(|| named(request, pending.iter().take(prompts)))?;
+            Batcher::new(decoder, request, places, slots).run(&mut pending, done)
+        })
+    })
 }
 
-/// Bytes of the KV cache of a group.
-const MAX_CACHE: usize = 8 << 30;
-/// Numbers in the largest tensor of the prefill of a group.
-const MAX_TENSOR: usize = 1 << 30;
-
-/// The number of prompts per group, from the largest batch and the memory, such that all groups have about equal sizes.
-fn group_size(request: &Request) -> usize {
-    let Architecture { decoder, .. } = &request.model.architecture;
-    let (samples, count) = (request.distinct(), request.prompts.len());
-    let longest = request.prompts.iter().map(|prompt| prompt.tokens.len()).max().unwrap_or(0).max(1);
-    // Every sequence has a copy of the cache of its prompt.
-    let positions = longest + request.config.max_tokens.min(decoder.max_positions);
-    let bytes = 2 * size_of::<f32>() * decoder.layers * decoder.kv_width() * positions;
-    let numbers = longest * (decoder.heads * longest).max(decoder.ff);
-    let most = (request.config.batch.min(MAX_CACHE / bytes.max(1)) / samples).min(MAX_TENSOR / numbers.max(1)).max(1);
-    count.div_ceil(count.div_ceil(most).max(1))
+/// Places of the sequences of a prompt. The last token of a response is not cached.
+fn own_places(request: &Request, prompt: usize) -> usize {
+    request.max_tokens(prompt) - 1
 }
 
-/// The distinct responses to each prompt of a group.
-fn generate_group(
-    request: &Request,
-    decoder: &mut dyn BatchDecoder,
-    prompts: Range<usize>,
-) -> Result<Vec<Vec<Generated>>> {
-    let (samples, vocab) = (request.distinct(), request.model.architecture.vocab);
-    let first = prompts.start;
-    let texts: Vec<(usize, &[u32])> = prompts.clone().map(|prompt| (prompt, &[][..])).collect();
-    let first_logits = decoder.prefill(&request.batch(&texts, true)?, samples)?;
-    let mut logits: Vec<f32> = first_logits.chunks_exact(vocab).flat_map(|logits| logits.repeat(samples)).collect();
-    let begin = |prompt| (0..samples).map(move |sample| Some((prompt, sample, request.begin(prompt, sample))));
-    let mut slots: Vec<Slot> = prompts.clone().flat_map(begin).collect();
-    let mut ended = vec![vec![None; samples]; prompts.len()];
-    loop {
-        for (slot, logits) in slots.iter_mut().zip(logits.chunks_exact_mut(vocab)) {
-            let Some((prompt, sample, response)) = slot else { continue };
-            if let Some(generated) = request.extend(*prompt, response, logits) {
-                ended[*prompt - first][*sample] = Some(generated);
-                *slot = None;
+/// The places of the one, two, ... prompts that need the most, with all their samples: enough for any as many prompts.
+fn most_places(request: &Request) -> Vec<usize> {
+    let samples = request.distinct();
+    let needed = |prompt: usize| request.prompts[prompt].tokens.len() + samples * own_places(request, prompt);
+    let mut needed: Vec<usize> = (0..request.prompts.len()).map(needed).collect();
+    needed.sort_unstable_by(|a, b| b.cmp(a));
+    let sum = |sum: &mut usize, needed: usize| {
+        *sum += needed;
+        Some(*sum)
+    };
+    needed.into_iter().scan(0, sum).collect()
+}
+
+/// Prompts by number and key.
+fn named<'a>(request: &Request, prompts: impl Iterator<Item = &'a usize>) -> String {
+    let prompts: BTreeSet<usize> = prompts.copied().collect();
+    let one = |prompt: usize| format!("{prompt} (`{}`)", request.prompts[prompt].key);
+    match (prompts.first(), prompts.last()) {
+        (Some(&first), Some(&last)) if first < last => format!("prompts {} to {}", one(first), one(last)),
+        (Some(&first), _) => format!("prompt {}", one(first)),
+        _ => "no prompt".to_string(),
+    }
+}
+
+/// A sequence on the device.
+struct Active {
+    prompt: usize,
+    sample: usize,
+    slot: usize,
+    /// The places of its own tokens.
+    own: Range<usize>,
+    response: Response,
+}
+
+/// A prompt whose samples are not complete.
+struct Open {
+    /// The places of its tokens.
+    places: Range<usize>,
+    /// The responses that have ended, by sample.
+    responses: Vec<Option<Generated>>,
+}
+
+/// The sequences on the device, and what is free for new ones.
+struct Batcher<'a> {
+    decoder: &'a mut dyn SequenceDecoder,
+    request: &'a Request<'a>,
+    places: Places,
+    /// Slots that no sequence has.
+    slots: BTreeSet<usize>,
+    /// In the order of the decoder's rows.
+    active: Vec<Active>,
+    open: BTreeMap<usize, Open>,
+}
+
+impl<'a> Batcher<'a> {
+    fn new(decoder: &'a mut dyn SequenceDecoder, request: &'a Request<'a>, places: usize, slots: usize) -> Batcher<'a> {
+        let (places, slots) = (Places::new(places), (0..slots).collect());
+        Batcher { decoder, request, places, slots, active: Vec::new(), open: BTreeMap::new() }
+    }
+
+    /// Samples the responses to the prompts in `pending`, and removes each prompt that is complete.
+    fn run(&mut self, pending: &mut BTreeSet<usize>, done: &mut Done) -> Result<()> {
+        let mut queue: VecDeque<usize> = pending.iter().copied().collect();
+        while !queue.is_empty() || !self.active.is_empty() {
+            let first = self.active.len();
+            let new = self.admit(&mut queue);
+            let (first, tokens) = if new.is_empty() {
+                assert!(first > 0, "BUG: the cache is too small for one prompt");
+                (0, self.step().with_context(|| named(self.request, self.open.keys()))?)
+            } else {
+                (first, self.prefill(first, &new).with_context(|| named(self.request, new.iter()))?)
+            };
+            for (prompt, responses) in self.advance(first, &tokens) {
+                pending.remove(&prompt);
+                done(prompt, self.request.complete(responses))?;
             }
         }
-        let open: Vec<usize> = (0..slots.len()).filter(|&slot| slots[slot].is_some()).collect();
-        if open.is_empty() {
-            return Ok(ended.into_iter().map(|responses| responses.into_iter().flatten().collect()).collect());
+        Ok(())
+    }
+
+    /// Gives slots and places to the next prompts that can start now. Returns these prompts.
+    fn admit(&mut self, queue: &mut VecDeque<usize>) -> Vec<usize> {
+        let (samples, mut new, mut tokens) = (self.request.distinct(), Vec::new(), 0);
+        while let Some(&prompt) = queue.front() {
+            let length = self.request.prompts[prompt].tokens.len();
+            tokens += length;
+            if self.slots.len() < samples || (tokens > MAX_PREFILL && !new.is_empty()) {
+                break;
+            }
+            let own = own_places(self.request, prompt);
+            let counts = std::iter::once(length).chain(std::iter::repeat_n(own, samples));
+            let Some(ranges) = self.places.take_all(counts) else { break };
+            queue.pop_front();
+            new.push(prompt);
+            let (prompt_places, own) = ranges.split_first().unwrap_or_else(|| panic!("BUG: no places"));
+            self.open.insert(prompt, Open { places: prompt_places.clone(), responses: vec![None; samples] });
+            for (sample, own) in own.iter().enumerate() {
+                let slot = self.slots.pop_first().unwrap_or_else(|| panic!("BUG: no slot"));
+                let response = self.request.begin(prompt, sample);
+                self.active.push(Active { prompt, sample, slot, own: own.clone(), response });
+            }
         }
-        // Compacting the cache costs about as much as a step, so it waits until a quarter of the slots are empty.
-        if open.len() * 4 <= slots.len() * 3 {
-            decoder.retain(&open)?;
-            slots.retain(Option::is_some);
+        new
+    }
+
+    /// Reads prompts, whose sequences are those from `first` on. Returns the first token of each.
+    fn prefill(&mut self, first: usize, prompts: &[usize]) -> Result<Vec<u32>> {
+        let texts: Vec<(usize, &[u32])> = prompts.iter().map(|&prompt| (prompt, &[][..])).collect();
+        let batch = self.request.batch(&texts)?;
+        let mut sequences = self.active[first..].iter_mut();
+        let mut new = Vec::new();
+        for &prompt in prompts {
+            let draw =
+                |active: &mut Active| Draw { slot: active.slot, uniform: self.request.uniform(&mut active.response) };
+            let draws = sequences.by_ref().take(self.request.distinct()).map(draw).collect();
+            let places = self.open[&prompt].places.clone();
+            new.push(NewPrompt { tokens: &self.request.prompts[prompt].tokens, places, draws });
         }
-        let last = |slot: &Slot| slot.as_ref().and_then(|(_, _, response)| response.tokens.last().copied());
-        let tokens: Vec<u32> = slots.iter().map(|slot| last(slot).unwrap_or(0)).collect();
-        logits = decoder.step(&tokens)?;
+        self.decoder.prefill(&batch, &new)
+    }
+
+    /// Continues all sequences by one token.
+    fn step(&mut self) -> Result<Vec<u32>> {
+        let (request, open) = (self.request, &self.open);
+        let continuation = |Active { prompt, slot, own, response, .. }: &mut Active| {
+            let places = &open[prompt].places;
+            let cached = CachedSequence {
+                prompt: places.start,
+                prompt_length: places.len(),
+                own: own.start,
+                own_length: response.tokens.len(),
+            };
+            Continuation { cached, draw: Draw { slot: *slot, uniform: request.uniform(response) } }
+        };
+        let sequences: Vec<Continuation> = self.active.iter_mut().map(continuation).collect();
+        self.decoder.step(&sequences)
+    }
+
+    /// Appends a token to every sequence from `first` on, and removes those that end. Returns the prompts that are complete.
+    fn advance(&mut self, first: usize, tokens: &[u32]) -> Vec<(usize, Vec<Generated>)> {
+        assert_eq!(tokens.len(), self.active.len() - first, "BUG: one token per sequence");
+        let (mut ended, mut complete) = (Vec::new(), Vec::new());
+        for (index, (active, &token)) in self.active[first..].iter_mut().zip(tokens).enumerate() {
+            let Some(generated) = self.request.append(active.prompt, &mut active.response, token) else { continue };
+            ended.push(first + index);
+            let Some(open) = self.open.get_mut(&active.prompt) else { panic!("BUG: a sequence without its prompt") };
+            open.responses[active.sample] = Some(generated);
+            if open.responses.iter().all(Option::is_some)
+                && let Some(Open { places, responses }) = self.open.remove(&active.prompt)
+            {
+                self.places.give_back(places);
+                complete.push((active.prompt, responses.into_iter().flatten().collect()));
+            }
+        }
+        // From the back, so that the earlier indices stay valid. The samples of a prompt stay next to each other.
+        for index in ended.into_iter().rev() {
+            let Active { slot, own, .. } = self.active.remove(index);
+            self.slots.insert(slot);
+            self.places.give_back(own);
+        }
+        complete
     }
 }

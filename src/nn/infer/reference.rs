@@ -39,7 +39,7 @@ pub(super) fn generate(request: &Request, resources: &Resources, done: &mut Done
         let mut ended = vec![vec![None; samples]; prompts.len()];
         while !open.is_empty() {
             let texts = open.iter().zip(&responses).map(|(&(prompt, _), response)| (prompt, &response.tokens[..]));
-            let batch = request.batch(&texts.collect::<Vec<_>>(), false)?;
+            let batch = request.batch(&texts.collect::<Vec<_>>())?;
             let mut logits = session.logits(&batch)?;
             let mut still = Vec::new();
             for (row, logits) in logits.chunks_exact_mut(request.model.architecture.vocab).enumerate() {

@@ -6,9 +6,12 @@ use anyhow::Result;
 use rand_chacha::ChaCha8Rng;
 
 use super::sample::{Sampling, penalize, sample};
-use crate::{Batch, Checkpoint, PixelSource, Sequence};
+#[cfg(any(feature = "cuda", test))]
+use crate::{Batch, Sequence};
+use crate::{Checkpoint, PixelSource};
 use ablate_core::base::Seed;
 use ablate_data::records::FinishReason;
+use ablate_data::rng;
 use ablate_data::tokens::TokenPrompt;
 
 /// The configuration of sampling.
@@ -29,13 +32,13 @@ pub struct GenerateConfig {
     /// Divides the positive logits of tokens that occur in the prompt or the response, and multiplies the negative ones (Keskar
     /// et al. 2019); 1 changes nothing.
     pub repetition_penalty: f64,
-    /// Largest number of sequences per thread that are computed together. It does not change the results.
+    /// Largest number of sequences per thread, or on a GPU, that are computed together. It does not change the results.
     pub batch: usize,
 }
 
 impl GenerateConfig {
     /// Whether there is a repetition penalty.
-    fn penalizes(&self) -> bool {
+    pub(crate) fn penalizes(&self) -> bool {
         (self.repetition_penalty - 1.0).abs() > 0.0
     }
 }
@@ -57,13 +60,13 @@ pub type Watch<'a> = dyn Fn(usize, usize, &[u32]) -> bool + Sync + 'a;
 pub type Done<'a> = dyn FnMut(usize, Vec<Generated>) -> Result<()> + 'a;
 
 /// The arguments of [`generate`](super::generate()).
-pub(super) struct Request<'a> {
-    pub(super) model: &'a Checkpoint,
-    pub(super) prompts: &'a [TokenPrompt],
-    pub(super) images: &'a dyn PixelSource,
-    pub(super) config: &'a GenerateConfig,
-    pub(super) seed: Seed,
-    pub(super) watch: &'a Watch<'a>,
+pub(crate) struct Request<'a> {
+    pub(crate) model: &'a Checkpoint,
+    pub(crate) prompts: &'a [TokenPrompt],
+    pub(crate) images: &'a dyn PixelSource,
+    pub(crate) config: &'a GenerateConfig,
+    pub(crate) seed: Seed,
+    pub(crate) watch: &'a Watch<'a>,
 }
 
 impl Request<'_> {
@@ -73,7 +76,8 @@ impl Request<'_> {
     }
 
     /// Prompts, each with the tokens of a response, as a batch in which the last position of each is selected.
-    pub(super) fn batch(&self, texts: &[(usize, &[u32])], padded: bool) -> Result<Batch> {
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn batch(&self, texts: &[(usize, &[u32])]) -> Result<Batch> {
         // The last token of a sequence is only a target, so a dummy one is appended.
         let joined =
             |&(prompt, response): &(usize, &[u32])| [&self.prompts[prompt].tokens[..], response, &[0]].concat();
@@ -84,7 +88,7 @@ impl Request<'_> {
         let parts = tokens.iter().zip(&marks).zip(images);
         let sequences: Vec<Sequence> =
             parts.map(|((tokens, loss), images)| Sequence { tokens, loss, images }).collect();
-        Batch::new(&self.model.architecture, &sequences, padded, self.images)
+        Batch::new(&self.model.architecture, &sequences, false, self.images)
     }
 
     /// An empty response.
@@ -96,29 +100,44 @@ impl Request<'_> {
 
     /// Samples the next token of a response. Returns the response if it ends.
     pub(super) fn extend(&self, prompt: usize, response: &mut Response, logits: &mut [f32]) -> Option<Generated> {
-        let GenerateConfig { temperature, top_k, top_p, max_tokens, ref stop, repetition_penalty, .. } = *self.config;
+        let GenerateConfig { temperature, top_k, top_p, repetition_penalty, .. } = *self.config;
         penalize(logits, &response.used, repetition_penalty);
         if let Some(vision) = &self.model.architecture.vision {
             logits[vision.image_token as usize] = f32::NEG_INFINITY;
         }
-        let token = sample(Sampling { temperature, top_k, top_p }, logits, &mut response.generator);
+        let token = sample(Sampling { temperature, top_k, top_p }, logits, self.uniform(response));
+        self.append(prompt, response, token)
+    }
+
+    /// The uniform number with which the next token of a response is sampled; 0 at temperature 0, which needs none.
+    pub(super) fn uniform(&self, response: &mut Response) -> f64 {
+        if self.config.temperature > 0.0 { rng::uniform(&mut response.generator) } else { 0.0 }
+    }
+
+    /// Appends a token to a response. Returns the response if it ends.
+    pub(super) fn append(&self, prompt: usize, response: &mut Response, token: u32) -> Option<Generated> {
         let count = response.tokens.len() as u32 + 1;
-        let stopped = stop.contains(&token);
+        let stopped = self.config.stop.contains(&token);
         if !stopped {
             response.tokens.push(token);
             if self.config.penalizes() {
                 response.used.insert(token);
             }
         }
-        let positions = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
         let finish = if stopped || (self.watch)(prompt, response.sample, &response.tokens) {
             FinishReason::Stop
-        } else if response.tokens.len() >= max_tokens.min(positions) {
+        } else if response.tokens.len() >= self.max_tokens(prompt) {
             FinishReason::Length
         } else {
             return None;
         };
         Some(Generated { tokens: std::mem::take(&mut response.tokens), finish, count })
+    }
+
+    /// The most tokens of a response to a prompt: also limited by the model's positions.
+    pub(super) fn max_tokens(&self, prompt: usize) -> usize {
+        let positions = self.model.architecture.decoder.max_positions - self.prompts[prompt].tokens.len();
+        self.config.max_tokens.min(positions)
     }
 
     /// All responses to a prompt, from the distinct ones.

@@ -3,33 +3,33 @@
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
-use rand_chacha::ChaCha8Rng;
-
 use crate::kernels::math::{exp_and_sum, find_cumulative, maximum};
-use ablate_data::rng;
 
 /// Temperature, top-k and top-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Sampling {
+pub(crate) struct Sampling {
     /// 0: the most likely token.
-    pub(super) temperature: f64,
+    pub(crate) temperature: f64,
     /// Sample from the `top_k` most likely tokens; 0: all.
-    pub(super) top_k: usize,
+    pub(crate) top_k: usize,
     /// Sample from the fewest most likely tokens whose total probability reaches `top_p` (Holtzman et al. 2020); 1: all.
-    pub(super) top_p: f64,
+    pub(crate) top_p: f64,
 }
 
-/// Samples a token. Equal logits are ranked by index, and a logit of minus infinity is never sampled. Overwrites `logits`.
-pub(super) fn sample(sampling: Sampling, logits: &mut [f32], generator: &mut ChaCha8Rng) -> u32 {
+/// Weights that are summed in f32. With more, the error would decide between tokens of a large vocabulary.
+const SUM_CHUNK: usize = 1024;
+
+/// Samples a token with a uniform number in [0, 1), which temperature 0 does not use. Equal logits are ranked by index, and a logit of
+/// minus infinity is never sampled. Overwrites `logits`. `sample.cuh` does the same on a GPU.
+pub(crate) fn sample(sampling: Sampling, logits: &mut [f32], uniform: f64) -> u32 {
     if sampling.temperature <= 0.0 {
         return greedy(logits);
     }
     let factor = (1.0 / sampling.temperature) as f32;
     // exp((l - max) / T): the largest weight is 1.
     let shift = maximum(logits) * factor;
-    let total = f64::from(exp_and_sum(logits, factor, shift));
+    let total: f64 = logits.chunks_mut(SUM_CHUNK).map(|chunk| f64::from(exp_and_sum(chunk, factor, shift))).sum();
     let weights = &*logits;
-    let uniform = rng::uniform(generator);
     let limited = sampling.top_k > 0 && sampling.top_k < weights.len();
     if !limited && sampling.top_p >= 1.0 {
         let (block, before) = find_cumulative(weights, uniform * total);
@@ -45,7 +45,7 @@ pub(super) fn sample(sampling: Sampling, logits: &mut [f32], generator: &mut Cha
 }
 
 /// Applies the repetition penalty to the used tokens, as transformers does.
-pub(super) fn penalize(logits: &mut [f32], used: &BTreeSet<u32>, penalty: f64) {
+pub(crate) fn penalize(logits: &mut [f32], used: &BTreeSet<u32>, penalty: f64) {
     let penalty = penalty as f32;
     for &token in used {
         if let Some(logit) = logits.get_mut(token as usize) {
@@ -122,6 +122,7 @@ fn count_to_reach(weights: &[f32], kept: &[usize], target: f64) -> usize {
 mod tests {
     use super::*;
     use ablate_core::base::Seed;
+    use ablate_data::rng::uniform;
 
     /// The frequencies of the tokens in 20,000 samples from the probabilities 0.5, 0.25, 0.125, 0.125.
     fn frequencies(sampling: Sampling) -> Vec<f64> {
@@ -129,7 +130,7 @@ mod tests {
         let mut counts = vec![0.0; 4];
         for _ in 0..20_000 {
             let mut logits = [0.5f32, 0.25, 0.125, 0.125].map(f32::ln);
-            counts[sample(sampling, &mut logits, &mut generator) as usize] += 1.0 / 20_000.0;
+            counts[sample(sampling, &mut logits, uniform(&mut generator)) as usize] += 1.0 / 20_000.0;
         }
         counts
     }
@@ -157,10 +158,10 @@ mod tests {
     fn ties_take_the_lower_index() {
         let mut generator = Seed(2).stream("ties");
         let greedy = Sampling { temperature: 0.0, top_k: 0, top_p: 1.0 };
-        assert_eq!(sample(greedy, &mut [1.0, 3.0, 3.0], &mut generator), 1);
+        assert_eq!(sample(greedy, &mut [1.0, 3.0, 3.0], 0.0), 1);
         let banned = [0.0, f32::NEG_INFINITY];
         let all = Sampling { temperature: 1.0, top_k: 0, top_p: 1.0 };
-        assert!((0..1000).all(|_| sample(all, &mut banned.clone(), &mut generator) == 0));
+        assert!((0..1000).all(|_| sample(all, &mut banned.clone(), uniform(&mut generator)) == 0));
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 
 use super::cpu::{CpuDecoder, Weights};
+use super::decoder::{CachedSequence, Continuation, Draw, NewPrompt, SequenceDecoder};
 use super::request::Request;
+use super::sample::{Sampling, penalize, sample};
 use super::{GenerateConfig, Generated, generate, gpu, log_probs, reference};
 use crate::device_error::device_error;
-use crate::dfdx::decoder::{BatchDecoder, batch_decoder};
 use crate::session::Session;
 use crate::tests::support::{RESOURCES, Ramps, small_config};
 use crate::trainable_model::TrainableModel;
@@ -119,7 +120,7 @@ fn all_paths_give_the_same_responses() {
 
 #[test]
 fn all_paths_agree_on_wide_heads_and_long_prompts() {
-    // Heads of 40 need three panels, the last one half full. Prompts of 34 tokens need three, with two positions in the last.
+    // On the CPU, heads of 40 need three panels, the last one half full. Prompts of 34 tokens need three, with two positions in the last.
     let tokens = |i: u32| (0..34).map(|j| 2 + (5 * i + 3 * j) % 27).collect();
     let long = |i: u32| TokenPrompt { key: format!("long {i}"), tokens: tokens(i), images: Vec::new() };
     let prompts: Vec<TokenPrompt> = (0..3).map(long).chain(prompts().into_iter().take(2)).collect();
@@ -127,7 +128,7 @@ fn all_paths_agree_on_wide_heads_and_long_prompts() {
     assert_paths_agree(&shaped(false, 80, 2, 1), &prompts, &config);
 }
 
-/// Compares the CPU path and the GPU path, in groups of several sizes, with whole forward passes.
+/// Compares the CPU path, and continuous batching with several numbers of sequences, with whole forward passes.
 fn assert_paths_agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &GenerateConfig) {
     let cpu = run(model, prompts, config, 1);
     let request = Request { model, prompts, images: &Ramps, config, seed: Seed(8), watch: &unwatched };
@@ -139,77 +140,180 @@ fn assert_paths_agree(model: &Checkpoint, prompts: &[TokenPrompt], config: &Gene
     };
     reference::generate(&request, &RESOURCES, &mut done).unwrap();
     assert_eq!(cpu, expected);
-    // In one group, in groups of one prompt, and in groups of two.
-    for batch in [64, config.samples, 2 * config.samples] {
+    // All prompts at a time, one, and two.
+    for batch in [64, 1, 2 * config.samples] {
         let config = GenerateConfig { batch, ..config.clone() };
-        let mut gpu = Vec::new();
-        let mut done = |index: usize, responses| {
-            assert_eq!(index, gpu.len());
-            gpu.push(responses);
+        let request = Request { config: &config, ..request };
+        let mut decoder = FakeDecoder::new(&request);
+        assert_eq!(cpu, decoder.generate().unwrap(), "batch {batch}");
+        assert!(decoder.log.iter().all(|call| call.sequences <= batch.max(config.samples)), "batch {batch}");
+    }
+}
+
+/// Without a GPU: places hold tokens, and every step computes whole forward passes of the tokens that it finds in its places.
+struct FakeDecoder<'a> {
+    request: &'a Request<'a>,
+    session: Session,
+    /// The token of each place.
+    places: Vec<Option<u32>>,
+    /// The prompt that a sequence continues and the last token, by slot.
+    slots: Vec<(usize, u32)>,
+    /// Places that fit into memory.
+    memory: usize,
+    /// Memory runs out at this call of `log` if more than one prompt is reserved for, or also for one.
+    fails: Option<(usize, Fails)>,
+    reserved: usize,
+    log: Vec<Call>,
+}
+
+/// When a fake decoder runs out of memory: in all calls from a number on.
+#[derive(Clone, Copy, PartialEq)]
+enum Fails {
+    ManyPrompts,
+    Always,
+}
+
+/// A prefill or a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Call {
+    /// Prompts that it reads; 0: a step.
+    prompts: usize,
+    /// Sequences that it continues or starts.
+    sequences: usize,
+}
+
+impl<'a> FakeDecoder<'a> {
+    fn new(request: &'a Request<'a>) -> FakeDecoder<'a> {
+        let session = Session::new(&TrainableModel::frozen(request.model), &RESOURCES).unwrap();
+        let (places, slots, log) = (Vec::new(), Vec::new(), Vec::new());
+        FakeDecoder { request, session, places, slots, memory: usize::MAX, fails: None, reserved: 0, log }
+    }
+
+    /// The responses to all prompts.
+    fn generate(&mut self) -> Result<Vec<Vec<Generated>>> {
+        let (request, mut found) = (self.request, BTreeMap::new());
+        gpu::generate_with(self, request, &NoProgress, &mut |index, responses| {
+            assert!(found.insert(index, responses).is_none(), "prompt {index} came twice");
             Ok(())
-        };
-        gpu::generate(&Request { config: &config, ..request }, &RESOURCES, &mut done).unwrap();
-        assert_eq!(cpu, gpu, "batch {batch}");
+        })?;
+        assert_eq!(found.len(), request.prompts.len());
+        Ok(found.into_values().collect())
     }
-}
 
-/// A device with memory for `most` prompts. It fails in the prefill, or, like dfdx, by a panic after a step.
-struct Small {
-    decoder: Box<dyn BatchDecoder>,
-    most: usize,
-    late: bool,
-    taken: usize,
-    sizes: Vec<usize>,
-}
-
-impl BatchDecoder for Small {
-    fn prefill(&mut self, texts: &Batch, samples: usize) -> anyhow::Result<Vec<f32>> {
-        self.sizes.push(texts.rows.len());
-        self.taken = 0;
-        if texts.rows.len() > self.most && !self.late {
-            return Err(device_error("CUDA_ERROR_OUT_OF_MEMORY"));
+    /// Samples a token of each sequence: prompt, own tokens, draw.
+    fn sample(&mut self, sequences: &[(usize, Vec<u32>, Draw)]) -> Result<Vec<u32>> {
+        let texts: Vec<(usize, &[u32])> = sequences.iter().map(|(prompt, own, _)| (*prompt, &own[..])).collect();
+        let mut logits = self.session.logits(&self.request.batch(&texts)?)?;
+        let GenerateConfig { temperature, top_k, top_p, repetition_penalty, .. } = *self.request.config;
+        let rows = logits.chunks_exact_mut(self.request.model.architecture.vocab);
+        let mut sampled = Vec::new();
+        for ((prompt, own, draw), logits) in sequences.iter().zip(rows) {
+            if repetition_penalty > 1.0 {
+                let used = self.request.prompts[*prompt].tokens.iter().chain(own).copied().collect();
+                penalize(logits, &used, repetition_penalty);
+            }
+            logits[1] = f32::NEG_INFINITY;
+            let token = sample(Sampling { temperature, top_k, top_p }, logits, draw.uniform);
+            self.slots[draw.slot] = (*prompt, token);
+            sampled.push(token);
         }
-        self.decoder.prefill(texts, samples)
+        Ok(sampled)
     }
 
-    fn step(&mut self, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
-        self.taken += 1;
-        let size = self.sizes.last().copied().unwrap_or(0);
-        assert!(self.taken < 2 || size <= self.most, "a test's panic: CUDA_ERROR_OUT_OF_MEMORY");
-        self.decoder.step(tokens)
+    fn call(&mut self, prompts: usize, sequences: usize) -> Result<()> {
+        self.log.push(Call { prompts, sequences });
+        match self.fails {
+            Some((call, fails)) if self.log.len() > call && (fails == Fails::Always || self.reserved > 3) => {
+                Err(device_error("CUDA_ERROR_OUT_OF_MEMORY"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl SequenceDecoder for FakeDecoder<'_> {
+    fn places_that_fit(&self) -> Result<usize> {
+        Ok(self.memory)
     }
 
-    fn retain(&mut self, sequences: &[usize]) -> anyhow::Result<()> {
-        self.decoder.retain(sequences)
+    fn reserve(&mut self, places: usize, slots: usize) -> Result<()> {
+        (self.places, self.slots, self.reserved) = (vec![None; places], vec![(0, 0); slots], slots);
+        Ok(())
+    }
+
+    fn prefill(&mut self, batch: &Batch, prompts: &[NewPrompt]) -> Result<Vec<u32>> {
+        let draws = prompts.iter().map(|prompt| prompt.draws.len()).sum();
+        self.call(prompts.len(), draws)?;
+        assert_eq!(batch.rows.len(), prompts.len());
+        let mut sequences = Vec::new();
+        for prompt in prompts {
+            assert_eq!(prompt.places.len(), prompt.tokens.len());
+            for (place, &token) in prompt.places.clone().zip(prompt.tokens) {
+                self.places[place] = Some(token);
+            }
+            // Keys are not unique to a prompt here, its tokens are.
+            let known =
+                self.request.prompts.iter().position(|known| std::ptr::eq(&raw const known.tokens[..], prompt.tokens));
+            sequences.extend(prompt.draws.iter().map(|&draw| (known.unwrap(), Vec::new(), draw)));
+        }
+        self.sample(&sequences)
+    }
+
+    fn step(&mut self, steps: &[Continuation]) -> Result<Vec<u32>> {
+        self.call(0, steps.len())?;
+        let mut sequences = Vec::new();
+        for step in steps {
+            let (known, last) = self.slots[step.draw.slot];
+            self.places[step.place()] = Some(last);
+            let CachedSequence { prompt, prompt_length, own, own_length } = step.cached;
+            let read = |start: usize, length: usize| -> Vec<u32> {
+                self.places[start..start + length].iter().map(|token| token.expect("a token")).collect()
+            };
+            assert_eq!(read(prompt, prompt_length), self.request.prompts[known].tokens);
+            assert_eq!(step.position() + 1, prompt_length + own_length);
+            sequences.push((known, read(own, own_length), step.draw));
+        }
+        self.sample(&sequences)
     }
 }
 
 #[test]
-fn out_of_memory_halves_the_group() {
+fn out_of_memory_halves_the_number_of_prompts() {
     let (model, prompts) = (model(false), prompts());
     let config = config(1.0);
     let request =
         Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &unwatched };
-    let run = |most: usize, late: bool| {
-        let decoder = batch_decoder(&model, &RESOURCES).unwrap();
-        let mut decoder = Small { decoder, most, late, taken: 0, sizes: Vec::new() };
-        let mut found = Vec::new();
-        let result = gpu::generate_with(&mut decoder, &request, &NoProgress, &mut |_, responses| {
-            found.push(responses);
-            Ok(())
-        });
-        (result, found, decoder.sizes)
-    };
-    for late in [false, true] {
-        let (result, found, sizes) = run(2, late);
-        result.unwrap();
-        assert_eq!(found, self::run(&model, &prompts, &config, 1));
-        assert!(sizes[0] > 2 && sizes.last().is_some_and(|&size| size <= 2), "{sizes:?}");
-        let error = run(0, late).0.unwrap_err();
+    let expected = run(&model, &prompts, &config, 1);
+    // In the first prefill, and after some prompts are complete.
+    for call in [0, 10] {
+        let mut decoder = FakeDecoder { fails: Some((call, Fails::ManyPrompts)), ..FakeDecoder::new(&request) };
+        assert_eq!(decoder.generate().unwrap(), expected);
+        assert!(decoder.log.len() > call + 1 && decoder.log.last().unwrap().sequences <= 3);
+        let mut decoder = FakeDecoder { fails: Some((call, Fails::Always)), ..FakeDecoder::new(&request) };
+        let error = decoder.generate().unwrap_err();
         assert_eq!(error.to_string(), "too little memory for a single prompt");
-        assert!(format!("{error:#}").contains("prompts `item 0` to `item 0`"), "{error:?}");
-        assert!(format!("{error:#}").contains("fewer `samples`"), "{error:?}");
+        let text = format!("{error:#}");
+        assert!(text.contains("prompt 0 (`item 0`)") == (call == 0) && text.contains("prompt "), "{text}");
+        assert!(text.contains("fewer `samples`"), "{text}");
     }
+}
+
+#[test]
+fn a_prompt_starts_as_soon_as_there_is_room() {
+    let (model, prompts) = (model(false), prompts());
+    let config = GenerateConfig { batch: 7, ..config(1.0) };
+    let request =
+        Request { model: &model, prompts: &prompts, images: &Ramps, config: &config, seed: Seed(8), watch: &unwatched };
+    let mut decoder = FakeDecoder::new(&request);
+    assert_eq!(decoder.generate().unwrap(), run(&model, &prompts, &config, 1));
+    // Two prompts at first; a prompt starts while sequences of another go on.
+    assert_eq!(decoder.log[0], Call { prompts: 2, sequences: 6 });
+    let late = decoder.log.windows(2).skip(1).filter(|calls| calls[0].prompts == 0 && calls[1].prompts > 0);
+    assert!(late.clone().count() > 2 && decoder.log.iter().all(|call| call.sequences <= 6), "{:?}", decoder.log);
+    // As few places as one prompt needs: one prompt at a time.
+    let mut decoder = FakeDecoder { memory: 1, ..FakeDecoder::new(&request) };
+    assert_eq!(decoder.generate().unwrap(), run(&model, &prompts, &config, 1));
+    assert!(decoder.log.iter().all(|call| call.sequences <= 3), "{:?}", decoder.log);
 }
 
 #[test]

@@ -3,5 +3,5 @@
 #[cfg(feature = "cuda")]
 #[allow(unsafe_code)]
 pub(crate) mod gpu;
-mod parity;
+pub(crate) mod parity;
 pub(crate) mod support;

@@ -45,6 +45,11 @@ KERNEL fill_rows(T *y, const float *bias, long long count, int width) {
     for EACH (i, count) y[i] = from_float<T>(bias[i % width]);
 }
 
+// Adds a bias to every row.
+KERNEL add_bias(T *y, const float *bias, long long count, int width) {
+    for EACH (i, count) y[i] = from_float<T>(to_float(y[i]) + bias[i % width]);
+}
+
 __device__ __forceinline__ float sigmoid(float x) { return 1 / (1 + expf(-x)); }
 
 // silu(gate) * up (Shazeer 2020), four elements per thread.

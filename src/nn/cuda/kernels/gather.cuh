@@ -3,9 +3,12 @@
 #pragma once
 #include "common.cuh"
 
-// For each position the row of a table (source >= 0), the newline (-1) or the feature row -2 - source. A block has a position.
-KERNEL embed(const T *table, const T *features, const float *newline, const int *sources, float *y, int width) {
-    const int source = sources[blockIdx.x];
+// For each position the row of a table (source >= 0), the newline (-1) or the feature row -2 - source. Position i has source i or, with
+// `at`, source at[i]. A block has a position.
+KERNEL embed(
+    const T *table, const T *features, const float *newline, const int *sources, const int *at, float *y, int width
+) {
+    const int source = sources[at ? at[blockIdx.x] : blockIdx.x];
     y += (size_t)blockIdx.x * width;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         y[i] = source >= 0 ? to_float(table[(size_t)source * width + i])

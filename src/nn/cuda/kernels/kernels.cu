@@ -13,3 +13,4 @@
 #include "norm.cuh"
 #include "optimizer.cuh"
 #include "rope.cuh"
+#include "sample.cuh"

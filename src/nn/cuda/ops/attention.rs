@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 
 use super::gpu::{Arg, Gpu};
-use super::memory::Buffer;
+use super::memory::{Buffer, Part};
 use super::state::CudaOps;
 use super::tensor::{CudaTensor, Kind};
 use crate::Precision;
@@ -33,12 +33,12 @@ enum Over {
     /// The tokens of the same row.
     Rows(Tiles),
     /// The cache: one `CachedSequence` of `decode.cuh` per token.
-    Caches(Rc<Buffer>),
+    Caches(Part),
 }
 
 /// Rotations, and the position of every token.
 struct Rope {
-    positions: Rc<Buffer>,
+    positions: Part,
     cos: Rc<Buffer>,
     sin: Rc<Buffer>,
 }
@@ -65,29 +65,28 @@ impl AttentionPlan {
             tiles.extend((0..row.len()).step_by(size).map(|first| [start, length, first as i32]));
         }
         let positions: Vec<i32> = rows.iter().flat_map(|row| 0..row.len() as i32).collect();
-        let rope = rope.map(|table| Rope::new(gpu, table, &positions)).transpose()?;
+        let rope = rope.map(|table| Rope::new(gpu, table, gpu.upload(&positions)?)).transpose()?;
         let over = Over::Rows(Tiles { buffer: gpu.upload(&tiles)?, count: tiles.len() });
         Ok(AttentionPlan { heads, rope, over })
     }
 
-    /// Attention of one token per sequence: `sequences` are places in the cache before the token is added, `positions` those of
-    /// the tokens.
-    pub(crate) fn step(
+    /// Attention of one token per sequence: `positions` are those of the tokens (an `int` each), `sequences` their places in the cache
+    /// with the token as the last one (a `CachedSequence` each).
+    pub(super) fn step(
         gpu: &Gpu,
         heads: Heads,
         table: &Arc<RopeTable>,
-        positions: &[i32],
-        sequences: &[[i32; 4]],
+        positions: Part,
+        sequences: Part,
     ) -> Result<AttentionPlan> {
-        let rope = Some(Rope::new(gpu, table, positions)?);
-        Ok(AttentionPlan { heads, rope, over: Over::Caches(gpu.upload(sequences)?) })
+        Ok(AttentionPlan { heads, rope: Some(Rope::new(gpu, table, positions)?), over: Over::Caches(sequences) })
     }
 }
 
 impl Rope {
-    fn new(gpu: &Gpu, table: &Arc<RopeTable>, positions: &[i32]) -> Result<Rope> {
+    fn new(gpu: &Gpu, table: &Arc<RopeTable>, positions: impl Into<Part>) -> Result<Rope> {
         let (cos, sin) = gpu.rope(table)?;
-        Ok(Rope { positions: gpu.upload(positions)?, cos, sin })
+        Ok(Rope { positions: positions.into(), cos, sin })
     }
 }
 
@@ -97,17 +96,24 @@ pub(super) fn attend(
     layer: usize,
     q: CudaTensor,
     k: CudaTensor,
-    v: &CudaTensor,
+    v: CudaTensor,
     plan: &AttentionPlan,
 ) -> Result<CudaTensor> {
     let (gpu, heads, n) = (ops.gpu.clone(), plan.heads, q.rows());
     let (dq, dk, dv) = (q.gradient(), k.gradient(), v.gradient());
     // Rotated in place: the backward pass needs the rotated ones too.
-    let (q, k, v) = (q.into_values(&gpu)?, k.into_values(&gpu)?, v.values(&gpu)?);
+    let (q, k, v, biases) = if plan.rope.is_some() {
+        let ((q, q_bias), (k, k_bias), (v, v_bias)) =
+            (q.into_product(&gpu)?, k.into_product(&gpu)?, v.into_product(&gpu)?);
+        (q, k, v, [q_bias, k_bias, v_bias])
+    } else {
+        (q.into_values(&gpu)?, k.into_values(&gpu)?, v.into_values(&gpu)?, [const { None }; 3])
+    };
     let cache = ops.cache.as_ref().filter(|_| heads.causal);
     if plan.rope.is_some() || cache.is_some() {
         let places = cache.map(|cache| (cache.keys(layer), cache.values(layer), cache.places()));
-        rotate(&gpu, heads, plan.rope.as_ref(), 1.0, [&q, &k], &v, n, places)?;
+        let biases = biases.each_ref().map(Option::as_ref);
+        rotate(&gpu, heads, plan.rope.as_ref(), 1.0, [&q, &k, &v], n, places, biases)?;
     }
     let out = gpu.allocate(n * heads.query() * gpu.inner_size())?;
     let shape = shape(heads);
@@ -157,7 +163,7 @@ pub(super) fn attend(
         let (kernel, shared) = kernels.backward_keys;
         gpu.launch(kernel, [tiles.count, heads.kv_heads], THREADS, shared, &arguments)?;
         if rope.is_some() {
-            rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k], &to_v, n, None)?;
+            rotate(gpu, heads, rope.as_ref(), -1.0, [&to_q, &to_k, &to_v], n, None, [None; 3])?;
         }
         dq.add(gpu, Kind::Inner, to_q, query)?;
         dk.add(gpu, Kind::Inner, to_k, key)?;
@@ -166,27 +172,30 @@ pub(super) fn attend(
     Ok(y)
 }
 
-/// Rotates queries and keys in place, by the negative angles for `sign` -1, and writes keys and values to a cache.
+/// Rotates queries and keys in place, by the negative angles for `sign` -1, and writes keys and values to a cache. Adds biases before.
 #[expect(clippy::too_many_arguments, reason = "what is rotated, by what, and where it is written")]
 fn rotate(
     gpu: &Gpu,
     heads: Heads,
     rope: Option<&Rope>,
     sign: f32,
-    [q, k]: [&Rc<Buffer>; 2],
-    v: &Rc<Buffer>,
+    [q, k, v]: [&Rc<Buffer>; 3],
     n: usize,
-    cache: Option<(&Rc<Buffer>, &Rc<Buffer>, &Rc<Buffer>)>,
+    cache: Option<(&Rc<Buffer>, &Rc<Buffer>, &Part)>,
+    biases: [Option<&Rc<Buffer>>; 3],
 ) -> Result<()> {
-    let angles = [rope.map(|rope| &rope.positions), rope.map(|rope| &rope.cos), rope.map(|rope| &rope.sin)];
-    let [positions, cos, sin] = angles.map(Arg::from);
+    let [positions, cos, sin] = match rope {
+        Some(Rope { positions, cos, sin }) => [positions.into(), cos.into(), sin.into()],
+        None => [Arg::Address(0); 3],
+    };
     let sizes: [Arg; 3] = [heads.heads.into(), heads.kv_heads.into(), heads.width.into()];
     let [keys, values, places] = match cache {
         Some((keys, values, places)) => [keys.into(), values.into(), places.into()],
         None => [Arg::Address(0); 3],
     };
     let inputs = [q.into(), k.into(), v.into(), positions, cos, sin, sign.into()];
-    gpu.rows("rope", n, heads.query() + heads.key(), &[&inputs[..], &sizes, &[keys, values, places]].concat())
+    let arguments = [&inputs[..], &sizes, &[keys, values, places], &biases.map(Arg::from)].concat();
+    gpu.rows("rope", n, heads.query() + heads.key(), &arguments)
 }
 
 /// Heads, query heads per key head, width, whether causal, and the factor of the scores.

@@ -27,14 +27,21 @@ const BF16: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/bf16.ptx")), 
 /// The oldest compute capability with bf16.
 const BF16_CAPABILITY: (i32, i32) = (8, 0);
 
-/// Shared memory that every kernel may use; more has to be asked for.
-const SHARED: usize = 48 << 10;
+/// Dynamic shared memory that every kernel may use. Up to 48 KiB need not be asked for, with that of fixed size.
+const SHARED: usize = 40 << 10;
+
+#[derive(Clone, Copy)]
+struct Function {
+    function: CUfunction,
+    /// The dynamic shared memory that it may use.
+    shared: usize,
+}
 
 pub(super) struct Card {
     device: Arc<CudaDevice>,
     blas: CudaBlas,
     module: CUmodule,
-    functions: RefCell<BTreeMap<&'static str, CUfunction>>,
+    functions: RefCell<BTreeMap<&'static str, Function>>,
     /// Whether the driver has pools of its own, with functions that wait for nothing.
     pools: bool,
 }
@@ -60,16 +67,31 @@ impl Card {
         *self.device.cu_stream()
     }
 
-    fn function(&self, name: &'static str) -> Result<CUfunction> {
-        if let Some(function) = self.functions.borrow().get(name) {
-            return Ok(*function);
+    /// A kernel that may use `shared` bytes of dynamic shared memory.
+    fn function(&self, name: &'static str, shared: usize) -> Result<CUfunction> {
+        let known = self.functions.borrow().get(name).copied();
+        if let Some(Function { function, .. }) = known.filter(|known| shared <= known.shared) {
+            return Ok(function);
         }
-        let text = CString::new(name).context("BUG: a kernel's name")?;
-        // SAFETY: the module is loaded.
-        let function = unsafe { module::get_function(self.module, text) }
-            .map_err(device_error)
-            .with_context(|| format!("BUG: no kernel `{name}`"))?;
-        self.functions.borrow_mut().insert(name, function);
+        let function = match known {
+            Some(known) => known.function,
+            None => {
+                let text = CString::new(name).context("BUG: a kernel's name")?;
+                // SAFETY: the module is loaded.
+                unsafe { module::get_function(self.module, text) }
+                    .map_err(device_error)
+                    .with_context(|| format!("BUG: no kernel `{name}`"))?
+            }
+        };
+        if shared > SHARED {
+            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function comes from the driver.
+            let status = unsafe { cuFuncSetAttribute(function, attribute, shared as i32) };
+            if status != CUresult::CUDA_SUCCESS {
+                bail!("the GPU has less than the {shared} bytes of shared memory per block that kernel `{name}` needs");
+            }
+        }
+        self.functions.borrow_mut().insert(name, Function { function, shared: shared.max(SHARED) });
         Ok(function)
     }
 }
@@ -87,6 +109,11 @@ impl Driver for Card {
         // SAFETY: the memory came from `allocate`, and nothing on the host refers to it.
         unsafe { if self.pools { result::free_async(address, self.stream()) } else { result::free_sync(address) } }
             .map_err(device_error)
+    }
+
+    fn free_memory(&self) -> Result<usize> {
+        self.device.bind_to_thread().map_err(device_error)?;
+        result::mem_get_info().map(|(free, _)| free).map_err(device_error)
     }
 
     fn synchronize(&self) -> Result<()> {
@@ -117,15 +144,7 @@ impl Driver for Card {
 
     fn launch(&self, launch: &Launch) -> Result<()> {
         let Launch { name, grid, threads, shared, arguments } = *launch;
-        let function = self.function(name)?;
-        if shared > SHARED {
-            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function comes from the driver.
-            let status = unsafe { cuFuncSetAttribute(function, attribute, shared as i32) };
-            if status != CUresult::CUDA_SUCCESS {
-                bail!("the GPU has less than the {shared} bytes of shared memory per block that kernel `{name}` needs");
-            }
-        }
+        let function = self.function(name, shared)?;
         // The driver reads as many bytes of each value as the parameter has.
         let values: Vec<u64> = arguments
             .iter()
@@ -134,6 +153,7 @@ impl Driver for Card {
                 Arg::Int(value) => u64::from(value.cast_unsigned()),
                 Arg::Long(value) => value.cast_unsigned(),
                 Arg::Float(value) => u64::from(value.to_bits()),
+                Arg::Double(value) => value.to_bits(),
             })
             .collect();
         let mut pointers: Vec<*mut c_void> =

@@ -15,6 +15,9 @@ pub(super) trait Driver {
 
     fn free(&self, address: u64) -> Result<()>;
 
+    /// Bytes of memory that the driver has left.
+    fn free_memory(&self) -> Result<usize>;
+
     /// Waits until all work has been done.
     fn synchronize(&self) -> Result<()>;
 

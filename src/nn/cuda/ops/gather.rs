@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::add_gradient;
 use super::gpu::{Arg, Gpu};
-use super::memory::Buffer;
+use super::memory::{Buffer, Part};
 use super::state::CudaOps;
 use super::tensor::{CudaTensor, Kind, bytes_of};
 use super::weights::{CudaMatrix, CudaVector};
@@ -105,7 +105,7 @@ pub(super) fn merge_image_features(
     let newline_values = newline.map(|newline| newline.value.values.clone());
     let inputs: [Arg; 4] =
         [(&table.value.values).into(), values.as_ref().into(), newline_values.as_ref().into(), (&codes).into()];
-    gpu.rows("embed", n, d, &[&inputs[..], &[(&y).into(), d.into()]].concat())?;
+    gpu.rows("embed", n, d, &[&inputs[..], &[Arg::Address(0), (&y).into(), d.into()]].concat())?;
     let y = ops.tensor(Kind::Stream, y, n, d);
     if ops.grad_enabled {
         let of_table = ops.weight_gradient(table).map(|gradient| {
@@ -137,6 +137,22 @@ pub(super) fn merge_image_features(
         });
     }
     Ok(y)
+}
+
+/// The embeddings of `n` tokens, for a step of generation: row `i` is that of token `tokens[slots[i]]`, both `int` -> (n, d).
+pub(super) fn embed_tokens(
+    gpu: &Gpu,
+    table: &CudaMatrix,
+    tokens: &Rc<Buffer>,
+    slots: &Part,
+    n: usize,
+) -> Result<CudaTensor> {
+    let d = table.columns;
+    let y = gpu.allocate(n * d * size_of::<f32>())?;
+    let none = Arg::Address(0);
+    let inputs: [Arg; 5] = [(&table.values).into(), none, none, tokens.into(), slots.into()];
+    gpu.rows("embed", n, d, &[&inputs[..], &[(&y).into(), d.into()]].concat())?;
+    Ok(CudaTensor::new(Kind::Stream, y, n, d, false))
 }
 
 /// Tensors with the same number of rows, side by side.

@@ -1,7 +1,7 @@
 //! A GPU as the operations use it: its kernels, matrix products, memory and copies, all on one stream, so that everything happens
 //! in the order of the calls.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 #[cfg(feature = "cuda")]
 use super::card::Card;
 use super::driver::{Driver, Launch};
-use super::memory::{Buffer, Pool};
+use super::memory::{Buffer, Part, Pool};
 use super::recorder::Recorder;
 use crate::Precision;
 use crate::kernels::rope::RopeTable;
@@ -23,6 +23,8 @@ struct Inner {
     driver: Rc<dyn Driver>,
     precision: Precision,
     pool: Rc<Pool>,
+    /// In a step of generation: the number of sequences, and the number for which memory is asked.
+    sequences: Cell<Option<(usize, usize)>>,
     /// The rotations of the last models.
     ropes: RefCell<Vec<Rotations>>,
 }
@@ -42,6 +44,7 @@ pub(crate) enum Arg {
     Int(i32),
     Long(i64),
     Float(f32),
+    Double(f64),
 }
 
 impl Gpu {
@@ -57,7 +60,7 @@ impl Gpu {
 
     fn with(driver: Rc<dyn Driver>, precision: Precision) -> Gpu {
         let pool = Rc::new(Pool::new(driver.clone()));
-        Gpu(Rc::new(Inner { driver, precision, pool, ropes: RefCell::default() }))
+        Gpu(Rc::new(Inner { driver, precision, pool, sequences: Cell::default(), ropes: RefCell::default() }))
     }
 
     pub(crate) fn precision(&self) -> Precision {
@@ -80,7 +83,28 @@ impl Gpu {
 
     /// Memory with arbitrary content.
     pub(crate) fn allocate(&self, bytes: usize) -> Result<Rc<Buffer>> {
+        let bytes = self.0.sequences.get().map_or(bytes, |(count, capacity)| (bytes * capacity).div_ceil(count));
         Pool::allocate(&self.0.pool, bytes).map(Rc::new)
+    }
+
+    /// Runs a step of generation with `count` sequences. Its buffers have the sizes of a step with `capacity` sequences, so that the
+    /// next step with another number of sequences finds them in the pool.
+    pub(super) fn with_capacity<R>(
+        &self,
+        count: usize,
+        capacity: usize,
+        step: impl FnOnce() -> Result<R>,
+    ) -> Result<R> {
+        assert!((1..=capacity).contains(&count), "BUG: {count} sequences of {capacity}");
+        let before = self.0.sequences.replace(Some((count, capacity)));
+        let result = step();
+        self.0.sequences.set(before);
+        result
+    }
+
+    /// Bytes of memory that the driver has left.
+    pub(super) fn free_memory(&self) -> Result<usize> {
+        self.driver().free_memory()
     }
 
     pub(crate) fn zeros(&self, bytes: usize) -> Result<Rc<Buffer>> {
@@ -220,6 +244,12 @@ impl From<&Buffer> for Arg {
 impl From<&Rc<Buffer>> for Arg {
     fn from(buffer: &Rc<Buffer>) -> Arg {
         Arg::Address(buffer.address())
+    }
+}
+
+impl From<&Part> for Arg {
+    fn from(part: &Part) -> Arg {
+        Arg::Address(part.address())
     }
 }
 

@@ -22,6 +22,30 @@ pub(crate) struct Buffer {
     pool: Rc<Pool>,
 }
 
+/// The part of a buffer from `start` bytes on. A clone is the same memory.
+#[derive(Clone)]
+pub(crate) struct Part {
+    buffer: Rc<Buffer>,
+    start: usize,
+}
+
+impl Part {
+    pub(super) fn new(buffer: &Rc<Buffer>, start: usize) -> Part {
+        assert!(start <= buffer.bytes, "BUG: byte {start} of {}", buffer.bytes);
+        Part { buffer: buffer.clone(), start }
+    }
+
+    pub(super) fn address(&self) -> u64 {
+        self.buffer.address + self.start as u64
+    }
+}
+
+impl From<Rc<Buffer>> for Part {
+    fn from(buffer: Rc<Buffer>) -> Part {
+        Part { buffer, start: 0 }
+    }
+}
+
 impl Pool {
     pub(super) fn new(driver: Rc<dyn Driver>) -> Pool {
         Pool { driver, free: RefCell::default() }

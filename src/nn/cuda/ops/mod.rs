@@ -4,9 +4,10 @@
 //! writes has the type of the run's [`Precision`](crate::Precision). Rows of a batch can differ in length. The result for a row
 //! does not depend on the other rows, but products of other sizes may sum in another order.
 
-pub(crate) mod attention;
+mod attention;
 #[cfg(feature = "cuda")]
 mod card;
+pub(crate) mod decoder;
 mod driver;
 mod gather;
 mod gpu;
@@ -18,6 +19,7 @@ mod norm;
 pub(crate) mod optimizer;
 mod products;
 pub(crate) mod recorder;
+mod sampler;
 mod state;
 mod tensor;
 #[cfg(all(test, feature = "cuda"))]
@@ -156,14 +158,8 @@ impl Ops for CudaOps {
     type Tensor = CudaTensor;
     type AttentionPlan = AttentionPlan;
 
-    const NEEDS_PADDING: bool = false;
-
     fn set_grad_enabled(&mut self, enabled: bool) {
         self.grad_enabled = enabled;
-    }
-
-    fn rows(&self, x: &CudaTensor) -> usize {
-        x.rows()
     }
 
     fn input(&mut self, values: &[f32], width: usize) -> Result<CudaTensor> {
@@ -220,6 +216,10 @@ impl Ops for CudaOps {
         let (inner, y) = (self.inner(x)?, gpu.allocate(m * n * gpu.inner_size())?);
         let mut into = Accumulate::No;
         if let Some(bias) = bias {
+            if self.late_biases {
+                gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, into), m, n, k)?;
+                return Ok(CudaTensor::biased(y, &bias.value.values, m, n));
+            }
             let arguments = [(&y).into(), (&bias.value.values).into(), long(m * n), n.into()];
             gpu.each("fill_rows", m * n, &arguments)?;
             into = Accumulate::Yes;
@@ -312,7 +312,7 @@ impl Ops for CudaOps {
         v: CudaTensor,
         plan: &AttentionPlan,
     ) -> Result<CudaTensor> {
-        attention::attend(self, layer, q, k, &v, plan)
+        attention::attend(self, layer, q, k, v, plan)
     }
 
     fn swiglu(&mut self, gate: &CudaTensor, up: &CudaTensor) -> Result<CudaTensor> {

@@ -131,6 +131,10 @@ impl Driver for Recorder {
         Ok(())
     }
 
+    fn free_memory(&self) -> Result<usize> {
+        Ok(usize::MAX - self.used_bytes())
+    }
+
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
@@ -257,6 +261,8 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
             2 * blocks * integer(3) * stream_or_inner
         }
         "copy_columns_inner" => 2 * blocks * integer(4) * inner,
+        // Reads logits, writes weights, reads weights.
+        "sample" => 3 * blocks * integer(6) * wide,
         "log_softmax" => blocks * integer(4) * wide,
         "log_softmax_backward" => blocks * integer(5) * (wide + inner),
         "column_sums" => integer(2) * integer(3) * inner,

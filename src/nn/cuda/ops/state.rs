@@ -26,6 +26,8 @@ pub(crate) struct CudaOps {
     pub(super) seed: Rc<RefCell<Option<Rc<Buffer>>>>,
     /// In generation, where keys and values are kept.
     pub(super) cache: Option<CacheWriter>,
+    /// In a step of generation: the rotation adds the biases of queries, keys and values, which saves three launches.
+    pub(super) late_biases: bool,
 }
 
 impl CudaOps {
@@ -38,6 +40,7 @@ impl CudaOps {
             grad_enabled: false,
             seed: Rc::default(),
             cache,
+            late_biases: false,
         }
     }
 

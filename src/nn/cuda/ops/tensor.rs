@@ -44,6 +44,8 @@ enum Values {
     Ready(Rc<Buffer>),
     /// The sum of a tensor of the stream and another one, which is not computed yet: the norm that follows computes it as well.
     Sum(CudaTensor, CudaTensor),
+    /// An inner product whose bias, a vector, is not added yet: the rotation that follows in a step of generation adds it as well.
+    Biased(Rc<Buffer>, Rc<Buffer>),
 }
 
 impl CudaTensor {
@@ -51,6 +53,12 @@ impl CudaTensor {
     pub(super) fn new(kind: Kind, values: Rc<Buffer>, rows: usize, width: usize, tracked: bool) -> CudaTensor {
         let values = RefCell::new(Values::Ready(values));
         CudaTensor(Rc::new(Inner { kind, rows, width, values, gradient: Gradient::new(tracked) }))
+    }
+
+    /// An inner constant: a product and its bias (width), which is added when the tensor is first read.
+    pub(super) fn biased(product: Rc<Buffer>, bias: &Rc<Buffer>, rows: usize, width: usize) -> CudaTensor {
+        let values = RefCell::new(Values::Biased(product, bias.clone()));
+        CudaTensor(Rc::new(Inner { kind: Kind::Inner, rows, width, values, gradient: Gradient::new(false) }))
     }
 
     /// The sum of two tensors, which is computed when it is first read.
@@ -92,6 +100,22 @@ impl CudaTensor {
         }
     }
 
+    /// A product and its bias, if that is not added yet.
+    fn open_bias(&self) -> Option<(Rc<Buffer>, Rc<Buffer>)> {
+        match &*self.0.values.borrow() {
+            Values::Biased(values, bias) => Some((values.clone(), bias.clone())),
+            _ => None,
+        }
+    }
+
+    /// The values for writing, and the bias that the caller must add to them, if there is one.
+    pub(super) fn into_product(self, gpu: &Gpu) -> Result<(Rc<Buffer>, Option<Rc<Buffer>>)> {
+        match self.open_bias() {
+            Some((values, bias)) => Ok((values, Some(bias))),
+            None => Ok((self.into_values(gpu)?, None)),
+        }
+    }
+
     /// Stores the values of a sum.
     pub(super) fn set(&self, values: Rc<Buffer>) {
         *self.0.values.borrow_mut() = Values::Ready(values);
@@ -99,8 +123,16 @@ impl CudaTensor {
 
     /// The values. A sum is computed.
     pub(super) fn values(&self, gpu: &Gpu) -> Result<Rc<Buffer>> {
+        if let Some((values, bias)) = self.open_bias() {
+            gpu.each(
+                "add_bias",
+                self.len(),
+                &[(&values).into(), (&bias).into(), long(self.len()), self.width().into()],
+            )?;
+            self.set(values);
+        }
         let (a, b) = match &*self.0.values.borrow() {
-            Values::Ready(values) => return Ok(values.clone()),
+            Values::Ready(values) | Values::Biased(values, _) => return Ok(values.clone()),
             Values::Sum(a, b) => (a.clone(), b.clone()),
         };
         let (a, b) = if a.kind() == Kind::Inner { (b, a) } else { (a, b) };

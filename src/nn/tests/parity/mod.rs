@@ -40,14 +40,14 @@ const WITHOUT_CACHE: [&str; 3] = ["llava-next", "llava-siglip", "qwen3"];
 type Responses = Vec<Vec<Generated>>;
 
 /// A case with its images from our own image processor, and its chat template.
-struct Subject {
+pub(crate) struct Subject {
     case: Case,
     images: Arc<ImageLoader>,
     chat: ChatEncoder,
 }
 
 impl Subject {
-    fn open(folder: &Path) -> Result<Subject> {
+    pub(crate) fn open(folder: &Path) -> Result<Subject> {
         let case = Case::read(folder)?;
         let paths = files::list_paths(&folder.with_file_name("images"))?;
         let keys: Vec<String> = paths.iter().map(|path| files::name_of(&path.with_extension(""))).collect();
@@ -109,48 +109,63 @@ impl Subject {
         }
     }
 
-    fn generate(&self, prompts: &[TokenPrompt], config: &GenerateConfig, threads: usize) -> Result<Responses> {
+    fn generate(&self, prompts: &[TokenPrompt], config: &GenerateConfig, resources: &Resources) -> Result<Responses> {
         let mut found = BTreeMap::new();
-        let (model, resources) = (&self.case.checkpoint, Resources { threads, ..RESOURCES });
+        let model = &self.case.checkpoint;
         let mut done = |index, responses| {
             found.insert(index, responses);
             Ok(())
         };
-        generate(model, prompts, &*self.images, config, Seed(5), &|_, _, _| false, &resources, &mut done)?;
+        generate(model, prompts, &*self.images, config, Seed(5), &|_, _, _| false, resources, &mut done)?;
         Ok(found.into_values().collect())
+    }
+
+    /// The prompts whose greedy tokens are stored.
+    fn greedy_prompts(&self) -> Vec<TokenPrompt> {
+        let texts = self.case.expected.sequences.iter().filter(|(_, text)| text.greedy.is_some());
+        let prompt = |(name, text): (&String, &Text)| TokenPrompt {
+            key: name.clone(),
+            tokens: text.ids.clone(),
+            images: text.images.clone(),
+        };
+        texts.map(prompt).collect()
+    }
+
+    /// Greedy tokens as [`generate`] computes them with these resources.
+    pub(crate) fn greedy_on(&self, resources: &Resources) -> Result<Tally> {
+        let mut tally = Tally::default();
+        let prompts = self.greedy_prompts();
+        let path = format!("on `{}`", resources.device);
+        self.check_greedy(&path, &self.generate(&prompts, &self.config(0.0, 1), resources)?, &mut tally);
+        Ok(tally)
     }
 
     /// Greedy tokens, with a key/value cache and, for some checkpoints, without.
     fn greedy(&self) -> Result<Tally> {
-        let texts: Vec<(&String, &Text)> =
-            self.case.expected.sequences.iter().filter(|(_, text)| text.greedy.is_some()).collect();
-        let prompt = |(name, text): &(&String, &Text)| TokenPrompt {
-            key: (*name).clone(),
-            tokens: text.ids.clone(),
-            images: text.images.clone(),
-        };
-        let prompts: Vec<TokenPrompt> = texts.iter().map(prompt).collect();
-        let config = self.config(0.0, 1);
-        let mut runs = vec![("with a cache", self.generate(&prompts, &config, 1)?)];
+        let mut tally = self.greedy_on(&RESOURCES)?;
         if WITHOUT_CACHE.iter().any(|name| self.case.folder.ends_with(name)) {
-            let model = &self.case.checkpoint;
-            runs.push(("without a cache", reference::responses(model, &prompts, &*self.images, &config, &RESOURCES)?));
-        }
-        let mut tally = Tally::default();
-        for (path, responses) in runs {
-            for ((name, text), response) in texts.iter().zip(responses) {
-                let Generated { tokens, finish, .. } = &response[0];
-                let (mut expected, mut end) = (text.greedy.clone().unwrap_or_default(), FinishReason::Length);
-                if expected.last().is_some_and(|last| config.stop.contains(last)) {
-                    expected.pop();
-                    end = FinishReason::Stop;
-                }
-                tally.add((tokens, *finish) == (&expected, end), || {
-                    format!("`{name}` {path}: {tokens:?}, {finish:?}, expected {expected:?}, {end:?}")
-                });
-            }
+            let (model, prompts) = (&self.case.checkpoint, self.greedy_prompts());
+            let found = reference::responses(model, &prompts, &*self.images, &self.config(0.0, 1), &RESOURCES)?;
+            self.check_greedy("without a cache", &found, &mut tally);
         }
         Ok(tally)
+    }
+
+    /// Compares the responses to [`Subject::greedy_prompts`] with the stored ones.
+    fn check_greedy(&self, path: &str, responses: &Responses, tally: &mut Tally) {
+        for (prompt, response) in self.greedy_prompts().iter().zip(responses) {
+            let name = &prompt.key;
+            let Generated { tokens, finish, .. } = &response[0];
+            let greedy = &self.case.expected.sequences[name].greedy;
+            let (mut expected, mut end) = (greedy.clone().unwrap_or_default(), FinishReason::Length);
+            if expected.last().is_some_and(|last| self.chat.stop_tokens().contains(last)) {
+                expected.pop();
+                end = FinishReason::Stop;
+            }
+            tally.add((tokens, *finish) == (&expected, end), || {
+                format!("`{name}` {path}: {tokens:?}, {finish:?}, expected {expected:?}, {end:?}")
+            });
+        }
     }
 }
 
@@ -183,9 +198,9 @@ fn round_trip(case: &Case) -> Result<Tally> {
 
 /// How many comparisons succeeded, and what failed.
 #[derive(Default)]
-struct Tally {
-    right: usize,
-    wrong: Vec<String>,
+pub(crate) struct Tally {
+    pub(crate) right: usize,
+    pub(crate) wrong: Vec<String>,
 }
 
 impl Tally {
@@ -298,10 +313,11 @@ fn samples_do_not_depend_on_other_prompts() {
         };
         let prompts: Vec<TokenPrompt> = images.into_iter().enumerate().map(prompt).collect();
         let config = subject.config(1.0, 2);
-        let together = subject.generate(&prompts, &config, 1).unwrap();
-        assert_eq!(subject.generate(&prompts, &config, 2).unwrap(), together, "{name}");
+        let together = subject.generate(&prompts, &config, &RESOURCES).unwrap();
+        let two = Resources { threads: 2, ..RESOURCES };
+        assert_eq!(subject.generate(&prompts, &config, &two).unwrap(), together, "{name}");
         for (prompt, responses) in prompts.iter().zip(&together) {
-            let alone = subject.generate(std::slice::from_ref(prompt), &config, 1).unwrap();
+            let alone = subject.generate(std::slice::from_ref(prompt), &config, &RESOURCES).unwrap();
             assert_eq!(&alone[0], responses, "{name}: `{}`", prompt.key);
             assert_ne!(responses[0], responses[1], "{name}: `{}`", prompt.key);
         }

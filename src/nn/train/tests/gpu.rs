@@ -95,7 +95,7 @@ impl PixelSource for StepSections {
 }
 
 /// The positions of a row of the counted runs.
-const POSITIONS: usize = 40;
+const POSITIONS: usize = 16;
 /// Steps of a counted run. From the third step on nothing is allocated.
 const STEPS: usize = 4;
 
