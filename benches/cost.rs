@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use ablate_nn::cost::{
-    BatchShape, Card, GenerationShape, Memory, Prediction, Trainable, Work, Workload, generation, parameter_count, training,
+    BatchShape, Card, GenerationShape, Memory, Prediction, Trainable, Work, Workload, generation, parameter_count,
+    training,
 };
 use ablate_nn::{Checkpoint, Pattern, Precision};
 use anyhow::{Context, Result};

@@ -80,8 +80,7 @@ impl Needs {
             tiles,
         };
         let generation = cost::generation(architecture, *precision, &sequences)?.memory;
-        let uses =
-            vec![("training", training(false)?), ("checkpointing", training(true)?), ("generation", generation)];
+        let uses = vec![("training", training(false)?), ("checkpointing", training(true)?), ("generation", generation)];
         Ok(Needs { parameters: cost::parameter_count(architecture), shape, uses })
     }
 
@@ -102,7 +101,8 @@ impl Needs {
         let BatchShape { rows, positions, tiles, .. } = self.shape;
         let images = if tiles > 0 { format!(" with {tiles} image(s)") } else { String::new() };
         let billions = self.parameters as f64 / 1e9;
-        let mut lines = vec![line("model", &format!("{billions:.2} billion parameters; {rows} x {positions} tokens{images}"))];
+        let mut lines =
+            vec![line("model", &format!("{billions:.2} billion parameters; {rows} x {positions} tokens{images}"))];
         for (name, memory) in &self.uses {
             let name = if *name == "checkpointing" { "training with gradient_checkpointing" } else { *name };
             let names = |fit: bool| -> Vec<String> {

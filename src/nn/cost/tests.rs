@@ -112,9 +112,12 @@ fn batches_that_do_not_fit_the_model_are_refused() {
 mod gpu {
     use std::sync::Arc;
 
+    use super::super::generation::{run, sampling};
     use super::super::training::{row_groups, training_on};
     use super::*;
+    use crate::cuda::ops::decoder::CudaDecoder;
     use crate::cuda::ops::recorder::CopyKind;
+    use crate::cuda::tests::alone;
     use crate::ops::TargetGroups;
     use crate::optimizer::{Optimizer, OptimizerConfig};
     use crate::session::{BatchLoss, Session, thread_pool};
@@ -183,9 +186,61 @@ mod gpu {
         Some((counts(&name(3))?, peak))
     }
 
+    /// Fails unless an emulated GPU did this work.
+    fn assert_equal(work: &Work, counts: &Counts, place: &str) {
+        for item in work.items() {
+            let kernel = counts.kernels.get(&item.name).map_or(0, |kernel| kernel.launches);
+            assert!(item.name.contains(' ') || kernel == item.calls, "{place}: {item:?} {kernel}");
+        }
+        assert_eq!((work.launches(), work.products()), (counts.launches, counts.products.calls), "{place}");
+        let copies = [
+            (CopyKind::HostToDevice, &counts.host_to_device),
+            (CopyKind::DeviceToHost, &counts.device_to_host),
+            (CopyKind::DeviceToDevice, &counts.device_to_device),
+            (CopyKind::Memset, &counts.memsets),
+        ];
+        for (kind, copies) in copies {
+            assert_eq!(work.copies(kind), (copies.count, copies.bytes), "{place}: {kind:?}");
+        }
+    }
+
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn gpu_generation_does_what_the_estimate_says() {
+        let _alone = alone();
+        let config = small_config();
+        let start = Checkpoint::initialize(&config, 24, 1, Seed(3)).unwrap();
+        let architecture = &start.architecture;
+        for precision in [Precision::F32, Precision::Bf16] {
+            for (prompts, samples, tiles) in [(1, 1, 0), (3, 4, 1)] {
+                let shape = GenerationShape { prompts, samples, prompt_tokens: 12, new_tokens: 9, tiles };
+                let name = |pass: usize| format!("cost {shape:?} {precision} {pass}");
+                section("cost: start");
+                let mut decoder = CudaDecoder::open(&start, &sampling(&shape), 0, precision, 21).unwrap();
+                let mut pass = 0;
+                section(&name(pass));
+                run(&mut decoder, architecture, &shape, &mut || {
+                    pass += 1;
+                    section(&name(pass));
+                })
+                .unwrap();
+                section("cost: end");
+                let (Some(prefill), Some(step)) = (counts(&name(1)), counts(&name(3))) else { return };
+                let cost = generation(architecture, precision, &shape).unwrap();
+                assert_equal(&cost.prefill, &prefill, &name(1));
+                assert_equal(&cost.step, &step, &name(3));
+                let peak = (0..4).filter_map(|pass| counts(&name(pass))).map(|counts| counts.peak_bytes).max().unwrap();
+                let estimate = cost.memory.allocated() as f64 / peak as f64;
+                assert!((1.0..1.1).contains(&estimate), "{shape:?}: {} of {peak}", cost.memory);
+            }
+        }
+        assert_clean();
+    }
+
     #[test]
     #[ignore = "needs a GPU"]
     fn gpu_training_does_what_the_estimate_says() {
+        let _alone = alone();
         let mut config = small_config();
         let lora = |targets: &[&str]| {
             let targets = targets.iter().map(|target| Pattern(target.to_string())).collect();
@@ -206,25 +261,12 @@ mod gpu {
                 let precision = [Precision::F32, Precision::Bf16][(at + layers) % 2];
                 for gradient_checkpointing in [false, true] {
                     let trainable = trainable.clone();
-                    let workload = Workload { architecture: &architecture, precision, trainable, gradient_checkpointing };
+                    let workload =
+                        Workload { architecture: &architecture, precision, trainable, gradient_checkpointing };
                     let Some((counts, peak)) = counted(&workload, &config, &batch) else { return };
                     let cost = training_on(&workload, &batch).unwrap();
                     let (step, place) = (cost.step(), format!("{workload:?} {rows} x {positions}"));
-                    for item in step.items() {
-                        let kernel = counts.kernels.get(&item.name).map_or(0, |kernel| kernel.launches);
-                        assert!(item.name.contains(' ') || kernel == item.calls, "{place}: {item:?} {kernel}");
-                    }
-                    let expected = (counts.launches, counts.products.calls);
-                    assert_eq!((step.launches(), step.products()), expected, "{place}");
-                    let copies = [
-                        (CopyKind::HostToDevice, counts.host_to_device),
-                        (CopyKind::DeviceToHost, counts.device_to_host),
-                        (CopyKind::DeviceToDevice, counts.device_to_device),
-                        (CopyKind::Memset, counts.memsets),
-                    ];
-                    for (kind, copies) in copies {
-                        assert_eq!(step.copies(kind), (copies.count, copies.bytes), "{place}: {kind:?}");
-                    }
+                    assert_equal(&step, &counts, &place);
                     let estimate = cost.memory.allocated() as f64 / peak as f64;
                     assert!((1.0..1.1).contains(&estimate), "{place}: {} of {peak}", cost.memory);
                 }

@@ -86,7 +86,12 @@ pub(crate) fn training_on(workload: &Workload, batch: &Batch) -> Result<Training
         temporary: 0,
     };
     let forward = forward.into_inner();
-    Ok(TrainingCost { forward, backward: works.0, optimizer: works.1, memory: memory.up_to(recording.recorder.peak_bytes()) })
+    Ok(TrainingCost {
+        forward,
+        backward: works.0,
+        optimizer: works.1,
+        memory: memory.up_to(recording.recorder.peak_bytes()),
+    })
 }
 
 /// A group of targets per row.

@@ -99,9 +99,8 @@ impl Card {
 impl Driver for Card {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         // SAFETY: the size is not 0, and the stream is the device's.
-        let address = unsafe {
-            if self.pools { result::malloc_async(self.stream(), bytes) } else { result::malloc_sync(bytes) }
-        };
+        let address =
+            unsafe { if self.pools { result::malloc_async(self.stream(), bytes) } else { result::malloc_sync(bytes) } };
         address.map_err(device_error)
     }
 

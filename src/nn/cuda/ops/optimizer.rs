@@ -61,7 +61,8 @@ impl CudaOptimizer {
                 None => panic!("BUG: the trainable parameter {index} is not loaded"),
             };
             let rounded = !is_vector && gpu.precision() == Precision::Bf16;
-            let master = if rounded { gpu.upload_parameter(trainable_model.weights(index), count)? } else { weights.clone() };
+            let master =
+                if rounded { gpu.upload_parameter(trainable_model.weights(index), count)? } else { weights.clone() };
             let [first, second] = [&optimizer.first, &optimizer.second].map(|moments| &moments[index]);
             let (first, second) = (gpu.upload_parameter(first, count)?, gpu.upload_parameter(second, count)?);
             let state = State { index, count, master, first, second };

@@ -25,8 +25,17 @@ pub(crate) enum Operation {
         flops: u64,
     },
     /// (m, k), (k, n) -> (m, n).
-    Product { m: usize, n: usize, k: usize, bytes: u64, flops: u64 },
-    Copy { kind: CopyKind, bytes: u64 },
+    Product {
+        m: usize,
+        n: usize,
+        k: usize,
+        bytes: u64,
+        flops: u64,
+    },
+    Copy {
+        kind: CopyKind,
+        bytes: u64,
+    },
 }
 
 impl Operation {
@@ -272,7 +281,8 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
         "adamw" => words(0).chunks_exact(16).map(|one| one[10] as usize * (7 * wide + one[14] as usize * inner)).sum(),
         // Everything that it is given, once.
         _ => {
-            let size = |argument: &Arg| if let Arg::Address(address) = argument { record.bytes_from(*address) } else { 0 };
+            let size =
+                |argument: &Arg| if let Arg::Address(address) = argument { record.bytes_from(*address) } else { 0 };
             arguments.iter().map(size).sum()
         }
     };
@@ -282,7 +292,8 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
 /// For a kernel of attention within rows, the position of its first size among its arguments, and the number of its products of all
 /// pairs of positions: scores and outputs; scores, their slopes and the gradient by the queries; and those of keys and values.
 fn attention(name: &str) -> Option<(usize, usize)> {
-    let kernels = [("attention_forward", 6, 2), ("attention_backward_queries", 9, 3), ("attention_backward_keys", 9, 4)];
+    let kernels =
+        [("attention_forward", 6, 2), ("attention_backward_queries", 9, 3), ("attention_backward_keys", 9, 4)];
     let name = name.strip_prefix("wide_").unwrap_or(name);
     let (_, shape, products) = kernels.into_iter().find(|(start, ..)| name.starts_with(start))?;
     Some((shape, products))
