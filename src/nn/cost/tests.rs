@@ -169,18 +169,18 @@ mod gpu {
         let mut trainable_model = trainable_model;
         let mut optimizer = Optimizer::new(&OptimizerConfig::default(), &trainable_model);
         let name = |step: u64| format!("cost {workload:?} {} step {step}", batch.tokens());
-        section("cost: start");
+        section(Some("cost: start"));
         let pool = Arc::new(thread_pool(1).unwrap());
         let mut session = Session::with_pool(&pool, &trainable_model, &gpu(workload.precision)).unwrap();
         session.start_training(&trainable_model, &optimizer).unwrap();
         for step in 0..4 {
-            section(&name(step));
+            section(Some(&name(step)));
             session.clear_gradients();
             session.gradients(0..1, &|_| Ok(batch.clone()), &Sum, workload.gradient_checkpointing).unwrap();
             let norm = session.finish_gradients(&trainable_model).unwrap();
             session = session.step(&mut trainable_model, &mut optimizer, norm, step, 4).unwrap();
         }
-        section("cost: end");
+        section(Some("cost: end"));
         let peaks = (0..4).map(|step| counts(&name(step)).map(|counts| counts.peak_bytes));
         let peak = peaks.collect::<Option<Vec<u64>>>()?.into_iter().max()?;
         Some((counts(&name(3))?, peak))
@@ -188,10 +188,6 @@ mod gpu {
 
     /// Fails unless an emulated GPU did this work.
     fn assert_equal(work: &Work, counts: &Counts, place: &str) {
-        for item in work.items() {
-            let kernel = counts.kernels.get(&item.name).map_or(0, |kernel| kernel.launches);
-            assert!(item.name.contains(' ') || kernel == item.calls, "{place}: {item:?} {kernel}");
-        }
         assert_eq!((work.launches(), work.products()), (counts.launches, counts.products.calls), "{place}");
         let copies = [
             (CopyKind::HostToDevice, &counts.host_to_device),
@@ -215,16 +211,16 @@ mod gpu {
             for (prompts, samples, tiles) in [(1, 1, 0), (3, 4, 1)] {
                 let shape = GenerationShape { prompts, samples, prompt_tokens: 12, new_tokens: 9, tiles };
                 let name = |pass: usize| format!("cost {shape:?} {precision} {pass}");
-                section("cost: start");
+                section(Some("cost: start"));
                 let mut decoder = CudaDecoder::open(&start, &sampling(&shape), 0, precision, 21).unwrap();
                 let mut pass = 0;
-                section(&name(pass));
+                section(Some(&name(pass)));
                 run(&mut decoder, architecture, &shape, &mut || {
                     pass += 1;
-                    section(&name(pass));
+                    section(Some(&name(pass)));
                 })
                 .unwrap();
-                section("cost: end");
+                section(Some("cost: end"));
                 let (Some(prefill), Some(step)) = (counts(&name(1)), counts(&name(3))) else { return };
                 let cost = generation(architecture, precision, &shape).unwrap();
                 assert_equal(&cost.prefill, &prefill, &name(1));

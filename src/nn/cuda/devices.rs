@@ -9,7 +9,7 @@ use cudarc::driver::CudaDevice;
 use cudarc::driver::result::{self, device, primary_ctx};
 use cudarc::driver::sys::{
     CUdevice, CUdevice_attribute_enum as Attribute, CUmemPool_attribute as PoolAttribute, CUresult,
-    cuDeviceGetDefaultMemPool, cuDeviceGetName, cuDriverGetVersion, cuMemPoolSetAttribute,
+    cuDeviceGetDefaultMemPool, cuDeviceGetName, cuDriverGetVersion, cuMemPoolSetAttribute, cuMemPoolTrimTo,
 };
 
 use super::libraries::{self, Library};
@@ -106,6 +106,23 @@ pub(crate) fn open(ordinal: usize) -> Result<Arc<CudaDevice>> {
         );
     }
     Ok(opened)
+}
+
+/// Free bytes of a device that is open, after its driver has given back what it keeps: that does not count as free.
+pub(crate) fn available_memory(ordinal: usize) -> Result<usize> {
+    let device = device::get(i32::try_from(ordinal)?)?;
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: the device comes from the driver; the pool belongs to the device and lives as long. Only unused memory is given back.
+    let status = unsafe {
+        match cuDeviceGetDefaultMemPool(&raw mut pool, device) {
+            CUresult::CUDA_SUCCESS => cuMemPoolTrimTo(pool, 0),
+            status => status,
+        }
+    };
+    if status != CUresult::CUDA_SUCCESS {
+        tracing::debug!("`cuda:{ordinal}` keeps freed memory: {}", symbols::describe(status));
+    }
+    Ok(usize::try_from(free_memory(device)?)?)
 }
 
 /// The driver's library, and the latest CUDA version that it supports.

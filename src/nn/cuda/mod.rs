@@ -20,6 +20,6 @@ mod symbols;
 pub(crate) mod tests;
 
 #[cfg(feature = "cuda")]
-pub(crate) use devices::{check, check_capability, count, missing, open, survey};
+pub(crate) use devices::{available_memory, check, check_capability, count, missing, open, survey};
 #[cfg(all(test, feature = "cuda"))]
-pub(crate) use libraries::{Library, symbol};
+pub(crate) use libraries::{Address, Library, symbol};

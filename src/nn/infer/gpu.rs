@@ -70,7 +70,7 @@ fn own_places(request: &Request, prompt: usize) -> usize {
     request.max_tokens(prompt) - 1
 }
 
-/// The places of the one, two, ... prompts that need the most, with all their samples: enough for any as many prompts.
+/// Element `i` is the largest number of places that `i + 1` prompts need, with all their samples.
 fn most_places(request: &Request) -> Vec<usize> {
     let samples = request.distinct();
     let needed = |prompt: usize| request.prompts[prompt].tokens.len() + samples * own_places(request, prompt);

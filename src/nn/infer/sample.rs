@@ -16,9 +16,6 @@ pub(crate) struct Sampling {
     pub(crate) top_p: f64,
 }
 
-/// Weights that are summed in f32. With more, the error would decide between tokens of a large vocabulary.
-const SUM_CHUNK: usize = 1024;
-
 /// Samples a token with a uniform number in [0, 1), which temperature 0 does not use. Equal logits are ranked by index, and a logit of
 /// minus infinity is never sampled. Overwrites `logits`. `sample.cuh` does the same on a GPU.
 pub(crate) fn sample(sampling: Sampling, logits: &mut [f32], uniform: f64) -> u32 {
@@ -28,7 +25,7 @@ pub(crate) fn sample(sampling: Sampling, logits: &mut [f32], uniform: f64) -> u3
     let factor = (1.0 / sampling.temperature) as f32;
     // exp((l - max) / T): the largest weight is 1.
     let shift = maximum(logits) * factor;
-    let total: f64 = logits.chunks_mut(SUM_CHUNK).map(|chunk| f64::from(exp_and_sum(chunk, factor, shift))).sum();
+    let total = f64::from(exp_and_sum(logits, factor, shift));
     let weights = &*logits;
     let limited = sampling.top_k > 0 && sampling.top_k < weights.len();
     if !limited && sampling.top_p >= 1.0 {

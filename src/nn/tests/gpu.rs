@@ -7,7 +7,7 @@ use std::ffi::{CString, c_char};
 
 use serde::Deserialize;
 
-use crate::cuda::{Library, symbol};
+use crate::cuda::{Address, Library, symbol};
 use crate::{Device, Precision, Resources};
 use ablate_core::base::progress::NoProgress;
 
@@ -16,67 +16,68 @@ pub(crate) fn gpu(precision: Precision) -> Resources<'static> {
 }
 
 /// What an emulated GPU did.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
 pub(crate) struct Counts {
     pub(crate) launches: u64,
     pub(crate) products: Products,
-    pub(crate) host_to_device: Copies,
-    pub(crate) device_to_host: Copies,
-    pub(crate) device_to_device: Copies,
-    pub(crate) memsets: Copies,
-    pub(crate) allocations: Copies,
-    pub(crate) kernels: BTreeMap<String, Kernel>,
+    pub(crate) host_to_device: Transfers,
+    pub(crate) device_to_host: Transfers,
+    pub(crate) device_to_device: Transfers,
+    pub(crate) memsets: Transfers,
+    pub(crate) allocations: Transfers,
     pub(crate) peak_bytes: u64,
+    pub(crate) uneven_barriers: u64,
+    pub(crate) shared_races: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct Products {
+    pub(crate) calls: u64,
+    pub(crate) flops: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize)]
+pub(crate) struct Transfers {
+    pub(crate) count: u64,
+    pub(crate) bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Report {
+    all: Findings,
+    sections: BTreeMap<String, Counts>,
+}
+
+#[derive(Deserialize)]
+struct Findings {
     uneven_barriers: u64,
     shared_races: u64,
     races: BTreeMap<String, u64>,
     faults: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Products {
-    pub(crate) calls: u64,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Copies {
-    pub(crate) count: u64,
-    pub(crate) bytes: u64,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Kernel {
-    pub(crate) launches: u64,
-}
-
-#[derive(Deserialize)]
-struct Report {
-    all: Counts,
-    sections: BTreeMap<String, Counts>,
-}
-
-/// Begins a section of the counts and ends the one before.
-pub(crate) fn section(name: &str) {
-    let Some(address) = symbol(Library::Driver, "emulated_gpu_section") else { return };
-    let name = CString::new(name).unwrap();
-    // SAFETY: the emulated driver's function has this signature.
+/// Begins a section of the counts and ends the one before; without a name only ends it.
+pub(crate) fn section(name: Option<&str>) {
+    let Some(Address(address)) = symbol(Library::Driver, "emulated_gpu_section") else { return };
+    let name = name.map(|name| CString::new(name).unwrap());
+    // SAFETY: the emulated driver's function has this signature. A name ends with a zero.
     unsafe {
-        let function: unsafe extern "C" fn(*const c_char) = std::mem::transmute(address.0);
-        function(name.as_ptr());
+        let function: unsafe extern "C" fn(*const c_char) = std::mem::transmute(address);
+        function(name.as_ref().map_or(std::ptr::null(), |name| name.as_ptr()));
     }
 }
 
 fn report() -> Option<Report> {
-    let address = symbol(Library::Driver, "emulated_gpu_counts")?;
+    let Address(address) = symbol(Library::Driver, "emulated_gpu_counts")?;
     // SAFETY: the emulated driver's function has this signature, and writes at most as many bytes as it is given.
     let text = unsafe {
-        let function: unsafe extern "C" fn(*mut c_char, usize) -> usize = std::mem::transmute(address.0);
-        let mut text = vec![0_u8; function(std::ptr::null_mut(), 0) + 4096];
+        let function: unsafe extern "C" fn(*mut c_char, usize) -> usize = std::mem::transmute(address);
+        let mut text = vec![0_u8; function(std::ptr::null_mut(), 0)];
         function(text.as_mut_ptr().cast(), text.len());
+        text.pop();
         text
     };
-    let end = text.iter().position(|byte| *byte == 0).unwrap();
-    Some(serde_json::from_slice(&text[..end]).unwrap())
+    Some(serde_json::from_slice(&text).unwrap())
 }
 
 /// The counts of a section; none on a real GPU.
@@ -84,11 +85,17 @@ pub(crate) fn counts(section: &str) -> Option<Counts> {
     report().map(|mut report| report.sections.remove(section).unwrap_or_default())
 }
 
+/// Runs `work` as a section of a unique name. Returns its counts, if this GPU counts.
+pub(crate) fn counted<R>(name: &str, work: impl FnOnce() -> R) -> (R, Option<Counts>) {
+    section(Some(name));
+    let result = work();
+    section(None);
+    (result, counts(name))
+}
+
 /// Fails if the emulated GPU has found a fault, a race or an uneven barrier.
 pub(crate) fn assert_clean() {
-    let Some(Report { all: Counts { uneven_barriers, shared_races, races, faults, .. }, .. }) = report() else {
-        return;
-    };
+    let Some(Report { all: Findings { uneven_barriers, shared_races, races, faults }, .. }) = report() else { return };
     let clean = uneven_barriers == 0 && shared_races == 0 && races.is_empty() && faults.is_empty();
     assert!(clean, "{uneven_barriers} uneven barriers, {shared_races} races in shared memory, {races:?}, {faults:?}");
 }

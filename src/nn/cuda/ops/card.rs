@@ -111,8 +111,7 @@ impl Driver for Card {
     }
 
     fn free_memory(&self) -> Result<usize> {
-        self.device.bind_to_thread().map_err(device_error)?;
-        result::mem_get_info().map(|(free, _)| free).map_err(device_error)
+        crate::cuda::available_memory(self.device.ordinal())
     }
 
     fn synchronize(&self) -> Result<()> {

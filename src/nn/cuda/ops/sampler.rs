@@ -118,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::infer::sample::{Sampling, penalize, sample};
+    use crate::kernels::math::{exp_and_sum, maximum};
     use crate::tests::support::small_config;
     use crate::{Precision, cuda};
     use ablate_core::base::Seed;
@@ -169,12 +170,23 @@ mod tests {
         }
     }
 
-    /// The token that the CPU samples.
+    /// The token that the CPU samples, apart from the rounding of its sum of all weights, which is f32: the numbers that are multiplied
+    /// with it are corrected.
     fn on_cpu(config: &GenerateConfig, logits: &[f32], used: &BTreeSet<u32>, uniform: f64, top_p: f64) -> u32 {
+        let GenerateConfig { temperature, top_k, .. } = *config;
         let mut logits = logits.to_vec();
         penalize(&mut logits, used, config.repetition_penalty);
         logits[IMAGE_TOKEN] = f32::NEG_INFINITY;
-        sample(Sampling { temperature: config.temperature, top_k: config.top_k, top_p }, &mut logits, uniform)
+        let mut weights = logits.clone();
+        let factor = (1.0 / temperature) as f32;
+        let sum = f64::from(exp_and_sum(&mut weights, factor, maximum(&logits) * factor));
+        let exact = weights.iter().map(|&weight| f64::from(weight)).sum::<f64>() / sum;
+        let (uniform, top_p) = match (top_k > 0 && top_k < logits.len(), top_p < 1.0) {
+            (true, _) => (uniform, top_p),
+            (false, true) => (uniform, top_p * exact),
+            (false, false) => (uniform * exact, top_p),
+        };
+        sample(Sampling { temperature, top_k, top_p }, &mut logits, uniform)
     }
 
     /// Samples twice from `rows` rows of logits. Returns the number of tokens for which rounding decided.

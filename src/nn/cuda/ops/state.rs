@@ -54,10 +54,9 @@ impl CudaOps {
     pub(super) fn on_backward(&mut self, backward: impl FnOnce(&Gpu) -> Result<()> + 'static) {
         let (gpu, failed) = (self.gpu.clone(), self.failed.clone());
         self.tape.add_backward_op(move |_| {
-            if failed.borrow().is_none() {
-                if let Err(error) = backward(&gpu) {
-                    failed.replace(Some(error));
-                }
+            let done = if failed.borrow().is_none() { backward(&gpu) } else { Ok(()) };
+            if let Err(error) = done {
+                failed.replace(Some(error));
             }
             Ok(())
         });

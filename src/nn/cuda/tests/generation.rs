@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use anyhow::Result;
 
 use super::alone;
-use super::counts::{Counts, counted};
 use crate::cuda::ops::decoder::CudaDecoder;
 use crate::device_error::device_error;
 use crate::infer::decoder::{CachedSequence, Continuation, Draw, NewPrompt, SequenceDecoder};
 use crate::infer::request::Request;
 use crate::infer::{GenerateConfig, Generated, generate, gpu};
+use crate::tests::gpu::{Counts, counted};
 use crate::tests::parity::Subject;
 use crate::tests::support::{RESOURCES, Ramps, parity, small_config};
 use crate::{Batch, Checkpoint, DecoderConfig, Device, Precision, Resources, Sequence};

@@ -1,6 +1,5 @@
 //! Tests on a GPU, or on the emulated one of `tests/emulated-gpu`: `cargo test -p ablate-nn --features cuda -- --ignored gpu_`.
 
-mod counts;
 mod generation;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

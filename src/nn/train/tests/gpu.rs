@@ -89,7 +89,7 @@ impl PixelSource for StepSections {
     }
 
     fn pixel_values(&self, key: &str) -> Result<PixelValues> {
-        section(&format!("{} step {}", self.1, self.0.fetch_add(1, Ordering::SeqCst)));
+        section(Some(&format!("{} step {}", self.1, self.0.fetch_add(1, Ordering::SeqCst))));
         Ramps.pixel_values(key)
     }
 }
