@@ -80,7 +80,11 @@ impl Needs {
             tiles,
         };
         let generation = cost::generation(architecture, *precision, &sequences)?.memory;
-        let uses = vec![("training", training(false)?), ("checkpointing", training(true)?), ("generation", generation)];
+        let uses = vec![
+            ("training", training(false)?),
+            ("gradient_checkpointing", training(true)?),
+            ("generation", generation),
+        ];
         Ok(Needs { parameters: cost::parameter_count(architecture), shape, uses })
     }
 
@@ -104,7 +108,7 @@ impl Needs {
         let mut lines =
             vec![line("model", &format!("{billions:.2} billion parameters; {rows} x {positions} tokens{images}"))];
         for (name, memory) in &self.uses {
-            let name = if *name == "checkpointing" { "training with gradient_checkpointing" } else { *name };
+            let name = if *name == "gradient_checkpointing" { "training with gradient_checkpointing" } else { *name };
             let names = |fit: bool| -> Vec<String> {
                 let found = gpus.iter().filter(|gpu| fits(memory, gpu) == fit);
                 found.map(|gpu| format!("cuda:{}", gpu.ordinal)).collect()
