@@ -57,12 +57,11 @@ impl<'a, P: WeightStore> Loader<'a, P> {
     pub(crate) fn vector(&mut self, name: &str) -> Result<Param<P::Vector>> {
         let index = self.index(name);
         let trainable = self.trainable_model.is_trainable(index);
-        let value = match self.frozen(index) {
-            Some(LoadedWeight::Vector(vector)) => vector,
-            _ => {
-                let len = self.trainable_model.shape(index).iter().product();
-                self.store.vector(self.trainable_model.shared_weights(index), len)?
-            }
+        let value = if let Some(LoadedWeight::Vector(vector)) = self.frozen(index) {
+            vector
+        } else {
+            let len = self.trainable_model.shape(index).iter().product();
+            self.store.vector(self.trainable_model.shared_weights(index), len)?
         };
         self.loaded[index] = Some(LoadedWeight::Vector(value.clone()));
         Ok(Param { value, index, trainable })

@@ -103,7 +103,7 @@ pub fn parameter_count(architecture: &Architecture) -> usize {
 /// The model with shapes and without values.
 fn describe(workload: &Workload) -> Result<TrainableModel> {
     let architecture = workload.architecture.clone();
-    let weights = vec![Arc::new(Vec::new()); parameters(&architecture).len()];
+    let weights = parameters(&architecture).iter().map(|_| Arc::default()).collect();
     let checkpoint = Checkpoint { architecture, layout: Layout::Own(ModelConfig::default()), weights };
     let (adapter, frozen) = match &workload.trainable {
         Trainable::Model { frozen } => (None, &frozen[..]),

@@ -25,7 +25,9 @@ pub struct WorkItem {
 impl Work {
     pub(super) fn new(operations: Vec<Operation>) -> Work {
         let mut work = Work::default();
-        operations.into_iter().for_each(|operation| *work.0.entry(operation).or_default() += 1);
+        for operation in operations {
+            *work.0.entry(operation).or_default() += 1;
+        }
         work
     }
 
@@ -38,7 +40,9 @@ impl Work {
     #[must_use]
     pub fn and(&self, other: &Work) -> Work {
         let mut sum = self.clone();
-        other.operations().for_each(|(operation, count)| *sum.0.entry(operation.clone()).or_default() += count);
+        for (operation, count) in other.operations() {
+            *sum.0.entry(operation.clone()).or_default() += count;
+        }
         sum
     }
 

@@ -73,15 +73,14 @@ impl Card {
         if let Some(Function { function, .. }) = known.filter(|known| shared <= known.shared) {
             return Ok(function);
         }
-        let function = match known {
-            Some(known) => known.function,
-            None => {
-                let text = CString::new(name).context("BUG: a kernel's name")?;
-                // SAFETY: the module is loaded.
-                unsafe { module::get_function(self.module, text) }
-                    .map_err(device_error)
-                    .with_context(|| format!("BUG: no kernel `{name}`"))?
-            }
+        let function = if let Some(known) = known {
+            known.function
+        } else {
+            let text = CString::new(name).context("BUG: a kernel's name")?;
+            // SAFETY: the module is loaded.
+            unsafe { module::get_function(self.module, text) }
+                .map_err(device_error)
+                .with_context(|| format!("BUG: no kernel `{name}`"))?
         };
         if shared > SHARED {
             let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

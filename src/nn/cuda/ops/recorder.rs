@@ -242,10 +242,9 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
         return (bytes as u64, 4 * (positions * query) as u64);
     }
     let bytes = match name {
-        "swiglu_forward" => 3 * integer(3) * inner,
+        "swiglu_forward" | "activate_backward" => 3 * integer(3) * inner,
         "swiglu_backward" => 5 * integer(5) * inner,
         "activate_forward" => 2 * integer(2) * inner,
-        "activate_backward" => 3 * integer(3) * inner,
         "fill_rows" => integer(2) * inner,
         "to_inner" | "to_stream" => integer(2) * (inner + wide),
         "add" => 3 * integer(3) * wide,
