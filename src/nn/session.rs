@@ -16,7 +16,7 @@ use super::cpu::weights::CpuWeights;
 use super::cuda::ops::{CudaOps, Gpu, optimizer::CudaOptimizer, weights::CudaWeights};
 use super::device::Device;
 #[cfg(feature = "cuda")]
-use super::device_error::catch_out_of_memory;
+use super::device_error::advise;
 use super::gradients::{GradientAccumulator, Shard};
 use super::kernels::weight::Pass;
 use super::model::Model;
@@ -102,7 +102,7 @@ impl Session {
                     let (gpu, loaded) = (&session.model.weights().0, session.model.loaded());
                     CudaOptimizer::new(gpu, trainable_model, loaded, optimizer)
                 };
-                session.optimizer = Some(catch_out_of_memory(advice, create)?);
+                session.optimizer = Some(advise(advice, create())?);
                 Ok(())
             }
         }
@@ -144,9 +144,8 @@ impl Session {
             #[cfg(feature = "cuda")]
             Session::Cuda(session) => {
                 let parts: Vec<Batch> = batches.map(build).collect::<Result<_>>()?;
-                catch_out_of_memory("too little GPU memory for the gradients of these rows", || {
-                    session.gradients(first, &parts, loss, recompute)
-                })
+                let result = session.gradients(first, &parts, loss, recompute);
+                advise("too little GPU memory for the gradients of these rows", result)
             }
         }
     }
@@ -234,7 +233,7 @@ impl Session {
                 .map(|index| {
                     let batch = build(index)?;
                     let advice = "too little GPU memory to score these responses";
-                    let values = catch_out_of_memory(advice, || log_probs::<CudaOps>(&session.model, &batch))?;
+                    let values = advise(advice, log_probs::<CudaOps>(&session.model, &batch))?;
                     Ok(reduce(index, &batch, &values))
                 })
                 .collect(),

@@ -22,7 +22,7 @@ use crate::kernels::simd::has_fma;
 const CONTROL_DEVICE: &str = "/dev/nvidiactl";
 /// The compute capability that `build.rs` compiles for. Newer GPUs run it too.
 const MIN_CAPABILITY: (i32, i32) = (7, 5);
-/// The first CUDA version with memory pools, which dfdx uses.
+/// The first CUDA version with memory pools.
 const MIN_VERSION: i32 = 11_020;
 
 /// The number of GPUs visible to this process: 0 without a driver or a device. An error if there are GPUs that cannot be used.

@@ -1,4 +1,4 @@
-//! NVIDIA GPUs: the operations on one ([`ops`]), and with the feature `cuda` the driver (`devices`), and CUDA's functions for dfdx.
+//! NVIDIA GPUs: the operations on one ([`ops`]), and with the feature `cuda` the driver (`devices`) and CUDA's functions.
 //! Nothing is linked: `libraries` opens the driver and cuBLAS at their first use. So one program starts on every machine, works
 //! with CUDA 11 (from 11.2), 12 and 13, and reports what is missing.
 //!

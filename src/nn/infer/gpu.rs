@@ -15,7 +15,7 @@ use crate::Resources;
 use crate::auto_batch::AutoBatch;
 #[cfg(feature = "cuda")]
 use crate::cuda::ops::decoder::CudaDecoder;
-use crate::device_error::catch_out_of_memory;
+use crate::device_error::advise;
 use ablate_core::base::Progress;
 
 /// The most tokens of the prompts that are read together, unless one prompt alone is longer.
@@ -30,8 +30,8 @@ pub(super) fn generate(request: &Request, ordinal: usize, resources: &Resources,
     let positions =
         (0..request.prompts.len()).map(|prompt| request.prompts[prompt].tokens.len() + request.max_tokens(prompt));
     let longest = positions.max().unwrap_or(0);
-    let create = || CudaDecoder::open(request.model, request.config, ordinal, resources.precision, longest);
-    let mut decoder = catch_out_of_memory("the model does not fit into the memory of the GPU", create)?;
+    let decoder = CudaDecoder::open(request.model, request.config, ordinal, resources.precision, longest);
+    let mut decoder = advise("the model does not fit into the memory of the GPU", decoder)?;
     generate_with(&mut decoder, request, resources.progress, done)
 }
 
@@ -57,11 +57,9 @@ pub(crate) fn generate_with(
         ));
     }
     AutoBatch::at_most("prompt", fit).run(pending.len(), progress, |prompts| {
-        catch_out_of_memory(ADVICE, || {
-            let (places, slots) = (places[prompts - 1], prompts * request.distinct());
-            decoder.reserve(places, slots).with_context(|| named(request, pending.iter().take(prompts)))?;
-            Batcher::new(decoder, request, places, slots).run(&mut pending, done)
-        })
+        let (places, slots) = (places[prompts - 1], prompts * request.distinct());
+        let reserved = decoder.reserve(places, slots).with_context(|| named(request, pending.iter().take(prompts)));
+        advise(ADVICE, reserved.and_then(|()| Batcher::new(decoder, request, places, slots).run(&mut pending, done)))
     })
 }
 

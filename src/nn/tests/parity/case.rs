@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use dfdx::prelude::Cpu;
+use dfdx::prelude::{Cpu, Device};
 use serde::Deserialize;
 
 use crate::anyres::pack_image_features;
@@ -115,8 +115,8 @@ impl Case {
         Ok(relative_error(&ours, self.array(&format!("{name}.features"))?))
     }
 
-    /// The largest relative error of dfdx's logits, for all sequences in one padded batch.
-    pub(super) fn dfdx_logits(&self) -> Result<f64> {
+    /// The largest relative error of dfdx's logits on a device, for all sequences in one padded batch.
+    pub(super) fn dfdx_logits<D: Device<f32>>(&self, device: D) -> Result<f64> {
         let names: Vec<&String> = self.expected.sequences.keys().collect();
         let texts: Vec<_> = names.iter().map(|name| self.expected.sequences[*name].marked()).collect();
         let sequences: Vec<Sequence> = names
@@ -125,8 +125,8 @@ impl Case {
             .map(|(name, (tokens, loss))| Sequence { tokens, loss, images: &self.expected.sequences[*name].images })
             .collect();
         let batch = Batch::new(self.architecture(), &sequences, true, self)?;
-        let model = Model::new(&DfdxWeights(Cpu::default()), &TrainableModel::frozen(&self.checkpoint))?;
-        let ours = model.batch_logits::<DfdxOps<Cpu>>(&batch)?;
+        let model = Model::new(&DfdxWeights(device), &TrainableModel::frozen(&self.checkpoint))?;
+        let ours = model.batch_logits::<DfdxOps<D>>(&batch)?;
         let (mut start, mut largest) = (0, 0.0_f64);
         for name in names {
             let wanted = self.array(&format!("{name}.logits"))?;

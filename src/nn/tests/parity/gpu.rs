@@ -1,7 +1,8 @@
-//! Every supported family on a GPU against transformers and the CPU.
+//! Every supported family on a GPU against transformers and the CPU; dfdx on the same GPU.
 
 use std::sync::Arc;
 
+use dfdx::prelude::Cuda;
 use half::bf16;
 
 use super::{Subject, TOLERANCE};
@@ -49,8 +50,9 @@ fn gpu_logits_of_every_family() {
         let session = Session::new(&TrainableModel::frozen(checkpoint), &gpu(Precision::F32)).unwrap();
         let exact = subject.case.logits(&session, &*subject.images).unwrap();
         let bf16 = subject.logit_difference(&rounded(checkpoint), &gpu(Precision::Bf16), &RESOURCES);
-        println!("{name:22} f32 {exact:.1e}  bf16 {bf16:.1e}");
-        if exact > TOLERANCE || bf16 > BF16_TOLERANCE {
+        let dfdx = subject.case.dfdx_logits(Cuda::try_build(0, 0).unwrap()).unwrap();
+        println!("{name:22} f32 {exact:.1e}  bf16 {bf16:.1e}  dfdx {dfdx:.1e}");
+        if exact.max(dfdx) > TOLERANCE || bf16 > BF16_TOLERANCE {
             wrong.push(name);
         }
     }

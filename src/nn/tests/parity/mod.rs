@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use dfdx::prelude::Cpu;
 
 use crate::hub::WeightFiles;
 use crate::infer::{GenerateConfig, Generated, generate, log_probs, reference};
@@ -229,7 +230,7 @@ impl TableRow {
         let mut row = TableRow::default();
         let session = Session::new(&TrainableModel::frozen(&case.checkpoint), &RESOURCES);
         row.number("logits", session.and_then(|session| case.logits(&session, &**images)), TOLERANCE);
-        row.number("logits of dfdx", case.dfdx_logits(), TOLERANCE);
+        row.number("logits of dfdx", case.dfdx_logits(Cpu::default()), TOLERANCE);
         let gradients = case.gradients();
         let name = gradients.as_ref().map_or(String::new(), |(_, name)| format!("gradients of `{name}`"));
         row.number(&name, gradients.map(|(largest, _)| largest), GRADIENT_TOLERANCE);
