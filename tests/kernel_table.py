@@ -5,7 +5,7 @@
     src/nn/cuda/with-toolkit.sh python3 tests/kernel_table.py --check    compare with it
 
 It takes the PTX that cargo's build script makes. It fails if a kernel does not assemble, or if a kernel of attention or a norm spills
-more than 16 bytes. It needs no GPU.
+more than 32 bytes. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TABLE = REPOSITORY / "docs/cuda-kernels.md"
 CAPABILITIES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 MUST_NOT_SPILL = re.compile("attention|norm")
-MOST_SPILLED = 16
+MOST_SPILLED = 32
 """Bytes per thread. ptxas spills a few so that more blocks fit; more of them in an inner loop cost time."""
 
 
