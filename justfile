@@ -85,8 +85,12 @@ bench-model *args:
 
 # A GPU against the CPU, and beside PyTorch on the same card (needs a GPU and a python3 with torch and transformers).
 bench-cuda *args:
-    src/nn/cuda/with-toolkit.sh cargo build --profile dist --features cuda --example bench-model
+    src/nn/cuda/with-toolkit.sh cargo build --profile dist --features cuda --example bench-model --example bench-cost
     python3 benches/cuda.py {{args}}
+
+# Registers, shared memory and spills of every CUDA kernel: docs/cuda-kernels.md. `--check` compares with it.
+kernel-table *args:
+    src/nn/cuda/with-toolkit.sh python3 tests/kernel_table.py {{args}}
 
 # Coverage and false positives of the report's statistics, by simulation: the table in docs/statistics.md (15 minutes).
 simulate repetitions="1000":

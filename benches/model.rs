@@ -16,7 +16,9 @@ use ablate_data::tokens::{TokenPrompt, TokenRow};
 use ablate_nn::infer::{GenerateConfig, Generated, generate, log_probs};
 use ablate_nn::profile::{self, OpCost};
 use ablate_nn::train::{BatchConfig, Budget, LastBatch, OptimizerConfig, Schedule, SftConfig, TrainState, Tuning, sft};
-use ablate_nn::{Checkpoint, Device, DeviceChoice, ImageShape, PixelSource, PixelValues, Precision, Resources};
+use ablate_nn::{
+    Checkpoint, Device, DeviceChoice, ImageShape, LoraConfig, Pattern, PixelSource, PixelValues, Precision, Resources,
+};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use serde::Deserialize;
@@ -36,6 +38,15 @@ struct Arguments {
     /// `cpu` or `cuda:N`.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// `f32`, `tf32` or `bf16`.
+    #[arg(long, default_value = "f32")]
+    precision: String,
+    /// Trains an adapter of this rank on all linear layers of the decoder.
+    #[arg(long)]
+    lora: Option<usize>,
+    /// Keeps only the inputs of the blocks for the backward pass.
+    #[arg(long)]
+    gradient_checkpointing: bool,
 }
 
 /// The workload, which all libraries read.
@@ -98,14 +109,20 @@ struct Server {
     images: Images,
     threads: usize,
     device: Device,
+    precision: Precision,
+    tuning: Tuning,
 }
 
 fn main() -> Result<()> {
-    let Arguments { model, work, threads, device } = Arguments::parse();
+    let Arguments { model, work, threads, device, precision, lora, gradient_checkpointing } = Arguments::parse();
     let device = DeviceChoice::resolve(&device)?;
+    let precision = serde_json::from_value(precision.as_str().into()).with_context(|| precision.clone())?;
+    let targets = vec![Pattern("model.layers.*".to_string())];
+    let lora = lora.map(|rank| LoraConfig { rank, alpha: rank as f64, dropout: 0.0, targets });
+    let tuning = Tuning { lora, gradient_checkpointing, ..Tuning::default() };
     let mut work: Work = files::read_json(&work)?;
     let images = Images::new(work.image_size, std::mem::take(&mut work.images));
-    let server = Server { model, work, images, threads, device };
+    let server = Server { model, work, images, threads, device, precision, tuning };
     for line in std::io::stdin().lock().lines() {
         let line = line.context("cannot read stdin")?;
         let request: Request = serde_json::from_str(&line).with_context(|| format!("request `{line}`"))?;
@@ -127,7 +144,7 @@ fn read(folder: &Path) -> Result<Checkpoint> {
 
 impl Server {
     fn resources(&self) -> Resources<'_> {
-        Resources { device: self.device, precision: Precision::F32, threads: self.threads, progress: &NoProgress }
+        Resources { device: self.device, precision: self.precision, threads: self.threads, progress: &NoProgress }
     }
 
     fn rows(&self) -> Vec<TokenRow> {
@@ -164,7 +181,7 @@ impl Server {
                 warmup: 0.0,
                 ..OptimizerConfig::default()
             },
-            tuning: Tuning::default(),
+            tuning: self.tuning.clone(),
         };
         let model = read(&self.model)?;
         let timed = TimedSteps { operations, times: Mutex::default() };

@@ -43,6 +43,7 @@ class Size:
     prompt_tokens: int
     new_tokens: int
     eyes: bool = False
+    positions: int = 1024
 
 
 # S, M and L are LLaMA-like decoders with a feed-forward layer of three times their width.
@@ -56,6 +57,9 @@ SIZES = {
     # 300 million parameters, for a GPU.
     "XL": Size(1024, 16, 16, 8, 4096, 24576, 10000.0, rows=16, inputs=512, prompts=16, prompt_tokens=64, new_tokens=128,
                eyes=True),
+    # Llama 3's 8B, in bf16, for an adapter on a GPU.
+    "8B": Size(4096, 32, 32, 8, 14336, 128256, 500000.0, rows=4, inputs=2048, prompts=1, prompt_tokens=512, new_tokens=128,
+               positions=8192),
 }
 
 
@@ -63,7 +67,7 @@ def model(size: Size) -> PreTrainedModel:
     text = LlamaConfig(
         hidden_size=size.dim, num_hidden_layers=size.layers, num_attention_heads=size.heads,
         num_key_value_heads=size.kv_heads, intermediate_size=size.ff, vocab_size=size.vocab, rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": size.theta}, max_position_embeddings=1024,
+        rope_parameters={"rope_type": "default", "rope_theta": size.theta}, max_position_embeddings=size.positions,
         tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )
     if not size.eyes:
@@ -104,6 +108,10 @@ def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
     size = SIZES[name]
     torch.manual_seed(0)
+    if name == "8B":
+        # On a GPU it takes seconds.
+        torch.set_default_dtype(torch.bfloat16)
+        torch.set_default_device("cuda" if torch.cuda.is_available() else "cpu")
     made = model(size)
     made.save_pretrained(folder / "model")
     (folder / "work.json").write_text(json.dumps(work(size, random.Random(0))))

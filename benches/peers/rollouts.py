@@ -1,4 +1,4 @@
-"""transformers' side of rollouts: `rollouts.py FOLDER [DEVICE]`. A line of JSON in, a line of JSON out, as `model.rs`.
+"""transformers' side of rollouts: `rollouts.py FOLDER [DEVICE [PRECISION]]`. A line of JSON in, a line of JSON out, as `model.rs`.
 
     {"do": "generate", "greedy": false, "threads": 2, "together": 4}
 
@@ -17,20 +17,22 @@ from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 
 
 class Rollouts:
-    def __init__(self, folder: Path, device: str) -> None:
+    def __init__(self, folder: Path, device: str, precision: str) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.work = json.loads((folder / "work.json").read_text())
         size = json.loads((folder / "size.json").read_text())
         prompts = self.work["prompts"]
         self.tokens = torch.tensor([prompt["tokens"] for prompt in prompts]).to(device)
         kind = LlavaForConditionalGeneration if size["eyes"] else LlamaForCausalLM
-        self.model = kind.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="sdpa")
+        self.model = kind.from_pretrained(folder / "model", dtype=dtype, attn_implementation="sdpa")
         self.model.to(device).eval()
         self.pixels = None
         self.never: list[int] = []
         if size["eyes"]:
             side = self.work["image_size"]
             images = [self.work["images"][prompt["image"]] for prompt in prompts]
-            self.pixels = torch.tensor(images).view(-1, 3, side, side).to(device)
+            self.pixels = torch.tensor(images).view(-1, 3, side, side).to(device, dtype)
             self.never = [self.model.config.image_token_id]
 
     def generate(self, greedy: bool, threads: int, together: int) -> dict[str, object]:
@@ -61,7 +63,8 @@ class Rollouts:
 
 
 def main() -> None:
-    rollouts = Rollouts(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cpu")
+    folder, device, precision = (sys.argv[1:] + ["cpu", "f32"][len(sys.argv) - 2 :])[:3]
+    rollouts = Rollouts(Path(folder), device, precision)
     for line in sys.stdin:
         request = json.loads(line)
         if request.pop("do") != "generate":

@@ -271,8 +271,12 @@ Examples:
   ablate generate --model out/reasoner/dpo/model --image chart.png \"How many bars are blue?\"
   ablate generate --model llava-1.5-7b-hf --image chart.png --temperature 1 --seed 7 \"Explain the chart.\"")]
     Generate(GenerateArgs),
-    /// Show what this machine offers for a run: CPU, driver, GPUs, and what is missing.
-    #[command(after_help = "Examples:\n  ablate doctor\n  ablate doctor cuda:0 && ablate run exp.toml --device cuda:0")]
+    /// Show what this machine offers for a run: CPU, driver, GPUs, what is missing, and the GPU memory that a model needs.
+    #[command(after_help = "\
+Examples:
+  ablate doctor
+  ablate doctor cuda:0 && ablate run exp.toml --device cuda:0
+  ablate doctor --model llama-3-8b --precision bf16 --lora 16 --batch 4 --positions 2048")]
     Doctor(DoctorArgs),
     /// Print the JSON Schema of experiment files, for editors, or of the rows of a type of output.
     #[command(after_help = "\

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ablate_core::base::diagnostic::nearest;
 use ablate_core::stage::ArtifactKind;
+use ablate_nn::Precision;
 
 pub(super) const SECONDS_PER_DAY: f64 = 24.0 * 3600.0;
 
@@ -13,6 +14,11 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("it must be a whole number from 1".to_string()),
         Ok(number) => Ok(number),
     }
+}
+
+/// The number types of a computation, as in a stage's table.
+pub(super) fn precision(text: &str) -> Result<Precision, String> {
+    serde_json::from_value(text.into()).map_err(|_| "it must be `f32`, `tf32` or `bf16`".to_string())
 }
 
 /// The type of an output, as a `command` stage names it.

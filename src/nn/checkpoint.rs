@@ -102,17 +102,23 @@ impl Checkpoint {
         if config.contains_key("model_type") || config.contains_key("architectures") {
             return Checkpoint::read_hub(folder, config);
         }
-        let Header { format, vocab, image_token, model } = files::read_json(&path)?;
-        if format != FORMAT {
-            bail!("`{}` has the format {format}, this program reads {FORMAT}", path.display());
-        }
-        check(&model, vocab, image_token).with_context(|| format!("`{}`", path.display()))?;
-        let architecture = Architecture::from_config(&model, vocab, image_token);
+        let (model, architecture) = read_header(&path)?;
         let expected: Vec<(String, Vec<usize>)> =
             parameters(&architecture).into_iter().map(|parameter| (parameter.name, parameter.shape)).collect();
         let (weights, _) = arrays::read(&folder.join("model.safetensors"), &expected)?;
         let weights = weights.into_iter().map(Arc::new).collect();
         Ok(Checkpoint { architecture, layout: Layout::Own(model), weights })
+    }
+
+    /// The sizes of a checkpoint. Only its `config.json` is read.
+    pub fn read_architecture(folder: &Path) -> Result<Architecture> {
+        let path = folder.join("config.json");
+        let config: Map<String, Value> = files::read_json(&path)?;
+        if config.contains_key("model_type") || config.contains_key("architectures") {
+            let Config { architecture, .. } = Config::of(&config).with_context(|| format!("`{}`", path.display()))?;
+            return Ok(architecture);
+        }
+        Ok(read_header(&path)?.1)
     }
 
     fn read_hub(folder: &Path, config: Map<String, Value>) -> Result<Checkpoint> {
@@ -219,6 +225,17 @@ impl fmt::Debug for Checkpoint {
             .field("parameters", &self.parameters())
             .finish_non_exhaustive()
     }
+}
+
+/// Sizes and architecture from our own `config.json`.
+fn read_header(path: &Path) -> Result<(ModelConfig, Architecture)> {
+    let Header { format, vocab, image_token, model } = files::read_json(path)?;
+    if format != FORMAT {
+        bail!("`{}` has the format {format}, this program reads {FORMAT}", path.display());
+    }
+    check(&model, vocab, image_token).with_context(|| format!("`{}`", path.display()))?;
+    let architecture = Architecture::from_config(&model, vocab, image_token);
+    Ok((model, architecture))
 }
 
 /// Checks sizes from a file before memory is allocated for them.

@@ -43,7 +43,6 @@ impl Dropout {
 
     /// For each part the key of its stream, the next word, and how many words a tensor of `width` numbers per row takes. They count
     /// as taken.
-    #[cfg(feature = "cuda")]
     pub(crate) fn take(&mut self, width: usize) -> Vec<([u8; 32], u64, usize)> {
         let part = |(stream, rows): (&mut ChaCha8Rng, &usize)| {
             let (word, count) = (stream.get_word_pos(), rows * width);

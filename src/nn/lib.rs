@@ -9,7 +9,7 @@
 //!   number types of a [`precision`];
 //! - who calls it: [`optimizer`] and `session` (training and scoring), [`train`], [`infer`].
 //!
-//! [`profile`] measures what the operations cost. `cuda` also finds the GPUs and opens their libraries. No tensor type of dfdx
+//! [`profile`] measures what the operations cost on the CPU; [`cost`] computes what a pass costs on a GPU, without one. `cuda` also finds the GPUs and opens their libraries. No tensor type of dfdx
 //! is public.
 //!
 //! Letters in shapes: `n` tokens of a batch in all, `b` rows, `t` tokens of a row, `d` width, `v` vocabulary, `h` query
@@ -20,6 +20,7 @@ pub mod architecture;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod cost;
 pub mod device;
 pub mod hub;
 pub mod optimizer;
@@ -37,7 +38,6 @@ pub(crate) mod arrays;
 pub(crate) mod auto_batch;
 pub(crate) mod buffer;
 pub(crate) mod cpu;
-#[cfg(feature = "cuda")]
 mod cuda;
 pub(crate) mod device_error;
 #[cfg(test)]

@@ -57,9 +57,11 @@ impl<'a, P: WeightStore> Loader<'a, P> {
     pub(crate) fn vector(&mut self, name: &str) -> Result<Param<P::Vector>> {
         let index = self.index(name);
         let trainable = self.trainable_model.is_trainable(index);
-        let value = match self.frozen(index) {
-            Some(LoadedWeight::Vector(vector)) => vector,
-            _ => self.store.vector(self.trainable_model.shared_weights(index))?,
+        let value = if let Some(LoadedWeight::Vector(vector)) = self.frozen(index) {
+            vector
+        } else {
+            let len = self.trainable_model.shape(index).iter().product();
+            self.store.vector(self.trainable_model.shared_weights(index), len)?
         };
         self.loaded[index] = Some(LoadedWeight::Vector(value.clone()));
         Ok(Param { value, index, trainable })
@@ -119,9 +121,9 @@ impl<'a, P: WeightStore> Loader<'a, P> {
         let value = if let Some(LoadedWeight::Matrix(matrix)) = self.frozen(index) {
             matrix
         } else {
-            let (values, rows) = (self.trainable_model.shared_weights(index), self.trainable_model.shape(index)[0]);
-            let columns = values.len() / rows.max(1);
-            self.store.matrix(values, rows, columns)?
+            let shape = self.trainable_model.shape(index);
+            let columns = shape[1..].iter().product();
+            self.store.matrix(self.trainable_model.shared_weights(index), shape[0], columns)?
         };
         self.loaded[index] = Some(LoadedWeight::Matrix(value.clone()));
         Ok(Param { value, index, trainable })

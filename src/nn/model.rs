@@ -297,7 +297,6 @@ impl<P: WeightStore> Model<P> {
     }
 
     /// All parameters by index.
-    #[cfg(feature = "cuda")]
     pub(crate) fn loaded(&self) -> &[Loaded<P>] {
         &self.loaded
     }
@@ -307,13 +306,11 @@ impl<P: WeightStore> Model<P> {
     }
 
     /// The token embedding: (v, dim).
-    #[cfg(feature = "cuda")]
     pub(crate) fn embedding(&self) -> &P::Table {
         &self.embedding.value
     }
 
     /// From hidden states to logits: (v, dim).
-    #[cfg(feature = "cuda")]
     pub(crate) fn head(&self) -> &P::Matrix {
         &self.head.value
     }

@@ -33,7 +33,8 @@ pub(crate) trait WeightStore: Clone {
 
     fn table(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<Self::Table>;
 
-    fn vector(&self, values: Arc<Vec<f32>>) -> Result<Self::Vector>;
+    /// `len` values.
+    fn vector(&self, values: Arc<Vec<f32>>, len: usize) -> Result<Self::Vector>;
 
     /// The weights of a table, for matrix products.
     fn tied(&self, table: &Self::Table) -> Result<Self::Matrix>;

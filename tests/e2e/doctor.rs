@@ -13,6 +13,33 @@ fn doctor_prints_text_and_json() {
     assert!(json["threads"].as_u64().unwrap() > 0 && json["gpu"]["gpus"].is_array(), "{json}");
 }
 
+/// The config of Llama 3's 8B.
+const LLAMA_8B: &str = r#"{
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336, "vocab_size": 128256,
+    "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "max_position_embeddings": 8192, "tie_word_embeddings": false,
+    "hidden_act": "silu"
+}"#;
+
+#[test]
+fn doctor_estimates_the_memory_of_a_model() {
+    let project = Project::new();
+    project.write("llama/config.json", LLAMA_8B);
+    let adapter = ["doctor", "cpu", "--model", "llama", "--precision", "bf16", "--lora", "16", "--batch", "4"];
+    let printed = project.ok(&adapter).stdout;
+    assert!(printed.contains("\nmodel   8.03 billion parameters; 4 x 2048 tokens\n"), "{printed}");
+    for used in ["training", "training with gradient_checkpointing", "generation"] {
+        assert!(printed.contains(&format!("        {used}: ")) && printed.contains("weights 15.0"), "{printed}");
+    }
+    let bytes = |arguments: &[&str], used: &str| {
+        project.json(arguments)["model"]["memory"][used]["bytes"].as_f64().unwrap() / 1e9
+    };
+    assert!(bytes(&adapter, "gradient_checkpointing") < 30.0 && bytes(&adapter, "training") > 40.0);
+    assert!(bytes(&["doctor", "cpu", "--model", "llama", "--precision", "bf16"], "gradient_checkpointing") > 140.0);
+    project.fails(2, &["doctor", "cpu", "--model", "missing"]).stderr_has(&["missing/config.json"]);
+    project.fails(2, &[&adapter[..], &["--images", "1"]].concat()).stderr_has(&["without a vision tower"]);
+}
+
 #[test]
 fn unknown_device_is_wrong_input() {
     let outcome = Project::new().fails(2, &["doctor", "gpu1"]);

@@ -55,7 +55,7 @@ impl WeightStore for CpuWeights {
         Ok(Table { values, rows, columns })
     }
 
-    fn vector(&self, values: Arc<Vec<f32>>) -> Result<SharedVector> {
+    fn vector(&self, values: Arc<Vec<f32>>, _: usize) -> Result<SharedVector> {
         Ok(values)
     }
 

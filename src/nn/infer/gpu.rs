@@ -30,7 +30,7 @@ pub(super) fn generate(request: &Request, ordinal: usize, resources: &Resources,
     let positions =
         (0..request.prompts.len()).map(|prompt| request.prompts[prompt].tokens.len() + request.max_tokens(prompt));
     let longest = positions.max().unwrap_or(0);
-    let decoder = CudaDecoder::new(request.model, request.config, ordinal, resources.precision, longest);
+    let decoder = CudaDecoder::open(request.model, request.config, ordinal, resources.precision, longest);
     let mut decoder = advise("the model does not fit into the memory of the GPU", decoder)?;
     generate_with(&mut decoder, request, resources.progress, done)
 }

@@ -8,7 +8,7 @@ pub mod generate;
 pub mod score;
 
 mod cpu;
-#[cfg(any(feature = "cuda", test))]
+#[cfg_attr(not(any(feature = "cuda", test)), allow(dead_code))]
 pub(crate) mod decoder;
 #[cfg(any(feature = "cuda", test))]
 pub(crate) mod gpu;

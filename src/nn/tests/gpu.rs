@@ -22,6 +22,8 @@ pub(crate) struct Counts {
     pub(crate) products: Products,
     pub(crate) host_to_device: Transfers,
     pub(crate) device_to_host: Transfers,
+    pub(crate) device_to_device: Transfers,
+    pub(crate) memsets: Transfers,
     pub(crate) allocations: Transfers,
     pub(crate) peak_bytes: u64,
     pub(crate) uneven_barriers: u64,

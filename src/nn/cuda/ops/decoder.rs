@@ -22,8 +22,9 @@ use crate::kernels::matmul::Accumulate;
 use crate::kernels::rope::RopeTable;
 use crate::layers::ForwardPass;
 use crate::model::Model;
-use crate::trainable_model::TrainableModel;
-use crate::{Architecture, Batch, Checkpoint, Precision};
+use crate::{Architecture, Batch};
+#[cfg(feature = "cuda")]
+use crate::{Checkpoint, Precision, trainable_model::TrainableModel};
 
 /// A model on a GPU, with the sequences that it continues.
 pub(crate) struct CudaDecoder {
@@ -46,19 +47,30 @@ struct Reserved {
 
 impl CudaDecoder {
     /// For sequences of at most `positions` tokens, sampled as in `config`.
-    pub(crate) fn new(
+    #[cfg(feature = "cuda")]
+    pub(crate) fn open(
         model: &Checkpoint,
         config: &GenerateConfig,
         ordinal: usize,
         precision: Precision,
         positions: usize,
     ) -> Result<CudaDecoder> {
-        let Architecture { decoder, .. } = &model.architecture;
         let gpu = Gpu::open(ordinal, precision)?;
-        let (layers, sampler) = (decoder.layers, Sampler::new(&model.architecture, config));
-        let model = Model::new(&CudaWeights(gpu.clone()), &TrainableModel::frozen(model))?;
+        let weights = Model::new(&CudaWeights(gpu.clone()), &TrainableModel::frozen(model))?;
+        Ok(CudaDecoder::new(gpu, weights, &model.architecture, config, positions))
+    }
+
+    /// With a model that is on a GPU.
+    pub(crate) fn new(
+        gpu: Gpu,
+        model: Model<CudaWeights>,
+        architecture: &Architecture,
+        config: &GenerateConfig,
+        positions: usize,
+    ) -> CudaDecoder {
         let rope = model.rotary.table(positions);
-        Ok(CudaDecoder { gpu, model, sampler, layers, rope, reserved: None })
+        let (layers, sampler) = (architecture.decoder.layers, Sampler::new(architecture, config));
+        CudaDecoder { gpu, model, sampler, layers, rope, reserved: None }
     }
 
     /// Hidden states (n, dim) -> logits (n, v) in f32.

@@ -2,54 +2,31 @@
 //! in the order of the calls.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::ffi::{CString, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
-use cudarc::cublas::CudaBlas;
-use cudarc::driver::CudaDevice;
-use cudarc::driver::result::{self, module};
-use cudarc::driver::sys::{CUfunction, CUfunction_attribute_enum, CUmodule, CUresult, cuFuncSetAttribute};
+use anyhow::{Result, bail};
 
+#[cfg(feature = "cuda")]
+use super::card::Card;
+use super::driver::{Driver, Launch};
 use super::memory::{Buffer, Part, Pool};
+use super::recorder::Recorder;
 use crate::Precision;
-use crate::device_error::device_error;
 use crate::kernels::rope::RopeTable;
-
-/// `kernels.cu`, compiled by `build.rs`, with the zero at the end that the driver needs.
-const F32: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/f32.ptx")), "\0");
-const BF16: &str = concat!(include_str!(concat!(env!("OUT_DIR"), "/bf16.ptx")), "\0");
-
-/// The oldest compute capability with bf16.
-const BF16_CAPABILITY: (i32, i32) = (8, 0);
-
-/// Dynamic shared memory that every kernel may use. Up to 48 KiB need not be asked for, with that of fixed size.
-const SHARED: usize = 40 << 10;
 
 /// A clone is the same GPU.
 #[derive(Clone)]
 pub(crate) struct Gpu(Rc<Inner>);
 
 struct Inner {
-    device: Arc<CudaDevice>,
-    blas: CudaBlas,
-    module: CUmodule,
-    functions: RefCell<BTreeMap<&'static str, Function>>,
+    driver: Rc<dyn Driver>,
     precision: Precision,
     pool: Rc<Pool>,
     /// In a step of generation: the number of sequences, and the number for which memory is asked.
     sequences: Cell<Option<(usize, usize)>>,
     /// The rotations of the last models.
     ropes: RefCell<Vec<Rotations>>,
-}
-
-#[derive(Clone, Copy)]
-struct Function {
-    function: CUfunction,
-    /// The dynamic shared memory that it may use.
-    shared: usize,
 }
 
 /// A table of rotations, with its cosines and sines on the GPU.
@@ -71,29 +48,32 @@ pub(crate) enum Arg {
 }
 
 impl Gpu {
+    #[cfg(feature = "cuda")]
     pub(crate) fn open(ordinal: usize, precision: Precision) -> Result<Gpu> {
-        let device = crate::cuda::open(ordinal)?;
-        if precision == Precision::Bf16 {
-            crate::cuda::check_capability(ordinal, BF16_CAPABILITY).context("precision `bf16`")?;
-        }
-        let blas = CudaBlas::new(device.clone()).map_err(device_error)?;
-        let text = if precision == Precision::Bf16 { BF16 } else { F32 };
-        // SAFETY: the text ends with a zero. The module is never unloaded.
-        let module = unsafe { module::load_data(text.as_ptr().cast()) }
-            .map_err(device_error)
-            .context("the GPU's driver refuses this program's kernels")?;
-        let functions = RefCell::default();
-        let pool = Rc::new(Pool::new(device.clone()));
-        let (sequences, ropes) = (Cell::default(), RefCell::default());
-        Ok(Gpu(Rc::new(Inner { device, blas, module, functions, precision, pool, sequences, ropes })))
+        Ok(Gpu::with(Rc::new(Card::open(ordinal, precision)?), precision))
+    }
+
+    /// A GPU that only counts.
+    pub(crate) fn recording(recorder: &Rc<Recorder>, precision: Precision) -> Gpu {
+        Gpu::with(recorder.clone(), precision)
+    }
+
+    fn with(driver: Rc<dyn Driver>, precision: Precision) -> Gpu {
+        let pool = Rc::new(Pool::new(driver.clone()));
+        Gpu(Rc::new(Inner { driver, precision, pool, sequences: Cell::default(), ropes: RefCell::default() }))
     }
 
     pub(crate) fn precision(&self) -> Precision {
         self.0.precision
     }
 
-    pub(super) fn blas(&self) -> &CudaBlas {
-        &self.0.blas
+    pub(super) fn driver(&self) -> &dyn Driver {
+        &*self.0.driver
+    }
+
+    /// Bytes of memory that is kept for later use.
+    pub(crate) fn idle_bytes(&self) -> usize {
+        self.0.pool.idle_bytes()
     }
 
     /// Bytes of a number that products read.
@@ -124,7 +104,7 @@ impl Gpu {
 
     /// Bytes of memory that the driver has left.
     pub(super) fn free_memory(&self) -> Result<usize> {
-        crate::cuda::available_memory(self.0.device.ordinal())
+        self.driver().free_memory()
     }
 
     pub(crate) fn zeros(&self, bytes: usize) -> Result<Rc<Buffer>> {
@@ -136,13 +116,20 @@ impl Gpu {
     /// Fills the first `bytes` of a buffer with zeros.
     pub(crate) fn clear(&self, buffer: &Buffer, bytes: usize) -> Result<()> {
         assert!(bytes <= buffer.bytes(), "BUG: {bytes} bytes of {}", buffer.bytes());
-        // SAFETY: the range lies within the buffer.
-        unsafe { result::memset_d8_async(buffer.address(), 0, bytes, *self.0.device.cu_stream()) }.map_err(device_error)
+        self.driver().clear(buffer.address(), bytes)
     }
 
     /// Copies values to new memory.
     pub(crate) fn upload<N: Plain>(&self, values: &[N]) -> Result<Rc<Buffer>> {
         let buffer = self.allocate(size_of_val(values))?;
+        self.write(&buffer, values)?;
+        Ok(buffer)
+    }
+
+    /// Memory for `count` numbers of a parameter, with its values. A model that is only a description has none.
+    pub(super) fn upload_parameter<N: Plain>(&self, values: &[N], count: usize) -> Result<Rc<Buffer>> {
+        assert!(values.is_empty() || values.len() == count, "BUG: {} values of {count}", values.len());
+        let buffer = self.allocate(count * size_of::<N>())?;
         self.write(&buffer, values)?;
         Ok(buffer)
     }
@@ -153,8 +140,9 @@ impl Gpu {
         if values.is_empty() {
             return Ok(());
         }
-        // SAFETY: the range lies within the buffer. The driver has read pageable memory when the call returns.
-        unsafe { result::memcpy_htod_async(buffer.address(), values, *self.0.device.cu_stream()) }.map_err(device_error)
+        let (start, bytes) = (values.as_ptr().cast::<u8>(), size_of_val(values));
+        // SAFETY: the values have no padding, so they are as many initialized bytes.
+        self.driver().write(buffer.address(), unsafe { std::slice::from_raw_parts(start, bytes) })
     }
 
     /// Copies the first `count` values of a buffer to the host, when all work before has been done.
@@ -162,12 +150,9 @@ impl Gpu {
         assert!(count * size_of::<N>() <= buffer.bytes(), "BUG: {count} values of {} bytes", buffer.bytes());
         let mut values = vec![N::default(); count];
         if count > 0 {
-            let stream = *self.0.device.cu_stream();
-            // SAFETY: the range lies within the buffer, and `values` is not touched before the stream has copied them.
-            unsafe {
-                result::memcpy_dtoh_async(&mut values, buffer.address(), stream).map_err(device_error)?;
-                result::stream::synchronize(stream).map_err(device_error)?;
-            }
+            let (start, bytes) = (values.as_mut_ptr().cast::<u8>(), count * size_of::<N>());
+            // SAFETY: the values have no padding, and every pattern of bits is a value.
+            self.driver().read(buffer.address(), unsafe { std::slice::from_raw_parts_mut(start, bytes) })?;
         }
         Ok(values)
     }
@@ -175,9 +160,7 @@ impl Gpu {
     /// Copies the first `bytes` of a buffer to another.
     pub(crate) fn copy(&self, from: &Buffer, to: &Buffer, bytes: usize) -> Result<()> {
         assert!(bytes <= from.bytes().min(to.bytes()), "BUG: {bytes} bytes of {} to {}", from.bytes(), to.bytes());
-        // SAFETY: both ranges lie within their buffers.
-        unsafe { result::memcpy_dtod_async(to.address(), from.address(), bytes, *self.0.device.cu_stream()) }
-            .map_err(device_error)
+        self.driver().copy(from.address(), to.address(), bytes)
     }
 
     /// The cosines and sines of a table, which are copied once.
@@ -222,62 +205,7 @@ impl Gpu {
         if grid[0] > i32::MAX as usize || grid[1] > 65_535 {
             bail!("the batch is too large for the GPU: kernel `{name}` would need {} x {} blocks", grid[0], grid[1]);
         }
-        let function = self.function(name, shared)?;
-        // The driver reads as many bytes of each value as the parameter has.
-        let values: Vec<u64> = arguments
-            .iter()
-            .map(|argument| match *argument {
-                Arg::Address(address) => address,
-                Arg::Int(value) => u64::from(value.cast_unsigned()),
-                Arg::Long(value) => value.cast_unsigned(),
-                Arg::Float(value) => u64::from(value.to_bits()),
-                Arg::Double(value) => value.to_bits(),
-            })
-            .collect();
-        let mut pointers: Vec<*mut c_void> =
-            values.iter().map(|value| std::ptr::from_ref(value).cast_mut().cast()).collect();
-        let grid = (grid[0] as u32, grid[1] as u32, 1);
-        // SAFETY: the arguments are those of the kernel in `kernels.cu`, and their buffers have the sizes that it accesses.
-        unsafe {
-            result::launch_kernel(
-                function,
-                grid,
-                (threads as u32, 1, 1),
-                shared as u32,
-                *self.0.device.cu_stream(),
-                &mut pointers,
-            )
-        }
-        .map_err(device_error)
-        .with_context(|| format!("kernel `{name}`"))
-    }
-
-    /// A kernel that may use `shared` bytes of dynamic shared memory.
-    fn function(&self, name: &'static str, shared: usize) -> Result<CUfunction> {
-        let known = self.0.functions.borrow().get(name).copied();
-        if let Some(Function { function, .. }) = known.filter(|known| shared <= known.shared) {
-            return Ok(function);
-        }
-        let function = match known {
-            Some(known) => known.function,
-            None => {
-                let text = CString::new(name).context("BUG: a kernel's name")?;
-                // SAFETY: the module is loaded.
-                unsafe { module::get_function(self.0.module, text) }
-                    .map_err(device_error)
-                    .with_context(|| format!("BUG: no kernel `{name}`"))?
-            }
-        };
-        if shared > SHARED {
-            let attribute = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            // SAFETY: the function comes from the driver.
-            let status = unsafe { cuFuncSetAttribute(function, attribute, shared as i32) };
-            if status != CUresult::CUDA_SUCCESS {
-                bail!("the GPU has less than the {shared} bytes of shared memory per block that kernel `{name}` needs");
-            }
-        }
-        self.0.functions.borrow_mut().insert(name, Function { function, shared: shared.max(SHARED) });
-        Ok(function)
+        self.driver().launch(&Launch { name, grid, threads, shared, arguments })
     }
 }
 

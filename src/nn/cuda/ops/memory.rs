@@ -3,20 +3,15 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::Result;
-use cudarc::driver::CudaDevice;
-use cudarc::driver::result;
-use cudarc::driver::sys::CUdevice_attribute_enum;
 
-use crate::device_error::{OutOfMemory, device_error};
+use super::driver::Driver;
+use crate::device_error::OutOfMemory;
 
 /// Freed memory by size. All work is on one stream, so memory can be used again at once.
 pub(super) struct Pool {
-    device: Arc<CudaDevice>,
-    /// Whether the driver has pools of its own, with functions that wait for nothing.
-    pools: bool,
+    driver: Rc<dyn Driver>,
     free: RefCell<BTreeMap<usize, Vec<u64>>>,
 }
 
@@ -52,10 +47,13 @@ impl From<Rc<Buffer>> for Part {
 }
 
 impl Pool {
-    pub(super) fn new(device: Arc<CudaDevice>) -> Pool {
-        let attribute = CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED;
-        let pools = device.attribute(attribute).is_ok_and(|value| value > 0);
-        Pool { device, pools, free: RefCell::default() }
+    pub(super) fn new(driver: Rc<dyn Driver>) -> Pool {
+        Pool { driver, free: RefCell::default() }
+    }
+
+    /// Bytes of freed memory.
+    pub(super) fn idle_bytes(&self) -> usize {
+        self.free.borrow().iter().map(|(size, addresses)| size * addresses.len()).sum()
     }
 
     /// Memory with arbitrary content.
@@ -67,10 +65,10 @@ impl Pool {
         if let Some((address, bytes)) = pool.reuse(bytes) {
             return Ok(Buffer { address, bytes, pool: pool.clone() });
         }
-        let address = match pool.ask(bytes) {
+        let address = match pool.driver.allocate(bytes) {
             Err(error) if error.root_cause().is::<OutOfMemory>() => {
                 pool.release()?;
-                pool.ask(bytes)?
+                pool.driver.allocate(bytes)?
             }
             address => address?,
         };
@@ -88,32 +86,15 @@ impl Pool {
         Some((address, size))
     }
 
-    fn ask(&self, bytes: usize) -> Result<u64> {
-        // SAFETY: the size is not 0, and the stream is the device's.
-        let address = unsafe {
-            if self.pools { result::malloc_async(*self.device.cu_stream(), bytes) } else { result::malloc_sync(bytes) }
-        };
-        address.map_err(device_error)
-    }
-
     /// Gives free memory back to the driver.
     fn release(&self) -> Result<()> {
         for (_, addresses) in std::mem::take(&mut *self.free.borrow_mut()) {
             for address in addresses {
-                // SAFETY: the memory came from `ask`, and nothing on the host refers to it.
-                unsafe {
-                    if self.pools {
-                        result::free_async(address, *self.device.cu_stream())
-                    } else {
-                        result::free_sync(address)
-                    }
-                }
-                .map_err(device_error)?;
+                self.driver.free(address)?;
             }
         }
         // The driver frees when the stream gets there.
-        // SAFETY: the stream is the device's.
-        unsafe { result::stream::synchronize(*self.device.cu_stream()) }.map_err(device_error)
+        self.driver.synchronize()
     }
 }
 

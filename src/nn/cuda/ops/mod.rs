@@ -5,7 +5,10 @@
 //! does not depend on the other rows, but products of other sizes may sum in another order.
 
 mod attention;
+#[cfg(feature = "cuda")]
+mod card;
 pub(crate) mod decoder;
+mod driver;
 mod gather;
 mod gpu;
 mod gradients;
@@ -15,10 +18,11 @@ mod memory;
 mod norm;
 pub(crate) mod optimizer;
 mod products;
+pub(crate) mod recorder;
 mod sampler;
 mod state;
 mod tensor;
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 mod tests;
 pub(crate) mod weights;
 

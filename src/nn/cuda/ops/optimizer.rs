@@ -61,8 +61,10 @@ impl CudaOptimizer {
                 None => panic!("BUG: the trainable parameter {index} is not loaded"),
             };
             let rounded = !is_vector && gpu.precision() == Precision::Bf16;
-            let master = if rounded { gpu.upload(trainable_model.weights(index))? } else { weights.clone() };
-            let (first, second) = (gpu.upload(&optimizer.first[index])?, gpu.upload(&optimizer.second[index])?);
+            let master =
+                if rounded { gpu.upload_parameter(trainable_model.weights(index), count)? } else { weights.clone() };
+            let [first, second] = [&optimizer.first, &optimizer.second].map(|moments| &moments[index]);
+            let (first, second) = (gpu.upload_parameter(first, count)?, gpu.upload_parameter(second, count)?);
             let state = State { index, count, master, first, second };
             let addresses = [&weights, &state.master, gradients.buffer(index), &state.first, &state.second];
             let mut words = ParameterWords::default();

@@ -3,13 +3,10 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use cudarc::cublas::result::gemm_ex;
-use cudarc::cublas::sys::{cublasComputeType_t, cublasGemmAlgo_t, cublasOperation_t, cudaDataType};
 
+use super::driver::Gemm;
 use super::gpu::Gpu;
 use super::memory::Buffer;
-use crate::Precision;
-use crate::device_error::device_error;
 use crate::kernels::matmul::Accumulate;
 
 /// The number type of a product's result.
@@ -86,20 +83,17 @@ impl<'a> Product<'a> {
 impl Gpu {
     /// `c = a b^T`: (m, k), (n, k) -> (m, n).
     pub(super) fn product_transposed(&self, product: &Product, m: usize, n: usize, k: usize) -> Result<()> {
-        let (yes, no) = (cublasOperation_t::CUBLAS_OP_T, cublasOperation_t::CUBLAS_OP_N);
-        self.product(product, [yes, no], [n, m, k], [k, k])
+        self.product(product, [true, false], [n, m, k], [k, k])
     }
 
     /// `c = a b`: (m, k), (k, n) -> (m, n).
     pub(super) fn product_plain(&self, product: &Product, m: usize, n: usize, k: usize) -> Result<()> {
-        let no = cublasOperation_t::CUBLAS_OP_N;
-        self.product(product, [no, no], [n, m, k], [n, k])
+        self.product(product, [false, false], [n, m, k], [n, k])
     }
 
     /// `c = a^T b`: (k, m), (k, n) -> (m, n).
     pub(super) fn product_of_transposed(&self, product: &Product, m: usize, n: usize, k: usize) -> Result<()> {
-        let (yes, no) = (cublasOperation_t::CUBLAS_OP_T, cublasOperation_t::CUBLAS_OP_N);
-        self.product(product, [no, yes], [n, m, k], [n, m])
+        self.product(product, [false, true], [n, m, k], [n, m])
     }
 
     /// The transposed product, of `b` and `a`, as cuBLAS takes it: whether each is transposed, the sizes, and the leading
@@ -107,7 +101,7 @@ impl Gpu {
     fn product(
         &self,
         product: &Product,
-        transposed: [cublasOperation_t; 2],
+        transposed: [bool; 2],
         [m, n, k]: [usize; 3],
         [b_stride, a_stride]: [usize; 2],
     ) -> Result<()> {
@@ -126,35 +120,20 @@ impl Gpu {
             return Ok(());
         }
         let beta: f32 = if accumulate == Accumulate::Yes { 1.0 } else { 0.0 };
-        let number = |size: usize| if size == 2 { cudaDataType::CUDA_R_16BF } else { cudaDataType::CUDA_R_32F };
-        let compute = match self.precision() {
-            Precision::Tf32 => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
-            Precision::F32 | Precision::Bf16 => cublasComputeType_t::CUBLAS_COMPUTE_32F,
-        };
-        // SAFETY: the matrices lie within their buffers, and the factors of the product are read during the call.
-        unsafe {
-            gemm_ex(
-                *self.blas().handle(),
-                transposed[0],
-                transposed[1],
-                m as i32,
-                n as i32,
-                k as i32,
-                (&raw const alpha).cast(),
-                b.address() as *const _,
-                number(inner),
-                b_stride as i32,
-                a.address() as *const _,
-                number(inner),
-                a_stride as i32,
-                (&raw const beta).cast(),
-                c.address() as *mut _,
-                number(output_size),
-                m as i32,
-                compute,
-                cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
-            )
-        }
-        .map_err(device_error)
+        // cuBLAS's first factor is our second one.
+        self.driver().gemm(&Gemm {
+            transposed,
+            m,
+            n,
+            k,
+            a: (b.address(), b_stride),
+            b: (a.address(), a_stride),
+            c: c.address(),
+            alpha,
+            beta,
+            precision: self.precision(),
+            factor_size: inner,
+            result_size: output_size,
+        })
     }
 }

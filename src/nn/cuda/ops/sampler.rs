@@ -110,7 +110,7 @@ impl Sampler {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "cuda"))]
 mod tests {
     use std::collections::BTreeSet;
 

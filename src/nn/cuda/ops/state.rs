@@ -31,7 +31,7 @@ pub(crate) struct CudaOps {
 }
 
 impl CudaOps {
-    pub(super) fn with(gpu: &Gpu, gradients: Option<Rc<CudaGradients>>, cache: Option<CacheWriter>) -> CudaOps {
+    pub(crate) fn with(gpu: &Gpu, gradients: Option<Rc<CudaGradients>>, cache: Option<CacheWriter>) -> CudaOps {
         CudaOps {
             gpu: gpu.clone(),
             tape: Tape::default(),

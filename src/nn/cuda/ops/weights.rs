@@ -37,13 +37,14 @@ impl WeightStore for CudaWeights {
     type Vector = CudaVector;
 
     fn matrix(&self, values: Arc<Vec<f32>>, rows: usize, columns: usize) -> Result<CudaMatrix> {
+        let count = rows * columns;
         let values = match self.0.precision() {
-            Precision::F32 | Precision::Tf32 => self.0.upload(&values)?,
+            Precision::F32 | Precision::Tf32 => self.0.upload_parameter(&values, count)?,
             Precision::Bf16 => {
                 let mut rounded = vec![bf16::ZERO; values.len()];
                 rounded.convert_from_f32_slice(&values);
                 let bits: Vec<u16> = rounded.into_iter().map(bf16::to_bits).collect();
-                self.0.upload(&bits)?
+                self.0.upload_parameter(&bits, count)?
             }
         };
         Ok(CudaMatrix { values, rows, columns })
@@ -53,8 +54,8 @@ impl WeightStore for CudaWeights {
         self.matrix(values, rows, columns)
     }
 
-    fn vector(&self, values: Arc<Vec<f32>>) -> Result<CudaVector> {
-        Ok(CudaVector { values: self.0.upload(&values)?, len: values.len() })
+    fn vector(&self, values: Arc<Vec<f32>>, len: usize) -> Result<CudaVector> {
+        Ok(CudaVector { values: self.0.upload_parameter(&values, len)?, len })
     }
 
     fn tied(&self, table: &CudaMatrix) -> Result<CudaMatrix> {

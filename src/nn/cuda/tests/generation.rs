@@ -154,7 +154,7 @@ impl SequenceDecoder for Small {
 fn gpu_out_of_memory_starts_again_with_fewer_prompts() {
     let _alone = alone();
     let (model, prompts, config) = (model(2, 30), prompts(), config(1.0));
-    let decoder = CudaDecoder::new(&model, &config, 0, Precision::F32, 64).unwrap();
+    let decoder = CudaDecoder::open(&model, &config, 0, Precision::F32, 64).unwrap();
     let mut small = Small { decoder, most: 6, reserved: Vec::new() };
     let mut found = BTreeMap::new();
     let request = Request {
@@ -232,7 +232,7 @@ impl Stepper {
     fn start(name: &str, model: &Checkpoint, precision: Precision, sequences: usize) -> Stepper {
         const OWN: usize = 16;
         let config = GenerateConfig { top_k: 7, top_p: 0.9, repetition_penalty: 1.1, ..config(1.0) };
-        let mut decoder = CudaDecoder::new(model, &config, 0, precision, 64).unwrap();
+        let mut decoder = CudaDecoder::open(model, &config, 0, precision, 64).unwrap();
         let tokens: Vec<u32> = (2..10).collect();
         decoder.reserve(tokens.len() + sequences * OWN, sequences).unwrap();
         let draws: Vec<Draw> = (0..sequences).map(|slot| Draw { slot, uniform: 0.4 }).collect();
