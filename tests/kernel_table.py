@@ -5,7 +5,7 @@
     src/nn/cuda/with-toolkit.sh python3 tests/kernel_table.py --check    compare with it
 
 It takes the PTX that cargo's build script makes. It fails if a kernel does not assemble, or if a kernel of attention or a norm spills
-more than 32 bytes. It needs no GPU.
+registers. It needs no GPU.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TABLE = REPOSITORY / "docs/cuda-kernels.md"
 CAPABILITIES = ["7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
 MUST_NOT_SPILL = re.compile("attention|norm")
-MOST_SPILLED = 32
-"""Bytes per thread. ptxas spills a few so that more blocks fit; more of them in an inner loop cost time."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def document(ptxas: str) -> tuple[str, list[str]]:
             for capability in CAPABILITIES:
                 for name, kernel in jobs[ptx, capability].result().items():
                     kernels.setdefault(name, {})[capability] = kernel
-                    if kernel.spilled > MOST_SPILLED and MUST_NOT_SPILL.search(name):
+                    if kernel.spilled and MUST_NOT_SPILL.search(name):
                         problems.append(f"{ptx.name}: `{name}` spills {kernel.spilled} bytes for {capability}")
             columns = [name for name in CAPABILITIES if any(name in found for found in kernels.values())]
             lines += ["", f"## {ptx.stem}", "", *table(kernels, columns)]

@@ -338,19 +338,19 @@ __device__ __forceinline__ void wide_attention_backward_keys(
 
 // The parameters of attention.cuh's kernels; the width is that of the name.
 #define WIDE_ATTENTION(WIDTH) \
-    KERNEL __launch_bounds__(128) wide_attention_forward_##WIDTH( \
+    KERNEL __launch_bounds__(128, 2) wide_attention_forward_##WIDTH( \
         const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, float *lse, const Tile *tiles, int heads, int group, int width, \
         int causal, float factor \
     ) { \
         wide_attention_forward<WIDTH / 16>(q, k, v, out, lse, tiles, heads, group, causal, factor); \
     } \
-    KERNEL __launch_bounds__(128) wide_attention_backward_queries_##WIDTH( \
+    KERNEL __launch_bounds__(128, 2) wide_attention_backward_queries_##WIDTH( \
         const bf16 *q, const bf16 *k, const bf16 *v, const bf16 *out, const float *lse, const bf16 *dout, bf16 *dq, float *delta, \
         const Tile *tiles, int heads, int group, int width, int causal, float factor \
     ) { \
         wide_attention_backward_queries<WIDTH / 16>(q, k, v, out, lse, dout, dq, delta, tiles, heads, group, causal, factor); \
     } \
-    KERNEL __launch_bounds__(128) wide_attention_backward_keys_##WIDTH( \
+    KERNEL __launch_bounds__(128, 2) wide_attention_backward_keys_##WIDTH( \
         const bf16 *q, const bf16 *k, const bf16 *v, const float *lse, const bf16 *dout, const float *delta, bf16 *dk, bf16 *dv, \
         const Tile *tiles, int heads, int group, int width, int causal, float factor \
     ) { \
