@@ -28,6 +28,13 @@ impl AutoBatch {
         AutoBatch { unit, size: size.into(), advice: Some(advice) }
     }
 
+    /// Begins with at most `size` units, unless the user chose the size.
+    pub(crate) fn start_with(&self, size: usize) {
+        if !self.is_fixed() {
+            self.size.fetch_min(size, Ordering::Relaxed);
+        }
+    }
+
     /// Whether the user chose the size.
     pub(crate) fn is_fixed(&self) -> bool {
         self.advice.is_some()

@@ -13,6 +13,7 @@ pub mod sft;
 
 mod run;
 mod sharding;
+mod start_size;
 mod state;
 mod tuning;
 

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use rayon::ThreadPool;
 
 use super::sharding;
+use super::start_size::start_size;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::auto_batch::AutoBatch;
 use crate::device_error::OutOfMemory;
@@ -15,7 +16,7 @@ use crate::ops::TargetGroups;
 use crate::optimizer::{Optimizer, OptimizerConfig};
 use crate::session::{BatchLoss, Session, thread_pool};
 use crate::trainable_model::TrainableModel;
-use crate::{Adapter, Architecture, Batch, Checkpoint, PixelSource, Resources, Sequence, flops};
+use crate::{Adapter, Architecture, Batch, Checkpoint, Device, PixelSource, Resources, Sequence, flops};
 use ablate_core::base::{Seed, StageEvent};
 use ablate_data::batches::BatchSampler;
 use ablate_data::records::CurvePoint;
@@ -125,6 +126,7 @@ impl Run<'_> {
     ) -> Result<Trained> {
         let mut optimizer = Optimizer::new(self.optimizer, &trainable_model);
         let mut position = self.resume(&mut trainable_model, &mut optimizer);
+        self.estimate_size(objective, &trainable_model, position.step)?;
         let mut session = Session::with_pool(threads, &trainable_model, self.resources)?;
         session.start_training(&trainable_model, &optimizer)?;
         let steps = self.batches.steps() as u64;
@@ -173,6 +175,24 @@ impl Run<'_> {
             adapter.merge(&mut checkpoint)?;
         }
         Ok(Trained { checkpoint, adapter, curve, steps, tokens, flops })
+    }
+
+    /// On a GPU, begins with as many rows at a time as probably fit into its memory, unless the user chose a size.
+    fn estimate_size<O: Objective>(&self, objective: &O, trainable_model: &TrainableModel, step: u64) -> Result<()> {
+        let Resources { device, precision, progress, .. } = *self.resources;
+        let (Device::Cuda(ordinal), false) = (device, self.auto_batch.is_fixed()) else { return Ok(()) };
+        let Some(examples) = self.batches.starting_at(step as usize).next() else { return Ok(()) };
+        let free = available_memory(ordinal)?;
+        let how = (precision, self.recompute.load(Ordering::Relaxed));
+        let start = start_size(objective, &examples, self.images, trainable_model, how, free as u64)?;
+        if start.examples < examples.len() || start.recompute != how.1 {
+            let again = if start.recompute { ", with gradient checkpointing" } else { "" };
+            let (few, all) = (start.examples.min(examples.len()), examples.len());
+            progress.note(format!("the free memory of the GPU suffices for about {few} of {all} {}s at a time{again}", O::EXAMPLE));
+        }
+        self.auto_batch.start_with(start.examples);
+        self.recompute.store(start.recompute, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The gradient of the loss of a batch, computed in micro-batches. The session has it.
