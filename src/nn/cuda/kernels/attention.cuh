@@ -227,7 +227,7 @@ __device__ __forceinline__ void attention_backward_keys(
     ) { \
         attention_forward<WIDTHS>(q, k, v, out, lse, tiles, heads, group, width, causal, factor); \
     } \
-    KERNEL __launch_bounds__(128) attention_backward_queries_##WIDTHS( \
+    KERNEL attention_backward_queries_##WIDTHS( \
         const T *q, const T *k, const T *v, const T *out, const float *lse, const T *dout, T *dq, float *delta, const Tile *tiles, \
         int heads, int group, int width, int causal, float factor \
     ) { \
