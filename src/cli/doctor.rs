@@ -113,10 +113,13 @@ impl Needs {
                 let found = gpus.iter().filter(|gpu| fits(memory, gpu) == fit);
                 found.map(|gpu| format!("cuda:{}", gpu.ordinal)).collect()
             };
-            let told = [("fits", names(true)), ("too much for", names(false))];
-            let told = told.iter().filter(|(_, names)| !names.is_empty());
-            let told: String = told.map(|(what, names)| format!("; {what} {}", names.join(", "))).collect();
-            lines.push(line("", &format!("{name}: {memory}{told}")));
+            let mut text = format!("{name}: {memory}");
+            for (what, names) in [("fits", names(true)), ("too much for", names(false))] {
+                if !names.is_empty() {
+                    text.push_str(&format!("; {what} {}", names.join(", ")));
+                }
+            }
+            lines.push(line("", &text));
         }
         lines.join("\n")
     }

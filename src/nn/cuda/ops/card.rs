@@ -15,8 +15,7 @@ use cudarc::driver::sys::{
     CUdevice_attribute_enum, CUfunction, CUfunction_attribute_enum, CUmodule, CUresult, CUstream, cuFuncSetAttribute,
 };
 
-use super::driver::{Driver, Gemm, Launch};
-use super::gpu::Arg;
+use super::driver::{Arg, Driver, Gemm, Launch};
 use crate::Precision;
 use crate::device_error::device_error;
 

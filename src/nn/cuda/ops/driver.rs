@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 
-use super::gpu::Arg;
 use crate::Precision;
 
 /// A card (`card`), or a GPU that only counts (`recorder`).
@@ -36,6 +35,17 @@ pub(super) trait Driver {
     fn launch(&self, launch: &Launch) -> Result<()>;
 
     fn gemm(&self, gemm: &Gemm) -> Result<()>;
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Arg {
+    /// An address on the device; 0: none.
+    Address(u64),
+    Int(i32),
+    Long(i64),
+    Float(f32),
+    Double(f64),
 }
 
 /// A kernel and its arguments.

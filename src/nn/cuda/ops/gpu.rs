@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 
 #[cfg(feature = "cuda")]
 use super::card::Card;
+pub(super) use super::driver::Arg;
 use super::driver::{Driver, Launch};
 use super::memory::{Buffer, Part, Pool};
 use super::recorder::Recorder;
@@ -34,17 +35,6 @@ struct Rotations {
     table: Arc<RopeTable>,
     cos: Rc<Buffer>,
     sin: Rc<Buffer>,
-}
-
-/// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Arg {
-    /// An address on the device; 0: none.
-    Address(u64),
-    Int(i32),
-    Long(i64),
-    Float(f32),
-    Double(f64),
 }
 
 impl Gpu {

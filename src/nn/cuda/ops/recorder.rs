@@ -7,8 +7,7 @@ use std::fmt;
 
 use anyhow::Result;
 
-use super::driver::{Driver, Gemm, Launch};
-use super::gpu::Arg;
+use super::driver::{Arg, Driver, Gemm, Launch};
 use crate::Precision;
 
 /// Bytes in which a driver counts memory.
