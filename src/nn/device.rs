@@ -109,6 +109,11 @@ pub fn survey() -> Survey {
     cuda::survey()
 }
 
+/// Free bytes of a GPU.
+pub(crate) fn available_memory(ordinal: usize) -> Result<usize> {
+    cuda::available_memory(ordinal)
+}
+
 /// The answers of a build without GPU support.
 #[cfg(not(feature = "cuda"))]
 mod cuda {
@@ -126,6 +131,10 @@ mod cuda {
 
     pub(super) fn check(_: usize) -> Result<()> {
         missing()
+    }
+
+    pub(super) fn available_memory(_: usize) -> Result<usize> {
+        missing().map(|()| 0)
     }
 
     pub(super) fn survey() -> Survey {

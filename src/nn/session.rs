@@ -151,6 +151,7 @@ impl Session {
     }
 
     /// Ends the sums of a step. Returns the global norm.
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unnecessary_wraps, reason = "for a GPU"))]
     pub(crate) fn finish_gradients(&mut self, trainable_model: &TrainableModel) -> Result<f64> {
         match self {
             Session::Cpu(session) => {
@@ -202,6 +203,7 @@ impl Session {
 
     /// The gradients of the last step by index.
     #[cfg(test)]
+    #[cfg_attr(not(feature = "cuda"), expect(clippy::unnecessary_wraps, reason = "for a GPU"))]
     pub(crate) fn host_gradients(&self) -> Result<Vec<Vec<f32>>> {
         match self {
             Session::Cpu(session) => Ok(session.gradients.clone()),

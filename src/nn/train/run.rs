@@ -11,6 +11,7 @@ use super::sharding;
 use super::start_size::start_size;
 use super::state::{self, OpenPoint, Position, TrainState};
 use crate::auto_batch::AutoBatch;
+use crate::device::available_memory;
 use crate::device_error::OutOfMemory;
 use crate::ops::TargetGroups;
 use crate::optimizer::{Optimizer, OptimizerConfig};
@@ -188,7 +189,10 @@ impl Run<'_> {
         if start.examples < examples.len() || start.recompute != how.1 {
             let again = if start.recompute { ", with gradient checkpointing" } else { "" };
             let (few, all) = (start.examples.min(examples.len()), examples.len());
-            progress.note(format!("the free memory of the GPU suffices for about {few} of {all} {}s at a time{again}", O::EXAMPLE));
+            progress.note(format!(
+                "the free memory of the GPU suffices for about {few} of {all} {}s at a time{again}",
+                O::EXAMPLE
+            ));
         }
         self.auto_batch.start_with(start.examples);
         self.recompute.store(start.recompute, Ordering::Relaxed);

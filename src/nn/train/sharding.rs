@@ -34,12 +34,11 @@ pub(super) fn in_order(shards: &[&[usize]], most: usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut open = 0;
     for (at, shard) in shards.iter().enumerate() {
-        match runs.last_mut().filter(|_| open + shard.len() <= most) {
-            Some(run) => (run.end, open) = (at + 1, open + shard.len()),
-            None => {
-                runs.push(at..at + 1);
-                open = shard.len();
-            }
+        if let Some(run) = runs.last_mut().filter(|_| open + shard.len() <= most) {
+            (run.end, open) = (at + 1, open + shard.len());
+        } else {
+            runs.push(at..at + 1);
+            open = shard.len();
         }
     }
     runs

@@ -67,17 +67,11 @@ fn mean_shape(
 
 /// What is trained. Parameters that are frozen by name count as trained.
 fn trainable(trainable_model: &TrainableModel) -> Trainable {
-    match &trainable_model.adapter {
-        Some(Adapter { rank, modules, .. }) => {
-            Trainable::Lora { rank: *rank, targets: modules.keys().cloned().map(Pattern).collect() }
-        }
-        None => {
-            let groups = [ParamGroup::Vision, ParamGroup::Projector, ParamGroup::Decoder];
-            Trainable::Model {
-                frozen: groups.into_iter().filter(|&group| !trainable_model.trains_group(group)).collect(),
-            }
-        }
+    if let Some(Adapter { rank, modules, .. }) = &trainable_model.adapter {
+        return Trainable::Lora { rank: *rank, targets: modules.keys().cloned().map(Pattern).collect() };
     }
+    let groups = [ParamGroup::Vision, ParamGroup::Projector, ParamGroup::Decoder];
+    Trainable::Model { frozen: groups.into_iter().filter(|&group| !trainable_model.trains_group(group)).collect() }
 }
 
 #[cfg(test)]

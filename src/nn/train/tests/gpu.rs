@@ -1,5 +1,7 @@
 //! Training on a GPU against PyTorch, TRL and the CPU.
 
+#![expect(clippy::print_stdout, reason = "the figures are for people")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Result;
