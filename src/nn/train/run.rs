@@ -185,7 +185,8 @@ impl Run<'_> {
         let Some(examples) = self.batches.starting_at(step as usize).next() else { return Ok(()) };
         let free = available_memory(ordinal)?;
         let how = (precision, self.recompute.load(Ordering::Relaxed));
-        let start = start_size(objective, &examples, self.images, trainable_model, how, free as u64)?;
+        let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
+        let start = start_size(&sequences, examples.len(), self.images, trainable_model, how, free as u64)?;
         if start.examples < examples.len() || start.recompute != how.1 {
             let again = if start.recompute { ", with gradient checkpointing" } else { "" };
             let (few, all) = (start.examples.min(examples.len()), examples.len());

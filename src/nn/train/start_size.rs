@@ -3,7 +3,6 @@
 
 use anyhow::Result;
 
-use super::run::Objective;
 use crate::cost::{BatchShape, Trainable, Workload, largest_batch};
 use crate::trainable_model::TrainableModel;
 use crate::{Adapter, ParamGroup, Pattern, PixelSource, Precision, Sequence};
@@ -17,23 +16,22 @@ pub(super) struct StartSize {
     pub(super) recompute: bool,
 }
 
-/// The size for `free` bytes of memory, from the mean sizes of the sequences of a batch. If not even one example fits, blocks are
-/// computed again.
-pub(super) fn start_size<O: Objective>(
-    objective: &O,
-    examples: &[usize],
+/// The size for `free` bytes of memory, from the mean sizes of the sequences of a batch of `examples`. If not even one example
+/// fits, blocks are computed again.
+pub(super) fn start_size(
+    sequences: &[Sequence],
+    examples: usize,
     images: &dyn PixelSource,
     trainable_model: &TrainableModel,
     (precision, recompute): (Precision, bool),
     free: u64,
 ) -> Result<StartSize> {
-    let sequences: Vec<Sequence> = examples.iter().flat_map(|&example| objective.sequences(example)).collect();
-    let shape = mean_shape(trainable_model, &sequences, images)?;
+    let shape = mean_shape(trainable_model, sequences, images)?;
     let fit = |gradient_checkpointing: bool| -> Result<usize> {
         let architecture = &trainable_model.checkpoint.architecture;
         let trainable = trainable(trainable_model);
         let workload = Workload { architecture, precision, trainable, gradient_checkpointing };
-        Ok(largest_batch(free, &workload, &shape)? * examples.len() / sequences.len().max(1))
+        Ok(largest_batch(free, &workload, &shape)? * examples / sequences.len().max(1))
     };
     let plain = fit(recompute)?;
     if plain > 0 || recompute {
@@ -79,7 +77,7 @@ mod tests {
     use super::*;
     use crate::Checkpoint;
     use crate::tests::support::{Ramps, small_config};
-    use crate::train::sft::CrossEntropy;
+    use crate::train::sft::sequence;
     use ablate_core::base::Seed;
     use ablate_data::tokens::TokenRow;
 
@@ -91,11 +89,9 @@ mod tests {
             TrainableModel::new(Checkpoint::initialize(&config, 24, 1, Seed(1)).unwrap(), None, |_| true);
         let row = || TokenRow { tokens: vec![5; 60], loss: vec![true; 60], images: Vec::new() };
         let rows: Vec<TokenRow> = (0..32).map(|_| row()).collect();
-        let examples: Vec<usize> = (0..rows.len()).collect();
+        let sequences: Vec<Sequence> = rows.iter().map(sequence).collect();
         let start = |free: u64, recompute| {
-            let objective = CrossEntropy { rows: &rows };
-            let precision = (Precision::F32, recompute);
-            start_size(&objective, &examples, &Ramps, &trainable_model, precision, free).unwrap()
+            start_size(&sequences, 32, &Ramps, &trainable_model, (Precision::F32, recompute), free).unwrap()
         };
         assert_eq!(start(1 << 40, false), StartSize { examples: 32, recompute: false });
         assert_eq!(start(0, false), StartSize { examples: 1, recompute: true });
