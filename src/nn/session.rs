@@ -82,7 +82,8 @@ impl Session {
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => {
                 let weights = CudaWeights(Gpu::open(ordinal, resources.precision)?);
-                let model = Model::new(&weights, trainable_model)?;
+                let model = Model::new(&weights, trainable_model);
+                let model = advise("the model does not fit into the memory of the GPU", model)?;
                 Ok(Session::Cuda(Box::new(CudaSession { model, optimizer: None })))
             }
             #[cfg(not(feature = "cuda"))]

@@ -1,11 +1,26 @@
-//! The environment variables, and what the devices are.
+//! The settings, and what the devices are.
 
+use std::path::Path;
 use std::sync::OnceLock;
 
 use ptx::Order;
 
+/// An environment variable; without it, a line `NAME=value` of the file `settings` in the folder of `ABLATE_CUDA_PATH`. A program
+/// that clears the environment of its children still passes the folder on.
+pub(crate) fn setting(name: &str) -> Option<String> {
+    static FILE: OnceLock<String> = OnceLock::new();
+    let read = || {
+        let folder = std::env::var_os("ABLATE_CUDA_PATH")?;
+        std::fs::read_to_string(Path::new(&folder).join("settings")).ok()
+    };
+    std::env::var(name).ok().or_else(|| {
+        let mut lines = FILE.get_or_init(|| read().unwrap_or_default()).lines();
+        lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix('=')?.to_string()))
+    })
+}
+
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    setting(name).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
 /// The number of devices that the program sees.
@@ -31,7 +46,7 @@ pub(crate) fn has_pools() -> bool {
 
 /// The compute capability.
 pub(crate) fn capability() -> (i32, i32) {
-    let text = std::env::var("EMULATED_GPU_CAPABILITY").unwrap_or_default();
+    let text = setting("EMULATED_GPU_CAPABILITY").unwrap_or_default();
     let parsed = text.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     parsed.unwrap_or((8, 0))
 }
@@ -44,9 +59,9 @@ pub(crate) fn workers() -> usize {
 
 pub(crate) fn order() -> Order {
     static ORDER: OnceLock<Order> = OnceLock::new();
-    *ORDER.get_or_init(|| match std::env::var("EMULATED_GPU_WARPS").as_deref() {
-        Ok("first") => Order::Warps { last_first: false },
-        Ok("last") => Order::Warps { last_first: true },
+    *ORDER.get_or_init(|| match setting("EMULATED_GPU_WARPS").as_deref() {
+        Some("first") => Order::Warps { last_first: false },
+        Some("last") => Order::Warps { last_first: true },
         _ => Order::Lockstep,
     })
 }
