@@ -40,11 +40,6 @@ KERNEL to_stream(const T *x, float *y, long long count) {
     for EACH (i, count) y[i] = to_float(x[i]);
 }
 
-// A bias in every row.
-KERNEL fill_rows(T *y, const float *bias, long long count, int width) {
-    for EACH (i, count) y[i] = from_float<T>(bias[i % width]);
-}
-
 // Adds a bias to every row.
 KERNEL add_bias(T *y, const float *bias, long long count, int width) {
     for EACH (i, count) y[i] = from_float<T>(to_float(y[i]) + bias[i % width]);

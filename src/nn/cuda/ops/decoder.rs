@@ -130,7 +130,6 @@ impl SequenceDecoder for CudaDecoder {
         gpu.with_capacity(count, *capacity, || {
             let StepInputs { cached, uniforms, positions, places, row_slots } = StepInputs::upload(gpu, sequences)?;
             let mut ops = CudaOps::with(gpu, None, Some(CacheWriter::new(cache, places)));
-            ops.late_biases = true;
             let x = embed_tokens(gpu, self.model.embedding(), &slots.tokens, &row_slots, count)?;
             let plan = AttentionPlan::step(gpu, self.model.heads, &self.rope, positions, cached)?;
             let mut pass = ForwardPass { ops: &mut ops, dropout: None };

@@ -214,18 +214,12 @@ impl Ops for CudaOps {
         let (m, n, k) = (x.rows(), weight.value.rows, weight.value.columns);
         let gpu = self.gpu.clone();
         let (inner, y) = (self.inner(x)?, gpu.allocate(m * n * gpu.inner_size())?);
-        let mut into = Accumulate::No;
-        if let Some(bias) = bias {
-            if self.late_biases {
-                gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, into), m, n, k)?;
-                return Ok(CudaTensor::biased(y, &bias.value.values, m, n));
-            }
-            let arguments = [(&y).into(), (&bias.value.values).into(), long(m * n), n.into()];
-            gpu.each("fill_rows", m * n, &arguments)?;
-            into = Accumulate::Yes;
-        }
-        gpu.product_transposed(&Product::inner(&inner, &weight.value.values, &y, into), m, n, k)?;
-        let y = self.tensor(Kind::Inner, y, m, n);
+        let product = Product::inner(&inner, &weight.value.values, &y, Accumulate::No);
+        gpu.product_transposed(&product, m, n, k)?;
+        let y = match bias {
+            Some(bias) => CudaTensor::biased(y, &bias.value.values, m, n, self.grad_enabled),
+            None => self.tensor(Kind::Inner, y, m, n),
+        };
         if self.grad_enabled {
             let (weight_gradient, bias_gradient) =
                 (self.weight_gradient(weight), bias.and_then(|bias| self.weight_gradient(bias)));

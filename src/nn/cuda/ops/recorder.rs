@@ -244,7 +244,6 @@ fn kernel_work(launch: &Launch, record: &Record, inner: usize) -> (u64, u64) {
         "swiglu_forward" | "activate_backward" => 3 * integer(3) * inner,
         "swiglu_backward" => 5 * integer(5) * inner,
         "activate_forward" => 2 * integer(2) * inner,
-        "fill_rows" => integer(2) * inner,
         "to_inner" | "to_stream" => integer(2) * (inner + wide),
         "add" => 3 * integer(3) * wide,
         "add_inner" => integer(3) * (2 * wide + inner),

@@ -26,8 +26,6 @@ pub(crate) struct CudaOps {
     pub(super) seed: Rc<RefCell<Option<Rc<Buffer>>>>,
     /// In generation, where keys and values are kept.
     pub(super) cache: Option<CacheWriter>,
-    /// In a step of generation: the rotation adds the biases of queries, keys and values, which saves three launches.
-    pub(super) late_biases: bool,
 }
 
 impl CudaOps {
@@ -40,7 +38,6 @@ impl CudaOps {
             grad_enabled: false,
             seed: Rc::default(),
             cache,
-            late_biases: false,
         }
     }
 

@@ -44,7 +44,7 @@ enum Values {
     Ready(Rc<Buffer>),
     /// The sum of a tensor of the stream and another one, which is not computed yet: the norm that follows computes it as well.
     Sum(CudaTensor, CudaTensor),
-    /// An inner product whose bias, a vector, is not added yet: the rotation that follows in a step of generation adds it as well.
+    /// An inner product whose bias, a vector, is not added yet: the rotation of queries and keys that follows adds it as well.
     Biased(Rc<Buffer>, Rc<Buffer>),
 }
 
@@ -55,10 +55,16 @@ impl CudaTensor {
         CudaTensor(Rc::new(Inner { kind, rows, width, values, gradient: Gradient::new(tracked) }))
     }
 
-    /// An inner constant: a product and its bias (width), which is added when the tensor is first read.
-    pub(super) fn biased(product: Rc<Buffer>, bias: &Rc<Buffer>, rows: usize, width: usize) -> CudaTensor {
+    /// A product and its bias (width), which is added when the tensor is first read.
+    pub(super) fn biased(
+        product: Rc<Buffer>,
+        bias: &Rc<Buffer>,
+        rows: usize,
+        width: usize,
+        tracked: bool,
+    ) -> CudaTensor {
         let values = RefCell::new(Values::Biased(product, bias.clone()));
-        CudaTensor(Rc::new(Inner { kind: Kind::Inner, rows, width, values, gradient: Gradient::new(false) }))
+        CudaTensor(Rc::new(Inner { kind: Kind::Inner, rows, width, values, gradient: Gradient::new(tracked) }))
     }
 
     /// The sum of two tensors, which is computed when it is first read.
