@@ -15,7 +15,7 @@ $cuda cargo test --release --features cuda -- --ignored --test-threads=1 gpu_
 if [ "${1:-}" != real ]; then
   # A missing barrier can go unnoticed while all warps of a block run together.
   for order in first last; do
-    EMULATED_GPU_WARPS=$order $cuda cargo test --release --features cuda -p ablate-nn --lib -- \
-      --ignored --test-threads=1 gpu_attention gpu_logits
+    EMULATED_GPU_WARPS=$order $cuda cargo test --release --features cuda -- \
+      --ignored --test-threads=1 gpu_attention gpu_logits gpu_fine_tuning gpu_sampling
   done
 fi
