@@ -70,8 +70,10 @@ impl Needs {
             let workload = Workload { architecture, precision: *precision, trainable, gradient_checkpointing };
             Ok(cost::training(&workload, &shape)?.memory)
         };
-        // Half of a sequence is its prompt.
-        let prompt_tokens = positions.div_ceil(2);
+        let trained = [training(false)?, training(true)?];
+        // Half of a sequence is its prompt, or more if its images need more.
+        let image_tokens = architecture.vision.as_ref().map_or(0, |vision| tiles * vision.tile_tokens());
+        let prompt_tokens = positions.div_ceil(2).max(image_tokens + 1).min(positions);
         let sequences = GenerationShape {
             prompts: *batch,
             samples: 1,
@@ -80,11 +82,8 @@ impl Needs {
             tiles,
         };
         let generation = cost::generation(architecture, *precision, &sequences)?.memory;
-        let uses = vec![
-            ("training", training(false)?),
-            ("gradient_checkpointing", training(true)?),
-            ("generation", generation),
-        ];
+        let [plain, checkpointing] = trained;
+        let uses = vec![("training", plain), ("gradient_checkpointing", checkpointing), ("generation", generation)];
         Ok(Needs { parameters: cost::parameter_count(architecture), shape, uses })
     }
 

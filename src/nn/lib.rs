@@ -9,8 +9,8 @@
 //!   number types of a [`precision`];
 //! - who calls it: [`optimizer`] and `session` (training and scoring), [`train`], [`infer`].
 //!
-//! [`profile`] measures what the operations cost on the CPU; [`cost`] computes what a pass costs on a GPU, without one. `cuda` also finds the GPUs and opens their libraries. No tensor type of dfdx
-//! is public.
+//! [`profile`] measures what the operations cost on the CPU; [`cost`] computes what a pass costs on a GPU, without one. `cuda` also
+//! finds the GPUs and opens their libraries. No tensor type of dfdx is public.
 //!
 //! Letters in shapes: `n` tokens of a batch in all, `b` rows, `t` tokens of a row, `d` width, `v` vocabulary, `h` query
 //! heads, `k` key heads, `g = h / k`, `w` width of a head.

@@ -37,7 +37,18 @@ fn doctor_estimates_the_memory_of_a_model() {
     assert!(bytes(&adapter, "gradient_checkpointing") < 30.0 && bytes(&adapter, "training") > 40.0);
     assert!(bytes(&["doctor", "cpu", "--model", "llama", "--precision", "bf16"], "gradient_checkpointing") > 140.0);
     project.fails(2, &["doctor", "cpu", "--model", "missing"]).stderr_has(&["missing/config.json"]);
-    project.fails(2, &[&adapter[..], &["--images", "1"]].concat()).stderr_has(&["without a vision tower"]);
+    for (wrong, message) in [
+        (["--images", "1"], "without a vision tower"),
+        (["--positions", "999999"], "the model's `max_positions` is"),
+        (["--positions", "1"], "has no room for a response"),
+    ] {
+        project.fails(2, &[&adapter[..], &wrong].concat()).stderr_has(&[message]);
+    }
+    let model = ["doctor", "cpu", "--model", "llama"];
+    project.fails(2, &[&model[..], &["--batch", "99999999999"]].concat()).stderr_has(&["too many for an estimate"]);
+    project
+        .fails(2, &[&model[..], &["--lora", "99999999999"]].concat())
+        .stderr_has(&["an adapter of rank 99999999999"]);
 }
 
 #[test]

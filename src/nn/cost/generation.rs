@@ -1,8 +1,8 @@
 //! The work and the memory of generation.
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 
-use super::{BatchShape, Memory, Recording, Trainable, Work, Workload};
+use super::{BatchShape, Memory, Recording, Trainable, Work, Workload, check_size};
 use crate::cuda::ops::decoder::CudaDecoder;
 use crate::infer::GenerateConfig;
 use crate::infer::decoder::{CachedSequence, Continuation, Draw, NewPrompt, SequenceDecoder};
@@ -41,12 +41,16 @@ pub fn generation(
     precision: Precision,
     shape: &GenerationShape,
 ) -> Result<GenerationCost> {
+    let GenerationShape { prompts, samples, prompt_tokens, new_tokens, .. } = *shape;
+    if new_tokens == 0 {
+        bail!("a sequence of {prompt_tokens} positions has no room for a response");
+    }
+    check_size(architecture, prompts.saturating_mul(samples), prompt_tokens.saturating_add(new_tokens))?;
     let trainable = Trainable::Model { frozen: Vec::new() };
     let workload = Workload { architecture, precision, trainable, gradient_checkpointing: false };
     let recording = Recording::new(&workload)?;
     let weights = recording.live_bytes();
     let Recording { recorder, gpu, model, .. } = recording;
-    let GenerationShape { prompt_tokens, new_tokens, .. } = *shape;
     let mut decoder = CudaDecoder::new(gpu, model, architecture, &sampling(shape), prompt_tokens + new_tokens);
     let mut works = Vec::new();
     let mut cache = 0;

@@ -113,6 +113,9 @@ fn describe(workload: &Workload) -> Result<TrainableModel> {
 }
 
 fn describe_adapter(model: &Checkpoint, rank: usize, targets: &[Pattern]) -> Result<Adapter> {
+    if rank > MAX_RANK {
+        bail!("an adapter of rank {rank}: at most {MAX_RANK}");
+    }
     let layers = linear_layers(model).into_iter();
     let chosen = layers.filter(|(name, _)| targets.iter().any(|target| target.matches(name)));
     let module = |(name, parameter): (String, Parameter)| {
@@ -124,6 +127,23 @@ fn describe_adapter(model: &Checkpoint, rank: usize, targets: &[Pattern]) -> Res
         bail!("no target of the adapter matches a linear layer of the model");
     }
     Ok(Adapter { rank, alpha: rank as f64, dropout: 0.0, rank_stabilized: false, modules })
+}
+
+/// Most positions of a batch, or of the sequences that are generated together.
+const MAX_POSITIONS: usize = 1 << 26;
+/// Highest rank of an adapter.
+const MAX_RANK: usize = 1 << 16;
+
+/// Refuses rows that are longer than the model's context, and batches that are too large to be estimated.
+fn check_size(architecture: &Architecture, rows: usize, positions: usize) -> Result<()> {
+    let longest = architecture.decoder.max_positions;
+    if positions > longest {
+        bail!("rows of {positions} positions: the model's `max_positions` is {longest}");
+    }
+    if rows.checked_mul(positions).is_none_or(|all| all > MAX_POSITIONS) {
+        bail!("{rows} rows of {positions} positions are too many for an estimate: at most {MAX_POSITIONS} positions");
+    }
+    Ok(())
 }
 
 impl BatchShape {
@@ -140,7 +160,8 @@ impl BatchShape {
         if tiles > 0 && vision.is_none() {
             bail!("a batch with images for a model without a vision tower");
         }
-        let features = vision.map_or(0, |vision| tiles * vision.tile_tokens());
+        check_size(architecture, rows, positions)?;
+        let features = vision.map_or(0, |vision| tiles.saturating_mul(vision.tile_tokens()));
         if rows == 0 || features > positions || !(1..=positions).contains(&targets) {
             bail!("rows of {positions} positions have no room for {features} image tokens and {targets} targets");
         }

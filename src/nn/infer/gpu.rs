@@ -1,5 +1,5 @@
 //! Generation on a GPU with continuous batching (Yu et al. 2022): a prompt starts as soon as there are enough slots and places of the
-//! cache for all its samples, and a sequence that ends frees its own at once. From the same logits, it samples the same tokens as the
+//! cache for all its samples, and a sequence that ends frees its own immediately. From the same logits, it samples the same tokens as the
 //! CPU path.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -1,6 +1,7 @@
 //! Training: supervised fine-tuning and preference optimization.
 //!
-//! In reading order: [`sft`] and [`dpo`] with [`preference`] (the losses), `run` (the training loop) with `sharding` (how a batch is split) and `start_size` (a first size of micro-batches), `tuning` (adapters, frozen parameters, micro-batches), `state`
+//! In reading order: [`sft`] and [`dpo`] with [`preference`] (the losses), `run` (the training loop) with `sharding` (how a
+//! batch is split) and `start_size` (a first size of micro-batches), `tuning` (adapters, frozen parameters, micro-batches), `state`
 //! (the state from which an interrupted run resumes).
 //!
 //! On the CPU, the same rows, config and seed give the same weights bit for bit, with any number of threads and

@@ -19,7 +19,7 @@ typedef bf16 T;
 typedef float T;
 #endif
 
-// Four numbers that are loaded or stored at once.
+// Four numbers that are loaded or stored together.
 template <class N> struct alignas(4 * sizeof(N)) Four {
     N at[4];
 };

@@ -207,7 +207,7 @@ fn row_threads(width: usize) -> usize {
 /// Numbers, and structures of numbers without gaps, that may be copied to and from a device as bytes.
 ///
 /// # Safety
-/// Every pattern of bits is a value, and there is no padding.
+/// Every pattern of bits is a value, and there are no bytes of padding.
 pub(crate) unsafe trait Plain: Copy + Default {}
 
 // SAFETY: numbers.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::driver::Driver;
 use crate::device_error::OutOfMemory;
 
-/// Freed memory by size. All work is on one stream, so memory can be used again at once.
+/// Freed memory by size. All work is on one stream, so freed memory can be used again immediately.
 pub(super) struct Pool {
     driver: Rc<dyn Driver>,
     free: RefCell<BTreeMap<usize, Vec<u64>>>,

@@ -314,7 +314,7 @@ impl Ops for CudaOps {
         let (gate_values, up_values) = (self.inner(gate)?, self.inner(up)?);
         let y = gpu.allocate(count * gpu.inner_size())?;
         let arguments = [(&gate_values).into(), (&up_values).into(), (&y).into(), long(count)];
-        gpu.each("swiglu_forward", count / 4, &arguments)?;
+        gpu.each("swiglu_forward", count.div_ceil(4), &arguments)?;
         let y = self.tensor(Kind::Inner, y, gate.rows(), gate.width());
         if self.grad_enabled {
             let (dgate, dup, output) = (gate.gradient(), up.gradient(), y.gradient());
@@ -324,7 +324,7 @@ impl Ops for CudaOps {
                     (gpu.allocate(count * gpu.inner_size())?, gpu.allocate(count * gpu.inner_size())?);
                 let inputs = [(&gate_values).into(), (&up_values).into(), (&dy).into()];
                 let outputs = [(&to_gate).into(), (&to_up).into(), long(count)];
-                gpu.each("swiglu_backward", count / 4, &[inputs, outputs].concat())?;
+                gpu.each("swiglu_backward", count.div_ceil(4), &[inputs, outputs].concat())?;
                 dgate.add(gpu, Kind::Inner, to_gate, count)?;
                 dup.add(gpu, Kind::Inner, to_up, count)
             });

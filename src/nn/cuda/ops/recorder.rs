@@ -123,7 +123,7 @@ impl Recorder {
 impl Driver for Recorder {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let (mut record, size) = (self.record.borrow_mut(), bytes.next_multiple_of(GRANULE));
-        // 0 is no address.
+        // An address is never 0.
         let address = record.next.max(GRANULE as u64);
         record.next = address + size as u64;
         record.sizes.insert(address, size);

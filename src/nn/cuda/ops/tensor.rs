@@ -223,7 +223,7 @@ pub(super) fn bytes_of(gpu: &Gpu, kind: Kind) -> usize {
     }
 }
 
-/// A buffer that nobody else has: the same one, or a copy of its first `bytes`.
+/// A buffer without other owners: the same one, or a copy of its first `bytes`.
 fn unique(gpu: &Gpu, values: Rc<Buffer>, bytes: usize) -> Result<Rc<Buffer>> {
     if Rc::strong_count(&values) == 1 {
         return Ok(values);
