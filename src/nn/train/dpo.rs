@@ -88,16 +88,7 @@ pub fn dpo(
     drop(reference);
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let trainable_model = tuning.trainable_model(policy, optimizer, seed)?;
-    let run = Run {
-        batches: &batches,
-        optimizer,
-        auto_batch: tuning.auto_batch(),
-        recompute: tuning.gradient_checkpointing.into(),
-        seed,
-        images,
-        state,
-        resources,
-    };
+    let run = Run::new(&batches, (optimizer, tuning), seed, images, state, resources);
     run.train(trainable_model, &Preference { pairs, reference: ratios, reduction, loss, beta, sft_weight })
 }
 

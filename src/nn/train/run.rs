@@ -10,6 +10,7 @@ use rayon::ThreadPool;
 use super::sharding;
 use super::start_size::start_size;
 use super::state::{self, OpenPoint, Position, TrainState};
+use super::tuning::Tuning;
 use crate::auto_batch::AutoBatch;
 use crate::device::available_memory;
 use crate::device_error::OutOfMemory;
@@ -109,6 +110,20 @@ pub(super) struct Run<'a> {
     pub(super) images: &'a dyn PixelSource,
     pub(super) state: &'a TrainState,
     pub(super) resources: &'a Resources<'a>,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        batches: &'a dyn Batches,
+        (optimizer, tuning): (&'a OptimizerConfig, &Tuning),
+        seed: Seed,
+        images: &'a dyn PixelSource,
+        state: &'a TrainState,
+        resources: &'a Resources<'a>,
+    ) -> Run<'a> {
+        let (auto_batch, recompute) = (tuning.auto_batch(), tuning.gradient_checkpointing.into());
+        Run { batches, optimizer, auto_batch, recompute, seed, images, state, resources }
+    }
 }
 
 impl Run<'_> {

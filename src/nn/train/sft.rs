@@ -49,16 +49,7 @@ pub fn sft(
     }
     let (optimizer, tuning) = (&config.optimizer, &config.tuning);
     let trainable_model = tuning.trainable_model(start, optimizer, seed)?;
-    let run = Run {
-        batches: &batches,
-        optimizer,
-        auto_batch: tuning.auto_batch(),
-        recompute: tuning.gradient_checkpointing.into(),
-        seed,
-        images,
-        state,
-        resources,
-    };
+    let run = Run::new(&batches, (optimizer, tuning), seed, images, state, resources);
     run.train(trainable_model, &CrossEntropy { rows })
 }
 
