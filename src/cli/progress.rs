@@ -137,7 +137,7 @@ impl Observer for ProgressDisplay {
         let mut state = self.state.borrow_mut();
         let Some(running) = state.running.get_mut(&id) else { return };
         match event {
-            StageEvent::Progress { done, total, unit, loss, tokens_per_second } => {
+            StageEvent::Progress { done, total, unit, loss, tokens_per_second, requests: _ } => {
                 let mut details = Vec::new();
                 details.extend(loss.map(|loss| format!("loss {loss:.4}")));
                 details.extend(tokens_per_second.map(|rate| format!("{} tok/s", thousands(rate))));

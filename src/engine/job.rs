@@ -2,7 +2,7 @@
 //!
 //! The child holds a lock while it lives and writes events as JSON lines to stdout.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,14 @@ pub struct Job {
     pub seed: u64,
     pub threads: usize,
     pub device: String,
+    /// Folder of the replies of endpoints.
+    pub replies: PathBuf,
+    /// Kinds of bad replies that are requested again.
+    #[serde(default)]
+    pub retry: BTreeSet<String>,
+    /// Whether the stage may end while an endpoint still works on its requests.
+    #[serde(default)]
+    pub detach: bool,
     /// The lock that the child holds while it lives.
     pub lock: PathBuf,
     /// The environment variables that the stage declares. They may hold secrets, so they go to the child through a pipe
@@ -54,6 +62,9 @@ pub fn perform(job: &Job, registry: &Registry, progress: &dyn Progress) -> Resul
         threads: job.threads,
         device: job.device.clone(),
         variables: job.variables.clone(),
+        replies: job.replies.clone(),
+        retry: job.retry.clone(),
+        detach: job.detach,
         progress,
     };
     match std::panic::catch_unwind(AssertUnwindSafe(|| stage.run(&context))) {

@@ -244,6 +244,9 @@ impl Task<'_> {
             seed: self.instance.seed,
             threads: self.threads,
             device: self.device(),
+            replies: self.store.replies_path(),
+            retry: BTreeSet::new(),
+            detach: false,
             lock: child_lock,
             variables,
         })))

@@ -175,6 +175,11 @@ impl Store {
         Ok(())
     }
 
+    /// Folder of the replies of endpoints, which all stages share.
+    pub fn replies_path(&self) -> PathBuf {
+        self.root.join("replies")
+    }
+
     pub fn runs_path(&self) -> PathBuf {
         self.root.join("runs")
     }
@@ -246,7 +251,7 @@ pub fn file_name(name: &str) -> String {
 
 /// Private folders with texts of experiments, programs and endpoints. `objects` is not private: the umask decides who
 /// can read outputs.
-const PRIVATE: &[&str] = &["derived", "experiments", "locks", "pins", "quarantine", "runs", "work"];
+const PRIVATE: &[&str] = &["derived", "experiments", "locks", "pins", "quarantine", "replies", "runs", "work"];
 
 fn make_private_folders(root: &Path) -> Result<()> {
     PRIVATE.iter().try_for_each(|name| files::create_private_dir(&root.join(name)))

@@ -52,6 +52,19 @@ fn is_system_failure(cause: &(dyn Error + 'static)) -> bool {
     kinds.contains(&error.kind()) || matches!(error.raw_os_error(), Some(5 | 23 | 24))
 }
 
+/// The error of a stage that ends although an endpoint still works on its requests. A later attempt continues. The text says what
+/// it waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detached(pub String);
+
+impl fmt::Display for Detached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Detached {}
+
 /// Marks an error as one of the user's input. Displays the same text as the error.
 struct WrongInput(anyhow::Error);
 

@@ -16,8 +16,8 @@ pub mod seed;
 pub mod shared_str;
 
 pub use diagnostic::{Diagnostic, Source, SourceId, Sources, Span};
-pub use error_chain::{ErrorChain, wrong_input};
+pub use error_chain::{Detached, ErrorChain, wrong_input};
 pub use hash::Hash;
-pub use progress::{Progress, StageEvent};
+pub use progress::{Money, Progress, RequestProgress, StageEvent};
 pub use seed::Seed;
 pub use shared_str::SharedStr;

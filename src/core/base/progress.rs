@@ -19,6 +19,9 @@ pub enum StageEvent {
         /// Tokens per second since the stage started, if the stage counts tokens.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tokens_per_second: Option<f64>,
+        /// What the requests to an endpoint have cost so far, if the stage sends requests.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        requests: Option<RequestProgress>,
     },
     /// A line for the log, such as a resumed checkpoint or a changed batch size.
     Note { text: String },
@@ -31,6 +34,30 @@ pub enum StageEvent {
     Done { summary: serde_json::Map<String, serde_json::Value> },
     /// The stage failed.
     Failed(ErrorChain),
+}
+
+/// The requests that a stage has sent to an endpoint in this run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RequestProgress {
+    /// Replies received.
+    pub received: u64,
+    /// Failed attempts that were repeated.
+    pub retries: u64,
+    /// Replies without a usable text.
+    pub bad: u64,
+    /// Tokens of prompts and replies, as the endpoint counts them.
+    pub tokens: u64,
+    /// Cost of the replies, if the table has prices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Money>,
+}
+
+/// An amount of money.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Money {
+    pub amount: f64,
+    /// Three capital letters such as `USD`.
+    pub currency: String,
 }
 
 /// Receives the events of one stage.
@@ -46,7 +73,14 @@ pub trait Progress: Sync {
     }
 
     fn step(&self, done: u64, total: u64, unit: &str) {
-        self.emit(StageEvent::Progress { done, total, unit: unit.to_string(), loss: None, tokens_per_second: None });
+        self.emit(StageEvent::Progress {
+            done,
+            total,
+            unit: unit.to_string(),
+            loss: None,
+            tokens_per_second: None,
+            requests: None,
+        });
     }
 }
 

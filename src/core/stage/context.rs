@@ -1,6 +1,6 @@
 //! What a running stage has access to: its inputs, its private folders, its seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
@@ -37,6 +37,12 @@ pub struct StageContext<'a> {
     pub device: String,
     /// The variables of [`super::Stage::variables`] that are set, with their values.
     pub variables: BTreeMap<String, String>,
+    /// Folder of the replies of endpoints, which all stages of a store share.
+    pub replies: PathBuf,
+    /// Kinds of bad replies that this run requests again (`ablate retry`).
+    pub retry: BTreeSet<String>,
+    /// Whether the stage may end while an endpoint still works on its requests ([`crate::base::Detached`]).
+    pub detach: bool,
     pub progress: &'a dyn Progress,
 }
 

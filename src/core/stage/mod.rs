@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod output_checker;
 pub mod program;
 pub mod reference;
+pub mod request_estimate;
 pub mod training;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use manifest::{Manifest, ManifestEntry};
 pub use output_checker::OutputChecker;
 pub use program::Program;
 pub use reference::Reference;
+pub use request_estimate::{EstimateContext, Range, RequestEstimate};
 pub use training::{ModelOrigin, Training, TrainingLength};
 
 /// A node of the graph. Implemented by the kind's config struct.
@@ -74,6 +76,11 @@ pub trait Stage: Send + Sync + Debug {
     /// How long the stage trains its model. `None` if it does not train.
     fn training(&self) -> Option<Training> {
         None
+    }
+
+    /// The requests to an endpoint that the stage would send. `None` if it sends none.
+    fn estimate_requests(&self, _ctx: &EstimateContext) -> Result<Option<RequestEstimate>> {
+        Ok(None)
     }
 
     /// Checks small external files before the stage runs. `path` returns the path of a role.

@@ -178,6 +178,7 @@ impl Run<'_> {
                     unit: "steps".to_string(),
                     loss: Some(stats.loss),
                     tokens_per_second: Some((position.tokens - tokens_before) as f64 / seconds),
+                    requests: None,
                 });
                 reported = Some(Instant::now());
             }

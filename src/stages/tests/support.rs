@@ -1,6 +1,6 @@
 //! Fixtures of these tests: runners of stages, a small text data set, an endpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -73,6 +73,9 @@ fn context(
         threads: 1,
         device: "cpu".into(),
         variables: BTreeMap::new(),
+        replies: folder.join("replies"),
+        retry: BTreeSet::new(),
+        detach: false,
         progress: &NoProgress,
     }
 }

@@ -1,7 +1,7 @@
 //! Fuzzes the protocol between engine, supervisor and child: no line ends the process that reads it.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -118,6 +118,9 @@ fn job(folder: &std::path::Path) -> Job {
         seed: 7,
         threads: 1,
         device: "cpu".to_string(),
+        replies: path("replies"),
+        retry: BTreeSet::new(),
+        detach: false,
         lock: path("lock"),
         variables: BTreeMap::new(),
     }

@@ -1,0 +1,48 @@
+//! What a stage still has to request from an endpoint, before it runs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::InputPath;
+use crate::base::{Hash, Seed};
+
+/// What [`super::Stage::estimate_requests`] reads. All inputs exist.
+#[derive(Clone, Debug)]
+pub struct EstimateContext {
+    /// Inputs by role.
+    pub inputs: BTreeMap<String, InputPath>,
+    /// Image packs (tars) by content hash: those of every input.
+    pub images: BTreeMap<Hash, PathBuf>,
+    pub seed: Seed,
+    /// Folder of the replies of endpoints.
+    pub replies: PathBuf,
+    pub threads: usize,
+}
+
+/// The requests of a stage that runs next.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct RequestEstimate {
+    /// Replies that the store does not have.
+    pub requests: u64,
+    /// Replies that the store has.
+    pub stored: u64,
+    /// Tokens of the missing prompts and replies.
+    pub tokens: Option<Range>,
+    /// Cost of the missing replies, if the table has prices.
+    pub cost: Option<Range>,
+    /// Three capital letters such as `USD`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<String>,
+    /// What tokens and cost are computed from.
+    pub basis: String,
+}
+
+/// An estimate with its uncertainty.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Range {
+    pub low: f64,
+    pub expected: f64,
+    pub high: f64,
+}
