@@ -15,6 +15,7 @@
 //!   locks/<hash>.put                held while a tree is moved into place
 //!   locks/pool.<name>.<number>      held by the run that uses this slot or GPU
 //!   locks/store                     shared by runs, exclusive for `gc`
+//!   replies/log                     replies of endpoints by the content of their requests
 //!   runs/<time>-<id>/               arguments (`run.json`), events, logs
 //!   quarantine/                     objects whose bytes did not match their name
 //!   experiments/                    experiments and their instances, for `gc`
@@ -46,6 +47,7 @@ mod pins;
 mod plan_cache;
 mod quarantine;
 mod record;
+mod replies;
 mod salt;
 #[cfg(test)]
 mod tests;
@@ -69,6 +71,7 @@ pub use memo::{FolderHandle, Stamp};
 pub use object::{ObjectState, Tree, TreeFile};
 pub use pins::Pin;
 pub use record::{LatestNote, Provenance, SlimRecord, StageRecord};
+pub use replies::{Fault, Replies, Reply, ReplyTotals, Usage};
 pub use verify::{Problem, VerifyReport};
 
 use ablate_core::base::{Hash, files, regular_file};

@@ -12,12 +12,12 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use ablate_core::base::{Hash, files};
 
@@ -26,22 +26,28 @@ const HEADER: &[u8] = b"ablate log 1\n";
 /// Bytes of a line before its text: key and check, each with a space.
 const PREFIX_LEN: usize = 64 + 1 + 16 + 1;
 
+/// A longer line is not one of this program.
+const MAX_LINE: u64 = 512 << 20;
+
 #[derive(Debug)]
 pub(super) struct Log {
     path: PathBuf,
     index: Mutex<LogIndex>,
 }
 
-/// The part of the file that was read, with an index.
+/// Where the lines of the file are, as far as it was read. The texts stay in the file.
 #[derive(Debug, Default)]
 struct LogIndex {
+    file: Option<File>,
     /// Device and inode of the file.
-    file: Option<(u64, u64)>,
-    /// Whole lines only.
-    bytes: Vec<u8>,
-    /// Start and end of the last line of each key.
-    lines: HashMap<Hash, (usize, usize), BuildHasherDefault<FirstBytes>>,
+    id: Option<(u64, u64)>,
+    /// Bytes that were read: whole lines only.
+    length: u64,
+    lines: Lines,
 }
+
+/// Start and length of the last line of each key, without the line break.
+type Lines = HashMap<Hash, (u64, u64), BuildHasherDefault<FirstBytes>>;
 
 /// The result of reading every line.
 #[derive(Debug, Default)]
@@ -49,6 +55,14 @@ pub(super) struct LogScan {
     pub(super) entries: Vec<(Hash, String)>,
     /// Numbers of damaged lines.
     pub(super) damaged: Vec<usize>,
+}
+
+/// One line that [`Log::visit`] reads.
+pub(super) enum Line<'a> {
+    /// An undamaged line: its start in the file, its key and its text.
+    Entry(u64, Hash, &'a str),
+    /// A damaged line, by its number.
+    Damaged(usize),
 }
 
 impl Log {
@@ -65,39 +79,62 @@ impl Log {
         let mut index = self.index();
         // An unreadable log counts as empty; writers report the error.
         self.refresh(&mut index).ok();
-        index.get(key).map(|(_, text)| text.to_string())
+        index.get(key)
     }
 
     /// Every key with its last text, in the order of writing.
     pub(super) fn scan(&self) -> Result<LogScan> {
-        let mut index = self.index();
-        *index = LogIndex::default();
-        self.refresh(&mut index)?;
-        let mut scan = LogScan::default();
-        let mut start = 0;
-        for (number, line) in index.bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
-            let end = start + line.len() - 1;
-            match parse(&index.bytes[start..end]) {
-                Some((key, text)) if index.get(key).is_some_and(|(last, _)| last == start) => {
-                    scan.entries.push((key, text.to_string()));
+        let mut lines: Vec<(Hash, String)> = Vec::new();
+        let mut last: HashMap<Hash, usize> = HashMap::new();
+        let mut damaged = Vec::new();
+        self.visit(&mut |line| {
+            match line {
+                Line::Entry(_, key, text) => {
+                    last.insert(key, lines.len());
+                    lines.push((key, text.to_string()));
                 }
-                Some(_) => {}
-                None if number == 0 && line == HEADER => {}
-                None => scan.damaged.push(number + 1),
+                Line::Damaged(number) => damaged.push(number),
             }
-            start += line.len();
+            Ok(())
+        })?;
+        let entries = lines.into_iter().enumerate().filter(|(at, (key, _))| last.get(key) == Some(at));
+        Ok(LogScan { entries: entries.map(|(_, entry)| entry).collect(), damaged })
+    }
+
+    /// Reads every whole line, one at a time.
+    pub(super) fn visit(&self, on_line: &mut dyn FnMut(Line) -> Result<()>) -> Result<()> {
+        let file = match files::open_file(&self.path) {
+            Ok(file) => file,
+            Err(_) if !self.path.exists() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut reader = BufReader::with_capacity(1 << 16, file);
+        let (mut start, mut number) = (0, 0);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let read = (&mut reader).take(MAX_LINE + 1).read_until(b'\n', &mut line);
+            let read = read.with_context(|| format!("cannot read `{}`", self.path.display()))? as u64;
+            self.check_length(read)?;
+            // A last line without a line break is incomplete or still being written.
+            if line.last() != Some(&b'\n') {
+                return Ok(());
+            }
+            number += 1;
+            match parse(&line[..line.len() - 1]) {
+                Some((key, text)) => on_line(Line::Entry(start, key, text))?,
+                None if number == 1 && line == HEADER => {}
+                None => on_line(Line::Damaged(number))?,
+            }
+            start += read;
         }
-        Ok(scan)
     }
 
     /// Appends all lines or none. With `durable` they survive a power cut after this returns.
     pub(super) fn append(&self, lines: &[(Hash, String)], durable: bool) -> Result<()> {
         let mut text = Vec::new();
         for (key, line) in lines {
-            // Line breaks would break the format. Compact JSON has none.
-            assert!(!line.contains('\n'), "BUG: a line break in a log's line");
-            let check = check(*key, line.as_bytes());
-            text.extend_from_slice(format!("{key} {check} {line}\n").as_bytes());
+            write_line(&mut text, *key, line)?;
         }
         let file = self.lock()?;
         let context = || format!("cannot write `{}`", self.path.display());
@@ -109,7 +146,6 @@ impl Log {
             return Err(error).with_context(context);
         }
         files::crash_point("log: written");
-        self.index_appended(&file, length, header, &text);
         if durable {
             file.sync_data().with_context(context)?;
             files::crash_point("log: synced");
@@ -120,48 +156,63 @@ impl Log {
         Ok(())
     }
 
-    /// Adds the lines that were just written to the index, if the index covers everything before them.
-    fn index_appended(&self, file: &File, length: u64, header: &[u8], text: &[u8]) {
-        let mut index = self.index();
-        let Ok(ours) = file.metadata().map(|metadata| file_id(&metadata)) else { return };
-        if index.bytes.len() as u64 == length && (length == 0 || index.file == Some(ours)) {
-            index.file = Some(ours);
-            index.bytes.extend_from_slice(header);
-            index.bytes.extend_from_slice(text);
-            index.add_lines(length as usize);
-        }
-    }
-
     /// Keeps only the last line of each key that `keep` accepts.
     pub(super) fn rewrite(&self, keep: &dyn Fn(Hash, &str) -> bool) -> Result<()> {
         if !self.path.exists() {
             return Ok(());
         }
         let _lock = self.lock()?;
-        let mut text = HEADER.to_vec();
-        for (key, line) in self.scan()?.entries {
-            if keep(key, &line) {
-                text.extend_from_slice(format!("{key} {} {line}\n", check(key, line.as_bytes())).as_bytes());
+        let mut last: HashMap<Hash, u64> = HashMap::new();
+        self.visit(&mut |line| {
+            if let Line::Entry(start, key, _) = line {
+                last.insert(key, start);
             }
-        }
-        files::write_private(&self.path, &text)
+            Ok(())
+        })?;
+        files::write_private_with(&self.path, &|file| {
+            let mut writer = BufWriter::new(file);
+            writer.write_all(HEADER)?;
+            self.visit(&mut |line| match line {
+                Line::Entry(start, key, text) if last.get(&key) == Some(&start) && keep(key, text) => {
+                    write_line(&mut writer, key, text)
+                }
+                Line::Entry(..) | Line::Damaged(_) => Ok(()),
+            })?;
+            Ok(writer.flush()?)
+        })
     }
 
     /// Removes a line that a writer left incomplete when it died, and returns the length of the rest.
     fn truncate_partial_line(&self, mut file: &File) -> Result<u64> {
-        let length = file.metadata().with_context(|| format!("cannot look at `{}`", self.path.display()))?.len();
-        let mut last = [b'\n'];
-        if length > 0 {
-            let read = file.seek(SeekFrom::Start(length - 1)).and_then(|_| file.read_exact(&mut last));
-            read.with_context(|| format!("cannot read `{}`", self.path.display()))?;
+        const BLOCK: u64 = 1 << 16;
+        let context = || format!("cannot read `{}`", self.path.display());
+        let length = file.metadata().with_context(context)?.len();
+        let mut end = length;
+        let mut block = Vec::new();
+        while end > 0 {
+            let start = end.saturating_sub(BLOCK);
+            block.clear();
+            file.seek(SeekFrom::Start(start)).with_context(context)?;
+            file.take(end - start).read_to_end(&mut block).with_context(context)?;
+            if let Some(at) = block.iter().rposition(|byte| *byte == b'\n') {
+                end = start + at as u64 + 1;
+                break;
+            }
+            end = start;
+            self.check_length(length - end)?;
         }
-        if last == *b"\n" {
-            return Ok(length);
+        if end < length {
+            file.set_len(end).with_context(|| format!("cannot shorten `{}`", self.path.display()))?;
         }
-        let bytes = files::read_bytes(&self.path)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at as u64 + 1);
-        file.set_len(whole).with_context(|| format!("cannot shorten `{}`", self.path.display()))?;
-        Ok(whole)
+        Ok(end)
+    }
+
+    /// Fails for a line of so many bytes that this program cannot have written it.
+    fn check_length(&self, bytes: u64) -> Result<()> {
+        if bytes > MAX_LINE {
+            bail!("`{}` is damaged: it has a line of more than {} MiB", self.path.display(), MAX_LINE >> 20);
+        }
+        Ok(())
     }
 
     /// Locks the file, and makes sure that it still has its name after a rewrite.
@@ -178,33 +229,50 @@ impl Log {
 
     /// Reads the lines added since the last call, or the whole file if it was replaced.
     fn refresh(&self, index: &mut LogIndex) -> Result<()> {
+        let context = || format!("cannot read `{}`", self.path.display());
         let metadata = match fs::metadata(&self.path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 *index = LogIndex::default();
                 return Ok(());
             }
-            Err(error) => return Err(error).with_context(|| format!("cannot look at `{}`", self.path.display())),
+            Err(error) => return Err(error).with_context(context),
         };
-        if index.file != Some(file_id(&metadata)) || metadata.len() < index.bytes.len() as u64 {
-            *index = LogIndex { file: Some(file_id(&metadata)), ..LogIndex::default() };
+        if index.id != Some(file_id(&metadata)) || metadata.len() < index.length {
+            let file = files::open_file(&self.path)?;
+            let id = file.metadata().with_context(context)?;
+            *index = LogIndex { file: Some(file), id: Some(file_id(&id)), ..LogIndex::default() };
         }
-        let from = index.bytes.len();
-        if metadata.len() == from as u64 {
+        let LogIndex { file: Some(file), length, lines, .. } = index else { return Ok(()) };
+        if metadata.len() == *length {
             return Ok(());
         }
-        let context = || format!("cannot read `{}`", self.path.display());
-        let mut file = files::open_file(&self.path)?;
-        file.seek(SeekFrom::Start(from as u64)).with_context(context)?;
-        // A damaged file system may report a length that exceeds the memory.
-        let more = usize::try_from(metadata.len()).unwrap_or(usize::MAX).saturating_sub(from);
-        index.bytes.try_reserve(more).with_context(context)?;
-        file.read_to_end(&mut index.bytes).with_context(context)?;
-        // A last line without a line break is incomplete or still being written.
-        let end = index.bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        index.bytes.truncate(end.max(from));
-        index.add_lines(from);
-        Ok(())
+        let mut reader = BufReader::with_capacity(1 << 18, &*file);
+        reader.seek(SeekFrom::Start(*length)).with_context(context)?;
+        let mut key = Vec::with_capacity(64);
+        let mut bytes = 0;
+        loop {
+            let block = reader.fill_buf().with_context(context)?;
+            if block.is_empty() {
+                return Ok(());
+            }
+            let line_break = block.iter().position(|byte| *byte == b'\n');
+            let part = &block[..line_break.unwrap_or(block.len())];
+            key.extend_from_slice(&part[..part.len().min(64 - key.len())]);
+            let used = part.len() + usize::from(line_break.is_some());
+            bytes += part.len() as u64;
+            reader.consume(used);
+            if line_break.is_some() {
+                // The check is verified by [`LogIndex::get`].
+                if let Some(key) = std::str::from_utf8(&key).ok().and_then(|key| key.parse().ok()) {
+                    lines.insert(key, (*length, bytes));
+                }
+                *length += bytes + 1;
+                key.clear();
+                bytes = 0;
+            }
+            self.check_length(bytes)?;
+        }
     }
 
     fn index(&self) -> MutexGuard<'_, LogIndex> {
@@ -214,35 +282,37 @@ impl Log {
 }
 
 impl LogIndex {
-    /// Start and text of the last undamaged line of a key.
-    fn get(&self, key: Hash) -> Option<(usize, &str)> {
-        let (start, end) = *self.lines.get(&key)?;
-        if let Some((_, text)) = parse(&self.bytes[start..end]) {
-            return Some((start, text));
+    /// The text of the last undamaged line of a key.
+    fn get(&self, key: Hash) -> Option<String> {
+        let (start, length) = *self.lines.get(&key)?;
+        let file = self.file.as_ref()?;
+        let mut line = vec![0; usize::try_from(length).ok()?];
+        if file.read_exact_at(&mut line, start).is_ok()
+            && let Some((_, text)) = parse(&line)
+        {
+            return Some(text.to_string());
         }
-        // Damage is rare, so this searches backwards through all earlier lines.
-        let mut end = start;
-        for line in self.bytes[..start].split_inclusive(|byte| *byte == b'\n').rev() {
-            let start = end - line.len();
-            match parse(&self.bytes[start..end - 1]) {
-                Some((found, text)) if found == key => return Some((start, text)),
-                _ => end = start,
+        // Damage is rare, so this reads all earlier lines.
+        let mut reader = BufReader::new(file);
+        reader.rewind().ok()?;
+        let (mut at, mut found) = (0, None);
+        while at < start {
+            line.clear();
+            at += reader.read_until(b'\n', &mut line).ok().filter(|read| *read > 0)? as u64;
+            match parse(line.strip_suffix(b"\n")?) {
+                Some((other, text)) if other == key => found = Some(text.to_string()),
+                _ => {}
             }
         }
-        None
+        found
     }
+}
 
-    /// Adds the lines from an offset on to the index. Their checks are verified by [`LogIndex::get`].
-    fn add_lines(&mut self, from: usize) {
-        let mut start = from;
-        for line in self.bytes[from..].split_inclusive(|byte| *byte == b'\n') {
-            let key = line.get(..64).and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse().ok());
-            if let Some(key) = key {
-                self.lines.insert(key, (start, start + line.len() - 1));
-            }
-            start += line.len();
-        }
-    }
+/// Writes a line with its check.
+fn write_line(writer: &mut impl Write, key: Hash, text: &str) -> Result<()> {
+    // Line breaks would break the format. Compact JSON has none.
+    assert!(!text.contains('\n'), "BUG: a line break in a log's line");
+    Ok(writeln!(writer, "{key} {} {text}", check(key, text.as_bytes()))?)
 }
 
 /// Key and text of a line; `None` if the check fails.

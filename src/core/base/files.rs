@@ -274,15 +274,20 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
 
 /// As [`write_atomic`], for a private file (mode 0600). An existing file keeps its mode.
 pub fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_private_with(path, bytes, true)
+    write_private_with(path, &|file| Ok(file.write_all(bytes)?))
+}
+
+/// As [`write_private`], for content that `write` produces in pieces.
+pub fn write_private_with(path: &Path, write: &dyn Fn(&mut File) -> Result<()>) -> Result<()> {
+    write_private_synced(path, write, true)
 }
 
 /// As [`write_unsynced`], for a private file (mode 0600). An existing file keeps its mode.
 pub fn write_private_unsynced(path: &Path, bytes: &[u8]) -> Result<()> {
-    write_private_with(path, bytes, false)
+    write_private_synced(path, &|file| Ok(file.write_all(bytes)?), false)
 }
 
-fn write_private_with(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
+fn write_private_synced(path: &Path, write: &dyn Fn(&mut File) -> Result<()>, sync: bool) -> Result<()> {
     let temporary = temporary_path(path);
     crash_point("create");
     let open = || OpenOptions::new().create_new(true).write(true).mode(private_mode(path, 6)).open(&temporary);
@@ -290,7 +295,7 @@ fn write_private_with(path: &Path, bytes: &[u8], sync: bool) -> Result<()> {
         if let Ok(there) = fs::metadata(path) {
             file.set_permissions(there.permissions())?;
         }
-        file.write_all(bytes)?;
+        write(&mut file)?;
         crash_point("written");
         if sync { Ok(file.sync_all()?) } else { Ok(()) }
     });
