@@ -1,70 +1,51 @@
-//! Samples responses to items from an OpenAI-compatible endpoint, with concurrent requests that resume after an
-//! interruption. Used by `distill` and by `eval` for remote models.
+//! Replies of a model behind an OpenAI-compatible endpoint to the questions of a stage: from the store of replies where it has
+//! them, from the endpoint otherwise. Used by every kind that has a model behind an endpoint.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
 
-use super::common::{MAX_COUNT, check_max, check_range};
+use super::common::{MAX_COUNT, check_max, check_range, with_threads};
+use super::endpoint_table::{EndpointKeys, Omitted};
 use super::image_input::ImageInput;
-use crate::teacher::{ChatRequest, ContentPart, OpenAi, OpenAiConfig, Response};
-use ablate_core::base::{files, wrong_input};
-use ablate_core::stage::{ConfigError, Manifest, StageContext};
-use ablate_data::chat_prompt::ChatPrompt;
-use ablate_data::image_placeholders::Part;
+use super::request_estimate::estimate;
+use super::requests::{Asked, IsUsable, Question, Replied, Requests};
+use crate::teacher::{Client, ClientConfig, DispatchConfig, Dispatcher, Sampling, Source};
+use ablate_core::base::{Hash, RequestProgress};
+use ablate_core::stage::{ConfigError, EstimateContext, Manifest, RequestEstimate, StageContext};
 use ablate_data::images::ImagePacks;
-use ablate_data::jsonl;
-use ablate_data::records::Item;
-
-/// The responses to one item.
-pub(super) type Responses = Vec<Response>;
+use ablate_store::Replies;
 
 const CONCURRENCY: usize = 8;
 const TIMEOUT_SECONDS: u64 = 300;
+const PATIENCE_SECONDS: u64 = 600;
 const MAX_CONCURRENCY: usize = 1024;
 /// One year.
-const MAX_TIMEOUT_SECONDS: usize = 366 * 24 * 60 * 60;
-const RETRIES: u32 = 5;
+const MAX_SECONDS: usize = 366 * 24 * 60 * 60;
 
-/// The keys of a table that describes an endpoint.
+/// A model behind an endpoint, and how it samples.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Endpoint {
-    pub(super) url: Option<String>,
-    pub(super) model: Option<String>,
+    pub(super) keys: EndpointKeys,
     pub(super) temperature: f64,
     pub(super) samples: usize,
     pub(super) max_tokens: u32,
-    pub(super) key_env: Option<String>,
-    pub(super) concurrency: Option<usize>,
-    pub(super) timeout_seconds: Option<u64>,
-    pub(super) retries: Option<u32>,
-}
-
-/// A line of `replies.jsonl` in the scratch folder: the responses to one item so far. An interrupted stage reads them
-/// instead of paying for them again.
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    index: usize,
-    #[serde(rename = "replies")]
-    responses: Responses,
 }
 
 impl Endpoint {
     /// The mistakes in the table called `name`.
     pub(super) fn check(&self, name: &str) -> Vec<ConfigError> {
+        let keys = &self.keys;
         let mut errors = Vec::new();
         let mut mistake = |key: &str, message: String| errors.push(ConfigError::at(&format!("{name}.{key}"), message));
-        for (key, value) in [("url", &self.url), ("model", &self.model)] {
+        for (key, value) in [("url", &keys.url), ("model", &keys.model)] {
             if value.as_deref().is_none_or(|value| value.trim().is_empty()) {
                 mistake(key, format!("the api `openai` needs a `{key}`"));
             }
         }
-        if let Some(url) = &self.url
+        if let Some(url) = &keys.url
             && let Err(message) = check_url(url)
         {
             mistake("url", message.to_string());
@@ -72,155 +53,190 @@ impl Endpoint {
         for (key, zero) in [
             ("samples", self.samples == 0),
             ("max_tokens", self.max_tokens == 0),
-            ("concurrency", self.concurrency == Some(0)),
-            ("timeout_seconds", self.timeout_seconds == Some(0)),
+            ("concurrency", keys.concurrency == Some(0)),
+            ("timeout_seconds", keys.timeout_seconds == Some(0)),
         ] {
             if zero {
                 mistake(key, format!("`{key}` must be at least 1"));
             }
         }
+        for (key, rate) in
+            [("requests_per_minute", keys.requests_per_minute), ("tokens_per_minute", keys.tokens_per_minute)]
+        {
+            if rate.is_some_and(|rate| !(rate > 0.0 && rate.is_finite())) {
+                mistake(key, format!("`{key}` must be a number above 0"));
+            }
+        }
+        if let Some(prices) = &keys.prices {
+            let numbers =
+                [("input", Some(prices.input)), ("cached_input", prices.cached_input), ("output", Some(prices.output))];
+            for (key, price) in numbers {
+                if price.is_some_and(|price| !(price >= 0.0 && price.is_finite())) {
+                    mistake(&format!("prices.{key}"), "a price must be a number from 0".to_string());
+                }
+            }
+            if prices.currency.len() != 3 || !prices.currency.bytes().all(|byte| byte.is_ascii_uppercase()) {
+                mistake("prices.currency", "a currency has three capital letters, such as `USD`".to_string());
+            }
+        }
+        if let Some(cost) = keys.budget.as_ref().and_then(|budget| budget.cost) {
+            if !(cost >= 0.0 && cost.is_finite()) {
+                mistake("budget.cost", "a budget must be a number from 0".to_string());
+            }
+            if keys.prices.is_none() {
+                mistake("budget.cost", format!("a budget for the cost needs prices: add `{name}.prices`"));
+            }
+        }
+        for field in ["model", "messages", "n", "stream"] {
+            if keys.parameters.as_ref().is_some_and(|parameters| parameters.contains_key(field)) {
+                mistake(&format!("parameters.{field}"), format!("`{field}` is set by ablate"));
+            }
+        }
+        if keys.api_version.as_deref().is_some_and(|version| !version.bytes().all(is_unreserved)) {
+            mistake("api_version", "an API version has letters, digits and `-`, such as `2024-10-21`".to_string());
+        }
         let path = |key: &str| format!("{name}.{key}");
         check_max(&mut errors, MAX_COUNT, [(&*path("samples"), Some(self.samples))]);
-        // Each concurrent request has a thread.
-        check_max(&mut errors, MAX_CONCURRENCY, [(&*path("concurrency"), self.concurrency)]);
-        let timeout = self.timeout_seconds.map(|seconds| usize::try_from(seconds).unwrap_or(usize::MAX));
-        check_max(&mut errors, MAX_TIMEOUT_SECONDS, [(&*path("timeout_seconds"), timeout)]);
-        check_range(&mut errors, &format!("{name}.temperature"), self.temperature, 0.0, f64::INFINITY);
+        check_max(&mut errors, MAX_CONCURRENCY, [(&*path("concurrency"), keys.concurrency)]);
+        for (key, seconds) in [("timeout_seconds", keys.timeout_seconds), ("patience_seconds", keys.patience_seconds)] {
+            let seconds = seconds.map(|seconds| usize::try_from(seconds).unwrap_or(usize::MAX));
+            check_max(&mut errors, MAX_SECONDS, [(&*path(key), seconds)]);
+        }
+        check_range(&mut errors, &path("temperature"), self.temperature, 0.0, f64::INFINITY);
         errors
     }
 
-    /// Adds what determines the responses. This includes the URL, since servers give different weights the same model
-    /// name.
+    /// Adds what determines the replies. This includes the URL, since servers give different weights the same model name.
     pub(super) fn identify(&self, name: &str, manifest: &mut Manifest) {
-        let Endpoint {
+        let Endpoint { keys, temperature, samples, max_tokens } = self;
+        let EndpointKeys {
             url,
             model,
-            temperature,
-            samples,
-            max_tokens,
+            revision,
+            parameters,
+            omit,
+            retry,
             key_env: _,
+            api_version: _,
             concurrency: _,
             timeout_seconds: _,
-            retries: _,
-        } = self;
+            patience_seconds: _,
+            requests_per_minute: _,
+            tokens_per_minute: _,
+            prices: _,
+            budget: _,
+        } = keys;
         manifest.value(&format!("{name}.url"), url);
         manifest.value(&format!("{name}.model"), model);
         manifest.value(&format!("{name}.temperature"), temperature);
         manifest.value(&format!("{name}.samples"), samples);
         manifest.value(&format!("{name}.max_tokens"), max_tokens);
+        manifest.value_unless(&format!("{name}.revision"), revision, &None);
+        manifest.value_unless(&format!("{name}.parameters"), parameters, &None);
+        manifest.value_unless(&format!("{name}.omit"), omit, &None);
+        manifest.value_unless(&format!("{name}.retry"), retry, &None);
     }
 
     /// The environment variables that the client reads.
     pub(super) fn variables(&self) -> Vec<String> {
-        OpenAi::variables(self.key_env.as_deref())
+        Client::variables(self.keys.key_env.as_deref())
     }
 
-    /// Samples responses to every item with concurrent requests. Each response is saved when it arrives, so a stage
-    /// that was interrupted or failed requests only the missing ones, and those again for which `is_bad` is true.
-    pub(super) fn sample(
+    /// The replies to all questions. Those in the store are not requested again, except bad ones as `retry` says.
+    pub(super) fn ask(
         &self,
-        items: &[Item],
-        prompts: &[String],
-        system: &str,
+        questions: &[Question],
         image: ImageInput,
-        is_bad: &dyn Fn(&Item, &Response) -> bool,
+        is_usable: IsUsable,
         ctx: &StageContext,
-    ) -> Result<Vec<Responses>> {
-        let path = ctx.scratch.join("replies.jsonl");
-        let mut saved = read_saved(&path, items.len())?;
-        let mut bad = 0;
-        for (index, responses) in &mut saved {
-            let before = responses.len();
-            responses.retain(|response| !is_bad(&items[*index], response));
-            bad += before - responses.len();
-        }
-        let is_done = |responses: &Responses| responses.len() >= self.samples;
-        let done = saved.values().filter(|responses| is_done(responses)).count();
-        if !saved.is_empty() {
-            let again = if bad > 0 { format!("; {bad} bad responses are requested again") } else { String::new() };
-            ctx.progress.note(format!("{done} items have responses from an earlier attempt{again}"));
-        }
-        let client = OpenAi::new(self.client_config(), &ctx.variables)?;
-        let packs = ImagePacks::open(&ctx.images)?;
-        let known = |index: usize| saved.get(&index).map_or(0, Vec::len);
-        let missing: Vec<(usize, usize)> = (0..items.len())
-            .filter_map(|index| Some((index, self.samples.checked_sub(known(index)).filter(|count| *count > 0)?)))
-            .collect();
-        let complete = |index: usize, count: usize| -> Result<Responses> {
-            let (images, prompt) = image.apply(&items[index].images, &prompts[index]);
-            images
-                .check([&*prompt])
-                .map_err(|message| wrong_input(anyhow!("item `{}`: {message}", items[index].id)))?;
-            let mut keys = images.keys().iter();
-            let content = |part| match part {
-                Part::Text(text) => Ok(ContentPart::Text(text.into_owned())),
-                Part::Image => {
-                    let key = keys.next().context("BUG: an item with more placeholders than images")?;
-                    packs.encoded(key).map(ContentPart::Image)
-                }
-            };
-            let parts = ChatPrompt::new(images, &prompt).parts().into_iter().flatten();
-            let content = parts.map(content).collect::<Result<_>>()?;
-            let request = ChatRequest { system: system.to_string(), content };
-            client.complete(&request, count).with_context(|| format!("item `{}`", items[index].id))
-        };
-        let mut writer = jsonl::Writer::append(&path)?;
-        let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
-        let (sender, receiver) = mpsc::channel();
-        let threads = self.concurrency.unwrap_or(CONCURRENCY).min(missing.len());
-        std::thread::scope(|scope| -> Result<()> {
-            for _ in 0..threads {
-                let sender = sender.clone();
-                let (complete, missing, next, stop) = (&complete, &missing, &next, &stop);
-                scope.spawn(move || {
-                    while !stop.load(Ordering::Relaxed)
-                        && let Some(&(index, count)) = missing.get(next.fetch_add(1, Ordering::Relaxed))
-                    {
-                        let responses = complete(index, count);
-                        // The receiver would set this too late: this thread would pay for one more response.
-                        if responses.is_err() {
-                            stop.store(true, Ordering::Relaxed);
-                        }
-                        if sender.send((index, responses)).is_err() {
-                            break;
-                        }
-                    }
-                });
+    ) -> Result<Replied> {
+        let requests = self.requests(questions, image, ctx.threads, &ctx.images, &ctx.replies)?;
+        let spent = requests.find_open(is_usable, &ctx.retry);
+        let total = requests.total();
+        let to_send: Vec<usize> = (0..requests.len()).filter(|request| requests.open(*request) > 0).collect();
+        let open: u64 = to_send.iter().map(|request| requests.open(*request) as u64).sum();
+        let mut sent = RequestProgress::default();
+        if !to_send.is_empty() {
+            if open < total {
+                ctx.progress.note(format!("{} of {total} replies are in the store", total - open));
             }
-            drop(sender);
-            let mut outcome = Ok(());
-            let mut done = done as u64;
-            for (index, responses) in receiver {
-                match responses {
-                    Ok(more) => {
-                        let responses = saved.entry(index).or_default();
-                        responses.extend(more);
-                        writer.push(&Saved { index, responses: responses.clone() })?;
-                        writer.flush()?;
-                        done += 1;
-                        ctx.progress.step(done, items.len() as u64, "requests");
-                    }
-                    // The loop continues in order to save the responses to requests in flight.
-                    Err(error) if outcome.is_ok() => outcome = Err(error),
-                    Err(_) => {}
-                }
-            }
-            outcome
-        })?;
-        writer.finish()?;
-        Ok(saved.into_values().collect())
+            let client = Client::new(self.client_config(), &ctx.variables)?;
+            let config = self.dispatch_config();
+            let (source, progress) = (&requests, ctx.progress);
+            let dispatcher =
+                Dispatcher { client: &client, config: &config, source, progress, spent, done: total - open, total };
+            sent = dispatcher.run(to_send)?;
+        }
+        requests.collect(is_usable, sent, total - open)
     }
 
-    fn client_config(&self) -> OpenAiConfig {
-        OpenAiConfig {
-            url: self.url.clone().unwrap_or_default(),
-            model: self.model.clone().unwrap_or_default(),
+    /// The requests that [`Endpoint::ask`] would send.
+    pub(super) fn estimate(
+        &self,
+        questions: &[Question],
+        image: ImageInput,
+        is_usable: IsUsable,
+        ctx: &EstimateContext,
+    ) -> Result<RequestEstimate> {
+        let requests = self.requests(questions, image, ctx.threads, &ctx.images, &ctx.replies)?;
+        requests.find_open(is_usable, &BTreeSet::new());
+        let (missing, known) = (requests.missing(), requests.known());
+        Ok(estimate(&missing, &known, self.max_tokens, self.keys.prices.as_ref()))
+    }
+
+    fn requests<'a>(
+        &self,
+        questions: &'a [Question<'a>],
+        image: ImageInput,
+        threads: usize,
+        packs: &BTreeMap<Hash, PathBuf>,
+        replies: &Path,
+    ) -> Result<Requests<'a>> {
+        let asked = Asked {
+            url: self.keys.url.clone().unwrap_or_default(),
+            sampling: self.sampling(),
+            samples: self.samples,
+            retry: self.keys.retry.clone().unwrap_or_default(),
+            image,
+        };
+        let (packs, replies) = (ImagePacks::open(packs)?, Replies::open(replies));
+        with_threads(threads, || Requests::new(asked, questions, packs, replies))?
+    }
+
+    fn client_config(&self) -> ClientConfig {
+        ClientConfig {
+            url: self.keys.url.clone().unwrap_or_default(),
+            api_version: self.keys.api_version.clone(),
+            key_env: self.keys.key_env.clone(),
+            timeout: Duration::from_secs(self.keys.timeout_seconds.unwrap_or(TIMEOUT_SECONDS)),
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    fn dispatch_config(&self) -> DispatchConfig {
+        DispatchConfig {
+            concurrency: self.keys.concurrency.unwrap_or(CONCURRENCY),
+            patience: Duration::from_secs(self.keys.patience_seconds.unwrap_or(PATIENCE_SECONDS)),
+            requests_per_minute: self.keys.requests_per_minute,
+            tokens_per_minute: self.keys.tokens_per_minute,
+            prices: self.keys.prices.clone(),
+            budget: self.keys.budget.clone().unwrap_or_default(),
+            max_tokens: self.max_tokens,
+        }
+    }
+
+    fn sampling(&self) -> Sampling {
+        let omit = |omitted: &Omitted| match omitted {
+            Omitted::Temperature => "temperature".to_string(),
+            Omitted::MaxTokens => "max_tokens".to_string(),
+        };
+        Sampling {
+            model: self.keys.model.clone().unwrap_or_default(),
+            revision: self.keys.revision.clone(),
             temperature: self.temperature,
             max_tokens: self.max_tokens,
-            key_env: self.key_env.clone(),
-            timeout: Duration::from_secs(self.timeout_seconds.unwrap_or(TIMEOUT_SECONDS)),
-            retries: self.retries.unwrap_or(RETRIES),
-            backoff: Duration::from_secs(1),
+            parameters: self.keys.parameters.clone().unwrap_or_default(),
+            omit: self.keys.omit.iter().flatten().map(omit).collect(),
         }
     }
 }
@@ -242,21 +258,7 @@ fn check_url(url: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// The responses that an earlier attempt saved. A truncated line is dropped.
-fn read_saved(path: &Path, items: usize) -> Result<BTreeMap<usize, Responses>> {
-    if !path.exists() {
-        return Ok(BTreeMap::new());
-    }
-    let text = files::read_bytes(path)?;
-    let lines = text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-    // The last line of an item also has the good responses of its earlier lines.
-    let saved: BTreeMap<usize, Responses> = lines
-        .filter(|saved: &Saved| saved.index < items)
-        .map(|Saved { index, responses }| (index, responses))
-        .collect();
-    // The file is rewritten so that the next append does not continue a truncated line.
-    let complete: Vec<Saved> =
-        saved.iter().map(|(index, responses)| Saved { index: *index, responses: responses.clone() }).collect();
-    jsonl::write(path, &complete)?;
-    Ok(saved)
+/// Whether a byte may stand in a query without an escape.
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }

@@ -7,12 +7,15 @@ pub mod kinds;
 
 mod common;
 mod endpoint;
+mod endpoint_table;
 mod file_source;
 mod image_input;
 mod image_pack;
 mod loaded_model;
 mod lost_rows;
 mod metrics;
+mod request_estimate;
+mod requests;
 mod sampling;
 mod too_long;
 mod training_common;

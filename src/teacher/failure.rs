@@ -2,20 +2,22 @@
 //!
 //! A user's error occurs again until the experiment is changed. Every other error has an external cause.
 
+use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use ureq::http::StatusCode;
+use reqwest::StatusCode;
 
 use ablate_core::base::wrong_input;
 
 /// A failed attempt.
 pub(super) enum Failure {
     /// A retry may succeed, after `pause` if the server asked for one.
-    Retryable {
-        error: anyhow::Error,
-        pause: Option<Duration>,
-    },
+    Retryable { error: anyhow::Error, pause: Option<Duration> },
+    /// The endpoint rejects the content of this request, and may accept others.
+    Rejected(anyhow::Error),
+    /// The endpoint would reject every request.
     Permanent(anyhow::Error),
 }
 
@@ -49,7 +51,9 @@ pub(super) fn from_status(url: &str, key_env: Option<&str>, response: &ErrorResp
             Failure::Permanent(anyhow!("{error}\n{help}"))
         }
         402 => Failure::Permanent(error),
-        // The endpoint rejects the URL, the model, the parameters or the prompt.
+        // The endpoint rejects the parameters or the prompt.
+        400 | 413 | 422 => Failure::Rejected(wrong_input(error)),
+        // The endpoint rejects the URL or the model.
         _ => Failure::Permanent(wrong_input(error)),
     }
 }
@@ -68,23 +72,34 @@ fn redirect(url: &str, status: StatusCode, location: Option<&str>) -> anyhow::Er
 }
 
 /// Classifies a failure of the connection.
-pub(super) fn from_transport(url: &str, error: &ureq::Error) -> Failure {
-    use std::io::ErrorKind;
-    let message = anyhow!("cannot reach the endpoint at `{url}`: {error}");
-    match error {
-        // rustls reports a rejected certificate as invalid data.
-        ureq::Error::Io(cause) if cause.kind() == ErrorKind::InvalidData => Failure::Permanent(tls_error(url, cause)),
-        ureq::Error::Rustls(cause) => Failure::Permanent(tls_error(url, cause)),
-        ureq::Error::Io(_)
-        | ureq::Error::Timeout(_)
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::HostNotFound
-        | ureq::Error::ConnectProxyFailed(_)
-        | ureq::Error::Protocol(_)
-        | ureq::Error::BodyStalled => Failure::Retryable { error: message, pause: None },
-        ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Permanent(wrong_input(message)),
-        _ => Failure::Permanent(message),
+pub(super) fn from_transport(url: &str, error: &reqwest::Error) -> Failure {
+    let causes = causes(error);
+    let is_tls = |cause: &(dyn Error + 'static)| {
+        let io = cause.downcast_ref::<io::Error>();
+        io.is_some_and(|io| io.kind() == io::ErrorKind::InvalidData) || cause.is::<rustls::Error>()
+    };
+    // The last cause is the reason. The ones before it say only that the request was not sent.
+    let reason = causes.last().map_or_else(|| error.to_string(), ToString::to_string);
+    if let Some(cause) = causes.iter().find(|cause| is_tls(**cause)) {
+        return Failure::Permanent(tls_error(url, *cause));
     }
+    if error.is_builder() {
+        return Failure::Permanent(wrong_input(anyhow!("cannot send a request to `{url}`: {reason}")));
+    }
+    let reason = if error.is_timeout() { "it did not answer in time".to_string() } else { reason };
+    let error = anyhow!("cannot reach the endpoint at `{url}`: {reason}");
+    Failure::Retryable { error, pause: None }
+}
+
+/// The causes of an error, without the error itself.
+fn causes(error: &reqwest::Error) -> Vec<&(dyn Error + 'static)> {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause);
+        next = cause.source();
+    }
+    causes
 }
 
 fn tls_error(url: &str, cause: &dyn std::fmt::Display) -> anyhow::Error {
@@ -114,8 +129,9 @@ mod tests {
         match from_status("http://x", None, &ErrorResponse { status, location: None, pause: None, text }) {
             Failure::Retryable { error, .. } if !ErrorChain::of(&error).input => "retryable",
             Failure::Permanent(error) if !ErrorChain::of(&error).input => "external",
-            Failure::Retryable { .. } => "retryable input",
+            Failure::Rejected(error) if ErrorChain::of(&error).input => "rejected",
             Failure::Permanent(_) => "input",
+            Failure::Retryable { .. } | Failure::Rejected(_) => "wrong mark",
         }
     }
 
@@ -124,32 +140,14 @@ mod tests {
         for (expected, statuses) in [
             ("retryable", vec![408, 409, 425, 429, 500, 502, 503, 504, 529]),
             ("external", vec![401, 402, 403, 407]),
-            ("input", vec![301, 302, 303, 307, 308, 400, 404, 405, 410, 413, 415, 422]),
+            ("rejected", vec![400, 413, 422]),
+            ("input", vec![301, 302, 303, 307, 308, 404, 405, 410, 415]),
         ] {
             for status in statuses {
                 assert_eq!(class(status, ""), expected, "{status}");
             }
         }
         assert_eq!(class(429, r#"{"error": {"code": "insufficient_quota"}}"#), "external");
-    }
-
-    #[test]
-    fn connection_failures_are_classified() {
-        use std::io::{Error, ErrorKind};
-        let class = |error: ureq::Error| match from_transport("http://x", &error) {
-            Failure::Retryable { error, .. } => ("retryable", ErrorChain::of(&error).input),
-            Failure::Permanent(error) => ("permanent", ErrorChain::of(&error).input),
-        };
-        assert_eq!(class(ureq::Error::HostNotFound), ("retryable", false));
-        assert_eq!(class(ureq::Error::ConnectionFailed), ("retryable", false));
-        assert_eq!(class(Error::from(ErrorKind::ConnectionRefused).into()), ("retryable", false));
-        assert_eq!(class(Error::from(ErrorKind::UnexpectedEof).into()), ("retryable", false));
-        assert_eq!(
-            class(Error::new(ErrorKind::InvalidData, "invalid peer certificate: Expired").into()),
-            ("permanent", false)
-        );
-        assert_eq!(class(ureq::Error::BodyExceedsLimit(1)), ("permanent", false));
-        assert_eq!(class(ureq::Error::BadUri("x".into())), ("permanent", true));
     }
 
     #[test]

@@ -1,14 +1,24 @@
-//! Sources of rationales: a client of OpenAI-compatible endpoints, and the oracle, which repeats an item's own
-//! rationale.
+//! Sources of replies: a client of OpenAI-compatible endpoints, and the oracle, which repeats an item's own rationale.
+//!
+//! [`Dispatcher`] sends many requests through one [`Client`]: it limits their number and rate, retries failed attempts, and stops
+//! before a [`Budget`] is exceeded.
 
 mod api_key;
+mod budget;
+mod client;
+mod completion;
+mod dispatch;
 mod failure;
+mod health;
 mod network;
-pub mod openai;
 pub mod oracle;
-mod response;
+mod rate_limit;
+mod request;
 #[cfg(test)]
 mod tests;
 
-pub use openai::{ChatRequest, ContentPart, OpenAi, OpenAiConfig};
-pub use response::{Fault, Response};
+pub use budget::{Budget, Prices, Spending};
+pub use client::{Client, ClientConfig};
+pub use completion::{Choice, Tokens};
+pub use dispatch::{Answer, DispatchConfig, Dispatcher, Source};
+pub use request::{ChatRequest, ContentPart, Sampling};

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, anyhow};
-use ureq::http::Uri;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use reqwest::Url;
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
 
 use ablate_core::base::wrong_input;
 
@@ -33,21 +36,25 @@ fn first_set<'a>(names: &[&'static str], variables: &'a Variables) -> Option<(&'
 }
 
 /// The proxy for a URL, chosen by the URL's scheme as curl does.
-pub(super) fn proxy(url: &str, variables: &Variables) -> Result<Option<ureq::Proxy>> {
-    let uri: Uri = url.parse().map_err(|error| wrong_input(anyhow!("`{url}` is not a valid URL: {error}")))?;
-    let secure = uri.scheme_str() == Some("https");
+pub(super) fn proxy(url: &str, variables: &Variables) -> Result<Option<Url>> {
+    let url: Url = url.parse().map_err(|error| wrong_input(anyhow!("`{url}` is not a valid URL: {error}")))?;
+    let secure = url.scheme() == "https";
     let names = if secure { ["https_proxy", "HTTPS_PROXY"] } else { ["http_proxy", "HTTP_PROXY"] };
     let Some((name, value)) = first_set(&[names[0], names[1], "all_proxy", "ALL_PROXY"], variables) else {
         return Ok(None);
     };
-    let host = uri.host().unwrap_or_default();
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().unwrap_or(if secure { 443 } else { 80 });
     if first_set(&["no_proxy", "NO_PROXY"], variables).is_some_and(|(_, list)| is_bypassed(list, host, port)) {
         return Ok(None);
     }
     // The value may contain a password, so the message does not repeat it.
-    let wrong = |_| wrong_input(anyhow!("the environment variable `{name}` is not a valid proxy URL"));
-    ureq::Proxy::new(value).map(Some).map_err(wrong)
+    let wrong = || wrong_input(anyhow!("the environment variable `{name}` is not a valid proxy URL"));
+    // As for curl, a proxy without a scheme is an HTTP proxy.
+    let value = if value.contains("://") { value.to_string() } else { format!("http://{value}") };
+    let proxy: Url = value.parse().map_err(|_| wrong())?;
+    let known = ["http", "https", "socks4", "socks4a", "socks5", "socks5h"].contains(&proxy.scheme());
+    if known && proxy.host_str().is_some_and(|host| !host.is_empty()) { Ok(Some(proxy)) } else { Err(wrong()) }
 }
 
 /// Whether a `no_proxy` list such as `localhost,.example.org,10.0.0.0/8` contains a host. An entry is a host name, a
@@ -89,21 +96,26 @@ fn is_in_network(address: IpAddr, network: &str, bits: &str) -> Option<bool> {
 
 /// The certificates to trust: those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. If neither is set, those of the system. If
 /// the system has none, Mozilla's list of the time when this program was built.
-pub(super) fn tls(url: &str, variables: &Variables) -> Result<TlsConfig> {
+pub(super) fn tls(url: &str, variables: &Variables) -> Result<ClientConfig> {
     let secure = |address: &str| address.trim_start().to_ascii_lowercase().starts_with("https:");
     let proxies = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
     let uses_tls = secure(url) || first_set(&proxies, variables).is_some_and(|(_, proxy)| secure(proxy));
-    let roots = if uses_tls { root_certificates(variables)? } else { RootCerts::WebPki };
-    Ok(TlsConfig::builder().root_certs(roots).build())
+    let roots = if uses_tls { root_certificates(variables)? } else { RootCertStore::empty() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }
 
-fn root_certificates(variables: &Variables) -> Result<RootCerts> {
+fn root_certificates(variables: &Variables) -> Result<RootCertStore> {
     let file = first_set(&["SSL_CERT_FILE"], variables);
     let folder = first_set(&["SSL_CERT_DIR"], variables);
     let named: Vec<String> = file.iter().chain(&folder).map(|(name, value)| format!("`{name}` (`{value}`)")).collect();
     if named.is_empty() {
-        let certificates = rustls_native_certs::load_native_certs().certs;
-        return Ok(if certificates.is_empty() { RootCerts::WebPki } else { specific(&certificates) });
+        let roots = store(rustls_native_certs::load_native_certs().certs);
+        let mozilla = || RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        return Ok(if roots.is_empty() { mozilla() } else { roots });
     }
     let path = |found: Option<(&str, &str)>| found.map(|(_, value)| Path::new(value).to_path_buf());
     let (file, folder) = (path(file), path(folder));
@@ -112,16 +124,18 @@ fn root_certificates(variables: &Variables) -> Result<RootCerts> {
     if let Some(error) = loaded.errors.into_iter().next() {
         return Err(wrong_input(anyhow!("{error}"))).with_context(cannot);
     }
-    if loaded.certs.is_empty() {
+    let roots = store(loaded.certs);
+    if roots.is_empty() {
         return Err(wrong_input(anyhow!("no certificate in PEM format found"))).with_context(cannot);
     }
-    Ok(specific(&loaded.certs))
+    Ok(roots)
 }
 
-fn specific<C: AsRef<[u8]>>(certificates: &[C]) -> RootCerts {
-    let certificates: Vec<Certificate<'static>> =
-        certificates.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect();
-    RootCerts::new_with_certs(&certificates)
+/// Certificates that cannot be parsed are left out, as the system's list contains some.
+fn store(certificates: Vec<CertificateDer<'static>>) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    roots
 }
 
 #[cfg(test)]
@@ -135,12 +149,13 @@ mod tests {
     #[test]
     fn proxy_depends_on_scheme_and_no_proxy() {
         let chosen = |url: &str, pairs: &[(&str, &str)]| {
-            proxy(url, &variables(pairs)).unwrap().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()))
+            let proxy = proxy(url, &variables(pairs)).unwrap()?;
+            Some(format!("{}:{}", proxy.host_str()?, proxy.port().map_or_else(String::new, |port| port.to_string())))
         };
         let both = [("HTTP_PROXY", "http://plain:1"), ("HTTPS_PROXY", "http://user:pass@secure:2")];
         assert_eq!(chosen("http://a/v1", &both).as_deref(), Some("plain:1"));
         assert_eq!(chosen("https://a/v1", &both).as_deref(), Some("secure:2"));
-        assert_eq!(chosen("https://a/v1", &[("ALL_PROXY", "socks5h://s")]).as_deref(), Some("s:1080"));
+        assert_eq!(chosen("https://a/v1", &[("ALL_PROXY", "socks5h://s:1080")]).as_deref(), Some("s:1080"));
         assert_eq!(chosen("https://a/v1", &[("https_proxy", ""), ("HTTPS_PROXY", "p:3")]).as_deref(), Some("p:3"));
         assert_eq!(chosen("http://a/v1", &[("HTTPS_PROXY", "p:3")]), None);
         assert_eq!(chosen("http://a/v1", &[("HTTP_PROXY", "p:3"), ("NO_PROXY", "b, a")]), None);

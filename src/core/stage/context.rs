@@ -83,6 +83,14 @@ impl Summary {
         self
     }
 
+    /// The facts and warnings of both.
+    #[must_use]
+    pub fn extended(mut self, other: Summary) -> Summary {
+        let warnings: Vec<String> = other.warnings().map(str::to_string).collect();
+        self.0.extend(other.0.into_iter().filter(|(key, _)| key != WARNINGS));
+        self.with_warnings(warnings)
+    }
+
     /// The warnings added by [`Summary::with_warnings`].
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         self.0.get(WARNINGS).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)

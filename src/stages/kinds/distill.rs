@@ -10,10 +10,12 @@ use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use crate::stages::common::{self, check_range, ratio};
-use crate::stages::endpoint::{Endpoint, Responses};
+use crate::stages::endpoint::Endpoint;
+use crate::stages::endpoint_table::endpoint_table;
 use crate::stages::image_input::ImageInput;
 use crate::stages::lost_rows::{LostRows, check_max_lost};
-use crate::teacher::{Fault, Response, oracle};
+use crate::stages::requests::{Question, Response};
+use crate::teacher::oracle;
 use ablate_core::base::{Seed, wrong_input};
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -23,6 +25,7 @@ use ablate_data::answers::{self, DEFAULT_THRESHOLD};
 use ablate_data::jsonl;
 use ablate_data::prompts::{ANSWER_MARKER, Style, option_lines};
 use ablate_data::records::{AnswerType, FinishReason, Item, JudgedItem, Verdict};
+use ablate_store::Fault;
 
 pub static KIND: Kind = Kind {
     name: "distill",
@@ -61,27 +64,17 @@ struct Distill {
     keep: KeepRule,
 }
 
+endpoint_table! {
 /// The key `teacher`: the source of the responses.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 struct Teacher {
     api: Api,
     /// Share of the oracle's responses that are made wrong.
     wrong: Option<f64>,
     /// Largest share of items without a rationale for the oracle.
     max_lost: Option<f64>,
-    url: Option<String>,
-    model: Option<String>,
-    temperature: Option<f64>,
     samples: Option<usize>,
-    max_tokens: Option<u32>,
-    system: Option<String>,
     instruction: Option<String>,
-    key_env: Option<String>,
-    concurrency: Option<usize>,
-    timeout_seconds: Option<u64>,
-    retries: Option<u32>,
-}
+}}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -103,7 +96,8 @@ enum KeepRule {
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
     let distill: Distill = config::parse(table)?;
-    let mut errors = distill.teacher.check();
+    let given = table.get("teacher").and_then(serde_json::Value::as_object).into_iter().flatten();
+    let mut errors = distill.teacher.check(given.map(|(key, _)| key.as_str()));
     if let Some(wrong) = distill.teacher.wrong {
         check_range(&mut errors, "teacher.wrong", wrong, 0.0, 1.0);
     }
@@ -141,8 +135,12 @@ impl Stage for Distill {
             Api::Oracle => self.teacher.oracle_responses(&items, ctx.seed),
             Api::Openai => {
                 let system = self.teacher.system.as_deref().unwrap_or(SYSTEM);
-                let is_bad = |item: &Item, response: &Response| defect(response, &judge(item, response)).is_some();
-                self.teacher.endpoint().sample(&items, &prompts, system, ImageInput::Given, &is_bad, ctx)?
+                let questions: Vec<Question> =
+                    items.iter().zip(&prompts).map(|(item, prompt)| Question::new(item, system, prompt)).collect();
+                let is_usable =
+                    |at: usize, response: &Response| defect(response, &judge(&items[at], response)).is_none();
+                let replied = self.teacher.endpoint().ask(&questions, ImageInput::Given, &is_usable, ctx)?;
+                replied.responses
             }
         };
         let mut kept = Vec::new();
@@ -200,26 +198,13 @@ impl Distill {
 }
 
 impl Teacher {
-    /// The mistakes in the table.
-    fn check(&self) -> Vec<ConfigError> {
-        let remote = [
-            ("url", self.url.is_some()),
-            ("model", self.model.is_some()),
-            ("temperature", self.temperature.is_some()),
-            ("samples", self.samples.is_some()),
-            ("max_tokens", self.max_tokens.is_some()),
-            ("system", self.system.is_some()),
-            ("instruction", self.instruction.is_some()),
-            ("key_env", self.key_env.is_some()),
-            ("concurrency", self.concurrency.is_some()),
-            ("timeout_seconds", self.timeout_seconds.is_some()),
-            ("retries", self.retries.is_some()),
-        ];
+    /// The mistakes in the table, which has the keys `given`.
+    fn check<'a>(&self, given: impl Iterator<Item = &'a str>) -> Vec<ConfigError> {
         let mut errors = Vec::new();
         let mut mistake = |key: &str, message: String| errors.push(ConfigError::at(&format!("teacher.{key}"), message));
         match self.api {
             Api::Oracle => {
-                for (key, _) in remote.into_iter().filter(|(_, given)| *given) {
+                for key in given.filter(|key| !["api", "wrong", "max_lost"].contains(key)) {
                     mistake(key, format!("`{key}` is for `api = \"openai\"` only"));
                 }
             }
@@ -237,22 +222,7 @@ impl Teacher {
 
     /// Adds what determines the responses.
     fn identify(&self, manifest: &mut Manifest) {
-        let Teacher {
-            api,
-            wrong,
-            max_lost,
-            url: _,
-            model: _,
-            temperature: _,
-            samples: _,
-            max_tokens: _,
-            system,
-            instruction,
-            key_env: _,
-            concurrency: _,
-            timeout_seconds: _,
-            retries: _,
-        } = self;
+        let Teacher { api, wrong, max_lost, system, instruction, .. } = self;
         manifest.value("teacher.api", api);
         match api {
             Api::Oracle => {
@@ -268,7 +238,7 @@ impl Teacher {
     }
 
     /// The items' own rationales; no response to an item without one.
-    fn oracle_responses(&self, items: &[Item], seed: Seed) -> Vec<Responses> {
+    fn oracle_responses(&self, items: &[Item], seed: Seed) -> Vec<Vec<Response>> {
         let mut answers: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for item in items {
             let known = answers.entry(&item.dataset).or_default();
@@ -283,7 +253,7 @@ impl Teacher {
             .iter()
             .map(|item| {
                 let others = answers.get(item.dataset.as_str()).map_or(&[][..], Vec::as_slice);
-                let response = |text| Response { text, finish: FinishReason::Stop, fault: None };
+                let response = |text| Response { text, finish: FinishReason::Stop, fault: None, tokens: 0 };
                 oracle::respond(item, others, wrong, seed).map(response).into_iter().collect()
             })
             .collect()
@@ -292,15 +262,10 @@ impl Teacher {
     /// The endpoint of `api = "openai"`.
     fn endpoint(&self) -> Endpoint {
         Endpoint {
-            url: self.url.clone(),
-            model: self.model.clone(),
+            keys: self.endpoint_keys(),
             temperature: self.temperature.unwrap_or(TEMPERATURE),
             samples: self.samples.unwrap_or(SAMPLES),
             max_tokens: self.max_tokens.unwrap_or(MAX_TOKENS),
-            key_env: self.key_env.clone(),
-            concurrency: self.concurrency,
-            timeout_seconds: self.timeout_seconds,
-            retries: self.retries,
         }
     }
 }
@@ -316,6 +281,9 @@ fn defect(response: &Response, verdict: &Verdict) -> Option<&'static str> {
         Some(Fault::Empty) => Some("without a text"),
         Some(Fault::Refused) => Some("refused by the teacher"),
         Some(Fault::Filtered) => Some("held back by a content filter"),
+        Some(Fault::Malformed) => Some("that is not a chat completion"),
+        Some(Fault::TooLong) => Some("longer than the token limit can explain"),
+        Some(Fault::Rejected) => Some("rejected by the endpoint"),
         None if verdict.finish == FinishReason::Length => Some("cut at the token limit"),
         None if verdict.answer.is_none() => Some("without a final answer"),
         None if answers::reasoning(&verdict.text).contains(ANSWER_MARKER) => Some("with several final answers"),

@@ -12,13 +12,14 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::stages::common::{self, with_threads};
-use crate::stages::endpoint::{Endpoint, Responses};
+use crate::stages::endpoint::Endpoint;
+use crate::stages::endpoint_table::endpoint_table;
 use crate::stages::image_input::{BlankImages, ImageInput};
 use crate::stages::loaded_model::LoadedModel;
+use crate::stages::requests::{Question, Response};
 use crate::stages::sampling::{self, Sampling, Take, sampling_table};
 use crate::stages::too_long::TooLongAction;
 use crate::stages::{metrics, training_common};
-use crate::teacher::Response;
 use ablate_core::base::wrong_input;
 use ablate_core::stage::config::{self, ConfigError, schema_of};
 use ablate_core::stage::{
@@ -30,6 +31,7 @@ use ablate_data::images::ImagePacks;
 use ablate_data::prompts::{PromptTemplate, Style};
 use ablate_data::records::{Item, Overlap, Rollout, Sample, Score};
 use ablate_nn::Precision;
+use ablate_store::Fault;
 
 pub static KIND: Kind = Kind {
     name: "eval",
@@ -73,24 +75,13 @@ enum EvalModel {
     Remote(Box<RemoteModel>),
 }
 
+endpoint_table! {
 /// A model that an endpoint serves.
-#[derive(Debug, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
 struct RemoteModel {
     /// Its label in the names of instances.
     name: Option<String>,
     api: Api,
-    url: Option<String>,
-    model: Option<String>,
-    temperature: Option<f64>,
-    max_tokens: Option<u32>,
-    #[serde(default)]
-    system: String,
-    key_env: Option<String>,
-    concurrency: Option<usize>,
-    timeout_seconds: Option<u64>,
-    retries: Option<u32>,
-}
+}}
 
 #[derive(Debug, Deserialize, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -104,11 +95,8 @@ struct Responded {
     rollouts: Vec<Rollout>,
     /// Overlap of each item with the training data; `None` if these are unknown.
     overlap: Option<Vec<Option<Overlap>>>,
-    /// Items without a response.
-    unanswered: usize,
-    /// Key and value that describe the model in the summary.
-    summary: (&'static str, String),
-    warnings: Vec<String>,
+    /// Facts about the model and its responses.
+    summary: Summary,
 }
 
 fn parse(table: &serde_json::Value) -> Result<Box<dyn Stage>, Vec<ConfigError>> {
@@ -177,9 +165,10 @@ impl Stage for Eval {
             EvalModel::Checkpoint(_) => self.sample_checkpoint(ctx, items)?,
             EvalModel::Remote(remote) => remote.sample(&self.sampling, self.image, items, ctx)?,
         };
-        let Responded { rollouts, overlap, unanswered, summary: (key, value), mut warnings } = responded;
+        let Responded { rollouts, overlap, mut summary } = responded;
         if self.image != ImageInput::Given && rollouts.iter().all(|rollout| rollout.item.images.is_empty()) {
-            warnings.push("no item of the benchmark has an image, so `image` has no effect".to_string());
+            let warning = "no item of the benchmark has an image, so `image` has no effect";
+            summary = summary.with_warnings([warning.to_string()]);
         }
         let checked = overlap.is_some();
         let overlap = overlap.unwrap_or_else(|| vec![None; rollouts.len()]);
@@ -188,8 +177,7 @@ impl Stage for Eval {
             .zip(overlap)
             .map(|(rollout, overlap)| self.score(rollout, overlap))
             .collect::<Result<_>>()?;
-        let summary = metrics::write(ctx, &scores, checked)?.with(key, value).with_warnings(warnings);
-        Ok(if unanswered == 0 { summary } else { summary.with("unanswered", unanswered) })
+        Ok(metrics::write(ctx, &scores, checked)?.extended(summary))
     }
 }
 
@@ -205,7 +193,8 @@ impl Eval {
         } else {
             self.sampling.sample(ctx, &model, &prompts, &*model.images)?
         };
-        Ok(Responded { rollouts, overlap, unanswered: 0, summary: ("device", device), warnings: prompts.warnings })
+        let summary = Summary::default().with("device", device).with_warnings(prompts.warnings);
+        Ok(Responded { rollouts, overlap, summary })
     }
 
     /// Overlap of each item with the checkpoint's training data; `None` if these are unknown.
@@ -278,22 +267,13 @@ impl RemoteModel {
 
     /// Adds what determines the responses apart from the prompt.
     fn identify(&self, sampling: &Sampling, manifest: &mut Manifest) {
-        let RemoteModel {
-            name: _,
-            api,
-            url: _,
-            model: _,
-            temperature: _,
-            max_tokens: _,
-            system,
-            key_env: _,
-            concurrency: _,
-            timeout_seconds: _,
-            retries: _,
-        } = self;
-        manifest.value("model.api", api);
+        manifest.value("model.api", &self.api);
         self.endpoint(sampling).identify("model", manifest);
-        manifest.value("model.system", system);
+        manifest.value("model.system", self.system());
+    }
+
+    fn system(&self) -> &str {
+        self.system.as_deref().unwrap_or_default()
     }
 
     fn sample(
@@ -304,42 +284,40 @@ impl RemoteModel {
         ctx: &StageContext,
     ) -> Result<Responded> {
         let prompts: Vec<String> = items.iter().map(|item| sampling.prompt.render(item)).collect();
-        // A response with a fault is requested again. A wrong or truncated response is the model's.
-        let is_bad = |_: &Item, response: &Response| response.fault.is_some();
-        let responses = self.endpoint(sampling).sample(&items, &prompts, &self.system, image, &is_bad, ctx)?;
-        let unanswered = responses.iter().flatten().filter(|response| response.fault.is_some()).count();
+        let questions = self.questions(&items, &prompts);
+        let replied = self.endpoint(sampling).ask(&questions, image, &|_, _| true, ctx)?;
+        let has_fault = |response: &Response| response.fault.is_some();
+        let unanswered = replied.responses.iter().flatten().filter(|response| has_fault(response)).count();
+        let mut summary = replied.summarize(Summary::default());
         if unanswered > 0 {
-            ctx.progress.note(format!(
-                "{unanswered} items have no response: the model gave no text or refused, or the text was filtered"
-            ));
+            let bad = replied.bad();
+            let warning = format!("{unanswered} of {} items have no response and count as wrong: {bad}", items.len());
+            summary = summary.with("unanswered", unanswered).with_warnings([warning]);
         }
-        let rollout = |((item, prompt), responses): ((Item, String), Responses)| {
-            let sample = |response: Response| Sample {
-                text: response.text.trim().to_string(),
-                finish: response.finish,
-                tokens: 0,
-                thinking: 0,
+        let rollout = |((item, prompt), responses): ((Item, String), Vec<Response>)| {
+            let sample = |response: Response| {
+                // The text of a fault is not the model's, except of a refusal.
+                let text =
+                    if has_fault(&response) && response.fault != Some(Fault::Refused) { "" } else { &*response.text };
+                Sample { text: text.trim().to_string(), finish: response.finish, tokens: response.tokens, thinking: 0 }
             };
             Rollout { item, prompt, samples: responses.into_iter().map(sample).collect() }
         };
-        let rollouts: Vec<Rollout> = items.into_iter().zip(prompts).zip(responses).map(rollout).collect();
-        let warning = || format!("{unanswered} of {} items have no response and count as wrong", rollouts.len());
-        let warnings = (unanswered > 0).then(warning).into_iter().collect();
+        let rollouts = items.into_iter().zip(prompts).zip(replied.responses).map(rollout).collect();
         let name = self.name.clone().or(self.model.clone()).unwrap_or_default();
-        Ok(Responded { rollouts, overlap: None, unanswered, summary: ("model", name), warnings })
+        Ok(Responded { rollouts, overlap: None, summary: summary.with("model", name) })
+    }
+
+    fn questions<'a>(&'a self, items: &'a [Item], prompts: &'a [String]) -> Vec<Question<'a>> {
+        items.iter().zip(prompts).map(|(item, prompt)| Question::new(item, self.system(), prompt)).collect()
     }
 
     fn endpoint(&self, sampling: &Sampling) -> Endpoint {
         Endpoint {
-            url: self.url.clone(),
-            model: self.model.clone(),
+            keys: self.endpoint_keys(),
             temperature: sampling.temperature,
             samples: sampling.samples,
             max_tokens: u32::try_from(sampling.max_tokens).unwrap_or(u32::MAX),
-            key_env: self.key_env.clone(),
-            concurrency: self.concurrency,
-            timeout_seconds: self.timeout_seconds,
-            retries: self.retries,
         }
     }
 }

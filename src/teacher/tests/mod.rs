@@ -1,3 +1,3 @@
 //! Tests of the client against servers of this process.
 
-mod openai;
+mod client;
