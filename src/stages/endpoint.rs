@@ -12,7 +12,7 @@ use super::endpoint_table::{EndpointKeys, Omitted};
 use super::image_input::ImageInput;
 use super::request_estimate::estimate;
 use super::requests::{Asked, IsUsable, Question, Replied, Requests};
-use crate::teacher::{Client, ClientConfig, DispatchConfig, Dispatcher, Sampling, Source};
+use crate::teacher::{Client, ClientConfig, DispatchConfig, Dispatcher, Sampling, Source, Spending};
 use ablate_core::base::{Hash, RequestProgress};
 use ablate_core::stage::{ConfigError, EstimateContext, Manifest, RequestEstimate, StageContext};
 use ablate_data::images::ImagePacks;
@@ -32,6 +32,9 @@ pub(super) struct Endpoint {
     pub(super) temperature: f64,
     pub(super) samples: usize,
     pub(super) max_tokens: u32,
+    /// The number of the first sample, and what the samples before it have cost.
+    pub(super) first_sample: usize,
+    pub(super) spent: Spending,
 }
 
 impl Endpoint {
@@ -108,7 +111,7 @@ impl Endpoint {
 
     /// Adds what determines the replies. This includes the URL, since servers give different weights the same model name.
     pub(super) fn identify(&self, name: &str, manifest: &mut Manifest) {
-        let Endpoint { keys, temperature, samples, max_tokens } = self;
+        let Endpoint { keys, temperature, samples, max_tokens, first_sample: _, spent: _ } = self;
         let EndpointKeys {
             url,
             model,
@@ -151,7 +154,8 @@ impl Endpoint {
         ctx: &StageContext,
     ) -> Result<Replied> {
         let requests = self.requests(questions, image, ctx.threads, &ctx.images, &ctx.replies)?;
-        let spent = requests.find_open(is_usable, &ctx.retry);
+        let mut spent = requests.find_open(is_usable, &ctx.retry);
+        spent.add(&self.spent);
         let total = requests.total();
         let to_send: Vec<usize> = (0..requests.len()).filter(|request| requests.open(*request) > 0).collect();
         let open: u64 = to_send.iter().map(|request| requests.open(*request) as u64).sum();
@@ -168,6 +172,13 @@ impl Endpoint {
             sent = dispatcher.run(to_send)?;
         }
         requests.collect(is_usable, sent, total - open)
+    }
+
+    /// The same endpoint, asked for one more sample after these replies.
+    pub(super) fn next_sample(&self, replied: &[Replied]) -> Endpoint {
+        let mut spent = Spending::default();
+        replied.iter().for_each(|replied| spent.add(&replied.spent));
+        Endpoint { first_sample: self.first_sample + self.samples, samples: 1, spent, ..self.clone() }
     }
 
     /// The requests that [`Endpoint::ask`] would send.
@@ -195,7 +206,7 @@ impl Endpoint {
         let asked = Asked {
             url: self.keys.url.clone().unwrap_or_default(),
             sampling: self.sampling(),
-            samples: self.samples,
+            samples: self.first_sample..self.first_sample + self.samples,
             retry: self.keys.retry.clone().unwrap_or_default(),
             image,
         };

@@ -6,6 +6,7 @@ pub mod generate;
 pub mod kinds;
 
 mod common;
+mod drop_report;
 mod endpoint;
 mod endpoint_table;
 mod file_source;
@@ -17,6 +18,7 @@ mod metrics;
 mod request_estimate;
 mod requests;
 mod sampling;
+mod teacher_prompt;
 mod too_long;
 mod training_common;
 mod training_table;

@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 use anyhow::{Context, Result, anyhow};
 use jiff::Timestamp;
 use rayon::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::endpoint_table::BadReply;
 use super::image_input::ImageInput;
@@ -26,8 +27,8 @@ pub(super) struct Asked {
     /// The address of the endpoint.
     pub(super) url: String,
     pub(super) sampling: Sampling,
-    /// Replies per question.
-    pub(super) samples: usize,
+    /// Numbers of the samples of each question.
+    pub(super) samples: Range<usize>,
     /// Kinds of bad replies that are requested once more.
     pub(super) retry: BTreeSet<BadReply>,
     pub(super) image: ImageInput,
@@ -69,6 +70,8 @@ pub(super) struct Replied {
     /// Replies that were not requested in this run.
     pub(super) stored: u64,
     pub(super) usage: Usage,
+    /// What all requests of this round and the ones before have cost.
+    pub(super) spent: Spending,
     pub(super) bad: BTreeMap<&'static str, u64>,
     /// Replies that were requested at another address, by that address.
     pub(super) other_addresses: BTreeMap<String, u64>,
@@ -123,7 +126,7 @@ impl<'a> Requests<'a> {
         let mut of_question = Vec::with_capacity(questions.len());
         for (question, (id, prompt_tokens)) in ids.into_iter().enumerate() {
             let request = *known.entry(id).or_insert_with(|| {
-                let keys = (0..asked.samples).map(|sample| ChatRequest::sample_key(id, sample)).collect();
+                let keys = asked.samples.clone().map(|sample| ChatRequest::sample_key(id, sample)).collect();
                 requests.push(Request { question, prompt_tokens, keys });
                 requests.len() - 1
             });
@@ -195,7 +198,13 @@ impl<'a> Requests<'a> {
             for key in &request.keys {
                 let reply =
                     self.replies.get(*key).context("a reply disappeared from the store: was `gc --replies` run?")?;
-                replied.usage.add(&reply.total_usage());
+                let usage = reply.total_usage();
+                replied.spent.add(&Spending {
+                    requests: 1 + reply.earlier,
+                    tokens: usage.tokens(),
+                    cost: usage.cost.values().sum(),
+                });
+                replied.usage.add(&usage);
                 if reply.url != self.asked.url {
                     *replied.other_addresses.entry(reply.url.clone()).or_default() += 1;
                 }
@@ -251,22 +260,41 @@ impl Source for Requests<'_> {
 }
 
 impl Replied {
-    /// Adds facts about the replies to a summary, and warnings about bad ones.
+    /// Adds facts about the replies to a summary.
     pub(super) fn summarize(&self, summary: Summary) -> Summary {
-        let Replied { responses: _, sent, stored, usage, bad, other_addresses } = self;
-        let mut requests = json!({ "sent": sent.received, "stored": stored, "retries": sent.retries });
-        requests["prompt_tokens"] = json!(usage.prompt_tokens);
-        requests["reply_tokens"] = json!(usage.reply_tokens);
+        summary.with("requests", Replied::facts(&[self]))
+    }
+
+    /// Facts about the replies of several rounds or teachers together.
+    pub(super) fn facts(all: &[&Replied]) -> Value {
+        let mut total = Replied::default();
+        for one in all {
+            let Replied { responses: _, sent, stored, usage, spent: _, bad, other_addresses } = one;
+            total.sent.received += sent.received;
+            total.sent.retries += sent.retries;
+            total.stored += stored;
+            total.usage.add(usage);
+            for (kind, count) in bad {
+                *total.bad.entry(kind).or_default() += count;
+            }
+            for (url, count) in other_addresses {
+                *total.other_addresses.entry(url.clone()).or_default() += count;
+            }
+        }
+        let Replied { sent, stored, usage, bad, other_addresses, .. } = total;
+        let mut facts = json!({ "sent": sent.received, "stored": stored, "retries": sent.retries });
+        facts["prompt_tokens"] = json!(usage.prompt_tokens);
+        facts["reply_tokens"] = json!(usage.reply_tokens);
         if !usage.cost.is_empty() {
-            requests["cost"] = json!(usage.cost);
+            facts["cost"] = json!(usage.cost);
         }
         if !bad.is_empty() {
-            requests["bad"] = json!(bad);
+            facts["bad"] = json!(bad);
         }
         if !other_addresses.is_empty() {
-            requests["other_addresses"] = json!(other_addresses);
+            facts["other_addresses"] = json!(other_addresses);
         }
-        summary.with("requests", requests)
+        facts
     }
 
     /// The numbers of bad replies by kind, as text; empty without any.

@@ -147,7 +147,7 @@ fn unreachable_teacher() {
         "[stage.tokenizer]",
         &format!(
             "[stage.rationales]\nkind = \"distill\"\nitems = \"items\"\nteacher = {{ api = \"openai\", url = \
-             \"http://127.0.0.1:{port}/v1\", model = \"gpt\", retries = 0, concurrency = 1 }}\n\n[stage.tokenizer]"
+             \"http://127.0.0.1:{port}/v1\", model = \"gpt\", patience_seconds = 0, concurrency = 1 }}\n\n[stage.tokenizer]"
         ),
     );
     let printed = failure(&project, 1).replace(&port.to_string(), "[PORT]");

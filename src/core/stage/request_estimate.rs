@@ -46,3 +46,27 @@ pub struct Range {
     pub expected: f64,
     pub high: f64,
 }
+
+impl RequestEstimate {
+    /// The requests of both. Amounts in different currencies have no sum.
+    #[must_use]
+    pub fn plus(&self, other: &RequestEstimate) -> RequestEstimate {
+        let one_currency = self.currency == other.currency;
+        RequestEstimate {
+            requests: self.requests + other.requests,
+            stored: self.stored + other.stored,
+            tokens: Range::sum(self.tokens, other.tokens),
+            cost: if one_currency { Range::sum(self.cost, other.cost) } else { None },
+            currency: self.currency.clone().filter(|_| one_currency),
+            basis: if self.requests > 0 { self.basis.clone() } else { other.basis.clone() },
+        }
+    }
+}
+
+impl Range {
+    /// The sum of two estimates; of one if the other is missing.
+    pub fn sum(one: Option<Range>, other: Option<Range>) -> Option<Range> {
+        let (Some(one), Some(other)) = (one, other) else { return one.or(other) };
+        Some(Range { low: one.low + other.low, expected: one.expected + other.expected, high: one.high + other.high })
+    }
+}

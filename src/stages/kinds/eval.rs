@@ -318,6 +318,7 @@ impl RemoteModel {
             temperature: sampling.temperature,
             samples: sampling.samples,
             max_tokens: u32::try_from(sampling.max_tokens).unwrap_or(u32::MAX),
+            ..Endpoint::default()
         }
     }
 }

@@ -220,7 +220,7 @@ fn an_endpoint_receives_images_and_texts_in_order() {
     jsonl::write(&runner.path("one/items.jsonl"), &[&item]).unwrap();
     let mut ask = |image: &str| {
         let (url, thread) = endpoint(vec![json!([choice("yes", "stop")])]);
-        let model = json!({ "api": "openai", "url": url, "model": "m", "system": "Be brief.", "retries": 0 });
+        let model = json!({ "api": "openai", "url": url, "model": "m", "system": "Be brief.", "patience_seconds": 0 });
         runner.run(image, "eval", &json!({ "model": model, "benchmark": "one", "image": image })).unwrap();
         let scores: Vec<Score> = runner.read(&format!("{image}/scores.jsonl"));
         assert_eq!((scores[0].score, scores[0].images.keys().len()), (1.0, 2));
@@ -238,7 +238,7 @@ fn an_endpoint_receives_images_and_texts_in_order() {
     assert_eq!(none[1]["content"], json!("Is  like ? Not an <image>.\nAnswer briefly."));
 
     let (url, thread) = endpoint(vec![json!([choice("Seen.\n### Answer: yes", "stop")])]);
-    let teacher = json!({ "api": "openai", "url": url, "model": "m", "samples": 1, "retries": 0,
+    let teacher = json!({ "api": "openai", "url": url, "model": "m", "samples": 1, "patience_seconds": 0,
         "instruction": "{question}\nIn <image>: {answer}" });
     runner.run("distilled", "distill", &json!({ "items": "one", "teacher": teacher })).unwrap();
     let content = thread.join().unwrap().remove(0)["messages"][1]["content"].clone();

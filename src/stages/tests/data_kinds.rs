@@ -204,7 +204,7 @@ fn interrupted_distillation_resumes() {
         .unwrap();
     let seen = || json!([choice("Seen.\n### Answer: 2", "stop")]);
     let table = |url: &str| {
-        let teacher = json!({ "api": "openai", "url": url, "model": "m", "concurrency": 2, "retries": 0 });
+        let teacher = json!({ "api": "openai", "url": url, "model": "m", "concurrency": 2, "patience_seconds": 0 });
         json!({ "items": "items", "teacher": teacher, "keep": "all" })
     };
     let (url, thread) = endpoint(vec![seen(); 5]);

@@ -78,7 +78,7 @@ fn manifests_are_unchanged() {
         ("distill", json!({ "items": "a", "teacher": { "api": "oracle", "wrong": 0.1 } })),
         (
             "distill",
-            json!({ "items": "a", "teacher": { "api": "openai", "url": "http://x", "model": "m", "retries": 9 } }),
+            json!({ "items": "a", "teacher": { "api": "openai", "url": "http://x", "model": "m", "patience_seconds": 9 } }),
         ),
         (
             "mix",
@@ -101,11 +101,11 @@ fn manifests_are_unchanged() {
 }
 
 #[test]
-fn manifest_has_no_concurrency_or_retries() {
+fn manifest_has_no_concurrency_or_patience() {
     let fingerprint = |teacher: Value| manifest("distill", &json!({ "items": "a", "teacher": teacher })).fingerprint();
     let default = json!({ "api": "openai", "url": "http://x", "model": "m" });
     let slow = json!({ "api": "openai", "url": "http://x", "model": "m", "key_env": "KEY", "concurrency": 64,
-        "timeout_seconds": 5, "retries": 0, "temperature": 0, "samples": 1 });
+        "timeout_seconds": 5, "patience_seconds": 0, "temperature": 0, "samples": 1 });
     assert_eq!(fingerprint(default.clone()), fingerprint(slow));
     assert_ne!(fingerprint(default), fingerprint(json!({ "api": "openai", "url": "http://x", "model": "other" })));
 }
