@@ -427,6 +427,9 @@ impl Shared<'_> {
                 let error = error.context(format!("no reply after {attempts} in {seconds:.0} s{waits}"));
                 return Outcome::GaveUp(error.context(self.of.source.label(request)), since);
             }
+            if self.stopping.get() {
+                return Outcome::Stopped;
+            }
             self.counts.borrow_mut().retries += 1;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
