@@ -16,6 +16,7 @@ use super::new::NewArgs;
 use super::pin::PinArgs;
 use super::plan::PlanArgs;
 use super::results::ResultsArgs;
+use super::retry::RetryArgs;
 use super::run::RunArgs;
 use super::status::StatusArgs;
 use super::suggest::SuggestArgs;
@@ -126,7 +127,7 @@ impl Scope {
 
     pub(super) fn selection(&self) -> Selection {
         let targets = self.more.iter().filter(|text| !is_file(text)).chain(&self.until);
-        Selection { until: targets.cloned().collect(), only: self.only.clone() }
+        Selection { until: targets.cloned().collect(), only: self.only.clone(), ..Selection::default() }
     }
 }
 
@@ -148,6 +149,15 @@ Examples:
 
 Ctrl-C stops the stages and keeps their checkpoints. The same command resumes them.")]
     Run(RunArgs),
+    /// Request replies of an endpoint without a usable text again, then run what depends on them.
+    #[command(after_help = "\
+Examples:
+  ablate retry exp.toml teach --bad                   every bad reply of `teach`
+  ablate retry exp.toml teach --bad empty,filtered    only replies of these kinds
+  ablate retry exp.toml 'judge@model=dpo' --bad --until judge
+
+Other replies come from the store and cost nothing. `ablate ls --replies` counts the bad replies.")]
+    Retry(RetryArgs),
     /// Show what would run, and why. Runs nothing.
     #[command(after_help = "\
 Examples:

@@ -1,5 +1,6 @@
 //! `run`: runs the stages of experiments that are not fresh, then prints the reports.
 
+use std::collections::BTreeSet;
 use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,58 +19,93 @@ use super::shell::Shell;
 use super::value_parsers::{at_least_one, gpu, seconds};
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
 use ablate_core::stage::Pool;
-use ablate_engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport};
+use ablate_engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
 use ablate_experiment::Settings;
 use ablate_nn::device::{Device, DeviceChoice, listed};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    pub(super) experiment: ExperimentArgs,
+    experiment: ExperimentArgs,
     #[command(flatten)]
-    pub(super) scope: Scope,
+    scope: Scope,
+    /// Run this stage or instance again although it is fresh. Repeatable.
+    #[arg(long, value_name = "TARGET")]
+    force: Vec<String>,
+    #[command(flatten)]
+    execution: ExecutionArgs,
+}
+
+/// Options of the commands that run stages.
+#[derive(Debug, Args)]
+pub(super) struct ExecutionArgs {
     /// Number of stages that run at the same time [default: the number of cores].
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
-    pub(super) jobs: Option<usize>,
+    jobs: Option<usize>,
     /// Threads per stage [default: the cores, shared by the running stages]. Does not change results.
     #[arg(long, value_name = "N", value_parser = at_least_one)]
-    pub(super) threads: Option<usize>,
+    threads: Option<usize>,
     /// `auto` (all GPUs, or the CPU if there are none), `cpu`, or `cuda:0,cuda:1` [default: the experiment's
     /// setting].
     #[arg(long, value_name = "DEVICE")]
-    pub(super) device: Option<String>,
+    device: Option<String>,
     /// After a failure, continue with every stage that does not depend on it. This is the default.
     #[arg(short, long, conflicts_with = "fail_fast")]
-    pub(super) keep_going: bool,
+    keep_going: bool,
     /// Start no more stages after the first failure.
     #[arg(long)]
-    pub(super) fail_fast: bool,
+    fail_fast: bool,
     /// Retry a failed stage up to N times. Wrong input is not retried.
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) retries: u32,
+    retries: u32,
     /// Time limit of an attempt in seconds, for stages without their own limit.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    pub(super) timeout: Option<Duration>,
+    timeout: Option<Duration>,
     /// GPUs, by number or UUID, for the stages of the pool `gpu`. Each stage gets one.
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = gpu)]
-    pub(super) gpus: Vec<String>,
-    /// Run this stage or instance again although it is fresh. Repeatable.
-    #[arg(long, value_name = "TARGET")]
-    pub(super) force: Vec<String>,
+    gpus: Vec<String>,
     /// Read external inputs again, whatever their time and size.
     #[arg(long)]
-    pub(super) rehash: bool,
+    rehash: bool,
     /// Folder for links to the outputs.
     #[arg(long, value_name = "DIR", default_value = "out")]
-    pub(super) out: PathBuf,
+    out: PathBuf,
+}
+
+/// The stages that a command runs.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    pub(super) selection: Selection,
+    /// Stages or instances that run although they are fresh.
+    pub(super) force: Vec<String>,
+    /// The bad replies that these request again.
+    pub(super) retry: BTreeSet<String>,
 }
 
 pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<u8> {
+    let experiments = arguments.scope.experiments(&arguments.experiment);
+    let (selection, force) = (arguments.scope.selection(), arguments.force.clone());
+    run_experiments(
+        shell,
+        global,
+        &experiments,
+        &Choice { selection, force, ..Choice::default() },
+        &arguments.execution,
+    )
+}
+
+/// Runs experiments one after another and prints their reports.
+pub(super) fn run_experiments(
+    shell: Shell,
+    global: &Global,
+    experiments: &[ExperimentArgs],
+    choice: &Choice,
+    arguments: &ExecutionArgs,
+) -> Result<u8> {
     // Programs of stages run as the same user, and this environment may hold secrets.
     ablate_engine::environment::hide_memory();
     let executor = Arc::new(ProcessExecutor::current()?);
     let interrupt = signals::listen(executor.clone())?;
-    let experiments = arguments.scope.experiments(&arguments.experiment);
     // Check all files first, so that an error in the last file is reported immediately.
     if experiments.len() > 1 {
         let opened = experiments.iter().map(|experiment| Session::open(global, experiment, Need::Instances));
@@ -81,99 +117,107 @@ pub(super) fn run(shell: Shell, global: &Global, arguments: &RunArgs) -> Result<
             return Ok(WRONG_INPUT);
         }
     }
+    let runner = Runner { shell, global, choice, arguments, executor, interrupt };
     let mut worst = SUCCESS;
-    for experiment in &experiments {
+    for experiment in experiments {
         if experiments.len() > 1 {
             shell.status(&format!("\n{}", experiment.file.display()));
         }
-        let code = run_one(shell, global, experiment, arguments, &executor, &interrupt)?;
+        let code = runner.run(experiment)?;
         worst = worst.max(code);
-        if interrupt.load(Ordering::SeqCst) || (code != SUCCESS && arguments.fail_fast) {
+        if runner.interrupt.load(Ordering::SeqCst) || (code != SUCCESS && arguments.fail_fast) {
             break;
         }
     }
     Ok(worst)
 }
 
-/// Runs one experiment and prints its reports.
-fn run_one(
+/// What the runs of several experiments share.
+struct Runner<'a> {
     shell: Shell,
-    global: &Global,
-    experiment: &ExperimentArgs,
-    arguments: &RunArgs,
-    executor: &Arc<ProcessExecutor>,
-    interrupt: &Arc<AtomicBool>,
-) -> Result<u8> {
-    // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
-    let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
-    let settings = &session.experiment.settings;
-    let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
-    let (device, gpus) = devices(models, arguments, settings)?;
-    if arguments.rehash {
-        session.store.clear_memo();
-    }
-    let cores = available_parallelism().map_or(1, usize::from);
-    let slots = settings.jobs.or(settings.pools.get("cpu").copied());
-    let selection = arguments.scope.selection();
-    let options = RunOptions {
-        jobs: arguments.jobs.or(slots).unwrap_or(cores),
-        threads: arguments.threads,
-        teachers: settings.pools.get("teacher").copied().unwrap_or(4),
-        pools: settings.pools.clone(),
-        gpus,
-        retries: arguments.retries,
-        time: arguments.timeout,
-        keep_going: !arguments.fail_fast,
-        force: arguments.force.clone(),
-        selection: selection.clone(),
-        device,
-        interrupt: interrupt.clone(),
-        out: Some(arguments.out.clone()),
-        noop_cache: Some(session.noop_cache.clone()),
-        as_written: experiment.overrides.is_empty(),
-        command: std::env::args().collect(),
-        ..RunOptions::new(executor.clone())
-    };
-    if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
-        shell.status(&format!(
-            "warning: `{}` has the same name `{}`: the two experiments overwrite each other's links in `{}`\n\
-             help: change one `name`, or use another `--out`",
-            other.display(),
-            session.experiment.name,
-            arguments.out.join(&session.experiment.name).display(),
-        ));
-    }
-    let display = ProgressDisplay::new(shell);
-    let report = ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
-    for failure in report.failures() {
-        shell.error(&failure.to_string());
-    }
-    // The tables are printed last. A run of a part of the graph prints no tables, and neither does a run in which all
-    // stages were fresh.
-    let mut code = report.exit_code();
-    if code == SUCCESS && !shell.json && session.has_reports {
-        let file = session.experiment.path.display();
-        if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
-            shell.status(&format!("nothing to run: `ablate report {file}` prints the tables"));
-        } else if selection.until.is_empty() && selection.only.is_empty() {
-            let printed = Session::open(global, experiment, Need::All).and_then(|session| {
-                let folder = arguments.out.join(&session.experiment.name);
-                report::print(shell, &session, &folder, Some(&report), None)
-            });
-            if let Err(error) = printed {
-                let context = format!("the report failed; the results are stored: try `ablate report {file}`");
-                print_error(shell, &error.context(context));
-                code = WRONG_INPUT;
+    global: &'a Global,
+    choice: &'a Choice,
+    arguments: &'a ExecutionArgs,
+    executor: Arc<ProcessExecutor>,
+    interrupt: Arc<AtomicBool>,
+}
+
+impl Runner<'_> {
+    /// Runs one experiment and prints its reports.
+    fn run(&self, experiment: &ExperimentArgs) -> Result<u8> {
+        let Runner { shell, global, choice, arguments, executor, interrupt } = self;
+        let (shell, selection) = (*shell, &choice.selection);
+        // Not dropped: the process ends soon, and dropping ten thousand instances takes time.
+        let session = ManuallyDrop::new(Session::open(global, experiment, Need::Instances)?);
+        let settings = &session.experiment.settings;
+        let models = session.expansion.instances.iter().any(|instance| instance.pool == Pool::Model);
+        let (device, gpus) = devices(models, arguments, settings)?;
+        if arguments.rehash {
+            session.store.clear_memo();
+        }
+        let cores = available_parallelism().map_or(1, usize::from);
+        let slots = settings.jobs.or(settings.pools.get("cpu").copied());
+        let options = RunOptions {
+            jobs: arguments.jobs.or(slots).unwrap_or(cores),
+            threads: arguments.threads,
+            teachers: settings.pools.get("teacher").copied().unwrap_or(4),
+            pools: settings.pools.clone(),
+            gpus,
+            retries: arguments.retries,
+            time: arguments.timeout,
+            keep_going: !arguments.fail_fast,
+            force: choice.force.clone(),
+            retry: choice.retry.clone(),
+            selection: selection.clone(),
+            device,
+            interrupt: interrupt.clone(),
+            out: Some(arguments.out.clone()),
+            noop_cache: Some(session.noop_cache.clone()),
+            as_written: experiment.overrides.is_empty(),
+            command: std::env::args().collect(),
+            ..RunOptions::new(executor.clone())
+        };
+        if let Some(other) = session.store.experiment_sharing_links(&session.id, &arguments.out) {
+            shell.status(&format!(
+                "warning: `{}` has the same name `{}`: the two experiments overwrite each other's links in `{}`\n\
+                 help: change one `name`, or use another `--out`",
+                other.display(),
+                session.experiment.name,
+                arguments.out.join(&session.experiment.name).display(),
+            ));
+        }
+        let display = ProgressDisplay::new(shell);
+        let report = ablate_engine::run(session.id.clone(), &session.expansion, &session.store, &options, &display)?;
+        for failure in report.failures() {
+            shell.error(&failure.to_string());
+        }
+        // The tables are printed last. A run of a part of the graph prints no tables, and neither does a run in which all
+        // stages were fresh.
+        let mut code = report.exit_code();
+        if code == SUCCESS && !shell.json && session.has_reports {
+            let file = session.experiment.path.display();
+            if report.count(|outcome| *outcome == Outcome::Ran) == 0 {
+                shell.status(&format!("nothing to run: `ablate report {file}` prints the tables"));
+            } else if selection.until.is_empty() && selection.only.is_empty() && selection.downstream_of.is_empty() {
+                let printed = Session::open(global, experiment, Need::All).and_then(|session| {
+                    let folder = arguments.out.join(&session.experiment.name);
+                    report::print(shell, &session, &folder, Some(&report), None)
+                });
+                if let Err(error) = printed {
+                    let context = format!("the report failed; the results are stored: try `ablate report {file}`");
+                    print_error(shell, &error.context(context));
+                    code = WRONG_INPUT;
+                }
             }
         }
+        shell.status(&summary(&report));
+        Ok(code)
     }
-    shell.status(&summary(&report));
-    Ok(code)
 }
 
 /// The devices of model stages, and the GPUs that only programs get. If models run on GPUs, programs get the same
 /// ones. Without models the driver is not queried.
-fn devices(models: bool, arguments: &RunArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
+fn devices(models: bool, arguments: &ExecutionArgs, settings: &Settings) -> Result<(String, Vec<String>)> {
     let requested = arguments.device.as_deref().unwrap_or(&settings.device);
     let max_gpus = settings.pools.get("gpu").copied();
     let gpus = &arguments.gpus;

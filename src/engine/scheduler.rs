@@ -247,12 +247,14 @@ impl<'a> Scheduler<'a> {
         let instance = self.expansion.get(id);
         tracing::debug!(instance = instance.name, ?devices, threads, "starts");
         let identity = self.identities[id.0].clone();
+        let forced = self.plan_options.force.contains(&id);
         workers.submit(Task {
             id,
             instance,
             identity: identity.unwrap_or_else(|| panic!("BUG: `{}` is ready without a fingerprint", instance.name)),
             artifacts: input_artifacts(instance, &self.records),
-            forced: self.plan_options.force.contains(&id),
+            forced,
+            retry: if forced { self.plan_options.retry.clone() } else { BTreeSet::new() },
             threads,
             time: self.options.time,
             devices,

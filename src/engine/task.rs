@@ -33,6 +33,8 @@ pub(super) struct Task<'a> {
     pub(super) artifacts: BTreeMap<String, Artifact>,
     /// Runs even if a record exists.
     pub(super) forced: bool,
+    /// The bad replies that it requests again.
+    pub(super) retry: BTreeSet<String>,
     pub(super) threads: usize,
     /// Time limit, if the instance has no limit of its own.
     pub(super) time: Option<Duration>,
@@ -245,7 +247,7 @@ impl Task<'_> {
             threads: self.threads,
             device: self.device(),
             replies: self.store.replies_path(),
-            retry: BTreeSet::new(),
+            retry: self.retry.clone(),
             detach: false,
             lock: child_lock,
             variables,

@@ -68,7 +68,7 @@ fn ls_show_and_logs_print_results() {
 #[test]
 fn help_texts_have_examples() {
     let project = study();
-    for command in ["run", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc", "forget"] {
+    for command in ["run", "retry", "plan", "why", "check", "graph", "report", "ls", "show", "logs", "gc", "forget"] {
         let help = project.ok(&[command, "--help"]).stdout;
         assert!(help.contains("Example"), "`{command} --help` has no example");
     }

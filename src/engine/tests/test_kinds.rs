@@ -110,6 +110,11 @@ impl Stage for TextStage {
         use std::io::Write;
         // In one write: a test that waits for the line may kill this process as soon as a part of it is there.
         files::append(&self.folder.join("ran"))?.write_all(format!("{}\n", self.name).as_bytes())?;
+        if !ctx.retry.is_empty() {
+            let kinds: Vec<&str> = ctx.retry.iter().map(String::as_str).collect();
+            let line = format!("{}: {}\n", self.name, kinds.join(" "));
+            files::append(&self.folder.join("retried"))?.write_all(line.as_bytes())?;
+        }
         ctx.progress.step(1, 2, "rows");
         if self.has_fault("resume") {
             let checkpoint = ctx.scratch.join("checkpoint");
