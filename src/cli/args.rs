@@ -39,7 +39,8 @@ Examples:
   ablate run exp.toml --set vars.lr=1e-5,2e-5     sweep a key
   ablate why exp.toml dpo                         show every change since the last result, with its line
 
-Exit codes: 0 success, 1 a stage failed or the result could not be written, 2 wrong input, 130 interrupted.")]
+Exit codes: 0 success, 1 a stage failed or the result could not be written, 2 wrong input, 75 a stage waits for its \
+endpoint (`run --detach`), 130 interrupted.")]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -53,7 +54,7 @@ pub(super) struct Global {
     /// Folder of the store [default: cache].
     #[arg(long, global = true, env = "ABLATE_STORE", value_name = "DIR")]
     pub(super) store: Option<PathBuf>,
-    /// Print one JSON document (for `run`: one JSON line per event) on stdout.
+    /// Print one JSON document (for `run` and `retry`: one JSON line per event) on stdout.
     #[arg(long, global = true)]
     pub(super) json: bool,
     /// Print more (-v: notes of stages; -vv: debug log). `ABLATE_LOG` sets a filter such as `ablate=debug`.
@@ -146,6 +147,7 @@ Examples:
   ablate run studies/*.toml                several experiments; equal stages run once
   ablate run exp.toml --force rollouts     run this stage again although it is fresh
   ablate run exp.toml --jobs 1 --fail-fast one stage at a time, stop at the first failure
+  ablate run exp.toml --detach             do not wait for batches of requests; run the same command again later
 
 Ctrl-C stops the stages and keeps their checkpoints. The same command resumes them.")]
     Run(RunArgs),

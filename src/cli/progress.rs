@@ -169,7 +169,7 @@ impl Observer for ProgressDisplay {
                 let text = indented(text, "        ");
                 self.labeled_line("33", "warn ", &format!(" {}: {text}", instance.name));
             }
-            StageEvent::Done { .. } | StageEvent::Failed { .. } => {}
+            StageEvent::Done { .. } | StageEvent::Detached { .. } | StageEvent::Failed { .. } => {}
         }
     }
 
@@ -200,6 +200,9 @@ impl Observer for ProgressDisplay {
                 skipped.entry(because.clone()).or_default().push((instance.stage.clone(), instance.name.clone()));
             }
             Outcome::Interrupted => self.labeled_line("33", "stop ", &format!(" {time}  {}", instance.name)),
+            Outcome::Detached { waits_for } => {
+                self.labeled_line("33", "wait ", &format!(" {time}  {}: {waits_for}", instance.name));
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use super::shell::Shell;
 use super::value_parsers::{at_least_one, gpu, seconds};
 use super::{SUCCESS, WRONG_INPUT, print_error, signals};
 use ablate_core::stage::Pool;
-use ablate_engine::{self, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
+use ablate_engine::{self, DETACHED, Outcome, ProcessExecutor, RunOptions, RunReport, Selection};
 use ablate_experiment::Settings;
 use ablate_nn::device::{Device, DeviceChoice, listed};
 
@@ -37,6 +37,7 @@ pub(super) struct RunArgs {
 }
 
 /// Options of the commands that run stages.
+#[expect(clippy::struct_excessive_bools, reason = "independent switches")]
 #[derive(Debug, Args)]
 pub(super) struct ExecutionArgs {
     /// Number of stages that run at the same time [default: the number of cores].
@@ -64,6 +65,10 @@ pub(super) struct ExecutionArgs {
     /// GPUs, by number or UUID, for the stages of the pool `gpu`. Each stage gets one.
     #[arg(long, value_name = "IDS", value_delimiter = ',', value_parser = gpu)]
     gpus: Vec<String>,
+    /// End stages whose endpoint works on a batch of requests for hours, instead of waiting. The same command continues
+    /// them. The exit code is then 75.
+    #[arg(long)]
+    detach: bool,
     /// Read external inputs again, whatever their time and size.
     #[arg(long)]
     rehash: bool,
@@ -124,12 +129,17 @@ pub(super) fn run_experiments(
             shell.status(&format!("\n{}", experiment.file.display()));
         }
         let code = runner.run(experiment)?;
-        worst = worst.max(code);
-        if runner.interrupt.load(Ordering::SeqCst) || (code != SUCCESS && arguments.fail_fast) {
+        worst = std::cmp::max_by_key(worst, code, |code| severity(*code));
+        if runner.interrupt.load(Ordering::SeqCst) || (severity(code) > severity(DETACHED) && arguments.fail_fast) {
             break;
         }
     }
     Ok(worst)
+}
+
+/// The order of exit codes: the worst one of several experiments is that of the command.
+fn severity(code: u8) -> (bool, u8) {
+    (code != SUCCESS && code != DETACHED, code)
 }
 
 /// What the runs of several experiments share.
@@ -168,6 +178,7 @@ impl Runner<'_> {
             keep_going: !arguments.fail_fast,
             force: choice.force.clone(),
             retry: choice.retry.clone(),
+            detach: arguments.detach,
             selection: selection.clone(),
             device,
             interrupt: interrupt.clone(),
@@ -244,19 +255,86 @@ fn devices(models: bool, arguments: &ExecutionArgs, settings: &Settings) -> Resu
     Ok((listed(&devices), Vec::new()))
 }
 
-/// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the run was
-/// interrupted.
+/// The summary line, such as `12 ran, 40 fresh, 1 failed, 3 skipped in 81.2 s`, with a hint if the same
+/// command continues.
 fn summary(report: &RunReport) -> String {
+    let detached = report.count(|outcome| matches!(outcome, Outcome::Detached { .. }));
     let counted = [
         (report.count(|outcome| *outcome == Outcome::Ran), "ran"),
         (report.count(|outcome| *outcome == Outcome::Fresh), "fresh"),
         (report.count(|outcome| matches!(outcome, Outcome::Failed(_))), "failed"),
         (report.count(|outcome| matches!(outcome, Outcome::Skipped { .. })), "skipped"),
         (report.count(|outcome| *outcome == Outcome::Interrupted), "interrupted"),
+        (detached, if detached == 1 { "waits for its endpoint" } else { "wait for their endpoints" }),
     ];
     let counted = counted.iter().filter(|(count, _)| *count > 0);
     let words: Vec<String> = counted.map(|(count, word)| format!("{count} {word}")).collect();
     let words = if words.is_empty() { "nothing to do".to_string() } else { words.join(", ") };
-    let help = if report.interrupted { "\nhelp: run the same command again to resume" } else { "" };
+    let help = match (report.interrupted, detached) {
+        (true, _) => "\nhelp: run the same command again to resume",
+        (false, 1..) => "\nhelp: run the same command again to continue when the endpoint has answered",
+        (false, 0) => "",
+    };
     format!("{words} in {:.1} s{help}", report.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ablate_engine::InstanceReport;
+    use ablate_experiment::InstanceId;
+    use expect_test::expect;
+
+    fn report(outcomes: &[Outcome]) -> RunReport {
+        let instance = |outcome: &Outcome| InstanceReport {
+            id: InstanceId(0),
+            name: "a".to_string(),
+            outcome: outcome.clone(),
+            seconds: 0.0,
+            fingerprint: None,
+            reasons: Vec::new(),
+        };
+        RunReport {
+            run: String::new(),
+            folder: None,
+            experiment: String::new(),
+            command: Vec::new(),
+            started: String::new(),
+            seconds: 2.0,
+            interrupted: outcomes.contains(&Outcome::Interrupted),
+            ended: true,
+            selected: outcomes.len(),
+            fresh: 0,
+            instances: outcomes.iter().map(instance).collect(),
+        }
+    }
+
+    #[test]
+    fn summary_says_how_to_continue() {
+        let waits = || Outcome::Detached { waits_for: "batch 7".to_string() };
+        let skipped = Outcome::Skipped { because: "`a` waits for its endpoint".to_string() };
+        let reports = [
+            report(&[Outcome::Ran, waits(), skipped]),
+            report(&[waits(), waits()]),
+            report(&[Outcome::Interrupted, waits()]),
+            report(&[]),
+        ];
+        expect![[r#"
+            1 ran, 1 skipped, 1 waits for its endpoint in 2.0 s
+            help: run the same command again to continue when the endpoint has answered
+            2 wait for their endpoints in 2.0 s
+            help: run the same command again to continue when the endpoint has answered
+            1 interrupted, 1 waits for its endpoint in 2.0 s
+            help: run the same command again to resume
+            nothing to do in 2.0 s"#]]
+        .assert_eq(&reports.each_ref().map(summary).join("\n"));
+        assert_eq!(reports.map(|report| report.exit_code()), [75, 75, 130, 0]);
+    }
+
+    #[test]
+    fn a_failure_is_worse_than_waiting_for_an_endpoint() {
+        let mut codes = [130, DETACHED, 2, SUCCESS, 1];
+        codes.sort_by_key(|code| severity(*code));
+        assert_eq!(codes, [SUCCESS, DETACHED, 1, 2, 130]);
+    }
 }

@@ -9,7 +9,7 @@ use super::args::Global;
 use super::format::duration;
 use super::session::open_existing_store;
 use super::shell::Shell;
-use ablate_engine::history::{self, RunPhase, RunningInstance, Status};
+use ablate_engine::history::{self, RunPhase, RunningInstance, Status, WaitingInstance};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -60,6 +60,8 @@ fn render(status: &Status) -> String {
     text.push_str(&format!("  {of}: {}\n", if counts.is_empty() { "none yet".to_string() } else { counts.join(", ") }));
     text.push_str(&list("running", &status.running, render_running));
     text.push_str(&list("waiting", &status.waiting, |waiting| format!("{}: {}", waiting.instance, waiting.why)));
+    let detached = |waiting: &WaitingInstance| format!("{}: waits for its endpoint, {}", waiting.instance, waiting.why);
+    text.push_str(&list("detached", &status.detached, detached));
     text.push_str(&list("failed", &status.failed, Clone::clone));
     text
 }

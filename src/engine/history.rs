@@ -49,6 +49,8 @@ pub struct Status {
     pub running: Vec<RunningInstance>,
     /// Instances that wait for another run.
     pub waiting: Vec<WaitingInstance>,
+    /// Instances that ended although an endpoint still works on their requests.
+    pub detached: Vec<WaitingInstance>,
     /// Names of the instances that failed.
     pub failed: Vec<String>,
 }
@@ -73,7 +75,7 @@ pub struct RunningInstance {
     pub loss: Option<f64>,
 }
 
-/// An instance that waits for another run, as of the last event.
+/// An instance that waits for another run or for an endpoint, as of the last event.
 #[derive(Clone, Debug, Serialize)]
 pub struct WaitingInstance {
     pub instance: String,
@@ -135,7 +137,7 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
         outcomes.insert("fresh".to_string(), run.fresh);
     }
     let mut running: BTreeMap<String, (f64, RunningInstance)> = BTreeMap::new();
-    let mut failed = Vec::new();
+    let (mut failed, mut detached) = (Vec::new(), Vec::new());
     let mut waiting: BTreeMap<String, String> = BTreeMap::new();
     for RunEvent { seconds, instance, kind } in events {
         match kind {
@@ -151,10 +153,12 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
                     running.loss = loss;
                 }
             }
-            EventKind::Finished { outcome, .. } => {
+            EventKind::Finished { outcome, waits_for, .. } => {
                 waiting.remove(&instance);
                 running.remove(&instance);
-                if outcome == "failed" {
+                if let Some(why) = waits_for {
+                    detached.push(WaitingInstance { instance, why });
+                } else if outcome == "failed" {
                     failed.push(instance);
                 }
                 *outcomes.entry(outcome).or_default() += 1;
@@ -170,7 +174,7 @@ pub fn status(store: &Store, run: &str) -> Result<Status> {
         |(begun, running): (f64, RunningInstance)| RunningInstance { seconds: (elapsed - begun).max(0.0), ..running };
     let running = running.into_values().map(with_age).collect();
     let waiting = waiting.into_iter().map(|(instance, why)| WaitingInstance { instance, why }).collect();
-    Ok(Status { run, state, elapsed, outcomes, running, waiting, failed })
+    Ok(Status { run, state, elapsed, outcomes, running, waiting, detached, failed })
 }
 
 /// How an instance differs between two runs.

@@ -115,8 +115,12 @@ impl<'a> Journal<'a> {
             }
         }
         if !planned {
+            let waits_for = match &report.outcome {
+                Outcome::Detached { waits_for } => Some(waits_for.clone()),
+                _ => None,
+            };
             let outcome = report.outcome.name().to_string();
-            self.add_line(instance, EventKind::Finished { outcome, seconds: report.seconds });
+            self.add_line(instance, EventKind::Finished { outcome, seconds: report.seconds, waits_for });
         }
         self.progress.remove(&report.id);
         self.observer.finished(report.id, instance, &report.outcome, report.seconds);
@@ -141,6 +145,9 @@ impl<'a> Journal<'a> {
                 LatestNote { log, failed: true, causes, ..old.clone() }
             }
             (_, Outcome::Interrupted) if log.exists() => LatestNote { log: Some(relative), ..old.clone() },
+            (_, Outcome::Detached { .. }) => {
+                LatestNote { log: Some(relative), failed: false, causes: Vec::new(), ..old.clone() }
+            }
             _ => return None,
         };
         (note != old).then_some(note)

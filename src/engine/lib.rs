@@ -58,7 +58,7 @@ pub use options::RunOptions;
 pub use plan::{Plan, PlanEntry, PlanOptions, PlanState, plan};
 pub use process_executor::ProcessExecutor;
 pub use render_graph::GraphFormat;
-pub use report::{Failure, InstanceReport, Outcome, RunReport};
+pub use report::{DETACHED, Failure, InstanceReport, Outcome, RunReport};
 pub use run::run;
 pub use select::Selection;
 pub use why::{known_differences, stale_upstream, why, why_waiting};

@@ -32,6 +32,8 @@ pub struct RunOptions {
     pub force: Vec<String>,
     /// The bad replies ([`ablate_core::stage::BAD_REPLIES`]) that the instances of `force` request again.
     pub retry: BTreeSet<String>,
+    /// Whether stages may end while an endpoint still works on their requests. The next run continues them.
+    pub detach: bool,
     pub selection: Selection,
     /// The devices of model stages: `cpu`, `cuda:0`, or several as `cuda:0,cuda:1`.
     pub device: String,
@@ -63,6 +65,7 @@ impl RunOptions {
             keep_going: true,
             force: Vec::new(),
             retry: BTreeSet::new(),
+            detach: false,
             selection: Selection::default(),
             device: "cpu".to_string(),
             executor,

@@ -29,8 +29,14 @@ pub(super) enum EventKind {
     Waits { why: String },
     /// The running stage reports its work done.
     Progress { done: u64, total: u64, unit: String, loss: Option<f64> },
-    /// The outcome in one word: `ran`, `fresh`, `failed`, `skipped`, `interrupted`.
-    Finished { outcome: String, seconds: f64 },
+    /// The outcome in one word: `ran`, `fresh`, `failed`, `skipped`, `interrupted`, `detached`.
+    Finished {
+        outcome: String,
+        seconds: f64,
+        /// What a detached instance waits for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        waits_for: Option<String>,
+    },
 }
 
 pub(super) fn events_path(folder: &Path) -> PathBuf {

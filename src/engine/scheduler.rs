@@ -255,6 +255,7 @@ impl<'a> Scheduler<'a> {
             artifacts: input_artifacts(instance, &self.records),
             forced,
             retry: if forced { self.plan_options.retry.clone() } else { BTreeSet::new() },
+            detach: self.options.detach,
             threads,
             time: self.options.time,
             devices,
@@ -305,6 +306,10 @@ impl<'a> Scheduler<'a> {
                 self.state.set(id, InstanceState::Skipped);
                 self.report(id, Outcome::Interrupted, seconds, false);
                 return;
+            }
+            TaskResult::Detached(waits_for) => {
+                self.state.set(id, InstanceState::Skipped);
+                self.report(id, Outcome::Detached { waits_for }, seconds, false);
             }
             TaskResult::Failed(causes) if self.retries(id, &causes) => return self.state.set(id, InstanceState::Ready),
             TaskResult::Failed(causes) => {
@@ -378,6 +383,7 @@ impl<'a> Scheduler<'a> {
         match self.journal.outcome(id) {
             Some(Outcome::Skipped { because }) => because.clone(),
             Some(Outcome::Interrupted) => format!("`{}` was interrupted", self.name(id)),
+            Some(Outcome::Detached { .. }) => format!("`{}` waits for its endpoint", self.name(id)),
             Some(_) => format!("`{}` failed", self.name(id)),
             None => format!("`{}` is not up to date and not selected", self.name(id)),
         }

@@ -35,6 +35,8 @@ pub(super) struct Task<'a> {
     pub(super) forced: bool,
     /// The bad replies that it requests again.
     pub(super) retry: BTreeSet<String>,
+    /// Whether it may end while an endpoint still works on its requests.
+    pub(super) detach: bool,
     pub(super) threads: usize,
     /// Time limit, if the instance has no limit of its own.
     pub(super) time: Option<Duration>,
@@ -56,6 +58,8 @@ pub(super) enum TaskResult {
     Busy,
     Failed(ErrorChain),
     Interrupted,
+    /// An endpoint still works on its requests: on what.
+    Detached(String),
 }
 
 /// A stage whose outputs are in the store, but whose record is not committed yet.
@@ -104,14 +108,14 @@ impl Task<'_> {
                 StageEvent::Note { text } | StageEvent::Choice { text } => self.write_log(text),
                 StageEvent::Warning { text } => self.write_log(&format!("warning: {text}")),
                 StageEvent::Progress { done, total, unit, .. } => work_done.progress(*done, *total, unit),
-                StageEvent::Done { .. } | StageEvent::Failed(_) => {}
+                StageEvent::Done { .. } | StageEvent::Detached { .. } | StageEvent::Failed(_) => {}
             }
             events(event);
         };
         let time = self.instance.limits.time.or(self.time);
         let context = ExecutionContext { job: &path, log: &self.log, stop: self.stop, events: &on_event, time };
         let result = self.executor.execute(&work, &context);
-        if matches!((&result, &work), (ExecutionResult::Failed(_) | ExecutionResult::Interrupted, Work::BuiltIn(_))) {
+        if matches!(work, Work::BuiltIn(_)) && !matches!(result, ExecutionResult::Done(_)) {
             work_done.write();
         }
         let summary = match result {
@@ -125,6 +129,10 @@ impl Task<'_> {
                 return Ok(Performed::Finished(TaskResult::Failed(causes)));
             }
             ExecutionResult::Interrupted => return Ok(Performed::Finished(TaskResult::Interrupted)),
+            ExecutionResult::Detached(waits_for) => {
+                self.write_log(&format!("waits for its endpoint: {waits_for}"));
+                return Ok(Performed::Finished(TaskResult::Detached(waits_for)));
+            }
         };
         normalize_permissions(work.out(), &self.instance.outputs)?;
         let stage = self.instance.parsed()?;
@@ -248,7 +256,7 @@ impl Task<'_> {
             device: self.device(),
             replies: self.store.replies_path(),
             retry: self.retry.clone(),
-            detach: false,
+            detach: self.detach,
             lock: child_lock,
             variables,
         })))

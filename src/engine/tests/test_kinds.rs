@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use ablate_core::base::files;
+use ablate_core::base::{Detached, files};
 use ablate_core::stage::{
     ArtifactKind, ConfigError, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
     Registry, Stage, StageContext, Summary, config,
@@ -124,6 +124,10 @@ impl Stage for TextStage {
                 bail!("the power failed");
             }
             ctx.progress.note("resumed".to_string());
+        }
+        if ctx.detach && self.has_fault("detach") {
+            files::write_atomic(&ctx.scratch.join("batch"), b"batch 7")?;
+            return Err(anyhow::Error::new(Detached("batch 7 with 2 requests".to_string())).context("cannot ask"));
         }
         if self.has_fault("fail") {
             return Err(anyhow::anyhow!("the disk is on fire").context("cannot train"));
