@@ -81,12 +81,12 @@ impl<'a> Journal<'a> {
     }
 
     pub(super) fn event(&mut self, id: InstanceId, instance: &Instance, event: &StageEvent) {
-        if let StageEvent::Progress { done, total, unit, loss, .. } = event
+        if let StageEvent::Progress { done, total, unit, loss, tokens_per_second: _, requests } = event
             && self.progress.get(&id).is_none_or(|last| last.elapsed() >= WRITE_INTERVAL)
         {
             self.progress.insert(id, Instant::now());
-            let unit = unit.clone();
-            self.add_line(instance, EventKind::Progress { done: *done, total: *total, unit, loss: *loss });
+            let (unit, requests) = (unit.clone(), requests.clone());
+            self.add_line(instance, EventKind::Progress { done: *done, total: *total, unit, loss: *loss, requests });
         }
         self.observer.event(id, instance, event);
     }
