@@ -1,6 +1,7 @@
 //! Formats sizes, times, amounts of money and requests for people.
 
 use ablate_core::base::RequestProgress;
+use ablate_core::stage::Range;
 
 pub(super) fn human_bytes(count: u64) -> String {
     indicatif::HumanBytes(count).to_string()
@@ -41,6 +42,17 @@ pub(super) fn money(number: f64, currency: &str) -> String {
     if currency == "USD" { format!("${number}") } else { format!("{number} {currency}") }
 }
 
+/// An estimated amount of money: `$1.10 (0.80 to 1.50)`.
+pub(super) fn money_range(range: &Range, currency: &str) -> String {
+    let expected = money(range.expected, currency);
+    if range.low < range.high {
+        format!("{expected} ({} to {})", amount(range.low), amount(range.high))
+    } else {
+        expected
+    }
+}
+
+/// A count with its noun: `1 reply`, `1,200 replies`.
 pub(super) fn counted(count: u64, singular: &str, plural: &str) -> String {
     format!("{} {}", grouped(count), if count == 1 { singular } else { plural })
 }

@@ -17,6 +17,7 @@ mod pin;
 mod plan;
 mod progress;
 mod report;
+mod request_estimates;
 mod results;
 mod retry;
 mod run;

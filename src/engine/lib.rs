@@ -10,6 +10,7 @@
 
 pub mod dirty;
 pub mod environment;
+pub mod estimate;
 pub mod executor;
 pub mod graph;
 pub mod history;
@@ -29,6 +30,7 @@ pub mod supervisor;
 pub mod why;
 
 mod capped_log;
+mod input_paths;
 mod journal;
 mod links;
 mod manifest_diff;
@@ -50,6 +52,7 @@ mod workers;
 mod tests;
 
 pub use dirty::DirtyReason;
+pub use estimate::estimate_requests;
 pub use executor::{Executor, InProcess, Work};
 pub use graph::Graph;
 pub use job::{Job, run_job};

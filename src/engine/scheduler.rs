@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::dirty::DirtyReason;
 use super::graph::Graph;
 use super::identity::{ExternalInputs, Identity, hash_inputs};
+use super::input_paths::input_artifacts;
 use super::journal::Journal;
 use super::noop_cache::{FreshInstance, OutputStamps};
 use super::observer::Observer;
@@ -17,7 +18,7 @@ use super::plan::{Plan, PlanOptions, PlanState, classify};
 use super::report::{Failure, InstanceReport, Outcome};
 use super::run_state::{InstanceState, RunState};
 use super::shared_slots::SharedSlots;
-use super::task::{Task, TaskResult, input_artifacts};
+use super::task::{Task, TaskResult};
 use super::workers::{TaskMessage, Workers};
 use ablate_core::base::{ErrorChain, Hash, StageEvent};
 use ablate_experiment::{Expansion, InstanceId};
@@ -252,7 +253,7 @@ impl<'a> Scheduler<'a> {
             id,
             instance,
             identity: identity.unwrap_or_else(|| panic!("BUG: `{}` is ready without a fingerprint", instance.name)),
-            artifacts: input_artifacts(instance, &self.records),
+            artifacts: input_artifacts(instance, &|index| self.records[index].as_ref()),
             forced,
             retry: if forced { self.plan_options.retry.clone() } else { BTreeSet::new() },
             detach: self.options.detach,

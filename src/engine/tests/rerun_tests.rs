@@ -4,7 +4,7 @@ use expect_test::expect;
 use serde_json::json;
 
 use super::support::{TestProject, query};
-use crate::{NullObserver, Outcome, PlanOptions, RunOptions, Selection, plan, run};
+use crate::{NullObserver, Outcome, PlanOptions, RunOptions, Selection, estimate_requests, plan, run};
 use ablate_core::base::files;
 use ablate_store::GcRules;
 
@@ -170,6 +170,33 @@ fn retry_requests_bad_replies_of_its_targets_again() {
         help: `ablate run --force` runs any stage again
     "#]]
     .assert_eq(&project.run_with(&stages, &retry("both")));
+}
+
+#[test]
+fn requests_are_estimated_for_instances_that_can_run() {
+    let project = TestProject::with_data();
+    let stages = |word: &str| {
+        project.stages(&[
+            ("read", json!({ "path": "data.txt" })),
+            ("ask", json!({ "kind": "teacher", "from": ["read"], "word": word, "requests": true })),
+            ("judge", json!({ "kind": "teacher", "from": ["ask"], "requests": true })),
+            ("file", json!({ "kind": "teacher", "path": "data.txt", "requests": true, "word": word })),
+            ("missing", json!({ "kind": "teacher", "path": "other.txt", "requests": true })),
+        ])
+    };
+    let estimates = |word: &str| {
+        let (stages, store) = (stages(word), project.store());
+        let plan = plan(&stages, &store, &PlanOptions { experiment: "test".into(), ..Default::default() }).unwrap();
+        let requests = |id| estimate_requests(&stages, &store, &plan, id, 1).unwrap().map(|found| found.requests);
+        stages.ids().map(requests).collect::<Vec<_>>()
+    };
+    assert_eq!(estimates("a"), [None, None, None, Some(2), None]);
+    project.run(&project.stages(&[("read", json!({ "path": "data.txt" }))]));
+    // `read` adds a row.
+    assert_eq!(estimates("a"), [None, Some(3), None, Some(2), None]);
+    project.run(&stages("a"));
+    assert_eq!(estimates("a"), [None; 5]);
+    assert_eq!(estimates("b"), [None, Some(3), None, Some(2), None]);
 }
 
 #[test]

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use ablate_core::base::{Detached, files};
 use ablate_core::stage::{
-    ArtifactKind, ConfigError, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool, Reference,
-    Registry, Stage, StageContext, Summary, config,
+    ArtifactKind, ConfigError, EstimateContext, HubRepository, Input, InputSource, Kind, Manifest, OutputSpec, Pool,
+    Reference, Registry, RequestEstimate, Stage, StageContext, Summary, config,
 };
 
 pub(crate) static REGISTRY: &Registry = &[&TEXT, &MODEL, &TEXT_V2, &TEACHER];
@@ -72,6 +72,9 @@ struct TextStage {
     word: String,
     #[serde(default)]
     trim: bool,
+    /// Whether it would send a request per row of its inputs.
+    #[serde(default)]
+    requests: bool,
     path: Option<String>,
     #[serde(default)]
     from: Vec<Reference>,
@@ -85,7 +88,7 @@ impl TextStage {
 
 impl Stage for TextStage {
     fn identify(&self, manifest: &mut Manifest) {
-        let TextStage { folder: _, name: _, word, trim, path: _, from: _ } = self;
+        let TextStage { folder: _, name: _, word, trim, requests: _, path: _, from: _ } = self;
         manifest.value("word", word);
         manifest.value_unless("trim", trim, &false);
     }
@@ -104,6 +107,17 @@ impl Stage for TextStage {
             source: InputSource::Stage { reference: reference.clone(), accepts },
         });
         external.chain(stages).collect()
+    }
+
+    fn estimate_requests(&self, ctx: &EstimateContext) -> Result<Option<RequestEstimate>> {
+        if !self.requests {
+            return Ok(None);
+        }
+        let mut estimate = RequestEstimate { basis: format!("seed {}", ctx.seed.0), ..RequestEstimate::default() };
+        for input in ctx.inputs.values() {
+            estimate.requests += files::read_text(&input.path)?.lines().count() as u64;
+        }
+        Ok(Some(estimate))
     }
 
     fn run(&self, ctx: &StageContext) -> Result<Summary> {
