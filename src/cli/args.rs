@@ -242,8 +242,11 @@ Examples:
 The experiment needs an axis with `simplex`. The output includes the leave-one-out prediction error of each measured \
 ratio.")]
     Suggest(SuggestArgs),
-    /// List the instances of an experiment with their state.
-    #[command(after_help = "Example:\n  ablate ls exp.toml --json")]
+    /// List the instances of an experiment with their state, or the stored replies of endpoints.
+    #[command(after_help = "\
+Examples:
+  ablate ls exp.toml --json
+  ablate ls --replies                      number, tokens and cost of the replies by model")]
     Ls(LsArgs),
     /// Show one instance: its manifest, outputs, summary and provenance.
     #[command(after_help = "Example:\n  ablate show exp.toml sft@mix=both")]
@@ -254,13 +257,15 @@ ratio.")]
     /// Check the hash of every object of the store, and quarantine damaged objects.
     #[command(after_help = "Example:\n  ablate verify --json")]
     Verify,
-    /// Remove results that no experiment, no recent run and no pin uses.
+    /// Remove results that no experiment, no recent run and no pin uses. Replies of endpoints are kept.
     #[command(after_help = "\
 Examples:
   ablate gc --dry-run                      show what would be removed, and interrupted stages
   ablate gc --keep-runs 20
   ablate gc --keep-interrupted 0           remove interrupted stages too; they start again from the beginning
-  ablate gc --max-size 200GB --max-age 90  remove the oldest results too, except pinned ones")]
+  ablate gc --max-size 200GB --max-age 90  remove the oldest results too, except pinned ones
+  ablate gc --replies --dry-run            show what the stored replies of endpoints cost
+  ablate gc --replies --max-age 180        delete replies older than 180 days, and nothing else")]
     Gc(GcArgs),
     /// Forget results of an experiment, or of some of its instances. `gc` then frees their space.
     #[command(after_help = "\

@@ -16,6 +16,7 @@ mod new;
 mod pin;
 mod plan;
 mod progress;
+mod replies;
 mod report;
 mod request_estimates;
 mod results;

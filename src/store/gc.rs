@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
 
-use super::{GcRoots, InterruptedStage, Lock, Store};
+use super::{GcRoots, InterruptedStage, Lock, Replies, ReplyTotals, Store};
 use ablate_core::base::{Hash, files};
 
 /// What was removed, or would be removed.
@@ -105,6 +106,13 @@ impl Store {
         Ok(report)
     }
 
+    /// Deletes replies of endpoints that are older than `age`, or all, and returns what was deleted. With `dry_run`, deletes
+    /// nothing and returns what would be deleted. Fails while a run uses the store, because a run may be about to read them.
+    pub fn delete_replies(&self, age: Option<Duration>, dry_run: bool) -> Result<Vec<ReplyTotals>> {
+        let _lock = if dry_run { None } else { Some(self.lock_exclusive()?) };
+        Replies::open(&self.replies_path()).delete(age, dry_run)
+    }
+
     pub(super) fn lock_exclusive(&self) -> Result<Lock> {
         match Lock::try_exclusive(&self.root().join("locks/store"))? {
             Some(lock) => Ok(lock),
@@ -138,6 +146,17 @@ mod tests {
     use crate::tests::support::temp_store;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn replies_are_not_deleted_while_a_run_uses_the_store() {
+        let (_folder, store) = temp_store();
+        let run = store.lock_shared().unwrap();
+        assert_eq!(store.delete_replies(None, true).unwrap(), []);
+        let error = store.delete_replies(None, false).unwrap_err().to_string();
+        assert!(error.starts_with("a run uses the store"), "{error}");
+        drop(run);
+        assert_eq!(store.delete_replies(None, false).unwrap(), []);
+    }
 
     #[test]
     fn unknown_files_are_removed() {
