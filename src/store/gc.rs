@@ -55,7 +55,8 @@ impl Store {
         for folder in ["quarantine", "work", "derived"] {
             let mut found = files::list_paths(&self.root().join(folder))?;
             found.retain(|path| report.resumable.iter().all(|one| one.path != *path));
-            report.leftovers += found.len();
+            // Interrupted stages that are removed have a list of their own.
+            report.leftovers += found.len() - report.interrupted.iter().filter(|one| found.contains(&one.path)).count();
             before_records.extend(found);
         }
         for shard in files::list_paths(&self.root().join("objects"))? {
@@ -156,6 +157,22 @@ mod tests {
         assert!(error.starts_with("a run uses the store"), "{error}");
         drop(run);
         assert_eq!(store.delete_replies(None, false).unwrap(), []);
+    }
+
+    #[test]
+    fn interrupted_stages_are_no_leftovers() {
+        let (_folder, store) = temp_store();
+        let [saved, empty] = ["saved", "empty"].map(|name| Hash::of_bytes(name.as_bytes()));
+        files::write_unsynced(&store.work_path(saved).join("scratch/state"), b"12345").unwrap();
+        files::write_unsynced(&store.work_path(empty).join("job.json"), b"{}").unwrap();
+        let keeps = GcRoots { interrupted: BTreeSet::from([saved]), ..GcRoots::default() };
+        for dry_run in [true, false] {
+            let kept = store.gc(&keeps, dry_run).unwrap();
+            assert_eq!((kept.leftovers, kept.resumable.len(), kept.interrupted.len()), (1, 1, 0));
+        }
+        let removed = store.gc(&GcRoots::default(), false).unwrap();
+        assert_eq!((removed.leftovers, removed.resumable.len(), removed.interrupted.len()), (0, 0, 1));
+        assert!(!store.work_path(saved).exists());
     }
 
     #[test]
