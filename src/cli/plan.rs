@@ -86,10 +86,10 @@ impl Totals {
     fn render(&self, files: usize) -> String {
         let shared = self.distinct.len();
         let trainings = self.distinct.values().filter(|training| **training).count();
-        let requests = match self.requests.is_empty() {
-            true => String::new(),
-            false => format!("\nall requests to endpoints: {}", self.requests.render()),
-        };
+        let mut requests = String::new();
+        if !self.requests.is_empty() {
+            requests = format!("\nall requests to endpoints: {}", self.requests.render());
+        }
         format!(
             "all: {} results of {files} experiments; {} ({} if each experiment shared only its own); {}{requests}",
             self.points,
